@@ -1,0 +1,139 @@
+"""The Macs that support lights-out management and the macOS releases that run on them: two tables of facts.
+
+``population`` draws from both with 64-bit numbers of the keyed hash; the weights make the mix of a believable fleet
+and are ours. Sources: Apple's deployment guide (which models support LOM), Apple's support pages "Identify your Mac"
+(identifiers, Ethernet ports), the public AppleDB (builds, and the models each was released for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+from agent.errors import MisuseError
+
+MAX_LOM_PORTS = 2  # PrimaryIPv6AddressList and SecondaryIPv6AddressList: one interface each
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One LOM-capable model of Mac.
+
+    ``identifier`` is what a Mac reports as Model or ProductName, ``name`` what it reports as ModelName.
+    ``lom_ports`` counts its built-in 10 Gb Ethernet ports; where ``ten_gigabit_option`` is true they were bought
+    extra (the identifier does not tell), elsewhere they are standard. ``earliest_macos`` is the first macOS
+    (major, minor), from 11 on, whose build for all Macs runs on it; ``latest_major`` the last major version that
+    does, None where none is known. ``serial_prefix`` stands before ten characters; ``weight`` is its share.
+    """
+
+    identifier: str
+    name: str
+    year: int
+    weight: int
+    lom_ports: int
+    ten_gigabit_option: bool
+    chip: Literal["apple-silicon", "intel"]
+    earliest_macos: tuple[int, int]
+    latest_major: int | None
+    serial_prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One build of macOS. ``only_for`` names the models of a build made for new hardware; empty means all."""
+
+    version: str
+    build: str
+    weight: int
+    only_for: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """Major and minor version: ``15.3.2`` is (15, 3)."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
+
+
+# Serial numbers have ten random characters since 2021; those of the two older models have twelve, and the first
+# name the factory.
+_MINI, _STUDIO, _PRO = "Mac mini", "Mac Studio", "Mac Pro"
+MODELS: tuple[Model, ...] = (
+    Model("Macmini9,1", _MINI, 2020, 12, 1, True, "apple-silicon", (11, 0), None, "C0"),
+    Model("Mac14,3", _MINI, 2023, 10, 1, True, "apple-silicon", (13, 2), None, ""),
+    Model("Mac14,12", _MINI, 2023, 8, 1, True, "apple-silicon", (13, 2), None, ""),
+    Model("Mac16,10", _MINI, 2024, 16, 1, True, "apple-silicon", (15, 2), None, ""),
+    Model("Mac16,11", _MINI, 2024, 10, 1, True, "apple-silicon", (15, 2), None, ""),
+    Model("Mac13,1", _STUDIO, 2022, 10, 1, False, "apple-silicon", (12, 3), None, ""),
+    Model("Mac13,2", _STUDIO, 2022, 4, 1, False, "apple-silicon", (12, 3), None, ""),
+    Model("Mac14,13", _STUDIO, 2023, 9, 1, False, "apple-silicon", (13, 5), None, ""),
+    Model("Mac14,14", _STUDIO, 2023, 5, 1, False, "apple-silicon", (13, 5), None, ""),
+    Model("Mac16,9", _STUDIO, 2025, 8, 1, False, "apple-silicon", (15, 4), None, ""),
+    Model("Mac15,14", _STUDIO, 2025, 4, 1, False, "apple-silicon", (15, 4), None, ""),
+    Model("MacPro7,1", _PRO, 2019, 2, 2, False, "intel", (11, 0), 26, "F5"),
+    Model("Mac14,8", _PRO, 2023, 2, 2, False, "apple-silicon", (13, 5), None, ""),
+)
+
+RELEASES: tuple[Release, ...] = (
+    Release("13.6", "22G120", 1),
+    Release("14.4", "23E214", 1),
+    Release("14.5", "23F79", 2),
+    Release("15.0", "24A335", 1),
+    Release("15.1", "24B83", 1),
+    Release("15.1", "24B2083", 1, ("Mac16,10", "Mac16,11")),
+    Release("15.2", "24C101", 1),
+    Release("15.3", "24D60", 2),
+    Release("15.3.2", "24D2082", 1, ("Mac15,14", "Mac16,9")),
+    Release("15.4", "24E248", 2),
+    Release("15.5", "24F74", 5),
+    Release("26.0", "25A354", 2),
+    Release("26.2", "25C56", 5),
+)
+
+
+class _Weighted(Protocol):
+    @property
+    def weight(self) -> int: ...
+
+
+_Row = TypeVar("_Row", bound=_Weighted)
+
+
+def runs_on(release: Release, model: Model) -> bool:
+    """Whether this build of macOS was released for ``model``."""
+    if release.only_for:
+        return model.identifier in release.only_for
+    if release.number < model.earliest_macos:
+        return False
+    return model.latest_major is None or release.number[0] <= model.latest_major
+
+
+def model_named(identifier: str) -> Model:
+    """The row of ``identifier``. Raises MisuseError where the table has none."""
+    try:
+        return _BY_IDENTIFIER[identifier]
+    except KeyError:
+        raise MisuseError(f"no LOM-capable model is named {identifier!r}; see MODELS") from None
+
+
+def draw_model(number: int) -> Model:
+    """The model that ``number``, evenly spread and far above the weights, falls on."""
+    return _MODEL_TICKETS[number % len(_MODEL_TICKETS)]
+
+
+def draw_release(model: Model, number: int) -> Release:
+    """The release for ``model`` that ``number``, evenly spread and far above the weights, falls on."""
+    tickets = _RELEASE_TICKETS[model.identifier]
+    return tickets[number % len(tickets)]
+
+
+def _tickets(rows: Iterable[_Row]) -> tuple[_Row, ...]:
+    """Each row as often as its weight: one look-up draws, at the cost of some hundred references."""
+    return tuple(row for row in rows for _ in range(row.weight))
+
+
+_BY_IDENTIFIER = {model.identifier: model for model in MODELS}
+_MODEL_TICKETS = _tickets(MODELS)
+_RELEASE_TICKETS = {
+    model.identifier: _tickets(release for release in RELEASES if runs_on(release, model)) for model in MODELS
+}

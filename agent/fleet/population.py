@@ -1,0 +1,204 @@
+"""The fleet: a seed and a number of devices in, any one Mac out, computed when it is asked for.
+
+Nothing is stored that can be derived, so a fleet of a million costs no more memory than one of ten. A Mac depends on
+the seed, its index and the size of a segment, never on how many others there are or which process asks.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.errors import OperatorError
+from agent.fleet import derivation
+from agent.fleet.derivation import Derivation, uuid_text
+from agent.fleet.models import draw_model, draw_release, model_named
+from agent.lom.addresses import link_local_from_mac
+
+MAX_DEVICES = 10_000_000  # ours: the values that are unique by construction have room for far more
+DEFAULT_SEGMENT_SIZE = 10  # devices; ours
+DOMAIN = "lom.test"  # never resolved; .test is reserved (RFC 6761, 6.2)
+LOM_PROTOCOL_VERSION = 1  # Apple does not publish its wire format; this is the version of ours
+
+CONTROLLER = "controller"
+DEVICE = "device"
+
+
+class NoSuchMacError(OperatorError, IndexError):
+    """The fleet has no Mac, or no segment, of this number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mac:
+    """Who one simulated Mac is; its state is elsewhere.
+
+    ``macs`` are its LOM-capable Ethernet ports, primary first, lower case with colons. ``primary_ipv6`` and
+    ``secondary_ipv6`` are their link-local addresses; a Mac with one port has an empty secondary list. ``dns_name``
+    is the CommonName and the dNSName of its LOM identities. ``segment`` is its subnet's number, ``roles`` holds
+    ``"controller"`` or not, and ``"device"``. ``source`` is what the properties are derived from when asked for.
+    Source: schema, LOMSetupRequest response and Authenticate.
+    """
+
+    index: int
+    udid: str
+    serial_number: str
+    model: str
+    model_name: str
+    os_version: str
+    build_version: str
+    host_name: str
+    dns_name: str
+    macs: tuple[str, ...]
+    primary_ipv6: tuple[str, ...]
+    secondary_ipv6: tuple[str, ...]
+    lom_protocol_version: int
+    segment: int
+    roles: tuple[str, ...]
+    source: Derivation = field(repr=False, compare=False)
+
+    @property
+    def device_name(self) -> str:
+        """What its user sees in the settings, and DeviceName in Authenticate."""
+        return f"{self.model_name} {self.serial_number}"
+
+    @property
+    def push_token(self) -> bytes:
+        """32 bytes, no other Mac's; Token in TokenUpdate."""
+        return self.source.push_token(self.index)
+
+    @property
+    def push_magic(self) -> str:
+        """An upper-case UUID; PushMagic in TokenUpdate."""
+        return uuid_text(self.source.digest(b"push magic", self.index)[:16], 4)
+
+    @property
+    def wifi_mac(self) -> str:
+        """The MAC of the Wi-Fi interface; LOM does not use it."""
+        return self.source.mac_address(self.index, derivation.WIFI)
+
+    @property
+    def bluetooth_mac(self) -> str:
+        """The MAC of the Bluetooth interface; LOM does not use it."""
+        return self.source.mac_address(self.index, derivation.BLUETOOTH)
+
+    @property
+    def has_10gb(self) -> bool:
+        """Whether it has the 10 Gb Ethernet port that LOM needs: every Mac here was bought with it."""
+        return True
+
+    @property
+    def apple_silicon(self) -> bool:
+        """Whether its processor is Apple's own; false is Intel."""
+        return model_named(self.model).chip == "apple-silicon"
+
+    def as_json(self) -> dict[str, Any]:
+        """The public facts, as JSON has them (lists, not tuples), always in this order."""
+        return {
+            "index": self.index,
+            "udid": self.udid,
+            "serial_number": self.serial_number,
+            "model": self.model,
+            "model_name": self.model_name,
+            "os_version": self.os_version,
+            "build_version": self.build_version,
+            "host_name": self.host_name,
+            "dns_name": self.dns_name,
+            "macs": list(self.macs),
+            "primary_ipv6": list(self.primary_ipv6),
+            "secondary_ipv6": list(self.secondary_ipv6),
+            "lom_protocol_version": self.lom_protocol_version,
+            "segment": self.segment,
+            "roles": list(self.roles),
+        }
+
+
+class Population:
+    """All Macs of a seed: ``population[index]``, ``len()``, iteration, and who shares a segment with whom.
+
+    ``devices`` is 1 to 10,000,000; each ``segment_size`` consecutive indexes are a segment (the last may be shorter).
+    Raises OperatorError for other numbers. Pickles as its three arguments.
+    """
+
+    __slots__ = ("_source", "devices", "seed", "segment_size")
+
+    def __init__(self, seed: str, devices: int, segment_size: int = DEFAULT_SEGMENT_SIZE) -> None:
+        if not isinstance(seed, str):
+            raise OperatorError(f"the seed must be text, found {seed!r}; put it in quotes")
+        self.seed = seed
+        self.devices = _counted("the number of devices", devices, MAX_DEVICES)
+        self.segment_size = _counted("the segment size", segment_size, MAX_DEVICES)
+        self._source = Derivation(seed)
+
+    def __reduce__(self) -> tuple[type[Population], tuple[str, int, int]]:
+        return Population, (self.seed, self.devices, self.segment_size)
+
+    def __repr__(self) -> str:
+        return f"Population({self.seed!r}, {self.devices}, {self.segment_size})"
+
+    def __len__(self) -> int:
+        return self.devices
+
+    def __iter__(self) -> Iterator[Mac]:
+        return map(self.__getitem__, range(self.devices))
+
+    def __getitem__(self, index: int) -> Mac:
+        """Mac ``index``, from 0; a new equal object each time. Raises NoSuchMacError, also for negative ones."""
+        index = self._checked(index)
+        source = self._source
+        digest = source.digest(b"mac", index)
+        model = draw_model(int.from_bytes(digest[16:24], "little"))
+        release = draw_release(model, int.from_bytes(digest[24:32], "little"))
+        serial_number = source.serial_number(index, model.serial_prefix)
+        host_name = f"mac-{serial_number.lower()}"
+        macs = tuple([source.mac_address(index, port) for port in range(model.lom_ports)])
+        segment, place = divmod(index, self.segment_size)
+        return Mac(
+            index=index,
+            udid=uuid_text(digest[:16], 5),
+            serial_number=serial_number,
+            model=model.identifier,
+            model_name=model.name,
+            os_version=release.version,
+            build_version=release.build,
+            host_name=host_name,
+            dns_name=f"{host_name}.{DOMAIN}",
+            macs=macs,
+            primary_ipv6=(link_local_from_mac(macs[0]),),
+            secondary_ipv6=tuple([link_local_from_mac(mac) for mac in macs[1:]]),
+            lom_protocol_version=LOM_PROTOCOL_VERSION,
+            segment=segment,
+            roles=(DEVICE,) if place else (CONTROLLER, DEVICE),
+            source=source,
+        )
+
+    @property
+    def segments(self) -> int:
+        """How many segments there are."""
+        return -(-self.devices // self.segment_size)
+
+    def segment(self, number: int) -> range:
+        """The indexes of segment ``number``, from 0; the first is its Controller. Raises NoSuchMacError."""
+        if not 0 <= number < self.segments:
+            raise NoSuchMacError(f"no segment {number}: this fleet has segments 0 to {self.segments - 1}")
+        first = number * self.segment_size
+        return range(first, min(first + self.segment_size, self.devices))
+
+    def controller_of(self, index: int) -> int:
+        """The index of the Controller that reaches Mac ``index``; a Controller's is itself."""
+        index = self._checked(index)
+        return index - index % self.segment_size
+
+    def _checked(self, index: int) -> int:
+        number = operator.index(index)  # TypeError for a slice or a float, as lists have it
+        if not 0 <= number < self.devices:
+            raise NoSuchMacError(f"no Mac {number}: this fleet has Macs 0 to {self.devices - 1}")
+        return number
+
+
+def _counted(what: str, number: int, most: int) -> int:
+    # bool is an int to Python, but `devices: yes` in a scenario is a slip
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most:
+        raise OperatorError(f"{what} must be a whole number from 1 to {most:,}, found {number!r}")
+    return number

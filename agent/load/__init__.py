@@ -1,0 +1,1 @@
+"""Jobs: which Macs do what and when, and what came of it."""

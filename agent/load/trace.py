@@ -1,0 +1,134 @@
+"""The trace: one JSON line for each exchange of a run, for reading, searching and judging afterwards.
+
+Every exchange comes in here as one record (`agent.net.records`) and goes out to a file; `agent.conformance` and people
+read it. `several` lets one run feed a trace and metrics at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from agent.errors import MisuseError, OperatorError
+from agent.net.records import Exchange, Observer
+
+BUFFER_BYTES = 64 * 1024
+
+_OWN_KEYS = frozenset({"time", "operation", "device", "ms", "ok", "error"})
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+# What JSON lets stand in a string, but what some readers take for the end of a line (U+0085, U+2028, U+2029), a
+# terminal for a command (the C1 controls) or UTF-8 has no bytes for (lone surrogates).
+_TROUBLESOME = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class TraceFile:
+    """The observer that writes the trace: JSON Lines in UTF-8, readable for the owner only.
+
+    A line has ``time`` (when the exchange was due; RFC 3339, UTC, ms), ``operation``, ``device``, ``ms`` (from then
+    to its end), ``ok``, ``error`` with ``kind`` and ``message`` if it failed, then the facts, in this order. A fact
+    that bears the name of one of these is written with ``fact_`` before its name. A number that is not finite
+    becomes null.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Make the file at ``path``, or empty it. Raises OperatorError where it cannot be opened."""
+        self._path = Path(path)
+        self._file = _open_private(self._path)
+        self._broken: OSError | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Write one line, through a buffer.
+
+        A disk that fills up must not disturb the run that is measured: from the first write that fails nothing more
+        is written, and ``close`` tells. Raises MisuseError after ``close``.
+        """
+        if self._file.closed:
+            raise MisuseError(f"Expected no exchange after the trace {self._path} was closed; found one.")
+        if self._broken is None:
+            try:
+                self._file.write(_line(exchange))
+            except OSError as error:
+                self._broken = error
+
+    def close(self) -> None:
+        """Write what is buffered and close the file; a second call does nothing.
+
+        Raises OperatorError where not every line could be written; the file is closed all the same.
+        """
+        if self._file.closed:
+            return
+        try:
+            self._file.close()
+        except OSError as error:
+            self._broken = self._broken or error
+        if self._broken is not None:
+            raise OperatorError(
+                f"The trace {self._path} is incomplete: {self._broken.strerror}. Make room or name another file."
+            ) from self._broken
+
+
+def several(*observers: Observer) -> Observer:
+    """One observer that tells each of ``observers`` in turn. What one of them raises keeps it from the rest."""
+
+    def tell(exchange: Exchange) -> None:
+        for observer in observers:
+            observer(exchange)
+
+    return tell
+
+
+def rfc3339(moment: datetime) -> str:
+    """``moment`` (aware) as RFC 3339 text in UTC with ms, like ``2026-01-31T12:00:00.000Z``."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _line(exchange: Exchange) -> bytes:
+    entry: dict[str, object] = {
+        "time": rfc3339(datetime.fromtimestamp(exchange.started, UTC)),
+        "operation": exchange.operation,
+        "device": exchange.device,
+        "ms": round(exchange.seconds * 1000.0, 3),
+        "ok": exchange.failure is None,
+    }
+    if exchange.failure is not None:
+        entry["error"] = {"kind": exchange.failure.kind, "message": exchange.failure.message}
+    for name, fact in exchange.facts.items():
+        entry[f"fact_{name}" if name in _OWN_KEYS else name] = fact
+    try:
+        text = _encode(entry)
+    except ValueError:
+        text = _encode({name: _finite(each) for name, each in entry.items()})
+    if not text.isascii():
+        text = _TROUBLESOME.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return text.encode() + b"\n"
+
+
+def _finite(number: object) -> object:
+    return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+def _open_private(path: Path) -> BinaryIO:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                # A file that was there keeps its mode and its bytes when opened. Close it to others before the first
+                # line is in it; a pipe or /dev/null is not ours to change.
+                os.fchmod(descriptor, 0o600)
+                os.ftruncate(descriptor, 0)
+            return os.fdopen(descriptor, "wb", buffering=BUFFER_BYTES)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character in it
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OperatorError(
+            f"The trace file {path} cannot be opened for writing: {reason}. Name a file in a directory that is "
+            "there and that you may write to."
+        ) from error

@@ -1,0 +1,91 @@
+"""The IPv6 addresses of LOM: link-local, interface identifier made from the Ethernet port's MAC.
+
+Our own Macs' addresses are made here; the addresses that an MDM server sends in a ``LOMDeviceRequest`` are checked
+here before anything connects to them. LOM stays on the local subnet, so nothing but fe80::/64 is ever right.
+Source: RFC 4291, 2.5.6 (link-local) and appendix A (modified EUI-64); RFC 5952 (text).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from agent.errors import PeerError
+
+LINK_LOCAL_NETWORK = ipaddress.IPv6Network("fe80::/64")  # RFC 4291, 2.5.6: the 54 bits after fe80::/10 are zero
+
+_PREFIX = int(LINK_LOCAL_NETWORK.network_address)
+_UNIVERSAL_LOCAL = 1 << 57  # the U/L bit of a 64-bit interface identifier, inverted in modified EUI-64
+_GROUP = 1 << 56  # the I/G bit, never set in the address of an interface
+_FILLER = 0xFFFE << 24  # what EUI-64 puts between the two halves of a MAC
+_MAC = re.compile("[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
+_SHOWN = 60  # characters of a stranger's text that an error repeats; an IPv6 address has at most 45
+
+
+class AddressError(PeerError, ValueError):
+    """A text that is no address, or not one that LOM can use."""
+
+    kind = "address"
+
+
+def link_local_from_mac(mac: str) -> str:
+    """The link-local address of the port with the address ``mac``, as canonical text (RFC 5952).
+
+    ``mac`` is six pairs of hexadecimal digits with colons, in either case: ``96:f6:d6:f3:c0:5b`` gives
+    ``fe80::94f6:d6ff:fef3:c05b``. Raises AddressError for any other text and for a group (multicast) address.
+    Source: RFC 4291, appendix A.
+    """
+    if _MAC.fullmatch(mac) is None:
+        raise AddressError(f"expected a MAC address such as 96:f6:d6:f3:c0:5b, found {_shown(mac)}")
+    number = int(mac.replace(":", ""), 16)
+    identifier = (number >> 24 << 40) | _FILLER | (number & 0xFFFFFF)
+    if identifier & _GROUP:
+        raise AddressError(f"expected the MAC address of one interface, found the group address {mac}")
+    return str(ipaddress.IPv6Address(_PREFIX | identifier ^ _UNIVERSAL_LOCAL))
+
+
+def mac_from_link_local(address: str) -> str:
+    """The MAC, in lower case with colons, that the link-local ``address`` was made from.
+
+    Raises AddressError where ``check_link_local`` does, and for an interface identifier that is not a modified
+    EUI-64 (random or hand-given ones are not). Source: RFC 4291, appendix A.
+    """
+    identifier = int(check_link_local(address)) - _PREFIX
+    if identifier & (0xFFFF << 24) != _FILLER or identifier & _GROUP:
+        raise AddressError(f"expected an address made from a MAC (..ff:fe..), found {_shown(address)}")
+    identifier ^= _UNIVERSAL_LOCAL
+    number = (identifier >> 40 << 24) | (identifier & 0xFFFFFF)
+    return number.to_bytes(6, "big").hex(":")
+
+
+def check_link_local(text: object) -> ipaddress.IPv6Address:
+    """Read ``text`` as a link-local IPv6 address without a scope.
+
+    Which interface it is on is for the Controller to know, never for the peer to say, so ``%en0`` is refused.
+    Raises AddressError, and nothing else, whatever ``text`` is. Source: schema, LOMDeviceRequest,
+    PrimaryIPv6AddressList and SecondaryIPv6AddressList.
+    """
+    if not isinstance(text, str):
+        raise AddressError(f"expected an IPv6 address as text, found a value of type {type(text).__name__}")
+    if "%" in text:
+        raise AddressError(f"expected an IPv6 address without a scope, found {_shown(text)}")
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        found = "the IPv4 address " if _is_ipv4(text) else ""
+        raise AddressError(f"expected an IPv6 address, found {found}{_shown(text)}") from None
+    if address not in LINK_LOCAL_NETWORK:
+        raise AddressError(f"expected a link-local address in {LINK_LOCAL_NETWORK}, found {address}")
+    return address
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")

@@ -1,0 +1,53 @@
+"""Check-in messages, as dictionaries that become the plist bodies of the Mac's PUTs to the CheckInURL.
+
+Source: apple-schema checkin/authenticate.yaml, checkin/tokenupdate.yaml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+CONTENT_TYPE = "application/x-apple-aspen-mdm-checkin"
+USER_AGENT = "MDM-OSX/1.0 mdmclient/1543"  # observed; Apple documents none
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a Mac says of itself when it enrols."""
+
+    udid: str
+    device_name: str
+    model: str
+    model_name: str
+    os_version: str
+    build_version: str
+    serial_number: str
+
+
+def authenticate(announcement: Announcement, topic: str) -> dict[str, Any]:
+    """The first message of an enrolment."""
+    return {
+        "MessageType": "Authenticate",
+        "Topic": topic,
+        "UDID": announcement.udid,
+        "DeviceName": announcement.device_name,
+        "Model": announcement.model,
+        "ModelName": announcement.model_name,
+        "OSVersion": announcement.os_version,
+        "BuildVersion": announcement.build_version,
+        "ProductName": announcement.model,
+        "SerialNumber": announcement.serial_number,
+    }
+
+
+def token_update(udid: str, topic: str, token: bytes, push_magic: str) -> dict[str, Any]:
+    """The message that completes an enrolment: where and how the Mac can be pushed. ``token`` is 32 bytes."""
+    return {
+        "MessageType": "TokenUpdate",
+        "Topic": topic,
+        "UDID": udid,
+        "Token": token,
+        "PushMagic": push_magic,
+        "AwaitingConfiguration": False,
+    }

@@ -1,0 +1,96 @@
+"""Results: what a Mac reports of a command, and the chain of errors where it failed.
+
+Source: apple-schema commands/*.yaml (responsekeys); Apple's MDM protocol reference for Status and ErrorChain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from agent import plists
+
+CONTENT_TYPE = "application/x-apple-aspen-mdm"
+
+
+class Status(Enum):
+    """What a report says of the Mac or of a command."""
+
+    IDLE = "Idle"
+    ACKNOWLEDGED = "Acknowledged"
+    ERROR = "Error"
+    COMMAND_FORMAT_ERROR = "CommandFormatError"
+    NOT_NOW = "NotNow"
+
+
+class Domain(Enum):
+    """Error domains that macOS reports in."""
+
+    MDM = "MCMDMErrorDomain"
+    PROFILE = "MCProfileErrorDomain"
+    INSTALLATION = "MCInstallationErrorDomain"
+    CERTIFICATE = "MCCertificateErrorDomain"
+    SCEP = "MCSCEPErrorDomain"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainedError:
+    """One item of an ErrorChain."""
+
+    domain: Domain
+    code: int
+    description: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The item with the keys that the protocol gives it."""
+        return {
+            "ErrorCode": self.code,
+            "ErrorDomain": self.domain.value,
+            "LocalizedDescription": self.description,
+            "USEnglishDescription": self.description,
+        }
+
+
+# MCMDMErrorDomain codes; which of them macOS sends for a missing right or role is not documented.
+INVALID_REQUEST_TYPE = 12021
+NOT_AUTHORIZED = 12007
+PROFILE_NOT_MANAGED = 12013
+PROFILE_NOT_INSTALLED = 12075
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one command: its status, the answer's own keys, and the errors, outermost first."""
+
+    status: Status
+    answer: Mapping[str, Any] = field(default_factory=dict)
+    errors: Sequence[ChainedError] = ()
+
+    def body(self, udid: str, command_uuid: str) -> bytes:
+        """The XML plist that reports this result."""
+        report: dict[str, Any] = {
+            **self.answer,
+            "CommandUUID": command_uuid,
+            "Status": self.status.value,
+            "UDID": udid,
+        }
+        if self.errors:
+            report["ErrorChain"] = [error.as_dict() for error in self.errors]
+        return plists.dump_xml(report)
+
+
+def acknowledged(answer: Mapping[str, Any] | None = None) -> Result:
+    """The command was carried out; ``answer`` has its response keys."""
+    return Result(Status.ACKNOWLEDGED, answer or {})
+
+
+def failed(*errors: ChainedError) -> Result:
+    """The command could not be carried out, for these reasons, outermost first."""
+    return Result(Status.ERROR, errors=errors)
+
+
+def idle_body(udid: str) -> bytes:
+    """The report that opens a session."""
+    return plists.dump_xml({"Status": Status.IDLE.value, "UDID": udid})

@@ -1,0 +1,47 @@
+"""The one timed record that every exchange leaves: metrics count it, the trace writes it down.
+
+A record never holds a body, a key, a password or a query string, so that neither can leak one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from agent.errors import LomAgentError
+
+OPERATIONS = ("enroll", "checkin", "session", "command", "lom_setup", "lom_device", "lom_link", "push")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an exchange failed: a short stable ``kind`` to count under, and a sentence for a person."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an exception stands for; one that is not ours counts under its class's name."""
+        if isinstance(error, LomAgentError):
+            return cls(error.kind, str(error))
+        return cls(type(error).__name__, str(error) or type(error).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One operation of one Mac, done or failed.
+
+    ``operation`` is one of OPERATIONS; ``device`` the Mac's index; ``started`` the time at which it was due (seconds
+    since the epoch); ``seconds`` from then to its end; ``facts`` what the trace adds (status, request type, …).
+    """
+
+    operation: str
+    device: int
+    started: float
+    seconds: float
+    failure: Failure | None = None
+    facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+Observer = Callable[[Exchange], None]

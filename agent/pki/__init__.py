@@ -1,0 +1,1 @@
+"""Keys, certificates and the judgement of peers. Nothing here does I/O."""

@@ -1,0 +1,375 @@
+"""CMS signatures (RFC 5652): the ``Mdm-Signature`` header, signed profiles, and the outer layer of SCEP messages.
+
+Bytes and keys in, bytes or certificates out. A signature is checked over the exact bytes; whether the signer is to
+be believed (chain, validity, which Mac it is) is for the caller to judge by the certificate that comes back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization.pkcs7 import PKCS7Options, PKCS7SignatureBuilder
+
+from agent.errors import MisuseError, PeerError
+from agent.pki import der
+from agent.pki.identity import PrivateKey
+
+MAX_BYTES = 8 * 1024 * 1024  # of a signed profile, as agent.plists takes; ours, no standard says
+MAX_CERTIFICATES = 64  # in one message; a chain has three or four
+
+SIGNED_DATA = "1.2.840.113549.1.7.2"
+CONTENT_TYPE = "1.2.840.113549.1.9.3"
+MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
+
+# The two below are known so that they can be refused by name, and taken from SCEP servers that have nothing better.
+_MD5 = hashes.MD5()  # noqa: S303
+_SHA1 = hashes.SHA1()  # noqa: S303
+
+DIGESTS: Mapping[str, hashes.HashAlgorithm] = MappingProxyType(
+    {
+        "1.2.840.113549.2.5": _MD5,
+        "1.3.14.3.2.26": _SHA1,
+        "2.16.840.1.101.3.4.2.4": hashes.SHA224(),
+        "2.16.840.1.101.3.4.2.1": hashes.SHA256(),
+        "2.16.840.1.101.3.4.2.2": hashes.SHA384(),
+        "2.16.840.1.101.3.4.2.3": hashes.SHA512(),
+    }
+)
+_LEGACY = (hashes.MD5, hashes.SHA1)
+_RSA = "1.2.840.113549.1.1.1"  # the digest is then the signer's digestAlgorithm (RFC 3370, 3.2)
+_RSA_PSS = "1.2.840.113549.1.1.10"
+_SIGNATURES: Mapping[str, tuple[hashes.HashAlgorithm, str]] = MappingProxyType(
+    {
+        "1.2.840.113549.1.1.4": (_MD5, "RSA"),
+        "1.2.840.113549.1.1.5": (_SHA1, "RSA"),
+        "1.2.840.113549.1.1.14": (hashes.SHA224(), "RSA"),
+        "1.2.840.113549.1.1.11": (hashes.SHA256(), "RSA"),
+        "1.2.840.113549.1.1.12": (hashes.SHA384(), "RSA"),
+        "1.2.840.113549.1.1.13": (hashes.SHA512(), "RSA"),
+        "1.2.840.10045.4.1": (_SHA1, "EC"),
+        "1.2.840.10045.4.3.1": (hashes.SHA224(), "EC"),
+        "1.2.840.10045.4.3.2": (hashes.SHA256(), "EC"),
+        "1.2.840.10045.4.3.3": (hashes.SHA384(), "EC"),
+        "1.2.840.10045.4.3.4": (hashes.SHA512(), "EC"),
+    }
+)
+_SIGNED_DATA_OID = bytes.fromhex("06092a864886f70d010702")
+
+
+class CMSError(PeerError):
+    """A message that is not the CMS it should be, or whose signature does not hold."""
+
+    kind = "cms"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedContent:
+    """What a signed message held, after its signature was found good.
+
+    ``digest`` is the signer's digest algorithm (``sha256``); ``attributes`` its signed attributes: dotted OID to the
+    DER of each value.
+    """
+
+    content: bytes
+    certificates: tuple[x509.Certificate, ...]
+    signer: x509.Certificate
+    digest: str = "sha256"
+    attributes: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _SignerInfo:
+    """RFC 5652, 5.3, as far as one signer needs it; ``signed`` is the SET OF the attributes in DER, or None."""
+
+    issuer_and_serial: tuple[bytes, bytes] | None
+    key_identifier: bytes | None
+    digest: hashes.HashAlgorithm
+    signed: bytes | None
+    attributes: Mapping[str, tuple[bytes, ...]]
+    algorithm: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    content_type: str
+    content: bytes | None
+    certificates: tuple[x509.Certificate, ...]
+    signers: tuple[der.Element, ...]
+
+
+def sign_detached(
+    body: bytes,
+    certificate: x509.Certificate,
+    private_key: PrivateKey,
+    chain: Sequence[x509.Certificate] = (),
+) -> bytes:
+    """DER SignedData over exactly ``body``, which is left out; SHA-256, RSA PKCS#1 v1.5 or ECDSA.
+
+    The signer's certificate and ``chain`` are inside. Raises MisuseError for a key of another kind.
+    """
+    return _sign(body, certificate, private_key, chain, [PKCS7Options.DetachedSignature])
+
+
+def sign_attached(
+    content: bytes,
+    certificate: x509.Certificate,
+    private_key: PrivateKey,
+    chain: Sequence[x509.Certificate] = (),
+) -> bytes:
+    """Like ``sign_detached``, with ``content`` inside: the form of a signed ``.mobileconfig``."""
+    return _sign(content, certificate, private_key, chain, [])
+
+
+def mdm_signature(body: bytes, certificate: x509.Certificate, private_key: PrivateKey) -> str:
+    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64 (PROTOCOL 3 and 6)."""
+    return base64.b64encode(sign_detached(body, certificate, private_key)).decode("ascii")
+
+
+def mdm_signature_signer(header: str, body: bytes) -> x509.Certificate:
+    """The certificate that signed ``body``, from the ``Mdm-Signature`` header. Raises CMSError.
+
+    The base64 is one line with its padding, as servers insist on (PROTOCOL 6).
+    """
+    if len(header) > MAX_BYTES:
+        raise CMSError(f"the Mdm-Signature is {len(header)} characters long; at most {MAX_BYTES} are taken")
+    try:
+        signature = base64.b64decode(header.encode("ascii"), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CMSError(f"the Mdm-Signature is not one line of base64: {error}") from error
+    return verify_detached(signature, body)
+
+
+def verify_detached(signature_der: bytes, body: bytes, *, allow_legacy: bool = False) -> x509.Certificate:
+    """Check a detached signature over ``body`` and return its signer's certificate. Raises CMSError.
+
+    ``allow_legacy`` takes SHA-1 and MD5 too.
+    """
+    message = _read(signature_der)
+    if message.content is not None:
+        raise CMSError("the signature carries its own content; a detached one was expected")
+    return _verify(message, body, allow_legacy).signer
+
+
+def open_signed(data: bytes, *, absent: bytes | None = None, allow_legacy: bool = False) -> SignedContent:
+    """Check an attached SignedData (DER, or BER with indefinite lengths) and return what it holds.
+
+    ``absent`` is what to take for the content where the message has none; by default that is an error.
+    ``allow_legacy`` takes SHA-1 and MD5 too. Raises CMSError, and nothing else, for any bytes.
+    """
+    message = _read(data)
+    content = message.content if message.content is not None else absent
+    if content is None:
+        raise CMSError("the signed message has no content: the signature is a detached one")
+    return _verify(message, content, allow_legacy)
+
+
+def certificates_in(data: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates of a SignedData, in its order, also of one without signers; nothing is verified.
+
+    Raises CMSError.
+    """
+    return _read(data).certificates
+
+
+def looks_signed(data: bytes) -> bool:
+    """Whether ``data`` begins like a CMS SignedData rather than a property list."""
+    return data[:1] == b"\x30" and _SIGNED_DATA_OID in data[:17]
+
+
+def _sign(
+    content: bytes,
+    certificate: x509.Certificate,
+    private_key: PrivateKey,
+    chain: Sequence[x509.Certificate],
+    options: list[PKCS7Options],
+) -> bytes:
+    builder = PKCS7SignatureBuilder().set_data(content)
+    try:
+        builder = builder.add_signer(certificate, private_key, hashes.SHA256())
+        for issuer in chain:
+            builder = builder.add_certificate(issuer)
+    except TypeError as error:
+        raise MisuseError(f"cannot sign: {error}") from error
+    # Binary: over these bytes, not over a MIME form of them. No S/MIME capabilities: Macs send none.
+    return builder.sign(Encoding.DER, [PKCS7Options.Binary, PKCS7Options.NoCapabilities, *options])
+
+
+def _read(data: bytes) -> _Message:
+    """ContentInfo and SignedData (RFC 5652, 3 and 5.1); the signers are not looked into yet."""
+    if len(data) > MAX_BYTES:
+        raise CMSError(f"the signed message is {len(data)} bytes long; at most {MAX_BYTES} are taken")
+    if data[:1] != b"\x30":
+        raise CMSError(f"not CMS: it begins with {data[:8]!r} instead of an ASN.1 sequence")
+    try:
+        content_info = der.Fields(der.read(data).expect(der.SEQUENCE, "a CMS ContentInfo"))
+        kind = content_info.take(der.OBJECT_IDENTIFIER, "the content type").oid()
+        if kind != SIGNED_DATA:
+            raise CMSError(f"CMS of content type {kind}; SignedData ({SIGNED_DATA}) was expected")
+        wrapped = content_info.take(der.CONTEXT_0, "the SignedData")
+        fields = der.Fields(_only(wrapped).expect(der.SEQUENCE, "a SignedData"))
+        fields.take(der.INTEGER, "the version of the SignedData")
+        fields.take(der.SET, "the digest algorithms")
+        content_type, content = _encapsulated(fields.take(der.SEQUENCE, "the encapsulated content"))
+        certificates = fields.optional(der.CONTEXT_0)
+        fields.optional(der.CONTEXT_1)  # revocation lists
+        signers = fields.take(der.SET, "the signers").children()
+        read = _certificates(certificates) if certificates is not None else ()
+    except der.DERError as error:
+        raise CMSError(f"not CMS: {error}") from error
+    return _Message(content_type, content, read, tuple(signers))
+
+
+def _encapsulated(element: der.Element) -> tuple[str, bytes | None]:
+    fields = der.Fields(element)
+    content_type = fields.take(der.OBJECT_IDENTIFIER, "the type of the encapsulated content").oid()
+    content = fields.optional(der.CONTEXT_0)
+    return content_type, None if content is None else _only(content).octets()
+
+
+def _only(wrapper: der.Element) -> der.Element:
+    inside = wrapper.children()
+    if len(inside) != 1:
+        raise der.DERError(f"expected one value inside tag 0x{wrapper.tag:02x}, found {len(inside)}")
+    return inside[0]
+
+
+def _certificates(certificates: der.Element) -> tuple[x509.Certificate, ...]:
+    # Attribute certificates and other formats have context tags; nothing here wants them.
+    found = [element for element in certificates.children() if element.tag == der.SEQUENCE]
+    if len(found) > MAX_CERTIFICATES:
+        raise CMSError(f"the message holds {len(found)} certificates; at most {MAX_CERTIFICATES} are taken")
+    try:
+        return tuple(x509.load_der_x509_certificate(element.encoded) for element in found)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CMSError(f"a certificate in the message cannot be read: {error}") from error
+
+
+def _verify(message: _Message, content: bytes, allow_legacy: bool) -> SignedContent:
+    if len(message.signers) != 1:
+        raise CMSError(f"expected one signer, found {len(message.signers) or 'none'}")
+    try:
+        signer_info = _signer_info(message.signers[0])
+        signer = _find_signer(signer_info, message.certificates)
+        if signer_info.signed is not None:
+            _check_attributes(signer_info, message.content_type, content)
+    except der.DERError as error:
+        raise CMSError(f"not CMS: broken signer: {error}") from error
+    except UnsupportedAlgorithm as error:
+        raise CMSError(f"the cryptographic library refuses the signer's digest: {error}") from error
+    _check_signature(signer_info, signer, content, allow_legacy)
+    return SignedContent(content, message.certificates, signer, signer_info.digest.name, signer_info.attributes)
+
+
+def _signer_info(element: der.Element) -> _SignerInfo:
+    fields = der.Fields(element.expect(der.SEQUENCE, "a SignerInfo"))
+    fields.take(der.INTEGER, "the version of the SignerInfo")
+    key_identifier = fields.optional(0x80, der.CONTEXT_0)
+    issuer_and_serial = None
+    if key_identifier is None:
+        names = der.Fields(fields.take(der.SEQUENCE, "the signer's issuer and serial number"))
+        issuer = names.take(der.SEQUENCE, "the signer's issuer").encoded
+        issuer_and_serial = issuer, names.take(der.INTEGER, "the signer's serial number").body
+    digest_oid = der.Fields(fields.take(der.SEQUENCE, "the digest algorithm")).take(
+        der.OBJECT_IDENTIFIER, "the digest algorithm"
+    )
+    digest = DIGESTS.get(digest_oid.oid())
+    if digest is None:
+        raise CMSError(f"unknown digest algorithm {digest_oid.oid()}")
+    attributes = fields.optional(der.CONTEXT_0)
+    algorithm = der.Fields(fields.take(der.SEQUENCE, "the signature algorithm"))
+    return _SignerInfo(
+        issuer_and_serial=issuer_and_serial,
+        key_identifier=key_identifier.octets() if key_identifier else None,
+        digest=digest,
+        # What is signed is the SET OF (0x31), not the [0] under which it is sent (RFC 5652, 5.4).
+        signed=der.encode(der.SET, attributes.body) if attributes else None,
+        attributes=_attributes(attributes) if attributes else {},
+        algorithm=algorithm.take(der.OBJECT_IDENTIFIER, "the signature algorithm").oid(),
+        signature=fields.take(der.OCTET_STRING, "the signature").body,
+    )
+
+
+def _attributes(element: der.Element) -> Mapping[str, tuple[bytes, ...]]:
+    found: dict[str, tuple[bytes, ...]] = {}
+    for attribute in element.children():
+        fields = der.Fields(attribute.expect(der.SEQUENCE, "a signed attribute"))
+        oid = fields.take(der.OBJECT_IDENTIFIER, "the type of a signed attribute").oid()
+        if oid in found:
+            raise CMSError(f"the signed attribute {oid} is there twice")
+        found[oid] = tuple(value.encoded for value in fields.take(der.SET, "its values").children())
+    return MappingProxyType(found)
+
+
+def _find_signer(info: _SignerInfo, certificates: Sequence[x509.Certificate]) -> x509.Certificate:
+    for certificate in certificates:
+        if info.key_identifier is not None:
+            if _key_identifier(certificate) == info.key_identifier:
+                return certificate
+        elif issuer_and_serial(certificate) == info.issuer_and_serial:
+            return certificate
+    raise CMSError(f"the signer's certificate is not among the {len(certificates)} in the message")
+
+
+def issuer_and_serial(certificate: x509.Certificate) -> tuple[bytes, bytes]:
+    """Issuer (its DER as issued) and serial number (contents octets): how CMS names a certificate."""
+    tbs = der.Fields(der.read(certificate.tbs_certificate_bytes))
+    tbs.optional(der.CONTEXT_0)  # version
+    serial = tbs.take(der.INTEGER, "the serial number").body
+    tbs.take(der.SEQUENCE, "the signature algorithm")
+    return tbs.take(der.SEQUENCE, "the issuer").encoded, serial
+
+
+def _key_identifier(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return None
+
+
+def _check_attributes(info: _SignerInfo, content_type: str, content: bytes) -> None:
+    """RFC 5652, 11.1 and 11.2: content-type and message-digest, each there once with one value."""
+    types, digests = info.attributes.get(CONTENT_TYPE, ()), info.attributes.get(MESSAGE_DIGEST, ())
+    if len(types) != 1 or len(digests) != 1:
+        raise CMSError("the signed attributes lack a content-type or a message-digest")
+    if (found := der.read(types[0]).oid()) != content_type:
+        raise CMSError(f"the signed content-type is {found}, but the content is of type {content_type}")
+    digest = hashes.Hash(info.digest)
+    digest.update(content)
+    expected = der.read(digests[0]).expect(der.OCTET_STRING, "the message digest").body
+    if not hmac.compare_digest(digest.finalize(), expected):
+        raise CMSError(f"the {info.digest.name} digest of the content is not the one that was signed")
+
+
+def _check_signature(info: _SignerInfo, signer: x509.Certificate, content: bytes, legacy: bool) -> None:
+    if info.algorithm == _RSA_PSS:
+        raise CMSError("the signature is RSA-PSS, which is refused; RSA PKCS#1 v1.5 or ECDSA was expected")
+    digest, family = (info.digest, "RSA") if info.algorithm == _RSA else _SIGNATURES.get(info.algorithm, (None, ""))
+    if digest is None:
+        raise CMSError(f"unknown signature algorithm {info.algorithm}")
+    for used in (digest, info.digest):
+        if isinstance(used, _LEGACY) and not legacy:
+            raise CMSError(f"the signature uses {used.name}, which is refused; SHA-256 was expected")
+    signed = content if info.signed is None else info.signed
+    try:
+        key = signer.public_key()
+        if family == "RSA" and isinstance(key, rsa.RSAPublicKey):
+            key.verify(info.signature, signed, padding.PKCS1v15(), digest)
+        elif family == "EC" and isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(info.signature, signed, ec.ECDSA(digest))
+        else:
+            raise CMSError(f"the signature is by {family}, but the signer's key is of another kind")
+    except InvalidSignature as error:
+        raise CMSError("the signature does not match the content and the signer's key") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CMSError(f"the signer's key cannot check the signature: {error}") from error

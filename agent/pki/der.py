@@ -1,0 +1,194 @@
+"""ASN.1 from strangers: walk BER or DER element by element, bounded in depth and count, copying nothing until asked.
+
+CMS arrives as DER from Macs and as indefinite-length BER from OpenSSL's streams and from Java. A general ASN.1
+library joins the pieces of a BER string in quadratic time and holds every element of a set at once; this reader
+does neither, and raises one error. Only what CMS needs is here: tags below 31, lengths below 4 GiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from agent.errors import PeerError
+
+MAX_DEPTH = 24  # of indefinite lengths within one another; a signed message has 6
+MAX_ELEMENTS = 65_536  # in one container; 8 MiB in the 1000-byte pieces that BER writers make are 8,389
+
+INTEGER = 0x02
+OCTET_STRING = 0x04
+OBJECT_IDENTIFIER = 0x06
+SEQUENCE = 0x30
+SET = 0x31
+CONTEXT_0 = 0xA0
+CONTEXT_1 = 0xA1
+
+_CONSTRUCTED = 0x20
+_INDEFINITE = 0x80
+_END = b"\x00\x00"
+
+
+class DERError(PeerError):
+    """Bytes that are not the ASN.1 they should be."""
+
+    kind = "asn1"
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One ASN.1 value inside ``source``: its tag octet, and the offsets where it, its body and what follows begin."""
+
+    source: bytes
+    tag: int
+    start: int
+    body_start: int
+    body_end: int
+    end: int
+
+    @property
+    def body(self) -> bytes:
+        """The contents octets."""
+        return self.source[self.body_start : self.body_end]
+
+    @property
+    def encoded(self) -> bytes:
+        """Tag, length and contents as they arrived."""
+        return self.source[self.start : self.end]
+
+    def children(self) -> list[Element]:
+        """The elements inside. Raises DERError where this is no container, or one with too many."""
+        if not self.tag & _CONSTRUCTED:
+            raise DERError(f"expected a container, found tag 0x{self.tag:02x}")
+        found = list(islice(self._walk(), MAX_ELEMENTS + 1))
+        if len(found) > MAX_ELEMENTS:
+            raise DERError(f"more than {MAX_ELEMENTS} elements in one container")
+        return found
+
+    def expect(self, tag: int, what: str) -> Element:
+        """This element, where its tag is ``tag``; else DERError naming ``what``."""
+        if self.tag != tag:
+            raise DERError(f"expected {what} (tag 0x{tag:02x}), found tag 0x{self.tag:02x}")
+        return self
+
+    def octets(self) -> bytes:
+        """The bytes of an OCTET STRING, also of one in pieces (BER) and of one implicitly tagged."""
+        if not self.tag & _CONSTRUCTED:
+            return self.body
+        # Pieces may themselves be in pieces (X.690, 8.7.3); no writer does that, and it has no bound.
+        return b"".join(piece.expect(OCTET_STRING, "a piece of a string").body for piece in self.children())
+
+    def oid(self) -> str:
+        """The dotted form of an OBJECT IDENTIFIER."""
+        body = self.expect(OBJECT_IDENTIFIER, "an object identifier").body
+        if not body or len(body) > 64 or body[-1] & 0x80:
+            raise DERError(f"broken object identifier {body[:64].hex()}")
+        arcs = [0]
+        for octet in body:
+            arcs[-1] = arcs[-1] << 7 | octet & 0x7F
+            if not octet & 0x80:
+                arcs.append(0)
+        first = min(arcs[0] // 40, 2)
+        return ".".join(str(arc) for arc in (first, arcs[0] - 40 * first, *arcs[1:-1]))
+
+    def _walk(self) -> Iterator[Element]:
+        offset = self.body_start
+        while offset < self.body_end:
+            element = _element_at(self.source, offset, self.body_end)
+            yield element
+            offset = element.end
+
+
+class Fields:
+    """The elements of a SEQUENCE, taken one after the other by tag, as an ASN.1 module lists them."""
+
+    def __init__(self, sequence: Element) -> None:
+        self._elements = sequence.children()
+        self._next = 0
+
+    def take(self, tag: int, what: str) -> Element:
+        """The next element, which must have ``tag``. Raises DERError naming ``what``."""
+        found = self.optional(tag)
+        if found is None:
+            there = "the end" if self.done else f"tag 0x{self._elements[self._next].tag:02x}"
+            raise DERError(f"expected {what} (tag 0x{tag:02x}), found {there}")
+        return found
+
+    def optional(self, *tags: int) -> Element | None:
+        """The next element where its tag is one of ``tags``; else None, and nothing is taken."""
+        if self.done or self._elements[self._next].tag not in tags:
+            return None
+        self._next += 1
+        return self._elements[self._next - 1]
+
+    @property
+    def done(self) -> bool:
+        """Whether every element was taken."""
+        return self._next == len(self._elements)
+
+
+def read(data: bytes) -> Element:
+    """The one element that ``data`` is. Raises DERError, also where bytes follow it."""
+    element = _element_at(data, 0, len(data))
+    if element.end != len(data):
+        raise DERError(f"{len(data) - element.end} bytes follow the ASN.1 value")
+    return element
+
+
+def encode(tag: int, body: bytes) -> bytes:
+    """The DER of one element."""
+    size = len(body)
+    if size < 0x80:
+        return bytes((tag, size)) + body
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + body
+
+
+def _element_at(source: bytes, start: int, limit: int) -> Element:
+    tag, body_start, size = _header(source, start, limit)
+    if size is not None:
+        return Element(source, tag, start, body_start, body_start + size, body_start + size)
+    body_end = _end_of_contents(source, body_start, limit)
+    return Element(source, tag, start, body_start, body_end, body_end + len(_END))
+
+
+def _header(source: bytes, start: int, limit: int) -> tuple[int, int, int | None]:
+    """Tag, offset of the body, and size of the body: None where it is of indefinite length."""
+    if start + 2 > limit:
+        raise DERError("the ASN.1 value is cut short")
+    tag, size, body_start = source[start], source[start + 1], start + 2
+    if tag & 0x1F == 0x1F:
+        raise DERError("a tag above 30, which no message has")
+    if size == _INDEFINITE:
+        if not tag & _CONSTRUCTED:
+            raise DERError("an indefinite length on a value that is no container")
+        return tag, body_start, None
+    if size > _INDEFINITE:
+        count = size & 0x7F
+        if count > 4:
+            raise DERError(f"a length of {count} octets; at most 4 are taken")
+        if body_start + count > limit:
+            raise DERError("the ASN.1 value is cut short")
+        size = int.from_bytes(source[body_start : body_start + count], "big")
+        body_start += count
+    if size > limit - body_start:
+        raise DERError(f"the ASN.1 value is cut short: {size} bytes announced, {limit - body_start} there")
+    return tag, body_start, size
+
+
+def _end_of_contents(source: bytes, offset: int, limit: int) -> int:
+    """The offset of the two zero octets that end a value of indefinite length; what is nested in it counts too."""
+    depth = 1
+    for _ in range(MAX_ELEMENTS + 1):
+        if offset + 2 <= limit and source[offset] == 0 == source[offset + 1]:
+            depth -= 1
+            if depth == 0:
+                return offset
+            offset += len(_END)
+            continue
+        _, offset, size = _header(source, offset, limit)
+        if size is not None:
+            offset += size
+        elif (depth := depth + 1) > MAX_DEPTH:
+            raise DERError(f"indefinite lengths nested deeper than {MAX_DEPTH}")
+    raise DERError(f"more than {MAX_ELEMENTS} elements in one container")

@@ -1,0 +1,265 @@
+"""Is this the peer we meant? Chain, validity, usages and name of a certificate, fail closed.
+
+Two kinds of peers. An MDM server is known by the host name or IP address in its subjectAltName. The other end of a LOM
+link is known by the CommonName of its certificate (seed page "LOM Device Request Command"), which Twisted's own host
+name check does not judge, and which fails open without a subjectAltName. So both go through ``PeerCheck``, a verify
+callback for one connection: a peer counts as known only when the whole chain was verified *and* the judge named it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar
+
+import service_identity
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL, crypto
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+
+from agent.errors import PeerError
+
+Judge = Callable[[x509.Certificate], str]
+ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
+
+
+class PeerRejected(PeerError):  # noqa: N818 - a verdict
+    """The peer's certificate is not what it has to be. ``kind`` names the cause."""
+
+    kind: ClassVar[str] = "tls"
+
+
+class UntrustedChain(PeerRejected):
+    """The chain does not end in a trust anchor, or a signature in it is wrong."""
+
+    kind = "tls_untrusted"
+
+
+class CertificateExpired(PeerRejected):
+    """A certificate of the chain is past its notAfter."""
+
+    kind = "tls_expired"
+
+
+class CertificateNotYetValid(PeerRejected):
+    """A certificate of the chain is before its notBefore."""
+
+    kind = "tls_not_yet_valid"
+
+
+class WrongName(PeerRejected):
+    """The certificate is for another peer."""
+
+    kind = "tls_wrong_name"
+
+
+class WrongUsage(PeerRejected):
+    """Key Usage or Extended Key Usage does not allow what the certificate is used for."""
+
+    kind = "tls_wrong_usage"
+
+
+class NoCertificate(PeerRejected):
+    """The peer presented no certificate."""
+
+    kind = "tls_no_certificate"
+
+
+_EXTENDED_USAGE_NAMES = {
+    ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth",
+    ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth",
+}
+
+
+def rejection(error_number: int, certificate: x509.Certificate) -> PeerRejected:
+    """What an X509_V_ERR number of OpenSSL means for ``certificate``, the one that it was found at."""
+    who = f"the certificate {subject_text(certificate)}"
+    if error_number == SSL.X509VerificationCodes.ERR_CERT_HAS_EXPIRED:
+        return CertificateExpired(f"{who} expired at {certificate.not_valid_after_utc.isoformat()}")
+    if error_number == SSL.X509VerificationCodes.ERR_CERT_NOT_YET_VALID:
+        return CertificateNotYetValid(f"{who} is not valid before {certificate.not_valid_before_utc.isoformat()}")
+    reason = _code_name(error_number)
+    if error_number == SSL.X509VerificationCodes.ERR_INVALID_PURPOSE:
+        return WrongUsage(f"{who} is not allowed for this use ({reason})")
+    issuer = certificate.issuer.rfc4514_string() or "(empty)"
+    return UntrustedChain(f"{who}, issued by {issuer}, does not lead to a trusted CA ({reason})")
+
+
+class PeerCheck:
+    """A verify callback for one TLS connection, for ``SSL.Connection.set_verify``.
+
+    OpenSSL calls it for every certificate of the chain, the peer's own last. ``judge`` then gets the peer's own
+    certificate and returns the name it is known by, or raises PeerRejected.
+    """
+
+    __slots__ = ("_judge", "_name", "rejected")
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._name: str | None = None
+        self.rejected: PeerRejected | None = None
+
+    def __call__(self, _connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        """Judge one certificate of the chain; any doubt refuses the connection."""
+        if self.rejected is not None:
+            return False
+        try:
+            found = certificate.to_cryptography()
+            if not ok:
+                self.rejected = rejection(error, found)
+            elif depth == 0:
+                self._name = self._judge(found)
+        except PeerRejected as rejected:
+            self.rejected = rejected
+        except ValueError as unreadable:  # OpenSSL reads some certificates that cryptography refuses
+            self.rejected = PeerRejected(f"the peer's certificate cannot be read: {unreadable}")
+        return self.rejected is None
+
+    @property
+    def name(self) -> str:
+        """The name that the peer is known by. Raises PeerRejected unless everything was checked."""
+        if self.rejected is not None:
+            raise self.rejected
+        if self._name is None:
+            raise NoCertificate("the peer presented no certificate")
+        return self._name
+
+
+def server_judge(host: str) -> Judge:
+    """A judge of HTTPS servers: the subjectAltName must have ``host``, a name or an IP address (RFC 9525)."""
+
+    def judge(certificate: x509.Certificate) -> str:
+        try:
+            if _is_ip_address(host):
+                verify_certificate_ip_address(certificate, host)
+            else:
+                verify_certificate_hostname(certificate, host)
+        except (service_identity.VerificationError, service_identity.CertificateError) as error:
+            found = ", ".join(alternative_names(certificate)) or "none"
+            raise WrongName(f"expected a server certificate for {host}; its subjectAltName has {found}") from error
+        return host
+
+    return judge
+
+
+def device_judge(expected_name: str) -> Judge:
+    """The Controller's judge of a Device: CommonName and dNSName ``expected_name``, serverAuth, the LOM Key Usage."""
+
+    def judge(certificate: x509.Certificate) -> str:
+        _check_usage(certificate, ExtendedKeyUsageOID.SERVER_AUTH)
+        found = common_name(certificate)
+        if found.lower() != expected_name.lower():
+            raise WrongName(f"expected a certificate with CommonName {expected_name}, found {found}")
+        _check_alternative_name(certificate, found)
+        return found
+
+    return judge
+
+
+def controller_judge(certificate: x509.Certificate) -> str:
+    """The Device's judge of a Controller: a CommonName of its own, clientAuth, the LOM Key Usage."""
+    _check_usage(certificate, ExtendedKeyUsageOID.CLIENT_AUTH)
+    found = common_name(certificate)
+    _check_alternative_name(certificate, found)
+    return found
+
+
+def verify_chain(peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], judge: Judge) -> str:
+    """The verdict of a LOM link without a socket: chain, validity and ``judge``, as ``PeerCheck`` gives it in TLS.
+
+    ``peer`` is what it would present, its own certificate first. Returns its name, or raises PeerRejected.
+    """
+    if not peer:
+        raise NoCertificate("the peer presented no certificate")
+    own, *others = (crypto.X509.from_cryptography(certificate) for certificate in peer)
+    try:
+        crypto.X509StoreContext(store_of(anchors), own, others).verify_certificate()
+    except crypto.X509StoreContextError as error:
+        raise rejection(error.errors[0], error.certificate.to_cryptography()) from error
+    return judge(peer[0])
+
+
+def store_of(anchors: Sequence[x509.Certificate]) -> crypto.X509Store:
+    """A trust store of exactly these certificates; an intermediate or a leaf may be an anchor too."""
+    store = crypto.X509Store()
+    for anchor in anchors:
+        store.add_cert(crypto.X509.from_cryptography(anchor))
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    return store
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The one CommonName of a certificate. Raises WrongName where there is none, or more than one."""
+    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if len(names) != 1:
+        raise WrongName(
+            f"expected a certificate with one CommonName, found {len(names)} in {subject_text(certificate)}"
+        )
+    return names[0]
+
+
+def alternative_names(certificate: x509.Certificate) -> list[str]:
+    """DNS names and IP addresses in the subjectAltName, as text."""
+    extension = _extension(certificate, x509.SubjectAlternativeName)
+    if extension is None:
+        return []
+    names = extension.get_values_for_type(x509.DNSName)
+    return names + [str(address) for address in extension.get_values_for_type(x509.IPAddress)]
+
+
+def subject_text(certificate: x509.Certificate) -> str:
+    """The subject as RFC 4514 writes it, bounded for an error text."""
+    return certificate.subject.rfc4514_string()[:200] or "(empty subject)"
+
+
+def _check_alternative_name(certificate: x509.Certificate, name: str) -> None:
+    """The schema calls the LOM name a dNSName, the seed page a CommonName: where both stand, both must agree."""
+    found = alternative_names(certificate)
+    if found and name.lower() not in (other.lower() for other in found):
+        raise WrongName(f"the certificate with CommonName {name} has another subjectAltName: {', '.join(found)}")
+
+
+def _check_usage(certificate: x509.Certificate, purpose: x509.ObjectIdentifier) -> None:
+    """Source: apple-schema profiles/com.apple.lom.yaml, DeviceCertificateUUID."""
+    extended = _extension(certificate, x509.ExtendedKeyUsage)
+    if extended is None or purpose not in extended:
+        wanted = _EXTENDED_USAGE_NAMES[purpose]
+        raise WrongUsage(f"the certificate {subject_text(certificate)} lacks the Extended Key Usage {wanted}")
+    usage = _extension(certificate, x509.KeyUsage)
+    granted = {
+        "digitalSignature": usage is not None and usage.digital_signature,
+        "keyEncipherment": usage is not None and usage.key_encipherment,
+        "dataEncipherment": usage is not None and usage.data_encipherment,
+    }
+    missing = [name for name, there in granted.items() if not there]
+    if missing:
+        raise WrongUsage(f"the certificate {subject_text(certificate)} lacks the Key Usage {', '.join(missing)}")
+
+
+def _extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> ExtensionT | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+    except ValueError as error:  # a certificate with malformed or repeated extensions
+        raise PeerRejected(f"the certificate {subject_text(certificate)} cannot be read: {error}") from error
+
+
+_CODE_NAMES = {
+    number: name.removeprefix("ERR_").lower().replace("_", " ")
+    for name, number in vars(SSL.X509VerificationCodes).items()
+    if name.startswith("ERR_")
+}
+
+
+def _code_name(error_number: int) -> str:
+    return _CODE_NAMES.get(error_number, f"X509_V_ERR {error_number}")
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Configuration profiles: read, check, install and remove their payloads."""

@@ -1,0 +1,57 @@
+"""Certificate payloads: identities (PKCS12) and CA certificates (root, PEM, PKCS1).
+
+Source: apple-schema profiles/com.apple.security.*.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cryptography import x509
+
+from agent.pki.identity import Identity, IdentityError, WrongPasswordError, load_pkcs12
+from agent.profiles.errors import bad_certificate, bad_password, payload_failed
+from agent.profiles.profile import Payload, Profile
+
+PKCS12 = "com.apple.security.pkcs12"
+CERTIFICATES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1")
+MAX_CERTIFICATE_BYTES = 64 * 1024
+
+
+def identity_of(payload: Payload) -> Identity:
+    """Unpack an identity payload. Raises ProfileError with the chain of errors that a Mac gives."""
+    outer = payload_failed(payload.name)
+    if payload.payload_type != PKCS12:
+        raise bad_certificate(f"a payload {payload.payload_type} holds no identity; expected {PKCS12}").within(outer)
+    try:
+        return load_pkcs12(payload.require("PayloadContent", bytes), payload.get("Password", str))
+    except WrongPasswordError as error:
+        raise bad_password(str(error)).within(outer) from error
+    except IdentityError as error:
+        raise bad_certificate(str(error)).within(outer) from error
+
+
+def certificate_of(payload: Payload) -> x509.Certificate:
+    """Read a CA certificate payload, DER or PEM. Raises ProfileError."""
+    outer = payload_failed(payload.name)
+    if payload.payload_type not in CERTIFICATES:
+        raise bad_certificate(f"a payload {payload.payload_type} holds no CA certificate").within(outer)
+    blob = payload.require("PayloadContent", bytes)
+    if len(blob) > MAX_CERTIFICATE_BYTES:
+        raise bad_certificate(f"a certificate of {len(blob)} bytes").within(outer)
+    try:
+        if b"-----BEGIN" in blob:
+            return x509.load_pem_x509_certificate(blob)
+        return x509.load_der_x509_certificate(blob)
+    except ValueError as error:
+        raise bad_certificate(f"the payload's certificate cannot be read: {error}").within(outer) from error
+
+
+def certificates_at(profile: Profile, uuids: Iterable[str]) -> tuple[x509.Certificate, ...]:
+    """The CA certificates that a payload refers to by PayloadUUID. Raises ProfileError."""
+    return tuple(certificate_of(profile.payload(uuid)) for uuid in uuids)
+
+
+def all_certificates(profile: Profile) -> tuple[x509.Certificate, ...]:
+    """Every CA certificate of a profile. Raises ProfileError."""
+    return tuple(certificate_of(payload) for payload in profile.payloads if payload.payload_type in CERTIFICATES)

@@ -1,0 +1,54 @@
+"""What is wrong with a profile, as a Mac reports it: a chain of errors, outermost first."""
+
+from __future__ import annotations
+
+from agent.errors import PeerError
+from agent.mdm.results import ChainedError, Domain
+
+# MCProfileErrorDomain and its neighbours; the numbers are those that Apple's MDM protocol reference names.
+MALFORMED = 1000
+INSTALL_FAILURE = 1009
+PAYLOAD_INSTALL_FAILURE = 4001
+BAD_PASSWORD = 9000
+MALFORMED_CERTIFICATE = 9005
+
+
+class ProfileError(PeerError):
+    """A profile that a Mac refuses. ``chain`` is what it reports."""
+
+    kind = "profile"
+
+    def __init__(self, *chain: ChainedError) -> None:
+        super().__init__(": ".join(error.description for error in chain))
+        self.chain = chain
+
+    def within(self, outer: ChainedError) -> ProfileError:
+        """The same failure, as part of a larger one."""
+        return ProfileError(outer, *self.chain)
+
+
+def malformed(description: str) -> ProfileError:
+    """The profile is not what a profile has to be."""
+    return ProfileError(ChainedError(Domain.PROFILE, MALFORMED, description))
+
+
+def bad_certificate(description: str) -> ProfileError:
+    """A payload's certificate or identity cannot be read."""
+    return ProfileError(ChainedError(Domain.CERTIFICATE, MALFORMED_CERTIFICATE, description))
+
+
+def bad_password(description: str) -> ProfileError:
+    """A PKCS12 does not open with the payload's Password."""
+    return ProfileError(ChainedError(Domain.CERTIFICATE, BAD_PASSWORD, description))
+
+
+def payload_failed(payload_name: str) -> ChainedError:
+    """The outer error of a payload that could not be installed."""
+    return ChainedError(
+        Domain.INSTALLATION, PAYLOAD_INSTALL_FAILURE, f"the payload “{payload_name}” could not be installed"
+    )
+
+
+def install_failed(profile_name: str) -> ChainedError:
+    """The outermost error of a profile that could not be installed."""
+    return ChainedError(Domain.PROFILE, INSTALL_FAILURE, f"the profile “{profile_name}” could not be installed")

@@ -1,0 +1,22 @@
+"""Commands that come in Debian packages: a test that needs one is skipped without it, and says so.
+
+Where LOM_AGENT_REQUIRE_TOOLS is set (the project's own CI installs the packages), such a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def need(command: str, package: str) -> str:
+    """The path of ``command``; without it the test is skipped, or fails where the tools are required."""
+    path = shutil.which(command)
+    if path is not None:
+        return path
+    reason = f"needs the command {command} (Debian package {package})"
+    if os.environ.get("LOM_AGENT_REQUIRE_TOOLS"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,323 @@
+"""CMS signatures, against themselves, against the ``openssl`` command, and against bytes that are not CMS."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.x509.oid import NameOID
+from debian import need
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies_cms import hostile
+
+from agent.errors import MisuseError
+from agent.pki import cms, der
+from agent.pki.identity import Identity, PrivateKey
+
+NOW = datetime.now(UTC)
+BODY = b"<plist>\r\nnot\ra MIME text\n \x00\xff</plist>"
+
+
+def identity(key: PrivateKey, name: str = "Mac") -> Identity:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - timedelta(days=1))
+        .not_valid_after(NOW + timedelta(days=1))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return Identity(certificate, key)
+
+
+RSA = identity(rsa.generate_private_key(65537, 2048))
+EC = identity(ec.generate_private_key(ec.SECP256R1()))
+P384 = identity(ec.generate_private_key(ec.SECP384R1()))
+both = pytest.mark.parametrize("mac", [RSA, EC, P384], ids=["rsa", "p256", "p384"])
+
+
+def openssl(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    command = need("openssl", "openssl")
+    return subprocess.run([command, *map(str, arguments)], capture_output=True, check=check, timeout=60)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    for name, mac in (("rsa", RSA), ("ec", EC)):
+        (tmp_path / f"{name}.pem").write_bytes(mac.certificate.public_bytes(serialization.Encoding.PEM))
+        key = mac.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (tmp_path / f"{name}.key").write_bytes(key)
+    (tmp_path / "body").write_bytes(BODY)
+    return tmp_path
+
+
+def openssl_sign(files: Path, *options: str, command: str = "cms", who: str = "rsa") -> bytes:
+    signer = ("-signer", files / f"{who}.pem", "-inkey", files / f"{who}.key")
+    return openssl(command, "-sign", "-binary", "-in", files / "body", "-outform", "DER", *signer, *options).stdout
+
+
+# Between ourselves
+
+
+@both
+@given(body=st.binary(max_size=300))
+@settings(max_examples=20)
+def test_a_detached_signature_names_its_signer(mac: Identity, body: bytes) -> None:
+    signature = cms.sign_detached(body, mac.certificate, mac.key)
+    assert cms.verify_detached(signature, body) == mac.certificate
+
+
+@both
+def test_an_attached_signature_gives_the_content_back(mac: Identity) -> None:
+    signed = cms.open_signed(cms.sign_attached(BODY, mac.certificate, mac.key, [RSA.certificate]))
+    assert signed.content == BODY
+    assert signed.signer == mac.certificate
+    assert set(signed.certificates) == {mac.certificate, RSA.certificate}
+    assert signed.digest == "sha256"
+
+
+@both
+@pytest.mark.parametrize("body", [b"", BODY])
+def test_the_mdm_signature_is_one_line_of_base64(mac: Identity, body: bytes) -> None:
+    header = cms.mdm_signature(body, mac.certificate, mac.key)
+    assert header.isascii()
+    assert not set(header) & set(" \r\n")
+    assert cms.mdm_signature_signer(header, body) == mac.certificate
+
+
+def test_the_signature_without_signed_attributes() -> None:
+    options = [
+        pkcs7.PKCS7Options.Binary,
+        pkcs7.PKCS7Options.DetachedSignature,
+        pkcs7.PKCS7Options.NoAttributes,
+    ]
+    builder = pkcs7.PKCS7SignatureBuilder().set_data(BODY).add_signer(EC.certificate, EC.key, hashes.SHA384())
+    signature = builder.sign(serialization.Encoding.DER, options)
+    assert cms.verify_detached(signature, BODY) == EC.certificate
+    with pytest.raises(cms.CMSError, match="does not match"):
+        cms.verify_detached(signature, BODY + b"!")
+
+
+def test_only_rsa_and_elliptic_curves_sign() -> None:
+    with pytest.raises(MisuseError, match="RSA & EC"):
+        cms.sign_detached(BODY, RSA.certificate, ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
+
+
+# What is wrong is named
+
+
+def test_another_body() -> None:
+    with pytest.raises(cms.CMSError, match="sha256 digest of the content is not the one that was signed"):
+        cms.verify_detached(cms.sign_detached(BODY, RSA.certificate, RSA.key), BODY + b" ")
+
+
+@both
+def test_another_signature(mac: Identity) -> None:
+    signature = bytearray(cms.sign_detached(BODY, mac.certificate, mac.key))
+    signature[-1] ^= 1
+    with pytest.raises(cms.CMSError, match="signature does not match"):
+        cms.verify_detached(bytes(signature), BODY)
+
+
+def test_the_certificate_of_another_key() -> None:
+    other = identity(rsa.generate_private_key(65537, 2048))
+    with pytest.raises(cms.CMSError, match="does not match"):
+        cms.verify_detached(cms.sign_detached(BODY, other.certificate, RSA.key), BODY)
+
+
+def test_a_signature_by_a_key_of_another_kind_than_the_certificate() -> None:
+    signature = cms.sign_detached(BODY, EC.certificate, EC.key)
+    tbs = cms.sign_detached(BODY, RSA.certificate, RSA.key)
+    rsa_oid, ecdsa_oid = bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06082a8648ce3d040302")
+    assert rsa_oid in tbs  # the builder's signature algorithm is rsaEncryption
+    place = signature.rindex(ecdsa_oid)
+    swapped = signature[:place] + bytes.fromhex("06082a8648ce3d040303") + signature[place + len(ecdsa_oid) :]
+    with pytest.raises(cms.CMSError, match="does not match"):
+        cms.verify_detached(swapped, BODY)
+
+
+def test_content_where_none_should_be_and_none_where_it_should() -> None:
+    with pytest.raises(cms.CMSError, match="its own content"):
+        cms.verify_detached(cms.sign_attached(BODY, RSA.certificate, RSA.key), BODY)
+    with pytest.raises(cms.CMSError, match="detached"):
+        cms.open_signed(cms.sign_detached(BODY, RSA.certificate, RSA.key))
+
+
+def test_rsa_pss_is_refused() -> None:
+    builder = pkcs7.PKCS7SignatureBuilder().set_data(BODY)
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    builder = builder.add_signer(RSA.certificate, RSA.key, hashes.SHA256(), rsa_padding=pss)
+    signature = builder.sign(
+        serialization.Encoding.DER, [pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.DetachedSignature]
+    )
+    with pytest.raises(cms.CMSError, match="RSA-PSS, which is refused"):
+        cms.verify_detached(signature, BODY)
+
+
+def test_two_signers_no_signer_and_no_certificate() -> None:
+    builder = pkcs7.PKCS7SignatureBuilder().set_data(BODY)
+    for mac in (RSA, EC):
+        builder = builder.add_signer(mac.certificate, mac.key, hashes.SHA256())
+    two = builder.sign(serialization.Encoding.DER, [pkcs7.PKCS7Options.DetachedSignature])
+    with pytest.raises(cms.CMSError, match="expected one signer, found 2"):
+        cms.verify_detached(two, BODY)
+    none = pkcs7.serialize_certificates([RSA.certificate], serialization.Encoding.DER)
+    with pytest.raises(cms.CMSError, match="expected one signer, found none"):
+        cms.verify_detached(none, BODY)
+    assert cms.certificates_in(none) == (RSA.certificate,)
+    bare = pkcs7.PKCS7SignatureBuilder().set_data(BODY).add_signer(RSA.certificate, RSA.key, hashes.SHA256())
+    signature = bare.sign(
+        serialization.Encoding.DER,
+        [pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.NoCerts],
+    )
+    with pytest.raises(cms.CMSError, match="not among the 0 in the message"):
+        cms.verify_detached(signature, BODY)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "begins with b''"),
+        (b"<?xml version='1.0'?><plist/>", r"begins with b'<\?xml"),
+        (b"bplist00", "begins with"),
+        (der.encode(der.SEQUENCE, b""), "expected the content type .* found the end"),
+        (bytes.fromhex("3080") * 100, "nested deeper"),
+        (b"\x30\x80" + b"\x05\x00" * (der.MAX_ELEMENTS + 2) + b"\x00\x00", "more than 65536 elements"),
+        (bytes(cms.MAX_BYTES + 1), "at most"),
+        (b"0\x82\x10", "cut short"),
+    ],
+    ids=["empty", "plist", "binary plist", "hollow", "deep", "wide", "long", "cut"],
+)
+def test_bytes_that_are_no_cms(data: bytes, text: str) -> None:
+    with pytest.raises(cms.CMSError, match=text):
+        cms.open_signed(data)
+
+
+def test_an_envelope_is_no_signature() -> None:
+    builder = pkcs7.PKCS7EnvelopeBuilder().set_data(BODY).add_recipient(RSA.certificate)
+    with pytest.raises(cms.CMSError, match=r"content type 1\.2\.840\.113549\.1\.7\.3; SignedData"):
+        cms.open_signed(builder.encrypt(serialization.Encoding.DER, [pkcs7.PKCS7Options.Binary]))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda header: header[:76] + "\r\n " + header[76:],
+        lambda header: header + "!",
+        lambda header: header.rstrip("=")[:-1],
+        lambda header: "ü" + header[1:],
+        lambda header: "",
+    ],
+    ids=["folded", "stray", "short", "not ascii", "empty"],
+)
+def test_a_header_that_is_not_one_line_of_base64(spoil) -> None:  # type: ignore[no-untyped-def]
+    header = cms.mdm_signature(BODY, EC.certificate, EC.key)
+    with pytest.raises(cms.CMSError):
+        cms.mdm_signature_signer(spoil(header), BODY)
+
+
+def test_pieces_by_the_thousand_are_joined_in_linear_time() -> None:
+    piece = der.encode(der.OCTET_STRING, b"x")
+    string = der.read(b"\x24\x80" + piece * (der.MAX_ELEMENTS - 1) + b"\x00\x00")
+    started = time.monotonic()
+    assert string.octets() == b"x" * (der.MAX_ELEMENTS - 1)
+    assert time.monotonic() - started < 5
+
+
+def test_what_looks_signed() -> None:
+    assert cms.looks_signed(cms.sign_attached(BODY, EC.certificate, EC.key))
+    assert not any(map(cms.looks_signed, (b"", b"0", BODY, b"bplist00", b"<?xml?>")))
+
+
+# Any bytes
+
+GOOD = (
+    cms.sign_detached(BODY, RSA.certificate, RSA.key),
+    cms.sign_attached(BODY, EC.certificate, EC.key, [RSA.certificate]),
+)
+
+
+@given(hostile(*GOOD))
+@settings(max_examples=500, deadline=None)
+def test_any_bytes_are_content_or_a_cms_error(data: bytes) -> None:
+    cms.looks_signed(data)
+    for read in (
+        lambda: cms.open_signed(data, absent=BODY),
+        lambda: cms.verify_detached(data, BODY, allow_legacy=True),
+        lambda: cms.certificates_in(data),
+        lambda: cms.mdm_signature_signer(base64.b64encode(data).decode(), BODY),
+    ):
+        with contextlib.suppress(cms.CMSError):
+            read()
+
+
+@given(st.text(max_size=80))
+def test_any_header_is_a_signer_or_a_cms_error(header: str) -> None:
+    with pytest.raises(cms.CMSError):
+        cms.mdm_signature_signer(header, BODY)
+
+
+# The openssl command
+
+
+@pytest.mark.parametrize("who", ["rsa", "ec"])
+@pytest.mark.parametrize("command", ["cms", "smime"])
+def test_openssl_verifies_our_detached_signature(files: Path, who: str, command: str) -> None:
+    mac = RSA if who == "rsa" else EC
+    (files / "signature").write_bytes(cms.sign_detached(BODY, mac.certificate, mac.key))
+    verify = (command, "-verify", "-binary", "-noverify", "-inform", "DER", "-in", files / "signature")
+    assert openssl(*verify, "-content", files / "body").stdout == BODY
+    (files / "body").write_bytes(BODY + b"!")
+    assert openssl(*verify, "-content", files / "body", check=False).returncode != 0
+
+
+def test_openssl_opens_our_attached_message(files: Path) -> None:
+    (files / "signed").write_bytes(cms.sign_attached(BODY, RSA.certificate, RSA.key, [EC.certificate]))
+    signed = openssl("cms", "-verify", "-binary", "-noverify", "-inform", "DER", "-in", files / "signed")
+    assert signed.stdout == BODY
+
+
+@pytest.mark.parametrize("who", ["rsa", "ec"])
+@pytest.mark.parametrize("options", [(), ("-noattr",), ("-md", "sha512"), ("-keyid",), ("-nosmimecap",)], ids=" ".join)
+def test_we_verify_openssls_detached_signature(files: Path, who: str, options: tuple[str, ...]) -> None:
+    mac = RSA if who == "rsa" else EC
+    assert cms.verify_detached(openssl_sign(files, *options, who=who), BODY) == mac.certificate
+
+
+@pytest.mark.parametrize("command", ["cms", "smime"])
+@pytest.mark.parametrize("options", [(), ("-stream",), ("-stream", "-noattr")], ids=["der", "ber", "ber bare"])
+def test_we_open_openssls_attached_message(files: Path, command: str, options: tuple[str, ...]) -> None:
+    (files / "body").write_bytes(BODY * 1000)
+    message = openssl_sign(files, "-nodetach", *options, command=command)
+    assert (message[1] == 0x80) == ("-stream" in options)
+    assert cms.looks_signed(message)
+    assert cms.open_signed(message).content == BODY * 1000
+
+
+@pytest.mark.parametrize("digest", ["sha1", "md5"])
+def test_legacy_digests_only_where_allowed(files: Path, digest: str) -> None:
+    signature = openssl_sign(files, "-md", digest)
+    with pytest.raises(cms.CMSError, match=f"uses {digest}, which is refused"):
+        cms.verify_detached(signature, BODY)
+    assert cms.verify_detached(signature, BODY, allow_legacy=True) == RSA.certificate
+
+
+def test_openssls_rsa_pss_is_refused(files: Path) -> None:
+    with pytest.raises(cms.CMSError, match="RSA-PSS"):
+        cms.verify_detached(openssl_sign(files, "-keyopt", "rsa_padding_mode:pss"), BODY)
