@@ -88,7 +88,7 @@ class Metrics:
     def summary(self, operation: str) -> OperationSummary:
         """What ``operation`` has come to so far; of one that did not occur, zeros and no latencies.
 
-        Raises MisuseError where it is not one of OPERATIONS. Takes about 2 ms: it walks the whole histogram.
+        Raises MisuseError where it is not one of OPERATIONS. Takes a ms or two: it walks the whole histogram.
         """
         tally = self._tallies.get(_known(operation))
         if tally is None:

@@ -54,7 +54,7 @@ class Endpoint(Protocol):
         """Its LOM configuration, or None where the payload is not installed."""
 
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
-        """Do what the Controller with this CommonName asks."""
+        """Do what the Controller with this CommonName asks, and answer it."""
 
 
 class AddressBook:

@@ -39,7 +39,10 @@ class ProfileStore:
         self._profiles[profile.identifier] = profile
 
     def install(self, blob: bytes) -> Profile:
-        """Check and install a profile, replacing one with the same PayloadIdentifier. Raises PlistError, ProfileError."""
+        """Check and install a profile; one with the same PayloadIdentifier is replaced.
+
+        Raises PlistError, ProfileError, and then nothing has changed.
+        """
         profile = parse_profile(blob)
         try:
             configuration = self._check(profile)

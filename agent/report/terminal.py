@@ -110,6 +110,7 @@ class _Indented:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # "fold", because a peer's text may be one word of 500 characters.
         for line in self._text.wrap(console, max(1, options.max_width - self._columns), overflow="fold"):
+            line.rstrip()
             yield Text.assemble(" " * self._columns, line)
 
 
