@@ -80,6 +80,11 @@ class Device:
         self.enrolment = enrolment
         return enrolment
 
+    def forget_enrolment(self) -> None:
+        """The Mac is enrolled no more: its management and what that installed are gone."""
+        self.enrolment = None
+        self.profiles = ProfileStore()
+
     def allows(self, right: AccessRights) -> bool:
         """Whether the enrolment gives the server this right."""
         return self.enrolment is not None and right in self.enrolment.access_rights

@@ -26,19 +26,19 @@ class LinkError(PeerError):
     kind = "lom_link"
 
 
-class FrameTooLong(LinkError):  # noqa: N818 - what the frame is
+class FrameTooLong(LinkError):
     """A frame announced as longer than MAX_FRAME_BYTES, or as empty."""
 
     kind = "lom_frame_too_long"
 
 
-class FrameMalformed(LinkError):  # noqa: N818 - what the frame is
+class FrameMalformed(LinkError):
     """A frame that is no binary plist, or not the message it should be."""
 
     kind = "lom_frame_malformed"
 
 
-class LinkBroken(LinkError):  # noqa: N818 - what happened to the link
+class LinkBroken(LinkError):
     """The other end went away in the middle of an exchange."""
 
     kind = "lom_link_broken"

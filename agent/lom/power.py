@@ -28,7 +28,7 @@ class PowerEvent(Enum):
     CAME_UP = auto()
 
 
-class RequestRefused(PeerError):  # noqa: N818 - what happened to the request
+class RequestRefused(PeerError):
     """A power request that makes no sense in the state the Mac is in."""
 
     kind = "lom_power_state"

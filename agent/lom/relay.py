@@ -12,13 +12,13 @@ from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.requests import PROTOCOL_VERSION, Outcome, RelayItem
 
 
-class Unreachable(PeerError):  # noqa: N818 - what the address is
+class Unreachable(PeerError):
     """No Device of the Controller's segment answers at this address."""
 
     kind = "lom_unreachable"
 
 
-class DeviceRefused(PeerError):  # noqa: N818 - what happened to the request
+class DeviceRefused(PeerError):
     """The Device answered that it did not do what was asked."""
 
     kind = "lom_refused"

@@ -36,13 +36,13 @@ class PowerRequest(Enum):
     RESET = "Reset"
 
 
-class RequestListMalformed(PeerError):  # noqa: N818 - what the list is
+class RequestListMalformed(PeerError):
     """A LOMDeviceRequest that is no list of items with a DeviceRequestUUID each: it cannot be answered by item."""
 
     kind = "command_format"
 
 
-class ItemRefused(PeerError):  # noqa: N818 - what happened to the item
+class ItemRefused(PeerError):
     """An item that can be answered, but not carried out."""
 
     kind = "lom_item"

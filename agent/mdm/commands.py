@@ -15,13 +15,13 @@ from agent.errors import PeerError
 MAX_UUID_LENGTH = 256  # an identifier that the Mac sends back; ours, no standard says
 
 
-class CommandDropped(PeerError):  # noqa: N818 - what happened to the command
+class CommandDropped(PeerError):
     """Something that cannot be answered, for it has no CommandUUID to answer to."""
 
     kind = "command_dropped"
 
 
-class CommandMalformed(PeerError):  # noqa: N818 - what the command is
+class CommandMalformed(PeerError):
     """A command that the Mac answers with the status CommandFormatError."""
 
     kind = "command_format"

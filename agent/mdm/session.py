@@ -59,7 +59,7 @@ TABLE: dict[tuple[State, Input], State] = {
 }
 
 
-class ServerRefused(PeerError):  # noqa: N818 - what the server did
+class ServerRefused(PeerError):
     """The server answered a report with a status other than 200."""
 
     kind = "http_status"
@@ -116,6 +116,11 @@ class Session:
         self.deadline: float | None = None
         self.failures = 0
         self.woken = False
+
+    @property
+    def owes_result(self) -> bool:
+        """Whether a result is still to be delivered."""
+        return self._undelivered is not None
 
     def open(self) -> Send:
         """Start a session: report the undelivered result if there is one, else Idle."""

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.hazmat.primitives.serialization.pkcs7 import PKCS7Options, PKCS7SignatureBuilder
 
@@ -351,22 +352,39 @@ def _check_attributes(info: _SignerInfo, content_type: str, content: bytes) -> N
         raise CMSError(f"the {info.digest.name} digest of the content is not the one that was signed")
 
 
-def _check_signature(info: _SignerInfo, signer: x509.Certificate, content: bytes, legacy: bool) -> None:
-    if info.algorithm == _RSA_PSS:
-        raise CMSError("the signature is RSA-PSS, which is refused; RSA PKCS#1 v1.5 or ECDSA was expected")
-    digest, family = (info.digest, "RSA") if info.algorithm == _RSA else _SIGNATURES.get(info.algorithm, (None, ""))
-    if digest is None:
-        raise CMSError(f"unknown signature algorithm {info.algorithm}")
+def _check_signature(info: _SignerInfo, signer: x509.Certificate, content: bytes, allow_legacy: bool) -> None:
+    digest = info.digest if info.algorithm == _RSA else _SIGNATURES.get(info.algorithm, (None, ""))[0]
     for used in (digest, info.digest):
-        if isinstance(used, _LEGACY) and not legacy:
+        if isinstance(used, _LEGACY) and not allow_legacy:
             raise CMSError(f"the signature uses {used.name}, which is refused; SHA-256 was expected")
     signed = content if info.signed is None else info.signed
     try:
-        key = signer.public_key()
+        check_signature(signer.public_key(), info.algorithm, info.signature, signed, info.digest)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CMSError(f"the signer's key cannot be read: {error}") from error
+
+
+def check_signature(
+    key: PublicKeyTypes,
+    algorithm: str,
+    signature: bytes,
+    signed: bytes,
+    digest: hashes.HashAlgorithm | None = None,
+) -> None:
+    """Check ``signature`` over ``signed`` by the algorithm with this dotted OID; SHA-1 and MD5 count. Raises CMSError.
+
+    ``digest`` is that of an algorithm that names none: plain RSA, as CMS has it.
+    """
+    if algorithm == _RSA_PSS:
+        raise CMSError("the signature is RSA-PSS, which is refused; RSA PKCS#1 v1.5 or ECDSA was expected")
+    used, family = (digest, "RSA") if algorithm == _RSA else _SIGNATURES.get(algorithm, (None, ""))
+    if used is None:
+        raise CMSError(f"unknown signature algorithm {algorithm}")
+    try:
         if family == "RSA" and isinstance(key, rsa.RSAPublicKey):
-            key.verify(info.signature, signed, padding.PKCS1v15(), digest)
+            key.verify(signature, signed, padding.PKCS1v15(), used)
         elif family == "EC" and isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(info.signature, signed, ec.ECDSA(digest))
+            key.verify(signature, signed, ec.ECDSA(used))
         else:
             raise CMSError(f"the signature is by {family}, but the signer's key is of another kind")
     except InvalidSignature as error:

@@ -17,12 +17,17 @@ MAX_DEPTH = 24  # of indefinite lengths within one another; a signed message has
 MAX_ELEMENTS = 65_536  # in one container; 8 MiB in the 1000-byte pieces that BER writers make are 8,389
 
 INTEGER = 0x02
+BIT_STRING = 0x03
 OCTET_STRING = 0x04
 OBJECT_IDENTIFIER = 0x06
+UTF8_STRING = 0x0C
+PRINTABLE_STRING = 0x13
+IA5_STRING = 0x16
 SEQUENCE = 0x30
 SET = 0x31
 CONTEXT_0 = 0xA0
 CONTEXT_1 = 0xA1
+NULL = b"\x05\x00"
 
 _CONSTRUCTED = 0x20
 _INDEFINITE = 0x80
@@ -79,7 +84,7 @@ class Element:
         return b"".join(piece.expect(OCTET_STRING, "a piece of a string").body for piece in self.children())
 
     def oid(self) -> str:
-        """The dotted form of an OBJECT IDENTIFIER."""
+        """The dotted form of this OBJECT IDENTIFIER."""
         body = self.expect(OBJECT_IDENTIFIER, "an object identifier").body
         if not body or len(body) > 64 or body[-1] & 0x80:
             raise DERError(f"broken object identifier {body[:64].hex()}")
@@ -142,6 +147,28 @@ def encode(tag: int, body: bytes) -> bytes:
         return bytes((tag, size)) + body
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
     return bytes((tag, 0x80 | len(length))) + length + body
+
+
+def sequence(*parts: bytes) -> bytes:
+    """The DER of a SEQUENCE of ``parts``, each already DER."""
+    return encode(SEQUENCE, b"".join(parts))
+
+
+def set_of(*parts: bytes) -> bytes:
+    """The DER of a SET OF ``parts``, each already DER; in DER's order (X.690, 11.6)."""
+    return encode(SET, b"".join(sorted(parts)))
+
+
+def oid(dotted: str) -> bytes:
+    """The DER of an OBJECT IDENTIFIER. Raises ValueError where ``dotted`` is none."""
+    arcs = [int(arc) for arc in dotted.split(".")]
+    if len(arcs) < 2 or arcs[0] > 2 or min(arcs) < 0:
+        raise ValueError(f"{dotted!r} is no object identifier")
+    body = bytearray()
+    for arc in (40 * arcs[0] + arcs[1], *arcs[2:]):
+        groups = range((max(arc.bit_length(), 1) - 1) // 7 * 7, -1, -7)
+        body += bytes((arc >> shift & 0x7F) | (0x80 if shift else 0) for shift in groups)
+    return encode(OBJECT_IDENTIFIER, bytes(body))
 
 
 def _element_at(source: bytes, start: int, limit: int) -> Element:

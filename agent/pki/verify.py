@@ -24,7 +24,7 @@ Judge = Callable[[x509.Certificate], str]
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 
-class PeerRejected(PeerError):  # noqa: N818 - a verdict
+class PeerRejected(PeerError):
     """The peer's certificate is not what it has to be. ``kind`` names the cause."""
 
     kind: ClassVar[str] = "tls"

@@ -1,0 +1,101 @@
+"""What one Mac would answer to one command, without a server: to look at, and to hold against the schema."""
+
+from __future__ import annotations
+
+from agent.device.commands import Steps, carry_out
+from agent.device.mac import Device
+from agent.errors import OperatorError
+from agent.fleet.population import Mac, Population
+from agent.lom.link import LinkAnswer, LinkRequest
+from agent.lom.network import AddressBook, LOMConfiguration, MemoryNetwork
+from agent.lom.requests import Dialect
+from agent.mdm.access_rights import ALL_RIGHTS
+from agent.mdm.commands import CommandMalformed, parse_command
+from agent.mdm.results import Result, Status
+from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
+from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
+
+
+class StandingMac:
+    """A Mac that is enrolled and set up for both LOM roles, on a network in memory; its boots take no time."""
+
+    def __init__(self, mac: Mac, devices: Authority, controllers: Authority, dialect: Dialect) -> None:
+        self.device = Device(mac, boot_seconds=lambda: 0.0, jitter=lambda: 0.0, dialect=dialect)
+        name = mac.dns_name
+        self.device.profiles.lom = LOMConfiguration(
+            device_identity=devices.issue(name, LOM_USAGE, names=[name]),
+            controller_identity=controllers.issue(name, LOM_USAGE, names=[name]),
+            device_anchors=(devices.certificate,),
+            controller_anchors=(controllers.certificate,),
+        )
+        self.device.enrolment = Enrolment(
+            server_url="https://mdm.invalid/mdm",
+            check_in_url="https://mdm.invalid/checkin",
+            topic=f"{TOPIC_PREFIX}External.example",
+            access_rights=ALL_RIGHTS,
+            identity=devices.issue("mdm identity", CLIENT_USAGE),
+            anchors=(),
+        )
+
+    @property
+    def index(self) -> int:
+        """The Mac's index in the fleet."""
+        return self.device.mac.index
+
+    @property
+    def segment(self) -> int:
+        """The subnet that it is in."""
+        return self.device.mac.segment
+
+    @property
+    def lom_addresses(self) -> tuple[str, ...]:
+        """Its link-local addresses, primary first."""
+        return self.device.lom_addresses
+
+    @property
+    def lom(self) -> LOMConfiguration | None:
+        """Its LOM configuration."""
+        return self.device.lom
+
+    def receive_lom_request(self, request: LinkRequest, _controller: str) -> LinkAnswer:
+        """Do what the Controller asks."""
+        answer, _events = self.device.receive_lom_request(request, 0.0)
+        return answer
+
+
+def answer_command(population: Population, index: int, octets: bytes, dialect: Dialect) -> bytes:
+    """The XML plist that Mac ``index`` would PUT for the command in ``octets``; its segment is there.
+
+    Raises PlistError and CommandDropped where a Mac could not answer at all, OperatorError for a Mac outside the fleet.
+    """
+    if not 0 <= index < len(population):
+        raise OperatorError(f"the fleet has Macs 0 to {len(population) - 1}; {index} is none of them")
+    macs = [population[number] for number in population.segment(population[index].segment)]
+    return answer_among(macs, index, octets, dialect)
+
+
+def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect) -> bytes:
+    """Like ``answer_command``, for the Macs of one segment given as they are."""
+    devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
+    book = AddressBook()
+    standing = {mac.index: StandingMac(mac, devices, controllers, dialect) for mac in macs}
+    for endpoint in standing.values():
+        book.add(endpoint)
+    chosen = standing[index]
+    try:
+        command = parse_command(octets)
+    except CommandMalformed as error:
+        return Result(Status.COMMAND_FORMAT_ERROR).body(chosen.device.mac.udid, error.command_uuid)
+    outcome = carry_out(chosen.device, command)
+    result = outcome if isinstance(outcome, Result) else _run(outcome, chosen, MemoryNetwork(book))
+    return result.body(chosen.device.mac.udid, command.uuid)
+
+
+def _run(steps: Steps, controller: StandingMac, network: MemoryNetwork) -> Result:
+    try:
+        wanted = next(steps)
+        while True:
+            wanted = steps.send([network.relay(controller, item) for item in wanted.items])
+    except StopIteration as end:
+        result: Result = end.value
+        return result

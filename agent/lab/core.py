@@ -1,0 +1,188 @@
+"""What the lab knows and decides: who is enrolled with which certificate, what is queued, what was answered. No I/O.
+
+The lab judges what a real server judges: the keys of each message, its topic, its Content-Type, and that a UDID comes
+with the certificate that it enrolled with.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent import plists
+from agent.errors import PeerError
+from agent.lab.profiles import TOPIC
+from agent.mdm import checkin, results
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+_STATUSES = {status.value for status in results.Status}
+_AUTHENTICATE_KEYS = ("DeviceName", "Model", "ModelName", "SerialNumber", "OSVersion", "BuildVersion")
+_TOKEN_BYTES = 32
+
+
+class Refused(PeerError):
+    """What a Mac sent is not what it has to be; ``status`` is the HTTP answer."""
+
+    kind = "refused"
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class QueuedCommand:
+    """A command that waits for its result. ``not_now`` holds until the Mac's next session."""
+
+    uuid: str
+    body: bytes
+    not_now: bool = False
+
+
+@dataclass(slots=True)
+class EnrolledMac:
+    """One Mac as the lab knows it. ``fingerprint`` is the SHA-256 of the certificate that it enrolled with."""
+
+    udid: str
+    fingerprint: bytes
+    announcement: Mapping[str, Any]
+    token: bytes = b""
+    push_magic: str = ""
+    queue: deque[QueuedCommand] = field(default_factory=deque)
+
+    @property
+    def enrolled(self) -> bool:
+        """Whether the enrolment is complete: TokenUpdate came too."""
+        return bool(self.token)
+
+
+OnResult = Callable[[Mapping[str, Any]], None]
+OnSession = Callable[[str, str], None]
+
+
+class Lab:
+    """The state of one lab. ``on_session`` is called with UDID and peer address when a Mac reports Idle."""
+
+    def __init__(self) -> None:
+        self.macs: dict[str, EnrolledMac] = {}
+        self.on_session: OnSession | None = None
+        self._udids: dict[bytes, str] = {}
+        self._waiting: dict[tuple[str, str], OnResult] = {}
+
+    def enqueue(self, udid: str, command: Mapping[str, Any], on_result: OnResult) -> str:
+        """Queue a command for an enrolled Mac and return its CommandUUID; ``on_result`` gets the Mac's report of it."""
+        mac = self.macs[udid]
+        command_uuid = str(uuid.uuid4()).upper()
+        mac.queue.append(
+            QueuedCommand(command_uuid, plists.dump_xml({"Command": command, "CommandUUID": command_uuid}))
+        )
+        self._waiting[udid, command_uuid] = on_result
+        return command_uuid
+
+    def forget(self, udid: str, command_uuid: str) -> None:
+        """Nobody waits for this result any more; the command is taken out of the queue."""
+        self._waiting.pop((udid, command_uuid), None)
+        mac = self.macs[udid]
+        mac.queue = deque(command for command in mac.queue if command.uuid != command_uuid)
+
+    def check_in(self, body: bytes, content_type: str, fingerprint: bytes | None) -> None:
+        """Take a check-in message. Raises Refused."""
+        if content_type != checkin.CONTENT_TYPE:
+            raise Refused(
+                415, f"a check-in should have the Content-Type {checkin.CONTENT_TYPE}, not {content_type[:80]}"
+            )
+        message = _message(body)
+        certificate = _certificate(fingerprint)
+        udid = _text(message, "UDID")
+        if _text(message, "Topic") != TOPIC:
+            raise Refused(400, f"the Topic should be {TOPIC}")
+        match message.get("MessageType"):
+            case "Authenticate":
+                self._authenticate(udid, certificate, message)
+            case "TokenUpdate":
+                self._token_update(udid, certificate, message)
+            case other:
+                raise Refused(400, f"the lab does not take the MessageType {str(other)[:80]!r}")
+
+    def report(self, body: bytes, content_type: str, fingerprint: bytes | None, peer: str) -> bytes:
+        """Take a report, and return the next command's plist, or nothing. Raises Refused."""
+        if content_type != results.CONTENT_TYPE:
+            raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {content_type[:80]!r}")
+        message = _message(body)
+        mac = self._known(_text(message, "UDID"), _certificate(fingerprint))
+        if not mac.enrolled:
+            raise Refused(403, "a report before TokenUpdate")
+        status = _text(message, "Status")
+        if status not in _STATUSES:
+            raise Refused(400, f"the Status {status[:80]!r} is none that a Mac reports")
+        if status == results.Status.IDLE.value:
+            for command in mac.queue:
+                command.not_now = False
+            if self.on_session is not None:
+                self.on_session(mac.udid, peer)
+        else:
+            self._result(mac, status, message)
+        return next((command.body for command in mac.queue if not command.not_now), b"")
+
+    def _authenticate(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
+        for key in _AUTHENTICATE_KEYS:
+            _text(message, key)
+        if self._udids.get(fingerprint, udid) != udid:
+            raise Refused(403, "this certificate belongs to another Mac")
+        before = self.macs.get(udid)
+        if before is not None:
+            self._udids.pop(before.fingerprint, None)
+        self._udids[fingerprint] = udid
+        self.macs[udid] = EnrolledMac(udid, fingerprint, message)
+
+    def _token_update(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
+        mac = self._known(udid, fingerprint)
+        token = message.get("Token")
+        if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
+            raise Refused(400, f"Token should be {_TOKEN_BYTES} bytes of data")
+        mac.push_magic = _text(message, "PushMagic")
+        mac.token = token
+
+    def _known(self, udid: str, fingerprint: bytes) -> EnrolledMac:
+        mac = self.macs.get(udid)
+        if mac is None:
+            raise Refused(401, "this Mac is not enrolled here")
+        if mac.fingerprint != fingerprint:
+            raise Refused(403, "the certificate is not the one that this Mac enrolled with")
+        return mac
+
+    def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any]) -> None:
+        command_uuid = _text(message, "CommandUUID")
+        for command in mac.queue:
+            if command.uuid == command_uuid:
+                if status == results.Status.NOT_NOW.value:
+                    command.not_now = True
+                    return
+                mac.queue.remove(command)
+                break
+        on_result = self._waiting.pop((mac.udid, command_uuid), None)
+        if on_result is not None:
+            on_result(message)
+
+
+def _message(body: bytes) -> dict[str, Any]:
+    try:
+        return plists.load_dict(body, max_bytes=MAX_BODY_BYTES)
+    except plists.PlistError as error:
+        raise Refused(400, str(error)) from error
+
+
+def _certificate(fingerprint: bytes | None) -> bytes:
+    if fingerprint is None:
+        raise Refused(401, "the Mac presented no client certificate")
+    return fingerprint
+
+
+def _text(message: Mapping[str, Any], key: str) -> str:
+    value = message.get(key)
+    if not isinstance(value, str) or not value:
+        raise Refused(400, f"{key} should be a string, but is {plists.type_name(value)}")
+    return value

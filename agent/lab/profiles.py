@@ -1,0 +1,101 @@
+"""The profiles that the lab gives out: enrolment, and LOM. Source: apple-schema profiles/*.yaml."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent import plists
+from agent.lab.authorities import Authorities
+from agent.mdm.access_rights import ALL_RIGHTS
+from agent.pki.identity import Identity, dump_pkcs12
+
+TOPIC = "com.apple.mgmt.External.lom-agent-lab"
+ENROLMENT_IDENTIFIER = "test.lom-agent.lab.enrolment"
+LOM_IDENTIFIER = "test.lom-agent.lab.lom"
+_ORGANIZATION = "lom-agent lab"
+
+
+def enrolment_profile(authorities: Authorities, base_url: str) -> bytes:
+    """A new enrolment profile with an identity of its own, for the Mac that asked for it."""
+    identity = _identity_payload(authorities.mdm_identity(), "MDM identity", f"{ENROLMENT_IDENTIFIER}.identity")
+    anchor = _certificate_payload(authorities.anchor, "Lab CA", f"{ENROLMENT_IDENTIFIER}.ca")
+    mdm = _payload(
+        "com.apple.mdm",
+        "MDM",
+        f"{ENROLMENT_IDENTIFIER}.mdm",
+        ServerURL=f"{base_url}/mdm",
+        CheckInURL=f"{base_url}/checkin",
+        Topic=TOPIC,
+        AccessRights=int(ALL_RIGHTS),
+        IdentityCertificateUUID=identity["PayloadUUID"],
+        CheckOutWhenRemoved=True,
+        SignMessage=False,
+        ServerCapabilities=["com.apple.mdm.per-user-connections"],
+    )
+    return _profile("lom-agent lab enrolment", ENROLMENT_IDENTIFIER, [anchor, identity, mdm])
+
+
+def lom_profile(authorities: Authorities, dns_name: str, *, device: bool, controller: bool) -> bytes:
+    """The LOM profile of one Mac: an identity for each role, and both CAs."""
+    device_ca = _certificate_payload(authorities.lom_device_anchor, "LOM Device CA", f"{LOM_IDENTIFIER}.device-ca")
+    controller_ca = _certificate_payload(
+        authorities.lom_controller_anchor, "LOM Controller CA", f"{LOM_IDENTIFIER}.controller-ca"
+    )
+    payloads = [device_ca, controller_ca]
+    keys: dict[str, Any] = {
+        "DeviceCACertificateUUIDs": [device_ca["PayloadUUID"]],
+        "ControllerCACertificateUUIDs": [controller_ca["PayloadUUID"]],
+    }
+    if device:
+        identity = authorities.lom_device_identity(dns_name)
+        payloads.append(_identity_payload(identity, "LOM Device identity", f"{LOM_IDENTIFIER}.device"))
+        keys["DeviceCertificateUUID"] = payloads[-1]["PayloadUUID"]
+    if controller:
+        identity = authorities.lom_controller_identity(dns_name)
+        payloads.append(_identity_payload(identity, "LOM Controller identity", f"{LOM_IDENTIFIER}.controller"))
+        keys["ControllerCertificateUUID"] = payloads[-1]["PayloadUUID"]
+    payloads.append(_payload("com.apple.lom", "Lights-out management", f"{LOM_IDENTIFIER}.lom", **keys))
+    return _profile("Lights-out management", LOM_IDENTIFIER, payloads)
+
+
+def _profile(name: str, identifier: str, payloads: list[dict[str, Any]]) -> bytes:
+    return plists.dump_xml(
+        {
+            **_payload("Configuration", name, identifier),
+            "PayloadOrganization": _ORGANIZATION,
+            "PayloadScope": "System",
+            "PayloadContent": payloads,
+        }
+    )
+
+
+def _payload(payload_type: str, name: str, identifier: str, **keys: Any) -> dict[str, Any]:
+    return {
+        "PayloadType": payload_type,
+        "PayloadVersion": 1,
+        "PayloadUUID": str(uuid.uuid4()).upper(),
+        "PayloadIdentifier": identifier,
+        "PayloadDisplayName": name,
+        **keys,
+    }
+
+
+def _identity_payload(identity: Identity, name: str, identifier: str) -> dict[str, Any]:
+    password = secrets.token_urlsafe(12)
+    return _payload(
+        "com.apple.security.pkcs12",
+        name,
+        identifier,
+        Password=password,
+        PayloadContent=dump_pkcs12(identity, password, name),
+    )
+
+
+def _certificate_payload(certificate: x509.Certificate, name: str, identifier: str) -> dict[str, Any]:
+    der = certificate.public_bytes(Encoding.DER)
+    return _payload("com.apple.security.root", name, identifier, PayloadContent=der)

@@ -1,0 +1,66 @@
+"""The Macs of one process, ready to run: made from the seed, put on the LOM network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from agent.device.mac import Device
+from agent.fleet.chance import Chance
+from agent.fleet.population import Population
+from agent.net.mdm_client import MDMClient
+from agent.net.surroundings import Surroundings
+
+# A real Mac takes half a minute; a first look at the tool should not.
+BOOT_SHORTEST_SECONDS, BOOT_LONGEST_SECONDS = 1.0, 3.0
+
+
+class Fleet:
+    """Every Mac of ``population`` as an MDM client."""
+
+    def __init__(self, population: Population, surroundings: Surroundings) -> None:
+        self.population = population
+        self._clients: list[MDMClient] = []
+        self._by_udid: dict[str, MDMClient] = {}
+        for mac in population:
+            device = Device(
+                mac,
+                boot_seconds=_boot_seconds(Chance(mac.source, mac.index, b"boot")),
+                jitter=Chance(mac.source, mac.index, b"back-off"),
+            )
+            client = MDMClient(device, surroundings)
+            self._clients.append(client)
+            self._by_udid[mac.udid] = client
+            surroundings.network.add(client, mac.dns_name)
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __iter__(self) -> Iterator[MDMClient]:
+        return iter(self._clients)
+
+    def __getitem__(self, index: int) -> MDMClient:
+        return self._clients[index]
+
+    def of_segment(self, segment: int) -> list[MDMClient]:
+        """The Macs of one subnet."""
+        return [self._clients[index] for index in self.population.segment(segment)]
+
+    def of_udid(self, udid: str) -> MDMClient:
+        """The Mac with this UDID."""
+        return self._by_udid[udid]
+
+    def wake(self, udid: str) -> None:
+        """Push one Mac."""
+        self._by_udid[udid].wake()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for client in self._clients:
+            client.close()
+
+
+def _boot_seconds(chance: Chance) -> Callable[[], float]:
+    def draw() -> float:
+        return BOOT_SHORTEST_SECONDS + (BOOT_LONGEST_SECONDS - BOOT_SHORTEST_SECONDS) * chance()
+
+    return draw

@@ -1,0 +1,248 @@
+"""The main job: enrol the fleet in the lab, set LOM up, reset every Mac through its Controller, see it come back.
+
+The lab is the server: it queues the commands and judges what the Macs answer. Each step drives many Macs at once, and a
+Mac that fails a step is left out of the next ones; the others go on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+
+from agent.errors import PeerError
+from agent.lab.core import Lab
+from agent.lab.profiles import lom_profile
+from agent.lab.server import LabServer
+from agent.load.fleet import Fleet
+from agent.load.progress import Progress
+from agent.lom.requests import PowerRequest
+from agent.net.mdm_client import MDMClient
+from agent.net.surroundings import Moment, Surroundings
+
+MACS_AT_ONCE = 64  # so that connections are made as fast as both ends can, and none waits in a queue for long
+COMMAND_SECONDS = 120.0  # how long the job waits for a Mac's result
+RETURN_SECONDS = 120.0  # … and for its first session after a reset
+
+SetupAnswer = Mapping[str, Any]
+
+
+class ResultMissing(PeerError):
+    """A Mac did not send the result of a command in time."""
+
+    kind = "no_result"
+
+
+class ResultWrong(PeerError):
+    """A Mac's result is not what the command asks for."""
+
+    kind = "bad_result"
+
+
+class NotBack(PeerError):
+    """A Mac that was reset did not open a session again in time."""
+
+    kind = "not_back"
+
+
+class MainJob:
+    """One run of the job. ``run`` is a coroutine for Twisted's Deferred; it may be cancelled at any time."""
+
+    def __init__(self, fleet: Fleet, server: LabServer, surroundings: Surroundings, progress: Progress) -> None:
+        self._fleet = fleet
+        self._server = server
+        self._lab: Lab = server.lab
+        self._around = surroundings
+        self._progress = progress
+        self._setups: dict[int, SetupAnswer] = {}
+        self._good: set[int] = set()
+        self._back: dict[str, Deferred[str]] = {}
+        self._peers: dict[str, str] = {}
+        self._lab.on_session = self._session_opened
+
+    async def run(self) -> None:
+        """Every step, one after another."""
+        self._good = {client.index for client in self._fleet}
+        await self._step("Enrol", self._fleet, self._enrol)
+        await self._step("Install LOM profile", self._still_good(), self._install_lom)
+        await self._step("LOMSetupRequest", self._still_good(), self._set_up)
+        await self._reset_all()
+
+    async def _step(
+        self, name: str, clients: Iterable[MDMClient], work: Callable[[MDMClient], Awaitable[None]]
+    ) -> None:
+        clients = list(clients)
+        self._progress.step(name, len(clients))
+        limit = DeferredSemaphore(MACS_AT_ONCE)
+
+        async def one(client: MDMClient) -> None:
+            try:
+                await work(client)
+            except PeerError:  # counted where it happened
+                self._good.discard(client.index)
+                self._progress.advance(name, failed=True)
+            else:
+                self._progress.advance(name)
+
+        await DeferredList([limit.run(one, client) for client in clients], fireOnOneErrback=True, consumeErrors=True)
+
+    def _still_good(self) -> list[MDMClient]:
+        return [client for client in self._fleet if client.index in self._good]
+
+    async def _enrol(self, client: MDMClient) -> None:
+        await client.enroll(self._server.enrolment_url)
+
+    async def _install_lom(self, client: MDMClient) -> None:
+        mac = client.device.mac
+        profile = lom_profile(
+            self._server.authorities,
+            mac.dns_name,
+            device="device" in mac.roles,
+            controller="controller" in mac.roles,
+        )
+        await self._command(client, {"RequestType": "InstallProfile", "Payload": profile})
+
+    async def _set_up(self, client: MDMClient) -> None:
+        since = self._around.now()
+        try:
+            answer = await self._command(client, {"RequestType": "LOMSetupRequest"})
+            check_setup_answer(answer)
+        except PeerError as error:
+            self._around.record("lom_setup", client.index, since, error)
+            raise
+        self._setups[client.index] = answer
+        self._around.record("lom_setup", client.index, since)
+
+    async def _reset_all(self) -> None:
+        targets = [client for client in self._still_good() if client.index in self._setups]
+        for client in targets:
+            self._back[client.device.mac.udid] = Deferred()
+        segments = sorted({client.segment for client in targets})
+        controllers = [
+            self._fleet[self._fleet.population.segment(segment)[0]]
+            for segment in segments
+            if self._fleet.population.segment(segment)[0] in self._good
+        ]
+        since = self._around.now()
+        await self._step("LOMDeviceRequest (Reset)", controllers, self._reset_segment)
+        back = [client for client in targets if client.index in self._good]
+        await self._step("Back after reset", back, lambda client: self._wait_until_back(client, since))
+
+    async def _reset_segment(self, controller: MDMClient) -> None:
+        """One LOMDeviceRequest: every Device of the Controller's segment, itself last."""
+        clients = [client for client in self._fleet.of_segment(controller.segment) if client.index in self._setups]
+        clients.sort(key=lambda client: client is controller)
+        items = {f"{client.device.mac.serial_number}-reset": client for client in clients}
+        request = {
+            "RequestType": "LOMDeviceRequest",
+            "RequestList": [
+                {
+                    "DeviceRequestType": PowerRequest.RESET.value,
+                    "DeviceRequestUUID": request_uuid,
+                    "DeviceDNSName": client.device.mac.dns_name,
+                    "PrimaryIPv6AddressList": self._setups[client.index]["PrimaryIPv6AddressList"],
+                    "SecondaryIPv6AddressList": self._setups[client.index]["SecondaryIPv6AddressList"],
+                    "LOMProtocolVersion": self._setups[client.index]["LOMProtocolVersion"],
+                }
+                for request_uuid, client in items.items()
+            ],
+        }
+        since = self._around.now()
+        failures: dict[str, PeerError | None]
+        try:
+            failures = item_failures(await self._command(controller, request), list(items))
+        except PeerError as error:
+            failures = dict.fromkeys(items, error)
+        for request_uuid, client in items.items():
+            failure = failures[request_uuid]
+            facts = {"request": PowerRequest.RESET.value, "request_uuid": request_uuid}
+            self._around.record("lom_device", client.index, since, failure, facts)
+            if failure is not None:
+                self._good.discard(client.index)
+        wrong = next((failure for failure in failures.values() if failure is not None), None)
+        if wrong is not None:
+            raise wrong
+
+    async def _wait_until_back(self, client: MDMClient, since: Moment) -> None:
+        """The Mac opened a session from a new connection, after a boot."""
+        back = self._back[client.device.mac.udid]
+        try:
+            await back.addTimeout(RETURN_SECONDS, self._around.reactor)  # type: ignore[arg-type]
+        except DeferredTimeout:
+            error = NotBack(f"no session within {RETURN_SECONDS:g} s of the reset")
+            self._around.record("session", client.index, since, error)
+            raise error from None
+
+    def _session_opened(self, udid: str, peer: str) -> None:
+        before = self._peers.get(udid)
+        self._peers[udid] = peer
+        back = self._back.get(udid)
+        client = self._fleet.of_udid(udid)
+        if back is not None and not back.called and before != peer and client.boots > 0:
+            back.callback(peer)
+
+    async def _command(self, client: MDMClient, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Queue a command, wake the Mac, and return its result. Raises ResultMissing, ResultWrong."""
+        udid = client.device.mac.udid
+        arrived: Deferred[Mapping[str, Any]] = Deferred()
+        command_uuid = self._lab.enqueue(udid, command, arrived.callback)
+        self._fleet.wake(udid)
+        try:
+            result = await arrived.addTimeout(COMMAND_SECONDS, self._around.reactor)  # type: ignore[arg-type]
+        except DeferredTimeout:
+            self._lab.forget(udid, command_uuid)
+            raise ResultMissing(f"no result of {command['RequestType']} within {COMMAND_SECONDS:g} s") from None
+        if result.get("Status") != "Acknowledged":
+            raise ResultWrong(f"{command['RequestType']} ended in {result.get('Status')}: {_reasons(result)}")
+        return result
+
+
+def check_setup_answer(answer: SetupAnswer) -> None:
+    """Whether a LOMSetupRequest's answer has what the schema requires. Raises ResultWrong.
+
+    Source: apple-schema commands/lom.setuprequest.yaml, responsekeys.
+    """
+    addresses = []
+    for key in ("PrimaryIPv6AddressList", "SecondaryIPv6AddressList"):
+        listed = answer.get(key)
+        if not isinstance(listed, list):
+            raise ResultWrong(f"the answer to LOMSetupRequest lacks the array {key}")
+        addresses += listed
+    if not addresses:
+        raise ResultWrong("the answer to LOMSetupRequest has no address")
+    for address in addresses:
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError as error:
+            raise ResultWrong(f"the answer to LOMSetupRequest has an address that is none: {error}") from error
+    if not isinstance(answer.get("LOMProtocolVersion"), int):
+        raise ResultWrong("the answer to LOMSetupRequest lacks the integer LOMProtocolVersion")
+
+
+def item_failures(answer: Mapping[str, Any], request_uuids: list[str]) -> dict[str, PeerError | None]:
+    """What failed, by DeviceRequestUUID, in the answer to a LOMDeviceRequest; None where the item succeeded.
+
+    Source: apple-schema commands/lom.devicerequest.yaml, responsekeys.
+    """
+    listed = answer.get("ResponseList")
+    items = {item.get("DeviceRequestUUID"): item for item in listed or () if isinstance(item, dict)}
+    failures: dict[str, PeerError | None] = {}
+    for request_uuid in request_uuids:
+        item = items.get(request_uuid)
+        if item is None:
+            failures[request_uuid] = ResultWrong("the answer's ResponseList lacks an item of the request")
+        elif item.get("DeviceRequestSuccess") is True:
+            failures[request_uuid] = None
+        else:
+            failures[request_uuid] = ResultWrong(str(item.get("DeviceRequestReturnError", "no reason given")))
+    return failures
+
+
+def _reasons(result: Mapping[str, Any]) -> str:
+    chain = result.get("ErrorChain")
+    errors = chain if isinstance(chain, list) else []
+    texts = [str(error.get("USEnglishDescription")) for error in errors if isinstance(error, dict)]
+    return "; ".join(texts) or "no reason given"

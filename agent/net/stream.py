@@ -1,0 +1,335 @@
+"""One TLS connection as a descriptor of the reactor: our own, for it is the hot path.
+
+``SSL.Connection`` works on the non-blocking socket itself, so that a byte is copied once and no transport stands in
+between. Both ends use it: the MDM client, the LOM Controller (``connect``) and the LOM Device (``accept``).
+
+::
+
+    CONNECTING --> HANDSHAKING --> OPEN --> CLOSED
+         +---------------+-----------+---------^
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from enum import Enum, auto
+from typing import Protocol
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from agent.errors import MisuseError, PeerError
+from agent.net.reactor import DelayedCall, Reactor
+from agent.pki.verify import PeerCheck, PeerRejected
+
+CONNECT_SECONDS = 10.0
+HANDSHAKE_SECONDS = 15.0
+_RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL never keeps a part of one
+
+
+class ConnectFailed(PeerError):
+    """Nobody accepted the TCP connection."""
+
+    kind = "connect"
+
+
+class ConnectTimeout(ConnectFailed):
+    """Nobody answered the TCP connection in time."""
+
+    kind = "connect_timeout"
+
+
+class HandshakeFailed(PeerError):
+    """TLS could not be agreed, or the peer refused our certificate."""
+
+    kind = "tls"
+
+
+class HandshakeTimeout(HandshakeFailed):
+    """The TLS handshake took too long."""
+
+    kind = "tls_timeout"
+
+
+class ConnectionBroken(PeerError):
+    """The peer closed the connection or it broke."""
+
+    kind = "broken"
+
+
+class StreamOwner(Protocol):
+    """Who uses a stream. After ``lost`` nothing more is called; after the owner's own ``close`` nothing at all."""
+
+    def secured(self) -> None:
+        """The handshake is done and the peer is known."""
+
+    def received(self, octets: bytes) -> None:
+        """Bytes came."""
+
+    def lost(self, error: PeerError) -> None:
+        """The connection is gone, or never came to be."""
+
+
+class State(Enum):
+    """Where a stream stands."""
+
+    CONNECTING = auto()
+    HANDSHAKING = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+@implementer(IReadDescriptor, IWriteDescriptor)
+class TLSStream:
+    """A TLS connection over a non-blocking socket. ``owner`` hears of everything that happens."""
+
+    __slots__ = (
+        "_check",
+        "_out",
+        "_owner",
+        "_reactor",
+        "_socket",
+        "_timer",
+        "_tls",
+        "_writing",
+        "peer_name",
+        "state",
+    )
+
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, tls: SSL.Connection, check: PeerCheck, owner: StreamOwner
+    ) -> None:
+        self._reactor = reactor
+        self._socket = sock
+        self._tls = tls
+        self._check = check
+        self._owner = owner
+        self._out = b""
+        self._writing = False
+        self._timer: DelayedCall | None = None
+        self.peer_name = ""
+        self.state = State.CONNECTING
+
+    def connect(self) -> None:
+        """The socket's connect is under way: wait for it, then shake hands."""
+        self._arm(CONNECT_SECONDS, ConnectTimeout(f"no TCP connection within {CONNECT_SECONDS:g} s"))
+        self._want_write(True)
+
+    def accept(self) -> None:
+        """The socket was accepted: wait for the peer's hello."""
+        self._begin_handshake()
+        self._reactor.addReader(self)
+
+    def write(self, octets: bytes) -> None:
+        """Send bytes, now or as soon as the peer takes them. Raises MisuseError where the stream is not open."""
+        if self.state is not State.OPEN:
+            raise MisuseError(f"write to a stream that is {self.state.name}")
+        self._out = self._out + octets if self._out else octets
+        if not self._writing:
+            self._flush()
+
+    def close(self) -> None:
+        """End the connection in good order: what was written is sent if the peer takes it now, then close_notify."""
+        if self.state is State.OPEN:
+            with contextlib.suppress(SSL.Error):  # a peer that is gone already is what we are after
+                self._tls.shutdown()
+        self._release()
+
+    def abort(self) -> None:
+        """End the connection as a power cut does: at once, without a word (TCP reset)."""
+        if self.state is not State.CLOSED:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._release()
+
+    @property
+    def version(self) -> str:
+        """The TLS version agreed on, such as ``TLSv1.3``."""
+        return self._tls.get_protocol_version_name()
+
+    @property
+    def cipher(self) -> str:
+        """The cipher suite agreed on."""
+        return self._tls.get_cipher_name() or ""
+
+    # What the reactor calls.
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 once closed."""
+        return -1 if self.state is State.CLOSED else self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """Twisted's log prefix."""
+        return "tls"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor saw the connection die."""
+        if self.state is State.CONNECTING:
+            self._finish_connect()
+        if self.state is not State.CLOSED:
+            self._lose(ConnectionBroken(f"the connection broke: {reason.getErrorMessage()}"))
+
+    def doRead(self) -> None:
+        """The socket can be read."""
+        if self.state is State.CONNECTING:
+            self._finish_connect()
+        if self.state is State.HANDSHAKING:
+            self._shake_hands()
+        if self.state is State.OPEN:
+            self._receive()
+
+    def doWrite(self) -> None:
+        """The socket can be written."""
+        if self.state is State.CONNECTING:
+            self._finish_connect()
+        elif self.state is State.HANDSHAKING:
+            self._shake_hands()
+        elif self.state is State.OPEN:
+            self._flush()
+
+    # The steps.
+
+    def _finish_connect(self) -> None:
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._lose(ConnectFailed(f"the TCP connection failed: {os.strerror(code)}"))
+            return
+        self._begin_handshake()
+        self._reactor.addReader(self)
+        self._shake_hands()
+
+    def _begin_handshake(self) -> None:
+        self.state = State.HANDSHAKING
+        self._arm(HANDSHAKE_SECONDS, HandshakeTimeout(f"no TLS handshake within {HANDSHAKE_SECONDS:g} s"))
+
+    def _shake_hands(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except SSL.WantReadError:
+            self._want_write(False)
+        except SSL.WantWriteError:
+            self._want_write(True)
+        except SSL.Error as error:
+            self._lose(self._check.rejected or _handshake_error(error))
+        else:
+            self._opened()
+
+    def _opened(self) -> None:
+        try:
+            self.peer_name = self._check.name
+        except PeerRejected as error:
+            self._lose(error)
+            return
+        self._disarm()
+        self._want_write(False)
+        self.state = State.OPEN
+        self._owner.secured()
+
+    def _receive(self) -> None:
+        try:
+            octets = self._tls.recv(_RECEIVE_BYTES)
+        except (SSL.WantReadError, SSL.WantWriteError):
+            return
+        except SSL.ZeroReturnError:
+            self._lose(ConnectionBroken("the peer closed the connection"))
+        except SSL.Error as error:
+            self._lose(_broken(error))
+        else:
+            self._owner.received(octets)
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                self._out = self._out[self._tls.send(self._out) :]
+        except (SSL.WantWriteError, SSL.WantReadError):
+            self._want_write(True)
+        except SSL.Error as error:
+            self._lose(_broken(error))
+        else:
+            self._want_write(False)
+
+    def _lose(self, error: PeerError) -> None:
+        self._release()
+        self._owner.lost(error)
+
+    def _release(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        self._disarm()
+        self._reactor.removeReader(self)
+        self._reactor.removeWriter(self)
+        self.state = State.CLOSED
+        self._out = b""
+        self._socket.close()
+
+    def _want_write(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._reactor.addWriter(self)
+        elif not wanted and self._writing:
+            self._reactor.removeWriter(self)
+        self._writing = wanted
+
+    def _arm(self, seconds: float, error: PeerError) -> None:
+        self._disarm()
+        self._timer = self._reactor.callLater(seconds, self._lose, error)
+
+    def _disarm(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+
+
+def start_connect(
+    family: socket.AddressFamily, address: SocketAddress, *, source: SocketAddress | None = None
+) -> socket.socket:
+    """A non-blocking TCP socket whose connect is under way. Raises ConnectFailed where it cannot even start."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectFailed(f"no socket for the TCP connection: {error.strerror}") from error
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        if source is not None:
+            sock.bind(source)
+        code = sock.connect_ex(address)
+    except OSError as error:
+        code = error.errno or errno.EINVAL
+    if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+        sock.close()
+        raise ConnectFailed(f"the TCP connection failed: {os.strerror(code)}")
+    return sock
+
+
+def _handshake_error(error: SSL.Error) -> PeerError:
+    if isinstance(error, SSL.SysCallError):
+        return HandshakeFailed("the peer closed the connection during the TLS handshake")
+    reason = _reason(error)
+    if "alert" in reason:
+        return HandshakeFailed(f"the peer refused the TLS handshake: {reason}")
+    return HandshakeFailed(f"the TLS handshake failed: {reason}")
+
+
+def _broken(error: SSL.Error) -> PeerError:
+    if isinstance(error, SSL.SysCallError):
+        return ConnectionBroken("the peer broke the connection")
+    reason = _reason(error)
+    if "alert" in reason:  # with TLS 1.3 a client hears only after its handshake that its certificate was refused
+        return HandshakeFailed(f"the peer refused our certificate: {reason}")
+    return ConnectionBroken(f"TLS failed: {reason}")
+
+
+def _reason(error: SSL.Error) -> str:
+    """OpenSSL's own words for an error: its queue is a list of (library, function, reason)."""
+    queue = error.args[0] if error.args else ()
+    if isinstance(queue, (list, tuple)) and queue:
+        return "; ".join(str(entry[-1]) for entry in queue if entry)
+    return str(error) or type(error).__name__

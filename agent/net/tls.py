@@ -1,0 +1,100 @@
+"""TLS contexts: one for each set of trust anchors, shared by every connection that has it.
+
+A context is never changed after its first connection (pyOpenSSL refuses it); the identity and the check of the peer are
+set on each connection. An identity with intermediate certificates gets a context of its own, for pyOpenSSL can send
+them from a context only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from OpenSSL import SSL, crypto
+
+from agent.pki.identity import Identity
+from agent.pki.verify import PeerCheck
+
+
+class TLSContexts:
+    """The contexts of one process, made when first needed. ``system_anchors`` adds the system's trust store."""
+
+    def __init__(self, *, system_anchors: bool = False) -> None:
+        self._system_anchors = system_anchors
+        self._clients: dict[tuple[bytes, ...], SSL.Context] = {}
+
+    def client(
+        self,
+        connected: socket.socket,
+        anchors: Sequence[x509.Certificate],
+        identity: Identity | None,
+        check: PeerCheck,
+        host: str,
+    ) -> SSL.Connection:
+        """The client's end of a TLS connection over ``connected`` to ``host``, whose peer is judged by ``check``."""
+        chain = identity.chain if identity is not None else ()
+        key = (*sorted(fingerprint(anchor) for anchor in anchors), b"|", *(fingerprint(link) for link in chain))
+        context = self._clients.get(key)
+        if context is None:
+            context = self._clients[key] = make_context(anchors, chain)
+            if self._system_anchors:
+                context.set_default_verify_paths()
+        connection = SSL.Connection(context, connected)
+        if identity is not None:
+            use_identity(connection, identity)
+        server_name = server_name_of(host)
+        if server_name:
+            connection.set_tlsext_host_name(server_name)
+        connection.set_verify(SSL.VERIFY_PEER, check)
+        connection.set_connect_state()
+        return connection
+
+
+def server_name_of(host: str) -> bytes:
+    """What a TLS hello names as its server (RFC 6066): empty for an IP address, and for what is no DNS name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            return host.encode("idna")
+        except UnicodeError:
+            return b""
+    return b""
+
+
+def make_context(anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate] = ()) -> SSL.Context:
+    """A context of TLS 1.2 and newer that trusts exactly ``anchors`` and sends ``chain`` after its certificate."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+    store = context.get_cert_store()
+    if store is None:
+        raise AssertionError("a new context has a certificate store")
+    for anchor in anchors:
+        store.add_cert(crypto.X509.from_cryptography(anchor))
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    for certificate in chain:
+        context.add_extra_chain_cert(certificate)
+    # Without a callback of its own, a connection would trust the chain alone and not ask who the peer is.
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _refuse)
+    return context
+
+
+def use_identity(connection: SSL.Connection, identity: Identity) -> None:
+    """Present this identity on this connection."""
+    connection.use_certificate(identity.certificate)
+    connection.use_privatekey(identity.key)
+
+
+def fingerprint(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of a certificate: 32 bytes."""
+    return certificate.fingerprint(hashes.SHA256())
+
+
+def _refuse(_connection: SSL.Connection, _certificate: crypto.X509, _error: int, _depth: int, _ok: int) -> bool:
+    return False

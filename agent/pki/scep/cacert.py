@@ -1,0 +1,166 @@
+"""Who a SCEP CA is: the answer to GetCACert, and whether it is the CA that the profile means (RFC 8894, 4.2)."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.pki import cms, der
+from agent.pki.scep.envelope import DATA, MAX_BYTES, rsa_key_of
+from agent.pki.scep.errors import SCEPError
+
+CA_CONTENT_TYPE = "application/x-x509-ca-cert"
+CA_RA_CONTENT_TYPE = "application/x-x509-ca-ra-cert"
+MAX_CERTIFICATES = 16  # of a CA and its RAs; every one is checked against every other
+_VERSION_1 = bytes.fromhex("020101")
+
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType, x509.DuplicateExtension)
+_FINGERPRINTS: dict[int, hashes.HashAlgorithm] = {
+    16: hashes.MD5(),  # noqa: S303 - the operator's choice: the payload does not say which digest it holds
+    20: hashes.SHA1(),  # noqa: S303
+    28: hashes.SHA224(),
+    32: hashes.SHA256(),
+    48: hashes.SHA384(),
+    64: hashes.SHA512(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CACertificates:
+    """The certificates of one CA by their parts: who issues, to whom to encrypt, who may sign an answer."""
+
+    issuer: x509.Certificate
+    recipient: x509.Certificate
+    signers: tuple[x509.Certificate, ...]
+    certificates: tuple[x509.Certificate, ...]
+
+
+def parse_ca_certificates(answer: bytes) -> CACertificates:
+    """Read the answer to GetCACert: one DER certificate, or a SignedData that only carries certificates.
+
+    Which of the two it is shows in the bytes, so that a wrong Content-Type does no harm. Raises SCEPError.
+    """
+    if len(answer) > MAX_BYTES:
+        raise SCEPError(f"the answer to GetCACert is {len(answer)} bytes long; at most {MAX_BYTES} are taken")
+    try:
+        if cms.looks_signed(answer):
+            certificates = cms.certificates_in(answer)
+        else:
+            certificates = (x509.load_der_x509_certificate(answer),)
+        return _choose_parts(certificates)
+    except (cms.CMSError, *_UNREADABLE) as error:
+        raise SCEPError(f"the answer to GetCACert is neither a certificate nor a set of them: {error}") from error
+
+
+def render_ca_certificates(certificates: Sequence[x509.Certificate]) -> tuple[str, bytes]:
+    """Content-Type and body of the answer to GetCACert: one certificate as it is, several in a SignedData."""
+    if len(certificates) == 1:
+        return CA_CONTENT_TYPE, certificates[0].public_bytes(Encoding.DER)
+    return CA_RA_CONTENT_TYPE, certificates_only(certificates)
+
+
+def certificates_only(certificates: Sequence[x509.Certificate]) -> bytes:
+    """A degenerate SignedData: no signer, no content (RFC 8894, 3.4).
+
+    The certificates stay in order, against DER's rule for a SET OF: clients in the field take the first for theirs.
+    """
+    encoded = b"".join(one.public_bytes(Encoding.DER) for one in certificates)
+    content = der.sequence(der.oid(DATA))
+    signed_data = der.sequence(_VERSION_1, der.set_of(), content, der.encode(der.CONTEXT_0, encoded), der.set_of())
+    return der.sequence(der.oid(cms.SIGNED_DATA), der.encode(der.CONTEXT_0, signed_data))
+
+
+def check_fingerprint(ca: CACertificates, fingerprint: bytes) -> None:
+    """Check the profile's CAFingerprint: a digest of a CA certificate's DER, which digest by its length in bytes.
+
+    Everyone who will be encrypted to or believed must come from the CA that has it. Raises SCEPError.
+    Source: apple-schema profiles/com.apple.security.scep.yaml, CAFingerprint.
+    """
+    digest = _FINGERPRINTS.get(len(fingerprint))
+    if digest is None:
+        lengths = "16 (MD5), 20 (SHA-1) or 32 (SHA-256)"
+        raise SCEPError(f"the CAFingerprint is {len(fingerprint)} bytes long; {lengths} were expected")
+    anchor = next((one for one in ca.certificates if hmac.compare_digest(one.fingerprint(digest), fingerprint)), None)
+    if anchor is None:
+        found = ca.issuer.fingerprint(digest).hex()
+        raise SCEPError(f"the CA's {digest.name} fingerprint should be {fingerprint.hex()}, but is {found}")
+    for one in (ca.issuer, ca.recipient, *ca.signers):
+        if not _comes_from(one, anchor, ca.certificates):
+            raise SCEPError(
+                f"the CAFingerprint is that of {anchor.subject.rfc4514_string()!r}, which did not issue"
+                f" {one.subject.rfc4514_string()!r} in the same answer"
+            )
+
+
+def _choose_parts(certificates: Sequence[x509.Certificate]) -> CACertificates:
+    """Tell the CA from its RAs by basicConstraints, and RAs apart by keyUsage (RFC 8894, 4.2.1.2)."""
+    if not certificates:
+        raise SCEPError("the answer to GetCACert holds no certificate")
+    if len(certificates) > MAX_CERTIFICATES:
+        raise SCEPError(f"GetCACert gave {len(certificates)} certificates; at most {MAX_CERTIFICATES} are taken")
+    authorities = [one for one in certificates if len(certificates) == 1 or _is_authority(one)]
+    if not authorities:
+        raise SCEPError(f"none of the {len(certificates)} certificates from GetCACert is a CA's")
+    registrars = [one for one in certificates if one not in authorities]
+    issuer = _issuer_among(authorities, registrars)
+    candidates = [one for one in (*registrars, issuer) if isinstance(one.public_key(), rsa.RSAPublicKey)]
+    if not candidates:
+        rsa_key_of(issuer)  # says that it is not RSA
+        raise SCEPError("none of the certificates from GetCACert has an RSA key to encrypt to")
+    # A CA without keyEncipherment and without an RA can only mean itself.
+    recipient = next((one for one in candidates if _usage(one, "key_encipherment")), candidates[-1])
+    signers = tuple(one for one in (*registrars, issuer) if one is issuer or _usage(one, "digital_signature"))
+    return CACertificates(issuer, recipient, signers, tuple(certificates))
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return certificate.issuer == certificate.subject  # a root from before X.509 v3
+
+
+def _issuer_among(authorities: list[x509.Certificate], registrars: list[x509.Certificate]) -> x509.Certificate:
+    """The CA of the RAs; without RAs the CA that is the issuer of no other one."""
+    for registrar in registrars:
+        for one in authorities:
+            if _issued(one, registrar):
+                return one
+    for one in authorities:
+        if not any(other is not one and _issued(one, other) for other in authorities):
+            return one
+    return authorities[0]
+
+
+def _usage(certificate: x509.Certificate, bit: str) -> bool:
+    """Whether keyUsage allows ``bit``; a certificate without the extension may do everything."""
+    try:
+        return bool(getattr(certificate.extensions.get_extension_for_class(x509.KeyUsage).value, bit))
+    except x509.ExtensionNotFound:
+        return True
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, TypeError, *_UNREADABLE):
+        return False
+    return True
+
+
+def _comes_from(one: x509.Certificate, anchor: x509.Certificate, pool: Sequence[x509.Certificate]) -> bool:
+    seen: list[x509.Certificate] = []
+    while one != anchor:
+        seen.append(one)
+        parents = [other for other in pool if other not in seen and _is_authority(other) and _issued(other, one)]
+        if not parents:
+            return False
+        one = anchor if anchor in parents else parents[0]
+    return True

@@ -1,0 +1,240 @@
+"""A SCEP pkiMessage: CMS SignedData whose signed attributes say what it is (RFC 8894, 3.2)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.errors import MisuseError
+from agent.pki import cms, der
+from agent.pki.scep.envelope import DATA, MAX_BYTES, RSA_ENCRYPTION
+from agent.pki.scep.errors import FailInfo, SCEPError
+
+CONTENT_TYPE = "application/x-pki-message"  # of PKIOperation, both ways (RFC 8894, 4.3)
+NONCE_BYTES = 16  # RFC 8894, 3.2.1.5
+MAX_NONCE_BYTES = 64
+MAX_TRANSACTION_ID = 256  # characters; no standard says
+
+MESSAGE_TYPE = "2.16.840.1.113733.1.9.2"
+PKI_STATUS = "2.16.840.1.113733.1.9.3"
+FAIL_INFO = "2.16.840.1.113733.1.9.4"
+SENDER_NONCE = "2.16.840.1.113733.1.9.5"
+RECIPIENT_NONCE = "2.16.840.1.113733.1.9.6"
+TRANSACTION_ID = "2.16.840.1.113733.1.9.7"
+FAIL_INFO_TEXT = "1.3.6.1.5.5.7.24.1"
+
+_VERSION_1 = bytes.fromhex("020101")
+_TEXT_TAGS = (der.PRINTABLE_STRING, der.UTF8_STRING, der.IA5_STRING)  # the first is the standard's
+
+
+class MessageType(IntEnum):
+    """RFC 8894, 3.2.1.2."""
+
+    CERT_REP = 3
+    RENEWAL_REQ = 17
+    PKCS_REQ = 19
+    CERT_POLL = 20
+    GET_CERT = 21
+    GET_CRL = 22
+
+
+class PKIStatus(IntEnum):
+    """RFC 8894, 3.2.1.3."""
+
+    SUCCESS = 0
+    FAILURE = 2
+    PENDING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The attributes of a pkiMessage; ``recipient_nonce`` and what follows it only in a CertRep.
+
+    ``fail_code`` is a number that need not be known as a FailInfo.
+    """
+
+    message_type: MessageType
+    transaction_id: str
+    sender_nonce: bytes
+    recipient_nonce: bytes | None = None
+    status: PKIStatus | None = None
+    fail_code: int | None = None
+    fail_text: str | None = None
+
+    @property
+    def fail_info(self) -> FailInfo | None:
+        """The reason of a FAILURE; None without one and for an unknown one."""
+        return None if self.fail_code is None else FailInfo.from_code(self.fail_code)
+
+
+@dataclass(frozen=True, slots=True)
+class PKIMessage:
+    """A message whose signature holds: who signed it with which digest, and its envelope (empty where it has none)."""
+
+    header: Header
+    envelope: bytes
+    signer: x509.Certificate
+    certificates: tuple[x509.Certificate, ...]
+    digest: hashes.HashAlgorithm
+
+
+def open_message(data: bytes) -> PKIMessage:
+    """Read a pkiMessage and check its signature by the certificate it carries. Raises SCEPError.
+
+    Whether that certificate is to be believed is for the two sides to judge. SHA-1 and MD5 are taken: RFC 8894 gives
+    old CAs nothing else.
+    """
+    if len(data) > MAX_BYTES:
+        raise SCEPError(f"the SCEP message is {len(data)} bytes long; at most {MAX_BYTES} are taken")
+    try:
+        # A CertRep without a certificate has no content at all, or an empty one (RFC 8894, 3.2).
+        signed = cms.open_signed(data, absent=b"", allow_legacy=True)
+        header = _header(signed.attributes)
+    except cms.CMSError as error:
+        raise SCEPError(f"the SCEP message is broken: {error}") from error
+    except der.DERError as error:
+        raise SCEPError(f"an attribute of the SCEP message is broken: {error}") from error
+    digest = next(known for known in cms.DIGESTS.values() if known.name == signed.digest)
+    return PKIMessage(header, signed.content, signed.signer, signed.certificates, digest)
+
+
+def sign_message(
+    header: Header,
+    envelope: bytes | None,
+    certificate: x509.Certificate,
+    private_key: rsa.RSAPrivateKey,
+    digest: hashes.HashAlgorithm,
+    chain: Sequence[x509.Certificate] = (),
+) -> bytes:
+    """The DER of a pkiMessage with ``envelope`` inside (None: no content), signed; ``certificate`` is included.
+
+    Raises MisuseError where the key is not RSA.
+    """
+    if not isinstance(private_key, rsa.RSAPrivateKey):
+        raise MisuseError(f"a SCEP message is signed with RSA, not with a {type(private_key).__name__}")
+    attributes = der.set_of(*_attributes(header, envelope or b"", digest))
+    digest_algorithm = _digest_algorithm(digest)
+    issuer, serial = cms.issuer_and_serial(certificate)
+    signer_info = der.sequence(
+        _VERSION_1,
+        der.sequence(issuer, der.encode(der.INTEGER, serial)),
+        digest_algorithm,
+        # Signed as a SET OF, sent under [0] (RFC 5652, 5.4): the two differ in the first octet alone.
+        bytes((der.CONTEXT_0,)) + attributes[1:],
+        der.sequence(der.oid(RSA_ENCRYPTION), der.NULL),
+        der.encode(der.OCTET_STRING, private_key.sign(attributes, padding.PKCS1v15(), digest)),
+    )
+    content = b"" if envelope is None else der.encode(der.CONTEXT_0, der.encode(der.OCTET_STRING, envelope))
+    certificates = b"".join(one.public_bytes(Encoding.DER) for one in (certificate, *chain))
+    signed_data = der.sequence(
+        _VERSION_1,
+        der.set_of(digest_algorithm),
+        der.sequence(der.oid(DATA), content),
+        der.encode(der.CONTEXT_0, certificates),
+        der.set_of(signer_info),
+    )
+    return der.sequence(der.oid(cms.SIGNED_DATA), der.encode(der.CONTEXT_0, signed_data))
+
+
+def to_query(message: bytes) -> str:
+    """The value of ``message`` in a PKIOperation by GET, still to be percent-encoded (RFC 8894, 4.1)."""
+    return base64.b64encode(message).decode("ascii")
+
+
+def from_query(text: str) -> bytes:
+    """The message of a PKIOperation by GET, percent-decoded before. Raises SCEPError.
+
+    Also in the URL-safe alphabet and without padding, as some clients send it, and with the blanks that a plus sign
+    becomes where it was not percent-encoded.
+    """
+    plain = text.replace(" ", "+").replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except ValueError as error:
+        raise SCEPError(f"the message of the PKIOperation is no base64: {error}") from error
+
+
+def _attributes(header: Header, content: bytes, digest: hashes.HashAlgorithm) -> list[bytes]:
+    hashed = hashes.Hash(digest)
+    hashed.update(content)
+    values = {
+        cms.CONTENT_TYPE: der.oid(DATA),
+        cms.MESSAGE_DIGEST: der.encode(der.OCTET_STRING, hashed.finalize()),
+        MESSAGE_TYPE: _printable(str(int(header.message_type))),
+        TRANSACTION_ID: _printable(header.transaction_id),
+        SENDER_NONCE: der.encode(der.OCTET_STRING, header.sender_nonce),
+    }
+    if header.recipient_nonce is not None:
+        values[RECIPIENT_NONCE] = der.encode(der.OCTET_STRING, header.recipient_nonce)
+    if header.status is not None:
+        values[PKI_STATUS] = _printable(str(int(header.status)))
+    if header.fail_code is not None:
+        values[FAIL_INFO] = _printable(str(header.fail_code))
+    if header.fail_text is not None:
+        values[FAIL_INFO_TEXT] = der.encode(der.UTF8_STRING, header.fail_text.encode())
+    return [der.sequence(der.oid(oid), der.set_of(value)) for oid, value in values.items()]
+
+
+def _printable(text: str) -> bytes:
+    return der.encode(der.PRINTABLE_STRING, text.encode("ascii"))
+
+
+def _digest_algorithm(digest: hashes.HashAlgorithm) -> bytes:
+    oid = next(oid for oid, known in cms.DIGESTS.items() if known.name == digest.name)
+    # SHA-2 is written without parameters (RFC 5754, 2), its elders with a NULL (RFC 3370, 2).
+    return der.sequence(der.oid(oid), der.NULL if digest.name in ("md5", "sha1") else b"")
+
+
+def _header(attributes: Mapping[str, tuple[bytes, ...]]) -> Header:
+    try:
+        message_type = MessageType(_number(attributes, MESSAGE_TYPE, "messageType"))
+        status = PKIStatus(_number(attributes, PKI_STATUS, "pkiStatus")) if PKI_STATUS in attributes else None
+    except ValueError as error:
+        raise SCEPError(f"an unknown kind of SCEP message: {error}") from error
+    transaction_id = _text(attributes, TRANSACTION_ID, "transactionID")
+    if not 0 < len(transaction_id) <= MAX_TRANSACTION_ID or not transaction_id.isascii():
+        raise SCEPError(f"the transactionID should be 1 to {MAX_TRANSACTION_ID} ASCII characters")
+    return Header(
+        message_type,
+        transaction_id,
+        _nonce(attributes, SENDER_NONCE, "senderNonce"),
+        _nonce(attributes, RECIPIENT_NONCE, "recipientNonce") if RECIPIENT_NONCE in attributes else None,
+        status,
+        _number(attributes, FAIL_INFO, "failInfo") if FAIL_INFO in attributes else None,
+        _text(attributes, FAIL_INFO_TEXT, "failInfoText") if FAIL_INFO_TEXT in attributes else None,
+    )
+
+
+def _value(attributes: Mapping[str, tuple[bytes, ...]], oid: str, name: str) -> der.Element:
+    values = attributes.get(oid, ())
+    if len(values) != 1:
+        raise SCEPError(f"expected one {name} in the SCEP message, found {len(values) or 'none'}")
+    return der.read(values[0])
+
+
+def _text(attributes: Mapping[str, tuple[bytes, ...]], oid: str, name: str) -> str:
+    element = _value(attributes, oid, name)
+    if element.tag not in _TEXT_TAGS:
+        raise SCEPError(f"the {name} should be a PrintableString, but has tag 0x{element.tag:02x}")
+    return element.body.decode("utf-8", "replace")
+
+
+def _number(attributes: Mapping[str, tuple[bytes, ...]], oid: str, name: str) -> int:
+    text = _text(attributes, oid, name)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4):
+        raise SCEPError(f"the {name} should be a decimal number, but is {text[:20]!r}")
+    return int(text)
+
+
+def _nonce(attributes: Mapping[str, tuple[bytes, ...]], oid: str, name: str) -> bytes:
+    nonce = _value(attributes, oid, name).expect(der.OCTET_STRING, f"the {name}").body
+    if not 0 < len(nonce) <= MAX_NONCE_BYTES:
+        raise SCEPError(f"the {name} is {len(nonce)} bytes long; {NONCE_BYTES} were expected")
+    return nonce
