@@ -20,6 +20,8 @@ from agent.pki.scep.envelope import Cipher, close_envelope, open_envelope, rsa_k
 from agent.pki.scep.errors import FailInfo, SCEPFailure
 from agent.pki.scep.messages import Header, MessageType, PKIMessage, PKIStatus, sign_message
 
+# Content that is empty, not absent: of the clients in the field some cannot read the latter.
+NOTHING = b""
 MAX_FAIL_TEXT = 255  # characters of failInfoText (RFC 8894, 3.2.1.4, asks for a short text)
 
 
@@ -38,6 +40,14 @@ class SCEPRequest:
         """The client's certificate: self-signed for a first one, the old one (for the caller to judge) in a renewal."""
         return self.message.signer
 
+    @property
+    def own_key(self) -> bool:
+        """Whether the key to be certified also signed the message, as RFC 8894, 2.3, has it of a first request.
+
+        Not every client does so; the request inside is signed by that key in any case.
+        """
+        return self.csr is not None and rsa_key_of(self.signer) == self.csr.public_key
+
 
 def read_request(message: PKIMessage, ca: Identity) -> SCEPRequest:
     """What ``message`` (from ``open_message``) asks of ``ca``, whose key is RSA.
@@ -51,14 +61,7 @@ def read_request(message: PKIMessage, ca: Identity) -> SCEPRequest:
     if kind is MessageType.CERT_POLL:
         issuer, subject = _issuer_and_subject(opened.content)
         return SCEPRequest(message, opened.cipher, issuer=issuer, subject=subject)
-    csr = read_csr(opened.content)
-    # A client without a certificate signs with one that it made of the key to be certified (RFC 8894, 2.3).
-    own = message.signer.issuer == message.signer.subject
-    if kind is MessageType.PKCS_REQ and own and rsa_key_of(message.signer) != csr.public_key:
-        raise SCEPFailure(
-            FailInfo.BAD_MESSAGE_CHECK, "the PKCSReq is signed by another key than the one to be certified"
-        )
-    return SCEPRequest(message, opened.cipher, csr=csr)
+    return SCEPRequest(message, opened.cipher, csr=read_csr(opened.content))
 
 
 def cert_rep_success(
@@ -80,7 +83,7 @@ def cert_rep_success(
 def cert_rep_pending(message: PKIMessage, ca: Identity, sender_nonce: bytes) -> bytes:
     """A CertRep that asks the client to poll."""
     header = _answer(message.header, sender_nonce, PKIStatus.PENDING)
-    return sign_message(header, None, ca.certificate, _rsa(ca), message.digest)
+    return sign_message(header, NOTHING, ca.certificate, _rsa(ca), message.digest)
 
 
 def cert_rep_failure(
@@ -89,7 +92,7 @@ def cert_rep_failure(
     """A CertRep that refuses, with ``text`` for the person at the other end."""
     short = text[:MAX_FAIL_TEXT].encode("utf-8", "replace").decode() if text else None
     header = _answer(message.header, sender_nonce, PKIStatus.FAILURE, fail_info.code, short)
-    return sign_message(header, None, ca.certificate, _rsa(ca), message.digest)
+    return sign_message(header, NOTHING, ca.certificate, _rsa(ca), message.digest)
 
 
 def _answer(

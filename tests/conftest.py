@@ -1,0 +1,73 @@
+"""What all tests share: the reactor, run for one coroutine at a time, and Hypothesis' profiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.python.failure import Failure
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("default"), max_examples=200, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+SECONDS = 60.0  # after which a coroutine is stuck: far beyond what any test takes
+
+RunInReactor = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture
+def run_in_reactor() -> Iterator[RunInReactor]:
+    """Run a coroutine in Twisted's reactor to its end, and return its result.
+
+    The test fails where an error was logged, or where the coroutine leaves a timer or a socket behind.
+    """
+    errors: list[Failure] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if event.get("log_failure") is not None and event["log_level"] >= LogLevel.error:
+            errors.append(event["log_failure"])
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield _run
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert not errors, f"logged: {[error.getTraceback() for error in errors]}"
+
+
+def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    ends: list[Any] = []
+
+    def begin() -> None:
+        deferred = Deferred.fromCoroutine(coroutine)
+        deferred.addBoth(ends.append).addBoth(lambda _: reactor.callLater(0, reactor.crash))
+
+    reactor.callLater(0, begin)
+    stuck = reactor.callLater(SECONDS, reactor.crash)
+    reactor.run(installSignalHandlers=False)
+    if not ends:
+        pytest.fail(f"the coroutine did not end within {SECONDS:g} s")
+    stuck.cancel()
+    if isinstance(ends[0], Failure):
+        ends[0].raiseException()
+    _fail_on_leftovers()
+    return ends[0]
+
+
+def _fail_on_leftovers() -> None:
+    for _ in range(5):  # closed sockets and fired timers leave the reactor in its next turns
+        reactor.iterate(0)
+    internal = reactor._internalReaders  # the reactor's own waker
+    sockets = [reader for reader in reactor.removeAll() if reader not in internal]
+    timers = reactor.getDelayedCalls()
+    for timer in timers:
+        timer.cancel()
+    assert not sockets, f"left open: {sockets}"
+    assert not timers, f"left running: {[str(timer) for timer in timers]}"
