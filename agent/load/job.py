@@ -10,13 +10,14 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from agent.errors import PeerError
 from agent.lab.core import Lab
 from agent.lab.profiles import lom_profile
 from agent.lab.server import LabServer
+from agent.load.concurrently import for_each
 from agent.load.fleet import Fleet
 from agent.load.progress import Progress
 from agent.lom.requests import PowerRequest
@@ -76,7 +77,6 @@ class MainJob:
     ) -> None:
         clients = list(clients)
         self._progress.step(name, len(clients))
-        limit = DeferredSemaphore(MACS_AT_ONCE)
 
         async def one(client: MDMClient) -> None:
             try:
@@ -87,7 +87,7 @@ class MainJob:
             else:
                 self._progress.advance(name)
 
-        await DeferredList([limit.run(one, client) for client in clients], fireOnOneErrback=True, consumeErrors=True)
+        await for_each(clients, MACS_AT_ONCE, one)
 
     def _still_good(self) -> list[MDMClient]:
         return [client for client in self._fleet if client.index in self._good]

@@ -1,0 +1,194 @@
+"""The main job from outside: the installed command, its output, its files, its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from command import COMMAND, SECONDS, lom_agent, python_with
+
+DEVICES, SEGMENTS = 12, 3
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[bytes], Path]:
+    """One whole run of 12 Macs in 3 segments, and the folder with its files."""
+    folder = tmp_path_factory.mktemp("run")
+    done = lom_agent(
+        "run", "--devices", str(DEVICES), "--segment-size", "4", "--seed", "end to end",
+        "--out", str(folder / "out"), "--trace", str(folder / "trace.jsonl"),
+    )  # fmt: skip
+    return done, folder
+
+
+def test_the_main_job_ends_well(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
+    done, _folder = finished
+    assert done.returncode == 0, done.stderr
+    assert b"All good" in done.stdout
+    assert done.stderr == b""
+    for step in (
+        b"Enrol",
+        b"Install LOM profile",
+        b"LOMSetupRequest",
+        b"LOMDeviceRequest (Reset)",
+        b"Back after reset",
+    ):
+        assert step in done.stdout
+
+
+def test_results_have_the_documented_shape(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
+    _done, folder = finished
+    document = json.loads((folder / "out" / "results.json").read_bytes())
+    assert list(document) == [
+        "schema", "version", "seed", "devices", "started", "duration_s", "operations", "errors", "resources",
+    ]  # fmt: skip
+    assert document["schema"] == "lom-agent.results/1"
+    assert document["seed"] == "end to end"
+    assert document["devices"] == DEVICES
+    assert datetime.fromisoformat(document["started"]).utcoffset() is not None
+    assert document["errors"] == []
+    assert set(document["resources"]) == {"cpu_s", "max_rss_kib"}
+    for operation in document["operations"].values():
+        assert set(operation) == {"count", "errors", "rate_per_s", "latency_ms"}
+        assert list(operation["latency_ms"]) == ["p50", "p90", "p99", "p99_9", "max", "mean"]
+
+
+def test_every_mac_did_every_step(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
+    _done, folder = finished
+    operations = json.loads((folder / "out" / "results.json").read_bytes())["operations"]
+    counts = {name: operation["count"] for name, operation in operations.items()}
+    assert counts["enroll"] == DEVICES
+    assert counts["checkin"] == 2 * DEVICES
+    assert counts["command"] == 2 * DEVICES + SEGMENTS  # InstallProfile and LOMSetupRequest, LOMDeviceRequest
+    assert counts["lom_setup"] == counts["lom_device"] == counts["lom_link"] == DEVICES
+    assert counts["session"] >= DEVICES  # at the least the one after the reset
+
+
+def test_the_trace_tells_each_exchange_and_no_secret(
+    finished: tuple[subprocess.CompletedProcess[bytes], Path],
+) -> None:
+    _done, folder = finished
+    path = folder / "trace.jsonl"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    operations = json.loads((folder / "out" / "results.json").read_bytes())["operations"]
+    assert len(lines) == sum(operation["count"] for operation in operations.values())
+    links = [line for line in lines if line["operation"] == "lom_link"]
+    assert len({line["device_dns_name"] for line in links}) == DEVICES
+    assert all(line["peer"] == line["device_dns_name"] and line["tls"] == "TLSv1.3" for line in links)
+    assert all(line["address"].startswith("fe80::") for line in links)
+    allowed = {
+        "time", "operation", "device", "ms", "ok", "udid", "message", "request_type", "command_uuid", "request",
+        "request_uuid", "address", "device_dns_name", "tls", "cipher", "peer",
+    }  # fmt: skip
+    assert {key for line in lines for key in line} <= allowed
+
+
+def test_a_mac_with_another_name_in_its_certificate_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    patch = """
+from agent.lab.authorities import Authorities
+issue = Authorities.lom_device_identity
+wrong = []
+def lom_device_identity(self, dns_name):
+    wrong.append(dns_name)
+    return issue(self, "impostor.lom.test" if len(wrong) == 6 else dns_name)
+Authorities.lom_device_identity = lom_device_identity
+"""
+    done = python_with(patch, "run", "--devices", "8", "--segment-size", "4", "--out", str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    failed = {(error["operation"], error["kind"]): error for error in document["errors"]}
+    link = failed["lom_link", "tls_wrong_name"]
+    assert link["count"] == 1
+    assert "impostor.lom.test" in link["example"]
+    assert "expected a certificate with CommonName mac-" in link["example"]
+    assert document["operations"]["lom_device"]["errors"] == 1
+    assert document["operations"]["lom_device"]["count"] == 8
+    assert b"impostor.lom.test" in done.stdout
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    arguments = [COMMAND, "run", "--devices", "60", "--out", str(tmp_path)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        output = b""
+        while b"Enrol: 60/60" not in output:
+            line = running.stdout.readline()
+            assert line, output
+            output += line
+        running.send_signal(number)
+        rest, errors = running.communicate(timeout=SECONDS)
+    assert running.returncode == status, errors
+    assert errors == b""
+    assert b"enroll" in rest  # the table with what was measured so far
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    assert document["operations"]["enroll"]["count"] == 60
+
+
+def test_quiet_prints_the_table_only() -> None:
+    done = lom_agent("run", "--devices", "2", "--segment-size", "2", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert b"listens on" not in done.stdout
+    assert b"done, 0 failed" not in done.stdout
+    assert b"All good" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--devices", "0"], b"--devices"),
+        (["run", "--devices", "ten"], b"--devices"),
+        (["run", "--segment-size", "0"], b"--segment-size"),
+        (["run", "--bogus"], b"--bogus"),
+        (["run", "--devices", "9000000"], b"open files"),
+        (["run", "--devices", "99999999"], b"99999999"),
+        (["run", "--trace", "/nonexistent/folder/file"], b"/nonexistent/folder/file"),
+        (["run", "--out", "/proc/nowhere"], b"/proc/nowhere"),
+        (["fleet", "show", "--devices", "-1"], b"--devices"),
+        (["answer", "/nonexistent.plist"], b"/nonexistent.plist"),
+        (["nonsense"], b"nonsense"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_says_what_is_wrong(arguments: list[str], words: bytes) -> None:
+    done = lom_agent(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "agent", "--help"], capture_output=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0
+    assert done.stdout.replace(b"python -m agent", b"lom-agent") == lom_agent("--help").stdout
+
+
+def test_fleet_show_gives_the_same_bytes_in_every_process() -> None:
+    arguments = [COMMAND, "fleet", "show", "--devices", "50", "--seed", "same", "--json"]
+    outputs = [
+        subprocess.run(
+            arguments, capture_output=True, timeout=SECONDS, check=True, env={**os.environ, "PYTHONHASHSEED": hash_seed}
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1]
+    macs = json.loads(outputs[0])
+    assert [mac["index"] for mac in macs] == list(range(50))
+    assert list(macs[0]) == [
+        "index", "udid", "serial_number", "model", "model_name", "os_version", "build_version", "host_name", "dns_name",
+        "macs", "primary_ipv6", "secondary_ipv6", "lom_protocol_version", "segment", "roles",
+    ]  # fmt: skip
+
+
+def test_fleet_show_prints_a_table() -> None:
+    done = lom_agent("fleet", "show", "--devices", "3")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 4
+    assert b"LOM name" in done.stdout
