@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from agent.device.commands import Steps, carry_out
+from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
-from agent.errors import OperatorError
+from agent.device.steps import ObtainIdentity, RelayItems
+from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Mac, Population
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import AddressBook, LOMConfiguration, MemoryNetwork
@@ -14,6 +15,12 @@ from agent.mdm.commands import CommandMalformed, parse_command
 from agent.mdm.results import Result, Status
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
+
+
+class NoNetwork(PeerError):
+    """What the command needs is on a network, and there is none."""
+
+    kind = "network"
 
 
 class StandingMac:
@@ -91,11 +98,17 @@ def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect) -
     return result.body(chosen.device.mac.udid, command.uuid)
 
 
-def _run(steps: Steps, controller: StandingMac, network: MemoryNetwork) -> Result:
+def _run(steps: CommandSteps, controller: StandingMac, network: MemoryNetwork) -> Result:
+    answer: object = None
     try:
-        wanted = next(steps)
         while True:
-            wanted = steps.send([network.relay(controller, item) for item in wanted.items])
+            match steps.send(answer):
+                case RelayItems(items):
+                    answer = [network.relay(controller, item) for item in items]
+                case ObtainIdentity(payload):
+                    answer = NoNetwork(f"there is no network here to reach {payload.url}")
+                case need:
+                    answer = NoNetwork(f"there is no server here for {type(need).__name__}")
     except StopIteration as end:
         result: Result = end.value
         return result

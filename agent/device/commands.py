@@ -1,18 +1,26 @@
-"""The commands that a Mac answers: for each its access right, what it does, and its answer.
+"""The command table: for each command that a Mac answers its access right, what it does, and its answer.
 
-A command becomes a result in ``carry_out``. Most do at once; one that needs the network is a generator that yields
-what it needs (``RelayItems``) and is sent what came of it, and returns the result at its end.
+Adding a command is adding a row and a function. A function returns the result, or the steps that lead to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.device.information import device_information
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from agent.device.applications import installed_applications
+from agent.device.information import device_information, security_information
+from agent.device.installing import install_profile
 from agent.device.mac import Device
+from agent.device.settings import apply_settings
+from agent.device.steps import ChangePower, LeaveManagement, RelayItems, Steps, Synchronise
 from agent.lom.requests import (
     Outcome,
+    PowerRequest,
     RelayItem,
     RequestListMalformed,
     parse_request_list,
@@ -32,28 +40,25 @@ from agent.mdm.results import (
     failed,
 )
 from agent.plists import PlistError
+from agent.profiles.enrolment import MDM
 from agent.profiles.errors import ProfileError, malformed
 
+PIN_CHARACTERS = 6  # of DeviceLock and EraseDevice. Source: apple-schema commands/device.lock.yaml, PIN
 
-@dataclass(frozen=True, slots=True)
-class RelayItems:
-    """Carry these items to their Devices; what came of each is sent back as a list of Outcome, in the same order."""
-
-    items: tuple[RelayItem, ...]
-
-
-Steps = Generator[RelayItems, list[Outcome], Result]
+CommandSteps = Steps[Result]
+_FORMAT_ERROR = Result(Status.COMMAND_FORMAT_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of the table: the right that the enrolment must give, and what the command does."""
+    """One row: the right that the enrolment must give, what the command does, and whether NotNow may answer it."""
 
     right: AccessRights | None
-    carry_out: Callable[[Device, Command], Result | Steps]
+    carry_out: Callable[[Device, Command], Result | CommandSteps]
+    may_wait: bool = True
 
 
-def carry_out(device: Device, command: Command) -> Result | Steps:
+def carry_out(device: Device, command: Command) -> Result | CommandSteps:
     """The result of a command, or the steps that lead to it."""
     rule = COMMANDS.get(command.request_type)
     if rule is None:
@@ -63,7 +68,12 @@ def carry_out(device: Device, command: Command) -> Result | Steps:
             NOT_AUTHORIZED,
             f"{command.request_type} needs the access right {int(rule.right)}, which the enrolment does not give",
         )
+    if rule.may_wait and device.not_now is not None and device.not_now():
+        return Result(Status.NOT_NOW)
     return rule.carry_out(device, command)
+
+
+# Lights-out management.
 
 
 def _lom_setup_request(device: Device, _command: Command) -> Result:
@@ -74,18 +84,18 @@ def _lom_setup_request(device: Device, _command: Command) -> Result:
     return acknowledged(setup_answer(device.dialect, mac.primary_ipv6, mac.secondary_ipv6, mac.lom_protocol_version))
 
 
-def _lom_device_request(device: Device, command: Command) -> Result | Steps:
+def _lom_device_request(device: Device, command: Command) -> Result | CommandSteps:
     lom = device.lom
     if lom is None or lom.controller_identity is None:
         return _mdm_error(INVALID_REQUEST_TYPE, "LOMDeviceRequest: this Mac is not set up as a LOM Controller")
     try:
         parsed = parse_request_list(command.body)
     except RequestListMalformed:
-        return Result(Status.COMMAND_FORMAT_ERROR)
+        return _FORMAT_ERROR
     return _relay(device, parsed)
 
 
-def _relay(device: Device, parsed: list[RelayItem | Outcome]) -> Steps:
+def _relay(device: Device, parsed: list[RelayItem | Outcome]) -> CommandSteps:
     device.relaying = True
     outcomes = iter((yield RelayItems(tuple(item for item in parsed if isinstance(item, RelayItem)))))
     device.relaying = False
@@ -93,12 +103,19 @@ def _relay(device: Device, parsed: list[RelayItem | Outcome]) -> Steps:
     return acknowledged(request_answer(device.dialect, answered))
 
 
-def _install_profile(device: Device, command: Command) -> Result:
+# Profiles and certificates.
+
+
+def _install_profile(device: Device, command: Command) -> Result | CommandSteps:
     payload = command.body.get("Payload")
     if not isinstance(payload, bytes):
-        return Result(Status.COMMAND_FORMAT_ERROR)
+        return _FORMAT_ERROR
+    return _install(device, payload)
+
+
+def _install(device: Device, payload: bytes) -> CommandSteps:
     try:
-        device.profiles.install(payload)
+        yield from install_profile(device, payload)
     except PlistError as error:
         return failed(*malformed(str(error)).chain)
     except ProfileError as error:
@@ -109,7 +126,11 @@ def _install_profile(device: Device, command: Command) -> Result:
 def _remove_profile(device: Device, command: Command) -> Result:
     identifier = command.body.get("Identifier")
     if not isinstance(identifier, str):
-        return Result(Status.COMMAND_FORMAT_ERROR)
+        return _FORMAT_ERROR
+    if any(MDM in profile.payload_types and profile.identifier == identifier for profile in device.profiles):
+        # The server ends its own management; the Mac answers first, while it still can.
+        device.after_delivery(LeaveManagement(check_out=True))
+        return acknowledged()
     try:
         device.profiles.remove(identifier)
     except ProfileError as error:
@@ -118,14 +139,115 @@ def _remove_profile(device: Device, command: Command) -> Result:
 
 
 def _profile_list(device: Device, _command: Command) -> Result:
-    return acknowledged({"ProfileList": device.profiles.listed()})
+    return acknowledged({"ProfileList": [profile.listed for profile in device.profiles]})
+
+
+def _certificate_list(device: Device, _command: Command) -> Result:
+    """Source: apple-schema commands/certificate.list.yaml."""
+    certificates = [
+        (certificate, is_identity)
+        for profile in device.profiles
+        for certificate, is_identity in (
+            *((certificate, False) for certificate in profile.certificates),
+            *((identity.certificate, True) for identity in profile.identities),
+        )
+    ]
+    return acknowledged(
+        {
+            "CertificateList": [
+                {
+                    "CommonName": _common_name(certificate),
+                    "IsIdentity": is_identity,
+                    "Data": certificate.public_bytes(Encoding.DER),
+                }
+                for certificate, is_identity in certificates
+            ]
+        }
+    )
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else certificate.subject.rfc4514_string()
+
+
+# What a Mac tells of itself, and what can be set on it.
 
 
 def _device_information(device: Device, command: Command) -> Result:
     queries = command.body.get("Queries")
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
-        return Result(Status.COMMAND_FORMAT_ERROR)
+        return _FORMAT_ERROR
     return acknowledged({"QueryResponses": device_information(device, queries)})
+
+
+def _security_info(device: Device, _command: Command) -> Result:
+    return acknowledged({"SecurityInfo": security_information(device)})
+
+
+def _installed_application_list(device: Device, command: Command) -> Result:
+    identifiers = command.body.get("Identifiers")
+    managed_only = command.body.get("ManagedAppsOnly", False)
+    if identifiers is not None and (
+        not isinstance(identifiers, list) or not all(isinstance(identifier, str) for identifier in identifiers)
+    ):
+        return _FORMAT_ERROR
+    # Nothing is managed on this Mac: no command of the table installs an app.
+    listed = [] if managed_only is True else installed_applications(device.mac, identifiers)
+    return acknowledged({"InstalledApplicationList": listed})
+
+
+def _settings(device: Device, command: Command) -> Result:
+    items = command.body.get("Settings")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return _FORMAT_ERROR
+    return acknowledged({"Settings": apply_settings(device, items)})
+
+
+def _device_configured(device: Device, _command: Command) -> Result:
+    device.settings.awaiting_configuration = False
+    return acknowledged()
+
+
+# Power, lock, erase.
+
+
+def _restart_device(device: Device, command: Command) -> Result:
+    if command.body.get("NotifyUser") is not True:  # with it, someone at the Mac decides; nobody is there
+        device.after_delivery(ChangePower(PowerRequest.RESET))
+    return acknowledged()
+
+
+def _shut_down_device(device: Device, _command: Command) -> Result:
+    device.after_delivery(ChangePower(PowerRequest.OFF))
+    return acknowledged()
+
+
+def _device_lock(device: Device, command: Command) -> Result:
+    """The Mac restarts; that the PIN is typed in at once is our choice, for nobody is there to do it."""
+    pin = command.body.get("PIN")
+    if pin is not None and (not isinstance(pin, str) or len(pin) != PIN_CHARACTERS):
+        return _FORMAT_ERROR
+    device.settings.locked_with_pin = pin is not None
+    device.after_delivery(ChangePower(PowerRequest.RESET))
+    shows_text = "Message" in command.body or "PhoneNumber" in command.body
+    return acknowledged({"MessageResult": "Success"} if shows_text else {})
+
+
+def _erase_device(device: Device, command: Command) -> Result:
+    pin = command.body.get("PIN")
+    if pin is not None and (not isinstance(pin, str) or len(pin) != PIN_CHARACTERS):
+        return _FORMAT_ERROR
+    device.after_delivery(LeaveManagement(check_out=False))
+    return acknowledged()
+
+
+def _declarative_management(device: Device, command: Command) -> Result:
+    tokens = command.body.get("Data", b"")
+    if not isinstance(tokens, bytes):
+        return _FORMAT_ERROR
+    device.after_delivery(Synchronise(tokens))
+    return acknowledged()
 
 
 def _mdm_error(code: int, description: str) -> Result:
@@ -133,10 +255,20 @@ def _mdm_error(code: int, description: str) -> Result:
 
 
 COMMANDS: Mapping[str, Rule] = {
+    "CertificateList": Rule(AccessRights.INSPECT_PROFILES, _certificate_list),
+    "DeclarativeManagement": Rule(None, _declarative_management),
+    "DeviceConfigured": Rule(None, _device_configured),
     "DeviceInformation": Rule(None, _device_information),  # each key has its own right
+    "DeviceLock": Rule(AccessRights.LOCK_DEVICE, _device_lock, may_wait=False),
+    "EraseDevice": Rule(AccessRights.ERASE_DEVICE, _erase_device, may_wait=False),
     "InstallProfile": Rule(AccessRights.INSTALL_PROFILES, _install_profile),
+    "InstalledApplicationList": Rule(AccessRights.INSPECT_APPLICATIONS, _installed_application_list),
     "LOMDeviceRequest": Rule(AccessRights.LOCK_DEVICE, _lom_device_request),
     "LOMSetupRequest": Rule(AccessRights.LOCK_DEVICE, _lom_setup_request),
     "ProfileList": Rule(AccessRights.INSPECT_PROFILES, _profile_list),
     "RemoveProfile": Rule(AccessRights.INSTALL_PROFILES, _remove_profile),
+    "RestartDevice": Rule(AccessRights.LOCK_DEVICE, _restart_device),
+    "SecurityInfo": Rule(AccessRights.SECURITY, _security_info),
+    "Settings": Rule(AccessRights.SETTINGS, _settings),
+    "ShutDownDevice": Rule(AccessRights.LOCK_DEVICE, _shut_down_device),
 }

@@ -1,35 +1,87 @@
-"""DeviceInformation: every key this Mac can answer, and the access right that each needs.
+"""DeviceInformation and SecurityInfo: what this Mac tells of itself, and the access right that each key needs.
 
-Source: apple-schema commands/information.device.yaml. A key that is not in the table, or that the enrolment does not
-allow, is left out of the answer, as a Mac leaves it out.
+Source: apple-schema commands/information.device.yaml, commands/information.security.yaml. A key that is not in the
+tables, that this Mac does not have, or that the enrolment does not allow, is left out, as a Mac leaves it out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from agent.device.mac import Device
 from agent.mdm.access_rights import AccessRights
+from agent.profiles.enrolment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]
 
-_DEVICE: Mapping[str, Value] = {
-    "BuildVersion": lambda device: device.mac.build_version,
-    "DeviceName": lambda device: device.mac.device_name,
-    "HasBattery": lambda _: False,
-    "HostName": lambda device: device.mac.host_name,
-    "IsActivationLockEnabled": lambda _: False,
-    "IsAppleSilicon": lambda device: device.mac.apple_silicon,
-    "IsMultiUser": lambda _: True,
+CAPACITY_GB = 494.38  # of a 500 GB disk, as macOS counts
+AVAILABLE_GB = 431.07
+_LAST_SCAN = datetime(2025, 1, 1, tzinfo=UTC).replace(tzinfo=None)  # plist dates are UTC without saying so
+
+# Identifier: the hardware model by which Apple's update service knows it, and a part number.
+_HARDWARE: Mapping[str, tuple[str, str]] = {
+    "MacPro7,1": ("J160AP", "Z0W3LL/A"),
+    "Mac14,8": ("J180dAP", "Z171LL/A"),
+    "Macmini9,1": ("J274AP", "MGNR3LL/A"),
+    "Mac14,3": ("J473AP", "MMFJ3LL/A"),
+    "Mac14,12": ("J474sAP", "MNH73LL/A"),
+    "Mac16,10": ("J773gAP", "MU9D3LL/A"),
+    "Mac16,11": ("J773sAP", "MCX44LL/A"),
+    "Mac13,1": ("J375cAP", "MJMV3LL/A"),
+    "Mac13,2": ("J375dAP", "MJMW3LL/A"),
+    "Mac14,13": ("J475cAP", "MQH73LL/A"),
+    "Mac14,14": ("J475dAP", "MQH63LL/A"),
+    "Mac16,9": ("J575cAP", "MU963LL/A"),
+    "Mac15,14": ("J575dAP", "MU973LL/A"),
+}
+
+_ALWAYS: Mapping[str, Value] = {
+    "AwaitingConfiguration": lambda device: device.settings.awaiting_configuration,
+    "MDMOptions": lambda device: dict(device.settings.mdm_options),
+    "OrganizationInfo": lambda device: dict(device.settings.organization_info),
+    "ProvisioningUDID": lambda device: device.mac.udid,
+    "PushToken": lambda device: device.mac.push_token,
+    "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
+    "UDID": lambda device: device.mac.udid,
     "IsSupervised": lambda _: True,
-    "LocalHostName": lambda device: device.mac.host_name,
+}
+_DEVICE: Mapping[str, Value] = {
+    "ActiveManagedUsers": lambda _: [],
+    "AutoSetupAdminAccounts": lambda _: [],
+    "AvailableDeviceCapacity": lambda _: AVAILABLE_GB,
+    "BuildVersion": lambda device: device.mac.build_version,
+    "DeviceCapacity": lambda _: CAPACITY_GB,
+    "DeviceName": lambda device: device.device_name,
+    "EACSPreflight": lambda device: "success" if device.mac.apple_silicon else "not supported",
+    "HasBattery": lambda _: False,
+    "HostName": lambda device: device.host_name,
+    "IsActivationLockEnabled": lambda _: False,
+    "IsActivationLockSupported": lambda _: True,
+    "IsAppleSilicon": lambda device: device.mac.apple_silicon,
+    "LocalHostName": lambda device: device.host_name,
     "Model": lambda device: device.mac.model,
     "ModelName": lambda device: device.mac.model_name,
+    "ModelNumber": lambda device: _HARDWARE[device.mac.model][1],
+    "OSUpdateSettings": lambda _: {
+        "IsDefaultCatalog": True,
+        "PreviousScanDate": _LAST_SCAN,
+        "PerformPeriodicCheck": True,
+        "AutoCheckEnabled": True,
+        "BackgroundDownloadEnabled": True,
+        "AutomaticAppInstallationEnabled": False,
+        "AutomaticOSInstallationEnabled": False,
+        "AutomaticSecurityUpdatesEnabled": True,
+    },
     "OSVersion": lambda device: device.mac.os_version,
+    "PINRequiredForDeviceLock": lambda _: True,
+    "PINRequiredForEraseDevice": lambda device: not device.mac.apple_silicon,
     "ProductName": lambda device: device.mac.model,
     "SerialNumber": lambda device: device.mac.serial_number,
+    "SupplementalBuildVersion": lambda device: device.mac.build_version,
     "SupportsLOMDevice": lambda device: device.mac.has_10gb,
+    "SupportsiOSAppInstalls": lambda device: device.mac.apple_silicon,
     "SystemIntegrityProtectionEnabled": lambda _: True,
 }
 _NETWORK: Mapping[str, Value] = {
@@ -37,8 +89,16 @@ _NETWORK: Mapping[str, Value] = {
     "EthernetMAC": lambda device: device.mac.macs[0],
     "WiFiMAC": lambda device: device.mac.wifi_mac,
 }
-_ALWAYS: Mapping[str, Value] = {
-    "UDID": lambda device: device.mac.udid,
+_APPLICATIONS: Mapping[str, Value] = {
+    "iTunesStoreAccountIsActive": lambda _: False,
+}
+
+# Every key: its right, and where its value comes from.
+QUERIES: Mapping[str, tuple[AccessRights | None, Value]] = {
+    **{key: (None, value) for key, value in _ALWAYS.items()},
+    **{key: (AccessRights.DEVICE_INFORMATION, value) for key, value in _DEVICE.items()},
+    **{key: (AccessRights.NETWORK_INFORMATION, value) for key, value in _NETWORK.items()},
+    **{key: (AccessRights.MANAGE_APPLICATIONS, value) for key, value in _APPLICATIONS.items()},
 }
 
 
@@ -46,11 +106,49 @@ def device_information(device: Device, queries: Iterable[str]) -> dict[str, Any]
     """The values of the keys that were asked for, that a Mac has, and that the enrolment allows."""
     answers: dict[str, Any] = {}
     for key in queries:
-        for table, right in (
-            (_ALWAYS, None),
-            (_DEVICE, AccessRights.DEVICE_INFORMATION),
-            (_NETWORK, AccessRights.NETWORK_INFORMATION),
-        ):
-            if key in table and (right is None or device.allows(right)):
-                answers[key] = table[key](device)
+        right, value = QUERIES.get(key, (None, None))
+        if value is not None and (right is None or device.allows(right)):
+            answers[key] = value(device)
     return answers
+
+
+def security_information(device: Device) -> dict[str, Any]:
+    """The dictionary ``SecurityInfo``. Keys that only one kind of chip has are left out on the other."""
+    silicon = device.mac.apple_silicon
+    enrolment = device.enrolment
+    escrows = enrolment is not None and BOOTSTRAP_CAPABILITY in enrolment.capabilities
+    information: dict[str, Any] = {
+        "FDE_Enabled": False,
+        "FDE_HasPersonalRecoveryKey": False,
+        "FDE_HasInstitutionalRecoveryKey": False,
+        "SystemIntegrityProtectionEnabled": True,
+        "FirewallSettings": {
+            "FirewallEnabled": False,
+            "BlockAllIncoming": False,
+            "StealthMode": False,
+            "Applications": [],
+        },
+        "ManagementStatus": {
+            "EnrolledViaDEP": False,
+            "UserApprovedEnrollment": True,
+            "IsUserEnrollment": False,
+            "IsActivationLockManageable": False,
+        },
+        "SecureBoot": {"SecureBootLevel": "full", "ExternalBootLevel": "disallowed"},
+        "RemoteDesktopEnabled": False,
+        "AuthenticatedRootVolumeEnabled": True,
+        "BootstrapTokenAllowedForAuthentication": ("allowed" if escrows else "disallowed")
+        if silicon
+        else "not supported",
+    }
+    if silicon:
+        information["BootstrapTokenRequiredForSoftwareUpdate"] = True
+        information["BootstrapTokenRequiredForKernelExtensionApproval"] = True
+        information["IsRecoveryLockEnabled"] = False
+    else:
+        information["FirmwarePasswordStatus"] = {
+            "PasswordExists": False,
+            "ChangePending": False,
+            "AllowOroms": False,
+        }
+    return information

@@ -1,4 +1,4 @@
-"""One simulated Mac: who it is, what is installed on it, whether it runs, and what it answers.
+"""One simulated Mac: who it is, what is installed on it, whether it runs.
 
 The Mac does no I/O. ``net`` brings it commands and LOM requests and carries out what it asks for; time comes in as
 ``now`` (seconds on the caller's clock).
@@ -6,8 +6,11 @@ The Mac does no I/O. ``net`` brings it commands and LOM requests and carries out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from agent.device.steps import Afterwards, ChangePower
 from agent.fleet.population import Mac
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import LOMConfiguration
@@ -16,15 +19,43 @@ from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
 from agent.mdm.session import Session
-from agent.profiles.enrolment import Enrolment, enrolment_of
-from agent.profiles.profile import parse_profile
+from agent.profiles.enrolment import Enrolment
 from agent.profiles.store import ProfileStore
 
 
-class Device:
-    """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller."""
+@dataclass(slots=True)
+class Settings:
+    """What a server can set on a Mac and ask for again. Empty means: as it came from the factory."""
 
-    __slots__ = ("_power_after_delivery", "dialect", "enrolment", "mac", "power", "profiles", "relaying", "session")
+    device_name: str = ""
+    host_name: str = ""
+    organization_info: Mapping[str, Any] = field(default_factory=dict)
+    mdm_options: Mapping[str, Any] = field(default_factory=dict)
+    bluetooth: bool = True
+    awaiting_configuration: bool = False
+    locked_with_pin: bool = False
+
+
+class Device:
+    """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
+
+    ``declarations`` maps the identifier of each declaration it holds to its ServerToken.
+    """
+
+    __slots__ = (
+        "_afterwards",
+        "declarations",
+        "declarations_token",
+        "dialect",
+        "enrolment",
+        "mac",
+        "not_now",
+        "power",
+        "profiles",
+        "relaying",
+        "session",
+        "settings",
+    )
 
     def __init__(
         self,
@@ -33,15 +64,20 @@ class Device:
         boot_seconds: Callable[[], float],
         jitter: Callable[[], float],
         dialect: Dialect = Dialect.SCHEMA,
+        not_now: Callable[[], bool] | None = None,
     ) -> None:
         self.mac = mac
         self.dialect = dialect
+        self.not_now = not_now
         self.power = PowerMachine(boot_seconds)
         self.profiles = ProfileStore()
+        self.settings = Settings()
         self.enrolment: Enrolment | None = None
         self.session = Session(mac.udid, jitter)
         self.relaying = False
-        self._power_after_delivery: PowerRequest | None = None
+        self.declarations: dict[str, str] = {}
+        self.declarations_token = ""
+        self._afterwards: list[Afterwards] = []
 
     @property
     def running(self) -> bool:
@@ -59,12 +95,22 @@ class Device:
         return self.mac.primary_ipv6 + self.mac.secondary_ipv6
 
     @property
+    def device_name(self) -> str:
+        """The computer's name, as set or as it came."""
+        return self.settings.device_name or self.mac.device_name
+
+    @property
+    def host_name(self) -> str:
+        """The host name, as set or as it came."""
+        return self.settings.host_name or self.mac.host_name
+
+    @property
     def announcement(self) -> Announcement:
         """What it says of itself when it enrols."""
         mac = self.mac
         return Announcement(
             udid=mac.udid,
-            device_name=mac.device_name,
+            device_name=self.device_name,
             model=mac.model,
             model_name=mac.model_name,
             os_version=mac.os_version,
@@ -72,18 +118,30 @@ class Device:
             serial_number=mac.serial_number,
         )
 
-    def accept_enrolment(self, blob: bytes) -> Enrolment:
-        """Take an enrolment profile. Raises PlistError or ProfileError, and then nothing has changed."""
-        profile = parse_profile(blob)
-        enrolment = enrolment_of(profile)
-        self.profiles.install_enrolment(profile)
-        self.enrolment = enrolment
-        return enrolment
+    @property
+    def profile_variables(self) -> Mapping[str, str]:
+        """What the variables of a profile stand for on this Mac."""
+        return {
+            "HardwareUUID": self.mac.udid,
+            "SerialNumber": self.mac.serial_number,
+            "ComputerName": self.device_name,
+            "HostName": self.host_name,
+            "LocalHostName": self.host_name,
+        }
 
     def forget_enrolment(self) -> None:
         """The Mac is enrolled no more: its management and what that installed are gone."""
         self.enrolment = None
         self.profiles = ProfileStore()
+        self.declarations = {}
+        self.declarations_token = ""
+        self.session.forget()
+        self._afterwards.clear()
+
+    def erase(self) -> None:
+        """The Mac is as it came from the factory."""
+        self.forget_enrolment()
+        self.settings = Settings()
 
     def allows(self, right: AccessRights) -> bool:
         """Whether the enrolment gives the server this right."""
@@ -92,7 +150,7 @@ class Device:
     def receive_lom_request(self, request: LinkRequest, now: float) -> tuple[LinkAnswer, list[PowerEvent]]:
         """As LOM Device: do what a Controller asks; what to answer it, and what happened to the power.
 
-        A Mac that is its own Controller answers its server first and goes down after that: see ``delivered``.
+        A Mac that is its own Controller answers its server first and goes down after that.
         """
         if request.version != self.mac.lom_protocol_version:
             spoken = self.mac.lom_protocol_version
@@ -101,7 +159,7 @@ class Device:
                 f"LOMProtocolVersion {request.version} was asked for; this Device speaks {spoken}",
             ), []
         if self.relaying and request.request is not PowerRequest.ON:
-            self._power_after_delivery = request.request
+            self.after_delivery(ChangePower(request.request))
             return LinkAnswer(request.uuid), []
         try:
             events = self.power.receive(request.request, now)
@@ -109,14 +167,18 @@ class Device:
             return LinkAnswer(request.uuid, str(error)), []
         return LinkAnswer(request.uuid), events
 
-    def delivered(self, now: float) -> list[PowerEvent]:
-        """The server has the result it was owed: carry out the power request that waited for that, if any."""
-        request, self._power_after_delivery = self._power_after_delivery, None
-        if request is None:
-            return []
-        return self.power.receive(request, now)
+    def after_delivery(self, what: Afterwards) -> None:
+        """Do this once the server has taken the result in hand."""
+        self._afterwards.append(what)
+
+    def take_afterwards(self) -> list[Afterwards]:
+        """The server took the result: what is to be done now, in order."""
+        taken, self._afterwards = self._afterwards, []
+        return taken
 
     def lose_power(self) -> None:
         """Whatever ran is gone."""
         self.session.power_lost()
         self.relaying = False
+        if not self.session.owes_result:
+            self._afterwards.clear()

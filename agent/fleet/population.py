@@ -74,6 +74,11 @@ class Mac:
         return uuid_text(self.source.digest(b"push magic", self.index)[:16], 4)
 
     @property
+    def bootstrap_token(self) -> bytes:
+        """32 bytes; what the Mac escrows with SetBootstrapToken."""
+        return self.source.digest(b"bootstrap token", self.index)[:32]
+
+    @property
     def wifi_mac(self) -> str:
         """The MAC of the Wi-Fi interface; LOM does not use it."""
         return self.source.mac_address(self.index, derivation.WIFI)

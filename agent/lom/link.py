@@ -2,7 +2,7 @@
 
 Apple's format is unpublished; this is our own, specified in docs/lom-link.md. A frame is a length of 4 bytes,
 big-endian, then a binary plist of that many bytes, at most MAX_FRAME_BYTES. The Controller sends a request, the Device
-an answer.
+an answer. What comes of the bytes of a link never depends on the pieces that they arrive in.
 """
 
 from __future__ import annotations
@@ -12,12 +12,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent import plists
-from agent.errors import PeerError
-from agent.lom.requests import PROTOCOL_VERSION, PowerRequest
+from agent.errors import MisuseError, PeerError
+from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
 
 MAX_FRAME_BYTES = 4096
+MAX_ERROR_LENGTH = 512  # characters: with the longest DeviceRequestUUID, in any script, an answer fits in its frame
 _LENGTH = struct.Struct(">I")
-MAX_TEXT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """How long and how much one end of a link bears of the other; ours, no standard says.
+
+    ``answer_seconds``: how long the Controller waits for the answer to its request. ``request_seconds``: how long the
+    Device waits for a whole request, counted from the TCP connection or from its last answer. ``requests_a_link``: how
+    many it answers before it closes. ``relays_at_once``: how many links a Controller has open for one command.
+    """
+
+    answer_seconds: float = 10.0
+    request_seconds: float = 20.0
+    requests_a_link: int = 64
+    relays_at_once: int = 32
+
+
+LIMITS = LinkLimits()
 
 
 class LinkError(PeerError):
@@ -76,7 +94,7 @@ class LinkAnswer:
         """The frame of this answer."""
         message: dict[str, Any] = {"DeviceRequestUUID": self.uuid, "DeviceRequestSuccess": not self.error}
         if self.error:
-            message["DeviceRequestReturnError"] = self.error[:MAX_TEXT]
+            message["DeviceRequestReturnError"] = self.error[:MAX_ERROR_LENGTH]
         return encode_frame(message)
 
 
@@ -89,59 +107,54 @@ def encode_frame(message: dict[str, Any]) -> bytes:
 
 
 class FrameReader:
-    """Bytes in, frames out; holds one unfinished frame at most."""
+    """Bytes in, messages out, one at a time."""
 
     __slots__ = ("_buffer",)
 
     def __init__(self) -> None:
         self._buffer = b""
 
-    def receive(self, data: bytes) -> list[dict[str, Any]]:
-        """Take bytes and return the messages that they complete. Raises FrameTooLong or FrameMalformed."""
-        buffer = self._buffer + data
-        messages = []
-        begin = 0
-        while len(buffer) - begin >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, begin)
-            if not 0 < length <= MAX_FRAME_BYTES:
-                raise FrameTooLong(f"a LOM frame of {length} bytes; from 1 to {MAX_FRAME_BYTES} are allowed")
-            end = begin + _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            messages.append(_decode(buffer[begin + _LENGTH.size : end]))
-            begin = end
-        self._buffer = buffer[begin:]
-        return messages
+    def receive(self, data: bytes) -> None:
+        """Take bytes."""
+        self._buffer += data
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether a frame has begun and not ended."""
-        return bool(self._buffer)
+    def next_message(self) -> dict[str, Any] | None:
+        """The next whole frame's message, or None until more bytes come. Raises FrameTooLong or FrameMalformed."""
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._buffer)
+        if not 0 < length <= MAX_FRAME_BYTES:
+            raise FrameTooLong(f"a LOM frame of {length} bytes; from 1 to {MAX_FRAME_BYTES} are allowed")
+        end = _LENGTH.size + length
+        if len(self._buffer) < end:
+            return None
+        body, self._buffer = self._buffer[_LENGTH.size : end], self._buffer[end:]
+        return _decode(body)
 
 
 class ControllerLink:
-    """The Controller's end of one link: sends one request, takes one answer."""
+    """The Controller's end of one link: sends one request, takes one answer and hangs up."""
 
-    __slots__ = ("_answered", "_reader", "_request")
+    __slots__ = ("_reader", "_request")
 
     def __init__(self, request: LinkRequest) -> None:
         self._request = request
         self._reader = FrameReader()
-        self._answered = False
 
     def start(self) -> bytes:
         """The bytes to send first."""
         return self._request.encode()
 
     def receive(self, data: bytes) -> LinkAnswer | None:
-        """Take bytes; the answer once it is whole. Raises LinkError where the Device breaks the rules."""
-        messages = self._reader.receive(data)
-        if not messages:
+        """Take bytes; the answer once it is whole. Raises LinkError where the Device breaks the rules.
+
+        The first frame is the answer. The Controller hangs up then, so what the Device may say after it is not read.
+        """
+        self._reader.receive(data)
+        message = self._reader.next_message()
+        if message is None:
             return None
-        if self._answered or len(messages) > 1 or self._reader.unfinished:
-            raise FrameMalformed("the Device sent more than one answer")
-        self._answered = True
-        answer = parse_answer(messages[0])
+        answer = parse_answer(message)
         if answer.uuid != self._request.uuid:
             raise FrameMalformed(
                 f"the Device answered request {answer.uuid[:80]!r}; {self._request.uuid[:80]!r} was asked"
@@ -153,9 +166,54 @@ class ControllerLink:
         return LinkBroken("the Device went away before it answered")
 
 
+class DeviceLink:
+    """The Device's end of one link: gives out one request at a time, and the next once that is answered."""
+
+    __slots__ = ("_asked", "_left", "_reader")
+
+    def __init__(self, limits: LinkLimits = LIMITS) -> None:
+        self._reader = FrameReader()
+        self._left = limits.requests_a_link
+        self._asked = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether as many requests were answered as one link may bring: the Device hangs up."""
+        return self._left == 0
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes."""
+        self._reader.receive(data)
+
+    def next_request(self) -> LinkRequest | None:
+        """The next whole request, or None where there is none yet or the link is finished.
+
+        Raises LinkError where the Controller breaks the rules.
+        """
+        if self._asked:
+            raise MisuseError("the next request of a LOM link, before the last was answered")
+        if self.finished:
+            return None
+        message = self._reader.next_message()
+        if message is None:
+            return None
+        request = parse_request(message)
+        self._asked = True
+        return request
+
+    def answer(self, answer: LinkAnswer) -> bytes:
+        """The bytes that answer the request given out last."""
+        if not self._asked:
+            raise MisuseError("an answer on a LOM link that nothing was asked on")
+        self._asked = False
+        self._left -= 1
+        return answer.encode()
+
+
 def parse_request(message: dict[str, Any]) -> LinkRequest:
     """The request in a frame's message. Raises FrameMalformed."""
-    uuid, dns_name = _text(message, "DeviceRequestUUID"), _text(message, "DeviceDNSName")
+    uuid = _text(message, "DeviceRequestUUID", MAX_UUID_LENGTH)
+    dns_name = _text(message, "DeviceDNSName", MAX_DNS_NAME_LENGTH)
     version = message.get("LOMProtocolVersion")
     if not isinstance(version, int) or isinstance(version, bool):
         raise FrameMalformed(f"LOMProtocolVersion should be an integer, but is {plists.type_name(version)}")
@@ -168,7 +226,7 @@ def parse_request(message: dict[str, Any]) -> LinkRequest:
 
 def parse_answer(message: dict[str, Any]) -> LinkAnswer:
     """The answer in a frame's message. Raises FrameMalformed."""
-    uuid = _text(message, "DeviceRequestUUID")
+    uuid = _text(message, "DeviceRequestUUID", MAX_UUID_LENGTH)
     success = message.get("DeviceRequestSuccess")
     if not isinstance(success, bool):
         raise FrameMalformed(f"DeviceRequestSuccess should be a boolean, but is {plists.type_name(success)}")
@@ -187,8 +245,8 @@ def _decode(body: bytes) -> dict[str, Any]:
         raise FrameMalformed(str(error)) from error
 
 
-def _text(message: dict[str, Any], key: str) -> str:
+def _text(message: dict[str, Any], key: str, longest: int) -> str:
     value = message.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise FrameMalformed(f"{key} should be a string of 1 to {MAX_TEXT} characters")
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        raise FrameMalformed(f"{key} should be a string of 1 to {longest} characters")
     return value

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography import x509
+from OpenSSL import crypto
 
-from agent.lom.link import ControllerLink, FrameReader, LinkAnswer, LinkError, LinkRequest, parse_request
+from agent.errors import MisuseError, PeerError
+from agent.lom.link import ControllerLink, DeviceLink, LinkAnswer, LinkError, LinkRequest
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
 from agent.pki.identity import Identity
-from agent.pki.verify import PeerRejected, controller_judge, device_judge, verify_chain
+from agent.pki.verify import Judge, PeerRejected, controller_judge, device_judge, verify_chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,40 @@ class AddressBook:
         endpoint = self._endpoints.get((segment, address))
         if endpoint is None:
             raise Unreachable(f"nobody answers at this address in segment {segment} of the Controller")
-        if endpoint.lom is None or endpoint.lom.device_identity is None:
-            raise Unreachable("the Mac at this address is not set up as a LOM Device")
+        device_side(endpoint)
         return endpoint
 
 
+@dataclass(frozen=True, slots=True)
+class LinkSide:
+    """What one Mac shows on a LOM link, and the CAs by which it judges what the other shows."""
+
+    identity: Identity
+    anchors: tuple[x509.Certificate, ...]
+
+
+def device_side(endpoint: Endpoint) -> LinkSide:
+    """The Mac's side of a link as Device. Raises Unreachable."""
+    if endpoint.lom is None or endpoint.lom.device_identity is None:
+        raise Unreachable("the Mac at this address is not set up as a LOM Device")
+    return LinkSide(endpoint.lom.device_identity, endpoint.lom.controller_anchors)
+
+
+def controller_side(endpoint: Endpoint) -> LinkSide:
+    """The Mac's side of a link as Controller. Raises Unreachable: its payload may be gone since the command came."""
+    if endpoint.lom is None or endpoint.lom.controller_identity is None:
+        raise Unreachable("the Controller is not set up as a LOM Controller any more")
+    return LinkSide(endpoint.lom.controller_identity, endpoint.lom.device_anchors)
+
+
+class ControllerRejected(PeerError):
+    """The Device refused the Controller's certificate."""
+
+    kind = "tls"
+
+
 class MemoryNetwork:
-    """A LOM network without sockets."""
+    """A LOM network without sockets. What comes of an item is what comes of it over TLS 1.3."""
 
     def __init__(self, book: AddressBook) -> None:
         self._book = book
@@ -89,31 +118,41 @@ class MemoryNetwork:
         relay = Relay(item)
         while (address := relay.next_address()) is not None:
             try:
+                ours = controller_side(controller)
                 device = self._book.find(controller.segment, address)
-                name = self._shake_hands(controller, device, item.dns_name)
+                theirs = device_side(device)
+                _judge(theirs.identity, ours.anchors, device_judge(item.dns_name))
             except (Unreachable, PeerRejected) as error:
                 relay.not_sent(address, error)
                 continue
-            try:
+            try:  # the Controller has sent its request before it hears what the Device thinks of its certificate
+                name = self._admitted(ours, theirs)
                 relay.answered(self._exchange(relay.request, device, name))
-            except LinkError as error:
+            except (LinkError, ControllerRejected) as error:
                 relay.sent_and_failed(address, error)
         return relay.outcome
 
-    def _shake_hands(self, controller: Endpoint, device: Endpoint, expected: str) -> str:
-        """Both ends judge the other's certificate, as in mutual TLS. Returns the Controller's CommonName."""
-        ours, theirs = controller.lom, device.lom
-        if ours is None or ours.controller_identity is None or theirs is None or theirs.device_identity is None:
-            raise PeerRejected("one end of the link has no LOM identity")
-        presented = theirs.device_identity
-        verify_chain([presented.certificate, *presented.chain], ours.device_anchors, device_judge(expected))
-        presented = ours.controller_identity
-        return verify_chain([presented.certificate, *presented.chain], theirs.controller_anchors, controller_judge)
+    def _admitted(self, controller: LinkSide, device: LinkSide) -> str:
+        """The CommonName by which the Device knows the Controller. Raises ControllerRejected."""
+        try:
+            return _judge(controller.identity, device.anchors, controller_judge)
+        except PeerRejected as error:
+            raise ControllerRejected(f"the Device refused our certificate: {error}") from error
 
     def _exchange(self, request: LinkRequest, device: Endpoint, controller_name: str) -> LinkAnswer:
-        link = ControllerLink(request)
-        (message,) = FrameReader().receive(link.start())
-        answer = link.receive(device.receive_lom_request(parse_request(message), controller_name).encode())
+        controller_end, device_end = ControllerLink(request), DeviceLink()
+        device_end.receive(controller_end.start())
+        asked = device_end.next_request()
+        if asked is None:
+            raise MisuseError("a LOM request that is not whole")
+        answer = controller_end.receive(device_end.answer(device.receive_lom_request(asked, controller_name)))
         if answer is None:
-            raise link.closed()
+            raise controller_end.closed()
         return answer
+
+
+def _judge(shown: Identity, anchors: Sequence[x509.Certificate], judge: Judge) -> str:
+    try:
+        return verify_chain([shown.certificate, *shown.chain], anchors, judge)
+    except (crypto.Error, ValueError) as error:  # read by one library does not mean readable in every part by all
+        raise PeerRejected(f"the peer's certificate cannot be read: {error}") from error

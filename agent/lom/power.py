@@ -71,15 +71,15 @@ class PowerMachine:
         self.deadline: float | None = None
 
     def receive(self, request: PowerRequest, now: float) -> list[PowerEvent]:
-        """Apply a request at ``now`` and return what happened, in order.
+        """Apply a request at ``now`` and return what happened, in order; first the end of a boot that was over by then.
 
         Raises RequestRefused and leaves the machine untouched. Source: apple-schema commands/lom.devicerequest.yaml,
         DeviceRequestType.
         """
+        events = self.advance(now)
         change = TABLE[self.state, request]
         if change is Change.REFUSED:
             raise RequestRefused(f"{request.value} refused: the Mac is {self.state.name.lower()}")
-        events: list[PowerEvent] = []
         if change in (Change.DOWN, Change.RESTART):
             self.state = Power.OFF
             self.deadline = None

@@ -11,6 +11,8 @@ from agent.lom.addresses import AddressError, check_link_local
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.requests import PROTOCOL_VERSION, Outcome, RelayItem
 
+_SHOWN = 400  # characters of one error, or of one address, that an outcome repeats
+
 
 class Unreachable(PeerError):
     """No Device of the Controller's segment answers at this address."""
@@ -53,7 +55,7 @@ class Relay:
         """The address to try now, or None when there is an outcome."""
         while self._outcome is None:
             if not self._waiting:
-                self._outcome = Outcome(self.item.uuid, "; ".join(self._errors))
+                self._outcome = self._failed()
                 break
             address = self._waiting.pop(0)
             try:
@@ -65,13 +67,13 @@ class Relay:
     def not_sent(self, address: str, error: PeerError) -> None:
         """``address`` failed before the request was sent."""
         self.failure = error
-        self._errors.append(f"{address[:80]}: {error}")
+        self._errors.append(_told(address, error))
 
     def sent_and_failed(self, address: str, error: PeerError) -> None:
         """The request went to ``address``, but no good answer came: this is final."""
         self.failure = error
-        self._errors.append(f"{address}: {error}")
-        self._outcome = Outcome(self.item.uuid, "; ".join(self._errors))
+        self._errors.append(_told(address, error))
+        self._outcome = self._failed()
 
     def answered(self, answer: LinkAnswer) -> None:
         """The Device answered: this is final."""
@@ -80,3 +82,15 @@ class Relay:
         else:
             self.failure = None
         self._outcome = Outcome(self.item.uuid, answer.error)
+
+    def _failed(self) -> Outcome:
+        return Outcome(self.item.uuid, "; ".join(self._errors) or "no address was given")
+
+
+def _told(address: str, error: PeerError) -> str:
+    """One address and what went wrong there. A certificate's names may hold what no plist can: it is replaced."""
+    return f"{_printable(address)}: {_printable(str(error))}"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text[:_SHOWN])

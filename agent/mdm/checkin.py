@@ -51,3 +51,30 @@ def token_update(udid: str, topic: str, token: bytes, push_magic: str) -> dict[s
         "PushMagic": push_magic,
         "AwaitingConfiguration": False,
     }
+
+
+def check_out(udid: str, topic: str) -> dict[str, Any]:
+    """The Mac is enrolled no more. Source: apple-schema checkin/checkout.yaml."""
+    return {"MessageType": "CheckOut", "Topic": topic, "UDID": udid}
+
+
+def set_bootstrap_token(udid: str, topic: str, token: bytes) -> dict[str, Any]:
+    """The Mac escrows its bootstrap token. Source: apple-schema checkin/setbootstraptoken.yaml."""
+    return {
+        "MessageType": "SetBootstrapToken",
+        "Topic": topic,
+        "UDID": udid,
+        "BootstrapToken": token,
+        "AwaitingConfiguration": False,
+    }
+
+
+def declarative_management(udid: str, endpoint: str, report: bytes | None) -> dict[str, Any]:
+    """One step of declarative management; ``report`` is the JSON for the endpoint ``status``.
+
+    Source: apple-schema checkin/declarativemanagement.yaml.
+    """
+    message: dict[str, Any] = {"MessageType": "DeclarativeManagement", "UDID": udid, "Endpoint": endpoint}
+    if report is not None:
+        message["Data"] = report
+    return message

@@ -49,9 +49,10 @@ def parse_command(answer: bytes) -> Command:
     root = plists.load_dict(answer, what="command")
     uuid = root.get("CommandUUID")
     if not isinstance(uuid, str) or not 0 < len(uuid) <= MAX_UUID_LENGTH:
+        found = f"has {len(uuid)}" if isinstance(uuid, str) else f"is {plists.type_name(uuid)}"
         raise CommandDropped(
             f"the command's CommandUUID should be a string of 1 to {MAX_UUID_LENGTH} characters, "
-            f"but is {plists.type_name(uuid)}; the command is dropped"
+            f"but {found}; the command is dropped"
         )
     body = root.get("Command")
     if not isinstance(body, dict):
@@ -60,5 +61,6 @@ def parse_command(answer: bytes) -> Command:
     if request_type is None and "RequestList" in body:
         request_type = "LOMDeviceRequest"  # the seed page's own example has no RequestType
     if not isinstance(request_type, str) or not request_type:
-        raise CommandMalformed(f"RequestType should be a string, but is {plists.type_name(request_type)}", uuid)
+        found = "empty" if request_type == "" else plists.type_name(request_type)
+        raise CommandMalformed(f"RequestType should be a string, but is {found}", uuid)
     return Command(uuid, request_type, body)

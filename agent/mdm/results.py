@@ -56,7 +56,7 @@ class ChainedError:
 # MCMDMErrorDomain codes; which of them macOS sends for a missing right or role is not documented.
 INVALID_REQUEST_TYPE = 12021
 NOT_AUTHORIZED = 12007
-PROFILE_NOT_MANAGED = 12013
+MALFORMED_REQUEST = 12008
 PROFILE_NOT_INSTALLED = 12075
 
 

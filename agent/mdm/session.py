@@ -16,18 +16,35 @@ worked on when the power went was never answered, so the server still has it que
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum, auto
 
 from agent.errors import MisuseError, PeerError
 from agent.mdm.commands import Command, CommandDropped, CommandMalformed, parse_command
+from agent.mdm.refusals import ServerRefused, is_temporary, unenrols
 from agent.mdm.results import Result, Status, idle_body
 from agent.plists import PlistError
 
 RETRY_FIRST_SECONDS = 1.0  # undocumented: exponential from here
 RETRY_LONGEST_SECONDS = 60.0  # undocumented: … to here
+RETRY_AFTER_LONGEST_SECONDS = 3600.0  # undocumented: what a server's Retry-After can ask for at most
 NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: how long after NotNow the Mac asks again by itself
+_MOST_DOUBLINGS = 64  # beyond, doubling a float gains nothing and could overflow
+
+__all__ = [
+    "TABLE",
+    "Event",
+    "Execute",
+    "Input",
+    "Over",
+    "Send",
+    "ServerRefused",
+    "Session",
+    "State",
+    "Timing",
+]
 
 
 class State(Enum):
@@ -59,14 +76,33 @@ TABLE: dict[tuple[State, Input], State] = {
 }
 
 
-class ServerRefused(PeerError):
-    """The server answered a report with a status other than 200."""
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When the Mac opens a session by itself; all in seconds. Raises MisuseError for what is no time.
 
-    kind = "http_status"
+    After a broken connection, a 5xx or a 429 it waits ``retry_first``, twice that after the next, and so on to
+    ``retry_longest``; each wait is cut by the jitter to between half of it and all of it. A Retry-After takes the
+    place of that, up to ``retry_after_longest``. ``not_now`` is the wait after a session whose last status was NotNow.
+    """
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
+    retry_first: float = RETRY_FIRST_SECONDS
+    retry_longest: float = RETRY_LONGEST_SECONDS
+    retry_after_longest: float = RETRY_AFTER_LONGEST_SECONDS
+    not_now: float = NOT_NOW_RETRY_SECONDS
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            seconds = getattr(self, field.name)
+            if not (0.0 < seconds < math.inf):
+                raise MisuseError(f"{field.name} should be a positive number of seconds, but is {seconds}")
+
+    def back_off(self, failures: int, jitter: float) -> float:
+        """How long to wait after ``failures`` failures that came before this one."""
+        longest = min(self.retry_longest, self.retry_first * 2.0 ** min(failures, _MOST_DOUBLINGS))
+        return longest * (0.5 + 0.5 * jitter)
+
+
+DEFAULT_TIMING = Timing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +124,7 @@ class Execute:
 class Over:
     """The session is closed: in good order, or because of ``failure``.
 
-    ``unenrolled`` says that the server does not know this Mac any more.
+    ``unenrolled`` says that the server does not know this Mac any more; the session has then forgotten everything.
     """
 
     failure: PeerError | None = None
@@ -102,16 +138,31 @@ class Session:
     """One Mac's sessions with its server, one after another.
 
     ``deadline`` (seconds on the caller's clock, or None) is when the Mac opens a session by itself. ``jitter`` gives
-    numbers from 0 to 1 for the back-off. ``woken`` remembers a push that came while a session was open.
+    numbers from 0 to 1 for the back-off. ``woken`` remembers a push that came while a session was open. ``failures``
+    counts the attempts since the server last took a report. Out of turn, every call raises MisuseError and changes
+    nothing.
     """
 
-    __slots__ = ("_jitter", "_not_now", "_udid", "_undelivered", "deadline", "failures", "state", "woken")
+    __slots__ = (
+        "_in_hand",
+        "_jitter",
+        "_last_was_not_now",
+        "_timing",
+        "_udid",
+        "_undelivered",
+        "deadline",
+        "failures",
+        "state",
+        "woken",
+    )
 
-    def __init__(self, udid: str, jitter: Callable[[], float]) -> None:
+    def __init__(self, udid: str, jitter: Callable[[], float], timing: Timing = DEFAULT_TIMING) -> None:
         self._udid = udid
         self._jitter = jitter
+        self._timing = timing
+        self._in_hand = ""
         self._undelivered: Send | None = None
-        self._not_now = False
+        self._last_was_not_now = False
         self.state = State.CLOSED
         self.deadline: float | None = None
         self.failures = 0
@@ -127,7 +178,10 @@ class Session:
         self._move(Input.OPEN)
         self.deadline = None
         self.woken = False
-        return self._undelivered or Send(idle_body(self._udid))
+        if self._undelivered is not None:
+            return self._undelivered
+        self._last_was_not_now = False
+        return Send(idle_body(self._udid))
 
     def wake(self) -> Send | None:
         """A push came: start a session, or look again when the open one ends."""
@@ -136,12 +190,18 @@ class Session:
         self.woken = True
         return None
 
-    def answer(self, status: int, body: bytes, now: float) -> Event:
-        """The server answered the report that was sent last."""
+    def answer(
+        self, status: int, body: bytes, now: float, *, content_type: str = "", retry_after: float | None = None
+    ) -> Event:
+        """The server answered the report that was sent last.
+
+        ``content_type`` is the header of that name, by which a refusal's body is read. ``retry_after`` is the header
+        Retry-After in seconds from ``now``, None where it is absent or unreadable.
+        """
         if self.state is not State.WAITING:
             raise MisuseError(f"an answer in the state {self.state.name}")
         if status != 200:
-            return self._refused(status, now)
+            return self._refused(status, unenrols(status, body, content_type), retry_after, now)
         self._undelivered = None
         self.failures = 0
         if not body:
@@ -149,20 +209,29 @@ class Session:
         try:
             command = parse_command(body)
         except CommandMalformed as error:
-            self._move(Input.COMMAND)
+            self._begin(error.command_uuid)
             return self.finish(error.command_uuid, Result(Status.COMMAND_FORMAT_ERROR))
         except (CommandDropped, PlistError) as error:
-            self._move(Input.END)
+            self._end(now)
             return Over(error)
-        self._move(Input.COMMAND)
+        self._begin(command.uuid)
         return Execute(command)
 
     def finish(self, command_uuid: str, result: Result) -> Send:
-        """The command in hand is done: report its result, and keep it until that is answered."""
+        """The command in hand is done: report its result, and keep it until that is answered.
+
+        Raises MisuseError for a result of another command, one with the status Idle, or one that no plist can hold.
+        """
+        if self.state is not State.WORKING or command_uuid != self._in_hand or result.status is Status.IDLE:
+            raise MisuseError(
+                f"the result {result.status.value} of the command {command_uuid!r} in the state {self.state.name}"
+            )
+        send = Send(result.body(self._udid, command_uuid), command_uuid)
         self._move(Input.RESULT)
-        self._not_now = result.status is Status.NOT_NOW
-        self._undelivered = Send(result.body(self._udid, command_uuid), command_uuid)
-        return self._undelivered
+        self._in_hand = ""
+        self._last_was_not_now = result.status is Status.NOT_NOW
+        self._undelivered = send
+        return send
 
     def broke(self, failure: PeerError, now: float) -> Over:
         """The connection broke before the answer came; the Mac tries again after a while."""
@@ -173,29 +242,54 @@ class Session:
     def power_lost(self) -> None:
         """The Mac went off or was reset: whatever was open is gone; an undelivered result is kept."""
         self._move(Input.POWER_LOST)
+        self._in_hand = ""
         self.deadline = None
         self.woken = False
 
+    def _begin(self, command_uuid: str) -> None:
+        self._move(Input.COMMAND)
+        self._in_hand = command_uuid
+
     def _end_in_order(self, now: float) -> Event:
-        self._move(Input.END)
         if self.woken:
+            self._move(Input.END)
             return self.open()
-        if self._not_now:
-            self._not_now = False
-            self.deadline = now + NOT_NOW_RETRY_SECONDS
+        self._end(now)
         return Over()
 
-    def _refused(self, status: int, now: float) -> Over:
+    def _end(self, now: float) -> None:
+        """The session is over and nothing is to be tried again; what the Mac does next is by push or by NotNow."""
         self._move(Input.END)
-        unenrolled = status == 401
-        if status >= 500 or status == 429:
-            self._back_off(now)
-        return Over(ServerRefused(f"the server answered a report with {status} instead of 200", status), unenrolled)
+        if self.woken:
+            self.deadline = now
+        elif self._last_was_not_now and self._undelivered is None:
+            self.deadline = now + self._timing.not_now
 
-    def _back_off(self, now: float) -> None:
-        longest = min(RETRY_LONGEST_SECONDS, RETRY_FIRST_SECONDS * 2.0 ** min(self.failures, 16))
+    def _refused(self, status: int, unenrolled: bool, retry_after: float | None, now: float) -> Over:
+        failure = ServerRefused(f"the server answered a report with {status} instead of 200", status)
+        if unenrolled:
+            self._move(Input.END)
+            self._forget()
+        elif is_temporary(status):
+            self._move(Input.END)
+            self._back_off(now, retry_after if status in (429, 503) else None)
+        else:
+            self._end(now)
+        return Over(failure, unenrolled)
+
+    def _forget(self) -> None:
+        """There is no server any more that commands came from, and none to deliver to."""
+        self._undelivered = None
+        self._last_was_not_now = False
+        self.failures = 0
+        self.woken = False
+
+    def _back_off(self, now: float, retry_after: float | None = None) -> None:
+        delay = self._timing.back_off(self.failures, self._jitter())
+        if retry_after is not None and retry_after > 0.0:  # 0 would be a loop without a pause
+            delay = min(retry_after, self._timing.retry_after_longest)
         self.failures += 1
-        self.deadline = now + longest * (0.5 + 0.5 * self._jitter())
+        self.deadline = now + delay
 
     def _move(self, happened: Input) -> None:
         try:

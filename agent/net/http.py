@@ -5,8 +5,8 @@ No connection is shared between Macs, for each has an identity of its own.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from cryptography import x509
@@ -14,13 +14,12 @@ from cryptography import x509
 from agent.errors import MisuseError, PeerError
 from agent.net.http1 import Origin, Response, ResponseMalformed, ResponseReader
 from agent.net.reactor import DelayedCall, Reactor
-from agent.net.resolver import Resolver
-from agent.net.stream import ConnectionBroken, SocketAddress, State, TLSStream, start_connect
+from agent.net.resolver import Address, Resolver
+from agent.net.stream import DEFAULT_TIMEOUTS, State, Timeouts, TLSStream, start_connect
+from agent.net.stream_errors import ConnectFailed, ConnectionBroken, ConnectionClosed
 from agent.net.tls import TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
-
-ANSWER_SECONDS = 60.0  # how long a server may think; mdmclient's own limit is undocumented
 
 
 class AnswerTimeout(ConnectionBroken):
@@ -43,7 +42,9 @@ class HTTPConnection:
     """A connection to one origin. It is a stream's owner: the stream's callbacks are the last three methods."""
 
     __slots__ = (
+        "_addresses",
         "_anchors",
+        "_attempt",
         "_caller",
         "_contexts",
         "_identity",
@@ -53,7 +54,9 @@ class HTTPConnection:
         "_request",
         "_resolver",
         "_stream",
+        "_timeouts",
         "_timer",
+        "_tried",
         "_used",
     )
 
@@ -65,6 +68,8 @@ class HTTPConnection:
         origin: Origin,
         anchors: Sequence[x509.Certificate],
         identity: Identity | None,
+        *,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self._reactor = reactor
         self._resolver = resolver
@@ -72,6 +77,10 @@ class HTTPConnection:
         self._origin = origin
         self._anchors = anchors
         self._identity = identity
+        self._timeouts = timeouts
+        self._attempt = 0  # what was looked up for an earlier one is not wanted any more
+        self._addresses: list[Address] = []  # of the attempt under way; the first is being tried
+        self._tried: list[str] = []
         self._stream: TLSStream | None = None
         self._reader: ResponseReader | None = None
         self._caller: Caller | None = None
@@ -95,7 +104,10 @@ class HTTPConnection:
             self._send()
         else:
             self._used = False
-            self._resolver.lookup(self._origin.host, self._origin.port, self._connect, self._failed)
+            self._attempt += 1
+            found = partial(self._found, self._attempt)
+            not_found = partial(self._not_found, self._attempt)
+            self._resolver.lookup(self._origin.host, self._origin.port, found, not_found)
 
     def close(self) -> None:
         """Close in good order; a request under way is forgotten and nobody is called."""
@@ -109,31 +121,57 @@ class HTTPConnection:
         if stream is not None:
             stream.abort()
 
-    def _connect(self, family: socket.AddressFamily, address: SocketAddress) -> None:
-        if self._caller is None:
-            return  # closed while the name was looked up
-        try:
-            sock = start_connect(family, address)
-        except PeerError as error:
+    def _found(self, attempt: int, addresses: Sequence[Address]) -> None:
+        if self._caller is not None and attempt == self._attempt:
+            self._addresses = list(addresses)
+            self._tried = []
+            self._connect()
+
+    def _not_found(self, attempt: int, error: PeerError) -> None:
+        if attempt == self._attempt:
             self._failed(error)
-            return
+
+    def _connect(self) -> None:
+        """Connect to the first address at which that can be begun."""
+        while True:
+            family, address = self._addresses[0]
+            try:
+                sock = start_connect(family, address)
+            except ConnectFailed as error:
+                if not self._next_address(error):
+                    return
+            else:
+                break
         host = self._origin.host
         check = PeerCheck(server_judge(host))
-        tls = self._contexts.client(sock, self._anchors, self._identity, check, host)
-        self._stream = TLSStream(self._reactor, sock, tls, check, self)
+        try:
+            tls = self._contexts.client(sock, self._anchors, self._identity, check, host)
+        except PeerError as error:
+            sock.close()
+            self._failed(error)
+            return
+        self._stream = TLSStream(self._reactor, sock, tls, check, self, timeouts=self._timeouts)
         self._stream.connect()
+
+    def _next_address(self, error: ConnectFailed) -> bool:
+        """Nobody answered at this address: whether there is another one. After the last the request has failed."""
+        address = self._addresses.pop(0)[1]
+        self._tried.append(Origin(address[0], address[1]).header)
+        if not self._addresses:
+            self._failed(type(error)(f"{error} (tried {', '.join(self._tried)})"))
+        return bool(self._addresses)
 
     def _send(self) -> None:
         if self._stream is None:
             raise MisuseError("nothing to send over")
-        self._timer = self._reactor.callLater(ANSWER_SECONDS, self._late)
+        self._timer = self._reactor.callLater(self._timeouts.answer, self._late)
         self._stream.write(self._request)
 
     def _late(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
-        self._failed(AnswerTimeout(f"the server did not answer within {ANSWER_SECONDS:g} s"))
+        self._failed(AnswerTimeout(f"the server did not answer within {self._timeouts.answer:g} s"))
 
     def _forget(self) -> TLSStream | None:
         stream, self._stream = self._stream, None
@@ -154,8 +192,9 @@ class HTTPConnection:
             caller.broke(error)
 
     def _complete(self, response: Response) -> None:
-        if not response.keep_alive and self._stream is not None:
-            self._stream.close()
+        stream = self._stream
+        if stream is not None and (not response.keep_alive or stream.unsent):
+            stream.close()  # RFC 9112, 9.5: an answer before the whole request was sent ends the connection, too
             self._stream = None
         self._used = True
         caller = self._finish()
@@ -166,6 +205,7 @@ class HTTPConnection:
 
     def secured(self) -> None:
         """The stream is open: the request that waits for it goes out."""
+        self._resolver.prefer(self._origin.host, self._addresses[0])
         self._send()
 
     def received(self, octets: bytes) -> None:
@@ -191,17 +231,25 @@ class HTTPConnection:
         if reader is None:
             return
         if reader.started:
-            try:
-                response = reader.closed()
-            except ResponseMalformed as malformed:
-                self._failed(ConnectionBroken(f"{malformed} ({error})"))
-            else:
-                self._complete(response)
-            return
-        if self._used:
+            self._ended(reader, error)
+        elif self._used:
             self._again()
-        else:
+        elif not isinstance(error, ConnectFailed):
             self._failed(error)
+        elif self._next_address(error):
+            self._connect()
+
+    def _ended(self, reader: ResponseReader, error: PeerError) -> None:
+        """RFC 9112, 9.8: a response that the connection's end ends is whole only where TLS itself says so."""
+        if not isinstance(error, ConnectionClosed):
+            self._failed(ConnectionBroken(f"the connection ended in the middle of the server's response: {error}"))
+            return
+        try:
+            response = reader.closed()
+        except ResponseMalformed as malformed:
+            self._failed(ConnectionBroken(str(malformed)))
+        else:
+            self._complete(response)
 
     def _again(self) -> None:
         """RFC 9112, 9.3.1: a server may close an idle connection just when the next request is on its way."""

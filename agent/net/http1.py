@@ -1,4 +1,8 @@
-"""HTTP/1.1 as a client reads and writes it: bytes in, one response out. No I/O. Source: RFC 9112."""
+"""HTTP/1.1 as a client reads and writes it: bytes in, one response out. No I/O. Source: RFC 9112.
+
+The reader gives the same response however its bytes are cut, and says as early as it can that bytes are none: a server
+that speaks something else is told apart from one that is silent.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,24 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
-from agent.errors import OperatorError, PeerError
+from agent.errors import MisuseError, OperatorError, PeerError
 
 MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADER_LINES = 256  # of a head, and of a chunked body's trailer
 MAX_BODY_BYTES = 8 * 1024 * 1024
-_MAX_CHUNK_LINE = 1024
+MAX_CHUNK_LINE_BYTES = 1024
+MAX_INTERIM_RESPONSES = 16  # (100 Continue, 103 Early Hints) before the final one
+_DEFAULT_PORT = 443
+_VERSION = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?\Z")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_FOLD = re.compile(rb"\r\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?\Z")
 _LENGTH = re.compile(rb"[0-9]{1,12}\Z")
 _NO_BODY = (204, 304)
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_VISIBLE = re.compile(r"[!-~]+\Z")  # of ASCII: a space would end a request target, a line end would begin a header
+_FIELD_VALUE = re.compile(r"[ -~\t\x80-\xff]*\Z")
 
 
 class ResponseMalformed(PeerError):
@@ -41,9 +53,9 @@ class Origin:
 
     @property
     def header(self) -> str:
-        """The value of the Host header (RFC 9112, 3.2)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == 443 else f"{host}:{self.port}"
+        """The value of the Host header (RFC 9112, 3.2); an IPv6 scope is of no use to the server (RFC 6874, 4)."""
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORT else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +69,47 @@ class Response:
 
 
 def split_url(url: str) -> tuple[Origin, str]:
-    """Origin and request target of an https URL. Raises OperatorError for anything else."""
+    """Origin and request target of an https URL. Raises OperatorError for anything else.
+
+    A host name that is not ASCII is turned into its IDNA form; a path that is not ASCII must be percent-encoded.
+    """
     try:
         parts = urlsplit(url)
-        port = parts.port or 443
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise OperatorError(f"{url!r} is no URL: {error}") from error
-    if parts.scheme != "https" or not parts.hostname:
+    if parts.scheme != "https" or not host:
         raise OperatorError(f"expected an https:// URL, found {url!r}")
+    if port == 0:
+        raise OperatorError(f"port 0 of {url!r} cannot be connected to")
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError as error:
+            raise OperatorError(f"the host name of {url!r} is none: {error}") from error
     target = parts.path or "/"
-    return Origin(parts.hostname, port), f"{target}?{parts.query}" if parts.query else target
+    if parts.query:
+        target = f"{target}?{parts.query}"
+    # urlsplit drops line ends and tabs without a word, so the URL itself is looked at too.
+    if not url.isprintable() or not _VISIBLE.match(host) or not _VISIBLE.match(target):
+        raise OperatorError(f"{url!r} has spaces or other characters that a URL must have percent-encoded")
+    return Origin(host, port or _DEFAULT_PORT), target
 
 
 def encode_request(
     method: str, origin: Origin, target: str, headers: Mapping[str, str], body: bytes | None = None
 ) -> bytes:
-    """The bytes of a request; ``body`` None is a request without one."""
+    """The bytes of a request; ``body`` None is a request without one.
+
+    Raises MisuseError where a part holds what would end it early: nothing can be slipped in through a value.
+    """
+    if not (_FIELD_NAME.match(method) and _VISIBLE.match(target) and _VISIBLE.match(origin.header)):
+        raise MisuseError(f"no request line can be made of {method!r}, {target!r} and the host {origin.header!r}")
     lines = [f"{method} {target} HTTP/1.1", f"Host: {origin.header}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    for name, value in headers.items():
+        if not _FIELD_NAME.match(name) or not _FIELD_VALUE.match(value):
+            raise MisuseError(f"no header line can be made of {name!r} and {value!r}")
+        lines.append(f"{name}: {value}")
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
@@ -91,31 +126,54 @@ class _Stage(Enum):
 
 
 class ResponseReader:
-    """Reads one response, however its bytes are cut. ``started`` says whether any byte came."""
+    """Reads one response to any request but HEAD and CONNECT, however its bytes are cut.
 
-    __slots__ = ("_body", "_buffer", "_headers", "_keep_alive", "_left", "_max_body", "_stage", "_status", "started")
+    ``started`` says whether any byte came.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_headers",
+        "_interims",
+        "_keep_alive",
+        "_left",
+        "_max_body",
+        "_stage",
+        "_status",
+        "_trailers",
+        "started",
+    )
 
     def __init__(self, max_body: int = MAX_BODY_BYTES) -> None:
         self._max_body = max_body
         self._stage = _Stage.HEAD
-        self._buffer = b""
+        self._buffer = bytearray()  # what is taken from its front costs nothing, however many small chunks there are
         self._body = bytearray()
         self._left = 0
         self._status = 0
         self._headers: dict[str, str] = {}
+        self._interims = 0
+        self._trailers = 0
         self._keep_alive = True
         self.started = False
 
     def receive(self, octets: bytes) -> Response | None:
-        """Take bytes; the response once it is whole. Raises ResponseMalformed."""
+        """Take bytes; the response once it is whole. Raises ResponseMalformed.
+
+        Bytes past the response belong to nothing (RFC 9112, 6.3): they are thrown away, and the connection is not to
+        be used again.
+        """
+        if self._whole():
+            raise MisuseError("bytes for a response that is whole")
         self.started = True
-        self._buffer = self._buffer + octets if self._buffer else octets
+        self._buffer += octets
         while self._step():
             pass
-        if self._stage is not _Stage.DONE:
+        if not self._whole():
             return None
         if self._buffer:
-            raise ResponseMalformed("the server sent more bytes than its response has")
+            self._keep_alive = False
         return self._response()
 
     def closed(self) -> Response:
@@ -123,6 +181,9 @@ class ResponseReader:
         if self._stage is _Stage.UNTIL_CLOSE:
             return self._response()
         raise ResponseMalformed("the server closed the connection in the middle of its response")
+
+    def _whole(self) -> bool:
+        return self._stage is _Stage.DONE
 
     def _response(self) -> Response:
         return Response(self._status, self._headers, bytes(self._body), self._keep_alive)
@@ -145,37 +206,53 @@ class ResponseReader:
 
     def _read_head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
-        if end > MAX_HEAD_BYTES or (end < 0 and len(self._buffer) > MAX_HEAD_BYTES):
-            raise ResponseTooLong(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
         if end < 0:
+            self._check_unfinished_head()
             return False
-        status_line, *lines = self._buffer[:end].split(b"\r\n")
-        self._buffer = self._buffer[end + 4 :]
+        if end > MAX_HEAD_BYTES:
+            raise ResponseTooLong(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
+        status_line, _, fields = bytes(self._buffer[:end]).partition(b"\r\n")
+        del self._buffer[: end + 4]
         found = _STATUS_LINE.match(status_line)
         if found is None:
-            raise ResponseMalformed(f"expected an HTTP/1.1 status line, found {status_line[:80]!r}")
+            raise _no_status_line(status_line)
         self._status = int(found[2])
-        self._headers = _parse_headers(lines)
-        if 100 <= self._status < 200:
+        self._headers = _parse_headers(fields)
+        if self._status < 200:
+            self._interims += 1
             if self._status == 101:
                 raise ResponseMalformed("the server switched protocols, which nobody asked for")
-            return True  # an interim response: the final one follows
-        connection = {option.strip().lower() for option in self._headers.get("connection", "").split(",")}
-        self._keep_alive = "close" not in connection and (found[1] == b"1" or "keep-alive" in connection)
-        self._begin_body()
+            if self._interims > MAX_INTERIM_RESPONSES:
+                raise ResponseTooLong(f"the server sent more than {MAX_INTERIM_RESPONSES} interim responses")
+            return True  # the final response follows
+        self._begin_body(version=found[1])
         return True
 
-    def _begin_body(self) -> None:
-        coding = self._headers.get("transfer-encoding")
-        length = self._headers.get("content-length")
+    def _check_unfinished_head(self) -> None:
+        """Refuse at once what will never be a head, rather than wait for an end that does not come."""
+        buffer = self._buffer
+        if not _VERSION.startswith(buffer[: len(_VERSION)]):
+            raise _no_status_line(bytes(buffer))
+        if buffer.count(b"\n") != buffer.count(b"\r\n"):
+            raise ResponseMalformed("expected CR LF at the end of each line of the response's head, found LF alone")
+        if len(buffer) > MAX_HEAD_BYTES + 3:  # a part of its end may be there
+            raise ResponseTooLong(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
+
+    def _begin_body(self, *, version: bytes) -> None:
+        headers = self._headers
+        options = {option.strip(" \t").lower() for option in headers.get("connection", "").split(",")}
+        self._keep_alive = "close" not in options and (version == b"1" or "keep-alive" in options)
+        coding, length = headers.get("transfer-encoding"), headers.get("content-length")
         if self._status in _NO_BODY:
             self._stage = _Stage.DONE
         elif coding is not None:
-            if coding.strip().lower() != "chunked":
+            if coding.lower() != "chunked":
                 raise ResponseMalformed(f"the Transfer-Encoding {coding[:80]!r} was not asked for")
+            if length is not None or version == b"0":
+                self._keep_alive = False  # RFC 9112, 6.1 and 6.3: the framing is in doubt after this response
             self._stage = _Stage.CHUNK_SIZE
         elif length is not None:
-            lengths = {value.strip() for value in length.split(",")}
+            lengths = {value.strip(" \t") for value in length.split(",")}
             value = lengths.pop()
             if lengths or not _LENGTH.match(value.encode("latin-1")):
                 raise ResponseMalformed(f"the Content-Length {length[:80]!r} is no length")
@@ -194,7 +271,7 @@ class ResponseReader:
         if len(self._body) + count > self._max_body:
             raise ResponseTooLong(f"the response's body is longer than {self._max_body} bytes")
         self._body += self._buffer[:count]
-        self._buffer = self._buffer[count:]
+        del self._buffer[:count]
 
     def _read_counted(self) -> bool:
         count = min(self._left, len(self._buffer))
@@ -209,17 +286,20 @@ class ResponseReader:
             return False
         if self._buffer[:2] != b"\r\n":
             raise ResponseMalformed("a chunk does not end where its size says")
-        self._buffer = self._buffer[2:]
+        del self._buffer[:2]
         self._stage = _Stage.CHUNK_SIZE
         return True
 
     def _read_line(self) -> bytes | None:
         end = self._buffer.find(b"\r\n")
-        if end > _MAX_CHUNK_LINE or (end < 0 and len(self._buffer) > _MAX_CHUNK_LINE):
-            raise ResponseTooLong(f"a line of the chunked body is longer than {_MAX_CHUNK_LINE} bytes")
+        if end < 0 and b"\n" in self._buffer:
+            raise ResponseMalformed("expected CR LF at the end of each line of a chunked body, found LF alone")
+        if end > MAX_CHUNK_LINE_BYTES or (end < 0 and len(self._buffer) > MAX_CHUNK_LINE_BYTES + 1):
+            raise ResponseTooLong(f"a line of the chunked body is longer than {MAX_CHUNK_LINE_BYTES} bytes")
         if end < 0:
             return None
-        line, self._buffer = self._buffer[:end], self._buffer[end + 2 :]
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
         return line
 
     def _read_chunk_size(self) -> bool:
@@ -235,13 +315,27 @@ class ResponseReader:
 
     def _read_trailer(self) -> bool:
         line = self._read_line()
-        if line == b"":
+        if line is None:
+            return False
+        if not line:
             self._stage = _Stage.DONE
-        return bool(line)
+            return False
+        self._trailers += 1
+        if self._trailers > MAX_HEADER_LINES:
+            raise ResponseTooLong(f"the chunked body's trailer has more than {MAX_HEADER_LINES} lines")
+        _parse_headers(line)  # checked, and of no use to anyone
+        return True
 
 
-def _parse_headers(lines: list[bytes]) -> dict[str, str]:
+def _parse_headers(fields: bytes) -> dict[str, str]:
     headers: dict[str, str] = {}
+    if not fields:
+        return headers
+    if b"\r\n " in fields or b"\r\n\t" in fields:
+        fields = _FOLD.sub(b" ", fields)  # RFC 9112, 5.2: an obsolete folded line is one line
+    lines = fields.split(b"\r\n")
+    if len(lines) > MAX_HEADER_LINES:
+        raise ResponseTooLong(f"the response's head has more than {MAX_HEADER_LINES} header lines")
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not _TOKEN.match(name) or b"\0" in value or b"\r" in value or b"\n" in value:
@@ -250,3 +344,7 @@ def _parse_headers(lines: list[bytes]) -> dict[str, str]:
         text = value.strip(b" \t").decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
+
+
+def _no_status_line(found: bytes) -> ResponseMalformed:
+    return ResponseMalformed(f"expected an HTTP/1.1 status line, found {found[:80]!r}")

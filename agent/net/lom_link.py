@@ -1,49 +1,47 @@
 """The LOM link over real TCP and mutual TLS on ``[::1]``, for any user and any platform.
 
 One endpoint listens for all Devices of the process. Which Device a Controller reaches is decided by the address that it
-dials, as on a real network: the Controller's end notes for which Device its own TCP port is, before it connects. A peer
-from outside the process is led by the server name of its TLS hello instead. Either way it is the certificate that
-decides who is who, on both ends.
+dials, as on a real network: the network notes for which Device a Controller's TCP port is when it dials. A peer from
+outside the process is led by the server name of its TLS hello instead. Either way it is the certificate that decides
+who is who, on both ends: ``lom_controller`` and ``lom_device``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 from zope.interface import implementer
 
-from agent.errors import MisuseError, OperatorError, PeerError
-from agent.lom.link import ControllerLink, FrameReader, LinkError, parse_request
-from agent.lom.network import AddressBook, Endpoint
-from agent.lom.relay import Relay, Unreachable
+from agent.errors import OperatorError
+from agent.lom.link import LIMITS, LinkLimits
+from agent.lom.network import AddressBook, Endpoint, LinkSide, device_side
+from agent.lom.relay import Unreachable
 from agent.lom.requests import Outcome, RelayItem
+from agent.net.lom_controller import RelayAbandoned, Relays
+from agent.net.lom_device import DeviceEnd
 from agent.net.reactor import DelayedCall, Reactor
-from agent.net.records import Exchange, Failure, Observer
+from agent.net.records import Observer
 from agent.net.stream import TLSStream, start_connect
-from agent.net.tls import TLSContexts, fingerprint, make_context, use_identity
-from agent.pki.verify import PeerCheck, controller_judge, device_judge
+from agent.net.tls import TLSContexts, fingerprint, make_context, server_name_of, use_identity
+from agent.pki.verify import PeerCheck, controller_judge
 
 HOST = "::1"
-ANSWER_SECONDS = 10.0  # how long a Device may take to answer
-IDLE_SECONDS = 20.0  # how long a Device keeps a link on which nothing comes
-REQUESTS_A_LINK = 64  # that a Device answers before it closes
-RELAYS_AT_ONCE = 32  # links that one Controller has open for one command
 _BACKLOG = 1024
 _ACCEPTS_A_TURN = 64  # so that a flood of connections does not keep the reactor from everything else
+_REST_SECONDS = 0.1  # in which a process that is out of descriptors accepts nothing
+_THIS_PEER_IS_GONE = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM)
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-
-class AnswerTimeout(LinkError):
-    """The Device took the request and did not answer in time."""
-
-    kind = "lom_answer_timeout"
+_log = Logger()
 
 
 class LoopbackNetwork:
@@ -56,24 +54,34 @@ class LoopbackNetwork:
         contexts: TLSContexts,
         observer: Observer,
         wall_clock: Callable[[], float] = time.time,
+        limits: LinkLimits = LIMITS,
     ) -> None:
         self.reactor = reactor
         self.book = book
         self.contexts = contexts
         self.observer = observer
         self.wall_clock = wall_clock
+        self.limits = limits
         self.port = 0
+        self._closed = False
         self._listener: _Listener | None = None
+        self._ports: dict[int, int] = {}
         self._dialled: dict[int, Endpoint] = {}
-        self._names: dict[str, Endpoint] = {}
+        self._names: dict[bytes, Endpoint] = {}
         self._servers: dict[tuple[bytes, ...], SSL.Context] = {}
         self._greeter: SSL.Context | None = None
-        self._links: set[_DeviceEnd] = set()
+        self._links: set[DeviceEnd] = set()
+        self._relays: set[Relays] = set()
 
-    def add(self, endpoint: Endpoint, dns_name: str) -> None:
-        """Put a Mac on the network."""
+    def add(self, endpoint: Endpoint, dns_name: str, *, port: int = 0) -> None:
+        """Put a Mac on the network. ``port`` is where a Device listens that is none of ours: on ``[::1]`` too."""
         self.book.add(endpoint)
-        self._names[dns_name.lower()] = endpoint
+        if port:
+            self._ports[endpoint.index] = port
+            return
+        name = server_name_of(dns_name).lower()
+        if name:
+            self._names[name] = endpoint
 
     def listen(self, port: int = 0) -> None:
         """Open the Devices' endpoint; port 0 takes any free one. Raises OperatorError."""
@@ -90,65 +98,80 @@ class LoopbackNetwork:
             ) from error
         sock.setblocking(False)
         self.port = sock.getsockname()[1]
-        self._listener = _Listener(sock, self._accepted)
-        self.reactor.addReader(self._listener)
+        self._listener = _Listener(self.reactor, sock, self._accepted)
+        self._listener.resume()
 
     def close(self) -> None:
-        """Close the endpoint and every link."""
+        """Close the endpoint and every link; what was being relayed fails."""
+        self._closed = True
         if self._listener is not None:
-            self.reactor.removeReader(self._listener)
             self._listener.close()
             self._listener = None
+        for relays in list(self._relays):
+            relays.give_up(RelayAbandoned("the LOM network was closed"))
         for link in list(self._links):
             link.close()
 
     def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[Outcome]]:
-        """Carry items from a Controller to their Devices, several at once; the outcomes in the items' order."""
-        relays = _Relays(self, controller, items)
+        """Carry items from a Controller to their Devices, several at once; the outcomes in the items' order.
+
+        The Deferred never fails. Cancel it where the Controller loses power: see ``Relays``.
+        """
+        relays = Relays(self, controller, items)
+        self._relays.add(relays)
+        relays.done.addCallback(self._relayed, relays)
         relays.start_more()
         return relays.done
 
     def dial(self, endpoint: Endpoint) -> socket.socket:
-        """A socket whose connect to ``endpoint`` is under way. Raises ConnectFailed."""
-        sock = start_connect(socket.AF_INET6, (HOST, self.port, 0, 0), source=(HOST, 0, 0, 0))
-        self._dialled[sock.getsockname()[1]] = endpoint
+        """A socket whose connect to ``endpoint`` is under way. Raises Unreachable or ConnectFailed."""
+        if self._closed:
+            raise Unreachable("the LOM network is closed")
+        elsewhere = self._ports.get(endpoint.index)
+        # Not bound first: a bound port rests for a minute after its use, and 28,000 of them are soon used up.
+        sock = start_connect(socket.AF_INET6, (HOST, elsewhere or self.port, 0, 0))
+        if elsewhere is None:
+            self._dialled[sock.getsockname()[1]] = endpoint
         return sock
 
-    def hung_up(self, endpoint: Endpoint, port: int) -> None:
-        """A dialled connection is over; if it was never accepted, its note goes with it."""
-        if self._dialled.get(port) is endpoint:
-            del self._dialled[port]
+    def hung_up(self, port: int) -> None:
+        """The connection dialled from the TCP port ``port`` is over; if it was never accepted, its note goes too."""
+        self._dialled.pop(port, None)
 
-    def forget(self, link: _DeviceEnd) -> None:
-        """A Device's end is closed."""
-        self._links.discard(link)
+    def _relayed(self, outcomes: list[Outcome], relays: Relays) -> list[Outcome]:
+        self._relays.discard(relays)
+        return outcomes
 
     def _accepted(self, sock: socket.socket, port: int) -> None:
         endpoint = self._dialled.pop(port, None)
-        check = PeerCheck(controller_judge)
-        link = _DeviceEnd(self, endpoint)
-        if endpoint is None:
-            tls = SSL.Connection(self._greeting_context(), sock)
-            tls.set_app_data(link)
-        elif endpoint.lom is None or endpoint.lom.device_identity is None:
-            sock.close()  # the payload went away between the dialling and the accepting
+        link = DeviceEnd(self.reactor, self.limits, endpoint, self._links.discard)
+        try:
+            tls = self._secure(sock, endpoint)
+        except (SSL.Error, crypto.Error, Unreachable) as error:  # Unreachable: the payload went away after the dialling
+            _log.warn("a LOM link was not accepted: {error}", error=error)
+            sock.close()
             return
-        else:
-            tls = SSL.Connection(self._context_of(endpoint), sock)
-            use_identity(tls, endpoint.lom.device_identity)
+        check = PeerCheck(controller_judge)
+        tls.set_app_data(link)
         tls.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, check)
         tls.set_accept_state()
         self._links.add(link)
         link.begin(TLSStream(self.reactor, sock, tls, check, link))
 
-    def _context_of(self, endpoint: Endpoint) -> SSL.Context:
-        if endpoint.lom is None or endpoint.lom.device_identity is None:
-            raise MisuseError("a Mac that is no LOM Device has no context")
-        anchors, chain = endpoint.lom.controller_anchors, endpoint.lom.device_identity.chain
-        key = (*sorted(fingerprint(anchor) for anchor in anchors), b"|", *(fingerprint(link) for link in chain))
+    def _secure(self, sock: socket.socket, endpoint: Endpoint | None) -> SSL.Connection:
+        if endpoint is None:
+            return SSL.Connection(self._greeting_context(), sock)
+        side = device_side(endpoint)
+        tls = SSL.Connection(self._context_of(side), sock)
+        use_identity(tls, side.identity)
+        return tls
+
+    def _context_of(self, side: LinkSide) -> SSL.Context:
+        chain = side.identity.chain
+        key = (*sorted(fingerprint(anchor) for anchor in side.anchors), b"|", *(fingerprint(link) for link in chain))
         context = self._servers.get(key)
         if context is None:
-            context = self._servers[key] = make_context(anchors, chain)
+            context = self._servers[key] = make_context(side.anchors, chain)
         return context
 
     def _greeting_context(self) -> SSL.Context:
@@ -159,23 +182,28 @@ class LoopbackNetwork:
         return self._greeter
 
     def _greet(self, tls: SSL.Connection) -> None:
-        name = tls.get_servername()
-        endpoint = self._names.get(name.decode("latin-1").lower()) if name else None
-        link = tls.get_app_data()
-        if endpoint is None or endpoint.lom is None or endpoint.lom.device_identity is None:
+        endpoint = self._names.get((tls.get_servername() or b"").lower())
+        if endpoint is None:
             return  # no certificate is set, so the handshake fails
-        tls.set_context(self._context_of(endpoint))
-        use_identity(tls, endpoint.lom.device_identity)
-        link.endpoint = endpoint
+        try:
+            side = device_side(endpoint)
+            tls.set_context(self._context_of(side))
+            use_identity(tls, side.identity)
+        except (SSL.Error, crypto.Error, Unreachable) as error:
+            _log.warn("a LOM link was not accepted: {error}", error=error)
+            return
+        tls.get_app_data().endpoint = endpoint
 
 
 @implementer(IReadDescriptor)
 class _Listener:
     """The listening socket, as a descriptor of the reactor."""
 
-    def __init__(self, sock: socket.socket, accepted: Callable[[socket.socket, int], None]) -> None:
+    def __init__(self, reactor: Reactor, sock: socket.socket, accepted: Callable[[socket.socket, int], None]) -> None:
+        self._reactor = reactor
         self._socket = sock
         self._accepted = accepted
+        self._timer: DelayedCall | None = None
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -197,229 +225,30 @@ class _Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
-                    return  # the peer's connect times out or is tried again; nothing of ours is lost
-                raise
+                if error.errno in _THIS_PEER_IS_GONE:
+                    continue
+                if error.errno not in _OUT_OF_DESCRIPTORS:
+                    raise
+                self._rest()
+                return
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # macOS says so of a peer that is gone already
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._accepted(sock, address[1])
+
+    def resume(self) -> None:
+        """Accept peers."""
+        self._timer = None
+        self._reactor.addReader(self)
 
     def close(self) -> None:
         """Listen no longer."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._reactor.removeReader(self)
         self._socket.close()
 
-
-class _DeviceEnd:
-    """A Device's end of one link, the owner of its stream. ``endpoint`` is known at the latest after the handshake."""
-
-    def __init__(self, network: LoopbackNetwork, endpoint: Endpoint | None) -> None:
-        self.endpoint = endpoint
-        self._network = network
-        self._reader = FrameReader()
-        self._answered = 0
-        self._stream: TLSStream | None = None
-        self._timer: DelayedCall | None = None
-
-    def begin(self, stream: TLSStream) -> None:
-        """Shake hands."""
-        self._stream = stream
-        stream.accept()
-
-    def secured(self) -> None:
-        """The Controller is known."""
-        self._wait()
-
-    def received(self, octets: bytes) -> None:
-        """Bytes of requests: each is answered; a peer that breaks the rules is dropped."""
-        if self._stream is None or self.endpoint is None:
-            raise MisuseError("bytes on a link without a Device")
-        try:
-            for message in self._reader.receive(octets):
-                answer = self.endpoint.receive_lom_request(parse_request(message), self._stream.peer_name)
-                self._stream.write(answer.encode())
-                self._answered += 1
-                if self._answered >= REQUESTS_A_LINK:
-                    self.close()
-                    return
-        except LinkError:
-            self.close()  # fail closed; the Controller's end says what became of its request
-            return
-        self._wait()
-
-    def lost(self, _error: PeerError) -> None:
-        """The Controller hung up, or was refused in the handshake."""
-        self._end()
-
-    def close(self) -> None:
-        """Hang up."""
-        stream = self._stream
-        self._end()
-        if stream is not None:
-            stream.close()
-
-    def _wait(self) -> None:
-        self._disarm()
-        self._timer = self._network.reactor.callLater(IDLE_SECONDS, self.close)
-
-    def _end(self) -> None:
-        self._disarm()
-        self._stream = None
-        self._network.forget(self)
-
-    def _disarm(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
-
-class _Relays:
-    """The items of one command, RELAYS_AT_ONCE of them at a time. ``done`` fires with all outcomes, in order."""
-
-    def __init__(self, network: LoopbackNetwork, controller: Endpoint, items: Sequence[RelayItem]) -> None:
-        self.done: Deferred[list[Outcome]] = Deferred()
-        self._network = network
-        self._controller = controller
-        self._items = items
-        self._outcomes: dict[int, Outcome] = {}
-        self._begun = 0
-        self._starting = False
-
-    def start_more(self) -> None:
-        """Begin as many items as may run. A loop: an item that fails at once must not call back into itself."""
-        if self._starting:
-            return
-        self._starting = True
-        while self._begun < len(self._items) and self._begun - len(self._outcomes) < RELAYS_AT_ONCE:
-            number = self._begun
-            self._begun += 1
-            _ControllerEnd(
-                self._network, self._controller, Relay(self._items[number]), partial(self._end, number)
-            ).next()
-        self._starting = False
-        if len(self._outcomes) == len(self._items):
-            self.done.callback([self._outcomes[number] for number in range(len(self._items))])
-
-    def _end(self, number: int, outcome: Outcome) -> None:
-        self._outcomes[number] = outcome
-        self.start_more()
-
-
-class _ControllerEnd:
-    """A Controller's way of one item to its Device: address by address until there is an outcome."""
-
-    def __init__(
-        self, network: LoopbackNetwork, controller: Endpoint, relay: Relay, done: Callable[[Outcome], object]
-    ) -> None:
-        self._network = network
-        self._controller = controller
-        self._relay = relay
-        self._done = done
-        self._link = ControllerLink(relay.request)
-        self._address = ""
-        self._device: Endpoint | None = None
-        self._port = 0
-        self._stream: TLSStream | None = None
-        self._timer: DelayedCall | None = None
-        self._started = 0.0
-        self._clock_started = 0.0
-        self._sent = False
-
-    def next(self) -> None:
-        """Try the next address, or report the outcome."""
-        while (address := self._relay.next_address()) is not None:
-            self._address = address
-            self._started = self._network.wall_clock()
-            self._clock_started = self._network.reactor.seconds()
-            try:
-                self._connect(address)
-            except (Unreachable, PeerError) as error:
-                self._record(error)
-                self._relay.not_sent(address, error)
-            else:
-                return
-        self._done(self._relay.outcome)
-
-    def _connect(self, address: str) -> None:
-        lom = self._controller.lom
-        if lom is None or lom.controller_identity is None:
-            raise Unreachable("the Controller's LOM payload was removed")
-        device = self._network.book.find(self._controller.segment, address)
-        name = self._relay.item.dns_name
-        check = PeerCheck(device_judge(name))
-        sock = self._network.dial(device)
-        self._device, self._port = device, sock.getsockname()[1]
-        tls = self._network.contexts.client(sock, lom.device_anchors, lom.controller_identity, check, name)
-        self._stream = TLSStream(self._network.reactor, sock, tls, check, self)
-        self._stream.connect()
-
-    def secured(self) -> None:
-        """The Device is known: ask."""
-        if self._stream is None:
-            raise MisuseError("a link without a stream")
-        self._sent = True
-        self._timer = self._network.reactor.callLater(ANSWER_SECONDS, self._late)
-        self._stream.write(self._link.start())
-
-    def received(self, octets: bytes) -> None:
-        """Bytes of the answer."""
-        try:
-            answer = self._link.receive(octets)
-        except LinkError as error:
-            self._fail(error)
-            return
-        if answer is None:
-            return
-        self._relay.answered(answer)
-        self._record(self._relay.failure)
-        self._hang_up()
-        self.next()
-
-    def lost(self, error: PeerError) -> None:
-        """The link is gone: before the request was sent, or after it."""
-        # With TLS 1.3 the Device's refusal of our certificate comes after our own handshake is done.
-        self._fail(error if error.kind == "tls" else self._link.closed() if self._sent else error)
-
-    def _late(self) -> None:
-        self._fail(AnswerTimeout(f"the Device did not answer within {ANSWER_SECONDS:g} s"))
-
-    def _fail(self, error: PeerError) -> None:
-        self._record(error)
-        if self._sent:
-            self._relay.sent_and_failed(self._address, error)
-        else:
-            self._relay.not_sent(self._address, error)
-        self._hang_up()
-        self.next()
-
-    def _hang_up(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
-        if self._device is not None:
-            self._network.hung_up(self._device, self._port)
-
-    def _record(self, error: PeerError | None) -> None:
-        item = self._relay.item
-        facts: dict[str, str | int | float | bool] = {
-            "address": self._address,
-            "device_dns_name": item.dns_name,
-            "request": item.request.value,
-            "request_uuid": item.uuid,
-        }
-        if self._stream is not None and self._sent:
-            facts["tls"] = self._stream.version
-            facts["cipher"] = self._stream.cipher
-            facts["peer"] = self._stream.peer_name
-        self._network.observer(
-            Exchange(
-                operation="lom_link",
-                device=self._controller.index,
-                started=self._started,
-                seconds=self._network.reactor.seconds() - self._clock_started,
-                failure=None if error is None else Failure.of(error),
-                facts=facts,
-            )
-        )
+    def _rest(self) -> None:
+        """Let the peers wait: the socket stays readable, so that the reactor would do nothing else."""
+        self._reactor.removeReader(self)
+        self._timer = self._reactor.callLater(_REST_SECONDS, self.resume)

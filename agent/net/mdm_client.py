@@ -6,41 +6,63 @@ Controller asks of it changes its power, and that cuts its connections and start
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
-from agent.device.commands import Steps, carry_out
+from agent import plists
+from agent.device.commands import CommandSteps, carry_out
+from agent.device.declarations import synchronise
+from agent.device.installing import enrol
 from agent.device.mac import Device
+from agent.device.steps import (
+    ChangePower,
+    CheckIn,
+    Done,
+    LeaveManagement,
+    Need,
+    ObtainIdentity,
+    RelayItems,
+    Steps,
+    Synchronise,
+    carry,
+)
 from agent.errors import MisuseError, PeerError
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import LOMConfiguration
-from agent.lom.power import PowerEvent
-from agent.lom.requests import Outcome
+from agent.lom.power import PowerEvent, RequestRefused
 from agent.mdm import checkin, results
 from agent.mdm.commands import Command
+from agent.mdm.refusals import ServerRefused
 from agent.mdm.results import Result, Status
 from agent.mdm.session import Event, Execute, Over, Send
-from agent.net.enrolment import enrol
+from agent.net.exchange import MAX_REDIRECTS, RedirectRefused, ask, redirected, retry_after
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin, Response, encode_request, split_url
 from agent.net.reactor import DelayedCall
+from agent.net.scep_client import obtain_identity
 from agent.net.surroundings import Moment, Surroundings
+from agent.pki.cms import mdm_signature
+from agent.profiles.enrolment import Enrolment
+from agent.profiles.profile import Profile
 
 _log = Logger()
 
+FetchProfile = Callable[[], Awaitable[bytes]]
+
 
 class CommandFailed(PeerError):
-    """A command ended in another status than Acknowledged."""
+    """A command ended in another status than Acknowledged or NotNow."""
 
     kind = "command"
 
 
-class NotEnrolled(PeerError):
-    """The server does not know the Mac any more."""
+class Unenrolled(PeerError):
+    """The server does not know the Mac any more, so the Mac has left its management."""
 
     kind = "unenrolled"
 
@@ -51,11 +73,12 @@ class _Work:
 
     command: Command
     since: Moment
+    status: Status = Status.ACKNOWLEDGED
     failure: CommandFailed | None = None
 
 
 class MDMClient:
-    """One Mac and its connection."""
+    """One Mac and its connection. ``boots`` counts how often it came up again."""
 
     __slots__ = (
         "_around",
@@ -64,7 +87,10 @@ class MDMClient:
         "_lives",
         "_origin",
         "_poll",
+        "_redirects",
+        "_sent",
         "_session_since",
+        "_url",
         "_work",
         "boots",
         "device",
@@ -81,10 +107,38 @@ class MDMClient:
         self._poll: DelayedCall | None = None
         self._session_since: Moment | None = None
         self._work: _Work | None = None
+        self._sent: Send | None = None
+        self._url = ""
+        self._redirects = 0
 
-    def enroll(self, url: str) -> Deferred[None]:
-        """Enrol with the profile at ``url``. The Deferred fails with a PeerError."""
-        return Deferred.fromCoroutine(enrol(self.device, self._around, url, self._connection_to))
+    async def enroll(self, fetch: FetchProfile) -> None:
+        """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before."""
+        since = self._around.now()
+        try:
+            profile = await self._drive(enrol(self.device, await fetch()))
+        except PeerError as error:
+            self._around.record("enroll", self.index, since, error, {"udid": self.device.mac.udid})
+            raise
+        self._judge_signer(profile)
+        self._around.record("enroll", self.index, since, facts={"udid": self.device.mac.udid})
+
+    async def fetch_profile(self, url: str) -> bytes:
+        """Get an enrolment profile, without an identity. Raises PeerError."""
+        opened: list[HTTPConnection] = []
+
+        def connection_to(origin: Origin) -> HTTPConnection:
+            opened.append(self._around.connection(origin))
+            return opened[-1]
+
+        try:
+            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+            response = await ask(connection_to, "GET", url, headers)
+        finally:
+            for connection in opened:
+                connection.close()
+        if response.status != 200:
+            raise ServerRefused(f"the server answered the request for the profile with {response.status}", response.status)
+        return response.body
 
     def wake(self) -> None:
         """A push came. A Mac that is off or not enrolled hears nothing; it looks by itself when it is up again."""
@@ -133,16 +187,29 @@ class MDMClient:
     # The session.
 
     def answered(self, response: Response) -> None:
-        """The server answered the report that was sent last."""
+        """The server answered the report that was sent last, or sends the Mac somewhere else with it."""
+        try:
+            following = redirected(self._url, response)
+            if following is not None and self._redirects >= MAX_REDIRECTS:
+                raise RedirectRefused(f"more than {MAX_REDIRECTS} redirects")
+        except RedirectRefused as error:
+            self.broke(error)
+            return
+        if following is not None and self._sent is not None:
+            self._redirects += 1
+            self._send_to(following, self._sent)
+            return
         now = self._around.reactor.seconds()
-        event = self.device.session.answer(response.status, response.body, now)
-        went_down: list[PowerEvent] = []
-        if response.status == 200:
-            self._delivered()
-            went_down = self.device.delivered(now)
-        if not went_down or isinstance(event, Over):
-            self._follow(event)  # else the Mac is off before it can look at the next command, which the server keeps
-        self._power(went_down)
+        event = self.device.session.answer(
+            response.status,
+            response.body,
+            now,
+            content_type=response.headers.get("content-type", ""),
+            retry_after=retry_after(response),
+        )
+        if response.status == 200 and self._taken(event):
+            return
+        self._follow(event)
 
     def broke(self, error: PeerError) -> None:
         """The connection broke before the answer came."""
@@ -163,22 +230,39 @@ class MDMClient:
                 self._over(event)
 
     def _put(self, send: Send) -> None:
-        enrolment = self.device.enrolment
-        if enrolment is None:
-            raise MisuseError("a report from a Mac that is not enrolled")
-        origin, target = split_url(enrolment.server_url)
-        headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": results.CONTENT_TYPE}
+        self._redirects = 0
+        self._send_to(self._enrolment.server_url, send)
+
+    def _send_to(self, url: str, send: Send) -> None:
+        self._url, self._sent = url, send
+        origin, target = split_url(url)
+        headers = self._headers(results.CONTENT_TYPE, send.body)
         self._connection_to(origin).request(encode_request("PUT", origin, target, headers, send.body), self)
 
-    def _connection_to(self, origin: Origin) -> HTTPConnection:
+    def _headers(self, content_type: str, body: bytes) -> Mapping[str, str]:
+        headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
+        enrolment = self._enrolment
+        if enrolment.sign_message:
+            identity = enrolment.identity
+            headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
+        return headers
+
+    @property
+    def _enrolment(self) -> Enrolment:
         enrolment = self.device.enrolment
         if enrolment is None:
-            raise MisuseError("a connection of a Mac that is not enrolled")
-        if self._connection is None or self._origin != origin:
+            raise MisuseError("a message from a Mac that is not enrolled")
+        return enrolment
+
+    def _connection_to(self, origin: Origin) -> HTTPConnection:
+        enrolment = self._enrolment
+        if self._connection is None or self._origin != origin or self._connection.identity is not enrolment.identity:
             if self._connection is not None:
                 self._connection.close()
             self._origin = origin
-            self._connection = self._around.connection(origin, enrolment.identity, enrolment.anchors)
+            self._connection = self._around.connection(
+                origin, enrolment.identity, enrolment.anchors, enrolment.server_pins
+            )
         return self._connection
 
     def _over(self, over: Over) -> None:
@@ -186,7 +270,10 @@ class MDMClient:
         if since is not None:
             self._around.record("session", self.index, since, over.failure, {"udid": self.device.mac.udid})
         if over.unenrolled:
-            self._unenrol()
+            self._around.record(
+                "enroll", self.index, self._around.now(), Unenrolled(f"the server ended the enrolment: {over.failure}")
+            )
+            self._leave()
         elif self.device.session.deadline is not None:
             delay = max(0.0, self.device.session.deadline - self._around.reactor.seconds())
             self._poll = self._around.reactor.callLater(delay, self._look)
@@ -194,13 +281,6 @@ class MDMClient:
     def _look(self) -> None:
         self._poll = None
         self._begin(self.device.session.wake())
-
-    def _unenrol(self) -> None:
-        self.device.forget_enrolment()
-        self._work = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
     # Commands.
 
@@ -212,42 +292,166 @@ class MDMClient:
         else:
             self._step(outcome, None)
 
-    def _step(self, steps: Steps, answer: list[Outcome] | None) -> None:
-        try:
-            wanted = next(steps) if answer is None else steps.send(answer)
-        except StopIteration as end:
-            self._finish(end.value)
+    def _step(self, steps: CommandSteps, answer: Any) -> None:
+        need = carry(steps, answer)
+        if isinstance(need, Done):
+            self._finish(need.value)
             return
-        self._around.network.relay(self, wanted.items).addCallback(self._stepped, steps, self._lives).addErrback(
-            self._defect
-        )
+        performed = Deferred.fromCoroutine(self._perform(need))
+        performed.addCallback(self._stepped, steps, self._lives).addErrback(_defect)
 
-    def _stepped(self, outcomes: list[Outcome], steps: Steps, life: int) -> None:
+    def _stepped(self, answer: Any, steps: CommandSteps, life: int) -> None:
         if life == self._lives:
-            self._step(steps, outcomes)
+            self._step(steps, answer)
         else:
             steps.close()  # the Mac went down meanwhile; the server still has the command
-
-    def _defect(self, failure: TwistedFailure) -> None:
-        _log.failure("a command could not be carried out", failure)
 
     def _finish(self, result: Result) -> None:
         work = self._work
         if work is None:
             raise MisuseError("a result without a command")
-        if result.status is not Status.ACKNOWLEDGED:
+        work.status = result.status
+        if result.status not in (Status.ACKNOWLEDGED, Status.NOT_NOW):
             reason = "; ".join(error.description for error in result.errors) or "no reason given"
             work.failure = CommandFailed(f"{work.command.request_type}: {result.status.value}: {reason}")
         self._put(self.device.session.finish(work.command.uuid, result))
 
-    def _delivered(self) -> None:
-        """The server took what was sent last; if that was a result, its command is done."""
+    def _taken(self, event: Event) -> bool:
+        """The server took what was sent last. True where what follows from that leaves nothing of ``event`` to do."""
         work, self._work = self._work, None
         if work is not None:
-            facts = {"request_type": work.command.request_type[:200], "command_uuid": work.command.uuid}
+            facts = {
+                "request_type": work.command.request_type[:200],
+                "command_uuid": work.command.uuid,
+                "status": work.status.value,
+            }
             self._around.record("command", self.index, work.since, work.failure, facts)
+        afterwards = self.device.take_afterwards()
+        if not afterwards:
+            return False
+        if isinstance(event, Over):
+            self._follow(event)
+        ended = isinstance(event, Over)
+        for what in afterwards:
+            match what:
+                case Synchronise(tokens):
+                    self._in_background(self._drive(synchronise(self.device, tokens)))
+                case ChangePower(request):
+                    # The Mac is off before it can look at the next command, which the server still has.
+                    ended = self._change_own_power(request) or ended
+                case LeaveManagement(check_out):
+                    self._check_out_and_leave(check_out)
+                    ended = True
+        return ended
+
+    # What takes more than one go.
+
+    async def _drive(self, steps: Steps[Any]) -> Any:
+        """Carry out what ``steps`` need, one thing after another, and return what they return."""
+        need = carry(steps, None)
+        while not isinstance(need, Done):
+            need = carry(steps, await self._perform(need))
+        return need.value
+
+    async def _perform(self, need: Need) -> Any:
+        match need:
+            case RelayItems(items):
+                return await self._around.network.relay(self, items)
+            case ObtainIdentity(payload):
+                key = await self._around.keys.take(payload.key_size)
+                try:
+                    return await obtain_identity(self._around, payload, key)
+                except PeerError as error:
+                    return error
+            case CheckIn(message):
+                try:
+                    return await self._check_in(message)
+                except PeerError as error:
+                    return error
+
+    async def _check_in(self, message: Mapping[str, Any]) -> bytes:
+        """PUT a check-in message, over a connection of its own where a session may be open."""
+        enrolment, since = self._enrolment, self._around.now()
+        facts = {"message": str(message["MessageType"]), "udid": self.device.mac.udid}
+        if "Endpoint" in message:
+            facts["endpoint"] = str(message["Endpoint"])
+        opened: dict[Origin, HTTPConnection] = {}
+
+        def connection_to(origin: Origin) -> HTTPConnection:
+            if origin not in opened:
+                opened[origin] = self._around.connection(
+                    origin, enrolment.identity, enrolment.anchors, enrolment.check_in_pins
+                )
+            return opened[origin]
+
+        body = plists.dump_xml(message)
+        headers = self._headers(checkin.CONTENT_TYPE, body)
+        try:
+            response = await ask(connection_to, "PUT", enrolment.check_in_url, headers, body)
+            if response.status != 200:
+                raise ServerRefused(
+                    f"the server answered {facts['message']} with {response.status} instead of 200", response.status
+                )
+        except PeerError as error:
+            self._around.record("checkin", self.index, since, error, facts)
+            raise
+        finally:
+            for connection in opened.values():
+                connection.close()
+        self._around.record("checkin", self.index, since, None, facts)
+        return response.body
+
+    def _in_background(self, work: Awaitable[Any]) -> None:
+        """Work whose failures are recorded where they happen."""
+
+        async def watched() -> None:
+            try:
+                await work
+            except PeerError as error:
+                _log.info("{udid}: {error}", udid=self.device.mac.udid, error=error)
+
+        Deferred.fromCoroutine(watched()).addErrback(_defect)
+
+    def _check_out_and_leave(self, check_out: bool) -> None:
+        enrolment = self.device.enrolment
+        if check_out and enrolment is not None and enrolment.check_out_when_removed:
+
+            async def say_goodbye() -> None:
+                try:
+                    await self._check_in(checkin.check_out(self.device.mac.udid, enrolment.topic))
+                finally:
+                    self._leave()
+
+            self._in_background(say_goodbye())
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        """The Mac is enrolled no more."""
+        self._disarm_poll()
+        self._lives += 1
+        self._work = None
+        self._session_since = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self.device.forget_enrolment()
+
+    def _judge_signer(self, profile: Profile) -> None:
+        enrolment = self.device.enrolment
+        anchors = () if enrolment is None else enrolment.anchors
+        if profile.signers and not self._around.trusts(profile.signers, anchors):
+            self._around.warn(f"the enrolment profile “{profile.name}” is signed by someone who is not trusted")
 
     # Power.
+
+    def _change_own_power(self, request: Any) -> bool:
+        try:
+            events = self.device.power.receive(request, self._around.reactor.seconds())
+        except RequestRefused:  # a state in which the Mac could not have answered its server
+            return False
+        self._power(events)
+        return PowerEvent.WENT_DOWN in events
 
     def _power(self, events: Sequence[PowerEvent]) -> None:
         for event in events:
@@ -291,3 +495,7 @@ class MDMClient:
         if self._poll is not None and self._poll.active():
             self._poll.cancel()
         self._poll = None
+
+
+def _defect(failure: TwistedFailure) -> None:
+    _log.failure("work in the background could not be carried out", failure)

@@ -16,6 +16,7 @@ import errno
 import os
 import socket
 import struct
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
@@ -26,41 +27,35 @@ from zope.interface import implementer
 
 from agent.errors import MisuseError, PeerError
 from agent.net.reactor import DelayedCall, Reactor
+from agent.net.stream_errors import (
+    ConnectFailed,
+    ConnectionBroken,
+    ConnectionClosed,
+    ConnectTimeout,
+    HandshakeFailed,
+    HandshakeTimeout,
+    broken,
+    handshake_error,
+)
 from agent.pki.verify import PeerCheck, PeerRejected
 
-CONNECT_SECONDS = 10.0
-HANDSHAKE_SECONDS = 15.0
 _RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL never keeps a part of one
 
 
-class ConnectFailed(PeerError):
-    """Nobody accepted the TCP connection."""
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait for a server, in seconds. What macOS itself waits is undocumented.
 
-    kind = "connect"
+    ``connect`` is for each address of its name, ``handshake`` for TLS, ``answer`` from the request's first byte to the
+    answer's last.
+    """
 
-
-class ConnectTimeout(ConnectFailed):
-    """Nobody answered the TCP connection in time."""
-
-    kind = "connect_timeout"
-
-
-class HandshakeFailed(PeerError):
-    """TLS could not be agreed, or the peer refused our certificate."""
-
-    kind = "tls"
+    connect: float = 10.0
+    handshake: float = 15.0
+    answer: float = 60.0
 
 
-class HandshakeTimeout(HandshakeFailed):
-    """The TLS handshake took too long."""
-
-    kind = "tls_timeout"
-
-
-class ConnectionBroken(PeerError):
-    """The peer closed the connection or it broke."""
-
-    kind = "broken"
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 class StreamOwner(Protocol):
@@ -94,7 +89,9 @@ class TLSStream:
         "_out",
         "_owner",
         "_reactor",
+        "_sent",
         "_socket",
+        "_timeouts",
         "_timer",
         "_tls",
         "_writing",
@@ -103,14 +100,23 @@ class TLSStream:
     )
 
     def __init__(
-        self, reactor: Reactor, sock: socket.socket, tls: SSL.Connection, check: PeerCheck, owner: StreamOwner
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        tls: SSL.Connection,
+        check: PeerCheck,
+        owner: StreamOwner,
+        *,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self._reactor = reactor
         self._socket = sock
         self._tls = tls
         self._check = check
         self._owner = owner
+        self._timeouts = timeouts
         self._out = b""
+        self._sent = 0  # how much of _out is sent
         self._writing = False
         self._timer: DelayedCall | None = None
         self.peer_name = ""
@@ -118,7 +124,8 @@ class TLSStream:
 
     def connect(self) -> None:
         """The socket's connect is under way: wait for it, then shake hands."""
-        self._arm(CONNECT_SECONDS, ConnectTimeout(f"no TCP connection within {CONNECT_SECONDS:g} s"))
+        seconds = self._timeouts.connect
+        self._arm(seconds, ConnectTimeout(f"no TCP connection within {seconds:g} s"))
         self._want_write(True)
 
     def accept(self) -> None:
@@ -130,7 +137,8 @@ class TLSStream:
         """Send bytes, now or as soon as the peer takes them. Raises MisuseError where the stream is not open."""
         if self.state is not State.OPEN:
             raise MisuseError(f"write to a stream that is {self.state.name}")
-        self._out = self._out + octets if self._out else octets
+        self._out = self._out[self._sent :] + octets if self._out else octets
+        self._sent = 0
         if not self._writing:
             self._flush()
 
@@ -144,8 +152,14 @@ class TLSStream:
     def abort(self) -> None:
         """End the connection as a power cut does: at once, without a word (TCP reset)."""
         if self.state is not State.CLOSED:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError):  # macOS refuses it on a connection that the peer has reset
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._release()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a part of what was written still waits for the peer to take it."""
+        return bool(self._out)
 
     @property
     def version(self) -> str:
@@ -205,7 +219,8 @@ class TLSStream:
 
     def _begin_handshake(self) -> None:
         self.state = State.HANDSHAKING
-        self._arm(HANDSHAKE_SECONDS, HandshakeTimeout(f"no TLS handshake within {HANDSHAKE_SECONDS:g} s"))
+        seconds = self._timeouts.handshake
+        self._arm(seconds, HandshakeTimeout(f"no TLS handshake within {seconds:g} s"))
 
     def _shake_hands(self) -> None:
         try:
@@ -215,7 +230,7 @@ class TLSStream:
         except SSL.WantWriteError:
             self._want_write(True)
         except SSL.Error as error:
-            self._lose(self._check.rejected or _handshake_error(error))
+            self._lose(self._check.rejected or handshake_error(error))
         else:
             self._opened()
 
@@ -236,22 +251,38 @@ class TLSStream:
         except (SSL.WantReadError, SSL.WantWriteError):
             return
         except SSL.ZeroReturnError:
-            self._lose(ConnectionBroken("the peer closed the connection"))
+            self._lose(ConnectionClosed("the peer closed the connection"))
         except SSL.Error as error:
-            self._lose(_broken(error))
+            self._lose(broken(error))
         else:
             self._owner.received(octets)
 
     def _flush(self) -> None:
+        rest = memoryview(self._out)
         try:
-            while self._out:
-                self._out = self._out[self._tls.send(self._out) :]
+            while self._sent < len(rest):
+                self._sent += self._tls.send(rest[self._sent :])
         except (SSL.WantWriteError, SSL.WantReadError):
             self._want_write(True)
         except SSL.Error as error:
-            self._lose(_broken(error))
+            self._hear_out(broken(error))
         else:
+            self._out = b""
+            self._sent = 0
             self._want_write(False)
+
+    def _hear_out(self, error: PeerError) -> None:
+        """The peer takes no more bytes. What it said before, such as why, may still be there to be read."""
+        while self.state is State.OPEN:
+            try:
+                octets = self._tls.recv(_RECEIVE_BYTES)
+            except SSL.ZeroReturnError:
+                self._lose(ConnectionClosed("the peer closed the connection"))
+            except SSL.Error as last:
+                refused = broken(last)
+                self._lose(refused if isinstance(refused, HandshakeFailed) else error)
+            else:
+                self._owner.received(octets)
 
     def _lose(self, error: PeerError) -> None:
         self._release()
@@ -265,6 +296,7 @@ class TLSStream:
         self._reactor.removeWriter(self)
         self.state = State.CLOSED
         self._out = b""
+        self._sent = 0
         self._socket.close()
 
     def _want_write(self, wanted: bool) -> None:
@@ -307,29 +339,3 @@ def start_connect(
         sock.close()
         raise ConnectFailed(f"the TCP connection failed: {os.strerror(code)}")
     return sock
-
-
-def _handshake_error(error: SSL.Error) -> PeerError:
-    if isinstance(error, SSL.SysCallError):
-        return HandshakeFailed("the peer closed the connection during the TLS handshake")
-    reason = _reason(error)
-    if "alert" in reason:
-        return HandshakeFailed(f"the peer refused the TLS handshake: {reason}")
-    return HandshakeFailed(f"the TLS handshake failed: {reason}")
-
-
-def _broken(error: SSL.Error) -> PeerError:
-    if isinstance(error, SSL.SysCallError):
-        return ConnectionBroken("the peer broke the connection")
-    reason = _reason(error)
-    if "alert" in reason:  # with TLS 1.3 a client hears only after its handshake that its certificate was refused
-        return HandshakeFailed(f"the peer refused our certificate: {reason}")
-    return ConnectionBroken(f"TLS failed: {reason}")
-
-
-def _reason(error: SSL.Error) -> str:
-    """OpenSSL's own words for an error: its queue is a list of (library, function, reason)."""
-    queue = error.args[0] if error.args else ()
-    if isinstance(queue, (list, tuple)) and queue:
-        return "; ".join(str(entry[-1]) for entry in queue if entry)
-    return str(error) or type(error).__name__

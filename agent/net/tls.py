@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 
-from agent.pki.identity import Identity
-from agent.pki.verify import PeerCheck
+from agent.pki.identity import Identity, IdentityError
+from agent.pki.verify import PeerCheck, subject_text
 
 
 class TLSContexts:
@@ -34,7 +34,10 @@ class TLSContexts:
         check: PeerCheck,
         host: str,
     ) -> SSL.Connection:
-        """The client's end of a TLS connection over ``connected`` to ``host``, whose peer is judged by ``check``."""
+        """The client's end of a TLS connection over ``connected`` to ``host``, whose peer is judged by ``check``.
+
+        Raises IdentityError.
+        """
         chain = identity.chain if identity is not None else ()
         key = (*sorted(fingerprint(anchor) for anchor in anchors), b"|", *(fingerprint(link) for link in chain))
         context = self._clients.get(key)
@@ -66,34 +69,59 @@ def server_name_of(host: str) -> bytes:
 
 
 def make_context(anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate] = ()) -> SSL.Context:
-    """A context of TLS 1.2 and newer that trusts exactly ``anchors`` and sends ``chain`` after its certificate."""
+    """A context of TLS 1.2 and newer that trusts exactly ``anchors`` and sends ``chain`` after its certificate.
+
+    Raises IdentityError where OpenSSL refuses the chain.
+    """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+    # A resumed session shows no certificate, so no peer could be known by it: no tickets either.
+    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
     store = context.get_cert_store()
     if store is None:
         raise AssertionError("a new context has a certificate store")
     for anchor in anchors:
         store.add_cert(crypto.X509.from_cryptography(anchor))
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    for certificate in chain:
-        context.add_extra_chain_cert(certificate)
+    try:
+        for certificate in chain:
+            context.add_extra_chain_cert(certificate)
+    except SSL.Error as error:
+        raise _unusable("its chain", error) from error
     # Without a callback of its own, a connection would trust the chain alone and not ask who the peer is.
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _refuse)
     return context
 
 
 def use_identity(connection: SSL.Connection, identity: Identity) -> None:
-    """Present this identity on this connection."""
-    connection.use_certificate(identity.certificate)
-    connection.use_privatekey(identity.key)
+    """Present this identity on this connection.
+
+    Raises IdentityError where OpenSSL refuses it: the key is another certificate's, or is too short.
+    """
+    try:
+        connection.use_certificate(identity.certificate)
+        connection.use_privatekey(identity.key)
+    except SSL.Error as error:
+        raise _unusable(subject_text(identity.certificate), error) from error
 
 
 def fingerprint(certificate: x509.Certificate) -> bytes:
     """SHA-256 of a certificate: 32 bytes."""
     return certificate.fingerprint(hashes.SHA256())
+
+
+def openssl_reason(error: SSL.Error) -> str:
+    """OpenSSL's own words for an error: its queue is a list of (library, function, reason)."""
+    queue = error.args[0] if error.args else ()
+    if isinstance(queue, (list, tuple)) and queue:
+        return "; ".join(str(entry[-1]) for entry in queue if entry)
+    return str(error) or type(error).__name__
+
+
+def _unusable(what: str, error: SSL.Error) -> IdentityError:
+    return IdentityError(f"the identity {what} cannot be used for TLS: {openssl_reason(error)}")
 
 
 def _refuse(_connection: SSL.Connection, _certificate: crypto.X509, _error: int, _depth: int, _ok: int) -> bool:

@@ -14,16 +14,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.hazmat.primitives.serialization.pkcs7 import PKCS7Options, PKCS7SignatureBuilder
 
 from agent.errors import MisuseError, PeerError
 from agent.pki import der
 from agent.pki.identity import PrivateKey
+from agent.pki.signatures import DIGESTS, SignatureError, check_signature, refuse_legacy
 
 MAX_BYTES = 8 * 1024 * 1024  # of a signed profile, as agent.plists takes; ours, no standard says
 MAX_CERTIFICATES = 64  # in one message; a chain has three or four
@@ -32,37 +31,15 @@ SIGNED_DATA = "1.2.840.113549.1.7.2"
 CONTENT_TYPE = "1.2.840.113549.1.9.3"
 MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
 
-# The two below are known so that they can be refused by name, and taken from SCEP servers that have nothing better.
-_MD5 = hashes.MD5()  # noqa: S303
-_SHA1 = hashes.SHA1()  # noqa: S303
-
-DIGESTS: Mapping[str, hashes.HashAlgorithm] = MappingProxyType(
-    {
-        "1.2.840.113549.2.5": _MD5,
-        "1.3.14.3.2.26": _SHA1,
-        "2.16.840.1.101.3.4.2.4": hashes.SHA224(),
-        "2.16.840.1.101.3.4.2.1": hashes.SHA256(),
-        "2.16.840.1.101.3.4.2.2": hashes.SHA384(),
-        "2.16.840.1.101.3.4.2.3": hashes.SHA512(),
-    }
-)
-_LEGACY = (hashes.MD5, hashes.SHA1)
-_RSA = "1.2.840.113549.1.1.1"  # the digest is then the signer's digestAlgorithm (RFC 3370, 3.2)
-_RSA_PSS = "1.2.840.113549.1.1.10"
-_SIGNATURES: Mapping[str, tuple[hashes.HashAlgorithm, str]] = MappingProxyType(
-    {
-        "1.2.840.113549.1.1.4": (_MD5, "RSA"),
-        "1.2.840.113549.1.1.5": (_SHA1, "RSA"),
-        "1.2.840.113549.1.1.14": (hashes.SHA224(), "RSA"),
-        "1.2.840.113549.1.1.11": (hashes.SHA256(), "RSA"),
-        "1.2.840.113549.1.1.12": (hashes.SHA384(), "RSA"),
-        "1.2.840.113549.1.1.13": (hashes.SHA512(), "RSA"),
-        "1.2.840.10045.4.1": (_SHA1, "EC"),
-        "1.2.840.10045.4.3.1": (hashes.SHA224(), "EC"),
-        "1.2.840.10045.4.3.2": (hashes.SHA256(), "EC"),
-        "1.2.840.10045.4.3.3": (hashes.SHA384(), "EC"),
-        "1.2.840.10045.4.3.4": (hashes.SHA512(), "EC"),
-    }
+# What the cryptographic library raises over a certificate or a request, most of it late, when a part is asked for.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    Warning,  # of names too long and serial numbers below one, where Python runs with -W error
 )
 _SIGNED_DATA_OID = bytes.fromhex("06092a864886f70d010702")
 
@@ -183,6 +160,18 @@ def certificates_in(data: bytes) -> tuple[x509.Certificate, ...]:
     return _read(data).certificates
 
 
+def load_certificate(data: bytes) -> x509.Certificate:
+    """Read a DER certificate to its last part, so that none can fail later. Raises CMSError."""
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        for part in ("subject", "issuer", "extensions", "not_valid_before_utc", "not_valid_after_utc"):
+            getattr(certificate, part)
+        certificate.public_key()
+    except UNREADABLE as error:
+        raise CMSError(f"a certificate cannot be read: {error}") from error
+    return certificate
+
+
 def looks_signed(data: bytes) -> bool:
     """Whether ``data`` begins like a CMS SignedData rather than a property list."""
     return data[:1] == b"\x30" and _SIGNED_DATA_OID in data[:17]
@@ -250,10 +239,7 @@ def _certificates(certificates: der.Element) -> tuple[x509.Certificate, ...]:
     found = [element for element in certificates.children() if element.tag == der.SEQUENCE]
     if len(found) > MAX_CERTIFICATES:
         raise CMSError(f"the message holds {len(found)} certificates; at most {MAX_CERTIFICATES} are taken")
-    try:
-        return tuple(x509.load_der_x509_certificate(element.encoded) for element in found)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise CMSError(f"a certificate in the message cannot be read: {error}") from error
+    return tuple(load_certificate(element.encoded) for element in found)
 
 
 def _verify(message: _Message, content: bytes, allow_legacy: bool) -> SignedContent:
@@ -268,7 +254,19 @@ def _verify(message: _Message, content: bytes, allow_legacy: bool) -> SignedCont
         raise CMSError(f"not CMS: broken signer: {error}") from error
     except UnsupportedAlgorithm as error:
         raise CMSError(f"the cryptographic library refuses the signer's digest: {error}") from error
-    _check_signature(signer_info, signer, content, allow_legacy)
+    signed = content if signer_info.signed is None else signer_info.signed
+    try:
+        refuse_legacy(signer_info.digest, allow_legacy)
+        check_signature(
+            signer.public_key(),
+            signer_info.algorithm,
+            signer_info.signature,
+            signed,
+            digest=signer_info.digest,
+            allow_legacy=allow_legacy,
+        )
+    except SignatureError as error:
+        raise CMSError(str(error)) from error
     return SignedContent(content, message.certificates, signer, signer_info.digest.name, signer_info.attributes)
 
 
@@ -334,7 +332,7 @@ def issuer_and_serial(certificate: x509.Certificate) -> tuple[bytes, bytes]:
 def _key_identifier(certificate: x509.Certificate) -> bytes | None:
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except x509.ExtensionNotFound:
         return None
 
 
@@ -350,44 +348,3 @@ def _check_attributes(info: _SignerInfo, content_type: str, content: bytes) -> N
     expected = der.read(digests[0]).expect(der.OCTET_STRING, "the message digest").body
     if not hmac.compare_digest(digest.finalize(), expected):
         raise CMSError(f"the {info.digest.name} digest of the content is not the one that was signed")
-
-
-def _check_signature(info: _SignerInfo, signer: x509.Certificate, content: bytes, allow_legacy: bool) -> None:
-    digest = info.digest if info.algorithm == _RSA else _SIGNATURES.get(info.algorithm, (None, ""))[0]
-    for used in (digest, info.digest):
-        if isinstance(used, _LEGACY) and not allow_legacy:
-            raise CMSError(f"the signature uses {used.name}, which is refused; SHA-256 was expected")
-    signed = content if info.signed is None else info.signed
-    try:
-        check_signature(signer.public_key(), info.algorithm, info.signature, signed, info.digest)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise CMSError(f"the signer's key cannot be read: {error}") from error
-
-
-def check_signature(
-    key: PublicKeyTypes,
-    algorithm: str,
-    signature: bytes,
-    signed: bytes,
-    digest: hashes.HashAlgorithm | None = None,
-) -> None:
-    """Check ``signature`` over ``signed`` by the algorithm with this dotted OID; SHA-1 and MD5 count. Raises CMSError.
-
-    ``digest`` is that of an algorithm that names none: plain RSA, as CMS has it.
-    """
-    if algorithm == _RSA_PSS:
-        raise CMSError("the signature is RSA-PSS, which is refused; RSA PKCS#1 v1.5 or ECDSA was expected")
-    used, family = (digest, "RSA") if algorithm == _RSA else _SIGNATURES.get(algorithm, (None, ""))
-    if used is None:
-        raise CMSError(f"unknown signature algorithm {algorithm}")
-    try:
-        if family == "RSA" and isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, signed, padding.PKCS1v15(), used)
-        elif family == "EC" and isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, signed, ec.ECDSA(used))
-        else:
-            raise CMSError(f"the signature is by {family}, but the signer's key is of another kind")
-    except InvalidSignature as error:
-        raise CMSError("the signature does not match the content and the signer's key") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise CMSError(f"the signer's key cannot check the signature: {error}") from error

@@ -5,7 +5,7 @@ Source: apple-schema profiles/com.apple.security.*.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from cryptography import x509
 
@@ -18,17 +18,29 @@ CERTIFICATES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.
 MAX_CERTIFICATE_BYTES = 64 * 1024
 
 
-def identity_of(payload: Payload) -> Identity:
-    """Unpack an identity payload. Raises ProfileError with the chain of errors that a Mac gives."""
+# The identities of a profile, by upper-case PayloadUUID.
+Identities = Mapping[str, Identity]
+
+
+def unpack_identity(payload: Payload) -> Identity:
+    """Unpack a PKCS12 payload. Raises ProfileError with the chain of errors that a Mac gives."""
     outer = payload_failed(payload.name)
-    if payload.payload_type != PKCS12:
-        raise bad_certificate(f"a payload {payload.payload_type} holds no identity; expected {PKCS12}").within(outer)
     try:
         return load_pkcs12(payload.require("PayloadContent", bytes), payload.get("Password", str))
     except WrongPasswordError as error:
         raise bad_password(str(error)).within(outer) from error
     except IdentityError as error:
         raise bad_certificate(str(error)).within(outer) from error
+
+
+def identity_at(profile: Profile, uuid: str, identities: Identities) -> Identity:
+    """The identity that a payload refers to by PayloadUUID. Raises ProfileError where it is none."""
+    payload = profile.payload(uuid)
+    identity = identities.get(payload.uuid.upper())
+    if identity is None:
+        reason = f"a payload {payload.payload_type} holds no identity that this Mac can use"
+        raise bad_certificate(reason).within(payload_failed(payload.name))
+    return identity
 
 
 def certificate_of(payload: Payload) -> x509.Certificate:

@@ -12,31 +12,47 @@ from cryptography import x509
 
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights, AccessRightsError, check_access_rights
 from agent.pki.identity import Identity
-from agent.profiles.certificates import all_certificates, identity_of
+from agent.profiles.certificates import Identities, all_certificates, certificates_at, identity_at
 from agent.profiles.errors import malformed
 from agent.profiles.profile import Payload, Profile
 
 MDM = "com.apple.mdm"
 TOPIC_PREFIX = "com.apple.mgmt."
+BOOTSTRAP_CAPABILITY = "com.apple.mdm.bootstraptoken"  # a server capability
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What an enrolled Mac knows of its server. ``anchors`` are the profile's own CA certificates."""
+    """What an enrolled Mac knows of its server.
+
+    ``anchors`` are the profile's own CA certificates. Where ``server_pins`` (or ``check_in_pins``) is not empty, the
+    server's chain must hold one of these certificates.
+    """
 
     server_url: str
     check_in_url: str
     topic: str
     access_rights: AccessRights
     identity: Identity
-    anchors: tuple[x509.Certificate, ...]
+    anchors: tuple[x509.Certificate, ...] = ()
+    server_pins: tuple[x509.Certificate, ...] = ()
+    check_in_pins: tuple[x509.Certificate, ...] = ()
+    sign_message: bool = False
+    check_out_when_removed: bool = False
+    capabilities: tuple[str, ...] = ()
 
 
-def enrolment_of(profile: Profile) -> Enrolment:
-    """Read an enrolment profile. Raises ProfileError: no MDM payload, a value a Mac refuses, no such identity."""
+def mdm_payload_of(profile: Profile) -> Payload:
+    """The profile's MDM payload. Raises ProfileError where there is none, or more than one."""
     payload = profile.of_type(MDM)
     if payload is None:
         raise malformed(f"the profile “{profile.name}” has no {MDM} payload, so a Mac cannot enrol with it")
+    return payload
+
+
+def enrolment_of(profile: Profile, identities: Identities) -> Enrolment:
+    """Read an enrolment profile. Raises ProfileError: no MDM payload, a value a Mac refuses, no such identity."""
+    payload = mdm_payload_of(profile)
     server_url = _https(payload, payload.require("ServerURL", str), "ServerURL")
     topic = payload.require("Topic", str)
     if not topic.startswith(TOPIC_PREFIX):
@@ -46,9 +62,31 @@ def enrolment_of(profile: Profile) -> Enrolment:
         check_in_url=_https(payload, payload.get("CheckInURL", str) or server_url, "CheckInURL"),
         topic=topic,
         access_rights=_access_rights(payload),
-        identity=identity_of(profile.payload(payload.require("IdentityCertificateUUID", str))),
+        identity=identity_at(profile, payload.require("IdentityCertificateUUID", str), identities),
         anchors=all_certificates(profile),
+        server_pins=certificates_at(profile, payload.strings("ServerURLPinningCertificateUUIDs")),
+        check_in_pins=certificates_at(profile, payload.strings("CheckInURLPinningCertificateUUIDs")),
+        sign_message=payload.get("SignMessage", bool) or False,
+        check_out_when_removed=payload.get("CheckOutWhenRemoved", bool) or False,
+        capabilities=payload.strings("ServerCapabilities"),
     )
+
+
+def check_update(before: Enrolment, after: Enrolment) -> None:
+    """Whether the server may replace its enrolment profile by this one. Raises ProfileError.
+
+    Source: apple-schema profiles/com.apple.mdm.yaml: "Any change is an error, and the update rejected".
+    """
+    for key, was, wanted in (
+        ("Topic", before.topic, after.topic),
+        ("ServerURL", before.server_url, after.server_url),
+        ("CheckInURL", before.check_in_url, after.check_in_url),
+    ):
+        if was != wanted:
+            raise malformed(f"an update of the {MDM} payload may not change {key} from {was} to {wanted[:200]}")
+    added = after.access_rights & ~before.access_rights
+    if added:
+        raise malformed(f"an update of the {MDM} payload may not add the access rights {int(added)}")
 
 
 def _access_rights(payload: Payload) -> AccessRights:

@@ -11,6 +11,8 @@ INSTALL_FAILURE = 1009
 PAYLOAD_INSTALL_FAILURE = 4001
 BAD_PASSWORD = 9000
 MALFORMED_CERTIFICATE = 9005
+SCEP_NETWORK = 22005
+SCEP_BAD_ANSWER = 22013
 
 
 class ProfileError(PeerError):
@@ -52,3 +54,8 @@ def payload_failed(payload_name: str) -> ChainedError:
 def install_failed(profile_name: str) -> ChainedError:
     """The outermost error of a profile that could not be installed."""
     return ChainedError(Domain.PROFILE, INSTALL_FAILURE, f"the profile “{profile_name}” could not be installed")
+
+
+def scep_failed(description: str, *, network: bool) -> ProfileError:
+    """A SCEP payload got no identity: the server could not be reached, or did not issue one."""
+    return ProfileError(ChainedError(Domain.SCEP, SCEP_NETWORK if network else SCEP_BAD_ANSWER, description))

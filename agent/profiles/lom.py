@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from agent.lom.network import LOMConfiguration
 from agent.pki.identity import Identity
-from agent.profiles.certificates import certificates_at, identity_of
+from agent.profiles.certificates import Identities, certificates_at, identity_at
 from agent.profiles.errors import malformed, payload_failed
 from agent.profiles.profile import Payload, Profile
 
 LOM = "com.apple.lom"
 
 
-def lom_configuration_of(profile: Profile) -> LOMConfiguration | None:
+def lom_configuration_of(profile: Profile, identities: Identities) -> LOMConfiguration | None:
     """What the profile's LOM payload says, or None where it has none. Raises ProfileError."""
     payload = profile.of_type(LOM)
     if payload is None:
         return None
     configuration = LOMConfiguration(
-        device_identity=_identity(profile, payload, "DeviceCertificateUUID"),
-        controller_identity=_identity(profile, payload, "ControllerCertificateUUID"),
+        device_identity=_identity(profile, payload, "DeviceCertificateUUID", identities),
+        controller_identity=_identity(profile, payload, "ControllerCertificateUUID", identities),
         device_anchors=certificates_at(profile, payload.strings("DeviceCACertificateUUIDs")),
         controller_anchors=certificates_at(profile, payload.strings("ControllerCACertificateUUIDs")),
     )
@@ -31,6 +31,6 @@ def lom_configuration_of(profile: Profile) -> LOMConfiguration | None:
     return configuration
 
 
-def _identity(profile: Profile, payload: Payload, key: str) -> Identity | None:
+def _identity(profile: Profile, payload: Payload, key: str, identities: Identities) -> Identity | None:
     uuid = payload.get(key, str)
-    return None if uuid is None else identity_of(profile.payload(uuid))
+    return None if uuid is None else identity_at(profile, uuid, identities)

@@ -6,10 +6,13 @@ Source: apple-schema profiles/TopLevel.yaml, profiles/CommonPayloadKeys.yaml.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from cryptography import x509
+
 from agent import plists
+from agent.pki.cms import CMSError, looks_signed, open_signed
 from agent.profiles.errors import malformed
 
 ValueT = TypeVar("ValueT")
@@ -60,12 +63,16 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A profile and its payloads, in the order of the file."""
+    """A profile and its payloads, in the order of the file.
+
+    ``signers`` are the signer's certificate and those that came with it, where the profile was signed.
+    """
 
     uuid: str
     identifier: str
     content: Mapping[str, Any]
     payloads: tuple[Payload, ...]
+    signers: tuple[x509.Certificate, ...] = ()
 
     @property
     def name(self) -> str:
@@ -86,6 +93,21 @@ class Profile:
         if len(found) > 1:
             raise malformed(f"the profile “{self.name}” has {len(found)} payloads {payload_type}; one is allowed")
         return found[0] if found else None
+
+
+def read_profile(blob: bytes) -> Profile:
+    """Read a profile, plain or signed. Whether the signer is to be trusted is for the caller to judge.
+
+    Raises PlistError where it is no plist, ProfileError where it is no profile or its signature does not hold.
+    """
+    if not looks_signed(blob):
+        return parse_profile(blob)
+    try:
+        signed = open_signed(blob)
+    except CMSError as error:
+        raise malformed(f"the profile's signature does not hold: {error}") from error
+    others = tuple(certificate for certificate in signed.certificates if certificate != signed.signer)
+    return replace(parse_profile(signed.content), signers=(signed.signer, *others))
 
 
 def parse_profile(blob: bytes) -> Profile:

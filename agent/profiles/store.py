@@ -1,19 +1,26 @@
 """The profiles installed on one Mac, by PayloadIdentifier, in the order of their installation.
 
-Installing is all or nothing: every payload is checked before anything changes.
+Installing is all or nothing: everything is checked before anything changes. What is kept of a profile is what later
+answers need; the PKCS12 and its password are not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from agent.lom.network import LOMConfiguration
-from agent.mdm.results import PROFILE_NOT_INSTALLED, PROFILE_NOT_MANAGED, ChainedError, Domain
-from agent.profiles.certificates import CERTIFICATES, PKCS12, certificate_of, identity_of
+from agent.mdm.results import PROFILE_NOT_INSTALLED, ChainedError, Domain
+from agent.pki.identity import Identity
+from agent.profiles.certificates import Identities, all_certificates
 from agent.profiles.enrolment import MDM
-from agent.profiles.errors import ProfileError, install_failed, malformed
+from agent.profiles.errors import ProfileError, malformed
 from agent.profiles.lom import LOM, lom_configuration_of
-from agent.profiles.profile import Profile, parse_profile
+from agent.profiles.profile import Profile
 
 _LISTED = (
     "PayloadDisplayName",
@@ -25,78 +32,85 @@ _LISTED = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class InstalledProfile:
+    """What a Mac keeps of a profile. ``listed`` is its item of a ProfileList answer."""
+
+    identifier: str
+    payload_types: frozenset[str]
+    listed: dict[str, Any]
+    identities: tuple[Identity, ...]
+    certificates: tuple[x509.Certificate, ...]
+
+
 class ProfileStore:
     """What is installed. ``lom`` is the LOM configuration in force, or None."""
 
     __slots__ = ("_profiles", "lom")
 
     def __init__(self) -> None:
-        self._profiles: dict[str, Profile] = {}
+        self._profiles: dict[str, InstalledProfile] = {}
         self.lom: LOMConfiguration | None = None
 
-    def install_enrolment(self, profile: Profile) -> None:
-        """Keep the profile that the Mac enrolled with; it cannot be removed by command."""
-        self._profiles[profile.identifier] = profile
+    def __iter__(self) -> Iterator[InstalledProfile]:
+        return iter(self._profiles.values())
 
-    def install(self, blob: bytes) -> Profile:
-        """Check and install a profile; one with the same PayloadIdentifier is replaced.
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._profiles
 
-        Raises PlistError, ProfileError, and then nothing has changed.
+    def install(self, profile: Profile, identities: Identities) -> None:
+        """Install a profile with the identities of its payloads; one with the same PayloadIdentifier is replaced.
+
+        Raises ProfileError, and then nothing has changed.
         """
-        profile = parse_profile(blob)
-        try:
-            configuration = self._check(profile)
-        except ProfileError as error:
-            raise error.within(install_failed(profile.name)) from error
+        certificates = all_certificates(profile)
+        configuration = lom_configuration_of(profile, identities)
+        for payload_type in (LOM, MDM):
+            self._check_single(profile, payload_type)
         replaced = self._profiles.get(profile.identifier)
-        self._profiles[profile.identifier] = profile
-        if configuration is not None or (replaced is not None and replaced.of_type(LOM) is not None):
+        self._profiles[profile.identifier] = InstalledProfile(
+            identifier=profile.identifier,
+            payload_types=frozenset(payload.payload_type for payload in profile.payloads),
+            listed=_listed(profile),
+            identities=tuple(identities.values()),
+            certificates=certificates,
+        )
+        if configuration is not None or (replaced is not None and LOM in replaced.payload_types):
             self.lom = configuration
-        return profile
 
-    def remove(self, identifier: str) -> Profile:
+    def remove(self, identifier: str) -> InstalledProfile:
         """Take a profile and what it configured off the Mac. Raises ProfileError where it is not there."""
-        profile = self._profiles.get(identifier)
+        profile = self._profiles.pop(identifier, None)
         if profile is None:
-            raise _refused(PROFILE_NOT_INSTALLED, f"the profile {identifier[:200]} is not installed")
-        if profile.of_type(MDM) is not None:
-            raise _refused(PROFILE_NOT_MANAGED, f"the profile {identifier[:200]} is the enrolment and is not managed")
-        del self._profiles[identifier]
-        if profile.of_type(LOM) is not None:
+            raise ProfileError(
+                ChainedError(Domain.MDM, PROFILE_NOT_INSTALLED, f"the profile {identifier[:200]} is not installed")
+            )
+        if LOM in profile.payload_types:
             self.lom = None
         return profile
 
-    def listed(self) -> list[dict[str, Any]]:
-        """The items of a ProfileList answer. Source: apple-schema commands/profile.list.yaml."""
-        return [self._listed(profile) for profile in self._profiles.values()]
-
-    def _check(self, profile: Profile) -> LOMConfiguration | None:
-        if profile.of_type(MDM) is not None:
-            raise malformed("an MDM payload cannot be installed by the server that it would replace")
-        for payload in profile.payloads:
-            if payload.payload_type == PKCS12:
-                identity_of(payload)
-            elif payload.payload_type in CERTIFICATES:
-                certificate_of(payload)
-        configuration = lom_configuration_of(profile)
-        if configuration is not None:
-            for other in self._profiles.values():
-                if other.identifier != profile.identifier and other.of_type(LOM) is not None:
-                    raise malformed(f"a {LOM} payload is installed already, by “{other.name}”; a Mac has one")
-        return configuration
-
-    @staticmethod
-    def _listed(profile: Profile) -> dict[str, Any]:
-        return {
-            **{key: profile.content[key] for key in _LISTED if key in profile.content},
-            "HasRemovalPasscode": False,
-            "IsEncrypted": False,
-            "PayloadContent": [
-                {key: payload.content[key] for key in (*_LISTED, "PayloadType") if key in payload.content}
-                for payload in profile.payloads
-            ],
-        }
+    def _check_single(self, profile: Profile, payload_type: str) -> None:
+        """A Mac has one payload of this type, in whichever profile."""
+        if profile.of_type(payload_type) is None:
+            return
+        for other in self._profiles.values():
+            if other.identifier != profile.identifier and payload_type in other.payload_types:
+                raise malformed(
+                    f"a {payload_type} payload is installed already, by the profile {other.identifier}; a Mac has one"
+                )
 
 
-def _refused(code: int, description: str) -> ProfileError:
-    return ProfileError(ChainedError(Domain.MDM, code, description))
+def _listed(profile: Profile) -> dict[str, Any]:
+    """Source: apple-schema commands/profile.list.yaml, responsekeys."""
+    listed: dict[str, Any] = {
+        **{key: profile.content[key] for key in _LISTED if key in profile.content},
+        "HasRemovalPasscode": False,
+        "IsEncrypted": False,
+        "PayloadContent": [
+            {key: payload.content[key] for key in (*_LISTED, "PayloadType") if key in payload.content}
+            for payload in profile.payloads
+        ],
+    }
+    if profile.signers:
+        listed["SignerCertificates"] = [signer.public_bytes(Encoding.DER) for signer in profile.signers]
+    return listed

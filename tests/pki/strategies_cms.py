@@ -22,9 +22,24 @@ def broken(good: bytes) -> st.SearchStrategy[bytes]:
     return st.lists(change, min_size=1, max_size=4).map(lambda changes: _changed(good, changes))
 
 
+def reshaped(good: bytes) -> st.SearchStrategy[bytes]:
+    """``good`` with one element of its tree replaced and all lengths right, so that only its meaning is wrong."""
+    nodes = _nodes(der.read(good))
+    replacement = st.one_of(
+        st.sampled_from(nodes).map(lambda node: node.encoded),
+        st.builds(der.encode, st.sampled_from(TAGS), st.binary(max_size=20)),
+        st.just(b""),
+    )
+    renamed = st.tuples(st.sampled_from(nodes), st.sampled_from(TAGS)).map(
+        lambda choice: (choice[0], der.encode(choice[1], choice[0].body))
+    )
+    changes = st.one_of(renamed, st.tuples(st.sampled_from(nodes), replacement))
+    return changes.map(lambda change: _rebuilt(nodes[0], *change))
+
+
 def hostile(*good: bytes) -> st.SearchStrategy[bytes]:
     """Any of the above."""
-    return st.one_of(st.binary(max_size=200), nested(), *(broken(message) for message in good))
+    return st.one_of(st.binary(max_size=200), nested(), *map(broken, good), *map(reshaped, good))
 
 
 def _container(inner: list[bytes], indefinite: bool) -> bytes:
@@ -37,3 +52,16 @@ def _changed(good: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     for position, cut, put in changes:
         good = good[:position] + put + good[position + cut :]
     return good
+
+
+def _nodes(element: der.Element) -> list[der.Element]:
+    inside = element.children() if element.tag & 0x20 else []
+    return [element, *(node for child in inside for node in _nodes(child))]
+
+
+def _rebuilt(element: der.Element, target: der.Element, replacement: bytes) -> bytes:
+    if element == target:
+        return replacement
+    if not element.tag & 0x20:
+        return element.encoded
+    return der.encode(element.tag, b"".join(_rebuilt(child, target, replacement) for child in element.children()))

@@ -240,6 +240,27 @@ def test_pieces_by_the_thousand_are_joined_in_linear_time() -> None:
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize(
+    ("part", "replacement"),
+    [
+        ("version", b"\xa0\x03\x02\x01\x07"),
+        ("serial", b"\x02\x01\xff"),
+        ("issuer", b"\x30\x02\x31\x00"),
+        ("subject", b"\x30\x02\x31\x00"),
+        ("subject", der.sequence(der.set_of(der.sequence(der.oid("2.5.4.3"), b"\x0c\x00")))),
+        ("key", der.sequence(der.sequence(der.oid("1.2.3.4")), b"\x03\x02\x00\x00")),
+    ],
+)
+def test_a_certificate_broken_in_any_part_is_refused_when_it_is_read(part: str, replacement: bytes) -> None:
+    """The library finds most of these only when the part is asked for; the last name is a warning, made an error."""
+    order = ("version", "serial", "algorithm", "issuer", "validity", "subject", "key", "extensions")
+    tbs, *rest = der.read(EC.certificate.public_bytes(serialization.Encoding.DER)).children()
+    parts = {name: element.encoded for name, element in zip(order, tbs.children(), strict=True)}
+    broken = der.sequence(der.sequence(*{**parts, part: replacement}.values()), *(one.encoded for one in rest))
+    with pytest.raises(cms.CMSError, match="certificate cannot be read"):
+        cms.load_certificate(broken)
+
+
 def test_what_looks_signed() -> None:
     assert cms.looks_signed(cms.sign_attached(BODY, EC.certificate, EC.key))
     assert not any(map(cms.looks_signed, (b"", b"0", BODY, b"bplist00", b"<?xml?>")))

@@ -9,6 +9,7 @@ import warnings
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scep_parties import (
@@ -212,6 +213,15 @@ def test_only_rsa_speaks_scep() -> None:
         )
     with pytest.raises(MisuseError, match="RSA"):
         ca_side.read_request(open_message(ask()), Identity(certificate("EC", EC_KEY, authority=True), EC_KEY))
+
+
+def test_apples_default_key_of_1024_bits_is_enough() -> None:
+    key = rsa.generate_private_key(65537, 1024)
+    request = csr.build_csr(key, SUBJECT)
+    words = parse_caps(b"SHA-512")
+    question = client.build_pki_message(request, key, CA_PARTS, words, "T", NONCE, now=NOW)
+    issued, reply = grant(question)
+    assert client.parse_cert_rep(reply, request, key, CA_PARTS, "T", NONCE) == client.Granted(issued, (issued,))
 
 
 @pytest.mark.parametrize("cipher", Cipher)

@@ -110,23 +110,25 @@ def go_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.Popen([command, *depot, *options], stdout=log, stderr=log) as server,
     ):
         try:
-            wait_for(port)
+            wait_for(server, port, folder / "log")
             yield f"http://127.0.0.1:{port}/scep"
         finally:
             server.terminate()
 
 
-def wait_for(port: int) -> None:
+def wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Until ``server`` listens on ``port``; fails with what it logged where it ended or does not."""
     deadline = time.monotonic() + 20
-    while True:
+    while server.poll() is None and time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
+        except OSError as error:
+            reason: object = error
             time.sleep(0.05)
         else:
             return
+    ended = f"ended with {server.returncode}" if server.returncode is not None else f"does not listen: {reason}"
+    pytest.fail(f"scepserver on port {port} {ended}; it logged: {log.read_text()!r}")
 
 
 def fetch(url: str, operation: str, message: bytes | None = None, *, post: bool = False) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -21,7 +21,6 @@ CA_RA_CONTENT_TYPE = "application/x-x509-ca-ra-cert"
 MAX_CERTIFICATES = 16  # of a CA and its RAs; every one is checked against every other
 _VERSION_1 = bytes.fromhex("020101")
 
-_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType, x509.DuplicateExtension)
 _FINGERPRINTS: dict[int, hashes.HashAlgorithm] = {
     16: hashes.MD5(),  # noqa: S303 - the operator's choice: the payload does not say which digest it holds
     20: hashes.SHA1(),  # noqa: S303
@@ -50,13 +49,10 @@ def parse_ca_certificates(answer: bytes) -> CACertificates:
     if len(answer) > MAX_BYTES:
         raise SCEPError(f"the answer to GetCACert is {len(answer)} bytes long; at most {MAX_BYTES} are taken")
     try:
-        if cms.looks_signed(answer):
-            certificates = cms.certificates_in(answer)
-        else:
-            certificates = (x509.load_der_x509_certificate(answer),)
-        return _choose_parts(certificates)
-    except (cms.CMSError, *_UNREADABLE) as error:
+        certificates = cms.certificates_in(answer) if cms.looks_signed(answer) else (cms.load_certificate(answer),)
+    except cms.CMSError as error:
         raise SCEPError(f"the answer to GetCACert is neither a certificate nor a set of them: {error}") from error
+    return _choose_parts(certificates)
 
 
 def render_ca_certificates(certificates: Sequence[x509.Certificate]) -> tuple[str, bytes]:
@@ -150,7 +146,7 @@ def _usage(certificate: x509.Certificate, bit: str) -> bool:
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, TypeError, *_UNREADABLE):
+    except (InvalidSignature, *cms.UNREADABLE):
         return False
     return True
 

@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from agent.pki import cms, der
+from agent.pki import der
+from agent.pki.cms import UNREADABLE
 from agent.pki.identity import PrivateKey
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
+from agent.pki.signatures import SignatureError, check_signature
 
 MAX_BYTES = 256 * 1024
 MAX_NAMES = 64  # in a Subject, and in a SubjectAltName
@@ -166,7 +168,7 @@ def read_csr(data: bytes) -> CertificateRequest:
         if not isinstance(public_key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)):
             raise SCEPFailure(FailInfo.BAD_ALG, "the key of the certificate request is neither RSA nor elliptic curve")
         algorithm = der.Fields(signature_fields[0]).take(der.OBJECT_IDENTIFIER, "the algorithm").oid()
-        cms.check_signature(public_key, algorithm, signature_fields[1].body[1:], info.encoded)
+        check_signature(public_key, algorithm, signature_fields[1].body[1:], info.encoded, allow_legacy=True)
         return CertificateRequest(
             data,
             public_key,
@@ -175,13 +177,13 @@ def read_csr(data: bytes) -> CertificateRequest:
             _wanted(extensions, x509.KeyUsage),
             _challenge(info),
         )
-    except cms.CMSError as error:
+    except SignatureError as error:
         raise SCEPFailure(
             FailInfo.BAD_MESSAGE_CHECK, f"the certificate request is not its key's own: {error}"
         ) from error
     except UnsupportedAlgorithm as error:
         raise SCEPFailure(FailInfo.BAD_ALG, f"the certificate request cannot be checked: {error}") from error
-    except (ValueError, TypeError, x509.UnsupportedGeneralNameType, x509.DuplicateExtension, der.DERError) as error:
+    except (der.DERError, *UNREADABLE) as error:
         raise _refused(f"cannot be read: {error}") from error
 
 

@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.padding import PKCS7
 
 from agent.pki import cms, der
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
+from agent.pki.signatures import RSA_ENCRYPTION
 
 MAX_BYTES = 1024 * 1024  # of a whole SCEP message; a usual one is below 8 KB
 MAX_RECIPIENTS = 8
 
 DATA = "1.2.840.113549.1.7.1"
 ENVELOPED_DATA = "1.2.840.113549.1.7.3"
-RSA_ENCRYPTION = "1.2.840.113549.1.1.1"
 _CIPHERTEXT = (0x80, der.CONTEXT_0)  # [0] IMPLICIT OCTET STRING, whole or (BER) in pieces
 _VERSION_0 = bytes.fromhex("020100")
 
@@ -125,10 +125,7 @@ def open_envelope(data: bytes, private_key: rsa.RSAPrivateKey, recipient: x509.C
 
 def rsa_key_of(certificate: x509.Certificate) -> rsa.RSAPublicKey:
     """The public key of a SCEP party. Raises SCEPError where it is not RSA: SCEP encrypts to it."""
-    try:
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise SCEPError(f"the key of a certificate cannot be read: {error}") from error
+    key = certificate.public_key()
     if not isinstance(key, rsa.RSAPublicKey):
         raise SCEPError(f"SCEP encrypts with RSA, but the certificate's key is a {type(key).__name__}")
     return key

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import MisuseError
 from agent.pki import cms, der
-from agent.pki.scep.envelope import DATA, MAX_BYTES, RSA_ENCRYPTION
+from agent.pki.scep.envelope import DATA, MAX_BYTES
 from agent.pki.scep.errors import FailInfo, SCEPError
+from agent.pki.signatures import DIGESTS, RSA_ENCRYPTION
 
 CONTENT_TYPE = "application/x-pki-message"  # of PKIOperation, both ways (RFC 8894, 4.3)
 NONCE_BYTES = 16  # RFC 8894, 3.2.1.5
@@ -101,7 +102,7 @@ def open_message(data: bytes) -> PKIMessage:
         raise SCEPError(f"the SCEP message is broken: {error}") from error
     except der.DERError as error:
         raise SCEPError(f"an attribute of the SCEP message is broken: {error}") from error
-    digest = next(known for known in cms.DIGESTS.values() if known.name == signed.digest)
+    digest = next(known for known in DIGESTS.values() if known.name == signed.digest)
     return PKIMessage(header, signed.content, signed.signer, signed.certificates, digest)
 
 
@@ -187,7 +188,7 @@ def _printable(text: str) -> bytes:
 
 
 def _digest_algorithm(digest: hashes.HashAlgorithm) -> bytes:
-    oid = next(oid for oid, known in cms.DIGESTS.items() if known.name == digest.name)
+    oid = next(oid for oid, known in DIGESTS.items() if known.name == digest.name)
     # SHA-2 is written without parameters (RFC 5754, 2), its elders with a NULL (RFC 3370, 2).
     return der.sequence(der.oid(oid), der.NULL if digest.name in ("md5", "sha1") else b"")
 

@@ -1,0 +1,116 @@
+"""Declarative management: fetch what changed, say what became of it. No I/O: a generator of check-ins.
+
+The declarations are fetched and kept by their ServerToken; none is put into effect (docs/modelled.md).
+Source: apple-schema checkin/declarativemanagement.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from agent.device.mac import Device
+from agent.device.steps import CheckIn, Steps
+from agent.errors import PeerError
+from agent.mdm.checkin import declarative_management
+
+MAX_DECLARATIONS = 5000
+_KINDS = {
+    "Activations": "activation",
+    "Assets": "asset",
+    "Configurations": "configuration",
+    "Management": "management",
+}
+
+
+class DeclarationsMalformed(PeerError):
+    """The server's JSON is not what the protocol says."""
+
+    kind = "declarations"
+
+
+def synchronise(device: Device, tokens: bytes) -> Steps[None]:
+    """Bring the Mac's declarations up to date and report. Raises PeerError.
+
+    ``tokens`` is the TokensResponse that came with the command; where it is empty the server is asked for it.
+    """
+    answer = tokens or (yield from _ask(device, "tokens"))
+    sync = _object(_json(answer, "tokens").get("SyncTokens"), "SyncTokens")
+    token = _text(sync, "DeclarationsToken")
+    if token == device.declarations_token:
+        return
+    items = _json((yield from _ask(device, "declaration-items")), "declaration items")
+    wanted = _wanted(_object(items.get("Declarations"), "Declarations"))
+    for (kind, identifier), server_token in wanted.items():
+        if device.declarations.get(identifier) != server_token:
+            _json((yield from _ask(device, f"declaration/{kind}/{identifier}")), "declaration")
+    device.declarations = {identifier: server_token for (_kind, identifier), server_token in wanted.items()}
+    device.declarations_token = token
+    yield from _ask(device, "status", json.dumps(_status(device, wanted)).encode())
+
+
+def _ask(device: Device, endpoint: str, report: bytes | None = None) -> Steps[bytes]:
+    answer: bytes | PeerError = yield CheckIn(declarative_management(device.mac.udid, endpoint, report))
+    if isinstance(answer, PeerError):
+        raise answer
+    return answer
+
+
+def _wanted(manifest: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    wanted: dict[tuple[str, str], str] = {}
+    for key, kind in _KINDS.items():
+        items = manifest.get(key, [])
+        if not isinstance(items, list):
+            raise DeclarationsMalformed(f"{key} of the declaration items should be an array")
+        for item in items:
+            entry = _object(item, key)
+            identifier = _text(entry, "Identifier")
+            if not identifier.isascii() or not identifier.isprintable() or " " in identifier:
+                raise DeclarationsMalformed(f"the declaration identifier {identifier[:80]!r} is none")
+            wanted[kind, identifier] = _text(entry, "ServerToken")
+    if len(wanted) > MAX_DECLARATIONS:
+        raise DeclarationsMalformed(f"{len(wanted)} declarations; at most {MAX_DECLARATIONS} are fetched")
+    return wanted
+
+
+def _status(device: Device, wanted: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """A StatusReport: every declaration as known and valid."""
+    reported: dict[str, list[dict[str, Any]]] = {key.lower(): [] for key in _KINDS}
+    plural = {kind: key.lower() for key, kind in _KINDS.items()}
+    for (kind, identifier), server_token in wanted.items():
+        reported[plural[kind]].append(
+            {"identifier": identifier, "server-token": server_token, "active": kind == "activation", "valid": "valid"}
+        )
+    mac = device.mac
+    return {
+        "StatusItems": {
+            "device": {
+                "identifier": {"serial-number": mac.serial_number, "udid": mac.udid},
+                "model": {"family": "Mac", "identifier": mac.model, "marketing-name": mac.model_name},
+                "operating-system": {"family": "macOS", "version": mac.os_version, "build-version": mac.build_version},
+            },
+            "management": {"declarations": reported},
+        },
+        "Errors": [],
+    }
+
+
+def _json(answer: bytes, what: str) -> Mapping[str, Any]:
+    try:
+        return _object(json.loads(answer), what)
+    except (ValueError, RecursionError) as error:
+        raise DeclarationsMalformed(f"the server's {what} are no JSON: {error}") from error
+
+
+def _object(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DeclarationsMalformed(f"{what} should be a JSON object")
+    return value
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= 1024:
+        raise DeclarationsMalformed(f"{key} should be a string of 1 to 1024 characters")
+    return value

@@ -1,0 +1,104 @@
+"""A Mac takes a profile: the enrolment's, or one that its server sends. Identities come first, then all or nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.device.mac import Device
+from agent.device.steps import CheckIn, ObtainIdentity, Steps
+from agent.errors import MisuseError, PeerError
+from agent.mdm import checkin
+from agent.pki.identity import Identity
+from agent.pki.scep.errors import SCEPError
+from agent.profiles.certificates import PKCS12, unpack_identity
+from agent.profiles.enrolment import BOOTSTRAP_CAPABILITY, MDM, Enrolment, check_update, enrolment_of, mdm_payload_of
+from agent.profiles.errors import ProfileError, install_failed, malformed, payload_failed, scep_failed
+from agent.profiles.profile import Payload, Profile, read_profile
+from agent.profiles.scep import SCEP, scep_of
+from agent.profiles.variables import expand
+
+
+def enrol(device: Device, blob: bytes) -> Steps[Profile]:
+    """Enrol with a profile: obtain its identity, check in with it. Returns the profile.
+
+    Raises PeerError (PlistError, ProfileError, or what a check-in failed with); the Mac is then managed as before. A
+    Mac that is enrolled already enrols anew, from Authenticate on.
+    """
+    before = device.enrolment, device.profiles
+    device.forget_enrolment()
+    try:
+        profile = yield from _take_enrolment(device, blob)
+        for message in _check_ins(device):
+            answer: bytes | PeerError = yield CheckIn(message)
+            if isinstance(answer, PeerError):
+                raise answer
+    except PeerError:
+        device.enrolment, device.profiles = before
+        raise
+    return profile
+
+
+def _check_ins(device: Device) -> list[dict[str, Any]]:
+    mac, enrolment = device.mac, device.enrolment
+    if enrolment is None:
+        raise MisuseError("a check-in without an enrolment")
+    messages = [
+        checkin.authenticate(device.announcement, enrolment.topic),
+        checkin.token_update(mac.udid, enrolment.topic, mac.push_token, mac.push_magic),
+    ]
+    if BOOTSTRAP_CAPABILITY in enrolment.capabilities:
+        messages.append(checkin.set_bootstrap_token(mac.udid, enrolment.topic, mac.bootstrap_token))
+    return messages
+
+
+def _take_enrolment(device: Device, blob: bytes) -> Steps[Profile]:
+    profile = expand(read_profile(blob), device.profile_variables)
+    mdm_payload_of(profile)
+    identities = yield from _obtain_identities(profile)
+    enrolment = enrolment_of(profile, identities)
+    device.profiles.install(profile, identities)
+    device.enrolment = enrolment
+    return profile
+
+
+def install_profile(device: Device, blob: bytes) -> Steps[None]:
+    """Install a profile that the server sent. Raises PlistError or ProfileError; then nothing has changed."""
+    profile = expand(read_profile(blob), device.profile_variables)
+    try:
+        identities = yield from _obtain_identities(profile)
+        enrolment = None
+        if profile.of_type(MDM) is not None:
+            enrolment = _updated_enrolment(device, profile, identities)
+        device.profiles.install(profile, identities)
+    except ProfileError as error:
+        raise error.within(install_failed(profile.name)) from error
+    if enrolment is not None:
+        device.enrolment = enrolment
+
+
+def _updated_enrolment(device: Device, profile: Profile, identities: dict[str, Identity]) -> Enrolment:
+    """The server may renew its own enrolment profile, and no more."""
+    before = device.enrolment
+    installed = next((other for other in device.profiles if MDM in other.payload_types), None)
+    if before is None or installed is None or installed.identifier != profile.identifier:
+        raise malformed(f"an {MDM} payload may only come in an update of the profile that the Mac enrolled with")
+    after = enrolment_of(profile, identities)
+    check_update(before, after)
+    return after
+
+
+def _obtain_identities(profile: Profile) -> Steps[dict[str, Identity]]:
+    identities: dict[str, Identity] = {}
+    for payload in profile.payloads:
+        if payload.payload_type == PKCS12:
+            identities[payload.uuid.upper()] = unpack_identity(payload)
+        elif payload.payload_type == SCEP:
+            identities[payload.uuid.upper()] = yield from _enrol_by_scep(payload)
+    return identities
+
+
+def _enrol_by_scep(payload: Payload) -> Steps[Identity]:
+    answer: Identity | PeerError = yield ObtainIdentity(scep_of(payload))
+    if isinstance(answer, Identity):
+        return answer
+    raise scep_failed(str(answer), network=not isinstance(answer, SCEPError)).within(payload_failed(payload.name))

@@ -1,0 +1,87 @@
+"""The Settings command: what it sets, item by item. Source: apple-schema commands/settings.yaml.
+
+The schema's text calls the answer's ``Settings`` a dictionary; devices send an array with an item for each setting, and
+that is what servers read, so an array it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agent.device.mac import Device
+from agent.mdm.results import INVALID_REQUEST_TYPE, MALFORMED_REQUEST, ChainedError, Domain
+
+_MAX_NAME = 255
+
+
+class _Refused(Exception):
+    """This setting cannot be set; the code and the words for the ErrorChain."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(description)
+        self.code = code
+
+
+def apply_settings(device: Device, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Set each item, in order; the result of each: Acknowledged, or Error with its ErrorChain."""
+    return [_apply(device, item) for item in items]
+
+
+def _apply(device: Device, item: Mapping[str, Any]) -> dict[str, Any]:
+    name = item.get("Item")
+    setter = _SETTERS.get(name) if isinstance(name, str) else None
+    answer: dict[str, Any] = {"Item": name} if isinstance(name, str) else {}
+    try:
+        if setter is None:
+            raise _Refused(INVALID_REQUEST_TYPE, f"the setting {str(name)[:80]} is not supported")
+        setter(device, item)
+    except _Refused as refused:
+        error = ChainedError(Domain.MDM, refused.code, str(refused))
+        return {**answer, "Status": "Error", "ErrorChain": [error.as_dict()]}
+    return {**answer, "Status": "Acknowledged"}
+
+
+def _device_name(device: Device, item: Mapping[str, Any]) -> None:
+    device.settings.device_name = _text(item, "DeviceName")
+
+
+def _host_name(device: Device, item: Mapping[str, Any]) -> None:
+    device.settings.host_name = _text(item, "HostName")
+
+
+def _organization_info(device: Device, item: Mapping[str, Any]) -> None:
+    value = item.get("OrganizationInfo", {})
+    if not isinstance(value, dict):
+        raise _Refused(MALFORMED_REQUEST, "OrganizationInfo should be a dictionary")
+    device.settings.organization_info = value
+
+
+def _mdm_options(device: Device, item: Mapping[str, Any]) -> None:
+    value = item.get("MDMOptions")
+    if not isinstance(value, dict) or not all(isinstance(option, bool) for option in value.values()):
+        raise _Refused(MALFORMED_REQUEST, "MDMOptions should be a dictionary of booleans")
+    device.settings.mdm_options = {**device.settings.mdm_options, **value}
+
+
+def _bluetooth(device: Device, item: Mapping[str, Any]) -> None:
+    value = item.get("Enabled")
+    if not isinstance(value, bool):
+        raise _Refused(MALFORMED_REQUEST, "Enabled should be a boolean")
+    device.settings.bluetooth = value
+
+
+def _text(item: Mapping[str, Any], key: str) -> str:
+    value = item.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
+        raise _Refused(MALFORMED_REQUEST, f"{key} should be a string of 1 to {_MAX_NAME} characters")
+    return value
+
+
+_SETTERS: Mapping[str, Callable[[Device, Mapping[str, Any]], None]] = {
+    "Bluetooth": _bluetooth,
+    "DeviceName": _device_name,
+    "HostName": _host_name,
+    "MDMOptions": _mdm_options,
+    "OrganizationInfo": _organization_info,
+}

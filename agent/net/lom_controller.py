@@ -1,0 +1,235 @@
+"""A Controller's end of the LOM links of one command: items in, an outcome for each out, several at once."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from OpenSSL import SSL, crypto
+from twisted.internet.defer import Deferred
+
+from agent.errors import MisuseError, PeerError
+from agent.lom.link import ControllerLink, LinkError, LinkLimits
+from agent.lom.network import AddressBook, Endpoint, controller_side
+from agent.lom.relay import Relay
+from agent.lom.requests import Outcome, RelayItem
+from agent.net.reactor import DelayedCall, Reactor
+from agent.net.records import Exchange, Failure, Observer
+from agent.net.stream import HandshakeFailed, TLSStream
+from agent.net.tls import TLSContexts
+from agent.pki.verify import PeerCheck, device_judge
+
+
+class AnswerTimeout(LinkError):
+    """The Device took the request and did not answer in time."""
+
+    kind = "lom_answer_timeout"
+
+
+class RelayAbandoned(PeerError):
+    """The Controller stopped in the middle: it lost power, or the network was closed."""
+
+    kind = "lom_abandoned"
+
+
+class Network(Protocol):
+    """What a Controller's end needs of its network."""
+
+    reactor: Reactor
+    book: AddressBook
+    contexts: TLSContexts
+    observer: Observer
+    limits: LinkLimits
+    wall_clock: Callable[[], float]
+
+    def dial(self, endpoint: Endpoint) -> socket.socket:
+        """A socket whose connect to ``endpoint`` is under way. Raises Unreachable or ConnectFailed."""
+
+    def hung_up(self, port: int) -> None:
+        """The connection dialled from the TCP port ``port`` is over."""
+
+
+class Relays:
+    """The items of one command, ``relays_at_once`` of them at a time. ``done`` fires with all outcomes, in order.
+
+    Cancelling ``done`` is the Controller's loss of power: every link breaks, and ``done`` fires at once with what is
+    known; items without an outcome have failed.
+    """
+
+    def __init__(self, network: Network, controller: Endpoint, items: Sequence[RelayItem]) -> None:
+        self.done: Deferred[list[Outcome]] = Deferred(
+            lambda _: self.give_up(RelayAbandoned("the Controller stopped before an answer came"))
+        )
+        self._network = network
+        self._controller = controller
+        self._items = items
+        self._outcomes: dict[int, Outcome] = {}
+        self._ends: dict[int, _ControllerEnd] = {}
+        self._begun = 0
+        self._starting = False
+
+    def start_more(self) -> None:
+        """Begin as many items as may run. A loop: an item that fails at once must not call back into itself."""
+        if self._starting:
+            return
+        self._starting = True
+        while self._begun < len(self._items) and len(self._ends) < self._network.limits.relays_at_once:
+            number = self._begun
+            self._begun += 1
+            self._ends[number] = end = _ControllerEnd(
+                self._network, self._controller, Relay(self._items[number]), partial(self._end, number)
+            )
+            end.next()
+        self._starting = False
+        if len(self._outcomes) == len(self._items):
+            self.done.callback([self._outcomes[number] for number in range(len(self._items))])
+
+    def give_up(self, error: PeerError) -> None:
+        """Break every link; what has no outcome yet fails with ``error``."""
+        waiting = range(self._begun, len(self._items))
+        self._begun = len(self._items)
+        self._outcomes.update({number: Outcome(self._items[number].uuid, str(error)) for number in waiting})
+        for end in list(self._ends.values()):
+            end.abandon(error)
+
+    def _end(self, number: int, outcome: Outcome) -> None:
+        if self._ends.pop(number, None) is None:
+            return  # it was given up while it failed
+        self._outcomes[number] = outcome
+        self.start_more()
+
+
+class _ControllerEnd:
+    """A Controller's way of one item to its Device: address by address until there is an outcome."""
+
+    def __init__(self, network: Network, controller: Endpoint, relay: Relay, done: Callable[[Outcome], object]) -> None:
+        self._network = network
+        self._controller = controller
+        self._relay = relay
+        self._done = done
+        self._link = ControllerLink(relay.request)
+        self._address = ""
+        self._port = 0
+        self._stream: TLSStream | None = None
+        self._timer: DelayedCall | None = None
+        self._started = 0.0
+        self._clock_started = 0.0
+        self._sent = False
+
+    def next(self) -> None:
+        """Try the next address, or report the outcome."""
+        while (address := self._relay.next_address()) is not None:
+            self._address = address
+            self._started = self._network.wall_clock()
+            self._clock_started = self._network.reactor.seconds()
+            try:
+                self._connect(address)
+            except PeerError as error:
+                self._record(error)
+                self._relay.not_sent(address, error)
+            else:
+                return
+        self._done(self._relay.outcome)
+
+    def abandon(self, error: PeerError) -> None:
+        """Break the link as a power cut does, and try no other address."""
+        self._record(error)
+        self._relay.sent_and_failed(self._address, error)
+        stream = self._let_go()
+        if stream is not None:
+            stream.abort()
+        self._done(self._relay.outcome)
+
+    def _connect(self, address: str) -> None:
+        side = controller_side(self._controller)
+        name = self._relay.item.dns_name
+        check = PeerCheck(device_judge(name))
+        sock = self._network.dial(self._network.book.find(self._controller.segment, address))
+        self._port = sock.getsockname()[1]
+        try:
+            tls = self._network.contexts.client(sock, side.anchors, side.identity, check, name)
+        except (SSL.Error, crypto.Error) as error:
+            self._let_go()
+            sock.close()
+            raise HandshakeFailed(f"TLS cannot use the Controller's own LOM identity: {error}") from error
+        self._stream = TLSStream(self._network.reactor, sock, tls, check, self)
+        self._stream.connect()
+
+    def secured(self) -> None:
+        """The Device is known: ask."""
+        if self._stream is None:
+            raise MisuseError("a link without a stream")
+        self._sent = True
+        self._timer = self._network.reactor.callLater(self._network.limits.answer_seconds, self._late)
+        self._stream.write(self._link.start())
+
+    def received(self, octets: bytes) -> None:
+        """Bytes of the answer."""
+        try:
+            answer = self._link.receive(octets)
+        except LinkError as error:
+            self._fail(error)
+            return
+        if answer is None:
+            return
+        self._relay.answered(answer)
+        self._record(self._relay.failure)
+        self._hang_up()
+        self.next()
+
+    def lost(self, error: PeerError) -> None:
+        """The link is gone: before the request was sent, or after it."""
+        # With TLS 1.3 the Device's refusal of our certificate comes after our own handshake is done.
+        refused = isinstance(error, HandshakeFailed)
+        self._fail(self._link.closed() if self._sent and not refused else error)
+
+    def _late(self) -> None:
+        self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))
+
+    def _fail(self, error: PeerError) -> None:
+        self._record(error)
+        if self._sent:
+            self._relay.sent_and_failed(self._address, error)
+        else:
+            self._relay.not_sent(self._address, error)
+        self._hang_up()
+        self.next()
+
+    def _hang_up(self) -> None:
+        stream = self._let_go()
+        if stream is not None:
+            stream.close()
+
+    def _let_go(self) -> TLSStream | None:
+        """Forget the attempt under way; its stream, if it has one, is the caller's to end."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        self._network.hung_up(self._port)
+        stream, self._stream, self._port = self._stream, None, 0
+        return stream
+
+    def _record(self, error: PeerError | None) -> None:
+        item = self._relay.item
+        facts: dict[str, str | int | float | bool] = {
+            "address": self._address,
+            "device_dns_name": item.dns_name,
+            "request": item.request.value,
+            "request_uuid": item.uuid,
+        }
+        if self._stream is not None and self._sent:
+            facts["tls"] = self._stream.version
+            facts["cipher"] = self._stream.cipher
+            facts["peer"] = self._stream.peer_name
+        self._network.observer(
+            Exchange(
+                operation="lom_link",
+                device=self._controller.index,
+                started=self._started,
+                seconds=self._network.reactor.seconds() - self._clock_started,
+                failure=None if error is None else Failure.of(error),
+                facts=facts,
+            )
+        )

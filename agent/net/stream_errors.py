@@ -1,0 +1,89 @@
+"""What can become of a TLS connection, and what OpenSSL's errors say of it."""
+
+from __future__ import annotations
+
+import os
+
+from OpenSSL import SSL
+
+from agent.errors import PeerError
+from agent.net.tls import openssl_reason
+
+# OpenSSL's words for what a peer that speaks another protocol, or none, makes of its first record.
+_NOT_TLS = ("wrong version number", "http request", "packet length too long", "record layer failure")
+# … and for the alerts that a certificate, or the lack of one, is answered with (RFC 8446, 6.2).
+_CERTIFICATE_ALERTS = (
+    "alert bad certificate",
+    "alert unsupported certificate",
+    "alert certificate revoked",
+    "alert certificate expired",
+    "alert certificate unknown",
+    "alert unknown ca",
+    "alert access denied",
+    "alert decrypt error",
+    "alert handshake failure",
+    "alert certificate required",
+)
+
+
+class ConnectFailed(PeerError):
+    """Nobody accepted the TCP connection."""
+
+    kind = "connect"
+
+
+class ConnectTimeout(ConnectFailed):
+    """Nobody answered the TCP connection in time."""
+
+    kind = "connect_timeout"
+
+
+class HandshakeFailed(PeerError):
+    """TLS could not be agreed, or the peer refused our certificate."""
+
+    kind = "tls"
+
+
+class HandshakeTimeout(HandshakeFailed):
+    """The TLS handshake took too long."""
+
+    kind = "tls_timeout"
+
+
+class ConnectionBroken(PeerError):
+    """The peer closed the connection or it broke."""
+
+    kind = "broken"
+
+
+class ConnectionClosed(ConnectionBroken):
+    """The peer closed the connection in good order (close_notify), so that nothing it sent is missing."""
+
+
+def handshake_error(error: SSL.Error) -> HandshakeFailed:
+    """What an error of the handshake means."""
+    if isinstance(error, SSL.SysCallError):
+        return HandshakeFailed(f"the peer closed the connection during the TLS handshake{_system_reason(error)}")
+    reason = openssl_reason(error)
+    if "alert" in reason:
+        return HandshakeFailed(f"the peer refused the TLS handshake: {reason}")
+    if reason in _NOT_TLS:
+        return HandshakeFailed(f"the peer does not speak TLS at this port: {reason}")
+    return HandshakeFailed(f"the TLS handshake failed: {reason}")
+
+
+def broken(error: SSL.Error) -> HandshakeFailed | ConnectionBroken:
+    """What an error of an open connection means."""
+    if isinstance(error, SSL.SysCallError):
+        return ConnectionBroken(f"the peer broke the connection{_system_reason(error)}")
+    reason = openssl_reason(error)
+    if any(words in reason for words in _CERTIFICATE_ALERTS):
+        # With TLS 1.3 a client hears only after its handshake that its certificate was refused.
+        return HandshakeFailed(f"the peer refused our certificate: {reason}")
+    return ConnectionBroken(f"TLS failed: {reason}")
+
+
+def _system_reason(error: SSL.SysCallError) -> str:
+    """The system's word for it; nothing where the connection just ended, without close_notify."""
+    number = error.args[0] if error.args else -1
+    return f": {os.strerror(number)}" if isinstance(number, int) and number > 0 else ""

@@ -1,0 +1,90 @@
+"""Checking a signature by the algorithm that a message names: RSA PKCS#1 v1.5 and ECDSA, for CMS and PKCS#10."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from agent.errors import PeerError
+
+# The two below are known so that they can be refused by name, and taken from SCEP servers that have nothing better.
+_MD5 = hashes.MD5()  # noqa: S303
+_SHA1 = hashes.SHA1()  # noqa: S303
+LEGACY = (hashes.MD5, hashes.SHA1)
+
+DIGESTS: Mapping[str, hashes.HashAlgorithm] = MappingProxyType(
+    {
+        "1.2.840.113549.2.5": _MD5,
+        "1.3.14.3.2.26": _SHA1,
+        "2.16.840.1.101.3.4.2.4": hashes.SHA224(),
+        "2.16.840.1.101.3.4.2.1": hashes.SHA256(),
+        "2.16.840.1.101.3.4.2.2": hashes.SHA384(),
+        "2.16.840.1.101.3.4.2.3": hashes.SHA512(),
+    }
+)
+RSA_ENCRYPTION = "1.2.840.113549.1.1.1"  # the digest is then named elsewhere (RFC 3370, 3.2)
+RSA_PSS = "1.2.840.113549.1.1.10"
+_SIGNATURES: Mapping[str, tuple[hashes.HashAlgorithm, str]] = MappingProxyType(
+    {
+        "1.2.840.113549.1.1.4": (_MD5, "RSA"),
+        "1.2.840.113549.1.1.5": (_SHA1, "RSA"),
+        "1.2.840.113549.1.1.14": (hashes.SHA224(), "RSA"),
+        "1.2.840.113549.1.1.11": (hashes.SHA256(), "RSA"),
+        "1.2.840.113549.1.1.12": (hashes.SHA384(), "RSA"),
+        "1.2.840.113549.1.1.13": (hashes.SHA512(), "RSA"),
+        "1.2.840.10045.4.1": (_SHA1, "EC"),
+        "1.2.840.10045.4.3.1": (hashes.SHA224(), "EC"),
+        "1.2.840.10045.4.3.2": (hashes.SHA256(), "EC"),
+        "1.2.840.10045.4.3.3": (hashes.SHA384(), "EC"),
+        "1.2.840.10045.4.3.4": (hashes.SHA512(), "EC"),
+    }
+)
+
+
+class SignatureError(PeerError):
+    """A signature that does not hold, or by an algorithm that is refused."""
+
+    kind = "signature"
+
+
+def check_signature(
+    key: PublicKeyTypes,
+    algorithm: str,
+    signature: bytes,
+    signed: bytes,
+    *,
+    digest: hashes.HashAlgorithm | None = None,
+    allow_legacy: bool = False,
+) -> None:
+    """Check ``signature`` over ``signed`` by the algorithm with this dotted OID. Raises SignatureError.
+
+    ``digest`` is that of an algorithm that names none: plain RSA, as CMS has it. ``allow_legacy`` takes SHA-1 and MD5.
+    """
+    if algorithm == RSA_PSS:
+        raise SignatureError("the signature is RSA-PSS, which is refused; RSA PKCS#1 v1.5 or ECDSA was expected")
+    used, family = (digest, "RSA") if algorithm == RSA_ENCRYPTION else _SIGNATURES.get(algorithm, (None, ""))
+    if used is None:
+        raise SignatureError(f"unknown signature algorithm {algorithm}")
+    refuse_legacy(used, allow_legacy)
+    try:
+        if family == "RSA" and isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, signed, padding.PKCS1v15(), used)
+        elif family == "EC" and isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, signed, ec.ECDSA(used))
+        else:
+            raise SignatureError(f"the signature is by {family}, but the signer's key is of another kind")
+    except InvalidSignature as error:
+        raise SignatureError("the signature does not match the content and the signer's key") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SignatureError(f"the signer's key cannot check the signature: {error}") from error
+
+
+def refuse_legacy(digest: hashes.HashAlgorithm, allow_legacy: bool) -> None:
+    """Raise SignatureError for SHA-1 and MD5, unless they are allowed."""
+    if isinstance(digest, LEGACY) and not allow_legacy:
+        raise SignatureError(f"the signature uses {digest.name}, which is refused; SHA-256 was expected")

@@ -1,0 +1,76 @@
+"""The SCEP payload: how a Mac gets an identity. Source: apple-schema profiles/com.apple.security.scep.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from agent.profiles.errors import malformed
+from agent.profiles.profile import Payload
+
+SCEP = "com.apple.security.scep"
+KEY_SIZES = (1024, 2048, 4096)
+DEFAULT_KEY_SIZE = 1024
+DEFAULT_RETRIES = 3
+DEFAULT_RETRY_DELAY_SECONDS = 10
+_MAX_RETRIES = 1000
+_MAX_RETRY_DELAY_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class SCEPPayload:
+    """What a SCEP payload asks for. ``subject`` and ``subject_alt_name`` are as they stand in it."""
+
+    payload_name: str
+    url: str
+    ca_name: str
+    subject: Any
+    subject_alt_name: Mapping[str, Any] | None
+    challenge: str | None
+    key_size: int
+    key_usage: int
+    ca_fingerprint: bytes | None
+    retries: int
+    retry_delay: int
+
+
+def scep_of(payload: Payload) -> SCEPPayload:
+    """Read a SCEP payload. Raises ProfileError."""
+    content = Payload(payload.payload_type, payload.uuid, payload.identifier, payload.require("PayloadContent", dict))
+    key_type = content.get("Key Type", str) or "RSA"
+    if key_type != "RSA":
+        raise malformed(f"Key Type of the payload “{payload.name}” should be RSA, but is {key_type[:80]}")
+    key_size = _one_of(content, "Keysize", DEFAULT_KEY_SIZE)
+    if key_size not in KEY_SIZES:
+        raise malformed(f"Keysize of the payload “{payload.name}” should be one of {KEY_SIZES}, but is {key_size}")
+    return SCEPPayload(
+        payload_name=payload.name,
+        url=_url(payload, content.require("URL", str)),
+        ca_name=content.get("Name", str) or "",
+        subject=content.get("Subject", list) or [],
+        subject_alt_name=content.get("SubjectAltName", dict),
+        challenge=content.get("Challenge", str),
+        key_size=key_size,
+        key_usage=_one_of(content, "Key Usage", 0),
+        ca_fingerprint=content.get("CAFingerprint", bytes),
+        retries=min(_MAX_RETRIES, max(0, _one_of(content, "Retries", DEFAULT_RETRIES))),
+        retry_delay=min(_MAX_RETRY_DELAY_SECONDS, max(0, _one_of(content, "RetryDelay", DEFAULT_RETRY_DELAY_SECONDS))),
+    )
+
+
+def _one_of(content: Payload, key: str, default: int) -> int:
+    value = content.get(key, int)
+    return default if value is None else value
+
+
+def _url(payload: Payload, url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or not url.isascii() or any(character.isspace() for character in url):
+        raise malformed(f"URL of the payload “{payload.name}” should be an http or https URL, but is {url[:200]!r}")
+    return url

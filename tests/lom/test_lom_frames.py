@@ -1,0 +1,303 @@
+"""The LOM link without sockets: frames, and both ends back to back. No result depends on how the bytes are cut."""
+
+from __future__ import annotations
+
+import plistlib
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from strategies_lom import ANSWER_KEYS, KEYS, cut, integers, link_requests, plist_dictionaries, texts
+
+from agent.errors import MisuseError
+from agent.lom.link import (
+    MAX_ERROR_LENGTH,
+    MAX_FRAME_BYTES,
+    ControllerLink,
+    DeviceLink,
+    FrameMalformed,
+    FrameReader,
+    FrameTooLong,
+    LinkAnswer,
+    LinkError,
+    LinkLimits,
+    LinkRequest,
+    encode_frame,
+    parse_answer,
+    parse_request,
+)
+from agent.lom.requests import PowerRequest
+
+REQUEST = LinkRequest("0001", "device.lom.test", PowerRequest.RESET)
+ANSWER = LinkAnswer("0001")
+
+
+def frame(body: bytes) -> bytes:
+    """A frame by hand."""
+    return struct.pack(">I", len(body)) + body
+
+
+def binary(value: Any) -> bytes:
+    """A frame that holds any value, by the standard library."""
+    return frame(plistlib.dumps(value, fmt=plistlib.FMT_BINARY))
+
+
+def read(pieces: Iterable[bytes]) -> list[Any]:
+    """The messages in ``pieces``, and at their end the class of the error that stopped the reading, if one did."""
+    reader = FrameReader()
+    found: list[Any] = []
+    for piece in pieces:
+        reader.receive(piece)
+        try:
+            while (message := reader.next_message()) is not None:
+                found.append(message)
+        except LinkError as error:
+            return [*found, type(error)]
+    return found
+
+
+def octet_by_octet(whole: bytes) -> list[bytes]:
+    return [whole[at : at + 1] for at in range(len(whole))]
+
+
+# Frames
+
+
+def test_a_frame_is_its_length_and_a_binary_plist() -> None:
+    whole = encode_frame({"a": 1})
+    assert int.from_bytes(whole[:4], "big") == len(whole) - 4
+    assert plistlib.loads(whole[4:], fmt=plistlib.FMT_BINARY) == {"a": 1}
+
+
+@given(st.lists(plist_dictionaries(*KEYS), max_size=3), st.data())
+def test_messages_come_back_whatever_pieces_they_come_in(messages: list[dict[str, Any]], data: st.DataObject) -> None:
+    messages = [message for message in messages if len(binary(message)) <= 4 + MAX_FRAME_BYTES]
+    whole = b"".join(map(encode_frame, messages))
+    assert read(data.draw(cut(whole))) == messages
+    assert read(octet_by_octet(whole)) == messages
+
+
+def test_the_longest_frame_and_one_octet_more() -> None:
+    overhead = len(encode_frame({"a": b"x" * 3000})) - 4 - 3000
+    longest = encode_frame({"a": b"x" * (MAX_FRAME_BYTES - overhead)})
+    assert len(longest) == 4 + MAX_FRAME_BYTES
+    assert read([longest]) == [{"a": b"x" * (MAX_FRAME_BYTES - overhead)}]
+    with pytest.raises(FrameTooLong, match=str(MAX_FRAME_BYTES + 1)):
+        encode_frame({"a": b"x" * (MAX_FRAME_BYTES - overhead + 1)})
+    assert read([binary({"a": b"x" * (MAX_FRAME_BYTES - overhead + 1)})]) == [FrameTooLong]
+
+
+@pytest.mark.parametrize("length", [0, MAX_FRAME_BYTES + 1, 1 << 16, (1 << 32) - 1])
+def test_a_length_out_of_bounds_is_refused_before_the_frame_comes(length: int) -> None:
+    assert read(octet_by_octet(length.to_bytes(4, "big"))) == [FrameTooLong]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\0",
+        b"bplist00",
+        b"bplist01" + plistlib.dumps({}, fmt=plistlib.FMT_BINARY)[8:],
+        plistlib.dumps({}, fmt=plistlib.FMT_BINARY)[:-1],
+        plistlib.dumps({"a": 1}),
+        b'{"a": 1}',
+        plistlib.dumps([], fmt=plistlib.FMT_BINARY),
+        plistlib.dumps("text", fmt=plistlib.FMT_BINARY),
+        plistlib.dumps({"a": plistlib.UID(1)}, fmt=plistlib.FMT_BINARY),
+        plistlib.dumps({"a": "\x00"}, fmt=plistlib.FMT_BINARY),
+        # An array that holds itself, under a key.
+        bytes.fromhex("62706c6973743030 d10102 5161 a102 08 0b 0d".replace(" ", ""))
+        + bytes.fromhex("000000000000 01 01 0000000000000003 0000000000000000 000000000000000f".replace(" ", "")),
+    ],
+)
+def test_a_frame_that_is_no_dictionary_in_a_binary_plist_is_refused(body: bytes) -> None:
+    good = encode_frame({"a": 1})
+    assert read([good + frame(body) + good]) == [{"a": 1}, FrameMalformed]
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(frame) | st.binary(max_size=60).map(lambda b: frame(b"bplist00" + b)))
+def test_any_bytes_are_messages_or_refused(junk: bytes) -> None:
+    assert read([junk]) == read(octet_by_octet(junk))
+
+
+@given(st.data())
+def test_a_broken_request_is_a_request_or_refused(data: st.DataObject) -> None:
+    whole = bytearray(REQUEST.encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    outcomes = []
+    for pieces in ([bytes(whole)], octet_by_octet(bytes(whole))):
+        link = DeviceLink()
+        try:
+            for piece in pieces:
+                link.receive(piece)
+            outcomes.append(link.next_request())
+        except LinkError as error:
+            outcomes.append(type(error))
+    assert outcomes[0] == outcomes[1]
+
+
+# Messages
+
+
+@given(link_requests)
+@example(LinkRequest("\U0001f5a5" * 256, "\U0001f5a5" * 253, PowerRequest.OFF, (1 << 64) - 1))
+def test_every_request_fits_in_a_frame_and_comes_back(request: LinkRequest) -> None:
+    link = DeviceLink()
+    link.receive(request.encode())
+    assert link.next_request() == request
+
+
+@given(uuid=st.text(min_size=1, max_size=256), error=st.text())
+@example(uuid="\U0001f5a5" * 256, error="\U0001f5a5" * 5000)
+def test_every_answer_fits_in_a_frame(uuid: str, error: str) -> None:
+    if not (uuid + error).isprintable():
+        uuid, error = "0001", "x" * len(error)
+    link = ControllerLink(LinkRequest(uuid, "device.lom.test", PowerRequest.ON))
+    assert link.receive(LinkAnswer(uuid, error).encode()) == LinkAnswer(uuid, error[:MAX_ERROR_LENGTH])
+
+
+def message(**changes: Any) -> dict[str, Any]:
+    good = {
+        "LOMProtocolVersion": 1,
+        "DeviceRequestUUID": "0001",
+        "DeviceDNSName": "device.lom.test",
+        "DeviceRequestType": "Reset",
+    }
+    return {key: value for key, value in {**good, **changes}.items() if value is not None}
+
+
+def test_a_request_with_keys_of_a_later_version_is_read() -> None:
+    assert parse_request(message(Later=[1])) == REQUEST
+    assert parse_answer({"DeviceRequestUUID": "0001", "DeviceRequestSuccess": True, "Later": {}}) == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("LOMProtocolVersion", [None, True, 1.0, "1", b"\1", [1]]),
+        ("DeviceRequestUUID", [None, 1, b"0001", "", "x" * 257, ["0001"]]),
+        ("DeviceDNSName", [None, 1, b"device", "", "x" * 254]),
+        ("DeviceRequestType", [None, 1, True, b"Reset", "reset", "PowerOn", "Restart", "", ["Reset"], {}]),
+    ],
+)
+def test_a_request_with_a_wrong_value_is_refused_and_says_which(key: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(FrameMalformed, match=key):
+            parse_request(message(**{key: value}))
+
+
+@pytest.mark.parametrize("success", [None, 0, 1, "true", [True]])
+def test_an_answer_without_a_boolean_is_refused(success: Any) -> None:
+    answer = {"DeviceRequestUUID": "0001", "DeviceRequestSuccess": success}
+    with pytest.raises(FrameMalformed, match="DeviceRequestSuccess"):
+        parse_answer({key: value for key, value in answer.items() if value is not None})
+
+
+@pytest.mark.parametrize("error", [None, "", 1, b"off", ["off"]])
+def test_a_failure_without_a_reason_is_a_failure_all_the_same(error: Any) -> None:
+    answer = {"DeviceRequestUUID": "0001", "DeviceRequestSuccess": False, "DeviceRequestReturnError": error}
+    parsed = parse_answer({key: value for key, value in answer.items() if value is not None})
+    assert parsed.error
+
+
+def test_a_success_with_a_reason_is_a_success() -> None:
+    answer = {"DeviceRequestUUID": "0001", "DeviceRequestSuccess": True, "DeviceRequestReturnError": "warm"}
+    assert parse_answer(answer) == ANSWER
+
+
+@given(plist_dictionaries(*KEYS) | plist_dictionaries(*ANSWER_KEYS))
+def test_any_dictionary_is_a_message_or_refused(anything: dict[str, Any]) -> None:
+    for parse in (parse_request, parse_answer):
+        try:
+            parsed = parse(anything)
+        except FrameMalformed:
+            continue
+        assert parsed.uuid == anything["DeviceRequestUUID"]
+
+
+# Both ends
+
+
+@given(st.lists(st.tuples(link_requests, texts.filter(str.isprintable)), max_size=3), st.data())
+def test_both_ends_back_to_back(asked: list[tuple[LinkRequest, str]], data: st.DataObject) -> None:
+    """Each request on one and the same link, in pieces both ways."""
+    device = DeviceLink()
+    for request, error in asked:
+        controller = ControllerLink(request)
+        for piece in data.draw(cut(controller.start())):
+            assert device.next_request() is None
+            device.receive(piece)
+        assert device.next_request() == request
+        *pieces, last = [*data.draw(cut(device.answer(LinkAnswer(request.uuid, error)))), b""]
+        heard = [answer for answer in map(controller.receive, [*pieces, last]) if answer is not None]
+        assert heard == [LinkAnswer(request.uuid, error[:MAX_ERROR_LENGTH])]
+
+
+def test_both_ends_octet_by_octet() -> None:
+    controller, device = ControllerLink(REQUEST), DeviceLink()
+    *most, last = octet_by_octet(controller.start())
+    for octet in most:
+        device.receive(octet)
+        assert device.next_request() is None
+    device.receive(last)
+    assert device.next_request() == REQUEST
+    *most, last = octet_by_octet(device.answer(LinkAnswer("0001", "off")))
+    assert [controller.receive(octet) for octet in most] == [None] * len(most)
+    assert controller.receive(last) == LinkAnswer("0001", "off")
+
+
+def test_what_follows_the_answer_is_not_read() -> None:
+    for more in (b"\xff" * 8, ANSWER.encode(), b"\0\0"):
+        assert ControllerLink(REQUEST).receive(ANSWER.encode() + more) == ANSWER
+
+
+def test_an_answer_to_another_request_is_refused() -> None:
+    with pytest.raises(FrameMalformed, match="'0002'; '0001' was asked"):
+        ControllerLink(REQUEST).receive(LinkAnswer("0002").encode())
+
+
+def test_a_device_takes_the_good_requests_before_a_bad_one() -> None:
+    device = DeviceLink()
+    device.receive(REQUEST.encode() + b"\xff\xff\xff\xff")
+    assert device.next_request() == REQUEST
+    assert device.answer(ANSWER) == ANSWER.encode()
+    with pytest.raises(FrameTooLong):
+        device.next_request()
+
+
+def test_a_device_answers_no_more_requests_than_its_limit() -> None:
+    device = DeviceLink(LinkLimits(requests_a_link=3))
+    device.receive(REQUEST.encode() * 5)
+    answered = 0
+    while (request := device.next_request()) is not None:
+        assert not device.finished
+        device.answer(LinkAnswer(request.uuid))
+        answered += 1
+    assert answered == 3
+    assert device.finished
+
+
+def test_one_request_one_answer() -> None:
+    device = DeviceLink()
+    with pytest.raises(MisuseError):
+        device.answer(ANSWER)
+    device.receive(REQUEST.encode() * 2)
+    assert device.next_request() == REQUEST
+    with pytest.raises(MisuseError):
+        device.next_request()
+    device.answer(ANSWER)
+    with pytest.raises(MisuseError):
+        device.answer(ANSWER)
+
+
+@given(integers)
+def test_a_version_of_any_size_reaches_the_device(version: int) -> None:
+    device = DeviceLink()
+    device.receive(LinkRequest("0001", "device.lom.test", PowerRequest.ON, version).encode())
+    request = device.next_request()
+    assert request is not None
+    assert request.version == version
