@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from agent.lom.link import LinkAnswer, LinkRequest
+from agent.lom.link import LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.network import AddressBook, LOMConfiguration
 from agent.lom.requests import Outcome, PowerRequest, RelayItem
 from agent.net.lom_link import LoopbackNetwork
@@ -25,6 +25,7 @@ CONTROLLER_NAME = "controller.lom.test"
 ADDRESS = "fe80::94f6:d6ff:fef3:c05b"
 ADDRESS_2 = "fe80::94f6:d6ff:fef3:c1a4"
 NOWHERE = "fe80::1"
+QUICK = LinkLimits(linger_seconds=0.05)
 NOW = datetime.now(UTC)
 YESTERDAY, TOMORROW = NOW - timedelta(days=1), NOW + timedelta(days=1)
 
@@ -49,7 +50,9 @@ class Party:
         return self.answer(request)
 
 
-def device(identity: Identity | None = DEVICE_IDENTITY, *, index: int = 1, addresses: Sequence[str] = (ADDRESS,)) -> Party:
+def device(
+    identity: Identity | None = DEVICE_IDENTITY, *, index: int = 1, addresses: Sequence[str] = (ADDRESS,)
+) -> Party:
     """A Mac that is a LOM Device and trusts the Controllers' CA."""
     lom = LOMConfiguration(device_identity=identity, controller_anchors=(CONTROLLER_CA.certificate,))
     return Party(index, lom, addresses)
@@ -69,10 +72,14 @@ def item(
 
 
 class Sockets:
-    """A LoopbackNetwork with ``parties`` on it, and every record that it leaves, for ``with``."""
+    """A LoopbackNetwork with ``parties`` on it, and every record that it leaves, for ``with``.
+
+    Its limits are ``QUICK`` unless told otherwise.
+    """
 
     def __init__(self, reactor: Reactor, *parties: Party, **options: object) -> None:
         self.records: list[Exchange] = []
+        options.setdefault("limits", QUICK)
         self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.records.append, **options)
         for party in parties:
             self.network.add(party, NAME)

@@ -105,7 +105,7 @@ def _run(steps: CommandSteps, controller: StandingMac, network: MemoryNetwork) -
             match steps.send(answer):
                 case RelayItems(items):
                     answer = [network.relay(controller, item) for item in items]
-                case ObtainIdentity(payload):
+                case ObtainIdentity(payload, _):
                     answer = NoNetwork(f"there is no network here to reach {payload.url}")
                 case need:
                     answer = NoNetwork(f"there is no server here for {type(need).__name__}")

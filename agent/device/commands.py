@@ -17,7 +17,7 @@ from agent.device.information import device_information, security_information
 from agent.device.installing import install_profile
 from agent.device.mac import Device
 from agent.device.settings import apply_settings
-from agent.device.steps import ChangePower, LeaveManagement, RelayItems, Steps, Synchronise
+from agent.device.steps import ChangePower, Erase, LeaveManagement, RelayItems, Steps, Synchronise
 from agent.lom.requests import (
     Outcome,
     PowerRequest,
@@ -129,7 +129,7 @@ def _remove_profile(device: Device, command: Command) -> Result:
         return _FORMAT_ERROR
     if any(MDM in profile.payload_types and profile.identifier == identifier for profile in device.profiles):
         # The server ends its own management; the Mac answers first, while it still can.
-        device.after_delivery(LeaveManagement(check_out=True))
+        device.after_delivery(LeaveManagement())
         return acknowledged()
     try:
         device.profiles.remove(identifier)
@@ -238,7 +238,7 @@ def _erase_device(device: Device, command: Command) -> Result:
     pin = command.body.get("PIN")
     if pin is not None and (not isinstance(pin, str) or len(pin) != PIN_CHARACTERS):
         return _FORMAT_ERROR
-    device.after_delivery(LeaveManagement(check_out=False))
+    device.after_delivery(Erase())
     return acknowledged()
 
 

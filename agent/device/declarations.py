@@ -30,6 +30,12 @@ class DeclarationsMalformed(PeerError):
     kind = "declarations"
 
 
+class NotEnrolled(PeerError):
+    """The server's management of the Mac is over."""
+
+    kind = "unenrolled"
+
+
 def synchronise(device: Device, tokens: bytes) -> Steps[None]:
     """Bring the Mac's declarations up to date and report. Raises PeerError.
 
@@ -51,7 +57,10 @@ def synchronise(device: Device, tokens: bytes) -> Steps[None]:
 
 
 def _ask(device: Device, endpoint: str, report: bytes | None = None) -> Steps[bytes]:
-    answer: bytes | PeerError = yield CheckIn(declarative_management(device.mac.udid, endpoint, report))
+    enrolment = device.enrolment
+    if enrolment is None:
+        raise NotEnrolled("the Mac left its management before its declarations were up to date")
+    answer: bytes | PeerError = yield CheckIn(declarative_management(device.mac.udid, endpoint, report), enrolment)
     if isinstance(answer, PeerError):
         raise answer
     return answer

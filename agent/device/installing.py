@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from cryptography import x509
 
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
@@ -10,7 +10,7 @@ from agent.errors import MisuseError, PeerError
 from agent.mdm import checkin
 from agent.pki.identity import Identity
 from agent.pki.scep.errors import SCEPError
-from agent.profiles.certificates import PKCS12, unpack_identity
+from agent.profiles.certificates import PKCS12, all_certificates, unpack_identity
 from agent.profiles.enrolment import BOOTSTRAP_CAPABILITY, MDM, Enrolment, check_update, enrolment_of, mdm_payload_of
 from agent.profiles.errors import ProfileError, install_failed, malformed, payload_failed, scep_failed
 from agent.profiles.profile import Payload, Profile, read_profile
@@ -28,8 +28,8 @@ def enrol(device: Device, blob: bytes) -> Steps[Profile]:
     device.forget_enrolment()
     try:
         profile = yield from _take_enrolment(device, blob)
-        for message in _check_ins(device):
-            answer: bytes | PeerError = yield CheckIn(message)
+        for check_in in _check_ins(device):
+            answer: bytes | PeerError = yield check_in
             if isinstance(answer, PeerError):
                 raise answer
     except PeerError:
@@ -38,7 +38,16 @@ def enrol(device: Device, blob: bytes) -> Steps[Profile]:
     return profile
 
 
-def _check_ins(device: Device) -> list[dict[str, Any]]:
+def say_goodbye(udid: str, enrolment: Enrolment) -> Steps[None]:
+    """Tell the server that the Mac has left its management, where the enrolment says so. Raises PeerError."""
+    if not enrolment.check_out_when_removed:
+        return
+    answer: bytes | PeerError = yield CheckIn(checkin.check_out(udid, enrolment.topic), enrolment)
+    if isinstance(answer, PeerError):
+        raise answer
+
+
+def _check_ins(device: Device) -> list[CheckIn]:
     mac, enrolment = device.mac, device.enrolment
     if enrolment is None:
         raise MisuseError("a check-in without an enrolment")
@@ -48,7 +57,7 @@ def _check_ins(device: Device) -> list[dict[str, Any]]:
     ]
     if BOOTSTRAP_CAPABILITY in enrolment.capabilities:
         messages.append(checkin.set_bootstrap_token(mac.udid, enrolment.topic, mac.bootstrap_token))
-    return messages
+    return [CheckIn(message, enrolment) for message in messages]
 
 
 def _take_enrolment(device: Device, blob: bytes) -> Steps[Profile]:
@@ -93,12 +102,12 @@ def _obtain_identities(profile: Profile) -> Steps[dict[str, Identity]]:
         if payload.payload_type == PKCS12:
             identities[payload.uuid.upper()] = unpack_identity(payload)
         elif payload.payload_type == SCEP:
-            identities[payload.uuid.upper()] = yield from _enrol_by_scep(payload)
+            identities[payload.uuid.upper()] = yield from _enrol_by_scep(payload, all_certificates(profile))
     return identities
 
 
-def _enrol_by_scep(payload: Payload) -> Steps[Identity]:
-    answer: Identity | PeerError = yield ObtainIdentity(scep_of(payload))
+def _enrol_by_scep(payload: Payload, anchors: tuple[x509.Certificate, ...]) -> Steps[Identity]:
+    answer: Identity | PeerError = yield ObtainIdentity(scep_of(payload), anchors)
     if isinstance(answer, Identity):
         return answer
     raise scep_failed(str(answer), network=not isinstance(answer, SCEPError)).within(payload_failed(payload.name))

@@ -18,7 +18,7 @@ from agent.lom.power import Power, PowerEvent, PowerMachine, RequestRefused
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
-from agent.mdm.session import Session
+from agent.mdm.session import DEFAULT_TIMING, Session, Timing
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.store import ProfileStore
 
@@ -64,6 +64,7 @@ class Device:
         boot_seconds: Callable[[], float],
         jitter: Callable[[], float],
         dialect: Dialect = Dialect.SCHEMA,
+        timing: Timing = DEFAULT_TIMING,
         not_now: Callable[[], bool] | None = None,
     ) -> None:
         self.mac = mac
@@ -73,7 +74,7 @@ class Device:
         self.profiles = ProfileStore()
         self.settings = Settings()
         self.enrolment: Enrolment | None = None
-        self.session = Session(mac.udid, jitter)
+        self.session = Session(mac.udid, jitter, timing)
         self.relaying = False
         self.declarations: dict[str, str] = {}
         self.declarations_token = ""

@@ -10,7 +10,10 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from cryptography import x509
+
 from agent.lom.requests import PowerRequest, RelayItem
+from agent.profiles.enrolment import Enrolment
 from agent.profiles.scep import SCEPPayload
 
 ReturnT = TypeVar("ReturnT")
@@ -25,16 +28,21 @@ class RelayItems:
 
 @dataclass(frozen=True, slots=True)
 class ObtainIdentity:
-    """Get an identity by SCEP. Sent back: an Identity, or the PeerError that kept it from being issued."""
+    """Get an identity by SCEP. Sent back: an Identity, or the PeerError that kept it from being issued.
+
+    ``anchors`` are the CA certificates of the profile that asks for it.
+    """
 
     payload: SCEPPayload
+    anchors: tuple[x509.Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """Send a check-in message. Sent back: the body of the answer (bytes), or a PeerError."""
+    """Send a check-in message to the server of ``enrolment``. Sent back: the answer's body (bytes), or a PeerError."""
 
     message: Mapping[str, Any]
+    enrolment: Enrolment
 
 
 Need = RelayItems | ObtainIdentity | CheckIn
@@ -65,9 +73,12 @@ class ChangePower:
 
 @dataclass(frozen=True, slots=True)
 class LeaveManagement:
-    """The Mac is enrolled no more; ``check_out`` says whether it tells its server."""
+    """The Mac is enrolled no more, and tells its server where the enrolment says so."""
 
-    check_out: bool
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """The Mac is as it came from the factory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +89,4 @@ class Synchronise:
 
 
 # What waits until the server has taken the result of the command that asked for it.
-Afterwards = ChangePower | LeaveManagement | Synchronise
+Afterwards = ChangePower | Erase | LeaveManagement | Synchronise

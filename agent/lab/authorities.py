@@ -1,4 +1,4 @@
-"""The lab's certificates: one CA for TLS and MDM identities, and one for each LOM role.
+"""The lab's certificates: one CA for TLS and MDM identities, one for SCEP, and one for each LOM role.
 
 With a CA of its own for each role, a Device's certificate can never pass for a Controller's.
 """
@@ -9,9 +9,11 @@ import uuid
 from collections.abc import Sequence
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.scep.csr import CertificateRequest
 
 
 class Authorities:
@@ -21,11 +23,25 @@ class Authorities:
         self._mdm = Authority.create("lom-agent lab CA")
         self._lom_device = Authority.create("lom-agent lab LOM Device CA")
         self._lom_controller = Authority.create("lom-agent lab LOM Controller CA")
+        self._scep: Authority | None = None
 
     @property
     def anchor(self) -> x509.Certificate:
         """The CA of the lab's own server certificate and of every MDM identity."""
         return self._mdm.certificate
+
+    @property
+    def scep(self) -> Authority:
+        """The CA that issues by SCEP. Its key is RSA, as SCEP needs, and made when first asked for."""
+        if self._scep is None:
+            key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            self._scep = Authority.create("lom-agent lab SCEP CA", key=key, decrypts=True)
+        return self._scep
+
+    @property
+    def mdm_anchors(self) -> tuple[x509.Certificate, ...]:
+        """The CAs whose certificates a Mac may present."""
+        return (self.anchor,) if self._scep is None else (self.anchor, self._scep.certificate)
 
     @property
     def lom_device_anchor(self) -> x509.Certificate:
@@ -44,6 +60,10 @@ class Authorities:
     def mdm_identity(self) -> Identity:
         """An MDM identity for a Mac that is not known yet."""
         return self._mdm.issue(f"mdm-{uuid.uuid4()}", CLIENT_USAGE)
+
+    def issue_for(self, request: CertificateRequest) -> x509.Certificate:
+        """An MDM certificate for a SCEP request, with the subject and the names that it asks for."""
+        return self.scep.certify(request.public_key, request.subject, CLIENT_USAGE, request.subject_alternative_name)
 
     def lom_device_identity(self, dns_name: str) -> Identity:
         """A LOM Device identity: CommonName and dNSName are the same name."""

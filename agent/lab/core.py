@@ -1,7 +1,7 @@
 """What the lab knows and decides: who is enrolled with which certificate, what is queued, what was answered. No I/O.
 
-The lab judges what a real server judges: the keys of each message, its topic, its Content-Type, and that a UDID comes
-with the certificate that it enrolled with.
+The lab judges what a real server judges: the keys of each message, its topic, its Content-Type, its Mdm-Signature, and
+that a UDID comes with the certificate that it enrolled with.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
+
 from agent import plists
 from agent.errors import PeerError
+from agent.lab.declarations import Declarations
 from agent.lab.profiles import TOPIC
 from agent.mdm import checkin, results
+from agent.pki.cms import CMSError, mdm_signature_signer
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_RESULTS = 200  # kept of each Mac; the oldest go first
 _STATUSES = {status.value for status in results.Status}
 _AUTHENTICATE_KEYS = ("DeviceName", "Model", "ModelName", "SerialNumber", "OSVersion", "BuildVersion")
 _TOKEN_BYTES = 32
@@ -33,11 +38,23 @@ class Refused(PeerError):
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a Mac PUT: the body, its Content-Type, SHA-256 of the TLS certificate, the Mdm-Signature, whence it came."""
+
+    body: bytes
+    content_type: str
+    fingerprint: bytes | None
+    signature: str | None
+    peer: str
+
+
 @dataclass(slots=True)
 class QueuedCommand:
     """A command that waits for its result. ``not_now`` holds until the Mac's next session."""
 
     uuid: str
+    request_type: str
     body: bytes
     not_now: bool = False
 
@@ -51,7 +68,10 @@ class EnrolledMac:
     announcement: Mapping[str, Any]
     token: bytes = b""
     push_magic: str = ""
+    bootstrap_token: bytes = b""
     queue: deque[QueuedCommand] = field(default_factory=deque)
+    results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    status_report: bytes = b""
 
     @property
     def enrolled(self) -> bool:
@@ -66,20 +86,21 @@ OnSession = Callable[[str, str], None]
 class Lab:
     """The state of one lab. ``on_session`` is called with UDID and peer address when a Mac reports Idle."""
 
-    def __init__(self) -> None:
+    def __init__(self, declarations: Declarations | None = None) -> None:
         self.macs: dict[str, EnrolledMac] = {}
         self.on_session: OnSession | None = None
+        self.declarations = declarations or Declarations()
         self._udids: dict[bytes, str] = {}
         self._waiting: dict[tuple[str, str], OnResult] = {}
 
-    def enqueue(self, udid: str, command: Mapping[str, Any], on_result: OnResult) -> str:
+    def enqueue(self, udid: str, command: Mapping[str, Any], on_result: OnResult | None = None) -> str:
         """Queue a command for an enrolled Mac and return its CommandUUID; ``on_result`` gets the Mac's report of it."""
         mac = self.macs[udid]
         command_uuid = str(uuid.uuid4()).upper()
-        mac.queue.append(
-            QueuedCommand(command_uuid, plists.dump_xml({"Command": command, "CommandUUID": command_uuid}))
-        )
-        self._waiting[udid, command_uuid] = on_result
+        body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
+        mac.queue.append(QueuedCommand(command_uuid, str(command.get("RequestType", "")), body))
+        if on_result is not None:
+            self._waiting[udid, command_uuid] = on_result
         return command_uuid
 
     def forget(self, udid: str, command_uuid: str) -> None:
@@ -88,31 +109,39 @@ class Lab:
         mac = self.macs[udid]
         mac.queue = deque(command for command in mac.queue if command.uuid != command_uuid)
 
-    def check_in(self, body: bytes, content_type: str, fingerprint: bytes | None) -> None:
-        """Take a check-in message. Raises Refused."""
-        if content_type != checkin.CONTENT_TYPE:
+    def check_in(self, put: Message) -> bytes:
+        """Take a check-in message, and return what answers it. Raises Refused."""
+        if put.content_type != checkin.CONTENT_TYPE:
             raise Refused(
-                415, f"a check-in should have the Content-Type {checkin.CONTENT_TYPE}, not {content_type[:80]}"
+                415, f"the Content-Type of a check-in is {checkin.CONTENT_TYPE}, not {put.content_type[:80]!r}"
             )
-        message = _message(body)
-        certificate = _certificate(fingerprint)
-        udid = _text(message, "UDID")
-        if _text(message, "Topic") != TOPIC:
-            raise Refused(400, f"the Topic should be {TOPIC}")
+        message = _plist(put.body)
+        fingerprint = _certificate(put)
+        udid = _text(message, "UDID") if message.get("MessageType") != "SetBootstrapToken" else self._owner(fingerprint)
         match message.get("MessageType"):
             case "Authenticate":
-                self._authenticate(udid, certificate, message)
+                _check_topic(message)
+                self._authenticate(udid, fingerprint, message)
             case "TokenUpdate":
-                self._token_update(udid, certificate, message)
+                _check_topic(message)
+                self._token_update(udid, fingerprint, message)
+            case "CheckOut":
+                _check_topic(message)
+                self._check_out(udid, fingerprint)
+            case "SetBootstrapToken":
+                self._set_bootstrap_token(udid, fingerprint, message)
+            case "DeclarativeManagement":
+                return self._declarative_management(udid, fingerprint, message)
             case other:
                 raise Refused(400, f"the lab does not take the MessageType {str(other)[:80]!r}")
+        return b""
 
-    def report(self, body: bytes, content_type: str, fingerprint: bytes | None, peer: str) -> bytes:
+    def report(self, put: Message) -> bytes:
         """Take a report, and return the next command's plist, or nothing. Raises Refused."""
-        if content_type != results.CONTENT_TYPE:
-            raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {content_type[:80]!r}")
-        message = _message(body)
-        mac = self._known(_text(message, "UDID"), _certificate(fingerprint))
+        if put.content_type != results.CONTENT_TYPE:
+            raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {put.content_type[:80]!r}")
+        message = _plist(put.body)
+        mac = self._known(_text(message, "UDID"), _certificate(put))
         if not mac.enrolled:
             raise Refused(403, "a report before TokenUpdate")
         status = _text(message, "Status")
@@ -122,7 +151,7 @@ class Lab:
             for command in mac.queue:
                 command.not_now = False
             if self.on_session is not None:
-                self.on_session(mac.udid, peer)
+                self.on_session(mac.udid, put.peer)
         else:
             self._result(mac, status, message)
         return next((command.body for command in mac.queue if not command.not_now), b"")
@@ -146,6 +175,38 @@ class Lab:
         mac.push_magic = _text(message, "PushMagic")
         mac.token = token
 
+    def _check_out(self, udid: str, fingerprint: bytes) -> None:
+        mac = self._known(udid, fingerprint)
+        del self.macs[mac.udid]
+        del self._udids[mac.fingerprint]
+
+    def _set_bootstrap_token(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
+        token = message.get("BootstrapToken", b"")
+        if not isinstance(token, bytes):
+            raise Refused(400, "BootstrapToken should be data")
+        self._known(udid, fingerprint).bootstrap_token = token
+
+    def _declarative_management(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> bytes:
+        mac = self._known(udid, fingerprint)
+        endpoint = _text(message, "Endpoint")
+        if endpoint == "status":
+            report = message.get("Data")
+            if not isinstance(report, bytes):
+                raise Refused(400, "Data of a status report should be data")
+            mac.status_report = report
+            return b""
+        answer = self.declarations.answer(endpoint)
+        if answer is None:
+            raise Refused(404, f"there is no declarative management endpoint {endpoint[:200]!r}")
+        return answer
+
+    def _owner(self, fingerprint: bytes) -> str:
+        """Whose certificate it is: SetBootstrapToken alone may come without a UDID."""
+        udid = self._udids.get(fingerprint)
+        if udid is None:
+            raise Refused(401, "this certificate belongs to no Mac that is enrolled here")
+        return udid
+
     def _known(self, udid: str, fingerprint: bytes) -> EnrolledMac:
         mac = self.macs.get(udid)
         if mac is None:
@@ -162,23 +223,40 @@ class Lab:
                     command.not_now = True
                     return
                 mac.queue.remove(command)
+                mac.results[command_uuid] = message
+                while len(mac.results) > MAX_RESULTS:
+                    del mac.results[next(iter(mac.results))]
                 break
         on_result = self._waiting.pop((mac.udid, command_uuid), None)
         if on_result is not None:
             on_result(message)
 
 
-def _message(body: bytes) -> dict[str, Any]:
+def _plist(body: bytes) -> dict[str, Any]:
     try:
         return plists.load_dict(body, max_bytes=MAX_BODY_BYTES)
     except plists.PlistError as error:
         raise Refused(400, str(error)) from error
 
 
-def _certificate(fingerprint: bytes | None) -> bytes:
-    if fingerprint is None:
+def _check_topic(message: Mapping[str, Any]) -> None:
+    if _text(message, "Topic") != TOPIC:
+        raise Refused(400, f"the Topic should be {TOPIC}")
+
+
+def _certificate(put: Message) -> bytes:
+    """SHA-256 of the certificate that TLS and the Mdm-Signature agree on. Raises Refused."""
+    if put.fingerprint is None:
         raise Refused(401, "the Mac presented no client certificate")
-    return fingerprint
+    if put.signature is None:
+        raise Refused(400, "the Mdm-Signature is missing, but the enrolment profile has SignMessage")
+    try:
+        signer = mdm_signature_signer(put.signature, put.body)
+    except CMSError as error:
+        raise Refused(400, f"the Mdm-Signature does not hold: {error}") from error
+    if signer.fingerprint(hashes.SHA256()) != put.fingerprint:
+        raise Refused(403, "the Mdm-Signature is another's than the TLS certificate")
+    return put.fingerprint
 
 
 def _text(message: Mapping[str, Any], key: str) -> str:

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent import plists
@@ -20,9 +21,8 @@ LOM_IDENTIFIER = "test.lom-agent.lab.lom"
 _ORGANIZATION = "lom-agent lab"
 
 
-def enrolment_profile(authorities: Authorities, base_url: str) -> bytes:
-    """A new enrolment profile with an identity of its own, for the Mac that asked for it."""
-    identity = _identity_payload(authorities.mdm_identity(), "MDM identity", f"{ENROLMENT_IDENTIFIER}.identity")
+def enrolment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
+    """An enrolment profile with ``identity`` (a payload) as the Mac's own."""
     anchor = _certificate_payload(authorities.anchor, "Lab CA", f"{ENROLMENT_IDENTIFIER}.ca")
     mdm = _payload(
         "com.apple.mdm",
@@ -34,10 +34,40 @@ def enrolment_profile(authorities: Authorities, base_url: str) -> bytes:
         AccessRights=int(ALL_RIGHTS),
         IdentityCertificateUUID=identity["PayloadUUID"],
         CheckOutWhenRemoved=True,
-        SignMessage=False,
-        ServerCapabilities=["com.apple.mdm.per-user-connections"],
+        SignMessage=True,
+        ServerCapabilities=["com.apple.mdm.per-user-connections", "com.apple.mdm.bootstraptoken"],
     )
     return _profile("lom-agent lab enrolment", ENROLMENT_IDENTIFIER, [anchor, identity, mdm])
+
+
+def pkcs12_payload(authorities: Authorities) -> dict[str, Any]:
+    """A new MDM identity, packed with its key."""
+    return _identity_payload(authorities.mdm_identity(), "MDM identity", f"{ENROLMENT_IDENTIFIER}.identity")
+
+
+def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str, Any]:
+    """Where the Mac gets its MDM identity by itself."""
+    return _payload(
+        "com.apple.security.scep",
+        "MDM identity",
+        f"{ENROLMENT_IDENTIFIER}.identity",
+        PayloadContent={
+            "URL": url,
+            "Name": "lom-agent lab",
+            "Subject": [[["O", _ORGANIZATION]], [["CN", "%SerialNumber%"]]],
+            "SubjectAltName": {
+                "dNSName": "%HostName%.lom.test",
+                "uniformResourceIdentifier": "urn:uuid:%HardwareUUID%",
+            },
+            "Challenge": challenge,
+            "Keysize": 2048,
+            "Key Type": "RSA",
+            "Key Usage": 5,
+            "CAFingerprint": authorities.scep.certificate.fingerprint(hashes.SHA256()),
+            "Retries": 3,
+            "RetryDelay": 10,
+        },
+    )
 
 
 def lom_profile(authorities: Authorities, dns_name: str, *, device: bool, controller: bool) -> bytes:

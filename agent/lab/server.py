@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
@@ -15,56 +17,86 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from agent.errors import OperatorError
+from agent.lab.api import API
 from agent.lab.authorities import Authorities
-from agent.lab.core import MAX_BODY_BYTES, Lab, Refused
-from agent.lab.profiles import enrolment_profile
+from agent.lab.core import MAX_BODY_BYTES, Lab, Message, Refused
+from agent.lab.profiles import enrolment_profile, pkcs12_payload, scep_payload
+from agent.lab.scep import SCEPService
 from agent.net.tls import make_context
+from agent.pki.cms import sign_attached
+from agent.pki.identity import Identity
 
 HOST = "127.0.0.1"
 _log = Logger()
 
 
 class LabServer:
-    """A lab that listens. ``url`` is its base, once ``listen`` was called."""
+    """A lab that listens. ``url`` is its base, once ``listen`` was called; ``token`` is what its API asks for.
 
-    def __init__(self, reactor: Any, lab: Lab, authorities: Authorities) -> None:
+    With ``scep`` its enrolment profile has the Mac get its identity by SCEP, else it brings a PKCS12 along. SCEP is
+    served without TLS, as most CAs serve it: its messages protect themselves.
+    """
+
+    def __init__(self, reactor: Any, lab: Lab, authorities: Authorities, *, scep: bool = False) -> None:
         self.lab = lab
         self.authorities = authorities
         self.url = ""
+        self.scep_url = ""
+        self.token = secrets.token_urlsafe(24)
         self._reactor = reactor
-        self._port: Any = None
+        self._scep = SCEPService(authorities) if scep else None
+        self._identity = authorities.server_identity([HOST, "localhost"])
+        self._ports: list[Any] = []
 
     @property
     def enrolment_url(self) -> str:
         """Where a Mac gets its enrolment profile."""
         return f"{self.url}/enroll"
 
-    def listen(self, port: int = 0) -> None:
+    def listen(self, port: int = 0, scep_port: int = 0) -> None:
         """Listen on loopback; port 0 takes any free one. Raises OperatorError."""
         root: Any = Resource()
         root.putChild(b"enroll", _Enrolment(self))
-        root.putChild(b"checkin", _CheckIn(self.lab))
-        root.putChild(b"mdm", _MDM(self.lab))
-        site = Site(root, requestFactory=_BoundedRequest)
-        connections = _Connections(self.authorities)
+        root.putChild(b"checkin", _Put(self.lab.check_in))
+        root.putChild(b"mdm", _Put(self.lab.report))
+        root.putChild(b"api", API(self.lab, self.token))
         try:
-            self._port = self._reactor.listenSSL(port, site, connections, backlog=1024, interface=HOST)
+            if self._scep is not None:
+                scep: Any = Resource()
+                scep.putChild(b"scep", _SCEP(self._scep))
+                self._ports.append(self._reactor.listenTCP(scep_port, _site(scep), interface=HOST))
+                self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
+            connections = _Connections(self.authorities, self._identity)
+            self._ports.append(self._reactor.listenSSL(port, _site(root), connections, backlog=1024, interface=HOST))
         except CannotListenError as error:
-            raise OperatorError(f"the lab cannot listen on {HOST}:{port}: {error.socketError}") from error
-        self.url = f"https://{HOST}:{self._port.getHost().port}"
+            raise OperatorError(f"the lab cannot listen on {HOST}:{error.port}: {error.socketError}") from error
+        self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
 
-    def close(self) -> Any:
-        """Listen no longer. Returns a Deferred that fires when the port is free, or None."""
-        return None if self._port is None else self._port.stopListening()
+    def enrolment_profile(self) -> bytes:
+        """A signed enrolment profile for the Mac that asks for it: with an identity, or a challenge, of its own."""
+        if self._scep is None:
+            payload = pkcs12_payload(self.authorities)
+        else:
+            payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge())
+        profile = enrolment_profile(self.authorities, self.url, payload)
+        return sign_attached(profile, self._identity.certificate, self._identity.key)
+
+    def close(self) -> Deferred[Any]:
+        """Listen no longer; fires when the ports are free."""
+        ports, self._ports = self._ports, []
+        return gatherResults([port.stopListening() or succeed(None) for port in ports])
+
+
+def _site(root: Any) -> Any:
+    return Site(root, requestFactory=_BoundedRequest)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class _Connections:
     """Makes the TLS connections that Twisted accepts: client certificates are asked for, but not required."""
 
-    def __init__(self, authorities: Authorities) -> None:
-        identity = authorities.server_identity([HOST, "localhost"])
-        context = make_context([authorities.anchor])
+    def __init__(self, authorities: Authorities, identity: Identity) -> None:
+        context = make_context(authorities.mdm_anchors)
         context.set_options(SSL.OP_NO_TICKET)
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.key)
@@ -128,49 +160,61 @@ class _Enrolment(_Endpoint):
         self._server = server
 
     def render_GET(self, request: Any) -> bytes:
-        """A profile with an identity of its own for whoever asks."""
+        """A profile of its own for whoever asks."""
         request.setHeader(b"content-type", b"application/x-apple-aspen-config")
-        return self.respond(request, lambda: enrolment_profile(self._server.authorities, self._server.url))
+        return self.respond(request, self._server.enrolment_profile)
 
 
-class _CheckIn(_Endpoint):
-    def __init__(self, lab: Lab) -> None:
+class _Put(_Endpoint):
+    """Where Macs PUT their check-ins, or their reports."""
+
+    def __init__(self, take: Callable[[Message], bytes]) -> None:
         super().__init__()
-        self._lab = lab
+        self._take = take
 
     def render_PUT(self, request: Any) -> bytes:
-        """A check-in message."""
-
-        def answer() -> bytes:
-            self._lab.check_in(request.content.read(), _content_type(request), _fingerprint(request))
-            return b""
-
-        return self.respond(request, answer)
-
-
-class _MDM(_Endpoint):
-    def __init__(self, lab: Lab) -> None:
-        super().__init__()
-        self._lab = lab
-
-    def render_PUT(self, request: Any) -> bytes:
-        """A report; the answer is the next command, or empty."""
+        """A message; the answer is the next command, some JSON, or empty."""
         request.setHeader(b"content-type", b"application/xml; charset=utf-8")
+        return self.respond(request, lambda: self._take(_message(request)))
 
+
+class _SCEP(_Endpoint):
+    def __init__(self, service: SCEPService) -> None:
+        super().__init__()
+        self._service = service
+
+    def render_GET(self, request: Any) -> bytes:
+        """GetCACaps, GetCACert, or PKIOperation with its message in the query."""
+        return self._operate(request, _argument(request, b"message"))
+
+    def render_POST(self, request: Any) -> bytes:
+        """PKIOperation with its message in the body."""
+        return self._operate(request, request.content.read())
+
+    def _operate(self, request: Any, message: str | bytes) -> bytes:
         def answer() -> bytes:
-            address = request.getClientAddress()
-            peer = f"{address.host}:{address.port}"
-            return self._lab.report(request.content.read(), _content_type(request), _fingerprint(request), peer)
+            answered = self._service.operate(_argument(request, b"operation"), message)
+            request.setResponseCode(answered.status)
+            request.setHeader(b"content-type", answered.content_type.encode("ascii"))
+            return answered.body
 
         return self.respond(request, answer)
 
 
-def _content_type(request: Any) -> str:
-    value = request.getHeader(b"content-type") or b""
-    return value.decode("latin-1").partition(";")[0].strip().lower()
+def _argument(request: Any, name: bytes) -> str:
+    values = request.args.get(name, [b""])
+    return str(values[0].decode("latin-1"))
 
 
-def _fingerprint(request: Any) -> bytes | None:
-    """SHA-256 of the client's certificate, which TLS has verified against the lab's CA."""
-    certificate = request.channel.transport.getPeerCertificate()
-    return None if certificate is None else certificate.to_cryptography().fingerprint(hashes.SHA256())
+def _message(request: Any) -> Message:
+    content_type = (request.getHeader(b"content-type") or b"").decode("latin-1")
+    signature = request.getHeader(b"mdm-signature")
+    certificate = request.channel.transport.getPeerCertificate()  # which TLS has verified against the lab's CAs
+    address = request.getClientAddress()
+    return Message(
+        body=request.content.read(),
+        content_type=content_type.partition(";")[0].strip().lower(),
+        fingerprint=None if certificate is None else certificate.to_cryptography().fingerprint(hashes.SHA256()),
+        signature=None if signature is None else signature.decode("latin-1"),
+        peer=f"{address.host}:{address.port}",
+    )

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from agent.device.mac import Device
 from agent.fleet.chance import Chance
 from agent.fleet.population import Population
+from agent.mdm.session import DEFAULT_TIMING, Timing
 from agent.net.mdm_client import MDMClient
+from agent.net.reactor import Clock
 from agent.net.surroundings import Surroundings
 
 # A real Mac takes half a minute; a first look at the tool should not.
 BOOT_SHORTEST_SECONDS, BOOT_LONGEST_SECONDS = 1.0, 3.0
 
 
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How the Macs behave where macOS leaves it open.
+
+    ``not_now`` is the probability with which a Mac answers NotNow to a command that allows it, ``not_now_for`` a time
+    in seconds from the start in which it always does; ``timing`` says when it comes back by itself.
+    """
+
+    not_now: float = 0.0
+    not_now_for: float = 0.0
+    timing: Timing = DEFAULT_TIMING
+
+
+USUAL_MANNERS = Manners()
+
+
 class Fleet:
     """Every Mac of ``population`` as an MDM client."""
 
-    def __init__(self, population: Population, surroundings: Surroundings) -> None:
+    def __init__(self, population: Population, surroundings: Surroundings, manners: Manners = USUAL_MANNERS) -> None:
         self.population = population
         self._clients: list[MDMClient] = []
         self._by_udid: dict[str, MDMClient] = {}
@@ -26,6 +45,8 @@ class Fleet:
                 mac,
                 boot_seconds=_boot_seconds(Chance(mac.source, mac.index, b"boot")),
                 jitter=Chance(mac.source, mac.index, b"back-off"),
+                timing=manners.timing,
+                not_now=_not_now(manners, surroundings.reactor, Chance(mac.source, mac.index, b"not now")),
             )
             client = MDMClient(device, surroundings)
             self._clients.append(client)
@@ -64,3 +85,11 @@ def _boot_seconds(chance: Chance) -> Callable[[], float]:
         return BOOT_SHORTEST_SECONDS + (BOOT_LONGEST_SECONDS - BOOT_SHORTEST_SECONDS) * chance()
 
     return draw
+
+
+def _not_now(manners: Manners, clock: Clock, chance: Chance) -> Callable[[], bool] | None:
+    """Whether the Mac is busy just now; None for a Mac that never is."""
+    if not manners.not_now and not manners.not_now_for:
+        return None
+    until = clock.seconds() + manners.not_now_for
+    return lambda: clock.seconds() < until or chance() < manners.not_now

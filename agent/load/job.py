@@ -7,7 +7,7 @@ Mac that fails a step is left out of the next ones; the others go on.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,14 +17,13 @@ from agent.errors import PeerError
 from agent.lab.core import Lab
 from agent.lab.profiles import lom_profile
 from agent.lab.server import LabServer
-from agent.load.concurrently import for_each
 from agent.load.fleet import Fleet
 from agent.load.progress import Progress
+from agent.load.steps import Job
 from agent.lom.requests import PowerRequest
 from agent.net.mdm_client import MDMClient
 from agent.net.surroundings import Moment, Surroundings
 
-MACS_AT_ONCE = 64  # so that connections are made as fast as both ends can, and none waits in a queue for long
 COMMAND_SECONDS = 120.0  # how long the job waits for a Mac's result
 RETURN_SECONDS = 120.0  # … and for its first session after a reset
 
@@ -52,48 +51,38 @@ class NotBack(PeerError):
 class MainJob:
     """One run of the job. ``run`` is a coroutine for Twisted's Deferred; it may be cancelled at any time."""
 
-    def __init__(self, fleet: Fleet, server: LabServer, surroundings: Surroundings, progress: Progress) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        server: LabServer,
+        surroundings: Surroundings,
+        progress: Progress,
+        *,
+        rate: float | None = None,
+        retries: int = 0,
+    ) -> None:
+        self._job = Job(fleet, surroundings, progress)
         self._fleet = fleet
         self._server = server
         self._lab: Lab = server.lab
         self._around = surroundings
-        self._progress = progress
+        self._rate = rate
+        self._retries = retries
         self._setups: dict[int, SetupAnswer] = {}
-        self._good: set[int] = set()
         self._back: dict[str, Deferred[str]] = {}
         self._peers: dict[str, str] = {}
         self._lab.on_session = self._session_opened
 
     async def run(self) -> None:
         """Every step, one after another."""
-        self._good = {client.index for client in self._fleet}
-        await self._step("Enrol", self._fleet, self._enrol)
-        await self._step("Install LOM profile", self._still_good(), self._install_lom)
-        await self._step("LOMSetupRequest", self._still_good(), self._set_up)
+        job = self._job
+        await job.enrol_all(self._enrol, self._rate, self._retries)
+        await job.step("Install LOM profile", job.still_good(), self._install_lom)
+        await job.step("LOMSetupRequest", job.still_good(), self._set_up)
         await self._reset_all()
 
-    async def _step(
-        self, name: str, clients: Iterable[MDMClient], work: Callable[[MDMClient], Awaitable[None]]
-    ) -> None:
-        clients = list(clients)
-        self._progress.step(name, len(clients))
-
-        async def one(client: MDMClient) -> None:
-            try:
-                await work(client)
-            except PeerError:  # counted where it happened
-                self._good.discard(client.index)
-                self._progress.advance(name, failed=True)
-            else:
-                self._progress.advance(name)
-
-        await for_each(clients, MACS_AT_ONCE, one)
-
-    def _still_good(self) -> list[MDMClient]:
-        return [client for client in self._fleet if client.index in self._good]
-
     async def _enrol(self, client: MDMClient) -> None:
-        await client.enroll(self._server.enrolment_url)
+        await client.enroll_at(self._server.enrolment_url)
 
     async def _install_lom(self, client: MDMClient) -> None:
         mac = client.device.mac
@@ -117,19 +106,19 @@ class MainJob:
         self._around.record("lom_setup", client.index, since)
 
     async def _reset_all(self) -> None:
-        targets = [client for client in self._still_good() if client.index in self._setups]
+        targets = [client for client in self._job.still_good() if client.index in self._setups]
         for client in targets:
             self._back[client.device.mac.udid] = Deferred()
         segments = sorted({client.segment for client in targets})
         controllers = [
             self._fleet[self._fleet.population.segment(segment)[0]]
             for segment in segments
-            if self._fleet.population.segment(segment)[0] in self._good
+            if self._fleet.population.segment(segment)[0] in self._job.good
         ]
         since = self._around.now()
-        await self._step("LOMDeviceRequest (Reset)", controllers, self._reset_segment)
-        back = [client for client in targets if client.index in self._good]
-        await self._step("Back after reset", back, lambda client: self._wait_until_back(client, since))
+        await self._job.step("LOMDeviceRequest (Reset)", controllers, self._reset_segment)
+        back = [client for client in targets if client.index in self._job.good]
+        await self._job.step("Back after reset", back, lambda client: self._wait_until_back(client, since))
 
     async def _reset_segment(self, controller: MDMClient) -> None:
         """One LOMDeviceRequest: every Device of the Controller's segment, itself last."""
@@ -161,7 +150,7 @@ class MainJob:
             facts = {"request": PowerRequest.RESET.value, "request_uuid": request_uuid}
             self._around.record("lom_device", client.index, since, failure, facts)
             if failure is not None:
-                self._good.discard(client.index)
+                self._job.good.discard(client.index)
         wrong = next((failure for failure in failures.values() if failure is not None), None)
         if wrong is not None:
             raise wrong

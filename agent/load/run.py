@@ -1,77 +1,180 @@
-"""One run against the embedded lab: everything is started, the job runs, everything is closed again."""
+"""One run: everything is started, the job runs, everything is closed again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred
 
+from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.lab.authorities import Authorities
 from agent.lab.core import Lab
 from agent.lab.server import LabServer
-from agent.load.fleet import Fleet
+from agent.load.fleet import USUAL_MANNERS, Fleet, Manners
 from agent.load.job import MainJob
 from agent.load.limits import allow_open_files
 from agent.load.progress import Progress
+from agent.load.server_job import ServerJob
 from agent.lom.network import AddressBook
+from agent.net.http1 import split_url
+from agent.net.keys import KeyPool
 from agent.net.lom_link import LoopbackNetwork
+from agent.net.mdm_client import MDMClient
 from agent.net.records import Observer
 from agent.net.resolver import Resolver
 from agent.net.surroundings import Surroundings
 from agent.net.tls import TLSContexts
 
+MAX_PROFILE_BYTES = 8 * 1024 * 1024
+KEYS_STEP = "Make RSA keys"
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What to run."""
+    """What to run.
+
+    ``enroll`` is the file or URL of a server's enrolment profile; None is the embedded lab, whose profile then has a
+    SCEP payload where ``scep`` says so. ``anchors`` and ``insecure`` are about the server's certificate. ``key_pool``
+    is how many RSA keys the fleet shares, None for a key of its own for each Mac. ``rate`` is in enrolments a second,
+    ``stay`` and ``poll`` are in seconds.
+    """
 
     population: Population
     observer: Observer
     progress: Progress
+    enroll: str | None = None
+    scep: bool = False
+    anchors: tuple[x509.Certificate, ...] = ()
+    insecure: bool = False
+    key_pool: int | None = None
+    rate: float | None = None
+    retries: int = 0
+    stay: float = 0.0
+    poll: float = 60.0
+    manners: Manners = field(default=USUAL_MANNERS)
 
 
 class Run:
-    """A run of the main job. ``interrupted`` says afterwards whether it was stopped before its end."""
+    """A run of one job. ``interrupted`` says afterwards whether it was stopped before its end."""
 
     def __init__(self, reactor: Any, plan: RunPlan) -> None:
         self._reactor = reactor
         self._plan = plan
         self._job: Deferred[None] | None = None
         self.interrupted = False
+        self.keys_reused = 0
+        self._keys_announced = False
 
     async def run(self) -> None:
         """Run to the end, or until ``interrupt``. Raises OperatorError where it cannot start."""
         plan, reactor = self._plan, self._reactor
         allow_open_files(len(plan.population))
-        server = LabServer(reactor, Lab(), Authorities())
-        contexts = TLSContexts()
-        network = LoopbackNetwork(reactor, AddressBook(), contexts, plan.observer)
+        enrol = None if plan.enroll is None else enrol_from(plan.enroll)
+        server = None if enrol is not None else LabServer(reactor, Lab(), Authorities(), scep=plan.scep)
+        keys = KeyPool(reactor, plan.key_pool, self._key_made)
+        # The LOM link trusts the CAs of the LOM payload and nobody else, so it has contexts of its own.
+        network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), plan.observer)
         surroundings = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
-            contexts=contexts,
+            contexts=TLSContexts(system_anchors=server is None),
             network=network,
+            keys=keys,
             observer=plan.observer,
-            anchors=(server.authorities.anchor,),
+            anchors=plan.anchors if server is None else (server.authorities.anchor,),
+            insecure=plan.insecure,
+            on_warning=lambda text: plan.progress.note(f"Warning: {text}"),
         )
-        fleet = Fleet(plan.population, surroundings)
+        fleet = Fleet(plan.population, surroundings, plan.manners)
         try:
-            server.listen()
             network.listen()
-            plan.progress.note(f"The lab, an embedded MDM server, listens on {server.url}")
-            self._job = Deferred.fromCoroutine(MainJob(fleet, server, surroundings, plan.progress).run())
-            await self._job
+            if server is not None:
+                server.listen()
+                plan.progress.note(f"The lab, an embedded MDM server, listens on {server.url}")
+            if not self.interrupted:
+                self._job = Deferred.fromCoroutine(self._run_job(fleet, surroundings, server, enrol))
+                await self._job
         except CancelledError:
             self.interrupted = True
         finally:
+            self.keys_reused = keys.reused
             fleet.close()
             network.close()
-            await server.close()
+            keys.close()
+            if server is not None:
+                await server.close()
 
     def interrupt(self) -> None:
         """Stop now; what was measured so far is kept."""
         self.interrupted = True
         if self._job is not None:
             self._job.cancel()
+
+    async def _run_job(
+        self,
+        fleet: Fleet,
+        surroundings: Surroundings,
+        server: LabServer | None,
+        enrol: Callable[[MDMClient], Awaitable[None]] | None,
+    ) -> None:
+        plan = self._plan
+        if server is not None:
+            job = MainJob(fleet, server, surroundings, plan.progress, rate=plan.rate, retries=plan.retries)
+            await job.run()
+        elif enrol is not None:
+            await ServerJob(
+                fleet,
+                surroundings,
+                plan.progress,
+                enrol=enrol,
+                rate=plan.rate,
+                retries=plan.retries,
+                stay=plan.stay,
+                poll=plan.poll,
+            ).run()
+
+    def _key_made(self) -> None:
+        plan = self._plan
+        if not self._keys_announced:
+            self._keys_announced = True
+            plan.progress.step(KEYS_STEP, plan.key_pool or len(plan.population))
+        plan.progress.advance(KEYS_STEP)
+
+
+def enrol_from(source: str) -> Callable[[MDMClient], Awaitable[None]]:
+    """How a Mac enrols with the profile at a URL, or in a file that all Macs share. Raises OperatorError."""
+    if source.startswith(("https://", "http://")):
+        split_url(source)
+        return lambda client: client.enroll_at(source)
+    try:
+        with Path(source).open("rb") as file:
+            blob = file.read(MAX_PROFILE_BYTES + 1)
+    except OSError as error:
+        raise OperatorError(f"the enrolment profile {source} cannot be read: {error.strerror}") from error
+
+    async def fetch() -> bytes:
+        return blob
+
+    return lambda client: client.enroll(fetch)
+
+
+def read_anchors(paths: tuple[str, ...]) -> tuple[x509.Certificate, ...]:
+    """The CA certificates in PEM or DER files. Raises OperatorError."""
+    anchors: list[x509.Certificate] = []
+    for path in paths:
+        try:
+            blob = Path(path).read_bytes()
+            if b"-----BEGIN" in blob:
+                anchors += x509.load_pem_x509_certificates(blob)
+            else:
+                anchors.append(x509.load_der_x509_certificate(blob))
+        except OSError as error:
+            raise OperatorError(f"the CA file {path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise OperatorError(f"the CA file {path} holds no certificate in PEM or DER: {error}") from error
+    return tuple(anchors)

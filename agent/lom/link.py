@@ -24,14 +24,17 @@ _LENGTH = struct.Struct(">I")
 class LinkLimits:
     """How long and how much one end of a link bears of the other; ours, no standard says.
 
-    ``answer_seconds``: how long the Controller waits for the answer to its request. ``request_seconds``: how long the
-    Device waits for a whole request, counted from the TCP connection or from its last answer. ``requests_a_link``: how
-    many it answers before it closes. ``relays_at_once``: how many links a Controller has open for one command.
+    ``answer_seconds``: how long the Controller waits for the answer to its request. ``relays_at_once``: how many links
+    it has open for one command. ``request_seconds``: how long the Device waits for a whole request, counted from the
+    TCP connection or from its last answer. ``requests_a_link``: how many it answers. ``linger_seconds``: how long it
+    reads and forgets before it closes, after the last of these and after a broken rule: bytes left unread would make
+    TCP reset the connection, and answers on their way would be lost.
     """
 
     answer_seconds: float = 10.0
     request_seconds: float = 20.0
     requests_a_link: int = 64
+    linger_seconds: float = 1.0
     relays_at_once: int = 32
 
 
@@ -161,9 +164,9 @@ class ControllerLink:
             )
         return answer
 
-    def closed(self) -> LinkBroken:
-        """The link was closed before the answer came."""
-        return LinkBroken("the Device went away before it answered")
+    def closed(self, reason: str) -> LinkBroken:
+        """The link ended before the answer came."""
+        return LinkBroken(f"the Device went away before it answered: {reason}")
 
 
 class DeviceLink:
@@ -178,7 +181,7 @@ class DeviceLink:
 
     @property
     def finished(self) -> bool:
-        """Whether as many requests were answered as one link may bring: the Device hangs up."""
+        """Whether as many requests were answered as one link may bring."""
         return self._left == 0
 
     def receive(self, data: bytes) -> None:

@@ -147,7 +147,7 @@ class MemoryNetwork:
             raise MisuseError("a LOM request that is not whole")
         answer = controller_end.receive(device_end.answer(device.receive_lom_request(asked, controller_name)))
         if answer is None:
-            raise controller_end.closed()
+            raise controller_end.closed("its answer is not whole")
         return answer
 
 

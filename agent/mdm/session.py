@@ -7,7 +7,7 @@
        ^              |                           |
        +--------------+---------------------------+
         empty answer, refusal, broken connection,
-                      power lost
+              power lost, management left
 
 A result counts as delivered when its PUT was answered with 200. Until then the Mac keeps it: the next session opens
 with it instead of Idle (Apple's MDM protocol reference: a broken connection after a command). A command that was being
@@ -63,6 +63,7 @@ class Input(Enum):
     END = auto()
     RESULT = auto()
     POWER_LOST = auto()
+    LEAVE = auto()
 
 
 TABLE: dict[tuple[State, Input], State] = {
@@ -73,6 +74,9 @@ TABLE: dict[tuple[State, Input], State] = {
     (State.CLOSED, Input.POWER_LOST): State.CLOSED,
     (State.WAITING, Input.POWER_LOST): State.CLOSED,
     (State.WORKING, Input.POWER_LOST): State.CLOSED,
+    (State.CLOSED, Input.LEAVE): State.CLOSED,
+    (State.WAITING, Input.LEAVE): State.CLOSED,
+    (State.WORKING, Input.LEAVE): State.CLOSED,
 }
 
 
@@ -246,6 +250,16 @@ class Session:
         self.deadline = None
         self.woken = False
 
+    def forget(self) -> None:
+        """The Mac left its management: there is no server that commands came from, and none to deliver results to."""
+        self._move(Input.LEAVE)
+        self._in_hand = ""
+        self._undelivered = None
+        self._last_was_not_now = False
+        self.deadline = None
+        self.failures = 0
+        self.woken = False
+
     def _begin(self, command_uuid: str) -> None:
         self._move(Input.COMMAND)
         self._in_hand = command_uuid
@@ -268,21 +282,13 @@ class Session:
     def _refused(self, status: int, unenrolled: bool, retry_after: float | None, now: float) -> Over:
         failure = ServerRefused(f"the server answered a report with {status} instead of 200", status)
         if unenrolled:
-            self._move(Input.END)
-            self._forget()
+            self.forget()
         elif is_temporary(status):
             self._move(Input.END)
             self._back_off(now, retry_after if status in (429, 503) else None)
         else:
             self._end(now)
         return Over(failure, unenrolled)
-
-    def _forget(self) -> None:
-        """There is no server any more that commands came from, and none to deliver to."""
-        self._undelivered = None
-        self._last_was_not_now = False
-        self.failures = 0
-        self.woken = False
 
     def _back_off(self, now: float, retry_after: float | None = None) -> None:
         delay = self._timing.back_off(self.failures, self._jitter())

@@ -19,6 +19,30 @@ MAX_REDIRECTS = 5
 ConnectionTo = Callable[[Origin], HTTPConnection]
 
 
+class Connections:
+    """Connections for one errand, one to each origin that it leads to; ``close`` them after it."""
+
+    def __init__(self, make: ConnectionTo) -> None:
+        self._make = make
+        self._opened: dict[Origin, HTTPConnection] = {}
+
+    def __call__(self, origin: Origin) -> HTTPConnection:
+        """The connection to an origin."""
+        if origin not in self._opened:
+            self._opened[origin] = self._make(origin)
+        return self._opened[origin]
+
+    def close(self) -> None:
+        """Close them all, in good order."""
+        for connection in self._opened.values():
+            connection.close()
+
+    def abort(self) -> None:
+        """Drop them all, as when the power goes."""
+        for connection in self._opened.values():
+            connection.abort()
+
+
 class RedirectRefused(PeerError):
     """A redirect that leads nowhere, away from TLS, or in a circle."""
 
@@ -48,27 +72,36 @@ def exchange(connection: HTTPConnection, request: bytes) -> Deferred[Response]:
 
 
 async def ask(
-    connection_to: ConnectionTo, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    connection_to: ConnectionTo,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+    *,
+    plain: bool = False,
 ) -> Response:
-    """Send a request to ``url`` and wherever that redirects to. Raises PeerError, OperatorError for no URL."""
+    """Send a request to ``url`` and wherever that redirects to. Raises PeerError, OperatorError for no URL.
+
+    ``plain`` says that http will do, too.
+    """
     for _ in range(MAX_REDIRECTS + 1):
-        origin, target = split_url(url)
+        origin, target = split_url(url, plain=plain)
         response = await exchange(connection_to(origin), encode_request(method, origin, target, headers, body))
-        following = redirected(url, response)
+        following = redirected(url, response, plain=plain)
         if following is None:
             return response
         url = following
     raise RedirectRefused(f"more than {MAX_REDIRECTS} redirects, the last one to {without_query(url)}")
 
 
-def redirected(url: str, response: Response) -> str | None:
+def redirected(url: str, response: Response, *, plain: bool = False) -> str | None:
     """Where the answer sends the Mac instead of ``url``, or None where it does not. Raises RedirectRefused."""
     if response.status not in REDIRECTS:
         return None
     location = response.headers.get("location", "")
     following = urljoin(url, location)
     try:
-        split_url(following)
+        split_url(following, plain=plain)
     except OperatorError as error:
         raise RedirectRefused(f"the server redirects with {response.status} to {location[:200]!r}: {error}") from error
     return following

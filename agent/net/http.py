@@ -5,14 +5,16 @@ No connection is shared between Macs, for each has an identity of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from cryptography import x509
+from OpenSSL import SSL
 
 from agent.errors import MisuseError, PeerError
 from agent.net.http1 import Origin, Response, ResponseMalformed, ResponseReader
+from agent.net.plain import PlainConnection, Unchecked
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.resolver import Address, Resolver
 from agent.net.stream import DEFAULT_TIMEOUTS, State, Timeouts, TLSStream, start_connect
@@ -38,6 +40,13 @@ class Caller(Protocol):
         """It will not come."""
 
 
+CheckOf = Callable[[str], PeerCheck | Unchecked]
+
+
+def _named_server(host: str) -> PeerCheck:
+    return PeerCheck(server_judge(host))
+
+
 class HTTPConnection:
     """A connection to one origin. It is a stream's owner: the stream's callbacks are the last three methods."""
 
@@ -46,6 +55,7 @@ class HTTPConnection:
         "_anchors",
         "_attempt",
         "_caller",
+        "_check_of",
         "_contexts",
         "_identity",
         "_origin",
@@ -69,9 +79,11 @@ class HTTPConnection:
         anchors: Sequence[x509.Certificate],
         identity: Identity | None,
         *,
+        check_of: CheckOf = _named_server,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self._reactor = reactor
+        self._check_of = check_of
         self._resolver = resolver
         self._contexts = contexts
         self._origin = origin
@@ -87,6 +99,11 @@ class HTTPConnection:
         self._request = b""
         self._timer: DelayedCall | None = None
         self._used = False
+
+    @property
+    def identity(self) -> Identity | None:
+        """The client's identity on this connection."""
+        return self._identity
 
     @property
     def connected(self) -> bool:
@@ -143,13 +160,18 @@ class HTTPConnection:
             else:
                 break
         host = self._origin.host
-        check = PeerCheck(server_judge(host))
-        try:
-            tls = self._contexts.client(sock, self._anchors, self._identity, check, host)
-        except PeerError as error:
-            sock.close()
-            self._failed(error)
-            return
+        check: PeerCheck | Unchecked
+        tls: SSL.Connection | PlainConnection
+        if self._origin.secure:
+            check = self._check_of(host)
+            try:
+                tls = self._contexts.client(sock, self._anchors, self._identity, check, host)
+            except PeerError as error:
+                sock.close()
+                self._failed(error)
+                return
+        else:
+            check, tls = Unchecked(host), PlainConnection(sock)
         self._stream = TLSStream(self._reactor, sock, tls, check, self, timeouts=self._timeouts)
         self._stream.connect()
 

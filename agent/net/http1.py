@@ -19,7 +19,7 @@ MAX_HEADER_LINES = 256  # of a head, and of a chunked body's trailer
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_CHUNK_LINE_BYTES = 1024
 MAX_INTERIM_RESPONSES = 16  # (100 Continue, 103 Early Hints) before the final one
-_DEFAULT_PORT = 443
+_DEFAULT_PORTS = {"https": 443, "http": 80}
 _VERSION = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?\Z")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -46,16 +46,17 @@ class ResponseTooLong(ResponseMalformed):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a URL leads: ``host`` without brackets, and the port."""
+    """Where a URL leads: ``host`` without brackets, the port, and whether there is TLS."""
 
     host: str
     port: int
+    secure: bool = True
 
     @property
     def header(self) -> str:
         """The value of the Host header (RFC 9112, 3.2); an IPv6 scope is of no use to the server (RFC 6874, 4)."""
         host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORT else f"{host}:{self.port}"
+        return host if self.port == _DEFAULT_PORTS["https" if self.secure else "http"] else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ class Response:
     keep_alive: bool
 
 
-def split_url(url: str) -> tuple[Origin, str]:
-    """Origin and request target of an https URL. Raises OperatorError for anything else.
+def split_url(url: str, *, plain: bool = False) -> tuple[Origin, str]:
+    """Origin and request target of an https URL, or where ``plain`` is good too an http one. Raises OperatorError.
 
     A host name that is not ASCII is turned into its IDNA form; a path that is not ASCII must be percent-encoded.
     """
@@ -78,8 +79,8 @@ def split_url(url: str) -> tuple[Origin, str]:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise OperatorError(f"{url!r} is no URL: {error}") from error
-    if parts.scheme != "https" or not host:
-        raise OperatorError(f"expected an https:// URL, found {url!r}")
+    if not host or parts.scheme not in (_DEFAULT_PORTS if plain else ("https",)):
+        raise OperatorError(f"expected an {'http:// or ' if plain else ''}https:// URL, found {url!r}")
     if port == 0:
         raise OperatorError(f"port 0 of {url!r} cannot be connected to")
     if not host.isascii():
@@ -93,7 +94,7 @@ def split_url(url: str) -> tuple[Origin, str]:
     # urlsplit drops line ends and tabs without a word, so the URL itself is looked at too.
     if not url.isprintable() or not _VISIBLE.match(host) or not _VISIBLE.match(target):
         raise OperatorError(f"{url!r} has spaces or other characters that a URL must have percent-encoded")
-    return Origin(host, port or _DEFAULT_PORT), target
+    return Origin(host, port or _DEFAULT_PORTS[parts.scheme], parts.scheme == "https"), target
 
 
 def encode_request(

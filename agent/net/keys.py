@@ -21,9 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
-from agent.errors import MisuseError, OperatorError
+from agent.errors import LomAgentError, MisuseError, OperatorError
 
 MAX_POOL = 100_000
 
@@ -36,6 +35,12 @@ def parse_keys(text: str) -> int | None:
     if kind == "pool" and number.isascii() and number.isdigit() and 0 < int(number) <= MAX_POOL:
         return int(number)
     raise OperatorError(f"--keys should be unique or pool:N with N from 1 to {MAX_POOL}, but is {text!r}")
+
+
+class KeyNotMade(LomAgentError):
+    """The process that makes RSA keys died."""
+
+    kind = "key"
 
 
 class KeyPool:
@@ -87,7 +92,7 @@ class KeyPool:
             return
         error = done.exception()
         if error is not None:
-            key.fail(error)
+            key.fail(KeyNotMade(f"an RSA key could not be made: {error or type(error).__name__}"))
             return
         self._on_key()
         loaded = load_der_private_key(done.result(), None, unsafe_skip_rsa_key_validation=True)  # made by ourselves
@@ -101,7 +106,7 @@ class _Key:
 
     def __init__(self) -> None:
         self._key: rsa.RSAPrivateKey | None = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._waiting: list[Deferred[rsa.RSAPrivateKey]] = []
 
     def wait(self) -> Deferred[rsa.RSAPrivateKey]:
@@ -109,7 +114,7 @@ class _Key:
         if self._key is not None:
             deferred.callback(self._key)
         elif self._error is not None:
-            deferred.errback(Failure(self._error))
+            deferred.errback(self._error)
         else:
             self._waiting.append(deferred)
         return deferred
@@ -120,11 +125,11 @@ class _Key:
         for deferred in waiting:
             deferred.callback(key)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Exception) -> None:
         self._error = error
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            deferred.errback(Failure(error))
+            deferred.errback(error)
 
 
 def _ignore_interrupts() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from OpenSSL import SSL, crypto
+from OpenSSL import crypto
 from twisted.internet.defer import Deferred
 
 from agent.errors import MisuseError, PeerError
@@ -17,7 +17,7 @@ from agent.lom.relay import Relay
 from agent.lom.requests import Outcome, RelayItem
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.records import Exchange, Failure, Observer
-from agent.net.stream import HandshakeFailed, TLSStream
+from agent.net.stream import HandshakeFailed, Timeouts, TLSStream
 from agent.net.tls import TLSContexts
 from agent.pki.verify import PeerCheck, device_judge
 
@@ -42,6 +42,7 @@ class Network(Protocol):
     contexts: TLSContexts
     observer: Observer
     limits: LinkLimits
+    timeouts: Timeouts
     wall_clock: Callable[[], float]
 
     def dial(self, endpoint: Endpoint) -> socket.socket:
@@ -150,11 +151,11 @@ class _ControllerEnd:
         self._port = sock.getsockname()[1]
         try:
             tls = self._network.contexts.client(sock, side.anchors, side.identity, check, name)
-        except (SSL.Error, crypto.Error) as error:
+        except (PeerError, crypto.Error) as error:
             self._let_go()
             sock.close()
-            raise HandshakeFailed(f"TLS cannot use the Controller's own LOM identity: {error}") from error
-        self._stream = TLSStream(self._network.reactor, sock, tls, check, self)
+            raise HandshakeFailed(f"the Controller's LOM payload cannot be used for TLS: {error}") from error
+        self._stream = TLSStream(self._network.reactor, sock, tls, check, self, timeouts=self._network.timeouts)
         self._stream.connect()
 
     def secured(self) -> None:
@@ -183,7 +184,7 @@ class _ControllerEnd:
         """The link is gone: before the request was sent, or after it."""
         # With TLS 1.3 the Device's refusal of our certificate comes after our own handshake is done.
         refused = isinstance(error, HandshakeFailed)
-        self._fail(self._link.closed() if self._sent and not refused else error)
+        self._fail(self._link.closed(str(error)) if self._sent and not refused else error)
 
     def _late(self) -> None:
         self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))

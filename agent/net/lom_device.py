@@ -23,26 +23,29 @@ class DeviceEnd:
         self._limits = limits
         self._ended = ended
         self._link = DeviceLink(limits)
+        self._leaving = False
         self._stream: TLSStream | None = None
         self._timer: DelayedCall | None = None
 
     def begin(self, stream: TLSStream) -> None:
         """Shake hands."""
         self._stream = stream
-        self._wait()
+        self._close_in(self._limits.request_seconds)
         stream.accept()
 
     def secured(self) -> None:
         """The Controller is known; it is its turn."""
 
     def received(self, octets: bytes) -> None:
-        """Bytes of requests: each is answered; a peer that breaks the rules is dropped."""
+        """Bytes of requests: each is answered; a peer that breaks the rules is answered no more."""
+        if self._leaving:
+            return
         self._link.receive(octets)
         try:
             while self._stream is not None and self._answer_next(self._stream):
                 pass
-        except (LinkError, Unreachable):
-            self.close()  # fail closed; the Controller's end says what became of its request
+        except (LinkError, Unreachable):  # fail closed; the Controller's end says what became of its request
+            self._leave()
 
     def lost(self, _error: PeerError) -> None:
         """The Controller hung up, or was refused in the handshake."""
@@ -59,7 +62,7 @@ class DeviceEnd:
         request = self._link.next_request()
         if request is None:
             if self._link.finished:
-                self.close()
+                self._leave()
             return False
         if self.endpoint is None:
             raise MisuseError("a request on a link without a Device")
@@ -67,14 +70,19 @@ class DeviceEnd:
         answer = self.endpoint.receive_lom_request(request, stream.peer_name)
         if self._stream is None:  # what was asked closed this very link
             return False
-        self._wait()
+        self._close_in(self._limits.request_seconds)
         stream.write(self._link.answer(answer))
         return True
 
-    def _wait(self) -> None:
-        """Give the Controller its time for one request. A byte now and then does not prolong it."""
+    def _leave(self) -> None:
+        """Answer no more, and hang up when the answers on their way have had time to arrive."""
+        self._leaving = True
+        self._close_in(self._limits.linger_seconds)
+
+    def _close_in(self, seconds: float) -> None:
+        """The Controller's time for one request. It begins with the last answer: a byte now and then is no request."""
         self._disarm()
-        self._timer = self._reactor.callLater(self._limits.request_seconds, self.close)
+        self._timer = self._reactor.callLater(seconds, self.close)
 
     def _end(self) -> None:
         self._disarm()

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 from zope.interface import implementer
 
-from agent.errors import OperatorError
+from agent.errors import OperatorError, PeerError
 from agent.lom.link import LIMITS, LinkLimits
 from agent.lom.network import AddressBook, Endpoint, LinkSide, device_side
 from agent.lom.relay import Unreachable
@@ -30,7 +30,7 @@ from agent.net.lom_controller import RelayAbandoned, Relays
 from agent.net.lom_device import DeviceEnd
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.records import Observer
-from agent.net.stream import TLSStream, start_connect
+from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream, start_connect
 from agent.net.tls import TLSContexts, fingerprint, make_context, server_name_of, use_identity
 from agent.pki.verify import PeerCheck, controller_judge
 
@@ -55,6 +55,7 @@ class LoopbackNetwork:
         observer: Observer,
         wall_clock: Callable[[], float] = time.time,
         limits: LinkLimits = LIMITS,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.reactor = reactor
         self.book = book
@@ -62,6 +63,7 @@ class LoopbackNetwork:
         self.observer = observer
         self.wall_clock = wall_clock
         self.limits = limits
+        self.timeouts = timeouts
         self.port = 0
         self._closed = False
         self._listener: _Listener | None = None
@@ -85,13 +87,9 @@ class LoopbackNetwork:
 
     def listen(self, port: int = 0) -> None:
         """Open the Devices' endpoint; port 0 takes any free one. Raises OperatorError."""
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((HOST, port))
-            sock.listen(_BACKLOG)
+            sock = _listening_socket(port)
         except OSError as error:
-            sock.close()
             raise OperatorError(
                 f"the LOM network cannot listen on [{HOST}]:{port}: {error.strerror}; "
                 "it needs IPv6 on the loopback interface"
@@ -147,7 +145,7 @@ class LoopbackNetwork:
         link = DeviceEnd(self.reactor, self.limits, endpoint, self._links.discard)
         try:
             tls = self._secure(sock, endpoint)
-        except (SSL.Error, crypto.Error, Unreachable) as error:  # Unreachable: the payload went away after the dialling
+        except (PeerError, crypto.Error) as error:  # an identity unfit for TLS, or a payload that is gone
             _log.warn("a LOM link was not accepted: {error}", error=error)
             sock.close()
             return
@@ -156,7 +154,7 @@ class LoopbackNetwork:
         tls.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, check)
         tls.set_accept_state()
         self._links.add(link)
-        link.begin(TLSStream(self.reactor, sock, tls, check, link))
+        link.begin(TLSStream(self.reactor, sock, tls, check, link, timeouts=self.timeouts))
 
     def _secure(self, sock: socket.socket, endpoint: Endpoint | None) -> SSL.Connection:
         if endpoint is None:
@@ -189,10 +187,22 @@ class LoopbackNetwork:
             side = device_side(endpoint)
             tls.set_context(self._context_of(side))
             use_identity(tls, side.identity)
-        except (SSL.Error, crypto.Error, Unreachable) as error:
+        except (PeerError, crypto.Error) as error:
             _log.warn("a LOM link was not accepted: {error}", error=error)
             return
         tls.get_app_data().endpoint = endpoint
+
+
+def _listening_socket(port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((HOST, port))
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 @implementer(IReadDescriptor)

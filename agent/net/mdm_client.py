@@ -6,28 +6,22 @@ Controller asks of it changes its power, and that cuts its connections and start
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure as TwistedFailure
 
-from agent import plists
 from agent.device.commands import CommandSteps, carry_out
 from agent.device.declarations import synchronise
-from agent.device.installing import enrol
+from agent.device.installing import enrol, say_goodbye
 from agent.device.mac import Device
 from agent.device.steps import (
     ChangePower,
-    CheckIn,
     Done,
+    Erase,
     LeaveManagement,
-    Need,
-    ObtainIdentity,
-    RelayItems,
-    Steps,
     Synchronise,
     carry,
 )
@@ -35,22 +29,19 @@ from agent.errors import MisuseError, PeerError
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import LOMConfiguration
 from agent.lom.power import PowerEvent, RequestRefused
-from agent.mdm import checkin, results
+from agent.lom.requests import PowerRequest
+from agent.mdm import results
 from agent.mdm.commands import Command
-from agent.mdm.refusals import ServerRefused
 from agent.mdm.results import Result, Status
 from agent.mdm.session import Event, Execute, Over, Send
-from agent.net.exchange import MAX_REDIRECTS, RedirectRefused, ask, redirected, retry_after
+from agent.net.errands import Errands, log_defect, message_headers
+from agent.net.exchange import MAX_REDIRECTS, RedirectRefused, redirected, retry_after
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin, Response, encode_request, split_url
 from agent.net.reactor import DelayedCall
-from agent.net.scep_client import obtain_identity
 from agent.net.surroundings import Moment, Surroundings
-from agent.pki.cms import mdm_signature
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.profile import Profile
-
-_log = Logger()
 
 FetchProfile = Callable[[], Awaitable[bytes]]
 
@@ -84,6 +75,7 @@ class MDMClient:
         "_around",
         "_boot",
         "_connection",
+        "_errands",
         "_lives",
         "_origin",
         "_poll",
@@ -100,6 +92,7 @@ class MDMClient:
         self.device = device
         self.boots = 0
         self._around = surroundings
+        self._errands = Errands(device, surroundings, self)
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
         self._lives = 0
@@ -115,30 +108,16 @@ class MDMClient:
         """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before."""
         since = self._around.now()
         try:
-            profile = await self._drive(enrol(self.device, await fetch()))
+            profile = await self._errands.drive(enrol(self.device, await fetch()))
         except PeerError as error:
             self._around.record("enroll", self.index, since, error, {"udid": self.device.mac.udid})
             raise
         self._judge_signer(profile)
         self._around.record("enroll", self.index, since, facts={"udid": self.device.mac.udid})
 
-    async def fetch_profile(self, url: str) -> bytes:
-        """Get an enrolment profile, without an identity. Raises PeerError."""
-        opened: list[HTTPConnection] = []
-
-        def connection_to(origin: Origin) -> HTTPConnection:
-            opened.append(self._around.connection(origin))
-            return opened[-1]
-
-        try:
-            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
-            response = await ask(connection_to, "GET", url, headers)
-        finally:
-            for connection in opened:
-                connection.close()
-        if response.status != 200:
-            raise ServerRefused(f"the server answered the request for the profile with {response.status}", response.status)
-        return response.body
+    async def enroll_at(self, url: str) -> None:
+        """Enrol with the profile at ``url``. Raises PeerError; the Mac is then managed as before."""
+        await self.enroll(lambda: self._errands.fetch_profile(url))
 
     def wake(self) -> None:
         """A push came. A Mac that is off or not enrolled hears nothing; it looks by itself when it is up again."""
@@ -153,6 +132,7 @@ class MDMClient:
         if self._boot is not None and self._boot.active():
             self._boot.cancel()
         self._lives += 1
+        self._errands.abandon()
         if self._connection is not None:
             self._connection.close()
 
@@ -236,16 +216,8 @@ class MDMClient:
     def _send_to(self, url: str, send: Send) -> None:
         self._url, self._sent = url, send
         origin, target = split_url(url)
-        headers = self._headers(results.CONTENT_TYPE, send.body)
+        headers = message_headers(self._enrolment, results.CONTENT_TYPE, send.body)
         self._connection_to(origin).request(encode_request("PUT", origin, target, headers, send.body), self)
-
-    def _headers(self, content_type: str, body: bytes) -> Mapping[str, str]:
-        headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
-        enrolment = self._enrolment
-        if enrolment.sign_message:
-            identity = enrolment.identity
-            headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
-        return headers
 
     @property
     def _enrolment(self) -> Enrolment:
@@ -297,8 +269,8 @@ class MDMClient:
         if isinstance(need, Done):
             self._finish(need.value)
             return
-        performed = Deferred.fromCoroutine(self._perform(need))
-        performed.addCallback(self._stepped, steps, self._lives).addErrback(_defect)
+        performed = Deferred.fromCoroutine(self._errands.perform(need))
+        performed.addCallback(self._stepped, steps, self._lives).addErrback(log_defect)
 
     def _stepped(self, answer: Any, steps: CommandSteps, life: int) -> None:
         if life == self._lives:
@@ -335,96 +307,27 @@ class MDMClient:
         for what in afterwards:
             match what:
                 case Synchronise(tokens):
-                    self._in_background(self._drive(synchronise(self.device, tokens)))
+                    self._errands.start(partial(self._synchronise, tokens))
                 case ChangePower(request):
                     # The Mac is off before it can look at the next command, which the server still has.
                     ended = self._change_own_power(request) or ended
-                case LeaveManagement(check_out):
-                    self._check_out_and_leave(check_out)
+                case LeaveManagement():
+                    enrolment = self._enrolment
+                    self._leave()
+                    self._errands.start(partial(self._say_goodbye, enrolment))
+                    ended = True
+                case Erase():
+                    self._leave()
+                    self.device.erase()
                     ended = True
         return ended
 
-    # What takes more than one go.
+    async def _synchronise(self, tokens: bytes) -> None:
+        if self.device.enrolment is not None:
+            await self._errands.drive(synchronise(self.device, tokens))
 
-    async def _drive(self, steps: Steps[Any]) -> Any:
-        """Carry out what ``steps`` need, one thing after another, and return what they return."""
-        need = carry(steps, None)
-        while not isinstance(need, Done):
-            need = carry(steps, await self._perform(need))
-        return need.value
-
-    async def _perform(self, need: Need) -> Any:
-        match need:
-            case RelayItems(items):
-                return await self._around.network.relay(self, items)
-            case ObtainIdentity(payload):
-                key = await self._around.keys.take(payload.key_size)
-                try:
-                    return await obtain_identity(self._around, payload, key)
-                except PeerError as error:
-                    return error
-            case CheckIn(message):
-                try:
-                    return await self._check_in(message)
-                except PeerError as error:
-                    return error
-
-    async def _check_in(self, message: Mapping[str, Any]) -> bytes:
-        """PUT a check-in message, over a connection of its own where a session may be open."""
-        enrolment, since = self._enrolment, self._around.now()
-        facts = {"message": str(message["MessageType"]), "udid": self.device.mac.udid}
-        if "Endpoint" in message:
-            facts["endpoint"] = str(message["Endpoint"])
-        opened: dict[Origin, HTTPConnection] = {}
-
-        def connection_to(origin: Origin) -> HTTPConnection:
-            if origin not in opened:
-                opened[origin] = self._around.connection(
-                    origin, enrolment.identity, enrolment.anchors, enrolment.check_in_pins
-                )
-            return opened[origin]
-
-        body = plists.dump_xml(message)
-        headers = self._headers(checkin.CONTENT_TYPE, body)
-        try:
-            response = await ask(connection_to, "PUT", enrolment.check_in_url, headers, body)
-            if response.status != 200:
-                raise ServerRefused(
-                    f"the server answered {facts['message']} with {response.status} instead of 200", response.status
-                )
-        except PeerError as error:
-            self._around.record("checkin", self.index, since, error, facts)
-            raise
-        finally:
-            for connection in opened.values():
-                connection.close()
-        self._around.record("checkin", self.index, since, None, facts)
-        return response.body
-
-    def _in_background(self, work: Awaitable[Any]) -> None:
-        """Work whose failures are recorded where they happen."""
-
-        async def watched() -> None:
-            try:
-                await work
-            except PeerError as error:
-                _log.info("{udid}: {error}", udid=self.device.mac.udid, error=error)
-
-        Deferred.fromCoroutine(watched()).addErrback(_defect)
-
-    def _check_out_and_leave(self, check_out: bool) -> None:
-        enrolment = self.device.enrolment
-        if check_out and enrolment is not None and enrolment.check_out_when_removed:
-
-            async def say_goodbye() -> None:
-                try:
-                    await self._check_in(checkin.check_out(self.device.mac.udid, enrolment.topic))
-                finally:
-                    self._leave()
-
-            self._in_background(say_goodbye())
-        else:
-            self._leave()
+    async def _say_goodbye(self, enrolment: Enrolment) -> None:
+        await self._errands.drive(say_goodbye(self.device.mac.udid, enrolment))
 
     def _leave(self) -> None:
         """The Mac is enrolled no more."""
@@ -445,7 +348,7 @@ class MDMClient:
 
     # Power.
 
-    def _change_own_power(self, request: Any) -> bool:
+    def _change_own_power(self, request: PowerRequest) -> bool:
         try:
             events = self.device.power.receive(request, self._around.reactor.seconds())
         except RequestRefused:  # a state in which the Mac could not have answered its server
@@ -469,6 +372,7 @@ class MDMClient:
         if self._boot is not None and self._boot.active():
             self._boot.cancel()
         self._session_since = None
+        self._errands.abandon()
         if self._connection is not None:
             self._connection.abort()
         self.device.lose_power()
@@ -495,7 +399,3 @@ class MDMClient:
         if self._poll is not None and self._poll.active():
             self._poll.cancel()
         self._poll = None
-
-
-def _defect(failure: TwistedFailure) -> None:
-    _log.failure("work in the background could not be carried out", failure)

@@ -105,13 +105,15 @@ class _Client:
         if not caps.post:
             return await self._get("PKIOperation", to_query(message))
         headers = {**_HEADERS, "Content-Type": "application/x-pki-message"}
-        return await ask(self._connection_to, "POST", self._with_query("operation=PKIOperation"), headers, message)
+        return await ask(
+            self._connection_to, "POST", self._with_query("operation=PKIOperation"), headers, message, plain=True
+        )
 
     async def _get(self, operation: str, message: str) -> Response:
         query = f"operation={operation}"
         if message:
             query += f"&message={quote(message, safe='')}"
-        return await ask(self._connection_to, "GET", self._with_query(query), _HEADERS)
+        return await ask(self._connection_to, "GET", self._with_query(query), _HEADERS, plain=True)
 
     def _with_query(self, query: str) -> str:
         separator = "&" if urlsplit(self._url).query else "?"

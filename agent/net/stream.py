@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from agent.errors import MisuseError, PeerError
+from agent.net.plain import PlainConnection, Unchecked
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.stream_errors import (
     ConnectFailed,
@@ -38,6 +39,22 @@ from agent.net.stream_errors import (
     handshake_error,
 )
 from agent.pki.verify import PeerCheck, PeerRejected
+
+__all__ = [
+    "DEFAULT_TIMEOUTS",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "ConnectionBroken",
+    "ConnectionClosed",
+    "HandshakeFailed",
+    "HandshakeTimeout",
+    "SocketAddress",
+    "State",
+    "StreamOwner",
+    "TLSStream",
+    "Timeouts",
+    "start_connect",
+]
 
 _RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL never keeps a part of one
 
@@ -103,8 +120,8 @@ class TLSStream:
         self,
         reactor: Reactor,
         sock: socket.socket,
-        tls: SSL.Connection,
-        check: PeerCheck,
+        tls: SSL.Connection | PlainConnection,
+        check: PeerCheck | Unchecked,
         owner: StreamOwner,
         *,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,

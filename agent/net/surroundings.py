@@ -1,21 +1,25 @@
-"""What the Macs of one process share: the reactor, the LOM network, the TLS contexts, who watches."""
+"""What the Macs of one process share: the reactor, the LOM network, the TLS contexts, the keys, who watches."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cryptography import x509
 
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin
+from agent.net.keys import KeyPool
 from agent.net.lom_link import LoopbackNetwork
+from agent.net.plain import Unchecked
 from agent.net.reactor import Reactor
 from agent.net.records import Exchange, Failure, Observer
 from agent.net.resolver import Resolver
+from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.tls import TLSContexts
 from agent.pki.identity import Identity
+from agent.pki.verify import PeerCheck, server_judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +32,24 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Everything around a Mac. ``anchors`` are the operator's trust anchors for servers, beside the profile's own."""
+    """Everything around a Mac.
+
+    ``anchors`` are the operator's trust anchors for servers, beside the profile's own. ``insecure`` takes any server's
+    certificate for good. ``on_warning`` gets what a person should read, each text once.
+    """
 
     reactor: Reactor
     resolver: Resolver
     contexts: TLSContexts
     network: LoopbackNetwork
+    keys: KeyPool
     observer: Observer
     anchors: tuple[x509.Certificate, ...] = ()
+    insecure: bool = False
+    on_warning: Callable[[str], None] = lambda _text: None
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
     wall_clock: Callable[[], float] = time.time
+    _warned: set[str] = field(default_factory=set)
 
     def now(self) -> Moment:
         """This moment."""
@@ -62,8 +75,35 @@ class Surroundings:
             )
         )
 
+    def warn(self, text: str) -> None:
+        """Something a person should read, once for the whole fleet."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.on_warning(text)
+
     def connection(
-        self, origin: Origin, identity: Identity | None, anchors: tuple[x509.Certificate, ...] = ()
+        self,
+        origin: Origin,
+        identity: Identity | None = None,
+        anchors: tuple[x509.Certificate, ...] = (),
+        pins: tuple[x509.Certificate, ...] = (),
     ) -> HTTPConnection:
-        """A connection of one Mac's own; ``anchors`` are those of its profile."""
-        return HTTPConnection(self.reactor, self.resolver, self.contexts, origin, (*self.anchors, *anchors), identity)
+        """A connection of one Mac's own; ``anchors`` and ``pins`` are those of its profile."""
+
+        def check_of(host: str) -> PeerCheck | Unchecked:
+            return Unchecked(host) if self.insecure else PeerCheck(server_judge(host), pins)
+
+        return HTTPConnection(
+            self.reactor,
+            self.resolver,
+            self.contexts,
+            origin,
+            (*self.anchors, *anchors),
+            identity,
+            check_of=check_of,
+            timeouts=self.timeouts,
+        )
+
+    def trusts(self, chain: Sequence[x509.Certificate], anchors: tuple[x509.Certificate, ...]) -> bool:
+        """Whether a signer's chain, its own certificate first, leads to an anchor."""
+        return self.contexts.trusts(chain, (*self.anchors, *anchors))

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 
+from agent.net.plain import Unchecked
 from agent.pki.identity import Identity, IdentityError
 from agent.pki.verify import PeerCheck, subject_text
 
@@ -31,7 +32,7 @@ class TLSContexts:
         connected: socket.socket,
         anchors: Sequence[x509.Certificate],
         identity: Identity | None,
-        check: PeerCheck,
+        check: PeerCheck | Unchecked,
         host: str,
     ) -> SSL.Connection:
         """The client's end of a TLS connection over ``connected`` to ``host``, whose peer is judged by ``check``.
@@ -39,13 +40,7 @@ class TLSContexts:
         Raises IdentityError.
         """
         chain = identity.chain if identity is not None else ()
-        key = (*sorted(fingerprint(anchor) for anchor in anchors), b"|", *(fingerprint(link) for link in chain))
-        context = self._clients.get(key)
-        if context is None:
-            context = self._clients[key] = make_context(anchors, chain)
-            if self._system_anchors:
-                context.set_default_verify_paths()
-        connection = SSL.Connection(context, connected)
+        connection = SSL.Connection(self._context(anchors, chain), connected)
         if identity is not None:
             use_identity(connection, identity)
         server_name = server_name_of(host)
@@ -54,6 +49,25 @@ class TLSContexts:
         connection.set_verify(SSL.VERIFY_PEER, check)
         connection.set_connect_state()
         return connection
+
+    def trusts(self, chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> bool:
+        """Whether ``chain``, the signer's certificate first, leads to one of ``anchors`` or of the system's."""
+        store = self._context(anchors, ()).get_cert_store()
+        own, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+        try:
+            crypto.X509StoreContext(store, own, others).verify_certificate()  # type: ignore[arg-type]
+        except crypto.X509StoreContextError:
+            return False
+        return True
+
+    def _context(self, anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate]) -> SSL.Context:
+        key = (*sorted(fingerprint(anchor) for anchor in anchors), b"|", *(fingerprint(link) for link in chain))
+        context = self._clients.get(key)
+        if context is None:
+            context = self._clients[key] = make_context(anchors, chain)
+            if self._system_anchors:
+                context.set_default_verify_paths()
+        return context
 
 
 def server_name_of(host: str) -> bytes:

@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.pki.identity import Identity, PrivateKey
+
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 LIFETIME = timedelta(days=825)  # Apple's bound for TLS server certificates of a private CA
 _BACKDATE = timedelta(hours=1)  # clocks of test machines differ
@@ -57,13 +59,13 @@ class Authority:
         self.identity = identity
 
     @classmethod
-    def create(cls, common_name: str, *, key: PrivateKey | None = None) -> Authority:
-        """A new root called ``common_name``, valid from an hour ago."""
+    def create(cls, common_name: str, *, key: PrivateKey | None = None, decrypts: bool = False) -> Authority:
+        """A new root called ``common_name``, valid from an hour ago; one that ``decrypts`` can be a SCEP recipient."""
         key = key or make_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        builder = _builder(name, name, key, None, None)
+        builder = _builder(name, name, key.public_key(), None, None)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        builder = builder.add_extension(_key_usage(True, False, False, certificates=True), critical=True)
+        builder = builder.add_extension(_key_usage(True, decrypts, False, certificates=True), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         return cls(Identity(builder.sign(key, hashes.SHA256()), key))
 
@@ -85,25 +87,40 @@ class Authority:
         """A new identity with CN ``common_name`` and ``names`` (DNS names or IP addresses) as its SubjectAltName."""
         key = key or make_key()
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name is not None else []
-        builder = _builder(x509.Name(attributes), self.certificate.subject, key, not_before, not_after)
+        alternative = x509.SubjectAlternativeName([_general_name(name) for name in names]) if names else None
+        certificate = self.certify(
+            key.public_key(), x509.Name(attributes), usage, alternative, not_before=not_before, not_after=not_after
+        )
+        return Identity(certificate, key)
+
+    def certify(
+        self,
+        public_key: PublicKey,
+        subject: x509.Name,
+        usage: Usage,
+        alternative: x509.SubjectAlternativeName | None = None,
+        *,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> x509.Certificate:
+        """A certificate for somebody's key; the issuer's half of ``issue``."""
+        builder = _builder(subject, self.certificate.subject, public_key, not_before, not_after)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(usage.key_usage(), critical=True)
         extended = usage.extended_key_usage()
         if extended is not None:
             builder = builder.add_extension(extended, critical=False)
-        if names:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
-            )
+        if alternative is not None:
+            builder = builder.add_extension(alternative, critical=False)
         issuer_key = self.identity.key.public_key()
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
-        return Identity(builder.sign(self.identity.key, hashes.SHA256()), key)
+        return builder.sign(self.identity.key, hashes.SHA256())
 
 
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: PrivateKey,
+    public_key: PublicKey,
     not_before: datetime | None,
     not_after: datetime | None,
 ) -> x509.CertificateBuilder:
@@ -112,7 +129,7 @@ def _builder(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before or now - _BACKDATE)
         .not_valid_after(not_after or now + LIFETIME)

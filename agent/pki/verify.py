@@ -9,7 +9,7 @@ callback for one connection: a peer counts as known only when the whole chain wa
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, TypeVar
 
 import service_identity
@@ -60,6 +60,12 @@ class WrongUsage(PeerRejected):
     kind = "tls_wrong_usage"
 
 
+class NotPinned(PeerRejected):
+    """The chain is good, but not the one that the enrolment profile pins."""
+
+    kind = "tls_not_pinned"
+
+
 class NoCertificate(PeerRejected):
     """The peer presented no certificate."""
 
@@ -90,13 +96,16 @@ class PeerCheck:
     """A verify callback for one TLS connection, for ``SSL.Connection.set_verify``.
 
     OpenSSL calls it for every certificate of the chain, the peer's own last. ``judge`` then gets the peer's own
-    certificate and returns the name it is known by, or raises PeerRejected.
+    certificate and returns the name it is known by, or raises PeerRejected. Where there are ``pins``, one of the
+    certificates of the chain must be among them.
     """
 
-    __slots__ = ("_judge", "_name", "rejected")
+    __slots__ = ("_judge", "_name", "_pinned", "_pins", "rejected")
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, pins: Collection[x509.Certificate] = ()) -> None:
         self._judge = judge
+        self._pins = pins
+        self._pinned = not pins
         self._name: str | None = None
         self.rejected: PeerRejected | None = None
 
@@ -106,15 +115,21 @@ class PeerCheck:
             return False
         try:
             found = certificate.to_cryptography()
+            self._pinned = self._pinned or found in self._pins
             if not ok:
                 self.rejected = rejection(error, found)
             elif depth == 0:
-                self._name = self._judge(found)
+                self._name = self._judge_own(found)
         except PeerRejected as rejected:
             self.rejected = rejected
         except ValueError as unreadable:  # OpenSSL reads some certificates that cryptography refuses
             self.rejected = PeerRejected(f"the peer's certificate cannot be read: {unreadable}")
         return self.rejected is None
+
+    def _judge_own(self, certificate: x509.Certificate) -> str:
+        if not self._pinned:
+            raise NotPinned("no certificate of the server's chain is among those that the profile pins")
+        return self._judge(certificate)
 
     @property
     def name(self) -> str:

@@ -105,6 +105,6 @@ def _https(payload: Payload, url: str, key: str) -> str:
         usable = parts.scheme == "https" and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
-    if not usable or not url.isascii() or any(character.isspace() for character in url):
+    if not usable or not url.isascii() or not url.isprintable() or " " in url:
         raise malformed(f"{key} of the payload {payload.payload_type} should be an https URL, but is {url[:200]!r}")
     return url

@@ -71,6 +71,6 @@ def _url(payload: Payload, url: str) -> str:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
-    if not usable or not url.isascii() or any(character.isspace() for character in url):
+    if not usable or not url.isascii() or not url.isprintable() or " " in url:
         raise malformed(f"URL of the payload “{payload.name}” should be an http or https URL, but is {url[:200]!r}")
     return url

@@ -53,9 +53,7 @@ def plist_dictionaries(*known: str) -> st.SearchStrategy[dict[str, Any]]:
 def cut(whole: bytes) -> st.SearchStrategy[list[bytes]]:
     """``whole`` in pieces, of which some may be empty."""
     places = st.lists(st.integers(0, len(whole)), max_size=8).map(sorted)
-    return places.map(
-        lambda at: [whole[begin:end] for begin, end in zip([0, *at], [*at, len(whole)], strict=True)]
-    )
+    return places.map(lambda at: [whole[begin:end] for begin, end in zip([0, *at], [*at, len(whole)], strict=True)])
 
 
 link_requests = st.builds(

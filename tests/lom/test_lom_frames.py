@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies_lom import ANSWER_KEYS, KEYS, cut, integers, link_requests, plist_dictionaries, texts
+from strategies_lom import ANSWER_KEYS, KEYS, characters, cut, integers, link_requests, plist_dictionaries, texts
 
 from agent.errors import MisuseError
 from agent.lom.link import (
@@ -118,9 +118,13 @@ def test_a_frame_that_is_no_dictionary_in_a_binary_plist_is_refused(body: bytes)
     assert read([good + frame(body) + good]) == [{"a": 1}, FrameMalformed]
 
 
-@given(st.binary(max_size=200) | st.binary(max_size=200).map(frame) | st.binary(max_size=60).map(lambda b: frame(b"bplist00" + b)))
+@given(
+    st.binary(max_size=200)
+    | st.binary(max_size=200).map(frame)
+    | st.binary(max_size=60).map(lambda b: frame(b"bplist00" + b))
+)
 def test_any_bytes_are_messages_or_refused(junk: bytes) -> None:
-    assert read([junk]) == read(octet_by_octet(junk))
+    assert repr(read([junk])) == repr(read(octet_by_octet(junk)))  # not a number is not equal to itself
 
 
 @given(st.data())
@@ -151,11 +155,9 @@ def test_every_request_fits_in_a_frame_and_comes_back(request: LinkRequest) -> N
     assert link.next_request() == request
 
 
-@given(uuid=st.text(min_size=1, max_size=256), error=st.text())
+@given(uuid=st.text(characters, min_size=1, max_size=256), error=texts)
 @example(uuid="\U0001f5a5" * 256, error="\U0001f5a5" * 5000)
 def test_every_answer_fits_in_a_frame(uuid: str, error: str) -> None:
-    if not (uuid + error).isprintable():
-        uuid, error = "0001", "x" * len(error)
     link = ControllerLink(LinkRequest(uuid, "device.lom.test", PowerRequest.ON))
     assert link.receive(LinkAnswer(uuid, error).encode()) == LinkAnswer(uuid, error[:MAX_ERROR_LENGTH])
 
@@ -222,18 +224,19 @@ def test_any_dictionary_is_a_message_or_refused(anything: dict[str, Any]) -> Non
 # Both ends
 
 
-@given(st.lists(st.tuples(link_requests, texts.filter(str.isprintable)), max_size=3), st.data())
+@given(st.lists(st.tuples(link_requests, texts), max_size=3), st.data())
 def test_both_ends_back_to_back(asked: list[tuple[LinkRequest, str]], data: st.DataObject) -> None:
     """Each request on one and the same link, in pieces both ways."""
     device = DeviceLink()
     for request, error in asked:
         controller = ControllerLink(request)
+        given_out = []
         for piece in data.draw(cut(controller.start())):
-            assert device.next_request() is None
             device.receive(piece)
-        assert device.next_request() == request
-        *pieces, last = [*data.draw(cut(device.answer(LinkAnswer(request.uuid, error)))), b""]
-        heard = [answer for answer in map(controller.receive, [*pieces, last]) if answer is not None]
+            given_out += [complete for complete in ([] if given_out else [device.next_request()]) if complete]
+        assert given_out == [request]
+        pieces = data.draw(cut(device.answer(LinkAnswer(request.uuid, error))))
+        heard = [answer for answer in map(controller.receive, pieces) if answer is not None]
         assert heard == [LinkAnswer(request.uuid, error[:MAX_ERROR_LENGTH])]
 
 

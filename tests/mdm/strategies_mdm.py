@@ -60,7 +60,7 @@ def with_trailer(body: bytes, offsets: list[int], top: int, *, ref_size: int, of
 
 
 def binary_plists() -> st.SearchStrategy[bytes]:
-    """Binary plists whose every marker, size and reference is drawn: types that no message has, cycles, shared values."""
+    """Binary plists whose every marker, size and reference is drawn: unknown types, cycles, shared values."""
     content = st.binary(max_size=12)
     markers = st.integers(0, 255)
     objects = st.builds(lambda marker, rest: bytes([marker]) + rest, markers, content)

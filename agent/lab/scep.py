@@ -1,0 +1,81 @@
+"""The lab's SCEP: a CA that issues MDM identities to whoever has a challenge from one of its profiles. No I/O.
+
+Source: RFC 8894.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from agent.lab.authorities import Authorities
+from agent.pki.scep.ca import SCEPRequest, cert_rep_failure, cert_rep_success, read_request
+from agent.pki.scep.cacert import render_ca_certificates
+from agent.pki.scep.caps import LAB_CAPABILITIES, render_caps
+from agent.pki.scep.csr import CertificateRequest
+from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
+from agent.pki.scep.messages import CONTENT_TYPE, from_query, open_message
+
+_NONCE_BYTES = 16
+_MAX_CHALLENGES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back over HTTP."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class SCEPService:
+    """The three operations. Each challenge is good for one certificate."""
+
+    def __init__(self, authorities: Authorities) -> None:
+        self._authorities = authorities
+        self._ca = authorities.scep
+        self._challenges: set[str] = set()
+
+    def new_challenge(self) -> str:
+        """A challenge for the next enrolment profile."""
+        if len(self._challenges) >= _MAX_CHALLENGES:
+            self._challenges.pop()
+        challenge = secrets.token_urlsafe(24)
+        self._challenges.add(challenge)
+        return challenge
+
+    def operate(self, operation: str, message: str | bytes) -> Answer:
+        """Answer one operation; ``message`` is the query's text of a GET, or the body of a POST."""
+        match operation:
+            case "GetCACaps":
+                return Answer(200, "text/plain", render_caps(LAB_CAPABILITIES))
+            case "GetCACert":
+                return Answer(200, *render_ca_certificates([self._ca.certificate]))
+            case "PKIOperation":
+                return self._pki_operation(message)
+        return Answer(400, "text/plain", f"unknown operation {operation[:80]!r}\n".encode())
+
+    def _pki_operation(self, octets: str | bytes) -> Answer:
+        nonce, ca = secrets.token_bytes(_NONCE_BYTES), self._ca.identity
+        try:
+            message = open_message(from_query(octets) if isinstance(octets, str) else octets)
+        except SCEPError as error:
+            return Answer(400, "text/plain", f"{error}\n".encode())
+        try:
+            request = read_request(message, ca)
+            issued = self._authorities.issue_for(self._judged(request))
+            return Answer(200, CONTENT_TYPE, cert_rep_success(request, ca, nonce, issued))
+        except SCEPFailure as failure:
+            fail_info = failure.fail_info or FailInfo.BAD_REQUEST
+            return Answer(200, CONTENT_TYPE, cert_rep_failure(message, ca, nonce, fail_info, str(failure)))
+
+    def _judged(self, request: SCEPRequest) -> CertificateRequest:
+        """The request, if it may be granted. Raises SCEPFailure."""
+        if request.csr is None:
+            raise SCEPFailure(FailInfo.BAD_CERT_ID, "nothing is pending here")
+        challenge = request.csr.challenge or ""
+        if challenge not in self._challenges:
+            raise SCEPFailure(FailInfo.BAD_REQUEST, "the challenge is none of ours, or was used already")
+        self._challenges.remove(challenge)
+        return request.csr

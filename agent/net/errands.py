@@ -1,0 +1,174 @@
+"""What a Mac does beside its session: fetch its enrolment profile, check in, obtain an identity, relay LOM requests.
+
+Each errand has connections of its own, for a session may be open meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from cryptography import x509
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure as TwistedFailure
+
+from agent import plists
+from agent.device.mac import Device
+from agent.device.steps import CheckIn, Done, Need, ObtainIdentity, RelayItems, ReturnT, Steps, carry
+from agent.errors import PeerError
+from agent.lom.network import Endpoint
+from agent.lom.requests import Outcome
+from agent.mdm import checkin
+from agent.mdm.refusals import ServerRefused
+from agent.net.exchange import Connections, ask
+from agent.net.http import HTTPConnection
+from agent.net.http1 import Origin
+from agent.net.scep_client import obtain_identity
+from agent.net.surroundings import Surroundings
+from agent.pki.cms import mdm_signature
+from agent.pki.identity import Identity
+from agent.profiles.enrolment import Enrolment
+from agent.profiles.scep import SCEPPayload
+
+_log = Logger()
+
+
+def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dict[str, str]:
+    """The headers of a message to the server, signed where the enrolment says so."""
+    headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
+    if enrolment.sign_message:
+        identity = enrolment.identity
+        headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
+    return headers
+
+
+Work = Callable[[], Awaitable[object]]
+
+
+class Errands:
+    """The errands of one Mac, in the background one after another. ``endpoint`` is the Mac on its LOM network."""
+
+    __slots__ = ("_around", "_connections", "_device", "_endpoint", "_life", "_running", "_waiting")
+
+    def __init__(self, device: Device, surroundings: Surroundings, endpoint: Endpoint) -> None:
+        self._device = device
+        self._around = surroundings
+        self._endpoint = endpoint
+        self._connections: tuple[Enrolment, Connections] | None = None
+        self._waiting: list[Work] = []
+        self._running = False
+        self._life = 0
+
+    def start(self, work: Work) -> None:
+        """Do ``work`` in the background, after what was started before; its failures are recorded where they happen."""
+        self._waiting.append(work)
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self._run()).addErrback(log_defect)
+
+    def abandon(self) -> None:
+        """The Mac went down, or the run is over: whatever was under way is gone."""
+        self._life += 1
+        self._waiting.clear()
+        self._running = False
+        if self._connections is not None:
+            self._connections[1].abort()
+            self._connections = None
+
+    async def drive(self, steps: Steps[ReturnT]) -> ReturnT:
+        """Carry out what ``steps`` need, one thing after another, and return what they return."""
+        life = self._life
+        try:
+            need = carry(steps, None)
+            while not isinstance(need, Done):
+                need = carry(steps, await self.perform(need))
+            return need.value
+        finally:
+            if life == self._life:  # else the connections are those of an errand after the Mac came up again
+                self._hang_up()
+
+    async def perform(self, need: Need) -> list[Outcome] | Identity | bytes | PeerError:
+        """What came of one need; a failure of the peer is an answer too."""
+        try:
+            match need:
+                case RelayItems(items):
+                    return await self._around.network.relay(self._endpoint, items)
+                case ObtainIdentity(payload, anchors):
+                    return await self._obtain_identity(payload, anchors)
+                case CheckIn(message, enrolment):
+                    return await self._check_in(message, enrolment)
+        except PeerError as error:
+            return error
+
+    async def fetch_profile(self, url: str) -> bytes:
+        """Get an enrolment profile, without an identity. Raises PeerError."""
+        connections = Connections(self._around.connection)
+        try:
+            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+            response = await ask(connections, "GET", url, headers)
+        finally:
+            connections.close()
+        if response.status != 200:
+            reason = f"the server answered the request for the enrolment profile with {response.status}"
+            raise ServerRefused(reason, response.status)
+        return response.body
+
+    async def _run(self) -> None:
+        life = self._life
+        while self._waiting and life == self._life:
+            work = self._waiting.pop(0)
+            try:
+                await work()
+            except PeerError as error:
+                _log.info("{udid}: {error}", udid=self._device.mac.udid, error=error)
+        if life == self._life:
+            self._running = False
+
+    async def _check_in(self, message: Mapping[str, Any], enrolment: Enrolment) -> bytes:
+        """PUT a check-in message; the body of its answer. Raises PeerError."""
+        since = self._around.now()
+        facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
+        if "Endpoint" in message:
+            facts["endpoint"] = message["Endpoint"]
+        body = plists.dump_xml(message)
+        try:
+            headers = message_headers(enrolment, checkin.CONTENT_TYPE, body)
+            response = await ask(self._connections_of(enrolment), "PUT", enrolment.check_in_url, headers, body)
+            if response.status != 200:
+                reason = f"the server answered {facts['message']} with {response.status} instead of 200"
+                raise ServerRefused(reason, response.status)
+        except PeerError as error:
+            self._around.record("checkin", self._device.mac.index, since, error, facts)
+            raise
+        self._around.record("checkin", self._device.mac.index, since, None, facts)
+        return response.body
+
+    def _connections_of(self, enrolment: Enrolment) -> Connections:
+        """The connections of the errand under way: one check-in after another over the same."""
+        if self._connections is None or self._connections[0] is not enrolment:
+            self._hang_up()
+            self._connections = enrolment, Connections(partial(self._connection, enrolment))
+        return self._connections[1]
+
+    def _connection(self, enrolment: Enrolment, origin: Origin) -> HTTPConnection:
+        return self._around.connection(origin, enrolment.identity, enrolment.anchors, enrolment.check_in_pins)
+
+    def _hang_up(self) -> None:
+        if self._connections is not None:
+            self._connections[1].close()
+            self._connections = None
+
+    async def _obtain_identity(self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...]) -> Identity:
+        key = await self._around.keys.take(payload.key_size)
+        connections = Connections(lambda origin: self._around.connection(origin, None, anchors))
+        try:
+            return await obtain_identity(self._around.reactor, connections, payload, key)
+        finally:
+            connections.close()
+
+
+def log_defect(failure: TwistedFailure) -> None:
+    """The end of a chain of callbacks: what arrives here is a defect of this program."""
+    _log.failure("work in the background could not be carried out", failure)

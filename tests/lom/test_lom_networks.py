@@ -1,0 +1,310 @@
+"""Who may talk to whom on a LOM link: one table of Macs and certificates, the same on both networks.
+
+``over_memory`` judges without sockets, ``over_sockets`` is real TCP and mutual TLS on ``[::1]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum, auto
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from lom_parties import (
+    ADDRESS,
+    ADDRESS_2,
+    CONTROLLER_CA,
+    CONTROLLER_IDENTITY,
+    CONTROLLER_NAME,
+    DEVICE_CA,
+    DEVICE_IDENTITY,
+    NAME,
+    NOW,
+    NOWHERE,
+    STRANGE_CA,
+    TOMORROW,
+    YESTERDAY,
+    Party,
+    Sockets,
+    controller,
+    device,
+    item,
+)
+from twisted.internet import reactor
+
+from agent.lom.link import LinkAnswer
+from agent.lom.network import AddressBook, LOMConfiguration, MemoryNetwork
+from agent.lom.requests import Outcome, PowerRequest, RelayItem
+from agent.pki.authority import LOM_USAGE, Authority, make_key
+from agent.pki.identity import Identity
+
+Relay = Callable[[Party, list[Party], RelayItem], Outcome]
+
+
+ITEM = item()
+
+
+class Verdict(Enum):
+    """What becomes of a link, as far as both networks can agree."""
+
+    SUCCEEDED = auto()
+    NOT_SENT = auto()  # the Controller found nobody, or did not like what it found, and asked nothing
+    REFUSED_BY_DEVICE = auto()  # the Device did not like the Controller's certificate, and did nothing
+
+
+@dataclass(frozen=True)
+class Case:
+    """Macs, what becomes of the link between them, and the words that the error has on both networks."""
+
+    verdict: Verdict
+    words: str = ""
+    controller: Callable[[], Party] = controller
+    device: Callable[[], Party | None] = device
+    item: RelayItem = ITEM
+
+
+def _device_with(
+    authority: Authority = DEVICE_CA, common_name: str | None = NAME, **options: object
+) -> Callable[[], Party]:
+    options = {"usage": LOM_USAGE, "names": [NAME], **options}
+    return lambda: device(authority.issue(common_name, **options))
+
+
+def _controller_with(authority: Authority = CONTROLLER_CA, **options: object) -> Callable[[], Party]:
+    options = {"usage": LOM_USAGE, "names": [CONTROLLER_NAME], **options}
+    return lambda: controller(authority.issue(CONTROLLER_NAME, **options))
+
+
+def _bare(authority: Authority, common_names: list[str], *extensions: x509.ExtensionType) -> Identity:
+    """An identity with these extensions only."""
+    key = make_key()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in common_names]))
+        .issuer_name(authority.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(YESTERDAY)
+        .not_valid_after(TOMORROW)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return Identity(builder.sign(authority.identity.key, hashes.SHA256()), key)
+
+
+def _chained() -> Identity:
+    """A Device identity of an intermediate CA, which it brings along."""
+    between = Authority.create("Intermediate")
+    key = between.identity.key
+    name = between.certificate.subject
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(DEVICE_CA.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(YESTERDAY)
+        .not_valid_after(TOMORROW)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(DEVICE_CA.identity.key, hashes.SHA256())
+    )
+    return replace(Authority(Identity(certificate, key)).issue(NAME, LOM_USAGE, names=[NAME]), chain=(certificate,))
+
+
+def _elsewhere() -> Party:
+    party = device()
+    party.segment = 1
+    return party
+
+
+def _both(party: Party) -> Party:
+    party.lom = LOMConfiguration(
+        DEVICE_IDENTITY, CONTROLLER_IDENTITY, (DEVICE_CA.certificate,), (CONTROLLER_CA.certificate,)
+    )
+    return party
+
+
+_USAGES = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+_SUCCEEDED, _NOT_SENT, _REFUSED = Verdict.SUCCEEDED, Verdict.NOT_SENT, Verdict.REFUSED_BY_DEVICE
+_EXPIRED = {"not_before": NOW - timedelta(days=2), "not_after": YESTERDAY}
+_NOT_YET = {"not_before": TOMORROW}
+
+CASES = {
+    "right": Case(_SUCCEEDED),
+    "right, in other letters": Case(_SUCCEEDED, item=item(name=NAME.upper())),
+    "right, without a SAN": Case(_SUCCEEDED, device=_device_with(names=[])),
+    "right, among other names in the SAN": Case(_SUCCEEDED, device=_device_with(names=["a.test", NAME, "b.test"])),
+    "right, by an intermediate CA": Case(_SUCCEEDED, device=lambda: device(_chained())),
+    "right, at the second address": Case(_SUCCEEDED, item=item(NOWHERE, "junk", ADDRESS)),
+    "the Device has another CommonName": Case(
+        _NOT_SENT,
+        f"expected a certificate with CommonName {NAME}, found other.lom.test",
+        device=_device_with(common_name="other.lom.test", names=["other.lom.test"]),
+    ),
+    "the Device has the name in the SAN alone": Case(
+        _NOT_SENT,
+        f"expected a certificate with CommonName {NAME}, found other",
+        device=_device_with(common_name="other"),
+    ),
+    "the Device has no CommonName": Case(
+        _NOT_SENT, "expected a certificate with one CommonName, found 0", device=_device_with(common_name=None)
+    ),
+    "the Device has two CommonNames": Case(
+        _NOT_SENT,
+        "expected a certificate with one CommonName, found 2",
+        device=lambda: device(_bare(DEVICE_CA, [NAME, "other"], LOM_USAGE.key_usage(), _USAGES)),
+    ),
+    "the Device's SAN differs from its CommonName": Case(
+        _NOT_SENT, "has another subjectAltName: other.lom.test", device=_device_with(names=["other.lom.test"])
+    ),
+    "the Device's CA is not trusted": Case(_NOT_SENT, "does not lead to a trusted CA", device=_device_with(STRANGE_CA)),
+    "the Device's certificate is by the Controllers' CA": Case(
+        _NOT_SENT, "does not lead to a trusted CA", device=_device_with(CONTROLLER_CA)
+    ),
+    "the Device's certificate is its own CA": Case(
+        _NOT_SENT, "does not lead to a trusted CA", device=lambda: device(Authority.create(NAME).identity)
+    ),
+    "the Device's certificate expired": Case(_NOT_SENT, "expired at", device=_device_with(**_EXPIRED)),
+    "the Device's certificate is not valid yet": Case(
+        _NOT_SENT, "is not valid before", device=_device_with(**_NOT_YET)
+    ),
+    "the Device has no serverAuth": Case(
+        _NOT_SENT,
+        "the certificate CN=device.lom.test",
+        device=_device_with(usage=replace(LOM_USAGE, server_auth=False)),
+    ),
+    "the Device has no Extended Key Usage": Case(
+        _NOT_SENT,
+        "lacks the Extended Key Usage serverAuth",
+        device=_device_with(usage=replace(LOM_USAGE, server_auth=False, client_auth=False)),
+    ),
+    "the Device has no Key Usage": Case(
+        _NOT_SENT,
+        "lacks the Key Usage digitalSignature, keyEncipherment, dataEncipherment",
+        device=lambda: device(_bare(DEVICE_CA, [NAME], _USAGES)),
+    ),
+    "the Device lacks one Key Usage": Case(
+        _NOT_SENT,
+        "lacks the Key Usage dataEncipherment",
+        device=_device_with(usage=replace(LOM_USAGE, data_encipherment=False)),
+    ),
+    "the Controller's CA is not trusted": Case(_REFUSED, controller=_controller_with(STRANGE_CA)),
+    "the Controller's certificate is by the Devices' CA": Case(_REFUSED, controller=_controller_with(DEVICE_CA)),
+    "the Controller's certificate expired": Case(_REFUSED, controller=_controller_with(**_EXPIRED)),
+    "the Controller's certificate is not valid yet": Case(_REFUSED, controller=_controller_with(**_NOT_YET)),
+    "the Controller has no clientAuth": Case(
+        _REFUSED, controller=_controller_with(usage=replace(LOM_USAGE, client_auth=False))
+    ),
+    "the Controller lacks one Key Usage": Case(
+        _REFUSED, controller=_controller_with(usage=replace(LOM_USAGE, key_encipherment=False))
+    ),
+    "the Controller's SAN differs from its CommonName": Case(_REFUSED, controller=_controller_with(names=["other"])),
+    "a refusal by the Device is final": Case(
+        _REFUSED,
+        controller=_controller_with(STRANGE_CA),
+        item=item(ADDRESS, ADDRESS_2),
+        device=lambda: device(addresses=(ADDRESS, ADDRESS_2)),
+    ),
+    "another segment": Case(_NOT_SENT, "nobody answers at this address in segment 0", device=_elsewhere),
+    "nobody there": Case(_NOT_SENT, "nobody answers at this address", item=item(NOWHERE)),
+    "no network at all": Case(_NOT_SENT, "nobody answers at this address", device=lambda: None),
+    "no link-local address": Case(_NOT_SENT, "expected a link-local address", item=item("2001:db8::1")),
+    "the Mac has no LOM payload": Case(
+        _NOT_SENT, "not set up as a LOM Device", device=lambda: Party(1, None, [ADDRESS])
+    ),
+    "the Mac is a Controller only": Case(_NOT_SENT, "not set up as a LOM Device", device=lambda: device(None)),
+    "the Controller lost its payload": Case(
+        _NOT_SENT, "not set up as a LOM Controller any more", controller=lambda: controller(None)
+    ),
+}
+
+
+def over_memory(asker: Party, others: list[Party], wanted: RelayItem) -> Outcome:
+    book = AddressBook()
+    for party in (asker, *others):
+        book.add(party)
+    return MemoryNetwork(book).relay(asker, wanted)
+
+
+@pytest.fixture
+def over_sockets(run_in_reactor: Callable[..., Outcome]) -> Relay:
+    def relay(asker: Party, others: list[Party], wanted: RelayItem) -> Outcome:
+        async def run() -> Outcome:
+            with Sockets(reactor, asker, *others) as sockets:
+                (outcome,) = await sockets.relay(asker, wanted)
+            assert len(sockets.records) == len(wanted.addresses) - wanted.addresses.count("junk") or not outcome.success
+            return outcome
+
+        return run_in_reactor(run())
+
+    return relay
+
+
+@pytest.fixture(params=["memory", "sockets"])
+def relay(request: pytest.FixtureRequest) -> Relay:
+    return over_memory if request.param == "memory" else request.getfixturevalue("over_sockets")
+
+
+def verdict(outcome: Outcome, asked: Party | None) -> Verdict:
+    """The outcome on the map that both networks share."""
+    if outcome.success:
+        return Verdict.SUCCEEDED
+    assert asked is None or not asked.asked, "a Device that was asked, and a failure that says something else"
+    # A refusal by our own judgement, not OpenSSL's, is the alert "internal error": pyOpenSSL has no way to say which.
+    refused = "refused our certificate" in outcome.error or "alert internal error" in outcome.error
+    return Verdict.REFUSED_BY_DEVICE if refused else Verdict.NOT_SENT
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_both_networks_give_the_same_verdict(case: Case, relay: Relay) -> None:
+    asker, asked = case.controller(), case.device()
+    outcome = relay(asker, [asked] if asked is not None else [], case.item)
+    assert outcome.uuid == case.item.uuid
+    assert verdict(outcome, asked) is case.verdict
+    assert case.words in outcome.error
+    if case.verdict is Verdict.SUCCEEDED:
+        assert asked is not None
+        ((request, name),) = asked.asked
+        assert (request.uuid, request.request, name) == ("0001", PowerRequest.RESET, CONTROLLER_NAME)
+    if case.verdict is Verdict.REFUSED_BY_DEVICE:
+        assert ADDRESS_2 not in outcome.error, "a request that was sent must not be sent again"
+
+
+def test_the_second_mac_is_tried_where_the_first_is_somebody_else(relay: Relay) -> None:
+    other = device(DEVICE_CA.issue("other", LOM_USAGE), addresses=[ADDRESS])
+    right = device(index=2, addresses=[ADDRESS_2])
+    assert relay(controller(), [other, right], item(ADDRESS, ADDRESS_2)).success
+    assert [len(other.asked), len(right.asked)] == [0, 1]
+
+
+def test_what_the_device_says_is_the_outcome(relay: Relay) -> None:
+    asked = device(addresses=(ADDRESS, ADDRESS_2))
+    asked.answer = lambda request: LinkAnswer(request.uuid, "Reset refused: the Mac is off")
+    outcome = relay(controller(), [asked], item(ADDRESS, ADDRESS_2))
+    assert outcome == Outcome("0001", "Reset refused: the Mac is off")
+    assert len(asked.asked) == 1
+
+
+def test_an_answer_to_another_request_is_no_success(relay: Relay) -> None:
+    asked = device()
+    asked.answer = lambda _: LinkAnswer("0002")
+    outcome = relay(controller(), [asked], item(ADDRESS, ADDRESS_2))
+    assert "'0002'; '0001' was asked" in outcome.error
+    assert ADDRESS_2 not in outcome.error
+
+
+def test_a_mac_may_be_its_own_controller(relay: Relay) -> None:
+    party = _both(device())
+    assert relay(party, [], item()).success
+    assert len(party.asked) == 1
+
+
+def test_a_name_of_control_characters_can_be_reported(relay: Relay) -> None:
+    outcome = relay(controller(), [device(DEVICE_CA.issue("a\x01\x00b", LOM_USAGE))], item())
+    assert not outcome.success
+    assert outcome.error.isprintable()
+    assert "found a\ufffd\ufffdb" in outcome.error

@@ -1,0 +1,466 @@
+"""The session machine: every input in every state, what it sends, when it looks again, and what ends an enrolment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mdm.strategies_mdm import broken_plists, values
+
+from agent.errors import MisuseError, PeerError
+from agent.mdm import session as sessions
+from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged, failed
+from agent.mdm.session import TABLE, Event, Execute, Input, Over, Send, ServerRefused, Session, State, Timing
+from agent.plists import dump_binary, dump_xml, load_dict
+
+UDID = "5D3B0C1A-0000-4000-8000-000000000001"
+BROKEN = PeerError("the connection broke")
+NOT_NOW = Result(Status.NOT_NOW)
+
+
+def command(uuid: str = "a", **body: Any) -> bytes:
+    return dump_xml({"CommandUUID": uuid, "Command": {"RequestType": "ProfileList", **body}})
+
+
+def new(timing: Timing | None = None, jitter: float = 1.0) -> Session:
+    return Session(UDID, lambda: jitter) if timing is None else Session(UDID, lambda: jitter, timing)
+
+
+def closed() -> Session:
+    return new()
+
+
+def waiting() -> Session:
+    session = new()
+    session.open()
+    return session
+
+
+def working() -> Session:
+    session = waiting()
+    session.answer(200, command(), 0.0)
+    return session
+
+
+def owing() -> Session:
+    """Closed, with a result that was not delivered."""
+    session = working()
+    session.finish("a", acknowledged())
+    session.power_lost()
+    return session
+
+
+def status_of(send: Event | Send | None) -> tuple[Any, Any]:
+    assert isinstance(send, Send)
+    report = load_dict(send.body)
+    assert report["UDID"] == UDID
+    assert report.get("CommandUUID", "") == send.command_uuid
+    return report["Status"], report.get("CommandUUID")
+
+
+def seen(session: Session) -> tuple[Any, ...]:
+    """Everything that an outsider sees of a session."""
+    return session.state, session.deadline, session.failures, session.woken, session.owes_result
+
+
+STATES: dict[State, Callable[[], Session]] = {State.CLOSED: closed, State.WAITING: waiting, State.WORKING: working}
+CALLS: list[tuple[Input, Callable[[Session], object]]] = [
+    (Input.OPEN, lambda session: session.open()),
+    (Input.COMMAND, lambda session: session.answer(200, command("b"), 1.0)),
+    (Input.END, lambda session: session.answer(200, b"", 1.0)),
+    (Input.END, lambda session: session.answer(500, b"", 1.0)),
+    (Input.END, lambda session: session.answer(401, b"", 1.0)),
+    (Input.END, lambda session: session.answer(200, b"no plist", 1.0)),
+    (Input.END, lambda session: session.broke(BROKEN, 1.0)),
+    (Input.RESULT, lambda session: session.finish("a", acknowledged())),
+    (Input.POWER_LOST, lambda session: session.power_lost()),
+    (Input.LEAVE, lambda session: session.forget()),
+]
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize(("happened", "call"), CALLS)
+def test_every_input_in_every_state(state: State, happened: Input, call: Callable[[Session], object]) -> None:
+    session = STATES[state]()
+    assert session.state is state
+    before = seen(session)
+    if (state, happened) in TABLE:
+        call(session)
+        assert session.state is TABLE[state, happened]
+    else:
+        with pytest.raises(MisuseError, match=state.name):
+            call(session)
+        assert seen(session) == before
+
+
+def test_every_line_of_the_table_is_tried_above() -> None:
+    assert {happened for _, happened in TABLE} == set(Input) == {happened for happened, _ in CALLS}
+
+
+def test_misuse_leaves_what_the_session_was_about_to_do() -> None:
+    session = working()
+    for result, uuid in (
+        (acknowledged(), "another"),
+        (Result(Status.IDLE), "a"),
+        (acknowledged({"Key": None}), "a"),
+        (acknowledged({"Key": "\x00"}), "a"),
+    ):
+        with pytest.raises(MisuseError):
+            session.finish(uuid, result)
+    assert seen(session) == (State.WORKING, None, 0, False, False)
+    assert status_of(session.finish("a", acknowledged())) == ("Acknowledged", "a")
+
+
+# A session in good order
+
+
+def test_from_idle_command_by_command_to_the_empty_answer() -> None:
+    session = new()
+    assert status_of(session.open()) == ("Idle", None)
+    for number, result in enumerate((acknowledged(), failed(ChainedError(Domain.MDM, 1, "why")), NOT_NOW)):
+        event = session.answer(200, command(str(number)), 0.0)
+        assert isinstance(event, Execute)
+        assert event.command.uuid == str(number)
+        assert status_of(session.finish(str(number), result)) == (result.status.value, str(number))
+    session.answer(200, command("last"), 0.0)
+    session.finish("last", acknowledged())
+    assert session.answer(200, b"", 5.0) == Over()
+    assert seen(session) == (State.CLOSED, None, 0, False, False)
+
+
+def test_a_malformed_command_is_reported_and_the_session_goes_on() -> None:
+    session = waiting()
+    sent = session.answer(200, dump_xml({"CommandUUID": "bad", "Command": []}), 0.0)
+    assert status_of(sent) == ("CommandFormatError", "bad")
+    assert isinstance(session.answer(200, command("good"), 0.0), Execute)
+
+
+@pytest.mark.parametrize("answer", [b"no plist", dump_xml({"Command": {"RequestType": "ProfileList"}}), dump_xml([])])
+def test_an_answer_that_nothing_can_be_replied_to_ends_the_session(answer: bytes) -> None:
+    session = waiting()
+    event = session.answer(200, answer, 0.0)
+    assert isinstance(event, Over)
+    assert event.failure is not None
+    assert not event.unenrolled
+    assert seen(session) == (State.CLOSED, None, 0, False, False)
+
+
+def test_a_push_during_a_session_starts_another_at_its_end() -> None:
+    session = waiting()
+    assert session.wake() is None
+    assert session.woken
+    assert status_of(session.answer(200, b"", 0.0)) == ("Idle", None)
+    assert seen(session) == (State.WAITING, None, 0, False, False)
+    assert session.answer(200, b"", 0.0) == Over()
+
+
+@pytest.mark.parametrize("answer", [(200, b"no plist"), (400, b"")])
+def test_a_push_during_a_session_that_fails_is_not_forgotten(answer: tuple[int, bytes]) -> None:
+    session = waiting()
+    session.wake()
+    event = session.answer(*answer, 7.0)
+    assert isinstance(event, Over)
+    assert event.failure is not None
+    assert session.deadline == 7.0
+    session.open()
+    session.answer(*answer, 8.0)
+    assert session.deadline is None
+
+
+# A result that was not delivered
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda session: session.broke(BROKEN, 0.0),
+        lambda session: session.power_lost(),
+        lambda session: session.answer(500, b"", 0.0),
+        lambda session: session.answer(400, b"", 0.0),
+        lambda session: session.answer(403, b"", 0.0),
+    ],
+)
+def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], object]) -> None:
+    session = working()
+    sent = session.finish("a", acknowledged({"Key": "value"}))
+    lose(session)
+    assert session.owes_result
+    assert session.open() == sent
+    lose(session)
+    assert session.wake() == sent
+    session.answer(200, b"", 0.0)
+    assert not session.owes_result
+    assert status_of(session.open()) == ("Idle", None)
+
+
+def test_a_command_in_hand_when_the_power_goes_is_not_answered() -> None:
+    session = working()
+    session.power_lost()
+    assert not session.owes_result
+    assert status_of(session.open()) == ("Idle", None)
+    session.answer(200, command("a"), 0.0)
+    assert status_of(session.finish("a", acknowledged())) == ("Acknowledged", "a")
+
+
+@pytest.mark.parametrize("start", [closed, waiting, working, owing])
+def test_a_mac_that_leaves_its_management_owes_nothing(start: Callable[[], Session]) -> None:
+    session = start()
+    session.wake()
+    session.forget()
+    assert seen(session) == (State.CLOSED, None, 0, False, False)
+    assert status_of(session.open()) == ("Idle", None)
+
+
+# NotNow
+
+
+def not_now_session(timing: Timing | None = None) -> Session:
+    session = new(timing)
+    session.open()
+    session.answer(200, command("a"), 0.0)
+    session.finish("a", NOT_NOW)
+    return session
+
+
+def test_after_not_now_the_mac_looks_again_by_itself() -> None:
+    session = not_now_session()
+    assert session.answer(200, b"", 100.0) == Over()
+    assert session.deadline == 100.0 + sessions.NOT_NOW_RETRY_SECONDS
+    assert status_of(session.open()) == ("Idle", None)
+    assert session.deadline is None
+    session.answer(200, b"", 200.0)
+    assert session.deadline is None
+
+
+def test_the_interval_after_not_now_can_be_set() -> None:
+    session = not_now_session(Timing(not_now=5.0))
+    session.answer(200, b"", 100.0)
+    assert session.deadline == 105.0
+
+
+def test_not_now_before_another_status_starts_nothing() -> None:
+    session = not_now_session()
+    session.answer(200, command("b"), 0.0)
+    session.finish("b", acknowledged())
+    session.answer(200, b"", 100.0)
+    assert session.deadline is None
+
+
+def test_not_now_of_an_earlier_session_starts_nothing() -> None:
+    session = not_now_session()
+    session.answer(200, command("b"), 0.0)
+    session.power_lost()
+    session.open()
+    session.answer(200, b"", 100.0)
+    assert session.deadline is None
+
+
+def test_not_now_that_is_delivered_again_counts_for_the_session_it_is_delivered_in() -> None:
+    session = not_now_session()
+    session.broke(BROKEN, 0.0)
+    assert status_of(session.open()) == ("NotNow", "a")
+    session.answer(200, b"", 100.0)
+    assert session.deadline == 160.0
+
+
+def test_not_now_before_an_unreadable_answer_still_counts() -> None:
+    session = not_now_session()
+    session.answer(200, b"no plist", 100.0)
+    assert session.deadline == 160.0
+
+
+def test_not_now_that_the_server_refused_starts_nothing() -> None:
+    session = not_now_session()
+    session.answer(400, b"", 100.0)
+    assert session.deadline is None
+    assert session.owes_result
+
+
+def test_a_push_is_served_before_the_interval_after_not_now() -> None:
+    session = not_now_session()
+    session.wake()
+    assert status_of(session.answer(200, b"", 100.0)) == ("Idle", None)
+    session.answer(200, b"", 100.0)
+    assert session.deadline is None
+
+
+# Trying again
+
+
+def delays(session: Session, fail: Callable[[Session, float], object], count: int) -> list[float]:
+    found = []
+    for number in range(count):
+        session.open()
+        fail(session, 1000.0 * number)
+        assert session.deadline is not None
+        found.append(session.deadline - 1000.0 * number)
+    return found
+
+
+FAILURES: list[Callable[[Session, float], object]] = [
+    lambda session, now: session.broke(BROKEN, now),
+    lambda session, now: session.answer(500, b"", now),
+    lambda session, now: session.answer(503, b"", now),
+    lambda session, now: session.answer(429, b"", now),
+    lambda session, now: session.answer(599, b"", now, retry_after=7.0),
+]
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+def test_the_pause_doubles_to_its_bound_and_jitter_halves_it_at_most(fail: Callable[[Session, float], object]) -> None:
+    whole = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert delays(new(), fail, 8) == whole
+    assert delays(new(jitter=0.0), fail, 8) == [seconds / 2 for seconds in whole]
+    assert delays(new(Timing(retry_first=3.0, retry_longest=10.0)), fail, 4) == [3.0, 6.0, 10.0, 10.0]
+
+
+def test_the_pause_starts_anew_when_the_server_took_a_report() -> None:
+    session = new()
+    delays(session, FAILURES[0], 5)
+    assert session.failures == 5
+    session.open()
+    session.answer(200, b"", 0.0)
+    assert session.failures == 0
+    assert delays(session, FAILURES[0], 1) == [1.0]
+
+
+def test_a_server_that_is_down_for_years_is_tried_at_the_longest_pause() -> None:
+    assert delays(new(), FAILURES[0], 2000)[-1] == sessions.RETRY_LONGEST_SECONDS
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_takes_the_place_of_the_pause(status: int) -> None:
+    session = new()
+    assert delays(session, lambda it, now: it.answer(status, b"", now, retry_after=17.5), 3) == [17.5] * 3
+    assert session.failures == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [
+        (1e9, sessions.RETRY_AFTER_LONGEST_SECONDS),
+        (math.inf, sessions.RETRY_AFTER_LONGEST_SECONDS),
+        (0.001, 0.001),
+        (0.0, 1.0),
+        (-5.0, 1.0),
+        (math.nan, 1.0),
+        (None, 1.0),
+    ],
+)
+def test_retry_after_is_bounded(asked: float | None, waited: float) -> None:
+    assert delays(new(), lambda it, now: it.answer(503, b"", now, retry_after=asked), 1) == [waited]
+
+
+def test_the_bound_of_retry_after_can_be_set() -> None:
+    session = new(Timing(retry_after_longest=30.0))
+    assert delays(session, lambda it, now: it.answer(503, b"", now, retry_after=31.0), 1) == [30.0]
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("key", ["retry_first", "retry_longest", "retry_after_longest", "not_now"])
+def test_a_time_that_is_none_is_our_misuse(key: str, seconds: float) -> None:
+    with pytest.raises(MisuseError, match=key):
+        Timing(**{key: seconds})
+
+
+def test_a_push_does_not_wait_for_the_pause() -> None:
+    session = new()
+    delays(session, FAILURES[0], 4)
+    assert status_of(session.wake()) == ("Idle", None)
+    assert session.deadline is None
+
+
+# Refusals
+
+UNRECOGNIZED = {"code": "com.apple.unrecognized.device", "description": "who?"}
+JSON, PLIST = json.dumps(UNRECOGNIZED).encode(), dump_xml(UNRECOGNIZED)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "content_type"),
+    [
+        (401, b"", ""),
+        (401, b"<html>", "text/html"),
+        (403, JSON, "application/json"),
+        (403, JSON, "Application/JSON; charset=utf-8"),
+        (403, JSON, "application/problem+json"),
+        (403, PLIST, "application/xml"),
+        (403, PLIST, "text/xml;charset=UTF-8"),
+        (403, PLIST, "application/x-plist"),
+        (403, dump_binary(UNRECOGNIZED), "application/x-apple-plist"),
+    ],
+)
+@pytest.mark.parametrize("start", [waiting, not_now_session])
+def test_a_mac_that_the_server_does_not_know_unenrols(
+    start: Callable[[], Session], status: int, body: bytes, content_type: str
+) -> None:
+    session = start()
+    session.wake()
+    event = session.answer(status, body, 1.0, content_type=content_type)
+    assert isinstance(event, Over)
+    assert event.unenrolled
+    assert isinstance(event.failure, ServerRefused)
+    assert event.failure.status == status
+    assert seen(session) == (State.CLOSED, None, 0, False, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "content_type"),
+    [
+        (403, JSON, ""),
+        (403, JSON, "text/html"),
+        (403, JSON, "text/plain"),
+        (403, JSON, "application/xml"),
+        (403, PLIST, "application/json"),
+        (403, b"", "application/json"),
+        (403, b"[" * 60_000, "application/json"),
+        (403, b"\xff\xfe", "application/json"),
+        (403, b'"com.apple.unrecognized.device"', "application/json"),
+        (403, json.dumps({"code": "com.apple.softwareupdate.required"}).encode(), "application/json"),
+        (403, json.dumps({"code": ["com.apple.unrecognized.device"]}).encode(), "application/json"),
+        (403, b" " * 70_000 + JSON, "application/json"),
+        (403, dump_xml(["code"]), "text/xml"),
+        (403, b"no plist", "text/xml"),
+        (400, JSON, "application/json"),
+        (404, PLIST, "text/xml"),
+        (410, b"", ""),
+        (204, b"", ""),
+        (302, b"", ""),
+    ],
+)
+def test_any_other_refusal_ends_the_session_and_keeps_the_result(status: int, body: bytes, content_type: str) -> None:
+    session = working()
+    sent = session.finish("a", acknowledged())
+    event = session.answer(status, body, 1.0, content_type=content_type)
+    assert isinstance(event, Over)
+    assert not event.unenrolled
+    assert isinstance(event.failure, ServerRefused)
+    assert str(status) in str(event.failure)
+    assert seen(session) == (State.CLOSED, None, 0, False, True)
+    assert session.open() == sent
+
+
+@given(
+    st.integers(100, 999),
+    broken_plists(values) | st.binary(max_size=50) | st.just(PLIST) | st.just(JSON),
+    st.sampled_from(["application/json", "text/xml", "application/x-plist", "", ";", "+json"]) | st.text(max_size=20),
+    st.none() | st.floats(),
+)
+def test_any_answer_is_an_event_of_the_table(
+    status: int, body: bytes, content_type: str, retry_after: float | None
+) -> None:
+    session = waiting()
+    event = session.answer(status, body, 10.0, content_type=content_type, retry_after=retry_after)
+    match event:
+        case Execute():
+            assert session.state is State.WORKING
+        case Send():
+            assert status_of(event)[0] == "CommandFormatError"
+        case Over():
+            assert session.state is State.CLOSED
+            assert session.deadline is None or 10.0 < session.deadline <= 10.0 + 3600.0

@@ -1,0 +1,400 @@
+"""Identities: PKCS12 as OpenSSL writes it, modern and legacy, and PKCS12 that is wrong, foreign, or made to cost."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from asn1crypto import algos, cms, core, pkcs12
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import pkcs12 as crypto_pkcs12
+from cryptography.x509.oid import ExtensionOID, NameOID
+from debian import need
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mdm.strategies_mdm import changed
+
+from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage
+from agent.pki.identity import (
+    MAX_PKCS12_BYTES,
+    Identity,
+    IdentityError,
+    WrongPasswordError,
+    dump_pkcs12,
+    load_pkcs12,
+)
+from agent.pki.pfx import MAX_KDF_ROUNDS
+
+PASSWORD = "correct horse"
+ROOT = Authority.create("Test Root")
+MAC = ROOT.issue("mac-1.lom.example.com", LOM_USAGE, names=["mac-1.lom.example.com"])
+OTHER = ROOT.issue("other", CLIENT_USAGE)
+PACKED = dump_pkcs12(Identity(MAC.certificate, MAC.key, (ROOT.certificate,)), PASSWORD, "mac")
+BOMB_SECONDS = 0.5  # of CPU time; one derivation of a million rounds alone takes longer in most files
+
+
+def same(found: Identity, expected: Identity) -> bool:
+    return found.certificate == expected.certificate and found.key.public_key() == expected.key.public_key()
+
+
+# OpenSSL's files
+
+
+def exported(tmp_path: Path, identity: Identity, *arguments: str, chain: Identity | None = None) -> bytes:
+    """``identity`` in a PKCS12 by the ``openssl`` command; skipped where its build lacks what is asked for."""
+    openssl = need("openssl", "openssl")
+    key, certificate, others = tmp_path / "key.pem", tmp_path / "certificate.pem", tmp_path / "others.pem"
+    key.write_bytes(identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    certificate.write_bytes(identity.certificate.public_bytes(Encoding.PEM))
+    command = [openssl, "pkcs12", "-export", "-inkey", str(key), "-in", str(certificate), "-passout"]
+    command += [f"pass:{PASSWORD}", *arguments]
+    if chain is not None:
+        others.write_bytes(chain.certificate.public_bytes(Encoding.PEM))
+        command += ["-certfile", str(others)]
+    return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+
+
+WRITINGS = {
+    "as OpenSSL 3 writes": (),
+    "AES-128": ("-keypbe", "AES-128-CBC", "-certpbe", "AES-128-CBC"),
+    "3DES by PBKDF2": ("-keypbe", "des-ede3-cbc", "-certpbe", "des-ede3-cbc"),
+    "Camellia": ("-keypbe", "camellia-256-cbc", "-certpbe", "camellia-256-cbc"),
+    "as OpenSSL 1 and the Keychain write: RC2-40 and 3DES": ("-legacy",),
+    "3DES": ("-legacy", "-descert"),
+    "two-key 3DES": ("-legacy", "-keypbe", "PBE-SHA1-2DES", "-certpbe", "PBE-SHA1-2DES"),
+    "RC2-40": ("-legacy", "-keypbe", "PBE-SHA1-RC2-40", "-certpbe", "PBE-SHA1-RC2-40"),
+    "RC2-128": ("-legacy", "-keypbe", "PBE-SHA1-RC2-128", "-certpbe", "PBE-SHA1-RC2-128"),
+    "RC4-128": ("-legacy", "-keypbe", "PBE-SHA1-RC4-128", "-certpbe", "PBE-SHA1-RC4-128"),
+    "DES by MD5": ("-legacy", "-keypbe", "PBE-MD5-DES", "-certpbe", "PBE-MD5-DES"),
+    "one round": ("-noiter", "-nomaciter"),
+    "100,000 rounds": ("-iter", "100000"),
+    "a MAC by SHA-1": ("-macalg", "sha1"),
+    "a MAC by MD5": ("-macalg", "md5"),
+    "a MAC by SHA-512": ("-macalg", "sha512"),
+    "nothing encrypted": ("-keypbe", "NONE", "-certpbe", "NONE"),
+    "no MAC": ("-nomac",),
+}
+
+
+@pytest.mark.parametrize("arguments", WRITINGS.values(), ids=WRITINGS.keys())
+def test_what_openssl_writes_is_read_with_its_password_and_no_other(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    blob = exported(tmp_path, MAC, *arguments, chain=ROOT.identity)
+    found = load_pkcs12(blob, PASSWORD)
+    assert same(found, MAC)
+    assert found.chain == (ROOT.certificate,)
+    for wrong in ("another", "", None):
+        with pytest.raises(WrongPasswordError):
+            load_pkcs12(blob, wrong)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-legacy",)])
+@pytest.mark.parametrize("password", ["Zürich \u2028 \u20ac", "\U0001f511", "p" * 200])
+def test_a_password_may_be_any_text(tmp_path: Path, arguments: tuple[str, ...], password: str) -> None:
+    blob = exported(tmp_path, MAC, *arguments, "-passout", f"pass:{password}")
+    assert same(load_pkcs12(blob, password), MAC)
+    with pytest.raises(WrongPasswordError):
+        load_pkcs12(blob, password[:-1])
+
+
+@pytest.mark.parametrize("arguments", [(), ("-legacy",), ("-nomac",)])
+def test_no_password_and_an_empty_one_are_the_same(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    blob = exported(tmp_path, MAC, *arguments, "-passout", "pass:")
+    assert same(load_pkcs12(blob, ""), MAC)
+    assert same(load_pkcs12(blob, None), MAC)
+    with pytest.raises(WrongPasswordError):
+        load_pkcs12(blob, PASSWORD)
+
+
+def test_openssl_reads_what_we_write(tmp_path: Path) -> None:
+    (tmp_path / "mac.p12").write_bytes(PACKED)
+    command = [need("openssl", "openssl"), "pkcs12", "-in", str(tmp_path / "mac.p12"), "-noenc", "-passin"]
+    read = subprocess.run([*command, f"pass:{PASSWORD}"], check=True, capture_output=True, timeout=60).stdout
+    assert MAC.certificate.public_bytes(Encoding.PEM) in read
+    assert ROOT.certificate.public_bytes(Encoding.PEM) in read
+    assert MAC.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) in read
+
+
+# Our own files
+
+
+@pytest.mark.parametrize("password", [PASSWORD, "", "ü"])
+@pytest.mark.parametrize("chain", [(), (ROOT.certificate,), (ROOT.certificate, OTHER.certificate)])
+def test_an_identity_goes_there_and_back(password: str, chain: tuple[x509.Certificate, ...]) -> None:
+    identity = Identity(MAC.certificate, MAC.key, chain)
+    found = load_pkcs12(dump_pkcs12(identity, password, "mac"), password)
+    assert same(found, MAC)
+    assert set(found.chain) == set(chain)
+    assert found.fingerprint == MAC.certificate.fingerprint(hashes.SHA256())
+
+
+def test_the_certificate_of_the_key_is_chosen_wherever_it_stands() -> None:
+    blob = crypto_pkcs12.serialize_key_and_certificates(None, MAC.key, None, [ROOT.certificate, MAC.certificate], _none())
+    found = load_pkcs12(blob, None)
+    assert same(found, MAC)
+    assert found.chain == (ROOT.certificate,)
+
+
+def test_an_rsa_identity_is_read() -> None:
+    identity = ROOT.issue("rsa", CLIENT_USAGE, key=rsa.generate_private_key(65537, 2048))
+    assert same(load_pkcs12(dump_pkcs12(identity, PASSWORD, "rsa"), PASSWORD), identity)
+
+
+def _none() -> serialization.KeySerializationEncryption:
+    return NoEncryption()
+
+
+def _packed(key: crypto_pkcs12.PKCS12PrivateKeyTypes | None, certificates: list[x509.Certificate]) -> bytes:
+    return crypto_pkcs12.serialize_key_and_certificates(b"name", key, None, certificates, _none())
+
+
+@pytest.mark.parametrize(
+    ("blob", "found"),
+    [
+        (b"", "no PKCS12"),
+        (b"\x30\x80", "no PKCS12"),
+        (MAC.certificate.public_bytes(Encoding.DER), "no PKCS12"),
+        (MAC.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), "no PKCS12"),
+        (MAC.certificate.public_bytes(Encoding.PEM), "no PKCS12"),
+        (PACKED[:-1], "no PKCS12"),
+        (PACKED + b"\x00", "no PKCS12"),
+        (bytes(MAX_PKCS12_BYTES + 1), "at most"),
+        (_packed(None, [MAC.certificate]), "one private key"),
+        (_packed(MAC.key, []), "one private key"),
+        (_packed(MAC.key, [OTHER.certificate, ROOT.certificate]), "one private key"),
+    ],
+)
+def test_what_holds_no_identity_is_refused_and_not_for_its_password(blob: bytes, found: str) -> None:
+    for password in (PASSWORD, None):
+        if blob == b"" or found != "one private key" or password is None:
+            with pytest.raises(IdentityError, match=found) as caught:
+                load_pkcs12(blob, password)
+            assert not isinstance(caught.value, WrongPasswordError)
+
+
+def test_a_key_of_another_kind_is_refused() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ed")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, MAC.certificate.not_valid_before_utc)
+    certificate = builder.not_valid_after(MAC.certificate.not_valid_after_utc).sign(key, None)
+    with pytest.raises(IdentityError, match="Ed25519"):
+        load_pkcs12(_packed(key, [certificate]), None)
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_any_bytes_are_an_identity_or_an_identity_error(data: st.DataObject) -> None:
+    plain = _packed(MAC.key, [MAC.certificate])
+    blob = data.draw(changed(PACKED) | changed(plain) | st.binary(max_size=100))
+    with contextlib.suppress(IdentityError):
+        found = load_pkcs12(blob, data.draw(st.sampled_from([PASSWORD, "", None])))
+        assert isinstance(found.certificate, x509.Certificate)
+
+
+# Files made to cost, and files that no tool writes
+
+Edit = Callable[[pkcs12.Pfx, list[cms.ContentInfo]], None]
+
+
+def edited(edit: Edit, blob: bytes = PACKED, *, keep_mac: bool = True) -> bytes:
+    """A PKCS12 with its parts edited; its MAC is then wrong, or taken out."""
+    pfx = pkcs12.Pfx.load(blob)
+    parts = list(pfx.authenticated_safe)
+    edit(pfx, parts)
+    content = core.OctetString(pkcs12.AuthenticatedSafe(parts).dump(force=True))
+    fields = {"version": 3, "auth_safe": {"content_type": "data", "content": content}}
+    if keep_mac:
+        fields["mac_data"] = pfx["mac_data"]
+    return bytes(pkcs12.Pfx(fields).dump(force=True))
+
+
+def certificates_part(parts: list[cms.ContentInfo]) -> cms.ContentInfo:
+    return next(part for part in parts if part["content_type"].native == "encrypted_data")
+
+
+def key_bags(parts: list[cms.ContentInfo]) -> pkcs12.SafeContents:
+    part = next(part for part in parts if part["content_type"].native == "data")
+    return pkcs12.SafeContents.load(part["content"].native)
+
+
+def with_key_bags(bags: pkcs12.SafeContents) -> cms.ContentInfo:
+    return cms.ContentInfo({"content_type": "data", "content": core.OctetString(bags.dump(force=True))})
+
+
+def set_rounds(algorithm: algos.EncryptionAlgorithm, rounds: int) -> None:
+    algorithm["parameters"]["key_derivation_func"]["parameters"]["iteration_count"] = rounds
+
+
+def costly_mac(pfx: pkcs12.Pfx, _parts: list[cms.ContentInfo]) -> None:
+    pfx["mac_data"]["iterations"] = 2**31 - 1
+
+
+def costly_certificates(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
+    info = certificates_part(parts)["content"]["encrypted_content_info"]
+    set_rounds(info["content_encryption_algorithm"], MAX_KDF_ROUNDS + 1)
+
+
+def costly_key(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
+    bags = key_bags(parts)
+    set_rounds(bags[0]["bag_value"]["encryption_algorithm"], 2**31 - 1)
+    parts[:] = [certificates_part(parts), with_key_bags(bags)]
+
+
+def many_certificates(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
+    part = certificates_part(parts)
+    set_rounds(part["content"]["encrypted_content_info"]["content_encryption_algorithm"], MAX_KDF_ROUNDS)
+    parts[:] = [part] * 20 + [with_key_bags(key_bags(parts))]
+
+
+def no_rounds(pfx: pkcs12.Pfx, _parts: list[cms.ContentInfo]) -> None:
+    pfx["mac_data"]["iterations"] = 0
+
+
+@pytest.mark.parametrize("edit", [costly_mac, costly_certificates, costly_key, many_certificates, no_rounds])
+def test_a_file_that_asks_for_too_much_is_refused_before_any_work(edit: Edit) -> None:
+    blob = edited(edit)
+    began = time.process_time()
+    with pytest.raises(IdentityError, match="rounds of key derivation") as caught:
+        load_pkcs12(blob, PASSWORD)
+    assert time.process_time() - began < BOMB_SECONDS
+    assert not isinstance(caught.value, WrongPasswordError)
+
+
+def encrypted_part(bags: pkcs12.SafeContents) -> cms.ContentInfo:
+    """Bags under the password, by a key of few rounds."""
+    salt, vector = b"s" * 8, b"i" * 16
+    key = PBKDF2HMAC(hashes.SHA256(), 32, salt, 2048).derive(PASSWORD.encode())
+    plain = bags.dump(force=True)
+    plain += bytes([16 - len(plain) % 16]) * (16 - len(plain) % 16)
+    encryptor = Cipher(algorithms.AES(key), modes.CBC(vector)).encryptor()
+    derivation = {
+        "algorithm": "pbkdf2",
+        "parameters": {
+            "salt": core.OctetString(salt),
+            "iteration_count": 2048,
+            "prf": {"algorithm": "sha256", "parameters": core.Null()},
+        },
+    }
+    scheme = {"algorithm": "aes256_cbc", "parameters": vector}
+    info = {
+        "content_type": "data",
+        "content_encryption_algorithm": algos.EncryptionAlgorithm(
+            {"algorithm": "pbes2", "parameters": {"key_derivation_func": derivation, "encryption_scheme": scheme}}
+        ),
+        "encrypted_content": encryptor.update(plain) + encryptor.finalize(),
+    }
+    return cms.ContentInfo(
+        {"content_type": "encrypted_data", "content": {"version": 0, "encrypted_content_info": info}}
+    )
+
+
+def hidden_costly_key(parts: list[cms.ContentInfo]) -> cms.ContentInfo:
+    """A key within an encrypted part, where its 2 ** 31 rounds cannot be seen."""
+    bags = key_bags(parts)
+    set_rounds(bags[0]["bag_value"]["encryption_algorithm"], 2**31 - 1)
+    return encrypted_part(bags)
+
+
+def test_rounds_that_are_hidden_are_not_done_either() -> None:
+    def hide_the_only_key(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
+        parts[:] = [hidden_costly_key(parts), certificates_part(parts)]
+
+    def hide_another_key(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
+        parts[:] = [hidden_costly_key(parts), *parts]
+
+    began = time.process_time()
+    with pytest.raises(IdentityError, match="outside of its encrypted parts"):
+        load_pkcs12(edited(hide_the_only_key, keep_mac=False), PASSWORD)
+    assert same(load_pkcs12(edited(hide_another_key, keep_mac=False), PASSWORD), MAC)
+    assert time.process_time() - began < BOMB_SECONDS
+
+
+def test_what_was_changed_after_it_was_made_does_not_open() -> None:
+    def drop_certificates(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
+        parts.remove(certificates_part(parts))
+
+    with pytest.raises(WrongPasswordError, match="changed"):
+        load_pkcs12(edited(drop_certificates), PASSWORD)
+
+
+def test_a_right_password_is_not_blamed_for_broken_content() -> None:
+    plain = crypto_pkcs12.serialize_key_and_certificates(None, MAC.key, None, [MAC.certificate], _none())
+    point = MAC.certificate.public_bytes(Encoding.DER)[-40:]
+    broken = plain.replace(point, b"\x00" * 40)
+    with pytest.raises(IdentityError) as caught:
+        load_pkcs12(edited(lambda _pfx, _parts: None, broken, keep_mac=False), PASSWORD)
+    assert not isinstance(caught.value, WrongPasswordError)
+
+
+def test_kinds_of_files_that_are_not_read_are_named() -> None:
+    def scrypt(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
+        info = certificates_part(parts)["content"]["encrypted_content_info"]
+        info["content_encryption_algorithm"]["parameters"]["key_derivation_func"] = {
+            "algorithm": "scrypt",
+            "parameters": {"salt": b"s" * 8, "cost_parameter": 2**30, "block_size": 8, "parallelization_parameter": 1},
+        }
+
+    def within(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
+        bag = {"bag_id": "safe_contents", "bag_value": core.Asn1Value.load(key_bags(parts).dump())}
+        with contextlib.suppress(TypeError):
+            parts.append(with_key_bags(pkcs12.SafeContents([bag])))
+
+    with pytest.raises(IdentityError, match="scrypt"):
+        load_pkcs12(edited(scrypt), PASSWORD)
+
+
+# The authority
+
+
+def test_a_root_is_a_ca_and_what_it_issues_is_none() -> None:
+    constraints = ROOT.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical
+    assert constraints.value.ca
+    assert not MAC.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    MAC.certificate.verify_directly_issued_by(ROOT.certificate)
+
+
+@pytest.mark.parametrize(
+    ("usage", "key_usage", "extended"),
+    [
+        # Source: apple-schema profiles/com.apple.lom.yaml, DeviceCertificateUUID
+        (LOM_USAGE, (True, True, True), {"1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"}),
+        (CLIENT_USAGE, (True, True, False), {"1.3.6.1.5.5.7.3.2"}),
+        (SERVER_USAGE, (True, True, False), {"1.3.6.1.5.5.7.3.1"}),
+    ],
+)
+def test_a_certificate_has_the_usages_that_were_asked_for(
+    usage: Usage, key_usage: tuple[bool, bool, bool], extended: set[str]
+) -> None:
+    certificate = ROOT.issue("a", usage).certificate
+    found = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert (found.digital_signature, found.key_encipherment, found.data_encipherment) == key_usage
+    assert not found.key_cert_sign
+    names = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert {name.dotted_string for name in names} == extended
+
+
+def test_names_and_addresses_become_a_subject_alternative_name() -> None:
+    certificate = ROOT.issue("a", SERVER_USAGE, names=["a.example.com", "192.0.2.1", "fe80::1"]).certificate
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["a.example.com"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.1", "fe80::1"]
+
+
+def test_a_certificate_may_have_no_name_at_all() -> None:
+    certificate = ROOT.issue(None, SERVER_USAGE).certificate
+    assert not list(certificate.subject)
+    with pytest.raises(x509.ExtensionNotFound):
+        certificate.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
+
+
+def test_no_two_certificates_have_one_serial_number() -> None:
+    assert len({ROOT.issue("a", CLIENT_USAGE, key=MAC.key).certificate.serial_number for _ in range(50)}) == 50
