@@ -40,7 +40,7 @@ _HARDWARE: Mapping[str, tuple[str, str]] = {
 _ALWAYS: Mapping[str, Value] = {
     "AwaitingConfiguration": lambda device: device.settings.awaiting_configuration,
     "MDMOptions": lambda device: dict(device.settings.mdm_options),
-    "OrganizationInfo": lambda device: dict(device.settings.organization_info),
+    "OrganizationInfo": lambda device: dict(device.settings.organization_info) or None,
     "ProvisioningUDID": lambda device: device.mac.udid,
     "PushToken": lambda device: device.mac.push_token,
     "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
@@ -107,8 +107,11 @@ def device_information(device: Device, queries: Iterable[str]) -> dict[str, Any]
     answers: dict[str, Any] = {}
     for key in queries:
         right, value = QUERIES.get(key, (None, None))
-        if value is not None and (right is None or device.allows(right)):
-            answers[key] = value(device)
+        if value is None or not (right is None or device.allows(right)):
+            continue
+        found = value(device)
+        if found is not None:  # this Mac has nothing to say to it
+            answers[key] = found
     return answers
 
 

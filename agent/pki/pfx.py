@@ -42,8 +42,9 @@ def prepare(blob: bytes, password: str | None) -> tuple[bytes, bool]:
     """
     try:
         pfx = pkcs12.Pfx.load(blob, strict=True)
-        if pfx["auth_safe"]["content_type"].native != "data":
-            raise PKCS12Error("the PKCS12 is signed instead of having a MAC, which is not read")
+        kind = pfx["auth_safe"]["content_type"].native
+        if kind != "data":
+            raise PKCS12Error(f"the payload is no PKCS12 under a password: its content is {kind}")
         safes = list(pfx.authenticated_safe)
         _check_rounds([*_mac_rounds(pfx), *_safe_rounds(safes)])
         _check_key(safes)

@@ -14,12 +14,22 @@ from typing import ClassVar, TypeVar
 
 import service_identity
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL, crypto
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
 from agent.errors import PeerError
 
+# What cryptography raises for a certificate that OpenSSL reads and cryptography does not.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 Judge = Callable[[x509.Certificate], str]
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
@@ -122,8 +132,11 @@ class PeerCheck:
                 self._name = self._judge_own(found)
         except PeerRejected as rejected:
             self.rejected = rejected
-        except ValueError as unreadable:  # OpenSSL reads some certificates that cryptography refuses
+        except _UNREADABLE as unreadable:
             self.rejected = PeerRejected(f"the peer's certificate cannot be read: {unreadable}")
+        except Exception as defect:
+            self.rejected = PeerRejected(f"the peer's certificate could not be judged: {defect!r}")
+            raise
         return self.rejected is None
 
     def _judge_own(self, certificate: x509.Certificate) -> str:
@@ -143,16 +156,19 @@ class PeerCheck:
 
 def server_judge(host: str) -> Judge:
     """A judge of HTTPS servers: the subjectAltName must have ``host``, a name or an IP address (RFC 9525)."""
+    name = host.removesuffix(".")  # the root of the DNS stands in no certificate
 
     def judge(certificate: x509.Certificate) -> str:
         try:
             if _is_ip_address(host):
                 verify_certificate_ip_address(certificate, host)
             else:
-                verify_certificate_hostname(certificate, host)
+                verify_certificate_hostname(certificate, name)
         except (service_identity.VerificationError, service_identity.CertificateError) as error:
             found = ", ".join(alternative_names(certificate)) or "none"
             raise WrongName(f"expected a server certificate for {host}; its subjectAltName has {found}") from error
+        except ValueError as error:
+            raise WrongName(f"no certificate can be for {host!r}: {error}") from error
         return host
 
     return judge
@@ -257,7 +273,7 @@ def _extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> Extensi
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-    except ValueError as error:  # a certificate with malformed or repeated extensions
+    except _UNREADABLE as error:  # malformed or repeated extensions
         raise PeerRejected(f"the certificate {subject_text(certificate)} cannot be read: {error}") from error
 
 

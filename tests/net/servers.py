@@ -19,6 +19,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from agent.errors import PeerError
 from agent.net.http import HTTPConnection
@@ -318,6 +319,14 @@ def client(
 
     resolver = Resolver(reactor, names or Names({}))
     return HTTPConnection(reactor, resolver, contexts or TLSContexts(), origin, anchors, identity, timeouts=timeouts)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Turn the reactor until ``condition`` holds, which another thread may bring about."""
+    from twisted.internet import reactor
+
+    while not condition():
+        await deferLater(reactor, 0.001)  # type: ignore[arg-type]
 
 
 class Names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,6 +22,7 @@ from servers import (
     one_answer,
     serving,
     silent,
+    until,
     unused_port,
 )
 
@@ -138,7 +140,7 @@ def test_an_idle_connection_that_was_closed_is_noticed_before_it_is_used(run_in_
 
         async def scenario() -> None:
             await ask(connection, server.origin(), b"one")
-            await _until(lambda: not connection.connected)
+            await until(lambda: not connection.connected)
             assert (await ask(connection, server.origin(), b"two")).body == b"two"
             connection.close()
 
@@ -180,7 +182,7 @@ def test_bytes_that_nobody_asked_for_end_the_connection(run_in_reactor: RunInRea
             bodies = []
             for _ in range(3):
                 bodies.append((await ask(connection, server.origin(), b"echo")).body)
-                await _until(lambda: not connection.connected or server.connections == 3)
+                await until(lambda: not connection.connected or server.connections == 3)
             connection.close()
             return bodies
 
@@ -330,7 +332,7 @@ def test_closing_calls_nobody_and_leaves_nothing(run_in_reactor: RunInReactor, s
 
         async def scenario() -> None:
             forgotten = ask(connection, server.origin(), b"forgotten")
-            await _until(lambda: server.connections == 1)
+            await until(lambda: server.connections == 1)
             getattr(connection, how)()
             assert not connection.connected
             assert (await ask(connection, server.origin(), b"next")).body == b"next"
@@ -618,12 +620,12 @@ def test_where_every_address_refuses_all_are_named(run_in_reactor: RunInReactor)
 
 def test_an_address_where_the_wrong_server_answers_is_the_end(run_in_reactor: RunInReactor) -> None:
     """Only a connection that nobody accepts leads on: an error of TLS must not be covered up by another address."""
-    with serving(identity=OTHER_AUTHORITY.issue("x", SERVER_USAGE, names=["mdm.test"]), host="127.0.0.2") as wrong:
-        with serving(port=wrong.port) as right:
-            origin = right.origin("mdm.test")
-            connection = client(origin, names=Names({"mdm.test": ["127.0.0.2", HOST]}))
-            assert fails(run_in_reactor, connection, origin).kind == "tls_untrusted"
-            assert right.connections == 0
+    wrong = OTHER_AUTHORITY.issue("x", SERVER_USAGE, names=["mdm.test"])
+    with serving() as right, serving(identity=wrong, host="127.0.0.2", port=right.port):
+        origin = right.origin("mdm.test")
+        connection = client(origin, names=Names({"mdm.test": ["127.0.0.2", HOST]}))
+        assert fails(run_in_reactor, connection, origin).kind == "tls_untrusted"
+        assert right.connections == 0
 
 
 # Large bodies
@@ -633,7 +635,7 @@ def test_a_large_body_goes_to_a_slow_reader_and_back(run_in_reactor: RunInReacto
     body = bytes(range(256)) * (4 * MIB // 256)
 
     def slow(talk: Talk) -> None:
-        talk.sock.setsockopt(1, 8, 4096)  # SOL_SOCKET, SO_RCVBUF
+        talk.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         request = talk.read_request()
         assert request.body == body
         talk.send(answer(200, request.body))

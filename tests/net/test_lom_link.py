@@ -926,3 +926,17 @@ def test_closing_the_network_closes_what_peers_hold_open(run_in_reactor: Run, tm
         return await working
 
     assert answers(run_in_reactor(run())) == [good()]
+
+
+def test_an_observer_may_close_the_network_at_the_first_failure(run_in_reactor: Run) -> None:
+    party = device()
+
+    async def run() -> list[Outcome]:
+        with Sockets(reactor, party, limits=replace(QUICK, relays_at_once=2)) as sockets:
+            sockets.network.observer = lambda _: sockets.network.close()
+            return await sockets.relay(controller(), item(NOWHERE, ADDRESS, uuid="a"), item(uuid="b"), item(uuid="c"))
+
+    outcomes = run_in_reactor(run())
+    assert [outcome.uuid for outcome in outcomes] == ["a", "b", "c"]
+    assert not any(outcome.success for outcome in outcomes)
+    assert not party.asked

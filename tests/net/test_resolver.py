@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from conftest import RunInReactor
 from servers import Names
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.threadpool import ThreadPool
 
 from agent.errors import PeerError
 from agent.net.resolver import RESOLVED_SECONDS, Address, NameNotFound, Resolver, is_loopback_name, socket_address
@@ -145,6 +146,19 @@ def test_the_scope_of_a_looked_up_address_is_kept() -> None:
     assert found == [[(socket.AF_INET6, ("fe80::1", 443, 0, 3))]]
 
 
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A thread pool for Twisted's resolver, which is gone after the test; the reactor's own would outlive it."""
+    from twisted.internet import reactor
+
+    pool = ThreadPool(0, 1)
+    pool.start()
+    monkeypatch.setattr(reactor, "threadpool", pool)
+    yield
+    pool.stop()
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("host", ["nothing.invalid", "x" * 64 + ".invalid"])
 def test_twisteds_own_resolver_always_gets_an_end(run_in_reactor: RunInReactor, host: str) -> None:
     from twisted.internet import reactor

@@ -1,0 +1,382 @@
+"""Every command of the table: its access right, its effect, and its answer held against Apple's schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import plistlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apple_schema import problems, schema
+from command import lom_agent
+
+from agent.device.answering import StandingMac, answer_command
+from agent.device.commands import COMMANDS, carry_out
+from agent.device.information import QUERIES
+from agent.device.mac import Device
+from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, Synchronise, carry
+from agent.fleet.population import Population
+from agent.lab.authorities import Authorities
+from agent.lab.profiles import LOM_IDENTIFIER, lom_profile
+from agent.lom.requests import Dialect, PowerRequest
+from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
+from agent.mdm.commands import Command
+from agent.mdm.results import Result, Status
+from agent.pki.authority import Authority
+
+POPULATION = Population("commands", 40)
+AUTHORITIES = Authorities()
+
+# Request type: the schema file, a usual command body, and the access right by its number in the schema's text.
+USUAL: dict[str, tuple[str, dict[str, Any], int | None]] = {
+    "CertificateList": ("certificate.list", {}, 1),
+    "DeclarativeManagement": ("declarativemanagement", {}, None),
+    "DeviceConfigured": ("device.configured", {}, None),
+    "DeviceInformation": ("information.device", {"Queries": list(QUERIES)}, None),
+    "DeviceLock": ("device.lock", {"PIN": "123456", "Message": "Please return"}, 4),
+    "EraseDevice": ("device.erase", {"PIN": "123456"}, 8),
+    "InstallProfile": ("profile.install", {}, 2),
+    "InstalledApplicationList": ("application.installed.list", {}, 256),
+    "LOMDeviceRequest": ("lom.devicerequest", {"RequestList": []}, 4),
+    "LOMSetupRequest": ("lom.setuprequest", {}, 4),
+    "ProfileList": ("profile.list", {}, 1),
+    "RemoveProfile": ("profile.remove", {"Identifier": LOM_IDENTIFIER}, 2),
+    "RestartDevice": ("device.restart", {}, 4),
+    "SecurityInfo": ("information.security", {}, 1024),
+    "Settings": ("settings", {"Settings": [{"Item": "DeviceName", "DeviceName": "Rack 7"}]}, 2048),
+    "ShutDownDevice": ("device.shutdown", {}, 4),
+}
+
+
+def standing(index: int = 0) -> Device:
+    """An enrolled Mac with a LOM profile installed."""
+    devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
+    device = StandingMac(POPULATION[index], devices, controllers, Dialect.SCHEMA).device
+    assert run(device, "InstallProfile", {"Payload": profile(device)}).status is Status.ACKNOWLEDGED
+    return device
+
+
+def profile(device: Device) -> bytes:
+    return lom_profile(AUTHORITIES, device.mac.dns_name, device=True, controller=True)
+
+
+def run(device: Device, request_type: str, body: dict[str, Any]) -> Result:
+    """Carry out a command that needs no network."""
+    outcome = carry_out(device, Command("uuid", request_type, {"RequestType": request_type, **body}))
+    if isinstance(outcome, Result):
+        return outcome
+    end = carry(outcome, None)
+    if not isinstance(end, Done):
+        end = carry(outcome, [])
+    assert isinstance(end, Done)
+    result: Result = end.value
+    return result
+
+
+def body_of(request_type: str, device: Device) -> dict[str, Any]:
+    body = dict(USUAL[request_type][1])
+    if request_type == "InstallProfile":
+        body["Payload"] = profile(device)
+    return body
+
+
+def with_rights(device: Device, rights: AccessRights) -> Device:
+    assert device.enrolment is not None
+    device.enrolment = dataclasses.replace(device.enrolment, access_rights=rights)
+    return device
+
+
+def test_the_table_has_every_command_that_is_promised() -> None:
+    assert set(COMMANDS) == set(USUAL)
+
+
+@pytest.mark.parametrize("request_type", USUAL)
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_each_answer_is_what_the_schema_asks_for(request_type: str, index: int) -> None:
+    device = standing(index)
+    result = run(device, request_type, body_of(request_type, device))
+    assert result.status is Status.ACKNOWLEDGED, result.errors
+    answer = plistlib.loads(result.body(device.mac.udid, "uuid"))
+    assert (answer.pop("CommandUUID"), answer.pop("UDID"), answer.pop("Status")) == (
+        "uuid",
+        device.mac.udid,
+        "Acknowledged",
+    )
+    keys = schema(USUAL[request_type][0]).get("responsekeys", [])
+    if request_type == "Settings":  # the schema's text calls it a dictionary; what devices send is an array of them
+        (settings,) = keys
+        assert [
+            problem for item in answer.pop("Settings") for problem in problems(item, [*settings["subkeys"], ITEM])
+        ] == []
+    assert problems(answer, keys) == []
+
+
+ITEM = {"key": "Item", "type": "<string>"}
+
+
+def test_the_schema_check_itself_sees_what_is_wrong() -> None:
+    keys = schema("lom.setuprequest")["responsekeys"]
+    good = {"PrimaryIPv6AddressList": ["fe80::1"], "SecondaryIPv6AddressList": [], "LOMProtocolVersion": 1}
+    assert problems(good, keys) == []
+    assert problems({**good, "LOMProtocolVersion": True}, keys)
+    assert problems({**good, "PrimaryIPv6AddressList": [1]}, keys)
+    assert problems({**good, "Extra": 1}, keys)
+    assert problems({key: value for key, value in good.items() if key != "LOMProtocolVersion"}, keys)
+
+
+@pytest.mark.parametrize("request_type", [name for name, usual in USUAL.items() if usual[2] is not None])
+def test_each_command_needs_its_access_right(request_type: str) -> None:
+    right = AccessRights(USUAL[request_type][2] or 0)
+    device = with_rights(standing(), ALL_RIGHTS & ~right)
+    refused = run(device, request_type, body_of(request_type, device))
+    assert refused.status is Status.ERROR
+    assert [(error.domain.value, error.code) for error in refused.errors] == [("MCMDMErrorDomain", 12007)]
+    assert device.take_afterwards() == []
+    device = with_rights(standing(), right)
+    assert run(device, request_type, body_of(request_type, device)).status is Status.ACKNOWLEDGED
+
+
+def test_an_unknown_request_is_error_12021_with_its_name() -> None:
+    result = run(standing(), "FlyToTheMoon", {})
+    assert result.status is Status.ERROR
+    assert [(error.domain.value, error.code) for error in result.errors] == [("MCMDMErrorDomain", 12021)]
+    assert "FlyToTheMoon" in result.errors[0].description
+
+
+@pytest.mark.parametrize(
+    ("request_type", "body"),
+    [
+        ("DeviceInformation", {}),
+        ("DeviceInformation", {"Queries": "UDID"}),
+        ("DeviceInformation", {"Queries": [1]}),
+        ("InstallProfile", {}),
+        ("InstallProfile", {"Payload": "text"}),
+        ("RemoveProfile", {}),
+        ("RemoveProfile", {"Identifier": 1}),
+        ("Settings", {}),
+        ("Settings", {"Settings": {}}),
+        ("Settings", {"Settings": ["DeviceName"]}),
+        ("DeviceLock", {"PIN": "12345"}),
+        ("DeviceLock", {"PIN": 123456}),
+        ("EraseDevice", {"PIN": ""}),
+        ("InstalledApplicationList", {"Identifiers": "com.apple.Safari"}),
+        ("DeclarativeManagement", {"Data": "text"}),
+        ("LOMDeviceRequest", {}),
+    ],
+)
+def test_a_malformed_command_is_a_format_error_and_changes_nothing(request_type: str, body: dict[str, Any]) -> None:
+    device = standing()
+    before = [installed.listed for installed in device.profiles]
+    assert run(device, request_type, body).status is Status.COMMAND_FORMAT_ERROR
+    assert device.take_afterwards() == []
+    assert [installed.listed for installed in device.profiles] == before
+
+
+def test_device_information_answers_only_what_was_asked_and_is_allowed() -> None:
+    device = standing()
+    assert set(answers(device, ["UDID", "SerialNumber", "WiFiMAC"])) == {"UDID", "SerialNumber", "WiFiMAC"}
+    with_rights(device, AccessRights.DEVICE_INFORMATION)
+    assert set(answers(device, ["UDID", "SerialNumber", "WiFiMAC", "SupportsLOMDevice"])) == {
+        "UDID",
+        "SerialNumber",
+        "SupportsLOMDevice",
+    }
+    with_rights(device, AccessRights.NETWORK_INFORMATION)
+    assert set(answers(device, ["UDID", "SerialNumber", "WiFiMAC"])) == {"UDID", "WiFiMAC"}
+    assert answers(device, ["NoSuchKey", "IMEI"]) == {}
+
+
+def test_device_information_has_every_key_that_a_desktop_mac_has() -> None:
+    """Left out is what no Mac of the fleet has: a battery, an Apple Account, a rapid response, an attestation."""
+    absent = {
+        "BatteryLevel",
+        "DevicePropertiesAttestation",
+        "SupplementalOSVersionExtra",
+        "iTunesStoreAccountHash",
+    }
+    queries = schema("information.device")["payloadkeys"][0]["subkeys"][0]["subkeys"]
+    on_mac = {
+        query["key"]
+        for query in queries
+        if query.get("supportedOS", {}).get("macOS", {}).get("introduced") != "n/a"
+        and not query.get("supportedOS", {}).get("macOS", {}).get("removed")
+        and query.get("supportedOS", {}).get("macOS", {}).get("devicechannel") is not False
+    }
+    assert on_mac - set(QUERIES) == absent
+    assert set(QUERIES) <= on_mac
+
+
+def answers(device: Device, queries: list[str]) -> dict[str, Any]:
+    found = run(device, "DeviceInformation", {"Queries": queries}).answer["QueryResponses"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_settings_change_what_later_answers_say() -> None:
+    device = standing()
+    settings = [
+        {"Item": "DeviceName", "DeviceName": "Rack 7"},
+        {"Item": "HostName", "HostName": "rack-7.example"},
+        {"Item": "OrganizationInfo", "OrganizationInfo": {"OrganizationName": "Example"}},
+        {"Item": "MDMOptions", "MDMOptions": {"BootstrapTokenAllowed": True}},
+        {"Item": "Wallpaper"},
+        {"Item": "DeviceName", "DeviceName": 7},
+    ]
+    result = run(device, "Settings", {"Settings": settings})
+    items = result.answer["Settings"]
+    assert [item["Status"] for item in items] == ["Acknowledged"] * 4 + ["Error"] * 2
+    assert [item["ErrorChain"][0]["ErrorCode"] for item in items[4:]] == [12021, 12008]
+    assert answers(device, ["DeviceName", "HostName", "OrganizationInfo", "MDMOptions"]) == {
+        "DeviceName": "Rack 7",
+        "HostName": "rack-7.example",
+        "OrganizationInfo": {"OrganizationName": "Example"},
+        "MDMOptions": {"BootstrapTokenAllowed": True},
+    }
+    assert device.announcement.device_name == "Rack 7"
+
+
+def test_a_profile_shows_in_the_lists_until_it_is_removed() -> None:
+    device = standing()
+    listed = run(device, "ProfileList", {}).answer["ProfileList"]
+    assert [item["PayloadIdentifier"] for item in listed] == [LOM_IDENTIFIER]
+    assert {payload["PayloadType"] for payload in listed[0]["PayloadContent"]} == {
+        "com.apple.security.root",
+        "com.apple.security.pkcs12",
+        "com.apple.lom",
+    }
+    certificates = run(device, "CertificateList", {}).answer["CertificateList"]
+    assert sorted(item["IsIdentity"] for item in certificates) == [False, False, True, True]
+    assert {item["CommonName"] for item in certificates if item["IsIdentity"]} == {device.mac.dns_name}
+    assert run(device, "RemoveProfile", {"Identifier": LOM_IDENTIFIER}).status is Status.ACKNOWLEDGED
+    assert run(device, "ProfileList", {}).answer["ProfileList"] == []
+    assert run(device, "CertificateList", {}).answer["CertificateList"] == []
+    setup = run(device, "LOMSetupRequest", {})
+    assert setup.status is Status.ERROR
+    assert setup.errors[0].code == 12021
+    again = run(device, "RemoveProfile", {"Identifier": LOM_IDENTIFIER})
+    assert (again.status, again.errors[0].code) == (Status.ERROR, 12075)
+
+
+@pytest.mark.parametrize(
+    ("payload", "codes"),
+    [
+        (b"nothing like a plist", [("MCProfileErrorDomain", 1000)]),
+        (plistlib.dumps({"PayloadType": "Other"}), [("MCProfileErrorDomain", 1000)]),
+    ],
+)
+def test_a_profile_that_is_none_is_refused_with_its_chain(payload: bytes, codes: list[tuple[str, int]]) -> None:
+    result = run(standing(), "InstallProfile", {"Payload": payload})
+    assert result.status is Status.ERROR
+    assert [(error.domain.value, error.code) for error in result.errors] == codes
+
+
+def test_a_wrong_pkcs12_password_is_refused_with_the_chain_that_a_mac_gives() -> None:
+    device = standing()
+    broken = plistlib.loads(profile(device))
+    for payload in broken["PayloadContent"]:
+        if payload["PayloadType"] == "com.apple.security.pkcs12":
+            payload["Password"] = "another"
+    before = device.lom
+    result = run(device, "InstallProfile", {"Payload": plistlib.dumps(broken)})
+    assert [(error.domain.value, error.code) for error in result.errors] == [
+        ("MCProfileErrorDomain", 1009),
+        ("MCInstallationErrorDomain", 4001),
+        ("MCCertificateErrorDomain", 9000),
+    ]
+    assert device.lom is before
+
+
+def test_installed_applications_can_be_asked_for_by_identifier() -> None:
+    device = standing()
+    apps = run(device, "InstalledApplicationList", {}).answer["InstalledApplicationList"]
+    assert "com.apple.Safari" in [app["Identifier"] for app in apps]
+    one = run(device, "InstalledApplicationList", {"Identifiers": ["com.apple.Safari", "com.example.none"]})
+    assert [app["Identifier"] for app in one.answer["InstalledApplicationList"]] == ["com.apple.Safari"]
+    assert run(device, "InstalledApplicationList", {"ManagedAppsOnly": True}).answer["InstalledApplicationList"] == []
+
+
+@pytest.mark.parametrize(
+    ("request_type", "body", "afterwards"),
+    [
+        ("RestartDevice", {}, [ChangePower(PowerRequest.RESET)]),
+        ("RestartDevice", {"NotifyUser": True}, []),
+        ("ShutDownDevice", {}, [ChangePower(PowerRequest.OFF)]),
+        ("DeviceLock", {"PIN": "123456"}, [ChangePower(PowerRequest.RESET)]),
+        ("EraseDevice", {}, [Erase()]),
+        ("DeclarativeManagement", {"Data": b"{}"}, [Synchronise(b"{}")]),
+    ],
+)
+def test_what_would_cut_the_answer_off_waits_until_it_was_taken(
+    request_type: str, body: dict[str, Any], afterwards: list[Any]
+) -> None:
+    device = standing()
+    assert run(device, request_type, body).status is Status.ACKNOWLEDGED
+    assert device.running
+    assert device.enrolment is not None
+    assert device.take_afterwards() == afterwards
+
+
+def test_removing_the_enrolment_profile_ends_the_management() -> None:
+    device = standing()
+    listed = {"PayloadType": "com.apple.mdm"}
+    installed = next(iter(device.profiles))
+    device.profiles._profiles["mdm"] = dataclasses.replace(  # an enrolment without a server behind it
+        installed, identifier="mdm", payload_types=frozenset({"com.apple.mdm"}), listed=listed
+    )
+    assert run(device, "RemoveProfile", {"Identifier": "mdm"}).status is Status.ACKNOWLEDGED
+    assert device.take_afterwards() == [LeaveManagement()]
+
+
+def test_erasing_leaves_a_mac_as_it_came() -> None:
+    device = standing()
+    run(device, "Settings", {"Settings": [{"Item": "DeviceName", "DeviceName": "Rack 7"}]})
+    device.erase()
+    assert device.enrolment is None
+    assert device.lom is None
+    assert list(device.profiles) == []
+    assert device.device_name == device.mac.device_name
+
+
+@pytest.mark.parametrize("request_type", sorted(COMMANDS))
+def test_a_mac_that_is_busy_answers_not_now_where_it_may(request_type: str) -> None:
+    device = standing()
+    device.not_now = lambda: True
+    status = run(device, request_type, body_of(request_type, device)).status
+    never_waits = request_type in ("DeviceLock", "EraseDevice")
+    assert status is (Status.ACKNOWLEDGED if never_waits else Status.NOT_NOW)
+
+
+@pytest.mark.parametrize("request_type", sorted(COMMANDS))
+def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type: str) -> None:
+    mac = POPULATION[3]
+    body = dict(USUAL[request_type][1])
+    if request_type == "InstallProfile":
+        body["Payload"] = lom_profile(AUTHORITIES, mac.dns_name, device=True, controller=False)
+    elif request_type == "RemoveProfile":
+        body["Identifier"] = "not.there"
+    octets = plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": request_type, **body}})
+    answer = plistlib.loads(answer_command(POPULATION, 3, octets, Dialect.SCHEMA))
+    assert (answer["CommandUUID"], answer["UDID"]) == ("one", mac.udid)
+    assert answer["Status"] == ("Error" if request_type == "RemoveProfile" else "Acknowledged")
+
+
+def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
+    path = tmp_path / "command.plist"
+    path.write_bytes(plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "LOMSetupRequest"}}))
+    done = lom_agent("answer", str(path), "--device", "7", "--seed", "commands")
+    assert done.returncode == 0, done.stderr
+    answer = plistlib.loads(done.stdout)
+    assert answer["PrimaryIPv6AddressList"] == list(POPULATION[7].primary_ipv6)
+    assert answer["UDID"] == POPULATION[7].udid
+    piped = lom_agent("answer", "-", "--device", "7", "--seed", "commands", stdin=path.read_bytes())
+    assert piped.stdout == done.stdout
+
+
+def test_the_answer_command_says_why_it_cannot_answer(tmp_path: Path) -> None:
+    done = lom_agent("answer", "-", stdin=b"no plist")
+    assert done.returncode == 2
+    assert b"no property list" in done.stderr
+    dropped = lom_agent("answer", "-", stdin=plistlib.dumps({"Command": {"RequestType": "LOMSetupRequest"}}))
+    assert dropped.returncode == 2
+    assert b"CommandUUID" in dropped.stderr

@@ -1,0 +1,361 @@
+"""Macs and the lab over real sockets: what each command does, and what is seen of it afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import plistlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RunInReactor
+from cryptography.hazmat.primitives.serialization import Encoding
+from debian import need
+from stack import stack
+from twisted.internet.defer import Deferred
+
+from agent.lab.core import Message
+from agent.lab.profiles import (
+    ENROLMENT_IDENTIFIER,
+    LOM_IDENTIFIER,
+    TOPIC,
+    enrolment_profile,
+    lom_profile,
+    pkcs12_payload,
+)
+from agent.load.fleet import Manners
+from agent.lom.power import Power
+from agent.lom.requests import PowerRequest, RelayItem
+from agent.mdm.session import Timing
+from agent.net.mdm_client import MDMClient
+
+
+def lom_of(running: Any, client: MDMClient) -> bytes:
+    name = client.device.mac.dns_name
+    return lom_profile(running.server.authorities, name, device=True, controller=True)
+
+
+def test_an_enrolment_tells_the_lab_everything(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+            mac = client.device.mac
+            enrolled = running.lab.macs[mac.udid]
+            assert enrolled.announcement["SerialNumber"] == mac.serial_number
+            assert enrolled.token == mac.push_token
+            assert enrolled.push_magic == mac.push_magic
+            assert enrolled.bootstrap_token == mac.bootstrap_token
+            assert running.warnings == []  # the profile is signed, by someone whom the lab's CA vouches for
+            assert [exchange.operation for exchange in running.exchanges] == ["checkin"] * 3 + ["enroll"]
+
+    run_in_reactor(scenario())
+
+
+def test_scep_gives_the_identity_that_the_profile_asks_for(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2, scep=True) as running:
+            for client in running.fleet:
+                mac, enrolment = client.device.mac, client.device.enrolment
+                assert enrolment is not None
+                certificate = enrolment.identity.certificate
+                assert certificate.subject.rfc4514_string() == f"CN={mac.serial_number},O=lom-agent lab"
+                certificate.verify_directly_issued_by(running.server.authorities.scep.certificate)
+                assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
+            assert running.keys.reused == 1
+
+    run_in_reactor(scenario())
+
+
+def test_a_challenge_is_good_once(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2, scep=True) as running:
+            profile = running.server.enrolment_profile()
+
+            async def fetch() -> bytes:
+                return profile
+
+            first, second = running.fleet
+            await first.enroll(fetch)
+            before = second.device.enrolment
+            with pytest.raises(Exception, match="challenge"):
+                await second.enroll(fetch)
+            assert second.device.enrolment is before  # managed as before
+            (failed,) = [exchange for exchange in running.exchanges if exchange.failure is not None]
+            assert (failed.operation, failed.failure.kind) == ("enroll", "profile")  # type: ignore[union-attr]
+            assert "badRequest" in failed.failure.message  # type: ignore[union-attr]
+            assert (await running.command(second, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+def test_every_message_is_signed_as_openssl_reads_it(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    openssl = need("openssl", "openssl")
+
+    async def scenario() -> list[Message]:
+        async with stack() as running:
+            puts: list[Message] = []
+            report, check_in = running.lab.report, running.lab.check_in
+            for endpoint in ("mdm", "checkin"):
+                resource = running.server._ports[-1].factory.wrappedFactory.resource.children[endpoint.encode()]
+                take = report if endpoint == "mdm" else check_in
+                resource._take = lambda put, take=take: (puts.append(put), take(put))[1]
+            await running.enrol(running.fleet[0])
+            await running.command(running.fleet[0], "ProfileList")
+            anchor = running.server.authorities.anchor.public_bytes(Encoding.PEM)
+            (tmp_path / "ca.pem").write_bytes(anchor)
+            return puts
+
+    puts = run_in_reactor(scenario())
+    kinds = [plistlib.loads(put.body).get("MessageType") or plistlib.loads(put.body)["Status"] for put in puts]
+    assert kinds[:3] == ["Authenticate", "TokenUpdate", "SetBootstrapToken"]
+    assert kinds[3:5] == ["Idle", "Acknowledged"]
+    verify = [openssl, "cms", "-verify", "-binary", "-inform", "PEM", "-CAfile", "ca.pem", "-purpose", "sslclient"]
+    for number, put in enumerate(puts):
+        assert put.signature is not None
+        (tmp_path / f"{number}.body").write_bytes(put.body)
+        signature = f"-----BEGIN CMS-----\n{put.signature}\n-----END CMS-----\n"
+        (tmp_path / f"{number}.sig").write_text(signature)
+        verified = subprocess.run(
+            [*verify, "-in", f"{number}.sig", "-content", f"{number}.body"],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+        )
+        assert verified.returncode == 0, verified.stderr
+
+
+def test_declarations_are_fetched_once_and_reported(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+            mac = running.lab.macs[running.udid(client)]
+            await running.command(client, "DeclarativeManagement")
+            await running.until(lambda: mac.status_report != b"", "a status report")
+            report = json.loads(mac.status_report)
+            declared = report["StatusItems"]["management"]["declarations"]
+            assert [item["identifier"] for item in declared["configurations"]] == ["test.lom-agent.lab.configuration"]
+            fetched = endpoints(running)
+            assert fetched[:2] == ["tokens", "declaration-items"]
+            assert sorted(fetched[2:4]) == [
+                "declaration/activation/test.lom-agent.lab.activation",
+                "declaration/configuration/test.lom-agent.lab.configuration",
+            ]
+            assert fetched[4:] == ["status"]
+            tokens = running.lab.declarations.answer("tokens")
+            await running.command(client, "DeclarativeManagement", Data=tokens)
+            await running.command(client, "ProfileList")
+            assert endpoints(running) == fetched  # nothing changed, so nothing more was fetched
+
+    run_in_reactor(scenario())
+
+
+def request_types(running: Any) -> list[Any]:
+    return [exchange.facts["request_type"] for exchange in running.exchanges if exchange.operation == "command"]
+
+
+def endpoints(running: Any) -> list[Any]:
+    return [exchange.facts["endpoint"] for exchange in running.exchanges if "endpoint" in exchange.facts]
+
+
+def test_a_restart_comes_after_the_answer_and_ends_in_a_session(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+            assert (await running.command(client, "RestartDevice"))["Status"] == "Acknowledged"
+            seen = list(running.sessions)
+            await running.until(lambda: len(running.sessions) > len(seen), "a session after the restart")
+            assert client.boots == 1
+            assert running.sessions[-1][1] != seen[-1][1]  # over a new connection
+            assert running.failures("session") == []
+
+    run_in_reactor(scenario())
+
+
+def test_a_mac_that_was_shut_down_is_off_until_its_controller_turns_it_on(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2) as running:
+            controller, client = running.fleet
+            for mac in (controller, client):
+                await running.command(mac, "InstallProfile", Payload=lom_of(running, mac))
+            await running.command(client, "ShutDownDevice")
+            await running.until(lambda: client.device.power.state is Power.OFF, "off")
+            client.wake()
+            assert client.device.session.deadline is None
+            setup = client.device.mac
+            item = RelayItem("on", setup.dns_name, PowerRequest.ON, setup.primary_ipv6, 1)
+            (outcome,) = await running.network.relay(controller, [item])
+            assert outcome.success
+            seen = len(running.sessions)
+            await running.until(lambda: len(running.sessions) > seen, "a session after PowerON")
+            assert running.sessions[-1][0] == running.udid(client)
+
+    run_in_reactor(scenario())
+
+
+def test_an_erased_mac_is_managed_no_more_and_can_enrol_again(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+            await running.command(client, "InstallProfile", Payload=lom_of(running, client))
+            assert (await running.command(client, "EraseDevice"))["Status"] == "Acknowledged"
+            await running.until(lambda: client.device.enrolment is None, "the end of the management")
+            assert client.lom is None
+            client.wake()
+            await running.enrol(client)
+            listed = await running.command(client, "ProfileList")
+            assert [profile["PayloadIdentifier"] for profile in listed["ProfileList"]] == [ENROLMENT_IDENTIFIER]
+
+    run_in_reactor(scenario())
+
+
+def test_removing_the_enrolment_profile_checks_the_mac_out(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2) as running:
+            client, other = running.fleet
+            await running.command(client, "RemoveProfile", Identifier=ENROLMENT_IDENTIFIER)
+            await running.until(lambda: running.udid(client) not in running.lab.macs, "CheckOut")
+            assert client.device.enrolment is None
+            assert (await running.command(other, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+def test_the_enrolment_profile_may_be_renewed_but_not_widened(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+
+            async def update(**keys: Any) -> Any:
+                authorities = running.server.authorities
+                profile = plistlib.loads(
+                    enrolment_profile(authorities, running.server.url, pkcs12_payload(authorities))
+                )
+                for payload in profile["PayloadContent"]:
+                    if payload["PayloadType"] == "com.apple.mdm":
+                        payload["IdentityCertificateUUID"] = next(
+                            other["PayloadUUID"]
+                            for other in profile["PayloadContent"]
+                            if other["PayloadType"] == "com.apple.security.pkcs12"
+                        )
+                        payload.update(keys)
+                return await running.command(client, "InstallProfile", Payload=plistlib.dumps(profile))
+
+            for wrong in (
+                {"ServerURL": "https://elsewhere.example/mdm"},
+                {"CheckInURL": "https://elsewhere.example/checkin"},
+                {"Topic": "com.apple.mgmt.Other"},
+            ):
+                refused = await update(**wrong)
+                assert refused["Status"] == "Error"
+                assert [error["ErrorCode"] for error in refused["ErrorChain"]] == [1009, 1000]
+            before = client.device.enrolment
+            assert before is not None
+            client.device.enrolment = dataclasses.replace(before, access_rights=before.access_rights & ~8)
+            widened = await update()
+            assert "access rights 8" in widened["ErrorChain"][1]["USEnglishDescription"]
+            assert client.device.enrolment.identity is before.identity
+
+    run_in_reactor(scenario())
+
+
+def test_not_now_is_offered_again_and_answered_in_the_end(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        manners = Manners(not_now_for=0.2, timing=Timing(not_now=0.1))
+        async with stack(manners=manners) as running:
+            client = running.fleet[0]
+            busy = [True, True, False]
+            client.device.not_now = lambda: busy.pop(0)
+            result = await running.command(client, "ProfileList")
+            assert result["Status"] == "Acknowledged"
+            assert busy == []
+            assert len(running.sessions) == 3  # the first, and two that the Mac opened by itself
+            await running.until(
+                lambda: (
+                    [exchange.facts["status"] for exchange in running.exchanges if exchange.operation == "command"]
+                    == ["NotNow", "NotNow", "Acknowledged"]
+                ),
+                "three records",
+            )
+            assert running.failures("command") == []
+
+    run_in_reactor(scenario())
+
+
+def test_a_mac_with_another_macs_identity_is_refused(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2) as running:
+            thief, owner = running.fleet
+            assert thief.device.enrolment is not None
+            assert owner.device.enrolment is not None
+            stolen = dataclasses.replace(thief.device.enrolment, identity=owner.device.enrolment.identity)
+            thief.device.enrolment = stolen
+            thief.wake()
+            await running.until(lambda: running.failures("session") == ["http_status"], "a refused session")
+            (failed,) = [exchange for exchange in running.exchanges if exchange.failure is not None]
+            assert "403" in failed.failure.message  # type: ignore[union-attr]
+            assert (await running.command(owner, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+def test_a_mac_that_the_server_forgot_leaves_its_management(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2) as running:
+            client, other = running.fleet
+            del running.lab.macs[running.udid(client)]
+            client.wake()
+            await running.until(lambda: client.device.enrolment is None, "the end of the management")
+            assert running.failures("enroll") == ["unenrolled"]
+            assert (await running.command(other, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+def test_a_controller_that_resets_itself_answers_first(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+            mac = client.device.mac
+            await running.command(client, "InstallProfile", Payload=lom_of(running, client))
+            item = {
+                "DeviceRequestType": "Reset",
+                "DeviceRequestUUID": "0001",
+                "DeviceDNSName": mac.dns_name,
+                "PrimaryIPv6AddressList": list(mac.primary_ipv6),
+                "SecondaryIPv6AddressList": list(mac.secondary_ipv6),
+                "LOMProtocolVersion": 1,
+            }
+            result = await running.command(client, "LOMDeviceRequest", RequestList=[item])
+            assert result["ResponseList"] == [{"DeviceRequestSuccess": True, "DeviceRequestUUID": "0001"}]
+            await running.until(lambda: client.boots == 1, "a boot")
+            assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
+            done = ["InstallProfile", "LOMDeviceRequest", "ProfileList"]  # the request's result was delivered once
+            await running.until(lambda: request_types(running) == done, "three records")
+
+    run_in_reactor(scenario())
+
+
+def test_a_reset_in_the_middle_of_a_command_loses_no_command(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2) as running:
+            controller, client = running.fleet
+            for mac in (controller, client):
+                await running.command(mac, "InstallProfile", Payload=lom_of(running, mac))
+            arrived: Deferred[Any] = Deferred()
+            target = client.device.mac
+            running.lab.enqueue(running.udid(client), {"RequestType": "ProfileList"}, arrived.callback)
+            client.wake()
+            item = RelayItem("reset", target.dns_name, PowerRequest.RESET, target.primary_ipv6, 1)
+            await running.network.relay(controller, [item])  # while the session is on its way
+            assert (await arrived)["Status"] == "Acknowledged"
+            await running.until(lambda: client.boots == 1, "a boot")
+            listed = await running.command(client, "ProfileList")
+            assert LOM_IDENTIFIER in [profile["PayloadIdentifier"] for profile in listed["ProfileList"]]
+
+    run_in_reactor(scenario())
+
+
+def test_the_topic_of_the_lab_is_one_that_a_mac_takes() -> None:
+    assert TOPIC.startswith("com.apple.mgmt.")

@@ -1,0 +1,100 @@
+"""The whole program in one reactor: a real lab, real Macs, real sockets; for tests that look at one thing closely."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from agent.fleet.population import Population
+from agent.lab.authorities import Authorities
+from agent.lab.core import Lab
+from agent.lab.server import LabServer
+from agent.load.fleet import USUAL_MANNERS, Fleet, Manners
+from agent.lom.network import AddressBook
+from agent.net.keys import KeyPool
+from agent.net.lom_link import LoopbackNetwork
+from agent.net.mdm_client import MDMClient
+from agent.net.records import Exchange
+from agent.net.resolver import Resolver
+from agent.net.surroundings import Surroundings
+from agent.net.tls import TLSContexts
+
+SECONDS = 20.0  # after which something that should happen did not: far beyond what it takes
+
+
+class Stack:
+    """A lab and its Macs. ``exchanges`` is every record that they left, ``warnings`` what a person would read."""
+
+    def __init__(self, devices: int, *, scep: bool = False, manners: Manners = USUAL_MANNERS) -> None:
+        self.exchanges: list[Exchange] = []
+        self.warnings: list[str] = []
+        self.server = LabServer(reactor, Lab(), Authorities(), scep=scep)
+        self.lab = self.server.lab
+        self.sessions: list[tuple[str, str]] = []
+        self.lab.on_session = lambda udid, peer: self.sessions.append((udid, peer))
+        self.keys = KeyPool(reactor, pool=1)
+        self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.exchanges.append)
+        self.around = Surroundings(
+            reactor=reactor,
+            resolver=Resolver(reactor, reactor.nameResolver),
+            contexts=TLSContexts(),
+            network=self.network,
+            keys=self.keys,
+            observer=self.exchanges.append,
+            anchors=(self.server.authorities.anchor,),
+            on_warning=self.warnings.append,
+        )
+        self.fleet = Fleet(Population("stack", devices), self.around, manners)
+
+    def udid(self, client: MDMClient) -> str:
+        """The Mac's UDID."""
+        return client.device.mac.udid
+
+    async def enrol(self, client: MDMClient) -> None:
+        """Enrol one Mac with the lab's profile."""
+        await client.enroll_at(self.server.enrolment_url)
+
+    async def command(self, client: MDMClient, request_type: str, **body: Any) -> Mapping[str, Any]:
+        """Queue a command, wake the Mac, and return its result."""
+        arrived: Deferred[Mapping[str, Any]] = Deferred()
+        self.lab.enqueue(self.udid(client), {"RequestType": request_type, **body}, arrived.callback)
+        client.wake()
+        return await arrived.addTimeout(SECONDS, reactor)
+
+    async def until(self, happened: Callable[[], bool], what: str) -> None:
+        """Wait until ``happened``; it is an error if it does not."""
+        for _ in range(int(SECONDS / 0.01)):
+            if happened():
+                return
+            await deferLater(reactor, 0.01)
+        raise AssertionError(f"did not happen: {what}")
+
+    def failures(self, operation: str) -> list[str]:
+        """The kinds of the failures of one operation, in order."""
+        return [
+            exchange.failure.kind
+            for exchange in self.exchanges
+            if exchange.operation == operation and exchange.failure is not None
+        ]
+
+
+@asynccontextmanager
+async def stack(devices: int = 1, *, scep: bool = False, manners: Manners = USUAL_MANNERS) -> AsyncIterator[Stack]:
+    """A running stack whose Macs are enrolled; everything is closed after it."""
+    running = Stack(devices, scep=scep, manners=manners)
+    running.server.listen()
+    running.network.listen()
+    try:
+        for client in running.fleet:
+            await running.enrol(client)
+        yield running
+    finally:
+        running.fleet.close()
+        running.network.close()
+        running.keys.close()
+        await running.server.close()
