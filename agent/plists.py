@@ -110,6 +110,7 @@ _USUAL_PROLOG = re.compile(
 _DECLARATION = re.compile(rb"<!(?:ENTITY|ATTLIST|ELEMENT|NOTATION)")
 _INTEGER = re.compile(r"\s*([+-]?)(?:0[xX]([0-9A-Fa-f]{1,16})|([0-9]{1,20}))\s*", re.ASCII)
 _DATE = re.compile(r"\s*(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z\s*", re.ASCII)
+_TEXT_BETWEEN = "has text between the values of a container"
 _TAGS_A_VALUE = 4  # "<key>", "</key>", "<string>", "</string>"
 
 
@@ -166,11 +167,11 @@ class _XMLReader:
         _check_container(depth, self._left)
         text = element.text
         if text and not text.isspace():
-            raise _Refused("has text between the values of a container")
+            raise _Refused(_TEXT_BETWEEN)
         for child in element:
             text = child.tail
             if text and not text.isspace():
-                raise _Refused("has text between the values of a container")
+                raise _Refused(_TEXT_BETWEEN)
 
 
 def _check_container(depth: int, values_left: int) -> None:
@@ -250,10 +251,8 @@ class _BinaryReader:
     def _value(self, ref: int, depth: int) -> Any:
         at, kind, size = self._marker(ref)
         match kind:
-            case 0x5:
-                return self._text(at, size, "ascii")
-            case 0x6:
-                return self._text(at, size * 2, "utf-16-be")
+            case 0x5 | 0x6:
+                return self._text(at, kind, size)
             case 0xD:
                 return self._dict(at, size, depth)
             case 0xA:
@@ -275,12 +274,9 @@ class _BinaryReader:
         found = {}
         for key_ref, ref in zip(refs[:size], refs[size:], strict=True):
             key_at, kind, length = self._marker(key_ref)
-            if kind == 0x5:
-                key = self._text(key_at, length, "ascii")
-            elif kind == 0x6:
-                key = self._text(key_at, length * 2, "utf-16-be")
-            else:
+            if kind not in (0x5, 0x6):
                 raise _Refused("has a dictionary with a key that is no string")
+            key = self._text(key_at, kind, length)
             found[key] = self._value(ref, depth + 1)
         return found
 
@@ -321,8 +317,8 @@ class _BinaryReader:
             raise _Refused("has an object that is cut off")
         return self._data[at : at + length]
 
-    def _text(self, at: int, length: int, encoding: str) -> str:
-        text = self._slice(at, length).decode(encoding)
+    def _text(self, at: int, kind: int, size: int) -> str:
+        text = self._slice(at, size).decode("ascii") if kind == 0x5 else self._slice(at, 2 * size).decode("utf-16-be")
         if _NOT_IN_XML.search(text):
             raise _Refused("holds a string with control characters")
         return text

@@ -65,7 +65,7 @@ def test_every_mac_did_every_step(finished: tuple[subprocess.CompletedProcess[by
     operations = json.loads((folder / "out" / "results.json").read_bytes())["operations"]
     counts = {name: operation["count"] for name, operation in operations.items()}
     assert counts["enroll"] == DEVICES
-    assert counts["checkin"] == 2 * DEVICES
+    assert counts["checkin"] == 3 * DEVICES  # Authenticate, TokenUpdate, SetBootstrapToken
     assert counts["command"] == 2 * DEVICES + SEGMENTS  # InstallProfile and LOMSetupRequest, LOMDeviceRequest
     assert counts["lom_setup"] == counts["lom_device"] == counts["lom_link"] == DEVICES
     assert counts["session"] >= DEVICES  # at the least the one after the reset
@@ -86,7 +86,7 @@ def test_the_trace_tells_each_exchange_and_no_secret(
     assert all(line["address"].startswith("fe80::") for line in links)
     allowed = {
         "time", "operation", "device", "ms", "ok", "udid", "message", "request_type", "command_uuid", "request",
-        "request_uuid", "address", "device_dns_name", "tls", "cipher", "peer",
+        "request_uuid", "address", "device_dns_name", "tls", "cipher", "peer", "status",
     }  # fmt: skip
     assert {key for line in lines for key in line} <= allowed
 
@@ -112,6 +112,53 @@ Authorities.lom_device_identity = lom_device_identity
     assert document["operations"]["lom_device"]["errors"] == 1
     assert document["operations"]["lom_device"]["count"] == 8
     assert b"impostor.lom.test" in done.stdout
+
+
+def test_scep_with_a_pool_of_keys_says_how_many_were_reused(tmp_path: Path) -> None:
+    done = lom_agent(
+        "run", "--devices", "6", "--segment-size", "3", "--identity", "scep", "--keys", "pool:2", "--out", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stdout
+    assert b"Make RSA keys: 2/2 done, 0 failed" in done.stdout
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    assert document["keys"] == {"pool": 2, "reused": 4}
+    assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 6, "errors": 0}
+
+
+def test_a_fleet_that_is_busy_gets_through_in_the_end(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    done = lom_agent(
+        "run", "--devices", "6", "--segment-size", "3", "--not-now", "0.4", "--not-now-retry", "0.1",
+        "--trace", str(trace),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    statuses = [json.loads(line).get("status") for line in trace.read_text().splitlines()]
+    assert statuses.count("NotNow") > 0
+    assert statuses.count("Acknowledged") == 2 * 6 + 2
+
+
+def test_enrolments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    done = lom_agent("run", "--devices", "8", "--rate", "20", "--trace", str(trace), "--quiet")
+    assert done.returncode == 0, done.stdout
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    starts = sorted(datetime.fromisoformat(line["time"]) for line in lines if line["operation"] == "enroll")
+    assert len(starts) == 8
+    assert (starts[-1] - starts[0]).total_seconds() >= 0.34  # seven gaps of 50 ms, which no noise can shorten
+
+
+def test_a_failed_enrolment_is_tried_again_as_often_as_was_asked_for(tmp_path: Path) -> None:
+    profile = tmp_path / "broken.mobileconfig"
+    profile.write_bytes(b"no profile")
+    done = lom_agent(
+        "run", "--devices", "2", "--enroll", str(profile), "--enroll-retries", "1", "--out", str(tmp_path), "--quiet"
+    )
+    assert done.returncode == 1
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    assert document["operations"]["enroll"]["count"] == 4
+    (error,) = document["errors"]
+    assert (error["operation"], error["kind"], error["count"]) == ("enroll", "plist", 4)
+    assert "no property list" in error["example"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -148,6 +195,16 @@ def test_quiet_prints_the_table_only() -> None:
         (["run", "--devices", "ten"], b"--devices"),
         (["run", "--segment-size", "0"], b"--segment-size"),
         (["run", "--bogus"], b"--bogus"),
+        (["run", "--keys", "some"], b"pool:N"),
+        (["run", "--keys", "pool:0"], b"pool:N"),
+        (["run", "--insecure"], b"--enroll"),
+        (["run", "--ca", "/etc/hosts"], b"--enroll"),
+        (["run", "--enroll", "/nonexistent/profile"], b"/nonexistent/profile"),
+        (["run", "--enroll", "http://mdm.example/enroll"], b"https://"),
+        (["run", "--enroll", "https://mdm.example/", "--ca", "/etc/hosts"], b"/etc/hosts"),
+        (["run", "--enroll", "https://mdm.example/", "--identity", "scep"], b"--identity"),
+        (["run", "--rate", "0"], b"--rate"),
+        (["run", "--not-now", "2"], b"--not-now"),
         (["run", "--devices", "9000000"], b"open files"),
         (["run", "--devices", "99999999"], b"99999999"),
         (["run", "--trace", "/nonexistent/folder/file"], b"/nonexistent/folder/file"),

@@ -211,7 +211,7 @@ def test_imports_that_go_the_right_way_are_not_named(tmp_path: Path) -> None:
     ("texts", "said"),
     [
         (
-            {"attic__box": "import agent.errors"},
+            {"attic/box": "import agent.errors"},
             "agent.attic.box:1 imports agent.errors: attic is no room of the house",
         ),
         ({"cli": "import agent.attic"}, "agent.cli:1 imports agent.attic: attic is no room of the house"),

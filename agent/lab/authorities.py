@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority
+from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage
 from agent.pki.identity import Identity
 from agent.pki.scep.csr import CertificateRequest
 
@@ -56,6 +56,10 @@ class Authorities:
     def server_identity(self, names: Sequence[str]) -> Identity:
         """The lab's own identity, for these names and addresses."""
         return self._mdm.issue(names[0], SERVER_USAGE, names=names)
+
+    def signer_identity(self) -> Identity:
+        """The lab's identity for signing profiles."""
+        return self._mdm.issue("lom-agent lab profiles", Usage())
 
     def mdm_identity(self) -> Identity:
         """An MDM identity for a Mac that is not known yet."""

@@ -46,6 +46,7 @@ class LabServer:
         self._reactor = reactor
         self._scep = SCEPService(authorities) if scep else None
         self._identity = authorities.server_identity([HOST, "localhost"])
+        self._signer = authorities.signer_identity()
         self._ports: list[Any] = []
 
     @property
@@ -79,7 +80,7 @@ class LabServer:
         else:
             payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge())
         profile = enrolment_profile(self.authorities, self.url, payload)
-        return sign_attached(profile, self._identity.certificate, self._identity.key)
+        return sign_attached(profile, self._signer.certificate, self._signer.key)
 
     def close(self) -> Deferred[Any]:
         """Listen no longer; fires when the ports are free."""

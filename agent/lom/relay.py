@@ -46,6 +46,11 @@ class Relay:
         return self._outcome
 
     @property
+    def decided(self) -> bool:
+        """Whether there is an outcome."""
+        return self._outcome is not None
+
+    @property
     def request(self) -> LinkRequest:
         """What to ask the Device."""
         version = PROTOCOL_VERSION if self.item.version is None else self.item.version

@@ -99,10 +99,10 @@ def redirected(url: str, response: Response, *, plain: bool = False) -> str | No
     if response.status not in REDIRECTS:
         return None
     location = response.headers.get("location", "")
-    following = urljoin(url, location)
     try:
+        following = urljoin(url, location)
         split_url(following, plain=plain)
-    except OperatorError as error:
+    except (OperatorError, ValueError) as error:
         raise RedirectRefused(f"the server redirects with {response.status} to {location[:200]!r}: {error}") from error
     return following
 

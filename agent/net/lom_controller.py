@@ -96,8 +96,7 @@ class Relays:
             end.abandon(error)
 
     def _end(self, number: int, outcome: Outcome) -> None:
-        if self._ends.pop(number, None) is None:
-            return  # it was given up while it failed
+        del self._ends[number]
         self._outcomes[number] = outcome
         self.start_more()
 
@@ -118,6 +117,7 @@ class _ControllerEnd:
         self._started = 0.0
         self._clock_started = 0.0
         self._sent = False
+        self._over = False
 
     def next(self) -> None:
         """Try the next address, or report the outcome."""
@@ -128,19 +128,27 @@ class _ControllerEnd:
             try:
                 self._connect(address)
             except PeerError as error:
-                self._record(error)
                 self._relay.not_sent(address, error)
+                self._network.observer(self._record(error))
             else:
                 return
-        self._done(self._relay.outcome)
+        if not self._over:
+            self._finish()
 
     def abandon(self, error: PeerError) -> None:
         """Break the link as a power cut does, and try no other address."""
-        self._record(error)
+        if self._over or self._relay.decided:
+            return  # the observer closes the network because of what this very item came to
+        record = self._record(error)
         self._relay.sent_and_failed(self._address, error)
         stream = self._let_go()
         if stream is not None:
             stream.abort()
+        self._finish()
+        self._network.observer(record)
+
+    def _finish(self) -> None:
+        self._over = True
         self._done(self._relay.outcome)
 
     def _connect(self, address: str) -> None:
@@ -176,9 +184,7 @@ class _ControllerEnd:
         if answer is None:
             return
         self._relay.answered(answer)
-        self._record(self._relay.failure)
-        self._hang_up()
-        self.next()
+        self._conclude(self._relay.failure)
 
     def lost(self, error: PeerError) -> None:
         """The link is gone: before the request was sent, or after it."""
@@ -190,18 +196,20 @@ class _ControllerEnd:
         self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))
 
     def _fail(self, error: PeerError) -> None:
-        self._record(error)
         if self._sent:
             self._relay.sent_and_failed(self._address, error)
         else:
             self._relay.not_sent(self._address, error)
-        self._hang_up()
-        self.next()
+        self._conclude(error)
 
-    def _hang_up(self) -> None:
+    def _conclude(self, error: PeerError | None) -> None:
+        """This address came to its end: hang up, leave a record, go on."""
+        record = self._record(error)
         stream = self._let_go()
         if stream is not None:
             stream.close()
+        self._network.observer(record)
+        self.next()
 
     def _let_go(self) -> TLSStream | None:
         """Forget the attempt under way; its stream, if it has one, is the caller's to end."""
@@ -212,7 +220,7 @@ class _ControllerEnd:
         stream, self._stream, self._port = self._stream, None, 0
         return stream
 
-    def _record(self, error: PeerError | None) -> None:
+    def _record(self, error: PeerError | None) -> Exchange:
         item = self._relay.item
         facts: dict[str, str | int | float | bool] = {
             "address": self._address,
@@ -224,13 +232,11 @@ class _ControllerEnd:
             facts["tls"] = self._stream.version
             facts["cipher"] = self._stream.cipher
             facts["peer"] = self._stream.peer_name
-        self._network.observer(
-            Exchange(
-                operation="lom_link",
-                device=self._controller.index,
-                started=self._started,
-                seconds=self._network.reactor.seconds() - self._clock_started,
-                failure=None if error is None else Failure.of(error),
-                facts=facts,
-            )
+        return Exchange(
+            operation="lom_link",
+            device=self._controller.index,
+            started=self._started,
+            seconds=self._network.reactor.seconds() - self._clock_started,
+            failure=None if error is None else Failure.of(error),
+            facts=facts,
         )

@@ -38,6 +38,7 @@ from agent.net.stream_errors import (
     broken,
     handshake_error,
 )
+from agent.net.tls import forget_errors
 from agent.pki.verify import PeerCheck, PeerRejected
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "start_connect",
 ]
 
+_BYTES_A_TURN = 256 * 1024  # that are written; so that a large body does not keep the reactor from everything else
 _RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL never keeps a part of one
 
 
@@ -162,8 +164,10 @@ class TLSStream:
     def close(self) -> None:
         """End the connection in good order: what was written is sent if the peer takes it now, then close_notify."""
         if self.state is State.OPEN:
-            with contextlib.suppress(SSL.Error):  # a peer that is gone already is what we are after
+            try:
                 self._tls.shutdown()
+            except SSL.Error:  # a peer that is gone already is what we are after
+                forget_errors()
         self._release()
 
     def abort(self) -> None:
@@ -275,31 +279,28 @@ class TLSStream:
             self._owner.received(octets)
 
     def _flush(self) -> None:
+        """Send what the peer takes, but no more than a turn's bytes.
+
+        After an error of writing OpenSSL reads no more, so what the peer said before it closed (an alert, an early
+        answer) would be lost. The reactor reads before it writes: turn by turn it is heard in time.
+        """
         rest = memoryview(self._out)
+        end = min(len(rest), self._sent + _BYTES_A_TURN)
         try:
-            while self._sent < len(rest):
+            while self._sent < end:
                 self._sent += self._tls.send(rest[self._sent :])
         except (SSL.WantWriteError, SSL.WantReadError):
             self._want_write(True)
+            return
         except SSL.Error as error:
-            self._hear_out(broken(error))
+            self._lose(broken(error))
+            return
+        if self._sent < len(rest):
+            self._want_write(True)
         else:
             self._out = b""
             self._sent = 0
             self._want_write(False)
-
-    def _hear_out(self, error: PeerError) -> None:
-        """The peer takes no more bytes. What it said before, such as why, may still be there to be read."""
-        while self.state is State.OPEN:
-            try:
-                octets = self._tls.recv(_RECEIVE_BYTES)
-            except SSL.ZeroReturnError:
-                self._lose(ConnectionClosed("the peer closed the connection"))
-            except SSL.Error as last:
-                refused = broken(last)
-                self._lose(refused if isinstance(refused, HandshakeFailed) else error)
-            else:
-                self._owner.received(octets)
 
     def _lose(self, error: PeerError) -> None:
         self._release()

@@ -7,7 +7,7 @@ import os
 from OpenSSL import SSL
 
 from agent.errors import PeerError
-from agent.net.tls import openssl_reason
+from agent.net.tls import forget_errors, openssl_reason
 
 # OpenSSL's words for what a peer that speaks another protocol, or none, makes of its first record.
 _NOT_TLS = ("wrong version number", "http request", "packet length too long", "record layer failure")
@@ -63,6 +63,7 @@ class ConnectionClosed(ConnectionBroken):
 def handshake_error(error: SSL.Error) -> HandshakeFailed:
     """What an error of the handshake means."""
     if isinstance(error, SSL.SysCallError):
+        forget_errors()
         return HandshakeFailed(f"the peer closed the connection during the TLS handshake{_system_reason(error)}")
     reason = openssl_reason(error)
     if "alert" in reason:
@@ -75,6 +76,7 @@ def handshake_error(error: SSL.Error) -> HandshakeFailed:
 def broken(error: SSL.Error) -> HandshakeFailed | ConnectionBroken:
     """What an error of an open connection means."""
     if isinstance(error, SSL.SysCallError):
+        forget_errors()
         return ConnectionBroken(f"the peer broke the connection{_system_reason(error)}")
     reason = openssl_reason(error)
     if any(words in reason for words in _CERTIFICATE_ALERTS):

@@ -7,6 +7,7 @@ them from a context only.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from OpenSSL import SSL, crypto
 from agent.net.plain import Unchecked
 from agent.pki.identity import Identity, IdentityError
 from agent.pki.verify import PeerCheck, subject_text
+
+_DRAIN = SSL.Context(SSL.TLS_METHOD)  # of no connection
 
 
 class TLSContexts:
@@ -124,6 +127,15 @@ def use_identity(connection: SSL.Connection, identity: Identity) -> None:
 def fingerprint(certificate: x509.Certificate) -> bytes:
     """SHA-256 of a certificate: 32 bytes."""
     return certificate.fingerprint(hashes.SHA256())
+
+
+def forget_errors() -> None:
+    """Empty OpenSSL's error queue, in which pyOpenSSL leaves an entry behind when it raises SysCallError.
+
+    The queue is one for the whole thread: the next operation of any other connection would be told that it failed.
+    """
+    with contextlib.suppress(SSL.Error):
+        _DRAIN.set_cipher_list(b"-")  # which is none: the error that is raised takes all others with it
 
 
 def openssl_reason(error: SSL.Error) -> str:

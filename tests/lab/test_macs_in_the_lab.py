@@ -30,6 +30,9 @@ from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.session import Timing
 from agent.net.mdm_client import MDMClient
+from agent.pki.authority import Authority, Usage
+from agent.pki.cms import open_signed, sign_attached
+from agent.profiles.errors import ProfileError
 
 
 def lom_of(running: Any, client: MDMClient) -> bytes:
@@ -49,6 +52,32 @@ def test_an_enrolment_tells_the_lab_everything(run_in_reactor: RunInReactor) -> 
             assert enrolled.bootstrap_token == mac.bootstrap_token
             assert running.warnings == []  # the profile is signed, by someone whom the lab's CA vouches for
             assert [exchange.operation for exchange in running.exchanges] == ["checkin"] * 3 + ["enroll"]
+
+    run_in_reactor(scenario())
+
+
+def test_an_untrusted_signer_is_a_warning_and_a_broken_signature_an_error(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2) as running:
+            plain = open_signed(running.server.enrolment_profile()).content
+            stranger = Authority.create("A stranger").issue("stranger", Usage())
+            signed = sign_attached(plain, stranger.certificate, stranger.key)
+
+            async def foreign() -> bytes:
+                return signed
+
+            async def broken() -> bytes:
+                return signed.replace(b"lom-agent lab enrolment", b"lom-agent lab enr0lment")
+
+            for client in running.fleet:
+                running.lab.macs.clear()
+                running.lab._udids.clear()
+                await client.enroll(foreign)
+            assert len(running.warnings) == 1  # said once for the whole fleet
+            assert "not trusted" in running.warnings[0]
+            with pytest.raises(ProfileError, match="signature does not hold"):
+                await running.fleet[0].enroll(broken)
+            assert (await running.command(running.fleet[1], "ProfileList"))["Status"] == "Acknowledged"
 
     run_in_reactor(scenario())
 

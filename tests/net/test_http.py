@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -490,14 +491,16 @@ REFUSALS = [
 @pytest.mark.parametrize("tls_1_2", [False, True], ids=["TLS 1.3", "TLS 1.2"])
 @pytest.mark.parametrize(("identity", "words"), REFUSALS)
 @pytest.mark.parametrize("body_bytes", [0, 4 * MIB])
+@pytest.mark.parametrize("stays", [False, True], ids=["closes", "stays"])
 def test_a_server_that_refuses_our_certificate_says_so(
-    run_in_reactor: RunInReactor, identity: Identity | None, words: str, tls_1_2: bool, body_bytes: int
+    run_in_reactor: RunInReactor, identity: Identity | None, words: str, tls_1_2: bool, body_bytes: int, stays: bool
 ) -> None:
     def script(talk: Talk) -> None:
         try:
             talk.read_request()
         finally:
-            talk.wait_for_end()
+            if stays:
+                talk.wait_for_end()
 
     with serving(script, require_certificate=True, tls_1_2=tls_1_2) as server:
         connection = client(server.origin(), identity=identity)
@@ -681,19 +684,22 @@ def test_an_answer_before_the_whole_request_is_taken_ends_the_connection(
 ) -> None:
     """A server that refuses a large body early: its answer counts, and the rest of the body goes nowhere."""
 
+    heard = threading.Event()
+
     def early(talk: Talk) -> None:
         talk.tls.recv(100)
         talk.send(answer(413, b"too long"))
         if closes:
             talk.close()
         else:
-            talk.wait_for_end()
+            heard.wait()
 
     with serving(early, echo) as server:
         connection = client(server.origin())
 
         async def scenario() -> None:
-            response = await ask(connection, server.origin(), b"x" * (8 * MIB))
+            response = await ask(connection, server.origin(), b"x" * (16 * MIB))
+            heard.set()
             assert (response.status, response.body) == (413, b"too long")
             assert not connection.connected
             assert (await ask(connection, server.origin(), b"next")).body == b"next"

@@ -1,0 +1,392 @@
+"""Profiles and their payloads: what is read of them, and the chain of errors of each thing that can be wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mdm.strategies_mdm import broken_plists, changed, values
+from profile_parts import (
+    IDENTITY,
+    LOM_IDENTITY,
+    LOM_PACKED,
+    OTHER_ROOT,
+    PACKED,
+    PASSWORD,
+    ROOT,
+    codes,
+    identities_of,
+    lom,
+    mdm,
+    payload,
+    pkcs12,
+    profile,
+    profile_dict,
+    root,
+    scep,
+)
+
+from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
+from agent.pki.cms import sign_attached
+from agent.plists import PlistError, dump_binary, dump_xml
+from agent.profiles.certificates import certificate_of, unpack_identity
+from agent.profiles.enrolment import Enrolment, check_update, enrolment_of
+from agent.profiles.errors import ProfileError
+from agent.profiles.lom import lom_configuration_of
+from agent.profiles.profile import Profile, parse_profile, read_profile
+from agent.profiles.scep import scep_of
+from agent.profiles.store import ProfileStore
+from agent.profiles.variables import expand
+
+MALFORMED = [("MCProfileErrorDomain", 1000)]
+PAYLOAD = ("MCInstallationErrorDomain", 4001)
+BAD_PASSWORD = [PAYLOAD, ("MCCertificateErrorDomain", 9000)]
+BAD_CERTIFICATE = [PAYLOAD, ("MCCertificateErrorDomain", 9005)]
+
+
+def enrolment(**keys: Any) -> Enrolment:
+    found = profile(pkcs12(), root(), mdm(**keys))
+    return enrolment_of(found, identities_of(found))
+
+
+def refused(call: Callable[[], object], chain: list[tuple[str, int]], said: str | None = None) -> None:
+    with pytest.raises(ProfileError, match=said) as caught:
+        call()
+    assert codes(caught.value) == chain
+    assert all(error.description for error in caught.value.chain)
+
+
+# Profiles
+
+
+@pytest.mark.parametrize("dump", [dump_xml, dump_binary])
+def test_a_profile_is_read_with_its_payloads_in_order(dump: Callable[[Any], bytes]) -> None:
+    found = read_profile(dump(profile_dict(root(), pkcs12(PayloadDisplayName="Identity"), mdm())))
+    assert (found.uuid, found.identifier, found.name) == ("PROFILE", "com.example.profile", "Example")
+    assert [item.uuid for item in found.payloads] == ["ROOT", "IDENTITY", "MDM"]
+    assert [item.name for item in found.payloads] == ["com.example.ROOT", "Identity", "com.example.MDM"]
+    assert found.payload("identity") is found.payloads[1]
+    assert found.of_type("com.apple.mdm") is found.payloads[2]
+    assert found.of_type("com.apple.lom") is None
+    assert found.signers == ()
+
+
+def test_a_signed_profile_is_read_with_its_signer() -> None:
+    octets = dump_xml(profile_dict(root()))
+    signed = sign_attached(octets, IDENTITY.certificate, IDENTITY.key)
+    found = read_profile(signed)
+    assert found.content == parse_profile(octets).content
+    assert found.signers[0] == IDENTITY.certificate
+    at = signed.index(b"Example")
+    refused(lambda: read_profile(signed[:at] + b"Exbmple" + signed[at + 7 :]), MALFORMED, "signature")
+
+
+@pytest.mark.parametrize("octets", [b"", b"no plist", dump_xml([]), dump_xml("a")])
+def test_what_is_no_dictionary_is_no_plist_of_a_profile(octets: bytes) -> None:
+    with pytest.raises(PlistError, match="profile"):
+        read_profile(octets)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"PayloadType": None}, "should be Configuration"),
+        ({"PayloadType": "com.apple.mdm"}, "should be Configuration"),
+        ({"PayloadUUID": None}, "PayloadUUID of the profile should be a string, but is missing"),
+        ({"PayloadUUID": ""}, "PayloadUUID"),
+        ({"PayloadIdentifier": 5}, "PayloadIdentifier of the profile should be a string, but is an integer"),
+        ({"PayloadContent": {}}, "should be an array, but is a dictionary"),
+        ({"PayloadContent": [5]}, "payload 0 should be a dictionary, but is an integer"),
+        ({"PayloadContent": [payload("a", "b"), payload("a", "")]}, "PayloadUUID of payload 1"),
+        ({"PayloadContent": [payload("a", "b", PayloadType=None)]}, "PayloadType of payload 0"),
+        ({"PayloadContent": [payload("a", "b", PayloadIdentifier=b"c")]}, "but is data"),
+        ({"PayloadContent": [payload("a", "b"), payload("c", "B")]}, "the same PayloadUUID"),
+    ],
+)
+def test_a_malformed_profile_is_refused(keys: dict[str, Any], said: str) -> None:
+    refused(lambda: profile(**keys), MALFORMED, said)
+
+
+def test_a_profile_without_payloads_is_one() -> None:
+    assert profile(PayloadContent=None).payloads == ()
+
+
+def test_a_reference_that_leads_nowhere_is_refused() -> None:
+    refused(lambda: profile(root()).payload("ROOT2"), MALFORMED, "ROOT2, which it does not contain")
+
+
+def test_a_payload_that_may_stand_once_may_not_stand_twice() -> None:
+    refused(lambda: profile(lom("A"), lom("B")).of_type("com.apple.lom"), MALFORMED, "has 2 payloads")
+
+
+# Certificates and identities
+
+
+def test_an_identity_is_unpacked() -> None:
+    found = unpack_identity(profile(pkcs12()).payloads[0])
+    assert found.certificate == IDENTITY.certificate
+    assert found.key.public_key() == IDENTITY.key.public_key()
+
+
+@pytest.mark.parametrize(
+    ("content", "chain"),
+    [
+        (pkcs12(password="wrong"), BAD_PASSWORD),
+        (pkcs12(password=None), BAD_PASSWORD),
+        (pkcs12(blob=b""), BAD_CERTIFICATE),
+        (pkcs12(blob=PACKED[:-1]), BAD_CERTIFICATE),
+        (pkcs12(blob=b"no PKCS12"), BAD_CERTIFICATE),
+        (pkcs12(blob=None), MALFORMED),
+        (pkcs12(blob="text"), MALFORMED),
+        (pkcs12(password=5), MALFORMED),
+    ],
+)
+def test_an_identity_that_cannot_be_unpacked_is_reported(content: dict[str, Any], chain: list[tuple[str, int]]) -> None:
+    refused(lambda: unpack_identity(profile(content).payloads[0]), chain)
+
+
+@pytest.mark.parametrize("kind", ["com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1"])
+@pytest.mark.parametrize("encoding", [Encoding.DER, Encoding.PEM])
+def test_a_certificate_is_read_in_either_encoding(kind: str, encoding: Encoding) -> None:
+    content = payload(kind, "A", PayloadContent=ROOT.certificate.public_bytes(encoding))
+    assert certificate_of(profile(content).payloads[0]) == ROOT.certificate
+
+
+@pytest.mark.parametrize(
+    ("content", "chain"),
+    [
+        (root(PayloadContent=b""), BAD_CERTIFICATE),
+        (root(PayloadContent=b"\x30\x03\x02\x01\x01"), BAD_CERTIFICATE),
+        (root(PayloadContent=b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), BAD_CERTIFICATE),
+        (root(PayloadContent=bytes(70_000)), BAD_CERTIFICATE),
+        (pkcs12(), BAD_CERTIFICATE),
+        (root(PayloadContent=None), MALFORMED),
+        (root(PayloadContent="text"), MALFORMED),
+    ],
+)
+def test_a_certificate_that_cannot_be_read_is_reported(content: dict[str, Any], chain: list[tuple[str, int]]) -> None:
+    refused(lambda: certificate_of(profile(content).payloads[0]), chain)
+
+
+# Enrolment
+
+
+def test_an_enrolment_is_read() -> None:
+    found = profile(
+        pkcs12(),
+        root(),
+        root("OTHER", OTHER_ROOT),
+        mdm(
+            SignMessage=True,
+            CheckOutWhenRemoved=True,
+            AccessRights=7,
+            ServerCapabilities=["com.apple.mdm.bootstraptoken"],
+            ServerURLPinningCertificateUUIDs=["root"],
+            CheckInURLPinningCertificateUUIDs=["OTHER"],
+        ),
+    )
+    identities = identities_of(found)
+    assert enrolment_of(found, identities) == Enrolment(
+        server_url="https://mdm.example.com/mdm",
+        check_in_url="https://mdm.example.com/checkin",
+        topic="com.apple.mgmt.External.example",
+        access_rights=AccessRights(7),
+        identity=identities["IDENTITY"],
+        anchors=(ROOT.certificate, OTHER_ROOT.certificate),
+        server_pins=(ROOT.certificate,),
+        check_in_pins=(OTHER_ROOT.certificate,),
+        sign_message=True,
+        check_out_when_removed=True,
+        capabilities=("com.apple.mdm.bootstraptoken",),
+    )
+
+
+def test_what_an_enrolment_leaves_out_has_apples_defaults() -> None:
+    found = enrolment(CheckInURL=None, AccessRights=None)
+    assert found.check_in_url == found.server_url == "https://mdm.example.com/mdm"
+    assert found.access_rights == ALL_RIGHTS
+    assert (found.sign_message, found.check_out_when_removed) == (False, False)
+    assert (found.capabilities, found.server_pins, found.check_in_pins) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"ServerURL": None}, "lacks the required key ServerURL"),
+        ({"ServerURL": 5}, "ServerURL .* is an integer"),
+        ({"ServerURL": "http://mdm.example.com/"}, "should be an https URL"),
+        ({"ServerURL": "https:///mdm"}, "should be an https URL"),
+        ({"ServerURL": "https://mdm.example.com:0/"}, "should be an https URL"),
+        ({"ServerURL": "https://mdm.example.com:65536/"}, "should be an https URL"),
+        ({"ServerURL": "https://[::1/"}, "should be an https URL"),
+        ({"ServerURL": "https://mdm.example.com/ä"}, "should be an https URL"),
+        ({"ServerURL": "https://mdm.example.com/a\r\nHost: b"}, "should be an https URL"),
+        ({"CheckInURL": "http://mdm.example.com/"}, "CheckInURL .* should be an https URL"),
+        ({"Topic": None}, "lacks the required key Topic"),
+        ({"Topic": "com.example"}, "should start with com.apple.mgmt."),
+        ({"IdentityCertificateUUID": None}, "IdentityCertificateUUID"),
+        ({"IdentityCertificateUUID": "NOWHERE"}, "NOWHERE, which it does not contain"),
+        ({"AccessRights": 0}, "AccessRights should be from 1"),
+        ({"AccessRights": 2}, "2 .* without 1"),
+        ({"AccessRights": 8192}, "AccessRights"),
+        ({"AccessRights": True}, "AccessRights .* a boolean"),
+        ({"AccessRights": "7"}, "AccessRights .* a string"),
+        ({"SignMessage": 1}, "SignMessage .* an integer"),
+        ({"ServerCapabilities": [5]}, "should be an array of strings"),
+        ({"ServerURLPinningCertificateUUIDs": ["NOWHERE"]}, "NOWHERE"),
+    ],
+)
+def test_an_mdm_payload_that_a_mac_refuses(keys: dict[str, Any], said: str) -> None:
+    refused(lambda: enrolment(**keys), MALFORMED, said)
+
+
+def test_an_enrolment_needs_an_mdm_payload_and_an_identity_that_is_one() -> None:
+    refused(lambda: enrolment_of(profile(root()), {}), MALFORMED, "no com.apple.mdm payload")
+    refused(lambda: enrolment(IdentityCertificateUUID="ROOT"), BAD_CERTIFICATE, "holds no identity")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"Topic": "com.apple.mgmt.other"}, "Topic"),
+        ({"ServerURL": "https://other.example.com/mdm"}, "ServerURL"),
+        ({"CheckInURL": None}, "CheckInURL"),
+        ({"AccessRights": 3 | 8}, "access rights 8"),
+    ],
+)
+def test_an_update_may_not_move_the_mac_or_widen_its_rights(keys: dict[str, Any], said: str) -> None:
+    refused(lambda: check_update(enrolment(AccessRights=7), enrolment(**{"AccessRights": 7, **keys})), MALFORMED, said)
+
+
+def test_an_update_may_give_up_rights() -> None:
+    check_update(enrolment(AccessRights=7), enrolment(AccessRights=3, SignMessage=True))
+
+
+# LOM
+
+
+def lom_of(*others: dict[str, Any], **keys: Any) -> Any:
+    found = profile(pkcs12(blob=LOM_PACKED), root(), *others, lom(**keys))
+    return lom_configuration_of(found, identities_of(found))
+
+
+def test_a_lom_payload_makes_a_device_a_controller_or_both() -> None:
+    both = lom_of(root("OTHER", OTHER_ROOT), DeviceCACertificateUUIDs=["OTHER", "root"])
+    assert both.device_identity.certificate == both.controller_identity.certificate == LOM_IDENTITY.certificate
+    assert both.device_anchors == (OTHER_ROOT.certificate, ROOT.certificate)
+    assert both.controller_anchors == (ROOT.certificate,)
+    assert lom_of(ControllerCertificateUUID=None).controller_identity is None
+    assert lom_of(DeviceCertificateUUID=None).device_identity is None
+    assert lom_configuration_of(profile(root()), {}) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "chain"),
+    [
+        ({"DeviceCertificateUUID": None, "ControllerCertificateUUID": None}, [PAYLOAD, *MALFORMED]),
+        ({"DeviceCertificateUUID": "NOWHERE"}, MALFORMED),
+        ({"DeviceCertificateUUID": "ROOT"}, BAD_CERTIFICATE),
+        ({"ControllerCertificateUUID": 5}, MALFORMED),
+        ({"DeviceCACertificateUUIDs": ["NOWHERE"]}, MALFORMED),
+        ({"DeviceCACertificateUUIDs": ["IDENTITY"]}, BAD_CERTIFICATE),
+        ({"ControllerCACertificateUUIDs": "ROOT"}, MALFORMED),
+        ({"ControllerCACertificateUUIDs": [b"ROOT"]}, MALFORMED),
+    ],
+)
+def test_a_lom_payload_that_a_mac_refuses(keys: dict[str, Any], chain: list[tuple[str, int]]) -> None:
+    refused(lambda: lom_of(**keys), chain)
+
+
+# SCEP
+
+
+def test_a_scep_payload_is_read() -> None:
+    found = scep_of(profile(scep(CAFingerprint=b"f" * 20, SubjectAltName={"dNSName": "mac-1"})).payloads[0])
+    assert (found.url, found.ca_name, found.challenge) == ("https://scep.example.com/scep?a=b", "CA", "secret")
+    assert (found.key_size, found.key_usage, found.subject) == (2048, 5, [[["CN", "mac-1"]]])
+    assert (found.ca_fingerprint, found.subject_alt_name) == (b"f" * 20, {"dNSName": "mac-1"})
+
+
+def test_what_a_scep_payload_leaves_out_has_apples_defaults() -> None:
+    keys = dict.fromkeys(("Keysize", "Key Type", "Key Usage", "Name", "Challenge", "Subject"))
+    found = scep_of(profile(scep(**keys)).payloads[0])
+    assert (found.key_size, found.key_usage, found.retries, found.retry_delay) == (1024, 0, 3, 10)
+    assert (found.ca_name, found.challenge, found.ca_fingerprint) == ("", None, None)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"URL": None},
+        {"URL": "ftp://scep.example.com/"},
+        {"URL": "https://scep.example.com/a b"},
+        {"Key Type": "ECSECPrimeRandom"},
+        {"Keysize": 512},
+        {"Keysize": "2048"},
+        {"Challenge": 5},
+        {"Subject": "CN=mac-1"},
+        {"SubjectAltName": []},
+        {"CAFingerprint": "aa"},
+        {"Retries": True},
+    ],
+)
+def test_a_scep_payload_that_a_mac_refuses(keys: dict[str, Any]) -> None:
+    refused(lambda: scep_of(profile(scep(**keys)).payloads[0]), MALFORMED)
+
+
+# Variables
+
+
+def test_variables_are_filled_in_everywhere_and_unknown_ones_stay() -> None:
+    content = scep(Subject=[[["CN", "%SerialNumber% %HardwareUUID% %serialnumber% %Other% 100%"]]], Challenge="%Other%")
+    found = expand(profile(content), {"SerialNumber": "ZX1", "HardwareUUID": "%SerialNumber%"})
+    assert scep_of(found.payloads[0]).subject == [[["CN", "ZX1 %SerialNumber% %serialnumber% %Other% 100%"]]]
+    assert scep_of(found.payloads[0]).challenge == "%Other%"
+
+
+# Anything
+
+
+def everything(found: Profile) -> None:
+    """All that is ever done with a profile."""
+    found = expand(found, {"SerialNumber": "ZX1"})
+    for item in found.payloads:
+        for read in (unpack_identity, certificate_of, scep_of):
+            with contextlib.suppress(ProfileError):
+                read(item)
+    for judge in (enrolment_of, lom_configuration_of):
+        with contextlib.suppress(ProfileError):
+            judge(found, {"IDENTITY": IDENTITY})
+    store = ProfileStore()
+    with contextlib.suppress(ProfileError):
+        store.install(found, {"IDENTITY": IDENTITY})
+    dump_xml([item.listed for item in store])
+
+
+GOOD = (pkcs12(password="wrong"), root(), mdm(), lom(), scep())
+good_payloads = st.sampled_from(GOOD).flatmap(
+    lambda good: st.builds(
+        lambda key, value: {**good, key: value}, st.sampled_from(sorted(good)), values | st.just("NOWHERE")
+    )
+)
+profiles = st.lists(good_payloads | st.sampled_from(GOOD) | values, max_size=4).map(
+    lambda payloads: profile_dict(*payloads)
+)
+
+
+@given(profiles | broken_plists(profiles) | changed(dump_xml(profile_dict(*GOOD))))
+@settings(max_examples=150)
+def test_any_plist_is_a_profile_or_an_error_of_ours(octets: bytes | dict[str, Any]) -> None:
+    with contextlib.suppress(ProfileError, PlistError):
+        everything(read_profile(octets if isinstance(octets, bytes) else dump_xml(octets)))
+
+
+def test_nothing_of_a_password_stands_in_an_error() -> None:
+    with pytest.raises(ProfileError) as caught:
+        unpack_identity(profile(pkcs12(blob=PACKED[:-1])).payloads[0])
+    assert PASSWORD not in str(caught.value)
