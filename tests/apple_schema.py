@@ -32,7 +32,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def problems(value: Any, keys: Sequence[Mapping[str, Any]], where: str = "") -> list[str]:
-    """What is wrong with the dictionary ``value`` by these ``payloadkeys`` or ``responsekeys``; empty where nothing is."""
+    """What is wrong with the dictionary ``value`` by these ``payloadkeys`` or ``responsekeys``: nothing is empty."""
     if not isinstance(value, dict):
         return [f"{where or 'the message'} should be a dictionary"]
     known = {key["key"]: key for key in keys if _on_mac(key)}

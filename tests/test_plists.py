@@ -20,7 +20,7 @@ from agent.plists import MAX_BYTES, MAX_DEPTH, MAX_VALUES, PlistError, dump_bina
 HEAD = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 DOCTYPE = b'<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">\n'
 TRUE, ONE = b"\x09", b"\x10\x01"
-HOSTILE_SECONDS = 1.0  # of CPU time for 100 KB; what each case takes here is below a tenth of that
+HOSTILE_SECONDS = 1.0  # of CPU time for 100 KB; what each case takes here is below a fifth of that
 HOSTILE_BYTES = 64 * 1024 * 1024
 
 
