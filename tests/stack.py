@@ -28,15 +28,19 @@ SECONDS = 20.0  # after which something that should happen did not: far beyond w
 
 
 class Stack:
-    """A lab and its Macs. ``exchanges`` is every record that they left, ``warnings`` what a person would read."""
+    """A lab and its Macs.
+
+    ``exchanges`` is every record that they left, ``warnings`` what a person would read, ``reports`` the UDID and the
+    connection of each report.
+    """
 
     def __init__(self, devices: int, *, scep: bool = False, manners: Manners = USUAL_MANNERS) -> None:
         self.exchanges: list[Exchange] = []
         self.warnings: list[str] = []
         self.server = LabServer(reactor, Lab(), Authorities(), scep=scep)
         self.lab = self.server.lab
-        self.sessions: list[tuple[str, str]] = []
-        self.lab.on_session = lambda udid, peer: self.sessions.append((udid, peer))
+        self.reports: list[tuple[str, int]] = []
+        self.lab.on_report = lambda udid, connection: self.reports.append((udid, connection))
         self.keys = KeyPool(reactor, pool=1)
         self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.exchanges.append)
         self.around = Surroundings(

@@ -40,13 +40,16 @@ class Refused(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a Mac PUT: the body, its Content-Type, SHA-256 of the TLS certificate, the Mdm-Signature, whence it came."""
+    """What a Mac PUT: the body, its Content-Type, SHA-256 of the TLS certificate, the Mdm-Signature.
+
+    ``connection`` is a number that no other connection has.
+    """
 
     body: bytes
     content_type: str
     fingerprint: bytes | None
     signature: str | None
-    peer: str
+    connection: int
 
 
 @dataclass(slots=True)
@@ -80,15 +83,15 @@ class EnrolledMac:
 
 
 OnResult = Callable[[Mapping[str, Any]], None]
-OnSession = Callable[[str, str], None]
+OnReport = Callable[[str, int], None]
 
 
 class Lab:
-    """The state of one lab. ``on_session`` is called with UDID and peer address when a Mac reports Idle."""
+    """The state of one lab. ``on_report`` is called with UDID and connection whenever a Mac reports."""
 
     def __init__(self, declarations: Declarations | None = None) -> None:
         self.macs: dict[str, EnrolledMac] = {}
-        self.on_session: OnSession | None = None
+        self.on_report: OnReport | None = None
         self.declarations = declarations or Declarations()
         self._udids: dict[bytes, str] = {}
         self._waiting: dict[tuple[str, str], OnResult] = {}
@@ -147,11 +150,11 @@ class Lab:
         status = _text(message, "Status")
         if status not in _STATUSES:
             raise Refused(400, f"the Status {status[:80]!r} is none that a Mac reports")
+        if self.on_report is not None:
+            self.on_report(mac.udid, put.connection)
         if status == results.Status.IDLE.value:
             for command in mac.queue:
                 command.not_now = False
-            if self.on_session is not None:
-                self.on_session(mac.udid, put.peer)
         else:
             self._result(mac, status, message)
         return next((command.body for command in mac.queue if not command.not_now), b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -28,6 +29,7 @@ from agent.pki.identity import Identity
 
 HOST = "127.0.0.1"
 _log = Logger()
+_connections = count(1)
 
 
 class LabServer:
@@ -211,11 +213,13 @@ def _message(request: Any) -> Message:
     content_type = (request.getHeader(b"content-type") or b"").decode("latin-1")
     signature = request.getHeader(b"mdm-signature")
     certificate = request.channel.transport.getPeerCertificate()  # which TLS has verified against the lab's CAs
-    address = request.getClientAddress()
+    channel = request.channel
+    if not hasattr(channel, "lab_connection"):
+        channel.lab_connection = next(_connections)
     return Message(
         body=request.content.read(),
         content_type=content_type.partition(";")[0].strip().lower(),
         fingerprint=None if certificate is None else certificate.to_cryptography().fingerprint(hashes.SHA256()),
         signature=None if signature is None else signature.decode("latin-1"),
-        peer=f"{address.host}:{address.port}",
+        connection=channel.lab_connection,
     )

@@ -69,9 +69,9 @@ class MainJob:
         self._rate = rate
         self._retries = retries
         self._setups: dict[int, SetupAnswer] = {}
-        self._back: dict[str, Deferred[str]] = {}
-        self._peers: dict[str, str] = {}
-        self._lab.on_session = self._session_opened
+        self._back: dict[str, Deferred[None]] = {}
+        self._connections: dict[str, int] = {}
+        self._lab.on_report = self._reported
 
     async def run(self) -> None:
         """Every step, one after another."""
@@ -165,13 +165,16 @@ class MainJob:
             self._around.record("session", client.index, since, error)
             raise error from None
 
-    def _session_opened(self, udid: str, peer: str) -> None:
-        before = self._peers.get(udid)
-        self._peers[udid] = peer
+    def _reported(self, udid: str, connection: int) -> None:
+        """A Mac is back when it reports over another connection than before, after a boot.
+
+        What it reports first is Idle, or a result whose delivery the reset cut off.
+        """
+        before = self._connections.get(udid)
+        self._connections[udid] = connection
         back = self._back.get(udid)
-        client = self._fleet.of_udid(udid)
-        if back is not None and not back.called and before != peer and client.boots > 0:
-            back.callback(peer)
+        if back is not None and not back.called and before != connection and self._fleet.of_udid(udid).boots > 0:
+            back.callback(None)
 
     async def _command(self, client: MDMClient, command: Mapping[str, Any]) -> Mapping[str, Any]:
         """Queue a command, wake the Mac, and return its result. Raises ResultMissing, ResultWrong."""

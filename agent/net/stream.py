@@ -105,6 +105,7 @@ class TLSStream:
 
     __slots__ = (
         "_check",
+        "_heard",
         "_out",
         "_owner",
         "_reactor",
@@ -136,6 +137,7 @@ class TLSStream:
         self._timeouts = timeouts
         self._out = b""
         self._sent = 0  # how much of _out is sent
+        self._heard = False  # anything, so that the peer has taken our certificate
         self._writing = False
         self._timer: DelayedCall | None = None
         self.peer_name = ""
@@ -225,7 +227,10 @@ class TLSStream:
         elif self.state is State.HANDSHAKING:
             self._shake_hands()
         elif self.state is State.OPEN:
-            self._flush()
+            if self._peer_spoke():
+                self._receive()
+            if self.state is State.OPEN:
+                self._flush()
 
     # The steps.
 
@@ -274,26 +279,29 @@ class TLSStream:
         except SSL.ZeroReturnError:
             self._lose(ConnectionClosed("the peer closed the connection"))
         except SSL.Error as error:
-            self._lose(broken(error))
+            self._lose(broken(error, before_any_answer=not self._heard))
         else:
+            self._heard = True
             self._owner.received(octets)
 
     def _flush(self) -> None:
-        """Send what the peer takes, but no more than a turn's bytes.
+        """Send what the peer takes, no more than a turn's bytes, and nothing while it has something to say.
 
-        After an error of writing OpenSSL reads no more, so what the peer said before it closed (an alert, an early
-        answer) would be lost. The reactor reads before it writes: turn by turn it is heard in time.
+        After an error of writing OpenSSL reads no more, so that what the peer said before it closed (an alert, an
+        early answer) would be lost: it is read first.
         """
         rest = memoryview(self._out)
         end = min(len(rest), self._sent + _BYTES_A_TURN)
+        careful = not self._heard
         try:
-            while self._sent < end:
+            while self._sent < end and not (careful and self._peer_spoke()):
                 self._sent += self._tls.send(rest[self._sent :])
+                careful = True
         except (SSL.WantWriteError, SSL.WantReadError):
             self._want_write(True)
             return
         except SSL.Error as error:
-            self._lose(broken(error))
+            self._lose(broken(error, before_any_answer=not self._heard))
             return
         if self._sent < len(rest):
             self._want_write(True)
@@ -301,6 +309,14 @@ class TLSStream:
             self._out = b""
             self._sent = 0
             self._want_write(False)
+
+    def _peer_spoke(self) -> bool:
+        """Whether bytes, or the end of them, wait to be read."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return False  # nothing; or an error, which the next step hears of
+        return True
 
     def _lose(self, error: PeerError) -> None:
         self._release()

@@ -73,11 +73,14 @@ def handshake_error(error: SSL.Error) -> HandshakeFailed:
     return HandshakeFailed(f"the TLS handshake failed: {reason}")
 
 
-def broken(error: SSL.Error) -> HandshakeFailed | ConnectionBroken:
+def broken(error: SSL.Error, *, before_any_answer: bool = False) -> HandshakeFailed | ConnectionBroken:
     """What an error of an open connection means."""
     if isinstance(error, SSL.SysCallError):
         forget_errors()
-        return ConnectionBroken(f"the peer broke the connection{_system_reason(error)}")
+        text = f"the peer broke the connection{_system_reason(error)}"
+        if before_any_answer:
+            text += "; it said nothing before, as a server may that refuses our certificate"
+        return ConnectionBroken(text)
     reason = openssl_reason(error)
     if any(words in reason for words in _CERTIFICATE_ALERTS):
         # With TLS 1.3 a client hears only after its handshake that its certificate was refused.
