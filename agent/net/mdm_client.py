@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure as TwistedFailure
 
 from agent.device.commands import CommandSteps, carry_out
 from agent.device.declarations import synchronise
@@ -78,6 +79,7 @@ class MDMClient:
         "_errands",
         "_lives",
         "_origin",
+        "_performing",
         "_poll",
         "_redirects",
         "_sent",
@@ -96,6 +98,7 @@ class MDMClient:
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
         self._lives = 0
+        self._performing: Deferred[Any] | None = None
         self._boot: DelayedCall | None = None
         self._poll: DelayedCall | None = None
         self._session_since: Moment | None = None
@@ -132,6 +135,7 @@ class MDMClient:
         if self._boot is not None and self._boot.active():
             self._boot.cancel()
         self._lives += 1
+        self._stop_performing()
         self._errands.abandon()
         if self._connection is not None:
             self._connection.close()
@@ -269,8 +273,14 @@ class MDMClient:
         if isinstance(need, Done):
             self._finish(need.value)
             return
-        performed = Deferred.fromCoroutine(self._errands.perform(need))
-        performed.addCallback(self._stepped, steps, self._lives).addErrback(log_defect)
+        self._performing = Deferred.fromCoroutine(self._errands.perform(need))
+        self._performing.addCallback(self._stepped, steps, self._lives).addErrback(_stopped_or_defect)
+
+    def _stop_performing(self) -> None:
+        """The Mac stops in the middle of a command: what it relays breaks off."""
+        performing, self._performing = self._performing, None
+        if performing is not None:
+            performing.cancel()
 
     def _stepped(self, answer: Any, steps: CommandSteps, life: int) -> None:
         if life == self._lives:
@@ -333,6 +343,7 @@ class MDMClient:
         """The Mac is enrolled no more."""
         self._disarm_poll()
         self._lives += 1
+        self._stop_performing()
         self._work = None
         self._session_since = None
         connection, self._connection = self._connection, None
@@ -372,6 +383,7 @@ class MDMClient:
         if self._boot is not None and self._boot.active():
             self._boot.cancel()
         self._session_since = None
+        self._stop_performing()
         self._errands.abandon()
         if self._connection is not None:
             self._connection.abort()
@@ -399,3 +411,8 @@ class MDMClient:
         if self._poll is not None and self._poll.active():
             self._poll.cancel()
         self._poll = None
+
+
+def _stopped_or_defect(failure: TwistedFailure) -> None:
+    if failure.check(CancelledError) is None:
+        log_defect(failure)
