@@ -414,5 +414,5 @@ class MDMClient:
 
 
 def _stopped_or_defect(failure: TwistedFailure) -> None:
-    if failure.check(CancelledError) is None:
+    if not isinstance(failure.value, CancelledError):
         log_defect(failure)
