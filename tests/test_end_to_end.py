@@ -15,6 +15,7 @@ import pytest
 from command import COMMAND, SECONDS, lom_agent, python_with
 
 DEVICES, SEGMENTS = 12, 3
+CUT_OFF = 3  # the Macs of the segment that loses its power, without its Controller
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,10 @@ def test_every_mac_did_every_step(finished: tuple[subprocess.CompletedProcess[by
     counts = {name: operation["count"] for name, operation in operations.items()}
     assert counts["enroll"] == DEVICES
     assert counts["checkin"] == 3 * DEVICES  # Authenticate, TokenUpdate, SetBootstrapToken
-    assert counts["command"] == 2 * DEVICES + SEGMENTS  # InstallProfile and LOMSetupRequest, LOMDeviceRequest
-    assert counts["lom_setup"] == counts["lom_device"] == counts["lom_link"] == DEVICES
+    # InstallProfile, LOMSetupRequest; LOMDeviceRequest for Reset, PowerOFF, PowerON; ProfileList, which waited
+    assert counts["command"] == 2 * DEVICES + SEGMENTS + 2 + CUT_OFF
+    assert counts["lom_setup"] == DEVICES
+    assert counts["lom_device"] == counts["lom_link"] == DEVICES + 2 * CUT_OFF
     assert counts["session"] >= DEVICES  # at the least the one after the reset
 
 
@@ -110,7 +113,7 @@ Authorities.lom_device_identity = lom_device_identity
     assert "impostor.lom.test" in link["example"]
     assert "expected a certificate with CommonName mac-" in link["example"]
     assert document["operations"]["lom_device"]["errors"] == 1
-    assert document["operations"]["lom_device"]["count"] == 8
+    assert document["operations"]["lom_device"]["count"] == 8 + 2 * 3
     assert b"impostor.lom.test" in done.stdout
 
 
@@ -122,7 +125,7 @@ def test_scep_with_a_pool_of_keys_says_how_many_were_reused(tmp_path: Path) -> N
     assert b"Make RSA keys: 2/2 done, 0 failed" in done.stdout
     document = json.loads((tmp_path / "results.json").read_bytes())
     assert document["keys"] == {"pool": 2, "reused": 4}
-    assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 6, "errors": 0}
+    assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 10, "errors": 0}
 
 
 def test_a_fleet_that_is_busy_gets_through_in_the_end(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_a_fleet_that_is_busy_gets_through_in_the_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     statuses = [json.loads(line).get("status") for line in trace.read_text().splitlines()]
     assert statuses.count("NotNow") > 0
-    assert statuses.count("Acknowledged") == 2 * 6 + 2
+    assert statuses.count("Acknowledged") == 2 * 6 + 2 + 2 + 2
 
 
 def test_enrolments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:

@@ -279,6 +279,7 @@ def test_an_entity_that_only_the_fetched_dtd_could_declare_is_an_error() -> None
         binary_plist([b"\x61\xd8\x00"]),  # half of a pair
         binary_plist([b"\x61\xff\xff"]),  # no character
         binary_plist([b"\x52a"]),  # cut off
+        binary_plist([b"\x42a"]),  # … with octets behind it that are not its own
         binary_plist([long_marker(0x40, 2**31)]),
         binary_plist([b"\x5f\x51a"]),  # a size that is no integer
         binary_plist([b"\x5f\x14" + bytes(16)]),  # … that is one of 16 bytes

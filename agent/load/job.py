@@ -1,4 +1,4 @@
-"""The main job: enrol the fleet in the lab, set LOM up, reset every Mac through its Controller, see it come back.
+"""The main job: enrol the fleet in the lab, set LOM up, reset every Mac, cut the power of a segment, see all come back.
 
 The lab is the server: it queues the commands and judges what the Macs answer. Each step drives many Macs at once, and a
 Mac that fails a step is left out of the next ones; the others go on.
@@ -7,7 +7,8 @@ Mac that fails a step is left out of the next ones; the others go on.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,6 +22,7 @@ from agent.load.fleet import Fleet
 from agent.load.progress import Progress
 from agent.load.steps import Job
 from agent.lom.requests import PowerRequest
+from agent.mdm.session import State
 from agent.net.mdm_client import MDMClient
 from agent.net.surroundings import Moment, Surroundings
 
@@ -46,6 +48,22 @@ class NotBack(PeerError):
     """A Mac that was reset did not open a session again in time."""
 
     kind = "not_back"
+
+
+class StillOn(PeerError):
+    """A Mac that was switched off goes on talking."""
+
+    kind = "still_on"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A command's result that is waited for."""
+
+    udid: str
+    command_uuid: str
+    request_type: str
+    arrived: Deferred[Mapping[str, Any]]
 
 
 class MainJob:
@@ -80,6 +98,8 @@ class MainJob:
         await job.step("Install LOM profile", job.still_good(), self._install_lom)
         await job.step("LOMSetupRequest", job.still_good(), self._set_up)
         await self._reset_all()
+        await self._cut_power()
+        await job.settle()
 
     async def _enrol(self, client: MDMClient) -> None:
         await client.enroll_at(self._server.enrolment_url)
@@ -106,30 +126,68 @@ class MainJob:
         self._around.record("lom_setup", client.index, since)
 
     async def _reset_all(self) -> None:
-        targets = [client for client in self._job.still_good() if client.index in self._setups]
+        """Every Mac is reset through the Controller of its segment, which resets itself last."""
+        targets = self._set_up_macs(self._fleet)
         for client in targets:
             self._back[client.device.mac.udid] = Deferred()
-        segments = sorted({client.segment for client in targets})
-        controllers = [
-            self._fleet[self._fleet.population.segment(segment)[0]]
-            for segment in segments
-            if self._fleet.population.segment(segment)[0] in self._job.good
-        ]
+        controllers = [controller for controller in self._controllers() if self._of_segment(controller)]
         since = self._around.now()
-        await self._job.step("LOMDeviceRequest (Reset)", controllers, self._reset_segment)
+
+        async def reset(controller: MDMClient) -> None:
+            clients = sorted(self._of_segment(controller), key=lambda client: client is controller)
+            await self._request(controller, clients, PowerRequest.RESET)
+
+        await self._job.step("LOMDeviceRequest (Reset)", controllers, reset)
         back = [client for client in targets if client.index in self._job.good]
         await self._job.step("Back after reset", back, lambda client: self._wait_until_back(client, since))
 
-    async def _reset_segment(self, controller: MDMClient) -> None:
-        """One LOMDeviceRequest: every Device of the Controller's segment, itself last."""
-        clients = [client for client in self._fleet.of_segment(controller.segment) if client.index in self._setups]
-        clients.sort(key=lambda client: client is controller)
-        items = {f"{client.device.mac.serial_number}-reset": client for client in clients}
-        request = {
+    async def _cut_power(self) -> None:
+        """One segment loses its power, all but its Controller; a command waits for each Mac until it is back."""
+        controller = next((one for one in self._controllers() if len(self._of_segment(one)) > 1), None)
+        if controller is None:
+            return
+        clients = [client for client in self._of_segment(controller) if client is not controller]
+
+        async def switch(request: PowerRequest) -> None:
+            await self._request(controller, clients, request)
+
+        await self._job.step("LOMDeviceRequest (PowerOFF)", [controller], lambda _: switch(PowerRequest.OFF))
+        clients = [client for client in clients if client.index in self._job.good]
+        waiting: dict[int, Result] = {}
+        await self._job.step("Off, a command waits", clients, lambda client: self._leave_waiting(client, waiting))
+        clients = [client for client in clients if client.index in self._job.good]
+        await self._job.step("LOMDeviceRequest (PowerON)", [controller], lambda _: switch(PowerRequest.ON))
+        clients = [client for client in clients if client.index in self._job.good]
+        await self._job.step("Back after the power cut", clients, lambda client: self._arrival(waiting[client.index]))
+
+    async def _leave_waiting(self, client: MDMClient, waiting: dict[int, Result]) -> None:
+        """Queue a command for a Mac that is off, and push it: nothing may come of that."""
+        waiting[client.index] = self._queue(client, {"RequestType": "ProfileList"})
+        if client.device.running or client.device.session.state is not State.CLOSED:
+            error = StillOn("the Mac was switched off, but talks to its server")
+            self._around.record("session", client.index, self._around.now(), error)
+            raise error
+
+    def _controllers(self) -> list[MDMClient]:
+        """The Controller of each segment, where it is still good."""
+        population = self._fleet.population
+        indexes = [population.segment(segment)[0] for segment in range(population.segments)]
+        return [self._fleet[index] for index in indexes if index in self._job.good]
+
+    def _of_segment(self, controller: MDMClient) -> list[MDMClient]:
+        return self._set_up_macs(self._fleet.of_segment(controller.segment))
+
+    def _set_up_macs(self, clients: Iterable[MDMClient]) -> list[MDMClient]:
+        return [client for client in clients if client.index in self._job.good and client.index in self._setups]
+
+    async def _request(self, controller: MDMClient, clients: Sequence[MDMClient], request: PowerRequest) -> None:
+        """One LOMDeviceRequest for all these Macs, with exactly the lists that they answered."""
+        items = {f"{client.device.mac.serial_number}-{request.value}": client for client in clients}
+        body = {
             "RequestType": "LOMDeviceRequest",
             "RequestList": [
                 {
-                    "DeviceRequestType": PowerRequest.RESET.value,
+                    "DeviceRequestType": request.value,
                     "DeviceRequestUUID": request_uuid,
                     "DeviceDNSName": client.device.mac.dns_name,
                     "PrimaryIPv6AddressList": self._setups[client.index]["PrimaryIPv6AddressList"],
@@ -142,12 +200,12 @@ class MainJob:
         since = self._around.now()
         failures: dict[str, PeerError | None]
         try:
-            failures = item_failures(await self._command(controller, request), list(items))
+            failures = item_failures(await self._command(controller, body), list(items))
         except PeerError as error:
             failures = dict.fromkeys(items, error)
         for request_uuid, client in items.items():
             failure = failures[request_uuid]
-            facts = {"request": PowerRequest.RESET.value, "request_uuid": request_uuid}
+            facts = {"request": request.value, "request_uuid": request_uuid}
             self._around.record("lom_device", client.index, since, failure, facts)
             if failure is not None:
                 self._job.good.discard(client.index)
@@ -178,18 +236,24 @@ class MainJob:
 
     async def _command(self, client: MDMClient, command: Mapping[str, Any]) -> Mapping[str, Any]:
         """Queue a command, wake the Mac, and return its result. Raises ResultMissing, ResultWrong."""
+        return await self._arrival(self._queue(client, command))
+
+    def _queue(self, client: MDMClient, command: Mapping[str, Any]) -> Result:
         udid = client.device.mac.udid
         arrived: Deferred[Mapping[str, Any]] = Deferred()
         command_uuid = self._lab.enqueue(udid, command, arrived.callback)
         self._fleet.wake(udid)
+        return Result(udid, command_uuid, str(command["RequestType"]), arrived)
+
+    async def _arrival(self, result: Result) -> Mapping[str, Any]:
         try:
-            result = await arrived.addTimeout(COMMAND_SECONDS, self._around.reactor)  # type: ignore[arg-type]
+            report = await result.arrived.addTimeout(COMMAND_SECONDS, self._around.reactor)  # type: ignore[arg-type]
         except DeferredTimeout:
-            self._lab.forget(udid, command_uuid)
-            raise ResultMissing(f"no result of {command['RequestType']} within {COMMAND_SECONDS:g} s") from None
-        if result.get("Status") != "Acknowledged":
-            raise ResultWrong(f"{command['RequestType']} ended in {result.get('Status')}: {_reasons(result)}")
-        return result
+            self._lab.forget(result.udid, result.command_uuid)
+            raise ResultMissing(f"no result of {result.request_type} within {COMMAND_SECONDS:g} s") from None
+        if report.get("Status") != "Acknowledged":
+            raise ResultWrong(f"{result.request_type} ended in {report.get('Status')}: {_reasons(report)}")
+        return report
 
 
 def check_setup_answer(answer: SetupAnswer) -> None:

@@ -11,13 +11,12 @@ from collections.abc import Awaitable, Callable
 from agent.errors import PeerError
 from agent.load.fleet import Fleet
 from agent.load.progress import Progress
-from agent.load.steps import Job
+from agent.load.steps import LOOK_SECONDS, Job
 from agent.mdm.session import State
 from agent.net.mdm_client import MDMClient
 from agent.net.surroundings import Surroundings
 
 SESSION_SECONDS = 300.0  # how long the job waits for a Mac's session to end
-_LOOK_SECONDS = 0.05
 
 
 class SessionStuck(PeerError):
@@ -55,14 +54,15 @@ class ServerJob:
         await job.step("First session", job.still_good(), self._session)
         if self._stay > 0:
             await job.step("Stay", job.still_good(), self._stay_and_poll, at_once=max(1, len(job.fleet)))
+        await job.settle()
 
     async def _session(self, client: MDMClient) -> None:
         """One session from its begin to its end."""
         client.wake()
         waited = 0.0
         while client.device.session.state is not State.CLOSED:
-            await self._job.wait(_LOOK_SECONDS)
-            waited += _LOOK_SECONDS
+            await self._job.wait(LOOK_SECONDS)
+            waited += LOOK_SECONDS
             if waited >= SESSION_SECONDS:
                 raise SessionStuck(f"the session did not end within {SESSION_SECONDS:g} s")
 

@@ -10,12 +10,15 @@ from agent.errors import PeerError
 from agent.load.concurrently import for_each
 from agent.load.fleet import Fleet
 from agent.load.progress import Progress
+from agent.mdm.session import State
 from agent.net.mdm_client import MDMClient
 from agent.net.surroundings import Surroundings
 
 MACS_AT_ONCE = 64  # so that connections are made as fast as both ends can, and none waits in a queue for long
 RETRY_SECONDS = 1.0  # before the first retry of an enrolment; doubled before each further one
 RETRY_LONGEST_SECONDS = 60.0
+SETTLE_SECONDS = 5.0
+LOOK_SECONDS = 0.02
 
 Enrol = Callable[[MDMClient], Awaitable[None]]
 
@@ -37,7 +40,7 @@ class Job:
         self,
         name: str,
         clients: Iterable[MDMClient],
-        work: Callable[[MDMClient], Awaitable[None]],
+        work: Callable[[MDMClient], Awaitable[object]],
         *,
         at_once: int = MACS_AT_ONCE,
     ) -> None:
@@ -75,6 +78,14 @@ class Job:
 
         at_once = MACS_AT_ONCE if rate is None else max(1, len(self.fleet))
         await self.step("Enrol", self.fleet, one, at_once=at_once)
+
+    async def settle(self) -> None:
+        """Let the sessions that are open come to their end, so that each leaves its record; not for long."""
+        until = self.around.reactor.seconds() + SETTLE_SECONDS
+        while self.around.reactor.seconds() < until:
+            if all(client.device.session.state is State.CLOSED for client in self.fleet):
+                return
+            await self.wait(LOOK_SECONDS)
 
     async def wait(self, seconds: float) -> None:
         """Let time pass."""

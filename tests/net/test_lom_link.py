@@ -914,7 +914,7 @@ def test_links_under_way_break_and_their_items_fail(run_in_reactor: Run, raw_dev
 
 def test_closing_the_network_closes_what_peers_hold_open(run_in_reactor: Run, tmp_path: Path) -> None:
     async def run() -> bytes:
-        with Sockets(reactor, device()) as sockets:
+        with Sockets(reactor, device(), limits=replace(QUICK, request_seconds=10 * PEER_SECONDS)) as sockets:
             waiting = threading.Event()
 
             def work() -> bytes:
@@ -943,3 +943,17 @@ def test_an_observer_may_close_the_network_at_the_first_failure(run_in_reactor: 
     assert [outcome.uuid for outcome in outcomes] == ["a", "b", "c"]
     assert not any(outcome.success for outcome in outcomes)
     assert not party.asked
+
+
+def test_an_item_that_was_answered_stays_so_where_its_observer_closes_the_network(run_in_reactor: Run) -> None:
+    party = device()
+
+    async def run() -> list[Outcome]:
+        with Sockets(reactor, party, limits=replace(QUICK, relays_at_once=1)) as sockets:
+            sockets.network.observer = lambda _: sockets.network.close()
+            return await sockets.relay(controller(), item(uuid="a"), item(uuid="b"))
+
+    done, not_begun = run_in_reactor(run())
+    assert done == Outcome("a")
+    assert "the LOM network was closed" in not_begun.error
+    assert [asked.uuid for asked, _ in party.asked] == ["a"]
