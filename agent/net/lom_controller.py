@@ -137,7 +137,7 @@ class _ControllerEnd:
 
     def abandon(self, error: PeerError) -> None:
         """Break the link as a power cut does, and try no other address."""
-        if self._over or self._relay.decided:
+        if self._relay.decided:
             return  # the observer closes the network because of what this very item came to
         record = self._record(error)
         self._relay.sent_and_failed(self._address, error)

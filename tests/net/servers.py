@@ -192,6 +192,7 @@ class TLSServer:
                 sock, _ = self.listener.accept()
             except OSError:
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open.append(sock)
             self._run(partial(self._serve, Talk(self, sock, self.connections)))
             self.connections += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import os
 import subprocess
 import sys
@@ -43,7 +45,8 @@ MAC = ROOT.issue("mac-1.lom.example.com", LOM_USAGE, names=["mac-1.lom.example.c
 OTHER = ROOT.issue("other", CLIENT_USAGE)
 PACKED = dump_pkcs12(Identity(MAC.certificate, MAC.key, (ROOT.certificate,)), PASSWORD, "mac")
 SAFE_CONTENTS_BAG = core.ObjectIdentifier("1.2.840.113549.1.12.10.1.6").dump()  # RFC 7292, 4.2.6
-BOMB_SECONDS = 0.5  # of CPU time; one derivation of a million rounds alone takes longer in most files
+COSTLY_ROUNDS = 10_000_000  # a second or more, if anyone did them
+BOMB_SECONDS = 0.5  # of CPU time
 
 
 def same(found: Identity, expected: Identity) -> bool:
@@ -235,7 +238,7 @@ def set_rounds(algorithm: algos.EncryptionAlgorithm, rounds: int) -> None:
 
 
 def costly_mac(pfx: pkcs12.Pfx, _parts: list[cms.ContentInfo]) -> None:
-    pfx["mac_data"]["iterations"] = 2**31 - 1
+    pfx["mac_data"]["iterations"] = COSTLY_ROUNDS
 
 
 def costly_certificates(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
@@ -245,7 +248,7 @@ def costly_certificates(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
 
 def costly_key(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
     bags = key_bags(parts)
-    set_rounds(bags[0]["bag_value"]["encryption_algorithm"], 2**31 - 1)
+    set_rounds(bags[0]["bag_value"]["encryption_algorithm"], COSTLY_ROUNDS)
     parts[:] = [certificates_part(parts), with_key_bags(bags)]
 
 
@@ -298,9 +301,9 @@ def encrypted_part(bags: pkcs12.SafeContents) -> cms.ContentInfo:
 
 
 def hidden_costly_key(parts: list[cms.ContentInfo]) -> cms.ContentInfo:
-    """A key within an encrypted part, where its 2 ** 31 rounds cannot be seen."""
+    """A key within an encrypted part, where its rounds cannot be seen."""
     bags = key_bags(parts)
-    set_rounds(bags[0]["bag_value"]["encryption_algorithm"], 2**31 - 1)
+    set_rounds(bags[0]["bag_value"]["encryption_algorithm"], COSTLY_ROUNDS)
     return encrypted_part(bags)
 
 
@@ -316,6 +319,22 @@ def test_rounds_that_are_hidden_are_not_done_either() -> None:
         load_pkcs12(edited(hide_the_only_key, keep_mac=False), PASSWORD)
     assert same(load_pkcs12(edited(hide_another_key, keep_mac=False), PASSWORD), MAC)
     assert time.process_time() - began < BOMB_SECONDS
+
+
+def test_a_mac_by_a_password_of_no_octets_at_all_is_read_too() -> None:
+    """RFC 7292, B.1 gives even the empty password a final NUL; files made by a call without any password lack it."""
+
+    def by_nothing(pfx: pkcs12.Pfx, _parts: list[cms.ContentInfo]) -> None:
+        key = hashlib.sha256(b"\x03" * 64 + b"saltsalt" * 8).digest()  # B.2 with one round
+        digest = hmac.digest(key, pfx["auth_safe"]["content"].native, "sha256")
+        mac = {"digest_algorithm": {"algorithm": "sha256"}, "digest": digest}
+        pfx["mac_data"] = {"mac": mac, "mac_salt": b"saltsalt", "iterations": 1}
+
+    blob = edited(by_nothing, _packed(MAC.key, [MAC.certificate]))
+    assert same(load_pkcs12(blob, None), MAC)
+    assert same(load_pkcs12(blob, ""), MAC)
+    with pytest.raises(WrongPasswordError):
+        load_pkcs12(blob, PASSWORD)
 
 
 def test_what_was_changed_after_it_was_made_does_not_open() -> None:

@@ -1,0 +1,42 @@
+"""The command ``lom-agent``: reads the operator's words, picks the reactor, turns what happened into an exit status.
+
+Exit status: 0 all good; 1 an operation failed; 2 wrong usage or input; 130 stopped by Ctrl-C (143 by SIGTERM).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from agent import __version__
+from agent.cli.answer import answer
+from agent.cli.fleet import fleet
+from agent.cli.lab import lab
+from agent.cli.run import run
+from agent.errors import OperatorError, PeerError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="lom-agent")
+def cli() -> None:
+    """Simulate fleets of Macs with lights-out management (LOM) towards an Apple MDM server.
+
+    Start with "lom-agent run": 100 Macs enrol in an embedded MDM server, are set up for LOM, and are reset through
+    their LOM Controllers.
+
+    Exit status: 0 all good, 1 an operation failed, 2 wrong usage or input, 130 stopped by Ctrl-C.
+    """
+
+
+for command in (run, fleet, answer, lab):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; every error of ours is one line on standard error."""
+    try:
+        cli()
+    except (OperatorError, PeerError) as error:
+        click.echo(f"lom-agent: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,45 @@
+"""``lom-agent answer``: what one Mac would answer to a command, without a server."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO
+
+import click
+
+from agent.cli.options import seed_option, segment_size_option
+from agent.device.answering import answer_command
+from agent.fleet.population import Population
+from agent.lom.requests import Dialect
+
+_MAX_COMMAND_BYTES = 8 * 1024 * 1024
+
+
+@click.command()
+@click.argument("command", type=click.File("rb"), metavar="COMMAND.plist")
+@click.option(
+    "--device",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="INDEX",
+    help="Which Mac of the fleet answers.",
+)
+@segment_size_option
+@seed_option
+@click.option(
+    "--dialect",
+    type=click.Choice([dialect.value for dialect in Dialect]),
+    default=Dialect.SCHEMA.value,
+    show_default=True,
+    help="Answer LOM commands with the keys of Apple's schema, or of the example on Apple's page.",
+)
+def answer(command: IO[bytes], device: int, segment_size: int, seed: str, dialect: str) -> None:
+    """Print what one Mac would answer to a command, as the XML plist that it would PUT.
+
+    The Mac is enrolled with every access right, and is a LOM Device and a LOM Controller; the other Macs of its segment
+    are there too. COMMAND.plist is the plist a server would send ("-" reads standard input).
+    """
+    octets = command.read(_MAX_COMMAND_BYTES + 1)
+    population = Population(seed, device + segment_size, segment_size)
+    sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect)))

@@ -1,0 +1,62 @@
+"""``lom-agent fleet``: look at the Macs of a seed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from agent.cli.options import seed_option, segment_size_option
+from agent.fleet.population import Population
+
+
+@click.group()
+def fleet() -> None:
+    """Look at the Macs of a seed."""
+
+
+@fleet.command("show")
+@click.option(
+    "--devices", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="How many Macs to show."
+)
+@segment_size_option
+@seed_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
+def fleet_show(devices: int, segment_size: int, seed: str, as_json: bool) -> None:
+    """Show the Macs that a seed makes."""
+    population = Population(seed, devices, segment_size)
+    if as_json:
+        _write_json_array(mac.as_json() for mac in population)
+        return
+    _show_table(population)
+
+
+def _write_json_array(items: Any) -> None:
+    """Write a JSON array item by item, so that a fleet of a million needs no memory."""
+    separator = "[\n"
+    for item in items:
+        click.echo(separator + json.dumps(item), nl=False)
+        separator = ",\n"
+    click.echo("\n]")
+
+
+def _show_table(population: Population) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("Index", "Segment", "Serial number", "Model", "macOS", "LOM name", "Primary IPv6", "Roles"):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("Index", "Segment") else "left")
+    for mac in population:
+        table.add_row(
+            str(mac.index),
+            str(mac.segment),
+            mac.serial_number,
+            f"{mac.model_name} ({mac.model})",
+            mac.os_version,
+            mac.dns_name,
+            " ".join(mac.primary_ipv6),
+            " ".join(mac.roles),
+        )
+    console = Console()
+    Console(width=console.width if console.is_terminal else 160).print(table)

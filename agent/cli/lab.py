@@ -1,0 +1,85 @@
+"""``lom-agent lab``: the embedded MDM server alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.defer import Deferred
+
+from agent.cli.options import make_folder
+from agent.cli.reactor import run_until_done, the_reactor
+from agent.lab.authorities import Authorities
+from agent.lab.core import Lab
+from agent.lab.server import LabServer
+from agent.report.files import write_secret
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="The HTTPS port; 0: any free one."
+)
+@click.option(
+    "--identity",
+    type=click.Choice(["pkcs12", "scep"]),
+    default="pkcs12",
+    show_default=True,
+    help="How the enrolment profile gives a Mac its identity.",
+)
+@click.option(
+    "--scep-port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="The SCEP port; 0: any free one."
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Write ca.pem, enrolment.mobileconfig and the API's token into this folder.",
+)
+def lab(port: int, identity: str, scep_port: int, out: str | None) -> None:
+    """Run the embedded MDM server alone, in the foreground, until Ctrl-C.
+
+    It listens on loopback. Its API queues commands and reads their results; docs/lab-api.md describes it.
+    """
+    reactor = the_reactor()
+    server = LabServer(reactor, Lab(), Authorities(), scep=identity == "scep")
+    server.listen(port, scep_port)
+    _print_lab(server, out)
+    stopped: Deferred[None] = Deferred()
+
+    async def stay() -> None:
+        await stopped
+        await server.close()
+
+    def interrupt() -> None:
+        if not stopped.called:
+            stopped.callback(None)
+
+    signal_number = run_until_done(reactor, stay(), interrupt, lambda: None)
+    if signal_number is not None:
+        sys.exit(128 + signal_number)
+
+
+def _print_lab(server: LabServer, out: str | None) -> None:
+    pem = server.authorities.anchor.public_bytes(Encoding.PEM).decode("ascii")
+    click.echo(f"MDM server:        {server.url}")
+    click.echo(f"Enrolment profile: {server.enrolment_url}")
+    if server.scep_url:
+        click.echo(f"SCEP:              {server.scep_url}")
+    click.echo(f"API:               {server.url}/api/v1/macs")
+    if out is None:
+        click.echo(f"API token:         {server.token}")
+        click.echo(f"CA certificate:\n{pem}", nl=False)
+    else:
+        folder = Path(out)
+        make_folder(out)
+        ca, token, profile = folder / "ca.pem", folder / "token", folder / "enrolment.mobileconfig"
+        ca.write_text(pem, encoding="ascii")
+        write_secret(token, server.token.encode("ascii") + b"\n")
+        write_secret(profile, server.enrolment_profile())
+        click.echo(f"API token:         {token}")
+        click.echo(f"CA certificate:    {ca}")
+        click.echo(f"One profile:       {profile}")
+        click.echo(f"Try: lom-agent run --devices 1 --enroll {server.enrolment_url} --ca {ca}")
+    click.echo("Ctrl-C ends it.")
