@@ -28,18 +28,19 @@ def run_in_reactor() -> Iterator[RunInReactor]:
 
     The test fails where an error was logged, or where the coroutine leaves a timer or a socket behind.
     """
-    errors: list[Failure] = []
+    errors: list[str] = []
 
     def observe(event: dict[str, Any]) -> None:
-        if event.get("log_failure") is not None and event["log_level"] >= LogLevel.error:
-            errors.append(event["log_failure"])
+        if event["log_level"] >= LogLevel.error:
+            failure = event.get("log_failure") or event.get("failure")  # the reactor's own come as the second
+            errors.append(failure.getTraceback() if failure is not None else str(event))
 
     globalLogPublisher.addObserver(observe)
     try:
         yield _run
     finally:
         globalLogPublisher.removeObserver(observe)
-    assert not errors, f"logged: {[error.getTraceback() for error in errors]}"
+    assert not errors, "logged: " + "\n".join(errors)
 
 
 def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -46,7 +46,7 @@ class Stack:
         self.around = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
-            contexts=TLSContexts(),
+            contexts=TLSContexts(short_keys=True),
             network=self.network,
             keys=self.keys,
             observer=self.exchanges.append,

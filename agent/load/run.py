@@ -82,7 +82,7 @@ class Run:
         surroundings = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
-            contexts=TLSContexts(system_anchors=server is None),
+            contexts=TLSContexts(system_anchors=server is None, short_keys=True),
             network=network,
             keys=keys,
             observer=plan.observer,

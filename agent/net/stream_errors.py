@@ -23,6 +23,7 @@ _CERTIFICATE_ALERTS = (
     "alert decrypt error",
     "alert handshake failure",
     "alert certificate required",
+    "alert internal error",  # what a pyOpenSSL peer sends whose own judge refused the certificate
 )
 
 

@@ -24,10 +24,15 @@ _DRAIN = SSL.Context(SSL.TLS_METHOD)  # of no connection
 
 
 class TLSContexts:
-    """The contexts of one process, made when first needed. ``system_anchors`` adds the system's trust store."""
+    """The contexts of one process, made when first needed.
 
-    def __init__(self, *, system_anchors: bool = False) -> None:
+    ``system_anchors`` adds the system's trust store. ``short_keys`` allows RSA keys of 1024 bits, Apple's default for
+    SCEP, which OpenSSL refuses by itself.
+    """
+
+    def __init__(self, *, system_anchors: bool = False, short_keys: bool = False) -> None:
         self._system_anchors = system_anchors
+        self._short_keys = short_keys
         self._clients: dict[tuple[bytes, ...], SSL.Context] = {}
 
     def client(
@@ -70,6 +75,8 @@ class TLSContexts:
             context = self._clients[key] = make_context(anchors, chain)
             if self._system_anchors:
                 context.set_default_verify_paths()
+            if self._short_keys:
+                context.set_cipher_list(b"DEFAULT:@SECLEVEL=1")
         return context
 
 
@@ -88,7 +95,7 @@ def server_name_of(host: str) -> bytes:
 def make_context(anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate] = ()) -> SSL.Context:
     """A context of TLS 1.2 and newer that trusts exactly ``anchors`` and sends ``chain`` after its certificate.
 
-    Raises IdentityError where OpenSSL refuses the chain.
+    Raises IdentityError where OpenSSL refuses the chain or an anchor.
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
@@ -99,8 +106,11 @@ def make_context(anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certi
     store = context.get_cert_store()
     if store is None:
         raise AssertionError("a new context has a certificate store")
-    for anchor in anchors:
-        store.add_cert(crypto.X509.from_cryptography(anchor))
+    try:
+        for anchor in anchors:
+            store.add_cert(crypto.X509.from_cryptography(anchor))
+    except crypto.Error as error:
+        raise IdentityError(f"a CA certificate cannot be used for TLS: {error}") from error
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     try:
         for certificate in chain:
