@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
 from agent.device.commands import CommandSteps, carry_out
@@ -33,7 +34,7 @@ from agent.lom.power import PowerEvent, RequestRefused
 from agent.lom.requests import PowerRequest
 from agent.mdm import results
 from agent.mdm.commands import Command
-from agent.mdm.results import Result, Status
+from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, Status, failed
 from agent.mdm.session import Event, Execute, Over, Send
 from agent.net.errands import Errands, log_defect, message_headers
 from agent.net.exchange import MAX_REDIRECTS, RedirectRefused, redirected, retry_after
@@ -43,6 +44,8 @@ from agent.net.reactor import DelayedCall
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.profile import Profile
+
+_log = Logger()
 
 FetchProfile = Callable[[], Awaitable[bytes]]
 
@@ -296,7 +299,13 @@ class MDMClient:
         if result.status not in (Status.ACKNOWLEDGED, Status.NOT_NOW):
             reason = "; ".join(error.description for error in result.errors) or "no reason given"
             work.failure = CommandFailed(f"{work.command.request_type}: {result.status.value}: {reason}")
-        self._put(self.device.session.finish(work.command.uuid, result))
+        try:
+            send = self.device.session.finish(work.command.uuid, result)
+        except MisuseError:  # a value that no plist can hold: say so, rather than leave the server waiting
+            _log.failure("a result cannot be written")
+            unwritable = failed(ChainedError(Domain.MDM, MALFORMED_REQUEST, "the result cannot be written"))
+            send = self.device.session.finish(work.command.uuid, unwritable)
+        self._put(send)
 
     def _taken(self, event: Event) -> bool:
         """The server took what was sent last. True where what follows from that leaves nothing of ``event`` to do."""

@@ -137,4 +137,7 @@ def _common(content: Mapping[str, Any], what: str) -> Payload:
         if not isinstance(value, str) or not value:
             raise malformed(f"{key} of {what} should be a string, but is {plists.type_name(value)}")
         values.append(value)
+    version = content.get("PayloadVersion", 1)
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise malformed(f"PayloadVersion of {what} should be an integer, but is {plists.type_name(version)}")
     return Payload(values[0], values[1], values[2], content)

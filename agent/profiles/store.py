@@ -6,7 +6,7 @@ answers need; the PKCS12 and its password are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,11 @@ from agent.profiles.errors import ProfileError, malformed
 from agent.profiles.lom import LOM, lom_configuration_of
 from agent.profiles.profile import Profile
 
-_LISTED = (
+_LISTED_TEXTS = (
     "PayloadDisplayName",
     "PayloadOrganization",
     "PayloadDescription",
-    "PayloadVersion",
+    "PayloadType",
     "PayloadUUID",
     "PayloadIdentifier",
 )
@@ -103,14 +103,17 @@ class ProfileStore:
 def _listed(profile: Profile) -> dict[str, Any]:
     """Source: apple-schema commands/profile.list.yaml, responsekeys."""
     listed: dict[str, Any] = {
-        **{key: profile.content[key] for key in _LISTED if key in profile.content},
+        **_common_keys(profile.content),
         "HasRemovalPasscode": False,
         "IsEncrypted": False,
-        "PayloadContent": [
-            {key: payload.content[key] for key in (*_LISTED, "PayloadType") if key in payload.content}
-            for payload in profile.payloads
-        ],
+        "PayloadContent": [_common_keys(payload.content) for payload in profile.payloads],
     }
+    del listed["PayloadType"]
     if profile.signers:
         listed["SignerCertificates"] = [signer.public_bytes(Encoding.DER) for signer in profile.signers]
     return listed
+
+
+def _common_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {key: content[key] for key in _LISTED_TEXTS if isinstance(content.get(key), str)}
+    return {**texts, "PayloadVersion": content.get("PayloadVersion", 1)}
