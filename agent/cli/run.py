@@ -22,7 +22,7 @@ from agent.load.run import Run, RunPlan, read_anchors
 from agent.load.trace import TraceFile, several
 from agent.mdm.session import DEFAULT_TIMING, NOT_NOW_RETRY_SECONDS
 from agent.net.keys import parse_keys
-from agent.report.results import RunInfo, resources_used, results, write_results
+from agent.report.results import ResourceMeter, RunInfo, results, write_results
 from agent.report.terminal import make_progress, print_summary
 
 
@@ -150,7 +150,7 @@ def run(devices: int, segment_size: int, seed: str, **options: Any) -> None:
             options["not_now"], options["not_now_for"], replace(DEFAULT_TIMING, not_now=options["not_now_retry"])
         ),
     )
-    started, began = datetime.now(UTC), time.monotonic()
+    started, began, meter = datetime.now(UTC), time.monotonic(), ResourceMeter()
     try:
         reactor = the_reactor()
         job = Run(reactor, plan)
@@ -160,7 +160,7 @@ def run(devices: int, segment_size: int, seed: str, **options: Any) -> None:
         if trace_file is not None:
             trace_file.close()
     info = RunInfo(__version__, seed, devices, started, time.monotonic() - began)
-    resources = resources_used()
+    resources = meter.read()
     print_summary(console, metrics, info, resources)
     document = results(metrics, info, resources)
     if key_pool is not None:

@@ -52,13 +52,34 @@ class Resources:
     max_rss_kib: int
 
 
-def resources_used() -> Resources:
-    """What this program and those of its children that have ended have used so far."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return Resources(
-        cpu_s=sum(usage.ru_utime + usage.ru_stime for usage in usages),
-        max_rss_kib=max(resident_kib(usage.ru_maxrss, sys.platform) for usage in usages),
-    )
+class ResourceMeter:
+    """What this program and those of its children that ended have used since the meter was made.
+
+    A process may have had children before it became this program: a shell that ran others first, and then this one.
+    """
+
+    def __init__(self) -> None:
+        self._before = _usages()
+
+    def read(self) -> Resources:
+        """What was used until now. The peak of the children counts only where it rose since."""
+        own, children = _usages()
+        own_before, children_before = self._before
+        peaks = [own.ru_maxrss]
+        if children.ru_maxrss > children_before.ru_maxrss:
+            peaks.append(children.ru_maxrss)
+        return Resources(
+            cpu_s=_cpu(own) + _cpu(children) - _cpu(own_before) - _cpu(children_before),
+            max_rss_kib=resident_kib(max(peaks), sys.platform),
+        )
+
+
+def _usages() -> tuple[resource.struct_rusage, resource.struct_rusage]:
+    return resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+
+
+def _cpu(usage: resource.struct_rusage) -> float:
+    return usage.ru_utime + usage.ru_stime
 
 
 def resident_kib(ru_maxrss: int, platform: str) -> int:

@@ -1,6 +1,8 @@
 """What a program that reads results.json can rely on."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from agent.errors import MisuseError, OperatorError
 from agent.load.metrics import Metrics
 from agent.net.records import Exchange, Failure
-from agent.report.results import Resources, RunInfo, resident_kib, resources_used, results, write_results
+from agent.report.results import ResourceMeter, Resources, RunInfo, resident_kib, results, write_results
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 RUN = RunInfo(version="1.2.3", seed="orchard", devices=50, started=START, duration_s=12.34567)
@@ -65,12 +67,25 @@ def test_a_start_without_a_time_zone_is_misuse():
 
 
 def test_resources_are_those_of_a_running_program():
-    before = resources_used()
+    meter = ResourceMeter()
     assert sum(number * number for number in range(300_000))
-    after = resources_used()
+    before = meter.read()
+    assert sum(number * number for number in range(300_000))
+    after = meter.read()
 
     assert after.cpu_s > before.cpu_s > 0
     assert 1024 < after.max_rss_kib < 64 * 1024 * 1024
+
+
+def test_what_children_used_before_does_not_count():
+    burn = "sum(number * number for number in range(3_000_000))"
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    meter = ResourceMeter()
+    none = meter.read()
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    one = meter.read()
+
+    assert none.cpu_s < one.cpu_s / 2
 
 
 def test_resident_memory_is_bytes_on_macos_and_kib_elsewhere():

@@ -1,0 +1,130 @@
+"""LOM identities from a seed: two processes that know the same text have identities that trust each other.
+
+Keys, serial numbers and certificates follow from (seed, purpose, index), byte for byte, so that nothing has to be
+copied from one to the other. That is the whole use of them, and their limit: whoever knows the seed has every key.
+There are two CAs, as in a fleet: one for the Devices, by which Controllers judge, one for the Controllers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from agent.pki.authority import LOM_USAGE
+from agent.pki.identity import Identity
+
+NOT_BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
+NOT_AFTER = datetime(2050, 1, 1, tzinfo=UTC)
+
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256 (SEC 2, 2.4.2)
+_SERIAL_BYTES = 16  # RFC 5280, 4.1.2.2: at most 20, and positive
+_DEVICES, _CONTROLLERS = "Device", "Controller"
+
+
+class SeededIdentities:
+    """The CAs of one seed, and the identities that they issue. ``seed`` is any text."""
+
+    def __init__(self, seed: str) -> None:
+        # surrogatepass: a seed from a command line that is not UTF-8 holds lone surrogates
+        self._key = hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), person=b"lom-agent by han").digest()
+        self._authorities = {role: self._authority(role) for role in (_DEVICES, _CONTROLLERS)}
+
+    @property
+    def device_ca(self) -> x509.Certificate:
+        """The CA of the Devices: Controllers judge by it."""
+        return self._authorities[_DEVICES].certificate
+
+    @property
+    def controller_ca(self) -> x509.Certificate:
+        """The CA of the Controllers: Devices judge by it."""
+        return self._authorities[_CONTROLLERS].certificate
+
+    def device(self, index: int, dns_name: str) -> Identity:
+        """What Mac ``index`` of this name is known by as a LOM Device."""
+        return self._issue(_DEVICES, index, dns_name)
+
+    def controller(self, index: int, dns_name: str) -> Identity:
+        """What Mac ``index`` of this name is known by as a LOM Controller."""
+        return self._issue(_CONTROLLERS, index, dns_name)
+
+    def _authority(self, role: str) -> Identity:
+        key = self._private_key(f"{role} CA key", 0)
+        # Another seed has another name, so that an error tells which seed a stranger is of.
+        name = _name(f"LOM {role} CA of seed {self._key[:4].hex()}")
+        builder = self._builder(name, name, key, f"{role} CA serial")
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_CA_KEY_USAGE, critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        return Identity(_signed(builder, key), key)
+
+    def _issue(self, role: str, index: int, dns_name: str) -> Identity:
+        authority = self._authorities[role]
+        key = self._private_key(f"{role} key", index)
+        builder = self._builder(_name(dns_name), authority.certificate.subject, key, f"{role} serial", index)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(LOM_USAGE.key_usage(), critical=True)
+        extended = LOM_USAGE.extended_key_usage()
+        if extended is not None:
+            builder = builder.add_extension(extended, critical=False)
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(dns_name)]), critical=False)
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
+        )
+        return Identity(_signed(builder, authority.key), key)
+
+    def _builder(
+        self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, serial: str, index: int = 0
+    ) -> x509.CertificateBuilder:
+        # The name is hashed too: one issuer may not give one serial number to two certificates (RFC 5280, 4.1.2.2).
+        number = int.from_bytes(self._digest(serial, index, subject.public_bytes())[:_SERIAL_BYTES], "big")
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(number | 1)
+            .not_valid_before(NOT_BEFORE)
+            .not_valid_after(NOT_AFTER)
+        )
+
+    def _private_key(self, purpose: str, index: int) -> ec.EllipticCurvePrivateKey:
+        """A P-256 key, uniform but for 2 ** -256: far more bits than the order has, reduced into 1 … n - 1.
+
+        Source: FIPS 186-5, A.2.1 (key pair generation using extra random bits).
+        """
+        number = int.from_bytes(self._digest(purpose, index), "big") % (_ORDER - 1) + 1
+        return ec.derive_private_key(number, ec.SECP256R1())
+
+    def _digest(self, purpose: str, index: int, more: bytes = b"") -> bytes:
+        """64 bytes for each purpose (one for each use) and index."""
+        text = f"{purpose} {index}".encode("ascii") + b"\0" + more
+        return hashlib.blake2b(text, key=self._key).digest()
+
+
+_CA_KEY_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _signed(builder: x509.CertificateBuilder, key: object) -> x509.Certificate:
+    """Signed by RFC 6979, without chance: the same bytes each time."""
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"an elliptic curve key signs here, not {type(key).__name__}")
+    return builder.sign(key, hashes.SHA256(), ecdsa_deterministic=True)
