@@ -140,6 +140,20 @@ def test_a_fleet_that_is_busy_gets_through_in_the_end(tmp_path: Path) -> None:
     assert statuses.count("Acknowledged") == 2 * 6 + 2 + 2 + 2
 
 
+def test_a_fleet_that_is_busy_for_a_while_gets_through_after_it(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    done = lom_agent(
+        "run", "--devices", "2", "--segment-size", "2", "--not-now-for", "1.5", "--not-now-retry", "0.3",
+        "--trace", str(trace),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    commands = [json.loads(line) for line in trace.read_text().splitlines() if '"operation":"command"' in line]
+    statuses = [command["status"] for command in commands]
+    assert statuses[0] == "NotNow"
+    assert statuses[-1] == "Acknowledged"
+    assert statuses == sorted(statuses, reverse=True)  # NotNow first, and then no more
+
+
 def test_enrolments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent("run", "--devices", "8", "--rate", "20", "--trace", str(trace), "--quiet")

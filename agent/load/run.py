@@ -20,10 +20,9 @@ from agent.load.job import MainJob
 from agent.load.limits import allow_open_files
 from agent.load.progress import Progress
 from agent.load.server_job import ServerJob
-from agent.lom.network import AddressBook
 from agent.net.http1 import split_url
 from agent.net.keys import KeyPool
-from agent.net.lom_link import LoopbackNetwork
+from agent.net.lom_networks import LOOPBACK, make_network
 from agent.net.mdm_client import MDMClient
 from agent.net.records import Observer
 from agent.net.resolver import Resolver
@@ -41,7 +40,7 @@ class RunPlan:
     ``enroll`` is the file or URL of a server's enrolment profile; None is the embedded lab, whose profile then has a
     SCEP payload where ``scep`` says so. ``anchors`` and ``insecure`` are about the server's certificate. ``key_pool``
     is how many RSA keys the fleet shares, None for a key of its own for each Mac. ``rate`` is in enrolments a second,
-    ``stay`` and ``poll`` are in seconds.
+    ``stay`` and ``poll`` are in seconds. ``lom_network`` is what ``agent.net.lom_networks.parse_network`` takes.
     """
 
     population: Population
@@ -57,6 +56,7 @@ class RunPlan:
     stay: float = 0.0
     poll: float = 60.0
     manners: Manners = field(default=USUAL_MANNERS)
+    lom_network: str = LOOPBACK
 
 
 class Run:
@@ -77,8 +77,7 @@ class Run:
         enrol = None if plan.enroll is None else enrol_from(plan.enroll)
         server = None if enrol is not None else LabServer(reactor, Lab(), Authorities(), scep=plan.scep)
         keys = KeyPool(reactor, plan.key_pool, self._key_made)
-        # The LOM link trusts the CAs of the LOM payload and nobody else, so it has contexts of its own.
-        network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), plan.observer)
+        network = make_network(plan.lom_network, reactor, plan.observer)
         surroundings = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),

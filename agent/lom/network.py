@@ -70,6 +70,12 @@ class AddressBook:
         for address in endpoint.lom_addresses:
             self._endpoints[endpoint.segment, address] = endpoint
 
+    def remove(self, endpoint: Endpoint) -> None:
+        """Take a Mac off the network; an address that is another's by now stays his."""
+        for address in endpoint.lom_addresses:
+            if self._endpoints.get((endpoint.segment, address)) is endpoint:
+                del self._endpoints[endpoint.segment, address]
+
     def find(self, segment: int, address: str) -> Endpoint:
         """The Device that listens at ``address`` in ``segment``. Raises Unreachable."""
         endpoint = self._endpoints.get((segment, address))
@@ -117,20 +123,25 @@ class MemoryNetwork:
         """Carry one item from ``controller`` to its Device and return what came of it."""
         relay = Relay(item)
         while (address := relay.next_address()) is not None:
-            try:
-                ours = controller_side(controller)
-                device = self._book.find(controller.segment, address)
-                theirs = device_side(device)
-                _judge(theirs.identity, ours.anchors, device_judge(item.dns_name))
-            except (Unreachable, PeerRejected) as error:
-                relay.not_sent(address, error)
-                continue
-            try:  # the Controller has sent its request before it hears what the Device thinks of its certificate
-                name = self._admitted(ours, theirs)
-                relay.answered(self._exchange(relay.request, device, name))
-            except (LinkError, ControllerRejected) as error:
-                relay.sent_and_failed(address, error)
+            self.attempt(controller, relay, address)
         return relay.outcome
+
+    def attempt(self, controller: Endpoint, relay: Relay, address: str) -> str:
+        """Try one address; ``relay`` hears what came of it. Return the name of the Device that was asked, if any was."""
+        try:
+            ours = controller_side(controller)
+            device = self._book.find(controller.segment, address)
+            theirs = device_side(device)
+            peer = _judge(theirs.identity, ours.anchors, device_judge(relay.item.dns_name))
+        except (Unreachable, PeerRejected) as error:
+            relay.not_sent(address, error)
+            return ""
+        try:  # the Controller has sent its request before it hears what the Device thinks of its certificate
+            name = self._admitted(ours, theirs)
+            relay.answered(self._exchange(relay.request, device, name))
+        except (LinkError, ControllerRejected) as error:
+            relay.sent_and_failed(address, error)
+        return peer
 
     def _admitted(self, controller: LinkSide, device: LinkSide) -> str:
         """The CommonName by which the Device knows the Controller. Raises ControllerRejected."""

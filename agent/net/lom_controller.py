@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -221,22 +221,36 @@ class _ControllerEnd:
         return stream
 
     def _record(self, error: PeerError | None) -> Exchange:
-        item = self._relay.item
-        facts: dict[str, str | int | float | bool] = {
-            "address": self._address,
-            "device_dns_name": item.dns_name,
-            "request": item.request.value,
-            "request_uuid": item.uuid,
-        }
+        facts: dict[str, str | int | float | bool] = {}
         if self._stream is not None and self._sent:
             facts["tls"] = self._stream.version
             facts["cipher"] = self._stream.cipher
             facts["peer"] = self._stream.peer_name
-        return Exchange(
-            operation="lom_link",
-            device=self._controller.index,
-            started=self._started,
-            seconds=self._network.reactor.seconds() - self._clock_started,
-            failure=None if error is None else Failure.of(error),
-            facts=facts,
-        )
+        seconds = self._network.reactor.seconds() - self._clock_started
+        return link_record(self._controller, self._relay.item, self._address, self._started, seconds, error, facts)
+
+
+def link_record(
+    controller: Endpoint,
+    item: RelayItem,
+    address: str,
+    started: float,
+    seconds: float,
+    error: PeerError | None,
+    facts: Mapping[str, str | int | float | bool],
+) -> Exchange:
+    """The record of one link, tried at ``address`` for ``item``; ``facts`` are those of its network."""
+    return Exchange(
+        operation="lom_link",
+        device=controller.index,
+        started=started,
+        seconds=seconds,
+        failure=None if error is None else Failure.of(error),
+        facts={
+            "address": address,
+            "device_dns_name": item.dns_name,
+            "request": item.request.value,
+            "request_uuid": item.uuid,
+            **facts,
+        },
+    )

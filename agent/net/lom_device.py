@@ -44,8 +44,12 @@ class DeviceEnd:
         try:
             while self._stream is not None and self._answer_next(self._stream):
                 pass
-        except (LinkError, Unreachable):  # fail closed; the Controller's end says what became of its request
+        except (LinkError, Unreachable) as error:  # fail closed; the Controller's end says what became of its request
+            self.wronged(error)
             self._leave()
+
+    def wronged(self, error: PeerError) -> None:
+        """The Controller broke the rules, or the payload is gone. The link says nothing of it; who watches may."""
 
     def lost(self, _error: PeerError) -> None:
         """The Controller hung up, or was refused in the handshake."""

@@ -66,7 +66,7 @@ class LoopbackNetwork:
         self.timeouts = timeouts
         self.port = 0
         self._closed = False
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
         self._ports: dict[int, int] = {}
         self._dialled: dict[int, Endpoint] = {}
         self._names: dict[bytes, Endpoint] = {}
@@ -85,6 +85,10 @@ class LoopbackNetwork:
         if name:
             self._names[name] = endpoint
 
+    def remove(self, endpoint: Endpoint) -> None:
+        """Take a Mac off the network; its links as Device end."""
+        self.book.remove(endpoint)
+
     def listen(self, port: int = 0) -> None:
         """Open the Devices' endpoint; port 0 takes any free one. Raises OperatorError."""
         try:
@@ -96,7 +100,7 @@ class LoopbackNetwork:
             ) from error
         sock.setblocking(False)
         self.port = sock.getsockname()[1]
-        self._listener = _Listener(self.reactor, sock, self._accepted)
+        self._listener = Listener(self.reactor, sock, self._accepted)
         self._listener.resume()
 
     def close(self) -> None:
@@ -206,8 +210,8 @@ def _listening_socket(port: int) -> socket.socket:
 
 
 @implementer(IReadDescriptor)
-class _Listener:
-    """The listening socket, as a descriptor of the reactor."""
+class Listener:
+    """A listening socket, as a descriptor of the reactor. ``accepted`` gets each peer's socket and its TCP port."""
 
     def __init__(self, reactor: Reactor, sock: socket.socket, accepted: Callable[[socket.socket, int], None]) -> None:
         self._reactor = reactor

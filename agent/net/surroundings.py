@@ -11,7 +11,7 @@ from cryptography import x509
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin
 from agent.net.keys import KeyPool
-from agent.net.lom_link import LoopbackNetwork
+from agent.net.lom_networks import LOMNetwork
 from agent.net.plain import Unchecked
 from agent.net.reactor import Reactor
 from agent.net.records import Exchange, Failure, Observer
@@ -41,7 +41,7 @@ class Surroundings:
     reactor: Reactor
     resolver: Resolver
     contexts: TLSContexts
-    network: LoopbackNetwork
+    network: LOMNetwork
     keys: KeyPool
     observer: Observer
     anchors: tuple[x509.Certificate, ...] = ()

@@ -31,18 +31,18 @@ class SeededIdentities:
 
     def __init__(self, seed: str) -> None:
         # surrogatepass: a seed from a command line that is not UTF-8 holds lone surrogates
-        self._key = hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), person=b"lom-agent by han").digest()
-        self._authorities = {role: self._authority(role) for role in (_DEVICES, _CONTROLLERS)}
+        self._key = hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), person=b"lom seeded pki").digest()
+        self._authorities = {role: self._authority(role) for role in (_DEVICES, _CONTROLLERS)}  # certificate, key
 
     @property
     def device_ca(self) -> x509.Certificate:
         """The CA of the Devices: Controllers judge by it."""
-        return self._authorities[_DEVICES].certificate
+        return self._authorities[_DEVICES][0]
 
     @property
     def controller_ca(self) -> x509.Certificate:
         """The CA of the Controllers: Devices judge by it."""
-        return self._authorities[_CONTROLLERS].certificate
+        return self._authorities[_CONTROLLERS][0]
 
     def device(self, index: int, dns_name: str) -> Identity:
         """What Mac ``index`` of this name is known by as a LOM Device."""
@@ -52,7 +52,7 @@ class SeededIdentities:
         """What Mac ``index`` of this name is known by as a LOM Controller."""
         return self._issue(_CONTROLLERS, index, dns_name)
 
-    def _authority(self, role: str) -> Identity:
+    def _authority(self, role: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         key = self._private_key(f"{role} CA key", 0)
         # Another seed has another name, so that an error tells which seed a stranger is of.
         name = _name(f"LOM {role} CA of seed {self._key[:4].hex()}")
@@ -60,12 +60,12 @@ class SeededIdentities:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_CA_KEY_USAGE, critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        return Identity(_signed(builder, key), key)
+        return _signed(builder, key), key
 
     def _issue(self, role: str, index: int, dns_name: str) -> Identity:
-        authority = self._authorities[role]
+        authority, authority_key = self._authorities[role]
         key = self._private_key(f"{role} key", index)
-        builder = self._builder(_name(dns_name), authority.certificate.subject, key, f"{role} serial", index)
+        builder = self._builder(_name(dns_name), authority.subject, key, f"{role} serial", index)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(LOM_USAGE.key_usage(), critical=True)
         extended = LOM_USAGE.extended_key_usage()
@@ -73,9 +73,9 @@ class SeededIdentities:
             builder = builder.add_extension(extended, critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(dns_name)]), critical=False)
         builder = builder.add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
         )
-        return Identity(_signed(builder, authority.key), key)
+        return Identity(_signed(builder, authority_key), key)
 
     def _builder(
         self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, serial: str, index: int = 0
@@ -123,8 +123,6 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _signed(builder: x509.CertificateBuilder, key: object) -> x509.Certificate:
+def _signed(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     """Signed by RFC 6979, without chance: the same bytes each time."""
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError(f"an elliptic curve key signs here, not {type(key).__name__}")
     return builder.sign(key, hashes.SHA256(), ecdsa_deterministic=True)

@@ -24,6 +24,7 @@ from agent.lab.profiles import (
     enrolment_profile,
     lom_profile,
     pkcs12_payload,
+    scep_payload,
 )
 from agent.load.fleet import Manners
 from agent.lom.power import Power
@@ -115,6 +116,28 @@ def test_a_challenge_is_good_once(run_in_reactor: RunInReactor) -> None:
             assert (failed.operation, failed.failure.kind) == ("enroll", "profile")  # type: ignore[union-attr]
             assert "badRequest" in failed.failure.message  # type: ignore[union-attr]
             assert (await running.command(second, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+def test_a_profile_whose_scep_fails_is_refused_with_the_chain_that_a_mac_gives(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(scep=True) as running:
+            client, authorities = running.fleet[0], running.server.authorities
+            for url, challenge, code in (
+                ("http://127.0.0.1:1/scep", "any", 22005),
+                (running.server.scep_url, "wrong", 22013),
+            ):
+                identity = scep_payload(authorities, url, challenge)
+                content = {**plistlib.loads(lom_of(running, client)), "PayloadContent": [identity]}
+                result = await running.command(client, "InstallProfile", Payload=plistlib.dumps(content))
+                assert [(error["ErrorDomain"], error["ErrorCode"]) for error in result["ErrorChain"]] == [
+                    ("MCProfileErrorDomain", 1009),
+                    ("MCInstallationErrorDomain", 4001),
+                    ("MCSCEPErrorDomain", code),
+                ]
+            listed = (await running.command(client, "ProfileList"))["ProfileList"]
+            assert [profile["PayloadIdentifier"] for profile in listed] == [ENROLMENT_IDENTIFIER]
 
     run_in_reactor(scenario())
 

@@ -11,7 +11,6 @@ from conftest import RunInReactor
 from scripted_mdm import NEVER, Act, ScriptedMDM, closing, failure, reply, scripted_mdm, udid
 from servers import Talk, answer, until
 from stack import stack
-from twisted.internet.defer import Deferred
 
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
@@ -370,18 +369,17 @@ def test_a_mac_that_is_reset_while_its_result_is_taken_delivers_it_again_and_it_
     async def scenario() -> None:
         async with stack(2) as running:
             client, other = running.fleet
+            reset = LinkRequest("0001", client.device.mac.dns_name, PowerRequest.RESET)
             results: list[Any] = []
-            taken: Deferred[None] = Deferred()
 
             def on_result(result: Any) -> None:
                 """The lab has the result; the Mac goes down before it hears so."""
                 results.append(result)
-                client.receive_lom_request(LinkRequest("0001", PowerRequest.RESET, 1), "a Controller")
-                taken.callback(None)
+                client.receive_lom_request(reset, "a Controller")
 
             running.lab.enqueue(udid(client), {"RequestType": "ProfileList"}, on_result)
             client.wake()
-            await taken
+            await running.until(lambda: bool(results), "a result")
             assert (await running.command(other, "ProfileList"))["Status"] == "Acknowledged"
             await running.until(lambda: client.boots == 1, "a boot")
             assert (await running.command(client, "DeviceInformation", Queries=["UDID"]))["Status"] == "Acknowledged"
