@@ -154,6 +154,34 @@ def test_a_fleet_that_is_busy_for_a_while_gets_through_after_it(tmp_path: Path) 
     assert statuses == sorted(statuses, reverse=True)  # NotNow first, and then no more
 
 
+def test_the_lom_network_in_memory_gives_the_same_counts(tmp_path: Path) -> None:
+    done = lom_agent(
+        "run", "--devices", "8", "--segment-size", "4", "--lom-network", "memory", "--boot", "constant:0.1",
+        "--out", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    operations = json.loads((tmp_path / "results.json").read_bytes())["operations"]
+    assert operations["lom_link"]["count"] == operations["lom_device"]["count"] == 8 + 2 * 3
+
+
+def test_a_choice_about_power_shows_in_the_outcome(tmp_path: Path) -> None:
+    patch = """
+from agent.lom.requests import PowerRequest
+from agent.load import job
+request = job.MainJob._request
+async def twice(self, controller, clients, power):
+    await request(self, controller, clients, power)
+    if power is PowerRequest.OFF:
+        await request(self, controller, clients, power)
+job.MainJob._request = twice
+"""
+    arguments = ["run", "--devices", "2", "--segment-size", "2", "--quiet"]
+    assert python_with(patch, *arguments).returncode == 0
+    refused = python_with(patch, *arguments, "--power", "power_off_while_off=refuse")
+    assert refused.returncode == 1
+    assert b"lom_refused" in refused.stdout
+
+
 def test_enrolments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent("run", "--devices", "8", "--rate", "20", "--trace", str(trace), "--quiet")
@@ -221,6 +249,10 @@ def test_quiet_prints_the_table_only() -> None:
         (["run", "--enroll", "https://mdm.example/", "--ca", "/etc/hosts"], b"/etc/hosts"),
         (["run", "--enroll", "https://mdm.example/", "--identity", "scep"], b"--identity"),
         (["run", "--rate", "0"], b"--rate"),
+        (["run", "--boot", "soon"], b"constant:SECONDS"),
+        (["run", "--power", "x=y"], b"reset_while_off"),
+        (["run", "--lom-network", "pigeons"], b"loopback"),
+        (["run", "--lom-network", "interface:nowhere0"], b"nowhere0"),
         (["run", "--not-now", "2"], b"--not-now"),
         (["run", "--devices", "9000000"], b"open files"),
         (["run", "--devices", "99999999"], b"99999999"),

@@ -13,6 +13,7 @@ from agent import __version__
 from agent.cli.answer import answer
 from agent.cli.fleet import fleet
 from agent.cli.lab import lab
+from agent.cli.lom import lom_device, lom_identity, lom_request
 from agent.cli.run import run
 from agent.errors import OperatorError, PeerError
 
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (run, fleet, answer, lab):
+for command in (run, fleet, answer, lab, lom_device, lom_request, lom_identity):
     cli.add_command(command)
 
 

@@ -15,13 +15,16 @@ from rich.console import Console
 from agent import __version__
 from agent.cli.options import make_folder, seed_option, segment_size_option
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.fleet.durations import parse_duration
 from agent.fleet.population import Population
-from agent.load.fleet import Manners
+from agent.load.fleet import BOOT, SHUTDOWN, Manners
 from agent.load.metrics import Metrics
 from agent.load.run import Run, RunPlan, read_anchors
 from agent.load.trace import TraceFile, several
+from agent.lom.power import parse_power_choices
 from agent.mdm.session import DEFAULT_TIMING, NOT_NOW_RETRY_SECONDS
 from agent.net.keys import parse_keys
+from agent.net.lom_networks import LOOPBACK
 from agent.report.results import ResourceMeter, RunInfo, results, write_results
 from agent.report.terminal import make_progress, print_summary
 
@@ -112,6 +115,27 @@ from agent.report.terminal import make_progress, print_summary
     metavar="SECONDS",
     help="How long after NotNow a Mac asks again by itself.",
 )
+@click.option(
+    "--lom-network",
+    default=LOOPBACK,
+    show_default=True,
+    metavar="loopback|memory|interface:NAME[,NAME…][:PORT]",
+    help="What carries the LOM link: TLS on [::1], nothing at all, or real interfaces (Linux, root).",
+)
+@click.option(
+    "--boot",
+    metavar="DURATION",
+    help="How long a boot takes, in seconds: constant:3, uniform:1,3 (default) or lognormal:MEDIAN,SIGMA.",
+)
+@click.option(
+    "--shutdown", metavar="DURATION", help="How long an orderly shutdown takes; uniform:0.2,1 where it is not said."
+)
+@click.option(
+    "--power",
+    multiple=True,
+    metavar="CASE=CHOICE",
+    help="What a LOM request does where Apple does not say, such as power_on_while_on=refuse. Repeatable.",
+)
 @click.option("--out", type=click.Path(file_okay=False), metavar="DIR", help="Write results.json into this folder.")
 @click.option("--trace", type=click.Path(dir_okay=False), metavar="FILE", help="Write a JSON line for each exchange.")
 @click.option("--quiet", is_flag=True, help="No progress; the table at the end only.")
@@ -146,9 +170,8 @@ def run(devices: int, segment_size: int, seed: str, **options: Any) -> None:
         retries=options["enroll_retries"],
         stay=options["stay"],
         poll=options["poll"],
-        manners=Manners(
-            options["not_now"], options["not_now_for"], replace(DEFAULT_TIMING, not_now=options["not_now_retry"])
-        ),
+        manners=_manners(options),
+        lom_network=options["lom_network"],
     )
     started, began, meter = datetime.now(UTC), time.monotonic(), ResourceMeter()
     try:
@@ -175,6 +198,18 @@ def run(devices: int, segment_size: int, seed: str, **options: Any) -> None:
         sys.exit(128 + signal_number)
     if metrics.failures():
         sys.exit(1)
+
+
+def _manners(options: Mapping[str, Any]) -> Manners:
+    """How the Macs behave. Raises OperatorError for a duration or a choice that is none."""
+    return Manners(
+        not_now=options["not_now"],
+        not_now_for=options["not_now_for"],
+        timing=replace(DEFAULT_TIMING, not_now=options["not_now_retry"]),
+        boot=BOOT if options["boot"] is None else parse_duration(options["boot"]),
+        shutdown=SHUTDOWN if options["shutdown"] is None else parse_duration(options["shutdown"]),
+        power=parse_power_choices(*options["power"]),
+    )
 
 
 def _check_combination(options: Mapping[str, Any]) -> None:

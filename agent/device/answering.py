@@ -64,9 +64,9 @@ class StandingMac:
         """Its LOM configuration."""
         return self.device.lom
 
-    def receive_lom_request(self, request: LinkRequest, _controller: str) -> LinkAnswer:
+    def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
         """Do what the Controller asks."""
-        answer, _events = self.device.receive_lom_request(request, 0.0)
+        answer, _events = self.device.receive_lom_request(request, controller, 0.0)
         return answer
 
 

@@ -18,9 +18,9 @@ from agent.device.installing import install_profile
 from agent.device.mac import Device
 from agent.device.settings import apply_settings
 from agent.device.steps import ChangePower, Erase, LeaveManagement, RelayItems, Steps, Synchronise
+from agent.lom.power import SystemRequest
 from agent.lom.requests import (
     Outcome,
-    PowerRequest,
     RelayItem,
     RequestListMalformed,
     parse_request_list,
@@ -214,12 +214,12 @@ def _device_configured(device: Device, _command: Command) -> Result:
 
 def _restart_device(device: Device, command: Command) -> Result:
     if command.body.get("NotifyUser") is not True:  # with it, someone at the Mac decides; nobody is there
-        device.after_delivery(ChangePower(PowerRequest.RESET))
+        device.after_delivery(ChangePower(SystemRequest.RESTART))
     return acknowledged()
 
 
 def _shut_down_device(device: Device, _command: Command) -> Result:
-    device.after_delivery(ChangePower(PowerRequest.OFF))
+    device.after_delivery(ChangePower(SystemRequest.SHUT_DOWN))
     return acknowledged()
 
 
@@ -229,7 +229,7 @@ def _device_lock(device: Device, command: Command) -> Result:
     if pin is not None and (not isinstance(pin, str) or len(pin) != PIN_CHARACTERS):
         return _FORMAT_ERROR
     device.settings.locked_with_pin = pin is not None
-    device.after_delivery(ChangePower(PowerRequest.RESET))
+    device.after_delivery(ChangePower(SystemRequest.RESTART))
     shows_text = "Message" in command.body or "PhoneNumber" in command.body
     return acknowledged({"MessageResult": "Success"} if shows_text else {})
 

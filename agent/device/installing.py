@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cryptography import x509
 
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
-from agent.errors import MisuseError, PeerError
+from agent.errors import PeerError
 from agent.mdm import checkin
 from agent.pki.identity import Identity
 from agent.pki.scep.errors import SCEPError
@@ -15,26 +17,28 @@ from agent.profiles.enrolment import BOOTSTRAP_CAPABILITY, MDM, Enrolment, check
 from agent.profiles.errors import ProfileError, install_failed, malformed, payload_failed, scep_failed
 from agent.profiles.profile import Payload, Profile, read_profile
 from agent.profiles.scep import SCEP, scep_of
+from agent.profiles.store import ProfileStore
 from agent.profiles.variables import expand
 
 
 def enrol(device: Device, blob: bytes) -> Steps[Profile]:
     """Enrol with a profile: obtain its identity, check in with it. Returns the profile.
 
-    Raises PeerError (PlistError, ProfileError, or what a check-in failed with); the Mac is then managed as before. A
-    Mac that is enrolled already enrols anew, from Authenticate on.
+    Raises PeerError (PlistError, ProfileError, or what a check-in failed with); nothing has changed then. A Mac that is
+    enrolled already enrols anew, from Authenticate on.
     """
-    before = device.enrolment, device.profiles
+    profile = expand(read_profile(blob), device.profile_variables)
+    mdm_payload_of(profile)
+    identities = yield from _obtain_identities(profile)
+    enrolment = enrolment_of(profile, identities)
+    store = ProfileStore()
+    store.install(profile, identities)
+    for message in _check_in_messages(device, enrolment):
+        answer: bytes | PeerError = yield CheckIn(message, enrolment)
+        if isinstance(answer, PeerError):
+            raise answer
     device.forget_enrolment()
-    try:
-        profile = yield from _take_enrolment(device, blob)
-        for check_in in _check_ins(device):
-            answer: bytes | PeerError = yield check_in
-            if isinstance(answer, PeerError):
-                raise answer
-    except PeerError:
-        device.enrolment, device.profiles = before
-        raise
+    device.enrolment, device.profiles = enrolment, store
     return profile
 
 
@@ -47,27 +51,15 @@ def say_goodbye(udid: str, enrolment: Enrolment) -> Steps[None]:
         raise answer
 
 
-def _check_ins(device: Device) -> list[CheckIn]:
-    mac, enrolment = device.mac, device.enrolment
-    if enrolment is None:
-        raise MisuseError("a check-in without an enrolment")
+def _check_in_messages(device: Device, enrolment: Enrolment) -> list[dict[str, Any]]:
+    mac = device.mac
     messages = [
         checkin.authenticate(device.announcement, enrolment.topic),
         checkin.token_update(mac.udid, enrolment.topic, mac.push_token, mac.push_magic),
     ]
     if BOOTSTRAP_CAPABILITY in enrolment.capabilities:
         messages.append(checkin.set_bootstrap_token(mac.udid, enrolment.topic, mac.bootstrap_token))
-    return [CheckIn(message, enrolment) for message in messages]
-
-
-def _take_enrolment(device: Device, blob: bytes) -> Steps[Profile]:
-    profile = expand(read_profile(blob), device.profile_variables)
-    mdm_payload_of(profile)
-    identities = yield from _obtain_identities(profile)
-    enrolment = enrolment_of(profile, identities)
-    device.profiles.install(profile, identities)
-    device.enrolment = enrolment
-    return profile
+    return messages
 
 
 def install_profile(device: Device, blob: bytes) -> Steps[None]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from agent.device.steps import Afterwards, ChangePower
 from agent.fleet.population import Mac
-from agent.lom.link import LinkAnswer, LinkRequest
+from agent.lom.answered import Answered
+from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.network import LOMConfiguration
-from agent.lom.power import Power, PowerEvent, PowerMachine, RequestRefused
+from agent.lom.power import DEFAULT_CHOICES, Power, PowerChoices, PowerEvent, PowerMachine, RequestRefused
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
@@ -44,6 +45,8 @@ class Device:
 
     __slots__ = (
         "_afterwards",
+        "_answered",
+        "_promised",
         "declarations",
         "declarations_token",
         "dialect",
@@ -63,6 +66,9 @@ class Device:
         *,
         boot_seconds: Callable[[], float],
         jitter: Callable[[], float],
+        shutdown_seconds: Callable[[], float] = lambda: 0.0,
+        power_choices: PowerChoices = DEFAULT_CHOICES,
+        limits: LinkLimits = LIMITS,
         dialect: Dialect = Dialect.SCHEMA,
         timing: Timing = DEFAULT_TIMING,
         not_now: Callable[[], bool] | None = None,
@@ -70,7 +76,7 @@ class Device:
         self.mac = mac
         self.dialect = dialect
         self.not_now = not_now
-        self.power = PowerMachine(boot_seconds)
+        self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
         self.enrolment: Enrolment | None = None
@@ -79,6 +85,8 @@ class Device:
         self.declarations: dict[str, str] = {}
         self.declarations_token = ""
         self._afterwards: list[Afterwards] = []
+        self._answered = Answered(limits)
+        self._promised: list[tuple[str, str]] = []  # Controller and DeviceRequestUUID: done after the delivery
 
     @property
     def running(self) -> bool:
@@ -136,8 +144,9 @@ class Device:
         self.profiles = ProfileStore()
         self.declarations = {}
         self.declarations_token = ""
+        self.relaying = False
         self.session.forget()
-        self._afterwards.clear()
+        self._forget_afterwards()
 
     def erase(self) -> None:
         """The Mac is as it came from the factory."""
@@ -148,19 +157,30 @@ class Device:
         """Whether the enrolment gives the server this right."""
         return self.enrolment is not None and right in self.enrolment.access_rights
 
-    def receive_lom_request(self, request: LinkRequest, now: float) -> tuple[LinkAnswer, list[PowerEvent]]:
-        """As LOM Device: do what a Controller asks; what to answer it, and what happened to the power.
+    def receive_lom_request(
+        self, request: LinkRequest, controller: str, now: float
+    ) -> tuple[LinkAnswer, list[PowerEvent]]:
+        """As LOM Device: do what the Controller of this name asks; the answer, and what happened to the power.
 
-        A Mac that is its own Controller answers its server first and goes down after that.
+        A request that was answered lately is answered again and has no other effect, also where the Mac was reset
+        since. A Mac that is its own Controller answers its server first and goes down after that.
         """
-        if request.version != self.mac.lom_protocol_version:
-            spoken = self.mac.lom_protocol_version
-            return LinkAnswer(
-                request.uuid,
-                f"LOMProtocolVersion {request.version} was asked for; this Device speaks {spoken}",
-            ), []
-        if self.relaying and request.request is not PowerRequest.ON:
+        spoken = self.mac.lom_protocol_version
+        if request.version != spoken:
+            error = f"LOMProtocolVersion {request.version} was asked for; this Device speaks {spoken}"
+            return LinkAnswer(request.uuid, error), []
+        repeated = self._answered.repeated(controller, request, now)
+        if repeated is not None:
+            return repeated, []
+        answer, events = self._carry_out(request, controller, now)
+        self._answered.keep(controller, request, answer, now)
+        return answer, events
+
+    def _carry_out(self, request: LinkRequest, controller: str, now: float) -> tuple[LinkAnswer, list[PowerEvent]]:
+        own = self.relaying and self.lom is not None and self.lom.controller_name == controller
+        if own and request.request is not PowerRequest.ON:
             self.after_delivery(ChangePower(request.request))
+            self._promised.append((controller, request.uuid))
             return LinkAnswer(request.uuid), []
         try:
             events = self.power.receive(request.request, now)
@@ -174,6 +194,7 @@ class Device:
 
     def take_afterwards(self) -> list[Afterwards]:
         """The server took the result: what is to be done now, in order."""
+        self._promised.clear()
         taken, self._afterwards = self._afterwards, []
         return taken
 
@@ -182,4 +203,11 @@ class Device:
         self.session.power_lost()
         self.relaying = False
         if not self.session.owes_result:
-            self._afterwards.clear()
+            self._forget_afterwards()
+
+    def _forget_afterwards(self) -> None:
+        """Nothing comes of what was to be done later; a LOM request that asked for it is new when it comes again."""
+        self._afterwards.clear()
+        for controller, uuid in self._promised:
+            self._answered.forget(controller, uuid)
+        self._promised.clear()

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from cryptography import x509
 
-from agent.lom.requests import PowerRequest, RelayItem
+from agent.lom.power import AnyRequest
+from agent.lom.requests import RelayItem
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.scep import SCEPPayload
 
@@ -68,7 +69,7 @@ def carry(steps: Steps[ReturnT], answer: Any) -> Need | Done[ReturnT]:
 class ChangePower:
     """Apply this to the Mac's own power."""
 
-    request: PowerRequest
+    request: AnyRequest
 
 
 @dataclass(frozen=True, slots=True)

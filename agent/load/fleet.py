@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from agent.device.mac import Device
 from agent.fleet.chance import Chance
+from agent.fleet.durations import Duration, Uniform
 from agent.fleet.population import Population
+from agent.lom.power import DEFAULT_CHOICES, PowerChoices
 from agent.mdm.session import DEFAULT_TIMING, Timing
 from agent.net.mdm_client import MDMClient
 from agent.net.reactor import Clock
 from agent.net.surroundings import Surroundings
 
 # A real Mac takes half a minute; a first look at the tool should not.
-BOOT_SHORTEST_SECONDS, BOOT_LONGEST_SECONDS = 1.0, 3.0
+BOOT = Uniform(1.0, 3.0)
+SHUTDOWN = Uniform(0.2, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +26,16 @@ class Manners:
     """How the Macs behave where macOS leaves it open.
 
     ``not_now`` is the probability with which a Mac answers NotNow to a command that allows it, ``not_now_for`` a time
-    in seconds from the start in which it always does; ``timing`` says when it comes back by itself.
+    in seconds from the start in which it always does; ``timing`` says when it comes back by itself. ``boot`` and
+    ``shutdown`` are how long each takes, ``power`` what a LOM request does where Apple does not say.
     """
 
     not_now: float = 0.0
     not_now_for: float = 0.0
     timing: Timing = DEFAULT_TIMING
+    boot: Duration = BOOT
+    shutdown: Duration = SHUTDOWN
+    power: PowerChoices = DEFAULT_CHOICES
 
 
 USUAL_MANNERS = Manners()
@@ -43,7 +51,9 @@ class Fleet:
         for mac in population:
             device = Device(
                 mac,
-                boot_seconds=_boot_seconds(Chance(mac.source, mac.index, b"boot")),
+                boot_seconds=partial(manners.boot.draw, Chance(mac.source, mac.index, b"boot")),
+                shutdown_seconds=partial(manners.shutdown.draw, Chance(mac.source, mac.index, b"shutdown")),
+                power_choices=manners.power,
                 jitter=Chance(mac.source, mac.index, b"back-off"),
                 timing=manners.timing,
                 not_now=_not_now(manners, surroundings.reactor, Chance(mac.source, mac.index, b"not now")),
@@ -78,13 +88,6 @@ class Fleet:
         """Close every connection."""
         for client in self._clients:
             client.close()
-
-
-def _boot_seconds(chance: Chance) -> Callable[[], float]:
-    def draw() -> float:
-        return BOOT_SHORTEST_SECONDS + (BOOT_LONGEST_SECONDS - BOOT_SHORTEST_SECONDS) * chance()
-
-    return draw
 
 
 def _not_now(manners: Manners, clock: Clock, chance: Chance) -> Callable[[], bool] | None:

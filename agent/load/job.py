@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -27,7 +28,7 @@ from agent.net.mdm_client import MDMClient
 from agent.net.surroundings import Moment, Surroundings
 
 COMMAND_SECONDS = 120.0  # how long the job waits for a Mac's result
-RETURN_SECONDS = 120.0  # … and for its first session after a reset
+RETURN_SECONDS = 120.0  # … and for its first session after a reset, beside the boot itself
 
 SetupAnswer = Mapping[str, Any]
 
@@ -67,7 +68,10 @@ class Result:
 
 
 class MainJob:
-    """One run of the job. ``run`` is a coroutine for Twisted's Deferred; it may be cancelled at any time."""
+    """One run of the job. ``run`` is a coroutine for Twisted's Deferred; it may be cancelled at any time.
+
+    ``longest_boot`` is how many seconds the longest boot of these Macs takes.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class MainJob:
         *,
         rate: float | None = None,
         retries: int = 0,
+        longest_boot: float = 0.0,
     ) -> None:
         self._job = Job(fleet, surroundings, progress)
         self._fleet = fleet
@@ -86,6 +91,9 @@ class MainJob:
         self._around = surroundings
         self._rate = rate
         self._retries = retries
+        self._command_seconds = COMMAND_SECONDS + longest_boot
+        self._return_seconds = RETURN_SECONDS + longest_boot
+        self._requests = count(1)
         self._setups: dict[int, SetupAnswer] = {}
         self._back: dict[str, Deferred[None]] = {}
         self._connections: dict[str, int] = {}
@@ -182,7 +190,8 @@ class MainJob:
 
     async def _request(self, controller: MDMClient, clients: Sequence[MDMClient], request: PowerRequest) -> None:
         """One LOMDeviceRequest for all these Macs, with exactly the lists that they answered."""
-        items = {f"{client.device.mac.serial_number}-{request.value}": client for client in clients}
+        number = next(self._requests)  # a Device does not do again what has the UUID of what it did before
+        items = {f"{client.device.mac.serial_number}-{number}-{request.value}": client for client in clients}
         body = {
             "RequestType": "LOMDeviceRequest",
             "RequestList": [
@@ -217,9 +226,9 @@ class MainJob:
         """The Mac opened a session from a new connection, after a boot."""
         back = self._back[client.device.mac.udid]
         try:
-            await back.addTimeout(RETURN_SECONDS, self._around.reactor)  # type: ignore[arg-type]
+            await back.addTimeout(self._return_seconds, self._around.reactor)  # type: ignore[arg-type]
         except DeferredTimeout:
-            error = NotBack(f"no session within {RETURN_SECONDS:g} s of the reset")
+            error = NotBack(f"no session within {self._return_seconds:g} s of the reset")
             self._around.record("session", client.index, since, error)
             raise error from None
 
@@ -247,10 +256,10 @@ class MainJob:
 
     async def _arrival(self, result: Result) -> Mapping[str, Any]:
         try:
-            report = await result.arrived.addTimeout(COMMAND_SECONDS, self._around.reactor)  # type: ignore[arg-type]
+            report = await result.arrived.addTimeout(self._command_seconds, self._around.reactor)  # type: ignore[arg-type]
         except DeferredTimeout:
             self._lab.forget(result.udid, result.command_uuid)
-            raise ResultMissing(f"no result of {result.request_type} within {COMMAND_SECONDS:g} s") from None
+            raise ResultMissing(f"no result of {result.request_type} within {self._command_seconds:g} s") from None
         if report.get("Status") != "Acknowledged":
             raise ResultWrong(f"{result.request_type} ended in {report.get('Status')}: {_reasons(report)}")
         return report

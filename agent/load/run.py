@@ -75,9 +75,9 @@ class Run:
         plan, reactor = self._plan, self._reactor
         allow_open_files(len(plan.population))
         enrol = None if plan.enroll is None else enrol_from(plan.enroll)
+        network = make_network(plan.lom_network, reactor, plan.observer)
         server = None if enrol is not None else LabServer(reactor, Lab(), Authorities(), scep=plan.scep)
         keys = KeyPool(reactor, plan.key_pool, self._key_made)
-        network = make_network(plan.lom_network, reactor, plan.observer)
         surroundings = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
@@ -123,7 +123,15 @@ class Run:
     ) -> None:
         plan = self._plan
         if server is not None:
-            job = MainJob(fleet, server, surroundings, plan.progress, rate=plan.rate, retries=plan.retries)
+            job = MainJob(
+                fleet,
+                server,
+                surroundings,
+                plan.progress,
+                rate=plan.rate,
+                retries=plan.retries,
+                longest_boot=plan.manners.boot.draw(lambda: 1.0) + plan.manners.shutdown.draw(lambda: 1.0),
+            )
             await job.run()
         elif enrol is not None:
             await ServerJob(

@@ -24,18 +24,29 @@ _LENGTH = struct.Struct(">I")
 class LinkLimits:
     """How long and how much one end of a link bears of the other; ours, no standard says.
 
-    ``answer_seconds``: how long the Controller waits for the answer to its request. ``relays_at_once``: how many links
-    it has open for one command. ``request_seconds``: how long the Device waits for a whole request, counted from the
-    TCP connection or from its last answer. ``requests_a_link``: how many it answers. ``linger_seconds``: how long it
-    reads and forgets before it closes, after the last of these and after a broken rule: bytes left unread would make
-    TCP reset the connection, and answers on their way would be lost.
+    The Controller: ``answer_seconds`` is how long it waits for the answer to its request, ``relays_at_once`` how many
+    links it has open for one command.
+
+    The Device, of one link: ``request_seconds`` is how long it waits for a whole request, counted from the TCP
+    connection or from its last answer; ``link_seconds`` how long a link lasts in all; ``requests_a_link`` how many it
+    answers. ``linger_seconds``: how long it reads and forgets before it closes, after the last of these and after a
+    broken rule: bytes left unread would make TCP reset the connection, and answers on their way would be lost.
+
+    The Device, of one peer: ``links_a_peer`` is how many links it has open with one address before it knows whose
+    they are, and with one Controller after that; ``requests_a_second`` how many requests of one Controller it carries
+    out. ``repeat_seconds`` is how long it knows a request that it answered, ``repeats_kept`` how many of them.
     """
 
     answer_seconds: float = 10.0
     request_seconds: float = 20.0
+    link_seconds: float = 120.0
     requests_a_link: int = 64
     linger_seconds: float = 1.0
     relays_at_once: int = 32
+    links_a_peer: int = 64
+    requests_a_second: int = 200
+    repeat_seconds: float = 60.0
+    repeats_kept: int = 64
 
 
 LIMITS = LinkLimits()

@@ -19,7 +19,7 @@ from agent.lom.link import ControllerLink, DeviceLink, LinkAnswer, LinkError, Li
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
 from agent.pki.identity import Identity
-from agent.pki.verify import Judge, PeerRejected, controller_judge, device_judge, verify_chain
+from agent.pki.verify import Judge, PeerRejected, common_name, controller_judge, device_judge, verify_chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,20 @@ class LOMConfiguration:
     controller_identity: Identity | None = None
     device_anchors: tuple[x509.Certificate, ...] = ()
     controller_anchors: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def controller_name(self) -> str:
+        """The CommonName that others know this Mac by as Controller; empty where it has none."""
+        try:
+            return "" if self.controller_identity is None else common_name(self.controller_identity.certificate)
+        except PeerRejected:  # no Device would listen to it
+            return ""
+
+
+class NotSetUp(Unreachable):
+    """The Mac is there, but its LOM payload, or the part of it that is needed, is not."""
+
+    kind = "lom_not_set_up"
 
 
 class Endpoint(Protocol):
@@ -93,17 +107,22 @@ class LinkSide:
     anchors: tuple[x509.Certificate, ...]
 
 
+def is_device(endpoint: Endpoint) -> bool:
+    """Whether the Mac is set up as a LOM Device."""
+    return endpoint.lom is not None and endpoint.lom.device_identity is not None
+
+
 def device_side(endpoint: Endpoint) -> LinkSide:
-    """The Mac's side of a link as Device. Raises Unreachable."""
+    """The Mac's side of a link as Device. Raises NotSetUp."""
     if endpoint.lom is None or endpoint.lom.device_identity is None:
-        raise Unreachable("the Mac at this address is not set up as a LOM Device")
+        raise NotSetUp("the Mac at this address is not set up as a LOM Device")
     return LinkSide(endpoint.lom.device_identity, endpoint.lom.controller_anchors)
 
 
 def controller_side(endpoint: Endpoint) -> LinkSide:
-    """The Mac's side of a link as Controller. Raises Unreachable: its payload may be gone since the command came."""
+    """The Mac's side of a link as Controller. Raises NotSetUp: its payload may be gone since the command came."""
     if endpoint.lom is None or endpoint.lom.controller_identity is None:
-        raise Unreachable("the Controller is not set up as a LOM Controller any more")
+        raise NotSetUp("the Controller is not set up as a LOM Controller any more")
     return LinkSide(endpoint.lom.controller_identity, endpoint.lom.device_anchors)
 
 
@@ -127,7 +146,7 @@ class MemoryNetwork:
         return relay.outcome
 
     def attempt(self, controller: Endpoint, relay: Relay, address: str) -> str:
-        """Try one address; ``relay`` hears what came of it. Return the name of the Device that was asked, if any was."""
+        """Try one address; ``relay`` hears what came of it. Return the name of the Device that was asked."""
         try:
             ours = controller_side(controller)
             device = self._book.find(controller.segment, address)

@@ -1,14 +1,27 @@
 """The power of one Mac: what each request and the passing of time do to it. No I/O.
 
-``TABLE`` is the whole of it. Where Apple says nothing, the choice is written beside the line.
+``TABLE`` is the whole of it. Where Apple says nothing, the cell is a ``Choice`` of answers, the default first;
+``PowerChoices`` says which of them a Mac takes.
+
+::
+
+                 PowerON              the boot's end
+            OFF ---------> BOOTING ------------------> ON
+             ^                ^                         | RestartDevice, ShutDownDevice
+             |                |                         v
+             +----------------+------------------ SHUTTING_DOWN
+                    the shutdown's end
+
+PowerOFF and Reset are hard: from every state that runs they lead at once to OFF, or by way of it to BOOTING.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from enum import Enum, auto
 
-from agent.errors import PeerError
+from agent.errors import MisuseError, OperatorError, PeerError
 from agent.lom.requests import PowerRequest
 
 
@@ -18,11 +31,28 @@ class Power(Enum):
     OFF = auto()
     BOOTING = auto()
     ON = auto()
+    SHUTTING_DOWN = auto()  # macOS ends in good order: nothing begins any more
+
+    @property
+    def words(self) -> str:
+        """For an error's text."""
+        return self.name.lower().replace("_", " ")
+
+
+class SystemRequest(Enum):
+    """What macOS does with the power itself, in good order, because its MDM server said so."""
+
+    RESTART = "RestartDevice"
+    SHUT_DOWN = "ShutDownDevice"
+
+
+AnyRequest = PowerRequest | SystemRequest
 
 
 class PowerEvent(Enum):
     """What a change of power means to everything that depends on it."""
 
+    SHUTDOWN_STARTED = auto()  # what runs ends in good order: connections are closed, sessions are not begun
     WENT_DOWN = auto()  # whatever ran is gone: connections, sessions
     BOOT_STARTED = auto()
     CAME_UP = auto()
@@ -39,61 +69,200 @@ class Change(Enum):
 
     NOTHING = auto()
     BOOT = auto()
-    DOWN = auto()
-    RESTART = auto()
+    DOWN = auto()  # at once
+    RESET = auto()  # down at once, and boot
+    SHUT_DOWN = auto()  # in good order
+    RESTART = auto()  # down in good order, then boot
+    BOOT_AFTER = auto()  # the shutdown under way ends in a boot
+    OFF_AFTER = auto()  # … in no boot
     REFUSED = auto()
 
 
-TABLE: dict[tuple[Power, PowerRequest], Change] = {
+@dataclass(frozen=True)
+class Choice:
+    """A cell of the table of which Apple says nothing: what it can be by the word for it, the default first."""
+
+    name: str
+    options: Mapping[str, Change]
+
+
+_NOTHING_OR_REFUSED = {"success": Change.NOTHING, "refuse": Change.REFUSED}
+
+TABLE: Mapping[tuple[Power, AnyRequest], Change | Choice] = {
     (Power.OFF, PowerRequest.ON): Change.BOOT,
-    (Power.OFF, PowerRequest.OFF): Change.NOTHING,  # our choice: it is what was asked for
-    (Power.OFF, PowerRequest.RESET): Change.REFUSED,  # our choice: nothing runs that could be reset
-    (Power.BOOTING, PowerRequest.ON): Change.NOTHING,  # our choice: it is on its way
+    (Power.OFF, PowerRequest.OFF): Choice("power_off_while_off", _NOTHING_OR_REFUSED),
+    (Power.OFF, PowerRequest.RESET): Choice("reset_while_off", {"refuse": Change.REFUSED, "boot": Change.BOOT}),
+    (Power.BOOTING, PowerRequest.ON): Choice("power_on_while_booting", _NOTHING_OR_REFUSED),
     (Power.BOOTING, PowerRequest.OFF): Change.DOWN,
-    (Power.BOOTING, PowerRequest.RESET): Change.RESTART,
-    (Power.ON, PowerRequest.ON): Change.NOTHING,  # our choice: success without effect
+    (Power.BOOTING, PowerRequest.RESET): Choice(
+        "reset_while_booting", {"boot": Change.RESET, "success": Change.NOTHING, "refuse": Change.REFUSED}
+    ),
+    (Power.ON, PowerRequest.ON): Choice("power_on_while_on", _NOTHING_OR_REFUSED),
     (Power.ON, PowerRequest.OFF): Change.DOWN,
-    (Power.ON, PowerRequest.RESET): Change.RESTART,
+    (Power.ON, PowerRequest.RESET): Change.RESET,
+    (Power.ON, SystemRequest.RESTART): Change.RESTART,
+    (Power.ON, SystemRequest.SHUT_DOWN): Change.SHUT_DOWN,
+    (Power.SHUTTING_DOWN, PowerRequest.ON): Choice(
+        "power_on_while_shutting_down",
+        {"boot-after": Change.BOOT_AFTER, "success": Change.NOTHING, "refuse": Change.REFUSED},
+    ),
+    (Power.SHUTTING_DOWN, PowerRequest.OFF): Choice(
+        "power_off_while_shutting_down", {"off": Change.DOWN, "off-after": Change.OFF_AFTER, "refuse": Change.REFUSED}
+    ),
+    (Power.SHUTTING_DOWN, PowerRequest.RESET): Choice(
+        "reset_while_shutting_down",
+        {"boot": Change.RESET, "boot-after": Change.BOOT_AFTER, "refuse": Change.REFUSED},
+    ),
+    # macOS is not there, or past listening, so that no command can have asked for these.
+    (Power.OFF, SystemRequest.RESTART): Change.REFUSED,
+    (Power.OFF, SystemRequest.SHUT_DOWN): Change.REFUSED,
+    (Power.BOOTING, SystemRequest.RESTART): Change.REFUSED,
+    (Power.BOOTING, SystemRequest.SHUT_DOWN): Change.REFUSED,
+    (Power.SHUTTING_DOWN, SystemRequest.RESTART): Change.REFUSED,
+    (Power.SHUTTING_DOWN, SystemRequest.SHUT_DOWN): Change.REFUSED,
 }
+
+CHOICES: Mapping[str, Choice] = {cell.name: cell for cell in TABLE.values() if isinstance(cell, Choice)}
+
+
+@dataclass(frozen=True, slots=True)
+class PowerChoices:
+    """What a Mac does where Apple does not say what a LOM request does. Raises MisuseError for a word that is none.
+
+    ``power_off_while_off``: ``success``, for it is what was asked for, or ``refuse``.
+    ``reset_while_off``: ``refuse``, for nothing runs that could be reset, or ``boot``.
+    ``power_on_while_booting``: ``success``, for it is on its way, or ``refuse``.
+    ``reset_while_booting``: ``boot`` anew, ``success`` without effect, or ``refuse``.
+    ``power_on_while_on``: ``success`` without effect, or ``refuse``.
+    ``power_on_while_shutting_down``: ``boot-after`` the shutdown, ``success`` without effect, or ``refuse``.
+    ``power_off_while_shutting_down``: ``off`` at once, ``off-after`` the shutdown (a restart ends there), ``refuse``.
+    ``reset_while_shutting_down``: down at once and ``boot``, ``boot-after`` the shutdown, or ``refuse``.
+    """
+
+    power_off_while_off: str = "success"
+    reset_while_off: str = "refuse"
+    power_on_while_booting: str = "success"
+    reset_while_booting: str = "boot"
+    power_on_while_on: str = "success"
+    power_on_while_shutting_down: str = "boot-after"
+    power_off_while_shutting_down: str = "off"
+    reset_while_shutting_down: str = "boot"
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if (word := getattr(self, each.name)) not in CHOICES[each.name].options:
+                raise MisuseError(_no_option(each.name, word))
+
+    def change(self, state: Power, request: AnyRequest) -> Change:
+        """What ``request`` does in ``state``."""
+        cell = TABLE[state, request]
+        return cell if isinstance(cell, Change) else cell.options[getattr(self, cell.name)]
+
+
+DEFAULT_CHOICES = PowerChoices()
+
+
+def parse_power_choices(*texts: str) -> PowerChoices:
+    """The choices that ``texts`` make, each ``name=word`` or several of them with commas between. Raises OperatorError.
+
+    A name may be written with ``-`` for ``_``. What is not named keeps its default; what is named twice is an error.
+    """
+    chosen: dict[str, str] = {}
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        name, equals, word = (piece.strip() for piece in part.partition("="))
+        name = name.replace("-", "_")
+        if not equals or name not in CHOICES:
+            raise OperatorError(
+                f"expected a choice of power such as reset_while_off=boot, found {part!r}; "
+                f"the names are {', '.join(CHOICES)}"
+            )
+        if word not in CHOICES[name].options:
+            raise OperatorError(_no_option(name, word))
+        if name in chosen:
+            raise OperatorError(f"the choice of power {name} is made twice: {chosen[name]} and {word}")
+        chosen[name] = word
+    return PowerChoices(**chosen)
+
+
+def _no_option(name: str, word: object) -> str:
+    return f"{name} should be one of {', '.join(CHOICES[name].options)}, but is {word!r}"
 
 
 class PowerMachine:
-    """The power state of one Mac. ``boot_seconds`` gives the length of each boot.
+    """The power state of one Mac. ``boot_seconds`` and ``shutdown_seconds`` give the length of each.
 
-    ``deadline`` (seconds on the caller's clock) is the end of the boot under way, or None.
+    ``deadline`` (seconds on the caller's clock) is the end of the boot or of the shutdown under way, or None.
+    ``boots_after`` says whether the shutdown under way ends in a boot.
     """
 
-    __slots__ = ("_boot_seconds", "deadline", "state")
+    __slots__ = ("_boot_seconds", "_choices", "_shutdown_seconds", "boots_after", "deadline", "state")
 
-    def __init__(self, boot_seconds: Callable[[], float], state: Power = Power.ON) -> None:
+    def __init__(
+        self,
+        boot_seconds: Callable[[], float],
+        state: Power = Power.ON,
+        *,
+        shutdown_seconds: Callable[[], float] = lambda: 0.0,
+        choices: PowerChoices = DEFAULT_CHOICES,
+    ) -> None:
         self._boot_seconds = boot_seconds
+        self._shutdown_seconds = shutdown_seconds
+        self._choices = choices
         self.state = state
         self.deadline: float | None = None
+        self.boots_after = False
 
-    def receive(self, request: PowerRequest, now: float) -> list[PowerEvent]:
-        """Apply a request at ``now`` and return what happened, in order; first the end of a boot that was over by then.
+    def receive(self, request: AnyRequest, now: float) -> list[PowerEvent]:
+        """Apply a request at ``now`` and return what happened, in order; first what was over by then.
 
         Raises RequestRefused and leaves the machine untouched. Source: apple-schema commands/lom.devicerequest.yaml,
-        DeviceRequestType.
+        DeviceRequestType; device.restart.yaml; device.shutdown.yaml.
         """
+        before = self.state, self.deadline, self.boots_after
         events = self.advance(now)
-        change = TABLE[self.state, request]
+        change = self._choices.change(self.state, request)
         if change is Change.REFUSED:
-            raise RequestRefused(f"{request.value} refused: the Mac is {self.state.name.lower()}")
-        if change in (Change.DOWN, Change.RESTART):
-            self.state = Power.OFF
-            self.deadline = None
-            events.append(PowerEvent.WENT_DOWN)
-        if change in (Change.BOOT, Change.RESTART):
-            self.state = Power.BOOTING
-            self.deadline = now + self._boot_seconds()
-            events.append(PowerEvent.BOOT_STARTED)
-        return events
+            found = self.state.words
+            self.state, self.deadline, self.boots_after = before  # what was over by now is told by the next ``advance``
+            raise RequestRefused(f"{request.value} refused: the Mac is {found}")
+        return events + self._change(change, now)
 
     def advance(self, now: float) -> list[PowerEvent]:
-        """Let time pass until ``now``: a boot whose deadline has come is over."""
-        if self.deadline is None or now < self.deadline:
-            return []
-        self.state = Power.ON
+        """Let time pass until ``now``: a shutdown and a boot whose deadlines have come are over."""
+        events: list[PowerEvent] = []
+        while self.deadline is not None and now >= self.deadline:
+            if self.state is Power.BOOTING:
+                self.state = Power.ON
+                self.deadline = None
+                events.append(PowerEvent.CAME_UP)
+            else:
+                events += self._change(Change.RESET if self.boots_after else Change.DOWN, self.deadline)
+        return events
+
+    def _change(self, change: Change, now: float) -> list[PowerEvent]:
+        match change:
+            case Change.DOWN:
+                return self._go_down()
+            case Change.BOOT:
+                return self._boot(now)
+            case Change.RESET:
+                return self._go_down() + self._boot(now)
+            case Change.SHUT_DOWN | Change.RESTART:
+                self.state = Power.SHUTTING_DOWN
+                self.deadline = now + self._shutdown_seconds()
+                self.boots_after = change is Change.RESTART
+                return [PowerEvent.SHUTDOWN_STARTED]
+            case Change.BOOT_AFTER | Change.OFF_AFTER:
+                self.boots_after = change is Change.BOOT_AFTER
+        return []
+
+    def _go_down(self) -> list[PowerEvent]:
+        self.state = Power.OFF
         self.deadline = None
-        return [PowerEvent.CAME_UP]
+        self.boots_after = False
+        return [PowerEvent.WENT_DOWN]
+
+    def _boot(self, now: float) -> list[PowerEvent]:
+        self.state = Power.BOOTING
+        self.deadline = now + self._boot_seconds()
+        return [PowerEvent.BOOT_STARTED]

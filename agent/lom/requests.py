@@ -18,6 +18,7 @@ from agent.plists import type_name
 PROTOCOL_VERSION = 1  # of our link; Apple's is unpublished
 MAX_UUID_LENGTH = 256  # so that a link frame can hold it; ours, no standard says
 MAX_DNS_NAME_LENGTH = 253  # RFC 1035
+_SHOWN = 80  # characters of a server's text that an error repeats
 MAX_ADDRESSES = 16  # of one list of one item: what one Mac can have, with room
 
 
@@ -79,12 +80,14 @@ class Outcome:
 def parse_request_list(body: Mapping[str, Any]) -> list[RelayItem | Outcome]:
     """The items of a LOMDeviceRequest, in order; an item that cannot be carried out is its failed Outcome.
 
+    So is one that repeats the DeviceRequestUUID of another: the first of them is the one that counts (our choice).
     Raises RequestListMalformed where the list or an item's DeviceRequestUUID is not there to be answered.
     """
     items = body.get("RequestList")
     if not isinstance(items, list):
         raise RequestListMalformed(f"RequestList should be an array, but is {type_name(items)}")
     parsed: list[RelayItem | Outcome] = []
+    first: dict[str, int] = {}
     for number, item in enumerate(items):
         if not isinstance(item, dict):
             raise RequestListMalformed(f"item {number} of RequestList should be a dictionary, but is {type_name(item)}")
@@ -94,6 +97,11 @@ def parse_request_list(body: Mapping[str, Any]) -> list[RelayItem | Outcome]:
                 f"DeviceRequestUUID of item {number} should be a string, but is {type_name(uuid)}"
             )
         try:
+            if first.setdefault(uuid, number) != number:
+                raise ItemRefused(
+                    f"item {number} of RequestList repeats the DeviceRequestUUID {uuid[:_SHOWN]!r} of item "
+                    f"{first[uuid]}; only item {first[uuid]} was taken"
+                )
             parsed.append(_parse_item(uuid, item))
         except ItemRefused as error:
             parsed.append(Outcome(uuid, str(error)))
@@ -150,14 +158,17 @@ def _power_request(value: Any) -> PowerRequest:
         return PowerRequest(value)
     except ValueError:
         wanted = ", ".join(request.value for request in PowerRequest)
-        found = repr(value[:80]) if isinstance(value, str) else type_name(value)
-        raise ItemRefused(f"DeviceRequestType should be one of {wanted}, but is {found}") from None
+        found = repr(value[:_SHOWN]) if isinstance(value, str) else type_name(value)
+        raise ItemRefused(f"DeviceRequestType should be one of {wanted}, in these letters, but is {found}") from None
 
 
 def _addresses(item: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = item.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(address, str) for address in value):
-        raise ItemRefused(f"{key} should be an array of strings")
+    if not isinstance(value, list):
+        raise ItemRefused(f"{key} should be an array, but is {type_name(value)}")
+    for number, address in enumerate(value):
+        if not isinstance(address, str):
+            raise ItemRefused(f"address {number} of {key} should be a string, but is {type_name(address)}")
     if len(value) > MAX_ADDRESSES:
         raise ItemRefused(f"{key} has {len(value)} addresses; at most {MAX_ADDRESSES} are tried")
     return tuple(value)

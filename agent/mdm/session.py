@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum, auto
 
 from agent.errors import MisuseError, PeerError
@@ -95,10 +95,10 @@ class Timing:
     not_now: float = NOT_NOW_RETRY_SECONDS
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            seconds = getattr(self, field.name)
+        for each in fields(self):
+            seconds = getattr(self, each.name)
             if not (0.0 < seconds < math.inf):
-                raise MisuseError(f"{field.name} should be a positive number of seconds, but is {seconds}")
+                raise MisuseError(f"{each.name} should be a positive number of seconds, but is {seconds}")
 
     def back_off(self, failures: int, jitter: float) -> float:
         """How long to wait after ``failures`` failures that came before this one."""
@@ -111,10 +111,14 @@ DEFAULT_TIMING = Timing()
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """PUT this report to the ServerURL. ``command_uuid`` is empty where it is no result."""
+    """PUT this report to the ServerURL. ``command_uuid`` is empty where it is no result.
+
+    ``malformed`` says what was wrong with the command that this answers with CommandFormatError, if it is that.
+    """
 
     body: bytes
     command_uuid: str = ""
+    malformed: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,7 @@ class Session:
             command = parse_command(body)
         except CommandMalformed as error:
             self._begin(error.command_uuid)
-            return self.finish(error.command_uuid, Result(Status.COMMAND_FORMAT_ERROR))
+            return replace(self.finish(error.command_uuid, Result(Status.COMMAND_FORMAT_ERROR)), malformed=str(error))
         except (CommandDropped, PlistError) as error:
             self._end(now)
             return Over(error)

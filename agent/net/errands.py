@@ -44,6 +44,12 @@ def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dic
     return headers
 
 
+class MacStopped(PeerError):
+    """The Mac went down while it was at something."""
+
+    kind = "stopped"
+
+
 Work = Callable[[], Awaitable[object]]
 
 
@@ -68,14 +74,24 @@ class Errands:
             self._running = True
             Deferred.fromCoroutine(self._run()).addErrback(log_defect)
 
-    def abandon(self) -> None:
-        """The Mac went down, or the run is over: whatever was under way is gone."""
+    def abandon(self, *, in_order: bool = False) -> None:
+        """The Mac goes down: whatever was under way fails."""
+        held = self._forget()
+        if held is not None:
+            held.break_off(MacStopped("the Mac went down in the middle of it"), in_order=in_order)
+
+    def close(self) -> None:
+        """The run is over: nobody hears what becomes of what was under way."""
+        held = self._forget()
+        if held is not None:
+            held.close()
+
+    def _forget(self) -> Connections | None:
         self._life += 1
         self._waiting.clear()
         self._running = False
-        if self._connections is not None:
-            self._connections[1].abort()
-            self._connections = None
+        held, self._connections = self._connections, None
+        return None if held is None else held[1]
 
     async def drive(self, steps: Steps[ReturnT]) -> ReturnT:
         """Carry out what ``steps`` need, one thing after another, and return what they return."""

@@ -37,10 +37,10 @@ class Connections:
         for connection in self._opened.values():
             connection.close()
 
-    def abort(self) -> None:
-        """Drop them all, as when the power goes."""
+    def break_off(self, error: PeerError, *, in_order: bool) -> None:
+        """Close them all in good order, or drop them as when the power goes; the errand hears ``error``."""
         for connection in self._opened.values():
-            connection.abort()
+            connection.break_off(error, in_order=in_order)
 
 
 class RedirectRefused(PeerError):

@@ -138,6 +138,16 @@ class HTTPConnection:
         if stream is not None:
             stream.abort()
 
+    def break_off(self, error: PeerError, *, in_order: bool) -> None:
+        """Close in good order, or vanish as ``abort`` does; whoever waits for an answer hears ``error``."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            if in_order:
+                stream.close()
+            else:
+                stream.abort()
+        self._failed(error)
+
     def _found(self, attempt: int, addresses: Sequence[Address]) -> None:
         if self._caller is not None and attempt == self._attempt:
             self._addresses = list(addresses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -12,14 +13,16 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import MisuseError, PeerError
 from agent.lom.link import ControllerLink, LinkError, LinkLimits
-from agent.lom.network import AddressBook, Endpoint, controller_side
-from agent.lom.relay import Relay
+from agent.lom.network import Endpoint, controller_side
+from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import Outcome, RelayItem
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.records import Exchange, Failure, Observer
 from agent.net.stream import HandshakeFailed, Timeouts, TLSStream
 from agent.net.tls import TLSContexts
 from agent.pki.verify import PeerCheck, device_judge
+
+Fact = str | int | float | bool
 
 
 class AnswerTimeout(LinkError):
@@ -38,15 +41,17 @@ class Network(Protocol):
     """What a Controller's end needs of its network."""
 
     reactor: Reactor
-    book: AddressBook
     contexts: TLSContexts
     observer: Observer
     limits: LinkLimits
     timeouts: Timeouts
     wall_clock: Callable[[], float]
 
-    def dial(self, endpoint: Endpoint) -> socket.socket:
-        """A socket whose connect to ``endpoint`` is under way. Raises Unreachable or ConnectFailed."""
+    def dial(self, controller: Endpoint, address: str) -> socket.socket:
+        """A socket whose connect to ``address`` is under way. Raises Unreachable or ConnectFailed."""
+
+    def explained(self, controller: Endpoint, address: str, error: PeerError) -> PeerError:
+        """What it means on this network that ``address`` could not be asked."""
 
     def hung_up(self, port: int) -> None:
         """The connection dialled from the TCP port ``port`` is over."""
@@ -116,6 +121,7 @@ class _ControllerEnd:
         self._timer: DelayedCall | None = None
         self._started = 0.0
         self._clock_started = 0.0
+        self._secured_at: float | None = None
         self._sent = False
         self._over = False
 
@@ -125,6 +131,7 @@ class _ControllerEnd:
             self._address = address
             self._started = self._network.wall_clock()
             self._clock_started = self._network.reactor.seconds()
+            self._secured_at = None
             try:
                 self._connect(address)
             except PeerError as error:
@@ -155,7 +162,7 @@ class _ControllerEnd:
         side = controller_side(self._controller)
         name = self._relay.item.dns_name
         check = PeerCheck(device_judge(name))
-        sock = self._network.dial(self._network.book.find(self._controller.segment, address))
+        sock = self._network.dial(self._controller, address)
         self._port = sock.getsockname()[1]
         try:
             tls = self._network.contexts.client(sock, side.anchors, side.identity, check, name)
@@ -170,6 +177,7 @@ class _ControllerEnd:
         """The Device is known: ask."""
         if self._stream is None:
             raise MisuseError("a link without a stream")
+        self._secured_at = self._network.reactor.seconds()
         self._sent = True
         self._timer = self._network.reactor.callLater(self._network.limits.answer_seconds, self._late)
         self._stream.write(self._link.start())
@@ -190,7 +198,10 @@ class _ControllerEnd:
         """The link is gone: before the request was sent, or after it."""
         # With TLS 1.3 the Device's refusal of our certificate comes after our own handshake is done.
         refused = isinstance(error, HandshakeFailed)
-        self._fail(self._link.closed(str(error)) if self._sent and not refused else error)
+        if not self._sent:
+            self._fail(self._network.explained(self._controller, self._address, error))
+        else:
+            self._fail(error if refused else self._link.closed(str(error)))
 
     def _late(self) -> None:
         self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))
@@ -221,36 +232,63 @@ class _ControllerEnd:
         return stream
 
     def _record(self, error: PeerError | None) -> Exchange:
-        facts: dict[str, str | int | float | bool] = {}
-        if self._stream is not None and self._sent:
-            facts["tls"] = self._stream.version
-            facts["cipher"] = self._stream.cipher
-            facts["peer"] = self._stream.peer_name
-        seconds = self._network.reactor.seconds() - self._clock_started
-        return link_record(self._controller, self._relay.item, self._address, self._started, seconds, error, facts)
+        now = self._network.reactor.seconds()
+        facts: dict[str, Fact] = {}
+        stream = self._stream
+        if stream is not None and stream.connected_at is not None:
+            facts["connect_ms"] = _milliseconds(self._clock_started, stream.connected_at)
+            if self._secured_at is not None:
+                facts["handshake_ms"] = _milliseconds(stream.connected_at, self._secured_at)
+                facts["tls"], facts["cipher"], facts["peer"] = stream.version, stream.cipher, stream.peer_name
+        if self._secured_at is not None and (error is None or isinstance(error, DeviceRefused)):
+            facts["answer_ms"] = _milliseconds(self._secured_at, now)
+        seconds = now - self._clock_started
+        attempt = Attempt(self._relay.item, self._address, self._started, seconds, error, self._sent)
+        return link_record(self._controller, attempt, facts)
 
 
-def link_record(
-    controller: Endpoint,
-    item: RelayItem,
-    address: str,
-    started: float,
-    seconds: float,
-    error: PeerError | None,
-    facts: Mapping[str, str | int | float | bool],
-) -> Exchange:
-    """The record of one link, tried at ``address`` for ``item``; ``facts`` are those of its network."""
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One address that was tried for an item: when (seconds since the epoch), how long, and what came of it."""
+
+    item: RelayItem
+    address: str
+    started: float
+    seconds: float
+    error: PeerError | None
+    sent: bool
+
+    @property
+    def verdict(self) -> str:
+        """``done``; ``refused`` by the Device; ``not sent``, so another address may be tried; else ``unknown``."""
+        if self.error is None:
+            return "done"
+        if isinstance(self.error, DeviceRefused):
+            return "refused"
+        return "unknown" if self.sent else "not sent"
+
+
+def link_record(controller: Endpoint, attempt: Attempt, facts: Mapping[str, Fact]) -> Exchange:
+    """The record of one link; ``facts`` are those of its network."""
+    item = attempt.item
+    own: dict[str, Fact] = {
+        "controller": controller.index,
+        "controller_name": "" if controller.lom is None else controller.lom.controller_name,
+        "address": attempt.address,
+        "device_dns_name": item.dns_name,
+        "request": item.request.value,
+        "request_uuid": item.uuid,
+        "verdict": attempt.verdict,
+    }
     return Exchange(
         operation="lom_link",
         device=controller.index,
-        started=started,
-        seconds=seconds,
-        failure=None if error is None else Failure.of(error),
-        facts={
-            "address": address,
-            "device_dns_name": item.dns_name,
-            "request": item.request.value,
-            "request_uuid": item.uuid,
-            **facts,
-        },
+        started=attempt.started,
+        seconds=attempt.seconds,
+        failure=None if attempt.error is None else Failure.of(attempt.error),
+        facts={**own, **facts},
     )
+
+
+def _milliseconds(since: float, until: float) -> float:
+    return round((until - since) * 1000.0, 3)

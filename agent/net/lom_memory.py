@@ -16,7 +16,7 @@ from agent.errors import PeerError
 from agent.lom.network import AddressBook, Endpoint, MemoryNetwork
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
-from agent.net.lom_controller import RelayAbandoned, link_record
+from agent.net.lom_controller import Attempt, RelayAbandoned, link_record
 from agent.net.reactor import Clock, DelayedCall
 from agent.net.records import Exchange, Observer
 
@@ -44,6 +44,9 @@ class MemoryLOMNetwork:
     def remove(self, endpoint: Endpoint) -> None:
         """Take a Mac off the network."""
         self._book.remove(endpoint)
+
+    def lom_changed(self, _endpoint: Endpoint) -> None:
+        """No link outlasts the call that it is made in, so that there is none to close."""
 
     def listen(self) -> None:
         """Nothing is to be opened."""
@@ -100,7 +103,7 @@ class _MemoryRelays:
         if self._timer.active():
             self._timer.cancel()
         if self._address:  # what is being asked stops its own Controller
-            self._network.observer(self._record(self._waiting[0], error, ""))
+            self._network.observer(self._record(self._waiting[0], error, sent=True))
         self._outcomes += [Outcome(relay.item.uuid, str(error)) for relay in self._waiting]
         self.done.callback(self._outcomes)
 
@@ -132,15 +135,16 @@ class _MemoryRelays:
         peer = self._network.attempt(self._controller, relay, self._address)
         if self._over:
             return
-        record = self._record(relay, relay.failure, peer)
+        record = self._record(relay, relay.failure, peer, sent=bool(peer))
         self._address = ""
         if relay.decided:  # before the observer can close the network because of it
             self._outcomes.append(self._waiting.popleft().outcome)
         self._network.observer(record)
 
-    def _record(self, relay: Relay, error: PeerError | None, peer: str) -> Exchange:
+    def _record(self, relay: Relay, error: PeerError | None, peer: str = "", *, sent: bool) -> Exchange:
         facts: dict[str, str | int | float | bool] = {"network": "memory"}
         if peer:
             facts["peer"] = peer
         seconds = self._network.reactor.seconds() - self._clock_started
-        return link_record(self._controller, relay.item, self._address, self._started, seconds, error, facts)
+        attempt = Attempt(relay.item, self._address, self._started, seconds, error, sent)
+        return link_record(self._controller, attempt, facts)

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from agent.errors import OperatorError
 from agent.lom.network import AddressBook, Endpoint
 from agent.lom.requests import Outcome, RelayItem
+from agent.net.lom_interface import LOM_PORT, InterfaceNetwork
 from agent.net.lom_link import LoopbackNetwork
 from agent.net.lom_memory import MemoryLOMNetwork
 from agent.net.reactor import Reactor
@@ -34,6 +35,9 @@ class LOMNetwork(Protocol):
     def remove(self, endpoint: Endpoint) -> None:
         """Take a Mac off the network; its links as Device end."""
 
+    def lom_changed(self, endpoint: Endpoint) -> None:
+        """The Mac's LOM payload was installed, replaced or removed. Without it its links as Device end at once."""
+
     def listen(self) -> None:
         """Let the Devices be reached. Raises OperatorError."""
 
@@ -49,15 +53,15 @@ class LOMNetwork(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NetworkChoice:
-    """Which network, as an operator names it. ``interfaces`` and ``port`` (0: the usual) are of interface networks."""
+    """Which network, as an operator names it. ``interfaces`` and ``port`` are of interface networks."""
 
     kind: str
     interfaces: tuple[str, ...] = ()
-    port: int = 0
+    port: int = LOM_PORT
 
 
 def parse_network(text: str) -> NetworkChoice:
-    """What ``--lom-network`` says: ``loopback``, ``memory`` or ``interface:NAME[,NAME…][:PORT]``. Raises OperatorError."""
+    """``loopback``, ``memory`` or ``interface:NAME[,NAME…][:PORT]``, read. Raises OperatorError."""
     kind, _, rest = text.partition(":")
     if kind in (LOOPBACK, MEMORY) and text == kind:
         return NetworkChoice(kind)
@@ -69,7 +73,7 @@ def parse_network(text: str) -> NetworkChoice:
 def _parse_interface(text: str, rest: str) -> NetworkChoice:
     names, colon, number = rest.partition(":")
     interfaces = tuple(names.split(","))
-    port = 0
+    port = LOM_PORT
     if colon:
         if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
             raise OperatorError(f"the port of the LOM network should be 1 to 65535, but is {number!r} in {text!r}")
@@ -84,10 +88,9 @@ def _parse_interface(text: str, rest: str) -> NetworkChoice:
 def make_network(text: str, reactor: Reactor, observer: Observer) -> LOMNetwork:
     """The network that ``text`` names (see ``parse_network``), with nobody on it. Raises OperatorError."""
     choice = parse_network(text)
-    book = AddressBook()
     if choice.kind == MEMORY:
-        return MemoryLOMNetwork(reactor, book, observer)
+        return MemoryLOMNetwork(reactor, AddressBook(), observer)
     # The LOM link trusts the CAs of the LOM payload and nobody else, so it has contexts of its own.
     if choice.kind == LOOPBACK:
-        return LoopbackNetwork(reactor, book, TLSContexts(), observer)
-    raise OperatorError("interface networks are not there yet")
+        return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), observer)
+    return InterfaceNetwork(reactor, choice.interfaces, TLSContexts(), observer, port=choice.port)

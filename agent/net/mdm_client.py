@@ -7,7 +7,6 @@ Controller asks of it changes its power, and that cuts its connections and start
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,27 +18,21 @@ from agent.device.commands import CommandSteps, carry_out
 from agent.device.declarations import synchronise
 from agent.device.installing import enrol, say_goodbye
 from agent.device.mac import Device
-from agent.device.steps import (
-    ChangePower,
-    Done,
-    Erase,
-    LeaveManagement,
-    Synchronise,
-    carry,
-)
+from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, Synchronise, carry
 from agent.errors import MisuseError, PeerError
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import LOMConfiguration
-from agent.lom.power import PowerEvent, RequestRefused
-from agent.lom.requests import PowerRequest
+from agent.lom.power import PowerEvent
 from agent.mdm import results
 from agent.mdm.commands import Command
-from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, Status, failed
+from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
 from agent.mdm.session import Event, Execute, Over, Send
 from agent.net.errands import Errands, log_defect, message_headers
 from agent.net.exchange import MAX_REDIRECTS, RedirectRefused, redirected, retry_after
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin, Response, encode_request, split_url
+from agent.net.in_hand import InHand
+from agent.net.power import PowerTimer
 from agent.net.reactor import DelayedCall
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.enrolment import Enrolment
@@ -50,26 +43,10 @@ _log = Logger()
 FetchProfile = Callable[[], Awaitable[bytes]]
 
 
-class CommandFailed(PeerError):
-    """A command ended in another status than Acknowledged or NotNow."""
-
-    kind = "command"
-
-
 class Unenrolled(PeerError):
     """The server does not know the Mac any more, so the Mac has left its management."""
 
     kind = "unenrolled"
-
-
-@dataclass(slots=True)
-class _Work:
-    """The command in hand, until the server has taken its result."""
-
-    command: Command
-    since: Moment
-    status: Status = Status.ACKNOWLEDGED
-    failure: CommandFailed | None = None
 
 
 class MDMClient:
@@ -77,13 +54,14 @@ class MDMClient:
 
     __slots__ = (
         "_around",
-        "_boot",
         "_connection",
         "_errands",
         "_lives",
+        "_lom_seen",
         "_origin",
         "_performing",
         "_poll",
+        "_power",
         "_redirects",
         "_sent",
         "_session_since",
@@ -98,14 +76,15 @@ class MDMClient:
         self.boots = 0
         self._around = surroundings
         self._errands = Errands(device, surroundings, self)
+        self._power = PowerTimer(device.power, surroundings.reactor, self._power_changed)
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
         self._lives = 0
+        self._lom_seen = device.lom
         self._performing: Deferred[Any] | None = None
-        self._boot: DelayedCall | None = None
         self._poll: DelayedCall | None = None
         self._session_since: Moment | None = None
-        self._work: _Work | None = None
+        self._work: InHand | None = None
         self._sent: Send | None = None
         self._url = ""
         self._redirects = 0
@@ -118,7 +97,9 @@ class MDMClient:
         except PeerError as error:
             self._around.record("enroll", self.index, since, error, {"udid": self.device.mac.udid})
             raise
+        self._end_session()  # of an enrolment before this one
         self._judge_signer(profile)
+        self._look_at_lom()
         self._around.record("enroll", self.index, since, facts={"udid": self.device.mac.udid})
 
     async def enroll_at(self, url: str) -> None:
@@ -135,11 +116,10 @@ class MDMClient:
     def close(self) -> None:
         """The end of the run: close the connection, forget every timer."""
         self._disarm_poll()
-        if self._boot is not None and self._boot.active():
-            self._boot.cancel()
+        self._power.stop()
         self._lives += 1
         self._stop_performing()
-        self._errands.abandon()
+        self._errands.close()
         if self._connection is not None:
             self._connection.close()
 
@@ -165,11 +145,17 @@ class MDMClient:
         """Its LOM configuration, or None."""
         return self.device.lom
 
-    def receive_lom_request(self, request: LinkRequest, _controller: str) -> LinkAnswer:
+    def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
         """Do what a Controller asks."""
-        answer, events = self.device.receive_lom_request(request, self._around.reactor.seconds())
-        self._power(events)
+        answer, events = self.device.receive_lom_request(request, controller, self._around.reactor.seconds())
+        self._power.apply(events)
         return answer
+
+    def _look_at_lom(self) -> None:
+        """A LOM endpoint whose payload is gone is closed at once, links that are open too."""
+        if self.device.lom is not self._lom_seen:
+            self._lom_seen = self.device.lom
+            self._around.network.lom_changed(self)
 
     # The session.
 
@@ -209,7 +195,9 @@ class MDMClient:
 
     def _follow(self, event: Event) -> None:
         match event:
-            case Send():
+            case Send(malformed=reason):
+                if reason:
+                    self._work = InHand.malformed(event.command_uuid, self._around.now(), reason)
                 self._put(event)
             case Execute(command):
                 self._execute(command)
@@ -264,7 +252,7 @@ class MDMClient:
     # Commands.
 
     def _execute(self, command: Command) -> None:
-        self._work = _Work(command, self._around.now())
+        self._work = InHand(command, self._around.now())
         outcome = carry_out(self.device, command)
         if isinstance(outcome, Result):
             self._finish(outcome)
@@ -295,10 +283,8 @@ class MDMClient:
         work = self._work
         if work is None:
             raise MisuseError("a result without a command")
-        work.status = result.status
-        if result.status not in (Status.ACKNOWLEDGED, Status.NOT_NOW):
-            reason = "; ".join(error.description for error in result.errors) or "no reason given"
-            work.failure = CommandFailed(f"{work.command.request_type}: {result.status.value}: {reason}")
+        self._look_at_lom()
+        work.done(result)
         try:
             send = self.device.session.finish(work.command.uuid, result)
         except MisuseError:  # a value that no plist can hold: say so, rather than leave the server waiting
@@ -311,12 +297,7 @@ class MDMClient:
         """The server took what was sent last. True where what follows from that leaves nothing of ``event`` to do."""
         work, self._work = self._work, None
         if work is not None:
-            facts = {
-                "request_type": work.command.request_type[:200],
-                "command_uuid": work.command.uuid,
-                "status": work.status.value,
-            }
-            self._around.record("command", self.index, work.since, work.failure, facts)
+            self._around.record("command", self.index, work.since, work.failure, work.facts)
         afterwards = self.device.take_afterwards()
         if not afterwards:
             return False
@@ -328,8 +309,9 @@ class MDMClient:
                 case Synchronise(tokens):
                     self._errands.start(partial(self._synchronise, tokens))
                 case ChangePower(request):
-                    # The Mac is off before it can look at the next command, which the server still has.
-                    ended = self._change_own_power(request) or ended
+                    # The Mac is going down before it can look at the next command, which the server still has.
+                    self._power.request(request)
+                    ended = ended or not self.device.running
                 case LeaveManagement():
                     enrolment = self._enrolment
                     self._leave()
@@ -350,6 +332,12 @@ class MDMClient:
 
     def _leave(self) -> None:
         """The Mac is enrolled no more."""
+        self._end_session()
+        self.device.forget_enrolment()
+        self._look_at_lom()
+
+    def _end_session(self) -> None:
+        """Whatever the Mac was at with its server is over; nobody hears of it."""
         self._disarm_poll()
         self._lives += 1
         self._stop_performing()
@@ -358,7 +346,6 @@ class MDMClient:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        self.device.forget_enrolment()
 
     def _judge_signer(self, profile: Profile) -> None:
         enrolment = self.device.enrolment
@@ -368,49 +355,29 @@ class MDMClient:
 
     # Power.
 
-    def _change_own_power(self, request: PowerRequest) -> bool:
-        try:
-            events = self.device.power.receive(request, self._around.reactor.seconds())
-        except RequestRefused:  # a state in which the Mac could not have answered its server
-            return False
-        self._power(events)
-        return PowerEvent.WENT_DOWN in events
+    def _power_changed(self, event: PowerEvent) -> None:
+        match event:
+            case PowerEvent.SHUTDOWN_STARTED:
+                self._go_down(in_order=True)
+            case PowerEvent.WENT_DOWN:
+                self._go_down()
+            case PowerEvent.CAME_UP:
+                self._come_up()
 
-    def _power(self, events: Sequence[PowerEvent]) -> None:
-        for event in events:
-            match event:
-                case PowerEvent.WENT_DOWN:
-                    self._go_down()
-                case PowerEvent.BOOT_STARTED:
-                    self._start_boot()
-                case PowerEvent.CAME_UP:
-                    self._come_up()
-
-    def _go_down(self) -> None:
+    def _go_down(self, *, in_order: bool = False) -> None:
         self._lives += 1
         self._disarm_poll()
-        if self._boot is not None and self._boot.active():
-            self._boot.cancel()
         self._session_since = None
         self._stop_performing()
-        self._errands.abandon()
+        self._errands.abandon(in_order=in_order)
         if self._connection is not None:
-            self._connection.abort()
+            if in_order:
+                self._connection.close()
+            else:
+                self._connection.abort()
         self.device.lose_power()
         if not self.device.session.owes_result:
             self._work = None
-
-    def _start_boot(self) -> None:
-        deadline = self.device.power.deadline
-        if deadline is None:
-            raise MisuseError("a boot without an end")
-        delay = max(0.0, deadline - self._around.reactor.seconds())
-        self._boot = self._around.reactor.callLater(delay, self._advance)
-
-    def _advance(self) -> None:
-        self._boot = None
-        # A clock that is a hair behind the timer must not leave the Mac booting for ever.
-        self._power(self.device.power.advance(max(self._around.reactor.seconds(), self.device.power.deadline or 0.0)))
 
     def _come_up(self) -> None:
         self.boots += 1

@@ -16,6 +16,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 _BYTES_A_TURN = 256 * 1024  # that are written; so that a large body does not keep the reactor from everything else
+_IP_BIND_ADDRESS_NO_PORT = 24  # Linux, ip(7): the port is chosen when the peer is known; Python names it from 3.12
 _RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL never keeps a part of one
 
 
@@ -101,7 +103,10 @@ class State(Enum):
 
 @implementer(IReadDescriptor, IWriteDescriptor)
 class TLSStream:
-    """A TLS connection over a non-blocking socket. ``owner`` hears of everything that happens."""
+    """A TLS connection over a non-blocking socket. ``owner`` hears of everything that happens.
+
+    ``connected_at`` is when ``connect`` had its TCP connection, in seconds on the reactor's clock; None before.
+    """
 
     __slots__ = (
         "_check",
@@ -115,6 +120,7 @@ class TLSStream:
         "_timer",
         "_tls",
         "_writing",
+        "connected_at",
         "peer_name",
         "state",
     )
@@ -140,6 +146,7 @@ class TLSStream:
         self._heard = False  # anything, so that the peer has taken our certificate
         self._writing = False
         self._timer: DelayedCall | None = None
+        self.connected_at: float | None = None
         self.peer_name = ""
         self.state = State.CONNECTING
 
@@ -227,18 +234,16 @@ class TLSStream:
         elif self.state is State.HANDSHAKING:
             self._shake_hands()
         elif self.state is State.OPEN:
-            if self._peer_spoke():
-                self._receive()
-            if self.state is State.OPEN:
-                self._flush()
+            self._flush()
 
     # The steps.
 
     def _finish_connect(self) -> None:
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._lose(ConnectFailed(f"the TCP connection failed: {os.strerror(code)}"))
+            self._lose(ConnectFailed(f"the TCP connection failed: {os.strerror(code)}", code))
             return
+        self.connected_at = self._reactor.seconds()
         self._begin_handshake()
         self._reactor.addReader(self)
         self._shake_hands()
@@ -288,7 +293,7 @@ class TLSStream:
         """Send what the peer takes, no more than a turn's bytes, and nothing while it has something to say.
 
         After an error of writing OpenSSL reads no more, so that what the peer said before it closed (an alert, an
-        early answer) would be lost: it is read first.
+        early answer) would be lost: the reactor has it read before it has the rest written.
         """
         rest = memoryview(self._out)
         end = min(len(rest), self._sent + _BYTES_A_TURN)
@@ -365,11 +370,13 @@ def start_connect(
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         if source is not None:
+            if sys.platform == "linux":  # or the source's ports would be used up by connections that rest
+                sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind(source)
         code = sock.connect_ex(address)
     except OSError as error:
         code = error.errno or errno.EINVAL
     if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
         sock.close()
-        raise ConnectFailed(f"the TCP connection failed: {os.strerror(code)}")
+        raise ConnectFailed(f"the TCP connection failed: {os.strerror(code)}", code)
     return sock

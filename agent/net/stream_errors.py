@@ -28,9 +28,13 @@ _CERTIFICATE_ALERTS = (
 
 
 class ConnectFailed(PeerError):
-    """Nobody accepted the TCP connection."""
+    """Nobody accepted the TCP connection. ``code`` is the system's error number, 0 where it gave none."""
 
     kind = "connect"
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ConnectTimeout(ConnectFailed):

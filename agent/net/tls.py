@@ -142,7 +142,8 @@ def fingerprint(certificate: x509.Certificate) -> bytes:
 def forget_errors() -> None:
     """Empty OpenSSL's error queue, in which pyOpenSSL leaves an entry behind when it raises SysCallError.
 
-    The queue is one for the whole thread: the next operation of any other connection would be told that it failed.
+    The queue is one for the whole thread: the entry would be taken for part of the next error of any other connection,
+    and before OpenSSL 4 it would break that connection by itself.
     """
     with contextlib.suppress(SSL.Error):
         _DRAIN.set_cipher_list(b"-")  # which is none: the error that is raised takes all others with it

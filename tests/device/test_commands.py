@@ -19,7 +19,8 @@ from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, Synchr
 from agent.fleet.population import Population
 from agent.lab.authorities import Authorities
 from agent.lab.profiles import LOM_IDENTIFIER, lom_profile
-from agent.lom.requests import Dialect, PowerRequest
+from agent.lom.power import SystemRequest
+from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, Status
@@ -299,10 +300,10 @@ def test_installed_applications_can_be_asked_for_by_identifier() -> None:
 @pytest.mark.parametrize(
     ("request_type", "body", "afterwards"),
     [
-        ("RestartDevice", {}, [ChangePower(PowerRequest.RESET)]),
+        ("RestartDevice", {}, [ChangePower(SystemRequest.RESTART)]),
         ("RestartDevice", {"NotifyUser": True}, []),
-        ("ShutDownDevice", {}, [ChangePower(PowerRequest.OFF)]),
-        ("DeviceLock", {"PIN": "123456"}, [ChangePower(PowerRequest.RESET)]),
+        ("ShutDownDevice", {}, [ChangePower(SystemRequest.SHUT_DOWN)]),
+        ("DeviceLock", {"PIN": "123456"}, [ChangePower(SystemRequest.RESTART)]),
         ("EraseDevice", {}, [Erase()]),
         ("DeclarativeManagement", {"Data": b"{}"}, [Synchronise(b"{}")]),
     ],

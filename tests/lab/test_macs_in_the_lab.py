@@ -337,6 +337,37 @@ def test_not_now_is_offered_again_and_answered_in_the_end(run_in_reactor: RunInR
     run_in_reactor(scenario())
 
 
+def test_a_malformed_command_is_answered_and_counted(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+            arrived: Deferred[Any] = Deferred()
+            running.lab.enqueue(running.udid(client), {"RequestType": 5}, arrived.callback)
+            client.wake()
+            assert (await arrived)["Status"] == "CommandFormatError"
+            await running.until(lambda: running.failures("command") == ["command"], "a record")
+            (failed,) = [exchange for exchange in running.exchanges if exchange.failure is not None]
+            assert failed.facts["status"] == "CommandFormatError"
+            assert "RequestType should be a string" in failed.failure.message  # type: ignore[union-attr]
+            assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+def test_enrolling_anew_in_the_middle_of_a_session_starts_over(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+            before = client.device.enrolment
+            enrolling = Deferred.fromCoroutine(running.enrol(client))
+            client.wake()
+            await enrolling
+            assert client.device.enrolment is not before
+            assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
 def test_a_mac_with_another_macs_identity_is_refused(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2) as running:

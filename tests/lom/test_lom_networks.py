@@ -1,14 +1,17 @@
-"""Who may talk to whom on a LOM link: one table of Macs and certificates, the same on both networks.
+"""Who may talk to whom on a LOM link: one table of Macs and certificates, the same on all three networks.
 
-``over_memory`` judges without sockets, ``over_sockets`` is real TCP and mutual TLS on ``[::1]``.
+``memory`` judges without sockets, ``loopback`` is real TCP and mutual TLS on ``[::1]``, ``interface`` the same between
+real link-local addresses, in a network namespace: segment 0 is on the wire ``lom0``, segment 1 on ``lom1``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -25,31 +28,39 @@ from lom_parties import (
     NAME,
     NOW,
     NOWHERE,
+    QUICK,
     STRANGE_CA,
     TOMORROW,
     YESTERDAY,
     Party,
-    Sockets,
     controller,
     device,
     item,
 )
+from namespaces import Namespace, namespaces, wire
 from twisted.internet import reactor
 
 from agent.lom.link import LinkAnswer
-from agent.lom.network import AddressBook, LOMConfiguration, MemoryNetwork
+from agent.lom.network import AddressBook, LOMConfiguration
 from agent.lom.requests import Outcome, PowerRequest, RelayItem
+from agent.net.lom_interface import InterfaceNetwork
+from agent.net.lom_link import LoopbackNetwork
+from agent.net.lom_memory import MemoryLOMNetwork
+from agent.net.lom_networks import LOMNetwork
+from agent.net.records import Exchange
+from agent.net.stream import Timeouts
+from agent.net.tls import TLSContexts
 from agent.pki.authority import LOM_USAGE, Authority, make_key
 from agent.pki.identity import Identity
 
 Relay = Callable[[Party, list[Party], RelayItem], Outcome]
 
-
 ITEM = item()
+FROM = "fe80::c0"  # the address of a Controller that has none of its own
 
 
 class Verdict(Enum):
-    """What becomes of a link, as far as both networks can agree."""
+    """What becomes of a link, as far as all networks can agree."""
 
     SUCCEEDED = auto()
     NOT_SENT = auto()  # the Controller found nobody, or did not like what it found, and asked nothing
@@ -58,13 +69,17 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Case:
-    """Macs, what becomes of the link between them, and the words that the error has on both networks."""
+    """Macs, what becomes of the link between them, and the words that the error has on all networks.
+
+    ``seen_from_afar`` are those that it has where the Controller's end cannot know as much of the Device.
+    """
 
     verdict: Verdict
     words: str = ""
     controller: Callable[[], Party] = controller
     device: Callable[[], Party | None] = device
     item: RelayItem = ITEM
+    seen_from_afar: str = ""
 
 
 def _device_with(
@@ -132,6 +147,7 @@ _USAGES = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsa
 _SUCCEEDED, _NOT_SENT, _REFUSED = Verdict.SUCCEEDED, Verdict.NOT_SENT, Verdict.REFUSED_BY_DEVICE
 _EXPIRED = {"not_before": NOW - timedelta(days=2), "not_after": YESTERDAY}
 _NOT_YET = {"not_before": TOMORROW}
+_HUNG_UP = "closed the connection during the TLS handshake"
 
 CASES = {
     "right": Case(_SUCCEEDED),
@@ -209,48 +225,84 @@ CASES = {
         item=item(ADDRESS, ADDRESS_2),
         device=lambda: device(addresses=(ADDRESS, ADDRESS_2)),
     ),
-    "another segment": Case(_NOT_SENT, "nobody answers at this address in segment 0", device=_elsewhere),
+    "another segment": Case(_NOT_SENT, "nobody answers at this address", device=_elsewhere),
     "nobody there": Case(_NOT_SENT, "nobody answers at this address", item=item(NOWHERE)),
     "no network at all": Case(_NOT_SENT, "nobody answers at this address", device=lambda: None),
     "no link-local address": Case(_NOT_SENT, "expected a link-local address", item=item("2001:db8::1")),
     "the Mac has no LOM payload": Case(
-        _NOT_SENT, "not set up as a LOM Device", device=lambda: Party(1, None, [ADDRESS])
+        _NOT_SENT,
+        "not set up as a LOM Device",
+        device=lambda: Party(1, None, [ADDRESS]),
+        seen_from_afar=_HUNG_UP,
     ),
-    "the Mac is a Controller only": Case(_NOT_SENT, "not set up as a LOM Device", device=lambda: device(None)),
+    "the Mac is a Controller only": Case(
+        _NOT_SENT, "not set up as a LOM Device", device=lambda: device(None), seen_from_afar=_HUNG_UP
+    ),
     "the Controller lost its payload": Case(
         _NOT_SENT, "not set up as a LOM Controller any more", controller=lambda: controller(None)
     ),
 }
 
 
-def over_memory(asker: Party, others: list[Party], wanted: RelayItem) -> Outcome:
-    book = AddressBook()
-    for party in (asker, *others):
-        book.add(party)
-    return MemoryNetwork(book).relay(asker, wanted)
+@pytest.fixture(scope="module")
+def subnets() -> Iterator[Namespace]:
+    """A namespace with the interfaces lom0 and lom1, at the other ends of whose wires nobody is."""
+    with namespaces(2) as (ours, others):
+        wire(ours, "lom0", others, "far0")
+        wire(ours, "lom1", others, "far1")
+        yield ours
+
+
+@pytest.fixture(params=["memory", "loopback", "interface"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def over_sockets(run_in_reactor: Callable[..., Outcome]) -> Relay:
-    def relay(asker: Party, others: list[Party], wanted: RelayItem) -> Outcome:
-        async def run() -> Outcome:
-            with Sockets(reactor, asker, *others) as sockets:
-                (outcome,) = await sockets.relay(asker, wanted)
-            assert len(sockets.records) == len(wanted.addresses) - wanted.addresses.count("junk") or not outcome.success
-            return outcome
+def relay(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, run_in_reactor: Callable[..., tuple[Outcome, int]]
+) -> Relay:
+    place = request.getfixturevalue("subnets").inside if kind == "interface" else nullcontext
 
-        return run_in_reactor(run())
+    def make(records: list[Exchange]) -> LOMNetwork:
+        if kind == "memory":
+            return MemoryLOMNetwork(reactor, AddressBook(), records.append)
+        if kind == "loopback":
+            return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), records.append, limits=QUICK)
+        names = ("lom0", "lom1")
+        soon = Timeouts(connect=0.5)  # the kernel is sure by then that nobody is there
+        return InterfaceNetwork(
+            reactor, names, TLSContexts(), records.append, limits=QUICK, timeouts=soon, folder=tmp_path
+        )
+
+    def relay(asker: Party, others: list[Party], wanted: RelayItem) -> Outcome:
+        asker.lom_addresses = asker.lom_addresses or [FROM]
+        with place():
+            outcome, records = run_in_reactor(_carry(make, asker, others, wanted))
+        assert records == len(wanted.addresses) - wanted.addresses.count("junk") or not outcome.success
+        return outcome
 
     return relay
 
 
-@pytest.fixture(params=["memory", "sockets"])
-def relay(request: pytest.FixtureRequest) -> Relay:
-    return over_memory if request.param == "memory" else request.getfixturevalue("over_sockets")
+async def _carry(
+    make: Callable[[list[Exchange]], LOMNetwork], asker: Party, others: list[Party], wanted: RelayItem
+) -> tuple[Outcome, int]:
+    """What came of an item, and how many records it left."""
+    records: list[Exchange] = []
+    network = make(records)
+    for party in (asker, *others):
+        network.add(party, NAME)
+    network.listen()
+    try:
+        (outcome,) = await network.relay(asker, [wanted])
+    finally:
+        network.close()
+    return outcome, len(records)
 
 
 def verdict(outcome: Outcome, asked: Party | None) -> Verdict:
-    """The outcome on the map that both networks share."""
+    """The outcome on the map that all networks share."""
     if outcome.success:
         return Verdict.SUCCEEDED
     assert asked is None or not asked.asked, "a Device that was asked, and a failure that says something else"
@@ -260,12 +312,13 @@ def verdict(outcome: Outcome, asked: Party | None) -> Verdict:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_both_networks_give_the_same_verdict(case: Case, relay: Relay) -> None:
+def test_all_networks_give_the_same_verdict(case: Case, kind: str, relay: Relay) -> None:
     asker, asked = case.controller(), case.device()
     outcome = relay(asker, [asked] if asked is not None else [], case.item)
     assert outcome.uuid == case.item.uuid
     assert verdict(outcome, asked) is case.verdict
-    assert case.words in outcome.error
+    words = (case.seen_from_afar if kind == "interface" else "") or case.words
+    assert words in outcome.error
     if case.verdict is Verdict.SUCCEEDED:
         assert asked is not None
         ((request, name),) = asked.asked

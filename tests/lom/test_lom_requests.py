@@ -97,13 +97,17 @@ def test_what_cannot_be_answered_by_item_is_malformed_as_a_whole(value: Any) -> 
         ("DeviceDNSName", [None, *WRONG_TYPES, []], "DeviceDNSName should be a string"),
         ("DeviceDNSName", ["", "x" * 254], "1 to 253 characters"),
         ("LOMProtocolVersion", [True, 1.0, "1", b"\1", [], {}], "LOMProtocolVersion should be an integer"),
-        ("PrimaryIPv6AddressList", [*WRONG_TYPES, "fe80::1", ["fe80::1", 1], [["fe80::1"]]], "array of strings"),
-        ("SecondaryIPv6AddressList", [*WRONG_TYPES, "fe80::1", ["fe80::1", 1], [["fe80::1"]]], "array of strings"),
+        ("PrimaryIPv6AddressList", [*WRONG_TYPES, "fe80::1"], "PrimaryIPv6AddressList should be an array, but is"),
+        ("PrimaryIPv6AddressList", [["fe80::1", 1]], "address 1 of PrimaryIPv6AddressList should be a string"),
+        ("PrimaryIPv6AddressList", [[["fe80::1"]]], "PrimaryIPv6AddressList should be a string, but is an array"),
+        ("SecondaryIPv6AddressList", [*WRONG_TYPES, "fe80::1"], "SecondaryIPv6AddressList should be an array, but is"),
+        ("SecondaryIPv6AddressList", [["fe80::1", 1]], "address 1 of SecondaryIPv6AddressList should be a string"),
+        ("SecondaryIPv6AddressList", [[["fe80::1"]]], "SecondaryIPv6AddressList should be a string, but is an array"),
         ("PrimaryIPv6AddressList", [["fe80::1"] * 17], "17 addresses; at most 16"),
         (
             "DeviceRequestType",
             ["Restart", "poweron", "PowerOn", "POWEROFF", "reset", "Reset ", ""],
-            "PowerON, PowerOFF",
+            "DeviceRequestType should be one of PowerON, PowerOFF, Reset, in these letters, but is '",
         ),
         ("DeviceRequestType", [None, *WRONG_TYPES, ["Reset"]], "PowerON, PowerOFF, Reset"),
     ],
@@ -115,7 +119,8 @@ def test_what_is_wrong_in_one_item_fails_that_item_alone(key: str, values: list[
             if key != "DeviceRequestUUID"
             else {**request_item(), key: value}
         )
-        before, failed, after = parse_request_list({"RequestList": [request_item(), wrong, request_item()]})
+        right = [request_item(DeviceRequestUUID=uuid) for uuid in ("before", "after")]
+        before, failed, after = parse_request_list({"RequestList": [right[0], wrong, right[1]]})
         assert isinstance(before, RelayItem)
         assert isinstance(after, RelayItem)
         assert isinstance(failed, Outcome)
@@ -129,6 +134,20 @@ def test_an_item_without_any_address_fails() -> None:
         failed = parse_one(PrimaryIPv6AddressList=absent, SecondaryIPv6AddressList=absent)
         assert isinstance(failed, Outcome)
         assert "both empty" in failed.error
+
+
+def test_of_items_with_the_same_uuid_the_first_counts_and_each_is_answered() -> None:
+    names = ("one.lom.test", "two.lom.test", "three.lom.test")
+    items = [request_item(DeviceRequestUUID="same", DeviceDNSName=name) for name in names]
+    items.insert(1, request_item(DeviceRequestUUID="other"))
+    first, other, *repeats = parse_request_list({"RequestList": items})
+    assert isinstance(first, RelayItem)
+    assert isinstance(other, RelayItem)
+    assert first.dns_name == "one.lom.test"
+    for number, repeat in enumerate(repeats, 2):
+        assert isinstance(repeat, Outcome)
+        assert repeat.uuid == "same"
+        assert f"item {number} of RequestList repeats the DeviceRequestUUID 'same' of item 0" in repeat.error
 
 
 @given(plist_dictionaries(*KEYS) | request_lists)

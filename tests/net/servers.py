@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import pytest
+from conftest import RunInReactor
 from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -194,8 +196,9 @@ class TLSServer:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open.append(sock)
-            self._run(partial(self._serve, Talk(self, sock, self.connections)))
-            self.connections += 1
+            talk = Talk(self, sock, self.connections)
+            self.connections += 1  # before the script runs, for a test may look at it once it has an answer
+            self._run(partial(self._serve, talk))
 
     def _serve(self, talk: Talk) -> None:
         try:
@@ -320,6 +323,19 @@ def client(
 
     resolver = Resolver(reactor, names or Names({}))
     return HTTPConnection(reactor, resolver, contexts or TLSContexts(), origin, anchors, identity, timeouts=timeouts)
+
+
+def fails(run_in_reactor: RunInReactor, connection: HTTPConnection, origin: Origin, body: bytes = b"") -> PeerError:
+    """Ask, and return the error; the connection is left as the error left it."""
+
+    async def scenario() -> PeerError:
+        with pytest.raises(PeerError) as caught:
+            await ask(connection, origin, body)
+        assert not connection.connected
+        return caught.value
+
+    error: PeerError = run_in_reactor(scenario())
+    return error
 
 
 async def until(condition: Callable[[], bool]) -> None:

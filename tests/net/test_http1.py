@@ -1,55 +1,20 @@
-"""The HTTP/1.1 response reader and the request writer, on bytes alone."""
+"""The HTTP/1.1 response reader, on bytes alone: what is a response, and what is none."""
 
 from __future__ import annotations
 
 import dataclasses
-from itertools import pairwise
 
 import pytest
+from http1_reading import both_ways, read, read_by_byte, read_to_close
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.errors import MisuseError, OperatorError
+from agent.errors import MisuseError
 from agent.net.http1 import (
-    MAX_CHUNK_LINE_BYTES,
-    MAX_HEAD_BYTES,
-    MAX_HEADER_LINES,
-    MAX_INTERIM_RESPONSES,
-    Origin,
     Response,
     ResponseMalformed,
     ResponseReader,
-    ResponseTooLong,
-    encode_request,
-    split_url,
 )
-
-
-def read(octets: bytes, *, cuts: tuple[int, ...] = (), max_body: int = 1_000_000) -> Response | None:
-    """The response in ``octets``, fed in the pieces between the cuts; the reader hears nothing after it."""
-    reader = ResponseReader(max_body)
-    for start, end in pairwise((0, *cuts, len(octets))):
-        response = reader.receive(octets[start:end])
-        if response is not None:
-            return response
-    return None
-
-
-def read_by_byte(octets: bytes, *, max_body: int = 1_000_000) -> Response | None:
-    return read(octets, cuts=tuple(range(1, len(octets))), max_body=max_body)
-
-
-def read_to_close(octets: bytes) -> Response:
-    reader = ResponseReader()
-    assert reader.receive(octets) is None
-    return reader.closed()
-
-
-def both_ways(octets: bytes) -> Response | None:
-    whole, by_byte = read(octets), read_by_byte(octets)
-    assert whole == by_byte
-    return whole
-
 
 # What ends a response
 
@@ -310,104 +275,6 @@ def test_a_chunk_must_end_where_its_size_says() -> None:
             parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhello\r\n0\r\n\r\n")
 
 
-# Limits: what is at the limit is taken, what is past it refused, however it is cut
-
-
-def headed(head_bytes: int) -> bytes:
-    octets = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nPad: "
-    return octets + b"x" * (head_bytes - len(octets)) + b"\r\n\r\n"
-
-
-def test_the_limit_of_the_head() -> None:
-    fits, too_long = headed(MAX_HEAD_BYTES), headed(MAX_HEAD_BYTES + 1)
-    for cut in range(len(fits) - 5, len(fits)):
-        assert read(fits, cuts=(cut,)) is not None
-        with pytest.raises(ResponseTooLong):
-            read(too_long, cuts=(cut,))
-
-
-def test_a_head_without_an_end_is_refused_at_the_limit() -> None:
-    with pytest.raises(ResponseTooLong, match="head is longer"):
-        read(headed(MAX_HEAD_BYTES + 5)[:-4])
-
-
-def test_the_limit_of_header_lines() -> None:
-    def response_with(lines: int) -> bytes:
-        return b"HTTP/1.1 204 No\r\n" + b"A: b\r\n" * lines + b"\r\n"
-
-    assert read(response_with(MAX_HEADER_LINES)) is not None
-    with pytest.raises(ResponseTooLong, match="header lines"):
-        read(response_with(MAX_HEADER_LINES + 1))
-
-
-def test_the_limit_of_trailer_lines() -> None:
-    def response_with(lines: int) -> bytes:
-        return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * lines + b"\r\n"
-
-    assert read(response_with(MAX_HEADER_LINES)) is not None
-    with pytest.raises(ResponseTooLong, match="trailer"):
-        read(response_with(MAX_HEADER_LINES + 1))
-
-
-def test_the_limit_of_interim_responses() -> None:
-    def response_after(interims: int) -> bytes:
-        return b"HTTP/1.1 100 Continue\r\n\r\n" * interims + b"HTTP/1.1 204 No\r\n\r\n"
-
-    assert read(response_after(MAX_INTERIM_RESPONSES)) is not None
-    with pytest.raises(ResponseTooLong, match="interim"):
-        read(response_after(MAX_INTERIM_RESPONSES + 1))
-
-
-def test_the_limit_of_a_chunk_line() -> None:
-    def response_with(line_bytes: int) -> bytes:
-        line = b"1;" + b"x" * (line_bytes - 2)
-        return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + line + b"\r\ny\r\n0\r\n\r\n"
-
-    assert both_ways(response_with(MAX_CHUNK_LINE_BYTES)) is not None
-    for parse in (read, read_by_byte):
-        with pytest.raises(ResponseTooLong, match="chunked body"):
-            parse(response_with(MAX_CHUNK_LINE_BYTES + 1))
-    with pytest.raises(ResponseTooLong, match="chunked body"):
-        read(response_with(MAX_CHUNK_LINE_BYTES + 100)[:-20])
-
-
-@pytest.mark.parametrize(
-    ("fits", "too_long"),
-    [
-        (b"Content-Length: 10\r\n\r\n0123456789", b"Content-Length: 11\r\n\r\n"),
-        (
-            b"Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n",
-            b"Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n6\r\n",
-        ),
-        (
-            b"Transfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n0\r\n\r\n",
-            b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFF\r\n",
-        ),
-    ],
-)
-def test_the_limit_of_the_body_is_known_before_the_body_comes(fits: bytes, too_long: bytes) -> None:
-    response = read(b"HTTP/1.1 200 OK\r\n" + fits, max_body=10)
-    assert response is not None
-    assert response.body == b"0123456789"
-    with pytest.raises(ResponseTooLong, match="body is longer than 10"):
-        read(b"HTTP/1.1 200 OK\r\n" + too_long, max_body=10)
-
-
-def test_the_limit_of_a_body_without_a_length() -> None:
-    reader = ResponseReader(max_body=10)
-    reader.receive(b"HTTP/1.1 200 OK\r\n\r\n0123456789")
-    with pytest.raises(ResponseTooLong):
-        reader.receive(b"x")
-
-
-def test_a_body_of_very_many_small_chunks_is_read() -> None:
-    chunks = 200_000
-    octets = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * chunks + b"0\r\n\r\n"
-    response = read(octets)
-    assert response is not None
-    assert response.body == b"x" * chunks
-
-
 # Any bytes, however they are cut
 
 TOKENS = st.sampled_from(
@@ -505,130 +372,3 @@ def test_a_response_that_was_written_is_read_back(
     assert read(octets, cuts=cuts) == Response(
         status, {name.lower(): value for name, value in fields}, body, keep_alive=True
     )
-
-
-# Requests
-
-
-def test_a_request_without_and_with_a_body() -> None:
-    origin = Origin("mdm.example.org", 443)
-    assert encode_request("GET", origin, "/a?b=c", {"Accept": "*/*"}) == (
-        b"GET /a?b=c HTTP/1.1\r\nHost: mdm.example.org\r\nAccept: */*\r\n\r\n"
-    )
-    assert encode_request("PUT", origin, "/", {}, b"body") == (
-        b"PUT / HTTP/1.1\r\nHost: mdm.example.org\r\nContent-Length: 4\r\n\r\nbody"
-    )
-    assert encode_request("PUT", origin, "/", {}, b"").endswith(b"Content-Length: 0\r\n\r\n")
-
-
-@pytest.mark.parametrize(
-    ("host", "port", "header"),
-    [
-        ("mdm.example.org", 443, "mdm.example.org"),
-        ("mdm.example.org", 8443, "mdm.example.org:8443"),
-        ("192.0.2.1", 80, "192.0.2.1:80"),
-        ("2001:db8::1", 443, "[2001:db8::1]"),
-        ("2001:db8::1", 8443, "[2001:db8::1]:8443"),
-        ("fe80::1%eth0", 443, "[fe80::1]"),
-    ],
-)
-def test_the_host_header(host: str, port: int, header: str) -> None:
-    assert Origin(host, port).header == header
-
-
-@pytest.mark.parametrize(
-    ("url", "origin", "target"),
-    [
-        ("https://mdm.example.org", Origin("mdm.example.org", 443), "/"),
-        ("https://MDM.Example.org:8443/a/b?c=d&e#f", Origin("mdm.example.org", 8443), "/a/b?c=d&e"),
-        ("HTTPS://h?x", Origin("h", 443), "/?x"),
-        ("https://[2001:DB8::1]:9/", Origin("2001:db8::1", 9), "/"),
-        ("https://h/%20%0d%0a", Origin("h", 443), "/%20%0d%0a"),
-        ("https://bücher.example/", Origin("xn--bcher-kva.example", 443), "/"),
-        ("https://h:/", Origin("h", 443), "/"),
-    ],
-)
-def test_a_url_is_split(url: str, origin: Origin, target: str) -> None:
-    assert split_url(url) == (origin, target)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "mdm.example.org",
-        "http://h/",
-        "https://",
-        "https:///a",
-        "https://:443/",
-        "https://h:0/",
-        "https://h:65536/",
-        "https://h:x/",
-        "https://[::1/",
-        "https://h/a b",
-        "https://h/a\r\nX: y",
-        "https://h/\t",
-        "https://h/\x7f",
-        "https://h\x00/",
-        "https://h /",
-        "https://h/ü",
-        "https://h/?ü",
-        "https://ü..h/",
-        "\x1bhttps://h/",
-    ],
-)
-def test_what_is_no_https_url_is_the_operators_error(url: str) -> None:
-    with pytest.raises(OperatorError):
-        split_url(url)
-
-
-@given(
-    st.text(st.characters(codec="utf-8"), max_size=30),
-    st.sampled_from(["https://", "https://h/", "https://h?", "https://h:"]),
-)
-def test_no_url_slips_a_header_in(text: str, start: str) -> None:
-    try:
-        origin, target = split_url(start + text)
-    except OperatorError:
-        return
-    request = encode_request("GET", origin, target, {})
-    head = f"GET {target} HTTP/1.1\r\nHost: {origin.header}\r\n\r\n"
-    assert request == head.encode("ascii")
-    assert request.count(b"\r\n") == 3
-    assert request.count(b" ") == 3
-
-
-@given(st.text(max_size=20), st.text(max_size=20))
-def test_no_header_slips_another_one_in(name: str, value: str) -> None:
-    try:
-        request = encode_request("GET", Origin("h", 443), "/", {name: value})
-    except MisuseError:
-        return
-    assert request.split(b"\r\n") == [b"GET / HTTP/1.1", b"Host: h", f"{name}: {value}".encode("latin-1"), b"", b""]
-    assert name.isascii()
-    assert ":" not in name
-
-
-@pytest.mark.parametrize(
-    ("method", "origin", "target", "headers"),
-    [
-        ("GET\r\nX: y", Origin("h", 443), "/", {}),
-        ("GET /x", Origin("h", 443), "/", {}),
-        ("GET", Origin("h\r\nX: y", 443), "/", {}),
-        ("GET", Origin("", 443), "/", {}),
-        ("GET", Origin("h", 443), "/ HTTP/1.1\r\nX: y", {}),
-        ("GET", Origin("h", 443), "", {}),
-        ("GET", Origin("h", 443), "/ü", {}),
-        ("GET", Origin("h", 443), "/", {"X: y\r\nZ": "1"}),
-        ("GET", Origin("h", 443), "/", {"X": "y\r\nZ: 1"}),
-        ("GET", Origin("h", 443), "/", {"X": "y\n"}),
-        ("GET", Origin("h", 443), "/", {"X": "\0"}),
-        ("GET", Origin("h", 443), "/", {"X": "€"}),
-        ("GET", Origin("h", 443), "/", {"": "y"}),
-    ],
-)
-def test_a_request_that_would_say_more_than_it_should_is_our_misuse(
-    method: str, origin: Origin, target: str, headers: dict[str, str]
-) -> None:
-    with pytest.raises(MisuseError):
-        encode_request(method, origin, target, headers)

@@ -12,6 +12,8 @@ from scripted_mdm import NEVER, Act, ScriptedMDM, closing, failure, reply, scrip
 from servers import Talk, answer, until
 from stack import stack
 
+from agent.fleet.durations import Constant
+from agent.load.fleet import Manners
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
 from agent.net.http1 import MAX_BODY_BYTES
@@ -361,13 +363,10 @@ def test_the_server_may_close_after_every_answer(run_in_reactor: RunInReactor) -
 
 
 def test_a_mac_that_is_reset_while_its_result_is_taken_delivers_it_again_and_it_counts_once(
-    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+    run_in_reactor: RunInReactor,
 ) -> None:
-    monkeypatch.setattr("agent.load.fleet.BOOT_SHORTEST_SECONDS", 0.01)
-    monkeypatch.setattr("agent.load.fleet.BOOT_LONGEST_SECONDS", 0.02)
-
     async def scenario() -> None:
-        async with stack(2) as running:
+        async with stack(2, manners=Manners(boot=Constant(0.02))) as running:
             client, other = running.fleet
             reset = LinkRequest("0001", client.device.mac.dns_name, PowerRequest.RESET)
             results: list[Any] = []

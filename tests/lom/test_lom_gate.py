@@ -1,0 +1,76 @@
+"""What one peer may have of its Devices: links open at once, requests in a second."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.lom.gate import Gate, TooManyLinks, TooManyRequests
+from agent.lom.link import LIMITS
+
+FEW = replace(LIMITS, links_a_peer=2, requests_a_second=3)
+
+
+def test_a_peer_has_so_many_links_and_others_are_none_of_its_business() -> None:
+    gate = Gate(FEW)
+    gate.open("a")
+    gate.open("a")
+    with pytest.raises(TooManyLinks, match="one peer may have 2 open at one Device"):
+        gate.open("a")
+    gate.open("b")
+    gate.close("a")
+    gate.open("a")
+
+
+def test_a_controller_asks_so_often_in_a_second() -> None:
+    gate = Gate(FEW)
+    for _ in range(3):
+        gate.ask("a", 10.0)
+    with pytest.raises(TooManyRequests, match="one Controller may send 3 in a second"):
+        gate.ask("a", 10.9)
+    gate.ask("b", 10.9)
+    gate.ask("a", 11.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())))
+def test_links_are_counted_by_peer(steps: list[tuple[str, bool]]) -> None:
+    gate, there = Gate(FEW), Counter[str]()
+    for peer, opens in steps:
+        if not opens:
+            if there[peer]:
+                gate.close(peer)
+                there[peer] -= 1
+        elif there[peer] < 2:
+            gate.open(peer)
+            there[peer] += 1
+        else:
+            with pytest.raises(TooManyLinks):
+                gate.open(peer)
+
+
+@given(st.lists(st.floats(0.0, 2.0), max_size=60))
+def test_never_more_than_twice_the_limit_in_any_second(gaps: list[float]) -> None:
+    gate, now, taken = Gate(FEW), 0.0, []
+    for gap in gaps:
+        now += gap / 10
+        try:
+            gate.ask("a", now)
+        except TooManyRequests:
+            continue
+        taken.append(now)
+    for at in taken:
+        assert len([other for other in taken if at <= other < at + 1.0]) <= 2 * FEW.requests_a_second
+
+
+def test_a_crowd_that_asked_long_ago_is_forgotten_and_the_limit_holds_all_the_same() -> None:
+    gate = Gate(FEW)
+    for number in range(5000):
+        gate.ask(number, number / 100)
+    for _ in range(2):
+        gate.ask(4999, 50.0)
+    with pytest.raises(TooManyRequests):
+        gate.ask(4999, 50.0)

@@ -1,0 +1,338 @@
+"""`lom-device` and `lom-request` as processes, with each other: what is done, refused, written and said."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import COMMAND, SECONDS, lom_agent
+from lom_by_hand import (
+    CONTROLLER,
+    CONTROLLERS,
+    DEVICE,
+    DEVICES,
+    DOCS,
+    EXPIRED,
+    WORKED_ANSWER,
+    WORKED_NAME,
+    WORKED_REQUEST,
+    WORKED_UUID,
+    Running,
+    files,
+    lom_device,
+    named,
+    request,
+    told,
+)
+
+from agent.cli import main
+from agent.pki.authority import CLIENT_USAGE, LOM_USAGE
+
+
+@pytest.fixture(scope="module")
+def seeded() -> Iterator[Running]:
+    """Three Devices of a seed, whose boots take no time."""
+    with lom_device("--seed", "by hand", "--devices", "3", "--boot", "0") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One Device with files of its own, which boots for longer than any test takes."""
+    folder = tmp_path_factory.mktemp("device")
+    with lom_device(*files(folder, "device", DEVICE, CONTROLLERS), "--boot", "600") as running:
+        yield running
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> list[str]:
+    """The options of a Controller with files of its own."""
+    return files(tmp_path, "controller", CONTROLLER, DEVICES)
+
+
+# Both ends are ours
+
+
+def test_a_request_by_seed_is_done_and_told_on_both_ends(seeded: Running) -> None:
+    name = seeded.names[1]
+    errors, done = request("Reset", name, seeded.address, "--seed", "by hand", "--uuid", "first")
+    assert (done.stdout.decode(), errors) == (f"{name}: Reset done\n", "")
+    assert told(seeded, "request") == {
+        "event": "request",
+        "device": name,
+        "controller": seeded.names[0],
+        "request": "Reset",
+        "request_uuid": "first",
+        "protocol_version": 1,
+        "success": True,
+        "error": "",
+        "power": "booting",
+    }
+    assert seeded.event() == {"event": "boot_ended", "device": name, "power": "on"}
+
+
+def test_power_is_kept_from_request_to_request(seeded: Running) -> None:
+    name, who = seeded.names[2], ["--seed", "by hand", "--controller", "7"]
+    request("PowerOFF", name, seeded.address, *who)
+    first = told(seeded, "request")
+    assert first["power"] == "off"
+    assert first["controller"] not in seeded.names
+    errors, done = request("Reset", name, seeded.address, *who, status=1)
+    assert (done.stdout, errors) == (b"", f"lom-agent: {name}: Reset refused: the Mac is off\n")
+    refused = told(seeded, "request")
+    assert (refused["success"], refused["error"], refused["power"]) == (False, "Reset refused: the Mac is off", "off")
+    request("PowerON", name, seeded.address, *who)
+    assert told(seeded, "request")["power"] == "booting"
+    assert seeded.event()["event"] == "boot_ended"
+
+
+def test_files_of_ones_own_and_one_object_as_the_outcome(own: Running, controller: list[str]) -> None:
+    assert own.names == [WORKED_NAME]
+    line = [*controller, "--json", "--uuid", "ours"]
+    _, done = request("PowerON", WORKED_NAME, own.address, *line)
+    outcome = json.loads(done.stdout)
+    assert 0 < outcome.pop("seconds") < SECONDS
+    assert outcome == {
+        "device": WORKED_NAME,
+        "to": own.address,
+        "request": "PowerON",
+        "request_uuid": "ours",
+        "protocol_version": 1,
+        "success": True,
+        "kind": None,
+        "error": "",
+        "sent": True,
+        "tls": "TLSv1.3",
+        "cipher": "TLS_AES_256_GCM_SHA384",
+        "peer": WORKED_NAME,
+    }
+    assert told(own, "request")["controller"] == "controller.example"
+
+
+def test_verbose_shows_every_octet(own: Running, controller: list[str]) -> None:
+    errors, done = request("Reset", WORKED_NAME, own.address, *controller, "--uuid", WORKED_UUID, "--verbose")
+    steps = errors.split("\n")
+    assert steps[:4] == [
+        f"connecting to {own.address}",
+        "TLS: TLSv1.3, TLS_AES_256_GCM_SHA384",
+        f"Device's CommonName: {WORKED_NAME}",
+        f"sent {len(WORKED_REQUEST)} bytes",
+    ]
+    sent, _, received = errors.partition("received 103 bytes\n")
+    assert bytes.fromhex("".join(re.findall(r"    (.*)\n", sent))) == WORKED_REQUEST
+    assert bytes.fromhex("".join(re.findall(r"    (.*)\n", received))) == WORKED_ANSWER
+    assert done.stdout.decode() == f"{WORKED_NAME}: Reset done\n"
+    assert told(own, "request")["power"] == "booting"
+
+
+def test_a_link_over_a_link_local_address_of_an_interface() -> None:
+    table = Path("/proc/net/if_inet6")
+    here = [line.split() for line in table.read_text().splitlines()] if table.exists() else []
+    ours = [
+        (row[0], row[5]) for row in here if row[3] == "20" and not int(row[4], 16) & 0x40
+    ]  # link scope, not tentative
+    if not ours:
+        pytest.skip("no interface here has a link-local address")
+    octets, interface = ours[0]
+    address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(octets))
+    with lom_device("--listen", f"[{address}%{interface}]:0") as running:
+        assert running.address.startswith(f"[{address}%{interface}]:")
+        request("Reset", running.names[0], running.address)
+        assert running.event()["power"] == "booting"
+
+
+def test_the_document_shows_what_the_commands_print() -> None:
+    document = (DOCS / "lom-by-hand.md").read_text()
+    line = [COMMAND, "lom-device", "--seed", "trial", "--boot", "0"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        shown = [process.stdout.readline().rstrip("\n") for _ in range(4)]  # all that comes before the first request
+        address, name = (text.split()[1] for text in shown[:2])
+        for uuid, (kind, status) in enumerate([("Reset", 0), ("PowerOFF", 0), ("Reset", 1), ("PowerON", 0)], 1):
+            errors, done = request(
+                kind, name, address, "--seed", "trial", "--uuid", f"{uuid:04}", "--verbose", status=status
+            )
+            shown.append((done.stdout.decode() or errors).splitlines()[-1])
+        shown += errors.splitlines()[1:5]
+        shown += request("Reset", name, address, "--seed", "other", status=1)[0].splitlines()
+        process.send_signal(signal.SIGINT)
+        rest, problems = process.communicate(timeout=SECONDS)
+    assert (process.returncode, problems) == (130, "")
+    shown += rest.splitlines()
+    assert len(shown) == 20
+    for text in shown:
+        text = re.sub(r"^\[::1\]:\d+:", "[::1]:41626:", text)  # the port of a peer
+        assert text.replace(address, "[::1]:6230") in document.splitlines(), text
+
+
+def test_devices_whose_output_nobody_reads_end() -> None:
+    line = [COMMAND, "lom-device"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address, name = [process.stdout.readline().split()[1] for _ in range(4)][:2]
+        process.stdout.close()
+        request("Reset", name, address)
+        assert process.wait(SECONDS) == 1
+        assert process.stderr.read() == ""
+
+
+# Refusals
+
+
+def test_the_controller_refuses_a_device_of_another_name(own: Running, controller: list[str]) -> None:
+    errors, done = request("Reset", "other.example", own.address, *controller, "--json", status=1)
+    outcome = json.loads(done.stdout)
+    assert (outcome["success"], outcome["kind"], outcome["sent"]) == (False, "tls_wrong_name", False)
+    assert f"expected a certificate with CommonName other.example, found {WORKED_NAME}" in errors
+    assert told(own, "no_link")["kind"] == "tls"
+
+
+def test_the_controller_refuses_a_device_of_another_ca(own: Running, tmp_path: Path) -> None:
+    stranger = files(tmp_path, "controller", CONTROLLER, CONTROLLERS)
+    errors, _ = request("Reset", WORKED_NAME, own.address, *stranger, status=1)
+    assert "issued by CN=Devices, does not lead to a trusted CA" in errors
+    assert "unknown ca" in told(own, "no_link")["error"]
+
+
+@pytest.mark.parametrize(
+    ("identity", "kind", "words"),
+    [
+        (DEVICES.issue("controller.example", LOM_USAGE), "tls_untrusted", "does not lead to a trusted CA"),
+        (CONTROLLERS.issue("controller.example", LOM_USAGE, **EXPIRED), "tls_expired", "expired at"),
+        (CONTROLLERS.issue("controller.example", CLIENT_USAGE), "tls_wrong_usage", "Key Usage dataEncipherment"),
+    ],
+)
+def test_the_device_refuses_a_controller_and_says_why(
+    own: Running, tmp_path: Path, identity: Any, kind: str, words: str
+) -> None:
+    bad = files(tmp_path, "bad", identity, DEVICES)
+    errors, done = request("Reset", WORKED_NAME, own.address, *bad, "--json", status=1)
+    outcome = json.loads(done.stdout)
+    assert (outcome["success"], outcome["kind"]) == (False, "tls")
+    assert "the peer refused our certificate" in errors
+    refused = told(own, "no_link")
+    assert (refused["kind"], refused["controller"]) == (kind, "")
+    assert words in refused["error"]
+
+
+def test_the_controller_refuses_an_expired_device(tmp_path: Path, controller: list[str]) -> None:
+    expired = DEVICES.issue(WORKED_NAME, LOM_USAGE, **EXPIRED)
+    with lom_device(*files(tmp_path, "expired", expired, CONTROLLERS)) as running:
+        errors, _ = request("Reset", WORKED_NAME, running.address, *controller, status=1)
+        assert f"the certificate CN={WORKED_NAME} expired at" in errors
+        assert running.event()["event"] == "no_link"
+
+
+def test_a_version_that_the_device_does_not_speak(own: Running, controller: list[str]) -> None:
+    errors, _ = request("Reset", WORKED_NAME, own.address, *controller, "--protocol-version", "2", status=1)
+    assert errors == f"lom-agent: {WORKED_NAME}: LOMProtocolVersion 2 was asked for; this Device speaks 1\n"
+    event = told(own, "request")
+    assert (event["success"], event["protocol_version"]) == (False, 2)
+
+
+def test_one_of_several_devices_is_reached_by_its_name_alone(seeded: Running) -> None:
+    request("Reset", "nobody.lom.test", seeded.address, "--seed", "by hand", status=1)
+    event = told(seeded, "no_link")
+    assert event["kind"] == "lom_no_such_device"
+    assert "names 'nobody.lom.test'" in event["error"]
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+    errors, _ = request("Reset", "mac.lom.test", f"[::1]:{port}", status=1)
+    assert "Connection refused" in errors
+
+
+# Files and usage
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that ends with status 2 before it does anything; its standard error."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["lom-agent", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return printed.err
+
+    return run
+
+
+def test_identities_are_written_for_their_owner_and_always_the_same(tmp_path: Path) -> None:
+    written = []
+    for folder in (tmp_path / "once", tmp_path / "twice"):
+        for role in ("device", "controller"):
+            out = folder / role
+            out.mkdir(parents=True)
+            (out / "key.pem").write_text("an older one")  # which anyone could read
+            line = ["lom-identity", "--seed", "s", "--index", "4", "--role", role, "--out", str(out)]
+            done = lom_agent(*line)
+            assert done.returncode == 0, done.stderr
+            assert f"Key:         {out}/key.pem" in done.stdout.decode()
+            assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600
+            written.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert written[:2] == written[2:]
+    assert sorted(written[0]) == ["ca.pem", "cert.pem", "key.pem"]
+    assert written[0]["ca.pem"] != written[1]["ca.pem"]
+
+
+TO = ["--to", "[::1]:1"]
+RESET = ["lom-request", "Reset", "mac.lom.test"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lom-request", "Restart", "mac.lom.test", *TO], "'PowerON', 'PowerOFF', 'Reset'"),
+        ([*RESET], "--to"),
+        ([*RESET, "--to", "127.0.0.1:623"], "such as [::1]:623"),
+        ([*RESET, "--to", "[127.0.0.1]:623"], "TCP over IPv6"),
+        ([*RESET, "--to", "[::1]:65536"], "0 to 65535"),
+        ([*RESET, "--to", "[::1]:0"], "the port that the Device listens on"),
+        ([*RESET, "--to", "[fe80::1]:623"], "[fe80::1%eth0]:623"),
+        ([*RESET, "--to", "[fe80::1%nowhere0]:623"], "no interface 'nowhere0'; it has "),
+        ([*RESET, *TO, "--uuid", ""], "--uuid should have 1 to 256 printable characters"),
+        (["lom-request", "Reset", "x" * 254, *TO], "NAME should have 1 to 253 printable characters"),
+        ([*RESET, *TO, "--cert", "cert.pem"], "--key and --ca is missing"),
+        ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a", "--seed", "s"], "one or the other"),
+        ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a", "--controller", "1"], "--controller goes with --seed"),
+        ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a"], "file c cannot be read: No such file"),
+        (["lom-device", "--listen", "[2001:db8::1]:0"], "the Devices cannot listen on [2001:db8::1]:0: "),
+        (["lom-device", "--listen", "::1:0"], "such as [::1]:623"),
+        (["lom-device", "--cert", "c", "--key", "k", "--ca", "a", "--devices", "2"], "--devices goes with --seed"),
+        (["lom-device", "--cert", "c", "--key", "k", "--ca", "a", "--segment-size", "2"], "--segment-size goes with"),
+        (["lom-identity", "--role", "device"], "--out"),
+        (["lom-identity", "--role", "device", "--out", "/proc/none"], "cannot be made"),
+    ],
+)
+def test_wrong_usage_is_said_so(refused: Refused, arguments: list[str], words: str) -> None:
+    assert words in refused(*arguments)
+
+
+@pytest.mark.parametrize("command", [["lom-device"], [*RESET, *TO]])
+def test_files_that_are_no_identity_are_said_so(refused: Refused, tmp_path: Path, command: list[str]) -> None:
+    mine, other = files(tmp_path, "mine", CONTROLLER, DEVICES), files(tmp_path, "other", DEVICE, DEVICES)
+    rows = [
+        (["--key", named(other, "--key")], "the key is not that of the certificate CN=controller.example"),
+        (["--cert", named(mine, "--key")], "the certificate is not in PEM"),
+        (["--key", named(mine, "--cert")], "the key is not in PEM"),
+        (["--ca", named(mine, "--key")], "holds no certificate in PEM or DER"),
+    ]
+    for change, words in rows:
+        assert words in refused(*command, *mine, *change)
