@@ -1,4 +1,4 @@
-"""What all tests share: the reactor, run for one coroutine at a time, and Hypothesis' profiles."""
+"""What all tests share: the reactor, run for one coroutine at a time, network namespaces, Hypothesis' profiles."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from namespaces import HERE, THERE, Namespace, namespaces, wire
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
@@ -41,6 +42,29 @@ def run_in_reactor() -> Iterator[RunInReactor]:
     finally:
         globalLogPublisher.removeObserver(observe)
     assert not errors, "logged: " + "\n".join(errors)
+
+
+@pytest.fixture(scope="module")
+def both_ends() -> Iterator[tuple[Namespace, Namespace]]:
+    """Two network namespaces and two wires between them: HERE to THERE, lom1 to far1."""
+    with namespaces(2) as (ours, others):
+        wire(ours, HERE, others, THERE)
+        wire(ours, "lom1", others, "far1")
+        yield ours, others
+
+
+@pytest.fixture
+def ours(both_ends: tuple[Namespace, Namespace]) -> Iterator[Namespace]:
+    """Where the process of the tests goes, with HERE; what a test puts on it is taken off."""
+    yield both_ends[0]
+    both_ends[0].ip("addr", "flush", "dev", HERE)
+
+
+@pytest.fixture
+def others(both_ends: tuple[Namespace, Namespace]) -> Iterator[Namespace]:
+    """Where a process of its own runs, with THERE; what a test puts on it is taken off."""
+    yield both_ends[1]
+    both_ends[1].ip("addr", "flush", "dev", THERE)
 
 
 def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:

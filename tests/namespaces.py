@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from debian import need
 
+HERE, THERE = "lom0", "far0"  # the two ends of the wire of ``both_ends``
 _numbers = count()
 _SECONDS = 20.0  # after which a command is stuck
 _QUICK_MILLISECONDS = "50"  # between the questions for a neighbour: the kernel asks three times, once a second

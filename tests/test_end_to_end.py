@@ -87,9 +87,13 @@ def test_the_trace_tells_each_exchange_and_no_secret(
     assert len({line["device_dns_name"] for line in links}) == DEVICES
     assert all(line["peer"] == line["device_dns_name"] and line["tls"] == "TLSv1.3" for line in links)
     assert all(line["address"].startswith("fe80::") for line in links)
+    assert all(line["controller"] == line["device"] and line["verdict"] == "done" for line in links)
+    assert all(line["controller_name"].startswith("mac-") for line in links)
+    assert all(0 <= line[f"{part}_ms"] <= line["ms"] for line in links for part in ("connect", "handshake", "answer"))
     allowed = {
         "time", "operation", "device", "ms", "ok", "udid", "message", "request_type", "command_uuid", "request",
         "request_uuid", "address", "device_dns_name", "tls", "cipher", "peer", "status",
+        "controller", "controller_name", "verdict", "connect_ms", "handshake_ms", "answer_ms",
     }  # fmt: skip
     assert {key for line in lines for key in line} <= allowed
 

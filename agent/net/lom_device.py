@@ -32,7 +32,7 @@ class DeviceEnd:
         self.endpoint = endpoint
         self._gate = Gate(limits) if gate is None else gate
         self._address = address
-        self._peer: Hashable = None  # what the gate knows the link under
+        self._counted_as: Hashable = None  # what the gate knows the link under
         self._reactor = reactor
         self._limits = limits
         self._ended = ended
@@ -91,7 +91,7 @@ class DeviceEnd:
             raise MisuseError("a request on a link without a Device")
         device_side(self.endpoint)  # the payload may be gone since the handshake
         try:
-            self._gate.ask(self._peer, self._reactor.seconds())
+            self._gate.ask(self._counted_as, self._reactor.seconds())
         except TooManyRequests as error:
             stream.write(self._link.answer(LinkAnswer(request.uuid, str(error))))
             raise
@@ -123,13 +123,13 @@ class DeviceEnd:
             self.wronged(error)
             self.close()
             return False
-        self._peer = peer
+        self._counted_as = peer
         return True
 
     def _leave_gate(self) -> None:
-        if self._peer is not None:
-            self._gate.close(self._peer)
-        self._peer = None
+        if self._counted_as is not None:
+            self._gate.close(self._counted_as)
+        self._counted_as = None
 
     def _end(self) -> None:
         self._disarm()

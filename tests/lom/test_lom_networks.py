@@ -6,7 +6,7 @@ real link-local addresses, in a network namespace: segment 0 is on the wire ``lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -37,7 +37,7 @@ from lom_parties import (
     device,
     item,
 )
-from namespaces import Namespace, namespaces, wire
+from namespaces import HERE
 from twisted.internet import reactor
 
 from agent.lom.link import LinkAnswer
@@ -244,15 +244,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def subnets() -> Iterator[Namespace]:
-    """A namespace with the interfaces lom0 and lom1, at the other ends of whose wires nobody is."""
-    with namespaces(2) as (ours, others):
-        wire(ours, "lom0", others, "far0")
-        wire(ours, "lom1", others, "far1")
-        yield ours
-
-
 @pytest.fixture(params=["memory", "loopback", "interface"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -262,14 +253,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 def relay(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, run_in_reactor: Callable[..., tuple[Outcome, int]]
 ) -> Relay:
-    place = request.getfixturevalue("subnets").inside if kind == "interface" else nullcontext
+    place = request.getfixturevalue("ours").inside if kind == "interface" else nullcontext
 
     def make(records: list[Exchange]) -> LOMNetwork:
         if kind == "memory":
             return MemoryLOMNetwork(reactor, AddressBook(), records.append)
         if kind == "loopback":
             return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), records.append, limits=QUICK)
-        names = ("lom0", "lom1")
+        names = (HERE, "lom1")
         soon = Timeouts(connect=0.5)  # the kernel is sure by then that nobody is there
         return InterfaceNetwork(
             reactor, names, TLSContexts(), records.append, limits=QUICK, timeouts=soon, folder=tmp_path

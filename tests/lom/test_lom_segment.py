@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -48,7 +47,7 @@ class Mac:
 
 @dataclass
 class Model:
-    """What the machine thinks of one Mac: whether it has its payload, its power, and what it was asked, oldest first."""
+    """One Mac as it should be: whether it has its payload, its power, and what it was asked, oldest first."""
 
     set_up: bool = True
     state: Power = Power.ON
@@ -159,5 +158,4 @@ class Segment(RuleBasedStateMachine):
             assert mac.device.power.state is model.at(self.clock[0])
 
 
-Segment.TestCase.settings = settings(max_examples=30, stateful_step_count=40)
 TestSegment = Segment.TestCase

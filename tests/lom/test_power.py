@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -216,6 +218,14 @@ def test_the_defaults_are_the_first_options_of_the_table() -> None:
         assert getattr(DEFAULT_CHOICES, name) == next(iter(cell.options)) == next(iter(dict(CHOSEN.values())[name]))
         assert set(cell.options) == dict(CHOSEN.values())[name].keys()
         assert f"``{name}``: " in (PowerChoices.__doc__ or "")
+
+
+def test_the_document_has_every_choice_the_default_first() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "modelled.md").read_text()
+    rows = re.findall(r"^\|[^|]*\|[^|]*\| `(power_\w+|reset_\w+)` \|(.*)\|$", document, re.MULTILINE)
+    assert {name: re.findall(r"`([^`]+)`", words) for name, words in rows} == {
+        name: list(cell.options) for name, cell in CHOICES.items()
+    }
 
 
 @given(all_choices)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import socket
 import stat
 import subprocess
-import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,142 +19,26 @@ from debian import need
 from lom_parties import (
     ADDRESS,
     ADDRESS_2,
-    CONTROLLER_CA,
     CONTROLLER_IDENTITY,
     CONTROLLER_NAME,
     DEVICE_CA,
-    DEVICE_IDENTITY,
     NAME,
     NOWHERE,
-    QUICK,
-    Party,
-    controller,
     device,
     item,
 )
 from lom_peers import answers, good, pem_files
 from lom_peers import request as request_octets
-from namespaces import Namespace, namespaces, wire
-from twisted.internet import reactor
+from lom_wire import FROM, Here, asking, device_process
+from namespaces import HERE, THERE, Namespace, wire
 
-from agent.errors import OperatorError
-from agent.lom.requests import Outcome, RelayItem
-from agent.net.lom_interface import LOM_PORT, InterfaceNetwork
+from agent.lom.requests import Outcome
+from agent.net.lom_interface import LOM_PORT
 from agent.net.records import Exchange
-from agent.net.stream import Timeouts
-from agent.net.tls import TLSContexts
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-SCRIPT = Path(__file__).parent.parent / "lom_interface_device.py"
-HERE, THERE = "lom0", "far0"  # the two ends of the wire
-FROM = "fe80::c0"
 SOMEBODY_ELSES = "fe80::bad"
-SECONDS = 20.0  # after which a process is stuck
-SOON = Timeouts(connect=0.5)
-
-
-@pytest.fixture(scope="module")
-def both_ends() -> Iterator[tuple[Namespace, Namespace]]:
-    with namespaces(2) as (ours, others):
-        wire(ours, HERE, others, THERE)
-        wire(ours, "lom1", others, "far1")
-        yield ours, others
-
-
-@pytest.fixture
-def ours(both_ends: tuple[Namespace, Namespace]) -> Iterator[Namespace]:
-    """Where the process of the tests goes, with HERE; what a test puts on it is taken off."""
-    yield both_ends[0]
-    both_ends[0].ip("addr", "flush", "dev", HERE)
-
-
-@pytest.fixture
-def others(both_ends: tuple[Namespace, Namespace]) -> Iterator[Namespace]:
-    """Where the Device's process runs, with THERE; what a test puts on it is taken off."""
-    yield both_ends[1]
-    both_ends[1].ip("addr", "flush", "dev", THERE)
-
-
-class DeviceProcess:
-    """A run of its own, in a namespace."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-
-    def line(self) -> str:
-        """What it told next."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def kill(self) -> None:
-        """End it at once, as ``kill -9`` does."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(SECONDS)
-
-
-@contextmanager
-def device_process(
-    place: Namespace, folder: Path, *addresses: str, interface: str = THERE, before: Sequence[str] = ()
-) -> Iterator[DeviceProcess]:
-    """A Device in a process of its own, which ends in good order; ``before`` is a command that starts it."""
-    pem_files(folder, DEVICE_IDENTITY, "device")
-    (folder / "controller-ca.pem").write_bytes(CONTROLLER_CA.certificate.public_bytes(Encoding.PEM))
-    command = place.command(*before, sys.executable, SCRIPT, folder, interface, *addresses)
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "XDG_STATE_HOME": str(folder / "state")},
-    ) as process:
-        try:
-            yield DeviceProcess(process)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            try:
-                process.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-
-
-def refused(place: Namespace, folder: Path, interface: str = THERE, *, before: Sequence[str] = ()) -> str:
-    """What a run says that cannot start."""
-    with device_process(place, folder, ADDRESS, interface=interface, before=before) as running:
-        output, said = running.process.communicate(timeout=SECONDS)
-        assert (running.process.returncode, output) == (1, ""), said
-    return said
-
-
-class Here:
-    """An InterfaceNetwork in the process of the tests, with ``parties`` on it, and every record that it leaves."""
-
-    def __init__(self, folder: Path, *parties: Party, interfaces: Sequence[str] = (HERE,), **options: Any) -> None:
-        self.records: list[Exchange] = []
-        options = {"limits": QUICK, "timeouts": SOON, "folder": folder, **options}
-        self.network = InterfaceNetwork(reactor, interfaces, TLSContexts(), self.records.append, **options)
-        for party in parties:
-            self.network.add(party, NAME)
-
-    def __enter__(self) -> Here:
-        self.network.listen()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.network.close()
-
-    async def relay(self, asker: Party, *items: RelayItem) -> list[Outcome]:
-        """What came of the items."""
-        return await self.network.relay(asker, items)
-
-
-def asking() -> Party:
-    party = controller()
-    party.lom_addresses = [FROM]
-    return party
 
 
 # Two namespaces
@@ -351,95 +231,3 @@ def test_an_interface_that_is_gone_is_no_trouble_at_the_end(both_ends: Sequence[
     with ours.inside(), Here(tmp_path, device(), interfaces=["lom2"]):
         ours.ip("link", "delete", "lom2")
     assert list(tmp_path.iterdir()) == []
-
-
-# What an operator can get wrong
-
-
-def test_a_second_run_on_the_same_interface_is_refused(others: Namespace, tmp_path: Path) -> None:
-    with device_process(others, tmp_path, ADDRESS) as there:
-        assert there.line() == "listening"
-        assert f"another run of lom-agent uses the interface {THERE}" in refused(others, tmp_path)
-        assert others.addresses(THERE) == {ADDRESS}
-
-
-def test_without_rights_it_is_said_which_are_missing(others: Namespace, tmp_path: Path) -> None:
-    setpriv = need("setpriv", "util-linux")
-    said = refused(others, tmp_path, before=[setpriv, "--bounding-set", "-net_admin"])
-    assert "needs root, or the capabilities CAP_NET_ADMIN and CAP_NET_BIND_SERVICE; CAP_NET_ADMIN is missing" in said
-    said = refused(others, tmp_path, before=[setpriv, "--bounding-set", "-all"])
-    assert "CAP_NET_ADMIN and CAP_NET_BIND_SERVICE are missing here" in said
-
-
-def test_an_interface_that_is_not_there(others: Namespace, tmp_path: Path) -> None:
-    assert f"no interface 'eth9'; it has lo, {THERE}" in refused(others, tmp_path, "eth9")
-    assert "no interface '../state'" in refused(others, tmp_path, "../state")
-
-
-def test_an_interface_that_is_down(ours: Namespace, tmp_path: Path) -> None:
-    ours.ip("link", "set", "lom1", "down")
-    with ours.inside(), pytest.raises(OperatorError, match="lom1 is down; bring it up: ip link set lom1 up"):
-        Here(tmp_path, device(), interfaces=["lom1"]).network.listen()
-    ours.ip("link", "set", "lom1", "up")
-
-
-def test_an_interface_without_ipv6(ours: Namespace, tmp_path: Path) -> None:
-    with ours.inside():
-        switch = Path(f"/proc/sys/net/ipv6/conf/{HERE}/disable_ipv6")
-        switch.write_text("1")
-        with pytest.raises(OperatorError, match=f"sysctl net.ipv6.conf.{HERE}.disable_ipv6"):
-            Here(tmp_path, device()).network.listen()
-        switch.write_text("0")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_address_that_somebody_has_is_left_alone(ours: Namespace, tmp_path: Path) -> None:
-    ours.ip("addr", "add", f"{ADDRESS}/64", "dev", HERE, "scope", "link", "nodad")
-    with ours.inside(), pytest.raises(OperatorError, match=f"{HERE} has the address {ADDRESS} already"):
-        Here(tmp_path, device(addresses=[ADDRESS_2, ADDRESS])).network.listen()
-    assert ours.addresses(HERE) == {ADDRESS}
-
-
-def test_a_port_that_is_taken_leaves_every_interface_as_it_was(ours: Namespace, tmp_path: Path) -> None:
-    elsewhere = device(index=2, addresses=[ADDRESS_2])
-    elsewhere.segment = 1
-    with ours.inside(), socket.socket(socket.AF_INET6) as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lom1")
-        taken.bind(("::", LOM_PORT))
-        taken.listen()
-        here = Here(tmp_path, device(), elsewhere, interfaces=[HERE, "lom1"])
-        with pytest.raises(OperatorError, match=f"cannot listen on port {LOM_PORT} of lom1: Address already in use"):
-            here.network.listen()
-        assert ours.addresses(HERE) == ours.addresses("lom1") == set()
-        with Here(tmp_path, device(), elsewhere, interfaces=[HERE, "lom1"], port=LOM_PORT + 1):
-            assert (ours.addresses(HERE), ours.addresses("lom1")) == ({ADDRESS}, {ADDRESS_2})
-
-
-def test_a_state_file_that_cannot_be_written(ours: Namespace, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with ours.inside(), pytest.raises(OperatorError, match=r"state file .* cannot be used"):
-        Here(tmp_path / "file", device()).network.listen()
-    assert ours.addresses(HERE) == set()
-
-
-# Without any interface
-
-
-def test_a_segment_too_many_for_the_interfaces(tmp_path: Path) -> None:
-    party = device()
-    party.segment = 2
-    with pytest.raises(OperatorError, match="segment 2 has no interface: eth0,eth1 are 2; name one for each segment"):
-        Here(tmp_path, party, interfaces=["eth0", "eth1"])
-
-
-def test_two_macs_with_one_address_on_one_interface(tmp_path: Path) -> None:
-    twin = device(index=2)
-    twin.segment = 1
-    with pytest.raises(OperatorError, match=f"two Macs have the address {ADDRESS} on eth0: 1 and 2"):
-        Here(tmp_path, device(), twin, interfaces=["eth0"])
-    Here(tmp_path, device(), twin, interfaces=["eth0", "eth1"])
-
-
-def test_another_system_than_linux(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="needs Linux; this is darwin, where loopback and memory work"):
-        Here(tmp_path, platform="darwin")

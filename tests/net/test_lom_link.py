@@ -33,6 +33,7 @@ from lom_peers import (
 from twisted.internet import reactor
 
 from agent.errors import OperatorError
+from agent.lom.link import LinkAnswer
 from agent.lom.network import AddressBook
 from agent.lom.requests import Outcome, PowerRequest
 from agent.net.lom_link import LoopbackNetwork
@@ -56,11 +57,17 @@ def test_a_request_reaches_its_device_and_leaves_a_record(run_in_reactor: Run) -
     assert name == CONTROLLER_NAME
     assert (record.operation, record.device, record.started, record.failure) == ("lom_link", 0, 1000.0, None)
     assert 0 < record.seconds < PEER_SECONDS
-    assert record.facts == {
+    times = [record.facts[f"{part}_ms"] for part in ("connect", "handshake", "answer")]
+    assert all(0 < each < record.seconds * 1000 for each in times)
+    assert sum(times) == pytest.approx(record.seconds * 1000, abs=0.01)
+    assert {name: fact for name, fact in record.facts.items() if not name.endswith("_ms")} == {
+        "controller": 0,
+        "controller_name": CONTROLLER_NAME,
         "address": ADDRESS,
         "device_dns_name": NAME,
         "request": "PowerOFF",
         "request_uuid": "0001",
+        "verdict": "done",
         "tls": "TLSv1.3",
         "cipher": "TLS_AES_256_GCM_SHA384",
         "peer": NAME,
@@ -81,6 +88,27 @@ def test_each_address_that_was_tried_leaves_a_record(run_in_reactor: Run) -> Non
     sockets = run_in_reactor(run())
     assert sockets.kinds == ["lom_unreachable", "tls_wrong_name", "tls_expired", None]
     assert [record.facts["address"] for record in sockets.records] == [NOWHERE, ADDRESS, ADDRESS_2, "fe80::3"]
+    assert [record.facts["verdict"] for record in sockets.records] == ["not sent", "not sent", "not sent", "done"]
+    assert [sorted(fact for fact in record.facts if fact.endswith("_ms")) for record in sockets.records] == [
+        [], ["connect_ms"], ["connect_ms"], ["answer_ms", "connect_ms", "handshake_ms"],
+    ]  # fmt: skip
+
+
+def test_the_record_tells_a_refusal_from_a_request_whose_fate_is_unknown(run_in_reactor: Run) -> None:
+    party = device()
+    party.answer = lambda asked: LinkAnswer("0003" if asked.uuid == "0002" else asked.uuid, "the Mac is off")
+
+    async def run() -> Sockets:
+        with Sockets(reactor, party) as sockets:
+            for uuid in ("0001", "0002"):
+                await sockets.relay(controller(), item(uuid=uuid))
+        return sockets
+
+    refused, unknown = run_in_reactor(run()).records
+    assert (refused.facts["verdict"], unknown.facts["verdict"]) == ("refused", "unknown")
+    assert refused.facts["peer"] == unknown.facts["peer"] == NAME
+    assert "answer_ms" in refused.facts
+    assert "answer_ms" not in unknown.facts
 
 
 def test_a_thousand_items_keep_their_order_and_most_fail_at_once(run_in_reactor: Run) -> None:
