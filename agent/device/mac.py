@@ -86,7 +86,7 @@ class Device:
         self.declarations_token = ""
         self._afterwards: list[Afterwards] = []
         self._answered = Answered(limits)
-        self._promised: list[tuple[str, str]] = []  # Controller and DeviceRequestUUID: done after the delivery
+        self._promised: tuple[tuple[str, str], ...] = ()  # Controller and DeviceRequestUUID: done after the delivery
 
     @property
     def running(self) -> bool:
@@ -180,7 +180,7 @@ class Device:
         own = self.relaying and self.lom is not None and self.lom.controller_name == controller
         if own and request.request is not PowerRequest.ON:
             self.after_delivery(ChangePower(request.request))
-            self._promised.append((controller, request.uuid))
+            self._promised += ((controller, request.uuid),)
             return LinkAnswer(request.uuid), []
         try:
             events = self.power.receive(request.request, now)
@@ -194,7 +194,7 @@ class Device:
 
     def take_afterwards(self) -> list[Afterwards]:
         """The server took the result: what is to be done now, in order."""
-        self._promised.clear()
+        self._promised = ()
         taken, self._afterwards = self._afterwards, []
         return taken
 
@@ -210,4 +210,4 @@ class Device:
         self._afterwards.clear()
         for controller, uuid in self._promised:
             self._answered.forget(controller, uuid)
-        self._promised.clear()
+        self._promised = ()

@@ -6,7 +6,6 @@ Apple says nothing of this; it is this link's own rule (docs/lom-link.md).
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
@@ -32,7 +31,7 @@ class Answered:
 
     def __init__(self, limits: LinkLimits = LIMITS) -> None:
         self._limits = limits
-        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()  # the oldest first
+        self._kept: dict[tuple[str, str], _Kept] = {}  # the oldest first
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -57,15 +56,15 @@ class Answered:
     def keep(self, controller: str, request: LinkRequest, answer: LinkAnswer, now: float) -> None:
         """Remember an answer; the oldest is forgotten where there are too many."""
         self._forget_old(now)
+        self.forget(controller, request.uuid)
         self._kept[controller, request.uuid] = _Kept(now + self._limits.repeat_seconds, request.request, answer)
-        self._kept.move_to_end((controller, request.uuid))
         while len(self._kept) > self._limits.repeats_kept:
-            self._kept.popitem(last=False)
+            del self._kept[next(iter(self._kept))]
 
     def forget(self, controller: str, uuid: str) -> None:
         """What was promised was not done after all: when it comes again it is carried out."""
         self._kept.pop((controller, uuid), None)
 
     def _forget_old(self, now: float) -> None:
-        while self._kept and next(iter(self._kept.values())).until <= now:
-            self._kept.popitem(last=False)
+        while self._kept and self._kept[oldest := next(iter(self._kept))].until <= now:
+            del self._kept[oldest]

@@ -98,6 +98,7 @@ class MDMClient:
             self._around.record("enroll", self.index, since, error, {"udid": self.device.mac.udid})
             raise
         self._end_session()  # of an enrolment before this one
+        self._look_at_lom()
         self._judge_signer(profile)
         self._look_at_lom()
         self._around.record("enroll", self.index, since, facts={"udid": self.device.mac.udid})

@@ -103,29 +103,51 @@ def test_a_flood_at_one_device_leaves_the_others_alone(run_in_reactor: Run, tmp_
     assert len(other.asked) == 30
 
 
-def test_a_peer_that_shakes_no_hands_holds_so_many_links_and_not_for_long(run_in_reactor: Run) -> None:
-    """The third is closed at once, the others when their time for the handshake is over; then there is room again."""
+def connect(sockets: Sockets, stack: contextlib.ExitStack, count: int) -> list[socket.socket]:
+    address = ("::1", sockets.network.port)
+    return [stack.enter_context(socket.create_connection(address, timeout=PEER_SECONDS)) for _ in range(count)]
+
+
+def test_a_peer_that_shakes_no_hands_holds_so_many_links(run_in_reactor: Run, tmp_path: Path) -> None:
+    """The third is closed at once; when one of the others is gone there is room again."""
+    party = device()
+
+    async def run() -> bytes:
+        with Sockets(reactor, party, limits=replace(QUICK, links_a_peer=2)) as sockets:
+
+            def work() -> bytes:
+                with contextlib.ExitStack() as stack:
+                    first, second, third = connect(sockets, stack, 3)
+                    assert ended(third)
+                    for peer in (first, second):
+                        peer.setblocking(False)
+                        with pytest.raises(BlockingIOError):
+                            peer.recv(1)
+                    first.close()
+                    while True:  # until the Device has seen that one go
+                        with (
+                            contextlib.suppress(ConnectionError, ssl.SSLError),
+                            RawController(tmp_path, sockets.network.port, CONTROLLER_IDENTITY) as tls,
+                        ):
+                            tls.sendall(request())
+                            return tls.recv(65536)
+
+            return await in_thread(work)
+
+    assert answers(run_in_reactor(run())) == [good()]
+
+
+def test_a_peer_that_shakes_no_hands_holds_its_links_not_for_long(run_in_reactor: Run, tmp_path: Path) -> None:
     party = device()
 
     async def run() -> None:
-        limits = replace(QUICK, links_a_peer=2, request_seconds=10 * PEER_SECONDS)
-        with Sockets(reactor, party, limits=limits, timeouts=Timeouts(handshake=5 * SHORT)) as sockets:
+        limits = replace(QUICK, links_a_peer=2)
+        with Sockets(reactor, party, limits=limits, timeouts=Timeouts(handshake=SHORT)) as sockets:
 
             def work() -> None:
                 with contextlib.ExitStack() as stack:
-                    peers = [
-                        stack.enter_context(
-                            socket.create_connection(("::1", sockets.network.port), timeout=PEER_SECONDS)
-                        )
-                        for _ in range(3)
-                    ]
-                    assert ended(peers[2])
-                    for peer in peers[:2]:
-                        peer.setblocking(False)
-                        with contextlib.suppress(BlockingIOError):
-                            assert peer.recv(1) != b"", "closed with the third"
-                        peer.settimeout(PEER_SECONDS)
-                    assert all(ended(peer) for peer in peers)
+                    assert all(ended(peer) for peer in connect(sockets, stack, 2))
+                    connect(sockets, stack, 1)
 
             await in_thread(work)
             await still_serves(sockets, party)

@@ -77,6 +77,8 @@ def test_macos_closes_its_connection_in_good_order(
                 await until(lambda: ends != [])
                 await is_in(victim, after)
                 assert victim.boots == (after is Power.ON)
+                if after is Power.ON:
+                    await mdm.check_all_work()
 
         run_in_reactor(scenario())
     assert ends == ["in good order"]
