@@ -5,6 +5,7 @@ Source: RFC 9113; Apple, "Sending notification requests to APNs" for what a conn
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ MAX_FRAME_BYTES = 16_384  # RFC 9113, 6.5.2: SETTINGS_MAX_FRAME_SIZE as every co
 _PREFACE_BYTES = 24  # RFC 9113, 3.4
 _FRAME_HEADER_BYTES = 9  # RFC 9113, 4.1: 24 bits of length come first
 _LENGTH_BYTES = 3
+_MAX_SURPLUS_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class ProviderConnection:
         self._lengths = FrameLengths()
         self._incoming: dict[int, _Incoming] = {}
         self._unsent: dict[int, bytes] = {}  # bodies that wait for the provider's flow control
+        self._surplus: dict[int, int] = {}  # what came of requests that were too long, after their answer
         self._served = 0
         self._resets = 0
         self._leaving = False
@@ -223,12 +226,10 @@ class ProviderConnection:
                 fields = [(_text(name), _text(value)) for name, value in headers or ()]
                 self._incoming[stream_id] = _Incoming(fields, self._reactor.seconds())
             case DataReceived(stream_id=int(stream_id), data=data, flow_controlled_length=int(length)):
-                if stream_id in self._incoming:
-                    self._h2.acknowledge_received_data(length, stream_id)
-                    self._take(stream_id, data or b"")
-                elif length:  # of a request that is answered already: its own window stays shut
-                    self._h2.increment_flow_control_window(length)
+                self._h2.acknowledge_received_data(length, stream_id)
+                self._take(stream_id, data or b"")
             case StreamEnded(stream_id=int(stream_id)):
+                self._surplus.pop(stream_id, None)
                 incoming = self._incoming.pop(stream_id, None)
                 if incoming is not None:
                     answer = self._gateway.answer(incoming.fields, bytes(incoming.body), self._provider)
@@ -236,6 +237,7 @@ class ProviderConnection:
             case StreamReset(stream_id=int(stream_id)):
                 self._incoming.pop(stream_id, None)
                 self._unsent.pop(stream_id, None)
+                self._surplus.pop(stream_id, None)
                 self._resets += 1
                 if self._resets > self._limits.resets:  # CVE-2023-44487
                     self._h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, last_stream_id=self._served)
@@ -246,10 +248,19 @@ class ProviderConnection:
                 self._leaving = True
 
     def _take(self, stream_id: int, octets: bytes) -> None:
-        incoming = self._incoming[stream_id]
-        incoming.body += octets
-        if len(incoming.body) > MAX_PAYLOAD_BYTES:
-            self._refuse(stream_id, Reason.PAYLOAD_TOO_LARGE)
+        """A part of a request's body. One that is too long is answered at once, and its rest read for a while."""
+        incoming = self._incoming.get(stream_id)
+        if incoming is not None:
+            incoming.body += octets
+            if len(incoming.body) > MAX_PAYLOAD_BYTES:
+                self._surplus[stream_id] = 0
+                self._refuse(stream_id, Reason.PAYLOAD_TOO_LARGE)
+        elif stream_id in self._surplus:
+            self._surplus[stream_id] += len(octets)
+            if self._surplus[stream_id] > _MAX_SURPLUS_BYTES:
+                del self._surplus[stream_id]
+                with contextlib.suppress(StreamClosedError):
+                    self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # RFC 9113, 8.1
 
     def _refuse(self, stream_id: int, reason: Reason) -> None:
         """Answer a request that is not whole."""
