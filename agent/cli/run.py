@@ -163,6 +163,8 @@ def run(devices: int, segment_size: int, seed: str, **options: Any) -> None:
     resources = meter.read()
     print_summary(console, metrics, info, resources)
     document = results(metrics, info, resources)
+    if job.push_counts is not None:
+        document["push"] = job.push_counts
     if key_pool is not None:
         document["keys"] = {"pool": key_pool, "reused": job.keys_reused}
         console.print(
