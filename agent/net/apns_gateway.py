@@ -238,7 +238,7 @@ def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> Any:  # pyO
 
 def _listening_socket(host: str, port: int) -> socket.socket:
     family, _kind, _protocol, _name, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
