@@ -44,7 +44,8 @@ class APNsGateway:
     """The gateway of one fleet. ``port`` is where it listens, once ``listen`` was called.
 
     ``provider_anchors`` are the CAs whose client certificates are good; without any, each certificate is taken at its
-    word, for a real push certificate is Apple's and a test's is anyone's.
+    word, for a real push certificate is Apple's and a test's is anyone's. ``anonymous`` is who a client without a
+    certificate is taken for: nobody, but for a benchmark whose client has none.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class APNsGateway:
         identity: Identity,
         *,
         provider_anchors: Sequence[x509.Certificate] = (),
+        anonymous: Provider = NOBODY,
         limits: GatewayLimits | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         wall_clock: Callable[[], float] = time.time,
@@ -65,6 +67,7 @@ class APNsGateway:
         self._reactor = reactor
         self._deliver = deliver
         self._anchors = tuple(provider_anchors)
+        self._anonymous = anonymous
         self._limits = limits or GatewayLimits()
         self._timeouts = timeouts
         self._wall_clock = wall_clock
@@ -196,7 +199,7 @@ class APNsGateway:
     def _identify(self, tls: SSL.Connection) -> Provider:
         certificate = tls.get_peer_certificate(as_cryptography=True)
         if certificate is None:
-            return NOBODY
+            return self._anonymous
         # At a server's end OpenSSL's chain lacks the peer's own certificate.
         chain = tls.get_peer_cert_chain(as_cryptography=True) or []
         return provider_of([certificate, *chain], self._anchors)

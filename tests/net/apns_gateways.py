@@ -21,6 +21,7 @@ from agent.net.apns_gateway import NAMES, APNsGateway
 from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
 from agent.push.broker import Presence, PushBroker
+from agent.push.requests import NOBODY
 from agent.push.store import Notification
 
 TOPIC = "com.apple.mgmt.External.test"
@@ -71,8 +72,11 @@ class RunningGateway:
         self.reached: list[Notification] = []
         self.folder = folder
         limits, anchors = settings.pop("limits", GatewayLimits()), settings.pop("provider_anchors", ())
+        anonymous = settings.pop("anonymous", NOBODY)
         self.broker = PushBroker(self.macs, **settings)
-        self.gateway = APNsGateway(reactor, self.broker, self._reach, IDENTITY, limits=limits, provider_anchors=anchors)
+        self.gateway = APNsGateway(
+            reactor, self.broker, self._reach, IDENTITY, limits=limits, provider_anchors=anchors, anonymous=anonymous
+        )
         (folder / "ca.pem").write_bytes(AUTHORITY.certificate.public_bytes(Encoding.PEM))
         self.write("provider", provider_identity())
 
