@@ -430,6 +430,31 @@ def test_headers_past_the_limit_end_the_connection(run_in_reactor: RunInReactor,
     run_in_reactor(scenario())
 
 
+@pytest.mark.parametrize(
+    "field",
+    [("X-Upper", "x"), ("connection", "close"), (":path", "/3/device/"), (":unknown", "x"), ("a b", "x"), ("", "x")],
+)
+def test_malformed_headers_are_no_request(run_in_reactor: RunInReactor, tmp_path: Path, field: tuple[str, str]) -> None:
+    async def scenario() -> None:
+        async with running_gateway(tmp_path) as running:
+
+            def push() -> None:
+                peer = Peer(running)
+                peer.h2.config.validate_outbound_headers = False
+                peer.h2.config.normalize_outbound_headers = False
+                peer.start()
+                peer.request(**dict([field]))
+                peer.flush()
+                assert [event.error_code for event in peer.until(h2.events.ConnectionTerminated)] == [1]
+                assert peer.statuses() == {}
+                peer.socket.close()
+
+            await in_thread(push)
+            assert running.broker.counts.accepted == 0
+
+    run_in_reactor(scenario())
+
+
 def test_an_answer_waits_for_the_providers_flow_control(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
