@@ -164,7 +164,9 @@ class APNsProvider:
         active, self._active = list(self._active.values()), {}
         for push in active:
             self._again(push, f"the connection to APNs broke before the answer: {error}")
-        if not active and self._waiting:
+        if active and self._waiting:
+            self._later(self._retry_first, self._put_back, None)
+        elif self._waiting:
             # Nobody was served: the next connection is tried after a while, and each push has lost a try.
             waiting, self._waiting = list(self._waiting), deque()
             for push in waiting:
@@ -212,8 +214,10 @@ class APNsProvider:
         push.status, push.answer = 0, b""
         self._later(min(RETRY_LONGEST_SECONDS, self._retry_first * 2.0 ** (push.tries - 1)), self._put_back, push)
 
-    def _put_back(self, push: _Push) -> None:
-        self._waiting.append(push)
+    def _put_back(self, push: _Push | None) -> None:
+        """It is time for another try: of this push, or of those that wait anyhow."""
+        if push is not None:
+            self._waiting.append(push)
         self._pump()
 
     def _pump(self) -> None:

@@ -122,6 +122,7 @@ class MDMClient:
             profile = await self._errands.drive(enrol(self.device, await fetch()))
         except PeerError as error:
             self._around.record("enroll", self.index, since, error, {"udid": self.device.mac.udid})
+            self.pushes.back()
             raise
         finally:
             self.pushes.enrolling = False

@@ -70,7 +70,7 @@ class PushListener:
         self._pending = ()
 
     def back(self) -> None:
-        """The Mac is up: it connects to APNs."""
+        """The Mac is up, or managed as before after an enrolment that failed: it gets what waits at APNs."""
         if self.presence is Presence.ONLINE:
             self.on_back(self._device.mac.index)
 

@@ -12,6 +12,7 @@ from stack import SECONDS, Stack, stack
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
+from agent.errors import PeerError
 from agent.load.push import APNsPlan, PushService
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
@@ -21,10 +22,10 @@ from agent.push.broker import Presence
 
 
 @asynccontextmanager
-async def pushed(devices: int = 1, plan: APNsPlan | None = None) -> AsyncIterator[tuple[Stack, PushService]]:
+async def pushed(devices: int = 1, *, scep: bool = False) -> AsyncIterator[tuple[Stack, PushService]]:
     """A stack with a gateway, by which the lab wakes its Macs."""
-    async with stack(devices) as running:
-        service = PushService(running.fleet, running.around, plan or APNsPlan(), running.server)
+    async with stack(devices, scep=scep) as running:
+        service = PushService(running.fleet, running.around, APNsPlan(), running.server)
         service.listen()
         try:
             yield running, service
@@ -124,6 +125,39 @@ def test_a_mac_that_left_is_410_and_after_it_enrolled_again_it_is_woken(run_in_r
             result = queue(running, client)
             await service.push(udid)
             assert (await result)["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_push_between_two_enrolments_waits_for_the_end_of_it(run_in_reactor: RunInReactor, fails: bool) -> None:
+    async def scenario() -> None:
+        async with pushed(scep=True) as (running, service):
+            client = running.fleet[0]
+            enrolled = running.lab.macs[running.udid(client)]
+            profile = running.server.enrolment_profile()
+            take = running.keys.take
+
+            async def take_meanwhile(size: int) -> Any:  # the Mac has left its old enrolment, and makes a key
+                running.lab.macs[running.udid(client)] = enrolled
+                await service.push(running.udid(client))
+                waiting.append(service.counts["waiting"])
+                return await take(size)
+
+            async def fetch() -> bytes:
+                return profile
+
+            waiting: list[int] = []
+            running.keys.take = take_meanwhile  # type: ignore[method-assign]
+            if fails:
+                running.server._scep._challenges.clear()  # type: ignore[union-attr]
+                with pytest.raises(PeerError, match="challenge"):
+                    await client.enroll(fetch)
+            else:
+                await client.enroll(fetch)
+            assert waiting == [1]
+            assert (service.counts["delivered"], service.counts["waiting"]) == (1, 0)
+            await running.until(lambda: len(running.reports) >= 1, "the session that the push opens")
 
     run_in_reactor(scenario())
 
