@@ -48,7 +48,7 @@ def test_results_have_the_documented_shape(finished: tuple[subprocess.CompletedP
     _done, folder = finished
     document = json.loads((folder / "out" / "results.json").read_bytes())
     assert list(document) == [
-        "schema", "version", "seed", "devices", "started", "duration_s", "operations", "errors", "resources",
+        "schema", "version", "seed", "devices", "started", "duration_s", "operations", "errors", "resources", "push",
     ]  # fmt: skip
     assert document["schema"] == "lom-agent.results/1"
     assert document["seed"] == "end to end"
@@ -74,6 +74,19 @@ def test_every_mac_did_every_step(finished: tuple[subprocess.CompletedProcess[by
     assert counts["session"] >= DEVICES  # at the least the one after the reset
 
 
+def test_every_wake_was_a_push_over_http2(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
+    _done, folder = finished
+    document = json.loads((folder / "out" / "results.json").read_bytes())
+    commands = document["operations"]["command"]["count"]
+    assert document["push"] == {
+        "accepted": commands, "refused": {}, "broken": 0, "stored": CUT_OFF, "replaced": 0, "expired": 0,
+        "discarded": 0, "delivered": commands, "ignored": 0, "waiting": 0,
+    }  # fmt: skip
+    pushes = [line for line in (folder / "trace.jsonl").read_text().splitlines() if '"operation":"push"' in line]
+    assert len(pushes) == commands == document["operations"]["push"]["count"]
+    assert len({json.loads(line)["apns_id"] for line in pushes}) == commands
+
+
 def test_the_trace_tells_each_exchange_and_no_secret(
     finished: tuple[subprocess.CompletedProcess[bytes], Path],
 ) -> None:
@@ -93,7 +106,7 @@ def test_the_trace_tells_each_exchange_and_no_secret(
     allowed = {
         "time", "operation", "device", "ms", "ok", "udid", "message", "request_type", "command_uuid", "request",
         "request_uuid", "address", "device_dns_name", "tls", "cipher", "peer", "status",
-        "controller", "controller_name", "verdict", "connect_ms", "handshake_ms", "answer_ms",
+        "controller", "controller_name", "verdict", "connect_ms", "handshake_ms", "answer_ms", "apns_id",
     }  # fmt: skip
     assert {key for line in lines for key in line} <= allowed
 

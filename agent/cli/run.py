@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from agent import __version__
+from agent.cli.apns import apns_options, apns_plan
 from agent.cli.options import make_folder, seed_option, segment_size_option
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.fleet.durations import parse_duration
@@ -27,6 +28,8 @@ from agent.net.keys import parse_keys
 from agent.net.lom_networks import LOOPBACK
 from agent.report.results import ResourceMeter, RunInfo, results, write_results
 from agent.report.terminal import make_progress, print_summary
+
+POLL_SECONDS = 60.0  # ours: how often a Mac looks by itself where there is no push
 
 
 @click.command()
@@ -83,15 +86,13 @@ from agent.report.terminal import make_progress, print_summary
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="With --enroll: stay that long and look for commands now and then.",
+    help="With --enroll: stay that long, for pushes (--apns) or to look for commands now and then.",
 )
 @click.option(
     "--poll",
     type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
     metavar="SECONDS",
-    help="With --stay: how often each Mac looks for commands.",
+    help="With --stay: how often each Mac looks for commands by itself; 60 without --apns, never with it.",
 )
 @click.option(
     "--not-now",
@@ -136,6 +137,7 @@ from agent.report.terminal import make_progress, print_summary
     metavar="CASE=CHOICE",
     help="What a LOM request does where Apple does not say, such as power_on_while_on=refuse. Repeatable.",
 )
+@apns_options
 @click.option("--out", type=click.Path(file_okay=False), metavar="DIR", help="Write results.json into this folder.")
 @click.option("--trace", type=click.Path(dir_okay=False), metavar="FILE", help="Write a JSON line for each exchange.")
 @click.option("--quiet", is_flag=True, help="No progress; the table at the end only.")
@@ -150,6 +152,7 @@ def run(devices: int, segment_size: int, seed: str, **options: Any) -> None:
     key_pool = parse_keys(options["keys"])
     _check_combination(options)
     anchors = read_anchors(options["ca"])
+    apns = apns_plan(options, lab=options["enroll"] is None)
     out, trace = options["out"], options["trace"]
     if out is not None:
         make_folder(out)
@@ -169,7 +172,8 @@ def run(devices: int, segment_size: int, seed: str, **options: Any) -> None:
         rate=options["rate"],
         retries=options["enroll_retries"],
         stay=options["stay"],
-        poll=options["poll"],
+        poll=options["poll"] if options["poll"] is not None or apns is not None else POLL_SECONDS,
+        apns=apns,
         manners=_manners(options),
         lom_network=options["lom_network"],
     )
@@ -186,6 +190,8 @@ def run(devices: int, segment_size: int, seed: str, **options: Any) -> None:
     resources = meter.read()
     print_summary(console, metrics, info, resources)
     document = results(metrics, info, resources)
+    if job.push_counts is not None:
+        document["push"] = job.push_counts
     if key_pool is not None:
         document["keys"] = {"pool": key_pool, "reused": job.keys_reused}
         console.print(

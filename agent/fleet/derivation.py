@@ -114,6 +114,11 @@ class Derivation:
         unique = self._tokens.forward(index).to_bytes(8, "big")
         return unique + self.digest(b"push token", index)[:24]
 
+    def token_index(self, token: bytes, indexes: range) -> int | None:
+        """Whose push token it is, of the Macs ``indexes``; None where it is nobody's. No table: it is calculated."""
+        index = self._tokens.inverse(int.from_bytes(token[:8], "big"))
+        return index if index in indexes and self.push_token(index) == token else None
+
 
 def packed_port(index: int, port: int) -> int:
     """One integer for each (index, port): what the permutation of addresses takes. Raises MisuseError."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.errors import OperatorError
 from agent.fleet import derivation
+from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
 from agent.fleet.models import draw_model, draw_release, model_named
 from agent.lom.addresses import link_local_from_mac
@@ -177,6 +178,14 @@ class Population:
             roles=(DEVICE,) if place else (CONTROLLER, DEVICE),
             source=source,
         )
+
+    def index_of_token(self, token: bytes) -> int | None:
+        """The index of the Mac with this push token, None where it is of no Mac of this fleet."""
+        return self._source.token_index(token, range(self.devices))
+
+    def chance(self, purpose: bytes) -> Chance:
+        """A row of numbers for the whole fleet, not for one Mac; ``purpose`` is at most 16 bytes."""
+        return Chance(self._source, 0, purpose)
 
     @property
     def segments(self) -> int:

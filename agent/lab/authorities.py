@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage
+from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.identity import Identity
 from agent.pki.scep.csr import CertificateRequest
 
@@ -64,6 +65,12 @@ class Authorities:
     def mdm_identity(self) -> Identity:
         """An MDM identity for a Mac that is not known yet."""
         return self._mdm.issue(f"mdm-{uuid.uuid4()}", CLIENT_USAGE)
+
+    def push_identity(self, topic: str) -> Identity:
+        """The lab's push certificate: its subject's UID is the topic, as Apple makes them for MDM servers."""
+        key = make_key()
+        subject = [x509.NameAttribute(NameOID.USER_ID, topic), x509.NameAttribute(NameOID.COMMON_NAME, f"APSP:{topic}")]
+        return Identity(self._mdm.certify(key.public_key(), x509.Name(subject), CLIENT_USAGE), key)
 
     def issue_for(self, request: CertificateRequest) -> x509.Certificate:
         """An MDM certificate for a SCEP request, with the subject and the names that it asks for."""

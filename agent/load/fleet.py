@@ -80,10 +80,6 @@ class Fleet:
         """The Mac with this UDID."""
         return self._by_udid[udid]
 
-    def wake(self, udid: str) -> None:
-        """Push one Mac."""
-        self._by_udid[udid].wake()
-
     def close(self) -> None:
         """Close every connection."""
         for client in self._clients:

@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.python.failure import Failure
 
 from agent.errors import PeerError
 from agent.lab.core import Lab
@@ -21,6 +22,7 @@ from agent.lab.profiles import lom_profile
 from agent.lab.server import LabServer
 from agent.load.fleet import Fleet
 from agent.load.progress import Progress
+from agent.load.push import Push
 from agent.load.steps import Job
 from agent.lom.requests import PowerRequest
 from agent.mdm.session import State
@@ -59,12 +61,13 @@ class StillOn(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A command's result that is waited for."""
+    """A command's result that is waited for. ``pushed`` fires when APNs has answered; it never fails."""
 
     udid: str
     command_uuid: str
     request_type: str
     arrived: Deferred[Mapping[str, Any]]
+    pushed: Deferred[None]
 
 
 class MainJob:
@@ -79,12 +82,14 @@ class MainJob:
         server: LabServer,
         surroundings: Surroundings,
         progress: Progress,
+        push: Push,
         *,
         rate: float | None = None,
         retries: int = 0,
         longest_boot: float = 0.0,
     ) -> None:
         self._job = Job(fleet, surroundings, progress)
+        self._push = push
         self._fleet = fleet
         self._server = server
         self._lab: Lab = server.lab
@@ -170,7 +175,8 @@ class MainJob:
 
     async def _leave_waiting(self, client: MDMClient, waiting: dict[int, Result]) -> None:
         """Queue a command for a Mac that is off, and push it: nothing may come of that."""
-        waiting[client.index] = self._queue(client, {"RequestType": "ProfileList"})
+        result = waiting[client.index] = self._queue(client, {"RequestType": "ProfileList"})
+        await result.pushed
         if client.device.running or client.device.session.state is not State.CLOSED:
             error = StillOn("the Mac was switched off, but talks to its server")
             self._around.record("session", client.index, self._around.now(), error)
@@ -244,15 +250,21 @@ class MainJob:
             back.callback(None)
 
     async def _command(self, client: MDMClient, command: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Queue a command, wake the Mac, and return its result. Raises ResultMissing, ResultWrong."""
+        """Queue a command, push, and return the Mac's result. Raises ResultMissing, ResultWrong, PushFailed."""
         return await self._arrival(self._queue(client, command))
 
     def _queue(self, client: MDMClient, command: Mapping[str, Any]) -> Result:
         udid = client.device.mac.udid
         arrived: Deferred[Mapping[str, Any]] = Deferred()
         command_uuid = self._lab.enqueue(udid, command, arrived.callback)
-        self._fleet.wake(udid)
-        return Result(udid, command_uuid, str(command["RequestType"]), arrived)
+
+        def failed(failure: Failure) -> None:
+            self._lab.forget(udid, command_uuid)
+            if not arrived.called:
+                arrived.errback(failure)
+
+        pushed = self._push(udid).addCallbacks(lambda _apns_id: None, failed)
+        return Result(udid, command_uuid, str(command["RequestType"]), arrived, pushed)
 
     async def _arrival(self, result: Result) -> Mapping[str, Any]:
         try:

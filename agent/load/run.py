@@ -19,6 +19,7 @@ from agent.load.fleet import USUAL_MANNERS, Fleet, Manners
 from agent.load.job import MainJob
 from agent.load.limits import allow_open_files
 from agent.load.progress import Progress
+from agent.load.push import APNsPlan, PushService
 from agent.load.server_job import ServerJob
 from agent.net.http1 import split_url
 from agent.net.keys import KeyPool
@@ -40,7 +41,8 @@ class RunPlan:
     ``enroll`` is the file or URL of a server's enrolment profile; None is the embedded lab, whose profile then has a
     SCEP payload where ``scep`` says so. ``anchors`` and ``insecure`` are about the server's certificate. ``key_pool``
     is how many RSA keys the fleet shares, None for a key of its own for each Mac. ``rate`` is in enrolments a second,
-    ``stay`` and ``poll`` are in seconds. ``lom_network`` is what ``agent.net.lom_networks.parse_network`` takes.
+    ``stay`` and ``poll`` are in seconds; ``poll`` None looks for commands by push only. ``apns`` is the push gateway;
+    without a lab, None is none. ``lom_network`` is what ``agent.net.lom_networks.parse_network`` takes.
     """
 
     population: Population
@@ -54,7 +56,8 @@ class RunPlan:
     rate: float | None = None
     retries: int = 0
     stay: float = 0.0
-    poll: float = 60.0
+    poll: float | None = 60.0
+    apns: APNsPlan | None = None
     manners: Manners = field(default=USUAL_MANNERS)
     lom_network: str = LOOPBACK
 
@@ -68,6 +71,7 @@ class Run:
         self._job: Deferred[None] | None = None
         self.interrupted = False
         self.keys_reused = 0
+        self.push_counts: dict[str, Any] | None = None
         self._keys_announced = False
 
     async def run(self) -> None:
@@ -90,18 +94,25 @@ class Run:
             on_warning=lambda text: plan.progress.note(f"Warning: {text}"),
         )
         fleet = Fleet(plan.population, surroundings, plan.manners)
+        push = self._push_service(fleet, surroundings, server)
         try:
             network.listen()
+            if push is not None:
+                push.listen()
+                plan.progress.note(f"The APNs gateway listens on {push.url}")
             if server is not None:
                 server.listen()
                 plan.progress.note(f"The lab, an embedded MDM server, listens on {server.url}")
             if not self.interrupted:
-                self._job = Deferred.fromCoroutine(self._run_job(fleet, surroundings, server, enrol))
+                self._job = Deferred.fromCoroutine(self._run_job(fleet, surroundings, server, enrol, push))
                 await self._job
         except CancelledError:
             self.interrupted = True
         finally:
             self.keys_reused = keys.reused
+            if push is not None:
+                self.push_counts = push.counts
+                await push.close()
             fleet.close()
             network.close()
             keys.close()
@@ -120,19 +131,20 @@ class Run:
         surroundings: Surroundings,
         server: LabServer | None,
         enrol: Callable[[MDMClient], Awaitable[None]] | None,
+        push: PushService | None,
     ) -> None:
         plan = self._plan
-        if server is not None:
-            job = MainJob(
+        if server is not None and push is not None:
+            await MainJob(
                 fleet,
                 server,
                 surroundings,
                 plan.progress,
+                push.push,
                 rate=plan.rate,
                 retries=plan.retries,
                 longest_boot=plan.manners.boot.draw(lambda: 1.0) + plan.manners.shutdown.draw(lambda: 1.0),
-            )
-            await job.run()
+            ).run()
         elif enrol is not None:
             await ServerJob(
                 fleet,
@@ -143,7 +155,17 @@ class Run:
                 retries=plan.retries,
                 stay=plan.stay,
                 poll=plan.poll,
+                pushed=push is not None,
             ).run()
+
+    def _push_service(self, fleet: Fleet, surroundings: Surroundings, server: LabServer | None) -> PushService | None:
+        """The push gateway: where it was asked for, and always for the lab, which has no other way to wake a Mac."""
+        plan = self._plan.apns
+        if plan is None:
+            if server is None:
+                return None
+            plan = APNsPlan()
+        return PushService(fleet, surroundings, plan, server)
 
     def _key_made(self) -> None:
         plan = self._plan

@@ -1,7 +1,7 @@
 """The job against a server that is not ours: enrol the fleet there, and let its Macs talk to it.
 
-Nobody here can queue a command; the operator, or the server by itself, does. Until there is push, each Mac looks for
-commands once after it enrolled, and then again and again for as long as it is told to stay.
+Nobody here can queue a command; the operator, or the server by itself, does. With the push gateway the Macs wait for
+the server's pushes; without it each looks for commands once after it enrolled, and then again and again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class ServerJob:
         rate: float | None,
         retries: int,
         stay: float,
-        poll: float,
+        poll: float | None,
+        pushed: bool = False,
     ) -> None:
         self._job = Job(fleet, surroundings, progress)
         self._enrol = enrol
@@ -46,13 +47,17 @@ class ServerJob:
         self._retries = retries
         self._stay = stay
         self._poll = poll
+        self._pushed = pushed
 
     async def run(self) -> None:
         """Every step, one after another."""
         job = self._job
         await job.enrol_all(self._enrol, self._rate, self._retries)
-        await job.step("First session", job.still_good(), self._session)
-        if self._stay > 0:
+        if not self._pushed:
+            await job.step("First session", job.still_good(), self._session)
+        if self._stay > 0 and self._poll is None:
+            await job.wait(self._stay)
+        elif self._stay > 0:
             await job.step("Stay", job.still_good(), self._stay_and_poll, at_once=max(1, len(job.fleet)))
         await job.settle()
 
@@ -68,11 +73,11 @@ class ServerJob:
 
     async def _stay_and_poll(self, client: MDMClient) -> None:
         """Look for commands every ``poll`` seconds, spread over that time, until ``stay`` seconds are over."""
-        job = self._job
+        job, poll = self._job, self._poll or self._stay
         until = job.around.reactor.seconds() + self._stay
-        pause = self._poll * (client.index + 1) / (len(job.fleet) + 1)
+        pause = poll * (client.index + 1) / (len(job.fleet) + 1)
         while (left := until - job.around.reactor.seconds()) > 0:
             await job.wait(min(pause, left))
             if pause <= left:
                 client.wake()
-            pause = self._poll
+            pause = poll

@@ -63,6 +63,7 @@ class HTTPConnection:
         "_reader",
         "_request",
         "_resolver",
+        "_sending",
         "_stream",
         "_timeouts",
         "_timer",
@@ -97,6 +98,7 @@ class HTTPConnection:
         self._reader: ResponseReader | None = None
         self._caller: Caller | None = None
         self._request = b""
+        self._sending: Callable[[], object] | None = None
         self._timer: DelayedCall | None = None
         self._used = False
 
@@ -110,11 +112,15 @@ class HTTPConnection:
         """Whether there is an open connection."""
         return self._stream is not None
 
-    def request(self, request: bytes, caller: Caller) -> None:
-        """Send a request, over the open connection or a new one. One request at a time."""
+    def request(self, request: bytes, caller: Caller, sending: Callable[[], object] | None = None) -> None:
+        """Send a request, over the open connection or a new one. One request at a time.
+
+        ``sending`` is called when its first byte goes out.
+        """
         if self._caller is not None:
             raise MisuseError("a request while another one waits for its answer")
         self._caller = caller
+        self._sending = sending
         self._request = request
         self._reader = ResponseReader()
         if self._stream is not None and self._stream.state is State.OPEN:
@@ -197,6 +203,9 @@ class HTTPConnection:
         if self._stream is None:
             raise MisuseError("nothing to send over")
         self._timer = self._reactor.callLater(self._timeouts.answer, self._late)
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending()
         self._stream.write(self._request)
 
     def _late(self) -> None:

@@ -33,10 +33,12 @@ from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin, Response, encode_request, split_url
 from agent.net.in_hand import InHand
 from agent.net.power import PowerTimer
+from agent.net.push_listener import PushListener
 from agent.net.reactor import DelayedCall
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.profile import Profile
+from agent.push.store import Notification
 
 _log = Logger()
 
@@ -69,11 +71,13 @@ class MDMClient:
         "_work",
         "boots",
         "device",
+        "pushes",
     )
 
     def __init__(self, device: Device, surroundings: Surroundings) -> None:
         self.device = device
         self.boots = 0
+        self.pushes = PushListener(device, surroundings)
         self._around = surroundings
         self._errands = Errands(device, surroundings, self)
         self._power = PowerTimer(device.power, surroundings.reactor, self._power_changed)
@@ -92,23 +96,38 @@ class MDMClient:
     async def enroll(self, fetch: FetchProfile) -> None:
         """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before."""
         since = self._around.now()
+        self.pushes.enrolling = True
         try:
             profile = await self._errands.drive(enrol(self.device, await fetch()))
         except PeerError as error:
             self._around.record("enroll", self.index, since, error, {"udid": self.device.mac.udid})
+            self.pushes.enrolling = False
+            self.pushes.back()
             raise
+        finally:
+            self.pushes.enrolling = False
         self._end_session()  # of an enrolment before this one
-        self._look_at_lom()
         self._judge_signer(profile)
         self._look_at_lom()
         self._around.record("enroll", self.index, since, facts={"udid": self.device.mac.udid})
+        self.pushes.enrolled()
 
     async def enroll_at(self, url: str) -> None:
         """Enrol with the profile at ``url``. Raises PeerError; the Mac is then managed as before."""
         await self.enroll(lambda: self._errands.fetch_profile(url))
 
+    def receive_push(self, notification: Notification) -> bool:
+        """A push came; whether it is the Mac's own. One with another PushMagic, or another topic, is ignored."""
+        if not self.pushes.take(notification):
+            return False
+        self.wake()
+        return True
+
     def wake(self) -> None:
-        """A push came. A Mac that is off or not enrolled hears nothing; it looks by itself when it is up again."""
+        """Open a session, or look again when the open one ends. A Mac that is off or not enrolled does not.
+
+        Without a push, too: after a boot, and where it is told to poll.
+        """
         if self.device.enrolment is None or not self.device.running:
             return
         self._disarm_poll()
@@ -187,6 +206,7 @@ class MDMClient:
 
     def broke(self, error: PeerError) -> None:
         """The connection broke before the answer came."""
+        self.pushes.broke(error)
         self._follow(self.device.session.broke(error, self._around.reactor.seconds()))
 
     def _begin(self, send: Send | None) -> None:
@@ -213,7 +233,8 @@ class MDMClient:
         self._url, self._sent = url, send
         origin, target = split_url(url)
         headers = message_headers(self._enrolment, results.CONTENT_TYPE, send.body)
-        self._connection_to(origin).request(encode_request("PUT", origin, target, headers, send.body), self)
+        request = encode_request("PUT", origin, target, headers, send.body)
+        self._connection_to(origin).request(request, self, self.pushes.sending)
 
     @property
     def _enrolment(self) -> Enrolment:
@@ -336,6 +357,7 @@ class MDMClient:
         self._end_session()
         self.device.forget_enrolment()
         self._look_at_lom()
+        self.pushes.left()
 
     def _end_session(self) -> None:
         """Whatever the Mac was at with its server is over; nobody hears of it."""
@@ -371,6 +393,7 @@ class MDMClient:
         self._session_since = None
         self._stop_performing()
         self._errands.abandon(in_order=in_order)
+        self.pushes.forget()
         if self._connection is not None:
             if in_order:
                 self._connection.close()
@@ -383,6 +406,7 @@ class MDMClient:
     def _come_up(self) -> None:
         self.boots += 1
         self.wake()
+        self.pushes.back()
 
     def _disarm_poll(self) -> None:
         if self._poll is not None and self._poll.active():

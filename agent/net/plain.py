@@ -60,7 +60,10 @@ class PlainConnection:
 
 
 class Unchecked:
-    """In place of a ``PeerCheck``: whoever answers is taken for ``name``. Only without TLS, or where one typed it."""
+    """In place of a ``PeerCheck``: whoever answers is taken for ``name``.
+
+    Only without TLS, where one typed it, or where the certificate is judged after the handshake (APNs gateway).
+    """
 
     rejected = None
 

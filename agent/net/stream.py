@@ -192,6 +192,11 @@ class TLSStream:
         return bool(self._out)
 
     @property
+    def unsent_bytes(self) -> int:
+        """How much of what was written still waits for the peer to take it."""
+        return len(self._out) - self._sent
+
+    @property
     def version(self) -> str:
         """The TLS version agreed on, such as ``TLSv1.3``."""
         return self._tls.get_protocol_version_name()

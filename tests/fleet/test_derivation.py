@@ -164,3 +164,14 @@ def test_a_push_token_starts_with_bytes_that_no_other_index_has() -> None:
     assert {len(token) for token in tokens} == {32}
     assert len({token[:8] for token in tokens}) == 2000
     assert TOKEN_BITS == 64
+
+
+@given(st.text(max_size=5), st.integers(0, MAX_DEVICES - 1), st.integers(0, 31), st.integers(1, 255))
+def test_a_push_token_tells_its_index_and_nothing_else_does(seed: str, index: int, at: int, flip: int) -> None:
+    derivation = Derivation(seed)
+    token = derivation.push_token(index)
+    assert derivation.token_index(token, range(MAX_DEVICES)) == index
+    assert derivation.token_index(token, range(index)) is None
+    forged = token[:at] + bytes([token[at] ^ flip]) + token[at + 1 :]
+    assert derivation.token_index(forged, range(MAX_DEVICES)) is None
+    assert derivation.token_index(token[:at], range(MAX_DEVICES)) is None

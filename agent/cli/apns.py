@@ -1,0 +1,155 @@
+"""The options of the APNs gateway, and what they come to: its address, its certificate, its behaviour."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from agent.cli.options import make_folder
+from agent.errors import OperatorError
+from agent.load.push import APNsPlan
+from agent.load.run import read_anchors
+from agent.net.apns_gateway import NAMES
+from agent.pki.authority import SERVER_USAGE, Authority
+from agent.pki.identity import Identity
+from agent.push.delays import PowerSaving, parse_delay
+from agent.push.requests import PushPolicy
+from agent.push.rules import parse_rule
+from agent.report.files import write_secret
+
+_BEHAVIOUR = ("apns_strict", "apns_delay", "apns_power_saving", "apns_rule", "apns_provider_ca")
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--apns",
+        metavar="ADDRESS:PORT",
+        help="Open the push gateway (APNs) here: a server pushes to it, and the push wakes the Mac. docs/push.md.",
+    ),
+    click.option(
+        "--apns-tls",
+        type=click.Path(file_okay=False),
+        metavar="DIR",
+        help="The folder of the gateway's CA, ca.pem and ca.key, which are made where they are missing.",
+    ),
+    click.option(
+        "--apns-cert",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="The gateway's own certificate (PEM, with its chain), instead of --apns-tls; with --apns-key.",
+    ),
+    click.option("--apns-key", type=click.Path(dir_okay=False), metavar="FILE", help="The key of --apns-cert (PEM)."),
+    click.option(
+        "--apns-provider-ca",
+        multiple=True,
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="Take only push certificates of this CA. Repeatable; without it any certificate is taken at its word.",
+    ),
+    click.option("--apns-strict", is_flag=True, help="Refuse pushes without apns-topic or apns-push-type: mdm."),
+    click.option(
+        "--apns-delay",
+        default="0",
+        metavar="SECONDS|FORM",
+        help="How long a push takes: SECONDS, uniform:LOW:HIGH, exponential:MEAN or lognormal:MEDIAN:P99.",
+    ),
+    click.option(
+        "--apns-power-saving",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        metavar="SECONDS",
+        help="Hold pushes of priority 5 back to windows this far apart, of priority 1 to every fourth of them.",
+    ),
+    click.option(
+        "--apns-rule",
+        multiple=True,
+        metavar="RULE",
+        help='What goes wrong on purpose, such as "429 share=0.05" or "away from=20 for=5". Repeatable; docs/push.md.',
+    ),
+)
+
+
+def apns_options(command: CommandT) -> CommandT:
+    """Give a command every option of the gateway."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def apns_plan(options: Mapping[str, Any], *, lab: bool) -> APNsPlan | None:
+    """The gateway that the options ask for; None where none is. Raises OperatorError and UsageError."""
+    if options["apns"] is None and not lab:
+        for name in ("apns_tls", "apns_cert", "apns_key", *_BEHAVIOUR):
+            if options[name] not in (None, (), False, 0.0, "0"):
+                raise click.UsageError(f"--{name.replace('_', '-')} goes with --apns")
+        return None
+    host, port = ("127.0.0.1", 0) if options["apns"] is None else _address(options["apns"])
+    identity = _identity(options, host)
+    if identity is None and not lab:
+        raise click.UsageError("--apns with --enroll needs --apns-tls DIR, or --apns-cert and --apns-key")
+    return APNsPlan(
+        host=host,
+        port=port,
+        identity=identity,
+        provider_anchors=read_anchors(options["apns_provider_ca"]),
+        policy=PushPolicy(strict=options["apns_strict"]),
+        delay=parse_delay(options["apns_delay"]),
+        saving=PowerSaving(options["apns_power_saving"]),
+        rules=tuple(parse_rule(text) for text in options["apns_rule"]),
+    )
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise OperatorError(f"--apns should be ADDRESS:PORT, such as 127.0.0.1:2197, but is {text!r}")
+    return host, int(port)
+
+
+def _identity(options: Mapping[str, Any], host: str) -> Identity | None:
+    certificate, key, folder = options["apns_cert"], options["apns_key"], options["apns_tls"]
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--apns-cert and --apns-key go together")
+    if certificate is not None:
+        if folder is not None:
+            raise click.UsageError("--apns-tls makes the certificate that --apns-cert brings: give one of them")
+        own, *chain = read_anchors((certificate,))
+        return Identity(own, _read_key(Path(key)), tuple(chain))
+    if folder is None:
+        return None
+    return _authority(Path(folder)).issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1", "::1", host])
+
+
+def _authority(folder: Path) -> Authority:
+    """The CA in a folder, made where there is none, so that a server has to trust it only once."""
+    certificate, key = folder / "ca.pem", folder / "ca.key"
+    if certificate.exists() and key.exists():
+        return Authority(Identity(read_anchors((str(certificate),))[0], _read_key(key)))
+    make_folder(str(folder))
+    authority = Authority.create(f"lom-agent APNs CA {os.urandom(4).hex()}")
+    pem = authority.identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        write_secret(key, pem)
+        certificate.write_bytes(authority.certificate.public_bytes(Encoding.PEM))
+    except OSError as error:
+        raise OperatorError(f"the gateway's CA cannot be written to {folder}: {error.strerror}") from error
+    return authority
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise OperatorError(f"the key {path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise OperatorError(f"{path} holds no private key in PEM without a password: {error}") from error
+    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        raise OperatorError(f"the key {path} should be RSA or elliptic curve")
+    return key

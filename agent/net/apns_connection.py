@@ -1,0 +1,355 @@
+"""One provider's connection to the APNs gateway: HTTP/2 frames in, requests out, answers back. Bounded in every way.
+
+Source: RFC 9113; Apple, "Sending notification requests to APNs" for what a connection looks like.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.exceptions import H2Error, StreamClosedError
+from h2.settings import SettingCodes, Settings
+from OpenSSL import SSL
+
+from agent.errors import PeerError
+from agent.net.reactor import DelayedCall, Reactor
+from agent.net.stream import State, TLSStream
+from agent.push.broker import Answer
+from agent.push.reasons import PushRefused, Reason
+from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
+from agent.push.rules import Broken
+
+ALPN = b"h2"
+MAX_CONCURRENT_STREAMS = 1000  # obs: what real APNs states in its SETTINGS, once a certificate is shown
+MAX_HEADER_LIST_BYTES = 8000  # obs: likewise
+MAX_FRAME_BYTES = 16_384  # RFC 9113, 6.5.2: SETTINGS_MAX_FRAME_SIZE as every connection begins with it
+
+_PREFACE_BYTES = 24  # RFC 9113, 3.4
+_FRAME_HEADER_BYTES = 9  # RFC 9113, 4.1: 24 bits of length come first
+_LENGTH_BYTES = 3
+_MAX_SURPLUS_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    """What one connection may ask for. Times in seconds.
+
+    ``request`` is for one request from its headers to its end, and for taking an answer; ``idle`` is without any
+    request, ``linger`` for reading a GOAWAY; ``look`` is how often these are looked at. ``unsent`` bytes of answers
+    that the provider does not read end the connection, ``resets`` streams that it gave up itself too.
+    """
+
+    request: float = 30.0
+    idle: float = 3600.0
+    look: float = 5.0
+    linger: float = 1.0
+    unsent: int = 256 * 1024
+    resets: int = 1000
+
+
+class Gateway(Protocol):
+    """Who answers."""
+
+    def answer(self, fields: list[tuple[str, str]], body: bytes, provider: Provider) -> Answer:
+        """The answer to one request. Raises Broken where the connection is to break instead."""
+
+    def refuse(self, refused: PushRefused) -> Answer:
+        """The answer to a request that was not even read."""
+
+    def hand_out(self) -> None:
+        """The answers are on their way: what they set off may begin."""
+
+
+class FrameSizeError(PeerError):
+    """A frame that is longer than we allow."""
+
+    kind = "http"
+
+
+class FrameLengths:
+    """Watches the lengths of the frames: h2 judges one only when the whole of it is there, be it 16 MiB."""
+
+    def __init__(self) -> None:
+        self._skip = _PREFACE_BYTES  # what is left of the frame (or the preface) under way
+        self._header = b""
+
+    def check(self, octets: bytes) -> None:
+        """The next bytes. Raises FrameSizeError."""
+        at = 0
+        while at + self._skip < len(octets):
+            at += self._skip
+            self._skip = 0
+            needed = _LENGTH_BYTES - len(self._header)
+            self._header += octets[at : at + needed]
+            at += needed
+            if len(self._header) < _LENGTH_BYTES:
+                return
+            length = int.from_bytes(self._header, "big")
+            if length > MAX_FRAME_BYTES:
+                raise FrameSizeError(f"a frame of {length} bytes; at most {MAX_FRAME_BYTES} are taken")
+            self._header = b""
+            self._skip = _FRAME_HEADER_BYTES - _LENGTH_BYTES + length
+        self._skip -= len(octets) - at
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A request that is not whole yet."""
+
+    fields: list[tuple[str, str]]
+    since: float
+    body: bytearray = field(default_factory=bytearray)
+
+
+class ProviderConnection:
+    """The owner of the stream. ``ended`` hears of its end, once. ``identify`` tells who is at the other end of TLS."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        gateway: Gateway,
+        limits: GatewayLimits,
+        identify: Callable[[SSL.Connection], Provider],
+        ended: Callable[[ProviderConnection], object],
+    ) -> None:
+        self._reactor = reactor
+        self._gateway = gateway
+        self._limits = limits
+        self._identify = identify
+        self._ended = ended
+        self._stream: TLSStream | None = None
+        self._tls: SSL.Connection | None = None
+        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        self._provider = Provider()
+        self._lengths = FrameLengths()
+        self._incoming: dict[int, _Incoming] = {}
+        self._unsent: dict[int, bytes] = {}  # bodies that wait for the provider's flow control
+        self._surplus: dict[int, int] = {}  # what came of requests that were too long, after their answer
+        self._served = 0
+        self._resets = 0
+        self._leaving = False
+        self._timer: DelayedCall | None = None
+        self._idle_since = self._stuck_since = 0.0
+
+    def begin(self, stream: TLSStream, tls: SSL.Connection) -> None:
+        """Shake hands."""
+        self._stream, self._tls = stream, tls
+        stream.accept()
+
+    def shut_down(self, reason: Reason = Reason.SHUTDOWN) -> None:
+        """Answer what is half there with 503, say which stream was the last one served (GOAWAY), and hang up."""
+        stream = self._stream
+        if stream is None or stream.state is not State.OPEN or self._leaving:
+            self._close()
+            return
+        for stream_id in list(self._incoming):
+            self._refuse(stream_id, Reason.SHUTDOWN)
+        document = json.dumps({"reason": reason.word}).encode()
+        self._h2.close_connection(ErrorCodes.NO_ERROR, document, last_stream_id=self._served)
+        self._leave()
+
+    def abort(self) -> None:
+        """Break the connection without a word."""
+        stream = self._stream
+        self._end()
+        if stream is not None:
+            stream.abort()
+
+    # What the stream calls.
+
+    def secured(self) -> None:
+        """The handshake is done. Without ALPN h2 it is no HTTP/2 (RFC 9113, 3.2)."""
+        if self._tls is None or self._tls.get_alpn_proto_negotiated() != ALPN:
+            self._close()
+            return
+        self._provider = self._identify(self._tls)
+        self._h2.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: MAX_CONCURRENT_STREAMS,
+                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_LIST_BYTES,
+            },
+        )
+        self._h2.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
+        self._h2.initiate_connection()
+        self._idle_since = self._reactor.seconds()
+        self._timer = self._reactor.callLater(self._limits.look, self._look)
+        self._flush()
+
+    def received(self, octets: bytes) -> None:
+        """Bytes of frames. A peer that breaks HTTP/2's rules gets a GOAWAY with the error, and no more."""
+        if self._leaving:
+            return
+        try:
+            self._lengths.check(octets)
+            for event in self._h2.receive_data(octets):
+                self._happened(event)
+        except Broken:
+            self.abort()
+        except FrameSizeError:
+            self._h2.close_connection(ErrorCodes.FRAME_SIZE_ERROR, last_stream_id=self._served)
+            self._leaving = True
+        except H2Error:
+            self._leaving = True
+        if self._leaving:
+            self._leave()
+        else:
+            self._flush()
+        self._gateway.hand_out()
+
+    def lost(self, _error: PeerError) -> None:
+        """The provider hung up, or never shook hands."""
+        self._end()
+
+    # HTTP/2.
+
+    def _happened(self, event: Event) -> None:
+        match event:  # what is not here (PING, SETTINGS, PRIORITY, …) h2 has answered by itself
+            case RequestReceived(stream_id=int(stream_id), headers=headers):
+                fields = [(_text(name), _text(value)) for name, value in headers or ()]
+                self._incoming[stream_id] = _Incoming(fields, self._reactor.seconds())
+            case DataReceived(stream_id=int(stream_id), data=data, flow_controlled_length=int(length)):
+                self._h2.acknowledge_received_data(length, stream_id)
+                self._take(stream_id, data or b"")
+            case StreamEnded(stream_id=int(stream_id)):
+                self._surplus.pop(stream_id, None)
+                incoming = self._incoming.pop(stream_id, None)
+                if incoming is not None:
+                    answer = self._gateway.answer(incoming.fields, bytes(incoming.body), self._provider)
+                    self._respond(stream_id, answer)
+            case StreamReset(stream_id=int(stream_id)):
+                self._incoming.pop(stream_id, None)
+                self._unsent.pop(stream_id, None)
+                self._surplus.pop(stream_id, None)
+                self._resets += 1
+                if self._resets > self._limits.resets:  # CVE-2023-44487
+                    self._h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, last_stream_id=self._served)
+                    self._leaving = True
+            case WindowUpdated() | RemoteSettingsChanged():
+                self._send_waiting()
+            case ConnectionTerminated():
+                self._leaving = True
+
+    def _take(self, stream_id: int, octets: bytes) -> None:
+        """A part of a request's body. One that is too long is answered at once, and its rest read for a while."""
+        incoming = self._incoming.get(stream_id)
+        if incoming is not None:
+            incoming.body += octets
+            if len(incoming.body) > MAX_PAYLOAD_BYTES:
+                self._surplus[stream_id] = 0
+                self._refuse(stream_id, Reason.PAYLOAD_TOO_LARGE)
+        elif stream_id in self._surplus:
+            self._surplus[stream_id] += len(octets)
+            if self._surplus[stream_id] > _MAX_SURPLUS_BYTES:
+                del self._surplus[stream_id]
+                with contextlib.suppress(StreamClosedError):
+                    self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # RFC 9113, 8.1
+
+    def _refuse(self, stream_id: int, reason: Reason) -> None:
+        """Answer a request that is not whole."""
+        del self._incoming[stream_id]
+        self._respond(stream_id, self._gateway.refuse(PushRefused(reason)))
+
+    def _respond(self, stream_id: int, answer: Answer) -> None:
+        self._served = max(self._served, stream_id)
+        self._idle_since = self._reactor.seconds()
+        headers = [(b":status", b"%d" % answer.status)]
+        if answer.apns_id:
+            headers.append((b"apns-id", answer.apns_id.encode("ascii")))
+        if answer.body:
+            headers.append((b"content-type", b"application/json"))
+        try:
+            self._h2.send_headers(stream_id, headers, end_stream=not answer.body)
+        except StreamClosedError:  # the provider gave the stream up in the same breath
+            return
+        if answer.body:
+            self._unsent[stream_id] = answer.body
+            self._send_body(stream_id)
+
+    def _send_waiting(self) -> None:
+        for stream_id in list(self._unsent):
+            self._send_body(stream_id)
+
+    def _send_body(self, stream_id: int) -> None:
+        """As much of an answer's body as the provider's flow control lets through."""
+        body = self._unsent[stream_id]
+        size = min(len(body), self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+        if size > 0:
+            self._h2.send_data(stream_id, body[:size], end_stream=size == len(body))
+        if max(size, 0) == len(body):
+            del self._unsent[stream_id]
+        else:
+            self._unsent[stream_id] = body[max(size, 0) :]
+
+    # Ends.
+
+    def _leave(self) -> None:
+        """Say what is still to be said, and hang up when the provider has read it, or has had the time to.
+
+        A socket closed at once, with unread bytes in it, would be reset, and the GOAWAY lost.
+        """
+        self._leaving = True
+        self._flush()
+        self._disarm()
+        if self._stream is not None:
+            self._timer = self._reactor.callLater(self._limits.linger, self._close)
+
+    def _flush(self) -> None:
+        stream = self._stream
+        if stream is None or stream.state is not State.OPEN:
+            return
+        octets = self._h2.data_to_send()
+        if octets:
+            stream.write(octets)
+        if stream.unsent_bytes > self._limits.unsent:
+            self.abort()
+
+    def _look(self) -> None:
+        """Now and then: whether the provider keeps its time limits."""
+        now, limits = self._reactor.seconds(), self._limits
+        self._timer = self._reactor.callLater(limits.look, self._look)
+        stuck = bool(self._unsent) or (self._stream is not None and self._stream.unsent)
+        self._stuck_since = (self._stuck_since or now) if stuck else 0.0
+        since = [self._stuck_since or now, *(incoming.since for incoming in self._incoming.values())]
+        if now - min(since) >= limits.request:
+            self.abort()
+        elif not self._incoming and now - self._idle_since >= limits.idle:
+            self.shut_down(Reason.IDLE_TIMEOUT)
+
+    def _close(self) -> None:
+        stream = self._stream
+        self._end()
+        if stream is not None:
+            stream.close()
+
+    def _end(self) -> None:
+        self._disarm()
+        if self._stream is not None:
+            self._stream = None
+            self._ended(self)
+
+    def _disarm(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+def _text(octets: bytes | str) -> str:
+    return octets if isinstance(octets, str) else octets.decode("latin-1")

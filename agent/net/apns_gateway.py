@@ -1,0 +1,255 @@
+"""The APNs gateway: what an MDM server takes for ``api.push.apple.com``. HTTP/2 over TLS, no connection to a Mac.
+
+The gateway accepts, ``apns_connection`` speaks HTTP/2, ``agent.push.broker`` decides. What reaches a Mac is handed to
+``deliver``, which says whether the Mac takes it for its own.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL, crypto
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from agent.errors import OperatorError
+from agent.net.apns_connection import ALPN, GatewayLimits, ProviderConnection
+from agent.net.lom_listener import Listener
+from agent.net.plain import Unchecked
+from agent.net.reactor import DelayedCall, Reactor
+from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream
+from agent.net.tls import make_context
+from agent.pki.identity import Identity
+from agent.pki.verify import store_of, subject_text
+from agent.push.broker import Answer, PushBroker
+from agent.push.reasons import PushRefused
+from agent.push.requests import NOBODY, Provider
+from agent.push.store import Notification
+
+NAMES = ("api.push.apple.com", "api.sandbox.push.apple.com", "api.development.push.apple.com", "localhost")
+MAX_CONNECTIONS = 1000
+_BACKLOG = 1024
+
+_log = Logger()
+
+Deliver = Callable[[Notification], bool]
+
+
+class APNsGateway:
+    """The gateway of one fleet. ``port`` is where it listens, once ``listen`` was called.
+
+    ``provider_anchors`` are the CAs whose client certificates are good; without any, each certificate is taken at its
+    word, for a real push certificate is Apple's and a test's is anyone's. ``anonymous`` is who a client without a
+    certificate is taken for: nobody, but for a benchmark whose client has none.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        broker: PushBroker,
+        deliver: Deliver,
+        identity: Identity,
+        *,
+        provider_anchors: Sequence[x509.Certificate] = (),
+        anonymous: Provider = NOBODY,
+        limits: GatewayLimits | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.broker = broker
+        self.host = ""
+        self.port = 0
+        self._reactor = reactor
+        self._deliver = deliver
+        self._anchors = tuple(provider_anchors)
+        self._anonymous = anonymous
+        self._limits = limits or GatewayLimits()
+        self._timeouts = timeouts
+        self._wall_clock = wall_clock
+        self._context = _context(identity)
+        self._listener: Listener | None = None
+        self._connections: set[ProviderConnection] = set()
+        self._timer: DelayedCall | None = None
+        self._due = 0.0
+        self._away: list[DelayedCall] = []
+        self._gone: Deferred[None] | None = None
+
+    def listen(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen; port 0 takes any free one. Raises OperatorError."""
+        self._open(host, port)
+        for begin, end in self.broker.rules.away:
+            self._away.append(self._reactor.callLater(begin, self._go_away))
+            self._away.append(self._reactor.callLater(end, self._come_back))
+        self._arm()
+
+    def close(self) -> Deferred[None]:
+        """Say goodbye to every provider (GOAWAY), and listen no longer; fires when they are gone."""
+        for timer in (*self._away, *([self._timer] if self._timer is not None else [])):
+            if timer.active():
+                timer.cancel()
+        self._away, self._timer = [], None
+        self._stop_listening()
+        for connection in list(self._connections):
+            connection.shut_down()
+        self._gone = Deferred()
+        self._hung_up()
+        return self._gone
+
+    def came_back(self, index: int) -> None:
+        """Mac ``index`` is online, or enrolled: it gets what waits for it."""
+        self.broker.came_back(index, self._wall_clock())
+        self.hand_out()
+
+    def left(self, index: int) -> None:
+        """Mac ``index`` has left its management."""
+        self.broker.left(index)
+
+    # What a provider's connection calls.
+
+    def answer(self, fields: list[tuple[str, str]], body: bytes, provider: Provider) -> Answer:
+        """The answer to one request; what it sets off begins with ``hand_out``. Raises Broken."""
+        return self.broker.receive(fields, body, provider, self._wall_clock())
+
+    def refuse(self, refused: PushRefused) -> Answer:
+        """The answer to a request that was not even read."""
+        return self.broker.refuse(refused)
+
+    def hand_out(self) -> None:
+        """The notifications whose time has come reach their Macs."""
+        for notification in self.broker.take():
+            try:
+                self.broker.reached(self._deliver(notification))
+            except Exception:  # noqa: BLE001 - a Mac's defect must not keep the others from their pushes
+                _log.failure("a push could not be handed to Mac {index}", index=notification.index)
+        self._arm()
+
+    # Time.
+
+    def _advance(self) -> None:
+        self._timer = None
+        self.broker.advance(self._wall_clock())
+        self.hand_out()
+
+    def _arm(self) -> None:
+        """One timer for everything that waits."""
+        deadline = self.broker.deadline
+        if self._timer is not None and self._timer.active():
+            if deadline is not None and deadline >= self._due:
+                return  # it looks early at the most, and arms anew
+            self._timer.cancel()
+        self._timer = None
+        if deadline is not None:
+            self._due = deadline
+            self._timer = self._reactor.callLater(max(0.0, deadline - self._wall_clock()), self._advance)
+
+    # Connections.
+
+    def _open(self, host: str, port: int) -> None:
+        try:
+            sock = _listening_socket(host, port)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OperatorError(f"the APNs gateway cannot listen on {host}:{port}: {reason}") from error
+        self.host, self.port = host, sock.getsockname()[1]
+        self._listener = Listener(self._reactor, sock, self._accepted)
+        self._listener.resume()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _go_away(self) -> None:
+        """By rule: as a gateway that went down."""
+        self._stop_listening()
+        for connection in list(self._connections):
+            connection.abort()
+
+    def _come_back(self) -> None:
+        try:
+            self._open(self.host, self.port)
+        except OperatorError as error:
+            _log.error("{error}", error=error)
+
+    def _accepted(self, sock: socket.socket, _port: int) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        tls = SSL.Connection(self._context, sock)
+        check = Unchecked("provider")  # any certificate: APNs refuses by request, with 403
+        tls.set_verify(SSL.VERIFY_PEER, check)
+        tls.set_accept_state()
+        connection = ProviderConnection(self._reactor, self, self._limits, self._identify, self._ended)
+        self._connections.add(connection)
+        connection.begin(TLSStream(self._reactor, sock, tls, check, connection, timeouts=self._timeouts), tls)
+
+    def _ended(self, connection: ProviderConnection) -> None:
+        self._connections.discard(connection)
+        self._hung_up()
+
+    def _hung_up(self) -> None:
+        if self._gone is not None and not self._gone.called and not self._connections:
+            self._gone.callback(None)
+
+    def _identify(self, tls: SSL.Connection) -> Provider:
+        certificate = tls.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            return self._anonymous
+        # At a server's end OpenSSL's chain lacks the peer's own certificate.
+        chain = tls.get_peer_cert_chain(as_cryptography=True) or []
+        return provider_of([certificate, *chain], self._anchors)
+
+
+def provider_of(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> Provider:
+    """Who this client certificate (the first of ``chain``) makes a provider, judged by ``anchors`` where there are any.
+
+    Source: Apple, "Setting up push notifications for your MDM customers": the topic is the subject's UID.
+    """
+    certificate = chain[0]
+    try:
+        topics = [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.USER_ID)]
+    except ValueError as error:
+        return Provider(certified=True, fault=f"its subject cannot be read: {error}")
+    topic = topics[0] if len(topics) == 1 else ""
+    own, *others = (crypto.X509.from_cryptography(each) for each in chain)
+    try:
+        # Without anchors the certificate itself is one: then only its dates are judged.
+        store = store_of(anchors or (certificate,))
+        crypto.X509StoreContext(store, own, others).verify_certificate()
+    except (crypto.X509StoreContextError, crypto.Error) as error:
+        _log.warn("a provider's certificate is refused: {who}: {error}", who=subject_text(certificate), error=error)
+        return Provider(topic, certified=True, fault=str(error))
+    return Provider(topic, certified=True)
+
+
+def _context(identity: Identity) -> SSL.Context:
+    context = make_context((), identity.chain)
+    context.use_certificate(identity.certificate)
+    context.use_privatekey(identity.key)
+    context.set_alpn_select_callback(_select_h2)
+    return context
+
+
+def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> Any:  # pyOpenSSL's sentinel has a private type
+    return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _listening_socket(host: str, port: int) -> socket.socket:
+    family, _kind, _protocol, _name, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock

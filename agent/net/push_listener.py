@@ -1,0 +1,96 @@
+"""A Mac's side of APNs: how it stands, which pushes are its own, and how long each took to its first byte.
+
+There is no connection: the gateway is in the same process and calls the Mac; the Mac tells the gateway when it is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agent.device.mac import Device
+from agent.errors import PeerError
+from agent.net.surroundings import Moment, Surroundings
+from agent.push.broker import Presence
+from agent.push.store import Notification
+
+_MAX_PENDING = 100  # pushes that wait for the Mac's next word; a server that sends more gets no times for them
+
+
+def _nobody(_index: int) -> None:
+    """No gateway."""
+
+
+class PushListener:
+    """``on_back`` and ``on_left`` are the gateway's. ``left_at`` is in seconds since the epoch, None while managed."""
+
+    __slots__ = ("_around", "_device", "_pending", "enrolling", "left_at", "on_back", "on_left")
+
+    def __init__(self, device: Device, surroundings: Surroundings) -> None:
+        self._device = device
+        self._around = surroundings
+        self._pending: tuple[Notification, ...] = ()
+        self.enrolling = False
+        self.left_at: float | None = None
+        self.on_back: Callable[[int], None] = _nobody
+        self.on_left: Callable[[int], None] = _nobody
+
+    @property
+    def presence(self) -> Presence:
+        """How the Mac stands to APNs."""
+        if self.enrolling:
+            return Presence.OFFLINE  # also anew: what comes meanwhile waits for the new enrolment
+        if self._device.enrolment is not None:
+            return Presence.ONLINE if self._device.running else Presence.OFFLINE
+        return Presence.UNKNOWN if self.left_at is None else Presence.LEFT
+
+    @property
+    def topic(self) -> str:
+        """The topic that it listens to, empty between two enrolments."""
+        enrolment = self._device.enrolment
+        return "" if enrolment is None else enrolment.topic
+
+    @property
+    def sending(self) -> Callable[[], None] | None:
+        """What to call when the Mac's next byte goes to its server; None where no push waits for that."""
+        return self._sent if self._pending else None
+
+    def take(self, notification: Notification) -> bool:
+        """Whether a push is for this enrolment: its topic, its PushMagic."""
+        if notification.topic != self.topic or notification.push_magic != self._device.mac.push_magic:
+            return False
+        self._pending = (*self._pending, notification)[-_MAX_PENDING:]
+        return True
+
+    def broke(self, error: PeerError) -> None:
+        """The session that the pushes set off did not reach the server."""
+        self._record(error)
+
+    def forget(self) -> None:
+        """The Mac went down: it looks by itself when it is up again."""
+        self._pending = ()
+
+    def back(self) -> None:
+        """The Mac is up, or managed as before after an enrolment that failed: it gets what waits at APNs."""
+        if self.presence is Presence.ONLINE:
+            self.on_back(self._device.mac.index)
+
+    def enrolled(self) -> None:
+        """The Mac is managed, maybe again."""
+        self.left_at = None
+        self.back()
+
+    def left(self) -> None:
+        """The Mac left its management: its token is good for nothing."""
+        self._pending = ()
+        self.left_at = self._around.wall_clock()
+        self.on_left(self._device.mac.index)
+
+    def _sent(self) -> None:
+        self._record(None)
+
+    def _record(self, error: PeerError | None) -> None:
+        pending, self._pending = self._pending, ()
+        now = self._around.now()
+        for push in pending:
+            since = Moment(push.received, now.ticks - (now.wall - push.received))
+            self._around.record("push", self._device.mac.index, since, error, {"apns_id": push.apns_id})

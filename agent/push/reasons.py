@@ -1,0 +1,73 @@
+"""Every reason that APNs gives for a refusal, with its HTTP status.
+
+Source: Apple, "Handling notification responses from APNs", the table of response error strings.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from agent.errors import PeerError
+
+
+class Reason(Enum):
+    """A refusal: the word in the JSON body, and the status. The value is (word, status)."""
+
+    BAD_COLLAPSE_ID = "BadCollapseId", 400
+    BAD_DEVICE_TOKEN = "BadDeviceToken", 400
+    BAD_EXPIRATION_DATE = "BadExpirationDate", 400
+    BAD_MESSAGE_ID = "BadMessageId", 400
+    BAD_PRIORITY = "BadPriority", 400
+    BAD_TOPIC = "BadTopic", 400
+    DEVICE_TOKEN_NOT_FOR_TOPIC = "DeviceTokenNotForTopic", 400
+    DUPLICATE_HEADERS = "DuplicateHeaders", 400
+    IDLE_TIMEOUT = "IdleTimeout", 400
+    INVALID_PUSH_TYPE = "InvalidPushType", 400
+    MISSING_DEVICE_TOKEN = "MissingDeviceToken", 400
+    MISSING_TOPIC = "MissingTopic", 400
+    PAYLOAD_EMPTY = "PayloadEmpty", 400
+    TOPIC_DISALLOWED = "TopicDisallowed", 400
+    BAD_CERTIFICATE = "BadCertificate", 403
+    BAD_CERTIFICATE_ENVIRONMENT = "BadCertificateEnvironment", 403
+    EXPIRED_PROVIDER_TOKEN = "ExpiredProviderToken", 403
+    FORBIDDEN = "Forbidden", 403
+    INVALID_PROVIDER_TOKEN = "InvalidProviderToken", 403
+    MISSING_PROVIDER_TOKEN = "MissingProviderToken", 403
+    BAD_PATH = "BadPath", 404
+    METHOD_NOT_ALLOWED = "MethodNotAllowed", 405
+    EXPIRED_TOKEN = "ExpiredToken", 410
+    UNREGISTERED = "Unregistered", 410
+    PAYLOAD_TOO_LARGE = "PayloadTooLarge", 413
+    TOO_MANY_PROVIDER_TOKEN_UPDATES = "TooManyProviderTokenUpdates", 429
+    TOO_MANY_REQUESTS = "TooManyRequests", 429
+    INTERNAL_SERVER_ERROR = "InternalServerError", 500
+    SERVICE_UNAVAILABLE = "ServiceUnavailable", 503
+    SHUTDOWN = "Shutdown", 503
+
+    @property
+    def word(self) -> str:
+        """As it stands in the answer's JSON."""
+        return self.value[0]
+
+    @property
+    def status(self) -> int:
+        """The answer's HTTP status."""
+        return self.value[1]
+
+
+BY_WORD = {reason.word: reason for reason in Reason}
+
+
+class PushRefused(PeerError):
+    """A push that APNs does not accept: ``reason``, ``apns_id`` where it is known, and when the token became invalid.
+
+    ``timestamp`` is in seconds since the epoch, for Unregistered; else None.
+    """
+
+    kind = "push_refused"
+
+    def __init__(self, reason: Reason, *, apns_id: str = "", timestamp: float | None = None) -> None:
+        super().__init__(f"the push was refused: {reason.status} {reason.word}")
+        self.reason = reason
+        self.apns_id = apns_id
+        self.timestamp = timestamp

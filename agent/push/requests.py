@@ -1,0 +1,219 @@
+"""One request of a provider: ``POST /3/device/<token>``, judged header by header.
+
+Source: Apple, "Sending notification requests to APNs" and "Handling notification responses from APNs"; what the field
+tolerates beyond Apple's page is in PushPolicy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.push.reasons import PushRefused, Reason
+
+MAX_PAYLOAD_BYTES = 4096  # Apple, "Generating a remote notification": of anything but VoIP
+MAX_COLLAPSE_ID_BYTES = 64
+DEFAULT_STORAGE_SECONDS = 24 * 3600.0  # undocumented: how long one without apns-expiration is kept
+LONGEST_STORAGE_SECONDS = 30 * 24 * 3600.0  # Apple: "up to 30 days"
+MDM_TOPIC_PREFIX = "com.apple.mgmt."
+MDM_PUSH_TYPE = "mdm"
+PRIORITIES = (10, 5, 1)
+PUSH_TYPES = (
+    "alert", "background", "complication", "controls", "fileprovider", "liveactivity", "location", "mdm",
+    "pushtotalk", "voip", "widgets",
+)  # fmt: skip
+
+_PATH = "/3/device"
+_HEX_TOKEN = re.compile(r"[0-9A-Fa-f]{64}")
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_SECONDS = re.compile(r"[0-9]{1,15}")
+_TOPIC = re.compile(r"[0-9A-Za-z._-]{1,256}")
+_KNOWN_HEADERS = {
+    ":method", ":path", "authorization", "apns-collapse-id", "apns-expiration", "apns-id", "apns-priority",
+    "apns-push-type", "apns-topic",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Who pushes, by the TLS client certificate.
+
+    ``topic`` is its UID; empty where there is none. ``certified`` is false where no certificate came at all, ``fault``
+    says what is wrong with the one that came ("" where nothing is).
+    """
+
+    topic: str = ""
+    certified: bool = False
+    fault: str = ""
+
+
+NOBODY = Provider()
+
+
+@dataclass(frozen=True, slots=True)
+class PushPolicy:
+    """``strict`` refuses what Apple's page refuses and the field tolerates: no topic, no push type, another push type.
+
+    Times in seconds: how long a notification without ``apns-expiration`` is kept, and how long any is at the most.
+    """
+
+    strict: bool = False
+    default_storage: float = DEFAULT_STORAGE_SECONDS
+    longest_storage: float = LONGEST_STORAGE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class PushRequest:
+    """An accepted form: everything in it can be read. ``expires`` is in seconds since the epoch.
+
+    Where ``storable`` is false the push is tried once, and never kept. ``push_magic`` is empty where the payload has
+    none; such a push reaches the Mac, too.
+    """
+
+    token: bytes
+    topic: str
+    push_magic: str
+    apns_id: str
+    priority: int
+    expires: float
+    storable: bool
+
+
+def judge_request(
+    fields: Iterable[tuple[str, str]], body: bytes, provider: Provider, policy: PushPolicy, now: float
+) -> PushRequest:
+    """Read one request, whose header fields have lower-case names. ``now`` is in seconds since the epoch.
+
+    Raises PushRefused with the first thing that is wrong, in the order: message id, method, path, certificate, token,
+    payload, the other headers.
+    """
+    headers = _single(fields)
+    apns_id = _apns_id(headers.get("apns-id"))
+    try:
+        return _judge(headers, body, provider, policy, now, apns_id)
+    except PushRefused as refused:
+        refused.apns_id = apns_id
+        raise
+
+
+def _judge(
+    headers: dict[str, str], body: bytes, provider: Provider, policy: PushPolicy, now: float, apns_id: str
+) -> PushRequest:
+    if headers.get(":method") != "POST":
+        raise PushRefused(Reason.METHOD_NOT_ALLOWED)
+    digits = _token_digits(headers.get(":path", ""))
+    _check_provider(headers, provider)
+    if _HEX_TOKEN.fullmatch(digits) is None:
+        raise PushRefused(Reason.BAD_DEVICE_TOKEN)
+    push_magic = _push_magic(body)
+    topic = _topic(headers.get("apns-topic"), provider, policy)
+    _check_push_type(headers.get("apns-push-type"), policy)
+    if len(headers.get("apns-collapse-id", "").encode()) > MAX_COLLAPSE_ID_BYTES:
+        raise PushRefused(Reason.BAD_COLLAPSE_ID)
+    expires, storable = _expiration(headers.get("apns-expiration"), policy, now)
+    return PushRequest(
+        bytes.fromhex(digits),
+        topic,
+        push_magic,
+        apns_id,
+        _priority(headers.get("apns-priority")),
+        expires,
+        storable,
+    )
+
+
+def _single(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The fields that matter, each of which may stand once."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        if name in _KNOWN_HEADERS:
+            if name in headers:
+                raise PushRefused(Reason.DUPLICATE_HEADERS)
+            headers[name] = value
+    return headers
+
+
+def _apns_id(value: str | None) -> str:
+    if value is None:
+        return str(uuid.uuid4()).upper()
+    if _UUID.fullmatch(value) is None:
+        raise PushRefused(Reason.BAD_MESSAGE_ID)
+    return value
+
+
+def _token_digits(path: str) -> str:
+    if path in (_PATH, _PATH + "/"):
+        raise PushRefused(Reason.MISSING_DEVICE_TOKEN)
+    prefix, _, digits = path.rpartition("/")
+    if prefix != _PATH:
+        raise PushRefused(Reason.BAD_PATH)
+    return digits
+
+
+def _check_provider(headers: dict[str, str], provider: Provider) -> None:
+    """MDM is by certificate only. Which reason a JWT for an MDM topic gets is undocumented: InvalidProviderToken here.
+
+    Source: Apple, "Setting up push notifications for your MDM customers".
+    """
+    if "authorization" in headers:
+        raise PushRefused(Reason.INVALID_PROVIDER_TOKEN)
+    if not provider.certified:
+        raise PushRefused(Reason.MISSING_PROVIDER_TOKEN)
+    if provider.fault or not provider.topic:
+        raise PushRefused(Reason.BAD_CERTIFICATE)
+    if not provider.topic.startswith(MDM_TOPIC_PREFIX):
+        raise PushRefused(Reason.FORBIDDEN)  # an app's certificate: nothing here listens to an app's topic
+
+
+def _push_magic(body: bytes) -> str:
+    if len(body) > MAX_PAYLOAD_BYTES:
+        raise PushRefused(Reason.PAYLOAD_TOO_LARGE)
+    try:
+        payload = json.loads(body) if body else None
+    except (ValueError, RecursionError):
+        payload = None
+    if not isinstance(payload, dict) or not payload:
+        raise PushRefused(Reason.PAYLOAD_EMPTY)  # Apple's table has no other word for one that is no dictionary
+    magic = payload.get("mdm")
+    return magic if isinstance(magic, str) else ""
+
+
+def _topic(value: str | None, provider: Provider, policy: PushPolicy) -> str:
+    if value is None:
+        if policy.strict:
+            raise PushRefused(Reason.MISSING_TOPIC)
+        return provider.topic
+    if _TOPIC.fullmatch(value) is None:
+        raise PushRefused(Reason.BAD_TOPIC)
+    if value != provider.topic:
+        raise PushRefused(Reason.TOPIC_DISALLOWED)
+    return provider.topic
+
+
+def _check_push_type(value: str | None, policy: PushPolicy) -> None:
+    allowed = (MDM_PUSH_TYPE,) if policy.strict else (None, *PUSH_TYPES)
+    if value not in allowed:
+        raise PushRefused(Reason.INVALID_PUSH_TYPE)
+
+
+def _priority(value: str | None) -> int:
+    if value is None:
+        return PRIORITIES[0]
+    if value not in ("10", "5", "1"):
+        raise PushRefused(Reason.BAD_PRIORITY)
+    return int(value)
+
+
+def _expiration(value: str | None, policy: PushPolicy, now: float) -> tuple[float, bool]:
+    """When the notification ends, and whether it may be kept until then. 0: now or never."""
+    if value is None:
+        return now + policy.default_storage, True
+    if _SECONDS.fullmatch(value) is None:
+        raise PushRefused(Reason.BAD_EXPIRATION_DATE)
+    seconds = float(value)
+    if seconds == 0.0:
+        return now + policy.longest_storage, False
+    return min(seconds, now + policy.longest_storage), True

@@ -1,0 +1,185 @@
+"""Push between a lab, its gateway and real Macs, over sockets: who is woken, who is not, and what is left lying."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from conftest import RunInReactor
+from stack import SECONDS, Stack, stack
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+
+from agent.errors import PeerError
+from agent.load.push import APNsPlan, PushService
+from agent.lom.link import LinkRequest
+from agent.lom.requests import PowerRequest
+from agent.net.apns_provider import PushFailed
+from agent.net.mdm_client import MDMClient
+from agent.push.broker import Presence
+
+
+@asynccontextmanager
+async def pushed(devices: int = 1, *, scep: bool = False) -> AsyncIterator[tuple[Stack, PushService]]:
+    """A stack with a gateway, by which the lab wakes its Macs."""
+    async with stack(devices, scep=scep) as running:
+        service = PushService(running.fleet, running.around, APNsPlan(), running.server)
+        service.listen()
+        try:
+            yield running, service
+        finally:
+            await service.close()
+
+
+def queue(running: Stack, client: MDMClient, request_type: str = "ProfileList") -> Deferred[Mapping[str, Any]]:
+    """Queue a command and wake nobody; its result."""
+    arrived: Deferred[Mapping[str, Any]] = Deferred()
+    running.lab.enqueue(running.udid(client), {"RequestType": request_type}, arrived.callback)
+    return arrived.addTimeout(SECONDS, reactor)  # type: ignore[arg-type]
+
+
+def switch(client: MDMClient, request: PowerRequest) -> None:
+    """As its Controller would."""
+    version = client.device.mac.lom_protocol_version
+    client.receive_lom_request(LinkRequest(request.name, client.device.mac.dns_name, request, version), "controller")
+
+
+def test_a_push_wakes_exactly_the_mac_that_it_is_for(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with pushed(3) as (running, service):
+            results = [queue(running, client) for client in running.fleet]
+            await service.push(running.udid(running.fleet[1]))
+            assert (await results[1])["Status"] == "Acknowledged"
+            assert {udid for udid, _connection in running.reports} == {running.udid(running.fleet[1])}
+            (exchange,) = [exchange for exchange in running.exchanges if exchange.operation == "push"]
+            assert (exchange.device, exchange.failure) == (1, None)
+            for client in running.fleet:
+                client.wake()
+            for result in (results[0], results[2]):
+                await result
+
+    run_in_reactor(scenario())
+
+
+def test_an_open_session_swallows_the_push_and_looks_again(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with pushed() as (running, service):
+            client = running.fleet[0]
+            results: list[Deferred[Mapping[str, Any]]] = []
+            pushes: list[Deferred[str]] = []
+
+            def more() -> None:
+                results.append(queue(running, client))
+                pushes.append(service.push(running.udid(client)))
+
+            def reported(_udid: str, _connection: int) -> None:
+                if len(results) < 5:  # the lab's answer is on its way, and just then it has a command
+                    reactor.callLater(0, more)
+
+            running.lab.on_report = reported
+            await service.push(running.udid(client))
+            await running.until(lambda: len(results) >= 5 and all(result.called for result in results), "five results")
+            await gatherResults(pushes)
+            assert not running.lab.macs[running.udid(client)].queue
+            assert service.counts["delivered"] == 1 + len(pushes)
+
+    run_in_reactor(scenario())
+
+
+def test_a_mac_that_is_off_gets_the_newest_push_when_it_is_back(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with pushed() as (running, service):
+            client = running.fleet[0]
+            switch(client, PowerRequest.OFF)
+            ids = [await service.push(running.udid(client)) for _ in range(3)]
+            assert {**service.counts, "accepted": 3} == {**service.counts, "stored": 3, "replaced": 2, "waiting": 1}
+            assert client.pushes.presence is Presence.OFFLINE
+            switch(client, PowerRequest.ON)
+            result = await queue(running, client)
+            assert result["Status"] == "Acknowledged"
+            assert (service.counts["delivered"], service.counts["waiting"]) == (1, 0)
+            await running.until(
+                lambda: [each.facts["apns_id"] for each in running.exchanges if each.operation == "push"] == ids[2:],
+                "the newest push is the one that is timed",
+            )
+
+    run_in_reactor(scenario())
+
+
+def test_a_mac_that_left_is_410_and_after_it_enrolled_again_it_is_woken(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with pushed() as (running, service):
+            client = running.fleet[0]
+            udid = running.udid(client)
+            enrolled = running.lab.macs[udid]
+            identifier = next(iter(client.device.profiles)).identifier
+            await running.command(client, "RemoveProfile", Identifier=identifier)
+            await running.until(lambda: udid not in running.lab.macs, "CheckOut")
+            running.lab.macs[udid] = enrolled  # a server that has missed it
+            with pytest.raises(PushFailed, match="410 Unregistered"):
+                await service.push(udid)
+            assert running.failures("push") == ["push_failed"]
+            await running.enrol(client)
+            result = queue(running, client)
+            await service.push(udid)
+            assert (await result)["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_push_between_two_enrolments_waits_for_the_end_of_it(run_in_reactor: RunInReactor, fails: bool) -> None:
+    async def scenario() -> None:
+        async with pushed(scep=True) as (running, service):
+            client = running.fleet[0]
+            enrolled = running.lab.macs[running.udid(client)]
+            profile = running.server.enrolment_profile()
+            take = running.keys.take
+
+            async def take_meanwhile(size: int) -> Any:  # the Mac has left its old enrolment, and makes a key
+                running.lab.macs[running.udid(client)] = enrolled
+                await service.push(running.udid(client))
+                waiting.append(service.counts["waiting"])
+                return await take(size)
+
+            async def fetch() -> bytes:
+                return profile
+
+            waiting: list[int] = []
+            running.keys.take = take_meanwhile  # type: ignore[method-assign]
+            if fails:
+                running.server._scep._challenges.clear()  # type: ignore[union-attr]
+                with pytest.raises(PeerError, match="challenge"):
+                    await client.enroll(fetch)
+            else:
+                await client.enroll(fetch)
+            assert waiting == [1]
+            assert (service.counts["delivered"], service.counts["waiting"]) == (1, 0)
+            await running.until(lambda: len(running.reports) >= 1, "the session that the push opens")
+
+    run_in_reactor(scenario())
+
+
+def test_a_push_with_the_magic_of_another_enrolment_wakes_nobody(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with pushed() as (running, service):
+            udid = running.udid(running.fleet[0])
+            running.lab.macs[udid].push_magic = "of another time"
+            await service.push(udid)
+            assert (service.counts["delivered"], service.counts["ignored"]) == (0, 1)
+            assert running.reports == []
+
+    run_in_reactor(scenario())
+
+
+def test_a_server_that_is_gone_when_the_push_comes_is_a_failed_push(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with pushed() as (running, service):
+            client = running.fleet[0]
+            await running.server.close()
+            await service.push(running.udid(client))
+            await running.until(lambda: running.failures("push") == ["connect"], "the push fails as the session does")
+
+    run_in_reactor(scenario())

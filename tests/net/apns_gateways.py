@@ -1,0 +1,143 @@
+"""A gateway that runs in the test's reactor, and the clients that push at it from outside of it."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+
+from agent.fleet.population import Population
+from agent.net.apns_connection import GatewayLimits
+from agent.net.apns_gateway import NAMES, APNsGateway
+from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
+from agent.pki.identity import Identity
+from agent.push.broker import Presence, PushBroker
+from agent.push.requests import NOBODY
+from agent.push.store import Notification
+
+TOPIC = "com.apple.mgmt.External.test"
+AUTHORITY = Authority.create("APNs test CA")
+HOST = "127.0.0.1"
+SECONDS = 50.0
+IDENTITY = AUTHORITY.issue(NAMES[0], SERVER_USAGE, names=[*NAMES, HOST])
+POPULATION = Population("apns", 10)
+
+
+def provider_identity(topic: str | None = TOPIC, authority: Authority = AUTHORITY, **dates: Any) -> Identity:
+    """A push certificate: the topic is its subject's UID."""
+    key = make_key()
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, "APSP:test")]
+    if topic is not None:
+        names.insert(0, x509.NameAttribute(NameOID.USER_ID, topic))
+    return Identity(authority.certify(key.public_key(), x509.Name(names), CLIENT_USAGE, **dates), key)
+
+
+class KnownMacs:
+    """The Macs of POPULATION, by their real tokens; how they stand is set by the test."""
+
+    def __init__(self) -> None:
+        self.standing = dict.fromkeys(range(len(POPULATION)), Presence.ONLINE)
+
+    def find(self, token: bytes) -> int | None:
+        """Whose token it is."""
+        return POPULATION.index_of_token(token)
+
+    def presence(self, index: int) -> Presence:
+        """How it stands."""
+        return self.standing[index]
+
+    def topic(self, _index: int) -> str:
+        """What it listens to."""
+        return TOPIC
+
+    def left_at(self, _index: int) -> float:
+        """When it left."""
+        return 1_700_000_000.0
+
+
+class RunningGateway:
+    """A gateway, its Macs, and what reached them."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.macs = KnownMacs()
+        self.reached: list[Notification] = []
+        self.folder = folder
+        limits, anchors = settings.pop("limits", GatewayLimits()), settings.pop("provider_anchors", ())
+        anonymous = settings.pop("anonymous", NOBODY)
+        self.broker = PushBroker(self.macs, **settings)
+        self.gateway = APNsGateway(
+            reactor, self.broker, self._reach, IDENTITY, limits=limits, provider_anchors=anchors, anonymous=anonymous
+        )
+        (folder / "ca.pem").write_bytes(AUTHORITY.certificate.public_bytes(Encoding.PEM))
+        self.write("provider", provider_identity())
+
+    def write(self, name: str, identity: Identity) -> tuple[str, str]:
+        """Certificate and key in files, as clients want them."""
+        certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        certificate.write_bytes(identity.certificate.public_bytes(Encoding.PEM))
+        key.write_bytes(identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return str(certificate), str(key)
+
+    def url(self, index: int = 0, host: str = HOST) -> str:
+        """Where to push Mac ``index``."""
+        return f"https://{host}:{self.gateway.port}/3/device/{POPULATION[index].push_token.hex()}"
+
+    def payload(self, index: int = 0) -> str:
+        """What wakes it."""
+        return f'{{"mdm":"{POPULATION[index].push_magic}"}}'
+
+    async def curl(self, *arguments: str, provider: str | None = "provider") -> str:
+        """What curl prints; it has to end well."""
+        identity = [] if provider is None else ["--cert", f"{self.folder / provider}.pem", "--key",
+                                                f"{self.folder / provider}.key"]  # fmt: skip
+        output, errors, status = await run(
+            "curl", "--silent", "--show-error", "--http2", "--max-time", "20", "--cacert", str(self.folder / "ca.pem"),
+            *identity, *arguments,
+        )  # fmt: skip
+        assert status == 0, errors
+        return output
+
+    def _reach(self, notification: Notification) -> bool:
+        self.reached.append(notification)
+        return notification.push_magic == POPULATION[notification.index].push_magic
+
+
+async def run(command: str, *arguments: str) -> tuple[str, str, int]:
+    """Run a command while the reactor goes on: its output, its errors, its exit status."""
+
+    def wait() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([command, *arguments], capture_output=True, text=True, timeout=SECONDS, check=False)
+
+    done = await in_thread(wait)
+    return done.stdout, done.stderr, done.returncode
+
+
+def in_thread(work: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+    """Call a blocking client in a thread of its own, while the reactor goes on."""
+    done: Deferred[Any] = Deferred()
+
+    def call() -> None:
+        reactor.callFromThread(maybeDeferred(work, *arguments).chainDeferred, done)
+
+    threading.Thread(target=call, daemon=True).start()
+    return done
+
+
+@asynccontextmanager
+async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[RunningGateway]:
+    """A gateway that listens; everything is closed after it."""
+    running = RunningGateway(folder, **settings)
+    running.gateway.listen(HOST)
+    try:
+        yield running
+    finally:
+        await running.gateway.close()

@@ -1,0 +1,294 @@
+"""From an accepted push to its Mac: at once, later, replaced, expired, never; in every order that Hypothesis finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from apns_parties import NOW, PROVIDER, TOPIC, SettableMacs, fields, payload
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from agent.errors import OperatorError
+from agent.push.broker import Presence, PushBroker
+from agent.push.delays import PowerSaving, parse_delay
+from agent.push.requests import Provider
+from agent.push.rules import Broken, PushRules, parse_rule
+
+DAY = 24 * 3600.0
+MACS = 3
+
+
+def push(broker: PushBroker, now: float = NOW, index: int = 0, magic: str = "", **headers: str) -> str:
+    """Push, and return the apns-id."""
+    body = b'{"mdm":"%s"}' % magic.encode() if magic else payload(index)
+    answer = broker.receive(fields(index, **headers), body, PROVIDER, now)
+    assert answer.status == 200, answer
+    return answer.apns_id
+
+
+def ids(broker: PushBroker) -> list[str]:
+    """What reaches the Macs."""
+    return [notification.apns_id for notification in broker.take()]
+
+
+def test_a_push_reaches_a_mac_that_is_online_with_what_it_carries() -> None:
+    broker = PushBroker(SettableMacs(2))
+    push(broker, index=1)
+    (notification,) = broker.take()
+    assert (notification.index, notification.topic, notification.push_magic) == (1, TOPIC, "magic-1")
+    assert broker.waiting == 0
+    assert broker.deadline is None
+
+
+@pytest.mark.parametrize(
+    ("expiration", "later", "arrives"),
+    [
+        (None, DAY - 1, True),
+        (None, DAY + 1, False),
+        ("0", 0.0, False),
+        (str(int(NOW) - 5), 0.0, False),
+        (str(int(NOW) + 100), 99.0, True),
+        (str(int(NOW) + 100), 100.0, False),
+        (str(int(NOW) + 10**9), 30 * DAY - 1, True),
+        (str(int(NOW) + 10**9), 30 * DAY + 1, False),
+    ],
+)
+def test_expiration_decides_how_long_an_offline_mac_is_waited_for(
+    expiration: str | None, later: float, arrives: bool
+) -> None:
+    macs = SettableMacs()
+    macs.standing[0] = Presence.OFFLINE
+    broker = PushBroker(macs)
+    sent = push(broker, **({} if expiration is None else {"apns_expiration": expiration}))
+    broker.advance(NOW + later)
+    macs.standing[0] = Presence.ONLINE
+    broker.came_back(0, NOW + later)
+    assert ids(broker) == ([sent] if arrives else [])
+    assert broker.waiting == 0
+
+
+def test_expiration_0_reaches_a_mac_that_is_there() -> None:
+    broker = PushBroker(SettableMacs())
+    sent = push(broker, apns_expiration="0")
+    assert ids(broker) == [sent]
+
+
+def test_what_waits_is_worth_nothing_once_the_mac_left_or_listens_to_another_topic() -> None:
+    macs = SettableMacs(2)
+    macs.standing = dict.fromkeys(range(2), Presence.OFFLINE)
+    broker = PushBroker(macs)
+    push(broker, index=0)
+    push(broker, index=1)
+    broker.left(0)
+    macs.standing = dict.fromkeys(range(2), Presence.ONLINE)
+    macs.topics[1] = TOPIC + ".new"
+    broker.came_back(0, NOW)
+    broker.came_back(1, NOW)
+    assert ids(broker) == []
+    assert broker.counts.discarded == 2
+    assert broker.waiting == 0
+
+
+def test_between_two_enrolments_the_newest_of_each_topic_waits() -> None:
+    macs = SettableMacs()
+    macs.standing[0], macs.topics[0] = Presence.OFFLINE, ""
+    broker = PushBroker(macs)
+    push(broker)
+    broker.receive(fields(), payload(), Provider(TOPIC + "2", certified=True), NOW)
+    newest = push(broker)
+    assert broker.waiting == 2
+    macs.standing[0], macs.topics[0] = Presence.ONLINE, TOPIC
+    broker.came_back(0, NOW)
+    assert ids(broker) == [newest]
+    assert (broker.counts.stored, broker.counts.replaced, broker.counts.discarded) == (3, 1, 1)
+
+
+def test_a_mac_that_saves_power_gets_priority_5_in_windows_1_later_and_10_at_once() -> None:
+    broker = PushBroker(SettableMacs(3), saving=PowerSaving(100.0))
+    sent = [push(broker, index=index, apns_priority=str(priority)) for index, priority in enumerate((10, 5, 1))]
+    assert ids(broker) == sent[:1]
+    arrivals = {}
+    while broker.deadline is not None and broker.waiting:
+        now = broker.deadline
+        broker.advance(now)
+        arrivals.update(dict.fromkeys(ids(broker), now))
+    assert 0 < arrivals[sent[1]] - NOW <= 100
+    assert 0 < arrivals[sent[2]] - NOW <= 400
+    assert broker.counts.expired == 0
+
+
+def test_priority_10_takes_the_one_with_it_that_was_held_back() -> None:
+    broker = PushBroker(SettableMacs(), saving=PowerSaving(100.0))
+    push(broker, apns_priority="5")
+    urgent = push(broker)
+    assert ids(broker) == [urgent]
+    broker.advance(NOW + 1000.0)
+    assert ids(broker) == []
+    assert broker.counts.replaced == 1
+
+
+def test_a_delay_is_drawn_for_each_push_and_the_mac_is_looked_for_at_its_end() -> None:
+    macs, chances = SettableMacs(2), iter((0.9, 0.1))
+    broker = PushBroker(macs, delay=parse_delay("uniform:0:10"), chance=lambda: next(chances))
+    slow, quick = push(broker, index=0), push(broker, index=1)
+    assert broker.deadline == pytest.approx(NOW + 1.0)
+    broker.advance(NOW + 1.5)
+    assert ids(broker) == [quick]
+    macs.standing[0] = Presence.OFFLINE
+    broker.advance(NOW + 9.5)
+    assert ids(broker) == []
+    macs.standing[0] = Presence.ONLINE
+    broker.came_back(0, NOW + 20.0)
+    assert ids(broker) == [slow]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.25", (0.25, 0.25)),
+        ("uniform:1:3", (2.0, 3.0)),
+        ("exponential:2", (1.386294, 9.21034)),
+        ("lognormal:0.3:5", (0.3, 5.0)),
+    ],
+)
+def test_a_delay_has_the_median_and_the_99th_percentile_of_its_distribution(
+    text: str, expected: tuple[float, float]
+) -> None:
+    delay = parse_delay(text)
+    p99 = 1.0 if text.startswith("uniform") else 0.99
+    assert (delay(0.5), delay(p99)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "uniform:1", "uniform:3:1", "lognormal:0:1", "nan", "inf", "a:b"])
+def test_what_is_no_delay_is_said(text: str) -> None:
+    with pytest.raises(OperatorError, match="lognormal:MEDIAN:P99"):
+        parse_delay(text)
+
+
+# Rules
+
+
+def statuses(rule_lines: list[str], pushes: list[tuple[int, float]]) -> list[int]:
+    """The statuses of pushes to (Mac, at seconds); 0 where the connection broke."""
+    broker = PushBroker(SettableMacs(10), rules=PushRules([parse_rule(line) for line in rule_lines]), began=NOW)
+    found = []
+    for index, seconds in pushes:
+        try:
+            found.append(broker.receive(fields(index), payload(index), PROVIDER, NOW + seconds).status)
+        except Broken:
+            found.append(0)
+    return found
+
+
+def test_rules_refuse_break_and_throttle_where_and_when_they_say() -> None:
+    assert statuses(["500 first=2"], [(0, 0.0)] * 3) == [500, 500, 200]
+    assert statuses(["Shutdown from=5 for=10"], [(0, 4.0), (0, 5.0), (0, 14.9), (0, 15.0)]) == [200, 503, 503, 200]
+    assert statuses(["break macs=2-3"], [(1, 0.0), (2, 0.0), (3, 0.0), (4, 0.0)]) == [200, 0, 0, 200]
+    assert statuses(["429 macs=7 first=1", "503 first=1"], [(7, 0.0), (7, 0.0), (7, 0.0)]) == [429, 503, 200]
+    throttled = [(0, 0.0), (0, 1.0), (1, 1.0), (0, 2.0), (0, 10.0)]
+    assert statuses(["throttle limit=2 per=10"], throttled) == [200, 200, 200, 429, 200]
+
+
+def test_a_share_of_the_pushes_goes_wrong_by_chance() -> None:
+    chances = iter((0.05, 0.5, 0.099, 0.1))
+    rules = PushRules([parse_rule("503 share=0.1")], lambda: next(chances))
+    assert [rules.fault(0, 0.0) is None for _ in range(4)] == [False, True, False, True]
+
+
+def test_a_mac_that_a_rule_keeps_offline_gets_its_push_when_the_time_is_over() -> None:
+    broker = PushBroker(SettableMacs(2), rules=PushRules([parse_rule("offline macs=0 from=1 for=9")]), began=NOW)
+    first = push(broker, NOW, 0)
+    waits = push(broker, NOW + 1.0, 0)
+    other = push(broker, NOW + 1.0, 1)
+    assert ids(broker) == [first, other]
+    assert broker.deadline == NOW + 10.0
+    broker.advance(NOW + 10.0)
+    assert ids(broker) == [waits]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "nonsense", "429 share=2", "429 share", "429 limit=1", "429 first=x", "away", "away for=1 macs=1",
+     "break macs=5-1", "throttle per=0", "offline macs=-", "429 share=1 share=1", "503 from=nan"],
+)  # fmt: skip
+def test_what_is_no_rule_is_said(line: str) -> None:
+    with pytest.raises(OperatorError, match="gateway"):
+        parse_rule(line)
+
+
+# Any order of events
+
+
+@dataclass
+class Expected:
+    """What a Mac should get next: the newest push that was not delivered."""
+
+    apns_id: str
+    expires: float
+
+
+class StoreAndForward(RuleBasedStateMachine):
+    """Pushes, time, Macs that go and come: the newest unexpired notification is delivered, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = SettableMacs(MACS)
+        self.broker = PushBroker(self.macs)
+        self.now = NOW
+        self.expected: dict[int, Expected] = {}
+        self.delivered: set[str] = set()
+
+    @rule(index=st.integers(0, MACS - 1), expiration=st.none() | st.integers(-5, 30))
+    def push(self, index: int, expiration: int | None) -> None:
+        """A provider pushes; 0 stands for the header's 0, the others are seconds from now."""
+        headers = {}
+        if expiration is not None:
+            headers["apns_expiration"] = str(int(self.now) + expiration if expiration else 0)
+        apns_id = push(self.broker, self.now, index, **headers)
+        expires = self.now + DAY if expiration is None else float(int(self.now) + expiration)
+        dead = expiration is not None and expiration != 0 and expires <= self.now
+        if self.macs.standing[index] is Presence.ONLINE:
+            assert self.taken() == ([] if dead else [apns_id])
+        elif not dead and expiration != 0:
+            self.expected[index] = Expected(apns_id, expires)
+
+    @rule(index=st.integers(0, MACS - 1))
+    def go_offline(self, index: int) -> None:
+        """The Mac is off."""
+        self.macs.standing[index] = Presence.OFFLINE
+
+    @rule(index=st.integers(0, MACS - 1))
+    def come_back(self, index: int) -> None:
+        """The Mac is there (again)."""
+        self.macs.standing[index] = Presence.ONLINE
+        self.broker.came_back(index, self.now)
+        expected = self.expected.pop(index, None)
+        assert self.taken() == ([expected.apns_id] if expected is not None and expected.expires > self.now else [])
+
+    @rule(seconds=st.sampled_from((0.5, 3.0, 20.0, DAY)), looks=st.booleans())
+    def pass_time(self, seconds: float, looks: bool) -> None:
+        """Time passes; whoever carries the broker may be late to look."""
+        self.now += seconds
+        if looks:
+            self.broker.advance(self.now)
+            assert self.taken() == []
+            assert self.broker.deadline is None or self.broker.deadline > self.now
+
+    def taken(self) -> list[str]:
+        """What reached the Macs since the last look, none of it for the second time."""
+        taken = ids(self.broker)
+        assert not self.delivered.intersection(taken)
+        self.delivered.update(taken)
+        return taken
+
+    @invariant()
+    def everything_is_counted_once(self) -> None:
+        """No notification is lost between the counts."""
+        counts = self.broker.counts
+        ended = len(self.delivered) + counts.replaced + counts.expired + counts.discarded
+        assert counts.accepted == ended + self.broker.waiting
+        assert self.broker.waiting <= MACS
+
+
+TestStoreAndForward = StoreAndForward.TestCase

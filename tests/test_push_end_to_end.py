@@ -1,0 +1,150 @@
+"""Push from outside: a fleet that waits for pushes, a server in another process, curl and openssl as its provider."""
+
+from __future__ import annotations
+
+import json
+import plistlib
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from command import COMMAND, SECONDS, lom_agent
+from debian import need
+
+from agent.fleet.population import Population
+from agent.lab.profiles import TOPIC
+
+SEED = "push from outside"
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, until the end of the block; then Ctrl-C."""
+    with subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(SECONDS)
+
+
+def line_with(output: IO[bytes] | None, words: bytes) -> str:
+    """Read until a line has these words."""
+    assert output is not None
+    read = b""
+    while words not in (line := output.readline()):
+        read += line
+        assert line, read
+    return line.decode().strip()
+
+
+def curl(*arguments: str) -> str:
+    """What curl prints."""
+    done = subprocess.run(
+        [need("curl", "curl"), "--silent", "--show-error", "--max-time", "20", *arguments],
+        capture_output=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
+
+
+def push_certificate(folder: Path, topic: str) -> list[str]:
+    """A push certificate as the documentation makes it, and curl's options for it."""
+    subprocess.run(
+        [need("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-days", "30", "-subj", f"/UID={topic}/CN=push", "-keyout", str(folder / "push.key"),
+         "-out", str(folder / "push.pem")],
+        capture_output=True, timeout=SECONDS, check=True,
+    )  # fmt: skip
+    return ["--cert", str(folder / "push.pem"), "--key", str(folder / "push.key")]
+
+
+def test_a_server_in_another_process_pushes_and_its_command_is_answered(tmp_path: Path) -> None:
+    lab_folder, tls, out = tmp_path / "lab", tmp_path / "apns", tmp_path / "out"
+    mac = Population(SEED, 2)[1]
+    identity = push_certificate(tmp_path, TOPIC)
+    with running("lab", "--out", str(lab_folder)) as lab:
+        server = line_with(lab.stdout, b"MDM server:").split()[-1]
+        line_with(lab.stdout, b"Ctrl-C")
+        api = ["--cacert", str(lab_folder / "ca.pem"), "--oauth2-bearer", (lab_folder / "token").read_text().strip()]
+        with running(
+            "run", "--devices", "2", "--seed", SEED, "--enroll", f"{server}/enroll", "--ca", str(lab_folder / "ca.pem"),
+            "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--apns-strict", "--stay", "600", "--out", str(out),
+        ) as fleet:  # fmt: skip
+            gateway = line_with(fleet.stdout, b"APNs gateway").split()[-1]
+            line_with(fleet.stdout, b"Enrol: 2/2")
+            command = plistlib.dumps({"RequestType": "ProfileList"}).decode()
+            url = f"{server}/api/v1/macs/{mac.udid}/commands"
+            queued = json.loads(curl(*api, "--data-binary", command, url))
+            port = gateway.rpartition(":")[2]
+            push = [
+                "--http2", "--cacert", str(tls / "ca.pem"), *identity, "--connect-to",
+                f"api.push.apple.com:443:127.0.0.1:{port}", "--header", f"apns-topic: {TOPIC}",
+                f"https://api.push.apple.com/3/device/{mac.push_token.hex()}",
+            ]  # fmt: skip
+            magic = json.dumps({"mdm": mac.push_magic})
+            assert json.loads(curl("--data", magic, *push)) == {"reason": "InvalidPushType"}
+            assert curl("--header", "apns-push-type: mdm", "--data", '{"mdm":"wrong"}', *push) == ""
+            assert curl("--header", "apns-push-type: mdm", "--data", magic, *push) == ""
+            for _ in range(1000):
+                answer = curl(*api, f"{url}/{queued['command_uuid']}")
+                if "Acknowledged" in answer:
+                    break
+            assert "Acknowledged" in answer
+    document = json.loads((out / "results.json").read_bytes())
+    assert document["push"] == {
+        **document["push"], "accepted": 2, "refused": {"InvalidPushType": 1}, "delivered": 1, "ignored": 1,
+    }  # fmt: skip
+    assert document["operations"]["push"]["count"] == 1
+    assert document["operations"]["session"]["count"] == 1  # nobody polled
+
+
+def test_the_gateways_ca_is_made_once_and_its_key_is_secret(tmp_path: Path) -> None:
+    tls = tmp_path / "apns"
+    made = []
+    for _ in range(2):
+        done = lom_agent("run", "--devices", "1", "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--quiet")
+        assert done.returncode == 0, done.stdout
+        made.append({path.name: path.read_bytes() for path in tls.iterdir()})
+    assert set(made[0]) == {"ca.pem", "ca.key"}
+    assert made[0] == made[1]
+    assert (tls / "ca.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_job_gets_through_a_gateway_that_misbehaves(tmp_path: Path) -> None:
+    done = lom_agent(
+        "run", "--devices", "6", "--segment-size", "3", "--apns-delay", "exponential:0.02",
+        "--apns-rule", "429 first=2", "--apns-rule", "break first=1", "--apns-rule", "503 first=1",
+        "--apns-rule", "offline macs=4 for=1.5", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    push = json.loads((tmp_path / "results.json").read_bytes())["push"]
+    assert push["refused"] == {"ServiceUnavailable": 1, "TooManyRequests": 2}
+    assert push["broken"] == 1
+    assert push["delivered"] == push["accepted"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--apns", "nonsense"], b"ADDRESS:PORT"),
+        (["--apns", "127.0.0.1:99999"], b"ADDRESS:PORT"),
+        (["--apns", "192.0.2.1:2197"], b"cannot listen"),
+        (["--apns-rule", "nonsense"], b"throttle"),
+        (["--apns-delay", "soon"], b"lognormal"),
+        (["--apns-cert", "/etc/hosts"], b"--apns-key"),
+        (["--apns-cert", "/etc/hosts", "--apns-key", "/etc/hosts"], b"/etc/hosts"),
+        (["--apns-provider-ca", "/nonexistent"], b"/nonexistent"),
+        (["--enroll", "https://mdm.example/", "--apns-strict"], b"--apns"),
+        (["--enroll", "https://mdm.example/", "--apns", "127.0.0.1:0"], b"--apns-tls"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong(arguments: list[str], words: bytes) -> None:
+    done = lom_agent("run", "--devices", "1", *arguments)
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+    assert b"Traceback" not in done.stderr
