@@ -117,7 +117,7 @@ def test_the_gateways_ca_is_made_once_and_its_key_is_secret(tmp_path: Path) -> N
 
 def test_the_job_gets_through_a_gateway_that_misbehaves(tmp_path: Path) -> None:
     done = lom_agent(
-        "run", "--devices", "6", "--segment-size", "3", "--apns-delay", "exponential:0.02",
+        "run", "--devices", "6", "--segment-size", "3", "--apns-delay", "uniform:0.001,0.05",
         "--apns-rule", "429 first=2", "--apns-rule", "break first=1", "--apns-rule", "503 first=1",
         "--apns-rule", "offline macs=4 for=1.5", "--out", str(tmp_path),
     )  # fmt: skip

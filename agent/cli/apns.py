@@ -13,12 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.cli.options import make_folder
 from agent.errors import OperatorError
+from agent.fleet.durations import parse_duration
 from agent.load.push import APNsPlan
 from agent.load.run import read_anchors
 from agent.net.apns_gateway import NAMES
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
-from agent.push.delays import PowerSaving, parse_delay
+from agent.push.delays import Delay, PowerSaving, no_delay
 from agent.push.requests import PushPolicy
 from agent.push.rules import parse_rule
 from agent.report.files import write_secret
@@ -55,9 +56,8 @@ _OPTIONS = (
     click.option("--apns-strict", is_flag=True, help="Refuse pushes without apns-topic or apns-push-type: mdm."),
     click.option(
         "--apns-delay",
-        default="0",
-        metavar="SECONDS|FORM",
-        help="How long a push takes: SECONDS, uniform:LOW:HIGH, exponential:MEAN or lognormal:MEDIAN:P99.",
+        metavar="DURATION",
+        help="How long a push takes: constant:SECONDS, uniform:SHORTEST,LONGEST or lognormal:MEDIAN,SIGMA.",
     ),
     click.option(
         "--apns-power-saving",
@@ -99,7 +99,7 @@ def apns_plan(options: Mapping[str, Any], *, lab: bool) -> APNsPlan | None:
         identity=identity,
         provider_anchors=read_anchors(options["apns_provider_ca"]),
         policy=PushPolicy(strict=options["apns_strict"]),
-        delay=parse_delay(options["apns_delay"]),
+        delay=_delay(options["apns_delay"]),
         saving=PowerSaving(options["apns_power_saving"]),
         rules=tuple(parse_rule(text) for text in options["apns_rule"]),
     )
@@ -153,3 +153,11 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise OperatorError(f"the key {path} should be RSA or elliptic curve")
     return key
+
+
+def _delay(text: str | None) -> Delay:
+    """How long a push takes. Raises OperatorError."""
+    if text is None:
+        return no_delay
+    duration = parse_duration(text)
+    return lambda chance: duration.draw(lambda: chance)

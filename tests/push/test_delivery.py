@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.errors import OperatorError
 from agent.push.broker import Presence, PushBroker
-from agent.push.delays import PowerSaving, parse_delay
+from agent.push.delays import PowerSaving
 from agent.push.requests import Provider
 from agent.push.rules import Broken, PushRules, parse_rule
 
@@ -130,7 +130,7 @@ def test_priority_10_takes_the_one_with_it_that_was_held_back() -> None:
 
 def test_a_delay_is_drawn_for_each_push_and_the_mac_is_looked_for_at_its_end() -> None:
     macs, chances = SettableMacs(2), iter((0.9, 0.1))
-    broker = PushBroker(macs, delay=parse_delay("uniform:0:10"), chance=lambda: next(chances))
+    broker = PushBroker(macs, delay=lambda chance: 10.0 * chance, chance=lambda: next(chances))
     slow, quick = push(broker, index=0), push(broker, index=1)
     assert broker.deadline == pytest.approx(NOW + 1.0)
     broker.advance(NOW + 1.5)
@@ -141,29 +141,6 @@ def test_a_delay_is_drawn_for_each_push_and_the_mac_is_looked_for_at_its_end() -
     macs.standing[0] = Presence.ONLINE
     broker.came_back(0, NOW + 20.0)
     assert ids(broker) == [slow]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("0.25", (0.25, 0.25)),
-        ("uniform:1:3", (2.0, 3.0)),
-        ("exponential:2", (1.386294, 9.21034)),
-        ("lognormal:0.3:5", (0.3, 5.0)),
-    ],
-)
-def test_a_delay_has_the_median_and_the_99th_percentile_of_its_distribution(
-    text: str, expected: tuple[float, float]
-) -> None:
-    delay = parse_delay(text)
-    p99 = 1.0 if text.startswith("uniform") else 0.99
-    assert (delay(0.5), delay(p99)) == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "uniform:1", "uniform:3:1", "lognormal:0:1", "nan", "inf", "a:b"])
-def test_what_is_no_delay_is_said(text: str) -> None:
-    with pytest.raises(OperatorError, match="lognormal:MEDIAN:P99"):
-        parse_delay(text)
 
 
 # Rules
