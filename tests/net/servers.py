@@ -166,10 +166,12 @@ class TLSServer:
         with contextlib.suppress(OSError):  # where shutdown does not wake accept()
             socket.create_connection(self.listener.getsockname()[:2], timeout=1).close()
         self.listener.close()
+        accepting, *_ = self._threads
+        accepting.join(JOIN_SECONDS)  # first, for it may still have begun a connection
         for sock in self._open:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        for thread in list(self._threads):
+        for thread in self._threads:
             thread.join(JOIN_SECONDS)
         assert not any(thread.is_alive() for thread in self._threads), "a script of the server hangs"
         if self.errors:

@@ -101,34 +101,41 @@ def go_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("scepserver")
     depot = ("-depot", str(folder / "depot"))
     subprocess.run([command, "ca", "-init", "-keySize", "2048", *depot], check=True, capture_output=True, timeout=60)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ("-port", str(port), "-challenge", SECRET, "-allowrenew", "0")
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen([command, *depot, *options], stdout=log, stderr=log) as server,
-    ):
-        try:
-            wait_for(server, port, folder / "log")
-            yield f"http://127.0.0.1:{port}/scep"
-        finally:
-            server.terminate()
+    log = folder / "log"
+    server, port = start_server([command, *depot, "-challenge", SECRET, "-allowrenew", "0"], log)
+    try:
+        yield f"http://127.0.0.1:{port}/scep"
+    finally:
+        server.terminate()
+        server.wait()
 
 
-def wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Until ``server`` listens on ``port``; fails with what it logged where it ended or does not."""
+def start_server(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A server that listens, and its port; fails with what it logged. A port that another took meanwhile is left to it."""
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with log.open("wb") as file:
+            server = subprocess.Popen([*command, "-port", str(port)], stdout=file, stderr=file)
+        if listens(server, port):
+            return server, port
+        server.kill()
+        server.wait()
+    pytest.fail(f"scepserver does not listen on port {port}; it logged: {log.read_text()!r}")
+
+
+def listens(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until ``server`` listens on ``port``; whether it does."""
     deadline = time.monotonic() + 20
     while server.poll() is None and time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError as error:
-            reason: object = error
+        except OSError:
             time.sleep(0.05)
         else:
-            return
-    ended = f"ended with {server.returncode}" if server.returncode is not None else f"does not listen: {reason}"
-    pytest.fail(f"scepserver on port {port} {ended}; it logged: {log.read_text()!r}")
+            return True
+    return False
 
 
 def fetch(url: str, operation: str, message: bytes | None = None, *, post: bool = False) -> bytes:
