@@ -111,7 +111,7 @@ def go_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def start_server(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """A server that listens, and its port; fails with what it logged. A port that another took meanwhile is left to it."""
+    """A server that listens, and its port; fails with what it logged. A port that another took is not tried again."""
     for _ in range(3):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
