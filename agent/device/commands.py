@@ -228,7 +228,6 @@ def _device_lock(device: Device, command: Command) -> Result:
     pin = command.body.get("PIN")
     if pin is not None and (not isinstance(pin, str) or len(pin) != PIN_CHARACTERS):
         return _FORMAT_ERROR
-    device.settings.locked_with_pin = pin is not None
     device.after_delivery(ChangePower(SystemRequest.RESTART))
     shows_text = "Message" in command.body or "PhoneNumber" in command.body
     return acknowledged({"MessageResult": "Success"} if shows_text else {})

@@ -32,9 +32,7 @@ class Settings:
     host_name: str = ""
     organization_info: Mapping[str, Any] = field(default_factory=dict)
     mdm_options: Mapping[str, Any] = field(default_factory=dict)
-    bluetooth: bool = True
     awaiting_configuration: bool = False
-    locked_with_pin: bool = False
 
 
 class Device:

@@ -64,13 +64,6 @@ def _mdm_options(device: Device, item: Mapping[str, Any]) -> None:
     device.settings.mdm_options = {**device.settings.mdm_options, **value}
 
 
-def _bluetooth(device: Device, item: Mapping[str, Any]) -> None:
-    value = item.get("Enabled")
-    if not isinstance(value, bool):
-        raise _Refused(MALFORMED_REQUEST, "Enabled should be a boolean")
-    device.settings.bluetooth = value
-
-
 def _text(item: Mapping[str, Any], key: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
@@ -79,7 +72,6 @@ def _text(item: Mapping[str, Any], key: str) -> str:
 
 
 _SETTERS: Mapping[str, Callable[[Device, Mapping[str, Any]], None]] = {
-    "Bluetooth": _bluetooth,
     "DeviceName": _device_name,
     "HostName": _host_name,
     "MDMOptions": _mdm_options,

@@ -24,7 +24,7 @@ from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import LOMConfiguration
 from agent.lom.power import PowerEvent
 from agent.mdm import results
-from agent.mdm.commands import Command
+from agent.mdm.commands import Command, CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
 from agent.mdm.session import Event, Execute, Over, Send
 from agent.net.errands import Errands, log_defect, message_headers
@@ -258,6 +258,8 @@ class MDMClient:
         since, self._session_since = self._session_since, None
         if since is not None:
             self._around.record("session", self.index, since, over.failure, {"udid": self.device.mac.udid})
+        if isinstance(over.failure, CommandDropped):
+            self._around.warn(str(over.failure))
         if over.unenrolled:
             self._around.record(
                 "enroll", self.index, self._around.now(), Unenrolled(f"the server ended the enrolment: {over.failure}")

@@ -173,6 +173,23 @@ def test_a_server_that_is_down_for_a_moment_gets_the_result_later(run_in_reactor
     assert bodies[1] == bodies[2] == bodies[3]
 
 
+def test_a_command_without_an_identifier_is_dropped_with_a_line_that_says_so(run_in_reactor: RunInReactor) -> None:
+    nameless = plistlib.dumps({"Command": {"RequestType": "ProfileList"}})
+    with serving(replies(answer(200, nameless), answer(200, nameless), answer())) as server:
+
+        async def scenario() -> None:
+            async with enrolled(server, USUAL) as (running, client):
+                for ended in (1, 2, 3):
+                    client.wake()
+                    await until(lambda: len(sessions(running)) == ended)  # noqa: B023
+                assert sessions(running) == ["command_dropped", "command_dropped", "good"]
+                (line,) = running.warnings  # said once
+                assert "CommandUUID" in line
+                assert "dropped" in line
+
+        run_in_reactor(scenario())
+
+
 def test_retry_after_takes_the_place_of_the_back_off(run_in_reactor: RunInReactor) -> None:
     with serving(replies(answer(503, b"", "Retry-After: 1800"))) as server:
 
