@@ -93,8 +93,8 @@ class Device:
 
     @property
     def lom(self) -> LOMConfiguration | None:
-        """The LOM configuration in force, or None."""
-        return self.profiles.lom
+        """The LOM configuration in force, or None. Without mains power nothing of the Mac answers."""
+        return None if self.power.cut else self.profiles.lom
 
     @property
     def lom_addresses(self) -> tuple[str, ...]:

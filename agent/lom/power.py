@@ -12,7 +12,8 @@
              +----------------+------------------ SHUTTING_DOWN
                     the shutdown's end
 
-PowerOFF and Reset are hard: from every state that runs they lead at once to OFF, or by way of it to BOOTING.
+PowerOFF and Reset are hard: from every state that runs they lead at once to OFF, or by way of it to BOOTING. A power
+cut is neither: what ran is down, nothing is heard while it lasts, and what ran before boots when it is over.
 """
 
 from __future__ import annotations
@@ -192,10 +193,19 @@ class PowerMachine:
     """The power state of one Mac. ``boot_seconds`` and ``shutdown_seconds`` give the length of each.
 
     ``deadline`` (seconds on the caller's clock) is the end of the boot or of the shutdown under way, or None.
-    ``boots_after`` says whether the shutdown under way ends in a boot.
+    ``boots_after`` says whether the shutdown under way ends in a boot. ``cut`` is true while there is no mains power.
     """
 
-    __slots__ = ("_boot_seconds", "_choices", "_shutdown_seconds", "boots_after", "deadline", "state")
+    __slots__ = (
+        "_boot_seconds",
+        "_choices",
+        "_ran_before_cut",
+        "_shutdown_seconds",
+        "boots_after",
+        "cut",
+        "deadline",
+        "state",
+    )
 
     def __init__(
         self,
@@ -211,6 +221,8 @@ class PowerMachine:
         self.state = state
         self.deadline: float | None = None
         self.boots_after = False
+        self.cut = False
+        self._ran_before_cut = False
 
     def receive(self, request: AnyRequest, now: float) -> list[PowerEvent]:
         """Apply a request at ``now`` and return what happened, in order; first what was over by then.
@@ -218,6 +230,8 @@ class PowerMachine:
         Raises RequestRefused and leaves the machine untouched. Source: apple-schema commands/lom.devicerequest.yaml,
         DeviceRequestType; device.restart.yaml; device.shutdown.yaml.
         """
+        if self.cut:
+            raise RequestRefused(f"{request.value} refused: the Mac has no mains power")
         before = self.state, self.deadline, self.boots_after
         events = self.advance(now)
         change = self._choices.change(self.state, request)
@@ -226,6 +240,25 @@ class PowerMachine:
             self.state, self.deadline, self.boots_after = before  # what was over by now is told by the next ``advance``
             raise RequestRefused(f"{request.value} refused: the Mac is {found}")
         return events + self._change(change, now)
+
+    def cut_mains(self, now: float) -> list[PowerEvent]:
+        """The mains power goes; of a Mac that has none already, nothing."""
+        if self.cut:
+            return []
+        events = self.advance(now)
+        self.cut = True
+        self._ran_before_cut = self.state in (Power.ON, Power.BOOTING) or self.boots_after
+        return events + (self._go_down() if self.state is not Power.OFF else [])
+
+    def restore_mains(self, now: float) -> list[PowerEvent]:
+        """The mains power is back: the Mac boots if it ran before.
+
+        So it is set up in a server room ("Start up automatically after a power failure"). Source: pmset(1), autorestart.
+        """
+        if not self.cut:
+            return []
+        self.cut = False
+        return self._boot(now) if self._ran_before_cut else []
 
     def advance(self, now: float) -> list[PowerEvent]:
         """Let time pass until ``now``: a shutdown and a boot whose deadlines have come are over."""

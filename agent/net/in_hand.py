@@ -26,6 +26,7 @@ class InHand:
     since: Moment
     status: Status = Status.ACKNOWLEDGED
     failure: CommandFailed | None = None
+    result: Result | None = None
 
     @classmethod
     def malformed(cls, command_uuid: str, since: Moment, reason: str) -> InHand:
@@ -40,6 +41,7 @@ class InHand:
     def done(self, result: Result) -> None:
         """Note what came of it."""
         self.status = result.status
+        self.result = result
         if result.status not in (Status.ACKNOWLEDGED, Status.NOT_NOW):
             reason = "; ".join(error.description for error in result.errors) or "no reason given"
             self.failure = CommandFailed(f"{self.command.request_type}: {result.status.value}: {reason}")

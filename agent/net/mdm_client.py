@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -51,8 +51,21 @@ class Unenrolled(PeerError):
     kind = "unenrolled"
 
 
+class Watch(Protocol):
+    """Who is told what a Mac has done. Called in the middle of its work: no word to the Mac before the next turn."""
+
+    def taken(self, client: MDMClient, work: InHand) -> None:
+        """The server took the result of a command."""
+
+    def session_over(self, client: MDMClient, failure: PeerError | None) -> None:
+        """A session came to its end, in good order or because of ``failure``."""
+
+    def went_down(self, client: MDMClient) -> None:
+        """The Mac does not run any more; a session that was open has no end."""
+
+
 class MDMClient:
-    """One Mac and its connection. ``boots`` counts how often it came up again."""
+    """One Mac and its connection. ``boots`` counts how often it came up again; ``watch`` hears what it has done."""
 
     __slots__ = (
         "_around",
@@ -72,11 +85,13 @@ class MDMClient:
         "boots",
         "device",
         "pushes",
+        "watch",
     )
 
     def __init__(self, device: Device, surroundings: Surroundings) -> None:
         self.device = device
         self.boots = 0
+        self.watch: Watch | None = None
         self.pushes = PushListener(device, surroundings)
         self._around = surroundings
         self._errands = Errands(device, surroundings, self)
@@ -93,9 +108,12 @@ class MDMClient:
         self._url = ""
         self._redirects = 0
 
-    async def enroll(self, fetch: FetchProfile) -> None:
-        """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before."""
-        since = self._around.now()
+    async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
+        """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before.
+
+        ``due`` is when it was to begin, and what its time is counted from; None is now.
+        """
+        since = due or self._around.now()
         self.pushes.enrolling = True
         try:
             profile = await self._errands.drive(enrol(self.device, await fetch()))
@@ -112,9 +130,9 @@ class MDMClient:
         self._around.record("enroll", self.index, since, facts={"udid": self.device.mac.udid})
         self.pushes.enrolled()
 
-    async def enroll_at(self, url: str) -> None:
-        """Enrol with the profile at ``url``. Raises PeerError; the Mac is then managed as before."""
-        await self.enroll(lambda: self._errands.fetch_profile(url))
+    async def enroll_at(self, url: str, due: Moment | None = None) -> None:
+        """Enrol with the profile at ``url``; else as ``enroll``."""
+        await self.enroll(lambda: self._errands.fetch_profile(url), due)
 
     def receive_push(self, notification: Notification) -> bool:
         """A push came; whether it is the Mac's own. One with another PushMagic, or another topic, is ignored."""
@@ -123,15 +141,28 @@ class MDMClient:
         self.wake()
         return True
 
-    def wake(self) -> None:
+    def wake(self, due: Moment | None = None) -> bool:
         """Open a session, or look again when the open one ends. A Mac that is off or not enrolled does not.
 
-        Without a push, too: after a boot, and where it is told to poll.
+        Without a push, too: after a boot, and where it is told to poll. ``due`` is when the session was to begin, and
+        what its time is counted from; None is now. Returns whether a session began.
         """
         if self.device.enrolment is None or not self.device.running:
-            return
+            return False
         self._disarm_poll()
-        self._begin(self.device.session.wake())
+        send = self.device.session.wake()
+        self._begin(send, due)
+        return send is not None
+
+    def cut_mains(self) -> None:
+        """The mains power goes: all of the Mac is dark, its LOM Device end too."""
+        self._power.cut_mains()
+        self._look_at_lom()
+
+    def restore_mains(self) -> None:
+        """The mains power is back; the Mac boots if it ran before."""
+        self._power.restore_mains()
+        self._look_at_lom()
 
     def close(self) -> None:
         """The end of the run: close the connection, forget every timer."""
@@ -209,9 +240,9 @@ class MDMClient:
         self.pushes.broke(error)
         self._follow(self.device.session.broke(error, self._around.reactor.seconds()))
 
-    def _begin(self, send: Send | None) -> None:
+    def _begin(self, send: Send | None, due: Moment | None = None) -> None:
         if send is not None:
-            self._session_since = self._around.now()
+            self._session_since = due or self._around.now()
             self._put(send)
 
     def _follow(self, event: Event) -> None:
@@ -258,6 +289,8 @@ class MDMClient:
         since, self._session_since = self._session_since, None
         if since is not None:
             self._around.record("session", self.index, since, over.failure, {"udid": self.device.mac.udid})
+            if self.watch is not None:
+                self.watch.session_over(self, over.failure)
         if isinstance(over.failure, CommandDropped):
             self._around.warn(str(over.failure))
         if over.unenrolled:
@@ -322,6 +355,8 @@ class MDMClient:
         work, self._work = self._work, None
         if work is not None:
             self._around.record("command", self.index, work.since, work.failure, work.facts)
+            if self.watch is not None:
+                self.watch.taken(self, work)
         afterwards = self.device.take_afterwards()
         if not afterwards:
             return False
@@ -404,6 +439,8 @@ class MDMClient:
         self.device.lose_power()
         if not self.device.session.owes_result:
             self._work = None
+        if self.watch is not None and not in_order:
+            self.watch.went_down(self)
 
     def _come_up(self) -> None:
         self.boots += 1

@@ -27,6 +27,14 @@ class PowerTimer:
             return
         self.apply(events)
 
+    def cut_mains(self) -> None:
+        """The mains power goes."""
+        self.apply(self._machine.cut_mains(self._clock.seconds()))
+
+    def restore_mains(self) -> None:
+        """The mains power is back."""
+        self.apply(self._machine.restore_mains(self._clock.seconds()))
+
     def apply(self, events: Sequence[PowerEvent]) -> None:
         """These events came of a request."""
         self.stop()

@@ -329,3 +329,30 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
+
+
+@pytest.mark.parametrize(
+    ("state", "after"),
+    [(ON, BOOTING), (BOOTING, BOOTING), (OFF, OFF), (SHUTTING_DOWN, OFF)],
+    ids=lambda each: each.name,
+)
+def test_after_a_power_cut_boots_what_ran_before(state: Power, after: Power) -> None:
+    machine = machine_in(state)
+    assert machine.cut_mains(NOW) == ([] if state is OFF else [DOWN])
+    assert (machine.state, machine.deadline, machine.cut) == (OFF, None, True)
+    assert machine.cut_mains(NOW + 1.0) == []
+    for request in REQUESTS:
+        with pytest.raises(RequestRefused, match="no mains power"):
+            machine.receive(request, NOW + 1.0)
+    assert machine.advance(NOW + 10 * BOOT) == []
+    assert machine.restore_mains(NOW + 100.0) == ([STARTED] if after is BOOTING else [])
+    assert (machine.state, machine.cut) == (after, False)
+    assert machine.deadline == (NOW + 100.0 + BOOT if after is BOOTING else None)
+    assert machine.restore_mains(NOW + 101.0) == []
+
+
+def test_a_power_cut_during_a_restart_does_not_keep_the_mac_down() -> None:
+    machine = machine_in(ON)
+    machine.receive(RESTART, NOW)
+    assert machine.cut_mains(NOW + 1.0) == [DOWN]
+    assert machine.restore_mains(NOW + 2.0) == [STARTED]
