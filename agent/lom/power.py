@@ -253,7 +253,7 @@ class PowerMachine:
     def restore_mains(self, now: float) -> list[PowerEvent]:
         """The mains power is back: the Mac boots if it ran before.
 
-        So it is set up in a server room ("Start up automatically after a power failure"). Source: pmset(1), autorestart.
+        So it is set up in a server room: "Start up automatically after a power failure". Source: pmset(1), autorestart.
         """
         if not self.cut:
             return []
