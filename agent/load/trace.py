@@ -39,7 +39,7 @@ class TraceFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Make the file at ``path``, or empty it. Raises OperatorError where it cannot be opened."""
         self._path = Path(path)
-        self._file = _open_private(self._path)
+        self._file = open_private(self._path)
         self._broken: OSError | None = None
 
     def __call__(self, exchange: Exchange) -> None:
@@ -113,7 +113,7 @@ def _finite(number: object) -> object:
     return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
-def _open_private(path: Path) -> BinaryIO:
+def open_private(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:

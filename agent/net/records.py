@@ -10,7 +10,20 @@ from dataclasses import dataclass, field
 
 from agent.errors import LomAgentError
 
-OPERATIONS = ("enroll", "checkin", "session", "command", "lom_setup", "lom_device", "lom_link", "push")
+OPERATIONS = (
+    "enroll",
+    "checkin",
+    "session",
+    "command",
+    "lom_setup",
+    "lom_device",
+    "lom_link",
+    "push",
+    "enqueue",
+    "delivery",
+    "return",
+)
+STAGES = ("connect", "handshake", "handshake_resumed", "first_byte", "request")  # what an operation is made of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,38 @@
-"""The results of a run as one JSON document, for CI jobs and other programs.
+"""The results of a run as one JSON document, for CI jobs, reports and other programs.
 
-Numbers come from `agent.load.metrics`, facts on the run from whoever ran it, resources from the operating system; the
-document goes to ``results.json`` in a directory of the operator's choice.
+Numbers come from `agent.load.metrics` and `agent.load.timeline`, facts on the run from whoever ran it, resources from
+the operating system; the document goes to ``results.json`` in a directory of the operator's choice. Its shape is in
+`agent.report.schema`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import secrets
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent.errors import MisuseError, OperatorError
-from agent.load.metrics import Metrics, OperationSummary
-from agent.load.trace import rfc3339
+import msgspec
+import twisted
+from OpenSSL import SSL
 
-SCHEMA = "lom-agent.results/1"
+from agent.errors import MisuseError, OperatorError
+from agent.load.limits import Verdict
+from agent.load.metrics import Metrics, OperationSummary, StageSummary
+from agent.load.timeline import TimeLine
+from agent.load.trace import rfc3339
+from agent.report.generator import generator_document
+from agent.report.schema import SCHEMA, LatencyDocument, OperationDocument, ResultsDocument, StageDocument
+
 FILE_NAME = "results.json"
+MOST_BYTES = 256 * 1024 * 1024  # of a document that is read
 
 _DECIMALS = 3  # of seconds, of ms (so: microseconds) and of rates
 
@@ -30,13 +40,16 @@ _DECIMALS = 3  # of seconds, of ms (so: microseconds) and of rates
 @dataclass(frozen=True, slots=True)
 class RunInfo:
     """Which run it was: ``version`` of this program, the fleet's ``seed``, how many ``devices``, when it ``started``
-    (aware) and how many seconds it took. Raises MisuseError where ``started`` has no time zone."""
+    (aware), how many seconds it took, the scenario's ``name`` and how many ``workers`` shared it. Raises MisuseError
+    where ``started`` has no time zone."""
 
     version: str
     seed: str | int
     devices: int
     started: datetime
     duration_s: float
+    name: str = ""
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if self.started.utcoffset() is None:
@@ -90,32 +103,72 @@ def resident_kib(ru_maxrss: int, platform: str) -> int:
     return ru_maxrss // 1024 if platform == "darwin" else ru_maxrss
 
 
-def results(metrics: Metrics, run: RunInfo, resources: Resources) -> dict[str, Any]:
-    """The document of schema ``lom-agent.results/1``: numbers, text, lists and dicts only, ready for JSON.
+def results(
+    metrics: Metrics,
+    run: RunInfo,
+    resources: Resources,
+    *,
+    timeline: TimeLine | None = None,
+    phases: Sequence[Mapping[str, Any]] = (),
+    generator: Sequence[Mapping[str, Any]] = (),
+    limits: Iterable[Verdict] = (),
+    push: Mapping[str, Any] | None = None,
+    keys: Mapping[str, Any] | None = None,
+    scenario: Mapping[str, Any] | None = None,
+    incomplete_because: str | None = None,
+) -> dict[str, Any]:
+    """The document of schema ``lom-agent.results/2``: numbers, text, lists and dicts only, ready for JSON.
 
-    Latencies are ms, rounded to the microsecond, and None where no exchange of the operation succeeded.
+    ``phases`` are as `agent.report.schema.PhaseDocument`, ``generator`` has what `generator_document` takes of each
+    worker, ``scenario`` must hold no secret. Latencies are ms, rounded to the microsecond, and None where no exchange
+    of the operation succeeded.
     """
-    return {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "version": run.version,
+        "name": run.name,
         "seed": run.seed,
         "devices": run.devices,
+        "workers": run.workers,
         "started": rfc3339(run.started),
         "duration_s": round(run.duration_s, _DECIMALS),
-        "operations": {name: _operation(metrics.summary(name)) for name in metrics.operations()},
-        "errors": [
-            {
-                "operation": failure.operation,
-                "kind": failure.kind,
-                "count": failure.count,
-                "example": failure.example,
-            }
-            for failure in metrics.failures()
-        ],
-        "resources": {
-            "cpu_s": round(resources.cpu_s, _DECIMALS),
-            "max_rss_kib": resources.max_rss_kib,
-        },
+        "complete": incomplete_because is None,
+        "incomplete_because": incomplete_because,
+        **counted(metrics),
+        "phases": [dict(phase) for phase in phases],
+        "timeline": [] if timeline is None else timeline.rows(),
+        "generator": generator_document(generator),
+        "limits": [asdict(verdict) for verdict in limits],
+        "push": push,
+        "keys": keys,
+        "resources": {"cpu_s": round(resources.cpu_s, _DECIMALS), "max_rss_kib": resources.max_rss_kib},
+        "scenario": scenario,
+        "host": host(),
+    }
+    for key in ("incomplete_because", "push", "keys", "scenario"):
+        if document[key] is None:
+            del document[key]
+    return document
+
+
+def counted(metrics: Metrics) -> dict[str, Any]:
+    """What of the document comes from metrics: ``operations``, ``stages``, ``errors`` and ``dropped``."""
+    return {
+        "operations": {name: _operation(metrics.summary(name), metrics.encoded(name)) for name in metrics.operations()},
+        "stages": {name: _stage(metrics.stage_summary(name), metrics.encoded(name)) for name in metrics.stages()},
+        "errors": [asdict(failure) for failure in metrics.failures()],
+        "dropped": [asdict(drop) for drop in metrics.drops()],
+    }
+
+
+def host() -> dict[str, Any]:
+    """What a run depends on of the machine and of the libraries; no name and no address of it."""
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "openssl": SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode("ascii", "replace"),
+        "twisted": twisted.__version__,
+        "cores": os.cpu_count(),
     }
 
 
@@ -125,17 +178,77 @@ def write_results(directory: str | os.PathLike[str], document: Mapping[str, Any]
     Whoever reads the file finds the old document or the new one, never half of one. Raises OperatorError where the
     directory or the file cannot be written; no half-written file is left behind.
     """
-    target = Path(directory) / FILE_NAME
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return write_whole(Path(directory) / FILE_NAME, _text(document).encode())
+
+
+def write_whole(target: Path, content: bytes) -> Path:
+    """Write a file of a report, in place of one that is there, all at once; its folder is made where it is missing.
+
+    Raises OperatorError where it cannot be written; no half-written file is left behind.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, text.encode())
+        _replace(target, content)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character in it
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise OperatorError(
             f"The results cannot be written to {target}: {reason}. Name a directory that you may write to."
         ) from error
     return target
+
+
+def read_results(path: str | os.PathLike[str]) -> ResultsDocument:
+    """The document in a file, or in ``results.json`` of a directory.
+
+    Raises OperatorError where it cannot be read, is larger than MOST_BYTES or is no document of this schema.
+    """
+    source = Path(path)
+    try:
+        source = source / FILE_NAME if source.is_dir() else source
+        with source.open("rb") as file:
+            octets = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OperatorError(f"The results {source} cannot be read: {reason}.") from error
+    if len(octets) > MOST_BYTES:
+        raise OperatorError(f"The results {source} are larger than {MOST_BYTES} bytes, so that they are not read.")
+    return _parsed(source, octets)
+
+
+class _Schema(msgspec.Struct):
+    """Only what says which shape the rest has."""
+
+    schema: str | None = None
+
+
+def _parsed(source: Path, octets: bytes) -> ResultsDocument:
+    try:
+        found = msgspec.json.decode(octets, type=_Schema).schema
+        if found != SCHEMA:
+            raise OperatorError(
+                f"Expected results of the schema {SCHEMA} in {source}; found {_found(found)}. "
+                "Run it again with this version of lom-agent."
+            )
+        return msgspec.json.decode(octets, type=ResultsDocument)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise OperatorError(
+            f"Expected results of the schema {SCHEMA} in {source}; found something else: {error}."
+        ) from error
+
+
+def _found(schema: str | None) -> str:
+    return "no schema at all" if schema is None else repr(schema[:100])
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    """The document as JSON that a person can read, too; a second of the time line is one line.
+
+    A line that begins with two blanks and a quotation mark is a key of the document itself: within a text, the end of
+    a line is an escape.
+    """
+    rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in document.get("timeline", ()))
+    text = json.dumps({**document, "timeline": []} if rows else document, indent=2, allow_nan=False) + "\n"
+    return text.replace('\n  "timeline": []', f'\n  "timeline": [\n    {rows}\n  ]', 1) if rows else text
 
 
 def _replace(target: Path, content: bytes) -> None:
@@ -152,19 +265,37 @@ def _replace(target: Path, content: bytes) -> None:
         raise
 
 
-def _operation(summary: OperationSummary) -> dict[str, Any]:
+def _operation(summary: OperationSummary, histogram: str) -> OperationDocument:
     return {
         "count": summary.count,
         "errors": summary.errors,
+        "late": summary.late,
+        "dropped": summary.dropped,
         "rate_per_s": round(summary.rate_per_s, _DECIMALS),
-        "latency_ms": {
-            "p50": _rounded(summary.p50),
-            "p90": _rounded(summary.p90),
-            "p99": _rounded(summary.p99),
-            "p99_9": _rounded(summary.p99_9),
-            "max": _rounded(summary.max),
-            "mean": _rounded(summary.mean),
-        },
+        "latency_ms": _latency(summary),
+        "clamped": summary.clamped,
+        "histogram": histogram,
+    }
+
+
+def _stage(summary: StageSummary, histogram: str) -> StageDocument:
+    return {
+        "count": summary.count,
+        "latency_ms": _latency(summary),
+        "clamped": summary.clamped,
+        "histogram": histogram,
+    }
+
+
+def _latency(summary: OperationSummary | StageSummary) -> LatencyDocument:
+    return {
+        "p50": _rounded(summary.p50),
+        "p90": _rounded(summary.p90),
+        "p95": _rounded(summary.p95),
+        "p99": _rounded(summary.p99),
+        "p99_9": _rounded(summary.p99_9),
+        "max": _rounded(summary.max),
+        "mean": _rounded(summary.mean),
     }
 
 

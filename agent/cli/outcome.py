@@ -1,0 +1,119 @@
+"""What a run came to: its results document, where that goes, and the exit status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agent import __version__
+from agent.load.conductor import INTERRUPTED, Conductor
+from agent.load.limits import judge, parse_limit
+from agent.load.scenario.reading import as_document
+from agent.load.scenario.types import Scenario
+from agent.net.keys import parse_keys
+from agent.push.counts import merge_push_counts
+from agent.report.html import write_report
+from agent.report.junit import write_junit
+from agent.report.results import ResourceMeter, RunInfo, results, write_results
+from agent.report.terminal import print_summary
+
+REPORT_NAME = "report.html"
+NOT_OVER = "the run was not over when this was written"
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where the operator wants what."""
+
+    out: str | None = None
+    junit: str | None = None
+    trace: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Outputs:
+        """As the options say it."""
+        return cls(options["out"], options["junit"], options["trace"])
+
+
+class Outcome:
+    """The outcome of one run; ``document`` is there once it has ended."""
+
+    def __init__(self, scenario: Scenario, outputs: Outputs, started: datetime) -> None:
+        self.document: dict[str, Any] = {}
+        self._scenario = scenario
+        self._outputs = outputs
+        self._started = started
+        self._began = time.monotonic()
+        self._meter = ResourceMeter()
+        self._limits = [parse_limit(text) for text in scenario.limits]
+        self._signal: int | None = None
+        self._written: list[Path] = []
+
+    def checkpoint(self, conductor: Conductor) -> None:
+        """Write the results so far, for the case that the run is killed. Raises OperatorError."""
+        if self._outputs.out is not None:
+            write_results(self._outputs.out, self._document(conductor, NOT_OVER))
+
+    def end(self, conductor: Conductor, signal_number: int | None) -> None:
+        """The run is over: write everything. Raises OperatorError."""
+        self._signal = signal_number
+        because = INTERRUPTED if signal_number is not None else conductor.incomplete_because
+        self.document = self._document(conductor, because)
+        outputs = self._outputs
+        if outputs.out is not None:
+            self._written.append(write_results(outputs.out, self.document))
+            self._written.append(write_report(Path(outputs.out) / REPORT_NAME, [self.document]))
+        if outputs.junit is not None:
+            self._written.append(write_junit(outputs.junit, self.document))
+
+    def tell(self, console: Console) -> None:
+        """Print the summary, and what was written where."""
+        print_summary(console, self.document)
+        for path in self._written:
+            console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def exit_status(self) -> int:
+        """0 all good, 1 something failed, 128 and the signal's number for a run that was stopped."""
+        if self._signal is not None:
+            return 128 + self._signal
+        document = self.document
+        judged = {limit.name for limit in self._limits if limit.metric == "errors"}
+        failed = any(error["operation"] not in judged for error in document["errors"])
+        broken = not all(limit["ok"] for limit in document["limits"])
+        return 1 if failed or broken or not document["complete"] else 0
+
+    def _document(self, conductor: Conductor, because: str | None) -> dict[str, Any]:
+        fleet = self._scenario.fleet
+        metrics = conductor.metrics()
+        info = RunInfo(
+            __version__,
+            fleet.seed,
+            fleet.devices,
+            self._started,
+            time.monotonic() - self._began,
+            self._scenario.name,
+            conductor.workers,
+        )
+        pool = parse_keys(self._scenario.server.keys)
+        reused = sum(result.keys_reused for result in conductor.results)
+        counts = conductor.push_counts()
+        return results(
+            metrics,
+            info,
+            self._meter.read(),
+            timeline=conductor.timeline,
+            phases=[phase.as_json() for phase in conductor.phases],
+            generator=conductor.generator(),
+            limits=[judge(limit, metrics) for limit in self._limits],
+            push=merge_push_counts(counts) if counts else None,
+            keys=None if pool is None else {"pool": pool, "reused": reused},
+            scenario=as_document(self._scenario),
+            incomplete_because=because,
+        )

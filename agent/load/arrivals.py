@@ -1,0 +1,332 @@
+"""When load begins: a shape of arrivals and a number of targets in, moments and targets out. No I/O, no clock.
+
+Load starts when the schedule says, never when an answer came, so the schedule is whole before the run: it follows from
+the seed, the phase's name and the shape alone. Each shard of a run takes the arrivals whose targets are its own
+(``of_targets``) from the same schedule, so that a split over any number of shards is the same load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, chain, count, cycle, repeat, takewhile
+from operator import gt, truediv
+from random import Random
+from typing import NamedTuple
+
+from agent.errors import MisuseError
+from agent.fleet.derivation import Derivation
+
+
+class Arrival(NamedTuple):
+    """``due`` is in seconds from the phase's start; ``target`` a position in the list of what the phase is for."""
+
+    due: float
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class AtOnce:
+    """Everything is due at the start."""
+
+    def dues(self, _random: Random) -> Iterator[float]:
+        """The moments, ascending, without end."""
+        return repeat(0.0)
+
+    def before(self, seconds: float) -> float:
+        """How many are due before ``seconds``."""
+        return math.inf if seconds > 0 else 0.0
+
+    def due(self, _number: int) -> float:
+        """When number ``number``, from 0, is due."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One every ``1 / rate`` seconds, the first at the start. Raises MisuseError unless ``rate`` is above 0."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_rate(self.rate)
+
+    def dues(self, _random: Random) -> Iterator[float]:
+        """The moments, ascending, without end."""
+        return map(truediv, count(), repeat(self.rate))
+
+    def before(self, seconds: float) -> float:
+        """How many are due before ``seconds``."""
+        return max(0.0, math.ceil(self.rate * seconds))
+
+    def due(self, number: int) -> float:
+        """When number ``number``, from 0, is due."""
+        return number / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """Independent arrivals, ``rate`` a second on average. Raises MisuseError unless ``rate`` is above 0."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_rate(self.rate)
+
+    def dues(self, random: Random) -> Iterator[float]:
+        """The moments, ascending, without end."""
+        rate, log, chance = self.rate, math.log, random.random  # from 0 up to but not including 1
+        return accumulate(-log(1.0 - chance()) / rate for _ in repeat(None))
+
+    def before(self, seconds: float) -> float:
+        """How many are due before ``seconds``, on average."""
+        return max(0.0, round(self.rate * seconds))
+
+    def due(self, number: int) -> float:
+        """When number ``number``, from 0, is due, on average."""
+        return (number + 1) / self.rate
+
+
+class _Piece(NamedTuple):
+    """A stretch of time in which the rate goes evenly from ``first`` to ``last``; the last one has no end."""
+
+    began: float
+    done: float  # how many were due before it
+    first: float
+    last: float
+    seconds: float
+
+    @property
+    def total(self) -> float:
+        return self.first * self.seconds if self.first == self.last else (self.first + self.last) / 2 * self.seconds
+
+    def due(self, number: int) -> float:
+        """When the integral of the rate reaches ``number``: the root of a parabola, in the form that stays exact."""
+        left = max(0.0, number - self.done)
+        if not left:
+            return self.began
+        slope = (self.last - self.first) / self.seconds
+        root = math.sqrt(max(0.0, self.first * self.first + 2.0 * slope * left))
+        both = self.first + root
+        return self.began + (min(self.seconds, 2.0 * left / both) if both else self.seconds)
+
+    def before(self, seconds: float) -> float:
+        """The integral of the rate up to ``seconds``."""
+        passed = min(seconds - self.began, self.seconds)
+        slope = (self.last - self.first) / self.seconds
+        return self.done + (self.first + slope * passed / 2.0) * passed
+
+
+class _Pieces:
+    """What rates that change have in common: an arrival each time that their integral passes a whole number."""
+
+    __slots__ = ()
+
+    def _pieces(self) -> Iterator[_Piece]:
+        began = done = last = 0.0
+        for first, last, seconds in self.stretches():
+            piece = _Piece(began, done, first, last, seconds)
+            yield piece
+            began += seconds
+            done += piece.total
+        if last:
+            yield _Piece(began, done, last, last, math.inf)
+
+    def stretches(self) -> Iterable[tuple[float, float, float]]:
+        """The rate at the begin of each stretch, at its end, and its seconds; the last rate holds on."""
+        raise NotImplementedError
+
+    def dues(self, _random: Random) -> Iterator[float]:
+        """The moments, ascending; without end unless the last rate is 0."""
+        number = 0
+        for piece in self._pieces():
+            until = piece.done + piece.total
+            due = piece.due
+            while number < until:
+                yield due(number)
+                number += 1
+
+    def before(self, seconds: float) -> float:
+        """How many are due before ``seconds``."""
+        reached = 0.0
+        for piece in self._pieces():
+            if piece.began < seconds:
+                reached = piece.before(seconds)
+        return float(math.ceil(reached))
+
+    def due(self, number: int) -> float:
+        """When number ``number``, from 0, is due; infinity for never."""
+        for piece in self._pieces():
+            if number < piece.done + piece.total:
+                return piece.due(number)
+        return math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp(_Pieces):
+    """The rate goes evenly from ``rate`` to ``to_rate`` in ``seconds``, and stays there.
+
+    Raises MisuseError for a rate below 0, for two rates that are 0, and unless ``seconds`` is above 0.
+    """
+
+    rate: float
+    to_rate: float
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if min(self.rate, self.to_rate) < 0 or not self.rate + self.to_rate > 0 or not self.seconds > 0:
+            raise MisuseError(f"a ramp goes from a rate to another one in some time, not as {self}")
+
+    def stretches(self) -> Iterable[tuple[float, float, float]]:
+        """The ramp itself; what holds on is its last rate."""
+        return ((self.rate, self.to_rate, self.seconds),)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps(_Pieces):
+    """One rate after another, each for its seconds; the last one stays. ``steps`` are of (rate, seconds).
+
+    Raises MisuseError for no step, a rate below 0, only rates of 0, and a step without seconds.
+    """
+
+    steps: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        rates = [rate for rate, _ in self.steps]
+        if not rates or min(rates) < 0 or not max(rates) > 0 or not all(seconds > 0 for _, seconds in self.steps):
+            raise MisuseError(f"steps are rates with some seconds each, not {self.steps}")
+
+    def stretches(self) -> Iterable[tuple[float, float, float]]:
+        """The steps."""
+        return ((rate, rate, seconds) for rate, seconds in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """``size`` at once, every ``every`` seconds, the first at the start. Raises MisuseError for none or no time."""
+
+    size: int
+    every: float
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not self.every > 0:
+            raise MisuseError(f"bursts are of one at least, some seconds apart, not {self}")
+
+    def dues(self, _random: Random) -> Iterator[float]:
+        """The moments, ascending, without end."""
+        size, every = self.size, self.every
+        return chain.from_iterable(repeat(number * every, size) for number in count())
+
+    def before(self, seconds: float) -> float:
+        """How many are due before ``seconds``."""
+        return max(0.0, math.ceil(seconds / self.every) * self.size)
+
+    def due(self, number: int) -> float:
+        """When number ``number``, from 0, is due."""
+        return number // self.size * self.every
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """At the ``offsets``, ascending seconds. Raises MisuseError for others."""
+
+    offsets: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if any(map(gt, (0.0, *self.offsets), self.offsets)):
+            raise MisuseError("the offsets of a replay are seconds in ascending order")
+
+    def dues(self, _random: Random) -> Iterator[float]:
+        """The moments, ascending."""
+        return iter(self.offsets)
+
+    def before(self, seconds: float) -> float:
+        """How many are due before ``seconds``."""
+        return float(bisect_left(self.offsets, seconds))
+
+    def due(self, number: int) -> float:
+        """When number ``number``, from 0, is due; infinity for never."""
+        return self.offsets[number] if number < len(self.offsets) else math.inf
+
+
+Shape = AtOnce | Constant | Poisson | Ramp | Steps | Burst | Replay
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalPlan:
+    """A shape, and where it ends.
+
+    Only what is due before ``duration`` (seconds; None: no such end). ``again``: when every target came, the first
+    comes again; without it each comes once at most. Raises MisuseError for what would never end.
+    """
+
+    shape: Shape
+    duration: float | None = None
+    again: bool = False
+
+    def __post_init__(self) -> None:
+        endless = self.duration is None and not isinstance(self.shape, Replay)
+        if self.again and (endless or isinstance(self.shape, AtOnce)):
+            raise MisuseError(f"arrivals would have no end: {self}")
+
+
+def schedule(plan: ArrivalPlan, targets: int, source: Derivation, name: str) -> Iterator[Arrival]:
+    """The arrivals of a phase for ``targets`` targets, ordered by ``due``; made as they are taken.
+
+    ``source`` is the seed, ``name`` the phase's: the same both, the same schedule. The targets come in the order of
+    ``order``. Without ``again`` and ``duration`` each comes exactly once, unless the shape ends before.
+    """
+    if targets < 1:
+        return iter(())
+    dues = plan.shape.dues(_random(source, b"arrivals due", name))
+    if plan.duration is not None:
+        dues = takewhile(partial(gt, plan.duration), dues)
+    turns = order(targets, source, name)
+    return map(Arrival, dues, cycle(turns) if plan.again else turns)
+
+
+def order(targets: int, source: Derivation, name: str) -> Iterator[int]:
+    """Each of ``range(targets)`` once, in the seed's order for this phase: a shuffle, done as far as it is taken."""
+    chance = _random(source, b"arrivals order", name).random
+    places = list(range(targets))
+    for place in range(targets):
+        other = place + int(chance() * (targets - place))
+        turn = places[other]
+        places[other] = places[place]
+        yield turn
+
+
+def of_targets(arrivals: Iterable[Arrival], own: Callable[[int], bool]) -> Iterator[Arrival]:
+    """The arrivals whose target is one of a shard's own, in their order."""
+    return (arrival for arrival in arrivals if own(arrival.target))
+
+
+def expected(plan: ArrivalPlan, targets: int) -> tuple[int, float]:
+    """How many arrivals there are, and the moment of the last, in seconds; of Poisson's, what it is on average.
+
+    Worked out, not counted, so that it costs nothing for a day at a thousand a second.
+    """
+    shape = plan.shape
+    due = math.inf if plan.duration is None else shape.before(plan.duration)
+    if isinstance(shape, Replay):
+        due = min(due, len(shape.offsets))
+    if not plan.again:
+        due = min(due, targets)
+    number = int(due) if targets > 0 else 0
+    last = shape.due(number - 1) if number else 0.0
+    return number, last if plan.duration is None else min(last, plan.duration)
+
+
+def _random(source: Derivation, purpose: bytes, name: str) -> Random:
+    """A generator of its own for each phase and purpose. Of Random, ``random()`` alone is the same in every version."""
+    number = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return Random(int.from_bytes(source.digest(purpose, number), "big"))
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 < rate < math.inf:
+        raise MisuseError(f"a rate is a number above 0, not {rate}")

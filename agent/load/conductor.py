@@ -1,0 +1,397 @@
+"""The conductor: starts the shards, begins the phases in all of them together, gathers what they tell.
+
+In its process are also the embedded lab and the APNs gateway, whose pushes go to the shard that owns the Mac. What it
+gathers is there at any time (``metrics``, ``timeline``, ``phases``): a run that is cut short leaves its results.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.logger import Logger
+
+from agent.errors import OperatorError, PeerError
+from agent.fleet.population import Population
+from agent.load.control import (
+    Begin,
+    Finish,
+    Message,
+    Note,
+    PhaseOver,
+    PhaseState,
+    PushAnswer,
+    PushRequest,
+    Ready,
+    Second,
+    Snapshot,
+    StartPhase,
+)
+from agent.load.control_link import ControlLink, ControlServer
+from agent.load.live import LiveView, PhaseView, Recent, Watcher
+from agent.load.metrics import Metrics
+from agent.load.phases.sleep import sleep
+from agent.load.push import APNsPlan, PushFront, fleet_router
+from agent.load.scenario.types import Scenario
+from agent.load.server_side import ServerSide
+from agent.load.shard import run_shard
+from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
+from agent.load.timeline import TimeLine
+from agent.net.apns_router import PushRouter
+
+READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
+FINISH_SECONDS = 60.0  # … and comes to its end when it is told to
+INTERRUPTED = "the run was interrupted"
+_LOOK_SECONDS = 0.1
+_log = Logger()
+
+
+def cut(population: Population, shards: int) -> list[range]:
+    """The Macs of each of at most ``shards`` shards: ranges of whole segments, as equal as can be."""
+    segments = population.segments
+    count = max(1, min(shards, segments))
+    starts = [population.segment(segments * shard // count)[0] for shard in range(count)]
+    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(population)], strict=True)]
+
+
+@dataclass(slots=True)
+class PhaseRecord:
+    """One phase of the run: ``begun`` and ``over`` in seconds from its start, ``states`` by the shard."""
+
+    name: str
+    kind: str
+    states: dict[int, PhaseState] = field(default_factory=dict)
+    begun: float | None = None
+    over: float | None = None
+    ended: Deferred[None] = field(default_factory=Deferred)
+
+    @property
+    def state(self) -> PhaseState:
+        """The phase in all shards."""
+        total = PhaseState(over=True) if self.states else PhaseState()
+        for state in self.states.values():
+            total = total.plus(state)
+        return total
+
+    def as_json(self) -> dict[str, Any]:
+        """For the results."""
+        state = self.state
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "started_s": self.begun,
+            "ended_s": self.over,
+            "planned": state.planned,
+            "started": state.started,
+            "done": state.done,
+            "failed": state.failed,
+            "late": state.late,
+            "dropped": state.dropped,
+        }
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One shard as the conductor sees it."""
+
+    indexes: range
+    ready: Deferred[None] = field(default_factory=Deferred)
+    ended: Deferred[None] = field(default_factory=Deferred)
+    snapshot: dict[str, Any] | None = None
+    result: ShardResult | None = None
+    problem: str | None = None
+
+
+class Conductor:
+    """One run of a scenario in ``workers`` shards, which ``executor`` runs.
+
+    ``incomplete_because`` says afterwards what kept the run from its end, None where nothing did.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        scenario: Scenario,
+        executor: Executor,
+        workers: int,
+        watcher: Watcher,
+        *,
+        apns: APNsPlan | None = None,
+        trace: Callable[[int], str | None] = lambda _shard: None,
+        cores: int = 1,
+    ) -> None:
+        fleet = scenario.fleet
+        self.scenario = scenario
+        self.population = Population(fleet.seed, fleet.devices, fleet.segment_size)
+        self.timeline = TimeLine()
+        self.phases = [PhaseRecord(phase.name, phase.kind) for phase in scenario.phases]
+        self.incomplete_because: str | None = None
+        self._reactor = reactor
+        self._executor = executor
+        self._watcher = watcher
+        self._apns = apns
+        self._trace = trace
+        self._cores = cores
+        self._workers = [_Worker(indexes) for indexes in cut(self.population, workers)]
+        self._starts = [worker.indexes.start for worker in self._workers]
+        self._recent = Recent()
+        self._link = ControlServer(reactor, len(self._workers), self)
+        self._server = ServerSide(reactor, scenario, self.population)
+        self._router: PushRouter | None = None
+        self._front: PushFront | None = None
+        self._job: Deferred[None] | None = None
+        self._began: float | None = None
+        self._second = -1
+
+    # What came of it.
+
+    @property
+    def workers(self) -> int:
+        """How many shards there are."""
+        return len(self._workers)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began; 0 before."""
+        return 0.0 if self._began is None else float(self._reactor.seconds()) - self._began
+
+    @property
+    def results(self) -> list[ShardResult]:
+        """What the shards that came to their end returned."""
+        return [worker.result for worker in self._workers if worker.result is not None]
+
+    def metrics(self) -> Metrics:
+        """All shards together, as of the last that each of them told."""
+        merged = Metrics()
+        for worker in self._workers:
+            snapshot = worker.result.metrics if worker.result is not None else worker.snapshot
+            if snapshot:
+                merged.merge(snapshot)
+        return merged
+
+    def generator(self) -> list[dict[str, Any]]:
+        """How each worker kept up."""
+        facts = []
+        for number, worker in enumerate(self._workers):
+            result = worker.result
+            facts.append(
+                {"worker": number, "lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0}
+                if result is None
+                else {
+                    "worker": number,
+                    "lag": result.lag,
+                    "cpu_s": result.cpu_s,
+                    "cpu_by_second": result.cpu_by_second,
+                    "max_rss_kib": result.max_rss_kib,
+                }
+            )
+        return facts
+
+    def push_counts(self) -> list[dict[str, Any]]:
+        """What became of the pushes, of each desk and of the router."""
+        desks = [result.push for result in self.results if result.push is not None]
+        return desks if self._router is None else [*desks, self._router.counts]
+
+    def view(self) -> LiveView:
+        """The run now."""
+        phases = tuple(PhaseView(phase.name, phase.kind, phase.state, phase.begun, phase.over) for phase in self.phases)
+        return self._recent.view(self.elapsed, phases)
+
+    # Running.
+
+    async def run(self) -> None:
+        """Run to the end, or until ``interrupt``. Raises OperatorError where it cannot start."""
+        try:
+            await self._open()
+            self._job = Deferred.fromCoroutine(self._conduct())
+            await self._job
+        except CancelledError:
+            self.incomplete_because = INTERRUPTED
+        finally:
+            await self._close()
+
+    def interrupt(self) -> None:
+        """Stop now; what was measured so far is kept."""
+        self.incomplete_because = INTERRUPTED
+        if self._job is not None:
+            self._job.cancel()
+
+    async def _open(self) -> None:
+        self._server.open(self._watcher.note)
+        self._link.listen()
+        plan = self._apns
+        if plan is not None:
+            self._router = fleet_router(self._reactor, self.population, plan.behaviour, self._shard_of, self._push)
+            self._front = PushFront(self._reactor, plan, self._router, self._server.lab)
+            self._front.listen()
+            self._watcher.note(f"The APNs gateway listens on {self._front.url}")
+        push_began = self._server.wall_clock()
+        for number, worker in enumerate(self._workers):
+            self._submit(number, worker, push_began)
+
+    def _submit(self, number: int, worker: _Worker, push_began: float) -> None:
+        plan = ShardPlan(
+            shard=number,
+            shards=len(self._workers),
+            first=worker.indexes.start,
+            stop=worker.indexes.stop,
+            scenario=self.scenario,
+            conductor=self._link.address,
+            ca=self._link.ca,
+            secret=self._link.secrets[number],
+            enrol=self._server.enrol,
+            anchors=self._server.anchors,
+            lab_anchors_only=self._server.lab is not None,
+            server=self._server.config,
+            push=None if self._apns is None else self._apns.behaviour,
+            push_began=push_began,
+            trace=self._trace(number),
+            cores=max(1, self._cores // len(self._workers)),
+        )
+        future = self._executor.submit(run_shard, encode(plan))
+        future.add_done_callback(lambda done: self._reactor.callFromThread(self._ended, number, done))
+
+    async def _conduct(self) -> None:
+        ready = DeferredList([worker.ready for worker in self._workers], fireOnOneErrback=True, consumeErrors=True)
+        try:
+            await ready.addTimeout(READY_SECONDS, self._reactor)
+        except DeferredTimeout:
+            raise OperatorError(f"a worker process was not ready within {READY_SECONDS:g} s") from None
+        except FirstError as first:  # what kept a worker from beginning
+            first.subFailure.raiseException()
+        self._began = self._reactor.seconds()
+        self._link.broadcast(Begin())
+        for number, phase in enumerate(self.scenario.phases):
+            if phase.start_at is not None:
+                await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
+            self.phases[number].begun = self.elapsed
+            self._link.broadcast(StartPhase(number))
+            self._settle_phase(number)
+            if phase.wait:
+                await self.phases[number].ended
+        for record in self.phases:
+            await record.ended
+        await self._tail()
+
+    async def _tail(self) -> None:
+        """Let sessions that are open, and pushes that wait, come to their end; not for long."""
+        until = self._reactor.seconds() + self.scenario.load.tail
+        quiet = 0
+        while quiet < 2 and self._reactor.seconds() < until:
+            second = self._second
+            while self._second == second and self._reactor.seconds() < until and self._alive():
+                await sleep(self._reactor, _LOOK_SECONDS)
+            view = self.view()
+            busy = view.macs.get("session", 0) + view.macs.get("booting", 0)
+            quiet = 2 if not self._alive() else quiet + 1 if not busy else 0
+
+    async def _close(self) -> None:
+        self._link.broadcast(Finish(self.incomplete_because or "the run ended first"))
+        for worker in self._workers:
+            if worker.result is None and worker.problem is None:
+                try:
+                    await worker.ended.addTimeout(FINISH_SECONDS, self._reactor)
+                except DeferredTimeout:
+                    self._fail(worker, f"a worker process did not come to its end within {FINISH_SECONDS:g} s")
+        self._watcher.look(self.view())
+        self._link.close()
+        if self._front is not None:
+            await self._front.close()
+        if self._router is not None:
+            self._router.close()
+        await self._server.close()
+
+    # What the shards say.
+
+    def said(self, link: ControlLink, message: Message) -> None:
+        """A shard said something."""
+        worker = self._workers[link.shard]
+        match message:
+            case Ready():
+                if not worker.ready.called:
+                    worker.ready.callback(None)
+            case Second(t, row, phases):
+                self._second_over(link.shard, t, row, phases)
+            case Snapshot(metrics):
+                worker.snapshot = metrics
+            case PhaseOver(number, state):
+                self.phases[number].states[link.shard] = state
+                self._settle_phase(number)
+            case PushAnswer(octets) if self._router is not None:
+                self._router.answered(link.shard, octets)
+            case Note(text):
+                self._watcher.note(text)
+            case _:
+                _log.warn("worker {shard} said what it has not to say", shard=link.shard)
+
+    def gone(self, link: ControlLink, _error: PeerError) -> None:
+        """A shard's link is gone; what the shard came to, its executor tells."""
+        if self._router is not None:
+            self._router.shard_gone(link.shard)
+
+    def _second_over(self, shard: int, t: int, row: dict[str, Any], phases: dict[int, PhaseState]) -> None:
+        self.timeline.add(t, row)
+        self._recent.add(shard, row)
+        for number, state in phases.items():
+            if not self.phases[number].states.get(shard, PhaseState()).over:
+                self.phases[number].states[shard] = state
+        if t > self._second:
+            self._second = t
+            self._recent.turn()
+            self._watcher.look(self.view())
+
+    def _settle_phase(self, number: int) -> None:
+        """A phase is over when it is so in every shard that lives."""
+        record = self.phases[number]
+        missing = [
+            shard
+            for shard, worker in enumerate(self._workers)
+            if not self._is_over(worker) and not record.states.get(shard, PhaseState()).over
+        ]
+        if not missing and record.begun is not None and not record.ended.called:
+            record.over = self.elapsed
+            record.ended.callback(None)
+
+    def _ended(self, number: int, done: Future[bytes]) -> None:
+        """A shard's function returned, or its process died."""
+        worker = self._workers[number]
+        if self._is_over(worker):
+            return
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or error is not None:
+            reason = str(error) or type(error).__name__
+            _log.error("worker {number} died: {error!r}", number=number, error=error)
+            self._fail(worker, f"worker {number} died: {reason}")
+        else:
+            worker.result = decode_result(done.result())
+            if worker.result.problem is not None:
+                self._fail(worker, f"worker {number} ended early: {worker.result.problem}", worker.result.problem)
+        if not worker.ended.called:
+            worker.ended.callback(None)
+        for each in range(len(self.phases)):
+            self._settle_phase(each)
+
+    def _fail(self, worker: _Worker, problem: str, reason: str | None = None) -> None:
+        worker.problem = problem
+        self.incomplete_because = self.incomplete_because or problem
+        if not worker.ready.called:
+            worker.ready.errback(OperatorError(reason or problem))
+
+    def _is_over(self, worker: _Worker) -> bool:
+        return worker.result is not None or worker.problem is not None
+
+    def _alive(self) -> bool:
+        return not all(self._is_over(worker) for worker in self._workers)
+
+    # Pushes.
+
+    def _shard_of(self, index: int) -> int:
+        return bisect_right(self._starts, index) - 1
+
+    def _push(self, shard: int, octets: bytes) -> None:
+        self._link.send(shard, PushRequest(octets))

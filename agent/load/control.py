@@ -1,0 +1,169 @@
+"""What the conductor and its shards say to each other: messages and their frames. No I/O.
+
+The conductor (`agent.load.conductor`) begins phases and hands on pushes; a shard (`agent.load.shard`) tells how far it
+is, second by second. A frame is a length of 4 bytes, big-endian, then MessagePack of that many bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+from agent.errors import MisuseError, PeerError
+
+MAX_FRAME_BYTES = 32 * 1024 * 1024  # a snapshot has some 20 histograms of at most 200 KiB; a push has 4 KiB
+MAX_HELLO_BYTES = 4096  # before the other end is known
+_LENGTH = struct.Struct(">I")
+
+
+class ControlError(PeerError):
+    """The other end of the control link broke its rules, or is gone."""
+
+    kind = "control"
+
+
+class PhaseState(msgspec.Struct, array_like=True):
+    """How far one phase is in one shard.
+
+    ``planned`` is how many things are to be done so far as it is known, None before the phase began. ``started`` of
+    them were begun, ``done`` are over, ``failed`` of these in failure; ``late`` and ``dropped`` as in docs/results.md.
+    """
+
+    planned: int = 0
+    started: int = 0
+    done: int = 0
+    failed: int = 0
+    late: int = 0
+    dropped: int = 0
+    over: bool = False
+
+    def plus(self, other: PhaseState) -> PhaseState:
+        """Both together: the phase in two shards."""
+        return PhaseState(
+            self.planned + other.planned,
+            self.started + other.started,
+            self.done + other.done,
+            self.failed + other.failed,
+            self.late + other.late,
+            self.dropped + other.dropped,
+            self.over and other.over,
+        )
+
+
+# From a shard.
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """Who calls. ``secret`` is the one of the shard's plan."""
+
+    shard: int
+    secret: str
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The shard has made its fleet and can begin."""
+
+
+class Second(msgspec.Struct, tag="second", frozen=True):
+    """One second is over: ``row`` is for the time line, ``phases`` by the number of the phase."""
+
+    t: int
+    row: dict[str, Any]
+    phases: dict[int, PhaseState]
+
+
+class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
+    """The metrics so far, for the case that the shard does not come to its end."""
+
+    metrics: dict[str, Any]
+
+
+class PhaseOver(msgspec.Struct, tag="over", frozen=True):
+    """A phase is over in this shard; ``state`` is how it ended."""
+
+    phase: int
+    state: PhaseState
+
+
+class PushAnswer(msgspec.Struct, tag="push answer", frozen=True):
+    """What the shard's push desk answers."""
+
+    octets: bytes
+
+
+class Note(msgspec.Struct, tag="note", frozen=True):
+    """Something a person should read now."""
+
+    text: str
+
+
+# From the conductor.
+
+
+class Begin(msgspec.Struct, tag="begin", frozen=True):
+    """The run begins: the seconds of the time line count from here."""
+
+
+class StartPhase(msgspec.Struct, tag="start", frozen=True):
+    """A phase begins, by its number in the scenario."""
+
+    phase: int
+
+
+class PushRequest(msgspec.Struct, tag="push", frozen=True):
+    """A push for a Mac of this shard."""
+
+    octets: bytes
+
+
+class Finish(msgspec.Struct, tag="finish", frozen=True):
+    """End now; ``reason`` is why, for what was not started."""
+
+    reason: str
+
+
+FromShard = Hello | Ready | Second | Snapshot | PhaseOver | PushAnswer | Note
+FromConductor = Begin | StartPhase | PushRequest | Finish
+Message = FromShard | FromConductor
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """The frame of a message. Raises MisuseError where it is longer than a frame may be."""
+    octets = _encoder.encode(message)
+    if len(octets) > MAX_FRAME_BYTES:
+        raise MisuseError(f"a message of {len(octets)} bytes on the control link; at most {MAX_FRAME_BYTES} fit")
+    return _LENGTH.pack(len(octets)) + octets
+
+
+class FrameReader:
+    """Messages out of bytes, however these are cut. ``longest`` is how long a frame may be, for now."""
+
+    def __init__(self, longest: int = MAX_HELLO_BYTES) -> None:
+        self.longest = longest
+        self._buffer = bytearray()
+
+    def receive(self, octets: bytes) -> None:
+        """Bytes came."""
+        self._buffer += octets
+
+    def take(self) -> Message | None:
+        """The next message, None where it is not whole yet. Raises ControlError for what is no message."""
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._buffer)
+        if length > self.longest:
+            raise ControlError(f"a frame of {length} bytes on the control link, where at most {self.longest} are taken")
+        end = _LENGTH.size + length
+        if len(self._buffer) < end:
+            return None
+        frame = bytes(self._buffer[_LENGTH.size : end])
+        del self._buffer[:end]
+        try:
+            return _decoder.decode(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ControlError(f"a frame on the control link holds no message: {error}") from error

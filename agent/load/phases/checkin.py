@@ -1,0 +1,56 @@
+"""The Macs look for commands, woken by a push of the server or by themselves."""
+
+from __future__ import annotations
+
+from agent.errors import PeerError
+from agent.load.phases.crew import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, Crew
+from agent.load.phases.pace import NotPossible
+from agent.mdm.session import State
+from agent.net.mdm_client import MDMClient
+from agent.net.surroundings import Moment
+
+STILL_IN_SESSION = "the Mac was still in the session before"
+
+
+async def look(crew: Crew, index: int, due: Moment, seconds: float) -> None:
+    """One Mac opens a session by itself; its time counts from ``due``. Raises PeerError as the session's failure."""
+    client = _free(crew, index)
+    client.wake(due)
+    await _end(crew, client, seconds)
+
+
+async def look_when_pushed(crew: Crew, index: int, due: Moment, seconds: float) -> None:
+    """The server is asked to push one Mac, which opens a session; ``delivery`` is the whole from ``due``."""
+    if crew.server is None:
+        raise NotPossible(NO_SERVER)
+    client = _free(crew, index)
+    facts = {"request_type": "push", "udid": client.device.mac.udid}
+    try:
+        try:
+            await crew.server.push(client.device.mac.udid)
+        except PeerError as error:
+            crew.around.record("enqueue", index, due, error, facts)
+            raise
+        crew.around.record("enqueue", index, due, None, facts)
+        await _end(crew, client, seconds)
+    except PeerError as error:
+        crew.around.record("delivery", index, due, error, facts)
+        raise
+    crew.around.record("delivery", index, due, None, facts)
+
+
+def _free(crew: Crew, index: int) -> MDMClient:
+    client = crew.mac(index)
+    if client.device.enrolment is None:
+        raise NotPossible(NOT_ENROLLED)
+    if not client.device.running:
+        raise NotPossible(NOT_RUNNING)
+    if client.device.session.state is not State.CLOSED:
+        raise NotPossible(STILL_IN_SESSION)
+    return client
+
+
+async def _end(crew: Crew, client: MDMClient, seconds: float) -> None:
+    failure = await crew.watcher.session_end(client.index, seconds)
+    if failure is not None:
+        raise failure

@@ -1,0 +1,115 @@
+"""What every phase of one shard works with: its Macs, the server's API, who watches, and what was learned so far."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from agent.errors import PeerError
+from agent.lab.authorities import Authorities
+from agent.load.fleet import Fleet
+from agent.load.metrics import Metrics
+from agent.load.phases.pace import NotPossible
+from agent.load.phases.watch import Watcher
+from agent.net.in_hand import InHand
+from agent.net.mdm_client import MDMClient
+from agent.net.surroundings import Moment, Surroundings
+from agent.servers.server import Server
+
+NOT_ENROLLED = "the Mac was not enrolled"
+NOT_RUNNING = "the Mac was off or booting"
+NO_SERVER = "the scenario's server has no way to queue a command"
+
+Enrol = Callable[[MDMClient, Moment], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Crew:
+    """The Macs of a shard and what drives them.
+
+    ``server`` is None where nobody can be asked to queue a command. ``pushed`` says whether there is a push gateway.
+    ``setups`` are the answers to LOMSetupRequest by the Mac's index. ``authorities`` are the CAs of the LOM profiles:
+    a Controller and its Devices are always in one shard, so that each shard may have CAs of its own.
+    """
+
+    around: Surroundings
+    fleet: Fleet
+    metrics: Metrics
+    watcher: Watcher
+    enrol: Enrol
+    server: Server | None = None
+    pushed: bool = False
+    longest_boot: float = 0.0
+    retries: int = 0
+    setups: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    _authorities: Authorities | None = None
+
+    @property
+    def authorities(self) -> Authorities:
+        """The CAs of the LOM profiles, made when first needed."""
+        if self._authorities is None:
+            self._authorities = Authorities()
+        return self._authorities
+
+    def mac(self, index: int) -> MDMClient:
+        """One Mac, watched."""
+        client = self.fleet[index]
+        client.watch = self.watcher
+        return client
+
+    def later(self, due: Moment) -> Moment:
+        """``due``, or now where that has passed by: for the second thing of two."""
+        now = self.around.now()
+        return now if now.ticks > due.ticks else due
+
+    async def command(self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float) -> InHand:
+        """Have the server queue a command and push; return it when the server has taken the result.
+
+        The records are ``enqueue`` (the request to the server's API) and ``delivery`` (the whole), both from ``due``.
+        Raises PeerError, also where the command failed on the Mac. Raises NotPossible for a Mac that is not enrolled.
+        """
+        if self.server is None:
+            raise NotPossible(NO_SERVER)
+        if client.device.enrolment is None:
+            raise NotPossible(NOT_ENROLLED)
+        command_uuid = str(uuid.uuid4()).upper()
+        facts = {"request_type": str(command.get("RequestType", ""))[:200], "command_uuid": command_uuid}
+        waiting = Deferred.fromCoroutine(self.watcher.result(command_uuid, seconds + self.longest_boot))
+        try:
+            await self._queue(self.server, client, command_uuid, command, due, facts)
+            work = await waiting
+            if work.failure is not None:
+                raise work.failure
+        except PeerError as error:
+            self.around.record("delivery", client.index, due, error, facts)
+            raise
+        finally:
+            waiting.addErrback(lambda _: None)
+            waiting.cancel()
+        self.around.record("delivery", client.index, due, None, facts)
+        return work
+
+    async def _queue(
+        self,
+        server: Server,
+        client: MDMClient,
+        command_uuid: str,
+        command: Mapping[str, Any],
+        due: Moment,
+        facts: Mapping[str, str],
+    ) -> None:
+        udid = client.device.mac.udid
+        try:
+            await server.enqueue(udid, command_uuid, command)
+        except PeerError as error:
+            self.around.record("enqueue", client.index, due, error, facts)
+            raise
+        self.around.record("enqueue", client.index, due, None, facts)
+        if not self.pushed:
+            client.wake()  # nobody can push this Mac, so it looks by itself
+        elif not server.wakes:
+            await server.push(udid)

@@ -1,0 +1,29 @@
+"""The Macs enrol."""
+
+from __future__ import annotations
+
+from agent.errors import PeerError
+from agent.load.phases.crew import NOT_RUNNING, Crew
+from agent.load.phases.pace import NotPossible
+from agent.load.phases.sleep import sleep
+from agent.net.surroundings import Moment
+
+RETRY_SECONDS = 1.0  # before the first retry of an enrolment; doubled before each further one
+RETRY_LONGEST_SECONDS = 60.0
+
+
+async def enroll(crew: Crew, index: int, due: Moment) -> None:
+    """One Mac enrols, in as many tries as the scenario allows. Raises PeerError where the last one failed."""
+    client = crew.mac(index)
+    if not client.device.running:
+        raise NotPossible(NOT_RUNNING)
+    for attempt in range(crew.retries + 1):
+        try:
+            await crew.enrol(client, due)
+        except PeerError:
+            if attempt == crew.retries:
+                raise
+        else:
+            return
+        await sleep(crew.around.reactor, min(RETRY_LONGEST_SECONDS, RETRY_SECONDS * 2.0**attempt))
+        due = crew.around.now()

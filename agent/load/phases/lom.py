@@ -1,0 +1,221 @@
+"""LOM: the Macs are made ready for it, and power one another through their Controllers."""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from agent.errors import PeerError
+from agent.lab.profiles import lom_profile
+from agent.load.phases.crew import Crew
+from agent.load.phases.pace import NotPossible
+from agent.load.phases.sleep import sleep
+from agent.lom.power import Power
+from agent.lom.requests import PowerRequest
+from agent.net.mdm_client import MDMClient
+from agent.net.surroundings import Moment
+
+NOT_SET_UP = "the Mac was not set up for LOM"
+NO_CONTROLLER = "the segment's Controller was not set up for LOM"
+OFF_SECONDS = 10.0  # in which a Mac that answered PowerOFF has to be down; a Controller answers its server first
+_LOOK_SECONDS = 0.02
+
+SetupAnswer = Mapping[str, Any]
+
+
+class ResultWrong(PeerError):
+    """A Mac's result is not what the command asks for."""
+
+    kind = "bad_result"
+
+
+class StillOn(PeerError):
+    """A Mac that was switched off goes on talking."""
+
+    kind = "still_on"
+
+
+class NotBack(PeerError):
+    """A Mac that was to boot did not end a session in good order in time."""
+
+    kind = "not_back"
+
+
+async def set_up(crew: Crew, index: int, due: Moment, seconds: float, *, install: bool) -> None:
+    """One Mac gets its LOM profile, where ``install`` says so, and answers LOMSetupRequest. Raises PeerError."""
+    client = crew.mac(index)
+    mac = client.device.mac
+    if install:
+        roles = {"device": "device" in mac.roles, "controller": "controller" in mac.roles}
+        profile = lom_profile(crew.authorities, mac.dns_name, **roles)
+        await crew.command(client, {"RequestType": "InstallProfile", "Payload": profile}, due, seconds)
+        due = crew.around.now()
+    try:
+        work = await crew.command(client, {"RequestType": "LOMSetupRequest"}, due, seconds)
+        answer = {} if work.result is None else work.result.answer
+        check_setup_answer(answer)
+    except PeerError as error:
+        crew.around.record("lom_setup", index, due, error)
+        raise
+    crew.setups[index] = answer
+    crew.around.record("lom_setup", index, due)
+
+
+async def power(
+    crew: Crew, controller: int, targets: Sequence[int], request: PowerRequest, due: Moment, seconds: float
+) -> None:
+    """One LOMDeviceRequest for all ``targets`` to their Controller, and what comes of it. Raises PeerError.
+
+    Each target leaves the record ``lom_device``, and ``return`` where it boots: until its first session ended in good
+    order. The Controller itself, where it is a target, comes last.
+    """
+    if controller not in crew.setups:
+        raise NotPossible(NO_CONTROLLER)
+    clients = [crew.mac(index) for index in targets if index in crew.setups]
+    if not clients:
+        raise NotPossible(NOT_SET_UP)
+    clients.sort(key=lambda client: client.index == controller)
+    back = {
+        client.index: Deferred.fromCoroutine(until_back(crew, client, due, client.boots, seconds))
+        for client in clients
+        if _will_boot(client, request)
+    }  # already now: a Mac may be back before the server has taken the Controller's result
+    try:
+        failures = await _request(crew, crew.mac(controller), clients, request, due, seconds)
+        for index, waiting in back.items():
+            if failures[index] is not None:
+                waiting.addErrback(lambda _: None).cancel()
+        good = [client for client in clients if failures[client.index] is None]
+        if request is PowerRequest.OFF:
+            for client in good:
+                await _until_off(crew, client, due)
+        await all_of([back[client.index] for client in good if client.index in back])
+    finally:
+        for waiting in back.values():
+            waiting.addErrback(lambda _: None).cancel()
+    wrong = next((failure for failure in failures.values() if failure is not None), None)
+    if wrong is not None:
+        raise wrong
+
+
+async def all_of(waiting: Sequence[Deferred[None]]) -> None:
+    """Wait for all; the first error, in their order, is raised when all are over."""
+    outcomes = await DeferredList(list(waiting), consumeErrors=True)
+    for good, outcome in outcomes:
+        if not good:
+            outcome.raiseException()
+
+
+async def until_back(crew: Crew, client: MDMClient, due: Moment, boots: int, seconds: float) -> None:
+    """Wait until a Mac that had come up ``boots`` times is up again and has ended a session in good order.
+
+    The record is ``return``, from ``due``. Raises PeerError.
+    """
+    ends = due.ticks + seconds + crew.longest_boot
+    error: PeerError | None = None
+    while (left := ends - crew.around.reactor.seconds()) > 0.0:
+        try:
+            failure = await crew.watcher.session_end(client.index, left)
+        except PeerError as stuck:
+            error = error or stuck
+            break
+        if failure is None and client.boots > boots:
+            crew.around.record("return", client.index, due)
+            return
+        error = failure
+    not_back = NotBack(f"no session in good order within {seconds + crew.longest_boot:g} s: {error or 'none at all'}")
+    crew.around.record("return", client.index, due, not_back)
+    raise not_back
+
+
+def _will_boot(client: MDMClient, request: PowerRequest) -> bool:
+    """Whether the request makes a Mac of this state come up anew."""
+    if request is PowerRequest.ON:
+        return client.device.power.state is not Power.ON
+    return request is PowerRequest.RESET
+
+
+async def _request(
+    crew: Crew, controller: MDMClient, clients: Sequence[MDMClient], request: PowerRequest, due: Moment, seconds: float
+) -> dict[int, PeerError | None]:
+    """What failed by the Mac's index; each request has exactly the lists that its Mac answered."""
+    items = {str(uuid.uuid4()).upper(): client for client in clients}
+    command = {
+        "RequestType": "LOMDeviceRequest",
+        "RequestList": [
+            {
+                "DeviceRequestType": request.value,
+                "DeviceRequestUUID": request_uuid,
+                "DeviceDNSName": client.device.mac.dns_name,
+                "PrimaryIPv6AddressList": crew.setups[client.index]["PrimaryIPv6AddressList"],
+                "SecondaryIPv6AddressList": crew.setups[client.index]["SecondaryIPv6AddressList"],
+                "LOMProtocolVersion": crew.setups[client.index]["LOMProtocolVersion"],
+            }
+            for request_uuid, client in items.items()
+        ],
+    }
+    failures: dict[str, PeerError | None]
+    try:
+        work = await crew.command(controller, command, due, seconds)
+        failures = item_failures({} if work.result is None else work.result.answer, list(items))
+    except PeerError as error:
+        failures = dict.fromkeys(items, error)
+    for request_uuid, client in items.items():
+        facts = {"request": request.value, "request_uuid": request_uuid}
+        crew.around.record("lom_device", client.index, due, failures[request_uuid], facts)
+    return {client.index: failures[request_uuid] for request_uuid, client in items.items()}
+
+
+async def _until_off(crew: Crew, client: MDMClient, due: Moment) -> None:
+    until = crew.around.reactor.seconds() + OFF_SECONDS
+    while client.device.running:
+        if crew.around.reactor.seconds() >= until:
+            error = StillOn("the Mac answered PowerOFF with success, but still runs")
+            crew.around.record("lom_device", client.index, due, error)
+            raise error
+        await sleep(crew.around.reactor, _LOOK_SECONDS)
+
+
+def check_setup_answer(answer: SetupAnswer) -> None:
+    """Whether a LOMSetupRequest's answer has what the schema requires. Raises ResultWrong.
+
+    Source: apple-schema commands/lom.setuprequest.yaml, responsekeys.
+    """
+    addresses = []
+    for key in ("PrimaryIPv6AddressList", "SecondaryIPv6AddressList"):
+        listed = answer.get(key)
+        if not isinstance(listed, list | tuple):
+            raise ResultWrong(f"the answer to LOMSetupRequest lacks the array {key}")
+        addresses += listed
+    if not addresses:
+        raise ResultWrong("the answer to LOMSetupRequest has no address")
+    for address in addresses:
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError as error:
+            raise ResultWrong(f"the answer to LOMSetupRequest has an address that is none: {error}") from error
+    if not isinstance(answer.get("LOMProtocolVersion"), int):
+        raise ResultWrong("the answer to LOMSetupRequest lacks the integer LOMProtocolVersion")
+
+
+def item_failures(answer: Mapping[str, Any], request_uuids: list[str]) -> dict[str, PeerError | None]:
+    """What failed, by DeviceRequestUUID, in the answer to a LOMDeviceRequest; None where the item succeeded.
+
+    Source: apple-schema commands/lom.devicerequest.yaml, responsekeys.
+    """
+    listed = answer.get("ResponseList")
+    items = {item.get("DeviceRequestUUID"): item for item in listed or () if isinstance(item, dict)}
+    failures: dict[str, PeerError | None] = {}
+    for request_uuid in request_uuids:
+        item = items.get(request_uuid)
+        if item is None:
+            failures[request_uuid] = ResultWrong("the answer's ResponseList lacks an item of the request")
+        elif item.get("DeviceRequestSuccess") is True:
+            failures[request_uuid] = None
+        else:
+            failures[request_uuid] = ResultWrong(str(item.get("DeviceRequestReturnError", "no reason given")))
+    return failures

@@ -1,0 +1,167 @@
+"""Begin things when they are due, or so many at a time, and count what became of each.
+
+The schedule comes from `agent.load.arrivals`; what is begun comes from the phases. Nothing waits for what was begun
+before it: a server that stalls gets what is due all the same, and times count from the due moment (an open system).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from agent.errors import LomAgentError, PeerError
+from agent.load.arrivals import Arrival
+from agent.load.concurrently import for_each
+from agent.load.control import PhaseState
+from agent.load.metrics import Metrics
+from agent.net.reactor import Clock
+from agent.net.surroundings import Moment
+
+LATE_SECONDS = 0.1  # what began later than this after its due time was late; see docs/results.md
+IMPOSSIBLE_SECONDS = 0.05  # of rest in a closed loop after what could not begin: it would spin otherwise
+TURN_SECONDS = 0.005  # that beginning things may take before the reactor sees to what is under way
+
+Work = Callable[[int, Moment], Coroutine[Any, Any, None]]
+
+
+class NotPossible(LomAgentError):
+    """The Mac could not begin what was due: it is off, not enrolled, or still at the last thing. Counts as dropped."""
+
+    kind = "not_possible"
+
+
+class Pace:
+    """The pace of one phase in one shard; ``operation`` is what late and dropped things count under.
+
+    ``state`` is kept up to date. A defect in the work is raised by whoever waits for the phase.
+    """
+
+    def __init__(
+        self, clock: Clock, now: Callable[[], Moment], metrics: Metrics, operation: str, state: PhaseState
+    ) -> None:
+        self._clock = clock
+        self._now = now
+        self._metrics = metrics
+        self._operation = operation
+        self._state = state
+        self._under_way: set[Deferred[None]] = set()
+        self._quiet: Deferred[None] | None = None
+        self._defect: Failure | None = None
+        self.reason = "the run ended first"
+
+    async def open(self, arrivals: Iterable[Arrival], work: Work) -> None:
+        """Begin each thing when it is due, and wait until all are over. What a cancel leaves is dropped."""
+        began = self._now()
+        row = iter(arrivals)
+        arrival: Arrival | None = None
+        turn_ends = self._clock.seconds() + TURN_SECONDS
+        try:
+            for arrival in row:
+                now = self._clock.seconds()
+                wait = began.ticks + arrival.due - now
+                if wait > 0.0 or now >= turn_ends:
+                    await self._pause(max(0.0, wait))
+                    turn_ends = self._clock.seconds() + TURN_SECONDS
+                due, arrival = arrival, None
+                self._begin(due.target, Moment(began.wall + due.due, began.ticks + due.due), work)
+            await self._until_quiet()
+        except CancelledError:
+            self._drop(row, one_more=arrival is not None)
+            raise
+        finally:
+            self._cancel_all()
+        self._raise_defect()
+
+    async def closed(self, targets: Iterable[int], at_once: int, work: Work, seconds: float | None = None) -> None:
+        """Begin the next thing when one is over, ``at_once`` at a time, for ``seconds`` at the most."""
+        until = None if seconds is None else self._clock.seconds() + seconds
+        row = iter(targets)
+
+        def in_time() -> Iterator[int]:
+            for target in row:
+                if until is not None and self._clock.seconds() >= until:
+                    return
+                yield target
+
+        async def one(target: int) -> None:
+            dropped = self._state.dropped
+            await self._begin(target, self._now(), work)
+            if self._state.dropped > dropped:
+                await self._pause(IMPOSSIBLE_SECONDS)
+
+        try:
+            await for_each(in_time(), at_once, one)
+        except CancelledError:
+            if seconds is None:
+                self._drop(row, one_more=False)
+            raise
+        finally:
+            self._cancel_all()
+        self._raise_defect()
+
+    def _begin(self, target: int, due: Moment, work: Work) -> Awaitable[None]:
+        state = self._state
+        state.started += 1
+        late = self._clock.seconds() - due.ticks > LATE_SECONDS
+        running = Deferred.fromCoroutine(work(target, due))
+        over: Deferred[None] = Deferred()
+
+        def ended(outcome: object) -> None:
+            self._under_way.discard(running)
+            self._count(outcome, late)
+            over.callback(None)
+            if self._quiet is not None and not self._under_way:
+                quiet, self._quiet = self._quiet, None
+                quiet.callback(None)
+
+        self._under_way.add(running)
+        running.addBoth(ended)
+        return over
+
+    def _count(self, outcome: object, late: bool) -> None:
+        state = self._state
+        if isinstance(outcome, Failure):
+            if outcome.check(NotPossible) is not None:
+                state.started -= 1
+                state.dropped += 1
+                self._metrics.dropped(self._operation, str(outcome.value))
+                return
+            if outcome.check(PeerError) is not None:
+                state.failed += 1
+            elif outcome.check(CancelledError) is None:
+                self._defect = self._defect or outcome
+        if late:
+            state.late += 1
+            self._metrics.late(self._operation)
+        if not (isinstance(outcome, Failure) and outcome.check(CancelledError)):
+            state.done += 1
+
+    def _drop(self, row: Iterable[object], *, one_more: bool) -> None:
+        for _ in row:
+            self._state.dropped += 1
+            self._metrics.dropped(self._operation, self.reason)
+        if one_more:
+            self._state.dropped += 1
+            self._metrics.dropped(self._operation, self.reason)
+
+    async def _until_quiet(self) -> None:
+        if self._under_way:
+            self._quiet = Deferred()
+            await self._quiet
+
+    async def _pause(self, seconds: float) -> None:
+        over: Deferred[None] = Deferred(lambda _: timer.cancel())
+        timer = self._clock.callLater(seconds, over.callback, None)
+        await over
+
+    def _cancel_all(self) -> None:
+        self._quiet = None
+        for running in list(self._under_way):
+            running.cancel()
+
+    def _raise_defect(self) -> None:
+        if self._defect is not None:
+            self._defect.raiseException()

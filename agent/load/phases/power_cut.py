@@ -1,0 +1,41 @@
+"""The mains power of segments goes and comes back: every Mac that ran boots, and all look for commands at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+
+from agent.load.phases.crew import Crew
+from agent.load.phases.lom import all_of, until_back
+from agent.load.phases.sleep import sleep
+from agent.net.mdm_client import MDMClient
+from agent.net.surroundings import Moment
+
+
+async def cut_power(crew: Crew, indexes: Sequence[int], due: Moment, away: float, seconds: float) -> None:
+    """One segment loses its power at ``due`` for ``away`` seconds.
+
+    Its Macs that ran and are enrolled leave the record ``return`` each, from the moment at which the power is back.
+    Raises PeerError where one of them is not back.
+    """
+    clients = [crew.mac(index) for index in indexes]
+    ran = [client for client in clients if client.device.running and client.device.enrolment is not None]
+    for client in clients:
+        client.cut_mains()
+    try:
+        await sleep(crew.around.reactor, max(0.0, due.ticks + away - crew.around.reactor.seconds()))
+    finally:
+        for client in clients:
+            client.restore_mains()
+    back = Moment(due.wall + away, due.ticks + away)
+    waits = [Deferred.fromCoroutine(_back(crew, client, back, seconds)) for client in ran]
+    try:
+        await all_of(waits)
+    finally:
+        for waiting in waits:
+            waiting.addErrback(lambda _: None).cancel()
+
+
+async def _back(crew: Crew, client: MDMClient, due: Moment, seconds: float) -> None:
+    await until_back(crew, client, due, client.boots, seconds)

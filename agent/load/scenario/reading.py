@@ -1,0 +1,119 @@
+"""From a TOML file and the operator's overrides to a Scenario in which everything fits together.
+
+What was left out and follows from the rest is filled in: names of phases, commands and replays from their files,
+whether there is a push gateway. Files that a scenario names are relative to its own folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agent.errors import OperatorError
+from agent.load.scenario.check_phases import checked_phases
+from agent.load.scenario.check_tables import checked_tables
+from agent.load.scenario.complaints import check_keys, complaint
+from agent.load.scenario.keys import PHASE, keys_of, phase_label, phase_table
+from agent.load.scenario.overrides import overridden
+from agent.load.scenario.shown import as_document
+from agent.load.scenario.types import Scenario
+
+__all__ = ["as_document", "read_scenario", "scenario_from"]
+
+MAX_BYTES = 1024 * 1024
+
+
+def read_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    """The scenario in a file, with ``--set`` texts put over it. Raises OperatorError, which names file and key."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OperatorError(f"the scenario {path} cannot be read: {reason}") from error
+    if len(data) > MAX_BYTES:
+        raise OperatorError(f"the scenario {path} is over {MAX_BYTES:,} bytes long; put replays and commands in files")
+    try:
+        document = tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise OperatorError(f"the scenario {path} is no UTF-8 text, at byte {error.start}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise OperatorError(f"the scenario {path} is no TOML: {error}") from error
+    return scenario_from(document, overrides, where=str(path), folder=path.parent)
+
+
+def scenario_from(
+    document: dict[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    where: str = "the scenario",
+    folder: Path | None = None,
+) -> Scenario:
+    """The scenario that a document makes. ``folder`` is what its files are relative to; None: the working directory.
+
+    Files in overrides are relative to the working directory. Raises OperatorError, which begins with ``where``.
+    """
+    try:
+        if folder is not None:
+            document = copy.deepcopy(document)
+            _place_files(document, folder)
+        document = overridden(document, overrides)
+        check_keys(document)
+        _check_numbers(document, "")
+        scenario = msgspec.convert(document, Scenario)
+        return checked_phases(checked_tables(scenario))
+    except msgspec.ValidationError as error:
+        raise OperatorError(f"{where}: {complaint(error, document)}") from error
+    except OperatorError as error:
+        raise OperatorError(f"{where}: {error}") from error
+    except RecursionError:
+        raise OperatorError(f"{where} is nested too deeply") from None
+
+
+def _check_numbers(value: Any, path: str) -> None:
+    """Refuse what TOML can say and nobody can mean, also where any value is taken."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_numbers(inner, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_numbers(inner, phase_label(number, inner) if path == PHASE else f"{path}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise OperatorError(f"{path} should be a finite number, but is {value}")
+
+
+def _place_files(document: dict[str, Any], folder: Path) -> None:
+    for table, values in _tables(document):
+        for name, key in keys_of(table).items():
+            value = values.get(name)
+            if key.path and isinstance(value, str):
+                values[name] = _placed(value, folder)
+            elif key.path and isinstance(value, list):
+                values[name] = [_placed(each, folder) if isinstance(each, str) else each for each in value]
+
+
+def _placed(name: str, folder: Path) -> str:
+    return name if "://" in name or not name else str(folder / name)
+
+
+def _tables(document: dict[str, Any]) -> Iterator[tuple[type[Struct], dict[str, Any]]]:
+    waiting: list[tuple[type[Struct], dict[str, Any]]] = [(Scenario, document)]
+    phases = document.get(PHASE)
+    for phase in phases if isinstance(phases, list) else ():
+        kind = phase_table(phase)
+        if kind is not None:
+            waiting.append((kind, phase))
+    while waiting:
+        table, values = waiting.pop()
+        yield table, values
+        for name, key in keys_of(table).items():
+            if key.table is not None and isinstance(inner := values.get(name), dict):
+                waiting.append((key.table, inner))

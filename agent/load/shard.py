@@ -1,0 +1,232 @@
+"""One shard: a range of whole segments of the fleet, run by one reactor in one process, alone.
+
+``run_shard`` takes and returns plain data and may be called by any executor, in a process or in a thread: it makes a
+reactor of its own and leaves nothing behind. Over the control link it hears when phases begin and which of its Macs
+are pushed, and tells how far it is.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+
+from agent.errors import LomAgentError, PeerError
+from agent.load.census import Census
+from agent.load.control import (
+    Begin,
+    Finish,
+    Hello,
+    Message,
+    Note,
+    PhaseOver,
+    PushAnswer,
+    PushRequest,
+    Ready,
+    Second,
+    Snapshot,
+    StartPhase,
+)
+from agent.load.control_link import ControlLink, connect
+from agent.load.phases.running import PhaseRun
+from agent.load.shard_parts import ShardParts
+from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
+from agent.load.strain import Strain
+
+SNAPSHOT_SECONDS = 5
+GONE = "the conductor is gone"
+
+
+def run_shard(plan: bytes) -> bytes:
+    """Run the shard of an encoded plan to its end, and return its encoded result.
+
+    What keeps it from beginning, or ends it early, is the result's ``problem``. Raises only what is a defect.
+    """
+    decoded = decode_plan(plan)
+    reactor = own_reactor()
+    shard = Shard(reactor, decoded)
+    outcomes: list[ShardResult | Failure] = []
+
+    def ended(outcome: ShardResult | Failure) -> None:
+        outcomes.append(outcome)
+        reactor.stop()
+
+    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(shard.run()).addBoth(ended))
+    reactor.run(installSignalHandlers=False)
+    outcome = outcomes[0]
+    if isinstance(outcome, Failure):
+        outcome.raiseException()
+    return encode(outcome)
+
+
+def own_reactor() -> Any:
+    """A reactor that is not the process's own one: nothing is installed, and there may be several."""
+    if sys.platform == "linux":
+        from twisted.internet.epollreactor import EPollReactor
+
+        return EPollReactor()
+    if sys.platform == "darwin" or "bsd" in sys.platform:
+        from twisted.internet.kqreactor import KQueueReactor
+
+        return KQueueReactor()
+    from twisted.internet.selectreactor import SelectReactor
+
+    return SelectReactor()
+
+
+class Shard:
+    """One shard on one reactor."""
+
+    def __init__(self, reactor: Any, plan: ShardPlan) -> None:
+        self._reactor = reactor
+        self._plan = plan
+        self._link: ControlLink | None = None
+        self._finished: Deferred[None] = Deferred()
+        self._reason = "the run ended first"
+        self._running: dict[int, tuple[PhaseRun, Deferred[None]]] = {}
+        self._strain = Strain(reactor)
+        self._parts: ShardParts | None = None
+        self._census: Census | None = None
+        self._seconds: LoopingCall | None = None
+        self._second = -1
+
+    async def run(self) -> ShardResult:
+        """Run until the conductor ends it, or is gone."""
+        plan = self._plan
+        problem: str | None = None
+        try:
+            hello = Hello(plan.shard, plan.secret)
+            self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
+            self._parts = ShardParts(self._reactor, plan, self._note)
+            self._parts.open()
+            self._census = Census(self._parts.fleet, self._reactor)
+            self._census.begin()
+            self._strain.begin()
+            self._link.send(Ready())
+            await self._finished
+        except LomAgentError as error:
+            problem = str(error)
+        finally:
+            result = await self._end(problem)
+        return result
+
+    async def _end(self, problem: str | None) -> ShardResult:
+        await self._stop_phases()
+        if self._seconds is not None and self._seconds.running:
+            self._tell_second(1)
+            self._seconds.stop()
+        self._strain.stop()
+        if self._census is not None:
+            self._census.stop()
+        parts = self._parts
+        if parts is not None:
+            await parts.close()
+        if self._link is not None:
+            self._link.close()
+        return ShardResult(
+            shard=self._plan.shard,
+            metrics={} if parts is None else parts.metrics.snapshot(),
+            lag=self._strain.lag.encoded(),
+            cpu_s=self._strain.cpu_s,
+            cpu_by_second=self._strain.cpu_by_second,
+            max_rss_kib=max_rss_kib(),
+            keys_reused=0 if parts is None else parts.keys_reused,
+            push=None if parts is None else parts.push_counts,
+            handshakes={} if parts is None else parts.handshakes,
+            problem=problem,
+        )
+
+    # What the link calls.
+
+    def said(self, link: ControlLink, message: Message) -> None:
+        """The conductor said something."""
+        match message:
+            case Begin():
+                self._begin()
+            case StartPhase(phase):
+                self._start(phase)
+            case PushRequest(octets) if self._parts is not None and self._parts.desk is not None:
+                link.send(PushAnswer(self._parts.desk.receive(octets)))
+            case Finish(reason):
+                self._finish(reason)
+            case _:
+                pass
+
+    def gone(self, _link: ControlLink, error: PeerError) -> None:
+        """The conductor is gone: nobody waits for this shard any more."""
+        self._link = None
+        self._finish(f"{GONE}: {error}")
+
+    def _finish(self, reason: str) -> None:
+        self._reason = reason
+        if not self._finished.called:
+            self._finished.callback(None)
+
+    def _note(self, text: str) -> None:
+        self._send(Note(text))
+
+    def _send(self, message: Message) -> None:
+        if self._link is not None:
+            self._link.send(message)
+
+    # Time.
+
+    def _begin(self) -> None:
+        self._strain.second()
+        self._seconds = LoopingCall.withCount(self._tell_second)
+        self._seconds.clock = self._reactor
+        self._seconds.start(1.0, now=False).addErrback(self._defect)
+
+    def _tell_second(self, passed: int) -> None:
+        """A second is over, or several in which the loop was blocked: the last one gets what happened in all."""
+        parts, census = self._parts, self._census
+        if parts is None or census is None:
+            return
+        lag, cpu = self._strain.second()
+        gauges = {"macs": census.macs, "connections": parts.connections, "pushes_waiting": parts.pushes_waiting}
+        for _ in range(passed - 1):
+            self._second += 1
+            self._send(Second(self._second, {**gauges, "lag_ms": lag, "cpu": cpu}, {}))
+        self._second += 1
+        row = {**gauges, "operations": parts.metrics.take_second(), "lag_ms": lag, "cpu": cpu}
+        states = {number: run.state for number, (run, _) in self._running.items()}
+        self._send(Second(self._second, row, states))
+        parts.rest()
+        if self._second % SNAPSHOT_SECONDS == SNAPSHOT_SECONDS - 1:
+            self._send(Snapshot(parts.metrics.snapshot()))
+
+    # Phases.
+
+    def _start(self, number: int) -> None:
+        if self._parts is None or self._finished.called:
+            return
+        run = PhaseRun(self._plan.scenario.phases[number], self._parts.crew, self._parts.part)
+        over = Deferred.fromCoroutine(run.run())
+        self._running[number] = run, over
+        over.addBoth(partial(self._over, number, run))
+
+    def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
+        self._send(PhaseOver(number, run.state))
+        if isinstance(outcome, Failure) and outcome.check(CancelledError) is None:
+            self._defect(outcome)
+
+    def _defect(self, failure: Failure) -> None:
+        if not self._finished.called:
+            self._finished.errback(failure)
+
+    async def _stop_phases(self) -> None:
+        for run, over in self._running.values():
+            run.stop_because(self._reason)
+            over.cancel()
+        await DeferredList([over for _, over in self._running.values()], consumeErrors=True)
+
+
+def max_rss_kib() -> int:
+    """The most memory that this process had, in KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak  # getrusage(2): bytes on macOS, else KiB

@@ -1,0 +1,173 @@
+"""What one shard is made of: its Macs, their LOM network, keys, push desk, the server's API, metrics and trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cryptography import x509
+from twisted.internet.defer import maybeDeferred
+
+from agent.fleet.derivation import Derivation
+from agent.fleet.durations import parse_duration
+from agent.fleet.population import Population
+from agent.load.fleet import Fleet, Manners
+from agent.load.metrics import Metrics
+from agent.load.open_files import allow_open_files
+from agent.load.phases.crew import Crew, Enrol
+from agent.load.phases.running import Part
+from agent.load.phases.watch import Watcher
+from agent.load.push import fleet_desk
+from agent.load.scenario.types import EnrollPhase, FleetPart, PowerPart
+from agent.load.shard_plan import EnrolAt, ShardPlan, server_config
+from agent.load.trace import TraceFile, several
+from agent.lom.power import PowerChoices
+from agent.mdm.session import Timing
+from agent.net.keys import KeyPool, parse_keys
+from agent.net.lom_networks import make_network
+from agent.net.mdm_client import MDMClient
+from agent.net.resolver import Resolver
+from agent.net.surroundings import Moment, Surroundings
+from agent.net.tls import TLSContexts
+from agent.servers.opening import open_server
+
+SCEP_KEY_BITS = 2048  # of the lab's SCEP payload
+
+
+def manners_of(fleet: FleetPart) -> Manners:
+    """How the Macs behave, as the scenario says it. Raises OperatorError."""
+    power: PowerPart = fleet.power
+    return Manners(
+        not_now=fleet.not_now,
+        not_now_for=fleet.not_now_for,
+        timing=Timing(not_now=fleet.not_now_retry),
+        boot=parse_duration(fleet.boot),
+        shutdown=parse_duration(fleet.shutdown),
+        power=PowerChoices(**{name: getattr(power, name) for name in power.__struct_fields__}),
+    )
+
+
+class ShardParts:
+    """Everything of one shard, made but not open. Raises OperatorError where a part cannot be made."""
+
+    def __init__(self, reactor: Any, plan: ShardPlan, note: Callable[[str], None]) -> None:
+        scenario = plan.scenario
+        allow_open_files(plan.stop - plan.first)
+        self.metrics = Metrics()
+        self._trace = None if plan.trace is None else TraceFile(plan.trace)
+        observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
+        self._network = make_network(scenario.lom.network, reactor, observer)
+        shared = parse_keys(scenario.server.keys)
+        own = None if shared is None else max(1, shared // plan.shards)
+        self._keys = KeyPool(reactor, own, processes=plan.cores)
+        self._contexts = TLSContexts(system_anchors=not plan.lab_anchors_only, short_keys=True)
+        resolver = Resolver(reactor, reactor.nameResolver)
+        self.around = Surroundings(
+            reactor=reactor,
+            resolver=resolver,
+            contexts=self._contexts,
+            network=self._network,
+            keys=self._keys,
+            observer=observer,
+            anchors=tuple(x509.load_der_x509_certificate(anchor) for anchor in plan.anchors),
+            insecure=scenario.server.insecure,
+            on_warning=lambda text: note(f"Warning: {text}"),
+            stage=self.metrics.stage,
+            resume=scenario.tls.resume,
+        )
+        population = Population(scenario.fleet.seed, scenario.fleet.devices, scenario.fleet.segment_size)
+        indexes = range(plan.first, plan.stop)
+        manners = manners_of(scenario.fleet)
+        self.fleet = Fleet(population, self.around, manners, indexes)
+        self.desk = None
+        if plan.push is not None:
+            self.desk = fleet_desk(self.fleet, self.around, plan.push, began=plan.push_began)
+        self._server = None
+        if plan.server is not None:
+            self._server = open_server(server_config(plan.server), reactor, resolver, population.__getitem__)
+        self.crew = Crew(
+            around=self.around,
+            fleet=self.fleet,
+            metrics=self.metrics,
+            watcher=Watcher(reactor),
+            enrol=_enrol_of(plan),
+            server=self._server,
+            pushed=self.desk is not None,
+            longest_boot=manners.boot.draw(lambda: 1.0) + manners.shutdown.draw(lambda: 1.0),
+            retries=scenario.server.retries,
+        )
+        source = Derivation(scenario.fleet.seed)
+        self.part = Part(population, source, indexes, plan.shard, plan.shards, scenario.load)
+        self._scep = scenario.server.identity == "scep" and any(
+            isinstance(phase, EnrollPhase) for phase in scenario.phases
+        )
+
+    @property
+    def connections(self) -> int:
+        """How many connections to the server are open."""
+        return self._contexts.open_connections
+
+    @property
+    def pushes_waiting(self) -> int:
+        """How many notifications wait for Macs that are away."""
+        return 0 if self.desk is None else int(self.desk.counts["waiting"])
+
+    @property
+    def keys_reused(self) -> int:
+        """How many identities got a key that another one has, too."""
+        return self._keys.reused
+
+    @property
+    def push_counts(self) -> dict[str, Any] | None:
+        """What became of the pushes."""
+        return None if self.desk is None else self.desk.counts
+
+    @property
+    def handshakes(self) -> dict[str, int]:
+        """TLS handshakes with the server, full and resumed."""
+        return {"full": self._contexts.handshakes_full, "resumed": self._contexts.handshakes_resumed}
+
+    def open(self) -> None:
+        """Let LOM Devices be reached and pushes be delivered. Raises OperatorError."""
+        self._network.listen()
+        if self.desk is not None:
+            self.desk.open()
+        if self._scep:
+            self._keys.expect(len(self.fleet), SCEP_KEY_BITS)
+
+    def rest(self) -> None:
+        """Once a second: Macs that are quiet take less memory."""
+        self.fleet.rest()
+
+    async def close(self) -> None:
+        """Close everything; the trace is whole afterwards."""
+        if self.desk is not None:
+            self.desk.close()
+        if self._server is not None:
+            self._server.close()
+        self.fleet.close()
+        await maybeDeferred(self._network.close)
+        self._keys.close()
+        if self._trace is not None:
+            self._trace.close()
+
+
+def _enrol_of(plan: ShardPlan) -> Enrol:
+    """How a Mac enrols."""
+    enrol = plan.enrol
+    if isinstance(enrol, EnrolAt):
+        url = enrol.url
+
+        async def enrol_at(client: MDMClient, due: Moment) -> None:
+            await client.enroll_at(url, due)
+
+        return enrol_at
+    profile = enrol.profile
+
+    async def fetch() -> bytes:
+        return profile
+
+    async def enrol_with(client: MDMClient, due: Moment) -> None:
+        await client.enroll(fetch, due)
+
+    return enrol_with

@@ -1,0 +1,74 @@
+"""Whether the load generator itself kept up: a busy one measures itself and calls it the server.
+
+Each worker measures its event loop's lag and its CPU; what they say becomes the key ``generator`` of the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.load.latencies import Latencies
+from agent.report.schema import GeneratorDocument, LagDocument, WorkerDocument
+
+LAG_P99_MS = 50.0  # half of what makes a start late
+BUSY_SHARE = 0.9  # of a core
+BUSY_SECONDS = 0.1  # of the seconds
+
+_DECIMALS = 3
+
+
+def generator_document(workers: Sequence[Mapping[str, Any]]) -> GeneratorDocument:
+    """The verdict over the workers.
+
+    Of each: ``worker`` (its number), ``lag`` (an encoded histogram as `Latencies` makes, or ``p50``, ``p99`` and
+    ``max`` in ms, or None where the worker did not live to tell), ``cpu_s``, ``cpu_by_second`` (shares of a core) and
+    ``max_rss_kib``. Of no workers nothing is known, so that they are not to be trusted.
+    """
+    documents = [_worker(facts) for facts in workers]
+    reasons = [] if workers else ["The load generator did not measure itself."]
+    for document, facts in zip(documents, workers, strict=True):
+        reasons += _reasons(document, facts["cpu_by_second"])
+    return {"trustworthy": not reasons, "reasons": reasons, "workers": documents}
+
+
+def _worker(facts: Mapping[str, Any]) -> WorkerDocument:
+    return {
+        "worker": facts["worker"],
+        "lag_ms": _lag(facts["lag"]),
+        "cpu_s": round(facts["cpu_s"], _DECIMALS),
+        "busiest_second": round(max(facts["cpu_by_second"], default=0.0), _DECIMALS),
+        "max_rss_kib": facts["max_rss_kib"],
+    }
+
+
+def _lag(lag: str | Mapping[str, float] | None) -> LagDocument:
+    if lag is None:
+        return {"p50": None, "p99": None, "max": None}
+    if isinstance(lag, str):
+        summary = Latencies.of(lag).summary()
+        lag = {"p50": summary.p50 or 0.0, "p99": summary.p99 or 0.0, "max": summary.max or 0.0}
+    return {
+        "p50": round(lag["p50"], _DECIMALS),
+        "p99": round(lag["p99"], _DECIMALS),
+        "max": round(lag["max"], _DECIMALS),
+    }
+
+
+def _reasons(worker: WorkerDocument, shares: Sequence[float]) -> list[str]:
+    reasons = []
+    p99 = worker["lag_ms"]["p99"]
+    if p99 is None:
+        reasons.append(f"Worker {worker['worker']} did not tell how it kept up.")
+    elif p99 > LAG_P99_MS:
+        reasons.append(
+            f"The event loop of worker {worker['worker']} lagged by {p99:.0f} ms (p99); "
+            f"no more than {LAG_P99_MS:.0f} ms is to be trusted."
+        )
+    busy = sum(share > BUSY_SHARE for share in shares)
+    if busy > BUSY_SECONDS * len(shares):
+        reasons.append(
+            f"Worker {worker['worker']} used over {BUSY_SHARE * 100:.0f} % of its core "
+            f"in {busy} of {len(shares)} seconds."
+        )
+    return reasons

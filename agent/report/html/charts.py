@@ -1,0 +1,259 @@
+"""The charts of the page, as data for plotly.js: what is drawn, not how it looks.
+
+A chart names its colours (``op3``, ``state0``, ``bad``); ``charts.js`` looks them up in the page's style, so that light,
+dark and paper have their own. A trace with a ``key`` is shown and hidden by the page's own legend. Every text is escaped
+here, because plotly.js reads text as a little HTML. Times are milliseconds from the run's start.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.net.records import OPERATIONS
+from agent.report.document import Document, Operation, Stage
+from agent.report.html.series import Points, Series
+from agent.report.percentiles import Distribution
+from agent.report.terminal import visible
+
+COLOURS = 12  # --op0 to --op11 of style.css
+STATES = ("idle", "session", "booting", "off", "new", "left")
+LAG_LIMIT_S = 0.050  # as the document's own judgement of the generator has it
+CPU_LIMIT = 0.90
+
+Trace = dict[str, Any]
+
+_SECONDS = {"tickformat": "~s", "ticksuffix": "s"}
+_LOG_SECONDS = {"type": "log", **_SECONDS}
+_HOVER_SECONDS = "%{y:.3s}s"
+_HOVER_RATE = "%{y:,.3~r}/s"
+_SHARES = (("0 %", 1), ("50 %", 2), ("90 %", 10), ("99 %", 100), ("99.9 %", 1e3), ("99.99 %", 1e4), ("99.999 %", 1e5))
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart: ``title`` and ``caption`` are for people; ``over_time`` charts share one axis and are zoomed together.
+
+    ``own_legend``: the chart's traces have no button on the page, so that it needs a legend itself. ``threshold``: a
+    dashed line across it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    traces: Sequence[Trace]
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    over_time: bool = True
+    own_legend: bool = False
+    threshold: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """What charts.js draws."""
+        return {
+            "traces": list(self.traces),
+            "layout": dict(self.layout),
+            "overTime": self.over_time,
+            "ownLegend": self.own_legend,
+            "threshold": self.threshold,
+        }
+
+
+def colour_of(operation: str, operations: Sequence[str]) -> str:
+    """An operation's colour: the same in every report for those that are known, one of its own for any other."""
+    if operation in OPERATIONS:
+        return f"op{OPERATIONS.index(operation) % COLOURS}"
+    others = [name for name in operations if name not in OPERATIONS]
+    return f"op{(len(OPERATIONS) + others.index(operation)) % COLOURS}"
+
+
+def text(words: str) -> str:
+    """Text for plotly.js: nothing in it is taken for markup or does anything to what is around it."""
+    return html.escape(visible(words), quote=False)
+
+
+def over_time(series: Series) -> list[Chart]:
+    """What happened second by second; without what never happened."""
+    if not series.length:
+        return []
+    found = [_rates(series), _latencies(series), _errors(series)]
+    return [chart for chart in found if chart.traces]
+
+
+def fleet_over_time(series: Series) -> list[Chart]:
+    """What the Macs were at, and what was open and waiting."""
+    found = [_macs(series), _open(series)]
+    return [chart for chart in found if chart.traces]
+
+
+def generator_over_time(series: Series) -> list[Chart]:
+    """How the load generator itself did."""
+    found = [_lag(series), _cpu(series)]
+    return [chart for chart in found if chart.traces]
+
+
+def by_percentile(name: str, title: str, of: Mapping[str, Operation | Stage], colours: Mapping[str, str]) -> list[Chart]:
+    """Latency by percentile of several operations or stages: one chart, or none where none succeeded."""
+    traces = [
+        _curve(each.histogram) | {"name": text(key), "key": key, "colour": colours[key]}
+        for key, each in of.items()
+        if each.histogram is not None and each.timed
+    ]
+    return _percentile_charts(name, title, traces)
+
+
+def runs_by_percentile(name: str, title: str, runs: Sequence[tuple[str, Operation | Stage | None]]) -> list[Chart]:
+    """Latency by percentile of one operation or stage in several runs."""
+    traces = [
+        _curve(each.histogram) | {"name": text(key), "key": key, "colour": f"run{position}"}
+        for position, (key, each) in enumerate(runs)
+        if each is not None and each.histogram is not None and each.timed
+    ]
+    return _percentile_charts(name, title, traces)
+
+
+def runs_over_time(runs: Sequence[tuple[str, Series]]) -> list[Chart]:
+    """How many operations ended a second, all kinds together, in several runs."""
+    traces = []
+    for position, (key, series) in enumerate(runs):
+        rates = [each.per_s for each in series.operations.values()]
+        if rates:
+            totals = [None if None in at else sum(number or 0 for number in at) for at in zip(*rates, strict=True)]
+            traces.append(_line(series, totals, key, f"run{position}", key=key, hover=_HOVER_RATE))
+    caption = "Operations that ended each second, all kinds together, from each run's own start."
+    layout = {"yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    return [Chart("runs-rates", "Operations per second", caption, traces, layout)] if traces else []
+
+
+def bands(document: Document, seconds: float) -> list[dict[str, Any]]:
+    """The phases on the time axis; one that has not ended goes on to the end of it."""
+    return [
+        {
+            "name": text(phase.name),
+            "from": 1000 * phase.started_s,
+            "to": 1000 * min(seconds, seconds if phase.ended_s is None else phase.ended_s),
+        }
+        for phase in document.phases
+        if phase.started_s is not None and phase.started_s < seconds
+    ]
+
+
+def _rates(series: Series) -> Chart:
+    traces = [
+        _line(series, each.per_s, name, colour_of(name, list(series.operations)), key=name, hover=_HOVER_RATE)
+        for name, each in series.operations.items()
+        if any(each.per_s)
+    ]
+    layout = {"yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    caption = "How many operations of each kind ended each second, the failed ones too."
+    return Chart("rates", "Operations per second", caption, traces, layout)
+
+
+def _latencies(series: Series) -> Chart:
+    traces = []
+    for name, each in series.operations.items():
+        colour = colour_of(name, list(series.operations))
+        for words, points, dash in (("p99", each.p99, "solid"), ("p50", each.p50, "dot")):
+            if any(point is not None for point in points):
+                line = _line(series, points, f"{name} {words}", colour, key=name, hover=_HOVER_SECONDS)
+                line["line"] = {"width": 1.6 if dash == "solid" else 1.2, "dash": dash}
+                traces.append(line)
+    caption = "Of those that succeeded, from when they were due. Solid: 99 of 100 were faster. Dotted: half were faster."
+    return Chart("latencies", "Latency", caption, traces, {"yaxis": _LOG_SECONDS})
+
+
+def _errors(series: Series) -> Chart:
+    width = 1000 * series.width
+    traces = [
+        {
+            "type": "bar", "x0": 0, "dx": width, "width": width, "offset": 0, "y": _short(each.errors_per_s),
+            "name": text(name), "key": name, "colour": colour_of(name, list(series.operations)),
+            "hovertemplate": _HOVER_RATE,
+        }
+        for name, each in series.operations.items()
+        if any(each.errors_per_s)
+    ]  # fmt: skip
+    layout = {"barmode": "stack", "bargap": 0, "yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    return Chart("errors", "Errors per second", "How many operations failed each second.", traces, layout)
+
+
+def _macs(series: Series) -> Chart:
+    known = [state for state in STATES if state in series.macs]
+    states = known + [state for state in series.macs if state not in STATES]
+    traces = []
+    for position, state in enumerate(states):
+        if any(series.macs[state]):
+            colour = f"state{STATES.index(state) if state in STATES else len(STATES) + position % 2}"
+            line = _line(series, series.macs[state], state, colour, hover="%{y:,.4~r}")
+            traces.append(line | {"stackgroup": "macs", "line": {"width": 0.5, "shape": "hv"}, "filled": True})
+    caption = "What the Macs were at: not yet enrolled, idle, in a session, booting, off, or gone from the management."
+    layout = {"yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    return Chart("macs", "The fleet", caption, traces, layout, own_legend=True)
+
+
+def _open(series: Series) -> Chart:
+    found = (("open connections", series.connections, "op0"), ("waiting pushes", series.pushes_waiting, "op2"))
+    traces = [
+        _line(series, points, name, colour, hover="%{y:,.4~r}") for name, points, colour in found if any(points)
+    ]
+    layout = {"yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    caption = "Connections of the Macs to the server, and pushes that wait for their Mac."
+    return Chart("open", "Connections and pushes", caption, traces, layout, own_legend=True)
+
+
+def _lag(series: Series) -> Chart:
+    layout = {"yaxis": {"rangemode": "tozero", **_SECONDS}}
+    caption = "How late the event loop of the worst worker was. Dashed: 50 ms, above which latencies are not to be trusted."
+    traces = _one(series, series.lag, "lag", "op0", _HOVER_SECONDS)
+    return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_LIMIT_S)
+
+
+def _cpu(series: Series) -> Chart:
+    layout = {"yaxis": {"rangemode": "tozero", "tickformat": ".0%"}}
+    caption = "How much of its core the busiest worker used. Dashed: 90 %, above which it is likely to be late."
+    traces = _one(series, series.cpu, "CPU", "op2", "%{y:.0%}")
+    return Chart("cpu", "CPU", caption, traces, layout, threshold=CPU_LIMIT)
+
+
+def _one(series: Series, points: Points, name: str, colour: str, hover: str) -> list[Trace]:
+    if all(point is None for point in points):
+        return []
+    return [_line(series, points, name, colour, hover=hover)]
+
+
+def _line(series: Series, points: Points, name: str, colour: str, *, hover: str, key: str | None = None) -> Trace:
+    trace: Trace = {
+        "type": "scatter", "mode": "lines", "x0": 0, "dx": 1000 * series.width, "y": _short(points),
+        "name": text(name), "colour": colour, "line": {"width": 1.6}, "hovertemplate": hover,
+    }  # fmt: skip
+    return trace if key is None else trace | {"key": key}
+
+
+def _curve(encoded: str) -> Trace:
+    points = Distribution(encoded).curve()
+    return {
+        "type": "scatter", "mode": "lines", "line": {"width": 1.8, "shape": "hv"}, "hovertemplate": _HOVER_SECONDS,
+        "x": _short([point.x for point in points]), "y": _short([point.seconds for point in points]),
+    }  # fmt: skip
+
+
+def _percentile_charts(name: str, title: str, traces: Sequence[Trace]) -> list[Chart]:
+    if not traces:
+        return []
+    longest = max(trace["x"][-1] for trace in traces)
+    ticks = [each for each in _SHARES if each[1] <= max(longest, 100)]
+    layout = {
+        "xaxis": {
+            "type": "log", "tickvals": [x for _, x in ticks], "ticktext": [words for words, _ in ticks],
+            "hoverformat": ",.3~r", "unifiedhovertitle": {"text": "1 in %{x:,.3~r} is slower"},
+        },
+        "yaxis": _LOG_SECONDS,
+    }  # fmt: skip
+    caption = "What share of them was faster than this. A line ends where one latency is left."
+    return [Chart(name, title, caption, traces, layout, over_time=False)]
+
+
+def _short(points: Points) -> Points:
+    """Four figures are more than a screen shows, and keep the page small."""
+    return [None if point is None else float(f"{point:.4g}") for point in points]

@@ -1,0 +1,155 @@
+// Draws the page's charts with plotly.js: what is drawn comes as JSON from charts.py, how it looks from style.css.
+(() => {
+  "use strict";
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const root = document.documentElement;
+  const places = [...document.querySelectorAll("[data-chart]")];
+  const buttons = [...document.querySelectorAll(".legend button")];
+  const hidden = new Set();
+  const whole = [0, 1000 * data.seconds];
+  let shown = whole; // milliseconds from the run's start
+  let following = false; // while the other charts are taken to where one was zoomed to
+
+  const styled = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
+
+  function dressed(trace) {
+    const colour = styled(trace.colour);
+    const done = { ...trace, visible: !hidden.has(trace.key) };
+    if (trace.type === "bar") done.marker = { color: colour };
+    else done.line = { ...trace.line, color: colour };
+    if (trace.filled) done.fillcolor = colour;
+    delete done.key;
+    delete done.colour;
+    delete done.filled;
+    return done;
+  }
+
+  // A phase's name where there is room for it, cut short where there is room for most of it.
+  function fitting(name, pixels) {
+    const room = Math.floor((pixels - 8) / 6.3);
+    const plain = new DOMParser().parseFromString(name, "text/html").body.textContent;
+    if (plain.length <= room) return name;
+    if (room < 5) return "";
+    const cut = plain.slice(0, room - 1).trimEnd();
+    return cut.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") + "…";
+  }
+
+  function bands(pixels) {
+    const scale = pixels / (shown[1] - shown[0]);
+    const areas = data.bands.map((band, index) => ({
+      type: "rect", xref: "x", yref: "paper", x0: band.from, x1: band.to, y0: 0, y1: 1, layer: "below",
+      fillcolor: styled("band"), opacity: index % 2 ? 0 : 1, line: { width: 0 },
+    }));
+    const names = data.bands.map((band) => {
+      const from = Math.max(band.from, shown[0]);
+      const room = (Math.min(band.to, shown[1]) - from) * scale;
+      return {
+        type: "line", xref: "x", yref: "paper", x0: from, x1: from, y0: 0, y1: 1, layer: "below",
+        line: { width: from === band.from ? 1 : 0, color: styled("line") },
+        label: {
+          text: fitting(band.name, room), textangle: 0, textposition: "end", xanchor: "left", yanchor: "top", padding: 4,
+          font: { size: 11, color: styled("quiet") },
+        },
+      };
+    });
+    return [...areas, ...names];
+  }
+
+  function clock() {
+    const long = whole[1] >= 3600e3;
+    return {
+      type: "date", range: shown.slice(), hoverformat: whole[1] > 86400e3 ? "day %-d, %H:%M:%S" : long ? "%-H:%M:%S" : "%-M:%S",
+      tickformat: whole[1] > 86400e3 ? "day %-d\n%H:%M" : long ? "%-H:%M:%S" : "%-M:%S", nticks: 8,
+    };
+  }
+
+  function layout(chart, width) {
+    const narrow = width < 500;
+    const axis = { gridcolor: styled("grid"), linecolor: styled("line"), zerolinecolor: styled("line"), automargin: true };
+    const margin = { l: narrow ? 44 : 56, r: narrow ? 8 : 14, t: 10, b: 30 };
+    const shapes = chart.overTime ? bands(width - margin.l - margin.r) : [];
+    if (chart.threshold !== null) {
+      shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: chart.threshold, y1: chart.threshold, line: { width: 1.5, dash: "dash", color: styled("bad") } });
+    }
+    return {
+      ...chart.layout,
+      width, margin, shapes,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: styled("quiet") },
+      hovermode: "x unified",
+      hoverlabel: { bgcolor: styled("card"), bordercolor: styled("line"), font: { color: styled("ink") }, namelength: 40 },
+      dragmode: chart.overTime && !touch ? "zoom" : false,
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: styled("quiet"), activecolor: styled("ink") },
+      showlegend: chart.ownLegend,
+      legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top", traceorder: "normal" },
+      xaxis: { ...axis, ...(chart.overTime ? clock() : { fixedrange: true }), ...chart.layout.xaxis },
+      yaxis: { ...axis, fixedrange: true, exponentformat: "none", ...chart.layout.yaxis },
+    };
+  }
+
+  const touch = matchMedia("(pointer: coarse)").matches; // a finger in a chart scrolls the page
+  const config = { displaylogo: false, displayModeBar: touch ? false : "hover", modeBarButtons: [["toImage"]], showTips: false };
+
+  function draw(place) {
+    const chart = data.charts[place.dataset.chart];
+    const width = place.clientWidth;
+    if (!width) return; // folded away
+    Plotly.react(place, chart.traces.map(dressed), layout(chart, width), config);
+    if (chart.overTime && !place.dataset.followed) {
+      place.dataset.followed = "yes";
+      place.on("plotly_relayout", (event) => follow(event));
+    }
+  }
+
+  const drawAll = () => places.forEach(draw);
+  const milliseconds = (moment) => (typeof moment === "number" ? moment : Date.parse(moment.replace(" ", "T") + "Z"));
+
+  // Zooming one chart over time zooms all of them.
+  function follow(event) {
+    if (following) return;
+    if (event["xaxis.autorange"]) shown = whole;
+    else if (event["xaxis.range[0]"] !== undefined) shown = [milliseconds(event["xaxis.range[0]"]), milliseconds(event["xaxis.range[1]"])];
+    else return;
+    following = true;
+    places.filter((place) => data.charts[place.dataset.chart].overTime).forEach(draw);
+    following = false;
+  }
+
+  function press() {
+    buttons.forEach((button) => button.setAttribute("aria-pressed", String(!hidden.has(button.dataset.key))));
+    drawAll();
+  }
+
+  buttons.forEach((button) => {
+    const { key } = button.dataset;
+    const group = [...button.parentNode.querySelectorAll("button")].map((each) => each.dataset.key);
+    button.addEventListener("click", () => {
+      if (!hidden.delete(key)) hidden.add(key);
+      press();
+    });
+    button.addEventListener("dblclick", () => {
+      const alone = group.every((each) => each === key || hidden.has(each));
+      group.forEach((each) => (alone || each === key ? hidden.delete(each) : hidden.add(each)));
+      press();
+    });
+  });
+
+  let waiting = 0;
+  addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(drawAll, 100);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  addEventListener("beforeprint", () => {
+    root.classList.add("paper");
+    drawAll();
+  });
+  addEventListener("afterprint", () => {
+    root.classList.remove("paper");
+    drawAll();
+  });
+  document.querySelectorAll("details").forEach((each) => each.addEventListener("toggle", () => each.querySelectorAll("[data-chart]").forEach(draw)));
+
+  drawAll();
+  root.dataset.drawn = String(places.length);
+})();

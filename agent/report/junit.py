@@ -1,0 +1,113 @@
+"""The verdicts on a run as JUnit XML, which CI systems show as tests.
+
+It is made of a results document and says what the operator asked for: a test for each limit, one for each phase and one
+for the run as a whole. What the load generator says of itself is a test that is skipped where its numbers are not to be
+trusted. The format has no standard; this keeps to the schema of Jenkins (junit-10.xsd) and, but for the host's name
+that it would tell, to the one known for Ant (JUnit.xsd of Windy Road).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from agent.report.results import write_whole
+from agent.report.schema import PhaseDocument, ResultsDocument
+
+NAMELESS = "lom-agent"  # the suite of a scenario that has no name
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # Source: XML 1.0, 2.2, Char
+
+
+def write_junit(path: Path, document: ResultsDocument) -> Path:
+    """Write the XML to ``path``, all at once; return it. Raises OperatorError where it cannot be written."""
+    return write_whole(path, junit(document))
+
+
+def junit(document: ResultsDocument) -> bytes:
+    """The XML: one suite, named for the scenario, of the tests ``run``, ``phase`` and ``limit``.
+
+    A limit that was broken is a failure. A run or a phase that did not come to its end is an error. A phase that never
+    started, and a load generator that is not to be trusted, are skipped tests.
+    """
+    name = document["name"] or NAMELESS
+    suite = Element("testsuite")
+    _properties(suite, document)
+    _run(suite, name, document)
+    for phase in document["phases"]:
+        _phase(suite, name, phase, document.get("incomplete_because"))
+    for verdict in {verdict["limit"]: verdict for verdict in document["limits"]}.values():
+        case = _case(suite, f"{name}.limit", verdict["limit"], 0.0)
+        if not verdict["ok"]:
+            _outcome(case, "failure", "limit", verdict["sentence"])
+    return _finished(suite, name, document)
+
+
+def _properties(suite: Element, document: ResultsDocument) -> None:
+    properties = SubElement(suite, "properties")
+    facts = {"version": document["version"], "seed": document["seed"], "devices": document["devices"]}
+    for key, fact in facts.items():
+        SubElement(properties, "property", {"name": key, "value": _xml(str(fact))})
+
+
+def _run(suite: Element, name: str, document: ResultsDocument) -> None:
+    case = _case(suite, f"{name}.run", "complete", document["duration_s"])
+    if not document["complete"]:
+        _outcome(case, "error", "incomplete", document.get("incomplete_because", "The run did not come to its end."))
+    case = _case(suite, f"{name}.run", "load generator kept up", 0.0)
+    if not document["generator"]["trustworthy"]:
+        _outcome(case, "skipped", None, " ".join(document["generator"]["reasons"]) or "It did not.")
+
+
+def _phase(suite: Element, name: str, phase: PhaseDocument, because: str | None) -> None:
+    started, ended = phase["started_s"], phase["ended_s"]
+    seconds = 0.0 if started is None or ended is None else max(0.0, ended - started)
+    case = _case(suite, f"{name}.phase", phase["name"], seconds)
+    reason = "" if because is None else f": {because}"
+    if started is None:
+        _outcome(case, "skipped", None, f"The phase never started{reason}")
+    elif ended is None:
+        _outcome(case, "error", "incomplete", f"The phase did not come to its end{reason}")
+
+
+def _case(suite: Element, class_name: str, name: str, seconds: float) -> Element:
+    return SubElement(suite, "testcase", {"classname": _xml(class_name), "name": _xml(name), "time": f"{seconds:.3f}"})
+
+
+def _outcome(case: Element, tag: str, kind: str | None, message: str) -> None:
+    attributes = {"message": _xml(message)}
+    if kind is None:  # "skipped" takes no type
+        SubElement(case, tag, attributes)
+    else:
+        SubElement(case, tag, {**attributes, "type": kind}).text = attributes["message"]
+
+
+def _finished(suite: Element, name: str, document: ResultsDocument) -> bytes:
+    counts = {
+        "tests": str(len(suite.findall("testcase"))),
+        "failures": str(len(suite.findall("testcase/failure"))),
+        "errors": str(len(suite.findall("testcase/error"))),
+        "time": f"{document['duration_s']:.3f}",
+    }
+    suites = Element("testsuites", {"name": NAMELESS, **counts})
+    skipped = str(len(suite.findall("testcase/skipped")))
+    suite.attrib.update(name=_xml(name), **counts, skipped=skipped, **_timestamp(document["started"]))
+    suites.append(suite)
+    text: bytes = tostring(suites, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+def _timestamp(started: str) -> dict[str, str]:
+    """When the suite started, UTC: the schemas know no fractions and no time zone."""
+    try:
+        moment = datetime.fromisoformat(started).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return {}
+    return {"timestamp": moment.replace(tzinfo=None).isoformat(timespec="seconds")}
+
+
+def _xml(text: str) -> str:
+    """``text`` with each character that XML cannot hold as an escape like ``\\x1b``."""
+    return _NOT_XML.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

@@ -1,0 +1,84 @@
+"""Latencies by percentile, out of the histograms of a results document: a curve to draw, and how sure a percentile is.
+
+The curve's x is 1 / (1 - q), for an axis on which 50 %, 90 %, 99 %, 99.9 % stand at equal distances (HdrHistogram's own
+way to draw it). It ends where one latency is left: beyond that a run of this length knows nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import NamedTuple
+
+from agent.load.latencies import decoded
+
+DEVIATIONS = 2.0  # on either side: about 95 of 100
+POINTS_PER_DECADE = 60  # of 1 / (1 - q): closer than any screen shows
+
+_STEP = 10.0 ** (1.0 / POINTS_PER_DECADE)
+_DOUBLING_BITS = 10  # HdrHistogram with three digits: 1024 counts for each doubling, see agent.load.latencies
+
+
+class Point(NamedTuple):
+    """``x`` is 1 / (1 - q); ``seconds`` the latency that the share q did not pass."""
+
+    x: float
+    seconds: float
+
+
+class Spread(NamedTuple):
+    """The seconds between which a percentile lies, as sure as DEVIATIONS are."""
+
+    low: float
+    high: float
+
+
+class Distribution:
+    """The latencies of one operation or stage."""
+
+    def __init__(self, encoded: str) -> None:
+        """``encoded`` as in the document. Raises OperatorError where it is no histogram of ours."""
+        counts = decoded(encoded)
+        filled = [index for index, count in enumerate(counts) if count]
+        self._seconds = [_upper_edge(index) / 1e6 for index in filled]
+        self._up_to = list(accumulate(counts[index] for index in filled))
+
+    @property
+    def total(self) -> int:
+        """How many latencies there are."""
+        return self._up_to[-1] if self._up_to else 0
+
+    def curve(self) -> list[Point]:
+        """The curve, thinned to POINTS_PER_DECADE; nothing where there are no latencies."""
+        points: list[Point] = []
+        least = 1.0
+        for seconds, up_to in zip(self._seconds, self._up_to, strict=True):
+            if not points:
+                points.append(Point(1.0, seconds))
+            beyond = self.total - up_to
+            x = self.total / max(beyond, 1)
+            if x >= least or not beyond:
+                points.append(Point(x, seconds))
+                least = x * _STEP
+        return points
+
+    def spread(self, share: float) -> Spread | None:
+        """Between what the percentile of ``share`` lies, by how many latencies there are; None where they are too few.
+
+        How many latencies lie below the true percentile is a binomial count: total times the share, give or take.
+        Source: the order-statistic interval of a quantile, Hahn and Meeker, Statistical Intervals, 5.2.
+        """
+        middle = self.total * share
+        around = DEVIATIONS * (middle * (1 - share)) ** 0.5
+        if middle - around < 1 or middle + around > self.total:
+            return None
+        return Spread(self._at(middle - around), self._at(middle + around))
+
+    def _at(self, rank: float) -> float:
+        return self._seconds[bisect_left(self._up_to, rank)]
+
+
+def _upper_edge(index: int) -> int:
+    """The most microseconds that HdrHistogram counts at ``index``."""
+    doubling = max(0, (index >> _DOUBLING_BITS) - 1)
+    return ((index - (doubling << _DOUBLING_BITS) + 1) << doubling) - 1

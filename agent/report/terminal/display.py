@@ -1,0 +1,45 @@
+"""Which display suits: none, a live screen, or plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.console import Console
+
+from agent.load.live import LiveView, Watcher
+from agent.report.terminal.live import LiveDisplay
+from agent.report.terminal.plain import PlainDisplay
+
+
+class Display(Watcher, Protocol):
+    """Who shows a run while it goes on. A note is one line."""
+
+    def close(self) -> None:
+        """Show the last state and give the terminal back; a second call does nothing."""
+
+
+def make_display(console: Console, quiet: bool, clock: Callable[[], float]) -> Display:
+    """The display that suits: none if ``quiet``, a live screen on a terminal, else a plain line every few seconds.
+
+    ``clock`` gives monotonic seconds. The caller calls ``close`` at the end, whatever the end was: a live screen hides
+    the cursor until then.
+    """
+    if quiet:
+        return QuietDisplay()
+    if console.is_interactive:
+        return LiveDisplay(console, clock)
+    return PlainDisplay(console, clock)
+
+
+class QuietDisplay:
+    """The display that shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def look(self, view: LiveView) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Show nothing."""

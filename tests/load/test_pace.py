@@ -1,0 +1,215 @@
+"""The pace of a phase on a clock of its own: what is due begins, whatever became of what began before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from agent.errors import PeerError
+from agent.load.arrivals import Arrival
+from agent.load.control import PhaseState
+from agent.load.metrics import Metrics
+from agent.load.phases.pace import NotPossible, Pace
+from agent.net.surroundings import Moment
+
+WALL = 1_000_000.0
+
+
+class Refused(PeerError):
+    """The server said no."""
+
+    kind = "refused"
+
+
+class Track:
+    """One phase on a fake clock; ``begun`` is (target, when it began, when it was due)."""
+
+    def __init__(self, act: Callable[[int], Deferred[None] | None] = lambda _target: None) -> None:
+        self.clock = Clock()
+        self.metrics = Metrics()
+        self.state = PhaseState()
+        self.begun: list[tuple[int, float, float]] = []
+        self.pace = Pace(
+            self.clock,
+            lambda: Moment(WALL + self.clock.seconds(), self.clock.seconds()),
+            self.metrics,
+            "session",
+            self.state,
+        )
+        self._act = act
+        self.failure: Failure | None = None
+        self.over = False
+
+    async def work(self, target: int, due: Moment) -> None:
+        self.begun.append((target, self.clock.seconds(), due.ticks))
+        waiting = self._act(target)
+        if waiting is not None:
+            await waiting
+
+    def watch(self, running: Deferred[None]) -> Deferred[None]:
+        def ended(outcome: object) -> None:
+            self.over = True
+            self.failure = outcome if isinstance(outcome, Failure) else None
+
+        return running.addBoth(ended)
+
+    def open(self, arrivals: Iterable[Arrival]) -> Deferred[None]:
+        running: Deferred[None] = Deferred.fromCoroutine(self.pace.open(arrivals, self.work))
+        self.watch(running)
+        return running
+
+    def closed(self, targets: Iterable[int], at_once: int, seconds: float | None = None) -> Deferred[None]:
+        running: Deferred[None] = Deferred.fromCoroutine(self.pace.closed(targets, at_once, self.work, seconds))
+        self.watch(running)
+        return running
+
+    def pass_time(self, seconds: float, step: float = 0.01) -> None:
+        self.clock.pump([step] * round(seconds / step))
+
+
+def every(seconds: float, number: int) -> list[Arrival]:
+    return [Arrival(place * seconds, place) for place in range(number)]
+
+
+def test_each_thing_begins_when_it_is_due() -> None:
+    track = Track()
+    track.open(every(0.5, 4))
+    track.pass_time(3.0)
+    assert [target for target, _, _ in track.begun] == [0, 1, 2, 3]
+    assert [due for _, _, due in track.begun] == [0.0, 0.5, 1.0, 1.5]
+    assert all(began - due < 0.02 for _, began, due in track.begun)
+    assert track.over
+    assert track.state == PhaseState(planned=0, started=4, done=4)
+    assert track.clock.getDelayedCalls() == []
+
+
+def test_nothing_waits_for_what_began_before_it() -> None:
+    stuck: Deferred[None] = Deferred()
+    track = Track(lambda target: stuck if target == 0 else None)
+    track.open(every(0.5, 4))
+    track.pass_time(3.0)
+    assert len(track.begun) == 4
+    assert not track.over
+    stuck.callback(None)
+    assert track.over
+
+
+def test_what_could_not_begin_in_time_is_late_and_counts_from_its_due_time() -> None:
+    track = Track()
+    track.open(every(0.01, 100))
+    track.clock.advance(0.005)
+    track.clock.advance(0.8)  # the loop was blocked
+    track.pass_time(1.0)
+    late = [began - due for _, began, due in track.begun if began - due > 0.1]
+    assert len(late) == track.state.late == track.metrics.summary("session").late > 60
+    assert [due for _, _, due in track.begun] == [place * 0.01 for place in range(100)]
+
+
+def test_what_a_mac_cannot_begin_is_dropped_and_says_why() -> None:
+    def refuse(target: int) -> Deferred[None] | None:
+        if target % 2:
+            raise NotPossible("the Mac was off")
+        return None
+
+    track = Track(refuse)
+    track.open(every(0.1, 10))
+    track.pass_time(2.0)
+    assert (track.state.started, track.state.done, track.state.dropped, track.state.failed) == (5, 5, 5, 0)
+    (drop,) = track.metrics.drops()
+    assert (drop.operation, drop.reason, drop.count) == ("session", "the Mac was off", 5)
+
+
+def test_failures_of_the_peer_are_counted_and_the_others_go_on() -> None:
+    def refuse(target: int) -> Deferred[None] | None:
+        if target == 1:
+            raise Refused("no")
+        return None
+
+    track = Track(refuse)
+    track.open(every(0.1, 3))
+    track.pass_time(1.0)
+    assert (track.state.done, track.state.failed) == (3, 1)
+    assert track.failure is None
+
+
+def test_a_defect_ends_in_the_hands_of_whoever_waits() -> None:
+    def defect(_target: int) -> Deferred[None] | None:
+        raise ZeroDivisionError
+
+    track = Track(defect)
+    track.open(every(0.1, 3))
+    track.pass_time(1.0)
+    assert track.failure is not None
+    assert track.failure.check(ZeroDivisionError)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.25])
+def test_the_end_of_the_run_drops_what_is_not_begun_and_stops_what_is(seconds: float) -> None:
+    cancelled: list[int] = []
+
+    def wait(target: int) -> Deferred[None]:
+        return Deferred(lambda _: cancelled.append(target))
+
+    track = Track(wait)
+    running = track.open(every(0.1, 10))
+    track.pass_time(seconds)
+    track.pace.reason = "Ctrl-C"
+    running.cancel()
+    begun = len(track.begun)
+    assert track.failure is not None
+    assert track.failure.check(CancelledError)
+    assert cancelled == list(range(begun)) or sorted(cancelled) == list(range(begun))
+    assert (track.state.started, track.state.done, track.state.dropped) == (begun, 0, 10 - begun)
+    (drop,) = track.metrics.drops()
+    assert (drop.reason, drop.count) == ("Ctrl-C", 10 - begun)
+    assert track.clock.getDelayedCalls() == []
+
+
+def test_a_closed_loop_has_so_many_at_a_time() -> None:
+    open_now: dict[int, Deferred[None]] = {}
+
+    def wait(target: int) -> Deferred[None]:
+        open_now[target] = Deferred()
+        return open_now[target]
+
+    track = Track(wait)
+    track.closed(range(7), 3)
+    most = 0
+    while not track.over:
+        most = max(most, len(open_now))
+        target, waiting = next(iter(open_now.items()))
+        del open_now[target]
+        waiting.callback(None)
+    assert most == 3
+    assert [target for target, _, _ in track.begun] == list(range(7))
+
+
+def test_a_closed_loop_with_a_time_begins_nothing_after_it() -> None:
+    track = Track()
+
+    def soon(_target: int) -> Deferred[None]:
+        waiting: Deferred[None] = Deferred()
+        track.clock.callLater(0.1, waiting.callback, None)
+        return waiting
+
+    track._act = soon
+    track.closed(iter(int, 1), 2, 1.0)  # targets without end
+    track.pass_time(3.0)
+    assert track.over
+    assert track.begun[-1][1] < 1.0
+    assert 18 <= len(track.begun) <= 20
+
+
+def test_a_closed_loop_in_which_nothing_can_begin_does_not_spin() -> None:
+    def never(_target: int) -> Deferred[None] | None:
+        raise NotPossible("the Mac was off")
+
+    track = Track(never)
+    track.closed(iter(int, 1), 1, 1.0)
+    track.pass_time(2.0)
+    assert track.over
+    assert 10 <= track.state.dropped <= 25
