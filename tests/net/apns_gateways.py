@@ -17,11 +17,13 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from agent.fleet.population import Population
 from agent.net.apns_connection import GatewayLimits
+from agent.net.apns_desk import PushDesk
 from agent.net.apns_gateway import NAMES, APNsGateway
 from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
 from agent.push.broker import Presence, PushBroker
 from agent.push.requests import NOBODY
+from agent.push.rules import PushRules, away_times, parse_rule
 from agent.push.store import Notification
 
 TOPIC = "com.apple.mgmt.External.test"
@@ -73,9 +75,18 @@ class RunningGateway:
         self.folder = folder
         limits, anchors = settings.pop("limits", GatewayLimits()), settings.pop("provider_anchors", ())
         anonymous = settings.pop("anonymous", NOBODY)
-        self.broker = PushBroker(self.macs, **settings)
+        router = settings.pop("router", None)
+        rules = [parse_rule(text) for text in settings.pop("rules", ())]
+        self.broker = PushBroker(self.macs, rules=PushRules(rules), **settings)
+        self.desk = PushDesk(reactor, self.broker, self._reach)
         self.gateway = APNsGateway(
-            reactor, self.broker, self._reach, IDENTITY, limits=limits, provider_anchors=anchors, anonymous=anonymous
+            reactor,
+            router or self.desk,
+            IDENTITY,
+            away=away_times(rules),
+            limits=limits,
+            provider_anchors=anchors,
+            anonymous=anonymous,
         )
         (folder / "ca.pem").write_bytes(AUTHORITY.certificate.public_bytes(Encoding.PEM))
         self.write("provider", provider_identity())
@@ -141,3 +152,4 @@ async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[Runnin
         yield running
     finally:
         await running.gateway.close()
+        running.desk.close()

@@ -36,7 +36,6 @@ from agent.net.apns_connection import GatewayLimits
 from agent.pki.authority import Authority
 from agent.push.broker import Presence
 from agent.push.requests import Provider
-from agent.push.rules import PushRules, parse_rule
 
 ID = "EC1BF194-B3B2-424A-89A9-5A918A6E6B5D"
 STATUS = ("--write-out", "\n%{http_code} %{http_version}")
@@ -305,8 +304,7 @@ def test_a_connection_that_breaks_by_rule_gives_no_answer_and_the_next_one_does(
     run_in_reactor: RunInReactor, tmp_path: Path, rule: str
 ) -> None:
     async def scenario() -> None:
-        rules = PushRules([parse_rule(rule)])
-        async with running_gateway(tmp_path, rules=rules, began=0.0 if "away" in rule else 1.0) as running:
+        async with running_gateway(tmp_path, rules=[rule], began=0.0 if "away" in rule else 1.0) as running:
 
             def push() -> list[str]:
                 for _ in range(10_000):
