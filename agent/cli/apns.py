@@ -13,15 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.cli.options import make_folder
 from agent.errors import OperatorError
-from agent.fleet.durations import parse_duration
-from agent.load.push import APNsPlan
+from agent.load.push import AT_ONCE, APNsPlan, PushBehaviour
 from agent.load.run import read_anchors
 from agent.net.apns_gateway import NAMES
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
-from agent.push.delays import Delay, PowerSaving, no_delay
-from agent.push.requests import PushPolicy
-from agent.push.rules import parse_rule
 from agent.report.files import write_secret
 
 _BEHAVIOUR = ("apns_strict", "apns_delay", "apns_power_saving", "apns_rule", "apns_provider_ca")
@@ -98,10 +94,12 @@ def apns_plan(options: Mapping[str, Any], *, lab: bool) -> APNsPlan | None:
         port=port,
         identity=identity,
         provider_anchors=read_anchors(options["apns_provider_ca"]),
-        policy=PushPolicy(strict=options["apns_strict"]),
-        delay=_delay(options["apns_delay"]),
-        saving=PowerSaving(options["apns_power_saving"]),
-        rules=tuple(parse_rule(text) for text in options["apns_rule"]),
+        behaviour=PushBehaviour(
+            strict=options["apns_strict"],
+            delay=options["apns_delay"] or AT_ONCE,
+            power_saving=options["apns_power_saving"],
+            rules=options["apns_rule"],
+        ),
     )
 
 
@@ -153,11 +151,3 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise OperatorError(f"the key {path} should be RSA or elliptic curve")
     return key
-
-
-def _delay(text: str | None) -> Delay:
-    """How long a push takes. Raises OperatorError."""
-    if text is None:
-        return no_delay
-    duration = parse_duration(text)
-    return lambda chance: duration.draw(lambda: chance)

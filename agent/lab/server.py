@@ -22,6 +22,7 @@ from agent.lab.api import API
 from agent.lab.authorities import Authorities
 from agent.lab.core import MAX_BODY_BYTES, Lab, Message, Refused
 from agent.lab.profiles import enrolment_profile, pkcs12_payload, scep_payload
+from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
 from agent.net.tls import make_context
 from agent.pki.cms import sign_attached
@@ -35,6 +36,8 @@ _connections = count(1)
 class LabServer:
     """A lab that listens. ``url`` is its base, once ``listen`` was called; ``token`` is what its API asks for.
 
+    ``push`` is how it wakes its Macs; None where it has no way to, and they look by themselves.
+
     With ``scep`` its enrolment profile has the Mac get its identity by SCEP, else it brings a PKCS12 along. SCEP is
     served without TLS, as most CAs serve it: its messages protect themselves.
     """
@@ -45,6 +48,7 @@ class LabServer:
         self.url = ""
         self.scep_url = ""
         self.token = secrets.token_urlsafe(24)
+        self.push: LabPush | None = None
         self._reactor = reactor
         self._scep = SCEPService(authorities) if scep else None
         self._identity = authorities.server_identity([HOST, "localhost"])

@@ -9,6 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from h2.config import H2Configuration
@@ -31,10 +32,9 @@ from OpenSSL import SSL
 from agent.errors import PeerError
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.stream import State, TLSStream
-from agent.push.broker import Answer
+from agent.push.broker import Answer, Broken, Outcome, Reply
 from agent.push.reasons import PushRefused, Reason
 from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
-from agent.push.rules import Broken
 
 ALPN = b"h2"
 MAX_CONCURRENT_STREAMS = 1000  # obs: what real APNs states in its SETTINGS, once a certificate is shown
@@ -64,17 +64,14 @@ class GatewayLimits:
     resets: int = 1000
 
 
-class Gateway(Protocol):
-    """Who answers."""
+class Router(Protocol):
+    """Who decides on the requests: ``agent.net.apns_desk`` here, or ``agent.net.apns_router`` elsewhere."""
 
-    def answer(self, fields: list[tuple[str, str]], body: bytes, provider: Provider) -> Answer:
-        """The answer to one request. Raises Broken where the connection is to break instead."""
+    def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
+        """Take one request that is whole; ``reply`` is called with what comes of it: once, at once or later."""
 
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that was not even read."""
-
-    def hand_out(self) -> None:
-        """The answers are on their way: what they set off may begin."""
 
 
 class FrameSizeError(PeerError):
@@ -124,13 +121,13 @@ class ProviderConnection:
     def __init__(
         self,
         reactor: Reactor,
-        gateway: Gateway,
+        router: Router,
         limits: GatewayLimits,
         identify: Callable[[SSL.Connection], Provider],
         ended: Callable[[ProviderConnection], object],
     ) -> None:
         self._reactor = reactor
-        self._gateway = gateway
+        self._router = router
         self._limits = limits
         self._identify = identify
         self._ended = ended
@@ -140,12 +137,16 @@ class ProviderConnection:
         self._provider = Provider()
         self._lengths = FrameLengths()
         self._incoming: dict[int, _Incoming] = {}
+        self._outstanding: set[int] = set()  # streams whose request the router has, and has not answered
         self._unsent: dict[int, bytes] = {}  # bodies that wait for the provider's flow control
         self._surplus: dict[int, int] = {}  # what came of requests that were too long, after their answer
-        self._served = 0
+        self._begun = 0  # the last stream on which anything was done
         self._resets = 0
+        self._reading = False
+        self._draining: Reason | None = None  # it is to go away, and waits for what is outstanding
         self._leaving = False
         self._timer: DelayedCall | None = None
+        self._flush_timer: DelayedCall | None = None
         self._idle_since = self._stuck_since = 0.0
 
     def begin(self, stream: TLSStream, tls: SSL.Connection) -> None:
@@ -154,16 +155,15 @@ class ProviderConnection:
         stream.accept()
 
     def shut_down(self, reason: Reason = Reason.SHUTDOWN) -> None:
-        """Answer what is half there with 503, say which stream was the last one served (GOAWAY), and hang up."""
+        """Answer what is half there with 503, and hang up when all that the router has is answered, too."""
         stream = self._stream
         if stream is None or stream.state is not State.OPEN or self._leaving:
             self._close()
             return
+        self._draining = reason
         for stream_id in list(self._incoming):
             self._refuse(stream_id, Reason.SHUTDOWN)
-        document = json.dumps({"reason": reason.word}).encode()
-        self._h2.close_connection(ErrorCodes.NO_ERROR, document, last_stream_id=self._served)
-        self._leave()
+        self._answer()
 
     def abort(self) -> None:
         """Break the connection without a word."""
@@ -197,28 +197,34 @@ class ProviderConnection:
         """Bytes of frames. A peer that breaks HTTP/2's rules gets a GOAWAY with the error, and no more."""
         if self._leaving:
             return
+        self._reading = True
         try:
             self._lengths.check(octets)
-            for event in self._h2.receive_data(octets):
-                self._happened(event)
-        except Broken:
-            self.abort()
+            self._read(octets)
         except FrameSizeError:
-            self._h2.close_connection(ErrorCodes.FRAME_SIZE_ERROR, last_stream_id=self._served)
+            self._h2.close_connection(ErrorCodes.FRAME_SIZE_ERROR, last_stream_id=self._begun)
             self._leaving = True
         except H2Error:
             self._leaving = True
+        finally:
+            self._reading = False
         if self._leaving:
             self._leave()
         else:
-            self._flush()
-        self._gateway.hand_out()
+            self._answer()
 
     def lost(self, _error: PeerError) -> None:
         """The provider hung up, or never shook hands."""
         self._end()
 
     # HTTP/2.
+
+    def _read(self, octets: bytes) -> None:
+        """The events in these bytes, until one of them ends the connection."""
+        for event in self._h2.receive_data(octets):
+            self._happened(event)
+            if self._leaving or self._stream is None:
+                break
 
     def _happened(self, event: Event) -> None:
         match event:  # what is not here (PING, SETTINGS, PRIORITY, …) h2 has answered by itself
@@ -230,22 +236,21 @@ class ProviderConnection:
                 self._take(stream_id, data or b"")
             case StreamEnded(stream_id=int(stream_id)):
                 self._surplus.pop(stream_id, None)
-                incoming = self._incoming.pop(stream_id, None)
-                if incoming is not None:
-                    answer = self._gateway.answer(incoming.fields, bytes(incoming.body), self._provider)
-                    self._respond(stream_id, answer)
+                if stream_id in self._incoming:
+                    self._route(stream_id)
             case StreamReset(stream_id=int(stream_id)):
                 self._incoming.pop(stream_id, None)
+                self._outstanding.discard(stream_id)
                 self._unsent.pop(stream_id, None)
                 self._surplus.pop(stream_id, None)
                 self._resets += 1
                 if self._resets > self._limits.resets:  # CVE-2023-44487
-                    self._h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, last_stream_id=self._served)
+                    self._h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, last_stream_id=self._begun)
                     self._leaving = True
             case WindowUpdated() | RemoteSettingsChanged():
                 self._send_waiting()
             case ConnectionTerminated():
-                self._leaving = True
+                self._leaving = True  # h2 lets nothing through after it, not even the answers that are outstanding
 
     def _take(self, stream_id: int, octets: bytes) -> None:
         """A part of a request's body. One that is too long is answered at once, and its rest read for a while."""
@@ -265,10 +270,43 @@ class ProviderConnection:
     def _refuse(self, stream_id: int, reason: Reason) -> None:
         """Answer a request that is not whole."""
         del self._incoming[stream_id]
-        self._respond(stream_id, self._gateway.refuse(PushRefused(reason)))
+        self._respond(stream_id, self._router.refuse(PushRefused(reason)))
+
+    def _route(self, stream_id: int) -> None:
+        """Have a whole request decided on. A connection on which nothing waits for it any more loses the answer."""
+        if self._draining is not None:
+            self._refuse(stream_id, Reason.SHUTDOWN)
+            return
+        incoming = self._incoming.pop(stream_id)
+        self._begun = max(self._begun, stream_id)
+        self._outstanding.add(stream_id)
+        self._router.route(incoming.fields, bytes(incoming.body), self._provider, partial(self._decided, stream_id))
+
+    def _decided(self, stream_id: int, outcome: Outcome) -> None:
+        """The router's word on a request."""
+        if stream_id not in self._outstanding or self._leaving:
+            return  # the provider gave the stream or the connection up
+        self._outstanding.discard(stream_id)
+        if isinstance(outcome, Broken):
+            self.abort()
+            return
+        self._respond(stream_id, outcome)
+        if not self._reading and self._flush_timer is None:
+            # Answers come from another process by the dozen: together they are one write.
+            self._flush_timer = self._reactor.callLater(0.0, self._answer)
+
+    def _answer(self) -> None:
+        """Send the answers. After the last one of a connection that is to go away: GOAWAY, with the last stream."""
+        self._flush_timer = None
+        if self._draining is None or self._outstanding:
+            self._flush()
+            return
+        document = json.dumps({"reason": self._draining.word}).encode()
+        self._h2.close_connection(ErrorCodes.NO_ERROR, document, last_stream_id=self._begun)
+        self._leave()
 
     def _respond(self, stream_id: int, answer: Answer) -> None:
-        self._served = max(self._served, stream_id)
+        self._begun = max(self._begun, stream_id)
         self._idle_since = self._reactor.seconds()
         headers = [(b":status", b"%d" % answer.status)]
         if answer.apns_id:
@@ -330,7 +368,7 @@ class ProviderConnection:
         since = [self._stuck_since or now, *(incoming.since for incoming in self._incoming.values())]
         if now - min(since) >= limits.request:
             self.abort()
-        elif not self._incoming and now - self._idle_since >= limits.idle:
+        elif not self._incoming and not self._outstanding and now - self._idle_since >= limits.idle:
             self.shut_down(Reason.IDLE_TIMEOUT)
 
     def _close(self) -> None:
@@ -341,14 +379,16 @@ class ProviderConnection:
 
     def _end(self) -> None:
         self._disarm()
+        self._outstanding.clear()
         if self._stream is not None:
             self._stream = None
             self._ended(self)
 
     def _disarm(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        for timer in (self._timer, self._flush_timer):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._timer = self._flush_timer = None
 
 
 def _text(octets: bytes | str) -> str:

@@ -1,14 +1,13 @@
 """The APNs gateway: what an MDM server takes for ``api.push.apple.com``. HTTP/2 over TLS, no connection to a Mac.
 
-The gateway accepts, ``apns_connection`` speaks HTTP/2, ``agent.push.broker`` decides. What reaches a Mac is handed to
-``deliver``, which says whether the Mac takes it for its own.
+The gateway accepts, ``apns_connection`` speaks HTTP/2, and a router has the requests decided on: ``apns_desk`` in the
+process of the Macs, ``apns_router`` where they are in others.
 """
 
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cryptography import x509
@@ -18,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from agent.errors import OperatorError
-from agent.net.apns_connection import ALPN, GatewayLimits, ProviderConnection
+from agent.net.apns_connection import ALPN, GatewayLimits, ProviderConnection, Router
 from agent.net.lom_listener import Listener
 from agent.net.plain import Unchecked
 from agent.net.reactor import DelayedCall, Reactor
@@ -26,10 +25,7 @@ from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream
 from agent.net.tls import make_context
 from agent.pki.identity import Identity
 from agent.pki.verify import store_of, subject_text
-from agent.push.broker import Answer, PushBroker
-from agent.push.reasons import PushRefused
 from agent.push.requests import NOBODY, Provider
-from agent.push.store import Notification
 
 NAMES = ("api.push.apple.com", "api.sandbox.push.apple.com", "api.development.push.apple.com", "localhost")
 MAX_CONNECTIONS = 1000
@@ -37,12 +33,11 @@ _BACKLOG = 1024
 
 _log = Logger()
 
-Deliver = Callable[[Notification], bool]
-
 
 class APNsGateway:
     """The gateway of one fleet. ``port`` is where it listens, once ``listen`` was called.
 
+    ``away`` is when it is not there by rule, from and until, in seconds from ``listen``.
     ``provider_anchors`` are the CAs whose client certificates are good; without any, each certificate is taken at its
     word, for a real push certificate is Apple's and a test's is anyone's. ``anonymous`` is who a client without a
     certificate is taken for: nobody, but for a benchmark whose client has none.
@@ -51,103 +46,49 @@ class APNsGateway:
     def __init__(
         self,
         reactor: Reactor,
-        broker: PushBroker,
-        deliver: Deliver,
+        router: Router,
         identity: Identity,
         *,
+        away: Sequence[tuple[float, float]] = (),
         provider_anchors: Sequence[x509.Certificate] = (),
         anonymous: Provider = NOBODY,
         limits: GatewayLimits | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.broker = broker
         self.host = ""
         self.port = 0
         self._reactor = reactor
-        self._deliver = deliver
+        self._router = router
+        self._away_times = tuple(away)
         self._anchors = tuple(provider_anchors)
         self._anonymous = anonymous
         self._limits = limits or GatewayLimits()
         self._timeouts = timeouts
-        self._wall_clock = wall_clock
         self._context = _context(identity)
         self._listener: Listener | None = None
         self._connections: set[ProviderConnection] = set()
-        self._timer: DelayedCall | None = None
-        self._due = 0.0
         self._away: list[DelayedCall] = []
         self._gone: Deferred[None] | None = None
 
     def listen(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes any free one. Raises OperatorError."""
         self._open(host, port)
-        for begin, end in self.broker.rules.away:
+        for begin, end in self._away_times:
             self._away.append(self._reactor.callLater(begin, self._go_away))
             self._away.append(self._reactor.callLater(end, self._come_back))
-        self._arm()
 
     def close(self) -> Deferred[None]:
         """Say goodbye to every provider (GOAWAY), and listen no longer; fires when they are gone."""
-        for timer in (*self._away, *([self._timer] if self._timer is not None else [])):
+        for timer in self._away:
             if timer.active():
                 timer.cancel()
-        self._away, self._timer = [], None
+        self._away = []
         self._stop_listening()
         for connection in list(self._connections):
             connection.shut_down()
         self._gone = Deferred()
         self._hung_up()
         return self._gone
-
-    def came_back(self, index: int) -> None:
-        """Mac ``index`` is online, or enrolled: it gets what waits for it."""
-        self.broker.came_back(index, self._wall_clock())
-        self.hand_out()
-
-    def left(self, index: int) -> None:
-        """Mac ``index`` has left its management."""
-        self.broker.left(index)
-
-    # What a provider's connection calls.
-
-    def answer(self, fields: list[tuple[str, str]], body: bytes, provider: Provider) -> Answer:
-        """The answer to one request; what it sets off begins with ``hand_out``. Raises Broken."""
-        return self.broker.receive(fields, body, provider, self._wall_clock())
-
-    def refuse(self, refused: PushRefused) -> Answer:
-        """The answer to a request that was not even read."""
-        return self.broker.refuse(refused)
-
-    def hand_out(self) -> None:
-        """The notifications whose time has come reach their Macs."""
-        for notification in self.broker.take():
-            try:
-                self.broker.reached(self._deliver(notification))
-            except Exception:  # noqa: BLE001 - a Mac's defect must not keep the others from their pushes
-                _log.failure("a push could not be handed to Mac {index}", index=notification.index)
-        self._arm()
-
-    # Time.
-
-    def _advance(self) -> None:
-        self._timer = None
-        self.broker.advance(self._wall_clock())
-        self.hand_out()
-
-    def _arm(self) -> None:
-        """One timer for everything that waits."""
-        deadline = self.broker.deadline
-        if self._timer is not None and self._timer.active():
-            if deadline is not None and deadline >= self._due:
-                return  # it looks early at the most, and arms anew
-            self._timer.cancel()
-        self._timer = None
-        if deadline is not None:
-            self._due = deadline
-            self._timer = self._reactor.callLater(max(0.0, deadline - self._wall_clock()), self._advance)
-
-    # Connections.
 
     def _open(self, host: str, port: int) -> None:
         try:
@@ -184,7 +125,7 @@ class APNsGateway:
         check = Unchecked("provider")  # any certificate: APNs refuses by request, with 403
         tls.set_verify(SSL.VERIFY_PEER, check)
         tls.set_accept_state()
-        connection = ProviderConnection(self._reactor, self, self._limits, self._identify, self._ended)
+        connection = ProviderConnection(self._reactor, self._router, self._limits, self._identify, self._ended)
         self._connections.add(connection)
         connection.begin(TLSStream(self._reactor, sock, tls, check, connection, timeouts=self._timeouts), tls)
 

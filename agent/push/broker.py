@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Protocol
 
+from agent.push.counts import PushCounts
 from agent.push.delays import Delay, PowerSaving, no_delay
 from agent.push.reasons import PushRefused, Reason
 from agent.push.requests import Provider, PushPolicy, PushRequest, judge_request
-from agent.push.rules import Broken, PushRules
+from agent.push.rules import PushRules
 from agent.push.store import Notification, PushStore
 
 
@@ -46,47 +47,35 @@ class Macs(Protocol):
         """When it left its management, in seconds since the epoch."""
 
 
-@dataclass(slots=True)
-class PushCounts:
-    """What became of the pushes. ``ignored`` reached a Mac with another PushMagic; ``discarded`` found no Mac and were
-    not to be stored, or their Mac left its management."""
-
-    accepted: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    broken: int = 0
-    stored: int = 0
-    replaced: int = 0
-    expired: int = 0
-    discarded: int = 0
-    delivered: int = 0
-    ignored: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """As it stands in the results."""
-        return {
-            "accepted": self.accepted,
-            "refused": dict(sorted(self.refused.items())),
-            "broken": self.broken,
-            "stored": self.stored,
-            "replaced": self.replaced,
-            "expired": self.expired,
-            "discarded": self.discarded,
-            "delivered": self.delivered,
-            "ignored": self.ignored,
-        }
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the provider gets: status, ``apns-id`` and a JSON body, empty where all is well."""
+    """What the provider gets: status, ``apns-id`` and a JSON body, empty where all is well.
+
+    ``rule`` is the number of the rule that made it a refusal, None where none did.
+    """
 
     status: int
     apns_id: str
     body: bytes = b""
+    rule: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Instead of an answer the provider's connection breaks, by the rule of this number."""
+
+    rule: int | None = None
+
+
+Outcome = Answer | Broken
+Reply = Callable[[Outcome], object]  # how a provider's connection hears of it: once, at once or later
 
 
 class PushBroker:
-    """Takes pushes and delivers them. Times are seconds since the epoch, on one clock."""
+    """Takes pushes and delivers them. Times are seconds since the epoch, on one clock.
+
+    ``chance`` gives numbers from 0 to 1, each Mac (by index) its own row of them.
+    """
 
     def __init__(
         self,
@@ -94,7 +83,7 @@ class PushBroker:
         *,
         policy: PushPolicy | None = None,
         delay: Delay = no_delay,
-        chance: Callable[[], float] = lambda: 0.0,
+        chance: Callable[[int], float] = lambda _index: 0.0,
         saving: PowerSaving | None = None,
         rules: PushRules | None = None,
         began: float = 0.0,
@@ -126,22 +115,39 @@ class PushBroker:
             times.append(self._flights[0][0])
         return min(times, default=None)
 
-    def receive(self, fields: Iterable[tuple[str, str]], body: bytes, provider: Provider, now: float) -> Answer:
-        """Answer one request. Raises Broken where a rule breaks the connection instead."""
+    @property
+    def ready(self) -> bool:
+        """Whether ``take`` has something to give."""
+        return bool(self._out)
+
+    def receive(
+        self,
+        fields: Iterable[tuple[str, str]],
+        body: bytes,
+        provider: Provider,
+        now: float,
+        spent: Collection[int] | None = None,
+    ) -> Outcome:
+        """What comes of one request.
+
+        ``spent`` are the rules for the first so many pushes that have none left, where somebody else counts these.
+        """
         try:
             request = judge_request(fields, body, provider, self._policy, now)
             index = self._addressee(request)
-            fault = self.rules.fault(index, now - self._began)
-            if fault is not None:
-                raise PushRefused(fault, apns_id=request.apns_id, timestamp=now if fault.status == 410 else None)
         except PushRefused as refused:
             return self.refuse(refused)
-        except Broken:
+        fault = self.rules.fault(index, now - self._began, spent)
+        if fault is None:
+            self.counts.accepted += 1
+            self._send(request, index, now)
+            return Answer(200, request.apns_id)
+        if fault.reason is None:
             self.counts.broken += 1
-            raise
-        self.counts.accepted += 1
-        self._send(request, index, now)
-        return Answer(200, request.apns_id)
+            return Broken(fault.rule)
+        gone_at = now if fault.reason.status == 410 else None
+        answer = self.refuse(PushRefused(fault.reason, apns_id=request.apns_id, timestamp=gone_at))
+        return replace(answer, rule=fault.rule)
 
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that is not accepted, which is counted."""
@@ -204,7 +210,7 @@ class PushBroker:
         notification = Notification(
             index, request.topic, request.push_magic, request.apns_id, now, request.expires, request.storable
         )
-        delay = self._delay(self._chance()) if self._delay is not no_delay else 0.0
+        delay = self._delay(self._chance(index)) if self._delay is not no_delay else 0.0
         if delay > 0.0:
             self._number += 1
             heapq.heappush(self._flights, (now + delay, self._number, request.priority, notification))

@@ -99,6 +99,19 @@ def judge_request(
         raise
 
 
+def token_of(fields: Iterable[tuple[str, str]]) -> bytes | None:
+    """The token in a request's path, by which it finds its Mac; None where there is none. Nothing else is judged."""
+    path = next((value for name, value in fields if name == ":path"), "")
+    prefix, _, digits = path.rpartition("/")
+    return bytes.fromhex(digits) if prefix == _PATH and _HEX_TOKEN.fullmatch(digits) is not None else None
+
+
+def apns_id_of(fields: Iterable[tuple[str, str]]) -> str:
+    """The id that a request brings for its answer; empty where it has none, or one that is none."""
+    value = next((value for name, value in fields if name == "apns-id"), "")
+    return value if _UUID.fullmatch(value) is not None else ""
+
+
 def _judge(
     headers: dict[str, str], body: bytes, provider: Provider, policy: PushPolicy, now: float, apns_id: str
 ) -> PushRequest:

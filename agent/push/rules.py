@@ -13,9 +13,10 @@ A rule is a line of text: what happens, then where and when. Times are seconds f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from agent.errors import OperatorError
 from agent.push.reasons import BY_WORD, Reason
@@ -122,36 +123,75 @@ def _macs(value: str | None, text: str) -> range | None:
     return range(int(first), int(last) + 1)
 
 
-class Broken(Exception):
-    """A rule breaks the provider's connection, instead of an answer."""
+class Fault(NamedTuple):
+    """What a rule does to a push: ``reason`` refuses it, None breaks the connection.
+
+    ``rule`` is the rule's number, None for a throttle.
+    """
+
+    reason: Reason | None
+    rule: int | None = None
+
+
+class FirstPushes:
+    """How many pushes the rules with ``first=`` are still for; there is one such count for a whole gateway.
+
+    A push holds one of each from when it comes until it is known which rule it met.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = {number: rule for number, rule in enumerate(_faults(rules)) if rule.first < math.inf}
+        self._left = {number: int(rule.first) for number, rule in self._rules.items()}
+
+    def reserve(self, index: int, seconds: float) -> tuple[int, ...]:
+        """A push to Mac ``index`` came: hold one of each for it, and tell which rules are not for it any more."""
+        if not self._rules:
+            return ()
+        spent = tuple(
+            number for number, rule in self._rules.items() if self._left[number] < 1 or not rule.covers(index, seconds)
+        )
+        for number in self._rules.keys() - spent:
+            self._left[number] -= 1
+        return spent
+
+    def settle(self, spent: Collection[int], met: int | None) -> None:
+        """A push, which was told ``spent``, met this rule (None: none): what else it held is given back."""
+        for number in self._rules.keys() - spent - {met}:
+            self._left[number] += 1
 
 
 class PushRules:
-    """The rules in force. ``chance`` gives numbers from 0 to 1."""
+    """The rules in force. ``chance`` gives numbers from 0 to 1, each Mac (by index) its own row of them."""
 
-    def __init__(self, rules: Sequence[Rule] = (), chance: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, rules: Sequence[Rule] = (), chance: Callable[[int], float] = lambda _index: 0.0) -> None:
         self._chance = chance
-        self._answers = [rule for rule in rules if rule.what in (What.ANSWER, What.BREAK)]
-        self._left = [rule.first for rule in self._answers]  # how many pushes each is still for
+        self._faults = _faults(rules)
+        self._first = FirstPushes(rules)
         self._throttles = [_Throttle(rule) for rule in rules if rule.what is What.THROTTLE]
         self._offline = [rule for rule in rules if rule.what is What.OFFLINE]
-        self.away = [(rule.begin, rule.end) for rule in rules if rule.what is What.AWAY]
 
-    def fault(self, index: int, seconds: float) -> Reason | None:
-        """What goes wrong with a push to Mac ``index``, which is fine in itself. Raises Broken."""
+    def fault(self, index: int, seconds: float, spent: Collection[int] | None = None) -> Fault | None:
+        """What goes wrong with a push to Mac ``index``, which is fine in itself.
+
+        ``spent`` are the rules for the first so many pushes that are not for it, where somebody else counts these.
+        """
         if any(throttle.refuses(index, seconds) for throttle in self._throttles):
-            return Reason.TOO_MANY_REQUESTS
-        for number, rule in enumerate(self._answers):
-            if (
-                self._left[number] < 1
-                or not rule.covers(index, seconds)
-                or (rule.share < 1.0 and self._chance() >= rule.share)
-            ):
+            return Fault(Reason.TOO_MANY_REQUESTS)
+        if spent is not None:
+            return self._fault(index, seconds, spent)
+        spent = self._first.reserve(index, seconds)
+        fault = self._fault(index, seconds, spent)
+        self._first.settle(spent, None if fault is None else fault.rule)
+        return fault
+
+    def _fault(self, index: int, seconds: float, spent: Collection[int]) -> Fault | None:
+        for number, rule in enumerate(self._faults):
+            if not rule.covers(index, seconds):
                 continue
-            self._left[number] -= 1
-            if rule.what is What.BREAK:
-                raise Broken
-            return rule.reason
+            # Drawn whether or not it matters: what is left for other Macs must not move this Mac's row.
+            lucky = rule.share < 1.0 and self._chance(index) >= rule.share
+            if not lucky and number not in spent:
+                return Fault(rule.reason, number)
         return None
 
     def offline(self, index: int, seconds: float) -> bool:
@@ -161,6 +201,16 @@ class PushRules:
     def back_after(self, seconds: float) -> float | None:
         """When Macs that a rule kept offline come back next, after ``seconds``."""
         return min((rule.end for rule in self._offline if seconds < rule.end < math.inf), default=None)
+
+
+def away_times(rules: Sequence[Rule]) -> tuple[tuple[float, float], ...]:
+    """When the gateway is away, from and until, in seconds from its start."""
+    return tuple((rule.begin, rule.end) for rule in rules if rule.what is What.AWAY)
+
+
+def _faults(rules: Sequence[Rule]) -> list[Rule]:
+    """The rules that a push may meet, in order; their place in this list is their number."""
+    return [rule for rule in rules if rule.what in (What.ANSWER, What.BREAK)]
 
 
 class _Throttle:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -17,11 +23,13 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from agent.fleet.population import Population
 from agent.net.apns_connection import GatewayLimits
+from agent.net.apns_desk import PushDesk
 from agent.net.apns_gateway import NAMES, APNsGateway
 from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
 from agent.push.broker import Presence, PushBroker
 from agent.push.requests import NOBODY
+from agent.push.rules import PushRules, away_times, parse_rule
 from agent.push.store import Notification
 
 TOPIC = "com.apple.mgmt.External.test"
@@ -73,9 +81,18 @@ class RunningGateway:
         self.folder = folder
         limits, anchors = settings.pop("limits", GatewayLimits()), settings.pop("provider_anchors", ())
         anonymous = settings.pop("anonymous", NOBODY)
-        self.broker = PushBroker(self.macs, **settings)
+        router = settings.pop("router", None)
+        rules = [parse_rule(text) for text in settings.pop("rules", ())]
+        self.broker = PushBroker(self.macs, rules=PushRules(rules), **settings)
+        self.desk = PushDesk(reactor, self.broker, self._reach)
         self.gateway = APNsGateway(
-            reactor, self.broker, self._reach, IDENTITY, limits=limits, provider_anchors=anchors, anonymous=anonymous
+            reactor,
+            router or self.desk,
+            IDENTITY,
+            away=away_times(rules),
+            limits=limits,
+            provider_anchors=anchors,
+            anonymous=anonymous,
         )
         (folder / "ca.pem").write_bytes(AUTHORITY.certificate.public_bytes(Encoding.PEM))
         self.write("provider", provider_identity())
@@ -111,6 +128,63 @@ class RunningGateway:
         return notification.push_magic == POPULATION[notification.index].push_magic
 
 
+class Peer:
+    """A blocking HTTP/2 client over Python's own ssl: a frame is sent when the test says so."""
+
+    def __init__(self, running: RunningGateway, *, provider: str | None = "provider", alpn: str = "h2") -> None:
+        context = ssl.create_default_context(cafile=str(running.folder / "ca.pem"))
+        context.set_alpn_protocols([alpn])
+        if provider is not None:
+            context.load_cert_chain(running.folder / f"{provider}.pem", running.folder / f"{provider}.key")
+        raw = socket.create_connection((HOST, running.gateway.port), timeout=20)
+        self.socket = context.wrap_socket(raw, server_hostname="api.push.apple.com")
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.events: list[h2.events.Event] = []
+        self.ended = False
+
+    def start(self, **settings: int) -> None:
+        """Preface and SETTINGS."""
+        if settings:
+            codes = {h2.settings.SettingCodes[name]: value for name, value in settings.items()}
+            self.h2.local_settings = h2.settings.Settings(initial_values=codes)
+        self.h2.initiate_connection()
+        self.flush()
+
+    def request(self, index: int = 0, *, ended: bool = True, **others: str) -> int:
+        """Headers and body of a push; the stream's number."""
+        stream_id = self.h2.get_next_available_stream_id()
+        path = f"/3/device/{POPULATION[index].push_token.hex()}"
+        headers = [(":method", "POST"), (":scheme", "https"), (":authority", HOST), (":path", path), *others.items()]
+        self.h2.send_headers(stream_id, headers)
+        self.h2.send_data(stream_id, f'{{"mdm":"{POPULATION[index].push_magic}"}}'.encode(), end_stream=ended)
+        return stream_id
+
+    def flush(self) -> None:
+        """Send what is written."""
+        self.socket.sendall(self.h2.data_to_send())
+
+    def read(self) -> None:
+        """Some of what the gateway says."""
+        try:
+            octets = self.socket.recv(65536)
+        except OSError:
+            octets = b""
+        self.ended = not octets
+        if octets:
+            self.events += self.h2.receive_data(octets)
+
+    def until(self, kind: Any, count: int = 1) -> list[Any]:
+        """Read until so many events of a kind came, or the end."""
+        while not self.ended and len(found := [event for event in self.events if isinstance(event, kind)]) < count:
+            self.read()
+        return [event for event in self.events if isinstance(event, kind)] if self.ended else found
+
+    def statuses(self) -> dict[int, str]:
+        """The answers by stream."""
+        responses = (event for event in self.events if isinstance(event, h2.events.ResponseReceived))
+        return {response.stream_id: dict(response.headers)[":status"] for response in responses}
+
+
 async def run(command: str, *arguments: str) -> tuple[str, str, int]:
     """Run a command while the reactor goes on: its output, its errors, its exit status."""
 
@@ -141,3 +215,4 @@ async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[Runnin
         yield running
     finally:
         await running.gateway.close()
+        running.desk.close()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 import ssl
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import h2.config
 import h2.connection
@@ -21,6 +19,7 @@ from apns_gateways import (
     HOST,
     POPULATION,
     TOPIC,
+    Peer,
     RunningGateway,
     in_thread,
     provider_identity,
@@ -36,67 +35,9 @@ from agent.net.apns_connection import GatewayLimits
 from agent.pki.authority import Authority
 from agent.push.broker import Presence
 from agent.push.requests import Provider
-from agent.push.rules import PushRules, parse_rule
 
 ID = "EC1BF194-B3B2-424A-89A9-5A918A6E6B5D"
 STATUS = ("--write-out", "\n%{http_code} %{http_version}")
-
-
-class Peer:
-    """A blocking HTTP/2 client over Python's own ssl: a frame is sent when the test says so."""
-
-    def __init__(self, running: RunningGateway, *, provider: str | None = "provider", alpn: str = "h2") -> None:
-        context = ssl.create_default_context(cafile=str(running.folder / "ca.pem"))
-        context.set_alpn_protocols([alpn])
-        if provider is not None:
-            context.load_cert_chain(running.folder / f"{provider}.pem", running.folder / f"{provider}.key")
-        raw = socket.create_connection((HOST, running.gateway.port), timeout=20)
-        self.socket = context.wrap_socket(raw, server_hostname="api.push.apple.com")
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        self.events: list[h2.events.Event] = []
-        self.ended = False
-
-    def start(self, **settings: int) -> None:
-        """Preface and SETTINGS."""
-        if settings:
-            codes = {h2.settings.SettingCodes[name]: value for name, value in settings.items()}
-            self.h2.local_settings = h2.settings.Settings(initial_values=codes)
-        self.h2.initiate_connection()
-        self.flush()
-
-    def request(self, index: int = 0, *, ended: bool = True, **others: str) -> int:
-        """Headers and body of a push; the stream's number."""
-        stream_id = self.h2.get_next_available_stream_id()
-        path = f"/3/device/{POPULATION[index].push_token.hex()}"
-        headers = [(":method", "POST"), (":scheme", "https"), (":authority", HOST), (":path", path), *others.items()]
-        self.h2.send_headers(stream_id, headers)
-        self.h2.send_data(stream_id, f'{{"mdm":"{POPULATION[index].push_magic}"}}'.encode(), end_stream=ended)
-        return stream_id
-
-    def flush(self) -> None:
-        """Send what is written."""
-        self.socket.sendall(self.h2.data_to_send())
-
-    def read(self) -> None:
-        """Some of what the gateway says."""
-        try:
-            octets = self.socket.recv(65536)
-        except OSError:
-            octets = b""
-        self.ended = not octets
-        if octets:
-            self.events += self.h2.receive_data(octets)
-
-    def until(self, kind: Any, count: int = 1) -> list[Any]:
-        """Read until so many events of a kind came, or the end."""
-        while not self.ended and len(found := [event for event in self.events if isinstance(event, kind)]) < count:
-            self.read()
-        return [event for event in self.events if isinstance(event, kind)] if self.ended else found
-
-    def statuses(self) -> dict[int, str]:
-        """The answers by stream."""
-        responses = (event for event in self.events if isinstance(event, h2.events.ResponseReceived))
-        return {response.stream_id: dict(response.headers)[":status"] for response in responses}
 
 
 def curl_answer(output: str) -> tuple[str, str, str]:
@@ -305,8 +246,7 @@ def test_a_connection_that_breaks_by_rule_gives_no_answer_and_the_next_one_does(
     run_in_reactor: RunInReactor, tmp_path: Path, rule: str
 ) -> None:
     async def scenario() -> None:
-        rules = PushRules([parse_rule(rule)])
-        async with running_gateway(tmp_path, rules=rules, began=0.0 if "away" in rule else 1.0) as running:
+        async with running_gateway(tmp_path, rules=[rule], began=0.0 if "away" in rule else 1.0) as running:
 
             def push() -> list[str]:
                 for _ in range(10_000):

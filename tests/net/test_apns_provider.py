@@ -16,7 +16,6 @@ from twisted.internet.defer import gatherResults
 from agent.net.apns_provider import TRIES, APNsProvider, PushFailed
 from agent.net.tls import TLSContexts
 from agent.push.broker import Presence
-from agent.push.rules import PushRules, parse_rule
 
 
 @asynccontextmanager
@@ -24,8 +23,7 @@ async def provider_and_gateway(
     folder: Path, *rules: str, **settings: Any
 ) -> AsyncIterator[tuple[APNsProvider, RunningGateway]]:
     """Both, connected by TLS."""
-    parsed = PushRules([parse_rule(rule) for rule in rules])
-    async with running_gateway(folder, rules=parsed, **settings) as running:
+    async with running_gateway(folder, rules=rules, **settings) as running:
         provider = APNsProvider(
             reactor,  # type: ignore[arg-type]
             TLSContexts(),

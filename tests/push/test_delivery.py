@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.errors import OperatorError
-from agent.push.broker import Presence, PushBroker
+from agent.push.broker import Broken, Presence, PushBroker
 from agent.push.delays import PowerSaving
 from agent.push.requests import Provider
-from agent.push.rules import Broken, PushRules, parse_rule
+from agent.push.rules import PushRules, parse_rule
 
 DAY = 24 * 3600.0
 MACS = 3
@@ -130,7 +130,7 @@ def test_priority_10_takes_the_one_with_it_that_was_held_back() -> None:
 
 def test_a_delay_is_drawn_for_each_push_and_the_mac_is_looked_for_at_its_end() -> None:
     macs, chances = SettableMacs(2), iter((0.9, 0.1))
-    broker = PushBroker(macs, delay=lambda chance: 10.0 * chance, chance=lambda: next(chances))
+    broker = PushBroker(macs, delay=lambda chance: 10.0 * chance, chance=lambda _index: next(chances))
     slow, quick = push(broker, index=0), push(broker, index=1)
     assert broker.deadline == pytest.approx(NOW + 1.0)
     broker.advance(NOW + 1.5)
@@ -151,10 +151,8 @@ def statuses(rule_lines: list[str], pushes: list[tuple[int, float]]) -> list[int
     broker = PushBroker(SettableMacs(10), rules=PushRules([parse_rule(line) for line in rule_lines]), began=NOW)
     found = []
     for index, seconds in pushes:
-        try:
-            found.append(broker.receive(fields(index), payload(index), PROVIDER, NOW + seconds).status)
-        except Broken:
-            found.append(0)
+        outcome = broker.receive(fields(index), payload(index), PROVIDER, NOW + seconds)
+        found.append(0 if isinstance(outcome, Broken) else outcome.status)
     return found
 
 
@@ -169,7 +167,7 @@ def test_rules_refuse_break_and_throttle_where_and_when_they_say() -> None:
 
 def test_a_share_of_the_pushes_goes_wrong_by_chance() -> None:
     chances = iter((0.05, 0.5, 0.099, 0.1))
-    rules = PushRules([parse_rule("503 share=0.1")], lambda: next(chances))
+    rules = PushRules([parse_rule("503 share=0.1")], lambda _index: next(chances))
     assert [rules.fault(0, 0.0) is None for _ in range(4)] == [False, True, False, True]
 
 

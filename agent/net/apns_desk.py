@@ -1,0 +1,121 @@
+"""The desk at which the pushes for the Macs of one process are taken, kept and handed out; it has the broker's timer.
+
+It is a router that has nobody to ask: a gateway in the same process gives it the requests. One in another process sends
+them as bytes (``agent.push.wire``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from agent.net.reactor import DelayedCall, Reactor
+from agent.push.broker import Answer, PushBroker, Reply
+from agent.push.reasons import PushRefused
+from agent.push.requests import Provider
+from agent.push.store import Notification
+from agent.push.wire import decode_push, encode_answer
+
+_log = Logger()
+
+Deliver = Callable[[Notification], bool]
+
+
+class PushDesk:
+    """``deliver`` hands a notification to its Mac and says whether the Mac takes it for its own."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        broker: PushBroker,
+        deliver: Deliver,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.broker = broker
+        self._reactor = reactor
+        self._deliver = deliver
+        self._wall_clock = wall_clock
+        self._timer: DelayedCall | None = None
+        self._due = 0.0
+        self._closed = False
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What became of the pushes."""
+        return {**self.broker.counts.as_json(), "waiting": self.broker.waiting}
+
+    def open(self) -> None:
+        """Begin to look at the time: Macs that a rule keeps offline come back by it."""
+        self._arm()
+
+    def close(self) -> None:
+        """Hand out nothing any more; no timer is left."""
+        self._closed = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    # From the gateway, in this process or another one. What a push sets off begins a turn of the reactor later, so
+    # that the answers are on their way before it.
+
+    def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
+        """Decide on one request."""
+        reply(self.broker.receive(fields, body, provider, self._wall_clock()))
+        self._arm()
+
+    def refuse(self, refused: PushRefused) -> Answer:
+        """The answer to a request that was not even read."""
+        return self.broker.refuse(refused)
+
+    def receive(self, octets: bytes) -> bytes:
+        """Decide on one request of another process; the bytes of the answer. Raises PushWireError."""
+        push = decode_push(octets)
+        now = min(push.at, self._wall_clock())  # a clock that was set back meanwhile has no push come from the future
+        outcome = self.broker.receive(push.fields, push.body, push.provider, now, push.spent)
+        self._arm()
+        return encode_answer(push.number, outcome)
+
+    # From the Macs.
+
+    def came_back(self, index: int) -> None:
+        """Mac ``index`` is online, or enrolled: it gets what waits for it."""
+        self.broker.came_back(index, self._wall_clock())
+        self._hand_out()
+
+    def left(self, index: int) -> None:
+        """Mac ``index`` has left its management."""
+        self.broker.left(index)
+
+    # Time.
+
+    def _advance(self) -> None:
+        self._timer = None
+        self.broker.advance(self._wall_clock())
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        for notification in self.broker.take():
+            try:
+                self.broker.reached(self._deliver(notification))
+            except Exception:  # noqa: BLE001 - a Mac's defect must not keep the others from their pushes
+                _log.failure("a push could not be handed to Mac {index}", index=notification.index)
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer for everything that waits."""
+        if self._closed:
+            return
+        now = self._wall_clock()
+        deadline = now if self.broker.ready else self.broker.deadline
+        if self._timer is not None and self._timer.active():
+            if deadline is not None and deadline >= self._due:
+                return  # it looks early at the most, and arms anew
+            self._timer.cancel()
+        self._timer = None
+        if deadline is not None:
+            self._due = deadline
+            self._timer = self._reactor.callLater(max(0.0, deadline - now), self._advance)
