@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.cli.options import make_folder
 from agent.errors import OperatorError
+from agent.load.anchors import read_anchors
 from agent.load.push import AT_ONCE, APNsPlan, PushBehaviour
-from agent.load.run import read_anchors
+from agent.load.scenario.types import PushPart, Scenario
 from agent.net.apns_gateway import NAMES
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
 from agent.report.files import write_secret
 
-_BEHAVIOUR = ("apns_strict", "apns_delay", "apns_power_saving", "apns_rule", "apns_provider_ca")
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _OPTIONS = (
@@ -78,27 +78,28 @@ def apns_options(command: CommandT) -> CommandT:
     return command
 
 
-def apns_plan(options: Mapping[str, Any], *, lab: bool) -> APNsPlan | None:
-    """The gateway that the options ask for; None where none is. Raises OperatorError and UsageError."""
-    if options["apns"] is None and not lab:
-        for name in ("apns_tls", "apns_cert", "apns_key", *_BEHAVIOUR):
-            if options[name] not in (None, (), False, 0.0, "0"):
-                raise click.UsageError(f"--{name.replace('_', '-')} goes with --apns")
+def apns_plan(scenario: Scenario) -> APNsPlan | None:
+    """The gateway that the scenario asks for; None where it asks for none. Raises OperatorError."""
+    push = scenario.push
+    if not push.enabled or push.listen is None:
         return None
-    host, port = ("127.0.0.1", 0) if options["apns"] is None else _address(options["apns"])
-    identity = _identity(options, host)
-    if identity is None and not lab:
-        raise click.UsageError("--apns with --enroll needs --apns-tls DIR, or --apns-cert and --apns-key")
+    host, port = _address(push.listen)
+    identity = _identity(push, host)
+    if identity is None and (scenario.server.adapter != "lab" or scenario.server.lab is not None):
+        raise OperatorError(
+            "the push gateway needs a certificate: give push.tls (--apns-tls DIR), or push.cert and push.key; only the "
+            "embedded lab can issue one"
+        )
     return APNsPlan(
         host=host,
         port=port,
         identity=identity,
-        provider_anchors=read_anchors(options["apns_provider_ca"]),
+        provider_anchors=read_anchors(push.provider_ca),
         behaviour=PushBehaviour(
-            strict=options["apns_strict"],
-            delay=options["apns_delay"] or AT_ONCE,
-            power_saving=options["apns_power_saving"],
-            rules=options["apns_rule"],
+            strict=push.strict,
+            delay=push.delay or AT_ONCE,
+            power_saving=push.power_saving,
+            rules=push.rules,
         ),
     )
 
@@ -107,22 +108,17 @@ def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
-        raise OperatorError(f"--apns should be ADDRESS:PORT, such as 127.0.0.1:2197, but is {text!r}")
+        raise OperatorError(f"push.listen (--apns) should be ADDRESS:PORT, such as 127.0.0.1:2197, but is {text!r}")
     return host, int(port)
 
 
-def _identity(options: Mapping[str, Any], host: str) -> Identity | None:
-    certificate, key, folder = options["apns_cert"], options["apns_key"], options["apns_tls"]
-    if (certificate is None) != (key is None):
-        raise click.UsageError("--apns-cert and --apns-key go together")
-    if certificate is not None:
-        if folder is not None:
-            raise click.UsageError("--apns-tls makes the certificate that --apns-cert brings: give one of them")
-        own, *chain = read_anchors((certificate,))
-        return Identity(own, _read_key(Path(key)), tuple(chain))
-    if folder is None:
+def _identity(push: PushPart, host: str) -> Identity | None:
+    if push.cert is not None and push.key is not None:
+        own, *chain = read_anchors((push.cert,))
+        return Identity(own, _read_key(Path(push.key)), tuple(chain))
+    if push.tls is None:
         return None
-    return _authority(Path(folder)).issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1", "::1", host])
+    return _authority(Path(push.tls)).issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1", "::1", host])
 
 
 def _authority(folder: Path) -> Authority:

@@ -11,7 +11,7 @@ import click
 
 from agent.cli.options import DEFAULT_SEED
 from agent.errors import OperatorError
-from agent.load.run import read_anchors
+from agent.load.anchors import read_anchors
 from agent.lom.network import LinkSide
 from agent.pki.identity import IdentityError
 from agent.pki.pem import load_identity

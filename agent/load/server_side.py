@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import OperatorError
@@ -19,6 +18,7 @@ from agent.fleet.population import Population
 from agent.lab.authorities import Authorities
 from agent.lab.core import Lab
 from agent.lab.server import LabServer
+from agent.load.anchors import read_anchors
 from agent.load.open_files import allow_open_files
 from agent.load.scenario.types import Scenario, WebRequest
 from agent.load.shard_plan import EnrolAt, EnrolWith, ServerConfig, server_data
@@ -135,20 +135,3 @@ def _read(path: str, what: str, most: int) -> bytes:
     if len(octets) > most:
         raise OperatorError(f"{what} {path} is longer than {most} bytes")
     return octets
-
-
-def read_anchors(paths: tuple[str, ...]) -> tuple[x509.Certificate, ...]:
-    """The CA certificates in PEM or DER files. Raises OperatorError."""
-    anchors: list[x509.Certificate] = []
-    for path in paths:
-        try:
-            blob = Path(path).read_bytes()
-            if b"-----BEGIN" in blob:
-                anchors += x509.load_pem_x509_certificates(blob)
-            else:
-                anchors.append(x509.load_der_x509_certificate(blob))
-        except OSError as error:
-            raise OperatorError(f"the CA file {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise OperatorError(f"the CA file {path} holds no certificate in PEM or DER: {error}") from error
-    return tuple(anchors)

@@ -52,7 +52,16 @@ def test_percentiles_of_a_known_distribution_are_within_a_thousandth():
 
 def test_one_exchange_is_every_percentile_and_has_no_rate():
     assert counted(exchange(0.25)).summary("command") == OperationSummary(
-        count=1, errors=0, rate_per_s=0.0, p50=250.0, p90=250.0, p95=250.0, p99=250.0, p99_9=250.0, max=250.0, mean=250.0
+        count=1,
+        errors=0,
+        rate_per_s=0.0,
+        p50=250.0,
+        p90=250.0,
+        p95=250.0,
+        p99=250.0,
+        p99_9=250.0,
+        max=250.0,
+        mean=250.0,
     )
 
 
@@ -219,7 +228,7 @@ def test_late_ones_ran_and_dropped_ones_did_not():
 )
 def test_what_is_no_operation_or_no_stage_is_misuse_and_is_not_counted(call):
     metrics = Metrics()
-    with pytest.raises(MisuseError, match="found '(session|connect)'"):
+    with pytest.raises(MisuseError, match=r"found '(session|connect)'"):
         call(metrics)
     assert metrics.snapshot() == Metrics().snapshot()
 

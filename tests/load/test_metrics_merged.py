@@ -4,6 +4,7 @@ import base64
 import json
 import struct
 import zlib
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -231,10 +232,8 @@ paths = st.sampled_from(
 
 @given(json_values)
 def test_any_plain_data_is_a_snapshot_or_our_error(value):
-    try:
+    with suppress(LomAgentError):
         Metrics().merge(value)
-    except LomAgentError:
-        pass
 
 
 @given(paths, json_values)
@@ -249,7 +248,5 @@ def test_a_snapshot_with_anything_in_it_is_merged_or_our_error(path, value):
 @given(st.binary(max_size=200), st.booleans())
 def test_any_histogram_is_merged_or_our_error(stream, header):
     payload = struct.pack(">IIIIQQd", 0x1C849313, len(stream), 0, 3, 1, 3_600_000_000, 1.0) if header else b""
-    try:
+    with suppress(LomAgentError):
         Metrics().merge(changed(HISTOGRAM, wrapped(zlib.compress(payload + stream))))
-    except LomAgentError:
-        pass

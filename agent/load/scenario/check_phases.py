@@ -130,23 +130,21 @@ def _check_possible(phase: ArrivingPhase, scenario: Scenario, *, enrolled: bool)
 
 
 def _check_pace(phase: ArrivingPhase, load: LoadPart) -> None:
+    """Whether the keys of the arrivals go together, and whether those that the arrivals need are there."""
     if phase.concurrency is not None:
-        given = [name for name in ("arrivals", *_GO_WITH) if name != "replay_file" and _given(phase, name)]
+        given = [name for name in ("arrivals", *_GO_WITH) if _given(phase, name)]
         if given:
-            raise OperatorError(f"concurrency takes the next Mac when one ends, so it does not go with {given[0]}")
+            raise OperatorError(f"concurrency takes the next Mac when one ends, so it does not go with {given[-1]}")
         return
     arrivals = phase_arrivals(phase, load)
-    closed = phase_concurrency(phase, load) is not None
     for name, shapes in _GO_WITH.items():
         if _given(phase, name) and arrivals not in shapes:
             goes = " or ".join(f'arrivals = "{shape}"' for shape in shapes)
             raise OperatorError(f'{name} goes with {goes}, but arrivals is "{arrivals}"')
-    if closed:
+    if phase_concurrency(phase, load) is not None:
         return
     rate = phase_rate(phase, load)
-    for name, number in (("rate", rate), ("to_rate", phase.to_rate), *(("steps", step[0]) for step in phase.steps)):
-        if number and number < LOWEST_RATE:
-            raise OperatorError(f"{name} should be 0 or from {LOWEST_RATE:f} on, but is {number:g}")
+    _check_rates(phase, rate)
     match arrivals:
         case "constant" | "poisson":
             _check_rate(phase, arrivals, rate)
@@ -158,6 +156,13 @@ def _check_pace(phase: ArrivingPhase, load: LoadPart) -> None:
             raise OperatorError('arrivals = "burst" needs burst (how many at once) and every (seconds)')
         case "replay" if not phase.replay:
             raise OperatorError('arrivals = "replay" needs replay or replay_file, with one offset at least')
+
+
+def _check_rates(phase: ArrivingPhase, rate: float | None) -> None:
+    rates = [("rate", rate), ("to_rate", phase.to_rate), *(("steps", step) for step, _ in phase.steps)]
+    for name, number in rates:
+        if number and number < LOWEST_RATE:
+            raise OperatorError(f"{name} should be 0 or from {LOWEST_RATE:f} on, but is {number:g}")
 
 
 def _given(phase: ArrivingPhase, name: str) -> bool:

@@ -122,7 +122,7 @@ limits = ["session.p99 < 500ms", "enroll.errors == 0", "delivery.late <= 1%", "p
 | operations | as in [results.md](results.md#operations), with `enqueue`, `delivery` and `return` |
 | stages | `connect`, `handshake`, `handshake_resumed`, `first_byte`, `request`; they have the times and `count` only |
 | times | `p50`, `p90`, `p95`, `p99`, `p99.9`, `max`, `mean`, with `us`, `ms`, `s` or `m` |
-| counts | `errors`, `late`, `dropped`: a number, or a share with `%`; `count`: a number; `rate`: a number, or with `/s` |
+| counts | `errors`, `late`, `dropped`: a number, or a share with `%`; `count`: a number; `rate`: a number, `/s` too |
 | comparison | `<`, `<=`, `>`, `>=`, `==` |
 
 A limit on an operation that never ran is broken; only one on `count` takes nothing for 0. The whole run is judged,
