@@ -53,6 +53,7 @@ class HTTPConnection:
     __slots__ = (
         "_addresses",
         "_anchors",
+        "_answer_due",
         "_attempt",
         "_caller",
         "_check_of",
@@ -64,6 +65,7 @@ class HTTPConnection:
         "_request",
         "_resolver",
         "_sending",
+        "_sent_at",
         "_stream",
         "_timeouts",
         "_timer",
@@ -100,6 +102,8 @@ class HTTPConnection:
         self._request = b""
         self._sending: Callable[[], object] | None = None
         self._timer: DelayedCall | None = None
+        self._sent_at = 0.0
+        self._answer_due: float | None = None  # only while an answer is awaited
         self._used = False
 
     @property
@@ -146,7 +150,7 @@ class HTTPConnection:
 
     def break_off(self, error: PeerError, *, in_order: bool) -> None:
         """Close in good order, or vanish as ``abort`` does; whoever waits for an answer hears ``error``."""
-        stream, self._stream = self._stream, None
+        stream = self._let_go()
         if stream is not None:
             if in_order:
                 stream.close()
@@ -202,27 +206,47 @@ class HTTPConnection:
     def _send(self) -> None:
         if self._stream is None:
             raise MisuseError("nothing to send over")
-        self._timer = self._reactor.callLater(self._timeouts.answer, self._late)
+        self._sent_at = now = self._reactor.seconds()
+        self._answer_due = now + self._timeouts.answer
+        if self._timer is None:
+            self._timer = self._reactor.callLater(self._timeouts.answer, self._late)
         sending, self._sending = self._sending, None
         if sending is not None:
             sending()
         self._stream.write(self._request)
 
     def _late(self) -> None:
-        stream, self._stream = self._stream, None
+        """The time of one request is over: of the one under way, or of one that was answered meanwhile.
+
+        A timer for each request would cost more than a tenth of a session.
+        """
+        self._timer = None
+        if self._answer_due is None:
+            return
+        left = self._answer_due - self._reactor.seconds()
+        if left > 0.0:
+            self._timer = self._reactor.callLater(left, self._late)
+            return
+        stream = self._let_go()
         if stream is not None:
             stream.close()
         self._failed(AnswerTimeout(f"the server did not answer within {self._timeouts.answer:g} s"))
 
     def _forget(self) -> TLSStream | None:
-        stream, self._stream = self._stream, None
+        stream = self._let_go()
         self._finish()
         return stream
 
-    def _finish(self) -> Caller | None:
-        if self._timer is not None and self._timer.active():
+    def _let_go(self) -> TLSStream | None:
+        """The stream is not this connection's any more."""
+        if self._timer is not None:
             self._timer.cancel()
-        self._timer = None
+            self._timer = None
+        stream, self._stream = self._stream, None
+        return stream
+
+    def _finish(self) -> Caller | None:
+        self._answer_due = None
         caller, self._caller = self._caller, None
         self._reader = None
         return caller
@@ -235,8 +259,8 @@ class HTTPConnection:
     def _complete(self, response: Response) -> None:
         stream = self._stream
         if stream is not None and (not response.keep_alive or stream.unsent):
+            self._let_go()
             stream.close()  # RFC 9112, 9.5: an answer before the whole request was sent ends the connection, too
-            self._stream = None
         self._used = True
         caller = self._finish()
         if caller is not None:
@@ -257,7 +281,7 @@ class HTTPConnection:
         try:
             response = self._reader.receive(octets)
         except ResponseMalformed as error:
-            stream, self._stream = self._stream, None
+            stream = self._let_go()
             if stream is not None:
                 stream.close()
             self._failed(error)
@@ -267,7 +291,7 @@ class HTTPConnection:
 
     def lost(self, error: PeerError) -> None:
         """The stream is gone. A kept-alive connection that the server closed is opened again for the request."""
-        self._stream = None
+        self._let_go()
         reader = self._reader
         if reader is None:
             return

@@ -23,18 +23,18 @@ from agent.errors import MisuseError, PeerError
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import LOMConfiguration
 from agent.lom.power import PowerEvent
-from agent.mdm import results
 from agent.mdm.commands import Command, CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
 from agent.mdm.session import Event, Execute, Over, Send
-from agent.net.errands import Errands, log_defect, message_headers
+from agent.net.errands import Errands, log_defect
 from agent.net.exchange import MAX_REDIRECTS, RedirectRefused, redirected, retry_after
 from agent.net.http import HTTPConnection
-from agent.net.http1 import Origin, Response, encode_request, split_url
+from agent.net.http1 import Origin, Response
 from agent.net.in_hand import InHand
 from agent.net.power import PowerTimer
 from agent.net.push_listener import PushListener
 from agent.net.reactor import DelayedCall
+from agent.net.reports import report_request
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.profile import Profile
@@ -229,7 +229,7 @@ class MDMClient:
             response.body,
             now,
             content_type=response.headers.get("content-type", ""),
-            retry_after=retry_after(response),
+            retry_after=None if response.status == 200 else retry_after(response),
         )
         if response.status == 200 and self._taken(event):
             return
@@ -262,9 +262,7 @@ class MDMClient:
 
     def _send_to(self, url: str, send: Send) -> None:
         self._url, self._sent = url, send
-        origin, target = split_url(url)
-        headers = message_headers(self._enrolment, results.CONTENT_TYPE, send.body)
-        request = encode_request("PUT", origin, target, headers, send.body)
+        origin, request = report_request(self._enrolment, url, send.body)
         self._connection_to(origin).request(request, self, self.pushes.sending)
 
     @property
