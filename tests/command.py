@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ def lom_agent(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProces
     return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=SECONDS, check=False)
 
 
-def python_with(patch: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the command in a Python that first executes ``patch``: to make something go wrong for real."""
-    program = f"import sys\n{patch}\nfrom agent.cli import main\nsys.argv[1:] = {list(arguments)!r}\nmain()\n"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=SECONDS, check=False)
+def with_patch(folder: Path, patch: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in processes that first execute ``patch``, workers too: to make something go wrong for real."""
+    (folder / "sitecustomize.py").write_text(patch)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run([COMMAND, *arguments], capture_output=True, timeout=SECONDS, check=False, env=environment)

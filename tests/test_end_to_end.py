@@ -8,11 +8,14 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, python_with
+from command import COMMAND, SECONDS, lom_agent, with_patch
+
+from agent.report.results import read_results
 
 DEVICES, SEGMENTS = 12, 3
 CUT_OFF = 3  # the Macs of the segment that loses its power, without its Controller
@@ -23,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Compl
     """One whole run of 12 Macs in 3 segments, and the folder with its files."""
     folder = tmp_path_factory.mktemp("run")
     done = lom_agent(
-        "run", "--devices", str(DEVICES), "--segment-size", "4", "--seed", "end to end",
+        "run", "--devices", str(DEVICES), "--segment-size", "4", "--seed", "end to end", "--workers", "2",
         "--out", str(folder / "out"), "--trace", str(folder / "trace.jsonl"),
     )  # fmt: skip
     return done, folder
@@ -34,31 +37,27 @@ def test_the_main_job_ends_well(finished: tuple[subprocess.CompletedProcess[byte
     assert done.returncode == 0, done.stderr
     assert b"All good" in done.stdout
     assert done.stderr == b""
-    for step in (
-        b"Enrol",
-        b"Install LOM profile",
-        b"LOMSetupRequest",
-        b"LOMDeviceRequest (Reset)",
-        b"Back after reset",
-    ):
-        assert step in done.stdout
+    for phase in (b"enroll", b"lom_setup", b"reset", b"power_off", b"while_off", b"power_on"):
+        assert b"%s: over in" % phase in done.stdout
 
 
 def test_results_have_the_documented_shape(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
     _done, folder = finished
     document = json.loads((folder / "out" / "results.json").read_bytes())
-    assert list(document) == [
-        "schema", "version", "seed", "devices", "started", "duration_s", "operations", "errors", "resources", "push",
-    ]  # fmt: skip
-    assert document["schema"] == "lom-agent.results/1"
-    assert document["seed"] == "end to end"
-    assert document["devices"] == DEVICES
+    assert document["schema"] == "lom-agent.results/2"
+    assert (document["seed"], document["devices"], document["workers"]) == ("end to end", DEVICES, 2)
     assert datetime.fromisoformat(document["started"]).utcoffset() is not None
-    assert document["errors"] == []
-    assert set(document["resources"]) == {"cpu_s", "max_rss_kib"}
-    for operation in document["operations"].values():
-        assert set(operation) == {"count", "errors", "rate_per_s", "latency_ms"}
-        assert list(operation["latency_ms"]) == ["p50", "p90", "p99", "p99_9", "max", "mean"]
+    assert document["complete"] is True
+    assert document["errors"] == document["dropped"] == document["limits"] == []
+    assert [phase["name"] for phase in document["phases"]] == [
+        "enroll", "lom_setup", "reset", "power_off", "while_off", "off", "power_on",
+    ]  # fmt: skip
+    assert all(phase["done"] == phase["planned"] for phase in document["phases"])
+    assert set(document["stages"]) == {"connect", "handshake", "first_byte", "request"}
+    assert document["timeline"][-1]["macs"]["idle"] == DEVICES
+    assert document["scenario"]["fleet"]["seed"] == "end to end"
+    assert [worker["worker"] for worker in document["generator"]["workers"]] == [0, 1]
+    assert (folder / "out" / "report.html").stat().st_size > 1_000_000
 
 
 def test_every_mac_did_every_step(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
@@ -68,9 +67,10 @@ def test_every_mac_did_every_step(finished: tuple[subprocess.CompletedProcess[by
     assert counts["enroll"] == DEVICES
     assert counts["checkin"] == 3 * DEVICES  # Authenticate, TokenUpdate, SetBootstrapToken
     # InstallProfile, LOMSetupRequest; LOMDeviceRequest for Reset, PowerOFF, PowerON; ProfileList, which waited
-    assert counts["command"] == 2 * DEVICES + SEGMENTS + 2 + CUT_OFF
+    assert counts["command"] == counts["enqueue"] == counts["delivery"] == 2 * DEVICES + SEGMENTS + 2 + CUT_OFF + 1
     assert counts["lom_setup"] == DEVICES
     assert counts["lom_device"] == counts["lom_link"] == DEVICES + 2 * CUT_OFF
+    assert counts["return"] == DEVICES + CUT_OFF
     assert counts["session"] >= DEVICES  # at the least the one after the reset
 
 
@@ -121,25 +121,38 @@ def lom_device_identity(self, dns_name):
     return issue(self, "impostor.lom.test" if len(wrong) == 6 else dns_name)
 Authorities.lom_device_identity = lom_device_identity
 """
-    done = python_with(patch, "run", "--devices", "8", "--segment-size", "4", "--out", str(tmp_path))
+    done = with_patch(
+        tmp_path, patch, "run", "--devices", "8", "--segment-size", "4", "--workers", "1", "--out", str(tmp_path)
+    )
     assert done.returncode == 1, done.stderr
     document = json.loads((tmp_path / "results.json").read_bytes())
     failed = {(error["operation"], error["kind"]): error for error in document["errors"]}
     link = failed["lom_link", "tls_wrong_name"]
-    assert link["count"] == 1
     assert "impostor.lom.test" in link["example"]
     assert "expected a certificate with CommonName mac-" in link["example"]
-    assert document["operations"]["lom_device"]["errors"] == 1
-    assert document["operations"]["lom_device"]["count"] == 8 + 2 * 3
+    lom_device = document["operations"]["lom_device"]
+    assert lom_device["errors"] == link["count"]
+    assert lom_device["count"] == 8 + 2 * 3
     assert b"impostor.lom.test" in done.stdout
 
 
 def test_scep_with_a_pool_of_keys_says_how_many_were_reused(tmp_path: Path) -> None:
     done = lom_agent(
-        "run", "--devices", "6", "--segment-size", "3", "--identity", "scep", "--keys", "pool:2", "--out", str(tmp_path)
+        "run",
+        "--devices",
+        "6",
+        "--segment-size",
+        "3",
+        "--identity",
+        "scep",
+        "--keys",
+        "pool:2",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path),
     )
     assert done.returncode == 0, done.stdout
-    assert b"Make RSA keys: 2/2 done, 0 failed" in done.stdout
     document = json.loads((tmp_path / "results.json").read_bytes())
     assert document["keys"] == {"pool": 2, "reused": 4}
     assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 10, "errors": 0}
@@ -154,7 +167,7 @@ def test_a_fleet_that_is_busy_gets_through_in_the_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     statuses = [json.loads(line).get("status") for line in trace.read_text().splitlines()]
     assert statuses.count("NotNow") > 0
-    assert statuses.count("Acknowledged") == 2 * 6 + 2 + 2 + 2
+    assert statuses.count("Acknowledged") == 2 * 6 + 2 + 2 + 3
 
 
 def test_a_fleet_that_is_busy_for_a_while_gets_through_after_it(tmp_path: Path) -> None:
@@ -182,21 +195,18 @@ def test_the_lom_network_in_memory_gives_the_same_counts(tmp_path: Path) -> None
 
 
 def test_a_choice_about_power_shows_in_the_outcome(tmp_path: Path) -> None:
-    patch = """
-from agent.lom.requests import PowerRequest
-from agent.load import job
-request = job.MainJob._request
-async def twice(self, controller, clients, power):
-    await request(self, controller, clients, power)
-    if power is PowerRequest.OFF:
-        await request(self, controller, clients, power)
-job.MainJob._request = twice
-"""
-    arguments = ["run", "--devices", "2", "--segment-size", "2", "--quiet"]
-    assert python_with(patch, *arguments).returncode == 0
-    refused = python_with(patch, *arguments, "--power", "power_off_while_off=refuse")
+    scenario = tmp_path / "twice.toml"
+    off = '[[phase]]\nname = "{}"\nkind = "lom"\nrequest = "PowerOFF"\ncontrollers = false\n'
+    scenario.write_text(
+        '[fleet]\ndevices = 2\n[[phase]]\nkind = "enroll"\n[[phase]]\nkind = "lom_setup"\n'
+        + off.format("once")
+        + off.format("again")
+    )
+    arguments = ["run", str(scenario), "--quiet"]
+    assert lom_agent(*arguments).returncode == 0
+    refused = lom_agent(*arguments, "--power", "power_off_while_off=refuse")
     assert refused.returncode == 1
-    assert b"lom_refused" in refused.stdout
+    assert b"PowerOFF refused: the Mac is off" in refused.stdout
 
 
 def test_enrolments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:
@@ -229,7 +239,7 @@ def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         output = b""
-        while b"Enrol: 60/60" not in output:
+        while b"enroll: over" not in output:
             line = running.stdout.readline()
             assert line, output
             output += line
@@ -240,13 +250,61 @@ def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.
     assert b"enroll" in rest  # the table with what was measured so far
     document = json.loads((tmp_path / "results.json").read_bytes())
     assert document["operations"]["enroll"]["count"] == 60
+    assert document["complete"] is False
+    assert "interrupted" in document["incomplete_because"]
+
+
+def started(tmp_path: Path) -> subprocess.Popen[bytes]:
+    """A run that would go on for long, as soon as it has written its results for the first time."""
+    arguments = [
+        COMMAND, "run", "--devices", "8", "--segment-size", "4", "--workers", "2", "--out", str(tmp_path),
+        "--set", "phase.off.seconds=300",
+    ]  # fmt: skip
+    running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (tmp_path / "results.json").exists():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    return running
+
+
+def children_of(pid: int) -> list[int]:
+    """The worker processes of a run: Linux tells, pgrep elsewhere."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, check=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def test_a_run_that_is_killed_leaves_readable_results_and_no_process(tmp_path: Path) -> None:
+    with started(tmp_path) as running:
+        workers = children_of(running.pid)
+        running.kill()
+        running.communicate(timeout=SECONDS)
+    assert len(workers) == 2
+    document = read_results(tmp_path)
+    assert document["complete"] is False
+    assert document["operations"]["enroll"]["count"] == 8
+    until = time.monotonic() + SECONDS
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_what_it_had_told(tmp_path: Path) -> None:
+    with started(tmp_path) as running:
+        os.kill(children_of(running.pid)[0], signal.SIGKILL)
+        output, errors = running.communicate(timeout=SECONDS)
+    assert running.returncode == 1, errors
+    document = read_results(tmp_path)
+    assert document["complete"] is False
+    assert "died" in document["incomplete_because"]
+    assert document["operations"]["enroll"]["count"] == 8
+    assert b"died" in output
 
 
 def test_quiet_prints_the_table_only() -> None:
     done = lom_agent("run", "--devices", "2", "--segment-size", "2", "--quiet")
     assert done.returncode == 0, done.stderr
     assert b"listens on" not in done.stdout
-    assert b"done, 0 failed" not in done.stdout
+    assert b": over" not in done.stdout
     assert b"All good" in done.stdout
 
 
@@ -266,6 +324,13 @@ def test_quiet_prints_the_table_only() -> None:
         (["run", "--enroll", "https://mdm.example/", "--ca", "/etc/hosts"], b"/etc/hosts"),
         (["run", "--enroll", "https://mdm.example/", "--identity", "scep"], b"--identity"),
         (["run", "--rate", "0"], b"--rate"),
+        (["run", "--workers", "-1"], b"--workers"),
+        (["run", "--workers", "2", "--lom-network", "interface:lo"], b"load.workers should be 1"),
+        (["run", "--set", "fleet.divices=3"], b"fleet.devices"),
+        (["run", "--prometheus", "nonsense"], b"ADDRESS:PORT"),
+        (["run", "/nonexistent.toml"], b"/nonexistent.toml"),
+        (["run", "/nonexistent.toml", "--rate", "3"], b"--set phase.NAME.rate"),
+        (["run", "--junit", "/nonexistent/folder/junit.xml", "--devices", "1"], b"/nonexistent/folder"),
         (["run", "--boot", "soon"], b"constant:SECONDS"),
         (["run", "--power", "x=y"], b"reset_while_off"),
         (["run", "--lom-network", "pigeons"], b"loopback"),

@@ -76,7 +76,7 @@ def test_a_server_in_another_process_pushes_and_its_command_is_answered(tmp_path
             "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--apns-strict", "--stay", "600", "--out", str(out),
         ) as fleet:  # fmt: skip
             gateway = line_with(fleet.stdout, b"APNs gateway").split()[-1]
-            line_with(fleet.stdout, b"Enrol: 2/2")
+            line_with(fleet.stdout, b"enroll: over")
             command = plistlib.dumps({"RequestType": "ProfileList"}).decode()
             url = f"{server}/api/v1/macs/{mac.udid}/commands"
             queued = json.loads(curl(*api, "--data-binary", command, url))
@@ -136,11 +136,11 @@ def test_the_job_gets_through_a_gateway_that_misbehaves(tmp_path: Path) -> None:
         (["--apns", "192.0.2.1:2197"], b"cannot listen"),
         (["--apns-rule", "nonsense"], b"throttle"),
         (["--apns-delay", "soon"], b"lognormal"),
-        (["--apns-cert", "/etc/hosts"], b"--apns-key"),
+        (["--apns-cert", "/etc/hosts"], b"push.key"),
         (["--apns-cert", "/etc/hosts", "--apns-key", "/etc/hosts"], b"/etc/hosts"),
         (["--apns-provider-ca", "/nonexistent"], b"/nonexistent"),
         (["--enroll", "https://mdm.example/", "--apns-strict"], b"--apns"),
-        (["--enroll", "https://mdm.example/", "--apns", "127.0.0.1:0"], b"--apns-tls"),
+        (["--enroll", "https://mdm.example/", "--apns", "127.0.0.1:0"], b"push needs tls"),
     ],
 )
 def test_wrong_usage_says_what_is_wrong(arguments: list[str], words: bytes) -> None:

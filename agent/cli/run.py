@@ -25,6 +25,7 @@ from agent.load.trace_parts import TraceParts
 from agent.load.workers import cores, ignore_interrupts, workers_of
 from agent.report.terminal import Display, make_display
 
+FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, for the case that the run is killed
 
 
@@ -192,7 +193,7 @@ class _Watchers:
         self.checkpoint = lambda: None
         self._display = display
         self._exporter = exporter
-        self._next = CHECKPOINT_SECONDS
+        self._next = FIRST_CHECKPOINT_SECONDS
 
     def note(self, text: str) -> None:
         """Something a person should read now."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from agent.errors import OperatorError
 from agent.load.scenario.document import document
 from agent.load.scenario.reading import read_scenario
-from agent.load.scenario.summary import Summary, length_words, summary
+from agent.load.scenario.summary import PhaseLine, Summary, length_words, summary
 from agent.load.scenario.template import USUAL_KINDS, template
 from agent.load.scenario.types import PHASE_KINDS, Scenario
 
@@ -34,7 +34,7 @@ def scenario() -> None:
     """
 
 
-@scenario.command("check")
+@scenario.command("check", short_help="Say what scenarios come to, or what is wrong with them.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @set_option
 def scenario_check(files: tuple[str, ...], overrides: tuple[str, ...]) -> None:
@@ -47,9 +47,9 @@ def scenario_check(files: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         lom-agent scenario check fixtures/scenarios/*.toml
         lom-agent scenario check soak.toml --set fleet.devices=20 --set load.rate=5
     """
-    console = Console()
+    console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(markup=False, highlight=False, width=160)
     failed = False
     for number, file in enumerate(files):
         try:
@@ -65,7 +65,7 @@ def scenario_check(files: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         sys.exit(2)
 
 
-@scenario.command("new")
+@scenario.command("new", short_help="Write a scenario to begin with.")
 @click.argument("file", required=False, metavar="[FILE]")
 @click.option(
     "--kind",
@@ -99,29 +99,34 @@ def scenario_new(file: str | None, kinds: tuple[str, ...], force: bool) -> None:
     click.echo(f"{file} is written. Look at it: lom-agent scenario check {file}")
 
 
-@scenario.command("doc")
+@scenario.command("doc", short_help="Print the reference of every key.")
 def scenario_doc() -> None:
     """Print the reference of every key, in Markdown; docs/scenario.md is this."""
     click.echo(document(), nl=False)
 
 
+def _begins(phase: PhaseLine) -> str:
+    if not phase.settled:
+        return f"{length_words(phase.begins)} or later" if phase.begins else "then"
+    return length_words(phase.begins) if phase.begins else "at once"
+
+
 def _show(console: Console, file: str, read: Scenario, told: Summary) -> None:
     def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     line(f"{read.name}: {read.description}" if read.description else f"{read.name} ({file})")
     facts = Table(box=None, show_header=False, pad_edge=False)
     for fact in told.facts:
         facts.add_row(*fact)
-    console.print(facts, markup=False, highlight=False)
+    console.print(facts)
     phases = Table(box=None, pad_edge=False)
     for column in ("", "Phase", "Begins", "What", "How", "Takes"):
         phases.add_column(column, justify="right" if column in ("", "Begins", "Takes") else "left")
     for number, phase in enumerate(told.phases):
-        begins = f"{length_words(phase.begins)}" if phase.begins else "at once"
         takes = length_words(phase.takes) if phase.known else "?"
-        phases.add_row(str(number), phase.name, begins, phase.what, phase.how, takes)
-    console.print(phases, highlight=False)
+        phases.add_row(str(number), phase.name, _begins(phase), phase.what, phase.how, takes)
+    console.print(phases)
     for limit in read.limits:
         line(f"Limit: {limit}")
     for note in told.notes:

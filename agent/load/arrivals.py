@@ -61,7 +61,7 @@ class Constant:
 
     def before(self, seconds: float) -> float:
         """How many are due before ``seconds``."""
-        return max(0.0, math.ceil(self.rate * seconds))
+        return _whole(self.rate * seconds)
 
     def due(self, number: int) -> float:
         """When number ``number``, from 0, is due."""
@@ -84,7 +84,7 @@ class Poisson:
 
     def before(self, seconds: float) -> float:
         """How many are due before ``seconds``, on average."""
-        return max(0.0, round(self.rate * seconds))
+        return _whole(self.rate * seconds)
 
     def due(self, number: int) -> float:
         """When number ``number``, from 0, is due, on average."""
@@ -118,7 +118,8 @@ class _Piece(NamedTuple):
         """The integral of the rate up to ``seconds``."""
         passed = min(seconds - self.began, self.seconds)
         slope = (self.last - self.first) / self.seconds
-        return self.done + (self.first + slope * passed / 2.0) * passed
+        mean = self.first + slope * passed / 2.0 if slope else self.first
+        return self.done + mean * passed
 
 
 class _Pieces:
@@ -156,7 +157,7 @@ class _Pieces:
         for piece in self._pieces():
             if piece.began < seconds:
                 reached = piece.before(seconds)
-        return float(math.ceil(reached))
+        return _whole(reached)
 
     def due(self, number: int) -> float:
         """When number ``number``, from 0, is due; infinity for never."""
@@ -223,7 +224,7 @@ class Burst:
 
     def before(self, seconds: float) -> float:
         """How many are due before ``seconds``."""
-        return max(0.0, math.ceil(seconds / self.every) * self.size)
+        return _whole(seconds / self.every) * self.size
 
     def due(self, number: int) -> float:
         """When number ``number``, from 0, is due."""
@@ -311,9 +312,7 @@ def expected(plan: ArrivalPlan, targets: int) -> tuple[int, float]:
     Worked out, not counted, so that it costs nothing for a day at a thousand a second.
     """
     shape = plan.shape
-    due = math.inf if plan.duration is None else shape.before(plan.duration)
-    if isinstance(shape, Replay):
-        due = min(due, len(shape.offsets))
+    due = shape.before(math.inf if plan.duration is None else plan.duration)
     if not plan.again:
         due = min(due, targets)
     number = int(due) if targets > 0 else 0
@@ -325,6 +324,11 @@ def _random(source: Derivation, purpose: bytes, name: str) -> Random:
     """A generator of its own for each phase and purpose. Of Random, ``random()`` alone is the same in every version."""
     number = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
     return Random(int.from_bytes(source.digest(purpose, number), "big"))
+
+
+def _whole(number: float) -> float:
+    """How many whole numbers from 0 on are below ``number``."""
+    return float(math.ceil(number)) if 0.0 < number < math.inf else max(0.0, number)
 
 
 def _check_rate(rate: float) -> None:

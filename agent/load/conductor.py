@@ -102,6 +102,7 @@ class _Worker:
     indexes: range
     ready: Deferred[None] = field(default_factory=Deferred)
     ended: Deferred[None] = field(default_factory=Deferred)
+    second: int = -1
     snapshot: dict[str, Any] | None = None
     result: ShardResult | None = None
     problem: str | None = None
@@ -291,7 +292,7 @@ class Conductor:
             quiet = 2 if not self._alive() else quiet + 1 if not busy else 0
 
     async def _close(self) -> None:
-        self._link.broadcast(Finish(self.incomplete_because or "the run ended first"))
+        self._link.dismiss(Finish(self.incomplete_because or "the run ended first"))
         for worker in self._workers:
             if worker.result is None and worker.problem is None:
                 try:
@@ -340,8 +341,11 @@ class Conductor:
         for number, state in phases.items():
             if not self.phases[number].states.get(shard, PhaseState()).over:
                 self.phases[number].states[shard] = state
-        if t > self._second:
-            self._second = t
+        worker = self._workers[shard]
+        worker.second = t
+        whole = min(each.second for each in self._workers if each is worker or not self._is_over(each))
+        if whole > self._second:  # of every worker that lives
+            self._second = whole
             self._recent.turn()
             self._watcher.look(self.view())
 
@@ -365,7 +369,6 @@ class Conductor:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
             reason = str(error) or type(error).__name__
-            _log.error("worker {number} died: {error!r}", number=number, error=error)
             self._fail(worker, f"worker {number} died: {reason}")
         else:
             worker.result = decode_result(done.result())

@@ -141,6 +141,7 @@ class ControlServer:
         self._listener: Listener | None = None
         self._strangers: dict[ControlLink, DelayedCall] = {}
         self._known: dict[int, ControlLink] = {}
+        self._dismissal: Message | None = None
 
     def listen(self, host: str = "127.0.0.1") -> None:
         """Listen at any free port of ``host``. Raises OperatorError."""
@@ -166,6 +167,11 @@ class ControlServer:
         """Send a message to every shard that is there."""
         for link in list(self._known.values()):
             link.send(message)
+
+    def dismiss(self, message: Message) -> None:
+        """Send a last message to every shard, also to those that call only later."""
+        self._dismissal = message
+        self.broadcast(message)
 
     def close(self) -> None:
         """Listen no longer, and end every link."""
@@ -198,6 +204,8 @@ class ControlServer:
                 link.shard = shard
                 link.know_peer()
                 self._known[shard] = link
+                if self._dismissal is not None:
+                    link.send(self._dismissal)
             case _:
                 _log.warn("somebody who is no shard of this run called the control link")
                 self._refuse(link)

@@ -59,13 +59,13 @@ _UNIT_NAMES = {"": "no unit"}
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit: ``subject`` (an operation or a stage) has a ``metric`` that ``comparison`` holds of ``value``.
+    """One limit: ``name`` (an operation or a stage) has a ``metric`` that ``comparison`` holds of ``value``.
 
     ``value`` is in ``unit``; ``text`` is what the operator wrote.
     """
 
     text: str
-    subject: str
+    name: str
     metric: str
     comparison: str
     value: Fraction
@@ -111,17 +111,17 @@ def judge(limit: Limit, metrics: Metrics) -> Verdict:
     is about that very number. Shares are of those that ended; of ``dropped``, of those that were due.
     """
     summary: OperationSummary | StageSummary
-    of_stage = limit.subject in STAGES
-    summary = metrics.stage_summary(limit.subject) if of_stage else metrics.summary(limit.subject)
+    of_stage = limit.name in STAGES
+    summary = metrics.stage_summary(limit.name) if of_stage else metrics.summary(limit.name)
     if limit.metric != "count" and not summary.count:
-        return _nothing(limit, f"{limit.subject} never ran")
+        return _nothing(limit, f"{limit.name} never ran")
     found = _found(limit, summary)
     if found is None:
-        return _nothing(limit, f"{limit.subject} never succeeded ({summary.count} failed)")
+        return _nothing(limit, f"{limit.name} never succeeded ({summary.count} failed)")
     holds = _COMPARISONS[limit.comparison]
     ok = holds(found, limit.value)
     shown = _with_unit(_shown(found, lambda number: holds(number, limit.value) == ok), limit.unit)
-    return Verdict(limit.text, ok, shown, f"{limit.subject}.{limit.metric} was {shown}; {_said(limit)}")
+    return Verdict(limit.text, ok, shown, f"{limit.name}.{limit.metric} was {shown}; {_said(limit)}")
 
 
 def _found(limit: Limit, summary: OperationSummary | StageSummary) -> Fraction | None:
@@ -144,7 +144,7 @@ def _nothing(limit: Limit, why: str) -> Verdict:
 
 
 def _said(limit: Limit, *, whole: bool = False) -> str:
-    subject = f"{limit.subject}.{limit.metric} " if whole else ""
+    subject = f"{limit.name}.{limit.metric} " if whole else ""
     value = _with_unit(_shown(limit.value, lambda number: number == limit.value), limit.unit)
     return f"the limit is {subject}{limit.comparison} {value}."
 

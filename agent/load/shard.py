@@ -197,7 +197,7 @@ class Shard:
         states = {number: run.state for number, (run, _) in self._running.items()}
         self._send(Second(self._second, row, states))
         parts.rest()
-        if self._second % SNAPSHOT_SECONDS == SNAPSHOT_SECONDS - 1:
+        if self._second % SNAPSHOT_SECONDS == 0:
             self._send(Snapshot(parts.metrics.snapshot()))
 
     # Phases.

@@ -1,6 +1,6 @@
 """What changed from one run to another: slower, faster, more errors; pure.
 
-Documents come from `agent.report.results` by way of `agent.report.document`; what is found here goes to the comparison
+Documents come from `agent.report.results`; what is found here goes to the comparison
 page and to the terminal. Every run is held against the first one.
 
 A change is called one only where it is larger than a threshold and where there is enough to go by:
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.errors import MisuseError
-from agent.report.document import PERCENTILES, Document, Operation, Stage, enough, flattened
+from agent.report.document import Document, Operation, Stage
 from agent.report.numbers import NOTHING, change, count, counted, figures, milliseconds, share
-from agent.report.percentiles import DEVIATIONS, Distribution
-from agent.report.verdict import Level, Statement, operations_done
+from agent.report.percentiles import DEVIATIONS, PERCENTILES, Distribution, enough
+from agent.report.settings import flattened
+from agent.report.verdict import Level, Statement, because_of, operations_done
 
 LATENCY_THRESHOLD = 0.10
 LATENCY_LEAST_MS = 0.1
@@ -82,7 +83,8 @@ class Setting:
 class Against:
     """One run held against the first: what is worse and what is better, the largest change first, one sentence each.
 
-    ``possible`` is False where nothing was done in one of the two. ``missing`` are operations that only one of them has.
+    ``possible`` is False where nothing was done in one of the two. ``missing`` are operations that only one of them
+    has.
     """
 
     name: str
@@ -103,7 +105,8 @@ class Against:
     def statements(self) -> Iterator[Statement]:
         """The same in full."""
         if not self.possible:
-            yield Statement(Level.WARNING, f"In run A or run {self.name} nothing was done: there is nothing to compare.")
+            text = f"In run A or run {self.name} nothing was done: there is nothing to compare."
+            yield Statement(Level.WARNING, text)
         elif not self.worse and not self.better:
             text = f"Run {self.name} is like run A: nothing changed by more than the thresholds."
             yield Statement(Level.GOOD, text)
@@ -161,7 +164,9 @@ def letter(index: int) -> str:
 
 def _rows(documents: Sequence[Document]) -> Iterator[Row]:
     for is_stage in (False, True):
-        kinds = [document.stages if is_stage else document.operations for document in documents]
+        kinds: list[Mapping[str, Operation | Stage]] = [
+            document.stages if is_stage else document.operations for document in documents
+        ]
         for name in dict.fromkeys(name for kind in kinds for name in kind):
             runs = tuple(kind.get(name) for kind in kinds)
             yield Row(name, is_stage, runs, tuple(changes(runs[0], run) for run in runs[1:]))
@@ -172,9 +177,8 @@ def changes(before: Operation | Stage | None, after: Operation | Stage | None) -
     if before is None or after is None:
         return {}
     found = [_latency(name, quantile, before, after) for name, quantile in PERCENTILES]
-    if isinstance(before, Operation) and isinstance(after, Operation):
-        found.append(_rate(before, after))
-        found += [_counted(what, before, after) for what in COUNTED]
+    if isinstance(before, Operation) and isinstance(after, Operation):  # stages have neither rates nor errors
+        found += [_rate(before, after), *(_counted(what, before, after) for what in COUNTED)]
     return {each.what: each for each in found}
 
 
@@ -194,11 +198,11 @@ def _latency(what: str, quantile: float, before: Operation | Stage, after: Opera
 
 
 def _apart(before: Operation | Stage, after: Operation | Stage, quantile: float) -> bool:
-    """Whether a percentile differs by more than chance does. Without histograms, enough latencies have to do."""
+    """Whether a percentile differs by more than chance does."""
     if not (enough(before.timed, quantile) and enough(after.timed, quantile)):
         return False
     if before.histogram is None or after.histogram is None:
-        return True
+        return False
     one, other = (Distribution(each).spread(quantile) for each in (before.histogram, after.histogram))
     return one is not None and other is not None and (one.high < other.low or other.high < one.low)
 
@@ -229,7 +233,7 @@ def _counted(what: str, before: Operation, after: Operation) -> Change:
     # The variance of a count is the count; scaled, it is that times the scale squared.
     chance = DEVIATIONS * (new + old * scale * scale) ** 0.5
     ratio = new / expected if expected else None
-    text = change(ratio) if ratio is not None else ("±0 %" if not new else f"+{share(new, new_whole)}")
+    text = change(ratio) if ratio is not None else f"+{share(new, new_whole)}" if new else ""
     if new == expected:
         judgement = Judgement.SAME
     elif abs(new - expected) <= chance:
@@ -262,8 +266,8 @@ def _told(document: Document) -> dict[str, str]:
 def _cautions(documents: Sequence[Document]) -> Iterator[Statement]:
     for index, document in enumerate(documents):
         if not document.complete:
-            because = f": {document.incomplete_because.rstrip('.')}" if document.incomplete_because else ""
-            yield Statement(Level.WARNING, f"Run {letter(index)} did not come to its end{because}.")
+            text = f"Run {letter(index)} did not come to its end{because_of(document)}."
+            yield Statement(Level.WARNING, text)
         if document.generator is not None and not document.generator.trustworthy:
             text = f"In run {letter(index)} the load generator was the bottleneck: its latencies cannot be trusted."
             yield Statement(Level.WARNING, text, tuple(document.generator.reasons))

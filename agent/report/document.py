@@ -1,40 +1,32 @@
-"""A results document as types, for those who read one: the HTML report, the comparison, ``lom-agent report``.
+"""A results document as types, for those who read one: the HTML report, the comparison, the terminal.
 
-It comes as the plain dict that `agent.report.results` writes and reads. A file may have been edited by hand, so
-that every number is checked once, here; who works with a `Document` meets no surprise. Parts that a run did not have are
-empty. Keys that nobody here knows are passed over: a later version may have added them.
+It comes as the plain dict that `agent.report.results` makes and reads, of the shape that `agent.report.schema` says (a
+test holds the two together); here it has attributes in place of keys, and what a document leaves out is empty. Keys
+that nobody here knows are passed over: a later version may have added them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
 from agent.errors import OperatorError
-from agent.report.numbers import NOTHING
-
-SCHEMA = "lom-agent.results/2"
-
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Number = Annotated[float, Meta(ge=0, le=1e15)]  # also refuses NaN and the infinities, which JSON has not
-
-PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99_9", 0.999))
-LEAST_BEYOND = 10  # ours: a percentile with fewer latencies beyond it says more of chance than of the server
+from agent.report.schema import SCHEMA, Amount, Count
 
 
 class Latency(Struct, frozen=True):
     """Milliseconds; None where nothing succeeded."""
 
-    p50: Number | None = None
-    p90: Number | None = None
-    p95: Number | None = None
-    p99: Number | None = None
-    p99_9: Number | None = None
-    max: Number | None = None
-    mean: Number | None = None
+    p50: Amount | None = None
+    p90: Amount | None = None
+    p95: Amount | None = None
+    p99: Amount | None = None
+    p99_9: Amount | None = None
+    max: Amount | None = None
+    mean: Amount | None = None
 
 
 class Stage(Struct, frozen=True):
@@ -58,7 +50,7 @@ class Operation(Struct, frozen=True):
     errors: Count = 0
     late: Count = 0
     dropped: Count = 0
-    rate_per_s: Number = 0.0
+    rate_per_s: Amount = 0.0
     latency_ms: Latency = Latency()
     clamped: Count = 0
     histogram: str | None = None
@@ -91,8 +83,8 @@ class Phase(Struct, frozen=True):
 
     name: str
     kind: str = ""
-    started_s: Number | None = None
-    ended_s: Number | None = None
+    started_s: Amount | None = None
+    ended_s: Amount | None = None
     planned: Count | None = None
     started: Count | None = None
     done: Count | None = None
@@ -106,8 +98,8 @@ class SecondOfOperation(Struct, frozen=True):
 
     count: Count = 0
     errors: Count = 0
-    p50_ms: Number | None = None
-    p99_ms: Number | None = None
+    p50_ms: Amount | None = None
+    p99_ms: Amount | None = None
 
 
 class Second(Struct, frozen=True):
@@ -118,16 +110,16 @@ class Second(Struct, frozen=True):
     macs: dict[str, Count] = field(default_factory=dict)
     connections: Count | None = None
     pushes_waiting: Count | None = None
-    lag_ms: Number | None = None
-    cpu: Number | None = None
+    lag_ms: Amount | None = None
+    cpu: Amount | None = None
 
 
 class Lag(Struct, frozen=True):
-    """How late an event loop was, in milliseconds."""
+    """How late an event loop was, in milliseconds; None where the worker did not tell."""
 
-    p50: Number | None = None
-    p99: Number | None = None
-    max: Number | None = None
+    p50: Amount | None = None
+    p99: Amount | None = None
+    max: Amount | None = None
 
 
 class Worker(Struct, frozen=True):
@@ -135,8 +127,8 @@ class Worker(Struct, frozen=True):
 
     worker: Count
     lag_ms: Lag = Lag()
-    cpu_s: Number | None = None
-    busiest_second: Number | None = None
+    cpu_s: Amount | None = None
+    busiest_second: Amount | None = None
     max_rss_kib: Count | None = None
 
 
@@ -160,8 +152,15 @@ class Limit(Struct, frozen=True):
 class Resources(Struct, frozen=True):
     """What the run took in all."""
 
-    cpu_s: Number | None = None
+    cpu_s: Amount | None = None
     max_rss_kib: Count | None = None
+
+
+class Merged(Struct, frozen=True):
+    """Of how many runs this is the sum, and what of them could not be added up."""
+
+    runs: Count
+    left_out: list[str] = field(default_factory=list)
 
 
 class Document(Struct, frozen=True, kw_only=True):
@@ -170,11 +169,11 @@ class Document(Struct, frozen=True, kw_only=True):
     schema: str
     version: str = ""
     name: str = ""
-    seed: str | int = ""
+    seed: str | int | None = None
     devices: Count = 0
     workers: Count = 1
     started: str = ""
-    duration_s: Number = 0.0
+    duration_s: Amount = 0.0
     complete: bool = True
     incomplete_because: str | None = None
     operations: dict[str, Operation] = field(default_factory=dict)
@@ -185,63 +184,20 @@ class Document(Struct, frozen=True, kw_only=True):
     timeline: list[Second] = field(default_factory=list)
     generator: Generator | None = None
     limits: list[Limit] = field(default_factory=list)
-    push: dict[str, Any] | None = None
-    keys: dict[str, Any] | None = None
+    push: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
     resources: Resources = Resources()
     scenario: dict[str, Any] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
+    merged: Merged | None = None
 
 
 def read_document(plain: Mapping[str, Any]) -> Document:
     """The document as types. Raises OperatorError where it is of another schema or a part of it is of another form."""
     schema = plain.get("schema")
     if schema != SCHEMA:
-        raise OperatorError(f"a results document should be of schema {SCHEMA}, but this one is of {schema!r}")
+        raise OperatorError(f"Expected results of the schema {SCHEMA}; found {str(schema)[:100]!r}.")
     try:
         return msgspec.convert(dict(plain), Document)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise OperatorError(f"the results document is not of schema {SCHEMA}, whatever it says: {error}") from error
-
-
-def enough(timed: int, share: float) -> bool:
-    """Whether so many latencies are enough for the percentile of ``share``, such as 0.99 (see LEAST_BEYOND)."""
-    return timed * (1.0 - share) >= LEAST_BEYOND - 1e-9
-
-
-def flattened(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A nested dict as (name, value) lines: ``fleet.devices``, ``phase.2.rate``; a value as text."""
-    lines: list[tuple[str, str]] = []
-    waiting: list[tuple[str, Any]] = [(str(key), value) for key, value in reversed(list(plain.items()))]
-    while waiting:
-        name, value = waiting.pop()
-        inner = _inner(value)
-        if inner is None:
-            lines.append((name, _text(value)))
-        else:
-            waiting += [(f"{name}.{key}", each) for key, each in reversed(inner)]
-    return lines
-
-
-def _inner(value: Any) -> list[tuple[Any, Any]] | None:
-    """What is to be shown line by line: filled dicts, and lists that hold a dict."""
-    if isinstance(value, Mapping) and value:
-        return list(value.items())
-    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
-        return list(enumerate(value, 1))
-    return None
-
-
-def _text(value: Any) -> str:
-    match value:
-        case None:
-            return NOTHING
-        case bool():
-            return "yes" if value else "no"
-        case []:
-            return "none"
-        case list():
-            return ", ".join(str(each) for each in value)
-        case {}:
-            return "none"
-        case _:
-            return str(value)
+        raise OperatorError(f"Expected results of the schema {SCHEMA}; found something else: {error}.") from error

@@ -8,6 +8,7 @@ that it would tell, to the one known for Ant (JUnit.xsd of Windy Road).
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +22,9 @@ NAMELESS = "lom-agent"  # the suite of a scenario that has no name
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # Source: XML 1.0, 2.2, Char
 
 
-def write_junit(path: Path, document: ResultsDocument) -> Path:
+def write_junit(path: str | os.PathLike[str], document: ResultsDocument) -> Path:
     """Write the XML to ``path``, all at once; return it. Raises OperatorError where it cannot be written."""
-    return write_whole(path, junit(document))
+    return write_whole(Path(path), junit(document))
 
 
 def junit(document: ResultsDocument) -> bytes:

@@ -52,7 +52,7 @@ def share(part: float, whole: float) -> str:
         return "< 0.001 %"
     if part < whole and percent > 99.95:
         return "> 99.9 %"
-    return f"{percent:.3g} %"
+    return f"{percent:.3g} %" if percent >= 1 else f"{percent:.2g} %"
 
 
 def change(ratio: float | None) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import twisted
@@ -116,7 +116,7 @@ def results(
     keys: Mapping[str, Any] | None = None,
     scenario: Mapping[str, Any] | None = None,
     incomplete_because: str | None = None,
-) -> dict[str, Any]:
+) -> ResultsDocument:
     """The document of schema ``lom-agent.results/2``: numbers, text, lists and dicts only, ready for JSON.
 
     ``phases`` are as `agent.report.schema.PhaseDocument`, ``generator`` has what `generator_document` takes of each
@@ -148,7 +148,7 @@ def results(
     for key in ("incomplete_because", "push", "keys", "scenario"):
         if document[key] is None:
             del document[key]
-    return document
+    return cast(ResultsDocument, document)
 
 
 def counted(metrics: Metrics) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.report.document import Document
+from agent.report.document import Document, Drop
 from agent.report.numbers import TIMES, counted, share
 
 
 class Level(StrEnum):
-    """How bad a sentence is."""
+    """How bad a sentence is, the harmless first."""
 
-    GOOD = "good"
     NOTE = "note"
+    GOOD = "good"
     WARNING = "warning"
     BAD = "bad"
 
@@ -64,23 +64,29 @@ def operations_failed(document: Document) -> int:
     return sum(operation.errors for operation in document.operations.values())
 
 
+def because_of(document: Document) -> str:
+    """Why a run did not end, as the end of a sentence; nothing where nobody said."""
+    reason = (document.incomplete_because or "").rstrip(".")
+    return f": {reason}" if reason else ""
+
+
 def _headline(document: Document) -> str:
-    broken = sum(not limit.ok for limit in document.limits)
+    limits = document.limits
+    broken = sum(not limit.ok for limit in limits)
     failed = operations_failed(document)
-    slow = document.generator is not None and not document.generator.trustworthy
     parts = []
     if not document.complete:
         parts.append("the run is not complete")
     if broken:
-        parts.append(f"{broken} of {counted(len(document.limits), 'limit')} broken")
-    if slow:
-        parts.append("the latencies cannot be trusted")
+        parts.append(f"{broken} of {counted(len(limits), 'limit')} broken")
     if not operations_done(document):
         parts.append("nothing was done")
-    elif failed and not document.limits:
+    elif document.generator is not None and not document.generator.trustworthy:
+        parts.append("the latencies cannot be trusted")
+    if failed and not limits:
         parts.append(f"{counted(failed, 'operation')} failed")
     if not parts:
-        parts.append("every limit held" if document.limits else "no operation failed")
+        parts.append("every limit held" if limits else "no operation failed")
     text = ", ".join(parts)
     return text[0].upper() + text[1:]
 
@@ -88,32 +94,37 @@ def _headline(document: Document) -> str:
 def _completeness(document: Document) -> list[Statement]:
     if document.complete:
         return []
-    because = f": {document.incomplete_because.rstrip('.')}" if document.incomplete_because else ""
+    because = because_of(document)
     text = f"The run did not come to its end{because}. The numbers are of what ran until then."
     return [Statement(Level.BAD, text)]
 
 
 def _generator(document: Document) -> list[Statement]:
-    if document.generator is None:
-        return [Statement(Level.NOTE, "Whether this program kept up with its own schedule was not measured.")]
-    if document.generator.trustworthy:
+    generator = document.generator
+    if generator is None or not operations_done(document):
+        return []  # nobody said, or there are no latencies to trust or not
+    if generator.trustworthy:
         return [Statement(Level.GOOD, "The latencies can be trusted: the load generator kept up with its schedule.")]
+    reasons = tuple(generator.reasons)
+    if not generator.workers:
+        text = "Do not rely on the latencies: nobody knows whether the load generator kept up with its schedule."
+        return [Statement(Level.WARNING, text, reasons)]
     text = (
         "The load generator was the bottleneck, not the server: part of every latency is its own waiting. "
         "Run it again with more cores, more machines or less load."
     )
-    return [Statement(Level.BAD, text, tuple(document.generator.reasons))]
+    return [Statement(Level.BAD, text, reasons)]
 
 
 def _limits(document: Document) -> list[Statement]:
-    if not document.limits:
+    limits = document.limits
+    if not limits:
         return [Statement(Level.NOTE, "The scenario set no limits, so nothing here says what would be too slow.")]
-    broken = [limit for limit in document.limits if not limit.ok]
+    broken = [limit for limit in limits if not limit.ok]
     if not broken:
-        every = "The one limit" if len(document.limits) == 1 else f"All {len(document.limits)} limits"
-        return [Statement(Level.GOOD, f"{every} held.")]
-    was = "was" if len(broken) == 1 else "were"
-    text = f"{len(broken)} of {counted(len(document.limits), 'limit')} {was} broken."
+        return [Statement(Level.GOOD, "The one limit held." if len(limits) == 1 else f"All {len(limits)} limits held.")]
+    were = "was" if len(broken) == 1 else "were"
+    text = f"{len(broken)} of {counted(len(limits), 'limit')} {were} broken."
     return [Statement(Level.BAD, text, tuple(limit.sentence or limit.limit for limit in broken))]
 
 
@@ -139,10 +150,14 @@ def _schedule(document: Document) -> list[Statement]:
     said = []
     if dropped:
         reasons = sorted(document.dropped, key=lambda drop: -drop.count)
-        details = tuple(f"{drop.count:,} {TIMES} {drop.operation}: {drop.reason}" for drop in reasons[:3])
+        details = tuple(_drop(drop) for drop in reasons[:3])
         text = f"{dropped:,} of the planned operations never started."
         said.append(Statement(Level.WARNING, text, details))
     if late:
         text = f"{late:,} started more than 100 ms after they were due; their latency counts from when they were due."
         said.append(Statement(Level.WARNING, text))
     return said
+
+
+def _drop(drop: Drop) -> str:
+    return f"{drop.count:,} {TIMES} {drop.operation}: {drop.reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
@@ -73,9 +74,9 @@ _PHASES = """\
 `[[phase]]` stands once for each phase, in the order in which they begin. `kind` says what happens in it.
 
 A phase begins when the one before it is over; with `wait = false` there, together with that one; with `start_at` at
-its own time, and then the one before must not be waited for. `wait` is about the phase directly before and no
-other. A phase is over when all that it began is over. At the run's end what is still under way has `load.tail`
-seconds.
+its own time, or at once where that is past, and then the one before must not be waited for. `wait` is about the
+phase directly before and no other. A phase is over when all that it began is over. When all phases are, what is
+still under way has `load.tail` seconds.
 
 All phases have these keys:
 """
@@ -153,6 +154,7 @@ it ran; header values, texts of a body and values in a command whose names speak
 It is written from the program's own types; `lom-agent scenario doc` prints it.
 """
 
+_WIDTH = 120
 _BOUNDS = {
     f" from 0 to {LONGEST_SECONDS:,.0f}": ", 0 or more",
     f" above 0, at most {LONGEST_SECONDS:,.0f}": " above 0",
@@ -160,7 +162,7 @@ _BOUNDS = {
     f" from 0 to {MAX_DEVICES:,}": ", 0 or more",
 }
 _KINDS_NOTE = {
-    "command": f"Without `request` it is\n\n```toml\nrequest = {toml(USUAL_REQUEST)}\n```",
+    "command": f"Without `request` it is `{toml(USUAL_REQUEST)}`.",
     "lom": "The requests of a segment go in the order of its Macs, its Controller's own last; the seed decides which "
     "segment is next.",
 }
@@ -194,7 +196,7 @@ def _tables_part() -> Iterator[str]:
 
 def _paragraphs(table: type[Struct]) -> str:
     parts = (table.__doc__ or "").split("\n\n")
-    return "\n\n".join(" ".join(part.split()) for part in parts) + "\n"
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), _WIDTH, break_on_hyphens=False) for part in parts) + "\n"
 
 
 def _table(keys: Iterable[Key]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.fleet.population import Population
-from agent.load.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisson, Ramp, Replay, Shape, Steps, expected
+from agent.load.arrivals import AtOnce, Burst, Constant, Poisson, Ramp, Replay, Shape, Steps, expected
 from agent.load.scenario.check_tables import has_embedded_lab
 from agent.load.scenario.pacing import Closed, pace
 from agent.load.scenario.targets import chosen_macs, chosen_segments, lom_requests
@@ -29,10 +29,14 @@ _STEPS_SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class PhaseLine:
-    """One phase: when it ``begins`` at the earliest and how long it ``takes`` at least (seconds; inf: not known)."""
+    """One phase: when it ``begins`` and how long it ``takes`` at least (seconds; inf: not known).
+
+    ``settled`` is false where it waits for a phase whose length is not known, so that it may begin later.
+    """
 
     name: str
     begins: float
+    settled: bool
     what: str
     how: str
     takes: float
@@ -59,13 +63,15 @@ def summary(scenario: Scenario) -> Summary:
     fleet = scenario.fleet
     population = Population(fleet.seed, fleet.devices, fleet.segment_size)
     lines: list[PhaseLine] = []
-    begins = 0.0
+    begins, settled = 0.0, True
     for phase in scenario.phases:
-        begins = begins if phase.start_at is None else phase.start_at
-        line = _phase_line(phase, scenario, population, begins)
+        begins = max(begins, phase.start_at or 0.0)
+        what, how, takes = _phase_words(phase, scenario, population)
+        line = PhaseLine(phase.name, begins, settled, what, how, takes)
         lines.append(line)
-        if phase.wait and line.known:
-            begins += line.takes
+        if phase.wait:
+            begins += line.takes if line.known else 0.0
+            settled = settled and line.known
     known = all(line.known for line in lines)
     last = max((line.begins + line.takes for line in lines if line.known), default=0.0)
     return Summary(tuple(_facts(scenario, population)), tuple(lines), max(last, begins), known, tuple(_notes(scenario)))
@@ -102,33 +108,34 @@ def _facts(scenario: Scenario, population: Population) -> Iterator[tuple[str, st
     yield "Workers", "one a core" if not load.workers else str(load.workers)
 
 
-def _phase_line(phase: Phase, scenario: Scenario, population: Population, begins: float) -> PhaseLine:
+def _phase_words(phase: Phase, scenario: Scenario, population: Population) -> tuple[str, str, float]:
+    """What happens in a phase, how, and how many seconds it takes at least; infinity for what is not known."""
     if isinstance(phase, IdlePhase):
-        looks = "" if phase.poll is None else f", each looks every {length_words(phase.poll)}"
         macs = _counted(len(chosen_macs(phase, population)), "Mac")
-        return PhaseLine(phase.name, begins, macs + looks, "", phase.seconds)
+        return (
+            macs + ("" if phase.poll is None else f", each looks every {length_words(phase.poll)}"),
+            "",
+            phase.seconds,
+        )
     if isinstance(phase, PowerCutPhase):
         segments = _counted(len(chosen_segments(phase, population)), "segment")
         how = "all at once" if not phase.spread else f"over {length_words(phase.spread)}"
         what = f"{segments} without power for {length_words(phase.seconds)}"
-        return PhaseLine(phase.name, begins, what, how, phase.spread + phase.seconds + phase.return_spread)
-    targets = (
-        len(lom_requests(phase, population)) if isinstance(phase, LOMPhase) else len(chosen_macs(phase, population))
+        return what, how, phase.spread + phase.seconds + phase.return_spread
+    macs_or_requests = (
+        lom_requests(phase, population) if isinstance(phase, LOMPhase) else chosen_macs(phase, population)
     )
+    targets = len(macs_or_requests)
     plan = pace(phase, scenario.load)
     if isinstance(plan, Closed):
-        count, again = (math.inf, True) if plan.again else (targets, False)
+        what = _what(phase, math.inf if plan.again else targets)
+        again, how = plan.again, f"{plan.concurrency:,} at a time"
         takes = math.inf if phase.duration is None else phase.duration
-        how = f"{plan.concurrency:,} at a time"
     else:
         count, last = expected(plan, targets)
-        again = count > targets
+        what, again, how = _what(phase, count), count > targets, _how(plan.shape)
         takes = last if plan.duration is None else plan.duration
-        how = _how(plan)
-    what = _what(phase, count)
-    if again:
-        what += f", round and round {targets:,}"
-    return PhaseLine(phase.name, begins, what, how, takes)
+    return what + (f", round and round {targets:,}" if again else ""), how, takes
 
 
 def _what(phase: ArrivingPhase, count: float) -> str:
@@ -147,15 +154,7 @@ def _what(phase: ArrivingPhase, count: float) -> str:
     return ""
 
 
-def _how(plan: ArrivalPlan) -> str:
-    match plan.shape:
-        case Replay(offsets):
-            return f"at {_counted(len(offsets), 'recorded moment')}"
-        case shape:
-            return _shape_words(shape)
-
-
-def _shape_words(shape: Shape) -> str:
+def _how(shape: Shape) -> str:
     match shape:
         case AtOnce():
             return "all at once"
@@ -170,7 +169,8 @@ def _shape_words(shape: Shape) -> str:
             return ", then ".join(shown) + (", …" if len(steps) > _STEPS_SHOWN else "")
         case Burst(size, every):
             return f"{size:,} at once every {length_words(every)}"
-    return ""
+        case Replay(offsets):
+            return f"at {_counted(len(offsets), 'recorded moment')}"
 
 
 def _notes(scenario: Scenario) -> Iterator[str]:

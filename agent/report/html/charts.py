@@ -1,7 +1,7 @@
 """The charts of the page, as data for plotly.js: what is drawn, not how it looks.
 
-A chart names its colours (``op3``, ``state0``, ``bad``); ``charts.js`` looks them up in the page's style, so that light,
-dark and paper have their own. A trace with a ``key`` is shown and hidden by the page's own legend. Every text is escaped
+A chart names its colours (``op3``, ``state0``); ``charts.js`` looks them up in the page's style, so that light, dark
+and paper have their own. A trace with a ``key`` is shown and hidden by the page's own legend. Every text is escaped
 here, because plotly.js reads text as a little HTML. Times are milliseconds from the run's start.
 """
 
@@ -14,14 +14,13 @@ from typing import Any
 
 from agent.net.records import OPERATIONS
 from agent.report.document import Document, Operation, Stage
+from agent.report.generator import BUSY_SHARE, LAG_P99_MS
 from agent.report.html.series import Points, Series
 from agent.report.percentiles import Distribution
-from agent.report.terminal import visible
+from agent.report.terminal.text import visible
 
 COLOURS = 12  # --op0 to --op11 of style.css
 STATES = ("idle", "session", "booting", "off", "new", "left")
-LAG_LIMIT_S = 0.050  # as the document's own judgement of the generator has it
-CPU_LIMIT = 0.90
 
 Trace = dict[str, Any]
 
@@ -93,7 +92,9 @@ def generator_over_time(series: Series) -> list[Chart]:
     return [chart for chart in found if chart.traces]
 
 
-def by_percentile(name: str, title: str, of: Mapping[str, Operation | Stage], colours: Mapping[str, str]) -> list[Chart]:
+def by_percentile(
+    name: str, title: str, of: Mapping[str, Operation] | Mapping[str, Stage], colours: Mapping[str, str]
+) -> list[Chart]:
     """Latency by percentile of several operations or stages: one chart, or none where none succeeded."""
     traces = [
         _curve(each.histogram) | {"name": text(key), "key": key, "colour": colours[key]}
@@ -122,7 +123,7 @@ def runs_over_time(runs: Sequence[tuple[str, Series]]) -> list[Chart]:
             totals = [None if None in at else sum(number or 0 for number in at) for at in zip(*rates, strict=True)]
             traces.append(_line(series, totals, key, f"run{position}", key=key, hover=_HOVER_RATE))
     caption = "Operations that ended each second, all kinds together, from each run's own start."
-    layout = {"yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    layout = {"yaxis": {"tickformat": "~s"}}
     return [Chart("runs-rates", "Operations per second", caption, traces, layout)] if traces else []
 
 
@@ -141,11 +142,18 @@ def bands(document: Document, seconds: float) -> list[dict[str, Any]]:
 
 def _rates(series: Series) -> Chart:
     traces = [
-        _line(series, each.per_s, name, colour_of(name, list(series.operations)), key=name, hover=_HOVER_RATE)
+        _line(
+            series,
+            _without_idle(each.per_s),
+            name,
+            colour_of(name, list(series.operations)),
+            key=name,
+            hover=_HOVER_RATE,
+        )
         for name, each in series.operations.items()
         if any(each.per_s)
     ]
-    layout = {"yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    layout = {"yaxis": {"tickformat": "~s"}}
     caption = "How many operations of each kind ended each second, the failed ones too."
     return Chart("rates", "Operations per second", caption, traces, layout)
 
@@ -159,7 +167,7 @@ def _latencies(series: Series) -> Chart:
                 line = _line(series, points, f"{name} {words}", colour, key=name, hover=_HOVER_SECONDS)
                 line["line"] = {"width": 1.6 if dash == "solid" else 1.2, "dash": dash}
                 traces.append(line)
-    caption = "Of those that succeeded, from when they were due. Solid: 99 of 100 were faster. Dotted: half were faster."
+    caption = "Of those that succeeded, from when they were due. Solid: 99 of 100 were faster; dotted: half were."
     return Chart("latencies", "Latency", caption, traces, {"yaxis": _LOG_SECONDS})
 
 
@@ -174,7 +182,7 @@ def _errors(series: Series) -> Chart:
         for name, each in series.operations.items()
         if any(each.errors_per_s)
     ]  # fmt: skip
-    layout = {"barmode": "stack", "bargap": 0, "yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    layout = {"barmode": "stack", "bargap": 0, "yaxis": {"tickformat": "~s"}}
     return Chart("errors", "Errors per second", "How many operations failed each second.", traces, layout)
 
 
@@ -187,33 +195,31 @@ def _macs(series: Series) -> Chart:
             colour = f"state{STATES.index(state) if state in STATES else len(STATES) + position % 2}"
             line = _line(series, series.macs[state], state, colour, hover="%{y:,.4~r}")
             traces.append(line | {"stackgroup": "macs", "line": {"width": 0.5, "shape": "hv"}, "filled": True})
-    caption = "What the Macs were at: not yet enrolled, idle, in a session, booting, off, or gone from the management."
-    layout = {"yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
-    return Chart("macs", "The fleet", caption, traces, layout, own_legend=True)
+    caption = "New: not yet enrolled. Left: no longer managed."
+    layout = {"yaxis": {"tickformat": "~s"}}
+    return Chart("macs", "What the Macs were at", caption, traces, layout, own_legend=True)
 
 
 def _open(series: Series) -> Chart:
     found = (("open connections", series.connections, "op0"), ("waiting pushes", series.pushes_waiting, "op2"))
-    traces = [
-        _line(series, points, name, colour, hover="%{y:,.4~r}") for name, points, colour in found if any(points)
-    ]
-    layout = {"yaxis": {"rangemode": "tozero", "tickformat": "~s"}}
+    traces = [_line(series, points, name, colour, hover="%{y:,.4~r}") for name, points, colour in found if any(points)]
+    layout = {"yaxis": {"tickformat": "~s"}}
     caption = "Connections of the Macs to the server, and pushes that wait for their Mac."
     return Chart("open", "Connections and pushes", caption, traces, layout, own_legend=True)
 
 
 def _lag(series: Series) -> Chart:
-    layout = {"yaxis": {"rangemode": "tozero", **_SECONDS}}
-    caption = "How late the event loop of the worst worker was. Dashed: 50 ms, above which latencies are not to be trusted."
+    layout = {"yaxis": _SECONDS}
+    caption = f"How late the worst worker's event loop was. Dashed: {LAG_P99_MS:.0f} ms, above which latencies cannot be trusted."
     traces = _one(series, series.lag, "lag", "op0", _HOVER_SECONDS)
-    return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_LIMIT_S)
+    return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_P99_MS / 1000)
 
 
 def _cpu(series: Series) -> Chart:
-    layout = {"yaxis": {"rangemode": "tozero", "tickformat": ".0%"}}
-    caption = "How much of its core the busiest worker used. Dashed: 90 %, above which it is likely to be late."
+    layout = {"yaxis": {"tickformat": ".0%"}}
+    caption = f"How much of its core the busiest worker used. Dashed: {BUSY_SHARE:.0%}, above which it is likely to be late."
     traces = _one(series, series.cpu, "CPU", "op2", "%{y:.0%}")
-    return Chart("cpu", "CPU", caption, traces, layout, threshold=CPU_LIMIT)
+    return Chart("cpu", "CPU", caption, traces, layout, threshold=BUSY_SHARE)
 
 
 def _one(series: Series, points: Points, name: str, colour: str, hover: str) -> list[Trace]:
@@ -252,6 +258,15 @@ def _percentile_charts(name: str, title: str, traces: Sequence[Trace]) -> list[C
     }  # fmt: skip
     caption = "What share of them was faster than this. A line ends where one latency is left."
     return [Chart(name, title, caption, traces, layout, over_time=False)]
+
+
+def _without_idle(points: Points) -> Points:
+    """No line along the bottom where an operation does not occur: with ten operations there would be little else."""
+    around = [0.0, *points, 0.0]
+    return [
+        None if not before and not point and not after else point
+        for before, point, after in zip(around, points, around[2:], strict=False)
+    ]
 
 
 def _short(points: Points) -> Points:

@@ -1,8 +1,8 @@
 """The page: a document's numbers and charts, put into the templates.
 
-What a peer or an operator wrote is in the documents. It goes out as text only: every expression of a template is escaped,
-with whatever could act on its surroundings made visible; and the page's content security policy lets no script run but
-the two that stand in it, by their hashes, and nothing be fetched from anywhere.
+What a peer or an operator wrote is in the documents. It goes out as text only: every expression of a template is
+escaped, with whatever could act on its surroundings made visible; and the page's content security policy lets no script
+run but the two that stand in it, by their hashes, and nothing be fetched from anywhere.
 """
 
 from __future__ import annotations
@@ -11,25 +11,29 @@ import base64
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from agent.errors import MisuseError, OperatorError
 from agent.report import numbers
 from agent.report.compare import WORDS, Judgement, compare, letter
-from agent.report.document import PERCENTILES, Document, enough, flattened, read_document
+from agent.report.document import Document, Operation, Stage, read_document
 from agent.report.html import charts
 from agent.report.html.charts import Chart
 from agent.report.html.series import Series, series
 from agent.report.html.words import OPERATION_WORDS, STAGE_WORDS
-from agent.report.terminal import visible
+from agent.report.percentiles import PERCENTILES, enough
+from agent.report.results import write_whole
+from agent.report.settings import flattened
+from agent.report.terminal.text import visible
 from agent.report.verdict import operations_done, operations_failed, verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MOST_RUNS = 8  # as many as there are colours for runs
 MOST_ROWS = 200  # of a table whose length somebody else decides; what is left out is said
@@ -41,14 +45,7 @@ def write_report(path: str | os.PathLike[str], documents: Sequence[Mapping[str, 
     The same documents make the same bytes. Raises OperatorError where a document is of another schema, where there are
     more than MOST_RUNS, or where the file cannot be written.
     """
-    target = Path(path)
-    octets = report_html(documents).encode()
-    try:
-        _replace(target, octets)
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character in it
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise OperatorError(f"the report cannot be written to {target}: {reason}") from error
-    return target
+    return write_whole(Path(path), report_html(documents).encode())
 
 
 def report_html(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -69,8 +66,8 @@ def _report(document: Document) -> str:
     stage_colours = {name: f"op{index % charts.COLOURS}" for index, name in enumerate(document.stages)}
     parts = {
         "time": charts.over_time(line),
-        "percentiles": charts.by_percentile("percentiles", "Operations", document.operations, colours),
-        "stages": charts.by_percentile("stages", "Stages", document.stages, stage_colours),
+        "percentiles": charts.by_percentile("percentiles", "", document.operations, colours),
+        "stages": charts.by_percentile("stages", "", document.stages, stage_colours),
         "fleet": charts.fleet_over_time(line),
         "generator": charts.generator_over_time(line),
     }
@@ -120,17 +117,23 @@ def _page(template: str, parts: Mapping[str, list[Chart]], axis: Mapping[str, An
     """Render ``template``; its charts are ``parts``, by the place where they stand."""
     all_charts = {chart.name: chart.plain() for place in parts.values() for chart in place}
     scripts = [_plotly(), _file("charts.js")] if all_charts else []
-    return _environment().get_template(template).render(
-        charts=parts,
-        chart_data=_json({"charts": all_charts, **axis}),
-        scripts=[Markup(script) for script in scripts],  # noqa: S704  # our own and plotly's: no text from outside
-        script_hashes=[_hash(script) for script in scripts],
-        style=Markup(_file("style.css")),  # noqa: S704
-        **context,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            charts=parts,
+            chart_data=_json({"charts": all_charts, **axis}),
+            scripts=[Markup(script) for script in scripts],  # noqa: S704  # our own and plotly's: no text from outside
+            script_hashes=[_hash(script) for script in scripts],
+            style=Markup(_file("style.css")),  # noqa: S704
+            **context,
+        )
     )
 
 
 def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only when a page is written
+
     environment = Environment(
         loader=PackageLoader(__package__, "templates"),
         autoescape=True,
@@ -153,6 +156,7 @@ def _environment() -> Environment:
         share=numbers.share,
         counted=numbers.counted,
         enough=enough,
+        any_few=_any_few,
         letter=letter,
         percentiles=PERCENTILES,
         words=WORDS,
@@ -174,6 +178,15 @@ def _when(rfc3339: str) -> str:
     if len(rfc3339) >= 20 and rfc3339[10] == "T" and rfc3339.endswith("Z"):
         return f"{rfc3339[:10]} {rfc3339[11:19]} UTC"
     return rfc3339
+
+
+def _any_few(rows: Iterable[Operation | Stage]) -> bool:
+    """Whether some percentile of them has too few latencies beyond it."""
+    return any(
+        getattr(each.latency_ms, name) is not None and not enough(each.timed, share)
+        for each in rows
+        for name, share in PERCENTILES
+    )
 
 
 def _peak(line: Series) -> float | None:
@@ -212,15 +225,3 @@ def _plotly() -> str:
 
     # A carriage return would be a line feed to the browser, and the hash another one.
     return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Whoever opens the file finds the old page or the new one, never half of one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -10,6 +10,10 @@
   let shown = whole; // milliseconds from the run's start
   let following = false; // while the other charts are taken to where one was zoomed to
 
+  const font = getComputedStyle(document.body).fontFamily;
+  const pen = document.createElement("canvas").getContext("2d"); // to measure text with
+  pen.font = "11px " + font;
+
   const styled = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
 
   function dressed(trace) {
@@ -26,12 +30,12 @@
 
   // A phase's name where there is room for it, cut short where there is room for most of it.
   function fitting(name, pixels) {
-    const room = Math.floor((pixels - 8) / 6.3);
-    const plain = new DOMParser().parseFromString(name, "text/html").body.textContent;
-    if (plain.length <= room) return name;
-    if (room < 5) return "";
-    const cut = plain.slice(0, room - 1).trimEnd();
-    return cut.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") + "…";
+    const fits = (words) => pen.measureText(words).width <= pixels - 8;
+    let plain = new DOMParser().parseFromString(name, "text/html").body.textContent;
+    if (fits(plain)) return name;
+    while (plain.length > 4 && !fits(plain + "…")) plain = plain.slice(0, -1).trimEnd();
+    if (!fits(plain + "…")) return "";
+    return plain.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") + "…";
   }
 
   function bands(pixels) {
@@ -63,7 +67,41 @@
     };
   }
 
-  function layout(chart, width) {
+  const HEADROOM = 0.14; // above what is drawn, for the names of the phases
+
+  function extent(chart, traces) {
+    const seen = traces.filter((trace) => trace.visible);
+    let points = seen.flatMap((trace) => trace.y);
+    if (seen.length && (seen[0].stackgroup || seen[0].type === "bar")) {
+      points = seen[0].y.map((_, index) => seen.reduce((sum, trace) => sum + (trace.y[index] || 0), 0));
+    }
+    if (chart.threshold !== null) points.push(chart.threshold);
+    points = points.filter((y) => y > 0);
+    const fold = (pick, first) => points.reduce((one, other) => pick(one, other), first);
+    return points.length ? [fold(Math.min, Infinity), fold(Math.max, 0)] : [1, 1];
+  }
+
+  // A logarithmic axis of seconds has as many of 1, 2 and 5 in each decade as there is room for.
+  function decades(least, most, height) {
+    const low = Math.log10(least) - 0.1;
+    const high = Math.log10(most) + 0.1;
+    const room = height / (high - low);
+    const steps = room > 75 ? [1, 2, 5] : room > 45 ? [1, 3] : [1];
+    const vals = [];
+    for (let power = -7; power <= 5; power += room > 16 ? 1 : 2) steps.forEach((step) => vals.push(step * 10 ** power));
+    const named = (s) => (s >= 0.9999 ? [s, "s"] : s >= 0.9999e-3 ? [s * 1e3, "ms"] : [s * 1e6, "µs"]);
+    const words = (s) => `${Number(named(s)[0].toPrecision(3))} ${named(s)[1]}`;
+    return { range: [low, high], tickmode: "array", tickvals: vals, ticktext: vals.map(words) };
+  }
+
+  function vertical(chart, traces, height) {
+    const [least, most] = extent(chart, traces);
+    const axis = chart.layout.yaxis.type === "log" ? decades(least, most, height) : { range: [0, most] };
+    axis.range[1] += (axis.range[1] - axis.range[0]) * (chart.overTime && data.bands.length ? HEADROOM : 0.04);
+    return axis;
+  }
+
+  function layout(chart, traces, width, height) {
     const narrow = width < 500;
     const axis = { gridcolor: styled("grid"), linecolor: styled("line"), zerolinecolor: styled("line"), automargin: true };
     const margin = { l: narrow ? 44 : 56, r: narrow ? 8 : 14, t: 10, b: 30 };
@@ -73,9 +111,9 @@
     }
     return {
       ...chart.layout,
-      width, margin, shapes,
+      width, height, margin, shapes,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: styled("quiet") },
+      font: { family: font, size: 12, color: styled("quiet") },
       hovermode: "x unified",
       hoverlabel: { bgcolor: styled("card"), bordercolor: styled("line"), font: { color: styled("ink") }, namelength: 40 },
       dragmode: chart.overTime && !touch ? "zoom" : false,
@@ -83,7 +121,7 @@
       showlegend: chart.ownLegend,
       legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top", traceorder: "normal" },
       xaxis: { ...axis, ...(chart.overTime ? clock() : { fixedrange: true }), ...chart.layout.xaxis },
-      yaxis: { ...axis, fixedrange: true, exponentformat: "none", ...chart.layout.yaxis },
+      yaxis: { ...axis, fixedrange: true, exponentformat: "none", ...chart.layout.yaxis, ...vertical(chart, traces, height - 40) },
     };
   }
 
@@ -94,7 +132,8 @@
     const chart = data.charts[place.dataset.chart];
     const width = place.clientWidth;
     if (!width) return; // folded away
-    Plotly.react(place, chart.traces.map(dressed), layout(chart, width), config);
+    const traces = chart.traces.map(dressed);
+    Plotly.react(place, traces, layout(chart, traces, width, place.clientHeight), config);
     if (chart.overTime && !place.dataset.followed) {
       place.dataset.followed = "yes";
       place.on("plotly_relayout", (event) => follow(event));

@@ -1,0 +1,227 @@
+"""Whole runs in one process: a conductor here, its shards in threads, a real lab, real sockets in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from conftest import RunInReactor
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+
+from agent.errors import OperatorError
+from agent.fleet.population import Population
+from agent.load.conductor import INTERRUPTED, Conductor, cut
+from agent.load.live import LiveView
+from agent.load.push import APNsPlan
+from agent.load.scenario.reading import scenario_from
+from agent.push.counts import merge_push_counts
+
+ENROLL = {"kind": "enroll", "concurrency": 8}
+
+
+class Looker:
+    """Keeps what it is told."""
+
+    def __init__(self, act: Callable[[LiveView], None] = lambda _view: None) -> None:
+        self.notes: list[str] = []
+        self.views: list[LiveView] = []
+        self._act = act
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def look(self, view: LiveView) -> None:
+        self.views.append(view)
+        self._act(view)
+
+
+async def run(
+    *phases: dict[str, Any],
+    devices: int = 8,
+    workers: int = 2,
+    looker: Looker | None = None,
+    executor: Executor | None = None,
+    started: Callable[[Conductor], None] = lambda _conductor: None,
+    **parts: Any,
+) -> Conductor:
+    """Run these phases to their end."""
+    document = {
+        "fleet": {"devices": devices, "segment_size": 4, "boot": "constant:0.05", "shutdown": "constant:0.05"},
+        "load": {"tail": 5.0},
+        "phase": list(phases),
+        **parts,
+    }
+    own = executor or ThreadPoolExecutor(workers)
+    conductor = Conductor(
+        reactor, scenario_from(document), own, workers, looker or Looker(), apns=APNsPlan(), cores=1
+    )
+    started(conductor)
+    try:
+        await conductor.run()
+    finally:
+        own.shutdown()
+    return conductor
+
+
+@given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 20))
+def test_a_fleet_is_cut_between_segments_and_nobody_is_lost(devices: int, size: int, shards: int) -> None:
+    population = Population("cut", devices, size)
+    parts = cut(population, shards)
+    assert [index for part in parts for index in part] == list(range(devices))
+    assert len(parts) == min(shards, population.segments)
+    for part in parts:
+        assert part
+        assert population.segment(population[part.start].segment)[0] == part.start
+    segments = [population[part.stop - 1].segment - population[part.start].segment + 1 for part in parts]
+    assert max(segments) - min(segments) <= 1
+
+
+def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its_mac(
+    run_in_reactor: RunInReactor,
+) -> None:
+    looker = Looker()
+
+    async def scenario() -> Conductor:
+        return await run(
+            ENROLL,
+            {"kind": "lom_setup", "concurrency": 8},
+            {"kind": "lom", "name": "reset", "request": "Reset", "per_request": 2, "rate": 50},
+            {"kind": "lom", "name": "off", "request": "PowerOFF", "per_request": 0, "controllers": False, "rate": 50},
+            {"kind": "command", "request": {"RequestType": "ProfileList"}, "rate": 50, "wait": False},
+            {"kind": "idle", "seconds": 0.5},
+            {"kind": "lom", "name": "on", "request": "PowerON", "per_request": 0, "controllers": False, "rate": 50},
+            {"kind": "power_cut", "seconds": 0.2},
+            {"kind": "checkin", "name": "pushed", "by": "push", "rate": 100},
+            {"kind": "checkin", "name": "alone", "by": "self", "arrivals": "poisson", "rate": 100},
+            looker=looker,
+        )
+
+    conductor = run_in_reactor(scenario())
+    metrics = conductor.metrics()
+    assert metrics.failures() == []
+    assert metrics.drops() == []
+    assert conductor.incomplete_because is None
+    counts = {name: metrics.summary(name).count for name in metrics.operations()}
+    assert counts["enroll"] == counts["lom_setup"] == 8
+    assert counts["lom_device"] == 8 + 6 + 6
+    assert counts["return"] == 8 + 6 + 8  # after Reset, PowerON, the power cut
+    # InstallProfile, LOMSetupRequest, LOMDeviceRequest (four Resets, two PowerOFFs and PowerONs), ProfileList; pushes
+    assert counts["command"] == 8 + 8 + 4 + 2 + 2 + 8
+    assert counts["delivery"] == counts["enqueue"] == counts["command"] + 8
+    states = {phase.name: phase.state for phase in conductor.phases}
+    assert states["off"].done == 2
+    assert states["power_cut"].done == 2
+    assert all(state.over and state.started == state.done == state.planned for state in states.values())
+    begins = [phase.begun for phase in conductor.phases]
+    assert begins == sorted(begins, key=lambda begun: begun or 0.0)
+    desks = conductor.push_counts()
+    assert [desk["delivered"] for desk in desks[:2]] == [20, 20]
+    merged = merge_push_counts(desks)
+    assert merged["delivered"] == merged["accepted"] == counts["delivery"]
+    assert merged["stored"] == 6  # for the Macs that were off
+    assert sum(looker.views[-1].macs.values()) == 8
+    assert [facts["worker"] for facts in conductor.generator()] == [0, 1]
+    rows = conductor.timeline.rows()
+    assert sum(row["operations"].get("command", {"count": 0})["count"] for row in rows) == counts["command"]
+
+
+def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(run_in_reactor: RunInReactor) -> None:
+    stall = 2.0
+
+    def stalled_at(seconds: float) -> Callable[[Conductor], None]:
+        def started(conductor: Conductor) -> None:
+            def look() -> None:
+                phase = conductor.phases[1]
+                if phase.begun is not None and conductor.elapsed - phase.begun > seconds:
+                    time.sleep(stall)  # the lab answers nobody; the shards' threads go on
+                else:
+                    reactor.callLater(0.05, look)
+
+            reactor.callLater(0.05, look)
+
+        return started
+
+    def p99(how: dict[str, Any]) -> Any:
+        async def scenario() -> Conductor:
+            look = {"kind": "checkin", "by": "self", "duration": 5.0, **how}
+            return await run(
+                {"kind": "enroll", "concurrency": 32}, look, devices=120, started=stalled_at(1.5), workers=1
+            )
+
+        metrics = run_in_reactor(scenario()).metrics()
+        assert metrics.failures() == []
+        return metrics.summary("session")
+
+    open_loop = p99({"rate": 30})
+    closed_loop = p99({"concurrency": 2})
+    assert open_loop.p99 > 0.8 * stall * 1000.0
+    assert open_loop.count > 140  # all that were due
+    assert closed_loop.max > 0.8 * stall * 1000.0
+    assert closed_loop.p99 < 0.5 * stall * 1000.0
+
+
+def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run_in_reactor: RunInReactor) -> None:
+    looker = Looker()
+
+    async def scenario() -> Conductor:
+        def started(conductor: Conductor) -> None:
+            looker._act = lambda view: conductor.interrupt() if view.elapsed >= 1.0 else None
+
+        return await run(
+            ENROLL,
+            {"kind": "checkin", "by": "self", "rate": 10, "duration": 600.0},
+            {"kind": "idle", "name": "never", "seconds": 600.0},
+            looker=looker,
+            started=started,
+        )
+
+    conductor = run_in_reactor(scenario())
+    assert conductor.incomplete_because == INTERRUPTED
+    metrics = conductor.metrics()
+    assert metrics.summary("enroll").count == 8
+    assert metrics.summary("session").count > 0
+    (drop,) = metrics.drops()
+    assert (drop.operation, drop.reason) == ("session", INTERRUPTED)
+    assert drop.count > 5900
+    assert conductor.phases[2].begun is None
+
+
+class OneDies(Executor):
+    """Shards in threads, but the second one's process dies as soon as it is asked for."""
+
+    def __init__(self, after: float) -> None:
+        self._threads = ThreadPoolExecutor(1)
+        self._count = 0
+        self._after = after
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        self._count += 1
+        if self._count == 1:
+            return self._threads.submit(function, *arguments, **named)
+        future: Future[Any] = Future()
+        reactor.callLater(self._after, future.set_exception, RuntimeError("killed"))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
+def test_a_worker_that_cannot_begin_ends_the_run(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        with pytest.raises(OperatorError, match="worker 1 died: killed"):
+            await run(ENROLL, executor=OneDies(0.0))
+
+    run_in_reactor(scenario())
+
+
+def test_a_shard_says_why_it_cannot_begin(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        with pytest.raises(OperatorError, match="nowhere0"):
+            await run(ENROLL, workers=1, lom={"network": "interface:nowhere0"})
+
+    run_in_reactor(scenario())

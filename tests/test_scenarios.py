@@ -1,0 +1,64 @@
+"""The ready-made scenarios, each run small against the lab, from the installed command to its files."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from command import lom_agent
+
+SCENARIOS = Path(__file__).parent.parent / "fixtures" / "scenarios"
+SMALL = ("fleet.devices=20", "fleet.segment_size=5", "load.tail=10")
+QUICK_BOOT = "fleet.boot=uniform:0.2,0.5"
+# What makes hours into seconds, and the operations that have to have happened.
+RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
+    "enrolment-day": (
+        ("server.keys=pool:2", "phase.enroll.duration=1", "phase.enroll.rate=10", "phase.enroll.to_rate=20"),
+        {"enroll", "session"},
+    ),
+    "steady-fleet": (
+        ("load.rate=20", "phase.look.duration=3", "phase.inventory.duration=3", "phase.profiles.duration=3"),
+        {"enroll", "session", "enqueue", "delivery", "command", "push"},
+    ),
+    "patch-push": (("phase.patch.burst=10", "phase.patch.every=0.5"), {"enroll", "enqueue", "delivery", "push"}),
+    "power-cut": ((QUICK_BOOT, "phase.outage.seconds=0.5", "phase.outage.spread=0.2"), {"return", "delivery", "push"}),
+    "lom-reset-wave": ((QUICK_BOOT,), {"lom_setup", "lom_device", "lom_link", "return"}),
+    "not-now-morning": (("fleet.not_now_for=1.5", "fleet.not_now_retry=0.3"), {"delivery", "command"}),
+    "soak": (
+        (
+            QUICK_BOOT, "load.rate=20", "phase.look.duration=4", "phase.inventory.duration=4",
+            "phase.resets.duration=4", "phase.resets.rate=0.5", "phase.cut.start_at=3", "phase.cut.seconds=0.5", "phase.cut.segments=1",
+        ),
+        {"lom_setup", "lom_device", "return", "session", "delivery"},
+    ),
+}  # fmt: skip
+
+
+def test_every_ready_made_scenario_is_run_here() -> None:
+    assert {path.stem for path in SCENARIOS.glob("*.toml")} == set(RUNS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_ready_made_scenario_holds_its_limits_in_the_lab(name: str, tmp_path: Path) -> None:
+    overrides, operations = RUNS[name]
+    junit = tmp_path / "junit.xml"
+    done = lom_agent(
+        "run", str(SCENARIOS / f"{name}.toml"), "--out", str(tmp_path), "--junit", str(junit), "--workers", "2",
+        *(word for override in (*SMALL, *overrides) for word in ("--set", override)),
+    )  # fmt: skip
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    assert done.returncode == 0, done.stdout.decode()
+    assert done.stderr == b""
+    assert document["complete"]
+    assert document["name"] == name
+    assert document["workers"] == 2
+    assert operations <= set(document["operations"])
+    assert document["errors"] == []
+    assert document["limits"]
+    assert all(limit["ok"] for limit in document["limits"])
+    assert all(phase["ended_s"] is not None for phase in document["phases"])
+    assert sum(document["timeline"][-1]["macs"].values()) == 20
+    assert len(ET.parse(junit).findall(".//testcase")) >= len(document["limits"])
+    assert (tmp_path / "report.html").read_bytes().startswith(b"<!doctype html>")
