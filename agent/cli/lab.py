@@ -13,7 +13,11 @@ from agent.cli.options import make_folder
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.lab.authorities import Authorities
 from agent.lab.core import Lab
+from agent.lab.profiles import TOPIC
+from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
+from agent.load.run import read_anchors
+from agent.pki.identity import Identity
 from agent.report.files import write_secret
 
 
@@ -37,19 +41,41 @@ from agent.report.files import write_secret
     metavar="DIR",
     help="Write ca.pem, enrolment.mobileconfig and the API's token into this folder.",
 )
-def lab(port: int, identity: str, scep_port: int, out: str | None) -> None:
+@click.option(
+    "--apns",
+    metavar="URL",
+    help="Push through the APNs gateway at this https URL whenever a command is queued; docs/push.md.",
+)
+@click.option(
+    "--apns-ca",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The CA of the gateway's certificate; without it the system's.",
+)
+def lab(port: int, identity: str, scep_port: int, out: str | None, apns: str | None, apns_ca: str | None) -> None:
     """Run the embedded MDM server alone, in the foreground, until Ctrl-C.
 
     It listens on loopback. Its API queues commands and reads their results; docs/lab-api.md describes it.
     """
     reactor = the_reactor()
+    if apns_ca is not None and apns is None:
+        raise click.UsageError("--apns-ca goes with --apns")
     server = LabServer(reactor, Lab(), Authorities(), scep=identity == "scep")
+    push = server.authorities.push_identity(TOPIC)
+    if apns is not None:
+        anchors = () if apns_ca is None else read_anchors((apns_ca,))
+        server.push = LabPush(server.lab, provider_at(reactor, apns, anchors, push))
     server.listen(port, scep_port)
     _print_lab(server, out)
+    if apns is not None:
+        _print_push(push, apns, out)
+    click.echo("Ctrl-C ends it.")
     stopped: Deferred[None] = Deferred()
 
     async def stay() -> None:
         await stopped
+        if server.push is not None:
+            server.push.close()
         await server.close()
 
     def interrupt() -> None:
@@ -82,4 +108,13 @@ def _print_lab(server: LabServer, out: str | None) -> None:
         click.echo(f"CA certificate:    {ca}")
         click.echo(f"One profile:       {profile}")
         click.echo(f"Try: lom-agent run --devices 1 --enroll {server.enrolment_url} --ca {ca}")
-    click.echo("Ctrl-C ends it.")
+
+
+def _print_push(identity: Identity, apns: str, out: str | None) -> None:
+    """Where the lab pushes; and its push certificate, which a gateway can trust by the lab's CA."""
+    click.echo(f"APNs:              {apns}")
+    click.echo(f"Push topic:        {TOPIC}")
+    if out is not None:
+        certificate = Path(out) / "push.pem"
+        certificate.write_bytes(identity.certificate.public_bytes(Encoding.PEM))
+        click.echo(f"Push certificate:  {certificate} (a gateway may have --apns-provider-ca {Path(out) / 'ca.pem'})")

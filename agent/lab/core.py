@@ -7,7 +7,6 @@ that a UDID comes with the certificate that it enrolled with.
 from __future__ import annotations
 
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,10 +21,11 @@ from agent.mdm import checkin, results
 from agent.pki.cms import CMSError, mdm_signature_signer
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
-MAX_RESULTS = 200  # kept of each Mac; the oldest go first
+MAX_RESULTS = 200  # kept of each Mac, unless one says another number; the oldest go first
 _STATUSES = {status.value for status in results.Status}
 _AUTHENTICATE_KEYS = ("DeviceName", "Model", "ModelName", "SerialNumber", "OSVersion", "BuildVersion")
 _TOKEN_BYTES = 32
+_BINARY_PLIST = b"bplist"
 
 
 class Refused(PeerError):
@@ -36,6 +36,12 @@ class Refused(PeerError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class AlreadyQueued(PeerError):
+    """A command whose CommandUUID another one for the same Mac has."""
+
+    kind = "already_queued"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +60,27 @@ class Message:
 
 @dataclass(slots=True)
 class QueuedCommand:
-    """A command that waits for its result. ``not_now`` holds until the Mac's next session."""
+    """A command that waits for its result: its plist."""
 
-    uuid: str
     request_type: str
     body: bytes
-    not_now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResult:
+    """A command's result: its Status, and the XML plist."""
+
+    status: str
+    body: bytes
 
 
 @dataclass(slots=True)
 class EnrolledMac:
-    """One Mac as the lab knows it. ``fingerprint`` is the SHA-256 of the certificate that it enrolled with."""
+    """One Mac as the lab knows it. ``fingerprint`` is the SHA-256 of the certificate that it enrolled with.
+
+    ``queue`` and ``results`` are by CommandUUID, the oldest first. ``not_now`` are the commands that the Mac put off,
+    until its next session.
+    """
 
     udid: str
     fingerprint: bytes
@@ -72,8 +88,9 @@ class EnrolledMac:
     token: bytes = b""
     push_magic: str = ""
     bootstrap_token: bytes = b""
-    queue: deque[QueuedCommand] = field(default_factory=deque)
-    results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    queue: dict[str, QueuedCommand] = field(default_factory=dict)
+    not_now: set[str] = field(default_factory=set)
+    results: dict[str, KeptResult] = field(default_factory=dict)
     status_report: bytes = b""
 
     @property
@@ -81,27 +98,48 @@ class EnrolledMac:
         """Whether the enrolment is complete: TokenUpdate came too."""
         return bool(self.token)
 
+    def next_command(self) -> bytes:
+        """What the Mac gets next; empty where there is nothing for now."""
+        return next((command.body for key, command in self.queue.items() if key not in self.not_now), b"")
+
 
 OnResult = Callable[[Mapping[str, Any]], None]
 OnReport = Callable[[str, int], None]
 
 
 class Lab:
-    """The state of one lab. ``on_report`` is called with UDID and connection whenever a Mac reports."""
+    """The state of one lab. ``on_report`` is called with UDID and connection whenever a Mac reports.
 
-    def __init__(self, declarations: Declarations | None = None) -> None:
+    ``kept_results`` is how many results of each Mac are kept.
+    """
+
+    def __init__(self, declarations: Declarations | None = None, *, kept_results: int = MAX_RESULTS) -> None:
         self.macs: dict[str, EnrolledMac] = {}
         self.on_report: OnReport | None = None
         self.declarations = declarations or Declarations()
+        self._kept_results = kept_results
         self._udids: dict[bytes, str] = {}
         self._waiting: dict[tuple[str, str], OnResult] = {}
 
-    def enqueue(self, udid: str, command: Mapping[str, Any], on_result: OnResult | None = None) -> str:
-        """Queue a command for an enrolled Mac and return its CommandUUID; ``on_result`` gets the Mac's report of it."""
+    def enqueue(
+        self,
+        udid: str,
+        command: Mapping[str, Any],
+        on_result: OnResult | None = None,
+        *,
+        command_uuid: str | None = None,
+    ) -> str:
+        """Queue a command for an enrolled Mac and return its CommandUUID; ``on_result`` gets the Mac's report of it.
+
+        Raises AlreadyQueued where ``command_uuid`` is another one's, which waits or whose result is kept.
+        """
         mac = self.macs[udid]
-        command_uuid = str(uuid.uuid4()).upper()
+        if command_uuid is None:
+            command_uuid = str(uuid.uuid4()).upper()
+        elif command_uuid in mac.queue or command_uuid in mac.results:
+            raise AlreadyQueued(f"the Mac has had a command {command_uuid} already")
         body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
-        mac.queue.append(QueuedCommand(command_uuid, str(command.get("RequestType", "")), body))
+        mac.queue[command_uuid] = QueuedCommand(str(command.get("RequestType", "")), body)
         if on_result is not None:
             self._waiting[udid, command_uuid] = on_result
         return command_uuid
@@ -110,7 +148,8 @@ class Lab:
         """Nobody waits for this result any more; the command is taken out of the queue."""
         self._waiting.pop((udid, command_uuid), None)
         mac = self.macs[udid]
-        mac.queue = deque(command for command in mac.queue if command.uuid != command_uuid)
+        mac.queue.pop(command_uuid, None)
+        mac.not_now.discard(command_uuid)
 
     def check_in(self, put: Message) -> bytes:
         """Take a check-in message, and return what answers it. Raises Refused."""
@@ -153,11 +192,10 @@ class Lab:
         if self.on_report is not None:
             self.on_report(mac.udid, put.connection)
         if status == results.Status.IDLE.value:
-            for command in mac.queue:
-                command.not_now = False
+            mac.not_now.clear()
         else:
-            self._result(mac, status, message)
-        return next((command.body for command in mac.queue if not command.not_now), b"")
+            self._result(mac, status, message, put.body)
+        return mac.next_command()
 
     def _authenticate(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         for key in _AUTHENTICATE_KEYS:
@@ -218,18 +256,18 @@ class Lab:
             raise Refused(403, "the certificate is not the one that this Mac enrolled with")
         return mac
 
-    def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any]) -> None:
+    def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any], body: bytes) -> None:
         command_uuid = _text(message, "CommandUUID")
-        for command in mac.queue:
-            if command.uuid == command_uuid:
-                if status == results.Status.NOT_NOW.value:
-                    command.not_now = True
-                    return
-                mac.queue.remove(command)
-                mac.results[command_uuid] = message
-                while len(mac.results) > MAX_RESULTS:
-                    del mac.results[next(iter(mac.results))]
-                break
+        if command_uuid in mac.queue:
+            if status == results.Status.NOT_NOW.value:
+                mac.not_now.add(command_uuid)
+                return
+            del mac.queue[command_uuid]
+            mac.not_now.discard(command_uuid)
+            xml = plists.dump_xml(message) if body.startswith(_BINARY_PLIST) else body
+            mac.results[command_uuid] = KeptResult(status, xml)
+            while len(mac.results) > self._kept_results:
+                del mac.results[next(iter(mac.results))]
         on_result = self._waiting.pop((mac.udid, command_uuid), None)
         if on_result is not None:
             on_result(message)

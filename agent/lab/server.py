@@ -66,7 +66,7 @@ class LabServer:
         root.putChild(b"enroll", _Enrolment(self))
         root.putChild(b"checkin", _Put(self.lab.check_in))
         root.putChild(b"mdm", _Put(self.lab.report))
-        root.putChild(b"api", API(self.lab, self.token))
+        root.putChild(b"api", API(self._reactor, self.lab, self.token, lambda: self.push))
         try:
             if self._scep is not None:
                 scep: Any = Resource()
@@ -94,8 +94,15 @@ class LabServer:
         return gatherResults([port.stopListening() or succeed(None) for port in ports])
 
 
+class _QuietSite(Site):
+    """Twisted's web server without its access log, which nobody reads and every request would pay for."""
+
+    def log(self, _request: Any) -> None:
+        """Nothing."""
+
+
 def _site(root: Any) -> Any:
-    return Site(root, requestFactory=_BoundedRequest)
+    return _QuietSite(root, requestFactory=_BoundedRequest)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -216,14 +223,19 @@ def _argument(request: Any, name: bytes) -> str:
 def _message(request: Any) -> Message:
     content_type = (request.getHeader(b"content-type") or b"").decode("latin-1")
     signature = request.getHeader(b"mdm-signature")
-    certificate = request.channel.transport.getPeerCertificate()  # which TLS has verified against the lab's CAs
     channel = request.channel
     if not hasattr(channel, "lab_connection"):
+        certificate = channel.transport.getPeerCertificate()  # which TLS has verified against the lab's CAs
         channel.lab_connection = next(_connections)
+        channel.lab_fingerprint = None if certificate is None else _fingerprint(certificate)
     return Message(
         body=request.content.read(),
         content_type=content_type.partition(";")[0].strip().lower(),
-        fingerprint=None if certificate is None else certificate.to_cryptography().fingerprint(hashes.SHA256()),
+        fingerprint=channel.lab_fingerprint,
         signature=None if signature is None else signature.decode("latin-1"),
         connection=channel.lab_connection,
     )
+
+
+def _fingerprint(certificate: crypto.X509) -> bytes:
+    return certificate.to_cryptography().fingerprint(hashes.SHA256())

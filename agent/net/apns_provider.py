@@ -33,7 +33,7 @@ from h2.events import (
     StreamReset,
 )
 from h2.exceptions import H2Error
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from agent.errors import PeerError
 from agent.net.apns_connection import ALPN
@@ -48,6 +48,7 @@ SERVER_NAME = "api.push.apple.com"
 RETRY_FIRST_SECONDS = 0.5  # ours; doubled before each further one; Apple: "back off"
 RETRY_LONGEST_SECONDS = 30.0
 TRIES = 8
+MAX_WAITING = 100_000  # ours: pushes that APNs has not taken yet
 _TEMPORARY = (429, 500, 503)
 _STREAMS_AT_FIRST = 100  # RFC 9113, 6.5.2: what one should allow at the least, so until SETTINGS say more
 _MAX_STREAMS = 1000
@@ -81,7 +82,7 @@ class _Push:
 
 
 class APNsProvider:
-    """Pushes to the APNs at ``address``, whose certificate must be for ``api.push.apple.com``."""
+    """Pushes to the APNs at ``address`` (an IP address and a port), whose certificate must be for ``server_name``."""
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class APNsProvider:
         anchors: Sequence[x509.Certificate],
         identity: Identity,
         *,
+        server_name: str = SERVER_NAME,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         retry_first: float = RETRY_FIRST_SECONDS,
     ) -> None:
@@ -99,6 +101,7 @@ class APNsProvider:
         self._address = address
         self._anchors = tuple(anchors)
         self._identity = identity
+        self._server_name = server_name
         self._timeouts = timeouts
         self._retry_first = retry_first
         self._waiting: deque[_Push] = deque()
@@ -111,6 +114,8 @@ class APNsProvider:
 
     def push(self, token: bytes, push_magic: str, topic: str) -> Deferred[str]:
         """Wake a Mac; the apns-id once APNs has accepted it, PushFailed where it does not."""
+        if len(self._waiting) >= MAX_WAITING:
+            return fail(PushFailed(f"{MAX_WAITING} pushes wait already for APNs to take them"))
         body = json.dumps({"mdm": push_magic}).encode()
         push = _Push(token, body, topic, str(uuid.uuid4()).upper())
         self._waiting.append(push)
@@ -249,7 +254,7 @@ class APNsProvider:
         return [
             (":method", "POST"),
             (":scheme", "https"),
-            (":authority", SERVER_NAME),
+            (":authority", self._server_name),
             (":path", f"/3/device/{push.token.hex()}"),
             ("apns-topic", push.topic),
             ("apns-push-type", "mdm"),
@@ -262,10 +267,10 @@ class APNsProvider:
         host, port = self._address
         six = ":" in host
         address: SocketAddress = (host, port, 0, 0) if six else (host, port)
-        check = PeerCheck(server_judge(SERVER_NAME))
+        check = PeerCheck(server_judge(self._server_name))
         try:
             sock = start_connect(socket.AF_INET6 if six else socket.AF_INET, address)
-            tls = self._contexts.client(sock, self._anchors, self._identity, check, SERVER_NAME)
+            tls = self._contexts.client(sock, self._anchors, self._identity, check, self._server_name)
         except PeerError as error:
             self.lost(error)
             return
