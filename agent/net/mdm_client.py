@@ -78,6 +78,7 @@ class MDMClient:
         "_poll",
         "_power",
         "_redirects",
+        "_resumption",
         "_sent",
         "_session_since",
         "_url",
@@ -98,6 +99,7 @@ class MDMClient:
         self._power = PowerTimer(device.power, surroundings.reactor, self._power_changed)
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
+        self._resumption = surroundings.resumption_of(device.mac)
         self._lives = 0
         self._lom_seen = device.lom
         self._performing: Deferred[Any] | None = None
@@ -279,7 +281,7 @@ class MDMClient:
                 self._connection.close()
             self._origin = origin
             self._connection = self._around.connection(
-                origin, enrolment.identity, enrolment.anchors, enrolment.server_pins
+                origin, enrolment.identity, enrolment.anchors, enrolment.server_pins, self._resumption
             )
         return self._connection
 
@@ -434,6 +436,8 @@ class MDMClient:
                 self._connection.close()
             else:
                 self._connection.abort()
+        if self._resumption is not None:
+            self._resumption.forget()
         self.device.lose_power()
         if not self.device.session.owes_result:
             self._work = None
