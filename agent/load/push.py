@@ -103,9 +103,8 @@ class PushService:
             provider_anchors=plan.provider_anchors,
             wall_clock=surroundings.wall_clock,
         )
-        for client in fleet:
-            client.pushes.on_back = self._gateway.came_back
-            client.pushes.on_left = self._gateway.left
+        fleet.gateway.on_back = self._gateway.came_back
+        fleet.gateway.on_left = self._gateway.left
 
     @property
     def url(self) -> str:

@@ -10,7 +10,6 @@ from agent.errors import PeerError
 from agent.load.concurrently import for_each
 from agent.load.fleet import Fleet
 from agent.load.progress import Progress
-from agent.mdm.session import State
 from agent.net.mdm_client import MDMClient
 from agent.net.surroundings import Surroundings
 
@@ -30,7 +29,7 @@ class Job:
         self.fleet = fleet
         self.around = surroundings
         self.progress = progress
-        self.good = {client.index for client in fleet}
+        self.good = set(fleet.indexes)
 
     def still_good(self) -> list[MDMClient]:
         """The Macs that failed nothing so far."""
@@ -83,7 +82,7 @@ class Job:
         """Let the sessions that are open come to their end, so that each leaves its record; not for long."""
         until = self.around.reactor.seconds() + SETTLE_SECONDS
         while self.around.reactor.seconds() < until:
-            if all(client.device.session.state is State.CLOSED for client in self.fleet):
+            if not any(client.in_session for client in self.fleet.made()):
                 return
             await self.wait(LOOK_SECONDS)
 
