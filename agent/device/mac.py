@@ -6,7 +6,7 @@ The Mac does no I/O. ``net`` brings it commands and LOM requests and carries out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ from agent.lom.power import DEFAULT_CHOICES, Power, PowerChoices, PowerEvent, Po
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
-from agent.mdm.session import DEFAULT_TIMING, Session, Timing
+from agent.mdm.session import DEFAULT_TIMING, Session, State, Timing
+from agent.pki.identity import Identity
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.store import ProfileStore
 
@@ -38,7 +39,8 @@ class Settings:
 class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
-    ``declarations`` maps the identifier of each declaration it holds to its ServerToken.
+    ``declarations`` maps the identifier of each declaration it holds to its ServerToken. ``left_at`` is when it left
+    its management, in seconds since the epoch; None while managed, and before it ever was.
     """
 
     __slots__ = (
@@ -49,6 +51,7 @@ class Device:
         "declarations_token",
         "dialect",
         "enrolment",
+        "left_at",
         "mac",
         "not_now",
         "power",
@@ -78,6 +81,7 @@ class Device:
         self.profiles = ProfileStore()
         self.settings = Settings()
         self.enrolment: Enrolment | None = None
+        self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing)
         self.relaying = False
         self.declarations: dict[str, str] = {}
@@ -85,6 +89,22 @@ class Device:
         self._afterwards: list[Afterwards] = []
         self._answered = Answered(limits)
         self._promised: tuple[tuple[str, str], ...] = ()  # Controller and DeviceRequestUUID: done after the delivery
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way: no session, no boot, nothing to be done later."""
+        return (
+            self.session.state is State.CLOSED
+            and self.session.deadline is None
+            and self.power.deadline is None
+            and not self.relaying
+        )
+
+    @property
+    def identities(self) -> Iterator[Identity]:
+        """Every identity that it has."""
+        for profile in self.profiles:
+            yield from profile.identities
 
     @property
     def running(self) -> bool:

@@ -109,6 +109,18 @@ class Derivation:
         """``prefix`` and ten characters that no other index has."""
         return prefix + serial_text(self._serials.forward(index))
 
+    def port_index(self, mac: str) -> tuple[int, int]:
+        """Whose address a MAC is: index and port of the only Mac that could have it, which may be in no fleet.
+
+        ``mac`` is as ``mac_address`` gives it.
+        """
+        return divmod(self._ports.inverse(mac_value(mac)), PORTS_A_MAC)
+
+    def serial_index(self, characters: str) -> int | None:
+        """The only index whose serial number can end in these ten characters; None where none can."""
+        value = serial_value(characters)
+        return None if value is None else self._serials.inverse(value)
+
     def push_token(self, index: int) -> bytes:
         """32 bytes, of which the first eight are no other index's."""
         unique = self._tokens.forward(index).to_bytes(8, "big")
@@ -137,11 +149,28 @@ def mac_text(value: int) -> str:
     return (value >> 40 << 42 | 1 << 41 | value & (1 << 40) - 1).to_bytes(6, "big").hex(":")
 
 
+def mac_value(text: str) -> int:
+    """The 46 free bits of a MAC that ``mac_text`` wrote."""
+    number = int(text.replace(":", ""), 16)
+    return number >> 42 << 40 | number & (1 << 40) - 1
+
+
 def serial_text(value: int) -> str:
     """Ten characters of SERIAL_CHARACTERS for ``value`` below ``2 ** 50``, one-to-one."""
     if value < 0 or value >> SERIAL_BITS:
         raise MisuseError(f"{value} does not fit a serial number of {SERIAL_BITS} bits")
     return "".join([SERIAL_CHARACTERS[value >> shift & 31] for shift in range(SERIAL_BITS - 5, -1, -5)])
+
+
+def serial_value(characters: str) -> int | None:
+    """The value that ``serial_text`` wrote so; None for any other text."""
+    value = 0
+    for character in characters:
+        place = SERIAL_CHARACTERS.find(character)
+        if place < 0:
+            return None
+        value = value << 5 | place
+    return value if 5 * len(characters) == SERIAL_BITS else None
 
 
 def uuid_text(raw: bytes, version: int) -> str:

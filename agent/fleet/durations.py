@@ -88,6 +88,19 @@ class LogNormal:
 
 Duration = Constant | Uniform | LogNormal
 
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """The durations of one Mac, one after another: call it for the next, in seconds."""
+
+    distribution: Duration
+    chance: Callable[[], float]
+
+    def __call__(self) -> float:
+        """The next one."""
+        return self.distribution.draw(self.chance)
+
+
 _FORMS: dict[str, tuple[type[Duration], int]] = {
     "constant": (Constant, 1),
     "uniform": (Uniform, 2),

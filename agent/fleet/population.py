@@ -16,10 +16,11 @@ from agent.fleet import derivation
 from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
 from agent.fleet.models import draw_model, draw_release, model_named
-from agent.lom.addresses import link_local_from_mac
+from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
 
 MAX_DEVICES = 10_000_000  # ours: the values that are unique by construction have room for far more
 DEFAULT_SEGMENT_SIZE = 10  # devices; ours
+SERIAL_CHARACTERS_A_MAC = 10  # of a serial number, behind the model's prefix
 DOMAIN = "lom.test"  # never resolved; .test is reserved (RFC 6761, 6.2)
 LOM_PROTOCOL_VERSION = 1  # Apple does not publish its wire format; this is the version of ours
 
@@ -178,6 +179,27 @@ class Population:
             roles=(DEVICE,) if place else (CONTROLLER, DEVICE),
             source=source,
         )
+
+    def udid(self, index: int) -> str:
+        """The UDID of Mac ``index``, without the rest of it. Raises NoSuchMacError."""
+        return uuid_text(self._source.digest(b"mac", self._checked(index))[:16], 5)
+
+    def index_of_address(self, address: str) -> int | None:
+        """The index of the Mac with this link-local address, as ``Mac`` writes it; None where nobody has it."""
+        try:
+            index, port = self._source.port_index(mac_from_link_local(address))
+        except AddressError:
+            return None
+        if index >= self.devices:
+            return None
+        mac = self[index]
+        return index if (*mac.primary_ipv6, *mac.secondary_ipv6)[port : port + 1] == (address,) else None
+
+    def index_of_name(self, dns_name: str) -> int | None:
+        """The index of the Mac with this DNS name, in lower case; None where nobody has it."""
+        host = dns_name.removesuffix(f".{DOMAIN}")
+        index = self._source.serial_index(host[-SERIAL_CHARACTERS_A_MAC:].upper())
+        return index if index is not None and index < self.devices and self[index].dns_name == dns_name else None
 
     def index_of_token(self, token: bytes) -> int | None:
         """The index of the Mac with this push token, None where it is of no Mac of this fleet."""

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.error import CannotListenError
 from twisted.protocols.policies import WrappingFactory
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -37,14 +38,17 @@ _THINGS = ("planned", "started", "done", "failed", "late", "dropped")
 
 
 class PrometheusExporter:
-    """Serves the last view that it was shown. ``url`` is where, once ``listen`` was called; port 0 takes any free one."""
+    """Serves the last view that it was shown.
+
+    ``url`` is where, once ``listen`` was called; port 0 takes any free one.
+    """
 
     def __init__(self, reactor: Any, host: str = HOST, port: int = 0) -> None:
         self.url = ""
         self._reactor = reactor
         self._address = host, port
         self._view = _View()
-        self._site: Any = WrappingFactory(_site(reactor, _Metrics(self._view)))
+        self._connections: Any = _Connections(_site(reactor, self._view))
         self._port: Any = None
 
     def note(self, text: str) -> None:
@@ -58,7 +62,7 @@ class PrometheusExporter:
         """Listen. Raises OperatorError."""
         host, port = self._address
         try:
-            self._port = self._reactor.listenTCP(port, self._site, interface=host)
+            self._port = self._reactor.listenTCP(port, self._connections, interface=host)
         except CannotListenError as error:
             raise OperatorError(
                 f"The metrics for Prometheus cannot be served on {_authority(host, port)}: {error.socketError}. "
@@ -69,7 +73,7 @@ class PrometheusExporter:
     def close(self) -> Deferred[Any]:
         """Listen no longer and drop who is connected; fires when the port is free."""
         port, self._port = self._port, None
-        for connection in list(self._site.protocols):
+        for connection in list(self._connections.protocols):
             connection.transport.abortConnection()
         return gatherResults([] if port is None else [port.stopListening() or succeed(None)])
 
@@ -179,9 +183,20 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
     return GaugeMetricFamily(name, documentation, value=value)
 
 
-def _site(reactor: Any, resource: Any) -> Any:
-    site: Any = _QuietSite(resource, requestFactory=_BodilessRequest, timeout=IDLE_SECONDS, reactor=reactor)
-    return site
+def _site(reactor: Any, view: _View) -> Any:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(view)
+    return _QuietSite(_Metrics(registry), requestFactory=_BodilessRequest, timeout=IDLE_SECONDS, reactor=reactor)
+
+
+class _Connections(WrappingFactory):
+    """Knows who is connected, and lets in no more than MAX_CONNECTIONS."""
+
+    noisy = False
+
+    def buildProtocol(self, address: Any) -> Any:
+        """The protocol of one connection, or None, which closes it."""
+        return None if len(self.protocols) >= MAX_CONNECTIONS else super().buildProtocol(address)
 
 
 class _QuietSite(Site):
@@ -194,41 +209,43 @@ class _QuietSite(Site):
 
 
 class _BodilessRequest(Request):
-    """A request whose body, which nobody here wants, is thrown away as it comes."""
+    """A request whose announced body is refused before it comes: nobody here wants one."""
 
-    has_body = False
+    _refused = False
 
     def gotLength(self, length: int | None) -> None:
         """The announced length; None where the body is chunked."""
-        self.has_body = length != 0
         super().gotLength(0)
+        if length != 0:
+            self._refused = True
+            close = Headers({b"connection": [b"close"], b"content-length": [b"0"]})
+            self.channel.writeHeaders(b"HTTP/1.1", b"413", b"Content Too Large", close)
+            self.channel.loseConnection()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """A part of the body."""
+        """What came of it before the connection was closed."""
+
+    def process(self) -> None:
+        """Answer, unless that was done."""
+        if not self._refused:
+            super().process()
 
 
 class _Metrics(Resource):
-    """Every path, but only one is something."""
+    """Every path, of which only one is something."""
 
     isLeaf = True
 
-    def __init__(self, view: _View) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__()
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(view)
+        self._registry = registry
 
     def render_GET(self, request: Any) -> bytes:
         """The figures, or a word on where they are."""
         request.setHeader(b"server", b"lom-agent")
-        if request.has_body:
-            return _refused(request, 413, "no body is taken")
         if request.path != PATH:
-            return _refused(request, 404, f"the metrics are at {PATH.decode('ascii')}")
+            request.setResponseCode(404)
+            request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+            return b"The metrics are at " + PATH + b"\n"
         request.setHeader(b"content-type", CONTENT_TYPE)
         return generate_latest(self._registry)
-
-
-def _refused(request: Any, status: int, why: str) -> bytes:
-    request.setResponseCode(status)
-    request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-    return f"{why}\n".encode()

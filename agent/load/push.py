@@ -162,9 +162,8 @@ def fleet_desk(
         return fleet[notification.index].receive_push(notification)
 
     desk = PushDesk(surroundings.reactor, broker, deliver, wall_clock=surroundings.wall_clock)
-    for client in fleet:
-        client.pushes.on_back = desk.came_back
-        client.pushes.on_left = desk.left
+    fleet.gateway.on_back = desk.came_back
+    fleet.gateway.on_left = desk.left
     return desk
 
 

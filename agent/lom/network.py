@@ -73,10 +73,21 @@ class Endpoint(Protocol):
         """Do what the Controller with this CommonName asks, and answer it."""
 
 
+class Neighbourhood(Protocol):
+    """Macs that are found by calculation, so that nobody has to keep a list of them."""
+
+    def at_address(self, segment: int, address: str) -> Endpoint | None:
+        """The Mac that has this address in this segment."""
+
+    def at_name(self, dns_name: str) -> Endpoint | None:
+        """The Mac with this DNS name, in lower case."""
+
+
 class AddressBook:
-    """Which Mac has which address in which segment."""
+    """Which Mac has which address in which segment: those put in one by one, and beside them a whole neighbourhood."""
 
     def __init__(self) -> None:
+        self.macs: Neighbourhood | None = None
         self._endpoints: dict[tuple[int, str], Endpoint] = {}
 
     def add(self, endpoint: Endpoint) -> None:
@@ -93,6 +104,8 @@ class AddressBook:
     def find(self, segment: int, address: str) -> Endpoint:
         """The Device that listens at ``address`` in ``segment``. Raises Unreachable."""
         endpoint = self._endpoints.get((segment, address))
+        if endpoint is None and self.macs is not None:
+            endpoint = self.macs.at_address(segment, address)
         if endpoint is None:
             raise Unreachable(f"nobody answers at this address in segment {segment} of the Controller")
         device_side(endpoint)

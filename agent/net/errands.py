@@ -56,7 +56,7 @@ Work = Callable[[], Awaitable[object]]
 class Errands:
     """The errands of one Mac, in the background one after another. ``endpoint`` is the Mac on its LOM network."""
 
-    __slots__ = ("_around", "_connections", "_device", "_endpoint", "_life", "_running", "_waiting")
+    __slots__ = ("_around", "_connections", "_device", "_driven", "_endpoint", "_life", "_running", "_waiting")
 
     def __init__(self, device: Device, surroundings: Surroundings, endpoint: Endpoint) -> None:
         self._device = device
@@ -65,7 +65,13 @@ class Errands:
         self._connections: tuple[Enrolment, Connections] | None = None
         self._waiting: list[Work] = []
         self._running = False
+        self._driven = 0  # errands whose steps are being carried out
         self._life = 0
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the Mac is at none."""
+        return not self._running and not self._driven
 
     def start(self, work: Work) -> None:
         """Do ``work`` in the background, after what was started before; its failures are recorded where they happen."""
@@ -96,12 +102,14 @@ class Errands:
     async def drive(self, steps: Steps[ReturnT]) -> ReturnT:
         """Carry out what ``steps`` need, one thing after another, and return what they return."""
         life = self._life
+        self._driven += 1
         try:
             need = carry(steps, None)
             while not isinstance(need, Done):
                 need = carry(steps, await self.perform(need))
             return need.value
         finally:
+            self._driven -= 1
             if life == self._life:  # else the connections are those of an errand after the Mac came up again
                 self._hang_up()
 

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from agent.errors import OperatorError, PeerError
 from agent.lom.link import LIMITS, LinkLimits
-from agent.lom.network import Endpoint
+from agent.lom.network import Endpoint, Neighbourhood
 from agent.lom.relay import Unreachable
 from agent.net.lom_addresses import InterfaceAddresses, state_folder
 from agent.net.lom_listener import listening_socket
@@ -64,6 +64,10 @@ class InterfaceNetwork(SocketNetwork):
         folder = state_folder() if folder is None else folder
         self._homes = [_Home(InterfaceAddresses(name, folder)) for name in interfaces]
         self._listening = False
+
+    def join(self, _macs: Neighbourhood) -> bool:
+        """Not so: a Mac is reached here once its addresses are on an interface."""
+        return False
 
     def add(self, endpoint: Endpoint, _dns_name: str) -> None:
         """Put a Mac's addresses on its segment's interface, at the latest when it listens. Raises OperatorError."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from agent.errors import OperatorError
 from agent.lom.link import LIMITS, LinkLimits
-from agent.lom.network import AddressBook, Endpoint
+from agent.lom.network import AddressBook, Endpoint, Neighbourhood
 from agent.net.lom_listener import listening_socket
 from agent.net.lom_sockets import SocketNetwork
 from agent.net.reactor import Reactor
@@ -44,6 +44,11 @@ class LoopbackNetwork(SocketNetwork):
         self._dialled: dict[int, Endpoint] = {}
         self._names: dict[bytes, Endpoint] = {}
         self._name_of: dict[int, bytes] = {}
+
+    def join(self, macs: Neighbourhood) -> bool:
+        """Put all of these on the network, as they are found; none of them has to be added."""
+        self.book.macs = macs
+        return True
 
     def add(self, endpoint: Endpoint, dns_name: str, *, port: int = 0) -> None:
         """Put a Mac on the network. ``port`` is where a Device listens that is none of ours: on ``[::1]`` too."""
@@ -97,7 +102,10 @@ class LoopbackNetwork(SocketNetwork):
 
     def named(self, server_name: bytes) -> Endpoint | None:
         """The Device that a peer from outside means."""
-        return self._names.get(server_name)
+        endpoint = self._names.get(server_name)
+        if endpoint is None and self.book.macs is not None:
+            endpoint = self.book.macs.at_name(server_name.decode("latin-1"))
+        return endpoint
 
     def caller(self, _sock: socket.socket) -> str:
         """Everybody calls from the one address that there is."""

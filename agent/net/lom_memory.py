@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
-from agent.lom.network import AddressBook, Endpoint, MemoryNetwork
+from agent.lom.network import AddressBook, Endpoint, MemoryNetwork, Neighbourhood
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
 from agent.net.lom_controller import Attempt, RelayAbandoned, link_record
@@ -36,6 +36,11 @@ class MemoryLOMNetwork:
         self._book = book
         self._links = MemoryNetwork(book)
         self._relays: set[_MemoryRelays] = set()
+
+    def join(self, macs: Neighbourhood) -> bool:
+        """Put all of these on the network, as they are found; none of them has to be added."""
+        self._book.macs = macs
+        return True
 
     def add(self, endpoint: Endpoint, _dns_name: str) -> None:
         """Put a Mac on the network."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 
 from agent.errors import OperatorError
-from agent.lom.network import AddressBook, Endpoint
+from agent.lom.network import AddressBook, Endpoint, Neighbourhood
 from agent.lom.requests import Outcome, RelayItem
 from agent.net.lom_interface import LOM_PORT, InterfaceNetwork
 from agent.net.lom_link import LoopbackNetwork
@@ -28,6 +28,9 @@ _FORMS = f"{LOOPBACK}, {MEMORY}, or {INTERFACE}:NAME[,NAME…][:PORT]"
 
 class LOMNetwork(Protocol):
     """A LOM network as the rest of the program knows it."""
+
+    def join(self, macs: Neighbourhood) -> bool:
+        """Put all of these on the network, as they are found. False where each of them has to be added by itself."""
 
     def add(self, endpoint: Endpoint, dns_name: str, /) -> None:
         """Put a Mac on the network. Raises OperatorError where the network has no place for it."""

@@ -25,16 +25,18 @@ from agent.lom.network import LOMConfiguration
 from agent.lom.power import PowerEvent
 from agent.mdm.commands import Command, CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
-from agent.mdm.session import Event, Execute, Over, Send
+from agent.mdm.session import Event, Execute, Over, Send, State
+from agent.net.awake import Awake, Shelf
 from agent.net.errands import Errands, log_defect
 from agent.net.exchange import MAX_REDIRECTS, RedirectRefused, redirected, retry_after
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin, Response
 from agent.net.in_hand import InHand
 from agent.net.power import PowerTimer
-from agent.net.push_listener import PushListener
+from agent.net.push_listener import GatewaySide, PushListener
 from agent.net.reactor import DelayedCall
 from agent.net.reports import report_request
+from agent.net.resumption import Resumption
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.profile import Profile
@@ -65,43 +67,67 @@ class Watch(Protocol):
 
 
 class MDMClient:
-    """One Mac and its connection. ``boots`` counts how often it came up again; ``watch`` hears what it has done."""
+    """One Mac and its connection. ``boots`` counts how often it came up again; ``watch`` hears what it has done.
+
+    ``index`` is its place in the fleet, ``segment`` the subnet that it is in.
+    """
 
     __slots__ = (
         "_around",
+        "_awake",
         "_connection",
-        "_errands",
+        "_gateway",
+        "_kept",
+        "_kept_enrolled",
         "_lives",
         "_lom_seen",
         "_origin",
         "_performing",
         "_poll",
-        "_power",
         "_redirects",
         "_resumption",
         "_sent",
         "_session_since",
+        "_shelf",
         "_url",
         "_work",
         "boots",
-        "device",
-        "pushes",
+        "index",
+        "segment",
         "watch",
     )
 
     def __init__(self, device: Device, surroundings: Surroundings) -> None:
-        self.device = device
+        self._lie_down(device.mac.index, device.mac.segment, surroundings, GatewaySide(), None)
+        self._wake_up(device)
+
+    @classmethod
+    def at_rest(
+        cls, index: int, segment: int, surroundings: Surroundings, gateway: GatewaySide, shelf: Shelf
+    ) -> MDMClient:
+        """The Mac of this index, in this subnet, whose Device is on the shelf until it is asked for."""
+        client = cls.__new__(cls)
+        client._lie_down(index, segment, surroundings, gateway, shelf)
+        return client
+
+    def _lie_down(
+        self, index: int, segment: int, surroundings: Surroundings, gateway: GatewaySide, shelf: Shelf | None
+    ) -> None:
+        self.index = index
+        self.segment = segment
         self.boots = 0
         self.watch: Watch | None = None
-        self.pushes = PushListener(device, surroundings)
         self._around = surroundings
-        self._errands = Errands(device, surroundings, self)
-        self._power = PowerTimer(device.power, surroundings.reactor, self._power_changed)
+        self._gateway = gateway
+        self._shelf = shelf
+        self._kept = b""
+        self._kept_enrolled = False
+        self._awake: Awake | None = None
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
-        self._resumption = surroundings.resumption_of(device.mac)
+        self._resumption: Resumption | None = None
         self._lives = 0
-        self._lom_seen = device.lom
+        self._lom_seen: LOMConfiguration | None = None
         self._performing: Deferred[Any] | None = None
         self._poll: DelayedCall | None = None
         self._session_since: Moment | None = None
@@ -109,6 +135,82 @@ class MDMClient:
         self._sent: Send | None = None
         self._url = ""
         self._redirects = 0
+
+    def _wake_up(self, device: Device | None = None) -> Awake:
+        if device is None:
+            if self._shelf is None:
+                raise MisuseError("a Mac that is at rest, but on no shelf")
+            device = self._shelf.fetch(self.index, self._kept)
+            self._kept = b""
+        self._awake = Awake(
+            device,
+            PushListener(device, self._around, self._gateway),
+            Errands(device, self._around, self),
+            PowerTimer(device.power, self._around.reactor, self._power_changed),
+        )
+        self._lom_seen = device.lom
+        if self._resumption is None:
+            self._resumption = self._around.resumption_of(device.mac)
+        return self._awake
+
+    @property
+    def device(self) -> Device:
+        """The Mac itself. Whoever asks wakes it; keep the client, not the Device."""
+        return (self._awake or self._wake_up()).device
+
+    @property
+    def pushes(self) -> PushListener:
+        """Its side of APNs; as for ``device``."""
+        return (self._awake or self._wake_up()).pushes
+
+    @property
+    def _errands(self) -> Errands:
+        return (self._awake or self._wake_up()).errands
+
+    @property
+    def _power(self) -> PowerTimer:
+        return (self._awake or self._wake_up()).power
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing of it is there but what lies on the shelf."""
+        return self._awake is None
+
+    @property
+    def connected(self) -> bool:
+        """Whether its connection for sessions is open."""
+        return self._connection is not None and self._connection.connected
+
+    @property
+    def in_session(self) -> bool:
+        """Whether a session is open."""
+        return self._awake is not None and self._awake.device.session.state is not State.CLOSED
+
+    @property
+    def enrolled(self) -> bool:
+        """Whether it is managed; nobody is woken for that."""
+        return self._kept_enrolled if self._awake is None else self._awake.device.enrolment is not None
+
+    def rest(self) -> bool:
+        """Lie down on the shelf, if there is nothing to do and no connection open. Returns whether it is at rest.
+
+        A Mac that is connected, and quiet, gives up what it can make again.
+        """
+        awake = self._awake
+        if awake is None:
+            return True
+        if self._shelf is None or self._work is not None or not awake.quiet:
+            return False
+        self._sent = self._performing = None
+        if self.connected:
+            for identity in awake.device.identities:
+                identity.rest()
+            return False
+        self._kept = self._shelf.lay(awake.device)
+        self._kept_enrolled = awake.device.enrolment is not None
+        self._awake = self._connection = self._origin = self._lom_seen = None
+        self._url = ""
+        return True
 
     async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
         """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before.
@@ -169,24 +271,14 @@ class MDMClient:
     def close(self) -> None:
         """The end of the run: close the connection, forget every timer."""
         self._disarm_poll()
-        self._power.stop()
         self._lives += 1
         self._stop_performing()
-        self._errands.close()
+        if self._awake is not None:
+            self._awake.close()
         if self._connection is not None:
             self._connection.close()
 
     # The LOM endpoint.
-
-    @property
-    def index(self) -> int:
-        """The Mac's index in the fleet."""
-        return self.device.mac.index
-
-    @property
-    def segment(self) -> int:
-        """The subnet that it is in."""
-        return self.device.mac.segment
 
     @property
     def lom_addresses(self) -> Sequence[str]:

@@ -6,6 +6,7 @@ There is no connection: the gateway is in the same process and calls the Mac; th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from agent.device.mac import Device
 from agent.errors import PeerError
@@ -20,19 +21,35 @@ def _nobody(_index: int) -> None:
     """No gateway."""
 
 
+@dataclass(slots=True)
+class GatewaySide:
+    """Whom the Macs of a fleet tell that one of them, by its index, is back or has left."""
+
+    on_back: Callable[[int], None] = _nobody
+    on_left: Callable[[int], None] = _nobody
+
+
 class PushListener:
-    """``on_back`` and ``on_left`` are the gateway's. ``left_at`` is in seconds since the epoch, None while managed."""
+    """One Mac's side, while the Mac is awake."""
 
-    __slots__ = ("_around", "_device", "_pending", "enrolling", "left_at", "on_back", "on_left")
+    __slots__ = ("_around", "_device", "_gateway", "_pending", "enrolling")
 
-    def __init__(self, device: Device, surroundings: Surroundings) -> None:
+    def __init__(self, device: Device, surroundings: Surroundings, gateway: GatewaySide) -> None:
         self._device = device
         self._around = surroundings
+        self._gateway = gateway
         self._pending: tuple[Notification, ...] = ()
         self.enrolling = False
-        self.left_at: float | None = None
-        self.on_back: Callable[[int], None] = _nobody
-        self.on_left: Callable[[int], None] = _nobody
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is lost if it is forgotten."""
+        return not self.enrolling and not self._pending
+
+    @property
+    def left_at(self) -> float | None:
+        """When the Mac left its management, in seconds since the epoch; None while managed."""
+        return self._device.left_at
 
     @property
     def presence(self) -> Presence:
@@ -72,18 +89,18 @@ class PushListener:
     def back(self) -> None:
         """The Mac is up, or managed as before after an enrolment that failed: it gets what waits at APNs."""
         if self.presence is Presence.ONLINE:
-            self.on_back(self._device.mac.index)
+            self._gateway.on_back(self._device.mac.index)
 
     def enrolled(self) -> None:
         """The Mac is managed, maybe again."""
-        self.left_at = None
+        self._device.left_at = None
         self.back()
 
     def left(self) -> None:
         """The Mac left its management: its token is good for nothing."""
         self._pending = ()
-        self.left_at = self._around.wall_clock()
-        self.on_left(self._device.mac.index)
+        self._device.left_at = self._around.wall_clock()
+        self._gateway.on_left(self._device.mac.index)
 
     def _sent(self) -> None:
         self._record(None)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 from cryptography.hazmat.primitives.serialization import pkcs12 as crypto_pkcs12
 
-from agent.errors import PeerError
+from agent.errors import MisuseError, PeerError
 from agent.pki.pfx import MACMismatch, PKCS12Error, prepare
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -31,18 +29,76 @@ class WrongPasswordError(IdentityError):
     kind = "pkcs12_password"
 
 
-@dataclass(frozen=True, slots=True)
 class Identity:
-    """A private key, the certificate for it, and the certificates between it and a trust anchor."""
+    """A private key, the certificate for it, and the certificates between it and a trust anchor.
 
-    certificate: x509.Certificate
-    key: PrivateKey
-    chain: tuple[x509.Certificate, ...] = ()
+    It is kept in DER, or as the library's objects, which are ten times as large, or both: ``rest`` leaves the DER
+    alone, and whoever asks for an object makes it anew.
+    """
+
+    __slots__ = ("__weakref__", "_certificate", "_key", "_octets", "chain")
+
+    def __init__(
+        self, certificate: x509.Certificate, key: PrivateKey, chain: tuple[x509.Certificate, ...] = ()
+    ) -> None:
+        self._certificate: x509.Certificate | None = certificate
+        self._key: PrivateKey | None = key
+        self._octets: tuple[bytes, bytes] | None = None
+        self.chain = chain
+
+    @classmethod
+    def of_octets(cls, certificate: bytes, key: bytes, chain: tuple[x509.Certificate, ...] = ()) -> Identity:
+        """The identity that gave these ``octets`` before: nothing is checked, for it was when it came."""
+        identity = cls.__new__(cls)
+        identity._certificate = identity._key = None
+        identity._octets = certificate, key
+        identity.chain = chain
+        return identity
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and (self.octets, self.chain) == (other.octets, other.chain)
+
+    def __hash__(self) -> int:
+        return hash(self.octets)
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The certificate."""
+        if self._certificate is None:
+            self._certificate = x509.load_der_x509_certificate(self.octets[0])
+        return self._certificate
+
+    @property
+    def key(self) -> PrivateKey:
+        """The private key."""
+        if self._key is None:
+            self._key = _own_key(self.octets[1])
+        return self._key
+
+    @property
+    def octets(self) -> tuple[bytes, bytes]:
+        """The DER of the certificate and of the key."""
+        if self._octets is None:
+            key = self.key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+            self._octets = self.certificate.public_bytes(Encoding.DER), key
+        return self._octets
+
+    def rest(self) -> None:
+        """Nobody needs the objects for a while."""
+        if self.octets:
+            self._certificate = self._key = None
 
     @property
     def fingerprint(self) -> bytes:
         """SHA-256 of the certificate: 32 bytes."""
         return self.certificate.fingerprint(hashes.SHA256())
+
+
+def _own_key(octets: bytes) -> PrivateKey:
+    key = load_der_private_key(octets, None, unsafe_skip_rsa_key_validation=True)  # it was checked when it came
+    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        raise MisuseError(f"an identity's key is RSA or elliptic curve, not {type(key).__name__}")
+    return key
 
 
 def load_pkcs12(blob: bytes, password: str | None) -> Identity:

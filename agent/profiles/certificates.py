@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from cryptography import x509
 
 from agent.pki.identity import Identity, IdentityError, WrongPasswordError, load_pkcs12
+from agent.pki.shared import shared_certificate
 from agent.profiles.errors import bad_certificate, bad_password, payload_failed
 from agent.profiles.profile import Payload, Profile
 
@@ -54,7 +55,7 @@ def certificate_of(payload: Payload) -> x509.Certificate:
     try:
         if b"-----BEGIN" in blob:
             return x509.load_pem_x509_certificate(blob)
-        return x509.load_der_x509_certificate(blob)
+        return shared_certificate(blob)
     except ValueError as error:
         raise bad_certificate(f"the payload's certificate cannot be read: {error}").within(outer) from error
 

@@ -127,7 +127,8 @@ def _chained() -> Identity:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(DEVICE_CA.identity.key, hashes.SHA256())
     )
-    return replace(Authority(Identity(certificate, key)).issue(NAME, LOM_USAGE, names=[NAME]), chain=(certificate,))
+    issued = Authority(Identity(certificate, key)).issue(NAME, LOM_USAGE, names=[NAME])
+    return Identity(issued.certificate, issued.key, (certificate,))
 
 
 def _elsewhere() -> Party:

@@ -107,7 +107,7 @@ def _follow(document: Any, steps: list[str | int | None]) -> tuple[Any, str]:
             label = f"{label}.{key}"
         else:
             value = value.get(step)
-            label = f"{label} {step}" if label.endswith(")") else f"{label}.{step}".lstrip(".")
+            label = f"{label}.{step}".lstrip(".")
     return value, label
 
 

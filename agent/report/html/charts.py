@@ -217,7 +217,9 @@ def _lag(series: Series) -> Chart:
 
 def _cpu(series: Series) -> Chart:
     layout = {"yaxis": {"tickformat": ".0%"}}
-    caption = f"How much of its core the busiest worker used. Dashed: {BUSY_SHARE:.0%}, above which it is likely to be late."
+    caption = (
+        f"How much of its core the busiest worker used. Dashed: {BUSY_SHARE:.0%}, above which it is likely to be late."
+    )
     traces = _one(series, series.cpu, "CPU", "op2", "%{y:.0%}")
     return Chart("cpu", "CPU", caption, traces, layout, threshold=BUSY_SHARE)
 

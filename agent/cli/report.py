@@ -1,0 +1,73 @@
+"""``lom-agent report``: the HTML report of a run once more, or a comparison of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from agent.report.compare import compare
+from agent.report.document import read_document
+from agent.report.results import read_results
+from agent.report.terminal.text import Indented, print_line, visible
+from agent.report.verdict import Level, Statement, verdict
+
+REPORT_NAME = "report.html"
+COMPARISON_NAME = "comparison.html"
+MOST_DETAILS = 10  # of one statement; the page has them all
+
+_STYLES = {Level.GOOD: "green", Level.NOTE: "", Level.WARNING: "yellow", Level.BAD: "red"}
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, metavar="DIR_OR_FILE...")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.html",
+    help=f"Where to write it: {REPORT_NAME} beside the results, or {COMPARISON_NAME} here, unless you say.",
+)
+def report(results: Sequence[str], out: Path | None) -> None:
+    """Make the HTML report of a run again, or compare several runs.
+
+    DIR_OR_FILE is a results.json, or the folder that a run wrote it to (--out). Of one comes its report; of several a
+    comparison, in which every run is held against the first. The page is one file that needs nothing else.
+    """
+    documents = [read_results(path) for path in results]
+    if len(documents) == 1:
+        target = out or _beside(results[0])
+        found = verdict(read_document(documents[0]))
+        headline, level, statements = found.headline, found.level, found.statements
+    else:
+        target = out or Path(COMPARISON_NAME)
+        compared = compare([read_document(document) for document in documents])
+        headline, level, statements = compared.headline, compared.level, compared.statements
+    from agent.report.html import write_report  # here, so that other commands do not wait for it
+
+    path = write_report(target, documents)
+    console = Console()
+    _tell(console, headline, level, statements)
+    print_line(console, f"Report: {path}")
+
+
+def _beside(results: str) -> Path:
+    path = Path(results)
+    return (path if path.is_dir() else path.parent) / REPORT_NAME
+
+
+def _tell(console: Console, headline: str, level: Level, statements: Sequence[Statement]) -> None:
+    console.print(Text(visible(headline, console.encoding), style=f"bold {_STYLES[level]}".strip()), highlight=False)
+    for statement in statements:
+        _line(console, 2, statement.text, _STYLES[statement.level])
+        for detail in statement.details[:MOST_DETAILS]:
+            _line(console, 4, detail)
+        if len(statement.details) > MOST_DETAILS:
+            _line(console, 4, f"and {len(statement.details) - MOST_DETAILS} more, which are in the report")
+
+
+def _line(console: Console, columns: int, text: str, style: str = "") -> None:
+    words = Text(visible(text, console.encoding), style=style)
+    console.print(Indented(columns, words, [(" " * (columns - 2) + "- ", "")]), highlight=False)
