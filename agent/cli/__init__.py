@@ -1,6 +1,7 @@
 """The command ``lom-agent``: reads the operator's words, picks the reactor, turns what happened into an exit status.
 
-Exit status: 0 all good; 1 an operation failed; 2 wrong usage or input; 130 stopped by Ctrl-C (143 by SIGTERM).
+Exit status: 0 all good; 1 an operation failed or a limit is broken; 2 wrong usage or input; 130 stopped by Ctrl-C (143
+by SIGTERM).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from agent.cli.answer import answer
 from agent.cli.fleet import fleet
 from agent.cli.lab import lab
 from agent.cli.lom import lom_device, lom_identity, lom_request
+from agent.cli.report import report
 from agent.cli.run import run
+from agent.cli.scenario import scenario
 from agent.errors import OperatorError, PeerError
 
 
@@ -24,13 +27,13 @@ def cli() -> None:
     """Simulate fleets of Macs with lights-out management (LOM) towards an Apple MDM server.
 
     Start with "lom-agent run": 100 Macs enrol in an embedded MDM server, are set up for LOM, and are reset through
-    their LOM Controllers.
+    their LOM Controllers. Then "lom-agent scenario new my.toml", and "lom-agent run my.toml".
 
-    Exit status: 0 all good, 1 an operation failed, 2 wrong usage or input, 130 stopped by Ctrl-C.
+    Exit status: 0 all good, 1 an operation failed or a limit is broken, 2 wrong usage or input, 130 stopped by Ctrl-C.
     """
 
 
-for command in (run, fleet, answer, lab, lom_device, lom_request, lom_identity):
+for command in (run, scenario, report, fleet, answer, lab, lom_device, lom_request, lom_identity):
     cli.add_command(command)
 
 

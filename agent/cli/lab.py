@@ -16,7 +16,7 @@ from agent.lab.core import Lab
 from agent.lab.profiles import TOPIC
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
-from agent.load.run import read_anchors
+from agent.load.anchors import read_anchors
 from agent.pki.identity import Identity
 from agent.report.files import write_secret
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from agent import __version__
+from agent.errors import MisuseError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.limits import judge, parse_limit
 from agent.load.scenario.reading import as_document
@@ -21,6 +22,7 @@ from agent.push.counts import merge_push_counts
 from agent.report.html import write_report
 from agent.report.junit import write_junit
 from agent.report.results import ResourceMeter, RunInfo, results, write_results
+from agent.report.schema import ResultsDocument
 from agent.report.terminal import print_summary
 
 REPORT_NAME = "report.html"
@@ -45,7 +47,7 @@ class Outcome:
     """The outcome of one run; ``document`` is there once it has ended."""
 
     def __init__(self, scenario: Scenario, outputs: Outputs, started: datetime) -> None:
-        self.document: dict[str, Any] = {}
+        self._ended: ResultsDocument | None = None
         self._scenario = scenario
         self._outputs = outputs
         self._started = started
@@ -64,7 +66,7 @@ class Outcome:
         """The run is over: write everything. Raises OperatorError."""
         self._signal = signal_number
         because = INTERRUPTED if signal_number is not None else conductor.incomplete_because
-        self.document = self._document(conductor, because)
+        self._ended = self._document(conductor, because)
         outputs = self._outputs
         if outputs.out is not None:
             self._written.append(write_results(outputs.out, self.document))
@@ -79,6 +81,13 @@ class Outcome:
             console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
     @property
+    def document(self) -> ResultsDocument:
+        """The results of the run. Raises MisuseError before ``end``."""
+        if self._ended is None:
+            raise MisuseError("the results of a run that is not over")
+        return self._ended
+
+    @property
     def exit_status(self) -> int:
         """0 all good, 1 something failed, 128 and the signal's number for a run that was stopped."""
         if self._signal is not None:
@@ -89,7 +98,7 @@ class Outcome:
         broken = not all(limit["ok"] for limit in document["limits"])
         return 1 if failed or broken or not document["complete"] else 0
 
-    def _document(self, conductor: Conductor, because: str | None) -> dict[str, Any]:
+    def _document(self, conductor: Conductor, because: str | None) -> ResultsDocument:
         fleet = self._scenario.fleet
         metrics = conductor.metrics()
         info = RunInfo(

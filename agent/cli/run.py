@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -190,7 +191,7 @@ class _Watchers:
     """Everybody who looks on, and the results so far now and then."""
 
     def __init__(self, display: Display, exporter: PrometheusExporter | None) -> None:
-        self.checkpoint = lambda: None
+        self.checkpoint: Callable[[], None] = lambda: None
         self._display = display
         self._exporter = exporter
         self._next = FIRST_CHECKPOINT_SECONDS

@@ -92,9 +92,11 @@ class Device:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is under way: no session, no boot, nothing to be done later."""
+        """Whether nothing is under way: it runs, and there is no session and nothing to be done later."""
         return (
-            self.session.state is State.CLOSED
+            self.running
+            and self.left_at is None
+            and self.session.state is State.CLOSED
             and self.session.deadline is None
             and self.power.deadline is None
             and not self.relaying

@@ -49,7 +49,9 @@ class Census:
 
 
 def state_of(client: MDMClient) -> str:
-    """The state that the time line counts a Mac under."""
+    """The state that the time line counts a Mac under. One at rest is not woken for it."""
+    if client.resting:
+        return "idle" if client.enrolled else "new"
     device = client.device
     match device.power.state:
         case Power.BOOTING:

@@ -240,12 +240,19 @@ class _Metrics(Resource):
         super().__init__()
         self._registry = registry
 
-    def render_GET(self, request: Any) -> bytes:
+    def render(self, request: Any) -> bytes:
         """The figures, or a word on where they are."""
         request.setHeader(b"server", b"lom-agent")
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD")
+            return _refused(request, 405, b"The metrics are only for reading")
         if request.path != PATH:
-            request.setResponseCode(404)
-            request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-            return b"The metrics are at " + PATH + b"\n"
+            return _refused(request, 404, b"The metrics are at " + PATH)
         request.setHeader(b"content-type", CONTENT_TYPE)
         return generate_latest(self._registry)
+
+
+def _refused(request: Any, status: int, why: bytes) -> bytes:
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+    return why + b"\n"

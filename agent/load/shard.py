@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import sys
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -39,6 +40,11 @@ from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.strain import Strain
 
 SNAPSHOT_SECONDS = 5
+_REACTORS = {
+    "linux": ("twisted.internet.epollreactor", "EPollReactor"),
+    "darwin": ("twisted.internet.kqreactor", "KQueueReactor"),
+}
+_ANYWHERE = ("twisted.internet.pollreactor", "PollReactor")
 GONE = "the conductor is gone"
 
 
@@ -66,17 +72,8 @@ def run_shard(plan: bytes) -> bytes:
 
 def own_reactor() -> Any:
     """A reactor that is not the process's own one: nothing is installed, and there may be several."""
-    if sys.platform == "linux":
-        from twisted.internet.epollreactor import EPollReactor
-
-        return EPollReactor()
-    if sys.platform == "darwin" or "bsd" in sys.platform:
-        from twisted.internet.kqreactor import KQueueReactor
-
-        return KQueueReactor()
-    from twisted.internet.selectreactor import SelectReactor
-
-    return SelectReactor()
+    kind, name = _REACTORS.get(sys.platform, _ANYWHERE)
+    return getattr(import_module(kind), name)()
 
 
 class Shard:
@@ -212,7 +209,7 @@ class Shard:
 
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
         self._send(PhaseOver(number, run.state))
-        if isinstance(outcome, Failure) and outcome.check(CancelledError) is None:
+        if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):
             self._defect(outcome)
 
     def _defect(self, failure: Failure) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -73,7 +73,7 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
-ServerConfig = LabConfig | NanoMDMConfig | WebhookConfig
+ServerConfig: TypeAlias = LabConfig | NanoMDMConfig | WebhookConfig
 _SERVERS: dict[str, type[ServerConfig]] = {"lab": LabConfig, "nanomdm": NanoMDMConfig, "webhook": WebhookConfig}
 
 

@@ -116,8 +116,8 @@ def test_what_is_written_as_toml_reads_as_it_was(value: Any, key: str) -> None:
 
 def small(file: Path) -> list[str]:
     """The overrides of the line with which a ready-made scenario says how to try it."""
-    comment = " ".join(line.removeprefix("#").strip() for line in file.read_text().splitlines() if line.startswith("#"))
-    words = shlex.split(comment.partition("lom-agent run ")[2], comments=False)
+    comment = "\n".join(line.removeprefix("#") for line in file.read_text().splitlines() if line.startswith("#"))
+    words = shlex.split(comment.partition("lom-agent run ")[2])
     assert words[0] == file.name
     return [override for word, override in pairwise(words) if word == "--set"]
 

@@ -104,7 +104,7 @@ async def power(
 
 async def all_of(waiting: Sequence[Deferred[None]]) -> None:
     """Wait for all; the first error, in their order, is raised when all are over."""
-    outcomes = await DeferredList(list(waiting), consumeErrors=True)
+    outcomes: list[tuple[bool, Any]] = await DeferredList(list(waiting), consumeErrors=True)
     for good, outcome in outcomes:
         if not good:
             outcome.raiseException()
@@ -185,7 +185,7 @@ def check_setup_answer(answer: SetupAnswer) -> None:
 
     Source: apple-schema commands/lom.setuprequest.yaml, responsekeys.
     """
-    addresses = []
+    addresses: list[Any] = []
     for key in ("PrimaryIPv6AddressList", "SecondaryIPv6AddressList"):
         listed = answer.get(key)
         if not isinstance(listed, list | tuple):

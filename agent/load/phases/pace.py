@@ -49,7 +49,7 @@ class Pace:
         self._state = state
         self._under_way: set[Deferred[None]] = set()
         self._quiet: Deferred[None] | None = None
-        self._defect: Failure | None = None
+        self._defect: BaseException | None = None
         self.reason = "the run ended first"
 
     async def open(self, arrivals: Iterable[Arrival], work: Work) -> None:
@@ -123,21 +123,22 @@ class Pace:
 
     def _count(self, outcome: object, late: bool) -> None:
         state = self._state
-        if isinstance(outcome, Failure):
-            if outcome.check(NotPossible) is not None:
-                state.started -= 1
-                state.dropped += 1
-                self._metrics.dropped(self._operation, str(outcome.value))
-                return
-            if outcome.check(PeerError) is not None:
-                state.failed += 1
-            elif outcome.check(CancelledError) is None:
-                self._defect = self._defect or outcome
+        error = outcome.value if isinstance(outcome, Failure) else None
+        if isinstance(error, NotPossible):
+            state.started -= 1
+            state.dropped += 1
+            self._metrics.dropped(self._operation, str(error))
+            return
         if late:
             state.late += 1
             self._metrics.late(self._operation)
-        if not (isinstance(outcome, Failure) and outcome.check(CancelledError)):
-            state.done += 1
+        if isinstance(error, CancelledError):
+            return
+        state.done += 1
+        if error is not None:
+            state.failed += 1
+            if not isinstance(error, PeerError):
+                self._defect = self._defect or error
 
     def _drop(self, row: Iterable[object], *, one_more: bool) -> None:
         for _ in row:
@@ -164,4 +165,4 @@ class Pace:
 
     def _raise_defect(self) -> None:
         if self._defect is not None:
-            self._defect.raiseException()
+            raise self._defect

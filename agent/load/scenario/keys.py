@@ -71,7 +71,7 @@ def tables() -> Iterator[tuple[str, type[Struct]]]:
         name, table = waiting.pop(0)
         yield name, table
         inner = [(f"{name}.{key.name}".lstrip("."), key.table) for key in keys_of(table).values() if key.table]
-        waiting = [(inner_name, inner_table) for inner_name, inner_table in inner] + waiting
+        waiting = inner + waiting
 
 
 def phase_table(document: object) -> type[PhaseBase] | None:

@@ -210,16 +210,14 @@ def _open(series: Series) -> Chart:
 
 def _lag(series: Series) -> Chart:
     layout = {"yaxis": _SECONDS}
-    caption = f"How late the worst worker's event loop was. Dashed: {LAG_P99_MS:.0f} ms, above which latencies cannot be trusted."
+    caption = f"How late the worst worker's event loop was. Dashed: {LAG_P99_MS:.0f} ms, more than which is too much."
     traces = _one(series, series.lag, "lag", "op0", _HOVER_SECONDS)
     return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_P99_MS / 1000)
 
 
 def _cpu(series: Series) -> Chart:
     layout = {"yaxis": {"tickformat": ".0%"}}
-    caption = (
-        f"How much of its core the busiest worker used. Dashed: {BUSY_SHARE:.0%}, above which it is likely to be late."
-    )
+    caption = f"How much of its core the busiest worker used. Dashed: {BUSY_SHARE:.0%}, more than which makes it late."
     traces = _one(series, series.cpu, "CPU", "op2", "%{y:.0%}")
     return Chart("cpu", "CPU", caption, traces, layout, threshold=BUSY_SHARE)
 
