@@ -13,10 +13,16 @@ from typing import IO
 
 import pytest
 from command import COMMAND, SECONDS, lom_agent
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from debian import need
+from servers import unused_port
 
 from agent.fleet.population import Population
 from agent.lab.profiles import TOPIC
+from agent.net.apns_gateway import NAMES
+from agent.pki.authority import SERVER_USAGE, Authority
 
 SEED = "push from outside"
 
@@ -101,6 +107,63 @@ def test_a_server_in_another_process_pushes_and_its_command_is_answered(tmp_path
     }  # fmt: skip
     assert document["operations"]["push"]["count"] == 1
     assert document["operations"]["session"]["count"] == 1  # nobody polled
+
+
+def test_a_lab_alone_pushes_to_a_gateway_elsewhere(tmp_path: Path) -> None:
+    lab_folder, tls, out = tmp_path / "lab", tmp_path / "apns", tmp_path / "out"
+    mac, port = Population(SEED, 2)[1], unused_port()
+    gateway_ca = Authority.create("a gateway's CA")
+    gateway = gateway_ca.issue("gateway", SERVER_USAGE, names=["127.0.0.1", NAMES[0]])
+    tls.mkdir()
+    (tls / "ca.pem").write_bytes(gateway_ca.certificate.public_bytes(Encoding.PEM))
+    (tls / "own.pem").write_bytes(gateway.certificate.public_bytes(Encoding.PEM))
+    (tls / "own.key").write_bytes(gateway.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with running(
+        "lab", "--out", str(lab_folder), "--apns", f"https://127.0.0.1:{port}", "--apns-ca", str(tls / "ca.pem"),
+    ) as lab:  # fmt: skip
+        server = line_with(lab.stdout, b"MDM server:").split()[-1]
+        line_with(lab.stdout, b"Ctrl-C")
+        topic = x509.load_pem_x509_certificate((lab_folder / "push.pem").read_bytes()).subject
+        assert topic.get_attributes_for_oid(NameOID.USER_ID)[0].value == TOPIC
+        api = ["--cacert", str(lab_folder / "ca.pem"), "--oauth2-bearer", (lab_folder / "token").read_text().strip()]
+        with running(
+            "run", "--devices", "2", "--seed", SEED, "--enroll", f"{server}/enroll", "--ca", str(lab_folder / "ca.pem"),
+            "--apns", f"127.0.0.1:{port}", "--apns-cert", str(tls / "own.pem"), "--apns-key", str(tls / "own.key"),
+            "--apns-strict", "--apns-provider-ca", str(lab_folder / "ca.pem"), "--stay", "600", "--out", str(out),
+        ) as fleet:  # fmt: skip
+            line_with(fleet.stdout, b"Enrol: 2/2")
+            url = f"{server}/api/v1/macs/{mac.udid}"
+            command = plistlib.dumps({"Command": {"RequestType": "ProfileList"}, "CommandUUID": "mine"}).decode()
+            queued = json.loads(curl(*api, "--data-binary", command, f"{url}/commands"))
+            assert queued["command_uuid"] == "mine"
+            assert set(queued["push"]) == {"apns_id"}
+            quiet = json.loads(curl(*api, "--data-binary", command.replace("mine", "2"), f"{url}/commands?push=0"))
+            assert quiet == {"command_uuid": "2", "push": None}
+            assert set(json.loads(curl(*api, "--data", "", f"{url}/push"))["push"]) == {"apns_id"}
+            for _ in range(1000):
+                answers = [curl(*api, f"{url}/commands/{command_uuid}") for command_uuid in ("mine", "2")]
+                if all("Acknowledged" in answer for answer in answers):
+                    break
+            assert all("Acknowledged" in answer for answer in answers)
+    push = json.loads((out / "results.json").read_bytes())["push"]
+    assert (push["accepted"], push["delivered"], push["refused"]) == (2, 2, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--apns-ca", "/etc/hosts"], b"--apns"),
+        (["--apns", "https://127.0.0.1:2197", "--apns-ca", "/nonexistent"], b"/nonexistent"),
+        (["--apns", "https://127.0.0.1:2197/3/device"], b"without a path"),
+        (["--apns", "https://nobody.invalid"], b"nobody.invalid"),
+        (["--apns", "127.0.0.1:2197"], b"https://"),
+    ],
+)
+def test_a_lab_says_what_is_wrong_with_its_gateway(arguments: list[str], words: bytes) -> None:
+    done = lom_agent("lab", *arguments)
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 def test_the_gateways_ca_is_made_once_and_its_key_is_secret(tmp_path: Path) -> None:

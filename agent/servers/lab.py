@@ -1,0 +1,57 @@
+"""The lab's API, docs/lab-api.md: of a lab in this process, or anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
+
+from agent import plists
+from agent.net.http1 import Response
+from agent.servers.configs import LabConfig
+from agent.servers.pool import Connect, Pool
+from agent.servers.server import PushNotSent, check_status, excerpt, read_object
+from agent.servers.urls import base_of
+
+
+class LabAPI:
+    """A Server. Raises OperatorError for a URL that is none."""
+
+    def __init__(self, config: LabConfig, connect: Connect) -> None:
+        origin, self._path = base_of(config.url, plain=False)
+        self._pool = Pool(connect, origin, config.connections)
+        self._secrets = (config.token,)
+        self._headers = {"Authorization": f"Bearer {config.token}"}
+        self.wakes = config.push
+
+    def enqueue(self, udid: str, command_uuid: str, command: Mapping[str, Any]) -> Deferred[None]:
+        """POST …/macs/UDID/commands."""
+        body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
+        target = f"{self._mac(udid)}/commands" + ("" if self.wakes else "?push=0")
+        headers = {**self._headers, "Content-Type": "application/xml"}
+        return self._pool.ask("POST", target, headers, body).addCallback(self._queued)
+
+    def push(self, udid: str) -> Deferred[None]:
+        """POST …/macs/UDID/push."""
+        return self._pool.ask("POST", f"{self._mac(udid)}/push", self._headers, b"").addCallback(self._pushed)
+
+    def close(self) -> None:
+        """Close every connection; requests under way fail."""
+        self._pool.close()
+
+    def _mac(self, udid: str) -> str:
+        return f"{self._path}/api/v1/macs/{quote(udid, safe='')}"
+
+    def _queued(self, response: Response) -> None:
+        what = "queuing a command"
+        document = read_object(check_status(response, what, self._secrets), what, self._secrets)
+        push = document.get("push")
+        if isinstance(push, dict) and "error" in push:
+            raise PushNotSent(f"the command is queued, but: {excerpt(str(push['error']).encode(), self._secrets)}")
+
+    def _pushed(self, response: Response) -> None:
+        if response.status == 502:
+            raise PushNotSent(f"the lab could not push: {excerpt(response.body, self._secrets)}")
+        check_status(response, "a push", self._secrets)

@@ -1,0 +1,198 @@
+"""Requests with placeholders, for an API that is nobody's but its own.
+
+``{udid}``, ``{token_hex}``, ``{push_magic}``: the Mac's; ``{command_uuid}``, ``{request_type}``, ``{command_plist}``
+(the whole command, XML) and ``{command_base64}`` (the same): the command's; ``{env:NAME}``: an environment variable,
+read once at the start. A value is escaped for where it stands: percent-encoded in a URL; in a body as its Content-Type
+has it (JSON: for the inside of a string; a form: percent-encoded; XML: escaped, but for the plist itself, which is XML;
+any other: as it is). Braces around anything but a word are just braces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, quote_plus
+from xml.sax.saxutils import escape
+
+from agent import plists
+from agent.errors import OperatorError
+from agent.fleet.population import Mac
+from agent.net.http1 import Origin
+from agent.servers.configs import RequestTemplate
+from agent.servers.urls import split_server_url
+
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+_WITH_BODY = ("PATCH", "POST", "PUT")  # a server may want a Content-Length, be it 0
+MAC_NAMES = ("udid", "token_hex", "push_magic")
+COMMAND_NAMES = ("command_uuid", "request_type", "command_plist", "command_base64")
+_PLIST = "command_plist"
+_PLACEHOLDER = re.compile(r"\{(env:)?([A-Za-z_][A-Za-z0-9_]*)\}")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[ -~\t\x80-\xff]*")
+
+Values = Mapping[str, Callable[[], str]]
+Escape = Callable[[str, str], str]  # from a placeholder's name and its value
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A request, ready to be sent to its template's origin."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes | None
+
+
+class Template:
+    """A template that was checked. ``origin`` is where its requests go.
+
+    ``names`` are the placeholders that it may have. ``secrets`` are what no error may repeat: what it took from the
+    environment, and its headers. Raises OperatorError for whatever cannot be sent.
+    """
+
+    def __init__(
+        self, template: RequestTemplate, names: tuple[str, ...], environment: Mapping[str, str], *, plain: bool
+    ) -> None:
+        self._names = names
+        self._environment = environment
+        self.secrets: list[str] = []
+        self._method = template.method.upper()
+        if self._method not in METHODS:
+            raise OperatorError(f"the method of a webhook should be one of {', '.join(METHODS)}: {template.method!r}")
+        self.origin, self._target = self._split(template.url, plain=plain)
+        self._headers = {name: self._header(name, value) for name, value in template.headers}
+        self.secrets += _said_openly(template.headers)
+        kind = next((value for name, value in template.headers if name.lower() == "content-type"), None)
+        self._body = self._parts(template.body, _escape_of(kind, template.body)) if template.body else None
+        if self._body is not None and kind is None:
+            self._headers["Content-Type"] = _Parts([("text", "application/xml")])
+
+    def render(self, values: Values) -> Rendered:
+        """The request with these values."""
+        return Rendered(
+            self._method,
+            self._target.text(values),
+            {name: parts.text(values) for name, parts in self._headers.items()},
+            self._body.text(values).encode() if self._body is not None else b"" if self._method in _WITH_BODY else None,
+        )
+
+    def _split(self, url: str, *, plain: bool) -> tuple[Origin, _Parts]:
+        scheme, slashes, rest = url.partition("://")
+        host, slash, _path = rest.partition("/")
+        if "{" in scheme + host or not slashes:
+            raise OperatorError(f"the URL {url!r} of a webhook should begin with https://HOST/, without placeholders")
+        parts = self._parts(url, lambda _name, value: quote(value, safe=""))
+        origin, _target = split_server_url(parts.text(_Sample()), plain=plain)
+        return origin, parts.without(f"{scheme}://{host}", "" if slash else "/")
+
+    def _header(self, name: str, value: str) -> _Parts:
+        if _HEADER_NAME.fullmatch(name) is None or name.lower() in ("host", "content-length", "transfer-encoding"):
+            raise OperatorError(f"{name!r} is no header that a webhook can set")
+        parts = self._parts(value, lambda _name, text: text)
+        if _PLIST in parts.names:
+            raise OperatorError(f"{{command_plist}} has many lines: in the header {name} use {{command_base64}}")
+        if _HEADER_VALUE.fullmatch(parts.text(_Sample())) is None:
+            raise OperatorError(f"the value of the header {name} has characters that a header cannot have")
+        return parts
+
+    def _parts(self, text: str, escape_value: Escape) -> _Parts:
+        """The text, cut at its placeholders; the environment's are filled in."""
+        found: list[tuple[str, str]] = []
+        at = 0
+        for match in _PLACEHOLDER.finditer(text):
+            found.append(("text", text[at : match.start()]))
+            at = match.end()
+            name = match[2]
+            if match[1]:
+                if name not in self._environment:
+                    raise OperatorError(f"the environment variable {name}, which a webhook names, is not set")
+                self.secrets.append(self._environment[name])
+                found.append(("text", escape_value(name, self._environment[name])))
+            elif name in self._names:
+                found.append(("name", name))
+            else:
+                known = ", ".join(f"{{{each}}}" for each in self._names)
+                raise OperatorError(f"the placeholder {match[0]} of a webhook should be one of {known}, {{env:NAME}}")
+        return _Parts([*found, ("text", text[at:])], escape_value)
+
+
+class _Parts:
+    """Text and placeholders in turn."""
+
+    def __init__(self, parts: list[tuple[str, str]], escape_value: Escape = lambda _name, value: value) -> None:
+        self._parts = parts
+        self._escape = escape_value
+
+    @property
+    def names(self) -> set[str]:
+        """The placeholders."""
+        return {text for kind, text in self._parts if kind == "name"}
+
+    def text(self, values: Values) -> str:
+        """The text with these values."""
+        return "".join(text if kind == "text" else self._escape(text, values[text]()) for kind, text in self._parts)
+
+    def without(self, beginning: str, instead: str) -> _Parts:
+        """The same with another beginning, which is text."""
+        (_kind, first), *rest = self._parts
+        return _Parts([("text", instead + first.removeprefix(beginning)), *rest], self._escape)
+
+
+class _Sample(dict[str, Callable[[], str]]):
+    """Some value for each placeholder, to see whether the rest is good."""
+
+    def __missing__(self, name: str) -> Callable[[], str]:
+        return lambda: name
+
+
+def mac_values(mac: Mac) -> dict[str, Callable[[], str]]:
+    """What a push's placeholders are."""
+    return {
+        "udid": lambda: mac.udid,
+        "token_hex": lambda: mac.push_token.hex(),
+        "push_magic": lambda: mac.push_magic,
+    }
+
+
+def command_values(command_uuid: str, command: Mapping[str, Any]) -> dict[str, Callable[[], str]]:
+    """What a command's placeholders are, beside its Mac's; the plist is made when it is asked for."""
+
+    def plist() -> bytes:
+        return plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
+
+    return {
+        "command_uuid": lambda: command_uuid,
+        "request_type": lambda: str(command.get("RequestType", "")),
+        "command_plist": lambda: plist().decode(),
+        "command_base64": lambda: b64encode(plist()).decode("ascii"),
+    }
+
+
+def _said_openly(headers: tuple[tuple[str, str], ...]) -> list[str]:
+    """What headers say, and its last word (after Bearer, or Basic): any of them may be a secret."""
+    values = [value for name, value in headers if name.lower() not in ("accept", "content-type")]
+    return [
+        said for value in values if "{" not in value for said in (value, value.split()[-1] if value.split() else "")
+    ]
+
+
+def _escape_of(content_type: str | None, body: str) -> Escape:
+    """How values in a body of this type are escaped."""
+    if content_type is None:
+        if body.strip() == f"{{{_PLIST}}}":
+            return lambda _name, value: value
+        if body:
+            raise OperatorError("a webhook with a body needs a Content-Type header: it says how values are escaped")
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind == "application/json" or kind.endswith("+json"):
+        return lambda _name, value: json.dumps(value)[1:-1]
+    if kind == "application/x-www-form-urlencoded":
+        return lambda _name, value: quote_plus(value)
+    if kind in ("application/xml", "text/xml") or kind.endswith("+xml"):
+        return lambda name, value: value if name == _PLIST else escape(value, {'"': "&quot;", "'": "&apos;"})
+    return lambda _name, value: value

@@ -1,0 +1,37 @@
+"""The URLs of servers' APIs: where they lead, and whether a secret may go there."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from agent.errors import OperatorError
+from agent.net.http1 import Origin, split_url
+from agent.net.resolver import is_loopback_name
+
+
+def split_server_url(url: str, *, plain: bool) -> tuple[Origin, str]:
+    """Origin and target of a server's URL. http is for loopback, or where ``plain`` allows it. Raises OperatorError."""
+    origin, target = split_url(url, plain=True)
+    if "@" in urlsplit(url).netloc or "#" in url:
+        raise OperatorError("the URL of a server's API can have neither a user and password nor a fragment")
+    if not origin.secure and not plain and not _is_loopback(origin.host):
+        raise OperatorError(
+            f"{url!r} would send secrets over the network as they are: use https://, or allow plain http explicitly"
+        )
+    return origin, target
+
+
+def base_of(url: str, *, plain: bool) -> tuple[Origin, str]:
+    """Origin and path of the URL below which an API is, the path without a slash at its end. Raises OperatorError."""
+    origin, target = split_server_url(url, plain=plain)
+    if "?" in target:
+        raise OperatorError(f"the base URL {url!r} of a server's API cannot have a query")
+    return origin, target.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return is_loopback_name(host)
