@@ -36,7 +36,11 @@ def main() -> None:
             people = identities(nginx, macs)
             write_identity(folder / "client.pem", people[0])
             request = raw_request(folder, "once")
-            new, resumed, in_c = "new connection and a session", "… with the session resumed", "floor: the same in C, new"
+            new, resumed, in_c = (
+                "new connection and a session",
+                "… with the session resumed",
+                "floor: the same in C, new",
+            )
             kinds = {new: Macs(nginx, "once", people), resumed: Macs(nginx, "once", people, resume=1.0)}
             for each in kinds.values():
                 each.sessions(macs, at_once)
@@ -45,7 +49,9 @@ def main() -> None:
                 for what, each in kinds.items():
                     found[what].append(each.sessions(connections, at_once))
                 found[in_c].append(
-                    floor("connect", nginx.port, folder / "ca.pem", folder / "client.pem", request, at_once, connections)
+                    floor(
+                        "connect", nginx.port, folder / "ca.pem", folder / "client.pem", request, at_once, connections
+                    )
                 )
             for each in kinds.values():
                 each.close()
