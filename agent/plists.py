@@ -73,6 +73,14 @@ def dump_xml(value: Any) -> bytes:
         raise MisuseError(f"not a property list value: {error}") from error
 
 
+def xml_text(text: str) -> bytes:
+    """``text`` as it stands between two tags of an XML plist. Raises MisuseError for control characters."""
+    try:
+        return _escaped(text).encode()
+    except ValueError as error:
+        raise MisuseError(f"not a property list value: {error}") from error
+
+
 def dump_binary(value: Any) -> bytes:
     """Write ``value`` as a binary plist. Raises MisuseError like ``dump_xml``, but for control characters."""
     try:

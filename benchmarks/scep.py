@@ -56,15 +56,15 @@ def _cpu_of(pid: int) -> float:
 
 def serve() -> None:
     """The lab; it says where it is, and ends with its standard input."""
-    from twisted.internet.stdio import StandardIO
     from twisted.internet.protocol import Protocol
+    from twisted.internet.stdio import StandardIO
 
     from agent.lab.authorities import Authorities
     from agent.lab.core import Lab
     from agent.lab.server import LabServer
 
     class End(Protocol):
-        def connectionLost(self, reason: object = None) -> None:
+        def connectionLost(self, _reason: object = None) -> None:
             reactor.stop()
 
     server = LabServer(reactor, Lab(), Authorities(), scep=True)

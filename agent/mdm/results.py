@@ -92,5 +92,8 @@ def failed(*errors: ChainedError) -> Result:
 
 
 def idle_body(udid: str) -> bytes:
-    """The report that opens a session."""
-    return plists.dump_xml({"Status": Status.IDLE.value, "UDID": udid})
+    """The report that opens a session. Raises MisuseError for what no plist can hold."""
+    return _IDLE_BEFORE + plists.xml_text(udid) + _IDLE_AFTER
+
+
+_IDLE_BEFORE, _, _IDLE_AFTER = plists.dump_xml({"Status": Status.IDLE.value, "UDID": "?UDID?"}).partition(b"?UDID?")

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from enum import Enum, auto
+from typing import NamedTuple
 
 from agent.errors import MisuseError, PeerError
 from agent.mdm.commands import Command, CommandDropped, CommandMalformed, parse_command
@@ -50,6 +51,8 @@ __all__ = [
 class State(Enum):
     """Where a session stands."""
 
+    __hash__ = object.__hash__  # each is there once; Enum's own hash is written in Python, and this is a hot path
+
     CLOSED = auto()
     WAITING = auto()  # a report was sent; its answer is awaited
     WORKING = auto()  # a command is being carried out
@@ -57,6 +60,8 @@ class State(Enum):
 
 class Input(Enum):
     """What can happen to a session."""
+
+    __hash__ = object.__hash__
 
     OPEN = auto()
     COMMAND = auto()
@@ -109,8 +114,7 @@ class Timing:
 DEFAULT_TIMING = Timing()
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """PUT this report to the ServerURL. ``command_uuid`` is empty where it is no result.
 
     ``malformed`` says what was wrong with the command that this answers with CommandFormatError, if it is that.
@@ -118,18 +122,16 @@ class Send:
 
     body: bytes
     command_uuid: str = ""
-    malformed: str = field(default="", compare=False)
+    malformed: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Execute:
+class Execute(NamedTuple):
     """Carry this command out, then call ``finish``."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
+class Over(NamedTuple):
     """The session is closed: in good order, or because of ``failure``.
 
     ``unenrolled`` says that the server does not know this Mac any more; the session has then forgotten everything.
@@ -218,7 +220,7 @@ class Session:
             command = parse_command(body)
         except CommandMalformed as error:
             self._begin(error.command_uuid)
-            return replace(self.finish(error.command_uuid, Result(Status.COMMAND_FORMAT_ERROR)), malformed=str(error))
+            return self.finish(error.command_uuid, Result(Status.COMMAND_FORMAT_ERROR))._replace(malformed=str(error))
         except (CommandDropped, PlistError) as error:
             self._end(now)
             return Over(error)

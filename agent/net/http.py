@@ -5,6 +5,7 @@ No connection is shared between Macs, for each has an identity of its own.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -17,9 +18,10 @@ from agent.net.http1 import Origin, Response, ResponseMalformed, ResponseReader
 from agent.net.plain import PlainConnection, Unchecked
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.resolver import Address, Resolver
+from agent.net.resumption import ResumedCheck, Resumption
 from agent.net.stream import DEFAULT_TIMEOUTS, State, Timeouts, TLSStream, start_connect
 from agent.net.stream_errors import ConnectFailed, ConnectionBroken, ConnectionClosed
-from agent.net.tls import TLSContexts
+from agent.net.tls import Check, TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
 
@@ -40,6 +42,7 @@ class Caller(Protocol):
         """It will not come."""
 
 
+Stage = Callable[[str, float], None]
 CheckOf = Callable[[str], PeerCheck | Unchecked]
 
 
@@ -47,15 +50,27 @@ def _named_server(host: str) -> PeerCheck:
     return PeerCheck(server_judge(host))
 
 
+def _plain(sock: socket.socket, host: str) -> tuple[PlainConnection, Check]:
+    return PlainConnection(sock), Unchecked(host)
+
+
 class HTTPConnection:
-    """A connection to one origin. It is a stream's owner: the stream's callbacks are the last three methods."""
+    """A connection to one origin. It is a stream's owner: the stream's callbacks are the last three methods.
+
+    ``stage`` hears how many seconds each part took that succeeded: ``connect``, ``handshake`` or
+    ``handshake_resumed``, ``first_byte`` (from the request's first byte to the answer's) and ``request`` (… to the
+    answer's last). ``resumption`` is where the TLS session is kept for the next connection, good for ``binding``.
+    """
 
     __slots__ = (
         "_addresses",
         "_anchors",
+        "_answer_due",
         "_attempt",
+        "_binding",
         "_caller",
         "_check_of",
+        "_connecting_at",
         "_contexts",
         "_identity",
         "_origin",
@@ -63,7 +78,10 @@ class HTTPConnection:
         "_reader",
         "_request",
         "_resolver",
+        "_resumption",
         "_sending",
+        "_sent_at",
+        "_stage",
         "_stream",
         "_timeouts",
         "_timer",
@@ -82,7 +100,13 @@ class HTTPConnection:
         *,
         check_of: CheckOf = _named_server,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        stage: Stage | None = None,
+        resumption: Resumption | None = None,
+        binding: bytes = b"",
     ) -> None:
+        self._stage = stage
+        self._resumption = resumption
+        self._binding = binding
         self._reactor = reactor
         self._check_of = check_of
         self._resolver = resolver
@@ -100,6 +124,9 @@ class HTTPConnection:
         self._request = b""
         self._sending: Callable[[], object] | None = None
         self._timer: DelayedCall | None = None
+        self._connecting_at = 0.0  # seconds on the reactor's clock, as is the next
+        self._sent_at = 0.0
+        self._answer_due: float | None = None  # only while an answer is awaited
         self._used = False
 
     @property
@@ -146,7 +173,7 @@ class HTTPConnection:
 
     def break_off(self, error: PeerError, *, in_order: bool) -> None:
         """Close in good order, or vanish as ``abort`` does; whoever waits for an answer hears ``error``."""
-        stream, self._stream = self._stream, None
+        stream = self._let_go()
         if stream is not None:
             if in_order:
                 stream.close()
@@ -175,21 +202,25 @@ class HTTPConnection:
                     return
             else:
                 break
-        host = self._origin.host
-        check: PeerCheck | Unchecked
-        tls: SSL.Connection | PlainConnection
-        if self._origin.secure:
-            check = self._check_of(host)
-            try:
-                tls = self._contexts.client(sock, self._anchors, self._identity, check, host)
-            except PeerError as error:
-                sock.close()
-                self._failed(error)
-                return
-        else:
-            check, tls = Unchecked(host), PlainConnection(sock)
+        if self._stage is not None:
+            self._connecting_at = self._reactor.seconds()
+        try:
+            tls, check = self._secure(sock) if self._origin.secure else _plain(sock, self._origin.host)
+        except PeerError as error:
+            sock.close()
+            self._failed(error)
+            return
         self._stream = TLSStream(self._reactor, sock, tls, check, self, timeouts=self._timeouts)
         self._stream.connect()
+
+    def _secure(self, sock: socket.socket) -> tuple[SSL.Connection, Check]:
+        host, resumption = self._origin.host, self._resumption
+        check: Check = self._check_of(host)
+        tickets = resumption is not None
+        tls = self._contexts.client(sock, self._anchors, self._identity, check, host, tickets=tickets)
+        if resumption is not None:
+            check = resumption.offer(tls, self._binding, check)
+        return tls, check
 
     def _next_address(self, error: ConnectFailed) -> bool:
         """Nobody answered at this address: whether there is another one. After the last the request has failed."""
@@ -202,27 +233,56 @@ class HTTPConnection:
     def _send(self) -> None:
         if self._stream is None:
             raise MisuseError("nothing to send over")
-        self._timer = self._reactor.callLater(self._timeouts.answer, self._late)
+        self._sent_at = now = self._reactor.seconds()
+        self._answer_due = now + self._timeouts.answer
+        if self._timer is None:
+            self._timer = self._reactor.callLater(self._timeouts.answer, self._late)
         sending, self._sending = self._sending, None
         if sending is not None:
             sending()
         self._stream.write(self._request)
 
     def _late(self) -> None:
-        stream, self._stream = self._stream, None
+        """The time of one request is over: of the one under way, or of one that was answered meanwhile.
+
+        A timer for each request would cost more than a tenth of a session.
+        """
+        self._timer = None
+        if self._answer_due is None:
+            return
+        left = self._answer_due - self._reactor.seconds()
+        if left > 0.0:
+            self._timer = self._reactor.callLater(left, self._late)
+            return
+        stream = self._let_go()
         if stream is not None:
             stream.close()
         self._failed(AnswerTimeout(f"the server did not answer within {self._timeouts.answer:g} s"))
 
     def _forget(self) -> TLSStream | None:
-        stream, self._stream = self._stream, None
+        stream = self._let_go()
         self._finish()
         return stream
 
-    def _finish(self) -> Caller | None:
-        if self._timer is not None and self._timer.active():
+    def _let_go(self) -> TLSStream | None:
+        """The stream is not this connection's any more."""
+        if self._timer is not None:
             self._timer.cancel()
-        self._timer = None
+            self._timer = None
+        stream, self._stream = self._stream, None
+        if stream is not None and stream.secured:
+            self._contexts.open_connections -= 1
+        return stream
+
+    def _keep_session(self, stream: TLSStream | None) -> None:
+        """The server ends the connection, or has ended it: the next one may take its session up."""
+        if self._resumption is not None and stream is not None and stream.secured:
+            tls = stream.tls
+            if isinstance(tls, SSL.Connection):
+                self._resumption.keep(tls, self._binding, stream.peer_name)
+
+    def _finish(self) -> Caller | None:
+        self._answer_due = None
         caller, self._caller = self._caller, None
         self._reader = None
         return caller
@@ -233,19 +293,37 @@ class HTTPConnection:
             caller.broke(error)
 
     def _complete(self, response: Response) -> None:
+        if self._stage is not None:
+            self._stage("request", self._reactor.seconds() - self._sent_at)
         stream = self._stream
         if stream is not None and (not response.keep_alive or stream.unsent):
+            self._keep_session(self._let_go())
             stream.close()  # RFC 9112, 9.5: an answer before the whole request was sent ends the connection, too
-            self._stream = None
         self._used = True
         caller = self._finish()
         if caller is not None:
             caller.answered(response)
 
+    def _count_and_time(self) -> None:
+        stream, contexts = self._stream, self._contexts
+        contexts.open_connections += 1
+        if stream is None or not self._origin.secure:
+            return
+        resumed = isinstance(stream.check, ResumedCheck) and stream.check.resumed
+        if resumed:
+            contexts.handshakes_resumed += 1
+        else:
+            contexts.handshakes_full += 1
+        if self._stage is not None and stream.connected_at is not None:
+            self._stage("connect", stream.connected_at - self._connecting_at)
+            now = self._reactor.seconds()
+            self._stage("handshake_resumed" if resumed else "handshake", now - stream.connected_at)
+
     # What the stream calls.
 
     def secured(self) -> None:
         """The stream is open: the request that waits for it goes out."""
+        self._count_and_time()
         self._resolver.prefer(self._origin.host, self._addresses[0])
         self._send()
 
@@ -254,10 +332,12 @@ class HTTPConnection:
         if self._reader is None:  # bytes that no request asked for
             self.close()
             return
+        if self._stage is not None and not self._reader.started:
+            self._stage("first_byte", self._reactor.seconds() - self._sent_at)
         try:
             response = self._reader.receive(octets)
         except ResponseMalformed as error:
-            stream, self._stream = self._stream, None
+            stream = self._let_go()
             if stream is not None:
                 stream.close()
             self._failed(error)
@@ -267,7 +347,7 @@ class HTTPConnection:
 
     def lost(self, error: PeerError) -> None:
         """The stream is gone. A kept-alive connection that the server closed is opened again for the request."""
-        self._stream = None
+        self._keep_session(self._let_go())
         reader = self._reader
         if reader is None:
             return

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from agent.errors import MisuseError, OperatorError, PeerError
@@ -22,8 +23,10 @@ MAX_INTERIM_RESPONSES = 16  # (100 Continue, 103 Early Hints) before the final o
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _VERSION = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?\Z")
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_FOLD = re.compile(rb"\r\n[ \t]+")
+_FIELD = r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)"
+_ONE_FIELD = re.compile(_FIELD)
+_FIELDS = re.compile(rf"{_FIELD}(?:\r\n{_FIELD})*\Z")
+_FOLD = re.compile(r"\r\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?\Z")
 _LENGTH = re.compile(rb"[0-9]{1,12}\Z")
 _NO_BODY = (204, 304)
@@ -59,8 +62,7 @@ class Origin:
         return host if self.port == _DEFAULT_PORTS["https" if self.secure else "http"] else f"{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """One response. ``headers`` has lower-case names; a name that came twice has its values joined by a comma."""
 
     status: int
@@ -97,23 +99,47 @@ def split_url(url: str, *, plain: bool = False) -> tuple[Origin, str]:
     return Origin(host, port or _DEFAULT_PORTS[parts.scheme], parts.scheme == "https"), target
 
 
-def encode_request(
-    method: str, origin: Origin, target: str, headers: Mapping[str, str], body: bytes | None = None
-) -> bytes:
-    """The bytes of a request; ``body`` None is a request without one.
+class RequestHead:
+    """What is the same in every request of one kind to one URL: its line and its headers, checked and encoded once.
 
     Raises MisuseError where a part holds what would end it early: nothing can be slipped in through a value.
     """
-    if not (_FIELD_NAME.match(method) and _VISIBLE.match(target) and _VISIBLE.match(origin.header)):
-        raise MisuseError(f"no request line can be made of {method!r}, {target!r} and the host {origin.header!r}")
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {origin.header}"]
+
+    __slots__ = ("_octets",)
+
+    def __init__(self, method: str, origin: Origin, target: str, headers: Mapping[str, str]) -> None:
+        if not (_FIELD_NAME.match(method) and _VISIBLE.match(target) and _VISIBLE.match(origin.header)):
+            raise MisuseError(f"no request line can be made of {method!r}, {target!r} and the host {origin.header!r}")
+        line = f"{method} {target} HTTP/1.1\r\nHost: {origin.header}\r\n"
+        self._octets = line.encode("latin-1") + _header_lines(headers)
+
+    def request(self, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
+        """The bytes of a request with ``headers`` of its own; ``body`` None is a request without one."""
+        own = _header_lines(headers) if headers else b""
+        if body is None:
+            return b"%b%b\r\n" % (self._octets, own)
+        return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._octets, own, len(body), body)
+
+
+def encode_request(
+    method: str, origin: Origin, target: str, headers: Mapping[str, str], body: bytes | None = None
+) -> bytes:
+    """The bytes of a request that comes once; else as ``RequestHead``."""
+    return RequestHead(method, origin, target, headers).request(body)
+
+
+def _header_lines(headers: Mapping[str, str]) -> bytes:
+    lines = []
     for name, value in headers.items():
-        if not _FIELD_NAME.match(name) or not _FIELD_VALUE.match(value):
+        if not _FIELD_NAME.match(name) or not _is_field_value(value):
             raise MisuseError(f"no header line can be made of {name!r} and {value!r}")
-        lines.append(f"{name}: {value}")
-    if body is not None:
-        lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
+        lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode("latin-1")
+
+
+def _is_field_value(value: str) -> bool:
+    """The first half is the whole of the usual case, and for a signature ten times as fast."""
+    return (value.isascii() and value.isprintable()) or bool(_FIELD_VALUE.match(value))
 
 
 class _Stage(Enum):
@@ -332,19 +358,23 @@ def _parse_headers(fields: bytes) -> dict[str, str]:
     headers: dict[str, str] = {}
     if not fields:
         return headers
-    if b"\r\n " in fields or b"\r\n\t" in fields:
-        fields = _FOLD.sub(b" ", fields)  # RFC 9112, 5.2: an obsolete folded line is one line
-    lines = fields.split(b"\r\n")
-    if len(lines) > MAX_HEADER_LINES:
+    text = fields.decode("latin-1")
+    if "\r\n " in text or "\r\n\t" in text:
+        text = _FOLD.sub(" ", text)  # RFC 9112, 5.2: an obsolete folded line is one line
+    if text.count("\r\n") >= MAX_HEADER_LINES:
         raise ResponseTooLong(f"the response's head has more than {MAX_HEADER_LINES} header lines")
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not _TOKEN.match(name) or b"\0" in value or b"\r" in value or b"\n" in value:
-            raise ResponseMalformed(f"expected a header line, found {line[:80]!r}")
-        key = name.decode("latin-1").lower()
-        text = value.strip(b" \t").decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    if not _FIELDS.match(text):
+        raise _no_header_line(text)
+    for name, value in _ONE_FIELD.findall(text):
+        key = name.lower()
+        value = value.rstrip(" \t")
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
     return headers
+
+
+def _no_header_line(text: str) -> ResponseMalformed:
+    bad = next(line for line in text.split("\r\n") if not _ONE_FIELD.fullmatch(line))
+    return ResponseMalformed(f"expected a header line, found {bad[:80].encode('latin-1')!r}")
 
 
 def _no_status_line(found: bytes) -> ResponseMalformed:

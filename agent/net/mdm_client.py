@@ -23,19 +23,20 @@ from agent.errors import MisuseError, PeerError
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import LOMConfiguration
 from agent.lom.power import PowerEvent
-from agent.mdm import results
 from agent.mdm.commands import Command, CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
 from agent.mdm.session import Event, Execute, Over, Send, State
 from agent.net.awake import Awake, Shelf
-from agent.net.errands import Errands, log_defect, message_headers
+from agent.net.errands import Errands, log_defect
 from agent.net.exchange import MAX_REDIRECTS, RedirectRefused, redirected, retry_after
 from agent.net.http import HTTPConnection
-from agent.net.http1 import Origin, Response, encode_request, split_url
+from agent.net.http1 import Origin, Response
 from agent.net.in_hand import InHand
 from agent.net.power import PowerTimer
 from agent.net.push_listener import GatewaySide, PushListener
 from agent.net.reactor import DelayedCall
+from agent.net.reports import report_request
+from agent.net.resumption import Resumption
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.profile import Profile
@@ -84,6 +85,7 @@ class MDMClient:
         "_performing",
         "_poll",
         "_redirects",
+        "_resumption",
         "_sent",
         "_session_since",
         "_shelf",
@@ -123,6 +125,7 @@ class MDMClient:
         self._awake: Awake | None = None
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
+        self._resumption: Resumption | None = None
         self._lives = 0
         self._lom_seen: LOMConfiguration | None = None
         self._performing: Deferred[Any] | None = None
@@ -146,6 +149,7 @@ class MDMClient:
             PowerTimer(device.power, self._around.reactor, self._power_changed),
         )
         self._lom_seen = device.lom
+        self._resumption = self._resumption or self._around.resumption_of(device.mac)
         return self._awake
 
     @property
@@ -318,7 +322,7 @@ class MDMClient:
             response.body,
             now,
             content_type=response.headers.get("content-type", ""),
-            retry_after=retry_after(response),
+            retry_after=None if response.status == 200 else retry_after(response),
         )
         if response.status == 200 and self._taken(event):
             return
@@ -351,9 +355,7 @@ class MDMClient:
 
     def _send_to(self, url: str, send: Send) -> None:
         self._url, self._sent = url, send
-        origin, target = split_url(url)
-        headers = message_headers(self._enrolment, results.CONTENT_TYPE, send.body)
-        request = encode_request("PUT", origin, target, headers, send.body)
+        origin, request = report_request(self._enrolment, url, send.body)
         self._connection_to(origin).request(request, self, self.pushes.sending)
 
     @property
@@ -370,7 +372,7 @@ class MDMClient:
                 self._connection.close()
             self._origin = origin
             self._connection = self._around.connection(
-                origin, enrolment.identity, enrolment.anchors, enrolment.server_pins
+                origin, enrolment.identity, enrolment.anchors, enrolment.server_pins, self._resumption
             )
         return self._connection
 
@@ -525,6 +527,8 @@ class MDMClient:
                 self._connection.close()
             else:
                 self._connection.abort()
+        if self._resumption is not None:
+            self._resumption.forget()
         self.device.lose_power()
         if not self.device.session.owes_result:
             self._work = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.interfaces import IResolutionReceiver
@@ -22,6 +23,7 @@ from agent.net.stream import SocketAddress
 RESOLVED_SECONDS = 60.0
 # RFC 6761, 6.3: names of this machine are not asked for. The system's own list often lacks one of the two.
 _LOOPBACK = ("::1", "127.0.0.1")
+_KNOWN_HOSTS = 1024  # of which it is remembered whether they are addresses: a fleet has few servers
 _SCOPE_DIGITS = 9  # a scope is a number of 32 bits
 
 Address = tuple[socket.AddressFamily, SocketAddress]
@@ -120,6 +122,7 @@ class _Receiver:
         self._resolver.resolved(self._host, self._addresses)
 
 
+@lru_cache(_KNOWN_HOSTS)
 def is_address(host: str) -> bool:
     """Whether ``host`` is an IP address as text, and no name."""
     try:

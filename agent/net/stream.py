@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from agent.errors import MisuseError, PeerError
-from agent.net.plain import PlainConnection, Unchecked
+from agent.net.plain import PlainConnection
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.stream_errors import (
     ConnectFailed,
@@ -39,8 +39,8 @@ from agent.net.stream_errors import (
     broken,
     handshake_error,
 )
-from agent.net.tls import forget_errors
-from agent.pki.verify import PeerCheck, PeerRejected
+from agent.net.tls import Check, forget_errors
+from agent.pki.verify import PeerRejected
 
 __all__ = [
     "DEFAULT_TIMEOUTS",
@@ -109,7 +109,6 @@ class TLSStream:
     """
 
     __slots__ = (
-        "_check",
         "_heard",
         "_out",
         "_owner",
@@ -118,11 +117,12 @@ class TLSStream:
         "_socket",
         "_timeouts",
         "_timer",
-        "_tls",
         "_writing",
+        "check",
         "connected_at",
         "peer_name",
         "state",
+        "tls",
     )
 
     def __init__(
@@ -130,15 +130,15 @@ class TLSStream:
         reactor: Reactor,
         sock: socket.socket,
         tls: SSL.Connection | PlainConnection,
-        check: PeerCheck | Unchecked,
+        check: Check,
         owner: StreamOwner,
         *,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self._reactor = reactor
         self._socket = sock
-        self._tls = tls
-        self._check = check
+        self.tls = tls
+        self.check = check
         self._owner = owner
         self._timeouts = timeouts
         self._out = b""
@@ -174,7 +174,7 @@ class TLSStream:
         """End the connection in good order: what was written is sent if the peer takes it now, then close_notify."""
         if self.state is State.OPEN:
             try:
-                self._tls.shutdown()
+                self.tls.shutdown()
             except SSL.Error:  # a peer that is gone already is what we are after
                 forget_errors()
         self._release()
@@ -185,6 +185,11 @@ class TLSStream:
             with contextlib.suppress(OSError):  # macOS refuses it on a connection that the peer has reset
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._release()
+
+    @property
+    def secured(self) -> bool:
+        """Whether the handshake was done and the peer known, now or before the end."""
+        return bool(self.peer_name)
 
     @property
     def unsent(self) -> bool:
@@ -199,12 +204,12 @@ class TLSStream:
     @property
     def version(self) -> str:
         """The TLS version agreed on, such as ``TLSv1.3``."""
-        return self._tls.get_protocol_version_name()
+        return self.tls.get_protocol_version_name()
 
     @property
     def cipher(self) -> str:
         """The cipher suite agreed on."""
-        return self._tls.get_cipher_name() or ""
+        return self.tls.get_cipher_name() or ""
 
     # What the reactor calls.
 
@@ -260,19 +265,19 @@ class TLSStream:
 
     def _shake_hands(self) -> None:
         try:
-            self._tls.do_handshake()
+            self.tls.do_handshake()
         except SSL.WantReadError:
             self._want_write(False)
         except SSL.WantWriteError:
             self._want_write(True)
         except SSL.Error as error:
-            self._lose(self._check.rejected or handshake_error(error))
+            self._lose(self.check.rejected or handshake_error(error))
         else:
             self._opened()
 
     def _opened(self) -> None:
         try:
-            self.peer_name = self._check.name
+            self.peer_name = self.check.name
         except PeerRejected as error:
             self._lose(error)
             return
@@ -283,7 +288,7 @@ class TLSStream:
 
     def _receive(self) -> None:
         try:
-            octets = self._tls.recv(_RECEIVE_BYTES)
+            octets = self.tls.recv(_RECEIVE_BYTES)
         except (SSL.WantReadError, SSL.WantWriteError):
             return
         except SSL.ZeroReturnError:
@@ -305,7 +310,7 @@ class TLSStream:
         careful = not self._heard
         try:
             while self._sent < end and not (careful and self._peer_spoke()):
-                self._sent += self._tls.send(rest[self._sent :])
+                self._sent += self.tls.send(rest[self._sent :])
                 careful = True
         except (SSL.WantWriteError, SSL.WantReadError):
             self._want_write(True)

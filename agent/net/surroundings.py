@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from agent.net.http import HTTPConnection
+from agent.fleet.chance import Chance
+from agent.fleet.population import Mac
+from agent.net.http import HTTPConnection, Stage
 from agent.net.http1 import Origin
 from agent.net.keys import KeyPool
 from agent.net.lom_networks import LOMNetwork
@@ -16,6 +18,7 @@ from agent.net.plain import Unchecked
 from agent.net.reactor import Reactor
 from agent.net.records import Exchange, Failure, Observer
 from agent.net.resolver import Resolver
+from agent.net.resumption import Resumption, binding_of
 from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.tls import TLSContexts
 from agent.pki.identity import Identity
@@ -35,7 +38,9 @@ class Surroundings:
     """Everything around a Mac.
 
     ``anchors`` are the operator's trust anchors for servers, beside the profile's own. ``insecure`` takes any server's
-    certificate for good. ``on_warning`` gets what a person should read, each text once.
+    certificate for good. ``on_warning`` gets what a person should read, each text once. ``stage`` hears how long the
+    parts of an exchange took, as ``HTTPConnection`` tells them. ``resume`` is the share (0 to 1) of a Mac's new
+    connections that offer the TLS session kept from the one before.
     """
 
     reactor: Reactor
@@ -48,6 +53,8 @@ class Surroundings:
     insecure: bool = False
     on_warning: Callable[[str], None] = lambda _text: None
     timeouts: Timeouts = DEFAULT_TIMEOUTS
+    stage: Stage | None = None
+    resume: float = 0.0
     wall_clock: Callable[[], float] = time.time
     _warned: set[str] = field(default_factory=set)
 
@@ -87,8 +94,10 @@ class Surroundings:
         identity: Identity | None = None,
         anchors: tuple[x509.Certificate, ...] = (),
         pins: tuple[x509.Certificate, ...] = (),
+        resumption: Resumption | None = None,
     ) -> HTTPConnection:
         """A connection of one Mac's own; ``anchors`` and ``pins`` are those of its profile."""
+        anchors = (*self.anchors, *anchors)
 
         def check_of(host: str) -> PeerCheck | Unchecked:
             return Unchecked(host) if self.insecure else PeerCheck(server_judge(host), pins)
@@ -98,11 +107,25 @@ class Surroundings:
             self.resolver,
             self.contexts,
             origin,
-            (*self.anchors, *anchors),
+            anchors,
             identity,
             check_of=check_of,
             timeouts=self.timeouts,
+            stage=self.stage,
+            resumption=resumption,
+            binding=b"" if resumption is None else binding_of(origin, identity, anchors, pins),
         )
+
+    def resumption_of(self, mac: Mac) -> Resumption | None:
+        """Where one Mac keeps its TLS session; None where none is ever resumed."""
+        if not self.resume:
+            return None
+        return Resumption(self.resume, Chance(mac.source, mac.index, b"resume"), self.wall_clock)
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections the Macs have to their servers."""
+        return self.contexts.open_connections
 
     def trusts(self, chain: Sequence[x509.Certificate], anchors: tuple[x509.Certificate, ...]) -> bool:
         """Whether a signer's chain, its own certificate first, leads to an anchor."""

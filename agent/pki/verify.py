@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache, partial
 from typing import ClassVar, TypeVar
 
 import service_identity
@@ -30,6 +31,7 @@ _UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+_KNOWN_SERVERS = 256  # certificates with the host that each was found to name
 Judge = Callable[[x509.Certificate], str]
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
@@ -156,22 +158,23 @@ class PeerCheck:
 
 def server_judge(host: str) -> Judge:
     """A judge of HTTPS servers: the subjectAltName must have ``host``, a name or an IP address (RFC 9525)."""
-    name = host.removesuffix(".")  # the root of the DNS stands in no certificate
+    return partial(_judge_server, host)
 
-    def judge(certificate: x509.Certificate) -> str:
-        try:
-            if _is_ip_address(host):
-                verify_certificate_ip_address(certificate, host)
-            else:
-                verify_certificate_hostname(certificate, name)
-        except (service_identity.VerificationError, service_identity.CertificateError) as error:
-            found = ", ".join(alternative_names(certificate)) or "none"
-            raise WrongName(f"expected a server certificate for {host}; its subjectAltName has {found}") from error
-        except ValueError as error:
-            raise WrongName(f"no certificate can be for {host!r}: {error}") from error
-        return host
 
-    return judge
+@lru_cache(_KNOWN_SERVERS)
+def _judge_server(host: str, certificate: x509.Certificate) -> str:
+    """What a certificate says of its names never changes, so it is read once; its chain and its time are no part."""
+    try:
+        if _is_ip_address(host):
+            verify_certificate_ip_address(certificate, host)
+        else:
+            verify_certificate_hostname(certificate, host.removesuffix("."))  # the DNS root stands in no certificate
+    except (service_identity.VerificationError, service_identity.CertificateError) as error:
+        found = ", ".join(alternative_names(certificate)) or "none"
+        raise WrongName(f"expected a server certificate for {host}; its subjectAltName has {found}") from error
+    except ValueError as error:
+        raise WrongName(f"no certificate can be for {host!r}: {error}") from error
+    return host
 
 
 def device_judge(expected_name: str) -> Judge:

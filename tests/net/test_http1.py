@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from http1_reading import both_ways, read, read_by_byte, read_to_close
 from hypothesis import example, given
@@ -324,7 +322,7 @@ def outcome(octets: bytes, cuts: tuple[int, ...]) -> object:
         response = read(octets, cuts=cuts)
     except ResponseMalformed:
         return "malformed"
-    return None if response is None else dataclasses.replace(response, keep_alive=False)
+    return None if response is None else response._replace(keep_alive=False)
 
 
 @given(HOSTILE, st.data())

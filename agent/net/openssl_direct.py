@@ -1,0 +1,108 @@
+"""The calls of OpenSSL that pyOpenSSL has no public way to, or only a slow one. Every private name in use is here.
+
+Where a release of pyOpenSSL or cryptography has none of these names any more, ``DIRECT`` is false and the public way is
+taken: an identity is parsed anew for each connection, and a session is kept as OpenSSL's object.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from OpenSSL import SSL, crypto
+
+from agent.pki.identity import Identity
+
+PREPARED_IDENTITIES = 2048  # that are kept, 7.5 KiB each; what Macs that are connected use is shared with OpenSSL
+_FUNCTIONS = (
+    "SSL_use_certificate",
+    "SSL_use_PrivateKey",
+    "SSL_session_reused",
+    "SSL_SESSION_free",
+    "i2d_SSL_SESSION",
+    "d2i_SSL_SESSION",
+    "ERR_clear_error",
+)
+
+
+def _has_all() -> bool:
+    library, connection = getattr(SSL, "_lib", None), SSL.Connection(SSL.Context(SSL.TLS_METHOD))
+    return (
+        all(hasattr(library, name) for name in _FUNCTIONS)
+        and hasattr(SSL, "_ffi")
+        and all(hasattr(connection, name) for name in ("_ssl", "_context"))
+        and hasattr(crypto.PKey(), "_pkey")
+        and hasattr(crypto.X509(), "_x509")
+    )
+
+
+DIRECT = _has_all()
+_lib: Any = getattr(SSL, "_lib", None)
+_ffi: Any = getattr(SSL, "_ffi", None)
+
+
+def use_identity(connection: SSL.Connection, identity: Identity) -> None:
+    """Present this identity on this connection. Raises SSL.Error."""
+    if DIRECT and _use_prepared(connection, identity):
+        return
+    connection.use_certificate(identity.certificate)
+    connection.use_privatekey(identity.key)
+
+
+def _use_prepared(connection: Any, identity: Identity) -> bool:
+    certificate, key = _prepared(identity)
+    if _lib.SSL_use_certificate(connection._ssl, certificate) == 1 == _lib.SSL_use_PrivateKey(connection._ssl, key):
+        return True
+    _lib.ERR_clear_error()  # the public way says what is wrong
+    return False
+
+
+@lru_cache(PREPARED_IDENTITIES)
+def _prepared(identity: Identity) -> tuple[Any, Any]:
+    """OpenSSL's own objects of an identity; pyOpenSSL makes them for each connection: 70 to 150 µs."""
+    certificate: Any = crypto.X509.from_cryptography(identity.certificate)
+    key: Any = crypto.PKey.from_cryptography_key(identity.key)
+    return certificate._x509, key._pkey
+
+
+def was_resumed(connection: Any) -> bool:
+    """Whether the handshake took up an earlier session; true where OpenSSL cannot be asked.
+
+    Not enough by itself for that reason: a session was resumed only where no certificate was shown, either.
+    """
+    return not DIRECT or bool(_lib.SSL_session_reused(connection._ssl))
+
+
+KeptSession = bytes | SSL.Session
+
+
+def keep_session(connection: Any) -> KeptSession | None:
+    """The session of a connection, to be offered in another one of the same context; None where there is none.
+
+    As DER it takes 1.2 KiB, as OpenSSL's object 6.3.
+    """
+    session: SSL.Session | None = connection.get_session()
+    if session is None or not DIRECT:
+        return session
+    size = _lib.i2d_SSL_SESSION(session._session, _ffi.NULL)
+    if size <= 0:
+        return None
+    octets = _ffi.new("unsigned char[]", size)
+    _lib.i2d_SSL_SESSION(session._session, _ffi.new("unsigned char **", octets))
+    return bytes(_ffi.buffer(octets, size))
+
+
+def offer_session(connection: Any, kept: KeptSession) -> bool:
+    """Offer a session in the handshake to come; false where it cannot be."""
+    session: Any = kept
+    if isinstance(kept, bytes):
+        octets = _ffi.new("unsigned char[]", kept)
+        found = _lib.d2i_SSL_SESSION(_ffi.NULL, _ffi.new("const unsigned char **", octets), len(kept))
+        if found == _ffi.NULL:
+            _lib.ERR_clear_error()
+            return False
+        session = SSL.Session.__new__(SSL.Session)
+        session._session = _ffi.gc(found, _lib.SSL_SESSION_free)
+        session._context = connection._context
+    connection.set_session(session)
+    return True

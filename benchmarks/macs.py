@@ -1,0 +1,134 @@
+"""Macs that are enrolled already, and sessions of theirs one after another, counted in CPU time of this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nginx import Server
+from twisted.internet import reactor
+
+from agent.device.mac import Device
+from agent.errors import PeerError
+from agent.fleet.population import Population
+from agent.load.metrics import Metrics
+from agent.lom.network import AddressBook
+from agent.mdm.access_rights import ALL_RIGHTS
+from agent.net.in_hand import InHand
+from agent.net.keys import KeyPool
+from agent.net.lom_link import LoopbackNetwork
+from agent.net.mdm_client import MDMClient
+from agent.net.resolver import Resolver
+from agent.net.surroundings import Surroundings
+from agent.net.tls import TLSContexts
+from agent.pki.authority import CLIENT_USAGE
+from agent.pki.identity import Identity
+from agent.plists import dump_xml
+from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
+
+POPULATION = Population("benchmark", 10_000)
+QUERIES = (
+    "UDID", "DeviceName", "OSVersion", "BuildVersion", "ModelName", "Model", "ProductName", "SerialNumber",
+    "DeviceCapacity", "AvailableDeviceCapacity", "BatteryLevel", "IsSupervised", "IsMDMLostModeEnabled",
+    "BluetoothMAC", "WiFiMAC", "EthernetMACs", "HostName", "LocalHostName", "SystemIntegrityProtectionEnabled",
+    "AwaitingConfiguration", "IsActivationLockEnabled", "SupportsLOMDevice",
+)  # fmt: skip
+COMMAND = dump_xml({
+    "CommandUUID": "2b9c1a5e-8a53-4f77-9d39-0f4d4fd3b7a1",
+    "Command": {"RequestType": "DeviceInformation", "Queries": list(QUERIES)},
+})  # fmt: skip
+IDLE_LENGTH = len(dump_xml({"Status": "Idle", "UDID": POPULATION[0].udid}))
+
+
+class Macs:
+    """``identities`` are those of the Macs, in order. It is their watch, too."""
+
+    def __init__(
+        self, server: Server, path: str, identities: Sequence[Identity], *, sign: bool = False, resume: float = 0.0
+    ) -> None:
+        self.metrics = Metrics()
+        contexts = TLSContexts()
+        self.around = Surroundings(
+            reactor=reactor,
+            resolver=Resolver(reactor, reactor.nameResolver),
+            contexts=contexts,
+            network=LoopbackNetwork(reactor, AddressBook(), contexts, self.metrics),
+            keys=KeyPool(reactor, pool=1),
+            observer=self.metrics,
+            anchors=(server.authority.certificate,),
+            **({"resume": resume} if resume else {}),
+        )
+        self.clients = []
+        for index, identity in enumerate(identities):
+            client = MDMClient(_device(index), self.around)
+            client.device.enrolment = Enrolment(
+                server_url=server.url(path),
+                check_in_url=server.url(path),
+                topic=f"{TOPIC_PREFIX}External.benchmark",
+                access_rights=ALL_RIGHTS,
+                identity=identity,
+                anchors=(),
+                sign_message=sign,
+            )
+            client.watch = self
+            self.clients.append(client)
+        self._next = 0
+        self._to_start = self._to_end = 0
+
+    def sessions(self, count: int, at_once: int) -> float:
+        """CPU µs of one session out of ``count``, ``at_once`` at a time, the Macs one after another."""
+        self._to_start = self._to_end = count
+        reactor.callWhenRunning(self._start, min(at_once, count))
+        began = time.process_time()
+        reactor.run(installSignalHandlers=False)
+        return (time.process_time() - began) / count * 1e6
+
+    def close(self) -> None:
+        """Hang up."""
+        for client in self.clients:
+            client.close()
+        self.around.keys.close()
+
+    def _start(self, count: int) -> None:
+        for _ in range(count):
+            self._to_start -= 1
+            client = self.clients[self._next]
+            self._next = (self._next + 1) % len(self.clients)
+            assert client.wake()
+
+    # What the Macs call.
+
+    def session_over(self, _client: MDMClient, failure: PeerError | None) -> None:
+        """The next Mac's turn."""
+        if failure is not None:
+            raise AssertionError(f"a session failed: {failure}") from failure
+        self._to_end -= 1
+        if self._to_start > 0:
+            self._start(1)
+        elif self._to_end == 0:
+            reactor.crash()
+
+    def taken(self, client: MDMClient, work: InHand) -> None:
+        """Nothing more to do."""
+
+    def went_down(self, client: MDMClient) -> None:
+        """None does."""
+
+
+def identities(server: Server, count: int) -> list[Identity]:
+    """An identity with a P-256 key for each of ``count`` Macs."""
+    return [server.authority.issue(f"mac {index}", CLIENT_USAGE) for index in range(count)]
+
+
+def raw_request(folder: Path, path: str) -> Path:
+    """The octets that a Mac sends for Idle, for those that do it in C."""
+    body = dump_xml({"Status": "Idle", "UDID": POPULATION[0].udid})
+    head = f"PUT /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    written = folder / f"{path}.request"
+    written.write_bytes(head.encode() + body)
+    return written
+
+
+def _device(index: int) -> Device:
+    return Device(POPULATION[index], boot_seconds=lambda: 0.0, jitter=lambda: 0.0)
