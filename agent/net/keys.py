@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,6 +26,8 @@ from twisted.internet.defer import Deferred
 from agent.errors import LomAgentError, MisuseError, OperatorError
 
 MAX_POOL = 100_000
+MAX_AHEAD = 256  # keys that nobody has asked for yet: some seconds of work of a large machine
+_NICENESS = 5  # of the processes: keys are made in the time that the Macs leave
 
 
 def parse_keys(text: str) -> int | None:
@@ -46,30 +49,54 @@ class KeyNotMade(LomAgentError):
 class KeyPool:
     """The RSA keys of one process's fleet. ``reused`` counts the keys that were handed out more than once.
 
-    ``on_key`` is called each time a key was made. The processes start with the first key that is asked for.
+    ``on_key`` is called each time a key was made. ``processes`` make them, as many as the machine has cores unless it
+    is said; they start with the first key that is asked for.
     """
 
-    def __init__(self, reactor: Any, pool: int | None = None, on_key: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        pool: int | None = None,
+        on_key: Callable[[], None] = lambda: None,
+        processes: int | None = None,
+    ) -> None:
         self.reused = 0
         self._reactor = reactor
         self._pool = pool
         self._on_key = on_key
+        self._processes = max(1, processes or os.cpu_count() or 1)
         self._executor: ProcessPoolExecutor | None = None
-        self._made: dict[int, list[_Key]] = {}
+        self._kept: dict[int, list[_Key]] = {}  # of a pool: those that are handed out again
+        self._ahead: dict[int, deque[_Key]] = {}  # begun, and not asked for yet; the oldest first
         self._taken: dict[int, int] = {}
+        self._expected = 0
+        self._expected_bits = 0  # 0 until it is known
+
+    def expect(self, count: int, bits: int | None = None) -> None:
+        """This many more identities are to come, soon: begin their keys before they are asked for.
+
+        ``bits`` is None where the profile that will say it was not read yet; then the first key that is asked for says
+        it for all. At most ``MAX_AHEAD`` keys are made, or being made, before somebody wants them.
+        """
+        self._expected += count
+        if bits is not None:
+            self._expected_bits = bits
+        self._make_ahead()
 
     def take(self, bits: int) -> Deferred[rsa.RSAPrivateKey]:
         """A key of ``bits`` bits, as soon as it is made."""
-        if self._pool is None:
-            return self._make(bits).wait()
-        keys = self._made.setdefault(bits, [])
         number = self._taken.get(bits, 0)
         self._taken[bits] = number + 1
-        if number < self._pool:
-            keys.append(self._make(bits))
-        else:
+        kept = self._kept.setdefault(bits, [])
+        if self._pool is not None and number >= self._pool:
             self.reused += 1
-        return keys[number % self._pool].wait()
+            return kept[number % self._pool].wait()
+        key = self._next(bits)
+        if self._pool is not None:
+            kept.append(key)
+        waiting = key.wait()
+        self._make_ahead()
+        return waiting
 
     def close(self) -> None:
         """End the processes; keys that are not made yet are given up."""
@@ -77,10 +104,31 @@ class KeyPool:
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
 
+    def _next(self, bits: int) -> _Key:
+        self._expected_bits = self._expected_bits or bits
+        ahead = self._ahead.get(bits)
+        if ahead:
+            return ahead.popleft()
+        if bits == self._expected_bits and self._expected:
+            self._expected -= 1
+        return self._make(bits)
+
+    def _make_ahead(self) -> None:
+        bits = self._expected_bits
+        if not bits:
+            return
+        ahead = self._ahead.setdefault(bits, deque())
+        left = self._expected
+        if self._pool is not None:
+            left = min(left, self._pool - self._taken.get(bits, 0) - len(ahead))
+        for _ in range(min(left, MAX_AHEAD - len(ahead))):
+            self._expected -= 1
+            ahead.append(self._make(bits))
+
     def _make(self, bits: int) -> _Key:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
-                max_workers=os.cpu_count(), mp_context=get_context("spawn"), initializer=_ignore_interrupts
+                max_workers=self._processes, mp_context=get_context("spawn"), initializer=_stand_back
             )
         key = _Key()
         future = self._executor.submit(_make_key, bits)
@@ -95,14 +143,13 @@ class KeyPool:
             key.fail(KeyNotMade(f"an RSA key could not be made: {error or type(error).__name__}"))
             return
         self._on_key()
-        loaded = load_der_private_key(done.result(), None, unsafe_skip_rsa_key_validation=True)  # made by ourselves
-        if not isinstance(loaded, rsa.RSAPrivateKey):
-            raise MisuseError("the key that was made is no RSA key")
-        key.set(loaded)
+        key.set(_loaded(done.result()))
 
 
 class _Key:
     """A key that is being made, for everybody who waits for it."""
+
+    __slots__ = ("_error", "_key", "_waiting")
 
     def __init__(self) -> None:
         self._key: rsa.RSAPrivateKey | None = None
@@ -132,9 +179,17 @@ class _Key:
             deferred.errback(error)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C goes to the whole process group; the parent alone decides what it means."""
+def _loaded(octets: bytes) -> rsa.RSAPrivateKey:
+    key = load_der_private_key(octets, None, unsafe_skip_rsa_key_validation=True)  # made by ourselves
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise MisuseError("the key that was made is no RSA key")
+    return key
+
+
+def _stand_back() -> None:
+    """Ctrl-C goes to the whole process group: the parent alone decides what it means, and it goes first on a core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
 
 
 def _make_key(bits: int) -> bytes:

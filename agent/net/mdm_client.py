@@ -149,8 +149,7 @@ class MDMClient:
             PowerTimer(device.power, self._around.reactor, self._power_changed),
         )
         self._lom_seen = device.lom
-        if self._resumption is None:
-            self._resumption = self._around.resumption_of(device.mac)
+        self._resumption = self._resumption or self._around.resumption_of(device.mac)
         return self._awake
 
     @property

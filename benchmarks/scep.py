@@ -1,0 +1,171 @@
+"""What it costs a Mac to enrol by SCEP with a new RSA-2048 key, held against making the key alone.
+
+    python benchmarks/scep.py [ENROLMENTS]
+
+The lab, in a process of its own, is the server. Compared is CPU time: of this process and of those that make its keys,
+for each enrolment (profile, GetCACaps, GetCACert, PKIOperation, three check-ins with an Mdm-Signature), against that of
+processes, one a core, which make as many keys and do nothing else. How long a single key takes is a matter of luck, so
+the keys of both are counted in hundreds, and the two take turns. Wall time is told, too; the server's work is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+BITS = 2048
+AT_ONCE = 64
+ROUNDS = 4
+AIM = 1.3
+
+
+def make_keys(count: int) -> None:
+    """The floor."""
+    for _ in range(count):
+        rsa.generate_private_key(public_exponent=65537, key_size=BITS)
+
+
+def floor(count: int) -> tuple[float, float]:
+    """Wall and CPU seconds of making this many keys on all cores; the start of the processes is not counted."""
+    cores = os.cpu_count() or 1
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as executor:
+        list(executor.map(make_keys, [1] * cores * 2))
+        began, cpu = time.monotonic(), _cpu_of_children(executor)
+        list(executor.map(make_keys, [1] * count))
+        return time.monotonic() - began, _cpu_of_children(executor) - cpu
+
+
+def _cpu_of_children(executor: ProcessPoolExecutor) -> float:
+    return sum(_cpu_of(pid) for pid in executor._processes)
+
+
+def _cpu_of(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def serve() -> None:
+    """The lab; it says where it is, and ends with its standard input."""
+    from twisted.internet.protocol import Protocol
+    from twisted.internet.stdio import StandardIO
+
+    from agent.lab.authorities import Authorities
+    from agent.lab.core import Lab
+    from agent.lab.server import LabServer
+
+    class End(Protocol):
+        def connectionLost(self, _reason: object = None) -> None:
+            reactor.stop()
+
+    server = LabServer(reactor, Lab(), Authorities(), scep=True)
+    server.listen()
+    print(server.enrolment_url, flush=True)
+    StandardIO(End())
+    reactor.run()
+
+
+class Enrolments:
+    """The Macs of this process, and the keys that they get."""
+
+    def __init__(self, url: str, count: int) -> None:
+        from agent.fleet.population import Population
+        from agent.load.fleet import Fleet
+        from agent.load.metrics import Metrics
+        from agent.lom.network import AddressBook
+        from agent.net.keys import KeyPool
+        from agent.net.lom_memory import MemoryLOMNetwork
+        from agent.net.resolver import Resolver
+        from agent.net.surroundings import Surroundings
+        from agent.net.tls import TLSContexts
+
+        self.url = url
+        self.metrics = Metrics()
+        self.keys = KeyPool(reactor)
+        around = Surroundings(
+            reactor=reactor,
+            resolver=Resolver(reactor, reactor.nameResolver),
+            contexts=TLSContexts(),
+            network=MemoryLOMNetwork(reactor, AddressBook(), self.metrics),
+            keys=self.keys,
+            observer=self.metrics,
+            insecure=True,
+        )
+        self.fleet = Fleet(Population("scep", count), around)
+        self.next = 0
+
+    async def enrol(self, count: int) -> tuple[float, float, float]:
+        """Enrol this many Macs: wall seconds, CPU seconds of this process, and of those that make keys."""
+        from agent.load.concurrently import for_each
+
+        macs = range(self.next, self.next + count)
+        self.next += count
+        began, own, keys = time.monotonic(), time.process_time(), self._cpu_of_keys()
+        self.keys.expect(count, BITS)
+        await for_each(list(macs), AT_ONCE, lambda index: self.fleet[index].enroll_at(self.url))
+        self.fleet.rest(count, count)
+        return time.monotonic() - began, time.process_time() - own, self._cpu_of_keys() - keys
+
+    def _cpu_of_keys(self) -> float:
+        executor = self.keys._executor
+        return 0.0 if executor is None else _cpu_of_children(executor)
+
+
+async def run(count: int, server: subprocess.Popen[str]) -> None:
+    """Rounds of both, and what came of them."""
+    assert server.stdout is not None
+    url = server.stdout.readline().strip()
+    per_round = max(1, count // ROUNDS)
+    enrolments = Enrolments(url, per_round * ROUNDS + 10)
+    await enrolments.enrol(10)  # the processes start with the first
+    ours, floors = [0.0, 0.0, 0.0], [0.0, 0.0]
+    for _ in range(ROUNDS):
+        ours = [sum(pair) for pair in zip(ours, await enrolments.enrol(per_round), strict=True)]
+        floors = [sum(pair) for pair in zip(floors, floor(per_round), strict=True)]
+    enrolments.fleet.close()
+    enrolments.keys.close()
+    done = per_round * ROUNDS
+    wall, own, keys = (1e3 * seconds / done for seconds in ours)
+    floor_wall, floor_cpu = (1e3 * seconds / done for seconds in floors)
+    ratio = (own + keys) / floor_cpu
+    print(f"{done} enrolments, RSA-{BITS}, {os.cpu_count()} cores; failures: {enrolments.metrics.failures() or 'none'}")
+    print(f"{'ms an enrolment':<46}{'CPU':>8}{'wall':>8}")
+    print(f"{'keys alone, on all cores':<46}{floor_cpu:>8.1f}{floor_wall:>8.1f}")
+    print(f"{'enrolment: its key, in a process of its own':<46}{keys:>8.1f}")
+    print(f"{'enrolment: everything else':<46}{own:>8.2f}")
+    print(f"{'enrolment':<46}{own + keys:>8.1f}{wall:>8.1f}   (wall: the server works on the same cores)")
+    print(f"{'reached' if ratio < AIM else 'MISSED'}: {ratio:.3f} times the keys alone, aim {AIM}")
+    print(f"beside the key itself: {1 + own / keys:.3f} times (luck with the keys taken out)")
+
+
+def main() -> None:
+    """The lab beside us, and the enrolments."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    command = [sys.executable, __file__, "serve"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def begin() -> None:
+        done = Deferred.fromCoroutine(run(count, server))
+        done.addErrback(lambda failure: failure.printTraceback()).addBoth(lambda _: reactor.stop())
+
+    reactor.callWhenRunning(begin)
+    try:
+        reactor.run()
+    finally:
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait()
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+if __name__ == "__main__":
+    serve() if sys.argv[1:] == ["serve"] else main()
