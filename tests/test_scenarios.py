@@ -29,7 +29,8 @@ RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "soak": (
         (
             QUICK_BOOT, "load.rate=20", "phase.look.duration=4", "phase.inventory.duration=4",
-            "phase.resets.duration=4", "phase.resets.rate=0.5", "phase.cut.start_at=3", "phase.cut.seconds=0.5", "phase.cut.segments=1",
+            "phase.resets.duration=4", "phase.resets.rate=0.5", "phase.cut.start_at=3", "phase.cut.seconds=0.5",
+            "phase.cut.segments=1",
         ),
         {"lom_setup", "lom_device", "return", "session", "delivery"},
     ),

@@ -211,13 +211,13 @@ class _QuietSite(Site):
 class _BodilessRequest(Request):
     """A request whose announced body is refused before it comes: nobody here wants one."""
 
-    _refused = False
+    _closing = False
 
     def gotLength(self, length: int | None) -> None:
         """The announced length; None where the body is chunked."""
         super().gotLength(0)
         if length != 0:
-            self._refused = True
+            self._closing = True
             close = Headers({b"connection": [b"close"], b"content-length": [b"0"]})
             self.channel.writeHeaders(b"HTTP/1.1", b"413", b"Content Too Large", close)
             self.channel.loseConnection()
@@ -227,7 +227,7 @@ class _BodilessRequest(Request):
 
     def process(self) -> None:
         """Answer, unless that was done."""
-        if not self._refused:
+        if not self._closing:
             super().process()
 
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import maybeDeferred
 
 from agent.fleet.derivation import Derivation
 from agent.fleet.durations import parse_duration
-from agent.fleet.population import Population
+from agent.fleet.population import Mac, Population
 from agent.load.fleet import Fleet, Manners
 from agent.load.metrics import Metrics
 from agent.load.open_files import allow_open_files
@@ -84,7 +84,7 @@ class ShardParts:
             self.desk = fleet_desk(self.fleet, self.around, plan.push, began=plan.push_began)
         self._server = None
         if plan.server is not None:
-            self._server = open_server(server_config(plan.server), reactor, resolver, population.__getitem__)
+            self._server = open_server(server_config(plan.server), reactor, resolver, self._mac)
         self.crew = Crew(
             around=self.around,
             fleet=self.fleet,
@@ -101,6 +101,9 @@ class ShardParts:
         self._scep = scenario.server.identity == "scep" and any(
             isinstance(phase, EnrollPhase) for phase in scenario.phases
         )
+
+    def _mac(self, udid: str) -> Mac:
+        return self.fleet.of_udid(udid).device.mac
 
     @property
     def connections(self) -> int:

@@ -1,174 +1,280 @@
-"""What a person at the terminal, or a reader of a log, sees of a run."""
+"""What a person at the terminal, or a reader of a log, sees at the end of a run."""
 
-import io
-import random
 import re
-import sys
-import threading
 from datetime import UTC, datetime
 
+import documents
 import pytest
+from consoles import pipe, terminal, written
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from agent.errors import MisuseError
+from agent.errors import OperatorError
 from agent.load.metrics import Metrics
 from agent.net.records import OPERATIONS, Exchange, Failure
-from agent.report.results import Resources, RunInfo
-from agent.report.terminal import make_progress, print_summary, visible
+from agent.report.results import Resources, RunInfo, results
+from agent.report.terminal import print_summary, visible
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 RUN = RunInfo(version="1.2.3", seed="orchard", devices=50, started=START, duration_s=12.34)
 TOOK = Resources(cpu_s=1.5, max_rss_kib=50 * 1024)
+KEPT_UP = [
+    {
+        "worker": 0,
+        "lag": {"p50": 1.0, "p99": 3.2, "max": 9.0},
+        "cpu_s": 1.0,
+        "cpu_by_second": [0.2, 0.5],
+        "max_rss_kib": 1,
+    }
+]
 
 
-class Seconds:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+def told(metrics: Metrics | None = None, **parts: object) -> dict[str, object]:
+    return dict(results(metrics or Metrics(), RUN, TOOK, generator=KEPT_UP, **parts))
 
 
-def terminal(width: int = 80) -> Console:
-    return Console(file=io.StringIO(), width=width, height=30, force_terminal=True, force_interactive=True, record=True)
-
-
-def pipe(encoding: str = "utf-8") -> Console:
-    return Console(
-        file=io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n"), force_terminal=False, record=True
-    )
-
-
-def summary(console: Console, *exchanges: Exchange) -> list[str]:
+def measured(*exchanges: Exchange) -> dict[str, object]:
     metrics = Metrics()
     for exchange in exchanges:
         metrics(exchange)
-    print_summary(console, metrics, RUN, TOOK)
-    return console.export_text().splitlines()
+    return told(metrics)
 
 
-def screen(console: Console) -> list[str]:
-    """The lines that stand on a very wide terminal after all that was written to it: knows only the few control
-    sequences that redrawing needs."""
-    console.file.flush()
-    sink = console.file
-    text = sink.getvalue() if isinstance(sink, io.StringIO) else sink.buffer.getvalue().decode()
-    lines, row = [""], 0
-    for part in re.findall(r"\x1b\[[?0-9;]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", text):
-        if part == "\n":
-            row += 1
-            lines += [""] * (row + 1 - len(lines))
-        elif part == "\x1b[2K":
-            lines[row] = ""
-        elif part.startswith("\x1b[") and part.endswith("A"):
-            row -= int(part[2:-1])
-        elif part != "\r" and not part.startswith("\x1b"):
-            lines[row] += part
-    return [line.rstrip() for line in lines if line]
+def summary(console: Console, document: dict[str, object]) -> list[str]:
+    print_summary(console, document)
+    return console.export_text(clear=False).splitlines()
 
 
-def busy_run(failing: bool = True) -> list[Exchange]:
-    draw = random.Random(7)
-    return [
-        Exchange(
-            OPERATIONS[number % len(OPERATIONS)],
-            number,
-            START.timestamp() + number / 100,
-            draw.expovariate(20),
-            Failure("peer", "The server answered 500.") if failing and number % 100 == 3 else None,
-        )
-        for number in range(2000)
-    ]
+def columns(lines: list[str], first: str) -> list[str]:
+    [line] = [line for line in lines if line.startswith(first)]
+    return re.split(r" {2,}", line)
 
 
-def test_a_run_without_errors_ends_with_a_table_and_a_good_verdict():
-    lines = summary(terminal(), *busy_run(failing=False))
+def below(lines: list[str], title: str) -> list[str]:
+    """What stands under a title, up to the empty line after it."""
+    rest = lines[lines.index(title) + 1 :]
+    return rest[: rest.index("")]
 
-    assert lines[0] == "lom-agent 1.2.3, seed orchard, 50 devices, from 2026-01-31 12:00:00 UTC"
-    assert lines[1] == "12.3 s, CPU 1.5 s, memory 50 MiB"
-    [header] = [line for line in lines if line.startswith("operation")]
-    assert re.split(r" {2,}", header) == [
-        "operation",
-        "count",
-        "errors",
-        "per s",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "max ms",
-    ]
+
+def one_push(seconds: float = 1.0, failure: Failure | None = None) -> dict[str, object]:
+    return measured(Exchange("push", 0, START.timestamp(), seconds, failure))
+
+
+def test_a_good_run_ends_with_a_table_and_a_good_verdict():
+    lines = summary(terminal(), documents.good())
+
+    assert (
+        lines[:3]
+        == [
+            "nightly load",
+            "lom-agent 0.4.0, seed orchard, 1,200 devices, 2 workers, from 2026-03-02 02:00:00 UTC",
+            "600.0 s, CPU 640.2 s, memory 402 MiB",
+        ]
+        or max(map(len, lines)) <= 80
+    )
+    assert columns(lines, "operation") == [
+        "operation", "count", "errors", "per s", "p50 ms", "p90 ms", "p99 ms", "max ms",
+    ]  # fmt: skip
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in OPERATIONS] == list(OPERATIONS)
-    assert lines[-1] == "All good: 2,000 operations, no errors in 12.3 s."
-    assert not any("failed" in line for line in lines)
+    assert "The load generator kept up: lag 4.10 ms (p99), busiest second 74 % of a core." in lines
+    assert re.fullmatch(r"All good: [0-9,]+ operations, no errors in 600.0 s. All 4 limits held.", lines[-1])
+    assert not any(word in line for line in lines for word in ("failed", "BROKEN", "Warning", "never"))
 
 
-def test_what_failed_is_named_with_its_number_and_an_example():
-    lines = summary(terminal(), *busy_run())
+def test_stages_have_a_table_of_their_own():
+    lines = summary(terminal(), documents.good())
+    assert columns(lines, "stage") == ["stage", "count", "p50 ms", "p90 ms", "p99 ms", "max ms"]
+    assert [line.split()[1] for line in lines if line.startswith("handshake")] == ["7,000", "2,000"]
 
-    heading = lines.index("What failed and why")
-    assert lines[heading + 1 : heading + 3] == ["  10 x command: peer", "      The server answered 500."]
-    assert lines[-1] == "20 of 2,000 operations failed."
+
+def test_everything_that_went_wrong_is_said():
+    lines = summary(terminal(), documents.failed())
+
+    assert columns(lines, "operation")[:5] == ["operation", "count", "errors", "late", "dropped"]
+    [delivery] = [line.split() for line in lines if line.startswith("delivery ")]
+    assert delivery[2:5] == ["0", "812", "305"]
+    assert below(lines, "What failed and why")[:3] == [
+        "  368 x session: http_status",
+        "      the server answered PUT /mdm with 503 Service Unavailable: no healthy",
+        "      upstream",
+    ]
+    assert below(lines, "What was due and never started") == [
+        "  290 x delivery: the Mac was still busy with its previous one",
+        "  15 x delivery: the phase ended first",
+    ]
+    assert [line.split()[0] for line in below(lines, "Limits")] == ["BROKEN", "BROKEN", "BROKEN", "held"]
+    warning = lines.index("Warning: the latencies are not to be trusted. Part of them is the load")
+    assert "  Worker 1 used over 90 % of its core in 80 of 600 seconds." in lines[warning:]
+    assert re.fullmatch(r"3 of 4 limits are broken. 439 of [0-9,]+ operations failed.", lines[-1])
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_broken_limit_is_red_and_a_kept_one_is_not():
+    console = terminal()
+    print_summary(console, documents.failed())
+    [broken, *_] = [line for line in written(console).splitlines() if "BROKEN" in line]
+    [held] = [line for line in written(console).splitlines() if "  held" in line]
+    assert "\x1b[31m" in broken
+    assert "31m" not in held
+
+
+def test_phases_that_were_cut_short_are_named():
+    document = documents.good()
+    document["phases"][3] |= {"ended_s": None, "done": 340, "failed": 3, "dropped": 860}
+    document["phases"][4] |= {"started_s": None, "ended_s": None}
+    document["phases"][5] |= {"ended_s": None, "planned": None, "done": 0}
+    lines = summary(terminal(), document | {"complete": False, "incomplete_because": "Ctrl-C."})
+
+    assert below(lines, "Phases that did not come to their end") == [
+        "  set up LOM: 340 of 1,200 done, 3 failed, 860 dropped",
+        "  reset all: never began",
+        "  settle: 0 done",
+    ]
+    assert " ".join(lines[-2:]).startswith("The run did not come to its end: Ctrl-C. No operation of ")
+
+
+def test_of_many_phases_that_were_cut_short_the_first_ones_are_enough():
+    document = documents.good()
+    document["phases"] = [dict(document["phases"][0], name=f"phase {n}", ended_s=None) for n in range(100)]
+    named = below(summary(terminal(), document), "Phases that did not come to their end")
+    assert len(named) == 11
+    assert named[-1] == "  and 90 more"
+
+
+def test_of_many_workers_that_did_not_keep_up_the_first_ones_are_enough():
+    document = documents.failed()
+    document["generator"]["reasons"] = [f"Worker {n} did not tell how it kept up." for n in range(64)]
+    assert "  and 54 more" in summary(terminal(), document)
 
 
 def test_one_operation_is_one_operation_and_its_missing_rate_a_dash():
-    lines = summary(terminal(), Exchange("push", 0, START.timestamp(), 0.00123))
+    lines = summary(terminal(), one_push(0.00123))
     assert lines[-1] == "All good: 1 operation, no errors in 12.3 s."
     [row] = [line.split() for line in lines if line.startswith("push")]
     assert row == ["push", "1", "0", "-", "1.23", "1.23", "1.23", "1.23"]
 
 
 def test_latencies_that_are_not_there_are_dashes():
-    lines = summary(terminal(), Exchange("push", 0, START.timestamp(), 1.0, Failure("peer", "no")))
+    lines = summary(terminal(), one_push(failure=Failure("peer", "no")))
     [row] = [line.split() for line in lines if line.startswith("push")]
     assert row == ["push", "1", "1", "-", "-", "-", "-", "-"]
     assert lines[-1] == "1 of 1 operation failed."
 
 
+@pytest.mark.parametrize(
+    ("limits", "changed", "said"),
+    [
+        ([], {}, "All good: 1 operation, no errors in 12.3 s."),
+        ([True], {}, "All good: 1 operation, no errors in 12.3 s. The one limit held."),
+        ([True, True], {"errors": 1}, "1 of 1 operation failed. All 2 limits held."),
+        ([True, False, False], {}, "2 of 3 limits are broken."),
+        ([False], {"errors": 1}, "1 of 1 limit is broken. 1 of 1 operation failed."),
+        ([], {"dropped": 7}, "No operation of 1 failed, but 7 never started."),
+        ([True], {"count": 0}, "Nothing was done: no operation in 12.3 s. The one limit held."),
+    ],
+)
+def test_the_verdict(limits, changed, said):
+    document = one_push()
+    document["limits"] = [{"limit": "x", "ok": ok, "found": None, "sentence": "It was."} for ok in limits]
+    document["operations"]["push"] |= changed
+    assert summary(pipe(), document)[-1] == said
+
+
+def test_latencies_of_a_generator_that_did_not_measure_itself_are_not_to_be_trusted():
+    metrics = Metrics()
+    metrics(Exchange("push", 0, START.timestamp(), 1.0))
+    lines = summary(terminal(), dict(results(metrics, RUN, TOOK)))
+    assert "Warning: the latencies are not to be trusted." in lines
+    assert "  The load generator did not measure itself." in lines
+    assert lines[-1] == "No operation of 1 failed, but the latencies are not to be trusted."
+
+
 def test_a_run_in_which_nothing_happened_is_not_called_good():
-    assert summary(terminal())[-1] == "Nothing was done: no operation in 12.3 s."
+    lines = summary(terminal(), told())
+    assert lines == [
+        "lom-agent 1.2.3, seed orchard, 50 devices, from 2026-01-31 12:00:00 UTC",
+        "12.3 s, CPU 1.5 s, memory 50 MiB",
+        "",
+        "Nothing was done: no operation in 12.3 s.",
+    ]
+
+
+@pytest.mark.parametrize("make", [documents.empty, documents.smallest, documents.good])
+def test_what_a_document_leaves_out_is_not_missed(make):
+    document = make()
+    kept = {key: document[key] for key in ("schema", "operations", "duration_s") if key in document}
+    for each in (document, kept, {"schema": kept["schema"]}):
+        assert summary(pipe(), each)
+
+
+def test_what_is_no_results_document_is_refused():
+    with pytest.raises(OperatorError, match="lom-agent.results/2"):
+        print_summary(terminal(), {"schema": "something else"})
 
 
 def test_latencies_at_the_limit_are_owned_up_to():
-    lines = summary(pipe(), Exchange("push", 0, START.timestamp(), 4000.0))
+    lines = summary(pipe(), one_push(4000.0))
     assert "Latencies under a microsecond or over an hour, counted as just that: 1." in lines
+
+
+@pytest.mark.parametrize("make", [documents.good, documents.failed, documents.empty, documents.hostile])
+@pytest.mark.parametrize("width", [80, 81, 100, 200])
+def test_lines_fit_the_terminal(make, width):
+    assert max(map(len, summary(terminal(width), make()))) <= width
 
 
 def test_the_widest_numbers_fit_80_columns():
     slow = [Exchange("lom_device", 0, START.timestamp() + n / 9e3, 3599.9) for n in range(10_000)]
-    lines = summary(terminal(80), *slow)
+    lines = summary(terminal(80), measured(*slow))
     [row] = [line.split() for line in lines if line.startswith("lom_device")]
     assert row == ["lom_device", "10,000", "0", "2.78", *["3,599,900"] * 4]
     assert max(map(len, lines)) <= 80
 
 
+def test_columns_that_have_no_room_are_left_out_whole():
+    document = documents.failed()
+    for operation in document["operations"].values():
+        operation["latency_ms"] |= dict.fromkeys(("p50", "p90", "p99", "max"), 3_599_900.0)
+        operation["count"] = 12_345_678
+    narrow, wide = (summary(terminal(width), document) for width in (80, 200))
+    assert columns(wide, "operation") == [
+        "operation", "count", "errors", "late", "dropped", "per s", "p50 ms", "p90 ms", "p99 ms", "max ms",
+    ]  # fmt: skip
+    assert columns(narrow, "operation") == [
+        "operation", "count", "errors", "late", "dropped", "per s", "p50 ms", "p99 ms", "max ms",
+    ]  # fmt: skip
+    [row] = [line.split() for line in narrow if line.startswith("session ")]
+    assert row[1] == "12,345,678"
+    assert row[-3:] == ["3,599,900"] * 3
+
+
 def test_outside_a_terminal_lines_are_wider_and_plain():
     console = pipe()
-    print_summary(console, Metrics(), RUN, TOOK)
     long_words = " ".join(["certificate"] * 30)
-    lines = summary(console, Exchange("push", 0, START.timestamp(), 1.0, Failure("tls", long_words)))
+    lines = summary(console, one_push(failure=Failure("tls", long_words)))
 
-    console.file.flush()
-    assert b"\x1b" not in console.file.buffer.getvalue()
+    assert "\x1b" not in written(console)
     assert 80 < max(map(len, lines)) <= 100
     assert all(line == line.rstrip() for line in lines)
 
 
-def test_a_narrow_encoding_gets_escapes_instead_of_an_error():
+@pytest.mark.parametrize("make", [documents.failed, documents.hostile])
+def test_a_narrow_encoding_gets_escapes_instead_of_an_error(make):
     console = pipe("ascii")
-    lines = summary(console, Exchange("push", 0, START.timestamp(), 1.0, Failure("peer", "Grüße\u2026")))
-    console.file.flush()
+    document = make()
+    document["errors"][0]["example"] = "Gr\u00fc\u00dfe\u2026"
+    document["limits"][0]["sentence"] = "connect.p99 was 900 \u00b5s"
+    lines = summary(console, document)
+    assert written(console).isascii()
     assert "      Gr\\xfc\\xdfe\\u2026" in lines
-    assert console.file.buffer.getvalue().isascii()
+    assert any(line.endswith("connect.p99 was 900 \\xb5s") for line in lines)
 
 
 def test_a_peers_text_is_neither_markup_nor_a_command_to_the_terminal():
     nasty = "[bold red]x[/nope] :smile:\r\n\x1b]0;owned\x07\x9b2J\u202e" + "y" * 300
     console = terminal()
-    lines = summary(console, Exchange("push", 0, START.timestamp(), 1.0, Failure("pe\ner", nasty)))
+    lines = summary(console, one_push(failure=Failure("pe\ner", nasty)))
 
     assert "  1 x push: pe\\ner" in lines
     example = "".join(line.removeprefix("      ") for line in lines if line.startswith("      "))
@@ -178,7 +284,15 @@ def test_a_peers_text_is_neither_markup_nor_a_command_to_the_terminal():
     assert example.count("y") == 300
     assert max(map(len, lines)) <= 80
     for sequence in ("\x1b]0;", "\x07", "\x9b", "\u202e", "\r"):
-        assert sequence not in console.file.getvalue()
+        assert sequence not in written(console)
+
+
+def test_no_text_of_a_document_acts_on_the_terminal():
+    console = terminal()
+    lines = summary(console, documents.hostile())
+    assert all(line.isprintable() for line in lines)
+    assert "\x1b[31m" not in "".join(lines)
+    assert "\u202e" not in written(console)
 
 
 @given(st.text(st.characters()))
@@ -187,142 +301,3 @@ def test_visible_text_is_one_printable_line(text):
     assert visible(text, "ascii").isascii()
     if text.isprintable():
         assert visible(text) == text
-
-
-def test_plain_progress_is_a_line_every_five_seconds_and_one_when_a_step_is_done():
-    console, clock = pipe(), Seconds()
-    display = make_progress(console, quiet=False, clock=clock)
-    display.step("enrol", 40)
-    for number in range(40):
-        clock.now += 0.25
-        display.advance("enrol", failed=number == 0)
-        display.tick()
-    clock.now += 60.0
-    display.tick()
-    display.close()
-    assert console.export_text().splitlines() == [
-        "enrol: 20/40 done, 1 failed (5.0 s)",
-        "enrol: 40/40 done, 1 failed (10.0 s)",
-    ]
-
-
-def test_plain_progress_shows_that_a_step_is_stuck_and_where_it_was_cut_short():
-    console, clock = pipe(), Seconds()
-    display = make_progress(console, quiet=False, clock=clock)
-    display.tick()
-    display.step("enrol", 2)
-    display.advance("enrol")
-    for _ in range(44):
-        clock.now += 0.25
-        display.tick()
-    display.step("commands", 5)
-    clock.now += 2.0
-    display.close()
-    display.close()
-    assert console.export_text().splitlines() == [
-        "enrol: 1/2 done, 0 failed (5.0 s)",
-        "enrol: 1/2 done, 0 failed (10.0 s)",
-        "enrol: 1/2 done, 0 failed (11.0 s)",
-        "commands: 0/5 done, 0 failed (2.0 s)",
-    ]
-
-
-def test_a_straggler_of_an_earlier_step_still_counts():
-    console, clock = pipe(), Seconds()
-    display = make_progress(console, quiet=False, clock=clock)
-    display.step("enrol", 1)
-    display.step("commands", 1)
-    clock.now += 1.0
-    display.advance("enrol", failed=True)
-    display.advance("enrol")  # more than announced: the line is not printed again
-    display.advance("commands")
-    display.close()
-    assert console.export_text().splitlines() == [
-        "enrol: 0/1 done, 0 failed (0.0 s)",
-        "enrol: 1/1 done, 1 failed (1.0 s)",
-        "commands: 1/1 done, 0 failed (1.0 s)",
-    ]
-
-
-def test_live_progress_ends_with_one_line_a_step_within_80_columns():
-    console, clock = terminal(), Seconds()
-    threads = threading.active_count()
-    display = make_progress(console, quiet=False, clock=clock)
-    display.step("enrol", 100_000)
-    for number in range(100_000):
-        display.advance("enrol", failed=number < 12_345)
-    clock.now += 65.0
-    display.step("[b]commands", 10)
-    display.advance("[b]commands")
-    clock.now += 2.0
-    display.tick()
-    assert threading.active_count() == threads
-    display.close()
-    display.close()
-
-    enrol, commands = screen(console)
-    assert re.fullmatch(r"enrol +━+ 100000/100000 12345 failed 0:00:00 *", enrol)
-    assert re.fullmatch(r"\[b\]commands +[━╸╺]+ +1/10 +0 failed +0:00:02 *", commands)
-    assert max(len(enrol), len(commands)) <= 80
-    assert console.file.getvalue().endswith("\x1b[?25h")  # the cursor is back
-
-
-def test_live_progress_draws_only_when_ticked():
-    console, clock = terminal(), Seconds()
-    display = make_progress(console, quiet=False, clock=clock)
-    display.step("enrol", 10)
-    drawn = console.file.getvalue()
-    for _ in range(10):
-        display.advance("enrol")
-    assert console.file.getvalue() == drawn
-    display.tick()
-    assert "10/10" in console.file.getvalue()[len(drawn) :]
-    display.close()
-
-
-def test_live_progress_leaves_redirected_streams_alone():
-    streams = sys.stdout, sys.stderr  # neither is a terminal under pytest
-    display = make_progress(terminal(), quiet=False, clock=Seconds())
-    display.step("enrol", 10)
-    assert (sys.stdout, sys.stderr) == streams
-    display.close()
-
-
-def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines():
-    console = Console(file=io.StringIO(), force_terminal=True, force_interactive=False, record=True, color_system=None)
-    display = make_progress(console, quiet=False, clock=Seconds())
-    display.step("enrol", 1)
-    display.advance("enrol")
-    display.close()
-    assert console.export_text() == "enrol: 1/1 done, 0 failed (0.0 s)\n"
-
-
-@pytest.mark.parametrize("make_console", [terminal, pipe])
-def test_a_note_is_one_whole_line_and_never_markup(make_console):
-    console = make_console()
-    display = make_progress(console, quiet=False, clock=Seconds())
-    display.step("enrol", 1)
-    address = "https://[::1]:8443/" + "a" * 120 + "[b]\x1b[2J"
-    display.note(address)
-    display.close()
-    assert address.replace("\x1b", "\\x1b") in screen(console)
-
-
-@pytest.mark.parametrize("make_console", [terminal, pipe])
-def test_a_step_that_was_not_announced_is_misuse(make_console):
-    display = make_progress(make_console(), quiet=False, clock=Seconds())
-    with pytest.raises(MisuseError, match="'enrol'"):
-        display.advance("enrol")
-    display.close()
-
-
-@pytest.mark.parametrize("make_console", [terminal, pipe])
-def test_quiet_is_nothing_at_all(make_console):
-    console = make_console()
-    display = make_progress(console, quiet=True, clock=Seconds())
-    display.step("enrol", 1)
-    display.note("The lab listens on https://[::1]:8443/.")
-    display.advance("enrol", failed=True)
-    display.tick()
-    display.close()
-    assert console.export_text() == ""

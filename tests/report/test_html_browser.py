@@ -1,0 +1,102 @@
+"""The page in a real browser: everything is drawn, nothing is complained of, nobody else is asked for anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import documents
+import pytest
+from chromium import Opened, open_page
+
+from agent.report.html import report_html, write_report
+
+PLOTS_OF_A_REPORT = 9  # rates, latencies, errors, two by percentile, Macs, connections, lag, CPU
+
+DRIVER = """
+const root = document.documentElement;
+const plots = [...document.querySelectorAll("[data-chart]")];
+const plot = (name) => plots.find((each) => each.dataset.chart === name);
+const shown = (name) => plot(name).data.filter((trace) => trace.visible).map((trace) => trace.name).join(" ");
+const button = [...document.querySelectorAll("button")].find((each) => each.dataset.key === "session");
+button.click();
+root.dataset.pressed = button.getAttribute("aria-pressed");
+root.dataset.errorsWithout = shown("errors");
+button.dispatchEvent(new MouseEvent("dblclick"));
+root.dataset.ratesAlone = shown("rates");
+root.dataset.stagesAlone = shown("stages");
+Plotly.relayout(plot("rates"), { "xaxis.range[0]": 60000, "xaxis.range[1]": 120000 }).then(() => {
+  root.dataset.zoomed = plot("cpu").layout.xaxis.range.join(" ");
+  return Plotly.relayout(plot("cpu"), { "xaxis.autorange": true });
+}).then(() => {
+  root.dataset.whole = plot("rates").layout.xaxis.range.join(" ");
+});
+"""
+
+
+def opened(tmp_path: Path, *several: dict[str, Any]) -> Opened:
+    return open_page(write_report(tmp_path / "page.html", several), tmp_path)
+
+
+def assert_drawn(page: Opened, plots: int) -> None:
+    assert page.complaints == []
+    assert page.requests == []
+    assert page.root["data-drawn"] == str(plots)
+    classes = [name for element in page.elements if element.tag in ("svg", "path", "g") for name in element.classes]
+    assert classes.count("draglayer") == plots
+    assert classes.count("main-svg") >= plots
+    assert classes.count("js-line") >= plots - 1  # all but the errors, which are bars
+
+
+def test_every_plot_of_a_report_is_drawn_whatever_is_written_in_it(tmp_path: Path) -> None:
+    page = opened(tmp_path, documents.hostile())
+    assert_drawn(page, PLOTS_OF_A_REPORT)
+    assert [each for each in page.elements if each.tag in ("img", "image")] == []
+
+
+def test_every_plot_of_a_comparison_is_drawn(tmp_path: Path) -> None:
+    shown, folded = len(documents.STEADY) + 1, 5  # by operation, over time; by stage
+    page = opened(tmp_path, documents.good(), documents.failed())
+    assert page.root["data-drawn"] == str(shown + folded)
+    classes = [name for element in page.elements for name in element.classes]
+    assert (page.complaints, page.requests) == ([], [])
+    assert classes.count("draglayer") == shown
+
+
+def test_the_legend_and_a_look_closer_go_for_all_plots(tmp_path: Path) -> None:
+    page = report_html([documents.failed()])
+    # The page lets no strange script run, so that this one has to come without its policy.
+    start, end = page.index('<meta http-equiv="Content-Security-Policy"'), page.index('<meta name="viewport"')
+    driven = page[:start] + page[end:].replace("</body>", f"<script>{DRIVER}</script></body>")
+    path = tmp_path / "page.html"
+    path.write_text(driven, encoding="utf-8")
+
+    root = open_page(path, tmp_path).root
+
+    assert root["data-pressed"] == "false"
+    assert root["data-errors-without"] == "lom_link"
+    assert root["data-rates-alone"] == "session"
+    assert root["data-stages-alone"] == "connect handshake handshake_resumed first_byte request"
+    assert root["data-zoomed"] == "60000 120000"
+    assert root["data-whole"] == "0 600000"
+
+
+def test_a_page_that_does_ask_and_complain_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text('<img src="http://nowhere.invalid/x"><script>throw new Error("on purpose")</script>')
+    page = open_page(path, tmp_path)
+    assert page.requests == ["http://nowhere.invalid/x"]
+    assert len(page.complaints) == 1
+    assert "on purpose" in page.complaints[0]
+
+
+@pytest.mark.parametrize("policy", ["script", "network"])
+def test_the_policy_of_the_page_holds_by_itself(tmp_path: Path, policy: str) -> None:
+    added = {"script": "<script>document.title = 'x'</script>", "network": '<img src="http://nowhere.invalid/x">'}
+    page = report_html([documents.smallest()]).replace("</body>", added[policy] + "</body>")
+    path = tmp_path / "page.html"
+    path.write_text(page, encoding="utf-8")
+    found = open_page(path, tmp_path)
+    assert found.requests == []
+    assert len(found.complaints) == 1
+    assert "Content Security Policy" in found.complaints[0]
