@@ -282,14 +282,12 @@ class Conductor:
     async def _tail(self) -> None:
         """Let sessions that are open, and pushes that wait, come to their end; not for long."""
         until = self._reactor.seconds() + self.scenario.load.tail
-        quiet = 0
-        while quiet < 2 and self._reactor.seconds() < until:
-            second = self._second
-            while self._second == second and self._reactor.seconds() < until and self._alive():
-                await sleep(self._reactor, _LOOK_SECONDS)
-            view = self.view()
-            busy = view.macs.get("session", 0) + view.macs.get("booting", 0)
-            quiet = 2 if not self._alive() else quiet + 1 if not busy else 0
+        fresh = self._second + 2  # of which no count was begun before the last phase was over
+        while self._alive() and self._reactor.seconds() < until:
+            macs = self.view().macs
+            if self._second >= fresh and not macs.get("session") and not macs.get("booting"):
+                return
+            await sleep(self._reactor, _LOOK_SECONDS)
 
     async def _close(self) -> None:
         self._link.dismiss(Finish(self.incomplete_because or "the run ended first"))

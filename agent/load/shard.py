@@ -40,11 +40,6 @@ from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.strain import Strain
 
 SNAPSHOT_SECONDS = 5
-_REACTORS = {
-    "linux": ("twisted.internet.epollreactor", "EPollReactor"),
-    "darwin": ("twisted.internet.kqreactor", "KQueueReactor"),
-}
-_ANYWHERE = ("twisted.internet.pollreactor", "PollReactor")
 GONE = "the conductor is gone"
 
 
@@ -72,8 +67,12 @@ def run_shard(plan: bytes) -> bytes:
 
 def own_reactor() -> Any:
     """A reactor that is not the process's own one: nothing is installed, and there may be several."""
-    kind, name = _REACTORS.get(sys.platform, _ANYWHERE)
-    return getattr(import_module(kind), name)()
+    platform: str = sys.platform
+    if platform == "linux":
+        return import_module("twisted.internet.epollreactor").EPollReactor()
+    if platform == "darwin":
+        return import_module("twisted.internet.kqreactor").KQueueReactor()
+    return import_module("twisted.internet.pollreactor").PollReactor()
 
 
 class Shard:
@@ -134,7 +133,6 @@ class Shard:
             max_rss_kib=max_rss_kib(),
             keys_reused=0 if parts is None else parts.keys_reused,
             push=None if parts is None else parts.push_counts,
-            handshakes={} if parts is None else parts.handshakes,
             problem=problem,
         )
 

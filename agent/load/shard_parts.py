@@ -125,11 +125,6 @@ class ShardParts:
         """What became of the pushes."""
         return None if self.desk is None else self.desk.counts
 
-    @property
-    def handshakes(self) -> dict[str, int]:
-        """TLS handshakes with the server, full and resumed."""
-        return {"full": self._contexts.handshakes_full, "resumed": self._contexts.handshakes_resumed}
-
     def open(self) -> None:
         """Let LOM Devices be reached and pushes be delivered. Raises OperatorError."""
         self._network.listen()

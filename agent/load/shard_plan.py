@@ -69,7 +69,6 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     max_rss_kib: int = 0
     keys_reused: int = 0
     push: dict[str, Any] | None = None
-    handshakes: dict[str, int] = {}
     problem: str | None = None
 
 

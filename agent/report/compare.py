@@ -114,7 +114,7 @@ class Against:
             yield Statement(Level.BAD, f"Worse in run {self.name} than in run A:", self.worse)
         if self.better:
             yield Statement(Level.GOOD, f"Better in run {self.name} than in run A:", self.better)
-        if self.missing:
+        if self.missing and self.possible:
             yield Statement(Level.NOTE, f"Only one of runs A and {self.name} has {', '.join(self.missing)}.")
 
 
@@ -268,9 +268,11 @@ def _cautions(documents: Sequence[Document]) -> Iterator[Statement]:
         if not document.complete:
             text = f"Run {letter(index)} did not come to its end{because_of(document)}."
             yield Statement(Level.WARNING, text)
-        if document.generator is not None and not document.generator.trustworthy:
-            text = f"In run {letter(index)} the load generator was the bottleneck: its latencies cannot be trusted."
-            yield Statement(Level.WARNING, text, tuple(document.generator.reasons))
+        generator = document.generator
+        if generator is not None and not generator.trustworthy and operations_done(document):
+            was = "was the bottleneck" if generator.workers else "may have been the bottleneck"
+            text = f"In run {letter(index)} the load generator {was}: its latencies cannot be trusted."
+            yield Statement(Level.WARNING, text, tuple(generator.reasons))
     names = [setting.name for setting in _settings(documents) if not setting.name.startswith("scenario.name")]
     if names:
         more = f" and {len(names) - 6} more" if len(names) > 6 else ""

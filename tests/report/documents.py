@@ -172,6 +172,11 @@ def hostile() -> Document:
     return document
 
 
+def nothing_succeeded(count: int) -> Document:
+    """An operation that failed every time."""
+    return _operation(_Told(count=count, errors=count))
+
+
 @cache
 def _good() -> Document:
     document = _run("nightly load", STEADY, seed=1, macs=1200)

@@ -37,7 +37,6 @@ from agent.load.scenario.types import (
 from agent.lom.requests import PowerRequest
 from agent.net.surroundings import Moment
 
-THING_SECONDS = 120.0  # how long a thing that was begun may take before it counts as failed, beside the longest boot
 _OPERATIONS = {
     "enroll": "enroll",
     "checkin": "session",
@@ -132,15 +131,15 @@ class PhaseRun:
                 return partial(enroll, crew)
             case CheckinPhase():
                 look_by = look_when_pushed if phase.by == "push" else look
-                return lambda index, due: look_by(crew, index, due, THING_SECONDS)
+                return lambda index, due: look_by(crew, index, due, phase.timeout)
             case CommandPhase():
-                return partial(self._command, phase.request or {})
+                return partial(self._command, phase.request or {}, phase.timeout)
             case LOMSetupPhase():
-                return lambda index, due: set_up(crew, index, due, THING_SECONDS, install=phase.install)
+                return lambda index, due: set_up(crew, index, due, phase.timeout, install=phase.install)
         raise AssertionError(phase.kind)
 
-    async def _command(self, request: dict[str, Any], index: int, due: Moment) -> None:
-        await self._crew.command(self._crew.mac(index), request, due, THING_SECONDS)
+    async def _command(self, request: dict[str, Any], seconds: float, index: int, due: Moment) -> None:
+        await self._crew.command(self._crew.mac(index), request, due, seconds)
 
     async def _lom(self, phase: LOMPhase) -> None:
         """Each thing is one LOMDeviceRequest."""
@@ -151,7 +150,7 @@ class PhaseRun:
         async def ask(place: int, due: Moment) -> None:
             one = requests[place]
             controller = part.population.segment(one.segment)[0]
-            await power(self._crew, controller, one.devices, request, due, THING_SECONDS)
+            await power(self._crew, controller, one.devices, request, due, phase.timeout)
 
         await self._paced(
             phase,
@@ -175,7 +174,7 @@ class PhaseRun:
 
         async def cut(place: int, due: Moment) -> None:
             away = phase.seconds + phase.return_spread * step * place
-            await cut_power(self._crew, part.population.segment(segments[place]), due, away, THING_SECONDS)
+            await cut_power(self._crew, part.population.segment(segments[place]), due, away, phase.timeout)
 
         await self._pace.open(arrivals, cut)
 
@@ -191,7 +190,7 @@ class PhaseRun:
         self.state.planned = self._part.of(expected(plan, len(chosen))[0])
 
         async def one(place: int, due: Moment) -> None:
-            await look(self._crew, chosen[place], due, THING_SECONDS)
+            await look(self._crew, chosen[place], due, phase.timeout)
 
         await self._pace.open(own, one)
 

@@ -32,6 +32,15 @@ class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     ] = 1.0
     segments: Annotated[Count | None, key("Only the Macs of the first N segments; none: of all.", example=2)] = None
 
+    timeout: Annotated[
+        SomeSeconds,
+        key(
+            "How long one thing of the phase may take, beside the longest boot, until it has failed; an enrolment's "
+            "connections have time-outs of their own.",
+            "s",
+        ),
+    ] = 120.0
+
     @property
     def kind(self) -> str:
         """Which kind of phase it is, as the scenario says it."""

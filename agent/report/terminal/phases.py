@@ -33,6 +33,8 @@ def nearest(phases: Sequence[PhaseView], room: int) -> list[int]:
 
     Between phases, where none runs, the next one is in the middle; after all of them, the last.
     """
+    if not phases:
+        return []
     stages = [stage_of(phase) for phase in phases]
     middle = [position for position, stage in enumerate(stages) if stage is Stage.RUNNING]
     if not middle:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 
 from rich.console import Console
 
@@ -40,8 +41,8 @@ class PlainDisplay:
         self._view = view
         self._worst_lag = max(self._worst_lag, view.lag_ms)
         self._worst_cpu = max(self._worst_cpu, view.cpu)
-        for phase in view.phases:
-            self._turn(phase)
+        for seconds, text in sorted((each for phase in view.phases for each in self._turns(phase)), key=itemgetter(0)):
+            self._print(seconds, text)
         now = self._clock()
         if now - self._printed >= LINE_SECONDS:
             self._printed = now
@@ -55,14 +56,15 @@ class PlainDisplay:
                 self._over.add(phase.name)
                 self._print(self._view.elapsed, f"{phase.name}: cut short, {_counts(phase)}")
 
-    def _turn(self, phase: PhaseView) -> None:
+    def _turns(self, phase: PhaseView) -> Iterator[tuple[float, str]]:
+        """What has become of a phase since the last look, and when."""
         if phase.begun is not None and phase.name not in self._begun:
             self._begun.add(phase.name)
-            self._print(phase.begun, f"{phase.name}: begins")
+            yield phase.begun, f"{phase.name}: begins"
         if phase.over is not None and phase.name not in self._over:
             self._over.add(phase.name)
             took = "" if phase.begun is None else f" in {phase.over - phase.begun:,.1f} s"
-            self._print(phase.over, f"{phase.name}: over{took}, {_counts(phase)}")
+            yield phase.over, f"{phase.name}: over{took}, {_counts(phase)}"
 
     def _progress(self, view: LiveView) -> str:
         errors = sum(operation.errors for operation in view.operations.values())

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from agent.load.live import RECENT_SECONDS, LiveView, OperationView, PhaseView
@@ -18,6 +16,7 @@ from agent.net.records import OPERATIONS
 from agent.report.numbers import clock, count, counted
 from agent.report.terminal.generator import in_trouble, strain
 from agent.report.terminal.phases import Stage, counted_stages, nearest, stage_of
+from agent.report.terminal.rows import Bar, Cell, Column, lines_of
 from agent.report.terminal.text import NOTHING, cutting, number, visible
 
 WIDE_COLUMNS = 100  # from here on there is room for more columns
@@ -26,7 +25,6 @@ FIXED_LINES = 8  # of the screen: all but the rows of the two tables
 LEAST_PHASE_LINES = 3  # unless the whole is lower than that: the one before, the one that runs, the one to come
 
 _MAC_WORDS = {"session": "in session"}
-_STAGE_STYLES = {Stage.WAITING: "dim", Stage.RUNNING: "bold cyan", Stage.DONE: "green"}
 
 
 class Screen:
@@ -51,14 +49,15 @@ class Screen:
 
 
 class LastScreen:
-    """What stays of it at the end: how far the phases came."""
+    """What stays of it at the end: how far the phases came. The summary follows, after an empty line."""
 
     def __init__(self, view: LiveView) -> None:
         self._view = view
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield _title(self._view)
-        yield from _phases(self._view, options.size.height - 3, options.max_width, console.encoding)
+        yield from _phases(self._view, options.size.height - 4, options.max_width, console.encoding)
+        yield ""
 
 
 def shares(room: int, phases: int, operations: int) -> tuple[int, int]:
@@ -78,80 +77,62 @@ def _title(view: LiveView) -> Text:
     return Text.assemble((clock(view.elapsed), "bold"), "  ", said, no_wrap=True, overflow="crop")
 
 
-def _phases(view: LiveView, lines: int, width: int, encoding: str) -> list[RenderableType]:
+def _phases(view: LiveView, lines: int, width: int, encoding: str) -> list[Text]:
     phases = view.phases
     shown = nearest(phases, lines if len(phases) <= lines else lines - 1)
-    wide = width >= WIDE_COLUMNS
-    table = _table()
-    table.add_column("phase", ratio=2, min_width=LEAST_NAME, no_wrap=True, overflow=cutting(encoding))
-    table.add_column("", no_wrap=True)
-    table.add_column("", ratio=1, no_wrap=True)
-    for title in ("done/planned", "open", "failed", "late", "dropped", *(["time"] if wide else [])):
-        table.add_column(title, justify="right", no_wrap=True)
-    for position in shown:
-        table.add_row(*_phase(phases[position], view.elapsed, encoding, wide=wide))
-    said: list[RenderableType] = [table]
+    columns = [Column("phase", weight=2, least=LEAST_NAME), Column(""), Column("", weight=1)]
+    columns += [Column(title, right=True) for title in ("done/planned", "open", "failed", "late", "dropped")]
+    if width >= WIDE_COLUMNS:
+        columns.append(Column("time", right=True, least=7))
+    said = lines_of(columns, [_phase(phases[each], view.elapsed, encoding) for each in shown], width, encoding)
     hidden = [phase for position, phase in enumerate(phases) if position not in set(shown)]
     if hidden and lines > 0:
         said.append(_more(f"and {counted(len(hidden), 'more phase')}: {counted_stages(hidden)}"))
     return said
 
 
-def _phase(phase: PhaseView, now: float, encoding: str, *, wide: bool) -> list[RenderableType]:
+def _phase(phase: PhaseView, now: float, encoding: str) -> list[Cell | Bar]:
     stage, state = stage_of(phase), phase.state
+    if stage is Stage.WAITING or phase.begun is None:
+        return [Cell(visible(phase.name, encoding), "dim"), Cell(stage, "dim")]
     planned = state.planned or 0
-    row: list[RenderableType] = [
-        Text(visible(phase.name, encoding), style="dim" if stage is Stage.WAITING else ""),
-        Text(stage, style=_STAGE_STYLES[stage]),
-        ProgressBar(planned, state.done, finished_style="green", complete_style="cyan") if planned else "",
+    style = "green" if state.done >= planned else "cyan"
+    return [
+        Cell(visible(phase.name, encoding)),
+        Cell(stage, "bold cyan" if stage is Stage.RUNNING else "green"),
+        Bar(state.done / planned, style) if planned else Cell(""),
+        Cell(f"{count(state.done)}/{count(planned)}" if planned or state.done else NOTHING),
+        Cell(count(max(0, state.started - state.done))),
+        _marked(state.failed, "bold red"),
+        _marked(state.late, "yellow"),
+        _marked(state.dropped, "yellow"),
+        Cell(clock((now if phase.over is None else phase.over) - phase.begun)),
     ]
-    if stage is Stage.WAITING:
-        return row
-    row += [
-        f"{count(state.done)}/{count(planned)}" if planned or state.done else NOTHING,
-        count(max(0, state.started - state.done)),
-        _bad(state.failed),
-        _poor(state.late),
-        _poor(state.dropped),
-    ]
-    if wide and phase.begun is not None:
-        row.append(clock((now if phase.over is None else phase.over) - phase.begun))
-    return row
 
 
-def _operations(operations: Mapping[str, OperationView], lines: int, width: int, encoding: str) -> list[RenderableType]:
+def _operations(operations: Mapping[str, OperationView], lines: int, width: int, encoding: str) -> list[Text]:
     names = sorted(operations, key=lambda name: OPERATIONS.index(name) if name in OPERATIONS else len(OPERATIONS))
     room = lines if len(names) <= lines else max(0, lines - 1)
     busiest = sorted(names, key=lambda name: (operations[name].rate_per_s, operations[name].count), reverse=True)
     shown = set(busiest[:room])
-    table = _table()
-    table.add_column("operation", ratio=1, min_width=LEAST_NAME, no_wrap=True, overflow=cutting(encoding))
-    least = 10 if width >= WIDE_COLUMNS else 8
-    for title in ("count", "errors", f"per s ({RECENT_SECONDS} s)", "p50 ms", "p99 ms"):
-        table.add_column(title, justify="right", no_wrap=True, min_width=least)
-    for name in names:
-        if name in shown:
-            table.add_row(visible(name, encoding), *_operation(operations[name]))
-    said: list[RenderableType] = [table]
+    titles = ("count", "errors", f"per s ({RECENT_SECONDS} s)", "p50 ms", "p99 ms")
+    columns = [Column("operation", weight=1, least=LEAST_NAME)]
+    columns += [Column(title, right=True, least=10 if width >= WIDE_COLUMNS else 8) for title in titles]
+    rows = [_operation(visible(name, encoding), operations[name]) for name in names if name in shown]
+    said = lines_of(columns, rows, width, encoding)
     if len(shown) < len(names) and lines > 0:
         said.append(_more(f"and {counted(len(names) - len(shown), 'operation')} less busy"))
     return said
 
 
-def _operation(operation: OperationView) -> list[RenderableType]:
+def _operation(name: str, operation: OperationView) -> list[Cell]:
+    numbers = (operation.rate_per_s, operation.p50_ms, operation.p99_ms)
     return [
-        count(operation.count),
-        _bad(operation.errors),
-        number(operation.rate_per_s),
-        number(operation.p50_ms),
-        number(operation.p99_ms),
+        Cell(name),
+        Cell(count(operation.count)),
+        _marked(operation.errors, "bold red"),
+        *(Cell(number(each)) for each in numbers),
     ]
-
-
-def _table() -> Table:
-    return Table(
-        box=None, expand=True, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim underline"
-    )
 
 
 def _macs(macs: Mapping[str, int], encoding: str) -> Text:
@@ -175,9 +156,6 @@ def _more(text: str) -> Text:
     return Text(text, style="dim", no_wrap=True, overflow="crop")
 
 
-def _bad(number: int) -> Text:
-    return Text(count(number), style="bold red" if number else "dim")
-
-
-def _poor(number: int) -> Text:
-    return Text(count(number), style="yellow" if number else "dim")
+def _marked(number: int, style: str) -> Cell:
+    """A number of what there should be none of."""
+    return Cell(count(number), style if number else "dim")

@@ -14,6 +14,8 @@ from agent.report.document import Document, Operation, Stage
 from agent.report.numbers import count
 from agent.report.terminal.text import cutting, number, visible
 
+LONGEST_NAME = 20  # columns; ours are shorter, but a document may have been written by hand
+
 _LATENCIES = ("p50 ms", "p90 ms", "p99 ms", "max ms")
 _SPARE = ("p90 ms", "per s")  # go in this order where there is no room
 
@@ -73,10 +75,11 @@ def _fitting(
 def _table(what: str, titles: Sequence[str], rows: Mapping[str, Mapping[str, str | Text]], encoding: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, padding=(0, 0))
     # Eight columns where there is room for it, so that one run's numbers stand under the other's.
-    least = 8 if len(titles) <= 7 else 0
-    table.add_column(what, no_wrap=True, overflow=cutting(encoding), min_width=10)
+    least = 0 if "late" in titles else 8
+    cut = cutting(encoding)
+    table.add_column(what, no_wrap=True, overflow=cut, min_width=10, max_width=LONGEST_NAME)
     for title in titles:
-        table.add_column(title, justify="right", no_wrap=True, min_width=least or len(title) + 1)
+        table.add_column(title, justify="right", no_wrap=True, overflow=cut, min_width=least or len(title) + 1)
     for name, cells in rows.items():
         table.add_row(visible(name, encoding), *(cells[title] for title in titles))
     return table

@@ -1,6 +1,6 @@
 """Text and numbers on a terminal, or in a log: nothing in them acts on the terminal, breaks a line or fails to encode.
 
-Text that a peer may have written comes here from `summary`, `live` and `plain`, and from other programs' screens.
+Whatever shows text that a peer or a scenario may have written puts it through `visible`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,197 @@
+"""What is called a change, what is not, and what is said of it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import documents
+import pytest
+from hdrh.histogram import HdrHistogram
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import MisuseError
+from agent.report.compare import Comparison, Judgement, changes, compare, letter
+from agent.report.document import Latency, Operation, Stage, read_document
+from agent.report.numbers import NOTHING, TIMES
+from agent.report.verdict import Level
+
+COUNTS = st.integers(0, 100_000)
+
+
+def operation(
+    count: int = 5000, median_ms: float = 40.0, *, seed: int = 1, rate: float = 50.0, **counts: int
+) -> Operation:
+    """An operation whose latencies were drawn by ``seed``."""
+    dice = random.Random(seed)
+    histogram = HdrHistogram(1, 3_600_000_000, 3)
+    for _ in range(count - counts.get("errors", 0)):
+        histogram.record_value(round(1000 * median_ms * dice.lognormvariate(0, 0.4)))
+    names = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9}
+    latency = Latency(**{name: histogram.get_value_at_percentile(share) / 1000 for name, share in names.items()})
+    return Operation(count, rate_per_s=rate, latency_ms=latency, histogram=histogram.encode().decode(), **counts)
+
+
+def judged(before: Operation, after: Operation) -> dict[str, Judgement]:
+    return {what: change.judgement for what, change in changes(before, after).items()}
+
+
+def compared(*several: dict[str, Any]) -> Comparison:
+    return compare([read_document(each) for each in several])
+
+
+# Latencies
+
+
+def test_a_slower_operation_is_worse_and_a_quicker_one_better() -> None:
+    found = judged(operation(seed=1), operation(median_ms=60.0, seed=2))
+    assert found["p50"] is found["p90"] is found["p99"] is Judgement.WORSE
+    found = judged(operation(median_ms=60.0, seed=1), operation(seed=2))
+    assert found["p50"] is found["p90"] is found["p99"] is Judgement.BETTER
+
+
+@pytest.mark.parametrize("median_ms", [38.0, 40.0, 42.0])
+def test_a_change_below_the_threshold_is_none(median_ms: float) -> None:
+    found = judged(operation(seed=1), operation(median_ms=median_ms, seed=2))
+    assert found["p50"] is Judgement.SAME
+
+
+def test_tenths_of_a_millisecond_are_no_change_however_large_a_share_they_are() -> None:
+    found = judged(operation(median_ms=0.10), operation(median_ms=0.16))
+    assert found["p50"] is Judgement.SAME
+
+
+@pytest.mark.parametrize(("count", "judgement"), [(15, Judgement.CHANCE), (4000, Judgement.WORSE)])
+def test_of_few_latencies_the_same_change_may_be_chance(count: int, judgement: Judgement) -> None:
+    found = judged(operation(count, 40.0, seed=3), operation(count, 52.0, seed=4))
+    assert found["p50"] is judgement
+
+
+def test_p99_of_a_few_hundred_is_never_judged() -> None:
+    assert judged(operation(900), operation(900, median_ms=400.0))["p99"] is Judgement.CHANCE
+    assert judged(operation(900), operation(900, median_ms=400.0))["p50"] is Judgement.WORSE
+
+
+def test_two_runs_of_the_same_server_are_mostly_alike() -> None:
+    found = [judged(operation(3000, seed=2 * seed), operation(3000, seed=2 * seed + 1)) for seed in range(40)]
+    called = [judgement for each in found for judgement in each.values() if judgement.value in ("worse", "better")]
+    assert len(called) <= 2  # of 360
+
+
+def test_without_histograms_nothing_can_be_told_from_chance() -> None:
+    one, other = (Operation(9000, latency_ms=Latency(p50=ms)) for ms in (10.0, 20.0))
+    assert judged(one, other)["p50"] is Judgement.CHANCE
+    assert judged(one, Operation(9000))["p50"] is Judgement.UNKNOWN
+
+
+def test_stages_have_latencies_only() -> None:
+    assert set(changes(Stage(count=5), Stage(count=6))) == {"p50", "p90", "p95", "p99", "p99_9"}
+    assert changes(None, Stage()) == {}
+
+
+# Counts and rates
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "judgement"),
+    [
+        (0, 0, Judgement.SAME),
+        (0, 1, Judgement.CHANCE),
+        (0, 5, Judgement.WORSE),
+        (100, 110, Judgement.CHANCE),
+        (100, 140, Judgement.WORSE),
+        (140, 100, Judgement.BETTER),
+        (5, 0, Judgement.BETTER),
+    ],
+)
+def test_errors_change_where_chance_would_not_have_it(before: int, after: int, judgement: Judgement) -> None:
+    one, other = (Operation(10_000, errors=errors) for errors in (before, after))
+    assert judged(one, other)["errors"] is judgement
+
+
+def test_errors_are_held_against_how_many_there_were_to_fail() -> None:
+    found = changes(Operation(1000, errors=100), Operation(10_000, errors=1000))["errors"]
+    assert (found.judgement, found.text) == (Judgement.SAME, "±0 %")
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS)
+def test_every_pair_of_counts_can_be_judged_and_the_other_way_round(a: int, b: int, c: int, d: int) -> None:
+    one, other = (Operation(count, errors=min(count, errors), dropped=errors) for count, errors in ((a, b), (c, d)))
+    there, back = judged(one, other), judged(other, one)
+    turned = {Judgement.WORSE: Judgement.BETTER, Judgement.BETTER: Judgement.WORSE}
+    for what in ("errors", "dropped"):
+        if {there[what], back[what]} & set(turned):
+            assert back[what] in (turned.get(there[what]), Judgement.CHANCE) or there[what] is Judgement.CHANCE
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "judgement"),
+    [
+        (5000, 54.0, Judgement.SAME),
+        (5000, 60.0, Judgement.BETTER),
+        (5000, 40.0, Judgement.WORSE),
+        (50, 60.0, Judgement.CHANCE),
+        (5000, 0.0, Judgement.UNKNOWN),
+    ],
+)
+def test_rates(count: int, rate: float, judgement: Judgement) -> None:
+    one, other = (Operation(count, rate_per_s=each) for each in (50.0, rate))
+    assert judged(one, other)["rate_per_s"] is judgement
+
+
+# The whole
+
+
+def test_a_run_against_itself_is_alike() -> None:
+    found = compared(documents.good(), documents.good())
+    assert found.headline == "Run B is like run A"
+    assert (found.level, found.settings, found.cautions) == (Level.GOOD, (), ())
+
+
+def test_what_got_worse_is_said_with_its_size_the_largest_first() -> None:
+    found = compared(documents.good(), documents.failed())
+    (against,) = found.against
+    assert found.level is Level.BAD
+    assert found.headline.startswith(f"Run B is worse in {len(against.worse)} things")
+    assert "session has more errors: 0 → 429 (+1.85 %)." in against.worse
+    assert f"session is slower: p50 31.1 ms → 51.4 ms (+65 %), p99 96.1 ms → 1.83 s ({TIMES}19.1)." in against.worse
+    slower = [text.split()[0] for text in against.worse if "slower" in text]
+    assert slower == ["delivery", "command", "session", "enqueue"]
+
+
+def test_a_generator_that_was_too_slow_is_said_before_anything_else() -> None:
+    found = compared(documents.good(), documents.failed())
+    assert found.statements[0].text.startswith("In run B the load generator was the bottleneck")
+
+
+def test_runs_that_were_not_run_alike_are_told_apart() -> None:
+    other = documents.good()
+    other["scenario"]["fleet"]["devices"] = 50
+    other["version"] = "0.5.0"
+    del other["host"]["twisted"]
+    found = compared(documents.good(), other)
+    assert {setting.name: setting.values for setting in found.settings} == {
+        "version": ("0.4.0", "0.5.0"),
+        "host.twisted": ("24.7.0", NOTHING),
+        "scenario.fleet.devices": ("1200", "50"),
+    }
+    assert "differ in version, host.twisted, scenario.fleet.devices" in found.cautions[0].text
+
+
+def test_every_run_is_held_against_the_first() -> None:
+    found = compared(documents.failed(), documents.good(), documents.failed(), documents.smallest())
+    assert [against.name for against in found.against] == ["B", "C", "D"]
+    assert found.against[0].better
+    assert found.against[1].headline == "run C is like run A"
+    assert found.against[2].headline == "run D cannot be compared with run A"
+    assert "session" in found.against[2].missing
+
+
+def test_one_run_alone_is_misuse() -> None:
+    with pytest.raises(MisuseError, match="found 1"):
+        compare([read_document(documents.good())])
+
+
+def test_runs_are_called_by_letters() -> None:
+    assert [letter(index) for index in range(3)] == ["A", "B", "C"]

@@ -1,0 +1,279 @@
+"""What the page promises: one file, the same bytes, no text that becomes more than text, nothing shown of nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import documents
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import MisuseError, OperatorError
+from agent.report.html import MOST_RUNS, report_html, write_report
+from agent.report.terminal.text import visible
+
+ALL = (documents.good, documents.failed, documents.empty, documents.smallest, documents.hours, documents.hostile)
+
+
+class Page(HTMLParser):
+    """The page as a browser reads it: its elements, its texts by element, its scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.texts.append((tag, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.texts.append(("", ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.texts:
+            tag, before = self.texts[-1]
+            self.texts[-1] = (tag, before + data)
+
+    def of(self, tag: str) -> list[str]:
+        return [text.strip() for each, text in self.texts if each == tag]
+
+    @property
+    def scripts(self) -> list[str]:
+        """Those that a browser runs."""
+        kinds = [attributes.get("type") for tag, attributes in self.tags if tag == "script"]
+        texts = [text for tag, text in self.texts if tag == "script"]
+        return [text for text, kind in zip(texts, kinds, strict=True) if kind is None]
+
+    @property
+    def policy(self) -> str:
+        return next(
+            attributes["content"] or ""
+            for tag, attributes in self.tags
+            if attributes.get("http-equiv") == "Content-Security-Policy"
+        )
+
+    @property
+    def words(self) -> str:
+        """Everything but scripts and styles."""
+        return " ".join(text for tag, text in self.texts if tag not in ("script", "style"))
+
+
+def page(*several: dict[str, Any]) -> Page:
+    return Page(report_html(several))
+
+
+def headings(found: Page) -> list[str]:
+    return found.of("h2")
+
+
+# One file
+
+
+@pytest.mark.parametrize("document", ALL)
+def test_the_same_document_makes_the_same_bytes(document: Any) -> None:
+    assert report_html([document()]) == report_html([document()])
+
+
+@pytest.mark.parametrize("several", [(documents.good,), (documents.good, documents.failed), (documents.smallest,)])
+def test_nothing_comes_from_anywhere_else(several: Any) -> None:
+    found = page(*(each() for each in several))
+    for tag, attributes in found.tags:
+        assert tag not in ("iframe", "object", "embed", "img", "base", "form"), tag
+        for name in ("src", "href", "action", "srcset", "data"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+    assert "@import" not in found.of("style")[0]
+    assert "url(" not in found.of("style")[0]
+    assert found.policy.startswith("default-src 'none'; ")
+
+
+@pytest.mark.parametrize("document", [documents.good, documents.hostile])
+def test_only_the_pages_own_two_scripts_may_run(document: Any) -> None:
+    found = page(document())
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.scripts]
+    assert re.findall(r"'sha256-([^']+)'", found.policy) == hashes
+    assert len(hashes) == 2
+    assert "unsafe-eval" not in found.policy
+    assert "'unsafe-inline'" not in found.policy.partition("style-src")[0]
+
+
+def test_a_page_without_plots_has_no_scripts_and_may_run_none() -> None:
+    found = page(documents.smallest())
+    assert found.scripts == []
+    assert "script-src 'none'" in found.policy
+
+
+def test_the_file_is_written_whole_and_its_folder_made(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "new" / "report.html", [documents.smallest()])
+    assert path.read_text(encoding="utf-8") == report_html([documents.smallest()])
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_place_that_cannot_be_written_to_is_the_operators_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OperatorError, match="cannot be written"):
+        write_report(tmp_path / "taken" / "report.html", [documents.smallest()])
+
+
+# Text from elsewhere
+
+
+def test_hostile_text_stays_text() -> None:
+    found = page(documents.hostile())
+    assert found.of("title")[0].startswith("The run is not complete")
+    assert visible(documents.HOSTILE) in found.of("bdi")
+    assert not {"\u2028", "\u202e", "\x1b"} & set(found.words)
+    for tag, attributes in found.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+
+
+def test_what_the_plots_show_of_hostile_text_is_escaped_twice() -> None:
+    found = page(documents.hostile())
+    data = json.loads(next(text for tag, text in found.texts if tag == "script" and text.startswith("{")))
+    names = [trace["name"] for chart in data["charts"].values() for trace in chart["traces"]]
+    names += [band["name"] for band in data["bands"]]
+    strange = [name for name in names if "owned" in name]
+    assert len(strange) >= 4
+    assert not [name for name in names if "<" in name]
+
+
+@cache
+def elements_with_one_error() -> int:
+    harmless = {"operation": "session", "kind": "broken", "count": 1, "example": "it broke"}
+    return len(page(documents.smallest() | {"errors": [harmless]}).tags)
+
+
+@given(st.text())
+def test_any_text_comes_out_as_it_went_in_made_visible(text: str) -> None:
+    document = documents.smallest()
+    document["errors"] = [{"operation": "session", "kind": text, "count": 1, "example": text}]
+    found = page(document)
+    assert found.of("bdi") == [visible(text).strip()]
+    assert len(found.tags) == elements_with_one_error()
+
+
+# What is shown of what
+
+
+def test_the_verdict_comes_first_and_a_generator_that_was_too_slow_at_its_top() -> None:
+    found = page(documents.failed())
+    assert found.tags[[tag for tag, _ in found.tags].index("main") + 1][1]["class"] == "verdict bad"
+    assert "3 of 4 limits broken, the latencies cannot be trusted" in found.words
+    assert found.words.index("The load generator was the bottleneck") < found.words.index("3 of 4 limits were broken.")
+
+
+def test_a_whole_run_has_every_part() -> None:
+    assert headings(page(documents.failed())) == [
+        "Limits",
+        "Over time",
+        "Latency by percentile",
+        "Operations",
+        "Stages",
+        "Errors",
+        "Never started",
+        "Fleet",
+        "Phases",
+        "Load generator",
+        "Pushes",
+        "How it was run",
+    ]
+
+
+def test_what_there_was_nothing_of_is_left_out() -> None:
+    assert headings(page(documents.smallest())) == ["How it was run"]
+    assert headings(page(documents.empty())) == ["Load generator", "How it was run"]
+
+
+def test_a_run_in_which_everything_failed_has_no_latencies() -> None:
+    document = documents.good()
+    operations = {"session": documents.nothing_succeeded(17)}
+    document |= {"operations": operations, "timeline": [], "stages": {}, "limits": []}
+    found = page(document)
+    assert "Over time" not in headings(found)
+    assert "Latency by percentile" not in headings(found)
+    assert "17 operations failed" in found.words
+
+
+def test_a_time_line_that_was_thinned_says_so() -> None:
+    assert "Each point stands for 10 seconds" in page(documents.hours()).words
+    assert "Each point stands for" not in page(documents.good()).words
+
+
+def test_percentiles_of_few_latencies_are_marked_and_explained() -> None:
+    assert "Fewer than ten latencies lie beyond it" in page(documents.good()).words
+    assert "Fewer than ten latencies lie beyond it" not in page(documents.hours()).words
+
+
+def test_long_tables_end_and_say_what_is_left_out() -> None:
+    document = documents.failed()
+    error = document["errors"][0]
+    document["errors"] = [error | {"kind": f"kind_{number}"} for number in range(250)]
+    found = page(document)
+    assert "kind_199" in found.words
+    assert "kind_200" not in found.words
+    assert "50 kinds more" in found.words
+
+
+def test_a_sum_of_runs_is_told_as_one() -> None:
+    merged = {"runs": 3, "left_out": ["the time line of run 2"]}
+    assert "the sum of 3 runs, without the time line of run 2" in page(documents.good() | {"merged": merged}).words
+
+
+# Several runs
+
+
+def test_several_runs_make_a_comparison() -> None:
+    found = page(documents.good(), documents.failed(), documents.smallest())
+    assert headings(found) == ["Runs", "Operations", "Latency by percentile", "Over time", "Stages", "Errors"]
+    assert "Run C cannot be compared with run A" in found.words.replace("run C", "Run C")
+    assert "Every run is held against run A" in found.words
+
+
+def test_a_comparison_of_runs_that_did_nothing_says_so() -> None:
+    found = page(documents.smallest(), documents.empty())
+    assert headings(found) == ["Runs"]
+    assert "nothing to compare" in found.words
+
+
+# Not at all
+
+
+def test_no_document_is_misuse() -> None:
+    with pytest.raises(MisuseError, match="found none"):
+        report_html([])
+
+
+def test_more_runs_than_there_are_colours_are_refused() -> None:
+    with pytest.raises(OperatorError, match=f"at most {MOST_RUNS} runs"):
+        report_html([documents.smallest()] * (MOST_RUNS + 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": "lom-agent.results/1"}, "lom-agent.results/1"),
+        ({"duration_s": -1.0}, "duration_s"),
+        ({"duration_s": float("nan")}, "duration_s"),
+        ({"operations": []}, "operations"),
+    ],
+)
+def test_a_document_of_another_shape_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(OperatorError, match=said):
+        report_html([documents.smallest() | change])
+
+
+def test_a_histogram_that_is_none_is_refused() -> None:
+    document = documents.good()
+    document["operations"]["session"]["histogram"] = "SElTVA=="
+    with pytest.raises(OperatorError, match="histogram"):
+        report_html([document])

@@ -1,0 +1,96 @@
+"""What the charts are made of."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import documents
+import pytest
+
+from agent.net.records import OPERATIONS
+from agent.report.document import Document, read_document
+from agent.report.html import charts
+from agent.report.html.charts import Chart
+from agent.report.html.series import series
+
+
+def read(document: dict[str, Any]) -> Document:
+    return read_document(document)
+
+
+def named(found: list[Chart]) -> dict[str, Chart]:
+    return {chart.name: chart for chart in found}
+
+
+def test_every_operation_has_a_rate_and_two_latencies() -> None:
+    found = named(charts.over_time(series(read(documents.good()).timeline)))
+    assert set(found) == {"rates", "latencies"}  # no errors: no chart of errors
+    assert {trace["key"] for trace in found["rates"].traces} == set(documents.STEADY)
+    latencies = [trace["name"] for trace in found["latencies"].traces]
+    assert latencies == [f"{name} {words}" for name in documents.good()["timeline"][0]["operations"]
+                         for words in ("p99", "p50")] + latencies[6:]  # fmt: skip
+    assert len(latencies) == 2 * len(documents.STEADY)
+
+
+def test_errors_are_drawn_for_the_operations_that_had_some() -> None:
+    found = named(charts.over_time(series(read(documents.failed()).timeline)))
+    assert [trace["key"] for trace in found["errors"].traces] == ["session", "lom_link"]
+
+
+def test_an_operation_is_no_line_while_it_does_not_occur() -> None:
+    found = named(charts.over_time(series(read(documents.good()).timeline)))
+    (enroll,) = [trace for trace in found["rates"].traces if trace["key"] == "enroll"]
+    assert None not in enroll["y"][:120]
+    assert enroll["y"][120] == 0  # the line comes down
+    assert enroll["y"][121:] == [None] * 479
+
+
+def test_states_that_never_were_are_left_out_and_new_ones_are_drawn() -> None:
+    document = documents.good()
+    document["timeline"][7]["macs"]["asleep"] = 3
+    macs = named(charts.fleet_over_time(series(read(document).timeline)))["macs"]
+    assert [trace["name"] for trace in macs.traces] == ["idle", "session", "booting", "off", "new", "asleep"]
+
+
+def test_a_run_without_a_time_line_has_no_charts_of_it() -> None:
+    line = series([])
+    assert charts.over_time(line) == charts.fleet_over_time(line) == charts.generator_over_time(line) == []
+
+
+def test_the_curves_end_where_one_latency_is_left() -> None:
+    document = read(documents.good())
+    (chart,) = charts.by_percentile("p", "", document.operations, dict.fromkeys(document.operations, "op0"))
+    ends = {trace["key"]: trace["x"][-1] for trace in chart.traces}
+    assert ends == {name: pytest.approx(each.timed, rel=0.001) for name, each in document.operations.items()}
+
+
+def test_what_has_no_latencies_has_no_curve() -> None:
+    none = read(documents.smallest() | {"operations": {"push": documents.nothing_succeeded(3)}}).operations
+    assert charts.by_percentile("p", "", none, {"push": "op0"}) == []
+    assert charts.runs_by_percentile("p", "", [("A", None), ("B", none["push"])]) == []
+
+
+def test_a_phase_that_did_not_end_goes_on_to_the_end_and_one_that_did_not_start_is_nowhere() -> None:
+    phases = documents.good()["phases"][:3]
+    phases[1]["ended_s"] = None
+    phases[2]["started_s"] = None
+    found = charts.bands(read(documents.good() | {"phases": phases}), 600.0)
+    assert [(band["from"], band["to"]) for band in found] == [(0, 120_000), (120_000, 600_000)]
+
+
+def test_an_operation_has_the_same_colour_in_every_report() -> None:
+    colours = {charts.colour_of(name, OPERATIONS) for name in OPERATIONS}
+    assert len(colours) == len(OPERATIONS)
+    assert charts.colour_of("session", ["session"]) == charts.colour_of("session", ["new", "session"])
+    assert charts.colour_of("other", ["session", "other"]) not in colours
+
+
+def test_text_is_no_markup_to_plotly() -> None:
+    assert charts.text("<a href='x'>&\u202e") == "&lt;a href='x'&gt;&amp;\\u202e"
+
+
+def test_every_chart_is_plain_json() -> None:
+    line = series(read(documents.failed()).timeline)
+    for chart in [*charts.over_time(line), *charts.fleet_over_time(line), *charts.generator_over_time(line)]:
+        assert json.loads(json.dumps(chart.plain(), allow_nan=False))["traces"]

@@ -1,0 +1,70 @@
+"""``lom-agent report`` as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import documents
+import pytest
+from command import lom_agent
+
+from agent.report.html import MOST_RUNS
+from agent.report.results import write_results
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Folders of three runs: good, failed, empty."""
+    for make in (documents.good, documents.failed, documents.empty):
+        write_results(tmp_path / make.__name__, make())
+    return tmp_path
+
+
+def test_a_run_gets_its_report_beside_its_results(runs: Path) -> None:
+    done = lom_agent("report", str(runs / "failed"))
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "3 of 4 limits broken, the latencies cannot be trusted"
+    assert lines[-1] == f"Report: {runs / 'failed' / 'report.html'}"
+    assert "3 of 4 limits broken" in (runs / "failed" / "report.html").read_text(encoding="utf-8")
+
+
+def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None:
+    target = runs / "new" / "both.html"
+    done = lom_agent("report", str(runs / "good"), str(runs / "failed" / "results.json"), "--out", str(target))
+    assert done.returncode == 0
+    assert done.stdout.decode().startswith("Run B is worse in ")
+    assert "Comparison of 2 runs" in target.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        ("{", "Expected results"),
+        ('{"schema": "lom-agent.results/1"}', "lom-agent.results/1"),
+        ('{"schema": "lom-agent.results/2"}', "Expected results"),
+    ],
+)
+def test_what_is_no_results_file_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    done = lom_agent("report", str(path))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert said in done.stderr.decode()
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_too_many_runs_are_refused(runs: Path) -> None:
+    done = lom_agent("report", *[str(runs / "empty")] * (MOST_RUNS + 1))
+    assert done.returncode == 2
+    assert f"at most {MOST_RUNS} runs" in done.stderr.decode()
+
+
+def test_text_that_a_peer_wrote_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+    write_results(tmp_path, documents.hostile())
+    done = lom_agent("report", str(tmp_path))
+    assert done.returncode == 0
+    assert b"\x1b[31m" not in done.stdout
+    assert rb"\x1b[31m" in done.stdout

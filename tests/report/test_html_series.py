@@ -1,0 +1,127 @@
+"""The time line as points: short enough to draw, and nothing looks better than it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import documents
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.report.document import Second, SecondOfOperation
+from agent.report.html.series import MOST_POINTS, interval, series
+
+LATENCIES = st.none() | st.floats(0.001, 1e6)
+
+
+@st.composite
+def seconds_of_an_operation(draw: st.DrawFn) -> SecondOfOperation:
+    count = draw(st.integers(0, 1000))
+    return SecondOfOperation(count, draw(st.integers(0, count)), draw(LATENCIES), draw(LATENCIES))
+
+
+@st.composite
+def time_lines(draw: st.DrawFn) -> list[Second]:
+    """Rows in any order, with gaps."""
+    times = draw(st.lists(st.integers(0, 400), unique=True, min_size=1, max_size=40))
+    return [
+        Second(
+            t,
+            {"session": draw(seconds_of_an_operation())},
+            {"idle": draw(st.integers(0, 50)), "off": draw(st.integers(0, 50))},
+            draw(st.integers(0, 100)),
+            draw(st.integers(0, 100)),
+            draw(LATENCIES),
+            draw(st.floats(0, 1)),
+        )
+        for t in times
+    ]
+
+
+def rows_of(timeline: list[Second], width: int, point: int) -> list[Second]:
+    return [row for row in timeline if row.t // width == point]
+
+
+@given(st.integers(0, 10**7), st.integers(1, 3000))
+def test_there_are_never_more_points_than_asked_for(seconds: int, most: int) -> None:
+    assert -(-seconds // interval(seconds, most)) <= most
+
+
+@pytest.mark.parametrize(("hours", "width"), [(0.2, 1), (0.4, 1), (0.5, 2), (4, 10), (24, 60), (48, 120)])
+def test_the_interval_is_one_that_a_clock_has(hours: float, width: int) -> None:
+    assert interval(round(hours * 3600)) == width
+
+
+@given(time_lines(), st.integers(1, 50))
+def test_no_count_is_lost(timeline: list[Second], most: int) -> None:
+    found = series(timeline, most)
+    for name, of in (("per_s", lambda row: row.count), ("errors_per_s", lambda row: row.errors)):
+        rates = getattr(found.operations["session"], name)
+        counts = [(rate or 0.0) * len(rows_of(timeline, found.width, point)) for point, rate in enumerate(rates)]
+        assert sum(counts) == pytest.approx(sum(of(row.operations["session"]) for row in timeline))
+
+
+@given(time_lines(), st.integers(1, 50))
+def test_the_worst_second_stays(timeline: list[Second], most: int) -> None:
+    found = series(timeline, most)
+    p99 = [row.operations["session"].p99_ms for row in timeline if row.operations["session"].p99_ms is not None]
+    shown = [point for point in found.operations["session"].p99 if point is not None]
+    assert max(shown, default=None) == (max(p99) / 1000 if p99 else None)
+    assert max(point for point in found.cpu if point is not None) == max(row.cpu for row in timeline)
+    lags = [row.lag_ms for row in timeline if row.lag_ms is not None]
+    assert max((point for point in found.lag if point is not None), default=None) == (
+        max(lags) / 1000 if lags else None
+    )
+
+
+@given(time_lines(), st.integers(1, 50))
+def test_the_middle_p50_is_one_that_there_was(timeline: list[Second], most: int) -> None:
+    found = series(timeline, most)
+    for point, p50 in enumerate(found.operations["session"].p50):
+        there = [row.operations["session"].p50_ms for row in rows_of(timeline, found.width, point)]
+        known = [ms / 1000 for ms in there if ms is not None]
+        assert p50 in known if known else p50 is None
+
+
+@given(time_lines(), st.integers(1, 50))
+def test_the_states_of_an_interval_add_up_to_the_fleet(timeline: list[Second], most: int) -> None:
+    found = series(timeline, most)
+    for point in range(found.length):
+        fleets = [sum(row.macs.values()) for row in rows_of(timeline, found.width, point)]
+        shown = [points[point] for points in found.macs.values()]
+        if fleets:
+            assert sum(shown) == pytest.approx(sum(fleets) / len(fleets))
+        else:
+            assert shown == [None] * len(shown)
+
+
+def test_a_quick_second_with_many_weighs_more_than_a_slow_one_with_few() -> None:
+    timeline = [
+        Second(0, {"session": SecondOfOperation(100, 0, 10.0, 20.0)}),
+        Second(1, {"session": SecondOfOperation(3, 0, 900.0, 950.0)}),
+    ]
+    assert series(timeline, 1).operations["session"].p50 == [0.010]
+    assert series(timeline, 1).operations["session"].p99 == [0.950]
+
+
+def test_a_second_that_nobody_reported_is_a_gap() -> None:
+    found = series([Second(0, {"session": SecondOfOperation(4)}), Second(2)])
+    assert found.operations["session"].per_s == [4, None, 0]
+    assert found.cpu == [None, None, None]
+
+
+def test_of_a_run_of_hours_the_spike_of_one_second_is_seen() -> None:
+    document: Any = documents.hours()
+    rows = [
+        Second(row["t"], {"session": SecondOfOperation(**row["operations"]["session"])}) for row in document["timeline"]
+    ]
+    found = series(rows)
+    assert found.length <= MOST_POINTS
+    assert found.operations["session"].p99[777] == 4.0
+    assert found.operations["session"].per_s[123] == 10.0  # of nine seconds that were reported
+
+
+def test_no_time_line_has_no_points() -> None:
+    found = series([])
+    assert (found.length, found.seconds, found.operations) == (0, 0, {})

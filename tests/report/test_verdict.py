@@ -1,0 +1,74 @@
+"""What is said first of a run, and how bad it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import documents
+import pytest
+
+from agent.report.document import read_document
+from agent.report.verdict import Level, Verdict, verdict
+
+
+def of(document: dict[str, Any], **changes: Any) -> Verdict:
+    return verdict(read_document(document | changes))
+
+
+def levels(found: Verdict) -> list[Level]:
+    return [statement.level for statement in found.statements]
+
+
+def test_a_good_run_is_good() -> None:
+    found = of(documents.good())
+    assert (found.level, found.headline) == (Level.GOOD, "Every limit held")
+    assert set(levels(found)) == {Level.GOOD}
+
+
+def test_of_a_failed_run_the_weightiest_comes_first() -> None:
+    found = of(documents.failed(), complete=False, incomplete_because="a worker died.")
+    texts = [statement.text for statement in found.statements]
+    assert texts[0] == "The run did not come to its end: a worker died. The numbers are of what ran until then."
+    assert texts[1].startswith("The load generator was the bottleneck, not the server")
+    assert texts[2] == "3 of 4 limits were broken."
+    assert texts[3].startswith("439 of 114,526 operations failed (0.38 %), most often session with http_status")
+    assert texts[4] == "305 of the planned operations never started."
+    assert texts[5].startswith("829 started more than 100 ms after they were due")
+    assert found.headline == "The run is not complete, 3 of 4 limits broken, the latencies cannot be trusted"
+    assert found.level is Level.BAD
+
+
+def test_with_limits_it_is_they_who_say_what_is_too_much() -> None:
+    failed = documents.failed()
+    held = [limit | {"ok": True} for limit in failed["limits"]]
+    generator = documents.good()["generator"]
+    found = of(failed, limits=held, generator=generator)
+    assert (found.level, found.headline) == (Level.WARNING, "Every limit held")
+    assert of(failed, limits=[], generator=generator).level is Level.BAD
+    assert of(failed, limits=[], generator=generator).headline == "439 operations failed"
+
+
+def test_without_limits_and_errors_a_run_is_good_all_the_same() -> None:
+    found = of(documents.good(), limits=[])
+    assert (found.level, found.headline) == (Level.GOOD, "No operation failed")
+
+
+def test_a_generator_that_nobody_measured_is_not_called_the_bottleneck() -> None:
+    unknown = documents.smallest()["generator"]
+    found = of(documents.good(), generator=unknown)
+    assert "Do not rely on the latencies" in found.statements[0].text
+    assert found.level is Level.WARNING
+
+
+@pytest.mark.parametrize("document", [documents.smallest, documents.empty])
+def test_of_a_run_that_did_nothing_no_latencies_are_praised_or_blamed(document: Any) -> None:
+    found = of(document())
+    assert found.headline.endswith("othing was done")
+    assert not [each for each in found.statements if "latencies" in each.text]
+
+
+def test_one_of_something_is_told_in_the_singular() -> None:
+    limits = documents.good()["limits"][:1]
+    assert of(documents.good(), limits=limits).statements[1].text == "The one limit held."
+    broken = [limits[0] | {"ok": False}]
+    assert of(documents.good(), limits=broken).statements[1].text == "1 of 1 limit was broken."
