@@ -125,6 +125,9 @@ class PushRouter:
         """The answer to a request that was not even read."""
         return self._nobody.refuse(refused)
 
+    def hand_out(self) -> None:
+        """The desks do that by themselves."""
+
     def answered(self, shard: int, octets: bytes) -> None:
         """A desk's answer came; one that comes too late is no answer any more. Raises PushWireError."""
         answer = decode_answer(octets)
