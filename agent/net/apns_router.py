@@ -57,7 +57,8 @@ class _Outstanding:
 
 
 class PushRouter:
-    """``shard_of`` tells which shard owns a Mac, ``send`` carries bytes to the desk of a shard.
+    """``shard_of`` tells which shard owns a Mac, ``send`` carries bytes to the desk of a shard and raises nothing: when
+    a shard cannot be reached any more, ``shard_gone`` says so.
 
     ``rules`` are the desks' own: those for the first so many pushes are counted here, for all desks together.
     """
