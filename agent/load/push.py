@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography import x509
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
 from agent.errors import OperatorError, PeerError
 from agent.fleet.chance import Chance
@@ -257,7 +257,7 @@ class PushService:
             return failure
 
         if self._lab is None or self._lab.push is None:
-            raise PushFailed("nobody here pushes: there is no lab, or the gateway is not open")
+            return fail(PushFailed("nobody here pushes: there is no lab, or the gateway is not open"))
         return self._lab.push.push(udid).addErrback(failed)
 
     def close(self) -> Deferred[None]:

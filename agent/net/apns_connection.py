@@ -73,6 +73,9 @@ class Router(Protocol):
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that was not even read."""
 
+    def hand_out(self) -> None:
+        """The answers that there are are on their way: what the requests set off may begin."""
+
 
 class FrameSizeError(PeerError):
     """A frame that is longer than we allow."""
@@ -212,6 +215,7 @@ class ProviderConnection:
             self._leave()
         else:
             self._answer()
+        self._router.hand_out()
 
     def lost(self, _error: PeerError) -> None:
         """The provider hung up, or never shook hands."""

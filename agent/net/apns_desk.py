@@ -59,13 +59,12 @@ class PushDesk:
             self._timer.cancel()
         self._timer = None
 
-    # From the gateway, in this process or another one. What a push sets off begins a turn of the reactor later, so
-    # that the answers are on their way before it.
+    # From the gateway: in this process, which calls hand_out; or from another one by bytes: then what a push sets off
+    # begins a turn of the reactor later, when the answer is on its way.
 
     def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
         """Decide on one request."""
         reply(self.broker.receive(fields, body, provider, self._wall_clock()))
-        self._arm()
 
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that was not even read."""
@@ -79,12 +78,21 @@ class PushDesk:
         self._arm()
         return encode_answer(push.number, outcome)
 
+    def hand_out(self) -> None:
+        """The notifications whose time has come reach their Macs."""
+        for notification in self.broker.take():
+            try:
+                self.broker.reached(self._deliver(notification))
+            except Exception:  # noqa: BLE001 - a Mac's defect must not keep the others from their pushes
+                _log.failure("a push could not be handed to Mac {index}", index=notification.index)
+        self._arm()
+
     # From the Macs.
 
     def came_back(self, index: int) -> None:
         """Mac ``index`` is online, or enrolled: it gets what waits for it."""
         self.broker.came_back(index, self._wall_clock())
-        self._hand_out()
+        self.hand_out()
 
     def left(self, index: int) -> None:
         """Mac ``index`` has left its management."""
@@ -95,15 +103,7 @@ class PushDesk:
     def _advance(self) -> None:
         self._timer = None
         self.broker.advance(self._wall_clock())
-        self._hand_out()
-
-    def _hand_out(self) -> None:
-        for notification in self.broker.take():
-            try:
-                self.broker.reached(self._deliver(notification))
-            except Exception:  # noqa: BLE001 - a Mac's defect must not keep the others from their pushes
-                _log.failure("a push could not be handed to Mac {index}", index=notification.index)
-        self._arm()
+        self.hand_out()
 
     def _arm(self) -> None:
         """One timer for everything that waits."""

@@ -57,7 +57,8 @@ class _Outstanding:
 
 
 class PushRouter:
-    """``shard_of`` tells which shard owns a Mac, ``send`` carries bytes to the desk of a shard.
+    """``shard_of`` tells which shard owns a Mac, ``send`` carries bytes to the desk of a shard and raises nothing: when
+    a shard cannot be reached any more, ``shard_gone`` says so.
 
     ``rules`` are the desks' own: those for the first so many pushes are counted here, for all desks together.
     """
@@ -124,6 +125,9 @@ class PushRouter:
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that was not even read."""
         return self._nobody.refuse(refused)
+
+    def hand_out(self) -> None:
+        """The desks do that by themselves."""
 
     def answered(self, shard: int, octets: bytes) -> None:
         """A desk's answer came; one that comes too late is no answer any more. Raises PushWireError."""

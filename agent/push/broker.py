@@ -105,7 +105,7 @@ class PushBroker:
     @property
     def waiting(self) -> int:
         """How many notifications are under way or stored."""
-        return len(self._store) + len(self._flights)
+        return len(self._store) + len(self._flights) + len(self._out)
 
     @property
     def deadline(self) -> float | None:

@@ -35,6 +35,9 @@ class Slow:
         """As a desk does."""
         return Answer(refused.reason.status, "", json.dumps({"reason": refused.reason.word}).encode())
 
+    def hand_out(self) -> None:
+        """Nothing is."""
+
 
 def apns_id(number: int) -> str:
     """An id for each request of a test."""

@@ -158,11 +158,13 @@ class Party:
             index, headers, provider = arguments
             header = fields(index, apns_id=str(uuid.UUID(int=number)), **headers)
             self.fleet.route(header, payload(index), provider, self.outcomes.append)
+            if len(self.fleet.desks) == 1:
+                self.fleet.desks[0].desk.hand_out()
         elif what == "wait":
             self.clock.advance(arguments[0])
         else:
             self._stands(*arguments)
-        self.clock.advance(0.0)  # what was accepted is handed out a turn later
+        self.clock.advance(0.0)  # what came by bytes is handed out a turn later
 
     def reached(self) -> dict[int, list[Notification]]:
         """What each Mac got, in order."""
@@ -326,4 +328,5 @@ def test_a_closed_desk_has_no_timer() -> None:
     assert len(clock.getDelayedCalls()) == 1
     desk.desk.close()
     desk.desk.route(fields(), payload(), PROVIDER, lambda _outcome: None)
+    desk.desk.hand_out()
     assert clock.getDelayedCalls() == []

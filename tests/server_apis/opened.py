@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,9 +61,6 @@ def answering(*answers: tuple[int, bytes]) -> Script:
             number += 1
 
     return script
-
-
-Asking = Callable[[Server], Any]
 
 
 def enqueue(server: Server) -> Any:
