@@ -35,6 +35,7 @@ from agent.net.power import PowerTimer
 from agent.net.push_listener import PushListener
 from agent.net.reactor import DelayedCall
 from agent.net.reports import report_request
+from agent.net.resumption import Resumption
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.profile import Profile
@@ -99,7 +100,7 @@ class MDMClient:
         self._power = PowerTimer(device.power, surroundings.reactor, self._power_changed)
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
-        self._resumption = surroundings.resumption_of(device.mac)
+        self._resumption: Resumption | None = None
         self._lives = 0
         self._lom_seen = device.lom
         self._performing: Deferred[Any] | None = None
@@ -280,6 +281,7 @@ class MDMClient:
             if self._connection is not None:
                 self._connection.close()
             self._origin = origin
+            self._resumption = self._resumption or self._around.resumption_of(self.device.mac)
             self._connection = self._around.connection(
                 origin, enrolment.identity, enrolment.anchors, enrolment.server_pins, self._resumption
             )
