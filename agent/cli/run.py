@@ -23,7 +23,8 @@ from agent.load.live import LiveView
 from agent.load.prometheus import PrometheusExporter, parse_listen
 from agent.load.scenario.types import Scenario
 from agent.load.trace_parts import TraceParts
-from agent.load.workers import cores, ignore_interrupts, workers_of
+from agent.load.workers import cores, workers_of
+from agent.net.processes import begin_child
 from agent.report.terminal import Display, make_display
 
 FIRST_CHECKPOINT_SECONDS = 2.0
@@ -161,7 +162,7 @@ def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str
     trace = TraceParts(outputs.trace)
     reactor = the_reactor()
     exporter = None if prometheus is None else PrometheusExporter(reactor, *parse_listen(prometheus))
-    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=ignore_interrupts)
+    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_child)
     outcome = Outcome(scenario, outputs, datetime.now(UTC))
     watchers = _Watchers(display, exporter)
     conductor = Conductor(reactor, scenario, executor, workers, watchers, apns=apns, trace=trace.path_of, cores=cores())

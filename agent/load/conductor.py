@@ -231,7 +231,7 @@ class Conductor:
             self._front = PushFront(self._reactor, plan, self._router, self._server.lab)
             self._front.listen()
             self._watcher.note(f"The APNs gateway listens on {self._front.url}")
-        push_began = self._server.wall_clock()
+        push_began = 0.0 if self._router is None else self._router.began
         for number, worker in enumerate(self._workers):
             self._submit(number, worker, push_began)
 

@@ -6,7 +6,6 @@ From a scenario's words (URLs, files, the names of environment variables) to wha
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ class ServerSide:
         self.enrol: EnrolAt | EnrolWith = EnrolAt("")
         self.anchors: tuple[bytes, ...] = ()
         self.config: dict[str, Any] | None = None
-        self.wall_clock: Callable[[], float] = time.time
         self._server = scenario.server
         server = scenario.server
         if server.adapter == "lab" and server.lab is None:

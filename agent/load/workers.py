@@ -1,9 +1,8 @@
-"""How many worker processes a run has, and what each of them does first."""
+"""How many worker processes a run has."""
 
 from __future__ import annotations
 
 import os
-import signal
 
 from agent.errors import OperatorError
 from agent.load.scenario.types import Scenario
@@ -29,8 +28,3 @@ def workers_of(scenario: Scenario) -> int:
             )
         return 1
     return wanted or cores()
-
-
-def ignore_interrupts() -> None:
-    """Ctrl-C goes to the whole process group; the conductor alone decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,7 +7,6 @@ keys are not what is tested; the results say so.
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.internet.defer import Deferred
 
 from agent.errors import LomAgentError, MisuseError, OperatorError
+from agent.net.processes import begin_child
 
 MAX_POOL = 100_000
 MAX_AHEAD = 256  # keys that nobody has asked for yet: some seconds of work of a large machine
@@ -187,8 +187,8 @@ def _loaded(octets: bytes) -> rsa.RSAPrivateKey:
 
 
 def _stand_back() -> None:
-    """Ctrl-C goes to the whole process group: the parent alone decides what it means, and it goes first on a core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Whoever needs the keys goes first on a core."""
+    begin_child()
     os.nice(_NICENESS)
 
 

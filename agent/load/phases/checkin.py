@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from twisted.internet.defer import Deferred
+
 from agent.errors import PeerError
 from agent.load.phases.crew import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, Crew
 from agent.load.phases.pace import NotPossible
 from agent.mdm.session import State
 from agent.net.mdm_client import MDMClient
 from agent.net.surroundings import Moment
+from agent.servers.server import Server
 
 STILL_IN_SESSION = "the Mac was still in the session before"
 
@@ -15,8 +20,9 @@ STILL_IN_SESSION = "the Mac was still in the session before"
 async def look(crew: Crew, index: int, due: Moment, seconds: float) -> None:
     """One Mac opens a session by itself; its time counts from ``due``. Raises PeerError as the session's failure."""
     client = _free(crew, index)
+    ended = _session_end(crew, client, seconds)
     client.wake(due)
-    await _end(crew, client, seconds)
+    await _good(ended)
 
 
 async def look_when_pushed(crew: Crew, index: int, due: Moment, seconds: float) -> None:
@@ -25,17 +31,15 @@ async def look_when_pushed(crew: Crew, index: int, due: Moment, seconds: float) 
         raise NotPossible(NO_SERVER)
     client = _free(crew, index)
     facts = {"request_type": "push", "udid": client.device.mac.udid}
+    ended = _session_end(crew, client, seconds)
     try:
-        try:
-            await crew.server.push(client.device.mac.udid)
-        except PeerError as error:
-            crew.around.record("enqueue", index, due, error, facts)
-            raise
-        crew.around.record("enqueue", index, due, None, facts)
-        await _end(crew, client, seconds)
+        await _push(crew, crew.server, client, due, facts)
+        await _good(ended)
     except PeerError as error:
         crew.around.record("delivery", index, due, error, facts)
         raise
+    finally:
+        ended.addErrback(lambda _: None).cancel()
     crew.around.record("delivery", index, due, None, facts)
 
 
@@ -50,7 +54,21 @@ def _free(crew: Crew, index: int) -> MDMClient:
     return client
 
 
-async def _end(crew: Crew, client: MDMClient, seconds: float) -> None:
-    failure = await crew.watcher.session_end(client.index, seconds)
+def _session_end(crew: Crew, client: MDMClient, seconds: float) -> Deferred[PeerError | None]:
+    """Wait for it from now on: it may come before the server has answered whoever asked it to push."""
+    return Deferred.fromCoroutine(crew.watcher.session_end(client.index, seconds))
+
+
+async def _good(ended: Deferred[PeerError | None]) -> None:
+    failure = await ended
     if failure is not None:
         raise failure
+
+
+async def _push(crew: Crew, server: Server, client: MDMClient, due: Moment, facts: Mapping[str, str]) -> None:
+    try:
+        await server.push(facts["udid"])
+    except PeerError as error:
+        crew.around.record("enqueue", client.index, due, error, facts)
+        raise
+    crew.around.record("enqueue", client.index, due, None, facts)
