@@ -97,7 +97,7 @@ def _in_the_lab(options: Mapping[str, Any]) -> list[dict[str, Any]]:
             "segments": 1,
             "wait": False,
         },
-        {"kind": "idle", "name": "off", "seconds": 1.0},
+        {"kind": "idle", "name": "off", "seconds": 0.5},
         {"kind": "lom", "name": "power_on", "request": "PowerON", "per_request": 0, **_FIRST_DEVICES},
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ from agent.load.control import (
     PushRequest,
     Ready,
     Second,
+    Settle,
+    Settled,
     Snapshot,
     StartPhase,
 )
@@ -47,7 +50,6 @@ from agent.net.apns_router import PushRouter
 READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
 FINISH_SECONDS = 60.0  # … and comes to its end when it is told to
 INTERRUPTED = "the run was interrupted"
-_LOOK_SECONDS = 0.1
 _log = Logger()
 
 
@@ -101,11 +103,17 @@ class _Worker:
 
     indexes: range
     ready: Deferred[None] = field(default_factory=Deferred)
+    settled: Deferred[None] = field(default_factory=Deferred)
     ended: Deferred[None] = field(default_factory=Deferred)
     second: int = -1
     snapshot: dict[str, Any] | None = None
     result: ShardResult | None = None
     problem: str | None = None
+
+    def settle(self) -> None:
+        """Its Macs are at nothing, or it is gone."""
+        if not self.settled.called:
+            self.settled.callback(None)
 
 
 class Conductor:
@@ -281,13 +289,11 @@ class Conductor:
 
     async def _tail(self) -> None:
         """Let sessions that are open, and pushes that wait, come to their end; not for long."""
-        until = self._reactor.seconds() + self.scenario.load.tail
-        fresh = self._second + 2  # of which no count was begun before the last phase was over
-        while self._alive() and self._reactor.seconds() < until:
-            macs = self.view().macs
-            if self._second >= fresh and not macs.get("session") and not macs.get("booting"):
-                return
-            await sleep(self._reactor, _LOOK_SECONDS)
+        self._link.broadcast(Settle())
+        living = [worker.settled for worker in self._workers if not self._is_over(worker)]
+        settled = DeferredList(living, consumeErrors=True)
+        with suppress(DeferredTimeout):
+            await settled.addTimeout(self.scenario.load.tail, self._reactor)
 
     async def _close(self) -> None:
         self._link.dismiss(Finish(self.incomplete_because or "the run ended first"))
@@ -321,6 +327,8 @@ class Conductor:
             case PhaseOver(number, state):
                 self.phases[number].states[link.shard] = state
                 self._settle_phase(number)
+            case Settled():
+                worker.settle()
             case PushAnswer(octets) if self._router is not None:
                 self._router.answered(link.shard, octets)
             case Note(text):
@@ -372,6 +380,7 @@ class Conductor:
             worker.result = decode_result(done.result())
             if worker.result.problem is not None:
                 self._fail(worker, f"worker {number} ended early: {worker.result.problem}", worker.result.problem)
+        worker.settle()
         if not worker.ended.called:
             worker.ended.callback(None)
         for each in range(len(self.phases)):

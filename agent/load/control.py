@@ -87,6 +87,10 @@ class PhaseOver(msgspec.Struct, tag="over", frozen=True):
     state: PhaseState
 
 
+class Settled(msgspec.Struct, tag="settled", frozen=True):
+    """No Mac of the shard is in a session or boots."""
+
+
 class PushAnswer(msgspec.Struct, tag="push answer", frozen=True):
     """What the shard's push desk answers."""
 
@@ -112,6 +116,10 @@ class StartPhase(msgspec.Struct, tag="start", frozen=True):
     phase: int
 
 
+class Settle(msgspec.Struct, tag="settle", frozen=True):
+    """Every phase is over: say Settled as soon as it is so."""
+
+
 class PushRequest(msgspec.Struct, tag="push", frozen=True):
     """A push for a Mac of this shard."""
 
@@ -124,8 +132,8 @@ class Finish(msgspec.Struct, tag="finish", frozen=True):
     reason: str
 
 
-FromShard = Hello | Ready | Second | Snapshot | PhaseOver | PushAnswer | Note
-FromConductor = Begin | StartPhase | PushRequest | Finish
+FromShard = Hello | Ready | Second | Snapshot | PhaseOver | Settled | PushAnswer | Note
+FromConductor = Begin | StartPhase | Settle | PushRequest | Finish
 Message = FromShard | FromConductor
 
 _encoder = msgspec.msgpack.Encoder()

@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from agent.errors import LomAgentError, PeerError
-from agent.load.census import Census
+from agent.load.census import Census, state_of
 from agent.load.control import (
     Begin,
     Finish,
@@ -30,6 +30,8 @@ from agent.load.control import (
     PushRequest,
     Ready,
     Second,
+    Settle,
+    Settled,
     Snapshot,
     StartPhase,
 )
@@ -40,6 +42,7 @@ from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.strain import Strain
 
 SNAPSHOT_SECONDS = 5
+SETTLE_LOOK_SECONDS = 0.1
 GONE = "the conductor is gone"
 
 
@@ -147,6 +150,8 @@ class Shard:
                 self._start(phase)
             case PushRequest(octets) if self._parts is not None and self._parts.desk is not None:
                 link.send(PushAnswer(self._parts.desk.receive(octets)))
+            case Settle():
+                self._settle()
             case Finish(reason):
                 self._finish(reason)
             case _:
@@ -213,6 +218,15 @@ class Shard:
     def _defect(self, failure: Failure) -> None:
         if not self._finished.called:
             self._finished.errback(failure)
+
+    def _settle(self) -> None:
+        """Say when no Mac is in a session or boots."""
+        if self._parts is None or self._finished.called:
+            return
+        if any(state_of(client) in ("session", "booting") for client in self._parts.fleet.made()):
+            self._reactor.callLater(SETTLE_LOOK_SECONDS, self._settle)
+        else:
+            self._send(Settled())
 
     async def _stop_phases(self) -> None:
         for run, over in self._running.values():

@@ -24,6 +24,8 @@ from agent.load.control import (
     PushRequest,
     Ready,
     Second,
+    Settle,
+    Settled,
     Snapshot,
     StartPhase,
     encode,
@@ -40,6 +42,8 @@ rows = st.dictionaries(st.text(max_size=10), values, max_size=3)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, st.integers(0, 1000), st.text(max_size=50)),
     st.builds(Ready),
+    st.builds(Settled),
+    st.builds(Settle),
     st.builds(Second, counts, rows, st.dictionaries(st.integers(0, 1000), states, max_size=3)),
     st.builds(Snapshot, rows),
     st.builds(PhaseOver, st.integers(0, 1000), states),
