@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from cryptography import x509
@@ -143,7 +143,7 @@ def _signer(certificate: x509.Certificate) -> tuple[bytes, bytes]:
 
 
 def _now() -> bytes:
-    now = time.gmtime()
-    if now.tm_year < _GENERALIZED_FROM:
-        return der.encode(_UTC_TIME, time.strftime("%y%m%d%H%M%SZ", now).encode())
-    return der.encode(_GENERALIZED_TIME, time.strftime("%Y%m%d%H%M%SZ", now).encode())
+    now = datetime.now(UTC)
+    if now.year < _GENERALIZED_FROM:
+        return der.encode(_UTC_TIME, f"{now:%y%m%d%H%M%SZ}".encode())
+    return der.encode(_GENERALIZED_TIME, f"{now:%Y%m%d%H%M%SZ}".encode())

@@ -8,6 +8,7 @@ import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from asn1crypto import cms as asn1_cms
@@ -125,7 +126,7 @@ def test_only_rsa_and_elliptic_curves_sign() -> None:
 def test_the_signing_time(mac: Identity, year: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 5652, 11.3: UTCTime through 2049, GeneralizedTime from then on."""
     moment = datetime(year, 12, 31, 23, 59, 58, tzinfo=UTC)
-    monkeypatch.setattr(cms_signing.time, "gmtime", moment.timetuple)
+    monkeypatch.setattr(cms_signing, "datetime", SimpleNamespace(now=lambda _zone: moment))
     signature = cms.sign_detached(BODY, mac.certificate, mac.key)
     assert cms.verify_detached(signature, BODY) == mac.certificate
     signer = asn1_cms.ContentInfo.load(signature)["content"]["signer_infos"][0]
