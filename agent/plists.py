@@ -75,10 +75,7 @@ def dump_xml(value: Any) -> bytes:
 
 def xml_text(text: str) -> bytes:
     """``text`` as it stands between two tags of an XML plist. Raises MisuseError for control characters."""
-    try:
-        return _escaped(text).encode()
-    except ValueError as error:
-        raise MisuseError(f"not a property list value: {error}") from error
+    return _escaped(text).encode()
 
 
 def dump_binary(value: Any) -> bytes:
@@ -399,5 +396,5 @@ def _escaped(text: str) -> str:
     if not _SPECIAL.search(text):
         return text
     if _NOT_IN_XML.search(text):
-        raise ValueError("a string with control characters")
+        raise MisuseError("not a property list value: a string with control characters")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")

@@ -3,8 +3,9 @@
     python benchmarks/connections.py [CONNECTIONS [MACS [AT_ONCE]]]
 
 The server is nginx on the other core; it closes the connection after its answer, so that the Mac's next session needs a
-new one. The floor, in the same run: the same in C on epoll by the system's OpenSSL (floor.c), with the server's chain
-and address verified as well. Skipped, with a message, where nginx or a C compiler is missing.
+new one. A Mac that had a connection lately has its identity at hand as OpenSSL wants it; one of a crowd too large for
+that is measured beside it. The floor, in the same run: the same in C on epoll by the system's OpenSSL (floor.c), with
+the server's chain and address verified as well. Skipped, with a message, where nginx or a C compiler is missing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from floor import Floor
 from macs import COMMAND, IDLE_LENGTH, Macs, identities, raw_request
 from nginx import cores, server, skip_without, write_identity
 from table import heading, row, verdict
+
+from agent.net.openssl_direct import PREPARED_IDENTITIES
 
 ROUNDS = 7
 
@@ -33,26 +36,36 @@ def main() -> None:
         with server(folder, COMMAND, IDLE_LENGTH) as nginx:
             floor = Floor(folder)
             os.sched_setaffinity(0, {cores()[0]})
-            people = identities(nginx, macs)
+            crowd = identities(nginx, PREPARED_IDENTITIES + connections)
+            people = crowd[:macs]
             write_identity(folder / "client.pem", people[0])
             request = raw_request(folder, "once")
-            new, resumed, in_c = "new connection and a session", "… with the session resumed", "floor: the same in C, new"
-            kinds = {new: Macs(nginx, "once", people), resumed: Macs(nginx, "once", people, resume=1.0)}
-            for each in kinds.values():
-                each.sessions(macs, at_once)
+            new, resumed, in_a_crowd, in_c = (
+                "new connection and a session",
+                "… with the TLS session resumed",
+                "… of a Mac in a large crowd",
+                "floor: the same in C, new",
+            )
+            kinds = {
+                new: Macs(nginx, "once", people),
+                resumed: Macs(nginx, "once", people, resume=1.0),
+                in_a_crowd: Macs(nginx, "once", crowd),
+            }
             found: dict[str, list[float]] = {what: [] for what in (*kinds, in_c)}
+            arguments = "connect", nginx.port, folder / "ca.pem", folder / "client.pem", request, at_once, connections
             for _ in range(ROUNDS):
                 for what, each in kinds.items():
+                    if what != in_a_crowd:
+                        each.sessions(macs, at_once)  # so that what can be at hand is
                     found[what].append(each.sessions(connections, at_once))
-                found[in_c].append(
-                    floor("connect", nginx.port, folder / "ca.pem", folder / "client.pem", request, at_once, connections)
-                )
+                found[in_c].append(floor(*arguments))
             for each in kinds.values():
                 each.close()
     print(heading(ROUNDS))
     for what, times in found.items():
         print(row(what, times))
     print(verdict("new / the same in C", min(found[new]) / min(found[in_c]), 1.4, "times"))
+    print(verdict("in a crowd / the same in C", min(found[in_a_crowd]) / min(found[in_c]), 1.4, "times"))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,11 @@ def main() -> None:
             plain, command, signed = kinds
             for each in kinds.values():
                 each.sessions(macs, at_once)
-            in_c, sign_c, sign_here = "floor: one PUT in C", "floor: a bare RSA-2048 signature in C", "… by cryptography"
+            in_c, sign_c, sign_here = (
+                "floor: one PUT in C",
+                "floor: a bare RSA-2048 signature in C",
+                "… by cryptography",
+            )
             found: dict[str, list[float]] = {what: [] for what in (*kinds, in_c, sign_c, sign_here)}
             for _ in range(ROUNDS):
                 for what, each in kinds.items():

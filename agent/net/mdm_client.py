@@ -371,6 +371,7 @@ class MDMClient:
             if self._connection is not None:
                 self._connection.close()
             self._origin = origin
+            self._resumption = self._resumption or self._around.resumption_of(self.device.mac)
             self._connection = self._around.connection(
                 origin, enrolment.identity, enrolment.anchors, enrolment.server_pins, self._resumption
             )

@@ -13,7 +13,7 @@ from OpenSSL import SSL, crypto
 
 from agent.pki.identity import Identity
 
-PREPARED_IDENTITIES = 2048  # that are kept, 7.5 KiB each; what Macs that are connected use is shared with OpenSSL
+PREPARED_IDENTITIES = 1024  # that are kept, 7.5 KiB each; of a Mac that is connected, OpenSSL has the same in use
 _FUNCTIONS = (
     "SSL_use_certificate",
     "SSL_use_PrivateKey",

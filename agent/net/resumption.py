@@ -31,9 +31,9 @@ class _Kept(NamedTuple):
 
 
 class Resumption:
-    """What one Mac keeps: at most one session. ``share`` (0 to 1) of its new connections offer it, as ``chance`` has it.
+    """What one Mac keeps: at most one session.
 
-    ``clock`` gives seconds since the epoch.
+    ``share`` (0 to 1) of its new connections offer it, as ``chance`` has it. ``clock`` gives seconds since the epoch.
     """
 
     __slots__ = ("_chance", "_clock", "_kept", "_share")
@@ -49,6 +49,7 @@ class Resumption:
         kept = self._kept
         if self._chance() >= self._share or kept is None:
             return check
+        self._kept = None  # a ticket is for one use (RFC 8446, C.4); what fails with it is tried without it next time
         if kept.binding != binding or kept.context is not tls.get_context() or self._clock() >= kept.until:
             return check
         if not offer_session(tls, kept.session):

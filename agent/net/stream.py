@@ -109,6 +109,7 @@ class TLSStream:
     """
 
     __slots__ = (
+        "_due",
         "_heard",
         "_out",
         "_owner",
@@ -146,19 +147,22 @@ class TLSStream:
         self._heard = False  # anything, so that the peer has taken our certificate
         self._writing = False
         self._timer: DelayedCall | None = None
+        self._due = 0.0  # when the step under way must be over, in seconds on the reactor's clock
         self.connected_at: float | None = None
         self.peer_name = ""
         self.state = State.CONNECTING
 
     def connect(self) -> None:
         """The socket's connect is under way: wait for it, then shake hands."""
-        seconds = self._timeouts.connect
-        self._arm(seconds, ConnectTimeout(f"no TCP connection within {seconds:g} s"))
+        self._due = self._reactor.seconds() + self._timeouts.connect
+        self._arm(min(self._timeouts.connect, self._timeouts.handshake))  # one timer for both
         self._want_write(True)
 
     def accept(self) -> None:
         """The socket was accepted: wait for the peer's hello."""
-        self._begin_handshake()
+        self.state = State.HANDSHAKING
+        self._due = self._reactor.seconds() + self._timeouts.handshake
+        self._arm(self._timeouts.handshake)
         self._reactor.addReader(self)
 
     def write(self, octets: bytes) -> None:
@@ -254,14 +258,10 @@ class TLSStream:
             self._lose(ConnectFailed(f"the TCP connection failed: {os.strerror(code)}", code))
             return
         self.connected_at = self._reactor.seconds()
-        self._begin_handshake()
+        self._due = self.connected_at + self._timeouts.handshake
+        self.state = State.HANDSHAKING
         self._reactor.addReader(self)
         self._shake_hands()
-
-    def _begin_handshake(self) -> None:
-        self.state = State.HANDSHAKING
-        seconds = self._timeouts.handshake
-        self._arm(seconds, HandshakeTimeout(f"no TLS handshake within {seconds:g} s"))
 
     def _shake_hands(self) -> None:
         try:
@@ -355,9 +355,17 @@ class TLSStream:
             self._reactor.removeWriter(self)
         self._writing = wanted
 
-    def _arm(self, seconds: float, error: PeerError) -> None:
-        self._disarm()
-        self._timer = self._reactor.callLater(seconds, self._lose, error)
+    def _arm(self, seconds: float) -> None:
+        self._timer = self._reactor.callLater(seconds, self._timed_out)
+
+    def _timed_out(self) -> None:
+        left = self._due - self._reactor.seconds()
+        if left > 0.0:
+            self._arm(left)
+        elif self.state is State.CONNECTING:
+            self._lose(ConnectTimeout(f"no TCP connection within {self._timeouts.connect:g} s"))
+        else:
+            self._lose(HandshakeTimeout(f"no TLS handshake within {self._timeouts.handshake:g} s"))
 
     def _disarm(self) -> None:
         if self._timer is not None and self._timer.active():

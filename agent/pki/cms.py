@@ -1,7 +1,8 @@
 """CMS signatures (RFC 5652): the ``Mdm-Signature`` header, signed profiles, and the outer layer of SCEP messages.
 
-Bytes and keys in, bytes or certificates out. A signature is checked over the exact bytes; whether the signer is to
-be believed (chain, validity, which Mac it is) is for the caller to judge by the certificate that comes back.
+Bytes in, certificates and what they signed out; how they are made is in ``agent.pki.cms_signing``. A signature is
+checked over the exact bytes; whether the signer is to be believed (chain, validity, which Mac it is) is for the caller
+to judge by the certificate that comes back.
 """
 
 from __future__ import annotations
@@ -16,20 +17,42 @@ from types import MappingProxyType
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.hazmat.primitives.serialization.pkcs7 import PKCS7Options, PKCS7SignatureBuilder
 
-from agent.errors import MisuseError, PeerError
+from agent.errors import PeerError
 from agent.pki import der
-from agent.pki.identity import PrivateKey
+from agent.pki.cms_signing import (
+    CONTENT_TYPE,
+    MESSAGE_DIGEST,
+    SIGNED_DATA,
+    issuer_and_serial,
+    mdm_signature,
+    sign_attached,
+    sign_detached,
+)
 from agent.pki.signatures import DIGESTS, SignatureError, check_signature, refuse_legacy
+
+__all__ = [
+    "CONTENT_TYPE",
+    "MESSAGE_DIGEST",
+    "SIGNED_DATA",
+    "UNREADABLE",
+    "CMSError",
+    "SignedContent",
+    "certificates_in",
+    "issuer_and_serial",
+    "load_certificate",
+    "looks_signed",
+    "mdm_signature",
+    "mdm_signature_signer",
+    "open_signed",
+    "sign_attached",
+    "sign_detached",
+    "verify_detached",
+]
 
 MAX_BYTES = 8 * 1024 * 1024  # of a signed profile, as agent.plists takes; ours, no standard says
 MAX_CERTIFICATES = 64  # in one message; a chain has three or four
 
-SIGNED_DATA = "1.2.840.113549.1.7.2"
-CONTENT_TYPE = "1.2.840.113549.1.9.3"
-MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
 
 # What the cryptographic library raises over a certificate or a request, most of it late, when a part is asked for.
 UNREADABLE = (
@@ -84,34 +107,6 @@ class _Message:
     content: bytes | None
     certificates: tuple[x509.Certificate, ...]
     signers: tuple[der.Element, ...]
-
-
-def sign_detached(
-    body: bytes,
-    certificate: x509.Certificate,
-    private_key: PrivateKey,
-    chain: Sequence[x509.Certificate] = (),
-) -> bytes:
-    """DER SignedData over exactly ``body``, which is left out; SHA-256, RSA PKCS#1 v1.5 or ECDSA.
-
-    The signer's certificate and ``chain`` are inside. Raises MisuseError for a key of another kind.
-    """
-    return _sign(body, certificate, private_key, chain, [PKCS7Options.DetachedSignature])
-
-
-def sign_attached(
-    content: bytes,
-    certificate: x509.Certificate,
-    private_key: PrivateKey,
-    chain: Sequence[x509.Certificate] = (),
-) -> bytes:
-    """Like ``sign_detached``, with ``content`` inside: the form of a signed ``.mobileconfig``."""
-    return _sign(content, certificate, private_key, chain, [])
-
-
-def mdm_signature(body: bytes, certificate: x509.Certificate, private_key: PrivateKey) -> str:
-    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64 (PROTOCOL 3 and 6)."""
-    return base64.b64encode(sign_detached(body, certificate, private_key)).decode("ascii")
 
 
 def mdm_signature_signer(header: str, body: bytes) -> x509.Certificate:
@@ -175,24 +170,6 @@ def load_certificate(data: bytes) -> x509.Certificate:
 def looks_signed(data: bytes) -> bool:
     """Whether ``data`` begins like a CMS SignedData rather than a property list."""
     return data[:1] == b"\x30" and _SIGNED_DATA_OID in data[:17]
-
-
-def _sign(
-    content: bytes,
-    certificate: x509.Certificate,
-    private_key: PrivateKey,
-    chain: Sequence[x509.Certificate],
-    options: list[PKCS7Options],
-) -> bytes:
-    builder = PKCS7SignatureBuilder().set_data(content)
-    try:
-        builder = builder.add_signer(certificate, private_key, hashes.SHA256())
-        for issuer in chain:
-            builder = builder.add_certificate(issuer)
-    except TypeError as error:
-        raise MisuseError(f"cannot sign: {error}") from error
-    # Binary: over these bytes, not over a MIME form of them. No S/MIME capabilities: Macs send none.
-    return builder.sign(Encoding.DER, [PKCS7Options.Binary, PKCS7Options.NoCapabilities, *options])
 
 
 def _read(data: bytes) -> _Message:
@@ -318,15 +295,6 @@ def _find_signer(info: _SignerInfo, certificates: Sequence[x509.Certificate]) ->
         elif issuer_and_serial(certificate) == info.issuer_and_serial:
             return certificate
     raise CMSError(f"the signer's certificate is not among the {len(certificates)} in the message")
-
-
-def issuer_and_serial(certificate: x509.Certificate) -> tuple[bytes, bytes]:
-    """Issuer (its DER as issued) and serial number (contents octets): how CMS names a certificate."""
-    tbs = der.Fields(der.read(certificate.tbs_certificate_bytes))
-    tbs.optional(der.CONTEXT_0)  # version
-    serial = tbs.take(der.INTEGER, "the serial number").body
-    tbs.take(der.SEQUENCE, "the signature algorithm")
-    return tbs.take(der.SEQUENCE, "the issuer").encoded, serial
 
 
 def _key_identifier(certificate: x509.Certificate) -> bytes | None:

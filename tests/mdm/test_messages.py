@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mdm.strategies_mdm import broken_plists, dictionaries, integers, texts, values
 
+from agent.errors import MisuseError
 from agent.mdm import checkin
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights, AccessRightsError, check_access_rights
 from agent.mdm.commands import MAX_UUID_LENGTH, Command, CommandDropped, CommandMalformed, parse_command
@@ -140,6 +141,17 @@ def test_only_what_failed_has_an_error_chain() -> None:
 
 def test_idle_is_status_and_udid_only() -> None:
     assert load(idle_body(UDID)) == {"Status": "Idle", "UDID": UDID}
+
+
+@given(st.text(max_size=20))
+def test_idle_is_what_any_other_plist_of_it_would_be(udid: str) -> None:
+    try:
+        expected = dump_xml({"Status": "Idle", "UDID": udid})
+    except MisuseError:
+        with pytest.raises(MisuseError):
+            idle_body(udid)
+    else:
+        assert idle_body(udid) == expected
 
 
 def test_the_statuses_and_domains_are_spelt_as_the_reference_spells_them() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from agent.errors import MisuseError, OperatorError
 from agent.net.http1 import (
     Origin,
+    RequestHead,
     encode_request,
     split_url,
 )
@@ -23,6 +24,20 @@ def test_a_request_without_and_with_a_body() -> None:
         b"PUT / HTTP/1.1\r\nHost: mdm.example.org\r\nContent-Length: 4\r\n\r\nbody"
     )
     assert encode_request("PUT", origin, "/", {}, b"").endswith(b"Content-Length: 0\r\n\r\n")
+
+
+@given(st.binary(max_size=50), st.one_of(st.none(), st.binary(max_size=50)), st.text("abc \xe9\t", max_size=9))
+def test_a_head_that_is_used_again_gives_what_is_encoded_at_once(first: bytes, body: bytes | None, value: str) -> None:
+    origin = Origin("mdm.example.org", 443)
+    head = RequestHead("PUT", origin, "/mdm", {"A": "1"})
+    assert head.request(first) == encode_request("PUT", origin, "/mdm", {"A": "1"}, first)
+    assert head.request(body, {"B": value}) == encode_request("PUT", origin, "/mdm", {"A": "1", "B": value}, body)
+
+
+@pytest.mark.parametrize(("name", "value"), [("B\r\nC", "1"), ("B", "1\r\nC: 2"), ("B", "\x7f"), ("", "1")])
+def test_a_header_of_one_request_cannot_end_it_early(name: str, value: str) -> None:
+    with pytest.raises(MisuseError):
+        RequestHead("PUT", Origin("h", 443), "/", {}).request(b"", {name: value})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from conftest import RunInReactor
@@ -10,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
 from servers import (
     AUTHORITY,
     HOST,
@@ -149,6 +151,61 @@ def test_a_server_that_is_not_the_one_meant_gets_no_request(
         assert error.kind == kind
         assert words in str(error)
         assert server.requests == []
+
+
+def test_one_good_server_makes_no_other_one_good(run_in_reactor: RunInReactor) -> None:
+    """Over the same contexts: what was found of a certificate stands for no other one, no other name or anchors."""
+    contexts = TLSContexts()
+    good = server_identity(names=[HOST])
+    others = [
+        (server_identity(names=["other.test"]), HOST, [AUTHORITY.certificate], "tls_wrong_name"),
+        (OTHER_AUTHORITY.issue("server", SERVER_USAGE, names=[HOST]), HOST, [AUTHORITY.certificate], "tls_untrusted"),
+        (good, "mdm.test", [AUTHORITY.certificate], "tls_wrong_name"),
+        (good, HOST, [OTHER_AUTHORITY.certificate], "tls_untrusted"),
+        (good, HOST, [], "tls_untrusted"),
+    ]
+    for identity, host, anchors, kind in others:
+        with serving(identity=good) as server:
+            origin = server.origin()
+            connection = client(origin, contexts=contexts)
+
+            async def scenario(connection: HTTPConnection = connection, origin: Origin = origin) -> None:
+                await ask(connection, origin)
+                connection.close()
+
+            run_in_reactor(scenario())
+        with serving(identity=identity) as server:
+            origin, names = server.origin(host), Names({"mdm.test": [HOST]})
+            error = fails(run_in_reactor, client(origin, anchors=anchors, names=names, contexts=contexts), origin)
+            assert error.kind == kind
+            assert server.requests == []
+
+
+def test_a_certificate_that_was_good_is_refused_once_it_has_expired(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL verifies chain and time in every full handshake; here it is made to look at a later moment."""
+    contexts = TLSContexts()
+    with serving() as server:
+        connection = client(server.origin(), contexts=contexts)
+
+        async def scenario() -> None:
+            await ask(connection, server.origin())
+            connection.close()
+
+        run_in_reactor(scenario())
+        made = contexts.client
+
+        def later(*arguments: Any, **options: Any) -> SSL.Connection:
+            tls = made(*arguments, **options)
+            store = tls.get_context().get_cert_store()
+            assert store is not None
+            store.set_time(datetime.now(UTC) + timedelta(days=36500))
+            return tls
+
+        monkeypatch.setattr(contexts, "client", later)
+        assert fails(run_in_reactor, connection, server.origin()).kind == "tls_expired"
+        assert len(server.requests) == 1
 
 
 def test_without_an_anchor_nobody_is_trusted(run_in_reactor: RunInReactor) -> None:

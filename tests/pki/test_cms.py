@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from asn1crypto import cms as asn1_cms
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from strategies_cms import hostile
 
 from agent.errors import MisuseError
-from agent.pki import cms, der
+from agent.pki import cms, cms_signing, der
 from agent.pki.identity import Identity, PrivateKey
 
 NOW = datetime.now(UTC)
@@ -115,8 +116,21 @@ def test_the_signature_without_signed_attributes() -> None:
 
 
 def test_only_rsa_and_elliptic_curves_sign() -> None:
-    with pytest.raises(MisuseError, match="RSA & EC"):
+    with pytest.raises(MisuseError, match="RSA and EC"):
         cms.sign_detached(BODY, RSA.certificate, ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
+
+
+@both
+@pytest.mark.parametrize(("year", "kind"), [(2049, "utc_time"), (2050, "generalized_time")])
+def test_the_signing_time(mac: Identity, year: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 5652, 11.3: UTCTime through 2049, GeneralizedTime from then on."""
+    moment = datetime(year, 12, 31, 23, 59, 58, tzinfo=UTC)
+    monkeypatch.setattr(cms_signing.time, "gmtime", moment.timetuple)
+    signature = cms.sign_detached(BODY, mac.certificate, mac.key)
+    assert cms.verify_detached(signature, BODY) == mac.certificate
+    signer = asn1_cms.ContentInfo.load(signature)["content"]["signer_infos"][0]
+    found = {attribute["type"].native: attribute["values"][0] for attribute in signer["signed_attrs"]}["signing_time"]
+    assert (found.name, found.native) == (kind, moment)
 
 
 # What is wrong is named

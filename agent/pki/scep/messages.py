@@ -10,10 +10,10 @@ from enum import IntEnum
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import MisuseError
 from agent.pki import cms, der
+from agent.pki.cms_signing import signed_data
 from agent.pki.scep.envelope import DATA, MAX_BYTES
 from agent.pki.scep.errors import FailInfo, SCEPError
 from agent.pki.signatures import DIGESTS, RSA_ENCRYPTION
@@ -122,26 +122,9 @@ def sign_message(
         raise MisuseError(f"a SCEP message is signed with RSA, not with a {type(private_key).__name__}")
     attributes = der.set_of(*_attributes(header, envelope or b"", digest))
     digest_algorithm = _digest_algorithm(digest)
-    issuer, serial = cms.issuer_and_serial(certificate)
-    signer_info = der.sequence(
-        _VERSION_1,
-        der.sequence(issuer, der.encode(der.INTEGER, serial)),
-        digest_algorithm,
-        # Signed as a SET OF, sent under [0] (RFC 5652, 5.4): the two differ in the first octet alone.
-        bytes((der.CONTEXT_0,)) + attributes[1:],
-        der.sequence(der.oid(RSA_ENCRYPTION), der.NULL),
-        der.encode(der.OCTET_STRING, private_key.sign(attributes, padding.PKCS1v15(), digest)),
-    )
-    content = b"" if envelope is None else der.encode(der.CONTEXT_0, der.encode(der.OCTET_STRING, envelope))
-    certificates = b"".join(one.public_bytes(Encoding.DER) for one in (certificate, *chain))
-    signed_data = der.sequence(
-        _VERSION_1,
-        der.set_of(digest_algorithm),
-        der.sequence(der.oid(DATA), content),
-        der.encode(der.CONTEXT_0, certificates),
-        der.set_of(signer_info),
-    )
-    return der.sequence(der.oid(cms.SIGNED_DATA), der.encode(der.CONTEXT_0, signed_data))
+    algorithm = der.sequence(der.oid(RSA_ENCRYPTION), der.NULL)
+    signature = private_key.sign(attributes, padding.PKCS1v15(), digest)
+    return signed_data((certificate, *chain), digest_algorithm, attributes, algorithm, signature, envelope)
 
 
 def to_query(message: bytes) -> str:

@@ -1,0 +1,149 @@
+"""CMS signatures (RFC 5652) made: the ``Mdm-Signature`` header, signed profiles, and the outer layer of SCEP messages.
+
+Bytes and keys in, bytes out. Every report of a Mac may be signed, so what is the same each time is encoded once.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.errors import MisuseError
+from agent.pki import der
+from agent.pki.identity import PrivateKey
+from agent.pki.signatures import RSA_ENCRYPTION
+
+DATA = "1.2.840.113549.1.7.1"
+SIGNED_DATA = "1.2.840.113549.1.7.2"
+CONTENT_TYPE = "1.2.840.113549.1.9.3"
+MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
+
+_VERSION_1 = bytes.fromhex("020101")
+_SIGNING_TIME = der.oid("1.2.840.113549.1.9.5")
+_SHA256 = der.sequence(der.oid("2.16.840.1.101.3.4.2.1"), der.NULL)
+_RSA = der.sequence(der.oid(RSA_ENCRYPTION), der.NULL)
+_ECDSA_SHA256 = der.sequence(der.oid("1.2.840.10045.4.3.2"))
+_CONTENT_TYPE = der.sequence(der.oid(CONTENT_TYPE), der.set_of(der.oid(DATA)))
+_MESSAGE_DIGEST = der.oid(MESSAGE_DIGEST)
+_SIGNED_DATA, _DATA = der.oid(SIGNED_DATA), der.oid(DATA)
+_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+_GENERALIZED_FROM = 2050  # RFC 5652, 11.3
+_KNOWN_SIGNERS = 1024  # of which issuer, serial number and octets are kept, about 1 KiB each
+_PKCS1, _HASH, _ECDSA = padding.PKCS1v15(), hashes.SHA256(), ec.ECDSA(hashes.SHA256())
+
+
+def sign_detached(
+    body: bytes,
+    certificate: x509.Certificate,
+    private_key: PrivateKey,
+    chain: Sequence[x509.Certificate] = (),
+) -> bytes:
+    """DER SignedData over exactly ``body``, which is left out; SHA-256, RSA PKCS#1 v1.5 or ECDSA.
+
+    The signer's certificate and ``chain`` are inside. Raises MisuseError for a key of another kind.
+    """
+    return _sign(body, certificate, private_key, chain, None)
+
+
+def sign_attached(
+    content: bytes,
+    certificate: x509.Certificate,
+    private_key: PrivateKey,
+    chain: Sequence[x509.Certificate] = (),
+) -> bytes:
+    """Like ``sign_detached``, with ``content`` inside: the form of a signed ``.mobileconfig``."""
+    return _sign(content, certificate, private_key, chain, content)
+
+
+def mdm_signature(body: bytes, certificate: x509.Certificate, private_key: PrivateKey) -> str:
+    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64 (PROTOCOL 3 and 6)."""
+    return base64.b64encode(sign_detached(body, certificate, private_key)).decode("ascii")
+
+
+def signed_data(
+    certificates: Sequence[x509.Certificate],
+    digest_algorithm: bytes,
+    attributes: bytes,
+    algorithm: bytes,
+    signature: bytes,
+    content: bytes | None,
+) -> bytes:
+    """The DER of a message with one signer (RFC 5652, 5.1 and 5.3): the first of ``certificates``, which are inside.
+
+    ``attributes`` is the SET OF what was signed; ``content`` None leaves it out.
+    """
+    signer, own = _signer(certificates[0])
+    signer_info = der.sequence(
+        _VERSION_1,
+        signer,
+        digest_algorithm,
+        # Signed as a SET OF, sent under [0] (RFC 5652, 5.4): the two differ in the first octet alone.
+        bytes((der.CONTEXT_0,)) + attributes[1:],
+        algorithm,
+        der.encode(der.OCTET_STRING, signature),
+    )
+    others = (certificate.public_bytes(Encoding.DER) for certificate in certificates[1:])
+    message = der.sequence(
+        _VERSION_1,
+        der.encode(der.SET, digest_algorithm),
+        der.sequence(
+            _DATA, b"" if content is None else der.encode(der.CONTEXT_0, der.encode(der.OCTET_STRING, content))
+        ),
+        bytes((der.CONTEXT_0,)) + der.set_of(own, *others)[1:],
+        der.encode(der.SET, signer_info),
+    )
+    return der.sequence(_SIGNED_DATA, der.encode(der.CONTEXT_0, message))
+
+
+def issuer_and_serial(certificate: x509.Certificate) -> tuple[bytes, bytes]:
+    """Issuer (its DER as issued) and serial number (contents octets): how CMS names a certificate."""
+    tbs = der.Fields(der.read(certificate.tbs_certificate_bytes))
+    tbs.optional(der.CONTEXT_0)  # version
+    serial = tbs.take(der.INTEGER, "the serial number").body
+    tbs.take(der.SEQUENCE, "the signature algorithm")
+    return tbs.take(der.SEQUENCE, "the issuer").encoded, serial
+
+
+def _sign(
+    content: bytes,
+    certificate: x509.Certificate,
+    private_key: PrivateKey,
+    chain: Sequence[x509.Certificate],
+    inside: bytes | None,
+) -> bytes:
+    attributes = der.set_of(
+        _CONTENT_TYPE,
+        der.sequence(_SIGNING_TIME, der.encode(der.SET, _now())),
+        der.sequence(
+            _MESSAGE_DIGEST, der.encode(der.SET, der.encode(der.OCTET_STRING, hashlib.sha256(content).digest()))
+        ),
+    )
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        algorithm, signature = _RSA, private_key.sign(attributes, _PKCS1, _HASH)
+    elif isinstance(private_key, ec.EllipticCurvePrivateKey):
+        algorithm, signature = _ECDSA_SHA256, private_key.sign(attributes, _ECDSA)
+    else:
+        raise MisuseError(f"cannot sign: only RSA and EC keys are supported, not a {type(private_key).__name__}")
+    return signed_data((certificate, *chain), _SHA256, attributes, algorithm, signature, inside)
+
+
+@lru_cache(_KNOWN_SIGNERS)
+def _signer(certificate: x509.Certificate) -> tuple[bytes, bytes]:
+    """How a message names the signer, and its certificate."""
+    issuer, serial = issuer_and_serial(certificate)
+    return der.sequence(issuer, der.encode(der.INTEGER, serial)), certificate.public_bytes(Encoding.DER)
+
+
+def _now() -> bytes:
+    now = time.gmtime()
+    if now.tm_year < _GENERALIZED_FROM:
+        return der.encode(_UTC_TIME, time.strftime("%y%m%d%H%M%SZ", now).encode())
+    return der.encode(_GENERALIZED_TIME, time.strftime("%Y%m%d%H%M%SZ", now).encode())
