@@ -28,7 +28,8 @@ worker_cpu_affinity {affinity};
 daemon off;
 pid {folder}/pid;
 error_log {folder}/error.log crit;
-events {{ worker_connections 8192; }}
+worker_rlimit_nofile {files};
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/1; fastcgi_temp_path {folder}/2;
@@ -70,7 +71,7 @@ def cores() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def server(folder: Path, command: bytes, idle_length: int) -> Iterator[Server]:
+def server(folder: Path, command: bytes, idle_length: int, connections: int = 8192) -> Iterator[Server]:
     """Start it; ``command`` is what it answers a report of ``idle_length`` bytes with at /command."""
     authority = Authority.create("Benchmark CA")
     (folder / "ca.pem").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
@@ -79,7 +80,7 @@ def server(folder: Path, command: bytes, idle_length: int) -> Iterator[Server]:
     configuration = folder / "nginx.conf"
     configuration.write_text(_CONFIGURATION.format(
         affinity=f"{1 << cores()[1]:b}", folder=folder, host=HOST, port=port, idle_length=idle_length,
-        command=command.decode().replace("'", "\\'").replace("$", ""),
+        connections=connections, files=connections + 64, command=command.decode().replace("'", "\\'").replace("$", ""),
     ))  # fmt: skip
     nginx = subprocess.Popen([_program(), "-p", folder, "-e", f"{folder}/error.log", "-c", configuration])
     try:

@@ -155,7 +155,7 @@ def main() -> None:
 
     def begin() -> None:
         done = Deferred.fromCoroutine(run(count, server))
-        done.addErrback(lambda failure: failure.printTraceback()).addBoth(lambda _: reactor.stop())
+        done.addErrback(lambda failure: failure.printTraceback(sys.stderr)).addBoth(lambda _: reactor.stop())
 
     reactor.callWhenRunning(begin)
     try:

@@ -127,9 +127,11 @@ class Fleet:
         """
         laid, awake = 0, self._shelf.out
         for _ in range(min(looks, len(awake))):
-            index = awake.popleft()
-            if not self[index].rest():
-                awake.append(index)
+            client = self[awake.popleft()]
+            if client.resting:
+                continue
+            if not client.rest():
+                awake.append(client.index)
                 continue
             laid += 1
             if laid == most:

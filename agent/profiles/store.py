@@ -6,8 +6,10 @@ answers need; the PKCS12 and its password are not.
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
@@ -16,12 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from agent.lom.network import LOMConfiguration
 from agent.mdm.results import PROFILE_NOT_INSTALLED, ChainedError, Domain
 from agent.pki.identity import Identity
+from agent.pki.shared import shared_certificate
 from agent.profiles.certificates import Identities, all_certificates
 from agent.profiles.enrolment import MDM
 from agent.profiles.errors import ProfileError, malformed
 from agent.profiles.lom import LOM, lom_configuration_of
 from agent.profiles.profile import Profile
 
+_KINDS_OF_PROFILES = 256
 _LISTED_TEXTS = (
     "PayloadDisplayName",
     "PayloadOrganization",
@@ -34,13 +38,22 @@ _LISTED_TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class InstalledProfile:
-    """What a Mac keeps of a profile. ``listed`` is its item of a ProfileList answer."""
+    """What a Mac keeps of a profile. ``signers`` are the certificates that it was signed with."""
 
     identifier: str
     payload_types: frozenset[str]
-    listed: dict[str, Any]
     identities: tuple[Identity, ...]
     certificates: tuple[x509.Certificate, ...]
+    signers: tuple[x509.Certificate, ...]
+    packed: bytes  # what is listed of it, but for the signers: a fifth of what the dictionaries would take
+
+    @property
+    def listed(self) -> dict[str, Any]:
+        """Its item of a ProfileList answer."""
+        listed: dict[str, Any] = marshal.loads(self.packed)  # noqa: S302 - octets of our own
+        if self.signers:
+            listed["SignerCertificates"] = [signer.public_bytes(Encoding.DER) for signer in self.signers]
+        return listed
 
 
 class ProfileStore:
@@ -70,10 +83,11 @@ class ProfileStore:
         replaced = self._profiles.get(profile.identifier)
         self._profiles[profile.identifier] = InstalledProfile(
             identifier=profile.identifier,
-            payload_types=frozenset(payload.payload_type for payload in profile.payloads),
-            listed=_listed(profile),
+            payload_types=_shared(frozenset(payload.payload_type for payload in profile.payloads)),
             identities=tuple(identities.values()),
             certificates=certificates,
+            signers=tuple(shared_certificate(signer.public_bytes(Encoding.DER)) for signer in profile.signers),
+            packed=marshal.dumps(_listed(profile)),
         )
         if configuration is not None or (replaced is not None and LOM in replaced.payload_types):
             self.lom = configuration
@@ -100,6 +114,12 @@ class ProfileStore:
                 )
 
 
+@lru_cache(_KINDS_OF_PROFILES)
+def _shared(payload_types: frozenset[str]) -> frozenset[str]:
+    """The same set for all the profiles of a kind."""
+    return payload_types
+
+
 def _listed(profile: Profile) -> dict[str, Any]:
     """Source: apple-schema commands/profile.list.yaml, responsekeys."""
     listed: dict[str, Any] = {
@@ -109,8 +129,6 @@ def _listed(profile: Profile) -> dict[str, Any]:
         "PayloadContent": [_common_keys(payload.content) for payload in profile.payloads],
     }
     del listed["PayloadType"]
-    if profile.signers:
-        listed["SignerCertificates"] = [signer.public_bytes(Encoding.DER) for signer in profile.signers]
     return listed
 
 

@@ -320,10 +320,9 @@ def test_what_would_cut_the_answer_off_waits_until_it_was_taken(
 
 def test_removing_the_enrolment_profile_ends_the_management() -> None:
     device = standing()
-    listed = {"PayloadType": "com.apple.mdm"}
     installed = next(iter(device.profiles))
     device.profiles._profiles["mdm"] = dataclasses.replace(  # an enrolment without a server behind it
-        installed, identifier="mdm", payload_types=frozenset({"com.apple.mdm"}), listed=listed
+        installed, identifier="mdm", payload_types=frozenset({"com.apple.mdm"})
     )
     assert run(device, "RemoveProfile", {"Identifier": "mdm"}).status is Status.ACKNOWLEDGED
     assert device.take_afterwards() == [LeaveManagement()]

@@ -305,3 +305,35 @@ def test_a_mac_is_small_frozen_and_travels_between_processes() -> None:
     assert copy == mac
     assert (copy.push_token, copy.push_magic, copy.wifi_mac) == (mac.push_token, mac.push_magic, mac.wifi_mac)
     assert "Derivation" not in repr(mac)
+
+
+@given(st.text(max_size=10), st.integers(1, MAX_DEVICES), st.data())
+def test_a_mac_is_found_by_its_addresses_and_its_name(seed: str, devices: int, data: st.DataObject) -> None:
+    population = Population(seed, devices)
+    mac = population[data.draw(st.integers(0, devices - 1))]
+    assert population.udid(mac.index) == mac.udid
+    assert population.index_of_name(mac.dns_name) == mac.index
+    for address in (*mac.primary_ipv6, *mac.secondary_ipv6):
+        assert population.index_of_address(address) == mac.index
+
+
+@given(st.text(max_size=60), st.integers(0, (1 << 48) - 1))
+def test_a_stranger_is_nobodys(text: str, number: int) -> None:
+    """A text, and an address that has the form of ours; by chance it is a Mac's once in four million times."""
+    population = Population("strangers", 10)
+    assert population.index_of_address(text) is None
+    assert population.index_of_name(text) is None
+    assert population.index_of_name(f"{text}.lom.test") is None
+    octets = (number & ~(1 << 40)).to_bytes(6, "big")
+    address = link_local_from_mac(octets.hex(":"))
+    index = population.index_of_address(address)
+    assert index is None or address in (*population[index].primary_ipv6, *population[index].secondary_ipv6)
+
+
+def test_an_address_of_ours_is_known_as_it_is_written_only() -> None:
+    population = Population("strangers", 10)
+    (address,) = population[0].primary_ipv6
+    assert population.index_of_address(address.upper()) is None
+    assert population.index_of_address(f"{address}%en0") is None
+    assert population.index_of_name(population[0].dns_name.removesuffix(".lom.test")) is None
+    assert Population("strangers", 100).index_of_name(Population("strangers", 200)[150].dns_name) is None

@@ -1,0 +1,99 @@
+"""A fleet whose Macs enrol without a network: with real profiles, identities and check-ins that nobody reads."""
+
+from __future__ import annotations
+
+import gc
+import os
+import uuid
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import NoEncryption
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+from twisted.internet import reactor
+
+from agent.device.installing import enrol, install_profile
+from agent.device.steps import Done, Steps, carry
+from agent.fleet.population import Population
+from agent.lab.authorities import Authorities
+from agent.lab.profiles import enrolment_profile, lom_profile
+from agent.load.fleet import Fleet
+from agent.load.metrics import Metrics
+from agent.lom.network import AddressBook
+from agent.net.keys import KeyPool
+from agent.net.lom_memory import MemoryLOMNetwork
+from agent.net.mdm_client import MDMClient
+from agent.net.resolver import Resolver
+from agent.net.surroundings import Surroundings
+from agent.net.tls import TLSContexts
+from agent.pki.authority import CLIENT_USAGE, Authority
+from agent.pki.identity import PrivateKey
+
+RSA_KEYS = 64  # to choose from; it would take too long to make more
+
+
+class EnrolledFleet:
+    """``authority`` issues the MDM identities; ``base_url`` is the server's. ``record`` is every exchange."""
+
+    def __init__(self, devices: int, authority: Authority, base_url: str, seed: str = "benchmark") -> None:
+        self.metrics = Metrics()
+        self.around = Surroundings(
+            reactor=reactor,
+            resolver=Resolver(reactor, reactor.nameResolver),
+            contexts=TLSContexts(),
+            network=MemoryLOMNetwork(reactor, AddressBook(), self.metrics),
+            keys=KeyPool(reactor),
+            observer=self.metrics,
+            anchors=(authority.certificate,),
+        )
+        self.fleet = Fleet(Population(seed, devices), self.around)
+        self._authority = authority
+        self._authorities = Authorities()
+        self._base_url = base_url
+        self._rsa_keys: list[rsa.RSAPrivateKey] = []
+
+    def enrol(self, index: int, *, with_rsa: bool = False, lom: bool = True) -> MDMClient:
+        """Enrol one Mac with the lab's profile, and install the lab's LOM profile."""
+        client = self.fleet[index]
+        key = self._rsa_key(index) if with_rsa else None
+        _carry(enrol(client.device, enrolment_profile(self._authorities, self._base_url, self._pkcs12(index, key))))
+        if lom:
+            mac = client.device.mac
+            roles = {role: role in mac.roles for role in ("device", "controller")}
+            _carry(install_profile(client.device, lom_profile(self._authorities, mac.dns_name, **roles)))
+        return client
+
+    def _rsa_key(self, index: int) -> rsa.RSAPrivateKey:
+        if len(self._rsa_keys) < RSA_KEYS:
+            self._rsa_keys.append(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+        return self._rsa_keys[index % len(self._rsa_keys)]
+
+    def _pkcs12(self, index: int, key: PrivateKey | None) -> dict[str, Any]:
+        """As the lab's, but without a password: deriving keys from it would take most of the time."""
+        issued = self._authority.issue(f"mac {index} {uuid.uuid4()}", CLIENT_USAGE, key=key)
+        return {
+            "PayloadType": "com.apple.security.pkcs12",
+            "PayloadVersion": 1,
+            "PayloadUUID": str(uuid.uuid4()).upper(),
+            "PayloadIdentifier": "test.lom-agent.lab.enrolment.identity",
+            "PayloadDisplayName": "MDM identity",
+            "PayloadContent": _packed(issued.key, issued.certificate),
+        }
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory, after a collection."""
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _packed(key: PrivateKey, certificate: x509.Certificate) -> bytes:
+    return serialize_key_and_certificates(b"mac", key, certificate, None, NoEncryption())
+
+
+def _carry(steps: Steps[Any]) -> None:
+    need = carry(steps, None)
+    while not isinstance(need, Done):
+        need = carry(steps, b"")

@@ -1,0 +1,182 @@
+"""What a Mac costs in memory: enrolled and not connected, by kind of key; and with an open connection.
+
+    python benchmarks/memory.py [MACS [CONNECTED]]
+
+Every Mac is enrolled with the lab's profile and has the lab's LOM profile, so it has two identities, a Controller
+three. Measured is what the process grew by for each Mac (resident memory, after a collection), from a state in which
+everything that a fleet shares is there already. While Macs enrol, those that are at nothing are laid down as a run lays
+them down. Small objects can settle in memory that was free before, so what the objects of a Mac say of their own size
+is told, too, and the larger of the two counts. The floor is the private keys, and the certificates in DER, as they are:
+deflated, with another Mac's as the dictionary, they take less.
+
+The connections are to nginx with client certificates; without nginx that part is left out, and said so. Their floor is
+a bare ``SSL.Connection`` with an identity of its own on a socket. Every figure is from a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from enrolled import EnrolledFleet, resident_bytes
+from nginx import HOST, Server, server, skip_without
+from OpenSSL import SSL
+from table import verdict
+from twisted.internet import reactor
+
+from agent.load.limits import allow_open_files
+from agent.net.mdm_client import MDMClient
+from agent.net.tls import make_context
+from agent.pki.authority import CLIENT_USAGE, Authority
+from agent.pki.identity import Identity
+
+KIB = 1024
+WARM_UP = 100
+AT_ONCE = 50
+POINTER_BYTES = 8
+AIM_RESTING, AIM_CONNECTED = 2.0, 45.0
+
+
+def resting(macs: int, with_rsa: bool) -> list[float]:
+    """Bytes of a Mac that is enrolled and at rest: what the process grew by, what is counted, and the floor."""
+    fleet = EnrolledFleet(WARM_UP + macs, Authority.create("Benchmark CA"), "https://mdm.invalid")
+    least = before = 0
+    for index in range(WARM_UP + macs):
+        if index == WARM_UP:
+            before = resident_bytes()
+        client = fleet.enrol(index, with_rsa=with_rsa)
+        if index >= WARM_UP:
+            least += sum(len(octets) for identity in client.device.identities for octets in identity.octets)
+        fleet.fleet.rest()
+    grown = resident_bytes() - before
+    assert all(client.resting for client in fleet.fleet.made())
+    counted = sum(_size(client) for client in list(fleet.fleet.made())[WARM_UP:])
+    return [grown / macs, counted / macs, least / macs]
+
+
+def _size(client: MDMClient) -> int:
+    """Of the client, what is its own alone, and its place in the fleet's list."""
+    own = (client, client._kept, client.index, client.segment)
+    return sum(sys.getsizeof(one) for one in own) + POINTER_BYTES
+
+
+class Connecting:
+    """Macs that open a session each, one after another. It is their watch."""
+
+    def __init__(self, clients: list[MDMClient]) -> None:
+        self._waiting = clients
+        self._left = len(clients)
+
+    def run(self) -> None:
+        """Until every one has had its session, and keeps its connection."""
+        reactor.callWhenRunning(lambda: [self._next() for _ in range(AT_ONCE)])
+        reactor.run(installSignalHandlers=False)
+
+    def _next(self) -> None:
+        if self._waiting:
+            client = self._waiting.pop()
+            client.watch = self
+            assert client.wake()
+
+    def session_over(self, _client: MDMClient, failure: Exception | None) -> None:
+        """The next."""
+        assert failure is None, failure
+        self._left -= 1
+        if self._left:
+            self._next()
+        else:
+            reactor.crash()
+
+
+def connected(macs: int, nginx: Server) -> list[float]:
+    """Bytes of a Mac that is enrolled and connected: of the Mac itself, then of the connection in addition."""
+    fleet = EnrolledFleet(WARM_UP + macs, nginx.authority, nginx.url("nothing"))
+    clients = [fleet.enrol(index) for index in range(WARM_UP)]
+    Connecting(clients[:WARM_UP]).run()
+    before = resident_bytes()
+    for index in range(WARM_UP, WARM_UP + macs):
+        clients.append(fleet.enrol(index))
+        Connecting(clients[-1:]).run()
+        fleet.fleet.rest()
+    after = resident_bytes()
+    assert all(client.connected for client in clients)
+    fleet.fleet.close()
+    return [(after - before) / macs]
+
+
+def bare(connections: int, nginx: Server) -> list[float]:
+    """Bytes of a connection of OpenSSL's with an identity, and its socket."""
+    context = make_context((nginx.authority.certificate,))
+    context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+    kept: list[tuple[SSL.Connection, socket.socket]] = []
+    identities = [nginx.authority.issue(f"bare {index}", CLIENT_USAGE) for index in range(WARM_UP + connections)]
+    for identity in identities:
+        _ = identity.octets
+        identity.rest()
+    before = 0
+    for index, identity in enumerate(identities):
+        if index == WARM_UP:
+            before = resident_bytes()
+        kept.append(_open(context, identity, nginx.port))
+    after = resident_bytes()
+    for _tls, sock in kept:
+        sock.close()
+    return [(after - before) / connections]
+
+
+def _open(context: SSL.Context, identity: Identity, port: int) -> tuple[SSL.Connection, socket.socket]:
+    sock = socket.create_connection((HOST, port))
+    tls = SSL.Connection(context, sock)
+    tls.use_certificate(identity.certificate)
+    tls.use_privatekey(identity.key)
+    tls.set_connect_state()
+    tls.do_handshake()
+    tls.send(b"PUT /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    tls.recv(16384)
+    identity.rest()
+    return tls, sock
+
+
+def part(name: str, count: int) -> list[float]:
+    """One of the above, in this process."""
+    if name in ("P-256", "RSA-2048"):
+        return resting(count, name == "RSA-2048")
+    allow_open_files(count)
+    with tempfile.TemporaryDirectory() as folder, server(Path(folder), b"", 1, 2 * count + 512) as nginx:
+        return connected(count, nginx) if name == "connected" else bare(count, nginx)
+
+
+def alone(name: str, count: int) -> list[float]:
+    """One of the above in KiB, in a process of its own."""
+    command = [sys.executable, __file__, "--part", name, str(count)]
+    sizes = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return [size / KIB for size in sizes]
+
+
+def main() -> None:
+    """Both states, and the floors."""
+    macs = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
+    connections = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
+    print(f"{'KiB a Mac':<44}{'grown':>9}{'counted':>9}{'floor':>9}")
+    found = {}
+    for kind in ("P-256", "RSA-2048"):
+        grown, counted, least = alone(kind, macs if kind == "P-256" else macs // 5)
+        found[kind] = max(grown, counted)
+        print(f"{f'not connected, {kind} for MDM':<44}{grown:>9.2f}{counted:>9.2f}{least:>9.2f}")
+    for kind, size in found.items():
+        print(verdict(f"a Mac that is not connected, {kind}", size, AIM_RESTING, "KiB"))
+    skip_without("nginx")
+    (size,), (floor,) = alone("connected", connections), alone("bare", connections)
+    print(f"{f'connected, {connections} Macs':<44}{size:>9.1f}{'':>9}{floor:>9.1f}")
+    print(verdict("a Mac that is connected", size, AIM_CONNECTED, "KiB"))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--part"]:
+        print(json.dumps(part(sys.argv[2], int(sys.argv[3]))))
+    else:
+        main()
