@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from agent import __version__
+from agent.cli.options import make_folder
 from agent.errors import MisuseError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.limits import judge, parse_limit
@@ -41,6 +42,13 @@ class Outputs:
     def of(cls, options: Mapping[str, Any]) -> Outputs:
         """As the options say it."""
         return cls(options["out"], options["junit"], options["trace"])
+
+    def make_folders(self) -> None:
+        """Make them now, so that a run does not end without a place for its results. Raises OperatorError."""
+        if self.out is not None:
+            make_folder(self.out)
+        if self.junit is not None:
+            make_folder(str(Path(self.junit).absolute().parent))
 
 
 class Outcome:

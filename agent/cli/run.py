@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from agent.cli.apns import apns_options, apns_plan
-from agent.cli.options import make_folder, seed_option, segment_size_option
+from agent.cli.options import seed_option, segment_size_option
 from agent.cli.outcome import Outcome, Outputs
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.usual import scenario_of
@@ -147,8 +147,7 @@ def run(scenario: str | None, **options: Any) -> None:
     """
     plan = scenario_of(scenario, options, click.get_current_context())
     outputs = Outputs.of(options)
-    if outputs.out is not None:
-        make_folder(outputs.out)
+    outputs.make_folders()
     console = Console()
     display = make_display(console, options["quiet"], time.monotonic)
     outcome = _run(plan, outputs, display, options["prometheus"])

@@ -31,10 +31,13 @@ class Census:
         self._timer = self._clock.callLater(PAUSE_SECONDS, self._step)
 
     def stop(self) -> None:
-        """Count no more."""
+        """Count a last time, all at once, and no more."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        counted = Counter(map(state_of, self._fleet.made()))
+        counted["new"] += len(self._fleet) - counted.total()
+        self.macs = dict(counted)
 
     def _step(self) -> None:
         part = list(islice(self._rest, SLICE))

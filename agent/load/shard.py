@@ -116,12 +116,12 @@ class Shard:
 
     async def _end(self, problem: str | None) -> ShardResult:
         await self._stop_phases()
+        if self._census is not None:
+            self._census.stop()
         if self._seconds is not None and self._seconds.running:
             self._tell_second(1)
             self._seconds.stop()
         self._strain.stop()
-        if self._census is not None:
-            self._census.stop()
         parts = self._parts
         if parts is not None:
             await parts.close()
