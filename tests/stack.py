@@ -34,7 +34,9 @@ class Stack:
     connection of each report.
     """
 
-    def __init__(self, devices: int, *, scep: bool = False, manners: Manners = USUAL_MANNERS) -> None:
+    def __init__(
+        self, devices: int, *, scep: bool = False, manners: Manners = USUAL_MANNERS, resume: float = 0.0
+    ) -> None:
         self.exchanges: list[Exchange] = []
         self.warnings: list[str] = []
         self.server = LabServer(reactor, Lab(), Authorities(), scep=scep)
@@ -52,6 +54,7 @@ class Stack:
             observer=self.exchanges.append,
             anchors=(self.server.authorities.anchor,),
             on_warning=self.warnings.append,
+            resume=resume,
         )
         self.fleet = Fleet(Population("stack", devices), self.around, manners)
 
@@ -88,9 +91,11 @@ class Stack:
 
 
 @asynccontextmanager
-async def stack(devices: int = 1, *, scep: bool = False, manners: Manners = USUAL_MANNERS) -> AsyncIterator[Stack]:
+async def stack(
+    devices: int = 1, *, scep: bool = False, manners: Manners = USUAL_MANNERS, resume: float = 0.0
+) -> AsyncIterator[Stack]:
     """A running stack whose Macs are enrolled; everything is closed after it."""
-    running = Stack(devices, scep=scep, manners=manners)
+    running = Stack(devices, scep=scep, manners=manners, resume=resume)
     running.server.listen()
     running.network.listen()
     try:

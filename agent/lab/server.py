@@ -110,8 +110,9 @@ class _Connections:
     """Makes the TLS connections that Twisted accepts: client certificates are asked for, but not required."""
 
     def __init__(self, authorities: Authorities, identity: Identity) -> None:
-        context = make_context(authorities.mdm_anchors)
-        context.set_options(SSL.OP_NO_TICKET)
+        # With tickets, as servers have it by default; what a Mac resumes keeps the certificate that it began with.
+        context = make_context(authorities.mdm_anchors, tickets=True)
+        context.set_session_id(b"lom-agent lab")
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.key)
         # The enrolment profile is fetched without a certificate; everything else asks for one in Lab.

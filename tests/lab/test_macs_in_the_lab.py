@@ -16,6 +16,7 @@ from debian import need
 from stack import stack
 from twisted.internet.defer import Deferred
 
+import agent.lab.server
 from agent.lab.core import Message
 from agent.lab.profiles import (
     ENROLMENT_IDENTIFIER,
@@ -444,3 +445,31 @@ def test_a_reset_in_the_middle_of_a_command_loses_no_command(run_in_reactor: Run
 
 def test_the_topic_of_the_lab_is_one_that_a_mac_takes() -> None:
     assert TOPIC.startswith("com.apple.mgmt.")
+
+
+def test_a_session_that_is_resumed_is_the_same_macs(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_site = agent.lab.server._site
+
+    def impatient_site(root: Any) -> Any:
+        site = make_site(root)
+        site.timeOut = 0.2  # as servers do it with connections that are quiet
+        return site
+
+    monkeypatch.setattr(agent.lab.server, "_site", impatient_site)
+
+    async def scenario() -> None:
+        async with stack(2, resume=1.0) as running:
+            clients = [running.fleet[0], running.fleet[1]]
+            for client in clients:
+                await running.command(client, "ProfileList")
+            contexts = running.around.contexts
+            full, resumed = contexts.handshakes_full, contexts.handshakes_resumed
+            for client in clients:
+                await running.until(lambda client=client: not client.connected, "the lab closes the connection")
+                answer = await running.command(client, "DeviceInformation", Queries=["SerialNumber"])
+                assert answer["QueryResponses"] == {"SerialNumber": client.device.mac.serial_number}
+            assert (contexts.handshakes_full, contexts.handshakes_resumed) == (full, resumed + 2)
+
+    run_in_reactor(scenario())
