@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError
@@ -21,6 +20,7 @@ from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Population
 from agent.load.control import (
     Begin,
+    ControlError,
     Finish,
     Message,
     Note,
@@ -36,6 +36,7 @@ from agent.load.control import (
     StartPhase,
 )
 from agent.load.control_link import ControlLink, ControlServer
+from agent.load.gathered import PhaseRecord, Worker, cut
 from agent.load.live import LiveView, PhaseView, Recent, Watcher
 from agent.load.metrics import Metrics
 from agent.load.phases.sleep import sleep
@@ -51,69 +52,6 @@ READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
 FINISH_SECONDS = 60.0  # … and comes to its end when it is told to
 INTERRUPTED = "the run was interrupted"
 _log = Logger()
-
-
-def cut(population: Population, shards: int) -> list[range]:
-    """The Macs of each of at most ``shards`` shards: ranges of whole segments, as equal as can be."""
-    segments = population.segments
-    count = max(1, min(shards, segments))
-    starts = [population.segment(segments * shard // count)[0] for shard in range(count)]
-    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(population)], strict=True)]
-
-
-@dataclass(slots=True)
-class PhaseRecord:
-    """One phase of the run: ``begun`` and ``over`` in seconds from its start, ``states`` by the shard."""
-
-    name: str
-    kind: str
-    states: dict[int, PhaseState] = field(default_factory=dict)
-    begun: float | None = None
-    over: float | None = None
-    ended: Deferred[None] = field(default_factory=Deferred)
-
-    @property
-    def state(self) -> PhaseState:
-        """The phase in all shards."""
-        total = PhaseState(over=True) if self.states else PhaseState()
-        for state in self.states.values():
-            total = total.plus(state)
-        return total
-
-    def as_json(self) -> dict[str, Any]:
-        """For the results."""
-        state = self.state
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "started_s": self.begun,
-            "ended_s": self.over,
-            "planned": state.planned,
-            "started": state.started,
-            "done": state.done,
-            "failed": state.failed,
-            "late": state.late,
-            "dropped": state.dropped,
-        }
-
-
-@dataclass(slots=True)
-class _Worker:
-    """One shard as the conductor sees it."""
-
-    indexes: range
-    ready: Deferred[None] = field(default_factory=Deferred)
-    settled: Deferred[None] = field(default_factory=Deferred)
-    ended: Deferred[None] = field(default_factory=Deferred)
-    second: int = -1
-    snapshot: dict[str, Any] | None = None
-    result: ShardResult | None = None
-    problem: str | None = None
-
-    def settle(self) -> None:
-        """Its Macs are at nothing, or it is gone."""
-        if not self.settled.called:
-            self.settled.callback(None)
 
 
 class Conductor:
@@ -146,7 +84,7 @@ class Conductor:
         self._apns = apns
         self._trace = trace
         self._cores = cores
-        self._workers = [_Worker(indexes) for indexes in cut(self.population, workers)]
+        self._workers = [Worker(indexes) for indexes in cut(self.population, workers)]
         self._starts = [worker.indexes.start for worker in self._workers]
         self._recent = Recent()
         self._link = ControlServer(reactor, len(self._workers), self)
@@ -243,7 +181,7 @@ class Conductor:
         for number, worker in enumerate(self._workers):
             self._submit(number, worker, push_began)
 
-    def _submit(self, number: int, worker: _Worker, push_began: float) -> None:
+    def _submit(self, number: int, worker: Worker, push_began: float) -> None:
         plan = ShardPlan(
             shard=number,
             shards=len(self._workers),
@@ -263,6 +201,7 @@ class Conductor:
             cores=max(1, self._cores // len(self._workers)),
         )
         future = self._executor.submit(run_shard, encode(plan))
+        worker.asked = True
         future.add_done_callback(lambda done: self._reactor.callFromThread(self._ended, number, done))
 
     async def _conduct(self) -> None:
@@ -298,7 +237,7 @@ class Conductor:
     async def _close(self) -> None:
         self._link.dismiss(Finish(self.incomplete_because or "the run ended first"))
         for worker in self._workers:
-            if worker.result is None and worker.problem is None:
+            if worker.asked and not self._is_over(worker):
                 try:
                     await worker.ended.addTimeout(FINISH_SECONDS, self._reactor)
                 except DeferredTimeout:
@@ -325,7 +264,7 @@ class Conductor:
             case Snapshot(metrics):
                 worker.snapshot = metrics
             case PhaseOver(number, state):
-                self.phases[number].states[link.shard] = state
+                self._phase(number).states[link.shard] = state
                 self._settle_phase(number)
             case Settled():
                 worker.settle()
@@ -345,8 +284,9 @@ class Conductor:
         self.timeline.add(t, row)
         self._recent.add(shard, row)
         for number, state in phases.items():
-            if not self.phases[number].states.get(shard, PhaseState()).over:
-                self.phases[number].states[shard] = state
+            states = self._phase(number).states
+            if not states.get(shard, PhaseState()).over:
+                states[shard] = state
         worker = self._workers[shard]
         worker.second = t
         whole = min(each.second for each in self._workers if each is worker or not self._is_over(each))
@@ -354,6 +294,11 @@ class Conductor:
             self._second = whole
             self._recent.turn()
             self._watcher.look(self.view())
+
+    def _phase(self, number: int) -> PhaseRecord:
+        if not 0 <= number < len(self.phases):
+            raise ControlError(f"there is no phase {number} in this run")
+        return self.phases[number]
 
     def _settle_phase(self, number: int) -> None:
         """A phase is over when it is so in every shard that lives."""
@@ -386,13 +331,13 @@ class Conductor:
         for each in range(len(self.phases)):
             self._settle_phase(each)
 
-    def _fail(self, worker: _Worker, problem: str, reason: str | None = None) -> None:
+    def _fail(self, worker: Worker, problem: str, reason: str | None = None) -> None:
         worker.problem = problem
         self.incomplete_because = self.incomplete_because or problem
         if not worker.ready.called:
             worker.ready.errback(OperatorError(reason or problem))
 
-    def _is_over(self, worker: _Worker) -> bool:
+    def _is_over(self, worker: Worker) -> bool:
         return worker.result is not None or worker.problem is not None
 
     def _alive(self) -> bool:

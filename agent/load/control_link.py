@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from twisted.logger import Logger
 
-from agent.errors import OperatorError, PeerError
+from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.load.control import MAX_FRAME_BYTES, ControlError, FrameReader, Hello, Message, encode
 from agent.net.lom_listener import Listener
 from agent.net.plain import Unchecked
@@ -37,7 +37,7 @@ class Party(Protocol):
     """Who listens at one end."""
 
     def said(self, link: ControlLink, message: Message) -> None:
-        """A message came."""
+        """A message came. Raises an error of ours for one that makes no sense, which ends the link."""
 
     def gone(self, link: ControlLink, error: PeerError) -> None:
         """The link is gone, or never came to be."""
@@ -95,8 +95,8 @@ class ControlLink:
         try:
             while self._stream is not None and (message := self._reader.take()) is not None:
                 self._party.said(self, message)
-        except ControlError as error:
-            self._lose(error)
+        except LomAgentError as error:
+            self._lose(ControlError(str(error)))
 
     def lost(self, error: PeerError) -> None:
         """The stream is gone."""

@@ -21,6 +21,7 @@ from agent.errors import LomAgentError, PeerError
 from agent.load.census import Census, state_of
 from agent.load.control import (
     Begin,
+    ControlError,
     Finish,
     Hello,
     Message,
@@ -205,7 +206,10 @@ class Shard:
     def _start(self, number: int) -> None:
         if self._parts is None or self._finished.called:
             return
-        run = PhaseRun(self._plan.scenario.phases[number], self._parts.crew, self._parts.part)
+        phases = self._plan.scenario.phases
+        if not 0 <= number < len(phases) or number in self._running:
+            raise ControlError(f"phase {number} cannot begin: there are {len(phases)}, each begins once")
+        run = PhaseRun(phases[number], self._parts.crew, self._parts.part)
         over = Deferred.fromCoroutine(run.run())
         self._running[number] = run, over
         over.addBoth(partial(self._over, number, run))

@@ -15,7 +15,8 @@ from twisted.internet import reactor
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
-from agent.load.conductor import INTERRUPTED, Conductor, cut
+from agent.load.conductor import INTERRUPTED, Conductor
+from agent.load.gathered import cut
 from agent.load.live import LiveView
 from agent.load.push import APNsPlan
 from agent.load.scenario.reading import scenario_from
@@ -57,9 +58,7 @@ async def run(
         **parts,
     }
     own = executor or ThreadPoolExecutor(workers)
-    conductor = Conductor(
-        reactor, scenario_from(document), own, workers, looker or Looker(), apns=APNsPlan(), cores=1
-    )
+    conductor = Conductor(reactor, scenario_from(document), own, workers, looker or Looker(), apns=APNsPlan(), cores=1)
     started(conductor)
     try:
         await conductor.run()
