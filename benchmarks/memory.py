@@ -94,7 +94,7 @@ class Connecting:
 
 
 def connected(macs: int, nginx: Server) -> list[float]:
-    """Bytes of a Mac that is enrolled and connected: of the Mac itself, then of the connection in addition."""
+    """Bytes of a Mac that is enrolled and connected."""
     fleet = EnrolledFleet(WARM_UP + macs, nginx.authority, nginx.url("nothing"))
     clients = [fleet.enrol(index) for index in range(WARM_UP)]
     unused = SSL.Context(SSL.TLS_METHOD)
