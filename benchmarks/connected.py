@@ -127,6 +127,7 @@ async def run(nginx: Server, macs: int, rate: float, seconds: float) -> None:
     await crowd.connect()
     opening = time.process_time() - began
     assert all(client.connected for client in crowd.clients)
+    fleet.fleet.rest(looks=macs)  # as a run does, in the seconds after
     grown = (resident_bytes() - enrolled) / macs / KIB
     print(
         f"{macs} Macs connected: {1e6 * opening / macs:.0f} µs of CPU and {grown:.1f} KiB each, {crowd.failed} errors"

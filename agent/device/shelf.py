@@ -21,6 +21,7 @@ from agent.device.mac import Device
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
 from agent.pki.identity import Identity
+from agent.pki.rsa_prime import key_of, prime_of
 from agent.pki.shared import shared_certificate
 
 _PROTOCOL = 5
@@ -109,7 +110,9 @@ class _Writer(pickle.Pickler):
         if isinstance(value, x509.Certificate):
             return shared_certificate, (value.public_bytes(Encoding.DER),)
         if isinstance(value, Identity):
-            return _identity, (*value.octets, value.chain)
+            certificate, key = value.octets
+            prime = prime_of(value.certificate, key)
+            return _identity, (certificate, b"" if prime else key, prime, value.chain)
         return NotImplemented
 
 
@@ -143,5 +146,7 @@ def _source() -> Derivation:
     raise NotImplementedError("for the reader alone to follow")
 
 
-def _identity(certificate: bytes, key: bytes, chain: tuple[x509.Certificate, ...]) -> Identity:
+def _identity(certificate: bytes, key: bytes, prime: bytes, chain: tuple[x509.Certificate, ...]) -> Identity:
+    if prime:
+        key = key_of(x509.load_der_x509_certificate(certificate), prime)
     return Identity.of_octets(certificate, key, chain)

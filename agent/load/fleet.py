@@ -21,9 +21,9 @@ from agent.net.surroundings import Surroundings
 # A real Mac takes half a minute; a first look at the tool should not.
 BOOT = Uniform(1.0, 3.0)
 SHUTDOWN = Uniform(0.2, 1.0)
-# Of one call, in Macs: together about 25 ms.
+# Of one call, in Macs: together about 20 ms.
 RESTS_AT_ONCE = 200
-LOOKS_AT_ONCE = 1000
+LOOKS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from agent.errors import MisuseError, PeerError
 from agent.net.http1 import Origin, Response, ResponseMalformed, ResponseReader
+from agent.net.openssl_direct import let_go_of_identity
 from agent.net.plain import PlainConnection, Unchecked
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.resolver import Address, Resolver
@@ -300,6 +301,7 @@ class HTTPConnection:
             self._keep_session(self._let_go())
             stream.close()  # RFC 9112, 9.5: an answer before the whole request was sent ends the connection, too
         self._used = True
+        self._request = b""
         caller = self._finish()
         if caller is not None:
             caller.answered(response)
@@ -325,6 +327,8 @@ class HTTPConnection:
         """The stream is open: the request that waits for it goes out."""
         self._count_and_time()
         self._resolver.prefer(self._origin.host, self._addresses[0])
+        if self._identity is not None and self._stream is not None:
+            let_go_of_identity(self._stream.tls, self._identity)
         self._send()
 
     def received(self, octets: bytes) -> None:

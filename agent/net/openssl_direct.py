@@ -6,11 +6,13 @@ taken: an identity is parsed anew for each connection, and a session is kept as 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 
+from agent.pki.authority import Authority
 from agent.pki.identity import Identity
 
 PREPARED_IDENTITIES = 1024  # that are kept, 7.5 KiB each; of a Mac that is connected, OpenSSL has the same in use
@@ -55,6 +57,22 @@ def _use_prepared(connection: Any, identity: Identity) -> bool:
         return True
     _lib.ERR_clear_error()  # the public way says what is wrong
     return False
+
+
+def let_go_of_identity(connection: Any, identity: Identity) -> None:
+    """The handshake is over, and no other one will come: what the connection holds of its identity, 7 KiB, may go.
+
+    OpenSSL has no public way to take a certificate off a connection, so one takes its place that all connections
+    share. It has a place for each kind of key.
+    """
+    if DIRECT:
+        _use_prepared(connection, _nobody(isinstance(identity.key, rsa.RSAPrivateKey)))
+
+
+@cache
+def _nobody(with_rsa: bool) -> Identity:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048) if with_rsa else None
+    return Authority.create("nobody", key=key).identity
 
 
 @lru_cache(PREPARED_IDENTITIES)

@@ -1,0 +1,36 @@
+"""An RSA key and its prime."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from agent.pki.authority import CLIENT_USAGE, Authority
+from agent.pki.identity import Identity
+from agent.pki.rsa_prime import key_of, prime_of
+
+ROOT = Authority.create("Root")
+
+
+@pytest.mark.parametrize("bits", [1024, 2048])
+def test_a_key_is_the_same_again(bits: int) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    identity = ROOT.issue("mac", CLIENT_USAGE, key=key)
+    certificate, octets = identity.octets
+    numbers = key.private_numbers()
+    prime = prime_of(identity.certificate, octets)
+    assert len(prime) == bits // 16
+    again = Identity.of_octets(certificate, key_of(identity.certificate, prime))
+    assert isinstance(again.key, rsa.RSAPrivateKey)  # its private exponent may be another that does the same
+    assert {again.key.private_numbers().p, again.key.private_numbers().q} == {numbers.p, numbers.q}
+    assert again.key.sign(b"text", padding.PKCS1v15(), SHA256()) == key.sign(b"text", padding.PKCS1v15(), SHA256())
+
+
+def test_a_key_that_is_not_the_certificates_own_is_kept_whole() -> None:
+    one, other = (rsa.generate_private_key(public_exponent=65537, key_size=1024) for _ in range(2))
+    mixed = Identity(ROOT.issue("mac", CLIENT_USAGE, key=one).certificate, other)
+    assert prime_of(mixed.certificate, mixed.octets[1]) == b""
+    curve = ROOT.issue("mac", CLIENT_USAGE)
+    assert prime_of(curve.certificate, curve.octets[1]) == b""
+    assert prime_of(mixed.certificate, curve.octets[1]) == b""
