@@ -202,7 +202,7 @@ def test_the_job_gets_through_a_gateway_that_misbehaves(tmp_path: Path) -> None:
         (["--apns-cert", "/etc/hosts"], b"push.key"),
         (["--apns-cert", "/etc/hosts", "--apns-key", "/etc/hosts"], b"/etc/hosts"),
         (["--apns-provider-ca", "/nonexistent"], b"/nonexistent"),
-        (["--enroll", "https://mdm.example/", "--apns-strict"], b"--apns"),
+        (["--enroll", "https://mdm.example/", "--apns-strict"], b"push.strict is for the gateway"),
         (["--enroll", "https://mdm.example/", "--apns", "127.0.0.1:0"], b"push needs tls"),
     ],
 )

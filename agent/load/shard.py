@@ -7,6 +7,7 @@ are pushed, and tells how far it is.
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 from functools import partial
@@ -209,6 +210,7 @@ class Shard:
         phases = self._plan.scenario.phases
         if not 0 <= number < len(phases) or number in self._running:
             raise ControlError(f"phase {number} cannot begin: there are {len(phases)}, each begins once")
+        gc.freeze()  # what lasts is not to be looked through again and again: with many Macs that stops the loop
         run = PhaseRun(phases[number], self._parts.crew, self._parts.part)
         over = Deferred.fromCoroutine(run.run())
         self._running[number] = run, over
