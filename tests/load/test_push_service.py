@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from conftest import RunInReactor
+from push_service import PushService
 from stack import SECONDS, Stack, stack
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from agent.errors import PeerError
-from agent.load.push import APNsPlan, PushService
+from agent.load.push import APNsPlan
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
 from agent.net.apns_provider import PushFailed

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
+from push_service import PushService
 from stack import Stack, stack
 
 from agent.lab import api
 from agent.lab.core import MAX_RESULTS
-from agent.load.push import APNsPlan, PushBehaviour, PushService
+from agent.load.push import APNsPlan, PushBehaviour
 from agent.servers.configs import LabConfig, Trust
 from agent.servers.opening import open_server
 from agent.servers.server import PushNotSent, Server, StatusRefused
