@@ -43,8 +43,9 @@ from agent.load.phases.sleep import sleep
 from agent.load.push import APNsPlan, PushFront, fleet_router
 from agent.load.scenario.types import Scenario
 from agent.load.server_side import ServerSide
-from agent.load.shard import run_shard
+from agent.load.shard import max_rss_kib, run_shard
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
+from agent.load.strain import Strain
 from agent.load.timeline import TimeLine
 from agent.net.apns_router import PushRouter
 
@@ -57,6 +58,7 @@ _log = Logger()
 class Conductor:
     """One run of a scenario in ``workers`` shards, which ``executor`` runs.
 
+    ``host`` is the address of this machine at which the shards find the conductor; loopback unless they run elsewhere.
     ``incomplete_because`` says afterwards what kept the run from its end, None where nothing did.
     """
 
@@ -68,6 +70,7 @@ class Conductor:
         workers: int,
         watcher: Watcher,
         *,
+        host: str = "127.0.0.1",
         apns: APNsPlan | None = None,
         trace: Callable[[int], str | None] = lambda _shard: None,
         cores: int = 1,
@@ -84,6 +87,7 @@ class Conductor:
         self._apns = apns
         self._trace = trace
         self._cores = cores
+        self._host = host
         self._workers = [Worker(indexes) for indexes in cut(self.population, workers)]
         self._starts = [worker.indexes.start for worker in self._workers]
         self._recent = Recent()
@@ -92,6 +96,7 @@ class Conductor:
         self._router: PushRouter | None = None
         self._front: PushFront | None = None
         self._job: Deferred[None] | None = None
+        self._strain = Strain(reactor)
         self._began: float | None = None
         self._second = -1
 
@@ -122,7 +127,7 @@ class Conductor:
         return merged
 
     def generator(self) -> list[dict[str, Any]]:
-        """How each worker kept up."""
+        """How each worker kept up, and this process where it has the gateway and not the server, too."""
         facts = []
         for number, worker in enumerate(self._workers):
             result = worker.result
@@ -135,6 +140,17 @@ class Conductor:
                     "cpu_s": result.cpu_s,
                     "cpu_by_second": result.cpu_by_second,
                     "max_rss_kib": result.max_rss_kib,
+                }
+            )
+        if self._front is not None and self._server.lab is None:
+            peak, strain = max_rss_kib(), self._strain
+            facts.append(
+                {
+                    "worker": "gateway",
+                    "lag": strain.lag.encoded(),
+                    "cpu_s": strain.cpu_s,
+                    "cpu_by_second": strain.cpu_by_second,
+                    "max_rss_kib": peak,
                 }
             )
         return facts
@@ -170,7 +186,7 @@ class Conductor:
 
     async def _open(self) -> None:
         self._server.open(self._watcher.note)
-        self._link.listen()
+        self._link.listen(self._host)
         plan = self._apns
         if plan is not None:
             self._router = fleet_router(self._reactor, self.population, plan.behaviour, self._shard_of, self._push)
@@ -214,6 +230,8 @@ class Conductor:
             first.subFailure.raiseException()
         self._began = self._reactor.seconds()
         self._link.broadcast(Begin())
+        self._strain.second()
+        self._strain.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:
                 await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
@@ -242,6 +260,7 @@ class Conductor:
                     await worker.ended.addTimeout(FINISH_SECONDS, self._reactor)
                 except DeferredTimeout:
                     self._fail(worker, f"a worker process did not come to its end within {FINISH_SECONDS:g} s")
+        self._strain.stop()
         self._watcher.look(self.view())
         self._link.close()
         if self._front is not None:
@@ -293,6 +312,7 @@ class Conductor:
         if whole > self._second:  # of every worker that lives
             self._second = whole
             self._recent.turn()
+            self._strain.second()
             self._watcher.look(self.view())
 
     def _phase(self, number: int) -> PhaseRecord:

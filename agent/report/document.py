@@ -8,7 +8,7 @@ that nobody here knows are passed over: a later version may have added them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -123,9 +123,9 @@ class Lag(Struct, frozen=True):
 
 
 class Worker(Struct, frozen=True):
-    """What one worker process took. ``busiest_second`` is a share of one core."""
+    """What one worker process took, or that of the push gateway. ``busiest_second`` is a share of one core."""
 
-    worker: Count
+    worker: Count | Literal["gateway"]
     lag_ms: Lag = Lag()
     cpu_s: Amount | None = None
     busiest_second: Amount | None = None

@@ -21,9 +21,9 @@ _DECIMALS = 3
 def generator_document(workers: Sequence[Mapping[str, Any]]) -> GeneratorDocument:
     """The verdict over the workers.
 
-    Of each: ``worker`` (its number), ``lag`` (an encoded histogram as `Latencies` makes, or ``p50``, ``p99`` and
-    ``max`` in ms, or None where the worker did not live to tell), ``cpu_s``, ``cpu_by_second`` (shares of a core) and
-    ``max_rss_kib``. Of no workers nothing is known, so that they are not to be trusted.
+    Of each: ``worker`` (its number, or "gateway"), ``lag`` (an encoded histogram as `Latencies` makes, or ``p50``,
+    ``p99`` and ``max`` in ms, or None where the worker did not live to tell), ``cpu_s``, ``cpu_by_second`` (shares of a
+    core) and ``max_rss_kib``. Of no workers nothing is known, so that they are not to be trusted.
     """
     documents = [_worker(facts) for facts in workers]
     reasons = [] if workers else ["The load generator did not measure itself."]
@@ -57,18 +57,15 @@ def _lag(lag: str | Mapping[str, float] | None) -> LagDocument:
 
 def _reasons(worker: WorkerDocument, shares: Sequence[float]) -> list[str]:
     reasons = []
+    number = worker["worker"]
+    name = "The gateway's process" if number == "gateway" else f"Worker {number}"
     p99 = worker["lag_ms"]["p99"]
     if p99 is None:
-        reasons.append(f"Worker {worker['worker']} did not tell how it kept up.")
+        reasons.append(f"{name} did not tell how it kept up.")
     elif p99 > LAG_P99_MS:
-        reasons.append(
-            f"The event loop of worker {worker['worker']} lagged by {p99:.0f} ms (p99); "
-            f"no more than {LAG_P99_MS:.0f} ms is to be trusted."
-        )
+        loop = name if number == "gateway" else f"The event loop of worker {number}"
+        reasons.append(f"{loop} lagged by {p99:.0f} ms (p99); no more than {LAG_P99_MS:.0f} ms is to be trusted.")
     busy = sum(share > BUSY_SHARE for share in shares)
     if busy > BUSY_SECONDS * len(shares):
-        reasons.append(
-            f"Worker {worker['worker']} used over {BUSY_SHARE * 100:.0f} % of its core "
-            f"in {busy} of {len(shares)} seconds."
-        )
+        reasons.append(f"{name} used over {BUSY_SHARE * 100:.0f} % of its core in {busy} of {len(shares)} seconds.")
     return reasons

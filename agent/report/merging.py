@@ -211,7 +211,10 @@ def _generator(documents: Sequence[ResultsDocument]) -> GeneratorDocument:
             for number, document in enumerate(documents, 1)
             for reason in document["generator"]["reasons"]
         ],
-        "workers": [{**worker, "worker": number} for number, worker in enumerate(workers)],
+        "workers": [
+            {**worker, "worker": worker["worker"] if worker["worker"] == "gateway" else number}
+            for number, worker in enumerate(sorted(workers, key=lambda worker: worker["worker"] == "gateway"))
+        ],
     }
 
 

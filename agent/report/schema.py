@@ -117,9 +117,9 @@ class LagDocument(TypedDict):
 
 
 class WorkerDocument(TypedDict):
-    """What one worker took."""
+    """What one worker took, or the process of the push gateway."""
 
-    worker: Count
+    worker: Count | Literal["gateway"]
     lag_ms: LagDocument
     cpu_s: Amount
     busiest_second: Amount
