@@ -230,7 +230,6 @@ class Conductor:
             first.subFailure.raiseException()
         self._began = self._reactor.seconds()
         self._link.broadcast(Begin())
-        self._strain.second()
         self._strain.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:

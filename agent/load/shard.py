@@ -107,7 +107,6 @@ class Shard:
             self._parts.open()
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
-            self._strain.begin()
             self._link.send(Ready())
             await self._finished
         except LomAgentError as error:
@@ -179,7 +178,7 @@ class Shard:
     # Time.
 
     def _begin(self) -> None:
-        self._strain.second()
+        self._strain.begin()
         self._seconds = LoopingCall.withCount(self._tell_second)
         self._seconds.clock = self._reactor
         self._seconds.start(1.0, now=False).addErrback(self._defect)

@@ -32,7 +32,8 @@ class Strain:
         return time.thread_time() - self._cpu_began
 
     def begin(self) -> None:
-        """Watch from now on."""
+        """Watch from now on; what was before, the making of a fleet, is nothing that a server could have seen."""
+        self._before, self._cpu_before = self._clock.seconds(), time.thread_time()
         self._due = self._clock.seconds() + LOOK_SECONDS
         self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
 
