@@ -45,6 +45,7 @@ from agent.load.strain import Strain
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
+REST_SECONDS = 0.05
 GONE = "the conductor is gone"
 
 
@@ -91,6 +92,8 @@ class Shard:
         self._reason = "the run ended first"
         self._running: dict[int, tuple[PhaseRun, Deferred[None]]] = {}
         self._strain = Strain(reactor)
+        self._resting = LoopingCall(self._rest)
+        self._resting.clock = reactor
         self._parts: ShardParts | None = None
         self._census: Census | None = None
         self._seconds: LoopingCall | None = None
@@ -107,6 +110,7 @@ class Shard:
             self._parts.open()
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
+            self._resting.start(REST_SECONDS, now=False).addErrback(self._defect)
             self._link.send(Ready())
             await self._finished
         except LomAgentError as error:
@@ -123,6 +127,8 @@ class Shard:
             self._tell_second(1)
             self._seconds.stop()
         self._strain.stop()
+        if self._resting.running:
+            self._resting.stop()
         parts = self._parts
         if parts is not None:
             await parts.close()
@@ -183,6 +189,10 @@ class Shard:
         self._seconds.clock = self._reactor
         self._seconds.start(1.0, now=False).addErrback(self._defect)
 
+    def _rest(self) -> None:
+        if self._parts is not None:
+            self._parts.rest()
+
     def _tell_second(self, passed: int) -> None:
         """A second is over, or several in which the loop was blocked: the last one gets what happened in all."""
         parts, census = self._parts, self._census
@@ -197,7 +207,6 @@ class Shard:
         row = {**gauges, "operations": parts.metrics.take_second(), "lag_ms": lag, "cpu": cpu}
         states = {number: run.state for number, (run, _) in self._running.items()}
         self._send(Second(self._second, row, states))
-        parts.rest()
         if self._second % SNAPSHOT_SECONDS == 0:
             self._send(Snapshot(parts.metrics.snapshot()))
 
