@@ -25,7 +25,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from agent.load.limits import allow_open_files
+from agent.load.open_files import allow_open_files
 from agent.net.mdm_client import MDMClient
 
 AT_ONCE = 100  # connections that are being opened

@@ -28,7 +28,7 @@ from OpenSSL import SSL
 from table import verdict
 from twisted.internet import reactor
 
-from agent.load.limits import allow_open_files
+from agent.load.open_files import allow_open_files
 from agent.net.mdm_client import MDMClient
 from agent.net.openssl_direct import PREPARED_IDENTITIES
 from agent.net.tls import make_context, use_identity
