@@ -11,7 +11,8 @@ from rich.text import Text
 
 from agent.report.compare import compare
 from agent.report.document import read_document
-from agent.report.results import read_results
+from agent.report.merging import merge_documents
+from agent.report.results import read_results, write_results
 from agent.report.terminal.text import Indented, print_line, visible
 from agent.report.verdict import Level, Statement, verdict
 
@@ -30,13 +31,22 @@ _STYLES = {Level.GOOD: "green", Level.NOTE: "", Level.WARNING: "yellow", Level.B
     metavar="FILE.html",
     help=f"Where to write it: {REPORT_NAME} beside the results, or {COMPARISON_NAME} here, unless you say.",
 )
-def report(results: Sequence[str], out: Path | None) -> None:
+@click.option(
+    "--merge",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Add the runs up, as if they had been one on several machines, and write results.json and the report there.",
+)
+def report(results: Sequence[str], out: Path | None, merge: Path | None) -> None:
     """Make the HTML report of a run again, or compare several runs.
 
     DIR_OR_FILE is a results.json, or the folder that a run wrote it to (--out). Of one comes its report; of several a
     comparison, in which every run is held against the first. The page is one file that needs nothing else.
     """
     documents = [read_results(path) for path in results]
+    if merge is not None:
+        documents, results = [merge_documents(documents)], [str(merge)]
+        write_results(merge, documents[0])
     if len(documents) == 1:
         target = out or _beside(results[0])
         found = verdict(read_document(documents[0]))

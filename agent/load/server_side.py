@@ -91,15 +91,27 @@ def _config(scenario: Scenario) -> ServerConfig | None:
 
     if server.adapter == "lab" and server.lab is not None:
         token = _read(server.lab.token_file, "the token of the lab's API", MAX_SECRET_BYTES)
-        return LabConfig(server.lab.url.rstrip("/"), _text(token, server.lab.token_file), trust(server.lab.ca))
+        return LabConfig(
+            server.lab.url.rstrip("/"),
+            _text(token, server.lab.token_file),
+            trust(server.lab.ca),
+            push=bool(scenario.push.enabled),
+        )
     if server.adapter == "nanomdm" and server.nanomdm is not None:
         nano = server.nanomdm
         key = _api_key(nano.api_key_env, nano.api_key_file)
-        return NanoMDMConfig(nano.url.rstrip("/"), key, user=nano.user, trust=trust(nano.ca))
+        return NanoMDMConfig(
+            nano.url.rstrip("/"),
+            key,
+            user=nano.user,
+            trust=trust(nano.ca),
+            push=bool(scenario.push.enabled),
+            plain=nano.plain_http,
+        )
     if server.adapter == "webhook" and server.webhook is not None:
         hook = server.webhook
         push = None if hook.push is None else _template(hook.push)
-        return WebhookConfig(_template(hook.enqueue), push, trust(hook.ca))
+        return WebhookConfig(_template(hook.enqueue), push, trust(hook.ca), plain=hook.plain_http)
     return None
 
 

@@ -66,6 +66,6 @@ def _reasons(worker: WorkerDocument, shares: Sequence[float]) -> list[str]:
         loop = name if number == "gateway" else f"The event loop of worker {number}"
         reasons.append(f"{loop} lagged by {p99:.0f} ms (p99); no more than {LAG_P99_MS:.0f} ms is to be trusted.")
     busy = sum(share > BUSY_SHARE for share in shares)
-    if busy > BUSY_SECONDS * len(shares):
+    if busy > max(1, BUSY_SECONDS * len(shares)):
         reasons.append(f"{name} used over {BUSY_SHARE * 100:.0f} % of its core in {busy} of {len(shares)} seconds.")
     return reasons

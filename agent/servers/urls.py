@@ -17,7 +17,7 @@ def split_server_url(url: str, *, plain: bool) -> tuple[Origin, str]:
         raise OperatorError("the URL of a server's API can have neither a user and password nor a fragment")
     if not origin.secure and not plain and not _is_loopback(origin.host):
         raise OperatorError(
-            f"{url!r} would send secrets over the network as they are: use https://, or allow plain http explicitly"
+            f"{url!r} would send secrets over the network as they are: use https://, or say plain_http = true"
         )
     return origin, target
 

@@ -114,7 +114,7 @@ def test_a_mac_that_lay_down_answers_as_before(run_in_reactor: RunInReactor) -> 
             assert not lies(client)  # a connection is open
             await running.until(lambda: not client.in_session, "the session's end")
             assert not lies(client)
-            client._end_session()  # as where the server closes it
+            client._parts.sessions.end()  # as where the server closes it
             assert client.enrolled
             assert lies(client)
             assert client.enrolled
@@ -133,7 +133,7 @@ def test_a_mac_at_rest_is_reached_by_its_controller_and_boots(run_in_reactor: Ru
             for client in (controller, device):
                 await with_lom(running, client)
                 await running.until(lambda: not client.in_session, "the session's end")  # noqa: B023
-                client._end_session()
+                client._parts.sessions.end()
                 assert lies(client)
             mac = running.fleet.population[1]
             item = RelayItem("0001", mac.dns_name, PowerRequest.RESET, mac.primary_ipv6, None)
@@ -141,7 +141,7 @@ def test_a_mac_at_rest_is_reached_by_its_controller_and_boots(run_in_reactor: Ru
             assert outcome.error == ""
             assert not lies(device)  # it boots
             await running.until(lambda: device.boots == 1 and not device.in_session, "the boot, and a session after it")
-            device._end_session()
+            device._parts.sessions.end()
             assert lies(device)
             assert device.boots == 1
             version = mac.lom_protocol_version
@@ -160,7 +160,7 @@ def test_whether_a_mac_left_is_known_after_it_lay_down(run_in_reactor: RunInReac
             running.fleet.gateway.on_left = gone.append
             identifier = next(iter(client.device.profiles)).identifier
             await running.command(client, "RemoveProfile", Identifier=identifier)
-            await running.until(lambda: not client.enrolled and client._errands.quiet, "the end of the management")
+            await running.until(lambda: not client.enrolled and client._parts.errands.quiet, "the end of management")
             assert gone == [0]
             left_at = client.pushes.left_at
             assert lies(client)

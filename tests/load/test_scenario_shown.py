@@ -36,7 +36,7 @@ def test_header_values_that_may_be_secrets_are_hidden(name: str) -> None:
 
 
 def test_templates_hold_no_secret_and_are_shown() -> None:
-    headers = {"Authorization": "Bearer {env:MDM_TOKEN}"}
+    headers = {"Authorization": "Bearer {env:MDM_TOKEN}", "Content-Type": "application/json"}
     body = '{"push_token": "{token_hex}", "api_token": "' + SECRET + '", "udid": "{udid}"}'
     enqueue = shown(webhook(headers=headers, body=body))["server"]["webhook"]["enqueue"]
     assert enqueue["headers"] == headers
@@ -59,4 +59,6 @@ def test_what_came_from_files_is_named_by_its_file(tmp_path: Any) -> None:
     moments = tmp_path / "moments"
     moments.write_text("1\n2\n")
     phase = {"kind": "enroll", "arrivals": "replay", "replay_file": str(moments)}
-    assert shown({"phase": [phase]})["phase"] == [{"name": "enroll", "wait": True, "share": 1.0, **phase}]
+    assert shown({"phase": [phase]})["phase"] == [
+        {"name": "enroll", "wait": True, "share": 1.0, "timeout": 120.0, **phase}
+    ]

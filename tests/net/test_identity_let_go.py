@@ -25,9 +25,10 @@ def test_the_connection_goes_on_without_it(
                 await running.until(lambda: not client.in_session, "the session's end")
             assert len({connection for _udid, connection in running.reports}) == 1
             assert client.device.enrolment is not None
-            assert client._connection is not None
-            assert client._connection._stream is not None
-            tls = client._connection._stream.tls
+            connection = client._parts.connection._connection
+            assert connection is not None
+            assert connection._stream is not None
+            tls = connection._stream.tls
             assert isinstance(tls, SSL.Connection)
             held = tls.get_certificate()
             assert held is not None

@@ -9,7 +9,7 @@ import pytest
 from command import lom_agent
 
 from agent.report.html import MOST_RUNS
-from agent.report.results import write_results
+from agent.report.results import read_results, write_results
 
 
 @pytest.fixture
@@ -35,6 +35,17 @@ def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None
     assert done.returncode == 0
     assert done.stdout.decode().startswith("Run B is worse in ")
     assert "Comparison of 2 runs" in target.read_text(encoding="utf-8")
+
+
+def test_runs_of_several_machines_are_added_up(runs: Path) -> None:
+    target = runs / "both"
+    done = lom_agent("report", str(runs / "good"), str(runs / "failed"), "--merge", str(target))
+    assert done.returncode == 0, done.stderr
+    assert (target / "report.html").exists()
+    parts, whole = [read_results(runs / name) for name in ("good", "failed")], read_results(target)
+    for name, operation in whole["operations"].items():
+        assert operation["count"] == sum(part["operations"].get(name, {"count": 0})["count"] for part in parts)
+    assert whole["devices"] == sum(part["devices"] for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Each check says in one plain sentence which keys are meant. The phases have thei
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -13,10 +14,12 @@ from msgspec import structs
 from agent.errors import OperatorError
 from agent.fleet.durations import parse_duration
 from agent.load.limits import parse_limit
-from agent.load.scenario.types import FleetPart, LoadPart, PushPart, Scenario, ServerPart
+from agent.load.scenario.types import FleetPart, LoadPart, PushPart, Scenario, ServerPart, WebRequest
 from agent.net.keys import MAX_POOL, parse_keys
 from agent.net.lom_networks import parse_network
 from agent.push.rules import parse_rule
+from agent.servers.configs import RequestTemplate
+from agent.servers.templates import COMMAND_NAMES, MAC_NAMES, Template
 
 LISTEN = "127.0.0.1:0"
 ENROLL_PATH = "/enroll"  # of a lab, docs/lab-api.md
@@ -99,9 +102,26 @@ def _check_addresses(server: ServerPart) -> None:
         if (server.nanomdm.api_key_env is None) == (server.nanomdm.api_key_file is None):
             raise OperatorError("server.nanomdm needs one of api_key_env and api_key_file")
     if server.webhook is not None:
-        _check_url("server.webhook.enqueue.url", server.webhook.enqueue.url)
-        if server.webhook.push is not None:
-            _check_url("server.webhook.push.url", server.webhook.push.url)
+        hook = server.webhook
+        _check_request("server.webhook.enqueue", hook.enqueue, MAC_NAMES + COMMAND_NAMES, plain=hook.plain_http)
+        if hook.push is not None:
+            _check_request("server.webhook.push", hook.push, MAC_NAMES, plain=hook.plain_http)
+
+
+def _check_request(where: str, request: WebRequest, names: tuple[str, ...], *, plain: bool) -> None:
+    """Whether it can be sent; what it wants of the environment need not be there before the run."""
+    template = RequestTemplate(request.method, request.url, tuple(request.headers.items()), request.body)
+    try:
+        Template(template, names, _Anything(lambda: "x"), plain=plain)
+    except OperatorError as error:
+        raise OperatorError(f"{where}: {error}") from None
+
+
+class _Anything(defaultdict[str, str]):
+    """An environment in which every variable is set."""
+
+    def __contains__(self, _name: object) -> bool:
+        return True
 
 
 def _checked_push(push: PushPart, server: ServerPart) -> PushPart:

@@ -128,6 +128,9 @@ class NanoMDMPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     url: Annotated[
         str, key("Where its API listens, such as `https://mdm.example:9000`.", example="https://mdm.example:9000")
     ]
+    plain_http: Annotated[
+        bool, key("Allow `http://` where the API is not on loopback: it sends the API key over the network as it is.")
+    ] = False
     user: Annotated[str, key("The user of its HTTP basic authentication.")] = "nanomdm"
     api_key_env: Annotated[
         str | None, key("The environment variable that holds the API key.", example="NANOMDM_API_KEY")
@@ -151,9 +154,20 @@ class WebRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ]
     method: Annotated[Literal["POST", "PUT", "PATCH", "GET", "DELETE"], key("The HTTP method.")] = "POST"
     headers: Annotated[
-        dict[str, str], key("Its headers, values with templates.", example={"Authorization": "Bearer {env:MDM_TOKEN}"})
+        dict[str, str],
+        key(
+            "Its headers, values with templates; the Content-Type says how values are escaped in the body.",
+            example={"Content-Type": "application/json", "Authorization": "Bearer {env:MDM_TOKEN}"},
+        ),
     ] = field(default_factory=dict)
     body: Annotated[str, key("Its body, with templates.", example='{"plist": "{command_base64}"}')] = ""
+
+
+class PushWebRequest(WebRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same without a command: `{udid}`, `{token_hex}`, `{push_magic}` and `{env:NAME}`."""
+
+    url: Annotated[str, key("Where it goes, with templates.", example="https://mdm.example/api/devices/{udid}/push")]
+    body: Annotated[str, key("Its body, with templates.", example='{"device": "{udid}"}')] = ""
 
 
 class WebhookPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -163,8 +177,13 @@ class WebhookPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     `{push_magic}`; `{env:NAME}` is an environment variable, for what must not stand in a file.
     """
 
+    plain_http: Annotated[
+        bool, key("Allow `http://` where the API is not on loopback: it sends secrets over the network as they are.")
+    ] = False
     enqueue: Annotated[WebRequest, key("The request that queues a command.")]
-    push: Annotated[WebRequest | None, key("The request that has the server push; none: queueing pushes, too.")] = None
+    push: Annotated[PushWebRequest | None, key("The request that has the server push; none: queueing pushes, too.")] = (
+        None
+    )
     ca: Annotated[
         tuple[str, ...],
         key(
