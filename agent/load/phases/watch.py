@@ -1,6 +1,6 @@
 """Who waits for what of the Macs: a command's result, a session's end, a Mac that goes down.
 
-The Macs call it in the middle of their work (`agent.net.mdm_client.Watch`), so it tells those who wait in the next
+The Macs call it in the middle of their work (`agent.net.watch.Watch`), so it tells those who wait in the next
 turn of the reactor.
 """
 
@@ -14,8 +14,8 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from agent.errors import PeerError
 from agent.mdm.results import Status
 from agent.net.in_hand import InHand
-from agent.net.mdm_client import MDMClient
 from agent.net.reactor import Reactor
+from agent.net.watch import Watched
 
 
 class ResultMissing(PeerError):
@@ -73,19 +73,19 @@ class Watcher:
 
     # What a Mac calls.
 
-    def taken(self, _client: MDMClient, work: InHand) -> None:
+    def taken(self, _client: Watched, work: InHand) -> None:
         """The server took a result."""
         if work.status is not Status.NOT_NOW:
             arrived = self._results.pop(work.command.uuid, None)
             if arrived is not None:
                 self._tell(arrived, work)
 
-    def session_over(self, client: MDMClient, failure: PeerError | None) -> None:
+    def session_over(self, client: Watched, failure: PeerError | None) -> None:
         """A session came to its end."""
         for ended in self._sessions.pop(client.index, ()):
             self._tell(ended, failure)
 
-    def went_down(self, client: MDMClient) -> None:
+    def went_down(self, client: Watched) -> None:
         """The Mac does not run any more."""
         for ended in self._sessions.pop(client.index, ()):
             self._tell(ended, WentDown("the Mac went down before its session ended"))

@@ -1,0 +1,110 @@
+"""How a Mac carries out a command: what the device needs for it is obtained, and what came of it goes into a record.
+
+One command at a time: it is in hand from its reading until the server has taken its result. The session brings the
+commands and reports the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure as TwistedFailure
+
+from agent.device.commands import CommandSteps, carry_out
+from agent.device.mac import Device
+from agent.device.steps import Done, carry
+from agent.errors import MisuseError
+from agent.mdm.commands import Command
+from agent.mdm.results import Result
+from agent.net.errands import Errands, log_defect
+from agent.net.in_hand import InHand
+from agent.net.surroundings import Surroundings
+from agent.net.watch import Watched
+
+Report = Callable[[str, Result], object]  # CommandUUID and result
+
+
+class Commands:
+    """The commands of one Mac. Whoever watches it is told of each result that the server took."""
+
+    __slots__ = ("_around", "_device", "_errands", "_in_hand", "_life", "_performing", "_watched")
+
+    def __init__(self, device: Device, surroundings: Surroundings, errands: Errands, watched: Watched) -> None:
+        self._device = device
+        self._around = surroundings
+        self._errands = errands
+        self._watched = watched
+        self._in_hand: InHand | None = None
+        self._performing: Deferred[Any] | None = None
+        self._life = 0  # whatever was begun in an earlier one is not wanted any more
+
+    @property
+    def quiet(self) -> bool:
+        """Whether none is in hand."""
+        return self._in_hand is None
+
+    def execute(self, command: Command, report: Report) -> None:
+        """Carry a command out and report its result, now or when the steps are done that lead to it."""
+        self._in_hand = InHand(command, self._around.now())
+        outcome = carry_out(self._device, command)
+        if isinstance(outcome, Result):
+            self._finish(outcome, report)
+        else:
+            self._step(outcome, None, report)
+
+    def malformed(self, command_uuid: str, reason: str) -> None:
+        """What was to be a command is in hand, and answered already."""
+        self._in_hand = InHand.malformed(command_uuid, self._around.now(), reason)
+
+    def taken(self) -> None:
+        """The server took the report that was sent last, and with it the result of the command in hand, if any is."""
+        work, self._in_hand = self._in_hand, None
+        if work is None:
+            return
+        watched = self._watched
+        self._around.record("command", watched.index, work.since, work.failure, work.facts)
+        if watched.watch is not None:
+            watched.watch.taken(watched, work)
+
+    def stop(self) -> None:
+        """The Mac stops in the middle of a command: what it relays breaks off, and there will be no result."""
+        self._life += 1
+        performing, self._performing = self._performing, None
+        if performing is not None:
+            performing.cancel()
+
+    def forget(self) -> None:
+        """The server will take no result of the command in hand."""
+        self._in_hand = None
+
+    def rest(self) -> None:
+        """None is in hand: give up what the last one left behind."""
+        self._performing = None
+
+    def _step(self, steps: CommandSteps, answer: Any, report: Report) -> None:
+        need = carry(steps, answer)
+        if isinstance(need, Done):
+            self._finish(need.value, report)
+            return
+        self._performing = Deferred.fromCoroutine(self._errands.perform(need))
+        self._performing.addCallback(self._stepped, steps, self._life, report).addErrback(_stopped_or_defect)
+
+    def _stepped(self, answer: Any, steps: CommandSteps, life: int, report: Report) -> None:
+        if life == self._life:
+            self._step(steps, answer, report)
+        else:
+            steps.close()  # the Mac went down meanwhile; the server still has the command
+
+    def _finish(self, result: Result, report: Report) -> None:
+        work = self._in_hand
+        if work is None:
+            raise MisuseError("a result without a command")
+        work.done(result)
+        report(work.command.uuid, result)
+
+
+def _stopped_or_defect(failure: TwistedFailure) -> None:
+    if not isinstance(failure.value, CancelledError):
+        log_defect(failure)

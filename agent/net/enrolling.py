@@ -1,0 +1,44 @@
+"""A Mac enrols with a profile, for the first time or anew, and the run hears how that went."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from agent.device.installing import enrol
+from agent.device.mac import Device
+from agent.errors import PeerError
+from agent.net.awake import Awake
+from agent.net.surroundings import Moment, Surroundings
+from agent.profiles.profile import Profile
+
+FetchProfile = Callable[[], Awaitable[bytes]]
+
+
+async def enroll(mac: Awake, around: Surroundings, fetch: FetchProfile, since: Moment) -> None:
+    """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before.
+
+    ``since`` is what its time is counted from.
+    """
+    device, pushes = mac.device, mac.pushes
+    index, facts = device.mac.index, {"udid": device.mac.udid}
+    pushes.enrolling = True
+    try:
+        profile = await mac.errands.drive(enrol(device, await fetch()))
+    except PeerError as error:
+        around.record("enroll", index, since, error, facts)
+        pushes.enrolling = False
+        pushes.back()
+        raise
+    finally:
+        pushes.enrolling = False
+    mac.sessions.end()  # of an enrolment before this one
+    _judge_signer(device, profile, around)
+    mac.lom.look()
+    around.record("enroll", index, since, facts=facts)
+    pushes.enrolled()
+
+
+def _judge_signer(device: Device, profile: Profile, around: Surroundings) -> None:
+    anchors = () if device.enrolment is None else device.enrolment.anchors
+    if profile.signers and not around.trusts(profile.signers, anchors):
+        around.warn(f"the enrolment profile “{profile.name}” is signed by someone who is not trusted")
