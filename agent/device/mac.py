@@ -95,7 +95,6 @@ class Device:
         """Whether nothing is under way: it runs, and there is no session and nothing to be done later."""
         return (
             self.running
-            and self.left_at is None
             and self.session.state is State.CLOSED
             and self.session.deadline is None
             and self.power.deadline is None

@@ -54,7 +54,7 @@ class Census:
 def state_of(client: MDMClient) -> str:
     """The state that the time line counts a Mac under. One at rest is not woken for it."""
     if client.resting:
-        return "idle" if client.enrolled else "new"
+        return "idle" if client.enrolled else "left" if client.left else "new"
     device = client.device
     match device.power.state:
         case Power.BOOTING:
@@ -62,5 +62,5 @@ def state_of(client: MDMClient) -> str:
         case Power.OFF | Power.SHUTTING_DOWN:
             return "off"
     if device.enrolment is None:
-        return "new" if client.pushes.left_at is None else "left"
+        return "left" if client.left else "new"
     return "idle" if device.session.state is State.CLOSED else "session"

@@ -42,6 +42,7 @@ class MDMClient:
         "_gateway",
         "_kept",
         "_kept_enrolled",
+        "_kept_left",
         "_resumption",
         "_shelf",
         "boots",
@@ -77,6 +78,7 @@ class MDMClient:
         self._shelf = shelf
         self._kept = b""
         self._kept_enrolled = False
+        self._kept_left = False
         self._resumption: Resumption | None = None
         self._awake: Awake | None = None
 
@@ -134,6 +136,11 @@ class MDMClient:
         """Whether it is managed; nobody is woken for that."""
         return self._kept_enrolled if self._awake is None else self._awake.device.enrolment is not None
 
+    @property
+    def left(self) -> bool:
+        """Whether it left its management, and did not enrol again; nobody is woken for that."""
+        return self._kept_left if self._awake is None else self._awake.device.left_at is not None
+
     def rest(self) -> bool:
         """Lie down on the shelf, if there is nothing to do and no connection open. Returns whether it is at rest.
 
@@ -149,6 +156,7 @@ class MDMClient:
             return False
         self._kept = self._shelf.lay(awake.device)
         self._kept_enrolled = awake.device.enrolment is not None
+        self._kept_left = awake.device.left_at is not None
         self._awake = None
         return True
 
