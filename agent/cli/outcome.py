@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +13,12 @@ from rich.console import Console
 
 from agent import __version__
 from agent.cli.options import make_folder
-from agent.errors import MisuseError
+from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.limits import judge, parse_limit
 from agent.load.scenario.reading import as_document
 from agent.load.scenario.types import Scenario
+from agent.load.trace_parts import TraceParts
 from agent.net.keys import parse_keys
 from agent.push.counts import merge_push_counts
 from agent.report.html import write_report
@@ -64,29 +65,43 @@ class Outcome:
         self._limits = [parse_limit(text) for text in scenario.limits]
         self._signal: int | None = None
         self._written: list[Path] = []
+        self._unwritten: list[OperatorError] = []
 
     def checkpoint(self, conductor: Conductor) -> None:
         """Write the results so far, for the case that the run is killed. Raises OperatorError."""
         if self._outputs.out is not None:
             write_results(self._outputs.out, self._document(conductor, NOT_OVER))
 
-    def end(self, conductor: Conductor, signal_number: int | None) -> None:
-        """The run is over: write everything. Raises OperatorError."""
+    def end(self, conductor: Conductor, signal_number: int | None, trace: TraceParts) -> None:
+        """The run is over: write everything that can be written; ``tell`` says what could not."""
         self._signal = signal_number
         because = INTERRUPTED if signal_number is not None else conductor.incomplete_because
         self._ended = self._document(conductor, because)
-        outputs = self._outputs
-        if outputs.out is not None:
-            self._written.append(write_results(outputs.out, self.document))
-            self._written.append(write_report(Path(outputs.out) / REPORT_NAME, [self.document]))
-        if outputs.junit is not None:
-            self._written.append(write_junit(outputs.junit, self.document))
+        document, out, junit = self._ended, self._outputs.out, self._outputs.junit
+        if out is not None:
+            self._write(lambda: write_results(out, document))
+            self._write(lambda: write_report(Path(out) / REPORT_NAME, [document]))
+        if junit is not None:
+            self._write(lambda: write_junit(junit, document))
+        self._write(trace.join)
+
+    def _write(self, write: Callable[[], Path | None]) -> None:
+        try:
+            path = write()
+        except OperatorError as error:
+            self._unwritten.append(error)
+        else:
+            self._written += [] if path is None else [path]
 
     def tell(self, console: Console) -> None:
-        """Print the summary, and what was written where."""
+        """Print the summary, and what was written where. Raises OperatorError where something could not be written."""
         print_summary(console, self.document)
+        if self._limits and (failed := self._failed()):
+            console.print(f"No limit says how many errors {', '.join(failed)} may have, so that each fails the run.")
         for path in self._written:
             console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
+        if self._unwritten:
+            raise OperatorError(" ".join(map(str, self._unwritten)))
 
     @property
     def document(self) -> ResultsDocument:
@@ -101,10 +116,13 @@ class Outcome:
         if self._signal is not None:
             return 128 + self._signal
         document = self.document
-        judged = {limit.name for limit in self._limits if limit.metric == "errors"}
-        failed = any(error["operation"] not in judged for error in document["errors"])
         broken = not all(limit["ok"] for limit in document["limits"])
-        return 1 if failed or broken or not document["complete"] else 0
+        return 1 if self._failed() or broken or not document["complete"] else 0
+
+    def _failed(self) -> list[str]:
+        """The operations that failed, and of whose errors no limit says how many may."""
+        judged = {limit.name for limit in self._limits if limit.metric == "errors"}
+        return sorted({error["operation"] for error in self.document["errors"]} - judged)
 
     def _document(self, conductor: Conductor, because: str | None) -> ResultsDocument:
         fleet = self._scenario.fleet

@@ -26,8 +26,9 @@ def run_until_done(
 ) -> int | None:
     """Run ``coroutine`` in the reactor; the number of the signal that ended it early, if one did.
 
-    On SIGINT or SIGTERM ``interrupt`` is called, which has to bring the coroutine to its end. ``tick`` is called
-    about four times a second. An error of the coroutine is raised here.
+    On SIGINT or SIGTERM ``interrupt`` is called, which has to bring the coroutine to its end; from then on both are
+    ignored, so that a second Ctrl-C does not cost the results. ``tick`` is called about four times a second. An error
+    of the coroutine is raised here.
     """
     stopped_by: list[int] = []
     problems: list[Failure] = []
@@ -51,7 +52,7 @@ def run_until_done(
         reactor.run(installSignalHandlers=False)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if stopped_by else handler)
     if problems:
         problems[0].raiseException()
     return stopped_by[0] if stopped_by else None

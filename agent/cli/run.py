@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from typing import Any
 
 import click
@@ -18,13 +16,14 @@ from agent.cli.options import seed_option, segment_size_option
 from agent.cli.outcome import Outcome, Outputs
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.usual import scenario_of
+from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 from agent.load.live import LiveView
 from agent.load.prometheus import PrometheusExporter, parse_listen
 from agent.load.scenario.types import Scenario
 from agent.load.trace_parts import TraceParts
 from agent.load.workers import cores, workers_of
-from agent.net.processes import begin_child
+from agent.net.processes import ProcessEach
 from agent.report.terminal import Display, make_display
 
 FIRST_CHECKPOINT_SECONDS = 2.0
@@ -161,7 +160,7 @@ def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str
     trace = TraceParts(outputs.trace)
     reactor = the_reactor()
     exporter = None if prometheus is None else PrometheusExporter(reactor, *parse_listen(prometheus))
-    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_child)
+    executor = ProcessEach()
     outcome = Outcome(scenario, outputs, datetime.now(UTC))
     watchers = _Watchers(display, exporter)
     conductor = Conductor(reactor, scenario, executor, workers, watchers, apns=apns, trace=trace.path_of, cores=cores())
@@ -179,11 +178,14 @@ def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str
 
     try:
         signal_number = run_until_done(reactor, job(), conductor.interrupt, lambda: None)
+    except OperatorError:  # it could not begin
+        trace.give_up()
+        raise
     finally:
         display.close()
-        executor.shutdown(wait=True, cancel_futures=True)
-        trace.join()
-    outcome.end(conductor, signal_number)
+        executor.kill()
+        executor.shutdown()
+    outcome.end(conductor, signal_number, trace)
     return outcome
 
 
@@ -195,6 +197,7 @@ class _Watchers:
         self._display = display
         self._exporter = exporter
         self._next = FIRST_CHECKPOINT_SECONDS
+        self._written = True
 
     def note(self, text: str) -> None:
         """Something a person should read now."""
@@ -207,4 +210,14 @@ class _Watchers:
             self._exporter.look(view)
         if view.elapsed >= self._next:
             self._next = view.elapsed + CHECKPOINT_SECONDS
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        try:
             self.checkpoint()
+        except OperatorError as error:  # of the disk: the run that is measured goes on
+            if self._written:
+                self.note(f"Warning: {error}")
+            self._written = False
+        else:
+            self._written = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from typing import Any
 
@@ -51,6 +51,7 @@ from agent.net.apns_router import PushRouter
 
 READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
 FINISH_SECONDS = 60.0  # … and comes to its end when it is told to
+HEAR_OUT_SECONDS = 2.0  # what a worker said last may be on its way when its function has returned
 INTERRUPTED = "the run was interrupted"
 _log = Logger()
 
@@ -260,6 +261,7 @@ class Conductor:
                 except DeferredTimeout:
                     self._fail(worker, f"a worker process did not come to its end within {FINISH_SECONDS:g} s")
         self._strain.stop()
+        await self._hear_out()
         self._watcher.look(self.view())
         self._link.close()
         if self._front is not None:
@@ -267,6 +269,11 @@ class Conductor:
         if self._router is not None:
             self._router.close()
         await self._server.close()
+
+    async def _hear_out(self) -> None:
+        until = self._reactor.seconds() + HEAR_OUT_SECONDS
+        while self._link.connected and self._reactor.seconds() < until:
+            await sleep(self._reactor, 0.01)
 
     # What the shards say.
 
@@ -320,7 +327,7 @@ class Conductor:
         return self.phases[number]
 
     def _settle_phase(self, number: int) -> None:
-        """A phase is over when it is so in every shard that lives."""
+        """A phase ends when it is over in every shard that lives, and is over when it is so in every shard."""
         record = self.phases[number]
         missing = [
             shard
@@ -328,7 +335,8 @@ class Conductor:
             if not self._is_over(worker) and not record.states.get(shard, PhaseState()).over
         ]
         if not missing and record.begun is not None and not record.ended.called:
-            record.over = self.elapsed
+            if len(record.states) == len(self._workers) and record.state.over:
+                record.over = self.elapsed
             record.ended.callback(None)
 
     def _ended(self, number: int, done: Future[bytes]) -> None:
@@ -338,12 +346,13 @@ class Conductor:
             return
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
-            reason = str(error) or type(error).__name__
+            killed = isinstance(error, BrokenExecutor)
+            reason = "its process was killed, or crashed" if killed else str(error) or type(error).__name__
             self._fail(worker, f"worker {number} died: {reason}")
         else:
             worker.result = decode_result(done.result())
             if worker.result.problem is not None:
-                self._fail(worker, f"worker {number} ended early: {worker.result.problem}", worker.result.problem)
+                self._fail(worker, f"worker {number}: {worker.result.problem}", worker.result.problem)
         worker.settle()
         if not worker.ended.called:
             worker.ended.callback(None)
@@ -355,6 +364,8 @@ class Conductor:
         self.incomplete_because = self.incomplete_because or problem
         if not worker.ready.called:
             worker.ready.errback(OperatorError(reason or problem))
+        elif self._began is not None:
+            self._watcher.note(f"Warning: {problem}")
 
     def _is_over(self, worker: Worker) -> bool:
         return worker.result is not None or worker.problem is not None

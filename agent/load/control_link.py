@@ -173,6 +173,11 @@ class ControlServer:
         self._dismissal = message
         self.broadcast(message)
 
+    @property
+    def connected(self) -> bool:
+        """Whether a shard is there."""
+        return bool(self._known)
+
     def close(self) -> None:
         """Listen no longer, and end every link."""
         if self._listener is not None:

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from agent.errors import LomAgentError, PeerError
+from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.load.census import Census, state_of
 from agent.load.control import (
     Begin,
@@ -131,7 +131,10 @@ class Shard:
             self._resting.stop()
         parts = self._parts
         if parts is not None:
-            await parts.close()
+            try:
+                await parts.close()
+            except OperatorError as error:  # of the trace: what was measured is good all the same
+                problem = problem or str(error)
         if self._link is not None:
             self._link.close()
         return ShardResult(
@@ -225,7 +228,8 @@ class Shard:
         over.addBoth(partial(self._over, number, run))
 
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
-        self._send(PhaseOver(number, run.state))
+        if run.state.over:
+            self._send(PhaseOver(number, run.state))
         if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):
             self._defect(outcome)
 

@@ -28,10 +28,15 @@ class TraceParts:
         self._parts.append(part)
         return str(part)
 
-    def join(self) -> None:
-        """Make one file of the parts, and remove them. Raises OperatorError."""
+    def give_up(self) -> None:
+        """Remove the parts: the run did not begin."""
+        for part in self._parts:
+            part.unlink(missing_ok=True)
+
+    def join(self) -> Path | None:
+        """Make one file of the parts, and remove them; returns the file. Raises OperatorError."""
         if self._path is None:
-            return
+            return None
         try:
             with ExitStack() as files, open_private(self._path) as whole:
                 parts = [files.enter_context(part.open("rb")) for part in self._parts if part.exists()]
@@ -44,6 +49,7 @@ class TraceParts:
                 f"The trace {self._path} could not be put together: {error.strerror or error}. "
                 f"Its parts are in {self._path}.0 and so on."
             ) from error
+        return self._path
 
 
 def _in_order(part: BinaryIO) -> list[bytes]:

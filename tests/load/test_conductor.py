@@ -187,6 +187,8 @@ def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run
     (drop,) = metrics.drops()
     assert (drop.operation, drop.reason) == ("session", INTERRUPTED)
     assert drop.count > 5900
+    assert conductor.phases[1].begun is not None
+    assert conductor.phases[1].over is None
     assert conductor.phases[2].begun is None
 
 

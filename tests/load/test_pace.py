@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import count
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
@@ -83,7 +84,7 @@ def test_each_thing_begins_when_it_is_due() -> None:
     assert [due for _, _, due in track.begun] == [0.0, 0.5, 1.0, 1.5]
     assert all(began - due < 0.02 for _, began, due in track.begun)
     assert track.over
-    assert track.state == PhaseState(planned=0, started=4, done=4)
+    assert track.state == PhaseState(planned=4, started=4, done=4)
     assert track.clock.getDelayedCalls() == []
 
 
@@ -213,3 +214,15 @@ def test_a_closed_loop_in_which_nothing_can_begin_does_not_spin() -> None:
     track.pass_time(2.0)
     assert track.over
     assert 10 <= track.state.dropped <= 25
+
+
+def test_a_day_that_is_cut_short_is_counted_by_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.load.phases.pace.MOST_COUNTED", 50)
+    track = Track()
+    track.state.planned = 10_000
+    running = track.open(Arrival(place * 0.1, place) for place in count())
+    track.pass_time(0.25)
+    running.cancel()
+    assert (track.state.started, track.state.dropped) == (3, 9_997)
+    (drop,) = track.metrics.drops()
+    assert drop.count == track.state.dropped

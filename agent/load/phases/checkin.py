@@ -33,7 +33,7 @@ async def look_when_pushed(crew: Crew, index: int, due: Moment, seconds: float) 
     facts = {"request_type": "push", "udid": client.device.mac.udid}
     ended = _session_end(crew, client, seconds)
     try:
-        await _push(crew, crew.server, client, due, facts)
+        await _push(crew, crew.server, client, due, facts, seconds)
         await _good(ended)
     except PeerError as error:
         crew.around.record("delivery", index, due, error, facts)
@@ -65,9 +65,11 @@ async def _good(ended: Deferred[PeerError | None]) -> None:
         raise failure
 
 
-async def _push(crew: Crew, server: Server, client: MDMClient, due: Moment, facts: Mapping[str, str]) -> None:
+async def _push(
+    crew: Crew, server: Server, client: MDMClient, due: Moment, facts: Mapping[str, str], seconds: float
+) -> None:
     try:
-        await server.push(facts["udid"])
+        await crew.answer(server.push(facts["udid"]), seconds)
     except PeerError as error:
         crew.around.record("enqueue", client.index, due, error, facts)
         raise

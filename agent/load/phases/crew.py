@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from agent.errors import PeerError
 from agent.lab.authorities import Authorities
@@ -23,6 +24,13 @@ from agent.servers.server import Server
 NOT_ENROLLED = "the Mac was not enrolled"
 NOT_RUNNING = "the Mac was off or booting"
 NO_SERVER = "the scenario's server has no way to queue a command"
+
+
+class Unanswered(PeerError):
+    """The server's API did not answer within the phase's time."""
+
+    kind = "answer_timeout"
+
 
 Enrol = Callable[[MDMClient, Moment], Awaitable[None]]
 
@@ -66,6 +74,13 @@ class Crew:
         now = self.around.now()
         return now if now.ticks > due.ticks else due
 
+    async def answer(self, request: Deferred[None], seconds: float) -> None:
+        """Wait for what the server's API says to a request, for ``seconds`` at the most. Raises PeerError."""
+        try:
+            await request.addTimeout(seconds, self.around.reactor)  # type: ignore[arg-type]
+        except DeferredTimeout:
+            raise Unanswered(f"the server's API did not answer within {seconds:g} s") from None
+
     async def command(self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float) -> InHand:
         """Have the server queue a command and push; return it when the server has taken the result.
 
@@ -80,7 +95,7 @@ class Crew:
         facts = {"request_type": str(command.get("RequestType", ""))[:200], "command_uuid": command_uuid}
         waiting = Deferred.fromCoroutine(self.watcher.result(command_uuid, seconds + self.longest_boot))
         try:
-            await self._queue(self.server, client, command_uuid, command, due, facts)
+            await self._queue(self.server, client, command_uuid, command, due, facts, seconds)
             work = await waiting
             if work.failure is not None:
                 raise work.failure
@@ -101,10 +116,11 @@ class Crew:
         command: Mapping[str, Any],
         due: Moment,
         facts: Mapping[str, str],
+        seconds: float,
     ) -> None:
         udid = client.device.mac.udid
         try:
-            await server.enqueue(udid, command_uuid, command)
+            await self.answer(server.enqueue(udid, command_uuid, command), seconds)
         except PeerError as error:
             self.around.record("enqueue", client.index, due, error, facts)
             raise
@@ -112,4 +128,4 @@ class Crew:
         if not self.pushed:
             client.wake()  # nobody can push this Mac, so it looks by itself
         elif not server.wakes:
-            await server.push(udid)
+            await self.answer(server.push(udid), seconds)

@@ -8,6 +8,7 @@ from agent.load.phases.pace import NotPossible
 from agent.load.phases.sleep import sleep
 from agent.net.surroundings import Moment
 
+ENROLLING = "the Mac was enrolling already"
 RETRY_SECONDS = 1.0  # before the first retry of an enrolment; doubled before each further one
 RETRY_LONGEST_SECONDS = 60.0
 
@@ -17,6 +18,8 @@ async def enroll(crew: Crew, index: int, due: Moment) -> None:
     client = crew.mac(index)
     if not client.device.running:
         raise NotPossible(NOT_RUNNING)
+    if client.pushes.enrolling:
+        raise NotPossible(ENROLLING)
     for attempt in range(crew.retries + 1):
         try:
             await crew.enrol(client, due)

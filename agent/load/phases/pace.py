@@ -7,6 +7,7 @@ before it: a server that stalls gets what is due all the same, and times count f
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,11 +18,13 @@ from agent.load.arrivals import Arrival
 from agent.load.concurrently import for_each
 from agent.load.control import PhaseState
 from agent.load.metrics import Metrics
+from agent.load.phases.sleep import sleep
 from agent.net.reactor import Clock
 from agent.net.surroundings import Moment
 
 LATE_SECONDS = 0.1  # what began later than this after its due time was late; see docs/results.md
 IMPOSSIBLE_SECONDS = 0.05  # of rest in a closed loop after what could not begin: it would spin otherwise
+MOST_COUNTED = 1_000_000  # of what is dropped at once; beyond it the plan's number holds: a cut must not take long
 TURN_SECONDS = 0.005  # that beginning things may take before the reactor sees to what is under way
 
 Work = Callable[[int, Moment], Coroutine[Any, Any, None]]
@@ -63,7 +66,7 @@ class Pace:
                 now = self._clock.seconds()
                 wait = began.ticks + arrival.due - now
                 if wait > 0.0 or now >= turn_ends:
-                    await self._pause(max(0.0, wait))
+                    await sleep(self._clock, max(0.0, wait))
                     turn_ends = self._clock.seconds() + TURN_SECONDS
                 due, arrival = arrival, None
                 self._begin(due.target, Moment(began.wall + due.due, began.ticks + due.due), work)
@@ -90,7 +93,7 @@ class Pace:
             dropped = self._state.dropped
             await self._begin(target, self._now(), work)
             if self._state.dropped > dropped:
-                await self._pause(IMPOSSIBLE_SECONDS)
+                await sleep(self._clock, IMPOSSIBLE_SECONDS)
 
         try:
             await for_each(in_time(), at_once, one)
@@ -105,6 +108,7 @@ class Pace:
     def _begin(self, target: int, due: Moment, work: Work) -> Awaitable[None]:
         state = self._state
         state.started += 1
+        state.planned = max(state.planned, state.started + state.dropped)  # it may have been an average
         late = self._clock.seconds() - due.ticks > LATE_SECONDS
         running = Deferred.fromCoroutine(work(target, due))
         over: Deferred[None] = Deferred()
@@ -141,22 +145,18 @@ class Pace:
                 self._defect = self._defect or error
 
     def _drop(self, row: Iterable[object], *, one_more: bool) -> None:
-        for _ in row:
-            self._state.dropped += 1
-            self._metrics.dropped(self._operation, self.reason)
-        if one_more:
-            self._state.dropped += 1
-            self._metrics.dropped(self._operation, self.reason)
+        state = self._state
+        left = sum(1 for _ in islice(row, MOST_COUNTED)) + one_more
+        if left >= MOST_COUNTED:
+            left = max(left, state.planned - state.started - state.dropped)
+        if left:
+            state.dropped += left
+            self._metrics.dropped(self._operation, self.reason, left)
 
     async def _until_quiet(self) -> None:
         if self._under_way:
             self._quiet = Deferred()
             await self._quiet
-
-    async def _pause(self, seconds: float) -> None:
-        over: Deferred[None] = Deferred(lambda _: timer.cancel())
-        timer = self._clock.callLater(seconds, over.callback, None)
-        await over
 
     def _cancel_all(self) -> None:
         self._quiet = None

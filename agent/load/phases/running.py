@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,18 +60,18 @@ class Part:
     shards: int
     load: LoadPart
 
-    def owns(self, index: int) -> bool:
-        """Whether Mac ``index`` is of this shard."""
-        return index in self.indexes
-
     def owns_segment(self, segment: int) -> bool:
         """Whether the Macs of this segment are: a segment is never cut."""
         return self.population.segment(segment)[0] in self.indexes
 
-    def of(self, number: int) -> int:
-        """This shard's part of ``number``: over all shards they add up to it."""
-        total, begin, end = len(self.population), self.indexes.start, self.indexes.stop
-        return number * end // total - number * begin // total
+    def places(self, macs: Sequence[int]) -> range:
+        """Where this shard's own stand in ``macs``, the ascending indexes of some Macs."""
+        return range(bisect_left(macs, self.indexes.start), bisect_left(macs, self.indexes.stop))
+
+
+def part_of(number: int, some: range, total: int) -> int:
+    """What comes of ``number`` to ``some`` of ``total`` things: over ranges that make up the whole it adds up to it."""
+    return number * some.stop // total - number * some.start // total
 
 
 def operation_of(phase: PhaseBase) -> str:
@@ -105,7 +106,7 @@ class PhaseRun:
                     await self._macs(phase)
         finally:
             self.state.planned = self.state.started + self.state.dropped
-            self.state.over = True
+        self.state.over = True
 
     def stop_because(self, reason: str) -> None:
         """Why things are dropped when ``run`` is cancelled."""
@@ -116,13 +117,10 @@ class PhaseRun:
         chosen = chosen_macs(phase, self._part.population)
         of_mac = self._work_of(phase)
 
-        def own(place: int) -> bool:
-            return self._part.owns(chosen[place])
-
         def work(place: int, due: Moment) -> Coroutine[Any, Any, None]:
             return of_mac(chosen[place], due)
 
-        await self._paced(phase, len(chosen), own, work)
+        await self._paced(phase, len(chosen), self._part.places(chosen), work)
 
     def _work_of(self, phase: ArrivingPhase) -> Work:
         crew = self._crew
@@ -155,7 +153,7 @@ class PhaseRun:
         await self._paced(
             phase,
             len(requests),
-            lambda place: part.owns_segment(requests[place].segment),
+            part.places([part.population.segment(each.segment)[0] for each in requests]),
             ask,
             lambda arrivals: in_segment_order(arrivals, requests),
         )
@@ -186,19 +184,19 @@ class PhaseRun:
         chosen = chosen_macs(phase, self._part.population)
         plan = ArrivalPlan(Constant(len(chosen) / phase.poll), phase.seconds, again=True)
         arrivals = schedule(plan, len(chosen), self._part.source, phase.name)
-        own = of_targets(arrivals, lambda place: self._part.owns(chosen[place]))
-        self.state.planned = self._part.of(expected(plan, len(chosen))[0])
+        mine = self._part.places(chosen)
+        self.state.planned = part_of(expected(plan, len(chosen))[0], mine, len(chosen))
 
         async def one(place: int, due: Moment) -> None:
             await look(self._crew, chosen[place], due, phase.timeout)
 
-        await self._pace.open(own, one)
+        await self._pace.open(of_targets(arrivals, mine.__contains__), one)
 
     async def _paced(
         self,
         phase: ArrivingPhase,
         targets: int,
-        own: Callable[[int], bool],
+        mine: range,
         work: Work,
         reorder: Callable[[Iterable[Arrival]], Iterator[Arrival]] = iter,
     ) -> None:
@@ -206,16 +204,15 @@ class PhaseRun:
         how = pace(phase, part.load)
         if isinstance(how, Closed):
             row = [Arrival(0.0, place) for place in order(targets, part.source, phase.name)]
-            places = [arrival.target for arrival in reorder(row) if own(arrival.target)]
+            places = [arrival.target for arrival in reorder(row) if arrival.target in mine]
             self.state.planned = len(places)
-            await self._closed(how, places, work)
+            await self._closed(how, places, part_of(how.concurrency, mine, targets), work)
         else:
             arrivals = reorder(schedule(how, targets, part.source, phase.name))
-            self.state.planned = part.of(expected(how, targets)[0])
-            await self._pace.open(of_targets(arrivals, own), work)
+            self.state.planned = part_of(expected(how, targets)[0], mine, targets)
+            await self._pace.open(of_targets(arrivals, mine.__contains__), work)
 
-    async def _closed(self, how: Closed, places: Sequence[int], work: Work) -> None:
+    async def _closed(self, how: Closed, places: Sequence[int], at_once: int, work: Work) -> None:
         if not places:
             return
-        at_once = max(1, self._part.of(how.concurrency))
-        await self._pace.closed(cycle(places) if how.again else places, at_once, work, how.duration)
+        await self._pace.closed(cycle(places) if how.again else places, max(1, at_once), work, how.duration)
