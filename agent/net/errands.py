@@ -45,7 +45,7 @@ def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dic
 
 
 class MacStopped(PeerError):
-    """The Mac went down while it was at something."""
+    """The Mac went down, or enrolled anew, while it was at something."""
 
     kind = "stopped"
 
@@ -172,7 +172,8 @@ class Errands:
     def _connections_of(self, enrolment: Enrolment) -> Connections:
         """The connections of the errand under way: one check-in after another over the same."""
         if self._connections is None or self._connections[0] is not enrolment:
-            self._hang_up()
+            if self._connections is not None:  # of an errand that is still waiting, which must hear of it
+                self._connections[1].break_off(MacStopped("another enrolment took its place"), in_order=True)
             self._connections = enrolment, Connections(partial(self._connection, enrolment))
         return self._connections[1]
 

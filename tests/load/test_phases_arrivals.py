@@ -1,0 +1,231 @@
+"""How things arrive in whole runs: each shape's exact number, closed loops over shards, and which Macs are chosen."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RunInReactor
+from hypothesis import given
+from hypothesis import strategies as st
+from load_runs import ENROLL, counts, dropped, failed, load_run
+from outside_servers import KEY, KEY_VARIABLE, nanomdm, outside_lab
+from twisted.internet import reactor
+from twisted.web.server import NOT_DONE_YET
+
+from agent.fleet.derivation import Derivation
+from agent.fleet.population import Population
+from agent.load.arrivals import ArrivalPlan, Poisson, schedule
+from agent.load.conductor import Conductor
+from agent.load.gathered import cut
+from agent.load.phases.running import Part, part_of
+from agent.load.scenario.reading import scenario_from
+from agent.load.scenario.targets import chosen_macs
+from agent.load.scenario.types import LoadPart
+
+SEED = "arrivals"
+FLEET = {"seed": SEED}
+COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "ProfileList"}}
+
+
+def shape(name: str, **keys: Any) -> dict[str, Any]:
+    """A command phase that runs beside the others."""
+    return {**COMMAND, "name": name, "wait": False, **keys}
+
+
+def test_every_shape_has_its_exact_number_of_arrivals_over_two_shards(
+    run_in_reactor: RunInReactor, tmp_path: Path
+) -> None:
+    (tmp_path / "offsets").write_text("0.1\n0.9 # the last\n\n0.1\n0.4\n")
+    shapes = {
+        "at_once": ({}, 8),
+        "constant": ({"rate": 20, "duration": 1.5}, 30),
+        "constant_once": ({"rate": 20}, 8),
+        "poisson": ({"arrivals": "poisson", "rate": 20, "duration": 1}, None),
+        "poisson_once": ({"arrivals": "poisson", "rate": 30}, 8),
+        "ramp": ({"arrivals": "ramp", "rate": 0, "to_rate": 40, "duration": 1}, 20),
+        "step": ({"arrivals": "step", "steps": [[10, 1], [30, 5]], "duration": 1.5}, 25),
+        "step_once": ({"arrivals": "step", "steps": [[0, 0.2], [30, 0.2]]}, 8),
+        "burst": ({"arrivals": "burst", "burst": 7, "every": 0.4, "duration": 1}, 21),
+        "burst_once": ({"arrivals": "burst", "burst": 3, "every": 0.2}, 8),
+        "replay": ({"arrivals": "replay", "replay": [0.5, 0, 0, 1.1]}, 4),
+        "replay_file": ({"arrivals": "replay", "replay_file": str(tmp_path / "offsets")}, 4),
+    }
+    plan = ArrivalPlan(Poisson(20.0), 1.0, again=True)
+    poisson = len(list(schedule(plan, 8, Derivation(SEED), "poisson")))
+
+    async def scenario() -> Conductor:
+        phases = [shape(name, **keys) for name, (keys, _number) in shapes.items()]
+        return await load_run(ENROLL, *phases, fleet=FLEET)
+
+    conductor = run_in_reactor(scenario())
+    expected = {name: poisson if number is None else number for name, (_keys, number) in shapes.items()}
+    found = {phase.name: phase.state for phase in conductor.phases[1:]}
+    assert {name: state.planned for name, state in found.items()} == expected
+    assert {name: state.done for name, state in found.items()} == expected
+    assert all(state.over and state.started == state.done for state in found.values())
+    metrics = conductor.metrics()
+    assert failed(metrics) == {}
+    assert dropped(metrics) == {}
+    assert counts(metrics)["delivery"] == sum(expected.values())
+    assert metrics.summary("delivery").late == sum(state.late for state in found.values())
+
+
+def test_what_a_busy_mac_cannot_begin_is_dropped_and_all_of_it_adds_up(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        # 60 a second for four Macs that are away for a good part of the time.
+        return await load_run(
+            ENROLL,
+            {"kind": "power_cut", "seconds": 0.5, "wait": False},
+            {"kind": "checkin", "by": "self", "rate": 60, "duration": 1.5},
+            devices=4,
+            workers=1,
+        )
+
+    conductor = run_in_reactor(scenario())
+    state = conductor.phases[2].state
+    assert state.planned == 90
+    assert state.started + state.dropped == state.planned
+    assert state.dropped >= 20
+    assert state.done == state.started
+    metrics = conductor.metrics()
+    drops = dropped(metrics)
+    assert sum(drops.values()) == state.dropped == metrics.summary("session").dropped
+    assert drops["session", "the Mac was off or booting"] > 0
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 12), st.integers(1, 500), st.floats(0.01, 1.0))
+def test_the_parts_of_a_number_add_up_over_the_shards(
+    devices: int, size: int, shards: int, number: int, share: float
+) -> None:
+    population = Population("parts", devices, size)
+    document = {"fleet": {"devices": devices}, "phase": [{"kind": "enroll", "share": share}]}
+    chosen = chosen_macs(scenario_from(document).phases[0], population)
+    parts = cut(population, shards)
+    places = [
+        Part(population, Derivation("parts"), indexes, shard, len(parts), LoadPart()).places(chosen)
+        for shard, indexes in enumerate(parts)
+    ]
+    assert [place for some in places for place in some] == list(range(len(chosen)))
+    for some, indexes in zip(places, parts, strict=True):
+        assert all(chosen[place] in indexes for place in some)
+    assert sum(part_of(number, some, len(chosen)) for some in places) == number
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+def test_a_closed_loop_has_its_concurrency_over_all_shards_and_all_segments(
+    run_in_reactor: RunInReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segments: int
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    at_once = 3
+    open_now = most = 0
+
+    def slow(request: Any) -> int:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+
+        def answer() -> None:
+            nonlocal open_now
+            open_now -= 1
+            request.setResponseCode(503)
+            request.finish()
+
+        reactor.callLater(0.25, answer)
+        return NOT_DONE_YET
+
+    async def scenario() -> Conductor:
+        async with outside_lab(tmp_path) as (outside, front):
+            front.refuse = slow
+            tables = outside.tables(**nanomdm(front.url))
+            chosen = {**COMMAND, "concurrency": at_once, "segments": segments}
+            return await load_run(ENROLL, chosen, devices=16, onlooker=outside.onlooker, **tables)
+
+    state = run_in_reactor(scenario()).phases[1].state
+    assert most == at_once
+    assert (state.planned, state.done, state.failed) == (4 * segments, 4 * segments, 4 * segments)
+
+
+def test_closed_loops_that_go_round_or_end_early(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL,
+            {**COMMAND, "name": "round", "concurrency": 2, "duration": 1.0},
+            {**COMMAND, "name": "one_by_one", "concurrency": 1},
+            {**COMMAND, "name": "more_than_macs", "concurrency": 500},
+        )
+
+    conductor = run_in_reactor(scenario())
+    _, around, single, many = (phase.state for phase in conductor.phases)
+    assert around.planned == around.started == around.done > 8
+    assert (single.done, many.done) == (8, 8)
+    assert failed(conductor.metrics()) == {}
+
+
+def devices_of(folder: Path, operation: str) -> list[int]:
+    """Which Macs have left this operation in the traces of a run, as often as they did."""
+    lines = [json.loads(line) for path in folder.glob("trace.*") for line in path.read_text().splitlines()]
+    return sorted(line["device"] for line in lines if line["operation"] == operation)
+
+
+@pytest.mark.parametrize("which", [{"share": 0.4}, {"segments": 2}, {"share": 0.5, "segments": 2}])
+def test_a_selection_is_the_same_macs_with_any_number_of_workers(
+    run_in_reactor: RunInReactor, tmp_path: Path, which: dict[str, Any]
+) -> None:
+    document = {"phase": [ENROLL, {**COMMAND, **which}]}
+    phase = scenario_from(document).phases[1]
+    chosen = list(chosen_macs(phase, Population(SEED, 14, 4)))
+    assert 0 < len(chosen) < 14
+    for workers in (1, 2, 3):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+
+        async def scenario(workers: int = workers, folder: Path = folder) -> Conductor:
+            return await load_run(
+                ENROLL,
+                {**COMMAND, **which},
+                devices=14,
+                workers=workers,
+                fleet=FLEET,
+                trace=lambda shard: str(folder / f"trace.{shard}"),
+            )
+
+        conductor = run_in_reactor(scenario())
+        assert conductor.workers == workers
+        assert devices_of(folder, "delivery") == chosen
+        assert conductor.phases[1].state.planned == len(chosen)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_lom_phase_powers_exactly_the_chosen_macs(run_in_reactor: RunInReactor, tmp_path: Path, workers: int) -> None:
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL,
+            {"kind": "lom_setup", "concurrency": 8},
+            {"kind": "lom", "request": "Reset", "segments": 2, "per_request": 2, "controllers": False},
+            {"kind": "lom", "name": "round", "request": "PowerON", "per_request": 0, "rate": 10, "duration": 1},
+            devices=12,
+            workers=workers,
+            trace=lambda shard: str(tmp_path / f"trace.{shard}"),
+        )
+
+    conductor = run_in_reactor(scenario())
+    assert failed(conductor.metrics()) == {}
+    assert [phase.state.done for phase in conductor.phases[2:]] == [4, 10]
+    found = Counter(devices_of(tmp_path, "lom_device"))
+    assert sum(found.values()) == 6 + 10 * 4
+    assert all(found[index] for index in range(12))
+
+
+def test_more_workers_than_segments_and_one_mac(run_in_reactor: RunInReactor) -> None:
+    async def scenario(devices: int) -> Conductor:
+        return await load_run(ENROLL, {**COMMAND, "rate": 40}, devices=devices, workers=5)
+
+    for devices, workers in ((1, 1), (6, 2)):
+        conductor = run_in_reactor(scenario(devices))
+        assert conductor.workers == workers
+        assert counts(conductor.metrics())["delivery"] == devices
+        assert failed(conductor.metrics()) == {}

@@ -1,0 +1,279 @@
+"""Whole runs in which things go wrong: power cuts, NotNow, servers that refuse or die, Macs that leave."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import COMMAND as LOM_AGENT
+from conftest import RunInReactor
+from load_runs import ENROLL, Onlooker, counts, dropped, failed, load_run
+from outside_servers import outside_lab
+from servers import unused_port
+from twisted.internet import reactor
+
+from agent.lab.profiles import ENROLMENT_IDENTIFIER
+from agent.load.conductor import Conductor
+from agent.load.phases.crew import NOT_ENROLLED
+from agent.load.phases.enroll import ENROLLING
+
+MACS = 8
+COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "ProfileList"}}
+LOOK = {"kind": "checkin", "by": "self", "rate": 40}
+
+
+def test_phases_overlap_as_start_at_and_wait_say(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        return await load_run(
+            {**ENROLL, "wait": False},
+            {**COMMAND, "name": "long", "rate": 20, "duration": 1.2, "start_at": 0.6, "wait": False},
+            {"kind": "idle", "seconds": 0.5, "start_at": 0.9, "wait": True},
+            {**LOOK, "name": "after_idle", "rate": 80},
+        )
+
+    conductor = run_in_reactor(scenario())
+    _, long, idle, after = conductor.phases
+    begun = [phase.begun or 0.0 for phase in conductor.phases]
+    assert begun == sorted(begun)
+    assert long.begun is not None
+    assert long.begun >= 0.6
+    assert idle.begun is not None
+    assert idle.begun >= 0.9
+    assert idle.over is not None
+    assert after.begun is not None
+    assert after.begun >= idle.over >= idle.begun + 0.5
+    assert long.state.done == 24
+    assert after.state.planned == MACS
+    assert all(phase.over is not None for phase in conductor.phases)
+    assert failed(conductor.metrics()) == {}
+
+
+def test_segments_lose_their_power_one_after_another_and_no_command_is_lost(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        cut = {"kind": "power_cut", "seconds": 0.3, "spread": 0.3, "return_spread": 0.2, "wait": False}
+        return await load_run(ENROLL, cut, {**COMMAND, "rate": 24, "duration": 1.5}, devices=12)
+
+    conductor = run_in_reactor(scenario())
+    metrics = conductor.metrics()
+    assert failed(metrics) == {}
+    assert dropped(metrics) == {}
+    assert counts(metrics)["return"] == 12
+    assert counts(metrics)["delivery"] == counts(metrics)["command"] == 36
+    cut = conductor.phases[1].state
+    assert (cut.planned, cut.done) == (3, 3)
+
+
+@pytest.mark.parametrize("manners", [{"not_now_for": 1.0}, {"not_now": 0.5}])
+def test_a_command_that_is_put_off_is_delivered_later(run_in_reactor: RunInReactor, manners: dict[str, Any]) -> None:
+    async def scenario() -> Conductor:
+        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={**manners, "not_now_retry": 0.2})
+
+    metrics = run_in_reactor(scenario()).metrics()
+    assert failed(metrics) == {}
+    assert counts(metrics)["delivery"] == MACS
+    assert counts(metrics)["command"] > MACS  # NotNow is an answer, too
+
+
+def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        busy = {"not_now": 1.0, "not_now_retry": 60.0}
+        return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 0.2}, {**LOOK, "name": "later"}, fleet=busy)
+
+    conductor = run_in_reactor(scenario())
+    assert failed(conductor.metrics()) == {("delivery", "no_result"): MACS}
+    assert conductor.phases[1].state.failed == MACS
+    assert conductor.phases[2].state.failed == 0
+
+
+def test_an_enrolment_is_tried_again_until_the_server_is_there(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    async def scenario() -> Conductor:
+        async with outside_lab(tmp_path) as (outside, _front):
+            port = int(outside.server.url.rpartition(":")[2])
+            await outside.server.close()
+            tables = outside.tables(adapter="none", retries=3)
+
+            def come_back(view: Any) -> None:
+                if view.elapsed >= 0.5 and outside.onlooker.act is come_back:
+                    outside.onlooker.act = lambda _view: None
+                    outside.server.listen(port)
+
+            outside.onlooker.act = come_back
+            return await load_run(ENROLL, LOOK, onlooker=outside.onlooker, **tables)
+
+    conductor = run_in_reactor(scenario())
+    metrics = conductor.metrics()
+    tries = failed(metrics)
+    assert set(tries) == {("enroll", "connect")}
+    assert tries["enroll", "connect"] >= MACS
+    assert counts(metrics)["enroll"] == tries["enroll", "connect"] + MACS
+    assert conductor.phases[0].state.failed == 0
+    assert counts(metrics)["session"] == MACS
+
+
+def test_a_server_that_is_not_there_fails_every_enrolment_and_nothing_else_begins(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        server = {"adapter": "none", "enroll": f"https://127.0.0.1:{unused_port()}/enroll"}
+        return await load_run(ENROLL, LOOK, {"kind": "power_cut", "seconds": 0.1}, server=server)
+
+    conductor = run_in_reactor(scenario())
+    metrics = conductor.metrics()
+    assert failed(metrics) == {("enroll", "connect"): MACS}
+    assert dropped(metrics) == {("session", NOT_ENROLLED): MACS}
+    enrol, look, cut = (phase.state for phase in conductor.phases)
+    assert (enrol.done, enrol.failed) == (MACS, MACS)
+    assert (look.planned, look.started, look.dropped) == (MACS, 0, MACS)
+    assert (cut.done, cut.failed) == (2, 0)
+    assert conductor.incomplete_because is None
+
+
+def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
+    run_in_reactor: RunInReactor, tmp_path: Path
+) -> None:
+    lab = subprocess.Popen([LOM_AGENT, "lab", "--out", str(tmp_path)], stdout=subprocess.PIPE)
+    assert lab.stdout is not None
+    lines = [lab.stdout.readline() for _ in range(2)]
+    while b"Ctrl-C" not in lab.stdout.readline():
+        pass
+    server = {"adapter": "none", "enroll": lines[1].split()[-1].decode(), "ca": [str(tmp_path / "ca.pem")]}
+
+    def die(view: Any) -> None:
+        if lab.poll() is None and "session" in view.operations:
+            lab.send_signal(signal.SIGKILL)
+            lab.wait()
+
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL, {**LOOK, "rate": 20, "duration": 3.0}, onlooker=Onlooker(die), server=server, devices=MACS
+        )
+
+    try:
+        conductor = run_in_reactor(scenario())
+    finally:
+        lab.kill()
+        lab.wait()
+        lab.stdout.close()
+    metrics = conductor.metrics()
+    kinds = {kind for operation, kind in failed(metrics) if operation == "session"}
+    assert kinds <= {"connect", "broken", "tls"}
+    state = conductor.phases[1].state
+    assert 0 < state.failed < state.done == state.started
+    assert state.started + state.dropped == state.planned == 60
+    assert conductor.incomplete_because is None
+
+
+def test_a_mac_that_is_unenrolled_in_the_middle_takes_no_further_part(run_in_reactor: RunInReactor) -> None:
+    remove = {"RequestType": "RemoveProfile", "Identifier": ENROLMENT_IDENTIFIER}
+    onlooker = Onlooker()
+
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL,
+            {**COMMAND, "name": "remove", "request": remove, "segments": 1, "rate": 40},
+            {"kind": "idle", "seconds": 0.3},
+            {**LOOK, "by": "push"},
+            {**COMMAND, "name": "later", "rate": 40},
+            {**ENROLL, "name": "again", "segments": 1},
+            {**LOOK, "name": "all_again"},
+            onlooker=onlooker,
+        )
+
+    conductor = run_in_reactor(scenario())
+    metrics = conductor.metrics()
+    assert failed(metrics) == {}
+    found = {phase.name: phase.state for phase in conductor.phases}
+    assert (found["remove"].done, found["remove"].failed) == (4, 0)
+    for name in ("checkin", "later"):
+        assert (found[name].done, found[name].dropped, found[name].planned) == (4, 4, 8)
+    assert dropped(metrics) == {("delivery", NOT_ENROLLED): 8}
+    assert found["all_again"].done == MACS
+    assert +Counter(onlooker.views[-1].macs) == {"idle": MACS}
+
+
+def test_macs_look_by_themselves_while_idle(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL,
+            {"kind": "idle", "seconds": 1.0, "poll": 0.5},
+            {"kind": "idle", "name": "some", "seconds": 1.0, "poll": 0.5, "segments": 1},
+            {"kind": "idle", "name": "nobody", "seconds": 0.1},
+        )
+
+    conductor = run_in_reactor(scenario())
+    assert [phase.state.planned for phase in conductor.phases] == [8, 16, 8, 0]
+    assert counts(conductor.metrics())["session"] + sum(dropped(conductor.metrics()).values()) == 24
+    assert failed(conductor.metrics()) == {}
+
+
+def test_macs_that_enrol_again(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        return await load_run(ENROLL, {**ENROLL, "name": "again"}, LOOK)
+
+    conductor = run_in_reactor(scenario())
+    assert [phase.state.done for phase in conductor.phases] == [MACS, MACS, MACS]
+    assert failed(conductor.metrics()) == {}
+
+
+def test_macs_that_are_to_enrol_while_they_enrol(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        return await load_run({"kind": "enroll", "wait": False}, {"kind": "enroll", "name": "at_the_same_time"})
+
+    conductor = run_in_reactor(scenario())
+    metrics = conductor.metrics()
+    first, second = (phase.state for phase in conductor.phases)
+    assert first.planned == second.planned == first.done == MACS
+    assert second.done + second.dropped == MACS
+    assert sum(dropped(metrics).values()) == dropped(metrics).get(("enroll", ENROLLING), 0) == second.dropped
+    assert failed(metrics) == {}
+
+
+def test_two_power_cuts_at_once(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL,
+            {"kind": "power_cut", "seconds": 0.3, "wait": False},
+            {"kind": "power_cut", "name": "another", "seconds": 0.6},
+            LOOK,
+        )
+
+    conductor = run_in_reactor(scenario())
+    metrics = conductor.metrics()
+    assert failed(metrics) == {}
+    assert counts(metrics)["return"] == 8
+    assert [phase.state.done for phase in conductor.phases] == [8, 2, 2, 8]
+
+
+def test_a_run_that_is_interrupted_in_the_middle_of_everything(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        def started(conductor: Conductor) -> None:
+            def look() -> None:
+                if conductor.phases[-1].begun is not None:
+                    reactor.callLater(0.15, conductor.interrupt)
+                    reactor.callLater(0.16, conductor.interrupt)
+                else:
+                    reactor.callLater(0.02, look)
+
+            look()
+
+        return await load_run(
+            ENROLL,
+            {"kind": "lom_setup", "concurrency": 8},
+            {"kind": "power_cut", "seconds": 5.0, "spread": 5.0, "wait": False},
+            {"kind": "lom", "rate": 20, "duration": 60, "wait": False},
+            {**COMMAND, "rate": 50, "duration": 60, "wait": False},
+            {**COMMAND, "name": "closed", "concurrency": 4, "duration": 60, "wait": False},
+            {"kind": "idle", "seconds": 60, "poll": 0.1, "wait": False},
+            {**ENROLL, "name": "again"},
+            started=started,
+        )
+
+    conductor = run_in_reactor(scenario())
+    assert conductor.incomplete_because is not None
+    for phase in conductor.phases:
+        state = phase.state
+        assert state.started + state.dropped == state.planned, phase.name
+        assert state.done <= state.started
+    assert sum(dropped(conductor.metrics()).values()) == sum(phase.state.dropped for phase in conductor.phases)

@@ -1,0 +1,141 @@
+"""The installed command as its operator meets it when something goes wrong: signals, a full disk, no server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import COMMAND, SECONDS, lom_agent
+from servers import unused_port
+
+SCENARIO = """
+[fleet]
+devices = 8
+segment_size = 4
+[load]
+workers = 2
+tail = 2
+[[phase]]
+kind = "enroll"
+[[phase]]
+kind = "checkin"
+by = "self"
+rate = 20
+duration = {seconds}
+"""
+
+
+def interrupted(
+    folder: Path, seconds: float, act: Callable[[subprocess.Popen[bytes]], None], *arguments: str
+) -> tuple[int, str]:
+    """Run, ``act`` when the second phase has begun; the exit status and all that was printed."""
+    path = folder / "scenario.toml"
+    path.write_text(SCENARIO.format(seconds=seconds))
+    with subprocess.Popen(
+        [COMMAND, "run", str(path), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        read = b""
+        while b"checkin: begins" not in read:
+            line = process.stdout.readline()
+            assert line, read.decode()
+            read += line
+        act(process)
+        rest, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, (read + rest).decode()
+
+
+def results(folder: Path) -> Any:
+    """What the run left."""
+    return json.loads((folder / "results.json").read_bytes())
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """The worker processes."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"spawn_main" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_day_at_once_with_its_results_and_a_second_one_does_not_cost_them(
+    tmp_path: Path, number: int, status: int
+) -> None:
+    def act(process: subprocess.Popen[bytes]) -> None:
+        if number == signal.SIGINT:  # as a terminal does: to the whole process group
+            os.killpg(process.pid, number)
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+
+    trace = tmp_path / "trace.jsonl"
+    code, said = interrupted(tmp_path, 86400, act, "--out", str(tmp_path), "--trace", str(trace))
+    assert code == status, said
+    assert "Traceback" not in said
+    document = results(tmp_path)
+    assert not document["complete"]
+    assert document["operations"]["enroll"]["count"] == 8
+    phase = document["phases"][1]
+    assert phase["started"] + phase["dropped"] == phase["planned"] == 20 * 86400
+    times = [json.loads(line)["time"] for line in trace.read_text().splitlines()]
+    assert times == sorted(times)
+    assert len(times) >= 32
+    assert trace.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.glob("trace.jsonl.*")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the workers in /proc")
+def test_a_worker_that_is_killed_is_told_and_the_other_goes_on(tmp_path: Path) -> None:
+    def act(process: subprocess.Popen[bytes]) -> None:
+        os.kill(workers_of(process)[1], signal.SIGKILL)
+
+    code, said = interrupted(tmp_path, 2, act, "--out", str(tmp_path))
+    assert code == 1, said
+    assert "Traceback" not in said
+    assert "its process was killed, or crashed" in said
+    document = results(tmp_path)
+    assert not document["complete"]
+    assert document["phases"][1]["done"] >= 20  # the half of the one that lives
+    assert document["phases"][1]["ended_s"] is None  # not in every worker
+
+
+def test_results_that_cannot_be_written_do_not_cost_the_run_nor_its_summary(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def act(_process: subprocess.Popen[bytes]) -> None:
+        out.rmdir()
+        out.write_text("in the way")
+
+    code, said = interrupted(tmp_path, 3, act, "--out", str(out), "--junit", str(tmp_path / "junit.xml"))
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert "checkin: over" in said
+    assert "control link" not in said
+    assert "cannot be written" in said.splitlines()[-1]
+    assert (tmp_path / "junit.xml").exists()
+
+
+def test_a_server_that_is_not_there_is_a_failed_run_with_results(tmp_path: Path) -> None:
+    url = f"https://127.0.0.1:{unused_port()}/enroll"
+    done = lom_agent("run", "--devices", "5", "--enroll", url, "--out", str(tmp_path), "--workers", "2")
+    assert done.returncode == 1, done.stdout
+    assert done.stderr == b""
+    document = results(tmp_path)
+    assert document["complete"]
+    assert [(error["operation"], error["kind"], error["count"]) for error in document["errors"]] == [
+        ("enroll", "connect", 5)
+    ]
+    assert lom_agent("report", str(tmp_path)).returncode == 0
