@@ -296,18 +296,6 @@ def test_a_run_that_is_killed_leaves_readable_results_and_no_process(tmp_path: P
         time.sleep(0.05)
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_what_it_had_told(tmp_path: Path) -> None:
-    with started(tmp_path) as running:
-        os.kill(children_of(running.pid)[0], signal.SIGKILL)
-        output, errors = running.communicate(timeout=SECONDS)
-    assert running.returncode == 1, errors
-    document = read_results(tmp_path)
-    assert document["complete"] is False
-    assert "died" in document["incomplete_because"]
-    assert document["operations"]["enroll"]["count"] == 8
-    assert b"died" in output
-
-
 def test_quiet_prints_the_table_only() -> None:
     done = lom_agent("run", "--devices", "2", "--segment-size", "2", "--quiet")
     assert done.returncode == 0, done.stderr

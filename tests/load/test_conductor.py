@@ -11,60 +11,14 @@ import pytest
 from conftest import RunInReactor
 from hypothesis import given
 from hypothesis import strategies as st
+from load_runs import ENROLL, Onlooker, load_run
 from twisted.internet import reactor
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.gathered import cut
-from agent.load.live import LiveView
-from agent.load.push import APNsPlan
-from agent.load.scenario.reading import scenario_from
 from agent.push.counts import merge_push_counts
-
-ENROLL = {"kind": "enroll", "concurrency": 8}
-
-
-class Looker:
-    """Keeps what it is told."""
-
-    def __init__(self, act: Callable[[LiveView], None] = lambda _view: None) -> None:
-        self.notes: list[str] = []
-        self.views: list[LiveView] = []
-        self._act = act
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def look(self, view: LiveView) -> None:
-        self.views.append(view)
-        self._act(view)
-
-
-async def run(
-    *phases: dict[str, Any],
-    devices: int = 8,
-    workers: int = 2,
-    looker: Looker | None = None,
-    executor: Executor | None = None,
-    started: Callable[[Conductor], None] = lambda _conductor: None,
-    **parts: Any,
-) -> Conductor:
-    """Run these phases to their end."""
-    document = {
-        "fleet": {"devices": devices, "segment_size": 4, "boot": "constant:0.05", "shutdown": "constant:0.05"},
-        "load": {"tail": 5.0},
-        "phase": list(phases),
-        **parts,
-    }
-    own = executor or ThreadPoolExecutor(workers)
-    conductor = Conductor(reactor, scenario_from(document), own, workers, looker or Looker(), apns=APNsPlan(), cores=1)
-    started(conductor)
-    try:
-        await conductor.run()
-    finally:
-        own.shutdown()
-    return conductor
 
 
 @given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 20))
@@ -83,10 +37,10 @@ def test_a_fleet_is_cut_between_segments_and_nobody_is_lost(devices: int, size: 
 def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its_mac(
     run_in_reactor: RunInReactor,
 ) -> None:
-    looker = Looker()
+    looker = Onlooker()
 
     async def scenario() -> Conductor:
-        return await run(
+        return await load_run(
             ENROLL,
             {"kind": "lom_setup", "concurrency": 8},
             {"kind": "lom", "name": "reset", "request": "Reset", "per_request": 2, "rate": 50},
@@ -97,7 +51,7 @@ def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its
             {"kind": "power_cut", "seconds": 0.2},
             {"kind": "checkin", "name": "pushed", "by": "push", "rate": 100},
             {"kind": "checkin", "name": "alone", "by": "self", "arrivals": "poisson", "rate": 100},
-            looker=looker,
+            onlooker=looker,
         )
 
     conductor = run_in_reactor(scenario())
@@ -148,7 +102,7 @@ def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(ru
     def p99(how: dict[str, Any]) -> Any:
         async def scenario() -> Conductor:
             look = {"kind": "checkin", "by": "self", "duration": 5.0, **how}
-            return await run(
+            return await load_run(
                 {"kind": "enroll", "concurrency": 32}, look, devices=120, started=stalled_at(1.5), workers=1
             )
 
@@ -165,17 +119,17 @@ def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(ru
 
 
 def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run_in_reactor: RunInReactor) -> None:
-    looker = Looker()
+    looker = Onlooker()
 
     async def scenario() -> Conductor:
         def started(conductor: Conductor) -> None:
-            looker._act = lambda view: conductor.interrupt() if view.elapsed >= 1.0 else None
+            looker.act = lambda view: conductor.interrupt() if view.elapsed >= 1.0 else None
 
-        return await run(
+        return await load_run(
             ENROLL,
             {"kind": "checkin", "by": "self", "rate": 10, "duration": 600.0},
             {"kind": "idle", "name": "never", "seconds": 600.0},
-            looker=looker,
+            onlooker=looker,
             started=started,
         )
 
@@ -215,7 +169,7 @@ class OneDies(Executor):
 def test_a_worker_that_cannot_begin_ends_the_run(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         with pytest.raises(OperatorError, match="worker 1 died: killed"):
-            await run(ENROLL, executor=OneDies(0.0))
+            await load_run(ENROLL, executor=OneDies(0.0))
 
     run_in_reactor(scenario())
 
@@ -223,6 +177,6 @@ def test_a_worker_that_cannot_begin_ends_the_run(run_in_reactor: RunInReactor) -
 def test_a_shard_says_why_it_cannot_begin(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         with pytest.raises(OperatorError, match="nowhere0"):
-            await run(ENROLL, workers=1, lom={"network": "interface:nowhere0"})
+            await load_run(ENROLL, workers=1, lom={"network": "interface:nowhere0"})
 
     run_in_reactor(scenario())

@@ -229,3 +229,19 @@ def test_more_workers_than_segments_and_one_mac(run_in_reactor: RunInReactor) ->
         assert conductor.workers == workers
         assert counts(conductor.metrics())["delivery"] == devices
         assert failed(conductor.metrics()) == {}
+
+
+def test_a_phase_in_which_nobody_is_chosen_is_over_at_once(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Any:
+        return await load_run(
+            {"kind": "enroll"},
+            {"kind": "lom_setup", "concurrency": 2},
+            {"kind": "lom", "name": "closed", "controllers": False, "concurrency": 2},
+            {"kind": "lom", "name": "open", "controllers": False, "rate": 10},
+            devices=1,
+            workers=1,
+        )
+
+    conductor = run_in_reactor(scenario())
+    assert conductor.incomplete_because is None
+    assert [(phase.name, phase.state.planned) for phase in conductor.phases[2:]] == [("closed", 0), ("open", 0)]

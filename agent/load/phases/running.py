@@ -71,7 +71,7 @@ class Part:
 
 def part_of(number: int, some: range, total: int) -> int:
     """What comes of ``number`` to ``some`` of ``total`` things: over ranges that make up the whole it adds up to it."""
-    return number * some.stop // total - number * some.start // total
+    return number * some.stop // total - number * some.start // total if total else 0
 
 
 def operation_of(phase: PhaseBase) -> str:
