@@ -297,7 +297,8 @@ class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     arrivals: Annotated[Literal["constant", "poisson"], key("How phases with a `rate` take it.")] = "constant"
     rate: Annotated[Rate | None, key("Arrivals a second, for the whole fleet.", "1/s", example=20.0)] = None
     concurrency: Annotated[
-        Count | None, key("So many at a time, the next when one ends; instead of `rate`.", example=64)
+        Count | None,
+        key("So many at a time, the next when one ends (each worker has one at least); instead of `rate`.", example=64),
     ] = None
     tail: Annotated[Seconds, key("How long the run waits at its end for what is under way.", "s")] = 30.0
 
