@@ -23,6 +23,14 @@ SECONDS = 60.0  # after which a coroutine is stuck: far beyond what any test tak
 RunInReactor = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _threads_of_the_reactor() -> Iterator[None]:
+    """A reactor that was never stopped in good order keeps its threads, and they would keep the process."""
+    yield
+    if reactor.threadpool is not None:
+        reactor.threadpool.stop()
+
+
 @pytest.fixture
 def run_in_reactor() -> Iterator[RunInReactor]:
     """Run a coroutine in Twisted's reactor to its end, and return its result.
