@@ -370,9 +370,6 @@ class Conductor:
     def _is_over(self, worker: Worker) -> bool:
         return worker.result is not None or worker.problem is not None
 
-    def _alive(self) -> bool:
-        return not all(self._is_over(worker) for worker in self._workers)
-
     # Pushes.
 
     def _shard_of(self, index: int) -> int:
