@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mdm.strategies_mdm import broken_plists, values
 
@@ -16,6 +16,7 @@ from agent.errors import MisuseError, PeerError
 from agent.mdm import session as sessions
 from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged, failed
 from agent.mdm.session import TABLE, Event, Execute, Input, Over, Send, ServerRefused, Session, State, Timing
+from agent.mdm.waits import LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS
 from agent.plists import dump_binary, dump_xml, load_dict
 
 UDID = "5D3B0C1A-0000-4000-8000-000000000001"
@@ -343,9 +344,11 @@ def test_retry_after_takes_the_place_of_the_pause(status: int) -> None:
 @pytest.mark.parametrize(
     ("asked", "waited"),
     [
-        (1e9, sessions.RETRY_AFTER_LONGEST_SECONDS),
-        (math.inf, sessions.RETRY_AFTER_LONGEST_SECONDS),
-        (0.001, 0.001),
+        (1e9, LONGEST_WAIT_SECONDS),
+        (math.inf, LONGEST_WAIT_SECONDS),
+        (0.001, SHORTEST_WAIT_SECONDS),
+        (5e-324, SHORTEST_WAIT_SECONDS),
+        (1.5, 1.5),
         (0.0, 1.0),
         (-5.0, 1.0),
         (math.nan, 1.0),
@@ -354,6 +357,25 @@ def test_retry_after_takes_the_place_of_the_pause(status: int) -> None:
 )
 def test_retry_after_is_bounded(asked: float | None, waited: float) -> None:
     assert delays(new(), lambda it, now: it.answer(503, b"", now, retry_after=asked), 1) == [waited]
+
+
+@given(st.floats(), st.floats(0.0, 4e9), st.floats(5e-324, 1e9), st.floats(0.0, 1.0))
+def test_no_deadline_is_now_whatever_is_asked_for_and_set(
+    asked: float, now: float, setting: float, jitter: float
+) -> None:
+    """A deadline that equals now would be a loop without a pause."""
+    timing = Timing(retry_first=setting, retry_longest=setting, not_now=setting, retry_after_longest=setting)
+    for session in (new(timing, jitter=jitter), not_now_session(timing)):
+        if session.state is State.CLOSED:
+            session.open()
+        session.answer(503, b"", now, retry_after=asked)
+        assert session.deadline is not None
+        assert session.deadline > now
+        assert session.deadline >= now + SHORTEST_WAIT_SECONDS or not asked > 0.0
+    session = not_now_session(timing)
+    session.answer(200, b"", now)
+    assert session.deadline is not None
+    assert session.deadline > now
 
 
 def test_the_bound_of_retry_after_can_be_set() -> None:
@@ -451,6 +473,7 @@ def test_any_other_refusal_ends_the_session_and_keeps_the_result(status: int, bo
     st.sampled_from(["application/json", "text/xml", "application/x-plist", "", ";", "+json"]) | st.text(max_size=20),
     st.none() | st.floats(),
 )
+@example(503, b"", "", 2.220446049250313e-16)
 def test_any_answer_is_an_event_of_the_table(
     status: int, body: bytes, content_type: str, retry_after: float | None
 ) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from conftest import RunInReactor
 from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
 from servers import AUTHORITY, IDENTITY, Script, Talk, TLSServer, answer, serving, until
 from stack import Stack
 
@@ -220,6 +222,30 @@ def test_retry_after_takes_the_place_of_the_back_off(run_in_reactor: RunInReacto
 )
 def test_retry_after_is_a_number_or_a_date(value: str, seconds: float | None) -> None:
     assert retry_after(Response(503, {"retry-after": value}, b"", True), now=100.0) == seconds
+
+
+_DATE_PARTS = (
+    "Thu,",
+    "Thu",
+    "01",
+    "Jan",
+    "1970",
+    "00:02:00",
+    "00.02",
+    "GMT",
+    "+2400",
+    "-0000",
+    "9" * 4400,
+    "1e9",
+    ",",
+    "-",
+)
+
+
+@given(st.text(max_size=30) | st.lists(st.sampled_from(_DATE_PARTS), max_size=8).map(" ".join))
+def test_any_retry_after_is_a_wait_or_none(value: str) -> None:
+    seconds = retry_after(Response(503, {"retry-after": value}, b"", True), now=100.0)
+    assert seconds is None or seconds >= 0.0
 
 
 @pytest.mark.parametrize(
