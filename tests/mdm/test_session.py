@@ -397,6 +397,54 @@ def test_a_push_does_not_wait_for_the_pause() -> None:
     assert session.deadline is None
 
 
+# Answers that are no command
+
+
+@pytest.mark.parametrize("body", [b" ", b"\r\n", b" \t\r\n\v\f" * 1000])
+def test_an_answer_of_white_space_is_an_empty_one(body: bytes) -> None:
+    assert waiting().answer(200, body, 1.0) == Over()
+    session = working()
+    session.finish("a", acknowledged())
+    assert session.answer(200, body, 1.0) == Over()
+    assert not session.owes_result
+    session = waiting()
+    session.wake()
+    assert status_of(session.answer(200, body, 1.0)) == ("Idle", None)
+
+
+@pytest.mark.parametrize("body", [b"\0", b" x ", b"\xef\xbb\xbf", b"\xc2\xa0"])
+def test_other_bytes_are_no_empty_answer(body: bytes) -> None:
+    event = waiting().answer(200, body, 1.0)
+    assert isinstance(event, Over)
+    assert event.failure is not None
+    assert event.failure.kind == "plist"
+
+
+PAGE = b"<html><head><title>Sign in</title></head></html>"
+
+
+def test_a_page_instead_of_a_command_is_told_as_that() -> None:
+    event = waiting().answer(200, PAGE, 1.0, content_type="text/html")
+    assert isinstance(event, Over)
+    assert event.failure is not None
+    assert event.failure.kind == "html_page"
+    assert str(event.failure) == (
+        "Expected a command or an empty answer, found an HTML page titled “Sign in” (status 200). "
+        "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
+    )
+
+
+def test_a_command_that_is_called_html_is_carried_out() -> None:
+    assert isinstance(waiting().answer(200, command(), 1.0, content_type="text/html"), Execute)
+
+
+def test_a_refusal_with_a_page_says_so() -> None:
+    event = waiting().answer(403, PAGE, 1.0, content_type="text/html")
+    assert isinstance(event, Over)
+    assert isinstance(event.failure, ServerRefused)
+    assert str(event.failure).endswith("with 403 instead of 200, with an HTML page titled “Sign in”")
+
+
 # Refusals
 
 UNRECOGNIZED = {"code": "com.apple.unrecognized.device", "description": "who?"}

@@ -192,6 +192,18 @@ def test_a_command_without_an_identifier_is_dropped_with_a_line_that_says_so(run
         run_in_reactor(scenario())
 
 
+def test_an_answer_of_white_space_ends_the_session(run_in_reactor: RunInReactor) -> None:
+    with serving(replies(answer(200, b"\r\n", "Content-Type: text/html"))) as server:
+
+        async def scenario() -> None:
+            async with enrolled(server) as (running, client):
+                client.wake()
+                await until(lambda: sessions(running) == ["good"])
+                assert client.device.session.deadline is None
+
+        run_in_reactor(scenario())
+
+
 def test_retry_after_takes_the_place_of_the_back_off(run_in_reactor: RunInReactor) -> None:
     with serving(replies(answer(503, b"", "Retry-After: 1800"))) as server:
 
