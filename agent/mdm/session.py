@@ -24,14 +24,17 @@ from typing import NamedTuple
 
 from agent.errors import MisuseError, PeerError
 from agent.mdm.commands import Command, CommandDropped, CommandMalformed, parse_command
+from agent.mdm.pages import PageAnswered, also, page_in
 from agent.mdm.refusals import ServerRefused, is_temporary, unenrols
 from agent.mdm.results import Result, Status, idle_body
+from agent.mdm.waits import LONGEST_WAIT_SECONDS, asked_wait
 from agent.plists import PlistError
 
 RETRY_FIRST_SECONDS = 1.0  # undocumented: exponential from here
 RETRY_LONGEST_SECONDS = 60.0  # undocumented: … to here
-RETRY_AFTER_LONGEST_SECONDS = 3600.0  # undocumented: what a server's Retry-After can ask for at most
 NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: how long after NotNow the Mac asks again by itself
+_SHORTEST_SECONDS = 0.001  # of any wait: far above the resolution of a clock, so that a deadline is after now
+_LOOK_AT = "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
 _MOST_DOUBLINGS = 64  # beyond, doubling a float gains nothing and could overflow
 
 __all__ = [
@@ -91,12 +94,13 @@ class Timing:
 
     After a broken connection, a 5xx or a 429 it waits ``retry_first``, twice that after the next, and so on to
     ``retry_longest``; each wait is cut by the jitter to between half of it and all of it. A Retry-After takes the
-    place of that, up to ``retry_after_longest``. ``not_now`` is the wait after a session whose last status was NotNow.
+    place of that, from a second up to ``retry_after_longest``. ``not_now`` is the wait after a session whose last
+    status was NotNow.
     """
 
     retry_first: float = RETRY_FIRST_SECONDS
     retry_longest: float = RETRY_LONGEST_SECONDS
-    retry_after_longest: float = RETRY_AFTER_LONGEST_SECONDS
+    retry_after_longest: float = LONGEST_WAIT_SECONDS
     not_now: float = NOT_NOW_RETRY_SECONDS
 
     def __post_init__(self) -> None:
@@ -205,16 +209,18 @@ class Session:
     ) -> Event:
         """The server answered the report that was sent last.
 
-        ``content_type`` is the header of that name, by which a refusal's body is read. ``retry_after`` is the header
-        Retry-After in seconds from ``now``, None where it is absent or unreadable.
+        A body of white space is an empty one: the session is over. ``content_type`` is the header of that name.
+        ``retry_after`` is the header Retry-After in seconds from ``now``, None where it is absent or unreadable.
         """
         if self.state is not State.WAITING:
             raise MisuseError(f"an answer in the state {self.state.name}")
         if status != 200:
-            return self._refused(status, unenrols(status, body, content_type), retry_after, now)
+            text = f"the server answered a report with {status} instead of 200{also(body, content_type)}"
+            failure = ServerRefused(text, status)
+            return self._refused(failure, unenrols(status, body, content_type), retry_after, now)
         self._undelivered = None
         self.failures = 0
-        if not body:
+        if not body or body.isspace():
             return self._end_in_order(now)
         try:
             command = parse_command(body)
@@ -223,7 +229,8 @@ class Session:
             return self.finish(error.command_uuid, Result(Status.COMMAND_FORMAT_ERROR))._replace(malformed=str(error))
         except (CommandDropped, PlistError) as error:
             self._end(now)
-            return Over(error)
+            page = page_in(body, content_type)
+            return Over(PageAnswered("a command or an empty answer", page, status, _LOOK_AT) if page else error)
         self._begin(command.uuid)
         return Execute(command)
 
@@ -283,10 +290,10 @@ class Session:
         if self.woken:
             self.deadline = now
         elif self._last_was_not_now and self._undelivered is None:
-            self.deadline = now + self._timing.not_now
+            self.deadline = now + max(_SHORTEST_SECONDS, self._timing.not_now)
 
-    def _refused(self, status: int, unenrolled: bool, retry_after: float | None, now: float) -> Over:
-        failure = ServerRefused(f"the server answered a report with {status} instead of 200", status)
+    def _refused(self, failure: ServerRefused, unenrolled: bool, retry_after: float | None, now: float) -> Over:
+        status = failure.status
         if unenrolled:
             self.forget()
         elif is_temporary(status):
@@ -298,10 +305,10 @@ class Session:
 
     def _back_off(self, now: float, retry_after: float | None = None) -> None:
         delay = self._timing.back_off(self.failures, self._jitter())
-        if retry_after is not None and retry_after > 0.0:  # 0 would be a loop without a pause
-            delay = min(retry_after, self._timing.retry_after_longest)
+        if retry_after is not None and retry_after > 0.0:  # a date in the past asks for nothing
+            delay = asked_wait(retry_after, self._timing.retry_after_longest)
         self.failures += 1
-        self.deadline = now + delay
+        self.deadline = now + max(_SHORTEST_SECONDS, delay)
 
     def _move(self, happened: Input) -> None:
         try:

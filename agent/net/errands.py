@@ -21,8 +21,9 @@ from agent.errors import PeerError
 from agent.lom.network import Endpoint
 from agent.lom.requests import Outcome
 from agent.mdm import checkin
+from agent.mdm.pages import PageAnswered, also, page_in
 from agent.mdm.refusals import ServerRefused
-from agent.net.exchange import Connections, ask
+from agent.net.exchange import Connections, ask, without_query
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin
 from agent.net.scep_client import obtain_identity
@@ -33,6 +34,7 @@ from agent.profiles.enrolment import Enrolment
 from agent.profiles.scep import SCEPPayload
 
 _log = Logger()
+_LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not to a login page or a proxy."
 
 
 def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dict[str, str]:
@@ -134,9 +136,14 @@ class Errands:
             response = await ask(connections, "GET", url, headers)
         finally:
             connections.close()
+        content_type = response.headers.get("content-type", "")
         if response.status != 200:
             reason = f"the server answered the request for the enrolment profile with {response.status}"
-            raise ServerRefused(reason, response.status)
+            raise ServerRefused(reason + also(response.body, content_type), response.status)
+        page = page_in(response.body, content_type, only_type=True)
+        if page:
+            look_at = "Check the URL, and that the profile is served to a Mac that has not logged in."
+            raise PageAnswered(f"an enrolment profile from {without_query(url)}", page, response.status, look_at)
         return response.body
 
     async def _run(self) -> None:
@@ -160,9 +167,12 @@ class Errands:
         try:
             headers = message_headers(enrolment, checkin.CONTENT_TYPE, body)
             response = await ask(self._connections_of(enrolment), "PUT", enrolment.check_in_url, headers, body)
+            page = page_in(response.body, response.headers.get("content-type", ""))
             if response.status != 200:
                 reason = f"the server answered {facts['message']} with {response.status} instead of 200"
-                raise ServerRefused(reason, response.status)
+                raise ServerRefused(reason + (page and f", with {page}"), response.status)
+            if page:
+                raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
         except PeerError as error:
             self._around.record("checkin", self._device.mac.index, since, error, facts)
             raise

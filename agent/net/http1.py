@@ -23,9 +23,8 @@ MAX_INTERIM_RESPONSES = 16  # (100 Continue, 103 Early Hints) before the final o
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _VERSION = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?\Z")
-_FIELD = r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)"
-_ONE_FIELD = re.compile(_FIELD)
-_FIELDS = re.compile(rf"{_FIELD}(?:\r\n{_FIELD})*\Z")
+# Blanks around the value are stripped afterwards: two adjacent quantifiers that both match blanks backtrack.
+_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
 _FOLD = re.compile(r"\r\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?\Z")
 _LENGTH = re.compile(rb"[0-9]{1,12}\Z")
@@ -166,6 +165,7 @@ class ResponseReader:
         "_keep_alive",
         "_left",
         "_max_body",
+        "_searched",
         "_stage",
         "_status",
         "_trailers",
@@ -176,6 +176,7 @@ class ResponseReader:
         self._max_body = max_body
         self._stage = _Stage.HEAD
         self._buffer = bytearray()  # what is taken from its front costs nothing, however many small chunks there are
+        self._searched = 0  # bytes of an unfinished head that were searched for its end, and are not searched again
         self._body = bytearray()
         self._left = 0
         self._status = 0
@@ -232,10 +233,12 @@ class ResponseReader:
         return False
 
     def _read_head(self) -> bool:
-        end = self._buffer.find(b"\r\n\r\n")
+        end = self._buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
         if end < 0:
             self._check_unfinished_head()
+            self._searched = len(self._buffer)
             return False
+        self._searched = 0
         if end > MAX_HEAD_BYTES:
             raise ResponseTooLong(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
         status_line, _, fields = bytes(self._buffer[:end]).partition(b"\r\n")
@@ -260,7 +263,7 @@ class ResponseReader:
         buffer = self._buffer
         if not _VERSION.startswith(buffer[: len(_VERSION)]):
             raise _no_status_line(bytes(buffer))
-        if buffer.count(b"\n") != buffer.count(b"\r\n"):
+        if buffer.count(b"\n", self._searched) != buffer.count(b"\r\n", max(0, self._searched - 1)):
             raise ResponseMalformed("expected CR LF at the end of each line of the response's head, found LF alone")
         if len(buffer) > MAX_HEAD_BYTES + 3:  # a part of its end may be there
             raise ResponseTooLong(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
@@ -361,20 +364,23 @@ def _parse_headers(fields: bytes) -> dict[str, str]:
     text = fields.decode("latin-1")
     if "\r\n " in text or "\r\n\t" in text:
         text = _FOLD.sub(" ", text)  # RFC 9112, 5.2: an obsolete folded line is one line
-    if text.count("\r\n") >= MAX_HEADER_LINES:
+    lines = text.split("\r\n", MAX_HEADER_LINES)
+    if len(lines) > MAX_HEADER_LINES:
         raise ResponseTooLong(f"the response's head has more than {MAX_HEADER_LINES} header lines")
-    if not _FIELDS.match(text):
-        raise _no_header_line(text)
-    for name, value in _ONE_FIELD.findall(text):
-        key = name.lower()
-        value = value.rstrip(" \t")
-        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    repeated: dict[str, list[str]] = {}
+    for line in lines:
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            raise ResponseMalformed(f"expected a header line, found {line[:80].encode('latin-1')!r}")
+        name, value = found.groups()
+        key, value = name.lower(), value.strip(" \t")
+        if key in headers:
+            repeated.setdefault(key, [headers[key]]).append(value)
+        else:
+            headers[key] = value
+    for key, values in repeated.items():
+        headers[key] = ", ".join(values)
     return headers
-
-
-def _no_header_line(text: str) -> ResponseMalformed:
-    bad = next(line for line in text.split("\r\n") if not _ONE_FIELD.fullmatch(line))
-    return ResponseMalformed(f"expected a header line, found {bad[:80].encode('latin-1')!r}")
 
 
 def _no_status_line(found: bytes) -> ResponseMalformed:

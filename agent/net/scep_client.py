@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.task import deferLater
 
 from agent.mdm.checkin import USER_AGENT
+from agent.mdm.pages import page_in
 from agent.net.exchange import ConnectionTo, ask
 from agent.net.http1 import Response
 from agent.net.reactor import Reactor
@@ -63,12 +64,15 @@ class _Client:
     async def capabilities(self, ca_name: str) -> Capabilities:
         """GetCACaps; a CA that does not know it has none (RFC 8894, 3.5.2)."""
         response = await self._get("GetCACaps", ca_name)
-        return parse_caps(response.body if response.status == 200 else b"")
+        if response.status != 200:
+            return parse_caps(b"")
+        _check_answer("GetCACaps", response)
+        return parse_caps(response.body)
 
     async def ca_certificates(self, ca_name: str) -> CACertificates:
         """GetCACert."""
         response = await self._get("GetCACert", ca_name)
-        _check_status("GetCACert", response)
+        _check_answer("GetCACert", response)
         return parse_ca_certificates(response.body)
 
     async def enrol(
@@ -94,7 +98,7 @@ class _Client:
                 csr, key, ca, caps, transaction, nonce, now=datetime.now(UTC), message_type=message_type
             )
             response = await self._operate(message, caps)
-            _check_status("PKIOperation", response)
+            _check_answer("PKIOperation", response)
             answer = parse_cert_rep(response.body, csr, key, ca, transaction, nonce)
             if isinstance(answer, Granted):
                 return answer
@@ -120,7 +124,13 @@ class _Client:
         return f"{self._url}{separator}{query}"
 
 
-def _check_status(operation: str, response: Response) -> None:
+def _check_answer(operation: str, response: Response) -> None:
+    page = page_in(response.body, response.headers.get("content-type", ""))
+    if page:
+        raise SCEPError(
+            f"Expected a SCEP CA's answer to {operation}, found {page} (status {response.status}). "
+            "Check that the payload's URL leads to the CA, and not to a login page or a proxy."
+        )
     if response.status != 200:
         text = response.body[:200].decode("utf-8", "replace").strip()
         raise SCEPError(f"the CA answered {operation} with {response.status} instead of 200: {text}")

@@ -22,6 +22,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -37,6 +38,7 @@ from agent.net.stream_errors import (
     HandshakeFailed,
     HandshakeTimeout,
     broken,
+    ended,
     handshake_error,
 )
 from agent.net.tls import Check, forget_errors
@@ -226,11 +228,22 @@ class TLSStream:
         return "tls"
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor saw the connection die."""
-        if self.state is State.CONNECTING:
-            self._finish_connect()
-        if self.state is not State.CLOSED:
-            self._lose(ConnectionBroken(f"the connection broke: {reason.getErrorMessage()}"))
+        """The reactor saw the connection end, or one of our calls raise.
+
+        Whether it reports an end or bytes to read depends on timing, so an end is read like bytes: one error for both.
+        """
+        if not isinstance(reason.value, ConnectionDone | ConnectionLost):
+            if self.state is not State.CLOSED:
+                self._lose(ConnectionBroken(f"closed after an error of this program: {reason.getErrorMessage()}"))
+            return
+        try:
+            self.doRead()
+            while self.state is State.OPEN and self._receive():
+                pass
+        finally:
+            if self.state is not State.CLOSED:
+                handshaking = self.state is not State.OPEN
+                self._lose(ended(in_handshake=handshaking, before_any_answer=not self._heard))
 
     def doRead(self) -> None:
         """The socket can be read."""
@@ -286,11 +299,12 @@ class TLSStream:
         self.state = State.OPEN
         self._owner.secured()
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Read once; whether bytes came."""
         try:
             octets = self.tls.recv(_RECEIVE_BYTES)
         except (SSL.WantReadError, SSL.WantWriteError):
-            return
+            return False
         except SSL.ZeroReturnError:
             self._lose(ConnectionClosed("the peer closed the connection"))
         except SSL.Error as error:
@@ -298,6 +312,8 @@ class TLSStream:
         else:
             self._heard = True
             self._owner.received(octets)
+            return True
+        return False
 
     def _flush(self) -> None:
         """Send what the peer takes, no more than a turn's bytes, and nothing while it has something to say.
@@ -326,11 +342,13 @@ class TLSStream:
             self._want_write(False)
 
     def _peer_spoke(self) -> bool:
-        """Whether bytes, or the end of them, wait to be read."""
+        """Whether bytes, or the end of them, wait to be read. Raises SysCallError: the system reports an error once."""
         try:
             self._socket.recv(1, socket.MSG_PEEK)
-        except OSError:
-            return False  # nothing; or an error, which the next step hears of
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise SSL.SysCallError(error.errno, error.strerror) from error
         return True
 
     def _lose(self, error: PeerError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from OpenSSL import SSL
@@ -93,7 +94,18 @@ def broken(error: SSL.Error, *, before_any_answer: bool = False) -> HandshakeFai
     return ConnectionBroken(f"TLS failed: {reason}")
 
 
+def ended(*, in_handshake: bool, before_any_answer: bool) -> HandshakeFailed | ConnectionBroken:
+    """What it means that TCP ended without close_notify."""
+    error = SSL.SysCallError(-1, "Unexpected EOF")  # as pyOpenSSL raises
+    return handshake_error(error) if in_handshake else broken(error, before_any_answer=before_any_answer)
+
+
 def _system_reason(error: SSL.SysCallError) -> str:
-    """The system's word for it; nothing where the connection just ended, without close_notify."""
+    """The system's word for it; nothing where the connection just ended, without close_notify.
+
+    It may be reset after that, which is EPIPE where it is noticed: the end came first.
+    """
     number = error.args[0] if error.args else -1
+    if number == errno.EPIPE:
+        return ""
     return f": {os.strerror(number)}" if isinstance(number, int) and number > 0 else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from agent.mdm.waits import asked_wait
 from agent.profiles.errors import malformed
 from agent.profiles.profile import Payload
 
@@ -16,12 +17,14 @@ DEFAULT_KEY_SIZE = 1024
 DEFAULT_RETRIES = 3
 DEFAULT_RETRY_DELAY_SECONDS = 10
 _MAX_RETRIES = 1000
-_MAX_RETRY_DELAY_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
 class SCEPPayload:
-    """What a SCEP payload asks for. ``subject`` and ``subject_alt_name`` are as they stand in it."""
+    """What a SCEP payload asks for. ``subject`` and ``subject_alt_name`` are as they stand in it.
+
+    ``retries`` and ``retry_delay`` (seconds, at least one) are bounded: a CA that never decides is not asked for ever.
+    """
 
     payload_name: str
     url: str
@@ -33,7 +36,7 @@ class SCEPPayload:
     key_usage: int
     ca_fingerprint: bytes | None
     retries: int
-    retry_delay: int
+    retry_delay: float
 
 
 def scep_of(payload: Payload) -> SCEPPayload:
@@ -56,7 +59,7 @@ def scep_of(payload: Payload) -> SCEPPayload:
         key_usage=_one_of(content, "Key Usage", 0),
         ca_fingerprint=content.get("CAFingerprint", bytes),
         retries=min(_MAX_RETRIES, max(0, _one_of(content, "Retries", DEFAULT_RETRIES))),
-        retry_delay=min(_MAX_RETRY_DELAY_SECONDS, max(0, _one_of(content, "RetryDelay", DEFAULT_RETRY_DELAY_SECONDS))),
+        retry_delay=asked_wait(_one_of(content, "RetryDelay", DEFAULT_RETRY_DELAY_SECONDS)),
     )
 
 

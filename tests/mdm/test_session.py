@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mdm.strategies_mdm import broken_plists, values
 
@@ -16,6 +16,7 @@ from agent.errors import MisuseError, PeerError
 from agent.mdm import session as sessions
 from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged, failed
 from agent.mdm.session import TABLE, Event, Execute, Input, Over, Send, ServerRefused, Session, State, Timing
+from agent.mdm.waits import LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS
 from agent.plists import dump_binary, dump_xml, load_dict
 
 UDID = "5D3B0C1A-0000-4000-8000-000000000001"
@@ -343,9 +344,11 @@ def test_retry_after_takes_the_place_of_the_pause(status: int) -> None:
 @pytest.mark.parametrize(
     ("asked", "waited"),
     [
-        (1e9, sessions.RETRY_AFTER_LONGEST_SECONDS),
-        (math.inf, sessions.RETRY_AFTER_LONGEST_SECONDS),
-        (0.001, 0.001),
+        (1e9, LONGEST_WAIT_SECONDS),
+        (math.inf, LONGEST_WAIT_SECONDS),
+        (0.001, SHORTEST_WAIT_SECONDS),
+        (5e-324, SHORTEST_WAIT_SECONDS),
+        (1.5, 1.5),
         (0.0, 1.0),
         (-5.0, 1.0),
         (math.nan, 1.0),
@@ -354,6 +357,25 @@ def test_retry_after_takes_the_place_of_the_pause(status: int) -> None:
 )
 def test_retry_after_is_bounded(asked: float | None, waited: float) -> None:
     assert delays(new(), lambda it, now: it.answer(503, b"", now, retry_after=asked), 1) == [waited]
+
+
+@given(st.floats(), st.floats(0.0, 4e9), st.floats(5e-324, 1e9), st.floats(0.0, 1.0))
+def test_no_deadline_is_now_whatever_is_asked_for_and_set(
+    asked: float, now: float, setting: float, jitter: float
+) -> None:
+    """A deadline that equals now would be a loop without a pause."""
+    timing = Timing(retry_first=setting, retry_longest=setting, not_now=setting, retry_after_longest=setting)
+    for session in (new(timing, jitter=jitter), not_now_session(timing)):
+        if session.state is State.CLOSED:
+            session.open()
+        session.answer(503, b"", now, retry_after=asked)
+        assert session.deadline is not None
+        assert session.deadline > now
+        assert session.deadline >= now + SHORTEST_WAIT_SECONDS or not asked > 0.0
+    session = not_now_session(timing)
+    session.answer(200, b"", now)
+    assert session.deadline is not None
+    assert session.deadline > now
 
 
 def test_the_bound_of_retry_after_can_be_set() -> None:
@@ -373,6 +395,54 @@ def test_a_push_does_not_wait_for_the_pause() -> None:
     delays(session, FAILURES[0], 4)
     assert status_of(session.wake()) == ("Idle", None)
     assert session.deadline is None
+
+
+# Answers that are no command
+
+
+@pytest.mark.parametrize("body", [b" ", b"\r\n", b" \t\r\n\v\f" * 1000])
+def test_an_answer_of_white_space_is_an_empty_one(body: bytes) -> None:
+    assert waiting().answer(200, body, 1.0) == Over()
+    session = working()
+    session.finish("a", acknowledged())
+    assert session.answer(200, body, 1.0) == Over()
+    assert not session.owes_result
+    session = waiting()
+    session.wake()
+    assert status_of(session.answer(200, body, 1.0)) == ("Idle", None)
+
+
+@pytest.mark.parametrize("body", [b"\0", b" x ", b"\xef\xbb\xbf", b"\xc2\xa0"])
+def test_other_bytes_are_no_empty_answer(body: bytes) -> None:
+    event = waiting().answer(200, body, 1.0)
+    assert isinstance(event, Over)
+    assert event.failure is not None
+    assert event.failure.kind == "plist"
+
+
+PAGE = b"<html><head><title>Sign in</title></head></html>"
+
+
+def test_a_page_instead_of_a_command_is_told_as_that() -> None:
+    event = waiting().answer(200, PAGE, 1.0, content_type="text/html")
+    assert isinstance(event, Over)
+    assert event.failure is not None
+    assert event.failure.kind == "html_page"
+    assert str(event.failure) == (
+        "Expected a command or an empty answer, found an HTML page titled “Sign in” (status 200). "
+        "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
+    )
+
+
+def test_a_command_that_is_called_html_is_carried_out() -> None:
+    assert isinstance(waiting().answer(200, command(), 1.0, content_type="text/html"), Execute)
+
+
+def test_a_refusal_with_a_page_says_so() -> None:
+    event = waiting().answer(403, PAGE, 1.0, content_type="text/html")
+    assert isinstance(event, Over)
+    assert isinstance(event.failure, ServerRefused)
+    assert str(event.failure).endswith("with 403 instead of 200, with an HTML page titled “Sign in”")
 
 
 # Refusals
@@ -451,6 +521,7 @@ def test_any_other_refusal_ends_the_session_and_keeps_the_result(status: int, bo
     st.sampled_from(["application/json", "text/xml", "application/x-plist", "", ";", "+json"]) | st.text(max_size=20),
     st.none() | st.floats(),
 )
+@example(503, b"", "", 2.220446049250313e-16)
 def test_any_answer_is_an_event_of_the_table(
     status: int, body: bytes, content_type: str, retry_after: float | None
 ) -> None:

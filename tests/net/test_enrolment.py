@@ -73,7 +73,7 @@ SIGNER = OTHER.issue("signer", Usage())
 NESTED = b"<array>" * 40 + b"</array>" * 40
 NOT_A_PROFILE = [
     pytest.param(b"", "plist", "no property list", id="empty"),
-    pytest.param(b"<html>Please sign in</html>", "plist", "<html>", id="a web page"),
+    pytest.param(b"<html>Please sign in</html>", "html_page", "Check the URL", id="a web page"),
     pytest.param(sign_attached(b"junk", SIGNER.certificate, SIGNER.key)[:-1], "profile", "signature", id="broken CMS"),
     pytest.param(plistlib.dumps(["a"]), "plist", "should be a dictionary", id="an array"),
     pytest.param(plistlib.dumps({"a": "b"}), "profile", "PayloadType", id="another dictionary"),
@@ -120,6 +120,50 @@ def test_a_server_that_refuses(run_in_reactor: RunInReactor, what: str, status: 
             assert [record.facts["message"] for record in refused] == [what]
             kind, text = failure(refused[0])
             assert (kind, f"{what} with {status}" in text) == ("http_status", True)
+
+
+PAGE = b"<!doctype html><title>Sign in</title>"
+
+
+@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("profile", "Check the URL, and that the profile is served to a Mac that has not logged in."),
+        ("Authenticate", "Check that the profile's CheckInURL leads to the MDM server"),
+        ("TokenUpdate", "Check that the profile's CheckInURL leads to the MDM server"),
+    ],
+)
+def test_a_server_that_answers_a_web_page(run_in_reactor: RunInReactor, what: str, status: int, words: str) -> None:
+    with scripted_mdm() as mdm:
+        mdm.instead(what, reply(answer(status, PAGE, "Content-Type: text/html; charset=utf-8")))
+        page = "an HTML page titled “Sign in”"
+        kind, said = (
+            ("html_page", f"{page} (status 200). {words}") if status == 200 else ("http_status", f"403{{}}{page}")
+        )
+        said = said.format(" instead of 200, with " if what != "profile" else ", with ")
+        _fails_and_recovers(run_in_reactor, mdm, kind, said)
+
+
+def test_a_type_without_a_page_is_told_at_the_enrolment_url(run_in_reactor: RunInReactor) -> None:
+    with scripted_mdm() as mdm:
+        mdm.instead("profile", reply(answer(200, b"Please sign in", "Content-Type: text/html")))
+        _fails_and_recovers(run_in_reactor, mdm, "html_page", "/enroll, found an HTML page (status 200)")
+
+
+@pytest.mark.parametrize("what", ["Authenticate", "TokenUpdate"])
+@pytest.mark.parametrize("body", [b"", b"OK"])
+def test_a_check_in_answer_that_is_called_html_is_taken(run_in_reactor: RunInReactor, what: str, body: bytes) -> None:
+    """As web frameworks answer by default; a Mac reads no body here."""
+    with scripted_mdm() as mdm:
+        mdm.instead(what, reply(answer(200, body, "Content-Type: text/html")))
+
+        async def scenario() -> None:
+            async with closing(mdm):
+                await mdm.macs[0].enroll_at(mdm.url)
+                assert mdm.macs[0].device.enrolment is not None
+
+        run_in_reactor(scenario())
 
 
 @pytest.mark.parametrize("act", [Talk.close, Talk.drop, Talk.reset], ids=["close_notify", "end of TCP", "reset"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from http1_reading import both_ways, read, read_by_byte
 
+from agent.net import http1
 from agent.net.http1 import (
     MAX_CHUNK_LINE_BYTES,
     MAX_HEAD_BYTES,
     MAX_HEADER_LINES,
     MAX_INTERIM_RESPONSES,
+    ResponseMalformed,
     ResponseReader,
     ResponseTooLong,
 )
@@ -108,3 +112,35 @@ def test_a_body_of_very_many_small_chunks_is_read() -> None:
     response = read(octets)
     assert response is not None
     assert response.body == b"x" * chunks
+
+
+class CountedBuffer(bytearray):
+    """Counts the bytes that it is searched through."""
+
+    searched = 0
+
+    def find(self, part: bytes, start: int = 0) -> int:  # type: ignore[override]
+        CountedBuffer.searched += len(self) - start
+        return super().find(part, start)
+
+    def count(self, part: bytes, start: int = 0) -> int:  # type: ignore[override]
+        CountedBuffer.searched += len(self) - start
+        return super().count(part, start)
+
+
+def test_a_head_that_comes_byte_by_byte_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "bytearray", CountedBuffer, raising=False)
+    searched = []
+    for size in (500, 8 * 500):
+        monkeypatch.setattr(CountedBuffer, "searched", 0)
+        assert read_by_byte(headed(size)) is not None
+        searched.append(CountedBuffer.searched)
+    assert size < searched[1] <= 8 * searched[0]
+
+
+@pytest.mark.parametrize("bad", ["malformed", "a:\0", "a b: c", ": c", "a: " + " \t" * 1000 + "\0"])
+def test_the_one_malformed_line_after_many_good_ones_is_told(bad: str) -> None:
+    good = "".join(f"Name-{number}: \t value {number}\t\r\n" for number in range(MAX_HEADER_LINES - 1))
+    head = f"HTTP/1.1 200 OK\r\n{good}{bad}\r\n\r\n".encode("latin-1")
+    with pytest.raises(ResponseMalformed, match=r"expected a header line, found b'.{0,3}" + re.escape(bad[:1])):
+        read(head)

@@ -44,6 +44,7 @@ class Behaviour:
     caps: bytes = render_caps(LAB_CAPABILITIES)
     caps_status: int = 200
     operation_status: int = 200
+    page_at: str = ""  # the operation that is answered with an HTML page
     asked: list[tuple[str, str]] = field(default_factory=list)
     _csr: Any = None
 
@@ -72,6 +73,9 @@ class Service(Resource):
     def render(self, request: Any) -> bytes:
         operation = request.args[b"operation"][0].decode()
         ca = self._ca
+        if operation == ca.page_at:
+            request.setResponseCode(ca.operation_status)
+            return b"<!doctype html><title>Sign in</title>"
         if operation == "GetCACaps":
             ca.asked.append((request.method.decode(), operation))
             request.setResponseCode(ca.caps_status)
@@ -146,6 +150,19 @@ def test_a_ca_without_capabilities_is_asked_by_get(run_in_reactor: RunInReactor,
     identity = run_in_reactor(enrol(ca))
     assert identity.certificate.public_key() == KEY.public_key()
     assert ca.asked[-1] == ("GET", "PKCS_REQ")
+
+
+PAGES = [("GetCACaps", 200), ("GetCACert", 200), ("GetCACert", 403), ("PKIOperation", 200), ("PKIOperation", 403)]
+
+
+@pytest.mark.parametrize(("operation", "status"), PAGES)
+def test_a_page_instead_of_a_ca_is_told_as_that(run_in_reactor: RunInReactor, operation: str, status: int) -> None:
+    ca = Behaviour(page_at=operation, operation_status=status)
+    text = fails_with(run_in_reactor, SCEPError, lambda: enrol(ca))
+    assert text == (
+        f"Expected a SCEP CA's answer to {operation}, found an HTML page titled “Sign in” (status {status}). "
+        "Check that the payload's URL leads to the CA, and not to a login page or a proxy."
+    )
 
 
 def test_a_ca_that_makes_it_wait_is_polled(run_in_reactor: RunInReactor) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from conftest import RunInReactor
 from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
 from servers import AUTHORITY, IDENTITY, Script, Talk, TLSServer, answer, serving, until
 from stack import Stack
 
@@ -190,6 +192,18 @@ def test_a_command_without_an_identifier_is_dropped_with_a_line_that_says_so(run
         run_in_reactor(scenario())
 
 
+def test_an_answer_of_white_space_ends_the_session(run_in_reactor: RunInReactor) -> None:
+    with serving(replies(answer(200, b"\r\n", "Content-Type: text/html"))) as server:
+
+        async def scenario() -> None:
+            async with enrolled(server) as (running, client):
+                client.wake()
+                await until(lambda: sessions(running) == ["good"])
+                assert client.device.session.deadline is None
+
+        run_in_reactor(scenario())
+
+
 def test_retry_after_takes_the_place_of_the_back_off(run_in_reactor: RunInReactor) -> None:
     with serving(replies(answer(503, b"", "Retry-After: 1800"))) as server:
 
@@ -220,6 +234,30 @@ def test_retry_after_takes_the_place_of_the_back_off(run_in_reactor: RunInReacto
 )
 def test_retry_after_is_a_number_or_a_date(value: str, seconds: float | None) -> None:
     assert retry_after(Response(503, {"retry-after": value}, b"", True), now=100.0) == seconds
+
+
+_DATE_PARTS = (
+    "Thu,",
+    "Thu",
+    "01",
+    "Jan",
+    "1970",
+    "00:02:00",
+    "00.02",
+    "GMT",
+    "+2400",
+    "-0000",
+    "9" * 4400,
+    "1e9",
+    ",",
+    "-",
+)
+
+
+@given(st.text(max_size=30) | st.lists(st.sampled_from(_DATE_PARTS), max_size=8).map(" ".join))
+def test_any_retry_after_is_a_wait_or_none(value: str) -> None:
+    seconds = retry_after(Response(503, {"retry-after": value}, b"", True), now=100.0)
+    assert seconds is None or seconds >= 0.0
 
 
 @pytest.mark.parametrize(

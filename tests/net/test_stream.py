@@ -25,7 +25,9 @@ from servers import (
     unused_port,
 )
 from stream_ends import Owner, StillReactor, client_stream
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from agent.errors import MisuseError, PeerError
 from agent.net.stream import State, Timeouts, TLSStream, start_connect
@@ -344,27 +346,164 @@ def test_many_streams_that_break_leave_the_others_alone(run_in_reactor: RunInRea
         run_in_reactor(scenario())
 
 
-def test_the_reactor_may_say_first_that_a_connection_died(run_in_reactor: RunInReactor) -> None:
-    """Where nothing is left to be read, epoll reports the end and not a byte."""
-    from twisted.internet.error import ConnectionLost
-    from twisted.python.failure import Failure
+def wait_for_reset(stream: TLSStream) -> None:
+    """Block, reactor and all, until the peer's reset has arrived."""
+    end = select.poll()
+    end.register(stream.fileno(), 0)
+    assert end.poll(1000.0 * JOIN_SECONDS)
 
+
+def notices_by_reading(stream: TLSStream) -> None:
+    stream.doRead()
+
+
+def notices_by_writing(stream: TLSStream) -> None:
+    stream.write(b"x")
+
+
+def is_told_by_the_reactor(stream: TLSStream) -> None:
+    """epoll reports an end without bytes to read, or together with them."""
+    stream.connectionLost(Failure(ConnectionLost()))
+    stream.connectionLost(Failure(ConnectionLost()))
+
+
+NOTICED = (notices_by_reading, notices_by_writing, is_told_by_the_reactor)
+
+
+def resets(talk: Talk) -> None:
+    talk.reset()
+
+
+def ends_and_resets(talk: Talk) -> None:
+    talk.sock.shutdown(socket.SHUT_WR)
+    talk.reset()
+
+
+@pytest.mark.parametrize("noticed", NOTICED)
+@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize(("end", "reason"), [(resets, ": Connection reset by peer"), (ends_and_resets, "")])
+def test_a_broken_connection_has_one_text_however_it_is_noticed(
+    run_in_reactor: RunInReactor,
+    noticed: Callable[[TLSStream], None],
+    answers: bool,
+    end: Callable[[Talk], None],
+    reason: str,
+) -> None:
+    """With TLS 1.3 a server refuses our certificate after our end of the handshake, and not every one says so."""
+    go = threading.Event()
+
+    def script(talk: Talk) -> None:
+        _ = talk.tls
+        if answers:
+            talk.send(b"hello")
+        go.wait()
+        end(talk)
+
+    with serving(script) as server:
+        owner = Owner()
+
+        async def scenario() -> PeerError:
+            stream = client_stream(server.port, owner)
+            await owner.opened
+            await until(lambda: not answers or owner.octets == b"hello")
+            go.set()
+            wait_for_reset(stream)
+            noticed(stream)
+            return await owner.ended
+
+        error = run_in_reactor(scenario())
+    hint = "" if answers else "; it said nothing before, as a server may that refuses our certificate"
+    assert (error.kind, str(error)) == ("broken", f"the peer broke the connection{reason}{hint}")
+    assert owner.calls.count("lost") == 1
+
+
+@pytest.mark.parametrize("noticed", [notices_by_reading, TLSStream.doWrite, is_told_by_the_reactor])
+def test_a_reset_during_the_handshake_has_one_text_however_it_is_noticed(
+    run_in_reactor: RunInReactor, noticed: Callable[[TLSStream], None]
+) -> None:
+    go = threading.Event()
+
+    def script(talk: Talk) -> None:
+        talk.sock.recv(1, socket.MSG_PEEK)
+        go.wait()
+        talk.reset()
+
+    with serving(script) as server:
+        owner = Owner()
+
+        async def scenario() -> PeerError:
+            stream = client_stream(server.port, owner)
+            await until(lambda: stream.state is State.HANDSHAKING)
+            go.set()
+            wait_for_reset(stream)
+            noticed(stream)
+            return await owner.ended
+
+        error = run_in_reactor(scenario())
+    words = "the peer closed the connection during the TLS handshake: Connection reset by peer"
+    assert (error.kind, str(error)) == ("tls", words)
+
+
+def test_what_the_peer_said_is_read_when_the_reactor_tells_of_the_end_first(run_in_reactor: RunInReactor) -> None:
+    go, said = threading.Event(), b"last words" * 6000
+
+    def says_and_goes(talk: Talk) -> None:
+        _ = talk.tls
+        go.wait()
+        talk.send(said)
+        talk.close()
+
+    with serving(says_and_goes) as server:
+        owner = Owner()
+
+        async def scenario() -> PeerError:
+            stream = client_stream(server.port, owner)
+            await owner.opened
+            go.set()
+            end = select.poll()
+            end.register(stream.fileno(), select.POLLRDHUP)
+            assert end.poll(1000.0 * JOIN_SECONDS)
+            is_told_by_the_reactor(stream)
+            return await owner.ended
+
+        error = run_in_reactor(scenario())
+    assert owner.octets == said
+    assert str(error) == "the peer closed the connection"
+
+
+def test_the_reactor_may_tell_of_an_end_that_cannot_be_read(run_in_reactor: RunInReactor) -> None:
     with serving(echo, silent) as server:
 
-        async def scenario() -> list[PeerError]:
+        async def scenario() -> list[tuple[str, str]]:
             errors = []
             for opened in (True, False):
                 owner = Owner()
                 stream = client_stream(server.port, owner)
                 if opened:
                     await owner.opened
-                stream.connectionLost(Failure(ConnectionLost()))
-                stream.connectionLost(Failure(ConnectionLost()))
-                errors.append(await owner.ended)
+                is_told_by_the_reactor(stream)
+                error = await owner.ended
+                errors.append((error.kind, str(error).partition(";")[0]))
                 assert owner.calls.count("lost") == 1
             return errors
 
-        assert [error.kind for error in run_in_reactor(scenario())] == ["broken", "broken"]
+        assert run_in_reactor(scenario()) == [
+            ("broken", "the peer broke the connection"),
+            ("tls", "the peer closed the connection during the TLS handshake"),
+        ]
+
+
+def test_an_error_of_ours_is_not_blamed_on_the_peer(run_in_reactor: RunInReactor) -> None:
+    with serving(echo) as server:
+        owner = Owner()
+
+        async def scenario() -> PeerError:
+            stream = client_stream(server.port, owner)
+            await owner.opened
+            stream.connectionLost(Failure(ZeroDivisionError("by zero")))
+            return await owner.ended
+
+        assert str(run_in_reactor(scenario())) == "closed after an error of this program: by zero"
 
 
 @pytest.mark.parametrize("answers", [False, True])

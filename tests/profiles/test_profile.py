@@ -320,6 +320,19 @@ def test_what_a_scep_payload_leaves_out_has_apples_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "waited"),
+    [(-(2**63), 1.0), (-1, 1.0), (0, 1.0), (1, 1.0), (17, 17.0), (3600, 3600.0), (2**64 - 1, 3600.0)],
+)
+def test_the_wait_that_a_scep_payload_asks_for_is_bounded(asked: int, waited: float) -> None:
+    assert scep_of(profile(scep(RetryDelay=asked)).payloads[0]).retry_delay == waited
+
+
+@pytest.mark.parametrize(("asked", "tried"), [(-1, 0), (0, 0), (7, 7), (2**64 - 1, 1000)])
+def test_the_retries_that_a_scep_payload_asks_for_are_bounded(asked: int, tried: int) -> None:
+    assert scep_of(profile(scep(Retries=asked)).payloads[0]).retries == tried
+
+
+@pytest.mark.parametrize(
     "keys",
     [
         {"URL": None},

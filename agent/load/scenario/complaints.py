@@ -15,7 +15,6 @@ from agent.load.scenario.types import PHASE_KINDS, Scenario
 
 _STEP = re.compile(r"\.(?P<key>\w+)|\[(?P<number>\d+)\]|(?P<any>\[\.\.\.\])")
 _LACKS = re.compile(r"Object missing required field `(\w+)`")
-_LENGTH = re.compile(r"Expected `array` of length \d+, got \d+")
 
 
 def check_keys(document: dict[str, Any]) -> None:
