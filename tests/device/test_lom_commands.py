@@ -1,6 +1,6 @@
 """LOM commands as a Mac answers them: Apple's own examples to the letter, and Apple's schema key by key.
 
-``fixtures/apple-examples`` are the pages' requests and responses, ``fixtures/apple-schema`` the YAML of both commands.
+``fixtures/apple-examples`` are the pages' requests and responses, `agent.mdm.facts` the keys of both commands.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apple_schema import problems, schema
+from apple_schema import problems
 
 from agent.device.answering import StandingMac, answer_among, answer_command
 from agent.device.commands import carry_out
@@ -23,6 +23,7 @@ from agent.fleet.population import Mac, Population
 from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import parse_command
+from agent.mdm.facts import message
 from agent.mdm.results import Result
 from agent.pki.authority import Authority
 from agent.pki.identity import load_pkcs12
@@ -126,29 +127,29 @@ def test_apples_examples_in_the_schemas_words() -> None:
 REPORT_KEYS = {"CommandUUID", "Status", "UDID"}  # of every result
 
 
-def answered_problems(name: str, report: dict[str, Any]) -> list[str]:
-    """What is wrong with a report's own keys by Apple's YAML."""
+def answered_problems(request_type: str, report: dict[str, Any]) -> list[str]:
+    """What is wrong with a report's own keys by Apple's schema."""
     assert report.keys() >= REPORT_KEYS
     own = {key: value for key, value in report.items() if key not in REPORT_KEYS}
-    return problems(own, schema(name)["responsekeys"])
+    return problems(own, message("command", request_type).response)
 
 
 def test_the_examples_words_are_not_the_schemas() -> None:
     """A check that passed them would be none."""
-    assert answered_problems("lom.devicerequest", example("lom-device-response")) == [
+    assert answered_problems("LOMDeviceRequest", example("lom-device-response")) == [
         "ResponseData is not in the schema",
         "ResponseList is required and absent",
     ]
-    assert answered_problems("lom.setuprequest", example("lom-setup-response")) == [
-        "SecondaryIPv6AddressList is required and absent",
+    assert answered_problems("LOMSetupRequest", example("lom-setup-response")) == [
         "LOMProtocolVersion is required and absent",
+        "SecondaryIPv6AddressList is required and absent",
     ]
 
 
 def test_our_own_requests_are_apples() -> None:
     """What the tests here ask is itself right by the schema."""
     body = {"RequestList": [request_item(DeviceRequestType=word) for word in ("PowerON", "PowerOFF", "Reset")]}
-    assert problems(body, schema("lom.devicerequest")["payloadkeys"]) == []
+    assert problems(body, message("command", "LOMDeviceRequest").request) == []
 
 
 @pytest.mark.parametrize("index", range(len(POPULATION)))
@@ -156,7 +157,7 @@ def test_setup_answers_are_right_by_the_schema(index: int) -> None:
     """Macs of every model, with one LOM port and with two."""
     report = plistlib.loads(answer_command(POPULATION, index, command(RequestType="LOMSetupRequest"), Dialect.SCHEMA))
     assert report["Status"] == "Acknowledged"
-    assert answered_problems("lom.setuprequest", report) == []
+    assert answered_problems("LOMSetupRequest", report) == []
     mac = POPULATION[index]
     assert report["PrimaryIPv6AddressList"] == list(mac.primary_ipv6)
     assert report["SecondaryIPv6AddressList"] == list(mac.secondary_ipv6)
@@ -178,7 +179,7 @@ def test_device_answers_are_right_by_the_schema_whatever_becomes_of_the_items() 
     ]
     report = answer(device_request(*items))
     assert report["Status"] == "Acknowledged"
-    assert answered_problems("lom.devicerequest", report) == []
+    assert answered_problems("LOMDeviceRequest", report) == []
     answered = {item["DeviceRequestUUID"]: item for item in report["ResponseList"]}
     assert list(answered) == [item["DeviceRequestUUID"] for item in items]
     assert [uuid for uuid, item in answered.items() if item["DeviceRequestSuccess"]] == ["done", "on"]

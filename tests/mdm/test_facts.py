@@ -1,0 +1,163 @@
+"""The table of facts from Apple's schema: how it is made, read, and asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import MisuseError
+from agent.mdm.facts import COLUMNS, Fact, message, messages, read_facts, version, write_facts
+
+MAKE_FACTS = Path(__file__).parents[2] / "fixtures" / "make_facts.py"
+
+YAML = """
+title: Blink
+payload:
+  requesttype: Blink
+  supportedOS:
+    iOS: {introduced: n/a}
+    macOS:
+      introduced: '14.0'
+      accessrights: AllowSettings
+      devicechannel: true
+      userchannel: false
+      supervised: true
+      userenrollment: {mode: forbidden}
+payloadkeys:
+- key: Colour
+  type: <string>
+  presence: required
+  rangelist: [red, green]
+  content: Words that nobody keeps.
+- key: Times
+  type: <integer>
+  presence: optional
+  range: {min: 1, max: 9}
+- key: OnPhonesOnly
+  type: <boolean>
+  presence: optional
+  supportedOS: {macOS: {introduced: n/a}}
+responsekeys:
+- key: Lamps
+  type: <array>
+  presence: required
+  subkeys:
+  - key: LampsItem
+    type: <dictionary>
+    subkeys:
+    - {key: Name, type: <string>, presence: required}
+    - key: Watts
+      type: <real>
+      presence: optional
+      supportedOS: {macOS: {introduced: '26.4', deprecated: '27.0'}}
+"""
+
+
+def made(folder: Path, *arguments: str) -> list[Fact]:
+    """What the program makes of the YAML in ``folder``."""
+    output = folder / "facts.tsv"
+    command = [sys.executable, str(MAKE_FACTS), str(folder), "--output", str(output), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=MAKE_FACTS.parents[1])
+    assert done.returncode == 0, done.stderr
+    return list(read_facts(output.read_text(encoding="utf-8")))
+
+
+def lay(folder: Path, text: str = YAML) -> Path:
+    """A checkout with this one command."""
+    path = folder / "mdm" / "commands" / "blink.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_table_has_the_facts_of_a_mac_and_none_of_the_text(tmp_path: Path) -> None:
+    facts = made(lay(tmp_path))
+    assert [fact.path for fact in facts] == [
+        "",
+        "Colour",
+        "Times",
+        "Lamps",
+        "Lamps/LampsItem",
+        "Lamps/LampsItem/Name",
+        "Lamps/LampsItem/Watts",
+    ]
+    blink, colour, times, *_, watts = facts
+    assert blink == Fact(
+        "command",
+        "Blink",
+        introduced="14.0",
+        channels="device",
+        rights="AllowSettings",
+        flags="supervised|userenrollment=forbidden",
+    )
+    assert colour == Fact("command", "Blink", "request", "Colour", "string", "required", "red|green")
+    assert times.values == "1..9"
+    assert (watts.introduced, watts.deprecated) == ("26.4", "27.0")
+    assert "nobody keeps" not in (tmp_path / "facts.tsv").read_text(encoding="utf-8")
+
+
+def test_what_only_an_older_checkout_has_was_removed(tmp_path: Path) -> None:
+    older = lay(tmp_path / "older", YAML.replace("OnPhonesOnly", "Gone").replace("{introduced: n/a}}", "{}}"))
+    newer = lay(tmp_path / "newer")
+    facts = {fact.path: fact for fact in made(newer, "--older", str(older), "--release", "27.0")}
+    assert facts["Gone"].removed == "27.0"
+    assert [path for path, fact in facts.items() if fact.removed] == ["Gone"]
+
+
+def test_a_folder_without_apples_files_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, str(MAKE_FACTS), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=MAKE_FACTS.parents[1])
+    assert done.returncode == 2
+    assert "Expected Apple's YAML files" in done.stderr
+
+
+WORDS = st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"], blacklist_characters="\x85"), max_size=8)
+
+
+@given(st.lists(st.builds(Fact, *[WORDS] * len(COLUMNS)), max_size=5, unique_by=lambda fact: fact.place))
+def test_a_table_is_read_as_it_was_written(facts: list[Fact]) -> None:
+    assert list(read_facts(write_facts(facts))) == sorted(facts, key=lambda fact: fact.place)
+
+
+@pytest.mark.parametrize("text", ["", "kind\n", "# Facts\nkind\tmessage\n"])
+def test_another_text_is_no_table(text: str) -> None:
+    with pytest.raises(MisuseError, match="make_facts"):
+        list(read_facts(text))
+
+
+def test_releases_compare_as_numbers() -> None:
+    assert version("9.0") < version("10.15") < version("26.4") < version("27") == version("27.0")
+    with pytest.raises(MisuseError, match="such as 26"):
+        version("newest")
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"), [("11.0", False), ("12.0", True), ("26.4", True), ("27.0", False), ("27.1", False)]
+)
+def test_a_key_is_there_from_its_release_until_it_is_removed(release: str, *, expected: bool) -> None:
+    assert Fact("command", "X", introduced="12.0", removed="27.0").is_in(release) is expected
+
+
+def test_the_packages_table_holds_what_lom_needs() -> None:
+    setup = message("command", "LOMSetupRequest")
+    assert (setup.fact.introduced, setup.fact.channels) == ("11.0", "device")
+    assert setup.fact.rights == "DeviceLockAndRemovePasscode"
+    assert {name: key.fact.type for name, key in setup.response.items()} == {
+        "LOMProtocolVersion": "integer",
+        "PrimaryIPv6AddressList": "array",
+        "SecondaryIPv6AddressList": "array",
+    }
+    item = message("command", "LOMDeviceRequest").request["RequestList"].keys["RequestListItem"]
+    assert item.keys["DeviceRequestType"].fact.values == "PowerON|PowerOFF|Reset"
+    assert ("check-in", "TokenUpdate") in messages()
+    assert ("error", "unrecognized.device") in messages()
+
+
+def test_a_message_that_apple_has_not_is_told() -> None:
+    with pytest.raises(MisuseError, match="Blink"):
+        message("command", "Blink")
