@@ -15,22 +15,13 @@ from typing import ClassVar, TypeVar
 
 import service_identity
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL, crypto
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
 from agent.errors import PeerError
+from agent.pki.certificates import UNREADABLE, CertificateError, for_openssl, from_openssl
 
-# What cryptography raises for a certificate that OpenSSL reads and cryptography does not.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 _KNOWN_SERVERS = 256  # certificates with the host that each was found to name
 Judge = Callable[[x509.Certificate], str]
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
@@ -126,7 +117,7 @@ class PeerCheck:
         if self.rejected is not None:
             return False
         try:
-            found = certificate.to_cryptography()
+            found = from_openssl(certificate)
             self._pinned = self._pinned or found in self._pins
             if not ok:
                 self.rejected = rejection(error, found)
@@ -134,7 +125,7 @@ class PeerCheck:
                 self._name = self._judge_own(found)
         except PeerRejected as rejected:
             self.rejected = rejected
-        except _UNREADABLE as unreadable:
+        except (CertificateError, *UNREADABLE) as unreadable:  # the second: a part of it, such as its dates
             self.rejected = PeerRejected(f"the peer's certificate cannot be read: {unreadable}")
         except Exception as defect:
             self.rejected = PeerRejected(f"the peer's certificate could not be judged: {defect!r}")
@@ -206,19 +197,27 @@ def verify_chain(peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certif
     """
     if not peer:
         raise NoCertificate("the peer presented no certificate")
-    own, *others = (crypto.X509.from_cryptography(certificate) for certificate in peer)
     try:
+        own, *others = (for_openssl(certificate) for certificate in peer)
         crypto.X509StoreContext(store_of(anchors), own, others).verify_certificate()
     except crypto.X509StoreContextError as error:
-        raise rejection(error.errors[0], error.certificate.to_cryptography()) from error
-    return judge(peer[0])
+        raise rejection(error.errors[0], from_openssl(error.certificate)) from error
+    except (CertificateError, crypto.Error) as error:
+        raise PeerRejected(f"the peer's certificate cannot be read: {error}") from error
+    try:
+        return judge(peer[0])
+    except UNREADABLE as error:
+        raise PeerRejected(f"the peer's certificate cannot be read: {error}") from error
 
 
 def store_of(anchors: Sequence[x509.Certificate]) -> crypto.X509Store:
-    """A trust store of exactly these certificates; an intermediate or a leaf may be an anchor too."""
+    """A trust store of exactly these certificates; an intermediate or a leaf may be an anchor too.
+
+    Raises CertificateError.
+    """
     store = crypto.X509Store()
     for anchor in anchors:
-        store.add_cert(crypto.X509.from_cryptography(anchor))
+        store.add_cert(for_openssl(anchor))
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     return store
 
@@ -276,7 +275,7 @@ def _extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> Extensi
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-    except _UNREADABLE as error:  # malformed or repeated extensions
+    except UNREADABLE as error:  # malformed or repeated extensions
         raise PeerRejected(f"the certificate {subject_text(certificate)} cannot be read: {error}") from error
 
 

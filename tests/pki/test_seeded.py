@@ -130,8 +130,8 @@ def _encrypted() -> bytes:
 @pytest.mark.parametrize(
     ("certificate", "key", "words"),
     [
-        (b"", key_pem(DEVICE.key), "certificate is not in PEM"),
-        (DEVICE.certificate.public_bytes(Encoding.DER), key_pem(DEVICE.key), "certificate is not in PEM"),
+        (b"", key_pem(DEVICE.key), "expected a certificate in PEM"),
+        (DEVICE.certificate.public_bytes(Encoding.DER), key_pem(DEVICE.key), "expected a certificate in PEM"),
         (certificate_pem(DEVICE.certificate), b"no key", "key is not in PEM"),
         (certificate_pem(DEVICE.certificate), _encrypted(), "openssl pkey"),
         (certificate_pem(DEVICE.certificate), key_pem(CONTROLLER.key), "key is not that of the certificate CN=mac-1"),

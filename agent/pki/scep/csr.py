@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from agent.pki import der
-from agent.pki.cms import UNREADABLE
+from agent.pki.certificates import UNREADABLE
 from agent.pki.identity import PrivateKey
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
 from agent.pki.signatures import SignatureError, check_signature
