@@ -21,6 +21,7 @@ from OpenSSL import SSL, crypto
 from agent.net import openssl_direct
 from agent.pki.certificates import CertificateError, for_openssl
 from agent.pki.identity import Identity, IdentityError
+from agent.pki.names import fault_of_name
 from agent.pki.verify import PeerRejected, subject_text
 
 _KNOWN_HOSTS = 1024  # whose names in a hello are remembered: a fleet has few servers
@@ -118,7 +119,7 @@ def server_name_of(host: str) -> bytes:
         ipaddress.ip_address(host)
     except ValueError:
         try:
-            return host.encode("idna")
+            return b"" if fault_of_name(host) else host.encode("idna")
         except UnicodeError:
             return b""
     return b""

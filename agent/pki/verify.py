@@ -21,6 +21,7 @@ from service_identity.cryptography import verify_certificate_hostname, verify_ce
 
 from agent.errors import PeerError
 from agent.pki.certificates import UNREADABLE, CertificateError, for_openssl, from_openssl
+from agent.pki.names import fault_of_name, same_name
 
 _KNOWN_SERVERS = 256  # certificates with the host that each was found to name
 Judge = Callable[[x509.Certificate], str]
@@ -174,7 +175,7 @@ def device_judge(expected_name: str) -> Judge:
     def judge(certificate: x509.Certificate) -> str:
         _check_usage(certificate, ExtendedKeyUsageOID.SERVER_AUTH)
         found = common_name(certificate)
-        if found.lower() != expected_name.lower():
+        if not same_name(found, expected_name):
             raise WrongName(f"expected a certificate with CommonName {expected_name}, found {found}")
         _check_alternative_name(certificate, found)
         return found
@@ -223,13 +224,16 @@ def store_of(anchors: Sequence[x509.Certificate]) -> crypto.X509Store:
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """The one CommonName of a certificate. Raises WrongName where there is none, or more than one."""
-    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    """The one CommonName of a certificate. Raises WrongName where there is none, more than one, or no name."""
+    names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if len(names) != 1:
         raise WrongName(
             f"expected a certificate with one CommonName, found {len(names)} in {subject_text(certificate)}"
         )
-    return names[0]
+    fault = fault_of_name(names[0])
+    if fault:
+        raise WrongName(f"expected a CommonName that identifies a peer, found {names[0]!r}: {fault}")
+    return str(names[0])
 
 
 def alternative_names(certificate: x509.Certificate) -> list[str]:
@@ -249,7 +253,11 @@ def subject_text(certificate: x509.Certificate) -> str:
 def _check_alternative_name(certificate: x509.Certificate, name: str) -> None:
     """The schema calls the LOM name a dNSName, the seed page a CommonName: where both stand, both must agree."""
     found = alternative_names(certificate)
-    if found and name.lower() not in (other.lower() for other in found):
+    for other in found:
+        fault = fault_of_name(other)
+        if fault:
+            raise WrongName(f"expected DNS names in the subjectAltName that identify a peer, found {other!r}: {fault}")
+    if found and not any(same_name(name, other) for other in found):
         raise WrongName(f"the certificate with CommonName {name} has another subjectAltName: {', '.join(found)}")
 
 

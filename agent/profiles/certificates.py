@@ -11,6 +11,7 @@ from cryptography import x509
 
 from agent.pki.certificates import MAX_BYTES, CertificateError, read_certificate, read_pem
 from agent.pki.identity import Identity, IdentityError, WrongPasswordError, load_pkcs12
+from agent.pki.names import ascii_upper
 from agent.profiles.errors import bad_certificate, bad_password, payload_failed
 from agent.profiles.profile import Payload, Profile
 
@@ -35,7 +36,7 @@ def unpack_identity(payload: Payload) -> Identity:
 def identity_at(profile: Profile, uuid: str, identities: Identities) -> Identity:
     """The identity that a payload refers to by PayloadUUID. Raises ProfileError where it is none."""
     payload = profile.payload(uuid)
-    identity = identities.get(payload.uuid.upper())
+    identity = identities.get(ascii_upper(payload.uuid))
     if identity is None:
         reason = f"a payload {payload.payload_type} holds no identity that this Mac can use"
         raise bad_certificate(reason).within(payload_failed(payload.name))
