@@ -61,6 +61,17 @@ def edited(certificate: x509.Certificate, issuer: PrivateKey, changes: Mapping[s
     return der.sequence(content, algorithm.encoded, der.encode(der.BIT_STRING, b"\0" + signature))
 
 
+def signed_by_sha1(certificate: x509.Certificate, issuer: PrivateKey) -> bytes:
+    """The DER of ``certificate`` signed anew by ECDSA with SHA-1, as cryptography does no more."""
+    algorithm = der.sequence(der.oid("1.2.840.10045.4.1"))
+    tbs, _algorithm, _signature = der.read(certificate.public_bytes(Encoding.DER)).children()
+    parts = {name: element.encoded for name, element in zip(_ORDER, tbs.children(), strict=True)}
+    content = der.sequence(*{**parts, "algorithm": algorithm}.values())
+    assert isinstance(issuer, ec.EllipticCurvePrivateKey)
+    signature = issuer.sign(content, ec.ECDSA(hashes.SHA1()))
+    return der.sequence(content, algorithm, der.encode(der.BIT_STRING, b"\0" + signature))
+
+
 def odd_identity(good: Identity, issuer: PrivateKey, changes: Mapping[str, bytes]) -> OddIdentity:
     """``good`` with its certificate edited and signed anew."""
     return OddIdentity(Octets(edited(good.certificate, issuer, changes)), good.key)

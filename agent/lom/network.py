@@ -18,6 +18,7 @@ from agent.lom.link import ControllerLink, DeviceLink, LinkAnswer, LinkError, Li
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
 from agent.pki.identity import Identity
+from agent.pki.purpose import Purpose
 from agent.pki.verify import PeerRejected, common_name, controller_judge, device_judge, verify_chain
 
 
@@ -168,7 +169,7 @@ class MemoryNetwork:
             ours = controller_side(controller)
             device = self._book.find(controller.segment, address)
             theirs = device_side(device)
-            peer = verify_chain(theirs.shown, ours.anchors, device_judge(relay.item.dns_name))
+            peer = verify_chain(theirs.shown, ours.anchors, device_judge(relay.item.dns_name), Purpose.TLS_SERVER)
         except (Unreachable, PeerRejected) as error:
             relay.not_sent(address, error)
             return ""
@@ -182,7 +183,7 @@ class MemoryNetwork:
     def _admitted(self, controller: LinkSide, device: LinkSide) -> str:
         """The CommonName by which the Device knows the Controller. Raises ControllerRejected."""
         try:
-            return verify_chain(controller.shown, device.anchors, controller_judge)
+            return verify_chain(controller.shown, device.anchors, controller_judge, Purpose.TLS_CLIENT)
         except PeerRejected as error:
             raise ControllerRejected(f"the Device refused our certificate: {error}") from error
 

@@ -105,8 +105,11 @@ def from_openssl(certificate: crypto.X509) -> x509.Certificate:
 
     A CA of a chain may have parts that cryptography refuses and nobody asks for. Raises CertificateError.
     """
-    with _readable():
-        return certificate.to_cryptography()
+    try:
+        with _readable():
+            return certificate.to_cryptography()
+    except crypto.Error as error:  # OpenSSL cannot write what it has read
+        raise CertificateError("the certificate cannot be read") from error
 
 
 def for_openssl(certificate: x509.Certificate) -> crypto.X509:
@@ -134,7 +137,11 @@ def peer_chain(tls: SSL.Connection) -> tuple[x509.Certificate, ...]:
 
 def read_openssl(certificate: crypto.X509) -> x509.Certificate:
     """A certificate that OpenSSL has read, whole. Raises CertificateError."""
-    return read_certificate(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
+    try:
+        octets = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+    except crypto.Error as error:  # OpenSSL cannot write what it has read
+        raise CertificateError("the certificate cannot be read") from error
+    return read_certificate(octets)
 
 
 @lru_cache(_KEPT)

@@ -22,6 +22,7 @@ from service_identity.cryptography import verify_certificate_hostname, verify_ce
 from agent.errors import PeerError
 from agent.pki.certificates import UNREADABLE, CertificateError, for_openssl, from_openssl
 from agent.pki.names import fault_of_name, same_name
+from agent.pki.purpose import Purpose, set_purpose, weakness
 
 _KNOWN_SERVERS = 256  # certificates with the host that each was found to name
 Judge = Callable[[x509.Certificate], str]
@@ -191,24 +192,35 @@ def controller_judge(certificate: x509.Certificate) -> str:
     return found
 
 
-def verify_chain(peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], judge: Judge) -> str:
-    """The verdict of a LOM link without a socket: chain, validity and ``judge``, as ``PeerCheck`` gives it in TLS.
+def verify_chain(
+    peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], judge: Judge, purpose: Purpose
+) -> str:
+    """The verdict of a LOM link without a socket: chain and ``judge``, as OpenSSL and ``PeerCheck`` give it in TLS.
 
     ``peer`` is what it would present, its own certificate first. Returns its name, or raises PeerRejected.
     """
     if not peer:
         raise NoCertificate("the peer presented no certificate")
     try:
-        own, *others = (for_openssl(certificate) for certificate in peer)
-        crypto.X509StoreContext(store_of(anchors), own, others).verify_certificate()
+        return _verified(peer, anchors, judge, purpose)
+    except (CertificateError, crypto.Error, *UNREADABLE) as error:
+        raise PeerRejected(f"the peer's certificate cannot be read: {error}") from error
+
+
+def _verified(
+    peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], judge: Judge, purpose: Purpose
+) -> str:
+    own, *others = (for_openssl(certificate) for certificate in peer)
+    store = store_of(anchors)
+    set_purpose(store, purpose)
+    try:
+        chain = crypto.X509StoreContext(store, own, others).get_verified_chain()
     except crypto.X509StoreContextError as error:
         raise rejection(error.errors[0], from_openssl(error.certificate)) from error
-    except (CertificateError, crypto.Error) as error:
-        raise PeerRejected(f"the peer's certificate cannot be read: {error}") from error
-    try:
-        return judge(peer[0])
-    except UNREADABLE as error:
-        raise PeerRejected(f"the peer's certificate cannot be read: {error}") from error
+    weak = weakness(chain)
+    if weak is not None:
+        raise rejection(weak[0], from_openssl(weak[1]))
+    return judge(peer[0])
 
 
 def store_of(anchors: Sequence[x509.Certificate]) -> crypto.X509Store:

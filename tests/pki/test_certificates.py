@@ -41,9 +41,10 @@ from agent.pki.certificates import (
 from agent.pki.cms import CMSError, certificates_in
 from agent.pki.identity import IdentityError, load_pkcs12
 from agent.pki.pem import key_pem, load_identity
+from agent.pki.purpose import Purpose
 from agent.pki.scep.cacert import parse_ca_certificates
 from agent.pki.scep.errors import SCEPError
-from agent.pki.verify import PeerCheck, PeerRejected, controller_judge, device_judge, server_judge, verify_chain
+from agent.pki.verify import PeerCheck, controller_judge, device_judge, server_judge, verify_chain
 from agent.profiles.certificates import certificate_of
 from agent.profiles.errors import ProfileError
 from agent.profiles.profile import Payload
@@ -230,28 +231,38 @@ def test_a_peer_that_shows_one_is_refused_or_known_by_what_was_read(
         assert refusing.rejected is not None
 
 
+def judge_chains_with(octets: bytes, judge: Callable[[x509.Certificate], str]) -> None:
+    """As a peer's own certificate, as a CA that it shows, and as an anchor."""
+    try:
+        found = x509.load_der_x509_certificate(octets)  # read in part only, as an identity in memory is
+    except Exception:  # noqa: BLE001  # no certificate object, nothing to judge
+        return
+    for chain in ([found], [LEAF.certificate, found]):
+        for anchors in ([ROOT.certificate], [found]):
+            with contextlib.suppress(PeerError):
+                verify_chain(chain, anchors, judge, Purpose.TLS_SERVER)
+            with contextlib.suppress(PeerError):
+                TLSContexts().trusts(chain, anchors)
+
+
+@every_odd_one
+@pytest.mark.parametrize("judge", JUDGES)
+def test_a_chain_with_one_is_judged_or_refused(octets: bytes, judge: Callable[[x509.Certificate], str]) -> None:
+    judge_chains_with(octets, judge)
+
+
 @given(hostile(GOOD), st.sampled_from(JUDGES))
 @settings(max_examples=150)
 def test_a_chain_of_any_certificates_is_judged_or_refused(
     octets: bytes, judge: Callable[[x509.Certificate], str]
 ) -> None:
-    """Read by cryptography in part: as an identity in memory is."""
-    try:
-        found = x509.load_der_x509_certificate(octets)
-    except Exception:  # noqa: BLE001  # no certificate object, nothing to judge
-        return
-    for chain in ([found], [LEAF.certificate, found]):
-        for anchors in ([ROOT.certificate], [found]):
-            with contextlib.suppress(PeerRejected):
-                verify_chain(chain, anchors, judge)
-            with contextlib.suppress(PeerError):
-                TLSContexts().trusts(chain, anchors)
+    judge_chains_with(octets, judge)
 
 
 # No other way in
 
 LOADERS = {
-    "get_peer_certificate", "get_peer_cert_chain", "get_verified_chain", "getPeerCertificate", "to_cryptography",
+    "get_peer_certificate", "get_peer_cert_chain", "getPeerCertificate", "to_cryptography",
     "from_cryptography", "load_certificate", "load_certificates", "load_der_pkcs7_certificates",
     "load_der_x509_certificate", "load_key_and_certificates", "load_pem_pkcs7_certificates",
     "load_pem_x509_certificate", "load_pem_x509_certificates", "pkcs7_decrypt_der",
@@ -265,6 +276,8 @@ def calls_of_loaders(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in LOADERS:
             yield node.lineno, node.attr
+        elif isinstance(node, ast.keyword) and node.arg == "as_cryptography":  # of any method of pyOpenSSL
+            yield node.lineno, node.arg
         elif isinstance(node, ast.ImportFrom):
             yield from ((node.lineno, alias.name) for alias in node.names if alias.name in LOADERS)
         elif isinstance(node, ast.Attribute) and node.attr == "load_pkcs12":  # cryptography's; ours is a plain name
@@ -294,7 +307,8 @@ def test_nothing_else_calls_a_loader_of_certificates() -> None:
         "x509.load_der_x509_certificate(octets)",
         "from cryptography.x509 import load_pem_x509_certificate as read",
         "crypto.load_certificate(1, octets)",
-        "tls.get_peer_certificate(as_cryptography=True)",
+        "tls.get_peer_certificate()",
+        "tls.get_verified_chain(as_cryptography=True)",
         "pkcs12.load_pkcs12(octets, None)",
     ],
 )
