@@ -330,7 +330,7 @@ def test_files_that_are_no_identity_are_said_so(refused: Refused, tmp_path: Path
     mine, other = files(tmp_path, "mine", CONTROLLER, DEVICES), files(tmp_path, "other", DEVICE, DEVICES)
     rows = [
         (["--key", named(other, "--key")], "the key is not that of the certificate CN=controller.example"),
-        (["--cert", named(mine, "--key")], "the certificate is not in PEM"),
+        (["--cert", named(mine, "--key")], "expected a certificate in PEM"),
         (["--key", named(mine, "--cert")], "the key is not in PEM"),
         (["--ca", named(mine, "--key")], "holds no certificate in PEM or DER"),
     ]

@@ -11,6 +11,7 @@ from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
 from agent.mdm import checkin
 from agent.pki.identity import Identity
+from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import SCEPError
 from agent.profiles.certificates import PKCS12, all_certificates, unpack_identity
 from agent.profiles.enrolment import BOOTSTRAP_CAPABILITY, MDM, Enrolment, check_update, enrolment_of, mdm_payload_of
@@ -92,9 +93,9 @@ def _obtain_identities(profile: Profile) -> Steps[dict[str, Identity]]:
     identities: dict[str, Identity] = {}
     for payload in profile.payloads:
         if payload.payload_type == PKCS12:
-            identities[payload.uuid.upper()] = unpack_identity(payload)
+            identities[ascii_upper(payload.uuid)] = unpack_identity(payload)
         elif payload.payload_type == SCEP:
-            identities[payload.uuid.upper()] = yield from _enrol_by_scep(payload, all_certificates(profile))
+            identities[ascii_upper(payload.uuid)] = yield from _enrol_by_scep(payload, all_certificates(profile))
     return identities
 
 

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from agent.device.mac import Device
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
+from agent.pki.certificates import own_certificate, read_certificate
 from agent.pki.identity import Identity
 from agent.pki.rsa_prime import key_of, prime_of
-from agent.pki.shared import shared_certificate
 
 _PROTOCOL = 5
 _LEVEL = 6
@@ -108,7 +108,7 @@ class _Writer(pickle.Pickler):
         if isinstance(value, Derivation):
             return _source, ()
         if isinstance(value, x509.Certificate):
-            return shared_certificate, (value.public_bytes(Encoding.DER),)
+            return read_certificate, (value.public_bytes(Encoding.DER),)
         if isinstance(value, Identity):
             certificate, key = value.octets
             prime = prime_of(value.certificate, key)
@@ -148,5 +148,5 @@ def _source() -> Derivation:
 
 def _identity(certificate: bytes, key: bytes, prime: bytes, chain: tuple[x509.Certificate, ...]) -> Identity:
     if prime:
-        key = key_of(x509.load_der_x509_certificate(certificate), prime)
+        key = key_of(own_certificate(certificate), prime)
     return Identity.of_octets(certificate, key, chain)

@@ -17,6 +17,7 @@ from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
 from agent.fleet.models import draw_model, draw_release, model_named
 from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
+from agent.pki.names import ascii_lower, ascii_upper
 
 MAX_DEVICES = 10_000_000  # ours: the values that are unique by construction have room for far more
 DEFAULT_SEGMENT_SIZE = 10  # devices; ours
@@ -158,7 +159,7 @@ class Population:
         model = draw_model(int.from_bytes(digest[16:24], "little"))
         release = draw_release(model, int.from_bytes(digest[24:32], "little"))
         serial_number = source.serial_number(index, model.serial_prefix)
-        host_name = f"mac-{serial_number.lower()}"
+        host_name = f"mac-{ascii_lower(serial_number)}"
         macs = tuple([source.mac_address(index, port) for port in range(model.lom_ports)])
         segment, place = divmod(index, self.segment_size)
         return Mac(
@@ -198,7 +199,7 @@ class Population:
     def index_of_name(self, dns_name: str) -> int | None:
         """The index of the Mac with this DNS name, in lower case; None where nobody has it."""
         host = dns_name.removesuffix(f".{DOMAIN}")
-        index = self._source.serial_index(host[-SERIAL_CHARACTERS_A_MAC:].upper())
+        index = self._source.serial_index(ascii_upper(host[-SERIAL_CHARACTERS_A_MAC:]))
         return index if index is not None and index < self.devices and self[index].dns_name == dns_name else None
 
     def index_of_token(self, token: bytes) -> int | None:

@@ -20,6 +20,7 @@ from agent.lab.core import MAX_BODY_BYTES, AlreadyQueued, EnrolledMac, Lab
 from agent.lab.push import LabPush
 from agent.net.apns_provider import PushFailed
 from agent.net.reactor import DelayedCall, Reactor
+from agent.pki.names import ascii_upper
 
 MAX_UUID_LENGTH = 100  # ours, of a CommandUUID that a client chose
 PUSH_SECONDS = 5.0  # ours: how long an answer waits for APNs
@@ -80,7 +81,7 @@ class API(Resource):
         raise APIError(404, f"there is no {method} /api/{'/'.join(path)[:200]}; docs/lab-api.md lists what there is")
 
     def _mac(self, udid: str) -> EnrolledMac:
-        mac = self._lab.macs.get(udid.upper())
+        mac = self._lab.macs.get(ascii_upper(udid))
         if mac is None:
             raise APIError(404, f"no Mac {udid[:80]} is enrolled here")
         return mac

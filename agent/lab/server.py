@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -25,6 +26,7 @@ from agent.lab.profiles import enrolment_profile, pkcs12_payload, scep_payload
 from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
 from agent.net.tls import make_context
+from agent.pki.certificates import CertificateError, peer_certificate
 from agent.pki.cms import sign_attached
 from agent.pki.identity import Identity
 
@@ -226,9 +228,9 @@ def _message(request: Any) -> Message:
     signature = request.getHeader(b"mdm-signature")
     channel = request.channel
     if not hasattr(channel, "lab_connection"):
-        certificate = channel.transport.getPeerCertificate()  # which TLS has verified against the lab's CAs
+        certificate = _peer_certificate(channel.transport)
         channel.lab_connection = next(_connections)
-        channel.lab_fingerprint = None if certificate is None else _fingerprint(certificate)
+        channel.lab_fingerprint = None if certificate is None else certificate.fingerprint(hashes.SHA256())
     return Message(
         body=request.content.read(),
         content_type=content_type.partition(";")[0].strip().lower(),
@@ -238,5 +240,9 @@ def _message(request: Any) -> Message:
     )
 
 
-def _fingerprint(certificate: crypto.X509) -> bytes:
-    return certificate.to_cryptography().fingerprint(hashes.SHA256())
+def _peer_certificate(transport: Any) -> x509.Certificate | None:
+    """The client's certificate, which TLS has verified against the lab's CAs. Raises Refused."""
+    try:
+        return peer_certificate(transport.getHandle())
+    except CertificateError as error:
+        raise Refused(403, f"the client certificate is refused: {error}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography import x509
 
 from agent.errors import OperatorError
+from agent.pki.certificates import MAX_FILE_BYTES, CertificateError, read_certificates
 
 
 def read_anchors(paths: tuple[str, ...]) -> tuple[x509.Certificate, ...]:
@@ -14,13 +15,10 @@ def read_anchors(paths: tuple[str, ...]) -> tuple[x509.Certificate, ...]:
     anchors: list[x509.Certificate] = []
     for path in paths:
         try:
-            blob = Path(path).read_bytes()
-            if b"-----BEGIN" in blob:
-                anchors += x509.load_pem_x509_certificates(blob)
-            else:
-                anchors.append(x509.load_der_x509_certificate(blob))
+            with Path(path).open("rb") as file:
+                anchors += read_certificates(file.read(MAX_FILE_BYTES + 1))
         except OSError as error:
             raise OperatorError(f"the CA file {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except CertificateError as error:
             raise OperatorError(f"the CA file {path} holds no certificate in PEM or DER: {error}") from error
     return tuple(anchors)

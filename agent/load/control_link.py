@@ -12,7 +12,6 @@ import socket
 from functools import partial
 from typing import Protocol
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from twisted.logger import Logger
@@ -25,6 +24,7 @@ from agent.net.reactor import DelayedCall, Reactor
 from agent.net.stream import State, TLSStream, start_connect
 from agent.net.tls import TLSContexts, make_context
 from agent.pki.authority import SERVER_USAGE, Authority
+from agent.pki.certificates import own_certificate
 from agent.pki.verify import PeerCheck, server_judge
 
 NAME = "conductor.lom-agent.test"  # of the certificate; never resolved
@@ -115,7 +115,7 @@ def connect(reactor: Reactor, address: tuple[str, int], ca: bytes, hello: Hello,
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = start_connect(family, address)
     check = PeerCheck(server_judge(NAME))
-    tls = TLSContexts().client(sock, (x509.load_der_x509_certificate(ca),), None, check, NAME)
+    tls = TLSContexts().client(sock, (own_certificate(ca),), None, check, NAME)
     stream = TLSStream(reactor, sock, tls, check, link)
     link.begin(stream)
     link.send(hello)

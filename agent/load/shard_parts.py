@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cryptography import x509
 from twisted.internet.defer import maybeDeferred
 
 from agent.fleet.derivation import Derivation
@@ -29,6 +28,7 @@ from agent.net.mdm_client import MDMClient
 from agent.net.resolver import Resolver
 from agent.net.surroundings import Moment, Surroundings
 from agent.net.tls import TLSContexts
+from agent.pki.certificates import own_certificate
 from agent.servers.opening import open_server
 
 SCEP_KEY_BITS = 2048  # of the lab's SCEP payload
@@ -70,7 +70,7 @@ class ShardParts:
             network=self._network,
             keys=self._keys,
             observer=observer,
-            anchors=tuple(x509.load_der_x509_certificate(anchor) for anchor in plan.anchors),
+            anchors=tuple(own_certificate(anchor) for anchor in plan.anchors),
             insecure=scenario.server.insecure,
             on_warning=lambda text: note(f"Warning: {text}"),
             stage=self.metrics.stage,

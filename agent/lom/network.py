@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography import x509
-from OpenSSL import crypto
 
 from agent.errors import MisuseError, PeerError
 from agent.lom.link import ControllerLink, DeviceLink, LinkAnswer, LinkError, LinkRequest
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
 from agent.pki.identity import Identity
-from agent.pki.verify import Judge, PeerRejected, common_name, controller_judge, device_judge, verify_chain
+from agent.pki.purpose import Purpose
+from agent.pki.verify import PeerRejected, common_name, controller_judge, device_judge, verify_chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,11 @@ class LinkSide:
     identity: Identity
     anchors: tuple[x509.Certificate, ...]
 
+    @property
+    def shown(self) -> tuple[x509.Certificate, ...]:
+        """What it sends in the TLS handshake: its own certificate first."""
+        return (self.identity.certificate, *self.identity.chain)
+
 
 def is_device(endpoint: Endpoint) -> bool:
     """Whether the Mac is set up as a LOM Device."""
@@ -164,7 +169,7 @@ class MemoryNetwork:
             ours = controller_side(controller)
             device = self._book.find(controller.segment, address)
             theirs = device_side(device)
-            peer = _judge(theirs.identity, ours.anchors, device_judge(relay.item.dns_name))
+            peer = verify_chain(theirs.shown, ours.anchors, device_judge(relay.item.dns_name), Purpose.TLS_SERVER)
         except (Unreachable, PeerRejected) as error:
             relay.not_sent(address, error)
             return ""
@@ -178,7 +183,7 @@ class MemoryNetwork:
     def _admitted(self, controller: LinkSide, device: LinkSide) -> str:
         """The CommonName by which the Device knows the Controller. Raises ControllerRejected."""
         try:
-            return _judge(controller.identity, device.anchors, controller_judge)
+            return verify_chain(controller.shown, device.anchors, controller_judge, Purpose.TLS_CLIENT)
         except PeerRejected as error:
             raise ControllerRejected(f"the Device refused our certificate: {error}") from error
 
@@ -192,10 +197,3 @@ class MemoryNetwork:
         if answer is None:
             raise controller_end.closed("its answer is not whole")
         return answer
-
-
-def _judge(shown: Identity, anchors: Sequence[x509.Certificate], judge: Judge) -> str:
-    try:
-        return verify_chain([shown.certificate, *shown.chain], anchors, judge)
-    except (crypto.Error, ValueError) as error:  # read by one library does not mean readable in every part by all
-        raise PeerRejected(f"the peer's certificate cannot be read: {error}") from error

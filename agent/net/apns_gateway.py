@@ -19,12 +19,12 @@ from twisted.logger import Logger
 from agent.errors import OperatorError
 from agent.net.apns_connection import ALPN, GatewayLimits, ProviderConnection, Router
 from agent.net.lom_listener import Listener
-from agent.net.plain import Unchecked
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream
 from agent.net.tls import make_context
+from agent.pki.certificates import CertificateError, for_openssl, peer_chain, read_openssl
 from agent.pki.identity import Identity
-from agent.pki.verify import store_of, subject_text
+from agent.pki.verify import PeerRejected, store_of, subject_text
 from agent.push.requests import NOBODY, Provider
 
 NAMES = ("api.push.apple.com", "api.sandbox.push.apple.com", "api.development.push.apple.com", "localhost")
@@ -122,7 +122,7 @@ class APNsGateway:
             sock.close()
             return
         tls = SSL.Connection(self._context, sock)
-        check = Unchecked("provider")  # any certificate: APNs refuses by request, with 403
+        check = _ProviderCheck()
         tls.set_verify(SSL.VERIFY_PEER, check)
         tls.set_accept_state()
         connection = ProviderConnection(self._reactor, self._router, self._limits, self._identify, self._ended)
@@ -138,12 +138,30 @@ class APNsGateway:
             self._gone.callback(None)
 
     def _identify(self, tls: SSL.Connection) -> Provider:
-        certificate = tls.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
-            return self._anonymous
-        # At a server's end OpenSSL's chain lacks the peer's own certificate.
-        chain = tls.get_peer_cert_chain(as_cryptography=True) or []
-        return provider_of([certificate, *chain], self._anchors)
+        try:
+            chain = peer_chain(tls)
+        except CertificateError as error:  # a CA's: the provider's own was read in the handshake
+            return Provider(certified=True, fault=str(error))
+        return provider_of(chain, self._anchors) if chain else self._anonymous
+
+
+class _ProviderCheck:
+    """Any certificate that can be read: APNs refuses by request, with 403. One that cannot be is refused in TLS."""
+
+    name = "provider"
+
+    def __init__(self) -> None:
+        self.rejected: PeerRejected | None = None
+
+    def __call__(self, _tls: SSL.Connection, certificate: crypto.X509, _error: int, depth: int, _ok: int, /) -> bool:
+        """Whether the provider's own certificate can be read."""
+        if depth == 0:
+            try:
+                read_openssl(certificate)
+            except CertificateError as error:
+                self.rejected = PeerRejected(f"the provider's certificate is refused: {error}")
+                _log.warn("a provider is refused: {error}", error=error)
+        return self.rejected is None
 
 
 def provider_of(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> Provider:
@@ -152,17 +170,14 @@ def provider_of(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certif
     Source: Apple, "Setting up push notifications for your MDM customers": the topic is the subject's UID.
     """
     certificate = chain[0]
-    try:
-        topics = [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.USER_ID)]
-    except ValueError as error:
-        return Provider(certified=True, fault=f"its subject cannot be read: {error}")
+    topics = [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.USER_ID)]
     topic = topics[0] if len(topics) == 1 else ""
-    own, *others = (crypto.X509.from_cryptography(each) for each in chain)
     try:
+        own, *others = (for_openssl(each) for each in chain)
         # Without anchors the certificate itself is one: then only its dates are judged.
         store = store_of(anchors or (certificate,))
         crypto.X509StoreContext(store, own, others).verify_certificate()
-    except (crypto.X509StoreContextError, crypto.Error) as error:
+    except (crypto.X509StoreContextError, crypto.Error, CertificateError) as error:
         _log.warn("a provider's certificate is refused: {who}: {error}", who=subject_text(certificate), error=error)
         return Provider(topic, certified=True, fault=str(error))
     return Provider(topic, certified=True)

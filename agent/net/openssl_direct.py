@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 
 from agent.pki.authority import Authority
+from agent.pki.certificates import for_openssl
 from agent.pki.identity import Identity
 
 PREPARED_IDENTITIES = 1024  # that are kept, 7.5 KiB each; of a Mac that is connected, OpenSSL has the same in use
@@ -44,7 +45,7 @@ _ffi: Any = getattr(SSL, "_ffi", None)
 
 
 def use_identity(connection: SSL.Connection, identity: Identity) -> None:
-    """Present this identity on this connection. Raises SSL.Error."""
+    """Present this identity on this connection. Raises SSL.Error and CertificateError."""
     if DIRECT and _use_prepared(connection, identity):
         return
     connection.use_certificate(identity.certificate)
@@ -78,7 +79,7 @@ def _nobody(with_rsa: bool) -> Identity:
 @lru_cache(PREPARED_IDENTITIES)
 def _prepared(identity: Identity) -> tuple[Any, Any]:
     """OpenSSL's own objects of an identity; pyOpenSSL makes them for each connection: 70 to 150 µs."""
-    certificate: Any = crypto.X509.from_cryptography(identity.certificate)
+    certificate: Any = for_openssl(identity.certificate)
     key: Any = crypto.PKey.from_cryptography_key(identity.key)
     return certificate._x509, key._pkey
 

@@ -19,6 +19,7 @@ from zope.interface import implementer
 from agent.errors import PeerError
 from agent.net.reactor import Clock
 from agent.net.stream import SocketAddress
+from agent.pki.names import ascii_lower
 
 RESOLVED_SECONDS = 60.0
 # RFC 6761, 6.3: names of this machine are not asked for. The system's own list often lacks one of the two.
@@ -134,7 +135,7 @@ def is_address(host: str) -> bool:
 
 def is_loopback_name(host: str) -> bool:
     """Whether ``host`` is a name of this machine by definition. Source: RFC 6761, 6.3."""
-    name = host.lower().removesuffix(".")
+    name = ascii_lower(host).removesuffix(".")
     return name == "localhost" or name.endswith(".localhost")
 
 

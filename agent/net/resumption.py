@@ -18,6 +18,7 @@ from OpenSSL import SSL, crypto
 from agent.net.http1 import Origin
 from agent.net.openssl_direct import KeptSession, keep_session, offer_session, was_resumed
 from agent.net.tls import Check, fingerprint
+from agent.pki.certificates import CertificateError, peer_certificate
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerRejected
 
@@ -61,7 +62,10 @@ class Resumption:
     def keep(self, tls: SSL.Connection, binding: bytes, name: str) -> None:
         """This connection, whose peer was found to be ``name``, has ended: keep its session in place of the last."""
         session = keep_session(tls)
-        certificate = tls.get_peer_certificate(as_cryptography=True)
+        try:
+            certificate = peer_certificate(tls)
+        except CertificateError:  # of a peer that was not checked: nobody knows how long its session may be kept
+            return
         if session is not None and certificate is not None:
             until = certificate.not_valid_after_utc.timestamp()
             self._kept = _Kept(binding, tls.get_context(), session, name, until)

@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 
 from agent.net import openssl_direct
+from agent.pki.certificates import CertificateError, for_openssl
 from agent.pki.identity import Identity, IdentityError
+from agent.pki.names import fault_of_name
 from agent.pki.verify import PeerRejected, subject_text
 
 _KNOWN_HOSTS = 1024  # whose names in a hello are remembered: a fleet has few servers
@@ -89,10 +91,10 @@ class TLSContexts:
     def trusts(self, chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> bool:
         """Whether ``chain``, the signer's certificate first, leads to one of ``anchors`` or of the system's."""
         store = self._context(anchors, (), False).get_cert_store()
-        own, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
         try:
+            own, *others = (for_openssl(certificate) for certificate in chain)
             crypto.X509StoreContext(store, own, others).verify_certificate()  # type: ignore[arg-type]
-        except crypto.X509StoreContextError:
+        except (crypto.X509StoreContextError, CertificateError):
             return False
         return True
 
@@ -117,7 +119,7 @@ def server_name_of(host: str) -> bytes:
         ipaddress.ip_address(host)
     except ValueError:
         try:
-            return host.encode("idna")
+            return b"" if fault_of_name(host) else host.encode("idna")
         except UnicodeError:
             return b""
     return b""
@@ -143,8 +145,8 @@ def make_context(
         raise AssertionError("a new context has a certificate store")
     try:
         for anchor in anchors:
-            store.add_cert(crypto.X509.from_cryptography(anchor))
-    except crypto.Error as error:
+            store.add_cert(for_openssl(anchor))
+    except (CertificateError, crypto.Error) as error:
         raise IdentityError(f"a CA certificate cannot be used for TLS: {error}") from error
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     try:
@@ -163,6 +165,8 @@ def use_identity(connection: SSL.Connection, identity: Identity) -> None:
     """
     try:
         openssl_direct.use_identity(connection, identity)
+    except CertificateError as error:
+        raise IdentityError(f"an identity cannot be used for TLS: {error}") from error
     except SSL.Error as error:
         raise _unusable(subject_text(identity.certificate), error) from error
 

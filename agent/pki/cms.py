@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes
 
 from agent.errors import PeerError
 from agent.pki import der
+from agent.pki.certificates import CertificateError, read_certificate
 from agent.pki.cms_signing import (
     CONTENT_TYPE,
     MESSAGE_DIGEST,
@@ -35,12 +36,10 @@ __all__ = [
     "CONTENT_TYPE",
     "MESSAGE_DIGEST",
     "SIGNED_DATA",
-    "UNREADABLE",
     "CMSError",
     "SignedContent",
     "certificates_in",
     "issuer_and_serial",
-    "load_certificate",
     "looks_signed",
     "mdm_signature",
     "mdm_signature_signer",
@@ -53,17 +52,6 @@ __all__ = [
 MAX_BYTES = 8 * 1024 * 1024  # of a signed profile, as agent.plists takes; ours, no standard says
 MAX_CERTIFICATES = 64  # in one message; a chain has three or four
 
-
-# What the cryptographic library raises over a certificate or a request, most of it late, when a part is asked for.
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    Warning,  # of names too long and serial numbers below one, where Python runs with -W error
-)
 _SIGNED_DATA_OID = bytes.fromhex("06092a864886f70d010702")
 
 
@@ -155,18 +143,6 @@ def certificates_in(data: bytes) -> tuple[x509.Certificate, ...]:
     return _read(data).certificates
 
 
-def load_certificate(data: bytes) -> x509.Certificate:
-    """Read a DER certificate to its last part, so that none can fail later. Raises CMSError."""
-    try:
-        certificate = x509.load_der_x509_certificate(data)
-        for part in ("subject", "issuer", "extensions", "not_valid_before_utc", "not_valid_after_utc"):
-            getattr(certificate, part)
-        certificate.public_key()
-    except UNREADABLE as error:
-        raise CMSError(f"a certificate cannot be read: {error}") from error
-    return certificate
-
-
 def looks_signed(data: bytes) -> bool:
     """Whether ``data`` begins like a CMS SignedData rather than a property list."""
     return data[:1] == b"\x30" and _SIGNED_DATA_OID in data[:17]
@@ -216,7 +192,10 @@ def _certificates(certificates: der.Element) -> tuple[x509.Certificate, ...]:
     found = [element for element in certificates.children() if element.tag == der.SEQUENCE]
     if len(found) > MAX_CERTIFICATES:
         raise CMSError(f"the message holds {len(found)} certificates; at most {MAX_CERTIFICATES} are taken")
-    return tuple(load_certificate(element.encoded) for element in found)
+    try:
+        return tuple(read_certificate(element.encoded) for element in found)
+    except CertificateError as error:
+        raise CMSError(f"a certificate of the message is refused: {error}") from error
 
 
 def _verify(message: _Message, content: bytes, allow_legacy: bool) -> SignedContent:

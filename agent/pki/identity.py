@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.hazmat.primitives.serialization import pkcs12 as crypto_pkcs12
 
 from agent.errors import MisuseError, PeerError
+from agent.pki.certificates import CertificateError, own_certificate, read_pkcs12
 from agent.pki.pfx import MACMismatch, PKCS12Error, prepare
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -65,7 +66,7 @@ class Identity:
     def certificate(self) -> x509.Certificate:
         """The certificate."""
         if self._certificate is None:
-            self._certificate = x509.load_der_x509_certificate(self.octets[0])
+            self._certificate = own_certificate(self.octets[0])
         return self._certificate
 
     @property
@@ -117,12 +118,12 @@ def load_pkcs12(blob: bytes, password: str | None) -> Identity:
     try:
         secret = password.encode() if password is not None else None
         prepared, proven = prepare(blob, password)
-        key, certificate, others = crypto_pkcs12.load_key_and_certificates(prepared, secret)
+        key, certificate, others = read_pkcs12(prepared, secret)
     except MACMismatch as error:
         raise WrongPasswordError(str(error)) from error
     except PKCS12Error as error:
         raise IdentityError(str(error)) from error
-    except Exception as error:  # cryptography names no common class for unsupported algorithms
+    except (CertificateError, UnicodeError) as error:
         if not proven and "password" in str(error).lower():
             raise WrongPasswordError("the PKCS12 does not open with the payload's Password") from error
         raise IdentityError(f"the PKCS12 cannot be read: {error}") from error
@@ -130,7 +131,7 @@ def load_pkcs12(blob: bytes, password: str | None) -> Identity:
         raise IdentityError("the PKCS12 should hold one private key with its certificate, but one of them is missing")
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise IdentityError(f"the PKCS12 holds a {type(key).__name__}; a Mac's identity is RSA or elliptic curve")
-    return Identity(certificate, key, tuple(others))
+    return Identity(certificate, key, others)
 
 
 def dump_pkcs12(identity: Identity, password: str, friendly_name: str) -> bytes:

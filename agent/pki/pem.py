@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from agent.pki.certificates import CertificateError, read_pem
 from agent.pki.identity import Identity, IdentityError, PrivateKey
 
 
@@ -22,12 +23,11 @@ def load_identity(certificates: bytes, key: bytes) -> Identity:
     Raises IdentityError; also where the key is encrypted, or another certificate's.
     """
     try:
-        own, *chain = x509.load_pem_x509_certificates(certificates)
-        expected = _public(own.public_key())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise IdentityError(f"the certificate is not in PEM (-----BEGIN CERTIFICATE-----): {error}") from error
+        own, *chain = read_pem(certificates)
+    except CertificateError as error:
+        raise IdentityError(f"expected a certificate in PEM (-----BEGIN CERTIFICATE-----): {error}") from error
     private_key = _load_key(key)
-    if _public(private_key.public_key()) != expected:
+    if _public(private_key.public_key()) != _public(own.public_key()):
         raise IdentityError(
             f"the key is not that of the certificate {own.subject.rfc4514_string()}, the first in its file"
         )

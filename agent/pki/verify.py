@@ -15,22 +15,15 @@ from typing import ClassVar, TypeVar
 
 import service_identity
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL, crypto
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
 from agent.errors import PeerError
+from agent.pki.certificates import UNREADABLE, CertificateError, for_openssl, from_openssl
+from agent.pki.names import fault_of_name, same_name
+from agent.pki.purpose import Purpose, set_purpose, weakness
 
-# What cryptography raises for a certificate that OpenSSL reads and cryptography does not.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 _KNOWN_SERVERS = 256  # certificates with the host that each was found to name
 Judge = Callable[[x509.Certificate], str]
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
@@ -126,7 +119,7 @@ class PeerCheck:
         if self.rejected is not None:
             return False
         try:
-            found = certificate.to_cryptography()
+            found = from_openssl(certificate)
             self._pinned = self._pinned or found in self._pins
             if not ok:
                 self.rejected = rejection(error, found)
@@ -134,7 +127,7 @@ class PeerCheck:
                 self._name = self._judge_own(found)
         except PeerRejected as rejected:
             self.rejected = rejected
-        except _UNREADABLE as unreadable:
+        except (CertificateError, *UNREADABLE) as unreadable:  # the second: a part of it, such as its dates
             self.rejected = PeerRejected(f"the peer's certificate cannot be read: {unreadable}")
         except Exception as defect:
             self.rejected = PeerRejected(f"the peer's certificate could not be judged: {defect!r}")
@@ -183,7 +176,7 @@ def device_judge(expected_name: str) -> Judge:
     def judge(certificate: x509.Certificate) -> str:
         _check_usage(certificate, ExtendedKeyUsageOID.SERVER_AUTH)
         found = common_name(certificate)
-        if found.lower() != expected_name.lower():
+        if not same_name(found, expected_name):
             raise WrongName(f"expected a certificate with CommonName {expected_name}, found {found}")
         _check_alternative_name(certificate, found)
         return found
@@ -199,38 +192,60 @@ def controller_judge(certificate: x509.Certificate) -> str:
     return found
 
 
-def verify_chain(peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], judge: Judge) -> str:
-    """The verdict of a LOM link without a socket: chain, validity and ``judge``, as ``PeerCheck`` gives it in TLS.
+def verify_chain(
+    peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], judge: Judge, purpose: Purpose
+) -> str:
+    """The verdict of a LOM link without a socket: chain and ``judge``, as OpenSSL and ``PeerCheck`` give it in TLS.
 
     ``peer`` is what it would present, its own certificate first. Returns its name, or raises PeerRejected.
     """
     if not peer:
         raise NoCertificate("the peer presented no certificate")
-    own, *others = (crypto.X509.from_cryptography(certificate) for certificate in peer)
     try:
-        crypto.X509StoreContext(store_of(anchors), own, others).verify_certificate()
+        return _verified(peer, anchors, judge, purpose)
+    except (CertificateError, crypto.Error, *UNREADABLE) as error:
+        raise PeerRejected(f"the peer's certificate cannot be read: {error}") from error
+
+
+def _verified(
+    peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], judge: Judge, purpose: Purpose
+) -> str:
+    own, *others = (for_openssl(certificate) for certificate in peer)
+    store = store_of(anchors)
+    set_purpose(store, purpose)
+    try:
+        chain = crypto.X509StoreContext(store, own, others).get_verified_chain()
     except crypto.X509StoreContextError as error:
-        raise rejection(error.errors[0], error.certificate.to_cryptography()) from error
+        raise rejection(error.errors[0], from_openssl(error.certificate)) from error
+    weak = weakness(chain)
+    if weak is not None:
+        raise rejection(weak[0], from_openssl(weak[1]))
     return judge(peer[0])
 
 
 def store_of(anchors: Sequence[x509.Certificate]) -> crypto.X509Store:
-    """A trust store of exactly these certificates; an intermediate or a leaf may be an anchor too."""
+    """A trust store of exactly these certificates; an intermediate or a leaf may be an anchor too.
+
+    Raises CertificateError.
+    """
     store = crypto.X509Store()
     for anchor in anchors:
-        store.add_cert(crypto.X509.from_cryptography(anchor))
+        store.add_cert(for_openssl(anchor))
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     return store
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """The one CommonName of a certificate. Raises WrongName where there is none, or more than one."""
-    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    """The one CommonName of a certificate. Raises WrongName where there is none, more than one, or no name."""
+    names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if len(names) != 1:
         raise WrongName(
             f"expected a certificate with one CommonName, found {len(names)} in {subject_text(certificate)}"
         )
-    return names[0]
+    fault = fault_of_name(names[0])
+    if fault:
+        raise WrongName(f"expected a CommonName that identifies a peer, found {names[0]!r}: {fault}")
+    return str(names[0])
 
 
 def alternative_names(certificate: x509.Certificate) -> list[str]:
@@ -250,7 +265,11 @@ def subject_text(certificate: x509.Certificate) -> str:
 def _check_alternative_name(certificate: x509.Certificate, name: str) -> None:
     """The schema calls the LOM name a dNSName, the seed page a CommonName: where both stand, both must agree."""
     found = alternative_names(certificate)
-    if found and name.lower() not in (other.lower() for other in found):
+    for other in found:
+        fault = fault_of_name(other)
+        if fault:
+            raise WrongName(f"expected DNS names in the subjectAltName that identify a peer, found {other!r}: {fault}")
+    if found and not any(same_name(name, other) for other in found):
         raise WrongName(f"the certificate with CommonName {name} has another subjectAltName: {', '.join(found)}")
 
 
@@ -276,7 +295,7 @@ def _extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> Extensi
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-    except _UNREADABLE as error:  # malformed or repeated extensions
+    except UNREADABLE as error:  # malformed or repeated extensions
         raise PeerRejected(f"the certificate {subject_text(certificate)} cannot be read: {error}") from error
 
 

@@ -9,15 +9,14 @@ from collections.abc import Iterable, Mapping
 
 from cryptography import x509
 
+from agent.pki.certificates import MAX_BYTES, CertificateError, read_certificate, read_pem
 from agent.pki.identity import Identity, IdentityError, WrongPasswordError, load_pkcs12
-from agent.pki.shared import shared_certificate
+from agent.pki.names import ascii_upper
 from agent.profiles.errors import bad_certificate, bad_password, payload_failed
 from agent.profiles.profile import Payload, Profile
 
 PKCS12 = "com.apple.security.pkcs12"
 CERTIFICATES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1")
-MAX_CERTIFICATE_BYTES = 64 * 1024
-
 
 # The identities of a profile, by upper-case PayloadUUID.
 Identities = Mapping[str, Identity]
@@ -37,7 +36,7 @@ def unpack_identity(payload: Payload) -> Identity:
 def identity_at(profile: Profile, uuid: str, identities: Identities) -> Identity:
     """The identity that a payload refers to by PayloadUUID. Raises ProfileError where it is none."""
     payload = profile.payload(uuid)
-    identity = identities.get(payload.uuid.upper())
+    identity = identities.get(ascii_upper(payload.uuid))
     if identity is None:
         reason = f"a payload {payload.payload_type} holds no identity that this Mac can use"
         raise bad_certificate(reason).within(payload_failed(payload.name))
@@ -50,13 +49,11 @@ def certificate_of(payload: Payload) -> x509.Certificate:
     if payload.payload_type not in CERTIFICATES:
         raise bad_certificate(f"a payload {payload.payload_type} holds no CA certificate").within(outer)
     blob = payload.require("PayloadContent", bytes)
-    if len(blob) > MAX_CERTIFICATE_BYTES:
+    if len(blob) > MAX_BYTES:
         raise bad_certificate(f"a certificate of {len(blob)} bytes").within(outer)
     try:
-        if b"-----BEGIN" in blob:
-            return x509.load_pem_x509_certificate(blob)
-        return shared_certificate(blob)
-    except ValueError as error:
+        return read_pem(blob)[0] if b"-----BEGIN" in blob else read_certificate(blob)
+    except CertificateError as error:
         raise bad_certificate(f"the payload's certificate cannot be read: {error}").within(outer) from error
 
 

@@ -13,6 +13,7 @@ from cryptography import x509
 
 from agent import plists
 from agent.pki.cms import CMSError, looks_signed, open_signed
+from agent.pki.names import ascii_upper, same_name
 from agent.profiles.errors import malformed
 
 ValueT = TypeVar("ValueT")
@@ -83,7 +84,7 @@ class Profile:
     def payload(self, uuid: str) -> Payload:
         """The payload with this PayloadUUID. Raises ProfileError where a reference leads nowhere."""
         for payload in self.payloads:
-            if payload.uuid.upper() == uuid.upper():
+            if same_name(payload.uuid, uuid):
                 return payload
         raise malformed(f"the profile “{self.name}” refers to the payload {uuid[:80]}, which it does not contain")
 
@@ -124,7 +125,7 @@ def parse_profile(blob: bytes) -> Profile:
         if not isinstance(content, dict):
             raise malformed(f"payload {number} should be a dictionary, but is {plists.type_name(content)}")
         payloads.append(_common(content, f"payload {number}"))
-    uuids = [payload.uuid.upper() for payload in payloads]
+    uuids = [ascii_upper(payload.uuid) for payload in payloads]
     if len(set(uuids)) != len(uuids):
         raise malformed("two payloads of the profile have the same PayloadUUID")
     return Profile(outer.uuid, outer.identifier, root, tuple(payloads))

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.lom.network import LOMConfiguration
 from agent.mdm.results import PROFILE_NOT_INSTALLED, ChainedError, Domain
+from agent.pki.certificates import read_certificate
 from agent.pki.identity import Identity
-from agent.pki.shared import shared_certificate
 from agent.profiles.certificates import Identities, all_certificates
 from agent.profiles.enrolment import MDM
 from agent.profiles.errors import ProfileError, malformed
@@ -86,7 +86,7 @@ class ProfileStore:
             payload_types=_shared(frozenset(payload.payload_type for payload in profile.payloads)),
             identities=tuple(identities.values()),
             certificates=certificates,
-            signers=tuple(shared_certificate(signer.public_bytes(Encoding.DER)) for signer in profile.signers),
+            signers=tuple(read_certificate(signer.public_bytes(Encoding.DER)) for signer in profile.signers),
             packed=marshal.dumps(_listed(profile)),
         )
         if configuration is not None or (replaced is not None and LOM in replaced.payload_types):

@@ -16,6 +16,7 @@ from agent.net.reactor import Reactor
 from agent.net.resolver import Resolver
 from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.tls import TLSContexts
+from agent.pki.certificates import CertificateError, read_pem
 from agent.pki.verify import PeerCheck, server_judge
 from agent.servers.configs import Trust
 from agent.servers.server import RequestFailed
@@ -133,6 +134,6 @@ def _anchors(pem: str) -> tuple[x509.Certificate, ...]:
     if not pem:
         return ()
     try:
-        return tuple(x509.load_pem_x509_certificates(pem.encode()))
-    except ValueError as error:
+        return read_pem(pem.encode())
+    except CertificateError as error:
         raise OperatorError(f"the CAs of the server hold no certificate in PEM: {error}") from error

@@ -13,6 +13,8 @@ import pytest
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
 from debian import need
+from net.apns_gateways import run
+from odd_certificates import VERSION_4, odd_identity
 from stack import stack
 from twisted.internet.defer import Deferred
 
@@ -34,6 +36,7 @@ from agent.mdm.session import Timing
 from agent.net.mdm_client import MDMClient
 from agent.pki.authority import Authority, Usage
 from agent.pki.cms import open_signed, sign_attached
+from agent.pki.pem import key_pem
 from agent.profiles.errors import ProfileError
 
 
@@ -471,5 +474,31 @@ def test_a_session_that_is_resumed_is_the_same_macs(
                 answer = await running.command(client, "DeviceInformation", Queries=["SerialNumber"])
                 assert answer["QueryResponses"] == {"SerialNumber": client.device.mac.serial_number}
             assert (contexts.handshakes_full, contexts.handshakes_resumed) == (full, resumed + 2)
+
+    run_in_reactor(scenario())
+
+
+def test_a_client_certificate_of_version_4_is_refused_and_the_lab_goes_on(
+    run_in_reactor: RunInReactor, tmp_path: Path
+) -> None:
+    """Signed by the lab's own CA, so that TLS has nothing against it."""
+    need("curl", "curl")
+
+    async def scenario() -> None:
+        async with stack() as running:
+            authority = running.server.authorities
+            odd = odd_identity(authority.mdm_identity(), authority._mdm.identity.key, VERSION_4)
+            certificate, key = tmp_path / "odd.pem", tmp_path / "odd.key"
+            certificate.write_bytes(odd.certificate.public_bytes(Encoding.PEM))
+            key.write_bytes(key_pem(odd.key))
+            (tmp_path / "ca.pem").write_bytes(authority.anchor.public_bytes(Encoding.PEM))
+            output, _errors, _status = await run(
+                "curl", "--silent", "--show-error", "--max-time", "20", "--cacert", str(tmp_path / "ca.pem"),
+                "--cert", str(certificate), "--key", str(key), "--upload-file", str(certificate),
+                "--write-out", "%{http_code}", f"{running.server.url}/mdm",
+            )  # fmt: skip
+            assert "client certificate is refused" in output
+            assert output.endswith("403")
+            assert (await running.command(running.fleet[0], "ProfileList"))["Status"] == "Acknowledged"
 
     run_in_reactor(scenario())

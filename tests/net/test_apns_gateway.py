@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import uuid
@@ -30,6 +31,7 @@ from conftest import RunInReactor
 from debian import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_certificates import UNREADABLE, odd_identity
 
 from agent.net.apns_connection import GatewayLimits
 from agent.pki.authority import Authority
@@ -464,5 +466,45 @@ def test_a_peer_without_alpn_h2_is_not_served(run_in_reactor: RunInReactor, tmp_
                 return said
 
             assert await in_thread(ask) == b""
+
+    run_in_reactor(scenario())
+
+
+# Certificates that only OpenSSL reads
+
+
+@pytest.mark.parametrize("fault", ["version 4", "x400Address", "subject of an empty set", "year 0"])
+def test_a_provider_whose_certificate_cannot_be_read_is_refused_and_the_others_go_on(
+    run_in_reactor: RunInReactor, tmp_path: Path, fault: str
+) -> None:
+    async def scenario() -> None:
+        async with running_gateway(tmp_path) as running:
+            good = await in_thread(Peer, running)
+            odd = odd_identity(provider_identity(), AUTHORITY.identity.key, UNREADABLE[fault])
+            running.write("odd", odd)
+
+            def push_as_the_odd_one() -> dict[int, str]:
+                with contextlib.suppress(ssl.SSLError, ConnectionError):
+                    peer = Peer(running, provider="odd")  # TLS 1.3: the client hears of its refusal when it reads
+                    with contextlib.closing(peer.socket):
+                        peer.start()
+                        peer.request()
+                        peer.flush()
+                        peer.until(h2.events.ResponseReceived)
+                        return peer.statuses()
+                return {}
+
+            assert await in_thread(push_as_the_odd_one) == {}
+            assert running.reached == []
+
+            def push_as_the_good_one() -> dict[int, str]:
+                good.start()
+                good.request(**{"apns-topic": TOPIC, "apns-push-type": "mdm"})
+                good.flush()
+                good.until(h2.events.ResponseReceived)
+                good.socket.close()
+                return good.statuses()
+
+            assert await in_thread(push_as_the_good_one) == {1: "200"}
 
     run_in_reactor(scenario())

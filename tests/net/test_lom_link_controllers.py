@@ -52,6 +52,7 @@ from lom_peers import (
     request,
     still_serves,
 )
+from odd_certificates import UNREADABLE, odd_identity
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
@@ -87,6 +88,7 @@ def raw(tmp_path: Path) -> Callable[..., Callable[[Sockets], Deferred[bytes]]]:
 
 
 Raw = Callable[..., Callable[[Sockets], Deferred[bytes]]]
+ODD_FAULTS = ["version 4", "x400Address", "subject of an empty set"]  # that OpenSSL reads
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["dialled", "led by name"])
@@ -180,6 +182,21 @@ def test_a_controller_that_is_not_trusted_is_refused(
             received = await raw(request(), identity=identity, minimum_version=version, maximum_version=version)(
                 sockets
             )
+            assert not party.asked
+            await still_serves(sockets, party)
+        return received
+
+    assert run_in_reactor(run()) == b""
+
+
+@pytest.mark.parametrize("fault", ODD_FAULTS)
+def test_a_controller_whose_certificate_cannot_be_read_is_refused(run_in_reactor: Run, raw: Raw, fault: str) -> None:
+    party = device()
+    odd = odd_identity(CONTROLLER_IDENTITY, CONTROLLER_CA.identity.key, UNREADABLE[fault])
+
+    async def run() -> bytes:
+        with Sockets(reactor, party) as sockets:
+            received = await raw(request(), identity=odd)(sockets)
             assert not party.asked
             await still_serves(sockets, party)
         return received

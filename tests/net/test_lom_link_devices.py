@@ -15,6 +15,7 @@ import pytest
 from lom_parties import (
     ADDRESS,
     ADDRESS_2,
+    DEVICE_CA,
     DEVICE_IDENTITY,
     NAME,
     QUICK,
@@ -34,6 +35,7 @@ from lom_peers import (
     in_thread,
     request,
 )
+from odd_certificates import UNREADABLE, odd_identity
 from twisted.internet import reactor
 
 from agent.lom.requests import Outcome
@@ -244,3 +246,19 @@ def test_links_under_way_break_and_their_items_fail(run_in_reactor: Run, raw_dev
     assert sockets.kinds == ["lom_abandoned"]
     peer.close()
     assert ends == ["broke"]
+
+
+@pytest.mark.parametrize("fault", ["version 4", "x400Address", "subject of an empty set"])
+def test_a_device_whose_certificate_cannot_be_read_is_asked_nothing(
+    run_in_reactor: Run, raw_device: MakeDevice, fault: str
+) -> None:
+    heard: list[bytes] = []
+
+    def script(tls: ssl.SSLSocket) -> None:
+        heard.append(tls.recv(65536))
+
+    peer = raw_device(script, odd_identity(DEVICE_IDENTITY, DEVICE_CA.identity.key, UNREADABLE[fault]))
+    outcomes, sockets = run_in_reactor(relay_to(peer, item()))
+    assert "cannot be read" in outcomes[0].error
+    assert sockets.kinds[0] == "tls"
+    assert not any(heard)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity, IdentityError
 from agent.pki.pem import certificate_pem, key_pem, load_identity
+from agent.pki.purpose import Purpose
 from agent.pki.seeded import SeededIdentities
 from agent.pki.verify import UntrustedChain, WrongName, controller_judge, device_judge, verify_chain
 
@@ -58,19 +59,19 @@ def test_they_are_the_same_bytes_in_another_process_and_version() -> None:
 
 
 def test_each_role_is_trusted_by_its_own_ca_alone() -> None:
-    assert verify_chain([DEVICE.certificate], [SEEDED.device_ca], device_judge(NAME)) == NAME
-    assert verify_chain([CONTROLLER.certificate], [SEEDED.controller_ca], controller_judge) == NAME
+    assert verify_chain([DEVICE.certificate], [SEEDED.device_ca], device_judge(NAME), Purpose.TLS_SERVER) == NAME
+    assert verify_chain([CONTROLLER.certificate], [SEEDED.controller_ca], controller_judge, Purpose.TLS_CLIENT) == NAME
     for identity, anchor in ((DEVICE, SEEDED.controller_ca), (CONTROLLER, SEEDED.device_ca)):
         with pytest.raises(UntrustedChain):
-            verify_chain([identity.certificate], [anchor], controller_judge)
+            verify_chain([identity.certificate], [anchor], controller_judge, Purpose.TLS_CLIENT)
     with pytest.raises(WrongName):
-        verify_chain([DEVICE.certificate], [SEEDED.device_ca], device_judge("mac-2.lom.test"))
+        verify_chain([DEVICE.certificate], [SEEDED.device_ca], device_judge("mac-2.lom.test"), Purpose.TLS_SERVER)
 
 
 def test_another_seed_is_a_stranger_and_its_name_says_so() -> None:
     other = SeededIdentities("trial ")
     with pytest.raises(UntrustedChain, match=r"issued by CN=LOM Device CA of seed [0-9a-f]{8}"):
-        verify_chain([other.device(1, NAME).certificate], [SEEDED.device_ca], device_judge(NAME))
+        verify_chain([other.device(1, NAME).certificate], [SEEDED.device_ca], device_judge(NAME), Purpose.TLS_SERVER)
     assert other.device_ca.subject != SEEDED.device_ca.subject
 
 
@@ -130,8 +131,8 @@ def _encrypted() -> bytes:
 @pytest.mark.parametrize(
     ("certificate", "key", "words"),
     [
-        (b"", key_pem(DEVICE.key), "certificate is not in PEM"),
-        (DEVICE.certificate.public_bytes(Encoding.DER), key_pem(DEVICE.key), "certificate is not in PEM"),
+        (b"", key_pem(DEVICE.key), "expected a certificate in PEM"),
+        (DEVICE.certificate.public_bytes(Encoding.DER), key_pem(DEVICE.key), "expected a certificate in PEM"),
         (certificate_pem(DEVICE.certificate), b"no key", "key is not in PEM"),
         (certificate_pem(DEVICE.certificate), _encrypted(), "openssl pkey"),
         (certificate_pem(DEVICE.certificate), key_pem(CONTROLLER.key), "key is not that of the certificate CN=mac-1"),

@@ -20,6 +20,7 @@ from OpenSSL import SSL, crypto
 
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.identity import Identity
+from agent.pki.purpose import Purpose
 from agent.pki.verify import (
     CertificateExpired,
     CertificateNotYetValid,
@@ -124,7 +125,8 @@ def shake_hands(
 
 
 def by_chain(presented: Identity, anchors: Sequence[x509.Certificate], judge: Judge, *, as_server: bool = True) -> str:
-    return verify_chain([presented.certificate, *presented.chain], anchors, judge)
+    purpose = Purpose.TLS_SERVER if as_server else Purpose.TLS_CLIENT
+    return verify_chain([presented.certificate, *presented.chain], anchors, judge, purpose)
 
 
 def by_handshake(
@@ -373,7 +375,7 @@ def test_a_peer_without_a_certificate_has_no_name_though_the_handshake_ended_wel
     with pytest.raises(NoCertificate):
         _ = check.name
     with pytest.raises(NoCertificate):
-        verify_chain([], [ROOT.certificate], trusting)
+        verify_chain([], [ROOT.certificate], trusting, Purpose.TLS_CLIENT)
 
 
 def test_the_issuers_alone_give_no_name() -> None:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.pki import cms, der
+from agent.pki.certificates import UNREADABLE, CertificateError, read_certificate
 from agent.pki.scep.envelope import DATA, MAX_BYTES, rsa_key_of
 from agent.pki.scep.errors import SCEPError
 
@@ -49,8 +50,8 @@ def parse_ca_certificates(answer: bytes) -> CACertificates:
     if len(answer) > MAX_BYTES:
         raise SCEPError(f"the answer to GetCACert is {len(answer)} bytes long; at most {MAX_BYTES} are taken")
     try:
-        certificates = cms.certificates_in(answer) if cms.looks_signed(answer) else (cms.load_certificate(answer),)
-    except cms.CMSError as error:
+        certificates = cms.certificates_in(answer) if cms.looks_signed(answer) else (read_certificate(answer),)
+    except (cms.CMSError, CertificateError) as error:
         raise SCEPError(f"the answer to GetCACert is neither a certificate nor a set of them: {error}") from error
     return _choose_parts(certificates)
 
@@ -146,7 +147,7 @@ def _usage(certificate: x509.Certificate, bit: str) -> bool:
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *cms.UNREADABLE):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True
 

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from agent.pki import der
-from agent.pki.cms import UNREADABLE
+from agent.pki.certificates import UNREADABLE
 from agent.pki.identity import PrivateKey
+from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
 from agent.pki.signatures import SignatureError, check_signature
 
@@ -198,7 +199,7 @@ def _name_attribute(pair: object) -> x509.NameAttribute[str]:
         raise SCEPError(f"the Subject should hold pairs of [name, value], but holds {pair!r:.80}")
     name, value = pair
     try:
-        oid = _SHORT_NAMES.get(name.upper()) or x509.ObjectIdentifier(name)
+        oid = _SHORT_NAMES.get(ascii_upper(name)) or x509.ObjectIdentifier(name)
         if oid in _ASCII_NAMES and not value.isascii():
             raise SCEPError(f"the Subject's {name[:40]!r} takes ASCII only, but is {value!r:.80}")
         return x509.NameAttribute(oid, value)

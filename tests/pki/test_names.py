@@ -1,0 +1,202 @@
+"""Names that identify: only ASCII letters have two cases, and what cannot be seen is no name, on every LOM network."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+from lom_parties import ADDRESS, CONTROLLER_CA, DEVICE_CA, Sockets, controller, device, item
+from odd_certificates import edited, extension
+from profiles.profile_parts import payload, profile
+from twisted.internet import reactor
+
+import agent
+from agent.fleet.population import Population
+from agent.lom.network import AddressBook, MemoryNetwork
+from agent.lom.requests import Outcome
+from agent.net.resolver import is_loopback_name
+from agent.pki import der
+from agent.pki.authority import LOM_USAGE, Authority
+from agent.pki.identity import Identity
+from agent.pki.names import ascii_lower, ascii_upper, fault_of_name, same_name
+from agent.profiles.errors import ProfileError
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+KELVIN, LONG_S, SHARP_S, LIGATURE = "\u212a", "\u017f", "\u1e9e", "\ufb00"
+
+
+@given(st.text())
+def test_only_ascii_letters_change(text: str) -> None:
+    assert ascii_lower(text) == "".join(one.lower() if one.isascii() else one for one in text)
+    assert ascii_upper(text) == "".join(one.upper() if one.isascii() else one for one in text)
+    assert same_name(text, ascii_upper(text))
+    assert len(ascii_lower(text)) == len(ascii_upper(text)) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(KELVIN, "k"), (KELVIN, "K"), (LONG_S, "s"), (SHARP_S, "ß"), (SHARP_S, "ss"), (LIGATURE, "FF"), ("İ", "i")],
+)
+def test_characters_that_unicode_folds_are_different(one: str, other: str) -> None:
+    assert not same_name(f"mac-{one}.lom.test", f"mac-{other}.lom.test")
+
+
+UNSEEN = ["", " ", "mac ", " mac", "mac\0", "mac\0.lom.test", "\tmac", "m\x07ac", "mac\n", "mac\x7f", "m\x85ac"]
+UNSEEN += ["mac\xa0", "ma\u200bc", "\u202ecam", "mac\u2028"]
+
+
+@pytest.mark.parametrize("name", [*UNSEEN, None, b"mac", 7])
+def test_what_cannot_be_seen_is_no_name(name: object) -> None:
+    assert fault_of_name(name)
+
+
+@pytest.mark.parametrize("name", ["mac-1.lom.test", "My Mac", "Müller", "電腦", "*.lom.test", "m"])
+def test_what_can_be_seen_is_a_name(name: str) -> None:
+    assert not fault_of_name(name)
+
+
+# LOM peers, by name alone right or wrong
+
+UTF8 = 0x0C
+
+
+def named(authority: Authority, common_name: str, *dns_names: bytes) -> Identity:
+    """An identity with any text as its CommonName and any octets as its dNSNames, beyond what a library writes."""
+    good = authority.issue("placeholder", LOM_USAGE)
+    attribute = der.sequence(der.oid("2.5.4.3"), der.encode(UTF8, common_name.encode()))
+    names = der.sequence(*(der.encode(0x82, octets) for octets in dns_names))
+    changes = {"subject": der.sequence(der.set_of(attribute))}
+    if dns_names:
+        changes["extension"] = extension("2.5.29.17", names)
+    octets = edited(good.certificate, authority.identity.key, changes)
+    return Identity(x509.load_der_x509_certificate(octets), good.key)
+
+
+async def over_sockets(device_identity: Identity, controller_identity: Identity, name: str) -> Outcome:
+    with Sockets(reactor, device(device_identity)) as sockets:
+        (outcome,) = await sockets.relay(controller(controller_identity), item(ADDRESS, name=name))
+    return outcome
+
+
+async def in_memory(device_identity: Identity, controller_identity: Identity, name: str) -> Outcome:
+    book = AddressBook()
+    book.add(device(device_identity))
+    return MemoryNetwork(book).relay(controller(controller_identity), item(ADDRESS, name=name))
+
+
+networks = pytest.mark.parametrize("link", [over_sockets, in_memory], ids=["loopback", "memory"])
+GOOD_DEVICE = DEVICE_CA.issue("mac-k.lom.test", LOM_USAGE)
+GOOD_CONTROLLER = CONTROLLER_CA.issue("controller.lom.test", LOM_USAGE)
+
+
+@networks
+@pytest.mark.filterwarnings("ignore:Attribute's length")
+@pytest.mark.parametrize(
+    ("common_name", "dns_names", "expected"),
+    [
+        (f"mac-{KELVIN}.lom.test", [], "mac-k.lom.test"),
+        ("mac-k.lom.test", [], f"mac-{KELVIN}.lom.test"),
+        (f"mac-{SHARP_S}.lom.test", [], "mac-ß.lom.test"),
+        ("mac-k.lom.test ", [], "mac-k.lom.test"),
+        ("mac-k.lom.test ", [], "mac-k.lom.test "),
+        ("mac-k.lom.test\0", [], "mac-k.lom.test\0"),
+        ("mac-k.lom.test\0.evil.test", [], "mac-k.lom.test"),
+        ("mac-k.lom.test\n", [], "mac-k.lom.test\n"),
+        ("mac-k.lom.test", [b"mac-k.lom.test\0.evil.test"], "mac-k.lom.test"),
+        ("mac-k.lom.test", [b"mac-k.lom.test", b"\0"], "mac-k.lom.test"),
+        ("mac-k.lom.test", [b" mac-k.lom.test"], "mac-k.lom.test"),
+        ("mac-k.lom.test", [b""], "mac-k.lom.test"),
+    ],
+)
+def test_a_device_of_a_name_that_only_looks_right_is_asked_nothing(
+    run_in_reactor: Run, link: Any, common_name: str, dns_names: list[bytes], expected: str
+) -> None:
+    identity = named(DEVICE_CA, common_name, *dns_names)
+    assert run_in_reactor(link(identity, GOOD_CONTROLLER, expected)).error
+
+
+@networks
+@pytest.mark.filterwarnings("ignore:Attribute's length")
+@pytest.mark.parametrize(
+    ("common_name", "dns_names"),
+    [
+        ("", []),
+        (" ", []),
+        ("controller ", []),
+        ("\tcontroller", []),
+        ("controller\0", []),
+        ("con\x1btroller", []),
+        ("con\u202etroller", []),
+        ("controller", [b"controller", b"controller\0"]),
+        ("controller", [b"controller "]),
+        (f"{KELVIN}.test", [b"k.test"]),
+    ],
+)
+def test_a_controller_of_no_name_is_refused(
+    run_in_reactor: Run, link: Any, common_name: str, dns_names: list[bytes]
+) -> None:
+    identity = named(CONTROLLER_CA, common_name, *dns_names)
+    assert "refused" in run_in_reactor(link(GOOD_DEVICE, identity, "mac-k.lom.test")).error
+
+
+@networks
+@pytest.mark.parametrize("name", ["mac-k.lom.test", "MAC-K.lom.TEST"])
+def test_the_case_of_ascii_letters_says_nothing(run_in_reactor: Run, link: Any, name: str) -> None:
+    identity = named(DEVICE_CA, "Mac-K.LOM.test", b"mac-k.LOM.TEST")
+    assert run_in_reactor(link(identity, GOOD_CONTROLLER, name)) == Outcome("0001")
+
+
+# Other names
+
+
+def test_a_payload_is_not_found_under_a_uuid_that_unicode_folds_to_its_own() -> None:
+    found = profile(payload("com.example.other", "FFEE"), payload("com.example.other", f"{LIGATURE}EE"))
+    assert found.payload("ffee").uuid == "FFEE"
+    assert found.payload(f"{LIGATURE}ee").uuid == f"{LIGATURE}EE"
+    with pytest.raises(ProfileError):
+        found.payload("\ufb00\u0119")
+
+
+def test_no_mac_has_a_host_name_that_unicode_folds_to_its_own() -> None:
+    population = Population("names", 300)
+    for mac in population:
+        for letter, other in (("s", LONG_S), ("k", KELVIN), ("ss", "ß")):
+            if letter in mac.host_name:
+                assert population.index_of_name(mac.dns_name.replace(letter, other)) is None
+        assert population.index_of_name(mac.dns_name) == mac.index
+
+
+def test_a_host_that_unicode_folds_to_localhost_is_another() -> None:
+    assert is_loopback_name("LOCALHOST.")
+    assert not is_loopback_name(f"localho{LONG_S}t")
+
+
+# The rooms that know identities have no other way to compare
+
+ROOMS = ("pki", "lom", "profiles", "fleet")
+TEXT = {
+    "pki/names.py": "the module itself",
+    "pki/verify.py": "OpenSSL's names of errors",
+    "pki/identity.py": "OpenSSL's words for a wrong password",
+    "pki/scep/caps.py": "capabilities: decoded from ASCII",
+    "pki/scep/client.py": "hexadecimal",
+    "lom/power.py": "our own words",
+}
+
+
+def test_no_identity_is_compared_by_the_case_of_all_of_unicode() -> None:
+    folder = Path(agent.__file__).parent
+    found = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ("lower", "upper", "casefold", "swapcase", "title"):
+                name = path.relative_to(folder).as_posix()
+                if node.attr == "casefold" or name.split("/")[0] in ROOMS:
+                    found.add(name)
+    assert found == set(TEXT)
