@@ -110,14 +110,23 @@ OnReport = Callable[[str, int], None]
 class Lab:
     """The state of one lab. ``on_report`` is called with UDID and connection whenever a Mac reports.
 
-    ``kept_results`` is how many results of each Mac are kept.
+    ``kept_results`` is how many results of each Mac are kept. With ``reenrolment`` a new identity of the lab may enrol
+    a UDID that is enrolled with another one, as a Mac does that was wiped without a CheckOut: its queue and results
+    are gone, as with any server. Without it such an Authenticate is refused.
     """
 
-    def __init__(self, declarations: Declarations | None = None, *, kept_results: int = MAX_RESULTS) -> None:
+    def __init__(
+        self,
+        declarations: Declarations | None = None,
+        *,
+        kept_results: int = MAX_RESULTS,
+        reenrolment: bool = True,
+    ) -> None:
         self.macs: dict[str, EnrolledMac] = {}
         self.on_report: OnReport | None = None
         self.declarations = declarations or Declarations()
         self._kept_results = kept_results
+        self._reenrolment = reenrolment
         self._udids: dict[bytes, str] = {}
         self._waiting: dict[tuple[str, str], OnResult] = {}
 
@@ -157,9 +166,10 @@ class Lab:
             raise Refused(
                 415, f"the Content-Type of a check-in is {checkin.CONTENT_TYPE}, not {put.content_type[:80]!r}"
             )
-        message = _plist(put.body)
         fingerprint = _certificate(put)
-        udid = _text(message, "UDID") if message.get("MessageType") != "SetBootstrapToken" else self._owner(fingerprint)
+        message = _plist(put.body)
+        unnamed = message.get("MessageType") == "SetBootstrapToken" and "UDID" not in message
+        udid = self._owner(fingerprint) if unnamed else _text(message, "UDID")
         match message.get("MessageType"):
             case "Authenticate":
                 _check_topic(message)
@@ -182,8 +192,9 @@ class Lab:
         """Take a report, and return the next command's plist, or nothing. Raises Refused."""
         if put.content_type != results.CONTENT_TYPE:
             raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {put.content_type[:80]!r}")
+        fingerprint = _certificate(put)
         message = _plist(put.body)
-        mac = self._known(_text(message, "UDID"), _certificate(put))
+        mac = self._known(_text(message, "UDID"), fingerprint)
         if not mac.enrolled:
             raise Refused(403, "a report before TokenUpdate")
         status = _text(message, "Status")
@@ -204,6 +215,10 @@ class Lab:
             raise Refused(403, "this certificate belongs to another Mac")
         before = self.macs.get(udid)
         if before is not None:
+            if before.fingerprint != fingerprint and not self._reenrolment:
+                raise Refused(
+                    403, "this Mac is enrolled with another identity; it has to check out before it enrols anew"
+                )
             self._udids.pop(before.fingerprint, None)
         self._udids[fingerprint] = udid
         self.macs[udid] = EnrolledMac(udid, fingerprint, message)

@@ -18,7 +18,7 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from agent.errors import OperatorError
-from agent.lab.api import API
+from agent.lab.api import API, is_authorised
 from agent.lab.authorities import Authorities
 from agent.lab.core import MAX_BODY_BYTES, Lab, Message, Refused
 from agent.lab.profiles import enrolment_profile, pkcs12_payload, scep_payload
@@ -74,10 +74,16 @@ class LabServer:
                 self._ports.append(self._reactor.listenTCP(scep_port, _site(scep), interface=HOST))
                 self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
             connections = _Connections(self.authorities, self._identity)
-            self._ports.append(self._reactor.listenSSL(port, _site(root), connections, backlog=1024, interface=HOST))
+            site = _site(root)
+            site.keeps_body = self._keeps_body
+            self._ports.append(self._reactor.listenSSL(port, site, connections, backlog=1024, interface=HOST))
         except CannotListenError as error:
             raise OperatorError(f"the lab cannot listen on {HOST}:{error.port}: {error.socketError}") from error
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
+
+    def _keeps_body(self, request: Any) -> bool:
+        """Only of those who may send one: Macs with a certificate of ours, and clients of the API with its token."""
+        return _peer(request)[1] is not None or is_authorised(request, self.token)
 
     def enrolment_profile(self) -> bytes:
         """A signed enrolment profile for the Mac that asks for it: with an identity, or a challenge, of its own."""
@@ -95,14 +101,22 @@ class LabServer:
 
 
 class _QuietSite(Site):
-    """Twisted's web server without its access log, which nobody reads and every request would pay for."""
+    """Twisted's web server without its access log, which nobody reads and every request would pay for.
+
+    ``keeps_body`` says, when a request's header is there, whether its body is kept or thrown away as it comes. No body
+    is taken for a form.
+    """
+
+    def __init__(self, root: Any) -> None:
+        super().__init__(root, requestFactory=_BoundedRequest, parsePOSTFormSubmission=False)
+        self.keeps_body: Callable[[Any], bool] = lambda _request: True
 
     def log(self, _request: Any) -> None:
         """Nothing."""
 
 
 def _site(root: Any) -> Any:
-    return _QuietSite(root, requestFactory=_BoundedRequest)
+    return _QuietSite(root)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -129,24 +143,29 @@ def _chain_is_good(_connection: SSL.Connection, _certificate: crypto.X509, _erro
 
 
 class _BoundedRequest(Request):
-    """A request whose body is thrown away, and answered with 413, once it is past the limit."""
+    """A request whose body is thrown away, and answered with 413, once it is past the limit.
+
+    The body of one that has no right to send any is thrown away from the beginning; it is answered by its header alone.
+    """
 
     too_long = False
+    _kept = True
     _length = 0
 
     def gotLength(self, length: int | None) -> None:
         """The announced length; None where the body is chunked."""
+        channel: Any = self.channel  # of Site, which is told to its channels
+        self._kept = channel.site.keeps_body(self)
         if length is not None and length > MAX_BODY_BYTES:
             self.too_long = True
-            length = 0
-        super().gotLength(length)
+        super().gotLength(0 if self.too_long or not self._kept else length)
 
     def handleContentChunk(self, chunk: bytes) -> None:
         """A part of the body."""
         self._length += len(chunk)
         if self._length > MAX_BODY_BYTES:
             self.too_long = True
-        if not self.too_long:
+        if self._kept and not self.too_long:
             super().handleContentChunk(chunk)
 
 
@@ -154,6 +173,15 @@ class _Endpoint(Resource):
     """One URL that takes a message: what the lab says becomes the answer, what it refuses an error status."""
 
     isLeaf = True
+    methods: tuple[bytes, ...] = ()
+
+    def render(self, request: Any) -> Any:
+        """The answer. No method but ``methods``: of HEAD Twisted would make a GET, which makes an identity."""
+        if request.method in self.methods:
+            return super().render(request)
+        request.setResponseCode(405)
+        request.setHeader(b"allow", b", ".join(self.methods))
+        return b""
 
     def respond(self, request: Any, answer: Callable[[], bytes]) -> bytes:
         """The body of the answer."""
@@ -170,6 +198,8 @@ class _Endpoint(Resource):
 
 
 class _Enrolment(_Endpoint):
+    methods = (b"GET",)
+
     def __init__(self, server: LabServer) -> None:
         super().__init__()
         self._server = server
@@ -183,6 +213,8 @@ class _Enrolment(_Endpoint):
 class _Put(_Endpoint):
     """Where Macs PUT their check-ins, or their reports."""
 
+    methods = (b"PUT",)
+
     def __init__(self, take: Callable[[Message], bytes]) -> None:
         super().__init__()
         self._take = take
@@ -194,6 +226,8 @@ class _Put(_Endpoint):
 
 
 class _SCEP(_Endpoint):
+    methods = (b"GET", b"POST")
+
     def __init__(self, service: SCEPService) -> None:
         super().__init__()
         self._service = service
@@ -222,20 +256,33 @@ def _argument(request: Any, name: bytes) -> str:
 
 
 def _message(request: Any) -> Message:
-    content_type = (request.getHeader(b"content-type") or b"").decode("latin-1")
-    signature = request.getHeader(b"mdm-signature")
-    channel = request.channel
-    if not hasattr(channel, "lab_connection"):
-        certificate = channel.transport.getPeerCertificate()  # which TLS has verified against the lab's CAs
-        channel.lab_connection = next(_connections)
-        channel.lab_fingerprint = None if certificate is None else _fingerprint(certificate)
+    content_type, signature = _single(request, b"content-type"), _single(request, b"mdm-signature")
+    connection, fingerprint = _peer(request)
     return Message(
         body=request.content.read(),
-        content_type=content_type.partition(";")[0].strip().lower(),
-        fingerprint=channel.lab_fingerprint,
-        signature=None if signature is None else signature.decode("latin-1"),
-        connection=channel.lab_connection,
+        content_type=(content_type or "").partition(";")[0].strip().lower(),
+        fingerprint=fingerprint,
+        signature=signature,
+        connection=connection,
     )
+
+
+def _single(request: Any, name: bytes) -> str | None:
+    """A field of the header that may stand once. Raises Refused."""
+    values = request.requestHeaders.getRawHeaders(name, [])
+    if len(values) > 1:
+        raise Refused(400, f"Expected one header {name.decode()}, found {len(values)}. Send it once.")
+    return values[0].decode("latin-1") if values else None
+
+
+def _peer(request: Any) -> tuple[int, bytes | None]:
+    """The connection's number, and SHA-256 of its client certificate, which TLS has verified against the lab's CAs."""
+    channel = request.channel
+    if not hasattr(channel, "lab_peer"):
+        certificate = channel.transport.getPeerCertificate()
+        channel.lab_peer = next(_connections), None if certificate is None else _fingerprint(certificate)
+    peer: tuple[int, bytes | None] = channel.lab_peer
+    return peer
 
 
 def _fingerprint(certificate: crypto.X509) -> bytes:
