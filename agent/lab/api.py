@@ -16,7 +16,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
-from agent.lab.core import MAX_BODY_BYTES, AlreadyQueued, EnrolledMac, Lab
+from agent.lab.core import MAX_BODY_BYTES, Lab, NotQueued, Refused
+from agent.lab.kept import EnrolledMac
 from agent.lab.push import LabPush
 from agent.net.apns_provider import PushFailed
 from agent.net.reactor import DelayedCall, Reactor
@@ -103,8 +104,10 @@ class API(Resource):
         chosen = _command_uuid(command.get("CommandUUID")) if "Command" in command else None
         try:
             command_uuid = self._lab.enqueue(mac.udid, inner, command_uuid=chosen)
-        except AlreadyQueued as error:
+        except NotQueued as error:
             raise APIError(409, str(error)) from error
+        except Refused as error:
+            raise APIError(error.status, str(error)) from error
         # Of the URL alone: Twisted's own reading takes curl's usual body for a form.
         wanted = parse_qs(request.uri.partition(b"?")[2]).get(b"push") != [b"0"]
         pusher = self._pusher() if wanted else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, MutableSet
 from itertools import count
 from typing import Any
 
@@ -39,18 +39,28 @@ class LabServer:
     ``push`` is how it wakes its Macs; None where it has no way to, and they look by themselves.
 
     With ``scep`` its enrolment profile has the Mac get its identity by SCEP, else it brings a PKCS12 along. SCEP is
-    served without TLS, as most CAs serve it: its messages protect themselves.
+    served without TLS, as most CAs serve it: its messages protect themselves. ``challenges`` are those of an earlier
+    process, ``token`` its token; without them there are none, and a new one.
     """
 
-    def __init__(self, reactor: Any, lab: Lab, authorities: Authorities, *, scep: bool = False) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        lab: Lab,
+        authorities: Authorities,
+        *,
+        scep: bool = False,
+        token: str | None = None,
+        challenges: MutableSet[str] | None = None,
+    ) -> None:
         self.lab = lab
         self.authorities = authorities
         self.url = ""
         self.scep_url = ""
-        self.token = secrets.token_urlsafe(24)
+        self.token = token or secrets.token_urlsafe(24)
         self.push: LabPush | None = None
         self._reactor = reactor
-        self._scep = SCEPService(authorities) if scep else None
+        self._scep = SCEPService(authorities, challenges) if scep else None
         self._identity = authorities.server_identity([HOST, "localhost"])
         self._signer = authorities.signer_identity()
         self._ports: list[Any] = []
