@@ -91,11 +91,17 @@ def judge_request(
     payload, the other headers.
     """
     fields = list(fields)
-    apns_id = apns_id_of(fields) or new_apns_id()
     try:
         headers = _single(fields)
-        if headers.get("apns-id", apns_id) != apns_id:
-            raise PushRefused(Reason.BAD_MESSAGE_ID)
+    except PushRefused as refused:
+        refused.apns_id = apns_id_of(fields) or new_apns_id()
+        raise
+    apns_id = headers.get("apns-id")
+    if apns_id is None:
+        apns_id = new_apns_id()
+    elif _UUID.fullmatch(apns_id) is None:
+        raise PushRefused(Reason.BAD_MESSAGE_ID, apns_id=new_apns_id())
+    try:
         return _judge(headers, body, provider, policy, now, apns_id)
     except PushRefused as refused:
         refused.apns_id = apns_id
