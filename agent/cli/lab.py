@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,9 +18,10 @@ from agent.lab.core import Lab
 from agent.lab.profiles import TOPIC
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
+from agent.lab.store import LabStore
 from agent.load.anchors import read_anchors
 from agent.pki.identity import Identity
-from agent.report.files import write_secret
+from agent.report.files import write_secret, write_whole
 
 
 @click.command()
@@ -39,7 +42,14 @@ from agent.report.files import write_secret
     "--out",
     type=click.Path(file_okay=False),
     metavar="DIR",
-    help="Write ca.pem, enrolment.mobileconfig and the API's token into this folder.",
+    help="Keep the lab in this folder: one that is started there again has its CA, ports, token, Macs and queues. "
+    "Also writes ca.pem, enrolment.mobileconfig and token.",
+)
+@click.option(
+    "--reenrolment/--no-reenrolment",
+    default=True,
+    show_default=True,
+    help="Whether a Mac that is enrolled may enrol with a new identity without a CheckOut, as one that was wiped does.",
 )
 @click.option(
     "--apns",
@@ -52,7 +62,15 @@ from agent.report.files import write_secret
     metavar="FILE",
     help="The CA of the gateway's certificate; without it the system's.",
 )
-def lab(port: int, identity: str, scep_port: int, out: str | None, apns: str | None, apns_ca: str | None) -> None:
+def lab(
+    port: int,
+    identity: str,
+    scep_port: int,
+    out: str | None,
+    reenrolment: bool,
+    apns: str | None,
+    apns_ca: str | None,
+) -> None:
     """Run the embedded MDM server alone, in the foreground, until Ctrl-C.
 
     It listens on loopback. Its API queues commands and reads their results; docs/lab-api.md describes it.
@@ -60,12 +78,16 @@ def lab(port: int, identity: str, scep_port: int, out: str | None, apns: str | N
     reactor = the_reactor()
     if apns_ca is not None and apns is None:
         raise click.UsageError("--apns-ca goes with --apns")
-    server = LabServer(reactor, Lab(), Authorities(), scep=identity == "scep")
+    store = None
+    if out is not None:
+        make_folder(out)
+        store = LabStore(Path(out))
+    server = _server(reactor, store, scep=identity == "scep", reenrolment=reenrolment)
     push = server.authorities.push_identity(TOPIC)
     if apns is not None:
         anchors = () if apns_ca is None else read_anchors((apns_ca,))
         server.push = LabPush(server.lab, provider_at(reactor, apns, anchors, push))
-    server.listen(port, scep_port)
+    _listen(server, store, port, scep_port)
     _print_lab(server, out)
     if apns is not None:
         _print_push(push, apns, out)
@@ -77,6 +99,8 @@ def lab(port: int, identity: str, scep_port: int, out: str | None, apns: str | N
         if server.push is not None:
             server.push.close()
         await server.close()
+        if store is not None:
+            store.close()
 
     def interrupt() -> None:
         if not stopped.called:
@@ -85,6 +109,38 @@ def lab(port: int, identity: str, scep_port: int, out: str | None, apns: str | N
     signal_number = run_until_done(reactor, stay(), interrupt, lambda: None)
     if signal_number is not None:
         sys.exit(128 + signal_number)
+
+
+def _server(reactor: Any, store: LabStore | None, *, scep: bool, reenrolment: bool) -> LabServer:
+    """A lab that forgets, or the one in the store: a new one, or as an earlier process left it."""
+    if store is None:
+        return LabServer(reactor, Lab(reenrolment=reenrolment), Authorities(), scep=scep)
+    server = LabServer(
+        reactor,
+        Lab(reenrolment=reenrolment, state=store),
+        Authorities(store.authorities),
+        scep=scep,
+        token=store.setting("token"),
+        challenges=store.challenges,
+    )
+    store.set("token", server.token)
+    return server
+
+
+def _listen(server: LabServer, store: LabStore | None, port: int, scep_port: int) -> None:
+    """Listen where it was asked to; else where the lab listened before, for that is where its Macs look for it."""
+    if store is None:
+        server.listen(port, scep_port)
+        return
+    server.listen(port or _port(store, "port"), scep_port or _port(store, "scep port"))
+    for name, url in (("port", server.url), ("scep port", server.scep_url)):
+        number = urlsplit(url).port
+        if number is not None:
+            store.set(name, str(number))
+
+
+def _port(store: LabStore, name: str) -> int:
+    return store.reading(lambda: int(store.setting(name) or 0))
 
 
 def _print_lab(server: LabServer, out: str | None) -> None:
@@ -99,9 +155,8 @@ def _print_lab(server: LabServer, out: str | None) -> None:
         click.echo(f"CA certificate:\n{pem}", nl=False)
     else:
         folder = Path(out)
-        make_folder(out)
         ca, token, profile = folder / "ca.pem", folder / "token", folder / "enrolment.mobileconfig"
-        ca.write_text(pem, encoding="ascii")
+        write_whole(ca, pem.encode("ascii"))
         write_secret(token, server.token.encode("ascii") + b"\n")
         write_secret(profile, server.enrolment_profile())
         click.echo(f"API token:         {token}")
@@ -116,5 +171,5 @@ def _print_push(identity: Identity, apns: str, out: str | None) -> None:
     click.echo(f"Push topic:        {TOPIC}")
     if out is not None:
         certificate = Path(out) / "push.pem"
-        certificate.write_bytes(identity.certificate.public_bytes(Encoding.PEM))
+        write_whole(certificate, identity.certificate.public_bytes(Encoding.PEM))
         click.echo(f"Push certificate:  {certificate} (a gateway may have --apns-provider-ca {Path(out) / 'ca.pem'})")

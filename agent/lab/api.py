@@ -16,7 +16,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
-from agent.lab.core import MAX_BODY_BYTES, AlreadyQueued, EnrolledMac, Lab
+from agent.lab.core import MAX_BODY_BYTES, Lab, NotQueued, Refused
+from agent.lab.kept import EnrolledMac
 from agent.lab.push import LabPush
 from agent.net.apns_provider import PushFailed
 from agent.net.reactor import DelayedCall, Reactor
@@ -27,6 +28,8 @@ PUSH_SECONDS = 5.0  # ours: how long an answer waits for APNs
 
 Rendered = bytes | int
 
+_WANTED = "expected one header Authorization: Bearer TOKEN, with the token that the lab printed"
+
 
 class APIError(Exception):
     """What cannot be done, with its HTTP status."""
@@ -34,6 +37,15 @@ class APIError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def is_authorised(request: Any, token: str) -> bool:
+    """Whether a request has the API's token, in one header Authorization. Only its header is looked at."""
+    values = request.requestHeaders.getRawHeaders(b"authorization", [])
+    if len(values) != 1:
+        return False
+    kind, _, found = values[0].partition(b" ")
+    return bool(kind.lower() == b"bearer" and hmac.compare_digest(found.strip(), token.encode()))
 
 
 class API(Resource):
@@ -51,7 +63,8 @@ class API(Resource):
     def render(self, request: Any) -> Rendered:
         """Answer one request."""
         try:
-            self._authorise(request)
+            if not is_authorised(request, self._token):
+                raise APIError(401, _WANTED)
             if request.too_long:
                 raise APIError(413, f"at most {MAX_BODY_BYTES} bytes are taken")
             path = [part.decode("utf-8", "replace") for part in request.postpath if part]
@@ -60,11 +73,6 @@ class API(Resource):
             if error.status == 401:
                 request.setHeader(b"www-authenticate", b"Bearer")
             return _json(request, error.status, {"error": str(error)})
-
-    def _authorise(self, request: Any) -> None:
-        kind, _, token = (request.getHeader(b"authorization") or b"").partition(b" ")
-        if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token.encode()):
-            raise APIError(401, "expected the header Authorization: Bearer TOKEN, with the token that the lab printed")
 
     def _route(self, request: Any, method: str, path: list[str]) -> Rendered:
         match method, path:
@@ -97,8 +105,10 @@ class API(Resource):
         chosen = _command_uuid(command.get("CommandUUID")) if "Command" in command else None
         try:
             command_uuid = self._lab.enqueue(mac.udid, inner, command_uuid=chosen)
-        except AlreadyQueued as error:
+        except NotQueued as error:
             raise APIError(409, str(error)) from error
+        except Refused as error:
+            raise APIError(error.status, str(error)) from error
         # Of the URL alone: Twisted's own reading takes curl's usual body for a form.
         wanted = parse_qs(request.uri.partition(b"?")[2]).get(b"push") != [b"0"]
         pusher = self._pusher() if wanted else None

@@ -6,7 +6,7 @@ With a CA of its own for each role, a Device's certificate can never pass for a 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -16,15 +16,18 @@ from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority
 from agent.pki.identity import Identity
 from agent.pki.scep.csr import CertificateRequest
 
+KeptAuthorities = MutableMapping[str, Authority]
+
 
 class Authorities:
-    """The CAs of one lab."""
+    """The CAs of one lab. Those that ``kept`` has are taken up again; what is made is kept there."""
 
-    def __init__(self) -> None:
-        self._mdm = Authority.create("lom-agent lab CA")
-        self._lom_device = Authority.create("lom-agent lab LOM Device CA")
-        self._lom_controller = Authority.create("lom-agent lab LOM Controller CA")
-        self._scep: Authority | None = None
+    def __init__(self, kept: KeptAuthorities | None = None) -> None:
+        self._kept: KeptAuthorities = {} if kept is None else kept
+        self._mdm = self._of("mdm", lambda: Authority.create("lom-agent lab CA"))
+        self._lom_device = self._of("lom device", lambda: Authority.create("lom-agent lab LOM Device CA"))
+        self._lom_controller = self._of("lom controller", lambda: Authority.create("lom-agent lab LOM Controller CA"))
+        self._scep = self._kept.get("scep")
 
     @property
     def anchor(self) -> x509.Certificate:
@@ -35,8 +38,7 @@ class Authorities:
     def scep(self) -> Authority:
         """The CA that issues by SCEP. Its key is RSA, as SCEP needs, and made when first asked for."""
         if self._scep is None:
-            key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-            self._scep = Authority.create("lom-agent lab SCEP CA", key=key, decrypts=True)
+            self._scep = self._of("scep", _scep_authority)
         return self._scep
 
     @property
@@ -76,6 +78,12 @@ class Authorities:
         """An MDM certificate for a SCEP request, with the subject and the names that it asks for."""
         return self.scep.certify(request.public_key, request.subject, CLIENT_USAGE, request.subject_alternative_name)
 
+    def _of(self, name: str, make: Callable[[], Authority]) -> Authority:
+        authority = self._kept.get(name)
+        if authority is None:
+            authority = self._kept[name] = make()
+        return authority
+
     def lom_device_identity(self, dns_name: str) -> Identity:
         """A LOM Device identity: CommonName and dNSName are the same name."""
         return self._lom_device.issue(dns_name, LOM_USAGE, names=[dns_name])
@@ -83,3 +91,8 @@ class Authorities:
     def lom_controller_identity(self, dns_name: str) -> Identity:
         """A LOM Controller identity: CommonName and dNSName are the same name."""
         return self._lom_controller.issue(dns_name, LOM_USAGE, names=[dns_name])
+
+
+def _scep_authority() -> Authority:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return Authority.create("lom-agent lab SCEP CA", key=key, decrypts=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -16,11 +16,14 @@ from cryptography.hazmat.primitives import hashes
 from agent import plists
 from agent.errors import PeerError
 from agent.lab.declarations import Declarations
+from agent.lab.kept import EnrolledMac, Forgetful, KeptResult, LabState, QueuedCommand
 from agent.lab.profiles import TOPIC
 from agent.mdm import checkin, results
 from agent.pki.cms import CMSError, mdm_signature_signer
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_MACS = 1_000_000
+MAX_QUEUED = 10_000  # commands that wait for one Mac
 MAX_RESULTS = 200  # kept of each Mac, unless one says another number; the oldest go first
 _STATUSES = {status.value for status in results.Status}
 _AUTHENTICATE_KEYS = ("DeviceName", "Model", "ModelName", "SerialNumber", "OSVersion", "BuildVersion")
@@ -38,10 +41,10 @@ class Refused(PeerError):
         self.status = status
 
 
-class AlreadyQueued(PeerError):
-    """A command whose CommandUUID another one for the same Mac has."""
+class NotQueued(PeerError):
+    """A command that cannot be queued: another one for the same Mac has its CommandUUID, or too many wait."""
 
-    kind = "already_queued"
+    kind = "not_queued"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,51 +61,6 @@ class Message:
     connection: int
 
 
-@dataclass(slots=True)
-class QueuedCommand:
-    """A command that waits for its result: its plist."""
-
-    request_type: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class KeptResult:
-    """A command's result: its Status, and the XML plist."""
-
-    status: str
-    body: bytes
-
-
-@dataclass(slots=True)
-class EnrolledMac:
-    """One Mac as the lab knows it. ``fingerprint`` is the SHA-256 of the certificate that it enrolled with.
-
-    ``queue`` and ``results`` are by CommandUUID, the oldest first. ``not_now`` are the commands that the Mac put off,
-    until its next session.
-    """
-
-    udid: str
-    fingerprint: bytes
-    announcement: Mapping[str, Any]
-    token: bytes = b""
-    push_magic: str = ""
-    bootstrap_token: bytes = b""
-    queue: dict[str, QueuedCommand] = field(default_factory=dict)
-    not_now: set[str] = field(default_factory=set)
-    results: dict[str, KeptResult] = field(default_factory=dict)
-    status_report: bytes = b""
-
-    @property
-    def enrolled(self) -> bool:
-        """Whether the enrolment is complete: TokenUpdate came too."""
-        return bool(self.token)
-
-    def next_command(self) -> bytes:
-        """What the Mac gets next; empty where there is nothing for now."""
-        return next((command.body for key, command in self.queue.items() if key not in self.not_now), b"")
-
-
 OnResult = Callable[[Mapping[str, Any]], None]
 OnReport = Callable[[str, int], None]
 
@@ -110,15 +68,27 @@ OnReport = Callable[[str, int], None]
 class Lab:
     """The state of one lab. ``on_report`` is called with UDID and connection whenever a Mac reports.
 
-    ``kept_results`` is how many results of each Mac are kept.
+    ``kept_results`` is how many results of each Mac are kept. With ``reenrolment`` a new identity of the lab may enrol
+    a UDID that is enrolled with another one, as a Mac does that was wiped without a CheckOut: its queue and results
+    are gone, as with any server. Without it such an Authenticate is refused. ``state`` is where all of it is kept, and
+    what the lab begins with.
     """
 
-    def __init__(self, declarations: Declarations | None = None, *, kept_results: int = MAX_RESULTS) -> None:
-        self.macs: dict[str, EnrolledMac] = {}
+    def __init__(
+        self,
+        declarations: Declarations | None = None,
+        *,
+        kept_results: int = MAX_RESULTS,
+        reenrolment: bool = True,
+        state: LabState | None = None,
+    ) -> None:
+        self._state = state or Forgetful()
+        self.macs: dict[str, EnrolledMac] = {mac.udid: mac for mac in self._state.macs()}
         self.on_report: OnReport | None = None
         self.declarations = declarations or Declarations()
         self._kept_results = kept_results
-        self._udids: dict[bytes, str] = {}
+        self._reenrolment = reenrolment
+        self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values()}
         self._waiting: dict[tuple[str, str], OnResult] = {}
 
     def enqueue(
@@ -131,15 +101,20 @@ class Lab:
     ) -> str:
         """Queue a command for an enrolled Mac and return its CommandUUID; ``on_result`` gets the Mac's report of it.
 
-        Raises AlreadyQueued where ``command_uuid`` is another one's, which waits or whose result is kept.
+        Raises NotQueued where ``command_uuid`` is another one's, which waits or whose result is kept, or where too many
+        wait; Refused where the command cannot be kept.
         """
         mac = self.macs[udid]
         if command_uuid is None:
             command_uuid = str(uuid.uuid4()).upper()
         elif command_uuid in mac.queue or command_uuid in mac.results:
-            raise AlreadyQueued(f"the Mac has had a command {command_uuid} already")
+            raise NotQueued(f"the Mac has had a command {command_uuid} already")
+        if len(mac.queue) >= MAX_QUEUED:
+            raise NotQueued(f"{MAX_QUEUED} commands wait for this Mac already")
         body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
-        mac.queue[command_uuid] = QueuedCommand(str(command.get("RequestType", "")), body)
+        queued = QueuedCommand(str(command.get("RequestType", "")), body)
+        self._state.queue(udid, command_uuid, queued)
+        mac.queue[command_uuid] = queued
         if on_result is not None:
             self._waiting[udid, command_uuid] = on_result
         return command_uuid
@@ -148,6 +123,7 @@ class Lab:
         """Nobody waits for this result any more; the command is taken out of the queue."""
         self._waiting.pop((udid, command_uuid), None)
         mac = self.macs[udid]
+        self._state.unqueue(udid, command_uuid)
         mac.queue.pop(command_uuid, None)
         mac.not_now.discard(command_uuid)
 
@@ -157,9 +133,10 @@ class Lab:
             raise Refused(
                 415, f"the Content-Type of a check-in is {checkin.CONTENT_TYPE}, not {put.content_type[:80]!r}"
             )
-        message = _plist(put.body)
         fingerprint = _certificate(put)
-        udid = _text(message, "UDID") if message.get("MessageType") != "SetBootstrapToken" else self._owner(fingerprint)
+        message = _plist(put.body)
+        unnamed = message.get("MessageType") == "SetBootstrapToken" and "UDID" not in message
+        udid = self._owner(fingerprint) if unnamed else _text(message, "UDID")
         match message.get("MessageType"):
             case "Authenticate":
                 _check_topic(message)
@@ -182,8 +159,9 @@ class Lab:
         """Take a report, and return the next command's plist, or nothing. Raises Refused."""
         if put.content_type != results.CONTENT_TYPE:
             raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {put.content_type[:80]!r}")
+        fingerprint = _certificate(put)
         message = _plist(put.body)
-        mac = self._known(_text(message, "UDID"), _certificate(put))
+        mac = self._known(_text(message, "UDID"), fingerprint)
         if not mac.enrolled:
             raise Refused(403, "a report before TokenUpdate")
         status = _text(message, "Status")
@@ -203,21 +181,33 @@ class Lab:
         if self._udids.get(fingerprint, udid) != udid:
             raise Refused(403, "this certificate belongs to another Mac")
         before = self.macs.get(udid)
+        if before is not None and before.fingerprint != fingerprint and not self._reenrolment:
+            raise Refused(403, "this Mac is enrolled with another identity; it has to check out before it enrols anew")
+        if before is None and len(self.macs) >= MAX_MACS:
+            raise Refused(503, f"{MAX_MACS:,} Macs are enrolled already")
+        mac = EnrolledMac(udid, fingerprint, message)
+        self._state.enrol(mac)
         if before is not None:
             self._udids.pop(before.fingerprint, None)
         self._udids[fingerprint] = udid
-        self.macs[udid] = EnrolledMac(udid, fingerprint, message)
+        self.macs[udid] = mac
 
     def _token_update(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         mac = self._known(udid, fingerprint)
         token = message.get("Token")
         if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
             raise Refused(400, f"Token should be {_TOKEN_BYTES} bytes of data")
-        mac.push_magic = _text(message, "PushMagic")
-        mac.token = token
+        self._update(mac, token=token, push_magic=_text(message, "PushMagic"))
+
+    def _update(self, mac: EnrolledMac, **told: Any) -> None:
+        """A Mac has told something new of itself: it is kept, and then known."""
+        self._state.update(replace(mac, **told))
+        for name, value in told.items():
+            setattr(mac, name, value)
 
     def _check_out(self, udid: str, fingerprint: bytes) -> None:
         mac = self._known(udid, fingerprint)
+        self._state.check_out(mac.udid)
         del self.macs[mac.udid]
         del self._udids[mac.fingerprint]
 
@@ -225,7 +215,7 @@ class Lab:
         token = message.get("BootstrapToken", b"")
         if not isinstance(token, bytes):
             raise Refused(400, "BootstrapToken should be data")
-        self._known(udid, fingerprint).bootstrap_token = token
+        self._update(self._known(udid, fingerprint), bootstrap_token=token)
 
     def _declarative_management(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> bytes:
         mac = self._known(udid, fingerprint)
@@ -234,7 +224,7 @@ class Lab:
             report = message.get("Data")
             if not isinstance(report, bytes):
                 raise Refused(400, "Data of a status report should be data")
-            mac.status_report = report
+            self._update(mac, status_report=report)
             return b""
         answer = self.declarations.answer(endpoint)
         if answer is None:
@@ -262,12 +252,15 @@ class Lab:
             if status == results.Status.NOT_NOW.value:
                 mac.not_now.add(command_uuid)
                 return
+            xml = plists.dump_xml(message) if body.startswith(_BINARY_PLIST) else body
+            result = KeptResult(status, xml)
+            dropped = list(mac.results)[: max(0, len(mac.results) + 1 - self._kept_results)]
+            self._state.answer(mac.udid, command_uuid, result, dropped)
             del mac.queue[command_uuid]
             mac.not_now.discard(command_uuid)
-            xml = plists.dump_xml(message) if body.startswith(_BINARY_PLIST) else body
-            mac.results[command_uuid] = KeptResult(status, xml)
-            while len(mac.results) > self._kept_results:
-                del mac.results[next(iter(mac.results))]
+            mac.results[command_uuid] = result
+            for each in dropped:
+                del mac.results[each]
         on_result = self._waiting.pop((mac.udid, command_uuid), None)
         if on_result is not None:
             on_result(message)

@@ -6,6 +6,7 @@ Source: RFC 8894.
 from __future__ import annotations
 
 import secrets
+from collections.abc import MutableSet
 from dataclasses import dataclass
 
 from agent.lab.authorities import Authorities
@@ -30,12 +31,12 @@ class Answer:
 
 
 class SCEPService:
-    """The three operations. Each challenge is good for one certificate."""
+    """The three operations. Each challenge is good for one certificate; ``challenges`` are those still to be used."""
 
-    def __init__(self, authorities: Authorities) -> None:
+    def __init__(self, authorities: Authorities, challenges: MutableSet[str] | None = None) -> None:
         self._authorities = authorities
         self._ca = authorities.scep
-        self._challenges: set[str] = set()
+        self._challenges: MutableSet[str] = set() if challenges is None else challenges
 
     def new_challenge(self) -> str:
         """A challenge for the next enrolment profile."""
@@ -77,5 +78,5 @@ class SCEPService:
         challenge = request.csr.challenge or ""
         if challenge not in self._challenges:
             raise SCEPFailure(FailInfo.BAD_REQUEST, "the challenge is none of ours, or was used already")
-        self._challenges.remove(challenge)
+        self._challenges.discard(challenge)
         return request.csr

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, MutableSet
 from itertools import count
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -19,7 +18,7 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from agent.errors import OperatorError
-from agent.lab.api import API
+from agent.lab.api import API, is_authorised
 from agent.lab.authorities import Authorities
 from agent.lab.core import MAX_BODY_BYTES, Lab, Message, Refused
 from agent.lab.profiles import enrolment_profile, pkcs12_payload, scep_payload
@@ -41,18 +40,28 @@ class LabServer:
     ``push`` is how it wakes its Macs; None where it has no way to, and they look by themselves.
 
     With ``scep`` its enrolment profile has the Mac get its identity by SCEP, else it brings a PKCS12 along. SCEP is
-    served without TLS, as most CAs serve it: its messages protect themselves.
+    served without TLS, as most CAs serve it: its messages protect themselves. ``challenges`` are those of an earlier
+    process, ``token`` its token; without them there are none, and a new one.
     """
 
-    def __init__(self, reactor: Any, lab: Lab, authorities: Authorities, *, scep: bool = False) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        lab: Lab,
+        authorities: Authorities,
+        *,
+        scep: bool = False,
+        token: str | None = None,
+        challenges: MutableSet[str] | None = None,
+    ) -> None:
         self.lab = lab
         self.authorities = authorities
         self.url = ""
         self.scep_url = ""
-        self.token = secrets.token_urlsafe(24)
+        self.token = token or secrets.token_urlsafe(24)
         self.push: LabPush | None = None
         self._reactor = reactor
-        self._scep = SCEPService(authorities) if scep else None
+        self._scep = SCEPService(authorities, challenges) if scep else None
         self._identity = authorities.server_identity([HOST, "localhost"])
         self._signer = authorities.signer_identity()
         self._ports: list[Any] = []
@@ -76,10 +85,16 @@ class LabServer:
                 self._ports.append(self._reactor.listenTCP(scep_port, _site(scep), interface=HOST))
                 self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
             connections = _Connections(self.authorities, self._identity)
-            self._ports.append(self._reactor.listenSSL(port, _site(root), connections, backlog=1024, interface=HOST))
+            site = _site(root)
+            site.keeps_body = self._keeps_body
+            self._ports.append(self._reactor.listenSSL(port, site, connections, backlog=1024, interface=HOST))
         except CannotListenError as error:
             raise OperatorError(f"the lab cannot listen on {HOST}:{error.port}: {error.socketError}") from error
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
+
+    def _keeps_body(self, request: Any) -> bool:
+        """Only of those who may send one: Macs with a certificate of ours, and clients of the API with its token."""
+        return _peer(request)[1] is not None or is_authorised(request, self.token)
 
     def enrolment_profile(self) -> bytes:
         """A signed enrolment profile for the Mac that asks for it: with an identity, or a challenge, of its own."""
@@ -97,14 +112,22 @@ class LabServer:
 
 
 class _QuietSite(Site):
-    """Twisted's web server without its access log, which nobody reads and every request would pay for."""
+    """Twisted's web server without its access log, which nobody reads and every request would pay for.
+
+    ``keeps_body`` says, when a request's header is there, whether its body is kept or thrown away as it comes. No body
+    is taken for a form.
+    """
+
+    def __init__(self, root: Any) -> None:
+        super().__init__(root, requestFactory=_BoundedRequest, parsePOSTFormSubmission=False)
+        self.keeps_body: Callable[[Any], bool] = lambda _request: True
 
     def log(self, _request: Any) -> None:
         """Nothing."""
 
 
 def _site(root: Any) -> Any:
-    return _QuietSite(root, requestFactory=_BoundedRequest)
+    return _QuietSite(root)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -131,24 +154,29 @@ def _chain_is_good(_connection: SSL.Connection, _certificate: crypto.X509, _erro
 
 
 class _BoundedRequest(Request):
-    """A request whose body is thrown away, and answered with 413, once it is past the limit."""
+    """A request whose body is thrown away, and answered with 413, once it is past the limit.
+
+    The body of one that has no right to send any is thrown away from the beginning; it is answered by its header alone.
+    """
 
     too_long = False
+    _kept = True
     _length = 0
 
     def gotLength(self, length: int | None) -> None:
         """The announced length; None where the body is chunked."""
+        channel: Any = self.channel  # of Site, which is told to its channels
+        self._kept = channel.site.keeps_body(self)
         if length is not None and length > MAX_BODY_BYTES:
             self.too_long = True
-            length = 0
-        super().gotLength(length)
+        super().gotLength(0 if self.too_long or not self._kept else length)
 
     def handleContentChunk(self, chunk: bytes) -> None:
         """A part of the body."""
         self._length += len(chunk)
         if self._length > MAX_BODY_BYTES:
             self.too_long = True
-        if not self.too_long:
+        if self._kept and not self.too_long:
             super().handleContentChunk(chunk)
 
 
@@ -156,6 +184,15 @@ class _Endpoint(Resource):
     """One URL that takes a message: what the lab says becomes the answer, what it refuses an error status."""
 
     isLeaf = True
+    methods: tuple[bytes, ...] = ()
+
+    def render(self, request: Any) -> Any:
+        """The answer. No method but ``methods``: of HEAD Twisted would make a GET, which makes an identity."""
+        if request.method in self.methods:
+            return super().render(request)
+        request.setResponseCode(405)
+        request.setHeader(b"allow", b", ".join(self.methods))
+        return b""
 
     def respond(self, request: Any, answer: Callable[[], bytes]) -> bytes:
         """The body of the answer."""
@@ -172,6 +209,8 @@ class _Endpoint(Resource):
 
 
 class _Enrolment(_Endpoint):
+    methods = (b"GET",)
+
     def __init__(self, server: LabServer) -> None:
         super().__init__()
         self._server = server
@@ -185,6 +224,8 @@ class _Enrolment(_Endpoint):
 class _Put(_Endpoint):
     """Where Macs PUT their check-ins, or their reports."""
 
+    methods = (b"PUT",)
+
     def __init__(self, take: Callable[[Message], bytes]) -> None:
         super().__init__()
         self._take = take
@@ -196,6 +237,8 @@ class _Put(_Endpoint):
 
 
 class _SCEP(_Endpoint):
+    methods = (b"GET", b"POST")
+
     def __init__(self, service: SCEPService) -> None:
         super().__init__()
         self._service = service
@@ -224,25 +267,37 @@ def _argument(request: Any, name: bytes) -> str:
 
 
 def _message(request: Any) -> Message:
-    content_type = (request.getHeader(b"content-type") or b"").decode("latin-1")
-    signature = request.getHeader(b"mdm-signature")
-    channel = request.channel
-    if not hasattr(channel, "lab_connection"):
-        certificate = _peer_certificate(channel.transport)
-        channel.lab_connection = next(_connections)
-        channel.lab_fingerprint = None if certificate is None else certificate.fingerprint(hashes.SHA256())
+    content_type, signature = _single(request, b"content-type"), _single(request, b"mdm-signature")
+    connection, fingerprint = _peer(request)
     return Message(
         body=request.content.read(),
-        content_type=content_type.partition(";")[0].strip().lower(),
-        fingerprint=channel.lab_fingerprint,
-        signature=None if signature is None else signature.decode("latin-1"),
-        connection=channel.lab_connection,
+        content_type=(content_type or "").partition(";")[0].strip().lower(),
+        fingerprint=fingerprint,
+        signature=signature,
+        connection=connection,
     )
 
 
-def _peer_certificate(transport: Any) -> x509.Certificate | None:
-    """The client's certificate, which TLS has verified against the lab's CAs. Raises Refused."""
-    try:
-        return peer_certificate(transport.getHandle())
-    except CertificateError as error:
-        raise Refused(403, f"the client certificate is refused: {error}") from error
+def _single(request: Any, name: bytes) -> str | None:
+    """A field of the header that may stand once. Raises Refused."""
+    values = request.requestHeaders.getRawHeaders(name, [])
+    if len(values) > 1:
+        raise Refused(400, f"Expected one header {name.decode()}, found {len(values)}. Send it once.")
+    return values[0].decode("latin-1") if values else None
+
+
+def _peer(request: Any) -> tuple[int, bytes | None]:
+    """The connection's number, and SHA-256 of its client certificate, which TLS has verified against the lab's CAs.
+
+    Raises Refused.
+    """
+    channel = request.channel
+    if not hasattr(channel, "lab_peer"):
+        try:
+            certificate = peer_certificate(channel.transport.getHandle())
+        except CertificateError as error:
+            raise Refused(403, f"the client certificate is refused: {error}") from error
+        fingerprint = None if certificate is None else certificate.fingerprint(hashes.SHA256())
+        channel.lab_peer = next(_connections), fingerprint
+    peer: tuple[int, bytes | None] = channel.lab_peer
+    return peer

@@ -5,9 +5,7 @@ Source: RFC 9113; Apple, "Sending notification requests to APNs" for what a conn
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -25,43 +23,50 @@ from h2.events import (
     StreamReset,
     WindowUpdated,
 )
-from h2.exceptions import H2Error, StreamClosedError
+from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 from OpenSSL import SSL
 
 from agent.errors import PeerError
+from agent.net.apns_bodies import WaitingBodies
+from agent.net.apns_frames import FrameCutter, FrameSizeError
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.stream import State, TLSStream
 from agent.push.broker import Answer, Broken, Outcome, Reply
-from agent.push.reasons import PushRefused, Reason
-from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
+from agent.push.reasons import OwnCause, PushRefused, Reason
+from agent.push.requests import MAX_PAYLOAD_BYTES, Provider, apns_id_of
 
 ALPN = b"h2"
 MAX_CONCURRENT_STREAMS = 1000  # obs: what real APNs states in its SETTINGS, once a certificate is shown
 MAX_HEADER_LIST_BYTES = 8000  # obs: likewise
-MAX_FRAME_BYTES = 16_384  # RFC 9113, 6.5.2: SETTINGS_MAX_FRAME_SIZE as every connection begins with it
 
-_PREFACE_BYTES = 24  # RFC 9113, 3.4
-_FRAME_HEADER_BYTES = 9  # RFC 9113, 4.1: 24 bits of length come first
-_LENGTH_BYTES = 3
 _MAX_SURPLUS_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayLimits:
-    """What one connection may ask for. Times in seconds.
+    """What connections may ask for. Times in seconds.
 
     ``request`` is for one request from its headers to its end, and for taking an answer; ``idle`` is without any
-    request, ``linger`` for reading a GOAWAY; ``look`` is how often these are looked at. ``unsent`` bytes of answers
-    that the provider does not read end the connection, ``resets`` streams that it gave up itself too.
+    request, ``newcomer_idle`` the same for a connection without a good certificate; ``linger`` for reading a GOAWAY;
+    ``look`` is how often these are looked at. ``unsent`` bytes of answers that the provider does not read end the
+    connection, ``resets`` streams that it gave up and ``settings`` SETTINGS frames too: each of these makes us visit
+    all its streams.
+
+    ``providers`` connections with a good certificate are served at a time. ``newcomers`` is for those that shake hands
+    or have no good certificate, apart from these; so many more may be on their way out.
     """
 
     request: float = 30.0
     idle: float = 3600.0
+    newcomer_idle: float = 10.0
     look: float = 5.0
     linger: float = 1.0
     unsent: int = 256 * 1024
     resets: int = 1000
+    settings: int = 100
+    providers: int = 1000
+    newcomers: int = 250
 
 
 class Router(Protocol):
@@ -73,40 +78,11 @@ class Router(Protocol):
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that was not even read."""
 
+    def turned_away(self) -> None:
+        """The gateway ended a connection because there were too many."""
+
     def hand_out(self) -> None:
         """The answers that there are are on their way: what the requests set off may begin."""
-
-
-class FrameSizeError(PeerError):
-    """A frame that is longer than we allow."""
-
-    kind = "http"
-
-
-class FrameLengths:
-    """Watches the lengths of the frames: h2 judges one only when the whole of it is there, be it 16 MiB."""
-
-    def __init__(self) -> None:
-        self._skip = _PREFACE_BYTES  # what is left of the frame (or the preface) under way
-        self._header = b""
-
-    def check(self, octets: bytes) -> None:
-        """The next bytes. Raises FrameSizeError."""
-        at = 0
-        while at + self._skip < len(octets):
-            at += self._skip
-            self._skip = 0
-            needed = _LENGTH_BYTES - len(self._header)
-            self._header += octets[at : at + needed]
-            at += needed
-            if len(self._header) < _LENGTH_BYTES:
-                return
-            length = int.from_bytes(self._header, "big")
-            if length > MAX_FRAME_BYTES:
-                raise FrameSizeError(f"a frame of {length} bytes; at most {MAX_FRAME_BYTES} are taken")
-            self._header = b""
-            self._skip = _FRAME_HEADER_BYTES - _LENGTH_BYTES + length
-        self._skip -= len(octets) - at
 
 
 @dataclass(slots=True)
@@ -118,39 +94,54 @@ class _Incoming:
     body: bytearray = field(default_factory=bytearray)
 
 
-class ProviderConnection:
-    """The owner of the stream. ``ended`` hears of its end, once. ``identify`` tells who is at the other end of TLS."""
+class ConnectionOwner(Protocol):
+    """Who accepted a connection."""
 
-    def __init__(
-        self,
-        reactor: Reactor,
-        router: Router,
-        limits: GatewayLimits,
-        identify: Callable[[SSL.Connection], Provider],
-        ended: Callable[[ProviderConnection], object],
-    ) -> None:
+    def identify(self, tls: SSL.Connection) -> Provider:
+        """Who is at the other end of TLS."""
+
+    def identified(self, connection: ProviderConnection) -> None:
+        """The handshake is done and HTTP/2 has begun; the owner may shut the connection down."""
+
+    def ended(self, connection: ProviderConnection) -> None:
+        """The connection is gone. Called once."""
+
+
+class ProviderConnection:
+    """The owner of the stream, itself owned by the gateway."""
+
+    def __init__(self, reactor: Reactor, router: Router, limits: GatewayLimits, owner: ConnectionOwner) -> None:
         self._reactor = reactor
         self._router = router
         self._limits = limits
-        self._identify = identify
-        self._ended = ended
+        self._owner = owner
         self._stream: TLSStream | None = None
         self._tls: SSL.Connection | None = None
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self._provider = Provider()
-        self._lengths = FrameLengths()
+        self._cutter = FrameCutter()
         self._incoming: dict[int, _Incoming] = {}
         self._outstanding: set[int] = set()  # streams whose request the router has, and has not answered
-        self._unsent: dict[int, bytes] = {}  # bodies that wait for the provider's flow control
+        self._bodies = WaitingBodies(self._h2)
         self._surplus: dict[int, int] = {}  # what came of requests that were too long, after their answer
         self._begun = 0  # the last stream on which anything was done
-        self._resets = 0
+        self._resets = self._settings = 0
         self._reading = False
         self._draining: Reason | None = None  # it is to go away, and waits for what is outstanding
         self._leaving = False
         self._timer: DelayedCall | None = None
         self._flush_timer: DelayedCall | None = None
         self._idle_since = self._stuck_since = 0.0
+
+    @property
+    def certified(self) -> bool:
+        """Whether it has shown a good certificate; false during the handshake."""
+        return self._provider.certified and not self._provider.fault
+
+    @property
+    def idle_since(self) -> float | None:
+        """When its last answer went out, or HTTP/2 began (reactor's clock); None while a request is under way."""
+        return None if self._incoming or self._outstanding else self._idle_since
 
     def begin(self, stream: TLSStream, tls: SSL.Connection) -> None:
         """Shake hands."""
@@ -182,7 +173,7 @@ class ProviderConnection:
         if self._tls is None or self._tls.get_alpn_proto_negotiated() != ALPN:
             self._close()
             return
-        self._provider = self._identify(self._tls)
+        self._provider = self._owner.identify(self._tls)
         self._h2.local_settings = Settings(
             client=False,
             initial_values={
@@ -195,6 +186,7 @@ class ProviderConnection:
         self._idle_since = self._reactor.seconds()
         self._timer = self._reactor.callLater(self._limits.look, self._look)
         self._flush()
+        self._owner.identified(self)
 
     def received(self, octets: bytes) -> None:
         """Bytes of frames. A peer that breaks HTTP/2's rules gets a GOAWAY with the error, and no more."""
@@ -202,19 +194,13 @@ class ProviderConnection:
             return
         self._reading = True
         try:
-            self._lengths.check(octets)
-            self._read(octets)
-        except FrameSizeError:
-            self._h2.close_connection(ErrorCodes.FRAME_SIZE_ERROR, last_stream_id=self._begun)
-            self._leaving = True
-        except H2Error:
-            self._leaving = True
+            goes_on = self._read(octets)
         finally:
             self._reading = False
-        if self._leaving:
-            self._leave()
-        else:
+        if goes_on:
             self._answer()
+        else:
+            self._leave()
         self._router.hand_out()
 
     def lost(self, _error: PeerError) -> None:
@@ -223,12 +209,29 @@ class ProviderConnection:
 
     # HTTP/2.
 
-    def _read(self, octets: bytes) -> None:
-        """The events in these bytes, until one of them ends the connection."""
-        for event in self._h2.receive_data(octets):
-            self._happened(event)
-            if self._leaving or self._stream is None:
-                break
+    def _read(self, octets: bytes) -> bool:
+        """The frames in these bytes one after the other; whether the connection goes on after them."""
+        try:
+            for piece in self._cutter.pieces(octets):
+                for event in self._events(piece):
+                    self._happened(event)
+                if self._leaving or self._stream is None:
+                    break
+        except FrameSizeError:
+            self._give_up(ErrorCodes.FRAME_SIZE_ERROR)
+        return not self._leaving
+
+    def _events(self, piece: bytes) -> list[Event]:
+        try:
+            return self._h2.receive_data(piece)
+        except H2Error:  # of the peer's; h2 has written the GOAWAY
+            self._leaving = True
+            return []
+
+    def _give_up(self, error: ErrorCodes) -> None:
+        """The connection ends with a GOAWAY that says so."""
+        self._h2.close_connection(error, last_stream_id=self._begun)
+        self._leaving = True
 
     def _happened(self, event: Event) -> None:
         match event:  # what is not here (PING, SETTINGS, PRIORITY, …) h2 has answered by itself
@@ -245,14 +248,20 @@ class ProviderConnection:
             case StreamReset(stream_id=int(stream_id)):
                 self._incoming.pop(stream_id, None)
                 self._outstanding.discard(stream_id)
-                self._unsent.pop(stream_id, None)
+                self._bodies.drop(stream_id)
                 self._surplus.pop(stream_id, None)
                 self._resets += 1
                 if self._resets > self._limits.resets:  # CVE-2023-44487
-                    self._h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, last_stream_id=self._begun)
-                    self._leaving = True
-            case WindowUpdated() | RemoteSettingsChanged():
-                self._send_waiting()
+                    self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
+            case WindowUpdated(stream_id=int(stream_id)):
+                self._bodies.window_updated(stream_id)
+            case RemoteSettingsChanged(changed_settings=changed):
+                self._settings += 1
+                window = changed.get(SettingCodes.INITIAL_WINDOW_SIZE)
+                if self._settings > self._limits.settings:  # CVE-2019-9515
+                    self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
+                elif window is not None and window.new_value > (window.original_value or 0):
+                    self._bodies.windows_grew()
             case ConnectionTerminated():
                 self._leaving = True  # h2 lets nothing through after it, not even the answers that are outstanding
 
@@ -268,13 +277,15 @@ class ProviderConnection:
             self._surplus[stream_id] += len(octets)
             if self._surplus[stream_id] > _MAX_SURPLUS_BYTES:
                 del self._surplus[stream_id]
-                with contextlib.suppress(StreamClosedError):
-                    self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # RFC 9113, 8.1
+                self._bodies.drop(stream_id)
+                self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # RFC 9113, 8.1
 
     def _refuse(self, stream_id: int, reason: Reason) -> None:
         """Answer a request that is not whole."""
-        del self._incoming[stream_id]
-        self._respond(stream_id, self._router.refuse(PushRefused(reason)))
+        incoming = self._incoming.pop(stream_id)
+        own = OwnCause.SHUTDOWN if reason is Reason.SHUTDOWN else None
+        refused = PushRefused(reason, apns_id=apns_id_of(incoming.fields), own=own)
+        self._respond(stream_id, self._router.refuse(refused))
 
     def _route(self, stream_id: int) -> None:
         """Have a whole request decided on. A connection on which nothing waits for it any more loses the answer."""
@@ -312,33 +323,12 @@ class ProviderConnection:
     def _respond(self, stream_id: int, answer: Answer) -> None:
         self._begun = max(self._begun, stream_id)
         self._idle_since = self._reactor.seconds()
-        headers = [(b":status", b"%d" % answer.status)]
-        if answer.apns_id:
-            headers.append((b"apns-id", answer.apns_id.encode("ascii")))
+        headers = [(b":status", b"%d" % answer.status), (b"apns-id", answer.apns_id.encode("ascii"))]
         if answer.body:
             headers.append((b"content-type", b"application/json"))
-        try:
-            self._h2.send_headers(stream_id, headers, end_stream=not answer.body)
-        except StreamClosedError:  # the provider gave the stream up in the same breath
-            return
+        self._h2.send_headers(stream_id, headers, end_stream=not answer.body)
         if answer.body:
-            self._unsent[stream_id] = answer.body
-            self._send_body(stream_id)
-
-    def _send_waiting(self) -> None:
-        for stream_id in list(self._unsent):
-            self._send_body(stream_id)
-
-    def _send_body(self, stream_id: int) -> None:
-        """As much of an answer's body as the provider's flow control lets through."""
-        body = self._unsent[stream_id]
-        size = min(len(body), self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
-        if size > 0:
-            self._h2.send_data(stream_id, body[:size], end_stream=size == len(body))
-        if max(size, 0) == len(body):
-            del self._unsent[stream_id]
-        else:
-            self._unsent[stream_id] = body[max(size, 0) :]
+            self._bodies.send(stream_id, answer.body)
 
     # Ends.
 
@@ -367,12 +357,14 @@ class ProviderConnection:
         """Now and then: whether the provider keeps its time limits."""
         now, limits = self._reactor.seconds(), self._limits
         self._timer = self._reactor.callLater(limits.look, self._look)
-        stuck = bool(self._unsent) or (self._stream is not None and self._stream.unsent)
+        stuck = bool(self._bodies) or (self._stream is not None and self._stream.unsent)
         self._stuck_since = (self._stuck_since or now) if stuck else 0.0
         since = [self._stuck_since or now, *(incoming.since for incoming in self._incoming.values())]
         if now - min(since) >= limits.request:
             self.abort()
-        elif not self._incoming and not self._outstanding and now - self._idle_since >= limits.idle:
+        elif self.idle_since is not None and now - self.idle_since >= (
+            limits.idle if self.certified else limits.newcomer_idle
+        ):
             self.shut_down(Reason.IDLE_TIMEOUT)
 
     def _close(self) -> None:
@@ -386,7 +378,7 @@ class ProviderConnection:
         self._outstanding.clear()
         if self._stream is not None:
             self._stream = None
-            self._ended(self)
+            self._owner.ended(self)
 
     def _disarm(self) -> None:
         for timer in (self._timer, self._flush_timer):

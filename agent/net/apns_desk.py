@@ -70,6 +70,10 @@ class PushDesk:
         """The answer to a request that was not even read."""
         return self.broker.refuse(refused)
 
+    def turned_away(self) -> None:
+        """The gateway ended a connection because there were too many."""
+        self.broker.turned_away()
+
     def receive(self, octets: bytes) -> bytes:
         """Decide on one request of another process; the bytes of the answer. Raises PushWireError."""
         push = decode_push(octets)

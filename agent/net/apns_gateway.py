@@ -25,10 +25,10 @@ from agent.net.tls import make_context
 from agent.pki.certificates import CertificateError, for_openssl, peer_chain, read_openssl
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerRejected, store_of, subject_text
+from agent.push.reasons import Reason
 from agent.push.requests import NOBODY, Provider
 
 NAMES = ("api.push.apple.com", "api.sandbox.push.apple.com", "api.development.push.apple.com", "localhost")
-MAX_CONNECTIONS = 1000
 _BACKLOG = 1024
 
 _log = Logger()
@@ -66,9 +66,16 @@ class APNsGateway:
         self._timeouts = timeouts
         self._context = _context(identity)
         self._listener: Listener | None = None
-        self._connections: set[ProviderConnection] = set()
+        self._newcomers: dict[ProviderConnection, None] = {}  # without a good certificate so far, the oldest first
+        self._providers: dict[ProviderConnection, None] = {}
+        self._leaving: dict[ProviderConnection, None] = {}  # that had to make room, the oldest first
         self._away: list[DelayedCall] = []
         self._gone: Deferred[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._connections())
 
     def listen(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes any free one. Raises OperatorError."""
@@ -84,7 +91,7 @@ class APNsGateway:
                 timer.cancel()
         self._away = []
         self._stop_listening()
-        for connection in list(self._connections):
+        for connection in self._connections():
             connection.shut_down()
         self._gone = Deferred()
         self._hung_up()
@@ -108,7 +115,7 @@ class APNsGateway:
     def _go_away(self) -> None:
         """By rule: as a gateway that went down."""
         self._stop_listening()
-        for connection in list(self._connections):
+        for connection in self._connections():
             connection.abort()
 
     def _come_back(self) -> None:
@@ -117,32 +124,67 @@ class APNsGateway:
         except OperatorError as error:
             _log.error("{error}", error=error)
 
+    def _connections(self) -> list[ProviderConnection]:
+        return [*self._newcomers, *self._providers, *self._leaving]
+
     def _accepted(self, sock: socket.socket, _port: int) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:
-            sock.close()
-            return
+        """Whoever comes is let in: where there are too many without a certificate, the first of them makes room."""
+        while len(self._newcomers) >= self._limits.newcomers:
+            self._router.turned_away()
+            next(iter(self._newcomers)).abort()
         tls = SSL.Connection(self._context, sock)
         check = _ProviderCheck()
         tls.set_verify(SSL.VERIFY_PEER, check)
         tls.set_accept_state()
-        connection = ProviderConnection(self._reactor, self._router, self._limits, self._identify, self._ended)
-        self._connections.add(connection)
+        connection = ProviderConnection(self._reactor, self._router, self._limits, self)
+        self._newcomers[connection] = None
         connection.begin(TLSStream(self._reactor, sock, tls, check, connection, timeouts=self._timeouts), tls)
 
-    def _ended(self, connection: ProviderConnection) -> None:
-        self._connections.discard(connection)
+    # From the connections.
+
+    def identified(self, connection: ProviderConnection) -> None:
+        """One with a good certificate has a place apart; for it the one that is idle for longest makes room."""
+        if not connection.certified or connection not in self._newcomers:
+            return
+        del self._newcomers[connection]
+        if len(self._providers) < self._limits.providers:
+            self._providers[connection] = None
+            return
+        self._router.turned_away()
+        idle = [(each.idle_since, number, each) for number, each in enumerate(self._providers)]
+        longest = min(((since, number, each) for since, number, each in idle if since is not None), default=None)
+        if longest is None:
+            self._dismiss(connection, Reason.SERVICE_UNAVAILABLE)
+            return
+        del self._providers[longest[2]]
+        self._providers[connection] = None
+        self._dismiss(longest[2], Reason.IDLE_TIMEOUT)
+
+    def ended(self, connection: ProviderConnection) -> None:
+        """One is gone."""
+        for connections in (self._newcomers, self._providers, self._leaving):
+            connections.pop(connection, None)
         self._hung_up()
 
-    def _hung_up(self) -> None:
-        if self._gone is not None and not self._gone.called and not self._connections:
-            self._gone.callback(None)
-
-    def _identify(self, tls: SSL.Connection) -> Provider:
+    def identify(self, tls: SSL.Connection) -> Provider:
+        """Who this is, by its client certificate."""
         try:
             chain = peer_chain(tls)
         except CertificateError as error:  # a CA's: the provider's own was read in the handshake
             return Provider(certified=True, fault=str(error))
         return provider_of(chain, self._anchors) if chain else self._anonymous
+
+    def _dismiss(self, connection: ProviderConnection, reason: Reason) -> None:
+        """Shut a connection down. How many are on their way out is bounded, too."""
+        while len(self._leaving) >= self._limits.newcomers:
+            next(iter(self._leaving)).abort()
+        self._leaving[connection] = None
+        connection.shut_down(reason)
+
+    def _hung_up(self) -> None:
+        here = self._newcomers or self._providers or self._leaving
+        if self._gone is not None and not self._gone.called and not here:
+            self._gone.callback(None)
 
 
 class _ProviderCheck:

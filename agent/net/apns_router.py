@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from agent.net.reactor import DelayedCall, Reactor
 from agent.push.broker import Answer, Presence, PushBroker, Reply
-from agent.push.reasons import PushRefused, Reason
+from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import Provider, PushPolicy, apns_id_of, token_of
 from agent.push.rules import FirstPushes, Rule
 from agent.push.wire import PushWireError, RoutedPush, decode_answer, encode_push
@@ -111,8 +111,9 @@ class PushRouter:
             reply(self._nobody.receive(fields, body, provider, now))
             return
         shard = self._shard_of(index)
-        if self._closed or shard in self._gone or len(self._outstanding) >= self._most:
-            reply(self._unavailable(fields))
+        cause = self._cause(shard)
+        if cause is not None:
+            reply(self._unavailable(fields, cause))
             return
         self._number += 1
         spent = self._first.reserve(index, now - self.began)
@@ -125,6 +126,10 @@ class PushRouter:
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that was not even read."""
         return self._nobody.refuse(refused)
+
+    def turned_away(self) -> None:
+        """The gateway ended a connection because there were too many."""
+        self._nobody.turned_away()
 
     def hand_out(self) -> None:
         """The desks do that by themselves."""
@@ -146,7 +151,8 @@ class PushRouter:
     def shard_gone(self, shard: int) -> None:
         """A shard answers no more: what waits for it, and whatever comes for it, is 503."""
         self._gone.add(shard)
-        self._give_up([number for number, each in self._outstanding.items() if each.shard == shard])
+        gone = [number for number, each in self._outstanding.items() if each.shard == shard]
+        self._give_up(gone, OwnCause.WORKER_LOST)
 
     def close(self) -> None:
         """Whatever waits is 503, and so is what comes; no timer is left."""
@@ -154,7 +160,15 @@ class PushRouter:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        self._give_up(list(self._outstanding))
+        self._give_up(list(self._outstanding), OwnCause.SHUTDOWN)
+
+    def _cause(self, shard: int) -> OwnCause | None:
+        """Why a push for this shard is turned away before it is sent there."""
+        if self._closed:
+            return OwnCause.SHUTDOWN
+        if shard in self._gone:
+            return OwnCause.WORKER_LOST
+        return OwnCause.OVERLOADED if len(self._outstanding) >= self._most else None
 
     def _look(self) -> None:
         """Give up what waited for too long."""
@@ -166,15 +180,16 @@ class PushRouter:
                 oldest = each.since
                 break
             late.append(number)
-        self._give_up(late)
+        self._give_up(late, OwnCause.OVERLOADED)
         if self._outstanding and self._timer is None:
             self._timer = self._reactor.callLater(max(0.0, oldest + self._patience - now), self._look)
 
-    def _give_up(self, numbers: list[int]) -> None:
+    def _give_up(self, numbers: list[int], cause: OwnCause) -> None:
         for number in numbers:
             outstanding = self._outstanding.pop(number)
             self._first.settle(outstanding.spent, None)
-            outstanding.reply(self._unavailable(outstanding.fields))
+            outstanding.reply(self._unavailable(outstanding.fields, cause))
 
-    def _unavailable(self, fields: list[tuple[str, str]]) -> Answer:
-        return self._nobody.refuse(PushRefused(Reason.SERVICE_UNAVAILABLE, apns_id=apns_id_of(fields)))
+    def _unavailable(self, fields: list[tuple[str, str]], cause: OwnCause) -> Answer:
+        reason = Reason.SERVICE_UNAVAILABLE
+        return self._nobody.refuse(PushRefused(reason, apns_id=apns_id_of(fields), own=cause))

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from agent.push.counts import PushCounts
 from agent.push.delays import Delay, PowerSaving, no_delay
-from agent.push.reasons import PushRefused, Reason
-from agent.push.requests import Provider, PushPolicy, PushRequest, judge_request
+from agent.push.reasons import OwnCause, PushRefused, Reason
+from agent.push.requests import Provider, PushPolicy, PushRequest, judge_request, new_apns_id
 from agent.push.rules import PushRules
 from agent.push.store import Notification, PushStore
 
@@ -150,13 +150,21 @@ class PushBroker:
         return replace(answer, rule=fault.rule)
 
     def refuse(self, refused: PushRefused) -> Answer:
-        """The answer to a request that is not accepted, which is counted."""
+        """The answer to a request that is not accepted, which is counted. Like every answer it has an ``apns-id``."""
         reason = refused.reason
-        self.counts.refused[reason.word] = self.counts.refused.get(reason.word, 0) + 1
+        if refused.own is None:
+            self.counts.refused[reason.word] = self.counts.refused.get(reason.word, 0) + 1
+        else:
+            self.counts.own[refused.own.value] += 1
         document: dict[str, Any] = {"reason": reason.word}
         if refused.timestamp is not None:
             document["timestamp"] = int(refused.timestamp * 1000)  # Apple: milliseconds since the epoch
-        return Answer(reason.status, refused.apns_id, json.dumps(document, separators=(",", ":")).encode())
+        apns_id = refused.apns_id or new_apns_id()
+        return Answer(reason.status, apns_id, json.dumps(document, separators=(",", ":")).encode())
+
+    def turned_away(self) -> None:
+        """The gateway ended a connection because there were too many."""
+        self.counts.own[OwnCause.CONNECTIONS.value] += 1
 
     def came_back(self, index: int, now: float) -> None:
         """Mac ``index`` is online again, or enrolled again: it gets what waits for it."""

@@ -6,14 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.push.reasons import OwnCause
+
 
 @dataclass(slots=True)
 class PushCounts:
     """What became of the pushes. ``ignored`` reached a Mac with another PushMagic; ``discarded`` found no Mac and were
-    not to be stored, or their Mac left its management."""
+    not to be stored, or their Mac left its management. ``refused`` are by reason, without what the gateway turned away
+    for a cause of its own: ``own``, by cause."""
 
     accepted: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    own: dict[str, int] = field(default_factory=lambda: {cause.value: 0 for cause in OwnCause})
     broken: int = 0
     stored: int = 0
     replaced: int = 0
@@ -27,6 +31,7 @@ class PushCounts:
         return {
             "accepted": self.accepted,
             "refused": dict(sorted(self.refused.items())),
+            "own": dict(self.own),
             "broken": self.broken,
             "stored": self.stored,
             "replaced": self.replaced,
@@ -42,9 +47,9 @@ def merge_push_counts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     total = PushCounts().as_json()
     for part in parts:
         for name, value in part.items():
-            if name == "refused":
+            if name in ("refused", "own"):
                 for word, count in value.items():
-                    total["refused"][word] = total["refused"].get(word, 0) + count
+                    total[name][word] = total[name].get(word, 0) + count
             else:
                 total[name] = total.get(name, 0) + value
     return {**total, "refused": dict(sorted(total["refused"].items()))}

@@ -58,16 +58,31 @@ class Reason(Enum):
 BY_WORD = {reason.word: reason for reason in Reason}
 
 
+class OwnCause(Enum):
+    """Why the gateway itself turns a push or a connection away: neither the provider nor a rule is the cause.
+
+    The value is the key in the results.
+    """
+
+    OVERLOADED = "overloaded"  # the process that simulates the Mac did not answer in time, or too many pushes wait
+    WORKER_LOST = "worker_lost"  # that process is gone
+    SHUTDOWN = "shutdown"  # the gateway was about to close
+    CONNECTIONS = "connections"  # connections, not pushes: there were too many at a time
+
+
 class PushRefused(PeerError):
     """A push that APNs does not accept: ``reason``, ``apns_id`` where it is known, and when the token became invalid.
 
-    ``timestamp`` is in seconds since the epoch, for Unregistered; else None.
+    ``timestamp`` is in seconds since the epoch, for Unregistered; else None. ``own`` is the cause where it is ours.
     """
 
     kind = "push_refused"
 
-    def __init__(self, reason: Reason, *, apns_id: str = "", timestamp: float | None = None) -> None:
+    def __init__(
+        self, reason: Reason, *, apns_id: str = "", timestamp: float | None = None, own: OwnCause | None = None
+    ) -> None:
         super().__init__(f"the push was refused: {reason.status} {reason.word}")
         self.reason = reason
         self.apns_id = apns_id
         self.timestamp = timestamp
+        self.own = own

@@ -90,13 +90,27 @@ def judge_request(
     Raises PushRefused with the first thing that is wrong, in the order: message id, method, path, certificate, token,
     payload, the other headers.
     """
-    headers = _single(fields)
-    apns_id = _apns_id(headers.get("apns-id"))
+    fields = list(fields)
+    try:
+        headers = _single(fields)
+    except PushRefused as refused:
+        refused.apns_id = apns_id_of(fields) or new_apns_id()
+        raise
+    apns_id = headers.get("apns-id")
+    if apns_id is None:
+        apns_id = new_apns_id()
+    elif _UUID.fullmatch(apns_id) is None:
+        raise PushRefused(Reason.BAD_MESSAGE_ID, apns_id=new_apns_id())
     try:
         return _judge(headers, body, provider, policy, now, apns_id)
     except PushRefused as refused:
         refused.apns_id = apns_id
         raise
+
+
+def new_apns_id() -> str:
+    """An id for the answer to a request that brings none. Source: Apple, "Sending notification requests to APNs"."""
+    return str(uuid.uuid4()).upper()
 
 
 def token_of(fields: Iterable[tuple[str, str]]) -> bytes | None:
@@ -108,8 +122,8 @@ def token_of(fields: Iterable[tuple[str, str]]) -> bytes | None:
 
 def apns_id_of(fields: Iterable[tuple[str, str]]) -> str:
     """The id that a request brings for its answer; empty where it has none, or one that is none."""
-    value = next((value for name, value in fields if name == "apns-id"), "")
-    return value if _UUID.fullmatch(value) is not None else ""
+    found = (value for name, value in fields if name == "apns-id")
+    return next((value for value in found if _UUID.fullmatch(value) is not None), "")
 
 
 def _judge(
@@ -147,14 +161,6 @@ def _single(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
                 raise PushRefused(Reason.DUPLICATE_HEADERS)
             headers[name] = value
     return headers
-
-
-def _apns_id(value: str | None) -> str:
-    if value is None:
-        return str(uuid.uuid4()).upper()
-    if _UUID.fullmatch(value) is None:
-        raise PushRefused(Reason.BAD_MESSAGE_ID)
-    return value
 
 
 def _token_digits(path: str) -> str:

@@ -33,7 +33,11 @@ class Slow:
 
     def refuse(self, refused: PushRefused) -> Answer:
         """As a desk does."""
-        return Answer(refused.reason.status, "", json.dumps({"reason": refused.reason.word}).encode())
+        body = json.dumps({"reason": refused.reason.word}).encode()
+        return Answer(refused.reason.status, refused.apns_id or ID, body)
+
+    def turned_away(self) -> None:
+        """Nobody counts."""
 
     def hand_out(self) -> None:
         """Nothing is."""

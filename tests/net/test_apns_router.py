@@ -230,6 +230,13 @@ ID = "EC1BF194-B3B2-424A-89A9-5A918A6E6B5D"
 UNAVAILABLE = Answer(503, ID, b'{"reason":"ServiceUnavailable"}')
 
 
+def own(split: Split) -> dict[str, int]:
+    """What the gateway turned away for causes of its own; nothing stands as refused for the provider's or a rule's."""
+    counts = split.counts()
+    assert counts["refused"] == {}
+    return {cause: count for cause, count in counts["own"].items() if count}
+
+
 def test_a_desk_that_does_not_answer_is_a_503_and_its_late_answer_none() -> None:
     clock, split, outcomes = held()
     clock.advance(PATIENCE - 1.0)
@@ -240,7 +247,7 @@ def test_a_desk_that_does_not_answer_is_a_503_and_its_late_answer_none() -> None
     while split.sent:
         split.carry()
     assert len(outcomes) == 3
-    assert split.counts()["refused"] == {"ServiceUnavailable": 2}
+    assert own(split) == {"overloaded": 2}
     clock.advance(0.0)
     assert clock.getDelayedCalls() == []
 
@@ -251,6 +258,7 @@ def test_a_shard_that_is_gone_is_a_503_now_and_for_all_that_comes() -> None:
     assert outcomes == [UNAVAILABLE, UNAVAILABLE]
     split.route(fields(2, apns_id=ID), payload(2), PROVIDER, outcomes.append)
     assert outcomes == [UNAVAILABLE] * 3
+    assert own(split) == {"worker_lost": 3}
     split.carry(2)  # of the other shard
     assert outcomes[3:] == [Answer(200, ID)]
     split.route(fields(MACS), payload(), PROVIDER, outcomes.append)
@@ -264,6 +272,7 @@ def test_a_router_that_is_closed_leaves_nobody_waiting() -> None:
     assert outcomes == [UNAVAILABLE] * 3
     split.route(fields(2, apns_id=ID), payload(2), PROVIDER, outcomes.append)
     assert outcomes == [UNAVAILABLE] * 4
+    assert own(split) == {"shutdown": 4}
     assert clock.getDelayedCalls() == []
 
 
@@ -272,6 +281,7 @@ def test_no_more_than_so_many_wait() -> None:
     for _ in range(50):
         split.route(fields(0, apns_id=ID), payload(), PROVIDER, outcomes.append)
     assert outcomes == [UNAVAILABLE] * 3
+    assert own(split) == {"overloaded": 3}
     split.carry()
     split.route(fields(0, apns_id=ID), payload(), PROVIDER, outcomes.append)
     assert outcomes[3:] == [Answer(200, ID)]
@@ -298,6 +308,7 @@ def test_a_rule_whose_push_got_no_answer_is_still_to_come() -> None:
     split.carry()
     assert isinstance(outcomes[3], Answer)
     assert outcomes[3].status == 410
+    assert split.counts()["refused"] == {"ExpiredToken": 1}  # by a rule: none of the gateway's own
 
 
 @pytest.mark.parametrize(

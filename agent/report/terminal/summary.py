@@ -14,6 +14,7 @@ from rich.text import Text
 
 from agent.report.document import Document, Generator, Phase, read_document
 from agent.report.numbers import count, counted, mebibytes
+from agent.report.pushes import own_refusals
 from agent.report.terminal.tables import operations_table, stages_table
 from agent.report.terminal.text import AtLeast, Indented, number, visible
 from agent.report.verdict import because_of, operations_done, operations_failed
@@ -50,6 +51,7 @@ class _Summary:
             _cut_short(document, encoding),
             _errors(document, encoding),
             _drops(document, encoding),
+            _own_refusals(document),
             _limits(document, encoding),
             _generator(document, encoding),
             [_verdict(document, encoding)],
@@ -124,6 +126,12 @@ def _drops(document: Document, encoding: str) -> list[RenderableType]:
         said = visible(f"{drop.operation}: {drop.reason}", encoding)
         lines.append(Indented(2, Text.assemble((f"{drop.count:,} x ", "bold yellow"), said)))
     return _list("What was due and never started", lines)
+
+
+def _own_refusals(document: Document) -> list[RenderableType]:
+    """What the push gateway turned away without any fault of the server's; pushes that failed may come of it."""
+    lines = [Indented(2, Text(sentence)) for sentence in own_refusals(document.push)]
+    return _list("Refused by our own push gateway: not failures of the server or of APNs", lines)
 
 
 def _limits(document: Document, encoding: str) -> list[RenderableType]:

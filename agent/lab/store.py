@@ -1,0 +1,279 @@
+"""The state of a lab in a file: its CAs, enrolments, queues, results, challenges, token and ports.
+
+One SQLite database, private to its owner. Every change is a transaction that is written before the lab answers, so that
+a process that is killed at any moment leaves the state of its last answer. One process at a time has it open.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, MutableMapping, MutableSet
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent import plists
+from agent.errors import OperatorError
+from agent.lab.core import Refused
+from agent.lab.kept import EnrolledMac, KeptResult, QueuedCommand
+from agent.pki.authority import Authority
+from agent.pki.identity import Identity
+
+NAME = "lab.sqlite"
+
+_APPLICATION = 0x6C6F6D61  # "loma", in the header of the file
+_VERSION = 1
+_TABLES = """
+CREATE TABLE authorities (name TEXT PRIMARY KEY, certificate BLOB NOT NULL, key BLOB NOT NULL);
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE challenges (challenge TEXT PRIMARY KEY);
+CREATE TABLE macs (
+    udid TEXT PRIMARY KEY, fingerprint BLOB NOT NULL UNIQUE, announcement BLOB NOT NULL, token BLOB NOT NULL,
+    push_magic TEXT NOT NULL, bootstrap_token BLOB NOT NULL, status_report BLOB NOT NULL
+);
+CREATE TABLE commands (
+    number INTEGER PRIMARY KEY, udid TEXT NOT NULL, command_uuid TEXT NOT NULL, request_type TEXT NOT NULL,
+    body BLOB NOT NULL, UNIQUE (udid, command_uuid)
+);
+CREATE TABLE results (
+    number INTEGER PRIMARY KEY, udid TEXT NOT NULL, command_uuid TEXT NOT NULL, status TEXT NOT NULL,
+    body BLOB NOT NULL, UNIQUE (udid, command_uuid)
+);
+"""
+
+Read = TypeVar("Read")
+Statement = tuple[str, tuple[Any, ...]]
+
+
+class LabStore:
+    """A ``LabState`` in the folder at ``path``, which is there. Raises OperatorError where it cannot be opened or read.
+
+    ``authorities`` and ``challenges`` are for ``Authorities`` and ``SCEPService``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._base = sqlite3.connect(self._path, timeout=0.0, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise OperatorError(f"the lab's state {self._path} cannot be opened: {error}") from error
+        try:
+            self.reading(self._prepare)
+        except OperatorError:
+            self._base.close()
+            raise
+        self.authorities: MutableMapping[str, Authority] = _StoredAuthorities(self)
+        self.challenges: MutableSet[str] = _StoredChallenges(self)
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self._base.close()
+
+    def setting(self, name: str) -> str | None:
+        """A setting of an earlier process, None where there is none."""
+        rows = self.rows("SELECT value FROM settings WHERE name = ?", name)
+        return str(rows[0][0]) if rows else None
+
+    def set(self, name: str, value: str) -> None:
+        """Keep a setting. Raises OperatorError."""
+        self.keep("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, value)
+
+    # LabState.
+
+    def macs(self) -> list[EnrolledMac]:
+        """The Macs of an earlier process. Raises OperatorError."""
+        return self.reading(self._macs)
+
+    def enrol(self, mac: EnrolledMac) -> None:
+        """A Mac enrols."""
+        self.write(
+            *_forgotten(mac.udid),
+            (
+                "INSERT INTO macs VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (mac.udid, mac.fingerprint, plists.dump_binary(dict(mac.announcement)), mac.token, mac.push_magic,
+                 mac.bootstrap_token, mac.status_report),
+            ),
+        )  # fmt: skip
+
+    def update(self, mac: EnrolledMac) -> None:
+        """A Mac has told something new of itself."""
+        self.write(
+            (
+                "UPDATE macs SET token = ?, push_magic = ?, bootstrap_token = ?, status_report = ? WHERE udid = ?",
+                (mac.token, mac.push_magic, mac.bootstrap_token, mac.status_report, mac.udid),
+            )
+        )
+
+    def check_out(self, udid: str) -> None:
+        """A Mac is forgotten."""
+        self.write(*_forgotten(udid))
+
+    def queue(self, udid: str, command_uuid: str, command: QueuedCommand) -> None:
+        """A command waits."""
+        self.write(
+            (
+                "INSERT INTO commands (udid, command_uuid, request_type, body) VALUES (?, ?, ?, ?)",
+                (udid, command_uuid, command.request_type, command.body),
+            )
+        )
+
+    def unqueue(self, udid: str, command_uuid: str) -> None:
+        """A command waits no more."""
+        self.write(_unqueued(udid, command_uuid))
+
+    def answer(self, udid: str, command_uuid: str, result: KeptResult, dropped: Collection[str]) -> None:
+        """A result takes the place of its command."""
+        self.write(
+            _unqueued(udid, command_uuid),
+            (
+                "INSERT OR REPLACE INTO results (udid, command_uuid, status, body) VALUES (?, ?, ?, ?)",
+                (udid, command_uuid, result.status, result.body),
+            ),
+            *(("DELETE FROM results WHERE udid = ? AND command_uuid = ?", (udid, each)) for each in dropped),
+        )
+
+    # The file.
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a SELECT finds. Raises OperatorError."""
+        return self.reading(lambda: self._base.execute(statement, values).fetchall())
+
+    def keep(self, statement: str, *values: Any) -> None:
+        """Write what a lab needs to begin. Raises OperatorError."""
+        try:
+            self.write((statement, values))
+        except Refused as error:
+            raise OperatorError(f"{self._path}: {error}") from error
+
+    def write(self, *statements: Statement) -> None:
+        """All of these, or none. Raises Refused."""
+        try:
+            with self._base:
+                self._base.execute("BEGIN IMMEDIATE")
+                for statement, values in statements:
+                    self._base.execute(statement, values)
+        except sqlite3.Error as error:
+            raise Refused(503, f"the lab cannot write its state: {error}") from error
+
+    def reading(self, read: Callable[[], Read]) -> Read:
+        """What ``read`` makes of what is kept. Raises OperatorError where that is none of ours."""
+        try:
+            return read()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest says which kind of busy
+                folder = self._path.parent
+                raise OperatorError(
+                    f"Expected the folder {folder} for this lab alone, found another lab that uses it. "
+                    f"End that lab, or take another folder."
+                ) from error
+            raise OperatorError(f"the lab's state {self._path} cannot be read: {error}") from error
+        except (sqlite3.Error, plists.PlistError, ValueError, TypeError, LookupError) as error:
+            raise OperatorError(
+                f"Expected the state of a lab in {self._path}, found something else: {error}. "
+                f"Move the file away to begin anew."
+            ) from error
+
+    def _prepare(self) -> None:
+        """Have it for this process alone, with its tables."""
+        base = self._base
+        base.execute("PRAGMA locking_mode = EXCLUSIVE")
+        base.execute("PRAGMA journal_mode = WAL")  # kept private as the file itself
+        base.execute("PRAGMA synchronous = NORMAL")
+        with base:
+            base.execute("BEGIN EXCLUSIVE")  # this is what another process holds
+            (application,), (version,) = (
+                base.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+            )
+            empty = not base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if empty:
+                for statement in _TABLES.split(";"):
+                    base.execute(statement)
+                base.execute(f"PRAGMA application_id = {_APPLICATION}")
+                base.execute(f"PRAGMA user_version = {_VERSION}")
+            elif (application, version) != (_APPLICATION, _VERSION):
+                raise ValueError(f"application {application:#x}, version {version}")
+
+    def _macs(self) -> list[EnrolledMac]:
+        macs: dict[str, EnrolledMac] = {}
+        for udid, fingerprint, announcement, token, push_magic, bootstrap_token, status_report in self._base.execute(
+            "SELECT * FROM macs ORDER BY rowid"
+        ):
+            macs[udid] = EnrolledMac(
+                udid, fingerprint, plists.load_dict(announcement), token, push_magic, bootstrap_token,
+                status_report=status_report,
+            )  # fmt: skip
+        for udid, command_uuid, request_type, body in self._base.execute(
+            "SELECT udid, command_uuid, request_type, body FROM commands ORDER BY number"
+        ):
+            macs[udid].queue[command_uuid] = QueuedCommand(request_type, body)
+        for udid, command_uuid, status, body in self._base.execute(
+            "SELECT udid, command_uuid, status, body FROM results ORDER BY number"
+        ):
+            macs[udid].results[command_uuid] = KeptResult(status, body)
+        return list(macs.values())
+
+
+class _StoredAuthorities(MutableMapping[str, Authority]):
+    """CAs by name, with their keys."""
+
+    def __init__(self, store: LabStore) -> None:
+        self._store = store
+
+    def __getitem__(self, name: str) -> Authority:
+        rows = self._store.rows("SELECT certificate, key FROM authorities WHERE name = ?", name)
+        if not rows:
+            raise KeyError(name)
+        return self._store.reading(lambda: _authority(*rows[0]))
+
+    def __setitem__(self, name: str, authority: Authority) -> None:
+        self._store.keep("INSERT OR REPLACE INTO authorities VALUES (?, ?, ?)", name, *authority.identity.octets)
+
+    def __delitem__(self, name: str) -> None:
+        self._store.keep("DELETE FROM authorities WHERE name = ?", name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for (name,) in self._store.rows("SELECT name FROM authorities")])
+
+    def __len__(self) -> int:
+        return len(self._store.rows("SELECT name FROM authorities"))
+
+
+class _StoredChallenges(MutableSet[str]):
+    """Challenges of SCEP that nobody has used yet."""
+
+    def __init__(self, store: LabStore) -> None:
+        self._store = store
+        self._here = {challenge for (challenge,) in store.rows("SELECT challenge FROM challenges")}
+
+    def __contains__(self, challenge: object) -> bool:
+        return challenge in self._here
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._here)
+
+    def __len__(self) -> int:
+        return len(self._here)
+
+    def add(self, challenge: str) -> None:
+        """One more."""
+        self._store.write(("INSERT OR IGNORE INTO challenges VALUES (?)", (challenge,)))
+        self._here.add(challenge)
+
+    def discard(self, challenge: str) -> None:
+        """It was used."""
+        self._store.write(("DELETE FROM challenges WHERE challenge = ?", (challenge,)))
+        self._here.discard(challenge)
+
+
+def _authority(certificate: bytes, key: bytes) -> Authority:
+    identity = Identity.of_octets(certificate, key)
+    return Authority(Identity(identity.certificate, identity.key))
+
+
+def _forgotten(udid: str) -> list[Statement]:
+    return [(f"DELETE FROM {table} WHERE udid = ?", (udid,)) for table in ("macs", "commands", "results")]  # noqa: S608
+
+
+def _unqueued(udid: str, command_uuid: str) -> Statement:
+    return "DELETE FROM commands WHERE udid = ? AND command_uuid = ?", (udid, command_uuid)

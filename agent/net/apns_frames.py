@@ -1,0 +1,58 @@
+"""The bytes of a provider's connection, cut at the end of each HTTP/2 frame. Source: RFC 9113, 3.4 and 4.1.
+
+h2 reports what happened when it has read all the bytes that it was given. Given one frame at a time, its streams are in
+the state that our answer meets, and a long read costs no more than its frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.errors import PeerError
+
+MAX_FRAME_BYTES = 16_384  # RFC 9113, 6.5.2: SETTINGS_MAX_FRAME_SIZE as every connection begins with it
+
+_PREFACE_BYTES = 24  # RFC 9113, 3.4
+_FRAME_HEADER_BYTES = 9  # RFC 9113, 4.1: 24 bits of length come first
+_LENGTH_BYTES = 3
+
+
+class FrameSizeError(PeerError):
+    """A frame that is longer than we allow."""
+
+    kind = "http"
+
+
+class FrameCutter:
+    """Knows where the frame (or the preface) under way ends.
+
+    It checks the lengths, too: h2 judges a frame only when the whole of it is there, be it 16 MiB.
+    """
+
+    def __init__(self) -> None:
+        self._left = _PREFACE_BYTES  # of the frame, behind the length in its header
+        self._length = b""  # as much of the three bytes as there is
+
+    def pieces(self, octets: bytes) -> Iterator[bytes]:
+        """The same bytes, each piece up to the end of a frame or of ``octets``. Raises FrameSizeError."""
+        begin = at = 0
+        while at + self._left < len(octets):
+            at += self._left
+            self._left = 0
+            if not self._length and at > begin:  # the frame before ends here
+                yield octets[begin:at]
+                begin = at
+            needed = _LENGTH_BYTES - len(self._length)
+            self._length += octets[at : at + needed]
+            at = min(at + needed, len(octets))
+            if len(self._length) < _LENGTH_BYTES:
+                break
+            length = int.from_bytes(self._length, "big")
+            if length > MAX_FRAME_BYTES:
+                raise FrameSizeError(f"Expected a frame of at most {MAX_FRAME_BYTES} bytes, found one of {length}.")
+            self._length = b""
+            self._left = _FRAME_HEADER_BYTES - _LENGTH_BYTES + length
+        else:
+            self._left -= len(octets) - at
+        if begin < len(octets):
+            yield octets[begin:]

@@ -1,0 +1,139 @@
+"""`lom-agent lab --out DIR` killed and started again: the Macs of a run still know it, and it knows them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from command import COMMAND, SECONDS, lom_agent
+
+COMMAND_BODY = b"""<plist version="1.0"><dict><key>RequestType</key><string>ProfileList</string></dict></plist>"""
+
+
+@contextmanager
+def lab(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """A lab as a process, and what it printed. It is killed at the end, unless the test did that."""
+    line = [COMMAND, "lab", "--out", str(folder), *arguments]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        printed: dict[str, str] = {}
+        for text in running.stdout:
+            key, _, value = text.partition(":")
+            printed[key] = value.strip()
+            if text.startswith("Ctrl-C"):
+                break
+        try:
+            yield running, printed
+        finally:
+            running.kill()
+            running.communicate(timeout=SECONDS)
+
+
+class API:
+    """The API of a lab, over a connection for each request."""
+
+    def __init__(self, folder: Path, printed: dict[str, str]) -> None:
+        self._context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+        self._place = printed["MDM server"].removeprefix("https://")
+        self._token = (folder / "token").read_text().strip()
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        connection = http.client.HTTPSConnection(self._place, timeout=SECONDS, context=self._context)
+        try:
+            connection.request(method, f"/api/v1/macs{path}", body, {"Authorization": f"Bearer {self._token}"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def macs(self) -> list[dict[str, Any]]:
+        """The Macs."""
+        found: list[dict[str, Any]] = json.loads(self.ask("GET", "")[1])
+        return found
+
+    def enqueue(self, udid: str) -> str:
+        """Queue a command; its CommandUUID."""
+        status, body = self.ask("POST", f"/{udid}/commands", COMMAND_BODY)
+        assert status == 201, body
+        return str(json.loads(body)["command_uuid"])
+
+    def wait_for_result(self, udid: str, command_uuid: str) -> None:
+        """Until the Mac, which looks by itself every second, has answered the command."""
+        pause = threading.Event()
+        for _ in range(int(SECONDS / 0.1)):
+            status, body = self.ask("GET", f"/{udid}/commands/{command_uuid}")
+            if status == 200:
+                assert b"ProfileList" in body
+                return
+            assert status == 202, body
+            pause.wait(0.1)
+        raise AssertionError("the Mac has not answered")
+
+
+def test_a_lab_that_was_killed_is_taken_up_again_by_its_macs(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    with lab(folder) as (first, printed):
+        api = API(folder, printed)
+        url = printed["Enrolment profile"]
+        line = [COMMAND, "run", "--devices", "2", "--enroll", url, "--ca", str(folder / "ca.pem"), "--stay", "600",
+                "--poll", "1", "--quiet"]  # fmt: skip
+        with subprocess.Popen(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as run:
+            try:
+                pause = threading.Event()
+                while sum(mac["enrolled"] for mac in api.macs()) < 2:
+                    assert run.poll() is None
+                    pause.wait(0.1)
+                one, two = [mac["udid"] for mac in api.macs()]
+                answered = api.enqueue(one)
+                api.wait_for_result(one, answered)
+                os.killpg(run.pid, signal.SIGSTOP)  # what is queued now is still there after the kill
+                queued = [api.enqueue(one), api.enqueue(one), api.enqueue(two)]
+                before = api.macs()
+                ca, token = (folder / "ca.pem").read_bytes(), (folder / "token").read_bytes()
+                first.kill()
+                first.wait(SECONDS)
+                with lab(folder) as (_second, again):
+                    assert again == printed  # the same ports, too
+                    assert ((folder / "ca.pem").read_bytes(), (folder / "token").read_bytes()) == (ca, token)
+                    assert api.macs() == before
+                    assert api.ask("GET", f"/{one}/commands/{answered}")[0] == 200
+                    os.killpg(run.pid, signal.SIGCONT)
+                    for udid, command_uuid in zip((one, one, two), queued, strict=True):
+                        api.wait_for_result(udid, command_uuid)
+            finally:
+                os.killpg(run.pid, signal.SIGKILL)
+
+
+def test_a_second_lab_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
+    with lab(tmp_path) as (first, printed):
+        done = lom_agent("lab", "--out", str(tmp_path))
+        assert done.returncode == 2
+        assert b"another lab that uses it" in done.stderr
+        assert b"Traceback" not in done.stderr
+        assert API(tmp_path, printed).macs() == []
+        assert first.poll() is None
+
+
+def test_the_port_that_was_asked_for_wins(tmp_path: Path) -> None:
+    with lab(tmp_path) as (_first, printed):
+        pass
+    with lab(tmp_path, "--no-reenrolment") as (_second, again):
+        assert again["MDM server"] == printed["MDM server"]
+        taken = printed["MDM server"].rpartition(":")[2]
+        with lab(tmp_path / "other", "--port", "0") as (_third, other):
+            assert other["MDM server"] != printed["MDM server"]
+        done = lom_agent("lab", "--out", str(tmp_path / "other"), "--port", taken)
+        assert done.returncode == 2
+        assert taken.encode() in done.stderr

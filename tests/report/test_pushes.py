@@ -1,0 +1,83 @@
+"""Refusals of the run's own push gateway: told as ours, and no verdict of the server."""
+
+import documents
+import pytest
+from consoles import terminal
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.push.broker import PushBroker
+from agent.push.counts import merge_push_counts
+from agent.push.reasons import OwnCause, PushRefused, Reason
+from agent.report.junit import junit
+from agent.report.merging import merge_documents
+from agent.report.pushes import own_refusals
+from agent.report.terminal.summary import print_summary
+
+TITLE = "Refused by our own push gateway: not failures of the server or of APNs"
+LINES = [
+    "  The gateway refused 1,234 pushes because this machine was overloaded (503 ServiceUnavailable).",
+    "  The gateway refused 1 push because the worker process of their Macs was gone.",
+    "  The gateway refused 2 pushes because the run was at its end (503 Shutdown).",
+    "  The gateway closed 3 connections because there were too many at a time.",
+]
+
+
+def counted(overloaded=0, worker_lost=0, shutdown=0, connections=0):
+    """The counts of a gateway that turned so many away."""
+    broker = PushBroker(None)
+    for cause, number in zip(OwnCause, (overloaded, worker_lost, shutdown), strict=False):
+        for _ in range(number):
+            broker.refuse(PushRefused(Reason.SERVICE_UNAVAILABLE, own=cause))
+    for _ in range(connections):
+        broker.turned_away()
+    return broker.counts.as_json()
+
+
+def summary(document):
+    console = terminal()
+    print_summary(console, document)
+    return console.export_text().splitlines()
+
+
+def test_they_stand_in_the_summary_as_ours():
+    document = documents.good()
+    document["push"] = merge_push_counts([counted(1200, 1, 0, 1), counted(34, 0, 2, 2)])
+    lines = summary(document)
+    rest = lines[lines.index(TITLE) + 1 :]
+    text = " ".join(line.strip() for line in rest[: rest.index("")])
+    assert text == " ".join(line.strip() for line in LINES)
+
+
+def test_without_any_there_is_no_word_of_it():
+    document = documents.good()
+    document["push"] = counted()
+    assert TITLE not in summary(document)
+
+
+def test_they_change_no_verdict():
+    document = documents.good()
+    assert document["push"]["refused"] == {}
+    before, last = junit(document), summary(document)[-1]
+    document["push"] = document["push"] | {"own": counted(9, 9, 9, 9)["own"]}
+    assert junit(document) == before
+    assert summary(document)[-1] == last
+
+
+def test_of_several_runs_they_are_added_up():
+    runs = [documents.good(), documents.good()]
+    for run in runs:
+        run["push"]["own"] = counted(3, connections=1)["own"]
+    added = merge_documents(runs)["push"]["own"]
+    assert (added["overloaded"], added["connections"]) == (6, 2)
+
+
+@pytest.mark.parametrize("own", [None, 3, [], {}, {"overloaded": "many"}, {"overloaded": -1}, {"overloaded": True}])
+def test_what_is_no_count_is_passed_over(own):
+    assert own_refusals({"own": own}) == []
+    assert own_refusals({}) == []
+
+
+@given(st.dictionaries(st.sampled_from([cause.value for cause in OwnCause]), st.integers(0, 10**9)))
+def test_each_cause_with_a_count_has_its_sentence(own):
+    assert len(own_refusals({"own": own})) == sum(number > 0 for number in own.values())
