@@ -24,6 +24,9 @@ from agent.pki.identity import Identity
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.store import ProfileStore
 
+_MAX_WARNING = 400  # characters of one
+_MAX_WARNINGS = 20  # of one profile or command; ours, so that a hostile one costs little
+
 
 @dataclass(slots=True)
 class Settings:
@@ -47,6 +50,7 @@ class Device:
         "_afterwards",
         "_answered",
         "_promised",
+        "_warnings",
         "declarations",
         "declarations_token",
         "dialect",
@@ -87,6 +91,7 @@ class Device:
         self.declarations: dict[str, str] = {}
         self.declarations_token = ""
         self._afterwards: list[Afterwards] = []
+        self._warnings: tuple[str, ...] = ()
         self._answered = Answered(limits)
         self._promised: tuple[tuple[str, str], ...] = ()  # Controller and DeviceRequestUUID: done after the delivery
 
@@ -155,6 +160,8 @@ class Device:
             "ComputerName": self.device_name,
             "HostName": self.host_name,
             "LocalHostName": self.host_name,
+            "MACAddress": self.mac.macs[0],
+            "EthernetMACAddress": self.mac.macs[0],
         }
 
     def forget_enrolment(self) -> None:
@@ -206,6 +213,17 @@ class Device:
         except RequestRefused as error:
             return LinkAnswer(request.uuid, str(error)), []
         return LinkAnswer(request.uuid), events
+
+    def warn(self, text: str) -> None:
+        """The server sent something odd that the Mac took: a person should read of it."""
+        shown = text[:_MAX_WARNING]
+        if shown not in self._warnings and len(self._warnings) < _MAX_WARNINGS:
+            self._warnings += (shown,)
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """What a person should read since this was asked last."""
+        taken, self._warnings = self._warnings, ()
+        return taken
 
     def after_delivery(self, what: Afterwards) -> None:
         """Do this once the server has taken the result in hand."""

@@ -101,6 +101,7 @@ class Commands:
         work = self._in_hand
         if work is None:
             raise MisuseError("a result without a command")
+        self._around.warn_each(self._device.take_warnings())
         work.done(result)
         report(work.command.uuid, result)
 
