@@ -19,7 +19,7 @@ from agent.lom.power import DEFAULT_CHOICES, Power, PowerChoices, PowerEvent, Po
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
-from agent.mdm.session import DEFAULT_TIMING, Session, State, Timing
+from agent.mdm.session import DEFAULT_TIMING, REFUSED_RETRIES, Session, State, Timing
 from agent.pki.identity import Identity
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.store import ProfileStore
@@ -76,6 +76,7 @@ class Device:
         limits: LinkLimits = LIMITS,
         dialect: Dialect = Dialect.SCHEMA,
         timing: Timing = DEFAULT_TIMING,
+        refused_retries: int = REFUSED_RETRIES,
         not_now: Callable[[], bool] | None = None,
     ) -> None:
         self.mac = mac
@@ -86,7 +87,7 @@ class Device:
         self.settings = Settings()
         self.enrolment: Enrolment | None = None
         self.left_at: float | None = None
-        self.session = Session(mac.udid, jitter, timing)
+        self.session = Session(mac.udid, jitter, timing, refused_retries)
         self.relaying = False
         self.declarations: dict[str, str] = {}
         self.declarations_token = ""
@@ -172,7 +173,7 @@ class Device:
         self.declarations_token = ""
         self.relaying = False
         self.session.forget()
-        self._forget_afterwards()
+        self.forget_afterwards()
 
     def erase(self) -> None:
         """The Mac is as it came from the factory."""
@@ -240,9 +241,9 @@ class Device:
         self.session.power_lost()
         self.relaying = False
         if not self.session.owes_result:
-            self._forget_afterwards()
+            self.forget_afterwards()
 
-    def _forget_afterwards(self) -> None:
+    def forget_afterwards(self) -> None:
         """Nothing comes of what was to be done later; a LOM request that asked for it is new when it comes again."""
         self._afterwards.clear()
         for controller, uuid in self._promised:
