@@ -11,15 +11,18 @@ quadratic time and memory, takes numbers and dates that only Python understands,
 from __future__ import annotations
 
 import binascii
+import math
 import plistlib
 import re
 import struct
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from xml.etree.ElementTree import Element
+from xml.parsers.expat import ExpatError
 
 from agent.errors import MisuseError, PeerError
+from agent.lenient_xml import Refused, first_element
 
 MAX_BYTES = 8 * 1024 * 1024  # a profile with some identities is under 100 KB; ours, no standard says
 MAX_DEPTH = 32  # Apple's deepest message is below 10
@@ -28,7 +31,7 @@ MAX_VALUES = 200_000  # counts shared values of a binary plist each time they ar
 _INTEGERS = range(-(1 << 63), 1 << 64)  # what a plist integer can hold
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-_BROKEN = (ElementTree.ParseError, ValueError, LookupError, OverflowError, struct.error)
+_BROKEN = (ExpatError, ValueError, LookupError, OverflowError, struct.error)
 
 
 class PlistError(PeerError):
@@ -46,7 +49,7 @@ def load(data: bytes, *, what: str = "body", max_bytes: int = MAX_BYTES) -> Any:
         raise PlistError(f"the {what} is {len(data)} bytes long; at most {max_bytes} are taken")
     try:
         return _BinaryReader(data).read() if data.startswith(b"bplist0") else _read_xml(data)
-    except _Refused as refused:
+    except Refused as refused:
         raise PlistError(f"the {what} {refused}") from None
     except _BROKEN as error:
         raise PlistError(f"the {what} is no property list: {error or type(error).__name__}") from error
@@ -94,35 +97,22 @@ def type_name(value: Any) -> str:
     return names.get(type(value), f"of type {type(value).__name__}")
 
 
-class _Refused(Exception):
-    """The rest of a sentence that begins with what is refused."""
-
-
 # XML. Source: Apple's DTD http://www.apple.com/DTDs/PropertyList-1.0.dtd.
 
-_USUAL_PROLOG = re.compile(
-    rb'(?:<\?xml [^<>]*\?>)?\s*(?:<!DOCTYPE plist (?:PUBLIC "[^"<>]*" "[^"<>]*"|SYSTEM "[^"<>]*")>\s*)?<plist[ >]'
-)
-_DECLARATION = re.compile(rb"<!(?:ENTITY|ATTLIST|ELEMENT|NOTATION)")
 _INTEGER = re.compile(r"\s*([+-]?)(?:0[xX]([0-9A-Fa-f]{1,16})|([0-9]{1,20}))\s*", re.ASCII)
-_DATE = re.compile(r"\s*(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z\s*", re.ASCII)
+_DATE = re.compile(r"\s*(-?)(\d+)-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z\s*", re.ASCII)
+_EARLIEST, _LATEST = datetime.min, datetime.max.replace(microsecond=0)  # what stands for dates beyond them
+_LEAP_YEAR = 2000  # any: it has every day that a year can have
 _TEXT_BETWEEN = "has text between the values of a container"
 _TAGS_A_VALUE = 4  # "<key>", "</key>", "<string>", "</string>"
 
 
 def _read_xml(data: bytes) -> Any:
-    """Parse with expat, in one piece (expat 2.5 takes quadratic time for a long token that comes in many pieces).
-
-    An internal DTD subset is refused before expat sees it: entities could grow, and default attributes would be
-    copied to every element. Nothing is ever fetched, and a reference to an entity that is not XML's own is an error.
-    """
-    if not _USUAL_PROLOG.match(data) and _DECLARATION.search(data.replace(b"\0", b"")):  # UTF-16 has NULs
-        raise _Refused("declares entities, elements or attributes; no property list may")
-    if data.count(b"<") > _TAGS_A_VALUE * MAX_VALUES + 64:
-        raise _Refused(f"holds more than {MAX_VALUES} values")
-    root = ElementTree.fromstring(data)  # noqa: S314 - checked above
-    if root.tag != "plist" or len(root) != 1:
-        raise _Refused(f"should be one value in <plist>, but is {len(root)} in <{root.tag[:80]}>")
+    root = first_element(data, max_tags=_TAGS_A_VALUE * MAX_VALUES + 64)
+    if root.tag != "plist":
+        return _XMLReader().value(root, 1)
+    if len(root) != 1:
+        raise Refused(f"should be one value in <plist>, but is {len(root)}")
     return _XMLReader().value(root[0], 1)
 
 
@@ -134,7 +124,7 @@ class _XMLReader:
     def __init__(self) -> None:
         self._left = MAX_VALUES - 1
 
-    def value(self, element: ElementTree.Element, depth: int) -> Any:
+    def value(self, element: Element, depth: int) -> Any:
         tag = element.tag
         if tag == "dict":
             return self._dict(element, depth)
@@ -142,39 +132,39 @@ class _XMLReader:
             self._enter(element, len(element), depth)
             return [self.value(child, depth + 1) for child in element]
         if len(element):
-            raise _Refused(f"has <{element[0].tag[:80]}> in <{tag[:80]}>")
+            raise Refused(f"has <{element[0].tag[:80]}> in <{tag[:80]}>")
         if tag == "string":
             return element.text or ""
         return _scalar(tag, element.text or "")
 
-    def _dict(self, element: ElementTree.Element, depth: int) -> dict[str, Any]:
+    def _dict(self, element: Element, depth: int) -> dict[str, Any]:
         self._enter(element, len(element) // 2, depth)
         found = {}
         children = iter(element)
         for key in children:
             value = next(children, None)
             if key.tag != "key" or len(key) or value is None:
-                raise _Refused("has a dictionary that is not made of pairs of a <key> and a value")
+                raise Refused("has a dictionary that is not made of pairs of a <key> and a value")
             found[key.text or ""] = self.value(value, depth + 1)
         return found
 
-    def _enter(self, element: ElementTree.Element, count: int, depth: int) -> None:
+    def _enter(self, element: Element, count: int, depth: int) -> None:
         self._left -= count
         _check_container(depth, self._left)
         text = element.text
         if text and not text.isspace():
-            raise _Refused(_TEXT_BETWEEN)
+            raise Refused(_TEXT_BETWEEN)
         for child in element:
             text = child.tail
             if text and not text.isspace():
-                raise _Refused(_TEXT_BETWEEN)
+                raise Refused(_TEXT_BETWEEN)
 
 
 def _check_container(depth: int, values_left: int) -> None:
     if depth > MAX_DEPTH:
-        raise _Refused(f"is {_TOO_DEEP}")
+        raise Refused(f"is {_TOO_DEEP}")
     if values_left < 0:
-        raise _Refused(f"holds more than {MAX_VALUES} values")
+        raise Refused(f"holds more than {MAX_VALUES} values")
 
 
 def _scalar(tag: str, text: str) -> Any:
@@ -190,18 +180,29 @@ def _scalar(tag: str, text: str) -> Any:
         case "real":
             return float(text if text.isascii() and "_" not in text else "not a number")
         case "date":
-            found = _DATE.fullmatch(text)
-            if found is None:
-                raise _Refused(f"has the date {text[:40]!r}; expected YYYY-MM-DDTHH:MM:SSZ")
-            return datetime(*map(int, found.groups()))  # type: ignore[arg-type]
+            return _date(text)
         case _:
-            raise _Refused(f"has an element <{tag[:80]}>, which no property list has")
+            raise Refused(f"has an element <{tag[:80]}>, which no property list has")
+
+
+def _date(text: str) -> datetime:
+    """A date; one before the year 1 or after 9999, which Python has none for, is the earliest or the latest one."""
+    found = _DATE.fullmatch(text)
+    if found is None:
+        raise Refused(f"has the date {text[:40]!r}; expected YYYY-MM-DDTHH:MM:SSZ")
+    sign, digits, *rest = found.groups()
+    month, day, hour, minute, second = map(int, rest)
+    year = digits.lstrip("0")
+    if 0 < len(year) <= 4 and not sign:
+        return datetime(int(year), month, day, hour, minute, second)
+    datetime(_LEAP_YEAR, month, day, hour, minute, second)  # is it one, apart from the year?
+    return _LATEST if year and not sign else _EARLIEST
 
 
 def _integer(text: str) -> int:
     found = _INTEGER.fullmatch(text)
     if found is None:
-        raise _Refused(f"has the integer {text[:40]!r}, which is no number of at most 64 bits")
+        raise Refused(f"has the integer {text[:40]!r}, which is no number of at most 64 bits")
     sign, hexadecimal, decimal = found.groups()
     number = int(hexadecimal, 16) if hexadecimal else int(decimal)
     return _checked_integer(-number if sign == "-" else number)
@@ -209,7 +210,7 @@ def _integer(text: str) -> int:
 
 def _checked_integer(number: int) -> int:
     if number not in _INTEGERS:
-        raise _Refused("holds an integer of more than 64 bits")
+        raise Refused("holds an integer of more than 64 bits")
     return number
 
 
@@ -234,12 +235,12 @@ class _BinaryReader:
         self._values_left = MAX_VALUES - 1
         self._octets_left = MAX_BYTES
         if len(data) < _HEADER_BYTES + _TRAILER.size:
-            raise _Refused("is a binary property list without a trailer")
+            raise Refused("is a binary property list without a trailer")
         trailer = _TRAILER.unpack_from(data, len(data) - _TRAILER.size)
         self._offset_size, self._ref_size, self._objects, self._top, self._end = trailer
         table = self._objects * self._offset_size
         if not self._offset_size or not self._ref_size or self._end + table > len(data) - _TRAILER.size:
-            raise _Refused("is a binary property list whose offset table is not in it")
+            raise Refused("is a binary property list whose offset table is not in it")
 
     def read(self) -> Any:
         return self._value(self._top, 1)
@@ -262,8 +263,8 @@ class _BinaryReader:
             case 0x2 if size in (2, 3):
                 return struct.unpack(">f" if size == 2 else ">d", self._slice(at, 1 << size))[0]
             case 0x3 if size == 3:
-                return _EPOCH + timedelta(seconds=struct.unpack(">d", self._slice(at, 8))[0])
-        raise _Refused(f"holds an object of type {kind:#x}{size & 0xF:x}, which no message has")
+                return _date_since_epoch(struct.unpack(">d", self._slice(at, 8))[0])
+        raise Refused(f"holds an object of type {kind:#x}{size & 0xF:x}, which no message has")
 
     def _dict(self, at: int, size: int, depth: int) -> dict[str, Any]:
         refs = self._children(at, size, 2 * size, depth)
@@ -271,7 +272,7 @@ class _BinaryReader:
         for key_ref, ref in zip(refs[:size], refs[size:], strict=True):
             key_at, kind, length = self._marker(key_ref)
             if kind not in (0x5, 0x6):
-                raise _Refused("has a dictionary with a key that is no string")
+                raise Refused("has a dictionary with a key that is no string")
             key = self._text(key_at, kind, length)
             found[key] = self._value(ref, depth + 1)
         return found
@@ -279,18 +280,18 @@ class _BinaryReader:
     def _marker(self, ref: int) -> tuple[int, int, int]:
         """Where the object's content begins, its kind, and its size or subtype."""
         if ref >= self._objects:
-            raise _Refused("refers to an object that it does not hold")
+            raise Refused("refers to an object that it does not hold")
         at = self._end + ref * self._offset_size
         at = int.from_bytes(self._data[at : at + self._offset_size], "big")
         if not _HEADER_BYTES <= at < self._end:
-            raise _Refused("has an object outside of its objects")
+            raise Refused("has an object outside of its objects")
         marker = self._data[at]
         kind, size = marker >> 4, marker & 0xF
         at += 1
         if size == _LONG and kind in (0x4, 0x5, 0x6, 0xA, 0xD):
             marker = self._data[at]
             if marker & 0xFC != 0x10:
-                raise _Refused("has an object whose size is no integer")
+                raise Refused("has an object whose size is no integer")
             width = 1 << (marker & 0x3)
             size = int.from_bytes(self._data[at + 1 : at + 1 + width], "big")
             at += 1 + width
@@ -308,16 +309,26 @@ class _BinaryReader:
     def _slice(self, at: int, length: int) -> bytes:
         self._octets_left -= length
         if self._octets_left < 0:
-            raise _Refused(f"is longer than {MAX_BYTES} bytes, its shared values counted each time")
+            raise Refused(f"is longer than {MAX_BYTES} bytes, its shared values counted each time")
         if at + length > self._end:
-            raise _Refused("has an object that is cut off")
+            raise Refused("has an object that is cut off")
         return self._data[at : at + length]
 
     def _text(self, at: int, kind: int, size: int) -> str:
         text = self._slice(at, size).decode("ascii") if kind == 0x5 else self._slice(at, 2 * size).decode("utf-16-be")
         if _NOT_IN_XML.search(text):
-            raise _Refused("holds a string with control characters")
+            raise Refused("holds a string with control characters")
         return text
+
+
+def _date_since_epoch(seconds: float) -> datetime:
+    """As in XML, whatever the year."""
+    if not math.isfinite(seconds):
+        raise Refused(f"holds a date that is {seconds} seconds from another")
+    try:
+        return _EPOCH + timedelta(seconds=seconds)
+    except OverflowError:
+        return _LATEST if seconds > 0 else _EARLIEST
 
 
 # Writing. The layout is the one that macOS and plistlib write.

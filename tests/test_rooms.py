@@ -17,6 +17,7 @@ import pytest
 ROOMS = (
     "errors",
     "pki",
+    "lenient_xml",
     "plists",
     "mdm",
     "lom",

@@ -42,4 +42,8 @@ def answer(command: IO[bytes], device: int, segment_size: int, seed: str, dialec
     """
     octets = command.read(_MAX_COMMAND_BYTES + 1)
     population = Population(seed, device + segment_size, segment_size)
-    sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect)))
+    sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect), _warn))
+
+
+def _warn(text: str) -> None:
+    click.echo(f"Warning: {text}", err=True)

@@ -13,6 +13,7 @@ from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.mdm.commands import CommandMalformed, parse_command
 from agent.mdm.results import Result, Status
+from agent.mdm.values import Warn, unheard
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
 
@@ -70,18 +71,20 @@ class StandingMac:
         return answer
 
 
-def answer_command(population: Population, index: int, octets: bytes, dialect: Dialect) -> bytes:
+def answer_command(population: Population, index: int, octets: bytes, dialect: Dialect, warn: Warn = unheard) -> bytes:
     """The XML plist that Mac ``index`` would PUT for the command in ``octets``; its segment is there.
+
+    ``warn`` hears what is odd in the command and is taken.
 
     Raises PlistError and CommandDropped where a Mac could not answer at all, OperatorError for a Mac outside the fleet.
     """
     if not 0 <= index < len(population):
         raise OperatorError(f"the fleet has Macs 0 to {len(population) - 1}; {index} is none of them")
     macs = [population[number] for number in population.segment(population[index].segment)]
-    return answer_among(macs, index, octets, dialect)
+    return answer_among(macs, index, octets, dialect, warn)
 
 
-def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect) -> bytes:
+def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, warn: Warn = unheard) -> bytes:
     """Like ``answer_command``, for the Macs of one segment given as they are."""
     devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
     book = AddressBook()
@@ -95,6 +98,8 @@ def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect) -
         return Result(Status.COMMAND_FORMAT_ERROR).body(chosen.device.mac.udid, error.command_uuid)
     outcome = carry_out(chosen.device, command)
     result = outcome if isinstance(outcome, Result) else _run(outcome, chosen, MemoryNetwork(book))
+    for text in chosen.device.take_warnings():
+        warn(text)
     return result.body(chosen.device.mac.udid, command.uuid)
 
 

@@ -30,6 +30,7 @@ from agent.lom.requests import (
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.results import (
+    IDENTIFIER_MISSING,
     INVALID_REQUEST_TYPE,
     NOT_AUTHORIZED,
     ChainedError,
@@ -39,7 +40,8 @@ from agent.mdm.results import (
     acknowledged,
     failed,
 )
-from agent.plists import PlistError
+from agent.mdm.values import WrongType, by_value
+from agent.plists import PlistError, type_name
 from agent.profiles.enrolment import MDM
 from agent.profiles.errors import ProfileError, malformed
 
@@ -89,7 +91,7 @@ def _lom_device_request(device: Device, command: Command) -> Result | CommandSte
     if lom is None or lom.controller_identity is None:
         return _mdm_error(INVALID_REQUEST_TYPE, "LOMDeviceRequest: this Mac is not set up as a LOM Controller")
     try:
-        parsed = parse_request_list(command.body)
+        parsed = parse_request_list(command.body, device.warn)
     except RequestListMalformed:
         return _FORMAT_ERROR
     return _relay(device, parsed)
@@ -125,8 +127,10 @@ def _install(device: Device, payload: bytes) -> CommandSteps:
 
 def _remove_profile(device: Device, command: Command) -> Result:
     identifier = command.body.get("Identifier")
-    if not isinstance(identifier, str):
-        return _FORMAT_ERROR
+    if not isinstance(identifier, str):  # the one required key of which it is known what a Mac says when it is missing
+        found = type_name(identifier)
+        reason = f"RemoveProfile: Identifier should be a string, but is {found}"
+        return failed(ChainedError(Domain.MDM_CLIENT, IDENTIFIER_MISSING, reason))
     if any(MDM in profile.payload_types and profile.identifier == identifier for profile in device.profiles):
         # The server ends its own management; the Mac answers first, while it still can.
         device.after_delivery(LeaveManagement())
@@ -187,13 +191,13 @@ def _security_info(device: Device, _command: Command) -> Result:
 
 def _installed_application_list(device: Device, command: Command) -> Result:
     identifiers = command.body.get("Identifiers")
-    managed_only = command.body.get("ManagedAppsOnly", False)
+    managed_only = _flag(device, command, "ManagedAppsOnly")
     if identifiers is not None and (
         not isinstance(identifiers, list) or not all(isinstance(identifier, str) for identifier in identifiers)
     ):
         return _FORMAT_ERROR
     # Nothing is managed on this Mac: no command of the table installs an app.
-    listed = [] if managed_only is True else installed_applications(device.mac, identifiers)
+    listed = [] if managed_only else installed_applications(device.mac, identifiers)
     return acknowledged({"InstalledApplicationList": listed})
 
 
@@ -213,7 +217,7 @@ def _device_configured(device: Device, _command: Command) -> Result:
 
 
 def _restart_device(device: Device, command: Command) -> Result:
-    if command.body.get("NotifyUser") is not True:  # with it, someone at the Mac decides; nobody is there
+    if not _flag(device, command, "NotifyUser"):  # with it, someone at the Mac decides; nobody is there
         device.after_delivery(ChangePower(SystemRequest.RESTART))
     return acknowledged()
 
@@ -247,6 +251,14 @@ def _declarative_management(device: Device, command: Command) -> Result:
         return _FORMAT_ERROR
     device.after_delivery(Synchronise(tokens))
     return acknowledged()
+
+
+def _flag(device: Device, command: Command, key: str) -> bool:
+    """The value of an optional boolean, by value; false where it is absent or of another type (our choice)."""
+    try:
+        return by_value(command.body.get(key, False), bool, f"{key} of {command.request_type}", device.warn)
+    except WrongType:
+        return False
 
 
 def _mdm_error(code: int, description: str) -> Result:

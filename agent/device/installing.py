@@ -14,10 +14,17 @@ from agent.pki.identity import Identity
 from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import SCEPError
 from agent.profiles.certificates import PKCS12, all_certificates, unpack_identity
-from agent.profiles.enrolment import BOOTSTRAP_CAPABILITY, MDM, Enrolment, check_update, enrolment_of, mdm_payload_of
+from agent.profiles.enrolment import (
+    BOOTSTRAP_CAPABILITY,
+    MDM,
+    Enrolment,
+    check_update,
+    enrolment_of,
+    enrolment_terms_of,
+)
 from agent.profiles.errors import ProfileError, install_failed, malformed, payload_failed, scep_failed
 from agent.profiles.profile import Payload, Profile, read_profile
-from agent.profiles.scep import SCEP, scep_of
+from agent.profiles.scep import SCEP, SCEPPayload, scep_of
 from agent.profiles.store import ProfileStore
 from agent.profiles.variables import expand
 
@@ -25,14 +32,16 @@ from agent.profiles.variables import expand
 def enrol(device: Device, blob: bytes) -> Steps[Profile]:
     """Enrol with a profile: obtain its identity, check in with it. Returns the profile.
 
+    All of the profile that can be checked is, before a key is made or a SCEP server asked.
     Raises PeerError (PlistError, ProfileError, or what a check-in failed with); nothing has changed then. A Mac that is
     enrolled already enrols anew, from Authenticate on.
     """
-    profile = expand(read_profile(blob), device.profile_variables)
-    mdm_payload_of(profile)
+    profile = expand(read_profile(blob, device.warn), device.profile_variables)
+    store = ProfileStore()
+    enrolment_terms_of(profile)
+    store.check(profile)
     identities = yield from _obtain_identities(profile)
     enrolment = enrolment_of(profile, identities)
-    store = ProfileStore()
     store.install(profile, identities)
     for message in _check_in_messages(device, enrolment):
         answer: bytes | PeerError = yield CheckIn(message, enrolment)
@@ -65,12 +74,16 @@ def _check_in_messages(device: Device, enrolment: Enrolment) -> list[dict[str, A
 
 def install_profile(device: Device, blob: bytes) -> Steps[None]:
     """Install a profile that the server sent. Raises PlistError or ProfileError; then nothing has changed."""
-    profile = expand(read_profile(blob), device.profile_variables)
+    profile = expand(read_profile(blob, device.warn), device.profile_variables)
     try:
+        renews = profile.of_type(MDM) is not None
+        if renews:
+            _check_renewal(device, profile)
+        device.profiles.check(profile)
         identities = yield from _obtain_identities(profile)
-        enrolment = None
-        if profile.of_type(MDM) is not None:
-            enrolment = _updated_enrolment(device, profile, identities)
+        if renews:
+            _check_renewal(device, profile)  # again: what it renews may be gone meanwhile
+        enrolment = enrolment_of(profile, identities) if renews else None
         device.profiles.install(profile, identities)
     except ProfileError as error:
         raise error.within(install_failed(profile.name)) from error
@@ -78,29 +91,34 @@ def install_profile(device: Device, blob: bytes) -> Steps[None]:
         device.enrolment = enrolment
 
 
-def _updated_enrolment(device: Device, profile: Profile, identities: dict[str, Identity]) -> Enrolment:
+def _check_renewal(device: Device, profile: Profile) -> None:
     """The server may renew its own enrolment profile, and no more."""
     before = device.enrolment
     installed = next((other for other in device.profiles if MDM in other.payload_types), None)
     if before is None or installed is None or installed.identifier != profile.identifier:
         raise malformed(f"an {MDM} payload may only come in an update of the profile that the Mac enrolled with")
-    after = enrolment_of(profile, identities)
-    check_update(before, after)
-    return after
+    check_update(before, enrolment_terms_of(profile))
 
 
 def _obtain_identities(profile: Profile) -> Steps[dict[str, Identity]]:
-    identities: dict[str, Identity] = {}
+    """The identity of each payload that has or asks for one. All are read before the first one is asked for."""
+    anchors = all_certificates(profile)
+    read: list[tuple[Payload, Identity | SCEPPayload]] = []
     for payload in profile.payloads:
         if payload.payload_type == PKCS12:
-            identities[ascii_upper(payload.uuid)] = unpack_identity(payload)
+            read.append((payload, unpack_identity(payload)))
         elif payload.payload_type == SCEP:
-            identities[ascii_upper(payload.uuid)] = yield from _enrol_by_scep(payload, all_certificates(profile))
+            read.append((payload, scep_of(payload)))
+    identities: dict[str, Identity] = {}
+    for payload, found in read:
+        if isinstance(found, SCEPPayload):
+            found = yield from _enrol_by_scep(payload, found, anchors)
+        identities[ascii_upper(payload.uuid)] = found
     return identities
 
 
-def _enrol_by_scep(payload: Payload, anchors: tuple[x509.Certificate, ...]) -> Steps[Identity]:
-    answer: Identity | PeerError = yield ObtainIdentity(scep_of(payload), anchors)
+def _enrol_by_scep(payload: Payload, asked: SCEPPayload, anchors: tuple[x509.Certificate, ...]) -> Steps[Identity]:
+    answer: Identity | PeerError = yield ObtainIdentity(asked, anchors)
     if isinstance(answer, Identity):
         return answer
     raise scep_failed(str(answer), network=not isinstance(answer, SCEPError)).within(payload_failed(payload.name))

@@ -19,10 +19,13 @@ from agent.lom.power import DEFAULT_CHOICES, Power, PowerChoices, PowerEvent, Po
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
-from agent.mdm.session import DEFAULT_TIMING, Session, State, Timing
+from agent.mdm.session import DEFAULT_TIMING, REFUSED_RETRIES, Session, State, Timing
 from agent.pki.identity import Identity
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.store import ProfileStore
+
+_MAX_WARNING = 400  # characters of one
+_MAX_WARNINGS = 20  # of one profile or command; ours, so that a hostile one costs little
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class Device:
         "_afterwards",
         "_answered",
         "_promised",
+        "_warnings",
         "declarations",
         "declarations_token",
         "dialect",
@@ -72,6 +76,7 @@ class Device:
         limits: LinkLimits = LIMITS,
         dialect: Dialect = Dialect.SCHEMA,
         timing: Timing = DEFAULT_TIMING,
+        refused_retries: int = REFUSED_RETRIES,
         not_now: Callable[[], bool] | None = None,
     ) -> None:
         self.mac = mac
@@ -82,11 +87,12 @@ class Device:
         self.settings = Settings()
         self.enrolment: Enrolment | None = None
         self.left_at: float | None = None
-        self.session = Session(mac.udid, jitter, timing)
+        self.session = Session(mac.udid, jitter, timing, refused_retries)
         self.relaying = False
         self.declarations: dict[str, str] = {}
         self.declarations_token = ""
         self._afterwards: list[Afterwards] = []
+        self._warnings: tuple[str, ...] = ()
         self._answered = Answered(limits)
         self._promised: tuple[tuple[str, str], ...] = ()  # Controller and DeviceRequestUUID: done after the delivery
 
@@ -155,6 +161,8 @@ class Device:
             "ComputerName": self.device_name,
             "HostName": self.host_name,
             "LocalHostName": self.host_name,
+            "MACAddress": self.mac.macs[0],
+            "EthernetMACAddress": self.mac.macs[0],
         }
 
     def forget_enrolment(self) -> None:
@@ -165,7 +173,7 @@ class Device:
         self.declarations_token = ""
         self.relaying = False
         self.session.forget()
-        self._forget_afterwards()
+        self.forget_afterwards()
 
     def erase(self) -> None:
         """The Mac is as it came from the factory."""
@@ -207,6 +215,17 @@ class Device:
             return LinkAnswer(request.uuid, str(error)), []
         return LinkAnswer(request.uuid), events
 
+    def warn(self, text: str) -> None:
+        """The server sent something odd that the Mac took: a person should read of it."""
+        shown = text[:_MAX_WARNING]
+        if shown not in self._warnings and len(self._warnings) < _MAX_WARNINGS:
+            self._warnings += (shown,)
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """What a person should read since this was asked last."""
+        taken, self._warnings = self._warnings, ()
+        return taken
+
     def after_delivery(self, what: Afterwards) -> None:
         """Do this once the server has taken the result in hand."""
         self._afterwards.append(what)
@@ -222,9 +241,9 @@ class Device:
         self.session.power_lost()
         self.relaying = False
         if not self.session.owes_result:
-            self._forget_afterwards()
+            self.forget_afterwards()
 
-    def _forget_afterwards(self) -> None:
+    def forget_afterwards(self) -> None:
         """Nothing comes of what was to be done later; a LOM request that asked for it is new when it comes again."""
         self._afterwards.clear()
         for controller, uuid in self._promised:

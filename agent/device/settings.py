@@ -11,8 +11,10 @@ from typing import Any
 
 from agent.device.mac import Device
 from agent.mdm.results import INVALID_REQUEST_TYPE, MALFORMED_REQUEST, ChainedError, Domain
+from agent.mdm.values import WrongType, by_value
 
 _MAX_NAME = 255
+_SHOWN = 80  # characters of a key that a message repeats
 
 
 class _Refused(Exception):
@@ -59,9 +61,15 @@ def _organization_info(device: Device, item: Mapping[str, Any]) -> None:
 
 def _mdm_options(device: Device, item: Mapping[str, Any]) -> None:
     value = item.get("MDMOptions")
-    if not isinstance(value, dict) or not all(isinstance(option, bool) for option in value.values()):
+    if not isinstance(value, dict):
         raise _Refused(MALFORMED_REQUEST, "MDMOptions should be a dictionary of booleans")
-    device.settings.mdm_options = {**device.settings.mdm_options, **value}
+    try:
+        options = {
+            key: by_value(option, bool, f"{key[:_SHOWN]} of MDMOptions", device.warn) for key, option in value.items()
+        }
+    except WrongType as error:
+        raise _Refused(MALFORMED_REQUEST, str(error)) from error
+    device.settings.mdm_options = {**device.settings.mdm_options, **options}
 
 
 def _text(item: Mapping[str, Any], key: str) -> str:

@@ -85,6 +85,7 @@ class Conductor:
         self._reactor = reactor
         self._executor = executor
         self._watcher = watcher
+        self._notes: set[str] = set()
         self._apns = apns
         self._trace = trace
         self._cores = cores
@@ -296,7 +297,9 @@ class Conductor:
             case PushAnswer(octets) if self._router is not None:
                 self._router.answered(link.shard, octets)
             case Note(text):
-                self._watcher.note(text)
+                if text not in self._notes:  # each worker warns of what its own Macs met
+                    self._notes.add(text)
+                    self._watcher.note(text)
             case _:
                 _log.warn("worker {shard} said what it has not to say", shard=link.shard)
 

@@ -12,7 +12,7 @@ from agent.fleet.durations import Duration, Durations, Uniform
 from agent.fleet.population import NoSuchMacError, Population
 from agent.lom.link import LIMITS
 from agent.lom.power import DEFAULT_CHOICES, PowerChoices
-from agent.mdm.session import DEFAULT_TIMING, Timing
+from agent.mdm.session import DEFAULT_TIMING, REFUSED_RETRIES, Timing
 from agent.net.mdm_client import MDMClient
 from agent.net.push_listener import GatewaySide
 from agent.net.reactor import Clock
@@ -31,13 +31,15 @@ class Manners:
     """How the Macs behave where macOS leaves it open.
 
     ``not_now`` is the probability with which a Mac answers NotNow to a command that allows it, ``not_now_for`` a time
-    in seconds from the start in which it always does; ``timing`` says when it comes back by itself. ``boot`` and
-    ``shutdown`` are how long each takes, ``power`` what a LOM request does where Apple does not say.
+    in seconds from the start in which it always does; ``timing`` says when it comes back by itself. ``refused_retries``
+    is how often a result that the server refuses is delivered again. ``boot`` and ``shutdown`` are how long each takes,
+    ``power`` what a LOM request does where Apple does not say.
     """
 
     not_now: float = 0.0
     not_now_for: float = 0.0
     timing: Timing = DEFAULT_TIMING
+    refused_retries: int = REFUSED_RETRIES
     boot: Duration = BOOT
     shutdown: Duration = SHUTDOWN
     power: PowerChoices = DEFAULT_CHOICES
@@ -160,6 +162,7 @@ class Fleet:
             power_choices=manners.power,
             jitter=Chance(mac.source, index, b"back-off"),
             timing=manners.timing,
+            refused_retries=manners.refused_retries,
             not_now=self._not_now(Chance(mac.source, index, b"not now")),
         )
 

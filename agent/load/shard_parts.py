@@ -42,6 +42,7 @@ def manners_of(fleet: FleetPart) -> Manners:
         not_now=fleet.not_now,
         not_now_for=fleet.not_now_for,
         timing=Timing(not_now=fleet.not_now_retry),
+        refused_retries=fleet.refused_retries,
         boot=parse_duration(fleet.boot),
         shutdown=parse_duration(fleet.shutdown),
         power=PowerChoices(**{name: getattr(power, name) for name in power.__struct_fields__}),

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from agent.errors import PeerError
+from agent.mdm.values import Warn, WrongType, by_value, unheard
 from agent.plists import type_name
 
 PROTOCOL_VERSION = 1  # of our link; Apple's is unpublished
@@ -77,10 +78,11 @@ class Outcome:
         return not self.error
 
 
-def parse_request_list(body: Mapping[str, Any]) -> list[RelayItem | Outcome]:
+def parse_request_list(body: Mapping[str, Any], warn: Warn = unheard) -> list[RelayItem | Outcome]:
     """The items of a LOMDeviceRequest, in order; an item that cannot be carried out is its failed Outcome.
 
     So is one that repeats the DeviceRequestUUID of another: the first of them is the one that counts (our choice).
+    ``warn`` hears of a value that is taken although it is of another type.
     Raises RequestListMalformed where the list or an item's DeviceRequestUUID is not there to be answered.
     """
     items = body.get("RequestList")
@@ -102,7 +104,7 @@ def parse_request_list(body: Mapping[str, Any]) -> list[RelayItem | Outcome]:
                     f"item {number} of RequestList repeats the DeviceRequestUUID {uuid[:_SHOWN]!r} of item "
                     f"{first[uuid]}; only item {first[uuid]} was taken"
                 )
-            parsed.append(_parse_item(uuid, item))
+            parsed.append(_parse_item(uuid, item, warn))
         except ItemRefused as error:
             parsed.append(Outcome(uuid, str(error)))
     return parsed
@@ -136,7 +138,7 @@ def _answer_item(outcome: Outcome, success_key: str) -> dict[str, Any]:
     return item
 
 
-def _parse_item(uuid: str, item: Mapping[str, Any]) -> RelayItem:
+def _parse_item(uuid: str, item: Mapping[str, Any], warn: Warn) -> RelayItem:
     if not 0 < len(uuid) <= MAX_UUID_LENGTH:
         raise ItemRefused(f"DeviceRequestUUID should have 1 to {MAX_UUID_LENGTH} characters, but has {len(uuid)}")
     dns_name = item.get("DeviceDNSName")
@@ -145,8 +147,11 @@ def _parse_item(uuid: str, item: Mapping[str, Any]) -> RelayItem:
     if not 0 < len(dns_name) <= MAX_DNS_NAME_LENGTH:
         raise ItemRefused(f"DeviceDNSName should have 1 to {MAX_DNS_NAME_LENGTH} characters, but has {len(dns_name)}")
     version = item.get("LOMProtocolVersion")
-    if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
-        raise ItemRefused(f"LOMProtocolVersion should be an integer, but is {type_name(version)}")
+    if version is not None:
+        try:
+            version = by_value(version, int, "LOMProtocolVersion of an item of RequestList", warn)
+        except WrongType:
+            raise ItemRefused(f"LOMProtocolVersion should be an integer, but is {type_name(version)}") from None
     addresses = _addresses(item, "PrimaryIPv6AddressList") + _addresses(item, "SecondaryIPv6AddressList")
     if not addresses:
         raise ItemRefused("PrimaryIPv6AddressList and SecondaryIPv6AddressList are both empty")

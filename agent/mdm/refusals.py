@@ -25,6 +25,12 @@ class ServerRefused(PeerError):
         self.status = status
 
 
+class ResultRefused(PeerError):
+    """The server refused the result of a command as often as the Mac delivers it, and the Mac dropped it."""
+
+    kind = "result_refused"
+
+
 def is_temporary(status: int) -> bool:
     """Whether the same report may be taken later: a fault of the server, or too many requests."""
     return status >= 500 or status == _TRY_LATER

@@ -33,6 +33,7 @@ class Domain(Enum):
     INSTALLATION = "MCInstallationErrorDomain"
     CERTIFICATE = "MCCertificateErrorDomain"
     SCEP = "MCSCEPErrorDomain"
+    MDM_CLIENT = "MDMClientError"  # of macOS alone, beside Apple's documented domains
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ INVALID_REQUEST_TYPE = 12021
 NOT_AUTHORIZED = 12007
 MALFORMED_REQUEST = 12008
 PROFILE_NOT_INSTALLED = 12075
+# MDMClientError codes, as captured from Macs.
+IDENTIFIER_MISSING = 97
 
 
 @dataclass(frozen=True, slots=True)

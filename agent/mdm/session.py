@@ -10,7 +10,8 @@
               power lost, management left
 
 A result counts as delivered when its PUT was answered with 200. Until then the Mac keeps it: the next session opens
-with it instead of Idle (Apple's MDM protocol reference: a broken connection after a command). A command that was being
+with it instead of Idle (Apple's MDM protocol reference: a broken connection after a command). One that the server
+refuses for good, such as with 400, is delivered again a number of times and then dropped. A command that was being
 worked on when the power went was never answered, so the server still has it queued.
 """
 
@@ -35,6 +36,7 @@ RETRY_LONGEST_SECONDS = 60.0  # undocumented: … to here
 NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: how long after NotNow the Mac asks again by itself
 _SHORTEST_SECONDS = 0.001  # of any wait: far above the resolution of a clock, so that a deadline is after now
 _LOOK_AT = "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
+REFUSED_RETRIES = 5  # undocumented: how often a result that the server refuses is delivered again
 _MOST_DOUBLINGS = 64  # beyond, doubling a float gains nothing and could overflow
 
 __all__ = [
@@ -139,10 +141,12 @@ class Over(NamedTuple):
     """The session is closed: in good order, or because of ``failure``.
 
     ``unenrolled`` says that the server does not know this Mac any more; the session has then forgotten everything.
+    ``dropped`` says that the result, which the server refused once more, will not be delivered again.
     """
 
     failure: PeerError | None = None
     unenrolled: bool = False
+    dropped: bool = False
 
 
 Event = Send | Execute | Over
@@ -153,14 +157,16 @@ class Session:
 
     ``deadline`` (seconds on the caller's clock, or None) is when the Mac opens a session by itself. ``jitter`` gives
     numbers from 0 to 1 for the back-off. ``woken`` remembers a push that came while a session was open. ``failures``
-    counts the attempts since the server last took a report. Out of turn, every call raises MisuseError and changes
-    nothing.
+    counts the attempts since the server last took a report. ``refused_retries`` is how often a result that the server
+    refuses for good is delivered again. Out of turn, every call raises MisuseError and changes nothing.
     """
 
     __slots__ = (
         "_in_hand",
         "_jitter",
         "_last_was_not_now",
+        "_refused_retries",
+        "_refused_times",
         "_timing",
         "_udid",
         "_undelivered",
@@ -170,12 +176,20 @@ class Session:
         "woken",
     )
 
-    def __init__(self, udid: str, jitter: Callable[[], float], timing: Timing = DEFAULT_TIMING) -> None:
+    def __init__(
+        self,
+        udid: str,
+        jitter: Callable[[], float],
+        timing: Timing = DEFAULT_TIMING,
+        refused_retries: int = REFUSED_RETRIES,
+    ) -> None:
         self._udid = udid
         self._jitter = jitter
         self._timing = timing
         self._in_hand = ""
         self._undelivered: Send | None = None
+        self._refused_times = 0  # of the undelivered result
+        self._refused_retries = refused_retries
         self._last_was_not_now = False
         self.state = State.CLOSED
         self.deadline: float | None = None
@@ -248,6 +262,7 @@ class Session:
         self._in_hand = ""
         self._last_was_not_now = result.status is Status.NOT_NOW
         self._undelivered = send
+        self._refused_times = 0
         return send
 
     def broke(self, failure: PeerError, now: float) -> Over:
@@ -294,14 +309,27 @@ class Session:
 
     def _refused(self, failure: ServerRefused, unenrolled: bool, retry_after: float | None, now: float) -> Over:
         status = failure.status
+        dropped = False
         if unenrolled:
             self.forget()
         elif is_temporary(status):
             self._move(Input.END)
             self._back_off(now, retry_after if status in (429, 503) else None)
         else:
+            dropped = self._drop_refused()
             self._end(now)
-        return Over(failure, unenrolled)
+        return Over(failure, unenrolled, dropped)
+
+    def _drop_refused(self) -> bool:
+        """The server refused the report; whether that was a result, and its last delivery."""
+        if self._undelivered is None:
+            return False
+        self._refused_times += 1
+        if self._refused_times <= self._refused_retries:
+            return False
+        self._undelivered = None
+        self._last_was_not_now = False
+        return True
 
     def _back_off(self, now: float, retry_after: float | None = None) -> None:
         delay = self._timing.back_off(self.failures, self._jitter())

@@ -17,6 +17,7 @@ from agent.device.mac import Device
 from agent.device.steps import Done, carry
 from agent.errors import MisuseError
 from agent.mdm.commands import Command
+from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result
 from agent.net.errands import Errands, log_defect
 from agent.net.in_hand import InHand
@@ -68,6 +69,14 @@ class Commands:
         if watched.watch is not None:
             watched.watch.taken(watched, work)
 
+    def refused(self, reason: str) -> None:
+        """The server refused the result of the command in hand for the last time."""
+        work, self._in_hand = self._in_hand, None
+        request_type = work.command.request_type if work is not None else ""
+        failure = ResultRefused(f"the result of {request_type or 'a command'} is dropped: {reason}")
+        since = work.since if work is not None else self._around.now()
+        self._around.record("command", self._watched.index, since, failure, None if work is None else work.facts)
+
     def stop(self) -> None:
         """The Mac stops in the middle of a command: what it relays breaks off, and there will be no result."""
         self._life += 1
@@ -101,6 +110,7 @@ class Commands:
         work = self._in_hand
         if work is None:
             raise MisuseError("a result without a command")
+        self._around.warn_each(self._device.take_warnings())
         work.done(result)
         report(work.command.uuid, result)
 

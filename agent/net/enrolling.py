@@ -31,6 +31,7 @@ async def enroll(mac: Awake, around: Surroundings, fetch: FetchProfile, since: M
         raise
     finally:
         pushes.enrolling = False
+        around.warn_each(device.take_warnings())
     mac.sessions.end()  # of an enrolment before this one
     _judge_signer(device, profile, around)
     mac.lom.look()

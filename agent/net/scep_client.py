@@ -63,7 +63,7 @@ class _Client:
 
     async def capabilities(self, ca_name: str) -> Capabilities:
         """GetCACaps; a CA that does not know it has none (RFC 8894, 3.5.2)."""
-        response = await self._get("GetCACaps", ca_name)
+        response = await self._get("GetCACaps", quote(ca_name, safe=""))
         if response.status != 200:
             return parse_caps(b"")
         _check_answer("GetCACaps", response)
@@ -71,7 +71,7 @@ class _Client:
 
     async def ca_certificates(self, ca_name: str) -> CACertificates:
         """GetCACert."""
-        response = await self._get("GetCACert", ca_name)
+        response = await self._get("GetCACert", quote(ca_name, safe=""))
         _check_answer("GetCACert", response)
         return parse_ca_certificates(response.body)
 
@@ -107,16 +107,18 @@ class _Client:
 
     async def _operate(self, message: bytes, caps: Capabilities) -> Response:
         if not caps.post:
-            return await self._get("PKIOperation", to_query(message))
+            return await self._get("PKIOperation", quote(to_query(message), safe="+/"))
         headers = {**_HEADERS, "Content-Type": "application/x-pki-message"}
         return await ask(
             self._connection_to, "POST", self._with_query("operation=PKIOperation"), headers, message, plain=True
         )
 
     async def _get(self, operation: str, message: str) -> Response:
-        query = f"operation={operation}"
-        if message:
-            query += f"&message={quote(message, safe='')}"
+        """Ask by GET, as macOS writes it (observed): ``message`` is there also where it is empty.
+
+        ``message`` is percent-encoded: of base64 the padding alone, a plus sign stays as it is.
+        """
+        query = f"operation={operation}&message={message}"
         return await ask(self._connection_to, "GET", self._with_query(query), _HEADERS, plain=True)
 
     def _with_query(self, query: str) -> str:

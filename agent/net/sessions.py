@@ -187,6 +187,9 @@ class Sessions:
             self._around.record("session", watched.index, since, over.failure, {"udid": self._device.mac.udid})
             if watched.watch is not None:
                 watched.watch.session_over(watched, over.failure)
+        if over.dropped:
+            self._commands.refused(str(over.failure))
+            self._device.forget_afterwards()
         if isinstance(over.failure, CommandDropped):
             self._around.warn(str(over.failure))
         if over.unenrolled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -23,6 +23,8 @@ from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.tls import TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
+
+MAX_WARNINGS = 100  # a server can make a Mac say a new one each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,18 @@ class Surroundings:
         )
 
     def warn(self, text: str) -> None:
-        """Something a person should read, once for the whole fleet."""
-        if text not in self._warned:
-            self._warned.add(text)
-            self.on_warning(text)
+        """Something a person should read, once for the whole fleet; no more than MAX_WARNINGS different ones."""
+        if text in self._warned or len(self._warned) > MAX_WARNINGS:
+            return
+        if len(self._warned) == MAX_WARNINGS:
+            text = f"there are more than {MAX_WARNINGS} different warnings; the others are not shown"
+        self._warned.add(text)
+        self.on_warning(text)
+
+    def warn_each(self, texts: Iterable[str]) -> None:
+        """Each of these as by ``warn``."""
+        for text in texts:
+            self.warn(text)
 
     def connection(
         self,

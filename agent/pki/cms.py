@@ -30,7 +30,7 @@ from agent.pki.cms_signing import (
     sign_attached,
     sign_detached,
 )
-from agent.pki.signatures import DIGESTS, SignatureError, check_signature, refuse_legacy
+from agent.pki.signatures import DIGESTS, LEGACY, Digests, SignatureError, check_signature, refuse_legacy
 
 __all__ = [
     "CONTENT_TYPE",
@@ -40,6 +40,7 @@ __all__ = [
     "SignedContent",
     "certificates_in",
     "issuer_and_serial",
+    "looks_encrypted",
     "looks_signed",
     "mdm_signature",
     "mdm_signature_signer",
@@ -53,6 +54,7 @@ MAX_BYTES = 8 * 1024 * 1024  # of a signed profile, as agent.plists takes; ours,
 MAX_CERTIFICATES = 64  # in one message; a chain has three or four
 
 _SIGNED_DATA_OID = bytes.fromhex("06092a864886f70d010702")
+_ENVELOPED_DATA_OID = bytes.fromhex("06092a864886f70d010703")
 
 
 class CMSError(PeerError):
@@ -65,8 +67,8 @@ class CMSError(PeerError):
 class SignedContent:
     """What a signed message held, after its signature was found good.
 
-    ``digest`` is the signer's digest algorithm (``sha256``); ``attributes`` its signed attributes: dotted OID to the
-    DER of each value.
+    ``digest`` is the signer's digest algorithm (``sha256``), ``legacy`` says whether it or the signature's is SHA-1 or
+    MD5; ``attributes`` are its signed attributes: dotted OID to the DER of each value.
     """
 
     content: bytes
@@ -74,6 +76,7 @@ class SignedContent:
     signer: x509.Certificate
     digest: str = "sha256"
     attributes: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,28 +114,28 @@ def mdm_signature_signer(header: str, body: bytes) -> x509.Certificate:
     return verify_detached(signature, body)
 
 
-def verify_detached(signature_der: bytes, body: bytes, *, allow_legacy: bool = False) -> x509.Certificate:
+def verify_detached(signature_der: bytes, body: bytes, *, legacy: Digests = ()) -> x509.Certificate:
     """Check a detached signature over ``body`` and return its signer's certificate. Raises CMSError.
 
-    ``allow_legacy`` takes SHA-1 and MD5 too.
+    ``legacy`` are the digests of LEGACY that are taken too.
     """
     message = _read(signature_der)
     if message.content is not None:
         raise CMSError("the signature carries its own content; a detached one was expected")
-    return _verify(message, body, allow_legacy).signer
+    return _verify(message, body, legacy).signer
 
 
-def open_signed(data: bytes, *, absent: bytes | None = None, allow_legacy: bool = False) -> SignedContent:
+def open_signed(data: bytes, *, absent: bytes | None = None, legacy: Digests = ()) -> SignedContent:
     """Check an attached SignedData (DER, or BER with indefinite lengths) and return what it holds.
 
     ``absent`` is what to take for the content where the message has none; by default that is an error.
-    ``allow_legacy`` takes SHA-1 and MD5 too. Raises CMSError, and nothing else, for any bytes.
+    ``legacy`` are the digests of LEGACY that are taken too. Raises CMSError, and nothing else, for any bytes.
     """
     message = _read(data)
     content = message.content if message.content is not None else absent
     if content is None:
         raise CMSError("the signed message has no content: the signature is a detached one")
-    return _verify(message, content, allow_legacy)
+    return _verify(message, content, legacy)
 
 
 def certificates_in(data: bytes) -> tuple[x509.Certificate, ...]:
@@ -146,6 +149,11 @@ def certificates_in(data: bytes) -> tuple[x509.Certificate, ...]:
 def looks_signed(data: bytes) -> bool:
     """Whether ``data`` begins like a CMS SignedData rather than a property list."""
     return data[:1] == b"\x30" and _SIGNED_DATA_OID in data[:17]
+
+
+def looks_encrypted(data: bytes) -> bool:
+    """Whether ``data`` begins like a CMS EnvelopedData."""
+    return data[:1] == b"\x30" and _ENVELOPED_DATA_OID in data[:17]
 
 
 def _read(data: bytes) -> _Message:
@@ -198,7 +206,7 @@ def _certificates(certificates: der.Element) -> tuple[x509.Certificate, ...]:
         raise CMSError(f"a certificate of the message is refused: {error}") from error
 
 
-def _verify(message: _Message, content: bytes, allow_legacy: bool) -> SignedContent:
+def _verify(message: _Message, content: bytes, legacy: Digests) -> SignedContent:
     if len(message.signers) != 1:
         raise CMSError(f"expected one signer, found {len(message.signers) or 'none'}")
     try:
@@ -212,18 +220,25 @@ def _verify(message: _Message, content: bytes, allow_legacy: bool) -> SignedCont
         raise CMSError(f"the cryptographic library refuses the signer's digest: {error}") from error
     signed = content if signer_info.signed is None else signer_info.signed
     try:
-        refuse_legacy(signer_info.digest, allow_legacy)
-        check_signature(
+        refuse_legacy(signer_info.digest, legacy)
+        used = check_signature(
             signer.public_key(),
             signer_info.algorithm,
             signer_info.signature,
             signed,
             digest=signer_info.digest,
-            allow_legacy=allow_legacy,
+            legacy=legacy,
         )
     except SignatureError as error:
         raise CMSError(str(error)) from error
-    return SignedContent(content, message.certificates, signer, signer_info.digest.name, signer_info.attributes)
+    return SignedContent(
+        content,
+        message.certificates,
+        signer,
+        signer_info.digest.name,
+        signer_info.attributes,
+        isinstance(signer_info.digest, LEGACY) or isinstance(used, LEGACY),
+    )
 
 
 def _signer_info(element: der.Element) -> _SignerInfo:

@@ -12,10 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from agent.errors import PeerError
 
-# The two below are known so that they can be refused by name, and taken from SCEP servers that have nothing better.
+# The two below are known so that they can be refused by name, and taken from those that have nothing better.
 _MD5 = hashes.MD5()  # noqa: S303
 _SHA1 = hashes.SHA1()  # noqa: S303
-LEGACY = (hashes.MD5, hashes.SHA1)
+Digests = tuple[type[hashes.HashAlgorithm], ...]
+SHA1_ONLY: Digests = (hashes.SHA1,)
+LEGACY: Digests = (hashes.MD5, hashes.SHA1)
 
 DIGESTS: Mapping[str, hashes.HashAlgorithm] = MappingProxyType(
     {
@@ -59,18 +61,19 @@ def check_signature(
     signed: bytes,
     *,
     digest: hashes.HashAlgorithm | None = None,
-    allow_legacy: bool = False,
-) -> None:
-    """Check ``signature`` over ``signed`` by the algorithm with this dotted OID. Raises SignatureError.
+    legacy: Digests = (),
+) -> hashes.HashAlgorithm:
+    """Check ``signature`` over ``signed`` by the algorithm with this dotted OID; its digest. Raises SignatureError.
 
-    ``digest`` is that of an algorithm that names none: plain RSA, as CMS has it. ``allow_legacy`` takes SHA-1 and MD5.
+    ``digest`` is that of an algorithm that names none: plain RSA, as CMS has it. ``legacy`` are the digests of LEGACY
+    that are taken.
     """
     if algorithm == RSA_PSS:
         raise SignatureError("the signature is RSA-PSS, which is refused; RSA PKCS#1 v1.5 or ECDSA was expected")
     used, family = (digest, "RSA") if algorithm == RSA_ENCRYPTION else _SIGNATURES.get(algorithm, (None, ""))
     if used is None:
         raise SignatureError(f"unknown signature algorithm {algorithm}")
-    refuse_legacy(used, allow_legacy)
+    refuse_legacy(used, legacy)
     try:
         if family == "RSA" and isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, signed, padding.PKCS1v15(), used)
@@ -82,9 +85,10 @@ def check_signature(
         raise SignatureError("the signature does not match the content and the signer's key") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SignatureError(f"the signer's key cannot check the signature: {error}") from error
+    return used
 
 
-def refuse_legacy(digest: hashes.HashAlgorithm, allow_legacy: bool) -> None:
-    """Raise SignatureError for SHA-1 and MD5, unless they are allowed."""
-    if isinstance(digest, LEGACY) and not allow_legacy:
+def refuse_legacy(digest: hashes.HashAlgorithm, legacy: Digests) -> None:
+    """Raise SignatureError for SHA-1 and MD5, unless they are among ``legacy``."""
+    if isinstance(digest, LEGACY) and not isinstance(digest, legacy):
         raise SignatureError(f"the signature uses {digest.name}, which is refused; SHA-256 was expected")

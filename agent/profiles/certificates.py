@@ -5,15 +5,16 @@ Source: apple-schema profiles/com.apple.security.*.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from cryptography import x509
 
 from agent.pki.certificates import MAX_BYTES, CertificateError, read_certificate, read_pem
 from agent.pki.identity import Identity, IdentityError, WrongPasswordError, load_pkcs12
 from agent.pki.names import ascii_upper
-from agent.profiles.errors import bad_certificate, bad_password, payload_failed
+from agent.profiles.errors import ProfileError, bad_certificate, bad_password, payload_failed
 from agent.profiles.profile import Payload, Profile
+from agent.profiles.scep import SCEP
 
 PKCS12 = "com.apple.security.pkcs12"
 CERTIFICATES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1")
@@ -33,14 +34,25 @@ def unpack_identity(payload: Payload) -> Identity:
         raise bad_certificate(str(error)).within(outer) from error
 
 
-def identity_at(profile: Profile, uuid: str, identities: Identities) -> Identity:
-    """The identity that a payload refers to by PayloadUUID. Raises ProfileError where it is none."""
-    payload = profile.payload(uuid)
+def identity_at(profile: Profile, uuid: str, key: str, identities: Identities) -> Identity:
+    """The identity that a payload refers to by PayloadUUID in ``key``. Raises ProfileError where it is none."""
+    payload = profile.payload(uuid, key)
     identity = identities.get(ascii_upper(payload.uuid))
     if identity is None:
-        reason = f"a payload {payload.payload_type} holds no identity that this Mac can use"
-        raise bad_certificate(reason).within(payload_failed(payload.name))
+        raise _no_identity(payload, key)
     return identity
+
+
+def check_identity_at(profile: Profile, uuid: str, key: str) -> None:
+    """Whether a payload refers by PayloadUUID in ``key`` to one that will give an identity. Raises ProfileError."""
+    payload = profile.payload(uuid, key)
+    if payload.payload_type not in (PKCS12, SCEP):
+        raise _no_identity(payload, key)
+
+
+def _no_identity(payload: Payload, key: str) -> ProfileError:
+    reason = f"{key} refers to a payload {payload.payload_type}, which holds no identity that this Mac can use"
+    return bad_certificate(reason).within(payload_failed(payload.name))
 
 
 def certificate_of(payload: Payload) -> x509.Certificate:
@@ -57,9 +69,9 @@ def certificate_of(payload: Payload) -> x509.Certificate:
         raise bad_certificate(f"the payload's certificate cannot be read: {error}").within(outer) from error
 
 
-def certificates_at(profile: Profile, uuids: Iterable[str]) -> tuple[x509.Certificate, ...]:
-    """The CA certificates that a payload refers to by PayloadUUID. Raises ProfileError."""
-    return tuple(certificate_of(profile.payload(uuid)) for uuid in uuids)
+def certificates_at(profile: Profile, payload: Payload, key: str) -> tuple[x509.Certificate, ...]:
+    """The CA certificates that ``payload`` refers to by PayloadUUID in ``key``. Raises ProfileError."""
+    return tuple(certificate_of(profile.payload(uuid, key)) for uuid in payload.strings(key))
 
 
 def all_certificates(profile: Profile) -> tuple[x509.Certificate, ...]:

@@ -5,25 +5,32 @@ Source: apple-schema profiles/com.apple.mdm.yaml.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
 from cryptography import x509
 
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights, AccessRightsError, check_access_rights
 from agent.pki.identity import Identity
-from agent.profiles.certificates import Identities, all_certificates, certificates_at, identity_at
+from agent.profiles.certificates import (
+    Identities,
+    all_certificates,
+    certificates_at,
+    check_identity_at,
+    identity_at,
+)
 from agent.profiles.errors import malformed
 from agent.profiles.profile import Payload, Profile
 
 MDM = "com.apple.mdm"
 TOPIC_PREFIX = "com.apple.mgmt."
+_IDENTITY = "IdentityCertificateUUID"
 BOOTSTRAP_CAPABILITY = "com.apple.mdm.bootstraptoken"  # a server capability
 
 
-@dataclass(frozen=True, slots=True)
-class Enrolment:
-    """What an enrolled Mac knows of its server.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentTerms:
+    """What an enrolment profile says of its server, before the Mac has its identity.
 
     ``anchors`` are the profile's own CA certificates. Where ``server_pins`` (or ``check_in_pins``) is not empty, the
     server's chain must hold one of these certificates.
@@ -33,13 +40,19 @@ class Enrolment:
     check_in_url: str
     topic: str
     access_rights: AccessRights
-    identity: Identity
     anchors: tuple[x509.Certificate, ...] = ()
     server_pins: tuple[x509.Certificate, ...] = ()
     check_in_pins: tuple[x509.Certificate, ...] = ()
     sign_message: bool = False
     check_out_when_removed: bool = False
     capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment(EnrolmentTerms):
+    """What an enrolled Mac knows of its server, and the identity by which the server knows the Mac."""
+
+    identity: Identity
 
 
 def mdm_payload_of(profile: Profile) -> Payload:
@@ -52,27 +65,34 @@ def mdm_payload_of(profile: Profile) -> Payload:
 
 def enrolment_of(profile: Profile, identities: Identities) -> Enrolment:
     """Read an enrolment profile. Raises ProfileError: no MDM payload, a value a Mac refuses, no such identity."""
+    terms = enrolment_terms_of(profile)
+    identity = identity_at(profile, mdm_payload_of(profile).require(_IDENTITY, str), _IDENTITY, identities)
+    return Enrolment(identity=identity, **{each.name: getattr(terms, each.name) for each in fields(terms)})
+
+
+def enrolment_terms_of(profile: Profile) -> EnrolmentTerms:
+    """Read all of an enrolment profile but its identity, to which it must refer. Raises ProfileError."""
     payload = mdm_payload_of(profile)
     server_url = _https(payload, payload.require("ServerURL", str), "ServerURL")
     topic = payload.require("Topic", str)
     if not topic.startswith(TOPIC_PREFIX):
         raise malformed(f"Topic should start with {TOPIC_PREFIX}, but is {topic[:80]}")
-    return Enrolment(
+    check_identity_at(profile, payload.require(_IDENTITY, str), _IDENTITY)
+    return EnrolmentTerms(
         server_url=server_url,
         check_in_url=_https(payload, payload.get("CheckInURL", str) or server_url, "CheckInURL"),
         topic=topic,
         access_rights=_access_rights(payload),
-        identity=identity_at(profile, payload.require("IdentityCertificateUUID", str), identities),
         anchors=all_certificates(profile),
-        server_pins=certificates_at(profile, payload.strings("ServerURLPinningCertificateUUIDs")),
-        check_in_pins=certificates_at(profile, payload.strings("CheckInURLPinningCertificateUUIDs")),
+        server_pins=certificates_at(profile, payload, "ServerURLPinningCertificateUUIDs"),
+        check_in_pins=certificates_at(profile, payload, "CheckInURLPinningCertificateUUIDs"),
         sign_message=payload.get("SignMessage", bool) or False,
         check_out_when_removed=payload.get("CheckOutWhenRemoved", bool) or False,
         capabilities=payload.strings("ServerCapabilities"),
     )
 
 
-def check_update(before: Enrolment, after: Enrolment) -> None:
+def check_update(before: EnrolmentTerms, after: EnrolmentTerms) -> None:
     """Whether the server may replace its enrolment profile by this one. Raises ProfileError.
 
     Source: apple-schema profiles/com.apple.mdm.yaml: "Any change is an error, and the update rejected".

@@ -7,11 +7,30 @@ from __future__ import annotations
 
 from agent.lom.network import LOMConfiguration
 from agent.pki.identity import Identity
-from agent.profiles.certificates import Identities, certificates_at, identity_at
+from agent.profiles.certificates import Identities, certificates_at, check_identity_at, identity_at
 from agent.profiles.errors import malformed, payload_failed
 from agent.profiles.profile import Payload, Profile
 
 LOM = "com.apple.lom"
+
+
+_IDENTITIES = ("DeviceCertificateUUID", "ControllerCertificateUUID")
+_ANCHORS = ("DeviceCACertificateUUIDs", "ControllerCACertificateUUIDs")
+
+
+def check_lom(profile: Profile) -> None:
+    """Whether the LOM payload, if the profile has one, refers to what it has to. Raises ProfileError."""
+    payload = profile.of_type(LOM)
+    if payload is None:
+        return
+    identities = {key: uuid for key in _IDENTITIES if (uuid := payload.get(key, str)) is not None}
+    for key, uuid in identities.items():
+        check_identity_at(profile, uuid, key)
+    for key in _ANCHORS:
+        certificates_at(profile, payload, key)
+    if not identities:
+        reason = "the payload has neither DeviceCertificateUUID nor ControllerCertificateUUID"
+        raise malformed(reason).within(payload_failed(payload.name))
 
 
 def lom_configuration_of(profile: Profile, identities: Identities) -> LOMConfiguration | None:
@@ -19,18 +38,17 @@ def lom_configuration_of(profile: Profile, identities: Identities) -> LOMConfigu
     payload = profile.of_type(LOM)
     if payload is None:
         return None
-    configuration = LOMConfiguration(
-        device_identity=_identity(profile, payload, "DeviceCertificateUUID", identities),
-        controller_identity=_identity(profile, payload, "ControllerCertificateUUID", identities),
-        device_anchors=certificates_at(profile, payload.strings("DeviceCACertificateUUIDs")),
-        controller_anchors=certificates_at(profile, payload.strings("ControllerCACertificateUUIDs")),
+    check_lom(profile)
+    device_identity, controller_identity = (_identity(profile, payload, key, identities) for key in _IDENTITIES)
+    device_anchors, controller_anchors = (certificates_at(profile, payload, key) for key in _ANCHORS)
+    return LOMConfiguration(
+        device_identity=device_identity,
+        controller_identity=controller_identity,
+        device_anchors=device_anchors,
+        controller_anchors=controller_anchors,
     )
-    if configuration.device_identity is None and configuration.controller_identity is None:
-        reason = "the payload has neither DeviceCertificateUUID nor ControllerCertificateUUID"
-        raise malformed(reason).within(payload_failed(payload.name))
-    return configuration
 
 
 def _identity(profile: Profile, payload: Payload, key: str, identities: Identities) -> Identity | None:
     uuid = payload.get(key, str)
-    return None if uuid is None else identity_at(profile, uuid, identities)
+    return None if uuid is None else identity_at(profile, uuid, key, identities)

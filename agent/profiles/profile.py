@@ -6,29 +6,33 @@ Source: apple-schema profiles/TopLevel.yaml, profiles/CommonPayloadKeys.yaml.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cryptography import x509
 
 from agent import plists
-from agent.pki.cms import CMSError, looks_signed, open_signed
+from agent.mdm.values import Warn, WrongType, by_value, unheard
+from agent.pki.cms import CMSError, looks_encrypted, looks_signed, open_signed
 from agent.pki.names import ascii_upper, same_name
-from agent.profiles.errors import malformed
+from agent.pki.signatures import SHA1_ONLY
+from agent.profiles.errors import ProfileError, malformed
 
 ValueT = TypeVar("ValueT")
 
 PROFILE_TYPE = "Configuration"
+OVER_THE_AIR_TYPE = "Profile Service"
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One payload. ``content`` has all its keys, the common ones too."""
+    """One payload. ``content`` has all its keys, the common ones too; ``warn`` hears what is odd and is taken."""
 
     payload_type: str
     uuid: str
     identifier: str
     content: Mapping[str, Any]
+    warn: Warn = field(default=unheard, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -37,15 +41,14 @@ class Payload:
         return name if isinstance(name, str) and name else self.identifier
 
     def get(self, key: str, kind: type[ValueT]) -> ValueT | None:
-        """The value of an optional key. Raises ProfileError where it has another type."""
+        """The value of an optional key, or what it is worth as ``kind``. Raises ProfileError where it is of another."""
         value = self.content.get(key)
         if value is None:
             return None
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise malformed(
-                f"{key} of the payload {self.payload_type} has the wrong type: it is {plists.type_name(value)}"
-            )
-        return value
+        try:
+            return by_value(value, kind, f"{key} of the payload {self.payload_type}", self.warn)
+        except WrongType as error:
+            raise malformed(str(error)) from error
 
     def require(self, key: str, kind: type[ValueT]) -> ValueT:
         """The value of a required key. Raises ProfileError where it is absent or has another type."""
@@ -81,12 +84,14 @@ class Profile:
         name = self.content.get("PayloadDisplayName")
         return name if isinstance(name, str) and name else self.identifier
 
-    def payload(self, uuid: str) -> Payload:
-        """The payload with this PayloadUUID. Raises ProfileError where a reference leads nowhere."""
+    def payload(self, uuid: str, key: str = "a payload") -> Payload:
+        """The payload with this PayloadUUID, to which ``key`` refers. Raises ProfileError where it is not there."""
         for payload in self.payloads:
             if same_name(payload.uuid, uuid):
                 return payload
-        raise malformed(f"the profile “{self.name}” refers to the payload {uuid[:80]}, which it does not contain")
+        raise malformed(
+            f"{key} of the profile “{self.name}” refers to the payload {uuid[:80]}, which it does not contain"
+        )
 
     def of_type(self, payload_type: str) -> Payload | None:
         """The one payload of a type that may stand once, or None. Raises ProfileError where there are more."""
@@ -96,27 +101,34 @@ class Profile:
         return found[0] if found else None
 
 
-def read_profile(blob: bytes) -> Profile:
+def read_profile(blob: bytes, warn: Warn = unheard) -> Profile:
     """Read a profile, plain or signed. Whether the signer is to be trusted is for the caller to judge.
 
+    A signature with SHA-1 is taken, as by a Mac: some servers make no other. ``warn`` hears of it.
     Raises PlistError where it is no plist, ProfileError where it is no profile or its signature does not hold.
     """
+    if looks_encrypted(blob):
+        raise _encrypted("the profile", "it is a CMS EnvelopedData")
     if not looks_signed(blob):
-        return parse_profile(blob)
+        return parse_profile(blob, warn)
     try:
-        signed = open_signed(blob)
+        signed = open_signed(blob, legacy=SHA1_ONLY)
     except CMSError as error:
         raise malformed(f"the profile's signature does not hold: {error}") from error
+    profile = parse_profile(signed.content, warn)
+    if signed.legacy:
+        warn(f"the profile “{profile.name}” is signed with SHA-1; a Mac takes it, but sign it with SHA-256")
     others = tuple(certificate for certificate in signed.certificates if certificate != signed.signer)
-    return replace(parse_profile(signed.content), signers=(signed.signer, *others))
+    return replace(profile, signers=(signed.signer, *others))
 
 
-def parse_profile(blob: bytes) -> Profile:
+def parse_profile(blob: bytes, warn: Warn = unheard) -> Profile:
     """Read a plain profile. Raises PlistError where it is no plist, ProfileError where it is no profile."""
     root = plists.load_dict(blob, what="profile")
-    if root.get("PayloadType") != PROFILE_TYPE:
-        raise malformed(f"the PayloadType of a profile should be {PROFILE_TYPE}")
-    outer = _common(root, "the profile")
+    _check_type(root)
+    outer = _common(root, "the profile", warn)
+    if "EncryptedPayloadContent" in root:
+        raise _encrypted(f"the profile “{outer.name}”", "it has an EncryptedPayloadContent")
     contents = root.get("PayloadContent", [])
     if not isinstance(contents, list):
         raise malformed(f"the PayloadContent of a profile should be an array, but is {plists.type_name(contents)}")
@@ -124,21 +136,43 @@ def parse_profile(blob: bytes) -> Profile:
     for number, content in enumerate(contents):
         if not isinstance(content, dict):
             raise malformed(f"payload {number} should be a dictionary, but is {plists.type_name(content)}")
-        payloads.append(_common(content, f"payload {number}"))
+        payloads.append(_common(content, f"payload {number}", warn))
     uuids = [ascii_upper(payload.uuid) for payload in payloads]
     if len(set(uuids)) != len(uuids):
         raise malformed("two payloads of the profile have the same PayloadUUID")
-    return Profile(outer.uuid, outer.identifier, root, tuple(payloads))
+    return Profile(outer.uuid, outer.identifier, outer.content, tuple(payloads))
 
 
-def _common(content: Mapping[str, Any], what: str) -> Payload:
+def _check_type(root: Mapping[str, Any]) -> None:
+    found = root.get("PayloadType")
+    if found == PROFILE_TYPE:
+        return
+    if found == OVER_THE_AIR_TYPE:
+        raise malformed(
+            f"expected a profile of the PayloadType {PROFILE_TYPE}, found a “{OVER_THE_AIR_TYPE}” profile: it only "
+            "begins an over-the-air enrolment, which is not supported. Give the profile that the server sends at the "
+            "end of it, the one with the com.apple.mdm payload"
+        )
+    shown = repr(found[:80]) if isinstance(found, str) else plists.type_name(found)
+    raise malformed(f"the PayloadType of a profile should be {PROFILE_TYPE}, but is {shown}")
+
+
+def _encrypted(what: str, how: str) -> ProfileError:
+    return malformed(
+        f"{what} is encrypted for one device ({how}), and only that device can read it. "
+        "Give the profile without encryption"
+    )
+
+
+def _common(content: Mapping[str, Any], what: str, warn: Warn) -> Payload:
     values = []
     for key in ("PayloadType", "PayloadUUID", "PayloadIdentifier"):
         value = content.get(key)
         if not isinstance(value, str) or not value:
             raise malformed(f"{key} of {what} should be a string, but is {plists.type_name(value)}")
         values.append(value)
-    version = content.get("PayloadVersion", 1)
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise malformed(f"PayloadVersion of {what} should be an integer, but is {plists.type_name(version)}")
-    return Payload(values[0], values[1], values[2], content)
+    try:
+        version = by_value(content.get("PayloadVersion", 1), int, f"PayloadVersion of {what}", warn)
+    except WrongType as error:
+        raise malformed(str(error)) from error
+    return Payload(values[0], values[1], values[2], {**content, "PayloadVersion": version}, warn)

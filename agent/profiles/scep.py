@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from agent.mdm.waits import asked_wait
+from agent.pki.scep.csr import alternative_names, subject_name
+from agent.pki.scep.errors import SCEPError
 from agent.profiles.errors import malformed
 from agent.profiles.profile import Payload
 
@@ -16,6 +18,7 @@ KEY_SIZES = (1024, 2048, 4096)
 DEFAULT_KEY_SIZE = 1024
 DEFAULT_RETRIES = 3
 DEFAULT_RETRY_DELAY_SECONDS = 10
+MAX_COMMON_NAME = 64  # characters (RFC 5280, appendix A, ub-common-name)
 _MAX_RETRIES = 1000
 
 
@@ -40,20 +43,31 @@ class SCEPPayload:
 
 
 def scep_of(payload: Payload) -> SCEPPayload:
-    """Read a SCEP payload. Raises ProfileError."""
-    content = Payload(payload.payload_type, payload.uuid, payload.identifier, payload.require("PayloadContent", dict))
+    """Read a SCEP payload. Raises ProfileError.
+
+    Where it has no Subject, its PayloadIdentifier is the CommonName, as on a Mac. A Keysize of 0, which Apple's own
+    example has, is the default.
+    """
+    content = replace(payload, content=payload.require("PayloadContent", dict))
     key_type = content.get("Key Type", str) or "RSA"
     if key_type != "RSA":
         raise malformed(f"Key Type of the payload “{payload.name}” should be RSA, but is {key_type[:80]}")
-    key_size = _one_of(content, "Keysize", DEFAULT_KEY_SIZE)
+    key_size = _one_of(content, "Keysize", DEFAULT_KEY_SIZE) or DEFAULT_KEY_SIZE
     if key_size not in KEY_SIZES:
         raise malformed(f"Keysize of the payload “{payload.name}” should be one of {KEY_SIZES}, but is {key_size}")
+    subject = content.get("Subject", list) or [[["CN", payload.identifier[:MAX_COMMON_NAME]]]]
+    subject_alt_name = content.get("SubjectAltName", dict)
+    try:
+        subject_name(subject)
+        alternative_names(subject_alt_name)
+    except SCEPError as error:
+        raise malformed(f"the payload “{payload.name}”: {error}") from error
     return SCEPPayload(
         payload_name=payload.name,
         url=_url(payload, content.require("URL", str)),
         ca_name=content.get("Name", str) or "",
-        subject=content.get("Subject", list) or [],
-        subject_alt_name=content.get("SubjectAltName", dict),
+        subject=subject,
+        subject_alt_name=subject_alt_name,
         challenge=content.get("Challenge", str),
         key_size=key_size,
         key_usage=_one_of(content, "Key Usage", 0),

@@ -22,7 +22,7 @@ from agent.pki.identity import Identity
 from agent.profiles.certificates import Identities, all_certificates
 from agent.profiles.enrolment import MDM
 from agent.profiles.errors import ProfileError, malformed
-from agent.profiles.lom import LOM, lom_configuration_of
+from agent.profiles.lom import LOM, check_lom, lom_configuration_of
 from agent.profiles.profile import Profile
 
 _KINDS_OF_PROFILES = 256
@@ -71,21 +71,26 @@ class ProfileStore:
     def __contains__(self, identifier: object) -> bool:
         return identifier in self._profiles
 
+    def check(self, profile: Profile) -> None:
+        """Whether a profile can be installed once it has its identities. Raises ProfileError."""
+        all_certificates(profile)
+        check_lom(profile)
+        for payload_type in (LOM, MDM):
+            self._check_single(profile, payload_type)
+
     def install(self, profile: Profile, identities: Identities) -> None:
         """Install a profile with the identities of its payloads; one with the same PayloadIdentifier is replaced.
 
         Raises ProfileError, and then nothing has changed.
         """
-        certificates = all_certificates(profile)
+        self.check(profile)
         configuration = lom_configuration_of(profile, identities)
-        for payload_type in (LOM, MDM):
-            self._check_single(profile, payload_type)
         replaced = self._profiles.get(profile.identifier)
         self._profiles[profile.identifier] = InstalledProfile(
             identifier=profile.identifier,
             payload_types=_shared(frozenset(payload.payload_type for payload in profile.payloads)),
             identities=tuple(identities.values()),
-            certificates=certificates,
+            certificates=all_certificates(profile),
             signers=tuple(read_certificate(signer.public_bytes(Encoding.DER)) for signer in profile.signers),
             packed=marshal.dumps(_listed(profile)),
         )

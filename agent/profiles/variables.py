@@ -10,28 +10,36 @@ from typing import Any
 from agent.profiles.profile import Payload, Profile
 
 _VARIABLE = re.compile(r"%([A-Za-z]+)%")
+_SECRETS = ("Challenge", "Password")  # keys of whose values nothing is repeated
+_SHOWN = 40  # characters of a name that a warning repeats
 
 
 def expand(profile: Profile, values: Mapping[str, str]) -> Profile:
     """The profile with every variable of ``values`` filled in, in every string of every payload.
 
-    Names are told apart by case, as on a Mac; a name that is not in ``values`` stays as it stands.
+    Names are told apart by case, as on a Mac; a name that is not in ``values`` stays as it stands, with a warning.
     """
+    return replace(profile, payloads=tuple(_expanded(payload, values) for payload in profile.payloads))
 
-    def fill(found: re.Match[str]) -> str:
-        return values.get(found[1], found[0])
 
-    def expanded(value: Any) -> Any:
+def _expanded(payload: Payload, values: Mapping[str, str]) -> Payload:
+    def text(value: str, key: str) -> str:
+        def fill(found: re.Match[str]) -> str:
+            if found[1] not in values:
+                name = "a variable" if key in _SECRETS else f"the variable %{found[1][:_SHOWN]}%"
+                what = f"{key} of the payload {payload.payload_type}"
+                payload.warn(f"{what} holds {name}, which is not known; it stays as it stands")
+            return values.get(found[1], found[0])
+
+        return _VARIABLE.sub(fill, value) if "%" in value else value
+
+    def expanded(value: Any, key: str) -> Any:
         if isinstance(value, str):
-            return _VARIABLE.sub(fill, value) if "%" in value else value
+            return text(value, key)
         if isinstance(value, list):
-            return [expanded(item) for item in value]
+            return [expanded(item, key) for item in value]
         if isinstance(value, dict):
-            return {key: expanded(item) for key, item in value.items()}
+            return {inner: expanded(item, inner) for inner, item in value.items()}
         return value
 
-    payloads = tuple(
-        Payload(payload.payload_type, payload.uuid, payload.identifier, expanded(dict(payload.content)))
-        for payload in profile.payloads
-    )
-    return replace(profile, payloads=payloads)
+    return replace(payload, content={key: expanded(value, key) for key, value in payload.content.items()})

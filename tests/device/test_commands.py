@@ -152,8 +152,6 @@ def test_an_unknown_request_is_error_12021_with_its_name() -> None:
         ("DeviceInformation", {"Queries": [1]}),
         ("InstallProfile", {}),
         ("InstallProfile", {"Payload": "text"}),
-        ("RemoveProfile", {}),
-        ("RemoveProfile", {"Identifier": 1}),
         ("Settings", {}),
         ("Settings", {"Settings": {}}),
         ("Settings", {"Settings": ["DeviceName"]}),
@@ -171,6 +169,53 @@ def test_a_malformed_command_is_a_format_error_and_changes_nothing(request_type:
     assert run(device, request_type, body).status is Status.COMMAND_FORMAT_ERROR
     assert device.take_afterwards() == []
     assert [installed.listed for installed in device.profiles] == before
+
+
+@pytest.mark.parametrize("body", [{}, {"Identifier": 1}])
+def test_remove_profile_without_an_identifier_is_the_error_that_a_mac_gives(body: dict[str, Any]) -> None:
+    device = standing()
+    before = [installed.listed for installed in device.profiles]
+    result = run(device, "RemoveProfile", body)
+    assert result.status is Status.ERROR
+    assert [(error.domain.value, error.code) for error in result.errors] == [("MDMClientError", 97)]
+    assert "Identifier" in result.errors[0].description
+    assert device.take_afterwards() == []
+    assert [installed.listed for installed in device.profiles] == before
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True])
+def test_a_number_where_a_boolean_is_expected_is_taken_by_its_value(value: object) -> None:
+    device = standing()
+    assert run(device, "InstalledApplicationList", {"ManagedAppsOnly": value}).answer == {
+        "InstalledApplicationList": []
+    }
+    run(device, "RestartDevice", {"NotifyUser": value})
+    assert device.take_afterwards() == []
+    item = {"Item": "MDMOptions", "MDMOptions": {"BootstrapTokenAllowed": value}}
+    (answer,) = run(device, "Settings", {"Settings": [item]}).answer["Settings"]
+    assert answer == {"Item": "MDMOptions", "Status": "Acknowledged"}
+    assert device.settings.mdm_options["BootstrapTokenAllowed"] is True
+    warnings = device.take_warnings()
+    assert len(warnings) == (0 if value is True else 3)
+    assert all("it is taken by its value" in text for text in warnings)
+    assert device.take_warnings() == ()
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, "true"])
+def test_what_is_not_worth_true_is_not_true(value: object) -> None:
+    device = standing()
+    assert run(device, "InstalledApplicationList", {"ManagedAppsOnly": value}).answer["InstalledApplicationList"]
+    run(device, "RestartDevice", {"NotifyUser": value})
+    assert device.take_afterwards() == [ChangePower(SystemRequest.RESTART)]
+
+
+def test_a_hostile_profile_leaves_few_warnings() -> None:
+    device = standing()
+    names = [f"%{a}{b}%" for a in "abcdefgh" for b in "abcdefgh"]
+    payload = {"PayloadType": "x", "PayloadUUID": "x", "PayloadIdentifier": "x", "Names": names}
+    octets = plistlib.dumps({**payload, "PayloadType": "Configuration", "PayloadContent": [payload]})
+    assert run(device, "InstallProfile", {"Payload": octets}).status is Status.ACKNOWLEDGED
+    assert 1 < len(device.take_warnings()) < len(names)
 
 
 def test_device_information_answers_only_what_was_asked_and_is_allowed() -> None:

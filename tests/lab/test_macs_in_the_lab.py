@@ -34,6 +34,7 @@ from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.session import Timing
 from agent.net.mdm_client import MDMClient
+from agent.net.surroundings import MAX_WARNINGS
 from agent.pki.authority import Authority, Usage
 from agent.pki.cms import open_signed, sign_attached
 from agent.pki.pem import key_pem
@@ -354,6 +355,41 @@ def test_a_malformed_command_is_answered_and_counted(run_in_reactor: RunInReacto
             assert failed.facts["status"] == "CommandFormatError"
             assert "RequestType should be a string" in failed.failure.message  # type: ignore[union-attr]
             assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+def test_what_is_odd_and_is_taken_is_said_once_for_the_whole_fleet(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(2) as running:
+
+            async def odd() -> bytes:
+                profile = plistlib.loads(open_signed(running.server.enrolment_profile()).content)
+                (payload,) = [each for each in profile["PayloadContent"] if each["PayloadType"] == "com.apple.mdm"]
+                payload.update(SignMessage=1, Note="%Nothing% %MACAddress%")
+                return b"\n" + plistlib.dumps(profile)
+
+            for client in running.fleet:
+                running.lab.macs.clear()
+                await client.enroll(odd)
+                assert client.device.enrolment is not None
+                assert client.device.enrolment.sign_message
+                item = {"Item": "MDMOptions", "MDMOptions": {"BootstrapTokenAllowed": 1}}
+                assert (await running.command(client, "Settings", Settings=[item]))["Status"] == "Acknowledged"
+            assert len(running.warnings) == 3
+            for text in ("SignMessage", "%Nothing%", "BootstrapTokenAllowed"):
+                assert sum(text in warning for warning in running.warnings) == 1
+
+    run_in_reactor(scenario())
+
+
+def test_a_server_cannot_make_a_fleet_warn_without_end(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            for number in range(2 * MAX_WARNINGS):
+                running.around.warn(f"number {number}")
+            assert len(running.warnings) == MAX_WARNINGS + 1
+            assert "not shown" in running.warnings[-1]
 
     run_in_reactor(scenario())
 

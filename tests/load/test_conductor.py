@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import RunInReactor
 from hypothesis import given
 from hypothesis import strategies as st
-from load_runs import ENROLL, Onlooker, load_run
+from load_runs import ENROLL, Onlooker, failed, load_run
 from twisted.internet import reactor
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.gathered import cut
+from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
 
 
@@ -164,6 +166,21 @@ class OneDies(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
+def test_what_both_workers_warn_of_is_said_once(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    payload = {"PayloadType": "com.example", "PayloadUUID": "A", "PayloadIdentifier": "a", "Text": "%Nothing%"}
+    profile = {**payload, "PayloadType": "Configuration", "PayloadUUID": "B", "PayloadContent": [payload]}
+    (tmp_path / "enrol.mobileconfig").write_bytes(dump_xml(profile))
+    looker = Onlooker()
+
+    async def scenario() -> Conductor:
+        server = {"adapter": "none", "enroll": str(tmp_path / "enrol.mobileconfig")}
+        return await load_run({**ENROLL}, onlooker=looker, server=server, push={"enabled": False})
+
+    conductor = run_in_reactor(scenario())
+    assert failed(conductor.metrics()) == {("enroll", "profile"): 8}
+    assert sum("%Nothing%" in note for note in looker.notes) == 1
 
 
 def test_a_worker_that_cannot_begin_ends_the_run(run_in_reactor: RunInReactor) -> None:

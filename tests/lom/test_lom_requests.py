@@ -57,6 +57,17 @@ def test_apples_own_example_which_has_neither_request_type_nor_version() -> None
     assert parse_request_list(command) == [RelayItem("0001", "lomdevice.com", PowerRequest.RESET, tuple(PRIMARY), None)]
 
 
+@pytest.mark.parametrize("version", [1.0, True])
+def test_a_version_of_another_type_is_taken_by_its_value(version: object) -> None:
+    warnings: list[str] = []
+    body = {"RequestList": [request_item(LOMProtocolVersion=version)]}
+    (parsed,) = parse_request_list(body, warnings.append)
+    assert isinstance(parsed, RelayItem)
+    assert type(parsed.version) is int
+    assert parsed.version == 1
+    assert len(warnings) == 1
+
+
 def test_the_primary_addresses_come_first_in_the_order_given() -> None:
     parsed = parse_one(PrimaryIPv6AddressList=["fe80::3", "fe80::1"], SecondaryIPv6AddressList=["fe80::2"])
     assert isinstance(parsed, RelayItem)
@@ -96,7 +107,7 @@ def test_what_cannot_be_answered_by_item_is_malformed_as_a_whole(value: Any) -> 
         ("DeviceRequestUUID", ["", "x" * 257], "1 to 256 characters"),
         ("DeviceDNSName", [None, *WRONG_TYPES, []], "DeviceDNSName should be a string"),
         ("DeviceDNSName", ["", "x" * 254], "1 to 253 characters"),
-        ("LOMProtocolVersion", [True, 1.0, "1", b"\1", [], {}], "LOMProtocolVersion should be an integer"),
+        ("LOMProtocolVersion", [1.5, "1", b"\1", [], {}], "LOMProtocolVersion should be an integer"),
         ("PrimaryIPv6AddressList", [*WRONG_TYPES, "fe80::1"], "PrimaryIPv6AddressList should be an array, but is"),
         ("PrimaryIPv6AddressList", [["fe80::1", 1]], "address 1 of PrimaryIPv6AddressList should be a string"),
         ("PrimaryIPv6AddressList", [[["fe80::1"]]], "PrimaryIPv6AddressList should be a string, but is an array"),

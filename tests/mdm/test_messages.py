@@ -162,6 +162,7 @@ def test_the_statuses_and_domains_are_spelt_as_the_reference_spells_them() -> No
         "MCInstallationErrorDomain",
         "MCCertificateErrorDomain",
         "MCSCEPErrorDomain",
+        "MDMClientError",
     }
 
 

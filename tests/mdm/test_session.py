@@ -199,6 +199,79 @@ def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], 
     assert status_of(session.open()) == ("Idle", None)
 
 
+REFUSED = [400, 403, 404, 413, 204]
+
+
+def refuse(session: Session, status: int) -> Over:
+    """Open a session, whose report is refused."""
+    session.open()
+    event = session.answer(status, b"", 0.0)
+    assert isinstance(event, Over)
+    return event
+
+
+@pytest.mark.parametrize("status", REFUSED)
+def test_a_result_that_is_refused_is_delivered_again_five_times_and_then_dropped(status: int) -> None:
+    session = working()
+    sent = session.finish("a", acknowledged())
+    event = session.answer(status, b"", 0.0)
+    for _ in range(5):
+        assert event == Over(event.failure)  # type: ignore[union-attr]
+        assert session.owes_result
+        assert session.open() == sent
+        event = session.answer(status, b"", 0.0)
+    assert isinstance(event, Over)
+    assert event.dropped
+    assert isinstance(event.failure, ServerRefused)
+    assert seen(session) == (State.CLOSED, None, 0, False, False)
+    assert status_of(session.open()) == ("Idle", None)
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_how_often_a_refused_result_is_delivered_again_can_be_set(retries: int) -> None:
+    session = Session(UDID, lambda: 1.0, refused_retries=retries)
+    session.open()
+    session.answer(200, command(), 0.0)
+    session.finish("a", acknowledged())
+    session.power_lost()
+    assert [refuse(session, 400).dropped for _ in range(retries + 1)] == [False] * retries + [True]
+
+
+def test_only_refusals_for_good_of_this_result_count() -> None:
+    session = Session(UDID, lambda: 1.0, refused_retries=1)
+    session.open()
+    session.answer(200, command(), 0.0)
+    session.finish("a", acknowledged())
+    session.power_lost()
+    assert not refuse(session, 400).dropped
+    for status in (500, 503, 429):
+        assert not refuse(session, status).dropped
+    session.open()
+    session.broke(BROKEN, 0.0)
+    session.open()
+    assert isinstance(session.answer(200, command("b"), 0.0), Execute)  # taken: the next one is counted anew
+    session.finish("b", acknowledged())
+    session.power_lost()
+    assert not refuse(session, 400).dropped
+    assert refuse(session, 400).dropped
+
+
+def test_a_refused_idle_is_no_result() -> None:
+    session = Session(UDID, lambda: 1.0, refused_retries=0)
+    assert not refuse(session, 400).dropped
+
+
+def test_a_dropped_not_now_starts_nothing() -> None:
+    session = Session(UDID, lambda: 1.0, refused_retries=0)
+    session.open()
+    session.answer(200, command(), 0.0)
+    session.finish("a", NOT_NOW)
+    event = session.answer(400, b"", 0.0)
+    assert isinstance(event, Over)
+    assert event.dropped
+    assert session.deadline is None
+
+
 def test_a_command_in_hand_when_the_power_goes_is_not_answered() -> None:
     session = working()
     session.power_lost()

@@ -12,11 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from agent.errors import MisuseError, PeerError
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, Status
-from agent.mdm.session import TABLE, Event, Execute, Input, Send, Session, State
+from agent.mdm.session import TABLE, Event, Execute, Input, Over, Send, Session, State
 from agent.plists import dump_xml, load_dict
 
 UDID = "5D3B0C1A-0000-4000-8000-000000000001"
 BROKEN = PeerError("the connection broke")
+REFUSED_RETRIES = 1
 FINAL = [Status.ACKNOWLEDGED, Status.ERROR, Status.COMMAND_FORMAT_ERROR]
 
 
@@ -55,7 +56,9 @@ class Delivery(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.server = Server()
-        self.session = Session(UDID, lambda: 0.5)
+        self.session = Session(UDID, lambda: 0.5, refused_retries=REFUSED_RETRIES)
+        self.refused = 0
+        self.malformed: set[str] = set()
         self.now = 0.0
         self.sent: Send | None = None
         self.in_hand: Command | None = None
@@ -66,6 +69,8 @@ class Delivery(RuleBasedStateMachine):
         self.sent, self.in_hand = None, None
         if isinstance(event, Send):
             self.sent = event
+            if event.command_uuid:
+                self.refused = 0
         elif isinstance(event, Execute):
             self.in_hand = event.command
 
@@ -82,6 +87,7 @@ class Delivery(RuleBasedStateMachine):
         body = {"RequestType": "ProfileList"} if good else {"RequestType": 5}
         self.server.add(uuid, dump_xml({"CommandUUID": uuid, "Command": body}))
         if not good:
+            self.malformed.add(uuid)
             self.finished[uuid] += 1  # the session answers it by itself
 
     @rule()
@@ -115,9 +121,26 @@ class Delivery(RuleBasedStateMachine):
     @rule(arrived=st.booleans(), status=st.sampled_from([400, 429, 500, 503]), retry_after=st.none() | st.just(3.0))
     def server_fails(self, arrived: bool, status: int, retry_after: float | None) -> None:
         assert self.sent is not None
+        sent = self.sent
         if arrived:
-            self.server.receive(self.sent.body)
-        self.follow(self.session.answer(status, b"", self.now, retry_after=retry_after))
+            self.server.receive(sent.body)
+        event = self.session.answer(status, b"", self.now, retry_after=retry_after)
+        assert isinstance(event, Over)
+        if sent.command_uuid and status == 400:
+            self.refused += 1
+            assert event.dropped == (self.refused > REFUSED_RETRIES)
+        else:
+            assert not event.dropped
+        if event.dropped:
+            self.result_is_dropped(sent)
+        self.follow(event)
+
+    def result_is_dropped(self, sent: Send) -> None:
+        """The Mac has forgotten it; a server that has not seen it offers the command again."""
+        assert not self.session.owes_result
+        by_hand = sent.command_uuid not in self.malformed and load_dict(sent.body)["Status"] != "NotNow"
+        if by_hand and sent.command_uuid in self.server.queue:
+            self.finished[sent.command_uuid] -= 1
 
     @precondition(lambda self: self.sent is not None)
     @rule()

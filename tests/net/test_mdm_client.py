@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import plistlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,40 @@ def session_fails(
 def test_a_report_that_is_refused_ends_the_session(run_in_reactor: RunInReactor, status: int) -> None:
     with scripted_mdm(NEVER) as mdm:
         session_fails(run_in_reactor, mdm, "http_status", f"{status} instead of 200", act=reply(answer(status, b"no")))
+
+
+REFUSED_TWICE = replace(NEVER, refused_retries=1)
+
+
+@pytest.mark.parametrize("request_type", ["ProfileList", "RestartDevice", "FlyToTheMoon"])
+def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
+    run_in_reactor: RunInReactor, request_type: str
+) -> None:
+    with scripted_mdm(REFUSED_TWICE) as mdm:
+        victim, _other = mdm.macs
+        status = "Error" if request_type == "FlyToTheMoon" else "Acknowledged"
+
+        async def scenario() -> None:
+            async with closing(mdm):
+                await mdm.enrol_all()
+                mdm.instead(status, *[reply(answer(400))] * 2)
+                mdm.enqueue(victim, "refused", {"RequestType": request_type})
+                for number in (1, 2):
+                    victim.wake()
+                    await until(lambda: mdm.endings("session", victim) == ["http_status"] * number)  # noqa: B023
+                assert mdm.endings("command", victim) == ["result_refused"]
+                (record,) = mdm.records("command", victim)
+                assert request_type in failure(record)[1]
+                assert "400" in failure(record)[1]
+                assert record.facts["command_uuid"] == "refused"
+                assert not victim.device.session.owes_result
+                assert victim.device.take_afterwards() == []
+                mdm.commands[udid(victim)].clear()
+                await mdm.check_all_work()
+                assert victim.boots == 0
+
+        run_in_reactor(scenario())
+        assert (mdm.victim, "refused") not in mdm.taken
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import string
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +48,7 @@ class Behaviour:
     operation_status: int = 200
     page_at: str = ""  # the operation that is answered with an HTML page
     asked: list[tuple[str, str]] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
     _csr: Any = None
 
     def answer(self, message: PKIMessage) -> bytes:
@@ -73,6 +76,7 @@ class Service(Resource):
     def render(self, request: Any) -> bytes:
         operation = request.args[b"operation"][0].decode()
         ca = self._ca
+        ca.targets.append(request.uri.decode())
         if operation == ca.page_at:
             request.setResponseCode(ca.operation_status)
             return b"<!doctype html><title>Sign in</title>"
@@ -163,6 +167,30 @@ def test_a_page_instead_of_a_ca_is_told_as_that(run_in_reactor: RunInReactor, op
         f"Expected a SCEP CA's answer to {operation}, found an HTML page titled “Sign in” (status {status}). "
         "Check that the payload's URL leads to the CA, and not to a login page or a proxy."
     )
+
+
+@pytest.mark.parametrize(("name", "message"), [("", ""), ("the CA/1+=", "the%20CA%2F1%2B%3D")])
+def test_the_message_is_always_there_as_macos_writes_it(run_in_reactor: RunInReactor, name: str, message: str) -> None:
+    ca = Behaviour()
+    run_in_reactor(enrol(ca, ca_name=name))
+    assert ca.targets == [
+        f"/scep?ca=1&operation=GetCACaps&message={message}",
+        f"/scep?ca=1&operation=GetCACert&message={message}",
+        "/scep?ca=1&operation=PKIOperation",
+    ]
+
+
+def test_of_a_message_by_get_the_padding_alone_is_escaped(run_in_reactor: RunInReactor) -> None:
+    escaped = set()
+    for number in range(3):  # blocks of the cipher more; of three lengths one after another two have padding
+        ca = Behaviour(caps=b"")
+        run_in_reactor(enrol(ca, challenge="secret" + "x" * 8 * number, retries=0))
+        message = ca.targets[-1].partition("&message=")[2]
+        assert len(message) > 1000
+        assert {"+", "/"} <= set(message)  # of thousands of characters some are
+        escaped |= set(re.findall("%..", message))
+        assert set(message.replace("%3D", "")) <= set(string.ascii_letters + string.digits + "+/")
+    assert escaped == {"%3D"}
 
 
 def test_a_ca_that_makes_it_wait_is_polled(run_in_reactor: RunInReactor) -> None:

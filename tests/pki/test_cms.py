@@ -26,6 +26,7 @@ from agent.errors import MisuseError
 from agent.pki import cms, cms_signing, der
 from agent.pki.certificates import CertificateError, read_certificate
 from agent.pki.identity import Identity, PrivateKey
+from agent.pki.signatures import LEGACY
 
 NOW = datetime.now(UTC)
 BODY = b"<plist>\r\nnot\ra MIME text\n \x00\xff</plist>"
@@ -296,7 +297,7 @@ def test_any_bytes_are_content_or_a_cms_error(data: bytes) -> None:
     cms.looks_signed(data)
     for read in (
         lambda: cms.open_signed(data, absent=BODY),
-        lambda: cms.verify_detached(data, BODY, allow_legacy=True),
+        lambda: cms.verify_detached(data, BODY, legacy=LEGACY),
         lambda: cms.certificates_in(data),
         lambda: cms.mdm_signature_signer(base64.b64encode(data).decode(), BODY),
     ):
@@ -352,7 +353,7 @@ def test_legacy_digests_only_where_allowed(files: Path, digest: str) -> None:
     signature = openssl_sign(files, "-md", digest)
     with pytest.raises(cms.CMSError, match=f"uses {digest}, which is refused"):
         cms.verify_detached(signature, BODY)
-    assert cms.verify_detached(signature, BODY, allow_legacy=True) == RSA.certificate
+    assert cms.verify_detached(signature, BODY, legacy=LEGACY) == RSA.certificate
 
 
 def test_openssls_rsa_pss_is_refused(files: Path) -> None:

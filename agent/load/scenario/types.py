@@ -104,6 +104,10 @@ class FleetPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     not_now: Annotated[Share, key("The probability with which a Mac answers NotNow to a command.")] = 0.0
     not_now_for: Annotated[Seconds, key("Always NotNow for that long from the run's start.", "s")] = 0.0
     not_now_retry: Annotated[SomeSeconds, key("How long after NotNow a Mac asks again by itself.", "s")] = 60.0
+    refused_retries: Annotated[
+        Annotated[int, Meta(ge=0, le=1000)],
+        key("How often a result that the server refuses (4xx) is delivered again; then it is dropped, and an error."),
+    ] = 5
     power: Annotated[PowerPart, key("What a LOM request does where Apple does not say.")] = field(
         default_factory=PowerPart
     )

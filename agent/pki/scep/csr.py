@@ -18,7 +18,7 @@ from agent.pki.certificates import UNREADABLE
 from agent.pki.identity import PrivateKey
 from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
-from agent.pki.signatures import SignatureError, check_signature
+from agent.pki.signatures import LEGACY, SignatureError, check_signature
 
 MAX_BYTES = 256 * 1024
 MAX_NAMES = 64  # in a Subject, and in a SubjectAltName
@@ -169,7 +169,7 @@ def read_csr(data: bytes) -> CertificateRequest:
         if not isinstance(public_key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)):
             raise SCEPFailure(FailInfo.BAD_ALG, "the key of the certificate request is neither RSA nor elliptic curve")
         algorithm = der.Fields(signature_fields[0]).take(der.OBJECT_IDENTIFIER, "the algorithm").oid()
-        check_signature(public_key, algorithm, signature_fields[1].body[1:], info.encoded, allow_legacy=True)
+        check_signature(public_key, algorithm, signature_fields[1].body[1:], info.encoded, legacy=LEGACY)
         return CertificateRequest(
             data,
             public_key,

@@ -16,7 +16,7 @@ from agent.pki import cms, der
 from agent.pki.cms_signing import signed_data
 from agent.pki.scep.envelope import DATA, MAX_BYTES
 from agent.pki.scep.errors import FailInfo, SCEPError
-from agent.pki.signatures import DIGESTS, RSA_ENCRYPTION
+from agent.pki.signatures import DIGESTS, LEGACY, RSA_ENCRYPTION
 
 CONTENT_TYPE = "application/x-pki-message"  # of PKIOperation, both ways (RFC 8894, 4.3)
 NONCE_BYTES = 16  # RFC 8894, 3.2.1.5
@@ -96,7 +96,7 @@ def open_message(data: bytes) -> PKIMessage:
         raise SCEPError(f"the SCEP message is {len(data)} bytes long; at most {MAX_BYTES} are taken")
     try:
         # A CertRep without a certificate has no content at all, or an empty one (RFC 8894, 3.2).
-        signed = cms.open_signed(data, absent=b"", allow_legacy=True)
+        signed = cms.open_signed(data, absent=b"", legacy=LEGACY)
         header = _header(signed.attributes)
     except cms.CMSError as error:
         raise SCEPError(f"the SCEP message is broken: {error}") from error

@@ -1,0 +1,63 @@
+"""Values by what they are worth: numbers for booleans, reals for integers, and what is worth neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.mdm.values import WrongType, by_value
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "worth"),
+    [
+        (1, bool, True),
+        (0, bool, False),
+        (-2, bool, True),
+        (0.0, bool, False),
+        (0.5, bool, True),
+        (True, int, 1),
+        (False, int, 0),
+        (2048.0, int, 2048),
+        (-0.0, int, 0),
+    ],
+)
+def test_a_number_is_taken_by_its_value_and_warned_about(value: Any, kind: type, worth: Any) -> None:
+    warnings: list[str] = []
+    found: Any = by_value(value, kind, "Key", warnings.append)
+    assert found == worth
+    assert type(found) is kind
+    (warning,) = warnings
+    assert warning.startswith("Key is ")
+
+
+@pytest.mark.parametrize(("value", "kind"), [(True, bool), (5, int), ("a", str), (b"a", bytes), ([], list), ({}, dict)])
+def test_what_has_its_type_is_taken_as_it_is(value: Any, kind: type) -> None:
+    warnings: list[str] = []
+    assert by_value(value, kind, "Key", warnings.append) is value
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("1", bool),
+        ("true", bool),
+        (b"1", int),
+        ([1], int),
+        (2048.5, int),
+        (float("nan"), int),
+        (float("nan"), bool),
+        (float("inf"), int),
+        (1e300, int),
+        (None, bool),
+        (1, str),
+        (1, list),
+    ],
+)
+def test_what_is_not_worth_it_is_refused(value: Any, kind: type) -> None:
+    warnings: list[str] = []
+    with pytest.raises(WrongType, match="Key has the wrong type: it is "):
+        by_value(value, kind, "Key", warnings.append)
+    assert warnings == []
