@@ -11,6 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from agent.net.clocks import make_monotonic
+
 _TICK_SECONDS = 0.25
 
 
@@ -18,7 +20,7 @@ def the_reactor() -> Any:
     """Twisted's reactor for this system. Only the command line picks one."""
     from twisted.internet import reactor
 
-    return reactor
+    return make_monotonic(reactor)
 
 
 def run_until_done(

@@ -48,6 +48,7 @@ from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.strain import Strain
 from agent.load.timeline import TimeLine
 from agent.net.apns_router import PushRouter
+from agent.net.clocks import RunClock
 
 READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
 FINISH_SECONDS = 60.0  # … and comes to its end when it is told to
@@ -92,6 +93,7 @@ class Conductor:
         self._workers = [Worker(indexes) for indexes in cut(self.population, workers)]
         self._starts = [worker.indexes.start for worker in self._workers]
         self._recent = Recent()
+        self._clock = RunClock(reactor)
         self._link = ControlServer(reactor, len(self._workers), self)
         self._server = ServerSide(reactor, scenario, self.population)
         self._router: PushRouter | None = None
@@ -190,7 +192,9 @@ class Conductor:
         self._link.listen(self._host)
         plan = self._apns
         if plan is not None:
-            self._router = fleet_router(self._reactor, self.population, plan.behaviour, self._shard_of, self._push)
+            self._router = fleet_router(
+                self._reactor, self.population, plan.behaviour, self._shard_of, self._push, self._clock
+            )
             self._front = PushFront(self._reactor, plan, self._router, self._server.lab)
             self._front.listen()
             self._watcher.note(f"The APNs gateway listens on {self._front.url}")
@@ -230,7 +234,7 @@ class Conductor:
         except FirstError as first:  # what kept a worker from beginning
             first.subFailure.raiseException()
         self._began = self._reactor.seconds()
-        self._link.broadcast(Begin())
+        self._link.broadcast(Begin(self._clock()))
         self._strain.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:

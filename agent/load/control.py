@@ -107,7 +107,9 @@ class Note(msgspec.Struct, tag="note", frozen=True):
 
 
 class Begin(msgspec.Struct, tag="begin", frozen=True):
-    """The run begins: the seconds of the time line count from here."""
+    """The run begins: the seconds of the time line count from here. ``now`` is what the run's clock shows."""
+
+    now: float
 
 
 class StartPhase(msgspec.Struct, tag="start", frozen=True):

@@ -42,6 +42,7 @@ from agent.load.phases.running import PhaseRun
 from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.strain import Strain
+from agent.net.clocks import make_monotonic
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
@@ -75,10 +76,10 @@ def own_reactor() -> Any:
     """A reactor that is not the process's own one: nothing is installed, and there may be several."""
     platform: str = sys.platform
     if platform == "linux":
-        return import_module("twisted.internet.epollreactor").EPollReactor()
+        return make_monotonic(import_module("twisted.internet.epollreactor").EPollReactor())
     if platform == "darwin":
-        return import_module("twisted.internet.kqreactor").KQueueReactor()
-    return import_module("twisted.internet.pollreactor").PollReactor()
+        return make_monotonic(import_module("twisted.internet.kqreactor").KQueueReactor())
+    return make_monotonic(import_module("twisted.internet.pollreactor").PollReactor())
 
 
 class Shard:
@@ -154,8 +155,8 @@ class Shard:
     def said(self, link: ControlLink, message: Message) -> None:
         """The conductor said something."""
         match message:
-            case Begin():
-                self._begin()
+            case Begin(now):
+                self._begin(now)
             case StartPhase(phase):
                 self._start(phase)
             case PushRequest(octets) if self._parts is not None and self._parts.desk is not None:
@@ -186,7 +187,9 @@ class Shard:
 
     # Time.
 
-    def _begin(self) -> None:
+    def _begin(self, now: float) -> None:
+        if self._parts is not None:
+            self._parts.clock.set(now)
         self._strain.begin()
         self._seconds = LoopingCall.withCount(self._tell_second)
         self._seconds.clock = self._reactor

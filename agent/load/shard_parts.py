@@ -23,6 +23,7 @@ from agent.load.shard_plan import EnrolAt, ShardPlan, server_config
 from agent.load.trace import TraceFile, several
 from agent.lom.power import PowerChoices
 from agent.mdm.session import Timing
+from agent.net.clocks import RunClock
 from agent.net.keys import KeyPool, parse_keys
 from agent.net.lom_networks import make_network
 from agent.net.mdm_client import MDMClient
@@ -55,9 +56,10 @@ class ShardParts:
         scenario = plan.scenario
         allow_open_files(plan.stop - plan.first)
         self.metrics = Metrics()
+        self.clock = RunClock(reactor)
         self._trace = None if plan.trace is None else TraceFile(plan.trace)
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
-        self._network = make_network(scenario.lom.network, reactor, observer)
+        self._network = make_network(scenario.lom.network, reactor, observer, self.clock)
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)
         self._keys = KeyPool(reactor, own, processes=plan.cores)
@@ -75,6 +77,7 @@ class ShardParts:
             on_warning=lambda text: note(f"Warning: {text}"),
             stage=self.metrics.stage,
             resume=scenario.tls.resume,
+            wall_clock=self.clock,
         )
         population = Population(scenario.fleet.seed, scenario.fleet.devices, scenario.fleet.segment_size)
         indexes = range(plan.first, plan.stop)
@@ -82,7 +85,7 @@ class ShardParts:
         self.fleet = Fleet(population, self.around, manners, indexes)
         self.desk = None
         if plan.push is not None:
-            self.desk = fleet_desk(self.fleet, self.around, plan.push, began=plan.push_began)
+            self.desk = fleet_desk(self.fleet, self.around, plan.push, began=plan.push_began, ahead=self.clock.ahead)
         self._server = None
         if plan.server is not None:
             self._server = open_server(server_config(plan.server), reactor, resolver, self._mac)
