@@ -21,8 +21,10 @@ from twisted.python.failure import Failure
 from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.load.census import Census, state_of
 from agent.load.control import (
+    Alive,
     Begin,
     ControlError,
+    Ending,
     Finish,
     Hello,
     Message,
@@ -47,7 +49,7 @@ from agent.net.clocks import make_monotonic
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
 REST_SECONDS = 0.05
-GONE = "the conductor is gone"
+ALIVE_SECONDS = 1.0
 
 
 def run_shard(plan: bytes) -> bytes:
@@ -95,6 +97,9 @@ class Shard:
         self._strain = Strain(reactor)
         self._resting = LoopingCall(self._rest)
         self._resting.clock = reactor
+        self._telling = LoopingCall(lambda: self._send(Alive()))
+        self._telling.clock = reactor
+        self._lost: str | None = None
         self._parts: ShardParts | None = None
         self._census: Census | None = None
         self._seconds: LoopingCall | None = None
@@ -107,6 +112,7 @@ class Shard:
         try:
             hello = Hello(plan.shard, plan.secret)
             self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
+            self._telling.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
             self._parts = ShardParts(self._reactor, plan, self._note)
             self._parts.open()
             self._census = Census(self._parts.fleet, self._reactor)
@@ -114,6 +120,7 @@ class Shard:
             self._resting.start(REST_SECONDS, now=False).addErrback(self._defect)
             self._link.send(Ready())
             await self._finished
+            problem = self._lost
         except LomAgentError as error:
             problem = str(error)
         finally:
@@ -136,6 +143,8 @@ class Shard:
                 await parts.close()
             except OperatorError as error:  # of the trace: what was measured is good all the same
                 problem = problem or str(error)
+        if self._telling.running:
+            self._telling.stop()
         if self._link is not None:
             self._link.close()
         return ShardResult(
@@ -164,14 +173,17 @@ class Shard:
             case Settle():
                 self._settle()
             case Finish(reason):
+                link.send(Ending())
                 self._finish(reason)
             case _:
                 pass
 
     def gone(self, _link: ControlLink, error: PeerError) -> None:
-        """The conductor is gone: nobody waits for this shard any more."""
+        """The link is gone: what this shard does from now on, nobody hears."""
         self._link = None
-        self._finish(f"{GONE}: {error}")
+        if not self._finished.called:
+            self._lost = f"its control link was lost: {error}"
+            self._finish(self._lost)
 
     def _finish(self, reason: str) -> None:
         self._reason = reason
@@ -204,6 +216,7 @@ class Shard:
         parts, census = self._parts, self._census
         if parts is None or census is None:
             return
+        parts.flush()
         lag, cpu = self._strain.second()
         gauges = {"macs": census.macs, "connections": parts.connections, "pushes_waiting": parts.pushes_waiting}
         for _ in range(passed - 1):

@@ -141,6 +141,11 @@ class ShardParts:
         """Lay a few quiet Macs down; called so often that it never takes long."""
         self.fleet.rest(RESTS_AT_ONCE, LOOKS_AT_ONCE)
 
+    def flush(self) -> None:
+        """Hand the trace so far to the system; called every second."""
+        if self._trace is not None:
+            self._trace.flush()
+
     async def close(self) -> None:
         """Close everything; the trace is whole afterwards."""
         if self.desk is not None:
