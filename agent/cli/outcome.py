@@ -144,13 +144,14 @@ class Outcome:
         pool = parse_keys(self._scenario.server.keys)
         reused = sum(result.keys_reused for result in conductor.results)
         counts = conductor.push_counts()
+        generator = conductor.generator()
         return results(
             metrics,
             info,
-            self._meter.read(),
+            self._meter.read(facts["max_rss_kib"] for facts in generator),
             timeline=conductor.timeline,
             phases=[phase.as_json() for phase in conductor.phases],
-            generator=conductor.generator(),
+            generator=generator,
             limits=[judge(limit, metrics) for limit in self._limits],
             push=merge_push_counts(counts) if counts else None,
             keys=None if pool is None else {"pool": pool, "reused": reused},

@@ -13,12 +13,14 @@ from twisted.python.failure import Failure
 
 from agent.cli.signals import Stopping
 from agent.net.clocks import make_monotonic
+from agent.unix import check_unix
 
 _TICK_SECONDS = 0.25
 
 
 def the_reactor() -> Any:
-    """Twisted's reactor for this system. Only the command line picks one."""
+    """Twisted's reactor for this system. Only the command line picks one. Raises OperatorError without Unix."""
+    check_unix()
     from twisted.internet import reactor
 
     return make_monotonic(reactor)

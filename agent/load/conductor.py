@@ -45,13 +45,14 @@ from agent.load.phases.sleep import sleep
 from agent.load.push import APNsPlan, PushFront, fleet_router
 from agent.load.scenario.types import Scenario
 from agent.load.server_side import ServerSide
-from agent.load.shard import max_rss_kib, run_shard
+from agent.load.shard import run_shard
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.silence import SilenceWatch
 from agent.load.strain import Strain
 from agent.load.timeline import TimeLine
 from agent.net.apns_router import PushRouter
 from agent.net.clocks import RunClock
+from agent.net.usage import peak_kib
 
 READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
 FINISH_SECONDS = 60.0  # … and comes to its end when it is told to, as long as it says something
@@ -145,31 +146,19 @@ class Conductor:
 
     def generator(self) -> list[dict[str, Any]]:
         """How each worker kept up, and this process where it has the gateway and not the server, too."""
-        facts = []
-        for number, worker in enumerate(self._workers):
-            result = worker.result
-            silent = {"silent_s": self._silence.silent_s(number)}
-            facts.append(
-                {"worker": number, "lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0, **silent}
-                if result is None
-                else {
-                    "worker": number,
-                    "lag": result.lag,
-                    "cpu_s": result.cpu_s,
-                    "cpu_by_second": result.cpu_by_second,
-                    "max_rss_kib": result.max_rss_kib,
-                    **silent,
-                }
-            )
+        facts = [
+            {"worker": number, **worker.facts, "silent_s": self._silence.silent_s(number)}
+            for number, worker in enumerate(self._workers)
+        ]
         if self._front is not None and self._server.lab is None:
-            peak, strain = max_rss_kib(), self._strain
+            strain = self._strain
             facts.append(
                 {
                     "worker": "gateway",
                     "lag": strain.lag.encoded(),
                     "cpu_s": strain.cpu_s,
                     "cpu_by_second": strain.cpu_by_second,
-                    "max_rss_kib": peak,
+                    "max_rss_kib": peak_kib(),
                 }
             )
         return facts

@@ -84,6 +84,14 @@ class Worker:
         """Whether it does nothing more for the run."""
         return self.result is not None or self.problem is not None
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it kept up, as far as it lived to tell."""
+        result = self.result
+        if result is None:
+            return {"lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0}
+        return {name: getattr(result, name) for name in ("lag", "cpu_s", "cpu_by_second", "max_rss_kib")}
+
     def end(self) -> None:
         """It is not waited for any more."""
         self.settle()

@@ -8,7 +8,6 @@ are pushed, and tells how far it is.
 from __future__ import annotations
 
 import gc
-import resource
 import sys
 from functools import partial
 from importlib import import_module
@@ -45,6 +44,7 @@ from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.strain import Strain
 from agent.net.clocks import make_monotonic
+from agent.net.usage import peak_kib
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
@@ -153,7 +153,7 @@ class Shard:
             lag=self._strain.lag.encoded(),
             cpu_s=self._strain.cpu_s,
             cpu_by_second=self._strain.cpu_by_second,
-            max_rss_kib=max_rss_kib(),
+            max_rss_kib=peak_kib(),
             keys_reused=0 if parts is None else parts.keys_reused,
             push=None if parts is None else parts.push_counts,
             problem=problem,
@@ -267,9 +267,3 @@ class Shard:
             run.stop_because(self._reason)
             over.cancel()
         await DeferredList([over for _, over in self._running.values()], consumeErrors=True)
-
-
-def max_rss_kib() -> int:
-    """The most memory that this process had, in KiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 1024 if sys.platform == "darwin" else peak  # getrusage(2): bytes on macOS, else KiB
