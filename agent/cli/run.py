@@ -26,6 +26,7 @@ from agent.load.trace_parts import TraceParts
 from agent.load.workers import cores, workers_of
 from agent.net.processes import ProcessEach
 from agent.report.terminal import Display, make_display
+from agent.unix import check_unix
 
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, for the case that the run is killed
@@ -145,6 +146,7 @@ def run(scenario: str | None, **options: Any) -> None:
     A run fails (exit status 1) where a limit of the scenario is broken, where an operation failed of whose errors no
     limit says how many may, and where it did not come to its end.
     """
+    check_unix()
     with Stopping() as stopping:
         plan = scenario_of(scenario, options, click.get_current_context())
         outputs = Outputs.of(options)

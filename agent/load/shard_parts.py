@@ -25,7 +25,7 @@ from agent.lom.power import PowerChoices
 from agent.mdm.session import Timing
 from agent.net.clocks import RunClock
 from agent.net.keys import KeyPool, parse_keys
-from agent.net.lom_networks import make_network
+from agent.net.lom_networks import INTERFACE, make_network, parse_network
 from agent.net.mdm_client import MDMClient
 from agent.net.resolver import Resolver
 from agent.net.surroundings import Moment, Surroundings
@@ -54,7 +54,8 @@ class ShardParts:
 
     def __init__(self, reactor: Any, plan: ShardPlan, note: Callable[[str], None]) -> None:
         scenario = plan.scenario
-        allow_open_files(plan.stop - plan.first)
+        on_interface = parse_network(scenario.lom.network).kind == INTERFACE  # where each Mac listens
+        allow_open_files(plan.stop - plan.first, 2 if on_interface else 1)
         self.metrics = Metrics()
         self.clock = RunClock(reactor)
         self._trace = None if plan.trace is None else TraceFile(plan.trace)

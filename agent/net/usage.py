@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from agent.unix import resource
 
@@ -42,5 +43,5 @@ def cpu_seconds() -> float:
     """Seconds of CPU, user and system, of this process and of its children that have ended."""
     if resource is None:
         return sum(os.times()[:4])
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    usages: list[Any] = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return float(sum(usage.ru_utime + usage.ru_stime for usage in usages))
