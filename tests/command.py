@@ -16,8 +16,14 @@ def lom_agent(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProces
     return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=SECONDS, check=False)
 
 
+def patched(folder: Path, patch: str) -> dict[str, str]:
+    """An environment in which every process of ours first executes ``patch``, workers too."""
+    (folder / "sitecustomize.py").write_text(patch)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
 def with_patch(folder: Path, patch: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run the command in processes that first execute ``patch``, workers too: to make something go wrong for real."""
-    (folder / "sitecustomize.py").write_text(patch)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run([COMMAND, *arguments], capture_output=True, timeout=SECONDS, check=False, env=environment)
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, timeout=SECONDS, check=False, env=patched(folder, patch)
+    )

@@ -34,6 +34,7 @@ from lom_by_hand import (
 )
 
 from agent.cli import main
+from agent.cli.signals import ENDING, restore
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE
 
 
@@ -264,8 +265,12 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr("sys.argv", ["lom-agent", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
+        before = {number: signal.getsignal(number) for number in ENDING}
+        try:
+            with pytest.raises(SystemExit) as end:
+                main()
+        finally:
+            restore(before)
         assert end.value.code == 2
         printed = capsys.readouterr()
         assert printed.out == ""

@@ -16,6 +16,7 @@ import pytest
 
 ROOMS = (
     "errors",
+    "unix",
     "pki",
     "lenient_xml",
     "plists",

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from agent.cli.options import make_folder
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.signals import Stopping
 from agent.lab.authorities import Authorities
 from agent.lab.core import Lab
 from agent.lab.profiles import TOPIC
@@ -76,6 +77,8 @@ def lab(
     It listens on loopback. Its API queues commands and reads their results; docs/lab-api.md describes it.
     """
     reactor = the_reactor()
+    if scep_port and identity != "scep":
+        raise click.UsageError("--scep-port goes with --identity scep")
     if apns_ca is not None and apns is None:
         raise click.UsageError("--apns-ca goes with --apns")
     store = None
@@ -91,7 +94,6 @@ def lab(
     _print_lab(server, out)
     if apns is not None:
         _print_push(push, apns, out)
-    click.echo("Ctrl-C ends it.")
     stopped: Deferred[None] = Deferred()
 
     async def stay() -> None:
@@ -106,7 +108,9 @@ def lab(
         if not stopped.called:
             stopped.callback(None)
 
-    signal_number = run_until_done(reactor, stay(), interrupt, lambda: None)
+    with Stopping() as stopping:  # from when it says that Ctrl-C ends it
+        click.echo("Ctrl-C ends it.")
+        signal_number = run_until_done(reactor, stay(), interrupt, lambda: None, stopping=stopping)
     if signal_number is not None:
         sys.exit(128 + signal_number)
 

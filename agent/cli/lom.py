@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from agent.cli.lom_identities import identity_options, source_of
 from agent.cli.options import DEFAULT_SEED, make_folder, seed_option
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.signals import Stopping
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Mac, Population
 from agent.lom.link import LinkRequest
@@ -100,11 +101,12 @@ def lom_device(listen: str, boot: float, as_json: bool, **options: Any) -> None:
 
     devices = LoneDevices(reactor, cast, boot_seconds=boot, tell=tell)
     devices.listen(address)
-    if as_json:
-        _echo_json({"event": "listening", "address": devices.address, "devices": devices.names})
-    else:
-        _introduce(devices, cast.macs)
-    signal_number = run_until_done(reactor, _stay(devices, stopped), stop, lambda: None)
+    with Stopping() as stopping:  # from when it says that Ctrl-C ends it
+        if as_json:
+            _echo_json({"event": "listening", "address": devices.address, "devices": devices.names})
+        else:
+            _introduce(devices, cast.macs)
+        signal_number = run_until_done(reactor, _stay(devices, stopped), stop, lambda: None, stopping=stopping)
     if signal_number is not None:
         sys.exit(128 + signal_number)
 

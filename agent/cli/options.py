@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import click
@@ -34,3 +35,21 @@ def make_folder(out: str) -> None:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OperatorError(f"the folder {out} for the results cannot be made: {error.strerror}") from error
+
+
+def check_file(path: str) -> None:
+    """Whether a file can be written in the end, in place of one that is there; its folder is made.
+
+    Raises OperatorError.
+    """
+    target = Path(path).absolute()
+    make_folder(str(target.parent))
+    if target.is_dir():
+        raise OperatorError(f"{path} cannot be written: it is a folder. Name a file.")
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise OperatorError(
+            f"{path} cannot be written: {error.strerror}. Name a file in a folder that you may write to."
+        ) from error

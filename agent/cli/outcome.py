@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from agent import __version__
-from agent.cli.options import make_folder
+from agent.cli.options import check_file, make_folder
 from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.limits import judge, parse_limit
@@ -23,7 +23,7 @@ from agent.net.keys import parse_keys
 from agent.push.counts import merge_push_counts
 from agent.report.html import write_report
 from agent.report.junit import write_junit
-from agent.report.results import ResourceMeter, RunInfo, results, write_results
+from agent.report.results import FILE_NAME, ResourceMeter, RunInfo, results, write_results
 from agent.report.schema import ResultsDocument
 from agent.report.terminal import print_summary
 
@@ -44,12 +44,17 @@ class Outputs:
         """As the options say it."""
         return cls(options["out"], options["junit"], options["trace"])
 
-    def make_folders(self) -> None:
-        """Make them now, so that a run does not end without a place for its results. Raises OperatorError."""
+    def check(self) -> None:
+        """Make the folders and try the files now: a run does not end without a place for its results.
+
+        Raises OperatorError.
+        """
         if self.out is not None:
             make_folder(self.out)
+            for name in (FILE_NAME, REPORT_NAME):
+                check_file(str(Path(self.out) / name))
         if self.junit is not None:
-            make_folder(str(Path(self.junit).absolute().parent))
+            check_file(self.junit)
 
 
 class Outcome:
@@ -75,7 +80,7 @@ class Outcome:
     def end(self, conductor: Conductor, signal_number: int | None, trace: TraceParts) -> None:
         """The run is over: write everything that can be written; ``tell`` says what could not."""
         self._signal = signal_number
-        because = INTERRUPTED if signal_number is not None else conductor.incomplete_because
+        because = conductor.incomplete_because or (None if signal_number is None else INTERRUPTED)
         self._ended = self._document(conductor, because)
         document, out, junit = self._ended, self._outputs.out, self._outputs.junit
         if out is not None:
@@ -139,13 +144,14 @@ class Outcome:
         pool = parse_keys(self._scenario.server.keys)
         reused = sum(result.keys_reused for result in conductor.results)
         counts = conductor.push_counts()
+        generator = conductor.generator()
         return results(
             metrics,
             info,
-            self._meter.read(),
+            self._meter.read(facts["max_rss_kib"] for facts in generator),
             timeline=conductor.timeline,
             phases=[phase.as_json() for phase in conductor.phases],
-            generator=conductor.generator(),
+            generator=generator,
             limits=[judge(limit, metrics) for limit in self._limits],
             push=merge_push_counts(counts) if counts else None,
             keys=None if pool is None else {"pool": pool, "reused": reused},

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Coroutine
-from types import FrameType
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from agent.cli.signals import Stopping
+from agent.net.clocks import make_monotonic
+from agent.unix import check_unix
+
 _TICK_SECONDS = 0.25
 
 
 def the_reactor() -> Any:
-    """Twisted's reactor for this system. Only the command line picks one."""
+    """Twisted's reactor for this system. Only the command line picks one. Raises OperatorError without Unix."""
+    check_unix()
     from twisted.internet import reactor
 
-    return reactor
+    return make_monotonic(reactor)
 
 
 def run_until_done(
-    reactor: Any, coroutine: Coroutine[Any, Any, None], interrupt: Callable[[], object], tick: Callable[[], object]
+    reactor: Any,
+    coroutine: Coroutine[Any, Any, None],
+    interrupt: Callable[[], object],
+    tick: Callable[[], object],
+    *,
+    stopping: Stopping | None = None,
+    abandon: Callable[[], object] | None = None,
 ) -> int | None:
     """Run ``coroutine`` in the reactor; the number of the signal that ended it early, if one did.
 
-    On SIGINT or SIGTERM ``interrupt`` is called, which has to bring the coroutine to its end; from then on both are
-    ignored, so that a second Ctrl-C does not cost the results. ``tick`` is called about four times a second. An error
+    On a signal that ends a command ``interrupt`` is called, which has to bring the coroutine to its end. On the next
+    one ``abandon`` is, where there is one, which has to end it at once; and another one ends this process. ``stopping``
+    is the caller's own, which may have heard a signal already. ``tick`` is called about four times a second. An error
     of the coroutine is raised here.
     """
-    stopped_by: list[int] = []
     problems: list[Failure] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        stopped_by.append(number)
-        reactor.callFromThread(interrupt)
 
     def ended(outcome: object) -> None:
         if isinstance(outcome, Failure):
@@ -46,13 +53,16 @@ def run_until_done(
         LoopingCall(tick).start(_TICK_SECONDS).addErrback(problems.append)
         Deferred.fromCoroutine(coroutine).addBoth(ended)
 
-    reactor.callWhenRunning(begin)
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with ExitStack() as stack:
+        stopping = stopping or stack.enter_context(Stopping())
+        if stopping.number is not None:
+            interrupt()
+        reactor.callWhenRunning(begin)
+        calls = [interrupt] if abandon is None else [interrupt, abandon]
+        stopping.call(*(partial(reactor.callFromThread, call) for call in calls))
         reactor.run(installSignalHandlers=False)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if stopped_by else handler)
+        stopping.done()
+        number = stopping.number
     if problems:
         problems[0].raiseException()
-    return stopped_by[0] if stopped_by else None
+    return number

@@ -15,6 +15,7 @@ from agent.cli.apns import apns_options, apns_plan
 from agent.cli.options import seed_option, segment_size_option
 from agent.cli.outcome import Outcome, Outputs
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.signals import Stopping, printing
 from agent.cli.usual import scenario_of
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
@@ -25,6 +26,7 @@ from agent.load.trace_parts import TraceParts
 from agent.load.workers import cores, workers_of
 from agent.net.processes import ProcessEach
 from agent.report.terminal import Display, make_display
+from agent.unix import check_unix
 
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, for the case that the run is killed
@@ -144,17 +146,20 @@ def run(scenario: str | None, **options: Any) -> None:
     A run fails (exit status 1) where a limit of the scenario is broken, where an operation failed of whose errors no
     limit says how many may, and where it did not come to its end.
     """
-    plan = scenario_of(scenario, options, click.get_current_context())
-    outputs = Outputs.of(options)
-    outputs.make_folders()
-    console = Console()
-    display = make_display(console, options["quiet"], time.monotonic)
-    outcome = _run(plan, outputs, display, options["prometheus"])
-    outcome.tell(console)
+    check_unix()
+    with Stopping() as stopping:
+        plan = scenario_of(scenario, options, click.get_current_context())
+        outputs = Outputs.of(options)
+        outputs.check()
+        console = Console()
+        display = make_display(console, options["quiet"], time.monotonic)
+        outcome = _run(plan, outputs, display, options["prometheus"], stopping)
+        with printing():
+            outcome.tell(console)
     sys.exit(outcome.exit_status)
 
 
-def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str | None) -> Outcome:
+def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str | None, stopping: Stopping) -> Outcome:
     workers = workers_of(scenario)
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
@@ -163,26 +168,43 @@ def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str
     executor = ProcessEach()
     outcome = Outcome(scenario, outputs, datetime.now(UTC))
     watchers = _Watchers(display, exporter)
-    conductor = Conductor(reactor, scenario, executor, workers, watchers, apns=apns, trace=trace.path_of, cores=cores())
+    conductor = Conductor(
+        reactor,
+        scenario,
+        executor,
+        workers,
+        watchers,
+        apns=apns,
+        trace=trace.path_of,
+        cores=cores(),
+        kill=executor.kill,
+    )
+    stopping.last = executor.kill
     watchers.checkpoint = lambda: outcome.checkpoint(conductor)
 
     async def job() -> None:
         if exporter is not None:
             exporter.listen()
-            display.note(f"Prometheus finds the figures at {exporter.url}")
+            watchers.note(f"Prometheus finds the figures at {exporter.url}")
         try:
             await conductor.run()
         finally:
             if exporter is not None:
                 await exporter.close()
 
+    def interrupt() -> None:
+        conductor.interrupt()
+        watchers.note("Stopping. Ctrl-C again waits for no worker any more.")
+
     try:
-        signal_number = run_until_done(reactor, job(), conductor.interrupt, lambda: None)
+        signal_number = run_until_done(
+            reactor, job(), interrupt, lambda: None, stopping=stopping, abandon=conductor.abandon
+        )
     except OperatorError:  # it could not begin
         trace.give_up()
         raise
     finally:
-        display.close()
+        watchers.close()
         executor.kill()
         executor.shutdown()
     outcome.end(conductor, signal_number, trace)
@@ -201,16 +223,23 @@ class _Watchers:
 
     def note(self, text: str) -> None:
         """Something a person should read now."""
-        self._display.note(text)
+        with printing():
+            self._display.note(text)
 
     def look(self, view: LiveView) -> None:
         """The run as it is now."""
-        self._display.look(view)
+        with printing():
+            self._display.look(view)
         if self._exporter is not None:
             self._exporter.look(view)
         if view.elapsed >= self._next:
             self._next = view.elapsed + CHECKPOINT_SECONDS
             self._checkpoint()
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        with printing():
+            self._display.close()
 
     def _checkpoint(self) -> None:
         try:

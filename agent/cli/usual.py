@@ -65,10 +65,12 @@ def scenario_of(path: str | None, options: Mapping[str, Any], context: click.Con
 
 def _usual(options: Mapping[str, Any]) -> dict[str, Any]:
     if options["enroll"] is None:
-        for name in ("ca", "insecure", "stay"):
+        for name in ("ca", "insecure", "stay", "poll"):
             if options[name]:
                 raise click.UsageError(f"--{name} goes with --enroll: the embedded lab needs none")
         return {"name": "lom-agent run", "load": {"concurrency": AT_ONCE}, "phase": _in_the_lab(options)}
+    if options["poll"] and not options["stay"]:
+        raise click.UsageError("--poll goes with --stay: without it no Mac stays to look again")
     if options["identity"] is not None:
         raise click.UsageError("--identity is about the lab's profile; with --enroll the server's profile decides")
     return {

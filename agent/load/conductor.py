@@ -19,8 +19,10 @@ from twisted.logger import Logger
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Population
 from agent.load.control import (
+    Alive,
     Begin,
     ControlError,
+    Ending,
     Finish,
     Message,
     Note,
@@ -43,16 +45,20 @@ from agent.load.phases.sleep import sleep
 from agent.load.push import APNsPlan, PushFront, fleet_router
 from agent.load.scenario.types import Scenario
 from agent.load.server_side import ServerSide
-from agent.load.shard import max_rss_kib, run_shard
+from agent.load.shard import run_shard
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
+from agent.load.silence import SilenceWatch
 from agent.load.strain import Strain
 from agent.load.timeline import TimeLine
 from agent.net.apns_router import PushRouter
+from agent.net.clocks import RunClock
+from agent.net.usage import peak_kib
 
 READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
-FINISH_SECONDS = 60.0  # … and comes to its end when it is told to
+FINISH_SECONDS = 60.0  # … and comes to its end when it is told to, as long as it says something
 HEAR_OUT_SECONDS = 2.0  # what a worker said last may be on its way when its function has returned
 INTERRUPTED = "the run was interrupted"
+MOST_REASON = 300  # characters of the reason for which a shard drops what it did not begin
 _log = Logger()
 
 
@@ -60,7 +66,7 @@ class Conductor:
     """One run of a scenario in ``workers`` shards, which ``executor`` runs.
 
     ``host`` is the address of this machine at which the shards find the conductor; loopback unless they run elsewhere.
-    ``incomplete_because`` says afterwards what kept the run from its end, None where nothing did.
+    ``kill`` ends the process of a shard that is not waited for any more, by the shard's number.
     """
 
     def __init__(
@@ -75,13 +81,16 @@ class Conductor:
         apns: APNsPlan | None = None,
         trace: Callable[[int], str | None] = lambda _shard: None,
         cores: int = 1,
+        kill: Callable[[int], None] = lambda _shard: None,
     ) -> None:
         fleet = scenario.fleet
         self.scenario = scenario
         self.population = Population(fleet.seed, fleet.devices, fleet.segment_size)
         self.timeline = TimeLine()
         self.phases = [PhaseRecord(phase.name, phase.kind) for phase in scenario.phases]
-        self.incomplete_because: str | None = None
+        self._problems: list[str] = []
+        self._interrupted = False
+        self._closing = False
         self._reactor = reactor
         self._executor = executor
         self._watcher = watcher
@@ -89,10 +98,13 @@ class Conductor:
         self._apns = apns
         self._trace = trace
         self._cores = cores
+        self._kill = kill
         self._host = host
         self._workers = [Worker(indexes) for indexes in cut(self.population, workers)]
         self._starts = [worker.indexes.start for worker in self._workers]
+        self._silence = SilenceWatch(reactor, self._workers, self, scenario.load.worker_timeout)
         self._recent = Recent()
+        self._clock = RunClock(reactor)
         self._link = ControlServer(reactor, len(self._workers), self)
         self._server = ServerSide(reactor, scenario, self.population)
         self._router: PushRouter | None = None
@@ -115,6 +127,11 @@ class Conductor:
         return 0.0 if self._began is None else float(self._reactor.seconds()) - self._began
 
     @property
+    def incomplete_because(self) -> str | None:
+        """What kept the run from its end, None where nothing did."""
+        return "; ".join([INTERRUPTED] * self._interrupted + self._problems) or None
+
+    @property
     def results(self) -> list[ShardResult]:
         """What the shards that came to their end returned."""
         return [worker.result for worker in self._workers if worker.result is not None]
@@ -130,29 +147,19 @@ class Conductor:
 
     def generator(self) -> list[dict[str, Any]]:
         """How each worker kept up, and this process where it has the gateway and not the server, too."""
-        facts = []
-        for number, worker in enumerate(self._workers):
-            result = worker.result
-            facts.append(
-                {"worker": number, "lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0}
-                if result is None
-                else {
-                    "worker": number,
-                    "lag": result.lag,
-                    "cpu_s": result.cpu_s,
-                    "cpu_by_second": result.cpu_by_second,
-                    "max_rss_kib": result.max_rss_kib,
-                }
-            )
+        facts = [
+            {"worker": number, **worker.facts, "silent_s": self._silence.silent_s(number)}
+            for number, worker in enumerate(self._workers)
+        ]
         if self._front is not None and self._server.lab is None:
-            peak, strain = max_rss_kib(), self._strain
+            strain = self._strain
             facts.append(
                 {
                     "worker": "gateway",
                     "lag": strain.lag.encoded(),
                     "cpu_s": strain.cpu_s,
                     "cpu_by_second": strain.cpu_by_second,
-                    "max_rss_kib": peak,
+                    "max_rss_kib": peak_kib(),
                 }
             )
         return facts
@@ -172,32 +179,43 @@ class Conductor:
     async def run(self) -> None:
         """Run to the end, or until ``interrupt``. Raises OperatorError where it cannot start."""
         try:
-            await self._open()
-            self._job = Deferred.fromCoroutine(self._conduct())
-            await self._job
+            self._open()
+            if not self._interrupted:
+                self._job = Deferred.fromCoroutine(self._conduct())
+                await self._job
         except CancelledError:
-            self.incomplete_because = INTERRUPTED
+            self._interrupted = True
         finally:
             await self._close()
 
     def interrupt(self) -> None:
         """Stop now; what was measured so far is kept."""
-        self.incomplete_because = INTERRUPTED
+        self._interrupted = True
+        self._silence.hurry()
         if self._job is not None:
             self._job.cancel()
 
-    async def _open(self) -> None:
+    def abandon(self) -> None:
+        """Wait for no worker any more."""
+        for number, worker in enumerate(self._workers):
+            if worker.asked and not worker.ended.called:
+                self.give_up(number, f"worker {number} was not waited for: the run was stopped twice")
+
+    def _open(self) -> None:
         self._server.open(self._watcher.note)
         self._link.listen(self._host)
         plan = self._apns
         if plan is not None:
-            self._router = fleet_router(self._reactor, self.population, plan.behaviour, self._shard_of, self._push)
+            self._router = fleet_router(
+                self._reactor, self.population, plan.behaviour, self._shard_of, self._push, self._clock
+            )
             self._front = PushFront(self._reactor, plan, self._router, self._server.lab)
             self._front.listen()
             self._watcher.note(f"The APNs gateway listens on {self._front.url}")
         push_began = 0.0 if self._router is None else self._router.began
         for number, worker in enumerate(self._workers):
             self._submit(number, worker, push_began)
+        self._silence.begin()
 
     def _submit(self, number: int, worker: Worker, push_began: float) -> None:
         plan = ShardPlan(
@@ -231,7 +249,7 @@ class Conductor:
         except FirstError as first:  # what kept a worker from beginning
             first.subFailure.raiseException()
         self._began = self._reactor.seconds()
-        self._link.broadcast(Begin())
+        self._link.broadcast(Begin(self._clock()))
         self._strain.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:
@@ -248,19 +266,26 @@ class Conductor:
     async def _tail(self) -> None:
         """Let sessions that are open, and pushes that wait, come to their end; not for long."""
         self._link.broadcast(Settle())
-        living = [worker.settled for worker in self._workers if not self._is_over(worker)]
+        living = [worker.settled for worker in self._workers if not worker.is_over]
         settled = DeferredList(living, consumeErrors=True)
         with suppress(DeferredTimeout):
             await settled.addTimeout(self.scenario.load.tail, self._reactor)
 
     async def _close(self) -> None:
-        self._link.dismiss(Finish(self.incomplete_because or "the run ended first"))
-        for worker in self._workers:
-            if worker.asked and not self._is_over(worker):
-                try:
-                    await worker.ended.addTimeout(FINISH_SECONDS, self._reactor)
-                except DeferredTimeout:
-                    self._fail(worker, f"a worker process did not come to its end within {FINISH_SECONDS:g} s")
+        self._closing = True
+        reason = INTERRUPTED if self._interrupted else self.incomplete_because or "the run ended first"
+        self._link.dismiss(Finish(reason[:MOST_REASON]))
+        for number, worker in enumerate(self._workers):
+            if not worker.asked or worker.ended.called:
+                continue
+            if not worker.is_ready:  # it has measured nothing
+                self._kill(number)
+                continue
+            try:
+                await worker.ended.addTimeout(FINISH_SECONDS, self._reactor)
+            except DeferredTimeout:
+                self.give_up(number, f"worker {number} did not come to its end within {FINISH_SECONDS:g} s")
+        self._silence.stop()
         self._strain.stop()
         await self._hear_out()
         self._watcher.look(self.view())
@@ -281,8 +306,14 @@ class Conductor:
     def said(self, link: ControlLink, message: Message) -> None:
         """A shard said something."""
         worker = self._workers[link.shard]
+        self._silence.heard(link.shard)
         match message:
+            case Alive():
+                pass
+            case Ending():
+                worker.ending = True
             case Ready():
+                worker.is_ready = True
                 if not worker.ready.called:
                     worker.ready.callback(None)
             case Second(t, row, phases):
@@ -303,10 +334,30 @@ class Conductor:
             case _:
                 _log.warn("worker {shard} said what it has not to say", shard=link.shard)
 
-    def gone(self, link: ControlLink, _error: PeerError) -> None:
-        """A shard's link is gone; what the shard came to, its executor tells."""
+    def gone(self, link: ControlLink, error: PeerError) -> None:
+        """A shard's link is gone; what the shard came to, its executor tells, if it does."""
         if self._router is not None:
             self._router.shard_gone(link.shard)
+        if not self._closing:
+            self._workers[link.shard].lost = str(error)
+
+    # What the watch over silent shards says.
+
+    def silent(self, number: int, seconds: float) -> None:
+        """A shard has said nothing for a while: the others go on without it."""
+        self._watcher.note(f"Warning: worker {number} has said nothing for {seconds:g} s; the others go on")
+
+    def back(self, number: int, seconds: float) -> None:
+        """It says something again."""
+        self._watcher.note(f"Worker {number} is back after {seconds:g} s")
+
+    def give_up(self, number: int, problem: str) -> None:
+        """It is lost: its process is killed, so that nothing happens that nobody counts."""
+        worker = self._workers[number]
+        if not worker.is_over:
+            self._fail(worker, problem)
+        self._kill(number)
+        self._over(worker)
 
     def _second_over(self, shard: int, t: int, row: dict[str, Any], phases: dict[int, PhaseState]) -> None:
         self.timeline.add(t, row)
@@ -317,8 +368,8 @@ class Conductor:
                 states[shard] = state
         worker = self._workers[shard]
         worker.second = t
-        whole = min(each.second for each in self._workers if each is worker or not self._is_over(each))
-        if whole > self._second:  # of every worker that lives
+        whole = min(each.second for each in self._workers if each is worker or not (each.is_over or each.silent))
+        if whole > self._second:  # of every worker that lives and speaks
             self._second = whole
             self._recent.turn()
             self._strain.second()
@@ -335,7 +386,7 @@ class Conductor:
         missing = [
             shard
             for shard, worker in enumerate(self._workers)
-            if not self._is_over(worker) and not record.states.get(shard, PhaseState()).over
+            if not worker.is_over and not record.states.get(shard, PhaseState()).over
         ]
         if not missing and record.begun is not None and not record.ended.called:
             if len(record.states) == len(self._workers) and record.state.over:
@@ -345,7 +396,7 @@ class Conductor:
     def _ended(self, number: int, done: Future[bytes]) -> None:
         """A shard's function returned, or its process died."""
         worker = self._workers[number]
-        if self._is_over(worker):
+        if worker.ended.called:
             return
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
@@ -353,25 +404,35 @@ class Conductor:
             reason = "its process was killed, or crashed" if killed else str(error) or type(error).__name__
             self._fail(worker, f"worker {number} died: {reason}")
         else:
-            worker.result = decode_result(done.result())
-            if worker.result.problem is not None:
-                self._fail(worker, f"worker {number}: {worker.result.problem}", worker.result.problem)
-        worker.settle()
-        if not worker.ended.called:
-            worker.ended.callback(None)
+            self._take(number, worker, done.result())
+        self._over(worker)
+
+    def _take(self, number: int, worker: Worker, octets: bytes) -> None:
+        """What a shard's function returned."""
+        try:
+            worker.result = decode_result(octets)
+        except OperatorError as error:
+            self._fail(worker, f"worker {number}: {error}")
+            return
+        problem = worker.result.problem
+        if problem is None and worker.lost is not None:
+            problem = f"its control link was lost: {worker.lost}"
+        if problem is not None:
+            self._fail(worker, f"worker {number}: {problem}", problem)
+
+    def _over(self, worker: Worker) -> None:
+        worker.end()
         for each in range(len(self.phases)):
             self._settle_phase(each)
 
     def _fail(self, worker: Worker, problem: str, reason: str | None = None) -> None:
         worker.problem = problem
-        self.incomplete_because = self.incomplete_because or problem
+        self._problems.append(problem)
         if not worker.ready.called:
-            worker.ready.errback(OperatorError(reason or problem))
+            if self._job is not None:
+                worker.ready.errback(OperatorError(reason or problem))
         elif self._began is not None:
             self._watcher.note(f"Warning: {problem}")
-
-    def _is_over(self, worker: Worker) -> bool:
-        return worker.result is not None or worker.problem is not None
 
     # Pushes.
 

@@ -97,6 +97,14 @@ class PushAnswer(msgspec.Struct, tag="push answer", frozen=True):
     octets: bytes
 
 
+class Alive(msgspec.Struct, tag="alive", frozen=True):
+    """The shard runs; said every second."""
+
+
+class Ending(msgspec.Struct, tag="ending", frozen=True):
+    """The shard has heard Finish. It may be too busy with its end to say more."""
+
+
 class Note(msgspec.Struct, tag="note", frozen=True):
     """Something a person should read now."""
 
@@ -107,7 +115,9 @@ class Note(msgspec.Struct, tag="note", frozen=True):
 
 
 class Begin(msgspec.Struct, tag="begin", frozen=True):
-    """The run begins: the seconds of the time line count from here."""
+    """The run begins: the seconds of the time line count from here. ``now`` is what the run's clock shows."""
+
+    now: float
 
 
 class StartPhase(msgspec.Struct, tag="start", frozen=True):
@@ -132,7 +142,7 @@ class Finish(msgspec.Struct, tag="finish", frozen=True):
     reason: str
 
 
-FromShard = Hello | Ready | Second | Snapshot | PhaseOver | Settled | PushAnswer | Note
+FromShard = Hello | Alive | Ending | Ready | Second | Snapshot | PhaseOver | Settled | PushAnswer | Note
 FromConductor = Begin | StartPhase | Settle | PushRequest | Finish
 Message = FromShard | FromConductor
 

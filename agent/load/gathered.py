@@ -58,7 +58,11 @@ class PhaseRecord:
 
 @dataclass(slots=True)
 class Worker:
-    """One shard as the conductor sees it. ``asked`` says whether an executor has it."""
+    """One shard as the conductor sees it. ``asked`` says whether an executor has it.
+
+    ``problem`` says why it is lost, ``lost`` how its control link ended before its time. It is ``silent`` while it says
+    nothing once it ``is_ready``, and was so for ``silent_s`` seconds before; ``ending`` when it knows of its end.
+    """
 
     indexes: range
     asked: bool = False
@@ -69,6 +73,30 @@ class Worker:
     snapshot: dict[str, Any] | None = None
     result: ShardResult | None = None
     problem: str | None = None
+    lost: str | None = None
+    is_ready: bool = False
+    ending: bool = False
+    silent: bool = False
+    silent_s: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it does nothing more for the run."""
+        return self.result is not None or self.problem is not None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it kept up, as far as it lived to tell."""
+        result = self.result
+        if result is None:
+            return {"lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0}
+        return {name: getattr(result, name) for name in ("lag", "cpu_s", "cpu_by_second", "max_rss_kib")}
+
+    def end(self) -> None:
+        """It is not waited for any more."""
+        self.settle()
+        if not self.ended.called:
+            self.ended.callback(None)
 
     def settle(self) -> None:
         """Its Macs are at nothing, or it is gone."""

@@ -6,6 +6,7 @@ the desk of the process that owns the Mac, and both are made from the same plain
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
@@ -141,10 +142,12 @@ def fleet_desk(
     *,
     began: float,
     owned: Container[int] | None = None,
+    ahead: Callable[[], float] = lambda: 0.0,
 ) -> PushDesk:
     """The desk for the Macs of this process, who tell it when they are back.
 
-    ``began`` is when the gateway was opened (seconds since the epoch): the rules' times count from it.
+    ``began`` is when the gateway was opened (seconds since the epoch): the rules' times count from it. ``ahead`` is how
+    far the dates of others are ahead of ``surroundings.wall_clock``.
     """
     population = fleet.population
     broker = PushBroker(
@@ -160,7 +163,7 @@ def fleet_desk(
     def deliver(notification: Notification) -> bool:
         return fleet[notification.index].receive_push(notification)
 
-    desk = PushDesk(surroundings.reactor, broker, deliver, wall_clock=surroundings.wall_clock)
+    desk = PushDesk(surroundings.reactor, broker, deliver, wall_clock=surroundings.wall_clock, ahead=ahead)
     fleet.gateway.on_back = desk.came_back
     fleet.gateway.on_left = desk.left
     return desk
@@ -172,9 +175,18 @@ def fleet_router(
     behaviour: PushBehaviour,
     shard_of: Callable[[int], int],
     send: Callable[[int, bytes], object],
+    wall_clock: Callable[[], float] = time.time,
 ) -> PushRouter:
     """The router to the desks of other processes; its ``began`` is theirs."""
-    return PushRouter(reactor, population, shard_of, send, policy=behaviour.policy(), rules=behaviour.parsed_rules())
+    return PushRouter(
+        reactor,
+        population,
+        shard_of,
+        send,
+        policy=behaviour.policy(),
+        rules=behaviour.parsed_rules(),
+        wall_clock=wall_clock,
+    )
 
 
 class PushFront:

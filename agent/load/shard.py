@@ -8,7 +8,6 @@ are pushed, and tells how far it is.
 from __future__ import annotations
 
 import gc
-import resource
 import sys
 from functools import partial
 from importlib import import_module
@@ -21,8 +20,10 @@ from twisted.python.failure import Failure
 from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.load.census import Census, state_of
 from agent.load.control import (
+    Alive,
     Begin,
     ControlError,
+    Ending,
     Finish,
     Hello,
     Message,
@@ -42,11 +43,13 @@ from agent.load.phases.running import PhaseRun
 from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.strain import Strain
+from agent.net.clocks import make_monotonic
+from agent.net.usage import peak_kib
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
 REST_SECONDS = 0.05
-GONE = "the conductor is gone"
+ALIVE_SECONDS = 1.0
 
 
 def run_shard(plan: bytes) -> bytes:
@@ -75,10 +78,10 @@ def own_reactor() -> Any:
     """A reactor that is not the process's own one: nothing is installed, and there may be several."""
     platform: str = sys.platform
     if platform == "linux":
-        return import_module("twisted.internet.epollreactor").EPollReactor()
+        return make_monotonic(import_module("twisted.internet.epollreactor").EPollReactor())
     if platform == "darwin":
-        return import_module("twisted.internet.kqreactor").KQueueReactor()
-    return import_module("twisted.internet.pollreactor").PollReactor()
+        return make_monotonic(import_module("twisted.internet.kqreactor").KQueueReactor())
+    return make_monotonic(import_module("twisted.internet.pollreactor").PollReactor())
 
 
 class Shard:
@@ -94,6 +97,9 @@ class Shard:
         self._strain = Strain(reactor)
         self._resting = LoopingCall(self._rest)
         self._resting.clock = reactor
+        self._telling = LoopingCall(lambda: self._send(Alive()))
+        self._telling.clock = reactor
+        self._lost: str | None = None
         self._parts: ShardParts | None = None
         self._census: Census | None = None
         self._seconds: LoopingCall | None = None
@@ -106,6 +112,7 @@ class Shard:
         try:
             hello = Hello(plan.shard, plan.secret)
             self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
+            self._telling.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
             self._parts = ShardParts(self._reactor, plan, self._note)
             self._parts.open()
             self._census = Census(self._parts.fleet, self._reactor)
@@ -113,6 +120,7 @@ class Shard:
             self._resting.start(REST_SECONDS, now=False).addErrback(self._defect)
             self._link.send(Ready())
             await self._finished
+            problem = self._lost
         except LomAgentError as error:
             problem = str(error)
         finally:
@@ -135,6 +143,8 @@ class Shard:
                 await parts.close()
             except OperatorError as error:  # of the trace: what was measured is good all the same
                 problem = problem or str(error)
+        if self._telling.running:
+            self._telling.stop()
         if self._link is not None:
             self._link.close()
         return ShardResult(
@@ -143,7 +153,7 @@ class Shard:
             lag=self._strain.lag.encoded(),
             cpu_s=self._strain.cpu_s,
             cpu_by_second=self._strain.cpu_by_second,
-            max_rss_kib=max_rss_kib(),
+            max_rss_kib=peak_kib(),
             keys_reused=0 if parts is None else parts.keys_reused,
             push=None if parts is None else parts.push_counts,
             problem=problem,
@@ -154,8 +164,8 @@ class Shard:
     def said(self, link: ControlLink, message: Message) -> None:
         """The conductor said something."""
         match message:
-            case Begin():
-                self._begin()
+            case Begin(now):
+                self._begin(now)
             case StartPhase(phase):
                 self._start(phase)
             case PushRequest(octets) if self._parts is not None and self._parts.desk is not None:
@@ -163,14 +173,17 @@ class Shard:
             case Settle():
                 self._settle()
             case Finish(reason):
+                link.send(Ending())
                 self._finish(reason)
             case _:
                 pass
 
     def gone(self, _link: ControlLink, error: PeerError) -> None:
-        """The conductor is gone: nobody waits for this shard any more."""
+        """The link is gone: what this shard does from now on, nobody hears."""
         self._link = None
-        self._finish(f"{GONE}: {error}")
+        if not self._finished.called:
+            self._lost = f"its control link was lost: {error}"
+            self._finish(self._lost)
 
     def _finish(self, reason: str) -> None:
         self._reason = reason
@@ -186,7 +199,9 @@ class Shard:
 
     # Time.
 
-    def _begin(self) -> None:
+    def _begin(self, now: float) -> None:
+        if self._parts is not None:
+            self._parts.clock.set(now)
         self._strain.begin()
         self._seconds = LoopingCall.withCount(self._tell_second)
         self._seconds.clock = self._reactor
@@ -201,6 +216,7 @@ class Shard:
         parts, census = self._parts, self._census
         if parts is None or census is None:
             return
+        parts.flush()
         lag, cpu = self._strain.second()
         gauges = {"macs": census.macs, "connections": parts.connections, "pushes_waiting": parts.pushes_waiting}
         for _ in range(passed - 1):
@@ -251,9 +267,3 @@ class Shard:
             run.stop_because(self._reason)
             over.cancel()
         await DeferredList([over for _, over in self._running.values()], consumeErrors=True)
-
-
-def max_rss_kib() -> int:
-    """The most memory that this process had, in KiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 1024 if sys.platform == "darwin" else peak  # getrusage(2): bytes on macOS, else KiB

@@ -22,8 +22,9 @@ from agent.load.shard_plan import EnrolAt, ShardPlan, server_config
 from agent.load.trace import TraceFile, several
 from agent.lom.power import PowerChoices
 from agent.mdm.session import Timing
+from agent.net.clocks import RunClock
 from agent.net.keys import KeyPool, parse_keys
-from agent.net.lom_networks import make_network
+from agent.net.lom_networks import INTERFACE, make_network, parse_network
 from agent.net.mdm_client import MDMClient
 from agent.net.resolver import Resolver
 from agent.net.surroundings import Moment, Surroundings
@@ -54,11 +55,13 @@ class ShardParts:
 
     def __init__(self, reactor: Any, plan: ShardPlan, note: Callable[[str], None]) -> None:
         scenario = plan.scenario
-        allow_open_files(plan.stop - plan.first)
+        on_interface = parse_network(scenario.lom.network).kind == INTERFACE  # where each Mac listens
+        allow_open_files(plan.stop - plan.first, 2 if on_interface else 1)
         self.metrics = Metrics()
+        self.clock = RunClock(reactor)
         self._trace = None if plan.trace is None else TraceFile(plan.trace)
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
-        self._network = make_network(scenario.lom.network, reactor, observer)
+        self._network = make_network(scenario.lom.network, reactor, observer, self.clock)
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)
         self._keys = KeyPool(reactor, own, processes=plan.cores)
@@ -76,6 +79,7 @@ class ShardParts:
             on_warning=lambda text: note(f"Warning: {text}"),
             stage=self.metrics.stage,
             resume=scenario.tls.resume,
+            wall_clock=self.clock,
         )
         population = Population(scenario.fleet.seed, scenario.fleet.devices, scenario.fleet.segment_size)
         indexes = range(plan.first, plan.stop)
@@ -83,7 +87,7 @@ class ShardParts:
         self.fleet = Fleet(population, self.around, manners, indexes)
         self.desk = None
         if plan.push is not None:
-            self.desk = fleet_desk(self.fleet, self.around, plan.push, began=plan.push_began)
+            self.desk = fleet_desk(self.fleet, self.around, plan.push, began=plan.push_began, ahead=self.clock.ahead)
         self._server = None
         if plan.server is not None:
             self._server = open_server(server_config(plan.server), reactor, resolver, self._mac)
@@ -138,6 +142,11 @@ class ShardParts:
     def rest(self) -> None:
         """Lay a few quiet Macs down; called so often that it never takes long."""
         self.fleet.rest(RESTS_AT_ONCE, LOOKS_AT_ONCE)
+
+    def flush(self) -> None:
+        """Hand the trace so far to the system; called every second."""
+        if self._trace is not None:
+            self._trace.flush()
 
     async def close(self) -> None:
         """Close everything; the trace is whole afterwards."""

@@ -29,7 +29,8 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``conductor`` is the numeric address of the control link, ``ca`` its CA's certificate (DER), ``secret`` what the
     shard shows there. ``anchors`` are CA certificates for the server (DER). ``server`` is how commands are queued, None
-    where nobody can be asked. ``push`` is None where there is no gateway, ``push_began`` the wall clock at its start.
+    where nobody can be asked. ``push`` is None where there is no gateway, ``push_began`` the date of its
+    start by the clock of the run.
     ``trace`` is the file of this shard's trace. ``cores`` is how many processes may make its RSA keys.
     """
 

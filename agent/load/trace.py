@@ -56,6 +56,14 @@ class TraceFile:
             except OSError as error:
                 self._broken = error
 
+    def flush(self) -> None:
+        """Hand what is buffered to the system, so that it is there also where this process is killed."""
+        if self._broken is None and not self._file.closed:
+            try:
+                self._file.flush()
+            except OSError as error:
+                self._broken = error
+
     def close(self) -> None:
         """Write what is buffered and close the file; a second call does nothing.
 

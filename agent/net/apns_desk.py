@@ -25,7 +25,10 @@ Deliver = Callable[[Notification], bool]
 
 
 class PushDesk:
-    """``deliver`` hands a notification to its Mac and says whether the Mac takes it for its own."""
+    """``deliver`` hands a notification to its Mac and says whether the Mac takes it for its own.
+
+    ``ahead`` is how far the dates that providers write are ahead of ``wall_clock``.
+    """
 
     def __init__(
         self,
@@ -34,11 +37,13 @@ class PushDesk:
         deliver: Deliver,
         *,
         wall_clock: Callable[[], float] = time.time,
+        ahead: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.broker = broker
         self._reactor = reactor
         self._deliver = deliver
         self._wall_clock = wall_clock
+        self._ahead = ahead
         self._timer: DelayedCall | None = None
         self._due = 0.0
         self._closed = False
@@ -64,7 +69,7 @@ class PushDesk:
 
     def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
         """Decide on one request."""
-        reply(self.broker.receive(fields, body, provider, self._wall_clock()))
+        reply(self.broker.receive(fields, body, provider, self._wall_clock(), ahead=self._ahead()))
 
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that was not even read."""
@@ -77,8 +82,8 @@ class PushDesk:
     def receive(self, octets: bytes) -> bytes:
         """Decide on one request of another process; the bytes of the answer. Raises PushWireError."""
         push = decode_push(octets)
-        now = min(push.at, self._wall_clock())  # a clock that was set back meanwhile has no push come from the future
-        outcome = self.broker.receive(push.fields, push.body, push.provider, now, push.spent)
+        now = min(push.at, self._wall_clock())  # the clocks of two processes: no push comes from the future
+        outcome = self.broker.receive(push.fields, push.body, push.provider, now, push.spent, self._ahead())
         self._arm()
         return encode_answer(push.number, outcome)
 

@@ -10,7 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -66,6 +67,7 @@ class KeyPool:
         self._on_key = on_key
         self._processes = max(1, processes or os.cpu_count() or 1)
         self._executor: ProcessPoolExecutor | None = None
+        self._children: list[BaseProcess] = []
         self._kept: dict[int, list[_Key]] = {}  # of a pool: those that are handed out again
         self._ahead: dict[int, deque[_Key]] = {}  # begun, and not asked for yet; the oldest first
         self._taken: dict[int, int] = {}
@@ -102,6 +104,8 @@ class KeyPool:
         """End the processes; keys that are not made yet are given up."""
         executor, self._executor = self._executor, None
         if executor is not None:
+            for child in self._children:  # a pool ends its processes by SIGTERM, to which ours are deaf
+                child.kill()
             executor.shutdown(wait=True, cancel_futures=True)
 
     def _next(self, bits: int) -> _Key:
@@ -131,7 +135,10 @@ class KeyPool:
                 max_workers=self._processes, mp_context=get_context("spawn"), initializer=_stand_back
             )
         key = _Key()
+        before = set(active_children()) if len(self._children) < self._processes else None
         future = self._executor.submit(_make_key, bits)
+        if before is not None:
+            self._children += set(active_children()) - before
         future.add_done_callback(lambda done: self._reactor.callFromThread(self._finished, key, done))
         return key
 

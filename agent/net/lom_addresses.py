@@ -11,7 +11,6 @@ that was killed. The file's lock says that a run is alive. ::
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import time
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 
 from agent.errors import OperatorError
 from agent.lom.addresses import AddressError, check_link_local
+from agent.unix import fcntl
 
 _NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h: usable at once; two Macs of a fleet never have the same address
 _SCOPE_LINK = 253  # RT_SCOPE_LINK of linux/rtnetlink.h

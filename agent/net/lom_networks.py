@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,12 +89,19 @@ def _parse_interface(text: str, rest: str) -> NetworkChoice:
     return NetworkChoice(INTERFACE, interfaces, port)
 
 
-def make_network(text: str, reactor: Reactor, observer: Observer) -> LOMNetwork:
-    """The network that ``text`` names (see ``parse_network``), with nobody on it. Raises OperatorError."""
+def make_network(
+    text: str, reactor: Reactor, observer: Observer, wall_clock: Callable[[], float] = time.time
+) -> LOMNetwork:
+    """The network that ``text`` names (see ``parse_network``), with nobody on it. Raises OperatorError.
+
+    ``wall_clock`` dates what it tells ``observer``.
+    """
     choice = parse_network(text)
     if choice.kind == MEMORY:
-        return MemoryLOMNetwork(reactor, AddressBook(), observer)
+        return MemoryLOMNetwork(reactor, AddressBook(), observer, wall_clock)
     # The LOM link trusts the CAs of the LOM payload and nobody else, so it has contexts of its own.
     if choice.kind == LOOPBACK:
-        return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), observer)
-    return InterfaceNetwork(reactor, choice.interfaces, TLSContexts(), observer, port=choice.port)
+        return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), observer, wall_clock)
+    return InterfaceNetwork(
+        reactor, choice.interfaces, TLSContexts(), observer, port=choice.port, wall_clock=wall_clock
+    )

@@ -1,54 +1,105 @@
-"""The processes that this program starts for its own work: how they begin, and that none outlives it."""
+"""The processes that this program starts for its own work: how they begin, and that none outlives it.
+
+Signals that end a program go to the whole process group (Ctrl-C, a closed terminal) or to the whole unit (systemd).
+What they mean the first process alone decides, so the others never hear of them.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager
-from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from threading import Thread
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
 Outcome = TypeVar("Outcome")
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class RemoteError(Exception):
+    """What a call in another process raised."""
 
 
 class ProcessEach(Executor):
     """Runs each call in a process of its own, so that one that is killed takes no other along."""
 
     def __init__(self) -> None:
-        self._pools: list[ProcessPoolExecutor] = []
-        self._calls: list[Future[object]] = []
+        self._processes: list[SpawnProcess] = []
+        self._threads: list[Thread] = []
 
     def submit(
         self, function: Callable[Parameters, Outcome], /, *arguments: Parameters.args, **named: Parameters.kwargs
     ) -> Future[Outcome]:
-        """Start a process that calls ``function``."""
-        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=begin_child)
-        with _interrupts_held_back():
-            call = pool.submit(function, *arguments, **named)
-        self._pools.append(pool)
-        self._calls.append(call)  # type: ignore[arg-type]
-        return call
+        """Start a process that calls ``function``. Its future fails with BrokenExecutor where the process dies."""
+        context = get_context("spawn")
+        ours, its = context.Pipe(duplex=False)
+        process = context.Process(target=_call, args=(its, function, arguments, named))
+        with signals_held_back():
+            resource_tracker.ensure_running()  # a helper of multiprocessing; it lets two of the signals in again
+        with signals_held_back():
+            process.start()
+        its.close()
+        future: Future[Outcome] = Future()
+        future.set_running_or_notify_cancel()
+        thread = Thread(target=_await, args=(ours, process, future), daemon=True)
+        thread.start()
+        self._processes.append(process)
+        self._threads.append(thread)
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Start none any more."""
-        for pool in self._pools:
-            pool.shutdown(wait, cancel_futures=cancel_futures)
+        """Wait for those that were started; no call can be cancelled."""
+        del cancel_futures
+        if wait:
+            for thread in self._threads:
+                thread.join()
 
-    def kill(self) -> None:
-        """End this process's children where a call is not over: nobody waits for it any more."""
-        if not all(call.done() for call in self._calls):
-            for child in active_children():
-                child.kill()
+    def kill(self, number: int | None = None) -> None:
+        """End the process of one call, counted from 0 in their order, or of each: nobody waits for it any more."""
+        for process in self._processes if number is None else self._processes[number : number + 1]:
+            if process.is_alive():
+                process.kill()
+
+
+def _call(its: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    begin_child()
+    try:
+        outcome = True, function(*arguments, **named)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told
+        outcome = False, str(error) or type(error).__name__
+    its.send(outcome)
+
+
+def _await(ours: Connection, process: SpawnProcess, future: Future[Any]) -> None:
+    """Settle a future with what its process says, or with its death."""
+    try:
+        with ours:
+            good, outcome = ours.recv()
+    except (EOFError, OSError):
+        process.join()
+        future.set_exception(BrokenExecutor(f"the process ended with {process.exitcode}"))
+        return
+    process.join()
+    if good:
+        future.set_result(outcome)
+    else:
+        future.set_exception(RemoteError(outcome))
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """What is started in here never hears of Ctrl-C, not even before ``begin_child`` is called."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def signals_held_back() -> Iterator[None]:
+    """What is started in here never hears of the signals that end a program, not even before ``begin_child``."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
@@ -56,12 +107,12 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def begin_child() -> None:
-    """For the ``initializer`` of a pool of processes.
+    """The first that a process of ours does; the ``initializer`` of a pool.
 
-    Ctrl-C goes to the whole process group, but the parent alone decides what it means. A parent that was killed tells
-    nobody, and the pool's own queue would keep its processes for ever: they end by themselves.
+    A parent that was killed tells nobody: its children end by themselves.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
         Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

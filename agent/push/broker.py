@@ -127,13 +127,15 @@ class PushBroker:
         provider: Provider,
         now: float,
         spent: Collection[int] | None = None,
+        ahead: float = 0.0,
     ) -> Outcome:
         """What comes of one request.
 
         ``spent`` are the rules for the first so many pushes that have none left, where somebody else counts these.
+        ``ahead`` is how far the clock of the provider's dates is ahead of ``now``.
         """
         try:
-            request = judge_request(fields, body, provider, self._policy, now)
+            request = judge_request(fields, body, provider, self._policy, now, ahead)
             index = self._addressee(request)
         except PushRefused as refused:
             return self.refuse(refused)

@@ -83,9 +83,16 @@ class PushRequest:
 
 
 def judge_request(
-    fields: Iterable[tuple[str, str]], body: bytes, provider: Provider, policy: PushPolicy, now: float
+    fields: Iterable[tuple[str, str]],
+    body: bytes,
+    provider: Provider,
+    policy: PushPolicy,
+    now: float,
+    ahead: float = 0.0,
 ) -> PushRequest:
     """Read one request, whose header fields have lower-case names. ``now`` is in seconds since the epoch.
+
+    ``ahead`` is how far the clock of its dates is ahead of ``now``.
 
     Raises PushRefused with the first thing that is wrong, in the order: message id, method, path, certificate, token,
     payload, the other headers.
@@ -102,7 +109,7 @@ def judge_request(
     elif _UUID.fullmatch(apns_id) is None:
         raise PushRefused(Reason.BAD_MESSAGE_ID, apns_id=new_apns_id())
     try:
-        return _judge(headers, body, provider, policy, now, apns_id)
+        return _judge(headers, body, provider, policy, now, ahead, apns_id)
     except PushRefused as refused:
         refused.apns_id = apns_id
         raise
@@ -127,7 +134,13 @@ def apns_id_of(fields: Iterable[tuple[str, str]]) -> str:
 
 
 def _judge(
-    headers: dict[str, str], body: bytes, provider: Provider, policy: PushPolicy, now: float, apns_id: str
+    headers: dict[str, str],
+    body: bytes,
+    provider: Provider,
+    policy: PushPolicy,
+    now: float,
+    ahead: float,
+    apns_id: str,
 ) -> PushRequest:
     if headers.get(":method") != "POST":
         raise PushRefused(Reason.METHOD_NOT_ALLOWED)
@@ -140,7 +153,7 @@ def _judge(
     _check_push_type(headers.get("apns-push-type"), policy)
     if len(headers.get("apns-collapse-id", "").encode()) > MAX_COLLAPSE_ID_BYTES:
         raise PushRefused(Reason.BAD_COLLAPSE_ID)
-    expires, storable = _expiration(headers.get("apns-expiration"), policy, now)
+    expires, storable = _expiration(headers.get("apns-expiration"), policy, now, ahead)
     return PushRequest(
         bytes.fromhex(digits),
         topic,
@@ -226,7 +239,7 @@ def _priority(value: str | None) -> int:
     return int(value)
 
 
-def _expiration(value: str | None, policy: PushPolicy, now: float) -> tuple[float, bool]:
+def _expiration(value: str | None, policy: PushPolicy, now: float, ahead: float) -> tuple[float, bool]:
     """When the notification ends, and whether it may be kept until then. 0: now or never."""
     if value is None:
         return now + policy.default_storage, True
@@ -235,4 +248,4 @@ def _expiration(value: str | None, policy: PushPolicy, now: float) -> tuple[floa
     seconds = float(value)
     if seconds == 0.0:
         return now + policy.longest_storage, False
-    return min(seconds, now + policy.longest_storage), True
+    return min(seconds - ahead, now + policy.longest_storage), True

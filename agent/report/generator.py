@@ -23,7 +23,8 @@ def generator_document(workers: Sequence[Mapping[str, Any]]) -> GeneratorDocumen
 
     Of each: ``worker`` (its number, or "gateway"), ``lag`` (an encoded histogram as `Latencies` makes, or ``p50``,
     ``p99`` and ``max`` in ms, or None where the worker did not live to tell), ``cpu_s``, ``cpu_by_second`` (shares of a
-    core) and ``max_rss_kib``. Of no workers nothing is known, so that they are not to be trusted.
+    core), ``max_rss_kib``, and ``silent_s`` where it said nothing for a while. Of no workers nothing is known, so that
+    they are not to be trusted.
     """
     documents = [_worker(facts) for facts in workers]
     reasons = [] if workers else ["The load generator did not measure itself."]
@@ -33,13 +34,16 @@ def generator_document(workers: Sequence[Mapping[str, Any]]) -> GeneratorDocumen
 
 
 def _worker(facts: Mapping[str, Any]) -> WorkerDocument:
-    return {
+    document: WorkerDocument = {
         "worker": facts["worker"],
         "lag_ms": _lag(facts["lag"]),
         "cpu_s": round(facts["cpu_s"], _DECIMALS),
         "busiest_second": round(max(facts["cpu_by_second"], default=0.0), _DECIMALS),
         "max_rss_kib": facts["max_rss_kib"],
     }
+    if facts.get("silent_s"):
+        document["silent_s"] = round(facts["silent_s"], _DECIMALS)
+    return document
 
 
 def _lag(lag: str | Mapping[str, float] | None) -> LagDocument:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import secrets
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -28,6 +26,7 @@ from agent.load.limits import Verdict
 from agent.load.metrics import Metrics, OperationSummary, StageSummary
 from agent.load.timeline import TimeLine
 from agent.load.trace import rfc3339
+from agent.net.usage import cpu_seconds, peak_kib
 from agent.report.generator import generator_document
 from agent.report.schema import SCHEMA, LatencyDocument, OperationDocument, ResultsDocument, StageDocument
 
@@ -59,7 +58,7 @@ class RunInfo:
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What a run took: seconds of CPU (user and system) of this program and its finished children together, and the
-    largest resident memory that any one of them had, in KiB."""
+    largest resident memory that it or one of its workers had, in KiB."""
 
     cpu_s: float
     max_rss_kib: int
@@ -72,35 +71,11 @@ class ResourceMeter:
     """
 
     def __init__(self) -> None:
-        self._before = _usages()
+        self._before = cpu_seconds()
 
-    def read(self) -> Resources:
-        """What was used until now. The peak of the children counts only where it rose since."""
-        own, children = _usages()
-        own_before, children_before = self._before
-        peaks = [own.ru_maxrss]
-        if children.ru_maxrss > children_before.ru_maxrss:
-            peaks.append(children.ru_maxrss)
-        return Resources(
-            cpu_s=_cpu(own) + _cpu(children) - _cpu(own_before) - _cpu(children_before),
-            max_rss_kib=resident_kib(max(peaks), sys.platform),
-        )
-
-
-def _usages() -> tuple[resource.struct_rusage, resource.struct_rusage]:
-    return resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-
-
-def _cpu(usage: resource.struct_rusage) -> float:
-    return usage.ru_utime + usage.ru_stime
-
-
-def resident_kib(ru_maxrss: int, platform: str) -> int:
-    """``ru_maxrss`` of getrusage in KiB, given ``sys.platform``.
-
-    Source: getrusage(2): "in kilobytes" on Linux and the BSDs, "in bytes" on macOS.
-    """
-    return ru_maxrss // 1024 if platform == "darwin" else ru_maxrss
+    def read(self, peaks: Iterable[int] = ()) -> Resources:
+        """What was used until now; ``peaks`` are the peaks (KiB) that other processes of the run told of themselves."""
+        return Resources(cpu_s=cpu_seconds() - self._before, max_rss_kib=max((peak_kib(), *peaks)))
 
 
 def results(

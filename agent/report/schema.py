@@ -124,6 +124,7 @@ class WorkerDocument(TypedDict):
     cpu_s: Amount
     busiest_second: Amount
     max_rss_kib: Count
+    silent_s: NotRequired[Amount]
 
 
 class GeneratorDocument(TypedDict):

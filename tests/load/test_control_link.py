@@ -59,11 +59,11 @@ def test_shards_with_their_secret_are_known_by_their_number(run_in_reactor: RunI
             link.send(Ready())
         await until(lambda: len(conductor.heard) == 2)
         assert sorted(conductor.heard, key=lambda heard: heard[0]) == [(0, Ready()), (1, Ready())]
-        server.send(1, Begin())
+        server.send(1, Begin(1.5))
         server.dismiss(Finish("enough"))
         await until(lambda: len(ears[1].heard) == 2 and ears[0].heard)
         assert [message for _, message in ears[0].heard] == [Finish("enough")]
-        assert [message for _, message in ears[1].heard] == [Begin(), Finish("enough")]
+        assert [message for _, message in ears[1].heard] == [Begin(1.5), Finish("enough")]
         links[0].close()
         await until(lambda: conductor.lost)
         server.close()

@@ -20,7 +20,6 @@ from agent.report.results import (
     Resources,
     RunInfo,
     read_results,
-    resident_kib,
     results,
     write_results,
 )
@@ -247,11 +246,6 @@ def test_what_children_used_before_does_not_count():
     one = meter.read()
 
     assert none.cpu_s < one.cpu_s / 2
-
-
-def test_resident_memory_is_bytes_on_macos_and_kib_elsewhere():
-    assert resident_kib(3 * 1024 * 1024, "darwin") == 3 * 1024
-    assert resident_kib(3 * 1024, "linux") == 3 * 1024
 
 
 def test_the_document_is_written_to_a_directory_that_is_made(tmp_path):

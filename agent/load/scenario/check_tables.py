@@ -82,6 +82,11 @@ def _checked_server(server: ServerPart) -> ServerPart:
         raise OperatorError(
             f'server.keys should be unique or pool:N with N from 1 to {MAX_POOL:,}, but is "{server.keys}"'
         )
+    if embedded and server.keys != "unique" and server.identity != "scep":
+        raise OperatorError(
+            "server.keys (--keys) is about keys for SCEP, but the lab makes identities as PKCS12; set "
+            'server.identity = "scep" (--identity scep)'
+        )
     _check_addresses(server)
     if server.lab is not None and server.enroll is None:
         return structs.replace(server, enroll=server.lab.url.rstrip("/") + ENROLL_PATH)

@@ -305,6 +305,10 @@ class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         key("So many at a time, the next when one ends (each worker has one at least); instead of `rate`.", example=64),
     ] = None
     tail: Annotated[Seconds, key("How long the run waits at its end for what is under way.", "s")] = 30.0
+    worker_timeout: Annotated[
+        Annotated[float, Meta(ge=10.0, le=86400.0)],
+        key("A worker that says nothing for so long is given up, and the run is incomplete.", "s"),
+    ] = 60.0
 
 
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

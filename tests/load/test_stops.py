@@ -1,0 +1,237 @@
+"""What is left when a run is stopped, killed, or loses a worker: the table in docs/load.md, row by row."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from command import COMMAND, SECONDS, patched
+from started_runs import StartedRun, started_run, wait_for_file, wait_until_gone
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+IMPORTING = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "twisted":
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Finder())
+"""
+BROKEN_LINK = """
+import agent.load.shard
+tell = agent.load.shard.Shard._tell_second
+def tell_second(self, passed):
+    tell(self, passed)
+    if self._plan.shard == 1 and self._second == 2:
+        {act}
+agent.load.shard.Shard._tell_second = tell_second
+"""
+
+
+def left(run: StartedRun, folder: Path) -> None:
+    """Everything that a run leaves that is stopped in good order."""
+    wait_until_gone(run.process.pid)
+    assert not run.results["complete"]
+    assert (folder / "report.html").stat().st_size > 1000
+    assert ElementTree.parse(folder / "junit.xml").getroot() is not None
+    for line in (folder / "trace.jsonl").read_text().splitlines():
+        assert json.loads(line)["operation"]
+    assert list(folder.glob("trace.jsonl.*")) == []
+
+
+def outputs(folder: Path) -> tuple[str, ...]:
+    return "--junit", str(folder / "junit.xml"), "--trace", str(folder / "trace.jsonl")
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_a_signal_to_the_whole_group_leaves_everything(tmp_path: Path, number: signal.Signals) -> None:
+    with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
+        run.wait_for("checkin: begins")
+        os.killpg(run.process.pid, number)
+        assert run.end() == STATUS[number], run.said
+        left(run, tmp_path)
+        assert run.results["incomplete_because"] == "the run was interrupted"
+        assert run.results["operations"]["enroll"]["count"] == 8
+        phase = run.results["phases"][1]
+        assert phase["started"] + phase["dropped"] == phase["planned"] == 20 * 600
+        assert len((tmp_path / "trace.jsonl").read_text().splitlines()) >= 8
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_a_signal_before_the_workers_are_ready_leaves_everything_too(tmp_path: Path, number: signal.Signals) -> None:
+    with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
+        run.wait_for("an embedded MDM server, listens")
+        os.killpg(run.process.pid, number)
+        assert run.end() == STATUS[number], run.said
+        left(run, tmp_path)
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_a_signal_while_the_command_is_loaded_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    environment = patched(tmp_path, IMPORTING.format(number=int(number)))
+    with started_run(tmp_path, 600, environment=environment) as run:
+        assert run.end() == STATUS[number]
+        assert run.said == ""
+        wait_until_gone(run.process.pid)
+
+
+def test_a_hangup_is_ignored_where_nohup_has_it_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with started_run(tmp_path, 1) as run:
+            run.wait_for("checkin: begins")
+            os.killpg(run.process.pid, signal.SIGHUP)
+            assert run.end() == 0, run.said
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert run.results["complete"]
+
+
+def test_a_terminal_that_is_closed_leaves_everything(tmp_path: Path) -> None:
+    (tmp_path / "scenario.toml").write_text(
+        '[fleet]\ndevices = 4\n[[phase]]\nkind = "enroll"\n[[phase]]\nkind = "idle"\nseconds = 600\n'
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(COMMAND, [COMMAND, "run", str(tmp_path / "scenario.toml"), "--out", str(tmp_path)])
+    seen = b""
+    while b"idle" not in seen:
+        seen += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    wait_until_gone(child)
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    assert document["incomplete_because"] == "the run was interrupted"
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_reader_that_leaves_does_not_cost_the_results(tmp_path: Path) -> None:
+    with started_run(tmp_path, 2) as run:
+        run.wait_for("checkin: begins")
+        assert run.process.stdout is not None
+        run.process.stdout.close()
+        assert run.process.wait(SECONDS) == 0
+    assert run.results["complete"]
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_worker_that_is_killed_is_named_and_the_other_goes_on(tmp_path: Path) -> None:
+    with started_run(tmp_path, 4, *outputs(tmp_path)) as run:
+        run.wait_for("checkin: begins")
+        os.kill(run.workers[1], signal.SIGKILL)
+        assert run.end() == 1, run.said
+        left(run, tmp_path)
+        assert "worker 1 died" in run.results["incomplete_because"]
+        assert run.results["phases"][1]["done"] >= 40
+
+
+def test_a_killed_worker_costs_the_trace_a_second_at_the_most(tmp_path: Path) -> None:
+    with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
+        run.wait_for("checkin: begins")
+        part = tmp_path / "trace.jsonl.1"
+        until = time.monotonic() + SECONDS
+        while b'"session"' not in part.read_bytes():  # some hundred bytes, far below a buffer
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        written = part.read_bytes().splitlines()
+        os.kill(run.workers[1], signal.SIGKILL)
+        run.wait_for("worker 1 died")
+        os.killpg(run.process.pid, signal.SIGINT)
+        assert run.end() == 130, run.said
+        assert set(written[:-1]) <= set((tmp_path / "trace.jsonl").read_bytes().splitlines())
+        assert "worker 1 died" in run.results["incomplete_because"]
+
+
+def test_a_killed_command_leaves_what_it_wrote_and_no_process(tmp_path: Path) -> None:
+    with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
+        run.wait_for("checkin: begins")
+        wait_for_file(tmp_path / "results.json")
+        run.process.kill()
+        assert run.end() == -9
+        wait_until_gone(run.process.pid)
+        assert not run.results["complete"]
+        assert run.results["incomplete_because"] == "the run was not over when this was written"
+        assert sorted(path.name for path in tmp_path.glob("trace.jsonl.*")) == ["trace.jsonl.0", "trace.jsonl.1"]
+        assert subprocess.run([COMMAND, "report", str(tmp_path)], capture_output=True, check=False).returncode == 0
+
+
+def test_a_stopped_worker_is_named_and_the_other_is_written_and_it_comes_back(tmp_path: Path) -> None:
+    with started_run(tmp_path, 600, "--prometheus", "127.0.0.1:0") as run:
+        run.wait_for("checkin: begins")
+        stopped = run.workers[1]
+        os.kill(stopped, signal.SIGSTOP)
+        run.wait_for("worker 1 has said nothing for 5 s; the others go on")
+        stamp = run.results["duration_s"] if (tmp_path / "results.json").exists() else 0.0
+        until = time.monotonic() + SECONDS
+        while not (tmp_path / "results.json").exists() or run.results["duration_s"] <= stamp:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert run.results["generator"]["workers"][1]["silent_s"] >= 5
+        os.kill(stopped, signal.SIGCONT)
+        run.wait_for("Worker 1 is back after")
+        os.killpg(run.process.pid, signal.SIGINT)
+        assert run.end() == 130, run.said
+        assert run.results["incomplete_because"] == "the run was interrupted"
+        assert run.results["generator"]["workers"][1]["silent_s"] >= 5
+        phase = run.results["phases"][1]
+        assert phase["started"] + phase["dropped"] == phase["planned"]
+        wait_until_gone(run.process.pid)
+
+
+def test_a_stopped_worker_is_given_up_in_the_end_and_its_process_is_killed(tmp_path: Path) -> None:
+    with started_run(tmp_path, 3, *outputs(tmp_path), "--set", "load.worker_timeout=10") as run:
+        run.wait_for("checkin: begins")
+        os.kill(run.workers[1], signal.SIGSTOP)
+        assert run.end() == 1, run.said
+        left(run, tmp_path)
+        assert re.search(r"worker 1 was given up: .*load\.worker_timeout", run.results["incomplete_because"])
+        assert run.results["phases"][1]["done"] >= 30
+
+
+def test_a_stopped_worker_does_not_keep_a_run_that_is_stopped(tmp_path: Path) -> None:
+    with started_run(tmp_path, 600, *outputs(tmp_path), "--set", "load.worker_timeout=3600") as run:
+        run.wait_for("checkin: begins")
+        os.kill(run.workers[1], signal.SIGSTOP)
+        os.killpg(run.process.pid, signal.SIGINT)
+        assert run.end() == 130, run.said
+        left(run, tmp_path)
+        because = run.results["incomplete_because"]
+        assert because == "the run was interrupted; worker 1 did not answer when the run was stopped"
+
+
+def test_a_second_ctrl_c_waits_for_nobody(tmp_path: Path) -> None:
+    patch = "import agent.load.silence\nagent.load.silence.STOP_LOOKS = 10**6\n"  # so that nothing else ends it
+    with started_run(tmp_path, 600, *outputs(tmp_path), environment=patched(tmp_path, patch)) as run:
+        run.wait_for("checkin: begins")
+        os.kill(run.workers[1], signal.SIGSTOP)
+        os.killpg(run.process.pid, signal.SIGINT)
+        run.wait_for("Ctrl-C again")
+        time.sleep(1.0)  # a person's second one: one within half a second is the same
+        os.killpg(run.process.pid, signal.SIGINT)
+        assert run.end() == 130, run.said
+        left(run, tmp_path)
+        assert "worker 1 was not waited for" in run.results["incomplete_because"]
+
+
+@pytest.mark.parametrize(
+    "act", ["self._link.close()", "self._link._stream._socket.shutdown(2)"], ids=["unheard", "broken"]
+)
+def test_a_worker_whose_control_link_is_lost_is_lost(tmp_path: Path, act: str) -> None:
+    with started_run(
+        tmp_path, 6, *outputs(tmp_path), environment=patched(tmp_path, BROKEN_LINK.format(act=act))
+    ) as run:
+        assert run.end() == 1, run.said
+        left(run, tmp_path)
+        assert re.search(r"worker 1.* control link", run.results["incomplete_because"])
+        assert run.results["phases"][1]["ended_s"] is None

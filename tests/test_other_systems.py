@@ -1,0 +1,33 @@
+"""Systems that lack what Unix has: the command starts, and says in a sentence what is not supported there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command import with_patch
+
+MISSING = """
+import sys
+for name in ("resource", "fcntl", "termios", "pwd", "grp", "tty", "pty"):
+    sys.modules[name] = None
+import os, signal
+for name in ("SIGHUP", "pthread_sigmask"):
+    delattr(signal, name)
+del os.sched_getaffinity
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["fleet", "show", "--devices", "1"]])
+def test_the_command_starts(tmp_path: Path, arguments: list[str]) -> None:
+    done = with_patch(tmp_path, MISSING, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("command", [["run"], ["lab"], ["lom-device", "--seed", "s"]])
+def test_a_command_that_needs_unix_says_so_in_a_sentence(tmp_path: Path, command: list[str]) -> None:
+    done = with_patch(tmp_path, MISSING, *command)
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("lom-agent: Expected Linux or macOS")
