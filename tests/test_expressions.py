@@ -71,7 +71,12 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("a.p<1", "x", "1"),
     ),
     "plists._DATE": (pumped("", " "), pumped("2026-01-01T00:00:00Z", " ", "x"), pumped("", "1")),
-    "lenient_xml._DECLARATION": (octets(b"", b"<"), octets(b"", b"<!"), octets(b"", b"<!ENTIT"), octets(b"", b"<!ATTLIS")),
+    "lenient_xml._DECLARATION": (
+        octets(b"", b"<"),
+        octets(b"", b"<!"),
+        octets(b"", b"<!ENTIT"),
+        octets(b"", b"<!ATTLIS"),
+    ),
     "plists._INTEGER": (pumped("", " "), pumped("1", " ", "x"), pumped("", "1"), pumped("0x", "f"), pumped(" ", "0x")),
     "plists._NOT_IN_XML": (pumped("", "a"),),
     "plists._SPECIAL": (pumped("", "a"), pumped("", "&")),
