@@ -141,6 +141,8 @@ class Conductor:
                     "cpu_s": result.cpu_s,
                     "cpu_by_second": result.cpu_by_second,
                     "max_rss_kib": result.max_rss_kib,
+                    "key_waits": result.key_waits,
+                    "key_wait_s": result.key_wait_s,
                 }
             )
         if self._front is not None and self._server.lab is None:

@@ -42,6 +42,7 @@ class PhaseRecord:
     def as_json(self) -> dict[str, Any]:
         """For the results."""
         state = self.state
+        waits = {"key_waits": state.key_waits, "key_wait_s": state.key_wait_s} if self.kind == "enroll" else {}
         return {
             "name": self.name,
             "kind": self.kind,
@@ -53,6 +54,7 @@ class PhaseRecord:
             "failed": state.failed,
             "late": state.late,
             "dropped": state.dropped,
+            **waits,
         }
 
 

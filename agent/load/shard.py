@@ -108,6 +108,7 @@ class Shard:
             self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
             self._parts = ShardParts(self._reactor, plan, self._note)
             self._parts.open()
+            await self._parts.keys_ahead(self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
             self._resting.start(REST_SECONDS, now=False).addErrback(self._defect)
@@ -144,7 +145,9 @@ class Shard:
             cpu_s=self._strain.cpu_s,
             cpu_by_second=self._strain.cpu_by_second,
             max_rss_kib=max_rss_kib(),
-            keys_reused=0 if parts is None else parts.keys_reused,
+            keys_reused=0 if parts is None else parts.keys.reused,
+            key_waits=0 if parts is None else parts.keys.waits,
+            key_wait_s=0.0 if parts is None else parts.keys.waited_s,
             push=None if parts is None else parts.push_counts,
             problem=problem,
         )

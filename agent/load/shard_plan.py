@@ -58,7 +58,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a shard came to.
 
     ``metrics`` is a snapshot, ``lag`` the event loop's lag as an encoded histogram, ``cpu_by_second`` the share of a
-    core in each second. ``problem`` says why the shard could not begin, or ended early.
+    core in each second, ``key_waits`` and ``key_wait_s`` how often and how long its Macs waited for RSA keys.
+    ``problem`` says why the shard could not begin, or ended early.
     """
 
     shard: int
@@ -68,6 +69,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     cpu_by_second: list[float] = []
     max_rss_kib: int = 0
     keys_reused: int = 0
+    key_waits: int = 0
+    key_wait_s: float = 0.0
     push: dict[str, Any] | None = None
     problem: str | None = None
 

@@ -6,6 +6,7 @@ Each errand has connections of its own, for a session may be open meanwhile.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,13 @@ class MacStopped(PeerError):
     """The Mac went down, or enrolled anew, while it was at something."""
 
     kind = "stopped"
+
+
+@dataclass(slots=True)
+class KeyWait:
+    """How long an errand waited for RSA keys that this machine had not made yet."""
+
+    seconds: float = 0.0
 
 
 Work = Callable[[], Awaitable[object]]
@@ -99,28 +107,33 @@ class Errands:
         held, self._connections = self._connections, None
         return None if held is None else held[1]
 
-    async def drive(self, steps: Steps[ReturnT]) -> ReturnT:
-        """Carry out what ``steps`` need, one thing after another, and return what they return."""
+    async def drive(self, steps: Steps[ReturnT], key_wait: KeyWait | None = None) -> ReturnT:
+        """Carry out what ``steps`` need, one thing after another, and return what they return.
+
+        ``key_wait`` is told of what they waited for keys.
+        """
         life = self._life
         self._driven += 1
         try:
             need = carry(steps, None)
             while not isinstance(need, Done):
-                need = carry(steps, await self.perform(need))
+                need = carry(steps, await self.perform(need, key_wait))
             return need.value
         finally:
             self._driven -= 1
             if life == self._life:  # else the connections are those of an errand after the Mac came up again
                 self._hang_up()
 
-    async def perform(self, need: Need) -> list[Outcome] | Identity | bytes | PeerError:
+    async def perform(
+        self, need: Need, key_wait: KeyWait | None = None
+    ) -> list[Outcome] | Identity | bytes | PeerError:
         """What came of one need; a failure of the peer is an answer too."""
         try:
             match need:
                 case RelayItems(items):
                     return await self._around.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
-                    return await self._obtain_identity(payload, anchors)
+                    return await self._obtain_identity(payload, anchors, key_wait or KeyWait())
                 case CheckIn(message, enrolment):
                     return await self._check_in(message, enrolment)
         except PeerError as error:
@@ -185,8 +198,13 @@ class Errands:
             self._connections[1].close()
             self._connections = None
 
-    async def _obtain_identity(self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...]) -> Identity:
-        key = await self._around.keys.take(payload.key_size)
+    async def _obtain_identity(
+        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], key_wait: KeyWait
+    ) -> Identity:
+        waiting = self._around.keys.take(payload.key_size)
+        since = self._around.reactor.seconds()
+        key = await waiting
+        key_wait.seconds += self._around.reactor.seconds() - since
         connections = Connections(lambda origin: self._around.connection(origin, None, anchors))
         try:
             return await obtain_identity(self._around.reactor, connections, payload, key)

@@ -23,7 +23,8 @@ def generator_document(workers: Sequence[Mapping[str, Any]]) -> GeneratorDocumen
 
     Of each: ``worker`` (its number, or "gateway"), ``lag`` (an encoded histogram as `Latencies` makes, or ``p50``,
     ``p99`` and ``max`` in ms, or None where the worker did not live to tell), ``cpu_s``, ``cpu_by_second`` (shares of a
-    core) and ``max_rss_kib``. Of no workers nothing is known, so that they are not to be trusted.
+    core) and ``max_rss_kib``; ``key_waits`` and ``key_wait_s`` where it makes RSA keys.
+    Of no workers nothing is known, so that they are not to be trusted.
     """
     documents = [_worker(facts) for facts in workers]
     reasons = [] if workers else ["The load generator did not measure itself."]
@@ -33,13 +34,17 @@ def generator_document(workers: Sequence[Mapping[str, Any]]) -> GeneratorDocumen
 
 
 def _worker(facts: Mapping[str, Any]) -> WorkerDocument:
-    return {
+    document: WorkerDocument = {
         "worker": facts["worker"],
         "lag_ms": _lag(facts["lag"]),
         "cpu_s": round(facts["cpu_s"], _DECIMALS),
         "busiest_second": round(max(facts["cpu_by_second"], default=0.0), _DECIMALS),
         "max_rss_kib": facts["max_rss_kib"],
     }
+    if "key_waits" in facts:
+        document["key_waits"] = facts["key_waits"]
+        document["key_wait_s"] = round(facts["key_wait_s"], _DECIMALS)
+    return document
 
 
 def _lag(lag: str | Mapping[str, float] | None) -> LagDocument:
