@@ -12,6 +12,7 @@ import click
 
 from agent import __version__
 from agent.cli.answer import answer
+from agent.cli.apns_identity import apns_identity
 from agent.cli.fleet import fleet
 from agent.cli.lab import lab
 from agent.cli.lom import lom_device, lom_identity, lom_request
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (run, scenario, report, fleet, answer, lab, lom_device, lom_request, lom_identity):
+for command in (run, scenario, report, fleet, answer, lab, lom_device, lom_request, lom_identity, apns_identity):
     cli.add_command(command)
 
 
