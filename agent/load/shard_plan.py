@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from agent.errors import OperatorError
 from agent.load.push import PushBehaviour
 from agent.load.scenario.types import Scenario
-from agent.servers.configs import LabConfig, NanoMDMConfig, WebhookConfig
+from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig, WebhookConfig
 
 
 class EnrolAt(msgspec.Struct, frozen=True, tag="url"):
@@ -75,8 +75,12 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
-ServerConfig: TypeAlias = LabConfig | NanoMDMConfig | WebhookConfig
-_SERVERS: dict[str, type[ServerConfig]] = {"lab": LabConfig, "nanomdm": NanoMDMConfig, "webhook": WebhookConfig}
+_SERVERS: dict[str, type[ServerConfig]] = {
+    "lab": LabConfig,
+    "nanomdm": NanoMDMConfig,
+    "micromdm": MicroMDMConfig,
+    "webhook": WebhookConfig,
+}
 
 
 def server_data(config: ServerConfig) -> dict[str, Any]:
