@@ -35,7 +35,7 @@ from agent.profiles.profile import read_profile
 from agent.profiles.scep import SCEP, scep_of
 from agent.servers.opening import open_server
 
-SCEP_KEY_BITS = 2048  # of the lab's SCEP payload
+SCEP_KEY_BITS = 2048  # of the lab's SCEP payload, and ours for a profile of which it is only known that it is SCEP
 KEYS_AHEAD_SECONDS = 10.0  # ours: that a run waits for its first RSA keys before it begins
 RESTS_AT_ONCE, LOOKS_AT_ONCE = 10, 50  # Macs: a millisecond or two
 
@@ -166,10 +166,10 @@ class ShardParts:
 
 def key_sizes(plan: ShardPlan) -> list[int | None]:
     """Of each identity that an enrolment takes by SCEP the bits of its key, None where the first profile will say."""
-    if plan.lab_anchors_only:
-        return [SCEP_KEY_BITS] if plan.scenario.server.identity == "scep" else []
     if isinstance(plan.enrol, EnrolAt):
-        return [None]
+        if plan.scenario.server.identity == "scep":
+            return [SCEP_KEY_BITS]
+        return [] if plan.lab_anchors_only else [None]
     try:
         payloads = read_profile(plan.enrol.profile).payloads
         return [scep_of(payload).key_size for payload in payloads if payload.payload_type == SCEP]

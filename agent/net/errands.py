@@ -23,6 +23,7 @@ from agent.lom.network import Endpoint
 from agent.lom.requests import Outcome
 from agent.mdm import checkin
 from agent.mdm.refusals import ServerRefused
+from agent.net import hints
 from agent.net.exchange import Connections, ask
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin
@@ -175,7 +176,8 @@ class Errands:
             response = await ask(self._connections_of(enrolment), "PUT", enrolment.check_in_url, headers, body)
             if response.status != 200:
                 reason = f"the server answered {facts['message']} with {response.status} instead of 200"
-                raise ServerRefused(reason, response.status)
+                hint = hints.of_check_in(response.status, signed=enrolment.sign_message)
+                raise ServerRefused(hints.with_hint(reason, hint), response.status)
         except PeerError as error:
             self._around.record("checkin", self._device.mac.index, since, error, facts)
             raise

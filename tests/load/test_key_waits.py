@@ -81,6 +81,7 @@ def profile(bits: int | None) -> EnrolWith:
         (EnrolAt("https://lab.test/enroll"), True, "scep", [2048]),
         (EnrolAt("https://lab.test/enroll"), True, "pkcs12", []),
         (EnrolAt("https://mdm.test/enroll"), False, "pkcs12", [None]),
+        (EnrolAt("https://mdm.test/enroll"), False, "scep", [2048]),
         (profile(4096), False, "pkcs12", [4096]),
         (profile(None), False, "pkcs12", []),
         (EnrolWith(b"no profile"), False, "pkcs12", []),
@@ -89,7 +90,8 @@ def profile(bits: int | None) -> EnrolWith:
 def test_how_long_the_keys_will_be_is_known_beforehand_but_for_a_profile_of_each_macs_own(
     enrol: EnrolAt | EnrolWith, embedded: bool, identity: str, sizes: list[int | None]
 ) -> None:
-    scenario = scenario_from({"server": {"identity": identity}, "phase": [ENROLL]})
+    server = {"identity": identity} if embedded else {"identity": identity, "adapter": "none", "enroll": "profile"}
+    scenario = scenario_from({"server": server, "phase": [ENROLL]})
     plan = ShardPlan(
         shard=0, shards=1, first=0, stop=1, scenario=scenario, conductor=("127.0.0.1", 1), ca=b"", secret="",
         enrol=enrol, lab_anchors_only=embedded,

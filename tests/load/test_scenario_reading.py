@@ -255,7 +255,6 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ),
         ('[server]\nenroll = "https://x"\n' + ENROLL, "server.enroll is for a server of your own"),
         ("[server]\ninsecure = true\n" + ENROLL, "server.insecure is for a server of your own"),
-        (OWN + 'identity = "scep"\n' + ENROLL, "server.identity is for the embedded lab"),
         (
             '[server.lab]\nurl = "ftp://x"\ntoken_file = "t"\n' + ENROLL,
             'server.lab.url should be a URL with http:// or https://, but is "ftp://x"',

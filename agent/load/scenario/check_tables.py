@@ -76,8 +76,6 @@ def _checked_server(server: ServerPart) -> ServerPart:
                 raise OperatorError(
                     f'server.{name} is for a server of your own; the embedded lab (adapter = "lab") needs none'
                 )
-    elif server.identity != "pkcs12":
-        raise OperatorError("server.identity is for the embedded lab; elsewhere the enrolment profile decides")
     if server.keys != "unique" and not _is_pool(server.keys):
         raise OperatorError(
             f'server.keys should be unique or pool:N with N from 1 to {MAX_POOL:,}, but is "{server.keys}"'

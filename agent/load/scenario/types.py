@@ -221,7 +221,11 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = None
     identity: Annotated[
-        Literal["pkcs12", "scep"], key("How the profile of the embedded lab gives a Mac its identity.")
+        Literal["pkcs12", "scep"],
+        key(
+            "How the profile of the embedded lab gives a Mac its identity; of another server `scep` says that its "
+            "profile does so, and RSA keys are made before the run."
+        ),
     ] = "pkcs12"
     keys: Annotated[
         str, key("RSA keys for SCEP: `unique`, one for each Mac, or `pool:N`, N for all (faster, less real).")
