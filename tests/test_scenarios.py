@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command import lom_agent
 
+from agent.load.scenario.reading import read_scenario
+
 SCENARIOS = Path(__file__).parent.parent / "fixtures" / "scenarios"
 SMALL = ("fleet.devices=20", "fleet.segment_size=5", "load.tail=10")
 QUICK_BOOT = "fleet.boot=uniform:0.2,0.5"
@@ -39,6 +41,14 @@ RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
 
 def test_every_ready_made_scenario_is_run_here() -> None:
     assert {path.stem for path in SCENARIOS.glob("*.toml")} == set(RUNS)
+
+
+@pytest.mark.parametrize("name", ["nanomdm", "micromdm"])
+def test_the_scenario_of_a_server_is_good_and_is_that_of_the_documentation(name: str) -> None:
+    file = SCENARIOS.parent / "servers" / f"{name}.toml"
+    assert read_scenario(file).server.adapter == name
+    documented = (SCENARIOS.parent.parent / "docs" / "servers.md").read_text(encoding="utf-8")
+    assert f"```toml\n{file.read_text(encoding='utf-8').partition(chr(10) * 2)[2]}```" in documented
 
 
 QUEUE_NOTHING = {"enrolment-day"}
