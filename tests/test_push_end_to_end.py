@@ -58,28 +58,20 @@ def curl(*arguments: str) -> str:
     return done.stdout.decode()
 
 
-def push_certificate(folder: Path, topic: str) -> list[str]:
-    """A push certificate as the documentation makes it, and curl's options for it."""
-    subprocess.run(
-        [need("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-         "-days", "30", "-subj", f"/UID={topic}/CN=push", "-keyout", str(folder / "push.key"),
-         "-out", str(folder / "push.pem")],
-        capture_output=True, timeout=SECONDS, check=True,
-    )  # fmt: skip
-    return ["--cert", str(folder / "push.pem"), "--key", str(folder / "push.key")]
-
-
 def test_a_server_in_another_process_pushes_and_its_command_is_answered(tmp_path: Path) -> None:
     lab_folder, tls, out = tmp_path / "lab", tmp_path / "apns", tmp_path / "out"
     mac = Population(SEED, 2)[1]
-    identity = push_certificate(tmp_path, TOPIC)
+    made = lom_agent("apns-identity", "--out", str(tls), "--topic", TOPIC)
+    assert made.returncode == 0, made.stderr
+    identity = ["--cert", str(tls / "push.pem"), "--key", str(tls / "push.key")]
     with running("lab", "--out", str(lab_folder)) as lab:
         server = line_with(lab.stdout, b"MDM server:").split()[-1]
         line_with(lab.stdout, b"Ctrl-C")
         api = ["--cacert", str(lab_folder / "ca.pem"), "--oauth2-bearer", (lab_folder / "token").read_text().strip()]
         with running(
             "run", "--devices", "2", "--seed", SEED, "--enroll", f"{server}/enroll", "--ca", str(lab_folder / "ca.pem"),
-            "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--apns-strict", "--stay", "600", "--out", str(out),
+            "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--apns-strict", "--apns-provider-ca", str(tls / "ca.pem"),
+            "--stay", "600", "--out", str(out),
         ) as fleet:  # fmt: skip
             gateway = line_with(fleet.stdout, b"APNs gateway").split()[-1]
             line_with(fleet.stdout, b"enroll: over")

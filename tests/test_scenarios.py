@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command import lom_agent
 
+from agent.load.scenario.reading import read_scenario
+
 SCENARIOS = Path(__file__).parent.parent / "fixtures" / "scenarios"
 SMALL = ("fleet.devices=20", "fleet.segment_size=5", "load.tail=10")
 QUICK_BOOT = "fleet.boot=uniform:0.2,0.5"
@@ -39,6 +41,39 @@ RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
 
 def test_every_ready_made_scenario_is_run_here() -> None:
     assert {path.stem for path in SCENARIOS.glob("*.toml")} == set(RUNS)
+
+
+@pytest.mark.parametrize("name", ["nanomdm", "micromdm"])
+def test_the_scenario_of_a_server_is_good_and_is_that_of_the_documentation(name: str) -> None:
+    file = SCENARIOS.parent / "servers" / f"{name}.toml"
+    assert read_scenario(file).server.adapter == name
+    documented = (SCENARIOS.parent.parent / "docs" / "servers.md").read_text(encoding="utf-8")
+    assert f"```toml\n{file.read_text(encoding='utf-8').partition(chr(10) * 2)[2]}```" in documented
+
+
+QUEUE_NOTHING = {"enrolment-day"}
+NANOMDM = (
+    "--apns", "127.0.0.1:0", "--set", "server.adapter=nanomdm",
+    "--set", "server.nanomdm.url=https://mdm.test", "--set", "server.nanomdm.api_key_env=NO_SUCH_VARIABLE",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_ready_made_scenario_can_be_pointed_at_another_server(name: str, tmp_path: Path) -> None:
+    file, profile = SCENARIOS / f"{name}.toml", tmp_path / "none.mobileconfig"
+    elsewhere = ("run", str(file), "--quiet", "--enroll", str(profile))
+    without_adapter = lom_agent(*elsewhere)
+    assert without_adapter.returncode == 2
+    text = file.read_text(encoding="utf-8")
+    if name in QUEUE_NOTHING:
+        assert f"the enrolment profile {profile} cannot be read".encode() in without_adapter.stderr  # all else is good
+        assert f"lom-agent run {name}.toml --enroll" in text
+        return
+    assert b'set it to "nanomdm", "micromdm" or "webhook"' in without_adapter.stderr
+    with_adapter = lom_agent(*elsewhere, "--apns-tls", str(tmp_path / "apns"), *NANOMDM)
+    assert with_adapter.returncode == 2
+    assert b"NO_SUCH_VARIABLE" in with_adapter.stderr  # all but the API key is there
+    assert "server.adapter=nanomdm" in text
 
 
 @pytest.mark.parametrize("name", RUNS)

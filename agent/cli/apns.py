@@ -118,14 +118,20 @@ def _identity(push: PushPart, host: str) -> Identity | None:
         return Identity(own, _read_key(Path(push.key)), tuple(chain))
     if push.tls is None:
         return None
-    return _authority(Path(push.tls)).issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1", "::1", host])
+    return gateway_authority(Path(push.tls)).issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1", "::1", host])
 
 
-def _authority(folder: Path) -> Authority:
-    """The CA in a folder, made where there is none, so that a server has to trust it only once."""
+def gateway_authority(folder: Path) -> Authority:
+    """The CA in a folder, made where there is none: a server has to trust it only once. Raises OperatorError."""
     certificate, key = folder / "ca.pem", folder / "ca.key"
-    if certificate.exists() and key.exists():
+    there = [path for path in (certificate, key) if path.exists()]
+    if len(there) == 2:
         return Authority(Identity(read_anchors((str(certificate),))[0], _read_key(key)))
+    if there:
+        raise OperatorError(
+            f"Expected ca.pem and ca.key in {folder}; found only {there[0].name}. Bring the other one back, or name "
+            "another folder: a new CA has to be trusted anew."
+        )
     make_folder(str(folder))
     authority = Authority.create(f"lom-agent APNs CA {os.urandom(4).hex()}")
     pem = authority.identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -6,6 +6,7 @@ import click
 
 from agent import __version__
 from agent.cli.answer import answer
+from agent.cli.apns_identity import apns_identity
 from agent.cli.fleet import fleet
 from agent.cli.lab import lab
 from agent.cli.lom import lom_device, lom_identity, lom_request
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (run, scenario, report, fleet, answer, lab, lom_device, lom_request, lom_identity):
+for command in (run, scenario, report, fleet, answer, lab, lom_device, lom_request, lom_identity, apns_identity):
     cli.add_command(command)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from agent.load.scenario.reading import read_scenario, scenario_from
+from agent.load.scenario.reading import names_no_server, read_scenario, scenario_from
 from agent.load.scenario.types import Scenario
 
 POLL_SECONDS = 60.0  # ours: how often a Mac looks by itself where there is no push
@@ -59,6 +59,9 @@ def scenario_of(path: str | None, options: Mapping[str, Any], context: click.Con
         for name, key in _USUAL_ONLY.items():
             if name in given:
                 raise click.UsageError(f"--{name} is not for a scenario's file: say --set {key}=…")
+        said = any(text.strip().startswith(("server.adapter", "server.lab")) for text in options["overrides"])
+        if "enroll" in given and not said and names_no_server(path):
+            overrides = ["server.adapter=none", *overrides]  # not the embedded lab, but the server of --enroll
         return read_scenario(path, overrides)
     return scenario_from(_usual(options), overrides, where="the options")
 

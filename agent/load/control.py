@@ -28,7 +28,8 @@ class PhaseState(msgspec.Struct, array_like=True):
     """How far one phase is in one shard.
 
     ``planned`` is how many things are to be done so far as it is known, None before the phase began. ``started`` of
-    them were begun, ``done`` are over, ``failed`` of these in failure; ``late`` and ``dropped`` as in docs/results.md.
+    them were begun, ``done`` are over, ``failed`` of these in failure; ``late``, ``dropped``, ``key_waits`` and
+    ``key_wait_s`` as in docs/results.md.
     """
 
     planned: int = 0
@@ -38,6 +39,8 @@ class PhaseState(msgspec.Struct, array_like=True):
     late: int = 0
     dropped: int = 0
     over: bool = False
+    key_waits: int = 0
+    key_wait_s: float = 0.0
 
     def plus(self, other: PhaseState) -> PhaseState:
         """Both together: the phase in two shards."""
@@ -49,6 +52,8 @@ class PhaseState(msgspec.Struct, array_like=True):
             self.late + other.late,
             self.dropped + other.dropped,
             self.over and other.over,
+            self.key_waits + other.key_waits,
+            self.key_wait_s + other.key_wait_s,
         )
 
 

@@ -42,6 +42,7 @@ class PhaseRecord:
     def as_json(self) -> dict[str, Any]:
         """For the results."""
         state = self.state
+        waits = {"key_waits": state.key_waits, "key_wait_s": state.key_wait_s} if self.kind == "enroll" else {}
         return {
             "name": self.name,
             "kind": self.kind,
@@ -53,6 +54,7 @@ class PhaseRecord:
             "failed": state.failed,
             "late": state.late,
             "dropped": state.dropped,
+            **waits,
         }
 
 
@@ -90,7 +92,8 @@ class Worker:
         result = self.result
         if result is None:
             return {"lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0}
-        return {name: getattr(result, name) for name in ("lag", "cpu_s", "cpu_by_second", "max_rss_kib")}
+        names = ("lag", "cpu_s", "cpu_by_second", "max_rss_kib", "key_waits", "key_wait_s")
+        return {name: getattr(result, name) for name in names}
 
     def end(self) -> None:
         """It is not waited for any more."""

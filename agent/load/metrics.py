@@ -106,7 +106,7 @@ class Metrics:
         # Exchanges arrive as they end, so neither the first start nor the last end need come in order.
         if started < tally.first:
             tally.first = started
-        end = started + seconds
+        end = started + exchange.key_wait + seconds
         if not _BEFORE < end < _AFTER:
             end = started
         if end > tally.last:

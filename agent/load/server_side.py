@@ -20,9 +20,17 @@ from agent.lab.server import LabServer
 from agent.load.anchors import read_anchors
 from agent.load.open_files import allow_open_files
 from agent.load.scenario.types import Scenario, WebRequest
-from agent.load.shard_plan import EnrolAt, EnrolWith, ServerConfig, server_data
+from agent.load.shard_plan import EnrolAt, EnrolWith, server_data
 from agent.net.http1 import split_url
-from agent.servers.configs import LabConfig, NanoMDMConfig, RequestTemplate, Trust, WebhookConfig
+from agent.servers.configs import (
+    LabConfig,
+    MicroMDMConfig,
+    NanoMDMConfig,
+    RequestTemplate,
+    ServerConfig,
+    Trust,
+    WebhookConfig,
+)
 
 MAX_PROFILE_BYTES = 8 * 1024 * 1024
 MAX_SECRET_BYTES = 4096
@@ -99,7 +107,7 @@ def _config(scenario: Scenario) -> ServerConfig | None:
         )
     if server.adapter == "nanomdm" and server.nanomdm is not None:
         nano = server.nanomdm
-        key = _api_key(nano.api_key_env, nano.api_key_file)
+        key = _api_key("NanoMDM", nano.api_key_env, nano.api_key_file)
         return NanoMDMConfig(
             nano.url.rstrip("/"),
             key,
@@ -108,6 +116,10 @@ def _config(scenario: Scenario) -> ServerConfig | None:
             push=bool(scenario.push.enabled),
             plain=nano.plain_http,
         )
+    if server.adapter == "micromdm" and server.micromdm is not None:
+        micro = server.micromdm
+        key = _api_key("MicroMDM", micro.api_key_env, micro.api_key_file)
+        return MicroMDMConfig(micro.url.rstrip("/"), key, micro.user, trust(micro.ca), plain=micro.plain_http)
     if server.adapter == "webhook" and server.webhook is not None:
         hook = server.webhook
         push = None if hook.push is None else _template(hook.push)
@@ -119,12 +131,12 @@ def _template(request: WebRequest) -> RequestTemplate:
     return RequestTemplate(request.method, request.url, tuple(request.headers.items()), request.body)
 
 
-def _api_key(variable: str | None, path: str | None) -> str:
+def _api_key(whose: str, variable: str | None, path: str | None) -> str:
     if path is not None:
-        return _text(_read(path, "NanoMDM's API key", MAX_SECRET_BYTES), path)
+        return _text(_read(path, f"{whose}'s API key", MAX_SECRET_BYTES), path)
     key = os.environ.get(variable or "", "")
     if not key:
-        raise OperatorError(f"the environment variable {variable} should hold NanoMDM's API key, but is not set")
+        raise OperatorError(f"the environment variable {variable} should hold {whose}'s API key, but is not set")
     return key
 
 

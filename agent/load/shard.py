@@ -115,6 +115,7 @@ class Shard:
             self._telling.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
             self._parts = ShardParts(self._reactor, plan, self._note)
             self._parts.open()
+            await self._parts.keys_ahead(self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
             self._resting.start(REST_SECONDS, now=False).addErrback(self._defect)
@@ -154,7 +155,9 @@ class Shard:
             cpu_s=self._strain.cpu_s,
             cpu_by_second=self._strain.cpu_by_second,
             max_rss_kib=peak_kib(),
-            keys_reused=0 if parts is None else parts.keys_reused,
+            keys_reused=0 if parts is None else parts.keys.reused,
+            key_waits=0 if parts is None else parts.keys.waits,
+            key_wait_s=0.0 if parts is None else parts.keys.waited_s,
             push=None if parts is None else parts.push_counts,
             problem=problem,
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
+from agent.errors import PeerError
 from agent.fleet.derivation import Derivation
 from agent.fleet.durations import parse_duration
 from agent.fleet.population import Mac, Population
@@ -17,6 +18,7 @@ from agent.load.phases.crew import Crew, Enrol
 from agent.load.phases.running import Part
 from agent.load.phases.watch import Watcher
 from agent.load.push import fleet_desk
+from agent.load.scenario.targets import chosen_macs
 from agent.load.scenario.types import EnrollPhase, FleetPart, PowerPart
 from agent.load.shard_plan import EnrolAt, ShardPlan, server_config
 from agent.load.trace import TraceFile, several
@@ -30,9 +32,12 @@ from agent.net.resolver import Resolver
 from agent.net.surroundings import Moment, Surroundings
 from agent.net.tls import TLSContexts
 from agent.pki.certificates import own_certificate
+from agent.profiles.profile import read_profile
+from agent.profiles.scep import SCEP, scep_of
 from agent.servers.opening import open_server
 
-SCEP_KEY_BITS = 2048  # of the lab's SCEP payload
+SCEP_KEY_BITS = 2048  # of the lab's SCEP payload, and ours for a profile of which it is only known that it is SCEP
+KEYS_AHEAD_SECONDS = 10.0  # ours: that a run waits for its first RSA keys before it begins
 RESTS_AT_ONCE, LOOKS_AT_ONCE = 10, 50  # Macs: a millisecond or two
 
 
@@ -64,7 +69,9 @@ class ShardParts:
         self._network = make_network(scenario.lom.network, reactor, observer, self.clock)
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)
-        self._keys = KeyPool(reactor, own, processes=plan.cores)
+        self.keys = KeyPool(
+            reactor, own, processes=plan.cores, on_wait=lambda seconds: self.metrics.stage("key", seconds)
+        )
         self._contexts = TLSContexts(system_anchors=not plan.lab_anchors_only, short_keys=True)
         resolver = Resolver(reactor, reactor.nameResolver)
         self.around = Surroundings(
@@ -72,7 +79,7 @@ class ShardParts:
             resolver=resolver,
             contexts=self._contexts,
             network=self._network,
-            keys=self._keys,
+            keys=self.keys,
             observer=observer,
             anchors=tuple(own_certificate(anchor) for anchor in plan.anchors),
             insecure=scenario.server.insecure,
@@ -104,9 +111,8 @@ class ShardParts:
         )
         source = Derivation(scenario.fleet.seed)
         self.part = Part(population, source, indexes, plan.shard, plan.shards, scenario.load)
-        self._scep = scenario.server.identity == "scep" and any(
-            isinstance(phase, EnrollPhase) for phase in scenario.phases
-        )
+        self._phases = scenario.phases
+        self._key_sizes = key_sizes(plan)
 
     def _mac(self, udid: str) -> Mac:
         return self.fleet.of_udid(udid).device.mac
@@ -122,11 +128,6 @@ class ShardParts:
         return 0 if self.desk is None else int(self.desk.counts["waiting"])
 
     @property
-    def keys_reused(self) -> int:
-        """How many identities got a key that another one has, too."""
-        return self._keys.reused
-
-    @property
     def push_counts(self) -> dict[str, Any] | None:
         """What became of the pushes."""
         return None if self.desk is None else self.desk.counts
@@ -136,8 +137,20 @@ class ShardParts:
         self._network.listen()
         if self.desk is not None:
             self.desk.open()
-        if self._scep:
-            self._keys.expect(len(self.fleet), SCEP_KEY_BITS)
+        enrolments = sum(
+            len(self.part.places(chosen_macs(phase, self.part.population)))
+            for phase in self._phases
+            if isinstance(phase, EnrollPhase)
+        )
+        for bits in self._key_sizes:
+            self.keys.expect(enrolments, bits)
+
+    async def keys_ahead(self, finished: Deferred[None]) -> None:
+        """Wait for the RSA keys that were begun ahead: ten seconds at the most, and no longer than for ``finished``."""
+        made = Deferred.fromCoroutine(self.keys.made_ahead())
+        made.addTimeout(KEYS_AHEAD_SECONDS, self.around.reactor, lambda _outcome, _seconds: None)  # type: ignore[arg-type]
+        await DeferredList([made, finished], fireOnOneCallback=True)
+        made.addErrback(lambda _: None).cancel()
 
     def rest(self) -> None:
         """Lay a few quiet Macs down; called so often that it never takes long."""
@@ -156,9 +169,22 @@ class ShardParts:
             self._server.close()
         self.fleet.close()
         await maybeDeferred(self._network.close)
-        self._keys.close()
+        self.keys.close()
         if self._trace is not None:
             self._trace.close()
+
+
+def key_sizes(plan: ShardPlan) -> list[int | None]:
+    """Of each identity that an enrolment takes by SCEP the bits of its key, None where the first profile will say."""
+    if isinstance(plan.enrol, EnrolAt):
+        if plan.scenario.server.identity == "scep":
+            return [SCEP_KEY_BITS]
+        return [] if plan.lab_anchors_only else [None]
+    try:
+        payloads = read_profile(plan.enrol.profile).payloads
+        return [scep_of(payload).key_size for payload in payloads if payload.payload_type == SCEP]
+    except PeerError:  # the Macs will say what is wrong with it
+        return []
 
 
 def _enrol_of(plan: ShardPlan) -> Enrol:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from agent.errors import OperatorError
 from agent.load.push import PushBehaviour
 from agent.load.scenario.types import Scenario
-from agent.servers.configs import LabConfig, NanoMDMConfig, WebhookConfig
+from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig, WebhookConfig
 
 
 class EnrolAt(msgspec.Struct, frozen=True, tag="url"):
@@ -59,7 +59,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a shard came to.
 
     ``metrics`` is a snapshot, ``lag`` the event loop's lag as an encoded histogram, ``cpu_by_second`` the share of a
-    core in each second. ``problem`` says why the shard could not begin, or ended early.
+    core in each second, ``key_waits`` and ``key_wait_s`` how often and how long its Macs waited for RSA keys.
+    ``problem`` says why the shard could not begin, or ended early.
     """
 
     shard: int
@@ -69,12 +70,18 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     cpu_by_second: list[float] = []
     max_rss_kib: int = 0
     keys_reused: int = 0
+    key_waits: int = 0
+    key_wait_s: float = 0.0
     push: dict[str, Any] | None = None
     problem: str | None = None
 
 
-ServerConfig: TypeAlias = LabConfig | NanoMDMConfig | WebhookConfig
-_SERVERS: dict[str, type[ServerConfig]] = {"lab": LabConfig, "nanomdm": NanoMDMConfig, "webhook": WebhookConfig}
+_SERVERS: dict[str, type[ServerConfig]] = {
+    "lab": LabConfig,
+    "nanomdm": NanoMDMConfig,
+    "micromdm": MicroMDMConfig,
+    "webhook": WebhookConfig,
+}
 
 
 def server_data(config: ServerConfig) -> dict[str, Any]:

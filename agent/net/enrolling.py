@@ -8,6 +8,7 @@ from agent.device.installing import enrol
 from agent.device.mac import Device
 from agent.errors import PeerError
 from agent.net.awake import Awake
+from agent.net.errands import KeyWait
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.profile import Profile
 
@@ -17,15 +18,16 @@ FetchProfile = Callable[[], Awaitable[bytes]]
 async def enroll(mac: Awake, around: Surroundings, fetch: FetchProfile, since: Moment) -> None:
     """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before.
 
-    ``since`` is what its time is counted from.
+    ``since`` is what its time is counted from; the wait for an RSA key is left out, for that is none of the server's.
     """
     device, pushes = mac.device, mac.pushes
     index, facts = device.mac.index, {"udid": device.mac.udid}
     pushes.enrolling = True
+    key_wait = KeyWait()
     try:
-        profile = await mac.errands.drive(enrol(device, await fetch()))
+        profile = await mac.errands.drive(enrol(device, await fetch()), key_wait)
     except PeerError as error:
-        around.record("enroll", index, since, error, facts)
+        around.record("enroll", index, since, error, facts, key_wait.seconds)
         pushes.enrolling = False
         pushes.back()
         raise
@@ -35,7 +37,7 @@ async def enroll(mac: Awake, around: Surroundings, fetch: FetchProfile, since: M
     mac.sessions.end()  # of an enrolment before this one
     _judge_signer(device, profile, around)
     mac.lom.look()
-    around.record("enroll", index, since, facts=facts)
+    around.record("enroll", index, since, facts=facts, key_wait=key_wait.seconds)
     pushes.enrolled()
 
 

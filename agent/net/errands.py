@@ -6,6 +6,7 @@ Each errand has connections of its own, for a session may be open meanwhile.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from agent.lom.requests import Outcome
 from agent.mdm import checkin
 from agent.mdm.pages import PageAnswered, also, page_in
 from agent.mdm.refusals import ServerRefused
+from agent.net import hints
 from agent.net.exchange import Connections, ask, without_query
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin
@@ -50,6 +52,13 @@ class MacStopped(PeerError):
     """The Mac went down, or enrolled anew, while it was at something."""
 
     kind = "stopped"
+
+
+@dataclass(slots=True)
+class KeyWait:
+    """How long an errand waited for RSA keys that this machine had not made yet."""
+
+    seconds: float = 0.0
 
 
 Work = Callable[[], Awaitable[object]]
@@ -101,28 +110,33 @@ class Errands:
         held, self._connections = self._connections, None
         return None if held is None else held[1]
 
-    async def drive(self, steps: Steps[ReturnT]) -> ReturnT:
-        """Carry out what ``steps`` need, one thing after another, and return what they return."""
+    async def drive(self, steps: Steps[ReturnT], key_wait: KeyWait | None = None) -> ReturnT:
+        """Carry out what ``steps`` need, one thing after another, and return what they return.
+
+        ``key_wait`` is told of what they waited for keys.
+        """
         life = self._life
         self._driven += 1
         try:
             need = carry(steps, None)
             while not isinstance(need, Done):
-                need = carry(steps, await self.perform(need))
+                need = carry(steps, await self.perform(need, key_wait))
             return need.value
         finally:
             self._driven -= 1
             if life == self._life:  # else the connections are those of an errand after the Mac came up again
                 self._hang_up()
 
-    async def perform(self, need: Need) -> list[Outcome] | Identity | bytes | PeerError:
+    async def perform(
+        self, need: Need, key_wait: KeyWait | None = None
+    ) -> list[Outcome] | Identity | bytes | PeerError:
         """What came of one need; a failure of the peer is an answer too."""
         try:
             match need:
                 case RelayItems(items):
                     return await self._around.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
-                    return await self._obtain_identity(payload, anchors)
+                    return await self._obtain_identity(payload, anchors, key_wait or KeyWait())
                 case CheckIn(message, enrolment):
                     return await self._check_in(message, enrolment)
         except PeerError as error:
@@ -170,7 +184,8 @@ class Errands:
             page = page_in(response.body, response.headers.get("content-type", ""))
             if response.status != 200:
                 reason = f"the server answered {facts['message']} with {response.status} instead of 200"
-                raise ServerRefused(reason + (page and f", with {page}"), response.status)
+                hint = hints.of_check_in(response.status, signed=enrolment.sign_message)
+                raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
             if page:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
         except PeerError as error:
@@ -195,8 +210,13 @@ class Errands:
             self._connections[1].close()
             self._connections = None
 
-    async def _obtain_identity(self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...]) -> Identity:
-        key = await self._around.keys.take(payload.key_size)
+    async def _obtain_identity(
+        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], key_wait: KeyWait
+    ) -> Identity:
+        waiting = self._around.keys.take(payload.key_size)
+        since = self._around.reactor.seconds()
+        key = await waiting
+        key_wait.seconds += self._around.reactor.seconds() - since
         connections = Connections(lambda origin: self._around.connection(origin, None, anchors))
         try:
             return await obtain_identity(self._around.reactor, connections, payload, key)

@@ -2,6 +2,9 @@
 
 ``unique`` makes one for each identity. ``pool:N`` makes N and hands them out again and again, for fleets in which the
 keys are not what is tested; the results say so.
+
+Keys that are expected are begun before anybody asks for them. Whoever asks for one that is not made yet waits, and that
+wait is counted: it is this machine's, not the server's.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -29,6 +33,8 @@ from agent.net.processes import begin_child
 MAX_POOL = 100_000
 MAX_AHEAD = 256  # keys that nobody has asked for yet: some seconds of work of a large machine
 _NICENESS = 5  # of the processes: keys are made in the time that the Macs leave
+
+ResultT = TypeVar("ResultT")
 
 
 def parse_keys(text: str) -> int | None:
@@ -48,10 +54,11 @@ class KeyNotMade(LomAgentError):
 
 
 class KeyPool:
-    """The RSA keys of one process's fleet. ``reused`` counts the keys that were handed out more than once.
+    """The RSA keys of one process's fleet.
 
-    ``on_key`` is called each time a key was made. ``processes`` make them, as many as the machine has cores unless it
-    is said; they start with the first key that is asked for.
+    ``reused`` counts the keys that were handed out more than once, ``waits`` the requests for a key that was not made
+    yet. ``on_key`` is called each time a key was made, ``on_wait`` with the seconds of each wait that is over.
+    ``processes`` make the keys, as many as the machine has cores unless it is said; they start with the first key.
     """
 
     def __init__(
@@ -60,19 +67,31 @@ class KeyPool:
         pool: int | None = None,
         on_key: Callable[[], None] = lambda: None,
         processes: int | None = None,
+        on_wait: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self.reused = 0
+        self.waits = 0
         self._reactor = reactor
         self._pool = pool
         self._on_key = on_key
+        self._on_wait = on_wait
         self._processes = max(1, processes or os.cpu_count() or 1)
         self._executor: ProcessPoolExecutor | None = None
         self._children: list[BaseProcess] = []
         self._kept: dict[int, list[_Key]] = {}  # of a pool: those that are handed out again
         self._ahead: dict[int, deque[_Key]] = {}  # begun, and not asked for yet; the oldest first
         self._taken: dict[int, int] = {}
-        self._expected = 0
-        self._expected_bits = 0  # 0 until it is known
+        self._expected: dict[int, int] = {}  # by the number of bits
+        self._expected_sizeless = 0
+        self._first_bits: int | None = None  # of the first key that was asked for
+        self._waited_s = 0.0
+        self._waiting_since: dict[Deferred[rsa.RSAPrivateKey], float] = {}
+
+    @property
+    def waited_s(self) -> float:
+        """The seconds of all ``waits`` together, those that go on included."""
+        now = float(self._reactor.seconds())
+        return self._waited_s + sum(now - since for since in self._waiting_since.values())
 
     def expect(self, count: int, bits: int | None = None) -> None:
         """This many more identities are to come, soon: begin their keys before they are asked for.
@@ -80,23 +99,34 @@ class KeyPool:
         ``bits`` is None where the profile that will say it was not read yet; then the first key that is asked for says
         it for all. At most ``MAX_AHEAD`` keys are made, or being made, before somebody wants them.
         """
-        self._expected += count
-        if bits is not None:
-            self._expected_bits = bits
+        bits = bits or self._first_bits
+        if bits is None:
+            self._expected_sizeless += count
+        else:
+            self._expected[bits] = self._expected.get(bits, 0) + count
         self._make_ahead()
+
+    async def made_ahead(self) -> None:
+        """Wait until each key that was begun ahead is made. One that could not be made fails for whoever takes it."""
+        for key in [key for ahead in self._ahead.values() for key in ahead]:
+            with suppress(KeyNotMade):
+                await key.wait()
 
     def take(self, bits: int) -> Deferred[rsa.RSAPrivateKey]:
         """A key of ``bits`` bits, as soon as it is made."""
+        if self._first_bits is None:
+            self._first_bits = bits
+            self._expected[bits] = self._expected.get(bits, 0) + self._expected_sizeless
         number = self._taken.get(bits, 0)
         self._taken[bits] = number + 1
         kept = self._kept.setdefault(bits, [])
         if self._pool is not None and number >= self._pool:
             self.reused += 1
-            return kept[number % self._pool].wait()
+            return self._timed(kept[number % self._pool])
         key = self._next(bits)
         if self._pool is not None:
             kept.append(key)
-        waiting = key.wait()
+        waiting = self._timed(key)
         self._make_ahead()
         return waiting
 
@@ -108,26 +138,40 @@ class KeyPool:
                 child.kill()
             executor.shutdown(wait=True, cancel_futures=True)
 
+    def _timed(self, key: _Key) -> Deferred[rsa.RSAPrivateKey]:
+        """The key, for somebody whose wait is counted."""
+        waiting = key.wait()
+        if not waiting.called:
+            self.waits += 1
+            self._waiting_since[waiting] = self._reactor.seconds()
+            waiting.addBoth(self._waited, waiting)
+        return waiting
+
+    def _waited(self, outcome: ResultT, waiting: Deferred[rsa.RSAPrivateKey]) -> ResultT:
+        seconds = float(self._reactor.seconds()) - self._waiting_since.pop(waiting)
+        self._waited_s += seconds
+        self._on_wait(seconds)
+        return outcome
+
     def _next(self, bits: int) -> _Key:
-        self._expected_bits = self._expected_bits or bits
         ahead = self._ahead.get(bits)
         if ahead:
             return ahead.popleft()
-        if bits == self._expected_bits and self._expected:
-            self._expected -= 1
+        if self._expected.get(bits):
+            self._expected[bits] -= 1
         return self._make(bits)
 
     def _make_ahead(self) -> None:
-        bits = self._expected_bits
-        if not bits:
-            return
-        ahead = self._ahead.setdefault(bits, deque())
-        left = self._expected
-        if self._pool is not None:
-            left = min(left, self._pool - self._taken.get(bits, 0) - len(ahead))
-        for _ in range(min(left, MAX_AHEAD - len(ahead))):
-            self._expected -= 1
-            ahead.append(self._make(bits))
+        room = MAX_AHEAD - sum(map(len, self._ahead.values()))
+        for bits, expected in self._expected.items():
+            ahead = self._ahead.setdefault(bits, deque())
+            left = min(expected, room)
+            if self._pool is not None:
+                left = min(left, self._pool - self._taken.get(bits, 0) - len(ahead))
+            for _ in range(left):
+                ahead.append(self._make(bits))
+            room -= max(0, left)
+            self._expected[bits] -= max(0, left)
 
     def _make(self, bits: int) -> _Key:
         if self._executor is None:

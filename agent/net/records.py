@@ -23,7 +23,7 @@ OPERATIONS = (
     "delivery",
     "return",
 )
-STAGES = ("connect", "handshake", "handshake_resumed", "first_byte", "request")  # what an operation is made of
+STAGES = ("connect", "handshake", "handshake_resumed", "first_byte", "request", "key")  # what an operation is made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class Exchange:
     """One operation of one Mac, done or failed.
 
     ``operation`` is one of OPERATIONS; ``device`` the Mac's index; ``started`` the time at which it was due (seconds
-    since the epoch); ``seconds`` from then to its end; ``facts`` what the trace adds (status, request type, …).
+    since the epoch); ``seconds`` from then to its end, without ``key_wait``, the seconds in which it waited for this
+    machine to make an RSA key; ``facts`` what the trace adds (status, request type, …).
     """
 
     operation: str
@@ -55,6 +56,7 @@ class Exchange:
     seconds: float
     failure: Failure | None = None
     facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    key_wait: float = 0.0
 
 
 Observer = Callable[[Exchange], None]

@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 
 from agent.mdm.checkin import USER_AGENT
 from agent.mdm.pages import page_in
+from agent.net import hints
 from agent.net.exchange import ConnectionTo, ask
 from agent.net.http1 import Response
 from agent.net.reactor import Reactor
@@ -21,7 +22,7 @@ from agent.pki.scep.cacert import CACertificates, check_fingerprint, parse_ca_ce
 from agent.pki.scep.caps import Capabilities, parse_caps
 from agent.pki.scep.client import Granted, build_pki_message, parse_cert_rep, transaction_id
 from agent.pki.scep.csr import build_csr
-from agent.pki.scep.errors import SCEPError
+from agent.pki.scep.errors import SCEPError, SCEPFailure
 from agent.pki.scep.messages import MessageType, to_query
 from agent.profiles.scep import SCEPPayload
 
@@ -49,7 +50,11 @@ async def obtain_identity(
         challenge=payload.challenge,
         key_usage=payload.key_usage,
     )
-    granted = await client.enrol(reactor, csr, key, ca, caps, payload)
+    try:
+        granted = await client.enrol(reactor, csr, key, ca, caps, payload)
+    except SCEPFailure as failure:
+        hint = "" if failure.fail_info is None else hints.SCEP[failure.fail_info]
+        raise SCEPFailure(failure.fail_info, hints.with_hint(str(failure), hint)) from failure
     chain = tuple(link for link in granted.certificates if link != granted.certificate and not _self_issued(link))
     return Identity(granted.certificate, key, chain)
 
@@ -135,7 +140,8 @@ def _check_answer(operation: str, response: Response) -> None:
         )
     if response.status != 200:
         text = response.body[:200].decode("utf-8", "replace").strip()
-        raise SCEPError(f"the CA answered {operation} with {response.status} instead of 200: {text}")
+        said = f"the CA answered {operation} with {response.status} instead of 200" + (f": {text}" if text else "")
+        raise SCEPError(hints.with_hint(said, hints.of_scep_status(response.status)))
 
 
 def _self_issued(certificate: x509.Certificate) -> bool:

@@ -71,16 +71,21 @@ class Surroundings:
         since: Moment,
         failure: BaseException | None = None,
         facts: Mapping[str, str | int | float | bool] | None = None,
+        key_wait: float = 0.0,
     ) -> None:
-        """Tell the observer that an operation, due at ``since``, is over now."""
+        """Tell the observer that an operation, due at ``since``, is over now.
+
+        Its time leaves out ``key_wait``, the seconds in which it waited for this machine to make an RSA key.
+        """
         self.observer(
             Exchange(
                 operation=operation,
                 device=device,
                 started=since.wall,
-                seconds=self.reactor.seconds() - since.ticks,
+                seconds=self.reactor.seconds() - since.ticks - key_wait,
                 failure=None if failure is None else Failure.of(failure),
                 facts=facts or {},
+                key_wait=key_wait,
             )
         )
 

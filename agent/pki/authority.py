@@ -102,8 +102,9 @@ class Authority:
         *,
         not_before: datetime | None = None,
         not_after: datetime | None = None,
+        more: Sequence[x509.ExtensionType] = (),
     ) -> x509.Certificate:
-        """A certificate for somebody's key; the issuer's half of ``issue``."""
+        """A certificate for somebody's key; the issuer's half of ``issue``. ``more`` are further extensions."""
         builder = _builder(subject, self.certificate.subject, public_key, not_before, not_after)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(usage.key_usage(), critical=True)
@@ -112,6 +113,8 @@ class Authority:
             builder = builder.add_extension(extended, critical=False)
         if alternative is not None:
             builder = builder.add_extension(alternative, critical=False)
+        for extension in more:
+            builder = builder.add_extension(extension, critical=False)
         issuer_key = self.identity.key.public_key()
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
         return builder.sign(self.identity.key, hashes.SHA256())

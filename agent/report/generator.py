@@ -23,8 +23,8 @@ def generator_document(workers: Sequence[Mapping[str, Any]]) -> GeneratorDocumen
 
     Of each: ``worker`` (its number, or "gateway"), ``lag`` (an encoded histogram as `Latencies` makes, or ``p50``,
     ``p99`` and ``max`` in ms, or None where the worker did not live to tell), ``cpu_s``, ``cpu_by_second`` (shares of a
-    core), ``max_rss_kib``, and ``silent_s`` where it said nothing for a while. Of no workers nothing is known, so that
-    they are not to be trusted.
+    core), ``max_rss_kib``; ``key_waits`` and ``key_wait_s`` where it makes RSA keys, and ``silent_s`` where it said
+    nothing for a while. Of no workers nothing is known, so that they are not to be trusted.
     """
     documents = [_worker(facts) for facts in workers]
     reasons = [] if workers else ["The load generator did not measure itself."]
@@ -43,6 +43,9 @@ def _worker(facts: Mapping[str, Any]) -> WorkerDocument:
     }
     if facts.get("silent_s"):
         document["silent_s"] = round(facts["silent_s"], _DECIMALS)
+    if "key_waits" in facts:
+        document["key_waits"] = facts["key_waits"]
+        document["key_wait_s"] = round(facts["key_wait_s"], _DECIMALS)
     return document
 
 

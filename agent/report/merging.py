@@ -144,7 +144,7 @@ def _phases(documents: Sequence[ResultsDocument], left_out: list[str]) -> list[P
 
 def _phase(phases: Sequence[PhaseDocument]) -> PhaseDocument:
     planned = [phase["planned"] for phase in phases]
-    return {
+    whole: PhaseDocument = {
         "name": phases[0]["name"],
         "kind": phases[0]["kind"],
         "started_s": _of_all(min, [phase["started_s"] for phase in phases]),
@@ -156,6 +156,10 @@ def _phase(phases: Sequence[PhaseDocument]) -> PhaseDocument:
         "late": sum(phase["late"] for phase in phases),
         "dropped": sum(phase["dropped"] for phase in phases),
     }
+    if any("key_waits" in phase for phase in phases):
+        whole["key_waits"] = sum(phase.get("key_waits", 0) for phase in phases)
+        whole["key_wait_s"] = sum(phase.get("key_wait_s", 0.0) for phase in phases)
+    return whole
 
 
 def _of_all(choice: Callable[[list[float]], float], found: list[float | None]) -> float | None:

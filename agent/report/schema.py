@@ -73,7 +73,7 @@ class DropDocument(TypedDict):
 
 class PhaseDocument(TypedDict):
     """One phase; the seconds count from the start of the run, None where it did not start or end. ``planned`` is None
-    where nobody knows before the end."""
+    where nobody knows before the end. Only an enrolment has ``key_waits`` and ``key_wait_s``."""
 
     name: Name
     kind: Name
@@ -85,6 +85,8 @@ class PhaseDocument(TypedDict):
     failed: Count
     late: Count
     dropped: Count
+    key_waits: NotRequired[Count]
+    key_wait_s: NotRequired[Amount]
 
 
 class EndedDocument(TypedDict):
@@ -125,6 +127,8 @@ class WorkerDocument(TypedDict):
     busiest_second: Amount
     max_rss_kib: Count
     silent_s: NotRequired[Amount]
+    key_waits: NotRequired[Count]
+    key_wait_s: NotRequired[Amount]
 
 
 class GeneratorDocument(TypedDict):

@@ -47,6 +47,21 @@ class NanoMDMConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MicroMDMConfig:
+    """A MicroMDM: its base URL, and the key of its API. It pushes when a command is queued, whoever asks.
+
+    http is for loopback, unless ``plain`` allows it anywhere.
+    """
+
+    url: str
+    api_key: str = field(repr=False)
+    user: str = "micromdm"
+    trust: Trust = Trust()
+    plain: bool = False
+    connections: int = CONNECTIONS
+
+
+@dataclass(frozen=True, slots=True)
 class RequestTemplate:
     """A request with placeholders; ``agent.servers.templates`` says which. Headers are (name, value)."""
 
@@ -70,4 +85,4 @@ class WebhookConfig:
     connections: int = CONNECTIONS
 
 
-ServerConfig = LabConfig | NanoMDMConfig | WebhookConfig
+ServerConfig = LabConfig | NanoMDMConfig | MicroMDMConfig | WebhookConfig

@@ -9,8 +9,9 @@ from agent.fleet.population import Mac
 from agent.net.reactor import Reactor
 from agent.net.resolver import Resolver
 from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts
-from agent.servers.configs import LabConfig, NanoMDMConfig, ServerConfig
+from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig
 from agent.servers.lab import LabAPI
+from agent.servers.micromdm import MicroMDM
 from agent.servers.nanomdm import NanoMDM
 from agent.servers.pool import connector
 from agent.servers.server import Server
@@ -35,4 +36,6 @@ def open_server(
         return LabAPI(config, connect)
     if isinstance(config, NanoMDMConfig):
         return NanoMDM(config, connect)
+    if isinstance(config, MicroMDMConfig):
+        return MicroMDM(config, connect)
     return Webhook(config, connect, mac_of, environment)

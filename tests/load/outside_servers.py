@@ -144,6 +144,39 @@ class NanoMDMAPI(API):
         return self.push(request, udid, answer)
 
 
+class MicroMDMAPI(API):
+    """POST /v1/commands/UDID, which also pushes, and GET /push/UDID, with HTTP basic authentication, as in MicroMDM."""
+
+    def answer(self, request: Any) -> bytes | int:
+        """Answer one request."""
+        request.setHeader(b"content-type", b"application/json; charset=utf-8")
+        if (request.getUser(), request.getPassword()) != (b"micromdm", KEY.encode()):
+            request.setResponseCode(401)
+            return json.dumps({"error": "Unauthorized Access"}).encode()
+        udid = request.path.decode().rpartition("/")[2]
+        if request.path.startswith(b"/push/"):
+            assert request.method == b"GET"
+            return self.push(request, udid, self._pushed)
+        assert (request.method, request.path) == (b"POST", f"/v1/commands/{udid}".encode())
+        command = plistlib.loads(request.content.read())
+        self.queue(udid, command)
+        self.pushes_later(udid)
+        request.setResponseCode(201)
+        payload = {"udid": udid, "command_uuid": command["CommandUUID"]}
+        return json.dumps({"payload": payload}).encode()
+
+    @staticmethod
+    def _pushed(pushed: str | PushFailed) -> bytes:
+        good = isinstance(pushed, str)
+        return json.dumps(
+            {"status": "success", "push_notification_id": pushed} if good else {"error": str(pushed)}
+        ).encode()
+
+    def pushes_later(self, udid: str) -> None:
+        """Nobody hears how that went."""
+        self._outside.pusher().push(udid).addErrback(lambda _: None)
+
+
 class AnyAPI(API):
     """POST /devices/UDID/commands with a command in JSON, and POST /devices/UDID/wake, with a bearer token."""
 
@@ -175,6 +208,11 @@ async def outside_lab(folder: Path, api: type[API] = NanoMDMAPI) -> AsyncIterato
 def nanomdm(url: str) -> dict[str, Any]:
     """The tables of [server] for NanoMDM."""
     return {"adapter": "nanomdm", "nanomdm": {"url": url, "api_key_env": KEY_VARIABLE}}
+
+
+def micromdm(url: str) -> dict[str, Any]:
+    """The tables of [server] for MicroMDM."""
+    return {"adapter": "micromdm", "micromdm": {"url": url, "api_key_env": KEY_VARIABLE}}
 
 
 def webhook(url: str) -> dict[str, Any]:

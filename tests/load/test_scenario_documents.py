@@ -117,7 +117,7 @@ def test_what_is_written_as_toml_reads_as_it_was(value: Any, key: str) -> None:
 def small(file: Path) -> list[str]:
     """The overrides of the line with which a ready-made scenario says how to try it."""
     comment = "\n".join(line.removeprefix("#") for line in file.read_text().splitlines() if line.startswith("#"))
-    words = shlex.split(comment.partition("lom-agent run ")[2])
+    words = shlex.split(comment.partition("lom-agent run ")[2].partition("\n\n")[0])
     assert words[0] == file.name
     return [override for word, override in pairwise(words) if word == "--set"]
 

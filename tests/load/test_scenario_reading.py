@@ -229,6 +229,16 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         (COMMAND + 'request = { RequestType = "X", At = 10:00:00 }', "request cannot be sent as a property list"),
         (COMMAND + 'request = { RequestType = "X" }\nrequest_file = "x"', "request and request_file say the same"),
         # the server
+        ('[server]\nadapter = "micromdm"\n' + ENROLL, "the table [server.micromdm] is missing"),
+        ('[server]\nadapter = "micromdm"\n[server.micromdm]\n' + ENROLL, 'server.micromdm lacks the key "url"'),
+        (
+            '[server]\nadapter = "micromdm"\nenroll = "x"\n[server.micromdm]\nurl = "https://x"\n' + ENROLL,
+            "server.micromdm needs one of api_key_env and api_key_file",
+        ),
+        (
+            '[server.micromdm]\nurl = "https://x"\napi_key_env = "X"\n' + ENROLL,
+            'server.micromdm goes with adapter = "micromdm", but server.adapter is "lab"',
+        ),
         ('[server]\nadapter = "nanomdm"\n' + ENROLL, "the table [server.nanomdm] is missing"),
         ('[server]\nadapter = "nanomdm"\n[server.nanomdm]\n' + ENROLL, 'server.nanomdm lacks the key "url"'),
         (
@@ -245,7 +255,6 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ),
         ('[server]\nenroll = "https://x"\n' + ENROLL, "server.enroll is for a server of your own"),
         ("[server]\ninsecure = true\n" + ENROLL, "server.insecure is for a server of your own"),
-        (OWN + 'identity = "scep"\n' + ENROLL, "server.identity is for the embedded lab"),
         (
             '[server.lab]\nurl = "ftp://x"\ntoken_file = "t"\n' + ENROLL,
             'server.lab.url should be a URL with http:// or https://, but is "ftp://x"',

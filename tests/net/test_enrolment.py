@@ -166,6 +166,25 @@ def test_a_check_in_answer_that_is_called_html_is_taken(run_in_reactor: RunInRea
         run_in_reactor(scenario())
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("status", "words"), [(400, "Does the server trust the CA"), (404, "Look at ServerURL")])
+def test_a_refusal_says_what_to_look_at(run_in_reactor: RunInReactor, status: int, words: str, signed: bool) -> None:
+    with scripted_mdm() as mdm:
+        profile = mdm.profile()
+        with_keys(MDM, SignMessage=signed)(profile)
+        mdm.instead("profile", reply(answer(200, plistlib.dumps(profile))))
+        mdm.instead("Authenticate", reply(answer(status, b"no", "Content-Type: text/plain")))
+
+        async def scenario() -> str:
+            async with closing(mdm):
+                error, _record = await fails_to_enrol(mdm)
+                return str(error)
+
+        text = run_in_reactor(scenario())
+        assert words in text
+        assert ("SignMessage = true" in text) == (status == 400 and not signed)
+
+
 @pytest.mark.parametrize("act", [Talk.close, Talk.drop, Talk.reset], ids=["close_notify", "end of TCP", "reset"])
 @pytest.mark.parametrize("what", ["profile", "Authenticate"])
 def test_a_connection_that_breaks(run_in_reactor: RunInReactor, what: str, act: Act) -> None:

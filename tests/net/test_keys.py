@@ -18,11 +18,12 @@ SECONDS = 60.0  # after which a key that should be there is not: far beyond what
 
 
 class Made:
-    """A pool, and how many keys it has made."""
+    """A pool, how many keys it has made, and how long each wait for one was."""
 
     def __init__(self, pool: int | None) -> None:
         self.count = 0
-        self.keys = KeyPool(reactor, pool, self._one, processes=1)
+        self.waits: list[float] = []
+        self.keys = KeyPool(reactor, pool, self._one, processes=1, on_wait=self.waits.append)
 
     def _one(self) -> None:
         self.count += 1
@@ -114,5 +115,37 @@ def test_no_more_are_begun_ahead_than_the_bound(run_in_reactor: RunInReactor) ->
                 assert made.count == 5
             finally:
                 keys.MAX_AHEAD = bound
+
+    run_in_reactor(scenario())
+
+
+def test_two_sizes_are_expected_side_by_side(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with making() as made:
+            made.keys.expect(1, BITS)
+            made.keys.expect(2, OTHER_BITS)
+            await made.keys.made_ahead()
+            assert made.count == 3
+            taken = [made.keys.take(bits) for bits in (OTHER_BITS, BITS, OTHER_BITS)]
+            assert all(one.called for one in taken)
+            assert [(await one).key_size for one in taken] == [OTHER_BITS, BITS, OTHER_BITS]
+            assert (made.count, made.keys.waits, made.waits) == (3, 0, [])
+
+    run_in_reactor(scenario())
+
+
+def test_who_waits_for_a_key_is_counted_and_who_does_not_is_not(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with making() as made:
+            made.keys.expect(1, BITS)
+            await made.keys.made_ahead()
+            assert made.keys.take(BITS).called
+            assert (made.keys.waits, made.keys.waited_s) == (0, 0.0)
+            waiting = made.keys.take(BITS)
+            assert made.keys.waits == 1
+            assert made.waits == []  # it goes on
+            assert made.keys.waited_s >= 0.0
+            await waiting
+            assert made.waits == [made.keys.waited_s]
 
     run_in_reactor(scenario())

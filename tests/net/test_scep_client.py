@@ -17,6 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from agent.lab.authorities import Authorities
+from agent.net import hints
 from agent.net.exchange import Connections
 from agent.net.http import HTTPConnection
 from agent.net.http1 import Origin
@@ -212,6 +213,18 @@ def test_a_refusal_is_told_by_its_name(run_in_reactor: RunInReactor, fail_info: 
     text = fails_with(run_in_reactor, SCEPFailure, lambda: enrol(Behaviour(fail=fail_info)))
     assert str(fail_info) in text
     assert "not today" in text
+    assert hints.SCEP[fail_info] in text
+
+
+def test_a_known_name_and_a_wrong_challenge_are_hinted_at(run_in_reactor: RunInReactor) -> None:
+    text = fails_with(run_in_reactor, SCEPFailure, lambda: enrol(Behaviour(fail=FailInfo.BAD_REQUEST)))
+    assert "Challenge" in text
+    assert "another fleet.seed" in text
+
+
+def test_a_scep_url_that_is_not_there_is_hinted_at(run_in_reactor: RunInReactor) -> None:
+    text = fails_with(run_in_reactor, SCEPError, lambda: enrol(Behaviour(operation_status=404)))
+    assert "Look at URL in the SCEP payload" in text
 
 
 def test_another_ca_than_the_fingerprint_says_gets_no_request(run_in_reactor: RunInReactor) -> None:

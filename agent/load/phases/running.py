@@ -94,6 +94,8 @@ class PhaseRun:
 
     async def run(self) -> None:
         """Run to the end of the phase in this shard. May be cancelled; what was not begun is then dropped."""
+        keys = self._crew.around.keys
+        waits, waited_s = keys.waits, keys.waited_s
         try:
             match self.phase:
                 case LOMPhase() as phase:
@@ -106,6 +108,8 @@ class PhaseRun:
                     await self._macs(phase)
         finally:
             self.state.planned = self.state.started + self.state.dropped
+            if isinstance(self.phase, EnrollPhase):
+                self.state.key_waits, self.state.key_wait_s = keys.waits - waits, keys.waited_s - waited_s
         self.state.over = True
 
     def stop_because(self, reason: str) -> None:

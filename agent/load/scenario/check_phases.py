@@ -126,7 +126,10 @@ def _check_possible(phase: ArrivingPhase, scenario: Scenario, *, enrolled: bool)
             )  # fmt: skip
             raise OperatorError(f'by = "push" needs {lacks}; or set by = "self"')
     elif server.adapter == "none":
-        raise OperatorError('nobody can queue commands: server.adapter is "none"')
+        raise OperatorError(
+            'nobody can queue commands: server.adapter is "none"; set it to "nanomdm", "micromdm" or "webhook", or to '
+            '"lab" with [server.lab], as docs/servers.md says'
+        )
 
 
 def _check_pace(phase: ArrivingPhase, load: LoadPart) -> None:

@@ -23,7 +23,7 @@ from agent.servers.templates import COMMAND_NAMES, MAC_NAMES, Template
 
 LISTEN = "127.0.0.1:0"
 ENROLL_PATH = "/enroll"  # of a lab, docs/lab-api.md
-_ADAPTER_TABLES = ("lab", "nanomdm", "webhook")
+_ADAPTER_TABLES = ("lab", "nanomdm", "micromdm", "webhook")
 
 
 def checked_tables(scenario: Scenario) -> Scenario:
@@ -68,7 +68,7 @@ def _checked_server(server: ServerPart) -> ServerPart:
     for name in _ADAPTER_TABLES:
         if name != server.adapter and getattr(server, name) is not None:
             raise OperatorError(f'server.{name} goes with adapter = "{name}", but server.adapter is "{server.adapter}"')
-    if server.adapter in ("nanomdm", "webhook") and getattr(server, server.adapter) is None:
+    if server.adapter in ("nanomdm", "micromdm", "webhook") and getattr(server, server.adapter) is None:
         raise OperatorError(f'server.adapter is "{server.adapter}", but the table [server.{server.adapter}] is missing')
     if embedded:
         for name in ("enroll", "ca", "insecure"):
@@ -76,8 +76,6 @@ def _checked_server(server: ServerPart) -> ServerPart:
                 raise OperatorError(
                     f'server.{name} is for a server of your own; the embedded lab (adapter = "lab") needs none'
                 )
-    elif server.identity != "pkcs12":
-        raise OperatorError("server.identity is for the embedded lab; elsewhere the enrolment profile decides")
     if server.keys != "unique" and not _is_pool(server.keys):
         raise OperatorError(
             f'server.keys should be unique or pool:N with N from 1 to {MAX_POOL:,}, but is "{server.keys}"'
@@ -102,10 +100,11 @@ def _check_addresses(server: ServerPart) -> None:
         _check_url("server.enroll", server.enroll)
     if server.lab is not None:
         _check_url("server.lab.url", server.lab.url)
-    if server.nanomdm is not None:
-        _check_url("server.nanomdm.url", server.nanomdm.url)
-        if (server.nanomdm.api_key_env is None) == (server.nanomdm.api_key_file is None):
-            raise OperatorError("server.nanomdm needs one of api_key_env and api_key_file")
+    for name, api in (("nanomdm", server.nanomdm), ("micromdm", server.micromdm)):
+        if api is not None:
+            _check_url(f"server.{name}.url", api.url)
+            if (api.api_key_env is None) == (api.api_key_file is None):
+                raise OperatorError(f"server.{name} needs one of api_key_env and api_key_file")
     if server.webhook is not None:
         hook = server.webhook
         _check_request("server.webhook.enqueue", hook.enqueue, MAC_NAMES + COMMAND_NAMES, plain=hook.plain_http)

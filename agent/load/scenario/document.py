@@ -121,7 +121,7 @@ limits = ["session.p99 < 500ms", "enroll.errors == 0", "delivery.late <= 1%", "p
 | | |
 | --- | --- |
 | operations | as in [results.md](results.md#operations), with `enqueue`, `delivery` and `return` |
-| stages | `connect`, `handshake`, `handshake_resumed`, `first_byte`, `request`; they have the times and `count` only |
+| stages | `connect`, `handshake`, `handshake_resumed`, `first_byte`, `request`, `key`: only times and `count` |
 | times | `p50`, `p90`, `p95`, `p99`, `p99.9`, `max`, `mean`, with `us`, `ms`, `s` or `m` |
 | counts | `errors`, `late`, `dropped`: a number, or a share with `%`; `count`: a number; `rate`: a number, `/s` too |
 | comparison | `<`, `<=`, `>`, `>=`, `==` |

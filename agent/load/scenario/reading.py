@@ -25,7 +25,7 @@ from agent.load.scenario.overrides import overridden
 from agent.load.scenario.shown import as_document
 from agent.load.scenario.types import Scenario
 
-__all__ = ["as_document", "read_scenario", "scenario_from"]
+__all__ = ["as_document", "names_no_server", "read_scenario", "scenario_from"]
 
 MAX_BYTES = 1024 * 1024
 
@@ -33,6 +33,16 @@ MAX_BYTES = 1024 * 1024
 def read_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     """The scenario in a file, with ``--set`` texts put over it. Raises OperatorError, which names file and key."""
     path = Path(path)
+    return scenario_from(_document(path), overrides, where=str(path), folder=path.parent)
+
+
+def names_no_server(path: str | Path) -> bool:
+    """Whether a file's scenario runs in the embedded lab unless an override says otherwise. Raises OperatorError."""
+    server = _document(Path(path)).get("server", {})
+    return isinstance(server, dict) and server.get("adapter", "lab") == "lab" and "lab" not in server
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -42,12 +52,11 @@ def read_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     if len(data) > MAX_BYTES:
         raise OperatorError(f"the scenario {path} is over {MAX_BYTES:,} bytes long; put replays and commands in files")
     try:
-        document = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         raise OperatorError(f"the scenario {path} is no UTF-8 text, at byte {error.start}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OperatorError(f"the scenario {path} is no TOML: {error}") from error
-    return scenario_from(document, overrides, where=str(path), folder=path.parent)
 
 
 def scenario_from(

@@ -38,7 +38,7 @@ def as_document(scenario: Scenario) -> dict[str, Any]:
     server = document["server"]
     if "enroll" in server:
         server["enroll"] = _url(server["enroll"])
-    for adapter in ("lab", "nanomdm"):
+    for adapter in ("lab", "nanomdm", "micromdm"):
         if adapter in server:
             server[adapter]["url"] = _url(server[adapter]["url"])
     for request in server.get("webhook", {}).values():

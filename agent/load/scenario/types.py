@@ -150,6 +150,19 @@ class NanoMDMPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = ()
 
 
+class MicroMDMPart(NanoMDMPart, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The API of MicroMDM, by which commands are queued. One of `api_key_env` and `api_key_file` is needed."""
+
+    url: Annotated[str, key("Where it listens, such as `https://mdm.example`.", example="https://mdm.example")]
+    user: Annotated[str, key("The user of its HTTP basic authentication.")] = "micromdm"
+    api_key_env: Annotated[
+        str | None, key("The environment variable that holds the API key.", example="MICROMDM_API_KEY")
+    ] = None
+    api_key_file: Annotated[str | None, key("The file that holds the API key.", path=True, example="micromdm.key")] = (
+        None
+    )
+
+
 class WebRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One HTTP request as a template; `{udid}` and the like are filled in for each Mac."""
 
@@ -200,8 +213,8 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which MDM server the Macs enrol in, and how commands are queued there."""
 
     adapter: Annotated[
-        Literal["lab", "nanomdm", "webhook", "none"],
-        key("How to queue commands: the lab's way, NanoMDM's, a webhook, or not at all."),
+        Literal["lab", "nanomdm", "micromdm", "webhook", "none"],
+        key("How to queue commands: the lab's way, NanoMDM's, MicroMDM's, a webhook, or not at all."),
     ] = "lab"
     enroll: Annotated[
         str | None,
@@ -212,7 +225,11 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = None
     identity: Annotated[
-        Literal["pkcs12", "scep"], key("How the profile of the embedded lab gives a Mac its identity.")
+        Literal["pkcs12", "scep"],
+        key(
+            "How the profile of the embedded lab gives a Mac its identity; of another server `scep` says that its "
+            "profile does so, and RSA keys are made before the run."
+        ),
     ] = "pkcs12"
     keys: Annotated[
         str, key("RSA keys for SCEP: `unique`, one for each Mac, or `pool:N`, N for all (faster, less real).")
@@ -227,6 +244,7 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 0
     lab: Annotated[LabPart | None, key("A lab that runs elsewhere; none: embedded.")] = None
     nanomdm: Annotated[NanoMDMPart | None, key('With `adapter = "nanomdm"`.')] = None
+    micromdm: Annotated[MicroMDMPart | None, key('With `adapter = "micromdm"`.')] = None
     webhook: Annotated[WebhookPart | None, key('With `adapter = "webhook"`.')] = None
 
 

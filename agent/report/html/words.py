@@ -20,6 +20,7 @@ STAGE_WORDS = {
     "connect": "opening a TCP connection",
     "handshake": "a full TLS handshake",
     "handshake_resumed": "a TLS handshake that resumed an earlier one",
+    "key": "a Mac's wait for its RSA key, which this program makes",
     "first_byte": "from a request's first byte to the answer's first byte",
     "request": "from a request's first byte to the answer's last byte",
 }

@@ -1,0 +1,63 @@
+"""``lom-agent apns-identity``: what a server needs to push to the gateway: its CA, and a push certificate for tests."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import click
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from agent.cli.apns import gateway_authority
+from agent.errors import OperatorError
+from agent.pki.pem import certificate_pem
+from agent.pki.push_certificate import TOPIC_PREFIX, push_identity
+from agent.report.files import write_secret
+
+_NEXT = """\
+Next:
+  1. Put the topic into the enrolment profile of your server: Topic of its com.apple.mdm payload.
+  2. Upload {certificate} and {key} to your server as its push certificate.
+  3. Have your server trust {ca}, and reach the gateway where it pushes to api.push.apple.com:443.
+  4. Run: lom-agent run … --apns ADDRESS:443 --apns-tls {folder}
+docs/servers.md has the commands for NanoMDM and micromdm, docs/push.md says how for others."""
+
+
+@click.command("apns-identity")
+@click.option("--out", required=True, type=click.Path(file_okay=False), metavar="DIR", help="The folder for the files.")
+@click.option(
+    "--topic",
+    metavar="TOPIC",
+    help=f"The topic of the push certificate; it begins with {TOPIC_PREFIX}  [default: {TOPIC_PREFIX}External.UUID, a "
+    "new one]",
+)
+@click.option("--overwrite", is_flag=True, help="Make a new push certificate in place of one that is there.")
+def apns_identity(out: str, topic: str | None, overwrite: bool) -> None:
+    """Make the CA of the push gateway, and a push certificate for tests.
+
+    DIR/ca.pem and DIR/ca.key are the CA of the gateway, for --apns-tls DIR; a CA that is there is kept, and no option
+    replaces it. push.pem and push.key are the push certificate that your server pushes with: of this CA, with the
+    topic in its subject, as Apple's have it. Real devices and Apple's own APNs refuse it.
+    """
+    folder = Path(out)
+    certificate, key = folder / "push.pem", folder / "push.key"
+    there = [str(path) for path in (certificate, key) if path.exists()]
+    if there and not overwrite:
+        raise OperatorError(
+            f"{' and '.join(there)} would be overwritten, and a server that has this certificate could push no more. "
+            "Name another folder with --out, or give --overwrite."
+        )
+    authority = gateway_authority(folder)
+    topic = topic or f"{TOPIC_PREFIX}External.{uuid.uuid4()}"
+    identity = push_identity(authority, topic)
+    # PKCS #1: what every server reads, mdmctl only this.
+    write_secret(key, identity.key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+    try:
+        certificate.write_bytes(certificate_pem(identity.certificate))
+    except OSError as error:
+        raise OperatorError(f"{certificate} cannot be written: {error.strerror}") from error
+    click.echo(f"Topic:            {topic}")
+    click.echo(f"Push certificate: {certificate} (until {identity.certificate.not_valid_after_utc:%Y-%m-%d})")
+    click.echo(f"Its key:          {key}")
+    click.echo(f"The gateway's CA: {folder / 'ca.pem'}\n")
+    click.echo(_NEXT.format(certificate=certificate, key=key, ca=folder / "ca.pem", folder=folder))

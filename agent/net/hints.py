@@ -1,0 +1,53 @@
+"""What to look at when an enrolment is refused: a server seldom says more than a word. Each hint is a sentence or two.
+
+docs/your-server.md, "When an enrolment is refused", has the same for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent.pki.scep.errors import FailInfo
+
+SCEP: Mapping[FailInfo, str] = {
+    FailInfo.BAD_REQUEST: (
+        "Look at Challenge in the SCEP payload: is it there, is it the CA's, may it be used more than once? "
+        "A CA that gives one certificate to a name refuses the Macs of an earlier run: use another fleet.seed (--seed)."
+    ),
+    FailInfo.BAD_MESSAGE_CHECK: (
+        "Look at the CA's certificate: the message was made for, or by, another key. Has the CA been made anew?"
+    ),
+    FailInfo.BAD_TIME: "Compare the clocks of this machine and of the CA's.",
+    FailInfo.BAD_ALG: "Look at Keysize in the SCEP payload, and at the algorithms that the CA's GetCACaps names.",
+    FailInfo.BAD_CERT_ID: "The CA knows no such request: did it lose what is pending, or is it one of several?",
+}
+SCEP_NOT_FOUND = "Look at URL in the SCEP payload."
+UNSIGNED = (
+    "The profile does not set SignMessage, so no message had an Mdm-Signature: a server that takes the Mac's "
+    "certificate from there (NanoMDM without -cert-header, MicroMDM) needs SignMessage = true in the com.apple.mdm "
+    "payload."
+)
+REFUSED = (
+    "Does the server trust the CA that issued the Mac's identity (NanoMDM: -ca)? Are both clocks right? Was this Mac "
+    "enrolled before with another certificate? Then use another fleet.seed (--seed)."
+)
+NOT_FOUND = "Look at ServerURL and CheckInURL in the com.apple.mdm payload."
+
+
+def of_scep_status(status: int) -> str:
+    """The hint for a SCEP answer with another status than 200; empty where there is none."""
+    return SCEP_NOT_FOUND if status in (404, 405) else ""
+
+
+def of_check_in(status: int, *, signed: bool) -> str:
+    """The hint for a check-in message that was refused, where ``signed`` says whether it had an Mdm-Signature."""
+    if status in (404, 405):
+        return NOT_FOUND
+    if status not in (400, 401, 403):
+        return ""
+    return REFUSED if signed else f"{UNSIGNED} {REFUSED}"
+
+
+def with_hint(text: str, hint: str) -> str:
+    """An error's text, and the hint behind it."""
+    return f"{text}. {hint}" if hint else text

@@ -1,0 +1,99 @@
+"""RSA keys in a whole run: made before the first enrolment where they can be; else the wait is said as ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RunInReactor
+from load_runs import ENROLL, load_run
+
+from agent.lab.authorities import Authorities
+from agent.lab.profiles import enrolment_profile, pkcs12_payload, scep_payload
+from agent.load import shard_parts
+from agent.load.conductor import Conductor
+from agent.load.scenario.reading import scenario_from
+from agent.load.shard_parts import key_sizes
+from agent.load.shard_plan import EnrolAt, EnrolWith, ShardPlan
+from agent.net import keys
+from agent.report.generator import generator_document
+
+DEVICES = 8
+SCEP: dict[str, Any] = {"identity": "scep", "keys": "unique"}
+
+
+def run(run_in_reactor: RunInReactor, **arguments: Any) -> Conductor:
+    async def scenario() -> Conductor:
+        return await load_run(ENROLL, devices=DEVICES, server=SCEP, **arguments)
+
+    return run_in_reactor(scenario())
+
+
+def test_the_keys_are_made_before_the_first_mac_enrols(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_parts, "KEYS_AHEAD_SECONDS", 100.0)  # however busy the machine is
+    conductor = run(run_in_reactor)
+    metrics = conductor.metrics()
+    assert metrics.summary("enroll").count == DEVICES
+    assert metrics.summary("enroll").errors == 0
+    assert "key" not in metrics.stages()
+    (phase,) = (record.as_json() for record in conductor.phases)
+    assert (phase["key_waits"], phase["key_wait_s"]) == (0, 0.0)
+
+
+def test_a_run_that_has_to_wait_for_its_keys_says_so_by_stage_phase_and_worker(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(keys, "MAX_AHEAD", 0)
+    conductor = run(run_in_reactor, trace=lambda shard: str(tmp_path / str(shard)))
+    metrics = conductor.metrics()
+    assert metrics.summary("enroll").errors == 0
+    waited = metrics.stage_summary("key")
+    assert waited.count == DEVICES
+    (phase,) = (record.as_json() for record in conductor.phases)
+    assert phase["key_waits"] == DEVICES
+    assert phase["key_wait_s"] > 0.0
+    workers = generator_document(conductor.generator())["workers"]
+    assert sum(worker["key_waits"] for worker in workers) == DEVICES
+    lines = [json.loads(line) for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
+    of_enrolments = [line["key_wait_ms"] for line in lines if line["operation"] == "enroll"]
+    assert len(of_enrolments) == DEVICES
+    assert all(of_enrolments)
+    assert not any("key_wait_ms" in line for line in lines if line["operation"] != "enroll")
+
+
+def profile(bits: int | None) -> EnrolWith:
+    """An enrolment profile with a SCEP payload of this key size, or with PKCS12."""
+    authorities = Authorities()
+    payload = pkcs12_payload(authorities)
+    if bits is not None:
+        payload = scep_payload(authorities, "https://mdm.test/scep", "secret")
+        payload["PayloadContent"]["Keysize"] = bits
+    return EnrolWith(enrolment_profile(authorities, "https://mdm.test", payload))
+
+
+@pytest.mark.parametrize(
+    ("enrol", "embedded", "identity", "sizes"),
+    [
+        (EnrolAt("https://lab.test/enroll"), True, "scep", [2048]),
+        (EnrolAt("https://lab.test/enroll"), True, "pkcs12", []),
+        (EnrolAt("https://mdm.test/enroll"), False, "pkcs12", [None]),
+        (EnrolAt("https://mdm.test/enroll"), False, "scep", [2048]),
+        (profile(4096), False, "pkcs12", [4096]),
+        (profile(None), False, "pkcs12", []),
+        (EnrolWith(b"no profile"), False, "pkcs12", []),
+    ],
+)
+def test_how_long_the_keys_will_be_is_known_beforehand_but_for_a_profile_of_each_macs_own(
+    enrol: EnrolAt | EnrolWith, embedded: bool, identity: str, sizes: list[int | None]
+) -> None:
+    server = {"identity": identity} if embedded else {"identity": identity, "adapter": "none", "enroll": "profile"}
+    scenario = scenario_from({"server": server, "phase": [ENROLL]})
+    plan = ShardPlan(
+        shard=0, shards=1, first=0, stop=1, scenario=scenario, conductor=("127.0.0.1", 1), ca=b"", secret="",
+        enrol=enrol, lab_anchors_only=embedded,
+    )  # fmt: skip
+    assert key_sizes(plan) == sizes

@@ -1,0 +1,110 @@
+"""MicroMDM's API as its source has it, answered by a script."""
+
+from __future__ import annotations
+
+import base64
+import json
+import plistlib
+from typing import Any
+
+import pytest
+from conftest import RunInReactor
+from opened import COMMAND, MAC, SECRET, TRUSTED, UUID, answering, enqueue, opened, push
+from servers import serving
+
+from agent.errors import OperatorError
+from agent.servers.configs import MicroMDMConfig
+from agent.servers.server import AnswerUnreadable, CommandRefused, PushNotSent, RequestFailed, StatusRefused
+
+QUEUED = {"payload": {"udid": MAC.udid, "command_uuid": UUID, "command": {"request_type": "ProfileList"}}}
+PUSHED = {"status": "success", "push_notification_id": "16C80450-B79F-E23B-F99B-0810179F244E"}
+
+
+def config(url: str, **others: Any) -> MicroMDMConfig:
+    """A MicroMDM whose certificate is trusted."""
+    return MicroMDMConfig(url, SECRET, trust=TRUSTED, **others)
+
+
+def said(document: object) -> bytes:
+    """An answer's body."""
+    return json.dumps(document, indent="  ").encode()
+
+
+def test_commands_are_queued_and_macs_pushed_over_one_connection(run_in_reactor: RunInReactor) -> None:
+    async def scenario(url: str) -> None:
+        with opened(config(url)) as server:
+            assert server.wakes
+            await enqueue(server)
+            await push(server)
+
+    with serving(answering((201, said(QUEUED)), (200, said(PUSHED)))) as micromdm:
+        run_in_reactor(scenario(f"{micromdm.url}/mdm/"))
+        queued, pushed = micromdm.requests
+        assert micromdm.connections == 1
+    assert (queued.method, queued.target) == ("POST", f"/mdm/v1/commands/{MAC.udid}")
+    assert (pushed.method, pushed.target, pushed.body) == ("GET", f"/mdm/push/{MAC.udid}", b"")
+    assert plistlib.loads(queued.body) == {"Command": COMMAND, "CommandUUID": UUID}
+    for request in (queued, pushed):
+        kind, _, credentials = request.headers["authorization"].partition(" ")
+        assert (kind, base64.b64decode(credentials).decode()) == ("Basic", f"micromdm:{SECRET}")
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "body", "error", "words"),
+    [
+        (enqueue, 500, said({"error": "plist: EOF"}), CommandRefused, "500: plist: EOF"),
+        (enqueue, 201, said({"error": "publish"}), CommandRefused, "publish"),
+        (push, 500, said({"error": "retrieving PushInfo by UDID"}), PushNotSent, "retrieving PushInfo"),
+        (push, 200, said({"status": "failure"}), PushNotSent, "the push failed"),
+        (enqueue, 401, said({"error": "Unauthorized Access"}), StatusRefused, "401.*Unauthorized Access"),
+        (enqueue, 500, said({}), StatusRefused, "500"),
+        (enqueue, 500, b"Internal Server Error\n", StatusRefused, "500: Internal Server Error"),
+        (enqueue, 404, b"404 page not found\n", StatusRefused, "404 page not found"),
+        (enqueue, 301, b"", StatusRefused, "301"),
+        (enqueue, 201, b"<html>", AnswerUnreadable, "<html>"),
+        (push, 200, said(["success"]), AnswerUnreadable, "JSON object"),
+        (push, 200, b"[" * 100_000, AnswerUnreadable, "JSON object"),
+    ],
+)
+def test_what_goes_wrong_is_an_error_of_its_kind(
+    run_in_reactor: RunInReactor, ask: Any, status: int, body: bytes, error: type[RequestFailed], words: str
+) -> None:
+    async def scenario(url: str) -> None:
+        with opened(config(url)) as server, pytest.raises(error, match=words):
+            await ask(server)
+
+    with serving(answering((status, body))) as micromdm:
+        run_in_reactor(scenario(micromdm.url))
+
+
+@pytest.mark.parametrize("status", [201, 403, 500])
+@pytest.mark.parametrize("form", ["{}", '{{"error": "{}"}}'])
+def test_an_error_is_bounded_and_does_not_repeat_the_key(run_in_reactor: RunInReactor, status: int, form: str) -> None:
+    credentials = base64.b64encode(f"micromdm:{SECRET}".encode()).decode()
+    body = form.format(f"Basic {credentials} {SECRET}" + "x" * 10_000).encode()
+
+    async def scenario(url: str) -> None:
+        with opened(config(url)) as server:
+            with pytest.raises(RequestFailed) as caught:
+                await enqueue(server)
+            text = str(caught.value)
+            assert "Basic *** ***" in text
+            assert len(text) < 500
+
+    with serving(answering((status, body))) as micromdm:
+        run_in_reactor(scenario(micromdm.url))
+    assert SECRET not in repr(config("https://mdm.example"))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://mdm.example", "ftp://127.0.0.1", "https://user:password@mdm.example/", "https://mdm.example/?query"]
+)
+def test_what_cannot_be_opened_is_said_at_the_start(url: str) -> None:
+    with pytest.raises(OperatorError), opened(config(url)):
+        pass
+
+
+def test_http_goes_to_loopback_or_where_it_is_allowed() -> None:
+    for url, plain in (("http://127.0.0.1:8080", False), ("http://mdm.example", True)):
+        with opened(config(url, plain=plain)):
+            pass
