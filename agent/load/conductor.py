@@ -36,7 +36,7 @@ from agent.load.control import (
     StartPhase,
 )
 from agent.load.control_link import ControlLink, ControlServer
-from agent.load.gathered import PhaseRecord, Worker, cut
+from agent.load.gathered import PhaseRecord, Worker, cut, phases_of
 from agent.load.live import LiveView, PhaseView, Recent, Watcher
 from agent.load.metrics import Metrics
 from agent.load.phases.sleep import sleep
@@ -109,6 +109,11 @@ class Conductor:
         return len(self._workers)
 
     @property
+    def embedded_lab(self) -> bool:
+        """Whether the server is the lab in this process."""
+        return self._server.lab is not None
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the run began; 0 before."""
         return 0.0 if self._began is None else float(self._reactor.seconds()) - self._began
@@ -133,7 +138,7 @@ class Conductor:
         for number, worker in enumerate(self._workers):
             result = worker.result
             facts.append(
-                {"worker": number, "lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0}
+                {"worker": number, "lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0, "phases": []}
                 if result is None
                 else {
                     "worker": number,
@@ -141,6 +146,7 @@ class Conductor:
                     "cpu_s": result.cpu_s,
                     "cpu_by_second": result.cpu_by_second,
                     "max_rss_kib": result.max_rss_kib,
+                    "phases": phases_of(self.phases, result.spans, number),
                 }
             )
         if self._front is not None and self._server.lab is None:
@@ -152,6 +158,7 @@ class Conductor:
                     "cpu_s": strain.cpu_s,
                     "cpu_by_second": strain.cpu_by_second,
                     "max_rss_kib": peak,
+                    "phases": phases_of(self.phases, strain.spans),
                 }
             )
         return facts
@@ -164,7 +171,7 @@ class Conductor:
     def view(self) -> LiveView:
         """The run now."""
         phases = tuple(PhaseView(phase.name, phase.kind, phase.state, phase.begun, phase.over) for phase in self.phases)
-        return self._recent.view(self.elapsed, phases)
+        return self._recent.view(self.elapsed, phases, embedded_lab=self.embedded_lab)
 
     # Running.
 
@@ -236,6 +243,7 @@ class Conductor:
             if phase.start_at is not None:
                 await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
             self.phases[number].begun = self.elapsed
+            self._strain.enter(number)
             self._link.broadcast(StartPhase(number))
             self._settle_phase(number)
             if phase.wait:
@@ -318,7 +326,6 @@ class Conductor:
         if whole > self._second:  # of every worker that lives
             self._second = whole
             self._recent.turn()
-            self._strain.second()
             self._watcher.look(self.view())
 
     def _phase(self, number: int) -> PhaseRecord:
@@ -337,6 +344,7 @@ class Conductor:
         if not missing and record.begun is not None and not record.ended.called:
             if len(record.states) == len(self._workers) and record.state.over:
                 record.over = self.elapsed
+            self._strain.leave(number)
             record.ended.callback(None)
 
     def _ended(self, number: int, done: Future[bytes]) -> None:
