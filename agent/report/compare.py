@@ -22,9 +22,10 @@ from enum import StrEnum
 from agent.errors import MisuseError
 from agent.report.document import Document, Operation, Stage
 from agent.report.numbers import NOTHING, change, count, counted, figures, milliseconds, share
+from agent.report.outcome import because_of
 from agent.report.percentiles import DEVIATIONS, PERCENTILES, Distribution, enough
 from agent.report.settings import flattened
-from agent.report.verdict import Level, Statement, because_of, operations_done
+from agent.report.verdict import Level, Statement, operations_done
 
 LATENCY_THRESHOLD = 0.10
 LATENCY_LEAST_MS = 0.1

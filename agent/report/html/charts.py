@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.load.strain import BUSY_SHARE, LAG_BOUND_MS
 from agent.net.records import OPERATIONS
 from agent.report.document import Document, Operation, Stage
-from agent.report.generator import BUSY_SHARE, LAG_P99_MS
 from agent.report.html.series import Points, Series
 from agent.report.percentiles import Distribution
 from agent.report.terminal.text import visible
@@ -210,9 +210,9 @@ def _open(series: Series) -> Chart:
 
 def _lag(series: Series) -> Chart:
     layout = {"yaxis": _SECONDS}
-    caption = f"How late the worst worker's event loop was. Dashed: {LAG_P99_MS:.0f} ms, more than which is too much."
+    caption = f"How late the worst worker's event loop was. Dashed: {LAG_BOUND_MS:.0f} ms, more than which is too much."
     traces = _one(series, series.lag, "lag", "op0", _HOVER_SECONDS)
-    return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_P99_MS / 1000)
+    return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_BOUND_MS / 1000)
 
 
 def _cpu(series: Series) -> Chart:
