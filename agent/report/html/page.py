@@ -218,6 +218,7 @@ def _json(data: Mapping[str, Any]) -> Markup:
     return Markup(plain)  # noqa: S704
 
 
+@cache  # the one library of all pages is hashed once
 def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -226,6 +227,7 @@ def _file(name: str) -> str:
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
+@cache
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
 
