@@ -21,10 +21,9 @@ from agent.load.scenario.types import Scenario
 from agent.load.trace_parts import TraceParts
 from agent.net.keys import parse_keys
 from agent.push.counts import merge_push_counts
-from agent.report.document import read_document
 from agent.report.html import write_report
 from agent.report.junit import write_junit
-from agent.report.outcome import outcome
+from agent.report.outcome import outcome_of
 from agent.report.results import ResourceMeter, RunInfo, results, write_results
 from agent.report.schema import ResultsDocument
 from agent.report.terminal import print_summary
@@ -113,7 +112,7 @@ class Outcome:
     @property
     def exit_status(self) -> int:
         """0 all good, 1 something failed, 128 and the signal's number for a run that was stopped."""
-        return outcome(read_document({**self.document, "timeline": []})).exit_status
+        return outcome_of(self.document).exit_status
 
     def _document(self, conductor: Conductor, because: str | None) -> ResultsDocument:
         fleet = self._scenario.fleet

@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from agent.report.document import read_document
-from agent.report.outcome import Kind, Reason, outcome
+from agent.report.outcome import Kind, Reason, outcome_of
 from agent.report.results import write_whole
 from agent.report.schema import PhaseDocument, ResultsDocument
 
@@ -38,7 +37,7 @@ def junit(document: ResultsDocument, unwritten: Sequence[str] = ()) -> bytes:
     come to its end, and a result that could not be written (``unwritten``), are errors. A phase that never started,
     and a load generator that was overloaded, are skipped tests. Raises OperatorError for what is no document.
     """
-    reasons = outcome(read_document({**document, "timeline": []})).reasons
+    reasons = outcome_of(document).reasons
     name = document["name"] or NAMELESS
     suite = Element("testsuite")
     _properties(suite, document)

@@ -7,15 +7,18 @@ that was overloaded does not fail a run by itself; but a limit that could not be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from agent.errors import OperatorError
 from agent.load.limits import parse_limit
-from agent.report.document import Document
+from agent.report.document import Document, read_document
 from agent.report.numbers import counted
 from agent.report.schema import OutcomeDocument
+
+_FACTS = ("schema", "complete", "incomplete_because", "signal", "errors", "phases", "limits")
 
 
 class Kind(StrEnum):
@@ -59,6 +62,16 @@ def outcome(document: Document) -> Outcome:
     if document.signal is not None:
         return Outcome(128 + document.signal, reasons)
     return Outcome(1 if reasons else 0, reasons)
+
+
+def outcome_of(document: Mapping[str, Any]) -> Outcome:
+    """The same of a document as plain data; only what decides is read. Raises OperatorError for what is no document."""
+    facts = {key: document[key] for key in _FACTS if key in document}
+    counts = {
+        name: {"count": operation["count"], "errors": operation["errors"]}
+        for name, operation in document["operations"].items()
+    }
+    return outcome(read_document({**facts, "operations": counts}))
 
 
 def because_of(document: Document) -> str:

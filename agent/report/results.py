@@ -28,9 +28,8 @@ from agent.load.limits import Limit, Verdict, judge
 from agent.load.metrics import Metrics, OperationSummary, StageSummary
 from agent.load.timeline import TimeLine
 from agent.load.trace import rfc3339
-from agent.report.document import read_document
 from agent.report.generator import generator_document, unreliable
-from agent.report.outcome import outcome
+from agent.report.outcome import outcome_of
 from agent.report.schema import SCHEMA, LatencyDocument, OperationDocument, ResultsDocument, StageDocument
 
 FILE_NAME = "results.json"
@@ -164,8 +163,7 @@ def results(
 
 def with_outcome(document: Mapping[str, Any]) -> ResultsDocument:
     """The document with its key ``outcome``, made of the rest."""
-    found = outcome(read_document({**document, "timeline": []}))
-    return cast(ResultsDocument, {**document, "outcome": found.as_json()})
+    return cast(ResultsDocument, {**document, "outcome": outcome_of(document).as_json()})
 
 
 def counted(metrics: Metrics) -> dict[str, Any]:
