@@ -15,7 +15,7 @@ from agent import __version__
 from agent.cli.options import check_file, make_folder
 from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
-from agent.load.limits import judge, parse_limit
+from agent.load.limits import parse_limit
 from agent.load.scenario.reading import as_document
 from agent.load.scenario.types import Scenario
 from agent.load.trace_parts import TraceParts
@@ -23,6 +23,7 @@ from agent.net.keys import parse_keys
 from agent.push.counts import merge_push_counts
 from agent.report.html import write_report
 from agent.report.junit import write_junit
+from agent.report.outcome import outcome_of
 from agent.report.results import FILE_NAME, ResourceMeter, RunInfo, results, write_results
 from agent.report.schema import ResultsDocument
 from agent.report.terminal import print_summary
@@ -86,9 +87,9 @@ class Outcome:
         if out is not None:
             self._write(lambda: write_results(out, document))
             self._write(lambda: write_report(Path(out) / REPORT_NAME, [document]))
-        if junit is not None:
-            self._write(lambda: write_junit(junit, document))
         self._write(trace.join)
+        if junit is not None:  # the last, because it says what could not be written
+            self._write(lambda: write_junit(junit, document, [str(error) for error in self._unwritten]))
 
     def _write(self, write: Callable[[], Path | None]) -> None:
         try:
@@ -101,8 +102,6 @@ class Outcome:
     def tell(self, console: Console) -> None:
         """Print the summary, and what was written where. Raises OperatorError where something could not be written."""
         print_summary(console, self.document)
-        if self._limits and (failed := self._failed()):
-            console.print(f"No limit says how many errors {', '.join(failed)} may have, so that each fails the run.")
         for path in self._written:
             console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
         if self._unwritten:
@@ -118,16 +117,7 @@ class Outcome:
     @property
     def exit_status(self) -> int:
         """0 all good, 1 something failed, 128 and the signal's number for a run that was stopped."""
-        if self._signal is not None:
-            return 128 + self._signal
-        document = self.document
-        broken = not all(limit["ok"] for limit in document["limits"])
-        return 1 if self._failed() or broken or not document["complete"] else 0
-
-    def _failed(self) -> list[str]:
-        """The operations that failed, and of whose errors no limit says how many may."""
-        judged = {limit.name for limit in self._limits if limit.metric == "errors"}
-        return sorted({error["operation"] for error in self.document["errors"]} - judged)
+        return outcome_of(self.document).exit_status
 
     def _document(self, conductor: Conductor, because: str | None) -> ResultsDocument:
         fleet = self._scenario.fleet
@@ -152,9 +142,11 @@ class Outcome:
             timeline=conductor.timeline,
             phases=[phase.as_json() for phase in conductor.phases],
             generator=generator,
-            limits=[judge(limit, metrics) for limit in self._limits],
+            embedded_lab=conductor.embedded_lab,
+            limits=self._limits,
             push=merge_push_counts(counts) if counts else None,
             keys=None if pool is None else {"pool": pool, "reused": reused},
             scenario=as_document(self._scenario),
             incomplete_because=because,
+            signal=self._signal,
         )

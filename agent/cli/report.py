@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from agent.report.compare import compare
+from agent.report.compare import THRESHOLD, compare
 from agent.report.document import read_document
 from agent.report.merging import merge_documents
 from agent.report.results import read_results, write_results
@@ -20,6 +22,9 @@ REPORT_NAME = "report.html"
 COMPARISON_NAME = "comparison.html"
 MOST_DETAILS = 10  # of one statement; the page has them all
 
+MOST_PERCENT = 1000
+
+_FAIL_ON = re.compile(r"regression(?::([0-9]{1,4}(?:\.[0-9]{1,3})?)%)?")
 _STYLES = {Level.GOOD: "green", Level.NOTE: "", Level.WARNING: "yellow", Level.BAD: "red"}
 
 
@@ -37,13 +42,24 @@ _STYLES = {Level.GOOD: "green", Level.NOTE: "", Level.WARNING: "yellow", Level.B
     metavar="DIR",
     help="Add the runs up, as if they had been one on several machines, and write results.json and the report there.",
 )
-def report(results: Sequence[str], out: Path | None, merge: Path | None) -> None:
+@click.option(
+    "--fail-on",
+    metavar="regression[:N%]",
+    callback=lambda _context, _option, text: None if text is None else _threshold(text),
+    help="Exit with 1 where a run is worse than the first, times and rates by more than N % (10), or where the two are "
+    "not comparable.",
+)
+def report(results: Sequence[str], out: Path | None, merge: Path | None, fail_on: float | None) -> None:
     """Make the HTML report of a run again, or compare several runs.
 
     DIR_OR_FILE is a results.json, or the folder that a run wrote it to (--out). Of one comes its report; of several a
     comparison, in which every run is held against the first. The page is one file that needs nothing else.
     """
+    if fail_on is not None and (len(results) < 2 or merge is not None):
+        raise click.UsageError("--fail-on compares runs: name two or more, without --merge.")
     documents = [read_results(path) for path in results]
+    threshold = THRESHOLD if fail_on is None else fail_on
+    regressed = False
     if merge is not None:
         documents, results = [merge_documents(documents)], [str(merge)]
         write_results(merge, documents[0])
@@ -53,14 +69,27 @@ def report(results: Sequence[str], out: Path | None, merge: Path | None) -> None
         headline, level, statements = found.headline, found.level, found.statements
     else:
         target = out or Path(COMPARISON_NAME)
-        compared = compare([read_document(document) for document in documents])
+        compared = compare([read_document(document) for document in documents], threshold)
+        regressed = compared.regressed
         headline, level, statements = compared.headline, compared.level, compared.statements
     from agent.report.html import write_report  # here, so that other commands do not wait for it
 
-    path = write_report(target, documents)
+    path = write_report(target, documents, threshold)
     console = Console()
     _tell(console, headline, level, statements)
     print_line(console, f"Report: {path}")
+    if fail_on is not None and regressed:
+        sys.exit(1)
+
+
+def _threshold(text: str) -> float:
+    """The share that ``--fail-on`` names. Raises BadParameter."""
+    parts = _FAIL_ON.fullmatch(text)
+    if parts is None or (parts[1] is not None and not 0 < float(parts[1]) <= MOST_PERCENT):
+        raise click.BadParameter(
+            f"expected regression or regression:N% with N above 0 and up to {MOST_PERCENT}; found {text!r}."
+        )
+    return THRESHOLD if parts[1] is None else float(parts[1]) / 100
 
 
 def _beside(results: str) -> Path:

@@ -14,6 +14,7 @@ from agent.load.scenario.types import Scenario
 
 POLL_SECONDS = 60.0  # ours: how often a Mac looks by itself where there is no push
 AT_ONCE = 64  # Macs: connections are made as fast as both ends can, and none waits for long
+LAB_AT_ONCE = 8  # the lab shares the cores with the Macs: more at once only wait longer, and end no sooner
 
 _KEYS = {
     "workers": "load.workers",
@@ -71,7 +72,7 @@ def _usual(options: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("ca", "insecure", "stay", "poll"):
             if options[name]:
                 raise click.UsageError(f"--{name} goes with --enroll: the embedded lab needs none")
-        return {"name": "lom-agent run", "load": {"concurrency": AT_ONCE}, "phase": _in_the_lab(options)}
+        return {"name": "lom-agent run", "load": {"concurrency": LAB_AT_ONCE}, "phase": _in_the_lab(options)}
     if options["poll"] and not options["stay"]:
         raise click.UsageError("--poll goes with --stay: without it no Mac stays to look again")
     if options["identity"] is not None:

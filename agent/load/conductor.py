@@ -38,7 +38,7 @@ from agent.load.control import (
     StartPhase,
 )
 from agent.load.control_link import ControlLink, ControlServer
-from agent.load.gathered import PhaseRecord, Worker, cut
+from agent.load.gathered import PhaseRecord, Worker, cut, phases_of
 from agent.load.live import LiveView, PhaseView, Recent, Watcher
 from agent.load.metrics import Metrics
 from agent.load.phases.sleep import sleep
@@ -122,6 +122,11 @@ class Conductor:
         return len(self._workers)
 
     @property
+    def embedded_lab(self) -> bool:
+        """Whether the server is the lab in this process."""
+        return self._server.lab is not None
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the run began; 0 before."""
         return 0.0 if self._began is None else float(self._reactor.seconds()) - self._began
@@ -148,7 +153,12 @@ class Conductor:
     def generator(self) -> list[dict[str, Any]]:
         """How each worker kept up, and this process where it has the gateway and not the server, too."""
         facts = [
-            {"worker": number, **worker.facts, "silent_s": self._silence.silent_s(number)}
+            {
+                "worker": number,
+                **worker.facts,
+                "silent_s": self._silence.silent_s(number),
+                "phases": [] if worker.result is None else phases_of(self.phases, worker.result.spans, number),
+            }
             for number, worker in enumerate(self._workers)
         ]
         if self._front is not None and self._server.lab is None:
@@ -160,6 +170,7 @@ class Conductor:
                     "cpu_s": strain.cpu_s,
                     "cpu_by_second": strain.cpu_by_second,
                     "max_rss_kib": peak_kib(),
+                    "phases": phases_of(self.phases, strain.spans),
                 }
             )
         return facts
@@ -172,7 +183,7 @@ class Conductor:
     def view(self) -> LiveView:
         """The run now."""
         phases = tuple(PhaseView(phase.name, phase.kind, phase.state, phase.begun, phase.over) for phase in self.phases)
-        return self._recent.view(self.elapsed, phases)
+        return self._recent.view(self.elapsed, phases, embedded_lab=self.embedded_lab)
 
     # Running.
 
@@ -255,6 +266,7 @@ class Conductor:
             if phase.start_at is not None:
                 await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
             self.phases[number].begun = self.elapsed
+            self._strain.enter(number)
             self._link.broadcast(StartPhase(number))
             self._settle_phase(number)
             if phase.wait:
@@ -372,7 +384,6 @@ class Conductor:
         if whole > self._second:  # of every worker that lives and speaks
             self._second = whole
             self._recent.turn()
-            self._strain.second()
             self._watcher.look(self.view())
 
     def _phase(self, number: int) -> PhaseRecord:
@@ -391,6 +402,7 @@ class Conductor:
         if not missing and record.begun is not None and not record.ended.called:
             if len(record.states) == len(self._workers) and record.state.over:
                 record.over = self.elapsed
+            self._strain.leave(number)
             record.ended.callback(None)
 
     def _ended(self, number: int, done: Future[bytes]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 
+from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.control import PhaseState
 from agent.load.shard_plan import ShardResult
+from agent.load.strain import Span
 
 
 def cut(population: Population, shards: int) -> list[range]:
@@ -56,6 +60,21 @@ class PhaseRecord:
             "dropped": state.dropped,
             **waits,
         }
+
+
+def phases_of(phases: Sequence[PhaseRecord], spans: Sequence[Span], shard: int | None = None) -> list[dict[str, Any]]:
+    """What a process measured of itself in each phase, by the phases' names, and what started there, and late."""
+    found = []
+    for span in spans:
+        if not 0 <= span.phase < len(phases):
+            raise OperatorError(
+                f"Expected a phase from 0 to {len(phases) - 1} in a worker's result; found {span.phase}."
+            )
+        record = phases[span.phase]
+        state = PhaseState() if shard is None else record.states.get(shard, PhaseState())
+        measured = {**msgspec.structs.asdict(span), "phase": record.name}
+        found.append({**measured, "started": state.started, "late": state.late})
+    return found
 
 
 @dataclass(slots=True)

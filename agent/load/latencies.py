@@ -109,6 +109,22 @@ class Latencies:
         except KeyError:
             pending[index] = 1
 
+    def record_stall(self, seconds: float, interval: float) -> None:
+        """Count a wait of ``seconds`` as somebody who asks every ``interval`` (s) during it sees it: one of the whole
+        length, and those of what was left of it each time.
+
+        Source: HdrHistogram, recordValueWithExpectedInterval: its correction for coordinated omission.
+        """
+        left = min(seconds, HIGHEST_US / 1e6)
+        self.record(left)
+        while (left := left - interval) >= interval:
+            self.record(left)
+
+    def count_over(self, seconds: float) -> int:
+        """How many are longer, as exactly as the histogram is."""
+        self.pour()
+        return int(sum(self._histogram.counts[index_of(round(seconds * 1e6)) + 1 :]))
+
     def pour(self) -> None:
         """Put into the histogram what was recorded, so that the next question is answered sooner."""
         pending = self._pending

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
@@ -75,12 +75,14 @@ class Limit:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a run kept a limit: what was ``found`` (None where there was nothing to judge), and it all in a
-    ``sentence``."""
+    ``sentence``. One that is not ``reliable`` was neither kept nor broken, and is not ``ok``: the load generator was
+    overloaded, so that nobody knows."""
 
     limit: str
     ok: bool
     found: str | None
     sentence: str
+    reliable: bool = True
 
 
 def parse_limit(text: str) -> Limit:
@@ -104,11 +106,12 @@ def parse_limit(text: str) -> Limit:
     return Limit(text, subject, metric, comparison, Fraction(number), unit)
 
 
-def judge(limit: Limit, metrics: Metrics) -> Verdict:
+def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> Verdict:
     """Whether what was measured keeps ``limit``.
 
     A limit on an operation that never ran is broken, because it says nothing of the server; only a limit on ``count``
-    is about that very number. Shares are of those that ended; of ``dropped``, of those that were due.
+    is about that very number. Shares are of those that ended; of ``dropped``, of those that were due. ``unreliable``
+    has what was measured by an overloaded load generator: names, or one metric of a name (``enroll.rate``).
     """
     summary: OperationSummary | StageSummary
     of_stage = limit.name in STAGES
@@ -121,7 +124,20 @@ def judge(limit: Limit, metrics: Metrics) -> Verdict:
     holds = _COMPARISONS[limit.comparison]
     ok = holds(found, limit.value)
     shown = _with_unit(_shown(found, lambda number: holds(number, limit.value) == ok), limit.unit)
-    return Verdict(limit.text, ok, shown, f"{limit.name}.{limit.metric} was {shown}; {_said(limit)}")
+    sentence = f"{limit.name}.{limit.metric} was {shown}; {_said(limit)}"
+    if not _in_doubt(limit, unreliable):
+        return Verdict(limit.text, ok, shown, sentence)
+    if ok and limit.comparison in (("<", "<=") if limit.metric in _LATENCIES else (">", ">=")):
+        # The generator's own delays make a latency longer and a rate lower: without them it would hold, too.
+        return Verdict(limit.text, ok, shown, f"{sentence} The load generator was overloaded: its delays are in this.")
+    return Verdict(
+        limit.text, False, shown, f"Not judged reliably, the load generator was overloaded: {sentence}", False
+    )
+
+
+def _in_doubt(limit: Limit, unreliable: Collection[str]) -> bool:
+    timed = limit.metric in _LATENCIES or limit.metric == "rate"
+    return timed and (limit.name in unreliable or f"{limit.name}.{limit.metric}" in unreliable)
 
 
 def _found(limit: Limit, summary: OperationSummary | StageSummary) -> Fraction | None:

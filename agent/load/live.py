@@ -40,7 +40,8 @@ class OperationView:
 
 @dataclass(frozen=True, slots=True)
 class LiveView:
-    """The run now. ``elapsed`` is in seconds, ``cpu`` the largest share of a core that a worker takes."""
+    """The run now. ``elapsed`` is in seconds, ``cpu`` the largest share of a core that a worker takes. With
+    ``embedded_lab`` the server is in this program, so that no latency is that of a server alone."""
 
     elapsed: float
     phases: tuple[PhaseView, ...] = ()
@@ -50,6 +51,7 @@ class LiveView:
     pushes_waiting: int = 0
     lag_ms: float = 0.0
     cpu: float = 0.0
+    embedded_lab: bool = False
 
 
 class Watcher(Protocol):
@@ -88,7 +90,7 @@ class Recent:
         self._seconds.append(self._now)
         self._now = {}
 
-    def view(self, elapsed: float, phases: tuple[PhaseView, ...]) -> LiveView:
+    def view(self, elapsed: float, phases: tuple[PhaseView, ...], *, embedded_lab: bool = False) -> LiveView:
         """The run now."""
         latest = list(self._latest.values())
         macs: dict[str, int] = {}
@@ -104,6 +106,7 @@ class Recent:
             pushes_waiting=sum(row.get("pushes_waiting", 0) for row in latest),
             lag_ms=max((row.get("lag_ms", 0.0) for row in latest), default=0.0),
             cpu=max((row.get("cpu", 0.0) for row in latest), default=0.0),
+            embedded_lab=embedded_lab,
         )
 
     def _operation(self, name: str) -> OperationView:

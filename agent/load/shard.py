@@ -154,6 +154,7 @@ class Shard:
             lag=self._strain.lag.encoded(),
             cpu_s=self._strain.cpu_s,
             cpu_by_second=self._strain.cpu_by_second,
+            spans=self._strain.spans,
             max_rss_kib=peak_kib(),
             keys_reused=0 if parts is None else parts.keys.reused,
             key_waits=0 if parts is None else parts.keys.waits,
@@ -242,11 +243,13 @@ class Shard:
             raise ControlError(f"phase {number} cannot begin: there are {len(phases)}, each begins once")
         gc.freeze()  # what lasts is not to be looked through again and again: with many Macs that stops the loop
         run = PhaseRun(phases[number], self._parts.crew, self._parts.part)
+        self._strain.enter(number)
         over = Deferred.fromCoroutine(run.run())
         self._running[number] = run, over
         over.addBoth(partial(self._over, number, run))
 
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
+        self._strain.leave(number)
         if run.state.over:
             self._send(PhaseOver(number, run.state))
         if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):

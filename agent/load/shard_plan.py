@@ -9,6 +9,7 @@ import msgspec
 from agent.errors import OperatorError
 from agent.load.push import PushBehaviour
 from agent.load.scenario.types import Scenario
+from agent.load.strain import Span
 from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig, WebhookConfig
 
 
@@ -59,8 +60,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a shard came to.
 
     ``metrics`` is a snapshot, ``lag`` the event loop's lag as an encoded histogram, ``cpu_by_second`` the share of a
-    core in each second, ``key_waits`` and ``key_wait_s`` how often and how long its Macs waited for RSA keys.
-    ``problem`` says why the shard could not begin, or ended early.
+    core in each second, ``spans`` what the worker measured of itself in each phase, ``key_waits`` and ``key_wait_s``
+    how often and how long its Macs waited for RSA keys. ``problem`` says why the shard could not begin, or ended early.
     """
 
     shard: int
@@ -68,6 +69,7 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     lag: str | None = None
     cpu_s: float = 0.0
     cpu_by_second: list[float] = []
+    spans: list[Span] = []
     max_rss_kib: int = 0
     keys_reused: int = 0
     key_waits: int = 0

@@ -5,12 +5,17 @@ page and to the terminal. Every run is held against the first one.
 
 A change is called one only where it is larger than a threshold and where there is enough to go by:
 
-- a latency: more than 10 % and more than 0.1 ms; and by the number of latencies the percentile of the one run cannot be
-  that of the other (their 95 % intervals do not meet), with ten latencies or more beyond it in both;
-- a rate: more than 10 %, and more than twice the deviation of two counts of that size;
+- a latency: more than the threshold (10 % unless the operator says) and more than 0.1 ms; and by the number of
+  latencies the percentile of the one run cannot be that of the other (their 95 % intervals do not meet), with ten
+  latencies or more beyond it in both;
+- a rate: more than the threshold, and more than twice the deviation of two counts of that size;
 - errors, late and dropped ones: more than twice the deviation of such counts, scaled to as many operations.
 
 That is what chance does within a run. Two runs of one server differ by more: repeat both before believing a little.
+
+A run can be compared with the first where both came to their end, did something, were measured by a load generator that
+kept up, and put the same load on the server. Where one of these is not so, the differences are told as what they are,
+and none is called worse or better.
 """
 
 from __future__ import annotations
@@ -22,13 +27,16 @@ from enum import StrEnum
 from agent.errors import MisuseError
 from agent.report.document import Document, Operation, Stage
 from agent.report.numbers import NOTHING, change, count, counted, figures, milliseconds, share
+from agent.report.outcome import because_of
 from agent.report.percentiles import DEVIATIONS, PERCENTILES, Distribution, enough
 from agent.report.settings import flattened
-from agent.report.verdict import Level, Statement, because_of, operations_done
+from agent.report.verdict import IN_THE_LAB, Level, Statement, operations_done, overloaded
 
-LATENCY_THRESHOLD = 0.10
+THRESHOLD = 0.10  # of a latency and of a rate
 LATENCY_LEAST_MS = 0.1
-RATE_THRESHOLD = 0.10
+# What of a scenario says how it is named, judged, and which server it is for: two of these are what one compares.
+NOT_THE_LOAD = ("scenario.name", "scenario.limits", "scenario.server.", "scenario.fleet.seed")
+MOST_NAMED = 4  # settings in one sentence
 
 COUNTED = ("errors", "late", "dropped")
 LATENCIES = tuple(name for name, _ in PERCENTILES)
@@ -83,38 +91,52 @@ class Setting:
 class Against:
     """One run held against the first: what is worse and what is better, the largest change first, one sentence each.
 
-    ``possible`` is False where nothing was done in one of the two. ``missing`` are operations that only one of them
-    has.
+    ``reasons`` say why the two cannot be compared; where there are none, they can. ``missing`` are operations that only
+    one of them has. ``late`` has what started late in one more than in the other: that is the load generator's.
     """
 
     name: str
     worse: tuple[str, ...]
     better: tuple[str, ...]
+    late: tuple[str, ...]
     missing: tuple[str, ...]
-    possible: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a difference between the two says something of the server."""
+        return not self.reasons
 
     @property
     def headline(self) -> str:
         """The whole in a few words."""
-        if not self.possible:
-            return f"run {self.name} cannot be compared with run A"
+        if not self.comparable:
+            return f"run {self.name} is not comparable with run A: {'; '.join(self.reasons)}"
         told = (("worse", self.worse), ("better", self.better))
-        said = [f"{word} in {counted(len(things), 'thing')}" for word, things in told if things]
-        return f"run {self.name} is {' and '.join(said)} than run A" if said else f"run {self.name} is like run A"
+        said = [f"{word} in {counted(len(differences), 'figure')}" for word, differences in told if differences]
+        return f"run {self.name} is comparable with run A: {' and '.join(said) or 'nothing changed'}"
 
     def statements(self) -> Iterator[Statement]:
         """The same in full."""
-        if not self.possible:
-            text = f"In run A or run {self.name} nothing was done: there is nothing to compare."
-            yield Statement(Level.WARNING, text)
-        elif not self.worse and not self.better:
-            text = f"Run {self.name} is like run A: nothing changed by more than the thresholds."
+        if not self.comparable:
+            differences = (*self.worse, *self.better)
+            if differences:
+                text = f"Run {self.name} differs from run A, which says nothing of the server:"
+                yield Statement(Level.NOTE, text, differences)
+        else:
+            text = f"Runs A and {self.name} came to their end under the same load, and their load generators kept up."
             yield Statement(Level.GOOD, text)
-        if self.worse:
-            yield Statement(Level.BAD, f"Worse in run {self.name} than in run A:", self.worse)
-        if self.better:
-            yield Statement(Level.GOOD, f"Better in run {self.name} than in run A:", self.better)
-        if self.missing and self.possible:
+            if not self.worse and not self.better:
+                text = f"Between run A and run {self.name} nothing changed by more than the thresholds."
+                yield Statement(Level.GOOD, text)
+            if self.worse:
+                yield Statement(Level.BAD, f"Worse in run {self.name} than in run A:", self.worse)
+            if self.better:
+                yield Statement(Level.GOOD, f"Better in run {self.name} than in run A:", self.better)
+        if self.late:
+            text = f"Between run A and run {self.name} the load generator's own delay changed:"
+            yield Statement(Level.NOTE, text, self.late)
+        if self.missing:
             yield Statement(Level.NOTE, f"Only one of runs A and {self.name} has {', '.join(self.missing)}.")
 
 
@@ -122,6 +144,7 @@ class Against:
 class Comparison:
     """``against[i]`` is run i + 1 held against the first; ``cautions`` is what is to be known before believing it."""
 
+    threshold: float
     rows: tuple[Row, ...]
     settings: tuple[Setting, ...]
     cautions: tuple[Statement, ...]
@@ -139,17 +162,24 @@ class Comparison:
         return (*self.cautions, *(said for each in self.against for said in each.statements()))
 
     @property
+    def regressed(self) -> bool:
+        """Whether some run is worse than the first, or cannot be compared with it: not judged is not passed."""
+        return any(each.worse or not each.comparable for each in self.against)
+
+    @property
     def level(self) -> Level:
         """The worst of everything said."""
         return max((each.level for each in self.statements), key=list(Level).index)
 
 
-def compare(documents: Sequence[Document]) -> Comparison:
-    """Hold every run against the first. Raises MisuseError for fewer than two."""
+def compare(documents: Sequence[Document], threshold: float = THRESHOLD) -> Comparison:
+    """Hold every run against the first; ``threshold`` is the least change of a latency or a rate that is one, as a
+    share. Raises MisuseError for fewer than two."""
     if len(documents) < 2:
         raise MisuseError(f"Expected two runs or more to compare; found {len(documents)}.")
-    rows = tuple(_rows(documents))
+    rows = tuple(_rows(documents, threshold))
     return Comparison(
+        threshold,
         rows,
         tuple(_settings(documents)),
         tuple(_cautions(documents)),
@@ -162,33 +192,37 @@ def letter(index: int) -> str:
     return chr(ord("A") + index)
 
 
-def _rows(documents: Sequence[Document]) -> Iterator[Row]:
+def _rows(documents: Sequence[Document], threshold: float) -> Iterator[Row]:
     for is_stage in (False, True):
         kinds: list[Mapping[str, Operation | Stage]] = [
             document.stages if is_stage else document.operations for document in documents
         ]
         for name in dict.fromkeys(name for kind in kinds for name in kind):
             runs = tuple(kind.get(name) for kind in kinds)
-            yield Row(name, is_stage, runs, tuple(changes(runs[0], run) for run in runs[1:]))
+            yield Row(name, is_stage, runs, tuple(changes(runs[0], run, threshold) for run in runs[1:]))
 
 
-def changes(before: Operation | Stage | None, after: Operation | Stage | None) -> dict[str, Change]:
+def changes(
+    before: Operation | Stage | None, after: Operation | Stage | None, threshold: float = THRESHOLD
+) -> dict[str, Change]:
     """Every change of one operation or stage, by its name; none where one of the runs did not have it."""
     if before is None or after is None:
         return {}
-    found = [_latency(name, quantile, before, after) for name, quantile in PERCENTILES]
+    found = [_latency(name, quantile, before, after, threshold) for name, quantile in PERCENTILES]
     if isinstance(before, Operation) and isinstance(after, Operation):  # stages have neither rates nor errors
-        found += [_rate(before, after), *(_counted(what, before, after) for what in COUNTED)]
+        found += [_rate(before, after, threshold), *(_counted(what, before, after) for what in COUNTED)]
     return {each.what: each for each in found}
 
 
-def _latency(what: str, quantile: float, before: Operation | Stage, after: Operation | Stage) -> Change:
+def _latency(
+    what: str, quantile: float, before: Operation | Stage, after: Operation | Stage, threshold: float
+) -> Change:
     old: float | None = getattr(before.latency_ms, what)
     new: float | None = getattr(after.latency_ms, what)
     if old is None or new is None:
         return Change(what, old, new, None, Judgement.UNKNOWN, "")
     ratio = new / old if old else None
-    if ratio is None or abs(ratio - 1) <= LATENCY_THRESHOLD or abs(new - old) <= LATENCY_LEAST_MS:
+    if ratio is None or abs(ratio - 1) <= threshold or abs(new - old) <= LATENCY_LEAST_MS:
         judgement = Judgement.SAME
     elif not _apart(before, after, quantile):
         judgement = Judgement.CHANCE
@@ -207,12 +241,12 @@ def _apart(before: Operation | Stage, after: Operation | Stage, quantile: float)
     return one is not None and other is not None and (one.high < other.low or other.high < one.low)
 
 
-def _rate(before: Operation, after: Operation) -> Change:
+def _rate(before: Operation, after: Operation, threshold: float) -> Change:
     old, new = before.rate_per_s, after.rate_per_s
     if not old or not new or not before.count or not after.count:
         return Change("rate_per_s", old, new, None, Judgement.UNKNOWN, "")
     ratio = new / old
-    if abs(ratio - 1) <= RATE_THRESHOLD:
+    if abs(ratio - 1) <= threshold:
         judgement = Judgement.SAME
     elif abs(ratio - 1) <= DEVIATIONS * (1 / before.count + 1 / after.count) ** 0.5:
         judgement = Judgement.CHANCE
@@ -269,15 +303,21 @@ def _cautions(documents: Sequence[Document]) -> Iterator[Statement]:
             text = f"Run {letter(index)} did not come to its end{because_of(document)}."
             yield Statement(Level.WARNING, text)
         generator = document.generator
-        if generator is not None and not generator.trustworthy and operations_done(document):
-            was = "was the bottleneck" if generator.workers else "may have been the bottleneck"
-            text = f"In run {letter(index)} the load generator {was}: its latencies cannot be trusted."
-            yield Statement(Level.WARNING, text, tuple(generator.reasons))
+        crowded = overloaded(document)
+        if crowded is not None and generator is not None:
+            yield Statement(Level.WARNING, f"In run {letter(index)} {crowded}.", tuple(generator.reasons))
+        if generator is not None and generator.embedded_lab:
+            reasons = () if generator.trustworthy else tuple(generator.reasons)
+            yield Statement(Level.NOTE, f"Run {letter(index)}: {IN_THE_LAB}", reasons)
     names = [setting.name for setting in _settings(documents) if not setting.name.startswith("scenario.name")]
     if names:
-        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-        text = f"The runs were not run alike; they differ in {', '.join(names[:6])}{more}."
+        text = f"The runs were not run alike; they differ in {_some(names, 6)}."
         yield Statement(Level.NOTE, text)
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _against(rows: Sequence[Row], index: int, documents: Sequence[Document]) -> Against:
@@ -287,15 +327,47 @@ def _against(rows: Sequence[Row], index: int, documents: Sequence[Document]) -> 
         letter(index),
         _told_of(operations, index, Judgement.WORSE),
         _told_of(operations, index, Judgement.BETTER),
+        tuple(_late(operations, index)),
         tuple(row.name for row in operations if (row.runs[0] is None) != (row.runs[index] is None)),
-        bool(operations_done(documents[0]) and operations_done(documents[index])),
+        tuple(_reasons(documents[0], documents[index], letter(index))),
     )
+
+
+def _reasons(first: Document, other: Document, name: str) -> Iterator[str]:
+    """Why two runs cannot be compared."""
+    for document, run in ((first, "A"), (other, name)):
+        if not operations_done(document):
+            yield f"in run {run} nothing was done"
+        if not document.complete or document.signal is not None:
+            yield f"run {run} did not come to its end"
+        generator = document.generator
+        if generator is not None and not generator.trustworthy and operations_done(document):
+            yield f"in run {run} {overloaded(document) or 'the load generator and its embedded lab were overloaded'}"
+    load = [setting.name for setting in _settings([first, other]) if _is_load(setting.name)]
+    if load:
+        yield f"another load was put on the server ({_some(load, MOST_NAMED)})"
+
+
+def _is_load(setting: str) -> bool:
+    """Whether a setting says how much is asked of the server, and what."""
+    return setting == "devices" or (setting.startswith("scenario.") and not setting.startswith(NOT_THE_LOAD))
+
+
+def _late(rows: Sequence[Row], index: int) -> Iterator[str]:
+    for row in rows:
+        change = row.changes[index - 1].get("late")
+        if change is not None and change.judgement in (Judgement.WORSE, Judgement.BETTER):
+            yield from (text for _, text in _sentences(row.name, [change]))
 
 
 def _told_of(rows: Sequence[Row], index: int, judgement: Judgement) -> tuple[str, ...]:
     told: list[tuple[float, str]] = []
     for row in rows:
-        found = [each for each in row.changes[index - 1].values() if each.judgement is judgement]
+        found = [
+            each
+            for each in row.changes[index - 1].values()
+            if each.judgement is judgement and each.what != "late"  # that is no doing of the server
+        ]
         told += _sentences(row.name, found)
     return tuple(text for _, text in sorted(told, key=lambda each: -each[0]))
 

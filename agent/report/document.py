@@ -8,7 +8,7 @@ that nobody here knows are passed over: a later version may have added them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -122,6 +122,22 @@ class Lag(Struct, frozen=True):
     max: Amount | None = None
 
 
+class Span(Struct, frozen=True):
+    """What one process measured of itself in one phase; seconds, None where the operating system does not tell."""
+
+    phase: str
+    elapsed_s: Amount = 0.0
+    cpu_s: Amount = 0.0
+    busy_s: Amount = 0.0
+    lag_ms: Lag = Lag()
+    lagging_s: Amount = 0.0
+    queued_s: Amount | None = None
+    stolen_s: Amount | None = None
+    pressed_s: Amount | None = None
+    started: Count = 0
+    late: Count = 0
+
+
 class Worker(Struct, frozen=True):
     """What one worker process took, or that of the push gateway. ``busiest_second`` is a share of one core."""
 
@@ -130,23 +146,47 @@ class Worker(Struct, frozen=True):
     cpu_s: Amount | None = None
     busiest_second: Amount | None = None
     max_rss_kib: Count | None = None
+    silent_s: Amount = 0.0
+    key_waits: Count = 0
+    key_wait_s: Amount = 0.0
+    phases: list[Span] = field(default_factory=list)
+
+
+class Overload(Struct, frozen=True):
+    """Where this program did not keep up; None: in no phase, or process, in particular."""
+
+    phase: str | None = None
+    worker: Count | Literal["gateway"] | None = None
+    kind: str = "process"
+    reason: str = ""
 
 
 class Generator(Struct, frozen=True):
-    """Whether this program kept up with its own schedule."""
+    """Whether this program kept up with its own schedule, and whether the server was in it, too."""
 
     trustworthy: bool
+    embedded_lab: bool = False
+    overloaded: list[Overload] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
 
 
 class Limit(Struct, frozen=True):
-    """One limit that the scenario set, and whether it held."""
+    """One limit that the scenario set, and whether it held. One that is not ``reliable`` could not be judged: the load
+    generator was overloaded."""
 
     limit: str
     ok: bool
+    reliable: bool = True
     found: str | None = None
     sentence: str = ""
+
+
+class RecordedOutcome(Struct, frozen=True):
+    """What the command said that the run came to. Readers ask `agent.report.outcome`, which says it of the rest."""
+
+    exit_status: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    reasons: list[str] = field(default_factory=list)
 
 
 class Resources(Struct, frozen=True):
@@ -176,6 +216,8 @@ class Document(Struct, frozen=True, kw_only=True):
     duration_s: Amount = 0.0
     complete: bool = True
     incomplete_because: str | None = None
+    signal: Annotated[int, msgspec.Meta(ge=1, le=127)] | None = None
+    outcome: RecordedOutcome | None = None
     operations: dict[str, Operation] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
     errors: list[ErrorKind] = field(default_factory=list)

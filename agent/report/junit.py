@@ -1,19 +1,21 @@
 """The verdicts on a run as JUnit XML, which CI systems show as tests.
 
-It is made of a results document and says what the operator asked for: a test for each limit, one for each phase and one
-for the run as a whole. What the load generator says of itself is a test that is skipped where its numbers are not to be
-trusted. The format has no standard; this keeps to the schema of Jenkins (junit-10.xsd) and, but for the host's name
-that it would tell, to the one known for Ant (JUnit.xsd of Windy Road).
+It is made of a results document and says what the operator asked for: tests for the run as a whole, one for each phase
+and one for each limit. What the load generator says of itself is a test that is skipped where it was overloaded. The
+format has no standard; this keeps to the schema of Jenkins (junit-10.xsd) and, but for the host's name that it would
+tell, to the one known for Ant (JUnit.xsd of Windy Road).
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from agent.report.outcome import Kind, Reason, outcome_of
 from agent.report.results import write_whole
 from agent.report.schema import PhaseDocument, ResultsDocument
 
@@ -22,27 +24,31 @@ NAMELESS = "lom-agent"  # the suite of a scenario that has no name
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # Source: XML 1.0, 2.2, Char
 
 
-def write_junit(path: str | os.PathLike[str], document: ResultsDocument) -> Path:
+def write_junit(path: str | os.PathLike[str], document: ResultsDocument, unwritten: Sequence[str] = ()) -> Path:
     """Write the XML to ``path``, all at once; return it. Raises OperatorError where it cannot be written."""
-    return write_whole(Path(path), junit(document))
+    return write_whole(Path(path), junit(document, unwritten))
 
 
-def junit(document: ResultsDocument) -> bytes:
+def junit(document: ResultsDocument, unwritten: Sequence[str] = ()) -> bytes:
     """The XML: one suite, named for the scenario, of the tests ``run``, ``phase`` and ``limit``.
 
-    A limit that was broken is a failure. A run or a phase that did not come to its end is an error. A phase that never
-    started, and a load generator that is not to be trusted, are skipped tests.
+    There is a failure or an error exactly where the command's exit status is not 0, as `agent.report.outcome` says:
+    a limit that did not hold and operations that no limit allows to fail are failures; a run or a phase that did not
+    come to its end, and a result that could not be written (``unwritten``), are errors. A phase that never started,
+    and a load generator that was overloaded, are skipped tests. Raises OperatorError for what is no document.
     """
+    reasons = outcome_of(document).reasons
     name = document["name"] or NAMELESS
     suite = Element("testsuite")
     _properties(suite, document)
-    _run(suite, name, document)
+    _run(suite, name, document, reasons, unwritten)
     for phase in document["phases"]:
-        _phase(suite, name, phase, document.get("incomplete_because"))
-    for verdict in {verdict["limit"]: verdict for verdict in document["limits"]}.values():
-        case = _case(suite, f"{name}.limit", verdict["limit"], 0.0)
-        if not verdict["ok"]:
-            _outcome(case, "failure", "limit", verdict["sentence"])
+        _phase(suite, name, phase, document, reasons)
+    for text in dict.fromkeys(verdict["limit"] for verdict in document["limits"]):
+        case = _case(suite, f"{name}.limit", text, 0.0)
+        verdicts = [verdict for verdict in document["limits"] if verdict["limit"] == text]
+        kind = "limit" if all(verdict.get("reliable", True) for verdict in verdicts) else "not judged"
+        _say(case, "failure", kind, [each.text for each in reasons if each.kind is Kind.LIMIT and each.name == text])
     return _finished(suite, name, document)
 
 
@@ -53,28 +59,42 @@ def _properties(suite: Element, document: ResultsDocument) -> None:
         SubElement(properties, "property", {"name": key, "value": _xml(str(fact))})
 
 
-def _run(suite: Element, name: str, document: ResultsDocument) -> None:
+def _run(
+    suite: Element, name: str, document: ResultsDocument, reasons: Sequence[Reason], unwritten: Sequence[str]
+) -> None:
     case = _case(suite, f"{name}.run", "complete", document["duration_s"])
-    if not document["complete"]:
-        _outcome(case, "error", "incomplete", document.get("incomplete_because", "The run did not come to its end."))
+    _say(case, "error", "incomplete", [each.text for each in reasons if each.kind is Kind.RUN])
+    case = _case(suite, f"{name}.run", "no unexpected failures", 0.0)
+    _say(case, "failure", "failures", [each.text for each in reasons if each.kind is Kind.FAILURES])
+    case = _case(suite, f"{name}.run", "results written", 0.0)
+    _say(case, "error", "unwritten", unwritten)
     case = _case(suite, f"{name}.run", "load generator kept up", 0.0)
     if not document["generator"]["trustworthy"]:
         _outcome(case, "skipped", None, " ".join(document["generator"]["reasons"]) or "It did not.")
 
 
-def _phase(suite: Element, name: str, phase: PhaseDocument, because: str | None) -> None:
+def _phase(
+    suite: Element, name: str, phase: PhaseDocument, document: ResultsDocument, reasons: Sequence[Reason]
+) -> None:
     started, ended = phase["started_s"], phase["ended_s"]
     seconds = 0.0 if started is None or ended is None else max(0.0, ended - started)
     case = _case(suite, f"{name}.phase", phase["name"], seconds)
-    reason = "" if because is None else f": {because}"
-    if started is None:
-        _outcome(case, "skipped", None, f"The phase never started{reason}")
+    said = [each.text for each in reasons if each.kind is Kind.PHASE and each.name == phase["name"]]
+    if ended is None and said:
+        _outcome(case, "error", "incomplete", said[0])
     elif ended is None:
-        _outcome(case, "error", "incomplete", f"The phase did not come to its end{reason}")
+        because = document.get("incomplete_because")
+        _outcome(case, "skipped", None, "The phase never started" + ("" if because is None else f": {because}"))
 
 
 def _case(suite: Element, class_name: str, name: str, seconds: float) -> Element:
     return SubElement(suite, "testcase", {"classname": _xml(class_name), "name": _xml(name), "time": f"{seconds:.3f}"})
+
+
+def _say(case: Element, tag: str, kind: str, texts: Sequence[str]) -> None:
+    """What was wrong with a test, if anything was."""
+    if texts:
+        _outcome(case, tag, kind, " ".join(texts))
 
 
 def _outcome(case: Element, tag: str, kind: str | None, message: str) -> None:

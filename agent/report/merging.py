@@ -7,17 +7,20 @@ their histograms; what cannot be added up is left out, and the document says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 from agent.errors import OperatorError
 from agent.load.limits import judge, parse_limit
 from agent.load.metrics import Metrics
 from agent.net.records import OPERATIONS
-from agent.report.results import counted
+from agent.report.generator import unreliable
+from agent.report.results import counted, with_outcome
 from agent.report.schema import (
     GeneratorDocument,
     LatencyDocument,
     OperationDocument,
+    OverloadDocument,
     PhaseDocument,
     ResultsDocument,
     SecondDocument,
@@ -59,16 +62,16 @@ def merge_documents(documents: Sequence[ResultsDocument]) -> ResultsDocument:
     left_out = [each for merged_before in before for each in merged_before["left_out"] if each != _ROUNDED]
     runs = len(documents) - len(before) + sum(each["runs"] for each in before)
     texts = dict.fromkeys(verdict["limit"] for document in documents for verdict in document["limits"])
-    verdicts = [judge(parse_limit(text), metrics) for text in texts]
+    phases, timeline, generator = _phases(documents, left_out), _timeline(documents, left_out), _generator(documents)
+    in_doubt = unreliable(generator.get("overloaded", ()), phases, timeline)
+    verdicts = [judge(parse_limit(text), metrics, in_doubt) for text in texts]
     merged: dict[str, Any] = {
         **_identity(documents, left_out),
         **counted(metrics),
-        "phases": _phases(documents, left_out),
-        "timeline": _timeline(documents, left_out),
-        "generator": _generator(documents),
-        "limits": [
-            {"limit": each.limit, "ok": each.ok, "found": each.found, "sentence": each.sentence} for each in verdicts
-        ],
+        "phases": phases,
+        "timeline": timeline,
+        "generator": generator,
+        "limits": [asdict(verdict) for verdict in verdicts],
         "resources": {
             "cpu_s": round(sum(each["resources"]["cpu_s"] for each in documents), 3),
             "max_rss_kib": max(each["resources"]["max_rss_kib"] for each in documents),
@@ -76,7 +79,7 @@ def merge_documents(documents: Sequence[ResultsDocument]) -> ResultsDocument:
         **_optional(documents, left_out),
         "merged": {"runs": runs, "left_out": list(dict.fromkeys(left_out))},
     }
-    return cast(ResultsDocument, merged)
+    return with_outcome(merged)
 
 
 def _operation(found: OperationDocument) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def _identity(documents: Sequence[ResultsDocument], left_out: list[str]) -> dict
     causes = [
         f"run {number}: {document.get('incomplete_because', 'it does not say why')}"
         for number, document in enumerate(documents, 1)
-        if not document["complete"]
+        if not document["complete"] or "signal" in document
     ]
     seeds = {document["seed"] for document in documents}
     if len(seeds) > 1:
@@ -207,19 +210,33 @@ def _largest(numbers: Iterable[float | None]) -> float | None:
 
 
 def _generator(documents: Sequence[ResultsDocument]) -> GeneratorDocument:
-    workers = [worker for document in documents for worker in document["generator"]["workers"]]
+    workers = [
+        (number, worker) for number, document in enumerate(documents) for worker in document["generator"]["workers"]
+    ]
+    workers.sort(key=lambda each: each[1]["worker"] == "gateway")
+    numbers: dict[tuple[int, Any], Any] = {}  # by the run, and the number there
+    for number, (run, worker) in enumerate(workers):
+        numbers[run, worker["worker"]] = worker["worker"] if worker["worker"] == "gateway" else number
+    overloaded: list[OverloadDocument] = []
+    for run, document in enumerate(documents):
+        for each in document["generator"].get("overloaded", ()):
+            worker_number = numbers.get((run, each["worker"]))
+            overloaded.append({**each, "worker": worker_number, "reason": _of_run(documents, run, each["reason"])})
     return {
         "trustworthy": all(document["generator"]["trustworthy"] for document in documents),
+        "embedded_lab": any(document["generator"].get("embedded_lab", False) for document in documents),
         "reasons": [
-            reason if len(documents) == 1 else f"Run {number}: {reason}"
-            for number, document in enumerate(documents, 1)
+            _of_run(documents, run, reason)
+            for run, document in enumerate(documents)
             for reason in document["generator"]["reasons"]
         ],
-        "workers": [
-            {**worker, "worker": worker["worker"] if worker["worker"] == "gateway" else number}
-            for number, worker in enumerate(sorted(workers, key=lambda worker: worker["worker"] == "gateway"))
-        ],
+        "overloaded": overloaded,
+        "workers": [{**worker, "worker": numbers[run, worker["worker"]]} for run, worker in workers],
     }
+
+
+def _of_run(documents: Sequence[ResultsDocument], run: int, text: str) -> str:
+    return text if len(documents) == 1 else f"Run {run + 1}: {text}"
 
 
 def _optional(documents: Sequence[ResultsDocument], left_out: list[str]) -> dict[str, Any]:

@@ -22,12 +22,13 @@ import twisted
 from OpenSSL import SSL
 
 from agent.errors import MisuseError, OperatorError
-from agent.load.limits import Verdict
+from agent.load.limits import Limit, Verdict, judge
 from agent.load.metrics import Metrics, OperationSummary, StageSummary
 from agent.load.timeline import TimeLine
 from agent.load.trace import rfc3339
 from agent.net.usage import cpu_seconds, peak_kib
-from agent.report.generator import generator_document
+from agent.report.generator import generator_document, unreliable
+from agent.report.outcome import outcome_of
 from agent.report.schema import SCHEMA, LatencyDocument, OperationDocument, ResultsDocument, StageDocument
 
 FILE_NAME = "results.json"
@@ -86,18 +87,25 @@ def results(
     timeline: TimeLine | None = None,
     phases: Sequence[Mapping[str, Any]] = (),
     generator: Sequence[Mapping[str, Any]] = (),
-    limits: Iterable[Verdict] = (),
+    embedded_lab: bool = False,
+    limits: Iterable[Limit | Verdict] = (),
     push: Mapping[str, Any] | None = None,
     keys: Mapping[str, Any] | None = None,
     scenario: Mapping[str, Any] | None = None,
     incomplete_because: str | None = None,
+    signal: int | None = None,
 ) -> ResultsDocument:
     """The document of schema ``lom-agent.results/2``: numbers, text, lists and dicts only, ready for JSON.
 
     ``phases`` are as `agent.report.schema.PhaseDocument`, ``generator`` has what `generator_document` takes of each
-    worker, ``scenario`` must hold no secret. Latencies are ms, rounded to the microsecond, and None where no exchange
-    of the operation succeeded.
+    worker, ``scenario`` must hold no secret. With ``embedded_lab`` the server was in this program. ``limits`` that are
+    not judged yet are judged here. ``signal`` is the number of the one that ended the run. Latencies are ms, rounded
+    to the microsecond, and None where no exchange of the operation succeeded.
     """
+    generator_part = generator_document(generator, embedded_lab=embedded_lab, metrics=metrics)
+    rows = [] if timeline is None else timeline.rows()
+    in_doubt = unreliable(generator_part.get("overloaded", ()), phases, rows)
+    verdicts = [judge(each, metrics, in_doubt) if isinstance(each, Limit) else each for each in limits]
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "version": run.version,
@@ -109,21 +117,28 @@ def results(
         "duration_s": round(run.duration_s, _DECIMALS),
         "complete": incomplete_because is None,
         "incomplete_because": incomplete_because,
+        "signal": signal,
+        "outcome": None,
         **counted(metrics),
         "phases": [dict(phase) for phase in phases],
-        "timeline": [] if timeline is None else timeline.rows(),
-        "generator": generator_document(generator),
-        "limits": [asdict(verdict) for verdict in limits],
+        "timeline": rows,
+        "generator": generator_part,
+        "limits": [asdict(verdict) for verdict in verdicts],
         "push": push,
         "keys": keys,
         "resources": {"cpu_s": round(resources.cpu_s, _DECIMALS), "max_rss_kib": resources.max_rss_kib},
         "scenario": scenario,
         "host": host(),
     }
-    for key in ("incomplete_because", "push", "keys", "scenario"):
+    for key in ("incomplete_because", "signal", "push", "keys", "scenario"):
         if document[key] is None:
             del document[key]
-    return cast(ResultsDocument, document)
+    return with_outcome(document)
+
+
+def with_outcome(document: Mapping[str, Any]) -> ResultsDocument:
+    """The document with its key ``outcome``, made of the rest."""
+    return cast(ResultsDocument, {**document, "outcome": outcome_of(document).as_json()})
 
 
 def counted(metrics: Metrics) -> dict[str, Any]:

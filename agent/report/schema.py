@@ -118,6 +118,31 @@ class LagDocument(TypedDict):
     max: Amount | None
 
 
+class SpanDocument(TypedDict):
+    """What one process measured of itself in one phase; None where the operating system does not tell."""
+
+    phase: Name
+    elapsed_s: Amount
+    cpu_s: Amount
+    busy_s: Amount
+    lag_ms: LagDocument
+    lagging_s: Amount
+    queued_s: Amount | None
+    stolen_s: Amount | None
+    pressed_s: Amount | None
+    started: Count
+    late: Count
+
+
+class OverloadDocument(TypedDict):
+    """Where this program did not keep up: in which phase and process, None where that is nobody's in particular."""
+
+    phase: Name | None
+    worker: Count | Literal["gateway"] | None
+    kind: Literal["process", "late", "key"]
+    reason: str
+
+
 class WorkerDocument(TypedDict):
     """What one worker took, or the process of the push gateway."""
 
@@ -129,13 +154,16 @@ class WorkerDocument(TypedDict):
     silent_s: NotRequired[Amount]
     key_waits: NotRequired[Count]
     key_wait_s: NotRequired[Amount]
+    phases: NotRequired[list[SpanDocument]]
 
 
 class GeneratorDocument(TypedDict):
-    """Whether this program itself kept up."""
+    """Whether this program itself kept up. With ``embedded_lab`` the server was in this program, too."""
 
     trustworthy: bool
+    embedded_lab: NotRequired[bool]
     reasons: list[str]
+    overloaded: NotRequired[list[OverloadDocument]]
     workers: list[WorkerDocument]
 
 
@@ -144,8 +172,16 @@ class VerdictDocument(TypedDict):
 
     limit: Name
     ok: bool
+    reliable: NotRequired[bool]
     found: Name | None
     sentence: str
+
+
+class OutcomeDocument(TypedDict):
+    """What the run comes to: the exit status of the command, and why it is not 0."""
+
+    exit_status: Annotated[int, Meta(ge=0, le=255)]
+    reasons: list[str]
 
 
 class ResourcesDocument(TypedDict):
@@ -175,6 +211,8 @@ class ResultsDocument(TypedDict):
     duration_s: Amount
     complete: bool
     incomplete_because: NotRequired[str]
+    signal: NotRequired[Annotated[int, Meta(ge=1, le=127)]]
+    outcome: NotRequired[OutcomeDocument]
     operations: dict[Name, OperationDocument]
     stages: dict[Name, StageDocument]
     errors: list[ErrorDocument]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 from twisted.internet.task import Clock
 
+from agent.load.machine import CPUWaits, cpu_waits
 from agent.load.strain import LOOK_SECONDS, Strain
 
 
@@ -45,5 +48,98 @@ def test_what_came_before_the_run_is_not_counted() -> None:
     clock.pump([LOOK_SECONDS] * 50)
     _lag, share = strain.second()
     assert share < 0.05
-    assert strain.cpu_by_second == [round(share, 4)]
+    assert len(strain.cpu_by_second) == 1
+    assert strain.cpu_by_second[0] < 0.05
     assert strain.cpu_s >= 0.05
+
+
+def test_a_stall_weighs_as_much_as_the_time_it_took() -> None:
+    clock = Clock()
+    strain = Strain(clock)
+    strain.begin()
+    clock.pump([LOOK_SECONDS] * 1750)  # 35 s in which nothing is wrong
+    clock.advance(7.0)
+    summary = strain.lag.summary()
+    assert strain.lag.count == 1750 + 349  # 6.98 s of lag, asked every 20 ms
+    assert summary.p99 is not None
+    assert summary.p99 > 6000.0
+    assert summary.p50 is not None
+    assert summary.p50 < 1.0
+
+
+class Burned:
+    """CPU and waits as a test sets them."""
+
+    cpu = 0.0
+    waits = CPUWaits(0.0, 0.0, None)
+
+
+def watched() -> tuple[Clock, Burned, Strain]:
+    clock, burned = Clock(), Burned()
+    strain = Strain(clock, lambda: burned.cpu, lambda: burned.waits)
+    strain.begin()
+    return clock, burned, strain
+
+
+def test_a_stall_belongs_to_the_phase_in_which_it_was() -> None:
+    clock, _, strain = watched()
+    strain.enter(0)
+    clock.pump([LOOK_SECONDS] * 100)
+    strain.leave(0)
+    strain.enter(1)
+    clock.rightNow += 7.0  # the loop stands still, and the end of the phase is what it sees first
+    strain.leave(1)
+    strain.enter(2)
+    clock.pump([LOOK_SECONDS] * 100)
+    strain.stop()
+    before, stalled, after = strain.spans
+    assert (before.max_ms, after.max_ms) == (before.p99_ms, after.p99_ms)
+    assert before.lagging_s == after.lagging_s == 0.0
+    assert stalled.phase == 1
+    assert 6.9 < stalled.lagging_s <= 7.0
+    assert stalled.elapsed_s == 7.0
+    assert strain.spans == [before, stalled, after]
+
+
+def test_shares_of_a_core_are_of_the_time_that_passed() -> None:
+    clock, burned, strain = watched()
+    strain.enter(3)
+    for _ in range(200):  # 4 s at 30 %
+        burned.cpu += 0.3 * LOOK_SECONDS
+        clock.advance(LOOK_SECONDS)
+    burned.cpu += 0.5  # half a second of CPU in a stall of 7 s
+    clock.advance(7.0)
+    for _ in range(40):  # and what piled up, in no time: many at once are no second each
+        burned.cpu += 0.001
+        strain.second()
+    burned.waits = CPUWaits(2.5, 1.0, None)
+    strain.stop()
+    assert max(strain.cpu_by_second) <= 0.31
+    assert len(strain.cpu_by_second) == 11
+    [span] = strain.spans
+    assert (span.busy_s, span.queued_s, span.stolen_s, span.pressed_s) == (0.0, 2.5, 1.0, None)
+
+
+def test_seconds_at_a_full_core_are_counted_by_their_length() -> None:
+    clock, burned, strain = watched()
+    strain.enter(0)
+    burned.cpu += 4.9
+    clock.advance(5.0)
+    clock.pump([LOOK_SECONDS] * 100)
+    strain.leave(0)
+    [span] = strain.spans
+    assert 4.9 < span.busy_s < 5.1
+    assert strain.cpu_by_second[:5] == [strain.cpu_by_second[0]] * 5
+
+
+def test_what_the_system_does_not_tell_is_unknown_and_not_nothing(tmp_path: Path) -> None:
+    assert cpu_waits(tmp_path) == CPUWaits(None, None, None)
+    (tmp_path / "thread-self").mkdir()
+    (tmp_path / "pressure").mkdir()
+    (tmp_path / "thread-self" / "schedstat").write_text("1456148 2500000000 17\n")
+    (tmp_path / "stat").write_text("cpu  10 0 20 30 40 0 0 300 0 0\ncpu0 1 2 3\n")
+    (tmp_path / "pressure" / "cpu").write_text("some avg10=7.50 avg60=2.96 avg300=1.89 total=1500000\nfull total=1\n")
+    assert cpu_waits(tmp_path) == CPUWaits(2.5, 300 / os.sysconf("SC_CLK_TCK"), 1.5)
+    for name in ("thread-self/schedstat", "stat", "pressure/cpu"):
+        (tmp_path / name).write_bytes(b"\xff some cpu total=x\n")
+    assert cpu_waits(tmp_path) == CPUWaits(None, None, None)

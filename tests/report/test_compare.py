@@ -143,26 +143,84 @@ def test_rates(count: int, rate: float, judgement: Judgement) -> None:
 # The whole
 
 
+def slower() -> dict[str, Any]:
+    """The run of `documents.failed`, measured by a load generator that kept up."""
+    return documents.failed() | {"generator": documents.good()["generator"]}
+
+
 def test_a_run_against_itself_is_alike() -> None:
     found = compared(documents.good(), documents.good())
-    assert found.headline == "Run B is like run A"
+    assert found.headline == "Run B is comparable with run A: nothing changed"
     assert (found.level, found.settings, found.cautions) == (Level.GOOD, (), ())
 
 
 def test_what_got_worse_is_said_with_its_size_the_largest_first() -> None:
-    found = compared(documents.good(), documents.failed())
+    found = compared(documents.good(), slower())
     (against,) = found.against
     assert found.level is Level.BAD
-    assert found.headline.startswith(f"Run B is worse in {len(against.worse)} things")
+    assert found.headline.startswith(f"Run B is comparable with run A: worse in {len(against.worse)} figures")
     assert "session has more errors: 0 → 429 (+1.85 %)." in against.worse
     assert f"session is slower: p50 31.1 ms → 51.4 ms (+65 %), p99 96.1 ms → 1.83 s ({TIMES}19.1)." in against.worse
-    slower = [text.split()[0] for text in against.worse if "slower" in text]
-    assert slower == ["delivery", "command", "session", "enqueue"]
+    operations = [text.split()[0] for text in against.worse if "slower" in text]
+    assert operations == ["delivery", "command", "session", "enqueue"]
 
 
 def test_a_generator_that_was_too_slow_is_said_before_anything_else() -> None:
     found = compared(documents.good(), documents.failed())
-    assert found.statements[0].text.startswith("In run B the load generator was the bottleneck")
+    assert found.statements[0].text.startswith("In run B the load generator was overloaded")
+
+
+def embedded(document: dict[str, Any]) -> None:
+    document["generator"] |= {"embedded_lab": True, "trustworthy": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda run: run.update(generator=documents.failed()["generator"]), "the load generator was overloaded"),
+        (embedded, "in run B the load generator and its embedded lab were overloaded"),
+        (lambda run: run.update(complete=False), "run B did not come to its end"),
+        (lambda run: run.update(complete=False, signal=2), "run B did not come to its end"),
+        (lambda run: run.update(operations={}), "in run B nothing was done"),
+        (lambda run: run["scenario"]["fleet"].update(devices=50), "(scenario.fleet.devices)"),
+        (lambda run: run["scenario"]["phase"][1].update(share=0.5), "(scenario.phase.2.share)"),
+        (lambda run: run.update(devices=7), "another load was put on the server (devices)"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_told_why_and_none_is_called_worse_or_better(change: Any, why: str) -> None:
+    other = slower()
+    change(other)
+    for pair in ((documents.good(), other), (other, documents.good())):
+        found = compared(*pair)
+        assert found.headline.startswith("Run B is not comparable with run A: ")
+        assert why.replace("run B", "run A" if pair[0] is other else "run B") in found.headline
+        assert found.regressed
+        assert found.level is not Level.BAD
+        assert not [each for each in found.statements if each.text.startswith(("Worse", "Better"))]
+
+
+def test_two_servers_two_versions_and_two_judgements_are_what_is_compared() -> None:
+    other = documents.good() | {"version": "0.5.0", "workers": 7, "seed": "other"}
+    other["scenario"]["server"]["nanomdm"]["url"] = "https://other.example.com"
+    other["scenario"] |= {"name": "another", "limits": []}
+    assert compared(documents.good(), other).against[0].comparable
+
+
+def test_what_started_late_is_the_generators_and_makes_no_run_worse() -> None:
+    other = documents.good()
+    other["operations"]["delivery"]["late"] = 900
+    (against,) = compared(documents.good(), other).against
+    assert (against.worse, against.better) == ((), ())
+    assert against.late == ("delivery has more late ones: 0 → 900 (+4.32 %).",)
+
+
+def test_a_regression_is_what_the_threshold_makes_of_it() -> None:
+    rates = [documents.good() for _ in range(2)]
+    rates[1]["operations"]["session"]["rate_per_s"] *= 0.93
+    both = [read_document(each) for each in rates]
+    assert not compare(both).regressed
+    assert compare(both, 0.05).regressed
+    assert not compare(both[::-1], 0.05).regressed
 
 
 def test_runs_that_were_not_run_alike_are_told_apart() -> None:
@@ -180,11 +238,11 @@ def test_runs_that_were_not_run_alike_are_told_apart() -> None:
 
 
 def test_every_run_is_held_against_the_first() -> None:
-    found = compared(documents.failed(), documents.good(), documents.failed(), documents.smallest())
+    found = compared(slower(), documents.good(), slower(), documents.smallest())
     assert [against.name for against in found.against] == ["B", "C", "D"]
     assert found.against[0].better
-    assert found.against[1].headline == "run C is like run A"
-    assert found.against[2].headline == "run D cannot be compared with run A"
+    assert found.against[1].headline == "run C is comparable with run A: nothing changed"
+    assert found.against[2].headline.startswith("run D is not comparable with run A: in run D nothing was done; ")
     assert "session" in found.against[2].missing
 
 

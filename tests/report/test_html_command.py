@@ -24,7 +24,7 @@ def test_a_run_gets_its_report_beside_its_results(runs: Path) -> None:
     done = lom_agent("report", str(runs / "failed"))
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
-    assert lines[0] == "3 of 4 limits broken, the latencies cannot be trusted"
+    assert lines[0] == "3 of 4 limits broken, 10 operations failed, the load generator was overloaded"
     assert lines[-1] == f"Report: {runs / 'failed' / 'report.html'}"
     assert "3 of 4 limits broken" in (runs / "failed" / "report.html").read_text(encoding="utf-8")
 
@@ -33,8 +33,48 @@ def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None
     target = runs / "new" / "both.html"
     done = lom_agent("report", str(runs / "good"), str(runs / "failed" / "results.json"), "--out", str(target))
     assert done.returncode == 0
-    assert done.stdout.decode().startswith("Run B is worse in ")
+    assert done.stdout.decode().startswith(
+        "Run B is not comparable with run A: in run B the load generator was overloaded"
+    )
     assert "Comparison of 2 runs" in target.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "status"),
+    [
+        (("good", "good"), "regression", 0),
+        (("good", "slower"), "regression", 1),
+        (("good", "good", "good"), "regression:5%", 0),
+        (("good", "slower"), None, 0),
+        (("good", "failed"), "regression", 1),  # not comparable: that is no pass
+    ],
+)
+def test_a_regression_fails_the_command_where_it_was_asked_to(
+    runs: Path, names: tuple[str, ...], asked: str | None, status: int
+) -> None:
+    write_results(runs / "slower", documents.failed() | {"generator": documents.good()["generator"]})
+    options = [] if asked is None else ["--fail-on", asked]
+    done = lom_agent("report", *(str(runs / name) for name in names), "--out", str(runs / "both.html"), *options)
+    assert done.returncode == status, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["good", "--fail-on", "regression"], "--fail-on compares runs"),
+        (["good", "failed", "--merge", "both", "--fail-on", "regression"], "--fail-on compares runs"),
+        (["good", "failed", "--fail-on", "regression:0%"], "expected regression"),
+        (["good", "failed", "--fail-on", "regression:5"], "expected regression"),
+        (["good", "failed", "--fail-on", "progress"], "expected regression"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_comparison_is_refused(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(runs)
+    done = lom_agent("report", *arguments)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.decode().split())
 
 
 def test_runs_of_several_machines_are_added_up(runs: Path) -> None:

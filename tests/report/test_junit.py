@@ -103,6 +103,8 @@ def test_a_good_run_is_tests_that_passed():
 
     assert outcomes(suite) == {
         ("evening.run", "complete"): None,
+        ("evening.run", "no unexpected failures"): None,
+        ("evening.run", "results written"): None,
         ("evening.run", "load generator kept up"): None,
         ("evening.phase", "enroll"): None,
         ("evening.limit", "push.errors == 0"): None,
@@ -136,9 +138,9 @@ def test_a_run_that_did_not_come_to_its_end_is_an_error_and_so_is_the_phase_it_w
     )
     found = outcomes(suite)
 
-    assert found["evening.run", "complete"] == ("error", "worker 1 died.")
+    assert found["evening.run", "complete"] == ("error", "The run did not come to its end: worker 1 died.")
     assert found["evening.phase", "enroll"] is None
-    assert found["evening.phase", "wake"] == ("error", "The phase did not come to its end: worker 1 died.")
+    assert found["evening.phase", "wake"] == ("error", "The phase wake did not come to its end: worker 1 died.")
     assert found["evening.phase", "reset"] == ("skipped", "The phase never started: worker 1 died.")
 
 
@@ -153,7 +155,7 @@ def test_a_generator_that_is_not_to_be_trusted_is_a_skipped_test():
 
 def test_a_limit_that_was_given_twice_is_one_test():
     verdict = Verdict("push.errors == 0", True, "0", "push.errors was 0; the limit is == 0.")
-    assert len(outcomes(checked(junit(document(limits=[verdict, verdict]))))) == 3
+    assert len(outcomes(checked(junit(document(limits=[verdict, verdict]))))) == 5
 
 
 def test_a_scenario_without_a_name_has_a_suite_all_the_same():
@@ -176,14 +178,14 @@ def test_any_text_is_xml(text):
             )
         )
     )
-    assert len(suite.findall("testcase")) == 4
+    assert len(suite.findall("testcase")) == 6
 
 
 def test_characters_that_xml_cannot_hold_are_shown_as_escapes():
     suite = checked(junit(document(incomplete_because="<b> & \x1b[31m \0 \ud800 \ufffe ü 😀")))
     assert outcomes(suite)["evening.run", "complete"] == (
         "error",
-        "<b> & \\x1b[31m \\x00 \\ud800 \\ufffe ü 😀",
+        "The run did not come to its end: <b> & \\x1b[31m \\x00 \\ud800 \\ufffe ü 😀.",
     )
 
 

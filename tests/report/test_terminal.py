@@ -19,6 +19,7 @@ from agent.report.terminal import print_summary, visible
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 RUN = RunInfo(version="1.2.3", seed="orchard", devices=50, started=START, duration_s=12.34)
 TOOK = Resources(cpu_s=1.5, max_rss_kib=50 * 1024)
+UNLIMITED = "No limit says how many errors push may have, so that each fails the run."
 KEPT_UP = [
     {
         "worker": 0,
@@ -106,9 +107,13 @@ def test_everything_that_went_wrong_is_said():
         "  15 x delivery: the phase ended first",
     ]
     assert [line.split()[0] for line in below(lines, "Limits")] == ["BROKEN", "BROKEN", "BROKEN", "held"]
-    warning = lines.index("Warning: the latencies are not to be trusted. Part of them is the load")
+    warning = next(at for at, line in enumerate(lines) if line.startswith("Warning: the load generator was overloaded"))
     assert "  Worker 1 used over 90 % of its core in 80 of 600 seconds." in lines[warning:]
-    assert re.fullmatch(r"3 of 4 limits are broken. 439 of [0-9,]+ operations failed.", lines[-1])
+    assert re.fullmatch(
+        r"3 of 4 limits are broken. 439 of [0-9,]+ operations failed. No limit says how many "
+        r"errors lom_link may have, so that each fails the run.",
+        " ".join(lines[-2:]),
+    )
     assert max(map(len, lines)) <= 80
 
 
@@ -133,7 +138,7 @@ def test_phases_that_were_cut_short_are_named():
         "  reset all: never began",
         "  settle: 0 done",
     ]
-    assert " ".join(lines[-2:]).startswith("The run did not come to its end: Ctrl-C. No operation of ")
+    assert " ".join(lines[-2:]).startswith("The run did not come to its end: Ctrl-C. In the phase set up LOM 3 ")
 
 
 def test_of_many_phases_that_were_cut_short_the_first_ones_are_enough():
@@ -169,9 +174,9 @@ def test_latencies_that_are_not_there_are_dashes():
     [
         ([], {}, "All good: 1 operation, no errors in 12.3 s."),
         ([True], {}, "All good: 1 operation, no errors in 12.3 s. The one limit held."),
-        ([True, True], {"errors": 1}, "1 of 1 operation failed. All 2 limits held."),
+        ([True, True], {"errors": 1}, f"1 of 1 operation failed. {UNLIMITED} All 2 limits held."),
         ([True, False, False], {}, "2 of 3 limits are broken."),
-        ([False], {"errors": 1}, "1 of 1 limit is broken. 1 of 1 operation failed."),
+        ([False], {"errors": 1}, f"1 of 1 limit is broken. 1 of 1 operation failed. {UNLIMITED}"),
         ([], {"dropped": 7}, "No operation of 1 failed, but 7 never started."),
         ([True], {"count": 0}, "Nothing was done: no operation in 12.3 s. The one limit held."),
     ],
@@ -180,16 +185,29 @@ def test_the_verdict(limits, changed, said):
     document = one_push()
     document["limits"] = [{"limit": "x", "ok": ok, "found": None, "sentence": "It was."} for ok in limits]
     document["operations"]["push"] |= changed
-    assert summary(pipe(), document)[-1] == said
+    assert said in " ".join(summary(pipe(), document))
+    assert summary(pipe(), document)[-1] in said
+
+
+def test_the_embedded_lab_is_no_server_whose_latencies_count():
+    document = documents.good()
+    document["limits"] = []
+    document["generator"] = documents.failed()["generator"] | {"embedded_lab": True}
+    document["generator"]["overloaded"] = [{"phase": "enrol the fleet", "worker": 0, "kind": "process", "reason": "x"}]
+    lines = summary(pipe(), document)
+    told = " ".join(lines)
+    assert "the latencies show the flow, not a server. They were in each other's way in enrol the fleet." in told
+    assert lines[-1].startswith("All good: ")
+    assert "Warning" not in told
 
 
 def test_latencies_of_a_generator_that_did_not_measure_itself_are_not_to_be_trusted():
     metrics = Metrics()
     metrics(Exchange("push", 0, START.timestamp(), 1.0))
     lines = summary(terminal(), dict(results(metrics, RUN, TOOK)))
-    assert "Warning: the latencies are not to be trusted." in lines
+    assert "Warning: nobody knows whether the load generator kept up: do not rely on the" in lines
     assert "  The load generator did not measure itself." in lines
-    assert lines[-1] == "No operation of 1 failed, but the latencies are not to be trusted."
+    assert lines[-1] == "No operation of 1 failed, but nobody knows whether the load generator kept up."
 
 
 def test_a_run_in_which_nothing_happened_is_not_called_good():

@@ -72,17 +72,21 @@ def test_before_anything_begins_there_is_a_screen_too():
 
 
 @pytest.mark.parametrize(("lag_ms", "cpu"), [(50.1, 0.0), (812.0, 0.97), (0.0, 0.91)])
-def test_a_generator_that_is_the_bottleneck_is_pointed_out(lag_ms, cpu):
+def test_a_generator_that_is_overloaded_is_pointed_out(lag_ms, cpu):
     console = terminal()
     console.print(Screen(view(lag_ms=lag_ms, cpu=cpu)))
     last = written(console).splitlines()[-1]
-    assert "It is the bottleneck, not the server." in last
+    assert "overloaded, latencies include its delays" in last
     assert "41m" in last  # on red
 
 
 @pytest.mark.parametrize(("lag_ms", "cpu"), [(50.0, 0.9), (0.0, 0.0)])
 def test_a_generator_that_keeps_up_is_not_pointed_out(lag_ms, cpu):
-    assert "bottleneck" not in "".join(shown(view(lag_ms=lag_ms, cpu=cpu)))
+    assert "overloaded" not in "".join(shown(view(lag_ms=lag_ms, cpu=cpu)))
+
+
+def test_beside_the_embedded_lab_a_lag_is_no_warning():
+    assert shown(view(lag_ms=812.0, cpu=0.06, embedded_lab=True))[-1] == "Generator: lag 812 ms, CPU 6 %"
 
 
 def test_a_phase_without_things_has_no_bar():

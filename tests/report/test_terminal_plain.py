@@ -87,12 +87,12 @@ def test_between_phases_nothing_is_said_to_run():
     assert log.lines == ["0:10 no phase runs; 0 errors"]
 
 
-def test_a_bottleneck_at_any_moment_since_the_last_line_is_pointed_out_once():
+def test_an_overload_at_any_moment_since_the_last_line_is_pointed_out_once():
     log = Log()
     for second in range(21):
         log.look(view(elapsed=float(second), lag_ms=812.0 if second == 4 else 1.0, cpu=0.95 if second == 6 else 0.5))
     first, second = log.lines
-    assert first.endswith("; WARNING: the generator is the bottleneck (lag 812 ms, CPU 95 %)")
+    assert first.endswith("; WARNING: the generator is overloaded, latencies include its delays (lag 812 ms, CPU 95 %)")
     assert "WARNING" not in second
 
 

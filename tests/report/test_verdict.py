@@ -29,18 +29,22 @@ def test_of_a_failed_run_the_weightiest_comes_first() -> None:
     found = of(documents.failed(), complete=False, incomplete_because="a worker died.")
     texts = [statement.text for statement in found.statements]
     assert texts[0] == "The run did not come to its end: a worker died. The numbers are of what ran until then."
-    assert texts[1].startswith("The load generator was the bottleneck, not the server")
+    assert texts[1].startswith("The load generator was overloaded: latencies include its own delays.")
     assert texts[2] == "3 of 4 limits were broken."
     assert texts[3].startswith("439 of 114,526 operations failed (0.38 %), most often session with http_status")
     assert texts[4] == "305 of the planned operations never started."
     assert texts[5].startswith("829 started more than 100 ms after they were due")
-    assert found.headline == "The run is not complete, 3 of 4 limits broken, the latencies cannot be trusted"
+    assert (
+        found.headline
+        == "The run is not complete, 3 of 4 limits broken, 10 operations failed, the load generator was overloaded"
+    )
     assert found.level is Level.BAD
 
 
 def test_with_limits_it_is_they_who_say_what_is_too_much() -> None:
     failed = documents.failed()
     held = [limit | {"ok": True} for limit in failed["limits"]]
+    held.append({"limit": "lom_link.errors <= 1%", "ok": True, "found": "0.8%", "sentence": "It held."})
     generator = documents.good()["generator"]
     found = of(failed, limits=held, generator=generator)
     assert (found.level, found.headline) == (Level.WARNING, "Every limit held")
@@ -53,10 +57,17 @@ def test_without_limits_and_errors_a_run_is_good_all_the_same() -> None:
     assert (found.level, found.headline) == (Level.GOOD, "No operation failed")
 
 
-def test_a_generator_that_nobody_measured_is_not_called_the_bottleneck() -> None:
+def test_what_no_limit_allows_is_bad_although_every_limit_held() -> None:
+    failed = documents.failed()
+    held = [limit | {"ok": True} for limit in failed["limits"]]
+    found = of(failed, limits=held, generator=documents.good()["generator"])
+    assert (found.level, found.headline) == (Level.BAD, "10 operations failed")
+
+
+def test_a_generator_that_nobody_measured_is_not_called_overloaded() -> None:
     unknown = documents.smallest()["generator"]
     found = of(documents.good(), generator=unknown)
-    assert "Do not rely on the latencies" in found.statements[0].text
+    assert "do not rely on the latencies" in found.statements[0].text
     assert found.level is Level.WARNING
 
 

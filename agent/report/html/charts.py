@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.load.strain import BUSY_SHARE, LAG_BOUND_MS
 from agent.net.records import OPERATIONS
 from agent.report.document import Document, Operation, Stage
-from agent.report.generator import BUSY_SHARE, LAG_P99_MS
 from agent.report.html.series import Points, Series
 from agent.report.percentiles import Distribution
 from agent.report.terminal.text import visible
@@ -97,9 +97,9 @@ def by_percentile(
 ) -> list[Chart]:
     """Latency by percentile of several operations or stages: one chart, or none where none succeeded."""
     traces = [
-        _curve(each.histogram) | {"name": text(key), "key": key, "colour": colours[key]}
+        curve | {"name": text(key), "key": key, "colour": colours[key]}
         for key, each in of.items()
-        if each.histogram is not None and each.timed
+        if (curve := _curve(each)) is not None
     ]
     return _percentile_charts(name, title, traces)
 
@@ -107,9 +107,9 @@ def by_percentile(
 def runs_by_percentile(name: str, title: str, runs: Sequence[tuple[str, Operation | Stage | None]]) -> list[Chart]:
     """Latency by percentile of one operation or stage in several runs."""
     traces = [
-        _curve(each.histogram) | {"name": text(key), "key": key, "colour": f"run{position}"}
+        curve | {"name": text(key), "key": key, "colour": f"run{position}"}
         for position, (key, each) in enumerate(runs)
-        if each is not None and each.histogram is not None and each.timed
+        if each is not None and (curve := _curve(each)) is not None
     ]
     return _percentile_charts(name, title, traces)
 
@@ -210,9 +210,9 @@ def _open(series: Series) -> Chart:
 
 def _lag(series: Series) -> Chart:
     layout = {"yaxis": _SECONDS}
-    caption = f"How late the worst worker's event loop was. Dashed: {LAG_P99_MS:.0f} ms, more than which is too much."
+    caption = f"How late the worst worker's event loop was. Dashed: {LAG_BOUND_MS:.0f} ms, more than which is too much."
     traces = _one(series, series.lag, "lag", "op0", _HOVER_SECONDS)
-    return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_P99_MS / 1000)
+    return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_BOUND_MS / 1000)
 
 
 def _cpu(series: Series) -> Chart:
@@ -236,8 +236,11 @@ def _line(series: Series, points: Points, name: str, colour: str, *, hover: str,
     return trace if key is None else trace | {"key": key}
 
 
-def _curve(encoded: str) -> Trace:
-    points = Distribution(encoded).curve()
+def _curve(of: Operation | Stage) -> Trace | None:
+    """None where there are no latencies: the histogram says that, whatever the counts beside it say."""
+    points = [] if of.histogram is None else Distribution(of.histogram).curve()
+    if not points:
+        return None
     return {
         "type": "scatter", "mode": "lines", "line": {"width": 1.8, "shape": "hv"}, "hovertemplate": _HOVER_SECONDS,
         "x": _short([point.x for point in points]), "y": _short([point.seconds for point in points]),

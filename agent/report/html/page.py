@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from agent.errors import MisuseError, OperatorError
 from agent.report import numbers
-from agent.report.compare import WORDS, Judgement, compare, letter
+from agent.report.compare import THRESHOLD, WORDS, Judgement, compare, letter
 from agent.report.document import Document, Operation, Stage, read_document
 from agent.report.html import charts
 from agent.report.html.charts import Chart
@@ -40,23 +40,27 @@ MOST_RUNS = 8  # as many as there are colours for runs
 MOST_ROWS = 200  # of a table whose length somebody else decides; what is left out is said
 
 
-def write_report(path: str | os.PathLike[str], documents: Sequence[Mapping[str, Any]]) -> Path:
+def write_report(
+    path: str | os.PathLike[str], documents: Sequence[Mapping[str, Any]], threshold: float = THRESHOLD
+) -> Path:
     """Write one HTML file: of one results document its report, of several their comparison. Return its path.
+
+    ``threshold`` is the least change of a latency or a rate in a comparison, as a share.
 
     The same documents make the same bytes. Raises OperatorError where a document is of another schema, where there are
     more than MOST_RUNS, or where the file cannot be written.
     """
-    return write_whole(Path(path), report_html(documents).encode())
+    return write_whole(Path(path), report_html(documents, threshold).encode())
 
 
-def report_html(documents: Sequence[Mapping[str, Any]]) -> str:
+def report_html(documents: Sequence[Mapping[str, Any]], threshold: float = THRESHOLD) -> str:
     """The page itself. Raises as ``write_report`` does."""
     if not documents:
         raise MisuseError("Expected a results document or more; found none.")
     if len(documents) > MOST_RUNS:
         raise OperatorError(f"at most {MOST_RUNS} runs can be compared, but there are {len(documents)}")
     read = [read_document(document) for document in documents]
-    return _report(read[0]) if len(read) == 1 else _comparison(read)
+    return _report(read[0]) if len(read) == 1 else _comparison(read, threshold)
 
 
 def _report(document: Document) -> str:
@@ -89,8 +93,8 @@ def _report(document: Document) -> str:
     )
 
 
-def _comparison(documents: Sequence[Document]) -> str:
-    found = compare(documents)
+def _comparison(documents: Sequence[Document], threshold: float) -> str:
+    found = compare(documents, threshold)
     runs = [f"Run {letter(index)}" for index in range(len(documents))]
     lines = [series(document.timeline) for document in documents]
     parts = {"time": charts.runs_over_time(list(zip(runs, lines, strict=True))), "percentiles": [], "stages": []}
@@ -214,6 +218,7 @@ def _json(data: Mapping[str, Any]) -> Markup:
     return Markup(plain)  # noqa: S704
 
 
+@cache  # the one library of all pages is hashed once
 def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -222,6 +227,7 @@ def _file(name: str) -> str:
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
+@cache
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
 

@@ -1,13 +1,15 @@
-"""Whether the load generator is the bottleneck at this moment, by the bounds of `agent.report.generator`."""
+"""Whether the load generator is overloaded at this moment, by the bounds of `agent.load.strain`."""
 
 from __future__ import annotations
 
-from agent.report.generator import BUSY_SHARE, LAG_P99_MS
+from agent.load.strain import BUSY_SHARE, LAG_BOUND_MS
+
+OVERLOADED = "overloaded, latencies include its delays"
 
 
 def in_trouble(lag_ms: float, cpu: float) -> bool:
-    """Whether what was measured with such a lag and share of a core says more of this program than of the server."""
-    return lag_ms > LAG_P99_MS or cpu > BUSY_SHARE
+    """Whether latencies measured with such a lag and share of a core include much of this program's own."""
+    return lag_ms > LAG_BOUND_MS or cpu > BUSY_SHARE
 
 
 def strain(lag_ms: float, cpu: float) -> str:

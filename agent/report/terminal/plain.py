@@ -10,7 +10,7 @@ from rich.console import Console
 from agent.load.live import LiveView, OperationView, PhaseView
 from agent.report.numbers import clock as on_the_clock
 from agent.report.numbers import count, counted
-from agent.report.terminal.generator import in_trouble, strain
+from agent.report.terminal.generator import OVERLOADED, in_trouble, strain
 from agent.report.terminal.phases import running
 from agent.report.terminal.text import number, print_line
 
@@ -69,8 +69,8 @@ class PlainDisplay:
     def _progress(self, view: LiveView) -> str:
         errors = sum(operation.errors for operation in view.operations.values())
         parts = [_far(running(view.phases)), *_busiest(view), counted(errors, "error")]
-        if in_trouble(self._worst_lag, self._worst_cpu):
-            parts.append(f"WARNING: the generator is the bottleneck ({strain(self._worst_lag, self._worst_cpu)})")
+        if in_trouble(self._worst_lag, self._worst_cpu) and not view.embedded_lab:
+            parts.append(f"WARNING: the generator is {OVERLOADED} ({strain(self._worst_lag, self._worst_cpu)})")
         return "; ".join(parts)
 
     def _print(self, seconds: float, text: str) -> None:

@@ -14,7 +14,7 @@ from agent.load.live import RECENT_SECONDS, LiveView, OperationView, PhaseView
 from agent.load.timeline import MACS
 from agent.net.records import OPERATIONS
 from agent.report.numbers import clock, count, counted
-from agent.report.terminal.generator import in_trouble, strain
+from agent.report.terminal.generator import OVERLOADED, in_trouble, strain
 from agent.report.terminal.phases import Stage, counted_stages, nearest, stage_of
 from agent.report.terminal.rows import Bar, Cell, Column, lines_of
 from agent.report.terminal.text import NOTHING, cutting, number, visible
@@ -147,8 +147,8 @@ def _gauges(view: LiveView) -> Text:
 
 def _generator(view: LiveView) -> Text:
     said = f"Generator: {strain(view.lag_ms, view.cpu)}"
-    if in_trouble(view.lag_ms, view.cpu):
-        return Text(f"{said}. It is the bottleneck, not the server.", style="bold white on red")
+    if in_trouble(view.lag_ms, view.cpu) and not view.embedded_lab:
+        return Text(f"{said}; {OVERLOADED}", style="bold white on red")
     return Text(said)
 
 

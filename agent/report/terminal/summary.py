@@ -13,14 +13,15 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from agent.report.document import Document, Generator, Phase, read_document
-from agent.report.numbers import count, counted, mebibytes
+from agent.report.numbers import count, counted, listed, mebibytes
+from agent.report.outcome import Kind, Outcome, not_allowed, outcome
 from agent.report.pushes import own_refusals
 from agent.report.terminal.tables import operations_table, stages_table
 from agent.report.terminal.text import AtLeast, Indented, number, visible
-from agent.report.verdict import because_of, operations_done, operations_failed
+from agent.report.verdict import DELAYS, IN_THE_LAB, MOST_NAMED, operations_done, operations_failed, overloaded
 
 PLAIN_COLUMNS = 100  # the least width where the output is a file or a pipe
-MOST_LINES = 10  # of phases that were cut short, and of reasons not to trust the latencies
+MOST_LINES = 10  # of phases that were cut short, and of what overloaded the load generator
 
 
 def print_summary(console: Console, document: Mapping[str, Any]) -> None:
@@ -137,7 +138,7 @@ def _own_refusals(document: Document) -> list[RenderableType]:
 def _limits(document: Document, encoding: str) -> list[RenderableType]:
     lines = []
     for limit in document.limits:
-        lead, style = ("  held", "green") if limit.ok else ("  BROKEN", "bold red")
+        lead, style = ("  held", "green") if limit.ok else ("  BROKEN" if limit.reliable else "  OPEN", "bold red")
         said = Text(visible(limit.sentence or limit.limit, encoding), style="" if limit.ok else "red")
         lines.append(Indented(10, said, [(lead, style)]))
     return _list("Limits", lines)
@@ -147,17 +148,28 @@ def _generator(document: Document, encoding: str) -> list[RenderableType]:
     generator = document.generator
     if generator is None or not operations_done(document):
         return []  # there are no latencies to trust or not
-    if generator.trustworthy:
+    if generator.embedded_lab:
+        return [Indented(0, Text(visible(f"{IN_THE_LAB}{_crowded(generator)}", encoding)))]
+    text = overloaded(document)
+    if text is None:
         return [Indented(0, Text(_kept_up(generator)))]
-    warning = "Warning: the latencies are not to be trusted."
-    if generator.workers:
-        warning += (
-            " Part of them is the load generator's own waiting; run it again with more cores, more machines "
-            "or less load."
-        )
+    warning = f"Warning: {text}: {DELAYS if generator.workers else 'do not rely on the latencies.'}"
     reasons = generator.reasons
     lines = [Indented(2, Text(visible(reason, encoding))) for reason in reasons[:MOST_LINES]]
-    return [Indented(0, Text(warning, style="bold red")), *lines, *_rest(len(reasons) - len(lines))]
+    return [
+        Indented(0, Text(visible(warning, encoding), style="bold yellow")),
+        *lines,
+        *_rest(len(reasons) - len(lines)),
+    ]
+
+
+def _crowded(generator: Generator) -> str:
+    """Where the lab and the load generator were in each other's way; what was measured of it is in the report."""
+    phases = list(dict.fromkeys(each.phase for each in generator.overloaded if each.phase is not None))
+    if not phases:
+        return "" if generator.trustworthy else " They were in each other's way."
+    named = [*phases[:MOST_NAMED], *([f"{len(phases) - MOST_NAMED} more"] if len(phases) > MOST_NAMED else [])]
+    return f" They were in each other's way in {listed(named)}."
 
 
 def _kept_up(generator: Generator) -> str:
@@ -167,37 +179,63 @@ def _kept_up(generator: Generator) -> str:
 
 
 def _verdict(document: Document, encoding: str) -> RenderableType:
-    style, said = _judged(document)
-    if not document.complete:
-        style, said = "bold red", [f"The run did not come to its end{because_of(document)}.", *said]
+    style, said = _judged(document, outcome(document))
     return Indented(0, Text(visible(" ".join(said), encoding), style=style))
 
 
-def _judged(document: Document) -> tuple[str, list[str]]:
-    """The style and the sentences, the gravest first."""
-    done, failed = operations_done(document), operations_failed(document)
-    broken, limits = sum(not limit.ok for limit in document.limits), len(document.limits)
+def _judged(document: Document, found: Outcome) -> tuple[str, list[str]]:
+    """The style and the sentences, the gravest first; red exactly where the exit status is not 0."""
+    done, failed, limits = operations_done(document), operations_failed(document), len(document.limits)
+    held = "" if not limits else "The one limit held." if limits == 1 else f"All {limits} limits held."
+    if not found.passed:
+        return "bold red", _against(document, found) + ([held] if held and _all_held(document) else [])
     dropped = sum(operation.dropped for operation in document.operations.values())
-    said = []
-    if broken:
-        said.append(f"{broken} of {counted(limits, 'limit')} {'is' if broken == 1 else 'are'} broken.")
-    if failed:
-        said.append(f"{failed:,} of {counted(done, 'operation')} failed.")
-    held = "" if broken or not limits else "The one limit held." if limits == 1 else f"All {limits} limits held."
-    if said:
-        return "bold red", [*said, held] if held else said
     duration = f"{document.duration_s:,.1f} s"
+    crowded = overloaded(document)
     if not done:
         style, text = "bold yellow", f"Nothing was done: no operation in {duration}."
+    elif failed:
+        style, text = "bold yellow", f"{failed:,} of {counted(done, 'operation')} failed, as limits allow."
     elif dropped:
         style, text = "bold yellow", f"No operation of {done:,} failed, but {dropped:,} never started."
-    elif document.generator is not None and not document.generator.trustworthy:
-        style, text = "bold yellow", f"No operation of {done:,} failed, but the latencies are not to be trusted."
-    elif not document.complete:
-        style, text = "bold yellow", f"No operation of {done:,} failed."
+    elif crowded is not None:
+        style, text = "bold yellow", f"No operation of {done:,} failed, but {crowded}."
     else:
         style, text = "bold green", f"All good: {counted(done, 'operation')}, no errors in {duration}."
     return style, [text, held] if held else [text]
+
+
+def _all_held(document: Document) -> bool:
+    return all(limit.ok for limit in document.limits)
+
+
+def _against(document: Document, found: Outcome) -> list[str]:
+    """Why a run did not pass."""
+    done, failed, limits = (
+        operations_done(document),
+        operations_failed(document),
+        counted(len(document.limits), "limit"),
+    )
+    broken = sum(not limit.ok and limit.reliable for limit in document.limits)
+    in_doubt = sum(not limit.ok and not limit.reliable for limit in document.limits)
+    kinds = {reason.kind for reason in found.reasons}
+    said = [reason.text for reason in found.reasons if reason.kind is Kind.RUN]
+    if Kind.RUN not in kinds:
+        said += [reason.text for reason in found.reasons if reason.kind is Kind.PHASE]
+    if broken:
+        said.append(f"{broken} of {limits} {'is' if broken == 1 else 'are'} broken.")
+    if in_doubt:
+        said.append(f"{in_doubt} of {limits} could not be judged reliably: the load generator was overloaded.")
+    if failed:
+        said.append(f"{failed:,} of {counted(done, 'operation')} failed.")
+    elif Kind.FAILURES in kinds:
+        said += [reason.text for reason in found.reasons if reason.kind is Kind.FAILURES]
+    elif not said and done:
+        said.append(f"No operation of {done:,} failed.")
+    unlimited = ", ".join(not_allowed(document)) if document.limits else ""
+    if unlimited:
+        said.append(f"No limit says how many errors {unlimited} may have, so that each fails the run.")
+    return said
 
 
 def _list(title: str, lines: Iterable[RenderableType], total: int | None = None) -> list[RenderableType]:

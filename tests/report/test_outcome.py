@@ -1,0 +1,141 @@
+"""One run, one outcome: the exit status, JUnit, the terminal, the page and results.json never differ."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import documents
+import pytest
+from command import lom_agent
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from servers import unused_port
+
+from agent.load.conductor import INTERRUPTED
+from agent.report.document import read_document
+from agent.report.html import report_html
+from agent.report.junit import junit
+from agent.report.merging import merge_documents
+from agent.report.outcome import Kind, outcome
+from agent.report.results import with_outcome
+from agent.report.terminal import print_summary
+from agent.report.verdict import Level, verdict
+
+NAMES = st.sampled_from(["session", "push", "enqueue"])
+COUNTS = st.sampled_from([0, 0, 1, 3])
+CUT_SHORT = {"complete": False, "incomplete_because": INTERRUPTED}
+SECONDS = st.sampled_from([None, 0.0, 1.5])
+
+
+def operation(count: int, errors: int) -> dict[str, Any]:
+    return documents.nothing_succeeded(count) | {"errors": min(count, errors)}
+
+
+@st.composite
+def results(draw: st.DrawFn) -> dict[str, Any]:
+    """Documents that say anything of a run, also what contradicts itself."""
+    document = documents.smallest()
+    document["complete"] = draw(st.booleans())
+    if draw(st.booleans()):
+        document["incomplete_because"] = draw(st.sampled_from([INTERRUPTED, "worker 1 died.", ""]))
+    if draw(st.integers(0, 4)) == 0:
+        document["signal"] = draw(st.sampled_from([2, 15]))
+    document["operations"] = draw(st.dictionaries(NAMES, st.builds(operation, COUNTS, COUNTS), max_size=3))
+    error = st.fixed_dictionaries(
+        {"operation": NAMES, "kind": st.just("broken"), "count": COUNTS, "example": st.just("")}
+    )
+    document["errors"] = draw(st.lists(error, max_size=2))
+    limits = st.sampled_from(["session.errors == 0", "push.errors <= 5%", "session.p99 < 1s", "no limit", ""])
+    limit = st.fixed_dictionaries(
+        {"limit": limits, "ok": st.booleans(), "found": st.none(), "sentence": st.sampled_from(["", "It was so."])},
+        optional={"reliable": st.booleans()},
+    )
+    document["limits"] = draw(st.lists(limit, max_size=3))
+    counted = dict.fromkeys(("planned", "started", "done", "failed", "late", "dropped"), COUNTS)
+    names = st.sampled_from(["look", "ask"])
+    phase = st.fixed_dictionaries({"name": names, "kind": names, "started_s": SECONDS, "ended_s": SECONDS, **counted})
+    document["phases"] = draw(st.lists(phase, max_size=3))
+    document["generator"] |= {"embedded_lab": draw(st.booleans()), "trustworthy": draw(st.booleans())}
+    return document
+
+
+@given(results())
+def test_everybody_says_the_same_of_any_results(document: dict[str, Any]) -> None:
+    found = outcome(read_document(document))
+    assert (found.exit_status == 0) is found.passed
+
+    suites = ET.fromstring(junit(document))
+    red = (int(suites.get("failures", "0")), int(suites.get("errors", "0"))) != (0, 0)
+    assert red is not found.passed
+    said = "".join(each.get("message", "") for tag in ("failure", "error") for each in suites.iter(tag))
+    assert all(reason.text in said for reason in found.reasons)
+
+    judged = verdict(read_document(document))
+    assert (judged.level is Level.BAD) is not found.passed
+
+    console = Console(file=StringIO(), record=True, width=200, color_system="truecolor", force_terminal=True)
+    print_summary(console, document)
+    last = console.export_text(styles=True).splitlines()[-1]
+    assert ("\x1b[1;31m" in last) is not found.passed
+    assert not ("All good" in last and not found.passed)
+
+    assert with_outcome(document)["outcome"]["exit_status"] == found.exit_status
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_page_says_so_too(passed: bool) -> None:
+    document = documents.smallest() | {"complete": passed}
+    assert ('<header class="verdict bad">' in report_html([document])) is not passed
+
+
+@given(results(), results())
+def test_a_sum_passes_where_all_of_it_passes_and_never_where_a_part_is_cut_short(one: Any, other: Any) -> None:
+    parts = []
+    for document in (one, other):
+        document |= {"operations": {}, "errors": [], "limits": []}
+        parts.append(document)
+    merged = outcome(read_document(merge_documents(parts)))
+    cut_short = [any(each.kind is Kind.RUN for each in outcome(read_document(part)).reasons) for part in parts]
+    assert any(each.kind is Kind.RUN for each in merged.reasons) is any(cut_short)
+
+
+@pytest.mark.parametrize(
+    ("changes", "exit_status", "said"),
+    [
+        ({}, 0, []),
+        ({"operations": {"push": operation(93, 3)}}, 1, ["push: 3 of 93 failed, and no limit says how many may."]),
+        (CUT_SHORT | {"signal": 2}, 130, [f"The run did not come to its end: {INTERRUPTED}."]),
+        (CUT_SHORT, 1, [f"The run did not come to its end: {INTERRUPTED}."]),
+    ],
+)
+def test_the_exit_status_and_why(changes: dict[str, Any], exit_status: int, said: list[str]) -> None:
+    found = outcome(read_document(documents.smallest() | changes))
+    assert (found.exit_status, [reason.text for reason in found.reasons]) == (exit_status, said)
+
+
+def test_a_failure_that_no_limit_covers_is_red_in_every_file_that_a_run_leaves(tmp_path: Path) -> None:
+    out, path = tmp_path / "out", tmp_path / "junit.xml"
+    url = f"https://127.0.0.1:{unused_port()}/enroll"
+    done = lom_agent("run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path))
+    assert done.returncode == 1
+    document = json.loads((out / "results.json").read_bytes())
+    assert document["outcome"]["exit_status"] == 1
+    assert document["outcome"]["reasons"][0].startswith("enroll: 2 of 2 failed")
+    [failure] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase/failure")
+    assert failure.get("message", "").startswith("enroll: 2 of 2 failed")
+    assert '<header class="verdict bad">' in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_result_that_cannot_be_written_is_red_in_the_one_that_can(tmp_path: Path) -> None:
+    out, path = tmp_path / "out", tmp_path / "junit.xml"
+    (out / "results.json").mkdir(parents=True)
+    url = f"https://127.0.0.1:{unused_port()}/enroll"
+    done = lom_agent("run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path))
+    assert done.returncode == 2
+    [error] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase[@name='results written']/error")
+    assert "cannot be written" in error.get("message", "")
