@@ -99,6 +99,7 @@ class Conductor:
         self._job: Deferred[None] | None = None
         self._strain = Strain(reactor)
         self._began: float | None = None
+        self._noted: set[str] = set()
         self._second = -1
 
     # What came of it.
@@ -295,8 +296,11 @@ class Conductor:
                 worker.settle()
             case PushAnswer(octets) if self._router is not None:
                 self._router.answered(link.shard, octets)
-            case Note(text):
+            case Note(text) if text not in self._noted:  # every shard says what one has seen
+                self._noted.add(text)
                 self._watcher.note(text)
+            case Note():
+                pass
             case _:
                 _log.warn("worker {shard} said what it has not to say", shard=link.shard)
 
@@ -351,6 +355,8 @@ class Conductor:
             self._fail(worker, f"worker {number} died: {reason}")
         else:
             worker.result = decode_result(done.result())
+            for phase, state in worker.result.phases.items():
+                self._phase(phase).states[number] = state
             if worker.result.problem is not None:
                 self._fail(worker, f"worker {number}: {worker.result.problem}", worker.result.problem)
         worker.settle()

@@ -27,8 +27,9 @@ class ControlError(PeerError):
 class PhaseState(msgspec.Struct, array_like=True):
     """How far one phase is in one shard.
 
-    ``planned`` is how many things are to be done so far as it is known, None before the phase began. ``started`` of
-    them were begun, ``done`` are over, ``failed`` of these in failure; ``late`` and ``dropped`` as in docs/results.md.
+    ``planned`` is how many things are to be done so far as it is known, 0 before the phase began. ``started`` of
+    them were begun, ``done`` are over, ``failed`` of these in failure; ``cut_short`` were ended by this program.
+    ``late`` and ``dropped`` as in docs/results.md.
     """
 
     planned: int = 0
@@ -38,6 +39,7 @@ class PhaseState(msgspec.Struct, array_like=True):
     late: int = 0
     dropped: int = 0
     over: bool = False
+    cut_short: int = 0
 
     def plus(self, other: PhaseState) -> PhaseState:
         """Both together: the phase in two shards."""
@@ -49,6 +51,7 @@ class PhaseState(msgspec.Struct, array_like=True):
             self.late + other.late,
             self.dropped + other.dropped,
             self.over and other.over,
+            self.cut_short + other.cut_short,
         )
 
 

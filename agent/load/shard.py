@@ -120,6 +120,8 @@ class Shard:
         return result
 
     async def _end(self, problem: str | None) -> ShardResult:
+        if self._parts is not None:
+            self._parts.operations.reason = self._reason
         await self._stop_phases()
         if self._census is not None:
             self._census.stop()
@@ -132,7 +134,7 @@ class Shard:
         parts = self._parts
         if parts is not None:
             try:
-                await parts.close()
+                await parts.close(self._reason)
             except OperatorError as error:  # of the trace: what was measured is good all the same
                 problem = problem or str(error)
         if self._link is not None:
@@ -146,6 +148,7 @@ class Shard:
             max_rss_kib=max_rss_kib(),
             keys_reused=0 if parts is None else parts.keys_reused,
             push=None if parts is None else parts.push_counts,
+            phases={number: run.state for number, (run, _) in self._running.items()},
             problem=problem,
         )
 

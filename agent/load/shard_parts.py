@@ -26,7 +26,9 @@ from agent.mdm.session import Timing
 from agent.net.keys import KeyPool, parse_keys
 from agent.net.lom_networks import make_network
 from agent.net.mdm_client import MDMClient
+from agent.net.operations import Operations
 from agent.net.resolver import Resolver
+from agent.net.stalls import Stalls
 from agent.net.surroundings import Moment, Surroundings
 from agent.net.tls import TLSContexts
 from agent.servers.opening import open_server
@@ -57,7 +59,9 @@ class ShardParts:
         self.metrics = Metrics()
         self._trace = None if plan.trace is None else TraceFile(plan.trace)
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
-        self._network = make_network(scenario.lom.network, reactor, observer)
+        self._stalls = Stalls(reactor)
+        self.operations = Operations(reactor, observer, begun=self.metrics.begun)
+        self._network = make_network(scenario.lom.network, reactor, self.operations)
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)
         self._keys = KeyPool(reactor, own, processes=plan.cores)
@@ -69,7 +73,7 @@ class ShardParts:
             contexts=self._contexts,
             network=self._network,
             keys=self._keys,
-            observer=observer,
+            operations=self.operations,
             anchors=tuple(x509.load_der_x509_certificate(anchor) for anchor in plan.anchors),
             insecure=scenario.server.insecure,
             on_warning=lambda text: note(f"Warning: {text}"),
@@ -90,7 +94,7 @@ class ShardParts:
             around=self.around,
             fleet=self.fleet,
             metrics=self.metrics,
-            watcher=Watcher(reactor),
+            watcher=Watcher(reactor, self._stalls),
             enrol=_enrol_of(plan),
             server=self._server,
             pushed=self.desk is not None,
@@ -129,6 +133,7 @@ class ShardParts:
     def open(self) -> None:
         """Let LOM Devices be reached and pushes be delivered. Raises OperatorError."""
         self._network.listen()
+        self._stalls.begin()
         if self.desk is not None:
             self.desk.open()
         if self._scep:
@@ -138,8 +143,11 @@ class ShardParts:
         """Lay a few quiet Macs down; called so often that it never takes long."""
         self.fleet.rest(RESTS_AT_ONCE, LOOKS_AT_ONCE)
 
-    async def close(self) -> None:
-        """Close everything; the trace is whole afterwards."""
+    async def close(self, reason: str) -> None:
+        """Close everything; what was under way is cut short for this reason. The trace is whole afterwards."""
+        self._stalls.stop()
+        self.crew.watcher.close()
+        self.operations.cut_short(reason)
         if self.desk is not None:
             self.desk.close()
         if self._server is not None:
@@ -147,6 +155,7 @@ class ShardParts:
         self.fleet.close()
         await maybeDeferred(self._network.close)
         self._keys.close()
+        self.operations.cut_short(reason)  # what began meanwhile
         if self._trace is not None:
             self._trace.close()
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from agent.errors import OperatorError
+from agent.load.control import PhaseState
 from agent.load.push import PushBehaviour
 from agent.load.scenario.types import Scenario
 from agent.servers.configs import LabConfig, NanoMDMConfig, WebhookConfig
@@ -58,7 +59,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a shard came to.
 
     ``metrics`` is a snapshot, ``lag`` the event loop's lag as an encoded histogram, ``cpu_by_second`` the share of a
-    core in each second. ``problem`` says why the shard could not begin, or ended early.
+    core in each second. ``phases`` are how far those came that began. ``problem`` says why the
+    shard could not begin, or ended early.
     """
 
     shard: int
@@ -68,6 +70,7 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     cpu_by_second: list[float] = []
     max_rss_kib: int = 0
     keys_reused: int = 0
+    phases: dict[int, PhaseState] = {}
     push: dict[str, Any] | None = None
     problem: str | None = None
 

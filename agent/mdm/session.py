@@ -31,7 +31,13 @@ from agent.plists import PlistError
 RETRY_FIRST_SECONDS = 1.0  # undocumented: exponential from here
 RETRY_LONGEST_SECONDS = 60.0  # undocumented: … to here
 RETRY_AFTER_LONGEST_SECONDS = 3600.0  # undocumented: what a server's Retry-After can ask for at most
+NOT_NOW_REPEATS = 10  # ours: how often one session takes the same command again that was answered with NotNow
 NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: how long after NotNow the Mac asks again by itself
+_NOT_NOW_REPEATED = (
+    f"Expected the server to keep a command that was answered with NotNow for a later session; found that it sent the "
+    f"same one {NOT_NOW_REPEATS + 1} times more in one. The Mac ended the session. Have the server send the next "
+    "command instead, or none."
+)
 _MOST_DOUBLINGS = 64  # beyond, doubling a float gains nothing and could overflow
 
 __all__ = [
@@ -39,6 +45,7 @@ __all__ = [
     "Event",
     "Execute",
     "Input",
+    "NotNowRepeated",
     "Over",
     "Send",
     "ServerRefused",
@@ -46,6 +53,12 @@ __all__ = [
     "State",
     "Timing",
 ]
+
+
+class NotNowRepeated(PeerError):
+    """The server goes on sending the command that the Mac answered with NotNow."""
+
+    kind = "not_now_repeated"
 
 
 class State(Enum):
@@ -157,6 +170,8 @@ class Session:
         "_in_hand",
         "_jitter",
         "_last_was_not_now",
+        "_put_off",
+        "_put_off_again",
         "_timing",
         "_udid",
         "_undelivered",
@@ -173,6 +188,8 @@ class Session:
         self._in_hand = ""
         self._undelivered: Send | None = None
         self._last_was_not_now = False
+        self._put_off = ""  # the command that this session answered with NotNow last, and how often it came again
+        self._put_off_again = 0
         self.state = State.CLOSED
         self.deadline: float | None = None
         self.failures = 0
@@ -188,6 +205,7 @@ class Session:
         self._move(Input.OPEN)
         self.deadline = None
         self.woken = False
+        self._put_off, self._put_off_again = "", 0
         if self._undelivered is not None:
             return self._undelivered
         self._last_was_not_now = False
@@ -224,6 +242,11 @@ class Session:
         except (CommandDropped, PlistError) as error:
             self._end(now)
             return Over(error)
+        if command.uuid == self._put_off:
+            self._put_off_again += 1
+            if self._put_off_again > NOT_NOW_REPEATS:
+                self._end(now)
+                return Over(NotNowRepeated(_NOT_NOW_REPEATED))
         self._begin(command.uuid)
         return Execute(command)
 
@@ -240,6 +263,8 @@ class Session:
         self._move(Input.RESULT)
         self._in_hand = ""
         self._last_was_not_now = result.status is Status.NOT_NOW
+        if self._last_was_not_now and command_uuid != self._put_off:
+            self._put_off, self._put_off_again = command_uuid, 0
         self._undelivered = send
         return send
 

@@ -11,6 +11,8 @@ from agent.net.awake import Awake
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.profile import Profile
 
+ENROLLED_ANEW = "the Mac enrolled anew"
+
 FetchProfile = Callable[[], Awaitable[bytes]]
 
 
@@ -20,21 +22,19 @@ async def enroll(mac: Awake, around: Surroundings, fetch: FetchProfile, since: M
     ``since`` is what its time is counted from.
     """
     device, pushes = mac.device, mac.pushes
-    index, facts = device.mac.index, {"udid": device.mac.udid}
-    pushes.enrolling = True
-    try:
-        profile = await mac.errands.drive(enrol(device, await fetch()))
-    except PeerError as error:
-        around.record("enroll", index, since, error, facts)
-        pushes.enrolling = False
-        pushes.back()
-        raise
-    finally:
-        pushes.enrolling = False
-    mac.sessions.end()  # of an enrolment before this one
-    _judge_signer(device, profile, around)
-    mac.lom.look()
-    around.record("enroll", index, since, facts=facts)
+    with around.begin("enroll", device.mac.index, since, {"udid": device.mac.udid}):
+        pushes.enrolling = True
+        try:
+            profile = await mac.errands.drive(enrol(device, await fetch()))
+        except PeerError:
+            pushes.enrolling = False
+            pushes.back()
+            raise
+        finally:
+            pushes.enrolling = False
+        mac.sessions.end(ENROLLED_ANEW)
+        _judge_signer(device, profile, around)
+        mac.lom.look()
     pushes.enrolled()
 
 

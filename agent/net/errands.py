@@ -17,7 +17,7 @@ from twisted.python.failure import Failure as TwistedFailure
 from agent import plists
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, Need, ObtainIdentity, RelayItems, ReturnT, Steps, carry
-from agent.errors import PeerError
+from agent.errors import CutShort, PeerError
 from agent.lom.network import Endpoint
 from agent.lom.requests import Outcome
 from agent.mdm import checkin
@@ -44,10 +44,8 @@ def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dic
     return headers
 
 
-class MacStopped(PeerError):
+class MacStopped(CutShort):
     """The Mac went down, or enrolled anew, while it was at something."""
-
-    kind = "stopped"
 
 
 Work = Callable[[], Awaitable[object]]
@@ -152,21 +150,16 @@ class Errands:
 
     async def _check_in(self, message: Mapping[str, Any], enrolment: Enrolment) -> bytes:
         """PUT a check-in message; the body of its answer. Raises PeerError."""
-        since = self._around.now()
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
-        body = plists.dump_xml(message)
-        try:
+        with self._around.begin("checkin", self._device.mac.index, None, facts):
+            body = plists.dump_xml(message)
             headers = message_headers(enrolment, checkin.CONTENT_TYPE, body)
             response = await ask(self._connections_of(enrolment), "PUT", enrolment.check_in_url, headers, body)
             if response.status != 200:
                 reason = f"the server answered {facts['message']} with {response.status} instead of 200"
                 raise ServerRefused(reason, response.status)
-        except PeerError as error:
-            self._around.record("checkin", self._device.mac.index, since, error, facts)
-            raise
-        self._around.record("checkin", self._device.mac.index, since, None, facts)
         return response.body
 
     def _connections_of(self, enrolment: Enrolment) -> Connections:

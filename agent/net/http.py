@@ -31,6 +31,7 @@ class AnswerTimeout(ConnectionBroken):
     """The server took the request and did not answer in time."""
 
     kind = "answer_timeout"
+    timed_out = True
 
 
 class Caller(Protocol):

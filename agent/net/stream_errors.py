@@ -41,6 +41,7 @@ class ConnectTimeout(ConnectFailed):
     """Nobody answered the TCP connection in time."""
 
     kind = "connect_timeout"
+    timed_out = True
 
 
 class HandshakeFailed(PeerError):
@@ -53,6 +54,7 @@ class HandshakeTimeout(HandshakeFailed):
     """The TLS handshake took too long."""
 
     kind = "tls_timeout"
+    timed_out = True
 
 
 class ConnectionBroken(PeerError):

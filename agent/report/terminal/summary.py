@@ -50,6 +50,7 @@ class _Summary:
             _cut_short(document, encoding),
             _errors(document, encoding),
             _drops(document, encoding),
+            _cuts(document, encoding),
             _limits(document, encoding),
             _generator(document, encoding),
             [_verdict(document, encoding)],
@@ -105,7 +106,12 @@ def _far(phase: Phase) -> str:
     if phase.started_s is None:
         return "never began"
     said = [count(phase.done or 0) + (f" of {count(phase.planned)}" if phase.planned else "") + " done"]
-    counts = ((phase.failed, "failed"), (phase.late, "late"), (phase.dropped, "dropped"))
+    counts = (
+        (phase.failed, "failed"),
+        (phase.cut_short, "cut short"),
+        (phase.late, "late"),
+        (phase.dropped, "dropped"),
+    )
     return ", ".join([*said, *(f"{count(each)} {word}" for each, word in counts if each)])
 
 
@@ -124,6 +130,14 @@ def _drops(document: Document, encoding: str) -> list[RenderableType]:
         said = visible(f"{drop.operation}: {drop.reason}", encoding)
         lines.append(Indented(2, Text.assemble((f"{drop.count:,} x ", "bold yellow"), said)))
     return _list("What was due and never started", lines)
+
+
+def _cuts(document: Document, encoding: str) -> list[RenderableType]:
+    lines = []
+    for cut in sorted(document.cut_short, key=lambda cut: -cut.count):
+        said = visible(f"{cut.operation}: {cut.reason}", encoding)
+        lines.append(Indented(2, Text.assemble((f"{cut.count:,} x ", "bold yellow"), said)))
+    return _list("What was cut short: neither a success nor a failure", lines)
 
 
 def _limits(document: Document, encoding: str) -> list[RenderableType]:
@@ -170,6 +184,7 @@ def _judged(document: Document) -> tuple[str, list[str]]:
     done, failed = operations_done(document), operations_failed(document)
     broken, limits = sum(not limit.ok for limit in document.limits), len(document.limits)
     dropped = sum(operation.dropped for operation in document.operations.values())
+    cut_short = sum(operation.cut_short for operation in document.operations.values())
     said = []
     if broken:
         said.append(f"{broken} of {counted(limits, 'limit')} {'is' if broken == 1 else 'are'} broken.")
@@ -183,6 +198,8 @@ def _judged(document: Document) -> tuple[str, list[str]]:
         style, text = "bold yellow", f"Nothing was done: no operation in {duration}."
     elif dropped:
         style, text = "bold yellow", f"No operation of {done:,} failed, but {dropped:,} never started."
+    elif cut_short:
+        style, text = "bold yellow", f"No operation of {done:,} failed, but {cut_short:,} were cut short."
     elif document.generator is not None and not document.generator.trustworthy:
         style, text = "bold yellow", f"No operation of {done:,} failed, but the latencies are not to be trusted."
     elif not document.complete:
