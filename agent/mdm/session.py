@@ -34,10 +34,11 @@ RETRY_AFTER_LONGEST_SECONDS = 3600.0  # undocumented: what a server's Retry-Afte
 NOT_NOW_REPEATS = 10  # ours: how often one session takes the same command again that was answered with NotNow
 NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: how long after NotNow the Mac asks again by itself
 _NOT_NOW_REPEATED = (
-    f"Expected the server to keep a command that was answered with NotNow for a later session; found that it sent the "
-    f"same one {NOT_NOW_REPEATS + 1} times more in one. The Mac ended the session. Have the server send the next "
+    f"Expected the server to keep a command that was answered with NotNow for a later session; found that it sent "
+    f"such commands again {NOT_NOW_REPEATS + 1} times in one. The Mac ended the session. Have the server send the next "
     "command instead, or none."
 )
+_MOST_PUT_OFF = 1000  # commands of one session that are remembered for this
 _MOST_DOUBLINGS = 64  # beyond, doubling a float gains nothing and could overflow
 
 __all__ = [
@@ -188,8 +189,8 @@ class Session:
         self._in_hand = ""
         self._undelivered: Send | None = None
         self._last_was_not_now = False
-        self._put_off = ""  # the command that this session answered with NotNow last, and how often it came again
-        self._put_off_again = 0
+        self._put_off: set[str] | None = None  # the commands that this session answered with NotNow
+        self._put_off_again = 0  # how often one of them came again
         self.state = State.CLOSED
         self.deadline: float | None = None
         self.failures = 0
@@ -205,7 +206,7 @@ class Session:
         self._move(Input.OPEN)
         self.deadline = None
         self.woken = False
-        self._put_off, self._put_off_again = "", 0
+        self._put_off, self._put_off_again = None, 0
         if self._undelivered is not None:
             return self._undelivered
         self._last_was_not_now = False
@@ -242,7 +243,7 @@ class Session:
         except (CommandDropped, PlistError) as error:
             self._end(now)
             return Over(error)
-        if command.uuid == self._put_off:
+        if self._put_off is not None and command.uuid in self._put_off:
             self._put_off_again += 1
             if self._put_off_again > NOT_NOW_REPEATS:
                 self._end(now)
@@ -263,8 +264,10 @@ class Session:
         self._move(Input.RESULT)
         self._in_hand = ""
         self._last_was_not_now = result.status is Status.NOT_NOW
-        if self._last_was_not_now and command_uuid != self._put_off:
-            self._put_off, self._put_off_again = command_uuid, 0
+        if self._last_was_not_now:
+            self._put_off = self._put_off or set()
+            if len(self._put_off) < _MOST_PUT_OFF:
+                self._put_off.add(command_uuid)
         self._undelivered = send
         return send
 

@@ -17,6 +17,7 @@ from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import Outcome, RelayItem
 from agent.net.operations import Facts, Moment, Operation, Operations
 from agent.net.reactor import DelayedCall, Reactor
+from agent.net.stalls import made_up
 from agent.net.stream import HandshakeFailed, Timeouts, TLSStream
 from agent.net.tls import TLSContexts
 from agent.pki.verify import PeerCheck, device_judge
@@ -119,6 +120,7 @@ class _ControllerEnd:
         self._timer: DelayedCall | None = None
         self._attempt: Operation | None = None  # the one under way
         self._secured_at: float | None = None
+        self._answer_due = 0.0
         self._sent = False
         self._over = False
 
@@ -175,6 +177,7 @@ class _ControllerEnd:
             raise MisuseError("a link without a stream")
         self._secured_at = self._network.reactor.seconds()
         self._sent = True
+        self._answer_due = self._secured_at + self._network.limits.answer_seconds
         self._timer = self._network.reactor.callLater(self._network.limits.answer_seconds, self._late)
         self._stream.write(self._link.start())
 
@@ -200,6 +203,11 @@ class _ControllerEnd:
             self._fail(error if refused else self._link.closed(str(error)))
 
     def _late(self) -> None:
+        now = self._network.reactor.seconds()
+        self._answer_due = made_up(self._answer_due, now)
+        if self._answer_due > now:
+            self._timer = self._network.reactor.callLater(self._answer_due - now, self._late)
+            return
         self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))
 
     def _fail(self, error: PeerError) -> None:

@@ -26,6 +26,16 @@ class OutOfTime(LomAgentError):
     kind = "out_of_time"
 
 
+def made_up(due: float, now: float) -> float:
+    """When a time limit is over that was to be over at ``due``, asked by its timer at ``now``.
+
+    A timer that comes late says that the loop stood still, and what the peer sent meanwhile has not been read yet: the
+    limit is over later by as much.
+    """
+    late = now - due
+    return now + late if late > STALL_SECONDS else due
+
+
 class Stalls:
     """Watches one event loop. ``seconds`` is how long it stood still since ``begin``, up to now."""
 
