@@ -308,6 +308,7 @@ class Session:
     def _end(self, now: float) -> None:
         """The session is over and nothing is to be tried again; what the Mac does next is by push or by NotNow."""
         self._move(Input.END)
+        self._put_off = None
         if self.woken:
             self.deadline = now
         elif self._last_was_not_now and self._undelivered is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from balance import check_balance
 from command import COMMAND
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -103,26 +104,6 @@ async def run_against(lab: Lab, folder: Path, fleet: str = "") -> tuple[int, str
     return status, out.decode(), json.loads((folder / "results.json").read_bytes())
 
 
-def check_equations(document: Any, folder: Path) -> None:
-    """Of every operation and phase as many were begun as succeeded, failed or were cut short; the trace says so too."""
-    lines = [json.loads(line) for line in (folder / "trace.jsonl").read_text().splitlines()]
-    assert {line["operation"] for line in lines} == {
-        name for name, each in document["operations"].items() if each["started"]
-    }
-    for name, each in document["operations"].items():
-        mine = [line for line in lines if line["operation"] == name]
-        assert each["started"] == each["count"] + each["cut_short"] == len(mine), name
-        assert each["errors"] == sum("error" in line for line in mine), name
-        assert each["cut_short"] == sum("cut_short" in line for line in mine), name
-        assert each["count"] - each["errors"] == sum(line["ok"] for line in mine), name
-        cuts = sum(cut["count"] for cut in document["cut_short"] if cut["operation"] == name)
-        errors = sum(error["count"] for error in document["errors"] if error["operation"] == name)
-        assert (cuts, errors) == (each["cut_short"], each["errors"]), name
-    for phase in document["phases"]:
-        assert phase["started"] == phase["done"] + phase["cut_short"], phase
-        assert phase["planned"] == phase["started"] + phase["dropped"], phase
-
-
 @pytest.mark.parametrize(
     ("say", "good"), [(silence, 0), (silence, 20), (another, 0)], ids=["dead", "stalled", "endless"]
 )
@@ -140,7 +121,7 @@ def test_a_server_whose_sessions_come_to_no_end_fails_the_run(
     assert "session_stuck" in said
     assert "No operation of" not in said
     assert ET.parse(tmp_path / "junit.xml").findall(".//failure")
-    check_equations(document, tmp_path)
+    check_balance(document, tmp_path / "trace.jsonl")
 
 
 def test_a_server_that_repeats_a_command_that_was_put_off_is_told_once_and_the_run_ends(
@@ -153,4 +134,4 @@ def test_a_server_that_repeats_a_command_that_was_put_off_is_told_once_and_the_r
     kinds = {(error["operation"], error["kind"]) for error in document["errors"]}
     assert ("session", "not_now_repeated") in kinds
     assert document["complete"]
-    check_equations(document, tmp_path)
+    check_balance(document, tmp_path / "trace.jsonl")

@@ -1,0 +1,27 @@
+"""What holds of the results and the trace of every run: nothing that was begun is without an end, or has two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def check_balance(document: Any, trace: Path) -> None:
+    """Of every operation and phase as many were begun as succeeded, failed or were cut short; the trace says so too."""
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert {line["operation"] for line in lines} == {
+        name for name, each in document["operations"].items() if each["started"]
+    }
+    for name, each in document["operations"].items():
+        mine = [line for line in lines if line["operation"] == name]
+        assert each["started"] == each["count"] + each["cut_short"] == len(mine), name
+        assert each["errors"] == sum("error" in line for line in mine), name
+        assert each["cut_short"] == sum("cut_short" in line for line in mine), name
+        assert each["count"] - each["errors"] == sum(line["ok"] for line in mine), name
+        cuts = sum(cut["count"] for cut in document["cut_short"] if cut["operation"] == name)
+        errors = sum(error["count"] for error in document["errors"] if error["operation"] == name)
+        assert (cuts, errors) == (each["cut_short"], each["errors"]), name
+    for phase in document["phases"]:
+        assert phase["started"] == phase["done"] + phase["cut_short"], phase
+        assert phase["planned"] == phase["started"] + phase["dropped"], phase
