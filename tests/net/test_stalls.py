@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 
 import pytest
 from conftest import RunInReactor
@@ -59,30 +60,45 @@ def test_a_stall_does_not_count(before: float, stall: float) -> None:
     assert [type(outcome) for outcome in limited.outcomes] == [OutOfTime]
 
 
+class Reader(FileDescriptor):
+    """Calls ``heard`` when its socket can be read for the first time."""
+
+    def __init__(self, sock: socket.socket, heard: Callable[[], object]) -> None:
+        super().__init__(reactor)
+        self._sock = sock
+        self._heard = heard
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def doRead(self) -> None:
+        reactor.removeReader(self)
+        self._heard()
+
+
 def test_what_can_be_read_when_the_limit_is_over_is_read_first(run_in_reactor: RunInReactor) -> None:
-    async def scenario() -> list[str]:
+    async def scenario() -> str:
         ours, theirs = socket.socketpair()
+        also_ours, also_theirs = socket.socketpair()
         heard: Deferred[str] = Deferred()
 
-        class Reader(FileDescriptor):
-            def fileno(self) -> int:
-                return ours.fileno()
+        def stand_still() -> None:
+            """While one socket is read: the reactor looks at its timers next, and only then at its sockets."""
+            time.sleep(0.05)
+            theirs.send(b"!")
 
-            def doRead(self) -> None:
-                reactor.removeReader(self)
-                heard.callback(ours.recv(100).decode())
-
-        reactor.addReader(Reader(reactor))
-        waiting = Deferred.fromCoroutine(within(heard, 0.01, reactor, Stalls(reactor)))
-        theirs.send(b"in time")
-        time.sleep(0.05)  # the loop stands still until the limit is over
+        Reader(ours, lambda: heard.callback("in time"))
+        Reader(also_ours, stand_still)
+        waiting = Deferred.fromCoroutine(within(heard, 0.02, reactor, Stalls(reactor)))
+        also_theirs.send(b"!")
         try:
-            return [await waiting]
+            return await waiting
         finally:
-            ours.close()
-            theirs.close()
+            for each in (ours, theirs, also_ours, also_theirs):
+                each.close()
 
-    assert run_in_reactor(scenario()) == ["in time"]
+    assert run_in_reactor(scenario()) == "in time"
 
 
 def test_nothing_is_left_behind() -> None:
