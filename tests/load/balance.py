@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 
-def check_balance(document: Any, trace: Path) -> None:
+def check_balance(document: Any, trace: Path, junit: Path | None = None) -> None:
     """Of every operation and phase as many were begun as succeeded, failed or were cut short; the trace says so too."""
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     assert {line["operation"] for line in lines} == {
@@ -22,6 +23,12 @@ def check_balance(document: Any, trace: Path) -> None:
         cuts = sum(cut["count"] for cut in document["cut_short"] if cut["operation"] == name)
         errors = sum(error["count"] for error in document["errors"] if error["operation"] == name)
         assert (cuts, errors) == (each["cut_short"], each["errors"]), name
+    if junit is not None:
+        told = {each.get("name"): each.get("value") for each in ET.parse(junit).findall(".//property")}
+        for name, each in document["operations"].items():
+            good = each["count"] - each["errors"]
+            counts = (each["started"], good, each["errors"], each["cut_short"])
+            assert told[name] == "{} started, {} succeeded, {} failed, {} cut short".format(*counts)
     for phase in document["phases"]:
         assert phase["started"] == phase["done"] + phase["cut_short"], phase
         assert phase["planned"] == phase["started"] + phase["dropped"], phase

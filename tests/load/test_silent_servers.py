@@ -121,7 +121,7 @@ def test_a_server_whose_sessions_come_to_no_end_fails_the_run(
     assert "session_stuck" in said
     assert "No operation of" not in said
     assert ET.parse(tmp_path / "junit.xml").findall(".//failure")
-    check_balance(document, tmp_path / "trace.jsonl")
+    check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
 
 def test_a_server_that_repeats_a_command_that_was_put_off_is_told_once_and_the_run_ends(
@@ -134,4 +134,4 @@ def test_a_server_that_repeats_a_command_that_was_put_off_is_told_once_and_the_r
     kinds = {(error["operation"], error["kind"]) for error in document["errors"]}
     assert ("session", "not_now_repeated") in kinds
     assert document["complete"]
-    check_balance(document, tmp_path / "trace.jsonl")
+    check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
