@@ -22,6 +22,8 @@ from agent.load.metrics import Metrics
 from agent.load.phases.crew import NOT_ENROLLED
 from agent.load.phases.enroll import ENROLLING
 from agent.load.shard_plan import ShardResult
+from agent.net.awake import WENT_DOWN
+from agent.net.enrolling import ENROLLED_ANEW
 
 MACS = 8
 COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "ProfileList"}}
@@ -315,5 +317,6 @@ def test_a_run_that_is_interrupted_in_the_middle_of_everything(run_in_reactor: R
     metrics = conductor.metrics()
     cuts = Counter({name: metrics.summary(name).cut_short for name in metrics.operations()})
     assert sum(cuts.values()) > 0
-    assert {cut.reason for cut in metrics.cuts()} <= {"the run was interrupted", "the Mac went down"}
+    reasons = {"the run was interrupted", WENT_DOWN, ENROLLED_ANEW}
+    assert {cut.reason for cut in metrics.cuts()} <= reasons
     assert sum(dropped(conductor.metrics()).values()) == sum(phase.state.dropped for phase in conductor.phases)
