@@ -22,8 +22,6 @@ from agent.load.metrics import Metrics
 from agent.load.phases.crew import NOT_ENROLLED
 from agent.load.phases.enroll import ENROLLING
 from agent.load.shard_plan import ShardResult
-from agent.net.awake import WENT_DOWN
-from agent.net.enrolling import ENROLLED_ANEW
 
 MACS = 8
 COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "ProfileList"}}
@@ -315,8 +313,4 @@ def test_a_run_that_is_interrupted_in_the_middle_of_everything(run_in_reactor: R
     for shard in conductor.results:  # what a shard came to is whole, whatever the link still carried
         check_shard(shard)
     metrics = conductor.metrics()
-    cuts = Counter({name: metrics.summary(name).cut_short for name in metrics.operations()})
-    assert sum(cuts.values()) > 0
-    reasons = {"the run was interrupted", WENT_DOWN, ENROLLED_ANEW}
-    assert {cut.reason for cut in metrics.cuts()} <= reasons
-    assert sum(dropped(conductor.metrics()).values()) == sum(phase.state.dropped for phase in conductor.phases)
+    assert sum(dropped(metrics).values()) == sum(phase.state.dropped for phase in conductor.phases)
