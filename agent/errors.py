@@ -25,6 +25,13 @@ class PeerError(LomAgentError):
     """The other side of a connection, or the bytes that came from it, broke a rule."""
 
     kind = "peer"
+    timed_out: ClassVar[bool] = False  # whether it says that something took longer than its time limit
+
+
+class CutShort(PeerError):
+    """What was under way was ended by this program itself: the Mac went down, the run is over. Nobody has failed."""
+
+    kind = "stopped"
 
 
 class OperatorError(LomAgentError):

@@ -24,6 +24,7 @@ from agent.lom.network import AddressBook
 from agent.net.keys import KeyPool
 from agent.net.lom_memory import MemoryLOMNetwork
 from agent.net.mdm_client import MDMClient
+from agent.net.operations import Operations
 from agent.net.resolver import Resolver
 from agent.net.surroundings import Surroundings
 from agent.net.tls import TLSContexts
@@ -38,13 +39,14 @@ class EnrolledFleet:
 
     def __init__(self, devices: int, authority: Authority, base_url: str, seed: str = "benchmark") -> None:
         self.metrics = Metrics()
+        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
         self.around = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(),
-            network=MemoryLOMNetwork(reactor, AddressBook(), self.metrics),
+            network=MemoryLOMNetwork(reactor, AddressBook(), self.operations),
             keys=KeyPool(reactor),
-            observer=self.metrics,
+            operations=self.operations,
             anchors=(authority.certificate,),
         )
         self.fleet = Fleet(Population(seed, devices), self.around)

@@ -19,6 +19,7 @@ from agent.net.in_hand import InHand
 from agent.net.keys import KeyPool
 from agent.net.lom_link import LoopbackNetwork
 from agent.net.mdm_client import MDMClient
+from agent.net.operations import Operations
 from agent.net.resolver import Resolver
 from agent.net.surroundings import Surroundings
 from agent.net.tls import TLSContexts
@@ -48,14 +49,15 @@ class Macs:
         self, server: Server, path: str, identities: Sequence[Identity], *, sign: bool = False, resume: float = 0.0
     ) -> None:
         self.metrics = Metrics()
+        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
         contexts = TLSContexts()
         self.around = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=contexts,
-            network=LoopbackNetwork(reactor, AddressBook(), contexts, self.metrics),
+            network=LoopbackNetwork(reactor, AddressBook(), contexts, self.operations),
             keys=KeyPool(reactor, pool=1),
-            observer=self.metrics,
+            operations=self.operations,
             anchors=(server.authority.certificate,),
             **({"resume": resume} if resume else {}),
         )

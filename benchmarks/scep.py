@@ -84,20 +84,22 @@ class Enrolments:
         from agent.lom.network import AddressBook
         from agent.net.keys import KeyPool
         from agent.net.lom_memory import MemoryLOMNetwork
+        from agent.net.operations import Operations
         from agent.net.resolver import Resolver
         from agent.net.surroundings import Surroundings
         from agent.net.tls import TLSContexts
 
         self.url = url
         self.metrics = Metrics()
+        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
         self.keys = KeyPool(reactor)
         around = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(),
-            network=MemoryLOMNetwork(reactor, AddressBook(), self.metrics),
+            network=MemoryLOMNetwork(reactor, AddressBook(), self.operations),
             keys=self.keys,
-            observer=self.metrics,
+            operations=self.operations,
             insecure=True,
         )
         self.fleet = Fleet(Population("scep", count), around)

@@ -20,6 +20,7 @@ from agent.errors import OperatorError
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import LOMConfiguration
 from agent.net.lom_networks import make_network
+from agent.net.operations import Operations
 from agent.pki.identity import Identity
 
 
@@ -56,7 +57,7 @@ def stop_after_input() -> None:
 def main(folder: str, interface: str, *addresses: str) -> int:
     """Be the Device."""
     try:
-        network = make_network(f"interface:{interface}", reactor, lambda _: None)
+        network = make_network(f"interface:{interface}", reactor, Operations(reactor, lambda _: None))
         network.add(ToldDevice(Path(folder), list(addresses)), "device.lom.test")
         network.listen()
     except OperatorError as error:

@@ -10,6 +10,7 @@ from agent.lom.link import LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.network import AddressBook, LOMConfiguration
 from agent.lom.requests import Outcome, PowerRequest, RelayItem
 from agent.net.lom_link import LoopbackNetwork
+from agent.net.operations import Operations
 from agent.net.reactor import Reactor
 from agent.net.records import Exchange
 from agent.net.tls import TLSContexts
@@ -80,7 +81,9 @@ class Sockets:
     def __init__(self, reactor: Reactor, *parties: Party, **options: object) -> None:
         self.records: list[Exchange] = []
         options.setdefault("limits", QUICK)
-        self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.records.append, **options)
+        self.network = LoopbackNetwork(
+            reactor, AddressBook(), TLSContexts(), Operations(reactor, self.records.append), **options
+        )
         for party in parties:
             self.network.add(party, NAME)
 

@@ -27,6 +27,7 @@ from twisted.internet import reactor
 
 from agent.lom.requests import Outcome, RelayItem
 from agent.net.lom_interface import InterfaceNetwork
+from agent.net.operations import Operations
 from agent.net.records import Exchange
 from agent.net.stream import Timeouts
 from agent.net.tls import TLSContexts
@@ -96,7 +97,9 @@ class Here:
     def __init__(self, folder: Path, *parties: Party, interfaces: Sequence[str] = (HERE,), **options: Any) -> None:
         self.records: list[Exchange] = []
         options = {"limits": QUICK, "timeouts": SOON, "folder": folder, **options}
-        self.network = InterfaceNetwork(reactor, interfaces, TLSContexts(), self.records.append, **options)
+        self.network = InterfaceNetwork(
+            reactor, interfaces, TLSContexts(), Operations(reactor, self.records.append), **options
+        )
         for party in parties:
             self.network.add(party, NAME)
 

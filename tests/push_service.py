@@ -45,7 +45,7 @@ class PushService:
 
         def failed(failure: Any) -> Any:
             if failure.check(PeerError) is not None:
-                self._around.record("push", self._fleet.of_udid(udid).index, since, failure.value)
+                self._around.begin("push", self._fleet.of_udid(udid).index, since).end(failure.value)
             return failure
 
         if self._lab is None or self._lab.push is None:

@@ -19,6 +19,7 @@ from agent.lom.network import AddressBook
 from agent.net.keys import KeyPool
 from agent.net.lom_link import LoopbackNetwork
 from agent.net.mdm_client import MDMClient
+from agent.net.operations import Operations
 from agent.net.records import Exchange
 from agent.net.resolver import Resolver
 from agent.net.surroundings import Surroundings
@@ -44,14 +45,15 @@ class Stack:
         self.reports: list[tuple[str, int]] = []
         self.lab.on_report = lambda udid, connection: self.reports.append((udid, connection))
         self.keys = KeyPool(reactor, pool=1)
-        self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.exchanges.append)
+        self.operations = Operations(reactor, self.exchanges.append)
+        self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.operations)
         self.around = Surroundings(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(short_keys=True),
             network=self.network,
             keys=self.keys,
-            observer=self.exchanges.append,
+            operations=self.operations,
             anchors=(self.server.authorities.anchor,),
             on_warning=self.warnings.append,
             resume=resume,

@@ -167,8 +167,8 @@ class _Pushing:
         return None
 
     def _late(self) -> None:
-        self._say({"error": f"APNs has not answered within {PUSH_SECONDS:g} s; the lab goes on trying", "status": 0,
-                   "reason": ""})  # fmt: skip
+        text = f"APNs has not answered within {PUSH_SECONDS:g} s; the lab goes on trying"
+        self._say({"error": text, "status": 0, "reason": "", "pending": True})
 
     def _say(self, push: dict[str, Any]) -> None:
         request = self._request
@@ -185,7 +185,8 @@ class _Pushing:
 
 
 def _pushed(push: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    return 502 if "error" in push else 200, {"push": push}
+    """A push that may still be taken has not failed."""
+    return 202 if "pending" in push else 502 if "error" in push else 200, {"push": push}
 
 
 def _command_uuid(value: object) -> str | None:

@@ -426,6 +426,8 @@ class Conductor:
         except OperatorError as error:
             self._fail(worker, f"worker {number}: {error}")
             return
+        for phase, state in worker.result.phases.items():
+            self._phase(phase).states[number] = state
         problem = worker.result.problem
         if problem is None and worker.lost is not None:
             problem = f"its control link was lost: {worker.lost}"

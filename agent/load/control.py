@@ -27,9 +27,9 @@ class ControlError(PeerError):
 class PhaseState(msgspec.Struct, array_like=True):
     """How far one phase is in one shard.
 
-    ``planned`` is how many things are to be done so far as it is known, None before the phase began. ``started`` of
-    them were begun, ``done`` are over, ``failed`` of these in failure; ``late``, ``dropped``, ``key_waits`` and
-    ``key_wait_s`` as in docs/results.md.
+    ``planned`` is how many things are to be done so far as it is known, 0 before the phase began. ``started`` of
+    them were begun, ``done`` are over, ``failed`` of these in failure; ``cut_short`` were ended by this program.
+    ``late``, ``dropped``, ``key_waits`` and ``key_wait_s`` as in docs/results.md.
     """
 
     planned: int = 0
@@ -41,6 +41,7 @@ class PhaseState(msgspec.Struct, array_like=True):
     over: bool = False
     key_waits: int = 0
     key_wait_s: float = 0.0
+    cut_short: int = 0
 
     def plus(self, other: PhaseState) -> PhaseState:
         """Both together: the phase in two shards."""
@@ -54,6 +55,7 @@ class PhaseState(msgspec.Struct, array_like=True):
             self.over and other.over,
             self.key_waits + other.key_waits,
             self.key_wait_s + other.key_wait_s,
+            self.cut_short + other.cut_short,
         )
 
 

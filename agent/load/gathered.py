@@ -57,6 +57,7 @@ class PhaseRecord:
             "done": state.done,
             "failed": state.failed,
             "late": state.late,
+            "cut_short": state.started - state.done,  # with what goes on: for these results it has no end
             "dropped": state.dropped,
             **waits,
         }

@@ -117,7 +117,10 @@ def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> V
     of_stage = limit.name in STAGES
     summary = metrics.stage_summary(limit.name) if of_stage else metrics.summary(limit.name)
     if limit.metric != "count" and not summary.count:
-        return _nothing(limit, f"{limit.name} never ran")
+        unended = summary.started if isinstance(summary, OperationSummary) else 0
+        return _nothing(
+            limit, f"{limit.name} never ended ({unended} cut short)" if unended else f"{limit.name} never ran"
+        )
     found = _found(limit, summary)
     if found is None:
         return _nothing(limit, f"{limit.name} never succeeded ({summary.count} failed)")

@@ -10,82 +10,23 @@ operation, of a failure only one example is kept.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import MisuseError
 from agent.load.latencies import Latencies, LatencySummary
 from agent.load.snapshots import LONGEST_TEXT, LatenciesSnapshot, OperationSnapshot, Snapshot, checked
+from agent.load.summaries import CutSummary, DropSummary, FailureSummary, OperationSummary, StageSummary
 from agent.net.records import OPERATIONS, STAGES, Exchange, Failure
+
+__all__ = ["CutSummary", "DropSummary", "FailureSummary", "Metrics", "OperationSummary", "StageSummary"]
 
 _BEFORE, _AFTER = -math.inf, math.inf  # all moments
 
 
-@dataclass(frozen=True, slots=True)
-class OperationSummary:
-    """What one operation came to.
-
-    ``count`` exchanges ended, ``errors`` of them failed. ``rate_per_s`` is ``count`` divided by the seconds between
-    the first start and the last end; of one exchange, or where no time passed, there is no rate and it is 0.0.
-    ``p50`` to ``mean`` are latencies in ms of the exchanges that succeeded: a failed one counts in ``count`` and
-    ``errors`` and its latency is left out, because a quick refusal would flatter a server and a time-out says more of
-    our limit than of the server. They are None where none succeeded. Percentiles are within 0.1 %; ``max`` and
-    ``mean`` are of the whole microseconds recorded. ``clamped`` latencies lay below 1 µs or above 1 h and were
-    recorded at that limit. ``late`` ones started well after they were due; ``dropped`` ones never started.
-    """
-
-    count: int
-    errors: int
-    rate_per_s: float
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    p99_9: float | None
-    max: float | None
-    mean: float | None
-    clamped: int = 0
-    late: int = 0
-    dropped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StageSummary:
-    """What one stage of the operations came to: how often it went well, and how long that took, in ms."""
-
-    count: int
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    p99_9: float | None
-    max: float | None
-    mean: float | None
-    clamped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FailureSummary:
-    """One way in which one operation failed: how often, and the message of the one that was due first, shortened to
-    500 characters."""
-
-    operation: str
-    kind: str
-    count: int
-    example: str
-
-
-@dataclass(frozen=True, slots=True)
-class DropSummary:
-    """One reason for which an operation never started, and how often."""
-
-    operation: str
-    reason: str
-    count: int
-
-
 class Metrics:
     """The observer that counts. Call it with each `Exchange`; ask it for summaries at any time.
+
+    ``begun`` is for each operation as it begins; an exchange of which that was not said has begun all the same.
 
     Raises MisuseError, and counts nothing, for what is not one of OPERATIONS or, where a stage is meant, of STAGES.
     """
@@ -95,12 +36,26 @@ class Metrics:
         self._stages: dict[str, Latencies] = {}
         self._failures: dict[tuple[str, str], _FailureTally] = {}
         self._drops: dict[tuple[str, str], int] = {}
+        self._cuts: dict[tuple[str, str], int] = {}
+
+    def begun(self, operation: str) -> None:
+        """Count one that begins; it is counted as an exchange besides, when it ends."""
+        tally = self._tallies.get(operation)
+        if tally is None:
+            tally = self._tally(operation)
+        tally.open += 1
 
     def __call__(self, exchange: Exchange) -> None:
         """Count one exchange."""
         tally = self._tallies.get(exchange.operation)
         if tally is None:
             tally = self._tally(exchange.operation)
+        if tally.open:
+            tally.open -= 1
+        if exchange.cut_short is not None:
+            tally.cut_short += 1
+            self._cut(exchange.operation, exchange.cut_short)
+            return
         started, seconds = exchange.started, exchange.seconds
         tally.count += 1
         # Exchanges arrive as they end, so neither the first start nor the last end need come in order.
@@ -115,6 +70,9 @@ class Metrics:
             tally.record(seconds)
         else:
             tally.errors += 1
+            if exchange.failure.timed_out:
+                tally.timed_out += 1
+                tally.record(seconds)
             self._fail(exchange.operation, exchange.failure, started)
 
     def stage(self, name: str, seconds: float) -> None:
@@ -135,7 +93,7 @@ class Metrics:
         self._drops[key] = self._drops.get(key, 0) + count
 
     def operations(self) -> list[str]:
-        """The operations that occurred or were dropped, in the order of OPERATIONS."""
+        """The operations that began or were dropped, in the order of OPERATIONS."""
         return [operation for operation in OPERATIONS if operation in self._tallies]
 
     def stages(self) -> list[str]:
@@ -180,6 +138,11 @@ class Metrics:
         summaries = [DropSummary(operation, reason, count) for (operation, reason), count in self._drops.items()]
         return sorted(summaries, key=lambda each: (-each.count, OPERATIONS.index(each.operation), each.reason))
 
+    def cuts(self) -> list[CutSummary]:
+        """Every reason for which an operation was cut short; the most frequent first."""
+        summaries = [CutSummary(operation, reason, count) for (operation, reason), count in self._cuts.items()]
+        return sorted(summaries, key=lambda each: (-each.count, OPERATIONS.index(each.operation), each.reason))
+
     def take_second(self) -> dict[str, Any]:
         """What happened since the last call, for the time line; what was merged is left out.
 
@@ -213,6 +176,10 @@ class Metrics:
                 {"operation": operation, "reason": reason, "count": count}
                 for (operation, reason), count in sorted(self._drops.items())
             ],
+            "cuts": [
+                {"operation": operation, "reason": reason, "count": count}
+                for (operation, reason), count in sorted(self._cuts.items())
+            ],
         }
         return dict(snapshot)
 
@@ -233,6 +200,12 @@ class Metrics:
         for drop in found["drops"]:
             key = (drop["operation"], drop["reason"])
             self._drops[key] = self._drops.get(key, 0) + drop["count"]
+        for cut in found["cuts"]:
+            self._cut(cut["operation"], cut["reason"], cut["count"])
+
+    def _cut(self, operation: str, reason: str, count: int = 1) -> None:
+        key = (operation, _shortened(reason))
+        self._cuts[key] = self._cuts.get(key, 0) + count
 
     def _tally(self, operation: str) -> _Tally:
         tally = self._tallies.get(operation)
@@ -280,11 +253,27 @@ class _FailureTally:
 class _Tally:
     """What is kept of one operation while the run goes on."""
 
-    __slots__ = ("_taken", "count", "dropped", "errors", "first", "last", "late", "latencies", "record")
+    __slots__ = (
+        "_taken",
+        "count",
+        "cut_short",
+        "dropped",
+        "errors",
+        "first",
+        "last",
+        "late",
+        "latencies",
+        "open",
+        "record",
+        "timed_out",
+    )
 
     def __init__(self) -> None:
         self.count = 0
         self.errors = 0
+        self.timed_out = 0
+        self.cut_short = 0
+        self.open = 0
         self.late = 0
         self.dropped = 0
         self.first = _AFTER
@@ -304,6 +293,9 @@ class _Tally:
         return {
             "count": self.count,
             "errors": self.errors,
+            "timed_out": self.timed_out,
+            "cut_short": self.cut_short,
+            "open": self.open,
             "late": self.late,
             "dropped": self.dropped,
             "first": self.first if self.count else None,
@@ -314,6 +306,9 @@ class _Tally:
     def add(self, other: OperationSnapshot, counts: list[int]) -> None:
         self.count += other["count"]
         self.errors += other["errors"]
+        self.timed_out += other["timed_out"]
+        self.cut_short += other["cut_short"]
+        self.open += other["open"]
         self._taken = (self._taken[0] + other["count"], self._taken[1] + other["errors"])
         self.late += other["late"]
         self.dropped += other["dropped"]
@@ -331,6 +326,9 @@ class _Tally:
             self.latencies.clamped,
             self.late,
             self.dropped,
+            self.timed_out,
+            self.cut_short,
+            self.open,
         )
 
     def _rate(self) -> float:

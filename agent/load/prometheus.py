@@ -34,7 +34,7 @@ IDLE_SECONDS = 150  # a Prometheus server scrapes once a minute by default, and 
 
 _LAST = f"over the last {RECENT_SECONDS} seconds"
 _MS = 1e-3
-_THINGS = ("planned", "started", "done", "failed", "late", "dropped")
+_THINGS = ("planned", "started", "done", "failed", "cut_short", "late", "dropped")
 
 
 class PrometheusExporter:
@@ -169,8 +169,8 @@ def _macs(view: LiveView) -> Iterator[Metric]:
 def _phases(phases: tuple[PhaseView, ...]) -> Metric:
     things = GaugeMetricFamily(
         "lom_agent_phase_things",
-        "What a phase has to do and how far it is: things planned, started, done (failed ones too), failed, started "
-        "late, and dropped, which were due and never started.",
+        "What a phase has to do and how far it is: things planned, started, done (failed ones too), failed, cut short, "
+        "started late, and dropped, which were due and never started.",
         labels=("phase", "kind", "state"),
     )
     for phase in phases:

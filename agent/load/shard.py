@@ -129,6 +129,8 @@ class Shard:
         return result
 
     async def _end(self, problem: str | None) -> ShardResult:
+        if self._parts is not None:
+            self._parts.operations.reason = self._reason
         await self._stop_phases()
         if self._census is not None:
             self._census.stop()
@@ -141,7 +143,7 @@ class Shard:
         parts = self._parts
         if parts is not None:
             try:
-                await parts.close()
+                await parts.close(self._reason)
             except OperatorError as error:  # of the trace: what was measured is good all the same
                 problem = problem or str(error)
         if self._telling.running:
@@ -160,6 +162,7 @@ class Shard:
             key_waits=0 if parts is None else parts.keys.waits,
             key_wait_s=0.0 if parts is None else parts.keys.waited_s,
             push=None if parts is None else parts.push_counts,
+            phases={number: run.state for number, (run, _) in self._running.items()},
             problem=problem,
         )
 

@@ -28,7 +28,9 @@ from agent.net.clocks import RunClock
 from agent.net.keys import KeyPool, parse_keys
 from agent.net.lom_networks import INTERFACE, make_network, parse_network
 from agent.net.mdm_client import MDMClient
+from agent.net.operations import Operations
 from agent.net.resolver import Resolver
+from agent.net.stalls import Stalls
 from agent.net.surroundings import Moment, Surroundings
 from agent.net.tls import TLSContexts
 from agent.pki.certificates import own_certificate
@@ -66,7 +68,9 @@ class ShardParts:
         self.clock = RunClock(reactor)
         self._trace = None if plan.trace is None else TraceFile(plan.trace)
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
-        self._network = make_network(scenario.lom.network, reactor, observer, self.clock)
+        self._stalls = Stalls(reactor)
+        self.operations = Operations(reactor, observer, begun=self.metrics.begun, wall_clock=self.clock)
+        self._network = make_network(scenario.lom.network, reactor, self.operations)
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)
         self.keys = KeyPool(
@@ -80,7 +84,7 @@ class ShardParts:
             contexts=self._contexts,
             network=self._network,
             keys=self.keys,
-            observer=observer,
+            operations=self.operations,
             anchors=tuple(own_certificate(anchor) for anchor in plan.anchors),
             insecure=scenario.server.insecure,
             on_warning=lambda text: note(f"Warning: {text}"),
@@ -102,7 +106,7 @@ class ShardParts:
             around=self.around,
             fleet=self.fleet,
             metrics=self.metrics,
-            watcher=Watcher(reactor),
+            watcher=Watcher(reactor, self._stalls),
             enrol=_enrol_of(plan),
             server=self._server,
             pushed=self.desk is not None,
@@ -135,6 +139,7 @@ class ShardParts:
     def open(self) -> None:
         """Let LOM Devices be reached and pushes be delivered. Raises OperatorError."""
         self._network.listen()
+        self._stalls.begin()
         if self.desk is not None:
             self.desk.open()
         enrolments = sum(
@@ -161,8 +166,11 @@ class ShardParts:
         if self._trace is not None:
             self._trace.flush()
 
-    async def close(self) -> None:
-        """Close everything; the trace is whole afterwards."""
+    async def close(self, reason: str) -> None:
+        """Close everything; what was under way is cut short for this reason. The trace is whole afterwards."""
+        self._stalls.stop()
+        self.crew.watcher.close()
+        self.operations.cut_short(reason)
         if self.desk is not None:
             self.desk.close()
         if self._server is not None:
@@ -170,6 +178,7 @@ class ShardParts:
         self.fleet.close()
         await maybeDeferred(self._network.close)
         self.keys.close()
+        self.operations.cut_short(reason)  # what began meanwhile
         if self._trace is not None:
             self._trace.close()
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from agent.errors import OperatorError
+from agent.load.control import PhaseState
 from agent.load.push import PushBehaviour
 from agent.load.scenario.types import Scenario
 from agent.load.strain import Span
@@ -61,7 +62,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``metrics`` is a snapshot, ``lag`` the event loop's lag as an encoded histogram, ``cpu_by_second`` the share of a
     core in each second, ``spans`` what the worker measured of itself in each phase, ``key_waits`` and ``key_wait_s``
-    how often and how long its Macs waited for RSA keys. ``problem`` says why the shard could not begin, or ended early.
+    how often and how long its Macs waited for RSA keys. ``phases`` are how far those came that began. ``problem`` says
+    why the shard could not begin, or ended early.
     """
 
     shard: int
@@ -74,6 +76,7 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     keys_reused: int = 0
     key_waits: int = 0
     key_wait_s: float = 0.0
+    phases: dict[int, PhaseState] = {}
     push: dict[str, Any] | None = None
     problem: str | None = None
 

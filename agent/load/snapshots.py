@@ -33,10 +33,17 @@ class LatenciesSnapshot(TypedDict):
 
 
 class OperationSnapshot(TypedDict):
-    """One operation. ``first`` start and ``last`` end are seconds since the epoch, None where it never ran."""
+    """One operation. ``first`` start and ``last`` end are seconds since the epoch, None where none ended.
+
+    ``count`` ended by themselves, ``errors`` of these failed, ``timed_out`` of these ran out of time. ``cut_short``
+    were ended by this program, ``open`` had not ended when the snapshot was made.
+    """
 
     count: Count
     errors: Count
+    timed_out: Count
+    cut_short: Count
+    open: Count
     late: Count
     dropped: Count
     first: float | None
@@ -62,6 +69,14 @@ class DropSnapshot(TypedDict):
     count: Count
 
 
+class CutSnapshot(TypedDict):
+    """One reason for which something was cut short."""
+
+    operation: Text
+    reason: Text
+    count: Count
+
+
 class Snapshot(TypedDict):
     """Everything that metrics hold."""
 
@@ -69,6 +84,7 @@ class Snapshot(TypedDict):
     stages: dict[Text, LatenciesSnapshot]
     failures: Annotated[list[FailureSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
     drops: Annotated[list[DropSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
+    cuts: Annotated[list[CutSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
 
 
 def checked(found: Any) -> tuple[Snapshot, dict[str, list[int]]]:
@@ -88,8 +104,10 @@ def _counts(snapshot: Snapshot) -> dict[str, list[int]]:
     for name, operation in snapshot["operations"].items():
         _known(name, OPERATIONS)
         counts[name] = _histogram(name, operation["latencies"])
-        if sum(counts[name]) != operation["count"] - operation["errors"]:
-            raise ValueError(f"{name} has another number of latencies than of successes")
+        if operation["timed_out"] > operation["errors"]:
+            raise ValueError(f"more of {name} ran out of time than failed")
+        if sum(counts[name]) != operation["count"] - operation["errors"] + operation["timed_out"]:
+            raise ValueError(f"{name} has another number of latencies than of successes and time-outs")
         if (operation["first"] is None or operation["last"] is None) != (operation["count"] == 0):
             raise ValueError(f"{name} has a time and did not run, or the other way round")
         for moment in (operation["first"], operation["last"]):
@@ -102,7 +120,18 @@ def _counts(snapshot: Snapshot) -> dict[str, list[int]]:
         _finite(failure["first"])
     for drop in snapshot["drops"]:
         _known(drop["operation"], OPERATIONS)
+    _check_cuts(snapshot)
     return counts
+
+
+def _check_cuts(snapshot: Snapshot) -> None:
+    cut_short = {name: operation["cut_short"] for name, operation in snapshot["operations"].items()}
+    for cut in snapshot["cuts"]:
+        _known(cut["operation"], OPERATIONS)
+        cut_short[cut["operation"]] = cut_short.get(cut["operation"], 0) - cut["count"]
+    for name, left in cut_short.items():
+        if left:
+            raise ValueError(f"the reasons for which {name} was cut short are not as many as were")
 
 
 def _histogram(name: str, latencies: LatenciesSnapshot) -> list[int]:

@@ -20,7 +20,7 @@ from agent.net.records import Exchange, Observer
 
 BUFFER_BYTES = 64 * 1024
 
-_OWN_KEYS = frozenset({"time", "operation", "device", "ms", "key_wait_ms", "ok", "error"})
+_OWN_KEYS = frozenset({"time", "operation", "device", "ms", "key_wait_ms", "ok", "error", "cut_short"})
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 # What JSON lets stand in a string, but what some readers take for the end of a line (U+0085, U+2028, U+2029), a
 # terminal for a command (the C1 controls) or UTF-8 has no bytes for (lone surrogates).
@@ -31,10 +31,10 @@ class TraceFile:
     """The observer that writes the trace: JSON Lines in UTF-8, readable for the owner only.
 
     A line has ``time`` (when the exchange was due; RFC 3339, UTC, ms), ``operation``, ``device``, ``ms`` (from then
-    to its end), ``key_wait_ms`` where it waited for an RSA key, which ``ms`` leaves out, ``ok``,
-    ``error`` with ``kind`` and ``message`` if it failed, then the facts, in this order. A fact
-    that bears the name of one of these is written with ``fact_`` before its name. A number that is not finite
-    becomes null.
+    to its end), ``key_wait_ms`` where it waited for an RSA key, which ``ms`` leaves out, ``ok``, ``error`` (``kind``
+    and ``message``) if it failed or ``cut_short`` with the reason if this program ended it, then the facts, in this
+    order. A fact that bears the name of one of these is written with ``fact_`` before its name. A number that is not
+    finite becomes null.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -106,8 +106,10 @@ def _line(exchange: Exchange) -> bytes:
     }
     if exchange.key_wait:
         entry["key_wait_ms"] = round(exchange.key_wait * 1000.0, 3)
-    entry["ok"] = exchange.failure is None
-    if exchange.failure is not None:
+    entry["ok"] = exchange.failure is None and exchange.cut_short is None
+    if exchange.cut_short is not None:
+        entry["cut_short"] = exchange.cut_short
+    elif exchange.failure is not None:
         entry["error"] = {"kind": exchange.failure.kind, "message": exchange.failure.message}
     for name, fact in exchange.facts.items():
         entry[f"fact_{name}" if name in _OWN_KEYS else name] = fact

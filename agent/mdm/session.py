@@ -33,10 +33,17 @@ from agent.plists import PlistError
 
 RETRY_FIRST_SECONDS = 1.0  # undocumented: exponential from here
 RETRY_LONGEST_SECONDS = 60.0  # undocumented: … to here
+NOT_NOW_REPEATS = 10  # ours: how often one session takes the same command again that was answered with NotNow
 NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: how long after NotNow the Mac asks again by itself
+REFUSED_RETRIES = 5  # undocumented: how often a result that the server refuses is delivered again
 _SHORTEST_SECONDS = 0.001  # of any wait: far above the resolution of a clock, so that a deadline is after now
 _LOOK_AT = "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
-REFUSED_RETRIES = 5  # undocumented: how often a result that the server refuses is delivered again
+_NOT_NOW_REPEATED = (
+    f"Expected the server to keep a command that was answered with NotNow for a later session; found that it sent "
+    f"such commands again {NOT_NOW_REPEATS + 1} times in one. The Mac ended the session. Have the server send the next "
+    "command instead, or none."
+)
+_MOST_PUT_OFF = 1000  # commands of one session that are remembered for this
 _MOST_DOUBLINGS = 64  # beyond, doubling a float gains nothing and could overflow
 
 __all__ = [
@@ -44,6 +51,7 @@ __all__ = [
     "Event",
     "Execute",
     "Input",
+    "NotNowRepeated",
     "Over",
     "Send",
     "ServerRefused",
@@ -51,6 +59,12 @@ __all__ = [
     "State",
     "Timing",
 ]
+
+
+class NotNowRepeated(PeerError):
+    """The server goes on sending the command that the Mac answered with NotNow."""
+
+    kind = "not_now_repeated"
 
 
 class State(Enum):
@@ -165,6 +179,8 @@ class Session:
         "_in_hand",
         "_jitter",
         "_last_was_not_now",
+        "_put_off",
+        "_put_off_again",
         "_refused_retries",
         "_refused_times",
         "_timing",
@@ -191,6 +207,8 @@ class Session:
         self._refused_times = 0  # of the undelivered result
         self._refused_retries = refused_retries
         self._last_was_not_now = False
+        self._put_off: set[str] | None = None  # the commands that this session answered with NotNow
+        self._put_off_again = 0  # how often one of them came again
         self.state = State.CLOSED
         self.deadline: float | None = None
         self.failures = 0
@@ -206,6 +224,7 @@ class Session:
         self._move(Input.OPEN)
         self.deadline = None
         self.woken = False
+        self._put_off, self._put_off_again = None, 0
         if self._undelivered is not None:
             return self._undelivered
         self._last_was_not_now = False
@@ -245,6 +264,11 @@ class Session:
             self._end(now)
             page = page_in(body, content_type)
             return Over(PageAnswered("a command or an empty answer", page, status, _LOOK_AT) if page else error)
+        if self._put_off is not None and command.uuid in self._put_off:
+            self._put_off_again += 1
+            if self._put_off_again > NOT_NOW_REPEATS:
+                self._end(now)
+                return Over(NotNowRepeated(_NOT_NOW_REPEATED))
         self._begin(command.uuid)
         return Execute(command)
 
@@ -261,6 +285,10 @@ class Session:
         self._move(Input.RESULT)
         self._in_hand = ""
         self._last_was_not_now = result.status is Status.NOT_NOW
+        if self._last_was_not_now:
+            self._put_off = self._put_off or set()
+            if len(self._put_off) < _MOST_PUT_OFF:
+                self._put_off.add(command_uuid)
         self._undelivered = send
         self._refused_times = 0
         return send
@@ -302,6 +330,7 @@ class Session:
     def _end(self, now: float) -> None:
         """The session is over and nothing is to be tried again; what the Mac does next is by push or by NotNow."""
         self._move(Input.END)
+        self._put_off = None
         if self.woken:
             self.deadline = now
         elif self._last_was_not_now and self._undelivered is None:

@@ -13,10 +13,13 @@ from agent.device.mac import Device
 from agent.net.commands import Commands
 from agent.net.errands import Errands
 from agent.net.lom_presence import LOMPresence
+from agent.net.operations import RUN_ENDED
 from agent.net.power import PowerTimer
 from agent.net.push_listener import PushListener
 from agent.net.session_connection import SessionConnection
 from agent.net.sessions import Sessions
+
+WENT_DOWN = "the Mac went down"
 
 
 class Shelf(Protocol):
@@ -56,17 +59,17 @@ class Awake:
 
     def go_down(self, *, in_order: bool) -> None:
         """The power goes: whatever ran is gone. ``in_order`` as in a shutdown, where connections are closed."""
-        self.sessions.stop()
+        self.sessions.stop(WENT_DOWN)
         self.errands.abandon(in_order=in_order)
-        self.pushes.forget()
+        self.pushes.forget(WENT_DOWN)
         self.connection.power_lost(in_order=in_order)
         self.device.lose_power()
         if not self.device.session.owes_result:
-            self.commands.forget()
+            self.commands.forget(WENT_DOWN)
 
     def close(self) -> None:
         """The end of the run: every connection is closed, every timer forgotten."""
-        self.sessions.stop()
+        self.sessions.stop(RUN_ENDED)
         self.power.stop()
         self.errands.close()
         self.connection.hang_up()

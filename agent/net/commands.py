@@ -15,12 +15,13 @@ from twisted.python.failure import Failure as TwistedFailure
 from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
 from agent.device.steps import Done, carry
-from agent.errors import MisuseError
+from agent.errors import CutShort, MisuseError
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result
 from agent.net.errands import Errands, log_defect
 from agent.net.in_hand import InHand
+from agent.net.operations import Operation
 from agent.net.surroundings import Surroundings
 from agent.net.watch import Watched
 
@@ -48,7 +49,7 @@ class Commands:
 
     def execute(self, command: Command, report: Report) -> None:
         """Carry a command out and report its result, now or when the steps are done that lead to it."""
-        self._in_hand = InHand(command, self._around.now())
+        self._in_hand = InHand(command, self._begin())
         outcome = carry_out(self._device, command)
         if isinstance(outcome, Result):
             self._finish(outcome, report)
@@ -57,7 +58,7 @@ class Commands:
 
     def malformed(self, command_uuid: str, reason: str) -> None:
         """What was to be a command is in hand, and answered already."""
-        self._in_hand = InHand.malformed(command_uuid, self._around.now(), reason)
+        self._in_hand = InHand.malformed(command_uuid, self._begin(), reason)
 
     def taken(self) -> None:
         """The server took the report that was sent last, and with it the result of the command in hand, if any is."""
@@ -65,7 +66,7 @@ class Commands:
         if work is None:
             return
         watched = self._watched
-        self._around.record("command", watched.index, work.since, work.failure, work.facts)
+        work.record.end(work.failure, work.facts)
         if watched.watch is not None:
             watched.watch.taken(watched, work)
 
@@ -74,8 +75,8 @@ class Commands:
         work, self._in_hand = self._in_hand, None
         request_type = work.command.request_type if work is not None else ""
         failure = ResultRefused(f"the result of {request_type or 'a command'} is dropped: {reason}")
-        since = work.since if work is not None else self._around.now()
-        self._around.record("command", self._watched.index, since, failure, None if work is None else work.facts)
+        record = self._around.begin("command", self._watched.index) if work is None else work.record
+        record.end(failure, None if work is None else work.facts)
 
     def stop(self) -> None:
         """The Mac stops in the middle of a command: what it relays breaks off, and there will be no result."""
@@ -84,13 +85,19 @@ class Commands:
         if performing is not None:
             performing.cancel()
 
-    def forget(self) -> None:
-        """The server will take no result of the command in hand."""
-        self._in_hand = None
+    def forget(self, reason: str) -> None:
+        """The server will take no result of the command in hand, for this reason, and nobody has failed."""
+        work, self._in_hand = self._in_hand, None
+        if work is not None:
+            work.record.end(CutShort(reason), work.facts)
 
     def rest(self) -> None:
         """None is in hand: give up what the last one left behind."""
         self._performing = None
+
+    def _begin(self) -> Operation:
+        self.forget("another command took its place")
+        return self._around.begin("command", self._watched.index)
 
     def _step(self, steps: CommandSteps, answer: Any, report: Report) -> None:
         need = carry(steps, answer)

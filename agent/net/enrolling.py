@@ -12,6 +12,8 @@ from agent.net.errands import KeyWait
 from agent.net.surroundings import Moment, Surroundings
 from agent.profiles.profile import Profile
 
+ENROLLED_ANEW = "the Mac enrolled anew"
+
 FetchProfile = Callable[[], Awaitable[bytes]]
 
 
@@ -22,22 +24,22 @@ async def enroll(mac: Awake, around: Surroundings, fetch: FetchProfile, since: M
     """
     device, pushes = mac.device, mac.pushes
     index, facts = device.mac.index, {"udid": device.mac.udid}
-    pushes.enrolling = True
-    key_wait = KeyWait()
-    try:
-        profile = await mac.errands.drive(enrol(device, await fetch()), key_wait)
-    except PeerError as error:
-        around.record("enroll", index, since, error, facts, key_wait.seconds)
-        pushes.enrolling = False
-        pushes.back()
-        raise
-    finally:
-        pushes.enrolling = False
-        around.warn_each(device.take_warnings())
-    mac.sessions.end()  # of an enrolment before this one
-    _judge_signer(device, profile, around)
-    mac.lom.look()
-    around.record("enroll", index, since, facts=facts, key_wait=key_wait.seconds)
+    with around.begin("enroll", index, since, facts) as record:
+        pushes.enrolling = True
+        key_wait = KeyWait()
+        try:
+            profile = await mac.errands.drive(enrol(device, await fetch()), key_wait)
+        except PeerError:
+            pushes.enrolling = False
+            pushes.back()
+            raise
+        finally:
+            record.key_wait = key_wait.seconds
+            pushes.enrolling = False
+            around.warn_each(device.take_warnings())
+        mac.sessions.end(ENROLLED_ANEW)
+        _judge_signer(device, profile, around)
+        mac.lom.look()
     pushes.enrolled()
 
 

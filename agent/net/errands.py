@@ -18,7 +18,7 @@ from twisted.python.failure import Failure as TwistedFailure
 from agent import plists
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, Need, ObtainIdentity, RelayItems, ReturnT, Steps, carry
-from agent.errors import PeerError
+from agent.errors import CutShort, PeerError
 from agent.lom.network import Endpoint
 from agent.lom.requests import Outcome
 from agent.mdm import checkin
@@ -48,10 +48,8 @@ def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dic
     return headers
 
 
-class MacStopped(PeerError):
+class MacStopped(CutShort):
     """The Mac went down, or enrolled anew, while it was at something."""
-
-    kind = "stopped"
 
 
 @dataclass(slots=True)
@@ -173,12 +171,11 @@ class Errands:
 
     async def _check_in(self, message: Mapping[str, Any], enrolment: Enrolment) -> bytes:
         """PUT a check-in message; the body of its answer. Raises PeerError."""
-        since = self._around.now()
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
-        body = plists.dump_xml(message)
-        try:
+        with self._around.begin("checkin", self._device.mac.index, None, facts):
+            body = plists.dump_xml(message)
             headers = message_headers(enrolment, checkin.CONTENT_TYPE, body)
             response = await ask(self._connections_of(enrolment), "PUT", enrolment.check_in_url, headers, body)
             page = page_in(response.body, response.headers.get("content-type", ""))
@@ -188,10 +185,6 @@ class Errands:
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
             if page:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
-        except PeerError as error:
-            self._around.record("checkin", self._device.mac.index, since, error, facts)
-            raise
-        self._around.record("checkin", self._device.mac.index, since, None, facts)
         return response.body
 
     def _connections_of(self, enrolment: Enrolment) -> Connections:

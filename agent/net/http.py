@@ -20,6 +20,7 @@ from agent.net.plain import PlainConnection, Unchecked
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.resolver import Address, Resolver
 from agent.net.resumption import ResumedCheck, Resumption
+from agent.net.stalls import made_up
 from agent.net.stream import DEFAULT_TIMEOUTS, State, Timeouts, TLSStream, start_connect
 from agent.net.stream_errors import ConnectFailed, ConnectionBroken, ConnectionClosed
 from agent.net.tls import Check, TLSContexts
@@ -31,6 +32,7 @@ class AnswerTimeout(ConnectionBroken):
     """The server took the request and did not answer in time."""
 
     kind = "answer_timeout"
+    timed_out = True
 
 
 class Caller(Protocol):
@@ -251,7 +253,9 @@ class HTTPConnection:
         self._timer = None
         if self._answer_due is None:
             return
-        left = self._answer_due - self._reactor.seconds()
+        now = self._reactor.seconds()
+        self._answer_due = made_up(self._answer_due, now)
+        left = self._answer_due - now
         if left > 0.0:
             self._timer = self._reactor.callLater(left, self._late)
             return

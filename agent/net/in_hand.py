@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agent.errors import PeerError
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, Status
-from agent.net.surroundings import Moment
+from agent.net.operations import Operation
 
 _SHOWN = 200  # characters of a RequestType that a record repeats
 
@@ -20,20 +20,20 @@ class CommandFailed(PeerError):
 
 @dataclass(slots=True)
 class InHand:
-    """A command and, once it is done, the status that it ended in."""
+    """A command and, once it is done, the status that it ended in. ``record`` is open until the server has that."""
 
     command: Command
-    since: Moment
+    record: Operation
     status: Status = Status.ACKNOWLEDGED
     failure: CommandFailed | None = None
     result: Result | None = None
 
     @classmethod
-    def malformed(cls, command_uuid: str, since: Moment, reason: str) -> InHand:
+    def malformed(cls, command_uuid: str, record: Operation, reason: str) -> InHand:
         """What was to be a command, and is answered with CommandFormatError."""
         return cls(
             Command(command_uuid, "", {}),
-            since,
+            record,
             Status.COMMAND_FORMAT_ERROR,
             CommandFailed(f"{Status.COMMAND_FORMAT_ERROR.value}: {reason}"),
         )

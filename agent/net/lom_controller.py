@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from OpenSSL import crypto
 from twisted.internet.defer import Deferred
 
-from agent.errors import MisuseError, PeerError
+from agent.errors import CutShort, MisuseError, PeerError
 from agent.lom.link import ControllerLink, LinkError, LinkLimits
 from agent.lom.network import Endpoint, controller_side
 from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import Outcome, RelayItem
+from agent.net.operations import Facts, Moment, Operation, Operations
 from agent.net.reactor import DelayedCall, Reactor
-from agent.net.records import Exchange, Failure, Observer
+from agent.net.stalls import made_up
 from agent.net.stream import HandshakeFailed, Timeouts, TLSStream
 from agent.net.tls import TLSContexts
 from agent.pki.verify import PeerCheck, device_judge
@@ -29,12 +29,11 @@ class AnswerTimeout(LinkError):
     """The Device took the request and did not answer in time."""
 
     kind = "lom_answer_timeout"
+    timed_out = True
 
 
-class RelayAbandoned(PeerError):
+class RelayAbandoned(CutShort):
     """The Controller stopped in the middle: it lost power, or the network was closed."""
-
-    kind = "lom_abandoned"
 
 
 class Network(Protocol):
@@ -42,7 +41,7 @@ class Network(Protocol):
 
     reactor: Reactor
     contexts: TLSContexts
-    observer: Observer
+    operations: Operations
     limits: LinkLimits
     timeouts: Timeouts
     wall_clock: Callable[[], float]
@@ -119,9 +118,9 @@ class _ControllerEnd:
         self._port = 0
         self._stream: TLSStream | None = None
         self._timer: DelayedCall | None = None
-        self._started = 0.0
-        self._clock_started = 0.0
+        self._attempt: Operation | None = None  # the one under way
         self._secured_at: float | None = None
+        self._answer_due = 0.0
         self._sent = False
         self._over = False
 
@@ -129,14 +128,13 @@ class _ControllerEnd:
         """Try the next address, or report the outcome."""
         while (address := self._relay.next_address()) is not None:
             self._address = address
-            self._started = self._network.wall_clock()
-            self._clock_started = self._network.reactor.seconds()
+            self._attempt = self._network.operations.begin("lom_link", self._controller.index, self._now())
             self._secured_at = None
             try:
                 self._connect(address)
             except PeerError as error:
                 self._relay.not_sent(address, error)
-                self._network.observer(self._record(error))
+                self._end_attempt(error, *self._facts(error))
             else:
                 return
         if not self._over:
@@ -146,13 +144,13 @@ class _ControllerEnd:
         """Break the link as a power cut does, and try no other address."""
         if self._relay.decided:
             return  # the observer closes the network because of what this very item came to
-        record = self._record(error)
+        facts, now = self._facts(error)
         self._relay.sent_and_failed(self._address, error)
         stream = self._let_go()
         if stream is not None:
             stream.abort()
         self._finish()
-        self._network.observer(record)
+        self._end_attempt(error, facts, now)
 
     def _finish(self) -> None:
         self._over = True
@@ -179,6 +177,7 @@ class _ControllerEnd:
             raise MisuseError("a link without a stream")
         self._secured_at = self._network.reactor.seconds()
         self._sent = True
+        self._answer_due = self._secured_at + self._network.limits.answer_seconds
         self._timer = self._network.reactor.callLater(self._network.limits.answer_seconds, self._late)
         self._stream.write(self._link.start())
 
@@ -204,6 +203,11 @@ class _ControllerEnd:
             self._fail(error if refused else self._link.closed(str(error)))
 
     def _late(self) -> None:
+        now = self._network.reactor.seconds()
+        self._answer_due = made_up(self._answer_due, now)
+        if self._answer_due > now:
+            self._timer = self._network.reactor.callLater(self._answer_due - now, self._late)
+            return
         self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))
 
     def _fail(self, error: PeerError) -> None:
@@ -215,12 +219,20 @@ class _ControllerEnd:
 
     def _conclude(self, error: PeerError | None) -> None:
         """This address came to its end: hang up, leave a record, go on."""
-        record = self._record(error)
+        facts, now = self._facts(error)
         stream = self._let_go()
         if stream is not None:
             stream.close()
-        self._network.observer(record)
+        self._end_attempt(error, facts, now)
         self.next()
+
+    def _end_attempt(self, error: PeerError | None, facts: Facts, at: float) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.end(error, facts, at=at)
+
+    def _now(self) -> Moment:
+        return Moment(self._network.wall_clock(), self._network.reactor.seconds())
 
     def _let_go(self) -> TLSStream | None:
         """Forget the attempt under way; its stream, if it has one, is the caller's to end."""
@@ -231,63 +243,42 @@ class _ControllerEnd:
         stream, self._stream, self._port = self._stream, None, 0
         return stream
 
-    def _record(self, error: PeerError | None) -> Exchange:
+    def _facts(self, error: PeerError | None) -> tuple[dict[str, Fact], float]:
+        """What the record of the attempt that ends now says, and what now is."""
         now = self._network.reactor.seconds()
         facts: dict[str, Fact] = {}
-        stream = self._stream
-        if stream is not None and stream.connected_at is not None:
-            facts["connect_ms"] = _milliseconds(self._clock_started, stream.connected_at)
+        stream, attempt = self._stream, self._attempt
+        if attempt is not None and stream is not None and stream.connected_at is not None:
+            facts["connect_ms"] = _milliseconds(attempt.since.ticks, stream.connected_at)
             if self._secured_at is not None:
                 facts["handshake_ms"] = _milliseconds(stream.connected_at, self._secured_at)
                 facts["tls"], facts["cipher"], facts["peer"] = stream.version, stream.cipher, stream.peer_name
         if self._secured_at is not None and (error is None or isinstance(error, DeviceRefused)):
             facts["answer_ms"] = _milliseconds(self._secured_at, now)
-        seconds = now - self._clock_started
-        attempt = Attempt(self._relay.item, self._address, self._started, seconds, error, self._sent)
-        return link_record(self._controller, attempt, facts)
+        own = link_facts(self._controller, self._relay.item, self._address, verdict_of(error, self._sent))
+        return {**own, **facts}, now
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One address that was tried for an item: when (seconds since the epoch), how long, and what came of it."""
-
-    item: RelayItem
-    address: str
-    started: float
-    seconds: float
-    error: PeerError | None
-    sent: bool
-
-    @property
-    def verdict(self) -> str:
-        """``done``; ``refused`` by the Device; ``not sent``, so another address may be tried; else ``unknown``."""
-        if self.error is None:
-            return "done"
-        if isinstance(self.error, DeviceRefused):
-            return "refused"
-        return "unknown" if self.sent else "not sent"
+def verdict_of(error: PeerError | None, sent: bool) -> str:
+    """``done``; ``refused`` by the Device; ``not sent``, so another address may be tried; else ``unknown``."""
+    if error is None:
+        return "done"
+    if isinstance(error, DeviceRefused):
+        return "refused"
+    return "unknown" if sent else "not sent"
 
 
-def link_record(controller: Endpoint, attempt: Attempt, facts: Mapping[str, Fact]) -> Exchange:
-    """The record of one link; ``facts`` are those of its network."""
-    item = attempt.item
-    own: dict[str, Fact] = {
+def link_facts(controller: Endpoint, item: RelayItem, address: str, verdict: str) -> dict[str, Fact]:
+    """What the record of one link says on every network."""
+    return {
         "controller": controller.index,
         "controller_name": "" if controller.lom is None else controller.lom.controller_name,
-        "address": attempt.address,
+        "address": address,
         "device_dns_name": item.dns_name,
         "request": item.request.value,
         "request_uuid": item.uuid,
-        "verdict": attempt.verdict,
+        "verdict": verdict,
     }
-    return Exchange(
-        operation="lom_link",
-        device=controller.index,
-        started=attempt.started,
-        seconds=attempt.seconds,
-        failure=None if attempt.error is None else Failure.of(attempt.error),
-        facts={**own, **facts},
-    )
 
 
 def _milliseconds(since: float, until: float) -> float:

@@ -23,8 +23,8 @@ from agent.lom.relay import Unreachable
 from agent.net.lom_addresses import InterfaceAddresses, state_folder
 from agent.net.lom_listener import listening_socket
 from agent.net.lom_sockets import SocketNetwork
+from agent.net.operations import Operations
 from agent.net.reactor import Reactor
-from agent.net.records import Observer
 from agent.net.stream import DEFAULT_TIMEOUTS, ConnectFailed, ConnectTimeout, Timeouts, start_connect
 from agent.net.tls import TLSContexts
 
@@ -48,7 +48,7 @@ class InterfaceNetwork(SocketNetwork):
         reactor: Reactor,
         interfaces: Sequence[str],
         contexts: TLSContexts,
-        observer: Observer,
+        operations: Operations,
         wall_clock: Callable[[], float] = time.time,
         limits: LinkLimits = LIMITS,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
@@ -57,7 +57,7 @@ class InterfaceNetwork(SocketNetwork):
         folder: Path | None = None,
         platform: str = sys.platform,
     ) -> None:
-        super().__init__(reactor, contexts, observer, wall_clock, limits, timeouts)
+        super().__init__(reactor, contexts, operations, wall_clock, limits, timeouts)
         if platform != "linux":
             raise OperatorError(f"an interface network needs Linux; this is {platform}, where loopback and memory work")
         self.port = port

@@ -16,8 +16,8 @@ from agent.lom.link import LIMITS, LinkLimits
 from agent.lom.network import AddressBook, Endpoint, Neighbourhood
 from agent.net.lom_listener import listening_socket
 from agent.net.lom_sockets import SocketNetwork
+from agent.net.operations import Operations
 from agent.net.reactor import Reactor
-from agent.net.records import Observer
 from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts, start_connect
 from agent.net.tls import TLSContexts, server_name_of
 
@@ -32,12 +32,12 @@ class LoopbackNetwork(SocketNetwork):
         reactor: Reactor,
         book: AddressBook,
         contexts: TLSContexts,
-        observer: Observer,
+        operations: Operations,
         wall_clock: Callable[[], float] = time.time,
         limits: LinkLimits = LIMITS,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        super().__init__(reactor, contexts, observer, wall_clock, limits, timeouts)
+        super().__init__(reactor, contexts, operations, wall_clock, limits, timeouts)
         self.book = book
         self.port = 0
         self._ports: dict[int, int] = {}

@@ -16,9 +16,9 @@ from agent.errors import PeerError
 from agent.lom.network import AddressBook, Endpoint, MemoryNetwork, Neighbourhood
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
-from agent.net.lom_controller import Attempt, RelayAbandoned, link_record
+from agent.net.lom_controller import RelayAbandoned, link_facts, verdict_of
+from agent.net.operations import Moment, Operation, Operations
 from agent.net.reactor import Clock, DelayedCall
-from agent.net.records import Exchange, Observer
 
 _LINKS_A_TURN = 16  # about 10 ms: each verifies two certificate chains
 
@@ -27,10 +27,10 @@ class MemoryLOMNetwork:
     """The LOM network of one process, in its memory."""
 
     def __init__(
-        self, reactor: Clock, book: AddressBook, observer: Observer, wall_clock: Callable[[], float] = time.time
+        self, reactor: Clock, book: AddressBook, operations: Operations, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self.reactor = reactor
-        self.observer = observer
+        self.operations = operations
         self.wall_clock = wall_clock
         self.closed = False
         self._book = book
@@ -96,7 +96,7 @@ class _MemoryRelays:
         self._waiting = deque(Relay(item) for item in items)
         self._outcomes: list[Outcome] = []
         self._address = ""  # the one being tried
-        self._started = self._clock_started = 0.0
+        self._link: Operation | None = None  # that of the attempt under way
         self._over = False
         self._timer: DelayedCall = network.reactor.callLater(0, self._turn)
 
@@ -108,7 +108,7 @@ class _MemoryRelays:
         if self._timer.active():
             self._timer.cancel()
         if self._address:  # what is being asked stops its own Controller
-            self._network.observer(self._record(self._waiting[0], error, sent=True))
+            self._end_link(self._waiting[0], error, self._address, sent=True)
         self._outcomes += [Outcome(relay.item.uuid, str(error)) for relay in self._waiting]
         self.done.callback(self._outcomes)
 
@@ -135,21 +135,20 @@ class _MemoryRelays:
             self._outcomes.append(self._waiting.popleft().outcome)
 
     def _attempt(self, relay: Relay) -> None:
-        self._started = self._network.wall_clock()
-        self._clock_started = self._network.reactor.seconds()
+        now = Moment(self._network.wall_clock(), self._network.reactor.seconds())
+        self._link = self._network.operations.begin("lom_link", self._controller.index, now)
         peer = self._network.attempt(self._controller, relay, self._address)
         if self._over:
             return
-        record = self._record(relay, relay.failure, peer, sent=bool(peer))
-        self._address = ""
+        address, self._address = self._address, ""
         if relay.decided:  # before the observer can close the network because of it
             self._outcomes.append(self._waiting.popleft().outcome)
-        self._network.observer(record)
+        self._end_link(relay, relay.failure, address, peer, sent=bool(peer))
 
-    def _record(self, relay: Relay, error: PeerError | None, peer: str = "", *, sent: bool) -> Exchange:
+    def _end_link(self, relay: Relay, error: PeerError | None, address: str, peer: str = "", *, sent: bool) -> None:
         facts: dict[str, str | int | float | bool] = {"network": "memory"}
         if peer:
             facts["peer"] = peer
-        seconds = self._network.reactor.seconds() - self._clock_started
-        attempt = Attempt(relay.item, self._address, self._started, seconds, error, sent)
-        return link_record(self._controller, attempt, facts)
+        link, self._link = self._link, None
+        if link is not None:
+            link.end(error, {**link_facts(self._controller, relay.item, address, verdict_of(error, sent)), **facts})

@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,8 +18,8 @@ from agent.lom.requests import Outcome, RelayItem
 from agent.net.lom_interface import LOM_PORT, InterfaceNetwork
 from agent.net.lom_link import LoopbackNetwork
 from agent.net.lom_memory import MemoryLOMNetwork
+from agent.net.operations import Operations
 from agent.net.reactor import Reactor
-from agent.net.records import Observer
 from agent.net.tls import TLSContexts
 
 LOOPBACK, MEMORY, INTERFACE = "loopback", "memory", "interface"
@@ -89,19 +88,12 @@ def _parse_interface(text: str, rest: str) -> NetworkChoice:
     return NetworkChoice(INTERFACE, interfaces, port)
 
 
-def make_network(
-    text: str, reactor: Reactor, observer: Observer, wall_clock: Callable[[], float] = time.time
-) -> LOMNetwork:
-    """The network that ``text`` names (see ``parse_network``), with nobody on it. Raises OperatorError.
-
-    ``wall_clock`` dates what it tells ``observer``.
-    """
+def make_network(text: str, reactor: Reactor, operations: Operations) -> LOMNetwork:
+    """The network that ``text`` names (see ``parse_network``), with nobody on it. Raises OperatorError."""
     choice = parse_network(text)
     if choice.kind == MEMORY:
-        return MemoryLOMNetwork(reactor, AddressBook(), observer, wall_clock)
+        return MemoryLOMNetwork(reactor, AddressBook(), operations)
     # The LOM link trusts the CAs of the LOM payload and nobody else, so it has contexts of its own.
     if choice.kind == LOOPBACK:
-        return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), observer, wall_clock)
-    return InterfaceNetwork(
-        reactor, choice.interfaces, TLSContexts(), observer, port=choice.port, wall_clock=wall_clock
-    )
+        return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), operations)
+    return InterfaceNetwork(reactor, choice.interfaces, TLSContexts(), operations, port=choice.port)

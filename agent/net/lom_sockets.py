@@ -25,8 +25,8 @@ from agent.lom.requests import Outcome, RelayItem
 from agent.net.lom_controller import RelayAbandoned, Relays
 from agent.net.lom_device import DeviceEnd
 from agent.net.lom_listener import Listener
+from agent.net.operations import Operations
 from agent.net.reactor import Reactor
-from agent.net.records import Observer
 from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream
 from agent.net.tls import TLSContexts, fingerprint, make_context, use_identity
 from agent.pki.verify import PeerCheck, controller_judge
@@ -41,14 +41,14 @@ class SocketNetwork(ABC):
         self,
         reactor: Reactor,
         contexts: TLSContexts,
-        observer: Observer,
+        operations: Operations,
         wall_clock: Callable[[], float] = time.time,
         limits: LinkLimits = LIMITS,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.reactor = reactor
         self.contexts = contexts
-        self.observer = observer
+        self.operations = operations
         self.wall_clock = wall_clock
         self.limits = limits
         self.timeouts = timeouts

@@ -20,6 +20,7 @@ from agent.net.commands import Commands
 from agent.net.enrolling import FetchProfile, enroll
 from agent.net.errands import Errands
 from agent.net.lom_presence import LOMPresence
+from agent.net.operations import Operation
 from agent.net.power import PowerTimer
 from agent.net.push_listener import GatewaySide, PushListener
 from agent.net.resumption import Resumption
@@ -130,6 +131,11 @@ class MDMClient:
     def in_session(self) -> bool:
         """Whether a session is open."""
         return self._awake is not None and self._awake.device.session.state is not State.CLOSED
+
+    @property
+    def open_session(self) -> Operation | None:
+        """The record of the session that is open; None where none is, or where it has failed already."""
+        return None if self._awake is None else self._awake.sessions.open
 
     @property
     def enrolled(self) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.device.mac import Device
-from agent.errors import PeerError
+from agent.errors import CutShort, PeerError
+from agent.net.operations import Operation
 from agent.net.surroundings import Moment, Surroundings
 from agent.push.broker import Presence
 from agent.push.store import Notification
@@ -38,7 +39,7 @@ class PushListener:
         self._device = device
         self._around = surroundings
         self._gateway = gateway
-        self._pending: tuple[Notification, ...] = ()
+        self._pending: tuple[Operation, ...] = ()
         self.enrolling = False
 
     @property
@@ -75,16 +76,23 @@ class PushListener:
         """Whether a push is for this enrolment: its topic, its PushMagic."""
         if notification.topic != self.topic or notification.push_magic != self._device.mac.push_magic:
             return False
-        self._pending = (*self._pending, notification)[-_MAX_PENDING:]
+        around = self._around
+        now = around.now()
+        since = Moment(notification.received, now.ticks - (now.wall - notification.received))
+        push = around.begin("push", self._device.mac.index, since, {"apns_id": notification.apns_id})
+        pending = (*self._pending, push)
+        self._pending = pending[-_MAX_PENDING:]
+        for older in pending[:-_MAX_PENDING]:
+            older.end(CutShort(f"more than {_MAX_PENDING} pushes waited for the Mac's next word"))
         return True
 
     def broke(self, error: PeerError) -> None:
         """The session that the pushes set off did not reach the server."""
-        self._record(error)
+        self._end(error)
 
-    def forget(self) -> None:
-        """The Mac went down: it looks by itself when it is up again."""
-        self._pending = ()
+    def forget(self, reason: str) -> None:
+        """The Mac went down, or left: what waits for its next word waits no longer, and nobody has failed."""
+        self._end(CutShort(reason))
 
     def back(self) -> None:
         """The Mac is up, or managed as before after an enrolment that failed: it gets what waits at APNs."""
@@ -98,16 +106,14 @@ class PushListener:
 
     def left(self) -> None:
         """The Mac left its management: its token is good for nothing."""
-        self._pending = ()
+        self.forget("the Mac left its management")
         self._device.left_at = self._around.wall_clock()
         self._gateway.on_left(self._device.mac.index)
 
     def _sent(self) -> None:
-        self._record(None)
+        self._end(None)
 
-    def _record(self, error: PeerError | None) -> None:
+    def _end(self, error: PeerError | None) -> None:
         pending, self._pending = self._pending, ()
-        now = self._around.now()
         for push in pending:
-            since = Moment(push.received, now.ticks - (now.wall - push.received))
-            self._around.record("push", self._device.mac.index, since, error, {"apns_id": push.apns_id})
+            push.end(error)

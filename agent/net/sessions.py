@@ -14,15 +14,16 @@ from agent.device.declarations import synchronise
 from agent.device.installing import say_goodbye
 from agent.device.mac import Device
 from agent.device.steps import Afterwards, ChangePower, Erase, LeaveManagement, Synchronise
-from agent.errors import MisuseError, PeerError
+from agent.errors import CutShort, MisuseError, PeerError
 from agent.mdm.commands import CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
-from agent.mdm.session import Event, Execute, Over, Send
+from agent.mdm.session import Event, Execute, NotNowRepeated, Over, Send
 from agent.net.commands import Commands
 from agent.net.errands import Errands
 from agent.net.exchange import REDIRECTS, RedirectRefused, retry_after
 from agent.net.http1 import Response
 from agent.net.lom_presence import LOMPresence
+from agent.net.operations import Operation
 from agent.net.power import PowerTimer
 from agent.net.push_listener import PushListener
 from agent.net.reactor import DelayedCall
@@ -30,6 +31,8 @@ from agent.net.session_connection import SessionConnection
 from agent.net.surroundings import Moment, Surroundings
 from agent.net.watch import Watched
 from agent.profiles.enrolment import Enrolment
+
+LEFT = "the Mac left its management"
 
 _log = Logger()
 
@@ -50,10 +53,10 @@ class Sessions:
         "_device",
         "_errands",
         "_lom",
+        "_open",
         "_poll",
         "_power",
         "_pushes",
-        "_since",
         "_watched",
     )
 
@@ -80,7 +83,7 @@ class Sessions:
         self._lom = lom
         self._watched = watched
         self._poll: DelayedCall | None = None
-        self._since: Moment | None = None  # when the open session was due
+        self._open: Operation | None = None  # the record of the open session
 
     def wake(self, due: Moment | None) -> bool:
         """Open one, or look again when the open one ends. Returns whether one began.
@@ -92,16 +95,27 @@ class Sessions:
         self._disarm_poll()
         return self._begin(due)
 
-    def end(self) -> None:
-        """Whatever the Mac was at with its server is over; nobody hears of it."""
-        self.stop()
-        self._commands.forget()
+    @property
+    def open(self) -> Operation | None:
+        """The record of the session that is open; None where none is, or where it has failed already."""
+        session = self._open
+        return session if session is not None and session.open else None
+
+    def end(self, reason: str) -> None:
+        """Whatever the Mac was at with its server is over, for this reason, and nobody has failed."""
+        self.stop(reason)
+        self._commands.forget(reason)
         self._connection.hang_up()
 
-    def stop(self) -> None:
+    def stop(self, reason: str) -> None:
         """Begin nothing more, and break off what is under way; the connection stays, and so does a result."""
         self._disarm_poll()
-        self._since = None
+        session, self._open = self._open, None
+        if session is not None:
+            why, watched = CutShort(reason), self._watched
+            session.end(why)
+            if watched.watch is not None:
+                watched.watch.session_over(watched, why)
         self._commands.stop()
 
     # What the connection calls.
@@ -138,7 +152,8 @@ class Sessions:
         send = self._device.session.wake()
         if send is None:
             return False
-        self._since = due or self._around.now()
+        watched = self._watched
+        self._open = self._around.begin("session", watched.index, due, {"udid": self._device.mac.udid})
         self._put(send)
         return True
 
@@ -181,20 +196,20 @@ class Sessions:
         self._put(send)
 
     def _over(self, over: Over) -> None:
-        since, self._since = self._since, None
+        record, self._open = self._open, None
         watched, session = self._watched, self._device.session
-        if since is not None:
-            self._around.record("session", watched.index, since, over.failure, {"udid": self._device.mac.udid})
+        if record is not None:
+            record.end(over.failure)
             if watched.watch is not None:
                 watched.watch.session_over(watched, over.failure)
         if over.dropped:
             self._commands.refused(str(over.failure))
             self._device.forget_afterwards()
-        if isinstance(over.failure, CommandDropped):
+        if isinstance(over.failure, CommandDropped | NotNowRepeated):
             self._around.warn(str(over.failure))
         if over.unenrolled:
             why = Unenrolled(f"the server ended the enrolment: {over.failure}")
-            self._around.record("enroll", watched.index, self._around.now(), why)
+            self._around.begin("enroll", watched.index).end(why)
             self._leave()
         elif session.deadline is not None:
             delay = max(0.0, session.deadline - self._around.reactor.seconds())
@@ -245,7 +260,7 @@ class Sessions:
 
     def _leave(self) -> None:
         """The Mac is enrolled no more."""
-        self.end()
+        self.end(LEFT)
         self._device.forget_enrolment()
         self._lom.look()
         self._pushes.left()

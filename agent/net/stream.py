@@ -30,6 +30,7 @@ from zope.interface import implementer
 from agent.errors import MisuseError, PeerError
 from agent.net.plain import PlainConnection
 from agent.net.reactor import DelayedCall, Reactor
+from agent.net.stalls import made_up
 from agent.net.stream_errors import (
     ConnectFailed,
     ConnectionBroken,
@@ -377,7 +378,9 @@ class TLSStream:
         self._timer = self._reactor.callLater(seconds, self._timed_out)
 
     def _timed_out(self) -> None:
-        left = self._due - self._reactor.seconds()
+        now = self._reactor.seconds()
+        self._due = made_up(self._due, now)
+        left = self._due - now
         if left > 0.0:
             self._arm(left)
         elif self.state is State.CONNECTING:

@@ -42,6 +42,7 @@ class ConnectTimeout(ConnectFailed):
     """Nobody answered the TCP connection in time."""
 
     kind = "connect_timeout"
+    timed_out = True
 
 
 class HandshakeFailed(PeerError):
@@ -54,6 +55,7 @@ class HandshakeTimeout(HandshakeFailed):
     """The TLS handshake took too long."""
 
     kind = "tls_timeout"
+    timed_out = True
 
 
 class ConnectionBroken(PeerError):

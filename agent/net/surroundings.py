@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -14,9 +14,9 @@ from agent.net.http import HTTPConnection, Stage
 from agent.net.http1 import Origin
 from agent.net.keys import KeyPool
 from agent.net.lom_networks import LOMNetwork
+from agent.net.operations import Facts, Moment, Operation, Operations
 from agent.net.plain import Unchecked
 from agent.net.reactor import Reactor
-from agent.net.records import Exchange, Failure, Observer
 from agent.net.resolver import Resolver
 from agent.net.resumption import Resumption, binding_of
 from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts
@@ -24,15 +24,9 @@ from agent.net.tls import TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
 
+__all__ = ["Moment", "Surroundings"]
+
 MAX_WARNINGS = 100  # a server can make a Mac say a new one each time
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """One moment on both clocks: ``wall`` in seconds since the epoch, ``ticks`` on the reactor's clock."""
-
-    wall: float
-    ticks: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +44,7 @@ class Surroundings:
     contexts: TLSContexts
     network: LOMNetwork
     keys: KeyPool
-    observer: Observer
+    operations: Operations
     anchors: tuple[x509.Certificate, ...] = ()
     insecure: bool = False
     on_warning: Callable[[str], None] = lambda _text: None
@@ -64,30 +58,9 @@ class Surroundings:
         """This moment."""
         return Moment(self.wall_clock(), self.reactor.seconds())
 
-    def record(
-        self,
-        operation: str,
-        device: int,
-        since: Moment,
-        failure: BaseException | None = None,
-        facts: Mapping[str, str | int | float | bool] | None = None,
-        key_wait: float = 0.0,
-    ) -> None:
-        """Tell the observer that an operation, due at ``since``, is over now.
-
-        Its time leaves out ``key_wait``, the seconds in which it waited for this machine to make an RSA key.
-        """
-        self.observer(
-            Exchange(
-                operation=operation,
-                device=device,
-                started=since.wall,
-                seconds=self.reactor.seconds() - since.ticks - key_wait,
-                failure=None if failure is None else Failure.of(failure),
-                facts=facts or {},
-                key_wait=key_wait,
-            )
-        )
+    def begin(self, name: str, device: int, since: Moment | None = None, facts: Facts | None = None) -> Operation:
+        """An operation begins that was due at ``since``; None is now. Whoever begins it ends it."""
+        return self.operations.begin(name, device, since, facts)
 
     def warn(self, text: str) -> None:
         """Something a person should read, once for the whole fleet; no more than MAX_WARNINGS different ones."""

@@ -48,6 +48,9 @@ class Operation(Struct, frozen=True):
 
     count: Count = 0
     errors: Count = 0
+    timed_out: Count = 0
+    cut_short: Count = 0
+    started: Count | None = None
     late: Count = 0
     dropped: Count = 0
     rate_per_s: Amount = 0.0
@@ -57,8 +60,8 @@ class Operation(Struct, frozen=True):
 
     @property
     def timed(self) -> int:
-        """How many latencies there are: failed exchanges have none."""
-        return max(0, self.count - self.errors)
+        """How many latencies there are: of what failed, only what ran out of time has one."""
+        return max(0, self.count - self.errors + self.timed_out)
 
 
 class ErrorKind(Struct, frozen=True):
@@ -78,6 +81,14 @@ class Drop(Struct, frozen=True):
     count: Count
 
 
+class Cut(Struct, frozen=True):
+    """Why some of one operation were cut short."""
+
+    operation: str
+    reason: str
+    count: Count
+
+
 class Phase(Struct, frozen=True):
     """One phase; seconds are from the run's start, and None where it did not come to that."""
 
@@ -89,6 +100,7 @@ class Phase(Struct, frozen=True):
     started: Count | None = None
     done: Count | None = None
     failed: Count | None = None
+    cut_short: Count | None = None
     late: Count | None = None
     dropped: Count | None = None
 
@@ -222,6 +234,7 @@ class Document(Struct, frozen=True, kw_only=True):
     stages: dict[str, Stage] = field(default_factory=dict)
     errors: list[ErrorKind] = field(default_factory=list)
     dropped: list[Drop] = field(default_factory=list)
+    cut_short: list[Cut] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     timeline: list[Second] = field(default_factory=list)
     generator: Generator | None = None

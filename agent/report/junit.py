@@ -57,6 +57,10 @@ def _properties(suite: Element, document: ResultsDocument) -> None:
     facts = {"version": document["version"], "seed": document["seed"], "devices": document["devices"]}
     for key, fact in facts.items():
         SubElement(properties, "property", {"name": key, "value": _xml(str(fact))})
+    for name, operation in document["operations"].items():
+        count, failed, cut_short = operation["count"], operation["errors"], operation.get("cut_short", 0)
+        value = f"{count + cut_short} started, {count - failed} succeeded, {failed} failed, {cut_short} cut short"
+        SubElement(properties, "property", {"name": _xml(name), "value": value})
 
 
 def _run(

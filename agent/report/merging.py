@@ -43,6 +43,7 @@ def metrics_of(document: ResultsDocument) -> Metrics:
             },
             "failures": [{**error, "first": 0.0} for error in document["errors"]],
             "drops": document["dropped"],
+            "cuts": document.get("cut_short", []),
         }
     )
     return metrics
@@ -86,10 +87,13 @@ def _operation(found: OperationDocument) -> dict[str, Any]:
     # The rate is the count over the seconds in which it ran, so these follow from it.
     ran = found["count"] > 0
     seconds = found["count"] / found["rate_per_s"] if found["rate_per_s"] else 0.0
-    timed = found["count"] - found["errors"]
+    timed = found["count"] - found["errors"] + found.get("timed_out", 0)
     return {
         "count": found["count"],
         "errors": found["errors"],
+        "timed_out": found.get("timed_out", 0),
+        "cut_short": found.get("cut_short", 0),
+        "open": 0,
         "late": found["late"],
         "dropped": found["dropped"],
         "first": 0.0 if ran else None,
@@ -156,6 +160,7 @@ def _phase(phases: Sequence[PhaseDocument]) -> PhaseDocument:
         "started": sum(phase["started"] for phase in phases),
         "done": sum(phase["done"] for phase in phases),
         "failed": sum(phase["failed"] for phase in phases),
+        "cut_short": sum(phase.get("cut_short", 0) for phase in phases),
         "late": sum(phase["late"] for phase in phases),
         "dropped": sum(phase["dropped"] for phase in phases),
     }

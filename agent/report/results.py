@@ -32,6 +32,7 @@ from agent.report.outcome import outcome_of
 from agent.report.schema import SCHEMA, LatencyDocument, OperationDocument, ResultsDocument, StageDocument
 
 FILE_NAME = "results.json"
+STILL_OPEN = "it had not ended when this was last told"
 MOST_BYTES = 256 * 1024 * 1024  # of a document that is read
 
 _DECIMALS = 3  # of seconds, of ms (so: microseconds) and of rates
@@ -142,13 +143,24 @@ def with_outcome(document: Mapping[str, Any]) -> ResultsDocument:
 
 
 def counted(metrics: Metrics) -> dict[str, Any]:
-    """What of the document comes from metrics: ``operations``, ``stages``, ``errors`` and ``dropped``."""
+    """What of the document comes from metrics: ``operations``, ``stages``, ``errors``, ``dropped`` and
+    ``cut_short``."""
     return {
         "operations": {name: _operation(metrics.summary(name), metrics.encoded(name)) for name in metrics.operations()},
         "stages": {name: _stage(metrics.stage_summary(name), metrics.encoded(name)) for name in metrics.stages()},
         "errors": [asdict(failure) for failure in metrics.failures()],
         "dropped": [asdict(drop) for drop in metrics.drops()],
+        "cut_short": _cut_short(metrics),
     }
+
+
+def _cut_short(metrics: Metrics) -> list[dict[str, Any]]:
+    """What was cut short and why; what goes on has no end that this document could hold."""
+    cuts = [asdict(cut) for cut in metrics.cuts()]
+    for name in metrics.operations():
+        if still_open := metrics.summary(name).open:
+            cuts.append({"operation": name, "reason": STILL_OPEN, "count": still_open})
+    return cuts
 
 
 def host() -> dict[str, Any]:
@@ -257,8 +269,11 @@ def _replace(target: Path, content: bytes) -> None:
 
 def _operation(summary: OperationSummary, histogram: str) -> OperationDocument:
     return {
+        "started": summary.started,
         "count": summary.count,
         "errors": summary.errors,
+        "timed_out": summary.timed_out,
+        "cut_short": summary.started - summary.count,
         "late": summary.late,
         "dropped": summary.dropped,
         "rate_per_s": round(summary.rate_per_s, _DECIMALS),

@@ -33,10 +33,13 @@ class LatencyDocument(TypedDict):
 
 
 class OperationDocument(TypedDict):
-    """One operation."""
+    """One operation. Of those that were ``started``, ``count`` ended by themselves and the others were cut short."""
 
+    started: NotRequired[Count]
     count: Count
     errors: Count
+    timed_out: NotRequired[Count]
+    cut_short: NotRequired[Count]
     late: Count
     dropped: Count
     rate_per_s: Amount
@@ -71,6 +74,14 @@ class DropDocument(TypedDict):
     count: Count
 
 
+class CutDocument(TypedDict):
+    """One reason for which something was cut short."""
+
+    operation: Name
+    reason: Name
+    count: Count
+
+
 class PhaseDocument(TypedDict):
     """One phase; the seconds count from the start of the run, None where it did not start or end. ``planned`` is None
     where nobody knows before the end. Only an enrolment has ``key_waits`` and ``key_wait_s``."""
@@ -83,6 +94,7 @@ class PhaseDocument(TypedDict):
     started: Count
     done: Count
     failed: Count
+    cut_short: NotRequired[Count]
     late: Count
     dropped: Count
     key_waits: NotRequired[Count]
@@ -217,6 +229,7 @@ class ResultsDocument(TypedDict):
     stages: dict[Name, StageDocument]
     errors: list[ErrorDocument]
     dropped: list[DropDocument]
+    cut_short: NotRequired[list[CutDocument]]
     phases: list[PhaseDocument]
     timeline: Annotated[list[SecondDocument], Meta(max_length=LONGEST_SECONDS)]
     generator: GeneratorDocument

@@ -178,6 +178,11 @@ def _schedule(document: Document) -> list[Statement]:
     dropped = sum(operation.dropped for operation in document.operations.values())
     dropped = max(dropped, sum(drop.count for drop in document.dropped))
     said = []
+    cut_short = sum(operation.cut_short for operation in document.operations.values())
+    if cut_short:
+        details = tuple(f"{cut.count:,} {TIMES} {cut.operation}: {cut.reason}" for cut in document.cut_short[:3])
+        text = f"{cut_short:,} operations were cut short: they are neither successes nor failures."
+        said.append(Statement(Level.WARNING, text, details))
     if dropped:
         reasons = sorted(document.dropped, key=lambda drop: -drop.count)
         details = tuple(_drop(drop) for drop in reasons[:3])

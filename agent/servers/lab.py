@@ -48,7 +48,7 @@ class LabAPI:
         what = "queuing a command"
         document = read_object(check_status(response, what, self._secrets), what, self._secrets)
         push = document.get("push")
-        if isinstance(push, dict) and "error" in push:
+        if isinstance(push, dict) and "error" in push and push.get("pending") is not True:
             raise PushNotSent(f"the command is queued, but: {excerpt(str(push['error']).encode(), self._secrets)}")
 
     def _pushed(self, response: Response) -> None:

@@ -114,7 +114,7 @@ def test_a_mac_that_lay_down_answers_as_before(run_in_reactor: RunInReactor) -> 
             assert not lies(client)  # a connection is open
             await running.until(lambda: not client.in_session, "the session's end")
             assert not lies(client)
-            client._parts.sessions.end()  # as where the server closes it
+            client._parts.sessions.end("the server closed the connection")  # as where the server closes it
             assert client.enrolled
             assert lies(client)
             assert client.enrolled
@@ -133,7 +133,7 @@ def test_a_mac_at_rest_is_reached_by_its_controller_and_boots(run_in_reactor: Ru
             for client in (controller, device):
                 await with_lom(running, client)
                 await running.until(lambda: not client.in_session, "the session's end")  # noqa: B023
-                client._parts.sessions.end()
+                client._parts.sessions.end("the server closed the connection")
                 assert lies(client)
             mac = running.fleet.population[1]
             item = RelayItem("0001", mac.dns_name, PowerRequest.RESET, mac.primary_ipv6, None)
@@ -141,7 +141,7 @@ def test_a_mac_at_rest_is_reached_by_its_controller_and_boots(run_in_reactor: Ru
             assert outcome.error == ""
             assert not lies(device)  # it boots
             await running.until(lambda: device.boots == 1 and not device.in_session, "the boot, and a session after it")
-            device._parts.sessions.end()
+            device._parts.sessions.end("the server closed the connection")
             assert lies(device)
             assert device.boots == 1
             version = mac.lom_protocol_version

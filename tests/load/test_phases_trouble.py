@@ -18,8 +18,10 @@ from twisted.internet import reactor
 
 from agent.lab.profiles import ENROLMENT_IDENTIFIER
 from agent.load.conductor import Conductor
+from agent.load.metrics import Metrics
 from agent.load.phases.crew import NOT_ENROLLED
 from agent.load.phases.enroll import ENROLLING
+from agent.load.shard_plan import ShardResult
 
 MACS = 8
 COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "ProfileList"}}
@@ -29,14 +31,15 @@ LOOK = {"kind": "checkin", "by": "self", "rate": 40}
 def test_phases_overlap_as_start_at_and_wait_say(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
-            {**ENROLL, "wait": False},
+            ENROLL,
+            {"kind": "idle", "name": "beside", "seconds": 0.5, "wait": False},
             {**COMMAND, "name": "long", "rate": 20, "duration": 1.2, "start_at": 0.6, "wait": False},
             {"kind": "idle", "seconds": 0.5, "start_at": 0.9, "wait": True},
             {**LOOK, "name": "after_idle", "rate": 80},
         )
 
     conductor = run_in_reactor(scenario())
-    _, long, idle, after = conductor.phases
+    _, beside, long, idle, after = conductor.phases
     begun = [phase.begun or 0.0 for phase in conductor.phases]
     assert begun == sorted(begun)
     assert long.begun is not None
@@ -46,6 +49,10 @@ def test_phases_overlap_as_start_at_and_wait_say(run_in_reactor: RunInReactor) -
     assert idle.over is not None
     assert after.begun is not None
     assert after.begun >= idle.over >= idle.begun + 0.5
+    assert beside.over is not None
+    assert beside.over >= (beside.begun or 0.0) + 0.5
+    assert long.over is not None
+    assert long.over >= long.begun + 1.15  # when its last command is due: it does not end with the phase after it
     assert long.state.done == 24
     assert after.state.planned == MACS
     assert all(phase.over is not None for phase in conductor.phases)
@@ -84,7 +91,12 @@ def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(ru
         return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 0.2}, {**LOOK, "name": "later"}, fleet=busy)
 
     conductor = run_in_reactor(scenario())
-    assert failed(conductor.metrics()) == {("delivery", "no_result"): MACS}
+    metrics = conductor.metrics()
+    # On a busy machine the server's API, too, may take longer to answer than this phase waits.
+    kinds = {kind: number for (operation, kind), number in failed(metrics).items() if operation == "delivery"}
+    assert set(kinds) <= {"no_result", "answer_timeout"}
+    assert sum(kinds.values()) == metrics.summary("delivery").timed_out == MACS
+    assert (metrics.summary("delivery").p50 or 0.0) >= 200.0
     assert conductor.phases[1].state.failed == MACS
     assert conductor.phases[2].state.failed == 0
 
@@ -218,16 +230,22 @@ def test_macs_that_enrol_again(run_in_reactor: RunInReactor) -> None:
 
 
 def test_macs_that_are_to_enrol_while_they_enrol(run_in_reactor: RunInReactor) -> None:
+    onlooker = Onlooker()
+
     async def scenario() -> Conductor:
-        return await load_run({"kind": "enroll", "wait": False}, {"kind": "enroll", "name": "at_the_same_time"})
+        phases = ({"kind": "enroll", "wait": False}, {"kind": "enroll", "name": "at_the_same_time"})
+        return await load_run(*phases, onlooker=onlooker)
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()
-    first, second = (phase.state for phase in conductor.phases)
-    assert first.planned == second.planned == first.done == MACS
-    assert second.done + second.dropped == MACS
-    assert sum(dropped(metrics).values()) == dropped(metrics).get(("enroll", ENROLLING), 0) == second.dropped
+    states = [phase.state for phase in conductor.phases]
+    # Which of the two comes to a Mac first is a matter of chance; the other one finds it enrolling, or enrolled.
+    assert [state.planned for state in states] == [state.done + state.dropped for state in states] == [MACS, MACS]
+    assert sum(state.done for state in states) >= MACS
+    not_begun = sum(state.dropped for state in states)
+    assert sum(dropped(metrics).values()) == dropped(metrics).get(("enroll", ENROLLING), 0) == not_begun
     assert failed(metrics) == {}
+    assert +Counter(onlooker.views[-1].macs) == {"idle": MACS}
 
 
 def test_two_power_cuts_at_once(run_in_reactor: RunInReactor) -> None:
@@ -244,6 +262,22 @@ def test_two_power_cuts_at_once(run_in_reactor: RunInReactor) -> None:
     assert failed(metrics) == {}
     assert counts(metrics)["return"] == 8
     assert [phase.state.done for phase in conductor.phases] == [8, 2, 2, 8]
+
+
+def check_shard(result: ShardResult) -> None:
+    """Of each operation and phase of one worker as many were begun as succeeded, failed and were cut short."""
+    metrics = Metrics()
+    metrics.merge(result.metrics)
+    for name in metrics.operations():
+        summary = metrics.summary(name)
+        assert summary.open == 0, name
+        assert summary.started == summary.count + summary.cut_short, name
+        assert summary.errors == sum(each.count for each in metrics.failures() if each.operation == name)
+        assert summary.cut_short == sum(each.count for each in metrics.cuts() if each.operation == name)
+    for state in result.phases.values():
+        assert state.started == state.done + state.cut_short
+        assert state.planned == state.started + state.dropped
+    assert sum(drop.count for drop in metrics.drops()) == sum(state.dropped for state in result.phases.values())
 
 
 def test_a_run_that_is_interrupted_in_the_middle_of_everything(run_in_reactor: RunInReactor) -> None:
@@ -275,5 +309,8 @@ def test_a_run_that_is_interrupted_in_the_middle_of_everything(run_in_reactor: R
     for phase in conductor.phases:
         state = phase.state
         assert state.started + state.dropped == state.planned, phase.name
-        assert state.done <= state.started
-    assert sum(dropped(conductor.metrics()).values()) == sum(phase.state.dropped for phase in conductor.phases)
+        assert state.done + state.cut_short == state.started, phase.name
+    for shard in conductor.results:  # what a shard came to is whole, whatever the link still carried
+        check_shard(shard)
+    metrics = conductor.metrics()
+    assert sum(dropped(metrics).values()) == sum(phase.state.dropped for phase in conductor.phases)

@@ -139,7 +139,7 @@ def test_phases_have_their_names_whatever_these_are(run_in_reactor):
     assert of["enrol", "enroll", "dropped"] == 1
     assert [of[HOSTILE, "command", state] for state in ("planned", "started", "done")] == [1000, 10, 7]
     assert of["later", "idle", "planned"] == 0
-    assert len(of) == 3 * 6
+    assert len(of) == 3 * 7
 
 
 def test_every_metric_says_what_it_is(run_in_reactor):

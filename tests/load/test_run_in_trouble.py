@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from balance import check_balance
 from command import COMMAND, SECONDS, lom_agent
 from servers import unused_port
 
@@ -90,11 +92,33 @@ def test_a_signal_ends_a_day_at_once_with_its_results_and_a_second_one_does_not_
     assert document["operations"]["enroll"]["count"] == 8
     phase = document["phases"][1]
     assert phase["started"] + phase["dropped"] == phase["planned"] == 20 * 86400
+    check_balance(document, trace)
     times = [json.loads(line)["time"] for line in trace.read_text().splitlines()]
     assert times == sorted(times)
     assert len(times) >= 32
     assert trace.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.glob("trace.jsonl.*")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the workers in /proc")
+def test_no_session_fails_because_the_workers_themselves_stood_still(tmp_path: Path) -> None:
+    def act(process: subprocess.Popen[bytes]) -> None:
+        workers = workers_of(process)
+        time.sleep(0.5)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        time.sleep(3.0)  # longer than a session may take: this is the standstill
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+
+    trace = tmp_path / "trace.jsonl"
+    out = ("--out", str(tmp_path), "--trace", str(trace))
+    _code, said = interrupted(tmp_path, 4, act, *out, "--set", "phase.checkin.timeout=2")
+    document = results(tmp_path)
+    assert document["complete"], said
+    assert document["errors"] == [], said
+    assert document["operations"]["session"]["latency_ms"]["max"] >= 2000.0, "no session met the standstill"
+    check_balance(document, trace)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the workers in /proc")
@@ -110,6 +134,10 @@ def test_a_worker_that_is_killed_is_told_and_the_other_goes_on(tmp_path: Path) -
     assert not document["complete"]
     assert document["phases"][1]["done"] >= 20  # the half of the one that lives
     assert document["phases"][1]["ended_s"] is None  # not in every worker
+    for name, each in document["operations"].items():
+        assert each["started"] == each["count"] + each["cut_short"], name
+    for phase in document["phases"]:
+        assert phase["started"] == phase["done"] + phase["cut_short"], phase
 
 
 def test_results_that_cannot_be_written_do_not_cost_the_run_nor_its_summary(tmp_path: Path) -> None:

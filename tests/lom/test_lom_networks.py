@@ -47,6 +47,7 @@ from agent.net.lom_interface import InterfaceNetwork
 from agent.net.lom_link import LoopbackNetwork
 from agent.net.lom_memory import MemoryLOMNetwork
 from agent.net.lom_networks import LOMNetwork
+from agent.net.operations import Operations
 from agent.net.records import Exchange
 from agent.net.stream import Timeouts
 from agent.net.tls import TLSContexts
@@ -257,14 +258,21 @@ def relay(
     place = request.getfixturevalue("ours").inside if kind == "interface" else nullcontext
 
     def make(records: list[Exchange]) -> LOMNetwork:
+        operations = Operations(reactor, records.append)
         if kind == "memory":
-            return MemoryLOMNetwork(reactor, AddressBook(), records.append)
+            return MemoryLOMNetwork(reactor, AddressBook(), operations)
         if kind == "loopback":
-            return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), records.append, limits=QUICK)
+            return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), operations, limits=QUICK)
         names = (HERE, "lom1")
         soon = Timeouts(connect=0.5)  # the kernel is sure by then that nobody is there
         return InterfaceNetwork(
-            reactor, names, TLSContexts(), records.append, limits=QUICK, timeouts=soon, folder=tmp_path
+            reactor,
+            names,
+            TLSContexts(),
+            Operations(reactor, records.append),
+            limits=QUICK,
+            timeouts=soon,
+            folder=tmp_path,
         )
 
     def relay(asker: Party, others: list[Party], wanted: RelayItem) -> Outcome:

@@ -15,7 +15,19 @@ from mdm.strategies_mdm import broken_plists, values
 from agent.errors import MisuseError, PeerError
 from agent.mdm import session as sessions
 from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged, failed
-from agent.mdm.session import TABLE, Event, Execute, Input, Over, Send, ServerRefused, Session, State, Timing
+from agent.mdm.session import (
+    TABLE,
+    Event,
+    Execute,
+    Input,
+    NotNowRepeated,
+    Over,
+    Send,
+    ServerRefused,
+    Session,
+    State,
+    Timing,
+)
 from agent.mdm.waits import LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS
 from agent.plists import dump_binary, dump_xml, load_dict
 
@@ -291,6 +303,50 @@ def test_a_mac_that_leaves_its_management_owes_nothing(start: Callable[[], Sessi
 
 
 # NotNow
+
+
+def put_off(session: Session, uuid: str = "a") -> Event:
+    """The server sends this command, the Mac answers NotNow; or what came of it instead."""
+    event = session.answer(200, command(uuid), 100.0)
+    if isinstance(event, Execute):
+        session.finish(uuid, NOT_NOW)
+    return event
+
+
+def test_a_server_that_repeats_a_command_that_was_put_off_ends_the_session() -> None:
+    session = waiting()
+    for _ in range(1 + sessions.NOT_NOW_REPEATS):
+        assert isinstance(put_off(session), Execute)
+    over = put_off(session)
+    assert isinstance(over, Over)
+    assert isinstance(over.failure, NotNowRepeated)
+    assert session.state is State.CLOSED
+    assert not session.owes_result
+    assert session.deadline == 100.0 + sessions.NOT_NOW_RETRY_SECONDS
+    session.open()
+    assert isinstance(put_off(session), Execute)  # a new session begins anew
+
+
+def test_several_commands_in_turn_are_a_repetition_too() -> None:
+    session = waiting()
+    events = [put_off(session, "ab"[number % 2]) for number in range(2 + sessions.NOT_NOW_REPEATS)]
+    assert all(isinstance(event, Execute) for event in events)
+    assert isinstance(put_off(session, "a"), Over)
+
+
+def test_commands_that_differ_may_all_be_put_off() -> None:
+    session = waiting()
+    for number in range(5 * sessions.NOT_NOW_REPEATS):
+        assert isinstance(put_off(session, str(number)), Execute)
+
+
+def test_a_command_that_is_put_off_and_then_done_is_no_repetition() -> None:
+    session = waiting()
+    for _ in range(sessions.NOT_NOW_REPEATS):
+        put_off(session)
+    session.answer(200, command("a"), 100.0)
+    session.finish("a", acknowledged())
+    assert session.answer(200, b"", 100.0) == Over()
 
 
 def not_now_session(timing: Timing | None = None) -> Session:

@@ -13,6 +13,7 @@ from twisted.internet import reactor
 from agent.errors import OperatorError
 from agent.lom.requests import Outcome
 from agent.net.lom_networks import NetworkChoice, make_network, parse_network
+from agent.net.operations import Operations
 from agent.net.records import Exchange
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -64,7 +65,7 @@ def test_a_network_is_made_by_its_name(text: str, fact: str, run_in_reactor: Run
 
     async def run() -> list[Exchange]:
         records: list[Exchange] = []
-        network = make_network(text, reactor, records.append)
+        network = make_network(text, reactor, Operations(reactor, records.append))
         network.add(party, NAME)
         network.listen()
         assert await network.relay(controller(), [item()]) == [Outcome("0001")]
@@ -80,7 +81,7 @@ def test_an_interface_network_is_made_without_touching_anything(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    network = make_network("interface:eth0", reactor, lambda _: None)
+    network = make_network("interface:eth0", reactor, Operations(reactor, lambda _: None))
     network.add(device(), NAME)
     network.close()
     assert list(tmp_path.iterdir()) == []

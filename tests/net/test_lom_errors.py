@@ -281,9 +281,10 @@ def test_a_controller_that_goes_down_and_a_device_that_is_flooded(run_in_reactor
             return [*flooded, *(await relayed)], sockets
 
     (flooded, broken, _not_begun), sockets = run_in_reactor(run())
-    assert sockets.kinds == ["lom_refused", "lom_abandoned"]
+    assert sockets.kinds == ["lom_refused", None]
+    assert [record.cut_short is not None for record in sockets.records] == [False, True]
     assert EXAMPLES[flooded.error.replace("send 0 in", f"send {LIMITS.requests_a_second} in")] == "lom_refused"
-    assert EXAMPLES[broken.error] == "lom_abandoned"
+    assert EXAMPLES[broken.error] == "cut_short"
 
 
 # What is wrong with the item itself, so that nothing is dialled

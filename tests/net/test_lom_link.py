@@ -37,6 +37,7 @@ from agent.lom.link import LinkAnswer
 from agent.lom.network import AddressBook
 from agent.lom.requests import Outcome, PowerRequest
 from agent.net.lom_link import LoopbackNetwork
+from agent.net.operations import Operations
 from agent.net.tls import TLSContexts
 from agent.pki.authority import LOM_USAGE
 
@@ -150,7 +151,7 @@ def test_a_port_that_is_taken_is_the_operators_to_change() -> None:
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::1", 0))
         taken.listen()
-        network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), lambda _: None)
+        network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), Operations(reactor, lambda _: None))
         with pytest.raises(OperatorError, match=f"cannot listen on .*{taken.getsockname()[1]}"):
             network.listen(taken.getsockname()[1])
 
@@ -176,7 +177,7 @@ def test_an_observer_may_close_the_network_at_the_first_failure(run_in_reactor: 
 
     async def run() -> list[Outcome]:
         with Sockets(reactor, party, limits=replace(QUICK, relays_at_once=2)) as sockets:
-            sockets.network.observer = lambda _: sockets.network.close()
+            sockets.network.operations.observer = lambda _: sockets.network.close()
             return await sockets.relay(controller(), item(NOWHERE, ADDRESS, uuid="a"), item(uuid="b"), item(uuid="c"))
 
     outcomes = run_in_reactor(run())
@@ -190,7 +191,7 @@ def test_an_item_that_was_answered_stays_so_where_its_observer_closes_the_networ
 
     async def run() -> list[Outcome]:
         with Sockets(reactor, party, limits=replace(QUICK, relays_at_once=1)) as sockets:
-            sockets.network.observer = lambda _: sockets.network.close()
+            sockets.network.operations.observer = lambda _: sockets.network.close()
             return await sockets.relay(controller(), item(uuid="a"), item(uuid="b"))
 
     done, not_begun = run_in_reactor(run())

@@ -28,6 +28,7 @@ from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import AddressBook, LOMConfiguration
 from agent.lom.requests import Outcome, PowerRequest, RelayItem
 from agent.net.lom_memory import MemoryLOMNetwork
+from agent.net.operations import Operations
 from agent.net.records import Exchange
 from agent.pki.authority import LOM_USAGE
 
@@ -46,7 +47,9 @@ class Memory:
     def __init__(self, *parties: Party) -> None:
         self.clock = Turns()
         self.records: list[Exchange] = []
-        self.network = MemoryLOMNetwork(self.clock, AddressBook(), self.records.append, lambda: 1000.0)
+        self.network = MemoryLOMNetwork(
+            self.clock, AddressBook(), Operations(self.clock, self.records.append), lambda: 1000.0
+        )
         for party in parties:
             self.network.add(party, NAME)
         self.network.listen()
@@ -187,7 +190,7 @@ def test_a_controller_that_resets_itself_breaks_off_its_own_links() -> None:
     assert [outcome.uuid for outcome in outcomes] == ["a", "b"]
     assert not any(outcome.success for outcome in outcomes)
     assert [asked.uuid for asked, _ in party.asked] == ["a"]
-    assert memory.kinds == ["lom_abandoned"]
+    assert [record.cut_short for record in memory.records] == ["the Controller stopped before an answer came"]
     assert memory.records[0].facts["verdict"] == "unknown"
     assert memory.clock.getDelayedCalls() == []
 
@@ -196,7 +199,7 @@ def test_a_controller_that_resets_itself_breaks_off_its_own_links() -> None:
 def test_an_observer_may_close_the_network(address: str, first: bool) -> None:
     party = device()
     memory = Memory(party)
-    memory.network.observer = lambda _: memory.network.close()
+    memory.network.operations.observer = lambda _: memory.network.close()
     outcomes = memory.relay(controller(), item(address, uuid="a"), item(uuid="b"))
     assert [(outcome.uuid, outcome.success) for outcome in outcomes] == [("a", first), ("b", False)]
     assert "the LOM network was closed" in outcomes[1].error

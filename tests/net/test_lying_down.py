@@ -27,7 +27,7 @@ def test_its_parts_are_gone_without_a_collection(run_in_reactor: RunInReactor) -
             client = running.fleet[0]
             assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
             await running.until(lambda: not client.in_session, "the session's end")
-            client._parts.sessions.end()
+            client._parts.sessions.end("the server closed the connection")
             gc.collect()
             gc.disable()
             try:

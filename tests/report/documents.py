@@ -359,8 +359,11 @@ def _second_of(t: int, shape: Shape, told: _Told, dice: random.Random) -> Docume
 
 def _operation(told: _Told, seconds: int = 600) -> Document:
     return {
+        "started": told.count,
         "count": told.count,
         "errors": told.errors,
+        "timed_out": 0,
+        "cut_short": 0,
         "late": 0,
         "dropped": 0,
         "rate_per_s": round(told.count / seconds, 3),

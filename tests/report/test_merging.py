@@ -25,6 +25,7 @@ PHASE = {
     "started": 9,
     "done": 8,
     "failed": 1,
+    "cut_short": 1,
     "late": 1,
     "dropped": 1,
 }
@@ -118,7 +119,7 @@ def test_facts_of_the_runs_are_added_up():
     assert (merged["started"], merged["seed"], merged["name"]) == ("2026-01-31T12:00:00.000Z", "orchard", "evening")
     assert merged["push"] == {"accepted": 5, "refused": {"Gone": 2, "Bad": 1}}
     assert merged["phases"] == [
-        {**PHASE, "planned": 20, "started": 18, "done": 16, "failed": 2, "late": 2, "dropped": 2}
+        {**PHASE, "planned": 20, "started": 18, "done": 16, "failed": 2, "cut_short": 2, "late": 2, "dropped": 2}
     ]
     assert merged["resources"] == {"cpu_s": 3.0, "max_rss_kib": 100}
     assert [each["worker"] for each in merged["generator"]["workers"]] == [0, 1]

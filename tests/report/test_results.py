@@ -118,8 +118,11 @@ def test_the_document_has_exactly_the_promised_shape():
         },
         "operations": {
             "command": {
+                "started": 4,
                 "count": 4,
                 "errors": 0,
+                "timed_out": 0,
+                "cut_short": 0,
                 "late": 1,
                 "dropped": 0,
                 "rate_per_s": 1.143,
@@ -127,8 +130,11 @@ def test_the_document_has_exactly_the_promised_shape():
                 "clamped": 0,
             },
             "push": {
+                "started": 1,
                 "count": 1,
                 "errors": 1,
+                "timed_out": 0,
+                "cut_short": 0,
                 "late": 0,
                 "dropped": 2,
                 "rate_per_s": 0.0,
@@ -139,6 +145,7 @@ def test_the_document_has_exactly_the_promised_shape():
         "stages": {"connect": {"count": 1, "latency_ms": dict.fromkeys(NO_LATENCY, 250.0), "clamped": 0}},
         "errors": [{"operation": "push", "kind": "peer", "count": 1, "example": "410 Unregistered"}],
         "dropped": [{"operation": "push", "reason": "the Mac was off", "count": 2}],
+        "cut_short": [],
         "phases": [PHASE],
         "generator": {
             "trustworthy": True,

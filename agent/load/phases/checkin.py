@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from twisted.internet.defer import Deferred
 
-from agent.errors import PeerError
-from agent.load.phases.crew import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, Crew
+from agent.load.phases.crew import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, Crew, Unanswered
 from agent.load.phases.pace import NotPossible
+from agent.load.phases.watch import SessionStuck
 from agent.mdm.session import State
 from agent.net.mdm_client import MDMClient
+from agent.net.operations import Operation
 from agent.net.surroundings import Moment
-from agent.servers.server import Server
+from agent.servers.server import PushNotSent, Server
 
 STILL_IN_SESSION = "the Mac was still in the session before"
 
@@ -20,9 +19,9 @@ STILL_IN_SESSION = "the Mac was still in the session before"
 async def look(crew: Crew, index: int, due: Moment, seconds: float) -> None:
     """One Mac opens a session by itself; its time counts from ``due``. Raises PeerError as the session's failure."""
     client = _free(crew, index)
-    ended = _session_end(crew, client, seconds)
+    ended = Deferred.fromCoroutine(_session_end(crew, client, seconds))
     client.wake(due)
-    await _good(ended)
+    await ended
 
 
 async def look_when_pushed(crew: Crew, index: int, due: Moment, seconds: float) -> None:
@@ -31,16 +30,14 @@ async def look_when_pushed(crew: Crew, index: int, due: Moment, seconds: float) 
         raise NotPossible(NO_SERVER)
     client = _free(crew, index)
     facts = {"request_type": "push", "udid": client.device.mac.udid}
-    ended = _session_end(crew, client, seconds)
-    try:
-        await _push(crew, crew.server, client, due, facts, seconds)
-        await _good(ended)
-    except PeerError as error:
-        crew.around.record("delivery", index, due, error, facts)
-        raise
-    finally:
-        ended.addErrback(lambda _: None).cancel()
-    crew.around.record("delivery", index, due, None, facts)
+    with crew.around.begin("delivery", index, due, facts) as delivery:
+        # From now on: the session may end before the server has answered whoever asked it to push.
+        ended = Deferred.fromCoroutine(_session_end(crew, client, seconds, delivery))
+        try:
+            await _push(crew, crew.server, client, due, delivery, seconds)
+            await ended
+        finally:
+            ended.addErrback(lambda _: None).cancel()
 
 
 def _free(crew: Crew, index: int) -> MDMClient:
@@ -54,23 +51,29 @@ def _free(crew: Crew, index: int) -> MDMClient:
     return client
 
 
-def _session_end(crew: Crew, client: MDMClient, seconds: float) -> Deferred[PeerError | None]:
-    """Wait for it from now on: it may come before the server has answered whoever asked it to push."""
-    return Deferred.fromCoroutine(crew.watcher.session_end(client.index, seconds))
-
-
-async def _good(ended: Deferred[PeerError | None]) -> None:
-    failure = await ended
+async def _session_end(crew: Crew, client: MDMClient, seconds: float, delivery: Operation | None = None) -> None:
+    """Wait for the end of the Mac's next session, and of the delivery with it. Raises PeerError as its failure."""
+    try:
+        failure = await crew.watcher.session_end(client.index, seconds)
+    except SessionStuck:
+        crew.watcher.overdue(client, seconds)
+        raise
+    if delivery is not None:
+        delivery.end(failure)
     if failure is not None:
         raise failure
 
 
 async def _push(
-    crew: Crew, server: Server, client: MDMClient, due: Moment, facts: Mapping[str, str], seconds: float
+    crew: Crew, server: Server, client: MDMClient, due: Moment, delivery: Operation, seconds: float
 ) -> None:
-    try:
-        await crew.answer(server.push(facts["udid"]), seconds)
-    except PeerError as error:
-        crew.around.record("enqueue", client.index, due, error, facts)
-        raise
-    crew.around.record("enqueue", client.index, due, None, facts)
+    with crew.around.begin("enqueue", client.index, due, delivery.facts) as enqueue:
+        try:
+            await crew.answer(server.push(client.device.mac.udid), seconds)
+        except PushNotSent as error:  # the server did what it was asked: APNs did not
+            enqueue.end()
+            crew.push_failed(client, due, error)
+            raise
+        except Unanswered:
+            if delivery.open:
+                raise  # else the Mac has looked, so that the server had pushed

@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from agent.errors import PeerError
 from agent.lab.authorities import Authorities
 from agent.load.fleet import Fleet
 from agent.load.metrics import Metrics
 from agent.load.phases.pace import NotPossible
-from agent.load.phases.watch import Watcher
+from agent.load.phases.watch import ResultMissing, Watcher
 from agent.net.in_hand import InHand
 from agent.net.mdm_client import MDMClient
+from agent.net.operations import Operation
+from agent.net.stalls import OutOfTime, within
 from agent.net.surroundings import Moment, Surroundings
-from agent.servers.server import Server
+from agent.servers.server import PushNotSent, Server
 
 NOT_ENROLLED = "the Mac was not enrolled"
 NOT_RUNNING = "the Mac was off or booting"
@@ -30,6 +31,7 @@ class Unanswered(PeerError):
     """The server's API did not answer within the phase's time."""
 
     kind = "answer_timeout"
+    timed_out = True
 
 
 Enrol = Callable[[MDMClient, Moment], Awaitable[None]]
@@ -77,9 +79,13 @@ class Crew:
     async def answer(self, request: Deferred[None], seconds: float) -> None:
         """Wait for what the server's API says to a request, for ``seconds`` at the most. Raises PeerError."""
         try:
-            await request.addTimeout(seconds, self.around.reactor)  # type: ignore[arg-type]
-        except DeferredTimeout:
+            await within(request, seconds, self.around.reactor, self.watcher.stalls)
+        except OutOfTime:
             raise Unanswered(f"the server's API did not answer within {seconds:g} s") from None
+
+    def push_failed(self, client: MDMClient, due: Moment, error: PushNotSent) -> None:
+        """The server said that APNs did not take a push. What it was to follow was done all the same."""
+        self.around.begin("push", client.index, due, {"udid": client.device.mac.udid}).end(error)
 
     async def command(self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float) -> InHand:
         """Have the server queue a command and push; return it when the server has taken the result.
@@ -93,39 +99,56 @@ class Crew:
             raise NotPossible(NOT_ENROLLED)
         command_uuid = str(uuid.uuid4()).upper()
         facts = {"request_type": str(command.get("RequestType", ""))[:200], "command_uuid": command_uuid}
-        waiting = Deferred.fromCoroutine(self.watcher.result(command_uuid, seconds + self.longest_boot))
+        with self.around.begin("delivery", client.index, due, facts) as delivery:
+            waiting = Deferred.fromCoroutine(self._delivered(client, command_uuid, seconds, delivery))
+            request = self.server.enqueue(client.device.mac.udid, command_uuid, command)
+            try:
+                await self._queue(self.server, client, request, due, delivery, seconds)
+                return await waiting
+            finally:
+                waiting.addErrback(lambda _: None)
+                waiting.cancel()
+
+    async def _delivered(self, client: MDMClient, command_uuid: str, seconds: float, delivery: Operation) -> InHand:
+        """The command with its result, at whose coming its delivery ends, whatever else the server still says."""
         try:
-            await self._queue(self.server, client, command_uuid, command, due, facts, seconds)
-            work = await waiting
-            if work.failure is not None:
-                raise work.failure
-        except PeerError as error:
-            self.around.record("delivery", client.index, due, error, facts)
+            work = await self.watcher.result(command_uuid, seconds + self.longest_boot)
+        except ResultMissing:
+            self.watcher.overdue(client, seconds)
             raise
-        finally:
-            waiting.addErrback(lambda _: None)
-            waiting.cancel()
-        self.around.record("delivery", client.index, due, None, facts)
+        delivery.end(work.failure)
+        if work.failure is not None:
+            raise work.failure
         return work
 
     async def _queue(
         self,
         server: Server,
         client: MDMClient,
-        command_uuid: str,
-        command: Mapping[str, Any],
+        request: Deferred[None],
         due: Moment,
-        facts: Mapping[str, str],
+        delivery: Operation,
         seconds: float,
     ) -> None:
-        udid = client.device.mac.udid
-        try:
-            await self.answer(server.enqueue(udid, command_uuid, command), seconds)
-        except PeerError as error:
-            self.around.record("enqueue", client.index, due, error, facts)
-            raise
-        self.around.record("enqueue", client.index, due, None, facts)
+        """See the request to queue a command through, and the push after it. Raises PeerError.
+
+        A command that was queued has been enqueued, whatever came of the push: that failure is the push's.
+        """
+        with self.around.begin("enqueue", client.index, due, delivery.facts) as enqueue:
+            try:
+                await self.answer(request, seconds)
+            except PushNotSent as error:
+                enqueue.end()
+                self.push_failed(client, due, error)
+                raise
+            except Unanswered:
+                if delivery.open:
+                    raise  # else the command came to its Mac, so that the server had queued it
         if not self.pushed:
             client.wake()  # nobody can push this Mac, so it looks by itself
         elif not server.wakes:
-            await self.answer(server.push(udid), seconds)
+            try:
+                await self.answer(server.push(client.device.mac.udid), seconds)
+            except PushNotSent as error:
+                self.push_failed(client, due, error)
+                raise

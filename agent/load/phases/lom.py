@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -37,12 +38,14 @@ class StillOn(PeerError):
     """A Mac that was switched off goes on talking."""
 
     kind = "still_on"
+    timed_out = True
 
 
 class NotBack(PeerError):
     """A Mac that was to boot did not end a session in good order in time."""
 
     kind = "not_back"
+    timed_out = True
 
 
 async def set_up(crew: Crew, index: int, due: Moment, seconds: float, *, install: bool) -> None:
@@ -54,15 +57,11 @@ async def set_up(crew: Crew, index: int, due: Moment, seconds: float, *, install
         profile = lom_profile(crew.authorities, mac.dns_name, **roles)
         await crew.command(client, {"RequestType": "InstallProfile", "Payload": profile}, due, seconds)
         due = crew.around.now()
-    try:
+    with crew.around.begin("lom_setup", index, due):
         work = await crew.command(client, {"RequestType": "LOMSetupRequest"}, due, seconds)
         answer = {} if work.result is None else work.result.answer
         check_setup_answer(answer)
-    except PeerError as error:
-        crew.around.record("lom_setup", index, due, error)
-        raise
     crew.setups[index] = answer
-    crew.around.record("lom_setup", index, due)
 
 
 async def power(
@@ -90,10 +89,8 @@ async def power(
             if failures[index] is not None:
                 waiting.addErrback(lambda _: None).cancel()
         good = [client for client in clients if failures[client.index] is None]
-        if request is PowerRequest.OFF:
-            for client in good:
-                await _until_off(crew, client, due)
-        await all_of([back[client.index] for client in good if client.index in back])
+        returns = [returned(crew, client, due, back[client.index]) for client in good if client.index in back]
+        await all_of([Deferred.fromCoroutine(each) for each in returns])
     finally:
         for waiting in back.values():
             waiting.addErrback(lambda _: None).cancel()
@@ -110,26 +107,31 @@ async def all_of(waiting: Sequence[Deferred[None]]) -> None:
             outcome.raiseException()
 
 
-async def until_back(crew: Crew, client: MDMClient, due: Moment, boots: int, seconds: float) -> None:
+async def until_back(crew: Crew, client: MDMClient, due: Moment, boots: int, seconds: float) -> float:
     """Wait until a Mac that had come up ``boots`` times is up again and has ended a session in good order.
 
-    The record is ``return``, from ``due``. Raises PeerError.
+    Returns when that was, on the reactor's clock. Raises NotBack.
     """
+    stalled = crew.watcher.stalls.seconds
     ends = due.ticks + seconds + crew.longest_boot
     error: PeerError | None = None
-    while (left := ends - crew.around.reactor.seconds()) > 0.0:
+    while (left := ends + crew.watcher.stalls.seconds - stalled - crew.around.reactor.seconds()) > 0.0:
         try:
             failure = await crew.watcher.session_end(client.index, left)
         except PeerError as stuck:
             error = error or stuck
+            crew.watcher.overdue(client, seconds)
             break
         if failure is None and client.boots > boots:
-            crew.around.record("return", client.index, due)
-            return
+            return crew.around.reactor.seconds()
         error = failure
-    not_back = NotBack(f"no session in good order within {seconds + crew.longest_boot:g} s: {error or 'none at all'}")
-    crew.around.record("return", client.index, due, not_back)
-    raise not_back
+    raise NotBack(f"no session in good order within {seconds + crew.longest_boot:g} s: {error or 'none at all'}")
+
+
+async def returned(crew: Crew, client: MDMClient, due: Moment, waiting: Deferred[float]) -> None:
+    """The record ``return``, from ``due``, of a Mac that boots; ``waiting`` is ``until_back``. Raises PeerError."""
+    with crew.around.begin("return", client.index, due) as record:
+        record.end(at=await waiting)
 
 
 def _will_boot(client: MDMClient, request: PowerRequest) -> bool:
@@ -142,9 +144,38 @@ def _will_boot(client: MDMClient, request: PowerRequest) -> bool:
 async def _request(
     crew: Crew, controller: MDMClient, clients: Sequence[MDMClient], request: PowerRequest, due: Moment, seconds: float
 ) -> dict[int, PeerError | None]:
-    """What failed by the Mac's index; each request has exactly the lists that its Mac answered."""
+    """What failed by the Mac's index; each request has exactly the lists that its Mac answered.
+
+    Where a Mac is to be off, it has failed that does not go down.
+    """
     items = {str(uuid.uuid4()).upper(): client for client in clients}
-    command = {
+    failures: dict[str, PeerError | None]
+    with ExitStack() as records:
+        begun = {
+            request_uuid: records.enter_context(
+                crew.around.begin(
+                    "lom_device", client.index, due, {"request": request.value, "request_uuid": request_uuid}
+                )
+            )
+            for request_uuid, client in items.items()
+        }
+        try:
+            work = await crew.command(controller, _command(crew, items, request), due, seconds)
+            failures = item_failures({} if work.result is None else work.result.answer, list(items))
+        except PeerError as error:
+            failures = dict.fromkeys(items, error)
+        answered = crew.around.reactor.seconds()
+        for request_uuid, client in items.items():
+            if request is PowerRequest.OFF and failures[request_uuid] is None:
+                failures[request_uuid] = await _until_off(crew, client)
+            failure = failures[request_uuid]
+            begun[request_uuid].end(failure, at=None if isinstance(failure, StillOn) else answered)
+    return {client.index: failures[request_uuid] for request_uuid, client in items.items()}
+
+
+def _command(crew: Crew, items: Mapping[str, MDMClient], request: PowerRequest) -> dict[str, Any]:
+    """The LOMDeviceRequest for these, by DeviceRequestUUID."""
+    return {
         "RequestType": "LOMDeviceRequest",
         "RequestList": [
             {
@@ -158,26 +189,16 @@ async def _request(
             for request_uuid, client in items.items()
         ],
     }
-    failures: dict[str, PeerError | None]
-    try:
-        work = await crew.command(controller, command, due, seconds)
-        failures = item_failures({} if work.result is None else work.result.answer, list(items))
-    except PeerError as error:
-        failures = dict.fromkeys(items, error)
-    for request_uuid, client in items.items():
-        facts = {"request": request.value, "request_uuid": request_uuid}
-        crew.around.record("lom_device", client.index, due, failures[request_uuid], facts)
-    return {client.index: failures[request_uuid] for request_uuid, client in items.items()}
 
 
-async def _until_off(crew: Crew, client: MDMClient, due: Moment) -> None:
+async def _until_off(crew: Crew, client: MDMClient) -> StillOn | None:
+    """Wait until a Mac is down that answered PowerOFF."""
     until = crew.around.reactor.seconds() + OFF_SECONDS
     while client.device.running:
         if crew.around.reactor.seconds() >= until:
-            error = StillOn("the Mac answered PowerOFF with success, but still runs")
-            crew.around.record("lom_device", client.index, due, error)
-            raise error
+            return StillOn("the Mac answered PowerOFF with success, but still runs")
         await sleep(crew.around.reactor, _LOOK_SECONDS)
+    return None
 
 
 def check_setup_answer(answer: SetupAnswer) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from agent.errors import LomAgentError, PeerError
+from agent.errors import CutShort, LomAgentError, PeerError
 from agent.load.arrivals import Arrival
 from agent.load.concurrently import for_each
 from agent.load.control import PhaseState
@@ -136,7 +136,8 @@ class Pace:
         if late:
             state.late += 1
             self._metrics.late(self._operation)
-        if isinstance(error, CancelledError):
+        if isinstance(error, CancelledError | CutShort):
+            state.cut_short += 1
             return
         state.done += 1
         if error is not None:

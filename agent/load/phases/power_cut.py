@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 
 from agent.load.phases.crew import Crew
-from agent.load.phases.lom import all_of, until_back
+from agent.load.phases.lom import all_of, returned, until_back
 from agent.load.phases.sleep import sleep
 from agent.net.mdm_client import MDMClient
 from agent.net.surroundings import Moment
@@ -38,4 +38,4 @@ async def cut_power(crew: Crew, indexes: Sequence[int], due: Moment, away: float
 
 
 async def _back(crew: Crew, client: MDMClient, due: Moment, seconds: float) -> None:
-    await until_back(crew, client, due, client.boots, seconds)
+    await returned(crew, client, due, Deferred.fromCoroutine(until_back(crew, client, due, client.boots, seconds)))

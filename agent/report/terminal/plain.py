@@ -107,5 +107,6 @@ def _counts(phase: PhaseView) -> str:
     state = phase.state
     said = [f"{_share(phase)} done"] if state.planned or state.done else []
     said.append(f"{count(state.failed)} failed")
-    said += [f"{count(each)} {word}" for each, word in ((state.late, "late"), (state.dropped, "dropped")) if each]
+    aside = ((state.cut_short, "cut short"), (state.late, "late"), (state.dropped, "dropped"))
+    said += [f"{count(each)} {word}" for each, word in aside if each]
     return ", ".join(said)

@@ -102,7 +102,7 @@ def _phase(phase: PhaseView, now: float, encoding: str) -> list[Cell | Bar]:
         Cell(stage, "bold cyan" if stage is Stage.RUNNING else "green"),
         Bar(state.done / planned, style) if planned else Cell(""),
         Cell(f"{count(state.done)}/{count(planned)}" if planned or state.done else NOTHING),
-        Cell(count(max(0, state.started - state.done))),
+        Cell(count(max(0, state.started - state.done - state.cut_short))),
         _marked(state.failed, "bold red"),
         _marked(state.late, "yellow"),
         _marked(state.dropped, "yellow"),

@@ -53,6 +53,7 @@ class _Summary:
             _errors(document, encoding),
             _drops(document, encoding),
             _own_refusals(document),
+            _cuts(document, encoding),
             _limits(document, encoding),
             _generator(document, encoding),
             [_verdict(document, encoding)],
@@ -108,7 +109,12 @@ def _far(phase: Phase) -> str:
     if phase.started_s is None:
         return "never began"
     said = [count(phase.done or 0) + (f" of {count(phase.planned)}" if phase.planned else "") + " done"]
-    counts = ((phase.failed, "failed"), (phase.late, "late"), (phase.dropped, "dropped"))
+    counts = (
+        (phase.failed, "failed"),
+        (phase.cut_short, "cut short"),
+        (phase.late, "late"),
+        (phase.dropped, "dropped"),
+    )
     return ", ".join([*said, *(f"{count(each)} {word}" for each, word in counts if each)])
 
 
@@ -133,6 +139,14 @@ def _own_refusals(document: Document) -> list[RenderableType]:
     """What the push gateway turned away without any fault of the server's; pushes that failed may come of it."""
     lines = [Indented(2, Text(sentence)) for sentence in own_refusals(document.push)]
     return _list("Refused by our own push gateway: not failures of the server or of APNs", lines)
+
+
+def _cuts(document: Document, encoding: str) -> list[RenderableType]:
+    lines = []
+    for cut in sorted(document.cut_short, key=lambda cut: -cut.count):
+        said = visible(f"{cut.operation}: {cut.reason}", encoding)
+        lines.append(Indented(2, Text.assemble((f"{cut.count:,} x ", "bold yellow"), said)))
+    return _list("What was cut short: neither a success nor a failure", lines)
 
 
 def _limits(document: Document, encoding: str) -> list[RenderableType]:
@@ -190,6 +204,7 @@ def _judged(document: Document, found: Outcome) -> tuple[str, list[str]]:
     if not found.passed:
         return "bold red", _against(document, found) + ([held] if held and _all_held(document) else [])
     dropped = sum(operation.dropped for operation in document.operations.values())
+    cut_short = sum(operation.cut_short for operation in document.operations.values())
     duration = f"{document.duration_s:,.1f} s"
     crowded = overloaded(document)
     if not done:
@@ -198,6 +213,8 @@ def _judged(document: Document, found: Outcome) -> tuple[str, list[str]]:
         style, text = "bold yellow", f"{failed:,} of {counted(done, 'operation')} failed, as limits allow."
     elif dropped:
         style, text = "bold yellow", f"No operation of {done:,} failed, but {dropped:,} never started."
+    elif cut_short:
+        style, text = "bold yellow", f"No operation of {done:,} failed, but {cut_short:,} were cut short."
     elif crowded is not None:
         style, text = "bold yellow", f"No operation of {done:,} failed, but {crowded}."
     else:

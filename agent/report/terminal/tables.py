@@ -23,15 +23,18 @@ _OPERATION: dict[str, Callable[[Operation], str | Text]] = {
     "count": lambda operation: count(operation.count),
     "errors": lambda operation: Text(count(operation.errors), style="bold red" if operation.errors else ""),
     "late": lambda operation: Text(count(operation.late), style="yellow" if operation.late else ""),
+    "cut short": lambda operation: Text(count(operation.cut_short), style="yellow" if operation.cut_short else ""),
     "dropped": lambda operation: Text(count(operation.dropped), style="yellow" if operation.dropped else ""),
     "per s": lambda operation: number(operation.rate_per_s or None),
 }
 
 
 def operations_table(document: Document, console: Console, options: ConsoleOptions) -> Table:
-    """The operations; late and dropped ones have a column where there are any."""
+    """The operations; those cut short, and late and dropped ones, have a column where there are any."""
     operations = document.operations
     titles = ["count", "errors"]
+    if any(operation.cut_short for operation in operations.values()):
+        titles.append("cut short")
     if any(operation.late or operation.dropped for operation in operations.values()):
         titles += ["late", "dropped"]
     titles += ["per s", *_LATENCIES]

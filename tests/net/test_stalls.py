@@ -1,0 +1,109 @@
+"""A time limit counts only the time in which the loop could have heard the peer."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+from conftest import RunInReactor
+from twisted.internet import reactor
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from agent.net.stalls import OutOfTime, Stalls, within
+
+
+class Limited:
+    """Something that may take two seconds, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.stalls = Stalls(self.clock)
+        self.stalls.begin()
+        self.waiting: Deferred[str] = Deferred()
+        self.outcomes: list[object] = []
+        Deferred.fromCoroutine(within(self.waiting, 2.0, self.clock, self.stalls)).addBoth(self._ended)
+
+    def _ended(self, outcome: object) -> None:
+        self.outcomes.append(getattr(outcome, "value", outcome))
+
+    def run(self, seconds: float) -> None:
+        """The loop runs."""
+        self.clock.pump([0.02] * round(seconds / 0.02))
+
+    def stand_still(self, seconds: float) -> None:
+        """It does not."""
+        self.clock.advance(seconds)
+
+
+def test_a_limit_is_over_after_its_seconds() -> None:
+    limited = Limited()
+    limited.run(1.9)
+    assert limited.outcomes == []
+    limited.run(0.3)
+    assert [type(outcome) for outcome in limited.outcomes] == [OutOfTime]
+
+
+@pytest.mark.parametrize("before", [0.0, 0.5, 1.9])
+@pytest.mark.parametrize("stall", [0.5, 7.0, 3600.0])
+def test_a_stall_does_not_count(before: float, stall: float) -> None:
+    limited = Limited()
+    limited.run(before)
+    limited.stand_still(stall)
+    limited.run(1.9 - before)
+    assert limited.outcomes == []
+    assert limited.stalls.seconds == pytest.approx(stall, abs=0.1)
+    limited.run(0.4)
+    assert [type(outcome) for outcome in limited.outcomes] == [OutOfTime]
+
+
+class Reader(FileDescriptor):
+    """Calls ``heard`` when its socket can be read for the first time."""
+
+    def __init__(self, sock: socket.socket, heard: Callable[[], object]) -> None:
+        super().__init__(reactor)
+        self._sock = sock
+        self._heard = heard
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def doRead(self) -> None:
+        reactor.removeReader(self)
+        self._heard()
+
+
+def test_what_can_be_read_when_the_limit_is_over_is_read_first(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> str:
+        ours, theirs = socket.socketpair()
+        also_ours, also_theirs = socket.socketpair()
+        heard: Deferred[str] = Deferred()
+
+        def stand_still() -> None:
+            """While one socket is read: the reactor looks at its timers next, and only then at its sockets."""
+            time.sleep(0.05)
+            theirs.send(b"!")
+
+        Reader(ours, lambda: heard.callback("in time"))
+        Reader(also_ours, stand_still)
+        waiting = Deferred.fromCoroutine(within(heard, 0.02, reactor, Stalls(reactor)))
+        also_theirs.send(b"!")
+        try:
+            return await waiting
+        finally:
+            for each in (ours, theirs, also_ours, also_theirs):
+                each.close()
+
+    assert run_in_reactor(scenario()) == "in time"
+
+
+def test_nothing_is_left_behind() -> None:
+    limited = Limited()
+    limited.waiting.callback("in time")
+    limited.stalls.stop()
+    assert limited.outcomes == ["in time"]
+    assert limited.clock.getDelayedCalls() == []
