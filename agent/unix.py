@@ -7,17 +7,12 @@ from typing import Any
 
 from agent.errors import OperatorError
 
-
-def optional(name: str) -> Any:
-    """A module of the standard library, None where this system has none of the name."""
-    try:
-        return import_module(name)
-    except ImportError:
-        return None
-
-
-resource = optional("resource")
-fcntl = optional("fcntl")
+resource: Any = None
+fcntl: Any = None
+try:
+    resource, fcntl = import_module("resource"), import_module("fcntl")
+except ImportError:  # both are there, or none
+    resource, fcntl = None, None
 
 
 def check_unix() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -78,11 +79,17 @@ class Sockets:
     Its limits are ``QUICK`` unless told otherwise.
     """
 
-    def __init__(self, reactor: Reactor, *parties: Party, **options: object) -> None:
+    def __init__(
+        self, reactor: Reactor, *parties: Party, wall_clock: Callable[[], float] = time.time, **options: object
+    ) -> None:
         self.records: list[Exchange] = []
         options.setdefault("limits", QUICK)
         self.network = LoopbackNetwork(
-            reactor, AddressBook(), TLSContexts(), Operations(reactor, self.records.append), **options
+            reactor,
+            AddressBook(),
+            TLSContexts(),
+            Operations(reactor, self.records.append, wall_clock=wall_clock),
+            **options,
         )
         for party in parties:
             self.network.add(party, NAME)

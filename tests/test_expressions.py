@@ -92,6 +92,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
             ('<!DOCTYPE plist SYSTEM "', b"a", b'"!'),
         )
     ),
+    "report._FAIL_ON": (pumped("regression:", "1", "x"), pumped("regression:1.", "1", "x"), pumped("", "regression")),
     "requests._HEX_TOKEN": (pumped("", "a"), pumped("", "a", "x")),
     "requests._SECONDS": (pumped("", "1"),),
     "requests._TOPIC": (pumped("", "."), pumped("", "a", " ")),

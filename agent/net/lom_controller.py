@@ -15,7 +15,7 @@ from agent.lom.link import ControllerLink, LinkError, LinkLimits
 from agent.lom.network import Endpoint, controller_side
 from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import Outcome, RelayItem
-from agent.net.operations import Facts, Moment, Operation, Operations
+from agent.net.operations import Facts, Operation, Operations
 from agent.net.reactor import DelayedCall, Reactor
 from agent.net.stalls import made_up
 from agent.net.stream import HandshakeFailed, Timeouts, TLSStream
@@ -44,7 +44,6 @@ class Network(Protocol):
     operations: Operations
     limits: LinkLimits
     timeouts: Timeouts
-    wall_clock: Callable[[], float]
 
     def dial(self, controller: Endpoint, address: str) -> socket.socket:
         """A socket whose connect to ``address`` is under way. Raises Unreachable or ConnectFailed."""
@@ -128,7 +127,9 @@ class _ControllerEnd:
         """Try the next address, or report the outcome."""
         while (address := self._relay.next_address()) is not None:
             self._address = address
-            self._attempt = self._network.operations.begin("lom_link", self._controller.index, self._now())
+            self._attempt = self._network.operations.begin(
+                "lom_link", self._controller.index, self._network.operations.now()
+            )
             self._secured_at = None
             try:
                 self._connect(address)
@@ -230,9 +231,6 @@ class _ControllerEnd:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.end(error, facts, at=at)
-
-    def _now(self) -> Moment:
-        return Moment(self._network.wall_clock(), self._network.reactor.seconds())
 
     def _let_go(self) -> TLSStream | None:
         """Forget the attempt under way; its stream, if it has one, is the caller's to end."""

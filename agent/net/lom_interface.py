@@ -10,8 +10,7 @@ import errno
 import os
 import socket
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -49,7 +48,6 @@ class InterfaceNetwork(SocketNetwork):
         interfaces: Sequence[str],
         contexts: TLSContexts,
         operations: Operations,
-        wall_clock: Callable[[], float] = time.time,
         limits: LinkLimits = LIMITS,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         *,
@@ -57,7 +55,7 @@ class InterfaceNetwork(SocketNetwork):
         folder: Path | None = None,
         platform: str = sys.platform,
     ) -> None:
-        super().__init__(reactor, contexts, operations, wall_clock, limits, timeouts)
+        super().__init__(reactor, contexts, operations, limits, timeouts)
         if platform != "linux":
             raise OperatorError(f"an interface network needs Linux; this is {platform}, where loopback and memory work")
         self.port = port

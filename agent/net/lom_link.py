@@ -8,8 +8,6 @@ outside the process is led by the server name of its TLS hello instead.
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable
 
 from agent.errors import OperatorError
 from agent.lom.link import LIMITS, LinkLimits
@@ -33,11 +31,10 @@ class LoopbackNetwork(SocketNetwork):
         book: AddressBook,
         contexts: TLSContexts,
         operations: Operations,
-        wall_clock: Callable[[], float] = time.time,
         limits: LinkLimits = LIMITS,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        super().__init__(reactor, contexts, operations, wall_clock, limits, timeouts)
+        super().__init__(reactor, contexts, operations, limits, timeouts)
         self.book = book
         self.port = 0
         self._ports: dict[int, int] = {}

@@ -6,9 +6,8 @@ so that a long list of items does not keep it from everything else, and each lea
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
 
@@ -17,7 +16,7 @@ from agent.lom.network import AddressBook, Endpoint, MemoryNetwork, Neighbourhoo
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
 from agent.net.lom_controller import RelayAbandoned, link_facts, verdict_of
-from agent.net.operations import Moment, Operation, Operations
+from agent.net.operations import Operation, Operations
 from agent.net.reactor import Clock, DelayedCall
 
 _LINKS_A_TURN = 16  # about 10 ms: each verifies two certificate chains
@@ -26,12 +25,9 @@ _LINKS_A_TURN = 16  # about 10 ms: each verifies two certificate chains
 class MemoryLOMNetwork:
     """The LOM network of one process, in its memory."""
 
-    def __init__(
-        self, reactor: Clock, book: AddressBook, operations: Operations, wall_clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, reactor: Clock, book: AddressBook, operations: Operations) -> None:
         self.reactor = reactor
         self.operations = operations
-        self.wall_clock = wall_clock
         self.closed = False
         self._book = book
         self._links = MemoryNetwork(book)
@@ -135,7 +131,7 @@ class _MemoryRelays:
             self._outcomes.append(self._waiting.popleft().outcome)
 
     def _attempt(self, relay: Relay) -> None:
-        now = Moment(self._network.wall_clock(), self._network.reactor.seconds())
+        now = self._network.operations.now()
         self._link = self._network.operations.begin("lom_link", self._controller.index, now)
         peer = self._network.attempt(self._controller, relay, self._address)
         if self._over:

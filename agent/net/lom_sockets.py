@@ -8,9 +8,8 @@ here. It is the certificate that decides who is who, on both ends: ``lom_control
 from __future__ import annotations
 
 import socket
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
@@ -42,14 +41,12 @@ class SocketNetwork(ABC):
         reactor: Reactor,
         contexts: TLSContexts,
         operations: Operations,
-        wall_clock: Callable[[], float] = time.time,
         limits: LinkLimits = LIMITS,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.reactor = reactor
         self.contexts = contexts
         self.operations = operations
-        self.wall_clock = wall_clock
         self.limits = limits
         self.timeouts = timeouts
         self._closed = False

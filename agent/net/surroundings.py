@@ -56,7 +56,7 @@ class Surroundings:
 
     def now(self) -> Moment:
         """This moment."""
-        return Moment(self.wall_clock(), self.reactor.seconds())
+        return self.operations.now()
 
     def begin(self, name: str, device: int, since: Moment | None = None, facts: Facts | None = None) -> Operation:
         """An operation begins that was due at ``since``; None is now. Whoever begins it ends it."""

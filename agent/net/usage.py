@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from agent.unix import resource
 
 _STATUS = Path("/proc/self/status")
-_PEAK = re.compile(rb"^VmHWM:\s*(\d{1,15}) kB$", re.MULTILINE)
+_PEAK = b"VmHWM:"
 
 
 def peak_kib(status: Path = _STATUS) -> int:
@@ -21,11 +20,13 @@ def peak_kib(status: Path = _STATUS) -> int:
     ``VmHWM`` (proc_pid_status(5)) is of this program alone.
     """
     try:
-        found = _PEAK.search(status.read_bytes())
+        lines = status.read_bytes().splitlines()
     except OSError:
-        found = None
-    if found is not None:
-        return int(found[1])
+        lines = []
+    for line in lines:
+        name, *rest = line.split() or [b""]
+        if name == _PEAK and len(rest) == 2 and rest[0].isdigit() and rest[1] == b"kB":
+            return int(rest[0])
     if resource is None:
         return 0
     return resident_kib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sys.platform)

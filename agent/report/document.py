@@ -103,6 +103,8 @@ class Phase(Struct, frozen=True):
     cut_short: Count | None = None
     late: Count | None = None
     dropped: Count | None = None
+    key_waits: Count = 0
+    key_wait_s: Amount = 0.0
 
 
 class SecondOfOperation(Struct, frozen=True):

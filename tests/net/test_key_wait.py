@@ -37,6 +37,7 @@ async def slow_keys() -> AsyncIterator[Stack]:
     running = Stack(1, scep=True)
     skewed = SkewedReactor()
     object.__setattr__(running.around, "reactor", skewed)
+    running.operations._clock = skewed
     take = running.keys.take
 
     def taken(bits: int) -> Deferred[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import documents
 import pytest
-from command import lom_agent
+from command import lom_agent, with_patch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -131,11 +131,23 @@ def test_a_failure_that_no_limit_covers_is_red_in_every_file_that_a_run_leaves(t
     assert '<header class="verdict bad">' in (out / "report.html").read_text(encoding="utf-8")
 
 
+FULL = """
+import errno, os
+replace = os.replace
+def full(source, target, **options):
+    if str(target).endswith("results.json"):
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+    return replace(source, target, **options)
+os.replace = full
+"""
+
+
 def test_a_result_that_cannot_be_written_is_red_in_the_one_that_can(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
-    (out / "results.json").mkdir(parents=True)
     url = f"https://127.0.0.1:{unused_port()}/enroll"
-    done = lom_agent("run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path))
+    done = with_patch(
+        tmp_path, FULL, "run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path)
+    )
     assert done.returncode == 2
     [error] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase[@name='results written']/error")
     assert "cannot be written" in error.get("message", "")
