@@ -25,8 +25,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from agent.load.open_files import allow_open_files
-from agent.net.mdm_client import MDMClient
+from agent.load.machine import allow_open_files
+from agent.net.mac.client import MDMClient
 
 AT_ONCE = 100  # connections that are being opened
 TICK = 0.005

@@ -20,7 +20,7 @@ from macs import COMMAND, IDLE_LENGTH, Macs, identities, raw_request
 from nginx import cores, server, skip_without, write_identity
 from table import heading, row, verdict
 
-from agent.net.openssl_direct import PREPARED_IDENTITIES
+from agent.net.transport.openssl_direct import PREPARED_IDENTITIES
 
 ROUNDS = 7
 

@@ -16,20 +16,20 @@ from twisted.internet import reactor
 from agent.device.installing import enrol, install_profile
 from agent.device.steps import Done, Steps, carry
 from agent.fleet.population import Population
-from agent.lab.authorities import Authorities
-from agent.lab.profiles import enrolment_profile, lom_profile
-from agent.load.fleet import Fleet
-from agent.load.metrics import Metrics
 from agent.lom.network import AddressBook
-from agent.net.keys import KeyPool
-from agent.net.lom_memory import MemoryLOMNetwork
-from agent.net.mdm_client import MDMClient
-from agent.net.operations import Operations
-from agent.net.resolver import Resolver
-from agent.net.surroundings import Surroundings
-from agent.net.tls import TLSContexts
+from agent.measure.metrics import Metrics
+from agent.measure.operations import Operations
+from agent.net.lom.memory import MemoryLOMNetwork
+from agent.net.mac.client import MDMClient
+from agent.net.mac.environment import Surroundings
+from agent.net.mac.fleet import Fleet
+from agent.net.mac.keys import KeyPool
+from agent.net.transport.resolver import Resolver
+from agent.net.transport.tls import TLSContexts
+from agent.pki.authorities import Authorities
 from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import PrivateKey
+from agent.profiles.making import enrolment_profile, lom_profile
 
 RSA_KEYS = 64  # to choose from; it would take too long to make more
 

@@ -28,10 +28,10 @@ from OpenSSL import SSL
 from table import verdict
 from twisted.internet import reactor
 
-from agent.load.open_files import allow_open_files
-from agent.net.mdm_client import MDMClient
-from agent.net.openssl_direct import PREPARED_IDENTITIES
-from agent.net.tls import make_context, use_identity
+from agent.load.machine import allow_open_files
+from agent.net.mac.client import MDMClient
+from agent.net.transport.openssl_direct import PREPARED_IDENTITIES
+from agent.net.transport.tls import make_context, use_identity
 from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import Identity
 

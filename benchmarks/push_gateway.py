@@ -20,8 +20,8 @@ from pathlib import Path
 from twisted.internet import reactor
 
 from agent.fleet.population import Population
-from agent.net.apns_desk import PushDesk
-from agent.net.apns_gateway import NAMES, APNsGateway
+from agent.net.apns.desk import PushDesk
+from agent.net.apns.gateway import NAMES, APNsGateway
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.push.broker import Presence, PushBroker
 from agent.push.requests import Provider

@@ -59,9 +59,9 @@ def serve() -> None:
     from twisted.internet.protocol import Protocol
     from twisted.internet.stdio import StandardIO
 
-    from agent.lab.authorities import Authorities
     from agent.lab.core import Lab
     from agent.lab.server import LabServer
+    from agent.pki.authorities import Authorities
 
     class End(Protocol):
         def connectionLost(self, _reason: object = None) -> None:
@@ -79,15 +79,15 @@ class Enrolments:
 
     def __init__(self, url: str, count: int) -> None:
         from agent.fleet.population import Population
-        from agent.load.fleet import Fleet
-        from agent.load.metrics import Metrics
         from agent.lom.network import AddressBook
-        from agent.net.keys import KeyPool
-        from agent.net.lom_memory import MemoryLOMNetwork
-        from agent.net.operations import Operations
-        from agent.net.resolver import Resolver
-        from agent.net.surroundings import Surroundings
-        from agent.net.tls import TLSContexts
+        from agent.measure.metrics import Metrics
+        from agent.measure.operations import Operations
+        from agent.net.lom.memory import MemoryLOMNetwork
+        from agent.net.mac.environment import Surroundings
+        from agent.net.mac.fleet import Fleet
+        from agent.net.mac.keys import KeyPool
+        from agent.net.transport.resolver import Resolver
+        from agent.net.transport.tls import TLSContexts
 
         self.url = url
         self.metrics = Metrics()
@@ -107,7 +107,7 @@ class Enrolments:
 
     async def enrol(self, count: int) -> tuple[float, float, float]:
         """Enrol this many Macs: wall seconds, CPU seconds of this process, and of those that make keys."""
-        from agent.load.concurrently import for_each
+        from agent.load.phases.pace import for_each
 
         macs = range(self.next, self.next + count)
         self.next += count

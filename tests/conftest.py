@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
-from agent.net.clocks import make_monotonic
+from agent.net.timing import make_monotonic
 
 make_monotonic(reactor)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from mdm.strategies_mdm import binary_plist, broken_plists, dates, texts, values, with_trailer
+from strategies_mdm import binary_plist, broken_plists, dates, texts, values, with_trailer
 
 from agent.errors import MisuseError
 from agent.plists import MAX_BYTES, MAX_DEPTH, MAX_VALUES, PlistError, dump_binary, dump_xml, load, load_dict

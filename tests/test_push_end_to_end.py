@@ -20,9 +20,9 @@ from debian import need
 from servers import unused_port
 
 from agent.fleet.population import Population
-from agent.lab.profiles import TOPIC
-from agent.net.apns_gateway import NAMES
+from agent.net.apns.gateway import NAMES
 from agent.pki.authority import SERVER_USAGE, Authority
+from agent.profiles.making import TOPIC
 
 SEED = "push from outside"
 

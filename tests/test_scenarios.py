@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command import lom_agent
 
-from agent.load.limits import parse_limit
-from agent.load.scenario.reading import read_scenario
+from agent.measure.limits import parse_limit
+from agent.scenario.reading import read_scenario
 
 SCENARIOS = Path(__file__).parent.parent / "fixtures" / "scenarios"
 SMALL = ("fleet.devices=20", "fleet.segment_size=5", "load.tail=10")

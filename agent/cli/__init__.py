@@ -14,7 +14,7 @@ from agent.cli import signals
 def main() -> None:
     """Run the command line; every error of ours is one line on standard error."""
     signals.handle(signals.end_at_once)
-    from agent.cli.commands import run_command_line  # a second of imports, in which a signal ends this process at once
+    from agent.cli.commands import run_command_line
 
     try:
         signals.handle(signals.end_in_order)

@@ -13,13 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.cli.options import make_folder
 from agent.errors import OperatorError
-from agent.load.anchors import read_anchors
-from agent.load.push import AT_ONCE, APNsPlan, PushBehaviour
-from agent.load.scenario.types import PushPart, Scenario
-from agent.net.apns_gateway import NAMES
+from agent.files import write_secret
+from agent.load.gateway import APNsPlan
+from agent.net.apns.behaviour import AT_ONCE, PushBehaviour
+from agent.net.apns.gateway import NAMES
+from agent.net.transport.anchors import read_anchors
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
-from agent.report.files import write_secret
+from agent.scenario.types import PushPart, Scenario
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.cli.apns import gateway_authority
 from agent.errors import OperatorError
+from agent.files import write_secret
 from agent.pki.pem import certificate_pem
 from agent.pki.push_certificate import TOPIC_PREFIX, push_identity
-from agent.report.files import write_secret
 
 _NEXT = """\
 Next:

@@ -14,15 +14,15 @@ from twisted.internet.defer import Deferred
 from agent.cli.options import make_folder
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping
-from agent.lab.authorities import Authorities
+from agent.files import write_secret, write_whole
 from agent.lab.core import Lab
-from agent.lab.profiles import TOPIC
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
-from agent.load.anchors import read_anchors
+from agent.net.transport.anchors import read_anchors
+from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity
-from agent.report.files import write_secret, write_whole
+from agent.profiles.making import TOPIC
 
 
 @click.command()

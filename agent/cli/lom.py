@@ -20,18 +20,18 @@ from agent.cli.options import DEFAULT_SEED, make_folder, seed_option
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping
 from agent.errors import OperatorError, PeerError
+from agent.files import write_secret
 from agent.fleet.population import DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Mac, Population
+from agent.lom.endpoint import LinkSide
 from agent.lom.link import LinkRequest
-from agent.lom.network import LinkSide
 from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
-from agent.net.lom_alone import BootEnded, Cast, Event, LinkRefused, LoneDevices, RequestAnswered
-from agent.net.lom_ask import Asked, Asking, Step
-from agent.net.lom_controller import RelayAbandoned
-from agent.net.socket_address import parse_socket_address, socket_address_text
+from agent.net.lom.by_hand_controller import Asked, Asking, Step
+from agent.net.lom.by_hand_device import BootEnded, Cast, Event, LinkRefused, LoneDevices, RequestAnswered
+from agent.net.lom.controller import RelayAbandoned
+from agent.net.transport.addresses import parse_socket_address, socket_address_text
 from agent.pki.pem import certificate_pem, key_pem
 from agent.pki.seeded import SeededIdentities
 from agent.pki.verify import common_name
-from agent.report.files import write_secret
 from agent.report.terminal import visible
 
 _MAX_DEVICES = 100_000  # their names are made before the first request: about two seconds

@@ -11,8 +11,8 @@ import click
 
 from agent.cli.options import DEFAULT_SEED
 from agent.errors import OperatorError
-from agent.load.anchors import read_anchors
-from agent.lom.network import LinkSide
+from agent.lom.endpoint import LinkSide
+from agent.net.transport.anchors import read_anchors
 from agent.pki.identity import IdentityError
 from agent.pki.pem import load_identity
 

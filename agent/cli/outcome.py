@@ -15,11 +15,9 @@ from agent import __version__
 from agent.cli.options import check_file, make_folder
 from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
-from agent.load.limits import parse_limit
-from agent.load.scenario.reading import as_document
-from agent.load.scenario.types import Scenario
-from agent.load.trace_parts import TraceParts
-from agent.net.keys import parse_keys
+from agent.measure.limits import parse_limit
+from agent.measure.trace import TraceParts
+from agent.net.mac.keys import parse_keys
 from agent.push.counts import merge_push_counts
 from agent.report.html import write_report
 from agent.report.junit import write_junit
@@ -27,6 +25,8 @@ from agent.report.outcome import outcome_of
 from agent.report.results import FILE_NAME, ResourceMeter, RunInfo, results, write_results
 from agent.report.schema import ResultsDocument
 from agent.report.terminal import print_summary
+from agent.scenario.reading import as_document
+from agent.scenario.types import Scenario
 
 REPORT_NAME = "report.html"
 NOT_OVER = "the run was not over when this was written"

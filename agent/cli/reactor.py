@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from agent.cli.signals import Stopping
-from agent.net.clocks import make_monotonic
+from agent.net.timing import make_monotonic
 from agent.unix import check_unix
 
 _TICK_SECONDS = 0.25

@@ -72,7 +72,7 @@ def report(results: Sequence[str], out: Path | None, merge: Path | None, fail_on
         compared = compare([read_document(document) for document in documents], threshold)
         regressed = compared.regressed
         headline, level, statements = compared.headline, compared.level, compared.statements
-    from agent.report.html import write_report  # here, so that other commands do not wait for it
+    from agent.report.html import write_report
 
     path = write_report(target, documents, threshold)
     console = Console()

@@ -12,20 +12,20 @@ import click
 from rich.console import Console
 
 from agent.cli.apns import apns_options, apns_plan
+from agent.cli.default_scenario import scenario_of
 from agent.cli.options import seed_option, segment_size_option
 from agent.cli.outcome import Outcome, Outputs
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping, printing
-from agent.cli.usual import scenario_of
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
-from agent.load.live import LiveView
-from agent.load.prometheus import PrometheusExporter, parse_listen
-from agent.load.scenario.types import Scenario
-from agent.load.trace_parts import TraceParts
-from agent.load.workers import cores, workers_of
-from agent.net.processes import ProcessEach
+from agent.load.machine import cores, workers_of
+from agent.measure.live import LiveView
+from agent.measure.trace import TraceParts
+from agent.processes import ProcessEach
 from agent.report.terminal import Display, make_display
+from agent.scenario.types import Scenario
+from agent.service.prometheus import PrometheusExporter, parse_listen
 from agent.unix import check_unix
 
 FIRST_CHECKPOINT_SECONDS = 2.0

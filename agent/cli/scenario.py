@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.errors import OperatorError
-from agent.load.scenario.document import document
-from agent.load.scenario.reading import read_scenario
-from agent.load.scenario.summary import PhaseLine, Summary, length_words, summary
-from agent.load.scenario.template import USUAL_KINDS, template
-from agent.load.scenario.types import PHASE_KINDS, Scenario
+from agent.scenario.reading import read_scenario
+from agent.scenario.reference import document
+from agent.scenario.summary import PhaseLine, Summary, length_words, summary
+from agent.scenario.template import USUAL_KINDS, template
+from agent.scenario.types import PHASE_KINDS, Scenario
 
 set_option = click.option(
     "--set",

@@ -7,8 +7,9 @@ from agent.device.mac import Device
 from agent.device.steps import ObtainIdentity, RelayItems
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Mac, Population
+from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
-from agent.lom.network import AddressBook, LOMConfiguration, MemoryNetwork
+from agent.lom.network import AddressBook, MemoryNetwork
 from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.mdm.commands import CommandMalformed, parse_command

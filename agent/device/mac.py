@@ -13,8 +13,8 @@ from typing import Any
 from agent.device.steps import Afterwards, ChangePower
 from agent.fleet.population import Mac
 from agent.lom.answered import Answered
+from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
-from agent.lom.network import LOMConfiguration
 from agent.lom.power import DEFAULT_CHOICES, Power, PowerChoices, PowerEvent, PowerMachine, RequestRefused
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights

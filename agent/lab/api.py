@@ -16,11 +16,12 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
-from agent.lab.core import MAX_BODY_BYTES, Lab, NotQueued, Refused
+from agent.lab.core import Lab, NotQueued, Refused
 from agent.lab.kept import EnrolledMac
 from agent.lab.push import LabPush
-from agent.net.apns_provider import PushFailed
-from agent.net.reactor import DelayedCall, Reactor
+from agent.net.apns.provider import PushFailed
+from agent.net.http.server import MAX_BODY_BYTES
+from agent.net.timing import DelayedCall, Reactor
 from agent.pki.names import ascii_upper
 
 MAX_UUID_LENGTH = 100  # ours, of a CommandUUID that a client chose

@@ -17,11 +17,11 @@ from agent import plists
 from agent.errors import PeerError
 from agent.lab.declarations import Declarations
 from agent.lab.kept import EnrolledMac, Forgetful, KeptResult, LabState, QueuedCommand
-from agent.lab.profiles import TOPIC
 from agent.mdm import checkin, results
+from agent.net.http.server import MAX_BODY_BYTES
 from agent.pki.cms import CMSError, mdm_signature_signer
+from agent.profiles.making import TOPIC
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_MACS = 1_000_000
 MAX_QUEUED = 10_000  # commands that wait for one Mac
 MAX_RESULTS = 200  # kept of each Mac, unless one says another number; the oldest go first

@@ -10,12 +10,12 @@ from twisted.internet.defer import Deferred, fail
 
 from agent.errors import OperatorError
 from agent.lab.core import Lab
-from agent.lab.profiles import TOPIC
-from agent.net.apns_provider import APNsProvider, PushFailed
-from agent.net.http1 import Origin, split_url
-from agent.net.reactor import Reactor
-from agent.net.tls import TLSContexts
+from agent.net.apns.provider import APNsProvider, PushFailed
+from agent.net.http.http1 import Origin, split_url
+from agent.net.timing import Reactor
+from agent.net.transport.tls import TLSContexts
 from agent.pki.identity import Identity
+from agent.profiles.making import TOPIC
 
 
 class LabPush:

@@ -14,20 +14,20 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from agent.errors import OperatorError
 from agent.lab.api import API, is_authorised
-from agent.lab.authorities import Authorities
-from agent.lab.core import MAX_BODY_BYTES, Lab, Message, Refused
-from agent.lab.profiles import enrolment_profile, pkcs12_payload, scep_payload
+from agent.lab.core import Lab, Message, Refused
 from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
-from agent.net.tls import make_context
+from agent.net.http.server import MAX_BODY_BYTES, _QuietSite
+from agent.net.transport.tls import make_context
+from agent.pki.authorities import Authorities
 from agent.pki.certificates import CertificateError, peer_certificate
 from agent.pki.cms import sign_attached
 from agent.pki.identity import Identity
+from agent.profiles.making import enrolment_profile, pkcs12_payload, scep_payload
 
 HOST = "127.0.0.1"
 _log = Logger()
@@ -111,21 +111,6 @@ class LabServer:
         return gatherResults([port.stopListening() or succeed(None) for port in ports])
 
 
-class _QuietSite(Site):
-    """Twisted's web server without its access log, which nobody reads and every request would pay for.
-
-    ``keeps_body`` says, when a request's header is there, whether its body is kept or thrown away as it comes. No body
-    is taken for a form.
-    """
-
-    def __init__(self, root: Any) -> None:
-        super().__init__(root, requestFactory=_BoundedRequest, parsePOSTFormSubmission=False)
-        self.keeps_body: Callable[[Any], bool] = lambda _request: True
-
-    def log(self, _request: Any) -> None:
-        """Nothing."""
-
-
 def _site(root: Any) -> Any:
     return _QuietSite(root)
 
@@ -151,33 +136,6 @@ class _Connections:
 
 def _chain_is_good(_connection: SSL.Connection, _certificate: crypto.X509, _error: int, _depth: int, ok: int) -> bool:
     return bool(ok)
-
-
-class _BoundedRequest(Request):
-    """A request whose body is thrown away, and answered with 413, once it is past the limit.
-
-    The body of one that has no right to send any is thrown away from the beginning; it is answered by its header alone.
-    """
-
-    too_long = False
-    _kept = True
-    _length = 0
-
-    def gotLength(self, length: int | None) -> None:
-        """The announced length; None where the body is chunked."""
-        channel: Any = self.channel  # of Site, which is told to its channels
-        self._kept = channel.site.keeps_body(self)
-        if length is not None and length > MAX_BODY_BYTES:
-            self.too_long = True
-        super().gotLength(0 if self.too_long or not self._kept else length)
-
-    def handleContentChunk(self, chunk: bytes) -> None:
-        """A part of the body."""
-        self._length += len(chunk)
-        if self._length > MAX_BODY_BYTES:
-            self.too_long = True
-        if self._kept and not self.too_long:
-            super().handleContentChunk(chunk)
 
 
 class _Endpoint(Resource):

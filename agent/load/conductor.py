@@ -27,7 +27,6 @@ from agent.load.control import (
     Message,
     Note,
     PhaseOver,
-    PhaseState,
     PushAnswer,
     PushRequest,
     Ready,
@@ -38,21 +37,21 @@ from agent.load.control import (
     StartPhase,
 )
 from agent.load.control_link import ControlLink, ControlServer
-from agent.load.gathered import PhaseRecord, Worker, cut, phases_of
-from agent.load.live import LiveView, PhaseView, Recent, Watcher
-from agent.load.metrics import Metrics
-from agent.load.phases.sleep import sleep
-from agent.load.push import APNsPlan, PushFront, fleet_router
-from agent.load.scenario.types import Scenario
-from agent.load.server_side import ServerSide
+from agent.load.gateway import APNsPlan, PushFront
+from agent.load.overload import Strain
+from agent.load.progress import PhaseRecord, Worker, cut, phases_of
+from agent.load.server import ServerSide
 from agent.load.shard import run_shard
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.silence import SilenceWatch
-from agent.load.strain import Strain
-from agent.load.timeline import TimeLine
-from agent.net.apns_router import PushRouter
-from agent.net.clocks import RunClock
-from agent.net.usage import peak_kib
+from agent.measure.live import LiveView, PhaseState, PhaseView, Recent, Watcher
+from agent.measure.metrics import Metrics
+from agent.measure.timeline import TimeLine
+from agent.net.apns.router import PushRouter
+from agent.net.mac.fleet_push import fleet_router
+from agent.net.timing import RunClock, sleep
+from agent.processes import peak_kib
+from agent.scenario.types import Scenario
 
 READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
 FINISH_SECONDS = 60.0  # … and comes to its end when it is told to, as long as it says something

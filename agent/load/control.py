@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.errors import MisuseError, PeerError
+from agent.measure.live import PhaseState
 
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # a snapshot has some 20 histograms of at most 200 KiB; a push has 4 KiB
 MAX_HELLO_BYTES = 4096  # before the other end is known
@@ -22,41 +23,6 @@ class ControlError(PeerError):
     """The other end of the control link broke its rules, or is gone."""
 
     kind = "control"
-
-
-class PhaseState(msgspec.Struct, array_like=True):
-    """How far one phase is in one shard.
-
-    ``planned`` is how many things are to be done so far as it is known, 0 before the phase began. ``started`` of
-    them were begun, ``done`` are over, ``failed`` of these in failure; ``cut_short`` were ended by this program.
-    ``late``, ``dropped``, ``key_waits`` and ``key_wait_s`` as in docs/results.md.
-    """
-
-    planned: int = 0
-    started: int = 0
-    done: int = 0
-    failed: int = 0
-    late: int = 0
-    dropped: int = 0
-    over: bool = False
-    key_waits: int = 0
-    key_wait_s: float = 0.0
-    cut_short: int = 0
-
-    def plus(self, other: PhaseState) -> PhaseState:
-        """Both together: the phase in two shards."""
-        return PhaseState(
-            self.planned + other.planned,
-            self.started + other.started,
-            self.done + other.done,
-            self.failed + other.failed,
-            self.late + other.late,
-            self.dropped + other.dropped,
-            self.over and other.over,
-            self.key_waits + other.key_waits,
-            self.key_wait_s + other.key_wait_s,
-            self.cut_short + other.cut_short,
-        )
 
 
 # From a shard.

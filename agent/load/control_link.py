@@ -18,11 +18,11 @@ from twisted.logger import Logger
 
 from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.load.control import MAX_FRAME_BYTES, ControlError, FrameReader, Hello, Message, encode
-from agent.net.lom_listener import Listener
-from agent.net.plain import Unchecked
-from agent.net.reactor import DelayedCall, Reactor
-from agent.net.stream import State, TLSStream, start_connect
-from agent.net.tls import TLSContexts, make_context
+from agent.net.timing import DelayedCall, Reactor
+from agent.net.transport.listener import Listener
+from agent.net.transport.plain import Unchecked
+from agent.net.transport.stream import State, TLSStream, start_connect
+from agent.net.transport.tls import TLSContexts, make_context
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.certificates import own_certificate
 from agent.pki.verify import PeerCheck, server_judge

@@ -18,7 +18,6 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.load.census import Census, state_of
 from agent.load.control import (
     Alive,
     Begin,
@@ -39,12 +38,13 @@ from agent.load.control import (
     StartPhase,
 )
 from agent.load.control_link import ControlLink, connect
-from agent.load.phases.running import PhaseRun
-from agent.load.shard_parts import ShardParts
+from agent.load.overload import Strain
+from agent.load.phases.run import PhaseRun
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
-from agent.load.strain import Strain
-from agent.net.clocks import make_monotonic
-from agent.net.usage import peak_kib
+from agent.load.shard_setup import ShardParts
+from agent.net.mac.census import Census, state_of
+from agent.net.timing import make_monotonic
+from agent.processes import peak_kib
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from agent.errors import OperatorError
-from agent.load.control import PhaseState
-from agent.load.push import PushBehaviour
-from agent.load.scenario.types import Scenario
-from agent.load.strain import Span
+from agent.load.overload import Span
+from agent.measure.live import PhaseState
+from agent.net.apns.behaviour import PushBehaviour
+from agent.scenario.types import Scenario
 from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig, WebhookConfig
 
 

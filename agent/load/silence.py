@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from twisted.internet.task import LoopingCall
 
-from agent.load.gathered import Worker
+from agent.load.progress import Worker
 
 LOOK_SECONDS = 1.0
 SILENT_LOOKS = 5  # after which a worker is named

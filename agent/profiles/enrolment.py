@@ -12,13 +12,7 @@ from cryptography import x509
 
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights, AccessRightsError, check_access_rights
 from agent.pki.identity import Identity
-from agent.profiles.certificates import (
-    Identities,
-    all_certificates,
-    certificates_at,
-    check_identity_at,
-    identity_at,
-)
+from agent.profiles.certificates import Identities, all_certificates, certificates_at, check_identity_at, identity_at
 from agent.profiles.errors import malformed
 from agent.profiles.profile import Payload, Profile
 

@@ -5,7 +5,7 @@ Source: apple-schema profiles/com.apple.lom.yaml.
 
 from __future__ import annotations
 
-from agent.lom.network import LOMConfiguration
+from agent.lom.endpoint import LOMConfiguration
 from agent.pki.identity import Identity
 from agent.profiles.certificates import Identities, certificates_at, check_identity_at, identity_at
 from agent.profiles.errors import malformed, payload_failed

@@ -15,7 +15,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.lom.network import LOMConfiguration
+from agent.lom.endpoint import LOMConfiguration
 from agent.mdm.results import PROFILE_NOT_INSTALLED, ChainedError, Domain
 from agent.pki.certificates import read_certificate
 from agent.pki.identity import Identity

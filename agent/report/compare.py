@@ -26,10 +26,10 @@ from enum import StrEnum
 
 from agent.errors import MisuseError
 from agent.report.document import Document, Operation, Stage
+from agent.report.flattened import flattened
 from agent.report.numbers import NOTHING, change, count, counted, figures, milliseconds, share
 from agent.report.outcome import because_of
 from agent.report.percentiles import DEVIATIONS, PERCENTILES, Distribution, enough
-from agent.report.settings import flattened
 from agent.report.verdict import IN_THE_LAB, Level, Statement, operations_done, overloaded
 
 THRESHOLD = 0.10  # of a latency and of a rate

@@ -1,7 +1,7 @@
 """Whether the load generator itself kept up: an overloaded one measures itself and calls it the server.
 
 Each worker measures its event loop's lag, its CPU and its wait for a CPU, for the run and for each phase
-(`agent.load.strain`); what they say becomes the key ``generator`` of the results. A phase is judged by itself.
+(`agent.load.overload`); what they say becomes the key ``generator`` of the results. A phase is judged by itself.
 """
 
 from __future__ import annotations
@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent.load.latencies import Latencies
-from agent.load.metrics import Metrics
-from agent.load.strain import BUSY_SHARE, LAG_BOUND_MS
-from agent.net.records import STAGES
+from agent.measure.latencies import Latencies
+from agent.measure.metrics import Metrics
+from agent.measure.records import STAGES
+from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
 from agent.report.numbers import milliseconds
-from agent.report.schema import (
-    GeneratorDocument,
-    LagDocument,
-    OverloadDocument,
-    SpanDocument,
-    WorkerDocument,
-)
+from agent.report.schema import GeneratorDocument, LagDocument, OverloadDocument, SpanDocument, WorkerDocument
 
 BUSY_SECONDS = 0.1  # of the seconds
 LEAST_BUSY_SECONDS = 1.5  # one second at full load is no overload
@@ -40,7 +34,7 @@ def generator_document(
 
     Of each: ``worker`` (its number, or "gateway"), ``lag`` (an encoded histogram as `Latencies` makes, or ``p50``,
     ``p99`` and ``max`` in ms, or None where the worker did not live to tell), ``cpu_s``, ``cpu_by_second`` (shares of a
-    core), ``max_rss_kib``, and ``phases`` (`agent.load.gathered.phases_of`), which may be left out; ``key_waits`` and
+    core), ``max_rss_kib``, and ``phases`` (`agent.load.progress.phases_of`), which may be left out; ``key_waits`` and
     ``key_wait_s`` where it makes RSA keys, ``silent_s`` where it said nothing for a while. Of no workers nothing is
     known, so that they are not to be trusted. ``metrics`` tell of the waits for keys.
     """
@@ -212,3 +206,17 @@ def _keys(metrics: Metrics) -> list[OverloadDocument]:
         f"p99 {milliseconds(waits.p99)}. The wait is not in their latency, but fewer were under way than planned."
     )
     return [_overload(None, None, text, "key")]
+
+
+OVERLOADED = "overloaded, latencies include its delays"
+
+
+def in_trouble(lag_ms: float, cpu: float) -> bool:
+    """Whether latencies measured with such a lag and share of a core include much of this program's own."""
+    return lag_ms > LAG_BOUND_MS or cpu > BUSY_SHARE
+
+
+def strain(lag_ms: float, cpu: float) -> str:
+    """The lag and the share of a core: ``lag 2 ms, CPU 45 %``."""
+    lag = f"{lag_ms:.1f}" if lag_ms < 9.95 else f"{lag_ms:,.0f}"
+    return f"lag {lag} ms, CPU {cpu * 100:.0f} %"

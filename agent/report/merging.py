@@ -11,9 +11,9 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from agent.errors import OperatorError
-from agent.load.limits import judge, parse_limit
-from agent.load.metrics import Metrics
-from agent.net.records import OPERATIONS
+from agent.measure.limits import judge, parse_limit
+from agent.measure.metrics import Metrics
+from agent.measure.records import OPERATIONS
 from agent.report.generator import unreliable
 from agent.report.results import counted, with_outcome
 from agent.report.schema import (

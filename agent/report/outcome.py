@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from agent.errors import OperatorError
-from agent.load.limits import parse_limit
+from agent.measure.limits import parse_limit
 from agent.report.document import Document, read_document
 from agent.report.numbers import counted
 from agent.report.schema import OutcomeDocument

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import NamedTuple
 
-from agent.load.latencies import decoded
+from agent.measure.latencies import decoded
 
 PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99_9", 0.999))
 LEAST_BEYOND = 10  # ours: a percentile with fewer latencies beyond it says more of chance than of the server
@@ -19,7 +19,7 @@ DEVIATIONS = 2.0  # on either side: about 95 of 100
 POINTS_PER_DECADE = 60  # of 1 / (1 - q): closer than any screen shows
 
 _STEP = 10.0 ** (1.0 / POINTS_PER_DECADE)
-_DOUBLING_BITS = 10  # HdrHistogram with three digits: 1024 counts for each doubling, see agent.load.latencies
+_DOUBLING_BITS = 10  # HdrHistogram with three digits: 1024 counts for each doubling, see agent.measure.latencies
 
 
 def enough(latencies: int, share: float) -> bool:

@@ -1,8 +1,8 @@
 """The results of a run as one JSON document, for CI jobs, reports and other programs.
 
-Numbers come from `agent.load.metrics` and `agent.load.timeline`, facts on the run from whoever ran it, resources from
-the operating system; the document goes to ``results.json`` in a directory of the operator's choice. Its shape is in
-`agent.report.schema`.
+Numbers come from `agent.measure.metrics` and `agent.measure.timeline`, facts on the run from whoever ran it,
+resources from the operating system; the document goes to ``results.json`` in a directory of the operator's choice.
+Its shape is in `agent.report.schema`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import twisted
 from OpenSSL import SSL
 
 from agent.errors import MisuseError, OperatorError
-from agent.load.limits import Limit, Verdict, judge
-from agent.load.metrics import Metrics, OperationSummary, StageSummary
-from agent.load.timeline import TimeLine
-from agent.load.trace import rfc3339
-from agent.net.usage import cpu_seconds, peak_kib
+from agent.measure.limits import Limit, Verdict, judge
+from agent.measure.metrics import Metrics, OperationSummary, StageSummary
+from agent.measure.timeline import TimeLine
+from agent.measure.trace import rfc3339
+from agent.processes import cpu_seconds, peak_kib
 from agent.report.generator import generator_document, unreliable
 from agent.report.outcome import outcome_of
 from agent.report.schema import SCHEMA, LatencyDocument, OperationDocument, ResultsDocument, StageDocument

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from agent.load.latencies import MOST_COUNTED
-from agent.load.timeline import LONGEST_SECONDS
+from agent.measure.latencies import MOST_COUNTED
+from agent.measure.timeline import LONGEST_SECONDS
 
 SCHEMA: Literal["lom-agent.results/2"] = "lom-agent.results/2"
 

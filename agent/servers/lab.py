@@ -9,7 +9,7 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred
 
 from agent import plists
-from agent.net.http1 import Response
+from agent.net.http.http1 import Response
 from agent.servers.configs import LabConfig
 from agent.servers.pool import Connect, Pool
 from agent.servers.server import PushNotSent, check_status, excerpt, read_object

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 
 from agent.fleet.population import Mac
-from agent.net.reactor import Reactor
-from agent.net.resolver import Resolver
-from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts
+from agent.net.timing import Reactor
+from agent.net.transport.resolver import Resolver
+from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig
 from agent.servers.lab import LabAPI
 from agent.servers.micromdm import MicroMDM

@@ -9,13 +9,13 @@ from cryptography import x509
 from twisted.internet.defer import Deferred, fail
 
 from agent.errors import MisuseError, OperatorError, PeerError
-from agent.net.http import HTTPConnection
-from agent.net.http1 import Origin, Response, encode_request
-from agent.net.plain import Unchecked
-from agent.net.reactor import Reactor
-from agent.net.resolver import Resolver
-from agent.net.stream import DEFAULT_TIMEOUTS, Timeouts
-from agent.net.tls import TLSContexts
+from agent.net.http.connection import HTTPConnection
+from agent.net.http.http1 import Origin, Response, encode_request
+from agent.net.timing import Reactor
+from agent.net.transport.plain import Unchecked
+from agent.net.transport.resolver import Resolver
+from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
+from agent.net.transport.tls import TLSContexts
 from agent.pki.certificates import CertificateError, read_pem
 from agent.pki.verify import PeerCheck, server_judge
 from agent.servers.configs import Trust

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
-from agent.net.http1 import Response
+from agent.net.http.http1 import Response
 
 _EXCERPT = 300  # characters of a server's answer that an error shows
 _SHORTEST_SECRET = 4  # what is shorter is in any text by chance

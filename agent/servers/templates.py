@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 from agent import plists
 from agent.errors import OperatorError
 from agent.fleet.population import Mac
-from agent.net.http1 import Origin
+from agent.net.http.http1 import Origin
 from agent.servers.configs import RequestTemplate
 from agent.servers.urls import split_server_url
 

@@ -6,8 +6,8 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from agent.errors import OperatorError
-from agent.net.http1 import Origin, split_url
-from agent.net.resolver import is_loopback_name
+from agent.net.http.http1 import Origin, split_url
+from agent.net.transport.resolver import is_loopback_name
 
 
 def split_server_url(url: str, *, plain: bool) -> tuple[Origin, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 
 from agent.fleet.population import Mac
-from agent.net.http1 import Origin, Response
+from agent.net.http.http1 import Origin, Response
 from agent.servers.configs import WebhookConfig
 from agent.servers.pool import Connect, Pool
 from agent.servers.server import PushNotSent, check_status

@@ -17,15 +17,15 @@ from agent.device.information import QUERIES
 from agent.device.mac import Device
 from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, Synchronise, carry
 from agent.fleet.population import Population
-from agent.lab.authorities import Authorities
-from agent.lab.profiles import LOM_IDENTIFIER, lom_profile
 from agent.lom.power import SystemRequest
 from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.facts import Fact, Key, message, version
 from agent.mdm.results import Result, Status
+from agent.pki.authorities import Authorities
 from agent.pki.authority import Authority
+from agent.profiles.making import LOM_IDENTIFIER, lom_profile
 
 POPULATION = Population("commands", 40)
 AUTHORITIES = Authorities()

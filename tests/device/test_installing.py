@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from profiles.profile_parts import IDENTITY, PACKED, lom, mdm, pkcs12, profile_dict, root, scep
+from profile_parts import IDENTITY, PACKED, lom, mdm, pkcs12, profile_dict, root, scep
 
 from agent.device.answering import StandingMac
 from agent.device.installing import enrol, install_profile

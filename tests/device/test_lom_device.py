@@ -7,8 +7,8 @@ import pytest
 from agent.device.mac import Device
 from agent.device.steps import ChangePower
 from agent.fleet.population import Population
+from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LIMITS, LinkRequest
-from agent.lom.network import LOMConfiguration
 from agent.lom.power import Power, PowerChoices, PowerEvent, SystemRequest
 from agent.lom.requests import PowerRequest
 from agent.mdm.results import acknowledged

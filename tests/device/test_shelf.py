@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 from agent.device.commands import carry_out
 from agent.device.installing import enrol, install_profile
 from agent.device.mac import Device
-from agent.device.shelf import Shelf
+from agent.device.packed import Shelf
 from agent.device.steps import Done, Steps, carry
 from agent.errors import PeerError
 from agent.fleet.chance import Chance
 from agent.fleet.durations import Durations, Uniform
 from agent.fleet.population import Population
-from agent.lab.authorities import Authorities
-from agent.lab.profiles import LOM_IDENTIFIER, enrolment_profile, lom_profile, pkcs12_payload
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, Status, acknowledged
 from agent.mdm.session import DEFAULT_TIMING, Execute, Send, State
+from agent.pki.authorities import Authorities
 from agent.pki.cms import sign_attached
 from agent.plists import dump_xml
+from agent.profiles.making import LOM_IDENTIFIER, enrolment_profile, lom_profile, pkcs12_payload
 
 POPULATION = Population("shelf", 3)
 BOOT = Uniform(10.0, 30.0)

@@ -17,7 +17,7 @@ import pytest
 from command import COMMAND, SECONDS, lom_agent
 from debian import need
 
-from agent.lab.profiles import TOPIC
+from agent.profiles.making import TOPIC
 
 UDID = "37CECCAB-99C1-5ADF-8A9A-2AFA3B6387B5"
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from lab_messages import AUTHORITIES, OTHER, UDID, authenticate, enrol, put, report, token_update
 
 from agent.errors import OperatorError
-from agent.lab.authorities import Authorities
 from agent.lab.core import MAX_QUEUED, Lab, NotQueued, Refused
 from agent.lab.scep import SCEPService
 from agent.lab.store import NAME, LabStore
+from agent.pki.authorities import Authorities
 
 WRITER = Path(__file__).parent / "lab_writer.py"
 IDENTITIES = [AUTHORITIES.mdm_identity() for _ in range(4)]

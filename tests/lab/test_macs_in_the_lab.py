@@ -10,17 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apns_gateways import run
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
 from debian import need
-from net.apns_gateways import run
 from odd_certificates import VERSION_4, odd_identity
 from stack import stack
 from twisted.internet.defer import Deferred
 
 import agent.lab.server
 from agent.lab.core import Message
-from agent.lab.profiles import (
+from agent.lom.power import Power
+from agent.lom.requests import PowerRequest, RelayItem
+from agent.mdm.session import Timing
+from agent.net.mac.client import MDMClient
+from agent.net.mac.environment import MAX_WARNINGS
+from agent.net.mac.fleet import Manners
+from agent.pki.authority import Authority, Usage
+from agent.pki.cms import open_signed, sign_attached
+from agent.pki.pem import key_pem
+from agent.profiles.errors import ProfileError
+from agent.profiles.making import (
     ENROLMENT_IDENTIFIER,
     LOM_IDENTIFIER,
     TOPIC,
@@ -29,16 +39,6 @@ from agent.lab.profiles import (
     pkcs12_payload,
     scep_payload,
 )
-from agent.load.fleet import Manners
-from agent.lom.power import Power
-from agent.lom.requests import PowerRequest, RelayItem
-from agent.mdm.session import Timing
-from agent.net.mdm_client import MDMClient
-from agent.net.surroundings import MAX_WARNINGS
-from agent.pki.authority import Authority, Usage
-from agent.pki.cms import open_signed, sign_attached
-from agent.pki.pem import key_pem
-from agent.profiles.errors import ProfileError
 
 
 def lom_of(running: Any, client: MDMClient) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from command import patched
 from started_runs import started_run
 
-from agent.net.clocks import RunClock, make_monotonic
+from agent.net.timing import RunClock, make_monotonic
 from agent.push.requests import Provider, PushPolicy, judge_request
 
 JUMP = """

@@ -19,7 +19,6 @@ from agent.load.control import (
     Message,
     Note,
     PhaseOver,
-    PhaseState,
     PushAnswer,
     PushRequest,
     Ready,
@@ -30,6 +29,7 @@ from agent.load.control import (
     StartPhase,
     encode,
 )
+from agent.measure.live import PhaseState
 
 counts = st.integers(0, 2**40)
 states = st.builds(PhaseState, counts, counts, counts, counts, counts, counts, st.booleans())

@@ -10,15 +10,15 @@ import pytest
 from conftest import RunInReactor
 from load_runs import ENROLL, load_run
 
-from agent.lab.authorities import Authorities
-from agent.lab.profiles import enrolment_profile, pkcs12_payload, scep_payload
-from agent.load import shard_parts
+from agent.load import shard_setup as shard_parts
 from agent.load.conductor import Conductor
-from agent.load.scenario.reading import scenario_from
-from agent.load.shard_parts import key_sizes
 from agent.load.shard_plan import EnrolAt, EnrolWith, ShardPlan
-from agent.net import keys
+from agent.load.shard_setup import key_sizes
+from agent.net.mac import keys
+from agent.pki.authorities import Authorities
+from agent.profiles.making import enrolment_profile, pkcs12_payload, scep_payload
 from agent.report.generator import generator_document
+from agent.scenario.reading import scenario_from
 
 DEVICES = 8
 SCEP: dict[str, Any] = {"identity": "scep", "keys": "unique"}

@@ -11,7 +11,7 @@ from command import COMMAND, SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.load.open_files import fitting, needed
+from agent.load.machine import fitting, needed
 
 
 @given(st.integers(0, 100_000), st.integers(1, 2))

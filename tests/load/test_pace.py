@@ -11,11 +11,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from agent.errors import PeerError
-from agent.load.arrivals import Arrival
-from agent.load.control import PhaseState
-from agent.load.metrics import Metrics
 from agent.load.phases.pace import NotPossible, Pace
-from agent.net.surroundings import Moment
+from agent.measure.live import PhaseState
+from agent.measure.metrics import Metrics
+from agent.net.mac.environment import Moment
+from agent.scenario.arrivals import Arrival
 
 WALL = 1_000_000.0
 

@@ -18,13 +18,13 @@ from twisted.web.server import NOT_DONE_YET
 
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
-from agent.load.arrivals import ArrivalPlan, Poisson, schedule
 from agent.load.conductor import Conductor
-from agent.load.gathered import cut
-from agent.load.phases.running import Part, part_of
-from agent.load.scenario.reading import scenario_from
-from agent.load.scenario.targets import chosen_macs
-from agent.load.scenario.types import LoadPart
+from agent.load.phases.run import Part, part_of
+from agent.load.progress import cut
+from agent.scenario.arrivals import ArrivalPlan, Poisson, schedule
+from agent.scenario.reading import scenario_from
+from agent.scenario.targets import chosen_macs
+from agent.scenario.types import LoadPart
 
 SEED = "arrivals"
 FLEET = {"seed": SEED}

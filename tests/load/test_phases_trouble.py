@@ -16,12 +16,12 @@ from outside_servers import outside_lab
 from servers import unused_port
 from twisted.internet import reactor
 
-from agent.lab.profiles import ENROLMENT_IDENTIFIER
 from agent.load.conductor import Conductor
-from agent.load.metrics import Metrics
 from agent.load.phases.crew import NOT_ENROLLED
 from agent.load.phases.enroll import ENROLLING
 from agent.load.shard_plan import ShardResult
+from agent.measure.metrics import Metrics
+from agent.profiles.making import ENROLMENT_IDENTIFIER
 
 MACS = 8
 COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "ProfileList"}}

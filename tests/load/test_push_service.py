@@ -14,11 +14,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from agent.errors import PeerError
-from agent.load.push import APNsPlan
+from agent.load.gateway import APNsPlan
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
-from agent.net.apns_provider import PushFailed
-from agent.net.mdm_client import MDMClient
+from agent.net.apns.provider import PushFailed
+from agent.net.mac.client import MDMClient
 from agent.push.broker import Presence
 
 

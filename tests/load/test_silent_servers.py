@@ -22,9 +22,9 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
-from agent.lab.authorities import Authorities
 from agent.lab.core import Lab, Message
 from agent.lab.server import LabServer
+from agent.pki.authorities import Authorities
 
 MACS = 8
 LIMIT = 1.0  # seconds that a session may take in these runs

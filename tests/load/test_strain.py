@@ -9,7 +9,7 @@ from pathlib import Path
 from twisted.internet.task import Clock
 
 from agent.load.machine import CPUWaits, cpu_waits
-from agent.load.strain import LOOK_SECONDS, Strain
+from agent.load.overload import LOOK_SECONDS, Strain
 
 
 def test_a_loop_that_keeps_up_has_no_lag() -> None:

@@ -30,8 +30,9 @@ from OpenSSL import SSL
 from twisted.internet import reactor
 
 from agent.errors import PeerError
-from agent.lom.network import AddressBook, LOMConfiguration, MemoryNetwork
-from agent.net.tls import TLSContexts, make_context, use_identity
+from agent.lom.endpoint import LOMConfiguration
+from agent.lom.network import AddressBook, MemoryNetwork
+from agent.net.transport.tls import TLSContexts, make_context, use_identity
 from agent.pki.verify import PeerCheck, PeerRejected, controller_judge, device_judge
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

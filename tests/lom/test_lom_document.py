@@ -16,7 +16,7 @@ from agent.lom.link import (
     LinkRequest,
 )
 from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
-from agent.net.stream import DEFAULT_TIMEOUTS
+from agent.net.transport.stream import DEFAULT_TIMEOUTS
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "lom-link.md").read_text()
 REQUEST = LinkRequest("0001", "lomdevice.com", PowerRequest.RESET)

@@ -40,17 +40,18 @@ from lom_parties import (
 from namespaces import HERE
 from twisted.internet import reactor
 
+from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer
-from agent.lom.network import AddressBook, LOMConfiguration
+from agent.lom.network import AddressBook
 from agent.lom.requests import Outcome, PowerRequest, RelayItem
-from agent.net.lom_interface import InterfaceNetwork
-from agent.net.lom_link import LoopbackNetwork
-from agent.net.lom_memory import MemoryLOMNetwork
-from agent.net.lom_networks import LOMNetwork
-from agent.net.operations import Operations
-from agent.net.records import Exchange
-from agent.net.stream import Timeouts
-from agent.net.tls import TLSContexts
+from agent.measure.operations import Operations
+from agent.measure.records import Exchange
+from agent.net.lom.interface import InterfaceNetwork
+from agent.net.lom.loopback import LoopbackNetwork
+from agent.net.lom.memory import MemoryLOMNetwork
+from agent.net.lom.networks import LOMNetwork
+from agent.net.transport.stream import Timeouts
+from agent.net.transport.tls import TLSContexts
 from agent.pki.authority import LOM_USAGE, Authority, make_key
 from agent.pki.identity import Identity
 

@@ -9,8 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agent.device.mac import Device
 from agent.fleet.population import Population
+from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LIMITS, LinkAnswer, LinkRequest
-from agent.lom.network import AddressBook, LOMConfiguration, MemoryNetwork
+from agent.lom.network import AddressBook, MemoryNetwork
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.pki.authority import LOM_USAGE, Authority

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mdm.strategies_mdm import broken_plists, dictionaries, integers, texts, values
+from strategies_mdm import broken_plists, dictionaries, integers, texts, values
 
 from agent.errors import MisuseError
 from agent.mdm import checkin

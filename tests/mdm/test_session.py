@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mdm.strategies_mdm import broken_plists, values
+from strategies_mdm import broken_plists, values
 
 from agent.errors import MisuseError, PeerError
 from agent.mdm import session as sessions

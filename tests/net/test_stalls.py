@@ -13,7 +13,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from agent.net.stalls import OutOfTime, Stalls, within
+from agent.net.timing import OutOfTime, Stalls, within
 
 
 class Limited:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import COMMAND
 
-from agent.net.usage import cpu_seconds, peak_kib, resident_kib
+from agent.processes import cpu_seconds, peak_kib, resident_kib
 
 LARGE = """
 import subprocess, sys

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_certificates import UNREADABLE, edited, pem_of
 from OpenSSL import SSL, crypto
-from profiles.profile_parts import payload, profile
+from profile_parts import payload, profile
 from strategies_cms import hostile
 from twisted.internet.task import Clock
 
 import agent
 from agent.errors import OperatorError, PeerError
-from agent.load.anchors import read_anchors
-from agent.net.resolver import Resolver
-from agent.net.tls import TLSContexts
+from agent.net.transport.anchors import read_anchors
+from agent.net.transport.resolver import Resolver
+from agent.net.transport.tls import TLSContexts
 from agent.pki import der
 from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.certificates import (

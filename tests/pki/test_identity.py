@@ -25,18 +25,11 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from debian import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mdm.strategies_mdm import changed
+from strategies_mdm import changed
 
 from agent.pki import der
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage
-from agent.pki.identity import (
-    MAX_PKCS12_BYTES,
-    Identity,
-    IdentityError,
-    WrongPasswordError,
-    dump_pkcs12,
-    load_pkcs12,
-)
+from agent.pki.identity import MAX_PKCS12_BYTES, Identity, IdentityError, WrongPasswordError, dump_pkcs12, load_pkcs12
 from agent.pki.pfx import MAX_KDF_ROUNDS
 
 PASSWORD = "correct horse"

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lom_parties import ADDRESS, CONTROLLER_CA, DEVICE_CA, Sockets, controller, device, item
 from odd_certificates import edited, extension
-from profiles.profile_parts import payload, profile
+from profile_parts import payload, profile
 from twisted.internet import reactor
 
 import agent
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook, MemoryNetwork
 from agent.lom.requests import Outcome
-from agent.net.resolver import is_loopback_name
+from agent.net.transport.resolver import is_loopback_name
 from agent.pki import der
 from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity

@@ -17,12 +17,7 @@ from strategies_cms import hostile
 from agent.pki import cms
 from agent.pki.identity import Identity
 from agent.pki.scep import caps, csr
-from agent.pki.scep.cacert import (
-    certificates_only,
-    check_fingerprint,
-    parse_ca_certificates,
-    render_ca_certificates,
-)
+from agent.pki.scep.cacert import certificates_only, check_fingerprint, parse_ca_certificates, render_ca_certificates
 from agent.pki.scep.caps import Capabilities, Capability, parse_caps, render_caps
 from agent.pki.scep.envelope import Cipher
 from agent.pki.scep.errors import SCEPError

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mdm.strategies_mdm import changed
 from OpenSSL import SSL, crypto
+from strategies_mdm import changed
 
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.identity import Identity

@@ -10,7 +10,6 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mdm.strategies_mdm import broken_plists, changed, values
 from profile_parts import (
     IDENTITY,
     LOM_IDENTITY,
@@ -30,6 +29,7 @@ from profile_parts import (
     root,
     scep,
 )
+from strategies_mdm import broken_plists, changed, values
 
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.pki.cms import sign_attached

@@ -12,8 +12,8 @@ from agent.errors import OperatorError
 from agent.report import document as types
 from agent.report import schema
 from agent.report.document import read_document
+from agent.report.flattened import flattened
 from agent.report.numbers import NOTHING
-from agent.report.settings import flattened
 
 PAIRS = [
     (types.Document, schema.ResultsDocument),

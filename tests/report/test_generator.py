@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from agent.load.limits import judge, parse_limit
-from agent.load.metrics import Metrics
-from agent.net.records import Exchange
+from agent.measure.limits import judge, parse_limit
+from agent.measure.metrics import Metrics
+from agent.measure.records import Exchange
 from agent.report.generator import generator_document, unreliable
 
 
@@ -72,7 +72,7 @@ def test_a_moment_is_no_overload(changes: dict[str, Any]) -> None:
 
 
 def test_a_wait_for_its_own_keys_is_the_generators_and_touches_the_rate_alone(monkeypatch: Any) -> None:
-    monkeypatch.setattr("agent.load.metrics.STAGES", ("connect", "key"))
+    monkeypatch.setattr("agent.measure.metrics.STAGES", ("connect", "key"))
     metrics = Metrics()
     for seconds in (0.2, 5.7):
         metrics.stage("key", seconds)

@@ -8,7 +8,7 @@ from typing import Any
 import documents
 import pytest
 
-from agent.net.records import OPERATIONS
+from agent.measure.records import OPERATIONS
 from agent.report.document import Document, read_document
 from agent.report.html import charts
 from agent.report.html.charts import Chart

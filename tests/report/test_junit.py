@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import OperatorError
-from agent.load.limits import Verdict
-from agent.load.metrics import Metrics
+from agent.measure.limits import Verdict
+from agent.measure.metrics import Metrics
 from agent.report.junit import junit, write_junit
 from agent.report.results import Resources, RunInfo, results
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import OperatorError
-from agent.load.limits import judge, parse_limit
-from agent.load.metrics import Metrics
-from agent.load.timeline import TimeLine
-from agent.net.records import Exchange, Failure
+from agent.measure.limits import judge, parse_limit
+from agent.measure.metrics import Metrics
+from agent.measure.records import Exchange, Failure
+from agent.measure.timeline import TimeLine
 from agent.report.merging import merge_documents, metrics_of
 from agent.report.results import Resources, RunInfo, read_results, results, write_results
 

@@ -9,20 +9,13 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from agent.errors import MisuseError, OperatorError
-from agent.load.latencies import Latencies
-from agent.load.limits import judge, parse_limit
-from agent.load.metrics import Metrics
-from agent.load.timeline import TimeLine
-from agent.net.records import Exchange, Failure
+from agent.measure.latencies import Latencies
+from agent.measure.limits import judge, parse_limit
+from agent.measure.metrics import Metrics
+from agent.measure.records import Exchange, Failure
+from agent.measure.timeline import TimeLine
 from agent.report import results as results_module
-from agent.report.results import (
-    ResourceMeter,
-    Resources,
-    RunInfo,
-    read_results,
-    results,
-    write_results,
-)
+from agent.report.results import ResourceMeter, Resources, RunInfo, read_results, results, write_results
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 RUN = RunInfo(version="1.2.3", seed="orchard", devices=50, started=START, duration_s=12.34567)

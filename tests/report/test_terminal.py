@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from agent.errors import OperatorError
-from agent.load.metrics import Metrics
-from agent.net.records import Exchange, Failure
+from agent.measure.metrics import Metrics
+from agent.measure.records import Exchange, Failure
 from agent.report.results import Resources, RunInfo, results
 from agent.report.terminal import print_summary, visible
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from agent.load.live import LiveView
-from agent.net.records import OPERATIONS
+from agent.measure.live import LiveView
+from agent.measure.records import OPERATIONS
 from agent.report.terminal import make_display
 from agent.report.terminal.phases import nearest, running, stage_of
 from agent.report.terminal.screen import FIXED_LINES, LastScreen, Screen, shares

@@ -6,7 +6,7 @@ import pytest
 from consoles import Seconds, operation, phase, pipe, view, written
 from rich.console import Console
 
-from agent.load.live import LiveView
+from agent.measure.live import LiveView
 from agent.report.terminal import make_display
 
 

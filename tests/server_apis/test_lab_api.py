@@ -13,7 +13,8 @@ from stack import Stack, stack
 
 from agent.lab import api
 from agent.lab.core import MAX_RESULTS
-from agent.load.push import APNsPlan, PushBehaviour
+from agent.load.gateway import APNsPlan
+from agent.net.apns.behaviour import PushBehaviour
 from agent.servers.configs import LabConfig, Trust
 from agent.servers.opening import open_server
 from agent.servers.server import PushNotSent, Server, StatusRefused

@@ -15,7 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from agent.errors import PeerError
-from agent.net.stream_errors import ConnectFailed, ConnectionBroken
+from agent.net.transport.errors import ConnectFailed, ConnectionBroken
 from agent.pki.verify import PeerRejected
 from agent.servers.configs import NanoMDMConfig, RequestTemplate, Trust, WebhookConfig
 from agent.servers.server import RequestFailed, Server

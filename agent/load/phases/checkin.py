@@ -6,11 +6,11 @@ from twisted.internet.defer import Deferred
 
 from agent.load.phases.crew import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, Crew, Unanswered
 from agent.load.phases.pace import NotPossible
-from agent.load.phases.watch import SessionStuck
+from agent.load.phases.waits import SessionStuck
 from agent.mdm.session import State
-from agent.net.mdm_client import MDMClient
-from agent.net.operations import Operation
-from agent.net.surroundings import Moment
+from agent.measure.operations import Operation
+from agent.net.mac.client import MDMClient
+from agent.net.mac.environment import Moment
 from agent.servers.server import PushNotSent, Server
 
 STILL_IN_SESSION = "the Mac was still in the session before"

@@ -10,16 +10,16 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
-from agent.lab.authorities import Authorities
-from agent.load.fleet import Fleet
-from agent.load.metrics import Metrics
 from agent.load.phases.pace import NotPossible
-from agent.load.phases.watch import ResultMissing, Watcher
-from agent.net.in_hand import InHand
-from agent.net.mdm_client import MDMClient
-from agent.net.operations import Operation
-from agent.net.stalls import OutOfTime, within
-from agent.net.surroundings import Moment, Surroundings
+from agent.load.phases.waits import ResultMissing, Watcher
+from agent.measure.metrics import Metrics
+from agent.measure.operations import Operation
+from agent.net.mac.client import MDMClient
+from agent.net.mac.commands import InHand
+from agent.net.mac.environment import Moment, Surroundings
+from agent.net.mac.fleet import Fleet
+from agent.net.timing import OutOfTime, within
+from agent.pki.authorities import Authorities
 from agent.servers.server import PushNotSent, Server
 
 NOT_ENROLLED = "the Mac was not enrolled"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from agent.errors import PeerError
 from agent.load.phases.crew import NOT_RUNNING, Crew
 from agent.load.phases.pace import NotPossible
-from agent.load.phases.sleep import sleep
-from agent.net.surroundings import Moment
+from agent.net.mac.environment import Moment
+from agent.net.timing import sleep
 
 ENROLLING = "the Mac was enrolling already"
 RETRY_SECONDS = 1.0  # before the first retry of an enrolment; doubled before each further one

@@ -11,14 +11,14 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from agent.errors import PeerError
-from agent.lab.profiles import lom_profile
 from agent.load.phases.crew import Crew
 from agent.load.phases.pace import NotPossible
-from agent.load.phases.sleep import sleep
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest
-from agent.net.mdm_client import MDMClient
-from agent.net.surroundings import Moment
+from agent.net.mac.client import MDMClient
+from agent.net.mac.environment import Moment
+from agent.net.timing import sleep
+from agent.profiles.making import lom_profile
 
 NOT_SET_UP = "the Mac was not set up for LOM"
 NO_CONTROLLER = "the segment's Controller was not set up for LOM"

@@ -1,6 +1,6 @@
 """Begin things when they are due, or so many at a time, and count what became of each.
 
-The schedule comes from `agent.load.arrivals`; what is begun comes from the phases. Nothing waits for what was begun
+The schedule comes from `agent.scenario.arrivals`; what is begun comes from the phases. Nothing waits for what was begun
 before it: a server that stalls gets what is due all the same, and times count from the due moment (an open system).
 """
 
@@ -8,19 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from agent.errors import CutShort, LomAgentError, PeerError
-from agent.load.arrivals import Arrival
-from agent.load.concurrently import for_each
-from agent.load.control import PhaseState
-from agent.load.metrics import Metrics
-from agent.load.phases.sleep import sleep
-from agent.net.reactor import Clock
-from agent.net.surroundings import Moment
+from agent.measure.live import PhaseState
+from agent.measure.metrics import Metrics
+from agent.net.mac.environment import Moment
+from agent.net.timing import Clock, sleep
+from agent.scenario.arrivals import Arrival
+
+ItemT = TypeVar("ItemT")
+
+
+async def for_each(items: Iterable[ItemT], at_once: int, work: Callable[[ItemT], Awaitable[None]]) -> None:
+    """Do ``work`` for every item, ``at_once`` at a time.
+
+    Where one raises, or where this is cancelled, the others are cancelled too and the error is raised.
+    """
+    row = iter(items)
+
+    async def worker() -> None:
+        for item in row:
+            await work(item)
+
+    workers = [Deferred.fromCoroutine(worker()) for _ in range(at_once)]
+    try:
+        await gatherResults(workers, consumeErrors=True)
+    except FirstError as first:
+        for deferred in workers:
+            deferred.cancel()
+        first.subFailure.raiseException()
+
 
 LATE_SECONDS = 0.1  # what began later than this after its due time was late; see docs/results.md
 IMPOSSIBLE_SECONDS = 0.05  # of rest in a closed loop after what could not begin: it would spin otherwise

@@ -8,9 +8,9 @@ from twisted.internet.defer import Deferred
 
 from agent.load.phases.crew import Crew
 from agent.load.phases.lom import all_of, returned, until_back
-from agent.load.phases.sleep import sleep
-from agent.net.mdm_client import MDMClient
-from agent.net.surroundings import Moment
+from agent.net.mac.client import MDMClient
+from agent.net.mac.environment import Moment
+from agent.net.timing import sleep
 
 
 async def cut_power(crew: Crew, indexes: Sequence[int], due: Moment, away: float, seconds: float) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.load.strain import BUSY_SHARE, LAG_BOUND_MS
-from agent.net.records import OPERATIONS
+from agent.measure.records import OPERATIONS
+from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
 from agent.report.document import Document, Operation, Stage
 from agent.report.html.series import Points, Series
 from agent.report.percentiles import Distribution

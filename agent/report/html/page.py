@@ -23,13 +23,13 @@ from agent.errors import MisuseError, OperatorError
 from agent.report import numbers
 from agent.report.compare import THRESHOLD, WORDS, Judgement, compare, letter
 from agent.report.document import Document, Operation, Stage, read_document
+from agent.report.flattened import flattened
 from agent.report.html import charts
 from agent.report.html.charts import Chart
 from agent.report.html.series import Series, series
 from agent.report.html.words import OPERATION_WORDS, STAGE_WORDS
 from agent.report.percentiles import PERCENTILES, enough
 from agent.report.results import write_whole
-from agent.report.settings import flattened
 from agent.report.terminal.text import visible
 from agent.report.verdict import operations_done, operations_failed, verdict
 

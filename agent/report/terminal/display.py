@@ -7,7 +7,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from agent.load.live import LiveView, Watcher
+from agent.measure.live import LiveView, Watcher
 from agent.report.terminal.live import LiveDisplay
 from agent.report.terminal.plain import PlainDisplay
 

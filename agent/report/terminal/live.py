@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from agent.load.live import LiveView
+from agent.measure.live import LiveView
 from agent.report.terminal.screen import LastScreen, Screen
 from agent.report.terminal.text import print_line
 

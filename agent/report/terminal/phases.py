@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from agent.load.live import PhaseView
+from agent.measure.live import PhaseView
 
 
 class Stage(StrEnum):

@@ -7,10 +7,10 @@ from operator import itemgetter
 
 from rich.console import Console
 
-from agent.load.live import LiveView, OperationView, PhaseView
+from agent.measure.live import LiveView, OperationView, PhaseView
+from agent.report.generator import OVERLOADED, in_trouble, strain
 from agent.report.numbers import clock as on_the_clock
 from agent.report.numbers import count, counted
-from agent.report.terminal.generator import OVERLOADED, in_trouble, strain
 from agent.report.terminal.phases import running
 from agent.report.terminal.text import number, print_line
 

@@ -1,6 +1,6 @@
 """The live screen: phases, operations, Macs and the generator itself, laid out for the terminal's width and height.
 
-Made of one `agent.load.live.LiveView`; `agent.report.terminal.live` draws it.
+Made of one `agent.measure.live.LiveView`; `agent.report.terminal.live` draws it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from agent.load.live import RECENT_SECONDS, LiveView, OperationView, PhaseView
-from agent.load.timeline import MACS
-from agent.net.records import OPERATIONS
+from agent.measure.live import RECENT_SECONDS, LiveView, OperationView, PhaseView
+from agent.measure.records import OPERATIONS
+from agent.measure.timeline import MACS
+from agent.report.generator import OVERLOADED, in_trouble, strain
 from agent.report.numbers import clock, count, counted
-from agent.report.terminal.generator import OVERLOADED, in_trouble, strain
 from agent.report.terminal.phases import Stage, counted_stages, nearest, stage_of
 from agent.report.terminal.rows import Bar, Cell, Column, lines_of
 from agent.report.terminal.text import NOTHING, cutting, number, visible

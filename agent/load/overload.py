@@ -1,0 +1,191 @@
+"""Whether the generator itself is what is slow: its event loop's lag, its share of a core, its wait for one.
+
+A lag is weighted by time. While the loop stands still for 7 s, everything that comes due waits: what comes due at once
+for 7 s, what comes due at the end for nothing. So a stall counts as a sample every LOOK_SECONDS, of a lag that falls
+from its length to zero, as HdrHistogram's correction for coordinated omission has it; one sample for one stall would
+make the worst moment of a run vanish among thousands of good ones.
+
+What is measured is kept for the whole run and for each phase: a phase that was crowded says nothing of the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from agent.load.machine import CPUWaits, cpu_waits
+from agent.measure.latencies import Latencies
+from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
+from agent.net.timing import Clock, DelayedCall
+
+LOOK_SECONDS = 0.02
+ROW_SECONDS = 1.0  # the least time over which a share of a core is taken
+
+
+class Span(msgspec.Struct, kw_only=True):
+    """What one process measured of itself during one phase: its number in the scenario.
+
+    ``elapsed_s`` is of the process's own clock, ``cpu_s`` of its event loop's thread, ``busy_s`` how much of the time
+    belongs to seconds in which that thread took over BUSY_SHARE of a core, ``lagging_s`` how much the loop was over
+    LAG_BOUND_MS behind. Lags are in ms, percentiles over time. ``queued_s``, ``stolen_s`` and ``pressed_s`` are as
+    in `agent.load.machine`.
+    """
+
+    phase: int
+    elapsed_s: float = 0.0
+    cpu_s: float = 0.0
+    busy_s: float = 0.0
+    lagging_s: float = 0.0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    max_ms: float = 0.0
+    queued_s: float | None = None
+    stolen_s: float | None = None
+    pressed_s: float | None = None
+
+
+class Strain:
+    """Watches one reactor from its own thread.
+
+    ``lag`` is the event loop's over the whole run; ``cpu_by_second`` has the share of a core for each second of it,
+    by this process's own clock.
+    """
+
+    def __init__(
+        self, clock: Clock, cpu: Callable[[], float] = time.thread_time, waits: Callable[[], CPUWaits] = cpu_waits
+    ) -> None:
+        self.lag = Latencies()
+        self.cpu_by_second: list[float] = []
+        self._clock = clock
+        self._cpu = cpu
+        self._waits = waits
+        self._worst = 0.0
+        self._due = 0.0
+        self._timer: DelayedCall | None = None
+        self._open: dict[int, _OpenSpan] = {}
+        self._over: list[Span] = []
+        self._cpu_began = cpu()
+        self._asked = self._row = (clock.seconds(), self._cpu_began)
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that this thread has taken since the watch was made."""
+        return self._cpu() - self._cpu_began
+
+    @property
+    def spans(self) -> list[Span]:
+        """The phases that are over, and those that are not, as far as they are."""
+        return [*self._over, *(span.measured(*self._now(), self._waits()) for span in self._open.values())]
+
+    def begin(self) -> None:
+        """Watch from now on; what was before, the making of a fleet, is nothing that a server could have seen."""
+        self._asked = self._row = self._now()
+        self._look_again(self._clock.seconds())
+
+    def enter(self, phase: int) -> None:
+        """A phase begins."""
+        self._observe()
+        self._open[phase] = _OpenSpan(phase, *self._now(), self._waits())
+
+    def leave(self, phase: int) -> None:
+        """It is over; nothing happens where it is so already."""
+        if phase in self._open:
+            self._observe()
+            self._over.append(self._open.pop(phase).measured(*self._now(), self._waits()))
+
+    def second(self) -> tuple[float, float]:
+        """The longest lag (ms) and the share of a core since the last call."""
+        worst, self._worst = self._worst, 0.0
+        (before, cpu_before), self._asked = self._asked, self._now()
+        now, cpu = self._asked
+        return worst * 1000.0, (cpu - cpu_before) / (now - before) if now > before else 0.0
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if self._timer is None:
+            return
+        self._observe()
+        for phase in list(self._open):
+            self.leave(phase)
+        self._end_row(self._now())
+        if self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _now(self) -> tuple[float, float]:
+        return self._clock.seconds(), self._cpu()
+
+    def _look(self) -> None:
+        now, _ = moment = self._now()
+        self._count(max(0.0, now - self._due))
+        if now - self._row[0] >= ROW_SECONDS - LOOK_SECONDS / 2:
+            self._end_row(moment)
+        self._look_again(now)
+
+    def _look_again(self, now: float) -> None:
+        self._due = now + LOOK_SECONDS
+        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+
+    def _observe(self) -> None:
+        """Count a stall that the look has not seen yet, so that it goes to the phase in which it was."""
+        if self._timer is not None and self._timer.active() and self._clock.seconds() > self._due:
+            self._timer.cancel()
+            self._look()
+
+    def _count(self, lag: float) -> None:
+        self._worst = max(self._worst, lag)
+        self.lag.record_stall(lag, LOOK_SECONDS)
+        for span in self._open.values():
+            span.lag.record_stall(lag, LOOK_SECONDS)
+
+    def _end_row(self, moment: tuple[float, float]) -> None:
+        elapsed, cpu = moment[0] - self._row[0], moment[1] - self._row[1]
+        if elapsed <= 0.0:
+            return
+        self._row = moment
+        share = min(1.0, cpu / elapsed)
+        self.cpu_by_second += [round(share, 4)] * round(elapsed)  # one that took 7 s is 7 of them
+        for span in self._open.values():
+            span.row(*moment)
+
+
+class _OpenSpan:
+    """A phase that goes on."""
+
+    def __init__(self, phase: int, now: float, cpu: float, waits: CPUWaits) -> None:
+        self.lag = Latencies()
+        self._phase = phase
+        self._began, self._cpu_began, self._waits_began = now, cpu, waits
+        self._row = now, cpu
+        self._busy = 0.0
+
+    def row(self, now: float, cpu: float) -> None:
+        """Some second is over."""
+        before, cpu_before = self._row
+        self._row = now, cpu
+        if cpu - cpu_before > BUSY_SHARE * (now - before):
+            self._busy += now - before
+
+    def measured(self, now: float, cpu: float, waits: CPUWaits) -> Span:
+        """The phase until now."""
+        summary, began = self.lag.summary(), self._waits_began
+        rest, cpu_of_rest = now - self._row[0], cpu - self._row[1]
+        return Span(
+            phase=self._phase,
+            elapsed_s=now - self._began,
+            cpu_s=cpu - self._cpu_began,
+            busy_s=self._busy + (rest if cpu_of_rest > BUSY_SHARE * rest else 0.0),
+            lagging_s=self.lag.count_over(LAG_BOUND_MS / 1000.0) * LOOK_SECONDS,
+            p50_ms=summary.p50 or 0.0,
+            p99_ms=summary.p99 or 0.0,
+            max_ms=summary.max or 0.0,
+            queued_s=_since(began.queued, waits.queued),
+            stolen_s=_since(began.stolen, waits.stolen),
+            pressed_s=_since(began.pressed, waits.pressed),
+        )
+
+
+def _since(before: float | None, now: float | None) -> float | None:
+    return None if before is None or now is None else max(0.0, now - before)

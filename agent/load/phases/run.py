@@ -1,0 +1,222 @@
+"""One phase of one shard: which of its things are this shard's, in which order and at which pace they begin."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+from agent.fleet.derivation import Derivation
+from agent.fleet.population import Population
+from agent.load.phases.checkin import look, look_when_pushed
+from agent.load.phases.crew import Crew
+from agent.load.phases.enroll import enroll
+from agent.load.phases.lom import power, set_up
+from agent.load.phases.pace import Pace, Work
+from agent.load.phases.power_cut import cut_power
+from agent.lom.requests import PowerRequest
+from agent.measure.live import PhaseState
+from agent.net.mac.environment import Moment
+from agent.net.timing import sleep
+from agent.scenario.arrivals import Arrival, ArrivalPlan, Constant, expected, of_targets, order, schedule
+from agent.scenario.pacing import Closed, pace
+from agent.scenario.targets import chosen_macs, chosen_segments, in_segment_order, lom_requests
+from agent.scenario.types import (
+    ArrivingPhase,
+    CheckinPhase,
+    CommandPhase,
+    EnrollPhase,
+    IdlePhase,
+    LoadPart,
+    LOMPhase,
+    LOMSetupPhase,
+    Phase,
+    PhaseBase,
+    PowerCutPhase,
+)
+
+_OPERATIONS = {
+    "enroll": "enroll",
+    "checkin": "session",
+    "command": "delivery",
+    "lom_setup": "lom_setup",
+    "lom": "lom_device",
+    "power_cut": "return",
+    "idle": "session",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of the fleet a shard is: Macs ``indexes`` of ``population``, number ``shard`` of ``shards``."""
+
+    population: Population
+    source: Derivation
+    indexes: range
+    shard: int
+    shards: int
+    load: LoadPart
+
+    def owns_segment(self, segment: int) -> bool:
+        """Whether the Macs of this segment are: a segment is never cut."""
+        return self.population.segment(segment)[0] in self.indexes
+
+    def places(self, macs: Sequence[int]) -> range:
+        """Where this shard's own stand in ``macs``, the ascending indexes of some Macs."""
+        return range(bisect_left(macs, self.indexes.start), bisect_left(macs, self.indexes.stop))
+
+
+def part_of(number: int, some: range, total: int) -> int:
+    """What comes of ``number`` to ``some`` of ``total`` things: over ranges that make up the whole it adds up to it."""
+    return number * some.stop // total - number * some.start // total if total else 0
+
+
+def operation_of(phase: PhaseBase) -> str:
+    """The operation that late and dropped things of a phase count under."""
+    if isinstance(phase, CheckinPhase) and phase.by == "push":
+        return "delivery"
+    return _OPERATIONS[phase.kind]
+
+
+class PhaseRun:
+    """One phase in one shard. ``state`` says how far it is."""
+
+    def __init__(self, phase: Phase, crew: Crew, part: Part) -> None:
+        self.state = PhaseState()
+        self.phase = phase
+        self._crew = crew
+        self._part = part
+        around = crew.around
+        self._pace = Pace(around.reactor, around.now, crew.metrics, operation_of(phase), self.state)
+
+    async def run(self) -> None:
+        """Run to the end of the phase in this shard. May be cancelled; what was not begun is then dropped."""
+        keys = self._crew.around.keys
+        waits, waited_s = keys.waits, keys.waited_s
+        try:
+            match self.phase:
+                case LOMPhase() as phase:
+                    await self._lom(phase)
+                case PowerCutPhase() as phase:
+                    await self._power_cut(phase)
+                case IdlePhase() as phase:
+                    await self._idle(phase)
+                case ArrivingPhase() as phase:
+                    await self._macs(phase)
+        finally:
+            self.state.planned = self.state.started + self.state.dropped
+            if isinstance(self.phase, EnrollPhase):
+                self.state.key_waits, self.state.key_wait_s = keys.waits - waits, keys.waited_s - waited_s
+        self.state.over = True
+
+    def stop_because(self, reason: str) -> None:
+        """Why things are dropped when ``run`` is cancelled."""
+        self._pace.reason = reason
+
+    async def _macs(self, phase: ArrivingPhase) -> None:
+        """Each thing is one Mac's."""
+        chosen = chosen_macs(phase, self._part.population)
+        of_mac = self._work_of(phase)
+
+        def work(place: int, due: Moment) -> Coroutine[Any, Any, None]:
+            return of_mac(chosen[place], due)
+
+        await self._paced(phase, len(chosen), self._part.places(chosen), work)
+
+    def _work_of(self, phase: ArrivingPhase) -> Work:
+        crew = self._crew
+        match phase:
+            case EnrollPhase():
+                return partial(enroll, crew)
+            case CheckinPhase():
+                look_by = look_when_pushed if phase.by == "push" else look
+                return lambda index, due: look_by(crew, index, due, phase.timeout)
+            case CommandPhase():
+                return partial(self._command, phase.request or {}, phase.timeout)
+            case LOMSetupPhase():
+                return lambda index, due: set_up(crew, index, due, phase.timeout, install=phase.install)
+        raise AssertionError(phase.kind)
+
+    async def _command(self, request: dict[str, Any], seconds: float, index: int, due: Moment) -> None:
+        await self._crew.command(self._crew.mac(index), request, due, seconds)
+
+    async def _lom(self, phase: LOMPhase) -> None:
+        """Each thing is one LOMDeviceRequest."""
+        part = self._part
+        requests = lom_requests(phase, part.population)
+        request = PowerRequest(phase.request)
+
+        async def ask(place: int, due: Moment) -> None:
+            one = requests[place]
+            controller = part.population.segment(one.segment)[0]
+            await power(self._crew, controller, one.devices, request, due, phase.timeout)
+
+        await self._paced(
+            phase,
+            len(requests),
+            part.places([part.population.segment(each.segment)[0] for each in requests]),
+            ask,
+            lambda arrivals: in_segment_order(arrivals, requests),
+        )
+
+    async def _power_cut(self, phase: PowerCutPhase) -> None:
+        """Each thing is one segment."""
+        part = self._part
+        segments = chosen_segments(phase, part.population)
+        step = 1.0 / max(1, len(segments))
+        self.state.planned = sum(map(part.owns_segment, segments))
+        arrivals = (
+            Arrival(phase.spread * step * place, place)
+            for place, segment in enumerate(segments)
+            if part.owns_segment(segment)
+        )
+
+        async def cut(place: int, due: Moment) -> None:
+            away = phase.seconds + phase.return_spread * step * place
+            await cut_power(self._crew, part.population.segment(segments[place]), due, away, phase.timeout)
+
+        await self._pace.open(arrivals, cut)
+
+    async def _idle(self, phase: IdlePhase) -> None:
+        """Nothing, or the Macs look by themselves now and then."""
+        if phase.poll is None:
+            await sleep(self._crew.around.reactor, phase.seconds)
+            return
+        chosen = chosen_macs(phase, self._part.population)
+        plan = ArrivalPlan(Constant(len(chosen) / phase.poll), phase.seconds, again=True)
+        arrivals = schedule(plan, len(chosen), self._part.source, phase.name)
+        mine = self._part.places(chosen)
+        self.state.planned = part_of(expected(plan, len(chosen))[0], mine, len(chosen))
+
+        async def one(place: int, due: Moment) -> None:
+            await look(self._crew, chosen[place], due, phase.timeout)
+
+        await self._pace.open(of_targets(arrivals, mine.__contains__), one)
+
+    async def _paced(
+        self,
+        phase: ArrivingPhase,
+        targets: int,
+        mine: range,
+        work: Work,
+        reorder: Callable[[Iterable[Arrival]], Iterator[Arrival]] = iter,
+    ) -> None:
+        part = self._part
+        how = pace(phase, part.load)
+        if isinstance(how, Closed):
+            row = [Arrival(0.0, place) for place in order(targets, part.source, phase.name)]
+            places = [arrival.target for arrival in reorder(row) if arrival.target in mine]
+            self.state.planned = len(places)
+            await self._closed(how, places, part_of(how.concurrency, mine, targets), work)
+        else:
+            arrivals = reorder(schedule(how, targets, part.source, phase.name))
+            self.state.planned = part_of(expected(how, targets)[0], mine, targets)
+            await self._pace.open(of_targets(arrivals, mine.__contains__), work)
+
+    async def _closed(self, how: Closed, places: Sequence[int], at_once: int, work: Work) -> None:
+        if not places:
+            return
+        await self._pace.closed(cycle(places) if how.again else places, max(1, at_once), work, how.duration)

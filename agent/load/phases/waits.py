@@ -1,0 +1,138 @@
+"""Who waits for what of the Macs: a command's result, a session's end, a Mac that goes down.
+
+The Macs call it in the middle of their work (`agent.net.mac.commands.Watch`), so it tells those who wait in the next
+turn of the reactor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from agent.errors import CutShort, PeerError
+from agent.mdm.results import Status
+from agent.net.mac.client import MDMClient
+from agent.net.mac.commands import InHand, Watched
+from agent.net.timing import OutOfTime, Reactor, Stalls, TimeLimit, within
+
+_ROUNDING = 0.001  # seconds: what is left of a time limit after floats were added and subtracted
+
+
+class ResultMissing(PeerError):
+    """The server did not bring a command to its Mac, or did not take the result, in time."""
+
+    kind = "no_result"
+    timed_out = True
+
+
+class SessionStuck(PeerError):
+    """A Mac's session with the server did not come to its end, or never began."""
+
+    kind = "session_stuck"
+    timed_out = True
+
+
+class WentDown(CutShort):
+    """The Mac went down in the middle of its session."""
+
+
+class Watcher:
+    """The watch of one shard's Macs. ``stalls`` is how long their event loop stood still: no time limit counts that."""
+
+    def __init__(self, reactor: Reactor, stalls: Stalls) -> None:
+        self._reactor = reactor
+        self.stalls = stalls
+        self._limits: set[TimeLimit] = set()
+        self._results: dict[str, Deferred[InHand]] = {}
+        self._sessions: dict[int, list[Deferred[PeerError | None]]] = {}
+        self._told: list[tuple[Deferred[Any], Any]] = []
+
+    async def result(self, command_uuid: str, seconds: float) -> InHand:
+        """The command when the server has taken its last result, one that is not NotNow. Raises ResultMissing."""
+        arrived: Deferred[InHand] = Deferred()
+        self._results[command_uuid] = arrived
+        try:
+            return await within(arrived, seconds, self._reactor, self.stalls)
+        except OutOfTime:
+            for waiting, work in self._told:  # it came in this very turn
+                if waiting is arrived:
+                    return work  # type: ignore[no-any-return]
+            raise ResultMissing(f"the server took no result of the command within {seconds:g} s") from None
+        finally:
+            self._results.pop(command_uuid, None)
+
+    async def session_end(self, index: int, seconds: float) -> PeerError | None:
+        """What Mac ``index``'s next session ends in; None is good order. Raises SessionStuck."""
+        ended: Deferred[PeerError | None] = Deferred()
+        waiting = self._sessions.setdefault(index, [])
+        waiting.append(ended)
+        try:
+            return await within(ended, seconds, self._reactor, self.stalls)
+        except OutOfTime:
+            for each, failure in self._told:
+                if each is ended:
+                    return failure  # type: ignore[no-any-return]
+            raise SessionStuck(f"no session of the Mac came to its end within {seconds:g} s") from None
+        finally:
+            if ended in waiting:
+                waiting.remove(ended)
+            if not waiting and self._sessions.get(index) is waiting:
+                del self._sessions[index]
+
+    def overdue(self, client: MDMClient, seconds: float) -> None:
+        """Somebody waited for Mac ``client`` as long as its phase allows: a session that is open has failed.
+
+        One that has not been open for ``seconds`` yet gets the rest of them: it is not to blame for what came before.
+        """
+        session = client.open_session
+        if session is None:
+            return
+        stuck = SessionStuck(f"the session did not come to its end within {seconds:g} s")
+        left = session.since.ticks + seconds - self._reactor.seconds()
+        if left <= _ROUNDING:
+            session.end(stuck)
+            return
+
+        def over() -> None:
+            self._limits.discard(limit)
+            session.end(stuck)
+
+        limit = TimeLimit(self._reactor, self.stalls, left, over)
+        self._limits.add(limit)
+
+    def close(self) -> None:
+        """Whatever is under way has no time limit any more."""
+        for limit in self._limits:
+            limit.cancel()
+        self._limits.clear()
+
+    # What a Mac calls.
+
+    def taken(self, _client: Watched, work: InHand) -> None:
+        """The server took a result."""
+        if work.status is not Status.NOT_NOW:
+            arrived = self._results.pop(work.command.uuid, None)
+            if arrived is not None:
+                self._tell(arrived, work)
+
+    def session_over(self, client: Watched, failure: PeerError | None) -> None:
+        """A session came to its end."""
+        for ended in self._sessions.pop(client.index, ()):
+            self._tell(ended, failure)
+
+    def went_down(self, client: Watched) -> None:
+        """The Mac does not run any more."""
+        for ended in self._sessions.pop(client.index, ()):
+            self._tell(ended, WentDown("the Mac went down before its session ended"))
+
+    def _tell(self, waiting: Deferred[Any], outcome: object) -> None:
+        if not self._told:
+            self._reactor.callLater(0, self._flush)
+        self._told.append((waiting, outcome))
+
+    def _flush(self) -> None:
+        told, self._told = self._told, []
+        for waiting, outcome in told:
+            if not waiting.called:
+                waiting.callback(outcome)

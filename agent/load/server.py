@@ -1,0 +1,159 @@
+"""The server of a run as the conductor opens it: the embedded lab, or the operator's own by its API.
+
+From a scenario's words (URLs, files, the names of environment variables) to what shards take as plain data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.errors import OperatorError
+from agent.fleet.population import Population
+from agent.lab.core import Lab
+from agent.lab.server import LabServer
+from agent.load.machine import allow_open_files
+from agent.load.shard_plan import EnrolAt, EnrolWith, server_data
+from agent.net.http.http1 import split_url
+from agent.net.transport.anchors import read_anchors
+from agent.pki.authorities import Authorities
+from agent.scenario.types import Scenario, WebRequest
+from agent.servers.configs import (
+    LabConfig,
+    MicroMDMConfig,
+    NanoMDMConfig,
+    RequestTemplate,
+    ServerConfig,
+    Trust,
+    WebhookConfig,
+)
+
+MAX_PROFILE_BYTES = 8 * 1024 * 1024
+MAX_SECRET_BYTES = 4096
+
+
+class ServerSide:
+    """``lab`` is the embedded one, or None. The rest is for the shards: see `agent.load.shard_plan`."""
+
+    def __init__(self, reactor: Any, scenario: Scenario, population: Population) -> None:
+        self.lab: LabServer | None = None
+        self.enrol: EnrolAt | EnrolWith = EnrolAt("")
+        self.anchors: tuple[bytes, ...] = ()
+        self.config: dict[str, Any] | None = None
+        self._server = scenario.server
+        server = scenario.server
+        if server.adapter == "lab" and server.lab is None:
+            allow_open_files(len(population))
+            self.lab = LabServer(reactor, Lab(), Authorities(), scep=server.identity == "scep")
+        else:
+            self.anchors = tuple(anchor.public_bytes(Encoding.DER) for anchor in read_anchors(server.ca))
+            config = _config(scenario)
+            self.config = None if config is None else server_data(config)
+            self.enrol = _enrol(scenario)
+
+    def open(self, note: Callable[[str], None]) -> None:
+        """Start the lab, where it is the server. Raises OperatorError."""
+        lab = self.lab
+        if lab is None:
+            return
+        lab.listen()
+        note(f"The lab, an embedded MDM server, listens on {lab.url}")
+        pem = lab.authorities.anchor.public_bytes(Encoding.PEM).decode("ascii")
+        self.anchors = (lab.authorities.anchor.public_bytes(Encoding.DER),)
+        self.enrol = EnrolAt(lab.enrolment_url)
+        self.config = server_data(LabConfig(lab.url, lab.token, Trust(pem, system=False)))
+
+    async def close(self) -> None:
+        """Stop the lab."""
+        if self.lab is not None:
+            await self.lab.close()
+
+
+def _enrol(scenario: Scenario) -> EnrolAt | EnrolWith:
+    """Where the Macs enrol. Raises OperatorError."""
+    server = scenario.server
+    source = server.enroll
+    if source is None:
+        if server.lab is None:
+            raise OperatorError("the scenario's [server] needs `enroll`, the enrolment profile of the server")
+        source = f"{server.lab.url.rstrip('/')}/enroll"
+    if source.startswith(("https://", "http://")):
+        split_url(source)
+        return EnrolAt(source)
+    profile = _read(source, "the enrolment profile", MAX_PROFILE_BYTES)
+    return EnrolWith(profile)
+
+
+def _config(scenario: Scenario) -> ServerConfig | None:
+    """How commands are queued; None for nobody who could be asked. Raises OperatorError."""
+    server = scenario.server
+
+    def trust(files: tuple[str, ...]) -> Trust:
+        anchors = read_anchors(files or server.ca)
+        pem = "".join(anchor.public_bytes(Encoding.PEM).decode("ascii") for anchor in anchors)
+        return Trust(pem, system=True, insecure=server.insecure)
+
+    if server.adapter == "lab" and server.lab is not None:
+        token = _read(server.lab.token_file, "the token of the lab's API", MAX_SECRET_BYTES)
+        return LabConfig(
+            server.lab.url.rstrip("/"),
+            _text(token, server.lab.token_file),
+            trust(server.lab.ca),
+            push=bool(scenario.push.enabled),
+        )
+    if server.adapter == "nanomdm" and server.nanomdm is not None:
+        nano = server.nanomdm
+        key = _api_key("NanoMDM", nano.api_key_env, nano.api_key_file)
+        return NanoMDMConfig(
+            nano.url.rstrip("/"),
+            key,
+            user=nano.user,
+            trust=trust(nano.ca),
+            push=bool(scenario.push.enabled),
+            plain=nano.plain_http,
+        )
+    if server.adapter == "micromdm" and server.micromdm is not None:
+        micro = server.micromdm
+        key = _api_key("MicroMDM", micro.api_key_env, micro.api_key_file)
+        return MicroMDMConfig(micro.url.rstrip("/"), key, micro.user, trust(micro.ca), plain=micro.plain_http)
+    if server.adapter == "webhook" and server.webhook is not None:
+        hook = server.webhook
+        push = None if hook.push is None else _template(hook.push)
+        return WebhookConfig(_template(hook.enqueue), push, trust(hook.ca), plain=hook.plain_http)
+    return None
+
+
+def _template(request: WebRequest) -> RequestTemplate:
+    return RequestTemplate(request.method, request.url, tuple(request.headers.items()), request.body)
+
+
+def _api_key(whose: str, variable: str | None, path: str | None) -> str:
+    if path is not None:
+        return _text(_read(path, f"{whose}'s API key", MAX_SECRET_BYTES), path)
+    key = os.environ.get(variable or "", "")
+    if not key:
+        raise OperatorError(f"the environment variable {variable} should hold {whose}'s API key, but is not set")
+    return key
+
+
+def _text(octets: bytes, path: str) -> str:
+    try:
+        return octets.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise OperatorError(f"{path} should hold text, but is no UTF-8") from error
+
+
+def _read(path: str, what: str, most: int) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            octets = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OperatorError(f"{what} {path} cannot be read: {reason}") from error
+    if len(octets) > most:
+        raise OperatorError(f"{what} {path} is longer than {most} bytes")
+    return octets

@@ -1,0 +1,193 @@
+"""Limits that a run must keep, such as ``session.p99 < 500ms``: read from the scenario, judged over the metrics.
+
+Verdicts go to the terminal, the results document and the JUnit report, and decide the exit code.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fractions import Fraction
+
+from agent.errors import OperatorError
+from agent.measure.metrics import Metrics, OperationSummary, StageSummary
+from agent.measure.records import OPERATIONS, STAGES
+
+LONGEST = 200  # characters of a limit
+
+_FORM = re.compile(r"([a-z_]+)\.([a-z]+[0-9.]*)\s*(<=|>=|==|<|>)\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([^\s0-9]*)")
+_EXPECTED = "OPERATION.METRIC COMPARISON VALUE, such as session.p99 < 500ms, push.errors == 0 or command.late <= 1%"
+_COMPARISONS: dict[str, Callable[[Fraction, Fraction], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+}
+_TIMES = {
+    "us": Fraction(1, 1000),
+    "µs": Fraction(1, 1000),
+    "ms": Fraction(1),
+    "s": Fraction(1000),
+    "m": Fraction(60_000),
+}
+_PARTS = {"": Fraction(1), "%": Fraction(1)}
+_LATENCIES = {
+    "p50": "p50",
+    "p90": "p90",
+    "p95": "p95",
+    "p99": "p99",
+    "p99.9": "p99_9",
+    "max": "max",
+    "mean": "mean",
+}
+# Which units a metric takes, and how many of its own (ms, or ones) each is.
+_UNITS: dict[str, dict[str, Fraction]] = {
+    **dict.fromkeys(_LATENCIES, _TIMES),
+    "errors": _PARTS,
+    "late": _PARTS,
+    "dropped": _PARTS,
+    "count": {"": Fraction(1)},
+    "rate": {"": Fraction(1), "/s": Fraction(1)},
+}
+_OF_STAGES = (*_LATENCIES, "count")
+_UNIT_NAMES = {"": "no unit"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit: ``name`` (an operation or a stage) has a ``metric`` that ``comparison`` holds of ``value``.
+
+    ``value`` is in ``unit``; ``text`` is what the operator wrote.
+    """
+
+    text: str
+    name: str
+    metric: str
+    comparison: str
+    value: Fraction
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a run kept a limit: what was ``found`` (None where there was nothing to judge), and it all in a
+    ``sentence``. One that is not ``reliable`` was neither kept nor broken, and is not ``ok``: the load generator was
+    overloaded, so that nobody knows."""
+
+    limit: str
+    ok: bool
+    found: str | None
+    sentence: str
+    reliable: bool = True
+
+
+def parse_limit(text: str) -> Limit:
+    """The limit that ``text`` says. Raises OperatorError for what is none, with what was meant, perhaps."""
+    text = text.strip()
+    parts = _FORM.fullmatch(text) if len(text) <= LONGEST else None
+    if parts is None:
+        raise OperatorError(f"Expected a limit, {_EXPECTED}; found {text[:LONGEST]!r}.")
+    subject, metric, comparison, number, unit = parts.groups()
+    if subject not in OPERATIONS + STAGES:
+        raise _unknown(text, "an operation or a stage", subject, OPERATIONS + STAGES)
+    if subject in STAGES and metric in _UNITS and metric not in _OF_STAGES:
+        raise OperatorError(f"In the limit {text!r}: {subject} is a stage, which has only {', '.join(_OF_STAGES)}.")
+    if metric not in _UNITS:
+        raise _unknown(text, "a metric", metric, _UNITS)
+    if unit not in _UNITS[metric]:
+        units = " or ".join(_UNIT_NAMES.get(each, each) for each in _UNITS[metric])
+        raise OperatorError(
+            f"In the limit {text!r}: expected a number with {units} for {metric}; found {number}{unit}."
+        )
+    return Limit(text, subject, metric, comparison, Fraction(number), unit)
+
+
+def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> Verdict:
+    """Whether what was measured keeps ``limit``.
+
+    A limit on an operation that never ran is broken, because it says nothing of the server; only a limit on ``count``
+    is about that very number. Shares are of those that ended; of ``dropped``, of those that were due. ``unreliable``
+    has what was measured by an overloaded load generator: names, or one metric of a name (``enroll.rate``).
+    """
+    summary: OperationSummary | StageSummary
+    of_stage = limit.name in STAGES
+    summary = metrics.stage_summary(limit.name) if of_stage else metrics.summary(limit.name)
+    if limit.metric != "count" and not summary.count:
+        unended = summary.started if isinstance(summary, OperationSummary) else 0
+        return _nothing(
+            limit, f"{limit.name} never ended ({unended} cut short)" if unended else f"{limit.name} never ran"
+        )
+    found = _found(limit, summary)
+    if found is None:
+        return _nothing(limit, f"{limit.name} never succeeded ({summary.count} failed)")
+    holds = _COMPARISONS[limit.comparison]
+    ok = holds(found, limit.value)
+    shown = _with_unit(_shown(found, lambda number: holds(number, limit.value) == ok), limit.unit)
+    sentence = f"{limit.name}.{limit.metric} was {shown}; {_said(limit)}"
+    if not _in_doubt(limit, unreliable):
+        return Verdict(limit.text, ok, shown, sentence)
+    if ok and limit.comparison in (("<", "<=") if limit.metric in _LATENCIES else (">", ">=")):
+        # The generator's own delays make a latency longer and a rate lower: without them it would hold, too.
+        return Verdict(limit.text, ok, shown, f"{sentence} The load generator was overloaded: its delays are in this.")
+    return Verdict(
+        limit.text, False, shown, f"Not judged reliably, the load generator was overloaded: {sentence}", False
+    )
+
+
+def _in_doubt(limit: Limit, unreliable: Collection[str]) -> bool:
+    timed = limit.metric in _LATENCIES or limit.metric == "rate"
+    return timed and (limit.name in unreliable or f"{limit.name}.{limit.metric}" in unreliable)
+
+
+def _found(limit: Limit, summary: OperationSummary | StageSummary) -> Fraction | None:
+    """What was measured, in the limit's unit."""
+    if limit.metric in _LATENCIES:
+        ms = getattr(summary, _LATENCIES[limit.metric])
+        # To the nanosecond, of which no clock here says more; so 0.1 ms is a tenth and not what a float makes of it.
+        return None if ms is None else Fraction(round(ms * 1e6), 1_000_000) / _TIMES[limit.unit]
+    number: int | float = getattr(summary, "rate_per_s" if limit.metric == "rate" else limit.metric)
+    if limit.unit != "%":
+        return Fraction(number)
+    due = summary.count
+    if isinstance(summary, OperationSummary) and limit.metric == "dropped":
+        due += summary.dropped
+    return Fraction(number) * 100 / due
+
+
+def _nothing(limit: Limit, why: str) -> Verdict:
+    return Verdict(limit.text, False, None, f"{why}; {_said(limit, whole=True)}")
+
+
+def _said(limit: Limit, *, whole: bool = False) -> str:
+    subject = f"{limit.name}.{limit.metric} " if whole else ""
+    value = _with_unit(_shown(limit.value, lambda number: number == limit.value), limit.unit)
+    return f"the limit is {subject}{limit.comparison} {value}."
+
+
+def _with_unit(number: str, unit: str) -> str:
+    if unit in _TIMES:
+        return f"{number} {'µs' if unit == 'us' else unit}"
+    return number + unit
+
+
+def _shown(number: Fraction, honest: Callable[[Fraction], bool]) -> str:
+    """``number`` with three figures that matter, or as many more as are needed to be ``honest``; whole ones exactly."""
+    if number.denominator == 1:
+        return str(number.numerator)
+    for figures in range(max(3, len(str(int(number)))), 20):
+        shown = f"{float(number):.{figures}g}"
+        if honest(Fraction(shown)):
+            break
+    plain = f"{float(shown):.9f}" if "e" in shown else shown
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+def _unknown(text: str, what: str, found: str, known: Iterable[str]) -> OperatorError:
+    known = tuple(known)
+    near = get_close_matches(found, known, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return OperatorError(f"In the limit {text!r}: expected {what} out of {', '.join(known)}; found {found!r}.{hint}")

@@ -1,0 +1,1 @@
+"""The APNs simulator on the network: gateway, provider connections, routing of pushes."""

@@ -1,0 +1,312 @@
+"""A provider of pushes, as an MDM server has one: HTTP/2 to APNs over one connection, with the push certificate.
+
+A push that is answered with 429, 500 or 503, or whose connection breaks, is tried again; after a GOAWAY comes a new
+connection.
+
+::
+
+    push --> waiting --> on a stream --> answered
+                ^             |
+                +-------------+  broken, GOAWAY, 429, 5xx (after a while)
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cryptography import x509
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+)
+from h2.exceptions import H2Error
+from twisted.internet.defer import Deferred, fail
+
+from agent.errors import PeerError
+from agent.net.apns.connection import ALPN
+from agent.net.timing import DelayedCall, Reactor
+from agent.net.transport.errors import ConnectionBroken
+from agent.net.transport.stream import DEFAULT_TIMEOUTS, SocketAddress, State, Timeouts, TLSStream, start_connect
+from agent.net.transport.tls import TLSContexts
+from agent.pki.identity import Identity
+from agent.pki.verify import PeerCheck, server_judge
+
+SERVER_NAME = "api.push.apple.com"
+RETRY_FIRST_SECONDS = 0.5  # ours; doubled before each further one; Apple: "back off"
+RETRY_LONGEST_SECONDS = 30.0
+TRIES = 8
+MAX_WAITING = 100_000  # ours: pushes that APNs has not taken yet
+_TEMPORARY = (429, 500, 503)
+_STREAMS_AT_FIRST = 100  # RFC 9113, 6.5.2: what one should allow at the least, so until SETTINGS say more
+_MAX_STREAMS = 1000
+
+Argument = TypeVar("Argument")
+
+
+class PushFailed(PeerError):
+    """APNs did not accept a push: ``status`` and ``reason`` of its answer; 0 and "" where none came."""
+
+    kind = "push_failed"
+
+    def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(slots=True, eq=False)
+class _Push:
+    """One push on its way. ``apns_id`` stays the same from try to try."""
+
+    token: bytes
+    body: bytes
+    topic: str
+    apns_id: str
+    done: Deferred[str] = field(default_factory=Deferred)
+    tries: int = 0
+    status: int = 0
+    answer: bytes = b""
+
+
+class APNsProvider:
+    """Pushes to the APNs at ``address`` (an IP address and a port), whose certificate must be for ``server_name``."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        contexts: TLSContexts,
+        address: tuple[str, int],
+        anchors: Sequence[x509.Certificate],
+        identity: Identity,
+        *,
+        server_name: str = SERVER_NAME,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        retry_first: float = RETRY_FIRST_SECONDS,
+    ) -> None:
+        self._reactor = reactor
+        self._contexts = contexts
+        self._address = address
+        self._anchors = tuple(anchors)
+        self._identity = identity
+        self._server_name = server_name
+        self._timeouts = timeouts
+        self._retry_first = retry_first
+        self._waiting: deque[_Push] = deque()
+        self._active: dict[int, _Push] = {}
+        self._timers: set[DelayedCall] = set()
+        self._stream: TLSStream | None = None
+        self._h2 = H2Connection()
+        self._ready = self._draining = self._closed = False
+        self._heard = 0.0
+
+    def push(self, token: bytes, push_magic: str, topic: str) -> Deferred[str]:
+        """Wake a Mac; the apns-id once APNs has accepted it, PushFailed where it does not."""
+        if len(self._waiting) >= MAX_WAITING:
+            return fail(PushFailed(f"{MAX_WAITING} pushes wait already for APNs to take them"))
+        body = json.dumps({"mdm": push_magic}).encode()
+        push = _Push(token, body, topic, str(uuid.uuid4()).upper())
+        self._waiting.append(push)
+        self._pump()
+        return push.done
+
+    def close(self) -> None:
+        """Hang up; what was not answered is forgotten."""
+        self._closed = True
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+        self._timers.clear()
+        self._waiting.clear()
+        self._active.clear()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            if self._ready:
+                self._h2.close_connection()
+                stream.write(self._h2.data_to_send())
+            stream.close()
+
+    # What the stream calls.
+
+    def secured(self) -> None:
+        """APNs is known to be itself."""
+        self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        self._h2.initiate_connection()
+        self._ready, self._draining = True, False
+        self._heard = self._reactor.seconds()
+        self._later(self._timeouts.answer, self._watch, self._stream)
+        self._pump()
+
+    def received(self, octets: bytes) -> None:
+        """Frames."""
+        self._heard = self._reactor.seconds()
+        try:
+            for event in self._h2.receive_data(octets):
+                self._happened(event)
+        except H2Error as error:
+            self._hang_up(ConnectionBroken(f"APNs broke a rule of HTTP/2: {error}"))
+            return
+        if self._draining and not self._active:
+            self._hang_up(ConnectionBroken("APNs is going away"))
+        self._pump()
+
+    def lost(self, error: PeerError) -> None:
+        """The connection is gone, or never came to be: what was not answered is pushed again."""
+        self._stream = None
+        self._ready = False
+        active, self._active = list(self._active.values()), {}
+        for push in active:
+            self._again(push, f"the connection to APNs broke before the answer: {error}")
+        if active and self._waiting:
+            self._later(self._retry_first, self._put_back, None)
+        elif self._waiting:
+            # Nobody was served: the next connection is tried after a while, and each push has lost a try.
+            waiting, self._waiting = list(self._waiting), deque()
+            for push in waiting:
+                self._again(push, f"APNs cannot be reached: {error}")
+
+    # HTTP/2.
+
+    def _happened(self, event: Event) -> None:
+        match event:
+            case ResponseReceived(stream_id=int(stream_id), headers=headers) if stream_id in self._active:
+                # h2 lets nothing else through than three digits
+                self._active[stream_id].status = next(int(value) for name, value in headers if name == b":status")
+            case DataReceived(stream_id=int(stream_id), data=data, flow_controlled_length=int(length)):
+                self._h2.acknowledge_received_data(length, stream_id)
+                if stream_id in self._active:
+                    self._active[stream_id].answer = (self._active[stream_id].answer + (data or b""))[:4096]
+            case StreamEnded(stream_id=int(stream_id)) if stream_id in self._active:
+                self._answered(self._active.pop(stream_id))
+            case StreamReset(stream_id=int(stream_id)) if stream_id in self._active:
+                self._again(self._active.pop(stream_id), "APNs gave the push's stream up")
+            case ConnectionTerminated(last_stream_id=last_stream_id):
+                self._draining = True
+                # RFC 9113, 6.8: what is above was not begun, so it can be sent again at once
+                for stream_id in [each for each in self._active if each > (last_stream_id or 0)]:
+                    self._waiting.appendleft(self._active.pop(stream_id))
+            case RemoteSettingsChanged():
+                self._pump()
+
+    def _answered(self, push: _Push) -> None:
+        if push.status == 200:
+            push.done.callback(push.apns_id)
+            return
+        reason = _reason(push.answer)
+        text = f"APNs refused the push: {push.status} {reason}"
+        if push.status in _TEMPORARY:
+            self._again(push, text, reason)
+        else:
+            push.done.errback(PushFailed(text, push.status, reason))
+
+    def _again(self, push: _Push, text: str, reason: str = "") -> None:
+        push.tries += 1
+        if push.tries >= TRIES:
+            push.done.errback(PushFailed(f"{text} ({TRIES} tries)", push.status, reason))
+            return
+        push.status, push.answer = 0, b""
+        self._later(min(RETRY_LONGEST_SECONDS, self._retry_first * 2.0 ** (push.tries - 1)), self._put_back, push)
+
+    def _put_back(self, push: _Push | None) -> None:
+        """It is time for another try: of this push, or of those that wait anyhow."""
+        if push is not None:
+            self._waiting.append(push)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what may be sent."""
+        if self._closed:
+            return
+        if self._stream is None:
+            if self._waiting:
+                self._connect()
+            return
+        if not self._ready:
+            return
+        stated = self._h2.remote_settings.max_concurrent_streams
+        room = _STREAMS_AT_FIRST if stated > _MAX_STREAMS else stated
+        while self._waiting and not self._draining and len(self._active) < room:
+            window = min(self._h2.outbound_flow_control_window, self._h2.remote_settings.initial_window_size)
+            if window < len(self._waiting[0].body):
+                break  # until the WINDOW_UPDATE
+            push = self._waiting.popleft()
+            stream_id = self._h2.get_next_available_stream_id()
+            self._h2.send_headers(stream_id, self._headers(push))
+            self._h2.send_data(stream_id, push.body, end_stream=True)
+            self._active[stream_id] = push
+        octets = self._h2.data_to_send()
+        if octets and self._stream.state is State.OPEN:
+            self._stream.write(octets)
+
+    def _headers(self, push: _Push) -> list[tuple[str, str]]:
+        return [
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", self._server_name),
+            (":path", f"/3/device/{push.token.hex()}"),
+            ("apns-topic", push.topic),
+            ("apns-push-type", "mdm"),
+            ("apns-id", push.apns_id),
+        ]
+
+    # The connection.
+
+    def _connect(self) -> None:
+        host, port = self._address
+        six = ":" in host
+        address: SocketAddress = (host, port, 0, 0) if six else (host, port)
+        check = PeerCheck(server_judge(self._server_name))
+        try:
+            sock = start_connect(socket.AF_INET6 if six else socket.AF_INET, address)
+            tls = self._contexts.client(sock, self._anchors, self._identity, check, self._server_name)
+        except PeerError as error:
+            self.lost(error)
+            return
+        tls.set_alpn_protos([ALPN])
+        self._stream = TLSStream(self._reactor, sock, tls, check, self, timeouts=self._timeouts)
+        self._stream.connect()
+
+    def _hang_up(self, error: PeerError) -> None:
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+        self.lost(error)
+
+    def _watch(self, stream: TLSStream | None) -> None:
+        """A connection on which nothing came for a while, though something should, is dead."""
+        if stream is None or stream is not self._stream:
+            return
+        silent = self._reactor.seconds() - self._heard
+        if self._active and silent >= self._timeouts.answer:
+            self._hang_up(ConnectionBroken(f"APNs did not answer within {self._timeouts.answer:g} s"))
+        else:
+            self._later(self._timeouts.answer, self._watch, stream)
+
+    def _later(self, seconds: float, call: Callable[[Argument], None], argument: Argument) -> None:
+        def due() -> None:
+            self._timers.discard(timer)
+            call(argument)
+
+        timer = self._reactor.callLater(seconds, due)
+        self._timers.add(timer)
+
+
+def _reason(body: bytes) -> str:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return ""
+    reason = document.get("reason") if isinstance(document, dict) else None
+    return reason[:80] if isinstance(reason, str) else ""

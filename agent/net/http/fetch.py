@@ -1,0 +1,124 @@
+"""One request and its answer as a coroutine sees it: redirects followed, the answer's advice read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin
+
+from twisted.internet.defer import Deferred
+
+from agent.errors import OperatorError, PeerError
+from agent.net.http.connection import HTTPConnection
+from agent.net.http.http1 import Origin, Response, encode_request, split_url
+
+REDIRECTS = (301, 302, 307, 308)  # those that keep the method of a PUT (RFC 9110, 15.4)
+MAX_REDIRECTS = 5
+
+ConnectionTo = Callable[[Origin], HTTPConnection]
+
+
+class Connections:
+    """Connections for one errand, one to each origin that it leads to; ``close`` them after it."""
+
+    def __init__(self, make: ConnectionTo) -> None:
+        self._make = make
+        self._opened: dict[Origin, HTTPConnection] = {}
+
+    def __call__(self, origin: Origin) -> HTTPConnection:
+        """The connection to an origin."""
+        if origin not in self._opened:
+            self._opened[origin] = self._make(origin)
+        return self._opened[origin]
+
+    def close(self) -> None:
+        """Close them all, in good order."""
+        for connection in self._opened.values():
+            connection.close()
+
+    def break_off(self, error: PeerError, *, in_order: bool) -> None:
+        """Close them all in good order, or drop them as when the power goes; the errand hears ``error``."""
+        for connection in self._opened.values():
+            connection.break_off(error, in_order=in_order)
+
+
+class RedirectRefused(PeerError):
+    """A redirect that leads nowhere, away from TLS, or in a circle."""
+
+    kind = "redirect"
+
+
+class _Answer:
+    """A caller whose answer is a Deferred."""
+
+    def __init__(self) -> None:
+        self.deferred: Deferred[Response] = Deferred()
+
+    def answered(self, response: Response) -> None:
+        """The response came."""
+        self.deferred.callback(response)
+
+    def broke(self, error: PeerError) -> None:
+        """It will not come."""
+        self.deferred.errback(error)
+
+
+def exchange(connection: HTTPConnection, request: bytes) -> Deferred[Response]:
+    """Send a request; the Deferred fires with its response, or fails with a PeerError."""
+    answer = _Answer()
+    connection.request(request, answer)
+    return answer.deferred
+
+
+async def ask(
+    connection_to: ConnectionTo,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+    *,
+    plain: bool = False,
+) -> Response:
+    """Send a request to ``url`` and wherever that redirects to. Raises PeerError, OperatorError for no URL.
+
+    ``plain`` says that http will do, too.
+    """
+    for _ in range(MAX_REDIRECTS + 1):
+        origin, target = split_url(url, plain=plain)
+        response = await exchange(connection_to(origin), encode_request(method, origin, target, headers, body))
+        following = redirected(url, response, plain=plain)
+        if following is None:
+            return response
+        url = following
+    raise RedirectRefused(f"more than {MAX_REDIRECTS} redirects, the last one to {without_query(url)}")
+
+
+def redirected(url: str, response: Response, *, plain: bool = False) -> str | None:
+    """Where the answer sends the Mac instead of ``url``, or None where it does not. Raises RedirectRefused."""
+    if response.status not in REDIRECTS:
+        return None
+    location = response.headers.get("location", "")
+    try:
+        following = urljoin(url, location)
+        split_url(following, plain=plain)
+    except (OperatorError, ValueError) as error:
+        raise RedirectRefused(f"the server redirects with {response.status} to {location[:200]!r}: {error}") from error
+    return following
+
+
+def retry_after(response: Response, now: float | None = None) -> float | None:
+    """Seconds that the server asks to wait, or None (RFC 9110, 10.2.3: a number, or a date)."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        moment = parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, moment - (time.time() if now is None else now))
+
+
+def without_query(url: str) -> str:
+    """A URL for an error text: a query may hold a secret."""
+    return url.partition("?")[0][:200]

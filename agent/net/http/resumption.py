@@ -1,0 +1,120 @@
+"""TLS session resumption of one Mac: the session kept from its last connection, offered in some of its next ones.
+
+A resumed session shows no certificate. Its peer is known by the connection that gave the session, so the session is
+offered to the same peer only: same origin, same trust anchors and pins, same identity of the Mac (``binding``), and no
+longer than that peer's certificate is valid. A server that does not take it up shows its certificate, which is then
+checked like any other. Source: RFC 8446, 2.2 and 4.6.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from agent.net.http.http1 import Origin
+from agent.net.transport.openssl_direct import KeptSession, keep_session, offer_session, was_resumed
+from agent.net.transport.tls import Check, fingerprint
+from agent.pki.certificates import CertificateError, peer_certificate
+from agent.pki.identity import Identity
+from agent.pki.verify import PeerRejected
+
+
+class _Kept(NamedTuple):
+    binding: bytes
+    context: SSL.Context
+    session: KeptSession
+    name: str
+    until: float  # seconds since the epoch
+
+
+class Resumption:
+    """What one Mac keeps: at most one session.
+
+    ``share`` (0 to 1) of its new connections offer it, as ``chance`` has it. ``clock`` gives seconds since the epoch.
+    """
+
+    __slots__ = ("_chance", "_clock", "_kept", "_share")
+
+    def __init__(self, share: float, chance: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._share = share
+        self._chance = chance
+        self._kept: _Kept | None = None
+
+    def offer(self, tls: SSL.Connection, binding: bytes, check: Check) -> Check:
+        """Offer the session in a handshake to come, if it is its turn. Returns the check that the stream is to have."""
+        kept = self._kept
+        if self._chance() >= self._share or kept is None:
+            return check
+        self._kept = None  # a ticket is for one use (RFC 8446, C.4); what fails with it is tried without it next time
+        if kept.binding != binding or kept.context is not tls.get_context() or self._clock() >= kept.until:
+            return check
+        if not offer_session(tls, kept.session):
+            return check
+        offered = ResumedCheck(check, tls, kept.name)
+        tls.set_app_data(offered)
+        return offered
+
+    def keep(self, tls: SSL.Connection, binding: bytes, name: str) -> None:
+        """This connection, whose peer was found to be ``name``, has ended: keep its session in place of the last."""
+        session = keep_session(tls)
+        try:
+            certificate = peer_certificate(tls)
+        except CertificateError:  # of a peer that was not checked: nobody knows how long its session may be kept
+            return
+        if session is not None and certificate is not None:
+            until = certificate.not_valid_after_utc.timestamp()
+            self._kept = _Kept(binding, tls.get_context(), session, name, until)
+
+    def forget(self) -> None:
+        """The Mac went down: its sessions are in its memory only."""
+        self._kept = None
+
+
+class ResumedCheck:
+    """The check of a connection that offers a session: ``check`` where the server shows a certificate after all."""
+
+    __slots__ = ("_asked", "_check", "_name", "_tls")
+
+    def __init__(self, check: Check, tls: SSL.Connection, name: str) -> None:
+        self._check = check
+        self._tls = tls
+        self._name = name
+        self._asked = False
+
+    def __call__(self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        """A certificate: this is no resumed session."""
+        self._asked = True
+        return self._check(connection, certificate, error, depth, ok)
+
+    @property
+    def rejected(self) -> PeerRejected | None:
+        """As the check has it."""
+        return self._check.rejected
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the server took the session up."""
+        return not self._asked and was_resumed(self._tls)
+
+    @property
+    def name(self) -> str:
+        """The name that the peer had in the connection that gave the session, or what the check found."""
+        return self._name if self.resumed else self._check.name
+
+
+def binding_of(
+    origin: Origin,
+    identity: Identity | None,
+    anchors: Sequence[x509.Certificate],
+    pins: Sequence[x509.Certificate],
+) -> bytes:
+    """What a session is good for: one origin, known by these anchors and pins, to one identity. 32 bytes."""
+    parts = [repr(origin).encode(), b"" if identity is None else identity.fingerprint]
+    for certificates in (anchors, pins):
+        parts.append(b"".join(sorted(fingerprint(certificate) for certificate in certificates)))
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()

@@ -1,0 +1,259 @@
+"""LOM Devices alone, at an address of the operator's choice: to try the link by hand, from another program.
+
+The Macs that they are have nothing but LOM. What happens is told as it happens: each request, each end of a boot, each
+peer that was refused, and why. The link itself is that of ``lom_device``.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from agent.device.mac import Device
+from agent.errors import OperatorError, PeerError
+from agent.fleet.population import Mac, Population
+from agent.lom.endpoint import LOMConfiguration, device_side
+from agent.lom.gate import Gate
+from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
+from agent.lom.power import Power, PowerEvent
+from agent.net.lom.device import DeviceEnd
+from agent.net.timing import DelayedCall, Reactor
+from agent.net.transport.addresses import IPv6SocketAddress, socket_address_text
+from agent.net.transport.listener import Listener, listening_socket
+from agent.net.transport.stream import TLSStream
+from agent.net.transport.tls import make_context, server_name_of, use_identity
+from agent.pki.identity import Identity, IdentityError
+from agent.pki.verify import PeerCheck, PeerRejected, controller_judge
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered:
+    """A Controller asked something; ``error`` is empty where the Device did it. ``power`` is its state afterwards."""
+
+    device: str
+    controller: str
+    request: LinkRequest
+    error: str
+    power: Power
+
+
+@dataclass(frozen=True, slots=True)
+class BootEnded:
+    """A Device is up."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRefused:
+    """No link came to be with ``peer``, or one ended because of what it sent; ``controller`` is empty if unknown."""
+
+    peer: str
+    controller: str
+    error: PeerError
+
+
+Event = RequestAnswered | BootEnded | LinkRefused
+Tell = Callable[[Event], object]
+
+
+class NoSuchDevice(PeerRejected):
+    """The server name of the hello is no Device's."""
+
+    kind = "lom_no_such_device"
+
+
+class LoneDevice:
+    """One Mac that is a LOM Device and nothing else. It is on at first."""
+
+    def __init__(self, reactor: Reactor, mac: Mac, lom: LOMConfiguration, boot_seconds: float, tell: Tell) -> None:
+        self.lom: LOMConfiguration | None = lom
+        self._reactor = reactor
+        self._tell = tell
+        self._device = Device(mac, boot_seconds=lambda: boot_seconds, jitter=lambda: 0.0)
+        self._timer: DelayedCall | None = None
+
+    @property
+    def index(self) -> int:
+        """The Mac's index."""
+        return self._device.mac.index
+
+    @property
+    def segment(self) -> int:
+        """The subnet that the Mac would be in."""
+        return self._device.mac.segment
+
+    @property
+    def lom_addresses(self) -> tuple[str, ...]:
+        """The Mac's link-local addresses. Nobody is reached by them here."""
+        return self._device.lom_addresses
+
+    def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
+        """Do what the Controller asks, and tell of it."""
+        self._advance()  # a boot that is over by now is told of first
+        answer, _events = self._device.receive_lom_request(request, controller, self._reactor.seconds())
+        self._wait()
+        power = self._device.power.state
+        self._tell(RequestAnswered(self._device.mac.dns_name, controller, request, answer.error, power))
+        return answer
+
+    def unplug(self) -> None:
+        """Boot no more."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _wait(self) -> None:
+        """For the end of the boot under way, if there is one."""
+        self.unplug()
+        deadline = self._device.power.deadline
+        if deadline is not None:
+            self._timer = self._reactor.callLater(max(0.0, deadline - self._reactor.seconds()), self._advance)
+
+    def _advance(self) -> None:
+        if PowerEvent.CAME_UP in self._device.power.advance(self._reactor.seconds()):
+            self._tell(BootEnded(self._device.mac.dns_name))
+        self._wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who the Devices are, what each of them shows, and the CAs by which all of them judge Controllers."""
+
+    macs: Population | Sequence[Mac]
+    identity_of: Callable[[Mac], Identity]
+    controller_anchors: tuple[x509.Certificate, ...]
+
+
+class LoneDevices:
+    """The Devices of a cast behind one address. A single one answers to any server name, and to none.
+
+    Raises IdentityError where TLS cannot use what the (first) Device shows.
+    """
+
+    def __init__(
+        self, reactor: Reactor, cast: Cast, *, boot_seconds: float, tell: Tell, limits: LinkLimits = LIMITS
+    ) -> None:
+        self.address = ""
+        self._reactor = reactor
+        self._cast = cast
+        self._boot_seconds = boot_seconds
+        self._tell = tell
+        self._limits = limits
+        self._gate = Gate(limits)
+        self.names = [mac.dns_name for mac in cast.macs]
+        self._by_name = {server_name_of(name).lower(): index for index, name in enumerate(self.names)}
+        self._devices: dict[int, LoneDevice] = {}
+        self._links: set[DeviceEnd] = set()
+        self._listener: Listener | None = None
+        first = cast.identity_of(cast.macs[0])
+        try:
+            use_identity(SSL.Connection(make_context(()), None), first)
+            self._context = make_context(cast.controller_anchors, first.chain)
+        except crypto.Error as error:
+            raise IdentityError(str(error)) from error
+        if len(self.names) > 1:
+            self._context.set_tlsext_servername_callback(self._greet)
+
+    def listen(self, address: IPv6SocketAddress) -> None:
+        """Open the endpoint; port 0 takes any free one. Raises OperatorError."""
+        try:
+            host, port, _, scope = address
+            sock = listening_socket(host, port, scope=scope)
+        except OSError as error:
+            raise OperatorError(
+                f"the Devices cannot listen on {socket_address_text(address)}: {error.strerror}; "
+                "choose another address or port"
+            ) from error
+        self.address = socket_address_text(sock.getsockname())
+        self._listener = Listener(self._reactor, sock, self._accepted)
+        self._listener.resume()
+
+    def close(self) -> None:
+        """Close the endpoint and every link."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for link in list(self._links):
+            link.close()
+        for device in self._devices.values():
+            device.unplug()
+
+    def _accepted(self, sock: socket.socket, _port: int) -> None:
+        try:
+            caller = sock.getpeername()
+        except OSError:  # it is gone already
+            sock.close()
+            return
+        tls = SSL.Connection(self._context, sock)
+        link = _WatchedEnd(self._reactor, self._limits, self._links.discard, self._gate, caller, self._tell)
+        if len(self.names) == 1:
+            self._become(tls, link, 0)
+        check = PeerCheck(controller_judge)
+        tls.set_app_data(link)
+        tls.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, check)
+        tls.set_accept_state()
+        self._links.add(link)
+        link.begin(TLSStream(self._reactor, sock, tls, check, link))
+
+    def _greet(self, tls: SSL.Connection) -> None:
+        link: _WatchedEnd = tls.get_app_data()
+        name = tls.get_servername() or b""
+        index = self._by_name.get(name.lower())
+        if index is None:  # no certificate is set, so the handshake fails
+            said = f"names {name.decode('ascii', 'backslashreplace')!r}" if name else "names nobody"
+            link.mistake = NoSuchDevice(f"expected the name of a Device here in the TLS hello (SNI), but it {said}")
+            return
+        try:
+            self._become(tls, link, index)
+        except (PeerError, crypto.Error) as error:
+            link.mistake = PeerRejected(f"the Device cannot show its certificate: {error}")
+
+    def _become(self, tls: SSL.Connection, link: DeviceEnd, index: int) -> None:
+        device = self._devices.get(index)
+        if device is None:
+            mac, anchors = self._cast.macs[index], self._cast.controller_anchors
+            lom = LOMConfiguration(device_identity=self._cast.identity_of(mac), controller_anchors=anchors)
+            device = LoneDevice(self._reactor, mac, lom, self._boot_seconds, self._tell)
+            self._devices[index] = device
+        use_identity(tls, device_side(device).identity)
+        link.endpoint = device
+
+
+class _WatchedEnd(DeviceEnd):
+    """A Device's end that tells why there is no link. ``mistake`` is what the hello itself got wrong."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        limits: LinkLimits,
+        ended: Callable[[DeviceEnd], object],
+        gate: Gate,
+        caller: tuple[str, int] | IPv6SocketAddress,
+        tell: Tell,
+    ) -> None:
+        super().__init__(reactor, limits, None, ended, gate=gate, address=caller[0])
+        self.mistake: PeerRejected | None = None
+        self._caller = socket_address_text(caller)
+        self._tell = tell
+        self._controller = ""
+
+    def secured(self) -> None:
+        """The Controller is known."""
+        if self._stream is not None:
+            self._controller = self._stream.peer_name
+        super().secured()
+
+    def wronged(self, error: PeerError) -> None:
+        """The peer broke the rules of the link, or asks too much."""
+        self._tell(LinkRefused(self._caller, self._controller, error))
+
+    def lost(self, error: PeerError) -> None:
+        """The peer hung up, or was refused. One that had its link may hang up as it likes."""
+        if not self._controller:
+            self._tell(LinkRefused(self._caller, "", self.mistake or error))
+        super().lost(error)

@@ -1,0 +1,151 @@
+"""The LOM network without sockets, for fleets so big that the MDM server alone is what is tested.
+
+``agent.lom.network.MemoryNetwork`` carries a link within one call; here its links are spread over turns of the reactor,
+so that a long list of items does not keep it from everything else, and each leaves its record.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+
+from agent.errors import PeerError
+from agent.lom.endpoint import Endpoint
+from agent.lom.network import AddressBook, MemoryNetwork, Neighbourhood
+from agent.lom.relay import Relay, Unreachable
+from agent.lom.requests import Outcome, RelayItem
+from agent.measure.operations import Operation, Operations
+from agent.net.lom.controller import RelayAbandoned, link_facts, verdict_of
+from agent.net.timing import Clock, DelayedCall
+
+_LINKS_A_TURN = 16  # about 10 ms: each verifies two certificate chains
+
+
+class MemoryLOMNetwork:
+    """The LOM network of one process, in its memory."""
+
+    def __init__(self, reactor: Clock, book: AddressBook, operations: Operations) -> None:
+        self.reactor = reactor
+        self.operations = operations
+        self.closed = False
+        self._book = book
+        self._links = MemoryNetwork(book)
+        self._relays: set[_MemoryRelays] = set()
+
+    def join(self, macs: Neighbourhood) -> bool:
+        """Put all of these on the network, as they are found; none of them has to be added."""
+        self._book.macs = macs
+        return True
+
+    def add(self, endpoint: Endpoint, _dns_name: str) -> None:
+        """Put a Mac on the network."""
+        self._book.add(endpoint)
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Take a Mac off the network."""
+        self._book.remove(endpoint)
+
+    def lom_changed(self, _endpoint: Endpoint) -> None:
+        """No link outlasts the call that it is made in, so that there is none to close."""
+
+    def listen(self) -> None:
+        """Nothing is to be opened."""
+
+    def close(self) -> None:
+        """What was being relayed fails, and whatever is asked for later."""
+        self.closed = True
+        for relays in list(self._relays):
+            relays.give_up(RelayAbandoned("the LOM network was closed"))
+
+    def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[Outcome]]:
+        """Carry items from a Controller to their Devices; the outcomes in the items' order.
+
+        The Deferred never fails, and never fires before this returns. Cancel it where the Controller loses power.
+        """
+        relays = _MemoryRelays(self, controller, items)
+        self._relays.add(relays)
+        relays.done.addCallback(self._relayed, relays)
+        return relays.done
+
+    def attempt(self, controller: Endpoint, relay: Relay, address: str) -> str:
+        """Try one address. Return the name of the Device that was asked, if any was."""
+        if self.closed:
+            relay.not_sent(address, Unreachable("the LOM network is closed"))
+            return ""
+        return self._links.attempt(controller, relay, address)
+
+    def _relayed(self, outcomes: list[Outcome], relays: _MemoryRelays) -> list[Outcome]:
+        self._relays.discard(relays)
+        return outcomes
+
+
+class _MemoryRelays:
+    """The items of one command, a few links in each turn of the reactor."""
+
+    def __init__(self, network: MemoryLOMNetwork, controller: Endpoint, items: Sequence[RelayItem]) -> None:
+        self.done: Deferred[list[Outcome]] = Deferred(
+            lambda _: self.give_up(RelayAbandoned("the Controller stopped before an answer came"))
+        )
+        self._network = network
+        self._controller = controller
+        self._waiting = deque(Relay(item) for item in items)
+        self._outcomes: list[Outcome] = []
+        self._address = ""  # the one being tried
+        self._link: Operation | None = None  # that of the attempt under way
+        self._over = False
+        self._timer: DelayedCall = network.reactor.callLater(0, self._turn)
+
+    def give_up(self, error: PeerError) -> None:
+        """What has no outcome yet fails with ``error``."""
+        if self._over:
+            return
+        self._over = True
+        if self._timer.active():
+            self._timer.cancel()
+        if self._address:  # what is being asked stops its own Controller
+            self._end_link(self._waiting[0], error, self._address, sent=True)
+        self._outcomes += [Outcome(relay.item.uuid, str(error)) for relay in self._waiting]
+        self.done.callback(self._outcomes)
+
+    def _turn(self) -> None:
+        for _ in range(_LINKS_A_TURN):
+            self._settle()
+            if self._over:
+                return
+            if not self._waiting:
+                self._over = True
+                self.done.callback(self._outcomes)
+                return
+            self._attempt(self._waiting[0])
+        if not self._over:
+            self._timer = self._network.reactor.callLater(0, self._turn)
+
+    def _settle(self) -> None:
+        """Move every item that has come to its end to the outcomes; the first that has not has an address to try."""
+        while self._waiting and not self._over:
+            address = self._waiting[0].next_address()
+            if address is not None:
+                self._address = address
+                return
+            self._outcomes.append(self._waiting.popleft().outcome)
+
+    def _attempt(self, relay: Relay) -> None:
+        now = self._network.operations.now()
+        self._link = self._network.operations.begin("lom_link", self._controller.index, now)
+        peer = self._network.attempt(self._controller, relay, self._address)
+        if self._over:
+            return
+        address, self._address = self._address, ""
+        if relay.decided:  # before the observer can close the network because of it
+            self._outcomes.append(self._waiting.popleft().outcome)
+        self._end_link(relay, relay.failure, address, peer, sent=bool(peer))
+
+    def _end_link(self, relay: Relay, error: PeerError | None, address: str, peer: str = "", *, sent: bool) -> None:
+        facts: dict[str, str | int | float | bool] = {"network": "memory"}
+        if peer:
+            facts["peer"] = peer
+        link, self._link = self._link, None
+        if link is not None:
+            link.end(error, {**link_facts(self._controller, relay.item, address, verdict_of(error, sent)), **facts})

@@ -1,0 +1,100 @@
+"""The LOM networks and the one interface that they have for everybody else.
+
+``loopback``: TCP and mutual TLS on ``[::1]``, for any user and any platform. ``memory``: no sockets, for big fleets.
+``interface:NAMES``: the Macs' own link-local addresses on real interfaces, for root on Linux.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from agent.errors import OperatorError
+from agent.lom.endpoint import Endpoint
+from agent.lom.network import AddressBook, Neighbourhood
+from agent.lom.requests import Outcome, RelayItem
+from agent.measure.operations import Operations
+from agent.net.lom.interface import LOM_PORT, InterfaceNetwork
+from agent.net.lom.loopback import LoopbackNetwork
+from agent.net.lom.memory import MemoryLOMNetwork
+from agent.net.timing import Reactor
+from agent.net.transport.tls import TLSContexts
+
+LOOPBACK, MEMORY, INTERFACE = "loopback", "memory", "interface"
+_FORMS = f"{LOOPBACK}, {MEMORY}, or {INTERFACE}:NAME[,NAME…][:PORT]"
+
+
+class LOMNetwork(Protocol):
+    """A LOM network as the rest of the program knows it."""
+
+    def join(self, macs: Neighbourhood) -> bool:
+        """Put all of these on the network, as they are found. False where each of them has to be added by itself."""
+
+    def add(self, endpoint: Endpoint, dns_name: str, /) -> None:
+        """Put a Mac on the network. Raises OperatorError where the network has no place for it."""
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Take a Mac off the network; its links as Device end."""
+
+    def lom_changed(self, endpoint: Endpoint) -> None:
+        """The Mac's LOM payload was installed, replaced or removed. Without it its links as Device end at once."""
+
+    def listen(self) -> None:
+        """Let the Devices be reached. Raises OperatorError."""
+
+    def close(self) -> None:
+        """End every link and leave nothing behind; what was being relayed fails."""
+
+    def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[Outcome]]:
+        """Carry items from a Controller to their Devices; the outcomes in the items' order.
+
+        The Deferred never fails. Cancel it where the Controller loses power.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkChoice:
+    """Which network, as an operator names it. ``interfaces`` and ``port`` are of interface networks."""
+
+    kind: str
+    interfaces: tuple[str, ...] = ()
+    port: int = LOM_PORT
+
+
+def parse_network(text: str) -> NetworkChoice:
+    """``loopback``, ``memory`` or ``interface:NAME[,NAME…][:PORT]``, read. Raises OperatorError."""
+    kind, _, rest = text.partition(":")
+    if kind in (LOOPBACK, MEMORY) and text == kind:
+        return NetworkChoice(kind)
+    if kind == INTERFACE:
+        return _parse_interface(text, rest)
+    raise OperatorError(f"the LOM network should be {_FORMS}, but is {text!r}")
+
+
+def _parse_interface(text: str, rest: str) -> NetworkChoice:
+    names, colon, number = rest.partition(":")
+    interfaces = tuple(names.split(","))
+    port = LOM_PORT
+    if colon:
+        if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
+            raise OperatorError(f"the port of the LOM network should be 1 to 65535, but is {number!r} in {text!r}")
+        port = int(number)
+    if not all(interfaces):
+        raise OperatorError(f"the LOM network {text!r} names no interface; it should be {_FORMS}")
+    if len(set(interfaces)) < len(interfaces):
+        raise OperatorError(f"the LOM network {text!r} names an interface twice; each segment needs one of its own")
+    return NetworkChoice(INTERFACE, interfaces, port)
+
+
+def make_network(text: str, reactor: Reactor, operations: Operations) -> LOMNetwork:
+    """The network that ``text`` names (see ``parse_network``), with nobody on it. Raises OperatorError."""
+    choice = parse_network(text)
+    if choice.kind == MEMORY:
+        return MemoryLOMNetwork(reactor, AddressBook(), operations)
+    # The LOM link trusts the CAs of the LOM payload and nobody else, so it has contexts of its own.
+    if choice.kind == LOOPBACK:
+        return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), operations)
+    return InterfaceNetwork(reactor, choice.interfaces, TLSContexts(), operations, port=choice.port)

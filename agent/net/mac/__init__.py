@@ -1,0 +1,1 @@
+"""One Mac on the network, and the Macs of one process."""

@@ -1,0 +1,222 @@
+"""What a Mac does beside its session: fetch its enrolment profile, check in, obtain an identity, relay LOM requests.
+
+Each errand has connections of its own, for a session may be open meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from cryptography import x509
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure as TwistedFailure
+
+from agent import plists
+from agent.device.mac import Device
+from agent.device.steps import CheckIn, Done, Need, ObtainIdentity, RelayItems, ReturnT, Steps, carry
+from agent.errors import CutShort, PeerError
+from agent.lom.endpoint import Endpoint
+from agent.lom.requests import Outcome
+from agent.mdm import checkin
+from agent.mdm.pages import PageAnswered, also, page_in
+from agent.mdm.refusals import ServerRefused
+from agent.net.http.connection import HTTPConnection
+from agent.net.http.fetch import Connections, ask, without_query
+from agent.net.http.http1 import Origin
+from agent.net.mac import hints
+from agent.net.mac.environment import Surroundings
+from agent.net.mac.scep import obtain_identity
+from agent.pki.cms import mdm_signature
+from agent.pki.identity import Identity
+from agent.profiles.enrolment import Enrolment
+from agent.profiles.scep import SCEPPayload
+
+_log = Logger()
+_LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not to a login page or a proxy."
+
+
+def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dict[str, str]:
+    """The headers of a message to the server, signed where the enrolment says so."""
+    headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
+    if enrolment.sign_message:
+        identity = enrolment.identity
+        headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
+    return headers
+
+
+class MacStopped(CutShort):
+    """The Mac went down, or enrolled anew, while it was at something."""
+
+
+@dataclass(slots=True)
+class KeyWait:
+    """How long an errand waited for RSA keys that this machine had not made yet."""
+
+    seconds: float = 0.0
+
+
+Work = Callable[[], Awaitable[object]]
+
+
+class Errands:
+    """The errands of one Mac, in the background one after another. ``endpoint`` is the Mac on its LOM network."""
+
+    __slots__ = ("_around", "_connections", "_device", "_driven", "_endpoint", "_life", "_running", "_waiting")
+
+    def __init__(self, device: Device, surroundings: Surroundings, endpoint: Endpoint) -> None:
+        self._device = device
+        self._around = surroundings
+        self._endpoint = endpoint
+        self._connections: tuple[Enrolment, Connections] | None = None
+        self._waiting: list[Work] = []
+        self._running = False
+        self._driven = 0  # errands whose steps are being carried out
+        self._life = 0
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the Mac is at none."""
+        return not self._running and not self._driven
+
+    def start(self, work: Work) -> None:
+        """Do ``work`` in the background, after what was started before; its failures are recorded where they happen."""
+        self._waiting.append(work)
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self._run()).addErrback(log_defect)
+
+    def abandon(self, *, in_order: bool = False) -> None:
+        """The Mac goes down: whatever was under way fails."""
+        held = self._forget()
+        if held is not None:
+            held.break_off(MacStopped("the Mac went down in the middle of it"), in_order=in_order)
+
+    def close(self) -> None:
+        """The run is over: nobody hears what becomes of what was under way."""
+        held = self._forget()
+        if held is not None:
+            held.close()
+
+    def _forget(self) -> Connections | None:
+        self._life += 1
+        self._waiting.clear()
+        self._running = False
+        held, self._connections = self._connections, None
+        return None if held is None else held[1]
+
+    async def drive(self, steps: Steps[ReturnT], key_wait: KeyWait | None = None) -> ReturnT:
+        """Carry out what ``steps`` need, one thing after another, and return what they return.
+
+        ``key_wait`` is told of what they waited for keys.
+        """
+        life = self._life
+        self._driven += 1
+        try:
+            need = carry(steps, None)
+            while not isinstance(need, Done):
+                need = carry(steps, await self.perform(need, key_wait))
+            return need.value
+        finally:
+            self._driven -= 1
+            if life == self._life:  # else the connections are those of an errand after the Mac came up again
+                self._hang_up()
+
+    async def perform(
+        self, need: Need, key_wait: KeyWait | None = None
+    ) -> list[Outcome] | Identity | bytes | PeerError:
+        """What came of one need; a failure of the peer is an answer too."""
+        try:
+            match need:
+                case RelayItems(items):
+                    return await self._around.network.relay(self._endpoint, items)
+                case ObtainIdentity(payload, anchors):
+                    return await self._obtain_identity(payload, anchors, key_wait or KeyWait())
+                case CheckIn(message, enrolment):
+                    return await self._check_in(message, enrolment)
+        except PeerError as error:
+            return error
+
+    async def fetch_profile(self, url: str) -> bytes:
+        """Get an enrolment profile, without an identity. Raises PeerError."""
+        connections = Connections(self._around.connection)
+        try:
+            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+            response = await ask(connections, "GET", url, headers)
+        finally:
+            connections.close()
+        content_type = response.headers.get("content-type", "")
+        if response.status != 200:
+            reason = f"the server answered the request for the enrolment profile with {response.status}"
+            raise ServerRefused(reason + also(response.body, content_type), response.status)
+        page = page_in(response.body, content_type, only_type=True)
+        if page:
+            look_at = "Check the URL, and that the profile is served to a Mac that has not logged in."
+            raise PageAnswered(f"an enrolment profile from {without_query(url)}", page, response.status, look_at)
+        return response.body
+
+    async def _run(self) -> None:
+        life = self._life
+        while self._waiting and life == self._life:
+            work = self._waiting.pop(0)
+            try:
+                await work()
+            except PeerError as error:
+                _log.info("{udid}: {error}", udid=self._device.mac.udid, error=error)
+        if life == self._life:
+            self._running = False
+
+    async def _check_in(self, message: Mapping[str, Any], enrolment: Enrolment) -> bytes:
+        """PUT a check-in message; the body of its answer. Raises PeerError."""
+        facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
+        if "Endpoint" in message:
+            facts["endpoint"] = message["Endpoint"]
+        with self._around.begin("checkin", self._device.mac.index, None, facts):
+            body = plists.dump_xml(message)
+            headers = message_headers(enrolment, checkin.CONTENT_TYPE, body)
+            response = await ask(self._connections_of(enrolment), "PUT", enrolment.check_in_url, headers, body)
+            page = page_in(response.body, response.headers.get("content-type", ""))
+            if response.status != 200:
+                reason = f"the server answered {facts['message']} with {response.status} instead of 200"
+                hint = hints.of_check_in(response.status, signed=enrolment.sign_message)
+                raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
+            if page:
+                raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
+        return response.body
+
+    def _connections_of(self, enrolment: Enrolment) -> Connections:
+        """The connections of the errand under way: one check-in after another over the same."""
+        if self._connections is None or self._connections[0] is not enrolment:
+            if self._connections is not None:  # of an errand that is still waiting, which must hear of it
+                self._connections[1].break_off(MacStopped("another enrolment took its place"), in_order=True)
+            self._connections = enrolment, Connections(partial(self._connection, enrolment))
+        return self._connections[1]
+
+    def _connection(self, enrolment: Enrolment, origin: Origin) -> HTTPConnection:
+        return self._around.connection(origin, enrolment.identity, enrolment.anchors, enrolment.check_in_pins)
+
+    def _hang_up(self) -> None:
+        if self._connections is not None:
+            self._connections[1].close()
+            self._connections = None
+
+    async def _obtain_identity(
+        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], key_wait: KeyWait
+    ) -> Identity:
+        waiting = self._around.keys.take(payload.key_size)
+        since = self._around.reactor.seconds()
+        key = await waiting
+        key_wait.seconds += self._around.reactor.seconds() - since
+        connections = Connections(lambda origin: self._around.connection(origin, None, anchors))
+        try:
+            return await obtain_identity(self._around.reactor, connections, payload, key)
+        finally:
+            connections.close()
+
+
+def log_defect(failure: TwistedFailure) -> None:
+    """The end of a chain of callbacks: what arrives here is a defect of this program."""
+    _log.failure("work in the background could not be carried out", failure)

@@ -1,0 +1,114 @@
+"""One Mac's connection for its sessions: a report goes out, to wherever the server redirects it, as HTTP.
+
+It is opened when the first report goes out and kept from one session to the next. The answers go to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from agent.errors import MisuseError
+from agent.mdm import results
+from agent.mdm.checkin import USER_AGENT
+from agent.net.http.connection import Caller, HTTPConnection
+from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
+from agent.net.http.http1 import Origin, RequestHead, Response, split_url
+from agent.net.http.resumption import Resumption
+from agent.net.mac.environment import Surroundings
+from agent.pki.cms import mdm_signature
+from agent.profiles.enrolment import Enrolment
+
+Sending = Callable[[], object]
+
+
+class SessionConnection:
+    """One at a time, to where the last report went. ``resumption`` is where its TLS session is kept, if it is."""
+
+    __slots__ = ("_around", "_connection", "_origin", "_redirects", "_report", "_resumption", "_url")
+
+    def __init__(self, surroundings: Surroundings, resumption: Resumption | None) -> None:
+        self._around = surroundings
+        self._resumption = resumption
+        self._connection: HTTPConnection | None = None
+        self._origin: Origin | None = None
+        self._report = b""  # the last one, with the URL that it went to, for a redirect
+        self._url = ""
+        self._redirects = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is open."""
+        return self._connection is not None and self._connection.connected
+
+    def put(self, report: bytes, enrolment: Enrolment, caller: Caller, sending: Sending | None) -> None:
+        """PUT a report to the ServerURL. ``sending`` is called when its first byte goes out."""
+        self._redirects = 0
+        self._report = report
+        self._send_to(enrolment.server_url, enrolment, caller, sending)
+
+    def follow(self, redirect: Response, enrolment: Enrolment, caller: Caller, sending: Sending | None) -> None:
+        """PUT the same report where the answer sends it. Raises RedirectRefused."""
+        following = redirected(self._url, redirect)
+        if following is None:
+            raise MisuseError(f"an answer with {redirect.status} is no redirect")
+        if self._redirects >= MAX_REDIRECTS:
+            raise RedirectRefused(f"more than {MAX_REDIRECTS} redirects")
+        self._redirects += 1
+        self._send_to(following, enrolment, caller, sending)
+
+    def rest(self) -> None:
+        """No report is under way: give up the last one."""
+        self._report = b""
+
+    def hang_up(self) -> None:
+        """Close it; the next report goes over a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def power_lost(self, *, in_order: bool) -> None:
+        """The Mac goes down, in order or at once: so does the connection. What would resume it was in memory only."""
+        if self._connection is not None:
+            if in_order:
+                self._connection.close()
+            else:
+                self._connection.abort()
+        if self._resumption is not None:
+            self._resumption.forget()
+
+    def _send_to(self, url: str, enrolment: Enrolment, caller: Caller, sending: Sending | None) -> None:
+        self._url = url
+        origin, request = report_request(enrolment, url, self._report)
+        connection = self._connection
+        if connection is None or self._origin != origin or connection.identity is not enrolment.identity:
+            connection = self._opened(origin, enrolment)
+        connection.request(request, caller, sending)
+
+    def _opened(self, origin: Origin, enrolment: Enrolment) -> HTTPConnection:
+        self.hang_up()
+        self._origin = origin
+        self._connection = self._around.connection(
+            origin, enrolment.identity, enrolment.anchors, enrolment.server_pins, self._resumption
+        )
+        return self._connection
+
+
+_KEPT_HEADS = 256  # a fleet has one ServerURL and maybe some redirects; where each Mac has its own, they are made anew
+
+
+def report_request(enrolment: Enrolment, url: str, body: bytes) -> tuple[Origin, bytes]:
+    """Where a report goes, and its request, signed where the enrolment says so. Raises OperatorError for no URL."""
+    origin, head = _head(url)
+    if not enrolment.sign_message:
+        return origin, head.request(body)
+    identity = enrolment.identity
+    signature = mdm_signature(body, identity.certificate, identity.key)
+    return origin, head.request(body, {"Mdm-Signature": signature})
+
+
+@lru_cache(_KEPT_HEADS)
+def _head(url: str) -> tuple[Origin, RequestHead]:
+    origin, target = split_url(url)
+    headers = {"User-Agent": USER_AGENT, "Content-Type": results.CONTENT_TYPE}
+    return origin, RequestHead("PUT", origin, target, headers)

@@ -1,0 +1,113 @@
+"""What can become of a TLS connection, and what OpenSSL's errors say of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from OpenSSL import SSL
+
+from agent.errors import PeerError
+from agent.net.transport.tls import forget_errors, openssl_reason
+
+# OpenSSL's words for what a peer that speaks another protocol, or none, makes of its first record.
+_NOT_TLS = ("wrong version number", "http request", "packet length too long", "record layer failure")
+# … and for the alerts that a certificate, or the lack of one, is answered with (RFC 8446, 6.2).
+_CERTIFICATE_ALERTS = (
+    "alert bad certificate",
+    "alert unsupported certificate",
+    "alert certificate revoked",
+    "alert certificate expired",
+    "alert certificate unknown",
+    "alert unknown ca",
+    "alert access denied",
+    "alert decrypt error",
+    "alert handshake failure",
+    "alert certificate required",
+    "alert internal error",  # what a pyOpenSSL peer sends whose own judge refused the certificate
+)
+
+
+class ConnectFailed(PeerError):
+    """Nobody accepted the TCP connection. ``code`` is the system's error number, 0 where it gave none."""
+
+    kind = "connect"
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ConnectTimeout(ConnectFailed):
+    """Nobody answered the TCP connection in time."""
+
+    kind = "connect_timeout"
+    timed_out = True
+
+
+class HandshakeFailed(PeerError):
+    """TLS could not be agreed, or the peer refused our certificate."""
+
+    kind = "tls"
+
+
+class HandshakeTimeout(HandshakeFailed):
+    """The TLS handshake took too long."""
+
+    kind = "tls_timeout"
+    timed_out = True
+
+
+class ConnectionBroken(PeerError):
+    """The peer closed the connection or it broke."""
+
+    kind = "broken"
+
+
+class ConnectionClosed(ConnectionBroken):
+    """The peer closed the connection in good order (close_notify), so that nothing it sent is missing."""
+
+
+def handshake_error(error: SSL.Error) -> HandshakeFailed:
+    """What an error of the handshake means."""
+    if isinstance(error, SSL.SysCallError):
+        forget_errors()
+        return HandshakeFailed(f"the peer closed the connection during the TLS handshake{_system_reason(error)}")
+    reason = openssl_reason(error)
+    if "alert" in reason:
+        return HandshakeFailed(f"the peer refused the TLS handshake: {reason}")
+    if reason in _NOT_TLS:
+        return HandshakeFailed(f"the peer does not speak TLS at this port: {reason}")
+    return HandshakeFailed(f"the TLS handshake failed: {reason}")
+
+
+def broken(error: SSL.Error, *, before_any_answer: bool = False) -> HandshakeFailed | ConnectionBroken:
+    """What an error of an open connection means."""
+    if isinstance(error, SSL.SysCallError):
+        forget_errors()
+        text = f"the peer broke the connection{_system_reason(error)}"
+        if before_any_answer:
+            text += "; it said nothing before, as a server may that refuses our certificate"
+        return ConnectionBroken(text)
+    reason = openssl_reason(error)
+    if any(words in reason for words in _CERTIFICATE_ALERTS):
+        # With TLS 1.3 a client hears only after its handshake that its certificate was refused.
+        return HandshakeFailed(f"the peer refused our certificate: {reason}")
+    return ConnectionBroken(f"TLS failed: {reason}")
+
+
+def ended(*, in_handshake: bool, before_any_answer: bool) -> HandshakeFailed | ConnectionBroken:
+    """What it means that TCP ended without close_notify."""
+    error = SSL.SysCallError(-1, "Unexpected EOF")  # as pyOpenSSL raises
+    return handshake_error(error) if in_handshake else broken(error, before_any_answer=before_any_answer)
+
+
+def _system_reason(error: SSL.SysCallError) -> str:
+    """The system's word for it; nothing where the connection just ended, without close_notify.
+
+    It may be reset after that, which is EPIPE where it is noticed: the end came first.
+    """
+    number = error.args[0] if error.args else -1
+    if number == errno.EPIPE:
+        return ""
+    return f": {os.strerror(number)}" if isinstance(number, int) and number > 0 else ""

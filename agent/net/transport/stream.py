@@ -1,0 +1,420 @@
+"""One TLS connection as a descriptor of the reactor: our own, for it is the hot path.
+
+``SSL.Connection`` works on the non-blocking socket itself, so that a byte is copied once and no transport stands in
+between. Both ends use it: the MDM client, the LOM Controller (``connect``) and the LOM Device (``accept``).
+
+::
+
+    CONNECTING --> HANDSHAKING --> OPEN --> CLOSED
+         +---------------+-----------+---------^
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from agent.errors import MisuseError, PeerError
+from agent.net.timing import DelayedCall, Reactor, made_up
+from agent.net.transport.errors import (
+    ConnectFailed,
+    ConnectionBroken,
+    ConnectionClosed,
+    ConnectTimeout,
+    HandshakeFailed,
+    HandshakeTimeout,
+    broken,
+    ended,
+    handshake_error,
+)
+from agent.net.transport.plain import PlainConnection
+from agent.net.transport.tls import Check, forget_errors
+from agent.pki.verify import PeerRejected
+
+__all__ = [
+    "DEFAULT_TIMEOUTS",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "ConnectionBroken",
+    "ConnectionClosed",
+    "HandshakeFailed",
+    "HandshakeTimeout",
+    "SocketAddress",
+    "State",
+    "StreamOwner",
+    "TLSStream",
+    "Timeouts",
+    "start_connect",
+]
+
+_BYTES_A_TURN = 256 * 1024  # that are written; so that a large body does not keep the reactor from everything else
+_IP_BIND_ADDRESS_NO_PORT = 24  # Linux, ip(7): the port is chosen when the peer is known; Python names it from 3.12
+_RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL never keeps a part of one
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait for a server, in seconds. What macOS itself waits is undocumented.
+
+    ``connect`` is for each address of its name, ``handshake`` for TLS, ``answer`` from the request's first byte to the
+    answer's last.
+    """
+
+    connect: float = 10.0
+    handshake: float = 15.0
+    answer: float = 60.0
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+class StreamOwner(Protocol):
+    """Who uses a stream. After ``lost`` nothing more is called; after the owner's own ``close`` nothing at all."""
+
+    def secured(self) -> None:
+        """The handshake is done and the peer is known."""
+
+    def received(self, octets: bytes) -> None:
+        """Bytes came."""
+
+    def lost(self, error: PeerError) -> None:
+        """The connection is gone, or never came to be."""
+
+
+class State(Enum):
+    """Where a stream stands."""
+
+    CONNECTING = auto()
+    HANDSHAKING = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+@implementer(IReadDescriptor, IWriteDescriptor)
+class TLSStream:
+    """A TLS connection over a non-blocking socket. ``owner`` hears of everything that happens.
+
+    ``connected_at`` is when ``connect`` had its TCP connection, in seconds on the reactor's clock; None before.
+    """
+
+    __slots__ = (
+        "_due",
+        "_heard",
+        "_out",
+        "_owner",
+        "_reactor",
+        "_sent",
+        "_socket",
+        "_timeouts",
+        "_timer",
+        "_writing",
+        "check",
+        "connected_at",
+        "peer_name",
+        "state",
+        "tls",
+    )
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        tls: SSL.Connection | PlainConnection,
+        check: Check,
+        owner: StreamOwner,
+        *,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
+        self._reactor = reactor
+        self._socket = sock
+        self.tls = tls
+        self.check = check
+        self._owner = owner
+        self._timeouts = timeouts
+        self._out = b""
+        self._sent = 0  # how much of _out is sent
+        self._heard = False  # anything, so that the peer has taken our certificate
+        self._writing = False
+        self._timer: DelayedCall | None = None
+        self._due = 0.0  # when the step under way must be over, in seconds on the reactor's clock
+        self.connected_at: float | None = None
+        self.peer_name = ""
+        self.state = State.CONNECTING
+
+    def connect(self) -> None:
+        """The socket's connect is under way: wait for it, then shake hands."""
+        self._due = self._reactor.seconds() + self._timeouts.connect
+        self._arm(min(self._timeouts.connect, self._timeouts.handshake))  # one timer for both
+        self._want_write(True)
+
+    def accept(self) -> None:
+        """The socket was accepted: wait for the peer's hello."""
+        self.state = State.HANDSHAKING
+        self._due = self._reactor.seconds() + self._timeouts.handshake
+        self._arm(self._timeouts.handshake)
+        self._reactor.addReader(self)
+
+    def write(self, octets: bytes) -> None:
+        """Send bytes, now or as soon as the peer takes them. Raises MisuseError where the stream is not open."""
+        if self.state is not State.OPEN:
+            raise MisuseError(f"write to a stream that is {self.state.name}")
+        self._out = self._out[self._sent :] + octets if self._out else octets
+        self._sent = 0
+        if not self._writing:
+            self._flush()
+
+    def close(self) -> None:
+        """End the connection in good order: what was written is sent if the peer takes it now, then close_notify."""
+        if self.state is State.OPEN:
+            try:
+                self.tls.shutdown()
+            except SSL.Error:  # a peer that is gone already is what we are after
+                forget_errors()
+        self._release()
+
+    def abort(self) -> None:
+        """End the connection as a power cut does: at once, without a word (TCP reset)."""
+        if self.state is not State.CLOSED:
+            with contextlib.suppress(OSError):  # macOS refuses it on a connection that the peer has reset
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._release()
+
+    @property
+    def secured(self) -> bool:
+        """Whether the handshake was done and the peer known, now or before the end."""
+        return bool(self.peer_name)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a part of what was written still waits for the peer to take it."""
+        return bool(self._out)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what was written still waits for the peer to take it."""
+        return len(self._out) - self._sent
+
+    @property
+    def version(self) -> str:
+        """The TLS version agreed on, such as ``TLSv1.3``."""
+        return self.tls.get_protocol_version_name()
+
+    @property
+    def cipher(self) -> str:
+        """The cipher suite agreed on."""
+        return self.tls.get_cipher_name() or ""
+
+    # What the reactor calls.
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 once closed."""
+        return -1 if self.state is State.CLOSED else self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """Twisted's log prefix."""
+        return "tls"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor saw the connection end, or one of our calls raise.
+
+        Whether it reports an end or bytes to read depends on timing, so an end is read like bytes: one error for both.
+        """
+        if not isinstance(reason.value, ConnectionDone | ConnectionLost):
+            if self.state is not State.CLOSED:
+                self._lose(ConnectionBroken(f"closed after an error of this program: {reason.getErrorMessage()}"))
+            return
+        try:
+            self.doRead()
+            while self.state is State.OPEN and self._receive():
+                pass
+        finally:
+            if self.state is not State.CLOSED:
+                handshaking = self.state is not State.OPEN
+                self._lose(ended(in_handshake=handshaking, before_any_answer=not self._heard))
+
+    def doRead(self) -> None:
+        """The socket can be read."""
+        if self.state is State.CONNECTING:
+            self._finish_connect()
+        if self.state is State.HANDSHAKING:
+            self._shake_hands()
+        if self.state is State.OPEN:
+            self._receive()
+
+    def doWrite(self) -> None:
+        """The socket can be written."""
+        if self.state is State.CONNECTING:
+            self._finish_connect()
+        elif self.state is State.HANDSHAKING:
+            self._shake_hands()
+        elif self.state is State.OPEN:
+            self._flush()
+
+    # The steps.
+
+    def _finish_connect(self) -> None:
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._lose(ConnectFailed(f"the TCP connection failed: {os.strerror(code)}", code))
+            return
+        self.connected_at = self._reactor.seconds()
+        self._due = self.connected_at + self._timeouts.handshake
+        self.state = State.HANDSHAKING
+        self._reactor.addReader(self)
+        self._shake_hands()
+
+    def _shake_hands(self) -> None:
+        try:
+            self.tls.do_handshake()
+        except SSL.WantReadError:
+            self._want_write(False)
+        except SSL.WantWriteError:
+            self._want_write(True)
+        except SSL.Error as error:
+            self._lose(self.check.rejected or handshake_error(error))
+        else:
+            self._opened()
+
+    def _opened(self) -> None:
+        try:
+            self.peer_name = self.check.name
+        except PeerRejected as error:
+            self._lose(error)
+            return
+        self._disarm()
+        self._want_write(False)
+        self.state = State.OPEN
+        self._owner.secured()
+
+    def _receive(self) -> bool:
+        """Read once; whether bytes came."""
+        try:
+            octets = self.tls.recv(_RECEIVE_BYTES)
+        except (SSL.WantReadError, SSL.WantWriteError):
+            return False
+        except SSL.ZeroReturnError:
+            self._lose(ConnectionClosed("the peer closed the connection"))
+        except SSL.Error as error:
+            self._lose(broken(error, before_any_answer=not self._heard))
+        else:
+            self._heard = True
+            self._owner.received(octets)
+            return True
+        return False
+
+    def _flush(self) -> None:
+        """Send what the peer takes, no more than a turn's bytes, and nothing while it has something to say.
+
+        After an error of writing OpenSSL reads no more, so that what the peer said before it closed (an alert, an
+        early answer) would be lost: the reactor has it read before it has the rest written.
+        """
+        rest = memoryview(self._out)
+        end = min(len(rest), self._sent + _BYTES_A_TURN)
+        careful = not self._heard
+        try:
+            while self._sent < end and not (careful and self._peer_spoke()):
+                self._sent += self.tls.send(rest[self._sent :])
+                careful = True
+        except (SSL.WantWriteError, SSL.WantReadError):
+            self._want_write(True)
+            return
+        except SSL.Error as error:
+            self._lose(broken(error, before_any_answer=not self._heard))
+            return
+        if self._sent < len(rest):
+            self._want_write(True)
+        else:
+            self._out = b""
+            self._sent = 0
+            self._want_write(False)
+
+    def _peer_spoke(self) -> bool:
+        """Whether bytes, or the end of them, wait to be read. Raises SysCallError: the system reports an error once."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise SSL.SysCallError(error.errno, error.strerror) from error
+        return True
+
+    def _lose(self, error: PeerError) -> None:
+        self._release()
+        self._owner.lost(error)
+
+    def _release(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        self._disarm()
+        self._reactor.removeReader(self)
+        self._reactor.removeWriter(self)
+        self.state = State.CLOSED
+        self._out = b""
+        self._sent = 0
+        self._socket.close()
+
+    def _want_write(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._reactor.addWriter(self)
+        elif not wanted and self._writing:
+            self._reactor.removeWriter(self)
+        self._writing = wanted
+
+    def _arm(self, seconds: float) -> None:
+        self._timer = self._reactor.callLater(seconds, self._timed_out)
+
+    def _timed_out(self) -> None:
+        now = self._reactor.seconds()
+        self._due = made_up(self._due, now)
+        left = self._due - now
+        if left > 0.0:
+            self._arm(left)
+        elif self.state is State.CONNECTING:
+            self._lose(ConnectTimeout(f"no TCP connection within {self._timeouts.connect:g} s"))
+        else:
+            self._lose(HandshakeTimeout(f"no TLS handshake within {self._timeouts.handshake:g} s"))
+
+    def _disarm(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+
+
+def start_connect(
+    family: socket.AddressFamily, address: SocketAddress, *, source: SocketAddress | None = None
+) -> socket.socket:
+    """A non-blocking TCP socket whose connect is under way. Raises ConnectFailed where it cannot even start."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectFailed(f"no socket for the TCP connection: {error.strerror}") from error
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        if source is not None:
+            if sys.platform == "linux":  # or the source's ports would be used up by connections that rest
+                sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind(source)
+        code = sock.connect_ex(address)
+    except OSError as error:
+        code = error.errno or errno.EINVAL
+    if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+        sock.close()
+        raise ConnectFailed(f"the TCP connection failed: {os.strerror(code)}", code)
+    return sock

@@ -1,0 +1,212 @@
+"""TLS contexts: one for each set of trust anchors, shared by every connection that has it.
+
+A context is never changed after its first connection (pyOpenSSL refuses it); the identity and the check of the peer are
+set on each connection. An identity with intermediate certificates gets a context of its own, for pyOpenSSL can send
+them from a context only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from OpenSSL import SSL, crypto
+
+from agent.net.transport import openssl_direct
+from agent.pki.certificates import CertificateError, for_openssl
+from agent.pki.identity import Identity, IdentityError
+from agent.pki.names import fault_of_name
+from agent.pki.verify import PeerRejected, subject_text
+
+_KNOWN_HOSTS = 1024  # whose names in a hello are remembered: a fleet has few servers
+_DRAIN = SSL.Context(SSL.TLS_METHOD)  # of no connection
+
+
+_ContextKey = tuple[frozenset[x509.Certificate], tuple[x509.Certificate, ...], bool]
+
+
+class Check(Protocol):
+    """What judges the peer of a connection: a verify callback that knows the peer's name afterwards."""
+
+    @property
+    def rejected(self) -> PeerRejected | None:
+        """Why the peer was refused, or None."""
+
+    @property
+    def name(self) -> str:
+        """The name that the peer is known by. Raises PeerRejected unless everything was checked."""
+
+    def __call__(
+        self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int, /
+    ) -> bool:
+        """Judge one certificate of the chain."""
+
+
+class TLSContexts:
+    """The contexts of one process, made when first needed.
+
+    ``system_anchors`` adds the system's trust store. ``short_keys`` allows RSA keys of 1024 bits, Apple's default for
+    SCEP, which OpenSSL refuses by itself. The counts are of the Macs' connections to their servers.
+    """
+
+    def __init__(self, *, system_anchors: bool = False, short_keys: bool = False) -> None:
+        self.open_connections = 0
+        self.handshakes_full = 0
+        self.handshakes_resumed = 0
+        self._system_anchors = system_anchors
+        self._short_keys = short_keys
+        self._clients: dict[_ContextKey, SSL.Context] = {}
+
+    def client(
+        self,
+        connected: socket.socket,
+        anchors: Sequence[x509.Certificate],
+        identity: Identity | None,
+        check: Check,
+        host: str,
+        *,
+        tickets: bool = False,
+    ) -> SSL.Connection:
+        """The client's end of a TLS connection over ``connected`` to ``host``, whose peer is judged by ``check``.
+
+        ``tickets`` takes what the server gives to resume the session by. Raises IdentityError.
+        """
+        chain = identity.chain if identity is not None else ()
+        connection = SSL.Connection(self._context(anchors, chain, tickets), connected)
+        if identity is not None:
+            use_identity(connection, identity)
+        server_name = server_name_of(host)
+        if server_name:
+            connection.set_tlsext_host_name(server_name)
+        connection.set_app_data(check)
+        connection.set_connect_state()
+        return connection
+
+    def trusts(self, chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> bool:
+        """Whether ``chain``, the signer's certificate first, leads to one of ``anchors`` or of the system's."""
+        store = self._context(anchors, (), False).get_cert_store()
+        try:
+            own, *others = (for_openssl(certificate) for certificate in chain)
+            crypto.X509StoreContext(store, own, others).verify_certificate()  # type: ignore[arg-type]
+        except (crypto.X509StoreContextError, CertificateError):
+            return False
+        return True
+
+    def _context(
+        self, anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], tickets: bool
+    ) -> SSL.Context:
+        key = frozenset(anchors), tuple(chain), tickets
+        context = self._clients.get(key)
+        if context is None:
+            context = self._clients[key] = make_context(anchors, chain, tickets=tickets)
+            if self._system_anchors:
+                context.set_default_verify_paths()
+            if self._short_keys:
+                context.set_cipher_list(b"DEFAULT:@SECLEVEL=1")
+        return context
+
+
+@lru_cache(_KNOWN_HOSTS)
+def server_name_of(host: str) -> bytes:
+    """What a TLS hello names as its server (RFC 6066): empty for an IP address, and for what is no DNS name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            return b"" if fault_of_name(host) else host.encode("idna")
+        except UnicodeError:
+            return b""
+    return b""
+
+
+def make_context(
+    anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate] = (), *, tickets: bool = False
+) -> SSL.Context:
+    """A context of TLS 1.2 and newer that trusts exactly ``anchors`` and sends ``chain`` after its certificate.
+
+    A resumed session shows no certificate, so no peer could be known by it: there are no tickets but where whoever
+    keeps the sessions knows their peers (agent/net/http/resumption.py).
+
+    Raises IdentityError where OpenSSL refuses the chain or an anchor.
+    """
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | (0 if tickets else SSL.OP_NO_TICKET))
+    store = context.get_cert_store()
+    if store is None:
+        raise AssertionError("a new context has a certificate store")
+    try:
+        for anchor in anchors:
+            store.add_cert(for_openssl(anchor))
+    except (CertificateError, crypto.Error) as error:
+        raise IdentityError(f"a CA certificate cannot be used for TLS: {error}") from error
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    try:
+        for certificate in chain:
+            context.add_extra_chain_cert(certificate)
+    except SSL.Error as error:
+        raise _unusable("its chain", error) from error
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _judge)
+    return context
+
+
+def use_identity(connection: SSL.Connection, identity: Identity) -> None:
+    """Present this identity on this connection.
+
+    Raises IdentityError where OpenSSL refuses it: the key is another certificate's, or is too short.
+    """
+    try:
+        openssl_direct.use_identity(connection, identity)
+    except CertificateError as error:
+        raise IdentityError(f"an identity cannot be used for TLS: {error}") from error
+    except SSL.Error as error:
+        raise _unusable(subject_text(identity.certificate), error) from error
+
+
+def fingerprint(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of a certificate: 32 bytes."""
+    return certificate.fingerprint(hashes.SHA256())
+
+
+def forget_errors() -> None:
+    """Empty OpenSSL's error queue, in which pyOpenSSL leaves an entry behind when it raises SysCallError.
+
+    The queue is one for the whole thread: the entry would be taken for part of the next error of any other connection,
+    and before OpenSSL 4 it would break that connection by itself.
+    """
+    with contextlib.suppress(SSL.Error):
+        _DRAIN.set_cipher_list(b"-")  # which is none: the error that is raised takes all others with it
+
+
+def openssl_reason(error: SSL.Error) -> str:
+    """OpenSSL's own words for an error: its queue is a list of (library, function, reason)."""
+    queue = error.args[0] if error.args else ()
+    if isinstance(queue, (list, tuple)) and queue:
+        return "; ".join(str(entry[-1]) for entry in queue if entry)
+    return str(error) or type(error).__name__
+
+
+def _unusable(what: str, error: SSL.Error) -> IdentityError:
+    return IdentityError(f"the identity {what} cannot be used for TLS: {openssl_reason(error)}")
+
+
+def _judge(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+    """Ask the check that the connection has as its app data; without one it would ask nobody who the peer is: refused.
+
+    One callback a context, for one a connection costs an allocation of executable memory for each.
+    """
+    check = connection.get_app_data()
+    if check is None:
+        return False
+    try:
+        return bool(check(connection, certificate, error, depth, ok))
+    except Exception:  # noqa: BLE001  # the check has it as its reason; OpenSSL's caller cannot be told by raising
+        return False

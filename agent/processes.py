@@ -1,0 +1,166 @@
+"""The processes that this program starts for its own work: how they begin, and that none outlives it.
+
+Signals that end a program go to the whole process group (Ctrl-C, a closed terminal) or to the whole unit (systemd).
+What they mean the first process alone decides, so the others never hear of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from threading import Thread
+from typing import Any, ParamSpec, TypeVar
+
+from agent.unix import resource
+
+Parameters = ParamSpec("Parameters")
+Outcome = TypeVar("Outcome")
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class RemoteError(Exception):
+    """What a call in another process raised."""
+
+
+class ProcessEach(Executor):
+    """Runs each call in a process of its own, so that one that is killed takes no other along."""
+
+    def __init__(self) -> None:
+        self._processes: list[SpawnProcess] = []
+        self._threads: list[Thread] = []
+
+    def submit(
+        self, function: Callable[Parameters, Outcome], /, *arguments: Parameters.args, **named: Parameters.kwargs
+    ) -> Future[Outcome]:
+        """Start a process that calls ``function``. Its future fails with BrokenExecutor where the process dies."""
+        context = get_context("spawn")
+        ours, its = context.Pipe(duplex=False)
+        process = context.Process(target=_call, args=(its, function, arguments, named))
+        with signals_held_back():
+            resource_tracker.ensure_running()  # a helper of multiprocessing; it lets two of the signals in again
+        with signals_held_back():
+            process.start()
+        its.close()
+        future: Future[Outcome] = Future()
+        future.set_running_or_notify_cancel()
+        thread = Thread(target=_await, args=(ours, process, future), daemon=True)
+        thread.start()
+        self._processes.append(process)
+        self._threads.append(thread)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Wait for those that were started; no call can be cancelled."""
+        del cancel_futures
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def kill(self, number: int | None = None) -> None:
+        """End the process of one call, counted from 0 in their order, or of each: nobody waits for it any more."""
+        for process in self._processes if number is None else self._processes[number : number + 1]:
+            if process.is_alive():
+                process.kill()
+
+
+def _call(its: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    begin_child()
+    try:
+        outcome = True, function(*arguments, **named)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told
+        outcome = False, str(error) or type(error).__name__
+    its.send(outcome)
+
+
+def _await(ours: Connection, process: SpawnProcess, future: Future[Any]) -> None:
+    """Settle a future with what its process says, or with its death."""
+    try:
+        with ours:
+            good, outcome = ours.recv()
+    except (EOFError, OSError):
+        process.join()
+        future.set_exception(BrokenExecutor(f"the process ended with {process.exitcode}"))
+        return
+    process.join()
+    if good:
+        future.set_result(outcome)
+    else:
+        future.set_exception(RemoteError(outcome))
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """What is started in here never hears of the signals that end a program, not even before ``begin_child``."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin_child() -> None:
+    """The first that a process of ours does; the ``initializer`` of a pool.
+
+    A parent that was killed tells nobody: its children end by themselves.
+    """
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+_STATUS = Path("/proc/self/status")
+_PEAK = b"VmHWM:"
+
+
+def peak_kib(status: Path = _STATUS) -> int:
+    """The most resident memory that this program had, in KiB; 0 where the system does not tell.
+
+    On Linux ``ru_maxrss`` survives execve(2), so that it counts the process from which this program was started;
+    ``VmHWM`` (proc_pid_status(5)) is of this program alone.
+    """
+    try:
+        lines = status.read_bytes().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, *rest = line.split() or [b""]
+        if name == _PEAK and len(rest) == 2 and rest[0].isdigit() and rest[1] == b"kB":
+            return int(rest[0])
+    if resource is None:
+        return 0
+    return resident_kib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sys.platform)
+
+
+def resident_kib(ru_maxrss: int, platform: str) -> int:
+    """``ru_maxrss`` of getrusage in KiB, given ``sys.platform``.
+
+    Source: getrusage(2): "in kilobytes" on Linux and the BSDs, "in bytes" on macOS.
+    """
+    return ru_maxrss // 1024 if platform == "darwin" else ru_maxrss
+
+
+def cpu_seconds() -> float:
+    """Seconds of CPU, user and system, of this process and of its children that have ended."""
+    if resource is None:
+        return sum(os.times()[:4])
+    usages: list[Any] = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return float(sum(usage.ru_utime + usage.ru_stime for usage in usages))

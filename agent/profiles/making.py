@@ -1,0 +1,131 @@
+"""The profiles that the lab gives out: enrolment, and LOM. Source: apple-schema profiles/*.yaml."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent import plists
+from agent.mdm.access_rights import ALL_RIGHTS
+from agent.pki.authorities import Authorities
+from agent.pki.identity import Identity, dump_pkcs12
+
+TOPIC = "com.apple.mgmt.External.lom-agent-lab"
+ENROLMENT_IDENTIFIER = "test.lom-agent.lab.enrolment"
+LOM_IDENTIFIER = "test.lom-agent.lab.lom"
+_ORGANIZATION = "lom-agent lab"
+
+
+def enrolment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
+    """An enrolment profile with ``identity`` (a payload) as the Mac's own."""
+    anchor = _certificate_payload(authorities.anchor, "Lab CA", f"{ENROLMENT_IDENTIFIER}.ca")
+    mdm = _payload(
+        "com.apple.mdm",
+        "MDM",
+        f"{ENROLMENT_IDENTIFIER}.mdm",
+        ServerURL=f"{base_url}/mdm",
+        CheckInURL=f"{base_url}/checkin",
+        Topic=TOPIC,
+        AccessRights=int(ALL_RIGHTS),
+        IdentityCertificateUUID=identity["PayloadUUID"],
+        CheckOutWhenRemoved=True,
+        SignMessage=True,
+        ServerCapabilities=["com.apple.mdm.per-user-connections", "com.apple.mdm.bootstraptoken"],
+    )
+    return _profile("lom-agent lab enrolment", ENROLMENT_IDENTIFIER, [anchor, identity, mdm])
+
+
+def pkcs12_payload(authorities: Authorities) -> dict[str, Any]:
+    """A new MDM identity, packed with its key."""
+    return _identity_payload(authorities.mdm_identity(), "MDM identity", f"{ENROLMENT_IDENTIFIER}.identity")
+
+
+def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str, Any]:
+    """Where the Mac gets its MDM identity by itself."""
+    return _payload(
+        "com.apple.security.scep",
+        "MDM identity",
+        f"{ENROLMENT_IDENTIFIER}.identity",
+        PayloadContent={
+            "URL": url,
+            "Name": "lom-agent lab",
+            "Subject": [[["O", _ORGANIZATION]], [["CN", "%SerialNumber%"]]],
+            "SubjectAltName": {
+                "dNSName": "%HostName%.lom.test",
+                "uniformResourceIdentifier": "urn:uuid:%HardwareUUID%",
+            },
+            "Challenge": challenge,
+            "Keysize": 2048,
+            "Key Type": "RSA",
+            "Key Usage": 5,
+            "CAFingerprint": authorities.scep.certificate.fingerprint(hashes.SHA256()),
+            "Retries": 3,
+            "RetryDelay": 10,
+        },
+    )
+
+
+def lom_profile(authorities: Authorities, dns_name: str, *, device: bool, controller: bool) -> bytes:
+    """The LOM profile of one Mac: an identity for each role, and both CAs."""
+    device_ca = _certificate_payload(authorities.lom_device_anchor, "LOM Device CA", f"{LOM_IDENTIFIER}.device-ca")
+    controller_ca = _certificate_payload(
+        authorities.lom_controller_anchor, "LOM Controller CA", f"{LOM_IDENTIFIER}.controller-ca"
+    )
+    payloads = [device_ca, controller_ca]
+    keys: dict[str, Any] = {
+        "DeviceCACertificateUUIDs": [device_ca["PayloadUUID"]],
+        "ControllerCACertificateUUIDs": [controller_ca["PayloadUUID"]],
+    }
+    if device:
+        identity = authorities.lom_device_identity(dns_name)
+        payloads.append(_identity_payload(identity, "LOM Device identity", f"{LOM_IDENTIFIER}.device"))
+        keys["DeviceCertificateUUID"] = payloads[-1]["PayloadUUID"]
+    if controller:
+        identity = authorities.lom_controller_identity(dns_name)
+        payloads.append(_identity_payload(identity, "LOM Controller identity", f"{LOM_IDENTIFIER}.controller"))
+        keys["ControllerCertificateUUID"] = payloads[-1]["PayloadUUID"]
+    payloads.append(_payload("com.apple.lom", "Lights-out management", f"{LOM_IDENTIFIER}.lom", **keys))
+    return _profile("Lights-out management", LOM_IDENTIFIER, payloads)
+
+
+def _profile(name: str, identifier: str, payloads: list[dict[str, Any]]) -> bytes:
+    return plists.dump_xml(
+        {
+            **_payload("Configuration", name, identifier),
+            "PayloadOrganization": _ORGANIZATION,
+            "PayloadScope": "System",
+            "PayloadContent": payloads,
+        }
+    )
+
+
+def _payload(payload_type: str, name: str, identifier: str, **keys: Any) -> dict[str, Any]:
+    return {
+        "PayloadType": payload_type,
+        "PayloadVersion": 1,
+        "PayloadUUID": str(uuid.uuid4()).upper(),
+        "PayloadIdentifier": identifier,
+        "PayloadDisplayName": name,
+        **keys,
+    }
+
+
+def _identity_payload(identity: Identity, name: str, identifier: str) -> dict[str, Any]:
+    password = secrets.token_urlsafe(12)
+    return _payload(
+        "com.apple.security.pkcs12",
+        name,
+        identifier,
+        Password=password,
+        PayloadContent=dump_pkcs12(identity, password, name),
+    )
+
+
+def _certificate_payload(certificate: x509.Certificate, name: str, identifier: str) -> dict[str, Any]:
+    der = certificate.public_bytes(Encoding.DER)
+    return _payload("com.apple.security.root", name, identifier, PayloadContent=der)

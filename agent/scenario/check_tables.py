@@ -1,0 +1,188 @@
+"""What the types cannot say about the tables of a scenario, and what follows where a key was left out.
+
+Each check says in one plain sentence which keys are meant. The phases have theirs in ``check_phases``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from msgspec import structs
+
+from agent.errors import OperatorError
+from agent.fleet.durations import parse_duration
+from agent.measure.limits import parse_limit
+from agent.net.lom.networks import parse_network
+from agent.net.mac.keys import MAX_POOL, parse_keys
+from agent.push.rules import parse_rule
+from agent.scenario.types import FleetPart, LoadPart, PushPart, Scenario, ServerPart, WebRequest
+from agent.servers.configs import RequestTemplate
+from agent.servers.templates import COMMAND_NAMES, MAC_NAMES, Template
+
+LISTEN = "127.0.0.1:0"
+ENROLL_PATH = "/enroll"  # of a lab, docs/lab-api.md
+_ADAPTER_TABLES = ("lab", "nanomdm", "micromdm", "webhook")
+
+
+def checked_tables(scenario: Scenario) -> Scenario:
+    """The scenario with its tables whole, its phases as they were. Raises OperatorError."""
+    if not scenario.name.isprintable():
+        raise OperatorError("name should be one line of printable text")
+    _check_fleet(scenario.fleet)
+    _said("lom.network", scenario.lom.network, parse_network)
+    for number, limit in enumerate(scenario.limits):
+        _said(f"limits[{number}]", limit, parse_limit)
+    _check_load(scenario.load)
+    server = _checked_server(scenario.server)
+    return structs.replace(scenario, server=server, push=_checked_push(scenario.push, server))
+
+
+def has_embedded_lab(server: ServerPart) -> bool:
+    """Whether the run brings its server along."""
+    return server.adapter == "lab" and server.lab is None
+
+
+def can_push(scenario: Scenario) -> bool:
+    """Whether the server of a checked scenario can be asked to push to the run's gateway."""
+    server = scenario.server
+    asks = server.adapter != "none" and (server.webhook is None or server.webhook.push is not None)
+    return asks and bool(scenario.push.enabled)
+
+
+def _check_fleet(fleet: FleetPart) -> None:
+    _said("fleet.boot", fleet.boot, parse_duration)
+    _said("fleet.shutdown", fleet.shutdown, parse_duration)
+
+
+def _check_load(load: LoadPart) -> None:
+    if load.rate is not None and load.concurrency is not None:
+        raise OperatorError("load has rate and concurrency; give one: so many a second, or so many at a time")
+    if load.arrivals == "poisson" and load.concurrency is not None:
+        raise OperatorError('load has concurrency and arrivals = "poisson", which goes with rate')
+
+
+def _checked_server(server: ServerPart) -> ServerPart:
+    embedded = has_embedded_lab(server)
+    for name in _ADAPTER_TABLES:
+        if name != server.adapter and getattr(server, name) is not None:
+            raise OperatorError(f'server.{name} goes with adapter = "{name}", but server.adapter is "{server.adapter}"')
+    if server.adapter in ("nanomdm", "micromdm", "webhook") and getattr(server, server.adapter) is None:
+        raise OperatorError(f'server.adapter is "{server.adapter}", but the table [server.{server.adapter}] is missing')
+    if embedded:
+        for name in ("enroll", "ca", "insecure"):
+            if getattr(server, name):
+                raise OperatorError(
+                    f'server.{name} is for a server of your own; the embedded lab (adapter = "lab") needs none'
+                )
+    if server.keys != "unique" and not _is_pool(server.keys):
+        raise OperatorError(
+            f'server.keys should be unique or pool:N with N from 1 to {MAX_POOL:,}, but is "{server.keys}"'
+        )
+    if embedded and server.keys != "unique" and server.identity != "scep":
+        raise OperatorError(
+            "server.keys (--keys) is about keys for SCEP, but the lab makes identities as PKCS12; set "
+            'server.identity = "scep" (--identity scep)'
+        )
+    _check_addresses(server)
+    if server.lab is not None and server.enroll is None:
+        return structs.replace(server, enroll=server.lab.url.rstrip("/") + ENROLL_PATH)
+    if not embedded and server.enroll is None:
+        raise OperatorError(
+            f'server.enroll is missing: the URL or the FILE of the enrolment profile (adapter is "{server.adapter}")'
+        )
+    return server
+
+
+def _check_addresses(server: ServerPart) -> None:
+    if server.enroll is not None and "://" in server.enroll:
+        _check_url("server.enroll", server.enroll)
+    if server.lab is not None:
+        _check_url("server.lab.url", server.lab.url)
+    for name, api in (("nanomdm", server.nanomdm), ("micromdm", server.micromdm)):
+        if api is not None:
+            _check_url(f"server.{name}.url", api.url)
+            if (api.api_key_env is None) == (api.api_key_file is None):
+                raise OperatorError(f"server.{name} needs one of api_key_env and api_key_file")
+    if server.webhook is not None:
+        hook = server.webhook
+        _check_request("server.webhook.enqueue", hook.enqueue, MAC_NAMES + COMMAND_NAMES, plain=hook.plain_http)
+        if hook.push is not None:
+            _check_request("server.webhook.push", hook.push, MAC_NAMES, plain=hook.plain_http)
+
+
+def _check_request(where: str, request: WebRequest, names: tuple[str, ...], *, plain: bool) -> None:
+    """Whether it can be sent; what it wants of the environment need not be there before the run."""
+    template = RequestTemplate(request.method, request.url, tuple(request.headers.items()), request.body)
+    try:
+        Template(template, names, _Anything(lambda: "x"), plain=plain)
+    except OperatorError as error:
+        raise OperatorError(f"{where}: {error}") from None
+
+
+class _Anything(defaultdict[str, str]):
+    """An environment in which every variable is set."""
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+
+def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
+    embedded = has_embedded_lab(server)
+    enabled = (embedded or push.listen is not None) if push.enabled is None else push.enabled
+    for number, rule in enumerate(push.rules):
+        _said(f"push.rules[{number}]", rule, parse_rule)
+    if push.delay is not None:
+        _said("push.delay", push.delay, parse_duration)
+    if push.listen is not None:
+        _check_listen(push.listen)
+    if (push.cert is None) != (push.key is None):
+        raise OperatorError("push.cert and push.key go together")
+    if push.cert is not None and push.tls is not None:
+        raise OperatorError("push.tls makes the certificate that push.cert brings; give one of them")
+    if not enabled:
+        given = next((name for name in push.__struct_fields__ if name != "enabled" and getattr(push, name)), None)
+        if given is not None:
+            raise OperatorError(
+                f"push.{given} is for the gateway, but there is none; set push.listen or push.enabled = true"
+            )
+    elif not embedded and push.cert is None and push.tls is None:
+        raise OperatorError(
+            "push needs tls, or cert and key: the gateway's certificate, which your server has to trust"
+        )
+    return structs.replace(push, enabled=enabled, listen=(push.listen or LISTEN) if enabled else None)
+
+
+def _check_listen(text: str) -> None:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
+        raise OperatorError(f'push.listen should be ADDRESS:PORT, such as 127.0.0.1:2197, but is "{text}"')
+
+
+def _check_url(key: str, text: str) -> None:
+    try:
+        parts = urlsplit(text)
+        secret = parts.username is not None or parts.password is not None
+    except ValueError as error:
+        raise OperatorError(f"{key} is no URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise OperatorError(f'{key} should be a URL with http:// or https://, but is "{text}"')
+    if secret:
+        raise OperatorError(f"{key} holds a user or a password; scenarios hold no secrets: use a file or {{env:NAME}}")
+
+
+def _is_pool(text: str) -> bool:
+    try:
+        return parse_keys(text) is not None
+    except OperatorError:
+        return False
+
+
+def _said(key: str, text: str, parse: Callable[[str], object]) -> None:
+    """What a reader says about ``text``, with the key that it is of."""
+    try:
+        parse(text)
+    except OperatorError as error:
+        raise OperatorError(f"{key}: {error}") from error

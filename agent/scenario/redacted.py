@@ -1,0 +1,85 @@
+"""A scenario as it ran, for results and reports: plain data that can be read again, without secrets."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from agent.scenario.types import Scenario
+
+HIDDEN = "***"
+_SECRET = re.compile(
+    r"authori[sz]ation|cookie|password|passcode|secret|token|credential|key|(^|[^a-z])pin($|[^a-z])", re.I
+)
+_QUERY = re.compile(r"(?<==)[^&#]+")
+_IN_BODY = re.compile(r'("(?P<name>[^"\\]*)"\s*:\s*)"(?P<value>(?:[^"\\]|\\.)*)"')
+_TEMPLATES = re.compile(r"(Bearer|Basic|\{[a-z_]+\}|\{env:\w+\}|\s)*", re.I)  # what holds no secret itself
+
+
+def as_document(scenario: Scenario) -> dict[str, Any]:
+    """The scenario as a dictionary of plain values. What was read from files is named by its file.
+
+    Header values, texts of a body, values of a command's dictionary whose names speak of secrets, and the queries of
+    URLs are replaced by ``***``, unless they are templates. Keys without a value are left out: TOML has no null.
+    """
+    document: dict[str, Any] = _without_nothing(msgspec.to_builtins(scenario))
+    for phase in document["phase"]:
+        for name in ("steps", "replay"):
+            if not phase.get(name, True):
+                del phase[name]
+        if "request_file" in phase:
+            phase.pop("request", None)
+        elif "request" in phase:
+            phase["request"] = _without_secrets(phase["request"])
+        if "replay_file" in phase:
+            phase.pop("replay", None)
+    server = document["server"]
+    if "enroll" in server:
+        server["enroll"] = _url(server["enroll"])
+    for adapter in ("lab", "nanomdm", "micromdm"):
+        if adapter in server:
+            server[adapter]["url"] = _url(server[adapter]["url"])
+    for request in server.get("webhook", {}).values():
+        if isinstance(request, dict):
+            request["url"] = _url(request["url"])
+            request["headers"] = _without_secrets(request["headers"])
+            request["body"] = _IN_BODY.sub(_body_value, request["body"])
+    return document
+
+
+def _without_nothing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nothing(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nothing(inner) for inner in value]
+    return value
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _shown(inner) if _SECRET.search(key) and not isinstance(inner, dict | list) else _without_secrets(inner)
+        for key, inner in value.items()
+    }
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, bool) or (isinstance(value, str) and _TEMPLATES.fullmatch(value)) else HIDDEN
+
+
+def _body_value(found: re.Match[str]) -> str:
+    if not _SECRET.search(found["name"]) or _TEMPLATES.fullmatch(found["value"]):
+        return found[0]
+    return f'{found[1]}"{HIDDEN}"'
+
+
+def _url(text: str) -> str:
+    address, mark, query = text.partition("?")
+    return (
+        address + mark + _QUERY.sub(lambda value: str(_shown(value[0])), query) if mark and "://" in address else text
+    )

@@ -1,0 +1,111 @@
+"""A scenario to begin with: every key that there is, as a comment where its default stands, ready to run on the lab."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from agent.scenario.keys import Key, keys_of
+from agent.scenario.toml import toml
+from agent.scenario.types import PHASE_KINDS, ArrivingPhase, FleetPart, PhaseBase, Scenario
+
+USUAL_KINDS = ("enroll", "command", "lom_setup", "lom")
+_WIDTH = 100
+_ROOT = {
+    "name": "my-scenario",
+    "limits": ["session.p99 < 2s", "session.errors == 0"],
+}
+_FLEET = {"devices": 100}
+# What the phases say here, in order; everything else is a comment.
+_PHASES: dict[str, dict[str, Any]] = {
+    "enroll": {"rate": 20.0},
+    "checkin": {"rate": 20.0},
+    "command": {"rate": 20.0, "request": {"RequestType": "ProfileList"}},
+    "lom_setup": {"rate": 20.0},
+    "lom": {"rate": 10.0},
+    "power_cut": {"seconds": 5.0},
+    "idle": {"seconds": 30.0},
+}
+_NEEDS = {"lom": "lom_setup"}
+_HEAD = """\
+# A scenario for lom-agent. Look at it:  lom-agent scenario check FILE
+#                            Run it:      lom-agent run FILE
+# A line that begins with "#" and a key shows its default, or an example where there is none.
+# Times are in seconds, rates in things a second for the whole fleet. docs/scenario.md has the rest.
+"""
+
+
+def template(kinds: Sequence[str] = USUAL_KINDS) -> str:
+    """The text of a scenario with phases of these kinds, and of those that they need first."""
+    lines = [_HEAD, *_table(Scenario, _ROOT)]
+    for name, key in keys_of(Scenario).items():
+        if key.table is not None:
+            lines += [
+                "",
+                *_described(key.description),
+                f"[{name}]",
+                *_table(key.table, _FLEET if key.table is FleetPart else {}),
+            ]
+            lines += _inner_tables(name, key.table)
+    for number, kind in enumerate(_with_needs(kinds)):
+        table = PHASE_KINDS[kind]
+        lines += ["", "", *_described((table.__doc__ or "").strip()), "[[phase]]", f'kind = "{kind}"']
+        lines += _phase(table, _PHASES[kind], short=number > 0)
+    return "\n".join(lines) + "\n"
+
+
+def _with_needs(kinds: Sequence[str]) -> list[str]:
+    wanted: list[str] = [] if "enroll" in kinds else ["enroll"]
+    for kind in sorted(kinds, key=lambda kind: kind != "enroll"):
+        need = _NEEDS.get(kind)
+        if need is not None and need not in (*wanted, *kinds):
+            wanted.append(need)
+        if kind not in wanted:
+            wanted.append(kind)
+    return sorted(wanted, key=list(_PHASES).index)
+
+
+def _table(table: type[Struct], given: dict[str, Any]) -> Iterator[str]:
+    for name, key in keys_of(table).items():
+        if key.table is None and name != "phase":
+            yield from _line(key, given)
+
+
+def _phase(table: type[PhaseBase], given: dict[str, Any], *, short: bool) -> Iterator[str]:
+    """The keys of a phase. ``short``: what all phases have was said at the first one."""
+    common = keys_of(ArrivingPhase)
+    for name, key in keys_of(table).items():
+        if not short or name in given or name not in common:
+            yield from _line(key, given)
+
+
+def _inner_tables(outer: str, table: type[Struct]) -> Iterator[str]:
+    for name, key in keys_of(table).items():
+        if key.table is None:
+            continue
+        path = f"{outer}.{name}"
+        yield ""
+        yield from _described(key.description)
+        if key.default is None:
+            yield f"#[{path}]"
+            yield from (line if line.startswith("#") else f"#{line}" for line in _table(key.table, {}))
+        else:
+            yield f"[{path}]"
+            yield from _table(key.table, {})
+        yield from _inner_tables(path, key.table)
+
+
+def _line(key: Key, given: dict[str, Any]) -> Iterator[str]:
+    yield from _described(key.description)
+    if key.name in given:
+        yield f"{key.name} = {toml(given[key.name])}"
+        return
+    shown = key.default if key.default or key.example is None else key.example
+    yield f"#{key.name} = {toml('' if shown is None else shown)}"
+
+
+def _described(text: str) -> list[str]:
+    return [f"# {line}" for part in text.split("\n\n") for line in textwrap.wrap(" ".join(part.split()), _WIDTH - 2)]

@@ -1,0 +1,258 @@
+"""A run's figures for Prometheus while it goes on: ``GET /metrics``.
+
+The conductor brings a `agent.measure.live.LiveView` once a second; each scrape is answered from the last one.
+Nothing is registered with the client library's global registry, so that its figures on the process stay out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.error import CannotListenError
+from twisted.protocols.policies import WrappingFactory
+from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from agent import __version__
+from agent.errors import OperatorError
+from agent.measure.live import RECENT_SECONDS, LiveView, OperationView, PhaseView
+from agent.measure.timeline import MACS
+
+HOST = "127.0.0.1"
+PATH = b"/metrics"
+# https://prometheus.io/docs/instrumenting/exposition_formats/, "Basic info"
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+MAX_CONNECTIONS = 32  # ours: some Prometheus servers, and a person who looks
+IDLE_SECONDS = 150  # a Prometheus server scrapes once a minute by default, and keeps its connection
+
+_LAST = f"over the last {RECENT_SECONDS} seconds"
+_MS = 1e-3
+_THINGS = ("planned", "started", "done", "failed", "cut_short", "late", "dropped")
+
+
+class PrometheusExporter:
+    """Serves the last view that it was shown.
+
+    ``url`` is where, once ``listen`` was called; port 0 takes any free one.
+    """
+
+    def __init__(self, reactor: Any, host: str = HOST, port: int = 0) -> None:
+        self.url = ""
+        self._reactor = reactor
+        self._address = host, port
+        self._view = _View()
+        self._connections: Any = _Connections(_site(reactor, self._view))
+        self._port: Any = None
+
+    def note(self, text: str) -> None:
+        """Notes are for people."""
+
+    def look(self, view: LiveView) -> None:
+        """Serve this from now on."""
+        self._view.now = view
+
+    def listen(self) -> None:
+        """Listen. Raises OperatorError."""
+        host, port = self._address
+        try:
+            self._port = self._reactor.listenTCP(port, self._connections, interface=host)
+        except CannotListenError as error:
+            raise OperatorError(
+                f"The metrics for Prometheus cannot be served on {_authority(host, port)}: {error.socketError}. "
+                "Choose another address or port, or 0 for any free port."
+            ) from error
+        self.url = f"http://{_authority(host, self._port.getHost().port)}{PATH.decode('ascii')}"
+
+    def close(self) -> Deferred[Any]:
+        """Listen no longer and drop who is connected; fires when the port is free."""
+        port, self._port = self._port, None
+        for connection in list(self._connections.protocols):
+            connection.transport.abortConnection()
+        return gatherResults([] if port is None else [port.stopListening() or succeed(None)])
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """The host and the port of ``ADDRESS:PORT``, such as ``127.0.0.1:9464`` or ``[::1]:9464``. Raises OperatorError."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = "127.0.0.1" if host == "localhost" else host[1:-1] if bracketed else host
+    if colon and _is_address(address, 6 if bracketed else 4) and _is_port(port):
+        return address, int(port)
+    raise OperatorError(
+        f"Expected an IP address and a port to serve metrics on, such as 127.0.0.1:9464 or [::1]:9464; found {text!r}."
+    )
+
+
+def _is_address(text: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65536
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class _View(Collector):
+    """The metrics of one view, ``now``."""
+
+    def __init__(self) -> None:
+        self.now = LiveView(0.0)
+
+    def collect(self) -> Iterator[Metric]:
+        view = self.now
+        yield InfoMetricFamily("lom_agent_build", "The version of lom-agent.", {"version": __version__})
+        yield _gauge("lom_agent_run_seconds", "Seconds since the run began.", view.elapsed)
+        yield from _operations(view)
+        yield from _macs(view)
+        yield _phases(view.phases)
+        yield _gauge(
+            "lom_agent_generator_lag_seconds",
+            "The largest lag of any worker's event loop in the last second.",
+            view.lag_ms * _MS,
+        )
+        yield _gauge(
+            "lom_agent_generator_cpu_share",
+            "The largest share of a core, from 0 to 1, that any worker took in the last second.",
+            view.cpu,
+        )
+
+
+def _operations(view: LiveView) -> Iterator[Metric]:
+    total = CounterMetricFamily(
+        "lom_agent_operations", "Operations that ended, by how they ended.", labels=("operation", "result")
+    )
+    rate = GaugeMetricFamily(
+        "lom_agent_operation_rate", f"Operations that ended, per second {_LAST}.", labels=("operation",)
+    )
+    latency = GaugeMetricFamily(
+        "lom_agent_operation_latency_seconds",
+        f"Latency of the operations that succeeded {_LAST}, from when each was due; missing where none did.",
+        labels=("operation", "quantile"),
+    )
+    for name, operation in view.operations.items():
+        total.add_metric((name, "ok"), operation.count - operation.errors)
+        total.add_metric((name, "error"), operation.errors)
+        rate.add_metric((name,), operation.rate_per_s)
+        for quantile, ms in _quantiles(operation):
+            latency.add_metric((name, quantile), ms * _MS)
+    yield from (total, rate, latency)
+
+
+def _quantiles(operation: OperationView) -> Iterator[tuple[str, float]]:
+    for quantile, ms in (("0.5", operation.p50_ms), ("0.99", operation.p99_ms)):
+        if ms is not None:
+            yield quantile, ms
+
+
+def _macs(view: LiveView) -> Iterator[Metric]:
+    macs = GaugeMetricFamily("lom_agent_macs", "Simulated Macs by what they do.", labels=("state",))
+    for state, number in (dict.fromkeys(MACS, 0) | dict(view.macs)).items():
+        macs.add_metric((state,), number)
+    yield macs
+    yield _gauge("lom_agent_connections", "Open connections to the server.", view.connections)
+    yield _gauge("lom_agent_pushes_waiting", "Pushes that wait for their Mac.", view.pushes_waiting)
+
+
+def _phases(phases: tuple[PhaseView, ...]) -> Metric:
+    things = GaugeMetricFamily(
+        "lom_agent_phase_things",
+        "What a phase has to do and how far it is: things planned, started, done (failed ones too), failed, cut short, "
+        "started late, and dropped, which were due and never started.",
+        labels=("phase", "kind", "state"),
+    )
+    for phase in phases:
+        for state in _THINGS:
+            things.add_metric((phase.name, phase.kind, state), getattr(phase.state, state) or 0)
+    return things
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, documentation, value=value)
+
+
+def _site(reactor: Any, view: _View) -> Any:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(view)
+    return _QuietSite(_Metrics(registry), requestFactory=_BodilessRequest, timeout=IDLE_SECONDS, reactor=reactor)
+
+
+class _Connections(WrappingFactory):
+    """Knows who is connected, and lets in no more than MAX_CONNECTIONS."""
+
+    noisy = False
+
+    def buildProtocol(self, address: Any) -> Any:
+        """The protocol of one connection, or None, which closes it."""
+        return None if len(self.protocols) >= MAX_CONNECTIONS else super().buildProtocol(address)
+
+
+class _QuietSite(Site):
+    """Without an access log: a line for each scrape says nothing."""
+
+    noisy = False
+
+    def log(self, request: Any) -> None:
+        """Log nothing."""
+
+
+class _BodilessRequest(Request):
+    """A request whose announced body is refused before it comes: nobody here wants one."""
+
+    _closing = False
+
+    def gotLength(self, length: int | None) -> None:
+        """The announced length; None where the body is chunked."""
+        super().gotLength(0)
+        if length != 0:
+            self._closing = True
+            close = Headers({b"connection": [b"close"], b"content-length": [b"0"]})
+            self.channel.writeHeaders(b"HTTP/1.1", b"413", b"Content Too Large", close)
+            self.channel.loseConnection()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """What came of it before the connection was closed."""
+
+    def process(self) -> None:
+        """Answer, unless that was done."""
+        if not self._closing:
+            super().process()
+
+
+class _Metrics(Resource):
+    """Every path, of which only one is something."""
+
+    isLeaf = True
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def render(self, request: Any) -> bytes:
+        """The figures, or a word on where they are."""
+        request.setHeader(b"server", b"lom-agent")
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD")
+            return _refused(request, 405, b"The metrics are only for reading")
+        if request.path != PATH:
+            return _refused(request, 404, b"The metrics are at " + PATH)
+        request.setHeader(b"content-type", CONTENT_TYPE)
+        return generate_latest(self._registry)
+
+
+def _refused(request: Any, status: int, why: bytes) -> bytes:
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+    return why + b"\n"

@@ -1,0 +1,158 @@
+"""The time line adds up what several processes say of each second."""
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import LomAgentError, MisuseError, OperatorError
+from agent.measure.latencies import LARGEST
+from agent.measure.metrics import Metrics
+from agent.measure.records import OPERATIONS, Exchange, Failure
+from agent.measure.timeline import LONGEST_SECONDS, MACS, TimeLine
+
+counts = st.integers(0, 1000)
+ended = st.fixed_dictionaries(
+    {"count": counts, "errors": counts, "latencies": st.dictionaries(st.integers(0, LARGEST), counts, max_size=5)}
+)
+rows = st.fixed_dictionaries(
+    {},
+    optional={
+        "operations": st.dictionaries(st.sampled_from(OPERATIONS), ended, max_size=3),
+        "macs": st.dictionaries(st.sampled_from(MACS), counts),
+        "connections": counts,
+        "pushes_waiting": counts,
+        "lag_ms": st.floats(0, 1000),
+        "cpu": st.floats(0, 2),
+    },
+)
+said = st.lists(st.tuples(st.integers(0, 5), rows), max_size=12)
+
+
+def line(*told):
+    timeline = TimeLine()
+    for t, row in told:
+        timeline.add(t, row)
+    return timeline
+
+
+def test_a_row_has_every_key_whoever_spoke():
+    assert line((3, {})).rows() == [
+        {
+            "t": 3,
+            "operations": {},
+            "macs": {"new": 0, "idle": 0, "session": 0, "booting": 0, "off": 0, "left": 0},
+            "connections": 0,
+            "pushes_waiting": 0,
+            "lag_ms": None,
+            "cpu": None,
+        }
+    ]
+
+
+def test_two_shards_and_their_leader_make_one_row():
+    one, other = Metrics(), Metrics()
+    for _ in range(99):
+        one(Exchange("session", 0, 0.0, 0.1))
+    other(Exchange("session", 0, 0.0, 2.0))
+    other(Exchange("session", 0, 0.0, 9.0, Failure("peer", "no")))
+    other(Exchange("enroll", 0, 0.0, 9.0, Failure("peer", "no")))
+
+    [row] = line(
+        (0, {"operations": one.take_second(), "macs": {"idle": 5, "off": 1}, "connections": 7, "lag_ms": 3.0}),
+        (0, {"operations": other.take_second(), "macs": {"idle": 2}, "connections": 1, "lag_ms": 1.5, "cpu": 0.25}),
+        (0, {"pushes_waiting": 4}),
+    ).rows()
+
+    assert list(row["operations"]) == ["enroll", "session"]
+    session = row["operations"]["session"]
+    assert (session["count"], session["errors"]) == (101, 1)
+    assert session["p50_ms"] == pytest.approx(100.0, rel=0.03)
+    assert session["p99_ms"] == pytest.approx(100.0, rel=0.03)
+    assert row["operations"]["enroll"] == {"count": 1, "errors": 1, "p50_ms": None, "p99_ms": None}
+    assert row["macs"] == {"new": 0, "idle": 7, "session": 0, "booting": 0, "off": 1, "left": 0}
+    assert (row["connections"], row["pushes_waiting"], row["lag_ms"], row["cpu"]) == (8, 4, 3.0, 0.25)
+
+
+def test_seconds_are_in_order_and_those_nobody_spoke_of_are_missing():
+    timeline = line((4, {}), (0, {}), (2, {"connections": 1}), (0, {"connections": 2}))
+    assert [(row["t"], row["connections"]) for row in timeline.rows()] == [(0, 2), (2, 1), (4, 0)]
+
+
+def test_what_comes_after_the_longest_time_line_is_left_out():
+    assert [row["t"] for row in line((LONGEST_SECONDS - 1, {}), (LONGEST_SECONDS, {})).rows()] == [LONGEST_SECONDS - 1]
+
+
+def test_a_second_before_the_start_is_misuse():
+    with pytest.raises(MisuseError, match="-1"):
+        TimeLine().add(-1, {})
+
+
+@given(said, st.randoms())
+def test_the_order_in_which_processes_speak_does_not_matter(told, random):
+    assert line(*random.sample(told, len(told))).rows() == line(*told).rows()
+
+
+@given(said)
+def test_nothing_is_lost_and_the_rows_are_json(told):
+    found = line(*told).rows()
+
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert sum(row["connections"] for row in found) == sum(row.get("connections", 0) for _, row in told)
+    for name in OPERATIONS:
+        sent = sum(row.get("operations", {}).get(name, {"count": 0})["count"] for _, row in told)
+        assert sum(row["operations"][name]["count"] for row in found if name in row["operations"]) == sent
+
+
+@given(said)
+def test_rows_may_have_crossed_json(told):
+    assert line(*((t, json.loads(json.dumps(row))) for t, row in told)).rows() == line(*told).rows()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None,
+        [],
+        {"connections": -1},
+        {"connections": "3"},
+        {"connections": 1.5},
+        {"connections": 10**30},
+        {"lag_ms": float("nan")},
+        {"cpu": float("inf")},
+        {"macs": {"asleep": 1}},
+        {"macs": {"idle": None}},
+        {"operations": {"reboot": {}}},
+        {"operations": {"push": {"latencies": {LARGEST + 1: 1}}}},
+        {"operations": {"push": {"latencies": {"x": 1}}}},
+        {"operations": {"push": {"latencies": {1: -1}}}},
+    ],
+)
+def test_what_is_no_row_is_refused_and_nothing_of_it_counts(row):
+    timeline = line((0, {"connections": 1}))
+    with pytest.raises(OperatorError, match="time line"):
+        timeline.add(0, row)
+    assert timeline.rows() == line((0, {"connections": 1})).rows()
+
+
+def test_more_than_can_be_is_refused_when_it_adds_up():
+    timeline = line((0, {"connections": 2**40}))
+    with pytest.raises(OperatorError, match="time line"):
+        timeline.add(0, {"connections": 1})
+    assert [row["connections"] for row in timeline.rows()] == [2**40]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(["operations", "macs", "connections", "lag_ms"]),
+)
+def test_any_plain_data_is_a_row_or_our_error(value, key):
+    for row in (value, {key: value}, {"operations": {"push": value}}):
+        with suppress(LomAgentError):
+            TimeLine().add(0, row)

@@ -1,0 +1,292 @@
+"""HTTP/2 at the gateway frame by frame: frames of streams that are closed, and what a frame costs."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import h2.connection
+import h2.events
+import h2.settings
+import pytest
+from apns_gateways import POPULATION, Peer, RunningGateway, in_thread, running_gateway
+from apns_parties import SettableMacs
+from conftest import RunInReactor
+from h2.exceptions import StreamClosedError
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from agent.net.apns.connection import ALPN, GatewayLimits, ProviderConnection
+from agent.net.apns.desk import PushDesk
+from agent.net.apns.frames import MAX_FRAME_BYTES, FrameCutter, FrameSizeError
+from agent.net.transport.stream import State
+from agent.push.broker import PushBroker
+from agent.push.requests import NOBODY
+
+# Streams that are closed
+
+
+def frame(kind: int, stream: int, body: bytes = b"", flags: int = 0) -> bytes:
+    """An HTTP/2 frame (RFC 9113, 4.1)."""
+    return len(body).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + body
+
+
+def data(stream: int) -> bytes:
+    """DATA."""
+    return frame(0, stream, b"x")
+
+
+def reset(stream: int) -> bytes:
+    """RST_STREAM with CANCEL."""
+    return frame(3, stream, b"\x00\x00\x00\x08")
+
+
+def window(stream: int, increment: int = 1) -> bytes:
+    """WINDOW_UPDATE."""
+    return frame(8, stream, increment.to_bytes(4, "big"))
+
+
+def in_one_segment(running: RunningGateway, frames: tuple[str, ...], provider: str | None) -> dict[int, str]:
+    """Send requests and what else there is in one write: the statuses by stream. The connection has to go on."""
+    peer = Peer(running, provider=provider)
+    peer.start()
+    peer.until(h2.events.RemoteSettingsChanged)
+    octets, last = b"", 0
+    for what in frames:
+        if what == "request":
+            last = peer.request()
+            octets += peer.h2.data_to_send()
+        elif what == "headers":
+            last = peer.h2.get_next_available_stream_id()
+            path = f"/3/device/{POPULATION[0].push_token.hex()}"
+            head = [(":method", "POST"), (":scheme", "https"), (":authority", "test"), (":path", path)]
+            peer.h2.send_headers(last, head)
+            octets += peer.h2.data_to_send()
+        else:
+            octets += {"reset": reset, "data": data, "window": window}[what](last)
+    peer.socket.sendall(octets)
+    final = peer.request()
+    peer.flush()
+    while not peer.ended and final not in peer.statuses():
+        peer.read()
+    ended = [event for event in peer.events if isinstance(event, h2.events.ConnectionTerminated)]
+    peer.socket.close()
+    assert ended == []
+    assert final in peer.statuses(), "the connection ended"
+    return {stream: status for stream, status in peer.statuses().items() if stream != final}
+
+
+@pytest.mark.parametrize(
+    ("frames", "answered"),
+    [
+        (("headers", "reset", "request"), [3]),
+        (("headers", "reset", "headers", "reset", "request"), [5]),
+        (("request", "reset", "request"), [1, 3]),
+        (("request", "reset", "headers", "reset", "request"), [1, 5]),
+        (("request", "data", "request"), [1, 3]),
+        (("request", "data", "data", "reset", "request"), [1, 3]),
+        (("headers", "reset", "data", "request"), [3]),
+        (("headers", "reset", "window", "data", "reset", "request"), [3]),
+        (("request", "window", "request", "window"), [1, 3]),
+    ],
+)
+@pytest.mark.parametrize("provider", ["provider", None])
+def test_frames_of_closed_streams_end_no_connection(
+    run_in_reactor: RunInReactor, tmp_path: Path, frames: tuple[str, ...], answered: list[int], provider: str | None
+) -> None:
+    async def scenario() -> None:
+        async with running_gateway(tmp_path) as running:
+            found = await in_thread(in_one_segment, running, frames, provider)
+            assert found == dict.fromkeys(answered, "403" if provider is None else "200")
+
+    run_in_reactor(scenario())
+
+
+# Where frames end
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.data())
+def test_bytes_are_cut_at_each_frames_end_however_they_come(lengths: list[int], draw: st.DataObject) -> None:
+    frames = [b"P" * 24, *(frame(6, 0, bytes(length)) for length in lengths)]
+    octets = b"".join(frames)
+    ends = set(itertools.accumulate(map(len, frames)))
+    cuts = sorted(draw.draw(st.sets(st.integers(0, len(octets)))) | {0, len(octets)})
+    cutter, at = FrameCutter(), 0
+    for begin, end in itertools.pairwise(cuts):
+        for piece in cutter.pieces(octets[begin:end]):
+            assert piece == octets[at : at + len(piece)]
+            assert not any(at < each < at + len(piece) for each in ends)  # never two frames in one
+            at += len(piece)
+    assert at == len(octets)
+
+
+@given(st.integers(MAX_FRAME_BYTES + 1, (1 << 24) - 1), st.integers(1, 9))
+def test_a_frame_that_is_too_long_is_refused_when_its_length_is_known(length: int, step: int) -> None:
+    octets = b"P" * 24 + frame(6, 0) + length.to_bytes(3, "big")
+    cutter, passed = FrameCutter(), []
+
+    def feed() -> None:
+        for at in range(0, len(octets), step):
+            passed.extend(cutter.pieces(octets[at : at + step]))
+
+    with pytest.raises(FrameSizeError):
+        feed()
+    assert octets.startswith(b"".join(passed))
+
+
+# What a frame costs
+
+
+class QuietStream:
+    """Takes the place of a TLS connection, whose peer reads everything."""
+
+    state = State.OPEN
+    unsent = False
+    unsent_bytes = 0
+
+    def __init__(self) -> None:
+        self.sent = b""
+
+    def accept(self) -> None:
+        """Nobody shakes hands."""
+
+    def write(self, octets: bytes) -> None:
+        """The gateway says something."""
+        self.sent += octets
+
+    def close(self) -> None:
+        """The end."""
+
+    abort = close
+
+
+class Handshaken:
+    """What the TLS of such a connection says."""
+
+    def get_alpn_proto_negotiated(self) -> bytes:
+        """HTTP/2."""
+        return ALPN
+
+
+class Nobody:
+    """The owner of a connection without a certificate."""
+
+    def identify(self, _tls: object) -> Any:
+        """No certificate."""
+        return NOBODY
+
+    def identified(self, _connection: object) -> None:
+        """HTTP/2 has begun."""
+
+    ended = identified
+
+
+class Conversation:
+    """A connection without a certificate: its refusals wait for the peer's flow control."""
+
+    def __init__(self, waiting: int, window: int = 0, **limits: int) -> None:
+        clock = Clock()
+        broker = PushBroker(SettableMacs())
+        desk = PushDesk(clock, broker, lambda _: True, wall_clock=clock.seconds)  # type: ignore[arg-type]
+        owner: Any = Nobody()
+        self.stream: Any = QuietStream()
+        self.connection = ProviderConnection(clock, desk, GatewayLimits(**limits), owner)  # type: ignore[arg-type]
+        self.connection.begin(self.stream, Handshaken())  # type: ignore[arg-type]
+        self.connection.secured()
+        self.peer = h2.connection.H2Connection()
+        self.peer.local_settings = h2.settings.Settings(
+            initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
+        )
+        self.peer.initiate_connection()
+        self.tell()
+        self.ask(waiting)
+
+    def ask(self, count: int) -> None:
+        """So many requests, each of which is refused with a body of 33 bytes."""
+        path = "/3/device/" + "0" * 64
+        head = [(":method", "POST"), (":scheme", "https"), (":authority", "test"), (":path", path)]
+        for _ in range(count):
+            self.peer.send_headers(self.peer.get_next_available_stream_id(), head, end_stream=True)
+        self.tell()
+
+    def tell(self, octets: bytes = b"") -> None:
+        """The gateway reads what the peer sends, and the peer what it gets."""
+        self.connection.received(self.peer.data_to_send() + octets)
+        sent, self.stream.sent = self.stream.sent, b""
+        self.events = self.peer.receive_data(sent)
+
+    def steps(self, octets: bytes) -> int:
+        """How many calls the gateway makes for these bytes."""
+        calls = itertools.count()
+        sys.setprofile(lambda *_: next(calls) and None)
+        try:
+            self.connection.received(octets)
+        finally:
+            sys.setprofile(None)
+        return next(calls)
+
+    def whole(self) -> int:
+        """How many answers the peer has in whole, of what came last."""
+        return sum(isinstance(event, h2.events.StreamEnded) for event in self.events)
+
+
+FRAMES = {
+    "WINDOW_UPDATE of the connection": window(0),
+    "WINDOW_UPDATE of a stream": window(1),
+    "WINDOW_UPDATE of a stream that is answered": window(1) * 40,
+    "SETTINGS without a larger window": frame(4, 0, b"\x00\x05\x00\x00\x40\x00"),
+    "SETTINGS with nothing": frame(4, 0),
+    "PING": frame(6, 0, bytes(8)),
+    "PRIORITY": frame(2, 1, b"\x00\x00\x00\x00\x10"),
+    "RST_STREAM": reset(1),
+}
+
+
+@pytest.mark.parametrize("octets", FRAMES.values(), ids=FRAMES.keys())
+def test_a_frame_costs_the_same_however_many_answers_wait(octets: bytes) -> None:
+    few, many = Conversation(10), Conversation(800)
+    assert many.steps(octets) == few.steps(octets)
+
+
+def test_a_window_of_the_connection_costs_what_it_lets_through() -> None:
+    talks = []
+    for waiting in (10, 800):
+        talk = Conversation(1000, window=1000)
+        talk.ask(985)  # with these the connection's window of 65,535 bytes is at its end
+        assert talk.whole() == 985
+        talk.ask(waiting)
+        assert talk.whole() == 0
+        talks.append(talk)
+    few, many = talks
+    for talk in talks:
+        talk.peer.increment_flow_control_window(1)
+    assert len({talk.steps(talk.peer.data_to_send()) for talk in talks}) == 1
+    for talk, waiting in ((few, 10), (many, 800)):
+        talk.peer.increment_flow_control_window(33 * waiting)
+        talk.tell()
+        assert talk.whole() == waiting
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 3, 5]), st.integers(1, 40)), max_size=30), st.integers(0, 40))
+def test_every_answer_is_whole_once_the_windows_are_open(updates: list[tuple[int, int]], at_first: int) -> None:
+    talk = Conversation(3, window=at_first)
+    whole = talk.whole()
+    for stream, increment in updates:
+        with contextlib.suppress(StreamClosedError):  # its answer is whole
+            talk.peer.increment_flow_control_window(increment, stream or None)
+        talk.tell()
+        whole += talk.whole()
+    talk.peer.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 4096})
+    talk.tell()
+    assert whole + talk.whole() == 3
+
+
+def test_settings_without_end_are_told_to_calm_down() -> None:
+    talk = Conversation(0, settings=20)
+    talk.tell(frame(4, 0) * 30)
+    (goaway,) = [event for event in talk.events if isinstance(event, h2.events.ConnectionTerminated)]
+    assert goaway.error_code == 11

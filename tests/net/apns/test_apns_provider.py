@@ -1,0 +1,132 @@
+"""Our provider against our gateway: what it does when APNs refuses, breaks off, goes away or says goodbye."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apns_gateways import AUTHORITY, HOST, POPULATION, TOPIC, RunningGateway, provider_identity, running_gateway
+from conftest import RunInReactor
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults
+
+from agent.net.apns.provider import TRIES, APNsProvider, PushFailed
+from agent.net.transport.tls import TLSContexts
+from agent.push.broker import Presence
+
+
+@asynccontextmanager
+async def provider_and_gateway(
+    folder: Path, *rules: str, **settings: Any
+) -> AsyncIterator[tuple[APNsProvider, RunningGateway]]:
+    """Both, connected by TLS."""
+    async with running_gateway(folder, rules=rules, **settings) as running:
+        provider = APNsProvider(
+            reactor,  # type: ignore[arg-type]
+            TLSContexts(),
+            (HOST, running.gateway.port),
+            (AUTHORITY.certificate,),
+            provider_identity(),
+            retry_first=0.01,
+        )
+        try:
+            yield provider, running
+        finally:
+            provider.close()
+
+
+def push(provider: APNsProvider, index: int = 0) -> Any:
+    """Wake a Mac."""
+    return provider.push(POPULATION[index].push_token, POPULATION[index].push_magic, TOPIC)
+
+
+def test_many_pushes_share_a_connection_and_each_has_its_id(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with provider_and_gateway(tmp_path) as (provider, running):
+            ids = await gatherResults([push(provider, number % 10) for number in range(1500)])
+            assert len(set(ids)) == 1500
+            assert sorted(ids) == sorted(notification.apns_id for notification in running.reached)
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("rule", ["429 first=3", "500 first=3", "503 first=3", "break first=3"])
+def test_what_is_temporary_is_tried_again_with_the_same_id(
+    run_in_reactor: RunInReactor, tmp_path: Path, rule: str
+) -> None:
+    async def scenario() -> None:
+        async with provider_and_gateway(tmp_path, rule) as (provider, running):
+            ids = await gatherResults([push(provider, index) for index in range(5)])
+            assert sorted(ids) == sorted(notification.apns_id for notification in running.reached)
+            counts = running.broker.counts
+            assert (sum(counts.refused.values()) + counts.broken, counts.delivered) == (3, 5)
+
+    run_in_reactor(scenario())
+
+
+def test_a_gateway_that_is_away_is_waited_for(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with provider_and_gateway(tmp_path, "away from=0 for=0.1") as (provider, running):
+            await push(provider)
+            await push(provider)
+            assert running.broker.counts.delivered >= 2
+
+    run_in_reactor(scenario())
+
+
+def test_what_is_final_is_an_error_with_status_and_reason(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with provider_and_gateway(tmp_path) as (provider, running):
+            running.macs.standing[0] = Presence.LEFT
+            with pytest.raises(PushFailed, match="410 Unregistered") as caught:
+                await push(provider)
+            assert (caught.value.status, caught.value.reason) == (410, "Unregistered")
+            await push(provider, 1)  # over the same connection
+
+    run_in_reactor(scenario())
+
+
+def test_what_stays_temporary_is_given_up(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with provider_and_gateway(tmp_path, "ServiceUnavailable") as (provider, running):
+            with pytest.raises(PushFailed, match=f"503 ServiceUnavailable .{TRIES} tries"):
+                await push(provider)
+            assert running.broker.counts.refused == {"ServiceUnavailable": TRIES}
+
+    run_in_reactor(scenario())
+
+
+def test_after_a_goaway_the_next_push_makes_a_new_connection(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with provider_and_gateway(tmp_path) as (provider, running):
+            await push(provider)
+            port = running.gateway.port
+            await running.gateway.close()
+            again = push(provider)
+            running.gateway.listen(HOST, port)
+            await again
+            assert [notification.index for notification in running.reached] == [0, 0]
+
+    run_in_reactor(scenario())
+
+
+def test_a_stranger_is_not_pushed_to(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running_gateway(tmp_path) as running:
+            provider = APNsProvider(
+                reactor,  # type: ignore[arg-type]
+                TLSContexts(),
+                (HOST, running.gateway.port),
+                (),  # trusts nobody
+                provider_identity(),
+                retry_first=0.001,
+            )
+            with pytest.raises(PushFailed, match="does not lead to a trusted CA"):
+                await push(provider)
+            provider.close()
+            assert running.broker.counts.accepted == 0
+
+    run_in_reactor(scenario())

@@ -1,0 +1,343 @@
+"""Pushes routed to the desks of others: the same answers as from one, and what becomes of them where none comes."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from apns_parties import NOW, PROVIDER, SettableMacs, fields, payload, token
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from agent.net.apns.desk import PushDesk
+from agent.net.apns.router import PushRouter
+from agent.push.broker import Answer, Broken, Outcome, Presence, PushBroker
+from agent.push.counts import merge_push_counts
+from agent.push.delays import PowerSaving
+from agent.push.requests import Provider, PushPolicy
+from agent.push.rules import PushRules, parse_rule
+from agent.push.store import Notification
+from agent.push.wire import PushWireError, encode_answer
+
+MACS = 6
+SHARD = 3  # Macs of one
+PATIENCE = 5.0
+RULES = ("503 first=2", "break share=0.2", "429 share=0.3 macs=0-4", "500 first=1 macs=4", "throttle limit=4 per=60",
+         "offline macs=1-3 from=10 for=50")  # fmt: skip
+
+
+class Rows:
+    """A row of chances for each Mac."""
+
+    def __init__(self, purpose: str) -> None:
+        self._purpose = purpose
+        self._rows: dict[int, random.Random] = {}
+
+    def __call__(self, index: int) -> float:
+        return self._rows.setdefault(index, random.Random(f"{self._purpose} {index}")).random()
+
+
+class Owned(SettableMacs):
+    """Some of the Macs; the others are strangers."""
+
+    def __init__(self, indexes: range) -> None:
+        super().__init__(MACS)
+        self._indexes = indexes
+
+    def find(self, token: bytes) -> int | None:
+        """Whose token it is."""
+        index = super().find(token)
+        return index if index in self._indexes else None
+
+
+class Desk:
+    """A desk and what it handed out."""
+
+    def __init__(self, clock: Clock, indexes: range, rules: tuple[str, ...], **settings: Any) -> None:
+        self.macs = Owned(indexes)
+        self.reached: list[Notification] = []
+        parsed = PushRules([parse_rule(rule) for rule in rules], Rows("rules"))
+        broker = PushBroker(self.macs, rules=parsed, began=NOW, chance=Rows("delay"), **settings)
+        self.desk = PushDesk(clock, broker, self._reach, wall_clock=lambda: NOW + clock.seconds())  # type: ignore[arg-type]
+        self.desk.open()
+
+    def _reach(self, notification: Notification) -> bool:
+        self.reached.append(notification)
+        return True
+
+
+class Whole:
+    """One desk for all Macs."""
+
+    def __init__(self, clock: Clock, rules: tuple[str, ...] = (), **settings: Any) -> None:
+        self.desks = [Desk(clock, range(MACS), rules, **settings)]
+        self.route = self.desks[0].desk.route
+
+    def counts(self) -> dict[str, Any]:
+        """What became of the pushes."""
+        return merge_push_counts(each.desk.counts for each in self.desks)
+
+
+class Split(Whole):
+    """A router and two desks, as if in other processes."""
+
+    def __init__(self, clock: Clock, rules: tuple[str, ...] = (), **settings: Any) -> None:
+        macs = SettableMacs(MACS)
+        macs.index_of_token = macs.find  # type: ignore[attr-defined]
+        self.sent: list[tuple[int, bytes]] = []
+        self.hold = False
+        self.router = PushRouter(
+            clock,  # type: ignore[arg-type]
+            macs,  # type: ignore[arg-type]
+            lambda index: index // SHARD,
+            self._send,
+            policy=settings.get("policy"),
+            rules=[parse_rule(rule) for rule in rules],
+            wall_clock=lambda: NOW + clock.seconds(),
+            patience=PATIENCE,
+            most=50,
+        )
+        self.desks = [Desk(clock, range(first, first + SHARD), rules, **settings) for first in range(0, MACS, SHARD)]
+        self.route = self.router.route
+
+    def counts(self) -> dict[str, Any]:
+        """What became of the pushes."""
+        return merge_push_counts([super().counts(), self.router.counts])
+
+    def carry(self, number: int = 0) -> None:
+        """One of the requests that are held reaches its desk, and the answer comes back."""
+        shard, octets = self.sent.pop(number)
+        self.router.answered(shard, self.desks[shard].desk.receive(octets))
+
+    def _send(self, shard: int, octets: bytes) -> None:
+        self.sent.append((shard, octets))
+        if not self.hold:
+            self.carry()
+
+
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "method": st.sampled_from(["GET", "POST"]),
+        "path": st.sampled_from(["/", "/3/device/", "/3/device/abc", f"/3/device/{token(0).hex().upper()}"]),
+        "apns_topic": st.sampled_from(["com.apple.mgmt.other", ""]),
+        "apns_push_type": st.sampled_from(["mdm", "alert", "nonsense"]),
+        "apns_expiration": st.sampled_from(["0", "1", str(int(NOW) + 30), "soon"]),
+        "apns_priority": st.sampled_from(["10", "5", "1", "0"]),
+    },
+)
+PUSHES = st.tuples(
+    st.just("push"),
+    st.integers(0, MACS),  # one more than there are
+    st.just({}) | HEADERS,
+    st.sampled_from([PROVIDER, PROVIDER, PROVIDER, Provider(), Provider("com.apple.mgmt.b", certified=True)]),
+)
+STEPS = st.lists(
+    PUSHES
+    | st.tuples(st.just("wait"), st.sampled_from([0.0, 0.5, 10.0, 40.0]))
+    | st.tuples(st.just("stands"), st.integers(0, MACS - 1), st.sampled_from(list(Presence))),
+    max_size=40,
+)
+
+
+class Party:
+    """What happens to a fleet behind a router, as an outsider sees it."""
+
+    def __init__(self, make: Callable[..., Whole], **settings: Any) -> None:
+        self.clock = Clock()
+        self.fleet = make(self.clock, **settings)
+        self.outcomes: list[Outcome] = []
+
+    def step(self, number: int, what: str, *arguments: Any) -> None:
+        """One thing happens."""
+        if what == "push":
+            index, headers, provider = arguments
+            header = fields(index, apns_id=str(uuid.UUID(int=number)), **headers)
+            self.fleet.route(header, payload(index), provider, self.outcomes.append)
+            if len(self.fleet.desks) == 1:
+                self.fleet.desks[0].desk.hand_out()
+        elif what == "wait":
+            self.clock.advance(arguments[0])
+        else:
+            self._stands(*arguments)
+        self.clock.advance(0.0)  # what came by bytes is handed out a turn later
+
+    def reached(self) -> dict[int, list[Notification]]:
+        """What each Mac got, in order."""
+        found = [notification for each in self.fleet.desks for notification in each.reached]
+        return {index: [each for each in found if each.index == index] for index in range(MACS)}
+
+    def _stands(self, index: int, presence: Presence) -> None:
+        for each in self.fleet.desks:
+            each.macs.standing[index] = presence
+            if presence is Presence.LEFT:
+                each.desk.left(index)
+            elif presence is Presence.ONLINE:
+                each.desk.came_back(index)
+
+
+@given(STEPS, st.booleans(), st.sampled_from([0.0, 30.0]), st.booleans())
+def test_a_router_and_two_desks_are_as_one(steps: list[Any], strict: bool, saving: float, delayed: bool) -> None:
+    settings: dict[str, Any] = {
+        "rules": RULES, "policy": PushPolicy(strict=strict), "saving": PowerSaving(saving),
+    }  # fmt: skip
+    if delayed:
+        settings["delay"] = lambda chance: 20.0 * chance
+    whole, split = Party(Whole, **settings), Party(Split, **settings)
+    for number, step in enumerate(steps):
+        whole.step(number, *step)
+        split.step(number, *step)
+        assert split.outcomes == whole.outcomes
+        assert split.reached() == whole.reached()
+    assert split.fleet.counts() == whole.fleet.counts()
+
+
+@given(STEPS, st.data())
+def test_each_push_has_one_answer_however_late_the_desks_are(steps: list[Any], data: st.DataObject) -> None:
+    split = Party(Split, rules=RULES)
+    assert isinstance(split.fleet, Split)
+    fleet, pushes = split.fleet, 0
+    fleet.hold = True
+    for number, step in enumerate(steps):
+        split.step(number, *step)
+        pushes += step[0] == "push"
+        for _ in range(data.draw(st.integers(0, 2))):
+            if fleet.sent:
+                fleet.carry(data.draw(st.integers(0, len(fleet.sent) - 1)))
+        assert len(split.outcomes) + fleet.router.outstanding == pushes
+    split.clock.advance(PATIENCE)
+    assert fleet.router.outstanding == 0
+    while fleet.sent:
+        fleet.carry()  # too late
+    assert len(split.outcomes) == pushes
+
+
+def held(*rules: str) -> tuple[Clock, Split, list[Outcome]]:
+    """A router whose desks get nothing until the test says so, and three pushes to Macs 0, 1 and 5."""
+    clock, outcomes = Clock(), []
+    split = Split(clock, rules)
+    split.hold = True
+    for index in (0, 1, 5):
+        split.route(fields(index, apns_id=ID), payload(index), PROVIDER, outcomes.append)
+    return clock, split, outcomes
+
+
+ID = "EC1BF194-B3B2-424A-89A9-5A918A6E6B5D"
+UNAVAILABLE = Answer(503, ID, b'{"reason":"ServiceUnavailable"}')
+
+
+def own(split: Split) -> dict[str, int]:
+    """What the gateway turned away for causes of its own; nothing stands as refused for the provider's or a rule's."""
+    counts = split.counts()
+    assert counts["refused"] == {}
+    return {cause: count for cause, count in counts["own"].items() if count}
+
+
+def test_a_desk_that_does_not_answer_is_a_503_and_its_late_answer_none() -> None:
+    clock, split, outcomes = held()
+    clock.advance(PATIENCE - 1.0)
+    split.carry(1)
+    assert outcomes == [Answer(200, ID)]
+    clock.advance(1.0)
+    assert outcomes[1:] == [UNAVAILABLE, UNAVAILABLE]
+    while split.sent:
+        split.carry()
+    assert len(outcomes) == 3
+    assert own(split) == {"overloaded": 2}
+    clock.advance(0.0)
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_shard_that_is_gone_is_a_503_now_and_for_all_that_comes() -> None:
+    _clock, split, outcomes = held()
+    split.router.shard_gone(0)
+    assert outcomes == [UNAVAILABLE, UNAVAILABLE]
+    split.route(fields(2, apns_id=ID), payload(2), PROVIDER, outcomes.append)
+    assert outcomes == [UNAVAILABLE] * 3
+    assert own(split) == {"worker_lost": 3}
+    split.carry(2)  # of the other shard
+    assert outcomes[3:] == [Answer(200, ID)]
+    split.route(fields(MACS), payload(), PROVIDER, outcomes.append)
+    assert isinstance(outcomes[4], Answer)
+    assert outcomes[4].status == 400  # no Mac's token
+
+
+def test_a_router_that_is_closed_leaves_nobody_waiting() -> None:
+    clock, split, outcomes = held()
+    split.router.close()
+    assert outcomes == [UNAVAILABLE] * 3
+    split.route(fields(2, apns_id=ID), payload(2), PROVIDER, outcomes.append)
+    assert outcomes == [UNAVAILABLE] * 4
+    assert own(split) == {"shutdown": 4}
+    assert clock.getDelayedCalls() == []
+
+
+def test_no_more_than_so_many_wait() -> None:
+    _clock, split, outcomes = held()
+    for _ in range(50):
+        split.route(fields(0, apns_id=ID), payload(), PROVIDER, outcomes.append)
+    assert outcomes == [UNAVAILABLE] * 3
+    assert own(split) == {"overloaded": 3}
+    split.carry()
+    split.route(fields(0, apns_id=ID), payload(), PROVIDER, outcomes.append)
+    assert outcomes[3:] == [Answer(200, ID)]
+
+
+def test_rules_for_the_first_pushes_count_over_all_desks() -> None:
+    _clock, split, outcomes = held("503 first=1", "break first=1 macs=5")
+    for _ in range(3):
+        split.carry()
+    assert [outcome if isinstance(outcome, Broken) else outcome.status for outcome in outcomes] == [503, 200, Broken(1)]
+    for index in (0, 5):
+        split.route(fields(index), payload(index), PROVIDER, outcomes.append)
+        split.carry()
+        assert isinstance(outcomes[-1], Answer)
+        assert outcomes[-1].status == 200
+
+
+def test_a_rule_whose_push_got_no_answer_is_still_to_come() -> None:
+    clock, split, outcomes = held("410 first=1")
+    clock.advance(PATIENCE)
+    assert outcomes == [UNAVAILABLE] * 3
+    split.sent.clear()
+    split.route(fields(5), payload(5), PROVIDER, outcomes.append)
+    split.carry()
+    assert isinstance(outcomes[3], Answer)
+    assert outcomes[3].status == 410
+    assert split.counts()["refused"] == {"ExpiredToken": 1}  # by a rule: none of the gateway's own
+
+
+@pytest.mark.parametrize(
+    ("shard", "octets", "words"),
+    [
+        (0, b"", "expected the answer"),
+        (0, b"\x93\x01\x02\x03", "expected the answer"),
+        (0, encode_answer(4, Answer(200, "")), "which nobody sent"),
+        (1, encode_answer(1, Answer(200, "")), "went to shard 0"),
+    ],
+)
+def test_what_is_no_answer_is_refused(shard: int, octets: bytes, words: str) -> None:
+    _clock, split, outcomes = held()
+    with pytest.raises(PushWireError, match=words):
+        split.router.answered(shard, octets)
+    assert outcomes == []
+
+
+def test_a_desk_refuses_what_is_no_push() -> None:
+    desk = Desk(Clock(), range(MACS), ())
+    with pytest.raises(PushWireError, match="expected a push"):
+        desk.desk.receive(b"nonsense")
+
+
+def test_a_closed_desk_has_no_timer() -> None:
+    clock = Clock()
+    desk = Desk(clock, range(MACS), ("offline for=5",))
+    assert len(clock.getDelayedCalls()) == 1
+    desk.desk.close()
+    desk.desk.route(fields(), payload(), PROVIDER, lambda _outcome: None)
+    desk.desk.hand_out()
+    assert clock.getDelayedCalls() == []

@@ -1,0 +1,148 @@
+"""HTTP/1.1 requests and URLs: nothing can be slipped in through a part of one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import MisuseError, OperatorError
+from agent.net.http.http1 import Origin, RequestHead, encode_request, split_url
+
+
+def test_a_request_without_and_with_a_body() -> None:
+    origin = Origin("mdm.example.org", 443)
+    assert encode_request("GET", origin, "/a?b=c", {"Accept": "*/*"}) == (
+        b"GET /a?b=c HTTP/1.1\r\nHost: mdm.example.org\r\nAccept: */*\r\n\r\n"
+    )
+    assert encode_request("PUT", origin, "/", {}, b"body") == (
+        b"PUT / HTTP/1.1\r\nHost: mdm.example.org\r\nContent-Length: 4\r\n\r\nbody"
+    )
+    assert encode_request("PUT", origin, "/", {}, b"").endswith(b"Content-Length: 0\r\n\r\n")
+
+
+@given(st.binary(max_size=50), st.one_of(st.none(), st.binary(max_size=50)), st.text("abc \xe9\t", max_size=9))
+def test_a_head_that_is_used_again_gives_what_is_encoded_at_once(first: bytes, body: bytes | None, value: str) -> None:
+    origin = Origin("mdm.example.org", 443)
+    head = RequestHead("PUT", origin, "/mdm", {"A": "1"})
+    assert head.request(first) == encode_request("PUT", origin, "/mdm", {"A": "1"}, first)
+    assert head.request(body, {"B": value}) == encode_request("PUT", origin, "/mdm", {"A": "1", "B": value}, body)
+
+
+@pytest.mark.parametrize(("name", "value"), [("B\r\nC", "1"), ("B", "1\r\nC: 2"), ("B", "\x7f"), ("", "1")])
+def test_a_header_of_one_request_cannot_end_it_early(name: str, value: str) -> None:
+    with pytest.raises(MisuseError):
+        RequestHead("PUT", Origin("h", 443), "/", {}).request(b"", {name: value})
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "header"),
+    [
+        ("mdm.example.org", 443, "mdm.example.org"),
+        ("mdm.example.org", 8443, "mdm.example.org:8443"),
+        ("192.0.2.1", 80, "192.0.2.1:80"),
+        ("2001:db8::1", 443, "[2001:db8::1]"),
+        ("2001:db8::1", 8443, "[2001:db8::1]:8443"),
+        ("fe80::1%eth0", 443, "[fe80::1]"),
+    ],
+)
+def test_the_host_header(host: str, port: int, header: str) -> None:
+    assert Origin(host, port).header == header
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "target"),
+    [
+        ("https://mdm.example.org", Origin("mdm.example.org", 443), "/"),
+        ("https://MDM.Example.org:8443/a/b?c=d&e#f", Origin("mdm.example.org", 8443), "/a/b?c=d&e"),
+        ("HTTPS://h?x", Origin("h", 443), "/?x"),
+        ("https://[2001:DB8::1]:9/", Origin("2001:db8::1", 9), "/"),
+        ("https://h/%20%0d%0a", Origin("h", 443), "/%20%0d%0a"),
+        ("https://bücher.example/", Origin("xn--bcher-kva.example", 443), "/"),
+        ("https://h:/", Origin("h", 443), "/"),
+    ],
+)
+def test_a_url_is_split(url: str, origin: Origin, target: str) -> None:
+    assert split_url(url) == (origin, target)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "mdm.example.org",
+        "http://h/",
+        "https://",
+        "https:///a",
+        "https://:443/",
+        "https://h:0/",
+        "https://h:65536/",
+        "https://h:x/",
+        "https://[::1/",
+        "https://h/a b",
+        "https://h/a\r\nX: y",
+        "https://h/\t",
+        "https://h/\x7f",
+        "https://h\x00/",
+        "https://h /",
+        "https://h/ü",
+        "https://h/?ü",
+        "https://ü..h/",
+        "\x1bhttps://h/",
+    ],
+)
+def test_what_is_no_https_url_is_the_operators_error(url: str) -> None:
+    with pytest.raises(OperatorError):
+        split_url(url)
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=30),
+    st.sampled_from(["https://", "https://h/", "https://h?", "https://h:"]),
+)
+def test_no_url_slips_a_header_in(text: str, start: str) -> None:
+    try:
+        origin, target = split_url(start + text)
+    except OperatorError:
+        return
+    request = encode_request("GET", origin, target, {})
+    head = f"GET {target} HTTP/1.1\r\nHost: {origin.header}\r\n\r\n"
+    assert request == head.encode("ascii")
+    assert request.count(b"\r\n") == 3
+    assert request.count(b" ") == 3
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_no_header_slips_another_one_in(name: str, value: str) -> None:
+    try:
+        request = encode_request("GET", Origin("h", 443), "/", {name: value})
+    except MisuseError:
+        return
+    assert request.split(b"\r\n") == [b"GET / HTTP/1.1", b"Host: h", f"{name}: {value}".encode("latin-1"), b"", b""]
+    assert name.isascii()
+    assert ":" not in name
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "target", "headers"),
+    [
+        ("GET\r\nX: y", Origin("h", 443), "/", {}),
+        ("GET /x", Origin("h", 443), "/", {}),
+        ("GET", Origin("h\r\nX: y", 443), "/", {}),
+        ("GET", Origin("", 443), "/", {}),
+        ("GET", Origin("h", 443), "/ HTTP/1.1\r\nX: y", {}),
+        ("GET", Origin("h", 443), "", {}),
+        ("GET", Origin("h", 443), "/ü", {}),
+        ("GET", Origin("h", 443), "/", {"X: y\r\nZ": "1"}),
+        ("GET", Origin("h", 443), "/", {"X": "y\r\nZ: 1"}),
+        ("GET", Origin("h", 443), "/", {"X": "y\n"}),
+        ("GET", Origin("h", 443), "/", {"X": "\0"}),
+        ("GET", Origin("h", 443), "/", {"X": "€"}),
+        ("GET", Origin("h", 443), "/", {"": "y"}),
+    ],
+)
+def test_a_request_that_would_say_more_than_it_should_is_our_misuse(
+    method: str, origin: Origin, target: str, headers: dict[str, str]
+) -> None:
+    with pytest.raises(MisuseError):
+        encode_request(method, origin, target, headers)

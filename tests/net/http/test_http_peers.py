@@ -1,0 +1,415 @@
+"""Who is at the other end of a Mac's HTTPS connection, who the Mac is to it, and servers that are not there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from conftest import RunInReactor
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
+from servers import (
+    AUTHORITY,
+    HOST,
+    IDENTITY,
+    Names,
+    Talk,
+    ask,
+    client,
+    echo,
+    fails,
+    serving,
+    silent,
+    unused_port,
+)
+
+from agent.net.http.connection import HTTPConnection
+from agent.net.http.http1 import Origin
+from agent.net.transport.stream import Timeouts
+from agent.net.transport.tls import TLSContexts
+from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
+from agent.pki.identity import Identity
+
+OTHER_AUTHORITY = Authority.create("Another CA")
+MIB = 1024 * 1024
+
+
+# Who the server is
+
+
+def test_the_server_may_be_named_by_name_or_by_address(run_in_reactor: RunInReactor) -> None:
+    with serving() as server:
+        for host in ("mdm.test", HOST):
+            origin = server.origin(host)
+            connection = client(origin, names=Names({"mdm.test": [HOST]}))
+
+            async def scenario(connection: HTTPConnection = connection, origin: Origin = origin) -> None:
+                assert (await ask(connection, origin, b"x")).body == b"x"
+                connection.close()
+
+            run_in_reactor(scenario())
+        assert [request.headers["host"] for request in server.requests] == [
+            f"mdm.test:{server.port}",
+            f"{HOST}:{server.port}",
+        ]
+
+
+@pytest.mark.parametrize(("host", "hello"), [("mdm.test", b"mdm.test"), (HOST, None)])
+def test_the_hello_names_the_server(run_in_reactor: RunInReactor, host: str, hello: bytes | None) -> None:
+    heard: list[bytes | None] = []
+
+    def listens(talk: Talk) -> None:
+        heard.append(talk.tls.get_servername())
+        echo(talk)
+
+    with serving(listens) as server:
+        origin = server.origin(host)
+        connection = client(origin, names=Names({"mdm.test": [HOST]}))
+
+        async def scenario() -> None:
+            await ask(connection, origin)
+            connection.close()
+
+        run_in_reactor(scenario())
+    assert heard == [hello]
+
+
+def test_the_chain_of_an_identity_is_presented_with_it(run_in_reactor: RunInReactor) -> None:
+    """Two Macs of one fleet whose identities come from different intermediate CAs; the server knows the root only."""
+    contexts = TLSContexts()
+    identities = []
+    for name in ("First", "Second"):
+        intermediate = intermediate_of(AUTHORITY, name)
+        issued = intermediate.issue("mac", CLIENT_USAGE)
+        identities.append(Identity(issued.certificate, issued.key, chain=(intermediate.certificate,)))
+    with serving(require_certificate=True) as server:
+
+        async def scenario() -> None:
+            for identity in identities:
+                connection = client(server.origin(), identity=identity, contexts=contexts)
+                await ask(connection, server.origin())
+                connection.close()
+
+        run_in_reactor(scenario())
+    assert [request.certificate for request in server.requests] == [identity.certificate for identity in identities]
+
+
+def intermediate_of(root: Authority, name: str) -> Authority:
+    """A CA below another one."""
+    key = make_key()
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(root.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    )
+    return Authority(Identity(builder.sign(root.identity.key, hashes.SHA256()), key))
+
+
+def server_identity(**options: object) -> Identity:
+    return AUTHORITY.issue("server", SERVER_USAGE, **options)  # type: ignore[arg-type]
+
+
+LONG_AGO = datetime.now(UTC) - timedelta(days=2)
+
+
+@pytest.mark.parametrize(
+    ("identity", "kind", "words"),
+    [
+        (OTHER_AUTHORITY.issue("server", SERVER_USAGE, names=[HOST]), "tls_untrusted", "Another CA"),
+        (server_identity(names=["other.test", "192.0.2.1"]), "tls_wrong_name", "other.test, 192.0.2.1"),
+        (server_identity(), "tls_wrong_name", "subjectAltName has none"),
+        (AUTHORITY.issue(HOST, SERVER_USAGE), "tls_wrong_name", "subjectAltName has none"),
+        (
+            server_identity(names=[HOST], not_before=LONG_AGO, not_after=LONG_AGO + timedelta(days=1)),
+            "tls_expired",
+            "expired",
+        ),
+        (
+            server_identity(names=[HOST], not_before=datetime.now(UTC) + timedelta(days=1)),
+            "tls_not_yet_valid",
+            "before",
+        ),
+        (AUTHORITY.issue("client", CLIENT_USAGE, names=[HOST]), "tls_wrong_usage", "not allowed"),
+    ],
+    ids=["untrusted", "other name", "no SAN", "CN without SAN", "expired", "not yet valid", "client certificate"],
+)
+def test_a_server_that_is_not_the_one_meant_gets_no_request(
+    run_in_reactor: RunInReactor, identity: Identity, kind: str, words: str
+) -> None:
+    with serving(identity=identity) as server:
+        error = fails(run_in_reactor, client(server.origin()), server.origin(), b"secret")
+        assert error.kind == kind
+        assert words in str(error)
+        assert server.requests == []
+
+
+def test_one_good_server_makes_no_other_one_good(run_in_reactor: RunInReactor) -> None:
+    """Over the same contexts: what was found of a certificate stands for no other one, no other name or anchors."""
+    contexts = TLSContexts()
+    good = server_identity(names=[HOST])
+    others = [
+        (server_identity(names=["other.test"]), HOST, [AUTHORITY.certificate], "tls_wrong_name"),
+        (OTHER_AUTHORITY.issue("server", SERVER_USAGE, names=[HOST]), HOST, [AUTHORITY.certificate], "tls_untrusted"),
+        (good, "mdm.test", [AUTHORITY.certificate], "tls_wrong_name"),
+        (good, HOST, [OTHER_AUTHORITY.certificate], "tls_untrusted"),
+        (good, HOST, [], "tls_untrusted"),
+    ]
+    for identity, host, anchors, kind in others:
+        with serving(identity=good) as server:
+            origin = server.origin()
+            connection = client(origin, contexts=contexts)
+
+            async def scenario(connection: HTTPConnection = connection, origin: Origin = origin) -> None:
+                await ask(connection, origin)
+                connection.close()
+
+            run_in_reactor(scenario())
+        with serving(identity=identity) as server:
+            origin, names = server.origin(host), Names({"mdm.test": [HOST]})
+            error = fails(run_in_reactor, client(origin, anchors=anchors, names=names, contexts=contexts), origin)
+            assert error.kind == kind
+            assert server.requests == []
+
+
+def test_a_certificate_that_was_good_is_refused_once_it_has_expired(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL verifies chain and time in every full handshake; here it is made to look at a later moment."""
+    contexts = TLSContexts()
+    with serving() as server:
+        connection = client(server.origin(), contexts=contexts)
+
+        async def scenario() -> None:
+            await ask(connection, server.origin())
+            connection.close()
+
+        run_in_reactor(scenario())
+        made = contexts.client
+
+        def later(*arguments: Any, **options: Any) -> SSL.Connection:
+            tls = made(*arguments, **options)
+            store = tls.get_context().get_cert_store()
+            assert store is not None
+            store.set_time(datetime.now(UTC) + timedelta(days=36500))
+            return tls
+
+        monkeypatch.setattr(contexts, "client", later)
+        assert fails(run_in_reactor, connection, server.origin()).kind == "tls_expired"
+        assert len(server.requests) == 1
+
+
+def test_without_an_anchor_nobody_is_trusted(run_in_reactor: RunInReactor) -> None:
+    with serving() as server:
+        error = fails(run_in_reactor, client(server.origin(), anchors=()), server.origin())
+        assert error.kind == "tls_untrusted"
+        assert server.requests == []
+
+
+def test_a_name_is_judged_as_a_name_and_an_address_as_an_address(run_in_reactor: RunInReactor) -> None:
+    """A certificate for the address does not stand for a name that leads there."""
+    with serving(identity=server_identity(names=[HOST])) as server:
+        origin = server.origin("mdm.test")
+        error = fails(run_in_reactor, client(origin, names=Names({"mdm.test": [HOST]})), origin)
+        assert error.kind == "tls_wrong_name"
+
+
+def test_a_name_without_an_address_is_told(run_in_reactor: RunInReactor) -> None:
+    origin = Origin("nothing.test", 443)
+    error = fails(run_in_reactor, client(origin, names=Names({})), origin)
+    assert (error.kind, "nothing.test" in str(error)) == ("dns", True)
+
+
+# Who the Mac is
+
+
+def test_each_connection_presents_its_own_identity(run_in_reactor: RunInReactor) -> None:
+    """Two Macs in turn over one set of contexts, over kept-alive and new connections; a third has no identity."""
+    macs = [AUTHORITY.issue(f"mac-{number}", CLIENT_USAGE) for number in range(2)]
+    macs.append(Identity(macs[0].certificate, macs[0].key, chain=(AUTHORITY.certificate,)))
+    identities = [*macs, None]
+    contexts = TLSContexts()
+    with serving() as server:
+        connections = [client(server.origin(), identity=identity, contexts=contexts) for identity in identities]
+
+        async def scenario() -> None:
+            for turn in range(3):
+                for number, connection in enumerate(connections):
+                    await ask(connection, server.origin(), b"%d" % number)
+                    if turn == 1:
+                        connection.close()
+            for connection in connections:
+                connection.close()
+
+        run_in_reactor(scenario())
+        assert len(server.requests) == 12
+        for request in server.requests:
+            identity = identities[int(request.body)]
+            assert request.certificate == (None if identity is None else identity.certificate)
+
+
+REFUSALS = [
+    pytest.param(OTHER_AUTHORITY.issue("mac", CLIENT_USAGE), "unknown ca", id="of another CA"),
+    pytest.param(None, "certificate required|handshake failure", id="none"),
+    pytest.param(
+        AUTHORITY.issue("mac", CLIENT_USAGE, not_before=LONG_AGO, not_after=LONG_AGO + timedelta(days=1)),
+        "certificate expired",
+        id="expired",
+    ),
+]
+
+
+@pytest.mark.parametrize("tls_1_2", [False, True], ids=["TLS 1.3", "TLS 1.2"])
+@pytest.mark.parametrize(("identity", "words"), REFUSALS)
+@pytest.mark.parametrize("body_bytes", [0, 4 * MIB])
+@pytest.mark.parametrize("stays", [False, True], ids=["closes", "stays"])
+def test_a_server_that_refuses_our_certificate_says_so(
+    run_in_reactor: RunInReactor, identity: Identity | None, words: str, tls_1_2: bool, body_bytes: int, stays: bool
+) -> None:
+    def script(talk: Talk) -> None:
+        try:
+            talk.read_request()
+        finally:
+            if stays:
+                talk.wait_for_end()
+
+    with serving(script, require_certificate=True, tls_1_2=tls_1_2) as server:
+        connection = client(server.origin(), identity=identity)
+        error = fails(run_in_reactor, connection, server.origin(), b"x" * body_bytes)
+        assert server.requests == []
+        if stays:
+            assert error.kind == "tls"
+            assert any(word in str(error) for word in words.split("|"))
+        else:  # its reset may come during our write, and take the reason that it gave along
+            assert "certificate" in str(error) or any(word in str(error) for word in words.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        (Identity(IDENTITY.certificate, AUTHORITY.identity.key), "key values mismatch"),
+        (AUTHORITY.issue("mac", CLIENT_USAGE, key=rsa.generate_private_key(65537, 1024)), "key too small"),
+    ],
+    ids=["another key", "short key"],
+)
+def test_an_identity_that_tls_cannot_use_is_a_clear_error(
+    run_in_reactor: RunInReactor, identity: Identity, words: str
+) -> None:
+    with serving() as server:
+        error = fails(run_in_reactor, client(server.origin(), identity=identity), server.origin())
+        assert error.kind == "identity"
+        assert words in str(error)
+        assert server.requests == []
+
+
+# Servers that are not there
+
+
+def test_a_refused_connection_is_told_with_its_address(run_in_reactor: RunInReactor) -> None:
+    origin = Origin(HOST, unused_port())
+    error = fails(run_in_reactor, client(origin), origin)
+    assert error.kind == "connect"
+    assert "Connection refused" in str(error)
+    assert f"{HOST}:{origin.port}" in str(error)
+
+
+def test_the_handshake_has_a_time_limit(run_in_reactor: RunInReactor) -> None:
+    with serving(silent) as server:
+        connection = client(server.origin(), timeouts=Timeouts(handshake=0.05))
+        error = fails(run_in_reactor, connection, server.origin())
+        assert (error.kind, str(error)) == ("tls_timeout", "no TLS handshake within 0.05 s")
+
+
+def test_a_server_that_speaks_no_tls_is_told(run_in_reactor: RunInReactor) -> None:
+    def plain(talk: Talk) -> None:
+        talk.sock.recv(4096)
+        talk.sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        talk.wait_for_end()
+
+    with serving(plain) as server:
+        error = fails(run_in_reactor, client(server.origin()), server.origin())
+        assert error.kind == "tls"
+        assert "does not speak TLS" in str(error)
+
+
+@pytest.mark.parametrize("end", [Talk.drop, Talk.reset], ids=["end of TCP", "reset"])
+def test_a_server_that_hangs_up_in_the_handshake_is_told(run_in_reactor: RunInReactor, end: object) -> None:
+    def hangs_up(talk: Talk) -> None:
+        talk.sock.recv(16)
+        end(talk)  # type: ignore[operator]
+
+    with serving(hangs_up) as server:
+        error = fails(run_in_reactor, client(server.origin()), server.origin())
+        assert error.kind == "tls"
+        assert "during the TLS handshake" in str(error)
+
+
+# Names with several addresses
+
+
+def test_the_next_address_is_tried_where_the_first_refuses(run_in_reactor: RunInReactor) -> None:
+    """``localhost`` is ::1 first; the server listens on 127.0.0.1 only. The second request goes there at once."""
+    with serving() as server:
+        origin = server.origin("localhost")
+        connection = client(origin)
+
+        async def scenario() -> None:
+            for _ in range(2):
+                assert (await ask(connection, origin, b"x")).body == b"x"
+                connection.close()
+
+        run_in_reactor(scenario())
+        assert server.connections == 2
+
+
+def test_an_address_that_cannot_even_be_begun_is_passed_over(run_in_reactor: RunInReactor) -> None:
+    with serving() as server:
+        origin = server.origin("mdm.test")
+        connection = client(origin, names=Names({"mdm.test": ["255.255.255.255", "fe80::1", HOST]}))
+
+        async def scenario() -> None:
+            assert (await ask(connection, origin, b"x")).body == b"x"
+            connection.close()
+
+        run_in_reactor(scenario())
+
+
+def test_the_address_that_answered_is_tried_first_the_next_time(run_in_reactor: RunInReactor) -> None:
+    with serving(host="127.0.0.2") as server:
+        origin = server.origin("mdm.test")
+        connection = client(origin, names=Names({"mdm.test": ["127.0.0.3", "127.0.0.2"]}))
+
+        async def scenario() -> None:
+            await ask(connection, origin)
+            connection.close()
+
+        run_in_reactor(scenario())
+        with serving(host="127.0.0.3", port=server.port) as came_up_later:
+            run_in_reactor(scenario())
+            assert (server.connections, came_up_later.connections) == (2, 0)
+
+
+def test_where_every_address_refuses_all_are_named(run_in_reactor: RunInReactor) -> None:
+    origin = Origin("localhost", unused_port())
+    error = fails(run_in_reactor, client(origin), origin)
+    assert error.kind == "connect"
+    assert f"[::1]:{origin.port}, {HOST}:{origin.port}" in str(error)
+
+
+def test_an_address_where_the_wrong_server_answers_is_the_end(run_in_reactor: RunInReactor) -> None:
+    """Only a connection that nobody accepts leads on: an error of TLS must not be covered up by another address."""
+    wrong = OTHER_AUTHORITY.issue("x", SERVER_USAGE, names=["mdm.test"])
+    with serving() as right, serving(identity=wrong, host="127.0.0.2", port=right.port):
+        origin = right.origin("mdm.test")
+        connection = client(origin, names=Names({"mdm.test": ["127.0.0.2", HOST]}))
+        assert fails(run_in_reactor, connection, origin).kind == "tls_untrusted"
+        assert right.connections == 0

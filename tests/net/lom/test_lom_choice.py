@@ -1,0 +1,87 @@
+"""Which LOM network an operator's words name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lom_parties import NAME, controller, device, item
+from twisted.internet import reactor
+
+from agent.errors import OperatorError
+from agent.lom.requests import Outcome
+from agent.measure.operations import Operations
+from agent.measure.records import Exchange
+from agent.net.lom.networks import NetworkChoice, make_network, parse_network
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("loopback", NetworkChoice("loopback")),
+        ("memory", NetworkChoice("memory")),
+        ("interface:eth0", NetworkChoice("interface", ("eth0",), 623)),
+        ("interface:eth0.10,eth0.11", NetworkChoice("interface", ("eth0.10", "eth0.11"), 623)),
+        ("interface:eth0,eth1:1623", NetworkChoice("interface", ("eth0", "eth1"), 1623)),
+    ],
+)
+def test_a_network_is_read(text: str, choice: NetworkChoice) -> None:
+    assert parse_network(text) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "should be loopback, memory, or interface:NAME"),
+        ("Loopback", "should be loopback, memory, or interface:NAME"),
+        ("loopback:eth0", "but is 'loopback:eth0'"),
+        ("memory:", "but is 'memory:'"),
+        ("interfaces:eth0", "but is 'interfaces:eth0'"),
+        ("interface", "names no interface"),
+        ("interface:", "names no interface"),
+        ("interface:eth0,", "names no interface"),
+        ("interface::623", "names no interface"),
+        ("interface:eth0,eth1,eth0", "names an interface twice"),
+        ("interface:eth0:", "port of the LOM network should be 1 to 65535, but is ''"),
+        ("interface:eth0:0", "port of the LOM network should be 1 to 65535, but is '0'"),
+        ("interface:eth0:65536", "port of the LOM network should be 1 to 65535"),
+        ("interface:eth0:six", "but is 'six'"),
+        ("interface:eth0:623:eth1", "but is '623:eth1'"),
+    ],
+)
+def test_what_names_no_network_is_refused(text: str, said: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse_network(text)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "fact"), [("loopback", "tls"), ("memory", "network")])
+def test_a_network_is_made_by_its_name(text: str, fact: str, run_in_reactor: Run) -> None:
+    party = device()
+
+    async def run() -> list[Exchange]:
+        records: list[Exchange] = []
+        network = make_network(text, reactor, Operations(reactor, records.append))
+        network.add(party, NAME)
+        network.listen()
+        assert await network.relay(controller(), [item()]) == [Outcome("0001")]
+        network.close()
+        return records
+
+    (record,) = run_in_reactor(run())
+    assert fact in record.facts
+    assert len(party.asked) == 1
+
+
+def test_an_interface_network_is_made_without_touching_anything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    network = make_network("interface:eth0", reactor, Operations(reactor, lambda _: None))
+    network.add(device(), NAME)
+    network.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,233 @@
+"""The LOM network on a real interface: two network namespaces, a wire between them, real link-local addresses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import COMMAND
+from command import SECONDS as COMMAND_SECONDS
+from cryptography.hazmat.primitives.serialization import Encoding
+from debian import need
+from lom_parties import (
+    ADDRESS,
+    ADDRESS_2,
+    CONTROLLER_IDENTITY,
+    CONTROLLER_NAME,
+    DEVICE_CA,
+    NAME,
+    NOWHERE,
+    device,
+    item,
+)
+from lom_peers import answers, good, pem_files
+from lom_peers import request as request_octets
+from lom_wire import FROM, Here, asking, device_process
+from namespaces import HERE, THERE, Namespace, wire
+
+from agent.lom.requests import Outcome
+from agent.measure.records import Exchange
+from agent.net.lom.interface import LOM_PORT
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+SOMEBODY_ELSES = "fe80::bad"
+
+
+# Two namespaces
+
+
+def test_a_controller_resets_a_device_of_another_process(
+    ours: Namespace, others: Namespace, tmp_path: Path, run_in_reactor: Run
+) -> None:
+    asker = asking()
+
+    async def run() -> list[Exchange]:
+        with Here(tmp_path, asker) as here:
+            assert await here.relay(asker, item()) == [Outcome("0001")]
+        return here.records
+
+    with device_process(others, tmp_path, ADDRESS) as there:
+        assert there.line() == "listening"
+        with ours.inside():
+            (record,) = run_in_reactor(run())
+        assert json.loads(there.line()) == {"uuid": "0001", "request": "Reset", "controller": CONTROLLER_NAME}
+    assert record.failure is None
+    assert (record.facts["address"], record.facts["peer"]) == (ADDRESS, NAME)
+
+
+def test_a_controller_of_openssl_reaches_a_device(ours: Namespace, others: Namespace, tmp_path: Path) -> None:
+    openssl = need("openssl", "openssl")
+    certificate, key = pem_files(tmp_path, CONTROLLER_IDENTITY, "controller")
+    anchor = tmp_path / "device-ca.pem"
+    anchor.write_bytes(DEVICE_CA.certificate.public_bytes(Encoding.PEM))
+    ours.ip("addr", "add", f"{FROM}/64", "dev", HERE, "scope", "link", "nodad")
+    with device_process(others, tmp_path, ADDRESS, ADDRESS_2) as there:
+        assert there.line() == "listening"
+        command = [openssl, "s_client", "-quiet", "-connect", f"[{ADDRESS_2}%{HERE}]:{LOM_PORT}", "-cert", certificate]
+        command += ["-key", key, "-CAfile", anchor, "-verify_return_error"]
+        with subprocess.Popen(ours.command(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as openssl_client:
+            assert openssl_client.stdin is not None
+            assert openssl_client.stdout is not None
+            openssl_client.stdin.write(request_octets())
+            openssl_client.stdin.flush()
+            assert json.loads(there.line())["controller"] == CONTROLLER_NAME
+            received = openssl_client.stdout.read(4)
+            received += openssl_client.stdout.read(int.from_bytes(received, "big"))
+            openssl_client.kill()
+    assert answers(received) == [good()]
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "words", "kind"),
+    [
+        pytest.param("nobody", f"nobody answers at this address on {HERE}", "lom_unreachable", id="unreachable"),
+        pytest.param("no Device", f"refused: nothing listens on TCP port {LOM_PORT}", "connect", id="refused"),
+        pytest.param("silent", "no answer from TCP port .* somebody had it lately", "connect_timeout", id="time-out"),
+    ],
+)
+def test_why_nobody_was_asked(
+    ours: Namespace,
+    others: Namespace,
+    tmp_path: Path,
+    run_in_reactor: Run,
+    neighbour: str,
+    words: str,
+    kind: str,
+) -> None:
+    assert others.addresses(THERE) == set()
+    asker = asking()
+    if neighbour == "no Device":
+        others.ip("addr", "add", f"{NOWHERE}/64", "dev", THERE, "scope", "link", "nodad")
+    if neighbour == "silent":
+        ours.ip("neigh", "replace", NOWHERE, "lladdr", "02:00:00:00:00:99", "dev", HERE, "nud", "permanent")
+
+    async def run() -> tuple[list[Outcome], list[Exchange]]:
+        with Here(tmp_path, asker) as here:
+            return await here.relay(asker, item(NOWHERE)), here.records
+
+    try:
+        with ours.inside():
+            (outcome,), (record,) = run_in_reactor(run())
+    finally:
+        ours.ip("neigh", "flush", "dev", HERE, "nud", "permanent")
+    assert record.failure is not None
+    assert record.failure.kind == kind
+    assert re.search(words, outcome.error)
+
+
+def test_a_whole_run_on_an_interface(ours: Namespace, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    done = subprocess.run(
+        ours.command(COMMAND, "run", "--devices", "3", "--lom-network", f"interface:{HERE}", "--trace", trace),
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    links = [line for line in map(json.loads, trace.read_text().splitlines()) if line.get("operation") == "lom_link"]
+    assert {link["tls"] for link in links} == {"TLSv1.3"}
+    assert all(link["address"].startswith("fe80::") for link in links)
+    assert ours.addresses(HERE) == set()
+
+
+# What is put on the interface, and taken off
+
+
+def test_the_addresses_are_there_while_it_runs(ours: Namespace, tmp_path: Path) -> None:
+    ours.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", HERE, "scope", "link", "nodad")
+    folder = tmp_path / "state"
+    with ours.inside():
+        with Here(folder, device(addresses=[ADDRESS, ADDRESS_2])):
+            assert ours.addresses(HERE) == {ADDRESS, ADDRESS_2, SOMEBODY_ELSES}
+            (state,) = folder.iterdir()
+            assert stat.S_IMODE(state.stat().st_mode) == 0o600
+            assert {ADDRESS, ADDRESS_2} < set(state.read_text().split())
+            assert SOMEBODY_ELSES not in state.read_text()
+        assert ours.addresses(HERE) == {SOMEBODY_ELSES}
+    assert list(folder.iterdir()) == []
+
+
+def test_a_mac_comes_and_goes(ours: Namespace, tmp_path: Path, run_in_reactor: Run) -> None:
+    asker, asked = asking(), device()
+
+    async def run() -> list[Outcome]:
+        with Here(tmp_path, asker) as here:
+            here.network.add(asked, NAME)
+            assert ours.addresses(HERE) == {FROM, ADDRESS}
+            first = await here.relay(asker, item())
+            here.network.remove(asked)
+            assert ours.addresses(HERE) == {FROM}
+            return first + await here.relay(asker, item())
+
+    with ours.inside():
+        there, gone = run_in_reactor(run())
+    assert there.success
+    assert not gone.success
+    assert len(asked.asked) == 1
+
+
+def test_what_a_run_that_was_killed_left_is_taken_off_by_the_next(others: Namespace, tmp_path: Path) -> None:
+    others.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", THERE, "scope", "link", "nodad")
+    with device_process(others, tmp_path, ADDRESS, ADDRESS_2) as there:
+        assert there.line() == "listening"
+        there.kill()
+    assert others.addresses(THERE) == {ADDRESS, ADDRESS_2, SOMEBODY_ELSES}
+    others.ip("addr", "del", f"{ADDRESS_2}/64", "dev", THERE)  # somebody has tidied up a little
+    with device_process(others, tmp_path, "fe80::2") as there:
+        assert there.line() == "listening"
+        assert others.addresses(THERE) == {"fe80::2", SOMEBODY_ELSES}
+    assert others.addresses(THERE) == {SOMEBODY_ELSES}
+
+
+def test_a_run_that_was_killed_twice_leaves_nothing_either(others: Namespace, tmp_path: Path) -> None:
+    for address in (ADDRESS, ADDRESS_2):
+        with device_process(others, tmp_path, address) as there:
+            assert there.line() == "listening"
+            there.kill()
+        assert others.addresses(THERE) == {address}
+    with device_process(others, tmp_path, ADDRESS) as there:
+        assert there.line() == "listening"
+        assert others.addresses(THERE) == {ADDRESS}
+    assert others.addresses(THERE) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        pytest.param(lambda text: text, {SOMEBODY_ELSES}, id="as it was left"),
+        pytest.param(lambda text: text + f"+ {SOMEBODY_ELSES}", {SOMEBODY_ELSES}, id="killed in the middle of a line"),
+        pytest.param(lambda text: text + f"+ {SOMEBODY_ELSES}\n", set(), id="killed after it"),
+        pytest.param(lambda text: text + f"- {ADDRESS}\n", {ADDRESS, SOMEBODY_ELSES}, id="taken off before"),
+        pytest.param(lambda text: text.replace("-", "+", 1), {ADDRESS, SOMEBODY_ELSES}, id="of another boot"),
+        pytest.param(lambda _: "\x00\xff\n+\n\n- x", {ADDRESS, SOMEBODY_ELSES}, id="no state file at all"),
+    ],
+)
+def test_only_what_the_state_file_lists_is_taken_off(
+    others: Namespace, tmp_path: Path, change: Callable[[str], str], stays: set[str]
+) -> None:
+    others.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", THERE, "scope", "link", "nodad")
+    with device_process(others, tmp_path, ADDRESS) as there:
+        assert there.line() == "listening"
+        there.kill()
+    (state,) = (tmp_path / "state" / "lom-agent").iterdir()
+    state.write_text(change(state.read_text()))
+    with device_process(others, tmp_path, "fe80::2") as there:
+        assert there.line() == "listening"
+    assert others.addresses(THERE) == stays
+
+
+def test_an_interface_that_is_gone_is_no_trouble_at_the_end(both_ends: Sequence[Namespace], tmp_path: Path) -> None:
+    ours, others = both_ends
+    wire(ours, "lom2", others, "far2")
+    with ours.inside(), Here(tmp_path, device(), interfaces=["lom2"]):
+        ours.ip("link", "delete", "lom2")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,39 @@
+"""A Mac that lies down is gone at once, parts and all: nothing of it waits for the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+
+from conftest import RunInReactor
+from stack import stack
+
+from agent.net.mac.client import Awake
+from agent.net.mac.commands import Commands
+from agent.net.mac.connection import SessionConnection
+from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.sessions import Sessions
+
+PARTS = (Awake, Commands, LOMPresence, PowerTimer, SessionConnection, Sessions)
+
+
+def parts() -> int:
+    return sum(isinstance(one, PARTS) for one in gc.get_objects())
+
+
+def test_its_parts_are_gone_without_a_collection(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = running.fleet[0]
+            assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
+            await running.until(lambda: not client.in_session, "the session's end")
+            client._parts.sessions.end("the server closed the connection")
+            gc.collect()
+            gc.disable()
+            try:
+                awake = parts()
+                assert client.rest()
+                assert awake - parts() == len(PARTS)
+            finally:
+                gc.enable()
+
+    run_in_reactor(scenario())

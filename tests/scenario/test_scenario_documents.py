@@ -1,0 +1,257 @@
+"""What is written from the types, and the ready-made scenarios: they read, and they say what they come to."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import plists
+from agent.profiles.profile import read_profile
+from agent.scenario.keys import keys_of, tables
+from agent.scenario.reading import read_scenario, scenario_from
+from agent.scenario.reference import EXAMPLE, document
+from agent.scenario.summary import length_words, summary
+from agent.scenario.template import template
+from agent.scenario.toml import toml, toml_key
+from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Scenario
+
+ROOT = Path(__file__).parent.parent.parent
+REFERENCE = ROOT / "docs" / "scenario.md"
+READY_MADE = sorted((ROOT / "fixtures" / "scenarios").glob("*.toml"))
+SMALL_SECONDS = 60.0
+
+
+# The reference
+
+
+def test_the_reference_is_what_the_types_say() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == document(), "write it: lom-agent scenario doc > docs/scenario.md"
+
+
+def test_the_reference_has_every_key() -> None:
+    text = document()
+    for _, table in [*tables(), *PHASE_KINDS.items()]:
+        for key in keys_of(table).values():
+            if key.table is None and key.name != "phase":
+                assert f"\n| `{key.name}` | " in text
+
+
+def test_the_examples_of_the_reference_can_be_run() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", document(), re.DOTALL)
+    assert blocks[0] == EXAMPLE
+    assert summary(scenario_from(tomllib.loads(EXAMPLE))).phases
+    scenario_from({**tomllib.loads(blocks[1]), "phase": [{"kind": "enroll"}]})
+    for override in re.findall(r"--set ('[^']*'|\S+)", document()):
+        if override.startswith("KEY"):
+            continue
+        scenario_from(tomllib.loads(EXAMPLE), [override.strip("'`")])
+
+
+# The file to begin with
+
+
+@given(st.sets(st.sampled_from(sorted(PHASE_KINDS))))
+def test_a_new_scenario_reads_and_has_what_was_asked_for(kinds: set[str]) -> None:
+    scenario = scenario_from(tomllib.loads(template(sorted(kinds))))
+    assert scenario.phases[0].kind == "enroll"
+    assert kinds <= {phase.kind for phase in scenario.phases}
+    assert summary(scenario).notes == ()
+
+
+def test_the_usual_new_scenario_has_every_key_of_every_table() -> None:
+    text = template(sorted(PHASE_KINDS))
+    for _, table in [*tables(), *PHASE_KINDS.items()]:
+        for name, key in keys_of(table).items():
+            assert key.table is not None or name == "phase" or re.search(rf"^#?{name} = ", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (where, name)
+        for where, table in tables()
+        if where.split(".")[0] not in ("server", "push")
+        for name, key in keys_of(table).items()
+        if key.table is None and name != "phase"
+    ],
+)
+def test_each_comment_of_a_new_scenario_is_a_line_that_reads(where: str, name: str) -> None:
+    commented = template(["enroll"])
+    if where:
+        head, rest = commented.split(f"[{where}]\n")
+    else:
+        head, rest = "", commented
+    text = (
+        head + (f"[{where}]\n" if where else "") + re.sub(rf"^#({name} = )", r"\1", rest, count=1, flags=re.MULTILINE)
+    )
+    assert scenario_from(tomllib.loads(text))
+
+
+scalars = st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(exclude_categories=("Cs",)))
+
+
+@given(
+    st.recursive(
+        scalars | texts,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+        max_leaves=10,
+    ),
+    texts,
+)
+def test_what_is_written_as_toml_reads_as_it_was(value: Any, key: str) -> None:
+    assert tomllib.loads(f"{toml_key(key)} = {toml(value)}") == {key: value}
+
+
+# The ready-made ones
+
+
+def small(file: Path) -> list[str]:
+    """The overrides of the line with which a ready-made scenario says how to try it."""
+    comment = "\n".join(line.removeprefix("#") for line in file.read_text().splitlines() if line.startswith("#"))
+    words = shlex.split(comment.partition("lom-agent run ")[2].partition("\n\n")[0])
+    assert words[0] == file.name
+    return [override for word, override in pairwise(words) if word == "--set"]
+
+
+def test_there_are_ready_made_scenarios() -> None:
+    assert len(READY_MADE) == 7
+
+
+@pytest.mark.parametrize("file", READY_MADE, ids=lambda file: file.stem)
+def test_a_ready_made_scenario_reads_and_is_named_as_its_file(file: Path) -> None:
+    scenario = read_scenario(file)
+    assert scenario.name == file.stem
+    assert scenario.description
+    assert len(scenario.limits) >= 3
+    assert scenario.fleet.devices >= 500
+    assert summary(scenario).notes == ()
+
+
+@pytest.mark.parametrize("file", READY_MADE, ids=lambda file: file.stem)
+def test_a_ready_made_scenario_can_be_tried_small(file: Path) -> None:
+    scenario = read_scenario(file, small(file))
+    assert scenario.fleet.devices == 20
+    assert summary(scenario).seconds <= SMALL_SECONDS
+
+
+def test_every_kind_of_phase_but_idle_is_in_a_ready_made_scenario() -> None:
+    kinds = {phase.kind for file in READY_MADE for phase in read_scenario(file).phases}
+    assert kinds == set(PHASE_KINDS) - {"idle"}
+
+
+def test_the_profile_of_the_patch_is_one() -> None:
+    command = plists.load_dict((ROOT / "fixtures" / "scenarios" / "patch.plist").read_bytes())
+    assert command["RequestType"] == "InstallProfile"
+    assert read_profile(command["Payload"])
+
+
+# What a scenario comes to
+
+
+def come_to(text: str, *overrides: str) -> list[tuple[str, str, float]]:
+    told = summary(scenario_from(tomllib.loads(text), overrides))
+    return [(phase.what, phase.how, round(phase.takes, 2)) for phase in told.phases]
+
+
+def test_each_phase_says_how_many_how_fast_and_how_long() -> None:
+    text = """
+        [load]
+        rate = 10
+        [[phase]]
+        kind = "enroll"
+        [[phase]]
+        kind = "checkin"
+        share = 0.1
+        arrivals = "ramp"
+        rate = 0
+        to_rate = 4
+        duration = 10
+        [[phase]]
+        kind = "command"
+        concurrency = 8
+        [[phase]]
+        kind = "lom_setup"
+        arrivals = "burst"
+        burst = 50
+        every = 3
+        [[phase]]
+        kind = "lom"
+        per_request = 0
+        segments = 1
+        [[phase]]
+        kind = "power_cut"
+        spread = 4
+        seconds = 5
+        [[phase]]
+        kind = "idle"
+        poll = 0.5
+    """
+    assert come_to(text) == [
+        ("100 enrolments", "10 a second", 9.9),
+        ("20 sessions, by push, round and round 10", "0 to 4 a second within 10 s", 10.0),
+        ("100 commands DeviceInformation", "8 at a time", float("inf")),
+        ("100 Macs set up, with a LOM profile", "50 at once every 3 s", 3.0),
+        ("1 LOMDeviceRequest, Reset of a whole segment each", "10 a second", 0.0),
+        ("10 segments without power for 5 s", "over 4 s", 9.0),
+        ("100 Macs, each looks every 500 ms", "", 60.0),
+    ]
+
+
+def test_phases_begin_when_those_before_let_them() -> None:
+    text = """
+        [[phase]]
+        kind = "enroll"
+        rate = 10
+        wait = false
+        [[phase]]
+        kind = "checkin"
+        start_at = 30
+        rate = 10
+        [[phase]]
+        kind = "command"
+        concurrency = 1
+        [[phase]]
+        kind = "idle"
+    """
+    told = summary(scenario_from(tomllib.loads(text)))
+    assert [(round(phase.begins, 1), phase.settled) for phase in told.phases] == [
+        (0.0, True),
+        (30.0, True),
+        (39.9, True),
+        (39.9, False),
+    ]
+    assert told.seconds == pytest.approx(99.9)
+    assert not told.known
+
+
+def test_lom_without_its_setup_and_a_run_without_limits_are_noted() -> None:
+    notes = summary(scenario_from({"phase": [{"kind": "enroll"}, {"kind": "lom"}]})).notes
+    assert [note.split(":")[0] for note in notes] == [
+        "No phase of kind lom_setup comes before the first lom",
+        "No limits",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0, "0 s"), (0.35, "350 ms"), (2.5, "2.5 s"), (60.0, "1 min"), (125.0, "2 min 5 s"), (28800.0, "8 h")],
+)
+def test_lengths_are_said_in_words(seconds: float, words: str) -> None:
+    assert length_words(seconds) == words
+
+
+def test_kinds_of_phases_differ_by_their_own_keys() -> None:
+    for one, other in combinations(PHASE_KINDS.values(), 2):
+        common = set(keys_of(one)) & set(keys_of(other))
+        assert {"name", "start_at", "wait", "share", "segments"} <= common
+    assert all(keys_of(kind).keys() >= {"rate"} for kind in PHASE_KINDS.values() if issubclass(kind, ArrivingPhase))
+    assert Scenario.__struct_config__.forbid_unknown_fields

@@ -1,0 +1,396 @@
+"""Scenarios from TOML: what is right is read whole, what is not is refused with the key and a plain sentence."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import strategies_load as load
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import plists
+from agent.errors import OperatorError
+from agent.fleet.durations import parse_duration
+from agent.lom.power import CHOICES, PowerChoices
+from agent.scenario.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisson, Ramp, Replay, Steps
+from agent.scenario.keys import keys_of, tables
+from agent.scenario.pacing import Closed, pace
+from agent.scenario.reading import MAX_BYTES, as_document, read_scenario, scenario_from
+from agent.scenario.types import PHASE_KINDS, ArrivingPhase, PowerPart, Scenario
+
+ENROLL = '[[phase]]\nkind = "enroll"\n'
+CHECKIN = f'{ENROLL}[[phase]]\nkind = "checkin"\n'
+COMMAND = f'{ENROLL}[[phase]]\nkind = "command"\n'
+OWN = '[server]\nadapter = "none"\nenroll = "https://mdm.example/enroll"\n'
+WEBHOOK = '[server]\nadapter = "webhook"\nenroll = "p.mobileconfig"\n[server.webhook.enqueue]\nurl = "https://mdm/q"\n'
+
+
+def read(text: str, *overrides: str) -> Scenario:
+    return scenario_from(tomllib.loads(text), overrides)
+
+
+def refusal(text: str, *overrides: str) -> str:
+    with pytest.raises(OperatorError) as refused:
+        read(text, *overrides)
+    return str(refused.value).removeprefix("the scenario: ")
+
+
+# What is right
+
+
+@given(load.documents)
+def test_what_is_right_is_read_and_reads_again_as_it_was_shown(document: dict[str, Any]) -> None:
+    scenario = scenario_from(document)
+    shown = as_document(scenario)
+    assert scenario_from(json.loads(json.dumps(shown))) == scenario
+    assert pickle.loads(pickle.dumps(scenario)) == scenario
+    for phase in scenario.phases:
+        assert phase.name
+        if isinstance(phase, ArrivingPhase):
+            assert isinstance(pace(phase, scenario.load), ArrivalPlan | Closed)
+
+
+def test_the_least_scenario() -> None:
+    scenario = read(ENROLL)
+    assert [phase.name for phase in scenario.phases] == ["enroll"]
+    assert (scenario.name, scenario.fleet.devices, scenario.server.adapter) == ("scenario", 100, "lab")
+    assert (scenario.push.enabled, scenario.push.listen) == (True, "127.0.0.1:0")
+
+
+def test_what_follows_from_the_rest_is_filled_in() -> None:
+    assert getattr(read(CHECKIN).phases[1], "by") == "push"  # noqa: B009
+    alone = read(OWN + CHECKIN)
+    assert (alone.push.enabled, alone.push.listen, getattr(alone.phases[1], "by")) == (False, None, "self")  # noqa: B009
+    assert getattr(read(WEBHOOK + CHECKIN).phases[1], "by") == "self"  # noqa: B009
+    lab = read(f'[server.lab]\nurl = "https://127.0.0.1:8443/"\ntoken_file = "token"\n{ENROLL}')
+    assert lab.server.enroll == "https://127.0.0.1:8443/enroll"
+    command = read(COMMAND).phases[1]
+    assert getattr(command, "request")["RequestType"] == "DeviceInformation"  # noqa: B009
+
+
+def test_the_defaults_are_those_of_the_rooms_that_they_are_for() -> None:
+    power = PowerPart()
+    assert {name: getattr(power, name) for name in power.__struct_fields__} == {
+        name: getattr(PowerChoices(), name) for name in CHOICES
+    }
+    for name, choice in CHOICES.items():
+        for word in choice.options:
+            assert getattr(read(f'[fleet.power]\n{name} = "{word}"\n{ENROLL}').fleet.power, name) == word
+    assert parse_duration(read(ENROLL).fleet.boot)
+
+
+def test_every_key_is_described() -> None:
+    for name, table in [*tables(), *PHASE_KINDS.items()]:
+        for key in keys_of(table).values():
+            assert key.description.endswith("."), f"{name}.{key.name}"
+            assert key.default is not None or key.required or key.example is not None or key.table, key.name
+
+
+# How the Macs of a phase come
+
+
+@pytest.mark.parametrize(
+    ("general", "own", "plan"),
+    [
+        ("", "", ArrivalPlan(AtOnce())),
+        ("rate = 5", "", ArrivalPlan(Constant(5.0))),
+        ("rate = 5", "rate = 7", ArrivalPlan(Constant(7.0))),
+        ("rate = 5", 'arrivals = "poisson"', ArrivalPlan(Poisson(5.0))),
+        ('rate = 5\narrivals = "poisson"', "rate = 7", ArrivalPlan(Poisson(7.0))),
+        ("rate = 5", "duration = 60", ArrivalPlan(Constant(5.0), 60.0, again=True)),
+        ("concurrency = 8", "", Closed(8)),
+        ("concurrency = 8", "duration = 60", Closed(8, 60.0, again=True)),
+        ("concurrency = 8", "concurrency = 4", Closed(4)),
+        ("concurrency = 8", "rate = 7", ArrivalPlan(Constant(7.0))),
+        ("rate = 5", "concurrency = 4", Closed(4)),
+        ("", 'arrivals = "ramp"\nrate = 0\nto_rate = 9\nduration = 3', ArrivalPlan(Ramp(0, 9, 3), 3.0, again=True)),
+        ("", 'arrivals = "step"\nsteps = [[1, 2], [3, 4]]', ArrivalPlan(Steps(((1, 2), (3, 4))))),
+        ("", 'arrivals = "burst"\nburst = 5\nevery = 2', ArrivalPlan(Burst(5, 2.0))),
+        ("", 'arrivals = "replay"\nreplay = [3, 1]', ArrivalPlan(Replay((1.0, 3.0)), again=True)),
+    ],
+)
+def test_a_phase_takes_from_load_what_it_does_not_say(general: str, own: str, plan: ArrivalPlan | Closed) -> None:
+    scenario = read(f"[load]\n{general}\n{CHECKIN}{own}", "phase.enroll.concurrency=1")
+    phase = scenario.phases[1]
+    assert isinstance(phase, ArrivingPhase)
+    assert pace(phase, scenario.load) == plan
+
+
+@pytest.mark.parametrize(
+    ("own", "plan"),
+    [
+        ("rate = 5\nduration = 60", ArrivalPlan(Constant(5.0), 60.0)),
+        ('arrivals = "ramp"\nrate = 1\nto_rate = 9\nduration = 3', ArrivalPlan(Ramp(1, 9, 3))),
+        ('arrivals = "replay"\nreplay = [1]', ArrivalPlan(Replay((1.0,)))),
+        ("concurrency = 4\nduration = 60", Closed(4, 60.0)),
+    ],
+)
+def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
+    scenario = read(ENROLL + own)
+    phase = scenario.phases[0]
+    assert isinstance(phase, ArrivingPhase)
+    assert pace(phase, scenario.load) == plan
+
+
+# What is not right
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # keys and values
+        ("", 'a scenario needs phases; begin with [[phase]] and kind = "enroll"'),
+        ("naem = 1", 'a scenario has no key "naem"; did you mean "name"?'),
+        ("zzz = 1", 'a scenario has no key "zzz"; there are name, description, limits, fleet'),
+        ("[fleet]\ndevces = 1\n" + ENROLL, 'fleet has no key "devces"; did you mean "devices"?'),
+        ("[fleet.power]\nreset = 1\n" + ENROLL, 'fleet.power has no key "reset"; there are power_off_while_off'),
+        (ENROLL + "rtae = 1", 'phase[0] ("enroll") has no key "rtae"; did you mean "rate"?'),
+        (ENROLL + "poll = 1", 'phase[0] ("enroll") has no key "poll": that is one of phases of kind idle'),
+        ("name = 3\n" + ENROLL, "name should be text of at most 200 characters, but is 3"),
+        ('name = "a\\nb"\n' + ENROLL, "name should be one line of printable text"),
+        (
+            "[fleet]\ndevices = true\n" + ENROLL,
+            "fleet.devices should be a whole number from 1 to 10,000,000, but is true",
+        ),
+        ("[fleet]\ndevices = 0\n" + ENROLL, "fleet.devices should be a whole number from 1 to 10,000,000, but is 0"),
+        ("[fleet]\nnot_now = 2\n" + ENROLL, "fleet.not_now should be a number from 0 to 1, but is 2"),
+        ("[fleet]\nnot_now_for = inf\n" + ENROLL, "fleet.not_now_for should be a finite number, but is inf"),
+        (ENROLL + "rate = nan", 'phase[0] ("enroll").rate should be a finite number, but is nan'),
+        ("fleet = 3\n" + ENROLL, "fleet should be a table, but is 3"),
+        ("limits = 3\n" + ENROLL, "limits should be a list of texts, but is 3"),
+        ('limits = ["x"]\n' + ENROLL, "limits[0]: Expected a limit"),
+        ('[server]\nadapter = "nano"\n' + ENROLL, 'but is "nano"; did you mean "nanomdm"?'),
+        ('[fleet]\nboot = "slow"\n' + ENROLL, "fleet.boot: expected constant:SECONDS"),
+        ('[fleet]\nshutdown = "slow"\n' + ENROLL, "fleet.shutdown: expected constant:SECONDS"),
+        ('[lom]\nnetwork = "wifi"\n' + ENROLL, "lom.network: the LOM network should be loopback, memory"),
+        (
+            '[server]\nkeys = "pool:0"\n' + ENROLL,
+            'server.keys should be unique or pool:N with N from 1 to 100,000, but is "pool:0"',
+        ),
+        # phases
+        ("phase = 3", "phase should be tables, each begun by [[phase]] in two brackets, but is 3"),
+        ('[phase]\nkind = "enroll"', "phase should be tables, each begun by [[phase]] in two brackets, but is a table"),
+        ("phase = [3]", "phase[0] should be a table, but is 3"),
+        ('[[phase]]\nname = "x"', 'phase[0] ("x") lacks the key "kind": one of enroll, checkin'),
+        ('[[phase]]\nkind = "enrol"', 'but is "enrol"; did you mean "enroll"?'),
+        ("[[phase]]\nkind = 3", "kind should be one of enroll"),
+        (ENROLL + ENROLL, 'phase[0] and phase[1] are both called "enroll"'),
+        (ENROLL + 'name = "a b"', "name should be text that begins with a letter"),
+        (ENROLL + 'name = "1"', "name should be text that begins with a letter"),
+        (ENROLL + "share = 0", 'phase[0] ("enroll").share should be a number above 0, at most 1, but is 0'),
+        (ENROLL + "segments = 0", "segments should be a whole number from 1 to 10,000,000, but is 0"),
+        (
+            CHECKIN + "start_at = 5",
+            'phase[1] ("checkin") has start_at, but phase[0] ("enroll") before it has wait = true',
+        ),
+        (
+            ENROLL + "start_at = 9\nwait = false\n[[phase]]\nkind = 'idle'\nstart_at = 5",
+            "but a phase before it begins at 9",
+        ),
+        ('[[phase]]\nkind = "checkin"', 'nobody is enrolled yet: a phase of kind "enroll" has to come before'),
+        (OWN + COMMAND, 'phase[1] ("command"): nobody can queue commands: server.adapter is "none"'),
+        (OWN + CHECKIN + 'by = "push"', 'by = "push" needs a server.adapter that can be asked to push'),
+        (WEBHOOK + CHECKIN + 'by = "push"', 'by = "push" needs server.webhook.push'),
+        ("[push]\nenabled = false\n" + CHECKIN + 'by = "push"', 'by = "push" needs push.listen'),
+        # arrivals
+        (ENROLL + "concurrency = 3\nrate = 5", "so it does not go with rate"),
+        (ENROLL + 'concurrency = 3\narrivals = "poisson"', "so it does not go with arrivals"),
+        (ENROLL + "to_rate = 5", 'to_rate goes with arrivals = "ramp", but arrivals is "constant"'),
+        (ENROLL + "steps = [[1, 2]]", 'steps goes with arrivals = "step", but arrivals is "constant"'),
+        (ENROLL + 'arrivals = "burst"\nburst = 3\nevery = 1\nrate = 5', "rate goes with arrivals = "),
+        (ENROLL + "rate = 0", 'rate should be above 0 with arrivals = "constant"'),
+        (ENROLL + "rate = 1e-9", "rate should be 0 or from 0.000001 on, but is 1e-09"),
+        (ENROLL + "rate = 2e6", "rate should be a number from 0 to 1,000,000, but is 2000000.0"),
+        (ENROLL + 'arrivals = "poisson"', 'arrivals = "poisson" needs rate, here or in [load]'),
+        (ENROLL + "duration = 5", "duration needs rate or concurrency, here or in [load]"),
+        (
+            ENROLL + 'arrivals = "ramp"\nrate = 5',
+            'arrivals = "ramp" needs rate (at its begin), to_rate (at its end) and',
+        ),
+        (CHECKIN + 'arrivals = "ramp"\nrate = 0\nto_rate = 0\nduration = 1', "rate and to_rate are both 0"),
+        (ENROLL + 'arrivals = "ramp"\nrate = 5\nto_rate = 0\nduration = 1', "to_rate is 0, so that not every Mac"),
+        (ENROLL + 'arrivals = "step"', 'arrivals = "step" needs steps'),
+        (ENROLL + 'arrivals = "step"\nsteps = [[1, 2], [3]]', "steps[1] should be [a number from 0 to 1,000,000"),
+        (ENROLL + 'arrivals = "step"\nsteps = [[1, 0]]', "steps[0][1] should be a number above 0"),
+        (ENROLL + 'arrivals = "step"\nsteps = [[1, 2], [0, 3]]', "the last of steps has the rate 0 and holds on"),
+        (ENROLL + 'arrivals = "burst"\nburst = 3', 'arrivals = "burst" needs burst (how many at once) and every'),
+        (ENROLL + 'arrivals = "replay"', 'arrivals = "replay" needs replay or replay_file'),
+        ("[load]\nrate = 5\nconcurrency = 3\n" + ENROLL, "load has rate and concurrency; give one"),
+        ('[load]\narrivals = "poisson"\nconcurrency = 3\n' + ENROLL, "load has concurrency and arrivals"),
+        ('[load]\narrivals = "ramp"\n' + ENROLL, 'load.arrivals should be "constant" or "poisson", but is "ramp"'),
+        # commands
+        (COMMAND + "request = { a = 1 }", 'request needs its RequestType, such as "ProfileList"'),
+        (COMMAND + 'request = { RequestType = "X", At = 10:00:00 }', "request cannot be sent as a property list"),
+        (COMMAND + 'request = { RequestType = "X" }\nrequest_file = "x"', "request and request_file say the same"),
+        # the server
+        ('[server]\nadapter = "micromdm"\n' + ENROLL, "the table [server.micromdm] is missing"),
+        ('[server]\nadapter = "micromdm"\n[server.micromdm]\n' + ENROLL, 'server.micromdm lacks the key "url"'),
+        (
+            '[server]\nadapter = "micromdm"\nenroll = "x"\n[server.micromdm]\nurl = "https://x"\n' + ENROLL,
+            "server.micromdm needs one of api_key_env and api_key_file",
+        ),
+        (
+            '[server.micromdm]\nurl = "https://x"\napi_key_env = "X"\n' + ENROLL,
+            'server.micromdm goes with adapter = "micromdm", but server.adapter is "lab"',
+        ),
+        ('[server]\nadapter = "nanomdm"\n' + ENROLL, "the table [server.nanomdm] is missing"),
+        ('[server]\nadapter = "nanomdm"\n[server.nanomdm]\n' + ENROLL, 'server.nanomdm lacks the key "url"'),
+        (
+            '[server]\nadapter = "nanomdm"\nenroll = "x"\n[server.nanomdm]\nurl = "https://x"\n' + ENROLL,
+            "server.nanomdm needs one of api_key_env and api_key_file",
+        ),
+        (
+            '[server.nanomdm]\nurl = "https://x"\napi_key_env = "X"\n' + ENROLL,
+            'server.nanomdm goes with adapter = "nanomdm", but server.adapter is "lab"',
+        ),
+        (
+            '[server]\nadapter = "none"\n' + ENROLL,
+            "server.enroll is missing: the URL or the FILE of the enrolment profile",
+        ),
+        ('[server]\nenroll = "https://x"\n' + ENROLL, "server.enroll is for a server of your own"),
+        ("[server]\ninsecure = true\n" + ENROLL, "server.insecure is for a server of your own"),
+        (
+            '[server.lab]\nurl = "ftp://x"\ntoken_file = "t"\n' + ENROLL,
+            'server.lab.url should be a URL with http:// or https://, but is "ftp://x"',
+        ),
+        (
+            '[server.lab]\nurl = "https://me:secret@x"\ntoken_file = "t"\n' + ENROLL,
+            "server.lab.url holds a user or a password; scenarios hold no secrets",
+        ),
+        (WEBHOOK + "headers = { A = 3 }\n" + ENROLL, "server.webhook.enqueue.headers.A should be text, but is 3"),
+        # push
+        ('[push]\nlisten = "here"\n' + ENROLL, "push.listen should be ADDRESS:PORT, such as 127.0.0.1:2197"),
+        ('[push]\nlisten = "::1:99999"\n' + ENROLL, "push.listen should be ADDRESS:PORT"),
+        ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: a rule of the gateway begins with"),
+        ('[push]\ndelay = "slow"\n' + ENROLL, "push.delay: expected constant:SECONDS"),
+        ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key go together"),
+        ('[push]\ncert = "c"\nkey = "k"\ntls = "d"\n' + ENROLL, "push.tls makes the certificate that push.cert brings"),
+        (OWN + "[push]\nstrict = true\n" + ENROLL, "push.strict is for the gateway, but there is none"),
+        (OWN + '[push]\nlisten = "[::1]:2197"\n' + ENROLL, "push needs tls, or cert and key"),
+    ],
+)
+def test_what_is_not_right_is_refused_with_its_key_and_what_it_should_be(text: str, said: str) -> None:
+    assert said in refusal(text)
+
+
+def test_without_push_rates_the_default_of_a_lab_that_runs_elsewhere_is_no_gateway() -> None:
+    scenario = read(f'[server.lab]\nurl = "https://127.0.0.1:8443"\ntoken_file = "token"\n{CHECKIN}')
+    assert scenario.push.enabled is False
+
+
+words = st.text(max_size=6) | st.sampled_from(["phase", "fleet", "kind", "enroll", "rate", "name"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(words, values, max_size=4))
+def test_any_document_is_read_or_refused(document: dict[str, Any]) -> None:
+    with suppress(OperatorError):
+        scenario_from(document)
+
+
+@given(load.documents, st.data())
+def test_a_document_with_one_wrong_value_is_read_or_refused(document: dict[str, Any], data: st.DataObject) -> None:
+    place: Any = document
+    while isinstance(place, dict | list) and place:
+        keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
+        key = data.draw(st.sampled_from(keys))
+        if data.draw(st.booleans()) or not isinstance(place[key], dict | list) or not place[key]:
+            place[key] = data.draw(values)
+            break
+        place = place[key]
+    with suppress(OperatorError):
+        scenario_from(document)
+
+
+# Files
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("naem = 1")
+    with pytest.raises(OperatorError, match=r'mine\.toml: a scenario has no key "naem"'):
+        read_scenario(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"a = ", "is no TOML: Invalid value"),
+        (b"a = '\xff'", "is no UTF-8 text, at byte 5"),
+        (b"#" * (MAX_BYTES + 1), "is over 1,048,576 bytes long"),
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "is no TOML"),
+        (b"request = " + b"[" * 60 + b"]" * 60 + b"\n" + ENROLL.encode(), 'has no key "request"'),
+    ],
+)
+def test_a_file_that_is_no_scenario(tmp_path: Path, data: bytes | None, said: str) -> None:
+    file = tmp_path / "mine.toml"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(OperatorError) as refused:
+        read_scenario(file)
+    assert said in str(refused.value)
+    assert "mine.toml" in str(refused.value)
+
+
+def test_files_are_beside_the_scenario_and_those_of_overrides_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "scenarios"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    request = {"RequestType": "InstallProfile", "Payload": b"profile"}
+    (folder / "command.plist").write_bytes(plists.dump_xml(request))
+    (tmp_path / "other.plist").write_bytes(plists.dump_binary({"Command": {"RequestType": "ProfileList"}}))
+    (folder / "moments.txt").write_text("2.5\n# the first:\n0.5 # second\n\n1e0\n")
+    (folder / "mine.toml").write_text(
+        OWN.replace('"none"', '"nanomdm"')
+        + 'ca = ["ca.pem", "/etc/ca.pem"]\n[server.nanomdm]\nurl = "https://mdm"\napi_key_file = "key"\n'
+        + COMMAND
+        + 'request_file = "command.plist"\narrivals = "replay"\nreplay_file = "moments.txt"\n'
+    )
+    scenario = read_scenario("scenarios/mine.toml")
+    assert scenario.server.ca == ("scenarios/ca.pem", "/etc/ca.pem")
+    assert scenario.server.enroll == "https://mdm.example/enroll"
+    assert scenario.server.nanomdm is not None
+    assert scenario.server.nanomdm.api_key_file == "scenarios/key"
+    command: Any = scenario.phases[1]
+    assert command.request == request
+    assert command.replay == (0.5, 1.0, 2.5)
+    other: Any = read_scenario("scenarios/mine.toml", ["phase.command.request_file=other.plist"]).phases[1]
+    assert other.request == {"RequestType": "ProfileList"}
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "said"),
+    [
+        ("request_file", None, "the request_file FILE cannot be read: No such file"),
+        ("request_file", b"hello", "the request_file FILE is no property list"),
+        ("request_file", plists.dump_xml([1]), "the request_file FILE should be a dictionary, but is an array"),
+        ("request_file", plists.dump_xml({"a": 1}), "request needs its RequestType"),
+        ("replay_file", b"1\nx\n", "line 2 of the replay_file FILE should be a number of seconds from 0 to 2,592,000"),
+        ("replay_file", b"-1\n", "line 1 of the replay_file FILE should be a number of seconds"),
+        ("replay_file", b"nan\n", "line 1 of the replay_file FILE should be a number of seconds"),
+        ("replay_file", b"\n", 'arrivals = "replay" needs replay or replay_file, with one offset at least'),
+    ],
+)
+def test_a_file_that_a_scenario_names_is_refused_by_name(
+    tmp_path: Path, key: str, data: bytes | None, said: str
+) -> None:
+    file = tmp_path / "file"
+    if data is not None:
+        file.write_bytes(data)
+    arrivals = 'arrivals = "replay"\n' if key == "replay_file" else ""
+    message = refusal(f"{COMMAND}{arrivals}{key} = '{file}'\n")
+    assert message.startswith('phase[1] ("command"): ')
+    assert said.replace("FILE", str(file)) in message

@@ -1,0 +1,111 @@
+"""The whole program in one reactor: a real lab, real Macs, real sockets; for tests that look at one thing closely."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from agent.fleet.population import Population
+from agent.lab.core import Lab
+from agent.lab.server import LabServer
+from agent.lom.network import AddressBook
+from agent.measure.operations import Operations
+from agent.measure.records import Exchange
+from agent.net.lom.loopback import LoopbackNetwork
+from agent.net.mac.client import MDMClient
+from agent.net.mac.environment import Surroundings
+from agent.net.mac.fleet import USUAL_MANNERS, Fleet, Manners
+from agent.net.mac.keys import KeyPool
+from agent.net.transport.resolver import Resolver
+from agent.net.transport.tls import TLSContexts
+from agent.pki.authorities import Authorities
+
+SECONDS = 20.0  # after which something that should happen did not: far beyond what it takes
+
+
+class Stack:
+    """A lab and its Macs.
+
+    ``exchanges`` is every record that they left, ``warnings`` what a person would read, ``reports`` the UDID and the
+    connection of each report.
+    """
+
+    def __init__(
+        self, devices: int, *, scep: bool = False, manners: Manners = USUAL_MANNERS, resume: float = 0.0
+    ) -> None:
+        self.exchanges: list[Exchange] = []
+        self.warnings: list[str] = []
+        self.server = LabServer(reactor, Lab(), Authorities(), scep=scep)
+        self.lab = self.server.lab
+        self.reports: list[tuple[str, int]] = []
+        self.lab.on_report = lambda udid, connection: self.reports.append((udid, connection))
+        self.keys = KeyPool(reactor, pool=1)
+        self.operations = Operations(reactor, self.exchanges.append)
+        self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.operations)
+        self.around = Surroundings(
+            reactor=reactor,
+            resolver=Resolver(reactor, reactor.nameResolver),
+            contexts=TLSContexts(short_keys=True),
+            network=self.network,
+            keys=self.keys,
+            operations=self.operations,
+            anchors=(self.server.authorities.anchor,),
+            on_warning=self.warnings.append,
+            resume=resume,
+        )
+        self.fleet = Fleet(Population("stack", devices), self.around, manners)
+
+    def udid(self, client: MDMClient) -> str:
+        """The Mac's UDID."""
+        return client.device.mac.udid
+
+    async def enrol(self, client: MDMClient) -> None:
+        """Enrol one Mac with the lab's profile."""
+        await client.enroll_at(self.server.enrolment_url)
+
+    async def command(self, client: MDMClient, request_type: str, **body: Any) -> Mapping[str, Any]:
+        """Queue a command, wake the Mac, and return its result."""
+        arrived: Deferred[Mapping[str, Any]] = Deferred()
+        self.lab.enqueue(self.udid(client), {"RequestType": request_type, **body}, arrived.callback)
+        client.wake()
+        return await arrived.addTimeout(SECONDS, reactor)
+
+    async def until(self, happened: Callable[[], bool], what: str) -> None:
+        """Wait until ``happened``; it is an error if it does not."""
+        for _ in range(int(SECONDS / 0.01)):
+            if happened():
+                return
+            await deferLater(reactor, 0.01)
+        raise AssertionError(f"did not happen: {what}")
+
+    def failures(self, operation: str) -> list[str]:
+        """The kinds of the failures of one operation, in order."""
+        return [
+            exchange.failure.kind
+            for exchange in self.exchanges
+            if exchange.operation == operation and exchange.failure is not None
+        ]
+
+
+@asynccontextmanager
+async def stack(
+    devices: int = 1, *, scep: bool = False, manners: Manners = USUAL_MANNERS, resume: float = 0.0
+) -> AsyncIterator[Stack]:
+    """A running stack whose Macs are enrolled; everything is closed after it."""
+    running = Stack(devices, scep=scep, manners=manners, resume=resume)
+    running.server.listen()
+    running.network.listen()
+    try:
+        for client in running.fleet:
+            await running.enrol(client)
+        yield running
+    finally:
+        running.fleet.close()
+        running.network.close()
+        running.keys.close()
+        await running.server.close()
