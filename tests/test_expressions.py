@@ -97,7 +97,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
     "requests._SECONDS": (pumped("", "1"),),
     "requests._TOPIC": (pumped("", "."), pumped("", "a", " ")),
     "requests._UUID": (pumped("01234567", "-0123"), pumped("", "0")),
-    "shown._IN_BODY": (
+    "redacted._IN_BODY": (
         pumped('"', "a"),
         pumped('"a"', " ", ";"),
         pumped('"a":', " ", ";"),
@@ -108,9 +108,9 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("", '"a" '),
         pumped("", '"a":'),
     ),
-    "shown._QUERY": (pumped("=", "a"), pumped("", "="), pumped("", "=&")),
-    "shown._SECRET": (pumped("", "authorizatio"), pumped("", "pi"), pumped("", "kpin"), pumped("", "passwor")),
-    "shown._TEMPLATES": (
+    "redacted._QUERY": (pumped("=", "a"), pumped("", "="), pumped("", "=&")),
+    "redacted._SECRET": (pumped("", "authorizatio"), pumped("", "pi"), pumped("", "kpin"), pumped("", "passwor")),
+    "redacted._TEMPLATES": (
         pumped("", "Bearer", "x"),
         pumped("", "{env:a}", "x"),
         pumped("", " ", "x"),
@@ -118,7 +118,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("{env:", "a"),
         pumped("", "{env"),
     ),
-    "socket_address._TYPED": (pumped("[", "a"), pumped("[a%", "a"), pumped("[a]:", "1")),
+    "addresses._TYPED": (pumped("[", "a"), pumped("[a%", "a"), pumped("[a]:", "1")),
     "templates._HEADER_NAME": (pumped("", "a", ":"),),
     "templates._HEADER_VALUE": (pumped("", " ", "\0"),),
     "templates._PLACEHOLDER": (
@@ -129,7 +129,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("", "{env:"),
     ),
     "trace._TROUBLESOME": (pumped("", "a"),),
-    "phase_types.Meta": (pumped("", "a"), pumped("a", "a", "!"), pumped("", "\n")),
+    "phases.Meta": (pumped("", "a"), pumped("a", "a", "!"), pumped("", "\n")),
     "variables._VARIABLE": (
         pumped("%", "a"),
         pumped("", "%"),

@@ -22,7 +22,7 @@ from agent.lab.scep import SCEPService
 from agent.lab.store import NAME, LabStore
 from agent.pki.authorities import Authorities
 
-WRITER = Path(__file__).parent / "lab_writer.py"
+WRITER = Path(__file__).parents[1] / "support" / "lab_writer.py"
 IDENTITIES = [AUTHORITIES.mdm_identity() for _ in range(4)]
 STEPS = st.lists(
     st.tuples(
