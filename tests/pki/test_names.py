@@ -187,6 +187,7 @@ TEXT = {
     "pki/scep/caps.py": "capabilities: decoded from ASCII",
     "pki/scep/client.py": "hexadecimal",
     "lom/power.py": "our own words",
+    "profiles/making.py": "UUIDs of our own profiles",
 }
 
 

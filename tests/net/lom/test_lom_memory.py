@@ -49,7 +49,7 @@ class Memory:
         self.clock = Turns()
         self.records: list[Exchange] = []
         self.network = MemoryLOMNetwork(
-            self.clock, AddressBook(), Operations(self.clock, self.records.append), lambda: 1000.0
+            self.clock, AddressBook(), Operations(self.clock, self.records.append, wall_clock=lambda: 1000.0)
         )
         for party in parties:
             self.network.add(party, NAME)
