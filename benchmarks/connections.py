@@ -64,7 +64,9 @@ def main() -> None:
     print(heading(ROUNDS))
     for what, times in found.items():
         print(row(what, times))
-    taken_up, full = (getattr(kinds[resumed].around.contexts, f"handshakes_{kind}") for kind in ("resumed", "full"))
+    taken_up, full = (
+        getattr(kinds[resumed].environment.contexts, f"handshakes_{kind}") for kind in ("resumed", "full")
+    )
     print(f"{taken_up:,} of {taken_up + full:,} handshakes that could be were resumed")
     print(verdict("new / the same in C", min(found[new]) / min(found[in_c]), 1.4, "times"))
     print(verdict("in a crowd / the same in C", min(found[in_a_crowd]) / min(found[in_c]), 1.4, "times"))

@@ -21,7 +21,7 @@ from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.net.lom.memory import MemoryLOMNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Surroundings
+from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import Fleet
 from agent.net.mac.keys import KeyPool
 from agent.net.transport.resolver import Resolver
@@ -40,7 +40,7 @@ class EnrolledFleet:
     def __init__(self, devices: int, authority: Authority, base_url: str, seed: str = "benchmark") -> None:
         self.metrics = Metrics()
         self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
-        self.around = Surroundings(
+        self.environment = Environment(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(),
@@ -49,7 +49,7 @@ class EnrolledFleet:
             operations=self.operations,
             anchors=(authority.certificate,),
         )
-        self.fleet = Fleet(Population(seed, devices), self.around)
+        self.fleet = Fleet(Population(seed, devices), self.environment)
         self._authority = authority
         self._authorities = Authorities()
         self._base_url = base_url

@@ -18,8 +18,8 @@ from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import InHand
-from agent.net.mac.environment import Surroundings
+from agent.net.mac.commands import CurrentCommand
+from agent.net.mac.environment import Environment
 from agent.net.mac.keys import KeyPool
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
@@ -51,7 +51,7 @@ class Macs:
         self.metrics = Metrics()
         self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
         contexts = TLSContexts()
-        self.around = Surroundings(
+        self.environment = Environment(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=contexts,
@@ -63,7 +63,7 @@ class Macs:
         )
         self.clients = []
         for index, identity in enumerate(identities):
-            client = MDMClient(_device(index), self.around)
+            client = MDMClient(_device(index), self.environment)
             client.device.enrolment = Enrolment(
                 server_url=server.url(path),
                 check_in_url=server.url(path),
@@ -90,7 +90,7 @@ class Macs:
         """Hang up."""
         for client in self.clients:
             client.close()
-        self.around.keys.close()
+        self.environment.keys.close()
 
     def _start(self, count: int) -> None:
         for _ in range(count):
@@ -111,7 +111,7 @@ class Macs:
         elif self._to_end == 0:
             reactor.crash()
 
-    def taken(self, client: MDMClient, work: InHand) -> None:
+    def taken(self, client: MDMClient, work: CurrentCommand) -> None:
         """Nothing more to do."""
 
     def went_down(self, client: MDMClient) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from twisted.internet import reactor
 
 from agent.fleet.population import Population
-from agent.net.apns.desk import PushDesk
+from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.gateway import NAMES, APNsGateway
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.push.broker import Presence, PushBroker
@@ -100,8 +100,8 @@ def network(population: Population, pushes: int, h2load: str, clients: int, stre
     """Pushes a second, and the gateway's CPU time for each, over TLS and HTTP/2."""
     identity = Authority.create("benchmark").issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1"])
     broker = PushBroker(DerivedMacs(population, Presence.ONLINE))
-    desk = PushDesk(reactor, broker, lambda _notification: True)
-    gateway = APNsGateway(reactor, desk, identity, anonymous=PROVIDER)
+    push_endpoint = PushEndpoint(reactor, broker, lambda _notification: True)
+    gateway = APNsGateway(reactor, push_endpoint, identity, anonymous=PROVIDER)
     gateway.listen("127.0.0.1")
     step = max(1, len(population) // 2000)
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +125,7 @@ def network(population: Population, pushes: int, h2load: str, clients: int, stre
         threading.Thread(target=load, daemon=True).start()
         reactor.run(installSignalHandlers=False)
     gateway.close()
-    desk.close()
+    push_endpoint.close()
     seconds, cpu = taken
     assert broker.counts.delivered == pushes
     print(f"h2load, {clients} connections of {streams} streams: {pushes / seconds:,.0f} pushes a second, "

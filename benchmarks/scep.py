@@ -83,7 +83,7 @@ class Enrolments:
         from agent.measure.metrics import Metrics
         from agent.measure.operations import Operations
         from agent.net.lom.memory import MemoryLOMNetwork
-        from agent.net.mac.environment import Surroundings
+        from agent.net.mac.environment import Environment
         from agent.net.mac.fleet import Fleet
         from agent.net.mac.keys import KeyPool
         from agent.net.transport.resolver import Resolver
@@ -93,7 +93,7 @@ class Enrolments:
         self.metrics = Metrics()
         self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
         self.keys = KeyPool(reactor)
-        around = Surroundings(
+        environment = Environment(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(),
@@ -102,7 +102,7 @@ class Enrolments:
             operations=self.operations,
             insecure=True,
         )
-        self.fleet = Fleet(Population("scep", count), around)
+        self.fleet = Fleet(Population("scep", count), environment)
         self.next = 0
 
     async def enrol(self, count: int) -> tuple[float, float, float]:

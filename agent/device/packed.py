@@ -31,7 +31,7 @@ _MAX_DICTIONARIES = 32  # about 300 KiB each, most of it the compressor that has
 _POORLY = 0.4  # of its size: a Device that is deflated to no less is unlike those in the dictionaries
 
 
-class Shelf:
+class IdleStore:
     """``make`` makes the Device of an index as it comes from the factory.
 
     ``shared`` are the objects that Devices refer to and that are no Device's own: a clock, choices, limits. ``out`` has

@@ -37,8 +37,8 @@ from agent.load.control import (
     StartPhase,
 )
 from agent.load.control_link import ControlLink, ControlServer
-from agent.load.gateway import APNsPlan, PushFront
-from agent.load.overload import Strain
+from agent.load.gateway import APNsPlan, PushGateway
+from agent.load.overload import LoopMonitor
 from agent.load.progress import PhaseRecord, Worker, cut, phases_of
 from agent.load.server import ServerSide
 from agent.load.shard import run_shard
@@ -107,9 +107,9 @@ class Conductor:
         self._link = ControlServer(reactor, len(self._workers), self)
         self._server = ServerSide(reactor, scenario, self.population)
         self._router: PushRouter | None = None
-        self._front: PushFront | None = None
+        self._gateway: PushGateway | None = None
         self._job: Deferred[None] | None = None
-        self._strain = Strain(reactor)
+        self._monitor = LoopMonitor(reactor)
         self._began: float | None = None
         self._second = -1
 
@@ -160,24 +160,24 @@ class Conductor:
             }
             for number, worker in enumerate(self._workers)
         ]
-        if self._front is not None and self._server.lab is None:
-            strain = self._strain
+        if self._gateway is not None and self._server.lab is None:
+            monitor = self._monitor
             facts.append(
                 {
                     "worker": "gateway",
-                    "lag": strain.lag.encoded(),
-                    "cpu_s": strain.cpu_s,
-                    "cpu_by_second": strain.cpu_by_second,
+                    "lag": monitor.lag.encoded(),
+                    "cpu_s": monitor.cpu_s,
+                    "cpu_by_second": monitor.cpu_by_second,
                     "max_rss_kib": peak_kib(),
-                    "phases": phases_of(self.phases, strain.spans),
+                    "phases": phases_of(self.phases, monitor.spans),
                 }
             )
         return facts
 
     def push_counts(self) -> list[dict[str, Any]]:
         """What became of the pushes, of each desk and of the router."""
-        desks = [result.push for result in self.results if result.push is not None]
-        return desks if self._router is None else [*desks, self._router.counts]
+        push_endpoints = [result.push for result in self.results if result.push is not None]
+        return push_endpoints if self._router is None else [*push_endpoints, self._router.counts]
 
     def view(self) -> LiveView:
         """The run now."""
@@ -219,9 +219,9 @@ class Conductor:
             self._router = fleet_router(
                 self._reactor, self.population, plan.behaviour, self._shard_of, self._push, self._clock
             )
-            self._front = PushFront(self._reactor, plan, self._router, self._server.lab)
-            self._front.listen()
-            self._watcher.note(f"The APNs gateway listens on {self._front.url}")
+            self._gateway = PushGateway(self._reactor, plan, self._router, self._server.lab)
+            self._gateway.listen()
+            self._watcher.note(f"The APNs gateway listens on {self._gateway.url}")
         push_began = 0.0 if self._router is None else self._router.began
         for number, worker in enumerate(self._workers):
             self._submit(number, worker, push_began)
@@ -260,12 +260,12 @@ class Conductor:
             first.subFailure.raiseException()
         self._began = self._reactor.seconds()
         self._link.broadcast(Begin(self._clock()))
-        self._strain.begin()
+        self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:
                 await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
             self.phases[number].begun = self.elapsed
-            self._strain.enter(number)
+            self._monitor.enter(number)
             self._link.broadcast(StartPhase(number))
             self._settle_phase(number)
             if phase.wait:
@@ -297,12 +297,12 @@ class Conductor:
             except DeferredTimeout:
                 self.give_up(number, f"worker {number} did not come to its end within {FINISH_SECONDS:g} s")
         self._silence.stop()
-        self._strain.stop()
+        self._monitor.stop()
         await self._hear_out()
         self._watcher.look(self.view())
         self._link.close()
-        if self._front is not None:
-            await self._front.close()
+        if self._gateway is not None:
+            await self._gateway.close()
         if self._router is not None:
             self._router.close()
         await self._server.close()
@@ -401,7 +401,7 @@ class Conductor:
         if not missing and record.begun is not None and not record.ended.called:
             if len(record.states) == len(self._workers) and record.state.over:
                 record.over = self.elapsed
-            self._strain.leave(number)
+            self._monitor.leave(number)
             record.ended.callback(None)
 
     def _ended(self, number: int, done: Future[bytes]) -> None:

@@ -45,7 +45,7 @@ class APNsPlan:
     behaviour: PushBehaviour = field(default_factory=PushBehaviour)
 
 
-class PushFront:
+class PushGateway:
     """The gateway, and with a lab the provider by which the lab pushes like any other server."""
 
     def __init__(self, reactor: Reactor, plan: APNsPlan, router: Router, lab: LabServer | None) -> None:

@@ -46,7 +46,7 @@ class Span(msgspec.Struct, kw_only=True):
     pressed_s: float | None = None
 
 
-class Strain:
+class LoopMonitor:
     """Watches one reactor from its own thread.
 
     ``lag`` is the event loop's over the whole run; ``cpu_by_second`` has the share of a core for each second of it,

@@ -38,7 +38,7 @@ from agent.load.control import (
     StartPhase,
 )
 from agent.load.control_link import ControlLink, connect
-from agent.load.overload import Strain
+from agent.load.overload import LoopMonitor
 from agent.load.phases.run import PhaseRun
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.shard_setup import ShardParts
@@ -94,7 +94,7 @@ class Shard:
         self._finished: Deferred[None] = Deferred()
         self._reason = "the run ended first"
         self._running: dict[int, tuple[PhaseRun, Deferred[None]]] = {}
-        self._strain = Strain(reactor)
+        self._monitor = LoopMonitor(reactor)
         self._resting = LoopingCall(self._rest)
         self._resting.clock = reactor
         self._telling = LoopingCall(lambda: self._send(Alive()))
@@ -137,7 +137,7 @@ class Shard:
         if self._seconds is not None and self._seconds.running:
             self._tell_second(1)
             self._seconds.stop()
-        self._strain.stop()
+        self._monitor.stop()
         if self._resting.running:
             self._resting.stop()
         parts = self._parts
@@ -153,10 +153,10 @@ class Shard:
         return ShardResult(
             shard=self._plan.shard,
             metrics={} if parts is None else parts.metrics.snapshot(),
-            lag=self._strain.lag.encoded(),
-            cpu_s=self._strain.cpu_s,
-            cpu_by_second=self._strain.cpu_by_second,
-            spans=self._strain.spans,
+            lag=self._monitor.lag.encoded(),
+            cpu_s=self._monitor.cpu_s,
+            cpu_by_second=self._monitor.cpu_by_second,
+            spans=self._monitor.spans,
             max_rss_kib=peak_kib(),
             keys_reused=0 if parts is None else parts.keys.reused,
             key_waits=0 if parts is None else parts.keys.waits,
@@ -175,8 +175,8 @@ class Shard:
                 self._begin(now)
             case StartPhase(phase):
                 self._start(phase)
-            case PushRequest(octets) if self._parts is not None and self._parts.desk is not None:
-                link.send(PushAnswer(self._parts.desk.receive(octets)))
+            case PushRequest(octets) if self._parts is not None and self._parts.push_endpoint is not None:
+                link.send(PushAnswer(self._parts.push_endpoint.receive(octets)))
             case Settle():
                 self._settle()
             case Finish(reason):
@@ -209,7 +209,7 @@ class Shard:
     def _begin(self, now: float) -> None:
         if self._parts is not None:
             self._parts.clock.set(now)
-        self._strain.begin()
+        self._monitor.begin()
         self._seconds = LoopingCall.withCount(self._tell_second)
         self._seconds.clock = self._reactor
         self._seconds.start(1.0, now=False).addErrback(self._defect)
@@ -224,7 +224,7 @@ class Shard:
         if parts is None or census is None:
             return
         parts.flush()
-        lag, cpu = self._strain.second()
+        lag, cpu = self._monitor.second()
         gauges = {"macs": census.macs, "connections": parts.connections, "pushes_waiting": parts.pushes_waiting}
         for _ in range(passed - 1):
             self._second += 1
@@ -245,14 +245,14 @@ class Shard:
         if not 0 <= number < len(phases) or number in self._running:
             raise ControlError(f"phase {number} cannot begin: there are {len(phases)}, each begins once")
         gc.freeze()  # what lasts is not to be looked through again and again: with many Macs that stops the loop
-        run = PhaseRun(phases[number], self._parts.crew, self._parts.part)
-        self._strain.enter(number)
+        run = PhaseRun(phases[number], self._parts.context, self._parts.part)
+        self._monitor.enter(number)
         over = Deferred.fromCoroutine(run.run())
         self._running[number] = run, over
         over.addBoth(partial(self._over, number, run))
 
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
-        self._strain.leave(number)
+        self._monitor.leave(number)
         if run.state.over:
             self._send(PhaseOver(number, run.state))
         if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):

@@ -12,7 +12,7 @@ from agent.fleet.derivation import Derivation
 from agent.fleet.durations import parse_duration
 from agent.fleet.population import Mac, Population
 from agent.load.machine import allow_open_files
-from agent.load.phases.crew import Crew, Enrol
+from agent.load.phases.context import Enrol, PhaseContext
 from agent.load.phases.run import Part
 from agent.load.phases.waits import Watcher
 from agent.load.shard_plan import EnrolAt, ShardPlan, server_config
@@ -23,9 +23,9 @@ from agent.measure.operations import Operations
 from agent.measure.trace import TraceFile, several
 from agent.net.lom.networks import INTERFACE, make_network, parse_network
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Moment, Surroundings
-from agent.net.mac.fleet import Fleet, Manners
-from agent.net.mac.fleet_push import fleet_desk
+from agent.net.mac.environment import Environment, Moment
+from agent.net.mac.fleet import Fleet, FleetBehaviour
+from agent.net.mac.fleet_push import fleet_push_endpoint
 from agent.net.mac.keys import KeyPool, parse_keys
 from agent.net.timing import RunClock, Stalls
 from agent.net.transport.resolver import Resolver
@@ -42,10 +42,10 @@ KEYS_AHEAD_SECONDS = 10.0  # ours: that a run waits for its first RSA keys befor
 RESTS_AT_ONCE, LOOKS_AT_ONCE = 10, 50  # Macs: a millisecond or two
 
 
-def manners_of(fleet: FleetPart) -> Manners:
+def behaviour_of(fleet: FleetPart) -> FleetBehaviour:
     """How the Macs behave, as the scenario says it. Raises OperatorError."""
     power: PowerPart = fleet.power
-    return Manners(
+    return FleetBehaviour(
         not_now=fleet.not_now,
         not_now_for=fleet.not_now_for,
         timing=Timing(not_now=fleet.not_now_retry),
@@ -77,7 +77,7 @@ class ShardParts:
         )
         self._contexts = TLSContexts(system_anchors=not plan.lab_anchors_only, short_keys=True)
         resolver = Resolver(reactor, reactor.nameResolver)
-        self.around = Surroundings(
+        self.environment = Environment(
             reactor=reactor,
             resolver=resolver,
             contexts=self._contexts,
@@ -93,23 +93,25 @@ class ShardParts:
         )
         population = Population(scenario.fleet.seed, scenario.fleet.devices, scenario.fleet.segment_size)
         indexes = range(plan.first, plan.stop)
-        manners = manners_of(scenario.fleet)
-        self.fleet = Fleet(population, self.around, manners, indexes)
-        self.desk = None
+        behaviour = behaviour_of(scenario.fleet)
+        self.fleet = Fleet(population, self.environment, behaviour, indexes)
+        self.push_endpoint = None
         if plan.push is not None:
-            self.desk = fleet_desk(self.fleet, self.around, plan.push, began=plan.push_began, ahead=self.clock.ahead)
+            self.push_endpoint = fleet_push_endpoint(
+                self.fleet, self.environment, plan.push, began=plan.push_began, ahead=self.clock.ahead
+            )
         self._server = None
         if plan.server is not None:
             self._server = open_server(server_config(plan.server), reactor, resolver, self._mac)
-        self.crew = Crew(
-            around=self.around,
+        self.context = PhaseContext(
+            environment=self.environment,
             fleet=self.fleet,
             metrics=self.metrics,
             watcher=Watcher(reactor, self._stalls),
             enrol=_enrol_of(plan),
             server=self._server,
-            pushed=self.desk is not None,
-            longest_boot=manners.boot.draw(lambda: 1.0) + manners.shutdown.draw(lambda: 1.0),
+            pushed=self.push_endpoint is not None,
+            longest_boot=behaviour.boot.draw(lambda: 1.0) + behaviour.shutdown.draw(lambda: 1.0),
             retries=scenario.server.retries,
         )
         source = Derivation(scenario.fleet.seed)
@@ -128,19 +130,19 @@ class ShardParts:
     @property
     def pushes_waiting(self) -> int:
         """How many notifications wait for Macs that are away."""
-        return 0 if self.desk is None else int(self.desk.counts["waiting"])
+        return 0 if self.push_endpoint is None else int(self.push_endpoint.counts["waiting"])
 
     @property
     def push_counts(self) -> dict[str, Any] | None:
         """What became of the pushes."""
-        return None if self.desk is None else self.desk.counts
+        return None if self.push_endpoint is None else self.push_endpoint.counts
 
     def open(self) -> None:
         """Let LOM Devices be reached and pushes be delivered. Raises OperatorError."""
         self._network.listen()
         self._stalls.begin()
-        if self.desk is not None:
-            self.desk.open()
+        if self.push_endpoint is not None:
+            self.push_endpoint.open()
         enrolments = sum(
             len(self.part.places(chosen_macs(phase, self.part.population)))
             for phase in self._phases
@@ -152,7 +154,7 @@ class ShardParts:
     async def keys_ahead(self, finished: Deferred[None]) -> None:
         """Wait for the RSA keys that were begun ahead: ten seconds at the most, and no longer than for ``finished``."""
         made = Deferred.fromCoroutine(self.keys.made_ahead())
-        made.addTimeout(KEYS_AHEAD_SECONDS, self.around.reactor, lambda _outcome, _seconds: None)  # type: ignore[arg-type]
+        made.addTimeout(KEYS_AHEAD_SECONDS, self.environment.reactor, lambda _outcome, _seconds: None)  # type: ignore[arg-type]
         await DeferredList([made, finished], fireOnOneCallback=True)
         made.addErrback(lambda _: None).cancel()
 
@@ -168,10 +170,10 @@ class ShardParts:
     async def close(self, reason: str) -> None:
         """Close everything; what was under way is cut short for this reason. The trace is whole afterwards."""
         self._stalls.stop()
-        self.crew.watcher.close()
+        self.context.watcher.close()
         self.operations.cut_short(reason)
-        if self.desk is not None:
-            self.desk.close()
+        if self.push_endpoint is not None:
+            self.push_endpoint.close()
         if self._server is not None:
             self._server.close()
         self.fleet.close()

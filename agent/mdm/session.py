@@ -176,7 +176,7 @@ class Session:
     """
 
     __slots__ = (
-        "_in_hand",
+        "_current",
         "_jitter",
         "_last_was_not_now",
         "_put_off",
@@ -202,7 +202,7 @@ class Session:
         self._udid = udid
         self._jitter = jitter
         self._timing = timing
-        self._in_hand = ""
+        self._current = ""
         self._undelivered: Send | None = None
         self._refused_times = 0  # of the undelivered result
         self._refused_retries = refused_retries
@@ -277,13 +277,13 @@ class Session:
 
         Raises MisuseError for a result of another command, one with the status Idle, or one that no plist can hold.
         """
-        if self.state is not State.WORKING or command_uuid != self._in_hand or result.status is Status.IDLE:
+        if self.state is not State.WORKING or command_uuid != self._current or result.status is Status.IDLE:
             raise MisuseError(
                 f"the result {result.status.value} of the command {command_uuid!r} in the state {self.state.name}"
             )
         send = Send(result.body(self._udid, command_uuid), command_uuid)
         self._move(Input.RESULT)
-        self._in_hand = ""
+        self._current = ""
         self._last_was_not_now = result.status is Status.NOT_NOW
         if self._last_was_not_now:
             self._put_off = self._put_off or set()
@@ -302,14 +302,14 @@ class Session:
     def power_lost(self) -> None:
         """The Mac went off or was reset: whatever was open is gone; an undelivered result is kept."""
         self._move(Input.POWER_LOST)
-        self._in_hand = ""
+        self._current = ""
         self.deadline = None
         self.woken = False
 
     def forget(self) -> None:
         """The Mac left its management: there is no server that commands came from, and none to deliver results to."""
         self._move(Input.LEAVE)
-        self._in_hand = ""
+        self._current = ""
         self._undelivered = None
         self._last_was_not_now = False
         self.deadline = None
@@ -318,7 +318,7 @@ class Session:
 
     def _begin(self, command_uuid: str) -> None:
         self._move(Input.COMMAND)
-        self._in_hand = command_uuid
+        self._current = command_uuid
 
     def _end_in_order(self, now: float) -> Event:
         if self.woken:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.device.commands import carry_out
 from agent.device.installing import enrol, install_profile
 from agent.device.mac import Device
-from agent.device.packed import Shelf
+from agent.device.packed import IdleStore
 from agent.device.steps import Done, Steps, carry
 from agent.errors import PeerError
 from agent.fleet.chance import Chance
@@ -57,8 +57,8 @@ def make(index: int) -> Device:
     )
 
 
-def shelf() -> Shelf:
-    return Shelf(make, (BOOT, DEFAULT_TIMING))
+def idle_store() -> IdleStore:
+    return IdleStore(make, (BOOT, DEFAULT_TIMING))
 
 
 def run(steps: Steps[Any]) -> None:
@@ -175,7 +175,7 @@ def seen(device: Device, now: float) -> list[Any]:
 @settings(max_examples=60)
 @given(st.integers(0, 2), st.lists(st.tuples(st.sampled_from(HAPPENINGS), st.booleans()), max_size=8))
 def test_whatever_happened_before_it_is_the_same_device(index: int, story: list[tuple[Happening, bool]]) -> None:
-    here, stayed, lay = shelf(), make(index), make(index)
+    here, stayed, lay = idle_store(), make(index), make(index)
     now = 1000.0
     for happens, lies in story:
         now += 1.0
@@ -187,14 +187,14 @@ def test_whatever_happened_before_it_is_the_same_device(index: int, story: list[
 
 
 def test_a_device_that_nothing_happened_to_takes_nothing() -> None:
-    here = shelf()
+    here = idle_store()
     device = here.fetch(2, b"")
     assert device.mac == POPULATION[2]
     assert list(here.out) == [2]
 
 
 def test_many_devices_share_what_they_have_in_common() -> None:
-    here, devices = shelf(), [make(index) for index in range(3)]
+    here, devices = idle_store(), [make(index) for index in range(3)]
     for device in devices:
         enrolled(device, 0.0)
         lom_installed(device, 0.0)
@@ -208,7 +208,7 @@ def test_many_devices_share_what_they_have_in_common() -> None:
 
 
 def test_a_device_unlike_all_before_is_kept_as_it_is() -> None:
-    here = shelf()
+    here = idle_store()
     here.lay(make(0))
     for number in range(50):  # each has what no other one has
         device = make(1)
@@ -217,7 +217,7 @@ def test_a_device_unlike_all_before_is_kept_as_it_is() -> None:
 
 
 def test_an_identity_is_one_object_in_the_enrolment_and_in_the_list_of_certificates() -> None:
-    here, device = shelf(), make(0)
+    here, device = idle_store(), make(0)
     enrolled(device, 0.0)
     back = here.fetch(0, here.lay(device))
     assert back.enrolment is not None

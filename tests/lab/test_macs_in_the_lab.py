@@ -25,7 +25,7 @@ from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.session import Timing
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import MAX_WARNINGS
-from agent.net.mac.fleet import Manners
+from agent.net.mac.fleet import FleetBehaviour
 from agent.pki.authority import Authority, Usage
 from agent.pki.cms import open_signed, sign_attached
 from agent.pki.pem import key_pem
@@ -320,8 +320,8 @@ def test_the_enrolment_profile_may_be_renewed_but_not_widened(run_in_reactor: Ru
 
 def test_not_now_is_offered_again_and_answered_in_the_end(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        manners = Manners(not_now_for=0.2, timing=Timing(not_now=0.1))
-        async with stack(manners=manners) as running:
+        behaviour = FleetBehaviour(not_now_for=0.2, timing=Timing(not_now=0.1))
+        async with stack(behaviour=behaviour) as running:
             client = running.fleet[0]
             busy = [True, True, False]
             client.device.not_now = lambda: busy.pop(0)
@@ -387,7 +387,7 @@ def test_a_server_cannot_make_a_fleet_warn_without_end(run_in_reactor: RunInReac
     async def scenario() -> None:
         async with stack() as running:
             for number in range(2 * MAX_WARNINGS):
-                running.around.warn(f"number {number}")
+                running.environment.warn(f"number {number}")
             assert len(running.warnings) == MAX_WARNINGS + 1
             assert "not shown" in running.warnings[-1]
 
@@ -503,7 +503,7 @@ def test_a_session_that_is_resumed_is_the_same_macs(
             clients = [running.fleet[0], running.fleet[1]]
             for client in clients:
                 await running.command(client, "ProfileList")
-            contexts = running.around.contexts
+            contexts = running.environment.contexts
             full, resumed = contexts.handshakes_full, contexts.handshakes_resumed
             for client in clients:
                 await running.until(lambda client=client: not client.connected, "the lab closes the connection")

@@ -74,9 +74,9 @@ def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its
     assert all(state.over and state.started == state.done == state.planned for state in states.values())
     begins = [phase.begun for phase in conductor.phases]
     assert begins == sorted(begins, key=lambda begun: begun or 0.0)
-    desks = conductor.push_counts()
-    assert [desk["delivered"] for desk in desks[:2]] == [20, 20]
-    merged = merge_push_counts(desks)
+    push_endpoints = conductor.push_counts()
+    assert [push_endpoint["delivered"] for push_endpoint in push_endpoints[:2]] == [20, 20]
+    merged = merge_push_counts(push_endpoints)
     assert merged["delivered"] == merged["accepted"] == counts["delivery"]
     assert merged["stored"] == 6  # for the Macs that were off
     assert sum(looker.views[-1].macs.values()) == 8

@@ -159,8 +159,8 @@ def test_closed_loops_that_go_round_or_end_early(run_in_reactor: RunInReactor) -
         )
 
     conductor = run_in_reactor(scenario())
-    _, around, single, many = (phase.state for phase in conductor.phases)
-    assert around.planned == around.started == around.done > 8
+    _, environment, single, many = (phase.state for phase in conductor.phases)
+    assert environment.planned == environment.started == environment.done > 8
     assert (single.done, many.done) == (8, 8)
     assert failed(conductor.metrics()) == {}
 

@@ -17,7 +17,7 @@ from servers import unused_port
 from twisted.internet import reactor
 
 from agent.load.conductor import Conductor
-from agent.load.phases.crew import NOT_ENROLLED
+from agent.load.phases.context import NOT_ENROLLED
 from agent.load.phases.enroll import ENROLLING
 from agent.load.shard_plan import ShardResult
 from agent.measure.metrics import Metrics
@@ -75,9 +75,9 @@ def test_segments_lose_their_power_one_after_another_and_no_command_is_lost(run_
 
 
 @pytest.mark.parametrize("manners", [{"not_now_for": 1.0}, {"not_now": 0.5}])
-def test_a_command_that_is_put_off_is_delivered_later(run_in_reactor: RunInReactor, manners: dict[str, Any]) -> None:
+def test_a_command_that_is_put_off_is_delivered_later(run_in_reactor: RunInReactor, behaviour: dict[str, Any]) -> None:
     async def scenario() -> Conductor:
-        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={**manners, "not_now_retry": 0.2})
+        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={**behaviour, "not_now_retry": 0.2})
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {}
@@ -103,7 +103,7 @@ def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(ru
 
 def test_an_enrolment_is_tried_again_until_the_server_is_there(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
-        async with outside_lab(tmp_path) as (outside, _front):
+        async with outside_lab(tmp_path) as (outside, _gateway):
             port = int(outside.server.url.rpartition(":")[2])
             await outside.server.close()
             tables = outside.tables(adapter="none", retries=3)

@@ -26,7 +26,7 @@ from agent.push.broker import Presence
 async def pushed(devices: int = 1, *, scep: bool = False) -> AsyncIterator[tuple[Stack, PushService]]:
     """A stack with a gateway, by which the lab wakes its Macs."""
     async with stack(devices, scep=scep) as running:
-        service = PushService(running.fleet, running.around, APNsPlan(), running.server)
+        service = PushService(running.fleet, running.environment, APNsPlan(), running.server)
         service.listen()
         try:
             yield running, service

@@ -84,7 +84,7 @@ def test_the_whole_way_through_the_api_of_a_server(
 
 def test_the_whole_way_through_a_lab_elsewhere(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with outside_lab(tmp_path) as (outside, _front):
+        async with outside_lab(tmp_path) as (outside, _gateway):
             token = tmp_path / "token"
             token.write_text(f"{outside.server.token}\n")
 
@@ -180,7 +180,7 @@ def test_an_api_that_hangs_costs_a_phase_its_own_time_and_no_more(run_in_reactor
 
 def test_an_api_that_is_away_is_counted(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
-        async with outside_lab(tmp_path) as (outside, _front):
+        async with outside_lab(tmp_path) as (outside, _gateway):
             url = f"http://127.0.0.1:{unused_port()}"
             return await load_run(ENROLL, COMMAND, onlooker=outside.onlooker, **outside.tables(**nanomdm(url)))
 
@@ -243,7 +243,7 @@ def test_a_key_that_is_not_there_is_said_before_the_run(
             await load_run(ENROLL, **outside.tables(**webhook(front.url)))
 
     async def token() -> None:
-        async with outside_lab(tmp_path) as (outside, _front):
+        async with outside_lab(tmp_path) as (outside, _gateway):
             lab = {"url": outside.server.url, "token_file": str(tmp_path / "nowhere")}
             await load_run(ENROLL, **outside.tables(adapter="lab", lab=lab))
 

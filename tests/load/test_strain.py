@@ -9,58 +9,58 @@ from pathlib import Path
 from twisted.internet.task import Clock
 
 from agent.load.machine import CPUWaits, cpu_waits
-from agent.load.overload import LOOK_SECONDS, Strain
+from agent.load.overload import LOOK_SECONDS, LoopMonitor
 
 
 def test_a_loop_that_keeps_up_has_no_lag() -> None:
     clock = Clock()
-    strain = Strain(clock)
-    strain.begin()
+    monitor = LoopMonitor(clock)
+    monitor.begin()
     clock.pump([LOOK_SECONDS] * 100)
-    assert strain.lag.count == 100
-    lag_ms, _share = strain.second()
+    assert monitor.lag.count == 100
+    lag_ms, _share = monitor.second()
     assert lag_ms < 1.0
-    strain.stop()
+    monitor.stop()
     assert clock.getDelayedCalls() == []
 
 
 def test_a_loop_that_was_blocked_shows_by_how_much() -> None:
     clock = Clock()
-    strain = Strain(clock)
-    strain.begin()
+    monitor = LoopMonitor(clock)
+    monitor.begin()
     clock.pump([LOOK_SECONDS] * 10)
     clock.advance(0.5)
-    lag_ms, _share = strain.second()
+    lag_ms, _share = monitor.second()
     assert 470.0 < lag_ms <= 500.0
-    assert strain.lag.max_us / 1000.0 == round(lag_ms, 3)
+    assert monitor.lag.max_us / 1000.0 == round(lag_ms, 3)
     clock.pump([LOOK_SECONDS] * 10)
-    assert strain.second()[0] < 1.0  # each second has its own
+    assert monitor.second()[0] < 1.0  # each second has its own
 
 
 def test_what_came_before_the_run_is_not_counted() -> None:
     clock = Clock()
-    strain = Strain(clock)
+    monitor = LoopMonitor(clock)
     until = time.thread_time() + 0.05
     while time.thread_time() < until:
         pass
     clock.advance(30.0)
-    strain.begin()
+    monitor.begin()
     clock.pump([LOOK_SECONDS] * 50)
-    _lag, share = strain.second()
+    _lag, share = monitor.second()
     assert share < 0.05
-    assert len(strain.cpu_by_second) == 1
-    assert strain.cpu_by_second[0] < 0.05
-    assert strain.cpu_s >= 0.05
+    assert len(monitor.cpu_by_second) == 1
+    assert monitor.cpu_by_second[0] < 0.05
+    assert monitor.cpu_s >= 0.05
 
 
 def test_a_stall_weighs_as_much_as_the_time_it_took() -> None:
     clock = Clock()
-    strain = Strain(clock)
-    strain.begin()
+    monitor = LoopMonitor(clock)
+    monitor.begin()
     clock.pump([LOOK_SECONDS] * 1750)  # 35 s in which nothing is wrong
     clock.advance(7.0)
-    summary = strain.lag.summary()
-    assert strain.lag.count == 1750 + 349  # 6.98 s of lag, asked every 20 ms
+    summary = monitor.lag.summary()
+    assert monitor.lag.count == 1750 + 349  # 6.98 s of lag, asked every 20 ms
     assert summary.p99 is not None
     assert summary.p99 > 6000.0
     assert summary.p50 is not None
@@ -74,36 +74,36 @@ class Burned:
     waits = CPUWaits(0.0, 0.0, None)
 
 
-def watched() -> tuple[Clock, Burned, Strain]:
+def watched() -> tuple[Clock, Burned, LoopMonitor]:
     clock, burned = Clock(), Burned()
-    strain = Strain(clock, lambda: burned.cpu, lambda: burned.waits)
-    strain.begin()
-    return clock, burned, strain
+    monitor = LoopMonitor(clock, lambda: burned.cpu, lambda: burned.waits)
+    monitor.begin()
+    return clock, burned, monitor
 
 
 def test_a_stall_belongs_to_the_phase_in_which_it_was() -> None:
-    clock, _, strain = watched()
-    strain.enter(0)
+    clock, _, monitor = watched()
+    monitor.enter(0)
     clock.pump([LOOK_SECONDS] * 100)
-    strain.leave(0)
-    strain.enter(1)
+    monitor.leave(0)
+    monitor.enter(1)
     clock.rightNow += 7.0  # the loop stands still, and the end of the phase is what it sees first
-    strain.leave(1)
-    strain.enter(2)
+    monitor.leave(1)
+    monitor.enter(2)
     clock.pump([LOOK_SECONDS] * 100)
-    strain.stop()
-    before, stalled, after = strain.spans
+    monitor.stop()
+    before, stalled, after = monitor.spans
     assert (before.max_ms, after.max_ms) == (before.p99_ms, after.p99_ms)
     assert before.lagging_s == after.lagging_s == 0.0
     assert stalled.phase == 1
     assert 6.9 < stalled.lagging_s <= 7.0
     assert stalled.elapsed_s == 7.0
-    assert strain.spans == [before, stalled, after]
+    assert monitor.spans == [before, stalled, after]
 
 
 def test_shares_of_a_core_are_of_the_time_that_passed() -> None:
-    clock, burned, strain = watched()
-    strain.enter(3)
+    clock, burned, monitor = watched()
+    monitor.enter(3)
     for _ in range(200):  # 4 s at 30 %
         burned.cpu += 0.3 * LOOK_SECONDS
         clock.advance(LOOK_SECONDS)
@@ -111,25 +111,25 @@ def test_shares_of_a_core_are_of_the_time_that_passed() -> None:
     clock.advance(7.0)
     for _ in range(40):  # and what piled up, in no time: many at once are no second each
         burned.cpu += 0.001
-        strain.second()
+        monitor.second()
     burned.waits = CPUWaits(2.5, 1.0, None)
-    strain.stop()
-    assert max(strain.cpu_by_second) <= 0.31
-    assert len(strain.cpu_by_second) == 11
-    [span] = strain.spans
+    monitor.stop()
+    assert max(monitor.cpu_by_second) <= 0.31
+    assert len(monitor.cpu_by_second) == 11
+    [span] = monitor.spans
     assert (span.busy_s, span.queued_s, span.stolen_s, span.pressed_s) == (0.0, 2.5, 1.0, None)
 
 
 def test_seconds_at_a_full_core_are_counted_by_their_length() -> None:
-    clock, burned, strain = watched()
-    strain.enter(0)
+    clock, burned, monitor = watched()
+    monitor.enter(0)
     burned.cpu += 4.9
     clock.advance(5.0)
     clock.pump([LOOK_SECONDS] * 100)
-    strain.leave(0)
-    [span] = strain.spans
+    monitor.leave(0)
+    [span] = monitor.spans
     assert 4.9 < span.busy_s < 5.1
-    assert strain.cpu_by_second[:5] == [strain.cpu_by_second[0]] * 5
+    assert monitor.cpu_by_second[:5] == [monitor.cpu_by_second[0]] * 5
 
 
 def test_what_the_system_does_not_tell_is_unknown_and_not_nothing(tmp_path: Path) -> None:

@@ -61,24 +61,24 @@ class Delivery(RuleBasedStateMachine):
         self.malformed: set[str] = set()
         self.now = 0.0
         self.sent: Send | None = None
-        self.in_hand: Command | None = None
+        self.current: Command | None = None
         self.finished: Counter[str] = Counter()
         self.added = 0
 
     def follow(self, event: Event) -> None:
-        self.sent, self.in_hand = None, None
+        self.sent, self.current = None, None
         if isinstance(event, Send):
             self.sent = event
             if event.command_uuid:
                 self.refused = 0
         elif isinstance(event, Execute):
-            self.in_hand = event.command
+            self.current = event.command
 
     def finish_in_hand(self, status: Status) -> None:
-        assert self.in_hand is not None
+        assert self.current is not None
         if status is not Status.NOT_NOW:
-            self.finished[self.in_hand.uuid] += 1
-        self.follow(self.session.finish(self.in_hand.uuid, Result(status)))
+            self.finished[self.current.uuid] += 1
+        self.follow(self.session.finish(self.current.uuid, Result(status)))
 
     @rule(good=st.booleans())
     def queue_command(self, good: bool) -> None:
@@ -154,16 +154,16 @@ class Delivery(RuleBasedStateMachine):
         if arrived and self.sent is not None:
             self.server.receive(self.sent.body)
         self.session.power_lost()
-        self.sent, self.in_hand = None, None
+        self.sent, self.current = None, None
 
-    @precondition(lambda self: self.in_hand is not None)
+    @precondition(lambda self: self.current is not None)
     @rule(status=st.sampled_from([*FINAL, Status.NOT_NOW]))
     def command_ends(self, status: Status) -> None:
         self.finish_in_hand(status)
 
     @invariant()
     def state_says_what_is_going_on(self) -> None:
-        expected = State.WAITING if self.sent else State.WORKING if self.in_hand else State.CLOSED
+        expected = State.WAITING if self.sent else State.WORKING if self.current else State.CLOSED
         assert self.session.state is expected
 
     @invariant()
@@ -182,7 +182,7 @@ class Delivery(RuleBasedStateMachine):
         for _ in range(20 * (self.added + 2)):
             if self.sent is not None:
                 self.server_answers()
-            elif self.in_hand is not None:
+            elif self.current is not None:
                 self.finish_in_hand(Status.ACKNOWLEDGED)
             elif self.server.queue or self.session.owes_result:
                 self.push()

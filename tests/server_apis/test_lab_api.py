@@ -30,13 +30,13 @@ async def asked(*rules: str, gateway: bool = True, token: str = "", push: bool =
     """A lab with one Mac, and its API; ``gateway`` says whether it can push, ``rules`` what goes wrong there."""
     async with stack(1) as running:
         plan = APNsPlan(behaviour=PushBehaviour(rules=rules))
-        service = PushService(running.fleet, running.around, plan, running.server)
+        service = PushService(running.fleet, running.environment, plan, running.server)
         if gateway:
             service.listen()
         anchor = running.server.authorities.anchor.public_bytes(Encoding.PEM).decode()
         config = LabConfig(running.server.url, token or running.server.token, Trust(anchor, system=False), push=push)
         server = open_server(
-            config, running.around.reactor, running.around.resolver, lambda _udid: running.fleet[0].device.mac
+            config, running.environment.reactor, running.environment.resolver, lambda _udid: running.fleet[0].device.mac
         )
         try:
             yield running, server

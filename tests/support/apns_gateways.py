@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from agent.fleet.population import Population
 from agent.net.apns.connection import GatewayLimits
-from agent.net.apns.desk import PushDesk
+from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.gateway import NAMES, APNsGateway
 from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
@@ -84,10 +84,10 @@ class RunningGateway:
         router = settings.pop("router", None)
         rules = [parse_rule(text) for text in settings.pop("rules", ())]
         self.broker = PushBroker(self.macs, rules=PushRules(rules), **settings)
-        self.desk = PushDesk(reactor, self.broker, self._reach)
+        self.push_endpoint = PushEndpoint(reactor, self.broker, self._reach)
         self.gateway = APNsGateway(
             reactor,
-            router or self.desk,
+            router or self.push_endpoint,
             IDENTITY,
             away=away_times(rules),
             limits=limits,
@@ -215,4 +215,4 @@ async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[Runnin
         yield running
     finally:
         await running.gateway.close()
-        running.desk.close()
+        running.push_endpoint.close()

@@ -17,12 +17,12 @@ from agent.errors import PeerError
 from agent.mdm.session import Timing
 from agent.measure.records import Exchange
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import Manners
+from agent.net.mac.fleet import FleetBehaviour
 from agent.pki.identity import Identity
 from agent.profiles.making import enrolment_profile, pkcs12_payload
 
-QUICK = Manners(timing=Timing(retry_first=0.02, retry_longest=0.05))
-NEVER = Manners(timing=Timing(retry_first=3600.0, retry_longest=3600.0))  # it looks again only when it is woken
+QUICK = FleetBehaviour(timing=Timing(retry_first=0.02, retry_longest=0.05))
+NEVER = FleetBehaviour(timing=Timing(retry_first=3600.0, retry_longest=3600.0))  # it looks again only when it is woken
 
 Act = Callable[[Talk], None]
 
@@ -148,9 +148,9 @@ def failure(record: Exchange) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def scripted_mdm(manners: Manners = QUICK, identity: Identity | None = None) -> Iterator[ScriptedMDM]:
+def scripted_mdm(behaviour: FleetBehaviour = QUICK, identity: Identity | None = None) -> Iterator[ScriptedMDM]:
     """A scripted server and two Macs, the first of which is its victim; ``identity`` is the server's."""
-    mdm = ScriptedMDM(Stack(2, manners=manners))
+    mdm = ScriptedMDM(Stack(2, behaviour=behaviour))
     mdm.victim = udid(mdm.macs[0])
     authorities = mdm.running.server.authorities
     identity = identity or authorities.server_identity([HOST])

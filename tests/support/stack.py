@@ -18,8 +18,8 @@ from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Surroundings
-from agent.net.mac.fleet import USUAL_MANNERS, Fleet, Manners
+from agent.net.mac.environment import Environment
+from agent.net.mac.fleet import DEFAULT_BEHAVIOUR, Fleet, FleetBehaviour
 from agent.net.mac.keys import KeyPool
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
@@ -36,7 +36,7 @@ class Stack:
     """
 
     def __init__(
-        self, devices: int, *, scep: bool = False, manners: Manners = USUAL_MANNERS, resume: float = 0.0
+        self, devices: int, *, scep: bool = False, behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR, resume: float = 0.0
     ) -> None:
         self.exchanges: list[Exchange] = []
         self.warnings: list[str] = []
@@ -47,7 +47,7 @@ class Stack:
         self.keys = KeyPool(reactor, pool=1)
         self.operations = Operations(reactor, self.exchanges.append)
         self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.operations)
-        self.around = Surroundings(
+        self.environment = Environment(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(short_keys=True),
@@ -58,7 +58,7 @@ class Stack:
             on_warning=self.warnings.append,
             resume=resume,
         )
-        self.fleet = Fleet(Population("stack", devices), self.around, manners)
+        self.fleet = Fleet(Population("stack", devices), self.environment, behaviour)
 
     def udid(self, client: MDMClient) -> str:
         """The Mac's UDID."""
@@ -94,10 +94,10 @@ class Stack:
 
 @asynccontextmanager
 async def stack(
-    devices: int = 1, *, scep: bool = False, manners: Manners = USUAL_MANNERS, resume: float = 0.0
+    devices: int = 1, *, scep: bool = False, behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR, resume: float = 0.0
 ) -> AsyncIterator[Stack]:
     """A running stack whose Macs are enrolled; everything is closed after it."""
-    running = Stack(devices, scep=scep, manners=manners, resume=resume)
+    running = Stack(devices, scep=scep, behaviour=behaviour, resume=resume)
     running.server.listen()
     running.network.listen()
     try:

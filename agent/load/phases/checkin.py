@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from agent.load.phases.crew import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, Crew, Unanswered
+from agent.load.phases.context import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, PhaseContext, Unanswered
 from agent.load.phases.pace import NotPossible
 from agent.load.phases.waits import SessionStuck
 from agent.mdm.session import State
@@ -16,32 +16,32 @@ from agent.servers.server import PushNotSent, Server
 STILL_IN_SESSION = "the Mac was still in the session before"
 
 
-async def look(crew: Crew, index: int, due: Moment, seconds: float) -> None:
+async def look(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
     """One Mac opens a session by itself; its time counts from ``due``. Raises PeerError as the session's failure."""
-    client = _free(crew, index)
-    ended = Deferred.fromCoroutine(_session_end(crew, client, seconds))
+    client = _free(context, index)
+    ended = Deferred.fromCoroutine(_session_end(context, client, seconds))
     client.wake(due)
     await ended
 
 
-async def look_when_pushed(crew: Crew, index: int, due: Moment, seconds: float) -> None:
+async def look_when_pushed(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
     """The server is asked to push one Mac, which opens a session; ``delivery`` is the whole from ``due``."""
-    if crew.server is None:
+    if context.server is None:
         raise NotPossible(NO_SERVER)
-    client = _free(crew, index)
+    client = _free(context, index)
     facts = {"request_type": "push", "udid": client.device.mac.udid}
-    with crew.around.begin("delivery", index, due, facts) as delivery:
+    with context.environment.begin("delivery", index, due, facts) as delivery:
         # From now on: the session may end before the server has answered whoever asked it to push.
-        ended = Deferred.fromCoroutine(_session_end(crew, client, seconds, delivery))
+        ended = Deferred.fromCoroutine(_session_end(context, client, seconds, delivery))
         try:
-            await _push(crew, crew.server, client, due, delivery, seconds)
+            await _push(context, context.server, client, due, delivery, seconds)
             await ended
         finally:
             ended.addErrback(lambda _: None).cancel()
 
 
-def _free(crew: Crew, index: int) -> MDMClient:
-    client = crew.mac(index)
+def _free(context: PhaseContext, index: int) -> MDMClient:
+    client = context.mac(index)
     if client.device.enrolment is None:
         raise NotPossible(NOT_ENROLLED)
     if not client.device.running:
@@ -51,12 +51,14 @@ def _free(crew: Crew, index: int) -> MDMClient:
     return client
 
 
-async def _session_end(crew: Crew, client: MDMClient, seconds: float, delivery: Operation | None = None) -> None:
+async def _session_end(
+    context: PhaseContext, client: MDMClient, seconds: float, delivery: Operation | None = None
+) -> None:
     """Wait for the end of the Mac's next session, and of the delivery with it. Raises PeerError as its failure."""
     try:
-        failure = await crew.watcher.session_end(client.index, seconds)
+        failure = await context.watcher.session_end(client.index, seconds)
     except SessionStuck:
-        crew.watcher.overdue(client, seconds)
+        context.watcher.overdue(client, seconds)
         raise
     if delivery is not None:
         delivery.end(failure)
@@ -65,14 +67,14 @@ async def _session_end(crew: Crew, client: MDMClient, seconds: float, delivery: 
 
 
 async def _push(
-    crew: Crew, server: Server, client: MDMClient, due: Moment, delivery: Operation, seconds: float
+    context: PhaseContext, server: Server, client: MDMClient, due: Moment, delivery: Operation, seconds: float
 ) -> None:
-    with crew.around.begin("enqueue", client.index, due, delivery.facts) as enqueue:
+    with context.environment.begin("enqueue", client.index, due, delivery.facts) as enqueue:
         try:
-            await crew.answer(server.push(client.device.mac.udid), seconds)
+            await context.answer(server.push(client.device.mac.udid), seconds)
         except PushNotSent as error:  # the server did what it was asked: APNs did not
             enqueue.end()
-            crew.push_failed(client, due, error)
+            context.push_failed(client, due, error)
             raise
         except Unanswered:
             if delivery.open:

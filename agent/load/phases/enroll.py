@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.errors import PeerError
-from agent.load.phases.crew import NOT_RUNNING, Crew
+from agent.load.phases.context import NOT_RUNNING, PhaseContext
 from agent.load.phases.pace import NotPossible
 from agent.net.mac.environment import Moment
 from agent.net.timing import sleep
@@ -13,20 +13,20 @@ RETRY_SECONDS = 1.0  # before the first retry of an enrolment; doubled before ea
 RETRY_LONGEST_SECONDS = 60.0
 
 
-async def enroll(crew: Crew, index: int, due: Moment) -> None:
+async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
     """One Mac enrols, in as many tries as the scenario allows. Raises PeerError where the last one failed."""
-    client = crew.mac(index)
+    client = context.mac(index)
     if not client.device.running:
         raise NotPossible(NOT_RUNNING)
     if client.pushes.enrolling:
         raise NotPossible(ENROLLING)
-    for attempt in range(crew.retries + 1):
+    for attempt in range(context.retries + 1):
         try:
-            await crew.enrol(client, due)
+            await context.enrol(client, due)
         except PeerError:
-            if attempt == crew.retries:
+            if attempt == context.retries:
                 raise
         else:
             return
-        await sleep(crew.around.reactor, min(RETRY_LONGEST_SECONDS, RETRY_SECONDS * 2.0**attempt))
-        due = crew.around.now()
+        await sleep(context.environment.reactor, min(RETRY_LONGEST_SECONDS, RETRY_SECONDS * 2.0**attempt))
+        due = context.environment.now()

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from agent.errors import PeerError
-from agent.load.phases.crew import Crew
+from agent.load.phases.context import PhaseContext
 from agent.load.phases.pace import NotPossible
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest
@@ -48,48 +48,48 @@ class NotBack(PeerError):
     timed_out = True
 
 
-async def set_up(crew: Crew, index: int, due: Moment, seconds: float, *, install: bool) -> None:
+async def set_up(context: PhaseContext, index: int, due: Moment, seconds: float, *, install: bool) -> None:
     """One Mac gets its LOM profile, where ``install`` says so, and answers LOMSetupRequest. Raises PeerError."""
-    client = crew.mac(index)
+    client = context.mac(index)
     mac = client.device.mac
     if install:
         roles = {"device": "device" in mac.roles, "controller": "controller" in mac.roles}
-        profile = lom_profile(crew.authorities, mac.dns_name, **roles)
-        await crew.command(client, {"RequestType": "InstallProfile", "Payload": profile}, due, seconds)
-        due = crew.around.now()
-    with crew.around.begin("lom_setup", index, due):
-        work = await crew.command(client, {"RequestType": "LOMSetupRequest"}, due, seconds)
+        profile = lom_profile(context.authorities, mac.dns_name, **roles)
+        await context.command(client, {"RequestType": "InstallProfile", "Payload": profile}, due, seconds)
+        due = context.environment.now()
+    with context.environment.begin("lom_setup", index, due):
+        work = await context.command(client, {"RequestType": "LOMSetupRequest"}, due, seconds)
         answer = {} if work.result is None else work.result.answer
         check_setup_answer(answer)
-    crew.setups[index] = answer
+    context.setups[index] = answer
 
 
 async def power(
-    crew: Crew, controller: int, targets: Sequence[int], request: PowerRequest, due: Moment, seconds: float
+    context: PhaseContext, controller: int, targets: Sequence[int], request: PowerRequest, due: Moment, seconds: float
 ) -> None:
     """One LOMDeviceRequest for all ``targets`` to their Controller, and what comes of it. Raises PeerError.
 
     Each target leaves the record ``lom_device``, and ``return`` where it boots: until its first session ended in good
     order. The Controller itself, where it is a target, comes last.
     """
-    if controller not in crew.setups:
+    if controller not in context.setups:
         raise NotPossible(NO_CONTROLLER)
-    clients = [crew.mac(index) for index in targets if index in crew.setups]
+    clients = [context.mac(index) for index in targets if index in context.setups]
     if not clients:
         raise NotPossible(NOT_SET_UP)
     clients.sort(key=lambda client: client.index == controller)
     back = {
-        client.index: Deferred.fromCoroutine(until_back(crew, client, due, client.boots, seconds))
+        client.index: Deferred.fromCoroutine(until_back(context, client, due, client.boots, seconds))
         for client in clients
         if _will_boot(client, request)
     }  # already now: a Mac may be back before the server has taken the Controller's result
     try:
-        failures = await _request(crew, crew.mac(controller), clients, request, due, seconds)
+        failures = await _request(context, context.mac(controller), clients, request, due, seconds)
         for index, waiting in back.items():
             if failures[index] is not None:
                 waiting.addErrback(lambda _: None).cancel()
         good = [client for client in clients if failures[client.index] is None]
-        returns = [returned(crew, client, due, back[client.index]) for client in good if client.index in back]
+        returns = [returned(context, client, due, back[client.index]) for client in good if client.index in back]
         await all_of([Deferred.fromCoroutine(each) for each in returns])
     finally:
         for waiting in back.values():
@@ -107,30 +107,30 @@ async def all_of(waiting: Sequence[Deferred[None]]) -> None:
             outcome.raiseException()
 
 
-async def until_back(crew: Crew, client: MDMClient, due: Moment, boots: int, seconds: float) -> float:
+async def until_back(context: PhaseContext, client: MDMClient, due: Moment, boots: int, seconds: float) -> float:
     """Wait until a Mac that had come up ``boots`` times is up again and has ended a session in good order.
 
     Returns when that was, on the reactor's clock. Raises NotBack.
     """
-    stalled = crew.watcher.stalls.seconds
-    ends = due.ticks + seconds + crew.longest_boot
+    stalled = context.watcher.stalls.seconds
+    ends = due.ticks + seconds + context.longest_boot
     error: PeerError | None = None
-    while (left := ends + crew.watcher.stalls.seconds - stalled - crew.around.reactor.seconds()) > 0.0:
+    while (left := ends + context.watcher.stalls.seconds - stalled - context.environment.reactor.seconds()) > 0.0:
         try:
-            failure = await crew.watcher.session_end(client.index, left)
+            failure = await context.watcher.session_end(client.index, left)
         except PeerError as stuck:
             error = error or stuck
-            crew.watcher.overdue(client, seconds)
+            context.watcher.overdue(client, seconds)
             break
         if failure is None and client.boots > boots:
-            return crew.around.reactor.seconds()
+            return context.environment.reactor.seconds()
         error = failure
-    raise NotBack(f"no session in good order within {seconds + crew.longest_boot:g} s: {error or 'none at all'}")
+    raise NotBack(f"no session in good order within {seconds + context.longest_boot:g} s: {error or 'none at all'}")
 
 
-async def returned(crew: Crew, client: MDMClient, due: Moment, waiting: Deferred[float]) -> None:
+async def returned(context: PhaseContext, client: MDMClient, due: Moment, waiting: Deferred[float]) -> None:
     """The record ``return``, from ``due``, of a Mac that boots; ``waiting`` is ``until_back``. Raises PeerError."""
-    with crew.around.begin("return", client.index, due) as record:
+    with context.environment.begin("return", client.index, due) as record:
         record.end(at=await waiting)
 
 
@@ -142,7 +142,12 @@ def _will_boot(client: MDMClient, request: PowerRequest) -> bool:
 
 
 async def _request(
-    crew: Crew, controller: MDMClient, clients: Sequence[MDMClient], request: PowerRequest, due: Moment, seconds: float
+    context: PhaseContext,
+    controller: MDMClient,
+    clients: Sequence[MDMClient],
+    request: PowerRequest,
+    due: Moment,
+    seconds: float,
 ) -> dict[int, PeerError | None]:
     """What failed by the Mac's index; each request has exactly the lists that its Mac answered.
 
@@ -153,27 +158,27 @@ async def _request(
     with ExitStack() as records:
         begun = {
             request_uuid: records.enter_context(
-                crew.around.begin(
+                context.environment.begin(
                     "lom_device", client.index, due, {"request": request.value, "request_uuid": request_uuid}
                 )
             )
             for request_uuid, client in items.items()
         }
         try:
-            work = await crew.command(controller, _command(crew, items, request), due, seconds)
+            work = await context.command(controller, _command(context, items, request), due, seconds)
             failures = item_failures({} if work.result is None else work.result.answer, list(items))
         except PeerError as error:
             failures = dict.fromkeys(items, error)
-        answered = crew.around.reactor.seconds()
+        answered = context.environment.reactor.seconds()
         for request_uuid, client in items.items():
             if request is PowerRequest.OFF and failures[request_uuid] is None:
-                failures[request_uuid] = await _until_off(crew, client)
+                failures[request_uuid] = await _until_off(context, client)
             failure = failures[request_uuid]
             begun[request_uuid].end(failure, at=None if isinstance(failure, StillOn) else answered)
     return {client.index: failures[request_uuid] for request_uuid, client in items.items()}
 
 
-def _command(crew: Crew, items: Mapping[str, MDMClient], request: PowerRequest) -> dict[str, Any]:
+def _command(context: PhaseContext, items: Mapping[str, MDMClient], request: PowerRequest) -> dict[str, Any]:
     """The LOMDeviceRequest for these, by DeviceRequestUUID."""
     return {
         "RequestType": "LOMDeviceRequest",
@@ -182,22 +187,22 @@ def _command(crew: Crew, items: Mapping[str, MDMClient], request: PowerRequest) 
                 "DeviceRequestType": request.value,
                 "DeviceRequestUUID": request_uuid,
                 "DeviceDNSName": client.device.mac.dns_name,
-                "PrimaryIPv6AddressList": crew.setups[client.index]["PrimaryIPv6AddressList"],
-                "SecondaryIPv6AddressList": crew.setups[client.index]["SecondaryIPv6AddressList"],
-                "LOMProtocolVersion": crew.setups[client.index]["LOMProtocolVersion"],
+                "PrimaryIPv6AddressList": context.setups[client.index]["PrimaryIPv6AddressList"],
+                "SecondaryIPv6AddressList": context.setups[client.index]["SecondaryIPv6AddressList"],
+                "LOMProtocolVersion": context.setups[client.index]["LOMProtocolVersion"],
             }
             for request_uuid, client in items.items()
         ],
     }
 
 
-async def _until_off(crew: Crew, client: MDMClient) -> StillOn | None:
+async def _until_off(context: PhaseContext, client: MDMClient) -> StillOn | None:
     """Wait until a Mac is down that answered PowerOFF."""
-    until = crew.around.reactor.seconds() + OFF_SECONDS
+    until = context.environment.reactor.seconds() + OFF_SECONDS
     while client.device.running:
-        if crew.around.reactor.seconds() >= until:
+        if context.environment.reactor.seconds() >= until:
             return StillOn("the Mac answered PowerOFF with success, but still runs")
-        await sleep(crew.around.reactor, _LOOK_SECONDS)
+        await sleep(context.environment.reactor, _LOOK_SECONDS)
     return None
 
 

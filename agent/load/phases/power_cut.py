@@ -6,30 +6,30 @@ from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
 
-from agent.load.phases.crew import Crew
+from agent.load.phases.context import PhaseContext
 from agent.load.phases.lom import all_of, returned, until_back
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Moment
 from agent.net.timing import sleep
 
 
-async def cut_power(crew: Crew, indexes: Sequence[int], due: Moment, away: float, seconds: float) -> None:
+async def cut_power(context: PhaseContext, indexes: Sequence[int], due: Moment, away: float, seconds: float) -> None:
     """One segment loses its power at ``due`` for ``away`` seconds.
 
     Its Macs that ran and are enrolled leave the record ``return`` each, from the moment at which the power is back.
     Raises PeerError where one of them is not back.
     """
-    clients = [crew.mac(index) for index in indexes]
+    clients = [context.mac(index) for index in indexes]
     ran = [client for client in clients if client.device.running and client.device.enrolment is not None]
     for client in clients:
         client.cut_mains()
     try:
-        await sleep(crew.around.reactor, max(0.0, due.ticks + away - crew.around.reactor.seconds()))
+        await sleep(context.environment.reactor, max(0.0, due.ticks + away - context.environment.reactor.seconds()))
     finally:
         for client in clients:
             client.restore_mains()
     back = Moment(due.wall + away, due.ticks + away)
-    waits = [Deferred.fromCoroutine(_back(crew, client, back, seconds)) for client in ran]
+    waits = [Deferred.fromCoroutine(_back(context, client, back, seconds)) for client in ran]
     try:
         await all_of(waits)
     finally:
@@ -37,5 +37,7 @@ async def cut_power(crew: Crew, indexes: Sequence[int], due: Moment, away: float
             waiting.addErrback(lambda _: None).cancel()
 
 
-async def _back(crew: Crew, client: MDMClient, due: Moment, seconds: float) -> None:
-    await returned(crew, client, due, Deferred.fromCoroutine(until_back(crew, client, due, client.boots, seconds)))
+async def _back(context: PhaseContext, client: MDMClient, due: Moment, seconds: float) -> None:
+    await returned(
+        context, client, due, Deferred.fromCoroutine(until_back(context, client, due, client.boots, seconds))
+    )

@@ -12,7 +12,7 @@ from typing import Any
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
 from agent.load.phases.checkin import look, look_when_pushed
-from agent.load.phases.crew import Crew
+from agent.load.phases.context import PhaseContext
 from agent.load.phases.enroll import enroll
 from agent.load.phases.lom import power, set_up
 from agent.load.phases.pace import Pace, Work
@@ -84,17 +84,17 @@ def operation_of(phase: PhaseBase) -> str:
 class PhaseRun:
     """One phase in one shard. ``state`` says how far it is."""
 
-    def __init__(self, phase: Phase, crew: Crew, part: Part) -> None:
+    def __init__(self, phase: Phase, context: PhaseContext, part: Part) -> None:
         self.state = PhaseState()
         self.phase = phase
-        self._crew = crew
+        self._context = context
         self._part = part
-        around = crew.around
-        self._pace = Pace(around.reactor, around.now, crew.metrics, operation_of(phase), self.state)
+        environment = context.environment
+        self._pace = Pace(environment.reactor, environment.now, context.metrics, operation_of(phase), self.state)
 
     async def run(self) -> None:
         """Run to the end of the phase in this shard. May be cancelled; what was not begun is then dropped."""
-        keys = self._crew.around.keys
+        keys = self._context.environment.keys
         waits, waited_s = keys.waits, keys.waited_s
         try:
             match self.phase:
@@ -127,21 +127,21 @@ class PhaseRun:
         await self._paced(phase, len(chosen), self._part.places(chosen), work)
 
     def _work_of(self, phase: ArrivingPhase) -> Work:
-        crew = self._crew
+        context = self._context
         match phase:
             case EnrollPhase():
-                return partial(enroll, crew)
+                return partial(enroll, context)
             case CheckinPhase():
                 look_by = look_when_pushed if phase.by == "push" else look
-                return lambda index, due: look_by(crew, index, due, phase.timeout)
+                return lambda index, due: look_by(context, index, due, phase.timeout)
             case CommandPhase():
                 return partial(self._command, phase.request or {}, phase.timeout)
             case LOMSetupPhase():
-                return lambda index, due: set_up(crew, index, due, phase.timeout, install=phase.install)
+                return lambda index, due: set_up(context, index, due, phase.timeout, install=phase.install)
         raise AssertionError(phase.kind)
 
     async def _command(self, request: dict[str, Any], seconds: float, index: int, due: Moment) -> None:
-        await self._crew.command(self._crew.mac(index), request, due, seconds)
+        await self._context.command(self._context.mac(index), request, due, seconds)
 
     async def _lom(self, phase: LOMPhase) -> None:
         """Each thing is one LOMDeviceRequest."""
@@ -152,7 +152,7 @@ class PhaseRun:
         async def ask(place: int, due: Moment) -> None:
             one = requests[place]
             controller = part.population.segment(one.segment)[0]
-            await power(self._crew, controller, one.devices, request, due, phase.timeout)
+            await power(self._context, controller, one.devices, request, due, phase.timeout)
 
         await self._paced(
             phase,
@@ -176,14 +176,14 @@ class PhaseRun:
 
         async def cut(place: int, due: Moment) -> None:
             away = phase.seconds + phase.return_spread * step * place
-            await cut_power(self._crew, part.population.segment(segments[place]), due, away, phase.timeout)
+            await cut_power(self._context, part.population.segment(segments[place]), due, away, phase.timeout)
 
         await self._pace.open(arrivals, cut)
 
     async def _idle(self, phase: IdlePhase) -> None:
         """Nothing, or the Macs look by themselves now and then."""
         if phase.poll is None:
-            await sleep(self._crew.around.reactor, phase.seconds)
+            await sleep(self._context.environment.reactor, phase.seconds)
             return
         chosen = chosen_macs(phase, self._part.population)
         plan = ArrivalPlan(Constant(len(chosen) / phase.poll), phase.seconds, again=True)
@@ -192,7 +192,7 @@ class PhaseRun:
         self.state.planned = part_of(expected(plan, len(chosen))[0], mine, len(chosen))
 
         async def one(place: int, due: Moment) -> None:
-            await look(self._crew, chosen[place], due, phase.timeout)
+            await look(self._context, chosen[place], due, phase.timeout)
 
         await self._pace.open(of_targets(arrivals, mine.__contains__), one)
 

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from agent.errors import CutShort, PeerError
 from agent.mdm.results import Status
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import InHand, Watched
+from agent.net.mac.commands import CurrentCommand, Watched
 from agent.net.timing import OutOfTime, Reactor, Stalls, TimeLimit, within
 
 _ROUNDING = 0.001  # seconds: what is left of a time limit after floats were added and subtracted
@@ -44,13 +44,13 @@ class Watcher:
         self._reactor = reactor
         self.stalls = stalls
         self._limits: set[TimeLimit] = set()
-        self._results: dict[str, Deferred[InHand]] = {}
+        self._results: dict[str, Deferred[CurrentCommand]] = {}
         self._sessions: dict[int, list[Deferred[PeerError | None]]] = {}
         self._told: list[tuple[Deferred[Any], Any]] = []
 
-    async def result(self, command_uuid: str, seconds: float) -> InHand:
+    async def result(self, command_uuid: str, seconds: float) -> CurrentCommand:
         """The command when the server has taken its last result, one that is not NotNow. Raises ResultMissing."""
-        arrived: Deferred[InHand] = Deferred()
+        arrived: Deferred[CurrentCommand] = Deferred()
         self._results[command_uuid] = arrived
         try:
             return await within(arrived, seconds, self._reactor, self.stalls)
@@ -109,7 +109,7 @@ class Watcher:
 
     # What a Mac calls.
 
-    def taken(self, _client: Watched, work: InHand) -> None:
+    def taken(self, _client: Watched, work: CurrentCommand) -> None:
         """The server took a result."""
         if work.status is not Status.NOT_NOW:
             arrived = self._results.pop(work.command.uuid, None)

@@ -70,7 +70,7 @@ class GatewayLimits:
 
 
 class Router(Protocol):
-    """Who decides on the requests: ``agent.net.apns.desk`` here, or ``agent.net.apns.router`` elsewhere."""
+    """Who decides on the requests: ``agent.net.apns.endpoint`` here, or ``agent.net.apns.router`` elsewhere."""
 
     def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
         """Take one request that is whole; ``reply`` is called with what comes of it: once, at once or later."""

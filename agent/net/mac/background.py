@@ -28,7 +28,7 @@ from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask, without_query
 from agent.net.http.http1 import Origin
 from agent.net.mac import hints
-from agent.net.mac.environment import Surroundings
+from agent.net.mac.environment import Environment
 from agent.net.mac.scep import obtain_identity
 from agent.pki.cms import mdm_signature
 from agent.pki.identity import Identity
@@ -62,14 +62,14 @@ class KeyWait:
 Work = Callable[[], Awaitable[object]]
 
 
-class Errands:
+class BackgroundTasks:
     """The errands of one Mac, in the background one after another. ``endpoint`` is the Mac on its LOM network."""
 
-    __slots__ = ("_around", "_connections", "_device", "_driven", "_endpoint", "_life", "_running", "_waiting")
+    __slots__ = ("_connections", "_device", "_driven", "_endpoint", "_environment", "_life", "_running", "_waiting")
 
-    def __init__(self, device: Device, surroundings: Surroundings, endpoint: Endpoint) -> None:
+    def __init__(self, device: Device, environment: Environment, endpoint: Endpoint) -> None:
         self._device = device
-        self._around = surroundings
+        self._environment = environment
         self._endpoint = endpoint
         self._connections: tuple[Enrolment, Connections] | None = None
         self._waiting: list[Work] = []
@@ -132,7 +132,7 @@ class Errands:
         try:
             match need:
                 case RelayItems(items):
-                    return await self._around.network.relay(self._endpoint, items)
+                    return await self._environment.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, key_wait or KeyWait())
                 case CheckIn(message, enrolment):
@@ -142,7 +142,7 @@ class Errands:
 
     async def fetch_profile(self, url: str) -> bytes:
         """Get an enrolment profile, without an identity. Raises PeerError."""
-        connections = Connections(self._around.connection)
+        connections = Connections(self._environment.connection)
         try:
             headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
             response = await ask(connections, "GET", url, headers)
@@ -174,7 +174,7 @@ class Errands:
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
-        with self._around.begin("checkin", self._device.mac.index, None, facts):
+        with self._environment.begin("checkin", self._device.mac.index, None, facts):
             body = plists.dump_xml(message)
             headers = message_headers(enrolment, checkin.CONTENT_TYPE, body)
             response = await ask(self._connections_of(enrolment), "PUT", enrolment.check_in_url, headers, body)
@@ -196,7 +196,7 @@ class Errands:
         return self._connections[1]
 
     def _connection(self, enrolment: Enrolment, origin: Origin) -> HTTPConnection:
-        return self._around.connection(origin, enrolment.identity, enrolment.anchors, enrolment.check_in_pins)
+        return self._environment.connection(origin, enrolment.identity, enrolment.anchors, enrolment.check_in_pins)
 
     def _hang_up(self) -> None:
         if self._connections is not None:
@@ -206,13 +206,13 @@ class Errands:
     async def _obtain_identity(
         self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], key_wait: KeyWait
     ) -> Identity:
-        waiting = self._around.keys.take(payload.key_size)
-        since = self._around.reactor.seconds()
+        waiting = self._environment.keys.take(payload.key_size)
+        since = self._environment.reactor.seconds()
         key = await waiting
-        key_wait.seconds += self._around.reactor.seconds() - since
-        connections = Connections(lambda origin: self._around.connection(origin, None, anchors))
+        key_wait.seconds += self._environment.reactor.seconds() - since
+        connections = Connections(lambda origin: self._environment.connection(origin, None, anchors))
         try:
-            return await obtain_identity(self._around.reactor, connections, payload, key)
+            return await obtain_identity(self._environment.reactor, connections, payload, key)
         finally:
             connections.close()
 

@@ -20,10 +20,10 @@ from agent.lom.power import PowerEvent
 from agent.mdm.session import State
 from agent.measure.operations import RUN_ENDED, Operation
 from agent.net.http.resumption import Resumption
-from agent.net.mac.background import Errands, KeyWait
+from agent.net.mac.background import BackgroundTasks, KeyWait
 from agent.net.mac.commands import Commands, Watch
 from agent.net.mac.connection import SessionConnection
-from agent.net.mac.environment import Moment, Surroundings
+from agent.net.mac.environment import Environment, Moment
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions import Sessions
@@ -33,7 +33,7 @@ from agent.push.store import Notification
 WENT_DOWN = "the Mac went down"
 
 
-class Shelf(Protocol):
+class IdleStore(Protocol):
     """Where a Device lies while nothing happens to it: ``agent.device.packed``."""
 
     def fetch(self, index: int, kept: bytes) -> Device:
@@ -44,12 +44,12 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Awake:
+class ActiveMac:
     """The Device and what belongs to it alone."""
 
     device: Device
     pushes: PushListener
-    errands: Errands
+    background: BackgroundTasks
     power: PowerTimer
     lom: LOMPresence
     connection: SessionConnection
@@ -59,7 +59,7 @@ class Awake:
     @property
     def quiet(self) -> bool:
         """Whether the Mac is at nothing, so that it can be laid down."""
-        return self.device.quiet and self.pushes.quiet and self.errands.quiet and self.commands.quiet
+        return self.device.quiet and self.pushes.quiet and self.background.quiet and self.commands.quiet
 
     def rest(self) -> None:
         """The Mac is quiet: give up what can be made again."""
@@ -71,7 +71,7 @@ class Awake:
     def go_down(self, *, in_order: bool) -> None:
         """The power goes: whatever ran is gone. ``in_order`` as in a shutdown, where connections are closed."""
         self.sessions.stop(WENT_DOWN)
-        self.errands.abandon(in_order=in_order)
+        self.background.abandon(in_order=in_order)
         self.pushes.forget(WENT_DOWN)
         self.connection.power_lost(in_order=in_order)
         self.device.lose_power()
@@ -82,7 +82,7 @@ class Awake:
         """The end of the run: every connection is closed, every timer forgotten."""
         self.sessions.stop(RUN_ENDED)
         self.power.stop()
-        self.errands.close()
+        self.background.close()
         self.connection.hang_up()
 
 
@@ -93,74 +93,82 @@ class MDMClient:
     """
 
     __slots__ = (
-        "_around",
-        "_awake",
+        "_active",
+        "_environment",
         "_gateway",
+        "_idle_store",
         "_kept",
         "_kept_enrolled",
         "_kept_left",
         "_resumption",
-        "_shelf",
         "boots",
         "index",
         "segment",
         "watch",
     )
 
-    def __init__(self, device: Device, surroundings: Surroundings) -> None:
-        self._lie_down(device.mac.index, device.mac.segment, surroundings, GatewaySide(), None)
+    def __init__(self, device: Device, environment: Environment) -> None:
+        self._lie_down(device.mac.index, device.mac.segment, environment, GatewaySide(), None)
         self._wake_up(device)
 
     @classmethod
     def at_rest(
-        cls, index: int, segment: int, surroundings: Surroundings, gateway: GatewaySide, shelf: Shelf
+        cls, index: int, segment: int, environment: Environment, gateway: GatewaySide, idle_store: IdleStore
     ) -> MDMClient:
         """The Mac of this index, in this subnet, whose Device is on the shelf until it is asked for."""
         client = cls.__new__(cls)
-        client._lie_down(index, segment, surroundings, gateway, shelf)
+        client._lie_down(index, segment, environment, gateway, idle_store)
         return client
 
     # At rest and awake.
 
     def _lie_down(
-        self, index: int, segment: int, surroundings: Surroundings, gateway: GatewaySide, shelf: Shelf | None
+        self, index: int, segment: int, environment: Environment, gateway: GatewaySide, idle_store: IdleStore | None
     ) -> None:
         self.index = index
         self.segment = segment
         self.boots = 0
         self.watch: Watch | None = None
-        self._around = surroundings
+        self._environment = environment
         self._gateway = gateway
-        self._shelf = shelf
+        self._idle_store = idle_store
         self._kept = b""
         self._kept_enrolled = False
         self._kept_left = False
         self._resumption: Resumption | None = None
-        self._awake: Awake | None = None
+        self._active: ActiveMac | None = None
 
-    def _wake_up(self, device: Device | None = None) -> Awake:
+    def _wake_up(self, device: Device | None = None) -> ActiveMac:
         if device is None:
-            if self._shelf is None:
+            if self._idle_store is None:
                 raise MisuseError("a Mac that is at rest, but on no shelf")
-            device = self._shelf.fetch(self.index, self._kept)
+            device = self._idle_store.fetch(self.index, self._kept)
             self._kept = b""
-        around = self._around
-        self._resumption = self._resumption or around.resumption_of(device.mac)
-        pushes = PushListener(device, around, self._gateway)
-        errands = Errands(device, around, self)
-        power = PowerTimer(device.power, around.reactor, self._power_changed)
-        lom = LOMPresence(device, around.network, self)
-        connection = SessionConnection(around, self._resumption)
-        commands = Commands(device, around, errands, self)
+        environment = self._environment
+        self._resumption = self._resumption or environment.resumption_of(device.mac)
+        pushes = PushListener(device, environment, self._gateway)
+        background = BackgroundTasks(device, environment, self)
+        power = PowerTimer(device.power, environment.reactor, self._power_changed)
+        lom = LOMPresence(device, environment.network, self)
+        connection = SessionConnection(environment, self._resumption)
+        commands = Commands(device, environment, background, self)
         sessions = Sessions(
-            device, around, connection, commands, pushes=pushes, errands=errands, power=power, lom=lom, watched=self
+            device,
+            environment,
+            connection,
+            commands,
+            pushes=pushes,
+            background=background,
+            power=power,
+            lom=lom,
+            watched=self,
         )
-        self._awake = Awake(device, pushes, errands, power, lom, connection, commands, sessions)
-        return self._awake
+        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions)
+        return self._active
 
     @property
-    def _parts(self) -> Awake:
-        return self._awake or self._wake_up()
+    def _parts(self) -> ActiveMac:
+        return self._active or self._wake_up()
 
     @property
     def device(self) -> Device:
@@ -175,56 +183,56 @@ class MDMClient:
     @property
     def resting(self) -> bool:
         """Whether nothing of it is there but what lies on the shelf."""
-        return self._awake is None
+        return self._active is None
 
     @property
     def connected(self) -> bool:
         """Whether its connection for sessions is open."""
-        return self._awake is not None and self._awake.connection.connected
+        return self._active is not None and self._active.connection.connected
 
     @property
     def in_session(self) -> bool:
         """Whether a session is open."""
-        return self._awake is not None and self._awake.device.session.state is not State.CLOSED
+        return self._active is not None and self._active.device.session.state is not State.CLOSED
 
     @property
     def open_session(self) -> Operation | None:
         """The record of the session that is open; None where none is, or where it has failed already."""
-        return None if self._awake is None else self._awake.sessions.open
+        return None if self._active is None else self._active.sessions.open
 
     @property
     def enrolled(self) -> bool:
         """Whether it is managed; nobody is woken for that."""
-        return self._kept_enrolled if self._awake is None else self._awake.device.enrolment is not None
+        return self._kept_enrolled if self._active is None else self._active.device.enrolment is not None
 
     @property
     def left(self) -> bool:
         """Whether it left its management, and did not enrol again; nobody is woken for that."""
-        return self._kept_left if self._awake is None else self._awake.device.left_at is not None
+        return self._kept_left if self._active is None else self._active.device.left_at is not None
 
     def rest(self) -> bool:
         """Lie down on the shelf, if there is nothing to do and no connection open. Returns whether it is at rest.
 
         A Mac that is connected, and quiet, gives up what it can make again.
         """
-        awake = self._awake
-        if awake is None:
+        active = self._active
+        if active is None:
             return True
-        if self._shelf is None or not awake.quiet:
+        if self._idle_store is None or not active.quiet:
             return False
-        if awake.connection.connected:
-            awake.rest()
+        if active.connection.connected:
+            active.rest()
             return False
-        self._kept = self._shelf.lay(awake.device)
-        self._kept_enrolled = awake.device.enrolment is not None
-        self._kept_left = awake.device.left_at is not None
-        self._awake = None
+        self._kept = self._idle_store.lay(active.device)
+        self._kept_enrolled = active.device.enrolment is not None
+        self._kept_left = active.device.left_at is not None
+        self._active = None
         return True
 
     def close(self) -> None:
         """The end of the run: close the connection, forget every timer."""
-        if self._awake is not None:
-            self._awake.close()
+        if self._active is not None:
+            self._active.close()
 
     # With its server.
 
@@ -233,11 +241,11 @@ class MDMClient:
 
         ``due`` is when it was to begin, and what its time is counted from; None is now.
         """
-        await enroll(self._parts, self._around, fetch, due or self._around.now())
+        await enroll(self._parts, self._environment, fetch, due or self._environment.now())
 
     async def enroll_at(self, url: str, due: Moment | None = None) -> None:
         """Enrol with the profile at ``url``; else as ``enroll``."""
-        await self.enroll(lambda: self._parts.errands.fetch_profile(url), due)
+        await self.enroll(lambda: self._parts.background.fetch_profile(url), due)
 
     def receive_push(self, notification: Notification) -> bool:
         """A push came; whether it is the Mac's own. One with another PushMagic, or another topic, is ignored."""
@@ -296,7 +304,7 @@ class MDMClient:
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
         """Do what a Controller asks."""
         parts = self._parts
-        answer, events = parts.device.receive_lom_request(request, controller, self._around.reactor.seconds())
+        answer, events = parts.device.receive_lom_request(request, controller, self._environment.reactor.seconds())
         parts.power.apply(events)
         return answer
 
@@ -306,18 +314,18 @@ ENROLLED_ANEW = "the Mac enrolled anew"
 FetchProfile = Callable[[], Awaitable[bytes]]
 
 
-async def enroll(mac: Awake, around: Surroundings, fetch: FetchProfile, since: Moment) -> None:
+async def enroll(mac: ActiveMac, environment: Environment, fetch: FetchProfile, since: Moment) -> None:
     """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before.
 
     ``since`` is what its time is counted from; the wait for an RSA key is left out, for that is none of the server's.
     """
     device, pushes = mac.device, mac.pushes
     index, facts = device.mac.index, {"udid": device.mac.udid}
-    with around.begin("enroll", index, since, facts) as record:
+    with environment.begin("enroll", index, since, facts) as record:
         pushes.enrolling = True
         key_wait = KeyWait()
         try:
-            profile = await mac.errands.drive(enrol(device, await fetch()), key_wait)
+            profile = await mac.background.drive(enrol(device, await fetch()), key_wait)
         except PeerError:
             pushes.enrolling = False
             pushes.back()
@@ -325,14 +333,14 @@ async def enroll(mac: Awake, around: Surroundings, fetch: FetchProfile, since: M
         finally:
             record.key_wait = key_wait.seconds
             pushes.enrolling = False
-            around.warn_each(device.take_warnings())
+            environment.warn_each(device.take_warnings())
         mac.sessions.end(ENROLLED_ANEW)
-        _judge_signer(device, profile, around)
+        _judge_signer(device, profile, environment)
         mac.lom.look()
     pushes.enrolled()
 
 
-def _judge_signer(device: Device, profile: Profile, around: Surroundings) -> None:
+def _judge_signer(device: Device, profile: Profile, environment: Environment) -> None:
     anchors = () if device.enrolment is None else device.enrolment.anchors
-    if profile.signers and not around.trusts(profile.signers, anchors):
-        around.warn(f"the enrolment profile “{profile.name}” is signed by someone who is not trusted")
+    if profile.signers and not environment.trusts(profile.signers, anchors):
+        environment.warn(f"the enrolment profile “{profile.name}” is signed by someone who is not trusted")

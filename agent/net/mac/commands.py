@@ -21,8 +21,8 @@ from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
-from agent.net.mac.background import Errands, log_defect
-from agent.net.mac.environment import Surroundings
+from agent.net.mac.background import BackgroundTasks, log_defect
+from agent.net.mac.environment import Environment
 
 _SHOWN = 200  # characters of a RequestType that a record repeats
 
@@ -34,7 +34,7 @@ class CommandFailed(PeerError):
 
 
 @dataclass(slots=True)
-class InHand:
+class CurrentCommand:
     """A command and, once it is done, the status that it ended in. ``record`` is open until the server has that."""
 
     command: Command
@@ -44,7 +44,7 @@ class InHand:
     result: Result | None = None
 
     @classmethod
-    def malformed(cls, command_uuid: str, record: Operation, reason: str) -> InHand:
+    def malformed(cls, command_uuid: str, record: Operation, reason: str) -> CurrentCommand:
         """What was to be a command, and is answered with CommandFormatError."""
         return cls(
             Command(command_uuid, "", {}),
@@ -77,25 +77,25 @@ Report = Callable[[str, Result], object]  # CommandUUID and result
 class Commands:
     """The commands of one Mac. Whoever watches it is told of each result that the server took."""
 
-    __slots__ = ("_around", "_device", "_errands", "_in_hand", "_life", "_performing", "_watched")
+    __slots__ = ("_background", "_current", "_device", "_environment", "_life", "_performing", "_watched")
 
-    def __init__(self, device: Device, surroundings: Surroundings, errands: Errands, watched: Watched) -> None:
+    def __init__(self, device: Device, environment: Environment, background: BackgroundTasks, watched: Watched) -> None:
         self._device = device
-        self._around = surroundings
-        self._errands = errands
+        self._environment = environment
+        self._background = background
         self._watched = watched
-        self._in_hand: InHand | None = None
+        self._current: CurrentCommand | None = None
         self._performing: Deferred[Any] | None = None
         self._life = 0  # whatever was begun in an earlier one is not wanted any more
 
     @property
     def quiet(self) -> bool:
         """Whether none is in hand."""
-        return self._in_hand is None
+        return self._current is None
 
     def execute(self, command: Command, report: Report) -> None:
         """Carry a command out and report its result, now or when the steps are done that lead to it."""
-        self._in_hand = InHand(command, self._begin())
+        self._current = CurrentCommand(command, self._begin())
         outcome = carry_out(self._device, command)
         if isinstance(outcome, Result):
             self._finish(outcome, report)
@@ -104,11 +104,11 @@ class Commands:
 
     def malformed(self, command_uuid: str, reason: str) -> None:
         """What was to be a command is in hand, and answered already."""
-        self._in_hand = InHand.malformed(command_uuid, self._begin(), reason)
+        self._current = CurrentCommand.malformed(command_uuid, self._begin(), reason)
 
     def taken(self) -> None:
         """The server took the report that was sent last, and with it the result of the command in hand, if any is."""
-        work, self._in_hand = self._in_hand, None
+        work, self._current = self._current, None
         if work is None:
             return
         watched = self._watched
@@ -118,10 +118,10 @@ class Commands:
 
     def refused(self, reason: str) -> None:
         """The server refused the result of the command in hand for the last time."""
-        work, self._in_hand = self._in_hand, None
+        work, self._current = self._current, None
         request_type = work.command.request_type if work is not None else ""
         failure = ResultRefused(f"the result of {request_type or 'a command'} is dropped: {reason}")
-        record = self._around.begin("command", self._watched.index) if work is None else work.record
+        record = self._environment.begin("command", self._watched.index) if work is None else work.record
         record.end(failure, None if work is None else work.facts)
 
     def stop(self) -> None:
@@ -133,7 +133,7 @@ class Commands:
 
     def forget(self, reason: str) -> None:
         """The server will take no result of the command in hand, for this reason, and nobody has failed."""
-        work, self._in_hand = self._in_hand, None
+        work, self._current = self._current, None
         if work is not None:
             work.record.end(CutShort(reason), work.facts)
 
@@ -143,14 +143,14 @@ class Commands:
 
     def _begin(self) -> Operation:
         self.forget("another command took its place")
-        return self._around.begin("command", self._watched.index)
+        return self._environment.begin("command", self._watched.index)
 
     def _step(self, steps: CommandSteps, answer: Any, report: Report) -> None:
         need = carry(steps, answer)
         if isinstance(need, Done):
             self._finish(need.value, report)
             return
-        self._performing = Deferred.fromCoroutine(self._errands.perform(need))
+        self._performing = Deferred.fromCoroutine(self._background.perform(need))
         self._performing.addCallback(self._stepped, steps, self._life, report).addErrback(_stopped_or_defect)
 
     def _stepped(self, answer: Any, steps: CommandSteps, life: int, report: Report) -> None:
@@ -160,10 +160,10 @@ class Commands:
             steps.close()  # the Mac went down meanwhile; the server still has the command
 
     def _finish(self, result: Result, report: Report) -> None:
-        work = self._in_hand
+        work = self._current
         if work is None:
             raise MisuseError("a result without a command")
-        self._around.warn_each(self._device.take_warnings())
+        self._environment.warn_each(self._device.take_warnings())
         work.done(result)
         report(work.command.uuid, result)
 
@@ -183,7 +183,7 @@ class Watched(Protocol):
 class Watch(Protocol):
     """Who is told what a Mac has done. Called in the middle of its work: no word to the Mac before the next turn."""
 
-    def taken(self, client: Watched, work: InHand) -> None:
+    def taken(self, client: Watched, work: CurrentCommand) -> None:
         """The server took the result of a command."""
 
     def session_over(self, client: Watched, failure: PeerError | None) -> None:

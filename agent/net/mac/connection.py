@@ -15,7 +15,7 @@ from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
 from agent.net.http.http1 import Origin, RequestHead, Response, split_url
 from agent.net.http.resumption import Resumption
-from agent.net.mac.environment import Surroundings
+from agent.net.mac.environment import Environment
 from agent.pki.cms import mdm_signature
 from agent.profiles.enrolment import Enrolment
 
@@ -25,10 +25,10 @@ Sending = Callable[[], object]
 class SessionConnection:
     """One at a time, to where the last report went. ``resumption`` is where its TLS session is kept, if it is."""
 
-    __slots__ = ("_around", "_connection", "_origin", "_redirects", "_report", "_resumption", "_url")
+    __slots__ = ("_connection", "_environment", "_origin", "_redirects", "_report", "_resumption", "_url")
 
-    def __init__(self, surroundings: Surroundings, resumption: Resumption | None) -> None:
-        self._around = surroundings
+    def __init__(self, environment: Environment, resumption: Resumption | None) -> None:
+        self._environment = environment
         self._resumption = resumption
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
@@ -88,7 +88,7 @@ class SessionConnection:
     def _opened(self, origin: Origin, enrolment: Enrolment) -> HTTPConnection:
         self.hang_up()
         self._origin = origin
-        self._connection = self._around.connection(
+        self._connection = self._environment.connection(
             origin, enrolment.identity, enrolment.anchors, enrolment.server_pins, self._resumption
         )
         return self._connection

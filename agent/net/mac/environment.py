@@ -24,13 +24,13 @@ from agent.net.transport.tls import TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
 
-__all__ = ["Moment", "Surroundings"]
+__all__ = ["Environment", "Moment"]
 
 MAX_WARNINGS = 100  # a server can make a Mac say a new one each time
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """Everything around a Mac.
 
     ``anchors`` are the operator's trust anchors for servers, beside the profile's own. ``insecure`` takes any server's

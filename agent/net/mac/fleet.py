@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.device.mac import Device
-from agent.device.packed import Shelf
+from agent.device.packed import IdleStore
 from agent.fleet.chance import Chance
 from agent.fleet.durations import Duration, Durations, Uniform
 from agent.fleet.population import NoSuchMacError, Population
@@ -14,7 +14,7 @@ from agent.lom.link import LIMITS
 from agent.lom.power import DEFAULT_CHOICES, PowerChoices
 from agent.mdm.session import DEFAULT_TIMING, REFUSED_RETRIES, Timing
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Surroundings
+from agent.net.mac.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
 
@@ -27,7 +27,7 @@ LOOKS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class FleetBehaviour:
     """How the Macs behave where macOS leaves it open.
 
     ``not_now`` is the probability with which a Mac answers NotNow to a command that allows it, ``not_now_for`` a time
@@ -45,7 +45,7 @@ class Manners:
     power: PowerChoices = DEFAULT_CHOICES
 
 
-USUAL_MANNERS = Manners()
+DEFAULT_BEHAVIOUR = FleetBehaviour()
 
 
 class Fleet:
@@ -58,24 +58,24 @@ class Fleet:
     def __init__(
         self,
         population: Population,
-        surroundings: Surroundings,
-        manners: Manners = USUAL_MANNERS,
+        environment: Environment,
+        behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR,
         indexes: range | None = None,
     ) -> None:
         self.population = population
         self.indexes = range(len(population)) if indexes is None else indexes
         self.gateway = GatewaySide()
-        self._around = surroundings
-        self._manners = manners
-        self._not_now_until = surroundings.reactor.seconds() + manners.not_now_for
-        shared = (surroundings.reactor, manners.boot, manners.shutdown, manners.power, manners.timing, LIMITS)
-        self._shelf = Shelf(self._device, shared)
+        self._environment = environment
+        self._behaviour = behaviour
+        self._not_now_until = environment.reactor.seconds() + behaviour.not_now_for
+        shared = (environment.reactor, behaviour.boot, behaviour.shutdown, behaviour.power, behaviour.timing, LIMITS)
+        self._idle_store = IdleStore(self._device, shared)
         self._clients: list[MDMClient | None] = [None] * len(self.indexes)
         self._udids: dict[str, int] = {}
         self._without_udid: list[int] = []  # those made since somebody last asked for one by its UDID
-        if not surroundings.network.join(self):
+        if not environment.network.join(self):
             for client in self:
-                surroundings.network.add(client, population[client.index].dns_name)
+                environment.network.add(client, population[client.index].dns_name)
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -127,13 +127,13 @@ class Fleet:
 
         Bounded, so that it never takes long: ``looks`` Macs are looked at, the longest awake first, ``most`` laid down.
         """
-        laid, awake = 0, self._shelf.out
-        for _ in range(min(looks, len(awake))):
-            client = self[awake.popleft()]
+        laid, active = 0, self._idle_store.out
+        for _ in range(min(looks, len(active))):
+            client = self[active.popleft()]
             if client.resting:
                 continue
             if not client.rest():
-                awake.append(client.index)
+                active.append(client.index)
                 continue
             laid += 1
             if laid == most:
@@ -147,31 +147,31 @@ class Fleet:
 
     def _make(self, index: int) -> MDMClient:
         segment = index // self.population.segment_size
-        client = MDMClient.at_rest(index, segment, self._around, self.gateway, self._shelf)
+        client = MDMClient.at_rest(index, segment, self._environment, self.gateway, self._idle_store)
         self._clients[index - self.indexes.start] = client
         self._without_udid.append(index)
         return client
 
     def _device(self, index: int) -> Device:
         """A Mac as it comes from the factory."""
-        mac, manners = self.population[index], self._manners
+        mac, behaviour = self.population[index], self._behaviour
         return Device(
             mac,
-            boot_seconds=Durations(manners.boot, Chance(mac.source, index, b"boot")),
-            shutdown_seconds=Durations(manners.shutdown, Chance(mac.source, index, b"shutdown")),
-            power_choices=manners.power,
+            boot_seconds=Durations(behaviour.boot, Chance(mac.source, index, b"boot")),
+            shutdown_seconds=Durations(behaviour.shutdown, Chance(mac.source, index, b"shutdown")),
+            power_choices=behaviour.power,
             jitter=Chance(mac.source, index, b"back-off"),
-            timing=manners.timing,
-            refused_retries=manners.refused_retries,
+            timing=behaviour.timing,
+            refused_retries=behaviour.refused_retries,
             not_now=self._not_now(Chance(mac.source, index, b"not now")),
         )
 
     def _not_now(self, chance: Chance) -> NotNow | None:
         """Whether the Mac is busy just now; None for a Mac that never is."""
-        manners = self._manners
-        if not manners.not_now and not manners.not_now_for:
+        behaviour = self._behaviour
+        if not behaviour.not_now and not behaviour.not_now_for:
             return None
-        return NotNow(self._around.reactor, self._not_now_until, chance, manners.not_now)
+        return NotNow(self._environment.reactor, self._not_now_until, chance, behaviour.not_now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Container
 from agent.fleet.chance import Chance
 from agent.fleet.population import Population
 from agent.net.apns.behaviour import PushBehaviour, parse_delay
-from agent.net.apns.desk import PushDesk
+from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.router import PushRouter
-from agent.net.mac.environment import Surroundings
+from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import Fleet
 from agent.net.timing import Reactor
 from agent.push.broker import Presence, PushBroker
@@ -61,15 +61,15 @@ class FleetMacs:
         return self._fleet[index].pushes.left_at or 0.0
 
 
-def fleet_desk(
+def fleet_push_endpoint(
     fleet: Fleet,
-    surroundings: Surroundings,
+    environment: Environment,
     behaviour: PushBehaviour,
     *,
     began: float,
     owned: Container[int] | None = None,
     ahead: Callable[[], float] = lambda: 0.0,
-) -> PushDesk:
+) -> PushEndpoint:
     """The desk for the Macs of this process, who tell it when they are back.
 
     ``began`` is when the gateway was opened (seconds since the epoch): the rules' times count from it. ``ahead`` is how
@@ -89,10 +89,10 @@ def fleet_desk(
     def deliver(notification: Notification) -> bool:
         return fleet[notification.index].receive_push(notification)
 
-    desk = PushDesk(surroundings.reactor, broker, deliver, wall_clock=surroundings.wall_clock, ahead=ahead)
-    fleet.gateway.on_back = desk.came_back
-    fleet.gateway.on_left = desk.left
-    return desk
+    push_endpoint = PushEndpoint(environment.reactor, broker, deliver, wall_clock=environment.wall_clock, ahead=ahead)
+    fleet.gateway.on_back = push_endpoint.came_back
+    fleet.gateway.on_left = push_endpoint.left
+    return push_endpoint
 
 
 def fleet_router(

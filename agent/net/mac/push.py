@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.device.mac import Device
 from agent.errors import CutShort, PeerError
 from agent.measure.operations import Operation
-from agent.net.mac.environment import Moment, Surroundings
+from agent.net.mac.environment import Environment, Moment
 from agent.push.broker import Presence
 from agent.push.store import Notification
 
@@ -33,11 +33,11 @@ class GatewaySide:
 class PushListener:
     """One Mac's side, while the Mac is awake."""
 
-    __slots__ = ("_around", "_device", "_gateway", "_pending", "enrolling")
+    __slots__ = ("_device", "_environment", "_gateway", "_pending", "enrolling")
 
-    def __init__(self, device: Device, surroundings: Surroundings, gateway: GatewaySide) -> None:
+    def __init__(self, device: Device, environment: Environment, gateway: GatewaySide) -> None:
         self._device = device
-        self._around = surroundings
+        self._environment = environment
         self._gateway = gateway
         self._pending: tuple[Operation, ...] = ()
         self.enrolling = False
@@ -76,10 +76,10 @@ class PushListener:
         """Whether a push is for this enrolment: its topic, its PushMagic."""
         if notification.topic != self.topic or notification.push_magic != self._device.mac.push_magic:
             return False
-        around = self._around
-        now = around.now()
+        environment = self._environment
+        now = environment.now()
         since = Moment(notification.received, now.ticks - (now.wall - notification.received))
-        push = around.begin("push", self._device.mac.index, since, {"apns_id": notification.apns_id})
+        push = environment.begin("push", self._device.mac.index, since, {"apns_id": notification.apns_id})
         pending = (*self._pending, push)
         self._pending = pending[-_MAX_PENDING:]
         for older in pending[:-_MAX_PENDING]:
@@ -107,7 +107,7 @@ class PushListener:
     def left(self) -> None:
         """The Mac left its management: its token is good for nothing."""
         self.forget("the Mac left its management")
-        self._device.left_at = self._around.wall_clock()
+        self._device.left_at = self._environment.wall_clock()
         self._gateway.on_left(self._device.mac.index)
 
     def _sent(self) -> None:

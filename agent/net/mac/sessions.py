@@ -21,10 +21,10 @@ from agent.mdm.session import Event, Execute, NotNowRepeated, Over, Send
 from agent.measure.operations import Operation
 from agent.net.http.fetch import REDIRECTS, RedirectRefused, retry_after
 from agent.net.http.http1 import Response
-from agent.net.mac.background import Errands
+from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, Watched
 from agent.net.mac.connection import SessionConnection
-from agent.net.mac.environment import Moment, Surroundings
+from agent.net.mac.environment import Environment, Moment
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
 from agent.net.timing import DelayedCall
@@ -45,11 +45,11 @@ class Sessions:
     """The sessions of one Mac, whose parts these are. It is the caller of the requests on ``connection``."""
 
     __slots__ = (
-        "_around",
+        "_background",
         "_commands",
         "_connection",
         "_device",
-        "_errands",
+        "_environment",
         "_lom",
         "_open",
         "_poll",
@@ -61,22 +61,22 @@ class Sessions:
     def __init__(
         self,
         device: Device,
-        surroundings: Surroundings,
+        environment: Environment,
         connection: SessionConnection,
         commands: Commands,
         *,
         pushes: PushListener,
-        errands: Errands,
+        background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
         watched: Watched,
     ) -> None:
         self._device = device
-        self._around = surroundings
+        self._environment = environment
         self._connection = connection
         self._commands = commands
         self._pushes = pushes
-        self._errands = errands
+        self._background = background
         self._power = power
         self._lom = lom
         self._watched = watched
@@ -127,7 +127,7 @@ class Sessions:
         event = self._device.session.answer(
             status,
             response.body,
-            self._around.reactor.seconds(),
+            self._environment.reactor.seconds(),
             content_type=response.headers.get("content-type", ""),
             retry_after=None if status == 200 else retry_after(response),
         )
@@ -142,7 +142,7 @@ class Sessions:
     def broke(self, error: PeerError) -> None:
         """The connection broke before the answer came."""
         self._pushes.broke(error)
-        self._follow(self._device.session.broke(error, self._around.reactor.seconds()))
+        self._follow(self._device.session.broke(error, self._environment.reactor.seconds()))
 
     # From one report to the next.
 
@@ -151,7 +151,7 @@ class Sessions:
         if send is None:
             return False
         watched = self._watched
-        self._open = self._around.begin("session", watched.index, due, {"udid": self._device.mac.udid})
+        self._open = self._environment.begin("session", watched.index, due, {"udid": self._device.mac.udid})
         self._put(send)
         return True
 
@@ -204,14 +204,14 @@ class Sessions:
             self._commands.refused(str(over.failure))
             self._device.forget_afterwards()
         if isinstance(over.failure, CommandDropped | NotNowRepeated):
-            self._around.warn(str(over.failure))
+            self._environment.warn(str(over.failure))
         if over.unenrolled:
             why = Unenrolled(f"the server ended the enrolment: {over.failure}")
-            self._around.begin("enroll", watched.index).end(why)
+            self._environment.begin("enroll", watched.index).end(why)
             self._leave()
         elif session.deadline is not None:
-            delay = max(0.0, session.deadline - self._around.reactor.seconds())
-            self._poll = self._around.reactor.callLater(delay, self._look)
+            delay = max(0.0, session.deadline - self._environment.reactor.seconds())
+            self._poll = self._environment.reactor.callLater(delay, self._look)
 
     def _look(self) -> None:
         self._poll = None
@@ -232,7 +232,7 @@ class Sessions:
         for what in afterwards:
             match what:
                 case Synchronise(tokens):
-                    self._errands.start(partial(self._synchronise, tokens))
+                    self._background.start(partial(self._synchronise, tokens))
                 case ChangePower(request):
                     # The Mac is going down before it can look at the next command, which the server still has.
                     self._power.request(request)
@@ -240,7 +240,7 @@ class Sessions:
                 case LeaveManagement():
                     enrolment = self._enrolment
                     self._leave()
-                    self._errands.start(partial(self._say_goodbye, enrolment))
+                    self._background.start(partial(self._say_goodbye, enrolment))
                     ended = True
                 case Erase():
                     self._leave()
@@ -251,10 +251,10 @@ class Sessions:
 
     async def _synchronise(self, tokens: bytes) -> None:
         if self._device.enrolment is not None:
-            await self._errands.drive(synchronise(self._device, tokens))
+            await self._background.drive(synchronise(self._device, tokens))
 
     async def _say_goodbye(self, enrolment: Enrolment) -> None:
-        await self._errands.drive(say_goodbye(self._device.mac.udid, enrolment))
+        await self._background.drive(say_goodbye(self._device.mac.udid, enrolment))
 
     def _leave(self) -> None:
         """The Mac is enrolled no more."""

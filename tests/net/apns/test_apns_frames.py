@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from agent.net.apns.connection import ALPN, GatewayLimits, ProviderConnection
-from agent.net.apns.desk import PushDesk
+from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.frames import MAX_FRAME_BYTES, FrameCutter, FrameSizeError
 from agent.net.transport.stream import State
 from agent.push.broker import PushBroker
@@ -191,10 +191,10 @@ class Conversation:
     def __init__(self, waiting: int, window: int = 0, **limits: int) -> None:
         clock = Clock()
         broker = PushBroker(SettableMacs())
-        desk = PushDesk(clock, broker, lambda _: True, wall_clock=clock.seconds)  # type: ignore[arg-type]
+        push_endpoint = PushEndpoint(clock, broker, lambda _: True, wall_clock=clock.seconds)  # type: ignore[arg-type]
         owner: Any = Nobody()
         self.stream: Any = QuietStream()
-        self.connection = ProviderConnection(clock, desk, GatewayLimits(**limits), owner)  # type: ignore[arg-type]
+        self.connection = ProviderConnection(clock, push_endpoint, GatewayLimits(**limits), owner)  # type: ignore[arg-type]
         self.connection.begin(self.stream, Handshaken())  # type: ignore[arg-type]
         self.connection.secured()
         self.peer = h2.connection.H2Connection()

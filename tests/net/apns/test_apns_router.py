@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from agent.net.apns.desk import PushDesk
+from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.router import PushRouter
 from agent.push.broker import Answer, Broken, Outcome, Presence, PushBroker
 from agent.push.counts import merge_push_counts
@@ -54,7 +54,7 @@ class Owned(SettableMacs):
         return index if index in self._indexes else None
 
 
-class Desk:
+class EndpointOfMacs:
     """A desk and what it handed out."""
 
     def __init__(self, clock: Clock, indexes: range, rules: tuple[str, ...], **settings: Any) -> None:
@@ -62,8 +62,8 @@ class Desk:
         self.reached: list[Notification] = []
         parsed = PushRules([parse_rule(rule) for rule in rules], Rows("rules"))
         broker = PushBroker(self.macs, rules=parsed, began=NOW, chance=Rows("delay"), **settings)
-        self.desk = PushDesk(clock, broker, self._reach, wall_clock=lambda: NOW + clock.seconds())  # type: ignore[arg-type]
-        self.desk.open()
+        self.push_endpoint = PushEndpoint(clock, broker, self._reach, wall_clock=lambda: NOW + clock.seconds())  # type: ignore[arg-type]
+        self.push_endpoint.open()
 
     def _reach(self, notification: Notification) -> bool:
         self.reached.append(notification)
@@ -74,12 +74,12 @@ class Whole:
     """One desk for all Macs."""
 
     def __init__(self, clock: Clock, rules: tuple[str, ...] = (), **settings: Any) -> None:
-        self.desks = [Desk(clock, range(MACS), rules, **settings)]
-        self.route = self.desks[0].desk.route
+        self.push_endpoints = [EndpointOfMacs(clock, range(MACS), rules, **settings)]
+        self.route = self.push_endpoints[0].push_endpoint.route
 
     def counts(self) -> dict[str, Any]:
         """What became of the pushes."""
-        return merge_push_counts(each.desk.counts for each in self.desks)
+        return merge_push_counts(each.push_endpoint.counts for each in self.push_endpoints)
 
 
 class Split(Whole):
@@ -101,7 +101,9 @@ class Split(Whole):
             patience=PATIENCE,
             most=50,
         )
-        self.desks = [Desk(clock, range(first, first + SHARD), rules, **settings) for first in range(0, MACS, SHARD)]
+        self.push_endpoints = [
+            EndpointOfMacs(clock, range(first, first + SHARD), rules, **settings) for first in range(0, MACS, SHARD)
+        ]
         self.route = self.router.route
 
     def counts(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ class Split(Whole):
     def carry(self, number: int = 0) -> None:
         """One of the requests that are held reaches its desk, and the answer comes back."""
         shard, octets = self.sent.pop(number)
-        self.router.answered(shard, self.desks[shard].desk.receive(octets))
+        self.router.answered(shard, self.push_endpoints[shard].push_endpoint.receive(octets))
 
     def _send(self, shard: int, octets: bytes) -> None:
         self.sent.append((shard, octets))
@@ -158,8 +160,8 @@ class Party:
             index, headers, provider = arguments
             header = fields(index, apns_id=str(uuid.UUID(int=number)), **headers)
             self.fleet.route(header, payload(index), provider, self.outcomes.append)
-            if len(self.fleet.desks) == 1:
-                self.fleet.desks[0].desk.hand_out()
+            if len(self.fleet.push_endpoints) == 1:
+                self.fleet.push_endpoints[0].push_endpoint.hand_out()
         elif what == "wait":
             self.clock.advance(arguments[0])
         else:
@@ -168,16 +170,16 @@ class Party:
 
     def reached(self) -> dict[int, list[Notification]]:
         """What each Mac got, in order."""
-        found = [notification for each in self.fleet.desks for notification in each.reached]
+        found = [notification for each in self.fleet.push_endpoints for notification in each.reached]
         return {index: [each for each in found if each.index == index] for index in range(MACS)}
 
     def _stands(self, index: int, presence: Presence) -> None:
-        for each in self.fleet.desks:
+        for each in self.fleet.push_endpoints:
             each.macs.standing[index] = presence
             if presence is Presence.LEFT:
-                each.desk.left(index)
+                each.push_endpoint.left(index)
             elif presence is Presence.ONLINE:
-                each.desk.came_back(index)
+                each.push_endpoint.came_back(index)
 
 
 @given(STEPS, st.booleans(), st.sampled_from([0.0, 30.0]), st.booleans())
@@ -328,16 +330,16 @@ def test_what_is_no_answer_is_refused(shard: int, octets: bytes, words: str) -> 
 
 
 def test_a_desk_refuses_what_is_no_push() -> None:
-    desk = Desk(Clock(), range(MACS), ())
+    push_endpoint = EndpointOfMacs(Clock(), range(MACS), ())
     with pytest.raises(PushWireError, match="expected a push"):
-        desk.desk.receive(b"nonsense")
+        push_endpoint.push_endpoint.receive(b"nonsense")
 
 
 def test_a_closed_desk_has_no_timer() -> None:
     clock = Clock()
-    desk = Desk(clock, range(MACS), ("offline for=5",))
+    push_endpoint = EndpointOfMacs(clock, range(MACS), ("offline for=5",))
     assert len(clock.getDelayedCalls()) == 1
-    desk.desk.close()
-    desk.desk.route(fields(), payload(), PROVIDER, lambda _outcome: None)
-    desk.desk.hand_out()
+    push_endpoint.push_endpoint.close()
+    push_endpoint.push_endpoint.route(fields(), payload(), PROVIDER, lambda _outcome: None)
+    push_endpoint.push_endpoint.hand_out()
     assert clock.getDelayedCalls() == []

@@ -138,10 +138,10 @@ def test_a_macs_sessions_with_its_mdm_server(
 ) -> None:
     """The server closes after each report."""
     running = Stack(1)
-    around = replace(
-        running.around, anchors=(AUTHORITY.certificate,), resume=resume, stage=lambda _name, _seconds: None
+    environment = replace(
+        running.environment, anchors=(AUTHORITY.certificate,), resume=resume, stage=lambda _name, _seconds: None
     )
-    (mac,) = Fleet(Population("stack", 1), around)
+    (mac,) = Fleet(Population("stack", 1), environment)
     server.scripts = (empties,)
     mac.device.enrolment = Enrolment(
         server_url=f"{server.url}/mdm",
@@ -161,8 +161,8 @@ def test_a_macs_sessions_with_its_mdm_server(
     run_in_reactor(scenario())
     running.keys.close()
     assert [exchange.failure for exchange in running.exchanges] == [None] * 4
-    assert (around.contexts.handshakes_full, around.contexts.handshakes_resumed) == handshakes
-    assert around.open_connections == 0
+    assert (environment.contexts.handshakes_full, environment.contexts.handshakes_resumed) == handshakes
+    assert environment.open_connections == 0
 
 
 # Bound to the peer

@@ -14,15 +14,15 @@ from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.net.lom.interface import InterfaceNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import Fleet, Manners
+from agent.net.mac.fleet import Fleet, FleetBehaviour
 from agent.profiles.making import lom_profile
 from agent.push.broker import Presence
 
-QUICK = Manners(boot=Constant(0.05))
+QUICK = FleetBehaviour(boot=Constant(0.05))
 
 
 def fleet(devices: int = 100, indexes: range | None = None) -> Fleet:
-    return Fleet(Population("lazy", devices), Stack(1).around, indexes=indexes)
+    return Fleet(Population("lazy", devices), Stack(1).environment, indexes=indexes)
 
 
 def test_a_mac_is_made_when_it_is_asked_for_and_then_stays_the_same() -> None:
@@ -72,15 +72,15 @@ def test_a_mac_is_found_by_its_udid_once_it_was_made() -> None:
 
 
 def test_a_network_that_finds_nobody_by_calculation_is_given_every_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    around, added = Stack(1).around, []
+    environment, added = Stack(1).environment, []
 
     def add(endpoint: Endpoint, dns_name: str) -> None:
         added.append((endpoint.index, dns_name))
 
-    monkeypatch.setattr(around.network, "join", InterfaceNetwork.join.__get__(around.network))
-    monkeypatch.setattr(around.network, "add", add)
+    monkeypatch.setattr(environment.network, "join", InterfaceNetwork.join.__get__(environment.network))
+    monkeypatch.setattr(environment.network, "add", add)
     population = Population("lazy", 3)
-    Fleet(population, around)
+    Fleet(population, environment)
     assert added == [(mac.index, mac.dns_name) for mac in population]
 
 
@@ -128,7 +128,7 @@ def test_a_mac_that_lay_down_answers_as_before(run_in_reactor: RunInReactor) -> 
 
 def test_a_mac_at_rest_is_reached_by_its_controller_and_boots(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        async with stack(2, manners=QUICK) as running:
+        async with stack(2, behaviour=QUICK) as running:
             controller, device = running.fleet
             for client in (controller, device):
                 await with_lom(running, client)
@@ -160,7 +160,7 @@ def test_whether_a_mac_left_is_known_after_it_lay_down(run_in_reactor: RunInReac
             running.fleet.gateway.on_left = gone.append
             identifier = next(iter(client.device.profiles)).identifier
             await running.command(client, "RemoveProfile", Identifier=identifier)
-            await running.until(lambda: not client.enrolled and client._parts.errands.quiet, "the end of management")
+            await running.until(lambda: not client.enrolled and client._parts.background.quiet, "the end of management")
             assert gone == [0]
             left_at = client.pushes.left_at
             assert lies(client)

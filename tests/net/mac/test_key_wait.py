@@ -36,7 +36,7 @@ async def slow_keys() -> AsyncIterator[Stack]:
     """A lab and one Mac, not yet enrolled, for which the clock goes on by KEY_SECONDS while a key is made."""
     running = Stack(1, scep=True)
     skewed = SkewedReactor()
-    object.__setattr__(running.around, "reactor", skewed)
+    object.__setattr__(running.environment, "reactor", skewed)
     running.operations._clock = skewed
     take = running.keys.take
 

@@ -7,13 +7,13 @@ import gc
 from conftest import RunInReactor
 from stack import stack
 
-from agent.net.mac.client import Awake
+from agent.net.mac.client import ActiveMac
 from agent.net.mac.commands import Commands
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.sessions import Sessions
 
-PARTS = (Awake, Commands, LOMPresence, PowerTimer, SessionConnection, Sessions)
+PARTS = (ActiveMac, Commands, LOMPresence, PowerTimer, SessionConnection, Sessions)
 
 
 def parts() -> int:
@@ -30,9 +30,9 @@ def test_its_parts_are_gone_without_a_collection(run_in_reactor: RunInReactor) -
             gc.collect()
             gc.disable()
             try:
-                awake = parts()
+                active = parts()
                 assert client.rest()
-                assert awake - parts() == len(PARTS)
+                assert active - parts() == len(PARTS)
             finally:
                 gc.enable()
 

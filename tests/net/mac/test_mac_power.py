@@ -21,12 +21,12 @@ from agent.lom.power import Power, PowerChoices
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.session import State, Timing
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import Manners
+from agent.net.mac.fleet import FleetBehaviour
 from agent.profiles.making import lom_profile
 
 ON, OFF, RESET = PowerRequest
-SOON = Manners(boot=Constant(0.02), shutdown=Constant(0.02), timing=Timing(retry_first=0.02, retry_longest=0.05))
-SLOW_SHUTDOWN = Manners(boot=Constant(0.02), shutdown=Constant(3600.0))
+SOON = FleetBehaviour(boot=Constant(0.02), shutdown=Constant(0.02), timing=Timing(retry_first=0.02, retry_longest=0.05))
+SLOW_SHUTDOWN = FleetBehaviour(boot=Constant(0.02), shutdown=Constant(3600.0))
 OUTSIDE = "a Controller outside"
 
 
@@ -183,8 +183,8 @@ def test_a_mac_that_shuts_down_opens_no_session_and_hears_its_controllers(
     run_in_reactor: RunInReactor, request_type: PowerRequest | None, state: Power, choices: PowerChoices
 ) -> None:
     async def scenario() -> None:
-        manners = Manners(boot=SLOW_SHUTDOWN.boot, shutdown=SLOW_SHUTDOWN.shutdown, power=choices)
-        async with stack(2, manners=manners) as running:
+        behaviour = FleetBehaviour(boot=SLOW_SHUTDOWN.boot, shutdown=SLOW_SHUTDOWN.shutdown, power=choices)
+        async with stack(2, behaviour=behaviour) as running:
             client, other = running.fleet
             await running.command(client, "ShutDownDevice")
             await is_in(client, Power.SHUTTING_DOWN)
@@ -233,7 +233,7 @@ async def switch(running: Stack, controller: MDMClient, client: MDMClient, reque
 
 def test_a_controller_that_switches_itself_off_answers_first(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        async with stack(2, manners=SOON) as running:
+        async with stack(2, behaviour=SOON) as running:
             client, other = running.fleet
             await set_up(running)
             wanted = [item(client, OFF, "own"), item(other, RESET, "other")]
@@ -260,7 +260,7 @@ def test_another_controllers_reset_meanwhile_is_at_once_and_loses_no_command(run
     nobody = device(index=99, addresses=["fe80::99"])
 
     async def scenario() -> None:
-        async with stack(2, manners=SOON) as running:
+        async with stack(2, behaviour=SOON) as running:
             client, other = running.fleet
             await set_up(running)
             running.network.add(nobody, "silent.lom.test", port=silent.getsockname()[1])
@@ -290,7 +290,7 @@ def test_another_controllers_reset_meanwhile_is_at_once_and_loses_no_command(run
 
 def test_the_same_request_over_two_links_is_carried_out_once(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        async with stack(2, manners=SOON) as running:
+        async with stack(2, behaviour=SOON) as running:
             client, other = running.fleet
             await set_up(running)
             await switch(running, other, client, RESET)

@@ -17,7 +17,7 @@ from agent.fleet.durations import Constant
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
 from agent.net.http.http1 import MAX_BODY_BYTES
-from agent.net.mac.fleet import Manners
+from agent.net.mac.fleet import FleetBehaviour
 from agent.plists import MAX_DEPTH
 
 COMMAND = b"<key>CommandUUID</key><string>one</string>"
@@ -401,7 +401,7 @@ def test_a_mac_that_is_reset_while_its_result_is_taken_delivers_it_again_and_it_
     run_in_reactor: RunInReactor,
 ) -> None:
     async def scenario() -> None:
-        async with stack(2, manners=Manners(boot=Constant(0.02))) as running:
+        async with stack(2, behaviour=FleetBehaviour(boot=Constant(0.02))) as running:
             client, other = running.fleet
             reset = LinkRequest("0001", client.device.mac.dns_name, PowerRequest.RESET)
             results: list[Any] = []

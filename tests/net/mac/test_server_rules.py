@@ -22,14 +22,14 @@ from agent.mdm.session import Timing
 from agent.net.http.fetch import retry_after
 from agent.net.http.http1 import Response
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import Manners
+from agent.net.mac.fleet import FleetBehaviour
 from agent.pki.authority import CLIENT_USAGE
 from agent.pki.cms import mdm_signature_signer
 from agent.profiles.enrolment import Enrolment
 
 MAC_IDENTITY = AUTHORITY.issue("a Mac", CLIENT_USAGE)
 PROFILE_LIST = plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "ProfileList"}})
-FAST = Manners(timing=Timing(retry_first=0.02, retry_longest=0.05))
+FAST = FleetBehaviour(timing=Timing(retry_first=0.02, retry_longest=0.05))
 
 
 def replies(*answers: bytes) -> Script:
@@ -46,9 +46,11 @@ def replies(*answers: bytes) -> Script:
 
 
 @asynccontextmanager
-async def enrolled(server: TLSServer, manners: Manners = FAST, **keys: Any) -> AsyncIterator[tuple[Stack, MDMClient]]:
+async def enrolled(
+    server: TLSServer, behaviour: FleetBehaviour = FAST, **keys: Any
+) -> AsyncIterator[tuple[Stack, MDMClient]]:
     """A Mac that is enrolled in a scripted server, without the lab."""
-    running = Stack(1, manners=manners)
+    running = Stack(1, behaviour=behaviour)
     client = running.fleet[0]
     enrolment = Enrolment(
         server_url=f"{server.url}/mdm",
@@ -139,7 +141,7 @@ def test_a_redirect_away_from_tls_or_to_nowhere_ends_the_session(run_in_reactor:
         run_in_reactor(scenario())
 
 
-USUAL = Manners()
+USUAL = FleetBehaviour()
 
 
 def test_a_circle_of_redirects_ends(run_in_reactor: RunInReactor) -> None:
@@ -213,7 +215,7 @@ def test_retry_after_takes_the_place_of_the_back_off(run_in_reactor: RunInReacto
                 await until(lambda: sessions(running) == ["http_status"])
                 deadline = client.device.session.deadline
                 assert deadline is not None
-                assert 1700 < deadline - running.around.reactor.seconds() <= 1800
+                assert 1700 < deadline - running.environment.reactor.seconds() <= 1800
 
         run_in_reactor(scenario())
 

@@ -15,8 +15,8 @@ from agent.load.phases.waits import ResultMissing, Watcher
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operation
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import InHand
-from agent.net.mac.environment import Moment, Surroundings
+from agent.net.mac.commands import CurrentCommand
+from agent.net.mac.environment import Environment, Moment
 from agent.net.mac.fleet import Fleet
 from agent.net.timing import OutOfTime, within
 from agent.pki.authorities import Authorities
@@ -38,7 +38,7 @@ Enrol = Callable[[MDMClient, Moment], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Crew:
+class PhaseContext:
     """The Macs of a shard and what drives them.
 
     ``server`` is None where nobody can be asked to queue a command. ``pushed`` says whether there is a push gateway.
@@ -46,7 +46,7 @@ class Crew:
     a Controller and its Devices are always in one shard, so that each shard may have CAs of its own.
     """
 
-    around: Surroundings
+    environment: Environment
     fleet: Fleet
     metrics: Metrics
     watcher: Watcher
@@ -73,21 +73,23 @@ class Crew:
 
     def later(self, due: Moment) -> Moment:
         """``due``, or now where that has passed by: for the second thing of two."""
-        now = self.around.now()
+        now = self.environment.now()
         return now if now.ticks > due.ticks else due
 
     async def answer(self, request: Deferred[None], seconds: float) -> None:
         """Wait for what the server's API says to a request, for ``seconds`` at the most. Raises PeerError."""
         try:
-            await within(request, seconds, self.around.reactor, self.watcher.stalls)
+            await within(request, seconds, self.environment.reactor, self.watcher.stalls)
         except OutOfTime:
             raise Unanswered(f"the server's API did not answer within {seconds:g} s") from None
 
     def push_failed(self, client: MDMClient, due: Moment, error: PushNotSent) -> None:
         """The server said that APNs did not take a push. What it was to follow was done all the same."""
-        self.around.begin("push", client.index, due, {"udid": client.device.mac.udid}).end(error)
+        self.environment.begin("push", client.index, due, {"udid": client.device.mac.udid}).end(error)
 
-    async def command(self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float) -> InHand:
+    async def command(
+        self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float
+    ) -> CurrentCommand:
         """Have the server queue a command and push; return it when the server has taken the result.
 
         The records are ``enqueue`` (the request to the server's API) and ``delivery`` (the whole), both from ``due``.
@@ -99,7 +101,7 @@ class Crew:
             raise NotPossible(NOT_ENROLLED)
         command_uuid = str(uuid.uuid4()).upper()
         facts = {"request_type": str(command.get("RequestType", ""))[:200], "command_uuid": command_uuid}
-        with self.around.begin("delivery", client.index, due, facts) as delivery:
+        with self.environment.begin("delivery", client.index, due, facts) as delivery:
             waiting = Deferred.fromCoroutine(self._delivered(client, command_uuid, seconds, delivery))
             request = self.server.enqueue(client.device.mac.udid, command_uuid, command)
             try:
@@ -109,7 +111,9 @@ class Crew:
                 waiting.addErrback(lambda _: None)
                 waiting.cancel()
 
-    async def _delivered(self, client: MDMClient, command_uuid: str, seconds: float, delivery: Operation) -> InHand:
+    async def _delivered(
+        self, client: MDMClient, command_uuid: str, seconds: float, delivery: Operation
+    ) -> CurrentCommand:
         """The command with its result, at whose coming its delivery ends, whatever else the server still says."""
         try:
             work = await self.watcher.result(command_uuid, seconds + self.longest_boot)
@@ -134,7 +138,7 @@ class Crew:
 
         A command that was queued has been enqueued, whatever came of the push: that failure is the push's.
         """
-        with self.around.begin("enqueue", client.index, due, delivery.facts) as enqueue:
+        with self.environment.begin("enqueue", client.index, due, delivery.facts) as enqueue:
             try:
                 await self.answer(request, seconds)
             except PushNotSent as error:

@@ -24,7 +24,7 @@ _log = Logger()
 Deliver = Callable[[Notification], bool]
 
 
-class PushDesk:
+class PushEndpoint:
     """``deliver`` hands a notification to its Mac and says whether the Mac takes it for its own.
 
     ``ahead`` is how far the dates that providers write are ahead of ``wall_clock``.
