@@ -1,4 +1,7 @@
-"""What this room needs of the reactor, as types: Twisted's own interfaces are for zope, not for a type checker."""
+"""Time on the network: the reactor as types, the one timer that a class re-arms, sleep, clocks, and stalls of the loop.
+
+The types are ours because Twisted's interfaces are for zope, not for a type checker.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,47 @@ class Reactor(Clock, Protocol):
 
     def removeWriter(self, writer: Any) -> None:
         """No longer."""
+
+
+class Alarm:
+    """One timer that its owner sets, moves and cancels: ``due`` is called once when it goes off.
+
+    The owner keeps the Alarm for life, so that there is nothing to look for when it is set anew or no longer wanted.
+    """
+
+    __slots__ = ("_call", "_clock", "_due")
+
+    def __init__(self, clock: Clock, due: Callable[[], object]) -> None:
+        self._clock = clock
+        self._due = due
+        self._call: DelayedCall | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it is still to go off."""
+        return self._call is not None
+
+    def set(self, seconds: float) -> None:
+        """Go off in ``seconds`` (0 where that is negative), instead of when it was set to."""
+        self.cancel()
+        self._call = self._clock.callLater(max(0.0, seconds), self._goes_off)
+
+    def set_at(self, deadline: float | None) -> None:
+        """Go off at ``deadline`` (seconds on its clock), or not at all for None, instead of when it was set to."""
+        if deadline is None:
+            self.cancel()
+        else:
+            self.set(deadline - self._clock.seconds())
+
+    def cancel(self) -> None:
+        """Do not go off."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+    def _goes_off(self) -> None:
+        self._call = None
+        self._due()
 
 
 async def sleep(clock: Clock, seconds: float) -> None:

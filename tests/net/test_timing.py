@@ -1,0 +1,61 @@
+"""The one timer that a class re-arms."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from agent.net.timing import Alarm
+
+STEPS = st.one_of(
+    st.tuples(st.just("set"), st.integers(-3, 9)),
+    st.tuples(st.just("set_at"), st.none() | st.integers(0, 40)),
+    st.tuples(st.just("advance"), st.integers(0, 9)),
+    st.tuples(st.just("cancel"), st.none()),
+)
+
+
+@given(st.lists(STEPS, max_size=20))
+def test_an_alarm_goes_off_once_at_the_moment_it_was_set_to_last(steps: list[tuple[str, int | None]]) -> None:
+    clock = Clock()
+    went_off: list[float] = []
+    alarm = Alarm(clock, lambda: went_off.append(clock.seconds()))
+    expected: list[float] = []
+    due: float | None = None
+    for step, value in steps:
+        now = clock.seconds()
+        match step:
+            case "set":
+                alarm.set(value or 0)
+                due = now + max(0, value or 0)
+            case "set_at":
+                alarm.set_at(value)
+                due = None if value is None else max(now, value)
+            case "cancel":
+                alarm.cancel()
+                due = None
+            case "advance":
+                clock.pump([1.0] * (value or 0) or [0.0])
+                if due is not None and due <= clock.seconds():
+                    expected.append(max(due, now + 1.0 if value else now))  # a Clock looks when it has moved
+                    due = None
+        assert went_off == expected
+        assert alarm.is_set == (due is not None)
+        assert len(clock.getDelayedCalls()) == alarm.is_set
+
+
+def test_an_alarm_may_be_set_anew_by_what_it_calls() -> None:
+    clock = Clock()
+    went_off: list[float] = []
+
+    def due() -> None:
+        went_off.append(clock.seconds())
+        if len(went_off) < 3:
+            alarm.set(2.0)
+
+    alarm = Alarm(clock, due)
+    alarm.set(1.0)
+    clock.pump([1.0] * 9)
+    assert went_off == [1.0, 3.0, 5.0]
+    assert not alarm.is_set
