@@ -17,7 +17,8 @@ from OpenSSL import SSL
 from twisted.logger import Logger
 
 from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.load.control import MAX_FRAME_BYTES, ControlError, FrameReader, Hello, Message, encode
+from agent.framing import FrameReader
+from agent.load.control import MAX_FRAME_BYTES, MAX_HELLO_BYTES, ControlError, Hello, Message, encode, next_message
 from agent.net.timing import DelayedCall, Reactor
 from agent.net.transport.listener import Listener
 from agent.net.transport.plain import Unchecked
@@ -49,7 +50,7 @@ class ControlLink:
     def __init__(self, party: Party) -> None:
         self.shard = -1
         self._party = party
-        self._reader = FrameReader()
+        self._reader = FrameReader(MAX_HELLO_BYTES)
         self._stream: TLSStream | None = None
         self._waiting: list[bytes] = []
 
@@ -93,7 +94,7 @@ class ControlLink:
         """Bytes came."""
         self._reader.receive(octets)
         try:
-            while self._stream is not None and (message := self._reader.take()) is not None:
+            while self._stream is not None and (message := next_message(self._reader)) is not None:
                 self._party.said(self, message)
         except LomAgentError as error:
             self._lose(ControlError(str(error)))
