@@ -6,7 +6,6 @@ Nothing is registered with the client library's global registry, so that its fig
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from agent import __version__
 from agent.errors import OperatorError
 from agent.measure.live import RECENT_SECONDS, LiveView, OperationView, PhaseView
 from agent.measure.timeline import MACS
+from agent.net.transport.addresses import address_text
 
 HOST = "127.0.0.1"
 PATH = b"/metrics"
@@ -65,10 +65,10 @@ class PrometheusExporter:
             self._port = self._reactor.listenTCP(port, self._connections, interface=host)
         except CannotListenError as error:
             raise OperatorError(
-                f"The metrics for Prometheus cannot be served on {_authority(host, port)}: {error.socketError}. "
+                f"The metrics for Prometheus cannot be served on {address_text(host, port)}: {error.socketError}. "
                 "Choose another address or port, or 0 for any free port."
             ) from error
-        self.url = f"http://{_authority(host, self._port.getHost().port)}{PATH.decode('ascii')}"
+        self.url = f"http://{address_text(host, self._port.getHost().port)}{PATH.decode('ascii')}"
 
     def close(self) -> Deferred[Any]:
         """Listen no longer and drop who is connected; fires when the port is free."""
@@ -76,33 +76,6 @@ class PrometheusExporter:
         for connection in list(self._connections.protocols):
             connection.transport.abortConnection()
         return gatherResults([] if port is None else [port.stopListening() or succeed(None)])
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """The host and the port of ``ADDRESS:PORT``, such as ``127.0.0.1:9464`` or ``[::1]:9464``. Raises OperatorError."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    address = "127.0.0.1" if host == "localhost" else host[1:-1] if bracketed else host
-    if colon and _is_address(address, 6 if bracketed else 4) and _is_port(port):
-        return address, int(port)
-    raise OperatorError(
-        f"Expected an IP address and a port to serve metrics on, such as 127.0.0.1:9464 or [::1]:9464; found {text!r}."
-    )
-
-
-def _is_address(text: str, version: int) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == version
-    except ValueError:
-        return False
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65536
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _View(Collector):
