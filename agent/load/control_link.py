@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from twisted.logger import Logger
 
-from agent.errors import LomAgentError, OperatorError, PeerError
+from agent.errors import LomAgentError, PeerError
 from agent.framing import FrameReader
 from agent.load.control import MAX_FRAME_BYTES, MAX_HELLO_BYTES, ControlError, Hello, Message, encode, next_message
 from agent.net.timing import DelayedCall, Reactor
-from agent.net.transport.listener import Listener
+from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.stream import State, TLSStream, start_connect
 from agent.net.transport.tls import TLSContexts, make_context
@@ -146,14 +146,7 @@ class ControlServer:
 
     def listen(self, host: str = "127.0.0.1") -> None:
         """Listen at any free port of ``host``. Raises OperatorError."""
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.bind((host, 0))
-            sock.listen(len(self.secrets) + 16)
-        except OSError as error:
-            sock.close()
-            raise OperatorError(f"the control link cannot listen on {host}: {error.strerror}") from error
-        sock.setblocking(False)
+        sock = listening_socket(host, 0, what="The control link")
         self.address = (host, sock.getsockname()[1])
         self._listener = Listener(self._reactor, sock, self._accepted)
         self._listener.resume()

@@ -243,7 +243,7 @@ def test_a_port_that_is_taken_is_the_operators_to_change(run_in_reactor):
         port = int(re.search(r":(\d+)/metrics", first.url)[1])
         second = PrometheusExporter(reactor, "127.0.0.1", port)
         try:
-            with pytest.raises(OperatorError, match=rf"cannot be served on 127\.0\.0\.1:{port}: .*another"):
+            with pytest.raises(OperatorError, match=rf"exporter cannot listen on 127\.0\.0\.1:{port}: .*another"):
                 second.listen()
         finally:
             await second.close()
