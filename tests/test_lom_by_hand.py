@@ -318,7 +318,7 @@ RESET = ["lom-request", "Reset", "mac.lom.test"]
         ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a", "--seed", "s"], "one or the other"),
         ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a", "--controller", "1"], "--controller goes with --seed"),
         ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a"], "file c cannot be read: No such file"),
-        (["lom-device", "--listen", "[2001:db8::1]:0"], "the Devices cannot listen on [2001:db8::1]:0: "),
+        (["lom-device", "--listen", "[2001:db8::1]:0"], "The LOM Device cannot listen on [2001:db8::1]:0: "),
         (["lom-device", "--listen", "::1:0"], "such as [::1]:623"),
         (["lom-device", "--cert", "c", "--key", "k", "--ca", "a", "--devices", "2"], "--devices goes with --seed"),
         (["lom-device", "--cert", "c", "--key", "k", "--ca", "a", "--segment-size", "2"], "--segment-size goes with"),

@@ -16,6 +16,7 @@ import pytest
 
 ROOMS = (
     "errors",
+    "framing",
     "unix",
     "processes",
     "files",
@@ -51,7 +52,7 @@ ROOMS = (
 PACKAGE = "agent"
 FOLDER = Path(__file__).parent.parent / PACKAGE
 WITHOUT_IO = (
-    "errors", "pki", "lenient_xml", "plists", "push", "mdm", "lom", "fleet", "profiles", "faults", "device",
+    "errors", "framing", "pki", "lenient_xml", "plists", "push", "mdm", "lom", "fleet", "profiles", "faults", "device",
 )  # fmt: skip
 FRONT_DOORS = ("cli", "pytest_plugin", "__main__")
 IO_MODULES = ("asyncio", "http", "select", "selectors", "socket", "ssl", "subprocess", "threading", "time", "twisted")

@@ -17,6 +17,7 @@ from agent.files import write_secret
 from agent.load.gateway import APNsPlan
 from agent.net.apns.behaviour import AT_ONCE, PushBehaviour
 from agent.net.apns.gateway import NAMES
+from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
@@ -84,7 +85,7 @@ def apns_plan(scenario: Scenario) -> APNsPlan | None:
     push = scenario.push
     if not push.enabled or push.listen is None:
         return None
-    host, port = _address(push.listen)
+    host, port = parse_address(push.listen, "push.listen (--apns)", 2197, names=True)
     identity = _identity(push, host)
     if identity is None and (scenario.server.adapter != "lab" or scenario.server.lab is not None):
         raise OperatorError(
@@ -103,14 +104,6 @@ def apns_plan(scenario: Scenario) -> APNsPlan | None:
             rules=push.rules,
         ),
     )
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
-        raise OperatorError(f"push.listen (--apns) should be ADDRESS:PORT, such as 127.0.0.1:2197, but is {text!r}")
-    return host, int(port)
 
 
 def _identity(push: PushPart, host: str) -> Identity | None:

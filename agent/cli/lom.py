@@ -84,7 +84,7 @@ def lom_device(listen: str, boot: float, as_json: bool, **options: Any) -> None:
 
     The link is described in docs/lom-link.md, trying it by hand in docs/lom-by-hand.md.
     """
-    address = parse_socket_address(listen)
+    address = parse_socket_address(listen, "--listen")
     cast = _cast(options)
     reactor = the_reactor()
     stopped: Deferred[None] = Deferred()
@@ -161,7 +161,7 @@ def lom_request(request_type: str, name: str, to: str, timeout: float, **options
 
     Exit status: 0 the Device did it, 1 it refused or the link failed (standard error says why), 2 wrong usage or files.
     """
-    address = parse_socket_address(to)
+    address = parse_socket_address(to, "--to")
     if address[1] == 0:
         raise click.UsageError("--to needs the port that the Device listens on, not 0")
     uuid = str(uuids.uuid4()).upper() if options["uuid"] is None else options["uuid"]

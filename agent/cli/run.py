@@ -22,10 +22,11 @@ from agent.load.conductor import Conductor
 from agent.load.machine import cores, workers_of
 from agent.measure.live import LiveView
 from agent.measure.trace import TraceParts
+from agent.net.transport.addresses import parse_address
 from agent.processes import ProcessEach
 from agent.report.terminal import Display, make_display
 from agent.scenario.types import Scenario
-from agent.service.prometheus import PrometheusExporter, parse_listen
+from agent.service.prometheus import PrometheusExporter
 from agent.unix import check_unix
 
 FIRST_CHECKPOINT_SECONDS = 2.0
@@ -164,7 +165,9 @@ def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
     reactor = the_reactor()
-    exporter = None if prometheus is None else PrometheusExporter(reactor, *parse_listen(prometheus))
+    exporter = None
+    if prometheus is not None:
+        exporter = PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
     executor = ProcessEach()
     outcome = Outcome(scenario, outputs, datetime.now(UTC))
     watchers = _Watchers(display, exporter)

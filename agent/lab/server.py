@@ -10,18 +10,16 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
-from agent.errors import OperatorError
 from agent.lab.api import API, is_authorised
 from agent.lab.core import Lab, Message, Refused
 from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
-from agent.net.http.server import MAX_BODY_BYTES, _QuietSite
+from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.tls import make_context
 from agent.pki.authorities import Authorities
 from agent.pki.certificates import CertificateError, peer_certificate
@@ -78,18 +76,15 @@ class LabServer:
         root.putChild(b"checkin", _Put(self.lab.check_in))
         root.putChild(b"mdm", _Put(self.lab.report))
         root.putChild(b"api", API(self._reactor, self.lab, self.token, lambda: self.push))
-        try:
-            if self._scep is not None:
-                scep: Any = Resource()
-                scep.putChild(b"scep", _SCEP(self._scep))
-                self._ports.append(self._reactor.listenTCP(scep_port, _site(scep), interface=HOST))
-                self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
-            connections = _Connections(self.authorities, self._identity)
-            site = _site(root)
-            site.keeps_body = self._keeps_body
-            self._ports.append(self._reactor.listenSSL(port, site, connections, backlog=1024, interface=HOST))
-        except CannotListenError as error:
-            raise OperatorError(f"the lab cannot listen on {HOST}:{error.port}: {error.socketError}") from error
+        if self._scep is not None:
+            scep: Any = Resource()
+            scep.putChild(b"scep", _SCEP(self._scep))
+            self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
+            self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
+        connections = _Connections(self.authorities, self._identity)
+        site = BoundedSite(root)
+        site.keeps_body = self._keeps_body
+        self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
 
     def _keeps_body(self, request: Any) -> bool:
@@ -109,10 +104,6 @@ class LabServer:
         """Listen no longer; fires when the ports are free."""
         ports, self._ports = self._ports, []
         return gatherResults([port.stopListening() or succeed(None) for port in ports])
-
-
-def _site(root: Any) -> Any:
-    return _QuietSite(root)
 
 
 @implementer(IOpenSSLServerConnectionCreator)

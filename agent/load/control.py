@@ -6,17 +6,16 @@ is, second by second. A frame is a length of 4 bytes, big-endian, then MessagePa
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import msgspec
 
 from agent.errors import MisuseError, PeerError
+from agent.framing import FrameLengthError, FrameReader, frame
 from agent.measure.live import PhaseState
 
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # a snapshot has some 20 histograms of at most 200 KiB; a push has 4 KiB
 MAX_HELLO_BYTES = 4096  # before the other end is known
-_LENGTH = struct.Struct(">I")
 
 
 class ControlError(PeerError):
@@ -128,33 +127,15 @@ def encode(message: Message) -> bytes:
     octets = _encoder.encode(message)
     if len(octets) > MAX_FRAME_BYTES:
         raise MisuseError(f"a message of {len(octets)} bytes on the control link; at most {MAX_FRAME_BYTES} fit")
-    return _LENGTH.pack(len(octets)) + octets
+    return frame(octets)
 
 
-class FrameReader:
-    """Messages out of bytes, however these are cut. ``longest`` is how long a frame may be, for now."""
-
-    def __init__(self, longest: int = MAX_HELLO_BYTES) -> None:
-        self.longest = longest
-        self._buffer = bytearray()
-
-    def receive(self, octets: bytes) -> None:
-        """Bytes came."""
-        self._buffer += octets
-
-    def take(self) -> Message | None:
-        """The next message, None where it is not whole yet. Raises ControlError for what is no message."""
-        if len(self._buffer) < _LENGTH.size:
-            return None
-        (length,) = _LENGTH.unpack_from(self._buffer)
-        if length > self.longest:
-            raise ControlError(f"a frame of {length} bytes on the control link, where at most {self.longest} are taken")
-        end = _LENGTH.size + length
-        if len(self._buffer) < end:
-            return None
-        frame = bytes(self._buffer[_LENGTH.size : end])
-        del self._buffer[:end]
-        try:
-            return _decoder.decode(frame)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ControlError(f"a frame on the control link holds no message: {error}") from error
+def next_message(reader: FrameReader) -> Message | None:
+    """The next complete message, or None until more bytes arrive. Raises ControlError for a malformed one."""
+    try:
+        body = reader.next_frame()
+        return None if body is None else _decoder.decode(body)
+    except FrameLengthError as error:
+        raise ControlError(f"Malformed frame on the control link. {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ControlError(f"Malformed message on the control link: {error}") from error

@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from twisted.logger import Logger
 
-from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.load.control import MAX_FRAME_BYTES, ControlError, FrameReader, Hello, Message, encode
+from agent.errors import LomAgentError, PeerError
+from agent.framing import FrameReader
+from agent.load.control import MAX_FRAME_BYTES, MAX_HELLO_BYTES, ControlError, Hello, Message, encode, next_message
 from agent.net.timing import DelayedCall, Reactor
-from agent.net.transport.listener import Listener
+from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.stream import State, TLSStream, start_connect
 from agent.net.transport.tls import TLSContexts, make_context
@@ -49,7 +50,7 @@ class ControlLink:
     def __init__(self, party: Party) -> None:
         self.shard = -1
         self._party = party
-        self._reader = FrameReader()
+        self._reader = FrameReader(MAX_HELLO_BYTES)
         self._stream: TLSStream | None = None
         self._waiting: list[bytes] = []
 
@@ -93,7 +94,7 @@ class ControlLink:
         """Bytes came."""
         self._reader.receive(octets)
         try:
-            while self._stream is not None and (message := self._reader.take()) is not None:
+            while self._stream is not None and (message := next_message(self._reader)) is not None:
                 self._party.said(self, message)
         except LomAgentError as error:
             self._lose(ControlError(str(error)))
@@ -145,14 +146,7 @@ class ControlServer:
 
     def listen(self, host: str = "127.0.0.1") -> None:
         """Listen at any free port of ``host``. Raises OperatorError."""
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.bind((host, 0))
-            sock.listen(len(self.secrets) + 16)
-        except OSError as error:
-            sock.close()
-            raise OperatorError(f"the control link cannot listen on {host}: {error.strerror}") from error
-        sock.setblocking(False)
+        sock = listening_socket(host, 0, what="The control link")
         self.address = (host, sock.getsockname()[1])
         self._listener = Listener(self._reactor, sock, self._accepted)
         self._listener.resume()

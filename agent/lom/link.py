@@ -7,17 +7,16 @@ an answer. What comes of the bytes of a link never depends on the pieces that th
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 from agent import plists
 from agent.errors import MisuseError, PeerError
+from agent.framing import FrameLengthError, FrameReader, frame
 from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
 
 MAX_FRAME_BYTES = 4096
 MAX_ERROR_LENGTH = 512  # characters: with the longest DeviceRequestUUID, in any script, an answer fits in its frame
-_LENGTH = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,33 +116,16 @@ def encode_frame(message: dict[str, Any]) -> bytes:
     body = plists.dump_binary(message)
     if len(body) > MAX_FRAME_BYTES:
         raise FrameTooLong(f"a LOM frame of {len(body)} bytes; at most {MAX_FRAME_BYTES} are allowed")
-    return _LENGTH.pack(len(body)) + body
+    return frame(body)
 
 
-class FrameReader:
-    """Bytes in, messages out, one at a time."""
-
-    __slots__ = ("_buffer",)
-
-    def __init__(self) -> None:
-        self._buffer = b""
-
-    def receive(self, data: bytes) -> None:
-        """Take bytes."""
-        self._buffer += data
-
-    def next_message(self) -> dict[str, Any] | None:
-        """The next whole frame's message, or None until more bytes come. Raises FrameTooLong or FrameMalformed."""
-        if len(self._buffer) < _LENGTH.size:
-            return None
-        (length,) = _LENGTH.unpack_from(self._buffer)
-        if not 0 < length <= MAX_FRAME_BYTES:
-            raise FrameTooLong(f"a LOM frame of {length} bytes; from 1 to {MAX_FRAME_BYTES} are allowed")
-        end = _LENGTH.size + length
-        if len(self._buffer) < end:
-            return None
-        body, self._buffer = self._buffer[_LENGTH.size : end], self._buffer[end:]
-        return _decode(body)
+def next_message(reader: FrameReader) -> dict[str, Any] | None:
+    """The message of the next complete frame, or None until more bytes arrive. Raises FrameTooLong, FrameMalformed."""
+    try:
+        body = reader.next_frame()
+    except FrameLengthError as error:
+        raise FrameTooLong(f"a LOM frame of {error.length} bytes; from 1 to {MAX_FRAME_BYTES} are allowed") from None
+    return None if body is None else _decode(body)
 
 
 class ControllerLink:
@@ -153,7 +135,7 @@ class ControllerLink:
 
     def __init__(self, request: LinkRequest) -> None:
         self._request = request
-        self._reader = FrameReader()
+        self._reader = FrameReader(MAX_FRAME_BYTES)
 
     def start(self) -> bytes:
         """The bytes to send first."""
@@ -165,7 +147,7 @@ class ControllerLink:
         The first frame is the answer. The Controller hangs up then, so what the Device may say after it is not read.
         """
         self._reader.receive(data)
-        message = self._reader.next_message()
+        message = next_message(self._reader)
         if message is None:
             return None
         answer = parse_answer(message)
@@ -186,7 +168,7 @@ class DeviceLink:
     __slots__ = ("_asked", "_left", "_reader")
 
     def __init__(self, limits: LinkLimits = LIMITS) -> None:
-        self._reader = FrameReader()
+        self._reader = FrameReader(MAX_FRAME_BYTES)
         self._left = limits.requests_a_link
         self._asked = False
 
@@ -208,7 +190,7 @@ class DeviceLink:
             raise MisuseError("the next request of a LOM link, before the last was answered")
         if self.finished:
             return None
-        message = self._reader.next_message()
+        message = next_message(self._reader)
         if message is None:
             return None
         request = parse_request(message)

@@ -16,6 +16,7 @@ from agent.fleet.durations import parse_duration
 from agent.measure.limits import parse_limit
 from agent.net.lom.networks import parse_network
 from agent.net.mac.keys import MAX_POOL, parse_keys
+from agent.net.transport.addresses import parse_address
 from agent.push.rules import parse_rule
 from agent.scenario.types import FleetPart, LoadPart, PushPart, Scenario, ServerPart, WebRequest
 from agent.servers.configs import RequestTemplate
@@ -136,7 +137,7 @@ def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
     if push.delay is not None:
         _said("push.delay", push.delay, parse_duration)
     if push.listen is not None:
-        _check_listen(push.listen)
+        parse_address(push.listen, "push.listen (--apns)", 2197, names=True)
     if (push.cert is None) != (push.key is None):
         raise OperatorError("push.cert and push.key go together")
     if push.cert is not None and push.tls is not None:
@@ -152,13 +153,6 @@ def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
             "push needs tls, or cert and key: the gateway's certificate, which your server has to trust"
         )
     return structs.replace(push, enabled=enabled, listen=(push.listen or LISTEN) if enabled else None)
-
-
-def _check_listen(text: str) -> None:
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
-        raise OperatorError(f'push.listen should be ADDRESS:PORT, such as 127.0.0.1:2197, but is "{text}"')
 
 
 def _check_url(key: str, text: str) -> None:

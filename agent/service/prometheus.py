@@ -6,7 +6,6 @@ Nothing is registered with the client library's global registry, so that its fig
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,16 +13,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.internet.error import CannotListenError
-from twisted.protocols.policies import WrappingFactory
-from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
 
 from agent import __version__
-from agent.errors import OperatorError
 from agent.measure.live import RECENT_SECONDS, LiveView, OperationView, PhaseView
 from agent.measure.timeline import MACS
+from agent.net.http.server import BoundedSite, LimitedConnections, listen
+from agent.net.transport.addresses import address_text
 
 HOST = "127.0.0.1"
 PATH = b"/metrics"
@@ -48,7 +44,7 @@ class PrometheusExporter:
         self._reactor = reactor
         self._address = host, port
         self._view = _View()
-        self._connections: Any = _Connections(_site(reactor, self._view))
+        self._connections = LimitedConnections(_site(reactor, self._view), MAX_CONNECTIONS)
         self._port: Any = None
 
     def note(self, text: str) -> None:
@@ -61,48 +57,14 @@ class PrometheusExporter:
     def listen(self) -> None:
         """Listen. Raises OperatorError."""
         host, port = self._address
-        try:
-            self._port = self._reactor.listenTCP(port, self._connections, interface=host)
-        except CannotListenError as error:
-            raise OperatorError(
-                f"The metrics for Prometheus cannot be served on {_authority(host, port)}: {error.socketError}. "
-                "Choose another address or port, or 0 for any free port."
-            ) from error
-        self.url = f"http://{_authority(host, self._port.getHost().port)}{PATH.decode('ascii')}"
+        self._port = listen(self._reactor, self._connections, host, port, what="The Prometheus exporter")
+        self.url = f"http://{address_text(host, self._port.getHost().port)}{PATH.decode('ascii')}"
 
     def close(self) -> Deferred[Any]:
         """Listen no longer and drop who is connected; fires when the port is free."""
         port, self._port = self._port, None
-        for connection in list(self._connections.protocols):
-            connection.transport.abortConnection()
+        self._connections.abort_all()
         return gatherResults([] if port is None else [port.stopListening() or succeed(None)])
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """The host and the port of ``ADDRESS:PORT``, such as ``127.0.0.1:9464`` or ``[::1]:9464``. Raises OperatorError."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    address = "127.0.0.1" if host == "localhost" else host[1:-1] if bracketed else host
-    if colon and _is_address(address, 6 if bracketed else 4) and _is_port(port):
-        return address, int(port)
-    raise OperatorError(
-        f"Expected an IP address and a port to serve metrics on, such as 127.0.0.1:9464 or [::1]:9464; found {text!r}."
-    )
-
-
-def _is_address(text: str, version: int) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == version
-    except ValueError:
-        return False
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65536
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _View(Collector):
@@ -186,49 +148,7 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
 def _site(reactor: Any, view: _View) -> Any:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(view)
-    return _QuietSite(_Metrics(registry), requestFactory=_BodilessRequest, timeout=IDLE_SECONDS, reactor=reactor)
-
-
-class _Connections(WrappingFactory):
-    """Knows who is connected, and lets in no more than MAX_CONNECTIONS."""
-
-    noisy = False
-
-    def buildProtocol(self, address: Any) -> Any:
-        """The protocol of one connection, or None, which closes it."""
-        return None if len(self.protocols) >= MAX_CONNECTIONS else super().buildProtocol(address)
-
-
-class _QuietSite(Site):
-    """Without an access log: a line for each scrape says nothing."""
-
-    noisy = False
-
-    def log(self, request: Any) -> None:
-        """Log nothing."""
-
-
-class _BodilessRequest(Request):
-    """A request whose announced body is refused before it comes: nobody here wants one."""
-
-    _closing = False
-
-    def gotLength(self, length: int | None) -> None:
-        """The announced length; None where the body is chunked."""
-        super().gotLength(0)
-        if length != 0:
-            self._closing = True
-            close = Headers({b"connection": [b"close"], b"content-length": [b"0"]})
-            self.channel.writeHeaders(b"HTTP/1.1", b"413", b"Content Too Large", close)
-            self.channel.loseConnection()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """What came of it before the connection was closed."""
-
-    def process(self) -> None:
-        """Answer, unless that was done."""
-        if not self._closing:
-            super().process()
+    return BoundedSite(_Metrics(registry), max_body=0, timeout=IDLE_SECONDS, reactor=reactor)
 
 
 class _Metrics(Resource):

@@ -489,14 +489,14 @@ def test_the_topic_of_the_lab_is_one_that_a_mac_takes() -> None:
 def test_a_session_that_is_resumed_is_the_same_macs(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_site = agent.lab.server._site
+    make_site = agent.lab.server.BoundedSite
 
     def impatient_site(root: Any) -> Any:
         site = make_site(root)
         site.timeOut = 0.2  # as servers do it with connections that are quiet
         return site
 
-    monkeypatch.setattr(agent.lab.server, "_site", impatient_site)
+    monkeypatch.setattr(agent.lab.server, "BoundedSite", impatient_site)
 
     async def scenario() -> None:
         async with stack(2, resume=1.0) as running:

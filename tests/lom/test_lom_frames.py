@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import plistlib
-import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,19 +12,20 @@ from hypothesis import strategies as st
 from strategies_lom import ANSWER_KEYS, KEYS, characters, cut, integers, link_requests, plist_dictionaries, texts
 
 from agent.errors import MisuseError
+from agent.framing import FrameReader, frame
 from agent.lom.link import (
     MAX_ERROR_LENGTH,
     MAX_FRAME_BYTES,
     ControllerLink,
     DeviceLink,
     FrameMalformed,
-    FrameReader,
     FrameTooLong,
     LinkAnswer,
     LinkError,
     LinkLimits,
     LinkRequest,
     encode_frame,
+    next_message,
     parse_answer,
     parse_request,
 )
@@ -35,11 +35,6 @@ REQUEST = LinkRequest("0001", "device.lom.test", PowerRequest.RESET)
 ANSWER = LinkAnswer("0001")
 
 
-def frame(body: bytes) -> bytes:
-    """A frame by hand."""
-    return struct.pack(">I", len(body)) + body
-
-
 def binary(value: Any) -> bytes:
     """A frame that holds any value, by the standard library."""
     return frame(plistlib.dumps(value, fmt=plistlib.FMT_BINARY))
@@ -47,12 +42,12 @@ def binary(value: Any) -> bytes:
 
 def read(pieces: Iterable[bytes]) -> list[Any]:
     """The messages in ``pieces``, and at their end the class of the error that stopped the reading, if one did."""
-    reader = FrameReader()
+    reader = FrameReader(MAX_FRAME_BYTES)
     found: list[Any] = []
     for piece in pieces:
         reader.receive(piece)
         try:
-            while (message := reader.next_message()) is not None:
+            while (message := next_message(reader)) is not None:
                 found.append(message)
         except LinkError as error:
             return [*found, type(error)]

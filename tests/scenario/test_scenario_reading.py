@@ -265,8 +265,11 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ),
         (WEBHOOK + "headers = { A = 3 }\n" + ENROLL, "server.webhook.enqueue.headers.A should be text, but is 3"),
         # push
-        ('[push]\nlisten = "here"\n' + ENROLL, "push.listen should be ADDRESS:PORT, such as 127.0.0.1:2197"),
-        ('[push]\nlisten = "::1:99999"\n' + ENROLL, "push.listen should be ADDRESS:PORT"),
+        (
+            '[push]\nlisten = "here"\n' + ENROLL,
+            "Expected ADDRESS:PORT for push.listen (--apns), such as",
+        ),
+        ('[push]\nlisten = "::1:99999"\n' + ENROLL, "Expected ADDRESS:PORT for push.listen"),
         ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: a rule of the gateway begins with"),
         ('[push]\ndelay = "slow"\n' + ENROLL, "push.delay: expected constant:SECONDS"),
         ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key go together"),

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from agent.errors import OperatorError
 from agent.net.apns.connection import ALPN, GatewayLimits, ProviderConnection, Router
 from agent.net.timing import DelayedCall, Reactor
-from agent.net.transport.listener import Listener
+from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream
 from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, for_openssl, peer_chain, read_openssl
@@ -29,7 +29,6 @@ from agent.push.reasons import Reason
 from agent.push.requests import NOBODY, Provider
 
 NAMES = ("api.push.apple.com", "api.sandbox.push.apple.com", "api.development.push.apple.com", "localhost")
-_BACKLOG = 1024
 
 _log = Logger()
 
@@ -98,11 +97,7 @@ class APNsGateway:
         return self._gone
 
     def _open(self, host: str, port: int) -> None:
-        try:
-            sock = _listening_socket(host, port)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OperatorError(f"the APNs gateway cannot listen on {host}:{port}: {reason}") from error
+        sock = listening_socket(host, port, what="The APNs gateway")
         self.host, self.port = host, sock.getsockname()[1]
         self._listener = Listener(self._reactor, sock, self._accepted)
         self._listener.resume()
@@ -235,19 +230,3 @@ def _context(identity: Identity) -> SSL.Context:
 
 def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> Any:  # pyOpenSSL's sentinel has a private type
     return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def _listening_socket(host: str, port: int) -> socket.socket:
-    family, _kind, _protocol, _name, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock

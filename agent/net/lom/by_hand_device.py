@@ -14,7 +14,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from agent.device.mac import Device
-from agent.errors import OperatorError, PeerError
+from agent.errors import PeerError
 from agent.fleet.population import Mac, Population
 from agent.lom.endpoint import LOMConfiguration, device_side
 from agent.lom.gate import Gate
@@ -161,14 +161,8 @@ class LoneDevices:
 
     def listen(self, address: IPv6SocketAddress) -> None:
         """Open the endpoint; port 0 takes any free one. Raises OperatorError."""
-        try:
-            host, port, _, scope = address
-            sock = listening_socket(host, port, scope=scope)
-        except OSError as error:
-            raise OperatorError(
-                f"the Devices cannot listen on {socket_address_text(address)}: {error.strerror}; "
-                "choose another address or port"
-            ) from error
+        host, port, _, scope = address
+        sock = listening_socket(host, port, what="The LOM Device", scope=scope, ipv6_only=True)
         self.address = socket_address_text(sock.getsockname())
         self._listener = Listener(self._reactor, sock, self._accepted)
         self._listener.resume()

@@ -98,7 +98,9 @@ class InterfaceNetwork(SocketNetwork):
         try:
             for home in self._homes:
                 home.addresses.open()
-                sockets.append(self._listening_socket(home))
+                sockets.append(
+                    listening_socket("::", self.port, what="The LOM Devices", interface=home.name, ipv6_only=True)
+                )
                 home.addresses.put_on(list(home.endpoints))
         except OperatorError:
             for sock in sockets:
@@ -173,16 +175,6 @@ class InterfaceNetwork(SocketNetwork):
                 "name one for each segment, or a single one for all of them"
             )
         return self._homes[endpoint.segment]
-
-    def _listening_socket(self, home: _Home) -> socket.socket:
-        try:
-            return listening_socket("::", self.port, home.name)
-        except PermissionError as error:
-            raise OperatorError(f"port {self.port} needs root, or the capability CAP_NET_BIND_SERVICE") from error
-        except OSError as error:
-            raise OperatorError(
-                f"the Devices cannot listen on port {self.port} of {home.name}: {error.strerror}; choose another port"
-            ) from error
 
     def _give_back(self) -> None:
         for home in self._homes:

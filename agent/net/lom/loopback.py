@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 
-from agent.errors import OperatorError
 from agent.lom.endpoint import Endpoint
 from agent.lom.link import LIMITS, LinkLimits
 from agent.lom.network import AddressBook, Neighbourhood
@@ -70,13 +69,7 @@ class LoopbackNetwork(SocketNetwork):
 
     def listen(self, port: int = 0) -> None:
         """Open the Devices' endpoint; port 0 takes any free one. Raises OperatorError."""
-        try:
-            sock = listening_socket(HOST, port)
-        except OSError as error:
-            raise OperatorError(
-                f"the LOM network cannot listen on [{HOST}]:{port}: {error.strerror}; "
-                "it needs IPv6 on the loopback interface"
-            ) from error
+        sock = listening_socket(HOST, port, what="The loopback LOM network (IPv6)", ipv6_only=True)
         self.port = sock.getsockname()[1]
         self.accept_from(sock)
 
