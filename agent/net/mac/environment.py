@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +15,7 @@ from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
 from agent.net.lom.networks import LOMNetwork
 from agent.net.mac.keys import KeyPool
-from agent.net.timing import Reactor
+from agent.net.timing import Reactor, RunClock
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
@@ -45,13 +44,13 @@ class Environment:
     network: LOMNetwork
     keys: KeyPool
     operations: Operations
+    wall_clock: RunClock
     anchors: tuple[x509.Certificate, ...] = ()
     insecure: bool = False
     on_warning: Callable[[str], None] = lambda _text: None
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     stage: Stage | None = None
     resume: float = 0.0
-    wall_clock: Callable[[], float] = time.time
     _warned: set[str] = field(default_factory=set)
 
     def now(self) -> Moment:
