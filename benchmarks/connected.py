@@ -78,7 +78,7 @@ class Crowd:
         """Open every connection, by one session for each Mac."""
         self._opening = self.clients[::-1]
         for client in self.clients:
-            client.watch = self
+            client.observer = self
         for _ in range(AT_ONCE):
             self._open_next()
         await self._opened

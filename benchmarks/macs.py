@@ -76,7 +76,7 @@ class Macs:
                 anchors=(),
                 sign_message=sign,
             )
-            client.watch = self
+            client.observer = self
             self.clients.append(client)
         self._next = 0
         self._to_start = self._to_end = 0

@@ -80,7 +80,7 @@ class Connecting:
     def _next(self) -> None:
         if self._waiting:
             client = self._waiting.pop()
-            client.watch = self
+            client.observer = self
             assert client.wake()
 
     def session_over(self, _client: MDMClient, failure: Exception | None) -> None:

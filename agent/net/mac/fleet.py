@@ -98,10 +98,6 @@ class Fleet:
         """The Macs that were made so far."""
         return (client for client in self._clients if client is not None)
 
-    def of_segment(self, segment: int) -> list[MDMClient]:
-        """The Macs of one subnet."""
-        return [self[index] for index in self.population.segment(segment)]
-
     def of_udid(self, udid: str) -> MDMClient:
         """The Mac with this UDID, of those that were made. Raises KeyError."""
         for index in self._without_udid:

@@ -65,7 +65,6 @@ class KeyPool:
         self,
         reactor: Any,
         pool: int | None = None,
-        on_key: Callable[[], None] = lambda: None,
         processes: int | None = None,
         on_wait: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
@@ -73,7 +72,6 @@ class KeyPool:
         self.waits = 0
         self._reactor = reactor
         self._pool = pool
-        self._on_key = on_key
         self._on_wait = on_wait
         self._processes = max(1, processes or os.cpu_count() or 1)
         self._executor: ProcessPoolExecutor | None = None
@@ -193,7 +191,6 @@ class KeyPool:
         if error is not None:
             key.fail(KeyNotMade(f"an RSA key could not be made: {error or type(error).__name__}"))
             return
-        self._on_key()
         key.set(_loaded(done.result()))
 
 
