@@ -91,7 +91,7 @@ def test_no_more_are_looked_at_and_laid_down_than_is_said() -> None:
     assert macs.rest(most=3, looks=10) == 3
     assert macs.rest(most=30, looks=10) == 10
     macs[99].device.session.wake()
-    assert sum(macs.rest() for _ in range(5)) == 86
+    assert sum(macs.rest(most=200, looks=500) for _ in range(5)) == 86
     assert [client.index for client in macs if not client.resting] == [99]
 
 
