@@ -78,7 +78,7 @@ class Crowd:
         """Open every connection, by one session for each Mac."""
         self._opening = self.clients[::-1]
         for client in self.clients:
-            client.watch = self
+            client.observer = self
         for _ in range(AT_ONCE):
             self._open_next()
         await self._opened
@@ -95,7 +95,7 @@ class Crowd:
                 self.busy += 1
             if reactor.seconds() > swept + 1:
                 swept = reactor.seconds()
-                self.fleet.fleet.rest()
+                self.fleet.fleet.rest(200, 500)
         await deferLater(reactor, 1.0)
 
     def session_over(self, _client: MDMClient, failure: Exception | None) -> None:
@@ -120,14 +120,14 @@ async def run(nginx: Server, macs: int, rate: float, seconds: float) -> None:
     fleet = EnrolledFleet(macs, nginx.authority, nginx.url("nothing"))
     for index in range(macs):
         fleet.enrol(index, lom=False)
-        fleet.fleet.rest()
+        fleet.fleet.rest(200, 500)
     crowd = Crowd(fleet, macs)
     enrolled = resident_bytes()
     began = time.process_time()
     await crowd.connect()
     opening = time.process_time() - began
     assert all(client.connected for client in crowd.clients)
-    fleet.fleet.rest(looks=macs)  # as a run does, in the seconds after
+    fleet.fleet.rest(200, macs)  # as a run does, in the seconds after
     grown = (resident_bytes() - enrolled) / macs / KIB
     print(
         f"{macs} Macs connected: {1e6 * opening / macs:.0f} µs of CPU and {grown:.1f} KiB each, {crowd.failed} errors"

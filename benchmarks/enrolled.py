@@ -24,6 +24,7 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import Fleet
 from agent.net.mac.keys import KeyPool
+from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.authorities import Authorities
@@ -39,7 +40,8 @@ class EnrolledFleet:
 
     def __init__(self, devices: int, authority: Authority, base_url: str, seed: str = "benchmark") -> None:
         self.metrics = Metrics()
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
+        clock = RunClock(reactor)
+        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
         self.environment = Environment(
             reactor=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
@@ -47,6 +49,7 @@ class EnrolledFleet:
             network=MemoryLOMNetwork(reactor, AddressBook(), self.operations),
             keys=KeyPool(reactor),
             operations=self.operations,
+            wall_clock=clock,
             anchors=(authority.certificate,),
         )
         self.fleet = Fleet(Population(seed, devices), self.environment)

@@ -21,6 +21,7 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import CurrentCommand
 from agent.net.mac.environment import Environment
 from agent.net.mac.keys import KeyPool
+from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.authority import CLIENT_USAGE
@@ -49,7 +50,8 @@ class Macs:
         self, server: Server, path: str, identities: Sequence[Identity], *, sign: bool = False, resume: float = 0.0
     ) -> None:
         self.metrics = Metrics()
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
+        clock = RunClock(reactor)
+        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
         contexts = TLSContexts()
         self.environment = Environment(
             reactor=reactor,
@@ -58,6 +60,7 @@ class Macs:
             network=LoopbackNetwork(reactor, AddressBook(), contexts, self.operations),
             keys=KeyPool(reactor, pool=1),
             operations=self.operations,
+            wall_clock=clock,
             anchors=(server.authority.certificate,),
             **({"resume": resume} if resume else {}),
         )
@@ -73,7 +76,7 @@ class Macs:
                 anchors=(),
                 sign_message=sign,
             )
-            client.watch = self
+            client.observer = self
             self.clients.append(client)
         self._next = 0
         self._to_start = self._to_end = 0

@@ -52,7 +52,7 @@ def resting(macs: int, with_rsa: bool) -> list[float]:
         client = fleet.enrol(index, with_rsa=with_rsa)
         if index >= WARM_UP:
             least += sum(len(octets) for identity in client.device.identities for octets in identity.octets)
-        fleet.fleet.rest()
+        fleet.fleet.rest(200, 500)
     grown = resident_bytes() - before
     assert all(client.resting for client in fleet.fleet.made())
     counted = sum(_size(client) for client in list(fleet.fleet.made())[WARM_UP:])
@@ -80,7 +80,7 @@ class Connecting:
     def _next(self) -> None:
         if self._waiting:
             client = self._waiting.pop()
-            client.watch = self
+            client.observer = self
             assert client.wake()
 
     def session_over(self, _client: MDMClient, failure: Exception | None) -> None:
@@ -105,7 +105,7 @@ def connected(macs: int, nginx: Server) -> list[float]:
     for index in range(WARM_UP, WARM_UP + macs):
         clients.append(fleet.enrol(index))
         Connecting(clients[-1:]).run()
-        fleet.fleet.rest()
+        fleet.fleet.rest(200, 500)
     after = resident_bytes()
     assert all(client.connected for client in clients)
     fleet.fleet.close()

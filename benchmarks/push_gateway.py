@@ -20,11 +20,15 @@ from pathlib import Path
 from twisted.internet import reactor
 
 from agent.fleet.population import Population
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.gateway import NAMES, APNsGateway
+from agent.net.apns.router import PushRouter
+from agent.net.timing import RunClock
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.push.broker import Presence, PushBroker
 from agent.push.requests import Provider
+from agent.push.wire import RoutedPush
 
 TOPIC = "com.apple.mgmt.External.benchmark"
 PROVIDER = Provider(TOPIC, certified=True)
@@ -100,8 +104,14 @@ def network(population: Population, pushes: int, h2load: str, clients: int, stre
     """Pushes a second, and the gateway's CPU time for each, over TLS and HTTP/2."""
     identity = Authority.create("benchmark").issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1"])
     broker = PushBroker(DerivedMacs(population, Presence.ONLINE))
-    push_endpoint = PushEndpoint(reactor, broker, lambda _notification: True)
-    gateway = APNsGateway(reactor, push_endpoint, identity, anonymous=PROVIDER)
+    clock = RunClock(reactor)
+    endpoint = PushEndpoint(reactor, broker, lambda _notification: True, clock)
+
+    def send(shard: int, push: RoutedPush) -> None:
+        router.answered(shard, endpoint.receive(push))
+
+    router = PushRouter(reactor, population, lambda _index: 0, send, clock, PushBehaviour())
+    gateway = APNsGateway(reactor, router, identity, anonymous=PROVIDER)
     gateway.listen("127.0.0.1")
     step = max(1, len(population) // 2000)
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +135,8 @@ def network(population: Population, pushes: int, h2load: str, clients: int, stre
         threading.Thread(target=load, daemon=True).start()
         reactor.run(installSignalHandlers=False)
     gateway.close()
-    push_endpoint.close()
+    router.close()
+    endpoint.close()
     seconds, cpu = taken
     assert broker.counts.delivered == pushes
     print(f"h2load, {clients} connections of {streams} streams: {pushes / seconds:,.0f} pushes a second, "

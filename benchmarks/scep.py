@@ -86,12 +86,14 @@ class Enrolments:
         from agent.net.mac.environment import Environment
         from agent.net.mac.fleet import Fleet
         from agent.net.mac.keys import KeyPool
+        from agent.net.timing import RunClock
         from agent.net.transport.resolver import Resolver
         from agent.net.transport.tls import TLSContexts
 
         self.url = url
         self.metrics = Metrics()
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun)
+        clock = RunClock(reactor)
+        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
         self.keys = KeyPool(reactor)
         environment = Environment(
             reactor=reactor,
@@ -100,6 +102,7 @@ class Enrolments:
             network=MemoryLOMNetwork(reactor, AddressBook(), self.operations),
             keys=self.keys,
             operations=self.operations,
+            wall_clock=clock,
             insecure=True,
         )
         self.fleet = Fleet(Population("scep", count), environment)

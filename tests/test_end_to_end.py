@@ -18,6 +18,7 @@ from command import COMMAND, SECONDS, lom_agent, with_patch
 from agent.report.results import read_results
 
 DEVICES, SEGMENTS = 12, 3
+OWN_CAUSES = ("overloaded", "worker_lost", "shutdown", "connections")
 CUT_OFF = 3  # the Macs of the segment that loses its power, without its Controller
 
 
@@ -79,8 +80,9 @@ def test_every_wake_was_a_push_over_http2(finished: tuple[subprocess.CompletedPr
     document = json.loads((folder / "out" / "results.json").read_bytes())
     commands = document["operations"]["command"]["count"]
     assert document["push"] == {
-        "accepted": commands, "refused": {}, "broken": 0, "stored": CUT_OFF, "replaced": 0, "expired": 0,
-        "discarded": 0, "delivered": commands, "ignored": 0, "waiting": 0,
+        "accepted": commands, "refused": {}, "own": dict.fromkeys(OWN_CAUSES, 0), "broken": 0,
+        "stored": CUT_OFF, "replaced": 0, "expired": 0, "discarded": 0,
+        "delivered": commands, "ignored": 0, "waiting": 0,
     }  # fmt: skip
     pushes = [line for line in (folder / "trace.jsonl").read_text().splitlines() if '"operation":"push"' in line]
     assert len(pushes) == commands == document["operations"]["push"]["count"]

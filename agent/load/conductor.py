@@ -27,8 +27,6 @@ from agent.load.control import (
     Message,
     Note,
     PhaseOver,
-    PushAnswer,
-    PushRequest,
     Ready,
     Second,
     Settle,
@@ -48,9 +46,9 @@ from agent.measure.live import LiveView, PhaseState, PhaseView, Recent, Watcher
 from agent.measure.metrics import Metrics
 from agent.measure.timeline import TimeLine
 from agent.net.apns.router import PushRouter
-from agent.net.mac.fleet_push import fleet_router
 from agent.net.timing import RunClock, sleep
 from agent.processes import peak_kib
+from agent.push.wire import RoutedAnswer
 from agent.scenario.types import Scenario
 
 READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
@@ -216,8 +214,8 @@ class Conductor:
         self._link.listen(self._host)
         plan = self._apns
         if plan is not None:
-            self._router = fleet_router(
-                self._reactor, self.population, plan.behaviour, self._shard_of, self._push, self._clock
+            self._router = PushRouter(
+                self._reactor, self.population, self._shard_of, self._link.send, self._clock, plan.behaviour
             )
             self._gateway = PushGateway(self._reactor, plan, self._router, self._server.lab)
             self._gateway.listen()
@@ -336,8 +334,8 @@ class Conductor:
                 self._settle_phase(number)
             case Settled():
                 worker.settle()
-            case PushAnswer(octets) if self._router is not None:
-                self._router.answered(link.shard, octets)
+            case RoutedAnswer() if self._router is not None:
+                self._router.answered(link.shard, message)
             case Note(text):
                 if text not in self._notes:  # each worker warns of what its own Macs met
                     self._notes.add(text)
@@ -451,6 +449,3 @@ class Conductor:
 
     def _shard_of(self, index: int) -> int:
         return bisect_right(self._starts, index) - 1
-
-    def _push(self, shard: int, octets: bytes) -> None:
-        self._link.send(shard, PushRequest(octets))

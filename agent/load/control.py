@@ -13,6 +13,7 @@ import msgspec
 from agent.errors import MisuseError, PeerError
 from agent.framing import FrameLengthError, FrameReader, frame
 from agent.measure.live import PhaseState
+from agent.push.wire import RoutedAnswer, RoutedPush
 
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # a snapshot has some 20 histograms of at most 200 KiB; a push has 4 KiB
 MAX_HELLO_BYTES = 4096  # before the other end is known
@@ -63,12 +64,6 @@ class Settled(msgspec.Struct, tag="settled", frozen=True):
     """No Mac of the shard is in a session or boots."""
 
 
-class PushAnswer(msgspec.Struct, tag="push answer", frozen=True):
-    """What the shard's push desk answers."""
-
-    octets: bytes
-
-
 class Alive(msgspec.Struct, tag="alive", frozen=True):
     """The shard runs; said every second."""
 
@@ -102,20 +97,14 @@ class Settle(msgspec.Struct, tag="settle", frozen=True):
     """Every phase is over: say Settled as soon as it is so."""
 
 
-class PushRequest(msgspec.Struct, tag="push", frozen=True):
-    """A push for a Mac of this shard."""
-
-    octets: bytes
-
-
 class Finish(msgspec.Struct, tag="finish", frozen=True):
     """End now; ``reason`` is why, for what was not started."""
 
     reason: str
 
 
-FromShard = Hello | Alive | Ending | Ready | Second | Snapshot | PhaseOver | Settled | PushAnswer | Note
-FromConductor = Begin | StartPhase | Settle | PushRequest | Finish
+FromShard = Hello | Alive | Ending | Ready | Second | Snapshot | PhaseOver | Settled | RoutedAnswer | Note
+FromConductor = Begin | StartPhase | Settle | RoutedPush | Finish
 Message = FromShard | FromConductor
 
 _encoder = msgspec.msgpack.Encoder()

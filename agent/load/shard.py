@@ -28,8 +28,6 @@ from agent.load.control import (
     Message,
     Note,
     PhaseOver,
-    PushAnswer,
-    PushRequest,
     Ready,
     Second,
     Settle,
@@ -45,6 +43,7 @@ from agent.load.shard_setup import ShardParts
 from agent.net.mac.census import Census, state_of
 from agent.net.timing import make_monotonic
 from agent.processes import peak_kib
+from agent.push.wire import RoutedPush
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
@@ -175,8 +174,8 @@ class Shard:
                 self._begin(now)
             case StartPhase(phase):
                 self._start(phase)
-            case PushRequest(octets) if self._parts is not None and self._parts.push_endpoint is not None:
-                link.send(PushAnswer(self._parts.push_endpoint.receive(octets)))
+            case RoutedPush() if self._parts is not None and self._parts.push_endpoint is not None:
+                link.send(self._parts.push_endpoint.receive(message))
             case Settle():
                 self._settle()
             case Finish(reason):

@@ -39,7 +39,6 @@ from agent.servers.opening import open_server
 
 SCEP_KEY_BITS = 2048  # of the lab's SCEP payload, and ours for a profile of which it is only known that it is SCEP
 KEYS_AHEAD_SECONDS = 10.0  # ours: that a run waits for its first RSA keys before it begins
-RESTS_AT_ONCE, LOOKS_AT_ONCE = 10, 50  # Macs: a millisecond or two
 
 
 def behaviour_of(fleet: FleetPart) -> FleetBehaviour:
@@ -97,9 +96,7 @@ class ShardParts:
         self.fleet = Fleet(population, self.environment, behaviour, indexes)
         self.push_endpoint = None
         if plan.push is not None:
-            self.push_endpoint = fleet_push_endpoint(
-                self.fleet, self.environment, plan.push, began=plan.push_began, ahead=self.clock.ahead
-            )
+            self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push, began=plan.push_began)
         self._server = None
         if plan.server is not None:
             self._server = open_server(server_config(plan.server), reactor, resolver, self._mac)
@@ -159,8 +156,8 @@ class ShardParts:
         made.addErrback(lambda _: None).cancel()
 
     def rest(self) -> None:
-        """Lay a few quiet Macs down; called so often that it never takes long."""
-        self.fleet.rest(RESTS_AT_ONCE, LOOKS_AT_ONCE)
+        """Make some quiet Macs idle; called every 50 ms."""
+        self.fleet.rest()
 
     def flush(self) -> None:
         """Hand the trace so far to the system; called every second."""

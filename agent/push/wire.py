@@ -1,114 +1,81 @@
-"""One push on its way between two processes: from the gateway to whoever owns the Mac, and its answer back. No I/O.
+"""A push on its way between two processes of a run: from the gateway's to the one that simulates the Mac, and back.
 
-The bytes are MessagePack; who carries them keeps each message whole. Both ends are ours, yet nothing is taken on trust:
-what is too long or of another form is refused.
+These are messages of the control link (`agent.load.control`), which encodes and frames them. Values outside the bounds
+given here are rejected when a message is decoded.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated
 
 import msgspec
 
 from agent.errors import PeerError
 from agent.push.broker import Answer, Broken, Outcome
-from agent.push.requests import Provider
+from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
 
-MAX_MESSAGE_BYTES = 64 * 1024  # a request's headers are at most 8,000 bytes, its payload 4,096
-_APNS_ID = re.compile(r"[0-9A-Fa-f-]{0,36}")
-_BROKEN = 0  # in place of a status
+_BREAKS_CONNECTION = 0  # in place of a status
 
+# The gateway accepts at most 8,000 bytes of headers, of which each field counts 32 beside its text (RFC 9113, 6.5.2).
+_HeaderText = Annotated[str, msgspec.Meta(max_length=8000)]
+_HeaderFields = Annotated[list[tuple[_HeaderText, _HeaderText]], msgspec.Meta(max_length=250)]
+_Body = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 _Status = Annotated[int, msgspec.Meta(ge=0, le=599)]
+_APNsID = Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-Fa-f-]{0,36}\Z")]
 
 
 class PushWireError(PeerError):
-    """The other process sent what is no push, or no answer to one."""
+    """A process answered a push that was not sent to it."""
 
     kind = "push_wire"
 
 
-class RoutedPush(msgspec.Struct, frozen=True, array_like=True):
-    """A provider's request as it came, whole.
-
-    ``number`` is the router's own, ``at`` when the request was whole (seconds since the epoch), ``spent`` the rules for
-    the first so many pushes that are not for it.
-    """
+class RoutedPush(msgspec.Struct, tag="push", frozen=True):
+    """A provider's complete request, for the process that simulates the Mac."""
 
     number: _Count
+    """Given by the router; the answer repeats it."""
     at: float
-    fields: list[tuple[str, str]]
-    body: bytes
-    topic: str
-    certified: bool
-    fault: str
+    """When the request was complete, in seconds since the epoch."""
+    fields: _HeaderFields
+    body: _Body
+    provider: Provider
     spent: tuple[_Count, ...] = ()
+    """The numbers of the rules with ``first=`` that do not apply to this push."""
 
-    @property
-    def provider(self) -> Provider:
-        """Who pushes."""
-        return Provider(self.topic, self.certified, self.fault)
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.at):
+            raise ValueError(f"Expected a finite time for a push, found {self.at}.")
 
 
-class RoutedAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """What became of the push ``number``; status 0 breaks the connection. ``rule`` is the one that it met."""
+class RoutedAnswer(msgspec.Struct, tag="push answer", frozen=True):
+    """The answer to a RoutedPush."""
 
     number: _Count
+    """Of the push."""
     status: _Status
-    apns_id: str
-    body: bytes
+    """The HTTP status from 200 to 599; 0 breaks the provider's connection."""
+    apns_id: _APNsID
+    body: _Body
     rule: _Count | None
+    """The number of the rule that applied, if any."""
+
+    def __post_init__(self) -> None:
+        if _BREAKS_CONNECTION < self.status < 200:
+            raise ValueError(f"Expected a final HTTP status as the answer to a push, found {self.status}.")
+
+    @classmethod
+    def of(cls, number: int, outcome: Outcome) -> RoutedAnswer:
+        """The answer that carries ``outcome`` for push ``number``."""
+        if isinstance(outcome, Broken):
+            return cls(number, _BREAKS_CONNECTION, "", b"", outcome.rule)
+        return cls(number, outcome.status, outcome.apns_id, outcome.body, outcome.rule)
 
     @property
     def outcome(self) -> Outcome:
-        """As the gateway has it."""
-        if self.status == _BROKEN:
+        """What the gateway does with the request."""
+        if self.status == _BREAKS_CONNECTION:
             return Broken(self.rule)
         return Answer(self.status, self.apns_id, self.body, self.rule)
-
-
-def encode_push(push: RoutedPush) -> bytes:
-    """The bytes of a push."""
-    return _encoder.encode(push)
-
-
-def decode_push(octets: bytes) -> RoutedPush:
-    """The push from its bytes. Raises PushWireError."""
-    try:
-        push = _pushes.decode(_bounded(octets))
-    except msgspec.MsgspecError as error:
-        raise PushWireError(f"expected a push from the gateway's process, found something else: {error}") from error
-    if not math.isfinite(push.at):
-        raise PushWireError("expected the time at which a push came, found no number")
-    return push
-
-
-def encode_answer(number: int, outcome: Outcome) -> bytes:
-    """The bytes of the answer to push ``number``."""
-    if isinstance(outcome, Broken):
-        return _encoder.encode(RoutedAnswer(number, _BROKEN, "", b"", outcome.rule))
-    return _encoder.encode(RoutedAnswer(number, outcome.status, outcome.apns_id, outcome.body, outcome.rule))
-
-
-def decode_answer(octets: bytes) -> RoutedAnswer:
-    """The answer from its bytes. Raises PushWireError."""
-    try:
-        answer = _answers.decode(_bounded(octets))
-    except msgspec.MsgspecError as error:
-        raise PushWireError(f"expected the answer to a push, found something else: {error}") from error
-    if _APNS_ID.fullmatch(answer.apns_id) is None or 0 < answer.status < 200:
-        raise PushWireError(f"no answer to a push has the status {answer.status} and the id {answer.apns_id[:40]!r}")
-    return answer
-
-
-def _bounded(octets: bytes) -> bytes:
-    if len(octets) > MAX_MESSAGE_BYTES:
-        raise PushWireError(f"a message about a push has {len(octets)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
-    return octets
-
-
-_encoder = msgspec.msgpack.Encoder()
-_pushes = msgspec.msgpack.Decoder(RoutedPush)
-_answers = msgspec.msgpack.Decoder(RoutedAnswer)

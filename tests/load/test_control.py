@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,8 +21,6 @@ from agent.load.control import (
     Message,
     Note,
     PhaseOver,
-    PushAnswer,
-    PushRequest,
     Ready,
     Second,
     Settle,
@@ -31,6 +31,9 @@ from agent.load.control import (
     next_message,
 )
 from agent.measure.live import PhaseState
+from agent.push.broker import Answer, Broken, Outcome
+from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
+from agent.push.wire import RoutedAnswer, RoutedPush
 
 counts = st.integers(0, 2**40)
 states = st.builds(PhaseState, counts, counts, counts, counts, counts, counts, st.booleans())
@@ -40,6 +43,24 @@ values = st.recursive(
     max_leaves=5,
 )
 rows = st.dictionaries(st.text(max_size=10), values, max_size=3)
+latin_1 = st.text(st.characters(max_codepoint=255), max_size=30)
+rules = st.none() | st.integers(0, 9)
+pushes = st.builds(
+    RoutedPush,
+    number=st.integers(0, 2**53 - 1),
+    at=st.floats(0, 1e10),
+    fields=st.lists(st.tuples(latin_1, latin_1), max_size=5),
+    body=st.binary(max_size=100),
+    provider=st.builds(Provider, st.text(max_size=20), st.booleans(), st.text(max_size=20)),
+    spent=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+)
+outcomes: st.SearchStrategy[Outcome] = st.builds(Broken, rules) | st.builds(
+    Answer,
+    status=st.integers(200, 599),
+    apns_id=st.just("") | st.uuids().map(str),
+    body=st.binary(max_size=100),
+    rule=rules,
+)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, st.integers(0, 1000), st.text(max_size=50)),
     st.builds(Ready),
@@ -48,11 +69,11 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Second, counts, rows, st.dictionaries(st.integers(0, 1000), states, max_size=3)),
     st.builds(Snapshot, rows),
     st.builds(PhaseOver, st.integers(0, 1000), states),
-    st.builds(PushAnswer, st.binary(max_size=100)),
+    st.builds(RoutedAnswer.of, st.integers(0, 2**53 - 1), outcomes),
     st.builds(Note, st.text(max_size=100)),
     st.builds(Begin),
     st.builds(StartPhase, st.integers(0, 1000)),
-    st.builds(PushRequest, st.binary(max_size=100)),
+    pushes,
     st.builds(Finish, st.text(max_size=100)),
 )
 
@@ -84,6 +105,52 @@ def test_bytes_of_a_stranger_are_messages_or_refused(octets: bytes) -> None:
     reader.receive(octets)
     with contextlib.suppress(ControlError):  # and nothing else
         take_all(reader)
+
+
+@given(st.integers(0, 2**53 - 1), outcomes)
+def test_an_outcome_comes_out_of_its_answer_as_it_went_in(number: int, outcome: Outcome) -> None:
+    answer = RoutedAnswer.of(number, outcome)
+    assert (answer.number, answer.outcome) == (number, outcome)
+
+
+PUSH = {"type": "push", "number": 1, "at": 0.0, "fields": [], "body": b"",
+        "provider": {"topic": "", "certified": True, "fault": ""}}  # fmt: skip
+ANSWER = {"type": "push answer", "number": 1, "status": 200, "apns_id": "", "body": b"", "rule": None}
+
+
+@pytest.mark.parametrize("message", [PUSH, ANSWER])
+def test_these_pushes_and_answers_are_taken(message: dict[str, object]) -> None:
+    (taken,) = framed(message)
+    assert isinstance(taken, RoutedPush | RoutedAnswer)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        PUSH | {"at": math.nan},
+        PUSH | {"at": math.inf},
+        PUSH | {"number": -1},
+        PUSH | {"body": bytes(MAX_PAYLOAD_BYTES + 1)},
+        PUSH | {"fields": [("a", "b")] * 251},
+        PUSH | {"fields": [("a", "b" * 8001)]},
+        ANSWER | {"status": 99},
+        ANSWER | {"status": 600},
+        ANSWER | {"apns_id": "x\r\ny"},
+        ANSWER | {"apns_id": "a\n"},
+        ANSWER | {"apns_id": "a" * 37},
+    ],
+)
+def test_a_push_or_an_answer_outside_its_bounds_is_refused(message: dict[str, object]) -> None:
+    with pytest.raises(ControlError, match="holds no message"):
+        framed(message)
+
+
+def framed(message: dict[str, object]) -> list[Message]:
+    """What the other end makes of a message."""
+    octets = msgspec.msgpack.encode(message)
+    reader = FrameReader(longest=1 << 20)
+    reader.receive(struct.pack(">I", len(octets)) + octets)
+    return take_all(reader)
 
 
 def test_a_long_frame_is_refused_before_its_bytes_are_there() -> None:

@@ -22,15 +22,20 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from agent.fleet.population import Population
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.connection import GatewayLimits
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.gateway import NAMES, APNsGateway
+from agent.net.apns.router import PushRouter
+from agent.net.timing import RunClock
 from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
 from agent.push.broker import Presence, PushBroker
-from agent.push.requests import NOBODY
-from agent.push.rules import PushRules, away_times, parse_rule
+from agent.push.counts import merge_push_counts
+from agent.push.requests import NOBODY, PushPolicy
+from agent.push.rules import PushRules, away_times
 from agent.push.store import Notification
+from agent.push.wire import RoutedPush
 
 TOPIC = "com.apple.mgmt.External.test"
 AUTHORITY = Authority.create("APNs test CA")
@@ -82,12 +87,17 @@ class RunningGateway:
         limits, anchors = settings.pop("limits", GatewayLimits()), settings.pop("provider_anchors", ())
         anonymous = settings.pop("anonymous", NOBODY)
         router = settings.pop("router", None)
-        rules = [parse_rule(text) for text in settings.pop("rules", ())]
+        behaviour = PushBehaviour(
+            strict=settings.get("policy", PushPolicy()).strict, rules=tuple(settings.pop("rules", ()))
+        )
+        rules = behaviour.parsed_rules()
         self.broker = PushBroker(self.macs, rules=PushRules(rules), **settings)
-        self.push_endpoint = PushEndpoint(reactor, self.broker, self._reach)
+        clock = RunClock(reactor)
+        self.push_endpoint = PushEndpoint(reactor, self.broker, self._reach, clock)
+        self.router = PushRouter(reactor, POPULATION, lambda _index: 0, self._send, clock, behaviour)
         self.gateway = APNsGateway(
             reactor,
-            router or self.push_endpoint,
+            router or self.router,
             IDENTITY,
             away=away_times(rules),
             limits=limits,
@@ -96,6 +106,11 @@ class RunningGateway:
         )
         (folder / "ca.pem").write_bytes(AUTHORITY.certificate.public_bytes(Encoding.PEM))
         self.write("provider", provider_identity())
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The outcomes of the pushes, as in the results."""
+        return merge_push_counts([self.push_endpoint.counts, self.router.counts])
 
     def write(self, name: str, identity: Identity) -> tuple[str, str]:
         """Certificate and key in files, as clients want them."""
@@ -122,6 +137,9 @@ class RunningGateway:
         )  # fmt: skip
         assert status == 0, errors
         return output
+
+    def _send(self, shard: int, push: RoutedPush) -> None:
+        self.router.answered(shard, self.push_endpoint.receive(push))
 
     def _reach(self, notification: Notification) -> bool:
         self.reached.append(notification)
@@ -200,7 +218,9 @@ def in_thread(work: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
     done: Deferred[Any] = Deferred()
 
     def call() -> None:
-        reactor.callFromThread(maybeDeferred(work, *arguments).chainDeferred, done)
+        outcome = maybeDeferred(work, *arguments)
+        # A turn later: a push is delivered in the turn after its answer, and this may come in between.
+        reactor.callFromThread(reactor.callLater, 0, outcome.chainDeferred, done)
 
     threading.Thread(target=call, daemon=True).start()
     return done
@@ -215,4 +235,5 @@ async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[Runnin
         yield running
     finally:
         await running.gateway.close()
+        running.router.close()
         running.push_endpoint.close()

@@ -1,4 +1,4 @@
-"""Push in one process: the gateway and the desk of a stack's Macs, side by side."""
+"""Push in one process: the gateway, its router and the push endpoint of a stack's Macs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from agent.errors import PeerError
 from agent.lab.server import LabServer
 from agent.load.gateway import APNsPlan, PushGateway
 from agent.net.apns.provider import PushFailed
+from agent.net.apns.router import PushRouter
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import Fleet
 from agent.net.mac.fleet_push import fleet_push_endpoint
+from agent.push.counts import merge_push_counts
+from agent.push.wire import RoutedPush
 
 
 class PushService:
@@ -22,8 +25,15 @@ class PushService:
         self._fleet = fleet
         self._environment = environment
         self._lab = lab
-        self._push_endpoint = fleet_push_endpoint(fleet, environment, plan.behaviour, began=environment.wall_clock())
-        self._gateway = PushGateway(environment.reactor, plan, self._push_endpoint, lab)
+        clock = environment.wall_clock
+        endpoint = self._push_endpoint = fleet_push_endpoint(fleet, environment, plan.behaviour, began=clock())
+
+        def send(shard: int, push: RoutedPush) -> None:
+            router.answered(shard, endpoint.receive(push))
+
+        router = PushRouter(environment.reactor, fleet.population, lambda _index: 0, send, clock, plan.behaviour)
+        self._router = router
+        self._gateway = PushGateway(environment.reactor, plan, router, lab)
 
     @property
     def url(self) -> str:
@@ -33,7 +43,7 @@ class PushService:
     @property
     def counts(self) -> dict[str, Any]:
         """What became of the pushes."""
-        return self._push_endpoint.counts
+        return merge_push_counts([self._push_endpoint.counts, self._router.counts])
 
     def listen(self) -> None:
         """Open the gateway; with a lab, its provider. Raises OperatorError."""
@@ -55,4 +65,8 @@ class PushService:
 
     def close(self) -> Deferred[None]:
         """Hang up, listen no longer; fires when the providers are gone."""
-        return self._gateway.close().addCallback(lambda _: self._push_endpoint.close())
+        return self._gateway.close().addCallback(lambda _: self._closed())
+
+    def _closed(self) -> None:
+        self._router.close()
+        self._push_endpoint.close()

@@ -21,6 +21,7 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import DEFAULT_BEHAVIOUR, Fleet, FleetBehaviour
 from agent.net.mac.keys import KeyPool
+from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.authorities import Authorities
@@ -45,7 +46,8 @@ class Stack:
         self.reports: list[tuple[str, int]] = []
         self.lab.on_report = lambda udid, connection: self.reports.append((udid, connection))
         self.keys = KeyPool(reactor, pool=1)
-        self.operations = Operations(reactor, self.exchanges.append)
+        clock = RunClock(reactor)
+        self.operations = Operations(reactor, self.exchanges.append, wall_clock=clock)
         self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.operations)
         self.environment = Environment(
             reactor=reactor,
@@ -54,6 +56,7 @@ class Stack:
             network=self.network,
             keys=self.keys,
             operations=self.operations,
+            wall_clock=clock,
             anchors=(self.server.authorities.anchor,),
             on_warning=self.warnings.append,
             resume=resume,

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible
 from agent.load.phases.waits import ResultMissing, Watcher
+from agent.mdm.refusals import ResultRefused
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operation
 from agent.net.mac.client import MDMClient
@@ -68,7 +69,7 @@ class PhaseContext:
     def mac(self, index: int) -> MDMClient:
         """One Mac, watched."""
         client = self.fleet[index]
-        client.watch = self.watcher
+        client.observer = self.watcher
         return client
 
     def later(self, due: Moment) -> Moment:
@@ -119,6 +120,9 @@ class PhaseContext:
             work = await self.watcher.result(command_uuid, seconds + self.longest_boot)
         except ResultMissing:
             self.watcher.overdue(client, seconds)
+            raise
+        except ResultRefused as failure:
+            delivery.end(failure)
             raise
         delivery.end(work.failure)
         if work.failure is not None:

@@ -1,7 +1,7 @@
 """Who waits for what of the Macs: a command's result, a session's end, a Mac that goes down.
 
-The Macs call it in the middle of their work (`agent.net.mac.commands.Watch`), so it tells those who wait in the next
-turn of the reactor.
+The Macs call it in the middle of their work (`agent.net.mac.commands.MacObserver`), so it tells those who wait in the
+next turn of the reactor.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from agent.errors import CutShort, PeerError
+from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Status
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import CurrentCommand, Watched
+from agent.net.mac.commands import CurrentCommand, ObservedMac
 from agent.net.timing import OutOfTime, Reactor, Stalls, TimeLimit, within
 
 _ROUNDING = 0.001  # seconds: what is left of a time limit after floats were added and subtracted
@@ -44,23 +45,29 @@ class Watcher:
         self._reactor = reactor
         self.stalls = stalls
         self._limits: set[TimeLimit] = set()
-        self._results: dict[str, Deferred[CurrentCommand]] = {}
+        self._results: dict[str, Deferred[CurrentCommand | ResultRefused]] = {}
         self._sessions: dict[int, list[Deferred[PeerError | None]]] = {}
         self._told: list[tuple[Deferred[Any], Any]] = []
 
     async def result(self, command_uuid: str, seconds: float) -> CurrentCommand:
-        """The command when the server has taken its last result, one that is not NotNow. Raises ResultMissing."""
-        arrived: Deferred[CurrentCommand] = Deferred()
+        """Wait until the server has accepted the final result of a command, one other than NotNow.
+
+        Raises ResultRefused where the server refuses it for the last time, ResultMissing after ``seconds``.
+        """
+        arrived: Deferred[CurrentCommand | ResultRefused] = Deferred()
         self._results[command_uuid] = arrived
         try:
-            return await within(arrived, seconds, self._reactor, self.stalls)
+            outcome = await within(arrived, seconds, self._reactor, self.stalls)
         except OutOfTime:
-            for waiting, work in self._told:  # it came in this very turn
-                if waiting is arrived:
-                    return work  # type: ignore[no-any-return]
-            raise ResultMissing(f"the server took no result of the command within {seconds:g} s") from None
+            told = [each for waiting, each in self._told if waiting is arrived]  # it came in this very turn
+            if not told:
+                raise ResultMissing(f"the server took no result of the command within {seconds:g} s") from None
+            outcome = told[0]
         finally:
             self._results.pop(command_uuid, None)
+        if isinstance(outcome, ResultRefused):
+            raise outcome
+        return outcome
 
     async def session_end(self, index: int, seconds: float) -> PeerError | None:
         """What Mac ``index``'s next session ends in; None is good order. Raises SessionStuck."""
@@ -109,22 +116,30 @@ class Watcher:
 
     # What a Mac calls.
 
-    def taken(self, _client: Watched, work: CurrentCommand) -> None:
-        """The server took a result."""
-        if work.status is not Status.NOT_NOW:
-            arrived = self._results.pop(work.command.uuid, None)
-            if arrived is not None:
-                self._tell(arrived, work)
+    def taken(self, _mac: ObservedMac, command: CurrentCommand) -> None:
+        """The server accepted a result."""
+        if command.status is not Status.NOT_NOW:
+            self._tell_result(command, command)
 
-    def session_over(self, client: Watched, failure: PeerError | None) -> None:
+    def refused(self, _mac: ObservedMac, command: CurrentCommand, failure: ResultRefused) -> None:
+        """The server refused a result for the last time. After a refused NotNow the server still has the command."""
+        if command.status is not Status.NOT_NOW:
+            self._tell_result(command, failure)
+
+    def session_over(self, mac: ObservedMac, failure: PeerError | None) -> None:
         """A session came to its end."""
-        for ended in self._sessions.pop(client.index, ()):
+        for ended in self._sessions.pop(mac.index, ()):
             self._tell(ended, failure)
 
-    def went_down(self, client: Watched) -> None:
+    def went_down(self, mac: ObservedMac) -> None:
         """The Mac does not run any more."""
-        for ended in self._sessions.pop(client.index, ()):
+        for ended in self._sessions.pop(mac.index, ()):
             self._tell(ended, WentDown("the Mac went down before its session ended"))
+
+    def _tell_result(self, command: CurrentCommand, outcome: CurrentCommand | ResultRefused) -> None:
+        arrived = self._results.pop(command.command.uuid, None)
+        if arrived is not None:
+            self._tell(arrived, outcome)
 
     def _tell(self, waiting: Deferred[Any], outcome: object) -> None:
         if not self._told:

@@ -1,1 +1,1 @@
-"""The APNs simulator on the network: gateway, provider connections, routing of pushes."""
+"""The APNs simulator on the network: gateway, connections of providers, router, push endpoints; and a provider."""

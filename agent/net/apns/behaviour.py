@@ -1,4 +1,4 @@
-"""How the APNs simulator behaves: delays, power saving, rules, strictness."""
+"""Settings of the APNs simulator: delays, power saving, rules, strictness."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ AT_ONCE = "constant:0"
 
 @dataclass(frozen=True, slots=True)
 class PushBehaviour:
-    """How APNs behaves, as plain data: every process makes its half from it. Raises OperatorError for nonsense.
-
-    ``delay`` is a duration's text, or AT_ONCE; ``power_saving`` is in seconds, 0 for none; ``rules`` are lines as
-    ``agent.push.rules`` has them.
-    """
+    """Plain data that the router and every push endpoint get. Raises OperatorError for values that are not valid."""
 
     strict: bool = False
+    """Refuse what Apple's documentation refuses and real servers do; see ``agent.push.requests.PushPolicy``."""
     delay: str = AT_ONCE
+    """How long a push takes: a duration in seconds (``agent.fleet.durations``), or AT_ONCE."""
     power_saving: float = 0.0
+    """The interval in seconds at which pushes of low priority are delivered; 0 delivers them immediately."""
     rules: tuple[str, ...] = ()
+    """Injected faults, in the form that ``agent.push.rules`` documents."""
 
     def __post_init__(self) -> None:
         parse_delay(self.delay)
@@ -33,16 +33,16 @@ class PushBehaviour:
         self.parsed_rules()
 
     def policy(self) -> PushPolicy:
-        """What is refused."""
+        """Which requests are refused."""
         return PushPolicy(strict=self.strict)
 
     def parsed_rules(self) -> tuple[Rule, ...]:
-        """What goes wrong on purpose."""
+        """The injected faults."""
         return tuple(parse_rule(text) for text in self.rules)
 
 
 def parse_delay(text: str) -> Delay:
-    """How long a push takes, from its text. Raises OperatorError."""
+    """Parse ``delay``. Raises OperatorError."""
     if text == AT_ONCE:
         return no_delay
     duration = parse_duration(text)

@@ -1,7 +1,7 @@
-"""The bodies of the gateway's answers that wait for the provider's flow control (RFC 9113, 5.2).
+"""Bodies of the gateway's answers that wait for the provider's flow control (RFC 9113, 5.2).
 
-What a WINDOW_UPDATE costs does not depend on how many answers wait: one for a stream concerns that stream, one for the
-connection as many as it lets through.
+The cost of a WINDOW_UPDATE does not depend on the number of waiting answers: for a stream only its body is visited, for
+the connection only those that the new window lets through.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from h2.connection import H2Connection
 
 
 class WaitingBodies:
-    """Sends each body by ``connection`` as far as the flow control lets it; the caller takes the bytes from there."""
+    """Sends bodies on ``connection`` as far as flow control allows; the caller takes the bytes from the connection."""
 
     def __init__(self, connection: H2Connection) -> None:
         self._h2 = connection
-        self._bodies: dict[int, bytes] = {}  # what is left of each, by stream
+        self._bodies: dict[int, bytes] = {}  # the rest of each, by stream
         self._blocked: dict[int, None] = {}  # streams that wait for the connection's window, the oldest first
 
     def __len__(self) -> int:
         return len(self._bodies)
 
     def send(self, stream_id: int, body: bytes) -> None:
-        """Send a body that is not empty; its end is the stream's."""
+        """Send a non-empty body and end the stream with it."""
         self._bodies[stream_id] = body
         self._advance(stream_id)
 
     def drop(self, stream_id: int) -> None:
-        """The stream is closed."""
+        """Forget the body of a closed stream."""
         self._bodies.pop(stream_id, None)
         self._blocked.pop(stream_id, None)
 
@@ -41,7 +41,7 @@ class WaitingBodies:
             self._advance(blocked)
 
     def windows_grew(self) -> None:
-        """SETTINGS made the window of every stream larger."""
+        """SETTINGS increased the window of every stream."""
         for stream_id in list(self._bodies):
             self._advance(stream_id)
 

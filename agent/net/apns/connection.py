@@ -70,19 +70,16 @@ class GatewayLimits:
 
 
 class Router(Protocol):
-    """Who decides on the requests: ``agent.net.apns.endpoint`` here, or ``agent.net.apns.router`` elsewhere."""
+    """Has the requests decided on: ``agent.net.apns.router.PushRouter``."""
 
     def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
-        """Take one request that is whole; ``reply`` is called with what comes of it: once, at once or later."""
+        """Decide on a complete request. ``reply`` is called once with the outcome, now or later."""
 
     def refuse(self, refused: PushRefused) -> Answer:
-        """The answer to a request that was not even read."""
+        """The answer to a request that the gateway refuses itself; it is counted."""
 
     def turned_away(self) -> None:
-        """The gateway ended a connection because there were too many."""
-
-    def hand_out(self) -> None:
-        """The answers that there are are on their way: what the requests set off may begin."""
+        """The gateway closed a connection because there were too many."""
 
 
 @dataclass(slots=True)
@@ -201,7 +198,6 @@ class ProviderConnection:
             self._answer()
         else:
             self._leave()
-        self._router.hand_out()
 
     def lost(self, _error: PeerError) -> None:
         """The provider hung up, or never shook hands."""

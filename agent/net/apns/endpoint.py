@@ -1,23 +1,21 @@
-"""The desk at which the pushes for the Macs of one process are taken, kept and handed out; it has the broker's timer.
+"""The push endpoint of one process: it decides on the pushes for the process's Macs, stores them and delivers them.
 
-It is a router that has nobody to ask: a gateway in the same process gives it the requests. One in another process sends
-them as bytes (``agent.push.wire``).
+The gateway is in the conductor's process. Its router (`agent.net.apns.router`) sends each push to the endpoint of the
+process that simulates the Mac, as a RoutedPush, and gets a RoutedAnswer back. The decisions are made by
+`agent.push.broker`; the endpoint gives it the time and delivers what is due.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 from twisted.logger import Logger
 
-from agent.net.timing import DelayedCall, Reactor
-from agent.push.broker import Answer, PushBroker, Reply
-from agent.push.reasons import PushRefused
-from agent.push.requests import Provider
+from agent.net.timing import Alarm, Reactor, RunClock
+from agent.push.broker import PushBroker
 from agent.push.store import Notification
-from agent.push.wire import decode_push, encode_answer
+from agent.push.wire import RoutedAnswer, RoutedPush
 
 _log = Logger()
 
@@ -25,106 +23,72 @@ Deliver = Callable[[Notification], bool]
 
 
 class PushEndpoint:
-    """``deliver`` hands a notification to its Mac and says whether the Mac takes it for its own.
+    """``deliver`` passes a notification to its Mac and returns whether the Mac accepts it (topic and PushMagic match).
 
-    ``ahead`` is how far the dates that providers write are ahead of ``wall_clock``.
+    ``clock`` is the run's; the dates that providers write come from the system's clock.
     """
 
-    def __init__(
-        self,
-        reactor: Reactor,
-        broker: PushBroker,
-        deliver: Deliver,
-        *,
-        wall_clock: Callable[[], float] = time.time,
-        ahead: Callable[[], float] = lambda: 0.0,
-    ) -> None:
+    def __init__(self, reactor: Reactor, broker: PushBroker, deliver: Deliver, clock: RunClock) -> None:
         self.broker = broker
-        self._reactor = reactor
         self._deliver = deliver
-        self._wall_clock = wall_clock
-        self._ahead = ahead
-        self._timer: DelayedCall | None = None
-        self._due = 0.0
+        self._clock = clock
+        self._alarm = Alarm(reactor, self._advance)
+        self._due = 0.0  # the date for which the alarm is set
         self._closed = False
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What became of the pushes."""
+        """The outcomes of the pushes, as in the results."""
         return {**self.broker.counts.as_json(), "waiting": self.broker.waiting}
 
     def open(self) -> None:
-        """Begin to look at the time: Macs that a rule keeps offline come back by it."""
-        self._arm()
+        """Start the timer: pushes for Macs that a rule keeps offline are delivered when its time is over."""
+        self._set_alarm()
 
     def close(self) -> None:
-        """Hand out nothing any more; no timer is left."""
+        """Stop the timer and deliver nothing more."""
         self._closed = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._alarm.cancel()
 
-    # From the gateway: in this process, which calls hand_out; or from another one by bytes: then what a push sets off
-    # begins a turn of the reactor later, when the answer is on its way.
+    def receive(self, push: RoutedPush) -> RoutedAnswer:
+        """Decide on one push. It is delivered in a later turn of the reactor, after the answer was sent."""
+        now = min(push.at, self._clock())  # the clocks of two processes differ a little: no push is from the future
+        outcome = self.broker.receive(push.fields, push.body, push.provider, now, push.spent, self._clock.ahead())
+        self._set_alarm()
+        return RoutedAnswer.of(push.number, outcome)
 
-    def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
-        """Decide on one request."""
-        reply(self.broker.receive(fields, body, provider, self._wall_clock(), ahead=self._ahead()))
-
-    def refuse(self, refused: PushRefused) -> Answer:
-        """The answer to a request that was not even read."""
-        return self.broker.refuse(refused)
-
-    def turned_away(self) -> None:
-        """The gateway ended a connection because there were too many."""
-        self.broker.turned_away()
-
-    def receive(self, octets: bytes) -> bytes:
-        """Decide on one request of another process; the bytes of the answer. Raises PushWireError."""
-        push = decode_push(octets)
-        now = min(push.at, self._wall_clock())  # the clocks of two processes: no push comes from the future
-        outcome = self.broker.receive(push.fields, push.body, push.provider, now, push.spent, self._ahead())
-        self._arm()
-        return encode_answer(push.number, outcome)
-
-    def hand_out(self) -> None:
-        """The notifications whose time has come reach their Macs."""
-        for notification in self.broker.take():
-            try:
-                self.broker.reached(self._deliver(notification))
-            except Exception:  # noqa: BLE001 - a Mac's defect must not keep the others from their pushes
-                _log.failure("a push could not be handed to Mac {index}", index=notification.index)
-        self._arm()
-
-    # From the Macs.
+    # What the Macs call.
 
     def came_back(self, index: int) -> None:
-        """Mac ``index`` is online, or enrolled: it gets what waits for it."""
-        self.broker.came_back(index, self._wall_clock())
-        self.hand_out()
+        """Mac ``index`` is online or enrolled again: deliver what is stored for it."""
+        self.broker.came_back(index, self._clock())
+        self._deliver_due()
 
     def left(self, index: int) -> None:
-        """Mac ``index`` has left its management."""
+        """Mac ``index`` is no longer managed."""
         self.broker.left(index)
 
     # Time.
 
     def _advance(self) -> None:
-        self._timer = None
-        self.broker.advance(self._wall_clock())
-        self.hand_out()
+        self.broker.advance(self._clock())
+        self._deliver_due()
 
-    def _arm(self) -> None:
-        """One timer for everything that waits."""
+    def _deliver_due(self) -> None:
+        for notification in self.broker.take():
+            try:
+                self.broker.reached(self._deliver(notification))
+            except Exception:  # noqa: BLE001 - a defect in one Mac must not stop the pushes to the others
+                _log.failure("a push could not be delivered to Mac {index}", index=notification.index)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
         if self._closed:
             return
-        now = self._wall_clock()
+        now = self._clock()
         deadline = now if self.broker.ready else self.broker.deadline
-        if self._timer is not None and self._timer.active():
-            if deadline is not None and deadline >= self._due:
-                return  # it looks early at the most, and arms anew
-            self._timer.cancel()
-        self._timer = None
-        if deadline is not None:
+        if deadline is None:
+            self._alarm.cancel()
+        elif not self._alarm.is_set or deadline < self._due:  # an alarm that is early is set anew when it goes off
             self._due = deadline
-            self._timer = self._reactor.callLater(max(0.0, deadline - now), self._advance)
+            self._alarm.set(deadline - now)

@@ -1,7 +1,7 @@
-"""The bytes of a provider's connection, cut at the end of each HTTP/2 frame. Source: RFC 9113, 3.4 and 4.1.
+"""Splits the bytes of a provider's connection after each HTTP/2 frame. Source: RFC 9113, 3.4 and 4.1.
 
-h2 reports what happened when it has read all the bytes that it was given. Given one frame at a time, its streams are in
-the state that our answer meets, and a long read costs no more than its frames.
+h2 reports its events after it has read all bytes that it was given. Given one frame at a time, the state of its streams
+is the one that our answer meets, and a long read costs no more than its frames.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from agent.errors import PeerError
 
-MAX_FRAME_BYTES = 16_384  # RFC 9113, 6.5.2: SETTINGS_MAX_FRAME_SIZE as every connection begins with it
+MAX_FRAME_BYTES = 16_384  # RFC 9113, 6.5.2: SETTINGS_MAX_FRAME_SIZE the initial value, which we do not raise
 
 _PREFACE_BYTES = 24  # RFC 9113, 3.4
 _FRAME_HEADER_BYTES = 9  # RFC 9113, 4.1: 24 bits of length come first
@@ -18,23 +18,23 @@ _LENGTH_BYTES = 3
 
 
 class FrameSizeError(PeerError):
-    """A frame that is longer than we allow."""
+    """A frame is longer than we allow."""
 
     kind = "http"
 
 
 class FrameCutter:
-    """Knows where the frame (or the preface) under way ends.
+    """Tracks where the current frame (or the preface) ends.
 
-    It checks the lengths, too: h2 judges a frame only when the whole of it is there, be it 16 MiB.
+    It also checks the lengths, because h2 rejects a frame that is too long only after reading it, up to 16 MiB.
     """
 
     def __init__(self) -> None:
         self._left = _PREFACE_BYTES  # of the frame, behind the length in its header
-        self._length = b""  # as much of the three bytes as there is
+        self._length = b""  # those of the three bytes that were read
 
     def pieces(self, octets: bytes) -> Iterator[bytes]:
-        """The same bytes, each piece up to the end of a frame or of ``octets``. Raises FrameSizeError."""
+        """The same bytes in pieces, each up to the end of a frame or of ``octets``. Raises FrameSizeError."""
         begin = at = 0
         while at + self._left < len(octets):
             at += self._left

@@ -1,36 +1,37 @@
-"""From the gateway to the process that owns the Mac: each request goes there as bytes, and its answer comes back.
+"""From the gateway to the processes that simulate the Macs: each push goes to its Mac's process, the answer comes back.
 
-The token says whose push it is. What is for none of the Macs is refused here, as a desk refuses it; everything else is
-the desk's to decide. A desk that does not answer costs the provider a 503, never more.
+The device token says which Mac a push is for. Pushes for none of the fleet's Macs are refused here; all others are
+decided on by the push endpoint (`agent.net.apns.endpoint`) of the Mac's process. Where an endpoint does not answer, the
+provider gets a 503.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.apns.behaviour import PushBehaviour
+from agent.net.timing import Alarm, Reactor, RunClock
 from agent.push.broker import Answer, Presence, PushBroker, Reply
 from agent.push.reasons import OwnCause, PushRefused, Reason
-from agent.push.requests import Provider, PushPolicy, apns_id_of, token_of
-from agent.push.rules import FirstPushes, Rule
-from agent.push.wire import PushWireError, RoutedPush, decode_answer, encode_push
+from agent.push.requests import Provider, apns_id_of, token_of
+from agent.push.rules import FirstPushes
+from agent.push.wire import PushWireError, RoutedAnswer, RoutedPush
 
-ANSWER_SECONDS = 5.0  # ours; a desk takes microseconds
-MOST_OUTSTANDING = 16_384  # requests of at most 12 KiB each that wait for a desk
+ANSWER_SECONDS = 5.0  # ours; an endpoint takes microseconds
+MOST_OUTSTANDING = 16_384  # ours: requests, of at most 12 KiB each, without an answer
 
 
 class Tokens(Protocol):
-    """Whose push token it is; ``agent.fleet.population.Population`` knows."""
+    """Looks up push tokens; ``agent.fleet.population.Population`` is one."""
 
     def index_of_token(self, token: bytes) -> int | None:
-        """The Mac's index, None where it is of no Mac."""
+        """The index of the token's Mac; None for an unknown token."""
 
 
 class _NoMacs:
-    """A fleet of none: a broker over it refuses whatever comes."""
+    """A fleet without Macs: a broker for it refuses every request with the reason that applies."""
 
     def find(self, _token: bytes) -> int | None:
         return None
@@ -47,20 +48,23 @@ class _NoMacs:
 
 @dataclass(slots=True)
 class _Outstanding:
-    """A request that waits for its desk's answer. ``since`` is on the reactor's clock."""
+    """A request that was sent to an endpoint and has no answer yet."""
 
     shard: int
     fields: list[tuple[str, str]]
     reply: Reply
     since: float
+    """When it was sent, on the reactor's clock."""
     spent: tuple[int, ...]
+    """As in RoutedPush."""
 
 
 class PushRouter:
-    """``shard_of`` tells which shard owns a Mac, ``send`` carries bytes to the desk of a shard and raises nothing: when
-    a shard cannot be reached any more, ``shard_gone`` says so.
+    """Routes the pushes of one gateway.
 
-    ``rules`` are the desks' own: those for the first so many pushes are counted here, for all desks together.
+    ``shard_of`` maps a Mac's index to the shard that simulates it. ``send`` sends a push to a shard's endpoint; it does
+    not raise, a lost shard is reported by ``shard_gone``. The rules with ``first=`` are counted here, for all endpoints
+    together. ``patience`` is how long an endpoint may take, in seconds; ``most`` is the limit of unanswered requests.
     """
 
     def __init__(
@@ -68,43 +72,44 @@ class PushRouter:
         reactor: Reactor,
         tokens: Tokens,
         shard_of: Callable[[int], int],
-        send: Callable[[int, bytes], object],
+        send: Callable[[int, RoutedPush], object],
+        clock: RunClock,
+        behaviour: PushBehaviour,
         *,
-        policy: PushPolicy | None = None,
-        rules: Sequence[Rule] = (),
-        wall_clock: Callable[[], float] = time.time,
         patience: float = ANSWER_SECONDS,
         most: int = MOST_OUTSTANDING,
     ) -> None:
-        self.began = wall_clock()
+        self.began = clock()
         self._reactor = reactor
         self._tokens = tokens
         self._shard_of = shard_of
         self._send = send
-        self._nobody = PushBroker(_NoMacs(), policy=policy)
-        self._first = FirstPushes(rules)
-        self._wall_clock = wall_clock
+        self._clock = clock
+        self._nobody = PushBroker(_NoMacs(), policy=behaviour.policy())
+        self._first = FirstPushes(behaviour.parsed_rules())
         self._patience = patience
         self._most = most
         self._number = 0
-        self._outstanding: dict[int, _Outstanding] = {}  # the oldest first
+        self._outstanding: dict[int, _Outstanding] = {}  # by number, the oldest first
         self._gone: set[int] = set()
-        self._timer: DelayedCall | None = None
+        self._alarm = Alarm(reactor, self._give_up_late)
         self._closed = False
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What was decided here; the desks have the rest."""
+        """The outcomes that were decided here; the endpoints count the others."""
         return self._nobody.counts.as_json()
 
     @property
     def outstanding(self) -> int:
-        """How many requests wait for their answer."""
+        """How many requests have no answer yet."""
         return len(self._outstanding)
 
+    # What the gateway calls.
+
     def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
-        """See to it that ``reply`` is called, once, now or later."""
-        now = self._wall_clock()
+        """Decide on a complete request. ``reply`` is called once with the outcome, now or later."""
+        now = self._clock()
         token = token_of(fields)
         index = None if token is None else self._tokens.index_of_token(token)
         if index is None:
@@ -118,61 +123,55 @@ class PushRouter:
         self._number += 1
         spent = self._first.reserve(index, now - self.began)
         self._outstanding[self._number] = _Outstanding(shard, fields, reply, self._reactor.seconds(), spent)
-        push = RoutedPush(self._number, now, fields, body, provider.topic, provider.certified, provider.fault, spent)
-        if self._timer is None:
-            self._timer = self._reactor.callLater(self._patience, self._look)
-        self._send(shard, encode_push(push))
+        if not self._alarm.is_set:
+            self._alarm.set(self._patience)
+        self._send(shard, RoutedPush(self._number, now, fields, body, provider, spent))
 
     def refuse(self, refused: PushRefused) -> Answer:
-        """The answer to a request that was not even read."""
+        """The answer to a request that the gateway refuses itself; it is counted."""
         return self._nobody.refuse(refused)
 
     def turned_away(self) -> None:
-        """The gateway ended a connection because there were too many."""
+        """The gateway closed a connection because there were too many."""
         self._nobody.turned_away()
 
-    def hand_out(self) -> None:
-        """The desks do that by themselves."""
+    # What the control link brings.
 
-    def answered(self, shard: int, octets: bytes) -> None:
-        """A desk's answer came; one that comes too late is no answer any more. Raises PushWireError."""
-        answer = decode_answer(octets)
+    def answered(self, shard: int, answer: RoutedAnswer) -> None:
+        """A shard's endpoint answers. Late answers are ignored. Raises PushWireError for a push that it did not get."""
         outstanding = self._outstanding.get(answer.number)
         if outstanding is None:
             if answer.number > self._number:
-                raise PushWireError(f"shard {shard} answers push {answer.number}, which nobody sent")
+                raise PushWireError(f"shard {shard} answered push {answer.number}; the last one sent is {self._number}")
             return
         if outstanding.shard != shard:
-            raise PushWireError(f"shard {shard} answers a push that went to shard {outstanding.shard}")
+            raise PushWireError(f"shard {shard} answered push {answer.number}, which went to shard {outstanding.shard}")
         del self._outstanding[answer.number]
         self._first.settle(outstanding.spent, answer.rule)
         outstanding.reply(answer.outcome)
 
     def shard_gone(self, shard: int) -> None:
-        """A shard answers no more: what waits for it, and whatever comes for it, is 503."""
+        """A shard is lost: its outstanding and its future pushes are answered with 503."""
         self._gone.add(shard)
         gone = [number for number, each in self._outstanding.items() if each.shard == shard]
         self._give_up(gone, OwnCause.WORKER_LOST)
 
     def close(self) -> None:
-        """Whatever waits is 503, and so is what comes; no timer is left."""
+        """Answer all outstanding and all future pushes with 503; no timer is left."""
         self._closed = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._alarm.cancel()
         self._give_up(list(self._outstanding), OwnCause.SHUTDOWN)
 
     def _cause(self, shard: int) -> OwnCause | None:
-        """Why a push for this shard is turned away before it is sent there."""
+        """Why a push is not sent to this shard; None where it is."""
         if self._closed:
             return OwnCause.SHUTDOWN
         if shard in self._gone:
             return OwnCause.WORKER_LOST
         return OwnCause.OVERLOADED if len(self._outstanding) >= self._most else None
 
-    def _look(self) -> None:
-        """Give up what waited for too long."""
-        self._timer = None
+    def _give_up_late(self) -> None:
+        """Answer requests that are outstanding for longer than ``patience``."""
         now, late = self._reactor.seconds(), []
         oldest = now
         for number, each in self._outstanding.items():
@@ -181,8 +180,8 @@ class PushRouter:
                 break
             late.append(number)
         self._give_up(late, OwnCause.OVERLOADED)
-        if self._outstanding and self._timer is None:
-            self._timer = self._reactor.callLater(max(0.0, oldest + self._patience - now), self._look)
+        if self._outstanding and not self._alarm.is_set:
+            self._alarm.set(oldest + self._patience - now)
 
     def _give_up(self, numbers: list[int], cause: OwnCause) -> None:
         for number in numbers:

@@ -1,1 +1,1 @@
-"""One Mac on the network, and the Macs of one process."""
+"""One Mac on the network, and the fleet of one process."""

@@ -1,6 +1,6 @@
-"""What a Mac does beside its session: fetch its enrolment profile, check in, obtain an identity, relay LOM requests.
+"""What a Mac does outside its session: fetch its enrolment profile, check in, obtain an identity, relay LOM requests.
 
-Each errand has connections of its own, for a session may be open meanwhile.
+These use connections of their own, because a session may be open at the same time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not
 
 
 def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dict[str, str]:
-    """The headers of a message to the server, signed where the enrolment says so."""
+    """The headers of a message to the server, with Mdm-Signature where the enrolment has SignMessage."""
     headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
     if enrolment.sign_message:
         identity = enrolment.identity
@@ -49,12 +49,12 @@ def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dic
 
 
 class MacStopped(CutShort):
-    """The Mac went down, or enrolled anew, while it was at something."""
+    """The Mac went down or enrolled again before a background task was done."""
 
 
 @dataclass(slots=True)
 class KeyWait:
-    """How long an errand waited for RSA keys that this machine had not made yet."""
+    """How long a background task waited for RSA keys that this machine had not made yet."""
 
     seconds: float = 0.0
 
@@ -63,7 +63,7 @@ Work = Callable[[], Awaitable[object]]
 
 
 class BackgroundTasks:
-    """The errands of one Mac, in the background one after another. ``endpoint`` is the Mac on its LOM network."""
+    """The background tasks of one Mac, one at a time in order. ``endpoint`` is the Mac in its LOM network."""
 
     __slots__ = ("_connections", "_device", "_driven", "_endpoint", "_environment", "_life", "_running", "_waiting")
 
@@ -74,44 +74,44 @@ class BackgroundTasks:
         self._connections: tuple[Enrolment, Connections] | None = None
         self._waiting: list[Work] = []
         self._running = False
-        self._driven = 0  # errands whose steps are being carried out
-        self._life = 0
+        self._driven = 0  # tasks whose I/O requests are being carried out
+        self._life = 0  # counts the stops: tasks from before the last stop leave the new connections alone
 
     @property
     def quiet(self) -> bool:
-        """Whether the Mac is at none."""
+        """Whether no task is running or waiting."""
         return not self._running and not self._driven
 
     def start(self, work: Work) -> None:
-        """Do ``work`` in the background, after what was started before; its failures are recorded where they happen."""
+        """Run ``work`` after the tasks that wait already. Its failures are recorded where they happen."""
         self._waiting.append(work)
         if not self._running:
             self._running = True
             Deferred.fromCoroutine(self._run()).addErrback(log_defect)
 
     def abandon(self, *, in_order: bool = False) -> None:
-        """The Mac goes down: whatever was under way fails."""
-        held = self._forget()
-        if held is not None:
-            held.break_off(MacStopped("the Mac went down in the middle of it"), in_order=in_order)
+        """The Mac goes down: fail the running task and drop the others."""
+        connections = self._forget()
+        if connections is not None:
+            connections.break_off(MacStopped("the Mac went down before the exchange was done"), in_order=in_order)
 
     def close(self) -> None:
-        """The run is over: nobody hears what becomes of what was under way."""
-        held = self._forget()
-        if held is not None:
-            held.close()
+        """Drop all tasks and close the connections, at the end of the run."""
+        connections = self._forget()
+        if connections is not None:
+            connections.close()
 
     def _forget(self) -> Connections | None:
         self._life += 1
         self._waiting.clear()
         self._running = False
-        held, self._connections = self._connections, None
-        return None if held is None else held[1]
+        connections, self._connections = self._connections, None
+        return None if connections is None else connections[1]
 
     async def drive(self, steps: Steps[ReturnT], key_wait: KeyWait | None = None) -> ReturnT:
-        """Carry out what ``steps`` need, one thing after another, and return what they return.
+        """Carry out the I/O requests of ``steps``, one after another, and return what the steps return.
 
-        ``key_wait`` is told of what they waited for keys.
+        The time that they waited for RSA keys is added to ``key_wait``.
         """
         life = self._life
         self._driven += 1
@@ -122,13 +122,13 @@ class BackgroundTasks:
             return need.value
         finally:
             self._driven -= 1
-            if life == self._life:  # else the connections are those of an errand after the Mac came up again
+            if life == self._life:  # otherwise the connections are those of a task after the boot
                 self._hang_up()
 
     async def perform(
         self, need: Need, key_wait: KeyWait | None = None
     ) -> list[Outcome] | Identity | bytes | PeerError:
-        """What came of one need; a failure of the peer is an answer too."""
+        """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
             match need:
                 case RelayItems(items):
@@ -141,7 +141,7 @@ class BackgroundTasks:
             return error
 
     async def fetch_profile(self, url: str) -> bytes:
-        """Get an enrolment profile, without an identity. Raises PeerError."""
+        """GET an enrolment profile, without a client certificate. Raises PeerError."""
         connections = Connections(self._environment.connection)
         try:
             headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
@@ -170,7 +170,7 @@ class BackgroundTasks:
             self._running = False
 
     async def _check_in(self, message: Mapping[str, Any], enrolment: Enrolment) -> bytes:
-        """PUT a check-in message; the body of its answer. Raises PeerError."""
+        """PUT a check-in message; returns the body of the answer. Raises PeerError."""
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
@@ -188,10 +188,10 @@ class BackgroundTasks:
         return response.body
 
     def _connections_of(self, enrolment: Enrolment) -> Connections:
-        """The connections of the errand under way: one check-in after another over the same."""
+        """The connections of the running task, shared by its check-ins."""
         if self._connections is None or self._connections[0] is not enrolment:
-            if self._connections is not None:  # of an errand that is still waiting, which must hear of it
-                self._connections[1].break_off(MacStopped("another enrolment took its place"), in_order=True)
+            if self._connections is not None:  # of a task that still waits for an answer: fail it
+                self._connections[1].break_off(MacStopped("another enrolment replaced it"), in_order=True)
             self._connections = enrolment, Connections(partial(self._connection, enrolment))
         return self._connections[1]
 
@@ -218,5 +218,5 @@ class BackgroundTasks:
 
 
 def log_defect(failure: TwistedFailure) -> None:
-    """The end of a chain of callbacks: what arrives here is a defect of this program."""
-    _log.failure("work in the background could not be carried out", failure)
+    """The last errback of a chain: what arrives here is a defect of this program."""
+    _log.failure("a background task failed", failure)

@@ -1,4 +1,4 @@
-"""How many Macs of a shard are in which state, counted a part at a time so that the reactor is never kept long."""
+"""Counts the Macs of a shard by state, a slice at a time so that the reactor is not blocked for long."""
 
 from __future__ import annotations
 
@@ -9,32 +9,29 @@ from agent.lom.power import Power
 from agent.mdm.session import State
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet import Fleet
-from agent.net.timing import Clock, DelayedCall
+from agent.net.timing import Alarm, Clock
 
-SLICE = 1000
-PAUSE_SECONDS = 0.02
+SLICE = 1000  # Macs counted in one turn of the reactor
+PAUSE_SECONDS = 0.02  # between two slices
 
 
 class Census:
-    """``macs`` is the last whole count; a Mac that was never needed is new."""
+    """``macs`` is the last complete count, by state. A Mac that was not used yet is ``new``."""
 
     def __init__(self, fleet: Fleet, clock: Clock) -> None:
         self.macs: dict[str, int] = {"new": len(fleet)}
         self._fleet = fleet
-        self._clock = clock
-        self._timer: DelayedCall | None = None
+        self._alarm = Alarm(clock, self._step)
         self._counting = Counter[str]()
         self._rest = iter(fleet.made())
 
     def begin(self) -> None:
-        """Count again and again."""
-        self._timer = self._clock.callLater(PAUSE_SECONDS, self._step)
+        """Count repeatedly."""
+        self._alarm.set(PAUSE_SECONDS)
 
     def stop(self) -> None:
-        """Count a last time, all at once, and no more."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        """Stop, after a last count of all Macs at once."""
+        self._alarm.cancel()
         counted = Counter(map(state_of, self._fleet.made()))
         counted["new"] += len(self._fleet) - counted.total()
         self.macs = dict(counted)
@@ -48,11 +45,11 @@ class Census:
             self.macs = dict(self._counting)
             self._counting.clear()
             self._rest = iter(self._fleet.made())
-        self._timer = self._clock.callLater(PAUSE_SECONDS if len(part) == SLICE else 10 * PAUSE_SECONDS, self._step)
+        self._alarm.set(PAUSE_SECONDS if len(part) == SLICE else 10 * PAUSE_SECONDS)
 
 
 def state_of(client: MDMClient) -> str:
-    """The state that the time line counts a Mac under. One at rest is not woken for it."""
+    """The state of a Mac in the timeline. An idle Mac stays idle."""
     if client.resting:
         return "idle" if client.enrolled else "left" if client.left else "new"
     device = client.device

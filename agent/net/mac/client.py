@@ -1,8 +1,8 @@
-"""One Mac on the network, as a run has it: it enrols, wakes for its server, goes down and comes up, lies down to rest.
+"""One Mac on the network: it enrols, opens sessions with its server, answers LOM requests, goes down and boots.
 
-The client is what is always there, and the one that everybody else talks to. What a Mac needs only while it is awake is
-``Awake``, made around the Device when somebody asks for it. The client is the Mac's LOM endpoint, too: what a
-Controller asks of it changes its power, and that cuts its connections and starts its boot.
+An MDMClient exists for every Mac of the fleet that was used so far. The runtime state that only an active Mac needs
+(ActiveMac) is created around its Device on first use; for an idle Mac only the serialised Device is kept. The client is
+also the Mac's LOM endpoint: a Controller's request changes its power, which cuts its connections and starts its boot.
 """
 
 from __future__ import annotations
@@ -17,35 +17,38 @@ from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import PowerEvent
-from agent.mdm.session import State
-from agent.measure.operations import RUN_ENDED, Operation
+from agent.measure.operations import RUN_ENDED, Moment, Operation
 from agent.net.http.resumption import Resumption
 from agent.net.mac.background import BackgroundTasks, KeyWait
-from agent.net.mac.commands import Commands, Watch
+from agent.net.mac.commands import Commands, MacObserver
 from agent.net.mac.connection import SessionConnection
-from agent.net.mac.environment import Environment, Moment
+from agent.net.mac.environment import Environment
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions import Sessions
+from agent.net.timing import Alarm
 from agent.profiles.profile import Profile
 from agent.push.store import Notification
 
 WENT_DOWN = "the Mac went down"
+ENROLLED_ANEW = "the Mac enrolled anew"
+
+FetchProfile = Callable[[], Awaitable[bytes]]
 
 
 class IdleStore(Protocol):
-    """Where a Device lies while nothing happens to it: ``agent.device.packed``."""
+    """Serialises the Devices of idle Macs: ``agent.device.packed``."""
 
     def fetch(self, index: int, kept: bytes) -> Device:
-        """The Device of this index, from what ``lay`` gave; from the factory where that is empty."""
+        """The Device of Mac ``index``, from what ``lay`` returned; a new one where ``kept`` is empty."""
 
     def lay(self, device: Device) -> bytes:
-        """What ``fetch`` makes this Device of again."""
+        """Serialise a Device."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveMac:
-    """The Device and what belongs to it alone."""
+    """The runtime state of an active Mac: its Device and what acts for it."""
 
     device: Device
     pushes: PushListener
@@ -58,18 +61,18 @@ class ActiveMac:
 
     @property
     def quiet(self) -> bool:
-        """Whether the Mac is at nothing, so that it can be laid down."""
+        """Whether no session, command, push, power change or background task is pending."""
         return self.device.quiet and self.pushes.quiet and self.background.quiet and self.commands.quiet
 
     def rest(self) -> None:
-        """The Mac is quiet: give up what can be made again."""
+        """Free the memory that a quiet Mac can recreate."""
         self.connection.rest()
         self.commands.rest()
         for identity in self.device.identities:
             identity.rest()
 
     def go_down(self, *, in_order: bool) -> None:
-        """The power goes: whatever ran is gone. ``in_order`` as in a shutdown, where connections are closed."""
+        """Stop everything that runs. ``in_order`` is a shutdown, in which connections are closed; else they break."""
         self.sessions.stop(WENT_DOWN)
         self.background.abandon(in_order=in_order)
         self.pushes.forget(WENT_DOWN)
@@ -79,7 +82,7 @@ class ActiveMac:
             self.commands.forget(WENT_DOWN)
 
     def close(self) -> None:
-        """The end of the run: every connection is closed, every timer forgotten."""
+        """Close every connection and cancel every timer, at the end of the run."""
         self.sessions.stop(RUN_ENDED)
         self.power.stop()
         self.background.close()
@@ -87,9 +90,10 @@ class ActiveMac:
 
 
 class MDMClient:
-    """One Mac. ``boots`` counts how often it came up again; ``watch`` hears what it has done.
+    """One Mac.
 
-    ``index`` is its place in the fleet, ``segment`` the subnet that it is in.
+    ``index`` is its index in the population, ``segment`` that of its subnet. ``boots`` counts its boots so far.
+    ``observer`` is told of its results and sessions.
     """
 
     __slots__ = (
@@ -103,52 +107,55 @@ class MDMClient:
         "_resumption",
         "boots",
         "index",
+        "observer",
         "segment",
-        "watch",
     )
 
     def __init__(self, device: Device, environment: Environment) -> None:
-        self._lie_down(device.mac.index, device.mac.segment, environment, GatewaySide(), None)
-        self._wake_up(device)
+        self._initialise(device.mac.index, device.mac.segment, environment, GatewaySide(), None)
+        self._activate(device)
 
     @classmethod
     def at_rest(
         cls, index: int, segment: int, environment: Environment, gateway: GatewaySide, idle_store: IdleStore
     ) -> MDMClient:
-        """The Mac of this index, in this subnet, whose Device is on the shelf until it is asked for."""
+        """An idle Mac, whose Device ``idle_store`` makes when it is first needed."""
         client = cls.__new__(cls)
-        client._lie_down(index, segment, environment, gateway, idle_store)
+        client._initialise(index, segment, environment, gateway, idle_store)
         return client
 
-    # At rest and awake.
+    # Idle and active.
 
-    def _lie_down(
+    def _initialise(
         self, index: int, segment: int, environment: Environment, gateway: GatewaySide, idle_store: IdleStore | None
     ) -> None:
         self.index = index
         self.segment = segment
         self.boots = 0
-        self.watch: Watch | None = None
+        self.observer: MacObserver | None = None
         self._environment = environment
         self._gateway = gateway
         self._idle_store = idle_store
-        self._kept = b""
+        self._kept = b""  # the serialised Device while idle; empty before the first use
         self._kept_enrolled = False
         self._kept_left = False
         self._resumption: Resumption | None = None
         self._active: ActiveMac | None = None
 
-    def _wake_up(self, device: Device | None = None) -> ActiveMac:
+    def _activate(self, device: Device | None = None) -> ActiveMac:
         if device is None:
             if self._idle_store is None:
-                raise MisuseError("a Mac that is at rest, but on no shelf")
+                raise MisuseError("expected a store for an idle Mac, found none")
             device = self._idle_store.fetch(self.index, self._kept)
             self._kept = b""
         environment = self._environment
         self._resumption = self._resumption or environment.resumption_of(device.mac)
         pushes = PushListener(device, environment, self._gateway)
         background = BackgroundTasks(device, environment, self)
-        power = PowerTimer(device.power, environment.reactor, self._power_changed)
+        # The alarms call the client, not the parts that set them: a cycle would keep these until a garbage collection.
+        power = PowerTimer(
+            device.power, environment.reactor, self._power_changed, Alarm(environment.reactor, self._power_due)
+        )
         lom = LOMPresence(device, environment.network, self)
         connection = SessionConnection(environment, self._resumption)
         commands = Commands(device, environment, background, self)
@@ -161,28 +168,29 @@ class MDMClient:
             background=background,
             power=power,
             lom=lom,
-            watched=self,
+            mac=self,
+            poll=Alarm(environment.reactor, self.wake),
         )
         self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions)
         return self._active
 
     @property
     def _parts(self) -> ActiveMac:
-        return self._active or self._wake_up()
+        return self._active or self._activate()
 
     @property
     def device(self) -> Device:
-        """The Mac itself. Whoever asks wakes it; keep the client, not the Device."""
+        """The simulated Mac. Makes an idle Mac active; keep a reference to the client, not to the Device."""
         return self._parts.device
 
     @property
     def pushes(self) -> PushListener:
-        """Its side of APNs; as for ``device``."""
+        """The Mac's side of APNs. Makes an idle Mac active."""
         return self._parts.pushes
 
     @property
     def resting(self) -> bool:
-        """Whether nothing of it is there but what lies on the shelf."""
+        """Whether it is idle: only its serialised Device is in memory."""
         return self._active is None
 
     @property
@@ -191,29 +199,24 @@ class MDMClient:
         return self._active is not None and self._active.connection.connected
 
     @property
-    def in_session(self) -> bool:
-        """Whether a session is open."""
-        return self._active is not None and self._active.device.session.state is not State.CLOSED
-
-    @property
     def open_session(self) -> Operation | None:
-        """The record of the session that is open; None where none is, or where it has failed already."""
+        """The record of the open session; None where none is open or its record has ended already."""
         return None if self._active is None else self._active.sessions.open
 
     @property
     def enrolled(self) -> bool:
-        """Whether it is managed; nobody is woken for that."""
+        """Whether it is managed. Does not make an idle Mac active."""
         return self._kept_enrolled if self._active is None else self._active.device.enrolment is not None
 
     @property
     def left(self) -> bool:
-        """Whether it left its management, and did not enrol again; nobody is woken for that."""
+        """Whether it was unenrolled and did not enrol again. Does not make an idle Mac active."""
         return self._kept_left if self._active is None else self._active.device.left_at is not None
 
     def rest(self) -> bool:
-        """Lie down on the shelf, if there is nothing to do and no connection open. Returns whether it is at rest.
+        """Become idle, if nothing is pending and no connection is open; returns whether the Mac is idle.
 
-        A Mac that is connected, and quiet, gives up what it can make again.
+        A quiet Mac with an open connection stays active, but frees the memory that it can recreate.
         """
         active = self._active
         if active is None:
@@ -230,51 +233,73 @@ class MDMClient:
         return True
 
     def close(self) -> None:
-        """The end of the run: close the connection, forget every timer."""
+        """Close every connection and cancel every timer, at the end of the run."""
         if self._active is not None:
             self._active.close()
 
     # With its server.
 
     async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
-        """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before.
+        """Enrol with the profile that ``fetch`` returns. Raises PeerError; the enrolment before it then stays.
 
-        ``due`` is when it was to begin, and what its time is counted from; None is now.
+        ``due`` is when it was to start, from which its time counts; None is now. The wait for an RSA key is recorded
+        apart, because the server does not cause it.
         """
-        await enroll(self._parts, self._environment, fetch, due or self._environment.now())
+        mac, environment = self._parts, self._environment
+        device, pushes = mac.device, mac.pushes
+        with environment.begin("enroll", self.index, due, {"udid": device.mac.udid}) as record:
+            pushes.enrolling = True
+            key_wait = KeyWait()
+            try:
+                profile = await mac.background.drive(enrol(device, await fetch()), key_wait)
+            except PeerError:
+                pushes.enrolling = False
+                pushes.back()
+                raise
+            finally:
+                record.key_wait = key_wait.seconds
+                pushes.enrolling = False
+                environment.warn_each(device.take_warnings())
+            mac.sessions.end(ENROLLED_ANEW)
+            _check_signer(device, profile, environment)
+            mac.lom.update()
+        pushes.enrolled()
 
     async def enroll_at(self, url: str, due: Moment | None = None) -> None:
-        """Enrol with the profile at ``url``; else as ``enroll``."""
+        """Enrol with the profile at ``url``; otherwise as ``enroll``."""
         await self.enroll(lambda: self._parts.background.fetch_profile(url), due)
 
     def receive_push(self, notification: Notification) -> bool:
-        """A push came; whether it is the Mac's own. One with another PushMagic, or another topic, is ignored."""
+        """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
         if not self.pushes.take(notification):
             return False
         self.wake()
         return True
 
     def wake(self, due: Moment | None = None) -> bool:
-        """Open a session, or look again when the open one ends. A Mac that is off or not enrolled does not.
+        """Open a session, or ask for commands again when the open one ends; returns whether one was opened.
 
-        Without a push, too: after a boot, and where it is told to poll. ``due`` is when the session was to begin, and
-        what its time is counted from; None is now. Returns whether a session began.
+        Called for a push, after a boot, and to poll. No effect on a Mac that is off or not enrolled. ``due`` is when
+        the session was to start, from which its time counts; None is now.
         """
         return self._parts.sessions.wake(due)
 
     # Power.
 
     def cut_mains(self) -> None:
-        """The mains power goes: all of the Mac is dark, its LOM Device end too."""
+        """The mains power is cut: the Mac and its LOM Device are off."""
         parts = self._parts
         parts.power.cut_mains()
-        parts.lom.look()
+        parts.lom.update()
 
     def restore_mains(self) -> None:
         """The mains power is back; the Mac boots if it ran before."""
         parts = self._parts
         parts.power.restore_mains()
-        parts.lom.look()
+        parts.lom.update()
+
+    def _power_due(self) -> None:
+        self._parts.power.advance()
 
     def _power_changed(self, event: PowerEvent) -> None:
         match event:
@@ -282,8 +307,8 @@ class MDMClient:
                 self._parts.go_down(in_order=True)
             case PowerEvent.WENT_DOWN:
                 self._parts.go_down(in_order=False)
-                if self.watch is not None:
-                    self.watch.went_down(self)
+                if self.observer is not None:
+                    self.observer.went_down(self)
             case PowerEvent.CAME_UP:
                 self.boots += 1
                 self.wake()
@@ -302,45 +327,14 @@ class MDMClient:
         return self.device.lom
 
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
-        """Do what a Controller asks."""
+        """Carry out a Controller's request."""
         parts = self._parts
         answer, events = parts.device.receive_lom_request(request, controller, self._environment.reactor.seconds())
         parts.power.apply(events)
         return answer
 
 
-ENROLLED_ANEW = "the Mac enrolled anew"
-
-FetchProfile = Callable[[], Awaitable[bytes]]
-
-
-async def enroll(mac: ActiveMac, environment: Environment, fetch: FetchProfile, since: Moment) -> None:
-    """Enrol with the profile that ``fetch`` gives. Raises PeerError; the Mac is then managed as before.
-
-    ``since`` is what its time is counted from; the wait for an RSA key is left out, for that is none of the server's.
-    """
-    device, pushes = mac.device, mac.pushes
-    index, facts = device.mac.index, {"udid": device.mac.udid}
-    with environment.begin("enroll", index, since, facts) as record:
-        pushes.enrolling = True
-        key_wait = KeyWait()
-        try:
-            profile = await mac.background.drive(enrol(device, await fetch()), key_wait)
-        except PeerError:
-            pushes.enrolling = False
-            pushes.back()
-            raise
-        finally:
-            record.key_wait = key_wait.seconds
-            pushes.enrolling = False
-            environment.warn_each(device.take_warnings())
-        mac.sessions.end(ENROLLED_ANEW)
-        _judge_signer(device, profile, environment)
-        mac.lom.look()
-    pushes.enrolled()
-
-
-def _judge_signer(device: Device, profile: Profile, environment: Environment) -> None:
+def _check_signer(device: Device, profile: Profile, environment: Environment) -> None:
     anchors = () if device.enrolment is None else device.enrolment.anchors
     if profile.signers and not environment.trusts(profile.signers, anchors):
-        environment.warn(f"the enrolment profile “{profile.name}” is signed by someone who is not trusted")
+        environment.warn(f"the signer of the enrolment profile “{profile.name}” is not trusted")

@@ -1,7 +1,8 @@
-"""How a Mac carries out a command: what the device needs for it is obtained, and what came of it goes into a record.
+"""A Mac's commands: each is carried out, its result is reported, and its record ends when the server has the result.
 
-One command at a time: it is in hand from its reading until the server has taken its result. The session brings the
-commands and reports the results.
+One command at a time is current, from its reception until the server has accepted its result. The session
+(`agent.net.mac.sessions`) receives the commands and sends the results. What a command needs from the network (SCEP, LOM
+requests, check-ins) is done by the Mac's BackgroundTasks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from agent.measure.operations import Operation
 from agent.net.mac.background import BackgroundTasks, log_defect
 from agent.net.mac.environment import Environment
 
-_SHOWN = 200  # characters of a RequestType that a record repeats
+_MAX_REQUEST_TYPE = 200  # characters of a RequestType in a record; ours
 
 
 class CommandFailed(PeerError):
@@ -35,17 +36,18 @@ class CommandFailed(PeerError):
 
 @dataclass(slots=True)
 class CurrentCommand:
-    """A command and, once it is done, the status that it ended in. ``record`` is open until the server has that."""
+    """A command, and its result once it is carried out."""
 
     command: Command
     record: Operation
+    """Open until the server has accepted the result, or never will."""
     status: Status = Status.ACKNOWLEDGED
     failure: CommandFailed | None = None
     result: Result | None = None
 
     @classmethod
     def malformed(cls, command_uuid: str, record: Operation, reason: str) -> CurrentCommand:
-        """What was to be a command, and is answered with CommandFormatError."""
+        """A malformed command, which is answered with CommandFormatError."""
         return cls(
             Command(command_uuid, "", {}),
             record,
@@ -54,7 +56,7 @@ class CurrentCommand:
         )
 
     def done(self, result: Result) -> None:
-        """Note what came of it."""
+        """Set the result."""
         self.status = result.status
         self.result = result
         if result.status not in (Status.ACKNOWLEDGED, Status.NOT_NOW):
@@ -63,9 +65,9 @@ class CurrentCommand:
 
     @property
     def facts(self) -> dict[str, str | int | float | bool]:
-        """What the trace tells of it."""
+        """The fields of its line in the trace."""
         return {
-            "request_type": self.command.request_type[:_SHOWN],
+            "request_type": self.command.request_type[:_MAX_REQUEST_TYPE],
             "command_uuid": self.command.uuid,
             "status": self.status.value,
         }
@@ -75,26 +77,26 @@ Report = Callable[[str, Result], object]  # CommandUUID and result
 
 
 class Commands:
-    """The commands of one Mac. Whoever watches it is told of each result that the server took."""
+    """The commands of one Mac, ``mac``."""
 
-    __slots__ = ("_background", "_current", "_device", "_environment", "_life", "_performing", "_watched")
+    __slots__ = ("_background", "_current", "_device", "_environment", "_life", "_mac", "_performing")
 
-    def __init__(self, device: Device, environment: Environment, background: BackgroundTasks, watched: Watched) -> None:
+    def __init__(self, device: Device, environment: Environment, background: BackgroundTasks, mac: ObservedMac) -> None:
         self._device = device
         self._environment = environment
         self._background = background
-        self._watched = watched
+        self._mac = mac
         self._current: CurrentCommand | None = None
         self._performing: Deferred[Any] | None = None
-        self._life = 0  # whatever was begun in an earlier one is not wanted any more
+        self._life = 0  # counts the stops: requests from before the last stop are dropped
 
     @property
     def quiet(self) -> bool:
-        """Whether none is in hand."""
+        """Whether there is no current command."""
         return self._current is None
 
     def execute(self, command: Command, report: Report) -> None:
-        """Carry a command out and report its result, now or when the steps are done that lead to it."""
+        """Carry a command out and report its result, now or when the requests that it needs are answered."""
         self._current = CurrentCommand(command, self._begin())
         outcome = carry_out(self._device, command)
         if isinstance(outcome, Result):
@@ -103,47 +105,51 @@ class Commands:
             self._step(outcome, None, report)
 
     def malformed(self, command_uuid: str, reason: str) -> None:
-        """What was to be a command is in hand, and answered already."""
+        """A malformed command was received; the session has answered it with CommandFormatError."""
         self._current = CurrentCommand.malformed(command_uuid, self._begin(), reason)
 
     def taken(self) -> None:
-        """The server took the report that was sent last, and with it the result of the command in hand, if any is."""
-        work, self._current = self._current, None
-        if work is None:
+        """The server accepted the last report, and with it the result of the current command, if there is one."""
+        current, self._current = self._current, None
+        if current is None:
             return
-        watched = self._watched
-        work.record.end(work.failure, work.facts)
-        if watched.watch is not None:
-            watched.watch.taken(watched, work)
+        mac = self._mac
+        current.record.end(current.failure, current.facts)
+        if mac.observer is not None:
+            mac.observer.taken(mac, current)
 
     def refused(self, reason: str) -> None:
-        """The server refused the result of the command in hand for the last time."""
-        work, self._current = self._current, None
-        request_type = work.command.request_type if work is not None else ""
-        failure = ResultRefused(f"the result of {request_type or 'a command'} is dropped: {reason}")
-        record = self._environment.begin("command", self._watched.index) if work is None else work.record
-        record.end(failure, None if work is None else work.facts)
+        """The server refused the result of the current command for the last time."""
+        mac, (current, self._current) = self._mac, (self._current, None)
+        if current is None:
+            failure = ResultRefused(f"the result of a command is dropped: {reason}")
+            self._environment.begin("command", mac.index).end(failure)
+            return
+        failure = ResultRefused(f"the result of {current.command.request_type or 'a command'} is dropped: {reason}")
+        current.record.end(failure, current.facts)
+        if mac.observer is not None:
+            mac.observer.refused(mac, current, failure)
 
     def stop(self) -> None:
-        """The Mac stops in the middle of a command: what it relays breaks off, and there will be no result."""
+        """Stop carrying out the current command: its requests are cancelled, and it gets no result."""
         self._life += 1
         performing, self._performing = self._performing, None
         if performing is not None:
             performing.cancel()
 
     def forget(self, reason: str) -> None:
-        """The server will take no result of the command in hand, for this reason, and nobody has failed."""
-        work, self._current = self._current, None
-        if work is not None:
-            work.record.end(CutShort(reason), work.facts)
+        """The result of the current command will not be delivered, for this reason; its record is cut short."""
+        current, self._current = self._current, None
+        if current is not None:
+            current.record.end(CutShort(reason), current.facts)
 
     def rest(self) -> None:
-        """None is in hand: give up what the last one left behind."""
+        """Free the memory of the last command; there is no current one."""
         self._performing = None
 
     def _begin(self) -> Operation:
         self.forget("another command took its place")
-        return self._environment.begin("command", self._watched.index)
+        return self._environment.begin("command", self._mac.index)
 
     def _step(self, steps: CommandSteps, answer: Any, report: Report) -> None:
         need = carry(steps, answer)
@@ -157,15 +163,15 @@ class Commands:
         if life == self._life:
             self._step(steps, answer, report)
         else:
-            steps.close()  # the Mac went down meanwhile; the server still has the command
+            steps.close()  # stopped meanwhile; the server still has the command
 
     def _finish(self, result: Result, report: Report) -> None:
-        work = self._current
-        if work is None:
-            raise MisuseError("a result without a command")
+        current = self._current
+        if current is None:
+            raise MisuseError("expected a current command for a result, found none")
         self._environment.warn_each(self._device.take_warnings())
-        work.done(result)
-        report(work.command.uuid, result)
+        current.done(result)
+        report(current.command.uuid, result)
 
 
 def _stopped_or_defect(failure: TwistedFailure) -> None:
@@ -173,21 +179,25 @@ def _stopped_or_defect(failure: TwistedFailure) -> None:
         log_defect(failure)
 
 
-class Watched(Protocol):
-    """A Mac that can be watched. ``index`` is its place in the fleet; ``watch`` hears what it has done."""
+class ObservedMac(Protocol):
+    """A Mac that can have an observer."""
 
     index: int
-    watch: Watch | None
+    """Its index in the population."""
+    observer: MacObserver | None
 
 
-class Watch(Protocol):
-    """Who is told what a Mac has done. Called in the middle of its work: no word to the Mac before the next turn."""
+class MacObserver(Protocol):
+    """Is told what one or more Macs do. Called while a Mac works: it must not call the Mac before the next turn."""
 
-    def taken(self, client: Watched, work: CurrentCommand) -> None:
-        """The server took the result of a command."""
+    def taken(self, mac: ObservedMac, command: CurrentCommand) -> None:
+        """The server accepted the result of a command."""
 
-    def session_over(self, client: Watched, failure: PeerError | None) -> None:
-        """A session came to its end, in good order or because of ``failure``."""
+    def refused(self, mac: ObservedMac, command: CurrentCommand, failure: ResultRefused) -> None:
+        """The server refused the result of a command for the last time, and the Mac dropped it."""
 
-    def went_down(self, client: Watched) -> None:
-        """The Mac does not run any more; a session that was open has no end."""
+    def session_over(self, mac: ObservedMac, failure: PeerError | None) -> None:
+        """A session ended, without an error or with ``failure``."""
+
+    def went_down(self, mac: ObservedMac) -> None:
+        """The Mac is off; a session that was open is not reported as over."""

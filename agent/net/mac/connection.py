@@ -1,6 +1,6 @@
-"""One Mac's connection for its sessions: a report goes out, to wherever the server redirects it, as HTTP.
+"""One Mac's HTTP connection for its sessions: it sends the reports and follows redirects.
 
-It is opened when the first report goes out and kept from one session to the next. The answers go to the caller.
+It is opened for the first report and kept from one session to the next. The answers go to the Caller of each report.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Sending = Callable[[], object]
 
 
 class SessionConnection:
-    """One at a time, to where the last report went. ``resumption`` is where its TLS session is kept, if it is."""
+    """At most one open connection, to the origin of the last report. ``resumption`` may keep its TLS session."""
 
     __slots__ = ("_connection", "_environment", "_origin", "_redirects", "_report", "_resumption", "_url")
 
@@ -32,43 +32,43 @@ class SessionConnection:
         self._resumption = resumption
         self._connection: HTTPConnection | None = None
         self._origin: Origin | None = None
-        self._report = b""  # the last one, with the URL that it went to, for a redirect
+        self._report = b""  # the last one and its URL, for a redirect
         self._url = ""
         self._redirects = 0
 
     @property
     def connected(self) -> bool:
-        """Whether it is open."""
+        """Whether a connection is open."""
         return self._connection is not None and self._connection.connected
 
     def put(self, report: bytes, enrolment: Enrolment, caller: Caller, sending: Sending | None) -> None:
-        """PUT a report to the ServerURL. ``sending`` is called when its first byte goes out."""
+        """PUT a report to the ServerURL. ``sending`` is called when its first byte is sent."""
         self._redirects = 0
         self._report = report
         self._send_to(enrolment.server_url, enrolment, caller, sending)
 
     def follow(self, redirect: Response, enrolment: Enrolment, caller: Caller, sending: Sending | None) -> None:
-        """PUT the same report where the answer sends it. Raises RedirectRefused."""
+        """PUT the last report to the URL of a redirect. Raises RedirectRefused."""
         following = redirected(self._url, redirect)
         if following is None:
-            raise MisuseError(f"an answer with {redirect.status} is no redirect")
+            raise MisuseError(f"expected a redirect, found status {redirect.status}")
         if self._redirects >= MAX_REDIRECTS:
             raise RedirectRefused(f"more than {MAX_REDIRECTS} redirects")
         self._redirects += 1
         self._send_to(following, enrolment, caller, sending)
 
     def rest(self) -> None:
-        """No report is under way: give up the last one."""
+        """Free the memory of the last report, which is answered."""
         self._report = b""
 
     def hang_up(self) -> None:
-        """Close it; the next report goes over a new one."""
+        """Close the connection; the next report opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     def power_lost(self, *, in_order: bool) -> None:
-        """The Mac goes down, in order or at once: so does the connection. What would resume it was in memory only."""
+        """The Mac goes down: close the connection, or break it where not ``in_order``. The kept TLS session is lost."""
         if self._connection is not None:
             if in_order:
                 self._connection.close()
@@ -94,11 +94,11 @@ class SessionConnection:
         return self._connection
 
 
-_KEPT_HEADS = 256  # a fleet has one ServerURL and maybe some redirects; where each Mac has its own, they are made anew
+_KEPT_HEADS = 256  # a fleet has one ServerURL and maybe some redirects; with one for each Mac, heads are made again
 
 
 def report_request(enrolment: Enrolment, url: str, body: bytes) -> tuple[Origin, bytes]:
-    """Where a report goes, and its request, signed where the enrolment says so. Raises OperatorError for no URL."""
+    """A report's origin and request, with Mdm-Signature for SignMessage. Raises OperatorError for a bad URL."""
     origin, head = _head(url)
     if not enrolment.sign_message:
         return origin, head.request(body)

@@ -1,8 +1,7 @@
-"""What the Macs of one process share: the reactor, the LOM network, the TLS contexts, the keys, who watches."""
+"""The per-process dependencies of the Macs: reactor, clock, resolver, TLS contexts, LOM network, RSA keys, records."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +15,7 @@ from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
 from agent.net.lom.networks import LOMNetwork
 from agent.net.mac.keys import KeyPool
-from agent.net.timing import Reactor
+from agent.net.timing import Reactor, RunClock
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
@@ -26,18 +25,12 @@ from agent.pki.verify import PeerCheck, server_judge
 
 __all__ = ["Environment", "Moment"]
 
-MAX_WARNINGS = 100  # a server can make a Mac say a new one each time
+MAX_WARNINGS = 100  # ours: a server can cause a new text with each answer
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Everything around a Mac.
-
-    ``anchors`` are the operator's trust anchors for servers, beside the profile's own. ``insecure`` takes any server's
-    certificate for good. ``on_warning`` gets what a person should read, each text once. ``stage`` hears how long the
-    parts of an exchange took, as ``HTTPConnection`` tells them. ``resume`` is the share (0 to 1) of a Mac's new
-    connections that offer the TLS session kept from the one before.
-    """
+    """What every Mac of a process is given."""
 
     reactor: Reactor
     resolver: Resolver
@@ -45,25 +38,31 @@ class Environment:
     network: LOMNetwork
     keys: KeyPool
     operations: Operations
+    wall_clock: RunClock
+    """The dates of the run, in seconds since the epoch."""
     anchors: tuple[x509.Certificate, ...] = ()
+    """The operator's trust anchors for servers, beside those of the profile."""
     insecure: bool = False
+    """Accept any server certificate."""
     on_warning: Callable[[str], None] = lambda _text: None
+    """Called with each text that the operator should read, once."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     stage: Stage | None = None
+    """Called with the duration of each part of an exchange, as by ``HTTPConnection``."""
     resume: float = 0.0
-    wall_clock: Callable[[], float] = time.time
+    """The share (0 to 1) of a Mac's new connections that offer the TLS session of the one before."""
     _warned: set[str] = field(default_factory=set)
 
     def now(self) -> Moment:
-        """This moment."""
+        """The current time, on both clocks."""
         return self.operations.now()
 
     def begin(self, name: str, device: int, since: Moment | None = None, facts: Facts | None = None) -> Operation:
-        """An operation begins that was due at ``since``; None is now. Whoever begins it ends it."""
+        """Start the record of an operation that was due at ``since``; None is now. The caller ends it."""
         return self.operations.begin(name, device, since, facts)
 
     def warn(self, text: str) -> None:
-        """Something a person should read, once for the whole fleet; no more than MAX_WARNINGS different ones."""
+        """Warn the operator, once for the whole fleet; at most MAX_WARNINGS different texts."""
         if text in self._warned or len(self._warned) > MAX_WARNINGS:
             return
         if len(self._warned) == MAX_WARNINGS:
@@ -72,7 +71,7 @@ class Environment:
         self.on_warning(text)
 
     def warn_each(self, texts: Iterable[str]) -> None:
-        """Each of these as by ``warn``."""
+        """Call ``warn`` with each text."""
         for text in texts:
             self.warn(text)
 
@@ -84,7 +83,7 @@ class Environment:
         pins: tuple[x509.Certificate, ...] = (),
         resumption: Resumption | None = None,
     ) -> HTTPConnection:
-        """A connection of one Mac's own; ``anchors`` and ``pins`` are those of its profile."""
+        """A new connection for one Mac; ``anchors`` and ``pins`` are those of its profile."""
         anchors = (*self.anchors, *anchors)
 
         def check_of(host: str) -> PeerCheck | Unchecked:
@@ -105,7 +104,7 @@ class Environment:
         )
 
     def resumption_of(self, mac: Mac) -> Resumption | None:
-        """Where one Mac keeps its TLS session; None where none is ever resumed."""
+        """Where a Mac keeps its TLS session; None where no session is resumed."""
         if not self.resume:
             return None
         return Resumption(self.resume, Chance(mac.source, mac.index, b"resume"), self.wall_clock)
@@ -116,5 +115,5 @@ class Environment:
         return self.contexts.open_connections
 
     def trusts(self, chain: Sequence[x509.Certificate], anchors: tuple[x509.Certificate, ...]) -> bool:
-        """Whether a signer's chain, its own certificate first, leads to an anchor."""
+        """Whether a signer's chain (its own certificate first) leads to a trust anchor."""
         return self.contexts.trusts(chain, (*self.anchors, *anchors))

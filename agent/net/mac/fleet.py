@@ -1,4 +1,4 @@
-"""The Macs of one process: each made from the seed when it is first asked for, laid down while it is at nothing."""
+"""The Macs of one process. Each is made from the seed when it is first used, and serialised while it is idle."""
 
 from __future__ import annotations
 
@@ -18,41 +18,40 @@ from agent.net.mac.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
 
-# A real Mac takes half a minute; a first look at the tool should not.
+# Seconds. A real Mac takes about 30; shorter here, so that a first run is short.
 BOOT = Uniform(1.0, 3.0)
 SHUTDOWN = Uniform(0.2, 1.0)
-# Of one call, in Macs: together about 20 ms.
-RESTS_AT_ONCE = 200
-LOOKS_AT_ONCE = 500
+# Macs in one call of ``Fleet.rest``, which takes a millisecond or two.
+RESTS_AT_ONCE = 10
+LOOKS_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
 class FleetBehaviour:
-    """How the Macs behave where macOS leaves it open.
-
-    ``not_now`` is the probability with which a Mac answers NotNow to a command that allows it, ``not_now_for`` a time
-    in seconds from the start in which it always does; ``timing`` says when it comes back by itself. ``refused_retries``
-    is how often a result that the server refuses is delivered again. ``boot`` and ``shutdown`` are how long each takes,
-    ``power`` what a LOM request does where Apple does not say.
-    """
+    """How the Macs behave where macOS or Apple's documentation leaves it open."""
 
     not_now: float = 0.0
+    """The probability (0 to 1) of NotNow for a command that allows it."""
     not_now_for: float = 0.0
+    """Seconds from the start in which every command that allows it is answered with NotNow."""
     timing: Timing = DEFAULT_TIMING
+    """When a Mac opens a session by itself after NotNow or a failure."""
     refused_retries: int = REFUSED_RETRIES
+    """How often a result that the server refuses is delivered again."""
     boot: Duration = BOOT
     shutdown: Duration = SHUTDOWN
     power: PowerChoices = DEFAULT_CHOICES
+    """The effects of LOM requests that Apple does not specify."""
 
 
 DEFAULT_BEHAVIOUR = FleetBehaviour()
 
 
 class Fleet:
-    """The Macs of ``indexes``, all of ``population`` by default, as MDM clients.
+    """The Macs of ``indexes`` (by default the whole ``population``), as MDM clients.
 
-    A Mac is made when it is first asked for. ``gateway`` is whom they tell that they are back, or have left: for
-    whoever runs a push gateway to fill in.
+    A Mac is made on first access. The push endpoint sets the callbacks in ``gateway``, which the Macs call when they
+    are back or have left.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Fleet:
         self._idle_store = IdleStore(self._device, shared)
         self._clients: list[MDMClient | None] = [None] * len(self.indexes)
         self._udids: dict[str, int] = {}
-        self._without_udid: list[int] = []  # those made since somebody last asked for one by its UDID
+        self._without_udid: list[int] = []  # made since the last ``of_udid``
         if not environment.network.join(self):
             for client in self:
                 environment.network.add(client, population[client.index].dns_name)
@@ -81,36 +80,32 @@ class Fleet:
         return len(self._clients)
 
     def __iter__(self) -> Iterator[MDMClient]:
-        """Every Mac, made if it is not yet: in a large fleet ``made``, or single Macs, is what is wanted."""
+        """Every Mac; makes those that are missing. In a large fleet use ``made`` or an index."""
         return map(self.__getitem__, self.indexes)
 
     def __contains__(self, index: object) -> bool:
         return index in self.indexes
 
     def __getitem__(self, index: int) -> MDMClient:
-        """Mac ``index`` of the population. Raises NoSuchMacError where it is none of this fleet's."""
+        """Mac ``index`` of the population. Raises NoSuchMacError where it is not in this fleet."""
         if index not in self.indexes:
-            raise NoSuchMacError(f"no Mac {index} here: this fleet has {len(self)}, from {self.indexes.start}")
+            raise NoSuchMacError(f"expected a Mac from {self.indexes.start} to {self.indexes.stop - 1}, found {index}")
         client = self._clients[index - self.indexes.start]
         return self._make(index) if client is None else client
 
     def made(self) -> Iterator[MDMClient]:
-        """The Macs that were made so far."""
+        """The Macs that exist so far."""
         return (client for client in self._clients if client is not None)
 
-    def of_segment(self, segment: int) -> list[MDMClient]:
-        """The Macs of one subnet."""
-        return [self[index] for index in self.population.segment(segment)]
-
     def of_udid(self, udid: str) -> MDMClient:
-        """The Mac with this UDID, of those that were made. Raises KeyError."""
+        """The Mac with this UDID, among those that exist. Raises KeyError."""
         for index in self._without_udid:
             self._udids[self.population.udid(index)] = index
         self._without_udid.clear()
         return self[self._udids[udid]]
 
     def at_address(self, segment: int, address: str) -> MDMClient | None:
-        """The Mac that has this link-local address in this subnet."""
+        """The Mac with this link-local address in this subnet, or None."""
         index = self.population.index_of_address(address)
         if index is None or index not in self.indexes:
             return None
@@ -118,16 +113,16 @@ class Fleet:
         return client if client.segment == segment else None
 
     def at_name(self, dns_name: str) -> MDMClient | None:
-        """The Mac with this DNS name, in lower case."""
+        """The Mac with this DNS name (lower case), or None."""
         index = self.population.index_of_name(dns_name)
         return None if index is None or index not in self.indexes else self[index]
 
     def rest(self, most: int = RESTS_AT_ONCE, looks: int = LOOKS_AT_ONCE) -> int:
-        """Lay Macs down that are at nothing; for a timer to call, about once a second. Returns how many.
+        """Make quiet Macs idle; returns how many. A shard calls it every 50 ms.
 
-        Bounded, so that it never takes long: ``looks`` Macs are looked at, the longest awake first, ``most`` laid down.
+        To return soon, it checks at most ``looks`` active Macs, the longest active first, and makes ``most`` idle.
         """
-        laid, active = 0, self._idle_store.out
+        count, active = 0, self._idle_store.out
         for _ in range(min(looks, len(active))):
             client = self[active.popleft()]
             if client.resting:
@@ -135,13 +130,13 @@ class Fleet:
             if not client.rest():
                 active.append(client.index)
                 continue
-            laid += 1
-            if laid == most:
+            count += 1
+            if count == most:
                 break
-        return laid
+        return count
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection and cancel every timer."""
         for client in self.made():
             client.close()
 
@@ -153,7 +148,7 @@ class Fleet:
         return client
 
     def _device(self, index: int) -> Device:
-        """A Mac as it comes from the factory."""
+        """A new Mac: not enrolled, running."""
         mac, behaviour = self.population[index], self._behaviour
         return Device(
             mac,
@@ -167,7 +162,7 @@ class Fleet:
         )
 
     def _not_now(self, chance: Chance) -> NotNow | None:
-        """Whether the Mac is busy just now; None for a Mac that never is."""
+        """Decides on NotNow for one Mac; None for a Mac that never answers it."""
         behaviour = self._behaviour
         if not behaviour.not_now and not behaviour.not_now_for:
             return None
@@ -176,7 +171,7 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class NotNow:
-    """Whether one Mac is busy: always until ``until`` on the clock, then with a probability of ``share``."""
+    """Whether a Mac answers NotNow: always until ``until`` on ``clock``, then with the probability ``share``."""
 
     clock: Clock
     until: float

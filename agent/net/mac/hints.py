@@ -1,6 +1,6 @@
-"""What to look at when an enrolment is refused: a server seldom says more than a word. Each hint is a sentence or two.
+"""What the operator can check when an enrolment is refused, because servers seldom give a reason.
 
-docs/your-server.md, "When an enrolment is refused", has the same for people.
+docs/your-server.md, "When an enrolment is refused", explains the same at length.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ NOT_FOUND = "Look at ServerURL and CheckInURL in the com.apple.mdm payload."
 
 
 def of_scep_status(status: int) -> str:
-    """The hint for a SCEP answer with another status than 200; empty where there is none."""
+    """The hint for a SCEP answer with a status other than 200; empty where there is none."""
     return SCEP_NOT_FOUND if status in (404, 405) else ""
 
 
 def of_check_in(status: int, *, signed: bool) -> str:
-    """The hint for a check-in message that was refused, where ``signed`` says whether it had an Mdm-Signature."""
+    """The hint for a refused check-in message; ``signed`` is with an Mdm-Signature. Empty if there is none."""
     if status in (404, 405):
         return NOT_FOUND
     if status not in (400, 401, 403):
@@ -49,5 +49,5 @@ def of_check_in(status: int, *, signed: bool) -> str:
 
 
 def with_hint(text: str, hint: str) -> str:
-    """An error's text, and the hint behind it."""
+    """An error's text, followed by the hint if there is one."""
     return f"{text}. {hint}" if hint else text

@@ -1,10 +1,10 @@
-"""RSA keys, made in parallel by processes of their own: a key takes tens of milliseconds of a core.
+"""RSA keys, generated in parallel by child processes: a key takes tens of milliseconds of a core.
 
-``unique`` makes one for each identity. ``pool:N`` makes N and hands them out again and again, for fleets in which the
-keys are not what is tested; the results say so.
+``unique`` generates one for each identity. ``pool:N`` generates N and reuses them, for fleets in which the keys are not
+what is tested; the results say so.
 
-Keys that are expected are begun before anybody asks for them. Whoever asks for one that is not made yet waits, and that
-wait is counted: it is this machine's, not the server's.
+Expected keys are generated ahead. The wait for a key that is not ready is recorded apart, because this machine causes
+it and not the server.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from agent.errors import LomAgentError, MisuseError, OperatorError
 from agent.processes import begin_child
 
 MAX_POOL = 100_000
-MAX_AHEAD = 256  # keys that nobody has asked for yet: some seconds of work of a large machine
-_NICENESS = 5  # of the processes: keys are made in the time that the Macs leave
+MAX_AHEAD = 256  # keys generated ahead: some seconds of work for a large machine
+_NICENESS = 5  # of the child processes: the simulated Macs have priority
 
 ResultT = TypeVar("ResultT")
 
 
 def parse_keys(text: str) -> int | None:
-    """What ``--keys`` says: None for ``unique``, N for ``pool:N``. Raises OperatorError."""
+    """Parse ``--keys``: None for ``unique``, N for ``pool:N``. Raises OperatorError."""
     if text == "unique":
         return None
     kind, _, number = text.partition(":")
@@ -48,7 +48,7 @@ def parse_keys(text: str) -> int | None:
 
 
 class KeyNotMade(LomAgentError):
-    """The process that makes RSA keys died."""
+    """A child process that generates RSA keys died."""
 
     kind = "key"
 
@@ -56,16 +56,15 @@ class KeyNotMade(LomAgentError):
 class KeyPool:
     """The RSA keys of one process's fleet.
 
-    ``reused`` counts the keys that were handed out more than once, ``waits`` the requests for a key that was not made
-    yet. ``on_key`` is called each time a key was made, ``on_wait`` with the seconds of each wait that is over.
-    ``processes`` make the keys, as many as the machine has cores unless it is said; they start with the first key.
+    ``reused`` counts how often a key of the pool was used again, ``waits`` the requests for a key that was not ready.
+    ``pool`` is the size of the pool, None for unique keys. ``on_wait`` is called with the seconds of each wait when it
+    ends. ``processes`` is the number of child processes, by default one for each core; they start with the first key.
     """
 
     def __init__(
         self,
         reactor: Any,
         pool: int | None = None,
-        on_key: Callable[[], None] = lambda: None,
         processes: int | None = None,
         on_wait: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
@@ -73,31 +72,30 @@ class KeyPool:
         self.waits = 0
         self._reactor = reactor
         self._pool = pool
-        self._on_key = on_key
         self._on_wait = on_wait
         self._processes = max(1, processes or os.cpu_count() or 1)
         self._executor: ProcessPoolExecutor | None = None
         self._children: list[BaseProcess] = []
-        self._kept: dict[int, list[_Key]] = {}  # of a pool: those that are handed out again
-        self._ahead: dict[int, deque[_Key]] = {}  # begun, and not asked for yet; the oldest first
+        self._kept: dict[int, list[_Key]] = {}  # of a pool, by size: those that are reused
+        self._ahead: dict[int, deque[_Key]] = {}  # by size: generated ahead, the oldest first
         self._taken: dict[int, int] = {}
-        self._expected: dict[int, int] = {}  # by the number of bits
+        self._expected: dict[int, int] = {}  # by size
         self._expected_sizeless = 0
-        self._first_bits: int | None = None  # of the first key that was asked for
+        self._first_bits: int | None = None  # the size of the first requested key
         self._waited_s = 0.0
         self._waiting_since: dict[Deferred[rsa.RSAPrivateKey], float] = {}
 
     @property
     def waited_s(self) -> float:
-        """The seconds of all ``waits`` together, those that go on included."""
+        """The total seconds of all ``waits``, including those that last."""
         now = float(self._reactor.seconds())
         return self._waited_s + sum(now - since for since in self._waiting_since.values())
 
     def expect(self, count: int, bits: int | None = None) -> None:
-        """This many more identities are to come, soon: begin their keys before they are asked for.
+        """Generate the keys of this many identities ahead, as far as MAX_AHEAD allows.
 
-        ``bits`` is None where the profile that will say it was not read yet; then the first key that is asked for says
-        it for all. At most ``MAX_AHEAD`` keys are made, or being made, before somebody wants them.
+        ``bits`` is None while the size is not known, because the profile was not read yet; then the size of the first
+        requested key holds for all.
         """
         bits = bits or self._first_bits
         if bits is None:
@@ -107,13 +105,13 @@ class KeyPool:
         self._make_ahead()
 
     async def made_ahead(self) -> None:
-        """Wait until each key that was begun ahead is made. One that could not be made fails for whoever takes it."""
+        """Wait for all keys that are generated ahead. A failed one raises where it is taken, not here."""
         for key in [key for ahead in self._ahead.values() for key in ahead]:
             with suppress(KeyNotMade):
                 await key.wait()
 
     def take(self, bits: int) -> Deferred[rsa.RSAPrivateKey]:
-        """A key of ``bits`` bits, as soon as it is made."""
+        """A key of ``bits`` bits; fires when it is ready, with KeyNotMade where its process died."""
         if self._first_bits is None:
             self._first_bits = bits
             self._expected[bits] = self._expected.get(bits, 0) + self._expected_sizeless
@@ -131,15 +129,15 @@ class KeyPool:
         return waiting
 
     def close(self) -> None:
-        """End the processes; keys that are not made yet are given up."""
+        """End the child processes; keys that are not ready are dropped."""
         executor, self._executor = self._executor, None
         if executor is not None:
-            for child in self._children:  # a pool ends its processes by SIGTERM, to which ours are deaf
+            for child in self._children:  # the executor uses SIGTERM, which our children ignore
                 child.kill()
             executor.shutdown(wait=True, cancel_futures=True)
 
     def _timed(self, key: _Key) -> Deferred[rsa.RSAPrivateKey]:
-        """The key, for somebody whose wait is counted."""
+        """Wait for a key, and record how long."""
         waiting = key.wait()
         if not waiting.called:
             self.waits += 1
@@ -176,7 +174,7 @@ class KeyPool:
     def _make(self, bits: int) -> _Key:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
-                max_workers=self._processes, mp_context=get_context("spawn"), initializer=_stand_back
+                max_workers=self._processes, mp_context=get_context("spawn"), initializer=_initialise_child
             )
         key = _Key()
         before = set(active_children()) if len(self._children) < self._processes else None
@@ -191,14 +189,13 @@ class KeyPool:
             return
         error = done.exception()
         if error is not None:
-            key.fail(KeyNotMade(f"an RSA key could not be made: {error or type(error).__name__}"))
+            key.fail(KeyNotMade(f"an RSA key could not be generated: {error or type(error).__name__}"))
             return
-        self._on_key()
         key.set(_loaded(done.result()))
 
 
 class _Key:
-    """A key that is being made, for everybody who waits for it."""
+    """A key that may still be in the making, and the requests that wait for it."""
 
     __slots__ = ("_error", "_key", "_waiting")
 
@@ -231,14 +228,14 @@ class _Key:
 
 
 def _loaded(octets: bytes) -> rsa.RSAPrivateKey:
-    key = load_der_private_key(octets, None, unsafe_skip_rsa_key_validation=True)  # made by ourselves
+    key = load_der_private_key(octets, None, unsafe_skip_rsa_key_validation=True)  # generated by our own child process
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise MisuseError("the key that was made is no RSA key")
+        raise MisuseError("expected an RSA key, found another kind")
     return key
 
 
-def _stand_back() -> None:
-    """Whoever needs the keys goes first on a core."""
+def _initialise_child() -> None:
+    """Initialise a child process, with a lower priority than the Macs."""
     begin_child()
     os.nice(_NICENESS)
 

@@ -1,4 +1,4 @@
-"""One Mac's power on the reactor's clock: a timer for the end of a boot or shutdown, armed anew after every change."""
+"""One Mac's power in real time, and its presence on the LOM network, which depends on its power and its LOM profile."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from agent.device.mac import Device
 from agent.lom.endpoint import Endpoint, LOMConfiguration
 from agent.lom.power import AnyRequest, PowerEvent, PowerMachine, RequestRefused
 from agent.net.lom.networks import LOMNetwork
-from agent.net.timing import Clock, DelayedCall
+from agent.net.timing import Alarm, Clock
 
 
 class LOMPresence:
-    """``endpoint`` is the Mac as the network knows it."""
+    """Tells the LOM network when the Mac's LOM configuration changes. ``endpoint`` is the Mac in that network."""
 
     __slots__ = ("_device", "_endpoint", "_network", "_seen")
 
@@ -22,9 +22,10 @@ class LOMPresence:
         self._endpoint = endpoint
         self._seen: LOMConfiguration | None = device.lom
 
-    def look(self) -> None:
-        """Something was done that may have changed it. An endpoint whose payload is gone, or whose mains power, is
-        closed at once, links that are open too.
+    def update(self) -> None:
+        """Call after anything that may change the configuration.
+
+        Without a LOM payload, or without mains power, the network closes the endpoint and its open links at once.
         """
         if self._device.lom is not self._seen:
             self._seen = self._device.lom
@@ -32,18 +33,23 @@ class LOMPresence:
 
 
 class PowerTimer:
-    """Tells ``happened`` of each event of the machine, in order, also of those that time alone brings."""
+    """Drives a PowerMachine with the clock. ``happened`` is called with each power event, in order.
 
-    __slots__ = ("_clock", "_happened", "_machine", "_timer")
+    The owner of ``alarm`` calls ``advance`` when it goes off: at the end of a boot or a shutdown.
+    """
 
-    def __init__(self, machine: PowerMachine, clock: Clock, happened: Callable[[PowerEvent], object]) -> None:
+    __slots__ = ("_alarm", "_clock", "_happened", "_machine")
+
+    def __init__(
+        self, machine: PowerMachine, clock: Clock, happened: Callable[[PowerEvent], object], alarm: Alarm
+    ) -> None:
         self._machine = machine
         self._clock = clock
         self._happened = happened
-        self._timer: DelayedCall | None = None
+        self._alarm = alarm
 
     def request(self, request: AnyRequest) -> None:
-        """Apply a request of the Mac itself; one that makes no sense in its state has no effect."""
+        """Apply a request of the Mac itself. One that is not valid in its state has no effect."""
         try:
             events = self._machine.receive(request, self._clock.seconds())
         except RequestRefused:
@@ -51,7 +57,7 @@ class PowerTimer:
         self.apply(events)
 
     def cut_mains(self) -> None:
-        """The mains power goes."""
+        """The mains power is cut."""
         self.apply(self._machine.cut_mains(self._clock.seconds()))
 
     def restore_mains(self) -> None:
@@ -59,20 +65,16 @@ class PowerTimer:
         self.apply(self._machine.restore_mains(self._clock.seconds()))
 
     def apply(self, events: Sequence[PowerEvent]) -> None:
-        """These events came of a request."""
-        self.stop()
-        if self._machine.deadline is not None:
-            delay = max(0.0, self._machine.deadline - self._clock.seconds())
-            self._timer = self._clock.callLater(delay, self._advance)
+        """Set the alarm for the machine's new deadline, and report these events of it."""
+        self._alarm.set_at(self._machine.deadline)
         for event in events:
             self._happened(event)
 
-    def stop(self) -> None:
-        """The end of the run: whatever is under way never ends."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
-    def _advance(self) -> None:
-        # A clock that is a hair behind the timer must not leave the Mac booting for ever.
+    def advance(self) -> None:
+        """The machine's deadline has come."""
+        # The clock may be slightly behind the alarm; without max() the Mac would boot for ever.
         self.apply(self._machine.advance(max(self._clock.seconds(), self._machine.deadline or 0.0)))
+
+    def stop(self) -> None:
+        """Cancel the alarm: a boot or shutdown in progress never ends."""
+        self._alarm.cancel()

@@ -1,6 +1,7 @@
-"""A Mac's side of APNs: how it stands, which pushes are its own, and how long each took to its first byte.
+"""A Mac's side of APNs: its presence, which pushes it accepts, and the time from a push to the Mac's first byte.
 
-There is no connection: the gateway is in the same process and calls the Mac; the Mac tells the gateway when it is back.
+A Mac has no connection to APNs: the push endpoint of its process calls it, and the Mac calls back when it is online
+again or has left.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from agent.net.mac.environment import Environment, Moment
 from agent.push.broker import Presence
 from agent.push.store import Notification
 
-_MAX_PENDING = 100  # pushes that wait for the Mac's next word; a server that sends more gets no times for them
+_MAX_PENDING = 100  # ours: pushes whose time is measured until the Mac's next request; older ones are cut short
 
 
 def _nobody(_index: int) -> None:
-    """No gateway."""
+    """For a fleet without pushes."""
 
 
 @dataclass(slots=True)
 class GatewaySide:
-    """Whom the Macs of a fleet tell that one of them, by its index, is back or has left."""
+    """What the Macs of a fleet call, with their index, when they are back or have left; set by the push endpoint."""
 
     on_back: Callable[[int], None] = _nobody
     on_left: Callable[[int], None] = _nobody
 
 
 class PushListener:
-    """One Mac's side, while the Mac is awake."""
+    """The push state of one active Mac. ``enrolling`` is set while the Mac enrols."""
 
     __slots__ = ("_device", "_environment", "_gateway", "_pending", "enrolling")
 
@@ -44,36 +45,36 @@ class PushListener:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is lost if it is forgotten."""
+        """Whether the Mac can become idle without losing anything."""
         return not self.enrolling and not self._pending
 
     @property
     def left_at(self) -> float | None:
-        """When the Mac left its management, in seconds since the epoch; None while managed."""
+        """When the Mac was unenrolled, in seconds since the epoch; None otherwise."""
         return self._device.left_at
 
     @property
     def presence(self) -> Presence:
-        """How the Mac stands to APNs."""
+        """Whether APNs can reach the Mac."""
         if self.enrolling:
-            return Presence.OFFLINE  # also anew: what comes meanwhile waits for the new enrolment
+            return Presence.OFFLINE  # also when it enrols again: pushes are stored for the new enrolment
         if self._device.enrolment is not None:
             return Presence.ONLINE if self._device.running else Presence.OFFLINE
         return Presence.UNKNOWN if self.left_at is None else Presence.LEFT
 
     @property
     def topic(self) -> str:
-        """The topic that it listens to, empty between two enrolments."""
+        """The topic of its enrolment; empty where it has none."""
         enrolment = self._device.enrolment
         return "" if enrolment is None else enrolment.topic
 
     @property
     def sending(self) -> Callable[[], None] | None:
-        """What to call when the Mac's next byte goes to its server; None where no push waits for that."""
+        """What to call when the Mac's next byte is sent to its server; None where no push is pending."""
         return self._sent if self._pending else None
 
     def take(self, notification: Notification) -> bool:
-        """Whether a push is for this enrolment: its topic, its PushMagic."""
+        """Whether a push is for this enrolment, by its topic and PushMagic. If so, its time is measured."""
         if notification.topic != self.topic or notification.push_magic != self._device.mac.push_magic:
             return False
         environment = self._environment
@@ -83,30 +84,30 @@ class PushListener:
         pending = (*self._pending, push)
         self._pending = pending[-_MAX_PENDING:]
         for older in pending[:-_MAX_PENDING]:
-            older.end(CutShort(f"more than {_MAX_PENDING} pushes waited for the Mac's next word"))
+            older.end(CutShort(f"more than {_MAX_PENDING} pushes were pending for the Mac"))
         return True
 
     def broke(self, error: PeerError) -> None:
-        """The session that the pushes set off did not reach the server."""
+        """The session for the pending pushes did not reach the server."""
         self._end(error)
 
     def forget(self, reason: str) -> None:
-        """The Mac went down, or left: what waits for its next word waits no longer, and nobody has failed."""
+        """The Mac went down or left: the records of pending pushes are cut short."""
         self._end(CutShort(reason))
 
     def back(self) -> None:
-        """The Mac is up, or managed as before after an enrolment that failed: it gets what waits at APNs."""
+        """The Mac is up again, or an enrolment failed: deliver the stored pushes."""
         if self.presence is Presence.ONLINE:
             self._gateway.on_back(self._device.mac.index)
 
     def enrolled(self) -> None:
-        """The Mac is managed, maybe again."""
+        """The Mac has enrolled."""
         self._device.left_at = None
         self.back()
 
     def left(self) -> None:
-        """The Mac left its management: its token is good for nothing."""
-        self.forget("the Mac left its management")
+        """The Mac was unenrolled: its token is not valid any more."""
+        self.forget("the Mac was unenrolled")
         self._device.left_at = self._environment.wall_clock()
         self._gateway.on_left(self._device.mac.index)
 

@@ -1,4 +1,4 @@
-"""The SCEP client: a key, three requests to the CA, an identity. Source: RFC 8894."""
+"""The SCEP client: obtains an identity for a key with three requests to the CA. Source: RFC 8894."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _HEADERS: Mapping[str, str] = {"User-Agent": USER_AGENT, "Accept": "*/*"}
 
 
 class StillPending(SCEPError):
-    """The CA did not decide within the retries that the payload allows."""
+    """The CA still answered PENDING after the retries that the payload allows."""
 
 
 async def obtain_identity(
     reactor: Reactor, connection_to: ConnectionTo, payload: SCEPPayload, key: rsa.RSAPrivateKey
 ) -> Identity:
-    """Enrol ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError where the CA cannot be reached."""
+    """Enrol ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError if the CA cannot be reached."""
     client = _Client(connection_to, payload.url)
     caps = await client.capabilities(payload.ca_name)
     ca = await client.ca_certificates(payload.ca_name)
@@ -60,14 +60,14 @@ async def obtain_identity(
 
 
 class _Client:
-    """The three operations at one URL."""
+    """The three SCEP operations at one URL."""
 
     def __init__(self, connection_to: ConnectionTo, url: str) -> None:
         self._connection_to = connection_to
         self._url = url
 
     async def capabilities(self, ca_name: str) -> Capabilities:
-        """GetCACaps; a CA that does not know it has none (RFC 8894, 3.5.2)."""
+        """GetCACaps. A CA that does not support it has no capabilities (RFC 8894, 3.5.2)."""
         response = await self._get("GetCACaps", quote(ca_name, safe=""))
         if response.status != 200:
             return parse_caps(b"")
@@ -89,9 +89,9 @@ class _Client:
         caps: Capabilities,
         payload: SCEPPayload,
     ) -> Granted:
-        """PKIOperation, and again as long as the CA says PENDING and the payload allows a retry.
+        """PKIOperation, repeated while the CA answers PENDING and the payload allows a retry.
 
-        Source: apple-schema profiles/com.apple.security.scep.yaml, RetryDelay: the first retry comes without a delay.
+        Source: apple-schema profiles/com.apple.security.scep.yaml, RetryDelay: the first retry has no delay.
         """
         transaction = transaction_id(key.public_key())
         message_type = MessageType.PKCS_REQ
@@ -108,7 +108,7 @@ class _Client:
             if isinstance(answer, Granted):
                 return answer
             message_type = MessageType.CERT_POLL
-        raise StillPending(f"the CA still says PENDING after {payload.retries} retries")
+        raise StillPending(f"the CA still answers PENDING after {payload.retries} retries")
 
     async def _operate(self, message: bytes, caps: Capabilities) -> Response:
         if not caps.post:
@@ -119,9 +119,9 @@ class _Client:
         )
 
     async def _get(self, operation: str, message: str) -> Response:
-        """Ask by GET, as macOS writes it (observed): ``message`` is there also where it is empty.
+        """GET with a query as macOS writes it (observed): ``message`` is present even if empty.
 
-        ``message`` is percent-encoded: of base64 the padding alone, a plus sign stays as it is.
+        ``message`` is percent-encoded already: in base64 only the padding is, plus signs are not.
         """
         query = f"operation={operation}&message={message}"
         return await ask(self._connection_to, "GET", self._with_query(query), _HEADERS, plain=True)

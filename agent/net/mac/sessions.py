@@ -1,7 +1,8 @@
-"""One Mac's sessions with its server, one after another, from the first report to what is done after the last result.
+"""One Mac's sessions with its server, one after another.
 
-``agent.mdm.session`` decides what follows on what. Here its reports are sent, its commands handed on, its time-outs
-armed; a session's end goes into a record and to whoever watches the Mac.
+``agent.mdm.session`` is the protocol's state machine. Here its reports are sent over the Mac's SessionConnection, its
+commands are carried out by the Mac's Commands, its deadlines become a timer, and a session's end goes into a record and
+to the Mac's observer.
 """
 
 from __future__ import annotations
@@ -18,31 +19,34 @@ from agent.errors import CutShort, MisuseError, PeerError
 from agent.mdm.commands import CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
 from agent.mdm.session import Event, Execute, NotNowRepeated, Over, Send
-from agent.measure.operations import Operation
+from agent.measure.operations import Moment, Operation
 from agent.net.http.fetch import REDIRECTS, RedirectRefused, retry_after
 from agent.net.http.http1 import Response
 from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands, Watched
+from agent.net.mac.commands import Commands, ObservedMac
 from agent.net.mac.connection import SessionConnection
-from agent.net.mac.environment import Environment, Moment
+from agent.net.mac.environment import Environment
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
-from agent.net.timing import DelayedCall
+from agent.net.timing import Alarm
 from agent.profiles.enrolment import Enrolment
 
-LEFT = "the Mac left its management"
+LEFT = "the Mac was unenrolled"
 
 _log = Logger()
 
 
 class Unenrolled(PeerError):
-    """The server does not know the Mac any more, so the Mac has left its management."""
+    """The server does not know the Mac any more, so the Mac is unenrolled."""
 
     kind = "unenrolled"
 
 
 class Sessions:
-    """The sessions of one Mac, whose parts these are. It is the caller of the requests on ``connection``."""
+    """The sessions of one Mac, ``mac``. It is the Caller of the requests on ``connection``, which gives it the answers.
+
+    ``poll`` wakes the Mac for a session that no push starts: after NotNow, or after a report that was refused.
+    """
 
     __slots__ = (
         "_background",
@@ -51,11 +55,11 @@ class Sessions:
         "_device",
         "_environment",
         "_lom",
+        "_mac",
         "_open",
         "_poll",
         "_power",
         "_pushes",
-        "_watched",
     )
 
     def __init__(
@@ -69,7 +73,8 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
-        watched: Watched,
+        mac: ObservedMac,
+        poll: Alarm,
     ) -> None:
         self._device = device
         self._environment = environment
@@ -79,47 +84,46 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
-        self._watched = watched
-        self._poll: DelayedCall | None = None
+        self._mac = mac
+        self._poll = poll
         self._open: Operation | None = None  # the record of the open session
 
     def wake(self, due: Moment | None) -> bool:
-        """Open one, or look again when the open one ends. Returns whether one began.
+        """Open a session, or ask for commands again when the open one ends; returns whether one was opened.
 
-        A Mac that is off or not enrolled does neither. ``due`` is when it was to begin; None is now.
+        No effect on a Mac that is off or not enrolled. ``due`` is when the session was to start; None is now.
         """
         if self._device.enrolment is None or not self._device.running:
             return False
-        self._disarm_poll()
+        self._poll.cancel()
         return self._begin(due)
 
     @property
     def open(self) -> Operation | None:
-        """The record of the session that is open; None where none is, or where it has failed already."""
+        """The record of the open session; None where none is open or its record has ended already."""
         session = self._open
         return session if session is not None and session.open else None
 
     def end(self, reason: str) -> None:
-        """Whatever the Mac was at with its server is over, for this reason, and nobody has failed."""
+        """End the open session, cut its records short for this reason, and close the connection."""
         self.stop(reason)
         self._commands.forget(reason)
         self._connection.hang_up()
 
     def stop(self, reason: str) -> None:
-        """Begin nothing more, and break off what is under way; the connection stays, and so does a result."""
-        self._disarm_poll()
+        """End the open session and start no other; the connection stays open, and an undelivered result is kept."""
+        self._poll.cancel()
         session, self._open = self._open, None
         if session is not None:
-            why, watched = CutShort(reason), self._watched
+            why = CutShort(reason)
             session.end(why)
-            if watched.watch is not None:
-                watched.watch.session_over(watched, why)
+            self._tell_over(why)
         self._commands.stop()
 
     # What the connection calls.
 
     def answered(self, response: Response) -> None:
-        """The server answered the report that was sent last, or sends the Mac somewhere else with it."""
+        """The server answered the last report, or redirects it."""
         status = response.status
         if status in REDIRECTS:
             self._redirect(response)
@@ -140,7 +144,7 @@ class Sessions:
         self._follow(event)
 
     def broke(self, error: PeerError) -> None:
-        """The connection broke before the answer came."""
+        """The connection broke before the answer."""
         self._pushes.broke(error)
         self._follow(self._device.session.broke(error, self._environment.reactor.seconds()))
 
@@ -150,8 +154,7 @@ class Sessions:
         send = self._device.session.wake()
         if send is None:
             return False
-        watched = self._watched
-        self._open = self._environment.begin("session", watched.index, due, {"udid": self._device.mac.udid})
+        self._open = self._environment.begin("session", self._mac.index, due, {"udid": self._device.mac.udid})
         self._put(send)
         return True
 
@@ -168,7 +171,7 @@ class Sessions:
     def _enrolment(self) -> Enrolment:
         enrolment = self._device.enrolment
         if enrolment is None:
-            raise MisuseError("a message from a Mac that is not enrolled")
+            raise MisuseError("expected an enrolled Mac to send a report, found one that is not")
         return enrolment
 
     def _follow(self, event: Event) -> None:
@@ -183,23 +186,22 @@ class Sessions:
                 self._over(event)
 
     def _report(self, command_uuid: str, result: Result) -> None:
-        self._lom.look()
+        self._lom.update()
         session = self._device.session
         try:
             send = session.finish(command_uuid, result)
-        except MisuseError:  # a value that no plist can hold: say so, rather than leave the server waiting
-            _log.failure("a result cannot be written")
+        except MisuseError:  # a value that no plist can hold: the server gets an Error result
+            _log.failure("a result cannot be written as a property list")
             unwritable = failed(ChainedError(Domain.MDM, MALFORMED_REQUEST, "the result cannot be written"))
             send = session.finish(command_uuid, unwritable)
         self._put(send)
 
     def _over(self, over: Over) -> None:
         record, self._open = self._open, None
-        watched, session = self._watched, self._device.session
+        session = self._device.session
         if record is not None:
             record.end(over.failure)
-            if watched.watch is not None:
-                watched.watch.session_over(watched, over.failure)
+            self._tell_over(over.failure)
         if over.dropped:
             self._commands.refused(str(over.failure))
             self._device.forget_afterwards()
@@ -207,25 +209,20 @@ class Sessions:
             self._environment.warn(str(over.failure))
         if over.unenrolled:
             why = Unenrolled(f"the server ended the enrolment: {over.failure}")
-            self._environment.begin("enroll", watched.index).end(why)
+            self._environment.begin("enroll", self._mac.index).end(why)
             self._leave()
-        elif session.deadline is not None:
-            delay = max(0.0, session.deadline - self._environment.reactor.seconds())
-            self._poll = self._environment.reactor.callLater(delay, self._look)
+        else:
+            self._poll.set_at(session.deadline)
 
-    def _look(self) -> None:
-        self._poll = None
-        self._begin()
+    def _tell_over(self, failure: PeerError | None) -> None:
+        observer = self._mac.observer
+        if observer is not None:
+            observer.session_over(self._mac, failure)
 
-    def _disarm_poll(self) -> None:
-        if self._poll is not None and self._poll.active():
-            self._poll.cancel()
-        self._poll = None
-
-    # What waited for the server to take a result.
+    # Effects of a command that come after the server has accepted its result.
 
     def _follow_after(self, afterwards: list[Afterwards], event: Event) -> None:
-        """Do what follows from ``event``, too, unless the Mac is in no state to after these."""
+        """Apply these effects, then continue with ``event`` where the Mac still can."""
         ended = isinstance(event, Over)
         if ended:
             self._follow(event)
@@ -234,7 +231,7 @@ class Sessions:
                 case Synchronise(tokens):
                     self._background.start(partial(self._synchronise, tokens))
                 case ChangePower(request):
-                    # The Mac is going down before it can look at the next command, which the server still has.
+                    # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
                     ended = ended or not self._device.running
                 case LeaveManagement():
@@ -257,8 +254,8 @@ class Sessions:
         await self._background.drive(say_goodbye(self._device.mac.udid, enrolment))
 
     def _leave(self) -> None:
-        """The Mac is enrolled no more."""
+        """Unenrol the Mac."""
         self.end(LEFT)
         self._device.forget_enrolment()
-        self._lom.look()
+        self._lom.update()
         self._pushes.left()

@@ -85,7 +85,7 @@ def test_an_id_that_is_none_is_refused_under_a_new_one(
             answered = await in_thread(answer, running, {}, [apns_id])
             assert answered[":status"] == "400"
             assert uuid.UUID(answered["apns-id"])
-            assert running.broker.counts.refused == {Reason.BAD_MESSAGE_ID.word: 1}
+            assert running.counts["refused"] == {Reason.BAD_MESSAGE_ID.word: 1}
 
     run_in_reactor(scenario())
 

@@ -13,18 +13,18 @@ import h2.events
 import h2.settings
 import pytest
 from apns_gateways import POPULATION, Peer, RunningGateway, in_thread, running_gateway
-from apns_parties import SettableMacs
 from conftest import RunInReactor
 from h2.exceptions import StreamClosedError
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.connection import ALPN, GatewayLimits, ProviderConnection
-from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.frames import MAX_FRAME_BYTES, FrameCutter, FrameSizeError
+from agent.net.apns.router import PushRouter
+from agent.net.timing import RunClock
 from agent.net.transport.stream import State
-from agent.push.broker import PushBroker
 from agent.push.requests import NOBODY
 
 # Streams that are closed
@@ -190,11 +190,10 @@ class Conversation:
 
     def __init__(self, waiting: int, window: int = 0, **limits: int) -> None:
         clock = Clock()
-        broker = PushBroker(SettableMacs())
-        push_endpoint = PushEndpoint(clock, broker, lambda _: True, wall_clock=clock.seconds)  # type: ignore[arg-type]
+        router = PushRouter(clock, POPULATION, lambda _: 0, lambda *_: None, RunClock(clock), PushBehaviour())  # type: ignore[arg-type]
         owner: Any = Nobody()
         self.stream: Any = QuietStream()
-        self.connection = ProviderConnection(clock, push_endpoint, GatewayLimits(**limits), owner)  # type: ignore[arg-type]
+        self.connection = ProviderConnection(clock, router, GatewayLimits(**limits), owner)  # type: ignore[arg-type]
         self.connection.begin(self.stream, Handshaken())  # type: ignore[arg-type]
         self.connection.secured()
         self.peer = h2.connection.H2Connection()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import h2.errors
 import h2.events
@@ -13,10 +12,13 @@ from conftest import RunInReactor
 from servers import until
 from twisted.internet import reactor
 
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
+from agent.net.timing import RunClock
 from agent.push.broker import Answer, Broken, Reply
 from agent.push.reasons import PushRefused
 from agent.push.requests import Provider
+from agent.push.wire import RoutedPush
 
 ID = "EC1BF194-B3B2-424A-89A9-5A918A6E6B5D"
 
@@ -32,15 +34,12 @@ class Slow:
         self.replies[dict(fields)["apns-id"]] = reply
 
     def refuse(self, refused: PushRefused) -> Answer:
-        """As a desk does."""
+        """As the router does."""
         body = json.dumps({"reason": refused.reason.word}).encode()
         return Answer(refused.reason.status, refused.apns_id or ID, body)
 
     def turned_away(self) -> None:
         """Nobody counts."""
-
-    def hand_out(self) -> None:
-        """Nothing is."""
 
 
 def apns_id(number: int) -> str:
@@ -171,15 +170,15 @@ def test_a_goaway_for_an_error_names_the_last_stream_that_was_begun(
     run_in_reactor(scenario())
 
 
-def test_a_provider_whose_desk_is_silent_or_gone_gets_a_503(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_a_provider_whose_endpoint_is_silent_or_gone_gets_a_503(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
-        sent: list[tuple[int, bytes]] = []
+        sent: list[tuple[int, RoutedPush]] = []
 
-        def send(shard: int, octets: bytes) -> None:
-            sent.append((shard, octets))
+        def send(shard: int, push: RoutedPush) -> None:
+            sent.append((shard, push))
 
-        settings: dict[str, Any] = {"patience": 0.05}
-        router = PushRouter(reactor, POPULATION, lambda index: index % 2, send, **settings)  # type: ignore[arg-type]
+        clock, behaviour = RunClock(reactor), PushBehaviour()  # type: ignore[arg-type]
+        router = PushRouter(reactor, POPULATION, lambda index: index % 2, send, clock, behaviour, patience=0.05)  # type: ignore[arg-type]
         async with running_gateway(tmp_path, router=router) as running:
             peer = await in_thread(begin, running, 1)
             await in_thread(peer.until, h2.events.StreamEnded)
@@ -190,7 +189,7 @@ def test_a_provider_whose_desk_is_silent_or_gone_gets_a_503(run_in_reactor: RunI
             assert peer.statuses() == {1: "503", 3: "503"}
             (first, _second) = [event for event in peer.events if isinstance(event, h2.events.ResponseReceived)]
             assert dict(first.headers)["apns-id"] == apns_id(0)
-            assert [shard for shard, _octets in sent] == [0]
+            assert [shard for shard, _push in sent] == [0]
             peer.socket.close()
         router.close()
 

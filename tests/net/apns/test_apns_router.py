@@ -1,11 +1,11 @@
-"""Pushes routed to the desks of others: the same answers as from one, and what becomes of them where none comes."""
+"""Pushes routed to several endpoints: the same answers as from one broker, and 503 where an endpoint is silent."""
 
 from __future__ import annotations
 
 import random
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from apns_parties import NOW, PROVIDER, SettableMacs, fields, payload, token
@@ -13,15 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from agent.load.control import FrameReader, encode
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.router import PushRouter
-from agent.push.broker import Answer, Broken, Outcome, Presence, PushBroker
+from agent.net.timing import RunClock
+from agent.push.broker import Answer, Broken, Outcome, Presence, PushBroker, Reply
 from agent.push.counts import merge_push_counts
 from agent.push.delays import PowerSaving
 from agent.push.requests import Provider, PushPolicy
 from agent.push.rules import PushRules, parse_rule
 from agent.push.store import Notification
-from agent.push.wire import PushWireError, encode_answer
+from agent.push.wire import PushWireError, RoutedAnswer, RoutedPush
 
 MACS = 6
 SHARD = 3  # Macs of one
@@ -41,8 +44,20 @@ class Rows:
         return self._rows.setdefault(index, random.Random(f"{self._purpose} {index}")).random()
 
 
+MessageT = TypeVar("MessageT", RoutedPush, RoutedAnswer)
+
+
+def over_the_link(message: MessageT) -> MessageT:
+    """The message as the other end of the control link gets it."""
+    reader = FrameReader(longest=1 << 20)
+    reader.receive(encode(message))
+    received = reader.take()
+    assert isinstance(received, type(message))
+    return received
+
+
 class Owned(SettableMacs):
-    """Some of the Macs; the others are strangers."""
+    """Some of the Macs; the others are unknown."""
 
     def __init__(self, indexes: range) -> None:
         super().__init__(MACS)
@@ -54,15 +69,20 @@ class Owned(SettableMacs):
         return index if index in self._indexes else None
 
 
+def run_clock(clock: Clock) -> RunClock:
+    """A run's clock that shows NOW when ``clock`` is at 0."""
+    return RunClock(clock, wall_clock=lambda: NOW + clock.seconds())
+
+
 class EndpointOfMacs:
-    """A desk and what it handed out."""
+    """An endpoint and what it delivered."""
 
     def __init__(self, clock: Clock, indexes: range, rules: tuple[str, ...], **settings: Any) -> None:
         self.macs = Owned(indexes)
         self.reached: list[Notification] = []
         parsed = PushRules([parse_rule(rule) for rule in rules], Rows("rules"))
         broker = PushBroker(self.macs, rules=parsed, began=NOW, chance=Rows("delay"), **settings)
-        self.push_endpoint = PushEndpoint(clock, broker, self._reach, wall_clock=lambda: NOW + clock.seconds())  # type: ignore[arg-type]
+        self.push_endpoint = PushEndpoint(clock, broker, self._reach, run_clock(clock))  # type: ignore[arg-type]
         self.push_endpoint.open()
 
     def _reach(self, notification: Notification) -> bool:
@@ -71,11 +91,17 @@ class EndpointOfMacs:
 
 
 class Whole:
-    """One desk for all Macs."""
+    """One broker for all Macs, without a router."""
 
     def __init__(self, clock: Clock, rules: tuple[str, ...] = (), **settings: Any) -> None:
         self.push_endpoints = [EndpointOfMacs(clock, range(MACS), rules, **settings)]
-        self.route = self.push_endpoints[0].push_endpoint.route
+        self._now = run_clock(clock)
+
+    def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
+        """Decide on one request."""
+        push_endpoint = self.push_endpoints[0].push_endpoint
+        reply(push_endpoint.broker.receive(fields, body, provider, self._now()))
+        push_endpoint.open()  # sets the timer for what the broker has to deliver
 
     def counts(self) -> dict[str, Any]:
         """What became of the pushes."""
@@ -83,40 +109,43 @@ class Whole:
 
 
 class Split(Whole):
-    """A router and two desks, as if in other processes."""
+    """A router and two endpoints, as if in other processes."""
 
     def __init__(self, clock: Clock, rules: tuple[str, ...] = (), **settings: Any) -> None:
         macs = SettableMacs(MACS)
         macs.index_of_token = macs.find  # type: ignore[attr-defined]
-        self.sent: list[tuple[int, bytes]] = []
+        self.sent: list[tuple[int, RoutedPush]] = []
         self.hold = False
         self.router = PushRouter(
             clock,  # type: ignore[arg-type]
             macs,  # type: ignore[arg-type]
             lambda index: index // SHARD,
             self._send,
-            policy=settings.get("policy"),
-            rules=[parse_rule(rule) for rule in rules],
-            wall_clock=lambda: NOW + clock.seconds(),
+            run_clock(clock),
+            PushBehaviour(strict=settings.get("policy", PushPolicy()).strict, rules=rules),
             patience=PATIENCE,
             most=50,
         )
         self.push_endpoints = [
             EndpointOfMacs(clock, range(first, first + SHARD), rules, **settings) for first in range(0, MACS, SHARD)
         ]
-        self.route = self.router.route
+
+    def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
+        """Route one request."""
+        self.router.route(fields, body, provider, reply)
 
     def counts(self) -> dict[str, Any]:
         """What became of the pushes."""
         return merge_push_counts([super().counts(), self.router.counts])
 
     def carry(self, number: int = 0) -> None:
-        """One of the requests that are held reaches its desk, and the answer comes back."""
-        shard, octets = self.sent.pop(number)
-        self.router.answered(shard, self.push_endpoints[shard].push_endpoint.receive(octets))
+        """One of the requests that are held reaches its endpoint, and the answer comes back, both as frames."""
+        shard, push = self.sent.pop(number)
+        answer = self.push_endpoints[shard].push_endpoint.receive(over_the_link(push))
+        self.router.answered(shard, over_the_link(answer))
 
-    def _send(self, shard: int, octets: bytes) -> None:
-        self.sent.append((shard, octets))
+    def _send(self, shard: int, push: RoutedPush) -> None:
+        self.sent.append((shard, push))
         if not self.hold:
             self.carry()
 
@@ -160,13 +189,11 @@ class Party:
             index, headers, provider = arguments
             header = fields(index, apns_id=str(uuid.UUID(int=number)), **headers)
             self.fleet.route(header, payload(index), provider, self.outcomes.append)
-            if len(self.fleet.push_endpoints) == 1:
-                self.fleet.push_endpoints[0].push_endpoint.hand_out()
         elif what == "wait":
             self.clock.advance(arguments[0])
         else:
             self._stands(*arguments)
-        self.clock.advance(0.0)  # what came by bytes is handed out a turn later
+        self.clock.advance(0.0)  # what is due is delivered a turn later
 
     def reached(self) -> dict[int, list[Notification]]:
         """What each Mac got, in order."""
@@ -183,7 +210,7 @@ class Party:
 
 
 @given(STEPS, st.booleans(), st.sampled_from([0.0, 30.0]), st.booleans())
-def test_a_router_and_two_desks_are_as_one(steps: list[Any], strict: bool, saving: float, delayed: bool) -> None:
+def test_two_endpoints_decide_as_one_broker(steps: list[Any], strict: bool, saving: float, delayed: bool) -> None:
     settings: dict[str, Any] = {
         "rules": RULES, "policy": PushPolicy(strict=strict), "saving": PowerSaving(saving),
     }  # fmt: skip
@@ -199,7 +226,7 @@ def test_a_router_and_two_desks_are_as_one(steps: list[Any], strict: bool, savin
 
 
 @given(STEPS, st.data())
-def test_each_push_has_one_answer_however_late_the_desks_are(steps: list[Any], data: st.DataObject) -> None:
+def test_each_push_has_one_answer_however_late_the_endpoints_are(steps: list[Any], data: st.DataObject) -> None:
     split = Party(Split, rules=RULES)
     assert isinstance(split.fleet, Split)
     fleet, pushes = split.fleet, 0
@@ -219,7 +246,7 @@ def test_each_push_has_one_answer_however_late_the_desks_are(steps: list[Any], d
 
 
 def held(*rules: str) -> tuple[Clock, Split, list[Outcome]]:
-    """A router whose desks get nothing until the test says so, and three pushes to Macs 0, 1 and 5."""
+    """A router whose endpoints get nothing until the test says so, and three pushes to Macs 0, 1 and 5."""
     clock, outcomes = Clock(), []
     split = Split(clock, rules)
     split.hold = True
@@ -239,7 +266,7 @@ def own(split: Split) -> dict[str, int]:
     return {cause: count for cause, count in counts["own"].items() if count}
 
 
-def test_a_desk_that_does_not_answer_is_a_503_and_its_late_answer_none() -> None:
+def test_an_endpoint_that_does_not_answer_is_a_503_and_its_late_answer_none() -> None:
     clock, split, outcomes = held()
     clock.advance(PATIENCE - 1.0)
     split.carry(1)
@@ -289,7 +316,7 @@ def test_no_more_than_so_many_wait() -> None:
     assert outcomes[3:] == [Answer(200, ID)]
 
 
-def test_rules_for_the_first_pushes_count_over_all_desks() -> None:
+def test_rules_for_the_first_pushes_count_over_all_endpoints() -> None:
     _clock, split, outcomes = held("503 first=1", "break first=1 macs=5")
     for _ in range(3):
         split.carry()
@@ -314,32 +341,20 @@ def test_a_rule_whose_push_got_no_answer_is_still_to_come() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shard", "octets", "words"),
-    [
-        (0, b"", "expected the answer"),
-        (0, b"\x93\x01\x02\x03", "expected the answer"),
-        (0, encode_answer(4, Answer(200, "")), "which nobody sent"),
-        (1, encode_answer(1, Answer(200, "")), "went to shard 0"),
-    ],
+    ("shard", "number", "words"),
+    [(0, 4, "the last one sent is 3"), (1, 1, "went to shard 0")],
 )
-def test_what_is_no_answer_is_refused(shard: int, octets: bytes, words: str) -> None:
+def test_an_answer_to_a_push_that_was_not_sent_is_refused(shard: int, number: int, words: str) -> None:
     _clock, split, outcomes = held()
     with pytest.raises(PushWireError, match=words):
-        split.router.answered(shard, octets)
+        split.router.answered(shard, RoutedAnswer.of(number, Answer(200, "")))
     assert outcomes == []
 
 
-def test_a_desk_refuses_what_is_no_push() -> None:
-    push_endpoint = EndpointOfMacs(Clock(), range(MACS), ())
-    with pytest.raises(PushWireError, match="expected a push"):
-        push_endpoint.push_endpoint.receive(b"nonsense")
-
-
-def test_a_closed_desk_has_no_timer() -> None:
+def test_a_closed_endpoint_has_no_timer() -> None:
     clock = Clock()
     push_endpoint = EndpointOfMacs(clock, range(MACS), ("offline for=5",))
     assert len(clock.getDelayedCalls()) == 1
     push_endpoint.push_endpoint.close()
-    push_endpoint.push_endpoint.route(fields(), payload(), PROVIDER, lambda _outcome: None)
-    push_endpoint.push_endpoint.hand_out()
+    push_endpoint.push_endpoint.receive(RoutedPush(1, NOW, fields(), payload(), PROVIDER))
     assert clock.getDelayedCalls() == []

@@ -22,7 +22,7 @@ def test_the_connection_goes_on_without_it(
             client = running.fleet[0]
             for _ in range(2):
                 assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
-                await running.until(lambda: not client.in_session, "the session's end")
+                await running.until(lambda: client.open_session is None, "the session's end")
             assert len({connection for _udid, connection in running.reports}) == 1
             assert client.device.enrolment is not None
             connection = client._parts.connection._connection

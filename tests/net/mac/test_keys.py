@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest.mock import patch
 
 from conftest import RunInReactor
 from twisted.internet import reactor
@@ -21,12 +22,15 @@ class Made:
     """A pool, how many keys it has made, and how long each wait for one was."""
 
     def __init__(self, pool: int | None) -> None:
-        self.count = 0
         self.waits: list[float] = []
-        self.keys = KeyPool(reactor, pool, self._one, processes=1, on_wait=self.waits.append)
+        self.keys = KeyPool(reactor, pool, processes=1, on_wait=self.waits.append)
+        self.loaded = patch.object(keys, "_loaded", wraps=keys._loaded)  # called once for each key that is made
+        self._loads = self.loaded.start()
 
-    def _one(self) -> None:
-        self.count += 1
+    @property
+    def count(self) -> int:
+        """How many keys were made."""
+        return int(self._loads.call_count)
 
     async def until(self, count: int) -> None:
         """Wait until so many are made."""
@@ -49,6 +53,7 @@ async def making(pool: int | None = None) -> AsyncIterator[Made]:
         yield made
     finally:
         made.keys.close()
+        made.loaded.stop()
 
 
 def test_every_mac_has_a_key_of_its_own(run_in_reactor: RunInReactor) -> None:

@@ -25,7 +25,7 @@ def test_its_parts_are_gone_without_a_collection(run_in_reactor: RunInReactor) -
         async with stack() as running:
             client = running.fleet[0]
             assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
-            await running.until(lambda: not client.in_session, "the session's end")
+            await running.until(lambda: client.open_session is None, "the session's end")
             client._parts.sessions.end("the server closed the connection")
             gc.collect()
             gc.disable()

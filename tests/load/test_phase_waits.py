@@ -1,0 +1,50 @@
+"""What a phase waits for: it learns at once when the server refuses the result of its command for the last time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from conftest import RunInReactor
+from scripted_mdm import NEVER, closing, reply, scripted_mdm
+from servers import answer, until
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from agent.load.phases.waits import Watcher
+from agent.mdm.refusals import ResultRefused
+from agent.net.mac.commands import CurrentCommand
+from agent.net.timing import Stalls
+
+LIMIT = 10_000.0  # seconds: beyond what a test may take
+
+
+def test_a_result_that_is_dropped_fails_the_wait_for_it_at_once(run_in_reactor: RunInReactor) -> None:
+    with scripted_mdm(replace(NEVER, refused_retries=1)) as mdm:
+        victim, other = mdm.macs
+
+        async def scenario() -> None:
+            watcher = Watcher(reactor, Stalls(reactor))  # type: ignore[arg-type]
+
+            def wait(command_uuid: str) -> Deferred[CurrentCommand]:
+                return Deferred.fromCoroutine(watcher.result(command_uuid, LIMIT))
+
+            async with closing(mdm):
+                await mdm.enrol_all()
+                refused, accepted = wait("refused"), wait("accepted")
+                for client in mdm.macs:
+                    client.observer = watcher
+                mdm.instead("Acknowledged", *[reply(answer(400))] * 2)
+                mdm.enqueue(victim, "refused")
+                for number in (1, 2):
+                    assert not refused.called
+                    victim.wake()
+                    await until(lambda: mdm.endings("session", victim) == ["http_status"] * number)  # noqa: B023
+                with pytest.raises(ResultRefused, match="is dropped"):
+                    await refused
+                mdm.enqueue(other, "accepted")
+                other.wake()
+                assert (await accepted).command.uuid == "accepted"
+                watcher.close()
+
+        run_in_reactor(scenario())
