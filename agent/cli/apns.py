@@ -15,7 +15,7 @@ from agent.cli.options import make_folder
 from agent.errors import OperatorError
 from agent.files import write_secret
 from agent.load.gateway import APNsPlan
-from agent.net.apns.behaviour import AT_ONCE, PushBehaviour
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.gateway import NAMES
 from agent.net.transport.anchors import read_anchors
 from agent.pki.authority import SERVER_USAGE, Authority
@@ -96,12 +96,7 @@ def apns_plan(scenario: Scenario) -> APNsPlan | None:
         port=port,
         identity=identity,
         provider_anchors=read_anchors(push.provider_ca),
-        behaviour=PushBehaviour(
-            strict=push.strict,
-            delay=push.delay or AT_ONCE,
-            power_saving=push.power_saving,
-            rules=push.rules,
-        ),
+        behaviour=PushBehaviour.of(push),
     )
 
 

@@ -8,41 +8,51 @@ from dataclasses import dataclass
 from agent.device.mac import Device
 from agent.device.packed import IdleStore
 from agent.fleet.chance import Chance
-from agent.fleet.durations import Duration, Durations, Uniform
+from agent.fleet.durations import Duration, Durations, parse_duration
 from agent.fleet.population import NoSuchMacError, Population
 from agent.lom.link import LIMITS
-from agent.lom.power import DEFAULT_CHOICES, PowerChoices
-from agent.mdm.session import DEFAULT_TIMING, REFUSED_RETRIES, Timing
+from agent.lom.power import PowerChoices
+from agent.mdm.session import DEFAULT_TIMING, Timing
+from agent.net.mac.behaviour import MacSettings
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
 
-# A real Mac takes half a minute; a first look at the tool should not.
-BOOT = Uniform(1.0, 3.0)
-SHUTDOWN = Uniform(0.2, 1.0)
 # Of one call, in Macs: together about 20 ms.
 RESTS_AT_ONCE = 200
 LOOKS_AT_ONCE = 500
 
 
+_DEFAULTS = MacSettings()
+_BOOT = parse_duration(_DEFAULTS.boot)
+_SHUTDOWN = parse_duration(_DEFAULTS.shutdown)
+
+
 @dataclass(frozen=True, slots=True)
 class FleetBehaviour:
-    """How the Macs behave where macOS leaves it open.
+    """The settings of the Macs, with durations and time-outs parsed. ``MacSettings`` says what each one means."""
 
-    ``not_now`` is the probability with which a Mac answers NotNow to a command that allows it, ``not_now_for`` a time
-    in seconds from the start in which it always does; ``timing`` says when it comes back by itself. ``refused_retries``
-    is how often a result that the server refuses is delivered again. ``boot`` and ``shutdown`` are how long each takes,
-    ``power`` what a LOM request does where Apple does not say.
-    """
-
-    not_now: float = 0.0
-    not_now_for: float = 0.0
+    not_now: float = _DEFAULTS.not_now
+    not_now_for: float = _DEFAULTS.not_now_for
     timing: Timing = DEFAULT_TIMING
-    refused_retries: int = REFUSED_RETRIES
-    boot: Duration = BOOT
-    shutdown: Duration = SHUTDOWN
-    power: PowerChoices = DEFAULT_CHOICES
+    refused_retries: int = _DEFAULTS.refused_retries
+    boot: Duration = _BOOT
+    shutdown: Duration = _SHUTDOWN
+    power: PowerChoices = _DEFAULTS.power
+
+    @classmethod
+    def of(cls, settings: MacSettings) -> FleetBehaviour:
+        """The behaviour that the settings describe. Raises OperatorError for text that is not a duration."""
+        return cls(
+            not_now=settings.not_now,
+            not_now_for=settings.not_now_for,
+            timing=Timing(not_now=settings.not_now_retry),
+            refused_retries=settings.refused_retries,
+            boot=parse_duration(settings.boot),
+            shutdown=parse_duration(settings.shutdown),
+            power=settings.power,
+        )
 
 
 DEFAULT_BEHAVIOUR = FleetBehaviour()
