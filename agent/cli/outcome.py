@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from agent import __version__
-from agent.cli.options import check_file, make_folder
+from agent.cli.outputs import check_file, make_folder
 from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.measure.limits import parse_limit

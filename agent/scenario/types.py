@@ -48,112 +48,136 @@ class FleetPart(MacSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class TLSPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The Macs' TLS towards the server."""
+    """TLS between the Macs and the server."""
 
     resume: Annotated[
-        Share, key("The share of new connections that offer a session ticket kept from before; else a full handshake.")
+        Share, key("The share of new connections that offer an earlier session ticket; the others do a full handshake.")
     ] = 0.0
 
 
 class LOMPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What carries the LOM link between Controllers and Devices."""
+    """The network that carries the LOM link between Controllers and Devices."""
 
     network: Annotated[
         str,
         key(
-            "`loopback` (TLS on `[::1]`), `memory` (no sockets, for big fleets) or `interface:NAME[,NAME…][:PORT]` "
-            "(Linux, root)."
+            "What carries the LOM link: `loopback` (TLS on `[::1]`), `memory` (no sockets, for large fleets) or "
+            "`interface:NAME[,NAME…][:PORT]` (real interfaces; Linux, root)."
         ),
     ] = "loopback"
 
 
 class PushPart(PushSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The APNs gateway, to which the server pushes; docs/push.md says what it does."""
+    """The APNs gateway, to which the server pushes; docs/push.md describes it."""
 
     enabled: Annotated[
         bool | None,
-        key("Whether there is one; without it said: with the lab, and where `listen` is given.", example=True),
+        key("Whether to open the gateway; none: with the embedded lab, or where `listen` is set.", example=True),
     ] = None
     listen: Annotated[
-        str | None, key("ADDRESS:PORT of the gateway; none: `127.0.0.1:0`, a free port.", example="127.0.0.1:2197")
+        str | None,
+        key(
+            "The address of the APNs gateway, to which a server pushes; none: `127.0.0.1:0`, a free port.",
+            example="127.0.0.1:2197",
+        ),
     ] = None
     tls: Annotated[
         str | None,
-        key("The folder of the gateway's CA, `ca.pem` and `ca.key`, made where missing.", path=True, example="apns"),
+        key(
+            "The folder of the gateway's CA, `ca.pem` and `ca.key`, which are made if they are missing.",
+            path=True,
+            example="apns",
+        ),
     ] = None
     cert: Annotated[
         str | None,
-        key("The gateway's own certificate (PEM, with its chain), instead of `tls`.", path=True, example="apns.pem"),
+        key(
+            "The gateway's certificate (PEM, with its chain), instead of one of the CA in `tls`.",
+            path=True,
+            example="apns.pem",
+        ),
     ] = None
-    key: Annotated[str | None, key("The key of `cert` (PEM).", path=True, example="apns.key")] = None
+    key: Annotated[str | None, key("The private key of `cert` (PEM).", path=True, example="apns.key")] = None
     provider_ca: Annotated[
         tuple[str, ...],
-        key("Take only push certificates of these CAs; none: any, at its word.", path=True, example=["push-ca.pem"]),
+        key(
+            "Accept only push certificates of these CAs; none: any push certificate, unverified.",
+            path=True,
+            example=["push-ca.pem"],
+        ),
     ] = ()
 
 
 class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Worker processes, and what phases take where they say neither `rate` nor `concurrency` themselves."""
+    """Worker processes, and the defaults for phases that set neither `rate` nor `concurrency`."""
 
-    workers: Annotated[Annotated[int, Meta(ge=0, le=MOST_WORKERS)], key("Worker processes; 0: one a core.")] = 0
-    arrivals: Annotated[Literal["constant", "poisson"], key("How phases with a `rate` take it.")] = "constant"
-    rate: Annotated[Rate | None, key("Arrivals a second, for the whole fleet.", "1/s", example=20.0)] = None
+    workers: Annotated[
+        Annotated[int, Meta(ge=0, le=MOST_WORKERS)], key("Worker processes that share the fleet; 0: one per core.")
+    ] = 0
+    arrivals: Annotated[Literal["constant", "poisson"], key("The shape of the arrivals of phases with a `rate`.")] = (
+        "constant"
+    )
+    rate: Annotated[Rate | None, key("Arrivals per second, for the whole fleet.", "1/s", example=20.0)] = None
     concurrency: Annotated[
         Count | None,
-        key("So many at a time, the next when one ends (each worker has one at least); instead of `rate`.", example=64),
+        key(
+            "How many Macs are active at a time: the next starts when one finishes (at least one per worker); instead "
+            "of `rate`.",
+            example=64,
+        ),
     ] = None
-    tail: Annotated[Seconds, key("How long the run waits at its end for what is under way.", "s")] = 30.0
+    tail: Annotated[Seconds, key("How long the run waits at its end for operations in progress.", "s")] = 30.0
     worker_timeout: Annotated[
         Annotated[float, Meta(ge=10.0, le=86400.0)],
-        key("A worker that says nothing for so long is given up, and the run is incomplete.", "s"),
+        key("A worker that does not report for this long is abandoned, and the run is incomplete.", "s"),
     ] = 60.0
 
 
 class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """What every phase says: when it begins, and for which Macs it is."""
+    """The keys of every phase: when it starts, and for which Macs."""
 
     name: Annotated[
         Annotated[str, Meta(pattern=f"{NAME_PATTERN}|^$")],
-        key("Its name in results, limits and `--set`, unlike any other phase's; none: its kind.", example="morning"),
+        key("Its name in results, limits and `--set`, unique in the scenario; none: its kind.", example="morning"),
     ] = ""
     start_at: Annotated[
         Seconds | None,
-        key("When it begins, from the run's start; none: when the phase before it lets it.", "s", example=60.0),
+        key("When it starts, from the start of the run; none: when the phase before allows it.", "s", example=60.0),
     ] = None
     wait: Annotated[
-        bool, key("Whether the next phase waits until this one is over; false: it begins together with this one.")
+        bool, key("Whether the next phase waits until this one has finished; false: both start together.")
     ] = True
     share: Annotated[
         Annotated[float, Meta(gt=0, le=1)],
-        key("The share of the Macs (of `power_cut`: of the segments) that it is for; equal shares are the same Macs."),
+        key("The share of the Macs (for `power_cut`: of the segments) it is for; equal shares are the same Macs."),
     ] = 1.0
-    segments: Annotated[Count | None, key("Only the Macs of the first N segments; none: of all.", example=2)] = None
+    segments: Annotated[Count | None, key("Only the Macs of the first N segments; none: all.", example=2)] = None
 
     timeout: Annotated[
         SomeSeconds,
         key(
-            "How long one thing of the phase may take, beside the longest boot, until it has failed; an enrolment's "
-            "connections have time-outs of their own.",
+            "How long one operation of the phase may take, plus the longest boot, before it fails; the connections of "
+            "an enrolment have separate time-outs.",
             "s",
         ),
     ] = 120.0
 
     @property
     def kind(self) -> str:
-        """Which kind of phase it is, as the scenario says it."""
+        """The kind of phase, as in the scenario."""
         return str(self.__struct_config__.tag)
 
 
 class ArrivingPhase(PhaseBase, frozen=True, kw_only=True):
-    """What phases say in which the Macs come one after another: when each of them is due."""
+    """The keys of phases with arrivals: when each Mac is due."""
 
     arrivals: Annotated[
-        Arrivals | None, key("The shape of the arrivals; none: what `[load]` says.", example="poisson")
+        Arrivals | None, key("The shape of the arrivals; none: that of `[load]`.", example="poisson")
     ] = None
     rate: Annotated[
         RateOrNone | None,
         key(
-            "Arrivals a second, for the whole fleet; of a ramp: at its begin. None: what `[load]` says.",
+            "Arrivals per second, for the whole fleet; of a ramp: at its start. None: that of `[load]`.",
             "1/s",
             example=20.0,
         ),
@@ -164,51 +188,57 @@ class ArrivingPhase(PhaseBase, frozen=True, kw_only=True):
     steps: Annotated[
         Annotated[tuple[tuple[RateOrNone, SomeSeconds], ...], Meta(max_length=MOST_STEPS)],
         key(
-            "With `step`: `[[RATE, SECONDS], …]`, one after another; the last rate holds on.",
+            "With `step`: `[[RATE, SECONDS], …]`, one after another; the last rate continues.",
             "1/s, s",
             example=[[5.0, 60.0], [20.0, 60.0]],
         ),
     ] = ()
-    burst: Annotated[Count | None, key("With `burst`: how many come at once.", example=50)] = None
-    every: Annotated[SomeSeconds | None, key("With `burst`: how far the bursts are apart.", "s", example=10.0)] = None
+    burst: Annotated[Count | None, key("With `burst`: how many Macs arrive at once.", example=50)] = None
+    every: Annotated[SomeSeconds | None, key("With `burst`: the time between two bursts.", "s", example=10.0)] = None
     replay: Annotated[
         tuple[Seconds, ...], key("With `replay`: when each arrival is due.", "s", example=[0.0, 0.4, 1.5])
     ] = ()
     replay_file: Annotated[
         str | None,
-        key("With `replay`: a file of them, one offset in seconds a line.", path=True, example="arrivals.txt"),
+        key("With `replay`: a file with one offset in seconds per line.", path=True, example="arrivals.txt"),
     ] = None
     concurrency: Annotated[
-        Count | None, key("So many at a time for the whole fleet, the next when one ends; then no `rate`.", example=64)
+        Count | None,
+        key(
+            "How many Macs of the whole fleet are active at a time: the next starts when one finishes; instead of "
+            "`rate`.",
+            example=64,
+        ),
     ] = None
     duration: Annotated[
         SomeSeconds | None,
-        key("Go round the chosen Macs again and again for that long; none: each comes once.", "s", example=60.0),
+        key("Repeat the chosen Macs in the same order for this long; none: each Mac once.", "s", example=60.0),
     ] = None
 
 
 class EnrollPhase(ArrivingPhase, frozen=True, kw_only=True, tag="enroll"):
     """The chosen Macs enrol, each once at most.
 
-    With a ramp the rate stays at `to_rate` after `duration`, until every Mac came. With any other arrivals `duration`
-    ends the phase, and whose turn has not come by then does not enrol.
+    With a ramp the rate stays at `to_rate` after `duration`, until every Mac has started. With other arrivals
+    `duration` ends the phase, and Macs that were not due by then do not enrol.
     """
 
 
 class CheckinPhase(ArrivingPhase, frozen=True, kw_only=True, tag="checkin"):
-    """The chosen Macs look for commands: each opens a session, from Idle to the server's empty answer."""
+    """The chosen Macs poll for commands: each opens a session, from Idle to the server's empty response."""
 
     by: Annotated[
         Literal["push", "self"] | None,
         key(
-            "Woken by a push of the server, or by itself; none: by push where the server can be asked to push.",
+            "What starts the session, a push of the server or the Mac itself; none: a push where the server can be "
+            "asked to push.",
             example="self",
         ),
     ] = None
 
 
 class CommandPhase(ArrivingPhase, frozen=True, kw_only=True, tag="command"):
-    """One command is queued for each arrival, and the Mac is pushed; `delivery` counts until its result is there."""
+    """For each arrival one command is queued and the Mac is pushed; `delivery` is the time until its result arrives."""
 
     request: Annotated[
         dict[str, Any] | None,
@@ -227,40 +257,40 @@ class LOMSetupPhase(ArrivingPhase, frozen=True, kw_only=True, tag="lom_setup"):
     """The chosen Macs are made ready for LOM: a LOM profile, then LOMSetupRequest."""
 
     install: Annotated[
-        bool, key("Queue InstallProfile with a LOM profile of the run's own CAs first; false: the server does that.")
+        bool, key("First queue InstallProfile with a LOM profile of the run's CAs; false: the server does that.")
     ] = True
 
 
 class LOMPhase(ArrivingPhase, frozen=True, kw_only=True, tag="lom"):
-    """LOM Controllers power the chosen Macs: each arrival is one LOMDeviceRequest to the Controller of a segment."""
+    """The chosen Macs are powered by LOM: each arrival is one LOMDeviceRequest to the Controller of a segment."""
 
-    request: Annotated[Literal["PowerON", "PowerOFF", "Reset"], key("What is asked of the Devices.")] = "Reset"
+    request: Annotated[Literal["PowerON", "PowerOFF", "Reset"], key("The request to the Devices.")] = "Reset"
     per_request: Annotated[
         Annotated[int, Meta(ge=0, le=MAX_DEVICES)],
         key("Devices in one LOMDeviceRequest; 0: all of a segment."),
     ] = 1
     controllers: Annotated[
-        bool, key("Whether the Controllers themselves are targets, too, each the last of its segment.")
+        bool, key("Whether the Controllers are targets too, each after the other Macs of its segment.")
     ] = True
 
 
 class PowerCutPhase(PhaseBase, frozen=True, kw_only=True, tag="power_cut"):
-    """The mains power of whole segments goes away, and comes back."""
+    """Whole segments lose mains power, and get it back."""
 
-    seconds: Annotated[SomeSeconds, key("How long a segment's power is away.", "s")] = 10.0
-    spread: Annotated[Seconds, key("The segments lose it evenly over this time; 0: all at once.", "s")] = 0.0
+    seconds: Annotated[SomeSeconds, key("How long a segment is without power.", "s")] = 10.0
+    spread: Annotated[Seconds, key("The segments lose power evenly over this time; 0: all at once.", "s")] = 0.0
     return_spread: Annotated[
-        Seconds, key("The segments get it back evenly over this further time; 0: all as they lost it.", "s")
+        Seconds, key("The segments get power back evenly over this additional time; 0: in the order of the loss.", "s")
     ] = 0.0
 
 
 class IdlePhase(PhaseBase, frozen=True, kw_only=True, tag="idle"):
-    """Nothing is asked of the Macs for a while; what others push to them they answer."""
+    """The run sends nothing to the Macs for a while; they still answer pushes of others."""
 
-    seconds: Annotated[SomeSeconds, key("How long.", "s")] = 60.0
+    seconds: Annotated[SomeSeconds, key("How long the phase lasts.", "s")] = 60.0
     poll: Annotated[
         SomeSeconds | None,
-        key("Each chosen Mac looks for commands by itself this often; none: not.", "s", example=30.0),
+        key("How often each chosen Mac polls for commands; none: never.", "s", example=30.0),
     ] = None
 
 
@@ -272,28 +302,28 @@ PHASE_KINDS: dict[str, type[PhaseBase]] = {
 
 
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole: `name`, `description` and `limits` stand at the top of the file, before the first table."""
+    """A whole scenario: `name`, `description` and `limits` stand at the top of the file, before the first table."""
 
     name: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=200)], key("What the results and the report call the run.")
+        Annotated[str, Meta(min_length=1, max_length=200)], key("The name of the run in results and reports.")
     ] = "scenario"
     description: Annotated[
         Annotated[str, Meta(max_length=10_000)],
-        key("A sentence for who reads the report.", example="What this run is to show."),
+        key("A sentence for the readers of the report.", example="What this run shows."),
     ] = ""
     limits: Annotated[
         tuple[str, ...],
         key(
-            'What has to hold, such as `"session.p99 < 500ms"`; one that does not fails the run.',
+            'Limits, such as `"session.p99 < 500ms"`; a broken limit fails the run.',
             example=["session.p99 < 500ms", "session.errors == 0"],
         ),
     ] = ()
-    fleet: Annotated[FleetPart, key("Who the Macs are.")] = field(default_factory=FleetPart)
-    server: Annotated[ServerPart, key("Which server.")] = field(default_factory=ServerPart)
-    tls: Annotated[TLSPart, key("TLS towards the server.")] = field(default_factory=TLSPart)
+    fleet: Annotated[FleetPart, key("Who the Macs are, and how they behave.")] = field(default_factory=FleetPart)
+    server: Annotated[ServerPart, key("The MDM server.")] = field(default_factory=ServerPart)
+    tls: Annotated[TLSPart, key("TLS to the server.")] = field(default_factory=TLSPart)
     lom: Annotated[LOMPart, key("The LOM network.")] = field(default_factory=LOMPart)
     push: Annotated[PushPart, key("The APNs gateway.")] = field(default_factory=PushPart)
-    load: Annotated[LoadPart, key("Workers, and what phases share.")] = field(default_factory=LoadPart)
-    phases: Annotated[
-        Annotated[tuple[Phase, ...], Meta(max_length=MOST_PHASES)], key("What happens, one after another.")
-    ] = field(name="phase", default=())
+    load: Annotated[LoadPart, key("Worker processes, and defaults for phases.")] = field(default_factory=LoadPart)
+    phases: Annotated[Annotated[tuple[Phase, ...], Meta(max_length=MOST_PHASES)], key("What happens, in order.")] = (
+        field(name="phase", default=())
+    )
