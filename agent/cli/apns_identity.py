@@ -28,8 +28,8 @@ docs/servers.md has the commands for NanoMDM and MicroMDM, docs/push.md the step
 @click.option(
     "--topic",
     metavar="TOPIC",
-    help=f"The topic of the push certificate; it starts with {TOPIC_PREFIX}  [default: {TOPIC_PREFIX}External.UUID, with "
-    "a new UUID]",
+    help=f"The topic of the push certificate; it starts with {TOPIC_PREFIX}  [default: {TOPIC_PREFIX}External.UUID, "
+    "with a new UUID]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing push certificate.")
 def apns_identity(out: str, topic: str | None, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""``lom-agent lom-device``, ``lom-request``, ``lom-identity``: one end of the LOM link alone, to test the other end by hand."""
+"""``lom-agent lom-device``, ``lom-request``, ``lom-identity``: one end of the LOM link, to test the other by hand."""
 
 from __future__ import annotations
 
