@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import SECONDS, lom_agent
+from command import SECONDS, lom_agent, lom_agent_here
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -54,7 +54,7 @@ def test_the_push_certificate_is_as_one_of_apples_and_its_key_is_secret(tmp_path
 def test_without_a_topic_it_has_a_new_one_of_the_form_of_apples(tmp_path: Path) -> None:
     topics = set()
     for folder in ("a", "b"):
-        assert lom_agent("apns-identity", "--out", str(tmp_path / folder)).returncode == 0
+        assert lom_agent_here("apns-identity", "--out", str(tmp_path / folder)).returncode == 0
         certificate = x509.load_pem_x509_certificate((tmp_path / folder / "push.pem").read_bytes())
         (topic,) = certificate.subject.get_attributes_for_oid(NameOID.USER_ID)
         topics.add(str(topic.value))
@@ -63,13 +63,13 @@ def test_without_a_topic_it_has_a_new_one_of_the_form_of_apples(tmp_path: Path) 
 
 
 def test_nothing_is_overwritten_but_by_the_option_and_never_the_ca(tmp_path: Path) -> None:
-    assert lom_agent("apns-identity", "--out", str(tmp_path)).returncode == 0
+    assert lom_agent_here("apns-identity", "--out", str(tmp_path)).returncode == 0
     before = contents(tmp_path)
-    refused = lom_agent("apns-identity", "--out", str(tmp_path))
+    refused = lom_agent_here("apns-identity", "--out", str(tmp_path))
     assert refused.returncode == 2
     assert b"would be overwritten" in refused.stderr
     assert contents(tmp_path) == before
-    assert lom_agent("apns-identity", "--out", str(tmp_path), "--overwrite").returncode == 0
+    assert lom_agent_here("apns-identity", "--out", str(tmp_path), "--overwrite").returncode == 0
     after = contents(tmp_path)
     assert {name for name in FILES if after[name] != before[name]} == {"push.pem", "push.key"}
 
@@ -81,7 +81,7 @@ def test_half_a_ca_is_not_replaced(left: str, tmp_path: Path) -> None:
         ("apns-identity", "--out", str(tmp_path)),
         ("run", "--devices", "1", "--apns", "127.0.0.1:0", "--apns-tls", str(tmp_path), "--quiet"),
     ):
-        done = lom_agent(*arguments)
+        done = lom_agent_here(*arguments)
         assert done.returncode == 2
         assert f"found only {left}".encode() in done.stderr
         assert contents(tmp_path) == {left: b"somebody's"}
@@ -92,7 +92,7 @@ def test_half_a_ca_is_not_replaced(left: str, tmp_path: Path) -> None:
     ["com.example.app", "com.apple.mgmt.", "com.apple.mgmt.a b", "com.apple.mgmt.é", f"com.apple.mgmt.{'x' * 255}"],
 )
 def test_a_topic_that_is_none_of_mdm_is_refused(topic: str, tmp_path: Path) -> None:
-    done = lom_agent("apns-identity", "--out", str(tmp_path / "out"), "--topic", topic)
+    done = lom_agent_here("apns-identity", "--out", str(tmp_path / "out"), "--topic", topic)
     assert done.returncode == 2
     assert b"Expected a topic" in done.stderr
     assert b"Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, with_patch
+from command import COMMAND, SECONDS, lom_agent, lom_agent_here, with_patch
 
 from agent.report.results import read_results
 
@@ -339,7 +339,6 @@ def test_quiet_prints_the_table_only() -> None:
         (["run", "--boot", "soon"], b"constant:SECONDS"),
         (["run", "--power", "x=y"], b"reset_while_off"),
         (["run", "--lom-network", "pigeons"], b"loopback"),
-        (["run", "--lom-network", "interface:nowhere0"], b"nowhere0"),
         (["run", "--not-now", "2"], b"--not-now"),
         (["run", "--devices", "9000000"], b"open files"),
         (["run", "--devices", "99999999"], b"99999999"),
@@ -351,6 +350,18 @@ def test_quiet_prints_the_table_only() -> None:
     ],
 )
 def test_wrong_usage_is_status_2_and_says_what_is_wrong(arguments: list[str], words: bytes) -> None:
+    done = lom_agent_here(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["run", "--boot", "soon"], b"constant:SECONDS"), (["run", "--lom-network", "interface:nowhere0"], b"nowhere0")],
+    ids=["before the reactor runs", "in the reactor"],
+)
+def test_wrong_usage_of_the_installed_command(arguments: list[str], words: bytes) -> None:
     done = lom_agent(*arguments)
     assert done.returncode == 2
     assert words in done.stderr

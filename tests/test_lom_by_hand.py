@@ -8,12 +8,12 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent
+from command import COMMAND, SECONDS, lom_agent, lom_agent_here
 from lom_by_hand import (
     CONTROLLER,
     CONTROLLERS,
@@ -33,8 +33,6 @@ from lom_by_hand import (
     told,
 )
 
-from agent.cli import main
-from agent.cli.signals import ENDING, restore
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE
 
 
@@ -256,27 +254,12 @@ def test_nobody_there() -> None:
 
 # Files and usage
 
-Refused = Callable[..., str]
 
-
-@pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command that ends with status 2 before it does anything; its standard error."""
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["lom-agent", *arguments])
-        before = {number: signal.getsignal(number) for number in ENDING}
-        try:
-            with pytest.raises(SystemExit) as end:
-                main()
-        finally:
-            restore(before)
-        assert end.value.code == 2
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        return printed.err
-
-    return run
+def refused(*arguments: str) -> str:
+    """What a command prints that ends with status 2 before it does anything."""
+    done = lom_agent_here(*arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    return done.stderr.decode()
 
 
 def test_identities_are_written_for_their_owner_and_always_the_same(tmp_path: Path) -> None:
@@ -326,12 +309,12 @@ RESET = ["lom-request", "Reset", "mac.lom.test"]
         (["lom-identity", "--role", "device", "--out", "/proc/none"], "cannot be made"),
     ],
 )
-def test_wrong_usage_is_said_so(refused: Refused, arguments: list[str], words: str) -> None:
+def test_wrong_usage_is_said_so(arguments: list[str], words: str) -> None:
     assert words in refused(*arguments)
 
 
 @pytest.mark.parametrize("command", [["lom-device"], [*RESET, *TO]])
-def test_files_that_are_no_identity_are_said_so(refused: Refused, tmp_path: Path, command: list[str]) -> None:
+def test_files_that_are_no_identity_are_said_so(tmp_path: Path, command: list[str]) -> None:
     mine, other = files(tmp_path, "mine", CONTROLLER, DEVICES), files(tmp_path, "other", DEVICE, DEVICES)
     rows = [
         (["--key", named(other, "--key")], "the key is not that of the certificate CN=controller.example"),

@@ -20,6 +20,7 @@ ROOMS = (
     "unix",
     "processes",
     "files",
+    "settings",
     "pki",
     "lenient_xml",
     "plists",
@@ -52,7 +53,8 @@ ROOMS = (
 PACKAGE = "agent"
 FOLDER = Path(__file__).parent.parent / PACKAGE
 WITHOUT_IO = (
-    "errors", "framing", "pki", "lenient_xml", "plists", "push", "mdm", "lom", "fleet", "profiles", "faults", "device",
+    "errors", "framing", "settings", "pki", "lenient_xml", "plists", "push", "mdm", "lom", "fleet", "profiles",
+    "faults", "device",
 )  # fmt: skip
 FRONT_DOORS = ("cli", "pytest_plugin", "__main__")
 IO_MODULES = ("asyncio", "http", "select", "selectors", "socket", "ssl", "subprocess", "threading", "time", "twisted")

@@ -1,13 +1,14 @@
-"""The signals that end a command, for the commands beside run; and what they do within this process."""
+"""The signals that end a command, for the commands other than run; during imports; and within this process."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS
+from command import COMMAND, SECONDS, with_patch
 
 from agent.cli.signals import SAME_SECONDS, Stopping
 
@@ -45,6 +46,35 @@ def test_a_signal_ends_a_request_that_waits_for_its_device(number: signal.Signal
                 _said, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == STATUS[number]
     assert b"Traceback" not in errors
+
+
+SIGNAL_IN_AN_IMPORT = """
+import os, signal, sys
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)  # an exception of its handler is printed here, and then ignored
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == MODULE:
+            Dying()
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab", "agent.lab.server"])
+def test_a_signal_during_an_import_ends_the_process_without_a_word(tmp_path: Path, module: str) -> None:
+    done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "lab")
+    assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
+
+
+@pytest.mark.parametrize("module", ["agent.cli.run", "agent.load.conductor"])
+def test_a_signal_during_an_import_of_run_ends_the_process_without_a_word(tmp_path: Path, module: str) -> None:
+    done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "run", "--devices", "1")
+    assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
 
 
 def test_signals_call_one_function_after_another_and_twice_at_once_is_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""``lom-agent answer``: what one Mac would answer to a command, without a server."""
+"""``lom-agent answer``: the response of one Mac to a command, without a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import IO
 
 import click
 
-from agent.cli.options import seed_option, segment_size_option
+from agent.cli.scenario_options import scenario_option
 from agent.device.answering import answer_command
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
@@ -23,22 +23,22 @@ _MAX_COMMAND_BYTES = 8 * 1024 * 1024
     default=0,
     show_default=True,
     metavar="INDEX",
-    help="Which Mac of the fleet answers.",
+    help="Which Mac of the fleet responds.",
 )
-@segment_size_option
-@seed_option
+@scenario_option("--segment-size")
+@scenario_option("--seed")
 @click.option(
     "--dialect",
     type=click.Choice([dialect.value for dialect in Dialect]),
     default=Dialect.SCHEMA.value,
     show_default=True,
-    help="Answer LOM commands with the keys of Apple's schema, or of the example on Apple's page.",
+    help="Respond to LOM commands with the keys of Apple's schema, or of the example on Apple's page.",
 )
 def answer(command: IO[bytes], device: int, segment_size: int, seed: str, dialect: str) -> None:
     """Print what one Mac would answer to a command, as the XML plist that it would PUT.
 
     The Mac is enrolled with every access right, and is a LOM Device and a LOM Controller; the other Macs of its segment
-    are there too. COMMAND.plist is the plist a server would send ("-" reads standard input).
+    exist too. COMMAND.plist is the plist that a server would send ("-" reads standard input).
     """
     octets = command.read(_MAX_COMMAND_BYTES + 1)
     population = Population(seed, device + segment_size, segment_size)

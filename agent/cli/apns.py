@@ -3,81 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
-import click
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from agent.cli.options import make_folder
+from agent.cli.outputs import make_folder
 from agent.errors import OperatorError
 from agent.files import write_secret
 from agent.load.gateway import APNsPlan
-from agent.net.apns.behaviour import AT_ONCE, PushBehaviour
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.gateway import NAMES
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
 from agent.scenario.types import PushPart, Scenario
-
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-
-_OPTIONS = (
-    click.option(
-        "--apns",
-        metavar="ADDRESS:PORT",
-        help="Open the push gateway (APNs) here: a server pushes to it, and the push wakes the Mac. docs/push.md.",
-    ),
-    click.option(
-        "--apns-tls",
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        help="The folder of the gateway's CA, ca.pem and ca.key, which are made where they are missing.",
-    ),
-    click.option(
-        "--apns-cert",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="The gateway's own certificate (PEM, with its chain), instead of --apns-tls; with --apns-key.",
-    ),
-    click.option("--apns-key", type=click.Path(dir_okay=False), metavar="FILE", help="The key of --apns-cert (PEM)."),
-    click.option(
-        "--apns-provider-ca",
-        multiple=True,
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="Take only push certificates of this CA. Repeatable; without it any certificate is taken at its word.",
-    ),
-    click.option("--apns-strict", is_flag=True, help="Refuse pushes without apns-topic or apns-push-type: mdm."),
-    click.option(
-        "--apns-delay",
-        metavar="DURATION",
-        help="How long a push takes: constant:SECONDS, uniform:SHORTEST,LONGEST or lognormal:MEDIAN,SIGMA.",
-    ),
-    click.option(
-        "--apns-power-saving",
-        type=click.FloatRange(min=0),
-        default=0.0,
-        metavar="SECONDS",
-        help="Hold pushes of priority 5 back to windows this far apart, of priority 1 to every fourth of them.",
-    ),
-    click.option(
-        "--apns-rule",
-        multiple=True,
-        metavar="RULE",
-        help='What goes wrong on purpose, such as "429 share=0.05" or "away from=20 for=5". Repeatable; docs/push.md.',
-    ),
-)
-
-
-def apns_options(command: CommandT) -> CommandT:
-    """Give a command every option of the gateway."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def apns_plan(scenario: Scenario) -> APNsPlan | None:
@@ -97,12 +38,7 @@ def apns_plan(scenario: Scenario) -> APNsPlan | None:
         port=port,
         identity=identity,
         provider_anchors=read_anchors(push.provider_ca),
-        behaviour=PushBehaviour(
-            strict=push.strict,
-            delay=push.delay or AT_ONCE,
-            power_saving=push.power_saving,
-            rules=push.rules,
-        ),
+        behaviour=PushBehaviour.of(push),
     )
 
 

@@ -1,4 +1,4 @@
-"""``lom-agent apns-identity``: what a server needs to push to the gateway: its CA, and a push certificate for tests."""
+"""``lom-agent apns-identity``: the CA of the push gateway, and a push certificate for tests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from agent.pki.push_certificate import TOPIC_PREFIX, push_identity
 
 _NEXT = """\
 Next:
-  1. Put the topic into the enrolment profile of your server: Topic of its com.apple.mdm payload.
+  1. Set the topic in the enrolment profile of your server: Topic of its com.apple.mdm payload.
   2. Upload {certificate} and {key} to your server as its push certificate.
-  3. Have your server trust {ca}, and reach the gateway where it pushes to api.push.apple.com:443.
+  3. Make your server trust {ca}, and connect to the gateway instead of api.push.apple.com:443.
   4. Run: lom-agent run … --apns ADDRESS:443 --apns-tls {folder}
-docs/servers.md has the commands for NanoMDM and micromdm, docs/push.md says how for others."""
+docs/servers.md has the commands for NanoMDM and MicroMDM, docs/push.md the steps for other servers."""
 
 
 @click.command("apns-identity")
@@ -28,29 +28,29 @@ docs/servers.md has the commands for NanoMDM and micromdm, docs/push.md says how
 @click.option(
     "--topic",
     metavar="TOPIC",
-    help=f"The topic of the push certificate; it begins with {TOPIC_PREFIX}  [default: {TOPIC_PREFIX}External.UUID, a "
-    "new one]",
+    help=f"The topic of the push certificate; it starts with {TOPIC_PREFIX}  [default: {TOPIC_PREFIX}External.UUID, "
+    "with a new UUID]",
 )
-@click.option("--overwrite", is_flag=True, help="Make a new push certificate in place of one that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing push certificate.")
 def apns_identity(out: str, topic: str | None, overwrite: bool) -> None:
     """Make the CA of the push gateway, and a push certificate for tests.
 
-    DIR/ca.pem and DIR/ca.key are the CA of the gateway, for --apns-tls DIR; a CA that is there is kept, and no option
-    replaces it. push.pem and push.key are the push certificate that your server pushes with: of this CA, with the
-    topic in its subject, as Apple's have it. Real devices and Apple's own APNs refuse it.
+    DIR/ca.pem and DIR/ca.key are the CA of the gateway, for --apns-tls DIR; an existing CA is always kept. push.pem and
+    push.key are the push certificate for your server: issued by this CA, with the topic in its subject, like Apple's.
+    Real devices and Apple's APNs refuse it.
     """
     folder = Path(out)
     certificate, key = folder / "push.pem", folder / "push.key"
     there = [str(path) for path in (certificate, key) if path.exists()]
     if there and not overwrite:
         raise OperatorError(
-            f"{' and '.join(there)} would be overwritten, and a server that has this certificate could push no more. "
+            f"{' and '.join(there)} would be overwritten, and a server with this certificate could no longer push. "
             "Name another folder with --out, or give --overwrite."
         )
     authority = gateway_authority(folder)
     topic = topic or f"{TOPIC_PREFIX}External.{uuid.uuid4()}"
     identity = push_identity(authority, topic)
-    # PKCS #1: what every server reads, mdmctl only this.
+    # PKCS #1: every server reads it; mdmctl reads nothing else.
     write_secret(key, identity.key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
     try:
         certificate.write_bytes(certificate_pem(identity.certificate))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from agent.cli.scenario_options import overrides, toml_value
 from agent.scenario.reading import names_no_server, read_scenario, scenario_from
 from agent.scenario.types import Scenario
 
@@ -16,58 +15,32 @@ POLL_SECONDS = 60.0  # ours: how often a Mac looks by itself where there is no p
 AT_ONCE = 64  # Macs: connections are made as fast as both ends can, and none waits for long
 LAB_AT_ONCE = 8  # the lab shares the cores with the Macs: more at once only wait longer, and end no sooner
 
-_KEYS = {
-    "workers": "load.workers",
-    "devices": "fleet.devices",
-    "segment_size": "fleet.segment_size",
-    "seed": "fleet.seed",
-    "enroll": "server.enroll",
-    "identity": "server.identity",
-    "keys": "server.keys",
-    "ca": "server.ca",
-    "insecure": "server.insecure",
-    "enroll_retries": "server.retries",
-    "not_now": "fleet.not_now",
-    "not_now_for": "fleet.not_now_for",
-    "not_now_retry": "fleet.not_now_retry",
-    "lom_network": "lom.network",
-    "boot": "fleet.boot",
-    "shutdown": "fleet.shutdown",
-    "apns": "push.listen",
-    "apns_tls": "push.tls",
-    "apns_cert": "push.cert",
-    "apns_key": "push.key",
-    "apns_provider_ca": "push.provider_ca",
-    "apns_strict": "push.strict",
-    "apns_delay": "push.delay",
-    "apns_power_saving": "push.power_saving",
-    "apns_rule": "push.rules",
-}
-_USUAL_ONLY = {
+# Options that build the default scenario's phases, and the keys that a file has for the same.
+_PHASE_OPTIONS = {
     "rate": "phase.NAME.rate",
     "stay": "phase.NAME.seconds of an idle phase",
     "poll": "phase.NAME.poll of an idle phase",
 }
 
 
-def scenario_of(path: str | None, options: Mapping[str, Any], context: click.Context) -> Scenario:
-    """The scenario of ``path``, or the usual one, changed by what was given. Raises OperatorError and UsageError."""
-    given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    overrides = [f"{key}={_toml(options[name])}" for name, key in _KEYS.items() if name in given]
-    overrides += [f"fleet.power.{_choice(text)}" for text in options["power"]]
-    overrides += options["overrides"]
-    if path is not None:
-        for name, key in _USUAL_ONLY.items():
-            if name in given:
-                raise click.UsageError(f"--{name} is not for a scenario's file: say --set {key}=…")
-        said = any(text.strip().startswith(("server.adapter", "server.lab")) for text in options["overrides"])
-        if "enroll" in given and not said and names_no_server(path):
-            overrides = ["server.adapter=none", *overrides]  # not the embedded lab, but the server of --enroll
-        return read_scenario(path, overrides)
-    return scenario_from(_usual(options), overrides, where="the options")
+def scenario_of(path: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> Scenario:
+    """The scenario of ``path``, or the default one, with the ``given`` options as overrides.
+
+    ``options`` has every option, ``given`` those of the command line. Raises OperatorError and UsageError.
+    """
+    changes = [*overrides(given), *(f"fleet.power.{_choice(text)}" for text in options["power"]), *options["overrides"]]
+    if path is None:
+        return scenario_from(_default(options, given), changes, where="the options")
+    for name, key in _PHASE_OPTIONS.items():
+        if name in given:
+            raise click.UsageError(f"--{name} is not for a scenario's file: say --set {key}=…")
+    names_server = any(text.strip().startswith(("server.adapter", "server.lab")) for text in options["overrides"])
+    if "enroll" in given and not names_server and names_no_server(path):
+        changes = ["server.adapter=none", *changes]  # the server of --enroll instead of the embedded lab
+    return read_scenario(path, changes)
 
 
-def _usual(options: Mapping[str, Any]) -> dict[str, Any]:
+def _default(options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     if options["enroll"] is None:
         for name in ("ca", "insecure", "stay", "poll"):
             if options[name]:
@@ -75,7 +48,7 @@ def _usual(options: Mapping[str, Any]) -> dict[str, Any]:
         return {"name": "lom-agent run", "load": {"concurrency": LAB_AT_ONCE}, "phase": _in_the_lab(options)}
     if options["poll"] and not options["stay"]:
         raise click.UsageError("--poll goes with --stay: without it no Mac stays to look again")
-    if options["identity"] is not None:
+    if "identity" in given:
         raise click.UsageError("--identity is about the lab's profile; with --enroll the server's profile decides")
     return {
         "name": "lom-agent run",
@@ -128,9 +101,4 @@ def _in_a_server(options: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _choice(text: str) -> str:
     """``CASE=CHOICE`` as the override of a scenario's key."""
     case, _, choice = text.partition("=")
-    return f"{case.strip().replace('-', '_')}={_toml(choice.strip())}"
-
-
-def _toml(value: object) -> str:
-    """A value as TOML has it; JSON's strings, numbers, booleans and arrays of strings are TOML's, too."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return f"{case.strip().replace('-', '_')}={toml_value(choice.strip())}"

@@ -9,21 +9,21 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from agent.cli.options import seed_option, segment_size_option
+from agent.cli.scenario_options import scenario_option
 from agent.fleet.population import Population
 
 
 @click.group()
 def fleet() -> None:
-    """Look at the Macs of a seed."""
+    """Show the Macs of a seed."""
 
 
 @fleet.command("show")
 @click.option(
     "--devices", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="How many Macs to show."
 )
-@segment_size_option
-@seed_option
+@scenario_option("--segment-size")
+@scenario_option("--seed")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
 def fleet_show(devices: int, segment_size: int, seed: str, as_json: bool) -> None:
     """Show the Macs that a seed makes."""

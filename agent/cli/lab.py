@@ -1,4 +1,4 @@
-"""``lom-agent lab``: the embedded MDM server alone."""
+"""``lom-agent lab``: the embedded MDM server without a fleet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred
 
-from agent.cli.options import make_folder
+from agent.cli.outputs import make_folder
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping
 from agent.files import write_secret, write_whole
@@ -27,7 +27,7 @@ from agent.profiles.making import TOPIC
 
 @click.command()
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="The HTTPS port; 0: any free one."
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="The HTTPS port; 0: a free port."
 )
 @click.option(
     "--identity",
@@ -37,31 +37,31 @@ from agent.profiles.making import TOPIC
     help="How the enrolment profile gives a Mac its identity.",
 )
 @click.option(
-    "--scep-port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="The SCEP port; 0: any free one."
+    "--scep-port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="The SCEP port; 0: a free port."
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False),
     metavar="DIR",
-    help="Keep the lab in this folder: one that is started there again has its CA, ports, token, Macs and queues. "
-    "Also writes ca.pem, enrolment.mobileconfig and token.",
+    help="Keep the state of the lab in this folder: a lab started there again has the same CA, ports, token, Macs and "
+    "queues. Also writes ca.pem, enrolment.mobileconfig and token.",
 )
 @click.option(
     "--reenrolment/--no-reenrolment",
     default=True,
     show_default=True,
-    help="Whether a Mac that is enrolled may enrol with a new identity without a CheckOut, as one that was wiped does.",
+    help="Whether an enrolled Mac may enrol again with a new identity and without CheckOut, as after a wipe.",
 )
 @click.option(
     "--apns",
     metavar="URL",
-    help="Push through the APNs gateway at this https URL whenever a command is queued; docs/push.md.",
+    help="Push through the APNs gateway at this https URL when a command is queued; docs/push.md.",
 )
 @click.option(
     "--apns-ca",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="The CA of the gateway's certificate; without it the system's.",
+    help="The CA of the gateway's certificate; none: those of the system.",
 )
 def lab(
     port: int,
@@ -72,9 +72,9 @@ def lab(
     apns: str | None,
     apns_ca: str | None,
 ) -> None:
-    """Run the embedded MDM server alone, in the foreground, until Ctrl-C.
+    """Run the embedded MDM server in the foreground until Ctrl-C.
 
-    It listens on loopback. Its API queues commands and reads their results; docs/lab-api.md describes it.
+    It listens on loopback. Its API queues commands and returns their results; docs/lab-api.md describes it.
     """
     reactor = the_reactor()
     if scep_port and identity != "scep":
@@ -108,7 +108,7 @@ def lab(
         if not stopped.called:
             stopped.callback(None)
 
-    with Stopping() as stopping:  # from when it says that Ctrl-C ends it
+    with Stopping() as stopping:  # before the message that Ctrl-C stops the command
         click.echo("Ctrl-C ends it.")
         signal_number = run_until_done(reactor, stay(), interrupt, lambda: None, stopping=stopping)
     if signal_number is not None:
@@ -116,7 +116,7 @@ def lab(
 
 
 def _server(reactor: Any, store: LabStore | None, *, scep: bool, reenrolment: bool) -> LabServer:
-    """A lab that forgets, or the one in the store: a new one, or as an earlier process left it."""
+    """A lab without a store, or with the state of the store."""
     if store is None:
         return LabServer(reactor, Lab(reenrolment=reenrolment), Authorities(), scep=scep)
     server = LabServer(
@@ -132,7 +132,7 @@ def _server(reactor: Any, store: LabStore | None, *, scep: bool, reenrolment: bo
 
 
 def _listen(server: LabServer, store: LabStore | None, port: int, scep_port: int) -> None:
-    """Listen where it was asked to; else where the lab listened before, for that is where its Macs look for it."""
+    """Listen on the given ports, else on those of the store, which the enrolled Macs use."""
     if store is None:
         server.listen(port, scep_port)
         return
@@ -170,7 +170,7 @@ def _print_lab(server: LabServer, out: str | None) -> None:
 
 
 def _print_push(identity: Identity, apns: str, out: str | None) -> None:
-    """Where the lab pushes; and its push certificate, which a gateway can trust by the lab's CA."""
+    """The push gateway, and the push certificate, which a gateway can verify by the lab's CA."""
     click.echo(f"APNs:              {apns}")
     click.echo(f"Push topic:        {TOPIC}")
     if out is not None:

@@ -1,4 +1,4 @@
-"""``lom-agent lom-device``, ``lom-request``, ``lom-identity``: either end of the LOM link alone, to try it by hand."""
+"""``lom-agent lom-device``, ``lom-request``, ``lom-identity``: one end of the LOM link, to test the other by hand."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ import click
 from twisted.internet.defer import Deferred
 
 from agent.cli.lom_identities import identity_options, source_of
-from agent.cli.options import DEFAULT_SEED, make_folder, seed_option
+from agent.cli.outputs import make_folder
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.scenario_options import scenario_option
 from agent.cli.signals import Stopping
 from agent.errors import OperatorError, PeerError
 from agent.files import write_secret
-from agent.fleet.population import DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Mac, Population
+from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Mac, Population
 from agent.lom.endpoint import LinkSide
 from agent.lom.link import LinkRequest
 from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
@@ -34,7 +35,7 @@ from agent.pki.seeded import SeededIdentities
 from agent.pki.verify import common_name
 from agent.report.terminal import visible
 
-_MAX_DEVICES = 100_000  # their names are made before the first request: about two seconds
+_MAX_DEVICES = 100_000  # their names are derived before the first request, which takes about two seconds
 _NAMES_SHOWN = 10
 _MAX_VERSION = 2**63 - 1  # what every property list can hold
 _OCTETS_A_LINE = 16
@@ -46,20 +47,20 @@ _OCTETS_A_LINE = 16
     default="[::1]:0",
     show_default=True,
     metavar="[ADDRESS]:PORT",
-    help="Where to listen; port 0: any free one. Not only on this machine: [::]:PORT or [fe80::1%eth0]:PORT.",
+    help="The address to listen on; port 0: a free port. For other machines: [::]:PORT or [fe80::1%eth0]:PORT.",
 )
 @identity_options("Device", "Controllers")
 @click.option(
     "--devices",
     type=click.IntRange(1, _MAX_DEVICES),
     metavar="N",
-    help="With --seed: how many Macs of it are Devices.  [default: 1]",
+    help="With --seed: how many of its Macs are Devices.  [default: 1]",
 )
 @click.option(
     "--segment-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help=f"With --seed: Macs in one segment; says which Mac is whose Controller.  [default: {DEFAULT_SEGMENT_SIZE}]",
+    help=f"With --seed: Macs in one segment, of which the first is the Controller.  [default: {DEFAULT_SEGMENT_SIZE}]",
 )
 @click.option(
     "--boot",
@@ -69,20 +70,20 @@ _OCTETS_A_LINE = 16
     metavar="SECONDS",
     help="How long each boot takes.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON object on each line instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line instead of text.")
 def lom_device(listen: str, boot: float, as_json: bool, **options: Any) -> None:
-    """Run LOM Devices alone, in the foreground, until Ctrl-C: the other end for a Controller that you write.
+    """Run LOM Devices in the foreground until Ctrl-C, to test your own Controller.
 
-    Each request prints a line (to whom, what, from whom, what came of it, the power afterwards), and so does each peer
-    that was refused, with the reason. A Device is on at first. Several Devices are told apart by the server name (SNI)
-    of the Controller's TLS hello; a single one answers to any name.
+    Each request prints a line: the Device, the request, the Controller, the result and the power state afterwards. Each
+    refused connection prints a line with the reason. A Device is on at the start. Several Devices are distinguished by
+    the server name (SNI) of the Controller's TLS ClientHello; a single Device accepts any name.
 
     \b
     Try it with two terminals:
       lom-agent lom-device --seed trial --listen "[::1]:6230"
       lom-agent lom-request Reset NAME --to "[::1]:6230" --seed trial
 
-    The link is described in docs/lom-link.md, trying it by hand in docs/lom-by-hand.md.
+    docs/lom-link.md describes the link, docs/lom-by-hand.md how to test it by hand.
     """
     address = parse_socket_address(listen, "--listen")
     cast = _cast(options)
@@ -96,12 +97,12 @@ def lom_device(listen: str, boot: float, as_json: bool, **options: Any) -> None:
     def tell(event: Event) -> None:
         try:
             (_tell_json if as_json else _tell)(event)
-        except OSError as error:  # nobody reads it any more; the answer on its way goes first
+        except OSError as error:  # standard output is closed; the response in progress is sent first
             reactor.callLater(0, stop, error)
 
     devices = LoneDevices(reactor, cast, boot_seconds=boot, tell=tell)
     devices.listen(address)
-    with Stopping() as stopping:  # from when it says that Ctrl-C ends it
+    with Stopping() as stopping:  # before the message that Ctrl-C stops the command
         if as_json:
             _echo_json({"event": "listening", "address": devices.address, "devices": devices.names})
         else:
@@ -125,16 +126,16 @@ async def _stay(devices: LoneDevices, stopped: Deferred[None]) -> None:
     "--to",
     required=True,
     metavar="[ADDRESS]:PORT",
-    help="Where the Device listens: [::1]:623; on another machine [fe80::1%eth0]:623, with the interface of this one.",
+    help="The address of the Device: [::1]:623; on another machine [fe80::1%eth0]:623, with the interface of this one.",
 )
 @identity_options("Controller", "the Device")
 @click.option(
     "--controller",
     type=click.IntRange(0, MAX_DEVICES - 1),
     metavar="INDEX",
-    help="With --seed: which Mac of it asks.  [default: 0, the Controller of the first segment]",
+    help="With --seed: which of its Macs sends the request.  [default: 0, the Controller of the first segment]",
 )
-@click.option("--uuid", metavar="TEXT", help="DeviceRequestUUID, which the answer repeats.  [default: a new UUID]")
+@click.option("--uuid", metavar="TEXT", help="DeviceRequestUUID, which the response repeats.  [default: a new UUID]")
 @click.option(
     "--protocol-version",
     type=click.IntRange(0, _MAX_VERSION),
@@ -149,17 +150,18 @@ async def _stay(devices: LoneDevices, stopped: Deferred[None]) -> None:
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for each of the TCP connection, the TLS handshake and the answer.",
+    help="The time-out for each of TCP connection, TLS handshake and response.",
 )
-@click.option("--verbose", is_flag=True, help="Tell each step on standard error, with every byte of the frames.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, also of a failure.")
+@click.option("--verbose", is_flag=True, help="Print each step on standard error, with all bytes of the frames.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, also for a failure.")
 def lom_request(request_type: str, name: str, to: str, timeout: float, **options: Any) -> None:
-    """Send one power request to the LOM Device NAME, as a Controller: the other end for a Device that you write.
+    """Send one power request to the LOM Device NAME, to test your own Device.
 
-    TYPE is PowerON, PowerOFF or Reset. NAME is the CommonName that the Device's certificate must have, and the server
-    name (SNI) of the TLS hello.
+    TYPE is PowerON, PowerOFF or Reset. NAME is the CommonName required in the Device's certificate, and the server name
+    (SNI) of the TLS ClientHello.
 
-    Exit status: 0 the Device did it, 1 it refused or the link failed (standard error says why), 2 wrong usage or files.
+    Exit status: 0 success, 1 the Device refused or the link failed (standard error has the reason), 2 wrong usage or
+    files.
     """
     address = parse_socket_address(to, "--to")
     if address[1] == 0:
@@ -180,7 +182,7 @@ def lom_request(request_type: str, name: str, to: str, timeout: float, **options
         results.append(await asking.done)
 
     def interrupt() -> None:
-        asking.give_up(RelayAbandoned("stopped before the Device answered"))
+        asking.give_up(RelayAbandoned("stopped before the Device responded"))
 
     signal_number = run_until_done(reactor, ask(), interrupt, lambda: None)
     _report(results[0], request, socket_address_text(address), as_json=options["as_json"])
@@ -191,17 +193,17 @@ def lom_request(request_type: str, name: str, to: str, timeout: float, **options
 
 
 @click.command("lom-identity")
-@seed_option
+@scenario_option("--seed")
 @click.option(
     "--index", type=click.IntRange(0, MAX_DEVICES - 1), default=0, show_default=True, metavar="N", help="Which Mac."
 )
-@click.option("--role", type=click.Choice(["device", "controller"]), required=True, help="Which of its identities.")
+@click.option("--role", type=click.Choice(["device", "controller"]), required=True, help="Which of its two identities.")
 @click.option("--out", type=click.Path(file_okay=False), required=True, metavar="DIR", help="The folder to write into.")
 def lom_identity(seed: str, index: int, role: str, out: str) -> None:
-    """Write a LOM identity of a seed as PEM files, for OpenSSL and for programs of your own.
+    """Write a LOM identity of a seed as PEM files, for OpenSSL and for your own programs.
 
-    cert.pem and key.pem are the identity, ca.pem is the CA that judges the other end of its links. They are those that
-    lom-device and lom-request have by --seed. Whoever knows the seed can make them too: they are for trials.
+    cert.pem and key.pem are the identity, ca.pem is the CA that verifies the peer. lom-device and lom-request use the
+    same ones with --seed. Anyone who knows the seed can make them: use them for tests only.
     """
     name = Population(seed, index + 1)[index].dns_name
     seeded = SeededIdentities(seed)

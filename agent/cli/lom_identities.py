@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.cli.options import DEFAULT_SEED
 from agent.errors import OperatorError
+from agent.fleet.population import DEFAULT_SEED
 from agent.lom.endpoint import LinkSide
 from agent.net.transport.anchors import read_anchors
 from agent.pki.identity import IdentityError

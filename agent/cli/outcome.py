@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from agent import __version__
-from agent.cli.options import check_file, make_folder
+from agent.cli.outputs import check_file, make_folder
 from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.measure.limits import parse_limit
@@ -25,7 +25,7 @@ from agent.report.outcome import outcome_of
 from agent.report.results import FILE_NAME, ResourceMeter, RunInfo, results, write_results
 from agent.report.schema import ResultsDocument
 from agent.report.terminal import print_summary
-from agent.scenario.reading import as_document
+from agent.scenario.redacted import as_document
 from agent.scenario.types import Scenario
 
 REPORT_NAME = "report.html"

@@ -54,6 +54,16 @@ def end_in_order(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import a command's modules: a signal ends the process at once, for in an import it would print a traceback."""
+    before = handle(end_at_once)
+    try:
+        yield
+    finally:
+        restore(before)
+
+
 def silence_a_dead_terminal() -> None:
     """Let nothing fail because it cannot be printed any more, on a terminal that was closed."""
     for descriptor in _OUTPUTS:

@@ -21,6 +21,7 @@ from agent.pki.names import ascii_lower, ascii_upper
 
 MAX_DEVICES = 10_000_000  # ours: the values that are unique by construction have room for far more
 DEFAULT_SEGMENT_SIZE = 10  # devices; ours
+DEFAULT_SEED = "lom-agent"  # ours
 SERIAL_CHARACTERS_A_MAC = 10  # of a serial number, behind the model's prefix
 DOMAIN = "lom.test"  # never resolved; .test is reserved (RFC 6761, 6.2)
 LOM_PROTOCOL_VERSION = 1  # Apple does not publish its wire format; this is the version of ours

@@ -21,7 +21,8 @@ from agent.load.shard_plan import EnrolAt, EnrolWith, server_data
 from agent.net.http.http1 import split_url
 from agent.net.transport.anchors import read_anchors
 from agent.pki.authorities import Authorities
-from agent.scenario.types import Scenario, WebRequest
+from agent.scenario.server_table import WebRequest
+from agent.scenario.types import Scenario
 from agent.servers.configs import (
     LabConfig,
     MicroMDMConfig,

@@ -9,15 +9,12 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
 from agent.errors import PeerError
 from agent.fleet.derivation import Derivation
-from agent.fleet.durations import parse_duration
 from agent.fleet.population import Mac, Population
 from agent.load.machine import allow_open_files
 from agent.load.phases.context import Enrol, PhaseContext
 from agent.load.phases.run import Part
 from agent.load.phases.waits import Watcher
 from agent.load.shard_plan import EnrolAt, ShardPlan, server_config
-from agent.lom.power import PowerChoices
-from agent.mdm.session import Timing
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.measure.trace import TraceFile, several
@@ -34,25 +31,11 @@ from agent.pki.certificates import own_certificate
 from agent.profiles.profile import read_profile
 from agent.profiles.scep import SCEP, scep_of
 from agent.scenario.targets import chosen_macs
-from agent.scenario.types import EnrollPhase, FleetPart, PowerPart
+from agent.scenario.types import EnrollPhase
 from agent.servers.opening import open_server
 
 SCEP_KEY_BITS = 2048  # of the lab's SCEP payload, and ours for a profile of which it is only known that it is SCEP
 KEYS_AHEAD_SECONDS = 10.0  # ours: that a run waits for its first RSA keys before it begins
-
-
-def behaviour_of(fleet: FleetPart) -> FleetBehaviour:
-    """How the Macs behave, as the scenario says it. Raises OperatorError."""
-    power: PowerPart = fleet.power
-    return FleetBehaviour(
-        not_now=fleet.not_now,
-        not_now_for=fleet.not_now_for,
-        timing=Timing(not_now=fleet.not_now_retry),
-        refused_retries=fleet.refused_retries,
-        boot=parse_duration(fleet.boot),
-        shutdown=parse_duration(fleet.shutdown),
-        power=PowerChoices(**{name: getattr(power, name) for name in power.__struct_fields__}),
-    )
 
 
 class ShardParts:
@@ -92,7 +75,7 @@ class ShardParts:
         )
         population = Population(scenario.fleet.seed, scenario.fleet.devices, scenario.fleet.segment_size)
         indexes = range(plan.first, plan.stop)
-        behaviour = behaviour_of(scenario.fleet)
+        behaviour = FleetBehaviour.of(scenario.fleet)
         self.fleet = Fleet(population, self.environment, behaviour, indexes)
         self.push_endpoint = None
         if plan.push is not None:

@@ -19,11 +19,15 @@ cut is neither: what ran is down, nothing is heard while it lasts, and what ran 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Annotated, Literal
 
-from agent.errors import MisuseError, OperatorError, PeerError
+from msgspec import Struct
+
+from agent.errors import MisuseError, PeerError
 from agent.lom.requests import PowerRequest
+from agent.settings import key
 
 
 class Power(Enum):
@@ -126,33 +130,43 @@ TABLE: Mapping[tuple[Power, AnyRequest], Change | Choice] = {
 CHOICES: Mapping[str, Choice] = {cell.name: cell for cell in TABLE.values() if isinstance(cell, Choice)}
 
 
-@dataclass(frozen=True, slots=True)
-class PowerChoices:
-    """What a Mac does where Apple does not say what a LOM request does. Raises MisuseError for a word that is none.
+class PowerChoices(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a LOM request does where Apple does not say."""
 
-    ``power_off_while_off``: ``success``, for it is what was asked for, or ``refuse``.
-    ``reset_while_off``: ``refuse``, for nothing runs that could be reset, or ``boot``.
-    ``power_on_while_booting``: ``success``, for it is on its way, or ``refuse``.
-    ``reset_while_booting``: ``boot`` anew, ``success`` without effect, or ``refuse``.
-    ``power_on_while_on``: ``success`` without effect, or ``refuse``.
-    ``power_on_while_shutting_down``: ``boot-after`` the shutdown, ``success`` without effect, or ``refuse``.
-    ``power_off_while_shutting_down``: ``off`` at once, ``off-after`` the shutdown (a restart ends there), ``refuse``.
-    ``reset_while_shutting_down``: down at once and ``boot``, ``boot-after`` the shutdown, or ``refuse``.
-    """
-
-    power_off_while_off: str = "success"
-    reset_while_off: str = "refuse"
-    power_on_while_booting: str = "success"
-    reset_while_booting: str = "boot"
-    power_on_while_on: str = "success"
-    power_on_while_shutting_down: str = "boot-after"
-    power_off_while_shutting_down: str = "off"
-    reset_while_shutting_down: str = "boot"
+    power_off_while_off: Annotated[
+        Literal["success", "refuse"], key("PowerOFF to a Mac that is off: success without effect, or an error.")
+    ] = "success"
+    reset_while_off: Annotated[Literal["refuse", "boot"], key("Reset of a Mac that is off: an error, or it boots.")] = (
+        "refuse"
+    )
+    power_on_while_booting: Annotated[
+        Literal["success", "refuse"], key("PowerON to a Mac that boots: success without effect, or an error.")
+    ] = "success"
+    reset_while_booting: Annotated[
+        Literal["boot", "success", "refuse"],
+        key("Reset of a Mac that boots: it boots again, success without effect, or an error."),
+    ] = "boot"
+    power_on_while_on: Annotated[
+        Literal["success", "refuse"], key("PowerON to a Mac that is on: success without effect, or an error.")
+    ] = "success"
+    power_on_while_shutting_down: Annotated[
+        Literal["boot-after", "success", "refuse"],
+        key("PowerON during a shutdown: a boot after it, success without effect, or an error."),
+    ] = "boot-after"
+    power_off_while_shutting_down: Annotated[
+        Literal["off", "off-after", "refuse"],
+        key("PowerOFF during a shutdown: off at once, off after it (a restart ends there), or an error."),
+    ] = "off"
+    reset_while_shutting_down: Annotated[
+        Literal["boot", "boot-after", "refuse"],
+        key("Reset during a shutdown: off at once and a boot, a boot after the shutdown, or an error."),
+    ] = "boot"
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if (word := getattr(self, each.name)) not in CHOICES[each.name].options:
-                raise MisuseError(_no_option(each.name, word))
+        """Raise MisuseError for a word that is not an option: msgspec checks what it decodes, not a call."""
+        for name, cell in CHOICES.items():
+            if (word := getattr(self, name)) not in cell.options:
+                raise MisuseError(_no_option(name, word))
 
     def change(self, state: Power, request: AnyRequest) -> Change:
         """What ``request`` does in ``state``."""
@@ -161,28 +175,6 @@ class PowerChoices:
 
 
 DEFAULT_CHOICES = PowerChoices()
-
-
-def parse_power_choices(*texts: str) -> PowerChoices:
-    """The choices that ``texts`` make, each ``name=word`` or several of them with commas between. Raises OperatorError.
-
-    A name may be written with ``-`` for ``_``. What is not named keeps its default; what is named twice is an error.
-    """
-    chosen: dict[str, str] = {}
-    for part in (part.strip() for text in texts for part in text.split(",")):
-        name, equals, word = (piece.strip() for piece in part.partition("="))
-        name = name.replace("-", "_")
-        if not equals or name not in CHOICES:
-            raise OperatorError(
-                f"expected a choice of power such as reset_while_off=boot, found {part!r}; "
-                f"the names are {', '.join(CHOICES)}"
-            )
-        if word not in CHOICES[name].options:
-            raise OperatorError(_no_option(name, word))
-        if name in chosen:
-            raise OperatorError(f"the choice of power {name} is made twice: {chosen[name]} and {word}")
-        chosen[name] = word
-    return PowerChoices(**chosen)
 
 
 def _no_option(name: str, word: object) -> str:

@@ -13,6 +13,7 @@ from agent.errors import MisuseError, OperatorError, PeerError
 from agent.scenario.check_tables import can_push
 from agent.scenario.pacing import phase_arrivals, phase_concurrency, phase_rate
 from agent.scenario.types import (
+    DEFAULT_REQUEST,
     ArrivingPhase,
     CheckinPhase,
     CommandPhase,
@@ -24,12 +25,8 @@ from agent.scenario.types import (
     PowerCutPhase,
     Scenario,
 )
-from agent.scenario.values import LONGEST_SECONDS, LOWEST_RATE
+from agent.settings import LONGEST_SECONDS, LOWEST_RATE
 
-USUAL_REQUEST: dict[str, Any] = {
-    "RequestType": "DeviceInformation",
-    "Queries": ["UDID", "SerialNumber", "DeviceName", "Model", "OSVersion", "BuildVersion"],
-}
 MAX_REQUEST_BYTES = 4 * 1024 * 1024  # what the lab's API takes
 MAX_REPLAY_BYTES = 64 * 1024 * 1024
 _GO_WITH = {
@@ -223,7 +220,7 @@ def _request(phase: CommandPhase) -> dict[str, Any]:
     """The command, from wherever the phase has it."""
     if phase.request is not None and phase.request_file is not None:
         raise OperatorError("request and request_file say the same; give one of them")
-    request = USUAL_REQUEST if phase.request is None else phase.request
+    request = DEFAULT_REQUEST if phase.request is None else phase.request
     if phase.request_file is not None:
         data = _read(phase.request_file, "request_file", MAX_REQUEST_BYTES)
         try:

@@ -18,7 +18,9 @@ from agent.net.lom.networks import parse_network
 from agent.net.mac.keys import MAX_POOL, parse_keys
 from agent.net.transport.addresses import parse_address
 from agent.push.rules import parse_rule
-from agent.scenario.types import FleetPart, LoadPart, PushPart, Scenario, ServerPart, WebRequest
+from agent.scenario.keys import keys_of
+from agent.scenario.server_table import ServerPart, WebRequest
+from agent.scenario.types import FleetPart, LoadPart, PushPart, Scenario
 from agent.servers.configs import RequestTemplate
 from agent.servers.templates import COMMAND_NAMES, MAC_NAMES, Template
 
@@ -143,7 +145,7 @@ def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
     if push.cert is not None and push.tls is not None:
         raise OperatorError("push.tls makes the certificate that push.cert brings; give one of them")
     if not enabled:
-        given = next((name for name in push.__struct_fields__ if name != "enabled" and getattr(push, name)), None)
+        given = next((name for name in keys_of(PushPart) if name != "enabled" and getattr(push, name)), None)
         if given is not None:
             raise OperatorError(
                 f"push.{given} is for the gateway, but there is none; set push.listen or push.enabled = true"

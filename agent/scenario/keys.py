@@ -54,7 +54,12 @@ def keys_of(table: type[Struct]) -> dict[str, Key]:
     seen = inspect.type_info(table)
     if not isinstance(seen, inspect.StructType):
         raise TypeError(f"{table} is no Struct")
-    return {field.encode_name: _key(field) for field in seen.fields}
+    fields = seen.fields
+    base = table.__bases__[0]
+    if base is not Struct and not base.__module__.startswith(f"{__package__}."):
+        own = table.__annotations__  # first: the inherited ones are settings of another module
+        fields = tuple(sorted(fields, key=lambda field: field.name not in own))
+    return {field.encode_name: _key(field) for field in fields}
 
 
 def own_keys(kind: type[PhaseBase]) -> dict[str, Key]:

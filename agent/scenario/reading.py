@@ -21,10 +21,7 @@ from agent.scenario.check_phases import checked_phases
 from agent.scenario.check_tables import checked_tables
 from agent.scenario.complaints import check_keys, complaint, nearest, unknown
 from agent.scenario.keys import KIND, PHASE, Key, keys_of, phase_label, phase_table
-from agent.scenario.redacted import as_document
 from agent.scenario.types import Scenario
-
-__all__ = ["as_document", "names_no_server", "read_scenario", "scenario_from"]
 
 MAX_BYTES = 1024 * 1024
 

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from agent.fleet.population import MAX_DEVICES
-from agent.scenario.check_phases import USUAL_REQUEST
 from agent.scenario.keys import Key, keys_of, own_keys, tables
 from agent.scenario.toml import toml
-from agent.scenario.types import PHASE_KINDS, ArrivingPhase, PhaseBase, Scenario
-from agent.scenario.values import LONGEST_SECONDS
+from agent.scenario.types import DEFAULT_REQUEST, PHASE_KINDS, ArrivingPhase, PhaseBase, Scenario
+from agent.settings import LONGEST_SECONDS
 
 EXAMPLE = """\
 name = "patch-morning"
@@ -162,7 +161,7 @@ _BOUNDS = {
     f" from 0 to {MAX_DEVICES:,}": ", 0 or more",
 }
 _KINDS_NOTE = {
-    "command": f"Without `request` it is `{toml(USUAL_REQUEST)}`.",
+    "command": f"Without `request` it is `{toml(DEFAULT_REQUEST)}`.",
     "lom": "The requests of a segment go in the order of its Macs, its Controller's own last; the seed decides which "
     "segment is next.",
 }

@@ -1,4 +1,4 @@
-"""A scenario to begin with: every key that there is, as a comment where its default stands, ready to run on the lab."""
+"""A new scenario with every key: those at their defaults as comments, ready to run against the embedded lab."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from agent.scenario.keys import Key, keys_of
 from agent.scenario.toml import toml
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, FleetPart, PhaseBase, Scenario
 
-USUAL_KINDS = ("enroll", "command", "lom_setup", "lom")
+DEFAULT_KINDS = ("enroll", "command", "lom_setup", "lom")
 _WIDTH = 100
 _ROOT = {
     "name": "my-scenario",
     "limits": ["session.p99 < 2s", "session.errors == 0"],
 }
 _FLEET = {"devices": 100}
-# What the phases say here, in order; everything else is a comment.
+# The keys that phases set here, in the order of the phases; all other keys are comments.
 _PHASES: dict[str, dict[str, Any]] = {
     "enroll": {"rate": 20.0},
     "checkin": {"rate": 20.0},
@@ -31,15 +31,15 @@ _PHASES: dict[str, dict[str, Any]] = {
 }
 _NEEDS = {"lom": "lom_setup"}
 _HEAD = """\
-# A scenario for lom-agent. Look at it:  lom-agent scenario check FILE
-#                            Run it:      lom-agent run FILE
-# A line that begins with "#" and a key shows its default, or an example where there is none.
-# Times are in seconds, rates in things a second for the whole fleet. docs/scenario.md has the rest.
+# A scenario for lom-agent. Check it:  lom-agent scenario check FILE
+#                           Run it:    lom-agent run FILE
+# A line with "#" and a key shows the default of the key, or an example where it has no default.
+# Times are in seconds, rates in operations per second for the whole fleet. docs/scenario.md has the rest.
 """
 
 
-def template(kinds: Sequence[str] = USUAL_KINDS) -> str:
-    """The text of a scenario with phases of these kinds, and of those that they need first."""
+def template(kinds: Sequence[str] = DEFAULT_KINDS) -> str:
+    """The text of a scenario with phases of these kinds, after the phases that they require."""
     lines = [_HEAD, *_table(Scenario, _ROOT)]
     for name, key in keys_of(Scenario).items():
         if key.table is not None:
@@ -75,7 +75,7 @@ def _table(table: type[Struct], given: dict[str, Any]) -> Iterator[str]:
 
 
 def _phase(table: type[PhaseBase], given: dict[str, Any], *, short: bool) -> Iterator[str]:
-    """The keys of a phase. ``short``: what all phases have was said at the first one."""
+    """The keys of a phase; ``short``: without those that all phases have, which the first phase shows."""
     common = keys_of(ArrivingPhase)
     for name, key in keys_of(table).items():
         if not short or name in given or name not in common:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import inspect
 
-from agent.errors import MisuseError, OperatorError
+from agent.errors import MisuseError
 from agent.lom.power import (
     CHOICES,
     DEFAULT_CHOICES,
@@ -23,7 +22,6 @@ from agent.lom.power import (
     PowerMachine,
     RequestRefused,
     SystemRequest,
-    parse_power_choices,
 )
 from agent.lom.requests import PowerRequest
 
@@ -213,11 +211,12 @@ def test_a_shutdown_after_a_cancelled_restart_does_not_boot() -> None:
 
 
 def test_the_defaults_are_the_first_options_of_the_table() -> None:
-    assert {each.name for each in fields(PowerChoices)} == CHOICES.keys()
+    declared = {each.name: each.type for each in inspect.type_info(PowerChoices).fields}
+    assert declared.keys() == CHOICES.keys()
     for name, cell in CHOICES.items():
         assert getattr(DEFAULT_CHOICES, name) == next(iter(cell.options)) == next(iter(dict(CHOSEN.values())[name]))
         assert set(cell.options) == dict(CHOSEN.values())[name].keys()
-        assert f"``{name}``: " in (PowerChoices.__doc__ or "")
+        assert set(declared[name].type.values) == cell.options.keys()
 
 
 def test_the_document_has_every_choice_the_default_first() -> None:
@@ -226,34 +225,6 @@ def test_the_document_has_every_choice_the_default_first() -> None:
     assert {name: re.findall(r"`([^`]+)`", words) for name, words in rows} == {
         name: list(cell.options) for name, cell in CHOICES.items()
     }
-
-
-@given(all_choices)
-def test_choices_can_be_typed(choices: PowerChoices) -> None:
-    pairs = [f"{name}={getattr(choices, name)}" for name in CHOICES]
-    assert parse_power_choices(*pairs) == choices
-    assert parse_power_choices(" , ".join(pairs).replace("_", "-")) == choices
-
-
-def test_no_choice_is_every_default() -> None:
-    assert parse_power_choices() == DEFAULT_CHOICES
-
-
-@pytest.mark.parametrize(
-    ("texts", "words"),
-    [
-        (["reset_while_off"], "expected a choice of power such as reset_while_off=boot, found 'reset_while_off'"),
-        ([""], "expected a choice of power"),
-        (["reset_while_off=boot,"], "expected a choice of power"),
-        (["reset_on_sundays=boot"], "the names are power_off_while_off, "),
-        (["reset_while_off=BOOT"], "reset_while_off should be one of refuse, boot, but is 'BOOT'"),
-        (["reset_while_off=boot", "reset-while-off=refuse"], "made twice: boot and refuse"),
-    ],
-)
-def test_choices_that_are_none(texts: list[str], words: str) -> None:
-    with pytest.raises(OperatorError) as caught:
-        parse_power_choices(*texts)
-    assert words in str(caught.value)
 
 
 def test_a_word_that_is_no_option_is_a_misuse() -> None:

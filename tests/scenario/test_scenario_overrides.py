@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import OperatorError
-from agent.scenario.reading import as_document, scenario_from
+from agent.scenario.reading import scenario_from
+from agent.scenario.redacted import as_document
 
 TEXT = """
 [fleet]

@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 
 from agent import plists
 from agent.errors import OperatorError
-from agent.fleet.durations import parse_duration
 from agent.lom.power import CHOICES, PowerChoices
+from agent.net.apns.behaviour import PushBehaviour
+from agent.net.mac.fleet import FleetBehaviour
 from agent.scenario.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisson, Ramp, Replay, Steps
 from agent.scenario.keys import keys_of, tables
 from agent.scenario.pacing import Closed, pace
-from agent.scenario.reading import MAX_BYTES, as_document, read_scenario, scenario_from
-from agent.scenario.types import PHASE_KINDS, ArrivingPhase, PowerPart, Scenario
+from agent.scenario.reading import MAX_BYTES, read_scenario, scenario_from
+from agent.scenario.redacted import as_document
+from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Scenario
 
 ENROLL = '[[phase]]\nkind = "enroll"\n'
 CHECKIN = f'{ENROLL}[[phase]]\nkind = "checkin"\n'
@@ -75,14 +77,13 @@ def test_what_follows_from_the_rest_is_filled_in() -> None:
 
 
 def test_the_defaults_are_those_of_the_rooms_that_they_are_for() -> None:
-    power = PowerPart()
-    assert {name: getattr(power, name) for name in power.__struct_fields__} == {
-        name: getattr(PowerChoices(), name) for name in CHOICES
-    }
+    scenario = read(ENROLL)
+    assert FleetBehaviour.of(scenario.fleet) == FleetBehaviour()
+    assert PushBehaviour.of(scenario.push) == PushBehaviour()
+    assert scenario.fleet.power == PowerChoices()
     for name, choice in CHOICES.items():
         for word in choice.options:
             assert getattr(read(f'[fleet.power]\n{name} = "{word}"\n{ENROLL}').fleet.power, name) == word
-    assert parse_duration(read(ENROLL).fleet.boot)
 
 
 def test_every_key_is_described() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent.scenario.reading import as_document, scenario_from
+from agent.scenario.reading import scenario_from
+from agent.scenario.redacted import as_document
 
 SECRET = "hunter2"
 PHASES = [{"kind": "enroll"}, {"kind": "command"}]

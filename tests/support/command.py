@@ -1,11 +1,19 @@
-"""The installed command, run as a process, as a user runs it."""
+"""The command, run as a process, as a user runs it; and within this process, where only its answer matters."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
+
+from click.testing import CliRunner
+from twisted.internet import reactor
+
+from agent.cli import main
+from agent.cli.signals import ENDING, restore
 
 COMMAND = str(Path(sys.executable).with_name("lom-agent"))
 SECONDS = 120.0
@@ -14,6 +22,24 @@ SECONDS = 120.0
 def lom_agent(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run ``lom-agent`` with these arguments to its end."""
     return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=SECONDS, check=False)
+
+
+def lom_agent_here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run ``lom-agent`` within this process, for a command that ends before it needs the reactor."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    with (
+        CliRunner().isolation() as (output, errors, _),
+        patch.object(sys, "argv", ["lom-agent", *arguments]),
+        patch.object(reactor, "run", side_effect=AssertionError("the command needs the reactor: run it as a process")),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code
+        finally:
+            restore(before)
+    assert isinstance(status, int)
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
 
 
 def patched(folder: Path, patch: str) -> dict[str, str]:

@@ -1,49 +1,80 @@
-"""Settings of the APNs simulator: delays, power saving, rules, strictness."""
+"""The settings of the APNs simulator: strictness, delays, power saving and rules."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Struct
 
 from agent.errors import OperatorError
 from agent.fleet.durations import parse_duration
 from agent.push.delays import Delay, no_delay
 from agent.push.requests import PushPolicy
 from agent.push.rules import Rule, parse_rule
+from agent.settings import Seconds, key
 
-AT_ONCE = "constant:0"
+
+class PushSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How APNs behaves."""
+
+    strict: Annotated[bool, key("Refuse pushes without `apns-topic` or without `apns-push-type: mdm`.")] = False
+    delay: Annotated[
+        str | None,
+        key(
+            "How long a push takes: `constant:N`, `uniform:SHORTEST,LONGEST`, `lognormal:MEDIAN,SIGMA`; none: no "
+            "delay.",
+            "s",
+            example="lognormal:0.3,0.5",
+        ),
+    ] = None
+    power_saving: Annotated[
+        Seconds,
+        key(
+            "Deliver pushes of priority 5 only in windows this far apart, and of priority 1 in every fourth window; "
+            "0: no windows.",
+            "s",
+        ),
+    ] = 0.0
+    rules: Annotated[
+        tuple[str, ...],
+        key(
+            'Faults to inject, such as `"429 share=0.05"` or `"away from=20 for=5"`; docs/push.md lists them.',
+            example=["429 share=0.05"],
+        ),
+    ] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PushBehaviour:
-    """Plain data that the router and every push endpoint get. Raises OperatorError for values that are not valid."""
+class PushBehaviour(PushSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How APNs behaves, as plain data: every process makes its part of the simulator from it.
 
-    strict: bool = False
-    """Refuse what Apple's documentation refuses and real servers do; see ``agent.push.requests.PushPolicy``."""
-    delay: str = AT_ONCE
-    """How long a push takes: a duration in seconds (``agent.fleet.durations``), or AT_ONCE."""
-    power_saving: float = 0.0
-    """The interval in seconds at which pushes of low priority are delivered; 0 delivers them immediately."""
-    rules: tuple[str, ...] = ()
-    """Injected faults, in the form that ``agent.push.rules`` documents."""
+    Raises OperatorError for a delay, a time or a rule that cannot be used.
+    """
 
     def __post_init__(self) -> None:
         parse_delay(self.delay)
         if not 0.0 <= self.power_saving < float("inf"):
-            raise OperatorError(f"power saving should be a number of seconds from 0, but is {self.power_saving!r}")
+            raise OperatorError(
+                f"Expected power saving in seconds, 0 or more, found {self.power_saving!r}. Give a number of seconds."
+            )
         self.parsed_rules()
 
+    @classmethod
+    def of(cls, settings: PushSettings) -> PushBehaviour:
+        """The behaviour that the settings describe, of which a scenario's table has more. Raises OperatorError."""
+        return cls(**{name: getattr(settings, name) for name in PushSettings.__struct_fields__})
+
     def policy(self) -> PushPolicy:
-        """Which requests are refused."""
+        """What the gateway refuses."""
         return PushPolicy(strict=self.strict)
 
     def parsed_rules(self) -> tuple[Rule, ...]:
-        """The injected faults."""
+        """The faults to inject."""
         return tuple(parse_rule(text) for text in self.rules)
 
 
-def parse_delay(text: str) -> Delay:
-    """Parse ``delay``. Raises OperatorError."""
-    if text == AT_ONCE:
+def parse_delay(text: str | None) -> Delay:
+    """The delay of a push, from the text of its distribution; None is no delay. Raises OperatorError."""
+    if text is None:
         return no_delay
     duration = parse_duration(text)
     return lambda chance: duration.draw(lambda: chance)

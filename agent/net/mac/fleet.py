@@ -8,40 +8,51 @@ from dataclasses import dataclass
 from agent.device.mac import Device
 from agent.device.packed import IdleStore
 from agent.fleet.chance import Chance
-from agent.fleet.durations import Duration, Durations, Uniform
+from agent.fleet.durations import Duration, Durations, parse_duration
 from agent.fleet.population import NoSuchMacError, Population
 from agent.lom.link import LIMITS
-from agent.lom.power import DEFAULT_CHOICES, PowerChoices
-from agent.mdm.session import DEFAULT_TIMING, REFUSED_RETRIES, Timing
+from agent.lom.power import PowerChoices
+from agent.mdm.session import DEFAULT_TIMING, Timing
+from agent.net.mac.behaviour import MacSettings
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
 
-# Seconds. A real Mac takes about 30; shorter here, so that a first run is short.
-BOOT = Uniform(1.0, 3.0)
-SHUTDOWN = Uniform(0.2, 1.0)
 # Macs in one call of ``Fleet.rest``, which takes a millisecond or two.
 RESTS_AT_ONCE = 10
 LOOKS_AT_ONCE = 50
 
 
+_DEFAULTS = MacSettings()
+_BOOT = parse_duration(_DEFAULTS.boot)
+_SHUTDOWN = parse_duration(_DEFAULTS.shutdown)
+
+
 @dataclass(frozen=True, slots=True)
 class FleetBehaviour:
-    """How the Macs behave where macOS or Apple's documentation leaves it open."""
+    """The settings of the Macs, with durations and time-outs parsed. ``MacSettings`` says what each one means."""
 
-    not_now: float = 0.0
-    """The probability (0 to 1) of NotNow for a command that allows it."""
-    not_now_for: float = 0.0
-    """Seconds from the start in which every command that allows it is answered with NotNow."""
+    not_now: float = _DEFAULTS.not_now
+    not_now_for: float = _DEFAULTS.not_now_for
     timing: Timing = DEFAULT_TIMING
-    """When a Mac opens a session by itself after NotNow or a failure."""
-    refused_retries: int = REFUSED_RETRIES
-    """How often a result that the server refuses is delivered again."""
-    boot: Duration = BOOT
-    shutdown: Duration = SHUTDOWN
-    power: PowerChoices = DEFAULT_CHOICES
-    """The effects of LOM requests that Apple does not specify."""
+    refused_retries: int = _DEFAULTS.refused_retries
+    boot: Duration = _BOOT
+    shutdown: Duration = _SHUTDOWN
+    power: PowerChoices = _DEFAULTS.power
+
+    @classmethod
+    def of(cls, settings: MacSettings) -> FleetBehaviour:
+        """The behaviour that the settings describe. Raises OperatorError for text that is not a duration."""
+        return cls(
+            not_now=settings.not_now,
+            not_now_for=settings.not_now_for,
+            timing=Timing(not_now=settings.not_now_retry),
+            refused_retries=settings.refused_retries,
+            boot=parse_duration(settings.boot),
+            shutdown=parse_duration(settings.shutdown),
+            power=settings.power,
+        )
 
 
 DEFAULT_BEHAVIOUR = FleetBehaviour()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.gateway import APNsPlan
-from agent.net.apns.behaviour import AT_ONCE, PushBehaviour, parse_delay
+from agent.net.apns.behaviour import PushBehaviour, parse_delay
 from agent.net.mac.fleet_push import MacChances
 from agent.pki.authority import Authority
 from agent.push.delays import no_delay
@@ -40,7 +40,7 @@ def test_nonsense_is_refused_when_it_is_made(wrong: dict[str, Any]) -> None:
 
 
 def test_a_delay_is_read_from_its_text() -> None:
-    assert parse_delay(AT_ONCE) is no_delay
+    assert parse_delay(None) is no_delay
     assert [parse_delay("constant:2")(0.5), parse_delay("uniform:1,3")(0.5)] == [2.0, 2.0]
 
 

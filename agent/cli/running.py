@@ -1,0 +1,141 @@
+"""The work of ``lom-agent run``: the conductor in the reactor, the display beside it, and the results at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from agent.cli.apns import apns_plan
+from agent.cli.default_scenario import scenario_of
+from agent.cli.outcome import Outcome, Outputs
+from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.signals import Stopping, printing
+from agent.errors import OperatorError
+from agent.load.conductor import Conductor
+from agent.load.machine import cores, workers_of
+from agent.measure.live import LiveView
+from agent.measure.trace import TraceParts
+from agent.net.transport.addresses import parse_address
+from agent.processes import ProcessEach
+from agent.report.terminal import Display, make_display
+from agent.scenario.types import Scenario
+from agent.service.prometheus import PrometheusExporter
+
+FIRST_CHECKPOINT_SECONDS = 2.0
+CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, in case the run is killed
+
+
+def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
+    """Run the scenario at ``path``, or the default one; the exit status. ``given``: options of the command line.
+
+    Raises OperatorError and UsageError.
+    """
+    with Stopping() as stopping:
+        plan = scenario_of(path, options, given)
+        outputs = Outputs.of(options)
+        outputs.check()
+        console = Console()
+        display = make_display(console, options["quiet"], time.monotonic)
+        outcome = _run(plan, outputs, display, options["prometheus"], stopping)
+        with printing():
+            outcome.tell(console)
+    return outcome.exit_status
+
+
+def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str | None, stopping: Stopping) -> Outcome:
+    workers = workers_of(scenario)
+    apns = apns_plan(scenario)
+    trace = TraceParts(outputs.trace)
+    reactor = the_reactor()
+    exporter = (
+        None if prometheus is None else PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
+    )
+    executor = ProcessEach()
+    outcome = Outcome(scenario, outputs, datetime.now(UTC))
+    watchers = _Watchers(display, exporter)
+    conductor = Conductor(
+        reactor,
+        scenario,
+        executor,
+        workers,
+        watchers,
+        apns=apns,
+        trace=trace.path_of,
+        cores=cores(),
+        kill=executor.kill,
+    )
+    stopping.last = executor.kill
+    watchers.checkpoint = lambda: outcome.checkpoint(conductor)
+
+    async def job() -> None:
+        if exporter is not None:
+            exporter.listen()
+            watchers.note(f"Prometheus metrics: {exporter.url}")
+        try:
+            await conductor.run()
+        finally:
+            if exporter is not None:
+                await exporter.close()
+
+    def interrupt() -> None:
+        conductor.interrupt()
+        watchers.note("Stopping. Press Ctrl-C again to stop without waiting for the workers.")
+
+    try:
+        signal_number = run_until_done(
+            reactor, job(), interrupt, lambda: None, stopping=stopping, abandon=conductor.abandon
+        )
+    except OperatorError:  # the run could not start
+        trace.give_up()
+        raise
+    finally:
+        watchers.close()
+        executor.kill()
+        executor.shutdown()
+    outcome.end(conductor, signal_number, trace)
+    return outcome
+
+
+class _Watchers:
+    """The display and the Prometheus exporter, and a checkpoint of the results from time to time."""
+
+    def __init__(self, display: Display, exporter: PrometheusExporter | None) -> None:
+        self.checkpoint: Callable[[], None] = lambda: None
+        self._display = display
+        self._exporter = exporter
+        self._next = FIRST_CHECKPOINT_SECONDS
+        self._written = True
+
+    def note(self, text: str) -> None:
+        """Show a message."""
+        with printing():
+            self._display.note(text)
+
+    def look(self, view: LiveView) -> None:
+        """Show the current state of the run; write a checkpoint where one is due."""
+        with printing():
+            self._display.look(view)
+        if self._exporter is not None:
+            self._exporter.look(view)
+        if view.elapsed >= self._next:
+            self._next = view.elapsed + CHECKPOINT_SECONDS
+            self._checkpoint()
+
+    def close(self) -> None:
+        """Restore the terminal."""
+        with printing():
+            self._display.close()
+
+    def _checkpoint(self) -> None:
+        try:
+            self.checkpoint()
+        except OperatorError as error:  # such as a full disk: the run continues
+            if self._written:
+                self.note(f"Warning: {error}")
+            self._written = False
+        else:
+            self._written = True

@@ -1,0 +1,110 @@
+"""The list of commands and the options made from scenario keys."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+
+import click
+import pytest
+from click.testing import CliRunner
+from command import SECONDS
+
+from agent.cli.commands import COMMANDS, cli
+from agent.cli.run import run
+from agent.cli.scenario_options import GROUPS, KeyOption, overrides
+from agent.scenario.reading import scenario_from
+from agent.scenario.types import Scenario
+
+HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "multiprocessing"}
+OPTIONS = [option for options in GROUPS.values() for option in options]
+# A value for each option that is not its key's default; those that the checks of a scenario require go with it.
+VALUES: dict[str, object] = {
+    "--workers": 3, "--devices": 7, "--segment-size": 3, "--seed": "other", "--boot": "constant:2",
+    "--shutdown": "constant:2", "--not-now": 0.25, "--not-now-for": 2.0, "--not-now-retry": 2.0,
+    "--enroll": "https://mdm.example/", "--identity": "scep", "--keys": "pool:2", "--ca": ("ca.pem",),
+    "--insecure": True, "--enroll-retries": 2, "--lom-network": "memory", "--apns": "127.0.0.1:2197",
+    "--apns-tls": "apns", "--apns-cert": "apns.pem", "--apns-key": "apns.key", "--apns-provider-ca": ("ca.pem",),
+    "--apns-strict": True, "--apns-delay": "constant:2", "--apns-power-saving": 2.0,
+    "--apns-rule": ("429 share=0.5", "break first=1"),
+}  # fmt: skip
+NEEDS = {
+    "--keys": {"identity": "scep"},
+    "--apns-cert": {"apns_key": "apns.key"},
+    "--apns-key": {"apns_cert": "apns.pem"},
+    **{name: {"enroll": "https://mdm.example/"} for name in ("--enroll", "--ca", "--insecure")},
+}
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """The top-level packages that a process has imported when the command ends."""
+    program = (
+        f"import atexit, sys\nsys.argv = {['lom-agent', *arguments]!r}\n"
+        "atexit.register(lambda: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr))\n"
+        "from agent.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=SECONDS)
+    return set(done.stderr.decode().split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["scenario", "doc"]])
+def test_help_imports_no_network_no_cryptography_and_no_display(arguments: list[str]) -> None:
+    loaded = modules_of(*arguments)
+    assert {"agent", "click"} <= loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_command_says_itself(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+    assert command.get_short_help_str(limit=200) == COMMANDS[name].help
+
+
+def test_a_command_that_does_not_exist_is_none() -> None:
+    assert cli.get_command(click.Context(cli), "nonsense") is None
+
+
+def test_help_lists_every_command_and_every_option_of_run_once() -> None:
+    text = CliRunner().invoke(cli, ["--help"]).output
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    text = CliRunner().invoke(run, ["--help"]).output
+    names = [option for parameter in run.params for option in parameter.opts if option.startswith("--")]
+    assert [text.count(f"\n  {name} ") for name in names] == [1] * len(names)
+    for group in (*GROUPS, "Results"):
+        assert f"\n{group}:\n" in text
+
+
+def test_every_option_has_a_value_here() -> None:
+    assert {option.name for option in OPTIONS} == VALUES.keys()
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_an_option_sets_its_key_and_takes_what_the_key_takes(option: KeyOption) -> None:
+    def key_of(scenario: Scenario) -> object:
+        table, name = option.key.split(".")
+        return getattr(getattr(scenario, table), name)
+
+    value = VALUES[option.name]
+    given = {**NEEDS.get(option.name, {}), option.parameter: value}
+    server = {"server": {"adapter": "none"}} if "enroll" in given else {}
+    document = {**server, "phase": [{"kind": "enroll"}]}
+    (parameter,) = [each for each in run.params if each.name == option.parameter]
+    typed = (value if isinstance(value, tuple) else (value,)) if value is not True else ()
+    words = [word for each in typed for word in (option.name, str(each))] or [option.name]
+    context = run.make_context("run", words)
+    assert context.params[option.parameter] == value
+    assert parameter.help  # type: ignore[attr-defined]
+    assert key_of(scenario_from(document, list(overrides(given)))) == value
+
+
+def test_the_default_that_help_shows_is_the_keys() -> None:
+    context = run.make_context("run", [])
+    defaults = scenario_from(tomllib.loads('[[phase]]\nkind = "enroll"'))
+    for option in OPTIONS:
+        table, name = option.key.split(".")
+        expected = getattr(getattr(defaults, table), name)
+        if table != "push":  # where the embedded lab fills in the gateway
+            assert context.params[option.parameter] == expected, option.name
