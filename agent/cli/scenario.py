@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.errors import OperatorError
+from agent.files import write_file
 from agent.scenario.reading import read_scenario
 from agent.scenario.reference import document
 from agent.scenario.summary import PhaseLine, Summary, length_words, summary
@@ -89,13 +91,9 @@ def scenario_new(file: str | None, kinds: tuple[str, ...], force: bool) -> None:
     if file is None:
         click.echo(text, nl=False)
         return
-    try:
-        with Path(file).open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError as error:
-        raise OperatorError(f"{file} is there already; write over it with --force, or name another file") from error
-    except OSError as error:
-        raise OperatorError(f"the scenario {file} cannot be written: {error.strerror}") from error
+    if not force and os.path.lexists(file):
+        raise OperatorError(f"Expected no file {file}, found one. Give --force to replace it, or name another file.")
+    write_file(Path(file), text.encode())
     click.echo(f"{file} is written. Look at it: lom-agent scenario check {file}")
 
 

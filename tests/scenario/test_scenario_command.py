@@ -54,7 +54,7 @@ def test_new_writes_a_scenario_that_checks_and_never_writes_over_one(tmp_path: P
     assert command("new", file, "--kind", "lom", "--kind", "power_cut").exit_code == 0
     text = file.read_text()
     assert command("check", file).exit_code == 0
-    with pytest.raises(OperatorError, match=r"mine\.toml is there already; write over it with --force"):
+    with pytest.raises(OperatorError, match=r"mine\.toml, found one. Give --force"):
         command("new", file)
     assert file.read_text() == text
     assert command("new", file, "--force").exit_code == 0

@@ -328,7 +328,7 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
         (None, "cannot be read: No such file"),
         (b"a = ", "is no TOML: Invalid value"),
         (b"a = '\xff'", "is no UTF-8 text, at byte 5"),
-        (b"#" * (MAX_BYTES + 1), "is over 1,048,576 bytes long"),
+        (b"#" * (MAX_BYTES + 1), "Expected at most 1,048,576 bytes in the scenario "),
         (b"a = " + b"[" * 5000 + b"]" * 5000, "is no TOML"),
         (b"request = " + b"[" * 60 + b"]" * 60 + b"\n" + ENROLL.encode(), 'has no key "request"'),
     ],
