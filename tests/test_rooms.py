@@ -20,7 +20,6 @@ ROOMS = (
     "processes",
     "files",
     "pki",
-    "lenient_xml",
     "plists",
     "push",
     "measure",
@@ -51,7 +50,7 @@ ROOMS = (
 PACKAGE = "agent"
 FOLDER = Path(__file__).parent.parent / PACKAGE
 WITHOUT_IO = (
-    "errors", "pki", "lenient_xml", "plists", "push", "mdm", "lom", "fleet", "profiles", "faults", "device",
+    "errors", "pki", "plists", "push", "mdm", "lom", "fleet", "profiles", "faults", "device",
 )  # fmt: skip
 FRONT_DOORS = ("cli", "pytest_plugin", "__main__")
 IO_MODULES = ("asyncio", "http", "select", "selectors", "socket", "ssl", "subprocess", "threading", "time", "twisted")

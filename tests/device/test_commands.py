@@ -423,7 +423,7 @@ def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
 def test_the_answer_command_says_why_it_cannot_answer(tmp_path: Path) -> None:
     done = lom_agent("answer", "-", stdin=b"no plist")
     assert done.returncode == 2
-    assert b"no property list" in done.stderr
+    assert b"not a property list" in done.stderr
     dropped = lom_agent("answer", "-", stdin=plistlib.dumps({"Command": {"RequestType": "LOMSetupRequest"}}))
     assert dropped.returncode == 2
     assert b"CommandUUID" in dropped.stderr

@@ -375,8 +375,8 @@ def test_files_are_beside_the_scenario_and_those_of_overrides_where_the_command_
     ("key", "data", "said"),
     [
         ("request_file", None, "the request_file FILE cannot be read: No such file"),
-        ("request_file", b"hello", "the request_file FILE is no property list"),
-        ("request_file", plists.dump_xml([1]), "the request_file FILE should be a dictionary, but is an array"),
+        ("request_file", b"hello", "the request_file FILE is not a property list"),
+        ("request_file", plists.dump_xml([1]), "expected the request_file FILE to be a dictionary, found an array"),
         ("request_file", plists.dump_xml({"a": 1}), "request needs its RequestType"),
         ("replay_file", b"1\nx\n", "line 2 of the replay_file FILE should be a number of seconds from 0 to 2,592,000"),
         ("replay_file", b"-1\n", "line 1 of the replay_file FILE should be a number of seconds"),

@@ -136,7 +136,7 @@ def test_a_server_that_forgot_the_mac_can_have_it_enrol_again(run_in_reactor: Ru
 
 
 NOT_A_COMMAND = [
-    pytest.param(b"OK", "plist", "no property list", id="text"),
+    pytest.param(b"OK", "plist", "not a property list", id="text"),
     pytest.param(b"<html><body>Sign in</body></html>", "html_page", "found an HTML page (status 200)", id="a web page"),
     pytest.param(b"bplist00" + b"\xff" * 40, "plist", "property list", id="broken binary"),
     pytest.param(plistlib.dumps([]), "plist", "should be a dictionary", id="an array"),
