@@ -1,7 +1,7 @@
-"""One push on its way between two processes: from the gateway to whoever owns the Mac, and its answer back. No I/O.
+"""A push between two processes: from the gateway to the one that simulates the Mac, and its answer back. No I/O.
 
-The bytes are MessagePack; who carries them keeps each message whole. Both ends are ours, yet nothing is taken on trust:
-what is too long or of another form is refused.
+The messages are MessagePack, and the transport keeps their boundaries. They are untrusted input: a message that is too
+long or of another form is refused.
 """
 
 from __future__ import annotations
@@ -25,45 +25,46 @@ _Status = Annotated[int, msgspec.Meta(ge=0, le=599)]
 
 
 class PushWireError(PeerError):
-    """The other process sent what is no push, or no answer to one."""
+    """A malformed message of the other process."""
 
     kind = "push_wire"
 
 
 class RoutedPush(msgspec.Struct, frozen=True, array_like=True):
-    """A provider's request as it came, whole.
-
-    ``number`` is the router's own, ``at`` when the request was whole (seconds since the epoch), ``spent`` the rules for
-    the first so many pushes that are not for it.
-    """
+    """A provider's complete request, not yet validated."""
 
     number: _Count
+    """Assigned by the router; the answer has it too."""
     at: float
+    """When the request was complete, in seconds since the epoch."""
     fields: list[tuple[str, str]]
     body: bytes
     topic: str
     certified: bool
     fault: str
     spent: tuple[_Count, ...] = ()
+    """The numbers of the ``first=`` rules that do not apply to it."""
 
     @property
     def provider(self) -> Provider:
-        """Who pushes."""
+        """The sender of the push."""
         return Provider(self.topic, self.certified, self.fault)
 
 
 class RoutedAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """What became of the push ``number``; status 0 breaks the connection. ``rule`` is the one that it met."""
+    """The outcome of the push ``number``."""
 
     number: _Count
     status: _Status
+    """The HTTP status; 0 breaks the connection."""
     apns_id: str
     body: bytes
     rule: _Count | None
+    """The number of the rule that applied, if any."""
 
     @property
     def outcome(self) -> Outcome:
-        """As the gateway has it."""
+        """The outcome for the provider's connection."""
         if self.status == _BROKEN:
             return Broken(self.rule)
         return Answer(self.status, self.apns_id, self.body, self.rule)
@@ -79,9 +80,9 @@ def decode_push(octets: bytes) -> RoutedPush:
     try:
         push = _pushes.decode(_bounded(octets))
     except msgspec.MsgspecError as error:
-        raise PushWireError(f"expected a push from the gateway's process, found something else: {error}") from error
+        raise PushWireError(f"Expected a push from the gateway's process, found something else: {error}.") from error
     if not math.isfinite(push.at):
-        raise PushWireError("expected the time at which a push came, found no number")
+        raise PushWireError("Expected the time of a push, found a number that is not finite.")
     return push
 
 
@@ -97,15 +98,15 @@ def decode_answer(octets: bytes) -> RoutedAnswer:
     try:
         answer = _answers.decode(_bounded(octets))
     except msgspec.MsgspecError as error:
-        raise PushWireError(f"expected the answer to a push, found something else: {error}") from error
+        raise PushWireError(f"Expected the answer to a push, found something else: {error}.") from error
     if _APNS_ID.fullmatch(answer.apns_id) is None or 0 < answer.status < 200:
-        raise PushWireError(f"no answer to a push has the status {answer.status} and the id {answer.apns_id[:40]!r}")
+        raise PushWireError(f"Expected a status and an apns-id, found {answer.status} and {answer.apns_id[:40]!r}.")
     return answer
 
 
 def _bounded(octets: bytes) -> bytes:
     if len(octets) > MAX_MESSAGE_BYTES:
-        raise PushWireError(f"a message about a push has {len(octets)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
+        raise PushWireError(f"Expected a message of at most {MAX_MESSAGE_BYTES} bytes, found {len(octets)}.")
     return octets
 
 

@@ -267,7 +267,7 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         # push
         ('[push]\nlisten = "here"\n' + ENROLL, "push.listen should be ADDRESS:PORT, such as 127.0.0.1:2197"),
         ('[push]\nlisten = "::1:99999"\n' + ENROLL, "push.listen should be ADDRESS:PORT"),
-        ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: a rule of the gateway begins with"),
+        ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: Expected a gateway rule that begins with"),
         ('[push]\ndelay = "slow"\n' + ENROLL, "push.delay: expected constant:SECONDS"),
         ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key go together"),
         ('[push]\ncert = "c"\nkey = "k"\ntls = "d"\n' + ENROLL, "push.tls makes the certificate that push.cert brings"),

@@ -16,7 +16,7 @@ from agent.pki import der
 from agent.pki.identity import Identity
 from agent.pki.scep.cacert import certificates_only
 from agent.pki.scep.csr import CertificateRequest, read_csr
-from agent.pki.scep.envelope import Cipher, close_envelope, open_envelope, rsa_key_of
+from agent.pki.scep.envelope import Cipher, close_envelope, open_envelope
 from agent.pki.scep.errors import FailInfo, SCEPFailure
 from agent.pki.scep.messages import Header, MessageType, PKIMessage, PKIStatus, sign_message
 
@@ -39,14 +39,6 @@ class SCEPRequest:
     def signer(self) -> x509.Certificate:
         """The client's certificate: self-signed for a first one, the old one (for the caller to judge) in a renewal."""
         return self.message.signer
-
-    @property
-    def own_key(self) -> bool:
-        """Whether the key to be certified also signed the message, as RFC 8894, 2.3, has it of a first request.
-
-        Not every client does so; the request inside is signed by that key in any case.
-        """
-        return self.csr is not None and rsa_key_of(self.signer) == self.csr.public_key
 
 
 def read_request(message: PKIMessage, ca: Identity) -> SCEPRequest:
@@ -78,12 +70,6 @@ def cert_rep_success(
     envelope = close_envelope(certificates_only([issued, *chain]), request.signer, request.cipher)
     header = _answer(request.message.header, sender_nonce, PKIStatus.SUCCESS)
     return sign_message(header, envelope, ca.certificate, _rsa(ca), request.message.digest)
-
-
-def cert_rep_pending(message: PKIMessage, ca: Identity, sender_nonce: bytes) -> bytes:
-    """A CertRep that asks the client to poll."""
-    header = _answer(message.header, sender_nonce, PKIStatus.PENDING)
-    return sign_message(header, NOTHING, ca.certificate, _rsa(ca), message.digest)
 
 
 def cert_rep_failure(

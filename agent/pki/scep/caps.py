@@ -62,11 +62,6 @@ class Capabilities:
         """Whether PKIOperation is sent by POST; else by GET with the message in base64."""
         return self._any(Capability.POST_PKI_OPERATION, Capability.SCEP_STANDARD)
 
-    @property
-    def renewal(self) -> bool:
-        """Whether a RenewalReq is understood."""
-        return self._any(Capability.RENEWAL)
-
     def _any(self, *words: Capability) -> bool:
         return not self.words.isdisjoint(words)
 

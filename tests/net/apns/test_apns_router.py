@@ -316,8 +316,8 @@ def test_a_rule_whose_push_got_no_answer_is_still_to_come() -> None:
 @pytest.mark.parametrize(
     ("shard", "octets", "words"),
     [
-        (0, b"", "expected the answer"),
-        (0, b"\x93\x01\x02\x03", "expected the answer"),
+        (0, b"", "Expected the answer"),
+        (0, b"\x93\x01\x02\x03", "Expected the answer"),
         (0, encode_answer(4, Answer(200, "")), "which nobody sent"),
         (1, encode_answer(1, Answer(200, "")), "went to shard 0"),
     ],
@@ -331,7 +331,7 @@ def test_what_is_no_answer_is_refused(shard: int, octets: bytes, words: str) -> 
 
 def test_a_desk_refuses_what_is_no_push() -> None:
     push_endpoint = EndpointOfMacs(Clock(), range(MACS), ())
-    with pytest.raises(PushWireError, match="expected a push"):
+    with pytest.raises(PushWireError, match="Expected a push"):
         push_endpoint.push_endpoint.receive(b"nonsense")
 
 
