@@ -197,7 +197,7 @@ def test_a_number_where_a_boolean_is_expected_is_taken_by_its_value(value: objec
     assert device.settings.mdm_options["BootstrapTokenAllowed"] is True
     warnings = device.take_warnings()
     assert len(warnings) == (0 if value is True else 3)
-    assert all("it is taken by its value" in text for text in warnings)
+    assert all("it is converted" in text for text in warnings)
     assert device.take_warnings() == ()
 
 
