@@ -1,7 +1,7 @@
-"""The tree of errors: our own misuse, the peer's fault, the operator's input.
+"""The error classes: misuse by our own code, a fault of the peer, unusable input of the operator.
 
-Every error says what was expected, what was found and, where there is something to do, what to do next.
-``kind`` is a short stable word under which results count it; the message is for the person who reads it.
+A message says what was expected, what was found and, where possible, what to do next. ``kind`` is the short stable
+word under which the results count an error.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from typing import ClassVar
 
 
 class LomAgentError(Exception):
-    """The root: anything that this program raises on purpose."""
+    """The base class of every error that this program raises itself."""
 
     kind: ClassVar[str] = "error"
 
 
 class MisuseError(LomAgentError):
-    """Our own code called something out of turn: a defect of this program, never of a peer."""
+    """Our own code made an invalid call: a defect of this program, never of a peer."""
 
     kind = "misuse"
 
 
 class PeerError(LomAgentError):
-    """The other side of a connection, or the bytes that came from it, broke a rule."""
+    """The other end of a connection, or the bytes that it sent, broke a rule."""
 
     kind = "peer"
-    timed_out: ClassVar[bool] = False  # whether it says that something took longer than its time limit
+    timed_out: ClassVar[bool] = False  # True where an operation exceeded its time limit
 
 
 class CutShort(PeerError):
-    """What was under way was ended by this program itself: the Mac went down, the run is over. Nobody has failed."""
+    """This program ended an operation itself: the Mac lost power or the run finished. It is not a failure."""
 
     kind = "stopped"
 
 
 class OperatorError(LomAgentError):
-    """What the person at the terminal gave (a file, an option, an address) cannot be used."""
+    """A file, an option or an address that the operator gave cannot be used."""
 
     kind = "input"

@@ -1,8 +1,12 @@
-"""Files that are written whole or not at all; those with a secret are private to their owner from the first byte on."""
+"""Files that the operator names: bounded reads, atomic writes, and files that only their owner can read.
+
+Every error is an OperatorError with the file's path and the system's reason.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -12,43 +16,72 @@ from agent.errors import OperatorError
 BUFFER_BYTES = 64 * 1024
 
 
+def read_file(path: str | os.PathLike[str], what: str, most: int, *, advice: str = "") -> bytes:
+    """The content of a file of at most ``most`` bytes.
+
+    ``what`` names it in the error ("the scenario"), ``advice`` is a sentence for one that is longer.
+    Raises OperatorError.
+    """
+    try:
+        with open(path, "rb") as file:
+            octets = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"{what} {path} cannot be read: {_reason(error)}") from error
+    if len(octets) > most:
+        raise OperatorError(f"Expected at most {most:,} bytes in {what} {path}, found more. {advice}".rstrip())
+    return octets
+
+
+def write_file(path: Path, octets: bytes, *, private: bool = False, make_folder: bool = False) -> Path:
+    """Write a file, in place of one with this name, and return its path.
+
+    A reader finds the old file or the new one, never a part; an attempt that fails leaves nothing behind. A
+    ``private`` file has the mode 0600. ``make_folder`` makes the folders above it that are missing.
+    Raises OperatorError.
+    """
+    # In the same folder, because a file replaces another only within one file system.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(octets)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as error:
+        raise OperatorError(
+            f"{path} cannot be written: {_reason(error)}. Name a file in a folder that you may write to."
+        ) from error
+    return path
+
+
 def open_private(path: Path) -> BinaryIO:
+    """Open the trace file at ``path``, empty and with the mode 0600, for buffered writing. Raises OperatorError."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                # A file that was there keeps its mode and its bytes when opened. Close it to others before the first
-                # line is in it; a pipe or /dev/null is not ours to change.
+                # An existing file keeps its mode and its bytes when it is opened: close it to other users before the
+                # first line is written. A pipe or /dev/null keeps its mode.
                 os.fchmod(descriptor, 0o600)
                 os.ftruncate(descriptor, 0)
             return os.fdopen(descriptor, "wb", buffering=BUFFER_BYTES)
         except BaseException:
             os.close(descriptor)
             raise
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character in it
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+    except (OSError, ValueError) as error:
         raise OperatorError(
-            f"The trace file {path} cannot be opened for writing: {reason}. Name a file in a directory that is "
-            "there and that you may write to."
+            f"The trace file {path} cannot be opened for writing: {_reason(error)}. Name a file in a directory that "
+            "exists and that you may write to."
         ) from error
 
 
-def write_secret(path: Path, octets: bytes) -> None:
-    """Write a file of mode 0600, in place of one that is there. Raises OperatorError."""
-    write_whole(path, octets, mode=0o600)
-
-
-def write_whole(path: Path, octets: bytes, *, mode: int = 0o644) -> None:
-    """Write a file, in place of one that is there: whoever reads it finds the old one or the new one, whole.
-
-    Raises OperatorError.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.unlink(missing_ok=True)  # of a process that was killed
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(octets)
-        part.replace(path)
-    except OSError as error:
-        raise OperatorError(f"{path} cannot be written: {error.strerror}") from error
+def _reason(error: OSError | ValueError) -> str:
+    """What the system says; a ValueError is a path with a null character in it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,7 +1,7 @@
-"""The processes that this program starts for its own work: how they begin, and that none outlives it.
+"""Child processes: their start, their signals, and their end with the parent process.
 
 Signals that end a program go to the whole process group (Ctrl-C, a closed terminal) or to the whole unit (systemd).
-What they mean the first process alone decides, so the others never hear of them.
+Only the first process handles them; its children ignore them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class RemoteError(Exception):
-    """What a call in another process raised."""
+    """The exception of a call in another process, as text."""
 
 
 class ProcessEach(Executor):
-    """Runs each call in a process of its own, so that one that is killed takes no other along."""
+    """Runs each call in a process of its own, so that a killed process fails only its own call."""
 
     def __init__(self) -> None:
         self._processes: list[SpawnProcess] = []
@@ -41,12 +41,12 @@ class ProcessEach(Executor):
     def submit(
         self, function: Callable[Parameters, Outcome], /, *arguments: Parameters.args, **named: Parameters.kwargs
     ) -> Future[Outcome]:
-        """Start a process that calls ``function``. Its future fails with BrokenExecutor where the process dies."""
+        """Start a process that calls ``function``. The future fails with BrokenExecutor where the process dies."""
         context = get_context("spawn")
         ours, its = context.Pipe(duplex=False)
         process = context.Process(target=_call, args=(its, function, arguments, named))
         with signals_held_back():
-            resource_tracker.ensure_running()  # a helper of multiprocessing; it lets two of the signals in again
+            resource_tracker.ensure_running()  # its start unblocks SIGINT and SIGTERM
         with signals_held_back():
             process.start()
         its.close()
@@ -59,14 +59,14 @@ class ProcessEach(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Wait for those that were started; no call can be cancelled."""
+        """Wait for the processes to end. No call can be cancelled."""
         del cancel_futures
         if wait:
             for thread in self._threads:
                 thread.join()
 
     def kill(self, number: int | None = None) -> None:
-        """End the process of one call, counted from 0 in their order, or of each: nobody waits for it any more."""
+        """Kill the process of one call, counted from 0 in order of their submission, or of every call."""
         for process in self._processes if number is None else self._processes[number : number + 1]:
             if process.is_alive():
                 process.kill()
@@ -76,13 +76,13 @@ def _call(its: Connection, function: Callable[..., Any], arguments: tuple[Any, .
     begin_child()
     try:
         outcome = True, function(*arguments, **named)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told
+    except Exception as error:  # noqa: BLE001 - the parent raises it as RemoteError
         outcome = False, str(error) or type(error).__name__
     its.send(outcome)
 
 
 def _await(ours: Connection, process: SpawnProcess, future: Future[Any]) -> None:
-    """Settle a future with what its process says, or with its death."""
+    """Settle a future with the outcome that its process sends, or with BrokenExecutor."""
     try:
         with ours:
             good, outcome = ours.recv()
@@ -99,7 +99,7 @@ def _await(ours: Connection, process: SpawnProcess, future: Future[Any]) -> None
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """What is started in here never hears of the signals that end a program, not even before ``begin_child``."""
+    """Block the ending signals: a process that is started meanwhile does not receive them before ``begin_child``."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -111,9 +111,9 @@ def signals_held_back() -> Iterator[None]:
 
 
 def begin_child() -> None:
-    """The first that a process of ours does; the ``initializer`` of a pool.
+    """The first call in every child process; the ``initializer`` of a pool.
 
-    A parent that was killed tells nobody: its children end by themselves.
+    It ignores the ending signals, and ends the process when the parent ends, also where the parent was killed.
     """
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
@@ -132,10 +132,10 @@ _PEAK = b"VmHWM:"
 
 
 def peak_kib(status: Path = _STATUS) -> int:
-    """The most resident memory that this program had, in KiB; 0 where the system does not tell.
+    """The peak resident memory of this process, in KiB; 0 where the system does not report it.
 
-    On Linux ``ru_maxrss`` survives execve(2), so that it counts the process from which this program was started;
-    ``VmHWM`` (proc_pid_status(5)) is of this program alone.
+    On Linux ``ru_maxrss`` survives execve(2), so it includes the process from which this program was started;
+    ``VmHWM`` (proc_pid_status(5)) covers this program only.
     """
     try:
         lines = status.read_bytes().splitlines()
@@ -159,7 +159,7 @@ def resident_kib(ru_maxrss: int, platform: str) -> int:
 
 
 def cpu_seconds() -> float:
-    """Seconds of CPU, user and system, of this process and of its children that have ended."""
+    """CPU seconds, user and system, of this process and of its finished children."""
     if resource is None:
         return sum(os.times()[:4])
     usages: list[Any] = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

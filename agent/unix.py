@@ -1,4 +1,4 @@
-"""What only Unix has: modules of the standard library that are missing elsewhere, and what is said there."""
+"""Modules of the standard library that only Unix has, and the error on other systems."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ resource: Any = None
 fcntl: Any = None
 try:
     resource, fcntl = import_module("resource"), import_module("fcntl")
-except ImportError:  # both are there, or none
+except ImportError:  # either both are missing or none
     resource, fcntl = None, None
 
 
 def check_unix() -> None:
-    """Raises OperatorError on a system on which no fleet can be run."""
+    """Raises OperatorError on a system that cannot run simulated Macs."""
     if resource is None or fcntl is None:
         raise OperatorError(
             "Expected Linux or macOS, found a system without the limits and locks of Unix: simulated Macs (run, lab, "

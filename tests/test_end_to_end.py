@@ -232,7 +232,7 @@ def test_a_failed_enrolment_is_tried_again_as_often_as_was_asked_for(tmp_path: P
     assert document["operations"]["enroll"]["count"] == 4
     (error,) = document["errors"]
     assert (error["operation"], error["kind"], error["count"]) == ("enroll", "plist", 4)
-    assert "no property list" in error["example"]
+    assert "not a property list" in error["example"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

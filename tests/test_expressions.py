@@ -70,17 +70,23 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("a.p<1", " ", "1"),
         pumped("a.p<1", "x", "1"),
     ),
-    "plists._DATE": (pumped("", " "), pumped("2026-01-01T00:00:00Z", " ", "x"), pumped("", "1")),
+    "xml_reading._DATE": (pumped("", " "), pumped("2026-01-01T00:00:00Z", " ", "x"), pumped("", "1")),
     "lenient_xml._DECLARATION": (
         octets(b"", b"<"),
         octets(b"", b"<!"),
         octets(b"", b"<!ENTIT"),
         octets(b"", b"<!ATTLIS"),
     ),
-    "plists._INTEGER": (pumped("", " "), pumped("1", " ", "x"), pumped("", "1"), pumped("0x", "f"), pumped(" ", "0x")),
-    "plists._NOT_IN_XML": (pumped("", "a"),),
-    "plists._SPECIAL": (pumped("", "a"), pumped("", "&")),
-    "lenient_xml._USUAL_PROLOG": tuple(
+    "xml_reading._INTEGER": (
+        pumped("", " "),
+        pumped("1", " ", "x"),
+        pumped("", "1"),
+        pumped("0x", "f"),
+        pumped(" ", "0x"),
+    ),
+    "values._NOT_IN_XML": (pumped("", "a"),),
+    "writing._SPECIAL": (pumped("", "a"), pumped("", "&")),
+    "lenient_xml._PLAIN_PROLOG": tuple(
         octets(before.encode(), repeated, after)
         for before, repeated, after in (
             ("<?xml ", b"?", b"<"),

@@ -317,9 +317,9 @@ def test_wrong_usage_is_said_so(arguments: list[str], words: str) -> None:
 def test_files_that_are_no_identity_are_said_so(tmp_path: Path, command: list[str]) -> None:
     mine, other = files(tmp_path, "mine", CONTROLLER, DEVICES), files(tmp_path, "other", DEVICE, DEVICES)
     rows = [
-        (["--key", named(other, "--key")], "the key is not that of the certificate CN=controller.example"),
+        (["--key", named(other, "--key")], "expected the key of the first certificate, CN=controller.example"),
         (["--cert", named(mine, "--key")], "expected a certificate in PEM"),
-        (["--key", named(mine, "--cert")], "the key is not in PEM"),
+        (["--key", named(mine, "--cert")], "expected a private key in PEM"),
         (["--ca", named(mine, "--key")], "holds no certificate in PEM or DER"),
     ]
     for change, words in rows:

@@ -122,11 +122,11 @@ def test_any_bytes_are_a_writable_value_or_a_plist_error(octets: bytes) -> None:
 
 
 def test_the_error_names_the_bytes_and_what_was_found() -> None:
-    with pytest.raises(PlistError, match=r"the command is no property list: .*line 1"):
+    with pytest.raises(PlistError, match=r"the command is not a property list: .*line 1"):
         load(b"no plist at all", what="command")
-    with pytest.raises(PlistError, match="the profile should be a dictionary, but is an array"):
+    with pytest.raises(PlistError, match="expected the profile to be a dictionary, found an array"):
         load_dict(dump_xml([]), what="profile")
-    with pytest.raises(PlistError, match="the frame is 101 bytes long; at most 100 are taken"):
+    with pytest.raises(PlistError, match="expected at most 100 bytes for the frame, found 101"):
         load(bytes(101), what="frame", max_bytes=100)
     assert load_dict(dump_binary({"a": 1})) == {"a": 1}
 

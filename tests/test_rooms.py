@@ -22,7 +22,6 @@ ROOMS = (
     "files",
     "settings",
     "pki",
-    "lenient_xml",
     "plists",
     "push",
     "measure",
@@ -53,7 +52,7 @@ ROOMS = (
 PACKAGE = "agent"
 FOLDER = Path(__file__).parent.parent / PACKAGE
 WITHOUT_IO = (
-    "errors", "framing", "settings", "pki", "lenient_xml", "plists", "push", "mdm", "lom", "fleet", "profiles",
+    "errors", "framing", "settings", "pki", "plists", "push", "mdm", "lom", "fleet", "profiles",
     "faults", "device",
 )  # fmt: skip
 FRONT_DOORS = ("cli", "pytest_plugin", "__main__")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-
 from agent.cli.outputs import make_folder
 from agent.errors import OperatorError
-from agent.files import write_secret
+from agent.files import write_file
 from agent.load.gateway import APNsPlan
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.gateway import NAMES
 from agent.net.transport.addresses import parse_address
-from agent.net.transport.anchors import read_anchors
+from agent.net.transport.anchors import read_anchors, read_identity
 from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.pem import certificate_pem, key_pem
 from agent.scenario.types import PushPart, Scenario
 
 
@@ -44,8 +42,7 @@ def apns_plan(scenario: Scenario) -> APNsPlan | None:
 
 def _identity(push: PushPart, host: str) -> Identity | None:
     if push.cert is not None and push.key is not None:
-        own, *chain = read_anchors((push.cert,))
-        return Identity(own, _read_key(Path(push.key)), tuple(chain))
+        return read_identity(push.cert, push.key)
     if push.tls is None:
         return None
     return gateway_authority(Path(push.tls)).issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1", "::1", host])
@@ -56,7 +53,7 @@ def gateway_authority(folder: Path) -> Authority:
     certificate, key = folder / "ca.pem", folder / "ca.key"
     there = [path for path in (certificate, key) if path.exists()]
     if len(there) == 2:
-        return Authority(Identity(read_anchors((str(certificate),))[0], _read_key(key)))
+        return Authority(read_identity(str(certificate), str(key)))
     if there:
         raise OperatorError(
             f"Expected ca.pem and ca.key in {folder}; found only {there[0].name}. Bring the other one back, or name "
@@ -64,22 +61,6 @@ def gateway_authority(folder: Path) -> Authority:
         )
     make_folder(str(folder))
     authority = Authority.create(f"lom-agent APNs CA {os.urandom(4).hex()}")
-    pem = authority.identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
-        write_secret(key, pem)
-        certificate.write_bytes(authority.certificate.public_bytes(Encoding.PEM))
-    except OSError as error:
-        raise OperatorError(f"the gateway's CA cannot be written to {folder}: {error.strerror}") from error
+    write_file(key, key_pem(authority.identity.key), private=True)
+    write_file(certificate, certificate_pem(authority.certificate))
     return authority
-
-
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except OSError as error:
-        raise OperatorError(f"the key {path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise OperatorError(f"{path} holds no private key in PEM without a password: {error}") from error
-    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise OperatorError(f"the key {path} should be RSA or elliptic curve")
-    return key

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.cli.apns import gateway_authority
 from agent.errors import OperatorError
-from agent.files import write_secret
+from agent.files import write_file
 from agent.pki.pem import certificate_pem
 from agent.pki.push_certificate import TOPIC_PREFIX, push_identity
 
@@ -50,12 +50,10 @@ def apns_identity(out: str, topic: str | None, overwrite: bool) -> None:
     authority = gateway_authority(folder)
     topic = topic or f"{TOPIC_PREFIX}External.{uuid.uuid4()}"
     identity = push_identity(authority, topic)
-    # PKCS #1: every server reads it; mdmctl reads nothing else.
-    write_secret(key, identity.key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
-    try:
-        certificate.write_bytes(certificate_pem(identity.certificate))
-    except OSError as error:
-        raise OperatorError(f"{certificate} cannot be written: {error.strerror}") from error
+    # PKCS #1: what every server reads, mdmctl only this.
+    pkcs1 = identity.key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    write_file(key, pkcs1, private=True)
+    write_file(certificate, certificate_pem(identity.certificate))
     click.echo(f"Topic:            {topic}")
     click.echo(f"Push certificate: {certificate} (until {identity.certificate.not_valid_after_utc:%Y-%m-%d})")
     click.echo(f"Its key:          {key}")

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from agent.cli.outputs import make_folder
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping
-from agent.files import write_secret, write_whole
+from agent.files import write_file
 from agent.lab.core import Lab
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
@@ -160,9 +160,9 @@ def _print_lab(server: LabServer, out: str | None) -> None:
     else:
         folder = Path(out)
         ca, token, profile = folder / "ca.pem", folder / "token", folder / "enrolment.mobileconfig"
-        write_whole(ca, pem.encode("ascii"))
-        write_secret(token, server.token.encode("ascii") + b"\n")
-        write_secret(profile, server.enrolment_profile())
+        write_file(ca, pem.encode("ascii"))
+        write_file(token, server.token.encode("ascii") + b"\n", private=True)
+        write_file(profile, server.enrolment_profile(), private=True)
         click.echo(f"API token:         {token}")
         click.echo(f"CA certificate:    {ca}")
         click.echo(f"One profile:       {profile}")
@@ -175,5 +175,5 @@ def _print_push(identity: Identity, apns: str, out: str | None) -> None:
     click.echo(f"Push topic:        {TOPIC}")
     if out is not None:
         certificate = Path(out) / "push.pem"
-        write_whole(certificate, identity.certificate.public_bytes(Encoding.PEM))
+        write_file(certificate, identity.certificate.public_bytes(Encoding.PEM))
         click.echo(f"Push certificate:  {certificate} (a gateway may have --apns-provider-ca {Path(out) / 'ca.pem'})")

@@ -20,8 +20,8 @@ from agent.cli.outputs import make_folder
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.scenario_options import scenario_option
 from agent.cli.signals import Stopping
-from agent.errors import OperatorError, PeerError
-from agent.files import write_secret
+from agent.errors import PeerError
+from agent.files import write_file
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Mac, Population
 from agent.lom.endpoint import LinkSide
 from agent.lom.link import LinkRequest
@@ -211,12 +211,12 @@ def lom_identity(seed: str, index: int, role: str, out: str) -> None:
     identity = seeded.device(index, name) if device else seeded.controller(index, name)
     make_folder(out)
     folder = Path(out)
-    write_secret(folder / "key.pem", key_pem(identity.key))
+    write_file(folder / "key.pem", key_pem(identity.key), private=True)
     for file, certificate in (
         ("cert.pem", identity.certificate),
         ("ca.pem", seeded.controller_ca if device else seeded.device_ca),
     ):
-        _write(folder / file, certificate_pem(certificate))
+        write_file(folder / file, certificate_pem(certificate))
     click.echo(f"Certificate: {folder / 'cert.pem'} ({name}, {role})")
     click.echo(f"Key:         {folder / 'key.pem'}")
     click.echo(f"CA:          {folder / 'ca.pem'} (judges {'Controllers' if device else 'Devices'})")
@@ -249,13 +249,6 @@ def _controller_side(options: dict[str, Any]) -> LinkSide:
 def _check_text(what: str, text: str, longest: int) -> None:
     if not 0 < len(text) <= longest or not text.isprintable():
         raise click.UsageError(f"{what} should have 1 to {longest} printable characters, found {text[:80]!r}")
-
-
-def _write(path: Path, octets: bytes) -> None:
-    try:
-        path.write_bytes(octets)
-    except OSError as error:
-        raise OperatorError(f"{path} cannot be written: {error.strerror}") from error
 
 
 # What the commands print.

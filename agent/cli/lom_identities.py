@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from agent.errors import OperatorError
 from agent.fleet.population import DEFAULT_SEED
 from agent.lom.endpoint import LinkSide
-from agent.net.transport.anchors import read_anchors
-from agent.pki.identity import IdentityError
-from agent.pki.pem import load_identity
+from agent.net.transport.anchors import read_anchors, read_identity
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,15 +71,4 @@ def source_of(options: Mapping[str, Any], *with_seed: str) -> Source:
 
 
 def _read_side(cert: str, key: str, ca: tuple[str, ...]) -> LinkSide:
-    try:
-        identity = load_identity(_read(cert, "certificate"), _read(key, "key"))
-    except IdentityError as error:
-        raise OperatorError(f"{cert} and {key}: {error}") from error
-    return LinkSide(identity, read_anchors(ca))
-
-
-def _read(path: str, what: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise OperatorError(f"the {what} file {path} cannot be read: {error.strerror}") from error
+    return LinkSide(read_identity(cert, key), read_anchors(ca))

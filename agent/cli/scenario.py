@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from agent.cli.signals import importing
 from agent.errors import OperatorError
+from agent.files import write_file
 from agent.scenario.reference import document
 from agent.scenario.template import DEFAULT_KINDS, template
 from agent.scenario.types import PHASE_KINDS
@@ -74,17 +76,11 @@ def scenario_new(file: str | None, kinds: tuple[str, ...], force: bool) -> None:
     if file is None:
         click.echo(text, nl=False)
         return
-    try:
-        with Path(file).open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError as error:
+    if not force and os.path.lexists(file):
         raise OperatorError(
             f"Expected a new file, found that {file} exists. Overwrite it with --force, or name another file."
-        ) from error
-    except OSError as error:
-        raise OperatorError(
-            f"The scenario {file} cannot be written: {error.strerror}. Name a file in a writable folder."
-        ) from error
+        )
+    write_file(Path(file), text.encode())
     click.echo(f"Written: {file}. Check it with: lom-agent scenario check {file}")
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import OperatorError
+from agent.files import read_file
 from agent.fleet.population import Population
 from agent.lab.core import Lab
 from agent.lab.server import LabServer
@@ -85,7 +85,7 @@ def _enrol(scenario: Scenario) -> EnrolAt | EnrolWith:
     if source.startswith(("https://", "http://")):
         split_url(source)
         return EnrolAt(source)
-    profile = _read(source, "the enrolment profile", MAX_PROFILE_BYTES)
+    profile = read_file(source, "the enrolment profile", MAX_PROFILE_BYTES)
     return EnrolWith(profile)
 
 
@@ -99,7 +99,7 @@ def _config(scenario: Scenario) -> ServerConfig | None:
         return Trust(pem, system=True, insecure=server.insecure)
 
     if server.adapter == "lab" and server.lab is not None:
-        token = _read(server.lab.token_file, "the token of the lab's API", MAX_SECRET_BYTES)
+        token = read_file(server.lab.token_file, "the token of the lab's API", MAX_SECRET_BYTES)
         return LabConfig(
             server.lab.url.rstrip("/"),
             _text(token, server.lab.token_file),
@@ -134,7 +134,7 @@ def _template(request: WebRequest) -> RequestTemplate:
 
 def _api_key(whose: str, variable: str | None, path: str | None) -> str:
     if path is not None:
-        return _text(_read(path, f"{whose}'s API key", MAX_SECRET_BYTES), path)
+        return _text(read_file(path, f"{whose}'s API key", MAX_SECRET_BYTES), path)
     key = os.environ.get(variable or "", "")
     if not key:
         raise OperatorError(f"the environment variable {variable} should hold {whose}'s API key, but is not set")
@@ -146,15 +146,3 @@ def _text(octets: bytes, path: str) -> str:
         return octets.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise OperatorError(f"{path} should hold text, but is no UTF-8") from error
-
-
-def _read(path: str, what: str, most: int) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            octets = file.read(most + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise OperatorError(f"{what} {path} cannot be read: {reason}") from error
-    if len(octets) > most:
-        raise OperatorError(f"{what} {path} is longer than {most} bytes")
-    return octets

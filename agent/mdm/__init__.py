@@ -1,1 +1,1 @@
-"""The MDM protocol as a Mac speaks it: check-in messages, commands, results, error chains, the session machine."""
+"""The MDM protocol of a Mac: check-in messages, commands, results, error chains, the session state machine."""

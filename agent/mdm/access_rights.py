@@ -1,4 +1,4 @@
-"""AccessRights: what the enrolment allows the server to do. Source: apple-schema profiles/com.apple.mdm.yaml."""
+"""AccessRights: what the enrollment allows the server to do. Source: apple-schema profiles/com.apple.mdm.yaml."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALL_RIGHTS = AccessRights(8191)
 
 
 class AccessRightsError(PeerError):
-    """A value that no server may ask for."""
+    """An invalid value of AccessRights."""
 
     kind = "access_rights"
 
@@ -37,10 +37,14 @@ class AccessRightsError(PeerError):
 def check_access_rights(value: int) -> AccessRights:
     """The rights for a payload's integer. Raises AccessRightsError for 0, unknown bits, 2 without 1, 128 without 64."""
     if not 0 < value <= ALL_RIGHTS:
-        raise AccessRightsError(f"AccessRights should be from 1 to {int(ALL_RIGHTS)}, but is {value}")
+        raise AccessRightsError(f"Expected AccessRights from 1 to {int(ALL_RIGHTS)}, found {value}.")
     rights = AccessRights(value)
     if AccessRights.INSTALL_PROFILES in rights and AccessRights.INSPECT_PROFILES not in rights:
-        raise AccessRightsError(f"AccessRights {value} has 2 (install profiles) without 1 (inspect profiles)")
+        raise AccessRightsError(
+            f"Expected AccessRights with 2 (install profiles) to include 1 (inspect), found {value}."
+        )
     if AccessRights.INSTALL_PROVISIONING in rights and AccessRights.INSPECT_PROVISIONING not in rights:
-        raise AccessRightsError(f"AccessRights {value} has 128 (install provisioning) without 64 (inspect it)")
+        raise AccessRightsError(
+            f"Expected AccessRights with 128 (install provisioning) to include 64 (inspect), found {value}."
+        )
     return rights

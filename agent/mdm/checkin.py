@@ -1,4 +1,4 @@
-"""Check-in messages, as dictionaries that become the plist bodies of the Mac's PUTs to the CheckInURL.
+"""Check-in messages: the dictionaries of the plists that the Mac PUTs to the CheckInURL.
 
 Source: apple-schema checkin/authenticate.yaml, checkin/tokenupdate.yaml.
 """
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 CONTENT_TYPE = "application/x-apple-aspen-mdm-checkin"
-USER_AGENT = "MDM-OSX/1.0 mdmclient/1543"  # observed; Apple documents none
+USER_AGENT = "MDM-OSX/1.0 mdmclient/1543"  # observed; not documented by Apple
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a Mac says of itself when it enrols."""
+    """What a Mac tells the server about itself at enrollment."""
 
     udid: str
     device_name: str
@@ -26,7 +26,7 @@ class Announcement:
 
 
 def authenticate(announcement: Announcement, topic: str) -> dict[str, Any]:
-    """The first message of an enrolment."""
+    """The first message of an enrollment."""
     return {
         "MessageType": "Authenticate",
         "Topic": topic,
@@ -42,7 +42,7 @@ def authenticate(announcement: Announcement, topic: str) -> dict[str, Any]:
 
 
 def token_update(udid: str, topic: str, token: bytes, push_magic: str) -> dict[str, Any]:
-    """The message that completes an enrolment: where and how the Mac can be pushed. ``token`` is 32 bytes."""
+    """The message that completes an enrollment, with the push token (32 bytes) and PushMagic."""
     return {
         "MessageType": "TokenUpdate",
         "Topic": topic,
@@ -54,7 +54,7 @@ def token_update(udid: str, topic: str, token: bytes, push_magic: str) -> dict[s
 
 
 def check_out(udid: str, topic: str) -> dict[str, Any]:
-    """The Mac is enrolled no more. Source: apple-schema checkin/checkout.yaml."""
+    """The Mac ends its enrollment. Source: apple-schema checkin/checkout.yaml."""
     return {"MessageType": "CheckOut", "Topic": topic, "UDID": udid}
 
 
@@ -70,7 +70,7 @@ def set_bootstrap_token(udid: str, topic: str, token: bytes) -> dict[str, Any]:
 
 
 def declarative_management(udid: str, endpoint: str, report: bytes | None) -> dict[str, Any]:
-    """One step of declarative management; ``report`` is the JSON for the endpoint ``status``.
+    """One request of declarative management; ``report`` is the JSON for the endpoint ``status``.
 
     Source: apple-schema checkin/declarativemanagement.yaml.
     """

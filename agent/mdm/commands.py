@@ -1,4 +1,4 @@
-"""Commands: the plist that a server answers a report with, as a typed value.
+"""Commands: the plist in the server's response to a report, as a typed value.
 
 Source: apple-schema commands/*.yaml; the shape without a RequestType is on the seed page "LOM Device Request Command".
 """
@@ -12,11 +12,11 @@ from typing import Any
 from agent import plists
 from agent.errors import PeerError
 
-MAX_UUID_LENGTH = 256  # an identifier that the Mac sends back; ours, no standard says
+MAX_UUID_LENGTH = 256  # the Mac sends it back; no standard gives a limit
 
 
 class CommandDropped(PeerError):
-    """Something that cannot be answered, for it has no CommandUUID to answer to."""
+    """A command that cannot be answered because it has no CommandUUID."""
 
     kind = "command_dropped"
 
@@ -43,24 +43,27 @@ class Command:
 def parse_command(answer: bytes) -> Command:
     """Read the body of a server's answer.
 
-    Raises PlistError where it is no plist dictionary, CommandDropped where it has no CommandUUID, CommandMalformed
-    where it has one but is no command.
+    Raises PlistError where it is not a plist dictionary, CommandDropped where it has no CommandUUID, CommandMalformed
+    where the rest of it is not a command.
     """
     root = plists.load_dict(answer, what="command")
     uuid = root.get("CommandUUID")
     if not isinstance(uuid, str) or not 0 < len(uuid) <= MAX_UUID_LENGTH:
-        found = f"has {len(uuid)}" if isinstance(uuid, str) else f"is {plists.type_name(uuid)}"
+        found = str(len(uuid)) if isinstance(uuid, str) else _found(uuid)
         raise CommandDropped(
-            f"the command's CommandUUID should be a string of 1 to {MAX_UUID_LENGTH} characters, "
-            f"but {found}; the command is dropped"
+            f"Expected a CommandUUID of 1 to {MAX_UUID_LENGTH} characters, found {found}. The command is dropped."
         )
     body = root.get("Command")
     if not isinstance(body, dict):
-        raise CommandMalformed(f"Command should be a dictionary, but is {plists.type_name(body)}", uuid)
+        raise CommandMalformed(f"Expected a dictionary for Command, found {_found(body)}.", uuid)
     request_type = body.get("RequestType")
     if request_type is None and "RequestList" in body:
         request_type = "LOMDeviceRequest"  # the seed page's own example has no RequestType
     if not isinstance(request_type, str) or not request_type:
-        found = "empty" if request_type == "" else plists.type_name(request_type)
-        raise CommandMalformed(f"RequestType should be a string, but is {found}", uuid)
+        found = "an empty one" if request_type == "" else _found(request_type)
+        raise CommandMalformed(f"Expected a string for RequestType, found {found}.", uuid)
     return Command(uuid, request_type, body)
+
+
+def _found(value: object) -> str:
+    return "none" if value is None else plists.type_name(value)

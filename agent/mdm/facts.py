@@ -1,7 +1,7 @@
-"""What Apple's device management schema says of each message of a Mac, as data: ``facts.tsv``.
+"""Apple's device management schema for macOS as data: ``facts.tsv``.
 
-Each line of the table is one message, or one key of a message. ``fixtures/make_facts.py`` makes it from a checkout of
-Apple's YAML; a new release of Apple's schema is a new table. The names of rights, types and messages are Apple's.
+Each line of the table is one message, or one key of a message. ``fixtures/make_facts.py`` writes it from a checkout of
+Apple's YAML, once for each release of the schema. The names of rights, types and messages are Apple's.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ FIRST_LINE = "# Facts of Apple's device management schema for macOS; made by fix
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of the table: a message where ``path`` is empty, else one key of it. Empty text: as above, or none."""
+    """One line of the table: a message where ``path`` is empty, else one of its keys. An empty text: not stated."""
 
     kind: str
     """``check-in``, ``command``, ``payload``, ``declaration``, ``status``, ``protocol``, ``error`` or ``other``."""
     message: str
     """The RequestType, MessageType, PayloadType or type of the declaration or status item."""
     part: str = ""
-    """``request`` for what is sent first, ``response`` for its answer."""
+    """``request`` or ``response``."""
     path: str = ""
     """The key, below the keys of its dictionaries and arrays, separated by ``/``; an array's item has a key too."""
     type: str = ""
@@ -39,9 +39,9 @@ class Fact:
     deprecated: str = ""
     """The macOS release that deprecates it."""
     removed: str = ""
-    """The first macOS release that has it no more."""
+    """The first macOS release without it."""
     channels: str = ""
-    """``device``, ``user`` or both, separated by ``|``; ``none`` where no channel takes it."""
+    """``device``, ``user`` or both, separated by ``|``; ``none`` where no channel accepts it."""
     rights: str = ""
     """The access rights that a command needs, by Apple's names."""
     flags: str = ""
@@ -49,15 +49,15 @@ class Fact:
 
     @property
     def place(self) -> tuple[str, str, str, str]:
-        """What tells this fact from every other."""
+        """The key of this fact."""
         return self.kind, self.message, self.part, self.path
 
     def removed_in(self, release: str) -> Fact:
-        """The same, gone in ``release`` unless it was gone before."""
+        """The same fact, removed in ``release`` unless it was removed before."""
         return self if self.removed else replace(self, removed=release)
 
     def is_in(self, release: str) -> bool:
-        """Whether macOS ``release`` has it, as far as this line alone says."""
+        """Whether macOS ``release`` has it, by this line alone."""
         now = version(release)
         if self.introduced and now < version(self.introduced):
             return False
@@ -69,7 +69,7 @@ COLUMNS = tuple(each.name for each in fields(Fact))
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a message, with the keys below it by their names."""
+    """One key of a message, with the keys below it by name."""
 
     fact: Fact
     keys: Mapping[str, Key] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: its own fact, the keys that are sent first and those of its answer, by their names."""
+    """One message: its own fact, and the keys of its request and of its response by name."""
 
     fact: Fact
     request: Mapping[str, Key] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Message:
 
 
 def version(release: str) -> tuple[int, ...]:
-    """A macOS release for comparing: ``26.4`` is before ``27``. Raises MisuseError for what is no release."""
+    """A macOS release for comparisons: ``26.4`` is before ``27``. Raises MisuseError for another text."""
     try:
         numbers = [int(part) for part in release.split(".")]
     except ValueError:
@@ -99,7 +99,7 @@ def version(release: str) -> tuple[int, ...]:
 
 
 def write_facts(facts: Iterable[Fact]) -> str:
-    """The table's text. Raises MisuseError for a value that does not fit into a line."""
+    """The table's text. Raises MisuseError for a value with a tab or a line end."""
     lines = [FIRST_LINE, "\t".join(COLUMNS)]
     for fact in sorted(facts, key=lambda each: each.place):
         values = astuple(fact)
@@ -110,10 +110,10 @@ def write_facts(facts: Iterable[Fact]) -> str:
 
 
 def read_facts(text: str) -> Iterator[Fact]:
-    """Every fact of a table. Raises MisuseError for a text that is no such table."""
+    """Every fact of a table. Raises MisuseError for another text."""
     lines = iter(text.splitlines())
     if next(lines, "") != FIRST_LINE or tuple(next(lines, "").split("\t")) != COLUMNS:
-        raise MisuseError("Expected a table made by fixtures/make_facts.py, found something else. Make it anew.")
+        raise MisuseError("Expected a table made by fixtures/make_facts.py, found something else. Run it again.")
     for line in lines:
         values = line.split("\t")
         if len(values) > len(COLUMNS):
@@ -141,8 +141,8 @@ def messages() -> Mapping[tuple[str, str], Message]:
 
 
 def message(kind: str, name: str) -> Message:
-    """One message. Raises MisuseError for one that the table does not have."""
+    """One message. Raises MisuseError where the table does not have it."""
     found = messages().get((kind, name))
     if found is None:
-        raise MisuseError(f"Expected a {kind} that Apple's schema has, found {name!r}.")
+        raise MisuseError(f"Expected a {kind} of Apple's schema, found {name!r}.")
     return found

@@ -1,4 +1,4 @@
-"""Refusals: what a server's status other than 200 means for the Mac.
+"""Refusals: what a status other than 200 means for the Mac.
 
 Source: apple-schema errors/unrecognized.device.yaml; Apple's MDM protocol reference for 401.
 """
@@ -11,7 +11,7 @@ from agent import plists
 from agent.errors import PeerError
 
 UNRECOGNIZED_DEVICE = "com.apple.unrecognized.device"
-MAX_BODY_BYTES = 64 * 1024  # of a refusal's body; ours, no standard says
+MAX_BODY_BYTES = 64 * 1024  # of a refusal's body; no standard gives a limit
 _TRY_LATER = 429
 
 
@@ -26,26 +26,26 @@ class ServerRefused(PeerError):
 
 
 class ResultRefused(PeerError):
-    """The server refused the result of a command as often as the Mac delivers it, and the Mac dropped it."""
+    """The server refused every delivery of a command's result, and the Mac dropped it."""
 
     kind = "result_refused"
 
 
 def is_temporary(status: int) -> bool:
-    """Whether the same report may be taken later: a fault of the server, or too many requests."""
+    """Whether the server may accept the same report later: 5xx and 429."""
     return status >= 500 or status == _TRY_LATER
 
 
 def unenrols(status: int, body: bytes, content_type: str) -> bool:
-    """Whether the refusal says that the server does not know the Mac, so that the Mac leaves its management.
+    """Whether the server does not know the Mac, so that the Mac ends its enrollment.
 
-    That is a 401, or a 403 whose JSON or plist body, as ``content_type`` calls it, has the code for it.
+    That is a 401, or a 403 whose body (JSON or a plist, by ``content_type``) has the code UNRECOGNIZED_DEVICE.
     """
     return status == 401 or (status == 403 and _code(body, content_type) == UNRECOGNIZED_DEVICE)
 
 
 def _code(body: bytes, content_type: str) -> object:
-    """The refusal's ``code``, or None where the body cannot be read: a page of any proxy is not worth an enrolment."""
+    """The refusal's ``code``, or None where the body cannot be read, such as a proxy's page."""
     media_type = content_type.partition(";")[0].strip().lower()
     if len(body) > MAX_BODY_BYTES:
         return None

@@ -1,4 +1,4 @@
-"""Results: what a Mac reports of a command, and the chain of errors where it failed.
+"""Results: the Mac's report on a command, with the chain of errors where it failed.
 
 Source: apple-schema commands/*.yaml (responsekeys); Apple's MDM protocol reference for Status and ErrorChain.
 """
@@ -16,7 +16,7 @@ CONTENT_TYPE = "application/x-apple-aspen-mdm"
 
 
 class Status(Enum):
-    """What a report says of the Mac or of a command."""
+    """The status of a report."""
 
     IDLE = "Idle"
     ACKNOWLEDGED = "Acknowledged"
@@ -26,14 +26,14 @@ class Status(Enum):
 
 
 class Domain(Enum):
-    """Error domains that macOS reports in."""
+    """The error domains of macOS."""
 
     MDM = "MCMDMErrorDomain"
     PROFILE = "MCProfileErrorDomain"
     INSTALLATION = "MCInstallationErrorDomain"
     CERTIFICATE = "MCCertificateErrorDomain"
     SCEP = "MCSCEPErrorDomain"
-    MDM_CLIENT = "MDMClientError"  # of macOS alone, beside Apple's documented domains
+    MDM_CLIENT = "MDMClientError"  # of macOS only; not among Apple's documented domains
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ChainedError:
     description: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The item with the keys that the protocol gives it."""
+        """The item with its keys in the protocol."""
         return {
             "ErrorCode": self.code,
             "ErrorDomain": self.domain.value,
@@ -54,7 +54,7 @@ class ChainedError:
         }
 
 
-# MCMDMErrorDomain codes; which of them macOS sends for a missing right or role is not documented.
+# MCMDMErrorDomain codes; Apple does not document which of them macOS sends for a missing right or role.
 INVALID_REQUEST_TYPE = 12021
 NOT_AUTHORIZED = 12007
 MALFORMED_REQUEST = 12008
@@ -65,14 +65,16 @@ IDENTIFIER_MISSING = 97
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one command: its status, the answer's own keys, and the errors, outermost first."""
+    """The outcome of one command."""
 
     status: Status
     answer: Mapping[str, Any] = field(default_factory=dict)
+    """The command's own response keys."""
     errors: Sequence[ChainedError] = ()
+    """The ErrorChain, outermost first."""
 
     def body(self, udid: str, command_uuid: str) -> bytes:
-        """The XML plist that reports this result."""
+        """The report as an XML plist."""
         report: dict[str, Any] = {
             **self.answer,
             "CommandUUID": command_uuid,
@@ -85,17 +87,17 @@ class Result:
 
 
 def acknowledged(answer: Mapping[str, Any] | None = None) -> Result:
-    """The command was carried out; ``answer`` has its response keys."""
+    """The command succeeded; ``answer`` has its response keys."""
     return Result(Status.ACKNOWLEDGED, answer or {})
 
 
 def failed(*errors: ChainedError) -> Result:
-    """The command could not be carried out, for these reasons, outermost first."""
+    """The command failed with these errors, outermost first."""
     return Result(Status.ERROR, errors=errors)
 
 
 def idle_body(udid: str) -> bytes:
-    """The report that opens a session. Raises MisuseError for what no plist can hold."""
+    """The report that opens a session. Raises MisuseError for a UDID that no plist can hold."""
     return _IDLE_BEFORE + plists.xml_text(udid) + _IDLE_AFTER
 
 

@@ -1,18 +1,18 @@
-"""The session: from Idle, command by command, to the server's empty answer. No I/O.
+"""The MDM session: from Idle, command by command, to the server's empty response. No I/O.
 
 ::
 
-            open            answer: a command           result
+            open           response: a command          result
     CLOSED ------> WAITING ------------------> WORKING --------> WAITING
        ^              |                           |
        +--------------+---------------------------+
-        empty answer, refusal, broken connection,
-              power lost, management left
+        empty response, refusal, broken connection,
+               power lost, unenrollment
 
-A result counts as delivered when its PUT was answered with 200. Until then the Mac keeps it: the next session opens
-with it instead of Idle (Apple's MDM protocol reference: a broken connection after a command). One that the server
-refuses for good, such as with 400, is delivered again a number of times and then dropped. A command that was being
-worked on when the power went was never answered, so the server still has it queued.
+A result is delivered when its PUT is answered with 200. Until then the Mac keeps it: the next session opens with it
+instead of Idle (Apple's MDM protocol reference: a broken connection after a command). A result that the server refuses
+permanently, such as with 400, is delivered again a limited number of times and then dropped. A command in progress at a
+power loss was not answered, so the server still has it in its queue.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from agent.mdm.results import Result, Status, idle_body
 from agent.mdm.waits import LONGEST_WAIT_SECONDS, asked_wait
 from agent.plists import PlistError
 
-RETRY_FIRST_SECONDS = 1.0  # undocumented: exponential from here
-RETRY_LONGEST_SECONDS = 60.0  # undocumented: … to here
-NOT_NOW_REPEATS = 10  # ours: how often one session takes the same command again that was answered with NotNow
-NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: how long after NotNow the Mac asks again by itself
+RETRY_FIRST_SECONDS = 1.0  # undocumented: the first delay of the exponential back-off
+RETRY_LONGEST_SECONDS = 60.0  # undocumented: its longest delay
+NOT_NOW_REPEATS = 10  # ours: how often one session accepts a command again that it answered with NotNow
+NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: the wait after NotNow until the Mac opens a session by itself
 REFUSED_RETRIES = 5  # undocumented: how often a result that the server refuses is delivered again
-_SHORTEST_SECONDS = 0.001  # of any wait: far above the resolution of a clock, so that a deadline is after now
-_LOOK_AT = "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
+_SHORTEST_SECONDS = 0.001  # of any wait: far above the resolution of a clock, so that a deadline is later than now
+_ADVICE = "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
 _NOT_NOW_REPEATED = (
-    f"Expected the server to keep a command that was answered with NotNow for a later session; found that it sent "
-    f"such commands again {NOT_NOW_REPEATS + 1} times in one. The Mac ended the session. Have the server send the next "
+    f"Expected the server to keep commands that were answered with NotNow for a later session, found that it sent "
+    f"them again {NOT_NOW_REPEATS + 1} times in one session. The Mac ended the session. Have the server send another "
     "command instead, or none."
 )
-_MOST_PUT_OFF = 1000  # commands of one session that are remembered for this
-_MOST_DOUBLINGS = 64  # beyond, doubling a float gains nothing and could overflow
+_MOST_NOT_NOW = 1000  # commands of one session that are remembered as answered with NotNow
+_MOST_DOUBLINGS = 64  # of the back-off; more could overflow a float
 
 __all__ = [
     "TABLE",
@@ -62,23 +62,23 @@ __all__ = [
 
 
 class NotNowRepeated(PeerError):
-    """The server goes on sending the command that the Mac answered with NotNow."""
+    """The server repeatedly sends a command that the Mac answered with NotNow."""
 
     kind = "not_now_repeated"
 
 
 class State(Enum):
-    """Where a session stands."""
+    """The state of a session."""
 
-    __hash__ = object.__hash__  # each is there once; Enum's own hash is written in Python, and this is a hot path
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is slow Python, and this is a hot path
 
     CLOSED = auto()
-    WAITING = auto()  # a report was sent; its answer is awaited
-    WORKING = auto()  # a command is being carried out
+    WAITING = auto()  # a report was sent, its response is pending
+    WORKING = auto()  # a command is in progress
 
 
 class Input(Enum):
-    """What can happen to a session."""
+    """The inputs of the state machine."""
 
     __hash__ = object.__hash__
 
@@ -106,27 +106,29 @@ TABLE: dict[tuple[State, Input], State] = {
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When the Mac opens a session by itself; all in seconds. Raises MisuseError for what is no time.
+    """When the Mac opens a session by itself; all in seconds. Raises MisuseError unless each is finite and above 0.
 
-    After a broken connection, a 5xx or a 429 it waits ``retry_first``, twice that after the next, and so on to
-    ``retry_longest``; each wait is cut by the jitter to between half of it and all of it. A Retry-After takes the
-    place of that, from a second up to ``retry_after_longest``. ``not_now`` is the wait after a session whose last
-    status was NotNow.
+    After a broken connection, a 5xx or a 429 it waits ``retry_first``; the wait doubles with each further failure. The
+    jitter makes it shorter, by half at most.
     """
 
     retry_first: float = RETRY_FIRST_SECONDS
+    """The wait after the first failure."""
     retry_longest: float = RETRY_LONGEST_SECONDS
+    """The longest wait of the back-off."""
     retry_after_longest: float = LONGEST_WAIT_SECONDS
+    """The longest wait that a Retry-After header of the server can set; the shortest is a second."""
     not_now: float = NOT_NOW_RETRY_SECONDS
+    """The wait after a session whose last status was NotNow."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
             seconds = getattr(self, each.name)
             if not (0.0 < seconds < math.inf):
-                raise MisuseError(f"{each.name} should be a positive number of seconds, but is {seconds}")
+                raise MisuseError(f"Expected a positive number of seconds for {each.name}, found {seconds}.")
 
     def back_off(self, failures: int, jitter: float) -> float:
-        """How long to wait after ``failures`` failures that came before this one."""
+        """The wait after a failure that ``failures`` others precede."""
         longest = min(self.retry_longest, self.retry_first * 2.0 ** min(failures, _MOST_DOUBLINGS))
         return longest * (0.5 + 0.5 * jitter)
 
@@ -135,32 +137,30 @@ DEFAULT_TIMING = Timing()
 
 
 class Send(NamedTuple):
-    """PUT this report to the ServerURL. ``command_uuid`` is empty where it is no result.
-
-    ``malformed`` says what was wrong with the command that this answers with CommandFormatError, if it is that.
-    """
+    """PUT this report to the ServerURL."""
 
     body: bytes
     command_uuid: str = ""
+    """The command that it is the result of; empty for Idle."""
     malformed: str = ""
+    """Why the command is malformed, where the result is CommandFormatError."""
 
 
 class Execute(NamedTuple):
-    """Carry this command out, then call ``finish``."""
+    """Carry out this command, then call ``finish``."""
 
     command: Command
 
 
 class Over(NamedTuple):
-    """The session is closed: in good order, or because of ``failure``.
-
-    ``unenrolled`` says that the server does not know this Mac any more; the session has then forgotten everything.
-    ``dropped`` says that the result, which the server refused once more, will not be delivered again.
-    """
+    """The session is closed."""
 
     failure: PeerError | None = None
+    """Why it failed; None where the server ended it."""
     unenrolled: bool = False
+    """Whether the server no longer knows this Mac; the session's state is then reset."""
     dropped: bool = False
+    """Whether the result that the server refused is not delivered again."""
 
 
 Event = Send | Execute | Over
@@ -169,18 +169,19 @@ Event = Send | Execute | Over
 class Session:
     """One Mac's sessions with its server, one after another.
 
-    ``deadline`` (seconds on the caller's clock, or None) is when the Mac opens a session by itself. ``jitter`` gives
-    numbers from 0 to 1 for the back-off. ``woken`` remembers a push that came while a session was open. ``failures``
-    counts the attempts since the server last took a report. ``refused_retries`` is how often a result that the server
-    refuses for good is delivered again. Out of turn, every call raises MisuseError and changes nothing.
+    ``deadline`` (seconds on the caller's clock, or None) is when the Mac opens a session by itself. ``jitter`` returns
+    numbers from 0 to 1 for the back-off. ``woken`` is True after a push during an open session. ``failures`` counts
+    the failed attempts since the server last accepted a report. ``refused_retries`` is how often a result that the
+    server refuses permanently is delivered again. A call that the state does not allow raises MisuseError and changes
+    nothing.
     """
 
     __slots__ = (
+        "_answered_not_now",
         "_current",
         "_jitter",
         "_last_was_not_now",
-        "_put_off",
-        "_put_off_again",
+        "_not_now_repeats",
         "_refused_retries",
         "_refused_times",
         "_timing",
@@ -207,8 +208,8 @@ class Session:
         self._refused_times = 0  # of the undelivered result
         self._refused_retries = refused_retries
         self._last_was_not_now = False
-        self._put_off: set[str] | None = None  # the commands that this session answered with NotNow
-        self._put_off_again = 0  # how often one of them came again
+        self._answered_not_now: set[str] | None = None  # UUIDs of the commands that this session answered with NotNow
+        self._not_now_repeats = 0  # how often the server sent one of them again
         self.state = State.CLOSED
         self.deadline: float | None = None
         self.failures = 0
@@ -216,7 +217,7 @@ class Session:
 
     @property
     def owes_result(self) -> bool:
-        """Whether a result is still to be delivered."""
+        """Whether a result is not delivered yet."""
         return self._undelivered is not None
 
     def open(self) -> Send:
@@ -224,14 +225,14 @@ class Session:
         self._move(Input.OPEN)
         self.deadline = None
         self.woken = False
-        self._put_off, self._put_off_again = None, 0
+        self._answered_not_now, self._not_now_repeats = None, 0
         if self._undelivered is not None:
             return self._undelivered
         self._last_was_not_now = False
         return Send(idle_body(self._udid))
 
     def wake(self) -> Send | None:
-        """A push came: start a session, or look again when the open one ends."""
+        """A push arrived: open a session, or another one after the open one."""
         if self.state is State.CLOSED:
             return self.open()
         self.woken = True
@@ -240,13 +241,13 @@ class Session:
     def answer(
         self, status: int, body: bytes, now: float, *, content_type: str = "", retry_after: float | None = None
     ) -> Event:
-        """The server answered the report that was sent last.
+        """Process the server's response to the last report.
 
-        A body of white space is an empty one: the session is over. ``content_type`` is the header of that name.
-        ``retry_after`` is the header Retry-After in seconds from ``now``, None where it is absent or unreadable.
+        A body of white space counts as empty: it ends the session. ``content_type`` is the header Content-Type.
+        ``retry_after`` is the header Retry-After in seconds from ``now``, None where it is missing or malformed.
         """
         if self.state is not State.WAITING:
-            raise MisuseError(f"an answer in the state {self.state.name}")
+            raise MisuseError(f"Expected no response in the state {self.state.name}, found one.")
         if status != 200:
             text = f"the server answered a report with {status} instead of 200{also(body, content_type)}"
             failure = ServerRefused(text, status)
@@ -254,7 +255,7 @@ class Session:
         self._undelivered = None
         self.failures = 0
         if not body or body.isspace():
-            return self._end_in_order(now)
+            return self._end_by_server(now)
         try:
             command = parse_command(body)
         except CommandMalformed as error:
@@ -263,51 +264,52 @@ class Session:
         except (CommandDropped, PlistError) as error:
             self._end(now)
             page = page_in(body, content_type)
-            return Over(PageAnswered("a command or an empty answer", page, status, _LOOK_AT) if page else error)
-        if self._put_off is not None and command.uuid in self._put_off:
-            self._put_off_again += 1
-            if self._put_off_again > NOT_NOW_REPEATS:
+            return Over(PageAnswered("a command or an empty answer", page, status, _ADVICE) if page else error)
+        if self._answered_not_now is not None and command.uuid in self._answered_not_now:
+            self._not_now_repeats += 1
+            if self._not_now_repeats > NOT_NOW_REPEATS:
                 self._end(now)
                 return Over(NotNowRepeated(_NOT_NOW_REPEATED))
         self._begin(command.uuid)
         return Execute(command)
 
     def finish(self, command_uuid: str, result: Result) -> Send:
-        """The command in hand is done: report its result, and keep it until that is answered.
+        """The current command is finished: report its result, and keep it until the server accepts it.
 
-        Raises MisuseError for a result of another command, one with the status Idle, or one that no plist can hold.
+        Raises MisuseError for the result of another command, one with the status Idle, or one that no plist can hold.
         """
         if self.state is not State.WORKING or command_uuid != self._current or result.status is Status.IDLE:
             raise MisuseError(
-                f"the result {result.status.value} of the command {command_uuid!r} in the state {self.state.name}"
+                f"Expected the result of the command {self._current!r} in the state {self.state.name}, found "
+                f"{result.status.value} for the command {command_uuid!r}."
             )
         send = Send(result.body(self._udid, command_uuid), command_uuid)
         self._move(Input.RESULT)
         self._current = ""
         self._last_was_not_now = result.status is Status.NOT_NOW
         if self._last_was_not_now:
-            self._put_off = self._put_off or set()
-            if len(self._put_off) < _MOST_PUT_OFF:
-                self._put_off.add(command_uuid)
+            self._answered_not_now = self._answered_not_now or set()
+            if len(self._answered_not_now) < _MOST_NOT_NOW:
+                self._answered_not_now.add(command_uuid)
         self._undelivered = send
         self._refused_times = 0
         return send
 
     def broke(self, failure: PeerError, now: float) -> Over:
-        """The connection broke before the answer came; the Mac tries again after a while."""
+        """The connection broke before the response; the Mac tries again after the back-off."""
         self._move(Input.END)
         self._back_off(now)
         return Over(failure)
 
     def power_lost(self) -> None:
-        """The Mac went off or was reset: whatever was open is gone; an undelivered result is kept."""
+        """The Mac lost power or was reset: its session ends, an undelivered result is kept."""
         self._move(Input.POWER_LOST)
         self._current = ""
         self.deadline = None
         self.woken = False
 
     def forget(self) -> None:
-        """The Mac left its management: there is no server that commands came from, and none to deliver results to."""
+        """The Mac is no longer enrolled: reset everything, an undelivered result included."""
         self._move(Input.LEAVE)
         self._current = ""
         self._undelivered = None
@@ -320,7 +322,7 @@ class Session:
         self._move(Input.COMMAND)
         self._current = command_uuid
 
-    def _end_in_order(self, now: float) -> Event:
+    def _end_by_server(self, now: float) -> Event:
         if self.woken:
             self._move(Input.END)
             return self.open()
@@ -328,9 +330,9 @@ class Session:
         return Over()
 
     def _end(self, now: float) -> None:
-        """The session is over and nothing is to be tried again; what the Mac does next is by push or by NotNow."""
+        """Close the session without a retry; the next one follows a push or a NotNow."""
         self._move(Input.END)
-        self._put_off = None
+        self._answered_not_now = None
         if self.woken:
             self.deadline = now
         elif self._last_was_not_now and self._undelivered is None:
@@ -350,7 +352,7 @@ class Session:
         return Over(failure, unenrolled, dropped)
 
     def _drop_refused(self) -> bool:
-        """The server refused the report; whether that was a result, and its last delivery."""
+        """Count a refused delivery; return whether it was a result's last one."""
         if self._undelivered is None:
             return False
         self._refused_times += 1
@@ -362,7 +364,7 @@ class Session:
 
     def _back_off(self, now: float, retry_after: float | None = None) -> None:
         delay = self._timing.back_off(self.failures, self._jitter())
-        if retry_after is not None and retry_after > 0.0:  # a date in the past asks for nothing
+        if retry_after is not None and retry_after > 0.0:  # a date in the past sets no wait
             delay = asked_wait(retry_after, self._timing.retry_after_longest)
         self.failures += 1
         self.deadline = now + max(_SHORTEST_SECONDS, delay)
@@ -371,4 +373,4 @@ class Session:
         try:
             self.state = TABLE[self.state, happened]
         except KeyError:
-            raise MisuseError(f"{happened.name} in the state {self.state.name}") from None
+            raise MisuseError(f"Expected no {happened.name} in the state {self.state.name}, found one.") from None

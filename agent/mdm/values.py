@@ -1,7 +1,7 @@
-"""Values by what they are worth: a Mac takes 1 for true and 2048.0 for 2048, in profiles and in commands.
+"""Lenient conversion of values: a Mac accepts 1 for true and 2048.0 for 2048, in profiles and in commands.
 
-Source: observed; CFNumber and CFBoolean convert to one another. What is taken so is worth a warning: Apple's schema
-names one type for each key, and other readers insist on it.
+Source: observed; CFNumber and CFBoolean convert to one another. Each conversion gives a warning: Apple's schema names
+one type for each key, and other readers accept only that.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from agent.errors import PeerError
 
 ValueT = TypeVar("ValueT")
 
-Warn = Callable[[str], None]  # gets what a person should read
+Warn = Callable[[str], None]  # called with the text of a warning
 
 
 def unheard(_text: str) -> None:
-    """Where nobody is there to be warned."""
+    """Ignore a warning."""
 
 
 class WrongType(PeerError):
-    """A value that is not of the type of its key, nor worth one that is."""
+    """A value that is not of its key's type and cannot be converted to it."""
 
     kind = "value_type"
 
@@ -30,26 +30,26 @@ class WrongType(PeerError):
 def by_value(value: object, kind: type[ValueT], what: str, warn: Warn) -> ValueT:
     """``value`` as a ``kind``; ``what`` names it in the warning and the error. Raises WrongType.
 
-    A number is true where it is not 0; a boolean is 1 or 0; a real is the integer that it is equal to.
+    A number other than 0 is true; a boolean is 1 or 0; a real is the integer that it equals.
     """
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    worth = _worth(value, kind)
-    if worth is None:
+    converted = _converted(value, kind)
+    if converted is None:
         raise WrongType(f"{what} has the wrong type: it is {plists.type_name(value)}")
-    warn(f"{what} is {plists.type_name(value)}, expected {plists.type_name(worth)}; it is taken by its value")
-    found: ValueT = worth
+    warn(f"{what} is {plists.type_name(value)}, expected {plists.type_name(converted)}; it is converted")
+    found: ValueT = converted
     return found
 
 
-def _worth(value: object, kind: type) -> Any:
+def _converted(value: object, kind: type) -> Any:
     if not isinstance(value, (bool, int, float)):
         return None
-    if kind is bool and value == value:  # not a number is neither
+    if kind is bool and value == value:  # NaN is neither true nor false
         return value != 0
     if kind is int and value == value and abs(value) <= _LARGEST and value == int(value):
         return int(value)
     return None
 
 
-_LARGEST = float(1 << 63)  # beyond, a real says no integer of a property list exactly
+_LARGEST = float(1 << 63)  # a greater real is outside a plist's integers

@@ -1,1 +1,1 @@
-"""Keys, certificates and the judgement of peers. Nothing here does I/O."""
+"""Keys, certificates, CMS signatures, SCEP, and the verification of peers. No I/O."""

@@ -1,6 +1,6 @@
 """The lab's certificates: one CA for TLS and MDM identities, one for SCEP, and one for each LOM role.
 
-With a CA of its own for each role, a Device's certificate can never pass for a Controller's.
+Each LOM role has a CA of its own, so that a Device's certificate is never accepted as a Controller's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KeptAuthorities = MutableMapping[str, Authority]
 
 
 class Authorities:
-    """The CAs of one lab. Those that ``kept`` has are taken up again; what is made is kept there."""
+    """The CAs of one lab. Those in ``kept`` are used again; new ones are added to it."""
 
     def __init__(self, kept: KeptAuthorities | None = None) -> None:
         self._kept: KeptAuthorities = {} if kept is None else kept
@@ -36,7 +36,7 @@ class Authorities:
 
     @property
     def scep(self) -> Authority:
-        """The CA that issues by SCEP. Its key is RSA, as SCEP needs, and made when first asked for."""
+        """The CA that issues by SCEP. Its key is RSA, as SCEP requires, and is generated at the first use."""
         if self._scep is None:
             self._scep = self._of("scep", _scep_authority)
         return self._scep
@@ -65,17 +65,17 @@ class Authorities:
         return self._mdm.issue("lom-agent lab profiles", Usage())
 
     def mdm_identity(self) -> Identity:
-        """An MDM identity for a Mac that is not known yet."""
+        """A new MDM identity, for any Mac."""
         return self._mdm.issue(f"mdm-{uuid.uuid4()}", CLIENT_USAGE)
 
     def push_identity(self, topic: str) -> Identity:
-        """The lab's push certificate: its subject's UID is the topic, as Apple makes them for MDM servers."""
+        """The lab's push certificate: the UID of its subject is the topic, as in Apple's for MDM servers."""
         key = make_key()
         subject = [x509.NameAttribute(NameOID.USER_ID, topic), x509.NameAttribute(NameOID.COMMON_NAME, f"APSP:{topic}")]
         return Identity(self._mdm.certify(key.public_key(), x509.Name(subject), CLIENT_USAGE), key)
 
     def issue_for(self, request: CertificateRequest) -> x509.Certificate:
-        """An MDM certificate for a SCEP request, with the subject and the names that it asks for."""
+        """An MDM certificate for a SCEP request, with the request's subject and subjectAltName."""
         return self.scep.certify(request.public_key, request.subject, CLIENT_USAGE, request.subject_alternative_name)
 
     def _of(self, name: str, make: Callable[[], Authority]) -> Authority:

@@ -1,4 +1,4 @@
-"""A certificate authority for tests and for the embedded server: it issues what each protocol asks of a certificate."""
+"""A certificate authority for tests and for the embedded lab, with the extensions that each protocol needs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Usage:
         return _key_usage(self.digital_signature, self.key_encipherment, self.data_encipherment)
 
     def extended_key_usage(self) -> x509.ExtendedKeyUsage | None:
-        """The Extended Key Usage extension, or None where nothing is allowed by name."""
+        """The Extended Key Usage extension, or None without one."""
         oids = [ExtendedKeyUsageOID.SERVER_AUTH] if self.server_auth else []
         oids += [ExtendedKeyUsageOID.CLIENT_AUTH] if self.client_auth else []
         return x509.ExtendedKeyUsage(oids) if oids else None
@@ -60,7 +60,7 @@ class Authority:
 
     @classmethod
     def create(cls, common_name: str, *, key: PrivateKey | None = None, decrypts: bool = False) -> Authority:
-        """A new root called ``common_name``, valid from an hour ago; one that ``decrypts`` can be a SCEP recipient."""
+        """A new root CA, valid from an hour ago; with ``decrypts`` it can be a SCEP recipient."""
         key = key or make_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         builder = _builder(name, name, key.public_key(), None, None)
@@ -104,7 +104,7 @@ class Authority:
         not_after: datetime | None = None,
         more: Sequence[x509.ExtensionType] = (),
     ) -> x509.Certificate:
-        """A certificate for somebody's key; the issuer's half of ``issue``. ``more`` are further extensions."""
+        """A certificate for a public key. ``more`` are further extensions."""
         builder = _builder(subject, self.certificate.subject, public_key, not_before, not_after)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(usage.key_usage(), critical=True)

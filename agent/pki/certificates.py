@@ -1,8 +1,8 @@
-"""The one way from untrusted octets to certificates: files, profiles, PKCS12, CMS, SCEP answers and TLS peers.
+"""Certificates from untrusted input: files, profiles, PKCS12, CMS, SCEP answers and TLS peers.
 
-cryptography reads a certificate in part only, and raises for the other parts when they are asked for, by exceptions
-that have no common class (``UNREADABLE``). So nothing else in this program calls a loader of certificates
-(tests/pki/test_certificates.py holds that): what is read here is read whole, or refused with CertificateError.
+cryptography parses some parts of a certificate only when they are accessed, and raises exceptions without a common
+class (``UNREADABLE``). The functions here parse every part or raise CertificateError. No other module calls a
+certificate loader of cryptography (checked by tests/pki/test_certificates.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from agent.errors import PeerError
 MAX_BYTES = 64 * 1024  # of one certificate in DER; a usual one has 400 to 2,000
 MAX_FILE_BYTES = 8 * 1024 * 1024  # of several in PEM; the trust store of an operating system has 200 to 600 KiB
 MAX_CERTIFICATES = 2048  # PEM blocks in one text
-_KEPT = 256  # certificates; a peer that shows more of them has each parsed again and again
-_LONGEST_KEPT = 4096  # bytes
+_CACHED = 256  # parsed certificates in the cache
+_LONGEST_CACHED = 4096  # bytes
 _PEM = b"-----BEGIN"
 _PARTS = (
     "version",
@@ -34,7 +34,7 @@ _PARTS = (
     "signature_algorithm_oid",
 )
 
-# What cryptography raises over a certificate or a request, most of it late, when a part is asked for.
+# What cryptography raises for a certificate or a request, mostly when a part is accessed.
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -47,20 +47,20 @@ UNREADABLE = (
 
 
 class CertificateError(PeerError):
-    """Octets that are no certificate, or one with a part that cannot be read."""
+    """Bytes that are not a certificate, or a certificate with a malformed part."""
 
     kind = "certificate"
 
 
 def read_certificate(octets: bytes) -> x509.Certificate:
-    """One certificate in DER, every part of it readable. Raises CertificateError.
+    """One certificate in DER, with every part parsed. Raises CertificateError.
 
-    The same octets give the same object, as far as they are remembered: every Mac of a fleet has the same few CAs.
+    Equal bytes return the same object while they are in the cache: all Macs of a fleet have the same few CAs.
     """
-    if len(octets) <= _LONGEST_KEPT:
-        return _remembered(bytes(octets))
+    if len(octets) <= _LONGEST_CACHED:
+        return _cached(bytes(octets))
     if len(octets) > MAX_BYTES:
-        raise CertificateError(f"expected a certificate of at most {MAX_BYTES} bytes, found {len(octets)}")
+        raise CertificateError(f"expected a certificate of at most {MAX_BYTES:,} bytes, found {len(octets):,}")
     return _read(octets)
 
 
@@ -78,42 +78,46 @@ def read_pem(octets: bytes) -> tuple[x509.Certificate, ...]:
         raise CertificateError(f"expected at most {MAX_CERTIFICATES} PEM blocks, found {count}")
     with _readable():
         found = x509.load_pem_x509_certificates(octets)
-    return tuple(_whole(certificate) for certificate in found)
+    return tuple(_fully_parsed(certificate) for certificate in found)
 
 
 def read_pkcs12(
     octets: bytes, password: bytes | None
 ) -> tuple[object, x509.Certificate | None, tuple[x509.Certificate, ...]]:
-    """Key, certificate and further certificates of a PKCS12, whose cost ``agent.pki.pfx`` has bounded before.
+    """Key, certificate and further certificates of a PKCS12 that ``agent.pki.pfx`` has checked for its cost.
 
     Raises CertificateError, also where the password is wrong.
     """
     try:
         key, certificate, others = pkcs12.load_key_and_certificates(octets, password)
-    except Exception as error:  # cryptography names no common class for unsupported algorithms
+    except Exception as error:  # cryptography has no common class for unsupported algorithms
         raise CertificateError(str(error)) from error
-    return key, None if certificate is None else _whole(certificate), tuple(_whole(other) for other in others)
+    return (
+        key,
+        None if certificate is None else _fully_parsed(certificate),
+        tuple(_fully_parsed(other) for other in others),
+    )
 
 
 def own_certificate(octets: bytes) -> x509.Certificate:
-    """A certificate in DER that this program has read or made before: not read whole again."""
+    """A certificate in DER that this program has parsed or made before; its parts are not checked again."""
     return x509.load_der_x509_certificate(octets)
 
 
 def from_openssl(certificate: crypto.X509) -> x509.Certificate:
-    """A certificate that OpenSSL has read, as cryptography reads it: not whole yet.
+    """A certificate of OpenSSL as one of cryptography, without parsing every part. Raises CertificateError.
 
-    A CA of a chain may have parts that cryptography refuses and nobody asks for. Raises CertificateError.
+    A CA in a chain may have parts that cryptography refuses and that are not needed.
     """
     try:
         with _readable():
             return certificate.to_cryptography()
-    except crypto.Error as error:  # OpenSSL cannot write what it has read
+    except crypto.Error as error:  # OpenSSL cannot encode what it has parsed
         raise CertificateError("the certificate cannot be read") from error
 
 
 def for_openssl(certificate: x509.Certificate) -> crypto.X509:
-    """A certificate as OpenSSL reads it. Raises CertificateError where it cannot."""
+    """A certificate as an object of OpenSSL. Raises CertificateError where OpenSSL refuses it."""
     try:
         return crypto.X509.from_cryptography(certificate)
     except crypto.Error as error:
@@ -121,42 +125,42 @@ def for_openssl(certificate: x509.Certificate) -> crypto.X509:
 
 
 def peer_certificate(tls: SSL.Connection) -> x509.Certificate | None:
-    """The certificate that the peer of a TLS connection has shown; None without one. Raises CertificateError."""
+    """The certificate that the peer of a TLS connection presented, or None. Raises CertificateError."""
     found = tls.get_peer_certificate()
     return None if found is None else read_openssl(found)
 
 
 def peer_chain(tls: SSL.Connection) -> tuple[x509.Certificate, ...]:
-    """What a client has shown, its own certificate first; empty without one. Raises CertificateError."""
+    """The certificates that a client presented, its own first; empty without one. Raises CertificateError."""
     own = tls.get_peer_certificate()
     if own is None:
         return ()
-    # At a server's end OpenSSL's chain lacks the peer's own certificate.
+    # On the server's side, OpenSSL's chain does not include the peer's own certificate.
     return tuple(read_openssl(found) for found in (own, *(tls.get_peer_cert_chain() or ())))
 
 
 def read_openssl(certificate: crypto.X509) -> x509.Certificate:
-    """A certificate that OpenSSL has read, whole. Raises CertificateError."""
+    """A certificate of OpenSSL as one of cryptography, with every part parsed. Raises CertificateError."""
     try:
         octets = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
-    except crypto.Error as error:  # OpenSSL cannot write what it has read
+    except crypto.Error as error:  # OpenSSL cannot encode what it has parsed
         raise CertificateError("the certificate cannot be read") from error
     return read_certificate(octets)
 
 
-@lru_cache(_KEPT)
-def _remembered(octets: bytes) -> x509.Certificate:
+@lru_cache(_CACHED)
+def _cached(octets: bytes) -> x509.Certificate:
     return _read(octets)
 
 
 def _read(octets: bytes) -> x509.Certificate:
     with _readable():
         certificate = x509.load_der_x509_certificate(octets)
-    return _whole(certificate)
+    return _fully_parsed(certificate)
 
 
-def _whole(certificate: x509.Certificate) -> x509.Certificate:
-    """The certificate, after each part was asked for once."""
+def _fully_parsed(certificate: x509.Certificate) -> x509.Certificate:
+    """The certificate, after every part was accessed once."""
     with _readable():
         for part in _PARTS:
             getattr(certificate, part)

@@ -1,8 +1,8 @@
 """CMS signatures (RFC 5652): the ``Mdm-Signature`` header, signed profiles, and the outer layer of SCEP messages.
 
-Bytes in, certificates and what they signed out; how they are made is in ``agent.pki.cms_signing``. A signature is
-checked over the exact bytes; whether the signer is to be believed (chain, validity, which Mac it is) is for the caller
-to judge by the certificate that comes back.
+``agent.pki.cms_signing`` makes them, this module verifies them. A signature is checked over the exact bytes. Whether
+the signer is trusted (chain, validity, which Mac it is) is for the caller to decide by the certificate that is
+returned.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
     "verify_detached",
 ]
 
-MAX_BYTES = 8 * 1024 * 1024  # of a signed profile, as agent.plists takes; ours, no standard says
+MAX_BYTES = 8 * 1024 * 1024  # of a signed profile, as in agent.plists; no standard gives a limit
 MAX_CERTIFICATES = 64  # in one message; a chain has three or four
 
 _SIGNED_DATA_OID = bytes.fromhex("06092a864886f70d010702")
@@ -58,30 +58,30 @@ _ENVELOPED_DATA_OID = bytes.fromhex("06092a864886f70d010703")
 
 
 class CMSError(PeerError):
-    """A message that is not the CMS it should be, or whose signature does not hold."""
+    """Malformed CMS, or a signature that is not valid."""
 
     kind = "cms"
 
 
 @dataclass(frozen=True, slots=True)
 class SignedContent:
-    """What a signed message held, after its signature was found good.
-
-    ``digest`` is the signer's digest algorithm (``sha256``), ``legacy`` says whether it or the signature's is SHA-1 or
-    MD5; ``attributes`` are its signed attributes: dotted OID to the DER of each value.
-    """
+    """The content of a signed message whose signature is valid."""
 
     content: bytes
     certificates: tuple[x509.Certificate, ...]
+    """Every certificate in the message, in its order."""
     signer: x509.Certificate
     digest: str = "sha256"
+    """The signer's digest algorithm."""
     attributes: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    """The signed attributes: dotted OID to the DER of each value."""
     legacy: bool = False
+    """Whether the digest of the signer or of the signature is SHA-1 or MD5."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SignerInfo:
-    """RFC 5652, 5.3, as far as one signer needs it; ``signed`` is the SET OF the attributes in DER, or None."""
+    """The fields of RFC 5652, 5.3, that are needed; ``signed`` is the SET OF the attributes in DER, or None."""
 
     issuer_and_serial: tuple[bytes, bytes] | None
     key_identifier: bytes | None
@@ -103,10 +103,10 @@ class _Message:
 def mdm_signature_signer(header: str, body: bytes) -> x509.Certificate:
     """The certificate that signed ``body``, from the ``Mdm-Signature`` header. Raises CMSError.
 
-    The base64 is one line with its padding, as servers insist on (PROTOCOL 6).
+    The base64 is one line with its padding, as servers require.
     """
     if len(header) > MAX_BYTES:
-        raise CMSError(f"the Mdm-Signature is {len(header)} characters long; at most {MAX_BYTES} are taken")
+        raise CMSError(f"expected an Mdm-Signature of at most {MAX_BYTES:,} characters, found {len(header):,}")
     try:
         signature = base64.b64decode(header.encode("ascii"), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -117,29 +117,29 @@ def mdm_signature_signer(header: str, body: bytes) -> x509.Certificate:
 def verify_detached(signature_der: bytes, body: bytes, *, legacy: Digests = ()) -> x509.Certificate:
     """Check a detached signature over ``body`` and return its signer's certificate. Raises CMSError.
 
-    ``legacy`` are the digests of LEGACY that are taken too.
+    ``legacy`` are the digests of LEGACY that are accepted too.
     """
     message = _read(signature_der)
     if message.content is not None:
-        raise CMSError("the signature carries its own content; a detached one was expected")
+        raise CMSError("expected a detached signature, found one with content")
     return _verify(message, body, legacy).signer
 
 
 def open_signed(data: bytes, *, absent: bytes | None = None, legacy: Digests = ()) -> SignedContent:
-    """Check an attached SignedData (DER, or BER with indefinite lengths) and return what it holds.
+    """Check an attached SignedData (DER, or BER with indefinite lengths) and return its content.
 
-    ``absent`` is what to take for the content where the message has none; by default that is an error.
-    ``legacy`` are the digests of LEGACY that are taken too. Raises CMSError, and nothing else, for any bytes.
+    ``absent`` is the content of a message without one; by default, that is an error. ``legacy`` are the digests of
+    LEGACY that are accepted too. Raises CMSError, and nothing else, for any bytes.
     """
     message = _read(data)
     content = message.content if message.content is not None else absent
     if content is None:
-        raise CMSError("the signed message has no content: the signature is a detached one")
+        raise CMSError("expected a signed message with content, found a detached signature")
     return _verify(message, content, legacy)
 
 
 def certificates_in(data: bytes) -> tuple[x509.Certificate, ...]:
-    """The certificates of a SignedData, in its order, also of one without signers; nothing is verified.
+    """The certificates of a SignedData, in its order, also where it has no signers. Nothing is verified.
 
     Raises CMSError.
     """
@@ -157,16 +157,16 @@ def looks_encrypted(data: bytes) -> bool:
 
 
 def _read(data: bytes) -> _Message:
-    """ContentInfo and SignedData (RFC 5652, 3 and 5.1); the signers are not looked into yet."""
+    """ContentInfo and SignedData (RFC 5652, 3 and 5.1); the signers are not parsed yet."""
     if len(data) > MAX_BYTES:
-        raise CMSError(f"the signed message is {len(data)} bytes long; at most {MAX_BYTES} are taken")
+        raise CMSError(f"expected a signed message of at most {MAX_BYTES:,} bytes, found {len(data):,}")
     if data[:1] != b"\x30":
         raise CMSError(f"not CMS: it begins with {data[:8]!r} instead of an ASN.1 sequence")
     try:
         content_info = der.Fields(der.read(data).expect(der.SEQUENCE, "a CMS ContentInfo"))
         kind = content_info.take(der.OBJECT_IDENTIFIER, "the content type").oid()
         if kind != SIGNED_DATA:
-            raise CMSError(f"CMS of content type {kind}; SignedData ({SIGNED_DATA}) was expected")
+            raise CMSError(f"expected SignedData ({SIGNED_DATA}), found CMS of content type {kind}")
         wrapped = content_info.take(der.CONTEXT_0, "the SignedData")
         fields = der.Fields(_only(wrapped).expect(der.SEQUENCE, "a SignedData"))
         fields.take(der.INTEGER, "the version of the SignedData")
@@ -196,10 +196,10 @@ def _only(wrapper: der.Element) -> der.Element:
 
 
 def _certificates(certificates: der.Element) -> tuple[x509.Certificate, ...]:
-    # Attribute certificates and other formats have context tags; nothing here wants them.
+    # Attribute certificates and other formats have context tags; they are not used here.
     found = [element for element in certificates.children() if element.tag == der.SEQUENCE]
     if len(found) > MAX_CERTIFICATES:
-        raise CMSError(f"the message holds {len(found)} certificates; at most {MAX_CERTIFICATES} are taken")
+        raise CMSError(f"expected at most {MAX_CERTIFICATES} certificates in the message, found {len(found)}")
     try:
         return tuple(read_certificate(element.encoded) for element in found)
     except CertificateError as error:
@@ -276,7 +276,7 @@ def _attributes(element: der.Element) -> Mapping[str, tuple[bytes, ...]]:
         fields = der.Fields(attribute.expect(der.SEQUENCE, "a signed attribute"))
         oid = fields.take(der.OBJECT_IDENTIFIER, "the type of a signed attribute").oid()
         if oid in found:
-            raise CMSError(f"the signed attribute {oid} is there twice")
+            raise CMSError(f"the signed attribute {oid} occurs twice")
         found[oid] = tuple(value.encoded for value in fields.take(der.SET, "its values").children())
     return MappingProxyType(found)
 
@@ -299,14 +299,14 @@ def _key_identifier(certificate: x509.Certificate) -> bytes | None:
 
 
 def _check_attributes(info: _SignerInfo, content_type: str, content: bytes) -> None:
-    """RFC 5652, 11.1 and 11.2: content-type and message-digest, each there once with one value."""
+    """Check content-type and message-digest: each must occur once, with one value (RFC 5652, 11.1 and 11.2)."""
     types, digests = info.attributes.get(CONTENT_TYPE, ()), info.attributes.get(MESSAGE_DIGEST, ())
     if len(types) != 1 or len(digests) != 1:
-        raise CMSError("the signed attributes lack a content-type or a message-digest")
+        raise CMSError("expected one content-type and one message-digest among the signed attributes")
     if (found := der.read(types[0]).oid()) != content_type:
-        raise CMSError(f"the signed content-type is {found}, but the content is of type {content_type}")
+        raise CMSError(f"expected the signed content-type {content_type}, found {found}")
     digest = hashes.Hash(info.digest)
     digest.update(content)
     expected = der.read(digests[0]).expect(der.OCTET_STRING, "the message digest").body
     if not hmac.compare_digest(digest.finalize(), expected):
-        raise CMSError(f"the {info.digest.name} digest of the content is not the one that was signed")
+        raise CMSError(f"the {info.digest.name} digest of the content is not the signed one")

@@ -1,6 +1,6 @@
-"""CMS signatures (RFC 5652) made: the ``Mdm-Signature`` header, signed profiles, and the outer layer of SCEP messages.
+"""Making CMS signatures (RFC 5652): the ``Mdm-Signature`` header, signed profiles, the outer layer of SCEP messages.
 
-Bytes and keys in, bytes out. Every report of a Mac may be signed, so what is the same each time is encoded once.
+A Mac may sign every report, so the parts that never change are encoded once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MESSAGE_DIGEST = der.oid(MESSAGE_DIGEST)
 _SIGNED_DATA, _DATA = der.oid(SIGNED_DATA), der.oid(DATA)
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _GENERALIZED_FROM = 2050  # RFC 5652, 11.3
-_KNOWN_SIGNERS = 1024  # of which issuer, serial number and octets are kept, about 1 KiB each
+_KNOWN_SIGNERS = 1024  # signers whose issuer, serial number and certificate stay encoded, about 1 KiB each
 _PKCS1, _HASH, _ECDSA = padding.PKCS1v15(), hashes.SHA256(), ec.ECDSA(hashes.SHA256())
 
 
@@ -46,9 +46,9 @@ def sign_detached(
     private_key: PrivateKey,
     chain: Sequence[x509.Certificate] = (),
 ) -> bytes:
-    """DER SignedData over exactly ``body``, which is left out; SHA-256, RSA PKCS#1 v1.5 or ECDSA.
+    """DER SignedData over exactly ``body``, without it; SHA-256 with RSA PKCS#1 v1.5 or ECDSA.
 
-    The signer's certificate and ``chain`` are inside. Raises MisuseError for a key of another kind.
+    It includes the signer's certificate and ``chain``. Raises MisuseError for a key of another kind.
     """
     return _sign(body, certificate, private_key, chain, None)
 
@@ -59,12 +59,12 @@ def sign_attached(
     private_key: PrivateKey,
     chain: Sequence[x509.Certificate] = (),
 ) -> bytes:
-    """Like ``sign_detached``, with ``content`` inside: the form of a signed ``.mobileconfig``."""
+    """Like ``sign_detached``, but with the content: the form of a signed ``.mobileconfig``."""
     return _sign(content, certificate, private_key, chain, content)
 
 
 def mdm_signature(body: bytes, certificate: x509.Certificate, private_key: PrivateKey) -> str:
-    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64 (PROTOCOL 3 and 6)."""
+    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64."""
     return base64.b64encode(sign_detached(body, certificate, private_key)).decode("ascii")
 
 
@@ -76,16 +76,16 @@ def signed_data(
     signature: bytes,
     content: bytes | None,
 ) -> bytes:
-    """The DER of a message with one signer (RFC 5652, 5.1 and 5.3): the first of ``certificates``, which are inside.
+    """The DER of a message with one signer (RFC 5652, 5.1 and 5.3): the first of ``certificates``, which it includes.
 
-    ``attributes`` is the SET OF what was signed; ``content`` None leaves it out.
+    ``attributes`` is the signed SET OF; without ``content``, the message is detached.
     """
     signer, own = _signer(certificates[0])
     signer_info = der.sequence(
         _VERSION_1,
         signer,
         digest_algorithm,
-        # Signed as a SET OF, sent under [0] (RFC 5652, 5.4): the two differ in the first octet alone.
+        # Signed as a SET OF, sent under [0] (RFC 5652, 5.4): the two differ in the first octet only.
         bytes((der.CONTEXT_0,)) + attributes[1:],
         algorithm,
         der.encode(der.OCTET_STRING, signature),
@@ -131,13 +131,13 @@ def _sign(
     elif isinstance(private_key, ec.EllipticCurvePrivateKey):
         algorithm, signature = _ECDSA_SHA256, private_key.sign(attributes, _ECDSA)
     else:
-        raise MisuseError(f"cannot sign: only RSA and EC keys are supported, not a {type(private_key).__name__}")
+        raise MisuseError(f"Expected an RSA or EC key, found a {type(private_key).__name__}.")
     return signed_data((certificate, *chain), _SHA256, attributes, algorithm, signature, inside)
 
 
 @lru_cache(_KNOWN_SIGNERS)
 def _signer(certificate: x509.Certificate) -> tuple[bytes, bytes]:
-    """How a message names the signer, and its certificate."""
+    """The signer's identifier and its certificate, in DER."""
     issuer, serial = issuer_and_serial(certificate)
     return der.sequence(issuer, der.encode(der.INTEGER, serial)), certificate.public_bytes(Encoding.DER)
 

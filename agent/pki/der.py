@@ -1,8 +1,8 @@
-"""ASN.1 from strangers: walk BER or DER element by element, bounded in depth and count, copying nothing until asked.
+"""Untrusted ASN.1: reads BER or DER element by element, with limits on depth and count, and copies only on access.
 
-CMS arrives as DER from Macs and as indefinite-length BER from OpenSSL's streams and from Java. A general ASN.1
-library joins the pieces of a BER string in quadratic time and holds every element of a set at once; this reader
-does neither, and raises one error. Only what CMS needs is here: tags below 31, lengths below 4 GiB.
+CMS arrives as DER from Macs and as indefinite-length BER from OpenSSL's streams and from Java. General ASN.1 libraries
+join the pieces of a BER string in quadratic time and hold every element of a set in memory; this reader does neither,
+and raises one error. It supports what CMS needs: tags below 31, lengths below 4 GiB.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _END = b"\x00\x00"
 
 
 class DERError(PeerError):
-    """Bytes that are not the ASN.1 they should be."""
+    """Malformed or unexpected ASN.1."""
 
     kind = "asn1"
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One ASN.1 value inside ``source``: its tag octet, and the offsets where it, its body and what follows begin."""
+    """One ASN.1 value inside ``source``: its tag octet, and the offsets of its start, its body and its end."""
 
     source: bytes
     tag: int
@@ -62,7 +62,7 @@ class Element:
         return self.source[self.start : self.end]
 
     def children(self) -> list[Element]:
-        """The elements inside. Raises DERError where this is no container, or one with too many."""
+        """The elements inside. Raises DERError where this is not a container, or has too many."""
         if not self.tag & _CONSTRUCTED:
             raise DERError(f"expected a container, found tag 0x{self.tag:02x}")
         found = list(islice(self._walk(), MAX_ELEMENTS + 1))
@@ -71,7 +71,7 @@ class Element:
         return found
 
     def expect(self, tag: int, what: str) -> Element:
-        """This element, where its tag is ``tag``; else DERError naming ``what``."""
+        """This element. Raises DERError, which names ``what``, where it has another tag."""
         if self.tag != tag:
             raise DERError(f"expected {what} (tag 0x{tag:02x}), found tag 0x{self.tag:02x}")
         return self
@@ -80,7 +80,7 @@ class Element:
         """The bytes of an OCTET STRING, also of one in pieces (BER) and of one implicitly tagged."""
         if not self.tag & _CONSTRUCTED:
             return self.body
-        # Pieces may themselves be in pieces (X.690, 8.7.3); no writer does that, and it has no bound.
+        # Pieces in pieces (X.690, 8.7.3) are refused: no writer makes them, and their depth is not limited.
         return b"".join(piece.expect(OCTET_STRING, "a piece of a string").body for piece in self.children())
 
     def oid(self) -> str:
@@ -105,7 +105,7 @@ class Element:
 
 
 class Fields:
-    """The elements of a SEQUENCE, taken one after the other by tag, as an ASN.1 module lists them."""
+    """The elements of a SEQUENCE, taken one by one in the order of its ASN.1 module."""
 
     def __init__(self, sequence: Element) -> None:
         self._elements = sequence.children()
@@ -115,12 +115,12 @@ class Fields:
         """The next element, which must have ``tag``. Raises DERError naming ``what``."""
         found = self.optional(tag)
         if found is None:
-            there = "the end" if self.done else f"tag 0x{self._elements[self._next].tag:02x}"
-            raise DERError(f"expected {what} (tag 0x{tag:02x}), found {there}")
+            found_tag = "the end" if self.done else f"tag 0x{self._elements[self._next].tag:02x}"
+            raise DERError(f"expected {what} (tag 0x{tag:02x}), found {found_tag}")
         return found
 
     def optional(self, *tags: int) -> Element | None:
-        """The next element where its tag is one of ``tags``; else None, and nothing is taken."""
+        """The next element if its tag is one of ``tags``; else None, and the element remains."""
         if self.done or self._elements[self._next].tag not in tags:
             return None
         self._next += 1
@@ -128,12 +128,12 @@ class Fields:
 
     @property
     def done(self) -> bool:
-        """Whether every element was taken."""
+        """Whether every element is taken."""
         return self._next == len(self._elements)
 
 
 def read(data: bytes) -> Element:
-    """The one element that ``data`` is. Raises DERError, also where bytes follow it."""
+    """The single element in ``data``. Raises DERError, also where bytes follow it."""
     element = _element_at(data, 0, len(data))
     if element.end != len(data):
         raise DERError(f"{len(data) - element.end} bytes follow the ASN.1 value")
@@ -160,10 +160,10 @@ def set_of(*parts: bytes) -> bytes:
 
 
 def oid(dotted: str) -> bytes:
-    """The DER of an OBJECT IDENTIFIER. Raises ValueError where ``dotted`` is none."""
+    """The DER of an OBJECT IDENTIFIER. Raises ValueError for another text."""
     arcs = [int(arc) for arc in dotted.split(".")]
     if len(arcs) < 2 or arcs[0] > 2 or min(arcs) < 0:
-        raise ValueError(f"{dotted!r} is no object identifier")
+        raise ValueError(f"expected an object identifier, found {dotted!r}")
     body = bytearray()
     for arc in (40 * arcs[0] + arcs[1], *arcs[2:]):
         groups = range((max(arc.bit_length(), 1) - 1) // 7 * 7, -1, -7)
@@ -185,26 +185,26 @@ def _header(source: bytes, start: int, limit: int) -> tuple[int, int, int | None
         raise DERError("the ASN.1 value is cut short")
     tag, size, body_start = source[start], source[start + 1], start + 2
     if tag & 0x1F == 0x1F:
-        raise DERError("a tag above 30, which no message has")
+        raise DERError("expected a tag below 31, found a longer one")
     if size == _INDEFINITE:
         if not tag & _CONSTRUCTED:
-            raise DERError("an indefinite length on a value that is no container")
+            raise DERError("an indefinite length on a value that is not a container")
         return tag, body_start, None
     if size > _INDEFINITE:
         count = size & 0x7F
         if count > 4:
-            raise DERError(f"a length of {count} octets; at most 4 are taken")
+            raise DERError(f"expected a length of at most 4 octets, found {count}")
         if body_start + count > limit:
             raise DERError("the ASN.1 value is cut short")
         size = int.from_bytes(source[body_start : body_start + count], "big")
         body_start += count
     if size > limit - body_start:
-        raise DERError(f"the ASN.1 value is cut short: {size} bytes announced, {limit - body_start} there")
+        raise DERError(f"the ASN.1 value is cut short: it ends after {limit - body_start} of {size} bytes")
     return tag, body_start, size
 
 
 def _end_of_contents(source: bytes, offset: int, limit: int) -> int:
-    """The offset of the two zero octets that end a value of indefinite length; what is nested in it counts too."""
+    """The offset of the two zero octets that end a value of indefinite length; nested values count as elements too."""
     depth = 1
     for _ in range(MAX_ELEMENTS + 1):
         if offset + 2 <= limit and source[offset] == 0 == source[offset + 1]:

@@ -1,4 +1,4 @@
-"""An identity: a private key and its certificate, as a profile's PKCS12 payload brings it or an authority makes it."""
+"""An identity: a private key and its certificate, from a profile's PKCS12 payload or from an authority."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class IdentityError(PeerError):
 
 
 class WrongPasswordError(IdentityError):
-    """The PKCS12 is well formed, but its password is another one."""
+    """The PKCS12 is well formed, but has another password."""
 
     kind = "pkcs12_password"
 
@@ -33,8 +33,8 @@ class WrongPasswordError(IdentityError):
 class Identity:
     """A private key, the certificate for it, and the certificates between it and a trust anchor.
 
-    It is kept in DER, or as the library's objects, which are ten times as large, or both: ``rest`` leaves the DER
-    alone, and whoever asks for an object makes it anew.
+    It is stored as DER, as objects of the library (ten times as large), or both. ``rest`` keeps only the DER; the next
+    access to an object parses it again.
     """
 
     __slots__ = ("__weakref__", "_certificate", "_key", "_octets", "chain")
@@ -49,7 +49,7 @@ class Identity:
 
     @classmethod
     def of_octets(cls, certificate: bytes, key: bytes, chain: tuple[x509.Certificate, ...] = ()) -> Identity:
-        """The identity that gave these ``octets`` before: nothing is checked, for it was when it came."""
+        """The identity with these ``octets``, which were checked before and are not checked again."""
         identity = cls.__new__(cls)
         identity._certificate = identity._key = None
         identity._octets = certificate, key
@@ -85,7 +85,7 @@ class Identity:
         return self._octets
 
     def rest(self) -> None:
-        """Nobody needs the objects for a while."""
+        """Free the objects and keep the DER."""
         if self.octets:
             self._certificate = self._key = None
 
@@ -96,24 +96,24 @@ class Identity:
 
 
 def _own_key(octets: bytes) -> PrivateKey:
-    key = load_der_private_key(octets, None, unsafe_skip_rsa_key_validation=True)  # it was checked when it came
+    key = load_der_private_key(octets, None, unsafe_skip_rsa_key_validation=True)  # checked before
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise MisuseError(f"an identity's key is RSA or elliptic curve, not {type(key).__name__}")
+        raise MisuseError(f"Expected an RSA or elliptic curve key, found a {type(key).__name__}.")
     return key
 
 
 def load_pkcs12(blob: bytes, password: str | None) -> Identity:
     """Unpack a PKCS12, legacy or modern, into its identity.
 
-    Read is every encryption that OpenSSL reads: PBES2 (AES, Camellia, 3DES, RC2 by PBKDF2) and the legacy ones (3DES,
-    RC2, RC4 by SHA-1; DES by MD5), with a MAC by SHA-2, SHA-1 or MD5, or without one. Not read are scrypt, PBMAC1
-    (RFC 9579), public-key integrity, and a key within an encrypted part.
+    It supports every encryption of OpenSSL: PBES2 (AES, Camellia, 3DES, RC2 with PBKDF2) and the legacy ones (3DES,
+    RC2, RC4 with SHA-1; DES with MD5), with a MAC by SHA-2, SHA-1 or MD5, or without one. It does not support scrypt,
+    PBMAC1 (RFC 9579), public-key integrity, and a key within an encrypted part.
 
-    Raises WrongPasswordError, or IdentityError for anything else that is wrong. The work that a hostile file can
-    ask for is bounded: its key derivations are counted before the first is done.
+    Raises WrongPasswordError, or IdentityError for any other fault. The work for a hostile file is limited: its rounds
+    of key derivation are counted before the first one.
     """
     if len(blob) > MAX_PKCS12_BYTES:
-        raise IdentityError(f"the PKCS12 is {len(blob)} bytes long; at most {MAX_PKCS12_BYTES} are taken")
+        raise IdentityError(f"expected a PKCS12 of at most {MAX_PKCS12_BYTES:,} bytes, found {len(blob):,}")
     proven = True
     try:
         secret = password.encode() if password is not None else None
@@ -128,14 +128,14 @@ def load_pkcs12(blob: bytes, password: str | None) -> Identity:
             raise WrongPasswordError("the PKCS12 does not open with the payload's Password") from error
         raise IdentityError(f"the PKCS12 cannot be read: {error}") from error
     if certificate is None or key is None:
-        raise IdentityError("the PKCS12 should hold one private key with its certificate, but one of them is missing")
+        raise IdentityError("expected a private key and its certificate in the PKCS12, found only one of them")
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise IdentityError(f"the PKCS12 holds a {type(key).__name__}; a Mac's identity is RSA or elliptic curve")
+        raise IdentityError(f"expected an RSA or elliptic curve key in the PKCS12, found a {type(key).__name__}")
     return Identity(certificate, key, others)
 
 
 def dump_pkcs12(identity: Identity, password: str, friendly_name: str) -> bytes:
-    """Pack an identity into a PKCS12 (AES-256, PBKDF2, HMAC with SHA-256), readable by every current system."""
+    """Pack an identity into a PKCS12 (AES-256, PBKDF2, HMAC with SHA-256), which every current system reads."""
     encryption = (
         PrivateFormat.PKCS12.encryption_builder()
         .kdf_rounds(_PKCS12_WRITE_ROUNDS)

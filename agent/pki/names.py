@@ -1,7 +1,7 @@
-"""Names that identify somebody: which texts are names at all, and when two of them are the same.
+"""Names of peers: which texts are valid, and when two of them are equal.
 
 Names are compared without regard to the case of ASCII letters and of no other character (RFC 4343, section 3). Python's
-``lower``, ``upper`` and ``casefold`` know all of Unicode: KELVIN SIGN becomes k, and ``ﬀ`` becomes FF.
+``lower``, ``upper`` and ``casefold`` convert all of Unicode: KELVIN SIGN becomes k, and ``ﬀ`` becomes FF.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ _UPPER = str.maketrans(ascii_lowercase, ascii_uppercase)
 
 
 def ascii_lower(text: str) -> str:
-    """``text`` with A to Z in lower case, and everything else as it is."""
+    """``text`` with A to Z in lower case; other characters are unchanged."""
     return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 def ascii_upper(text: str) -> str:
-    """``text`` with a to z in upper case, and everything else as it is."""
+    """``text`` with a to z in upper case; other characters are unchanged."""
     return text.upper() if text.isascii() else text.translate(_UPPER)
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names are the same but for the case of ASCII letters."""
+    """Whether two names are equal apart from the case of ASCII letters."""
     return ascii_lower(one) == ascii_lower(other)
 
 
 def fault_of_name(name: object) -> str:
-    """Why this is no name of anybody, for an error text; empty where it is one."""
+    """Why this is not a valid name, for an error text; empty for a valid one."""
     if not isinstance(name, str):
-        return "it is no text"
+        return "it is not a string"
     if not name:
         return "it is empty"
     if name != name.strip():
-        return "it begins or ends with a blank"
-    if not name.isprintable():  # C0, C1 and NUL, but also marks of direction and other blanks than a space
-        return "it has a character that cannot be printed"
+        return "it begins or ends with white space"
+    if not name.isprintable():  # C0, C1 and NUL, but also direction marks and spaces other than U+0020
+        return "it has a character that is not printable"
     return ""

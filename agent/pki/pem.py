@@ -1,4 +1,4 @@
-"""Identities in PEM, as OpenSSL and most other programs keep them: certificates in one text, the key in another."""
+"""Identities and private keys in PEM, as OpenSSL writes them: certificates in one text, the key in another."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from agent.pki.identity import Identity, IdentityError, PrivateKey
 
 
 def load_identity(certificates: bytes, key: bytes) -> Identity:
-    """The identity in two PEM texts. The first certificate is its own, the others lead to a CA.
+    """The identity in two PEM texts. The first certificate is its own, the others are its chain to a CA.
 
-    Raises IdentityError; also where the key is encrypted, or another certificate's.
+    Raises IdentityError, also where the key is encrypted or belongs to another certificate.
     """
     try:
         own, *chain = read_pem(certificates)
     except CertificateError as error:
         raise IdentityError(f"expected a certificate in PEM (-----BEGIN CERTIFICATE-----): {error}") from error
-    private_key = _load_key(key)
+    private_key = load_key(key)
     if _public(private_key.public_key()) != _public(own.public_key()):
         raise IdentityError(
-            f"the key is not that of the certificate {own.subject.rfc4514_string()}, the first in its file"
+            f"expected the key of the first certificate, {own.subject.rfc4514_string()}; found another key"
         )
     return Identity(own, private_key, tuple(chain))
 
@@ -44,17 +44,19 @@ def key_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _load_key(pem: bytes) -> PrivateKey:
+def load_key(pem: bytes) -> PrivateKey:
+    """An RSA or elliptic curve key in PEM, not encrypted. Raises IdentityError."""
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError as error:
         raise IdentityError(
-            "the key is encrypted; decrypt it first: openssl pkey -in encrypted.pem -out key.pem"
+            "expected a key without a password, found an encrypted one. Decrypt it: openssl pkey -in encrypted.pem "
+            "-out key.pem"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise IdentityError(f"the key is not in PEM (-----BEGIN PRIVATE KEY-----): {error}") from error
+        raise IdentityError(f"expected a private key in PEM (-----BEGIN PRIVATE KEY-----): {error}") from error
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise IdentityError(f"the key is a {type(key).__name__}; a Mac's identity is RSA or elliptic curve")
+        raise IdentityError(f"expected an RSA or elliptic curve key, found a {type(key).__name__}")
     return key
 
 

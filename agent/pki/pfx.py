@@ -1,8 +1,8 @@
-"""The outside of a PKCS12: what opening it would cost, whether the password is right, and its parts in a safe order.
+"""A PKCS12 before its decryption: the cost limit, the password check, and its parts in a safe order.
 
-Source: RFC 7292. OpenSSL derives keys for as many rounds as the file asks, again and again, also for keys that lie
-inside an encrypted part, where their rounds cannot be counted beforehand. But it opens one key only, the first. So the
-parts are put in an order in which that is a key that could be counted, and the MAC is made anew.
+Source: RFC 7292. OpenSSL derives keys for as many rounds as the file says, also for keys inside an encrypted part,
+whose rounds cannot be counted beforehand. But it opens only the first key. So the parts are sorted such that this is a
+key whose rounds were counted, and the MAC is computed again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asn1crypto import algos, cms, core, pkcs12
 
 from agent.errors import PeerError
 
-MAX_KDF_ROUNDS = 1_000_000  # of one key; OpenSSL writes 2,048, current Macs 1,000,000 at the most
+MAX_KDF_ROUNDS = 1_000_000  # of one key; OpenSSL writes 2,048, current Macs 1,000,000 at most
 MAX_KDF_ROUNDS_IN_ALL = 4_000_000  # of one file: MAC, certificates and key; about a second and a half
 _DIGESTS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _MAC_KEY = b"\x03"  # RFC 7292, B.3: what the derived octets are for
@@ -23,28 +23,28 @@ _KEYS = ("key_bag", "pkcs8_shrouded_key_bag")
 
 
 class PKCS12Error(PeerError):
-    """A PKCS12 whose outside is malformed, asks for too much, or is of a kind that is not read."""
+    """A PKCS12 that is malformed, needs too many rounds, or is of an unsupported kind."""
 
     kind = "identity"
 
 
 class MACMismatch(PKCS12Error):
-    """The PKCS12 was not made with this password, or was changed since."""
+    """The PKCS12 has another password, or was changed after it was made."""
 
     kind = "pkcs12_password"
 
 
 def prepare(blob: bytes, password: str | None) -> tuple[bytes, bool]:
-    """The same PKCS12, cheap to open and with its key before its encrypted parts, and whether its MAC was right.
+    """The same PKCS12 with a cheap MAC and its key before its encrypted parts, and whether it had a MAC to check.
 
-    Raises MACMismatch for a wrong password, PKCS12Error for anything else. A PKCS12 without a MAC, which is legal,
-    shows a wrong password only when it is opened.
+    Raises MACMismatch for a wrong password, PKCS12Error for any other fault. A PKCS12 without a MAC, which is legal,
+    reveals a wrong password only when it is decrypted.
     """
     try:
         pfx = pkcs12.Pfx.load(blob, strict=True)
         kind = pfx["auth_safe"]["content_type"].native
         if kind != "data":
-            raise PKCS12Error(f"the payload is no PKCS12 under a password: its content is {kind}")
+            raise PKCS12Error(f"expected a PKCS12 with a password, found content of type {kind}")
         safes = list(pfx.authenticated_safe)
         _check_rounds([*_mac_rounds(pfx), *_safe_rounds(safes)])
         _check_key(safes)
@@ -52,23 +52,23 @@ def prepare(blob: bytes, password: str | None) -> tuple[bytes, bool]:
         safes.sort(key=lambda safe: safe["content_type"].native != "data")
         return _packed(safes, secret), secret is not None
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise PKCS12Error(f"the payload is no PKCS12: {error}") from error
+        raise PKCS12Error(f"the payload is not a PKCS12: {error}") from error
 
 
 def _check_rounds(counts: list[int]) -> None:
     if any(not 0 < count <= MAX_KDF_ROUNDS for count in counts) or sum(counts) > MAX_KDF_ROUNDS_IN_ALL:
         raise PKCS12Error(
-            f"the PKCS12 asks for {max(counts)} rounds of key derivation at once and {sum(counts)} in all; "
-            f"at most {MAX_KDF_ROUNDS} and {MAX_KDF_ROUNDS_IN_ALL} are done"
+            f"expected at most {MAX_KDF_ROUNDS:,} rounds for one key and {MAX_KDF_ROUNDS_IN_ALL:,} in all, "
+            f"found {max(counts):,} and {sum(counts):,}"
         )
 
 
 def _check_key(safes: list[cms.ContentInfo]) -> None:
     kinds = [bag["bag_id"].native for safe in safes for bag in _bags(safe)]
     if "safe_contents" in kinds:
-        raise PKCS12Error("the PKCS12 has parts within parts, which are not read")
+        raise PKCS12Error("expected a PKCS12 without nested parts, found some")
     if not any(kind in _KEYS for kind in kinds):
-        raise PKCS12Error("the PKCS12 should hold one private key outside of its encrypted parts, but has none there")
+        raise PKCS12Error("expected a private key outside of the encrypted parts of the PKCS12, found none")
 
 
 def _mac_rounds(pfx: pkcs12.Pfx) -> Iterator[int]:
@@ -86,7 +86,7 @@ def _safe_rounds(safes: list[cms.ContentInfo]) -> Iterator[int]:
 
 
 def _bags(safe: cms.ContentInfo) -> list[pkcs12.SafeBag]:
-    """What can be seen of a part without the password."""
+    """The bags of a part that is not encrypted; none of an encrypted one."""
     if safe["content_type"].native != "data":
         return []
     return list(pkcs12.SafeContents.load(safe["content"].native, strict=True))
@@ -98,18 +98,18 @@ def _rounds(algorithm: algos.EncryptionAlgorithm) -> int:
         return int(parameters["iterations"].native)
     derivation = parameters["key_derivation_func"]
     if derivation["algorithm"].native != "pbkdf2":
-        raise PKCS12Error(f"the PKCS12 derives a key by {derivation['algorithm'].native}; only PBKDF2 is read")
+        raise PKCS12Error(f"expected key derivation by PBKDF2, found {derivation['algorithm'].native}")
     return int(derivation["parameters"]["iteration_count"].native)
 
 
 def _check_mac(pfx: pkcs12.Pfx, password: str | None) -> bytes | None:
-    """The octets of the password that the MAC was made with; None where there is no MAC."""
+    """The encoded password of the MAC; None where there is no MAC."""
     mac = pfx["mac_data"]
     if mac.native is None:
         return None
     name = mac["mac"]["digest_algorithm"]["algorithm"].native
     if name not in _DIGESTS:
-        raise PKCS12Error(f"the PKCS12 has a MAC by {name}; one of {', '.join(_DIGESTS)} was expected")
+        raise PKCS12Error(f"expected a MAC by one of {', '.join(_DIGESTS)}, found {name}")
     salt, rounds = mac["mac_salt"].native, int(mac["iterations"].native)
     for secret in _secrets(password):
         found = _mac(name, secret, salt, rounds, pfx["auth_safe"]["content"].native)
@@ -119,7 +119,7 @@ def _check_mac(pfx: pkcs12.Pfx, password: str | None) -> bytes | None:
 
 
 def _secrets(password: str | None) -> tuple[bytes, ...]:
-    """RFC 7292, B.1: UTF-16 with a final NUL; of no password, some write that NUL and some nothing at all."""
+    """RFC 7292, B.1: UTF-16 with a final NUL; for an empty password, some programs write the NUL and some nothing."""
     if not password:
         return b"", b"\0\0"
     return (password.encode("utf-16-be", "surrogatepass") + b"\0\0",)

@@ -1,9 +1,9 @@
-"""What a chain of certificates is judged for, as OpenSSL's TLS has it: the use of every certificate, and its strength.
+"""The purpose and the strength of a certificate chain, checked as in OpenSSL's TLS.
 
-``X509StoreContext`` judges signatures, dates and constraints. A TLS handshake also sets the purpose, so that Extended
-Key Usage and Key Usage count at every certificate of the chain, and the security level, below which a key or a digest
-is too weak. pyOpenSSL has no public way to set either: the purpose is set by the private names here, the level is
-checked after OpenSSL has built the chain.
+``X509StoreContext`` checks signatures, dates and constraints. A TLS handshake also sets the purpose, which checks
+Extended Key Usage and Key Usage of every certificate in the chain, and the security level, which refuses weak keys and
+digests. pyOpenSSL has no public function for either: the purpose is set by private names, the level is checked here
+after OpenSSL has built the chain.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _lib: Any = getattr(SSL, "_lib", None)
 
 
 class Purpose(Enum):
-    """What the peer is in the handshake. The value is OpenSSL's name."""
+    """The peer's role in the handshake. The value is OpenSSL's name."""
 
     TLS_SERVER = "X509_PURPOSE_SSL_SERVER"
     TLS_CLIENT = "X509_PURPOSE_SSL_CLIENT"
 
 
 def set_purpose(store: Any, purpose: Purpose) -> None:
-    """Have every chain that is judged by this ``X509Store`` judged for ``purpose``, or raise MisuseError."""
+    """Check every chain of this ``X509Store`` for ``purpose``. Raises MisuseError where that cannot be set."""
     number = getattr(_lib, purpose.value, None)
     setter = getattr(_lib, "X509_STORE_set_purpose", None)
     if number is None or setter is None or setter(store._store, number) != 1:
-        raise MisuseError("this release of pyOpenSSL or cryptography cannot judge certificates for a purpose")
+        raise MisuseError("Expected a release of pyOpenSSL and cryptography that can set a purpose, found another one.")
 
 
 def weakness(chain: Sequence[crypto.X509]) -> tuple[int, crypto.X509] | None:
-    """OpenSSL's error number for the first certificate of a chain that TLS finds too weak, and that certificate.
+    """The first certificate of a chain that is too weak for TLS, after OpenSSL's error number for it; else None.
 
-    The signature of the last one, the anchor, counts for nothing. Raises CertificateError and crypto.Error.
+    The signature of the last one, the anchor, is not checked. Raises CertificateError and crypto.Error.
     """
     for depth, certificate in enumerate(chain):
         key = certificate.get_pubkey()

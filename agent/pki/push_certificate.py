@@ -1,8 +1,8 @@
-"""A push certificate for tests: as Apple's certificates for MDM are, but of a CA of one's own.
+"""A push certificate for tests, in the form of Apple's certificates for MDM, from a private CA.
 
 Source: developer.apple.com/documentation/devicemanagement/sending-mdm-commands-to-a-device (the topic is the ``UID`` of
-the subject). The rest is as certificates of identity.apple.com have it: the subject's CommonName is ``APSP:`` with the
-topic's UUID, and an extension of Apple's, with NULL as its value, says for which APNs it is.
+the subject). The rest is as in certificates of identity.apple.com: the subject's CommonName is ``APSP:`` with the
+topic's UUID, and an extension of Apple's, with the value NULL, names the APNs environment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NULL = b"\x05\x00"  # DER
 
 
 def push_identity(authority: Authority, topic: str) -> Identity:
-    """A new push certificate for ``topic``, and its RSA key. Raises OperatorError for what cannot be an MDM topic."""
+    """A new push certificate for ``topic``, and its RSA key. Raises OperatorError for an invalid MDM topic."""
     good = topic.startswith(TOPIC_PREFIX) and len(TOPIC_PREFIX) < len(topic) <= MAX_TOPIC_CHARACTERS
     if not good or not topic.isascii() or not topic.isprintable() or " " in topic:
         raise OperatorError(f"Expected a topic such as {TOPIC_PREFIX}External.UUID; found {topic[:100]!r}.")

@@ -1,4 +1,4 @@
-"""An RSA key by one of its primes: the rest follows from the certificate's modulus, so that a tenth of it is kept.
+"""An RSA key stored as one of its primes, a tenth of its size: the rest follows from the certificate's modulus.
 
 Source: RFC 8017, 3.2 and appendix A.1.2 (RSAPrivateKey).
 """
@@ -13,7 +13,7 @@ from agent.pki import der
 
 
 def prime_of(certificate: x509.Certificate, key: bytes) -> bytes:
-    """A prime of the certificate's own key, whose RSAPrivateKey is ``key``; empty for every other key."""
+    """A prime of ``key``, an RSAPrivateKey in DER; empty where it is not the certificate's RSA key."""
     public = certificate.public_key()
     if not isinstance(public, rsa.RSAPublicKey):
         return b""
@@ -25,14 +25,14 @@ def prime_of(certificate: x509.Certificate, key: bytes) -> bytes:
 
 
 def key_of(certificate: x509.Certificate, prime: bytes) -> bytes:
-    """The RSAPrivateKey again, in DER."""
+    """The RSAPrivateKey in DER. Raises TypeError for a certificate that is not RSA."""
     public = certificate.public_key()
     if not isinstance(public, rsa.RSAPublicKey):
-        raise TypeError("an RSA certificate was expected")
+        raise TypeError("Expected an RSA certificate.")
     numbers = public.public_numbers()
     p = int.from_bytes(prime, "big")
     q = numbers.n // p
     d = rsa.rsa_recover_private_exponent(numbers.e, p, q)
     key = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), rsa.rsa_crt_iqmp(p, q), numbers)
-    private = key.private_key(unsafe_skip_rsa_key_validation=True)  # it was checked when it came
+    private = key.private_key(unsafe_skip_rsa_key_validation=True)  # checked before
     return private.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())

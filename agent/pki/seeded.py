@@ -1,8 +1,8 @@
-"""LOM identities from a seed: two processes that know the same text have identities that trust each other.
+"""LOM identities from a seed: processes with the same seed have identities that trust each other.
 
-Keys, serial numbers and certificates follow from (seed, purpose, index), byte for byte, so that nothing has to be
-copied from one to the other. That is the whole use of them, and their limit: whoever knows the seed has every key.
-There are two CAs, as in a fleet: one for the Devices, by which Controllers judge, one for the Controllers.
+Keys, serial numbers and certificates follow from (seed, purpose, index), byte for byte, so that no file has to be
+copied. They are for tests only: everybody with the seed has every key. There are two CAs, as in a fleet: Controllers
+trust the CA of the Devices, Devices that of the Controllers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEVICES, _CONTROLLERS = "Device", "Controller"
 
 
 class SeededIdentities:
-    """The CAs of one seed, and the identities that they issue. ``seed`` is any text."""
+    """The CAs of a seed, which is any text, and the identities that they issue."""
 
     def __init__(self, seed: str) -> None:
         # surrogatepass: a seed from a command line that is not UTF-8 holds lone surrogates
@@ -36,25 +36,25 @@ class SeededIdentities:
 
     @property
     def device_ca(self) -> x509.Certificate:
-        """The CA of the Devices: Controllers judge by it."""
+        """The CA of the Devices, which Controllers trust."""
         return self._authorities[_DEVICES][0]
 
     @property
     def controller_ca(self) -> x509.Certificate:
-        """The CA of the Controllers: Devices judge by it."""
+        """The CA of the Controllers, which Devices trust."""
         return self._authorities[_CONTROLLERS][0]
 
     def device(self, index: int, dns_name: str) -> Identity:
-        """What Mac ``index`` of this name is known by as a LOM Device."""
+        """The identity of Mac ``index`` with this name as a LOM Device."""
         return self._issue(_DEVICES, index, dns_name)
 
     def controller(self, index: int, dns_name: str) -> Identity:
-        """What Mac ``index`` of this name is known by as a LOM Controller."""
+        """The identity of Mac ``index`` with this name as a LOM Controller."""
         return self._issue(_CONTROLLERS, index, dns_name)
 
     def _authority(self, role: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         key = self._private_key(f"{role} CA key", 0)
-        # Another seed has another name, so that an error tells which seed a stranger is of.
+        # The name contains a hash of the seed, so that an error shows which seed a peer has.
         name = _name(f"LOM {role} CA of seed {self._key[:4].hex()}")
         builder = self._builder(name, name, key, f"{role} CA serial")
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -80,7 +80,7 @@ class SeededIdentities:
     def _builder(
         self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, serial: str, index: int = 0
     ) -> x509.CertificateBuilder:
-        # The name is hashed too: one issuer may not give one serial number to two certificates (RFC 5280, 4.1.2.2).
+        # The name is hashed too: serial numbers of one issuer must be unique (RFC 5280, 4.1.2.2).
         number = int.from_bytes(self._digest(serial, index, subject.public_bytes())[:_SERIAL_BYTES], "big")
         return (
             x509.CertificateBuilder()
@@ -93,7 +93,7 @@ class SeededIdentities:
         )
 
     def _private_key(self, purpose: str, index: int) -> ec.EllipticCurvePrivateKey:
-        """A P-256 key, uniform but for 2 ** -256: far more bits than the order has, reduced into 1 … n - 1.
+        """A P-256 key: 512 hashed bits modulo the order, so that the bias is below 2 ** -255.
 
         Source: FIPS 186-5, A.2.1 (key pair generation using extra random bits).
         """
@@ -101,7 +101,7 @@ class SeededIdentities:
         return ec.derive_private_key(number, ec.SECP256R1())
 
     def _digest(self, purpose: str, index: int, more: bytes = b"") -> bytes:
-        """64 bytes for each purpose (one for each use) and index."""
+        """64 bytes for a purpose and an index."""
         text = f"{purpose} {index}".encode("ascii") + b"\0" + more
         return hashlib.blake2b(text, key=self._key).digest()
 
@@ -124,5 +124,5 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _signed(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    """Signed by RFC 6979, without chance: the same bytes each time."""
+    """Sign without random numbers (RFC 6979), so that the bytes are the same each time."""
     return builder.sign(key, hashes.SHA256(), ecdsa_deterministic=True)

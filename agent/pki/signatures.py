@@ -1,4 +1,4 @@
-"""Checking a signature by the algorithm that a message names: RSA PKCS#1 v1.5 and ECDSA, for CMS and PKCS#10."""
+"""Signature checks for CMS and PKCS#10, by the algorithm in the message: RSA PKCS#1 v1.5 and ECDSA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from agent.errors import PeerError
 
-# The two below are known so that they can be refused by name, and taken from those that have nothing better.
+# Known so that they are refused by name, or accepted from peers that support nothing better.
 _MD5 = hashes.MD5()  # noqa: S303
 _SHA1 = hashes.SHA1()  # noqa: S303
 Digests = tuple[type[hashes.HashAlgorithm], ...]
@@ -29,7 +29,7 @@ DIGESTS: Mapping[str, hashes.HashAlgorithm] = MappingProxyType(
         "2.16.840.1.101.3.4.2.3": hashes.SHA512(),
     }
 )
-RSA_ENCRYPTION = "1.2.840.113549.1.1.1"  # the digest is then named elsewhere (RFC 3370, 3.2)
+RSA_ENCRYPTION = "1.2.840.113549.1.1.1"  # names no digest; another field does (RFC 3370, 3.2)
 RSA_PSS = "1.2.840.113549.1.1.10"
 _SIGNATURES: Mapping[str, tuple[hashes.HashAlgorithm, str]] = MappingProxyType(
     {
@@ -65,11 +65,11 @@ def check_signature(
 ) -> hashes.HashAlgorithm:
     """Check ``signature`` over ``signed`` by the algorithm with this dotted OID; its digest. Raises SignatureError.
 
-    ``digest`` is that of an algorithm that names none: plain RSA, as CMS has it. ``legacy`` are the digests of LEGACY
-    that are taken.
+    ``digest`` is for an algorithm that does not name one: plain RSA, as in CMS. ``legacy`` are the digests of LEGACY
+    that are accepted.
     """
     if algorithm == RSA_PSS:
-        raise SignatureError("the signature is RSA-PSS, which is refused; RSA PKCS#1 v1.5 or ECDSA was expected")
+        raise SignatureError("expected a signature by RSA PKCS#1 v1.5 or ECDSA, found RSA-PSS, which is refused")
     used, family = (digest, "RSA") if algorithm == RSA_ENCRYPTION else _SIGNATURES.get(algorithm, (None, ""))
     if used is None:
         raise SignatureError(f"unknown signature algorithm {algorithm}")
@@ -80,7 +80,7 @@ def check_signature(
         elif family == "EC" and isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, signed, ec.ECDSA(used))
         else:
-            raise SignatureError(f"the signature is by {family}, but the signer's key is of another kind")
+            raise SignatureError(f"expected an {family} key for an {family} signature, found another kind")
     except InvalidSignature as error:
         raise SignatureError("the signature does not match the content and the signer's key") from error
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -91,4 +91,4 @@ def check_signature(
 def refuse_legacy(digest: hashes.HashAlgorithm, legacy: Digests) -> None:
     """Raise SignatureError for SHA-1 and MD5, unless they are among ``legacy``."""
     if isinstance(digest, LEGACY) and not isinstance(digest, legacy):
-        raise SignatureError(f"the signature uses {digest.name}, which is refused; SHA-256 was expected")
+        raise SignatureError(f"expected a signature with SHA-256, found {digest.name}, which is refused")

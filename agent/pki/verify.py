@@ -1,9 +1,9 @@
-"""Is this the peer we meant? Chain, validity, usages and name of a certificate, fail closed.
+"""Verification of peers by chain, validity, usages and name of their certificates; any doubt refuses the peer.
 
-Two kinds of peers. An MDM server is known by the host name or IP address in its subjectAltName. The other end of a LOM
-link is known by the CommonName of its certificate (seed page "LOM Device Request Command"), which Twisted's own host
-name check does not judge, and which fails open without a subjectAltName. So both go through ``PeerCheck``, a verify
-callback for one connection: a peer counts as known only when the whole chain was verified *and* the judge named it.
+An MDM server is identified by the host name or IP address in its subjectAltName; the other end of a LOM link by the
+CommonName of its certificate (seed page "LOM Device Request Command"). Twisted's host name check does not check the
+CommonName, and accepts every certificate without a subjectAltName. So both use ``PeerCheck``, a verify callback for one
+connection: a peer is identified only when OpenSSL has verified the whole chain *and* the judge has returned its name.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from agent.pki.certificates import UNREADABLE, CertificateError, for_openssl, fr
 from agent.pki.names import fault_of_name, same_name
 from agent.pki.purpose import Purpose, set_purpose, weakness
 
-_KNOWN_SERVERS = 256  # certificates with the host that each was found to name
+_KNOWN_SERVERS = 256  # cached pairs of a certificate and a host that it names
 Judge = Callable[[x509.Certificate], str]
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 
 class PeerRejected(PeerError):
-    """The peer's certificate is not what it has to be. ``kind`` names the cause."""
+    """The peer's certificate is not accepted. ``kind`` names the cause."""
 
     kind: ClassVar[str] = "tls"
 
@@ -54,19 +54,19 @@ class CertificateNotYetValid(PeerRejected):
 
 
 class WrongName(PeerRejected):
-    """The certificate is for another peer."""
+    """The certificate identifies another peer."""
 
     kind = "tls_wrong_name"
 
 
 class WrongUsage(PeerRejected):
-    """Key Usage or Extended Key Usage does not allow what the certificate is used for."""
+    """Key Usage or Extended Key Usage does not allow this use of the certificate."""
 
     kind = "tls_wrong_usage"
 
 
 class NotPinned(PeerRejected):
-    """The chain is good, but not the one that the enrolment profile pins."""
+    """The chain is trusted, but has no certificate that the enrollment profile pins."""
 
     kind = "tls_not_pinned"
 
@@ -84,7 +84,7 @@ _EXTENDED_USAGE_NAMES = {
 
 
 def rejection(error_number: int, certificate: x509.Certificate) -> PeerRejected:
-    """What an X509_V_ERR number of OpenSSL means for ``certificate``, the one that it was found at."""
+    """The error for an X509_V_ERR number of OpenSSL at ``certificate``."""
     who = f"the certificate {subject_text(certificate)}"
     if error_number == SSL.X509VerificationCodes.ERR_CERT_HAS_EXPIRED:
         return CertificateExpired(f"{who} expired at {certificate.not_valid_after_utc.isoformat()}")
@@ -101,8 +101,8 @@ class PeerCheck:
     """A verify callback for one TLS connection, for ``SSL.Connection.set_verify``.
 
     OpenSSL calls it for every certificate of the chain, the peer's own last. ``judge`` then gets the peer's own
-    certificate and returns the name it is known by, or raises PeerRejected. Where there are ``pins``, one of the
-    certificates of the chain must be among them.
+    certificate and returns the peer's name, or raises PeerRejected. With ``pins``, one certificate of the chain must be
+    among them.
     """
 
     __slots__ = ("_judge", "_name", "_pinned", "_pins", "rejected")
@@ -115,7 +115,7 @@ class PeerCheck:
         self.rejected: PeerRejected | None = None
 
     def __call__(self, _connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-        """Judge one certificate of the chain; any doubt refuses the connection."""
+        """Check one certificate of the chain; any doubt refuses the connection."""
         if self.rejected is not None:
             return False
         try:
@@ -127,21 +127,21 @@ class PeerCheck:
                 self._name = self._judge_own(found)
         except PeerRejected as rejected:
             self.rejected = rejected
-        except (CertificateError, *UNREADABLE) as unreadable:  # the second: a part of it, such as its dates
+        except (CertificateError, *UNREADABLE) as unreadable:  # the latter: a malformed part, such as a date
             self.rejected = PeerRejected(f"the peer's certificate cannot be read: {unreadable}")
         except Exception as defect:
-            self.rejected = PeerRejected(f"the peer's certificate could not be judged: {defect!r}")
+            self.rejected = PeerRejected(f"the peer's certificate could not be checked: {defect!r}")
             raise
         return self.rejected is None
 
     def _judge_own(self, certificate: x509.Certificate) -> str:
         if not self._pinned:
-            raise NotPinned("no certificate of the server's chain is among those that the profile pins")
+            raise NotPinned("expected a certificate that the profile pins in the server's chain, found none")
         return self._judge(certificate)
 
     @property
     def name(self) -> str:
-        """The name that the peer is known by. Raises PeerRejected unless everything was checked."""
+        """The peer's name. Raises PeerRejected unless everything was checked."""
         if self.rejected is not None:
             raise self.rejected
         if self._name is None:
@@ -156,17 +156,19 @@ def server_judge(host: str) -> Judge:
 
 @lru_cache(_KNOWN_SERVERS)
 def _judge_server(host: str, certificate: x509.Certificate) -> str:
-    """What a certificate says of its names never changes, so it is read once; its chain and its time are no part."""
+    """Cached, because the names of a certificate never change; chain and validity are not checked here."""
     try:
         if _is_ip_address(host):
             verify_certificate_ip_address(certificate, host)
         else:
-            verify_certificate_hostname(certificate, host.removesuffix("."))  # the DNS root stands in no certificate
+            verify_certificate_hostname(
+                certificate, host.removesuffix(".")
+            )  # the dot of the DNS root is not in certificates
     except (service_identity.VerificationError, service_identity.CertificateError) as error:
         found = ", ".join(alternative_names(certificate)) or "none"
-        raise WrongName(f"expected a server certificate for {host}; its subjectAltName has {found}") from error
+        raise WrongName(f"expected a server certificate for {host}, found the names {found}") from error
     except ValueError as error:
-        raise WrongName(f"no certificate can be for {host!r}: {error}") from error
+        raise WrongName(f"expected a host that a certificate can name, found {host!r}: {error}") from error
     return host
 
 
@@ -195,9 +197,9 @@ def controller_judge(certificate: x509.Certificate) -> str:
 def verify_chain(
     peer: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], judge: Judge, purpose: Purpose
 ) -> str:
-    """The verdict of a LOM link without a socket: chain and ``judge``, as OpenSSL and ``PeerCheck`` give it in TLS.
+    """Verify the peer of a LOM link without a socket: chain and ``judge``, as OpenSSL and ``PeerCheck`` do in TLS.
 
-    ``peer`` is what it would present, its own certificate first. Returns its name, or raises PeerRejected.
+    ``peer`` are the certificates that it would present, its own first. Returns its name, or raises PeerRejected.
     """
     if not peer:
         raise NoCertificate("the peer presented no certificate")
@@ -236,7 +238,7 @@ def store_of(anchors: Sequence[x509.Certificate]) -> crypto.X509Store:
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """The one CommonName of a certificate. Raises WrongName where there is none, more than one, or no name."""
+    """The one CommonName of a certificate. Raises WrongName for none, several, or an invalid name."""
     names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if len(names) != 1:
         raise WrongName(
@@ -263,14 +265,14 @@ def subject_text(certificate: x509.Certificate) -> str:
 
 
 def _check_alternative_name(certificate: x509.Certificate, name: str) -> None:
-    """The schema calls the LOM name a dNSName, the seed page a CommonName: where both stand, both must agree."""
+    """The schema has the LOM name in a dNSName, the seed page in the CommonName: where both exist, they must agree."""
     found = alternative_names(certificate)
     for other in found:
         fault = fault_of_name(other)
         if fault:
             raise WrongName(f"expected DNS names in the subjectAltName that identify a peer, found {other!r}: {fault}")
     if found and not any(same_name(name, other) for other in found):
-        raise WrongName(f"the certificate with CommonName {name} has another subjectAltName: {', '.join(found)}")
+        raise WrongName(f"expected {name}, the CommonName, in the subjectAltName, found {', '.join(found)}")
 
 
 def _check_usage(certificate: x509.Certificate, purpose: x509.ObjectIdentifier) -> None:

@@ -1,8 +1,8 @@
-"""The middle of APNs: a request in, an answer out; and the notifications that reach their Macs, now or later. No I/O.
+"""The core of APNs: from a provider's request to its answer, and to the notification that its Mac gets. No I/O.
 
-Whoever carries it calls ``take`` after every other call, hands what comes to the Macs, and calls ``advance`` at
-``deadline``. Every accepted notification ends in exactly one count: delivered, ignored, replaced, expired, discarded;
-or it waits.
+The caller calls ``take`` after every other call, passes the notifications on to the Macs, and calls ``advance`` at
+``deadline``. Every accepted notification either waits or is counted exactly once: as delivered, ignored, replaced,
+expired or discarded.
 """
 
 from __future__ import annotations
@@ -23,58 +23,60 @@ from agent.push.store import Notification, PushStore
 
 
 class Presence(Enum):
-    """How a Mac stands to APNs."""
+    """Whether APNs can reach a Mac."""
 
     ONLINE = auto()
-    OFFLINE = auto()  # off, booting, or between two enrolments
-    LEFT = auto()  # it has left its management: its token is good for nothing any more
-    UNKNOWN = auto()  # it never told anyone its token
+    OFFLINE = auto()  # off, booting, or between two enrollments
+    LEFT = auto()  # it is no longer managed, and its token is invalid
+    UNKNOWN = auto()  # it has never sent its token
 
 
 class Macs(Protocol):
     """The Macs behind the gateway, by index."""
 
     def find(self, token: bytes) -> int | None:
-        """Whose push token it is, None where it is nobody's."""
+        """The Mac with this push token, or None."""
 
     def presence(self, index: int) -> Presence:
-        """How the Mac stands."""
+        """Whether APNs can reach the Mac."""
 
     def topic(self, index: int) -> str:
-        """The topic that it listens to; empty where that is open, between two enrolments."""
+        """The topic of its enrollment; empty between two enrollments."""
 
     def left_at(self, index: int) -> float:
-        """When it left its management, in seconds since the epoch."""
+        """When its management ended, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the provider gets: status, ``apns-id`` and a JSON body, empty where all is well.
-
-    ``rule`` is the number of the rule that made it a refusal, None where none did.
-    """
+    """The response to the provider."""
 
     status: int
+    """The HTTP status."""
     apns_id: str
+    """The header ``apns-id``."""
     body: bytes = b""
+    """The JSON of a refusal; empty with the status 200."""
     rule: int | None = None
+    """The number of the rule that refused the push; None where no rule did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Instead of an answer the provider's connection breaks, by the rule of this number."""
+    """The provider's connection breaks instead of an answer."""
 
     rule: int | None = None
+    """The number of the rule that broke it."""
 
 
 Outcome = Answer | Broken
-Reply = Callable[[Outcome], object]  # how a provider's connection hears of it: once, at once or later
+Reply = Callable[[Outcome], object]  # called once for each request, immediately or later
 
 
 class PushBroker:
-    """Takes pushes and delivers them. Times are seconds since the epoch, on one clock.
+    """Accepts and delivers pushes. Times are seconds since the epoch, on one clock.
 
-    ``chance`` gives numbers from 0 to 1, each Mac (by index) its own row of them.
+    ``chance`` returns numbers from 0 to 1, from a sequence of its own for each Mac (by index).
     """
 
     def __init__(
@@ -97,27 +99,27 @@ class PushBroker:
         self._saving = saving or PowerSaving()
         self._began = began
         self._store = PushStore()
-        self._flights: list[tuple[float, int, int, Notification]] = []  # (landing, number, priority, …)
+        self._in_flight: list[tuple[float, int, int, Notification]] = []  # (arrival, number, priority, notification)
         self._number = 0
         self._out: list[Notification] = []
         self._back = self.rules.back_after(-1.0)
 
     @property
     def waiting(self) -> int:
-        """How many notifications are under way or stored."""
-        return len(self._store) + len(self._flights) + len(self._out)
+        """How many notifications are in flight or stored."""
+        return len(self._store) + len(self._in_flight) + len(self._out)
 
     @property
     def deadline(self) -> float | None:
-        """When ``advance`` is to be called, or None."""
+        """When to call ``advance``, or None."""
         times = [time for time in (self._store.deadline, self._began + self._back if self._back else None) if time]
-        if self._flights:
-            times.append(self._flights[0][0])
+        if self._in_flight:
+            times.append(self._in_flight[0][0])
         return min(times, default=None)
 
     @property
     def ready(self) -> bool:
-        """Whether ``take`` has something to give."""
+        """Whether ``take`` would return notifications."""
         return bool(self._out)
 
     def receive(
@@ -129,10 +131,10 @@ class PushBroker:
         spent: Collection[int] | None = None,
         ahead: float = 0.0,
     ) -> Outcome:
-        """What comes of one request.
+        """Process one request.
 
-        ``spent`` are the rules for the first so many pushes that have none left, where somebody else counts these.
-        ``ahead`` is how far the clock of the provider's dates is ahead of ``now``.
+        ``spent`` are the numbers of the ``first=`` rules that no longer apply, where the caller counts them; see
+        ``PushRules.fault``. ``ahead`` is by how many seconds the clock of the provider's dates is ahead of ``now``.
         """
         try:
             request = judge_request(fields, body, provider, self._policy, now, ahead)
@@ -152,7 +154,7 @@ class PushBroker:
         return replace(answer, rule=fault.rule)
 
     def refuse(self, refused: PushRefused) -> Answer:
-        """The answer to a request that is not accepted, which is counted. Like every answer it has an ``apns-id``."""
+        """Count a refused request and return its answer, which has an ``apns-id`` like every other."""
         reason = refused.reason
         if refused.own is None:
             self.counts.refused[reason.word] = self.counts.refused.get(reason.word, 0) + 1
@@ -165,45 +167,45 @@ class PushBroker:
         return Answer(reason.status, apns_id, json.dumps(document, separators=(",", ":")).encode())
 
     def turned_away(self) -> None:
-        """The gateway ended a connection because there were too many."""
+        """Count a connection that the gateway closed because of its limit."""
         self.counts.own[OwnCause.CONNECTIONS.value] += 1
 
     def came_back(self, index: int, now: float) -> None:
-        """Mac ``index`` is online again, or enrolled again: it gets what waits for it."""
+        """Mac ``index`` is online or enrolled again: deliver its stored notifications."""
         self._release(index, now)
 
     def left(self, index: int) -> None:
-        """Mac ``index`` has left its management: what waits for it is worth nothing."""
+        """Mac ``index`` is no longer managed: discard its stored notifications."""
         self.counts.discarded += len(self._store.drop(index))
 
     def advance(self, now: float) -> None:
-        """Let time pass."""
+        """Deliver, expire and release everything that is due at ``now``."""
         if self._back is not None and self._began + self._back <= now:
             self._back = self.rules.back_after(now - self._began)
             for index in self._store.indexes():
                 self._release(index, now)
-        while self._flights and self._flights[0][0] <= now:
-            _landing, _number, priority, notification = heapq.heappop(self._flights)
-            self._land(notification, priority, now)
+        while self._in_flight and self._in_flight[0][0] <= now:
+            _arrival, _number, priority, notification = heapq.heappop(self._in_flight)
+            self._arrive(notification, priority, now)
         ready, expired = self._store.advance(now)
         self.counts.expired += len(expired)
         for index in ready:
             self._release(index, now)
 
     def take(self) -> list[Notification]:
-        """The notifications that reach their Macs now, in order."""
+        """Remove and return the notifications to deliver now, in order."""
         out, self._out = self._out, []
         return out
 
     def reached(self, taken: bool) -> None:
-        """A notification came to its Mac, which has taken it for its own or ignored it."""
+        """Count a notification that its Mac accepted (``taken``) or ignored."""
         if taken:
             self.counts.delivered += 1
         else:
             self.counts.ignored += 1
 
     def _addressee(self, request: PushRequest) -> int:
-        """The Mac that the request is for. Raises PushRefused."""
+        """The index of the Mac with the request's token. Raises PushRefused."""
         index = self._macs.find(request.token)
         presence = Presence.UNKNOWN if index is None else self._macs.presence(index)
         if index is None or presence is Presence.UNKNOWN:
@@ -223,12 +225,12 @@ class PushBroker:
         delay = self._delay(self._chance(index)) if self._delay is not no_delay else 0.0
         if delay > 0.0:
             self._number += 1
-            heapq.heappush(self._flights, (now + delay, self._number, request.priority, notification))
+            heapq.heappush(self._in_flight, (now + delay, self._number, request.priority, notification))
         else:
-            self._land(notification, request.priority, now)
+            self._arrive(notification, request.priority, now)
 
-    def _land(self, notification: Notification, priority: int, now: float) -> None:
-        """The notification is where APNs would hand it to its Mac."""
+    def _arrive(self, notification: Notification, priority: int, now: float) -> None:
+        """The notification's delay is over: deliver, store or count it."""
         index = notification.index
         presence = self._macs.presence(index)
         if presence in (Presence.LEFT, Presence.UNKNOWN):
@@ -241,9 +243,9 @@ class PushBroker:
 
     def _deliver_or_store(self, notification: Notification, not_before: float, online: bool) -> None:
         if online and not not_before:
-            # One that is held back for the same topic goes with the newer one.
+            # The newer notification replaces one of the same topic that is held back.
             self.counts.replaced += len(self._store.replace(notification))
-            self._hand_over(notification)
+            self._deliver(notification)
         elif notification.storable:
             self.counts.stored += 1
             self.counts.replaced += len(self._store.keep(notification, not_before))
@@ -257,14 +259,14 @@ class PushBroker:
         delivered, expired = self._store.release(index, now)
         self.counts.expired += len(expired)
         for notification in delivered:
-            self._hand_over(notification)
+            self._deliver(notification)
 
     def _online(self, index: int, presence: Presence, now: float) -> bool:
         return presence is Presence.ONLINE and not self.rules.offline(index, now - self._began)
 
-    def _hand_over(self, notification: Notification) -> None:
+    def _deliver(self, notification: Notification) -> None:
         topic = self._macs.topic(notification.index)
-        if topic != notification.topic:  # it enrolled anew with another topic, and listens to this one no more
+        if topic != notification.topic:  # the Mac has enrolled again with another topic
             self.counts.discarded += 1
         else:
             self._out.append(notification)

@@ -1,4 +1,4 @@
-"""What became of the pushes: counted where they are decided, added up over all who decide."""
+"""The outcomes of pushes: counted in each process, added up for the results."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from agent.push.reasons import OwnCause
 
 @dataclass(slots=True)
 class PushCounts:
-    """What became of the pushes. ``ignored`` reached a Mac with another PushMagic; ``discarded`` found no Mac and were
-    not to be stored, or their Mac left its management. ``refused`` are by reason, without what the gateway turned away
-    for a cause of its own: ``own``, by cause."""
+    """How many pushes had each outcome."""
 
     accepted: int = 0
+    """Answered with 200."""
     refused: dict[str, int] = field(default_factory=dict)
+    """Refused, by Apple's reason; without those in ``own``."""
     own: dict[str, int] = field(default_factory=lambda: {cause.value: 0 for cause in OwnCause})
+    """Refused for a cause of the gateway itself, by cause."""
     broken: int = 0
+    """Ended by a broken connection, as a rule says."""
     stored: int = 0
+    """Stored because the Mac was offline or saves power."""
     replaced: int = 0
+    """Stored, then replaced by a newer one of the same topic."""
     expired: int = 0
+    """Not delivered before their expiration."""
     discarded: int = 0
+    """Not delivered: the Mac was offline and the push not storable, or the Mac is no longer managed."""
     delivered: int = 0
+    """Accepted by the Mac."""
     ignored: int = 0
+    """Delivered to a Mac whose PushMagic is another one."""
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in the results."""
+        """The form in the results."""
         return {
             "accepted": self.accepted,
             "refused": dict(sorted(self.refused.items())),
@@ -43,7 +51,7 @@ class PushCounts:
 
 
 def merge_push_counts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The counts of several that decide (each as ``as_json`` has them, maybe with more numbers), added up."""
+    """The sums of several counts, each in the form of ``as_json``, possibly with further numbers."""
     total = PushCounts().as_json()
     for part in parts:
         for name, value in part.items():

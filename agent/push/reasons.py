@@ -1,4 +1,4 @@
-"""Every reason that APNs gives for a refusal, with its HTTP status.
+"""The reasons with which APNs refuses a push, with their HTTP statuses.
 
 Source: Apple, "Handling notification responses from APNs", the table of response error strings.
 """
@@ -11,7 +11,7 @@ from agent.errors import PeerError
 
 
 class Reason(Enum):
-    """A refusal: the word in the JSON body, and the status. The value is (word, status)."""
+    """A reason; its value is the word in the JSON body and the HTTP status."""
 
     BAD_COLLAPSE_ID = "BadCollapseId", 400
     BAD_DEVICE_TOKEN = "BadDeviceToken", 400
@@ -46,7 +46,7 @@ class Reason(Enum):
 
     @property
     def word(self) -> str:
-        """As it stands in the answer's JSON."""
+        """The word in the answer's JSON."""
         return self.value[0]
 
     @property
@@ -59,21 +59,22 @@ BY_WORD = {reason.word: reason for reason in Reason}
 
 
 class OwnCause(Enum):
-    """Why the gateway itself turns a push or a connection away: neither the provider nor a rule is the cause.
+    """Why the gateway itself refuses a push or a connection, without a fault of the provider and without a rule.
 
     The value is the key in the results.
     """
 
     OVERLOADED = "overloaded"  # the process that simulates the Mac did not answer in time, or too many pushes wait
-    WORKER_LOST = "worker_lost"  # that process is gone
-    SHUTDOWN = "shutdown"  # the gateway was about to close
-    CONNECTIONS = "connections"  # connections, not pushes: there were too many at a time
+    WORKER_LOST = "worker_lost"  # that process has ended
+    SHUTDOWN = "shutdown"  # the gateway was closing
+    CONNECTIONS = "connections"  # connections, not pushes: more than the limit
 
 
 class PushRefused(PeerError):
-    """A push that APNs does not accept: ``reason``, ``apns_id`` where it is known, and when the token became invalid.
+    """A push that APNs refuses for ``reason``.
 
-    ``timestamp`` is in seconds since the epoch, for Unregistered; else None. ``own`` is the cause where it is ours.
+    ``apns_id`` is empty where it is not known. ``timestamp`` is when the token became invalid, in seconds since
+    the epoch; None unless the status is 410. ``own`` is the cause where the gateway itself refuses.
     """
 
     kind = "push_refused"

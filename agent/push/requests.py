@@ -1,7 +1,7 @@
-"""One request of a provider: ``POST /3/device/<token>``, judged header by header.
+"""A provider's request, ``POST /3/device/<token>``: its validation header by header.
 
-Source: Apple, "Sending notification requests to APNs" and "Handling notification responses from APNs"; what the field
-tolerates beyond Apple's page is in PushPolicy.
+Source: Apple, "Sending notification requests to APNs" and "Handling notification responses from APNs"; PushPolicy
+says where servers in use deviate from Apple's page.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from agent.push.reasons import PushRefused, Reason
 
-MAX_PAYLOAD_BYTES = 4096  # Apple, "Generating a remote notification": of anything but VoIP
+MAX_PAYLOAD_BYTES = 4096  # Apple, "Generating a remote notification": of every type but VoIP
 MAX_COLLAPSE_ID_BYTES = 64
-DEFAULT_STORAGE_SECONDS = 24 * 3600.0  # undocumented: how long one without apns-expiration is kept
+DEFAULT_STORAGE_SECONDS = 24 * 3600.0  # undocumented: storage of a push without apns-expiration
 LONGEST_STORAGE_SECONDS = 30 * 24 * 3600.0  # Apple: "up to 30 days"
 MDM_TOPIC_PREFIX = "com.apple.mgmt."
 MDM_PUSH_TYPE = "mdm"
@@ -39,15 +39,14 @@ _KNOWN_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Who pushes, by the TLS client certificate.
-
-    ``topic`` is its UID; empty where there is none. ``certified`` is false where no certificate came at all, ``fault``
-    says what is wrong with the one that came ("" where nothing is).
-    """
+    """The sender of pushes, known by its TLS client certificate."""
 
     topic: str = ""
+    """The UID of the certificate's subject; empty where it has none."""
     certified: bool = False
+    """Whether it presented a certificate."""
     fault: str = ""
+    """Why its certificate is not accepted; empty where it is."""
 
 
 NOBODY = Provider()
@@ -55,31 +54,31 @@ NOBODY = Provider()
 
 @dataclass(frozen=True, slots=True)
 class PushPolicy:
-    """``strict`` refuses what Apple's page refuses and the field tolerates: no topic, no push type, another push type.
-
-    Times in seconds: how long a notification without ``apns-expiration`` is kept, and how long any is at the most.
-    """
+    """What the gateway accepts and stores."""
 
     strict: bool = False
+    """Refuse a push without a topic or without the push type ``mdm``, as Apple's page says; some servers omit both."""
     default_storage: float = DEFAULT_STORAGE_SECONDS
+    """Seconds that a push without ``apns-expiration`` is stored."""
     longest_storage: float = LONGEST_STORAGE_SECONDS
+    """Seconds that any push is stored at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
-    """An accepted form: everything in it can be read. ``expires`` is in seconds since the epoch.
-
-    Where ``storable`` is false the push is tried once, and never kept. ``push_magic`` is empty where the payload has
-    none; such a push reaches the Mac, too.
-    """
+    """A valid request."""
 
     token: bytes
+    """32 bytes."""
     topic: str
     push_magic: str
+    """Empty where the payload has none; such a push reaches the Mac, too."""
     apns_id: str
     priority: int
     expires: float
+    """Seconds since the epoch."""
     storable: bool
+    """Whether the push is stored for a Mac that is offline; otherwise it is tried once."""
 
 
 def judge_request(
@@ -90,12 +89,12 @@ def judge_request(
     now: float,
     ahead: float = 0.0,
 ) -> PushRequest:
-    """Read one request, whose header fields have lower-case names. ``now`` is in seconds since the epoch.
+    """Validate one request, whose header fields have lower-case names. ``now`` is in seconds since the epoch.
 
-    ``ahead`` is how far the clock of its dates is ahead of ``now``.
+    ``ahead`` is by how many seconds the clock of the provider's dates is ahead of ``now``.
 
-    Raises PushRefused with the first thing that is wrong, in the order: message id, method, path, certificate, token,
-    payload, the other headers.
+    Raises PushRefused for the first fault, in this order: message id, method, path, certificate, token, payload, the
+    other headers.
     """
     fields = list(fields)
     try:
@@ -116,19 +115,19 @@ def judge_request(
 
 
 def new_apns_id() -> str:
-    """An id for the answer to a request that brings none. Source: Apple, "Sending notification requests to APNs"."""
+    """An id for a request without ``apns-id``. Source: Apple, "Sending notification requests to APNs"."""
     return str(uuid.uuid4()).upper()
 
 
 def token_of(fields: Iterable[tuple[str, str]]) -> bytes | None:
-    """The token in a request's path, by which it finds its Mac; None where there is none. Nothing else is judged."""
+    """The token in a request's path, or None. Nothing else is validated."""
     path = next((value for name, value in fields if name == ":path"), "")
     prefix, _, digits = path.rpartition("/")
     return bytes.fromhex(digits) if prefix == _PATH and _HEX_TOKEN.fullmatch(digits) is not None else None
 
 
 def apns_id_of(fields: Iterable[tuple[str, str]]) -> str:
-    """The id that a request brings for its answer; empty where it has none, or one that is none."""
+    """The valid ``apns-id`` of a request, or an empty text."""
     found = (value for name, value in fields if name == "apns-id")
     return next((value for value in found if _UUID.fullmatch(value) is not None), "")
 
@@ -166,7 +165,7 @@ def _judge(
 
 
 def _single(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The fields that matter, each of which may stand once."""
+    """The header fields that are read. Raises PushRefused for one that occurs twice."""
     headers: dict[str, str] = {}
     for name, value in fields:
         if name in _KNOWN_HEADERS:
@@ -186,7 +185,7 @@ def _token_digits(path: str) -> str:
 
 
 def _check_provider(headers: dict[str, str], provider: Provider) -> None:
-    """MDM is by certificate only. Which reason a JWT for an MDM topic gets is undocumented: InvalidProviderToken here.
+    """MDM requires a certificate. The reason for a JWT with an MDM topic is undocumented: InvalidProviderToken here.
 
     Source: Apple, "Setting up push notifications for your MDM customers".
     """
@@ -197,7 +196,7 @@ def _check_provider(headers: dict[str, str], provider: Provider) -> None:
     if provider.fault or not provider.topic:
         raise PushRefused(Reason.BAD_CERTIFICATE)
     if not provider.topic.startswith(MDM_TOPIC_PREFIX):
-        raise PushRefused(Reason.FORBIDDEN)  # an app's certificate: nothing here listens to an app's topic
+        raise PushRefused(Reason.FORBIDDEN)  # an app's certificate: no Mac here has an app's topic
 
 
 def _push_magic(body: bytes) -> str:
@@ -208,7 +207,7 @@ def _push_magic(body: bytes) -> str:
     except (ValueError, RecursionError):
         payload = None
     if not isinstance(payload, dict) or not payload:
-        raise PushRefused(Reason.PAYLOAD_EMPTY)  # Apple's table has no other word for one that is no dictionary
+        raise PushRefused(Reason.PAYLOAD_EMPTY)  # also for what is not a dictionary: Apple's table has no other reason
     magic = payload.get("mdm")
     return magic if isinstance(magic, str) else ""
 
@@ -240,7 +239,7 @@ def _priority(value: str | None) -> int:
 
 
 def _expiration(value: str | None, policy: PushPolicy, now: float, ahead: float) -> tuple[float, bool]:
-    """When the notification ends, and whether it may be kept until then. 0: now or never."""
+    """When the notification expires, and whether it may be stored until then; 0 forbids storage."""
     if value is None:
         return now + policy.default_storage, True
     if _SECONDS.fullmatch(value) is None:

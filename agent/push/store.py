@@ -1,7 +1,7 @@
-"""Store and forward: for each Mac and topic the newest notification, until it is delivered or expires. No I/O.
+"""Store and forward: the newest notification of each Mac and topic, until it is delivered or expires. No I/O.
 
-A Mac without a stored notification costs nothing. Every entry has one live element in a heap of times at which it is
-to be looked at; those of entries that are gone are skipped, and thrown out when they are the most.
+A Mac without a stored notification takes no memory. Every entry has one current element in a heap of due times;
+elements of removed entries are skipped, and removed when they outnumber the current ones.
 """
 
 from __future__ import annotations
@@ -9,41 +9,40 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-MAX_TOPICS = 8  # ours, for one Mac: it has one topic, but between two enrolments it is open which
+MAX_TOPICS = 8  # ours, for one Mac: between two enrollments, every topic is accepted
 _STALE_ALLOWED = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What is on its way to Mac ``index``. Times are seconds since the epoch.
-
-    ``received`` is when the provider's request was whole, ``expires`` when the notification is worth nothing any
-    more; where ``storable`` is false it is delivered at the first try or never.
-    """
+    """An accepted push for Mac ``index``. Times are seconds since the epoch."""
 
     index: int
     topic: str
     push_magic: str
     apns_id: str
     received: float
+    """When the provider's request was complete."""
     expires: float
+    """When the notification is no longer delivered."""
     storable: bool = True
+    """Whether it may be stored; otherwise it is delivered at the first attempt or not at all."""
 
 
 @dataclass(slots=True)
 class _Entry:
     notification: Notification
     not_before: float
-    look: int  # the number of its live element in the heap
+    due: int  # the number of its current element in the heap
 
 
 class PushStore:
-    """The notifications that wait. ``len`` is how many."""
+    """The stored notifications; ``len`` is their number."""
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[_Entry, ...]] = {}  # by Mac; the oldest first, one a topic
+        self._entries: dict[int, tuple[_Entry, ...]] = {}  # by Mac; the oldest first, one for each topic
         self._count = 0
-        self._looks: list[tuple[float, int, int]] = []  # (time, number, Mac)
+        self._due: list[tuple[float, int, int]] = []  # (time, number, Mac)
         self._number = 0
 
     def __len__(self) -> int:
@@ -51,26 +50,26 @@ class PushStore:
 
     @property
     def deadline(self) -> float | None:
-        """When ``advance`` has something to do, at the earliest."""
-        return self._looks[0][0] if self._looks else None
+        """When to call ``advance``, or None."""
+        return self._due[0][0] if self._due else None
 
     def keep(self, notification: Notification, not_before: float = 0.0) -> list[Notification]:
-        """Keep a notification, until ``not_before`` even from a Mac that is there; what it takes the place of."""
+        """Store a notification, until ``not_before`` also while its Mac is online; return those that it replaces."""
         before = self._entries.get(notification.index, ())
         others = [entry for entry in before if entry.notification.topic != notification.topic]
         out = [entry.notification for entry in before if entry.notification.topic == notification.topic]
         while len(others) >= MAX_TOPICS:
             out.append(others.pop(0).notification)
-        look = self._look_at(
+        due = self._schedule(
             min(not_before, notification.expires) if not_before else notification.expires, notification
         )
-        self._entries[notification.index] = (*others, _Entry(notification, not_before, look))
+        self._entries[notification.index] = (*others, _Entry(notification, not_before, due))
         self._count += 1 + len(others) - len(before)
         self._forget_stale()
         return out
 
     def replace(self, notification: Notification) -> list[Notification]:
-        """A newer one needs not be kept: what it takes the place of is kept no longer."""
+        """Remove and return the notifications that ``notification``, which is not stored itself, replaces."""
         entries = self._entries.get(notification.index)
         if entries is None:
             return []
@@ -81,11 +80,11 @@ class PushStore:
         return out
 
     def indexes(self) -> list[int]:
-        """The Macs for which something waits."""
+        """The Macs that have stored notifications."""
         return list(self._entries)
 
     def release(self, index: int, now: float) -> tuple[list[Notification], list[Notification]]:
-        """Mac ``index`` is there: what it gets, the oldest first, and what has expired. Neither is kept any longer."""
+        """Remove and return what an online Mac gets, the oldest first, and what has expired."""
         delivered: list[Notification] = []
         expired: list[Notification] = []
         rest: list[_Entry] = []
@@ -100,21 +99,21 @@ class PushStore:
         return delivered, expired
 
     def drop(self, index: int) -> list[Notification]:
-        """Everything that waits for a Mac that is enrolled no more; it is kept no longer."""
+        """Remove and return every notification of a Mac that is no longer enrolled."""
         gone = [entry.notification for entry in self._entries.get(index, ())]
         self._put_back(index, [])
         return gone
 
     def advance(self, now: float) -> tuple[list[int], list[Notification]]:
-        """Let time pass: the Macs whose notifications are held back no longer, and the notifications that expired.
+        """The Macs with notifications that are no longer held back, and the notifications that have expired.
 
-        A Mac that is there is then to be given its own by ``release``; for any other they wait on.
+        The caller calls ``release`` for each of these Macs that is online; the others' notifications remain stored.
         """
         ready: list[int] = []
         expired: list[Notification] = []
-        while self._looks and self._looks[0][0] <= now:
-            _time, number, index = heapq.heappop(self._looks)
-            entry = next((entry for entry in self._entries.get(index, ()) if entry.look == number), None)
+        while self._due and self._due[0][0] <= now:
+            _time, number, index = heapq.heappop(self._due)
+            entry = next((entry for entry in self._entries.get(index, ()) if entry.due == number), None)
             if entry is None:
                 continue
             if entry.notification.expires <= now:
@@ -122,7 +121,7 @@ class PushStore:
                 self._put_back(index, [other for other in self._entries[index] if other is not entry])
             else:
                 ready.append(index)
-                entry.look = self._look_at(entry.notification.expires, entry.notification)
+                entry.due = self._schedule(entry.notification.expires, entry.notification)
         return ready, expired
 
     def _put_back(self, index: int, entries: list[_Entry]) -> None:
@@ -132,13 +131,13 @@ class PushStore:
         else:
             self._entries.pop(index, None)
 
-    def _look_at(self, when: float, notification: Notification) -> int:
+    def _schedule(self, when: float, notification: Notification) -> int:
         self._number += 1
-        heapq.heappush(self._looks, (when, self._number, notification.index))
+        heapq.heappush(self._due, (when, self._number, notification.index))
         return self._number
 
     def _forget_stale(self) -> None:
-        if len(self._looks) > 2 * self._count + _STALE_ALLOWED:
-            live = {entry.look for entries in self._entries.values() for entry in entries}
-            self._looks = [look for look in self._looks if look[1] in live]
-            heapq.heapify(self._looks)
+        if len(self._due) > 2 * self._count + _STALE_ALLOWED:
+            live = {entry.due for entries in self._entries.values() for entry in entries}
+            self._due = [element for element in self._due if element[1] in live]
+            heapq.heapify(self._due)

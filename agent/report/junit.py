@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from agent.files import write_file
 from agent.report.outcome import Kind, Reason, outcome_of
-from agent.report.results import write_whole
 from agent.report.schema import PhaseDocument, ResultsDocument
 
 NAMELESS = "lom-agent"  # the suite of a scenario that has no name
@@ -26,7 +26,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]") 
 
 def write_junit(path: str | os.PathLike[str], document: ResultsDocument, unwritten: Sequence[str] = ()) -> Path:
     """Write the XML to ``path``, all at once; return it. Raises OperatorError where it cannot be written."""
-    return write_whole(Path(path), junit(document, unwritten))
+    return write_file(Path(path), junit(document, unwritten), make_folder=True)
 
 
 def junit(document: ResultsDocument, unwritten: Sequence[str] = ()) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -22,6 +21,7 @@ import twisted
 from OpenSSL import SSL
 
 from agent.errors import MisuseError, OperatorError
+from agent.files import read_file, write_file
 from agent.measure.limits import Limit, Verdict, judge
 from agent.measure.metrics import Metrics, OperationSummary, StageSummary
 from agent.measure.timeline import TimeLine
@@ -180,23 +180,7 @@ def write_results(directory: str | os.PathLike[str], document: Mapping[str, Any]
     Whoever reads the file finds the old document or the new one, never half of one. Raises OperatorError where the
     directory or the file cannot be written; no half-written file is left behind.
     """
-    return write_whole(Path(directory) / FILE_NAME, _text(document).encode())
-
-
-def write_whole(target: Path, content: bytes) -> Path:
-    """Write a file of a report, in place of one that is there, all at once; its folder is made where it is missing.
-
-    Raises OperatorError where it cannot be written; no half-written file is left behind.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, content)
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character in it
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise OperatorError(
-            f"The results cannot be written to {target}: {reason}. Name a directory that you may write to."
-        ) from error
-    return target
+    return write_file(Path(directory) / FILE_NAME, _text(document).encode(), make_folder=True)
 
 
 def read_results(path: str | os.PathLike[str]) -> ResultsDocument:
@@ -205,16 +189,9 @@ def read_results(path: str | os.PathLike[str]) -> ResultsDocument:
     Raises OperatorError where it cannot be read, is larger than MOST_BYTES or is no document of this schema.
     """
     source = Path(path)
-    try:
-        source = source / FILE_NAME if source.is_dir() else source
-        with source.open("rb") as file:
-            octets = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise OperatorError(f"The results {source} cannot be read: {reason}.") from error
-    if len(octets) > MOST_BYTES:
-        raise OperatorError(f"The results {source} are larger than {MOST_BYTES} bytes, so that they are not read.")
-    return _parsed(source, octets)
+    if os.path.isdir(source):  # no error for a path that cannot be looked up: reading it raises ours
+        source = source / FILE_NAME
+    return _parsed(source, read_file(source, "the results", MOST_BYTES))
 
 
 class _Schema(msgspec.Struct):
@@ -251,20 +228,6 @@ def _text(document: Mapping[str, Any]) -> str:
     rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in document.get("timeline", ()))
     text = json.dumps({**document, "timeline": []} if rows else document, indent=2, allow_nan=False) + "\n"
     return text.replace('\n  "timeline": []', f'\n  "timeline": [\n    {rows}\n  ]', 1) if rows else text
-
-
-def _replace(target: Path, content: bytes) -> None:
-    # In the same directory, because a file can be renamed over another only within one file system.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _operation(summary: OperationSummary, histogram: str) -> OperationDocument:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
 from agent import plists
 from agent.errors import MisuseError, OperatorError, PeerError
+from agent.files import read_file
 from agent.scenario.check_tables import can_push
 from agent.scenario.pacing import phase_arrivals, phase_concurrency, phase_rate
 from agent.scenario.types import (
@@ -197,7 +197,7 @@ def _check_steps(phase: ArrivingPhase) -> None:
 
 
 def _replay(name: str) -> tuple[float, ...]:
-    text = _read(name, "replay_file", MAX_REPLAY_BYTES)
+    text = read_file(name, "the replay_file", MAX_REPLAY_BYTES)
     offsets: list[float] = []
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
         word = line.partition("#")[0].strip()
@@ -222,7 +222,7 @@ def _request(phase: CommandPhase) -> dict[str, Any]:
         raise OperatorError("request and request_file say the same; give one of them")
     request = DEFAULT_REQUEST if phase.request is None else phase.request
     if phase.request_file is not None:
-        data = _read(phase.request_file, "request_file", MAX_REQUEST_BYTES)
+        data = read_file(phase.request_file, "the request_file", MAX_REQUEST_BYTES)
         try:
             request = plists.load_dict(data, what=f"request_file {phase.request_file}")
         except PeerError as error:
@@ -237,15 +237,3 @@ def _request(phase: CommandPhase) -> dict[str, Any]:
     except MisuseError as error:
         raise OperatorError(f"request cannot be sent as a property list: {error}") from error
     return request
-
-
-def _read(name: str, key: str, most: int) -> bytes:
-    try:
-        with Path(name).open("rb") as file:
-            data = file.read(most + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OperatorError(f"the {key} {name} cannot be read: {reason}") from error
-    if len(data) > most:
-        raise OperatorError(f"the {key} {name} is over {most:,} bytes long")
-    return data

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.errors import OperatorError
+from agent.files import read_file
 from agent.scenario.check_phases import checked_phases
 from agent.scenario.check_tables import checked_tables
 from agent.scenario.complaints import check_keys, complaint, nearest, unknown
@@ -39,14 +40,7 @@ def names_no_server(path: str | Path) -> bool:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OperatorError(f"the scenario {path} cannot be read: {reason}") from error
-    if len(data) > MAX_BYTES:
-        raise OperatorError(f"the scenario {path} is over {MAX_BYTES:,} bytes long; put replays and commands in files")
+    data = read_file(path, "the scenario", MAX_BYTES, advice="Put replays and commands in files.")
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:

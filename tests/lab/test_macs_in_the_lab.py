@@ -353,7 +353,7 @@ def test_a_malformed_command_is_answered_and_counted(run_in_reactor: RunInReacto
             await running.until(lambda: running.failures("command") == ["command"], "a record")
             (failed,) = [exchange for exchange in running.exchanges if exchange.failure is not None]
             assert failed.facts["status"] == "CommandFormatError"
-            assert "RequestType should be a string" in failed.failure.message  # type: ignore[union-attr]
+            assert "Expected a string for RequestType" in failed.failure.message  # type: ignore[union-attr]
             assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
 
     run_in_reactor(scenario())

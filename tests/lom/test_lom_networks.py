@@ -178,7 +178,7 @@ CASES = {
         device=lambda: device(_bare(DEVICE_CA, [NAME, "other"], LOM_USAGE.key_usage(), _USAGES)),
     ),
     "the Device's SAN differs from its CommonName": Case(
-        _NOT_SENT, "has another subjectAltName: other.lom.test", device=_device_with(names=["other.lom.test"])
+        _NOT_SENT, "in the subjectAltName, found other.lom.test", device=_device_with(names=["other.lom.test"])
     ),
     "the Device's CA is not trusted": Case(_NOT_SENT, "does not lead to a trusted CA", device=_device_with(STRANGE_CA)),
     "the Device's certificate is by the Controllers' CA": Case(
@@ -361,4 +361,4 @@ def test_a_name_of_control_characters_can_be_reported(relay: Relay) -> None:
     outcome = relay(controller(), [device(DEVICE_CA.issue("a\x01\x00b", LOM_USAGE))], item())
     assert not outcome.success
     assert outcome.error.isprintable()
-    assert r"found 'a\x01\x00b': it has a character that cannot be printed" in outcome.error
+    assert r"found 'a\x01\x00b': it has a character that is not printable" in outcome.error

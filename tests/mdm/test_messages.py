@@ -74,11 +74,11 @@ def test_a_request_list_alone_makes_a_lom_device_request(body: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("root", "found"),
     [
-        ({}, "is missing"),
-        ({"CommandUUID": 5}, "is an integer"),
-        ({"CommandUUID": b"a"}, "is data"),
-        ({"CommandUUID": ""}, "has 0"),
-        ({"CommandUUID": "a" * (MAX_UUID_LENGTH + 1)}, "has 257"),
+        ({}, "found none"),
+        ({"CommandUUID": 5}, "found an integer"),
+        ({"CommandUUID": b"a"}, "found data"),
+        ({"CommandUUID": ""}, "found 0"),
+        ({"CommandUUID": "a" * (MAX_UUID_LENGTH + 1)}, "found 257"),
     ],
 )
 def test_what_has_no_command_uuid_is_dropped(root: dict[str, Any], found: str) -> None:
@@ -89,12 +89,12 @@ def test_what_has_no_command_uuid_is_dropped(root: dict[str, Any], found: str) -
 @pytest.mark.parametrize(
     ("root", "found"),
     [
-        ({}, "Command should be a dictionary, but is missing"),
-        ({"Command": "ProfileList"}, "Command should be a dictionary, but is a string"),
-        ({"Command": {}}, "RequestType should be a string, but is missing"),
-        ({"Command": {"RequestType": 5}}, "RequestType should be a string, but is an integer"),
-        ({"Command": {"RequestType": 5, "RequestList": []}}, "but is an integer"),
-        ({"Command": {"RequestType": ""}}, "but is empty"),
+        ({}, "Expected a dictionary for Command, found none"),
+        ({"Command": "ProfileList"}, "Expected a dictionary for Command, found a string"),
+        ({"Command": {}}, "Expected a string for RequestType, found none"),
+        ({"Command": {"RequestType": 5}}, "Expected a string for RequestType, found an integer"),
+        ({"Command": {"RequestType": 5, "RequestList": []}}, "found an integer"),
+        ({"Command": {"RequestType": ""}}, "found an empty one"),
     ],
 )
 def test_what_has_a_command_uuid_but_is_no_command_can_be_answered(root: dict[str, Any], found: str) -> None:

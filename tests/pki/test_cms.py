@@ -119,7 +119,7 @@ def test_the_signature_without_signed_attributes() -> None:
 
 
 def test_only_rsa_and_elliptic_curves_sign() -> None:
-    with pytest.raises(MisuseError, match="RSA and EC"):
+    with pytest.raises(MisuseError, match="Expected an RSA or EC key"):
         cms.sign_detached(BODY, RSA.certificate, ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
 
 
@@ -140,7 +140,7 @@ def test_the_signing_time(mac: Identity, year: int, kind: str, monkeypatch: pyte
 
 
 def test_another_body() -> None:
-    with pytest.raises(cms.CMSError, match="sha256 digest of the content is not the one that was signed"):
+    with pytest.raises(cms.CMSError, match="sha256 digest of the content is not the signed one"):
         cms.verify_detached(cms.sign_detached(BODY, RSA.certificate, RSA.key), BODY + b" ")
 
 
@@ -170,7 +170,7 @@ def test_a_signature_by_a_key_of_another_kind_than_the_certificate() -> None:
 
 
 def test_content_where_none_should_be_and_none_where_it_should() -> None:
-    with pytest.raises(cms.CMSError, match="its own content"):
+    with pytest.raises(cms.CMSError, match="expected a detached signature"):
         cms.verify_detached(cms.sign_attached(BODY, RSA.certificate, RSA.key), BODY)
     with pytest.raises(cms.CMSError, match="detached"):
         cms.open_signed(cms.sign_detached(BODY, RSA.certificate, RSA.key))
@@ -183,7 +183,7 @@ def test_rsa_pss_is_refused() -> None:
     signature = builder.sign(
         serialization.Encoding.DER, [pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.DetachedSignature]
     )
-    with pytest.raises(cms.CMSError, match="RSA-PSS, which is refused"):
+    with pytest.raises(cms.CMSError, match="found RSA-PSS, which is refused"):
         cms.verify_detached(signature, BODY)
 
 
@@ -228,7 +228,9 @@ def test_bytes_that_are_no_cms(data: bytes, text: str) -> None:
 
 def test_an_envelope_is_no_signature() -> None:
     builder = pkcs7.PKCS7EnvelopeBuilder().set_data(BODY).add_recipient(RSA.certificate)
-    with pytest.raises(cms.CMSError, match=r"content type 1\.2\.840\.113549\.1\.7\.3; SignedData"):
+    with pytest.raises(
+        cms.CMSError, match=r"expected SignedData .*, found CMS of content type 1\.2\.840\.113549\.1\.7\.3"
+    ):
         cms.open_signed(builder.encrypt(serialization.Encoding.DER, [pkcs7.PKCS7Options.Binary]))
 
 
@@ -351,7 +353,7 @@ def test_we_open_openssls_attached_message(files: Path, command: str, options: t
 @pytest.mark.parametrize("digest", ["sha1", "md5"])
 def test_legacy_digests_only_where_allowed(files: Path, digest: str) -> None:
     signature = openssl_sign(files, "-md", digest)
-    with pytest.raises(cms.CMSError, match=f"uses {digest}, which is refused"):
+    with pytest.raises(cms.CMSError, match=f"found {digest}, which is refused"):
         cms.verify_detached(signature, BODY)
     assert cms.verify_detached(signature, BODY, legacy=LEGACY) == RSA.certificate
 

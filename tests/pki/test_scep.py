@@ -32,6 +32,7 @@ from scep_parties import (
     issue,
     receive,
 )
+from scep_pending import cert_rep_pending
 from strategies_cms import hostile
 
 from agent.errors import MisuseError
@@ -75,7 +76,7 @@ def test_the_certificate_for_our_key_is_found_behind_others() -> None:
 
 def test_a_pending_request_is_polled_for_in_the_same_name() -> None:
     first = open_message(ask())
-    assert receive(ca_side.cert_rep_pending(first, CA, CA_NONCE)) == client.Pending()
+    assert receive(cert_rep_pending(first, CA, CA_NONCE)) == client.Pending()
     poll = ca_side.read_request(open_message(ask(message_type=MessageType.CERT_POLL)), CA)
     assert poll.message.header.transaction_id == first.header.transaction_id
     assert poll.signer == first.signer
@@ -129,7 +130,7 @@ def test_a_message_goes_through_a_query_in_either_alphabet(message: bytes) -> No
 
 @pytest.mark.parametrize("text", ["a", "ab!d", "ü", "a=b="])
 def test_a_query_that_is_no_message(text: str) -> None:
-    with pytest.raises(SCEPError, match="no base64"):
+    with pytest.raises(SCEPError, match="is not base64"):
         messages.from_query(text)
 
 
@@ -142,11 +143,11 @@ def rogue_ca(name: str = "SCEP CA") -> Identity:
 
 def test_an_answer_of_another_ca() -> None:
     with pytest.raises(SCEPError, match="not among the CA's certificates"):
-        receive(ca_side.cert_rep_pending(open_message(ask()), rogue_ca(), CA_NONCE))
+        receive(cert_rep_pending(open_message(ask()), rogue_ca(), CA_NONCE))
 
 
 def test_an_answer_to_another_question() -> None:
-    reply = ca_side.cert_rep_pending(open_message(ask()), CA, CA_NONCE)
+    reply = cert_rep_pending(open_message(ask()), CA, CA_NONCE)
     with pytest.raises(SCEPError, match="recipientNonce"):
         receive(reply, sender_nonce=b"x" * 16)
     with pytest.raises(SCEPError, match="is to transaction"):
@@ -191,13 +192,6 @@ def test_questions_that_make_no_sense() -> None:
     assert refused(signed_by_mac(garbage)) is FailInfo.BAD_REQUEST
     assert refused(signed_by_mac(garbage, MessageType.CERT_POLL)) is FailInfo.BAD_REQUEST
     assert refused(signed_by_mac(garbage, MessageType.GET_CRL)) is FailInfo.BAD_REQUEST
-
-
-def test_whether_the_key_of_the_request_signed_the_message() -> None:
-    other = close_envelope(csr.build_csr(OTHER_KEY, SUBJECT), CA.certificate, Cipher.AES_128_CBC)
-    assert not ca_side.read_request(open_message(signed_by_mac(other)), CA).own_key
-    assert ca_side.read_request(open_message(ask()), CA).own_key
-    assert not ca_side.read_request(open_message(ask(message_type=MessageType.CERT_POLL)), CA).own_key
 
 
 def test_only_rsa_speaks_scep() -> None:

@@ -33,6 +33,7 @@ from scep_parties import (
     openssl,
     write_files,
 )
+from scep_pending import cert_rep_pending
 
 from agent.pki.identity import Identity
 from agent.pki.scep import ca as ca_side
@@ -332,8 +333,9 @@ def test_strongswan_gets_its_certificate(tmp_path: Path, options: tuple[str, ...
         run = strongswan(service, tmp_path, *options)
     assert run.returncode == 0, run.stderr
     (request,) = service.requests
-    assert (request.cipher, request.message.digest.name, request.own_key) == (cipher, digest, True)
+    assert (request.cipher, request.message.digest.name) == (cipher, digest)
     assert request.csr is not None
+    assert request.signer.public_key() == request.csr.public_key
     assert request.csr.challenge == SECRET
     assert request.csr.subject_alternative_name is not None
     assert x509.load_der_x509_certificate(run.stdout).public_key() == MAC_KEY.public_key()
@@ -342,7 +344,7 @@ def test_strongswan_gets_its_certificate(tmp_path: Path, options: tuple[str, ...
 def test_strongswan_polls_and_reads_our_refusal(tmp_path: Path) -> None:
     def later(request: ca_side.SCEPRequest) -> bytes:
         if request.csr is not None:
-            return ca_side.cert_rep_pending(request.message, CA, CA_NONCE)
+            return cert_rep_pending(request.message, CA, CA_NONCE)
         return refusing(request)
 
     with serving(later, STRONGSWAN_CAPABILITIES) as service:

@@ -133,9 +133,13 @@ def _encrypted() -> bytes:
     [
         (b"", key_pem(DEVICE.key), "expected a certificate in PEM"),
         (DEVICE.certificate.public_bytes(Encoding.DER), key_pem(DEVICE.key), "expected a certificate in PEM"),
-        (certificate_pem(DEVICE.certificate), b"no key", "key is not in PEM"),
+        (certificate_pem(DEVICE.certificate), b"no key", "expected a private key in PEM"),
         (certificate_pem(DEVICE.certificate), _encrypted(), "openssl pkey"),
-        (certificate_pem(DEVICE.certificate), key_pem(CONTROLLER.key), "key is not that of the certificate CN=mac-1"),
+        (
+            certificate_pem(DEVICE.certificate),
+            key_pem(CONTROLLER.key),
+            "expected the key of the first certificate, CN=mac-1",
+        ),
     ],
 )
 def test_what_is_no_identity_is_refused(certificate: bytes, key: bytes, words: str) -> None:

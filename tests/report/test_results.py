@@ -281,7 +281,7 @@ def test_an_older_document_is_replaced_whole(tmp_path):
 
 def test_a_directory_that_is_a_file_is_the_operators_error(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OperatorError, match=r"cannot be written to .*taken/results\.json: "):
+    with pytest.raises(OperatorError, match=r"taken/results\.json cannot be written: "):
         write_results(tmp_path / "taken", {})
 
 
@@ -382,5 +382,5 @@ def test_a_document_that_is_not_there_is_the_operators_error(tmp_path):
 def test_a_document_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     path = write_results(tmp_path, full_document())
     monkeypatch.setattr(results_module, "MOST_BYTES", path.stat().st_size - 1)
-    with pytest.raises(OperatorError, match="larger than"):
+    with pytest.raises(OperatorError, match="Expected at most"):
         read_results(path)

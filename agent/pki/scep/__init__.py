@@ -1,7 +1,6 @@
-"""SCEP (RFC 8894): how a Mac gets its identity from a server, and how the embedded server gives one.
+"""SCEP (RFC 8894): a Mac requests its identity from a CA, and the embedded lab issues it. No I/O.
 
-Bytes and keys in, bytes or certificates out; sending them is the work of ``net`` and ``lab``. Data goes through the
-modules like this: ``caps`` and ``cacert`` read what the CA can do and who it is; ``csr`` writes the request for a
-certificate from a profile's values; ``client`` wraps it (``envelope`` encrypts, ``messages`` signs) and reads the
-answer; ``ca`` is the other side of the same.
+``caps`` and ``cacert`` read the answers to GetCACaps and GetCACert; ``csr`` writes the certificate request from a
+profile's values; ``client`` wraps it (``envelope`` encrypts, ``messages`` signs) and reads the answer; ``ca`` is the
+CA's side. ``agent.net`` and ``agent.lab`` send the messages.
 """

@@ -1,6 +1,6 @@
-"""The CA's side of SCEP: what a client asks, and the CertRep that answers it (RFC 8894, 3).
+"""The CA's side of SCEP: reads a client's request, and writes the CertRep (RFC 8894, 3).
 
-Whether to grant (the challenge, the names) and issuing the certificate are for the caller.
+The caller decides whether to grant it (the challenge, the names), and issues the certificate.
 """
 
 from __future__ import annotations
@@ -16,47 +16,42 @@ from agent.pki import der
 from agent.pki.identity import Identity
 from agent.pki.scep.cacert import certificates_only
 from agent.pki.scep.csr import CertificateRequest, read_csr
-from agent.pki.scep.envelope import Cipher, close_envelope, open_envelope, rsa_key_of
+from agent.pki.scep.envelope import Cipher, close_envelope, open_envelope
 from agent.pki.scep.errors import FailInfo, SCEPFailure
 from agent.pki.scep.messages import Header, MessageType, PKIMessage, PKIStatus, sign_message
 
-# Content that is empty, not absent: of the clients in the field some cannot read the latter.
-NOTHING = b""
+# Empty content instead of none: some clients cannot read the latter.
+NO_CONTENT = b""
 MAX_FAIL_TEXT = 255  # characters of failInfoText (RFC 8894, 3.2.1.4, asks for a short text)
 
 
 @dataclass(frozen=True, slots=True)
 class SCEPRequest:
-    """What a client asks: ``csr`` in a PKCSReq or RenewalReq, ``issuer`` and ``subject`` (DER names) in a CertPoll."""
+    """A client's request."""
 
     message: PKIMessage
     cipher: Cipher
     csr: CertificateRequest | None = None
+    """Of a PKCSReq or RenewalReq."""
     issuer: bytes | None = None
+    """Of a CertPoll: the issuer's name in DER."""
     subject: bytes | None = None
+    """Of a CertPoll: the subject's name in DER."""
 
     @property
     def signer(self) -> x509.Certificate:
-        """The client's certificate: self-signed for a first one, the old one (for the caller to judge) in a renewal."""
+        """The client's certificate: self-signed in a first request; in a renewal the old one, not verified yet."""
         return self.message.signer
-
-    @property
-    def own_key(self) -> bool:
-        """Whether the key to be certified also signed the message, as RFC 8894, 2.3, has it of a first request.
-
-        Not every client does so; the request inside is signed by that key in any case.
-        """
-        return self.csr is not None and rsa_key_of(self.signer) == self.csr.public_key
 
 
 def read_request(message: PKIMessage, ca: Identity) -> SCEPRequest:
-    """What ``message`` (from ``open_message``) asks of ``ca``, whose key is RSA.
+    """The request in ``message`` (from ``open_message``) to ``ca``, whose key is RSA.
 
-    Raises SCEPFailure, whose ``fail_info`` is what to answer with ``cert_rep_failure``.
+    Raises SCEPFailure with the ``fail_info`` for ``cert_rep_failure``.
     """
     kind = message.header.message_type
     if kind not in (MessageType.PKCS_REQ, MessageType.RENEWAL_REQ, MessageType.CERT_POLL):
-        raise SCEPFailure(FailInfo.BAD_REQUEST, f"a {kind.name} is not answered here")
+        raise SCEPFailure(FailInfo.BAD_REQUEST, f"expected a PKCSReq, RenewalReq or CertPoll, found a {kind.name}")
     opened = open_envelope(message.envelope, _rsa(ca), ca.certificate)
     if kind is MessageType.CERT_POLL:
         issuer, subject = _issuer_and_subject(opened.content)
@@ -71,7 +66,7 @@ def cert_rep_success(
     issued: x509.Certificate,
     chain: Sequence[x509.Certificate] = (),
 ) -> bytes:
-    """A CertRep that hands ``issued`` (first) and ``chain`` to the signer of the request, in its own algorithms.
+    """A CertRep with ``issued`` and then ``chain``, encrypted to the signer of the request with its algorithms.
 
     Raises SCEPError where the signer's key is not RSA.
     """
@@ -80,19 +75,13 @@ def cert_rep_success(
     return sign_message(header, envelope, ca.certificate, _rsa(ca), request.message.digest)
 
 
-def cert_rep_pending(message: PKIMessage, ca: Identity, sender_nonce: bytes) -> bytes:
-    """A CertRep that asks the client to poll."""
-    header = _answer(message.header, sender_nonce, PKIStatus.PENDING)
-    return sign_message(header, NOTHING, ca.certificate, _rsa(ca), message.digest)
-
-
 def cert_rep_failure(
     message: PKIMessage, ca: Identity, sender_nonce: bytes, fail_info: FailInfo, text: str | None = None
 ) -> bytes:
-    """A CertRep that refuses, with ``text`` for the person at the other end."""
+    """A CertRep that refuses, with ``text`` as its failInfoText."""
     short = text[:MAX_FAIL_TEXT].encode("utf-8", "replace").decode() if text else None
     header = _answer(message.header, sender_nonce, PKIStatus.FAILURE, fail_info.code, short)
-    return sign_message(header, NOTHING, ca.certificate, _rsa(ca), message.digest)
+    return sign_message(header, NO_CONTENT, ca.certificate, _rsa(ca), message.digest)
 
 
 def _answer(
@@ -105,7 +94,7 @@ def _answer(
 
 def _rsa(ca: Identity) -> rsa.RSAPrivateKey:
     if not isinstance(ca.key, rsa.RSAPrivateKey):
-        raise MisuseError(f"a SCEP CA has an RSA key, not a {type(ca.key).__name__}")
+        raise MisuseError(f"Expected a SCEP CA with an RSA key, found a {type(ca.key).__name__}.")
     return ca.key
 
 
@@ -115,4 +104,4 @@ def _issuer_and_subject(content: bytes) -> tuple[bytes, bytes]:
         issuer = fields.take(der.SEQUENCE, "the issuer").encoded
         return issuer, fields.take(der.SEQUENCE, "the subject").encoded
     except der.DERError as error:
-        raise SCEPFailure(FailInfo.BAD_REQUEST, f"the CertPoll holds no IssuerAndSubject: {error}") from error
+        raise SCEPFailure(FailInfo.BAD_REQUEST, f"the CertPoll has no IssuerAndSubject: {error}") from error

@@ -1,4 +1,4 @@
-"""Who a SCEP CA is: the answer to GetCACert, and whether it is the CA that the profile means (RFC 8894, 4.2)."""
+"""The certificates of a SCEP CA: the answer to GetCACert, and the check of a CAFingerprint (RFC 8894, 4.2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agent.pki.scep.errors import SCEPError
 
 CA_CONTENT_TYPE = "application/x-x509-ca-cert"
 CA_RA_CONTENT_TYPE = "application/x-x509-ca-ra-cert"
-MAX_CERTIFICATES = 16  # of a CA and its RAs; every one is checked against every other
+MAX_CERTIFICATES = 16  # of a CA and its RAs; each is checked against every other
 _VERSION_1 = bytes.fromhex("020101")
 
 _FINGERPRINTS: dict[int, hashes.HashAlgorithm] = {
@@ -34,21 +34,24 @@ _FINGERPRINTS: dict[int, hashes.HashAlgorithm] = {
 
 @dataclass(frozen=True, slots=True)
 class CACertificates:
-    """The certificates of one CA by their parts: who issues, to whom to encrypt, who may sign an answer."""
+    """The certificates of a CA by their roles."""
 
     issuer: x509.Certificate
     recipient: x509.Certificate
+    """Requests are encrypted to it."""
     signers: tuple[x509.Certificate, ...]
+    """Those that may sign an answer."""
     certificates: tuple[x509.Certificate, ...]
+    """All of them, in the order of the answer."""
 
 
 def parse_ca_certificates(answer: bytes) -> CACertificates:
-    """Read the answer to GetCACert: one DER certificate, or a SignedData that only carries certificates.
+    """Read the answer to GetCACert: one DER certificate, or a SignedData with certificates only.
 
-    Which of the two it is shows in the bytes, so that a wrong Content-Type does no harm. Raises SCEPError.
+    The bytes decide which of the two it is, not the Content-Type. Raises SCEPError.
     """
     if len(answer) > MAX_BYTES:
-        raise SCEPError(f"the answer to GetCACert is {len(answer)} bytes long; at most {MAX_BYTES} are taken")
+        raise SCEPError(f"expected an answer to GetCACert of at most {MAX_BYTES:,} bytes, found {len(answer):,}")
     try:
         certificates = cms.certificates_in(answer) if cms.looks_signed(answer) else (read_certificate(answer),)
     except (cms.CMSError, CertificateError) as error:
@@ -66,7 +69,7 @@ def render_ca_certificates(certificates: Sequence[x509.Certificate]) -> tuple[st
 def certificates_only(certificates: Sequence[x509.Certificate]) -> bytes:
     """A degenerate SignedData: no signer, no content (RFC 8894, 3.4).
 
-    The certificates stay in order, against DER's rule for a SET OF: clients in the field take the first for theirs.
+    The certificates keep their order, against DER's rule for a SET OF: some clients use the first one as theirs.
     """
     encoded = b"".join(one.public_bytes(Encoding.DER) for one in certificates)
     content = der.sequence(der.oid(DATA))
@@ -75,19 +78,19 @@ def certificates_only(certificates: Sequence[x509.Certificate]) -> bytes:
 
 
 def check_fingerprint(ca: CACertificates, fingerprint: bytes) -> None:
-    """Check the profile's CAFingerprint: a digest of a CA certificate's DER, which digest by its length in bytes.
+    """Check the profile's CAFingerprint: a digest of a CA certificate's DER; its length says which digest.
 
-    Everyone who will be encrypted to or believed must come from the CA that has it. Raises SCEPError.
+    The issuer, the recipient and every signer must be issued by the CA with this fingerprint. Raises SCEPError.
     Source: apple-schema profiles/com.apple.security.scep.yaml, CAFingerprint.
     """
     digest = _FINGERPRINTS.get(len(fingerprint))
     if digest is None:
         lengths = "16 (MD5), 20 (SHA-1) or 32 (SHA-256)"
-        raise SCEPError(f"the CAFingerprint is {len(fingerprint)} bytes long; {lengths} were expected")
+        raise SCEPError(f"expected a CAFingerprint of {lengths} bytes, found {len(fingerprint)}")
     anchor = next((one for one in ca.certificates if hmac.compare_digest(one.fingerprint(digest), fingerprint)), None)
     if anchor is None:
         found = ca.issuer.fingerprint(digest).hex()
-        raise SCEPError(f"the CA's {digest.name} fingerprint should be {fingerprint.hex()}, but is {found}")
+        raise SCEPError(f"expected a CA with the {digest.name} fingerprint {fingerprint.hex()}, found {found}")
     for one in (ca.issuer, ca.recipient, *ca.signers):
         if not _comes_from(one, anchor, ca.certificates):
             raise SCEPError(
@@ -97,21 +100,21 @@ def check_fingerprint(ca: CACertificates, fingerprint: bytes) -> None:
 
 
 def _choose_parts(certificates: Sequence[x509.Certificate]) -> CACertificates:
-    """Tell the CA from its RAs by basicConstraints, and RAs apart by keyUsage (RFC 8894, 4.2.1.2)."""
+    """Find the CA by basicConstraints, and the roles of its RAs by keyUsage (RFC 8894, 4.2.1.2)."""
     if not certificates:
-        raise SCEPError("the answer to GetCACert holds no certificate")
+        raise SCEPError("expected a certificate in the answer to GetCACert, found none")
     if len(certificates) > MAX_CERTIFICATES:
-        raise SCEPError(f"GetCACert gave {len(certificates)} certificates; at most {MAX_CERTIFICATES} are taken")
+        raise SCEPError(f"expected at most {MAX_CERTIFICATES} certificates from GetCACert, found {len(certificates)}")
     authorities = [one for one in certificates if len(certificates) == 1 or _is_authority(one)]
     if not authorities:
-        raise SCEPError(f"none of the {len(certificates)} certificates from GetCACert is a CA's")
+        raise SCEPError(f"expected a CA among the {len(certificates)} certificates from GetCACert, found none")
     registrars = [one for one in certificates if one not in authorities]
     issuer = _issuer_among(authorities, registrars)
     candidates = [one for one in (*registrars, issuer) if isinstance(one.public_key(), rsa.RSAPublicKey)]
     if not candidates:
-        rsa_key_of(issuer)  # says that it is not RSA
-        raise SCEPError("none of the certificates from GetCACert has an RSA key to encrypt to")
-    # A CA without keyEncipherment and without an RA can only mean itself.
+        rsa_key_of(issuer)  # raises SCEPError where it is not RSA
+        raise SCEPError("expected a certificate with an RSA key from GetCACert, found none")
+    # Without keyEncipherment in any certificate and without an RA, the CA itself is the recipient.
     recipient = next((one for one in candidates if _usage(one, "key_encipherment")), candidates[-1])
     signers = tuple(one for one in (*registrars, issuer) if one is issuer or _usage(one, "digital_signature"))
     return CACertificates(issuer, recipient, signers, tuple(certificates))
@@ -125,7 +128,7 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def _issuer_among(authorities: list[x509.Certificate], registrars: list[x509.Certificate]) -> x509.Certificate:
-    """The CA of the RAs; without RAs the CA that is the issuer of no other one."""
+    """The CA that issued the RAs; without RAs the CA that issued no other."""
     for registrar in registrars:
         for one in authorities:
             if _issued(one, registrar):
@@ -137,7 +140,7 @@ def _issuer_among(authorities: list[x509.Certificate], registrars: list[x509.Cer
 
 
 def _usage(certificate: x509.Certificate, bit: str) -> bool:
-    """Whether keyUsage allows ``bit``; a certificate without the extension may do everything."""
+    """Whether keyUsage allows ``bit``; a certificate without the extension allows everything."""
     try:
         return bool(getattr(certificate.extensions.get_extension_for_class(x509.KeyUsage).value, bit))
     except x509.ExtensionNotFound:

@@ -1,4 +1,4 @@
-"""The Mac's side of SCEP: its request in a pkiMessage, and what the CA's answer to it means (RFC 8894, 2 to 4)."""
+"""The Mac's side of SCEP: writes the request as a pkiMessage, and reads the CA's answer (RFC 8894, 2 to 4)."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ from agent.pki.scep.envelope import close_envelope, open_envelope
 from agent.pki.scep.errors import SCEPError, SCEPFailure
 from agent.pki.scep.messages import Header, MessageType, PKIStatus, open_message, sign_message
 
-SELF_SIGNED_LIFETIME = timedelta(days=7)  # long enough for a person at the CA to say yes; RFC 8894, 2.3, asks for short
-_BACKDATE = timedelta(hours=1)  # the CA's clock differs
+SELF_SIGNED_LIFETIME = timedelta(days=7)  # time for a manual approval; RFC 8894, 2.3, recommends a short one
+_BACKDATE = timedelta(hours=1)  # the CA's clock may differ
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The CA gave ``certificate``; ``certificates`` is all it sent, the issuer's among them where it sends that."""
+    """The CA issued a certificate."""
 
     certificate: x509.Certificate
     certificates: tuple[x509.Certificate, ...]
+    """Every certificate of the answer, often the issuer's too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The CA has not decided; ask again with a CertPoll in the same transaction."""
+    """The CA has not decided; send a CertPoll in the same transaction later."""
 
 
 def transaction_id(public_key: PublicKeyTypes) -> str:
-    """A transactionID that follows from the key: its SHA-256 in 64 hexadecimal digits (RFC 8894, 3.2.1.1)."""
+    """The transactionID: the SHA-256 of the key in 64 hexadecimal digits (RFC 8894, 3.2.1.1)."""
     return _key_digest(public_key).hex().upper()
 
 
 def self_signed(csr: bytes, private_key: rsa.RSAPrivateKey, now: datetime) -> x509.Certificate:
     """The certificate with which a Mac without one signs its first messages (RFC 8894, 2.3).
 
-    Its subject is the request's. Its serial number follows from the key, so that every message of a transaction is
-    from the same certificate by name, whenever it is made. ``now`` has a time zone.
+    Its subject is the request's. Its serial number follows from the key, so that every message of a transaction has the
+    same issuer and serial number. ``now`` has a time zone.
     """
     subject = _subject(csr)
     usage = x509.KeyUsage(True, False, True, False, False, False, False, False, False)
@@ -76,20 +77,20 @@ def build_pki_message(
     message_type: MessageType = MessageType.PKCS_REQ,
     renewed: Identity | None = None,
 ) -> bytes:
-    """The DER of a PKCSReq, RenewalReq or CertPoll for ``csr``, to be sent as PKIOperation.
+    """The DER of a PKCSReq, RenewalReq or CertPoll for ``csr``, the message of a PKIOperation.
 
     ``sender_nonce`` is 16 new random bytes for each message. A RenewalReq (and its CertPoll) is signed by the identity
-    that is ``renewed``, the others by a self-signed certificate of ``private_key``. Raises MisuseError for a key that
-    is not RSA or for another message, SCEPError for a CA to which nothing can be encrypted.
+    ``renewed``, the others by a self-signed certificate of ``private_key``. Raises MisuseError for a key that is not
+    RSA or for another message type, SCEPError for a CA without an RSA key.
     """
     content = _content(csr, ca, message_type)
     if renewed is None and message_type is MessageType.RENEWAL_REQ:
-        raise MisuseError("a RenewalReq is signed by the identity that is renewed, but none is given")
+        raise MisuseError("Expected the identity to renew for a RenewalReq, found none.")
     signer, key = (
         (self_signed(csr, private_key, now), private_key) if renewed is None else (renewed.certificate, renewed.key)
     )
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise MisuseError(f"a SCEP message is signed with RSA, not with a {type(key).__name__}")
+        raise MisuseError(f"Expected an RSA key to sign a SCEP message, found a {type(key).__name__}.")
     envelope = close_envelope(content, ca.recipient, caps.cipher)
     header = Header(message_type, transaction_id, sender_nonce)
     return sign_message(header, envelope, signer, key, caps.digest)
@@ -103,22 +104,22 @@ def parse_cert_rep(
     transaction_id: str,
     sender_nonce: bytes,
 ) -> Granted | Pending:
-    """What the CA answered to the message with these ``transaction_id`` and ``sender_nonce``.
+    """The CA's answer to the message with this ``transaction_id`` and ``sender_nonce``.
 
-    ``private_key`` is the one that signed that message, ``csr`` its request. Raises SCEPFailure where the CA said
-    FAILURE, SCEPError where the answer is not from this CA, not to this message, or broken.
+    ``private_key`` signed that message, ``csr`` is its request. Raises SCEPFailure where the CA answered FAILURE,
+    SCEPError where the answer is malformed, not from this CA, or not to this message.
     """
     message = open_message(data)
     header = message.header
     if message.signer not in ca.signers:
         name = message.signer.subject.rfc4514_string()
-        raise SCEPError(f"the answer is signed by {name!r}, who is not among the CA's certificates from GetCACert")
+        raise SCEPError(f"expected an answer signed by a certificate from GetCACert, found the signer {name!r}")
     if header.message_type is not MessageType.CERT_REP or header.status is None:
         raise SCEPError(f"expected a CertRep with a pkiStatus, found a {header.message_type.name}")
     if header.transaction_id != transaction_id:
-        raise SCEPError(f"the answer is to transaction {header.transaction_id!r}, not to {transaction_id!r}")
+        raise SCEPError(f"expected an answer to transaction {transaction_id!r}, found {header.transaction_id!r}")
     if not hmac.compare_digest(header.recipient_nonce or b"", sender_nonce):
-        raise SCEPError("the recipientNonce of the answer is not the nonce that was sent: an old or a forged answer")
+        raise SCEPError("expected the senderNonce as recipientNonce, found another one: an old or a forged answer")
     if header.status is PKIStatus.PENDING:
         return Pending()
     if header.status is PKIStatus.FAILURE:
@@ -132,7 +133,7 @@ def _content(csr: bytes, ca: CACertificates, message_type: MessageType) -> bytes
     if message_type is MessageType.CERT_POLL:
         # IssuerAndSubject (RFC 8894, 3.3.3)
         return der.sequence(ca.issuer.subject.public_bytes(), _subject(csr).public_bytes())
-    raise MisuseError(f"a Mac sends no {message_type.name}")
+    raise MisuseError(f"Expected a PKCSReq, RenewalReq or CertPoll, found a {message_type.name}.")
 
 
 def _failure_text(header: Header) -> str:
@@ -145,15 +146,15 @@ def _granted(envelope: bytes, csr: bytes, private_key: rsa.RSAPrivateKey) -> Gra
     try:
         certificates = cms.certificates_in(open_envelope(envelope, private_key).content)
     except cms.CMSError as error:
-        raise SCEPError(f"the answer holds no certificates: {error}") from error
+        raise SCEPError(f"expected certificates in the answer, found something else: {error}") from error
     except SCEPFailure as error:
-        # Its failInfo is for a CA to send; here it is the CA's answer that is broken.
+        # A failInfo is for a CA to send; here the CA's answer is malformed.
         raise SCEPError(f"the answer cannot be opened: {error}") from error
     wanted = _spki(x509.load_der_x509_csr(csr).public_key())
     for certificate in certificates:
         if _spki(certificate.public_key()) == wanted:
             return Granted(certificate, certificates)
-    raise SCEPError(f"none of the {len(certificates)} certificates in the answer is for the key of the request")
+    raise SCEPError(f"expected a certificate for the request's key in the answer, found {len(certificates)} others")
 
 
 def _spki(public_key: PublicKeyTypes) -> bytes:

@@ -1,4 +1,4 @@
-"""Requests for a certificate (PKCS#10, RFC 2986): written from a SCEP payload's values, read by the CA's side."""
+"""Certificate requests (PKCS#10, RFC 2986): written from a SCEP payload's values, read by the CA's side."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SHORT_NAMES: dict[str, x509.ObjectIdentifier] = {
     "O": NameOID.ORGANIZATION_NAME,
     "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
     "CN": NameOID.COMMON_NAME,
-    # Apple names the six above; profiles in the field use these too.
+    # Apple documents the six above; profiles use these too.
     "E": NameOID.EMAIL_ADDRESS,
     "EMAILADDRESS": NameOID.EMAIL_ADDRESS,
     "DC": NameOID.DOMAIN_COMPONENT,
@@ -71,7 +71,7 @@ ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 @dataclass(frozen=True, slots=True)
 class CertificateRequest:
-    """A request whose own signature holds: its key, the names and usage it asks for, and its challenge."""
+    """A request whose signature by its own key is valid."""
 
     encoded: bytes
     public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -79,6 +79,7 @@ class CertificateRequest:
     subject_alternative_name: x509.SubjectAlternativeName | None
     key_usage: x509.KeyUsage | None
     challenge: str | None
+    """The challengePassword."""
 
 
 def build_csr(
@@ -89,10 +90,10 @@ def build_csr(
     challenge: str | None = None,
     key_usage: int = 0,
 ) -> bytes:
-    """The DER of a request signed with SHA-256; each value as it stands in the payload, its variables filled in.
+    """The DER of a request signed with SHA-256, from the payload's values after substitution of their variables.
 
     ``subject``: array of arrays of [OID or short name, value]. ``subject_alt_name``: Apple's four keys, each a string
-    or an array of strings. ``key_usage``: SIGN, ENCRYPT, both or (0) nothing asked for. Raises SCEPError.
+    or an array of strings. ``key_usage``: SIGN, ENCRYPT, both, or 0 for no extension. Raises SCEPError.
     Source: apple-schema profiles/com.apple.security.scep.yaml.
     """
     name = subject_name(subject)
@@ -126,18 +127,18 @@ def subject_name(subject: object) -> x509.Name:
     names = [[_name_attribute(pair) for pair in _array(group, "each part of the Subject")] for group in groups]
     try:
         name = x509.Name([x509.RelativeDistinguishedName(group) for group in names])
-        name.public_bytes()  # a value that its type cannot hold shows here
+        name.public_bytes()  # raises ValueError for a value that its type cannot hold
     except ValueError as error:
         raise SCEPError(f"the Subject cannot be written as an X.500 name: {error}") from error
     return name
 
 
 def alternative_names(names: object) -> list[x509.GeneralName]:
-    """The general names of a payload's SubjectAltName; keys that Apple does not name are ignored. Raises SCEPError."""
+    """The general names of a payload's SubjectAltName; undocumented keys are ignored. Raises SCEPError."""
     if names is None:
         return []
     if not isinstance(names, Mapping):
-        raise SCEPError(f"the SubjectAltName should be a dictionary, but is a {type(names).__name__}")
+        raise SCEPError(f"expected a dictionary for the SubjectAltName, found a {type(names).__name__}")
     found: list[x509.GeneralName] = []
     try:
         found += [x509.RFC822Name(text) for text in _texts(names, "rfc822Name")]
@@ -149,17 +150,17 @@ def alternative_names(names: object) -> list[x509.GeneralName]:
     except ValueError as error:
         raise SCEPError(f"the SubjectAltName cannot be written: {error}") from error
     if len(found) > MAX_NAMES:
-        raise SCEPError(f"the SubjectAltName holds {len(found)} names; at most {MAX_NAMES} are taken")
+        raise SCEPError(f"expected at most {MAX_NAMES} names in the SubjectAltName, found {len(found)}")
     return found
 
 
 def read_csr(data: bytes) -> CertificateRequest:
     """Read a request and check that it is signed by its own key.
 
-    Raises SCEPFailure with the answer that the CA owes: badRequest, badAlg, or badMessageCheck for the signature.
+    Raises SCEPFailure with the failInfo for the CA's answer: badRequest, badAlg, or badMessageCheck for the signature.
     """
     if len(data) > MAX_BYTES:
-        raise _refused(f"is {len(data)} bytes long; at most {MAX_BYTES} are taken")
+        raise _refused(f"has {len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
         fields = der.Fields(der.read(data).expect(der.SEQUENCE, "a CertificationRequest"))
         info = fields.take(der.SEQUENCE, "a CertificationRequestInfo")
@@ -190,18 +191,18 @@ def read_csr(data: bytes) -> CertificateRequest:
 
 def _array(value: object, what: str) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)) or len(value) > MAX_NAMES:
-        raise SCEPError(f"{what} should be an array of at most {MAX_NAMES}, but is {value!r:.80}")
+        raise SCEPError(f"expected an array of at most {MAX_NAMES} for {what}, found {value!r:.80}")
     return value
 
 
 def _name_attribute(pair: object) -> x509.NameAttribute[str]:
     if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-        raise SCEPError(f"the Subject should hold pairs of [name, value], but holds {pair!r:.80}")
+        raise SCEPError(f"expected pairs of [name, value] in the Subject, found {pair!r:.80}")
     name, value = pair
     try:
         oid = _SHORT_NAMES.get(ascii_upper(name)) or x509.ObjectIdentifier(name)
         if oid in _ASCII_NAMES and not value.isascii():
-            raise SCEPError(f"the Subject's {name[:40]!r} takes ASCII only, but is {value!r:.80}")
+            raise SCEPError(f"expected ASCII only for the Subject's {name[:40]!r}, found {value!r:.80}")
         return x509.NameAttribute(oid, value)
     except ValueError as error:
         raise SCEPError(f"the Subject's {name[:40]!r} cannot be written: {error}") from error
@@ -211,7 +212,7 @@ def _texts(names: Mapping[str, object], key: str) -> Iterator[str]:
     value = names.get(key, [])
     for text in value if isinstance(value, (list, tuple)) else [value]:
         if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT:
-            raise SCEPError(f"{key} in the SubjectAltName should be strings, but is {text!r:.80}")
+            raise SCEPError(f"expected strings for {key} in the SubjectAltName, found {text!r:.80}")
         yield text
 
 
@@ -237,14 +238,14 @@ def _extension(extension: x509.ExtensionType) -> bytes:
 
 
 def _directory_string(text: str) -> bytes:
-    """A challengePassword: PrintableString where that can hold it, else UTF8String (RFC 2985, 5.4.1)."""
+    """A challengePassword: PrintableString where possible, else UTF8String (RFC 2985, 5.4.1)."""
     if len(text) > MAX_TEXT:
-        raise SCEPError(f"the Challenge is {len(text)} characters long; at most {MAX_TEXT} are taken")
+        raise SCEPError(f"expected a Challenge of at most {MAX_TEXT:,} characters, found {len(text):,}")
     tag = der.PRINTABLE_STRING if _PRINTABLE.issuperset(text) else der.UTF8_STRING
     try:
         return der.encode(tag, text.encode())
     except UnicodeEncodeError as error:
-        raise SCEPError(f"the Challenge is no Unicode text: {error}") from error
+        raise SCEPError(f"the Challenge is not Unicode text: {error}") from error
 
 
 def _signature(private_key: PrivateKey, info: bytes) -> tuple[bytes, bytes]:
@@ -263,9 +264,9 @@ def _wanted(extensions: x509.Extensions, kind: type[ExtensionT]) -> ExtensionT |
 
 
 def _in_order(info: der.Element, signature_fields: Sequence[der.Element]) -> bytes:
-    """The request with its attributes in DER's order, for the library, which refuses any other; strongSwan keeps none.
+    """The request with its attributes in DER's order, which the library requires and strongSwan does not keep.
 
-    Its signature does not hold any more.
+    The order invalidates its signature.
     """
     parts = info.children()
     if len(parts) == 4 and parts[3].tag == der.CONTEXT_0:
@@ -273,7 +274,7 @@ def _in_order(info: der.Element, signature_fields: Sequence[der.Element]) -> byt
         ordered = der.sequence(*(part.encoded for part in parts[:3]), attributes)
         return der.sequence(ordered, *(field.encoded for field in signature_fields))
     raise der.DERError(
-        f"a CertificationRequestInfo has 4 parts, the last of them attributes, but this has {len(parts)}"
+        f"expected a CertificationRequestInfo of 4 parts with attributes as the last, found {len(parts)}"
     )
 
 
@@ -285,7 +286,7 @@ def _challenge(info: der.Element) -> str | None:
             continue
         values = fields.take(der.SET, "the values of an attribute").children()
         if len(values) != 1 or values[0].tag not in _ENCODINGS or len(values[0].body) > 4 * MAX_TEXT:
-            raise _refused("holds a challengePassword that is no single string")
+            raise _refused("has a challengePassword that is not a single string")
         return values[0].body.decode(_ENCODINGS[values[0].tag])
     return None
 

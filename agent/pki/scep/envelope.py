@@ -1,4 +1,4 @@
-"""The encrypted inside of a SCEP message: CMS EnvelopedData with one RSA recipient (RFC 5652, 6; RFC 8894, 3.1)."""
+"""The encrypted content of a SCEP message: CMS EnvelopedData with one RSA recipient (RFC 5652, 6; RFC 8894, 3.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.pki import cms, der
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
 from agent.pki.signatures import RSA_ENCRYPTION
 
-MAX_BYTES = 1024 * 1024  # of a whole SCEP message; a usual one is below 8 KB
+MAX_BYTES = 1024 * 1024  # of a SCEP message; most are below 8 KB
 MAX_RECIPIENTS = 8
 
 DATA = "1.2.840.113549.1.7.1"
@@ -36,7 +36,7 @@ class Cipher(Enum):
     AES_192_CBC = ("2.16.840.1.101.3.4.1.22", 24)
     AES_256_CBC = ("2.16.840.1.101.3.4.1.42", 32)
     DES3_CBC = ("1.2.840.113549.3.7", 24)
-    DES_CBC = ("1.3.14.3.2.7", 8)  # never chosen, but some servers in the field answer every client with it
+    DES_CBC = ("1.3.14.3.2.7", 8)  # never chosen here, but some servers use it for every client
 
     def __init__(self, oid: str, key_bytes: int) -> None:
         self.oid = oid
@@ -44,22 +44,22 @@ class Cipher(Enum):
 
     @property
     def block_bytes(self) -> int:
-        """The size of a block, and so of the initialisation vector."""
+        """The size of a block and of the initialisation vector."""
         return 8 if self in (Cipher.DES3_CBC, Cipher.DES_CBC) else 16
 
     def with_key(self, key: bytes, vector: bytes) -> BlockCipher[modes.CBC]:
         """The cipher under one key. Raises ValueError for a key or vector of the wrong size."""
         if len(key) != self.key_bytes:
-            raise ValueError(f"a key of {len(key)} bytes; {self.name} has {self.key_bytes}")
+            raise ValueError(f"expected a key of {self.key_bytes} bytes for {self.name}, found {len(key)}")
         if self.block_bytes == 16:
             return BlockCipher(AES(key), modes.CBC(vector))
-        # Triple DES with one key three times is DES: it encrypts, decrypts and encrypts.
+        # Triple DES (encrypt, decrypt, encrypt) with the same key three times is DES.
         return BlockCipher(TripleDES(key * 3 if self is Cipher.DES_CBC else key), modes.CBC(vector))
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What an envelope held, and the cipher with which its sender closed it."""
+    """The content of an envelope, and its cipher."""
 
     content: bytes
     cipher: Cipher
@@ -67,9 +67,8 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Envelope:
-    """``recipients``: issuer and serial number, and the encrypted key, of each RSA recipient."""
-
     recipients: tuple[tuple[tuple[bytes, bytes], bytes], ...]
+    """Of each RSA recipient: issuer and serial number, and the encrypted key."""
     cipher: Cipher
     vector: bytes
     ciphertext: bytes
@@ -104,17 +103,17 @@ def close_envelope(content: bytes, recipient: x509.Certificate, cipher: Cipher) 
 def open_envelope(data: bytes, private_key: rsa.RSAPrivateKey, recipient: x509.Certificate | None = None) -> Opened:
     """Decrypt an envelope to ``private_key``.
 
-    Where ``recipient`` is given, the envelope must name that certificate. Raises SCEPFailure with badAlg for an
-    algorithm not known here, with badMessageCheck for anything else.
+    With ``recipient``, the envelope must name that certificate. Raises SCEPFailure with badAlg for an unsupported
+    algorithm, with badMessageCheck for any other fault.
     """
     if len(data) > MAX_BYTES:
-        raise _broken(f"is {len(data)} bytes long; at most {MAX_BYTES} are taken")
+        raise _broken(f"has {len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
         envelope = _read(data)
         keys = _keys_for(envelope, recipient)
     except der.DERError as error:
-        raise _broken(f"is no CMS EnvelopedData: {error}") from error
-    reason = "holds no recipient"
+        raise _broken(f"is not CMS EnvelopedData: {error}") from error
+    reason = "has no recipient"
     for encrypted_key in keys:
         try:
             return Opened(_decrypt(envelope, private_key.decrypt(encrypted_key, padding.PKCS1v15())), envelope.cipher)
@@ -124,10 +123,10 @@ def open_envelope(data: bytes, private_key: rsa.RSAPrivateKey, recipient: x509.C
 
 
 def rsa_key_of(certificate: x509.Certificate) -> rsa.RSAPublicKey:
-    """The public key of a SCEP party. Raises SCEPError where it is not RSA: SCEP encrypts to it."""
+    """The public key of a SCEP party. Raises SCEPError where it is not RSA, which SCEP requires."""
     key = certificate.public_key()
     if not isinstance(key, rsa.RSAPublicKey):
-        raise SCEPError(f"SCEP encrypts with RSA, but the certificate's key is a {type(key).__name__}")
+        raise SCEPError(f"expected a certificate with an RSA key for SCEP, found a {type(key).__name__}")
     return key
 
 
@@ -135,27 +134,27 @@ def _read(data: bytes) -> _Envelope:
     content_info = der.Fields(der.read(data).expect(der.SEQUENCE, "a CMS ContentInfo"))
     kind = content_info.take(der.OBJECT_IDENTIFIER, "the content type").oid()
     if kind != ENVELOPED_DATA:
-        raise _broken(f"is of content type {kind}; EnvelopedData ({ENVELOPED_DATA}) was expected")
+        raise _broken(f"has the content type {kind} instead of EnvelopedData ({ENVELOPED_DATA})")
     wrapped = content_info.take(der.CONTEXT_0, "the EnvelopedData").children()
     fields = der.Fields(wrapped[0].expect(der.SEQUENCE, "an EnvelopedData")) if len(wrapped) == 1 else None
     if fields is None:
-        raise _broken("holds no single EnvelopedData")
+        raise _broken("has not exactly one EnvelopedData")
     fields.take(der.INTEGER, "the version")
     fields.optional(der.CONTEXT_0)  # originator's certificates
     recipients = fields.take(der.SET, "the recipients").children()
     if len(recipients) > MAX_RECIPIENTS:
-        raise _broken(f"has {len(recipients)} recipients; at most {MAX_RECIPIENTS} are taken")
+        raise _broken(f"has {len(recipients)} recipients, more than {MAX_RECIPIENTS}")
     encrypted = der.Fields(fields.take(der.SEQUENCE, "the encrypted content"))
     encrypted.take(der.OBJECT_IDENTIFIER, "its type")
     algorithm = der.Fields(encrypted.take(der.SEQUENCE, "the cipher"))
     oid = algorithm.take(der.OBJECT_IDENTIFIER, "the cipher").oid()
     cipher = next((known for known in Cipher if known.oid == oid), None)
     if cipher is None:
-        raise SCEPFailure(FailInfo.BAD_ALG, f"the envelope is closed with the unknown cipher {oid}")
+        raise SCEPFailure(FailInfo.BAD_ALG, f"the envelope is encrypted with the unknown cipher {oid}")
     vector = algorithm.take(der.OCTET_STRING, "the initialisation vector").body
     ciphertext = encrypted.optional(*_CIPHERTEXT)
     if ciphertext is None:
-        raise _broken("holds nothing")
+        raise _broken("has no content")
     return _Envelope(tuple(_recipients(recipients)), cipher, vector, ciphertext.octets())
 
 

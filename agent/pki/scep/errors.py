@@ -1,4 +1,4 @@
-"""What goes wrong in SCEP."""
+"""Errors of SCEP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from agent.errors import PeerError
 
 
 class FailInfo(StrEnum):
-    """Why a CA does not grant a certificate, by the names of RFC 8894, 3.2.1.4; ``code`` is what is sent."""
+    """Why a CA refuses a request, by the names of RFC 8894, 3.2.1.4."""
 
     BAD_ALG = "badAlg"
     BAD_MESSAGE_CHECK = "badMessageCheck"
@@ -23,21 +23,21 @@ class FailInfo(StrEnum):
 
     @classmethod
     def from_code(cls, code: int) -> FailInfo | None:
-        """The one with this number, or None."""
+        """The reason with this number, or None."""
         known = list(cls)
         return known[code] if 0 <= code < len(known) else None
 
 
 class SCEPError(PeerError):
-    """A SCEP message that is not what it should be, or that was not made by whom it should be."""
+    """A malformed SCEP message, or one that is not from the expected sender."""
 
     kind = "scep"
 
 
 class SCEPFailure(SCEPError):
-    """The transaction failed with ``fail_info``: so a CA answered, or so the CA's side has to answer.
+    """The transaction failed: the CA answered with ``fail_info``, or the CA's side has to.
 
-    ``fail_info`` is None where a CA sent a number that no standard knows.
+    ``fail_info`` is None where a CA sent a number that RFC 8894 does not define.
     """
 
     kind = "scep_failure"

@@ -1,4 +1,4 @@
-"""A SCEP pkiMessage: CMS SignedData whose signed attributes say what it is (RFC 8894, 3.2)."""
+"""A SCEP pkiMessage: CMS SignedData with the message's header in its signed attributes (RFC 8894, 3.2)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from agent.pki.scep.envelope import DATA, MAX_BYTES
 from agent.pki.scep.errors import FailInfo, SCEPError
 from agent.pki.signatures import DIGESTS, LEGACY, RSA_ENCRYPTION
 
-CONTENT_TYPE = "application/x-pki-message"  # of PKIOperation, both ways (RFC 8894, 4.3)
+CONTENT_TYPE = "application/x-pki-message"  # of PKIOperation, request and answer (RFC 8894, 4.3)
 NONCE_BYTES = 16  # RFC 8894, 3.2.1.5
 MAX_NONCE_BYTES = 64
-MAX_TRANSACTION_ID = 256  # characters; no standard says
+MAX_TRANSACTION_ID = 256  # characters; no standard gives a limit
 
 MESSAGE_TYPE = "2.16.840.1.113733.1.9.2"
 PKI_STATUS = "2.16.840.1.113733.1.9.3"
@@ -32,7 +32,7 @@ TRANSACTION_ID = "2.16.840.1.113733.1.9.7"
 FAIL_INFO_TEXT = "1.3.6.1.5.5.7.24.1"
 
 _VERSION_1 = bytes.fromhex("020101")
-_TEXT_TAGS = (der.PRINTABLE_STRING, der.UTF8_STRING, der.IA5_STRING)  # the first is the standard's
+_TEXT_TAGS = (der.PRINTABLE_STRING, der.UTF8_STRING, der.IA5_STRING)  # the first is that of the standard
 
 
 class MessageType(IntEnum):
@@ -56,10 +56,7 @@ class PKIStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The attributes of a pkiMessage; ``recipient_nonce`` and what follows it only in a CertRep.
-
-    ``fail_code`` is a number that need not be known as a FailInfo.
-    """
+    """The attributes of a pkiMessage; ``recipient_nonce`` and those after it occur only in a CertRep."""
 
     message_type: MessageType
     transaction_id: str
@@ -67,41 +64,43 @@ class Header:
     recipient_nonce: bytes | None = None
     status: PKIStatus | None = None
     fail_code: int | None = None
+    """A number that may not be one of FailInfo."""
     fail_text: str | None = None
 
     @property
     def fail_info(self) -> FailInfo | None:
-        """The reason of a FAILURE; None without one and for an unknown one."""
+        """The reason of a FAILURE; None without one and for an unknown number."""
         return None if self.fail_code is None else FailInfo.from_code(self.fail_code)
 
 
 @dataclass(frozen=True, slots=True)
 class PKIMessage:
-    """A message whose signature holds: who signed it with which digest, and its envelope (empty where it has none)."""
+    """A message with a valid signature."""
 
     header: Header
     envelope: bytes
+    """Empty where it has none."""
     signer: x509.Certificate
     certificates: tuple[x509.Certificate, ...]
     digest: hashes.HashAlgorithm
 
 
 def open_message(data: bytes) -> PKIMessage:
-    """Read a pkiMessage and check its signature by the certificate it carries. Raises SCEPError.
+    """Read a pkiMessage and check its signature by the certificate inside. Raises SCEPError.
 
-    Whether that certificate is to be believed is for the two sides to judge. SHA-1 and MD5 are taken: RFC 8894 gives
-    old CAs nothing else.
+    Whether that certificate is trusted is for the caller to decide. SHA-1 and MD5 are accepted, because old CAs support
+    nothing else (RFC 8894).
     """
     if len(data) > MAX_BYTES:
-        raise SCEPError(f"the SCEP message is {len(data)} bytes long; at most {MAX_BYTES} are taken")
+        raise SCEPError(f"expected a SCEP message of at most {MAX_BYTES:,} bytes, found {len(data):,}")
     try:
-        # A CertRep without a certificate has no content at all, or an empty one (RFC 8894, 3.2).
+        # A CertRep without a certificate has no content or an empty one (RFC 8894, 3.2).
         signed = cms.open_signed(data, absent=b"", legacy=LEGACY)
         header = _header(signed.attributes)
     except cms.CMSError as error:
-        raise SCEPError(f"the SCEP message is broken: {error}") from error
+        raise SCEPError(f"the SCEP message is malformed: {error}") from error
     except der.DERError as error:
-        raise SCEPError(f"an attribute of the SCEP message is broken: {error}") from error
+        raise SCEPError(f"an attribute of the SCEP message is malformed: {error}") from error
     digest = next(known for known in DIGESTS.values() if known.name == signed.digest)
     return PKIMessage(header, signed.content, signed.signer, signed.certificates, digest)
 
@@ -119,7 +118,7 @@ def sign_message(
     Raises MisuseError where the key is not RSA.
     """
     if not isinstance(private_key, rsa.RSAPrivateKey):
-        raise MisuseError(f"a SCEP message is signed with RSA, not with a {type(private_key).__name__}")
+        raise MisuseError(f"Expected an RSA key to sign a SCEP message, found a {type(private_key).__name__}.")
     attributes = der.set_of(*_attributes(header, envelope or b"", digest))
     digest_algorithm = _digest_algorithm(digest)
     algorithm = der.sequence(der.oid(RSA_ENCRYPTION), der.NULL)
@@ -128,21 +127,21 @@ def sign_message(
 
 
 def to_query(message: bytes) -> str:
-    """The value of ``message`` in a PKIOperation by GET, still to be percent-encoded (RFC 8894, 4.1)."""
+    """The value of ``message`` in a PKIOperation by GET, before percent-encoding (RFC 8894, 4.1)."""
     return base64.b64encode(message).decode("ascii")
 
 
 def from_query(text: str) -> bytes:
-    """The message of a PKIOperation by GET, percent-decoded before. Raises SCEPError.
+    """The message of a PKIOperation by GET, after percent-decoding. Raises SCEPError.
 
-    Also in the URL-safe alphabet and without padding, as some clients send it, and with the blanks that a plus sign
-    becomes where it was not percent-encoded.
+    It accepts the URL-safe alphabet and missing padding, which some clients send, and a space for a plus sign that was
+    not percent-encoded.
     """
     plain = text.replace(" ", "+").replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except ValueError as error:
-        raise SCEPError(f"the message of the PKIOperation is no base64: {error}") from error
+        raise SCEPError(f"the message of the PKIOperation is not base64: {error}") from error
 
 
 def _attributes(header: Header, content: bytes, digest: hashes.HashAlgorithm) -> list[bytes]:
@@ -172,7 +171,7 @@ def _printable(text: str) -> bytes:
 
 def _digest_algorithm(digest: hashes.HashAlgorithm) -> bytes:
     oid = next(oid for oid, known in DIGESTS.items() if known.name == digest.name)
-    # SHA-2 is written without parameters (RFC 5754, 2), its elders with a NULL (RFC 3370, 2).
+    # SHA-2 is encoded without parameters (RFC 5754, 2), SHA-1 and MD5 with a NULL (RFC 3370, 2).
     return der.sequence(der.oid(oid), der.NULL if digest.name in ("md5", "sha1") else b"")
 
 
@@ -181,10 +180,12 @@ def _header(attributes: Mapping[str, tuple[bytes, ...]]) -> Header:
         message_type = MessageType(_number(attributes, MESSAGE_TYPE, "messageType"))
         status = PKIStatus(_number(attributes, PKI_STATUS, "pkiStatus")) if PKI_STATUS in attributes else None
     except ValueError as error:
-        raise SCEPError(f"an unknown kind of SCEP message: {error}") from error
+        raise SCEPError(f"the messageType or pkiStatus of the SCEP message is unknown: {error}") from error
     transaction_id = _text(attributes, TRANSACTION_ID, "transactionID")
     if not 0 < len(transaction_id) <= MAX_TRANSACTION_ID or not transaction_id.isascii():
-        raise SCEPError(f"the transactionID should be 1 to {MAX_TRANSACTION_ID} ASCII characters")
+        raise SCEPError(
+            f"expected 1 to {MAX_TRANSACTION_ID} ASCII characters as transactionID, found {transaction_id[:40]!r}"
+        )
     return Header(
         message_type,
         transaction_id,
@@ -206,19 +207,19 @@ def _value(attributes: Mapping[str, tuple[bytes, ...]], oid: str, name: str) -> 
 def _text(attributes: Mapping[str, tuple[bytes, ...]], oid: str, name: str) -> str:
     element = _value(attributes, oid, name)
     if element.tag not in _TEXT_TAGS:
-        raise SCEPError(f"the {name} should be a PrintableString, but has tag 0x{element.tag:02x}")
+        raise SCEPError(f"expected a PrintableString for the {name}, found tag 0x{element.tag:02x}")
     return element.body.decode("utf-8", "replace")
 
 
 def _number(attributes: Mapping[str, tuple[bytes, ...]], oid: str, name: str) -> int:
     text = _text(attributes, oid, name)
     if not (text.isascii() and text.isdecimal() and len(text) <= 4):
-        raise SCEPError(f"the {name} should be a decimal number, but is {text[:20]!r}")
+        raise SCEPError(f"expected a decimal number for the {name}, found {text[:20]!r}")
     return int(text)
 
 
 def _nonce(attributes: Mapping[str, tuple[bytes, ...]], oid: str, name: str) -> bytes:
     nonce = _value(attributes, oid, name).expect(der.OCTET_STRING, f"the {name}").body
     if not 0 < len(nonce) <= MAX_NONCE_BYTES:
-        raise SCEPError(f"the {name} is {len(nonce)} bytes long; {NONCE_BYTES} were expected")
+        raise SCEPError(f"expected a {name} of {NONCE_BYTES} bytes, found {len(nonce)}")
     return nonce

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from agent.errors import MisuseError, OperatorError
+from agent.files import write_file
 from agent.report import numbers
 from agent.report.compare import THRESHOLD, WORDS, Judgement, compare, letter
 from agent.report.document import Document, Operation, Stage, read_document
@@ -29,7 +30,6 @@ from agent.report.html.charts import Chart
 from agent.report.html.series import Series, series
 from agent.report.html.words import OPERATION_WORDS, STAGE_WORDS
 from agent.report.percentiles import PERCENTILES, enough
-from agent.report.results import write_whole
 from agent.report.terminal.text import visible
 from agent.report.verdict import operations_done, operations_failed, verdict
 
@@ -50,7 +50,7 @@ def write_report(
     The same documents make the same bytes. Raises OperatorError where a document is of another schema, where there are
     more than MOST_RUNS, or where the file cannot be written.
     """
-    return write_whole(Path(path), report_html(documents, threshold).encode())
+    return write_file(Path(path), report_html(documents, threshold).encode(), make_folder=True)
 
 
 def report_html(documents: Sequence[Mapping[str, Any]], threshold: float = THRESHOLD) -> str:

@@ -50,7 +50,7 @@ SPOILED = [
     pytest.param(without(PKCS12), "which it does not contain", id="its identity is missing"),
     pytest.param(with_keys(MDM, IdentityCertificateUUID="0000"), "refers to the payload 0000", id="no such UUID"),
     pytest.param(with_keys(PKCS12, Password="wrong"), "does not open", id="wrong password"),
-    pytest.param(with_keys(PKCS12, PayloadContent=b"junk"), "no PKCS12", id="no PKCS12"),
+    pytest.param(with_keys(PKCS12, PayloadContent=b"junk"), "not a PKCS12", id="no PKCS12"),
     pytest.param(with_keys(ROOT, PayloadContent=b"junk"), "cannot be read", id="no certificate"),
     pytest.param(with_keys(MDM, ServerURL="http://mdm.test/"), "should be an https URL", id="no https"),
     pytest.param(with_keys(MDM, ServerURL="https://a\x7fb/"), "should be an https URL", id="control character"),
@@ -72,10 +72,10 @@ OTHER = Authority.create("Another CA")
 SIGNER = OTHER.issue("signer", Usage())
 NESTED = b"<array>" * 40 + b"</array>" * 40
 NOT_A_PROFILE = [
-    pytest.param(b"", "plist", "no property list", id="empty"),
+    pytest.param(b"", "plist", "not a property list", id="empty"),
     pytest.param(b"<html>Please sign in</html>", "html_page", "Check the URL", id="a web page"),
     pytest.param(sign_attached(b"junk", SIGNER.certificate, SIGNER.key)[:-1], "profile", "signature", id="broken CMS"),
-    pytest.param(plistlib.dumps(["a"]), "plist", "should be a dictionary", id="an array"),
+    pytest.param(plistlib.dumps(["a"]), "plist", "to be a dictionary", id="an array"),
     pytest.param(plistlib.dumps({"a": "b"}), "profile", "PayloadType", id="another dictionary"),
     pytest.param(b"<plist><dict><key>a</key>" + NESTED + b"</dict></plist>", "plist", "nested deeper", id="too deep"),
     pytest.param(

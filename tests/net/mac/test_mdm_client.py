@@ -136,10 +136,10 @@ def test_a_server_that_forgot_the_mac_can_have_it_enrol_again(run_in_reactor: Ru
 
 
 NOT_A_COMMAND = [
-    pytest.param(b"OK", "plist", "no property list", id="text"),
+    pytest.param(b"OK", "plist", "not a property list", id="text"),
     pytest.param(b"<html><body>Sign in</body></html>", "html_page", "found an HTML page (status 200)", id="a web page"),
     pytest.param(b"bplist00" + b"\xff" * 40, "plist", "property list", id="broken binary"),
-    pytest.param(plistlib.dumps([]), "plist", "should be a dictionary", id="an array"),
+    pytest.param(plistlib.dumps([]), "plist", "to be a dictionary", id="an array"),
     pytest.param(plist(COMMAND + NESTED), "plist", "nested deeper", id="nested too deep"),
     pytest.param(
         plist(b"<key>a</key><string>&a;</string>", b'<!DOCTYPE plist [<!ENTITY a "b">]>'),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.asymmetric import rsa
+from scep_pending import cert_rep_pending
 from twisted.internet import reactor
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -26,7 +27,7 @@ from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity
-from agent.pki.scep.ca import cert_rep_failure, cert_rep_pending, cert_rep_success, read_request
+from agent.pki.scep.ca import cert_rep_failure, cert_rep_success, read_request
 from agent.pki.scep.cacert import render_ca_certificates
 from agent.pki.scep.caps import LAB_CAPABILITIES, render_caps
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure

@@ -1,8 +1,8 @@
 """XML bytes to the first root element, with the leniency of Apple's property list reader and without entities.
 
-What CFPropertyList.c (CF-1153.18) takes is taken: white space before the declaration, a byte order mark that
-contradicts it, attributes on any element (they are ignored, ``xmlns`` too), any bytes after the first root element.
-The exception are declarations of entities, which Apple skips: they are refused. Time is linear in the bytes.
+As CFPropertyList.c (CF-1153.18), it accepts white space before the XML declaration, a byte order mark that contradicts
+it, attributes on any element (ignored, ``xmlns`` too) and any bytes after the first root element. Declarations of
+entities, which Apple skips, are refused. The time is linear in the bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from agent.plists.values import Refused
+
 _WHITE_SPACE = b" \t\r\n"
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -20,29 +22,25 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_USUAL_PROLOG = re.compile(
+_PLAIN_PROLOG = re.compile(
     rb'(?:<\?xml [^<>]*\?>)?\s*(?:<!DOCTYPE plist (?:PUBLIC "[^"<>]*" "[^"<>]*"|SYSTEM "[^"<>]*")>\s*)?<plist[ >]'
 )
 _DECLARATION = re.compile(rb"<!(?:ENTITY|ATTLIST|ELEMENT|NOTATION)")
 
 
-class Refused(Exception):
-    """The rest of a sentence that begins with what is refused."""
-
-
-class _RootIsWhole(Exception):
-    """The root element has been read."""
+class _RootEnded(Exception):
+    """Stops expat at the end of the root element."""
 
 
 def first_element(data: bytes, *, max_tags: int) -> Element:
-    """The root element. Raises Refused, ExpatError, ValueError (of the encoding) or LookupError.
+    """The root element. Raises Refused, ExpatError, ValueError (bytes outside their encoding) or LookupError.
 
-    It is parsed in one piece (expat 2.5 takes quadratic time for a long token that comes in many pieces). An internal
-    DTD subset is refused before expat sees it: entities could grow, and default attributes would be copied to every
-    element. Nothing is ever fetched, and a reference to an entity that is not XML's own is an error.
+    The bytes are parsed in one piece: expat 2.5 takes quadratic time for a long token that arrives in many pieces. An
+    internal DTD subset is refused before expat reads it: entities could grow, and default attributes would be copied
+    to every element. Nothing is fetched, and a reference to an entity that XML itself does not define is an error.
     """
-    data, encoding = _from_the_first_tag(data)
-    if not _USUAL_PROLOG.match(data) and _DECLARATION.search(data.replace(b"\0", b"")):  # UTF-16 has NULs
+    data, encoding = _without_preamble(data)
+    if not _PLAIN_PROLOG.match(data) and _DECLARATION.search(data.replace(b"\0", b"")):  # UTF-16 has NULs
         raise Refused("declares entities, elements or attributes; no property list may")
     if data.count(b"<") > max_tags:
         raise Refused(f"holds more than {max_tags} tags")
@@ -53,15 +51,15 @@ def first_element(data: bytes, *, max_tags: int) -> Element:
     try:
         parser.Parse(data, True)
     except expat.ExpatError:
-        root = _up_to_its_end(data, encoding)
+        root = _root_element(data, encoding)
         if root is None:
             raise
         return root
     return builder.close()
 
 
-def _from_the_first_tag(data: bytes) -> tuple[bytes, str | None]:
-    """The bytes without what may stand before the declaration, and their encoding where a mark says it."""
+def _without_preamble(data: bytes) -> tuple[bytes, str | None]:
+    """The bytes from the XML declaration on, and their encoding where they have a byte order mark."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             octets = data[len(mark) :]
@@ -80,11 +78,11 @@ def _parser(builder: TreeBuilder, encoding: str | None) -> expat.XMLParserType:
 
 
 def _refuse_entity(name: str, _is_parameter_entity: bool) -> None:
-    raise Refused(f"is no property list: undefined entity {name[:80]!r}")
+    raise Refused(f"is not a property list: undefined entity {name[:80]!r}")
 
 
-def _up_to_its_end(data: bytes, encoding: str | None) -> Element | None:
-    """The root element of bytes that are no XML as a whole; None where it has no end."""
+def _root_element(data: bytes, encoding: str | None) -> Element | None:
+    """The root element of bytes that are not well-formed XML as a whole; None where the element does not end."""
     builder = TreeBuilder()
     depth = 0
 
@@ -98,14 +96,14 @@ def _up_to_its_end(data: bytes, encoding: str | None) -> Element | None:
         depth -= 1
         builder.end(tag)
         if not depth:
-            raise _RootIsWhole
+            raise _RootEnded
 
     parser = _parser(builder, encoding)
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     try:
         parser.Parse(data, True)
-    except _RootIsWhole:
+    except _RootEnded:
         return builder.close()
     except expat.ExpatError:
         pass
