@@ -7,11 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from agent.errors import MisuseError, OperatorError
+from agent.errors import MisuseError
 from agent.lom.power import (
     CHOICES,
     DEFAULT_CHOICES,
@@ -23,7 +22,6 @@ from agent.lom.power import (
     PowerMachine,
     RequestRefused,
     SystemRequest,
-    parse_power_choices,
 )
 from agent.lom.requests import PowerRequest
 
@@ -226,34 +224,6 @@ def test_the_document_has_every_choice_the_default_first() -> None:
     assert {name: re.findall(r"`([^`]+)`", words) for name, words in rows} == {
         name: list(cell.options) for name, cell in CHOICES.items()
     }
-
-
-@given(all_choices)
-def test_choices_can_be_typed(choices: PowerChoices) -> None:
-    pairs = [f"{name}={getattr(choices, name)}" for name in CHOICES]
-    assert parse_power_choices(*pairs) == choices
-    assert parse_power_choices(" , ".join(pairs).replace("_", "-")) == choices
-
-
-def test_no_choice_is_every_default() -> None:
-    assert parse_power_choices() == DEFAULT_CHOICES
-
-
-@pytest.mark.parametrize(
-    ("texts", "words"),
-    [
-        (["reset_while_off"], "expected a choice of power such as reset_while_off=boot, found 'reset_while_off'"),
-        ([""], "expected a choice of power"),
-        (["reset_while_off=boot,"], "expected a choice of power"),
-        (["reset_on_sundays=boot"], "the names are power_off_while_off, "),
-        (["reset_while_off=BOOT"], "reset_while_off should be one of refuse, boot, but is 'BOOT'"),
-        (["reset_while_off=boot", "reset-while-off=refuse"], "made twice: boot and refuse"),
-    ],
-)
-def test_choices_that_are_none(texts: list[str], words: str) -> None:
-    with pytest.raises(OperatorError) as caught:
-        parse_power_choices(*texts)
-    assert words in str(caught.value)
 
 
 def test_a_word_that_is_no_option_is_a_misuse() -> None:
