@@ -1,7 +1,7 @@
 """DeviceInformation and SecurityInfo: the value of each key, and the access right that it needs.
 
-Source: apple-schema commands/information.device.yaml, commands/information.security.yaml. Like a Mac, it omits keys that
-are unknown, that this model does not have, or for which the enrolment lacks the access right.
+Source: apple-schema commands/information.device.yaml, commands/information.security.yaml. Like a Mac, it omits keys
+that are unknown, that this model does not have, or for which the enrolment lacks the access right.
 """
 
 from __future__ import annotations

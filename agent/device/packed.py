@@ -43,7 +43,7 @@ class IdleStore:
         self._make = make
         self._shared = list(shared)
         self._number_of = {id(one): number for number, one in enumerate(self._shared)}
-        self._dictionaries: list[_Dictionary] = []
+        self._dictionaries: list[_CompressionDictionary] = []
 
     def fetch(self, index: int, kept: bytes) -> Device:
         """The Device of this index, restored from the bytes of ``lay``; in its factory state if ``kept`` is empty."""

@@ -38,7 +38,7 @@ class ObtainIdentity:
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """Send a check-in message to the server of ``enrolment``. Outcome: the body of the answer (bytes), or a PeerError."""
+    """Send a check-in message to the server of ``enrolment``. Outcome: the answer's body (bytes), or a PeerError."""
 
     message: Mapping[str, Any]
     enrolment: Enrolment
