@@ -115,7 +115,7 @@ def read_profile(blob: bytes, warn: Warn = unheard) -> Profile:
     try:
         signed = open_signed(blob, legacy=SHA1_ONLY)
     except CMSError as error:
-        raise malformed(f"the profile's signature does not hold: {error}") from error
+        raise malformed(f"the profile's signature is invalid: {error}") from error
     profile = parse_profile(signed.content, warn)
     if signed.legacy:
         warn(f"the profile “{profile.name}” is signed with SHA-1; a Mac takes it, but sign it with SHA-256")

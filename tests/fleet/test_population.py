@@ -271,7 +271,7 @@ def test_seeds_differ() -> None:
         ("s", True, 10, "found True"),
         ("s", 10, 0, "segment size.*found 0"),
         ("s", 10, None, "segment size.*found None"),
-        (7, 10, 10, "seed must be text, found 7"),
+        (7, 10, 10, "Expected the seed as text, found 7"),
     ],
 )
 def test_numbers_that_make_no_fleet_are_the_operators(seed: str, devices: int, segment_size: int, said: str) -> None:
@@ -287,7 +287,7 @@ def test_an_index_outside_of_the_fleet(index: int) -> None:
             asked(index)
         assert isinstance(caught.value, NoSuchMacError)
         assert isinstance(caught.value, OperatorError)
-        assert re.search(r"0 to (22|2)$", str(caught.value))
+        assert re.search(rf"from 0 to (22|2), found {index}\.$", str(caught.value))
 
 
 @pytest.mark.parametrize("index", [slice(0, 3), 1.0, "1", None])
