@@ -49,7 +49,7 @@ class Answered:
             return LinkAnswer(
                 request.uuid,
                 f"DeviceRequestUUID {request.uuid[:_SHOWN]!r} was used for {kept.request.value} before; "
-                f"{request.request.value} needs one of its own",
+                f"{request.request.value} needs a new one",
             )
         return kept.answer
 

@@ -238,7 +238,7 @@ def parse_request(message: dict[str, Any]) -> LinkRequest:
     try:
         request = PowerRequest(message.get("DeviceRequestType"))
     except ValueError:
-        raise FrameMalformed("DeviceRequestType is none of PowerON, PowerOFF, Reset") from None
+        raise FrameMalformed("DeviceRequestType should be one of PowerON, PowerOFF, Reset") from None
     return LinkRequest(uuid, dns_name, request, version)
 
 

@@ -28,7 +28,7 @@ from agent.pki.cms import sign_attached
 from agent.plists import dump_xml
 from agent.profiles.making import LOM_IDENTIFIER, enrolment_profile, lom_profile, pkcs12_payload
 
-POPULATION = Population("shelf", 3)
+POPULATION = Population("idle store", 3)
 BOOT = Uniform(10.0, 30.0)
 AUTHORITIES = Authorities()
 SIGNER = AUTHORITIES.signer_identity()

@@ -1,4 +1,4 @@
-"""A profile is checked as a whole before a SCEP server is asked: what is wrong with it shows before a key is made."""
+"""A profile is checked as a whole before a key is generated and a SCEP server is contacted."""
 
 from __future__ import annotations
 

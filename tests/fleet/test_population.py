@@ -1,4 +1,4 @@
-"""The fleet: pinned to the byte, unique where it must be, the same however it is asked for."""
+"""The fleet: pinned values, unique where required, and the same for every order of access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lom-agent lab --out DIR` killed and started again: the Macs of a run still know it, and it knows them."""
+"""`lom-agent lab --out DIR` killed and restarted: it continues with the Macs of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lab that outlives its process: what it knows is in its folder after each answer, however the process ends."""
+"""The stored state of a lab: complete in its folder after each answer, even if the process is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Macs and the lab over real sockets: what each command does, and what is seen of it afterwards."""
+"""Macs and the lab over real sockets: the effects of each command, and how later answers show them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Odd profiles that Macs take, with a warning where there is something to mend; and those that are refused by name."""
+"""Irregular profiles that Macs accept, with a warning; and unsupported ones, with an error that names the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiles and their payloads: what is read of them, and the chain of errors of each thing that can be wrong."""
+"""Profiles and their payloads: their values, and the ErrorChain of each possible error."""
 
 from __future__ import annotations
 

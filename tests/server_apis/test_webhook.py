@@ -1,4 +1,4 @@
-"""Requests by template: what stands where, how it is escaped, and what is refused at the start."""
+"""Requests by template: values, escaping, and templates that are refused at the start."""
 
 from __future__ import annotations
 
