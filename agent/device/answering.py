@@ -1,4 +1,4 @@
-"""What one Mac would answer to one command, without a server: to look at, and to hold against the schema."""
+"""The answer of one Mac to one command, computed without a server, for inspection and for checks by the schema."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
 
 
 class NoNetwork(PeerError):
-    """What the command needs is on a network, and there is none."""
+    """The command needs a network, and there is none."""
 
     kind = "network"
 
 
 class StandingMac:
-    """A Mac that is enrolled and set up for both LOM roles, on a network in memory; its boots take no time."""
+    """An enrolled Mac, set up for both LOM roles, on a network in memory. Its boots take no time."""
 
     def __init__(self, mac: Mac, devices: Authority, controllers: Authority, dialect: Dialect) -> None:
         self.device = Device(mac, boot_seconds=lambda: 0.0, jitter=lambda: 0.0, dialect=dialect)
@@ -53,7 +53,7 @@ class StandingMac:
 
     @property
     def segment(self) -> int:
-        """The subnet that it is in."""
+        """The number of its subnet."""
         return self.device.mac.segment
 
     @property
@@ -67,26 +67,25 @@ class StandingMac:
         return self.device.lom
 
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
-        """Do what the Controller asks."""
+        """Carry out and answer a Controller's request."""
         answer, _events = self.device.receive_lom_request(request, controller, 0.0)
         return answer
 
 
 def answer_command(population: Population, index: int, octets: bytes, dialect: Dialect, warn: Warn = unheard) -> bytes:
-    """The XML plist that Mac ``index`` would PUT for the command in ``octets``; its segment is there.
+    """The XML plist that Mac ``index`` would PUT for the command in ``octets``. The Macs of its segment are reachable.
 
-    ``warn`` hears what is odd in the command and is taken.
-
-    Raises PlistError and CommandDropped where a Mac could not answer at all, OperatorError for a Mac outside the fleet.
+    ``warn`` is called for each irregularity of the command that a Mac accepts. Raises PlistError and CommandDropped if
+    a Mac could not answer at all, OperatorError for an index outside the fleet.
     """
     if not 0 <= index < len(population):
-        raise OperatorError(f"the fleet has Macs 0 to {len(population) - 1}; {index} is none of them")
+        raise OperatorError(f"Expected the index of a Mac from 0 to {len(population) - 1}, found {index}.")
     macs = [population[number] for number in population.segment(population[index].segment)]
     return answer_among(macs, index, octets, dialect, warn)
 
 
 def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, warn: Warn = unheard) -> bytes:
-    """Like ``answer_command``, for the Macs of one segment given as they are."""
+    """Like ``answer_command``, for a given list of the Macs of one segment."""
     devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
     book = AddressBook()
     standing = {mac.index: StandingMac(mac, devices, controllers, dialect) for mac in macs}

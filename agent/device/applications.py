@@ -1,4 +1,4 @@
-"""InstalledApplicationList: the apps that every Mac comes with.
+"""InstalledApplicationList: the apps that are part of macOS.
 
 Source: apple-schema commands/application.installed.list.yaml.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.fleet.population import Mac
 
-# Identifier, name, size in bytes: apps of macOS itself; their versions follow the macOS release.
+# Identifier, name, size in bytes. The version of each app is that of macOS.
 _APPLICATIONS = (
     ("com.apple.AppStore", "App Store", 16_900_000),
     ("com.apple.Automator", "Automator", 7_100_000),
@@ -36,7 +36,7 @@ _APPLICATIONS = (
 
 
 def installed_applications(mac: Mac, identifiers: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The items of the answer, only those in ``identifiers`` where that is given."""
+    """The items of the answer; if ``identifiers`` is given, only these apps."""
     return [
         {
             "Identifier": identifier,

@@ -1,6 +1,6 @@
-"""The command table: for each command that a Mac answers its access right, what it does, and its answer.
+"""The command table: for each command its access right and the function that carries it out.
 
-Adding a command is adding a row and a function. A function returns the result, or the steps that lead to it.
+To add a command, add a row and a function. A function returns the result, or steps (a generator) that return it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from agent.plists import PlistError, type_name
 from agent.profiles.enrolment import MDM
 from agent.profiles.errors import ProfileError, malformed
 
-PIN_CHARACTERS = 6  # of DeviceLock and EraseDevice. Source: apple-schema commands/device.lock.yaml, PIN
+PIN_CHARACTERS = 6  # PIN of DeviceLock and EraseDevice. Source: apple-schema commands/device.lock.yaml, PIN
 
 CommandSteps = Steps[Result]
 _FORMAT_ERROR = Result(Status.COMMAND_FORMAT_ERROR)
@@ -53,15 +53,17 @@ _FORMAT_ERROR = Result(Status.COMMAND_FORMAT_ERROR)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: the right that the enrolment must give, what the command does, and whether NotNow may answer it."""
+    """One row of the command table."""
 
     right: AccessRights | None
+    """The access right that the command needs; None if it needs none."""
     carry_out: Callable[[Device, Command], Result | CommandSteps]
     may_wait: bool = True
+    """Whether the Mac may answer NotNow."""
 
 
 def carry_out(device: Device, command: Command) -> Result | CommandSteps:
-    """The result of a command, or the steps that lead to it."""
+    """The result of a command, or the steps that return it."""
     rule = COMMANDS.get(command.request_type)
     if rule is None:
         return _mdm_error(INVALID_REQUEST_TYPE, f"the request type {command.request_type[:200]} is not supported")
@@ -127,12 +129,12 @@ def _install(device: Device, payload: bytes) -> CommandSteps:
 
 def _remove_profile(device: Device, command: Command) -> Result:
     identifier = command.body.get("Identifier")
-    if not isinstance(identifier, str):  # the one required key of which it is known what a Mac says when it is missing
+    if not isinstance(identifier, str):  # the only required key for which the answer of a real Mac is known
         found = type_name(identifier)
         reason = f"RemoveProfile: Identifier should be a string, but is {found}"
         return failed(ChainedError(Domain.MDM_CLIENT, IDENTIFIER_MISSING, reason))
     if any(MDM in profile.payload_types and profile.identifier == identifier for profile in device.profiles):
-        # The server ends its own management; the Mac answers first, while it still can.
+        # The server ends its own management: the Mac delivers its answer first, then removes the enrolment.
         device.after_delivery(LeaveManagement())
         return acknowledged()
     try:
@@ -175,7 +177,7 @@ def _common_name(certificate: x509.Certificate) -> str:
     return str(names[0].value) if names else certificate.subject.rfc4514_string()
 
 
-# What a Mac tells of itself, and what can be set on it.
+# Device information and settings.
 
 
 def _device_information(device: Device, command: Command) -> Result:
@@ -196,7 +198,7 @@ def _installed_application_list(device: Device, command: Command) -> Result:
         not isinstance(identifiers, list) or not all(isinstance(identifier, str) for identifier in identifiers)
     ):
         return _FORMAT_ERROR
-    # Nothing is managed on this Mac: no command of the table installs an app.
+    # The Mac has no managed apps: no command of the table installs one.
     listed = [] if managed_only else installed_applications(device.mac, identifiers)
     return acknowledged({"InstalledApplicationList": listed})
 
@@ -217,7 +219,7 @@ def _device_configured(device: Device, _command: Command) -> Result:
 
 
 def _restart_device(device: Device, command: Command) -> Result:
-    if not _flag(device, command, "NotifyUser"):  # with it, someone at the Mac decides; nobody is there
+    if not _flag(device, command, "NotifyUser"):  # with it, the user decides; a simulated Mac has no user
         device.after_delivery(ChangePower(SystemRequest.RESTART))
     return acknowledged()
 
@@ -228,7 +230,7 @@ def _shut_down_device(device: Device, _command: Command) -> Result:
 
 
 def _device_lock(device: Device, command: Command) -> Result:
-    """The Mac restarts; that the PIN is typed in at once is our choice, for nobody is there to do it."""
+    """Restart the Mac. The PIN counts as entered at once (our choice)."""
     pin = command.body.get("PIN")
     if pin is not None and (not isinstance(pin, str) or len(pin) != PIN_CHARACTERS):
         return _FORMAT_ERROR
@@ -254,7 +256,7 @@ def _declarative_management(device: Device, command: Command) -> Result:
 
 
 def _flag(device: Device, command: Command, key: str) -> bool:
-    """The value of an optional boolean, by value; false where it is absent or of another type (our choice)."""
+    """An optional boolean, converted from numbers; false if it is absent or of another type (our choice)."""
     try:
         return by_value(command.body.get(key, False), bool, f"{key} of {command.request_type}", device.warn)
     except WrongType:

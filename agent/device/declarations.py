@@ -1,6 +1,6 @@
-"""Declarative management: fetch what changed, say what became of it. No I/O: a generator of check-ins.
+"""Declarative management: fetch changed declarations and send a status report. No I/O: a generator of check-ins.
 
-The declarations are fetched and kept by their ServerToken; none is put into effect (docs/modelled.md).
+Declarations are fetched, and their ServerTokens are stored; none is put into effect (docs/modelled.md).
 Source: apple-schema checkin/declarativemanagement.yaml.
 """
 
@@ -15,7 +15,7 @@ from agent.device.steps import CheckIn, Steps
 from agent.errors import PeerError
 from agent.mdm.checkin import declarative_management
 
-MAX_DECLARATIONS = 5000
+MAX_DECLARATIONS = 5000  # our limit
 _KINDS = {
     "Activations": "activation",
     "Assets": "asset",
@@ -25,21 +25,21 @@ _KINDS = {
 
 
 class DeclarationsMalformed(PeerError):
-    """The server's JSON is not what the protocol says."""
+    """The server's JSON violates the protocol."""
 
     kind = "declarations"
 
 
 class NotEnrolled(PeerError):
-    """The server's management of the Mac is over."""
+    """The Mac is no longer enrolled."""
 
     kind = "unenrolled"
 
 
 def synchronise(device: Device, tokens: bytes) -> Steps[None]:
-    """Bring the Mac's declarations up to date and report. Raises PeerError.
+    """Update the Mac's declarations and send a status report. Raises PeerError.
 
-    ``tokens`` is the TokensResponse that came with the command; where it is empty the server is asked for it.
+    ``tokens`` is the TokensResponse in the command; if it is empty, the Mac requests it from the server.
     """
     answer = tokens or (yield from _ask(device, "tokens"))
     sync = _object(_json(answer, "tokens").get("SyncTokens"), "SyncTokens")
@@ -59,7 +59,7 @@ def synchronise(device: Device, tokens: bytes) -> Steps[None]:
 def _ask(device: Device, endpoint: str, report: bytes | None = None) -> Steps[bytes]:
     enrolment = device.enrolment
     if enrolment is None:
-        raise NotEnrolled("the Mac left its management before its declarations were up to date")
+        raise NotEnrolled("the Mac was unenrolled before its declarations were up to date")
     answer: bytes | PeerError = yield CheckIn(declarative_management(device.mac.udid, endpoint, report), enrolment)
     if isinstance(answer, PeerError):
         raise answer
@@ -76,7 +76,9 @@ def _wanted(manifest: Mapping[str, Any]) -> dict[tuple[str, str], str]:
             entry = _object(item, key)
             identifier = _text(entry, "Identifier")
             if not identifier.isascii() or not identifier.isprintable() or " " in identifier:
-                raise DeclarationsMalformed(f"the declaration identifier {identifier[:80]!r} is none")
+                raise DeclarationsMalformed(
+                    f"Expected a declaration identifier of printable ASCII without spaces, found {identifier[:80]!r}."
+                )
             wanted[kind, identifier] = _text(entry, "ServerToken")
     if len(wanted) > MAX_DECLARATIONS:
         raise DeclarationsMalformed(f"{len(wanted)} declarations; at most {MAX_DECLARATIONS} are fetched")
@@ -84,7 +86,7 @@ def _wanted(manifest: Mapping[str, Any]) -> dict[tuple[str, str], str]:
 
 
 def _status(device: Device, wanted: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    """A StatusReport: every declaration as known and valid."""
+    """A StatusReport in which every declaration is valid."""
     reported: dict[str, list[dict[str, Any]]] = {key.lower(): [] for key in _KINDS}
     plural = {kind: key.lower() for key, kind in _KINDS.items()}
     for (kind, identifier), server_token in wanted.items():
@@ -109,7 +111,7 @@ def _json(answer: bytes, what: str) -> Mapping[str, Any]:
     try:
         return _object(json.loads(answer), what)
     except (ValueError, RecursionError) as error:
-        raise DeclarationsMalformed(f"the server's {what} are no JSON: {error}") from error
+        raise DeclarationsMalformed(f"{what} should be valid JSON, but is not: {error}") from error
 
 
 def _object(value: Any, what: str) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
-"""DeviceInformation and SecurityInfo: what this Mac tells of itself, and the access right that each key needs.
+"""DeviceInformation and SecurityInfo: the value of each key, and the access right that it needs.
 
-Source: apple-schema commands/information.device.yaml, commands/information.security.yaml. A key that is not in the
-tables, that this Mac does not have, or that the enrolment does not allow, is left out, as a Mac leaves it out.
+Source: apple-schema commands/information.device.yaml, commands/information.security.yaml. Like a Mac, it omits keys
+that are unknown, that this model does not have, or for which the enrolment lacks the access right.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from agent.profiles.enrolment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]
 
-CAPACITY_GB = 494.38  # of a 500 GB disk, as macOS counts
+CAPACITY_GB = 494.38  # a 500 GB disk as macOS reports it
 AVAILABLE_GB = 431.07
-_LAST_SCAN = datetime(2025, 1, 1, tzinfo=UTC).replace(tzinfo=None)  # plist dates are UTC without saying so
+_LAST_SCAN = datetime(2025, 1, 1, tzinfo=UTC).replace(tzinfo=None)  # plist dates are UTC without a time zone
 
-# Identifier: the hardware model by which Apple's update service knows it, and a part number.
+# By model identifier: SoftwareUpdateDeviceID (the hardware model in Apple's update service), and a part number.
 _HARDWARE: Mapping[str, tuple[str, str]] = {
     "MacPro7,1": ("J160AP", "Z0W3LL/A"),
     "Mac14,8": ("J180dAP", "Z171LL/A"),
@@ -93,7 +93,7 @@ _APPLICATIONS: Mapping[str, Value] = {
     "iTunesStoreAccountIsActive": lambda _: False,
 }
 
-# Every key: its right, and where its value comes from.
+# By key: the access right that it needs, and the function that returns its value.
 QUERIES: Mapping[str, tuple[AccessRights | None, Value]] = {
     **{key: (None, value) for key, value in _ALWAYS.items()},
     **{key: (AccessRights.DEVICE_INFORMATION, value) for key, value in _DEVICE.items()},
@@ -103,20 +103,20 @@ QUERIES: Mapping[str, tuple[AccessRights | None, Value]] = {
 
 
 def device_information(device: Device, queries: Iterable[str]) -> dict[str, Any]:
-    """The values of the keys that were asked for, that a Mac has, and that the enrolment allows."""
+    """The values of the requested keys that this Mac has and that the enrolment allows."""
     answers: dict[str, Any] = {}
     for key in queries:
         right, value = QUERIES.get(key, (None, None))
         if value is None or not (right is None or device.allows(right)):
             continue
         found = value(device)
-        if found is not None:  # this Mac has nothing to say to it
+        if found is not None:
             answers[key] = found
     return answers
 
 
 def security_information(device: Device) -> dict[str, Any]:
-    """The dictionary ``SecurityInfo``. Keys that only one kind of chip has are left out on the other."""
+    """The dictionary ``SecurityInfo``. Some keys are for Apple silicon only, others for Intel only."""
     silicon = device.mac.apple_silicon
     enrolment = device.enrolment
     escrows = enrolment is not None and BOOTSTRAP_CAPABILITY in enrolment.capabilities

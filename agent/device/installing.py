@@ -1,4 +1,4 @@
-"""A Mac takes a profile: the enrolment's, or one that its server sends. Identities come first, then all or nothing."""
+"""Enrolment with a profile, and InstallProfile: obtain the identities first, then install the whole profile or none."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from agent.profiles.variables import expand
 
 
 def enrol(device: Device, blob: bytes) -> Steps[Profile]:
-    """Enrol with a profile: obtain its identity, check in with it. Returns the profile.
+    """Enrol with a profile: obtain its identity, send the check-ins. Returns the profile.
 
-    All of the profile that can be checked is, before a key is made or a SCEP server asked.
-    Raises PeerError (PlistError, ProfileError, or what a check-in failed with); nothing has changed then. A Mac that is
-    enrolled already enrols anew, from Authenticate on.
+    The profile is checked as far as possible before a key is generated or a SCEP server is contacted. Raises PeerError
+    (PlistError, ProfileError, or the error of a check-in) and leaves the Mac unchanged. An enrolled Mac enrols again,
+    starting with Authenticate.
     """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     store = ProfileStore()
@@ -53,7 +53,7 @@ def enrol(device: Device, blob: bytes) -> Steps[Profile]:
 
 
 def say_goodbye(udid: str, enrolment: Enrolment) -> Steps[None]:
-    """Tell the server that the Mac has left its management, where the enrolment says so. Raises PeerError."""
+    """Send CheckOut if the enrolment has CheckOutWhenRemoved. Raises PeerError."""
     if not enrolment.check_out_when_removed:
         return
     answer: bytes | PeerError = yield CheckIn(checkin.check_out(udid, enrolment.topic), enrolment)
@@ -73,7 +73,7 @@ def _check_in_messages(device: Device, enrolment: Enrolment) -> list[dict[str, A
 
 
 def install_profile(device: Device, blob: bytes) -> Steps[None]:
-    """Install a profile that the server sent. Raises PlistError or ProfileError; then nothing has changed."""
+    """Install a profile that the server sent. Raises PlistError or ProfileError and leaves the Mac unchanged."""
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     try:
         renews = profile.of_type(MDM) is not None
@@ -82,7 +82,7 @@ def install_profile(device: Device, blob: bytes) -> Steps[None]:
         device.profiles.check(profile)
         identities = yield from _obtain_identities(profile)
         if renews:
-            _check_renewal(device, profile)  # again: what it renews may be gone meanwhile
+            _check_renewal(device, profile)  # again: the enrolment may have been removed meanwhile
         enrolment = enrolment_of(profile, identities) if renews else None
         device.profiles.install(profile, identities)
     except ProfileError as error:
@@ -92,7 +92,7 @@ def install_profile(device: Device, blob: bytes) -> Steps[None]:
 
 
 def _check_renewal(device: Device, profile: Profile) -> None:
-    """The server may renew its own enrolment profile, and no more."""
+    """Check that a profile with an MDM payload is an update of the enrolment profile. Raises ProfileError."""
     before = device.enrolment
     installed = next((other for other in device.profiles if MDM in other.payload_types), None)
     if before is None or installed is None or installed.identifier != profile.identifier:
@@ -101,7 +101,7 @@ def _check_renewal(device: Device, profile: Profile) -> None:
 
 
 def _obtain_identities(profile: Profile) -> Steps[dict[str, Identity]]:
-    """The identity of each payload that has or asks for one. All are read before the first one is asked for."""
+    """The identity of each PKCS12 and SCEP payload. All payloads are read before the first SCEP request."""
     anchors = all_certificates(profile)
     read: list[tuple[Payload, Identity | SCEPPayload]] = []
     for payload in profile.payloads:
@@ -112,12 +112,12 @@ def _obtain_identities(profile: Profile) -> Steps[dict[str, Identity]]:
     identities: dict[str, Identity] = {}
     for payload, found in read:
         if isinstance(found, SCEPPayload):
-            found = yield from _enrol_by_scep(payload, found, anchors)
+            found = yield from _identity_by_scep(payload, found, anchors)
         identities[ascii_upper(payload.uuid)] = found
     return identities
 
 
-def _enrol_by_scep(payload: Payload, asked: SCEPPayload, anchors: tuple[x509.Certificate, ...]) -> Steps[Identity]:
+def _identity_by_scep(payload: Payload, asked: SCEPPayload, anchors: tuple[x509.Certificate, ...]) -> Steps[Identity]:
     answer: Identity | PeerError = yield ObtainIdentity(asked, anchors)
     if isinstance(answer, Identity):
         return answer

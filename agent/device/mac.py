@@ -1,7 +1,7 @@
-"""One simulated Mac: who it is, what is installed on it, whether it runs.
+"""One simulated Mac: its identity, installed profiles, settings, session and power state. No I/O.
 
-The Mac does no I/O. ``net`` brings it commands and LOM requests and carries out what it asks for; time comes in as
-``now`` (seconds on the caller's clock).
+``net`` passes commands and LOM requests to it and performs the I/O that it requests. Time is passed in as ``now``
+(seconds on the caller's clock).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from agent.pki.identity import Identity
 from agent.profiles.enrolment import Enrolment
 from agent.profiles.store import ProfileStore
 
-_MAX_WARNING = 400  # characters of one
-_MAX_WARNINGS = 20  # of one profile or command; ours, so that a hostile one costs little
+_MAX_WARNING = 400  # characters of one warning
+_MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
 
 
 @dataclass(slots=True)
 class Settings:
-    """What a server can set on a Mac and ask for again. Empty means: as it came from the factory."""
+    """What the server can set on a Mac. Empty values mean the factory defaults."""
 
     device_name: str = ""
     host_name: str = ""
@@ -42,14 +42,14 @@ class Settings:
 class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
-    ``declarations`` maps the identifier of each declaration it holds to its ServerToken. ``left_at`` is when it left
-    its management, in seconds since the epoch; None while managed, and before it ever was.
+    ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
+    unenrolment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrolment.
     """
 
     __slots__ = (
         "_afterwards",
         "_answered",
-        "_promised",
+        "_deferred_requests",
         "_warnings",
         "declarations",
         "declarations_token",
@@ -94,11 +94,12 @@ class Device:
         self._afterwards: list[Afterwards] = []
         self._warnings: tuple[str, ...] = ()
         self._answered = Answered(limits)
-        self._promised: tuple[tuple[str, str], ...] = ()  # Controller and DeviceRequestUUID: done after the delivery
+        # Controller and DeviceRequestUUID of answered LOM requests that take effect after the result is delivered.
+        self._deferred_requests: tuple[tuple[str, str], ...] = ()
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is under way: it runs, and there is no session and nothing to be done later."""
+        """Whether the Mac is on and has no open session, no deadline and no relay in progress."""
         return (
             self.running
             and self.session.state is State.CLOSED
@@ -109,18 +110,18 @@ class Device:
 
     @property
     def identities(self) -> Iterator[Identity]:
-        """Every identity that it has."""
+        """The identities of all installed profiles."""
         for profile in self.profiles:
             yield from profile.identities
 
     @property
     def running(self) -> bool:
-        """Whether the Mac is up, so that it can talk to its server."""
+        """Whether the Mac is on, so that it can connect to its server."""
         return self.power.state is Power.ON
 
     @property
     def lom(self) -> LOMConfiguration | None:
-        """The LOM configuration in force, or None. Without mains power nothing of the Mac answers."""
+        """The active LOM configuration, or None. None also during a power cut: then the LOM endpoint is off, too."""
         return None if self.power.cut else self.profiles.lom
 
     @property
@@ -130,17 +131,17 @@ class Device:
 
     @property
     def device_name(self) -> str:
-        """The computer's name, as set or as it came."""
+        """The computer's name: from Settings, or the factory default."""
         return self.settings.device_name or self.mac.device_name
 
     @property
     def host_name(self) -> str:
-        """The host name, as set or as it came."""
+        """The host name: from Settings, or the factory default."""
         return self.settings.host_name or self.mac.host_name
 
     @property
     def announcement(self) -> Announcement:
-        """What it says of itself when it enrols."""
+        """The device properties in Authenticate."""
         mac = self.mac
         return Announcement(
             udid=mac.udid,
@@ -154,7 +155,7 @@ class Device:
 
     @property
     def profile_variables(self) -> Mapping[str, str]:
-        """What the variables of a profile stand for on this Mac."""
+        """The values of the profile variables on this Mac."""
         return {
             "HardwareUUID": self.mac.udid,
             "SerialNumber": self.mac.serial_number,
@@ -166,7 +167,7 @@ class Device:
         }
 
     def forget_enrolment(self) -> None:
-        """The Mac is enrolled no more: its management and what that installed are gone."""
+        """Remove the enrolment and everything that it installed."""
         self.enrolment = None
         self.profiles = ProfileStore()
         self.declarations = {}
@@ -176,25 +177,26 @@ class Device:
         self.forget_afterwards()
 
     def erase(self) -> None:
-        """The Mac is as it came from the factory."""
+        """Reset the Mac to its factory state."""
         self.forget_enrolment()
         self.settings = Settings()
 
     def allows(self, right: AccessRights) -> bool:
-        """Whether the enrolment gives the server this right."""
+        """Whether the enrolment grants this access right."""
         return self.enrolment is not None and right in self.enrolment.access_rights
 
     def receive_lom_request(
         self, request: LinkRequest, controller: str, now: float
     ) -> tuple[LinkAnswer, list[PowerEvent]]:
-        """As LOM Device: do what the Controller of this name asks; the answer, and what happened to the power.
+        """As LOM Device: carry out a request of the Controller with this CommonName.
 
-        A request that was answered lately is answered again and has no other effect, also where the Mac was reset
-        since. A Mac that is its own Controller answers its server first and goes down after that.
+        Returns the answer and the power events. A request that was answered recently gets the same answer and has no
+        other effect, even if the Mac was reset since. A Mac that acts on itself as Controller delivers the result to
+        its server first and changes its power afterwards.
         """
-        spoken = self.mac.lom_protocol_version
-        if request.version != spoken:
-            error = f"LOMProtocolVersion {request.version} was asked for; this Device speaks {spoken}"
+        supported = self.mac.lom_protocol_version
+        if request.version != supported:
+            error = f"LOMProtocolVersion {request.version} was asked for; this Device speaks {supported}"
             return LinkAnswer(request.uuid, error), []
         repeated = self._answered.repeated(controller, request, now)
         if repeated is not None:
@@ -207,7 +209,7 @@ class Device:
         own = self.relaying and self.lom is not None and self.lom.controller_name == controller
         if own and request.request is not PowerRequest.ON:
             self.after_delivery(ChangePower(request.request))
-            self._promised += ((controller, request.uuid),)
+            self._deferred_requests += ((controller, request.uuid),)
             return LinkAnswer(request.uuid), []
         try:
             events = self.power.receive(request.request, now)
@@ -216,36 +218,36 @@ class Device:
         return LinkAnswer(request.uuid), events
 
     def warn(self, text: str) -> None:
-        """The server sent something odd that the Mac took: a person should read of it."""
+        """Record a warning: the server sent something irregular that the Mac accepted."""
         shown = text[:_MAX_WARNING]
         if shown not in self._warnings and len(self._warnings) < _MAX_WARNINGS:
             self._warnings += (shown,)
 
     def take_warnings(self) -> tuple[str, ...]:
-        """What a person should read since this was asked last."""
+        """The warnings since the last call."""
         taken, self._warnings = self._warnings, ()
         return taken
 
     def after_delivery(self, what: Afterwards) -> None:
-        """Do this once the server has taken the result in hand."""
+        """Schedule an action for when the server has accepted the result of the current command."""
         self._afterwards.append(what)
 
     def take_afterwards(self) -> list[Afterwards]:
-        """The server took the result: what is to be done now, in order."""
-        self._promised = ()
+        """The actions that are due because the server accepted the result, in order."""
+        self._deferred_requests = ()
         taken, self._afterwards = self._afterwards, []
         return taken
 
     def lose_power(self) -> None:
-        """Whatever ran is gone."""
+        """End the session and the relay in progress, as a loss of power does."""
         self.session.power_lost()
         self.relaying = False
         if not self.session.owes_result:
             self.forget_afterwards()
 
     def forget_afterwards(self) -> None:
-        """Nothing comes of what was to be done later; a LOM request that asked for it is new when it comes again."""
+        """Cancel the scheduled actions; a LOM request that scheduled one counts as new when it is repeated."""
         self._afterwards.clear()
-        for controller, uuid in self._promised:
+        for controller, uuid in self._deferred_requests:
             self._answered.forget(controller, uuid)
-        self._promised = ()
+        self._deferred_requests = ()

@@ -1,8 +1,8 @@
-"""Where the Devices of a fleet lie while nothing happens to them: some hundred bytes each, and whole again when asked.
+"""The store of idle Macs: serialises a Device to some hundred bytes, and restores it.
 
-A Device at rest is one string of octets: pickled, without what its seed or its process gives again, and deflated with
-the octets of another Device as the dictionary, for two Macs of a fleet differ in their keys, their identifiers and
-little else. The octets never leave the process.
+An idle Device is serialised with pickle, without objects that the seed or the process provides, and compressed with the
+serialised form of another Device as the dictionary: two Macs of a fleet differ in little more than keys and
+identifiers. The bytes never leave the process.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _PROTOCOL = 5
 _LEVEL = 6
 _RAW_DEFLATE = -15  # the largest window, and neither header nor checksum
 _MAX_DICTIONARIES = 32  # about 300 KiB each, most of it the compressor that has read it
-_POORLY = 0.4  # of its size: a Device that is deflated to no less is unlike those in the dictionaries
+_POOR_RATIO = 0.4  # a Device that compresses to more than this becomes a new dictionary
 
 
 class IdleStore:
-    """``make`` makes the Device of an index as it comes from the factory.
+    """Serialises and restores Devices. ``make`` creates the Device of an index in its factory state.
 
-    ``shared`` are the objects that Devices refer to and that are no Device's own: a clock, choices, limits. ``out`` has
-    the index of every Device that was fetched; whoever lays one takes its index out, too.
+    ``shared`` are the objects that all Devices refer to: a clock, choices, limits. ``out`` has the index of every
+    Device that was fetched; the caller of ``lay`` removes its index.
     """
 
     def __init__(self, make: Callable[[int], Device], shared: Iterable[object] = ()) -> None:
@@ -43,62 +43,64 @@ class IdleStore:
         self._make = make
         self._shared = list(shared)
         self._number_of = {id(one): number for number, one in enumerate(self._shared)}
-        self._dictionaries: list[_Dictionary] = []
+        self._dictionaries: list[_CompressionDictionary] = []
 
     def fetch(self, index: int, kept: bytes) -> Device:
-        """The Device of this index: from what ``lay`` gave, or as it comes from the factory where that is empty."""
+        """The Device of this index, restored from the bytes of ``lay``; in its factory state if ``kept`` is empty."""
         self.out.append(index)
         if not kept:
             return self._make(index)
-        octets = self._dictionaries[kept[0]].inflated(kept[1:])
+        serialised = self._dictionaries[kept[0]].decompress(kept[1:])
         fresh = self._make(index)
-        device: Device = _Reader(BytesIO(octets), self._shared, fresh.mac).load()
+        device: Device = _DeviceUnpickler(BytesIO(serialised), self._shared, fresh.mac).load()
         return device
 
     def lay(self, device: Device) -> bytes:
-        """What ``fetch`` makes this Device of again; whoever has the Device must forget it."""
+        """Serialise a Device for ``fetch``. The caller must not use the Device afterwards."""
         file = BytesIO()
-        _Writer(file, self._number_of).dump(device)
-        octets = file.getvalue()
-        number, packed = self._deflated(octets)
-        return bytes((number,)) + packed
+        _DevicePickler(file, self._number_of).dump(device)
+        number, compressed = self._compress(file.getvalue())
+        return bytes((number,)) + compressed
 
-    def _deflated(self, octets: bytes) -> tuple[int, bytes]:
-        """By the newest dictionary; a Device that is none like those before becomes the next one."""
+    def _compress(self, serialised: bytes) -> tuple[int, bytes]:
+        """Compress with the newest dictionary, or with a new one if the Device differs too much from it.
+
+        Returns the number of the dictionary and the compressed bytes.
+        """
         number = len(self._dictionaries) - 1
-        packed = self._dictionaries[number].deflated(octets) if number >= 0 else octets
-        if len(packed) > _POORLY * len(octets) and number + 1 < _MAX_DICTIONARIES:
-            self._dictionaries.append(_Dictionary(octets))
+        compressed = self._dictionaries[number].compress(serialised) if number >= 0 else serialised
+        if len(compressed) > _POOR_RATIO * len(serialised) and number + 1 < _MAX_DICTIONARIES:
+            self._dictionaries.append(_CompressionDictionary(serialised))
             number += 1
-            packed = self._dictionaries[number].deflated(octets)
-        return number, packed
+            compressed = self._dictionaries[number].compress(serialised)
+        return number, compressed
 
 
-class _Dictionary:
-    """The octets of one Device, by which those of others are written."""
+class _CompressionDictionary:
+    """Compresses with the serialised form of one Device as the dictionary."""
 
-    def __init__(self, octets: bytes) -> None:
-        self._octets = octets
-        self._deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zdict=octets)
-        self._inflate = zlib.decompressobj(_RAW_DEFLATE, zdict=octets)
+    def __init__(self, serialised: bytes) -> None:
+        self._serialised = serialised
+        self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zdict=serialised)
+        self._decompressor = zlib.decompressobj(_RAW_DEFLATE, zdict=serialised)
 
-    def deflated(self, octets: bytes) -> bytes:
-        deflate = self._deflate.copy()
-        return deflate.compress(octets) + deflate.flush()
+    def compress(self, serialised: bytes) -> bytes:
+        compressor = self._compressor.copy()
+        return compressor.compress(serialised) + compressor.flush()
 
-    def inflated(self, packed: bytes) -> bytes:
-        return self._inflate.copy().decompress(packed)
+    def decompress(self, compressed: bytes) -> bytes:
+        return self._decompressor.copy().decompress(compressed)
 
 
-class _Writer(pickle.Pickler):
-    """Writes what is shared, or follows from the seed, as a reference; keys and certificates as DER."""
+class _DevicePickler(pickle.Pickler):
+    """Writes shared objects and those derived from the seed as references, keys and certificates as DER."""
 
     def __init__(self, file: BytesIO, number_of: dict[int, int]) -> None:
         super().__init__(file, _PROTOCOL)
         self._number_of = number_of
 
     def reducer_override(self, value: Any) -> Any:
-        """How to write ``value``; NotImplemented for the usual way."""
+        """How to write ``value``; NotImplemented selects the default."""
         if id(value) in self._number_of:
             return _shared, (self._number_of[id(value)],)
         if isinstance(value, type):
@@ -116,34 +118,37 @@ class _Writer(pickle.Pickler):
         return NotImplemented
 
 
-class _Reader(pickle.Unpickler):
-    """Reads what ``_Writer`` wrote, for the Mac that it was."""
+class _DeviceUnpickler(pickle.Unpickler):
+    """Reads the output of ``_DevicePickler`` for the same Mac."""
 
     def __init__(self, file: BytesIO, shared: list[object], mac: Mac) -> None:
         super().__init__(file)
-        self._here: dict[str, Callable[..., object]] = {
+        self._references: dict[str, Callable[..., object]] = {
             "_shared": shared.__getitem__,
             "_mac": lambda: mac,
             "_source": lambda: mac.source,
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The references of ``_Writer`` are to what is here; everything else is where it says."""
-        if module == __name__ and name in self._here:
-            return self._here[name]
+        """Resolve the references of ``_DevicePickler``; everything else is imported as usual."""
+        if module == __name__ and name in self._references:
+            return self._references[name]
         return super().find_class(module, name)
 
 
+# References in the serialised form; ``_DeviceUnpickler`` replaces these functions.
+
+
 def _shared(number: int) -> object:
-    raise NotImplementedError(f"for the reader alone to follow: {number}")
+    raise NotImplementedError(f"only _DeviceUnpickler resolves this reference: {number}")
 
 
 def _mac() -> Mac:
-    raise NotImplementedError("for the reader alone to follow")
+    raise NotImplementedError("only _DeviceUnpickler resolves this reference")
 
 
 def _source() -> Derivation:
-    raise NotImplementedError("for the reader alone to follow")
+    raise NotImplementedError("only _DeviceUnpickler resolves this reference")
 
 
 def _identity(certificate: bytes, key: bytes, prime: bytes, chain: tuple[x509.Certificate, ...]) -> Identity:

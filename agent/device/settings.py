@@ -1,7 +1,7 @@
-"""The Settings command: what it sets, item by item. Source: apple-schema commands/settings.yaml.
+"""The Settings command: applies each item and returns its result. Source: apple-schema commands/settings.yaml.
 
-The schema's text calls the answer's ``Settings`` a dictionary; devices send an array with an item for each setting, and
-that is what servers read, so an array it is.
+The schema's text calls ``Settings`` in the answer a dictionary; devices send an array with one item per setting, and
+servers read an array, so this module returns an array.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from agent.mdm.results import INVALID_REQUEST_TYPE, MALFORMED_REQUEST, ChainedEr
 from agent.mdm.values import WrongType, by_value
 
 _MAX_NAME = 255
-_SHOWN = 80  # characters of a key that a message repeats
+_SHOWN = 80  # characters of a key that an error quotes
 
 
 class _Refused(Exception):
-    """This setting cannot be set; the code and the words for the ErrorChain."""
+    """The item cannot be applied; code and description are for the ErrorChain."""
 
     def __init__(self, code: int, description: str) -> None:
         super().__init__(description)
@@ -26,7 +26,7 @@ class _Refused(Exception):
 
 
 def apply_settings(device: Device, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Set each item, in order; the result of each: Acknowledged, or Error with its ErrorChain."""
+    """Apply the items in order; returns the result of each: Acknowledged, or Error with its ErrorChain."""
     return [_apply(device, item) for item in items]
 
 

@@ -1,7 +1,7 @@
-"""What a Mac needs from outside while it does something, and what it does after its answer was taken.
+"""The I/O requests of a command, and the actions that follow the delivery of its result.
 
-A thing that takes more than one go is a generator of ``Steps``: it yields what it needs and is sent what came of it.
-``net`` carries the needs out; ``answering`` does so without a network.
+An operation that needs I/O is a generator (``Steps``): it yields a request and is sent the outcome. ``net`` performs
+the requests; ``answering`` does so without a network.
 """
 
 from __future__ import annotations
@@ -22,25 +22,23 @@ ReturnT = TypeVar("ReturnT")
 
 @dataclass(frozen=True, slots=True)
 class RelayItems:
-    """Carry these items to their Devices. Sent back: a list of Outcome, in the same order."""
+    """Relay these items to their Devices. Outcome: a list of Outcome, in the same order."""
 
     items: tuple[RelayItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ObtainIdentity:
-    """Get an identity by SCEP. Sent back: an Identity, or the PeerError that kept it from being issued.
-
-    ``anchors`` are the CA certificates of the profile that asks for it.
-    """
+    """Obtain an identity by SCEP. Outcome: an Identity, or a PeerError."""
 
     payload: SCEPPayload
     anchors: tuple[x509.Certificate, ...]
+    """The CA certificates of the profile with the SCEP payload."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """Send a check-in message to the server of ``enrolment``. Sent back: the answer's body (bytes), or a PeerError."""
+    """Send a check-in message to the server of ``enrolment``. Outcome: the answer's body (bytes), or a PeerError."""
 
     message: Mapping[str, Any]
     enrolment: Enrolment
@@ -52,13 +50,13 @@ Steps = Generator[Need, Any, ReturnT]
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[ReturnT]):
-    """The steps are at their end; ``value`` is what they return."""
+    """The steps have returned ``value``."""
 
     value: ReturnT
 
 
 def carry(steps: Steps[ReturnT], answer: Any) -> Need | Done[ReturnT]:
-    """Send ``answer`` into the steps (None at first): what they need next, or what they return."""
+    """Send ``answer`` (None at first) into the steps; returns the next I/O request, or the result in ``Done``."""
     try:
         return steps.send(answer)
     except StopIteration as end:
@@ -67,27 +65,27 @@ def carry(steps: Steps[ReturnT], answer: Any) -> Need | Done[ReturnT]:
 
 @dataclass(frozen=True, slots=True)
 class ChangePower:
-    """Apply this to the Mac's own power."""
+    """Apply this request to the Mac's own power."""
 
     request: AnyRequest
 
 
 @dataclass(frozen=True, slots=True)
 class LeaveManagement:
-    """The Mac is enrolled no more, and tells its server where the enrolment says so."""
+    """Unenrol the Mac, with a CheckOut if the enrolment has CheckOutWhenRemoved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Erase:
-    """The Mac is as it came from the factory."""
+    """Reset the Mac to its factory state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Synchronise:
-    """Bring the declarations up to date; ``tokens`` is what the command brought along, or empty."""
+    """Update the declarations. ``tokens`` is Data of the command, or empty."""
 
     tokens: bytes
 
 
-# What waits until the server has taken the result of the command that asked for it.
+# Actions that wait until the server has accepted the result of the command.
 Afterwards = ChangePower | Erase | LeaveManagement | Synchronise

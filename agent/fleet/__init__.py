@@ -1,5 +1,5 @@
-"""Who the Macs are: a seed and an index in, one complete Mac out; no I/O.
+"""The identities of the Macs: from a seed and an index, one complete Mac. No I/O.
 
-``derivation`` turns a seed into keyed hashes and permutations, ``models`` holds the Macs and macOS releases that
-exist, ``population`` puts both together into the fleet that every later room asks.
+``derivation`` turns a seed into keyed hashes and permutations, ``models`` has the tables of Mac models and macOS
+releases, and ``population`` combines them into the fleet.
 """

@@ -1,15 +1,15 @@
-"""Chance that follows from the seed: for one Mac and one purpose, a row of numbers that is always the same."""
+"""Random numbers derived from the seed: a reproducible sequence for each Mac and purpose."""
 
 from __future__ import annotations
 
 from agent.fleet.derivation import Derivation
 
 _SCALE = 1 << 64
-_COUNT_SHIFT = 32  # an index is below 2 ** 32, so that index and count together are one number below 2 ** 64
+_COUNT_SHIFT = 32  # an index is below 2 ** 32, so index and count fit together in 64 bits
 
 
 class Chance:
-    """Call it for the next number, from 0 up to but not including 1. ``purpose`` is at most 16 bytes."""
+    """A generator: each call returns the next number in [0, 1). ``purpose`` is at most 16 bytes."""
 
     __slots__ = ("_count", "_index", "_purpose", "_source")
 

@@ -1,8 +1,8 @@
-"""From a seed to the numbers of one Mac: keyed hashes, keyed permutations, and the texts made from them.
+"""Derives the values of one Mac from a seed: keyed hashes, keyed permutations, and their text forms.
 
-Everything follows from (seed, index) alone, byte for byte the same on any machine and in any sharding. Values that
-must differ between the Macs of a fleet (MACs, serial numbers, push tokens) come from a permutation, so they differ by
-construction; everything else is cut from a keyed hash. None of it is a secret: the aim is spread, not secrecy.
+Every value depends only on (seed, index), and is the same on any machine and in any sharding. Values that must be
+unique in a fleet (MACs, serial numbers, push tokens) come from a permutation, so they are unique by construction; all
+others come from a keyed hash. None of them is secret: the hash serves distribution, not secrecy.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import hashlib
 
 from agent.errors import MisuseError
 
-PORTS_A_MAC = 4  # addresses set aside for each index: two Ethernet ports, Wi-Fi, Bluetooth
+PORTS_A_MAC = 4  # MAC addresses reserved for each index: two Ethernet ports, Wi-Fi, Bluetooth
 PRIMARY_ETHERNET, SECONDARY_ETHERNET, WIFI, BLUETOOTH = range(PORTS_A_MAC)
 
-MAC_BITS = 46  # a MAC's 48 bits less I/G and U/L, which are fixed (IEEE 802, clause 8)
+MAC_BITS = 46  # 48 bits of a MAC address minus I/G and U/L, which are fixed (IEEE 802, clause 8)
 SERIAL_BITS = 50  # ten characters of five bits
 TOKEN_BITS = 64
 SERIAL_CHARACTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # upper-case letters and digits, without I, L, O, U
 
-_ROUNDS = 4  # of a Feistel network; four look random to any observer (Luby and Rackoff, 1988)
+_ROUNDS = 4  # Feistel rounds; four give a strong pseudorandom permutation (Luby and Rackoff, 1988)
 _MASK64 = (1 << 64) - 1
 _ODD_1 = 0xBF58476D1CE4E5B9  # the two multipliers of splitmix64 (Steele, Lea, Flood, 2014)
 _ODD_2 = 0x94D049BB133111EB
@@ -35,9 +35,9 @@ class Permutation:
 
     def __init__(self, key: bytes, bits: int) -> None:
         if not 1 <= len(key) <= hashlib.blake2b.MAX_KEY_SIZE:
-            raise MisuseError(f"a permutation's key has 1 to 64 bytes, not {len(key)}")
+            raise MisuseError(f"Expected a permutation key of 1 to 64 bytes, found {len(key)} bytes.")
         if bits % 2 or not 2 <= bits <= 64:
-            raise MisuseError(f"a permutation takes an even number of bits from 2 to 64, not {bits}")
+            raise MisuseError(f"Expected an even number of bits from 2 to 64 for a permutation, found {bits}.")
         self.bits = bits
         self._half = bits // 2
         self._mask = (1 << self._half) - 1
@@ -46,18 +46,18 @@ class Permutation:
         self._round_keys = tuple(int.from_bytes(stream[at : at + 8], "little") for at in range(0, 8 * _ROUNDS, 8))
 
     def forward(self, value: int) -> int:
-        """Where ``value`` goes, both below ``2 ** bits``. Raises MisuseError for a value outside."""
+        """The image of ``value``; both are below ``2 ** bits``. Raises MisuseError for a value outside."""
         left, right = self._halves(value)
         shift = self._shift
         for round_key in self._round_keys:
-            # The round function, written out: a call for each round would double the time of a Mac.
+            # The round function is inlined: a call per round would double the time to derive a Mac.
             mixed = (right ^ round_key) * _ODD_1 & _MASK64
             mixed = (mixed ^ mixed >> 31) * _ODD_2 & _MASK64
             left, right = right, left ^ mixed >> shift
         return left << self._half | right
 
     def inverse(self, value: int) -> int:
-        """What came to ``value``, both below ``2 ** bits``. Raises MisuseError for a value outside."""
+        """The preimage of ``value``; both are below ``2 ** bits``. Raises MisuseError for a value outside."""
         left, right = self._halves(value)
         shift = self._shift
         for round_key in reversed(self._round_keys):
@@ -68,21 +68,21 @@ class Permutation:
 
     def _halves(self, value: int) -> tuple[int, int]:
         if value < 0 or value >> self.bits:
-            raise MisuseError(f"{value} is outside of a permutation of {self.bits} bits")
+            raise MisuseError(f"Expected a value of at most {self.bits} bits, found {value}.")
         return value >> self._half, value & self._mask
 
 
 class Derivation:
-    """All that one seed gives: a hash for each (label, index), and the permutations of its fleet.
+    """The values of one seed: a hash for each (label, index), and the permutations of its fleet.
 
-    ``seed`` is any text. It holds no more than a few keyed states, and pickles as the seed alone.
+    ``seed`` is any text. Pickles as the seed alone.
     """
 
     __slots__ = ("_key", "_ports", "_serials", "_states", "_tokens", "seed")
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
-        # surrogatepass: a seed from a command line that is not UTF-8 holds lone surrogates
+        # surrogatepass: a seed from a command line that is not valid UTF-8 has lone surrogates
         self._key = hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), person=b"lom-agent seed").digest()
         self._states: dict[bytes, hashlib.blake2b] = {}
         self._ports = Permutation(self.digest(b"port addresses", 0), MAC_BITS)
@@ -93,7 +93,7 @@ class Derivation:
         return Derivation, (self.seed,)
 
     def digest(self, label: bytes, index: int) -> bytes:
-        """64 bytes for ``label`` (at most 16 bytes, one for each use) and ``index`` (below ``2 ** 64``)."""
+        """64 bytes for ``label`` (at most 16 bytes, a different one for each use) and ``index`` (below ``2 ** 64``)."""
         state = self._states.get(label)
         if state is None:
             state = self._states[label] = hashlib.blake2b(key=self._key, person=label)
@@ -102,55 +102,55 @@ class Derivation:
         return fresh.digest()
 
     def mac_address(self, index: int, port: int) -> str:
-        """The MAC of ``port`` (PRIMARY_ETHERNET to BLUETOOTH) of Mac ``index``; no other port has it."""
+        """The MAC address of ``port`` (PRIMARY_ETHERNET to BLUETOOTH) of Mac ``index``; unique for each port."""
         return mac_text(self._ports.forward(packed_port(index, port)))
 
     def serial_number(self, index: int, prefix: str) -> str:
-        """``prefix`` and ten characters that no other index has."""
+        """``prefix`` and ten characters that are unique for each index."""
         return prefix + serial_text(self._serials.forward(index))
 
     def port_index(self, mac: str) -> tuple[int, int]:
-        """Whose address a MAC is: index and port of the only Mac that could have it, which may be in no fleet.
+        """Index and port of the only Mac that can have this MAC address; the index may be outside the fleet.
 
-        ``mac`` is as ``mac_address`` gives it.
+        ``mac`` has the form of ``mac_address``.
         """
         return divmod(self._ports.inverse(mac_value(mac)), PORTS_A_MAC)
 
     def serial_index(self, characters: str) -> int | None:
-        """The only index whose serial number can end in these ten characters; None where none can."""
+        """The only index whose serial number can end in these ten characters; None if there is none."""
         value = serial_value(characters)
         return None if value is None else self._serials.inverse(value)
 
     def push_token(self, index: int) -> bytes:
-        """32 bytes, of which the first eight are no other index's."""
+        """32 bytes; the first eight are unique for each index."""
         unique = self._tokens.forward(index).to_bytes(8, "big")
         return unique + self.digest(b"push token", index)[:24]
 
     def token_index(self, token: bytes, indexes: range) -> int | None:
-        """Whose push token it is, of the Macs ``indexes``; None where it is nobody's. No table: it is calculated."""
+        """The index in ``indexes`` that has this push token, or None. Calculated, without a table."""
         index = self._tokens.inverse(int.from_bytes(token[:8], "big"))
         return index if index in indexes and self.push_token(index) == token else None
 
 
 def packed_port(index: int, port: int) -> int:
-    """One integer for each (index, port): what the permutation of addresses takes. Raises MisuseError."""
+    """One integer for each (index, port), the input of the permutation of MAC addresses. Raises MisuseError."""
     if index < 0 or not 0 <= port < PORTS_A_MAC:
-        raise MisuseError(f"no Mac has index {index} and port {port}; ports are 0 to {PORTS_A_MAC - 1}")
+        raise MisuseError(f"Expected an index from 0 and a port from 0 to {PORTS_A_MAC - 1}, found {index} and {port}.")
     return index * PORTS_A_MAC + port
 
 
 def mac_text(value: int) -> str:
-    """The locally administered unicast MAC whose 46 free bits are ``value``: ``96:f6:d6:f3:c0:5b``.
+    """The locally administered unicast MAC address with ``value`` as its 46 free bits: ``96:f6:d6:f3:c0:5b``.
 
     Source: IEEE 802, clause 8: in the first octet bit 0 is I/G (0, one interface), bit 1 is U/L (1, local).
     """
     if value < 0 or value >> MAC_BITS:
-        raise MisuseError(f"{value} does not fit the {MAC_BITS} free bits of a MAC")
+        raise MisuseError(f"Expected a value of at most {MAC_BITS} bits for a MAC address, found {value}.")
     return (value >> 40 << 42 | 1 << 41 | value & (1 << 40) - 1).to_bytes(6, "big").hex(":")
 
 
 def mac_value(text: str) -> int:
-    """The 46 free bits of a MAC that ``mac_text`` wrote."""
+    """The 46 free bits of a MAC address in the form of ``mac_text``."""
     number = int(text.replace(":", ""), 16)
     return number >> 42 << 40 | number & (1 << 40) - 1
 
@@ -158,12 +158,12 @@ def mac_value(text: str) -> int:
 def serial_text(value: int) -> str:
     """Ten characters of SERIAL_CHARACTERS for ``value`` below ``2 ** 50``, one-to-one."""
     if value < 0 or value >> SERIAL_BITS:
-        raise MisuseError(f"{value} does not fit a serial number of {SERIAL_BITS} bits")
+        raise MisuseError(f"Expected a value of at most {SERIAL_BITS} bits for a serial number, found {value}.")
     return "".join([SERIAL_CHARACTERS[value >> shift & 31] for shift in range(SERIAL_BITS - 5, -1, -5)])
 
 
 def serial_value(characters: str) -> int | None:
-    """The value that ``serial_text`` wrote so; None for any other text."""
+    """The inverse of ``serial_text``; None for any other text."""
     value = 0
     for character in characters:
         place = SERIAL_CHARACTERS.find(character)
@@ -174,7 +174,7 @@ def serial_value(characters: str) -> int | None:
 
 
 def uuid_text(raw: bytes, version: int) -> str:
-    """16 bytes as an upper-case UUID with the bits of ``version``, as macOS writes one. Source: RFC 9562, 4."""
+    """16 bytes as a UUID of this version, in upper case as macOS writes it. Source: RFC 9562, 4."""
     number = int.from_bytes(raw, "big")
     number = number & ~(0xF << 76) | version << 76  # version field
     number = number & ~(0x3 << 62) | 0x2 << 62  # variant field

@@ -1,7 +1,7 @@
-"""How long something takes that takes a Mac some time: a distribution of seconds, and its text form.
+"""Distributions of durations (such as boot times) in seconds, and their text form.
 
-Drawing is pure: the number that it takes comes from ``Chance``, so that a duration follows from the seed, the Mac's
-index, the purpose and how many were drawn before.
+Draws are reproducible: the random numbers come from ``Chance``, so a duration depends only on the seed, the index of
+the Mac, the purpose and the number of earlier draws.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from statistics import NormalDist
 from agent.errors import MisuseError, OperatorError
 
 SHORTEST_SECONDS = 0.001
-LONGEST_SECONDS = 3600.0  # of any draw: a Mac that takes longer to boot is broken
+LONGEST_SECONDS = 3600.0  # our limit
 MOST_SIGMA = 2.0
-_MOST_DEVIATIONS = 4.0  # standard deviations that a lognormal draw is away from its median; one in 16,000 is beyond
-_LEAST_CHANCE = 2.0**-53  # so that neither end of the normal distribution, which is infinite, is ever asked for
+_MOST_DEVIATIONS = 4.0  # a lognormal draw is clipped to this many sigma from the median; affects one in 16,000
+_LEAST_CHANCE = 2.0**-53  # keeps probabilities away from 0 and 1, where the inverse normal distribution is infinite
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Always ``seconds``. Raises MisuseError where that is not from SHORTEST_SECONDS to LONGEST_SECONDS."""
+    """Always ``seconds``. Raises MisuseError if it is not from SHORTEST_SECONDS to LONGEST_SECONDS."""
 
     seconds: float
 
@@ -40,7 +40,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Anything from ``shortest`` to ``longest`` seconds. Raises MisuseError for what is no such range."""
+    """Uniform from ``shortest`` to ``longest`` seconds. Raises MisuseError for an invalid range."""
 
     shortest: float
     longest: float
@@ -60,10 +60,10 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class LogNormal:
-    """Half of the draws are below ``median`` seconds, and a few are far beyond.
+    """Lognormal with this ``median`` in seconds; ``sigma`` is the standard deviation of the logarithm.
 
-    ``sigma`` is the standard deviation of the logarithm, from 0 to MOST_SIGMA. A draw is at most four of them away
-    from the median, and from SHORTEST_SECONDS to LONGEST_SECONDS. Raises MisuseError for what is out of bounds.
+    ``sigma`` is from 0 to MOST_SIGMA. Draws are clipped to four sigma from the median, and to SHORTEST_SECONDS and
+    LONGEST_SECONDS. Raises MisuseError for values out of bounds.
     """
 
     median: float
@@ -91,13 +91,13 @@ Duration = Constant | Uniform | LogNormal
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """The durations of one Mac, one after another: call it for the next, in seconds."""
+    """A generator of the durations of one Mac: each call returns the next one in seconds."""
 
     distribution: Duration
     chance: Callable[[], float]
 
     def __call__(self) -> float:
-        """The next one."""
+        """The next duration, in seconds."""
         return self.distribution.draw(self.chance)
 
 
@@ -110,7 +110,7 @@ _EXPECTED = "constant:SECONDS, uniform:SHORTEST,LONGEST or lognormal:MEDIAN,SIGM
 
 
 def parse_duration(text: str) -> Duration:
-    """The distribution that ``text`` names: ``constant:3``, ``uniform:1,3``, ``lognormal:30,0.3``.
+    """Parse a distribution: ``constant:3``, ``uniform:1,3`` or ``lognormal:30,0.3``.
 
     Raises OperatorError for any other text, and for numbers out of bounds.
     """

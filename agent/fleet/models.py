@@ -1,8 +1,8 @@
-"""The Macs that support lights-out management and the macOS releases that run on them: two tables of facts.
+"""Tables of the Mac models that support lights-out management and of the macOS releases that run on them.
 
-``population`` draws from both with 64-bit numbers of the keyed hash; the weights make the mix of a believable fleet
-and are ours. Sources: Apple's deployment guide (which models support LOM), Apple's support pages "Identify your Mac"
-(identifiers, Ethernet ports), the public AppleDB (builds, and the models each was released for).
+``population`` draws from both with 64-bit numbers of a keyed hash. The weights are our estimate of a typical fleet.
+Sources: Apple's deployment guide (which models support LOM), Apple's support pages "Identify your Mac" (identifiers,
+Ethernet ports), the public AppleDB (builds, and the models each was released for).
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from typing import Literal, Protocol, TypeVar
 
 from agent.errors import MisuseError
 
-MAX_LOM_PORTS = 2  # PrimaryIPv6AddressList and SecondaryIPv6AddressList: one interface each
-
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One LOM-capable model of Mac.
-
-    ``identifier`` is what a Mac reports as Model or ProductName, ``name`` what it reports as ModelName.
-    ``lom_ports`` counts its built-in 10 Gb Ethernet ports; where ``ten_gigabit_option`` is true they were bought
-    extra (the identifier does not tell), elsewhere they are standard. ``earliest_macos`` is the first macOS
-    (major, minor), from 11 on, whose build for all Macs runs on it; ``latest_major`` the last major version that
-    does, None where none is known. ``serial_prefix`` stands before ten characters; ``weight`` is its share.
-    """
+    """One LOM-capable model of Mac."""
 
     identifier: str
+    """What a Mac reports as Model and ProductName."""
     name: str
+    """What a Mac reports as ModelName."""
     year: int
+    """Year of release."""
     weight: int
+    """Share of the fleet, relative to the other models."""
     lom_ports: int
-    ten_gigabit_option: bool
+    """Number of built-in 10 Gb Ethernet ports: 1 or 2. On the Mac mini the port is an option at purchase."""
     chip: Literal["apple-silicon", "intel"]
     earliest_macos: tuple[int, int]
+    """First macOS (major, minor), from 11 on, whose general build runs on this model."""
     latest_major: int | None
+    """Last major version of macOS that runs on this model; None if no last version is known."""
     serial_prefix: str
+    """First characters of the serial number, before the ten generated ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One build of macOS. ``only_for`` names the models of a build made for new hardware; empty means all."""
+    """One build of macOS."""
 
     version: str
     build: str
     weight: int
+    """Share of the fleet, relative to the other releases for the same model."""
     only_for: tuple[str, ...] = ()
+    """Identifiers of the models that a build for new hardware supports; empty for a general build."""
 
     @property
     def number(self) -> tuple[int, int]:
@@ -55,23 +55,23 @@ class Release:
         return int(major), int(minor)
 
 
-# Serial numbers have ten random characters since 2021; those of the two older models have twelve, and the first
-# name the factory.
+# Serial numbers have ten random characters since 2021. Those of the two older models have twelve characters; the
+# first two identify the factory.
 _MINI, _STUDIO, _PRO = "Mac mini", "Mac Studio", "Mac Pro"
 MODELS: tuple[Model, ...] = (
-    Model("Macmini9,1", _MINI, 2020, 12, 1, True, "apple-silicon", (11, 0), None, "C0"),
-    Model("Mac14,3", _MINI, 2023, 10, 1, True, "apple-silicon", (13, 2), None, ""),
-    Model("Mac14,12", _MINI, 2023, 8, 1, True, "apple-silicon", (13, 2), None, ""),
-    Model("Mac16,10", _MINI, 2024, 16, 1, True, "apple-silicon", (15, 2), None, ""),
-    Model("Mac16,11", _MINI, 2024, 10, 1, True, "apple-silicon", (15, 2), None, ""),
-    Model("Mac13,1", _STUDIO, 2022, 10, 1, False, "apple-silicon", (12, 3), None, ""),
-    Model("Mac13,2", _STUDIO, 2022, 4, 1, False, "apple-silicon", (12, 3), None, ""),
-    Model("Mac14,13", _STUDIO, 2023, 9, 1, False, "apple-silicon", (13, 5), None, ""),
-    Model("Mac14,14", _STUDIO, 2023, 5, 1, False, "apple-silicon", (13, 5), None, ""),
-    Model("Mac16,9", _STUDIO, 2025, 8, 1, False, "apple-silicon", (15, 4), None, ""),
-    Model("Mac15,14", _STUDIO, 2025, 4, 1, False, "apple-silicon", (15, 4), None, ""),
-    Model("MacPro7,1", _PRO, 2019, 2, 2, False, "intel", (11, 0), 26, "F5"),
-    Model("Mac14,8", _PRO, 2023, 2, 2, False, "apple-silicon", (13, 5), None, ""),
+    Model("Macmini9,1", _MINI, 2020, 12, 1, "apple-silicon", (11, 0), None, "C0"),
+    Model("Mac14,3", _MINI, 2023, 10, 1, "apple-silicon", (13, 2), None, ""),
+    Model("Mac14,12", _MINI, 2023, 8, 1, "apple-silicon", (13, 2), None, ""),
+    Model("Mac16,10", _MINI, 2024, 16, 1, "apple-silicon", (15, 2), None, ""),
+    Model("Mac16,11", _MINI, 2024, 10, 1, "apple-silicon", (15, 2), None, ""),
+    Model("Mac13,1", _STUDIO, 2022, 10, 1, "apple-silicon", (12, 3), None, ""),
+    Model("Mac13,2", _STUDIO, 2022, 4, 1, "apple-silicon", (12, 3), None, ""),
+    Model("Mac14,13", _STUDIO, 2023, 9, 1, "apple-silicon", (13, 5), None, ""),
+    Model("Mac14,14", _STUDIO, 2023, 5, 1, "apple-silicon", (13, 5), None, ""),
+    Model("Mac16,9", _STUDIO, 2025, 8, 1, "apple-silicon", (15, 4), None, ""),
+    Model("Mac15,14", _STUDIO, 2025, 4, 1, "apple-silicon", (15, 4), None, ""),
+    Model("MacPro7,1", _PRO, 2019, 2, 2, "intel", (11, 0), 26, "F5"),
+    Model("Mac14,8", _PRO, 2023, 2, 2, "apple-silicon", (13, 5), None, ""),
 )
 
 RELEASES: tuple[Release, ...] = (
@@ -109,26 +109,28 @@ def runs_on(release: Release, model: Model) -> bool:
 
 
 def model_named(identifier: str) -> Model:
-    """The row of ``identifier``. Raises MisuseError where the table has none."""
+    """The model with this identifier. Raises MisuseError if MODELS has none."""
     try:
         return _BY_IDENTIFIER[identifier]
     except KeyError:
-        raise MisuseError(f"no LOM-capable model is named {identifier!r}; see MODELS") from None
+        raise MisuseError(
+            f"Expected the identifier of a LOM-capable model (see MODELS), found {identifier!r}."
+        ) from None
 
 
 def draw_model(number: int) -> Model:
-    """The model that ``number``, evenly spread and far above the weights, falls on."""
+    """The model selected by ``number``, a uniform random integer much larger than the sum of the weights."""
     return _MODEL_TICKETS[number % len(_MODEL_TICKETS)]
 
 
 def draw_release(model: Model, number: int) -> Release:
-    """The release for ``model`` that ``number``, evenly spread and far above the weights, falls on."""
+    """The release of ``model`` selected by ``number``, a uniform random integer much larger than the weights."""
     tickets = _RELEASE_TICKETS[model.identifier]
     return tickets[number % len(tickets)]
 
 
 def _tickets(rows: Iterable[_Row]) -> tuple[_Row, ...]:
-    """Each row as often as its weight: one look-up draws, at the cost of some hundred references."""
+    """Each row repeated ``weight`` times, so that a weighted draw is one look-up."""
     return tuple(row for row in rows for _ in range(row.weight))
 
 

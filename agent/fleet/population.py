@@ -1,7 +1,7 @@
-"""The fleet: a seed and a number of devices in, any one Mac out, computed when it is asked for.
+"""The fleet: from a seed and a number of devices, any single Mac, computed on demand.
 
-Nothing is stored that can be derived, so a fleet of a million costs no more memory than one of ten. A Mac depends on
-the seed, its index and the size of a segment, never on how many others there are or which process asks.
+No derived value is stored, so a fleet of a million Macs takes no more memory than one of ten. A Mac depends on the
+seed, its index and the segment size, not on the size of the fleet or on the process.
 """
 
 from __future__ import annotations
@@ -19,29 +19,25 @@ from agent.fleet.models import draw_model, draw_release, model_named
 from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
 from agent.pki.names import ascii_lower, ascii_upper
 
-MAX_DEVICES = 10_000_000  # ours: the values that are unique by construction have room for far more
-DEFAULT_SEGMENT_SIZE = 10  # devices; ours
-DEFAULT_SEED = "lom-agent"  # ours
-SERIAL_CHARACTERS_A_MAC = 10  # of a serial number, behind the model's prefix
+MAX_DEVICES = 10_000_000  # our limit; the number of unique values is far greater
+DEFAULT_SEGMENT_SIZE = 10  # devices; our choice
+DEFAULT_SEED = "lom-agent"  # our choice
+SERIAL_CHARACTERS_A_MAC = 10  # of a serial number, after the model's prefix
 DOMAIN = "lom.test"  # never resolved; .test is reserved (RFC 6761, 6.2)
-LOM_PROTOCOL_VERSION = 1  # Apple does not publish its wire format; this is the version of ours
+LOM_PROTOCOL_VERSION = 1  # of our link; Apple's wire format is unpublished
 
 CONTROLLER = "controller"
 DEVICE = "device"
 
 
 class NoSuchMacError(OperatorError, IndexError):
-    """The fleet has no Mac, or no segment, of this number."""
+    """The fleet has no Mac, or no segment, with this number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mac:
-    """Who one simulated Mac is; its state is elsewhere.
+    """The constant properties of one simulated Mac; ``agent.device`` has its state.
 
-    ``macs`` are its LOM-capable Ethernet ports, primary first, lower case with colons. ``primary_ipv6`` and
-    ``secondary_ipv6`` are their link-local addresses; a Mac with one port has an empty secondary list. ``dns_name``
-    is the CommonName and the dNSName of its LOM identities. ``segment`` is its subnet's number, ``roles`` holds
-    ``"controller"`` or not, and ``"device"``. ``source`` is what the properties are derived from when asked for.
     Source: schema, LOMSetupRequest response and Authenticate.
     """
 
@@ -49,27 +45,35 @@ class Mac:
     udid: str
     serial_number: str
     model: str
+    """Model identifier, such as ``Mac16,10``."""
     model_name: str
     os_version: str
     build_version: str
     host_name: str
     dns_name: str
+    """CommonName and dNSName of its LOM identities."""
     macs: tuple[str, ...]
+    """MAC addresses of its LOM-capable Ethernet ports, primary first, in lower case with colons."""
     primary_ipv6: tuple[str, ...]
+    """Link-local address of the primary port."""
     secondary_ipv6: tuple[str, ...]
+    """Link-local address of the secondary port; empty if the Mac has one port."""
     lom_protocol_version: int
     segment: int
+    """Number of its subnet."""
     roles: tuple[str, ...]
+    """``"controller"`` (first Mac of a segment only) and ``"device"``."""
     source: Derivation = field(repr=False, compare=False)
+    """Source of the properties that are derived on demand."""
 
     @property
     def device_name(self) -> str:
-        """What its user sees in the settings, and DeviceName in Authenticate."""
+        """The computer's name; DeviceName in Authenticate."""
         return f"{self.model_name} {self.serial_number}"
 
     @property
     def push_token(self) -> bytes:
-        """32 bytes, no other Mac's; Token in TokenUpdate."""
+        """32 bytes, unique; Token in TokenUpdate."""
         return self.source.push_token(self.index)
 
     @property
@@ -79,31 +83,31 @@ class Mac:
 
     @property
     def bootstrap_token(self) -> bytes:
-        """32 bytes; what the Mac escrows with SetBootstrapToken."""
+        """32 bytes; BootstrapToken in SetBootstrapToken."""
         return self.source.digest(b"bootstrap token", self.index)[:32]
 
     @property
     def wifi_mac(self) -> str:
-        """The MAC of the Wi-Fi interface; LOM does not use it."""
+        """The MAC address of the Wi-Fi interface; LOM does not use it."""
         return self.source.mac_address(self.index, derivation.WIFI)
 
     @property
     def bluetooth_mac(self) -> str:
-        """The MAC of the Bluetooth interface; LOM does not use it."""
+        """The MAC address of the Bluetooth interface; LOM does not use it."""
         return self.source.mac_address(self.index, derivation.BLUETOOTH)
 
     @property
     def has_10gb(self) -> bool:
-        """Whether it has the 10 Gb Ethernet port that LOM needs: every Mac here was bought with it."""
+        """Whether it has the 10 Gb Ethernet port that LOM needs. Every simulated Mac has it."""
         return True
 
     @property
     def apple_silicon(self) -> bool:
-        """Whether its processor is Apple's own; false is Intel."""
+        """Whether it has Apple silicon; false means Intel."""
         return model_named(self.model).chip == "apple-silicon"
 
     def as_json(self) -> dict[str, Any]:
-        """The public facts, as JSON has them (lists, not tuples), always in this order."""
+        """The properties as a JSON object (lists instead of tuples), always in this order."""
         return {
             "index": self.index,
             "udid": self.udid,
@@ -124,9 +128,9 @@ class Mac:
 
 
 class Population:
-    """All Macs of a seed: ``population[index]``, ``len()``, iteration, and who shares a segment with whom.
+    """All Macs of a seed: ``population[index]``, ``len()``, iteration, and the segments.
 
-    ``devices`` is 1 to 10,000,000; each ``segment_size`` consecutive indexes are a segment (the last may be shorter).
+    ``devices`` is 1 to 10,000,000. Every ``segment_size`` consecutive indexes are a segment (the last may be shorter).
     Raises OperatorError for other numbers. Pickles as its three arguments.
     """
 
@@ -134,7 +138,7 @@ class Population:
 
     def __init__(self, seed: str, devices: int, segment_size: int = DEFAULT_SEGMENT_SIZE) -> None:
         if not isinstance(seed, str):
-            raise OperatorError(f"the seed must be text, found {seed!r}; put it in quotes")
+            raise OperatorError(f"Expected the seed as text, found {seed!r}. Put it in quotes.")
         self.seed = seed
         self.devices = _counted("the number of devices", devices, MAX_DEVICES)
         self.segment_size = _counted("the segment size", segment_size, MAX_DEVICES)
@@ -153,7 +157,7 @@ class Population:
         return map(self.__getitem__, range(self.devices))
 
     def __getitem__(self, index: int) -> Mac:
-        """Mac ``index``, from 0; a new equal object each time. Raises NoSuchMacError, also for negative ones."""
+        """Mac ``index`` (from 0) as a new object. Raises NoSuchMacError, also for negative indexes."""
         index = self._checked(index)
         source = self._source
         digest = source.digest(b"mac", index)
@@ -183,11 +187,11 @@ class Population:
         )
 
     def udid(self, index: int) -> str:
-        """The UDID of Mac ``index``, without the rest of it. Raises NoSuchMacError."""
+        """The UDID of Mac ``index``, without deriving the whole Mac. Raises NoSuchMacError."""
         return uuid_text(self._source.digest(b"mac", self._checked(index))[:16], 5)
 
     def index_of_address(self, address: str) -> int | None:
-        """The index of the Mac with this link-local address, as ``Mac`` writes it; None where nobody has it."""
+        """The index of the Mac with this link-local address (in the form of ``Mac``), or None."""
         try:
             index, port = self._source.port_index(mac_from_link_local(address))
         except AddressError:
@@ -198,45 +202,45 @@ class Population:
         return index if (*mac.primary_ipv6, *mac.secondary_ipv6)[port : port + 1] == (address,) else None
 
     def index_of_name(self, dns_name: str) -> int | None:
-        """The index of the Mac with this DNS name, in lower case; None where nobody has it."""
+        """The index of the Mac with this DNS name (in lower case), or None."""
         host = dns_name.removesuffix(f".{DOMAIN}")
         index = self._source.serial_index(ascii_upper(host[-SERIAL_CHARACTERS_A_MAC:]))
         return index if index is not None and index < self.devices and self[index].dns_name == dns_name else None
 
     def index_of_token(self, token: bytes) -> int | None:
-        """The index of the Mac with this push token, None where it is of no Mac of this fleet."""
+        """The index of the Mac with this push token, or None."""
         return self._source.token_index(token, range(self.devices))
 
     def chance(self, purpose: bytes) -> Chance:
-        """A row of numbers for the whole fleet, not for one Mac; ``purpose`` is at most 16 bytes."""
+        """A sequence of random numbers for the whole fleet; ``purpose`` is at most 16 bytes."""
         return Chance(self._source, 0, purpose)
 
     @property
     def segments(self) -> int:
-        """How many segments there are."""
+        """The number of segments."""
         return -(-self.devices // self.segment_size)
 
     def segment(self, number: int) -> range:
-        """The indexes of segment ``number``, from 0; the first is its Controller. Raises NoSuchMacError."""
+        """The indexes of segment ``number`` (from 0); the first one is its Controller. Raises NoSuchMacError."""
         if not 0 <= number < self.segments:
-            raise NoSuchMacError(f"no segment {number}: this fleet has segments 0 to {self.segments - 1}")
+            raise NoSuchMacError(f"Expected a segment from 0 to {self.segments - 1}, found {number}.")
         first = number * self.segment_size
         return range(first, min(first + self.segment_size, self.devices))
 
     def controller_of(self, index: int) -> int:
-        """The index of the Controller that reaches Mac ``index``; a Controller's is itself."""
+        """The index of the Controller of Mac ``index``'s segment; a Controller is its own."""
         index = self._checked(index)
         return index - index % self.segment_size
 
     def _checked(self, index: int) -> int:
-        number = operator.index(index)  # TypeError for a slice or a float, as lists have it
+        number = operator.index(index)  # TypeError for a slice or a float, as for a list
         if not 0 <= number < self.devices:
-            raise NoSuchMacError(f"no Mac {number}: this fleet has Macs 0 to {self.devices - 1}")
+            raise NoSuchMacError(f"Expected a Mac from 0 to {self.devices - 1}, found {number}.")
         return number
 
 
 def _counted(what: str, number: int, most: int) -> int:
-    # bool is an int to Python, but `devices: yes` in a scenario is a slip
+    # bool is a subclass of int, but `devices = true` in a scenario is a mistake
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most:
         raise OperatorError(f"{what} must be a whole number from 1 to {most:,}, found {number!r}")
     return number

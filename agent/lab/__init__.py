@@ -1,1 +1,1 @@
-"""A small real MDM server, the embedded default: it stands in for the server that is to be tested."""
+"""The lab: a small real MDM server, embedded as the default target of a run."""

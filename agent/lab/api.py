@@ -1,6 +1,6 @@
-"""The lab's HTTP API: look at the Macs, queue a command, read its result, push. Described in docs/lab-api.md.
+"""The lab's HTTP API: list the Macs, queue a command, read its result, push. Documented in docs/lab-api.md.
 
-Every request carries ``Authorization: Bearer TOKEN``. Commands come and results go as XML plists, the rest is JSON.
+Every request has ``Authorization: Bearer TOKEN``. Commands and results are XML plists, everything else is JSON.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from agent.lab.kept import EnrolledMac
 from agent.lab.push import LabPush
 from agent.net.apns.provider import PushFailed
 from agent.net.http.server import MAX_BODY_BYTES
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.pki.names import ascii_upper
 
-MAX_UUID_LENGTH = 100  # ours, of a CommandUUID that a client chose
-PUSH_SECONDS = 5.0  # ours: how long an answer waits for APNs
+MAX_UUID_LENGTH = 100  # characters of a CommandUUID chosen by a client; our limit
+PUSH_SECONDS = 5.0  # how long an answer waits for APNs; our choice
 
 Rendered = bytes | int
 
@@ -33,7 +33,7 @@ _WANTED = "expected one header Authorization: Bearer TOKEN, with the token that 
 
 
 class APIError(Exception):
-    """What cannot be done, with its HTTP status."""
+    """A request fails with this HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class APIError(Exception):
 
 
 def is_authorised(request: Any, token: str) -> bool:
-    """Whether a request has the API's token, in one header Authorization. Only its header is looked at."""
+    """Whether a request has exactly one Authorization header, with the API's token."""
     values = request.requestHeaders.getRawHeaders(b"authorization", [])
     if len(values) != 1:
         return False
@@ -50,7 +50,7 @@ def is_authorised(request: Any, token: str) -> bool:
 
 
 class API(Resource):
-    """Everything under ``/api/``; the rest of the path is read here. ``pusher`` is how the lab pushes just now."""
+    """The resource ``/api/`` with all paths below it. ``pusher`` returns the lab's current way to push, or None."""
 
     isLeaf = True
 
@@ -67,7 +67,7 @@ class API(Resource):
             if not is_authorised(request, self._token):
                 raise APIError(401, _WANTED)
             if request.too_long:
-                raise APIError(413, f"at most {MAX_BODY_BYTES} bytes are taken")
+                raise APIError(413, f"the body has more than {MAX_BODY_BYTES} bytes")
             path = [part.decode("utf-8", "replace") for part in request.postpath if part]
             return self._route(request, request.method.decode("ascii", "replace"), path)
         except APIError as error:
@@ -87,7 +87,7 @@ class API(Resource):
                 return self._result(request, self._mac(udid), command_uuid)
             case "POST", ["v1", "macs", udid, "push"]:
                 return self._push(request, self._mac(udid))
-        raise APIError(404, f"there is no {method} /api/{'/'.join(path)[:200]}; docs/lab-api.md lists what there is")
+        raise APIError(404, f"there is no {method} /api/{'/'.join(path)[:200]}; docs/lab-api.md lists the requests")
 
     def _mac(self, udid: str) -> EnrolledMac:
         mac = self._lab.macs.get(ascii_upper(udid))
@@ -110,21 +110,20 @@ class API(Resource):
             raise APIError(409, str(error)) from error
         except Refused as error:
             raise APIError(error.status, str(error)) from error
-        # Of the URL alone: Twisted's own reading takes curl's usual body for a form.
+        # Parsed from the URL only: Twisted's ``args`` would also parse curl's default body as a form.
         wanted = parse_qs(request.uri.partition(b"?")[2]).get(b"push") != [b"0"]
         pusher = self._pusher() if wanted else None
         if pusher is None:
             return _json(request, 201, {"command_uuid": command_uuid, "push": None})
-        _Pushing(self._reactor, request, lambda push: (201, {"command_uuid": command_uuid, "push": push})).begin(
-            pusher, mac.udid
-        )
+        answer = _PushAnswer(self._reactor, request, lambda push: (201, {"command_uuid": command_uuid, "push": push}))
+        answer.start(pusher, mac.udid)
         return NOT_DONE_YET
 
     def _push(self, request: Any, mac: EnrolledMac) -> Rendered:
         pusher = self._pusher()
         if pusher is None:
             raise APIError(409, "this lab has no way to push: it was started without --apns")
-        _Pushing(self._reactor, request, _pushed).begin(pusher, mac.udid)
+        _PushAnswer(self._reactor, request, _pushed).start(pusher, mac.udid)
         return NOT_DONE_YET
 
     def _result(self, request: Any, mac: EnrolledMac, command_uuid: str) -> bytes:
@@ -134,13 +133,13 @@ class API(Resource):
             return result.body
         if command_uuid in mac.queue:
             return _json(request, 202, {"command_uuid": command_uuid, "state": "queued"})
-        raise APIError(404, f"the lab has neither queued nor kept a command {command_uuid[:80]}")
+        raise APIError(404, f"the command {command_uuid[:80]} is not queued, and the lab has no result of it")
 
 
-class _Pushing:
-    """A request whose answer says what APNs made of a push, but does not wait for it for ever.
+class _PushAnswer:
+    """Answers a request with the outcome of a push, after PUSH_SECONDS at the latest.
 
-    ``answer`` makes status and document from what is said of the push.
+    ``answer`` returns status and document for the outcome of the push.
     """
 
     def __init__(
@@ -149,49 +148,48 @@ class _Pushing:
         self._reactor = reactor
         self._request: Any = request
         self._answer = answer
-        self._timer: DelayedCall | None = None
+        self._alarm = Alarm(reactor, self._timed_out)
 
-    def begin(self, pusher: LabPush, udid: str) -> None:
-        """Push."""
-        self._request.notifyFinish().addBoth(self._over)
-        self._timer = self._reactor.callLater(PUSH_SECONDS, self._late)
+    def start(self, pusher: LabPush, udid: str) -> None:
+        """Push, and answer once the outcome is known."""
+        self._request.notifyFinish().addBoth(self._finished)
+        self._alarm.set(PUSH_SECONDS)
         pusher.push(udid).addCallbacks(self._accepted, self._refused)
 
     def _accepted(self, apns_id: str) -> None:
-        self._say({"apns_id": apns_id})
+        self._respond({"apns_id": apns_id})
 
     def _refused(self, failure: Failure) -> Failure | None:
         error = failure.value
         if not isinstance(error, PushFailed):
             return failure
-        self._say({"error": str(error), "status": error.status, "reason": error.reason})
+        self._respond({"error": str(error), "status": error.status, "reason": error.reason})
         return None
 
-    def _late(self) -> None:
-        text = f"APNs has not answered within {PUSH_SECONDS:g} s; the lab goes on trying"
-        self._say({"error": text, "status": 0, "reason": "", "pending": True})
+    def _timed_out(self) -> None:
+        text = f"APNs has not answered within {PUSH_SECONDS:g} s; the lab keeps trying"
+        self._respond({"error": text, "status": 0, "reason": "", "pending": True})
 
-    def _say(self, push: dict[str, Any]) -> None:
+    def _respond(self, push: dict[str, Any]) -> None:
         request = self._request
         if request is not None:
             status, document = self._answer(push)
             request.write(_json(request, status, document))
             request.finish()
 
-    def _over(self, _ignored: object) -> None:
-        """The answer is out, or nobody waits for it any more."""
+    def _finished(self, _ignored: object) -> None:
+        """The answer was sent, or the client closed the connection."""
         self._request = None
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._alarm.cancel()
 
 
 def _pushed(push: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """A push that may still be taken has not failed."""
+    """Status and document of a push request; a pending push has not failed."""
     return 202 if "pending" in push else 502 if "error" in push else 200, {"push": push}
 
 
 def _command_uuid(value: object) -> str | None:
-    """The CommandUUID of a whole command; None where the lab is to choose one."""
+    """The client's CommandUUID, or None if the lab is to choose one. Raises APIError."""
     if value is None:
         return None
     if not isinstance(value, str) or not 0 < len(value) <= MAX_UUID_LENGTH or not value.isprintable():

@@ -1,7 +1,7 @@
-"""What the lab knows and decides: who is enrolled with which certificate, what is queued, what was answered. No I/O.
+"""The lab's state and protocol logic: enrolled Macs with their certificates, queued commands, results. No I/O.
 
-The lab judges what a real server judges: the keys of each message, its topic, its Content-Type, its Mdm-Signature, and
-that a UDID comes with the certificate that it enrolled with.
+The lab checks what a real server checks: the keys of each message, its topic, Content-Type and Mdm-Signature, and that
+each UDID uses the certificate that it enrolled with.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from agent.pki.cms import CMSError, mdm_signature_signer
 from agent.profiles.making import TOPIC
 
 MAX_MACS = 1_000_000
-MAX_QUEUED = 10_000  # commands that wait for one Mac
-MAX_RESULTS = 200  # kept of each Mac, unless one says another number; the oldest go first
+MAX_QUEUED = 10_000  # queued commands per Mac
+MAX_RESULTS = 200  # default number of stored results per Mac; the oldest are dropped first
 _STATUSES = {status.value for status in results.Status}
 _AUTHENTICATE_KEYS = ("DeviceName", "Model", "ModelName", "SerialNumber", "OSVersion", "BuildVersion")
 _TOKEN_BYTES = 32
@@ -32,7 +32,7 @@ _BINARY_PLIST = b"bplist"
 
 
 class Refused(PeerError):
-    """What a Mac sent is not what it has to be; ``status`` is the HTTP answer."""
+    """The lab rejects a message of a Mac; ``status`` is the HTTP status of the answer."""
 
     kind = "refused"
 
@@ -42,23 +42,24 @@ class Refused(PeerError):
 
 
 class NotQueued(PeerError):
-    """A command that cannot be queued: another one for the same Mac has its CommandUUID, or too many wait."""
+    """A command cannot be queued: its CommandUUID is in use for this Mac, or the queue is full."""
 
     kind = "not_queued"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a Mac PUT: the body, its Content-Type, SHA-256 of the TLS certificate, the Mdm-Signature.
-
-    ``connection`` is a number that no other connection has.
-    """
+    """A PUT request of a Mac."""
 
     body: bytes
     content_type: str
+    """In lower case, without parameters."""
     fingerprint: bytes | None
+    """SHA-256 of the TLS client certificate; None if there is none."""
     signature: str | None
+    """The header Mdm-Signature; None if there is none."""
     connection: int
+    """A number unique for each connection."""
 
 
 OnResult = Callable[[Mapping[str, Any]], None]
@@ -66,12 +67,11 @@ OnReport = Callable[[str, int], None]
 
 
 class Lab:
-    """The state of one lab. ``on_report`` is called with UDID and connection whenever a Mac reports.
+    """The state of one lab. ``on_report`` is called with UDID and connection number for each report of a Mac.
 
-    ``kept_results`` is how many results of each Mac are kept. With ``reenrolment`` a new identity of the lab may enrol
-    a UDID that is enrolled with another one, as a Mac does that was wiped without a CheckOut: its queue and results
-    are gone, as with any server. Without it such an Authenticate is refused. ``state`` is where all of it is kept, and
-    what the lab begins with.
+    ``kept_results`` is the number of stored results per Mac. With ``reenrolment`` a UDID may enrol again with a new
+    identity of the lab, as a Mac does that was erased without a CheckOut; this clears its queue and results. Without it
+    such an Authenticate is refused. ``state`` stores the lab's state and provides its initial content.
     """
 
     def __init__(
@@ -99,18 +99,18 @@ class Lab:
         *,
         command_uuid: str | None = None,
     ) -> str:
-        """Queue a command for an enrolled Mac and return its CommandUUID; ``on_result`` gets the Mac's report of it.
+        """Queue a command for an enrolled Mac and return its CommandUUID; ``on_result`` is called with the result.
 
-        Raises NotQueued where ``command_uuid`` is another one's, which waits or whose result is kept, or where too many
-        wait; Refused where the command cannot be kept.
+        Raises NotQueued if ``command_uuid`` is already queued or has a stored result, or if the queue is full; Refused
+        if the state cannot be written.
         """
         mac = self.macs[udid]
         if command_uuid is None:
             command_uuid = str(uuid.uuid4()).upper()
         elif command_uuid in mac.queue or command_uuid in mac.results:
-            raise NotQueued(f"the Mac has had a command {command_uuid} already")
+            raise NotQueued(f"the Mac already has a command {command_uuid}")
         if len(mac.queue) >= MAX_QUEUED:
-            raise NotQueued(f"{MAX_QUEUED} commands wait for this Mac already")
+            raise NotQueued(f"{MAX_QUEUED} commands are already queued for this Mac")
         body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
         queued = QueuedCommand(str(command.get("RequestType", "")), body)
         self._state.queue(udid, command_uuid, queued)
@@ -120,7 +120,7 @@ class Lab:
         return command_uuid
 
     def forget(self, udid: str, command_uuid: str) -> None:
-        """Nobody waits for this result any more; the command is taken out of the queue."""
+        """Remove a command from the queue, and its ``on_result``."""
         self._waiting.pop((udid, command_uuid), None)
         mac = self.macs[udid]
         self._state.unqueue(udid, command_uuid)
@@ -128,7 +128,7 @@ class Lab:
         mac.not_now.discard(command_uuid)
 
     def check_in(self, put: Message) -> bytes:
-        """Take a check-in message, and return what answers it. Raises Refused."""
+        """Process a check-in message and return the body of the answer. Raises Refused."""
         if put.content_type != checkin.CONTENT_TYPE:
             raise Refused(
                 415, f"the Content-Type of a check-in is {checkin.CONTENT_TYPE}, not {put.content_type[:80]!r}"
@@ -152,11 +152,11 @@ class Lab:
             case "DeclarativeManagement":
                 return self._declarative_management(udid, fingerprint, message)
             case other:
-                raise Refused(400, f"the lab does not take the MessageType {str(other)[:80]!r}")
+                raise Refused(400, f"the lab does not support the MessageType {str(other)[:80]!r}")
         return b""
 
     def report(self, put: Message) -> bytes:
-        """Take a report, and return the next command's plist, or nothing. Raises Refused."""
+        """Process a report and return the plist of the next command, or empty bytes. Raises Refused."""
         if put.content_type != results.CONTENT_TYPE:
             raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {put.content_type[:80]!r}")
         fingerprint = _certificate(put)
@@ -166,7 +166,7 @@ class Lab:
             raise Refused(403, "a report before TokenUpdate")
         status = _text(message, "Status")
         if status not in _STATUSES:
-            raise Refused(400, f"the Status {status[:80]!r} is none that a Mac reports")
+            raise Refused(400, f"the Status {status[:80]!r} is unknown")
         if self.on_report is not None:
             self.on_report(mac.udid, put.connection)
         if status == results.Status.IDLE.value:
@@ -182,7 +182,7 @@ class Lab:
             raise Refused(403, "this certificate belongs to another Mac")
         before = self.macs.get(udid)
         if before is not None and before.fingerprint != fingerprint and not self._reenrolment:
-            raise Refused(403, "this Mac is enrolled with another identity; it has to check out before it enrols anew")
+            raise Refused(403, "this Mac is enrolled with another identity; it has to check out before it enrols again")
         if before is None and len(self.macs) >= MAX_MACS:
             raise Refused(503, f"{MAX_MACS:,} Macs are enrolled already")
         mac = EnrolledMac(udid, fingerprint, message)
@@ -200,7 +200,7 @@ class Lab:
         self._update(mac, token=token, push_magic=_text(message, "PushMagic"))
 
     def _update(self, mac: EnrolledMac, **told: Any) -> None:
-        """A Mac has told something new of itself: it is kept, and then known."""
+        """Write new values of a Mac to the stored state, then set them."""
         self._state.update(replace(mac, **told))
         for name, value in told.items():
             setattr(mac, name, value)
@@ -232,7 +232,7 @@ class Lab:
         return answer
 
     def _owner(self, fingerprint: bytes) -> str:
-        """Whose certificate it is: SetBootstrapToken alone may come without a UDID."""
+        """The UDID enrolled with this certificate, for SetBootstrapToken, the only message that may lack a UDID."""
         udid = self._udids.get(fingerprint)
         if udid is None:
             raise Refused(401, "this certificate belongs to no Mac that is enrolled here")
@@ -279,7 +279,7 @@ def _check_topic(message: Mapping[str, Any]) -> None:
 
 
 def _certificate(put: Message) -> bytes:
-    """SHA-256 of the certificate that TLS and the Mdm-Signature agree on. Raises Refused."""
+    """SHA-256 of the TLS certificate, which must also be the signer of the Mdm-Signature. Raises Refused."""
     if put.fingerprint is None:
         raise Refused(401, "the Mac presented no client certificate")
     if put.signature is None:
@@ -287,9 +287,9 @@ def _certificate(put: Message) -> bytes:
     try:
         signer = mdm_signature_signer(put.signature, put.body)
     except CMSError as error:
-        raise Refused(400, f"the Mdm-Signature does not hold: {error}") from error
+        raise Refused(400, f"the Mdm-Signature is invalid: {error}") from error
     if signer.fingerprint(hashes.SHA256()) != put.fingerprint:
-        raise Refused(403, "the Mdm-Signature is another's than the TLS certificate")
+        raise Refused(403, "the Mdm-Signature has another signer than the TLS certificate")
     return put.fingerprint
 
 

@@ -1,4 +1,4 @@
-"""The lab's declarations: what a Mac fetches when it is told to manage itself declaratively. No I/O.
+"""The lab's declarations, which Macs fetch after a DeclarativeManagement command. No I/O.
 
 Source: apple-schema checkin/declarativemanagement.yaml.
 """
@@ -31,7 +31,7 @@ _DEFAULT: tuple[dict[str, Any], ...] = (
 
 
 class Declarations:
-    """The declarations that every Mac of the lab is to have."""
+    """The declarations of every Mac of the lab."""
 
     def __init__(self, declarations: tuple[dict[str, Any], ...] = _DEFAULT) -> None:
         self._declarations = {
@@ -40,7 +40,7 @@ class Declarations:
         }
 
     def answer(self, endpoint: str) -> bytes | None:
-        """The JSON for an endpoint that fetches something, or None where there is no such thing."""
+        """The JSON of an endpoint other than ``status``, or None if the endpoint does not exist."""
         if endpoint == "tokens":
             return _json({"SyncTokens": {"DeclarationsToken": self.token, "Timestamp": "2025-01-01T00:00:00Z"}})
         if endpoint == "declaration-items":
@@ -51,7 +51,7 @@ class Declarations:
 
     @property
     def token(self) -> str:
-        """What stands for all of them in their present state."""
+        """The DeclarationsToken: a hash of all declarations."""
         return _token(sorted(entry["ServerToken"] for entry in self._declarations.values()))
 
     def _items(self) -> dict[str, list[dict[str, str]]]:

@@ -1,6 +1,6 @@
-"""What of a lab outlives its process: the interface between the lab and where its state is written. No I/O.
+"""The persistent state of a lab, and the interface to its storage. No I/O.
 
-``agent.lab.store`` writes it to a file; ``Forgetful`` is for a lab that ends with its process.
+``agent.lab.store`` writes it to a file; ``Forgetful`` is for a lab without persistent state.
 """
 
 from __future__ import annotations
@@ -12,98 +12,104 @@ from typing import Any, Protocol
 
 @dataclass(slots=True)
 class QueuedCommand:
-    """A command that waits for its result: its plist."""
+    """A command without a result."""
 
     request_type: str
     body: bytes
+    """The command as an XML plist."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptResult:
-    """A command's result: its Status, and the XML plist."""
+    """The result of a command."""
 
     status: str
     body: bytes
+    """The result as an XML plist."""
 
 
 @dataclass(slots=True)
 class EnrolledMac:
-    """One Mac as the lab knows it. ``fingerprint`` is the SHA-256 of the certificate that it enrolled with.
-
-    ``queue`` and ``results`` are by CommandUUID, the oldest first. ``not_now`` are the commands that the Mac put off,
-    until its next session.
-    """
+    """The lab's record of one Mac."""
 
     udid: str
     fingerprint: bytes
+    """SHA-256 of the certificate that it enrolled with."""
     announcement: Mapping[str, Any]
+    """The Authenticate message."""
     token: bytes = b""
+    """Push token; empty until TokenUpdate."""
     push_magic: str = ""
     bootstrap_token: bytes = b""
     queue: dict[str, QueuedCommand] = field(default_factory=dict)
+    """By CommandUUID, oldest first."""
     not_now: set[str] = field(default_factory=set)
+    """CommandUUIDs answered with NotNow in the current session."""
     results: dict[str, KeptResult] = field(default_factory=dict)
+    """By CommandUUID, oldest first."""
     status_report: bytes = b""
+    """The last status report of declarative management."""
 
     @property
     def enrolled(self) -> bool:
-        """Whether the enrolment is complete: TokenUpdate came too."""
+        """Whether the enrolment is complete, including TokenUpdate."""
         return bool(self.token)
 
     def next_command(self) -> bytes:
-        """What the Mac gets next; empty where there is nothing for now."""
+        """The plist of the next command to send; empty if there is none."""
         return next((command.body for key, command in self.queue.items() if key not in self.not_now), b"")
 
 
 class LabState(Protocol):
-    """Called before the lab changes what it knows, and before it answers. Each call is written whole or not at all.
+    """Storage of a lab's state. Each method is called before the lab changes its memory and answers, and is atomic.
 
-    Each raises ``agent.lab.core.Refused`` (503) where it cannot be written; then the lab stays as it was.
+    Each raises ``agent.lab.core.Refused`` (503) if the change cannot be written; the lab then leaves its state
+    unchanged.
     """
 
     def macs(self) -> list[EnrolledMac]:
-        """The Macs of an earlier process."""
+        """The stored Macs."""
 
     def enrol(self, mac: EnrolledMac) -> None:
-        """A Mac enrols, for the first time or anew: nothing is queued for it and no result is kept."""
+        """Store a new or re-enrolled Mac, with an empty queue and no results."""
 
     def update(self, mac: EnrolledMac) -> None:
-        """Tokens, PushMagic or the status report have changed."""
+        """Store changed tokens, PushMagic or status report."""
 
     def check_out(self, udid: str) -> None:
-        """A Mac is forgotten, with its queue and its results."""
+        """Delete a Mac with its queue and results."""
 
     def queue(self, udid: str, command_uuid: str, command: QueuedCommand) -> None:
-        """A command waits for its Mac."""
+        """Store a queued command."""
 
     def unqueue(self, udid: str, command_uuid: str) -> None:
-        """A command is taken out of the queue without a result."""
+        """Delete a queued command."""
 
     def answer(self, udid: str, command_uuid: str, result: KeptResult, dropped: Collection[str]) -> None:
-        """A result takes the place of its command; the results of ``dropped`` are forgotten."""
+        """Replace a queued command by its result, and delete the results of ``dropped``."""
 
 
 class Forgetful:
-    """Keeps nothing."""
+    """A LabState that stores nothing."""
 
     def macs(self) -> list[EnrolledMac]:
-        """None."""
+        """No Macs."""
         return []
 
     def enrol(self, mac: EnrolledMac) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     def update(self, mac: EnrolledMac) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     def check_out(self, udid: str) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     def queue(self, udid: str, command_uuid: str, command: QueuedCommand) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     def unqueue(self, udid: str, command_uuid: str) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     def answer(self, udid: str, command_uuid: str, result: KeptResult, dropped: Collection[str]) -> None:
-        """Nothing is written."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""How the lab wakes its Macs: as any MDM server does, through APNs, with a push certificate of its own."""
+"""The lab's pushes: through APNs, with a push certificate, as any MDM server sends them."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from agent.profiles.making import TOPIC
 
 
 class LabPush:
-    """Pushes to the Macs that a lab knows."""
+    """Pushes to the Macs of a lab."""
 
     def __init__(self, lab: Lab, provider: APNsProvider) -> None:
         self._lab = lab
         self._provider = provider
 
     def push(self, udid: str) -> Deferred[str]:
-        """Wake a Mac: the apns-id once APNs has accepted it, PushFailed where it does not."""
+        """Push to a Mac. Fires with the apns-id once APNs has accepted the push, or fails with PushFailed."""
         mac = self._lab.macs.get(udid)
         if mac is None or not mac.enrolled:
-            return fail(PushFailed("the lab has no such Mac, or not yet its token to push to"))
+            return fail(PushFailed("the Mac is not enrolled in the lab, or has not sent its push token yet"))
         return self._provider.push(mac.token, mac.push_magic, TOPIC)
 
     def close(self) -> None:
-        """Hang up; what was not answered is forgotten."""
+        """Close the connection to APNs; pending pushes are dropped."""
         self._provider.close()
 
 
 def provider_at(reactor: Reactor, url: str, anchors: Sequence[x509.Certificate], identity: Identity) -> APNsProvider:
-    """A provider for the APNs at ``url``, which is looked up now. Raises OperatorError.
+    """A provider for the APNs at ``url``; resolves its host now. Raises OperatorError.
 
-    Its certificate must be for the URL's host, and of one of ``anchors``; without any, of one of the system's.
+    The certificate of APNs must be valid for the URL's host and issued by one of ``anchors``, or by a system anchor if
+    ``anchors`` is empty.
     """
     origin, target = split_url(url)
     if target != "/":

@@ -1,4 +1,4 @@
-"""The lab's SCEP: a CA that issues MDM identities to whoever has a challenge from one of its profiles. No I/O.
+"""The lab's SCEP server: issues MDM identities to clients with a challenge from an enrolment profile. No I/O.
 
 Source: RFC 8894.
 """
@@ -23,7 +23,7 @@ _MAX_CHALLENGES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back over HTTP."""
+    """The HTTP response."""
 
     status: int
     content_type: str
@@ -31,7 +31,7 @@ class Answer:
 
 
 class SCEPService:
-    """The three operations. Each challenge is good for one certificate; ``challenges`` are those still to be used."""
+    """The three SCEP operations. Each challenge is valid for one certificate; ``challenges`` are the unused ones."""
 
     def __init__(self, authorities: Authorities, challenges: MutableSet[str] | None = None) -> None:
         self._authorities = authorities
@@ -39,7 +39,7 @@ class SCEPService:
         self._challenges: MutableSet[str] = set() if challenges is None else challenges
 
     def new_challenge(self) -> str:
-        """A challenge for the next enrolment profile."""
+        """A new challenge, for one enrolment profile."""
         if len(self._challenges) >= _MAX_CHALLENGES:
             self._challenges.pop()
         challenge = secrets.token_urlsafe(24)
@@ -47,7 +47,7 @@ class SCEPService:
         return challenge
 
     def operate(self, operation: str, message: str | bytes) -> Answer:
-        """Answer one operation; ``message`` is the query's text of a GET, or the body of a POST."""
+        """Answer one operation. ``message`` is the query parameter of a GET, or the body of a POST."""
         match operation:
             case "GetCACaps":
                 return Answer(200, "text/plain", render_caps(LAB_CAPABILITIES))
@@ -65,18 +65,18 @@ class SCEPService:
             return Answer(400, "text/plain", f"{error}\n".encode())
         try:
             request = read_request(message, ca)
-            issued = self._authorities.issue_for(self._judged(request))
+            issued = self._authorities.issue_for(self._approved(request))
             return Answer(200, CONTENT_TYPE, cert_rep_success(request, ca, nonce, issued))
         except SCEPFailure as failure:
             fail_info = failure.fail_info or FailInfo.BAD_REQUEST
             return Answer(200, CONTENT_TYPE, cert_rep_failure(message, ca, nonce, fail_info, str(failure)))
 
-    def _judged(self, request: SCEPRequest) -> CertificateRequest:
-        """The request, if it may be granted. Raises SCEPFailure."""
+    def _approved(self, request: SCEPRequest) -> CertificateRequest:
+        """The certificate request, if its challenge is valid. Raises SCEPFailure."""
         if request.csr is None:
-            raise SCEPFailure(FailInfo.BAD_CERT_ID, "nothing is pending here")
+            raise SCEPFailure(FailInfo.BAD_CERT_ID, "the CA has no pending requests")
         challenge = request.csr.challenge or ""
         if challenge not in self._challenges:
-            raise SCEPFailure(FailInfo.BAD_REQUEST, "the challenge is none of ours, or was used already")
+            raise SCEPFailure(FailInfo.BAD_REQUEST, "the challenge is unknown or was already used")
         self._challenges.discard(challenge)
         return request.csr

@@ -1,4 +1,4 @@
-"""The lab on the network: HTTPS with client certificates, on loopback, by Twisted's own web server."""
+"""The lab's network server: HTTPS with client certificates, on loopback, on Twisted's web server."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _connections = count(1)
 
 
 class LabServer:
-    """A lab that listens. ``url`` is its base, once ``listen`` was called; ``token`` is what its API asks for.
+    """Serves a lab over HTTPS. ``url`` is its base URL, after ``listen``; ``token`` is the bearer token of its API.
 
-    ``push`` is how it wakes its Macs; None where it has no way to, and they look by themselves.
+    ``push`` sends its pushes; None if the lab cannot push, so that Macs poll.
 
-    With ``scep`` its enrolment profile has the Mac get its identity by SCEP, else it brings a PKCS12 along. SCEP is
-    served without TLS, as most CAs serve it: its messages protect themselves. ``challenges`` are those of an earlier
-    process, ``token`` its token; without them there are none, and a new one.
+    With ``scep`` the enrolment profile has a SCEP payload, otherwise a PKCS12. SCEP is served without TLS, as by most
+    CAs: its messages are signed and encrypted themselves. ``challenges`` and ``token`` continue those of an earlier
+    process; by default there are no challenges, and the token is new.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class LabServer:
 
     @property
     def enrolment_url(self) -> str:
-        """Where a Mac gets its enrolment profile."""
+        """The URL of the enrolment profile."""
         return f"{self.url}/enroll"
 
     def listen(self, port: int = 0, scep_port: int = 0) -> None:
-        """Listen on loopback; port 0 takes any free one. Raises OperatorError."""
+        """Listen on loopback; port 0 selects a free port. Raises OperatorError."""
         root: Any = Resource()
         root.putChild(b"enroll", _Enrolment(self))
         root.putChild(b"checkin", _Put(self.lab.check_in))
@@ -88,11 +88,16 @@ class LabServer:
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
 
     def _keeps_body(self, request: Any) -> bool:
-        """Only of those who may send one: Macs with a certificate of ours, and clients of the API with its token."""
-        return _peer(request)[1] is not None or is_authorised(request, self.token)
+        """Whether the sender may send a body: a Mac with a certificate of the lab, or an API client with the token."""
+        if is_authorised(request, self.token):
+            return True
+        try:
+            return _peer(request)[1] is not None
+        except Refused:  # answered with 403 when the request is rendered
+            return False
 
     def enrolment_profile(self) -> bytes:
-        """A signed enrolment profile for the Mac that asks for it: with an identity, or a challenge, of its own."""
+        """A signed enrolment profile with a new identity, or a new SCEP challenge."""
         if self._scep is None:
             payload = pkcs12_payload(self.authorities)
         else:
@@ -101,27 +106,27 @@ class LabServer:
         return sign_attached(profile, self._signer.certificate, self._signer.key)
 
     def close(self) -> Deferred[Any]:
-        """Listen no longer; fires when the ports are free."""
+        """Stop listening; fires when the ports are closed."""
         ports, self._ports = self._ports, []
         return gatherResults([port.stopListening() or succeed(None) for port in ports])
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class _Connections:
-    """Makes the TLS connections that Twisted accepts: client certificates are asked for, but not required."""
+    """Creates the TLS ends of accepted connections: client certificates are requested, but not required."""
 
     def __init__(self, authorities: Authorities, identity: Identity) -> None:
-        # With tickets, as servers have it by default; what a Mac resumes keeps the certificate that it began with.
+        # With session tickets, the default of most servers; a resumed session keeps its client certificate.
         context = make_context(authorities.mdm_anchors, tickets=True)
         context.set_session_id(b"lom-agent lab")
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.key)
-        # The enrolment profile is fetched without a certificate; everything else asks for one in Lab.
+        # The enrolment profile is fetched without a certificate; Lab requires one for check-ins and reports.
         context.set_verify(SSL.VERIFY_PEER, _chain_is_good)
         self._context = context
 
     def serverConnectionForTLS(self, _protocol: object) -> SSL.Connection:
-        """The server's end of one connection."""
+        """The TLS end of a new connection."""
         return SSL.Connection(self._context, None)
 
 
@@ -130,13 +135,13 @@ def _chain_is_good(_connection: SSL.Connection, _certificate: crypto.X509, _erro
 
 
 class _Endpoint(Resource):
-    """One URL that takes a message: what the lab says becomes the answer, what it refuses an error status."""
+    """One URL that takes messages: Refused becomes a response with its HTTP status."""
 
     isLeaf = True
     methods: tuple[bytes, ...] = ()
 
     def render(self, request: Any) -> Any:
-        """The answer. No method but ``methods``: of HEAD Twisted would make a GET, which makes an identity."""
+        """Render methods in ``methods`` only: Twisted would render HEAD as GET, which issues an identity."""
         if request.method in self.methods:
             return super().render(request)
         request.setResponseCode(405)
@@ -144,11 +149,11 @@ class _Endpoint(Resource):
         return b""
 
     def respond(self, request: Any, answer: Callable[[], bytes]) -> bytes:
-        """The body of the answer."""
+        """The body of the response."""
         request.setHeader(b"server", b"lom-agent lab")
         try:
             if request.too_long:
-                raise Refused(413, f"at most {MAX_BODY_BYTES} bytes are taken")
+                raise Refused(413, f"the body has more than {MAX_BODY_BYTES} bytes")
             return answer()
         except Refused as error:
             _log.info("refused {path}: {error}", path=request.path, error=error)
@@ -165,13 +170,13 @@ class _Enrolment(_Endpoint):
         self._server = server
 
     def render_GET(self, request: Any) -> bytes:
-        """A profile of its own for whoever asks."""
+        """A new profile for each request."""
         request.setHeader(b"content-type", b"application/x-apple-aspen-config")
         return self.respond(request, self._server.enrolment_profile)
 
 
 class _Put(_Endpoint):
-    """Where Macs PUT their check-ins, or their reports."""
+    """The URL of check-ins, or of reports."""
 
     methods = (b"PUT",)
 
@@ -180,7 +185,7 @@ class _Put(_Endpoint):
         self._take = take
 
     def render_PUT(self, request: Any) -> bytes:
-        """A message; the answer is the next command, some JSON, or empty."""
+        """Process a message; the response is the next command, JSON, or empty."""
         request.setHeader(b"content-type", b"application/xml; charset=utf-8")
         return self.respond(request, lambda: self._take(_message(request)))
 
@@ -193,11 +198,11 @@ class _SCEP(_Endpoint):
         self._service = service
 
     def render_GET(self, request: Any) -> bytes:
-        """GetCACaps, GetCACert, or PKIOperation with its message in the query."""
+        """GetCACaps, GetCACert, or PKIOperation with the message in the query."""
         return self._operate(request, _argument(request, b"message"))
 
     def render_POST(self, request: Any) -> bytes:
-        """PKIOperation with its message in the body."""
+        """PKIOperation with the message in the body."""
         return self._operate(request, request.content.read())
 
     def _operate(self, request: Any, message: str | bytes) -> bytes:
@@ -228,7 +233,7 @@ def _message(request: Any) -> Message:
 
 
 def _single(request: Any, name: bytes) -> str | None:
-    """A field of the header that may stand once. Raises Refused."""
+    """The value of a header that may occur once, or None. Raises Refused."""
     values = request.requestHeaders.getRawHeaders(name, [])
     if len(values) > 1:
         raise Refused(400, f"Expected one header {name.decode()}, found {len(values)}. Send it once.")
@@ -236,10 +241,7 @@ def _single(request: Any, name: bytes) -> str | None:
 
 
 def _peer(request: Any) -> tuple[int, bytes | None]:
-    """The connection's number, and SHA-256 of its client certificate, which TLS has verified against the lab's CAs.
-
-    Raises Refused.
-    """
+    """The number of the connection, and SHA-256 of its client certificate (verified by TLS) or None. Raises Refused."""
     channel = request.channel
     if not hasattr(channel, "lab_peer"):
         try:

@@ -1,7 +1,7 @@
 """The state of a lab in a file: its CAs, enrolments, queues, results, challenges, token and ports.
 
-One SQLite database, private to its owner. Every change is a transaction that is written before the lab answers, so that
-a process that is killed at any moment leaves the state of its last answer. One process at a time has it open.
+One SQLite database that only its owner can read. Every change is a transaction that is committed before the lab
+answers, so a killed process leaves the state of its last answer. Only one process at a time can open it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ Statement = tuple[str, tuple[Any, ...]]
 
 
 class LabStore:
-    """A ``LabState`` in the folder at ``path``, which is there. Raises OperatorError where it cannot be opened or read.
+    """A ``LabState`` in an existing folder. Raises OperatorError if it cannot be opened or read.
 
-    ``authorities`` and ``challenges`` are for ``Authorities`` and ``SCEPService``.
+    ``authorities`` and ``challenges`` are the stores for ``Authorities`` and ``SCEPService``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,26 +67,26 @@ class LabStore:
         self.challenges: MutableSet[str] = _StoredChallenges(self)
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Close the file, so that another process can open it."""
         self._base.close()
 
     def setting(self, name: str) -> str | None:
-        """A setting of an earlier process, None where there is none."""
+        """A stored setting, or None."""
         rows = self.rows("SELECT value FROM settings WHERE name = ?", name)
         return str(rows[0][0]) if rows else None
 
     def set(self, name: str, value: str) -> None:
-        """Keep a setting. Raises OperatorError."""
+        """Store a setting. Raises OperatorError."""
         self.keep("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, value)
 
     # LabState.
 
     def macs(self) -> list[EnrolledMac]:
-        """The Macs of an earlier process. Raises OperatorError."""
+        """The stored Macs. Raises OperatorError."""
         return self.reading(self._macs)
 
     def enrol(self, mac: EnrolledMac) -> None:
-        """A Mac enrols."""
+        """Store a new or re-enrolled Mac."""
         self.write(
             *_forgotten(mac.udid),
             (
@@ -97,7 +97,7 @@ class LabStore:
         )  # fmt: skip
 
     def update(self, mac: EnrolledMac) -> None:
-        """A Mac has told something new of itself."""
+        """Store changed tokens, PushMagic or status report."""
         self.write(
             (
                 "UPDATE macs SET token = ?, push_magic = ?, bootstrap_token = ?, status_report = ? WHERE udid = ?",
@@ -106,11 +106,11 @@ class LabStore:
         )
 
     def check_out(self, udid: str) -> None:
-        """A Mac is forgotten."""
+        """Delete a Mac."""
         self.write(*_forgotten(udid))
 
     def queue(self, udid: str, command_uuid: str, command: QueuedCommand) -> None:
-        """A command waits."""
+        """Store a queued command."""
         self.write(
             (
                 "INSERT INTO commands (udid, command_uuid, request_type, body) VALUES (?, ?, ?, ?)",
@@ -119,11 +119,11 @@ class LabStore:
         )
 
     def unqueue(self, udid: str, command_uuid: str) -> None:
-        """A command waits no more."""
+        """Delete a queued command."""
         self.write(_unqueued(udid, command_uuid))
 
     def answer(self, udid: str, command_uuid: str, result: KeptResult, dropped: Collection[str]) -> None:
-        """A result takes the place of its command."""
+        """Replace a queued command by its result."""
         self.write(
             _unqueued(udid, command_uuid),
             (
@@ -136,18 +136,18 @@ class LabStore:
     # The file.
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What a SELECT finds. Raises OperatorError."""
+        """The rows of a SELECT. Raises OperatorError."""
         return self.reading(lambda: self._base.execute(statement, values).fetchall())
 
     def keep(self, statement: str, *values: Any) -> None:
-        """Write what a lab needs to begin. Raises OperatorError."""
+        """Execute one statement while the lab starts. Raises OperatorError."""
         try:
             self.write((statement, values))
         except Refused as error:
             raise OperatorError(f"{self._path}: {error}") from error
 
     def write(self, *statements: Statement) -> None:
-        """All of these, or none. Raises Refused."""
+        """Execute the statements in one transaction. Raises Refused."""
         try:
             with self._base:
                 self._base.execute("BEGIN IMMEDIATE")
@@ -157,31 +157,31 @@ class LabStore:
             raise Refused(503, f"the lab cannot write its state: {error}") from error
 
     def reading(self, read: Callable[[], Read]) -> Read:
-        """What ``read`` makes of what is kept. Raises OperatorError where that is none of ours."""
+        """The result of ``read``. Raises OperatorError if the file is locked, or is not a lab's state."""
         try:
             return read()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest says which kind of busy
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the upper bits are the extended code
                 folder = self._path.parent
                 raise OperatorError(
-                    f"Expected the folder {folder} for this lab alone, found another lab that uses it. "
-                    f"End that lab, or take another folder."
+                    f"Expected a folder that no other lab uses, found a lab that is running in {folder}. "
+                    f"End that lab, or use another folder."
                 ) from error
             raise OperatorError(f"the lab's state {self._path} cannot be read: {error}") from error
         except (sqlite3.Error, plists.PlistError, ValueError, TypeError, LookupError) as error:
             raise OperatorError(
                 f"Expected the state of a lab in {self._path}, found something else: {error}. "
-                f"Move the file away to begin anew."
+                f"Move the file away to start with an empty state."
             ) from error
 
     def _prepare(self) -> None:
-        """Have it for this process alone, with its tables."""
+        """Lock the file for this process, and create the tables in a new file."""
         base = self._base
         base.execute("PRAGMA locking_mode = EXCLUSIVE")
-        base.execute("PRAGMA journal_mode = WAL")  # kept private as the file itself
+        base.execute("PRAGMA journal_mode = WAL")  # the log file gets the mode of the database
         base.execute("PRAGMA synchronous = NORMAL")
         with base:
-            base.execute("BEGIN EXCLUSIVE")  # this is what another process holds
+            base.execute("BEGIN EXCLUSIVE")  # fails if another process has the file open
             (application,), (version,) = (
                 base.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
             )
@@ -215,7 +215,7 @@ class LabStore:
 
 
 class _StoredAuthorities(MutableMapping[str, Authority]):
-    """CAs by name, with their keys."""
+    """The stored CAs with their keys, by name."""
 
     def __init__(self, store: LabStore) -> None:
         self._store = store
@@ -240,30 +240,30 @@ class _StoredAuthorities(MutableMapping[str, Authority]):
 
 
 class _StoredChallenges(MutableSet[str]):
-    """Challenges of SCEP that nobody has used yet."""
+    """The unused SCEP challenges."""
 
     def __init__(self, store: LabStore) -> None:
         self._store = store
-        self._here = {challenge for (challenge,) in store.rows("SELECT challenge FROM challenges")}
+        self._challenges = {challenge for (challenge,) in store.rows("SELECT challenge FROM challenges")}
 
     def __contains__(self, challenge: object) -> bool:
-        return challenge in self._here
+        return challenge in self._challenges
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._here)
+        return iter(self._challenges)
 
     def __len__(self) -> int:
-        return len(self._here)
+        return len(self._challenges)
 
     def add(self, challenge: str) -> None:
-        """One more."""
+        """Store a challenge."""
         self._store.write(("INSERT OR IGNORE INTO challenges VALUES (?)", (challenge,)))
-        self._here.add(challenge)
+        self._challenges.add(challenge)
 
     def discard(self, challenge: str) -> None:
-        """It was used."""
+        """Delete a challenge."""
         self._store.write(("DELETE FROM challenges WHERE challenge = ?", (challenge,)))
-        self._here.discard(challenge)
+        self._challenges.discard(challenge)
 
 
 def _authority(certificate: bytes, key: bytes) -> Authority:

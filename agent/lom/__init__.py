@@ -1,1 +1,1 @@
-"""Lights-out management: addresses, the link's messages, its Device end and Controller end, the power machine."""
+"""Lights-out management (LOM): addresses, link messages, Device and Controller ends of a link, power state. No I/O."""

@@ -1,7 +1,7 @@
-"""The IPv6 addresses of LOM: link-local, interface identifier made from the Ethernet port's MAC.
+"""IPv6 link-local addresses of LOM, with the interface identifier derived from the MAC of the Ethernet port.
 
-Our own Macs' addresses are made here; the addresses that an MDM server sends in a ``LOMDeviceRequest`` are checked
-here before anything connects to them. LOM stays on the local subnet, so nothing but fe80::/64 is ever right.
+Derives the addresses of simulated Macs, and checks the addresses that an MDM server sends in a ``LOMDeviceRequest``
+before anything connects to them. LOM works on the local subnet only, so every address must be in fe80::/64.
 Source: RFC 4291, 2.5.6 (link-local) and appendix A (modified EUI-64); RFC 5952 (text).
 """
 
@@ -17,19 +17,19 @@ LINK_LOCAL_NETWORK = ipaddress.IPv6Network("fe80::/64")  # RFC 4291, 2.5.6: the 
 _PREFIX = int(LINK_LOCAL_NETWORK.network_address)
 _UNIVERSAL_LOCAL = 1 << 57  # the U/L bit of a 64-bit interface identifier, inverted in modified EUI-64
 _GROUP = 1 << 56  # the I/G bit, never set in the address of an interface
-_FILLER = 0xFFFE << 24  # what EUI-64 puts between the two halves of a MAC
+_FILLER = 0xFFFE << 24  # EUI-64 inserts this between the two halves of a MAC
 _MAC = re.compile("[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
-_SHOWN = 60  # characters of a stranger's text that an error repeats; an IPv6 address has at most 45
+_SHOWN = 60  # characters of untrusted text that an error quotes; an IPv6 address has at most 45
 
 
 class AddressError(PeerError, ValueError):
-    """A text that is no address, or not one that LOM can use."""
+    """The text is not an address, or not one that LOM can use."""
 
     kind = "address"
 
 
 def link_local_from_mac(mac: str) -> str:
-    """The link-local address of the port with the address ``mac``, as canonical text (RFC 5952).
+    """The link-local address of the port with the MAC address ``mac``, as canonical text (RFC 5952).
 
     ``mac`` is six pairs of hexadecimal digits with colons, in either case: ``96:f6:d6:f3:c0:5b`` gives
     ``fe80::94f6:d6ff:fef3:c05b``. Raises AddressError for any other text and for a group (multicast) address.
@@ -45,10 +45,10 @@ def link_local_from_mac(mac: str) -> str:
 
 
 def mac_from_link_local(address: str) -> str:
-    """The MAC, in lower case with colons, that the link-local ``address`` was made from.
+    """The MAC, in lower case with colons, that the link-local ``address`` was derived from.
 
-    Raises AddressError where ``check_link_local`` does, and for an interface identifier that is not a modified
-    EUI-64 (random or hand-given ones are not). Source: RFC 4291, appendix A.
+    Raises AddressError like ``check_link_local``, and for an interface identifier that is not a modified EUI-64
+    (random and manually assigned ones are not). Source: RFC 4291, appendix A.
     """
     identifier = int(check_link_local(address)) - _PREFIX
     if identifier & (0xFFFF << 24) != _FILLER or identifier & _GROUP:
@@ -61,9 +61,9 @@ def mac_from_link_local(address: str) -> str:
 def check_link_local(text: object) -> ipaddress.IPv6Address:
     """Read ``text`` as a link-local IPv6 address without a scope.
 
-    Which interface it is on is for the Controller to know, never for the peer to say, so ``%en0`` is refused.
-    Raises AddressError, and nothing else, whatever ``text`` is. Source: schema, LOMDeviceRequest,
-    PrimaryIPv6AddressList and SecondaryIPv6AddressList.
+    The Controller chooses the interface, not the peer, so a scope such as ``%en0`` is refused. Raises only
+    AddressError, for any value of ``text``. Source: schema, LOMDeviceRequest, PrimaryIPv6AddressList and
+    SecondaryIPv6AddressList.
     """
     if not isinstance(text, str):
         raise AddressError(f"expected an IPv6 address as text, found a value of type {type(text).__name__}")

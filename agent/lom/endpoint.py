@@ -1,4 +1,4 @@
-"""A Mac as an endpoint of its LOM network: its configuration, and the sides of the link it takes."""
+"""A Mac as an endpoint of its LOM network: its LOM configuration, and its credentials on a link in each role."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from agent.pki.verify import PeerRejected, common_name
 
 @dataclass(frozen=True, slots=True)
 class LOMConfiguration:
-    """What a ``com.apple.lom`` payload makes of a Mac. Source: apple-schema profiles/com.apple.lom.yaml.
-
-    ``device_anchors`` judge the Devices that this Mac, as Controller, talks to; ``controller_anchors`` judge the
-    Controllers that this Mac, as Device, listens to.
-    """
+    """The content of a ``com.apple.lom`` payload. Source: apple-schema profiles/com.apple.lom.yaml."""
 
     device_identity: Identity | None = None
+    """The Mac's identity as LOM Device; None if it is not a Device."""
     controller_identity: Identity | None = None
+    """The Mac's identity as LOM Controller; None if it is not a Controller."""
     device_anchors: tuple[x509.Certificate, ...] = ()
+    """CAs by which this Mac, as Controller, verifies Devices."""
     controller_anchors: tuple[x509.Certificate, ...] = ()
+    """CAs by which this Mac, as Device, verifies Controllers."""
 
     @property
     def controller_name(self) -> str:
-        """The CommonName that others know this Mac by as Controller; empty where it has none."""
+        """The CommonName by which Devices identify this Mac as Controller; empty if it has none."""
         try:
             return "" if self.controller_identity is None else common_name(self.controller_identity.certificate)
-        except PeerRejected:  # no Device would listen to it
+        except PeerRejected:  # every Device rejects such a certificate
             return ""
 
 
 class NotSetUp(Unreachable):
-    """The Mac is there, but its LOM payload, or the part of it that is needed, is not."""
+    """The Mac has no LOM payload, or its payload lacks the required identity."""
 
     kind = "lom_not_set_up"
 
 
 class Endpoint(Protocol):
-    """A Mac as its LOM network sees it. It answers also while it is off."""
+    """A Mac as its LOM network sees it. It answers even while it is off."""
 
     @property
     def index(self) -> int:
@@ -51,7 +51,7 @@ class Endpoint(Protocol):
 
     @property
     def segment(self) -> int:
-        """The number of the subnet that it is in."""
+        """The number of its subnet."""
 
     @property
     def lom_addresses(self) -> Sequence[str]:
@@ -59,22 +59,23 @@ class Endpoint(Protocol):
 
     @property
     def lom(self) -> LOMConfiguration | None:
-        """Its LOM configuration, or None where the payload is not installed."""
+        """Its LOM configuration, or None if no LOM payload is installed."""
 
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
-        """Do what the Controller with this CommonName asks, and answer it."""
+        """Carry out and answer a request from the Controller with this CommonName."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSide:
-    """What one Mac shows on a LOM link, and the CAs by which it judges what the other shows."""
+    """The credentials of one end of a LOM link."""
 
     identity: Identity
     anchors: tuple[x509.Certificate, ...]
+    """CAs by which this end verifies the peer."""
 
     @property
     def shown(self) -> tuple[x509.Certificate, ...]:
-        """What it sends in the TLS handshake: its own certificate first."""
+        """The certificates that it sends in the TLS handshake, its own first."""
         return (self.identity.certificate, *self.identity.chain)
 
 
@@ -84,14 +85,14 @@ def is_device(endpoint: Endpoint) -> bool:
 
 
 def device_side(endpoint: Endpoint) -> LinkSide:
-    """The Mac's side of a link as Device. Raises NotSetUp."""
+    """The Mac's credentials as Device. Raises NotSetUp."""
     if endpoint.lom is None or endpoint.lom.device_identity is None:
         raise NotSetUp("the Mac at this address is not set up as a LOM Device")
     return LinkSide(endpoint.lom.device_identity, endpoint.lom.controller_anchors)
 
 
 def controller_side(endpoint: Endpoint) -> LinkSide:
-    """The Mac's side of a link as Controller. Raises NotSetUp: its payload may be gone since the command came."""
+    """The Mac's credentials as Controller. Raises NotSetUp: the payload may be removed while a command is running."""
     if endpoint.lom is None or endpoint.lom.controller_identity is None:
         raise NotSetUp("the Controller is not set up as a LOM Controller any more")
     return LinkSide(endpoint.lom.controller_identity, endpoint.lom.device_anchors)

@@ -1,8 +1,8 @@
-"""The LOM link: what Controller and Device say to each other once TLS is up. No I/O.
+"""The LOM link: the messages between Controller and Device within a TLS connection. No I/O.
 
 Apple's format is unpublished; this is our own, specified in docs/lom-link.md. A frame is a length of 4 bytes,
 big-endian, then a binary plist of that many bytes, at most MAX_FRAME_BYTES. The Controller sends a request, the Device
-an answer. What comes of the bytes of a link never depends on the pieces that they arrive in.
+sends an answer. Parsing does not depend on how TCP splits the bytes.
 """
 
 from __future__ import annotations
@@ -16,68 +16,68 @@ from agent.framing import FrameLengthError, FrameReader, frame
 from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
 
 MAX_FRAME_BYTES = 4096
-MAX_ERROR_LENGTH = 512  # characters: with the longest DeviceRequestUUID, in any script, an answer fits in its frame
+MAX_ERROR_LENGTH = 512  # characters; with the longest DeviceRequestUUID, in any script, an answer fits in a frame
 
 
 @dataclass(frozen=True, slots=True)
 class LinkLimits:
-    """How long and how much one end of a link bears of the other; ours, no standard says.
-
-    The Controller: ``answer_seconds`` is how long it waits for the answer to its request, ``relays_at_once`` how many
-    links it has open for one command.
-
-    The Device, of one link: ``request_seconds`` is how long it waits for a whole request, counted from the TCP
-    connection or from its last answer; ``link_seconds`` how long a link lasts in all; ``requests_a_link`` how many it
-    answers. ``linger_seconds``: how long it reads and forgets before it closes, after the last of these and after a
-    broken rule: bytes left unread would make TCP reset the connection, and answers on their way would be lost.
-
-    The Device, of one peer: ``links_a_peer`` is how many links it has open with one address before it knows whose
-    they are, and with one Controller after that; ``requests_a_second`` how many requests of one Controller it carries
-    out. ``repeat_seconds`` is how long it knows a request that it answered, ``repeats_kept`` how many of them.
-    """
+    """Time and quantity limits of a LOM link. The values are our choice; no standard defines them."""
 
     answer_seconds: float = 10.0
+    """Controller: maximum wait for the answer, from sending the request."""
     request_seconds: float = 20.0
+    """Device: maximum wait for a whole request, from the TCP connection or from its last answer."""
     link_seconds: float = 120.0
+    """Device: maximum duration of a link, from the TCP connection."""
     requests_a_link: int = 64
+    """Device: maximum number of requests answered on one link."""
     linger_seconds: float = 1.0
+    """Device: how long it discards input before it closes, after the last request of a link and after a violation.
+
+    TCP resets a connection that is closed with unread bytes, and a reset destroys answers still in transit.
+    """
     relays_at_once: int = 32
+    """Controller: maximum number of links open at the same time for one command."""
     links_a_peer: int = 64
+    """Device: maximum number of open links per address during handshakes, and per Controller afterwards."""
     requests_a_second: int = 200
+    """Device: maximum number of requests carried out per second and Controller."""
     repeat_seconds: float = 60.0
+    """Device: how long it recognises a request that it has answered."""
     repeats_kept: int = 64
+    """Device: maximum number of answered requests that it recognises."""
 
 
 LIMITS = LinkLimits()
 
 
 class LinkError(PeerError):
-    """The other end of the link broke its rules."""
+    """The peer violated the rules of the link."""
 
     kind = "lom_link"
 
 
 class FrameTooLong(LinkError):
-    """A frame announced as longer than MAX_FRAME_BYTES, or as empty."""
+    """The announced length of a frame is 0 or greater than MAX_FRAME_BYTES."""
 
     kind = "lom_frame_too_long"
 
 
 class FrameMalformed(LinkError):
-    """A frame that is no binary plist, or not the message it should be."""
+    """A frame is not a binary plist, or not the expected message."""
 
     kind = "lom_frame_malformed"
 
 
 class LinkBroken(LinkError):
-    """The other end went away in the middle of an exchange."""
+    """The peer closed the link in the middle of an exchange."""
 
     kind = "lom_link_broken"
 
 
 @dataclass(frozen=True, slots=True)
 class LinkRequest:
-    """What the Controller asks."""
+    """A Controller's request."""
 
     uuid: str
     dns_name: str
@@ -85,7 +85,7 @@ class LinkRequest:
     version: int = PROTOCOL_VERSION
 
     def encode(self) -> bytes:
-        """The frame of this request."""
+        """This request as a frame."""
         return encode_frame(
             {
                 "LOMProtocolVersion": self.version,
@@ -98,13 +98,14 @@ class LinkRequest:
 
 @dataclass(frozen=True, slots=True)
 class LinkAnswer:
-    """What the Device answers; ``error`` is empty where it did what was asked."""
+    """A Device's answer."""
 
     uuid: str
     error: str = ""
+    """Empty if the Device carried out the request."""
 
     def encode(self) -> bytes:
-        """The frame of this answer."""
+        """This answer as a frame."""
         message: dict[str, Any] = {"DeviceRequestUUID": self.uuid, "DeviceRequestSuccess": not self.error}
         if self.error:
             message["DeviceRequestReturnError"] = self.error[:MAX_ERROR_LENGTH]
@@ -112,7 +113,7 @@ class LinkAnswer:
 
 
 def encode_frame(message: dict[str, Any]) -> bytes:
-    """The bytes of one frame. Raises FrameTooLong where the message does not fit."""
+    """The bytes of one frame. Raises FrameTooLong if the message does not fit."""
     body = plists.dump_binary(message)
     if len(body) > MAX_FRAME_BYTES:
         raise FrameTooLong(f"a LOM frame of {len(body)} bytes; at most {MAX_FRAME_BYTES} are allowed")
@@ -129,7 +130,7 @@ def next_message(reader: FrameReader) -> dict[str, Any] | None:
 
 
 class ControllerLink:
-    """The Controller's end of one link: sends one request, takes one answer and hangs up."""
+    """The Controller's end of one link: one request, one answer, then the link is closed."""
 
     __slots__ = ("_reader", "_request")
 
@@ -138,13 +139,13 @@ class ControllerLink:
         self._reader = FrameReader(MAX_FRAME_BYTES)
 
     def start(self) -> bytes:
-        """The bytes to send first."""
+        """The bytes of the request."""
         return self._request.encode()
 
     def receive(self, data: bytes) -> LinkAnswer | None:
-        """Take bytes; the answer once it is whole. Raises LinkError where the Device breaks the rules.
+        """Take bytes; return the answer once it is complete. Raises LinkError if the Device violates the rules.
 
-        The first frame is the answer. The Controller hangs up then, so what the Device may say after it is not read.
+        The first frame is the answer. The Controller then closes the link, so further frames are not read.
         """
         self._reader.receive(data)
         message = next_message(self._reader)
@@ -158,51 +159,51 @@ class ControllerLink:
         return answer
 
     def closed(self, reason: str) -> LinkBroken:
-        """The link ended before the answer came."""
+        """The error for a link that ended before the answer was complete."""
         return LinkBroken(f"the Device went away before it answered: {reason}")
 
 
 class DeviceLink:
-    """The Device's end of one link: gives out one request at a time, and the next once that is answered."""
+    """The Device's end of one link: returns one request at a time, the next one after that is answered."""
 
-    __slots__ = ("_asked", "_left", "_reader")
+    __slots__ = ("_answer_due", "_reader", "_remaining")
 
     def __init__(self, limits: LinkLimits = LIMITS) -> None:
         self._reader = FrameReader(MAX_FRAME_BYTES)
-        self._left = limits.requests_a_link
-        self._asked = False
+        self._remaining = limits.requests_a_link
+        self._answer_due = False
 
     @property
     def finished(self) -> bool:
-        """Whether as many requests were answered as one link may bring."""
-        return self._left == 0
+        """Whether the limit of requests on one link is reached."""
+        return self._remaining == 0
 
     def receive(self, data: bytes) -> None:
         """Take bytes."""
         self._reader.receive(data)
 
     def next_request(self) -> LinkRequest | None:
-        """The next whole request, or None where there is none yet or the link is finished.
+        """The next complete request; None if there is none yet, or the link is finished.
 
-        Raises LinkError where the Controller breaks the rules.
+        Raises LinkError if the Controller violates the rules.
         """
-        if self._asked:
-            raise MisuseError("the next request of a LOM link, before the last was answered")
+        if self._answer_due:
+            raise MisuseError("next_request was called before the last request of the LOM link was answered")
         if self.finished:
             return None
         message = next_message(self._reader)
         if message is None:
             return None
         request = parse_request(message)
-        self._asked = True
+        self._answer_due = True
         return request
 
     def answer(self, answer: LinkAnswer) -> bytes:
-        """The bytes that answer the request given out last."""
-        if not self._asked:
-            raise MisuseError("an answer on a LOM link that nothing was asked on")
-        self._asked = False
-        self._left -= 1
+        """The bytes of the answer to the request that ``next_request`` returned last."""
+        if not self._answer_due:
+            raise MisuseError("answer was called on a LOM link that has no open request")
+        self._answer_due = False
+        self._remaining -= 1
         return answer.encode()
 
 
@@ -216,7 +217,7 @@ def parse_request(message: dict[str, Any]) -> LinkRequest:
     try:
         request = PowerRequest(message.get("DeviceRequestType"))
     except ValueError:
-        raise FrameMalformed("DeviceRequestType is none of PowerON, PowerOFF, Reset") from None
+        raise FrameMalformed("DeviceRequestType should be one of PowerON, PowerOFF, Reset") from None
     return LinkRequest(uuid, dns_name, request, version)
 
 

@@ -1,8 +1,8 @@
-"""Who is where in a segment, and the network that needs no sockets.
+"""Address resolution within a segment, and the LOM network without sockets.
 
-A Controller reaches the Devices of its own segment (subnet) and nobody else. ``AddressBook`` holds that for every kind
-of network. ``MemoryNetwork`` carries the link without sockets: the certificates are judged as TLS would judge them, and
-the frames are the same bytes.
+A Controller reaches only the Devices of its own segment (subnet). ``AddressBook`` resolves addresses for every kind of
+network. ``MemoryNetwork`` carries links without sockets: it verifies certificates as TLS does, and encodes and decodes
+the same frames.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from agent.pki.verify import PeerRejected, controller_judge, device_judge, verif
 
 
 class Neighbourhood(Protocol):
-    """Macs that are found by calculation, so that nobody has to keep a list of them."""
+    """A fleet whose Macs are found by calculation instead of in a list."""
 
     def at_address(self, segment: int, address: str) -> Endpoint | None:
-        """The Mac that has this address in this segment."""
+        """The Mac with this address in this segment."""
 
     def at_name(self, dns_name: str) -> Endpoint | None:
-        """The Mac with this DNS name, in lower case."""
+        """The Mac with this DNS name (in lower case)."""
 
 
 class AddressBook:
-    """Which Mac has which address in which segment: those put in one by one, and beside them a whole neighbourhood."""
+    """Finds a Mac by segment and address: first among the Macs added one by one, then in ``macs``, a whole fleet."""
 
     def __init__(self) -> None:
         self.macs: Neighbourhood | None = None
         self._endpoints: dict[tuple[int, str], Endpoint] = {}
 
     def add(self, endpoint: Endpoint) -> None:
-        """Put a Mac on the network, under all its addresses."""
+        """Add a Mac under all its addresses."""
         for address in endpoint.lom_addresses:
             self._endpoints[endpoint.segment, address] = endpoint
 
     def remove(self, endpoint: Endpoint) -> None:
-        """Take a Mac off the network; an address that is another's by now stays his."""
+        """Remove a Mac; an address that another Mac has taken since is kept."""
         for address in endpoint.lom_addresses:
             if self._endpoints.get((endpoint.segment, address)) is endpoint:
                 del self._endpoints[endpoint.segment, address]
 
     def find(self, segment: int, address: str) -> Endpoint:
-        """The Device that listens at ``address`` in ``segment``. Raises Unreachable."""
+        """The Device at ``address`` in ``segment``. Raises Unreachable."""
         endpoint = self._endpoints.get((segment, address))
         if endpoint is None and self.macs is not None:
             endpoint = self.macs.at_address(segment, address)
@@ -64,20 +64,20 @@ class ControllerRejected(PeerError):
 
 
 class MemoryNetwork:
-    """A LOM network without sockets. What comes of an item is what comes of it over TLS 1.3."""
+    """A LOM network without sockets. The outcome of an item is the same as over TLS 1.3."""
 
     def __init__(self, book: AddressBook) -> None:
         self._book = book
 
     def relay(self, controller: Endpoint, item: RelayItem) -> Outcome:
-        """Carry one item from ``controller`` to its Device and return what came of it."""
+        """Relay one item from ``controller`` to its Device and return the outcome."""
         relay = Relay(item)
         while (address := relay.next_address()) is not None:
             self.attempt(controller, relay, address)
         return relay.outcome
 
     def attempt(self, controller: Endpoint, relay: Relay, address: str) -> str:
-        """Try one address; ``relay`` hears what came of it. Return the name of the Device that was asked."""
+        """Try one address and report the result to ``relay``. Return the name of the Device, or an empty string."""
         try:
             ours = controller_side(controller)
             device = self._book.find(controller.segment, address)
@@ -86,7 +86,7 @@ class MemoryNetwork:
         except (Unreachable, PeerRejected) as error:
             relay.not_sent(address, error)
             return ""
-        try:  # the Controller has sent its request before it hears what the Device thinks of its certificate
+        try:  # with TLS 1.3 the Controller has sent its request before the Device has verified its certificate
             name = self._admitted(ours, theirs)
             relay.answered(self._exchange(relay.request, device, name))
         except (LinkError, ControllerRejected) as error:
@@ -94,7 +94,7 @@ class MemoryNetwork:
         return peer
 
     def _admitted(self, controller: LinkSide, device: LinkSide) -> str:
-        """The CommonName by which the Device knows the Controller. Raises ControllerRejected."""
+        """The CommonName by which the Device identifies the Controller. Raises ControllerRejected."""
         try:
             return verify_chain(controller.shown, device.anchors, controller_judge, Purpose.TLS_CLIENT)
         except PeerRejected as error:
@@ -105,8 +105,8 @@ class MemoryNetwork:
         device_end.receive(controller_end.start())
         asked = device_end.next_request()
         if asked is None:
-            raise MisuseError("a LOM request that is not whole")
+            raise MisuseError("the encoded LOM request is incomplete")
         answer = controller_end.receive(device_end.answer(device.receive_lom_request(asked, controller_name)))
         if answer is None:
-            raise controller_end.closed("its answer is not whole")
+            raise controller_end.closed("its answer is incomplete")
         return answer

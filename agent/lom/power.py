@@ -1,19 +1,19 @@
-"""The power of one Mac: what each request and the passing of time do to it. No I/O.
+"""The power state of one Mac: the effect of each request and of time. No I/O.
 
-``TABLE`` is the whole of it. Where Apple says nothing, the cell is a ``Choice`` of answers, the default first;
-``PowerChoices`` says which of them a Mac takes.
+``TABLE`` has the effect of each request in each state. Where Apple does not document the effect, the cell is a
+``Choice`` of effects, the default first; ``PowerChoices`` selects one of them.
 
 ::
 
-                 PowerON              the boot's end
+                 PowerON              boot ends
             OFF ---------> BOOTING ------------------> ON
              ^                ^                         | RestartDevice, ShutDownDevice
              |                |                         v
              +----------------+------------------ SHUTTING_DOWN
-                    the shutdown's end
+                      shutdown ends
 
-PowerOFF and Reset are hard: from every state that runs they lead at once to OFF, or by way of it to BOOTING. A power
-cut is neither: what ran is down, nothing is heard while it lasts, and what ran before boots when it is over.
+PowerOFF and Reset take effect at once from every running state: PowerOFF leads to OFF, Reset to OFF and then BOOTING.
+During a power cut the Mac is OFF and receives no requests; afterwards it boots if it was running before.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from agent.settings import key
 
 
 class Power(Enum):
-    """Whether a Mac runs."""
+    """The power state of a Mac."""
 
     OFF = auto()
     BOOTING = auto()
     ON = auto()
-    SHUTTING_DOWN = auto()  # macOS ends in good order: nothing begins any more
+    SHUTTING_DOWN = auto()  # orderly shutdown: macOS starts no new sessions
 
     @property
     def words(self) -> str:
-        """For an error's text."""
+        """The state as error texts name it."""
         return self.name.lower().replace("_", " ")
 
 
 class SystemRequest(Enum):
-    """What macOS does with the power itself, in good order, because its MDM server said so."""
+    """An orderly power change that macOS performs on a command of its MDM server."""
 
     RESTART = "RestartDevice"
     SHUT_DOWN = "ShutDownDevice"
@@ -55,37 +55,37 @@ AnyRequest = PowerRequest | SystemRequest
 
 
 class PowerEvent(Enum):
-    """What a change of power means to everything that depends on it."""
+    """A change of the power state."""
 
-    SHUTDOWN_STARTED = auto()  # what runs ends in good order: connections are closed, sessions are not begun
-    WENT_DOWN = auto()  # whatever ran is gone: connections, sessions
+    SHUTDOWN_STARTED = auto()  # orderly: connections are closed, no session is started
+    WENT_DOWN = auto()  # every connection and session is lost
     BOOT_STARTED = auto()
     CAME_UP = auto()
 
 
 class RequestRefused(PeerError):
-    """A power request that makes no sense in the state the Mac is in."""
+    """The Mac refuses a power request in its current state."""
 
     kind = "lom_power_state"
 
 
 class Change(Enum):
-    """What a request does."""
+    """The effect of a request."""
 
     NOTHING = auto()
     BOOT = auto()
-    DOWN = auto()  # at once
-    RESET = auto()  # down at once, and boot
-    SHUT_DOWN = auto()  # in good order
-    RESTART = auto()  # down in good order, then boot
-    BOOT_AFTER = auto()  # the shutdown under way ends in a boot
-    OFF_AFTER = auto()  # … in no boot
+    DOWN = auto()  # off at once
+    RESET = auto()  # off at once, then boot
+    SHUT_DOWN = auto()  # orderly shutdown
+    RESTART = auto()  # orderly shutdown, then boot
+    BOOT_AFTER = auto()  # boot after the current shutdown
+    OFF_AFTER = auto()  # stay off after the current shutdown
     REFUSED = auto()
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A cell of the table of which Apple says nothing: what it can be by the word for it, the default first."""
+    """A cell of the table that Apple does not document: the possible effects by option name, the default first."""
 
     name: str
     options: Mapping[str, Change]
@@ -118,7 +118,7 @@ TABLE: Mapping[tuple[Power, AnyRequest], Change | Choice] = {
         "reset_while_shutting_down",
         {"boot": Change.RESET, "boot-after": Change.BOOT_AFTER, "refuse": Change.REFUSED},
     ),
-    # macOS is not there, or past listening, so that no command can have asked for these.
+    # macOS is not running or is shutting down, so it receives no commands.
     (Power.OFF, SystemRequest.RESTART): Change.REFUSED,
     (Power.OFF, SystemRequest.SHUT_DOWN): Change.REFUSED,
     (Power.BOOTING, SystemRequest.RESTART): Change.REFUSED,
@@ -182,10 +182,10 @@ def _no_option(name: str, word: object) -> str:
 
 
 class PowerMachine:
-    """The power state of one Mac. ``boot_seconds`` and ``shutdown_seconds`` give the length of each.
+    """The power state of one Mac. ``boot_seconds`` and ``shutdown_seconds`` return the duration of the next one.
 
-    ``deadline`` (seconds on the caller's clock) is the end of the boot or of the shutdown under way, or None.
-    ``boots_after`` says whether the shutdown under way ends in a boot. ``cut`` is true while there is no mains power.
+    ``deadline`` (seconds on the caller's clock) is the end of the current boot or shutdown, or None. ``boots_after``
+    is true if a boot follows the current shutdown. ``cut`` is true during a power cut.
     """
 
     __slots__ = (
@@ -217,7 +217,7 @@ class PowerMachine:
         self._ran_before_cut = False
 
     def receive(self, request: AnyRequest, now: float) -> list[PowerEvent]:
-        """Apply a request at ``now`` and return what happened, in order; first what was over by then.
+        """Apply a request at ``now`` and return the resulting events in order, those that were due by then first.
 
         Raises RequestRefused and leaves the machine untouched. Source: apple-schema commands/lom.devicerequest.yaml,
         DeviceRequestType; device.restart.yaml; device.shutdown.yaml.
@@ -229,12 +229,12 @@ class PowerMachine:
         change = self._choices.change(self.state, request)
         if change is Change.REFUSED:
             found = self.state.words
-            self.state, self.deadline, self.boots_after = before  # what was over by now is told by the next ``advance``
+            self.state, self.deadline, self.boots_after = before  # the next ``advance`` returns the events due by now
             raise RequestRefused(f"{request.value} refused: the Mac is {found}")
         return events + self._change(change, now)
 
     def cut_mains(self, now: float) -> list[PowerEvent]:
-        """The mains power goes; of a Mac that has none already, nothing."""
+        """Start a power cut. No effect during a power cut."""
         if self.cut:
             return []
         events = self.advance(now)
@@ -243,9 +243,10 @@ class PowerMachine:
         return events + (self._go_down() if self.state is not Power.OFF else [])
 
     def restore_mains(self, now: float) -> list[PowerEvent]:
-        """The mains power is back: the Mac boots if it ran before.
+        """End a power cut: the Mac boots if it was running before.
 
-        So it is set up in a server room: "Start up automatically after a power failure". Source: pmset(1), autorestart.
+        This is the usual setting in a server room, "Start up automatically after a power failure".
+        Source: pmset(1), autorestart.
         """
         if not self.cut:
             return []
@@ -253,7 +254,7 @@ class PowerMachine:
         return self._boot(now) if self._ran_before_cut else []
 
     def advance(self, now: float) -> list[PowerEvent]:
-        """Let time pass until ``now``: a shutdown and a boot whose deadlines have come are over."""
+        """Complete each shutdown and boot that is due by ``now``, and return the events."""
         events: list[PowerEvent] = []
         while self.deadline is not None and now >= self.deadline:
             if self.state is Power.BOOTING:

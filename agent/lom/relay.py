@@ -1,7 +1,8 @@
-"""One request at the Controller: which address next, and what to say when none is left. No I/O.
+"""One relayed item at the Controller: chooses the next address to try, and collects the outcome. No I/O.
 
-Addresses are tried as given, the primary list's first. A failure before the request was sent (nobody there, the wrong
-peer) leads to the next address. Once it was sent it may have been carried out, so it is not sent again.
+Addresses are tried in the given order, the primary list first. After a failure before the request was sent (no
+listener, wrong peer) the next address is tried. A request that was sent may have been carried out, so it is not sent
+again.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from agent.lom.addresses import AddressError, check_link_local
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.requests import PROTOCOL_VERSION, Outcome, RelayItem
 
-_SHOWN = 400  # characters of one error, or of one address, that an outcome repeats
+_SHOWN = 400  # characters of one error, or of one address, that an outcome quotes
 
 
 class Unreachable(PeerError):
-    """No Device of the Controller's segment answers at this address."""
+    """No Device of the Controller's segment has this address."""
 
     kind = "lom_unreachable"
 
 
 class DeviceRefused(PeerError):
-    """The Device answered that it did not do what was asked."""
+    """The Device answered that it did not carry out the request."""
 
     kind = "lom_refused"
 
 
 class Relay:
-    """The way of one item through its addresses to its outcome. ``failure`` is the error that decided it, if any."""
+    """Tries the addresses of one item until it has an outcome. ``failure`` is the error that decided it, if any."""
 
     __slots__ = ("_errors", "_outcome", "_waiting", "failure", "item")
 
@@ -40,9 +41,9 @@ class Relay:
 
     @property
     def outcome(self) -> Outcome:
-        """What became of the item, once ``next_address`` has returned None."""
+        """The outcome of the item, once ``next_address`` has returned None."""
         if self._outcome is None:
-            raise MisuseError("this relay is not at its end")
+            raise MisuseError("the outcome of this relay is not decided yet")
         return self._outcome
 
     @property
@@ -52,12 +53,12 @@ class Relay:
 
     @property
     def request(self) -> LinkRequest:
-        """What to ask the Device."""
+        """The request to send to the Device."""
         version = PROTOCOL_VERSION if self.item.version is None else self.item.version
         return LinkRequest(self.item.uuid, self.item.dns_name, self.item.request, version)
 
     def next_address(self) -> str | None:
-        """The address to try now, or None when there is an outcome."""
+        """The next address to try, or None once there is an outcome."""
         while self._outcome is None:
             if not self._waiting:
                 self._outcome = self._failed()
@@ -70,18 +71,18 @@ class Relay:
         return None
 
     def not_sent(self, address: str, error: PeerError) -> None:
-        """``address`` failed before the request was sent."""
+        """Record that ``address`` failed before the request was sent."""
         self.failure = error
         self._errors.append(_told(address, error))
 
     def sent_and_failed(self, address: str, error: PeerError) -> None:
-        """The request went to ``address``, but no good answer came: this is final."""
+        """Record that the request was sent to ``address`` and no valid answer arrived. This is final."""
         self.failure = error
         self._errors.append(_told(address, error))
         self._outcome = self._failed()
 
     def answered(self, answer: LinkAnswer) -> None:
-        """The Device answered: this is final."""
+        """Record the Device's answer. This is final."""
         if answer.error:
             self.failure = DeviceRefused(answer.error)
         else:
@@ -93,7 +94,7 @@ class Relay:
 
 
 def _told(address: str, error: PeerError) -> str:
-    """One address and what went wrong there. A certificate's names may hold what no plist can: it is replaced."""
+    """One address and its error. Characters that a plist cannot hold (from names in certificates) are replaced."""
     return f"{_printable(address)}: {_printable(str(error))}"
 
 

@@ -1,8 +1,8 @@
-"""LOM commands as the MDM server gives them, and the Mac's answers, in both dialects.
+"""LOM commands of the MDM server, and the Mac's answers in two dialects.
 
-``schema`` answers with the keys of apple-schema commands/lom.*.yaml. ``documented-example`` answers with the keys of
-the examples on Apple's pages, to the letter (``ResponseData``, ``DeviceRequestSucess``). Requests in either shape are
-taken in both.
+In the dialect ``schema`` answers have the keys of apple-schema commands/lom.*.yaml. In ``documented-example`` they have
+the keys of the examples in Apple's documentation, including their spelling (``ResponseData``, ``DeviceRequestSucess``).
+Requests are accepted in both forms in either dialect.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from agent.mdm.values import Warn, WrongType, by_value, unheard
 from agent.plists import type_name
 
 PROTOCOL_VERSION = 1  # of our link; Apple's is unpublished
-MAX_UUID_LENGTH = 256  # so that a link frame can hold it; ours, no standard says
+MAX_UUID_LENGTH = 256  # characters; our limit, so that it fits in a link frame
 MAX_DNS_NAME_LENGTH = 253  # RFC 1035
-_SHOWN = 80  # characters of a server's text that an error repeats
-MAX_ADDRESSES = 16  # of one list of one item: what one Mac can have, with room
+_SHOWN = 80  # characters of a server's text that an error quotes
+MAX_ADDRESSES = 16  # per list of one item; our limit, above what a Mac can have
 
 
 class Dialect(Enum):
-    """Which keys an answer has."""
+    """Which keys an answer uses."""
 
     SCHEMA = "schema"
     DOCUMENTED_EXAMPLE = "documented-example"
@@ -39,51 +39,52 @@ class PowerRequest(Enum):
 
 
 class RequestListMalformed(PeerError):
-    """A LOMDeviceRequest that is no list of items with a DeviceRequestUUID each: it cannot be answered by item."""
+    """A LOMDeviceRequest without a list of items that each have a DeviceRequestUUID: it cannot be answered by item."""
 
     kind = "command_format"
 
 
 class ItemRefused(PeerError):
-    """An item that can be answered, but not carried out."""
+    """An item is invalid; it is answered with this error."""
 
     kind = "lom_item"
 
 
 @dataclass(frozen=True, slots=True)
 class RelayItem:
-    """One item of a RequestList: which Device, under which addresses, and what is to be done.
-
-    ``addresses`` are the primary list's, then the secondary list's, as given. ``version`` is None where the server sent
-    none, as in the seed page's example.
-    """
+    """One item of a RequestList: a request for one Device."""
 
     uuid: str
+    """DeviceRequestUUID."""
     dns_name: str
+    """DeviceDNSName: the Device's CommonName."""
     request: PowerRequest
     addresses: tuple[str, ...]
+    """The addresses of the primary list, then those of the secondary list, unchecked."""
     version: int | None = None
+    """LOMProtocolVersion; None if the server sent none, as in the example of Apple's documentation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one item; ``error`` is empty where it succeeded."""
+    """The result of one item."""
 
     uuid: str
     error: str = ""
+    """Empty if the item succeeded."""
 
     @property
     def success(self) -> bool:
-        """Whether the Device did what was asked."""
+        """Whether the Device carried out the request."""
         return not self.error
 
 
 def parse_request_list(body: Mapping[str, Any], warn: Warn = unheard) -> list[RelayItem | Outcome]:
-    """The items of a LOMDeviceRequest, in order; an item that cannot be carried out is its failed Outcome.
+    """The items of a LOMDeviceRequest, in order; an invalid item is returned as its failed Outcome.
 
-    So is one that repeats the DeviceRequestUUID of another: the first of them is the one that counts (our choice).
-    ``warn`` hears of a value that is taken although it is of another type.
-    Raises RequestListMalformed where the list or an item's DeviceRequestUUID is not there to be answered.
+    If several items have the same DeviceRequestUUID, only the first is valid (our choice). ``warn`` is called for each
+    value that is accepted although it has another type. Raises RequestListMalformed if the list, or the
+    DeviceRequestUUID of an item, is missing or has the wrong type.
     """
     items = body.get("RequestList")
     if not isinstance(items, list):
@@ -111,9 +112,9 @@ def parse_request_list(body: Mapping[str, Any], warn: Warn = unheard) -> list[Re
 
 
 def setup_answer(dialect: Dialect, primary: Sequence[str], secondary: Sequence[str], version: int) -> dict[str, Any]:
-    """The answer's keys for LOMSetupRequest.
+    """The keys of the answer to LOMSetupRequest.
 
-    The page's example has one list only, so ``documented-example`` names every address there.
+    The documented example has one list only, so ``documented-example`` puts every address there.
     """
     if dialect is Dialect.DOCUMENTED_EXAMPLE:
         return {"PrimaryIPv6AddressList": [*primary, *secondary]}
@@ -125,7 +126,7 @@ def setup_answer(dialect: Dialect, primary: Sequence[str], secondary: Sequence[s
 
 
 def request_answer(dialect: Dialect, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The answer's keys for LOMDeviceRequest, the outcomes in the order of the request."""
+    """The keys of the answer to LOMDeviceRequest, the outcomes in the order of the request."""
     if dialect is Dialect.DOCUMENTED_EXAMPLE:
         return {"ResponseData": [_answer_item(outcome, "DeviceRequestSucess") for outcome in outcomes]}
     return {"ResponseList": [_answer_item(outcome, "DeviceRequestSuccess") for outcome in outcomes]}

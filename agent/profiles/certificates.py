@@ -19,12 +19,12 @@ from agent.profiles.scep import SCEP
 PKCS12 = "com.apple.security.pkcs12"
 CERTIFICATES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1")
 
-# The identities of a profile, by upper-case PayloadUUID.
+# The identities of a profile by PayloadUUID (in upper case).
 Identities = Mapping[str, Identity]
 
 
 def unpack_identity(payload: Payload) -> Identity:
-    """Unpack a PKCS12 payload. Raises ProfileError with the chain of errors that a Mac gives."""
+    """Unpack a PKCS12 payload. Raises ProfileError with the ErrorChain of a Mac."""
     outer = payload_failed(payload.name)
     try:
         return load_pkcs12(payload.require("PayloadContent", bytes), payload.get("Password", str))
@@ -35,7 +35,7 @@ def unpack_identity(payload: Payload) -> Identity:
 
 
 def identity_at(profile: Profile, uuid: str, key: str, identities: Identities) -> Identity:
-    """The identity that a payload refers to by PayloadUUID in ``key``. Raises ProfileError where it is none."""
+    """The identity that a payload references by PayloadUUID in ``key``. Raises ProfileError if there is none."""
     payload = profile.payload(uuid, key)
     identity = identities.get(ascii_upper(payload.uuid))
     if identity is None:
@@ -44,14 +44,14 @@ def identity_at(profile: Profile, uuid: str, key: str, identities: Identities) -
 
 
 def check_identity_at(profile: Profile, uuid: str, key: str) -> None:
-    """Whether a payload refers by PayloadUUID in ``key`` to one that will give an identity. Raises ProfileError."""
+    """Check that ``key`` references a payload that provides an identity. Raises ProfileError."""
     payload = profile.payload(uuid, key)
     if payload.payload_type not in (PKCS12, SCEP):
         raise _no_identity(payload, key)
 
 
 def _no_identity(payload: Payload, key: str) -> ProfileError:
-    reason = f"{key} refers to a payload {payload.payload_type}, which holds no identity that this Mac can use"
+    reason = f"{key} refers to a payload {payload.payload_type}, which provides no identity that this Mac can use"
     return bad_certificate(reason).within(payload_failed(payload.name))
 
 
@@ -59,10 +59,12 @@ def certificate_of(payload: Payload) -> x509.Certificate:
     """Read a CA certificate payload, DER or PEM. Raises ProfileError."""
     outer = payload_failed(payload.name)
     if payload.payload_type not in CERTIFICATES:
-        raise bad_certificate(f"a payload {payload.payload_type} holds no CA certificate").within(outer)
+        raise bad_certificate(f"a payload {payload.payload_type} contains no CA certificate").within(outer)
     blob = payload.require("PayloadContent", bytes)
     if len(blob) > MAX_BYTES:
-        raise bad_certificate(f"a certificate of {len(blob)} bytes").within(outer)
+        raise bad_certificate(f"the certificate should have at most {MAX_BYTES} bytes, but has {len(blob)}").within(
+            outer
+        )
     try:
         return read_pem(blob)[0] if b"-----BEGIN" in blob else read_certificate(blob)
     except CertificateError as error:
@@ -70,7 +72,7 @@ def certificate_of(payload: Payload) -> x509.Certificate:
 
 
 def certificates_at(profile: Profile, payload: Payload, key: str) -> tuple[x509.Certificate, ...]:
-    """The CA certificates that ``payload`` refers to by PayloadUUID in ``key``. Raises ProfileError."""
+    """The CA certificates that ``payload`` references by PayloadUUID in ``key``. Raises ProfileError."""
     return tuple(certificate_of(profile.payload(uuid, key)) for uuid in payload.strings(key))
 
 

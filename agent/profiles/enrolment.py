@@ -1,4 +1,4 @@
-"""The enrolment profile: what its ``com.apple.mdm`` payload binds a Mac to.
+"""The enrolment profile: the settings of its ``com.apple.mdm`` payload.
 
 Source: apple-schema profiles/com.apple.mdm.yaml.
 """
@@ -24,33 +24,34 @@ BOOTSTRAP_CAPABILITY = "com.apple.mdm.bootstraptoken"  # a server capability
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentTerms:
-    """What an enrolment profile says of its server, before the Mac has its identity.
-
-    ``anchors`` are the profile's own CA certificates. Where ``server_pins`` (or ``check_in_pins``) is not empty, the
-    server's chain must hold one of these certificates.
-    """
+    """The settings of an enrolment profile, without the Mac's identity."""
 
     server_url: str
     check_in_url: str
+    """CheckInURL; ServerURL if the profile has none."""
     topic: str
     access_rights: AccessRights
     anchors: tuple[x509.Certificate, ...] = ()
+    """The CA certificates in the profile."""
     server_pins: tuple[x509.Certificate, ...] = ()
+    """If not empty, the chain of ServerURL's server must contain one of these certificates."""
     check_in_pins: tuple[x509.Certificate, ...] = ()
+    """If not empty, the chain of CheckInURL's server must contain one of these certificates."""
     sign_message: bool = False
     check_out_when_removed: bool = False
     capabilities: tuple[str, ...] = ()
+    """ServerCapabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolment(EnrolmentTerms):
-    """What an enrolled Mac knows of its server, and the identity by which the server knows the Mac."""
+    """The settings of an enrolment profile, and the Mac's MDM identity."""
 
     identity: Identity
 
 
 def mdm_payload_of(profile: Profile) -> Payload:
-    """The profile's MDM payload. Raises ProfileError where there is none, or more than one."""
+    """The profile's MDM payload. Raises ProfileError if there is none, or more than one."""
     payload = profile.of_type(MDM)
     if payload is None:
         raise malformed(f"the profile “{profile.name}” has no {MDM} payload, so a Mac cannot enrol with it")
@@ -58,14 +59,14 @@ def mdm_payload_of(profile: Profile) -> Payload:
 
 
 def enrolment_of(profile: Profile, identities: Identities) -> Enrolment:
-    """Read an enrolment profile. Raises ProfileError: no MDM payload, a value a Mac refuses, no such identity."""
+    """Read an enrolment profile. Raises ProfileError if its MDM payload or identity is missing or invalid."""
     terms = enrolment_terms_of(profile)
     identity = identity_at(profile, mdm_payload_of(profile).require(_IDENTITY, str), _IDENTITY, identities)
     return Enrolment(identity=identity, **{each.name: getattr(terms, each.name) for each in fields(terms)})
 
 
 def enrolment_terms_of(profile: Profile) -> EnrolmentTerms:
-    """Read all of an enrolment profile but its identity, to which it must refer. Raises ProfileError."""
+    """Read an enrolment profile without its identity; only the reference to it is checked. Raises ProfileError."""
     payload = mdm_payload_of(profile)
     server_url = _https(payload, payload.require("ServerURL", str), "ServerURL")
     topic = payload.require("Topic", str)
@@ -87,7 +88,7 @@ def enrolment_terms_of(profile: Profile) -> EnrolmentTerms:
 
 
 def check_update(before: EnrolmentTerms, after: EnrolmentTerms) -> None:
-    """Whether the server may replace its enrolment profile by this one. Raises ProfileError.
+    """Check that the server may replace its enrolment profile by this one. Raises ProfileError.
 
     Source: apple-schema profiles/com.apple.mdm.yaml: "Any change is an error, and the update rejected".
     """

@@ -1,11 +1,11 @@
-"""What is wrong with a profile, as a Mac reports it: a chain of errors, outermost first."""
+"""Errors of a profile as a Mac reports them: an ErrorChain, outermost error first."""
 
 from __future__ import annotations
 
 from agent.errors import PeerError
 from agent.mdm.results import ChainedError, Domain
 
-# MCProfileErrorDomain and its neighbours; the numbers are those that Apple's MDM protocol reference names.
+# Codes of MCProfileErrorDomain and related domains. Source: Apple's MDM protocol reference.
 MALFORMED = 1000
 INSTALL_FAILURE = 1009
 PAYLOAD_INSTALL_FAILURE = 4001
@@ -16,7 +16,7 @@ SCEP_BAD_ANSWER = 22013
 
 
 class ProfileError(PeerError):
-    """A profile that a Mac refuses. ``chain`` is what it reports."""
+    """The Mac refuses a profile. ``chain`` is its ErrorChain."""
 
     kind = "profile"
 
@@ -25,12 +25,12 @@ class ProfileError(PeerError):
         self.chain = chain
 
     def within(self, outer: ChainedError) -> ProfileError:
-        """The same failure, as part of a larger one."""
+        """The same error with ``outer`` added as the outermost error."""
         return ProfileError(outer, *self.chain)
 
 
 def malformed(description: str) -> ProfileError:
-    """The profile is not what a profile has to be."""
+    """The profile is malformed."""
     return ProfileError(ChainedError(Domain.PROFILE, MALFORMED, description))
 
 
@@ -40,7 +40,7 @@ def bad_certificate(description: str) -> ProfileError:
 
 
 def bad_password(description: str) -> ProfileError:
-    """A PKCS12 does not open with the payload's Password."""
+    """The payload's Password does not open its PKCS12."""
     return ProfileError(ChainedError(Domain.CERTIFICATE, BAD_PASSWORD, description))
 
 
@@ -57,5 +57,5 @@ def install_failed(profile_name: str) -> ChainedError:
 
 
 def scep_failed(description: str, *, network: bool) -> ProfileError:
-    """A SCEP payload got no identity: the server could not be reached, or did not issue one."""
+    """SCEP failed: the server was unreachable (``network``), or it did not issue an identity."""
     return ProfileError(ChainedError(Domain.SCEP, SCEP_NETWORK if network else SCEP_BAD_ANSWER, description))

@@ -1,4 +1,4 @@
-"""The ``com.apple.lom`` payload: it makes a Mac a LOM Device, a Controller or both.
+"""The ``com.apple.lom`` payload, which configures a Mac as LOM Device, Controller or both.
 
 Source: apple-schema profiles/com.apple.lom.yaml.
 """
@@ -13,13 +13,12 @@ from agent.profiles.profile import Payload, Profile
 
 LOM = "com.apple.lom"
 
-
 _IDENTITIES = ("DeviceCertificateUUID", "ControllerCertificateUUID")
 _ANCHORS = ("DeviceCACertificateUUIDs", "ControllerCACertificateUUIDs")
 
 
 def check_lom(profile: Profile) -> None:
-    """Whether the LOM payload, if the profile has one, refers to what it has to. Raises ProfileError."""
+    """Check the references of the LOM payload, if the profile has one. Raises ProfileError."""
     payload = profile.of_type(LOM)
     if payload is None:
         return
@@ -34,7 +33,7 @@ def check_lom(profile: Profile) -> None:
 
 
 def lom_configuration_of(profile: Profile, identities: Identities) -> LOMConfiguration | None:
-    """What the profile's LOM payload says, or None where it has none. Raises ProfileError."""
+    """The configuration in the profile's LOM payload, or None if it has none. Raises ProfileError."""
     payload = profile.of_type(LOM)
     if payload is None:
         return None

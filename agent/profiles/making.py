@@ -1,4 +1,4 @@
-"""The profiles that the lab gives out: enrolment, and LOM. Source: apple-schema profiles/*.yaml."""
+"""The lab's profiles: enrolment, and LOM. Source: apple-schema profiles/*.yaml."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ORGANIZATION = "lom-agent lab"
 
 
 def enrolment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
-    """An enrolment profile with ``identity`` (a payload) as the Mac's own."""
+    """An enrolment profile with the payload ``identity`` (PKCS12 or SCEP)."""
     anchor = _certificate_payload(authorities.anchor, "Lab CA", f"{ENROLMENT_IDENTIFIER}.ca")
     mdm = _payload(
         "com.apple.mdm",
@@ -41,12 +41,12 @@ def enrolment_profile(authorities: Authorities, base_url: str, identity: dict[st
 
 
 def pkcs12_payload(authorities: Authorities) -> dict[str, Any]:
-    """A new MDM identity, packed with its key."""
+    """A PKCS12 payload with a new MDM identity."""
     return _identity_payload(authorities.mdm_identity(), "MDM identity", f"{ENROLMENT_IDENTIFIER}.identity")
 
 
 def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str, Any]:
-    """Where the Mac gets its MDM identity by itself."""
+    """A SCEP payload for the MDM identity."""
     return _payload(
         "com.apple.security.scep",
         "MDM identity",

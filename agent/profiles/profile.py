@@ -1,4 +1,4 @@
-"""A configuration profile: its own keys and its payloads, checked for what every profile must have.
+"""A configuration profile and its payloads, with checks of the keys that every profile must have.
 
 Source: apple-schema profiles/TopLevel.yaml, profiles/CommonPayloadKeys.yaml.
 """
@@ -26,22 +26,24 @@ OVER_THE_AIR_TYPE = "Profile Service"
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One payload. ``content`` has all its keys, the common ones too; ``warn`` hears what is odd and is taken."""
+    """One payload of a profile."""
 
     payload_type: str
     uuid: str
     identifier: str
     content: Mapping[str, Any]
+    """All its keys, including the common ones."""
     warn: Warn = field(default=unheard, compare=False, repr=False)
+    """Called for each irregular value that is accepted."""
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """PayloadDisplayName, or the identifier if there is none."""
         name = self.content.get("PayloadDisplayName")
         return name if isinstance(name, str) and name else self.identifier
 
     def get(self, key: str, kind: type[ValueT]) -> ValueT | None:
-        """The value of an optional key, or what it is worth as ``kind``. Raises ProfileError where it is of another."""
+        """The value of an optional key, converted to ``kind`` where a Mac does so. Raises ProfileError."""
         value = self.content.get(key)
         if value is None:
             return None
@@ -51,14 +53,14 @@ class Payload:
             raise malformed(str(error)) from error
 
     def require(self, key: str, kind: type[ValueT]) -> ValueT:
-        """The value of a required key. Raises ProfileError where it is absent or has another type."""
+        """The value of a required key. Raises ProfileError if it is absent or has another type."""
         value = self.get(key, kind)
         if value is None:
             raise malformed(f"the payload {self.payload_type} lacks the required key {key}")
         return value
 
     def strings(self, key: str) -> tuple[str, ...]:
-        """The value of an optional array of strings, empty where it is absent. Raises ProfileError."""
+        """The value of an optional array of strings, empty if it is absent. Raises ProfileError."""
         values = self.get(key, list) or []
         if not all(isinstance(value, str) for value in values):
             raise malformed(f"{key} of the payload {self.payload_type} should be an array of strings")
@@ -67,25 +69,24 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A profile and its payloads, in the order of the file.
-
-    ``signers`` are the signer's certificate and those that came with it, where the profile was signed.
-    """
+    """A profile and its payloads."""
 
     uuid: str
     identifier: str
     content: Mapping[str, Any]
     payloads: tuple[Payload, ...]
+    """In the order of the file."""
     signers: tuple[x509.Certificate, ...] = ()
+    """For a signed profile: the signer's certificate, then the other certificates of the signature."""
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """PayloadDisplayName, or the identifier if there is none."""
         name = self.content.get("PayloadDisplayName")
         return name if isinstance(name, str) and name else self.identifier
 
     def payload(self, uuid: str, key: str = "a payload") -> Payload:
-        """The payload with this PayloadUUID, to which ``key`` refers. Raises ProfileError where it is not there."""
+        """The payload with this PayloadUUID, which ``key`` references. Raises ProfileError if there is none."""
         for payload in self.payloads:
             if same_name(payload.uuid, uuid):
                 return payload
@@ -94,7 +95,7 @@ class Profile:
         )
 
     def of_type(self, payload_type: str) -> Payload | None:
-        """The one payload of a type that may stand once, or None. Raises ProfileError where there are more."""
+        """The payload of a type that may occur once, or None. Raises ProfileError if there are several."""
         found = [payload for payload in self.payloads if payload.payload_type == payload_type]
         if len(found) > 1:
             raise malformed(f"the profile “{self.name}” has {len(found)} payloads {payload_type}; one is allowed")
@@ -102,10 +103,10 @@ class Profile:
 
 
 def read_profile(blob: bytes, warn: Warn = unheard) -> Profile:
-    """Read a profile, plain or signed. Whether the signer is to be trusted is for the caller to judge.
+    """Read a plain or signed profile. The caller decides whether to trust the signer.
 
-    A signature with SHA-1 is taken, as by a Mac: some servers make no other. ``warn`` hears of it.
-    Raises PlistError where it is no plist, ProfileError where it is no profile or its signature does not hold.
+    A signature with SHA-1 is accepted with a warning, as on a Mac: some servers produce no other. Raises PlistError if
+    the content is not a property list, ProfileError if it is not a profile or its signature is invalid.
     """
     if looks_encrypted(blob):
         raise _encrypted("the profile", "it is a CMS EnvelopedData")
@@ -114,7 +115,7 @@ def read_profile(blob: bytes, warn: Warn = unheard) -> Profile:
     try:
         signed = open_signed(blob, legacy=SHA1_ONLY)
     except CMSError as error:
-        raise malformed(f"the profile's signature does not hold: {error}") from error
+        raise malformed(f"the profile's signature is invalid: {error}") from error
     profile = parse_profile(signed.content, warn)
     if signed.legacy:
         warn(f"the profile “{profile.name}” is signed with SHA-1; a Mac takes it, but sign it with SHA-256")
@@ -123,7 +124,7 @@ def read_profile(blob: bytes, warn: Warn = unheard) -> Profile:
 
 
 def parse_profile(blob: bytes, warn: Warn = unheard) -> Profile:
-    """Read a plain profile. Raises PlistError where it is no plist, ProfileError where it is no profile."""
+    """Read a plain profile. Raises PlistError if it is not a property list, ProfileError if it is not a profile."""
     root = plists.load_dict(blob, what="profile")
     _check_type(root)
     outer = _common(root, "the profile", warn)
@@ -150,8 +151,8 @@ def _check_type(root: Mapping[str, Any]) -> None:
     if found == OVER_THE_AIR_TYPE:
         raise malformed(
             f"expected a profile of the PayloadType {PROFILE_TYPE}, found a “{OVER_THE_AIR_TYPE}” profile: it only "
-            "begins an over-the-air enrolment, which is not supported. Give the profile that the server sends at the "
-            "end of it, the one with the com.apple.mdm payload"
+            "starts an over-the-air enrolment, which is not supported. Use the profile that the server sends at the "
+            "end of it, with the com.apple.mdm payload"
         )
     shown = repr(found[:80]) if isinstance(found, str) else plists.type_name(found)
     raise malformed(f"the PayloadType of a profile should be {PROFILE_TYPE}, but is {shown}")
@@ -160,7 +161,7 @@ def _check_type(root: Mapping[str, Any]) -> None:
 def _encrypted(what: str, how: str) -> ProfileError:
     return malformed(
         f"{what} is encrypted for one device ({how}), and only that device can read it. "
-        "Give the profile without encryption"
+        "Use the profile without encryption"
     )
 
 

@@ -1,4 +1,4 @@
-"""The SCEP payload: how a Mac gets an identity. Source: apple-schema profiles/com.apple.security.scep.yaml."""
+"""The SCEP payload. Source: apple-schema profiles/com.apple.security.scep.yaml."""
 
 from __future__ import annotations
 
@@ -24,35 +24,38 @@ _MAX_RETRIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class SCEPPayload:
-    """What a SCEP payload asks for. ``subject`` and ``subject_alt_name`` are as they stand in it.
-
-    ``retries`` and ``retry_delay`` (seconds, at least one) are bounded: a CA that never decides is not asked for ever.
-    """
+    """The settings of a SCEP payload."""
 
     payload_name: str
     url: str
     ca_name: str
+    """Name; empty if there is none."""
     subject: Any
+    """Subject, in the payload's form."""
     subject_alt_name: Mapping[str, Any] | None
+    """SubjectAltName, in the payload's form."""
     challenge: str | None
     key_size: int
+    """Bits: one of KEY_SIZES."""
     key_usage: int
     ca_fingerprint: bytes | None
     retries: int
+    """At most 1000, so that polling a CA that never decides ends."""
     retry_delay: float
+    """Seconds, from 1 to an hour."""
 
 
 def scep_of(payload: Payload) -> SCEPPayload:
     """Read a SCEP payload. Raises ProfileError.
 
-    Where it has no Subject, its PayloadIdentifier is the CommonName, as on a Mac. A Keysize of 0, which Apple's own
-    example has, is the default.
+    Without a Subject the PayloadIdentifier is the CommonName, as on a Mac. A Keysize of 0, as in Apple's example, means
+    the default.
     """
     content = replace(payload, content=payload.require("PayloadContent", dict))
     key_type = content.get("Key Type", str) or "RSA"
     if key_type != "RSA":
         raise malformed(f"Key Type of the payload “{payload.name}” should be RSA, but is {key_type[:80]}")
-    key_size = _one_of(content, "Keysize", DEFAULT_KEY_SIZE) or DEFAULT_KEY_SIZE
+    key_size = _integer(content, "Keysize", DEFAULT_KEY_SIZE) or DEFAULT_KEY_SIZE
     if key_size not in KEY_SIZES:
         raise malformed(f"Keysize of the payload “{payload.name}” should be one of {KEY_SIZES}, but is {key_size}")
     subject = content.get("Subject", list) or [[["CN", payload.identifier[:MAX_COMMON_NAME]]]]
@@ -70,14 +73,14 @@ def scep_of(payload: Payload) -> SCEPPayload:
         subject_alt_name=subject_alt_name,
         challenge=content.get("Challenge", str),
         key_size=key_size,
-        key_usage=_one_of(content, "Key Usage", 0),
+        key_usage=_integer(content, "Key Usage", 0),
         ca_fingerprint=content.get("CAFingerprint", bytes),
-        retries=min(_MAX_RETRIES, max(0, _one_of(content, "Retries", DEFAULT_RETRIES))),
-        retry_delay=asked_wait(_one_of(content, "RetryDelay", DEFAULT_RETRY_DELAY_SECONDS)),
+        retries=min(_MAX_RETRIES, max(0, _integer(content, "Retries", DEFAULT_RETRIES))),
+        retry_delay=asked_wait(_integer(content, "RetryDelay", DEFAULT_RETRY_DELAY_SECONDS)),
     )
 
 
-def _one_of(content: Payload, key: str, default: int) -> int:
+def _integer(content: Payload, key: str, default: int) -> int:
     value = content.get(key, int)
     return default if value is None else value
 

@@ -1,7 +1,7 @@
 """The profiles installed on one Mac, by PayloadIdentifier, in the order of their installation.
 
-Installing is all or nothing: everything is checked before anything changes. What is kept of a profile is what later
-answers need; the PKCS12 and its password are not.
+Installation is atomic: everything is checked before anything changes. The store keeps only the parts of a profile that
+later answers need, so not the PKCS12 and its password.
 """
 
 from __future__ import annotations
@@ -38,26 +38,29 @@ _LISTED_TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class InstalledProfile:
-    """What a Mac keeps of a profile. ``signers`` are the certificates that it was signed with."""
+    """The stored parts of a profile."""
 
     identifier: str
     payload_types: frozenset[str]
     identities: tuple[Identity, ...]
     certificates: tuple[x509.Certificate, ...]
+    """The CA certificates in its payloads."""
     signers: tuple[x509.Certificate, ...]
-    packed: bytes  # what is listed of it, but for the signers: a fifth of what the dictionaries would take
+    """The certificates of its signature."""
+    packed: bytes
+    """Its item of ProfileList without the signers, serialised: a fifth of the memory of the dictionaries."""
 
     @property
     def listed(self) -> dict[str, Any]:
         """Its item of a ProfileList answer."""
-        listed: dict[str, Any] = marshal.loads(self.packed)  # noqa: S302 - octets of our own
+        listed: dict[str, Any] = marshal.loads(self.packed)  # noqa: S302 - written by ``install``
         if self.signers:
             listed["SignerCertificates"] = [signer.public_bytes(Encoding.DER) for signer in self.signers]
         return listed
 
 
 class ProfileStore:
-    """What is installed. ``lom`` is the LOM configuration in force, or None."""
+    """The installed profiles. ``lom`` is the active LOM configuration, or None."""
 
     __slots__ = ("_profiles", "lom")
 
@@ -72,16 +75,16 @@ class ProfileStore:
         return identifier in self._profiles
 
     def check(self, profile: Profile) -> None:
-        """Whether a profile can be installed once it has its identities. Raises ProfileError."""
+        """Check that a profile can be installed once its identities are obtained. Raises ProfileError."""
         all_certificates(profile)
         check_lom(profile)
         for payload_type in (LOM, MDM):
             self._check_single(profile, payload_type)
 
     def install(self, profile: Profile, identities: Identities) -> None:
-        """Install a profile with the identities of its payloads; one with the same PayloadIdentifier is replaced.
+        """Install a profile with the identities of its payloads; replaces one with the same PayloadIdentifier.
 
-        Raises ProfileError, and then nothing has changed.
+        Raises ProfileError and leaves the store unchanged.
         """
         self.check(profile)
         configuration = lom_configuration_of(profile, identities)
@@ -98,7 +101,7 @@ class ProfileStore:
             self.lom = configuration
 
     def remove(self, identifier: str) -> InstalledProfile:
-        """Take a profile and what it configured off the Mac. Raises ProfileError where it is not there."""
+        """Remove a profile and its configuration. Raises ProfileError if it is not installed."""
         profile = self._profiles.pop(identifier, None)
         if profile is None:
             raise ProfileError(
@@ -109,7 +112,7 @@ class ProfileStore:
         return profile
 
     def _check_single(self, profile: Profile, payload_type: str) -> None:
-        """A Mac has one payload of this type, in whichever profile."""
+        """Check that no other installed profile has a payload of this type. Raises ProfileError."""
         if profile.of_type(payload_type) is None:
             return
         for other in self._profiles.values():
@@ -121,12 +124,12 @@ class ProfileStore:
 
 @lru_cache(_KINDS_OF_PROFILES)
 def _shared(payload_types: frozenset[str]) -> frozenset[str]:
-    """The same set for all the profiles of a kind."""
+    """One shared set for all profiles with the same payload types, to save memory."""
     return payload_types
 
 
 def _listed(profile: Profile) -> dict[str, Any]:
-    """Source: apple-schema commands/profile.list.yaml, responsekeys."""
+    """The item of ProfileList. Source: apple-schema commands/profile.list.yaml, responsekeys."""
     listed: dict[str, Any] = {
         **_common_keys(profile.content),
         "HasRemovalPasscode": False,

@@ -1,4 +1,4 @@
-"""Variables in a profile's values, which each Mac fills in for itself: ``%SerialNumber%`` and the like."""
+"""Variables in a profile's values, such as ``%SerialNumber%``, which each Mac replaces with its own values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from agent.profiles.profile import Payload, Profile
 
 _VARIABLE = re.compile(r"%([A-Za-z]+)%")
-_SECRETS = ("Challenge", "Password")  # keys of whose values nothing is repeated
-_SHOWN = 40  # characters of a name that a warning repeats
+_SECRETS = ("Challenge", "Password")  # keys whose values no warning quotes
+_SHOWN = 40  # characters of a name that a warning quotes
 
 
 def expand(profile: Profile, values: Mapping[str, str]) -> Profile:
-    """The profile with every variable of ``values`` filled in, in every string of every payload.
+    """The profile with the variables in ``values`` replaced, in every string of every payload.
 
-    Names are told apart by case, as on a Mac; a name that is not in ``values`` stays as it stands, with a warning.
+    Names are case-sensitive, as on a Mac. A variable that is not in ``values`` is left unchanged, with a warning.
     """
     return replace(profile, payloads=tuple(_expanded(payload, values) for payload in profile.payloads))
 
@@ -28,7 +28,7 @@ def _expanded(payload: Payload, values: Mapping[str, str]) -> Payload:
             if found[1] not in values:
                 name = "a variable" if key in _SECRETS else f"the variable %{found[1][:_SHOWN]}%"
                 what = f"{key} of the payload {payload.payload_type}"
-                payload.warn(f"{what} holds {name}, which is not known; it stays as it stands")
+                payload.warn(f"{what} contains {name}, which is unknown and left unchanged")
             return values.get(found[1], found[0])
 
         return _VARIABLE.sub(fill, value) if "%" in value else value

@@ -1,5 +1,5 @@
-"""How an MDM server is asked to queue a command, and to push: the side that its operator's tools use, not the Macs.
+"""Clients of the operator APIs of MDM servers: queue a command, send a push.
 
-A ``configs`` object says which server and with which secret; ``opening`` makes a ``server.Server`` of it: ``lab``,
-``nanomdm``, ``micromdm``, or ``webhook`` (any API, by ``templates``). Each has a ``pool`` of connections of its own.
+An object of ``configs`` selects the server and its credentials; ``opening`` creates the ``server.Server`` for it:
+``lab``, ``nanomdm``, ``micromdm``, or ``webhook`` (any API, by ``templates``). Each has its own connection ``pool``.
 """

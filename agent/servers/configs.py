@@ -1,88 +1,93 @@
-"""Which server, and how to reach it: plain data that may go to another process. No secret shows in a ``repr``."""
+"""Configurations of server APIs: plain data that can be sent to another process. No ``repr`` shows a secret."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-CONNECTIONS = 32  # ours: as many as one tool of a server's operator may well hold
+CONNECTIONS = 32  # maximum per worker and API; our default
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose certificates are good: those of the CAs in ``anchors_pem``, of the system's where ``system`` says so.
-
-    ``insecure`` takes any.
-    """
+    """Which server certificates are accepted."""
 
     anchors_pem: str = field(default="", repr=False)
+    """Trusted CAs, in PEM."""
     system: bool = True
+    """Whether the system's CAs are trusted, too."""
     insecure: bool = False
+    """Accept any server certificate. For experiments only."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabConfig:
-    """A lab: its base URL, and the token of its API. ``push`` has it push when a command is queued."""
+    """The API of a lab."""
 
     url: str
+    """Base URL."""
     token: str = field(repr=False)
     trust: Trust = Trust(system=False)
     push: bool = True
+    """Whether the lab pushes when it queues a command."""
     connections: int = CONNECTIONS
+    """Maximum number of connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class NanoMDMConfig:
-    """A NanoMDM: its base URL, and the key of its API. ``push`` has it push when a command is queued.
-
-    http is for loopback, unless ``plain`` allows it anywhere.
-    """
+    """The API of a NanoMDM server."""
 
     url: str
+    """Base URL."""
     api_key: str = field(repr=False)
     user: str = "nanomdm"
     trust: Trust = Trust()
     push: bool = True
+    """Whether NanoMDM pushes when it queues a command."""
     plain: bool = False
+    """Allow http to hosts other than loopback."""
     connections: int = CONNECTIONS
+    """Maximum number of connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class MicroMDMConfig:
-    """A MicroMDM: its base URL, and the key of its API. It pushes when a command is queued, whoever asks.
-
-    http is for loopback, unless ``plain`` allows it anywhere.
-    """
+    """The API of a MicroMDM server. MicroMDM always pushes when it queues a command."""
 
     url: str
+    """Base URL."""
     api_key: str = field(repr=False)
     user: str = "micromdm"
     trust: Trust = Trust()
     plain: bool = False
+    """Allow http to hosts other than loopback."""
     connections: int = CONNECTIONS
+    """Maximum number of connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """A request with placeholders; ``agent.servers.templates`` says which. Headers are (name, value)."""
+    """A request with placeholders; ``agent.servers.templates`` documents them."""
 
     method: str
     url: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Pairs of name and value."""
     body: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookConfig:
-    """Any server's API, by what is to be sent. Without ``push`` the server is taken to push by itself.
-
-    http is for loopback, unless ``plain`` allows it anywhere.
-    """
+    """The API of any server, described by request templates."""
 
     enqueue: RequestTemplate
     push: RequestTemplate | None = None
+    """None if the server pushes when it queues a command."""
     trust: Trust = Trust()
     plain: bool = False
+    """Allow http to hosts other than loopback."""
     connections: int = CONNECTIONS
+    """Maximum number of connections per origin."""
 
 
 ServerConfig = LabConfig | NanoMDMConfig | MicroMDMConfig | WebhookConfig

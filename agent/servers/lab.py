@@ -1,4 +1,4 @@
-"""The lab's API, docs/lab-api.md: of a lab in this process, or anywhere else."""
+"""Client of the lab's API (docs/lab-api.md), for the embedded lab or one that runs by itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.servers.urls import base_of
 
 
 class LabAPI:
-    """A Server. Raises OperatorError for a URL that is none."""
+    """The ``Server`` of a lab. Raises OperatorError for an invalid URL."""
 
     def __init__(self, config: LabConfig, connect: Connect) -> None:
         origin, self._path = base_of(config.url, plain=False)
@@ -49,7 +49,8 @@ class LabAPI:
         document = read_object(check_status(response, what, self._secrets), what, self._secrets)
         push = document.get("push")
         if isinstance(push, dict) and "error" in push and push.get("pending") is not True:
-            raise PushNotSent(f"the command is queued, but: {excerpt(str(push['error']).encode(), self._secrets)}")
+            said = excerpt(str(push["error"]).encode(), self._secrets)
+            raise PushNotSent(f"the command is queued, but the lab could not push: {said}")
 
     def _pushed(self, response: Response) -> None:
         if response.status == 502:

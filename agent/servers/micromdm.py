@@ -1,10 +1,10 @@
-"""MicroMDM's API.
+"""Client of MicroMDM's API.
 
 Source: github.com/micromdm/micromdm, platform/command (server.go, new_command.go), platform/apns (push.go, service.go),
 pkg/httputil/httputil.go, cmd/micromdm/serve.go: HTTP basic authentication as ``micromdm`` with the API key; ``POST
 /v1/commands/UDID`` takes the plist of a whole command and answers 201; ``GET /push/UDID`` pushes. Both answer with a
-JSON object, one that has ``error`` where something went wrong, with the status 500. It pushes by itself for every
-command that it has queued, later, and tells nobody how that went: then the result of the command does not come.
+JSON object; after an error it has ``error``, and the status is 500. MicroMDM pushes after it has queued a command, and
+does not report whether that succeeded: after a failed push the result of the command does not arrive.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agent.servers.urls import base_of
 
 
 class MicroMDM:
-    """A Server. Raises OperatorError for a URL that is none."""
+    """The ``Server`` of a MicroMDM. Raises OperatorError for an invalid URL."""
 
     wakes = True
 

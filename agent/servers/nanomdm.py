@@ -1,10 +1,10 @@
-"""NanoMDM's API.
+"""Client of NanoMDM's API.
 
 Source: github.com/micromdm/nanomdm, docs/operations-guide.md ("HTTP endpoints & APIs": Push, Enqueue; "-api") and
 docs/openapi.yaml: HTTP basic authentication as ``nanomdm`` with the API key; ``/v1/enqueue/ID`` takes the plist of a
 whole command, and pushes unless ``?nopush=1``; ``/v1/push/ID`` pushes. The ID of a Mac's device channel is its UDID.
-Both answer with a JSON object in which ``command_error`` and ``push_error``, at the top or by ID below ``status``, say
-what went wrong; the HTTP status is then 500, or 207.
+Both answer with a JSON object. After an error it has ``command_error`` or ``push_error``, at the top level or by ID in
+``status``, and the HTTP status is 500 or 207.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from agent.servers.pool import Connect, Pool
 from agent.servers.server import CommandRefused, PushNotSent, check_status, excerpt, read_object
 from agent.servers.urls import base_of
 
-_ANSWERS = (200, 207, 500)  # those that come with the JSON object
+_ANSWERS = (200, 207, 500)  # the statuses that have the JSON object
 
 
 class NanoMDM:
-    """A Server. Raises OperatorError for a URL that is none."""
+    """The ``Server`` of a NanoMDM. Raises OperatorError for an invalid URL."""
 
     def __init__(self, config: NanoMDMConfig, connect: Connect) -> None:
         origin, self._path = base_of(config.url, plain=config.plain)
@@ -65,7 +65,7 @@ class NanoMDM:
 
 
 def _errors(document: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """What went wrong: for the request as a whole, or for one ID."""
+    """The errors of this kind: of the whole request, and of single IDs."""
     status = document.get("status")
     below = status.values() if isinstance(status, dict) else ()
     for each in (document, *below):

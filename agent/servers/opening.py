@@ -1,4 +1,4 @@
-"""From a server's configuration to the server."""
+"""Creates the API client for a server's configuration."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def open_server(
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     environment: Mapping[str, str] = os.environ,
 ) -> Server:
-    """The server of a configuration; it connects when it is first asked. ``mac_of`` gives the Mac of a UDID.
+    """The API client for a configuration; it connects with its first request. ``mac_of`` returns the Mac of a UDID.
 
-    Raises OperatorError for a URL, an anchor or a template that cannot be used.
+    Raises OperatorError for an invalid URL, CA or template.
     """
     connect = connector(reactor, resolver, config.trust, timeouts)
     if isinstance(config, LabConfig):

@@ -1,4 +1,4 @@
-"""A bounded number of kept-alive connections to one server; requests take them in the order in which they came."""
+"""A pool with a bounded number of keep-alive connections to one server; requests are queued in order."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from agent.pki.verify import PeerCheck, server_judge
 from agent.servers.configs import Trust
 from agent.servers.server import RequestFailed
 
-MAX_WAITING = 100_000  # ours: requests that wait for a connection
-MOST_CONNECTIONS = 1000  # ours
+MAX_WAITING = 100_000  # requests that wait for a connection; our limit
+MOST_CONNECTIONS = 1000  # our limit
 
 Connect = Callable[[Origin], HTTPConnection]
 
 
 def connector(reactor: Reactor, resolver: Resolver, trust: Trust, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> Connect:
-    """How connections are made that trust as ``trust`` says. Raises OperatorError for anchors that are none."""
+    """A factory of connections that verify certificates by ``trust``. Raises OperatorError for invalid CAs."""
     contexts = TLSContexts(system_anchors=trust.system)
     anchors = _anchors(trust.anchors_pem)
 
@@ -42,7 +42,7 @@ def connector(reactor: Reactor, resolver: Resolver, trust: Trust, timeouts: Time
 
 
 class Pool:
-    """At most ``size`` connections to ``origin``. Raises OperatorError where that is no number of connections."""
+    """At most ``size`` connections to ``origin``. Raises OperatorError for an invalid size."""
 
     def __init__(self, connect: Connect, origin: Origin, size: int) -> None:
         if not 1 <= size <= MOST_CONNECTIONS:
@@ -51,40 +51,40 @@ class Pool:
         self._origin = origin
         self._size = size
         self._idle: list[HTTPConnection] = []
-        self._busy: dict[HTTPConnection, _Asking] = {}
-        self._waiting: deque[_Asking] = deque()
+        self._busy: dict[HTTPConnection, _PooledRequest] = {}
+        self._waiting: deque[_PooledRequest] = deque()
         self._starting = self._closed = False
 
     def ask(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> Deferred[Response]:
-        """Send a request when its turn comes; its response, of any status. Fails with a PeerError."""
+        """Queue a request. Fires with its response, of any status, or fails with a PeerError."""
         if self._closed or len(self._waiting) >= MAX_WAITING:
-            why = "the connections are closed" if self._closed else f"{MAX_WAITING} requests wait already"
+            why = "the connections are closed" if self._closed else f"{MAX_WAITING} requests are already waiting"
             return fail(RequestFailed(f"the request to {self._origin.header} was not sent: {why}"))
         try:
             octets = encode_request(method, self._origin, target, headers, body)
         except MisuseError as error:
             return fail(RequestFailed(f"the request to {self._origin.header} cannot be sent: {error}"))
-        asking = _Asking(self, octets)
-        self._waiting.append(asking)
+        request = _PooledRequest(self, octets)
+        self._waiting.append(request)
         self._next()
-        return asking.done
+        return request.done
 
     def close(self) -> None:
-        """Close them all; whoever waits hears of it."""
+        """Close all connections; pending requests fail with RequestFailed."""
         self._closed = True
         error = RequestFailed(f"the connections to {self._origin.header} were closed")
         waiting, self._waiting = list(self._waiting), deque()
         for connection in [*self._idle, *self._busy]:
             connection.break_off(error, in_order=True)
         self._idle.clear()
-        for asking in waiting:
-            asking.done.errback(error)
+        for request in waiting:
+            request.done.errback(error)
 
-    def over(self, asking: _Asking) -> None:
-        """A connection is free."""
-        connection = asking.connection
+    def finished(self, request: _PooledRequest) -> None:
+        """Take back the connection of a finished request."""
+        connection = request.connection
         if connection is not None:
             del self._busy[connection]
             if not self._closed:
@@ -92,21 +92,21 @@ class Pool:
         self._next()
 
     def _next(self) -> None:
-        """Begin what can begin. A request that fails at once leaves its connection to this very loop."""
+        """Start waiting requests. If one fails at once, this loop reuses its connection (no recursion)."""
         if self._starting:
             return
         self._starting = True
         while self._waiting and not self._closed and (self._idle or len(self._busy) < self._size):
-            # The one used last: the server may close the others in peace.
+            # Reuse the connection used last, so that the server can close the others after its idle timeout.
             connection = self._idle.pop() if self._idle else self._connect(self._origin)
-            asking = self._waiting.popleft()
-            self._busy[connection] = asking
-            asking.begin(connection)
+            request = self._waiting.popleft()
+            self._busy[connection] = request
+            request.start(connection)
         self._starting = False
 
 
-class _Asking:
-    """One request: the caller of its connection."""
+class _PooledRequest:
+    """One request, as the caller of its connection."""
 
     def __init__(self, pool: Pool, octets: bytes) -> None:
         self.done: Deferred[Response] = Deferred()
@@ -114,19 +114,19 @@ class _Asking:
         self._pool = pool
         self._octets = octets
 
-    def begin(self, connection: HTTPConnection) -> None:
-        """Its turn has come."""
+    def start(self, connection: HTTPConnection) -> None:
+        """Send the request on this connection."""
         self.connection = connection
         connection.request(self._octets, self)
 
     def answered(self, response: Response) -> None:
-        """The response came."""
-        self._pool.over(self)
+        """The response has arrived."""
+        self._pool.finished(self)
         self.done.callback(response)
 
     def broke(self, error: PeerError) -> None:
-        """It will not come."""
-        self._pool.over(self)
+        """The request failed."""
+        self._pool.finished(self)
         self.done.errback(error)
 
 
@@ -136,4 +136,4 @@ def _anchors(pem: str) -> tuple[x509.Certificate, ...]:
     try:
         return read_pem(pem.encode())
     except CertificateError as error:
-        raise OperatorError(f"the CAs of the server hold no certificate in PEM: {error}") from error
+        raise OperatorError(f"the CAs of the server are not valid PEM certificates: {error}") from error

@@ -1,4 +1,4 @@
-"""What every server can be asked, and what may come of it."""
+"""The interface of all server API clients, and their errors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from twisted.internet.defer import Deferred
 from agent.errors import PeerError
 from agent.net.http.http1 import Response
 
-_EXCERPT = 300  # characters of a server's answer that an error shows
-_SHORTEST_SECRET = 4  # what is shorter is in any text by chance
+_EXCERPT = 300  # characters of a server's answer that an error quotes
+_SHORTEST_SECRET = 4  # shorter values occur in any text by chance
 
 
 class Server(Protocol):
-    """A server's API. Its requests fail with a PeerError: RequestFailed, or what became of the connection.
-
-    ``wakes`` says whether a command that is queued also wakes its Mac; else ``push`` is to follow.
-    """
+    """A client of a server's API. Its requests fail with a PeerError: RequestFailed, or an error of the connection."""
 
     wakes: bool
+    """Whether the server pushes when it queues a command; otherwise ``push`` has to follow."""
 
     def enqueue(self, udid: str, command_uuid: str, command: Mapping[str, Any]) -> Deferred[None]:
         """Queue a command (its dictionary with RequestType) under this CommandUUID for a Mac."""
@@ -34,19 +32,19 @@ class Server(Protocol):
 
 
 class RequestFailed(PeerError):
-    """The server did not do what it was asked."""
+    """The server did not carry out the request."""
 
     kind = "server"
 
 
 class StatusRefused(RequestFailed):
-    """The server answered with a status that is no success."""
+    """The server answered with a status other than 200 to 299."""
 
     kind = "server_status"
 
 
 class AnswerUnreadable(RequestFailed):
-    """The server's answer is not of the form that its documentation describes."""
+    """The server's answer does not have the documented form."""
 
     kind = "server_answer"
 
@@ -58,13 +56,13 @@ class CommandRefused(RequestFailed):
 
 
 class PushNotSent(RequestFailed):
-    """The server could not push; a command may have been queued all the same."""
+    """The server could not push; the command may be queued."""
 
     kind = "server_push"
 
 
 def excerpt(body: bytes, secrets: Collection[str]) -> str:
-    """The beginning of a server's answer, on one line; without what it may repeat of our secrets."""
+    """The start of a server's answer, on one line, with ``secrets`` redacted."""
     text = body.decode("utf-8", "replace")
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
@@ -74,7 +72,7 @@ def excerpt(body: bytes, secrets: Collection[str]) -> str:
 
 
 def check_status(response: Response, what: str, secrets: Collection[str]) -> Response:
-    """The response, where it is a success. Raises StatusRefused."""
+    """The response, if its status is 200 to 299. Raises StatusRefused."""
     if 200 <= response.status < 300:
         return response
     said = excerpt(response.body, secrets)
@@ -82,7 +80,7 @@ def check_status(response: Response, what: str, secrets: Collection[str]) -> Res
 
 
 def read_object(response: Response, what: str, secrets: Collection[str]) -> dict[str, Any]:
-    """The JSON object in a response. Raises AnswerUnreadable."""
+    """The JSON object in the body of a response. Raises AnswerUnreadable."""
     try:
         document = json.loads(response.body)
     except (ValueError, RecursionError):

@@ -1,10 +1,12 @@
-"""Requests with placeholders, for an API that is nobody's but its own.
+"""Request templates with placeholders, for the webhook adapter.
 
-``{udid}``, ``{token_hex}``, ``{push_magic}``: the Mac's; ``{command_uuid}``, ``{request_type}``, ``{command_plist}``
-(the whole command, XML) and ``{command_base64}`` (the same): the command's; ``{env:NAME}``: an environment variable,
-read once at the start. A value is escaped for where it stands: percent-encoded in a URL; in a body as its Content-Type
-has it (JSON: for the inside of a string; a form: percent-encoded; XML: escaped, but for the plist itself, which is XML;
-any other: as it is). Braces around anything but a word are just braces.
+Placeholders of the Mac: ``{udid}``, ``{token_hex}``, ``{push_magic}``. Placeholders of the command: ``{command_uuid}``,
+``{request_type}``, ``{command_plist}`` (the whole command as XML), ``{command_base64}`` (the same in base64).
+``{env:NAME}`` is an environment variable, read once at the start.
+
+Values are escaped: percent-encoded in a URL; in a body by its Content-Type (JSON: as part of a string; form:
+percent-encoded; XML: escaped, except for the plist; any other: not at all). Braces around anything other than an
+identifier are literal.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from agent.servers.configs import RequestTemplate
 from agent.servers.urls import split_server_url
 
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
-_WITH_BODY = ("PATCH", "POST", "PUT")  # a server may want a Content-Length, be it 0
+_WITH_BODY = ("PATCH", "POST", "PUT")  # sent with a Content-Length even if it is 0; some servers require one
 MAC_NAMES = ("udid", "token_hex", "push_magic")
 COMMAND_NAMES = ("command_uuid", "request_type", "command_plist", "command_base64")
 _PLIST = "command_plist"
@@ -35,12 +37,12 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[ -~\t\x80-\xff]*")
 
 Values = Mapping[str, Callable[[], str]]
-Escape = Callable[[str, str], str]  # from a placeholder's name and its value
+Escape = Callable[[str, str], str]  # escapes a value, given the placeholder's name and the value
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A request, ready to be sent to its template's origin."""
+    """A request with its values filled in, for the template's origin."""
 
     method: str
     target: str
@@ -49,10 +51,10 @@ class Rendered:
 
 
 class Template:
-    """A template that was checked. ``origin`` is where its requests go.
+    """A checked template. ``origin`` is the server of its requests.
 
-    ``names`` are the placeholders that it may have. ``secrets`` are what no error may repeat: what it took from the
-    environment, and its headers. Raises OperatorError for whatever cannot be sent.
+    ``names`` are the allowed placeholders. ``secrets`` are texts that errors must redact: values from the environment,
+    and header values. Raises OperatorError for an invalid template.
     """
 
     def __init__(
@@ -63,17 +65,19 @@ class Template:
         self.secrets: list[str] = []
         self._method = template.method.upper()
         if self._method not in METHODS:
-            raise OperatorError(f"the method of a webhook should be one of {', '.join(METHODS)}: {template.method!r}")
+            raise OperatorError(
+                f"the method of a webhook should be one of {', '.join(METHODS)}, but is {template.method!r}"
+            )
         self.origin, self._target = self._split(template.url, plain=plain)
         self._headers = {name: self._header(name, value) for name, value in template.headers}
-        self.secrets += _said_openly(template.headers)
+        self.secrets += _header_secrets(template.headers)
         kind = next((value for name, value in template.headers if name.lower() == "content-type"), None)
         self._body = self._parts(template.body, _escape_of(kind, template.body)) if template.body else None
         if self._body is not None and kind is None:
             self._headers["Content-Type"] = _Parts([("text", "application/xml")])
 
     def render(self, values: Values) -> Rendered:
-        """The request with these values."""
+        """The request with these values filled in."""
         return Rendered(
             self._method,
             self._target.text(values),
@@ -85,23 +89,23 @@ class Template:
         scheme, slashes, rest = url.partition("://")
         host, slash, _path = rest.partition("/")
         if "{" in scheme + host or not slashes:
-            raise OperatorError(f"the URL {url!r} of a webhook should begin with https://HOST/, without placeholders")
+            raise OperatorError(f"the URL {url!r} of a webhook should start with https://HOST/, without placeholders")
         parts = self._parts(url, lambda _name, value: quote(value, safe=""))
         origin, _target = split_server_url(parts.text(_Sample()), plain=plain)
         return origin, parts.without(f"{scheme}://{host}", "" if slash else "/")
 
     def _header(self, name: str, value: str) -> _Parts:
         if _HEADER_NAME.fullmatch(name) is None or name.lower() in ("host", "content-length", "transfer-encoding"):
-            raise OperatorError(f"{name!r} is no header that a webhook can set")
+            raise OperatorError(f"a webhook cannot set the header {name!r}")
         parts = self._parts(value, lambda _name, text: text)
         if _PLIST in parts.names:
-            raise OperatorError(f"{{command_plist}} has many lines: in the header {name} use {{command_base64}}")
+            raise OperatorError(f"{{command_plist}} has several lines: use {{command_base64}} in the header {name}")
         if _HEADER_VALUE.fullmatch(parts.text(_Sample())) is None:
-            raise OperatorError(f"the value of the header {name} has characters that a header cannot have")
+            raise OperatorError(f"the value of the header {name} has characters that are not allowed in a header")
         return parts
 
     def _parts(self, text: str, escape_value: Escape) -> _Parts:
-        """The text, cut at its placeholders; the environment's are filled in."""
+        """Split a text at its placeholders; those of the environment are filled in."""
         found: list[tuple[str, str]] = []
         at = 0
         for match in _PLACEHOLDER.finditer(text):
@@ -110,7 +114,7 @@ class Template:
             name = match[2]
             if match[1]:
                 if name not in self._environment:
-                    raise OperatorError(f"the environment variable {name}, which a webhook names, is not set")
+                    raise OperatorError(f"the environment variable {name} of a webhook is not set")
                 self.secrets.append(self._environment[name])
                 found.append(("text", escape_value(name, self._environment[name])))
             elif name in self._names:
@@ -122,7 +126,7 @@ class Template:
 
 
 class _Parts:
-    """Text and placeholders in turn."""
+    """A sequence of texts and placeholders."""
 
     def __init__(self, parts: list[tuple[str, str]], escape_value: Escape = lambda _name, value: value) -> None:
         self._parts = parts
@@ -130,28 +134,28 @@ class _Parts:
 
     @property
     def names(self) -> set[str]:
-        """The placeholders."""
+        """The names of its placeholders."""
         return {text for kind, text in self._parts if kind == "name"}
 
     def text(self, values: Values) -> str:
-        """The text with these values."""
+        """The text with these values filled in."""
         return "".join(text if kind == "text" else self._escape(text, values[text]()) for kind, text in self._parts)
 
     def without(self, beginning: str, instead: str) -> _Parts:
-        """The same with another beginning, which is text."""
+        """A copy in which the first text starts with ``instead`` in place of ``beginning``."""
         (_kind, first), *rest = self._parts
         return _Parts([("text", instead + first.removeprefix(beginning)), *rest], self._escape)
 
 
 class _Sample(dict[str, Callable[[], str]]):
-    """Some value for each placeholder, to see whether the rest is good."""
+    """A sample value for each placeholder, to check the rest of a template."""
 
     def __missing__(self, name: str) -> Callable[[], str]:
         return lambda: name
 
 
 def mac_values(mac: Mac) -> dict[str, Callable[[], str]]:
-    """What a push's placeholders are."""
+    """The values of the placeholders of a push."""
     return {
         "udid": lambda: mac.udid,
         "token_hex": lambda: mac.push_token.hex(),
@@ -160,7 +164,7 @@ def mac_values(mac: Mac) -> dict[str, Callable[[], str]]:
 
 
 def command_values(command_uuid: str, command: Mapping[str, Any]) -> dict[str, Callable[[], str]]:
-    """What a command's placeholders are, beside its Mac's; the plist is made when it is asked for."""
+    """The values of the placeholders of a command, without those of its Mac; the plist is serialised on demand."""
 
     def plist() -> bytes:
         return plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
@@ -173,11 +177,11 @@ def command_values(command_uuid: str, command: Mapping[str, Any]) -> dict[str, C
     }
 
 
-def _said_openly(headers: tuple[tuple[str, str], ...]) -> list[str]:
-    """What headers say, and its last word (after Bearer, or Basic): any of them may be a secret."""
+def _header_secrets(headers: tuple[tuple[str, str], ...]) -> list[str]:
+    """The literal values of headers, and the last word of each (after Bearer or Basic): any may be a secret."""
     values = [value for name, value in headers if name.lower() not in ("accept", "content-type")]
     return [
-        said for value in values if "{" not in value for said in (value, value.split()[-1] if value.split() else "")
+        text for value in values if "{" not in value for text in (value, value.split()[-1] if value.split() else "")
     ]
 
 
@@ -187,7 +191,9 @@ def _escape_of(content_type: str | None, body: str) -> Escape:
         if body.strip() == f"{{{_PLIST}}}":
             return lambda _name, value: value
         if body:
-            raise OperatorError("a webhook with a body needs a Content-Type header: it says how values are escaped")
+            raise OperatorError(
+                "a webhook with a body needs a Content-Type header, which determines how values are escaped"
+            )
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
         return lambda _name, value: json.dumps(value)[1:-1]

@@ -1,4 +1,4 @@
-"""The URLs of servers' APIs: where they lead, and whether a secret may go there."""
+"""Checks of the URLs of server APIs, so that no secret is sent in plain text over a network."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from agent.net.transport.resolver import is_loopback_name
 
 
 def split_server_url(url: str, *, plain: bool) -> tuple[Origin, str]:
-    """Origin and target of a server's URL. http is for loopback, or where ``plain`` allows it. Raises OperatorError."""
+    """Origin and target of an API's URL. Raises OperatorError, also for http to other hosts than loopback.
+
+    ``plain`` allows http to any host.
+    """
     origin, target = split_url(url, plain=True)
     if "@" in urlsplit(url).netloc or "#" in url:
         raise OperatorError("the URL of a server's API can have neither a user and password nor a fragment")
     if not origin.secure and not plain and not _is_loopback(origin.host):
         raise OperatorError(
-            f"{url!r} would send secrets over the network as they are: use https://, or say plain_http = true"
+            f"{url!r} would send secrets unencrypted over the network: use https://, or set plain_http = true"
         )
     return origin, target
 
 
 def base_of(url: str, *, plain: bool) -> tuple[Origin, str]:
-    """Origin and path of the URL below which an API is, the path without a slash at its end. Raises OperatorError."""
+    """Origin and path of an API's base URL, the path without a trailing slash. Raises OperatorError."""
     origin, target = split_server_url(url, plain=plain)
     if "?" in target:
         raise OperatorError(f"the base URL {url!r} of a server's API cannot have a query")

@@ -1,4 +1,4 @@
-"""Any server's API: requests by template, for whatever status of 200 to 299 is a success."""
+"""Client of any server's API by request templates; every status from 200 to 299 is a success."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.servers.templates import COMMAND_NAMES, MAC_NAMES, Template, Values, 
 
 
 class Webhook:
-    """A Server. ``mac_of`` gives the Mac of a UDID. Raises OperatorError for templates that cannot be sent."""
+    """The ``Server`` of a webhook. ``mac_of`` returns the Mac of a UDID. Raises OperatorError for invalid templates."""
 
     def __init__(
         self, config: WebhookConfig, connect: Connect, mac_of: Callable[[str], Mac], environment: Mapping[str, str]
@@ -37,9 +37,9 @@ class Webhook:
         return self._send(self._enqueue, values, "queuing a command")
 
     def push(self, udid: str) -> Deferred[None]:
-        """Send the request that pushes."""
+        """Send the push request."""
         if self._push is None:
-            return fail(PushNotSent("the webhook has no request that pushes"))
+            return fail(PushNotSent("the webhook has no push request"))
         return self._send(self._push, mac_values(self._mac_of(udid)), "a push")
 
     def close(self) -> None:

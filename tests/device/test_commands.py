@@ -1,4 +1,4 @@
-"""Every command of the table: its access right, its effect, and its answer held against Apple's schema."""
+"""Every command of the table: its access right, its effect, and its answer checked by Apple's schema."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def with_rights(device: Device, rights: AccessRights) -> Device:
     return device
 
 
-def test_the_table_has_every_command_that_is_promised() -> None:
+def test_the_table_has_every_documented_command() -> None:
     assert set(COMMANDS) == set(USUAL)
 
 

@@ -1,4 +1,4 @@
-"""A profile is checked as a whole before a SCEP server is asked: what is wrong with it shows before a key is made."""
+"""A profile is checked as a whole before a key is generated and a SCEP server is contacted."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
     "no reference": (by_scep(IdentityCertificateUUID=None), "IdentityCertificateUUID"),
     "an identity that is none": (
         [*by_scep(IdentityCertificateUUID="ROOT"), root()],
-        "IdentityCertificateUUID refers to a payload com.apple.security.root, which holds no identity",
+        "IdentityCertificateUUID refers to a payload com.apple.security.root, which provides no identity",
     ),
-    "pins": (by_scep(ServerURLPinningCertificateUUIDs=["SCEP"]), "holds no CA certificate"),
+    "pins": (by_scep(ServerURLPinningCertificateUUIDs=["SCEP"]), "contains no CA certificate"),
     "pins that are not there": (by_scep(CheckInURLPinningCertificateUUIDs=["X"]), "CheckInURLPinningCertificateUUIDs"),
     "a certificate": ([*by_scep(), root(PayloadContent=b"junk")], "cannot be read"),
     "a PKCS12 after it": ([*by_scep(), pkcs12(blob=PACKED[:-1])], "PKCS12"),

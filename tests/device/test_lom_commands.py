@@ -1,4 +1,4 @@
-"""LOM commands as a Mac answers them: Apple's own examples to the letter, and Apple's schema key by key.
+"""A Mac's answers to LOM commands: exactly Apple's examples, and Apple's schema key by key.
 
 ``fixtures/apple-examples`` are the pages' requests and responses, `agent.mdm.facts` the keys of both commands.
 """

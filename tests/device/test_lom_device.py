@@ -1,4 +1,4 @@
-"""A Mac as LOM Device: what a Controller's request does to it, once, and what it does to itself."""
+"""A Mac as LOM Device: effects of a Controller's requests, repeated requests, and requests to itself."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_refusal_is_repeated_too_and_the_uuid_is_good_for_one_thing() -> None:
     ask(device, ON, "on")
     assert ask(device, RESET) == refused
     error, events = ask(device, OFF, "on")
-    assert error == "DeviceRequestUUID 'on' was used for PowerON before; PowerOFF needs one of its own"
+    assert error == "DeviceRequestUUID 'on' was used for PowerON before; PowerOFF needs a new one"
     assert events == []
     assert device.power.state is Power.BOOTING
 

@@ -1,4 +1,4 @@
-"""Chance: a row of numbers for each Mac and purpose, the same in every run and on every machine."""
+"""Chance: a sequence of numbers for each Mac and purpose, the same in every run and on every machine."""
 
 from __future__ import annotations
 

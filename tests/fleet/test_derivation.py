@@ -1,4 +1,4 @@
-"""From a seed to numbers: permutations are bijections, texts are one-to-one, hashes hang on every input."""
+"""Derivation from a seed: permutations are bijections, text forms are one-to-one, hashes depend on every input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long something takes: the text forms, and draws that follow from the seed and stay within bounds."""
+"""Distributions of durations: text forms, and draws that are reproducible and within bounds."""
 
 from __future__ import annotations
 

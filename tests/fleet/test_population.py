@@ -1,4 +1,4 @@
-"""The fleet: pinned to the byte, unique where it must be, the same however it is asked for."""
+"""The fleet: pinned values, unique where required, and the same for every order of access."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import agent
 from agent.errors import MisuseError, OperatorError
-from agent.fleet.models import MAX_LOM_PORTS, MODELS, RELEASES, draw_model, draw_release, model_named, runs_on
+from agent.fleet.models import MODELS, RELEASES, draw_model, draw_release, model_named, runs_on
 from agent.fleet.population import MAX_DEVICES, Mac, NoSuchMacError, Population
 from agent.lom.addresses import link_local_from_mac, mac_from_link_local
 
@@ -203,7 +203,7 @@ def test_the_tables_are_sound() -> None:
     assert len({release.build for release in RELEASES}) == len(RELEASES)
     assert [release.number for release in RELEASES] == sorted(release.number for release in RELEASES)
     for model in MODELS:
-        assert 1 <= model.lom_ports <= MAX_LOM_PORTS
+        assert 1 <= model.lom_ports <= 2  # PrimaryIPv6AddressList and SecondaryIPv6AddressList: one interface each
         assert model.weight > 0
         # Both kinds of serial number stay apart by their length.
         assert len(model.serial_prefix) == (2 if model.year < 2021 else 0)
@@ -271,7 +271,7 @@ def test_seeds_differ() -> None:
         ("s", True, 10, "found True"),
         ("s", 10, 0, "segment size.*found 0"),
         ("s", 10, None, "segment size.*found None"),
-        (7, 10, 10, "seed must be text, found 7"),
+        (7, 10, 10, "Expected the seed as text, found 7"),
     ],
 )
 def test_numbers_that_make_no_fleet_are_the_operators(seed: str, devices: int, segment_size: int, said: str) -> None:
@@ -287,7 +287,7 @@ def test_an_index_outside_of_the_fleet(index: int) -> None:
             asked(index)
         assert isinstance(caught.value, NoSuchMacError)
         assert isinstance(caught.value, OperatorError)
-        assert re.search(r"0 to (22|2)$", str(caught.value))
+        assert re.search(rf"from 0 to (22|2), found {index}\.$", str(caught.value))
 
 
 @pytest.mark.parametrize("index", [slice(0, 3), 1.0, "1", None])

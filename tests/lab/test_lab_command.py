@@ -1,4 +1,4 @@
-"""`lom-agent lab` as a process, with peers that are none of ours: curl as a Mac, OpenSSL, strongSwan's SCEP client."""
+"""`lom-agent lab` as a process, with independent clients: curl as a Mac, OpenSSL, strongSwan's SCEP client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lab refuses, and what it does not read: bodies of the unauthorised, forms, messages of other Macs."""
+"""What the lab refuses or ignores: bodies of unauthorised clients, forms, messages in the name of other Macs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lom-agent lab --out DIR` killed and started again: the Macs of a run still know it, and it knows them."""
+"""`lom-agent lab --out DIR` killed and restarted: it continues with the Macs of a run."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_second_lab_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
     with lab(tmp_path) as (first, printed):
         done = lom_agent("lab", "--out", str(tmp_path))
         assert done.returncode == 2
-        assert b"another lab that uses it" in done.stderr
+        assert b"a lab that is running in" in done.stderr
         assert b"Traceback" not in done.stderr
         assert API(tmp_path, printed).macs() == []
         assert first.poll() is None

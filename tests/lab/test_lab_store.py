@@ -1,4 +1,4 @@
-"""A lab that outlives its process: what it knows is in its folder after each answer, however the process ends."""
+"""The stored state of a lab: complete in its folder after each answer, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_files_are_private(store: LabStore, tmp_path: Path) -> None:
 
 
 def test_a_second_lab_on_the_folder_is_refused(store: LabStore, tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="another lab that uses it"):
+    with pytest.raises(OperatorError, match="a lab that is running in"):
         LabStore(tmp_path)
     store.close()
     LabStore(tmp_path).close()
@@ -204,5 +204,5 @@ def test_a_queue_has_an_end() -> None:
     enrol(lab)
     for _ in range(MAX_QUEUED):
         lab.enqueue(UDID, {"RequestType": "ProfileList"})
-    with pytest.raises(NotQueued, match="wait"):
+    with pytest.raises(NotQueued, match="10000 commands are already queued"):
         lab.enqueue(UDID, {"RequestType": "ProfileList"})

@@ -1,4 +1,4 @@
-"""Macs and the lab over real sockets: what each command does, and what is seen of it afterwards."""
+"""Macs and the lab over real sockets: the effects of each command, and how later answers show them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_an_untrusted_signer_is_a_warning_and_a_broken_signature_an_error(run_in
                 await client.enroll(foreign)
             assert len(running.warnings) == 1  # said once for the whole fleet
             assert "not trusted" in running.warnings[0]
-            with pytest.raises(ProfileError, match="signature does not hold"):
+            with pytest.raises(ProfileError, match="signature is invalid"):
                 await running.fleet[0].enroll(broken)
             assert (await running.command(running.fleet[1], "ProfileList"))["Status"] == "Acknowledged"
 

@@ -1,4 +1,4 @@
-"""LOM's link-local addresses: made from MACs, taken back to MACs, and refused where they are anything else."""
+"""LOM's link-local addresses: derived from MAC addresses, converted back, and refused if they are not link-local."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All LOM networks come to the same verdict on a peer's certificates: a table of chains, judged in memory and by TLS.
+"""All LOM networks accept the same certificates: a table of chains, verified in memory and by TLS.
 
 ``MemoryNetwork`` judges without a handshake; a real handshake with the contexts of the networks with sockets judges
 the same certificates here, over memory BIOs. Some of the table goes over TCP on ``[::1]`` besides.

@@ -1,4 +1,4 @@
-"""What a Device knows of the requests that it answered: for a while, so many, and by Controller."""
+"""Recent answers of a Device: limited in time and number, and separate for each Controller."""
 
 from __future__ import annotations
 

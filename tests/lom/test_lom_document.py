@@ -1,4 +1,4 @@
-"""docs/lom-link.md says what the code does: its octets and its limits."""
+"""docs/lom-link.md agrees with the code: example bytes and limits."""
 
 from __future__ import annotations
 

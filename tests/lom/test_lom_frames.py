@@ -1,4 +1,4 @@
-"""The LOM link without sockets: frames, and both ends back to back. No result depends on how the bytes are cut."""
+"""The LOM link without sockets: frames, and both ends back to back. No result depends on how the bytes are split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one peer may have of its Devices: links open at once, requests in a second."""
+"""Limits per peer: open links, requests per second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may talk to whom on a LOM link: one table of Macs and certificates, the same on all three networks.
+"""Which Macs accept each other on a LOM link: one table of Macs and certificates, the same on all three networks.
 
 ``memory`` judges without sockets, ``loopback`` is real TCP and mutual TLS on ``[::1]``, ``interface`` the same between
 real link-local addresses, in a network namespace: segment 0 is on the wire ``lom0``, segment 1 on ``lom1``.

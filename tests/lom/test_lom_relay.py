@@ -1,4 +1,4 @@
-"""One item at the Controller: which addresses are tried, in which order, and what is said when none is left."""
+"""One item at the Controller: which addresses are tried, in which order, and the error if all fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LOM commands as servers write them, right and wrong, and the answers in both dialects."""
+"""LOM commands of servers, valid and invalid, and the answers in both dialects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A segment of Macs in memory: a Controller asks, time passes, payloads come and go, in any order; beside a model."""
+"""A segment of Macs in memory, compared with a model: requests, time and payload changes in any order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ELSEWHERE = 3
 BOOT = 7.0
 KEPT = 4  # requests that a Device knows, so few that a run gets there
 UUIDS = ("a", "b", "c", "d", "e", "f")
-DEVICES, CONTROLLERS, STRANGERS = (Authority.create(name) for name in ("Devices", "Controllers", "Strangers"))
+DEVICES, CONTROLLERS, UNTRUSTED_CA = (Authority.create(name) for name in ("Devices", "Controllers", "Strangers"))
 IDENTITIES = [DEVICES.issue(mac.dns_name, LOM_USAGE) for mac in MACS]
 ASKERS = {name: CONTROLLERS.issue(name, LOM_USAGE) for name in ("first.lom.test", "second.lom.test")}
-STRANGER = STRANGERS.issue("stranger.lom.test", LOM_USAGE)
+UNTRUSTED = UNTRUSTED_CA.issue("untrusted.lom.test", LOM_USAGE)
 
 
 class Mac:
@@ -104,7 +104,7 @@ class Segment(RuleBasedStateMachine):
 
     def relay(self, asker: str, index: int, uuid: str, request: PowerRequest, name: str) -> tuple[bool, str]:
         controller = Mac(0, self.clock)
-        identity = ASKERS.get(asker, STRANGER)
+        identity = ASKERS.get(asker, UNTRUSTED)
         controller.device.profiles.lom = LOMConfiguration(
             controller_identity=identity, device_anchors=(DEVICES.certificate,)
         )
@@ -114,7 +114,7 @@ class Segment(RuleBasedStateMachine):
         return outcome.success, outcome.error
 
     @rule(
-        asker=st.sampled_from([*ASKERS, "stranger.lom.test"]),
+        asker=st.sampled_from([*ASKERS, "untrusted.lom.test"]),
         index=st.integers(0, len(MACS) - 1),
         uuid=st.sampled_from(UUIDS),
         request=st.sampled_from(PowerRequest),

@@ -1,4 +1,4 @@
-"""The power of a Mac: every cell of its table under every choice, and any order of requests and time."""
+"""The power state of a Mac: every cell of the table with every choice, and requests and time in any order."""
 
 from __future__ import annotations
 
@@ -145,14 +145,14 @@ def test_power_off_during_boot_cancels_the_boot() -> None:
     assert (machine.state, machine.deadline) == (OFF, None)
 
 
-def test_a_reset_during_boot_begins_it_anew() -> None:
+def test_a_reset_during_boot_restarts_the_boot() -> None:
     machine = machine_in(BOOTING)
     machine.receive(Reset, NOW)
     assert machine.advance(NOW + BOOT - 1.0) == []
     assert machine.advance(NOW + BOOT) == [UP]
 
 
-def test_a_request_after_the_end_of_a_boot_finds_the_mac_on_though_nobody_looked() -> None:
+def test_a_request_after_the_end_of_a_boot_finds_the_mac_on_without_an_advance_before() -> None:
     machine = machine_in(BOOTING)
     assert machine.receive(PowerON, NOW + BOOT) == [UP]
     machine = machine_in(BOOTING)
@@ -192,7 +192,7 @@ def test_how_a_shutdown_ends(by: SystemRequest, then: PowerRequest | None, choic
     assert machine.state is (ON if booted else OFF)
 
 
-def test_a_restart_is_over_as_soon_as_its_shutdown_and_its_boot_though_nobody_looked() -> None:
+def test_a_restart_ends_after_its_shutdown_and_its_boot_in_one_advance() -> None:
     machine = machine_in(SHUTTING_DOWN, by=RESTART)
     assert machine.advance(NOW + SHUTDOWN + BOOT) == [DOWN, STARTED, UP]
     assert (machine.state, machine.deadline) == (ON, None)

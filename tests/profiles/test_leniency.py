@@ -1,4 +1,4 @@
-"""Odd profiles that Macs take, with a warning where there is something to mend; and those that are refused by name."""
+"""Irregular profiles that Macs accept, with a warning; and unsupported ones, with an error that names the reason."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def test_a_signed_profile_may_begin_with_white_space() -> None:
 
 def test_an_over_the_air_profile_is_named_and_what_to_do() -> None:
     service = profile_dict(PayloadType="Profile Service", PayloadContent={"URL": "https://mdm.example.com/ota"})
-    with pytest.raises(ProfileError, match=r"“Profile Service”.* over-the-air .*Give the profile .*com\.apple\.mdm"):
+    with pytest.raises(ProfileError, match=r"“Profile Service”.* over-the-air .*Use the profile .*com\.apple\.mdm"):
         read(dump_xml(service))
 
 
 def test_an_encrypted_profile_is_said_to_be_encrypted() -> None:
     encrypted = profile_dict(PayloadContent=None, EncryptedPayloadContent=b"x", IsEncrypted=True)
-    with pytest.raises(ProfileError, match=r"“Example” is encrypted .*Give the profile without encryption"):
+    with pytest.raises(ProfileError, match=r"“Example” is encrypted .*Use the profile without encryption"):
         read(dump_xml(encrypted))
 
 

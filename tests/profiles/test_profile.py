@@ -1,4 +1,4 @@
-"""Profiles and their payloads: what is read of them, and the chain of errors of each thing that can be wrong."""
+"""Profiles and their payloads: their values, and the ErrorChain of each possible error."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_an_mdm_payload_that_a_mac_refuses(keys: dict[str, Any], said: str) -> N
 
 def test_an_enrolment_needs_an_mdm_payload_and_an_identity_that_is_one() -> None:
     refused(lambda: enrolment_of(profile(root()), {}), MALFORMED, "no com.apple.mdm payload")
-    refused(lambda: enrolment(IdentityCertificateUUID="ROOT"), BAD_CERTIFICATE, "holds no identity")
+    refused(lambda: enrolment(IdentityCertificateUUID="ROOT"), BAD_CERTIFICATE, "provides no identity")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The profiles on a Mac: installed whole or not at all, replaced, removed, and listed as Apple documents it."""
+"""The profiles on a Mac: installed atomically, replaced, removed, and listed as Apple documents it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MicroMDM's API as its source has it, answered by a script."""
+"""MicroMDM's API as in its source, answered by a scripted server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NanoMDM's API as its operations guide describes it, answered by a script."""
+"""NanoMDM's API as its operations guide describes it, answered by a scripted server."""
 
 from __future__ import annotations
 

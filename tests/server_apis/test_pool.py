@@ -1,4 +1,4 @@
-"""The connections to a server's API: how many, in which order, and what becomes of requests when they break."""
+"""The connections to a server's API: their number, the order of requests, and broken connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests by template: what stands where, how it is escaped, and what is refused at the start."""
+"""Requests by template: values, escaping, and templates that are refused at the start."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_plist_alone_needs_no_content_type(run_in_reactor: RunInReactor) -> 
         with opened(WebhookConfig(RequestTemplate("PUT", url, (), "{command_plist}"), None, TRUSTED)) as server:
             assert server.wakes
             await enqueue(server)
-            with pytest.raises(PushNotSent, match="no request"):
+            with pytest.raises(PushNotSent, match="the webhook has no push request"):
                 await push(server)
 
     with serving(answering((200, b""))) as anyone:

@@ -1,4 +1,4 @@
-"""A Device that lay on the shelf is the Device that it was: in what it answers, and in what chance brings it."""
+"""A Device restored from the store of idle Macs behaves as before: the same answers, the same random numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from agent.pki.cms import sign_attached
 from agent.plists import dump_xml
 from agent.profiles.making import LOM_IDENTIFIER, enrolment_profile, lom_profile, pkcs12_payload
 
-POPULATION = Population("shelf", 3)
+POPULATION = Population("idle store", 3)
 BOOT = Uniform(10.0, 30.0)
 AUTHORITIES = Authorities()
 SIGNER = AUTHORITIES.signer_identity()
@@ -47,7 +47,7 @@ COMMAND = dump_xml({"CommandUUID": "0001", "Command": {"RequestType": "ProfileLi
 
 
 def make(index: int) -> Device:
-    """As it comes from the factory."""
+    """A Device in its factory state."""
     mac = POPULATION[index]
     return Device(
         mac,
@@ -78,7 +78,7 @@ def answer(device: Device, request_type: str, **body: Any) -> Any:
         return end.value
 
 
-# What can happen to a Mac; each is done at a time that only grows.
+# Events in the life of a Mac, each at a later time than the one before.
 
 
 def enrolled(device: Device, now: float) -> None:
@@ -115,7 +115,7 @@ def switched_off(device: Device, now: float) -> None:
 def broken(device: Device, now: float) -> None:
     if device.session.wake() is not None:
         device.session.broke(PeerError("broken"), now)
-        device.session.deadline = None  # the Mac has looked again
+        device.session.deadline = None  # the Mac has polled again
 
 
 def owing(device: Device, now: float) -> None:
@@ -137,12 +137,12 @@ def left(device: Device, now: float) -> None:
     device.left_at = now
 
 
-HAPPENINGS = [enrolled, lom_installed, lom_removed, named, reset, switched_off, broken, owing, declared, left]
-Happening = Callable[[Device, float], None]
+EVENTS = [enrolled, lom_installed, lom_removed, named, reset, switched_off, broken, owing, declared, left]
+Event = Callable[[Device, float], None]
 
 
 def shown(device: Device, now: float) -> list[Any]:
-    """Everything that an outsider can see of a Device. It changes it: draws are drawn, a session is opened."""
+    """Everything that is visible of a Device from outside. Changes it: draws random numbers, opens a session."""
     repeated = LinkRequest(f"reset {now}", device.mac.dns_name, PowerRequest.RESET, device.mac.lom_protocol_version)
     return [
         device.mac,
@@ -166,34 +166,34 @@ def shown(device: Device, now: float) -> list[Any]:
 
 
 def seen(device: Device, now: float) -> list[Any]:
-    """The same, to be compared: errors are never equal."""
+    """The same in a form that can be compared: errors are never equal."""
     return [
         repr(one) if isinstance(one, PeerError) or "Over" in type(one).__name__ else one for one in shown(device, now)
     ]
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 2), st.lists(st.tuples(st.sampled_from(HAPPENINGS), st.booleans()), max_size=8))
-def test_whatever_happened_before_it_is_the_same_device(index: int, story: list[tuple[Happening, bool]]) -> None:
-    here, stayed, lay = idle_store(), make(index), make(index)
+@given(st.integers(0, 2), st.lists(st.tuples(st.sampled_from(EVENTS), st.booleans()), max_size=8))
+def test_a_restored_device_is_the_same_device(index: int, story: list[tuple[Event, bool]]) -> None:
+    here, unstored, stored = idle_store(), make(index), make(index)
     now = 1000.0
-    for happens, lies in story:
+    for happens, is_stored in story:
         now += 1.0
-        for device in (stayed, lay):
+        for device in (unstored, stored):
             happens(device, now)
-        if lies:
-            lay = here.fetch(index, here.lay(lay))
-    assert seen(here.fetch(index, here.lay(lay)), now) == seen(stayed, now)
+        if is_stored:
+            stored = here.fetch(index, here.lay(stored))
+    assert seen(here.fetch(index, here.lay(stored)), now) == seen(unstored, now)
 
 
-def test_a_device_that_nothing_happened_to_takes_nothing() -> None:
+def test_a_device_in_its_factory_state_takes_no_bytes() -> None:
     here = idle_store()
     device = here.fetch(2, b"")
     assert device.mac == POPULATION[2]
     assert list(here.out) == [2]
 
 
-def test_many_devices_share_what_they_have_in_common() -> None:
+def test_stored_devices_share_what_they_have_in_common() -> None:
     here, devices = idle_store(), [make(index) for index in range(3)]
     for device in devices:
         enrolled(device, 0.0)
@@ -207,7 +207,7 @@ def test_many_devices_share_what_they_have_in_common() -> None:
     assert first.anchors[0] is second.anchors[0]
 
 
-def test_a_device_unlike_all_before_is_kept_as_it_is() -> None:
+def test_a_device_unlike_all_dictionaries_is_restored() -> None:
     here = idle_store()
     here.lay(make(0))
     for number in range(50):  # each has what no other one has
