@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
 from debian import need
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies_cms import hostile
 
@@ -82,7 +83,7 @@ def openssl_sign(files: Path, *options: str, command: str = "cms", who: str = "r
 
 @both
 @given(body=st.binary(max_size=300))
-@settings(max_examples=20)
+@examples(20)
 def test_a_detached_signature_names_its_signer(mac: Identity, body: bytes) -> None:
     signature = cms.sign_detached(body, mac.certificate, mac.key)
     assert cms.verify_detached(signature, body) == mac.certificate
@@ -323,7 +324,7 @@ GOOD = (
 
 
 @given(hostile(*GOOD))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_any_bytes_are_content_or_a_cms_error(data: bytes) -> None:
     cms.looks_signed(data)
     for read in (
