@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +20,34 @@ from agent.net.timing import make_monotonic
 
 make_monotonic(reactor)
 
+# Without compiled modules each `lom-agent` process that a test starts compiles the whole package, for half a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
+settings.register_profile(  # of `tox -e explore`
+    "explore", parent=settings.get_profile("default"), max_examples=2000, derandomize=False, print_blob=True
+)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+TESTS = Path(__file__).parent
 SECONDS = 60.0  # after which a coroutine is stuck: far beyond what any test takes
 
+SLOW_FIXTURES = {"run_in_reactor", "both_ends"}  # of tests with real sockets
+
 RunInReactor = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs real sockets as slow, and run the files of whole runs first: they take longest.
+
+    A file that is handed out last would keep one worker of pytest-xdist busy while the others have nothing left.
+    """
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: (item.path.parent != TESTS, item.path.parent.name != "load"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.device.commands import carry_out
@@ -172,7 +173,7 @@ def seen(device: Device, now: float) -> list[Any]:
     ]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.integers(0, 2), st.lists(st.tuples(st.sampled_from(EVENTS), st.booleans()), max_size=8))
 def test_a_restored_device_is_the_same_device(index: int, story: list[tuple[Event, bool]]) -> None:
     here, unstored, stored = idle_store(), make(index), make(index)

@@ -11,7 +11,8 @@ import pytest
 from command import lom_agent
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from odd_certificates import UNREADABLE, edited, pem_of
 from OpenSSL import SSL, crypto
@@ -92,7 +93,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(read: Callable[[bytes], 
 
 
 @given(hostile(GOOD, *ODD.values()))
-@settings(max_examples=400)
+@examples(400)
 def test_any_octets_are_a_whole_certificate_or_our_error(octets: bytes) -> None:
     for read in (read_certificate, read_certificates, read_pem):
         for given_octets in (octets, pem_of(octets)):
@@ -163,7 +164,7 @@ def test_whoever_reads_a_certificate_refuses_it_by_an_error_of_its_own(
 
 @each_caller
 @given(octets=hostile(GOOD))
-@settings(max_examples=40)
+@examples(40)
 def test_whoever_reads_any_octets_gets_a_certificate_or_an_error_of_its_own(
     read: Callable[[bytes], object], error: type[Exception], octets: bytes
 ) -> None:
@@ -252,7 +253,7 @@ def test_a_chain_with_one_is_judged_or_refused(octets: bytes, judge: Callable[[x
 
 
 @given(hostile(GOOD), st.sampled_from(JUDGES))
-@settings(max_examples=150)
+@examples(150)
 def test_a_chain_of_any_certificates_is_judged_or_refused(
     octets: bytes, judge: Callable[[x509.Certificate], str]
 ) -> None:

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.hazmat.primitives.serialization import pkcs12 as crypto_pkcs12
 from cryptography.x509.oid import ExtensionOID, NameOID
 from debian import need
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies_mdm import changed
 
@@ -187,7 +188,7 @@ def test_a_key_of_another_kind_is_refused() -> None:
 
 
 @given(st.data())
-@settings(max_examples=150)
+@examples(150)
 def test_any_bytes_are_an_identity_or_an_identity_error(data: st.DataObject) -> None:
     plain = _packed(MAC.key, [MAC.certificate])
     blob = data.draw(changed(PACKED) | changed(plain) | st.binary(max_size=100))

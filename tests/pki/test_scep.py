@@ -10,7 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from scep_parties import (
     CA,
@@ -220,7 +221,7 @@ def test_apples_default_key_of_1024_bits_is_enough() -> None:
 
 @pytest.mark.parametrize("cipher", Cipher)
 @given(content=st.binary(max_size=64))
-@settings(max_examples=10, deadline=None)
+@examples(10)
 def test_every_cipher_opens_what_it_closed(cipher: Cipher, content: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -238,7 +239,7 @@ ENVELOPE = close_envelope(CSR, CA.certificate, Cipher.DES3_CBC)
 
 
 @given(hostile(QUESTION, POLL, REPLY, REFUSAL))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_any_message_is_read_or_a_scep_error(data: bytes) -> None:
     with contextlib.suppress(SCEPError):
         receive(data)
@@ -247,7 +248,7 @@ def test_any_message_is_read_or_a_scep_error(data: bytes) -> None:
 
 
 @given(hostile(ENVELOPE, certificates_only([CA.certificate])))
-@settings(max_examples=200, deadline=None)
+@examples(60)
 def test_what_is_signed_may_hold_any_bytes(data: bytes) -> None:
     """Behind a good signature: an envelope of any bytes, and any bytes in an envelope."""
     for envelope in (data, close_envelope(data, CA.certificate, Cipher.AES_128_CBC)):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from scep_parties import CA, CA_KEY, CA_PARTS, EC_KEY, MAC_KEY, OTHER_KEY, certificate, openssl, write_files
 from strategies_cms import hostile
@@ -140,7 +141,7 @@ def test_the_fingerprint_of_the_root_vouches_for_the_ca_under_it() -> None:
 
 
 @given(hostile(CA.certificate.public_bytes(serialization.Encoding.DER), certificates_only([CA.certificate] * 2)))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_any_answer_to_getcacert_is_a_ca_or_a_scep_error(data: bytes) -> None:
     with contextlib.suppress(SCEPError):
         check_fingerprint(parse_ca_certificates(data), bytes(32))

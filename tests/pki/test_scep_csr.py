@@ -9,7 +9,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from scep_parties import CSR, EC_KEY, MAC_KEY, SECRET, SUBJECT, openssl, write_files
 from strategies_cms import hostile
@@ -84,7 +85,7 @@ def test_attributes_in_no_order_are_read() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300))
-@settings(max_examples=50)
+@examples(50)
 def test_any_challenge_goes_there_and_back(challenge: str) -> None:
     assert csr.read_csr(csr.build_csr(EC_KEY, SUBJECT, challenge=challenge)).challenge == challenge
 
@@ -139,7 +140,7 @@ def test_requests_that_a_ca_refuses(data: bytes, reason: FailInfo) -> None:
 
 
 @given(hostile(CSR, csr.build_csr(EC_KEY, SUBJECT, subject_alt_name={"dNSName": "a", "ntPrincipalName": "b"})))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_any_request_is_read_or_a_scep_error(data: bytes) -> None:
     with contextlib.suppress(SCEPFailure):
         csr.read_csr(data)

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from debian import need
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.pki.authority import LOM_USAGE, Authority
@@ -81,7 +82,7 @@ def test_they_are_valid_for_thirty_years() -> None:
         assert certificate.not_valid_after_utc == datetime(2050, 1, 1, tzinfo=UTC)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     st.text(max_size=40) | st.just("\udcff"), st.integers(0, 2**64), st.integers(0, 2**64), st.sampled_from([NAME, "x"])
 )

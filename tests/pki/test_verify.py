@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL, crypto
 from strategies_mdm import changed
@@ -448,7 +449,7 @@ def test_a_certificate_that_only_openssl_reads_is_refused(
 
 
 @given(changed(DER), st.sampled_from([device_judge(NAME), controller_judge, server_judge(NAME)]), st.integers(0, 90))
-@settings(max_examples=150)
+@examples(150)
 def test_any_certificate_is_named_or_refused(octets: bytes, judge: Judge, error: int) -> None:
     try:
         certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, octets)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from profile_parts import (
     IDENTITY,
@@ -398,7 +399,7 @@ profiles = st.lists(good_payloads | st.sampled_from(GOOD) | values, max_size=4).
 
 
 @given(profiles | broken_plists(profiles) | changed(dump_xml(profile_dict(*GOOD))))
-@settings(max_examples=150)
+@examples(150)
 def test_any_plist_is_a_profile_or_an_error_of_ours(octets: bytes | dict[str, Any]) -> None:
     with contextlib.suppress(ProfileError, PlistError):
         everything(read_profile(octets if isinstance(octets, bytes) else dump_xml(octets)))

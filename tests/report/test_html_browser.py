@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import documents
+import pytest
 from chromium import Opened, open_page
 
 from agent.report.html import report_html, write_report
+
+pytestmark = pytest.mark.slow
 
 PLOTS_OF_A_REPORT = 9  # rates, latencies, errors, two by percentile, Macs, connections, lag, CPU
 

@@ -11,6 +11,8 @@ from command import lom_agent
 from agent.report.html import MOST_RUNS
 from agent.report.results import read_results, write_results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:

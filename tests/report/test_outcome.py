@@ -26,6 +26,8 @@ from agent.report.results import with_outcome
 from agent.report.terminal import print_summary
 from agent.report.verdict import Level, verdict
 
+pytestmark = pytest.mark.slow
+
 NAMES = st.sampled_from(["session", "push", "enqueue"])
 COUNTS = st.sampled_from([0, 0, 1, 3])
 CUT_SHORT = {"complete": False, "incomplete_because": INTERRUPTED}

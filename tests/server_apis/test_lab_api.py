@@ -133,6 +133,10 @@ def test_nobody_waits_for_apns_for_ever(run_in_reactor: RunInReactor, monkeypatc
     monkeypatch.setattr(api, "PUSH_SECONDS", 0.05)
 
     async def scenario() -> None:
+        async with asked("503") as (running, server):  # the provider goes on trying
+            await server.enqueue(udid(running), UUID, COMMAND)
+            await server.push(udid(running))
+            assert UUID in running.lab.macs[udid(running)].queue
         async with asked("503 first=1") as (running, server):  # the provider tries again after half a second
             await server.enqueue(udid(running), UUID, COMMAND)  # it is queued, and the push may still be taken
             await server.push(udid(running))

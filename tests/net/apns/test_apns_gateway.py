@@ -29,7 +29,8 @@ from apns_gateways import (
 )
 from conftest import RunInReactor
 from debian import need
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from odd_certificates import UNREADABLE, odd_identity
 
@@ -337,7 +338,7 @@ def test_any_bytes_leave_the_gateway_serving(run_in_reactor: RunInReactor, tmp_p
             tmp_path, limits=GatewayLimits(linger=0.01, request=0.05, look=0.02, idle=0.05)
         ) as running:
 
-            @settings(max_examples=25)
+            @examples(25)
             @given(
                 st.booleans(),
                 st.lists(st.tuples(st.integers(0, 12), st.integers(0, 255), st.integers(0, 5), st.binary(max_size=40))),

@@ -58,6 +58,7 @@ from twisted.internet.defer import Deferred
 
 from agent.lom.link import LinkAnswer
 from agent.lom.requests import Outcome
+from agent.net.transport.listener import Listener
 from agent.net.transport.stream import Timeouts
 from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
@@ -303,21 +304,24 @@ def test_a_controller_that_falls_silent_is_dropped(run_in_reactor: Run, raw: Raw
 
 
 def test_an_octet_now_and_then_does_not_prolong_a_link(run_in_reactor: Run, tmp_path: Path) -> None:
-    async def run() -> float:
+    async def run() -> int:
         with Sockets(reactor, device(), limits=replace(IMPATIENT, request_seconds=2 * SHORT)) as sockets:
 
-            def work() -> float:
-                begun = time.monotonic()
-                with RawController(tmp_path, sockets.network.port, CONTROLLER_IDENTITY) as tls:
-                    with contextlib.suppress(ConnectionError, ssl.SSLError):
-                        for octet in request():
-                            tls.sendall(bytes([octet]))
-                            time.sleep(SHORT / 3)
-                    return time.monotonic() - begun
+            def work() -> int:
+                sent = 0
+                with (
+                    RawController(tmp_path, sockets.network.port, CONTROLLER_IDENTITY) as tls,
+                    contextlib.suppress(ConnectionError, ssl.SSLError),
+                ):
+                    for octet in request():
+                        tls.sendall(bytes([octet]))
+                        sent += 1
+                        time.sleep(SHORT / 3)
+                return sent
 
             return await in_thread(work)
 
-    assert run_in_reactor(run()) < len(request()) * SHORT / 3 / 2
+    assert 1 <= run_in_reactor(run()) < len(request()) / 2
 
 
 @pytest.mark.parametrize("octets", [b"", b"\x16\x03\x01", b"bplist00"], ids=["silent", "half a hello", "no TLS"])
@@ -432,8 +436,19 @@ def test_a_session_is_not_resumed_for_a_certificate(run_in_reactor: Run, tmp_pat
     assert [asked.uuid for asked, _ in party.asked] == ["0001"]
 
 
-def test_a_process_out_of_descriptors_serves_again_when_it_has_some(run_in_reactor: Run) -> None:
+def test_a_process_out_of_descriptors_serves_again_when_it_has_some(
+    run_in_reactor: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     party = device()
+    looks = 0
+
+    def do_read(listener: Listener) -> None:
+        nonlocal looks
+        looks += 1
+        accept(listener)
+
+    accept = Listener.doRead
+    monkeypatch.setattr(Listener, "doRead", do_read)
 
     async def run() -> None:
         with Sockets(reactor, party) as sockets:
@@ -444,9 +459,8 @@ def test_a_process_out_of_descriptors_serves_again_when_it_has_some(run_in_react
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(free, peer.fileno()) + 1, hard))
             try:
                 peer.connect(("::1", sockets.network.port))  # accepting it takes a descriptor that is not there
-                cpu = time.process_time()
                 await pause(SHORT)
-                assert time.process_time() - cpu < SHORT / 2, "the reactor did nothing but fail to accept"
+                assert 1 <= looks <= 100, "the reactor did nothing but fail to accept"
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
                 peer.close()

@@ -1,0 +1,12 @@
+"""How many examples a property gets that is too heavy, or too wide, for Hypothesis' usual hundred."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+USUAL = 100  # of Hypothesis, and so of the profiles `default` and `ci`
+
+
+def examples(count: int) -> settings:
+    """``count`` examples in a usual run, and as many times more in a profile with more than ``USUAL``."""
+    return settings(max_examples=max(1, count * settings.default.max_examples // USUAL))

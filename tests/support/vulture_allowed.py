@@ -1,0 +1,82 @@
+"""Names that vulture reports although something uses them, each with what uses it; last the names to delete."""
+
+from __future__ import annotations
+
+_CLICK = "click calls it by its decorator"
+_TWISTED = "Twisted calls or reads it by its name"
+_EXPAT = "expat calls or reads it by its name"
+_BY_NAME = "read by its name with getattr: agent.lom.power.CHOICES"
+_PROTOCOL = "a parameter or method of a typing.Protocol"
+_TESTS = "the tests judge by it: they read the same facts and counts as the program"
+
+ALLOWED = {
+    "cli.fleet: fleet_show": _CLICK,
+    "cli.scenario: scenario_check": _CLICK,
+    "cli.scenario: scenario_doc": _CLICK,
+    "cli.scenario: scenario_new": _CLICK,
+    "device.packed: reducer_override": "pickle calls it by its name",
+    "fleet.derivation: PRIMARY_ETHERNET": "one of the four port numbers, which are assigned together",
+    "fleet.derivation: SECONDARY_ETHERNET": "one of the four port numbers, which are assigned together",
+    "lab.api: isLeaf": _TWISTED,
+    "lab.server: isLeaf": _TWISTED,
+    "lab.server: render_GET": _TWISTED,
+    "lab.server: render_POST": _TWISTED,
+    "lab.server: render_PUT": _TWISTED,
+    "lab.server: serverConnectionForTLS": _TWISTED,
+    "lenient_xml: CharacterDataHandler": _EXPAT,
+    "lenient_xml: EndElementHandler": _EXPAT,
+    "lenient_xml: SkippedEntityHandler": _EXPAT,
+    "lenient_xml: StartElementHandler": _EXPAT,
+    "lenient_xml: buffer_text": _EXPAT,
+    "lom.power: power_off_while_off": _BY_NAME,
+    "lom.power: power_off_while_shutting_down": _BY_NAME,
+    "lom.power: power_on_while_booting": _BY_NAME,
+    "lom.power: power_on_while_on": _BY_NAME,
+    "lom.power: power_on_while_shutting_down": _BY_NAME,
+    "lom.power: reset_while_booting": _BY_NAME,
+    "lom.power: reset_while_off": _BY_NAME,
+    "lom.power: reset_while_shutting_down": _BY_NAME,
+    "mdm.facts: deprecated": _TESTS,
+    "mdm.facts: is_in": _TESTS,
+    "measure.latencies: max_value": "hdrhistogram reads it",
+    "net.apns.connection: local_settings": "h2 reads it",
+    "net.apns.connection: max_header_list_size": "hpack reads it",
+    "net.apns.gateway: __call__": _PROTOCOL,
+    "net.http.connection: handshakes_full": _TESTS,
+    "net.http.connection: handshakes_resumed": _TESTS,
+    "net.timing: callable": _PROTOCOL,
+    "net.timing: writer": _PROTOCOL,
+    "net.transport.listener: connectionLost": _TWISTED,
+    "net.transport.listener: logPrefix": _TWISTED,
+    "net.transport.resolver: addressResolved": _TWISTED,
+    "net.transport.resolver: resolution": _TWISTED,
+    "net.transport.resolver: resolutionBegan": _TWISTED,
+    "net.transport.resolver: resolutionComplete": _TWISTED,
+    "net.transport.stream: connectionLost": _TWISTED,
+    "net.transport.stream: doWrite": _TWISTED,
+    "net.transport.stream: logPrefix": _TWISTED,
+    "net.transport.tls: __call__": _PROTOCOL,
+    "net.transport.tls: handshakes_full": _TESTS,
+    "net.transport.tls: handshakes_resumed": _TESTS,
+    "report.terminal.screen: no_wrap": "rich reads it",
+    "report.terminal.screen: overflow": "rich reads it",
+    "service.prometheus: collect": "prometheus_client calls it by its name",
+    "service.prometheus: isLeaf": _TWISTED,
+    "service.prometheus: noisy": _TWISTED,
+}
+
+TO_GO = (
+    "fleet.models: MAX_LOM_PORTS",
+    "fleet.models: ten_gigabit_option",
+    "load.gateway: Push",
+    "load.phases.context: later",
+    "lom.power: parse_power_choices",
+    "net.mac.client: in_session",
+    "net.mac.fleet: of_segment",
+    "net.timing: Alarm",
+    "net.timing: is_set",
+    "net.timing: set_at",
+    "pki.scep.ca: cert_rep_pending",
+    "pki.scep.ca: own_key",
+    "pki.scep.caps: renewal",
+)
