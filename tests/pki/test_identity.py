@@ -1,4 +1,4 @@
-"""Identities: PKCS12 as OpenSSL writes it, modern and legacy, and PKCS12 that is wrong, foreign, or made to cost."""
+"""Identities: modern and legacy PKCS12 by OpenSSL, and PKCS12 that is malformed or needs too many rounds."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_any_bytes_are_an_identity_or_an_identity_error(data: st.DataObject) -> 
         assert isinstance(found.certificate, x509.Certificate)
 
 
-# Files made to cost, and files that no tool writes
+# Files with too many rounds, and files that no tool writes
 
 Edit = Callable[[pkcs12.Pfx, list[cms.ContentInfo]], None]
 
@@ -379,7 +379,7 @@ def foreign_mac(pfx: pkcs12.Pfx, _parts: list[cms.ContentInfo]) -> None:
     ("edit", "named"),
     [
         (unknown_derivation, "1.3.6.1.4.1.11591.4.11"),
-        (parts_within_parts, "parts within parts"),
+        (parts_within_parts, "without nested parts"),
         (foreign_mac, "1.2.840.113549.1.5.14"),
     ],
 )

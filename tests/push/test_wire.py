@@ -1,4 +1,4 @@
-"""A push and its answer as bytes between two processes: the same afterwards, and nonsense is refused."""
+"""The encoding of a push and of its answer between processes; malformed messages are refused."""
 
 from __future__ import annotations
 
