@@ -70,7 +70,7 @@ def test_the_certificate_for_our_key_is_found_behind_others() -> None:
     granted = receive(ca_side.cert_rep_success(request, CA, CA_NONCE, others, [CA.certificate, ours]))
     assert isinstance(granted, client.Granted)
     assert granted.certificate == ours
-    with pytest.raises(SCEPError, match="for the request.s key in the answer, found 1 others"):
+    with pytest.raises(SCEPError, match="found 1 others"):
         receive(ca_side.cert_rep_success(request, CA, CA_NONCE, others))
 
 
@@ -95,7 +95,7 @@ def test_an_answer_without_content_is_read_like_one_with_empty_content() -> None
 
 def test_a_renewal_is_signed_and_read_by_the_old_identity() -> None:
     old = Identity(certificate("mac-1.example.org", OTHER_KEY, CA), OTHER_KEY)
-    with pytest.raises(MisuseError, match="none is given"):
+    with pytest.raises(MisuseError, match="Expected the identity to renew"):
         ask(message_type=MessageType.RENEWAL_REQ)
     question = ask(message_type=MessageType.RENEWAL_REQ, renewed=old)
     assert ca_side.read_request(open_message(question), CA).signer == old.certificate
