@@ -1,4 +1,4 @@
-"""Systems that lack what Unix has: the command starts, and says in a sentence what is not supported there."""
+"""Systems without the Unix modules: the command starts, and its error says what is not supported there."""
 
 from __future__ import annotations
 

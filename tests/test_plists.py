@@ -1,4 +1,4 @@
-"""Property lists: what is written is read again, and what strangers send costs little and raises PlistError only."""
+"""Property lists: written values are read again, and untrusted input takes bounded time and raises PlistError only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def long_marker(kind: int, size: int) -> bytes:
     return bytes([kind | 0xF, 0x12]) + size.to_bytes(4, "big")
 
 
-# What is written is read again
+# Written values are read again
 
 
 @given(values)

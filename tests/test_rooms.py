@@ -1,6 +1,6 @@
-"""The order of the rooms: a room imports only from rooms above it, or from itself; the first ones do no I/O.
+"""The layers of the package: a room imports only from rooms above it, or from itself; the first ones do no I/O.
 
-The order is the one of the design, read downwards. Imports within functions and for type checkers count too.
+A room is a module or a folder of ``agent``. Imports within functions and for type checkers count too.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def modules(rooms: tuple[str, ...]) -> list[str]:
 
 
 def loaded_by(names: list[str]) -> set[str]:
-    """What is in ``sys.modules`` of a new interpreter after importing these."""
+    """The names in ``sys.modules`` of a new interpreter after importing these modules."""
     program = f"import sys\nfor name in {names!r}: __import__(name)\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
     return set(done.stdout.decode().split())

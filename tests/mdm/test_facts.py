@@ -1,4 +1,4 @@
-"""The table of facts from Apple's schema: how it is made, read, and asked."""
+"""The table of facts from Apple's schema: how it is written, read and looked up."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ responsekeys:
 
 
 def made(folder: Path, *arguments: str) -> list[Fact]:
-    """What the program makes of the YAML in ``folder``."""
+    """The table that the program writes from the YAML in ``folder``."""
     output = folder / "facts.tsv"
     command = [sys.executable, str(MAKE_FACTS), str(folder), "--output", str(output), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=MAKE_FACTS.parents[1])

@@ -34,7 +34,7 @@ commands = st.fixed_dictionaries(
 
 
 def uuid_of(octets: bytes) -> str:
-    """What the Mac would answer to."""
+    """The UUID that the Mac would answer with."""
     try:
         return parse_command(octets).uuid
     except CommandMalformed as error:

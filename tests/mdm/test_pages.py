@@ -1,4 +1,4 @@
-"""HTML pages are recognised by how they begin; what servers call HTML by mistake is not taken for one."""
+"""HTML pages are recognised by their first bytes; other bodies that servers declare as HTML are not."""
 
 from __future__ import annotations
 

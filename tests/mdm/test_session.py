@@ -1,4 +1,4 @@
-"""The session machine: every input in every state, what it sends, when it looks again, and what ends an enrolment."""
+"""The session: every input in every state, its reports, its retries, and the refusals that end an enrolment."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def status_of(send: Event | Send | None) -> tuple[Any, Any]:
 
 
 def seen(session: Session) -> tuple[Any, ...]:
-    """Everything that an outsider sees of a session."""
+    """The observable state of a session."""
     return session.state, session.deadline, session.failures, session.woken, session.owes_result
 
 
@@ -129,7 +129,7 @@ def test_misuse_leaves_what_the_session_was_about_to_do() -> None:
     assert status_of(session.finish("a", acknowledged())) == ("Acknowledged", "a")
 
 
-# A session in good order
+# A session without errors
 
 
 def test_from_idle_command_by_command_to_the_empty_answer() -> None:
@@ -306,7 +306,7 @@ def test_a_mac_that_leaves_its_management_owes_nothing(start: Callable[[], Sessi
 
 
 def put_off(session: Session, uuid: str = "a") -> Event:
-    """The server sends this command, the Mac answers NotNow; or what came of it instead."""
+    """The server sends this command and the Mac answers NotNow; returns another event if there was one."""
     event = session.answer(200, command(uuid), 100.0)
     if isinstance(event, Execute):
         session.finish(uuid, NOT_NOW)
@@ -419,7 +419,7 @@ def test_a_push_is_served_before_the_interval_after_not_now() -> None:
     assert session.deadline is None
 
 
-# Trying again
+# Retries
 
 
 def delays(session: Session, fail: Callable[[Session, float], object], count: int) -> list[float]:
@@ -526,7 +526,7 @@ def test_a_push_does_not_wait_for_the_pause() -> None:
     assert session.deadline is None
 
 
-# Answers that are no command
+# Responses that are not a command
 
 
 @pytest.mark.parametrize("body", [b" ", b"\r\n", b" \t\r\n\v\f" * 1000])

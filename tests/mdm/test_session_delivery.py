@@ -22,7 +22,7 @@ FINAL = [Status.ACKNOWLEDGED, Status.ERROR, Status.COMMAND_FORMAT_ERROR]
 
 
 class Server:
-    """A queue, as an MDM server keeps one: a command stays in it until it was answered with more than NotNow."""
+    """An MDM server's queue: a command stays in it until its result is something other than NotNow."""
 
     def __init__(self) -> None:
         self.queue: dict[str, bytes] = {}
@@ -51,7 +51,7 @@ class Server:
 
 
 class Delivery(RuleBasedStateMachine):
-    """One Mac and its server. What is on its way, and what is in hand, is all that stands between them."""
+    """A Mac and its server, with the message in flight and the current command between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Delivery(RuleBasedStateMachine):
         self.follow(event)
 
     def result_is_dropped(self, sent: Send) -> None:
-        """The Mac has forgotten it; a server that has not seen it offers the command again."""
+        """The Mac has dropped the result; a server that has not received it sends the command again."""
         assert not self.session.owes_result
         by_hand = sent.command_uuid not in self.malformed and load_dict(sent.body)["Status"] != "NotNow"
         if by_hand and sent.command_uuid in self.server.queue:
@@ -178,7 +178,7 @@ class Delivery(RuleBasedStateMachine):
             assert self.session.owes_result or uuid in self.server.queue
 
     def teardown(self) -> None:
-        """From now on nothing fails: a few pushes, and everything that was queued is answered, once."""
+        """Without further failures, a few pushes are enough for every queued command to be answered once."""
         for _ in range(20 * (self.added + 2)):
             if self.sent is not None:
                 self.server_answers()

@@ -1,4 +1,4 @@
-"""Values by what they are worth: numbers for booleans, reals for integers, and what is worth neither."""
+"""Conversion of values: numbers for booleans, reals for integers, and values that are refused."""
 
 from __future__ import annotations
 

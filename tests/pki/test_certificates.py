@@ -1,4 +1,4 @@
-"""Untrusted certificates: what is read is whole, the rest is refused by our error, and there is no other way in."""
+"""Untrusted certificates: every part is parsed or refused with our error, and no other module loads certificates."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_any_octets_are_a_whole_certificate_or_our_error(octets: bytes) -> None:
         assert read_openssl(crypto.load_certificate(crypto.FILETYPE_ASN1, octets)).public_key() is not None
 
 
-# Whoever reads certificates
+# The callers
 
 
 def packed(octets: bytes) -> bytes:
@@ -122,7 +122,7 @@ def packed(octets: bytes) -> bytes:
 
 
 def in_cms(octets: bytes) -> bytes:
-    """A SignedData that only carries this certificate."""
+    """A SignedData with this certificate only."""
     content = der.sequence(der.oid("1.2.840.113549.1.7.1"))
     carried = der.encode(der.CONTEXT_0, octets)
     signed_data = der.sequence(b"\x02\x01\x01", der.set_of(), content, carried, der.set_of())
@@ -174,7 +174,7 @@ def test_whoever_reads_any_octets_gets_a_certificate_or_an_error_of_its_own(
 
 @each_caller
 def test_and_reads_a_good_one(read: Callable[[bytes], object], error: type[Exception]) -> None:
-    """So that what is refused above is refused for its certificate; SCEP wants an RSA key besides."""
+    """The cases above fail because of their certificate; SCEP also requires an RSA key."""
     if error is SCEPError:
         with pytest.raises(SCEPError, match="RSA"):
             read(GOOD)
@@ -208,7 +208,7 @@ def test_the_command_says_what_is_wrong_with_ca_and_cert(tmp_path: Path) -> None
         assert b"Traceback" not in done.stderr
 
 
-# Peers, as OpenSSL hands them over
+# Certificates of peers, from OpenSSL
 
 
 @every_odd_one
@@ -233,7 +233,7 @@ def test_a_peer_that_shows_one_is_refused_or_known_by_what_was_read(
 
 
 def judge_chains_with(octets: bytes, judge: Callable[[x509.Certificate], str]) -> None:
-    """As a peer's own certificate, as a CA that it shows, and as an anchor."""
+    """As a peer's own certificate, as a CA in its chain, and as an anchor."""
     try:
         found = x509.load_der_x509_certificate(octets)  # read in part only, as an identity in memory is
     except Exception:  # noqa: BLE001  # no certificate object, nothing to judge
@@ -260,7 +260,7 @@ def test_a_chain_of_any_certificates_is_judged_or_refused(
     judge_chains_with(octets, judge)
 
 
-# No other way in
+# No other loader
 
 LOADERS = {
     "get_peer_certificate", "get_peer_cert_chain", "getPeerCertificate", "to_cryptography",
@@ -273,7 +273,7 @@ ALLOWED = FOLDER / "pki" / "certificates.py"
 
 
 def calls_of_loaders(source: str) -> Iterator[tuple[int, str]]:
-    """Line and name of each use of a loader, by whatever name its module goes."""
+    """Line and name of each use of a loader, under any name of its module."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in LOADERS:
             yield node.lineno, node.attr

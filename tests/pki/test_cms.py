@@ -1,4 +1,4 @@
-"""CMS signatures, against themselves, against the ``openssl`` command, and against bytes that are not CMS."""
+"""CMS signatures: our own, those of the ``openssl`` command, and bytes that are not CMS."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def openssl_sign(files: Path, *options: str, command: str = "cms", who: str = "r
     return openssl(command, "-sign", "-binary", "-in", files / "body", "-outform", "DER", *signer, *options).stdout
 
 
-# Between ourselves
+# Our own signatures
 
 
 @both
@@ -138,7 +138,7 @@ def test_the_signing_time(mac: Identity, year: int, kind: str, monkeypatch: pyte
     assert (found.name, found.native) == (kind, moment)
 
 
-# What is wrong is named
+# Errors
 
 
 def test_another_body() -> None:

@@ -1,4 +1,4 @@
-"""Identities: PKCS12 as OpenSSL writes it, modern and legacy, and PKCS12 that is wrong, foreign, or made to cost."""
+"""Identities: modern and legacy PKCS12 by OpenSSL, and PKCS12 that is malformed or needs too many rounds."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_any_bytes_are_an_identity_or_an_identity_error(data: st.DataObject) -> 
         assert isinstance(found.certificate, x509.Certificate)
 
 
-# Files made to cost, and files that no tool writes
+# Files with too many rounds, and files that no tool writes
 
 Edit = Callable[[pkcs12.Pfx, list[cms.ContentInfo]], None]
 
@@ -309,7 +309,7 @@ def test_rounds_that_are_hidden_are_not_done_either() -> None:
         parts[:] = [hidden_costly_key(parts), *parts]
 
     began = time.process_time()
-    with pytest.raises(IdentityError, match="outside of its encrypted parts"):
+    with pytest.raises(IdentityError, match="outside of the encrypted parts"):
         load_pkcs12(edited(hide_the_only_key, keep_mac=False), PASSWORD)
     assert same(load_pkcs12(edited(hide_another_key, keep_mac=False), PASSWORD), MAC)
     assert time.process_time() - began < BOMB_SECONDS
@@ -380,7 +380,7 @@ def foreign_mac(pfx: pkcs12.Pfx, _parts: list[cms.ContentInfo]) -> None:
     ("edit", "named"),
     [
         (unknown_derivation, "1.3.6.1.4.1.11591.4.11"),
-        (parts_within_parts, "parts within parts"),
+        (parts_within_parts, "without nested parts"),
         (foreign_mac, "1.2.840.113549.1.5.14"),
     ],
 )

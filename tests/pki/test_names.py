@@ -1,4 +1,4 @@
-"""Names that identify: only ASCII letters have two cases, and what cannot be seen is no name, on every LOM network."""
+"""Names of peers on every LOM network: case-insensitive in ASCII only, and without unprintable characters."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_can_be_seen_is_a_name(name: str) -> None:
     assert not fault_of_name(name)
 
 
-# LOM peers, by name alone right or wrong
+# LOM peers that differ only by name
 
 UTF8 = 0x0C
 

@@ -1,4 +1,4 @@
-"""What a SCEP CA says of itself: capabilities, certificates, fingerprint."""
+"""The capabilities, certificates and fingerprint of a SCEP CA."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_capabilities_without_end_are_refused() -> None:
         parse_caps(b"AES\n" * 5000)
 
 
-# Who the CA is
+# Certificates
 
 
 def test_one_certificate_is_the_ca() -> None:
@@ -89,10 +89,13 @@ def test_without_registration_authorities_the_last_ca_of_the_chain_is_meant() ->
     [
         (b"", "neither a certificate nor"),
         (b"<html>", "neither a certificate nor"),
-        (certificates_only([]), "no certificate"),
-        (certificates_only([certificate("Leaf", EC_KEY, CA)] * 2), "none of the 2 certificates"),
+        (certificates_only([]), "expected a certificate in the answer to GetCACert"),
+        (certificates_only([certificate("Leaf", EC_KEY, CA)] * 2), "expected a CA among the 2 certificates"),
         (certificates_only([CA.certificate] * 17), "at most 16"),
-        (render_ca_certificates([certificate("EC", EC_KEY, authority=True)])[1], "SCEP encrypts with RSA"),
+        (
+            render_ca_certificates([certificate("EC", EC_KEY, authority=True)])[1],
+            "expected a certificate with an RSA key for SCEP",
+        ),
         (bytes(2 << 20), "at most"),
     ],
     ids=["empty", "html", "none", "no CA", "many", "elliptic", "long"],
@@ -111,7 +114,7 @@ def test_the_fingerprint_of_the_ca(digest: Callable[[bytes], hashlib._Hash]) -> 
 
 
 def test_a_fingerprint_of_no_known_length() -> None:
-    with pytest.raises(SCEPError, match="is 21 bytes long; 16"):
+    with pytest.raises(SCEPError, match=r"expected a CAFingerprint of 16 .*, found 21"):
         check_fingerprint(CA_PARTS, bytes(21))
 
 

@@ -1,4 +1,4 @@
-"""Requests for a certificate: from a payload's values to PKCS#10 and back."""
+"""Certificate requests: from a payload's values to PKCS#10 and back."""
 
 from __future__ import annotations
 

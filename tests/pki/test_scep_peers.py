@@ -1,4 +1,4 @@
-"""SCEP with programs of other makers: ``openssl`` by hand, the Go server and client, and strongSwan's client."""
+"""SCEP with other programs: ``openssl`` by hand, the Go server and client, and strongSwan's client."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def enrol(
 
 @pytest.mark.parametrize("words", [None, b"", b"AES\nSHA-1", b"SHA-512\nDES3", b"AES\nSHA-256\nPOSTPKIOperation"])
 def test_the_go_server_grants_whatever_we_choose(go_server: str, words: bytes | None) -> None:
-    """Its answers are closed with single DES, whatever it was asked with."""
+    """Its answers are encrypted with single DES, whatever the request's cipher."""
     capabilities = parse_caps(fetch(go_server, "GetCACaps") if words is None else words)
     granted = enrol(go_server, MAC_KEY, capabilities)
     assert isinstance(granted, client.Granted)
@@ -249,7 +249,7 @@ class SCEPHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
-        """Nothing: what was asked is kept in ``seen``."""
+        """Log nothing: the requests are in ``seen``."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Identities from a seed: the same in every process, good for their role and no other, fit for other programs."""
+"""Identities from a seed: equal in every process, valid for their role only, accepted by other programs."""
 
 from __future__ import annotations
 

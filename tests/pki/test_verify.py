@@ -1,4 +1,4 @@
-"""Who the peer is: every reason to refuse one, by ``verify_chain`` and in a real TLS handshake, and fail closed."""
+"""Verification of peers: every reason to refuse one, by ``verify_chain`` and in a real TLS handshake."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ LEAF = issued(names=dns(NAME))
 
 @dataclass(frozen=True)
 class Case:
-    """What is presented, and what becomes of it."""
+    """The certificates that a peer presents, and the expected outcome."""
 
     presented: Identity
     rejected: type[PeerRejected] | None = None
@@ -361,7 +361,7 @@ def test_a_pin_does_not_make_up_for_a_bad_chain_or_name() -> None:
 
 
 def trusting(certificate: x509.Certificate) -> str:
-    """The judge who takes everybody."""
+    """A judge that accepts every peer."""
     return common_name(certificate)
 
 

@@ -233,7 +233,7 @@ def test_what_an_enrolment_leaves_out_has_apples_defaults() -> None:
         ({"IdentityCertificateUUID": None}, "IdentityCertificateUUID"),
         ({"IdentityCertificateUUID": "NOWHERE"}, "NOWHERE, which it does not contain"),
         ({"AccessRights": 0}, "Expected AccessRights from 1"),
-        ({"AccessRights": 2}, "2 .* without 1"),
+        ({"AccessRights": 2}, "with 2 .* to include 1 "),
         ({"AccessRights": 8192}, "AccessRights"),
         ({"AccessRights": "7"}, "AccessRights .* a string"),
         ({"SignMessage": "true"}, "SignMessage .* a string"),

@@ -1,4 +1,4 @@
-"""From an accepted push to its Mac: at once, later, replaced, expired, never; in every order that Hypothesis finds."""
+"""The delivery of accepted pushes: immediate, delayed, replaced, expired, discarded; in any order of events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def push(broker: PushBroker, now: float = NOW, index: int = 0, magic: str = "", 
 
 
 def ids(broker: PushBroker) -> list[str]:
-    """What reaches the Macs."""
+    """The notifications to deliver."""
     return [notification.apns_id for notification in broker.take()]
 
 
@@ -197,14 +197,14 @@ def test_what_is_no_rule_is_said(line: str) -> None:
 
 @dataclass
 class Expected:
-    """What a Mac should get next: the newest push that was not delivered."""
+    """The expected next notification of a Mac: the newest push that was not delivered."""
 
     apns_id: str
     expires: float
 
 
 class StoreAndForward(RuleBasedStateMachine):
-    """Pushes, time, Macs that go and come: the newest unexpired notification is delivered, once."""
+    """With any pushes, times and offline Macs, the newest unexpired notification is delivered exactly once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class StoreAndForward(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, MACS - 1))
     def come_back(self, index: int) -> None:
-        """The Mac is there (again)."""
+        """The Mac is online (again)."""
         self.macs.standing[index] = Presence.ONLINE
         self.broker.came_back(index, self.now)
         expected = self.expected.pop(index, None)
@@ -243,7 +243,7 @@ class StoreAndForward(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((0.5, 3.0, 20.0, DAY)), looks=st.booleans())
     def pass_time(self, seconds: float, looks: bool) -> None:
-        """Time passes; whoever carries the broker may be late to look."""
+        """Time passes; the broker's caller may be late."""
         self.now += seconds
         if looks:
             self.broker.advance(self.now)
@@ -251,7 +251,7 @@ class StoreAndForward(RuleBasedStateMachine):
             assert self.broker.deadline is None or self.broker.deadline > self.now
 
     def taken(self) -> list[str]:
-        """What reached the Macs since the last look, none of it for the second time."""
+        """The notifications delivered since the last check; none was delivered before."""
         taken = ids(self.broker)
         assert not self.delivered.intersection(taken)
         self.delivered.update(taken)

@@ -1,4 +1,4 @@
-"""What APNs says to one request: success, and every refusal with its status."""
+"""The answer of APNs to a request: success, or each refusal with its status."""
 
 from __future__ import annotations
 

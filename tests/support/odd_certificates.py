@@ -1,4 +1,4 @@
-"""Certificates that no library makes, signed by a CA all the same: for everybody who reads or judges certificates."""
+"""Certificates that no library makes, signed by a CA, for the tests of every reader of certificates."""
 
 from __future__ import annotations
 

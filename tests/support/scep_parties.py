@@ -1,4 +1,4 @@
-"""The parties of the SCEP tests: a CA, a Mac, their keys, and what they say to each other."""
+"""The parties of the SCEP tests: a CA, a Mac, their keys and their messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes for the parsers of CMS and SCEP: any bytes at all, ASN.1 that means nothing, and good messages made bad."""
+"""Input for the parsers of CMS and SCEP: any bytes, random ASN.1, and damaged valid messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TAGS = (0x02, 0x04, 0x05, 0x06, 0x0C, 0x13, 0x24, 0x30, 0x31, 0x80, 0xA0, 0xA1, 
 
 
 def nested() -> st.SearchStrategy[bytes]:
-    """Well-formed ASN.1 of no meaning, some of it in indefinite lengths."""
+    """Random well-formed ASN.1, some of it with indefinite lengths."""
     leaf = st.builds(der.encode, st.sampled_from(TAGS), st.binary(max_size=12))
     return st.recursive(leaf, lambda inner: st.builds(_container, st.lists(inner, max_size=4), st.booleans()))
 

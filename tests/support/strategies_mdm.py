@@ -1,4 +1,4 @@
-"""Property list values, property lists made bad, and what a server may say: for the tests of plists, mdm, profiles."""
+"""Property list values, malformed property lists and server responses, for the tests of plists, mdm and profiles."""
 
 from __future__ import annotations
 

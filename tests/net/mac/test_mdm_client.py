@@ -158,7 +158,7 @@ NOT_A_COMMAND = [
     pytest.param(
         plistlib.dumps({"CommandUUID": 7, "Command": {"RequestType": "ProfileList"}}),
         "command_dropped",
-        "is an integer",
+        "found an integer",
         id="a number as CommandUUID",
     ),
 ]
