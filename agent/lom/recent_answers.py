@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.requests import PowerRequest
 
-_SHOWN = 80  # characters of a DeviceRequestUUID that an error quotes
+_MAX_QUOTED = 80  # characters of a DeviceRequestUUID that an error quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RecentAnswers:
         if kept.request is not request.request:
             return LinkAnswer(
                 request.uuid,
-                f"DeviceRequestUUID {request.uuid[:_SHOWN]!r} was used for {kept.request.value} before; "
+                f"DeviceRequestUUID {request.uuid[:_MAX_QUOTED]!r} was used for {kept.request.value} before; "
                 f"{request.request.value} needs a new one",
             )
         return kept.answer
