@@ -25,7 +25,7 @@ class NoNetwork(PeerError):
     kind = "network"
 
 
-class StandingMac:
+class OfflineMac:
     """An enrolled Mac, set up for both LOM roles, on a network in memory. Its boots take no time."""
 
     def __init__(self, mac: Mac, devices: Authority, controllers: Authority, dialect: Dialect) -> None:
@@ -88,10 +88,10 @@ def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, w
     """Like ``answer_command``, for a given list of the Macs of one segment."""
     devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
     book = AddressBook()
-    standing = {mac.index: StandingMac(mac, devices, controllers, dialect) for mac in macs}
-    for endpoint in standing.values():
+    macs_by_index = {mac.index: OfflineMac(mac, devices, controllers, dialect) for mac in macs}
+    for endpoint in macs_by_index.values():
         book.add(endpoint)
-    chosen = standing[index]
+    chosen = macs_by_index[index]
     try:
         command = parse_command(octets)
     except CommandMalformed as error:
@@ -103,7 +103,7 @@ def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, w
     return result.body(chosen.device.mac.udid, command.uuid)
 
 
-def _run(steps: CommandSteps, controller: StandingMac, network: MemoryNetwork) -> Result:
+def _run(steps: CommandSteps, controller: OfflineMac, network: MemoryNetwork) -> Result:
     answer: object = None
     try:
         while True:

@@ -12,10 +12,10 @@ from typing import Any
 
 from agent.device.steps import Afterwards, ChangePower
 from agent.fleet.population import Mac
-from agent.lom.answered import Answered
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.power import DEFAULT_CHOICES, Power, PowerChoices, PowerEvent, PowerMachine, RequestRefused
+from agent.lom.recent_answers import RecentAnswers
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
@@ -48,8 +48,8 @@ class Device:
 
     __slots__ = (
         "_afterwards",
-        "_answered",
         "_deferred_requests",
+        "_recent_answers",
         "_warnings",
         "declarations",
         "declarations_token",
@@ -93,7 +93,7 @@ class Device:
         self.declarations_token = ""
         self._afterwards: list[Afterwards] = []
         self._warnings: tuple[str, ...] = ()
-        self._answered = Answered(limits)
+        self._recent_answers = RecentAnswers(limits)
         # Controller and DeviceRequestUUID of answered LOM requests that take effect after the result is delivered.
         self._deferred_requests: tuple[tuple[str, str], ...] = ()
 
@@ -198,11 +198,11 @@ class Device:
         if request.version != supported:
             error = f"LOMProtocolVersion {request.version} was asked for; this Device speaks {supported}"
             return LinkAnswer(request.uuid, error), []
-        repeated = self._answered.repeated(controller, request, now)
+        repeated = self._recent_answers.repeated(controller, request, now)
         if repeated is not None:
             return repeated, []
         answer, events = self._carry_out(request, controller, now)
-        self._answered.keep(controller, request, answer, now)
+        self._recent_answers.keep(controller, request, answer, now)
         return answer, events
 
     def _carry_out(self, request: LinkRequest, controller: str, now: float) -> tuple[LinkAnswer, list[PowerEvent]]:
@@ -249,5 +249,5 @@ class Device:
         """Cancel the scheduled actions; a LOM request that scheduled one counts as new when it is repeated."""
         self._afterwards.clear()
         for controller, uuid in self._deferred_requests:
-            self._answered.forget(controller, uuid)
+            self._recent_answers.forget(controller, uuid)
         self._deferred_requests = ()

@@ -14,7 +14,7 @@ from agent.mdm.results import INVALID_REQUEST_TYPE, MALFORMED_REQUEST, ChainedEr
 from agent.mdm.values import WrongType, by_value
 
 _MAX_NAME = 255
-_SHOWN = 80  # characters of a key that an error quotes
+_MAX_QUOTED = 80  # characters of a key that an error quotes
 
 
 class _Refused(Exception):
@@ -36,7 +36,7 @@ def _apply(device: Device, item: Mapping[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"Item": name} if isinstance(name, str) else {}
     try:
         if setter is None:
-            raise _Refused(INVALID_REQUEST_TYPE, f"the setting {str(name)[:80]} is not supported")
+            raise _Refused(INVALID_REQUEST_TYPE, f"the setting {str(name)[:_MAX_QUOTED]} is not supported")
         setter(device, item)
     except _Refused as refused:
         error = ChainedError(Domain.MDM, refused.code, str(refused))
@@ -65,7 +65,8 @@ def _mdm_options(device: Device, item: Mapping[str, Any]) -> None:
         raise _Refused(MALFORMED_REQUEST, "MDMOptions should be a dictionary of booleans")
     try:
         options = {
-            key: by_value(option, bool, f"{key[:_SHOWN]} of MDMOptions", device.warn) for key, option in value.items()
+            key: by_value(option, bool, f"{key[:_MAX_QUOTED]} of MDMOptions", device.warn)
+            for key, option in value.items()
         }
     except WrongType as error:
         raise _Refused(MALFORMED_REQUEST, str(error)) from error

@@ -17,8 +17,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
 from agent.lab.core import Lab, NotQueued, Refused
-from agent.lab.kept import EnrolledMac
 from agent.lab.push import LabPush
+from agent.lab.state import EnrolledMac
 from agent.net.apns.provider import PushFailed
 from agent.net.http.server import MAX_BODY_BYTES
 from agent.net.timing import Alarm, Reactor

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from agent import plists
 from agent.errors import PeerError
 from agent.lab.declarations import Declarations
-from agent.lab.kept import EnrolledMac, Forgetful, KeptResult, LabState, QueuedCommand
+from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
 from agent.mdm import checkin, results
 from agent.net.http.server import MAX_BODY_BYTES
 from agent.pki.cms import CMSError, mdm_signature_signer
@@ -82,7 +82,7 @@ class Lab:
         reenrolment: bool = True,
         state: LabState | None = None,
     ) -> None:
-        self._state = state or Forgetful()
+        self._state = state or NoStorage()
         self.macs: dict[str, EnrolledMac] = {mac.udid: mac for mac in self._state.macs()}
         self.on_report: OnReport | None = None
         self.declarations = declarations or Declarations()
@@ -253,7 +253,7 @@ class Lab:
                 mac.not_now.add(command_uuid)
                 return
             xml = plists.dump_xml(message) if body.startswith(_BINARY_PLIST) else body
-            result = KeptResult(status, xml)
+            result = StoredResult(status, xml)
             dropped = list(mac.results)[: max(0, len(mac.results) + 1 - self._kept_results)]
             self._state.answer(mac.udid, command_uuid, result, dropped)
             del mac.queue[command_uuid]

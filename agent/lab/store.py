@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from agent import plists
 from agent.errors import OperatorError
 from agent.lab.core import Refused
-from agent.lab.kept import EnrolledMac, KeptResult, QueuedCommand
+from agent.lab.state import EnrolledMac, QueuedCommand, StoredResult
 from agent.pki.authority import Authority
 from agent.pki.identity import Identity
 
@@ -122,7 +122,7 @@ class LabStore:
         """Delete a queued command."""
         self.write(_unqueued(udid, command_uuid))
 
-    def answer(self, udid: str, command_uuid: str, result: KeptResult, dropped: Collection[str]) -> None:
+    def answer(self, udid: str, command_uuid: str, result: StoredResult, dropped: Collection[str]) -> None:
         """Replace a queued command by its result."""
         self.write(
             _unqueued(udid, command_uuid),
@@ -210,7 +210,7 @@ class LabStore:
         for udid, command_uuid, status, body in self._base.execute(
             "SELECT udid, command_uuid, status, body FROM results ORDER BY number"
         ):
-            macs[udid].results[command_uuid] = KeptResult(status, body)
+            macs[udid].results[command_uuid] = StoredResult(status, body)
         return list(macs.values())
 
 

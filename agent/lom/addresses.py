@@ -19,7 +19,7 @@ _UNIVERSAL_LOCAL = 1 << 57  # the U/L bit of a 64-bit interface identifier, inve
 _GROUP = 1 << 56  # the I/G bit, never set in the address of an interface
 _FILLER = 0xFFFE << 24  # EUI-64 inserts this between the two halves of a MAC
 _MAC = re.compile("[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
-_SHOWN = 60  # characters of untrusted text that an error quotes; an IPv6 address has at most 45
+_MAX_QUOTED = 60  # characters of untrusted text that an error quotes; an IPv6 address has at most 45
 
 
 class AddressError(PeerError, ValueError):
@@ -36,7 +36,7 @@ def link_local_from_mac(mac: str) -> str:
     Source: RFC 4291, appendix A.
     """
     if _MAC.fullmatch(mac) is None:
-        raise AddressError(f"expected a MAC address such as 96:f6:d6:f3:c0:5b, found {_shown(mac)}")
+        raise AddressError(f"expected a MAC address such as 96:f6:d6:f3:c0:5b, found {_quoted(mac)}")
     number = int(mac.replace(":", ""), 16)
     identifier = (number >> 24 << 40) | _FILLER | (number & 0xFFFFFF)
     if identifier & _GROUP:
@@ -52,7 +52,7 @@ def mac_from_link_local(address: str) -> str:
     """
     identifier = int(check_link_local(address)) - _PREFIX
     if identifier & (0xFFFF << 24) != _FILLER or identifier & _GROUP:
-        raise AddressError(f"expected an address made from a MAC (..ff:fe..), found {_shown(address)}")
+        raise AddressError(f"expected an address made from a MAC (..ff:fe..), found {_quoted(address)}")
     identifier ^= _UNIVERSAL_LOCAL
     number = (identifier >> 40 << 24) | (identifier & 0xFFFFFF)
     return number.to_bytes(6, "big").hex(":")
@@ -68,12 +68,12 @@ def check_link_local(text: object) -> ipaddress.IPv6Address:
     if not isinstance(text, str):
         raise AddressError(f"expected an IPv6 address as text, found a value of type {type(text).__name__}")
     if "%" in text:
-        raise AddressError(f"expected an IPv6 address without a scope, found {_shown(text)}")
+        raise AddressError(f"expected an IPv6 address without a scope, found {_quoted(text)}")
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
         found = "the IPv4 address " if _is_ipv4(text) else ""
-        raise AddressError(f"expected an IPv6 address, found {found}{_shown(text)}") from None
+        raise AddressError(f"expected an IPv6 address, found {found}{_quoted(text)}") from None
     if address not in LINK_LOCAL_NETWORK:
         raise AddressError(f"expected a link-local address in {LINK_LOCAL_NETWORK}, found {address}")
     return address
@@ -87,5 +87,5 @@ def _is_ipv4(text: str) -> bool:
     return True
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "…")

@@ -74,7 +74,7 @@ class LinkSide:
     """CAs by which this end verifies the peer."""
 
     @property
-    def shown(self) -> tuple[x509.Certificate, ...]:
+    def certificates(self) -> tuple[x509.Certificate, ...]:
         """The certificates that it sends in the TLS handshake, its own first."""
         return (self.identity.certificate, *self.identity.chain)
 

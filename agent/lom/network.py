@@ -82,7 +82,9 @@ class MemoryNetwork:
             ours = controller_side(controller)
             device = self._book.find(controller.segment, address)
             theirs = device_side(device)
-            peer = verify_chain(theirs.shown, ours.anchors, device_judge(relay.item.dns_name), Purpose.TLS_SERVER)
+            peer = verify_chain(
+                theirs.certificates, ours.anchors, device_judge(relay.item.dns_name), Purpose.TLS_SERVER
+            )
         except (Unreachable, PeerRejected) as error:
             relay.not_sent(address, error)
             return ""
@@ -96,7 +98,7 @@ class MemoryNetwork:
     def _admitted(self, controller: LinkSide, device: LinkSide) -> str:
         """The CommonName by which the Device identifies the Controller. Raises ControllerRejected."""
         try:
-            return verify_chain(controller.shown, device.anchors, controller_judge, Purpose.TLS_CLIENT)
+            return verify_chain(controller.certificates, device.anchors, controller_judge, Purpose.TLS_CLIENT)
         except PeerRejected as error:
             raise ControllerRejected(f"the Device refused our certificate: {error}") from error
 

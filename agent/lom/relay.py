@@ -12,7 +12,7 @@ from agent.lom.addresses import AddressError, check_link_local
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.requests import PROTOCOL_VERSION, Outcome, RelayItem
 
-_SHOWN = 400  # characters of one error, or of one address, that an outcome quotes
+_MAX_QUOTED = 400  # characters of one error, or of one address, that an outcome quotes
 
 
 class Unreachable(PeerError):
@@ -99,4 +99,6 @@ def _told(address: str, error: PeerError) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text[:_SHOWN])
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text[:_MAX_QUOTED]
+    )

@@ -19,7 +19,7 @@ from agent.plists import type_name
 PROTOCOL_VERSION = 1  # of our link; Apple's is unpublished
 MAX_UUID_LENGTH = 256  # characters; our limit, so that it fits in a link frame
 MAX_DNS_NAME_LENGTH = 253  # RFC 1035
-_SHOWN = 80  # characters of a server's text that an error quotes
+_MAX_QUOTED = 80  # characters of a server's text that an error quotes
 MAX_ADDRESSES = 16  # per list of one item; our limit, above what a Mac can have
 
 
@@ -102,7 +102,7 @@ def parse_request_list(body: Mapping[str, Any], warn: Warn = unheard) -> list[Re
         try:
             if first.setdefault(uuid, number) != number:
                 raise ItemRefused(
-                    f"item {number} of RequestList repeats the DeviceRequestUUID {uuid[:_SHOWN]!r} of item "
+                    f"item {number} of RequestList repeats the DeviceRequestUUID {uuid[:_MAX_QUOTED]!r} of item "
                     f"{first[uuid]}; only item {first[uuid]} was taken"
                 )
             parsed.append(_parse_item(uuid, item, warn))
@@ -164,7 +164,7 @@ def _power_request(value: Any) -> PowerRequest:
         return PowerRequest(value)
     except ValueError:
         wanted = ", ".join(request.value for request in PowerRequest)
-        found = repr(value[:_SHOWN]) if isinstance(value, str) else type_name(value)
+        found = repr(value[:_MAX_QUOTED]) if isinstance(value, str) else type_name(value)
         raise ItemRefused(f"DeviceRequestType should be one of {wanted}, in these letters, but is {found}") from None
 
 

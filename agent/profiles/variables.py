@@ -11,7 +11,7 @@ from agent.profiles.profile import Payload, Profile
 
 _VARIABLE = re.compile(r"%([A-Za-z]+)%")
 _SECRETS = ("Challenge", "Password")  # keys whose values no warning quotes
-_SHOWN = 40  # characters of a name that a warning quotes
+_MAX_QUOTED = 40  # characters of a name that a warning quotes
 
 
 def expand(profile: Profile, values: Mapping[str, str]) -> Profile:
@@ -26,7 +26,7 @@ def _expanded(payload: Payload, values: Mapping[str, str]) -> Payload:
     def text(value: str, key: str) -> str:
         def fill(found: re.Match[str]) -> str:
             if found[1] not in values:
-                name = "a variable" if key in _SECRETS else f"the variable %{found[1][:_SHOWN]}%"
+                name = "a variable" if key in _SECRETS else f"the variable %{found[1][:_MAX_QUOTED]}%"
                 what = f"{key} of the payload {payload.payload_type}"
                 payload.warn(f"{what} contains {name}, which is unknown and left unchanged")
             return values.get(found[1], found[0])

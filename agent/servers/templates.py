@@ -92,7 +92,7 @@ class Template:
             raise OperatorError(f"the URL {url!r} of a webhook should start with https://HOST/, without placeholders")
         parts = self._parts(url, lambda _name, value: quote(value, safe=""))
         origin, _target = split_server_url(parts.text(_Sample()), plain=plain)
-        return origin, parts.without(f"{scheme}://{host}", "" if slash else "/")
+        return origin, parts.replace_prefix(f"{scheme}://{host}", "" if slash else "/")
 
     def _header(self, name: str, value: str) -> _Parts:
         if _HEADER_NAME.fullmatch(name) is None or name.lower() in ("host", "content-length", "transfer-encoding"):
@@ -141,10 +141,10 @@ class _Parts:
         """The text with these values filled in."""
         return "".join(text if kind == "text" else self._escape(text, values[text]()) for kind, text in self._parts)
 
-    def without(self, beginning: str, instead: str) -> _Parts:
-        """A copy in which the first text starts with ``instead`` in place of ``beginning``."""
+    def replace_prefix(self, prefix: str, replacement: str) -> _Parts:
+        """A copy in which ``replacement`` replaces the prefix of the first text."""
         (_kind, first), *rest = self._parts
-        return _Parts([("text", instead + first.removeprefix(beginning)), *rest], self._escape)
+        return _Parts([("text", replacement + first.removeprefix(prefix)), *rest], self._escape)
 
 
 class _Sample(dict[str, Callable[[], str]]):

@@ -11,7 +11,7 @@ import pytest
 from apple_schema import problems
 from command import lom_agent
 
-from agent.device.answering import StandingMac, answer_command
+from agent.device.answering import OfflineMac, answer_command
 from agent.device.commands import COMMANDS, carry_out
 from agent.device.information import QUERIES
 from agent.device.mac import Device
@@ -54,7 +54,7 @@ USUAL: dict[str, tuple[dict[str, Any], int | None]] = {
 def standing(index: int = 0) -> Device:
     """An enrolled Mac with a LOM profile installed."""
     devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
-    device = StandingMac(POPULATION[index], devices, controllers, Dialect.SCHEMA).device
+    device = OfflineMac(POPULATION[index], devices, controllers, Dialect.SCHEMA).device
     assert run(device, "InstallProfile", {"Payload": profile(device)}).status is Status.ACKNOWLEDGED
     return device
 
@@ -106,7 +106,7 @@ def test_each_answer_is_what_the_schema_asks_for(request_type: str, index: int) 
         "Acknowledged",
     )
     keys, release = message("command", request_type).response, device.mac.os_version
-    if request_type == "Settings":  # the schema's text calls it a dictionary; what devices send is an array of them
+    if request_type == "Settings":  # the schema's text calls it a dictionary; devices send an array of dictionaries
         known = {**keys["Settings"].keys, "Item": ITEM}
         assert [problem for item in answer.pop("Settings") for problem in problems(item, known, release=release)] == []
     assert problems(answer, keys, release=release) == []
@@ -233,7 +233,7 @@ def test_device_information_answers_only_what_was_asked_and_is_allowed() -> None
 
 
 def test_device_information_has_every_key_that_a_desktop_mac_has() -> None:
-    """Left out is what no Mac of the fleet has: a battery, an Apple Account, a rapid response, an attestation.
+    """Excluded: keys that no Mac of the fleet has: a battery, an Apple Account, a rapid response, an attestation.
 
     The schema has the query TimeZone on a Mac, but not the key of its answer.
     """
@@ -368,7 +368,7 @@ def test_what_would_cut_the_answer_off_waits_until_it_was_taken(
 def test_removing_the_enrolment_profile_ends_the_management() -> None:
     device = standing()
     installed = next(iter(device.profiles))
-    device.profiles._profiles["mdm"] = dataclasses.replace(  # an enrolment without a server behind it
+    device.profiles._profiles["mdm"] = dataclasses.replace(  # an enrolment without a server
         installed, identifier="mdm", payload_types=frozenset({"com.apple.mdm"})
     )
     assert run(device, "RemoveProfile", {"Identifier": "mdm"}).status is Status.ACKNOWLEDGED

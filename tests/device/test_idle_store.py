@@ -211,7 +211,7 @@ def test_stored_devices_share_what_they_have_in_common() -> None:
 def test_a_device_unlike_all_dictionaries_is_restored() -> None:
     here = idle_store()
     here.lay(make(0))
-    for number in range(50):  # each has what no other one has
+    for number in range(50):  # each differs from all others
         device = make(1)
         device.declarations = {f"{number} {one}": str(number**20 + one) for one in range(200)}
         assert here.fetch(1, here.lay(device)).declarations == device.declarations

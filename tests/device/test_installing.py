@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from profile_parts import IDENTITY, PACKED, lom, mdm, pkcs12, profile_dict, root, scep
 
-from agent.device.answering import StandingMac
+from agent.device.answering import OfflineMac
 from agent.device.installing import enrol, install_profile
 from agent.device.mac import Device
 from agent.device.steps import Done, ObtainIdentity, Steps, carry
@@ -53,7 +53,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
 
 
 def device() -> Device:
-    return StandingMac(MAC, Authority.create("Devices"), Authority.create("Controllers"), Dialect.SCHEMA).device
+    return OfflineMac(MAC, Authority.create("Devices"), Authority.create("Controllers"), Dialect.SCHEMA).device
 
 
 def first_need(steps: Steps[Any]) -> object:

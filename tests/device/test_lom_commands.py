@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from apple_schema import problems
 
-from agent.device.answering import StandingMac, answer_among, answer_command
+from agent.device.answering import OfflineMac, answer_among, answer_command
 from agent.device.commands import carry_out
 from agent.device.installing import enrol
 from agent.device.mac import Device
@@ -31,8 +31,8 @@ from agent.pki.identity import load_pkcs12
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 EXAMPLES = FIXTURES / "apple-examples"
 ADDRESSES = ("fe80::94f6:d6ff:fef3:c05b", "fe80::94f6:d6ff:fef3:c1a4")
-CONTROLLER_UDID = "37CECCAB-99C1-5ADF-8A9A-2AFA3B6387B5"  # who answers on the page "LOM Device Request Command"
-DEVICE_UDID = "84341F79-92F5-5EF7-9A6A-3A7374613227"  # who answers on the page "LOM Setup Request Command"
+CONTROLLER_UDID = "37CECCAB-99C1-5ADF-8A9A-2AFA3B6387B5"  # the answering Mac on the page "LOM Device Request Command"
+DEVICE_UDID = "84341F79-92F5-5EF7-9A6A-3A7374613227"  # the answering Mac on the page "LOM Setup Request Command"
 TWO_PORTS = "MacPro7,1"
 POPULATION = Population("lom commands", 30)
 CONTROLLER, DEVICE = 0, 1  # by index
@@ -75,12 +75,12 @@ def answer(octets: bytes, index: int = CONTROLLER, dialect: Dialect = Dialect.SC
 
 
 def standing(dialect: Dialect = Dialect.SCHEMA) -> Device:
-    """A Mac with everything that LOM needs, to take something away from."""
-    return StandingMac(macs()[CONTROLLER], Authority.create("D"), Authority.create("C"), dialect).device
+    """A Mac with everything that LOM needs; tests remove parts."""
+    return OfflineMac(macs()[CONTROLLER], Authority.create("D"), Authority.create("C"), dialect).device
 
 
 def result_of(device: Device, octets: bytes) -> dict[str, Any]:
-    """What the Mac reports of a command that needs nobody else."""
+    """The result of a command that needs no other Mac."""
     parsed = parse_command(octets)
     result = carry_out(device, parsed)
     if not isinstance(result, Result):
@@ -128,14 +128,14 @@ REPORT_KEYS = {"CommandUUID", "Status", "UDID"}  # of every result
 
 
 def answered_problems(request_type: str, report: dict[str, Any]) -> list[str]:
-    """What is wrong with a report's own keys by Apple's schema."""
+    """Violations of Apple's schema in a report's common keys."""
     assert report.keys() >= REPORT_KEYS
     own = {key: value for key, value in report.items() if key not in REPORT_KEYS}
     return problems(own, message("command", request_type).response)
 
 
 def test_the_examples_words_are_not_the_schemas() -> None:
-    """A check that passed them would be none."""
+    """The check itself must fail for these."""
     assert answered_problems("LOMDeviceRequest", example("lom-device-response")) == [
         "ResponseData is not in the schema",
         "ResponseList is required and absent",
@@ -147,7 +147,7 @@ def test_the_examples_words_are_not_the_schemas() -> None:
 
 
 def test_our_own_requests_are_apples() -> None:
-    """What the tests here ask is itself right by the schema."""
+    """The requests of these tests are themselves valid by the schema."""
     body = {"RequestList": [request_item(DeviceRequestType=word) for word in ("PowerON", "PowerOFF", "Reset")]}
     assert problems(body, message("command", "LOMDeviceRequest").request) == []
 

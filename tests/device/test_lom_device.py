@@ -36,7 +36,7 @@ def mac(**options: PowerChoices) -> Device:
 def ask(
     device: Device, request: PowerRequest, uuid: str = "0001", *, by: str = OTHER, now: float = NOW, version: int = 1
 ) -> tuple[str, list[PowerEvent]]:
-    """The error of the answer, and what happened."""
+    """The error of the answer, and the power events."""
     answer, events = device.receive_lom_request(LinkRequest(uuid, MAC.dns_name, request, version), by, now)
     assert answer.uuid == uuid
     return answer.error, events
@@ -122,7 +122,7 @@ def test_another_controllers_request_meanwhile_is_carried_out_at_once(request_ty
     ask(device, OFF, "own", by=OWN)
     assert ask(device, request_type)[1][0] is DOWN
     device.lose_power()
-    assert device.take_afterwards() == []  # what it had in hand is gone, and its server offers it again
+    assert device.take_afterwards() == []  # the current command is lost, and the server offers it again
 
 
 def test_what_a_mac_asked_of_itself_and_was_kept_from_is_new_when_it_comes_again() -> None:
@@ -138,7 +138,7 @@ def test_what_a_mac_asked_of_itself_and_was_kept_from_is_new_when_it_comes_again
 
 
 def test_a_result_that_is_still_owed_brings_the_macs_own_request_with_it() -> None:
-    """The answer was written, its delivery broke: it opens the next session, and the Mac goes down after that."""
+    """A result whose delivery broke opens the next session, and the Mac goes down after that."""
     device = mac()
     assert isinstance(_begin(device, "c1"), Execute)
     device.relaying = True

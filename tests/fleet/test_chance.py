@@ -38,7 +38,7 @@ def test_another_mac_or_purpose_gives_another_row(index: int, other: int, purpos
     this = row(Chance(SOURCE, index, purpose))
     if index != other:
         assert set(this).isdisjoint(row(Chance(SOURCE, other, purpose)))
-    if purpose.rstrip(b"\0") != another.rstrip(b"\0"):  # BLAKE2 fills a short label up with NULs
+    if purpose.rstrip(b"\0") != another.rstrip(b"\0"):  # BLAKE2 pads a short label with NULs
         assert set(this).isdisjoint(row(Chance(SOURCE, index, another)))
 
 

@@ -68,7 +68,7 @@ def test_a_permutation_of_wrong_measures_is_our_misuse(key: bytes, bits: int) ->
 
 
 def test_neighbours_are_spread_over_the_whole_domain() -> None:
-    """Consecutive values fill all parts of the domain about evenly: each of 64 holds 1/64, give or take."""
+    """Consecutive values are spread evenly: each of 64 parts of the domain gets about 1/64 of them."""
     permutation = Permutation(b"spread", MAC_BITS)
     top, bottom = [0] * 64, [0] * 64
     for value in range(6400):

@@ -205,7 +205,7 @@ def test_the_tables_are_sound() -> None:
     for model in MODELS:
         assert 1 <= model.lom_ports <= 2  # PrimaryIPv6AddressList and SecondaryIPv6AddressList: one interface each
         assert model.weight > 0
-        # Both kinds of serial number stay apart by their length.
+        # The two kinds of serial number differ in length.
         assert len(model.serial_prefix) == (2 if model.year < 2021 else 0)
     with pytest.raises(MisuseError, match="MacBookPro18,1"):
         model_named("MacBookPro18,1")

@@ -23,7 +23,7 @@ UDID = "37CECCAB-99C1-5ADF-8A9A-2AFA3B6387B5"
 
 
 class Lab:
-    """A lab that runs: where it is, and the files that it wrote."""
+    """A running lab: its URL, and the files that it wrote."""
 
     def __init__(self, folder: Path, printed: dict[str, str]) -> None:
         self.folder = folder
@@ -32,13 +32,13 @@ class Lab:
         self.token = (folder / "token").read_text().strip()
 
     def curl(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        """Run curl with the lab's CA; it fails where the lab answers with an error."""
+        """Run curl with the lab's CA; it fails if the lab answers with an error."""
         curl = need("curl", "curl")
         line = [curl, "--silent", "--show-error", "--cacert", str(self.folder / "ca.pem"), *arguments]
         return subprocess.run(line, capture_output=True, timeout=SECONDS, check=False, cwd=self.folder)
 
     def api(self, path: str, *arguments: str) -> Any:
-        """Ask the API; the JSON of its answer."""
+        """Send an API request; returns the JSON of the answer."""
         done = self.curl("-H", f"Authorization: Bearer {self.token}", *arguments, f"{self.url}/api/v1/{path}")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -90,7 +90,7 @@ def test_macs_of_a_run_enrol_there(running: Lab) -> None:
 
 
 def test_curl_is_a_mac_to_the_lab(running: Lab) -> None:
-    """The enrolment, a command and its result by curl and OpenSSL alone: nothing of ours but the lab."""
+    """The enrolment, a command and its result by curl and OpenSSL only: the lab is the only part of this project."""
     openssl = need("openssl", "openssl")
     folder = running.folder
 

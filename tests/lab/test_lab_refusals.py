@@ -36,7 +36,7 @@ BODY = b"&" * 200_000
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many bytes of bodies Twisted keeps, and how many it takes for a form (below zero)."""
+    """The number of body bytes that Twisted stores; negative for bytes that it parses as a form."""
     found: list[int] = []
     keep, parse = twisted.web.http.Request.handleContentChunk, twisted.web.http.parse_qs
 
@@ -62,7 +62,7 @@ def asked(
     certified: bool = False,
     scep: bool = False,
 ) -> Any:
-    """What a client hears of a lab that listens."""
+    """The response of a running lab to a client."""
 
     async def scenario() -> Any:
         async with listening(scep=scep) as server:

@@ -21,7 +21,7 @@ COMMAND_BODY = b"""<plist version="1.0"><dict><key>RequestType</key><string>Prof
 
 @contextmanager
 def lab(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """A lab as a process, and what it printed. It is killed at the end, unless the test did that."""
+    """A lab as a process, and its output. It is killed at the end, unless the test killed it."""
     line = [COMMAND, "lab", "--out", str(folder), *arguments]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
@@ -39,7 +39,7 @@ def lab(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 class API:
-    """The API of a lab, over a connection for each request."""
+    """The API of a lab, with a new connection for each request."""
 
     def __init__(self, folder: Path, printed: dict[str, str]) -> None:
         self._context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
@@ -47,7 +47,7 @@ class API:
         self._token = (folder / "token").read_text().strip()
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Status and body of the response."""
         connection = http.client.HTTPSConnection(self._place, timeout=SECONDS, context=self._context)
         try:
             connection.request(method, f"/api/v1/macs{path}", body, {"Authorization": f"Bearer {self._token}"})
@@ -62,13 +62,13 @@ class API:
         return found
 
     def enqueue(self, udid: str) -> str:
-        """Queue a command; its CommandUUID."""
+        """Queue a command; returns its CommandUUID."""
         status, body = self.ask("POST", f"/{udid}/commands", COMMAND_BODY)
         assert status == 201, body
         return str(json.loads(body)["command_uuid"])
 
     def wait_for_result(self, udid: str, command_uuid: str) -> None:
-        """Until the Mac, which looks by itself every second, has answered the command."""
+        """Wait until the Mac, which polls every second, has answered the command."""
         pause = threading.Event()
         for _ in range(int(SECONDS / 0.1)):
             status, body = self.ask("GET", f"/{udid}/commands/{command_uuid}")

@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Iterator[LabStore]:
 
 
 def known(lab: Lab) -> dict[str, Any]:
-    """All that a lab knows."""
+    """The complete state of a lab."""
     return {
         udid: (mac.fingerprint, dict(mac.announcement), mac.token, mac.push_magic, mac.bootstrap_token,
                mac.status_report, list(mac.queue.items()), list(mac.results.items()))
@@ -50,7 +50,7 @@ def known(lab: Lab) -> dict[str, Any]:
 
 
 def step(lab: Lab, what: str, which: int, other: bool) -> None:
-    """Something happens to one of two Macs, each of which has two identities."""
+    """One event of one of two Macs, each of which has two identities."""
     udid, identity = (UDID, OTHER)[which], IDENTITIES[2 * which + other]
     if what == "enrol":
         enrol(lab, udid, identity)

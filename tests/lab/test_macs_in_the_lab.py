@@ -517,7 +517,7 @@ def test_a_session_that_is_resumed_is_the_same_macs(
 def test_a_client_certificate_of_version_4_is_refused_and_the_lab_goes_on(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
-    """Signed by the lab's own CA, so that TLS has nothing against it."""
+    """The certificate is issued by the lab's own CA, so that TLS accepts it."""
     need("curl", "curl")
 
     async def scenario() -> None:

@@ -37,7 +37,7 @@ from agent.pki.verify import PeerCheck, PeerRejected, controller_judge, device_j
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 ROLES = {"Device": ExtendedKeyUsageOID.SERVER_AUTH, "Controller": ExtendedKeyUsageOID.CLIENT_AUTH}
-_TURNS = 8  # of a handshake: TLS 1.3 needs three
+_TURNS = 8  # steps of a handshake; TLS 1.3 needs three
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def expected(name: str, role: str) -> str:
 
 
 def parties(name: str, role: str) -> tuple[Party, Party, str]:
-    """Device, Controller, and the name that the Device is asked for; one of them presents the case."""
+    """Device, Controller, and the DeviceDNSName of the request; one of them presents the case."""
     case = built(name, role)
     if role == "Device":
         device = LOMConfiguration(device_identity=case.identity, controller_anchors=(CONTROLLER_CA.certificate,))
@@ -70,7 +70,7 @@ def parties(name: str, role: str) -> tuple[Party, Party, str]:
 
 
 def in_memory(name: str, role: str) -> tuple[str, bool]:
-    """The verdict of ``MemoryNetwork``, and whether the Device was asked."""
+    """The verdict of ``MemoryNetwork``, and whether the Device received the request."""
     device, controller, asked_for = parties(name, role)
     book = AddressBook()
     book.add(device)
@@ -95,7 +95,7 @@ def by_tls(name: str, role: str) -> str:
             of_device,
             asked_for,
         )
-    except PeerError:  # who presents it cannot even do so
+    except PeerError:  # the end cannot even load its own certificates
         return REFUSED
     server.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, of_controller)
     server.set_accept_state()
@@ -109,7 +109,7 @@ def by_tls(name: str, role: str) -> str:
 
 
 def shake_hands(client: SSL.Connection, server: SSL.Connection) -> bool:
-    """Whether both ends are done, and neither refused the other."""
+    """Whether both ends have completed the handshake, and neither rejected the other."""
     waiting = {client, server}
     for _ in range(_TURNS):
         for one, other in ((client, server), (server, client)):

@@ -36,12 +36,12 @@ ANSWER = LinkAnswer("0001")
 
 
 def binary(value: Any) -> bytes:
-    """A frame that holds any value, by the standard library."""
+    """A frame with any value, encoded by the standard library."""
     return frame(plistlib.dumps(value, fmt=plistlib.FMT_BINARY))
 
 
 def read(pieces: Iterable[bytes]) -> list[Any]:
-    """The messages in ``pieces``, and at their end the class of the error that stopped the reading, if one did."""
+    """The messages in ``pieces``, and last the class of the error that stopped the reading, if any."""
     reader = FrameReader(MAX_FRAME_BYTES)
     found: list[Any] = []
     for piece in pieces:
@@ -103,7 +103,7 @@ def test_a_length_out_of_bounds_is_refused_before_the_frame_comes(length: int) -
         plistlib.dumps("text", fmt=plistlib.FMT_BINARY),
         plistlib.dumps({"a": plistlib.UID(1)}, fmt=plistlib.FMT_BINARY),
         plistlib.dumps({"a": "\x00"}, fmt=plistlib.FMT_BINARY),
-        # An array that holds itself, under a key.
+        # An array that contains itself.
         bytes.fromhex("62706c6973743030 d10102 5161 a102 08 0b 0d".replace(" ", ""))
         + bytes.fromhex("000000000000 01 01 0000000000000003 0000000000000000 000000000000000f".replace(" ", "")),
     ],
@@ -221,7 +221,7 @@ def test_any_dictionary_is_a_message_or_refused(anything: dict[str, Any]) -> Non
 
 @given(st.lists(st.tuples(link_requests, texts), max_size=3), st.data())
 def test_both_ends_back_to_back(asked: list[tuple[LinkRequest, str]], data: st.DataObject) -> None:
-    """Each request on one and the same link, in pieces both ways."""
+    """All requests on one link, with bytes split in both directions."""
     device = DeviceLink()
     for request, error in asked:
         controller = ControllerLink(request)

@@ -58,20 +58,20 @@ from agent.pki.identity import Identity
 Relay = Callable[[Party, list[Party], RelayItem], Outcome]
 
 ITEM = item()
-FROM = "fe80::c0"  # the address of a Controller that has none of its own
+FROM = "fe80::c0"  # the address of a Controller without a Device endpoint
 
 
 class Verdict(Enum):
-    """What becomes of a link, as far as all networks can agree."""
+    """The outcome of a link, as far as it is the same on all networks."""
 
     SUCCEEDED = auto()
-    NOT_SENT = auto()  # the Controller found nobody, or did not like what it found, and asked nothing
-    REFUSED_BY_DEVICE = auto()  # the Device did not like the Controller's certificate, and did nothing
+    NOT_SENT = auto()  # no peer, or the Controller rejected it; no request was sent
+    REFUSED_BY_DEVICE = auto()  # the Device rejected the Controller's certificate
 
 
 @dataclass(frozen=True)
 class Case:
-    """Macs, what becomes of the link between them, and the words that the error has on all networks.
+    """Macs, the outcome of the link between them, and the part of the error text that is the same on all networks.
 
     ``seen_from_afar`` are those that it has where the Controller's end cannot know as much of the Device.
     """
@@ -114,7 +114,7 @@ def _bare(authority: Authority, common_names: list[str], *extensions: x509.Exten
 
 
 def _chained() -> Identity:
-    """A Device identity of an intermediate CA, which it brings along."""
+    """A Device identity issued by an intermediate CA, with that CA in its chain."""
     between = Authority.create("Intermediate")
     key = between.identity.key
     name = between.certificate.subject
@@ -265,7 +265,7 @@ def relay(
         if kind == "loopback":
             return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), operations, limits=QUICK)
         names = (HERE, "lom1")
-        soon = Timeouts(connect=0.5)  # the kernel is sure by then that nobody is there
+        soon = Timeouts(connect=0.5)  # enough for the kernel to notice that no host has the address
         return InterfaceNetwork(
             reactor,
             names,
@@ -289,7 +289,7 @@ def relay(
 async def _carry(
     make: Callable[[list[Exchange]], LOMNetwork], asker: Party, others: list[Party], wanted: RelayItem
 ) -> tuple[Outcome, int]:
-    """What came of an item, and how many records it left."""
+    """The outcome of an item, and the number of its records."""
     records: list[Exchange] = []
     network = make(records)
     for party in (asker, *others):
@@ -303,11 +303,11 @@ async def _carry(
 
 
 def verdict(outcome: Outcome, asked: Party | None) -> Verdict:
-    """The outcome on the map that all networks share."""
+    """The outcome, reduced to the values that all networks share."""
     if outcome.success:
         return Verdict.SUCCEEDED
     assert asked is None or not asked.asked, "a Device that was asked, and a failure that says something else"
-    # A refusal by our own judgement, not OpenSSL's, is the alert "internal error": pyOpenSSL has no way to say which.
+    # A rejection by our own check, not OpenSSL's, is the alert "internal error": pyOpenSSL cannot select the alert.
     refused = "refused our certificate" in outcome.error or "alert internal error" in outcome.error
     return Verdict.REFUSED_BY_DEVICE if refused else Verdict.NOT_SENT
 

@@ -107,7 +107,7 @@ def test_an_item_without_addresses_is_no_success() -> None:
 
 @given(st.lists(texts, max_size=16), st.lists(st.text(max_size=600)))
 def test_an_outcome_can_always_be_reported(addresses: list[str], reasons: list[str]) -> None:
-    """A certificate may hold a name that no plist can; an error that repeats it must not break the answer."""
+    """Names in certificates may have characters that a plist cannot; an error with them must not break the answer."""
     relay = relay_to(FIRST, *addresses)
     for number in range(17):
         address = relay.next_address()

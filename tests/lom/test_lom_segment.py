@@ -16,10 +16,10 @@ from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.pki.authority import LOM_USAGE, Authority
 
-MACS = list(Population("a segment", 4))  # 0 is the Controller, and a Device, too; 3 is in another segment
+MACS = list(Population("a segment", 4))  # 0 is Controller and Device; 3 is in another segment
 ELSEWHERE = 3
 BOOT = 7.0
-KEPT = 4  # requests that a Device knows, so few that a run gets there
+KEPT = 4  # remembered requests; few, so that a test run exceeds the limit
 UUIDS = ("a", "b", "c", "d", "e", "f")
 DEVICES, CONTROLLERS, UNTRUSTED_CA = (Authority.create(name) for name in ("Devices", "Controllers", "Strangers"))
 IDENTITIES = [DEVICES.issue(mac.dns_name, LOM_USAGE) for mac in MACS]
@@ -28,7 +28,7 @@ UNTRUSTED = UNTRUSTED_CA.issue("untrusted.lom.test", LOM_USAGE)
 
 
 class Mac:
-    """A Mac on the network in memory, with the machine's own clock."""
+    """A Mac on the network in memory, with the clock of the state machine."""
 
     def __init__(self, index: int, clock: list[float]) -> None:
         limits = replace(LIMITS, repeats_kept=KEPT)
@@ -48,7 +48,7 @@ class Mac:
 
 @dataclass
 class Model:
-    """One Mac as it should be: whether it has its payload, its power, and what it was asked, oldest first."""
+    """The model of one Mac: its payload, its power state, and its remembered requests, oldest first."""
 
     set_up: bool = True
     state: Power = Power.ON
@@ -61,7 +61,7 @@ class Model:
         return self.state
 
     def ask(self, controller: str, uuid: str, request: PowerRequest, now: float) -> bool:
-        """Whether the Device says that it did it."""
+        """Whether the Device answers with success."""
         self.asked = {key: known for key, known in self.asked.items() if now < known[0] + LIMITS.repeat_seconds}
         if (controller, uuid) in self.asked:
             _, before, done = self.asked[controller, uuid]

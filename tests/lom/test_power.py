@@ -88,7 +88,7 @@ def expected(state: Power, request: AnyRequest, choices: PowerChoices) -> Effect
 
 
 def machine_in(state: Power, choices: PowerChoices = DEFAULT_CHOICES, by: AnyRequest = SHUT_DOWN) -> PowerMachine:
-    """A machine in ``state`` at NOW; one that boots or shuts down began two seconds before."""
+    """A machine in ``state`` at NOW; a boot or shutdown started two seconds before."""
     begun = OFF if state is BOOTING else ON if state is SHUTTING_DOWN else state
     machine = PowerMachine(lambda: BOOT, begun, shutdown_seconds=lambda: SHUTDOWN, choices=choices)
     if state is BOOTING:
@@ -236,7 +236,7 @@ def test_a_word_that_is_no_option_is_a_misuse() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Requests and time in any order, beside the simplest model: a state, when it ends, and what comes then."""
+    """Requests and time in any order, compared with the simplest model: a state, its end, and the next state."""
 
     @initialize(state=st.sampled_from([OFF, ON]), choices=all_choices)
     def begin(self, state: Power, choices: PowerChoices) -> None:

@@ -41,7 +41,7 @@ def good(**keys: Any) -> bytes:
 
 
 def signed_by_openssl(folder: Path, digest: str) -> bytes:
-    """As the library of some servers signs: CMS with this digest over the same content."""
+    """Sign like the library of some servers: CMS with this digest over the same content."""
     openssl = need("openssl", "openssl")
     (folder / "content").write_bytes(good())
     (folder / "certificate").write_bytes(SIGNER.certificate.public_bytes(Encoding.PEM))

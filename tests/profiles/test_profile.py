@@ -372,7 +372,7 @@ def test_variables_are_filled_in_everywhere_and_unknown_ones_stay() -> None:
 
 
 def everything(found: Profile) -> None:
-    """All that is ever done with a profile."""
+    """Every operation on a profile."""
     found = expand(found, {"SerialNumber": "ZX1"})
     for item in found.payloads:
         for read in (unpack_identity, certificate_of, scep_of):

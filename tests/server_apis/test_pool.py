@@ -24,7 +24,7 @@ FINE = json.dumps({"status": {MAC.udid: {"push_result": "x"}}}).encode()
 
 
 def ask(server: Server, number: int) -> Deferred[None]:
-    """Queue the command number so and so."""
+    """Queue the command with this number."""
     return server.enqueue(MAC.udid, f"command-{number}", COMMAND)
 
 

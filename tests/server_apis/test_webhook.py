@@ -28,7 +28,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 def body_of(kind: str, body: str, values: dict[str, str]) -> bytes:
-    """What a template of this Content-Type makes of these values."""
+    """The body of a template with this Content-Type and these values."""
     template = Template(RequestTemplate("POST", URL, (("Content-Type", kind),), body), NAMES, {}, plain=False)
     rendered = template.render({name: lambda value=value: value for name, value in values.items()})  # type: ignore[misc]
     assert rendered.body is not None

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.lom.answered import Answered
 from agent.lom.link import LIMITS, LinkAnswer, LinkRequest
+from agent.lom.recent_answers import RecentAnswers
 from agent.lom.requests import PowerRequest
 
 WINDOW = LIMITS.repeat_seconds
@@ -19,8 +19,8 @@ def request(uuid: str = "0001", request_type: PowerRequest = PowerRequest.RESET)
     return LinkRequest(uuid, "device.lom.test", request_type)
 
 
-def answered_at(now: float, answer: LinkAnswer | None = None) -> Answered:
-    answered = Answered()
+def answered_at(now: float, answer: LinkAnswer | None = None) -> RecentAnswers:
+    answered = RecentAnswers()
     answered.keep(CONTROLLER, request(), answer or LinkAnswer("0001"), now)
     return answered
 
@@ -41,7 +41,7 @@ def test_the_same_uuid_for_something_else_is_an_error_that_says_so() -> None:
     answer = answered.repeated(CONTROLLER, request(request_type=PowerRequest.OFF), 10.0)
     assert answer is not None
     assert answer.uuid == "0001"
-    assert answer.error == "DeviceRequestUUID '0001' was used for Reset before; PowerOFF needs one of its own"
+    assert answer.error == "DeviceRequestUUID '0001' was used for Reset before; PowerOFF needs a new one"
     assert answered.repeated(CONTROLLER, request(), 10.0) == LinkAnswer("0001")
 
 
@@ -64,7 +64,7 @@ def test_what_was_not_done_after_all_is_new() -> None:
     st.integers(1, 5),
 )
 def test_only_so_many_are_kept_and_the_newest_of_them(asked: list[tuple[str, str, float]], most: int) -> None:
-    answered = Answered(replace(LIMITS, repeats_kept=most))
+    answered = RecentAnswers(replace(LIMITS, repeats_kept=most))
     now = 0.0
     order: dict[tuple[str, str], float] = {}
     for controller, uuid, seconds in asked:

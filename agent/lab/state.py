@@ -1,6 +1,6 @@
 """The persistent state of a lab, and the interface to its storage. No I/O.
 
-``agent.lab.store`` writes it to a file; ``Forgetful`` is for a lab without persistent state.
+``agent.lab.store`` writes it to a file; ``NoStorage`` is for a lab without persistent state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class QueuedCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptResult:
+class StoredResult:
     """The result of a command."""
 
     status: str
@@ -45,7 +45,7 @@ class EnrolledMac:
     """By CommandUUID, oldest first."""
     not_now: set[str] = field(default_factory=set)
     """CommandUUIDs answered with NotNow in the current session."""
-    results: dict[str, KeptResult] = field(default_factory=dict)
+    results: dict[str, StoredResult] = field(default_factory=dict)
     """By CommandUUID, oldest first."""
     status_report: bytes = b""
     """The last status report of declarative management."""
@@ -85,11 +85,11 @@ class LabState(Protocol):
     def unqueue(self, udid: str, command_uuid: str) -> None:
         """Delete a queued command."""
 
-    def answer(self, udid: str, command_uuid: str, result: KeptResult, dropped: Collection[str]) -> None:
+    def answer(self, udid: str, command_uuid: str, result: StoredResult, dropped: Collection[str]) -> None:
         """Replace a queued command by its result, and delete the results of ``dropped``."""
 
 
-class Forgetful:
+class NoStorage:
     """A LabState that stores nothing."""
 
     def macs(self) -> list[EnrolledMac]:
@@ -111,5 +111,5 @@ class Forgetful:
     def unqueue(self, udid: str, command_uuid: str) -> None:
         """Do nothing."""
 
-    def answer(self, udid: str, command_uuid: str, result: KeptResult, dropped: Collection[str]) -> None:
+    def answer(self, udid: str, command_uuid: str, result: StoredResult, dropped: Collection[str]) -> None:
         """Do nothing."""

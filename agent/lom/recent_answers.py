@@ -11,30 +11,30 @@ from dataclasses import dataclass
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.requests import PowerRequest
 
-_SHOWN = 80  # characters of a DeviceRequestUUID that an error quotes
+_MAX_QUOTED = 80  # characters of a DeviceRequestUUID that an error quotes
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Entry:
     expires_at: float
     request: PowerRequest
     answer: LinkAnswer
 
 
-class Answered:
+class RecentAnswers:
     """The answers of the last ``repeat_seconds``, at most ``repeats_kept``, by Controller and DeviceRequestUUID.
 
     ``now`` is in monotonic seconds.
     """
 
-    __slots__ = ("_kept", "_limits")
+    __slots__ = ("_entries", "_limits")
 
     def __init__(self, limits: LinkLimits = LIMITS) -> None:
         self._limits = limits
-        self._kept: dict[tuple[str, str], _Kept] = {}  # oldest first
+        self._entries: dict[tuple[str, str], _Entry] = {}  # oldest first
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def repeated(self, controller: str, request: LinkRequest, now: float) -> LinkAnswer | None:
         """The answer to a request that was answered before; None if the request is new.
@@ -42,13 +42,13 @@ class Answered:
         A known DeviceRequestUUID with another DeviceRequestType is answered with an error.
         """
         self._forget_old(now)
-        kept = self._kept.get((controller, request.uuid))
+        kept = self._entries.get((controller, request.uuid))
         if kept is None:
             return None
         if kept.request is not request.request:
             return LinkAnswer(
                 request.uuid,
-                f"DeviceRequestUUID {request.uuid[:_SHOWN]!r} was used for {kept.request.value} before; "
+                f"DeviceRequestUUID {request.uuid[:_MAX_QUOTED]!r} was used for {kept.request.value} before; "
                 f"{request.request.value} needs a new one",
             )
         return kept.answer
@@ -57,14 +57,14 @@ class Answered:
         """Store an answer; drops the oldest beyond ``repeats_kept``."""
         self._forget_old(now)
         self.forget(controller, request.uuid)
-        self._kept[controller, request.uuid] = _Kept(now + self._limits.repeat_seconds, request.request, answer)
-        while len(self._kept) > self._limits.repeats_kept:
-            del self._kept[next(iter(self._kept))]
+        self._entries[controller, request.uuid] = _Entry(now + self._limits.repeat_seconds, request.request, answer)
+        while len(self._entries) > self._limits.repeats_kept:
+            del self._entries[next(iter(self._entries))]
 
     def forget(self, controller: str, uuid: str) -> None:
         """Drop an answer whose request was not carried out after all, so that a repeated request is carried out."""
-        self._kept.pop((controller, uuid), None)
+        self._entries.pop((controller, uuid), None)
 
     def _forget_old(self, now: float) -> None:
-        while self._kept and self._kept[oldest := next(iter(self._kept))].expires_at <= now:
-            del self._kept[oldest]
+        while self._entries and self._entries[oldest := next(iter(self._entries))].expires_at <= now:
+            del self._entries[oldest]
