@@ -110,7 +110,7 @@ def lab(
 
     with Stopping() as stopping:  # from when it says that Ctrl-C ends it
         click.echo("Ctrl-C ends it.")
-        signal_number = run_until_done(reactor, stay(), interrupt, lambda: None, stopping=stopping)
+        signal_number = run_until_done(reactor, stay(), interrupt, stopping=stopping)
     if signal_number is not None:
         sys.exit(128 + signal_number)
 

@@ -197,9 +197,7 @@ def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str
         watchers.note("Stopping. Ctrl-C again waits for no worker any more.")
 
     try:
-        signal_number = run_until_done(
-            reactor, job(), interrupt, lambda: None, stopping=stopping, abandon=conductor.abandon
-        )
+        signal_number = run_until_done(reactor, job(), interrupt, stopping=stopping, abandon=conductor.abandon)
     except OperatorError:  # it could not begin
         trace.give_up()
         raise

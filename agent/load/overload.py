@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from agent.load.machine import CPUWaits, cpu_waits
+from agent.load.cpu_waits import CPUWaits, cpu_waits
 from agent.measure.latencies import Latencies
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
 from agent.net.timing import Clock, DelayedCall
@@ -30,7 +30,7 @@ class Span(msgspec.Struct, kw_only=True):
     ``elapsed_s`` is of the process's own clock, ``cpu_s`` of its event loop's thread, ``busy_s`` how much of the time
     belongs to seconds in which that thread took over BUSY_SHARE of a core, ``lagging_s`` how much the loop was over
     LAG_BOUND_MS behind. Lags are in ms, percentiles over time. ``queued_s``, ``stolen_s`` and ``pressed_s`` are as
-    in `agent.load.machine`.
+    in `agent.load.cpu_waits`.
     """
 
     phase: int

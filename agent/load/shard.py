@@ -168,7 +168,7 @@ class Shard:
 
     # What the link calls.
 
-    def said(self, link: ControlLink, message: Message) -> None:
+    def message_received(self, link: ControlLink, message: Message) -> None:
         """The conductor said something."""
         match message:
             case Begin(now):
@@ -185,7 +185,7 @@ class Shard:
             case _:
                 pass
 
-    def gone(self, _link: ControlLink, error: PeerError) -> None:
+    def link_lost(self, _link: ControlLink, error: PeerError) -> None:
         """The link is gone: what this shard does from now on, nobody hears."""
         self._link = None
         if not self._finished.called:

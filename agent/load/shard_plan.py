@@ -7,11 +7,20 @@ from typing import Any
 import msgspec
 
 from agent.errors import OperatorError
+from agent.fleet.population import Population
 from agent.load.overload import Span
 from agent.measure.live import PhaseState
 from agent.net.apns.behaviour import PushBehaviour
 from agent.scenario.types import Scenario
 from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig, WebhookConfig
+
+
+def cut(population: Population, shards: int) -> list[range]:
+    """The Macs of each shard: at most ``shards`` ranges of whole segments, as equal in segments as possible."""
+    segments = population.segments
+    count = max(1, min(shards, segments))
+    starts = [population.segment(segments * shard // count)[0] for shard in range(count)]
+    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(population)], strict=True)]
 
 
 class EnrolAt(msgspec.Struct, frozen=True, tag="url"):

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from twisted.internet.task import LoopingCall
 
-from agent.load.progress import Worker
+from agent.load.run_record import WorkerRecord
 
 LOOK_SECONDS = 1.0
 SILENT_LOOKS = 5  # after which a worker is named
@@ -35,7 +35,7 @@ class Owner(Protocol):
 class SilenceWatch:
     """Counts its own looks, not the clock: where this process itself stood still, no worker was silent."""
 
-    def __init__(self, reactor: Any, workers: Sequence[Worker], owner: Owner, patience: float) -> None:
+    def __init__(self, reactor: Any, workers: Sequence[WorkerRecord], owner: Owner, patience: float) -> None:
         self._workers = workers
         self._owner = owner
         self._patience = patience
@@ -73,14 +73,14 @@ class SilenceWatch:
 
     def _look(self) -> None:
         for number, worker in enumerate(self._workers):
-            if worker.ended.called or worker.ending or (worker.lost is None and not worker.is_ready):
+            if worker.ended.called or worker.ending or (worker.link_error is None and not worker.is_ready):
                 continue
             self._looks[number] += 1
             looks = self._looks[number]
             seconds = looks * LOOK_SECONDS
-            if worker.lost is not None:
+            if worker.link_error is not None:
                 if looks >= LOST_LOOKS:
-                    self._owner.give_up(number, f"worker {number} lost its control link: {worker.lost}")
+                    self._owner.give_up(number, f"worker {number} lost its control link: {worker.link_error}")
             elif self._stopping and looks >= STOP_LOOKS:
                 self._owner.give_up(number, f"worker {number} did not answer when the run was stopped")
             elif seconds >= self._patience:

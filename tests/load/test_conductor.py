@@ -18,7 +18,7 @@ from twisted.internet import reactor
 from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.conductor import INTERRUPTED, Conductor
-from agent.load.progress import cut
+from agent.load.shard_plan import cut
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
 

@@ -20,7 +20,7 @@ from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
 from agent.load.conductor import Conductor
 from agent.load.phases.run import Part, part_of
-from agent.load.progress import cut
+from agent.load.shard_plan import cut
 from agent.scenario.arrivals import ArrivalPlan, Poisson, schedule
 from agent.scenario.reading import scenario_from
 from agent.scenario.targets import chosen_macs

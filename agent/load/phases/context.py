@@ -71,11 +71,6 @@ class PhaseContext:
         client.watch = self.watcher
         return client
 
-    def later(self, due: Moment) -> Moment:
-        """``due``, or now where that has passed by: for the second thing of two."""
-        now = self.environment.now()
-        return now if now.ticks > due.ticks else due
-
     async def answer(self, request: Deferred[None], seconds: float) -> None:
         """Wait for what the server's API says to a request, for ``seconds`` at the most. Raises PeerError."""
         try:

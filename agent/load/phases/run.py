@@ -38,7 +38,7 @@ from agent.scenario.types import (
     PowerCutPhase,
 )
 
-_OPERATIONS = {
+OPERATIONS = {
     "enroll": "enroll",
     "checkin": "session",
     "command": "delivery",
@@ -78,7 +78,7 @@ def operation_of(phase: PhaseBase) -> str:
     """The operation that late and dropped things of a phase count under."""
     if isinstance(phase, CheckinPhase) and phase.by == "push":
         return "delivery"
-    return _OPERATIONS[phase.kind]
+    return OPERATIONS[phase.kind]
 
 
 class PhaseRun:
