@@ -16,7 +16,7 @@ from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.control import ControlError, Second
 from agent.load.overload import Span
-from agent.load.phases.run import OPERATIONS
+from agent.load.phases.run import operation_of
 from agent.load.shard_plan import ShardResult, cut
 from agent.measure.live import LiveView, PhaseState, PhaseView, Recent
 from agent.measure.metrics import Metrics
@@ -32,6 +32,8 @@ class PhaseRecord:
 
     name: str
     kind: str
+    operation: str
+    """The operation under which what it drops counts."""
     lost: set[int] = field(default_factory=set)
     """The shards whose worker was lost: what they had not started is dropped."""
     states: dict[int, PhaseState] = field(default_factory=dict)
@@ -149,7 +151,9 @@ class RunRecord:
 
     def __init__(self, scenario: Scenario, population: Population, workers: int) -> None:
         self._lost: set[int] = set()
-        self.phases = [PhaseRecord(phase.name, phase.kind, self._lost) for phase in scenario.phases]
+        self.phases = [
+            PhaseRecord(phase.name, phase.kind, operation_of(phase), self._lost) for phase in scenario.phases
+        ]
         self.workers = [WorkerRecord(indexes) for indexes in cut(population, workers)]
         self.timeline = TimeLine()
         self.problems: list[str] = []
@@ -225,7 +229,7 @@ class RunRecord:
         for phase in self.phases:
             dropped = sum(map(phase.unreported, self._lost))
             if dropped:
-                merged.dropped(OPERATIONS[phase.kind], WORKER_LOST, dropped)
+                merged.dropped(phase.operation, WORKER_LOST, dropped)
         return merged
 
     def worker_facts(self, silent_s: Callable[[int], float]) -> list[dict[str, Any]]:
