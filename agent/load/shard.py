@@ -40,8 +40,9 @@ from agent.load.control import (
 from agent.load.control_link import ControlLink, connect
 from agent.load.overload import LoopMonitor
 from agent.load.phases.run import PhaseRun
+from agent.load.shard_keys import keys_made_ahead
+from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
-from agent.load.shard_setup import ShardParts
 from agent.net.mac.census import Census, state_of
 from agent.net.timing import make_monotonic
 from agent.processes import peak_kib
@@ -115,7 +116,7 @@ class Shard:
             self._alive.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
             self._parts = ShardParts(self._reactor, plan, self._note)
             self._parts.open()
-            await self._parts.keys_ahead(self._finished)
+            await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
             self._resting.start(REST_SECONDS, now=False).addErrback(self._defect)
