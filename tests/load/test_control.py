@@ -49,7 +49,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(PhaseOver, st.integers(0, 1000), states),
     st.builds(PushAnswer, st.binary(max_size=100)),
     st.builds(Note, st.text(max_size=100)),
-    st.builds(Begin),
+    st.builds(Begin, st.floats(allow_nan=False)),
     st.builds(StartPhase, st.integers(0, 1000)),
     st.builds(PushRequest, st.binary(max_size=100)),
     st.builds(Finish, st.text(max_size=100)),

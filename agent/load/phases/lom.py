@@ -158,7 +158,7 @@ async def _request(
     items = {str(uuid.uuid4()).upper(): client for client in clients}
     failures: dict[str, PeerError | None]
     with ExitStack() as records:
-        begun = {
+        started = {
             request_uuid: records.enter_context(
                 context.environment.begin(
                     "lom_device", client.index, due, {"request": request.value, "request_uuid": request_uuid}
@@ -176,7 +176,7 @@ async def _request(
             if request is PowerRequest.OFF and failures[request_uuid] is None:
                 failures[request_uuid] = await _until_off(context, client)
             failure = failures[request_uuid]
-            begun[request_uuid].end(failure, at=None if isinstance(failure, StillOn) else answered)
+            started[request_uuid].end(failure, at=None if isinstance(failure, StillOn) else answered)
     return {client.index: failures[request_uuid] for request_uuid, client in items.items()}
 
 

@@ -93,7 +93,7 @@ class PhaseRun:
         self._pace = Pace(environment.reactor, environment.now, context.metrics, operation_of(phase), self.state)
 
     async def run(self) -> None:
-        """Run to the end of the phase in this shard. May be cancelled; what was not begun is then dropped."""
+        """Run to the end of the phase in this shard. May be cancelled; what has not started is then dropped."""
         keys = self._context.environment.keys
         waits, waited_s = keys.waits, keys.waited_s
         try:
