@@ -330,7 +330,7 @@ def test_quiet_prints_the_table_only() -> None:
         (["run", "--enroll", "https://mdm.example/", "--identity", "scep"], b"--identity"),
         (["run", "--rate", "0"], b"--rate"),
         (["run", "--workers", "-1"], b"--workers"),
-        (["run", "--workers", "2", "--lom-network", "interface:lo"], b"load.workers should be 1"),
+        (["run", "--workers", "2", "--lom-network", "interface:lo"], b"Expected load.workers = 1"),
         (["run", "--set", "fleet.divices=3"], b'did you mean "devices"?'),
         (["run", "--prometheus", "nonsense"], b"127.0.0.1:9464"),
         (["run", "/nonexistent.toml"], b"/nonexistent.toml"),

@@ -110,7 +110,7 @@ def lab(
 
     with Stopping() as stopping:  # before the message that Ctrl-C stops the command
         click.echo("Ctrl-C ends it.")
-        signal_number = run_until_done(reactor, stay(), interrupt, lambda: None, stopping=stopping)
+        signal_number = run_until_done(reactor, stay(), interrupt, stopping=stopping)
     if signal_number is not None:
         sys.exit(128 + signal_number)
 

@@ -107,7 +107,7 @@ def lom_device(listen: str, boot: float, as_json: bool, **options: Any) -> None:
             _echo_json({"event": "listening", "address": devices.address, "devices": devices.names})
         else:
             _introduce(devices, cast.macs)
-        signal_number = run_until_done(reactor, _stay(devices, stopped), stop, lambda: None, stopping=stopping)
+        signal_number = run_until_done(reactor, _stay(devices, stopped), stop, stopping=stopping)
     if signal_number is not None:
         sys.exit(128 + signal_number)
 
@@ -184,7 +184,7 @@ def lom_request(request_type: str, name: str, to: str, timeout: float, **options
     def interrupt() -> None:
         asking.give_up(RelayAbandoned("stopped before the Device responded"))
 
-    signal_number = run_until_done(reactor, ask(), interrupt, lambda: None)
+    signal_number = run_until_done(reactor, ask(), interrupt)
     _report(results[0], request, socket_address_text(address), as_json=options["as_json"])
     if signal_number is not None:
         sys.exit(128 + signal_number)

@@ -8,14 +8,11 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from agent.cli.signals import Stopping
 from agent.net.timing import make_monotonic
 from agent.unix import check_unix
-
-_TICK_SECONDS = 0.25
 
 
 def the_reactor() -> Any:
@@ -30,7 +27,6 @@ def run_until_done(
     reactor: Any,
     coroutine: Coroutine[Any, Any, None],
     interrupt: Callable[[], object],
-    tick: Callable[[], object],
     *,
     stopping: Stopping | None = None,
     abandon: Callable[[], object] | None = None,
@@ -39,8 +35,7 @@ def run_until_done(
 
     On a signal that ends a command ``interrupt`` is called, which has to bring the coroutine to its end. On the next
     one ``abandon`` is, where there is one, which has to end it at once; and another one ends this process. ``stopping``
-    is the caller's own, which may have heard a signal already. ``tick`` is called about four times a second. An error
-    of the coroutine is raised here.
+    is the caller's own, which may have heard a signal already. An error of the coroutine is raised here.
     """
     problems: list[Failure] = []
 
@@ -50,7 +45,6 @@ def run_until_done(
         reactor.stop()
 
     def begin() -> None:
-        LoopingCall(tick).start(_TICK_SECONDS).addErrback(problems.append)
         Deferred.fromCoroutine(coroutine).addBoth(ended)
 
     with ExitStack() as stack:

@@ -86,9 +86,7 @@ def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str
         watchers.note("Stopping. Press Ctrl-C again to stop without waiting for the workers.")
 
     try:
-        signal_number = run_until_done(
-            reactor, job(), interrupt, lambda: None, stopping=stopping, abandon=conductor.abandon
-        )
+        signal_number = run_until_done(reactor, job(), interrupt, stopping=stopping, abandon=conductor.abandon)
     except OperatorError:  # the run could not start
         trace.give_up()
         raise

@@ -1,7 +1,7 @@
-"""The conductor: starts the shards, begins the phases in all of them together, gathers what they tell.
+"""The conductor of a run: starts the shards, starts each phase in all of them at once, and collects their reports.
 
-In its process are also the embedded lab and the APNs gateway, whose pushes go to the shard that owns the Mac. What it
-gathers is there at any time (``metrics``, ``timeline``, ``phases``): a run that is cut short leaves its results.
+The embedded lab and the APNs gateway run in its process; pushes go to the shard that owns the Mac. What the shards
+report is in its `agent.load.run_record.RunRecord`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, First
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
-from agent.errors import OperatorError, PeerError
+from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.fleet.population import Population
 from agent.load.control import (
     Alive,
     Begin,
-    ControlError,
     Ending,
     Finish,
     Message,
@@ -37,12 +36,12 @@ from agent.load.control import (
 from agent.load.control_link import ControlLink, ControlServer
 from agent.load.gateway import APNsPlan, PushGateway
 from agent.load.overload import LoopMonitor
-from agent.load.progress import PhaseRecord, Worker, cut, phases_of
+from agent.load.run_record import PhaseRecord, RunRecord, WorkerRecord, phases_of
 from agent.load.server import ServerSide
 from agent.load.shard import run_shard
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.silence import SilenceWatch
-from agent.measure.live import LiveView, PhaseState, PhaseView, Recent, Watcher
+from agent.measure.live import LiveView, Watcher
 from agent.measure.metrics import Metrics
 from agent.measure.timeline import TimeLine
 from agent.net.apns.router import PushRouter
@@ -51,19 +50,19 @@ from agent.processes import peak_kib
 from agent.push.wire import RoutedAnswer
 from agent.scenario.types import Scenario
 
-READY_SECONDS = 120.0  # a worker imports, makes its part of the fleet and calls
-FINISH_SECONDS = 60.0  # … and comes to its end when it is told to, as long as it says something
-HEAR_OUT_SECONDS = 2.0  # what a worker said last may be on its way when its function has returned
+READY_SECONDS = 120.0  # in which a worker imports the program, makes its Macs and connects
+FINISH_SECONDS = 60.0  # in which a worker that still reports ends after Finish
+HEAR_OUT_SECONDS = 2.0  # a worker's last reports may arrive after its function has returned
 INTERRUPTED = "the run was interrupted"
-MOST_REASON = 300  # characters of the reason for which a shard drops what it did not begin
+MOST_REASON = 300  # characters of the reason that a shard records for what it drops
 _log = Logger()
 
 
 class Conductor:
-    """One run of a scenario in ``workers`` shards, which ``executor`` runs.
+    """One run of a scenario in at most ``workers`` shards, each submitted to ``executor``.
 
-    ``host`` is the address of this machine at which the shards find the conductor; loopback unless they run elsewhere.
-    ``kill`` ends the process of a shard that is not waited for any more, by the shard's number.
+    ``host`` is the address of this machine at which the shards reach the conductor: loopback unless they run elsewhere.
+    ``kill`` ends the process of a lost shard, by the shard's number.
     """
 
     def __init__(
@@ -83,9 +82,8 @@ class Conductor:
         fleet = scenario.fleet
         self.scenario = scenario
         self.population = Population(fleet.seed, fleet.devices, fleet.segment_size)
-        self.timeline = TimeLine()
-        self.phases = [PhaseRecord(phase.name, phase.kind) for phase in scenario.phases]
-        self._problems: list[str] = []
+        self._record = RunRecord(scenario, self.population, workers)
+        self._workers = self._record.workers
         self._interrupted = False
         self._closing = False
         self._reactor = reactor
@@ -97,10 +95,8 @@ class Conductor:
         self._cores = cores
         self._kill = kill
         self._host = host
-        self._workers = [Worker(indexes) for indexes in cut(self.population, workers)]
-        self._starts = [worker.indexes.start for worker in self._workers]
+        self._first_macs = [worker.indexes.start for worker in self._workers]
         self._silence = SilenceWatch(reactor, self._workers, self, scenario.load.worker_timeout)
-        self._recent = Recent()
         self._clock = RunClock(reactor)
         self._link = ControlServer(reactor, len(self._workers), self)
         self._server = ServerSide(reactor, scenario, self.population)
@@ -108,14 +104,32 @@ class Conductor:
         self._gateway: PushGateway | None = None
         self._job: Deferred[None] | None = None
         self._monitor = LoopMonitor(reactor)
-        self._began: float | None = None
-        self._second = -1
+        self._started_at: float | None = None
 
-    # What came of it.
+    # Results, at any time.
+
+    @property
+    def phases(self) -> list[PhaseRecord]:
+        """The phases, as in the scenario."""
+        return self._record.phases
+
+    @property
+    def timeline(self) -> TimeLine:
+        """The seconds that the shards reported."""
+        return self._record.timeline
+
+    @property
+    def results(self) -> list[ShardResult]:
+        """What the shards returned, without those that were lost."""
+        return self._record.results
+
+    def metrics(self) -> Metrics:
+        """The metrics of all shards, as last reported."""
+        return self._record.metrics()
 
     @property
     def workers(self) -> int:
-        """How many shards there are."""
+        """The number of shards."""
         return len(self._workers)
 
     @property
@@ -125,39 +139,17 @@ class Conductor:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the run began; 0 before."""
-        return 0.0 if self._began is None else float(self._reactor.seconds()) - self._began
+        """Seconds since the run started; 0 before."""
+        return 0.0 if self._started_at is None else float(self._reactor.seconds()) - self._started_at
 
     @property
     def incomplete_because(self) -> str | None:
-        """What kept the run from its end, None where nothing did."""
-        return "; ".join([INTERRUPTED] * self._interrupted + self._problems) or None
-
-    @property
-    def results(self) -> list[ShardResult]:
-        """What the shards that came to their end returned."""
-        return [worker.result for worker in self._workers if worker.result is not None]
-
-    def metrics(self) -> Metrics:
-        """All shards together, as of the last that each of them told."""
-        merged = Metrics()
-        for worker in self._workers:
-            snapshot = worker.result.metrics if worker.result is not None else worker.snapshot
-            if snapshot:
-                merged.merge(snapshot)
-        return merged
+        """Why the run did not complete, or None."""
+        return "; ".join([INTERRUPTED] * self._interrupted + self._record.problems) or None
 
     def generator(self) -> list[dict[str, Any]]:
-        """How each worker kept up, and this process where it has the gateway and not the server, too."""
-        facts = [
-            {
-                "worker": number,
-                **worker.facts,
-                "silent_s": self._silence.silent_s(number),
-                "phases": [] if worker.result is None else phases_of(self.phases, worker.result.spans, number),
-            }
-            for number, worker in enumerate(self._workers)
-        ]
+        """How each worker kept up, and this process if it has the gateway but not the server."""
+        facts = self._record.worker_facts(self._silence.silent_s)
         if self._gateway is not None and self._server.lab is None:
             monitor = self._monitor
             facts.append(
@@ -173,19 +165,18 @@ class Conductor:
         return facts
 
     def push_counts(self) -> list[dict[str, Any]]:
-        """What became of the pushes, of each desk and of the router."""
-        push_endpoints = [result.push for result in self.results if result.push is not None]
-        return push_endpoints if self._router is None else [*push_endpoints, self._router.counts]
+        """The push counts of each shard's push endpoint and of the router."""
+        counts = [result.push for result in self.results if result.push is not None]
+        return counts if self._router is None else [*counts, self._router.counts]
 
     def view(self) -> LiveView:
-        """The run now."""
-        phases = tuple(PhaseView(phase.name, phase.kind, phase.state, phase.begun, phase.over) for phase in self.phases)
-        return self._recent.view(self.elapsed, phases, embedded_lab=self.embedded_lab)
+        """The run at this moment."""
+        return self._record.view(self.elapsed, embedded_lab=self.embedded_lab)
 
     # Running.
 
     async def run(self) -> None:
-        """Run to the end, or until ``interrupt``. Raises OperatorError where it cannot start."""
+        """Run to the end, or until ``interrupt``. Raises OperatorError if the run cannot start."""
         try:
             self._open()
             if not self._interrupted:
@@ -197,16 +188,16 @@ class Conductor:
             await self._close()
 
     def interrupt(self) -> None:
-        """Stop now; what was measured so far is kept."""
+        """Stop now and keep what was measured."""
         self._interrupted = True
         self._silence.hurry()
         if self._job is not None:
             self._job.cancel()
 
     def abandon(self) -> None:
-        """Wait for no worker any more."""
+        """Give up every worker that has not ended."""
         for number, worker in enumerate(self._workers):
-            if worker.asked and not worker.ended.called:
+            if worker.submitted and not worker.ended.called:
                 self.give_up(number, f"worker {number} was not waited for: the run was stopped twice")
 
     def _open(self) -> None:
@@ -225,7 +216,7 @@ class Conductor:
             self._submit(number, worker, push_began)
         self._silence.begin()
 
-    def _submit(self, number: int, worker: Worker, push_began: float) -> None:
+    def _submit(self, number: int, worker: WorkerRecord, push_began: float) -> None:
         plan = ShardPlan(
             shard=number,
             shards=len(self._workers),
@@ -245,8 +236,8 @@ class Conductor:
             cores=max(1, self._cores // len(self._workers)),
         )
         future = self._executor.submit(run_shard, encode(plan))
-        worker.asked = True
-        future.add_done_callback(lambda done: self._reactor.callFromThread(self._ended, number, done))
+        worker.submitted = True
+        future.add_done_callback(lambda done: self._reactor.callFromThread(self._returned, number, done))
 
     async def _conduct(self) -> None:
         ready = DeferredList([worker.ready for worker in self._workers], fireOnOneErrback=True, consumeErrors=True)
@@ -254,9 +245,9 @@ class Conductor:
             await ready.addTimeout(READY_SECONDS, self._reactor)
         except DeferredTimeout:
             raise OperatorError(f"a worker process was not ready within {READY_SECONDS:g} s") from None
-        except FirstError as first:  # what kept a worker from beginning
+        except FirstError as first:  # why a worker cannot start
             first.subFailure.raiseException()
-        self._began = self._reactor.seconds()
+        self._started_at = self._reactor.seconds()
         self._link.broadcast(Begin(self._clock()))
         self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
@@ -265,7 +256,7 @@ class Conductor:
             self.phases[number].begun = self.elapsed
             self._monitor.enter(number)
             self._link.broadcast(StartPhase(number))
-            self._settle_phase(number)
+            self._end_phase(number)
             if phase.wait:
                 await self.phases[number].ended
         for record in self.phases:
@@ -273,7 +264,7 @@ class Conductor:
         await self._tail()
 
     async def _tail(self) -> None:
-        """Let sessions that are open, and pushes that wait, come to their end; not for long."""
+        """Wait up to ``load.tail`` seconds for open sessions and boots to end."""
         self._link.broadcast(Settle())
         living = [worker.settled for worker in self._workers if not worker.is_over]
         settled = DeferredList(living, consumeErrors=True)
@@ -283,9 +274,9 @@ class Conductor:
     async def _close(self) -> None:
         self._closing = True
         reason = INTERRUPTED if self._interrupted else self.incomplete_because or "the run ended first"
-        self._link.dismiss(Finish(reason[:MOST_REASON]))
+        self._link.broadcast_last(Finish(reason[:MOST_REASON]))
         for number, worker in enumerate(self._workers):
-            if not worker.asked or worker.ended.called:
+            if not worker.submitted or worker.ended.called:
                 continue
             if not worker.is_ready:  # it has measured nothing
                 self._kill(number)
@@ -293,10 +284,10 @@ class Conductor:
             try:
                 await worker.ended.addTimeout(FINISH_SECONDS, self._reactor)
             except DeferredTimeout:
-                self.give_up(number, f"worker {number} did not come to its end within {FINISH_SECONDS:g} s")
+                self.give_up(number, f"worker {number} did not end within {FINISH_SECONDS:g} s")
         self._silence.stop()
         self._monitor.stop()
-        await self._hear_out()
+        await self._receive_last()
         self._watcher.look(self.view())
         self._link.close()
         if self._gateway is not None:
@@ -305,147 +296,122 @@ class Conductor:
             self._router.close()
         await self._server.close()
 
-    async def _hear_out(self) -> None:
+    async def _receive_last(self) -> None:
         until = self._reactor.seconds() + HEAR_OUT_SECONDS
         while self._link.connected and self._reactor.seconds() < until:
             await sleep(self._reactor, 0.01)
 
-    # What the shards say.
+    # Called by the control link.
 
-    def said(self, link: ControlLink, message: Message) -> None:
-        """A shard said something."""
-        worker = self._workers[link.shard]
-        self._silence.heard(link.shard)
+    def message_received(self, link: ControlLink, message: Message) -> None:
+        """A shard sent a message. Raises ControlError for a phase that the scenario does not have."""
+        shard = link.shard
+        worker = self._workers[shard]
+        self._silence.heard(shard)
         match message:
             case Alive():
                 pass
             case Ending():
                 worker.ending = True
             case Ready():
-                worker.is_ready = True
-                if not worker.ready.called:
-                    worker.ready.callback(None)
-            case Second(t, row, phases):
-                self._second_over(link.shard, t, row, phases)
+                worker.start()
+            case Second():
+                if self._record.add_second(shard, message):
+                    self._watcher.look(self.view())
             case Snapshot(metrics):
                 worker.snapshot = metrics
             case PhaseOver(number, state):
-                self._phase(number).states[link.shard] = state
-                self._settle_phase(number)
+                self._record.phase(number).states[shard] = state
+                self._end_phase(number)
             case Settled():
                 worker.settle()
             case RoutedAnswer() if self._router is not None:
-                self._router.answered(link.shard, message)
+                self._router.answered(shard, message)
             case Note(text):
-                if text not in self._notes:  # each worker warns of what its own Macs met
-                    self._notes.add(text)
-                    self._watcher.note(text)
+                self._note_once(text)
             case _:
-                _log.warn("worker {shard} said what it has not to say", shard=link.shard)
+                _log.warn("worker {shard} sent a message that only the conductor sends", shard=shard)
 
-    def gone(self, link: ControlLink, error: PeerError) -> None:
-        """A shard's link is gone; what the shard came to, its executor tells, if it does."""
+    def _note_once(self, text: str) -> None:
+        """Show a note of a shard; several may send the same."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self._watcher.note(text)
+
+    def link_lost(self, link: ControlLink, error: PeerError) -> None:
+        """A shard's link is gone. The executor reports what became of the shard; SilenceWatch, if it does not."""
         if self._router is not None:
             self._router.shard_gone(link.shard)
         if not self._closing:
-            self._workers[link.shard].lost = str(error)
+            self._workers[link.shard].link_error = str(error)
 
-    # What the watch over silent shards says.
+    # Called by SilenceWatch.
 
     def silent(self, number: int, seconds: float) -> None:
-        """A shard has said nothing for a while: the others go on without it."""
+        """A worker has sent nothing for ``seconds``: the others go on without it."""
         self._watcher.note(f"Warning: worker {number} has said nothing for {seconds:g} s; the others go on")
 
     def back(self, number: int, seconds: float) -> None:
-        """It says something again."""
+        """A silent worker has sent something again."""
         self._watcher.note(f"Worker {number} is back after {seconds:g} s")
 
     def give_up(self, number: int, problem: str) -> None:
-        """It is lost: its process is killed, so that nothing happens that nobody counts."""
-        worker = self._workers[number]
-        if not worker.is_over:
-            self._fail(worker, problem)
+        """A worker is lost: kill its process, so that it produces no load that is not counted."""
+        if not self._workers[number].is_over:
+            self._fail(number, problem)
         self._kill(number)
-        self._over(worker)
+        self._end_worker(number)
 
-    def _second_over(self, shard: int, t: int, row: dict[str, Any], phases: dict[int, PhaseState]) -> None:
-        self.timeline.add(t, row)
-        self._recent.add(shard, row)
-        for number, state in phases.items():
-            states = self._phase(number).states
-            if not states.get(shard, PhaseState()).over:
-                states[shard] = state
-        worker = self._workers[shard]
-        worker.second = t
-        whole = min(each.second for each in self._workers if each is worker or not (each.is_over or each.silent))
-        if whole > self._second:  # of every worker that lives and speaks
-            self._second = whole
-            self._recent.turn()
-            self._watcher.look(self.view())
+    # Workers and phases end.
 
-    def _phase(self, number: int) -> PhaseRecord:
-        if not 0 <= number < len(self.phases):
-            raise ControlError(f"there is no phase {number} in this run")
-        return self.phases[number]
-
-    def _settle_phase(self, number: int) -> None:
-        """A phase ends when it is over in every shard that lives, and is over when it is so in every shard."""
-        record = self.phases[number]
-        missing = [
-            shard
-            for shard, worker in enumerate(self._workers)
-            if not worker.is_over and not record.states.get(shard, PhaseState()).over
-        ]
-        if not missing and record.begun is not None and not record.ended.called:
-            if len(record.states) == len(self._workers) and record.state.over:
-                record.over = self.elapsed
-            self._monitor.leave(number)
-            record.ended.callback(None)
-
-    def _ended(self, number: int, done: Future[bytes]) -> None:
+    def _returned(self, number: int, done: Future[bytes]) -> None:
         """A shard's function returned, or its process died."""
-        worker = self._workers[number]
-        if worker.ended.called:
+        if self._workers[number].ended.called:
             return
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
             killed = isinstance(error, BrokenExecutor)
             reason = "its process was killed, or crashed" if killed else str(error) or type(error).__name__
-            self._fail(worker, f"worker {number} died: {reason}")
+            self._fail(number, f"worker {number} died: {reason}")
         else:
-            self._take(number, worker, done.result())
-        self._over(worker)
+            self._add_result(number, done.result())
+        self._end_worker(number)
 
-    def _take(self, number: int, worker: Worker, octets: bytes) -> None:
-        """What a shard's function returned."""
+    def _add_result(self, number: int, octets: bytes) -> None:
+        worker = self._workers[number]
         try:
-            worker.result = decode_result(octets)
-        except OperatorError as error:
-            self._fail(worker, f"worker {number}: {error}")
+            result = decode_result(octets)
+            self._record.add_result(number, result)
+        except LomAgentError as error:
+            self._fail(number, f"worker {number}: {error}")
             return
-        for phase, state in worker.result.phases.items():
-            self._phase(phase).states[number] = state
-        problem = worker.result.problem
-        if problem is None and worker.lost is not None:
-            problem = f"its control link was lost: {worker.lost}"
+        problem = result.problem
+        if problem is None and worker.link_error is not None:
+            problem = f"its control link was lost: {worker.link_error}"
         if problem is not None:
-            self._fail(worker, f"worker {number}: {problem}", problem)
+            self._fail(number, f"worker {number}: {problem}", problem)
 
-    def _over(self, worker: Worker) -> None:
-        worker.end()
-        for each in range(len(self.phases)):
-            self._settle_phase(each)
-
-    def _fail(self, worker: Worker, problem: str, reason: str | None = None) -> None:
-        worker.problem = problem
-        self._problems.append(problem)
-        if not worker.ready.called:
+    def _fail(self, number: int, problem: str, reason: str | None = None) -> None:
+        """Record why a worker failed. ``reason`` is the text of the error if this keeps the run from starting."""
+        self._record.add_problem(number, problem)
+        ready = self._workers[number].ready
+        if not ready.called:
             if self._job is not None:
-                worker.ready.errback(OperatorError(reason or problem))
-        elif self._began is not None:
+                ready.errback(OperatorError(reason or problem))
+        elif self._started_at is not None:
             self._watcher.note(f"Warning: {problem}")
+
+    def _end_worker(self, number: int) -> None:
+        self._workers[number].end()
+        for phase in range(len(self.phases)):
+            self._end_phase(phase)
+
+    def _end_phase(self, number: int) -> None:
+        if self._record.end_phase(number, self.elapsed):
+            self._monitor.leave(number)
+            self.phases[number].ended.callback(None)
 
     # Pushes.
 
     def _shard_of(self, index: int) -> int:
-        return bisect_right(self._starts, index) - 1
+        return bisect_right(self._first_macs, index) - 1

@@ -1,7 +1,7 @@
-"""What the conductor and its shards say to each other: messages and their frames. No I/O.
+"""The messages between the conductor and its shards, and their frames. No I/O.
 
-The conductor (`agent.load.conductor`) begins phases and hands on pushes; a shard (`agent.load.shard`) tells how far it
-is, second by second. A frame is a length of 4 bytes, big-endian, then MessagePack of that many bytes.
+The conductor (`agent.load.conductor`) starts phases and forwards pushes; a shard (`agent.load.shard`) reports its
+progress every second. A frame is a length of 4 bytes, big-endian, then MessagePack of that many bytes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from agent.measure.live import PhaseState
 from agent.push.wire import RoutedAnswer, RoutedPush
 
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # a snapshot has some 20 histograms of at most 200 KiB; a push has 4 KiB
-MAX_HELLO_BYTES = 4096  # before the other end is known
+MAX_HELLO_BYTES = 4096  # until the other end is authenticated
 
 
 class ControlError(PeerError):
-    """The other end of the control link broke its rules, or is gone."""
+    """The other end of the control link violated the protocol, or the link broke."""
 
     kind = "control"
 
@@ -29,18 +29,18 @@ class ControlError(PeerError):
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
-    """Who calls. ``secret`` is the one of the shard's plan."""
+    """The first message: the shard's number, and the secret of its plan."""
 
     shard: int
     secret: str
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The shard has made its fleet and can begin."""
+    """The shard has made its Macs and can start phases."""
 
 
 class Second(msgspec.Struct, tag="second", frozen=True):
-    """One second is over: ``row`` is for the time line, ``phases`` by the number of the phase."""
+    """The report of second ``t``: a row of the time line, and the state of each phase by its number."""
 
     t: int
     row: dict[str, Any]
@@ -48,32 +48,32 @@ class Second(msgspec.Struct, tag="second", frozen=True):
 
 
 class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
-    """The metrics so far, for the case that the shard does not come to its end."""
+    """The metrics so far, in case the worker is lost."""
 
     metrics: dict[str, Any]
 
 
 class PhaseOver(msgspec.Struct, tag="over", frozen=True):
-    """A phase is over in this shard; ``state`` is how it ended."""
+    """A phase has finished in this shard, with this final state."""
 
     phase: int
     state: PhaseState
 
 
 class Settled(msgspec.Struct, tag="settled", frozen=True):
-    """No Mac of the shard is in a session or boots."""
+    """No Mac of the shard has an open session or boots."""
 
 
 class Alive(msgspec.Struct, tag="alive", frozen=True):
-    """The shard runs; said every second."""
+    """The shard runs; sent every second."""
 
 
 class Ending(msgspec.Struct, tag="ending", frozen=True):
-    """The shard has heard Finish. It may be too busy with its end to say more."""
+    """The shard has received Finish. It may send nothing more while it closes its connections."""
 
 
 class Note(msgspec.Struct, tag="note", frozen=True):
-    """Something a person should read now."""
+    """A text for the operator, to be shown now."""
 
     text: str
 
@@ -82,23 +82,23 @@ class Note(msgspec.Struct, tag="note", frozen=True):
 
 
 class Begin(msgspec.Struct, tag="begin", frozen=True):
-    """The run begins: the seconds of the time line count from here. ``now`` is what the run's clock shows."""
+    """The run starts, and the seconds of the time line count from here. ``now`` is the time of the run's clock."""
 
     now: float
 
 
 class StartPhase(msgspec.Struct, tag="start", frozen=True):
-    """A phase begins, by its number in the scenario."""
+    """Start a phase, by its number in the scenario."""
 
     phase: int
 
 
 class Settle(msgspec.Struct, tag="settle", frozen=True):
-    """Every phase is over: say Settled as soon as it is so."""
+    """Every phase has finished: send Settled as soon as no Mac has an open session or boots."""
 
 
 class Finish(msgspec.Struct, tag="finish", frozen=True):
-    """End now; ``reason`` is why, for what was not started."""
+    """End now; ``reason`` is recorded for what is dropped or cut short."""
 
     reason: str
 
@@ -112,10 +112,10 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
-    """The frame of a message. Raises MisuseError where it is longer than a frame may be."""
+    """The frame of a message. Raises MisuseError if it is longer than MAX_FRAME_BYTES."""
     octets = _encoder.encode(message)
     if len(octets) > MAX_FRAME_BYTES:
-        raise MisuseError(f"a message of {len(octets)} bytes on the control link; at most {MAX_FRAME_BYTES} fit")
+        raise MisuseError(f"Expected a message of at most {MAX_FRAME_BYTES} bytes, found {len(octets)}.")
     return frame(octets)
 
 

@@ -1,7 +1,7 @@
 """The control link on the network: TLS, opened by the shard. The messages are those of `agent.load.control`.
 
-Both ends are ours. The shard knows the conductor by its certificate, which is of a CA made for this one run; the
-conductor knows the shard by the secret in the plan that it gave to it.
+Both ends are this program. The shard authenticates the conductor by its certificate, issued by a CA made for this run;
+the conductor authenticates the shard by the secret in the shard's plan.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from agent.errors import LomAgentError, PeerError
 from agent.framing import FrameReader
 from agent.load.control import MAX_FRAME_BYTES, MAX_HELLO_BYTES, ControlError, Hello, Message, encode, next_message
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.stream import State, TLSStream, start_connect
@@ -28,91 +28,95 @@ from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.certificates import own_certificate
 from agent.pki.verify import PeerCheck, server_judge
 
-NAME = "conductor.lom-agent.test"  # of the certificate; never resolved
+NAME = "conductor.lom-agent.test"  # in the certificate; never resolved
 HELLO_SECONDS = 15.0
 _MOST_UNSENT = 256 * 1024 * 1024
 _log = Logger()
 
 
-class Party(Protocol):
-    """Who listens at one end."""
+class LinkOwner(Protocol):
+    """The receiver of one end's messages."""
 
-    def said(self, link: ControlLink, message: Message) -> None:
-        """A message came. Raises an error of ours for one that makes no sense, which ends the link."""
+    def message_received(self, link: ControlLink, message: Message) -> None:
+        """A message arrived. Raises LomAgentError for one that is not valid, which ends the link."""
 
-    def gone(self, link: ControlLink, error: PeerError) -> None:
-        """The link is gone, or never came to be."""
+    def link_lost(self, link: ControlLink, error: PeerError) -> None:
+        """The link broke, or could not be opened."""
 
 
 class ControlLink:
-    """One end of the link. ``shard`` is the number of the other end where this is the conductor's."""
+    """One end of the link. At the conductor's end ``shard`` is the number of the shard, -1 before its Hello."""
 
-    def __init__(self, party: Party) -> None:
+    def __init__(self, owner: LinkOwner) -> None:
         self.shard = -1
-        self._party = party
+        self._owner = owner
         self._reader = FrameReader(MAX_HELLO_BYTES)
         self._stream: TLSStream | None = None
         self._waiting: list[bytes] = []
 
     def begin(self, stream: TLSStream) -> None:
-        """Use this stream, which is about to connect or to accept."""
+        """Use ``stream``, which is about to connect or to accept."""
         self._stream = stream
 
-    def know_peer(self) -> None:
-        """The other end is who it has to be: long frames are taken from now on."""
+    def trust_peer(self) -> None:
+        """The other end is authenticated: accept frames of up to MAX_FRAME_BYTES from now on."""
         self._reader.longest = MAX_FRAME_BYTES
 
     def send(self, message: Message) -> None:
-        """Send a message, or nothing where the link is gone."""
+        """Send a message; do nothing if the link is closed."""
         stream, octets = self._stream, encode(message)
         if stream is None:
             return
         if stream.state is State.OPEN:
             if stream.unsent_bytes + len(octets) > _MOST_UNSENT:
-                self._lose(ControlError("the other end of the control link does not read"))
+                self._lose(
+                    ControlError(
+                        f"{stream.unsent_bytes:,} bytes on the control link are unsent: its other end does not read"
+                    )
+                )
                 return
             stream.write(octets)
         else:
             self._waiting.append(octets)
 
     def close(self) -> None:
-        """End the link; the other end hears of it, this one does not."""
+        """Close the link. ``link_lost`` is called at the other end only."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
 
-    # What the stream calls.
+    # Called by the stream.
 
     def secured(self) -> None:
-        """The other end is there."""
+        """The TLS handshake is complete."""
         waiting, self._waiting = self._waiting, []
         for octets in waiting:
             if self._stream is not None:
                 self._stream.write(octets)
 
     def received(self, octets: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
         self._reader.receive(octets)
         try:
             while self._stream is not None and (message := next_message(self._reader)) is not None:
-                self._party.said(self, message)
+                self._owner.message_received(self, message)
         except LomAgentError as error:
             self._lose(ControlError(str(error)))
 
     def lost(self, error: PeerError) -> None:
-        """The stream is gone."""
+        """The stream broke, or could not be opened."""
         self._stream = None
-        self._party.gone(self, error)
+        self._owner.link_lost(self, error)
 
     def _lose(self, error: PeerError) -> None:
         self.close()
-        self._party.gone(self, error)
+        self._owner.link_lost(self, error)
 
 
-def connect(reactor: Reactor, address: tuple[str, int], ca: bytes, hello: Hello, party: Party) -> ControlLink:
-    """A shard's end of the link to the conductor at ``address`` (numeric). ``ca`` is its CA's certificate, DER."""
-    link = ControlLink(party)
-    link.know_peer()
+def connect(reactor: Reactor, address: tuple[str, int], ca: bytes, hello: Hello, owner: LinkOwner) -> ControlLink:
+    """Open a shard's link to the conductor at ``address`` (numeric), whose CA certificate is ``ca`` (DER)."""
+    link = ControlLink(owner)
+    link.trust_peer()
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = start_connect(family, address)
     check = PeerCheck(server_judge(NAME))
@@ -125,13 +129,13 @@ def connect(reactor: Reactor, address: tuple[str, int], ca: bytes, hello: Hello,
 
 
 class ControlServer:
-    """The conductor's end: listens, and knows each shard by its secret. ``ca`` is for the shards' plans, DER."""
+    """The conductor's end: listens, and identifies each shard by its secret. ``ca`` is its CA certificate, DER."""
 
-    def __init__(self, reactor: Reactor, shards: int, party: Party) -> None:
+    def __init__(self, reactor: Reactor, shards: int, owner: LinkOwner) -> None:
         self.secrets = [secrets.token_urlsafe(32) for _ in range(shards)]
         self.address = ("", 0)
         self._reactor = reactor
-        self._party = party
+        self._owner = owner
         authority = Authority.create("lom-agent control link CA")
         identity = authority.issue(NAME, SERVER_USAGE, names=[NAME])
         self.ca = authority.certificate.public_bytes(Encoding.DER)
@@ -140,48 +144,48 @@ class ControlServer:
         self._context.use_privatekey(identity.key)
         self._context.set_verify(SSL.VERIFY_NONE)
         self._listener: Listener | None = None
-        self._strangers: dict[ControlLink, DelayedCall] = {}
-        self._known: dict[int, ControlLink] = {}
-        self._dismissal: Message | None = None
+        self._unidentified: dict[ControlLink, Alarm] = {}
+        self._links: dict[int, ControlLink] = {}
+        self._last_message: Message | None = None
 
     def listen(self, host: str = "127.0.0.1") -> None:
-        """Listen at any free port of ``host``. Raises OperatorError."""
+        """Listen on a free port of ``host``. Raises OperatorError."""
         sock = listening_socket(host, 0, what="The control link")
         self.address = (host, sock.getsockname()[1])
         self._listener = Listener(self._reactor, sock, self._accepted)
         self._listener.resume()
 
     def send(self, shard: int, message: Message) -> None:
-        """Send a message to one shard, or nothing where that is not there."""
-        link = self._known.get(shard)
+        """Send a message to one shard; do nothing if it is not connected."""
+        link = self._links.get(shard)
         if link is not None:
             link.send(message)
 
     def broadcast(self, message: Message) -> None:
-        """Send a message to every shard that is there."""
-        for link in list(self._known.values()):
+        """Send a message to every connected shard."""
+        for link in list(self._links.values()):
             link.send(message)
 
-    def dismiss(self, message: Message) -> None:
-        """Send a last message to every shard, also to those that call only later."""
-        self._dismissal = message
+    def broadcast_last(self, message: Message) -> None:
+        """Send a message to every connected shard, and to each that connects later."""
+        self._last_message = message
         self.broadcast(message)
 
     @property
     def connected(self) -> bool:
-        """Whether a shard is there."""
-        return bool(self._known)
+        """Whether any shard is connected."""
+        return bool(self._links)
 
     def close(self) -> None:
-        """Listen no longer, and end every link."""
+        """Stop listening and close every link."""
         if self._listener is not None:
             self._listener.close()
-        for link, timer in self._strangers.items():
-            timer.cancel()
+        for link, alarm in self._unidentified.items():
+            alarm.cancel()
             link.close()
-        for link in self._known.values():
+        for link in self._links.values():
             link.close()
-        self._strangers, self._known = {}, {}
+        self._unidentified, self._links = {}, {}
 
     def _accepted(self, sock: socket.socket, _port: int) -> None:
         link = ControlLink(self)
@@ -189,42 +193,45 @@ class ControlServer:
         tls.set_accept_state()
         stream = TLSStream(self._reactor, sock, tls, Unchecked("shard"), link)
         link.begin(stream)
-        self._strangers[link] = self._reactor.callLater(HELLO_SECONDS, partial(self._refuse, link))
+        alarm = self._unidentified[link] = Alarm(self._reactor, partial(self._refuse, link))
+        alarm.set(HELLO_SECONDS)
         stream.accept()
 
-    def said(self, link: ControlLink, message: Message) -> None:
-        """What a link has received: the first message says who is there."""
+    def message_received(self, link: ControlLink, message: Message) -> None:
+        """Pass a shard's message on; the first message has to be a Hello with the shard's secret."""
         if link.shard >= 0:
-            self._party.said(link, message)
+            self._owner.message_received(link, message)
             return
         match message:
-            case Hello(shard, secret) if self._is_good(shard, secret):
-                self._strangers.pop(link).cancel()
+            case Hello(shard, secret) if self._is_valid(shard, secret):
+                self._unidentified.pop(link).cancel()
                 link.shard = shard
-                link.know_peer()
-                self._known[shard] = link
-                if self._dismissal is not None:
-                    link.send(self._dismissal)
+                link.trust_peer()
+                self._links[shard] = link
+                if self._last_message is not None:
+                    link.send(self._last_message)
             case _:
-                _log.warn("somebody who is no shard of this run called the control link")
+                _log.warn(
+                    "refused a connection to the control link: its first message is not a Hello of a shard of this run"
+                )
                 self._refuse(link)
 
-    def gone(self, link: ControlLink, error: PeerError) -> None:
-        """A link is gone."""
-        timer = self._strangers.pop(link, None)
-        if timer is not None:
-            timer.cancel()
-        if self._known.get(link.shard) is link:
-            del self._known[link.shard]
-            self._party.gone(link, error)
+    def link_lost(self, link: ControlLink, error: PeerError) -> None:
+        """A link broke."""
+        alarm = self._unidentified.pop(link, None)
+        if alarm is not None:
+            alarm.cancel()
+        if self._links.get(link.shard) is link:
+            del self._links[link.shard]
+            self._owner.link_lost(link, error)
 
-    def _is_good(self, shard: int, secret: str) -> bool:
-        if not 0 <= shard < len(self.secrets) or shard in self._known:
+    def _is_valid(self, shard: int, secret: str) -> bool:
+        if not 0 <= shard < len(self.secrets) or shard in self._links:
             return False
         return hmac.compare_digest(secret.encode(), self.secrets[shard].encode())
 
     def _refuse(self, link: ControlLink) -> None:
-        timer = self._strangers.pop(link, None)
-        if timer is not None and timer.active():
-            timer.cancel()
+        alarm = self._unidentified.pop(link, None)
+        if alarm is not None:
+            alarm.cancel()
         link.close()

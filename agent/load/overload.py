@@ -1,11 +1,11 @@
-"""Whether the generator itself is what is slow: its event loop's lag, its share of a core, its wait for one.
+"""Measures whether the load generator is overloaded: event loop lag, share of a core, wait for a CPU.
 
-A lag is weighted by time. While the loop stands still for 7 s, everything that comes due waits: what comes due at once
-for 7 s, what comes due at the end for nothing. So a stall counts as a sample every LOOK_SECONDS, of a lag that falls
-from its length to zero, as HdrHistogram's correction for coordinated omission has it; one sample for one stall would
-make the worst moment of a run vanish among thousands of good ones.
+Lag is weighted by time. If the loop stalls for 7 s, what is due at the start of the stall waits 7 s, and what is due at
+its end does not wait. So a stall counts as one sample per LOOK_SECONDS, with a lag that falls from the length of the
+stall to zero, as HdrHistogram corrects for coordinated omission. A single sample per stall would hide the worst moment
+of a run among thousands of good ones.
 
-What is measured is kept for the whole run and for each phase: a phase that was crowded says nothing of the others.
+Everything is measured for the whole run and for each phase: an overload in one phase does not affect the others.
 """
 
 from __future__ import annotations
@@ -15,42 +15,43 @@ from collections.abc import Callable
 
 import msgspec
 
-from agent.load.machine import CPUWaits, cpu_waits
+from agent.load.cpu_waits import CPUWaits, cpu_waits
 from agent.measure.latencies import Latencies
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
 from agent.net.timing import Clock, DelayedCall
 
 LOOK_SECONDS = 0.02
-ROW_SECONDS = 1.0  # the least time over which a share of a core is taken
+ROW_SECONDS = 1.0  # the shortest time over which a share of a core is measured
 
 
 class Span(msgspec.Struct, kw_only=True):
-    """What one process measured of itself during one phase: its number in the scenario.
-
-    ``elapsed_s`` is of the process's own clock, ``cpu_s`` of its event loop's thread, ``busy_s`` how much of the time
-    belongs to seconds in which that thread took over BUSY_SHARE of a core, ``lagging_s`` how much the loop was over
-    LAG_BOUND_MS behind. Lags are in ms, percentiles over time. ``queued_s``, ``stolen_s`` and ``pressed_s`` are as
-    in `agent.load.machine`.
-    """
+    """What one process measured of itself during one phase."""
 
     phase: int
+    """Its number in the scenario."""
     elapsed_s: float = 0.0
+    """Its duration by this process's clock."""
     cpu_s: float = 0.0
+    """CPU time of the event loop's thread."""
     busy_s: float = 0.0
+    """The sum of the seconds in which that thread took more than BUSY_SHARE of a core."""
     lagging_s: float = 0.0
+    """The time in which the loop's lag was over LAG_BOUND_MS."""
     p50_ms: float = 0.0
+    """Half of the time the lag was below this; so for the other percentiles."""
     p99_ms: float = 0.0
     max_ms: float = 0.0
     queued_s: float | None = None
+    """As `agent.load.cpu_waits.CPUWaits` has it; so for the next two."""
     stolen_s: float | None = None
     pressed_s: float | None = None
 
 
 class LoopMonitor:
-    """Watches one reactor from its own thread.
+    """Measures one reactor, in the reactor's thread.
 
-    ``lag`` is the event loop's over the whole run; ``cpu_by_second`` has the share of a core for each second of it,
-    by this process's own clock.
+    ``lag`` is the event loop's over the whole run; ``cpu_by_second`` has the share of a core in each second of the run,
+    by this process's clock.
     """
 
     def __init__(
@@ -71,26 +72,26 @@ class LoopMonitor:
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of CPU that this thread has taken since the watch was made."""
+        """CPU seconds of this thread since this monitor was created."""
         return self._cpu() - self._cpu_began
 
     @property
     def spans(self) -> list[Span]:
-        """The phases that are over, and those that are not, as far as they are."""
+        """The finished phases, and those in progress until now."""
         return [*self._over, *(span.measured(*self._now(), self._waits()) for span in self._open.values())]
 
     def begin(self) -> None:
-        """Watch from now on; what was before, the making of a fleet, is nothing that a server could have seen."""
+        """Start measuring. Making the Macs comes before it, as it puts no load on the server."""
         self._asked = self._row = self._now()
         self._look_again(self._clock.seconds())
 
     def enter(self, phase: int) -> None:
-        """A phase begins."""
+        """A phase starts."""
         self._observe()
         self._open[phase] = _OpenSpan(phase, *self._now(), self._waits())
 
     def leave(self, phase: int) -> None:
-        """It is over; nothing happens where it is so already."""
+        """A phase has finished; a second call does nothing."""
         if phase in self._open:
             self._observe()
             self._over.append(self._open.pop(phase).measured(*self._now(), self._waits()))
@@ -103,7 +104,7 @@ class LoopMonitor:
         return worst * 1000.0, (cpu - cpu_before) / (now - before) if now > before else 0.0
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop measuring."""
         if self._timer is None:
             return
         self._observe()
@@ -129,7 +130,7 @@ class LoopMonitor:
         self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
 
     def _observe(self) -> None:
-        """Count a stall that the look has not seen yet, so that it goes to the phase in which it was."""
+        """Count a stall that is not counted yet, so that it belongs to the phase in which it happened."""
         if self._timer is not None and self._timer.active() and self._clock.seconds() > self._due:
             self._timer.cancel()
             self._look()
@@ -146,13 +147,13 @@ class LoopMonitor:
             return
         self._row = moment
         share = min(1.0, cpu / elapsed)
-        self.cpu_by_second += [round(share, 4)] * round(elapsed)  # one that took 7 s is 7 of them
+        self.cpu_by_second += [round(share, 4)] * round(elapsed)  # a row that took 7 s counts as 7 seconds
         for span in self._open.values():
             span.row(*moment)
 
 
 class _OpenSpan:
-    """A phase that goes on."""
+    """A phase in progress."""
 
     def __init__(self, phase: int, now: float, cpu: float, waits: CPUWaits) -> None:
         self.lag = Latencies()
@@ -162,7 +163,7 @@ class _OpenSpan:
         self._busy = 0.0
 
     def row(self, now: float, cpu: float) -> None:
-        """Some second is over."""
+        """A second has passed."""
         before, cpu_before = self._row
         self._row = now, cpu
         if cpu - cpu_before > BUSY_SHARE * (now - before):

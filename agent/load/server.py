@@ -1,6 +1,6 @@
-"""The server of a run as the conductor opens it: the embedded lab, or the operator's own by its API.
+"""The server of a run: the embedded lab, which is started here, or the operator's own server.
 
-From a scenario's words (URLs, files, the names of environment variables) to what shards take as plain data.
+Reads what a scenario refers to (URLs, files, environment variables) and makes plain data of it for the shards' plans.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_SECRET_BYTES = 4096
 
 
 class ServerSide:
-    """``lab`` is the embedded one, or None. The rest is for the shards: see `agent.load.shard_plan`."""
+    """The server side of a run. ``lab`` is the embedded lab, or None; the other attributes are fields of ShardPlan."""
 
     def __init__(self, reactor: Any, scenario: Scenario, population: Population) -> None:
         self.lab: LabServer | None = None
@@ -57,7 +57,7 @@ class ServerSide:
             self.enrol = _enrol(scenario)
 
     def open(self, note: Callable[[str], None]) -> None:
-        """Start the lab, where it is the server. Raises OperatorError."""
+        """Start the embedded lab, if there is one. Raises OperatorError."""
         lab = self.lab
         if lab is None:
             return
@@ -69,13 +69,13 @@ class ServerSide:
         self.config = server_data(LabConfig(lab.url, lab.token, Trust(pem, system=False)))
 
     async def close(self) -> None:
-        """Stop the lab."""
+        """Stop the embedded lab."""
         if self.lab is not None:
             await self.lab.close()
 
 
 def _enrol(scenario: Scenario) -> EnrolAt | EnrolWith:
-    """Where the Macs enrol. Raises OperatorError."""
+    """How the Macs enrol. Raises OperatorError."""
     server = scenario.server
     source = server.enroll
     if source is None:
@@ -90,7 +90,7 @@ def _enrol(scenario: Scenario) -> EnrolAt | EnrolWith:
 
 
 def _config(scenario: Scenario) -> ServerConfig | None:
-    """How commands are queued; None for nobody who could be asked. Raises OperatorError."""
+    """The configuration of the server's API; None if the scenario has none. Raises OperatorError."""
     server = scenario.server
 
     def trust(files: tuple[str, ...]) -> Trust:
@@ -145,4 +145,4 @@ def _text(octets: bytes, path: str) -> str:
     try:
         return octets.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        raise OperatorError(f"{path} should hold text, but is no UTF-8") from error
+        raise OperatorError(f"Expected UTF-8 text in {path}, found other bytes.") from error

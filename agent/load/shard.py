@@ -1,8 +1,8 @@
-"""One shard: a range of whole segments of the fleet, run by one reactor in one process, alone.
+"""One shard: a range of whole segments of the fleet, run by one reactor.
 
-``run_shard`` takes and returns plain data and may be called by any executor, in a process or in a thread: it makes a
-reactor of its own and leaves nothing behind. Over the control link it hears when phases begin and which of its Macs
-are pushed, and tells how far it is.
+``run_shard`` takes and returns plain data. Any executor may call it, in a process or in a thread: it creates its own
+reactor and leaves nothing open. Over the control link it receives the start of each phase and the pushes to its Macs,
+and reports its progress.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from agent.load.control import (
 from agent.load.control_link import ControlLink, connect
 from agent.load.overload import LoopMonitor
 from agent.load.phases.run import PhaseRun
+from agent.load.shard_keys import keys_made_ahead
+from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
-from agent.load.shard_setup import ShardParts
 from agent.net.mac.census import Census, state_of
 from agent.net.timing import make_monotonic
 from agent.processes import peak_kib
@@ -54,7 +55,7 @@ ALIVE_SECONDS = 1.0
 def run_shard(plan: bytes) -> bytes:
     """Run the shard of an encoded plan to its end, and return its encoded result.
 
-    What keeps it from beginning, or ends it early, is the result's ``problem``. Raises only what is a defect.
+    The result's ``problem`` says why it could not start, or ended early. Raises only for defects of this program.
     """
     decoded = decode_plan(plan)
     reactor = own_reactor()
@@ -74,7 +75,7 @@ def run_shard(plan: bytes) -> bytes:
 
 
 def own_reactor() -> Any:
-    """A reactor that is not the process's own one: nothing is installed, and there may be several."""
+    """A new reactor that is not installed as the global one, so a process may have several."""
     platform: str = sys.platform
     if platform == "linux":
         return make_monotonic(import_module("twisted.internet.epollreactor").EPollReactor())
@@ -96,8 +97,8 @@ class Shard:
         self._monitor = LoopMonitor(reactor)
         self._resting = LoopingCall(self._rest)
         self._resting.clock = reactor
-        self._telling = LoopingCall(lambda: self._send(Alive()))
-        self._telling.clock = reactor
+        self._alive = LoopingCall(lambda: self._send(Alive()))
+        self._alive.clock = reactor
         self._lost: str | None = None
         self._parts: ShardParts | None = None
         self._census: Census | None = None
@@ -105,16 +106,16 @@ class Shard:
         self._second = -1
 
     async def run(self) -> ShardResult:
-        """Run until the conductor ends it, or is gone."""
+        """Run until the conductor sends Finish, or the control link breaks."""
         plan = self._plan
         problem: str | None = None
         try:
             hello = Hello(plan.shard, plan.secret)
             self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
-            self._telling.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
+            self._alive.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
             self._parts = ShardParts(self._reactor, plan, self._note)
             self._parts.open()
-            await self._parts.keys_ahead(self._finished)
+            await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
             self._resting.start(REST_SECONDS, now=False).addErrback(self._defect)
@@ -143,10 +144,10 @@ class Shard:
         if parts is not None:
             try:
                 await parts.close(self._reason)
-            except OperatorError as error:  # of the trace: what was measured is good all the same
+            except OperatorError as error:  # of the trace; the measurements are still valid
                 problem = problem or str(error)
-        if self._telling.running:
-            self._telling.stop()
+        if self._alive.running:
+            self._alive.stop()
         if self._link is not None:
             self._link.close()
         return ShardResult(
@@ -165,10 +166,10 @@ class Shard:
             problem=problem,
         )
 
-    # What the link calls.
+    # Called by the control link.
 
-    def said(self, link: ControlLink, message: Message) -> None:
-        """The conductor said something."""
+    def message_received(self, link: ControlLink, message: Message) -> None:
+        """The conductor sent a message."""
         match message:
             case Begin(now):
                 self._begin(now)
@@ -184,8 +185,8 @@ class Shard:
             case _:
                 pass
 
-    def gone(self, _link: ControlLink, error: PeerError) -> None:
-        """The link is gone: what this shard does from now on, nobody hears."""
+    def link_lost(self, _link: ControlLink, error: PeerError) -> None:
+        """The link broke: end, since nothing more can be reported."""
         self._link = None
         if not self._finished.called:
             self._lost = f"its control link was lost: {error}"
@@ -218,7 +219,7 @@ class Shard:
             self._parts.rest()
 
     def _tell_second(self, passed: int) -> None:
-        """A second is over, or several in which the loop was blocked: the last one gets what happened in all."""
+        """Report a second. If the loop was blocked for several, the last one gets the operations of all of them."""
         parts, census = self._parts, self._census
         if parts is None or census is None:
             return
@@ -242,8 +243,8 @@ class Shard:
             return
         phases = self._plan.scenario.phases
         if not 0 <= number < len(phases) or number in self._running:
-            raise ControlError(f"phase {number} cannot begin: there are {len(phases)}, each begins once")
-        gc.freeze()  # what lasts is not to be looked through again and again: with many Macs that stops the loop
+            raise ControlError(f"Expected a phase from 0 to {len(phases) - 1} that has not started, found {number}.")
+        gc.freeze()  # with many Macs, collecting the long-lived objects again and again would stall the loop
         run = PhaseRun(phases[number], self._parts.context, self._parts.part)
         self._monitor.enter(number)
         over = Deferred.fromCoroutine(run.run())
@@ -262,7 +263,7 @@ class Shard:
             self._finished.errback(failure)
 
     def _settle(self) -> None:
-        """Say when no Mac is in a session or boots."""
+        """Send Settled as soon as no Mac has an open session or boots."""
         if self._parts is None or self._finished.called:
             return
         if any(state_of(client) in ("session", "booting") for client in self._parts.fleet.made()):

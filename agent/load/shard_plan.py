@@ -1,4 +1,4 @@
-"""What a shard is given and what it gives back: plain data, as bytes, so that any executor can carry it."""
+"""The input and the result of a shard: plain data, encoded as bytes, so that any executor can transfer it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 import msgspec
 
 from agent.errors import OperatorError
+from agent.fleet.population import Population
 from agent.load.overload import Span
 from agent.measure.live import PhaseState
 from agent.net.apns.behaviour import PushBehaviour
 from agent.scenario.types import Scenario
 from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig, WebhookConfig
+
+
+def cut(population: Population, shards: int) -> list[range]:
+    """The Macs of each shard: at most ``shards`` ranges of whole segments, as equal in segments as possible."""
+    segments = population.segments
+    count = max(1, min(shards, segments))
+    starts = [population.segment(segments * shard // count)[0] for shard in range(count)]
+    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(population)], strict=True)]
 
 
 class EnrolAt(msgspec.Struct, frozen=True, tag="url"):
@@ -21,64 +30,74 @@ class EnrolAt(msgspec.Struct, frozen=True, tag="url"):
 
 
 class EnrolWith(msgspec.Struct, frozen=True, tag="profile"):
-    """All Macs have the same enrolment profile."""
+    """All Macs use this enrolment profile."""
 
     profile: bytes
 
 
 class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One shard: Macs ``first`` up to but not including ``stop``, whole segments.
-
-    ``conductor`` is the numeric address of the control link, ``ca`` its CA's certificate (DER), ``secret`` what the
-    shard shows there. ``anchors`` are CA certificates for the server (DER). ``server`` is how commands are queued, None
-    where nobody can be asked. ``push`` is None where there is no gateway, ``push_began`` the date of its
-    start by the clock of the run.
-    ``trace`` is the file of this shard's trace. ``cores`` is how many processes may make its RSA keys.
-    """
+    """One shard: whole segments of the fleet."""
 
     shard: int
+    """Its number."""
     shards: int
+    """The number of shards of the run."""
     first: int
+    """The index of its first Mac."""
     stop: int
+    """One more than the index of its last Mac."""
     scenario: Scenario
     conductor: tuple[str, int]
+    """The numeric address of the control link."""
     ca: bytes
+    """The CA certificate of the control link, DER."""
     secret: str
+    """Authenticates the shard on the control link."""
     enrol: EnrolAt | EnrolWith
     anchors: tuple[bytes, ...] = ()
+    """CA certificates of the server, DER."""
     lab_anchors_only: bool = False
+    """Whether the system's CA certificates are not trusted, as with the embedded lab."""
     server: dict[str, Any] | None = None
+    """The configuration of the server's API (``server_data``); None if no commands can be queued."""
     push: PushBehaviour | None = None
+    """The behaviour of the push gateway; None without one."""
     push_began: float = 0.0
+    """The time of its start by the clock of the run."""
     trace: str | None = None
+    """The file of this shard's trace."""
     cores: int = 1
+    """How many processes may make its RSA keys."""
 
     def __repr__(self) -> str:
         return f"ShardPlan(shard={self.shard}, shards={self.shards}, first={self.first}, stop={self.stop})"
 
 
 class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a shard came to.
-
-    ``metrics`` is a snapshot, ``lag`` the event loop's lag as an encoded histogram, ``cpu_by_second`` the share of a
-    core in each second, ``spans`` what the worker measured of itself in each phase, ``key_waits`` and ``key_wait_s``
-    how often and how long its Macs waited for RSA keys. ``phases`` are how far those came that began. ``problem`` says
-    why the shard could not begin, or ended early.
-    """
+    """The result of a shard."""
 
     shard: int
     metrics: dict[str, Any]
+    """A snapshot of its metrics."""
     lag: str | None = None
+    """The event loop's lag, an encoded histogram."""
     cpu_s: float = 0.0
     cpu_by_second: list[float] = []
+    """The share of a core in each second."""
     spans: list[Span] = []
+    """What the process measured of itself in each phase."""
     max_rss_kib: int = 0
     keys_reused: int = 0
     key_waits: int = 0
+    """How often its Macs waited for an RSA key."""
     key_wait_s: float = 0.0
+    """The sum of these waits."""
     phases: dict[int, PhaseState] = {}
+    """The final state of each phase that started, by its number."""
     push: dict[str, Any] | None = None
+    """The counts of its push endpoint; None without a gateway."""
     problem: str | None = None
+    """Why it could not start, or ended early."""
 
 
 _SERVERS: dict[str, type[ServerConfig]] = {
@@ -90,18 +109,18 @@ _SERVERS: dict[str, type[ServerConfig]] = {
 
 
 def server_data(config: ServerConfig) -> dict[str, Any]:
-    """A server's configuration as plain data, for a plan."""
+    """A server's configuration as plain data, for a ShardPlan."""
     name = next(name for name, kind in _SERVERS.items() if isinstance(config, kind))
     return {"adapter": name, **msgspec.to_builtins(config)}
 
 
 def server_config(data: dict[str, Any]) -> ServerConfig:
-    """The configuration that ``server_data`` gave. Raises OperatorError for anything else."""
+    """The inverse of ``server_data``. Raises OperatorError for invalid data."""
     try:
         rest = dict(data)
         return msgspec.convert(rest, _SERVERS[rest.pop("adapter")])
     except (KeyError, msgspec.ValidationError) as error:
-        raise OperatorError(f"the shard's plan has no server that could be used: {error}") from error
+        raise OperatorError(f"Expected a server configuration in the shard's plan, found: {error}") from error
 
 
 _plan_decoder = msgspec.msgpack.Decoder(ShardPlan)
@@ -114,16 +133,16 @@ def encode(plan_or_result: ShardPlan | ShardResult) -> bytes:
 
 
 def decode_plan(octets: bytes) -> ShardPlan:
-    """The plan that ``encode`` made. Raises OperatorError for anything else."""
+    """The plan in the bytes of ``encode``. Raises OperatorError for invalid bytes."""
     try:
         return _plan_decoder.decode(octets)
     except msgspec.DecodeError as error:
-        raise OperatorError(f"what was to be a shard's plan is none: {error}") from error
+        raise OperatorError(f"Expected an encoded ShardPlan, found invalid data: {error}") from error
 
 
 def decode_result(octets: bytes) -> ShardResult:
-    """The result that ``encode`` made. Raises OperatorError for anything else."""
+    """The result in the bytes of ``encode``. Raises OperatorError for invalid bytes."""
     try:
         return _result_decoder.decode(octets)
     except msgspec.DecodeError as error:
-        raise OperatorError(f"what was to be a shard's result is none: {error}") from error
+        raise OperatorError(f"Expected an encoded ShardResult, found invalid data: {error}") from error

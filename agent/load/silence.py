@@ -1,7 +1,7 @@
-"""Which workers say nothing: each says something every second, also when it has nothing to do.
+"""Detects workers that send nothing: a worker sends at least one message per second, also without any load.
 
-A worker that is stopped (SIGSTOP), swapped out or caught in a loop is named; it is back when it says something, and is
-given up when it does not for too long.
+A worker that is stopped (SIGSTOP), swapped out or in an endless loop is reported as silent; it is back with its next
+message, and is given up after ``load.worker_timeout`` seconds without one.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import Any, Protocol
 
 from twisted.internet.task import LoopingCall
 
-from agent.load.progress import Worker
+from agent.load.run_record import WorkerRecord
 
 LOOK_SECONDS = 1.0
-SILENT_LOOKS = 5  # after which a worker is named
-LOST_LOOKS = 10  # after which one whose control link is gone has to have ended by itself
-STOP_LOOKS = 5  # after which one that is to end, and has not heard it, is not waited for
+SILENT_LOOKS = 5  # after which a worker is reported as silent
+LOST_LOOKS = 10  # in which a worker whose control link broke has to end by itself
+STOP_LOOKS = 5  # in which a worker has to confirm Finish when the run is stopped
 
 
 class Owner(Protocol):
-    """Who is told. Workers go by their number."""
+    """The receiver of what SilenceWatch detects. Workers are identified by their numbers."""
 
     def silent(self, number: int, seconds: float) -> None:
-        """It has said nothing for so long."""
+        """A worker has sent nothing for ``seconds``."""
 
     def back(self, number: int, seconds: float) -> None:
-        """It says something again, after so long."""
+        """A silent worker has sent a message, after ``seconds``."""
 
     def give_up(self, number: int, problem: str) -> None:
-        """It is not waited for any more."""
+        """Do not wait for a worker any longer."""
 
 
 class SilenceWatch:
-    """Counts its own looks, not the clock: where this process itself stood still, no worker was silent."""
+    """Counts its own checks instead of reading the clock: a stall of this process makes no worker silent."""
 
-    def __init__(self, reactor: Any, workers: Sequence[Worker], owner: Owner, patience: float) -> None:
+    def __init__(self, reactor: Any, workers: Sequence[WorkerRecord], owner: Owner, patience: float) -> None:
         self._workers = workers
         self._owner = owner
         self._patience = patience
@@ -45,20 +45,20 @@ class SilenceWatch:
         self._looking.clock = reactor
 
     def begin(self) -> None:
-        """Look from now on."""
+        """Start checking."""
         self._looking.start(LOOK_SECONDS, now=False)
 
     def stop(self) -> None:
-        """Look no longer."""
+        """Stop checking."""
         if self._looking.running:
             self._looking.stop()
 
     def hurry(self) -> None:
-        """The run is to end: whoever says nothing is not waited for."""
+        """The run is being stopped: give up workers that do not confirm it."""
         self._stopping = True
 
     def heard(self, number: int) -> None:
-        """A worker said something."""
+        """A worker sent a message."""
         seconds, self._looks[number] = self._looks[number] * LOOK_SECONDS, 0
         worker = self._workers[number]
         if worker.silent:
@@ -67,20 +67,20 @@ class SilenceWatch:
             self._owner.back(number, seconds)
 
     def silent_s(self, number: int) -> float:
-        """For how many seconds a worker was silent, so far."""
+        """The seconds for which a worker was silent, so far."""
         worker = self._workers[number]
         return worker.silent_s + (self._looks[number] * LOOK_SECONDS if worker.silent else 0.0)
 
     def _look(self) -> None:
         for number, worker in enumerate(self._workers):
-            if worker.ended.called or worker.ending or (worker.lost is None and not worker.is_ready):
+            if worker.ended.called or worker.ending or (worker.link_error is None and not worker.is_ready):
                 continue
             self._looks[number] += 1
             looks = self._looks[number]
             seconds = looks * LOOK_SECONDS
-            if worker.lost is not None:
+            if worker.link_error is not None:
                 if looks >= LOST_LOOKS:
-                    self._owner.give_up(number, f"worker {number} lost its control link: {worker.lost}")
+                    self._owner.give_up(number, f"worker {number} lost its control link: {worker.link_error}")
             elif self._stopping and looks >= STOP_LOOKS:
                 self._owner.give_up(number, f"worker {number} did not answer when the run was stopped")
             elif seconds >= self._patience:

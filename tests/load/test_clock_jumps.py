@@ -31,7 +31,9 @@ def test_a_wall_clock_that_is_set_by_an_hour_changes_no_timer_and_no_latency(tmp
     document = run.results
     assert document["complete"]
     assert document["errors"] == []
-    assert document["operations"]["session"]["count"] == 60
+    phase = document["phases"][1]  # on a busy machine a Mac may be in a session when it is due again
+    assert (phase["done"], phase["planned"]) == (60 - phase["dropped"], 60)
+    assert document["operations"]["session"]["count"] == phase["done"] > 0
     assert document["operations"]["session"]["latency_ms"]["max"] < 600_000
     assert document["operations"]["session"]["rate_per_s"] > 0.1
     assert document["duration_s"] < 600

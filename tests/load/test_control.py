@@ -71,7 +71,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(PhaseOver, st.integers(0, 1000), states),
     st.builds(RoutedAnswer.of, st.integers(0, 2**53 - 1), outcomes),
     st.builds(Note, st.text(max_size=100)),
-    st.builds(Begin),
+    st.builds(Begin, st.floats(allow_nan=False)),
     st.builds(StartPhase, st.integers(0, 1000)),
     pushes,
     st.builds(Finish, st.text(max_size=100)),

@@ -29,12 +29,12 @@ class Ear:
         self.lost: list[PeerError] = []
         self._refuse = refuse
 
-    def said(self, link: ControlLink, message: Message) -> None:
+    def message_received(self, link: ControlLink, message: Message) -> None:
         if self._refuse is not None and isinstance(message, self._refuse):
             raise ControlError("that makes no sense")
         self.heard.append((link.shard, message))
 
-    def gone(self, _link: ControlLink, error: PeerError) -> None:
+    def link_lost(self, _link: ControlLink, error: PeerError) -> None:
         self.lost.append(error)
 
 
@@ -60,7 +60,7 @@ def test_shards_with_their_secret_are_known_by_their_number(run_in_reactor: RunI
         await until(lambda: len(conductor.heard) == 2)
         assert sorted(conductor.heard, key=lambda heard: heard[0]) == [(0, Ready()), (1, Ready())]
         server.send(1, Begin(1.5))
-        server.dismiss(Finish("enough"))
+        server.broadcast_last(Finish("enough"))
         await until(lambda: len(ears[1].heard) == 2 and ears[0].heard)
         assert [message for _, message in ears[0].heard] == [Finish("enough")]
         assert [message for _, message in ears[1].heard] == [Begin(1.5), Finish("enough")]

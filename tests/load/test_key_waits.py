@@ -10,10 +10,10 @@ import pytest
 from conftest import RunInReactor
 from load_runs import ENROLL, load_run
 
-from agent.load import shard_setup as shard_parts
+from agent.load import shard_keys
 from agent.load.conductor import Conductor
+from agent.load.shard_keys import key_sizes
 from agent.load.shard_plan import EnrolAt, EnrolWith, ShardPlan
-from agent.load.shard_setup import key_sizes
 from agent.net.mac import keys
 from agent.pki.authorities import Authorities
 from agent.profiles.making import enrolment_profile, pkcs12_payload, scep_payload
@@ -34,7 +34,7 @@ def run(run_in_reactor: RunInReactor, **arguments: Any) -> Conductor:
 def test_the_keys_are_made_before_the_first_mac_enrols(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_parts, "KEYS_AHEAD_SECONDS", 100.0)  # however busy the machine is
+    monkeypatch.setattr(shard_keys, "KEYS_AHEAD_SECONDS", 100.0)  # however busy the machine is
     conductor = run(run_in_reactor)
     metrics = conductor.metrics()
     assert metrics.summary("enroll").count == DEVICES

@@ -20,7 +20,7 @@ from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
 from agent.load.conductor import Conductor
 from agent.load.phases.run import Part, part_of
-from agent.load.progress import cut
+from agent.load.shard_plan import cut
 from agent.scenario.arrivals import ArrivalPlan, Poisson, schedule
 from agent.scenario.reading import scenario_from
 from agent.scenario.targets import chosen_macs
@@ -165,38 +165,50 @@ def test_closed_loops_that_go_round_or_end_early(run_in_reactor: RunInReactor) -
     assert failed(conductor.metrics()) == {}
 
 
-def devices_of(folder: Path, operation: str) -> list[int]:
+def devices_of(folder: Path, operation: str, request_type: str | None = None) -> list[int]:
     """Which Macs have left this operation in the traces of a run, as often as they did."""
     lines = [json.loads(line) for path in folder.glob("trace.*") for line in path.read_text().splitlines()]
-    return sorted(line["device"] for line in lines if line["operation"] == operation)
+    return sorted(
+        line["device"]
+        for line in lines
+        if line["operation"] == operation and request_type in (None, line.get("request_type"))
+    )
 
 
-@pytest.mark.parametrize("which", [{"share": 0.4}, {"segments": 2}, {"share": 0.5, "segments": 2}])
+SELECTIONS = {
+    "ProfileList": {"share": 0.4},
+    "SecurityInfo": {"segments": 2},
+    "CertificateList": {"share": 0.5, "segments": 2},
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
 def test_a_selection_is_the_same_macs_with_any_number_of_workers(
-    run_in_reactor: RunInReactor, tmp_path: Path, which: dict[str, Any]
+    run_in_reactor: RunInReactor, tmp_path: Path, workers: int
 ) -> None:
-    document = {"phase": [ENROLL, {**COMMAND, **which}]}
-    phase = scenario_from(document).phases[1]
-    chosen = list(chosen_macs(phase, Population(SEED, 14, 4)))
-    assert 0 < len(chosen) < 14
-    for workers in (1, 2, 3):
-        folder = tmp_path / str(workers)
-        folder.mkdir()
+    phases = [
+        {**COMMAND, "name": request_type, "request": {"RequestType": request_type}, **which}
+        for request_type, which in SELECTIONS.items()
+    ]
 
-        async def scenario(workers: int = workers, folder: Path = folder) -> Conductor:
-            return await load_run(
-                ENROLL,
-                {**COMMAND, **which},
-                devices=14,
-                workers=workers,
-                fleet=FLEET,
-                trace=lambda shard: str(folder / f"trace.{shard}"),
-            )
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL,
+            *phases,
+            devices=14,
+            workers=workers,
+            fleet=FLEET,
+            trace=lambda shard: str(tmp_path / f"trace.{shard}"),
+        )
 
-        conductor = run_in_reactor(scenario())
-        assert conductor.workers == workers
-        assert devices_of(folder, "delivery") == chosen
-        assert conductor.phases[1].state.planned == len(chosen)
+    conductor = run_in_reactor(scenario())
+    assert conductor.workers == workers
+    described = scenario_from({"phase": [ENROLL, *phases]}).phases[1:]
+    for phase, record in zip(described, conductor.phases[1:], strict=True):
+        chosen = list(chosen_macs(phase, Population(SEED, 14, 4)))
+        assert 0 < len(chosen) < 14
+        assert devices_of(tmp_path, "delivery", phase.name) == chosen
+        assert record.state.planned == len(chosen)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

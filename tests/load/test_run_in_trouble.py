@@ -72,34 +72,6 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_day_at_once_with_its_results_and_a_second_one_does_not_cost_them(
-    tmp_path: Path, number: int, status: int
-) -> None:
-    def act(process: subprocess.Popen[bytes]) -> None:
-        if number == signal.SIGINT:  # as a terminal does: to the whole process group
-            os.killpg(process.pid, number)
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-
-    trace = tmp_path / "trace.jsonl"
-    code, said = interrupted(tmp_path, 86400, act, "--out", str(tmp_path), "--trace", str(trace))
-    assert code == status, said
-    assert "Traceback" not in said
-    document = results(tmp_path)
-    assert not document["complete"]
-    assert document["operations"]["enroll"]["count"] == 8
-    phase = document["phases"][1]
-    assert phase["started"] + phase["dropped"] == phase["planned"] == 20 * 86400
-    check_balance(document, trace)
-    times = [json.loads(line)["time"] for line in trace.read_text().splitlines()]
-    assert times == sorted(times)
-    assert len(times) >= 32
-    assert trace.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.glob("trace.jsonl.*")) == []
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the workers in /proc")
 def test_no_session_fails_because_the_workers_themselves_stood_still(tmp_path: Path) -> None:
     def act(process: subprocess.Popen[bytes]) -> None:
@@ -119,25 +91,6 @@ def test_no_session_fails_because_the_workers_themselves_stood_still(tmp_path: P
     assert document["errors"] == [], said
     assert document["operations"]["session"]["latency_ms"]["max"] >= 2000.0, "no session met the standstill"
     check_balance(document, trace)
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the workers in /proc")
-def test_a_worker_that_is_killed_is_told_and_the_other_goes_on(tmp_path: Path) -> None:
-    def act(process: subprocess.Popen[bytes]) -> None:
-        os.kill(workers_of(process)[1], signal.SIGKILL)
-
-    code, said = interrupted(tmp_path, 2, act, "--out", str(tmp_path))
-    assert code == 1, said
-    assert "Traceback" not in said
-    assert "its process was killed, or crashed" in said
-    document = results(tmp_path)
-    assert not document["complete"]
-    assert document["phases"][1]["done"] >= 20  # the half of the one that lives
-    assert document["phases"][1]["ended_s"] is None  # not in every worker
-    for name, each in document["operations"].items():
-        assert each["started"] == each["count"] + each["cut_short"], name
-    for phase in document["phases"]:
-        assert phase["started"] == phase["done"] + phase["cut_short"], phase
 
 
 def test_results_that_cannot_be_written_do_not_cost_the_run_nor_its_summary(tmp_path: Path) -> None:

@@ -17,14 +17,19 @@ from balance import check_balance
 from command import COMMAND
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
+from servers import unused_port
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
 from agent.lab.core import Lab, Message
+from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
+from agent.net.transport.anchors import read_anchors
 from agent.pki.authorities import Authorities
+from agent.profiles.making import TOPIC
 
 MACS = 8
 LIMIT = 1.0  # seconds that a session may take in these runs
@@ -50,6 +55,34 @@ by = "self"
 timeout = {limit}
 rate = 20
 duration = 2
+"""
+
+
+PUSHED = """
+limits = ["delivery.errors == 0"]
+[server]
+adapter = "lab"
+enroll = "{enroll}"
+ca = ["{ca}"]
+[server.lab]
+url = "{url}"
+token_file = "{token}"
+[push]
+listen = "127.0.0.1:{port}"
+tls = "{apns}"
+[fleet]
+devices = {macs}
+segment_size = 4
+[load]
+workers = 2
+tail = 1
+[[phase]]
+kind = "enroll"
+concurrency = 8
+[[phase]]
+{phase}
+timeout = {limit}
+rate = 20
 """
 
 
@@ -85,23 +118,86 @@ def the_same() -> bytes:
     return plists.dump_xml({"CommandUUID": "the same", "Command": {"RequestType": "ProfileList"}})
 
 
-async def run_against(lab: Lab, folder: Path, fleet: str = "") -> tuple[int, str, Any]:
-    """Run the command against this lab: exit status, what it printed, and its results."""
+class LatePush:
+    """The push provider of a lab, which connects to the gateway of the run when the first push is due."""
+
+    def __init__(self, server: LabServer, port: int, apns: Path) -> None:
+        self._server = server
+        self._port = port
+        self._apns = apns
+        self._push: LabPush | None = None
+
+    def push(self, udid: str) -> Deferred[str]:
+        """Push to a Mac."""
+        if self._push is None:
+            anchors = read_anchors((str(self._apns / "ca.pem"),))
+            identity = self._server.authorities.push_identity(TOPIC)
+            provider = provider_at(reactor, f"https://127.0.0.1:{self._port}", anchors, identity)
+            self._push = LabPush(self._server.lab, provider)
+        return self._push.push(udid)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._push is not None:
+            self._push.close()
+
+
+async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | None = None) -> tuple[int, str, Any]:
+    """Run the command against this lab: exit status, what it printed, and its results.
+
+    With ``pushed``, the keys of a phase, the lab is asked for commands and pushes by its API.
+    """
     server = LabServer(reactor, lab, Authorities())
     server.listen()
-    ca = folder / "ca.pem"
+    ca, token, apns, port = folder / "ca.pem", folder / "token", folder / "apns", unused_port()
     ca.write_bytes(server.authorities.anchor.public_bytes(Encoding.PEM))
+    token.write_text(server.token)
+    late = LatePush(server, port, apns)
+    server.push = late  # type: ignore[assignment]
     scenario = folder / "scenario.toml"
-    scenario.write_text(SCENARIO.format(enroll=server.enrolment_url, ca=ca, macs=MACS, limit=LIMIT, fleet=fleet))
+    values = {"enroll": server.enrolment_url, "ca": ca, "macs": MACS, "limit": LIMIT}
+    if pushed is None:
+        scenario.write_text(SCENARIO.format(**values, fleet=fleet))
+    else:
+        scenario.write_text(PUSHED.format(**values, url=server.url, token=token, port=port, apns=apns, phase=pushed))
     arguments = ("run", str(scenario), "--out", str(folder), "--trace", str(folder / "trace.jsonl"))
     try:
         out, err, status = await getProcessOutputAndValue(
             COMMAND, (*arguments, "--junit", str(folder / "junit.xml")), env=dict(os.environ)
         )
     finally:
+        late.close()
         await server.close()
     assert err == b""
     return status, out.decode(), json.loads((folder / "results.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("phase", "kinds"),
+    [
+        ('kind = "command"\nrequest = { RequestType = "ProfileList" }', {"no_result", "answer_timeout"}),
+        ('kind = "checkin"\nby = "push"', {"session_stuck", "answer_timeout"}),
+    ],
+    ids=["command", "checkin"],
+)
+def test_a_server_that_pushes_and_then_does_not_answer_its_macs_fails_the_run(
+    run_in_reactor: RunInReactor, tmp_path: Path, phase: str, kinds: set[str]
+) -> None:
+    lab = Unhelpful(silence)
+    status, said, document = run_in_reactor(run_against(lab, tmp_path, pushed=phase))
+    assert status == 1, said
+    assert document["complete"]
+    assert lab.asked > 0, "no Mac came after a push"
+    delivery, record = document["operations"]["delivery"], document["phases"][1]
+    assert delivery["errors"] == delivery["count"] == record["failed"] == record["done"] > 0
+    found = {error["kind"] for error in document["errors"] if error["operation"] == "delivery"}
+    assert found
+    assert found <= kinds
+    assert all(kind in said for kind in found)
+    assert [limit["ok"] for limit in document["limits"]] == [False]
+    assert "No operation of" not in said
+    assert ET.parse(tmp_path / "junit.xml").findall(".//failure")
+    check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
 
 @pytest.mark.parametrize(

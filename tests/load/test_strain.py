@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.internet.task import Clock
 
-from agent.load.machine import CPUWaits, cpu_waits
+from agent.load.cpu_waits import CPUWaits, cpu_waits
 from agent.load.overload import LOOK_SECONDS, LoopMonitor
 
 

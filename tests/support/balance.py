@@ -29,6 +29,13 @@ def check_balance(document: Any, trace: Path, junit: Path | None = None) -> None
             good = each["count"] - each["errors"]
             counts = (each["started"], good, each["errors"], each["cut_short"])
             assert told[name] == "{} started, {} succeeded, {} failed, {} cut short".format(*counts)
+    check_sums(document)
+
+
+def check_sums(document: Any) -> None:
+    """What holds without a trace too, and after a worker was lost."""
+    for name, each in document["operations"].items():
+        assert each["started"] == each["count"] + each["cut_short"], name
     for phase in document["phases"]:
         assert phase["started"] == phase["done"] + phase["cut_short"], phase
         assert phase["planned"] == phase["started"] + phase["dropped"], phase

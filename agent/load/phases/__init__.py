@@ -1,1 +1,1 @@
-"""The kinds of phases: what a shard's Macs do in each, begun when the schedule says so."""
+"""The kinds of phases: what the Macs of a shard do in each, at the pace of its schedule."""

@@ -1,4 +1,4 @@
-"""The Macs look for commands, woken by a push of the server or by themselves."""
+"""The ``checkin`` phase: Macs open sessions, after a push from the server or by themselves."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Moment
 from agent.servers.server import PushNotSent, Server
 
-STILL_IN_SESSION = "the Mac was still in the session before"
+STILL_IN_SESSION = "the Mac was still in its last session"
 
 
 async def look(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
-    """One Mac opens a session by itself; its time counts from ``due``. Raises PeerError as the session's failure."""
+    """One Mac opens a session by itself; its latency counts from ``due``. Raises PeerError if the session fails."""
     client = _free(context, index)
     ended = Deferred.fromCoroutine(_session_end(context, client, seconds))
     client.wake(due)
@@ -25,13 +25,13 @@ async def look(context: PhaseContext, index: int, due: Moment, seconds: float) -
 
 
 async def look_when_pushed(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
-    """The server is asked to push one Mac, which opens a session; ``delivery`` is the whole from ``due``."""
+    """Ask the server to push one Mac, which opens a session; the operation ``delivery`` spans both, from ``due``."""
     if context.server is None:
         raise NotPossible(NO_SERVER)
     client = _free(context, index)
     facts = {"request_type": "push", "udid": client.device.mac.udid}
     with context.environment.begin("delivery", index, due, facts) as delivery:
-        # From now on: the session may end before the server has answered whoever asked it to push.
+        # Wait from now on: the session may end before the server has answered the request to push.
         ended = Deferred.fromCoroutine(_session_end(context, client, seconds, delivery))
         try:
             await _push(context, context.server, client, due, delivery, seconds)
@@ -54,7 +54,7 @@ def _free(context: PhaseContext, index: int) -> MDMClient:
 async def _session_end(
     context: PhaseContext, client: MDMClient, seconds: float, delivery: Operation | None = None
 ) -> None:
-    """Wait for the end of the Mac's next session, and of the delivery with it. Raises PeerError as its failure."""
+    """Wait for the end of the Mac's next session, and end ``delivery`` with it. Raises PeerError if it fails."""
     try:
         failure = await context.watcher.session_end(client.index, seconds)
     except SessionStuck:
@@ -72,10 +72,10 @@ async def _push(
     with context.environment.begin("enqueue", client.index, due, delivery.facts) as enqueue:
         try:
             await context.answer(server.push(client.device.mac.udid), seconds)
-        except PushNotSent as error:  # the server did what it was asked: APNs did not
+        except PushNotSent as error:  # the server handled the request, but APNs refused the push
             enqueue.end()
             context.push_failed(client, due, error)
             raise
         except Unanswered:
             if delivery.open:
-                raise  # else the Mac has looked, so that the server had pushed
+                raise  # else the Mac had its session, so the server had pushed

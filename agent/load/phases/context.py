@@ -1,4 +1,4 @@
-"""What every phase of one shard works with: its Macs, the server's API, who watches, and what was learned so far."""
+"""What every phase of one shard uses: the Macs, the server's API, metrics, and the answers to LOMSetupRequest."""
 
 from __future__ import annotations
 
@@ -40,61 +40,60 @@ Enrol = Callable[[MDMClient, Moment], Awaitable[None]]
 
 @dataclass(slots=True)
 class PhaseContext:
-    """The Macs of a shard and what drives them.
-
-    ``server`` is None where nobody can be asked to queue a command. ``pushed`` says whether there is a push gateway.
-    ``setups`` are the answers to LOMSetupRequest by the Mac's index. ``authorities`` are the CAs of the LOM profiles:
-    a Controller and its Devices are always in one shard, so that each shard may have CAs of its own.
-    """
+    """The Macs of a shard, and what its phases share."""
 
     environment: Environment
     fleet: Fleet
     metrics: Metrics
     watcher: Watcher
     enrol: Enrol
+    """Enrols one Mac."""
     server: Server | None = None
+    """The server's API; None if the scenario has no API to queue a command."""
     pushed: bool = False
+    """Whether there is a push gateway."""
     longest_boot: float = 0.0
+    """Seconds that a shutdown and a boot take at most."""
     retries: int = 0
+    """Further attempts of an enrolment that failed."""
     setups: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """The answers to LOMSetupRequest, by the Mac's index."""
     _authorities: Authorities | None = None
 
     @property
     def authorities(self) -> Authorities:
-        """The CAs of the LOM profiles, made when first needed."""
+        """The CAs of the LOM profiles, made when first needed.
+
+        Each shard may have its own, because a Controller and its Devices are always in one shard.
+        """
         if self._authorities is None:
             self._authorities = Authorities()
         return self._authorities
 
     def mac(self, index: int) -> MDMClient:
-        """One Mac, watched."""
+        """The Mac ``index``, with this shard's watcher."""
         client = self.fleet[index]
         client.observer = self.watcher
         return client
 
-    def later(self, due: Moment) -> Moment:
-        """``due``, or now where that has passed by: for the second thing of two."""
-        now = self.environment.now()
-        return now if now.ticks > due.ticks else due
-
     async def answer(self, request: Deferred[None], seconds: float) -> None:
-        """Wait for what the server's API says to a request, for ``seconds`` at the most. Raises PeerError."""
+        """Wait up to ``seconds`` for the server's API to answer a request. Raises PeerError."""
         try:
             await within(request, seconds, self.environment.reactor, self.watcher.stalls)
         except OutOfTime:
             raise Unanswered(f"the server's API did not answer within {seconds:g} s") from None
 
     def push_failed(self, client: MDMClient, due: Moment, error: PushNotSent) -> None:
-        """The server said that APNs did not take a push. What it was to follow was done all the same."""
+        """Record a push that APNs refused, according to the server. The command before it was queued."""
         self.environment.begin("push", client.index, due, {"udid": client.device.mac.udid}).end(error)
 
     async def command(
         self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float
     ) -> CurrentCommand:
-        """Have the server queue a command and push; return it when the server has taken the result.
+        """Have the server queue a command and push; return it when the server has accepted its result.
 
-        The records are ``enqueue`` (the request to the server's API) and ``delivery`` (the whole), both from ``due``.
-        Raises PeerError, also where the command failed on the Mac. Raises NotPossible for a Mac that is not enrolled.
+        Records the operations ``enqueue`` (the request to the server's API) and ``delivery`` (everything), both from
+        ``due``. Raises PeerError, also if the command failed on the Mac, and NotPossible if the Mac is not enrolled.
         """
         if self.server is None:
             raise NotPossible(NO_SERVER)
@@ -115,7 +114,7 @@ class PhaseContext:
     async def _delivered(
         self, client: MDMClient, command_uuid: str, seconds: float, delivery: Operation
     ) -> CurrentCommand:
-        """The command with its result, at whose coming its delivery ends, whatever else the server still says."""
+        """The command with its result, which ends ``delivery`` even if the API has not answered yet."""
         try:
             work = await self.watcher.result(command_uuid, seconds + self.longest_boot)
         except ResultMissing:
@@ -138,9 +137,9 @@ class PhaseContext:
         delivery: Operation,
         seconds: float,
     ) -> None:
-        """See the request to queue a command through, and the push after it. Raises PeerError.
+        """Wait for the request to queue a command, and for the push after it. Raises PeerError.
 
-        A command that was queued has been enqueued, whatever came of the push: that failure is the push's.
+        If only the push fails, ``enqueue`` has succeeded, and the failure is recorded for the operation ``push``.
         """
         with self.environment.begin("enqueue", client.index, due, delivery.facts) as enqueue:
             try:
@@ -151,9 +150,9 @@ class PhaseContext:
                 raise
             except Unanswered:
                 if delivery.open:
-                    raise  # else the command came to its Mac, so that the server had queued it
+                    raise  # else the Mac got the command, so the server had queued it
         if not self.pushed:
-            client.wake()  # nobody can push this Mac, so it looks by itself
+            client.wake()  # without a gateway the Mac opens a session by itself
         elif not server.wakes:
             try:
                 await self.answer(server.push(client.device.mac.udid), seconds)

@@ -1,4 +1,4 @@
-"""The Macs enrol."""
+"""The ``enroll`` phase."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RETRY_LONGEST_SECONDS = 60.0
 
 
 async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
-    """One Mac enrols, in as many tries as the scenario allows. Raises PeerError where the last one failed."""
+    """Enrol one Mac, with up to ``server.retries`` retries. Raises PeerError if the last attempt fails."""
     client = context.mac(index)
     if not client.device.running:
         raise NotPossible(NOT_RUNNING)

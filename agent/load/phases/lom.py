@@ -1,4 +1,4 @@
-"""LOM: the Macs are made ready for it, and power one another through their Controllers."""
+"""The phases ``lom_setup`` and ``lom``: Macs are set up for LOM, and Controllers send power requests to Devices."""
 
 from __future__ import annotations
 
@@ -22,34 +22,36 @@ from agent.profiles.making import lom_profile
 
 NOT_SET_UP = "the Mac was not set up for LOM"
 NO_CONTROLLER = "the segment's Controller was not set up for LOM"
-OFF_SECONDS = 10.0  # in which a Mac that answered PowerOFF has to be down; a Controller answers its server first
+OFF_SECONDS = (
+    10.0  # in which a Mac has to shut down after PowerOFF; a Controller first reports the result to its server
+)
 _LOOK_SECONDS = 0.02
 
 SetupAnswer = Mapping[str, Any]
 
 
 class ResultWrong(PeerError):
-    """A Mac's result is not what the command asks for."""
+    """A Mac's result does not match the command."""
 
     kind = "bad_result"
 
 
 class StillOn(PeerError):
-    """A Mac that was switched off goes on talking."""
+    """A Mac still runs after PowerOFF."""
 
     kind = "still_on"
     timed_out = True
 
 
 class NotBack(PeerError):
-    """A Mac that was to boot did not end a session in good order in time."""
+    """A Mac did not boot and complete a session in time."""
 
     kind = "not_back"
     timed_out = True
 
 
 async def set_up(context: PhaseContext, index: int, due: Moment, seconds: float, *, install: bool) -> None:
-    """One Mac gets its LOM profile, where ``install`` says so, and answers LOMSetupRequest. Raises PeerError."""
+    """Have one Mac answer LOMSetupRequest, with ``install`` after installing its LOM profile. Raises PeerError."""
     client = context.mac(index)
     mac = client.device.mac
     if install:
@@ -67,10 +69,10 @@ async def set_up(context: PhaseContext, index: int, due: Moment, seconds: float,
 async def power(
     context: PhaseContext, controller: int, targets: Sequence[int], request: PowerRequest, due: Moment, seconds: float
 ) -> None:
-    """One LOMDeviceRequest for all ``targets`` to their Controller, and what comes of it. Raises PeerError.
+    """Send one LOMDeviceRequest for all ``targets`` to their Controller, and wait for its effect. Raises PeerError.
 
-    Each target leaves the record ``lom_device``, and ``return`` where it boots: until its first session ended in good
-    order. The Controller itself, where it is a target, comes last.
+    Each target records the operation ``lom_device``, and ``return`` if it boots, which ends with its first successful
+    session. If the Controller is a target, it is the last one.
     """
     if controller not in context.setups:
         raise NotPossible(NO_CONTROLLER)
@@ -82,7 +84,7 @@ async def power(
         client.index: Deferred.fromCoroutine(until_back(context, client, due, client.boots, seconds))
         for client in clients
         if _will_boot(client, request)
-    }  # already now: a Mac may be back before the server has taken the Controller's result
+    }  # from now on: a Mac may be back before the server has accepted the Controller's result
     try:
         failures = await _request(context, context.mac(controller), clients, request, due, seconds)
         for index, waiting in back.items():
@@ -100,7 +102,7 @@ async def power(
 
 
 async def all_of(waiting: Sequence[Deferred[None]]) -> None:
-    """Wait for all; the first error, in their order, is raised when all are over."""
+    """Wait for all, then raise the first error, in their order."""
     outcomes: list[tuple[bool, Any]] = await DeferredList(list(waiting), consumeErrors=True)
     for good, outcome in outcomes:
         if not good:
@@ -108,9 +110,9 @@ async def all_of(waiting: Sequence[Deferred[None]]) -> None:
 
 
 async def until_back(context: PhaseContext, client: MDMClient, due: Moment, boots: int, seconds: float) -> float:
-    """Wait until a Mac that had come up ``boots`` times is up again and has ended a session in good order.
+    """Wait until a Mac that had booted ``boots`` times has booted again and completed a session.
 
-    Returns when that was, on the reactor's clock. Raises NotBack.
+    Returns the time of that, on the reactor's clock. Raises NotBack.
     """
     stalled = context.watcher.stalls.seconds
     ends = due.ticks + seconds + context.longest_boot
@@ -125,17 +127,17 @@ async def until_back(context: PhaseContext, client: MDMClient, due: Moment, boot
         if failure is None and client.boots > boots:
             return context.environment.reactor.seconds()
         error = failure
-    raise NotBack(f"no session in good order within {seconds + context.longest_boot:g} s: {error or 'none at all'}")
+    raise NotBack(f"no successful session within {seconds + context.longest_boot:g} s: {error or 'no session at all'}")
 
 
 async def returned(context: PhaseContext, client: MDMClient, due: Moment, waiting: Deferred[float]) -> None:
-    """The record ``return``, from ``due``, of a Mac that boots; ``waiting`` is ``until_back``. Raises PeerError."""
+    """Record ``return``, from ``due``, of a Mac that boots; ``waiting`` is ``until_back``. Raises PeerError."""
     with context.environment.begin("return", client.index, due) as record:
         record.end(at=await waiting)
 
 
 def _will_boot(client: MDMClient, request: PowerRequest) -> bool:
-    """Whether the request makes a Mac of this state come up anew."""
+    """Whether the request makes a Mac in this state boot."""
     if request is PowerRequest.ON:
         return client.device.power.state is not Power.ON
     return request is PowerRequest.RESET
@@ -149,14 +151,14 @@ async def _request(
     due: Moment,
     seconds: float,
 ) -> dict[int, PeerError | None]:
-    """What failed by the Mac's index; each request has exactly the lists that its Mac answered.
+    """Send the request; returns the failure, or None, by the Mac's index.
 
-    Where a Mac is to be off, it has failed that does not go down.
+    The addresses of each item are those that its Mac answered. PowerOFF fails if the Mac does not shut down.
     """
     items = {str(uuid.uuid4()).upper(): client for client in clients}
     failures: dict[str, PeerError | None]
     with ExitStack() as records:
-        begun = {
+        started = {
             request_uuid: records.enter_context(
                 context.environment.begin(
                     "lom_device", client.index, due, {"request": request.value, "request_uuid": request_uuid}
@@ -174,7 +176,7 @@ async def _request(
             if request is PowerRequest.OFF and failures[request_uuid] is None:
                 failures[request_uuid] = await _until_off(context, client)
             failure = failures[request_uuid]
-            begun[request_uuid].end(failure, at=None if isinstance(failure, StillOn) else answered)
+            started[request_uuid].end(failure, at=None if isinstance(failure, StillOn) else answered)
     return {client.index: failures[request_uuid] for request_uuid, client in items.items()}
 
 
@@ -197,7 +199,7 @@ def _command(context: PhaseContext, items: Mapping[str, MDMClient], request: Pow
 
 
 async def _until_off(context: PhaseContext, client: MDMClient) -> StillOn | None:
-    """Wait until a Mac is down that answered PowerOFF."""
+    """Wait until a Mac that answered PowerOFF has shut down."""
     until = context.environment.reactor.seconds() + OFF_SECONDS
     while client.device.running:
         if context.environment.reactor.seconds() >= until:
@@ -207,7 +209,7 @@ async def _until_off(context: PhaseContext, client: MDMClient) -> StillOn | None
 
 
 def check_setup_answer(answer: SetupAnswer) -> None:
-    """Whether a LOMSetupRequest's answer has what the schema requires. Raises ResultWrong.
+    """Check that an answer to LOMSetupRequest has what the schema requires. Raises ResultWrong.
 
     Source: apple-schema commands/lom.setuprequest.yaml, responsekeys.
     """
@@ -223,13 +225,13 @@ def check_setup_answer(answer: SetupAnswer) -> None:
         try:
             ipaddress.IPv6Address(address)
         except ValueError as error:
-            raise ResultWrong(f"the answer to LOMSetupRequest has an address that is none: {error}") from error
+            raise ResultWrong(f"the answer to LOMSetupRequest has an invalid address: {error}") from error
     if not isinstance(answer.get("LOMProtocolVersion"), int):
         raise ResultWrong("the answer to LOMSetupRequest lacks the integer LOMProtocolVersion")
 
 
 def item_failures(answer: Mapping[str, Any], request_uuids: list[str]) -> dict[str, PeerError | None]:
-    """What failed, by DeviceRequestUUID, in the answer to a LOMDeviceRequest; None where the item succeeded.
+    """The failures in an answer to LOMDeviceRequest, by DeviceRequestUUID; None for an item that succeeded.
 
     Source: apple-schema commands/lom.devicerequest.yaml, responsekeys.
     """

@@ -1,7 +1,7 @@
-"""Begin things when they are due, or so many at a time, and count what became of each.
+"""Starts operations when they are due (open loop) or a fixed number at a time (closed loop); counts their outcomes.
 
-The schedule comes from `agent.scenario.arrivals`; what is begun comes from the phases. Nothing waits for what was begun
-before it: a server that stalls gets what is due all the same, and times count from the due moment (an open system).
+The schedule comes from `agent.scenario.arrivals`, the operations from the phases. In an open loop no operation waits
+for an earlier one: a server that stalls still gets all that is due, and latencies count from the due time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ItemT = TypeVar("ItemT")
 async def for_each(items: Iterable[ItemT], at_once: int, work: Callable[[ItemT], Awaitable[None]]) -> None:
     """Do ``work`` for every item, ``at_once`` at a time.
 
-    Where one raises, or where this is cancelled, the others are cancelled too and the error is raised.
+    If one raises, or if this is cancelled, the others are cancelled too and the error is raised.
     """
     row = iter(items)
 
@@ -43,24 +43,26 @@ async def for_each(items: Iterable[ItemT], at_once: int, work: Callable[[ItemT],
         first.subFailure.raiseException()
 
 
-LATE_SECONDS = 0.1  # what began later than this after its due time was late; see docs/results.md
-IMPOSSIBLE_SECONDS = 0.05  # of rest in a closed loop after what could not begin: it would spin otherwise
-MOST_COUNTED = 1_000_000  # of what is dropped at once; beyond it the plan's number holds: a cut must not take long
-TURN_SECONDS = 0.005  # that beginning things may take before the reactor sees to what is under way
+LATE_SECONDS = 0.1  # an operation that starts later than this after its due time is late; see docs/results.md
+IMPOSSIBLE_SECONDS = 0.05  # pause of a closed loop after an operation that was dropped, so that it does not spin
+MOST_COUNTED = (
+    1_000_000  # dropped operations counted one by one; beyond that the planned number is used, so that a stop is quick
+)
+TURN_SECONDS = 0.005  # of starting operations before the reactor processes those in progress
 
 Work = Callable[[int, Moment], Coroutine[Any, Any, None]]
 
 
 class NotPossible(LomAgentError):
-    """The Mac could not begin what was due: it is off, not enrolled, or still at the last thing. Counts as dropped."""
+    """The Mac cannot start what is due: it is off, not enrolled, or still busy. The operation is dropped."""
 
     kind = "not_possible"
 
 
 class Pace:
-    """The pace of one phase in one shard; ``operation`` is what late and dropped things count under.
+    """The pace of one phase in one shard. Late and dropped operations count under the name ``operation``.
 
-    ``state`` is kept up to date. A defect in the work is raised by whoever waits for the phase.
+    ``state`` is kept up to date. ``open`` and ``closed`` raise the first defect of the work.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Pace:
         self.reason = "the run ended first"
 
     async def open(self, arrivals: Iterable[Arrival], work: Work) -> None:
-        """Begin each thing when it is due, and wait until all are over. What a cancel leaves is dropped."""
+        """Start each operation when it is due, and wait until all have finished. Cancelling drops the rest."""
         began = self._now()
         row = iter(arrivals)
         arrival: Arrival | None = None
@@ -100,7 +102,7 @@ class Pace:
         self._raise_defect()
 
     async def closed(self, targets: Iterable[int], at_once: int, work: Work, seconds: float | None = None) -> None:
-        """Begin the next thing when one is over, ``at_once`` at a time, for ``seconds`` at the most."""
+        """Keep ``at_once`` operations in progress, for at most ``seconds``."""
         until = None if seconds is None else self._clock.seconds() + seconds
         row = iter(targets)
 
@@ -129,7 +131,7 @@ class Pace:
     def _begin(self, target: int, due: Moment, work: Work) -> Awaitable[None]:
         state = self._state
         state.started += 1
-        state.planned = max(state.planned, state.started + state.dropped)  # it may have been an average
+        state.planned = max(state.planned, state.started + state.dropped)  # the planned number may be an average
         late = self._clock.seconds() - due.ticks > LATE_SECONDS
         running = Deferred.fromCoroutine(work(target, due))
         over: Deferred[None] = Deferred()

@@ -1,4 +1,4 @@
-"""The mains power of segments goes and comes back: every Mac that ran boots, and all look for commands at once."""
+"""The ``power_cut`` phase: segments lose mains power and get it back; their Macs boot and open sessions at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from agent.net.timing import sleep
 
 
 async def cut_power(context: PhaseContext, indexes: Sequence[int], due: Moment, away: float, seconds: float) -> None:
-    """One segment loses its power at ``due`` for ``away`` seconds.
+    """Cut the mains power of one segment at ``due`` for ``away`` seconds.
 
-    Its Macs that ran and are enrolled leave the record ``return`` each, from the moment at which the power is back.
-    Raises PeerError where one of them is not back.
+    Each of its Macs that was running and is enrolled records the operation ``return``, from the moment power returns.
+    Raises PeerError if a Mac does not come back.
     """
     clients = [context.mac(index) for index in indexes]
     ran = [client for client in clients if client.device.running and client.device.enrolment is not None]

@@ -1,4 +1,4 @@
-"""One phase of one shard: which of its things are this shard's, in which order and at which pace they begin."""
+"""One phase of one shard: which of its operations are this shard's, and in which order and at which pace they start."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _OPERATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which part of the fleet a shard is: Macs ``indexes`` of ``population``, number ``shard`` of ``shards``."""
+    """The part of the fleet in one shard: Macs ``indexes`` of ``population``, number ``shard`` of ``shards``."""
 
     population: Population
     source: Derivation
@@ -61,28 +61,28 @@ class Part:
     load: LoadPart
 
     def owns_segment(self, segment: int) -> bool:
-        """Whether the Macs of this segment are: a segment is never cut."""
+        """Whether the Macs of this segment are in this shard; a segment is never split."""
         return self.population.segment(segment)[0] in self.indexes
 
     def places(self, macs: Sequence[int]) -> range:
-        """Where this shard's own stand in ``macs``, the ascending indexes of some Macs."""
+        """The positions of this shard's Macs in ``macs``, which are ascending indexes."""
         return range(bisect_left(macs, self.indexes.start), bisect_left(macs, self.indexes.stop))
 
 
 def part_of(number: int, some: range, total: int) -> int:
-    """What comes of ``number`` to ``some`` of ``total`` things: over ranges that make up the whole it adds up to it."""
+    """The share of ``number`` for the range ``some`` of ``total``; shares of all ranges add up to ``number``."""
     return number * some.stop // total - number * some.start // total if total else 0
 
 
 def operation_of(phase: PhaseBase) -> str:
-    """The operation that late and dropped things of a phase count under."""
+    """The name of the operation under which a phase's late and dropped operations count."""
     if isinstance(phase, CheckinPhase) and phase.by == "push":
         return "delivery"
     return _OPERATIONS[phase.kind]
 
 
 class PhaseRun:
-    """One phase in one shard. ``state`` says how far it is."""
+    """One phase in one shard. ``state`` is its progress."""
 
     def __init__(self, phase: Phase, context: PhaseContext, part: Part) -> None:
         self.state = PhaseState()
@@ -93,7 +93,7 @@ class PhaseRun:
         self._pace = Pace(environment.reactor, environment.now, context.metrics, operation_of(phase), self.state)
 
     async def run(self) -> None:
-        """Run to the end of the phase in this shard. May be cancelled; what was not begun is then dropped."""
+        """Run to the end of the phase in this shard. May be cancelled; what has not started is then dropped."""
         keys = self._context.environment.keys
         waits, waited_s = keys.waits, keys.waited_s
         try:
@@ -113,11 +113,11 @@ class PhaseRun:
         self.state.over = True
 
     def stop_because(self, reason: str) -> None:
-        """Why things are dropped when ``run`` is cancelled."""
+        """Set the reason of what is dropped when ``run`` is cancelled."""
         self._pace.reason = reason
 
     async def _macs(self, phase: ArrivingPhase) -> None:
-        """Each thing is one Mac's."""
+        """Each operation belongs to one Mac."""
         chosen = chosen_macs(phase, self._part.population)
         of_mac = self._work_of(phase)
 
@@ -144,7 +144,7 @@ class PhaseRun:
         await self._context.command(self._context.mac(index), request, due, seconds)
 
     async def _lom(self, phase: LOMPhase) -> None:
-        """Each thing is one LOMDeviceRequest."""
+        """Each operation is one LOMDeviceRequest."""
         part = self._part
         requests = lom_requests(phase, part.population)
         request = PowerRequest(phase.request)
@@ -163,7 +163,7 @@ class PhaseRun:
         )
 
     async def _power_cut(self, phase: PowerCutPhase) -> None:
-        """Each thing is one segment."""
+        """Each operation is one segment."""
         part = self._part
         segments = chosen_segments(phase, part.population)
         step = 1.0 / max(1, len(segments))
@@ -181,7 +181,7 @@ class PhaseRun:
         await self._pace.open(arrivals, cut)
 
     async def _idle(self, phase: IdlePhase) -> None:
-        """Nothing, or the Macs look by themselves now and then."""
+        """Wait, or let the Macs poll: open sessions by themselves, one every ``poll`` seconds on average."""
         if phase.poll is None:
             await sleep(self._context.environment.reactor, phase.seconds)
             return

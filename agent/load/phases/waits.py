@@ -1,7 +1,7 @@
-"""Who waits for what of the Macs: a command's result, a session's end, a Mac that goes down.
+"""Waits for events of the Macs: the result of a command, the end of a session, a shutdown.
 
-The Macs call it in the middle of their work (`agent.net.mac.commands.MacObserver`), so it tells those who wait in the
-next turn of the reactor.
+The Macs call the Watcher while they process a message (`agent.net.mac.commands.MacObserver`), so it calls back those
+who wait in the next iteration of the reactor.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import CurrentCommand, ObservedMac
 from agent.net.timing import OutOfTime, Reactor, Stalls, TimeLimit, within
 
-_ROUNDING = 0.001  # seconds: what is left of a time limit after floats were added and subtracted
+_ROUNDING = 0.001  # seconds: the rounding error of a time limit
 
 
 class ResultMissing(PeerError):
-    """The server did not bring a command to its Mac, or did not take the result, in time."""
+    """The server did not deliver a command to its Mac, or did not accept the result, in time."""
 
     kind = "no_result"
     timed_out = True
 
 
 class SessionStuck(PeerError):
-    """A Mac's session with the server did not come to its end, or never began."""
+    """A Mac's session with the server did not end in time, or never started."""
 
     kind = "session_stuck"
     timed_out = True
 
 
 class WentDown(CutShort):
-    """The Mac went down in the middle of its session."""
+    """The Mac shut down or lost power during its session."""
 
 
 class Watcher:
-    """The watch of one shard's Macs. ``stalls`` is how long their event loop stood still: no time limit counts that."""
+    """Watches the Macs of one shard. Time limits do not count the ``stalls`` of the event loop."""
 
     def __init__(self, reactor: Reactor, stalls: Stalls) -> None:
         self._reactor = reactor
@@ -70,7 +70,7 @@ class Watcher:
         return outcome
 
     async def session_end(self, index: int, seconds: float) -> PeerError | None:
-        """What Mac ``index``'s next session ends in; None is good order. Raises SessionStuck."""
+        """The failure of Mac ``index``'s next session, None if it succeeds. Raises SessionStuck."""
         ended: Deferred[PeerError | None] = Deferred()
         waiting = self._sessions.setdefault(index, [])
         waiting.append(ended)
@@ -80,7 +80,7 @@ class Watcher:
             for each, failure in self._told:
                 if each is ended:
                     return failure  # type: ignore[no-any-return]
-            raise SessionStuck(f"no session of the Mac came to its end within {seconds:g} s") from None
+            raise SessionStuck(f"no session of the Mac ended within {seconds:g} s") from None
         finally:
             if ended in waiting:
                 waiting.remove(ended)
@@ -88,14 +88,14 @@ class Watcher:
                 del self._sessions[index]
 
     def overdue(self, client: MDMClient, seconds: float) -> None:
-        """Somebody waited for Mac ``client`` as long as its phase allows: a session that is open has failed.
+        """The time limit of a phase for Mac ``client`` is over: its open session has failed.
 
-        One that has not been open for ``seconds`` yet gets the rest of them: it is not to blame for what came before.
+        A session that has been open for less than ``seconds`` gets the rest of them: an earlier delay is not its own.
         """
         session = client.open_session
         if session is None:
             return
-        stuck = SessionStuck(f"the session did not come to its end within {seconds:g} s")
+        stuck = SessionStuck(f"the session did not end within {seconds:g} s")
         left = session.since.ticks + seconds - self._reactor.seconds()
         if left <= _ROUNDING:
             session.end(stuck)
@@ -109,12 +109,12 @@ class Watcher:
         self._limits.add(limit)
 
     def close(self) -> None:
-        """Whatever is under way has no time limit any more."""
+        """Cancel every time limit."""
         for limit in self._limits:
             limit.cancel()
         self._limits.clear()
 
-    # What a Mac calls.
+    # Called by the Macs.
 
     def taken(self, _mac: ObservedMac, command: CurrentCommand) -> None:
         """The server accepted a result."""

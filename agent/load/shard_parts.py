@@ -1,19 +1,19 @@
-"""What one shard is made of: its Macs, their LOM network, keys, push desk, the server's API, metrics and trace."""
+"""Builds one shard: its Macs, their LOM network, keys, push endpoint, the server's API, metrics and trace."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 
-from agent.errors import PeerError
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac, Population
 from agent.load.machine import allow_open_files
 from agent.load.phases.context import Enrol, PhaseContext
 from agent.load.phases.run import Part
 from agent.load.phases.waits import Watcher
+from agent.load.shard_keys import expect_keys
 from agent.load.shard_plan import EnrolAt, ShardPlan, server_config
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
@@ -28,22 +28,15 @@ from agent.net.timing import RunClock, Stalls
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.certificates import own_certificate
-from agent.profiles.profile import read_profile
-from agent.profiles.scep import SCEP, scep_of
-from agent.scenario.targets import chosen_macs
-from agent.scenario.types import EnrollPhase
 from agent.servers.opening import open_server
-
-SCEP_KEY_BITS = 2048  # of the lab's SCEP payload, and ours for a profile of which it is only known that it is SCEP
-KEYS_AHEAD_SECONDS = 10.0  # ours: that a run waits for its first RSA keys before it begins
 
 
 class ShardParts:
-    """Everything of one shard, made but not open. Raises OperatorError where a part cannot be made."""
+    """The parts of one shard, created but not open. Raises OperatorError if a part cannot be created."""
 
     def __init__(self, reactor: Any, plan: ShardPlan, note: Callable[[str], None]) -> None:
         scenario = plan.scenario
-        on_interface = parse_network(scenario.lom.network).kind == INTERFACE  # where each Mac listens
+        on_interface = parse_network(scenario.lom.network).kind == INTERFACE  # each Mac has a listening socket
         allow_open_files(plan.stop - plan.first, 2 if on_interface else 1)
         self.metrics = Metrics()
         self.clock = RunClock(reactor)
@@ -96,59 +89,45 @@ class ShardParts:
         )
         source = Derivation(scenario.fleet.seed)
         self.part = Part(population, source, indexes, plan.shard, plan.shards, scenario.load)
-        self._phases = scenario.phases
-        self._key_sizes = key_sizes(plan)
+        self._plan = plan
 
     def _mac(self, udid: str) -> Mac:
         return self.fleet.of_udid(udid).device.mac
 
     @property
     def connections(self) -> int:
-        """How many connections to the server are open."""
+        """The number of open connections to the server."""
         return self._contexts.open_connections
 
     @property
     def pushes_waiting(self) -> int:
-        """How many notifications wait for Macs that are away."""
+        """The number of pushes stored for Macs that are not connected."""
         return 0 if self.push_endpoint is None else int(self.push_endpoint.counts["waiting"])
 
     @property
     def push_counts(self) -> dict[str, Any] | None:
-        """What became of the pushes."""
+        """The push counts of this shard, None without a gateway."""
         return None if self.push_endpoint is None else self.push_endpoint.counts
 
     def open(self) -> None:
-        """Let LOM Devices be reached and pushes be delivered. Raises OperatorError."""
+        """Open the LOM network and the push endpoint, and start making keys. Raises OperatorError."""
         self._network.listen()
         self._stalls.begin()
         if self.push_endpoint is not None:
             self.push_endpoint.open()
-        enrolments = sum(
-            len(self.part.places(chosen_macs(phase, self.part.population)))
-            for phase in self._phases
-            if isinstance(phase, EnrollPhase)
-        )
-        for bits in self._key_sizes:
-            self.keys.expect(enrolments, bits)
-
-    async def keys_ahead(self, finished: Deferred[None]) -> None:
-        """Wait for the RSA keys that were begun ahead: ten seconds at the most, and no longer than for ``finished``."""
-        made = Deferred.fromCoroutine(self.keys.made_ahead())
-        made.addTimeout(KEYS_AHEAD_SECONDS, self.environment.reactor, lambda _outcome, _seconds: None)  # type: ignore[arg-type]
-        await DeferredList([made, finished], fireOnOneCallback=True)
-        made.addErrback(lambda _: None).cancel()
+        expect_keys(self.keys, self._plan, self.part)
 
     def rest(self) -> None:
-        """Make some quiet Macs idle; called every 50 ms."""
+        """Serialise a few idle Macs; called every 50 ms."""
         self.fleet.rest()
 
     def flush(self) -> None:
-        """Hand the trace so far to the system; called every second."""
+        """Flush the trace to the operating system; called every second."""
         if self._trace is not None:
             self._trace.flush()
 
     async def close(self, reason: str) -> None:
-        """Close everything; what was under way is cut short for this reason. The trace is whole afterwards."""
+        """Close everything; operations in progress are cut short with this reason. The trace is complete afterwards."""
         self._stalls.stop()
         self.context.watcher.close()
         self.operations.cut_short(reason)
@@ -159,26 +138,13 @@ class ShardParts:
         self.fleet.close()
         await maybeDeferred(self._network.close)
         self.keys.close()
-        self.operations.cut_short(reason)  # what began meanwhile
+        self.operations.cut_short(reason)  # what started in the meantime
         if self._trace is not None:
             self._trace.close()
 
 
-def key_sizes(plan: ShardPlan) -> list[int | None]:
-    """Of each identity that an enrolment takes by SCEP the bits of its key, None where the first profile will say."""
-    if isinstance(plan.enrol, EnrolAt):
-        if plan.scenario.server.identity == "scep":
-            return [SCEP_KEY_BITS]
-        return [] if plan.lab_anchors_only else [None]
-    try:
-        payloads = read_profile(plan.enrol.profile).payloads
-        return [scep_of(payload).key_size for payload in payloads if payload.payload_type == SCEP]
-    except PeerError:  # the Macs will say what is wrong with it
-        return []
-
-
 def _enrol_of(plan: ShardPlan) -> Enrol:
-    """How a Mac enrols."""
+    """The function that enrols a Mac as the plan says."""
     enrol = plan.enrol
     if isinstance(enrol, EnrolAt):
         url = enrol.url

@@ -1,0 +1,268 @@
+"""What the conductor knows of a run: the state of each phase in each shard, and what each worker measured.
+
+It is complete at any time, so that a run that is cut short still has results. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from agent.errors import OperatorError
+from agent.fleet.population import Population
+from agent.load.control import ControlError, Second
+from agent.load.overload import Span
+from agent.load.phases.run import operation_of
+from agent.load.shard_plan import ShardResult, cut
+from agent.measure.live import LiveView, PhaseState, PhaseView, Recent
+from agent.measure.metrics import Metrics
+from agent.measure.timeline import TimeLine
+from agent.scenario.types import Scenario
+
+WORKER_LOST = "the worker process was lost"
+
+
+@dataclass(slots=True)
+class PhaseRecord:
+    """One phase of the run, in all shards."""
+
+    name: str
+    kind: str
+    operation: str
+    """The operation under which what it drops counts."""
+    lost: set[int] = field(default_factory=set)
+    """The shards whose worker was lost: what they had not started is dropped."""
+    states: dict[int, PhaseState] = field(default_factory=dict)
+    """The last state that each shard reported."""
+    begun: float | None = None
+    """Seconds from the start of the run, None before the phase starts."""
+    over: float | None = None
+    """Seconds from the start of the run, None until the phase has finished in every shard."""
+    ended: Deferred[None] = field(default_factory=Deferred)
+    """Fires when the phase has finished in every shard that is not lost."""
+
+    @property
+    def state(self) -> PhaseState:
+        """The sum over all shards."""
+        total = PhaseState(over=True) if self.states else PhaseState()
+        for shard, state in self.states.items():
+            total = total.plus(state)
+            total.dropped += self.unreported(shard)
+        return total
+
+    def unreported(self, shard: int) -> int:
+        """How many operations a lost shard had planned and is not known to have started or dropped."""
+        state = self.states.get(shard)
+        if state is None or shard not in self.lost:
+            return 0
+        return max(0, state.planned - state.started - state.dropped)
+
+    def as_json(self) -> dict[str, Any]:
+        """An element of ``phases`` of the results."""
+        state = self.state
+        waits = {"key_waits": state.key_waits, "key_wait_s": state.key_wait_s} if self.kind == "enroll" else {}
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "started_s": self.begun,
+            "ended_s": self.over,
+            "planned": state.planned,
+            "started": state.started,
+            "done": state.done,
+            "failed": state.failed,
+            "late": state.late,
+            "cut_short": state.started
+            - state.done,  # includes operations in progress: these results have no end of them
+            "dropped": state.dropped,
+            **waits,
+        }
+
+
+@dataclass(slots=True)
+class WorkerRecord:
+    """One worker, which runs one shard."""
+
+    indexes: range
+    """Its Macs."""
+    submitted: bool = False
+    """Whether the executor has its shard."""
+    ready: Deferred[None] = field(default_factory=Deferred)
+    """Fires when it can start phases; fails with the reason if it never can."""
+    settled: Deferred[None] = field(default_factory=Deferred)
+    """Fires when none of its Macs has an open session or boots, or when it is finished."""
+    ended: Deferred[None] = field(default_factory=Deferred)
+    """Fires when it is no longer waited for."""
+    second: int = -1
+    """The last second of the time line that it reported."""
+    snapshot: dict[str, Any] | None = None
+    """Its last metrics snapshot."""
+    result: ShardResult | None = None
+    """What its shard returned."""
+    problem: str | None = None
+    """Why it failed or was lost."""
+    link_error: str | None = None
+    """How its control link broke during the run."""
+    is_ready: bool = False
+    ending: bool = False
+    """Whether it has confirmed Finish."""
+    silent: bool = False
+    """Whether it has sent nothing for some seconds although it is ready."""
+    silent_s: float = 0.0
+    """Seconds of earlier silences."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it does nothing more for the run."""
+        return self.result is not None or self.problem is not None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its event loop's lag, CPU, memory and key waits; empty without a result."""
+        result = self.result
+        if result is None:
+            return {"lag": None, "cpu_s": 0.0, "cpu_by_second": [], "max_rss_kib": 0}
+        names = ("lag", "cpu_s", "cpu_by_second", "max_rss_kib", "key_waits", "key_wait_s")
+        return {name: getattr(result, name) for name in names}
+
+    def start(self) -> None:
+        """It can start phases."""
+        self.is_ready = True
+        if not self.ready.called:
+            self.ready.callback(None)
+
+    def end(self) -> None:
+        """Do not wait for it any longer."""
+        self.settle()
+        if not self.ended.called:
+            self.ended.callback(None)
+
+    def settle(self) -> None:
+        """None of its Macs has an open session or boots, or it is finished."""
+        if not self.settled.called:
+            self.settled.callback(None)
+
+
+class RunRecord:
+    """The phases and workers of one run, numbered as in the scenario and as the shards."""
+
+    def __init__(self, scenario: Scenario, population: Population, workers: int) -> None:
+        self._lost: set[int] = set()
+        self.phases = [
+            PhaseRecord(phase.name, phase.kind, operation_of(phase), self._lost) for phase in scenario.phases
+        ]
+        self.workers = [WorkerRecord(indexes) for indexes in cut(population, workers)]
+        self.timeline = TimeLine()
+        self.problems: list[str] = []
+        self._recent = Recent()
+        self._second = -1
+
+    # Input: what the shards report.
+
+    def phase(self, number: int) -> PhaseRecord:
+        """A phase by its number. Raises ControlError for a number that the scenario does not have."""
+        if not 0 <= number < len(self.phases):
+            last = len(self.phases) - 1
+            raise ControlError(f"Expected a phase from 0 to {last} on the control link, found {number}.")
+        return self.phases[number]
+
+    def add_second(self, shard: int, report: Second) -> bool:
+        """Add a shard's report of one second; True if every worker that lives and reports has now reported it."""
+        self.timeline.add(report.t, report.row)
+        self._recent.add(shard, report.row)
+        for number, state in report.phases.items():
+            states = self.phase(number).states
+            if not states.get(shard, PhaseState()).over:
+                states[shard] = state
+        worker = self.workers[shard]
+        worker.second = report.t
+        complete = min(each.second for each in self.workers if each is worker or not (each.is_over or each.silent))
+        if complete <= self._second:
+            return False
+        self._second = complete
+        self._recent.turn()
+        return True
+
+    def add_result(self, shard: int, result: ShardResult) -> None:
+        """Add what a shard returned. Raises ControlError for a phase that the scenario does not have."""
+        self.workers[shard].result = result
+        for number, state in result.phases.items():
+            self.phase(number).states[shard] = state
+
+    def add_problem(self, shard: int, problem: str) -> None:
+        """A worker failed, or, if it has no result, is lost."""
+        worker = self.workers[shard]
+        worker.problem = problem
+        self.problems.append(problem)
+        if worker.result is None:
+            self._lost.add(shard)
+
+    def end_phase(self, number: int, elapsed: float) -> bool:
+        """End a phase if it has finished in every shard that is not lost; True if it ended with this call."""
+        record = self.phases[number]
+        if record.begun is None or record.ended.called:
+            return False
+        for shard, worker in enumerate(self.workers):
+            if not worker.is_over and not record.states.get(shard, PhaseState()).over:
+                return False
+        if len(record.states) == len(self.workers) and record.state.over:
+            record.over = elapsed
+        return True
+
+    # Output: results and the live view.
+
+    @property
+    def results(self) -> list[ShardResult]:
+        """What the shards returned, without those that were lost."""
+        return [worker.result for worker in self.workers if worker.result is not None]
+
+    def metrics(self) -> Metrics:
+        """The metrics of all shards: of their results, else of their last snapshots."""
+        merged = Metrics()
+        for worker in self.workers:
+            snapshot = worker.result.metrics if worker.result is not None else worker.snapshot
+            if snapshot:
+                merged.merge(snapshot)
+        for phase in self.phases:
+            dropped = sum(map(phase.unreported, self._lost))
+            if dropped:
+                merged.dropped(phase.operation, WORKER_LOST, dropped)
+        return merged
+
+    def worker_facts(self, silent_s: Callable[[int], float]) -> list[dict[str, Any]]:
+        """The elements of ``generator.workers`` of the results; ``silent_s`` is SilenceWatch's."""
+        return [
+            {
+                "worker": number,
+                **worker.facts,
+                "silent_s": silent_s(number),
+                "phases": [] if worker.result is None else phases_of(self.phases, worker.result.spans, number),
+            }
+            for number, worker in enumerate(self.workers)
+        ]
+
+    def view(self, elapsed: float, *, embedded_lab: bool) -> LiveView:
+        """The run at this moment, ``elapsed`` seconds after its start."""
+        phases = tuple(PhaseView(phase.name, phase.kind, phase.state, phase.begun, phase.over) for phase in self.phases)
+        return self._recent.view(elapsed, phases, embedded_lab=embedded_lab)
+
+
+def phases_of(phases: Sequence[PhaseRecord], spans: Sequence[Span], shard: int | None = None) -> list[dict[str, Any]]:
+    """What a process measured of itself in each phase, with the phase's name and how many operations started, and late.
+
+    Raises OperatorError for a span of a phase that the scenario does not have.
+    """
+    found = []
+    for span in spans:
+        if not 0 <= span.phase < len(phases):
+            raise OperatorError(
+                f"Expected a phase from 0 to {len(phases) - 1} in a worker's result; found {span.phase}."
+            )
+        record = phases[span.phase]
+        state = PhaseState() if shard is None else record.states.get(shard, PhaseState())
+        measured = {**msgspec.structs.asdict(span), "phase": record.name}
+        found.append({**measured, "started": state.started, "late": state.late})
+    return found

@@ -1,0 +1,51 @@
+"""The RSA keys that a shard's enrolments need, made ahead of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from agent.errors import PeerError
+from agent.load.phases.run import Part
+from agent.load.shard_plan import EnrolAt, ShardPlan
+from agent.net.mac.keys import KeyPool
+from agent.profiles.profile import read_profile
+from agent.profiles.scep import SCEP, scep_of
+from agent.scenario.targets import chosen_macs
+from agent.scenario.types import EnrollPhase
+
+SCEP_KEY_BITS = 2048  # of the lab's SCEP payload; assumed for other servers of which only `identity = "scep"` is known
+KEYS_AHEAD_SECONDS = 10.0  # our choice: how long a run waits for its first RSA keys before it starts
+
+
+def expect_keys(keys: KeyPool, plan: ShardPlan, part: Part) -> None:
+    """Start making the keys for all enrolments of this shard."""
+    enrolments = sum(
+        len(part.places(chosen_macs(phase, part.population)))
+        for phase in plan.scenario.phases
+        if isinstance(phase, EnrollPhase)
+    )
+    for bits in key_sizes(plan):
+        keys.expect(enrolments, bits)
+
+
+async def keys_made_ahead(reactor: Any, keys: KeyPool, finished: Deferred[None]) -> None:
+    """Wait for the keys that ``expect_keys`` ordered, until KEYS_AHEAD_SECONDS have passed or ``finished`` fires."""
+    made = Deferred.fromCoroutine(keys.made_ahead())
+    made.addTimeout(KEYS_AHEAD_SECONDS, reactor, lambda _outcome, _seconds: None)
+    await DeferredList([made, finished], fireOnOneCallback=True)
+    made.addErrback(lambda _: None).cancel()
+
+
+def key_sizes(plan: ShardPlan) -> list[int | None]:
+    """The key size in bits of each SCEP identity of an enrolment; None if only the fetched profile will state it."""
+    if isinstance(plan.enrol, EnrolAt):
+        if plan.scenario.server.identity == "scep":
+            return [SCEP_KEY_BITS]
+        return [] if plan.lab_anchors_only else [None]
+    try:
+        payloads = read_profile(plan.enrol.profile).payloads
+        return [scep_of(payload).key_size for payload in payloads if payload.payload_type == SCEP]
+    except PeerError:  # the enrolments will fail with this error
+        return []
