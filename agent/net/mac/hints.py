@@ -19,7 +19,7 @@ SCEP: Mapping[FailInfo, str] = {
     ),
     FailInfo.BAD_TIME: "Compare the clocks of this machine and of the CA's.",
     FailInfo.BAD_ALG: "Look at Keysize in the SCEP payload, and at the algorithms that the CA's GetCACaps names.",
-    FailInfo.BAD_CERT_ID: "The CA does not know the request: did it lose its pending requests, or is it one of several?",
+    FailInfo.BAD_CERT_ID: "The CA does not know the request. Did it lose its pending ones? Is it one of several?",
 }
 SCEP_NOT_FOUND = "Look at URL in the SCEP payload."
 UNSIGNED = (
