@@ -1,4 +1,4 @@
-"""Many Macs connected in one process: sessions at a steady rate, errors, and how late the event loop comes round.
+"""Many connected Macs in one process: sessions at a steady rate, errors, and the lag of the event loop.
 
     python benchmarks/connected.py [MACS [SESSIONS_A_SECOND [SECONDS]]]
 
@@ -28,14 +28,14 @@ from twisted.internet.task import deferLater
 from agent.load.machine import allow_open_files
 from agent.net.mac.client import MDMClient
 
-AT_ONCE = 100  # connections that are being opened
+AT_ONCE = 100  # connections opened concurrently
 TICK = 0.005
 AIM_LAG_MS = 50.0
 KIB = 1024
 
 
 class Lag:
-    """How much later than every TICK the loop came to it, in seconds."""
+    """By how many seconds the loop is late for a timer of TICK seconds."""
 
     def __init__(self) -> None:
         self.found: list[float] = []
@@ -43,12 +43,12 @@ class Lag:
         self._timer: Any = None
 
     def start(self) -> None:
-        """From now on."""
+        """Start."""
         self.found.clear()
         self._arm()
 
     def stop(self) -> dict[str, float]:
-        """What was found, in ms."""
+        """The measured lag, in ms."""
         self._timer.cancel()
         ordered = sorted(self.found)
         places = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
@@ -65,7 +65,7 @@ class Lag:
 
 
 class Crowd:
-    """The Macs, and the sessions that they had. It is their watch."""
+    """The Macs and their sessions. It is their observer."""
 
     def __init__(self, fleet: EnrolledFleet, macs: int) -> None:
         self.clients = [fleet.fleet[index] for index in range(macs)]
@@ -75,7 +75,7 @@ class Crowd:
         self._opened: Deferred[None] = Deferred()
 
     async def connect(self) -> None:
-        """Open every connection, by one session for each Mac."""
+        """Open every connection with one session for each Mac."""
         self._opening = self.clients[::-1]
         for client in self.clients:
             client.observer = self
@@ -84,7 +84,7 @@ class Crowd:
         await self._opened
 
     async def sessions(self, rate: float, seconds: float) -> None:
-        """Start this many a second, one Mac after another, at their times."""
+        """Start this many sessions per second on schedule, one Mac after another."""
         began, count = reactor.seconds(), int(rate * seconds)
         swept = began
         for number in range(count):
@@ -99,7 +99,7 @@ class Crowd:
         await deferLater(reactor, 1.0)
 
     def session_over(self, _client: MDMClient, failure: Exception | None) -> None:
-        """One more."""
+        """Count a session."""
         self.ended += 1
         self.failed += failure is not None
         if self._opening:
@@ -108,7 +108,7 @@ class Crowd:
             self._opened.callback(None)
 
     def taken(self, _client: MDMClient, _work: object) -> None:
-        """There are no commands."""
+        """Not called: there are no commands."""
 
     def _open_next(self) -> None:
         if self._opening:
@@ -116,7 +116,7 @@ class Crowd:
 
 
 async def run(nginx: Server, macs: int, rate: float, seconds: float) -> None:
-    """Connect, look at the idle loop, then at the busy one."""
+    """Connect; measure the loop without sessions, then with them."""
     fleet = EnrolledFleet(macs, nginx.authority, nginx.url("nothing"))
     for index in range(macs):
         fleet.enrol(index, lom=False)
@@ -133,7 +133,7 @@ async def run(nginx: Server, macs: int, rate: float, seconds: float) -> None:
         f"{macs} Macs connected: {1e6 * opening / macs:.0f} µs of CPU and {grown:.1f} KiB each, {crowd.failed} errors"
     )
     gc.collect()
-    gc.freeze()  # as a run does once its Macs are there: a collection would go through all of them again and again
+    gc.freeze()  # as a run does at the start of a phase: otherwise every collection visits all Macs
     lag = Lag()
     lag.start()
     await deferLater(reactor, 5.0)
@@ -156,13 +156,13 @@ async def run(nginx: Server, macs: int, rate: float, seconds: float) -> None:
 
 
 def main() -> None:
-    """nginx beside us, and the Macs."""
+    """Start nginx and the Macs."""
     skip_without("nginx")
     macs = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else 500.0
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 20.0
-    allow_open_files(macs // 2 + 512)  # a socket each: the other end is nginx's
-    # nginx hangs up on whoever is idle once a sixteenth of its connections is left.
+    allow_open_files(macs // 2 + 512)  # one socket per Mac here; nginx has the other ends
+    # nginx closes idle connections once only a sixteenth of its connections is free.
     with tempfile.TemporaryDirectory() as folder, server(Path(folder), b"", 1, macs + macs // 4 + 512) as nginx:
         os.sched_setaffinity(0, {cores()[0]})
 

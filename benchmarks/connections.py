@@ -1,4 +1,4 @@
-"""What a new connection costs the client: TCP, mutual TLS with a P-256 key, one session, the end; and a resumed one.
+"""Cost of a new connection for the client: TCP, mutual TLS with a P-256 key, one session, close; also resumed.
 
     python benchmarks/connections.py [CONNECTIONS [MACS [AT_ONCE]]]
 
@@ -26,13 +26,13 @@ ROUNDS = 7
 
 
 def main() -> None:
-    """Everything."""
+    """Run all measurements."""
     skip_without("nginx", "cc")
     given = [int(number) for number in sys.argv[1:4]]
     connections, macs, at_once = given + [1000, 200, 20][len(given) :]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.chmod(folder, 0o755)  # nginx's worker is another user
+        os.chmod(folder, 0o755)  # nginx's worker runs as another user
         with server(folder, COMMAND, IDLE_LENGTH) as nginx:
             floor = Floor(folder)
             os.sched_setaffinity(0, {cores()[0]})
@@ -56,7 +56,7 @@ def main() -> None:
             for _ in range(ROUNDS):
                 for what, each in kinds.items():
                     if what != in_a_crowd:
-                        each.sessions(macs, at_once)  # so that what can be at hand is
+                        each.sessions(macs, at_once)  # to warm the caches up
                     found[what].append(each.sessions(connections, at_once))
                 found[in_c].append(floor(*arguments))
             for each in kinds.values():

@@ -1,4 +1,4 @@
-"""A fleet whose Macs enrol without a network: with real profiles, identities and check-ins that nobody reads."""
+"""A fleet whose Macs enrol without a network: real profiles and identities; check-ins are discarded."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import PrivateKey
 from agent.profiles.making import enrolment_profile, lom_profile
 
-RSA_KEYS = 64  # to choose from; it would take too long to make more
+RSA_KEYS = 64  # shared by the Macs, because generating more takes too long
 
 
 class EnrolledFleet:
-    """``authority`` issues the MDM identities; ``base_url`` is the server's. ``record`` is every exchange."""
+    """``authority`` issues the MDM identities; ``base_url`` is the server's. ``metrics`` gets every record."""
 
     def __init__(self, devices: int, authority: Authority, base_url: str, seed: str = "benchmark") -> None:
         self.metrics = Metrics()
@@ -75,7 +75,7 @@ class EnrolledFleet:
         return self._rsa_keys[index % len(self._rsa_keys)]
 
     def _pkcs12(self, index: int, key: PrivateKey | None) -> dict[str, Any]:
-        """As the lab's, but without a password: deriving keys from it would take most of the time."""
+        """As the lab's, but without a password: its key derivation would take most of the time."""
         issued = self._authority.issue(f"mac {index} {uuid.uuid4()}", CLIENT_USAGE, key=key)
         return {
             "PayloadType": "com.apple.security.pkcs12",
@@ -88,7 +88,7 @@ class EnrolledFleet:
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory, after a collection."""
+    """The resident memory of this process after a garbage collection."""
     gc.collect()
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""What 100,000 Macs cost before the first of them connects: seconds and memory.
+"""Cost of 100,000 Macs before the first one connects: seconds and memory.
 
     python benchmarks/fleet.py [MACS]
 
@@ -23,7 +23,7 @@ AIM_SECONDS, AIM_MIB = 5.0, 250.0
 
 
 def main() -> None:
-    """Make them all, derive them all, look a few up."""
+    """Make all Macs, derive their values, look some up."""
     macs = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     authority = Authority.create("Benchmark CA")
     start = resident_bytes()

@@ -12,14 +12,14 @@ _SOURCE = Path(__file__).with_name("floor.c")
 
 
 class Floor:
-    """The compiled program."""
+    """The path of the compiled program."""
 
     def __init__(self, folder: Path) -> None:
         self._program = folder / "floor"
         subprocess.run(["cc", "-O2", "-o", self._program, _SOURCE, "-lssl", "-lcrypto"], check=True)
 
     def __call__(self, *arguments: object) -> float:
-        """Run it; the µs of CPU that it prints."""
+        """Run it; returns the µs of CPU that it prints."""
         command = [str(self._program), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=_on_the_clients_core)
         if done.returncode:

@@ -1,4 +1,4 @@
-"""Macs that are enrolled already, and sessions of theirs one after another, counted in CPU time of this process."""
+"""Enrolled Macs, whose sessions are measured in CPU time of this process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ IDLE_LENGTH = len(dump_xml({"Status": "Idle", "UDID": POPULATION[0].udid}))
 
 
 class Macs:
-    """``identities`` are those of the Macs, in order. It is their watch, too."""
+    """``identities`` are those of the Macs, in order. It is also their observer."""
 
     def __init__(
         self, server: Server, path: str, identities: Sequence[Identity], *, sign: bool = False, resume: float = 0.0
@@ -82,7 +82,7 @@ class Macs:
         self._to_start = self._to_end = 0
 
     def sessions(self, count: int, at_once: int) -> float:
-        """CPU µs of one session out of ``count``, ``at_once`` at a time, the Macs one after another."""
+        """CPU µs per session, for ``count`` sessions of one Mac after another, ``at_once`` concurrently."""
         self._to_start = self._to_end = count
         reactor.callWhenRunning(self._start, min(at_once, count))
         began = time.process_time()
@@ -90,7 +90,7 @@ class Macs:
         return (time.process_time() - began) / count * 1e6
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         for client in self.clients:
             client.close()
         self.environment.keys.close()
@@ -105,7 +105,7 @@ class Macs:
     # What the Macs call.
 
     def session_over(self, _client: MDMClient, failure: PeerError | None) -> None:
-        """The next Mac's turn."""
+        """Start the next session."""
         if failure is not None:
             raise AssertionError(f"a session failed: {failure}") from failure
         self._to_end -= 1
@@ -115,10 +115,14 @@ class Macs:
             reactor.crash()
 
     def taken(self, client: MDMClient, work: CurrentCommand) -> None:
-        """Nothing more to do."""
+        """Nothing to do."""
+
+    def refused(self, _client: MDMClient, _work: CurrentCommand, failure: PeerError) -> None:
+        """Not expected."""
+        raise AssertionError(f"a result was refused: {failure}") from failure
 
     def went_down(self, client: MDMClient) -> None:
-        """None does."""
+        """Not called: no Mac goes down."""
 
 
 def identities(server: Server, count: int) -> list[Identity]:
@@ -127,7 +131,7 @@ def identities(server: Server, count: int) -> list[Identity]:
 
 
 def raw_request(folder: Path, path: str) -> Path:
-    """The octets that a Mac sends for Idle, for those that do it in C."""
+    """The bytes of a Mac's Idle request, for floor.c."""
     body = dump_xml({"Status": "Idle", "UDID": POPULATION[0].udid})
     head = f"PUT /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
     written = folder / f"{path}.request"

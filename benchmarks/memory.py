@@ -1,4 +1,4 @@
-"""What a Mac costs in memory: enrolled and not connected, by kind of key; and with an open connection.
+"""Memory of a Mac: enrolled and idle, by kind of key; and with an open connection.
 
     python benchmarks/memory.py [MACS [CONNECTED]]
 
@@ -43,7 +43,7 @@ AIM_RESTING, AIM_CONNECTED = 2.0, 45.0
 
 
 def resting(macs: int, with_rsa: bool) -> list[float]:
-    """Bytes of a Mac that is enrolled and at rest: what the process grew by, what is counted, and the floor."""
+    """Bytes per enrolled idle Mac: growth of the process, counted objects, and the floor."""
     fleet = EnrolledFleet(WARM_UP + macs, Authority.create("Benchmark CA"), "https://mdm.invalid")
     least = before = 0
     for index in range(WARM_UP + macs):
@@ -60,20 +60,20 @@ def resting(macs: int, with_rsa: bool) -> list[float]:
 
 
 def _size(client: MDMClient) -> int:
-    """Of the client, what is its own alone, and its place in the fleet's list."""
+    """The client's own objects, and its slot in the fleet's list."""
     own = (client, client._kept, client.index, client.segment)
     return sum(sys.getsizeof(one) for one in own) + POINTER_BYTES
 
 
 class Connecting:
-    """Macs that open a session each, one after another. It is their watch."""
+    """Opens a session for each Mac, one after another. It is their observer."""
 
     def __init__(self, clients: list[MDMClient]) -> None:
         self._waiting = clients
         self._left = len(clients)
 
     def run(self) -> None:
-        """Until every one has had its session, and keeps its connection."""
+        """Run until every Mac had its session; the connections stay open."""
         reactor.callWhenRunning(lambda: [self._next() for _ in range(AT_ONCE)])
         reactor.run(installSignalHandlers=False)
 
@@ -84,7 +84,7 @@ class Connecting:
             assert client.wake()
 
     def session_over(self, _client: MDMClient, failure: Exception | None) -> None:
-        """The next."""
+        """Start the next session."""
         assert failure is None, failure
         self._left -= 1
         if self._left:
@@ -94,11 +94,11 @@ class Connecting:
 
 
 def connected(macs: int, nginx: Server) -> list[float]:
-    """Bytes of a Mac that is enrolled and connected."""
+    """Bytes per enrolled, connected Mac."""
     fleet = EnrolledFleet(WARM_UP + macs, nginx.authority, nginx.url("nothing"))
     clients = [fleet.enrol(index) for index in range(WARM_UP)]
     unused = SSL.Context(SSL.TLS_METHOD)
-    for index in range(PREPARED_IDENTITIES):  # a bounded number of identities is kept ready, whatever the fleet's size
+    for index in range(PREPARED_IDENTITIES):  # a fixed number of identities is kept prepared, for any size of fleet
         use_identity(SSL.Connection(unused), nginx.authority.issue(f"before {index}", CLIENT_USAGE))
     Connecting(clients[:WARM_UP]).run()
     before = resident_bytes()
@@ -113,7 +113,7 @@ def connected(macs: int, nginx: Server) -> list[float]:
 
 
 def bare(connections: int, nginx: Server) -> list[float]:
-    """Bytes of a connection of OpenSSL's with an identity, and its socket."""
+    """Bytes of an OpenSSL connection with an identity, and of its socket."""
     context = make_context((nginx.authority.certificate,))
     context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
     kept: list[tuple[SSL.Connection, socket.socket]] = []
@@ -146,7 +146,7 @@ def _open(context: SSL.Context, identity: Identity, port: int) -> tuple[SSL.Conn
 
 
 def part(name: str, count: int) -> list[float]:
-    """One of the above, in this process."""
+    """Run one measurement in this process."""
     if name in ("P-256", "RSA-2048"):
         return resting(count, name == "RSA-2048")
     allow_open_files(count)
@@ -155,14 +155,14 @@ def part(name: str, count: int) -> list[float]:
 
 
 def alone(name: str, count: int) -> list[float]:
-    """One of the above in KiB, in a process of its own."""
+    """Run one measurement in a new process; returns KiB."""
     command = [sys.executable, __file__, "--part", name, str(count)]
     sizes = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return [size / KIB for size in sizes]
 
 
 def main() -> None:
-    """Both states, and the floors."""
+    """Measure both states and the floors."""
     macs = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
     connections = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
     print(f"{'KiB a Mac':<44}{'grown':>9}{'counted':>9}{'floor':>9}")

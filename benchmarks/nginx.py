@@ -1,4 +1,4 @@
-"""An MDM server that costs next to nothing: nginx with client certificates and fixed answers, on a core of its own."""
+"""An MDM server with minimal cost: nginx with client certificates and fixed answers, on a core of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agent.pki.identity import Identity
 HOST = "127.0.0.1"
 _STARTS_WITHIN = 10.0  # seconds
 
-# A report of IDLE_LENGTH bytes is Idle; at /command that is answered with the command, and its result with nothing.
+# A report of IDLE_LENGTH bytes is Idle; /command answers it with the command, and the result with an empty body.
 _CONFIGURATION = """
 worker_processes 1;
 worker_cpu_affinity {affinity};
@@ -53,26 +53,26 @@ http {{
 
 @dataclass(frozen=True)
 class Server:
-    """Where it listens, and the authority that the Macs' certificates are to come from; ``folder`` has its CA."""
+    """Its address, and the authority that issues the Macs' certificates; ``folder`` has its CA."""
 
     port: int
     authority: Authority
     folder: Path
 
     def url(self, path: str) -> str:
-        """A URL at it."""
+        """A URL of this server."""
         return f"https://{HOST}:{self.port}/{path}"
 
 
 def cores() -> tuple[int, int]:
-    """The core for the client and the one for the server; the same where there is only one."""
+    """The cores of the client and of the server; the same on a machine with one core."""
     available = sorted(os.sched_getaffinity(0))
     return available[0], available[-1]
 
 
 @contextlib.contextmanager
 def server(folder: Path, command: bytes, idle_length: int, connections: int = 8192) -> Iterator[Server]:
-    """Start it; ``command`` is what it answers a report of ``idle_length`` bytes with at /command."""
+    """Start it. At /command it answers a report of ``idle_length`` bytes with ``command``."""
     authority = Authority.create("Benchmark CA")
     (folder / "ca.pem").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
     write_identity(folder / "server.pem", authority.issue("server", SERVER_USAGE, names=[HOST, "localhost"]))
@@ -92,13 +92,13 @@ def server(folder: Path, command: bytes, idle_length: int, connections: int = 81
 
 
 def write_identity(path: Path, identity: Identity) -> None:
-    """A PEM file of a certificate and its key."""
+    """Write a certificate and its key as PEM."""
     key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path.write_bytes(identity.certificate.public_bytes(Encoding.PEM) + key)
 
 
 def skip_without(*programs: str) -> None:
-    """End the benchmark, and say so, where a program that it needs is not there."""
+    """End the benchmark with a message if a program that it needs is missing."""
     wanted = {"nginx": "nginx (Debian package nginx-light)", "cc": "a C compiler (Debian packages gcc, libssl-dev)"}
     for program in programs:
         if _found(program) is None:

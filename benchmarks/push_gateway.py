@@ -1,4 +1,4 @@
-"""What the APNs gateway costs: bytes a Mac, pushes a second and CPU time a push, with h2load as the provider.
+"""Cost of the APNs gateway: bytes per Mac, pushes per second and CPU time per push, with h2load as the provider.
 
     python benchmarks/push_gateway.py [MACS [PUSHES]]
 
@@ -35,41 +35,41 @@ PROVIDER = Provider(TOPIC, certified=True)
 
 
 class DerivedMacs:
-    """Macs that exist in their seed only."""
+    """Macs that are derived from the seed and not stored."""
 
     def __init__(self, population: Population, presence: Presence) -> None:
         self._population = population
         self._presence = presence
 
     def find(self, token: bytes) -> int | None:
-        """Whose token it is: calculated, not looked up."""
+        """The index of the token's Mac, by calculation."""
         return self._population.index_of_token(token)
 
     def presence(self, _index: int) -> Presence:
-        """All the same."""
+        """The same for all."""
         return self._presence
 
     def topic(self, _index: int) -> str:
-        """One for all."""
+        """The same for all."""
         return TOPIC
 
     def left_at(self, _index: int) -> float:
-        """Nobody left."""
+        """None was unenrolled."""
         return 0.0
 
 
 def fields(population: Population, index: int) -> list[tuple[str, str]]:
-    """A push's header."""
+    """The header fields of a push."""
     return [(":method", "POST"), (":path", f"/3/device/{population[index].push_token.hex()}")]
 
 
 def body(population: Population, index: int) -> bytes:
-    """A push's payload."""
+    """The payload of a push."""
     return b'{"mdm":"%s"}' % population[index].push_magic.encode()
 
 
 def memory(population: Population) -> None:
-    """Bytes of the gateway for each Mac: without anything stored, and with a notification each."""
+    """Memory of the broker per Mac, without and with a stored notification for each."""
     requests = [(fields(population, index), body(population, index)) for index in range(len(population))]
     gc.collect()
     tracemalloc.start()
@@ -84,12 +84,12 @@ def memory(population: Population) -> None:
     tracemalloc.stop()
     macs = len(population)
     assert broker.waiting == macs
-    print(f"{macs:,} Macs: {(empty - before) / macs:.3f} bytes a Mac without a notification, "
+    print(f"{macs:,} Macs: {(empty - before) / macs:.3f} bytes per Mac without a notification, "
           f"{(stored - empty) / macs:.0f} bytes with one stored")  # fmt: skip
 
 
 def judging(population: Population, pushes: int) -> None:
-    """CPU time of a push without the network."""
+    """CPU time of the decision alone."""
     macs = len(population)
     requests = [(fields(population, index % macs), body(population, index % macs)) for index in range(pushes)]
     broker = PushBroker(DerivedMacs(population, Presence.ONLINE))
@@ -97,11 +97,11 @@ def judging(population: Population, pushes: int) -> None:
     for header, payload in requests:
         broker.receive(header, payload, PROVIDER, 1e9)
         broker.take()
-    print(f"broker alone: {(time.process_time() - began) / pushes * 1e6:.1f} µs of CPU a push")
+    print(f"broker alone: {(time.process_time() - began) / pushes * 1e6:.1f} µs of CPU per push")
 
 
 def network(population: Population, pushes: int, h2load: str, clients: int, streams: int) -> None:
-    """Pushes a second, and the gateway's CPU time for each, over TLS and HTTP/2."""
+    """Pushes per second and CPU time of each over TLS and HTTP/2, with router and endpoint in this process."""
     identity = Authority.create("benchmark").issue(NAMES[0], SERVER_USAGE, names=[*NAMES, "127.0.0.1"])
     broker = PushBroker(DerivedMacs(population, Presence.ONLINE))
     clock = RunClock(reactor)
@@ -139,12 +139,12 @@ def network(population: Population, pushes: int, h2load: str, clients: int, stre
     endpoint.close()
     seconds, cpu = taken
     assert broker.counts.delivered == pushes
-    print(f"h2load, {clients} connections of {streams} streams: {pushes / seconds:,.0f} pushes a second, "
-          f"{cpu / pushes * 1e6:.0f} µs of CPU a push")  # fmt: skip
+    print(f"h2load, {clients} connections of {streams} streams: {pushes / seconds:,.0f} pushes per second, "
+          f"{cpu / pushes * 1e6:.0f} µs of CPU per push")  # fmt: skip
 
 
 def main() -> None:
-    """Everything."""
+    """Run all measurements."""
     given = [int(number) for number in sys.argv[1:3]]
     macs, pushes = given + [100_000, 20_000][len(given) :]
     population = Population("benchmark", macs)

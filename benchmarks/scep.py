@@ -1,4 +1,4 @@
-"""What it costs a Mac to enrol by SCEP with a new RSA-2048 key, held against making the key alone.
+"""Cost of an enrolment by SCEP with a new RSA-2048 key, compared to generating the key alone.
 
     python benchmarks/scep.py [ENROLMENTS]
 
@@ -35,7 +35,7 @@ def make_keys(count: int) -> None:
 
 
 def floor(count: int) -> tuple[float, float]:
-    """Wall and CPU seconds of making this many keys on all cores; the start of the processes is not counted."""
+    """Wall and CPU seconds of generating this many keys on all cores, without the start of the processes."""
     cores = os.cpu_count() or 1
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as executor:
         list(executor.map(make_keys, [1] * cores * 2))
@@ -55,7 +55,7 @@ def _cpu_of(pid: int) -> float:
 
 
 def serve() -> None:
-    """The lab; it says where it is, and ends with its standard input."""
+    """Run the lab; it prints its URL and ends when its standard input is closed."""
     from twisted.internet.protocol import Protocol
     from twisted.internet.stdio import StandardIO
 
@@ -75,7 +75,7 @@ def serve() -> None:
 
 
 class Enrolments:
-    """The Macs of this process, and the keys that they get."""
+    """The Macs of this process, and their keys."""
 
     def __init__(self, url: str, count: int) -> None:
         from agent.fleet.population import Population
@@ -109,7 +109,7 @@ class Enrolments:
         self.next = 0
 
     async def enrol(self, count: int) -> tuple[float, float, float]:
-        """Enrol this many Macs: wall seconds, CPU seconds of this process, and of those that make keys."""
+        """Enrol this many Macs; returns wall seconds, CPU seconds of this process, and those of the key processes."""
         from agent.load.phases.pace import for_each
 
         macs = range(self.next, self.next + count)
@@ -126,7 +126,7 @@ class Enrolments:
 
 
 async def run(count: int, server: subprocess.Popen[str]) -> None:
-    """Rounds of both, and what came of them."""
+    """Measure rounds of both, and print the results."""
     assert server.stdout is not None
     url = server.stdout.readline().strip()
     per_round = max(1, count // ROUNDS)
@@ -153,7 +153,7 @@ async def run(count: int, server: subprocess.Popen[str]) -> None:
 
 
 def main() -> None:
-    """The lab beside us, and the enrolments."""
+    """Start the lab and the enrolments."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     command = [sys.executable, __file__, "serve"]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

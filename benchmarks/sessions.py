@@ -1,4 +1,4 @@
-"""What a session costs the client over a kept connection: with nothing to do, with a command, with Mdm-Signature.
+"""Cost of a session over a kept connection for the client: with an empty queue, a command, Mdm-Signature.
 
     python benchmarks/sessions.py [SESSIONS [MACS [AT_ONCE]]]
 
@@ -38,13 +38,13 @@ def sign(key: rsa.RSAPrivateKey) -> float:
 
 
 def main() -> None:
-    """Everything."""
+    """Run all measurements."""
     skip_without("nginx", "cc")
     given = [int(number) for number in sys.argv[1:4]]
     sessions, macs, at_once = given + [10_000, 500, 50][len(given) :]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.chmod(folder, 0o755)  # nginx's worker is another user
+        os.chmod(folder, 0o755)  # nginx's worker runs as another user
         with server(folder, COMMAND, IDLE_LENGTH) as nginx:
             floor = Floor(folder)
             os.sched_setaffinity(0, {cores()[0]})

@@ -1,4 +1,4 @@
-"""What every benchmark prints: lowest and median of its rounds, the floor beside them."""
+"""The output of the benchmarks: lowest and median of the rounds, compared to the floor."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def row(what: str, measured: Sequence[float]) -> str:
 
 
 def heading(rounds: int) -> str:
-    """The line above."""
+    """The heading."""
     return f"{f'µs of CPU each, {rounds} interleaved rounds':<58}{'lowest':>9}{'median':>9}"
 
 
 def verdict(aim: str, found: float, most: float, unit: str = "µs") -> str:
-    """Whether an aim is reached."""
+    """Print whether an aim is reached."""
     return f"{'reached' if found <= most else 'MISSED'}: {aim}: {found:.2f} {unit}, aim {most:g}"

@@ -1,12 +1,11 @@
-"""Push for a run, in two halves: the gateway, and the desks at which the pushes for each process's Macs are decided.
+"""The APNs gateway of a run, in the conductor's process, and the embedded lab's provider that pushes to it.
 
-In a run of one process the gateway asks the desk itself; else a router in the gateway's process sends each request to
-the desk of the process that owns the Mac, and both are made from the same plain ``PushBehaviour``.
+Its router (`agent.net.apns.router`) sends each push over the control link to the push endpoint of the process that
+simulates the Mac, even where that is the only worker. Router and endpoints are made from one ``PushBehaviour``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -26,27 +25,25 @@ from agent.pki.identity import Identity
 from agent.profiles.making import TOPIC
 from agent.push.rules import away_times
 
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how a wildcard is reached from this machine
-
-Push = Callable[[str], Deferred[str]]
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - the address at which this machine reaches a wildcard
 
 
 @dataclass(frozen=True, slots=True)
 class APNsPlan:
-    """The gateway of a run. ``identity`` is its certificate; None has the lab issue one.
-
-    ``provider_anchors`` are the CAs of good client certificates; none means that every one is taken at its word.
-    """
+    """The settings of a run's gateway."""
 
     host: str = "127.0.0.1"
     port: int = 0
+    """0 picks a free port."""
     identity: Identity | None = field(default=None, repr=False)
+    """The gateway's certificate; None has the lab issue one."""
     provider_anchors: tuple[x509.Certificate, ...] = field(default=(), repr=False)
+    """The CAs of valid client certificates; without any, every certificate is accepted."""
     behaviour: PushBehaviour = field(default_factory=PushBehaviour)
 
 
 class PushGateway:
-    """The gateway, and with a lab the provider by which the lab pushes like any other server."""
+    """The gateway; with a lab also the provider through which the lab pushes, as any MDM server does."""
 
     def __init__(self, reactor: Reactor, plan: APNsPlan, router: Router, lab: LabServer | None) -> None:
         self._reactor = reactor
@@ -63,12 +60,12 @@ class PushGateway:
 
     @property
     def url(self) -> str:
-        """Where a server pushes."""
+        """The URL that a server pushes to."""
         host = f"[{self._gateway.host}]" if ":" in self._gateway.host else self._gateway.host
         return f"https://{host}:{self._gateway.port}"
 
     def listen(self) -> None:
-        """Open the gateway; the lab pushes to it from now on. Raises OperatorError."""
+        """Open the gateway, and let the lab push to it. Raises OperatorError."""
         self._gateway.listen(self._plan.host, self._plan.port)
         if self._lab is not None:
             authorities = self._lab.authorities
@@ -82,7 +79,7 @@ class PushGateway:
             self._lab.push = LabPush(self._lab.lab, provider)
 
     def close(self) -> Deferred[None]:
-        """Hang up, listen no longer; fires when the providers are gone."""
+        """Stop listening and shut the connections down; fires when all have ended."""
         if self._lab is not None and self._lab.push is not None:
             self._lab.push.close()
             self._lab.push = None
@@ -91,5 +88,8 @@ class PushGateway:
 
 def _issued(authorities: Authorities | None, host: str) -> Identity:
     if authorities is None:
-        raise OperatorError("the APNs gateway needs a certificate: there is no lab that could issue one")
+        raise OperatorError(
+            "Expected a certificate for the APNs gateway, found none and no lab to issue one. "
+            "Give push.tls (--apns-tls DIR)."
+        )
     return authorities.server_identity([*NAMES, *_WILDCARDS.values(), host])

@@ -1,6 +1,7 @@
-"""One provider's connection to the APNs gateway: HTTP/2 frames in, requests out, answers back. Bounded in every way.
+"""One provider's HTTP/2 connection to the APNs gateway: it reads requests, has them decided on, and sends the answers.
 
-Source: RFC 9113; Apple, "Sending notification requests to APNs" for what a connection looks like.
+The provider is untrusted: time, memory and work are bounded by GatewayLimits.
+Source: RFC 9113; Apple, "Sending notification requests to APNs".
 """
 
 from __future__ import annotations
@@ -30,43 +31,43 @@ from OpenSSL import SSL
 from agent.errors import PeerError
 from agent.net.apns.bodies import WaitingBodies
 from agent.net.apns.frames import FrameCutter, FrameSizeError
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.stream import State, TLSStream
 from agent.push.broker import Answer, Broken, Outcome, Reply
 from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import MAX_PAYLOAD_BYTES, Provider, apns_id_of
 
 ALPN = b"h2"
-MAX_CONCURRENT_STREAMS = 1000  # obs: what real APNs states in its SETTINGS, once a certificate is shown
-MAX_HEADER_LIST_BYTES = 8000  # obs: likewise
+MAX_CONCURRENT_STREAMS = 1000  # observed: in the SETTINGS of the real APNs, after a client certificate
+MAX_HEADER_LIST_BYTES = 8000  # observed: likewise
 
-_MAX_SURPLUS_BYTES = 1024 * 1024
+_MAX_SURPLUS_BYTES = 1024 * 1024  # ours: read and dropped of a body that is too long, before its stream is reset
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayLimits:
-    """What connections may ask for. Times in seconds.
-
-    ``request`` is for one request from its headers to its end, and for taking an answer; ``idle`` is without any
-    request, ``newcomer_idle`` the same for a connection without a good certificate; ``linger`` for reading a GOAWAY;
-    ``look`` is how often these are looked at. ``unsent`` bytes of answers that the provider does not read end the
-    connection, ``resets`` streams that it gave up and ``settings`` SETTINGS frames too: each of these makes us visit
-    all its streams.
-
-    ``providers`` connections with a good certificate are served at a time. ``newcomers`` is for those that shake hands
-    or have no good certificate, apart from these; so many more may be on their way out.
-    """
+    """Limits of one connection, and of their number. Times in seconds."""
 
     request: float = 30.0
+    """From the headers of a request to its end; also for reading an answer."""
     idle: float = 3600.0
+    """Without a request, on a connection with a valid client certificate."""
     newcomer_idle: float = 10.0
+    """The same for a connection without one."""
     look: float = 5.0
+    """How often the limits above are checked."""
     linger: float = 1.0
+    """For the provider to read a GOAWAY before the connection is closed."""
     unsent: int = 256 * 1024
+    """Bytes of answers that the provider has not read; more end the connection."""
     resets: int = 1000
+    """Streams that the provider resets; more end the connection."""
     settings: int = 100
+    """SETTINGS frames, each of which makes us visit all streams; more end the connection."""
     providers: int = 1000
+    """Connections with a valid client certificate."""
     newcomers: int = 250
+    """Connections in their handshake or without a valid certificate; as many more may be shutting down."""
 
 
 class Router(Protocol):
@@ -84,28 +85,29 @@ class Router(Protocol):
 
 @dataclass(slots=True)
 class _Incoming:
-    """A request that is not whole yet."""
+    """A request that is not complete yet."""
 
     fields: list[tuple[str, str]]
     since: float
+    """When its headers came, on the reactor's clock."""
     body: bytearray = field(default_factory=bytearray)
 
 
 class ConnectionOwner(Protocol):
-    """Who accepted a connection."""
+    """The gateway, as a connection uses it."""
 
     def identify(self, tls: SSL.Connection) -> Provider:
-        """Who is at the other end of TLS."""
+        """The provider, by its client certificate."""
 
     def identified(self, connection: ProviderConnection) -> None:
-        """The handshake is done and HTTP/2 has begun; the owner may shut the connection down."""
+        """The handshake is done; the owner may shut the connection down."""
 
     def ended(self, connection: ProviderConnection) -> None:
-        """The connection is gone. Called once."""
+        """The connection has ended. Called once."""
 
 
 class ProviderConnection:
-    """The owner of the stream, itself owned by the gateway."""
+    """Owns the TLS stream of one connection; the gateway owns the connection."""
 
     def __init__(self, reactor: Reactor, router: Router, limits: GatewayLimits, owner: ConnectionOwner) -> None:
         self._reactor = reactor
@@ -118,35 +120,36 @@ class ProviderConnection:
         self._provider = Provider()
         self._cutter = FrameCutter()
         self._incoming: dict[int, _Incoming] = {}
-        self._outstanding: set[int] = set()  # streams whose request the router has, and has not answered
+        self._outstanding: set[int] = set()  # streams whose request the router has not answered
         self._bodies = WaitingBodies(self._h2)
-        self._surplus: dict[int, int] = {}  # what came of requests that were too long, after their answer
-        self._begun = 0  # the last stream on which anything was done
+        self._surplus: dict[int, int] = {}  # bytes read of bodies that are too long, by stream
+        self._last_processed = 0  # the last stream that was processed, for GOAWAY
         self._resets = self._settings = 0
         self._reading = False
-        self._draining: Reason | None = None  # it is to go away, and waits for what is outstanding
+        self._draining: Reason | None = None  # why it shuts down once the outstanding requests are answered
         self._leaving = False
-        self._timer: DelayedCall | None = None
-        self._flush_timer: DelayedCall | None = None
+        self._look_alarm = Alarm(reactor, self._look)
+        self._linger_alarm = Alarm(reactor, self._close)
+        self._flush_alarm = Alarm(reactor, self._answer)
         self._idle_since = self._stuck_since = 0.0
 
     @property
     def certified(self) -> bool:
-        """Whether it has shown a good certificate; false during the handshake."""
+        """Whether the provider has a valid certificate; False during the handshake."""
         return self._provider.certified and not self._provider.fault
 
     @property
     def idle_since(self) -> float | None:
-        """When its last answer went out, or HTTP/2 began (reactor's clock); None while a request is under way."""
+        """When its last answer was sent or its handshake ended (reactor's clock); None while a request is pending."""
         return None if self._incoming or self._outstanding else self._idle_since
 
     def begin(self, stream: TLSStream, tls: SSL.Connection) -> None:
-        """Shake hands."""
+        """Start the TLS handshake."""
         self._stream, self._tls = stream, tls
         stream.accept()
 
     def shut_down(self, reason: Reason = Reason.SHUTDOWN) -> None:
-        """Answer what is half there with 503, and hang up when all that the router has is answered, too."""
+        """Answer incomplete requests with 503, and close after the outstanding ones are answered."""
         stream = self._stream
         if stream is None or stream.state is not State.OPEN or self._leaving:
             self._close()
@@ -157,7 +160,7 @@ class ProviderConnection:
         self._answer()
 
     def abort(self) -> None:
-        """Break the connection without a word."""
+        """Reset the connection without GOAWAY."""
         stream = self._stream
         self._end()
         if stream is not None:
@@ -166,7 +169,7 @@ class ProviderConnection:
     # What the stream calls.
 
     def secured(self) -> None:
-        """The handshake is done. Without ALPN h2 it is no HTTP/2 (RFC 9113, 3.2)."""
+        """The handshake is done. Without ALPN h2 the connection is closed (RFC 9113, 3.2)."""
         if self._tls is None or self._tls.get_alpn_proto_negotiated() != ALPN:
             self._close()
             return
@@ -181,12 +184,12 @@ class ProviderConnection:
         self._h2.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
         self._h2.initiate_connection()
         self._idle_since = self._reactor.seconds()
-        self._timer = self._reactor.callLater(self._limits.look, self._look)
+        self._look_alarm.set(self._limits.look)
         self._flush()
         self._owner.identified(self)
 
     def received(self, octets: bytes) -> None:
-        """Bytes of frames. A peer that breaks HTTP/2's rules gets a GOAWAY with the error, and no more."""
+        """Process bytes. A provider that violates HTTP/2 gets a GOAWAY with the error, and the connection is closed."""
         if self._leaving:
             return
         self._reading = True
@@ -200,13 +203,13 @@ class ProviderConnection:
             self._leave()
 
     def lost(self, _error: PeerError) -> None:
-        """The provider hung up, or never shook hands."""
+        """The provider closed the connection, or the handshake failed."""
         self._end()
 
     # HTTP/2.
 
     def _read(self, octets: bytes) -> bool:
-        """The frames in these bytes one after the other; whether the connection goes on after them."""
+        """Process frame after frame; returns whether the connection stays open."""
         try:
             for piece in self._cutter.pieces(octets):
                 for event in self._events(piece):
@@ -220,17 +223,17 @@ class ProviderConnection:
     def _events(self, piece: bytes) -> list[Event]:
         try:
             return self._h2.receive_data(piece)
-        except H2Error:  # of the peer's; h2 has written the GOAWAY
+        except H2Error:  # of the provider; h2 has written the GOAWAY
             self._leaving = True
             return []
 
     def _give_up(self, error: ErrorCodes) -> None:
-        """The connection ends with a GOAWAY that says so."""
-        self._h2.close_connection(error, last_stream_id=self._begun)
+        """End the connection with a GOAWAY of this error."""
+        self._h2.close_connection(error, last_stream_id=self._last_processed)
         self._leaving = True
 
     def _happened(self, event: Event) -> None:
-        match event:  # what is not here (PING, SETTINGS, PRIORITY, …) h2 has answered by itself
+        match event:  # h2 answers the others (PING, SETTINGS, PRIORITY, …) by itself
             case RequestReceived(stream_id=int(stream_id), headers=headers):
                 fields = [(_text(name), _text(value)) for name, value in headers or ()]
                 self._incoming[stream_id] = _Incoming(fields, self._reactor.seconds())
@@ -259,10 +262,10 @@ class ProviderConnection:
                 elif window is not None and window.new_value > (window.original_value or 0):
                     self._bodies.windows_grew()
             case ConnectionTerminated():
-                self._leaving = True  # h2 lets nothing through after it, not even the answers that are outstanding
+                self._leaving = True  # h2 sends nothing after it, not even outstanding answers
 
     def _take(self, stream_id: int, octets: bytes) -> None:
-        """A part of a request's body. One that is too long is answered at once, and its rest read for a while."""
+        """Part of a body. One that is too long is answered at once, and up to _MAX_SURPLUS_BYTES of it are dropped."""
         incoming = self._incoming.get(stream_id)
         if incoming is not None:
             incoming.body += octets
@@ -277,47 +280,47 @@ class ProviderConnection:
                 self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # RFC 9113, 8.1
 
     def _refuse(self, stream_id: int, reason: Reason) -> None:
-        """Answer a request that is not whole."""
+        """Answer an incomplete request."""
         incoming = self._incoming.pop(stream_id)
         own = OwnCause.SHUTDOWN if reason is Reason.SHUTDOWN else None
         refused = PushRefused(reason, apns_id=apns_id_of(incoming.fields), own=own)
         self._respond(stream_id, self._router.refuse(refused))
 
     def _route(self, stream_id: int) -> None:
-        """Have a whole request decided on. A connection on which nothing waits for it any more loses the answer."""
+        """Have a complete request decided on. The answer is dropped if the stream or the connection ends before."""
         if self._draining is not None:
             self._refuse(stream_id, Reason.SHUTDOWN)
             return
         incoming = self._incoming.pop(stream_id)
-        self._begun = max(self._begun, stream_id)
+        self._last_processed = max(self._last_processed, stream_id)
         self._outstanding.add(stream_id)
         self._router.route(incoming.fields, bytes(incoming.body), self._provider, partial(self._decided, stream_id))
 
     def _decided(self, stream_id: int, outcome: Outcome) -> None:
-        """The router's word on a request."""
+        """The router's outcome for a request."""
         if stream_id not in self._outstanding or self._leaving:
-            return  # the provider gave the stream or the connection up
+            return  # the provider reset the stream or closed the connection
         self._outstanding.discard(stream_id)
         if isinstance(outcome, Broken):
             self.abort()
             return
         self._respond(stream_id, outcome)
-        if not self._reading and self._flush_timer is None:
-            # Answers come from another process by the dozen: together they are one write.
-            self._flush_timer = self._reactor.callLater(0.0, self._answer)
+        if not self._reading and not self._flush_alarm.is_set:
+            # Answers come from another process in groups: one write for all.
+            self._flush_alarm.set(0.0)
 
     def _answer(self) -> None:
-        """Send the answers. After the last one of a connection that is to go away: GOAWAY, with the last stream."""
-        self._flush_timer = None
+        """Send the answers. In a shutdown the last one is followed by GOAWAY with the last stream."""
+        self._flush_alarm.cancel()
         if self._draining is None or self._outstanding:
             self._flush()
             return
         document = json.dumps({"reason": self._draining.word}).encode()
-        self._h2.close_connection(ErrorCodes.NO_ERROR, document, last_stream_id=self._begun)
+        self._h2.close_connection(ErrorCodes.NO_ERROR, document, last_stream_id=self._last_processed)
         self._leave()
 
     def _respond(self, stream_id: int, answer: Answer) -> None:
-        self._begun = max(self._begun, stream_id)
+        self._last_processed = max(self._last_processed, stream_id)
         self._idle_since = self._reactor.seconds()
         headers = [(b":status", b"%d" % answer.status), (b"apns-id", answer.apns_id.encode("ascii"))]
         if answer.body:
@@ -329,15 +332,15 @@ class ProviderConnection:
     # Ends.
 
     def _leave(self) -> None:
-        """Say what is still to be said, and hang up when the provider has read it, or has had the time to.
+        """Send what is left, and close after ``linger`` seconds.
 
-        A socket closed at once, with unread bytes in it, would be reset, and the GOAWAY lost.
+        Closing a socket with unread bytes at once would reset it, and the GOAWAY would be lost.
         """
         self._leaving = True
         self._flush()
         self._disarm()
         if self._stream is not None:
-            self._timer = self._reactor.callLater(self._limits.linger, self._close)
+            self._linger_alarm.set(self._limits.linger)
 
     def _flush(self) -> None:
         stream = self._stream
@@ -350,9 +353,9 @@ class ProviderConnection:
             self.abort()
 
     def _look(self) -> None:
-        """Now and then: whether the provider keeps its time limits."""
+        """Check the time limits, every ``look`` seconds."""
         now, limits = self._reactor.seconds(), self._limits
-        self._timer = self._reactor.callLater(limits.look, self._look)
+        self._look_alarm.set(limits.look)
         stuck = bool(self._bodies) or (self._stream is not None and self._stream.unsent)
         self._stuck_since = (self._stuck_since or now) if stuck else 0.0
         since = [self._stuck_since or now, *(incoming.since for incoming in self._incoming.values())]
@@ -377,10 +380,8 @@ class ProviderConnection:
             self._owner.ended(self)
 
     def _disarm(self) -> None:
-        for timer in (self._timer, self._flush_timer):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._timer = self._flush_timer = None
+        for alarm in (self._look_alarm, self._linger_alarm, self._flush_alarm):
+            alarm.cancel()
 
 
 def _text(octets: bytes | str) -> str:

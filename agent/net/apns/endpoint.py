@@ -89,6 +89,6 @@ class PushEndpoint:
         deadline = now if self.broker.ready else self.broker.deadline
         if deadline is None:
             self._alarm.cancel()
-        elif not self._alarm.is_set or deadline < self._due:  # an alarm that is early is set anew when it goes off
+        elif not self._alarm.is_set or deadline < self._due:  # an alarm that is early is set again when it goes off
             self._due = deadline
             self._alarm.set(deadline - now)

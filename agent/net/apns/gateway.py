@@ -1,7 +1,8 @@
-"""The APNs gateway: what an MDM server takes for ``api.push.apple.com``. HTTP/2 over TLS, no connection to a Mac.
+"""The APNs gateway: to an MDM server it is ``api.push.apple.com``. HTTP/2 over TLS; it has no connections to Macs.
 
-The gateway accepts, ``apns_connection`` speaks HTTP/2, and a router has the requests decided on: ``apns_desk`` in the
-process of the Macs, ``apns_router`` where they are in others.
+The gateway accepts connections and identifies providers by their certificates. Each connection reads requests
+(`agent.net.apns.connection`) and gives them to the router (`agent.net.apns.router`), which has them decided on by the
+push endpoint of the process that simulates the Mac.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ _log = Logger()
 
 
 class APNsGateway:
-    """The gateway of one fleet. ``port`` is where it listens, once ``listen`` was called.
+    """The gateway of one fleet. ``host`` and ``port`` are its address after ``listen``.
 
-    ``away`` is when it is not there by rule, from and until, in seconds from ``listen``.
-    ``provider_anchors`` are the CAs whose client certificates are good; without any, each certificate is taken at its
-    word, for a real push certificate is Apple's and a test's is anyone's. ``anonymous`` is who a client without a
-    certificate is taken for: nobody, but for a benchmark whose client has none.
+    ``away`` are the times (start and end, in seconds from ``listen``) at which a rule takes it down.
+    ``provider_anchors`` are the CAs of valid client certificates; without any, every certificate within its dates is
+    accepted, because a real push certificate is Apple's and a test's is not. ``anonymous`` is the provider that a
+    client without a certificate is; only a benchmark, whose client has none, sets it.
     """
 
     def __init__(
@@ -65,26 +66,26 @@ class APNsGateway:
         self._timeouts = timeouts
         self._context = _context(identity)
         self._listener: Listener | None = None
-        self._newcomers: dict[ProviderConnection, None] = {}  # without a good certificate so far, the oldest first
+        self._newcomers: dict[ProviderConnection, None] = {}  # without a valid certificate so far, the oldest first
         self._providers: dict[ProviderConnection, None] = {}
-        self._leaving: dict[ProviderConnection, None] = {}  # that had to make room, the oldest first
+        self._leaving: dict[ProviderConnection, None] = {}  # shutting down to make room, the oldest first
         self._away: list[DelayedCall] = []
         self._gone: Deferred[None] | None = None
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """The number of connections."""
         return len(self._connections())
 
     def listen(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; port 0 takes any free one. Raises OperatorError."""
+        """Listen; port 0 picks a free one. Raises OperatorError."""
         self._open(host, port)
         for begin, end in self._away_times:
             self._away.append(self._reactor.callLater(begin, self._go_away))
             self._away.append(self._reactor.callLater(end, self._come_back))
 
     def close(self) -> Deferred[None]:
-        """Say goodbye to every provider (GOAWAY), and listen no longer; fires when they are gone."""
+        """Stop listening and shut every connection down with GOAWAY; fires when all have ended."""
         for timer in self._away:
             if timer.active():
                 timer.cancel()
@@ -93,7 +94,7 @@ class APNsGateway:
         for connection in self._connections():
             connection.shut_down()
         self._gone = Deferred()
-        self._hung_up()
+        self._check_gone()
         return self._gone
 
     def _open(self, host: str, port: int) -> None:
@@ -108,7 +109,7 @@ class APNsGateway:
             self._listener = None
 
     def _go_away(self) -> None:
-        """By rule: as a gateway that went down."""
+        """Stop listening and reset all connections, by a rule."""
         self._stop_listening()
         for connection in self._connections():
             connection.abort()
@@ -123,7 +124,7 @@ class APNsGateway:
         return [*self._newcomers, *self._providers, *self._leaving]
 
     def _accepted(self, sock: socket.socket, _port: int) -> None:
-        """Whoever comes is let in: where there are too many without a certificate, the first of them makes room."""
+        """Accept a connection. With too many that have no valid certificate, the oldest of these is reset."""
         while len(self._newcomers) >= self._limits.newcomers:
             self._router.turned_away()
             next(iter(self._newcomers)).abort()
@@ -138,7 +139,7 @@ class APNsGateway:
     # From the connections.
 
     def identified(self, connection: ProviderConnection) -> None:
-        """One with a good certificate has a place apart; for it the one that is idle for longest makes room."""
+        """Count a connection with a valid certificate apart. With too many, the longest idle one is shut down."""
         if not connection.certified or connection not in self._newcomers:
             return
         del self._newcomers[connection]
@@ -156,34 +157,34 @@ class APNsGateway:
         self._dismiss(longest[2], Reason.IDLE_TIMEOUT)
 
     def ended(self, connection: ProviderConnection) -> None:
-        """One is gone."""
+        """A connection has ended."""
         for connections in (self._newcomers, self._providers, self._leaving):
             connections.pop(connection, None)
-        self._hung_up()
+        self._check_gone()
 
     def identify(self, tls: SSL.Connection) -> Provider:
-        """Who this is, by its client certificate."""
+        """The provider, by its client certificate."""
         try:
             chain = peer_chain(tls)
-        except CertificateError as error:  # a CA's: the provider's own was read in the handshake
+        except CertificateError as error:  # in a CA's certificate; the provider's own was parsed in the handshake
             return Provider(certified=True, fault=str(error))
         return provider_of(chain, self._anchors) if chain else self._anonymous
 
     def _dismiss(self, connection: ProviderConnection, reason: Reason) -> None:
-        """Shut a connection down. How many are on their way out is bounded, too."""
+        """Shut a connection down. With too many of these, the oldest is reset."""
         while len(self._leaving) >= self._limits.newcomers:
             next(iter(self._leaving)).abort()
         self._leaving[connection] = None
         connection.shut_down(reason)
 
-    def _hung_up(self) -> None:
+    def _check_gone(self) -> None:
         here = self._newcomers or self._providers or self._leaving
         if self._gone is not None and not self._gone.called and not here:
             self._gone.callback(None)
 
 
 class _ProviderCheck:
-    """Any certificate that can be read: APNs refuses by request, with 403. One that cannot be is refused in TLS."""
+    """Accepts any certificate that can be parsed, because APNs refuses requests (403), not handshakes."""
 
     name = "provider"
 
@@ -191,7 +192,7 @@ class _ProviderCheck:
         self.rejected: PeerRejected | None = None
 
     def __call__(self, _tls: SSL.Connection, certificate: crypto.X509, _error: int, depth: int, _ok: int, /) -> bool:
-        """Whether the provider's own certificate can be read."""
+        """Whether the provider's own certificate can be parsed."""
         if depth == 0:
             try:
                 read_openssl(certificate)
@@ -202,7 +203,7 @@ class _ProviderCheck:
 
 
 def provider_of(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> Provider:
-    """Who this client certificate (the first of ``chain``) makes a provider, judged by ``anchors`` where there are any.
+    """The provider with this client certificate (the first of ``chain``), verified against ``anchors`` if any.
 
     Source: Apple, "Setting up push notifications for your MDM customers": the topic is the subject's UID.
     """
@@ -211,7 +212,7 @@ def provider_of(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certif
     topic = topics[0] if len(topics) == 1 else ""
     try:
         own, *others = (for_openssl(each) for each in chain)
-        # Without anchors the certificate itself is one: then only its dates are judged.
+        # Without anchors the certificate itself is the anchor: only its dates are verified.
         store = store_of(anchors or (certificate,))
         crypto.X509StoreContext(store, own, others).verify_certificate()
     except (crypto.X509StoreContextError, crypto.Error, CertificateError) as error:
@@ -228,5 +229,5 @@ def _context(identity: Identity) -> SSL.Context:
     return context
 
 
-def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> Any:  # pyOpenSSL's sentinel has a private type
+def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> Any:  # the type of pyOpenSSL's sentinel is private
     return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS

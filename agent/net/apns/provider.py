@@ -1,7 +1,7 @@
-"""A provider of pushes, as an MDM server has one: HTTP/2 to APNs over one connection, with the push certificate.
+"""A provider, as in an MDM server: it pushes over one HTTP/2 connection to APNs, with the push certificate.
 
-A push that is answered with 429, 500 or 503, or whose connection breaks, is tried again; after a GOAWAY comes a new
-connection.
+A push that is answered with 429, 500 or 503, or whose connection breaks, is retried; after a GOAWAY a new connection is
+opened.
 
 ::
 
@@ -45,19 +45,19 @@ from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
 
 SERVER_NAME = "api.push.apple.com"
-RETRY_FIRST_SECONDS = 0.5  # ours; doubled before each further one; Apple: "back off"
+RETRY_FIRST_SECONDS = 0.5  # ours; doubled for each further retry; Apple: "back off"
 RETRY_LONGEST_SECONDS = 30.0
 TRIES = 8
-MAX_WAITING = 100_000  # ours: pushes that APNs has not taken yet
+MAX_WAITING = 100_000  # ours: pushes that are not sent yet
 _TEMPORARY = (429, 500, 503)
-_STREAMS_AT_FIRST = 100  # RFC 9113, 6.5.2: what one should allow at the least, so until SETTINGS say more
+_STREAMS_AT_FIRST = 100  # RFC 9113, 6.5.2: the recommended minimum; used until SETTINGS state a limit
 _MAX_STREAMS = 1000
 
 Argument = TypeVar("Argument")
 
 
 class PushFailed(PeerError):
-    """APNs did not accept a push: ``status`` and ``reason`` of its answer; 0 and "" where none came."""
+    """APNs did not accept a push. ``status`` and ``reason`` are those of its answer; 0 and "" without one."""
 
     kind = "push_failed"
 
@@ -69,7 +69,7 @@ class PushFailed(PeerError):
 
 @dataclass(slots=True, eq=False)
 class _Push:
-    """One push on its way. ``apns_id`` stays the same from try to try."""
+    """A push without an answer. ``apns_id`` stays the same in every retry."""
 
     token: bytes
     body: bytes
@@ -113,9 +113,9 @@ class APNsProvider:
         self._heard = 0.0
 
     def push(self, token: bytes, push_magic: str, topic: str) -> Deferred[str]:
-        """Wake a Mac; the apns-id once APNs has accepted it, PushFailed where it does not."""
+        """Push to a Mac. Fires with the apns-id when APNs has accepted the push; fails with PushFailed."""
         if len(self._waiting) >= MAX_WAITING:
-            return fail(PushFailed(f"{MAX_WAITING} pushes wait already for APNs to take them"))
+            return fail(PushFailed(f"expected fewer than {MAX_WAITING} pushes that wait for APNs, found as many"))
         body = json.dumps({"mdm": push_magic}).encode()
         push = _Push(token, body, topic, str(uuid.uuid4()).upper())
         self._waiting.append(push)
@@ -123,7 +123,7 @@ class APNsProvider:
         return push.done
 
     def close(self) -> None:
-        """Hang up; what was not answered is forgotten."""
+        """Close the connection; pushes without an answer are dropped."""
         self._closed = True
         for timer in self._timers:
             if timer.active():
@@ -141,7 +141,7 @@ class APNsProvider:
     # What the stream calls.
 
     def secured(self) -> None:
-        """APNs is known to be itself."""
+        """The handshake is done and APNs' certificate is verified."""
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         self._h2.initiate_connection()
         self._ready, self._draining = True, False
@@ -150,20 +150,20 @@ class APNsProvider:
         self._pump()
 
     def received(self, octets: bytes) -> None:
-        """Frames."""
+        """Process bytes of frames."""
         self._heard = self._reactor.seconds()
         try:
             for event in self._h2.receive_data(octets):
                 self._happened(event)
         except H2Error as error:
-            self._hang_up(ConnectionBroken(f"APNs broke a rule of HTTP/2: {error}"))
+            self._hang_up(ConnectionBroken(f"APNs violated HTTP/2: {error}"))
             return
         if self._draining and not self._active:
             self._hang_up(ConnectionBroken("APNs is going away"))
         self._pump()
 
     def lost(self, error: PeerError) -> None:
-        """The connection is gone, or never came to be: what was not answered is pushed again."""
+        """The connection ended or could not be opened: retry the pushes without an answer."""
         self._stream = None
         self._ready = False
         active, self._active = list(self._active.values()), {}
@@ -172,7 +172,7 @@ class APNsProvider:
         if active and self._waiting:
             self._later(self._retry_first, self._put_back, None)
         elif self._waiting:
-            # Nobody was served: the next connection is tried after a while, and each push has lost a try.
+            # No push was sent: reconnect after a delay, which counts as a try of each push.
             waiting, self._waiting = list(self._waiting), deque()
             for push in waiting:
                 self._again(push, f"APNs cannot be reached: {error}")
@@ -182,7 +182,7 @@ class APNsProvider:
     def _happened(self, event: Event) -> None:
         match event:
             case ResponseReceived(stream_id=int(stream_id), headers=headers) if stream_id in self._active:
-                # h2 lets nothing else through than three digits
+                # h2 accepts only three digits
                 self._active[stream_id].status = next(int(value) for name, value in headers if name == b":status")
             case DataReceived(stream_id=int(stream_id), data=data, flow_controlled_length=int(length)):
                 self._h2.acknowledge_received_data(length, stream_id)
@@ -191,10 +191,10 @@ class APNsProvider:
             case StreamEnded(stream_id=int(stream_id)) if stream_id in self._active:
                 self._answered(self._active.pop(stream_id))
             case StreamReset(stream_id=int(stream_id)) if stream_id in self._active:
-                self._again(self._active.pop(stream_id), "APNs gave the push's stream up")
+                self._again(self._active.pop(stream_id), "APNs reset the push's stream")
             case ConnectionTerminated(last_stream_id=last_stream_id):
                 self._draining = True
-                # RFC 9113, 6.8: what is above was not begun, so it can be sent again at once
+                # RFC 9113, 6.8: streams above the last one were not processed, so they are retried at once
                 for stream_id in [each for each in self._active if each > (last_stream_id or 0)]:
                     self._waiting.appendleft(self._active.pop(stream_id))
             case RemoteSettingsChanged():
@@ -220,13 +220,13 @@ class APNsProvider:
         self._later(min(RETRY_LONGEST_SECONDS, self._retry_first * 2.0 ** (push.tries - 1)), self._put_back, push)
 
     def _put_back(self, push: _Push | None) -> None:
-        """It is time for another try: of this push, or of those that wait anyhow."""
+        """Retry this push, or those that wait to be sent."""
         if push is not None:
             self._waiting.append(push)
         self._pump()
 
     def _pump(self) -> None:
-        """Send what may be sent."""
+        """Send as many pushes as streams and flow control allow; connect first where necessary."""
         if self._closed:
             return
         if self._stream is None:
@@ -285,7 +285,7 @@ class APNsProvider:
         self.lost(error)
 
     def _watch(self, stream: TLSStream | None) -> None:
-        """A connection on which nothing came for a while, though something should, is dead."""
+        """Close a connection on which nothing was received for ``answer`` seconds while an answer is due."""
         if stream is None or stream is not self._stream:
             return
         silent = self._reactor.seconds() - self._heard

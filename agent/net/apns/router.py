@@ -85,7 +85,7 @@ class PushRouter:
         self._shard_of = shard_of
         self._send = send
         self._clock = clock
-        self._nobody = PushBroker(_NoMacs(), policy=behaviour.policy())
+        self._no_macs = PushBroker(_NoMacs(), policy=behaviour.policy())
         self._first = FirstPushes(behaviour.parsed_rules())
         self._patience = patience
         self._most = most
@@ -98,7 +98,7 @@ class PushRouter:
     @property
     def counts(self) -> dict[str, Any]:
         """The outcomes that were decided here; the endpoints count the others."""
-        return self._nobody.counts.as_json()
+        return self._no_macs.counts.as_json()
 
     @property
     def outstanding(self) -> int:
@@ -113,7 +113,7 @@ class PushRouter:
         token = token_of(fields)
         index = None if token is None else self._tokens.index_of_token(token)
         if index is None:
-            reply(self._nobody.receive(fields, body, provider, now))
+            reply(self._no_macs.receive(fields, body, provider, now))
             return
         shard = self._shard_of(index)
         cause = self._cause(shard)
@@ -129,11 +129,11 @@ class PushRouter:
 
     def refuse(self, refused: PushRefused) -> Answer:
         """The answer to a request that the gateway refuses itself; it is counted."""
-        return self._nobody.refuse(refused)
+        return self._no_macs.refuse(refused)
 
     def turned_away(self) -> None:
         """The gateway closed a connection because there were too many."""
-        self._nobody.turned_away()
+        self._no_macs.turned_away()
 
     # What the control link brings.
 
@@ -191,4 +191,4 @@ class PushRouter:
 
     def _unavailable(self, fields: list[tuple[str, str]], cause: OwnCause) -> Answer:
         reason = Reason.SERVICE_UNAVAILABLE
-        return self._nobody.refuse(PushRefused(reason, apns_id=apns_id_of(fields), own=cause))
+        return self._no_macs.refuse(PushRefused(reason, apns_id=apns_id_of(fields), own=cause))

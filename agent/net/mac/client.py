@@ -31,7 +31,7 @@ from agent.profiles.profile import Profile
 from agent.push.store import Notification
 
 WENT_DOWN = "the Mac went down"
-ENROLLED_ANEW = "the Mac enrolled anew"
+ENROLLED_AGAIN = "the Mac enrolled again"
 
 FetchProfile = Callable[[], Awaitable[bytes]]
 
@@ -260,7 +260,7 @@ class MDMClient:
                 record.key_wait = key_wait.seconds
                 pushes.enrolling = False
                 environment.warn_each(device.take_warnings())
-            mac.sessions.end(ENROLLED_ANEW)
+            mac.sessions.end(ENROLLED_AGAIN)
             _check_signer(device, profile, environment)
             mac.lom.update()
         pushes.enrolled()

@@ -200,4 +200,4 @@ class MacObserver(Protocol):
         """A session ended, without an error or with ``failure``."""
 
     def went_down(self, mac: ObservedMac) -> None:
-        """The Mac is off; a session that was open is not reported as over."""
+        """The Mac is off. A session that was open has been reported as over, cut short."""

@@ -15,11 +15,11 @@ SCEP: Mapping[FailInfo, str] = {
         "A CA that gives one certificate to a name refuses the Macs of an earlier run: use another fleet.seed (--seed)."
     ),
     FailInfo.BAD_MESSAGE_CHECK: (
-        "Look at the CA's certificate: the message was made for, or by, another key. Has the CA been made anew?"
+        "Look at the CA's certificate: the message was encrypted for, or signed by, another key. Was the CA replaced?"
     ),
     FailInfo.BAD_TIME: "Compare the clocks of this machine and of the CA's.",
     FailInfo.BAD_ALG: "Look at Keysize in the SCEP payload, and at the algorithms that the CA's GetCACaps names.",
-    FailInfo.BAD_CERT_ID: "The CA knows no such request: did it lose what is pending, or is it one of several?",
+    FailInfo.BAD_CERT_ID: "The CA does not know the request. Did it lose its pending ones? Is it one of several?",
 }
 SCEP_NOT_FOUND = "Look at URL in the SCEP payload."
 UNSIGNED = (

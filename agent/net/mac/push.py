@@ -19,7 +19,7 @@ from agent.push.store import Notification
 _MAX_PENDING = 100  # ours: pushes whose time is measured until the Mac's next request; older ones are cut short
 
 
-def _nobody(_index: int) -> None:
+def _ignore(_index: int) -> None:
     """For a fleet without pushes."""
 
 
@@ -27,8 +27,8 @@ def _nobody(_index: int) -> None:
 class GatewaySide:
     """What the Macs of a fleet call, with their index, when they are back or have left; set by the push endpoint."""
 
-    on_back: Callable[[int], None] = _nobody
-    on_left: Callable[[int], None] = _nobody
+    on_back: Callable[[int], None] = _ignore
+    on_left: Callable[[int], None] = _ignore
 
 
 class PushListener:

@@ -1,4 +1,4 @@
-"""How many connections the gateway serves: whoever shows no certificate never keeps out one who does."""
+"""Limits of the number of connections: those without a certificate never keep out a provider with one."""
 
 from __future__ import annotations
 

@@ -103,9 +103,9 @@ def test_who_pushes_is_judged_by_the_certificate_with_each_request(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     need("curl", "curl")
-    stranger, now = Authority.create("Someone else"), datetime.now(UTC)
+    other_ca, now = Authority.create("Someone else"), datetime.now(UTC)
     identities = {
-        "stranger": provider_identity(authority=stranger),
+        "other_ca": provider_identity(authority=other_ca),
         "app": provider_identity("com.example.app"),
         "nameless": provider_identity(None),
         "other": provider_identity(TOPIC + "2"),
@@ -125,10 +125,10 @@ def test_who_pushes_is_judged_by_the_certificate_with_each_request(
 
     taken_at_its_word = run_in_reactor(reasons(anchored=False))
     assert taken_at_its_word == {
-        None: "MissingProviderToken", "provider": "", "stranger": "", "app": "Forbidden", "nameless": "BadCertificate",
+        None: "MissingProviderToken", "provider": "", "other_ca": "", "app": "Forbidden", "nameless": "BadCertificate",
         "other": "DeviceTokenNotForTopic", "expired": "BadCertificate",
     }  # fmt: skip
-    assert run_in_reactor(reasons(anchored=True)) == {**taken_at_its_word, "stranger": "BadCertificate"}
+    assert run_in_reactor(reasons(anchored=True)) == {**taken_at_its_word, "other_ca": "BadCertificate"}
 
 
 # httpx

@@ -101,7 +101,7 @@ def test_a_stream_or_a_connection_that_is_given_up_loses_its_answer_alone(
             slow.replies[apns_id(2)](Broken())  # of the second connection, which breaks
             assert await in_thread(other.until, h2.events.StreamEnded, 2)
             assert other.ended
-            slow.replies[apns_id(3)](Answer(200, apns_id(3)))  # of nobody any more
+            slow.replies[apns_id(3)](Answer(200, apns_id(3)))  # its stream is gone
             other.socket.close()
 
     run_in_reactor(scenario())
@@ -151,7 +151,7 @@ def test_the_shutdown_waits_for_what_is_outstanding(run_in_reactor: RunInReactor
     run_in_reactor(scenario())
 
 
-def test_a_goaway_for_an_error_names_the_last_stream_that_was_begun(
+def test_a_goaway_for_an_error_names_the_last_stream_that_was_processed(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     async def scenario() -> None:

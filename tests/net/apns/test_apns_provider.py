@@ -113,7 +113,7 @@ def test_after_a_goaway_the_next_push_makes_a_new_connection(run_in_reactor: Run
     run_in_reactor(scenario())
 
 
-def test_a_stranger_is_not_pushed_to(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_a_server_with_an_untrusted_certificate_is_not_pushed_to(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
             provider = APNsProvider(

@@ -265,7 +265,7 @@ def test_a_server_that_is_not_there(run_in_reactor: RunInReactor) -> None:
 
 
 @pytest.mark.parametrize("what", ["profile", "Authenticate", "TokenUpdate", "SetBootstrapToken"])
-def test_a_mac_that_cannot_enrol_anew_is_managed_as_before(run_in_reactor: RunInReactor, what: str) -> None:
+def test_a_mac_that_cannot_enrol_again_is_managed_as_before(run_in_reactor: RunInReactor, what: str) -> None:
     with scripted_mdm() as mdm:
 
         async def scenario() -> None:

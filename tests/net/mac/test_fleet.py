@@ -1,4 +1,4 @@
-"""A fleet makes the Macs that are asked for, knows them by their addresses, and lays down those that are at nothing."""
+"""A fleet makes Macs on first access, finds them by address and name, and serialises idle ones."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_network_that_finds_nobody_by_calculation_is_given_every_mac(monkeypat
     assert added == [(mac.index, mac.dns_name) for mac in population]
 
 
-def test_no_more_are_looked_at_and_laid_down_than_is_said() -> None:
+def test_rest_checks_and_makes_idle_no_more_macs_than_its_bounds() -> None:
     macs = fleet()
     for client in macs:
         _ = client.device
@@ -95,7 +95,7 @@ def test_no_more_are_looked_at_and_laid_down_than_is_said() -> None:
     assert [client.index for client in macs if not client.resting] == [99]
 
 
-def lies(client: MDMClient) -> bool:
+def becomes_idle(client: MDMClient) -> bool:
     return client.rest() and client.resting
 
 
@@ -111,12 +111,12 @@ def test_a_mac_that_lay_down_answers_as_before(run_in_reactor: RunInReactor) -> 
             client = running.fleet[0]
             before = await running.command(client, "ProfileList")
             assert client.connected
-            assert not lies(client)  # a connection is open
+            assert not becomes_idle(client)  # a connection is open
             await running.until(lambda: client.open_session is None, "the session's end")
-            assert not lies(client)
+            assert not becomes_idle(client)
             client._parts.sessions.end("the server closed the connection")  # as where the server closes it
             assert client.enrolled
-            assert lies(client)
+            assert becomes_idle(client)
             assert client.enrolled
             assert running.fleet.rest() == 0
             after = await running.command(client, "ProfileList")
@@ -134,17 +134,17 @@ def test_a_mac_at_rest_is_reached_by_its_controller_and_boots(run_in_reactor: Ru
                 await with_lom(running, client)
                 await running.until(lambda: client.open_session is None, "the session's end")  # noqa: B023
                 client._parts.sessions.end("the server closed the connection")
-                assert lies(client)
+                assert becomes_idle(client)
             mac = running.fleet.population[1]
             item = RelayItem("0001", mac.dns_name, PowerRequest.RESET, mac.primary_ipv6, None)
             (outcome,) = await running.network.relay(controller, [item])
             assert outcome.error == ""
-            assert not lies(device)  # it boots
+            assert not becomes_idle(device)  # it boots
             await running.until(
                 lambda: device.boots == 1 and device.open_session is None, "the boot, and a session after it"
             )
             device._parts.sessions.end("the server closed the connection")
-            assert lies(device)
+            assert becomes_idle(device)
             assert device.boots == 1
             version = mac.lom_protocol_version
             again = device.receive_lom_request(LinkRequest("0001", mac.dns_name, PowerRequest.RESET, version), "nobody")
@@ -165,7 +165,7 @@ def test_whether_a_mac_left_is_known_after_it_lay_down(run_in_reactor: RunInReac
             await running.until(lambda: not client.enrolled and client._parts.background.quiet, "the end of management")
             assert gone == [0]
             left_at = client.pushes.left_at
-            assert lies(client)
+            assert becomes_idle(client)
             assert client.pushes.presence is Presence.LEFT
             assert client.pushes.left_at == left_at is not None
 
@@ -183,6 +183,6 @@ def test_the_enrolment_under_way_keeps_a_mac_awake(run_in_reactor: RunInReactor)
 
             await client.enroll(fetch)
             assert rested == [False]
-            assert lies(client)
+            assert becomes_idle(client)
 
     run_in_reactor(scenario())

@@ -1,4 +1,4 @@
-"""RSA keys: made once for each Mac or for all, and begun before somebody asks."""
+"""RSA keys: one for each Mac or a pool for all, generated ahead."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_first_key_that_is_asked_for_says_how_long_the_others_will_be(run_in
     run_in_reactor(scenario())
 
 
-def test_no_more_are_begun_ahead_than_the_bound(run_in_reactor: RunInReactor) -> None:
+def test_no_more_are_generated_ahead_than_the_bound(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with making() as made:
             bound, keys.MAX_AHEAD = keys.MAX_AHEAD, 2

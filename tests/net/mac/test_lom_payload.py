@@ -136,19 +136,19 @@ def test_another_identity_is_shown_on_the_next_link_and_the_open_one_goes_on(
 
 def test_other_cas_judge_the_next_controller(run_in_reactor: Run) -> None:
     party = device()
-    stranger = controller(STRANGE_CA.issue(CONTROLLER_NAME, LOM_USAGE))
+    untrusted = controller(STRANGE_CA.issue(CONTROLLER_NAME, LOM_USAGE))
 
     async def run() -> None:
         with Sockets(reactor, party) as sockets:
             assert await sockets.relay(controller(), item(uuid="a")) == [Outcome("a")]
-            (refused,) = await sockets.relay(stranger, item(uuid="b"))
+            (refused,) = await sockets.relay(untrusted, item(uuid="b"))
             assert "refused our certificate" in refused.error
             assert party.lom is not None
             party.lom = replace(party.lom, controller_anchors=(STRANGE_CA.certificate,))
             sockets.network.lom_changed(party)
             (refused,) = await sockets.relay(controller(), item(uuid="c"))
             assert "refused our certificate" in refused.error
-            assert await sockets.relay(stranger, item(uuid="d")) == [Outcome("d")]
+            assert await sockets.relay(untrusted, item(uuid="d")) == [Outcome("d")]
 
     run_in_reactor(run())
     assert [asked.uuid for asked, _ in party.asked] == ["a", "d"]

@@ -1,4 +1,4 @@
-"""A Mac that lies down is gone at once, parts and all: nothing of it waits for the garbage collector."""
+"""The runtime state of a Mac that becomes idle is freed at once, without a garbage collection."""
 
 from __future__ import annotations
 
