@@ -1,4 +1,4 @@
-"""The options of the APNs gateway, and what they come to: its address, its certificate, its behaviour."""
+"""The APNs gateway of a run, from the table ``[push]``: its address, certificate and behaviour."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agent.scenario.types import PushPart, Scenario
 
 
 def apns_plan(scenario: Scenario) -> APNsPlan | None:
-    """The gateway that the scenario asks for; None where it asks for none. Raises OperatorError."""
+    """The gateway of the scenario, or None. Raises OperatorError."""
     push = scenario.push
     if not push.enabled or push.listen is None:
         return None
@@ -45,7 +45,7 @@ def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
-        raise OperatorError(f"push.listen (--apns) should be ADDRESS:PORT, such as 127.0.0.1:2197, but is {text!r}")
+        raise OperatorError(f"Expected push.listen (--apns) as ADDRESS:PORT, such as 127.0.0.1:2197, found {text!r}.")
     return host, int(port)
 
 
@@ -59,15 +59,15 @@ def _identity(push: PushPart, host: str) -> Identity | None:
 
 
 def gateway_authority(folder: Path) -> Authority:
-    """The CA in a folder, made where there is none: a server has to trust it only once. Raises OperatorError."""
+    """The CA in a folder, made if it is missing and then kept, since servers trust it. Raises OperatorError."""
     certificate, key = folder / "ca.pem", folder / "ca.key"
     there = [path for path in (certificate, key) if path.exists()]
     if len(there) == 2:
         return Authority(Identity(read_anchors((str(certificate),))[0], _read_key(key)))
     if there:
         raise OperatorError(
-            f"Expected ca.pem and ca.key in {folder}; found only {there[0].name}. Bring the other one back, or name "
-            "another folder: a new CA has to be trusted anew."
+            f"Expected ca.pem and ca.key in {folder}, found only {there[0].name}. Restore the other file, or name "
+            "another folder: servers would have to trust a new CA."
         )
     make_folder(str(folder))
     authority = Authority.create(f"lom-agent APNs CA {os.urandom(4).hex()}")
@@ -86,7 +86,7 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     except OSError as error:
         raise OperatorError(f"the key {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:
-        raise OperatorError(f"{path} holds no private key in PEM without a password: {error}") from error
+        raise OperatorError(f"Expected an unencrypted private key in PEM in {path}, found: {error}.") from error
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise OperatorError(f"the key {path} should be RSA or elliptic curve")
+        raise OperatorError(f"Expected an RSA or elliptic curve key in {path}, found {type(key).__name__}.")
     return key
