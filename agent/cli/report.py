@@ -46,8 +46,8 @@ _STYLES = {Level.GOOD: "green", Level.NOTE: "", Level.WARNING: "yellow", Level.B
     "--fail-on",
     metavar="regression[:N%]",
     callback=lambda _context, _option, text: None if text is None else _threshold(text),
-    help="Exit with status 1 if a run is worse than the first, times and rates by more than N % (default 10), or if the "
-    "two are not comparable.",
+    help="Exit with status 1 if a run is worse than the first, times and rates by more than N % (default 10), or if "
+    "the two are not comparable.",
 )
 def report(results: Sequence[str], out: Path | None, merge: Path | None, fail_on: float | None) -> None:
     """Make the HTML report of a run again, or compare several runs.
