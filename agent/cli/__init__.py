@@ -1,6 +1,6 @@
-"""The command ``lom-agent``: reads the operator's words, picks the reactor, turns what happened into an exit status.
+"""The command ``lom-agent``: parses the arguments, installs the reactor, turns the outcome into an exit status.
 
-Exit status: 0 all good; 1 an operation failed or a limit is broken; 2 wrong usage or input; 130 stopped by Ctrl-C, 143
+Exit status: 0 success; 1 an operation failed or a limit is broken; 2 wrong usage or input; 130 stopped by Ctrl-C, 143
 by SIGTERM, 129 by SIGHUP.
 """
 
@@ -12,7 +12,7 @@ from agent.cli import signals
 
 
 def main() -> None:
-    """Run the command line; every error of ours is one line on standard error."""
+    """Run the command line; each of our errors is one line on standard error."""
     signals.handle(signals.end_at_once)
     from agent.cli.commands import run_command_line
 

@@ -1,4 +1,4 @@
-"""The options of the APNs gateway, and what they come to: its address, its certificate, its behaviour."""
+"""The APNs gateway of a run, from the table ``[push]``: its address, certificate and behaviour."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.scenario.types import PushPart, Scenario
 
 
 def apns_plan(scenario: Scenario) -> APNsPlan | None:
-    """The gateway that the scenario asks for; None where it asks for none. Raises OperatorError."""
+    """The gateway of the scenario, or None. Raises OperatorError."""
     push = scenario.push
     if not push.enabled or push.listen is None:
         return None
@@ -49,15 +49,15 @@ def _identity(push: PushPart, host: str) -> Identity | None:
 
 
 def gateway_authority(folder: Path) -> Authority:
-    """The CA in a folder, made where there is none: a server has to trust it only once. Raises OperatorError."""
+    """The CA in a folder, made if it is missing and then kept, since servers trust it. Raises OperatorError."""
     certificate, key = folder / "ca.pem", folder / "ca.key"
     there = [path for path in (certificate, key) if path.exists()]
     if len(there) == 2:
         return Authority(read_identity(str(certificate), str(key)))
     if there:
         raise OperatorError(
-            f"Expected ca.pem and ca.key in {folder}; found only {there[0].name}. Bring the other one back, or name "
-            "another folder: a new CA has to be trusted anew."
+            f"Expected ca.pem and ca.key in {folder}, found only {there[0].name}. Restore the other file, or name "
+            "another folder: servers would have to trust a new CA."
         )
     make_folder(str(folder))
     authority = Authority.create(f"lom-agent APNs CA {os.urandom(4).hex()}")

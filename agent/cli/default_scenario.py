@@ -1,4 +1,4 @@
-"""The scenario of a run: a file with the options as overrides, or what ``lom-agent run`` does by itself."""
+"""The scenario of a run: a file or the default scenario, with the options as overrides."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from agent.cli.scenario_options import overrides, toml_value
 from agent.scenario.reading import names_no_server, read_scenario, scenario_from
 from agent.scenario.types import Scenario
 
-POLL_SECONDS = 60.0  # ours: how often a Mac looks by itself where there is no push
-AT_ONCE = 64  # Macs: connections are made as fast as both ends can, and none waits for long
-LAB_AT_ONCE = 8  # the lab shares the cores with the Macs: more at once only wait longer, and end no sooner
+POLL_SECONDS = 60.0  # ours: how often a Mac polls without push
+AT_ONCE = 64  # Macs; ours: as fast as both ends can, without long waits
+LAB_AT_ONCE = 8  # the lab shares the cores with the Macs: with more Macs each only waits longer
 
 # Options that build the default scenario's phases, and the keys that a file has for the same.
 _PHASE_OPTIONS = {
@@ -33,7 +33,7 @@ def scenario_of(path: str | None, options: Mapping[str, Any], given: Mapping[str
         return scenario_from(_default(options, given), changes, where="the options")
     for name, key in _PHASE_OPTIONS.items():
         if name in given:
-            raise click.UsageError(f"--{name} is not for a scenario's file: say --set {key}=…")
+            raise click.UsageError(f"--{name} is for a run without SCENARIO.toml. With a file, use --set {key}=…")
     names_server = any(text.strip().startswith(("server.adapter", "server.lab")) for text in options["overrides"])
     if "enroll" in given and not names_server and names_no_server(path):
         changes = ["server.adapter=none", *changes]  # the server of --enroll instead of the embedded lab
@@ -44,12 +44,12 @@ def _default(options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     if options["enroll"] is None:
         for name in ("ca", "insecure", "stay", "poll"):
             if options[name]:
-                raise click.UsageError(f"--{name} goes with --enroll: the embedded lab needs none")
+                raise click.UsageError(f"--{name} goes with --enroll: the embedded lab does not need it")
         return {"name": "lom-agent run", "load": {"concurrency": LAB_AT_ONCE}, "phase": _in_the_lab(options)}
     if options["poll"] and not options["stay"]:
-        raise click.UsageError("--poll goes with --stay: without it no Mac stays to look again")
+        raise click.UsageError("--poll goes with --stay: without it no Mac stays to poll")
     if "identity" in given:
-        raise click.UsageError("--identity is about the lab's profile; with --enroll the server's profile decides")
+        raise click.UsageError("--identity is for the lab's profile; with --enroll the server's profile decides")
     return {
         "name": "lom-agent run",
         "server": {"adapter": "none"},
@@ -63,7 +63,7 @@ def _enrol(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_the_lab(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Enrol, set LOM up, reset every Mac; then one segment is off for a while, and a command waits for its Macs."""
+    """Enrol, set up LOM, reset every Mac; then one segment is off for a while, with a command queued for its Macs."""
     return [
         _enrol(options),
         {"kind": "lom_setup"},
@@ -85,7 +85,7 @@ _FIRST_DEVICES = {"segments": 1, "controllers": False}
 
 
 def _in_a_server(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Enrol, look for commands once, stay. With the push gateway the Macs wait for the server's pushes."""
+    """Enrol, poll once, stay. With the push gateway the Macs wait for pushes instead."""
     phases = [_enrol(options)]
     pushed = options["apns"] is not None
     if not pushed:
@@ -99,6 +99,6 @@ def _in_a_server(options: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _choice(text: str) -> str:
-    """``CASE=CHOICE`` as the override of a scenario's key."""
+    """``CASE=CHOICE`` as an override of a key of ``fleet.power``."""
     case, _, choice = text.partition("=")
     return f"{case.strip().replace('-', '_')}={toml_value(choice.strip())}"

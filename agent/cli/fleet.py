@@ -1,4 +1,4 @@
-"""``lom-agent fleet``: look at the Macs of a seed."""
+"""``lom-agent fleet``: show the Macs of a seed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def fleet() -> None:
 )
 @scenario_option("--segment-size")
 @scenario_option("--seed")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of a table.")
 def fleet_show(devices: int, segment_size: int, seed: str, as_json: bool) -> None:
-    """Show the Macs that a seed makes."""
+    """Show the Macs of a seed."""
     population = Population(seed, devices, segment_size)
     if as_json:
         _write_json_array(mac.as_json() for mac in population)
@@ -35,7 +35,7 @@ def fleet_show(devices: int, segment_size: int, seed: str, as_json: bool) -> Non
 
 
 def _write_json_array(items: Any) -> None:
-    """Write a JSON array item by item, so that a fleet of a million needs no memory."""
+    """Write a JSON array item by item, so that the memory does not depend on the size of the fleet."""
     separator = "[\n"
     for item in items:
         click.echo(separator + json.dumps(item), nl=False)

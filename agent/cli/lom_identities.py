@@ -1,4 +1,4 @@
-"""Where the LOM commands take their identities from: files, or a seed. Both ends have the same options."""
+"""The identities of the LOM commands, from files or a seed. Both ends have the same options."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The files of one end, or the seed of both: one of them is set."""
+    """The identity of one end from files, or the seed of both ends; the other field is None."""
 
     seed: str | None
     side: LinkSide | None
 
 
 def identity_options(ours: str, peers: str) -> Callable[[Command], Command]:
-    """The options of an end that is ``ours`` and judges ``peers``; ``source_of`` reads what was given."""
+    """The options of an end that is ``ours`` and verifies ``peers``; ``source_of`` reads them."""
     file = click.Path(dir_okay=False)
 
     def decorate(command: Command) -> Command:
@@ -32,15 +32,15 @@ def identity_options(ours: str, peers: str) -> Callable[[Command], Command]:
             click.option(
                 "--seed",
                 metavar="TEXT",
-                help="Identities made from this text, the same in every process: for trials. Who knows the text has "
-                f"every key.  [default, without files: {DEFAULT_SEED}]",
+                help="Derive the identities from this text, for tests: anyone who knows the text has every key.  "
+                f"[default, without files: {DEFAULT_SEED}]",
             ),
             click.option(
                 "--ca",
                 multiple=True,
                 type=file,
                 metavar="FILE",
-                help=f"A CA certificate that judges {peers} (PEM or DER). Repeatable.",
+                help=f"A CA certificate that verifies {peers} (PEM or DER). Repeatable.",
             ),
             click.option("--key", type=file, metavar="FILE", help="The private key of --cert (PEM, not encrypted)."),
             click.option(
@@ -54,13 +54,13 @@ def identity_options(ours: str, peers: str) -> Callable[[Command], Command]:
 
 
 def source_of(options: Mapping[str, Any], *with_seed: str) -> Source:
-    """What ``options`` say; those ``with_seed`` mean nothing beside files. Raises UsageError and OperatorError."""
+    """The source in ``options``; those ``with_seed`` are refused with files. Raises UsageError and OperatorError."""
     files = {f"--{name}": options[name] for name in ("cert", "key", "ca")}
     if not any(files.values()):
         seed = options["seed"]
         return Source(DEFAULT_SEED if seed is None else seed, None)
     if options["seed"] is not None:
-        raise click.UsageError("--seed makes identities, --cert, --key and --ca read them: give one or the other")
+        raise click.UsageError("--seed derives identities, --cert, --key and --ca read them: give one or the other")
     missing = [name for name, value in files.items() if not value]
     if missing:
         raise click.UsageError(f"--cert, --key and --ca go together; {' and '.join(missing)} is missing")

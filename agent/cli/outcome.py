@@ -1,4 +1,4 @@
-"""What a run came to: its results document, where that goes, and the exit status."""
+"""The outcome of a run: its results document, the files written, and the exit status."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from agent.scenario.redacted import as_document
 from agent.scenario.types import Scenario
 
 REPORT_NAME = "report.html"
-NOT_OVER = "the run was not over when this was written"
+NOT_OVER = "the run had not finished when this was written"
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where the operator wants what."""
+    """The files to write; None: not written."""
 
     out: str | None = None
     junit: str | None = None
@@ -42,11 +42,11 @@ class Outputs:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Outputs:
-        """As the options say it."""
+        """The files that the options name."""
         return cls(options["out"], options["junit"], options["trace"])
 
     def check(self) -> None:
-        """Make the folders and try the files now: a run does not end without a place for its results.
+        """Make the folders and check the files before the run.
 
         Raises OperatorError.
         """
@@ -59,7 +59,7 @@ class Outputs:
 
 
 class Outcome:
-    """The outcome of one run; ``document`` is there once it has ended."""
+    """The outcome of one run; ``document`` is available after ``end``."""
 
     def __init__(self, scenario: Scenario, outputs: Outputs, started: datetime) -> None:
         self._ended: ResultsDocument | None = None
@@ -74,12 +74,12 @@ class Outcome:
         self._unwritten: list[OperatorError] = []
 
     def checkpoint(self, conductor: Conductor) -> None:
-        """Write the results so far, for the case that the run is killed. Raises OperatorError."""
+        """Write the results so far, in case the run is killed. Raises OperatorError."""
         if self._outputs.out is not None:
             write_results(self._outputs.out, self._document(conductor, NOT_OVER))
 
     def end(self, conductor: Conductor, signal_number: int | None, trace: TraceParts) -> None:
-        """The run is over: write everything that can be written; ``tell`` says what could not."""
+        """Write all files at the end of the run; ``tell`` raises the errors."""
         self._signal = signal_number
         because = conductor.incomplete_because or (None if signal_number is None else INTERRUPTED)
         self._ended = self._document(conductor, because)
@@ -88,7 +88,7 @@ class Outcome:
             self._write(lambda: write_results(out, document))
             self._write(lambda: write_report(Path(out) / REPORT_NAME, [document]))
         self._write(trace.join)
-        if junit is not None:  # the last, because it says what could not be written
+        if junit is not None:  # last, because it lists the files that could not be written
             self._write(lambda: write_junit(junit, document, [str(error) for error in self._unwritten]))
 
     def _write(self, write: Callable[[], Path | None]) -> None:
@@ -100,7 +100,7 @@ class Outcome:
             self._written += [] if path is None else [path]
 
     def tell(self, console: Console) -> None:
-        """Print the summary, and what was written where. Raises OperatorError where something could not be written."""
+        """Print the summary and the written files. Raises OperatorError if a file could not be written."""
         print_summary(console, self.document)
         for path in self._written:
             console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
@@ -111,12 +111,12 @@ class Outcome:
     def document(self) -> ResultsDocument:
         """The results of the run. Raises MisuseError before ``end``."""
         if self._ended is None:
-            raise MisuseError("the results of a run that is not over")
+            raise MisuseError("the run has not finished: it has no results yet")
         return self._ended
 
     @property
     def exit_status(self) -> int:
-        """0 all good, 1 something failed, 128 and the signal's number for a run that was stopped."""
+        """0 success, 1 failure, 128 plus the number of the signal that stopped the run."""
         return outcome_of(self.document).exit_status
 
     def _document(self, conductor: Conductor, because: str | None) -> ResultsDocument:

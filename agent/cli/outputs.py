@@ -9,7 +9,7 @@ from agent.errors import OperatorError
 
 
 def make_folder(out: str) -> None:
-    """Make a folder now, so that a run does not end without a place for its results. Raises OperatorError."""
+    """Make a folder before the run, so that its results can be written. Raises OperatorError."""
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -17,7 +17,7 @@ def make_folder(out: str) -> None:
 
 
 def check_file(path: str) -> None:
-    """Whether a file can be written in the end, in place of one that is there; its folder is made.
+    """Check before the run that a file can be written, and make its folder; an existing file is left unchanged.
 
     Raises OperatorError.
     """

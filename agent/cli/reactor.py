@@ -1,4 +1,4 @@
-"""The reactor: picked here and nowhere else, run until a coroutine is done or a signal ends it."""
+"""The reactor: installed only here, and run until a coroutine finishes or a signal ends it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.unix import check_unix
 
 
 def the_reactor() -> Any:
-    """Twisted's reactor for this system. Only the command line picks one. Raises OperatorError without Unix."""
+    """Twisted's reactor. Only the command line installs one. Raises OperatorError on other systems than Unix."""
     check_unix()
     from twisted.internet import reactor
 
@@ -33,9 +33,9 @@ def run_until_done(
 ) -> int | None:
     """Run ``coroutine`` in the reactor; the number of the signal that ended it early, if one did.
 
-    On a signal that ends a command ``interrupt`` is called, which has to bring the coroutine to its end. On the next
-    one ``abandon`` is, where there is one, which has to end it at once; and another one ends this process. ``stopping``
-    is the caller's own, which may have heard a signal already. An error of the coroutine is raised here.
+    The first signal calls ``interrupt``, which must bring the coroutine to its end; the second ``abandon``, if given,
+    which must end it at once; another one ends this process. ``stopping`` is that of the caller, and may have received
+    a signal already. An error of the coroutine is raised here.
     """
     problems: list[Failure] = []
 

@@ -1,4 +1,4 @@
-"""``lom-agent report``: the HTML report of a run once more, or a comparison of several."""
+"""``lom-agent report``: the HTML report of a run, or a comparison of several runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.report.verdict import Level, Statement, verdict
 
 REPORT_NAME = "report.html"
 COMPARISON_NAME = "comparison.html"
-MOST_DETAILS = 10  # of one statement; the page has them all
+MOST_DETAILS = 10  # per statement; the HTML page has all
 
 MOST_PERCENT = 1000
 
@@ -34,26 +34,26 @@ _STYLES = {Level.GOOD: "green", Level.NOTE: "", Level.WARNING: "yellow", Level.B
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.html",
-    help=f"Where to write it: {REPORT_NAME} beside the results, or {COMPARISON_NAME} here, unless you say.",
+    help=f"The file to write.  [default: {REPORT_NAME} beside the results, or {COMPARISON_NAME} in this folder]",
 )
 @click.option(
     "--merge",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Add the runs up, as if they had been one on several machines, and write results.json and the report there.",
+    help="Merge the runs, as one run on several machines, and write results.json and the report into this folder.",
 )
 @click.option(
     "--fail-on",
     metavar="regression[:N%]",
     callback=lambda _context, _option, text: None if text is None else _threshold(text),
-    help="Exit with 1 where a run is worse than the first, times and rates by more than N % (10), or where the two are "
-    "not comparable.",
+    help="Exit with status 1 if a run is worse than the first, times and rates by more than N % (default 10), or if "
+    "the two are not comparable.",
 )
 def report(results: Sequence[str], out: Path | None, merge: Path | None, fail_on: float | None) -> None:
     """Make the HTML report of a run again, or compare several runs.
 
-    DIR_OR_FILE is a results.json, or the folder that a run wrote it to (--out). Of one comes its report; of several a
-    comparison, in which every run is held against the first. The page is one file that needs nothing else.
+    DIR_OR_FILE is a results.json, or its folder (--out of the run). One run gives its report; several runs give a
+    comparison of each with the first. The page is a single self-contained file.
     """
     if fail_on is not None and (len(results) < 2 or merge is not None):
         raise click.UsageError("--fail-on compares runs: name two or more, without --merge.")
@@ -104,7 +104,7 @@ def _tell(console: Console, headline: str, level: Level, statements: Sequence[St
         for detail in statement.details[:MOST_DETAILS]:
             _line(console, 4, detail)
         if len(statement.details) > MOST_DETAILS:
-            _line(console, 4, f"and {len(statement.details) - MOST_DETAILS} more, which are in the report")
+            _line(console, 4, f"and {len(statement.details) - MOST_DETAILS} more in the report")
 
 
 def _line(console: Console, columns: int, text: str, style: str = "") -> None:

@@ -1,6 +1,6 @@
-"""The signals that end a command: Ctrl-C (SIGINT), SIGTERM, and SIGHUP of a terminal that was closed.
+"""The signals that end a command: Ctrl-C (SIGINT), SIGTERM, and SIGHUP of a closed terminal.
 
-This module imports nothing that takes time: it is there before everything else is.
+This module imports nothing slow, because it is imported before everything else.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 def handle(handler: Handler) -> dict[int, Any]:
-    """Have the signals that end a command handled; returns who handled them before.
+    """Install a handler for the signals that end a command, and return the previous handlers.
 
-    SIGHUP stays ignored where it is: that is what nohup does.
+    An ignored SIGHUP stays ignored, as under nohup.
     """
     before = {}
     for number in ENDING:
@@ -38,25 +38,25 @@ def handle(handler: Handler) -> dict[int, Any]:
 
 
 def restore(before: dict[int, Any]) -> None:
-    """As it was before ``handle``."""
+    """Install the handlers that ``handle`` replaced."""
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def end_at_once(number: int, _frame: FrameType | None) -> NoReturn:
-    """End this process now: while it begins, and when it is over, there is nothing to put in order."""
+    """End this process now: at its start and at its end there is nothing to close."""
     os._exit(128 + number)
 
 
 def end_in_order(number: int, _frame: FrameType | None) -> NoReturn:
-    """End the command: what it has open is closed, what it writes is not left half-written."""
+    """End the command with SystemExit, so that it closes its files."""
     silence_a_dead_terminal()
     raise SystemExit(128 + number)
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import a command's modules: a signal ends the process at once, for in an import it would print a traceback."""
+    """Import the modules of a command: a signal ends the process at once, since an exception could be printed there."""
     before = handle(end_at_once)
     try:
         yield
@@ -65,7 +65,7 @@ def importing() -> Iterator[None]:
 
 
 def silence_a_dead_terminal() -> None:
-    """Let nothing fail because it cannot be printed any more, on a terminal that was closed."""
+    """Discard output to a closed terminal, so that printing does not fail."""
     for descriptor in _OUTPUTS:
         try:
             os.get_terminal_size(descriptor)
@@ -76,10 +76,10 @@ def silence_a_dead_terminal() -> None:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Print what is printed in here, or nothing any more where nobody reads it: that must not cost the results."""
+    """Discard all further output if printing fails: a closed pipe must not cost the results."""
     try:
         yield
-    except (OSError, SystemExit):  # rich makes a broken pipe a SystemExit
+    except (OSError, SystemExit):  # rich turns a broken pipe into a SystemExit
         _discard(_STANDARD_OUTPUT)
 
 
@@ -90,17 +90,17 @@ def _discard(descriptor: int) -> None:
 
 
 class Stopping:
-    """A command that puts its results in order when a signal ends it, from when it is entered until it is left.
+    """A context in which signals stop a command step by step, so that it can write its results.
 
-    Each signal calls the next of the functions that ``call`` was given; one for which there is none left ends the
-    process at once, after ``last``. ``number`` is that of the first signal, None where none came.
+    Each signal calls the next of the functions given to ``call``. A signal after the last function calls ``last`` and
+    ends the process. ``number`` is that of the first signal, or None.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.last: Callable[[], object] = lambda: None
         self._asked: list[float] = []
-        self._calls: tuple[Callable[[], object], ...] | None = None  # None: until it is known
+        self._calls: tuple[Callable[[], object], ...] | None = None  # None before ``call``
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stopping:
@@ -113,13 +113,13 @@ class Stopping:
         restore(self._before)
 
     def call(self, *calls: Callable[[], object]) -> None:
-        """What the signals call from now on, one after another; what those call that came before, at once."""
+        """Set the functions that signals call, in order; those of signals already received are called now."""
         self._calls = calls
         for call in calls[: len(self._asked)]:
             call()
 
     def done(self) -> None:
-        """There is nothing to stop any more: the next signal has no effect."""
+        """The command has finished: the next signal has no effect."""
         self._calls = (_nothing,) * (len(self._asked) + 1)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,9 @@
-"""Scenarios: what a load run does, written down in TOML.
+"""Scenarios: the TOML files that describe a load run.
 
-``types`` has every key, ``phase_types`` those of the phases, ``values`` what they are made of. ``reading`` makes a
-Scenario of a file and ``overrides``, with ``complaints`` about keys and values, ``check_tables`` and ``check_phases``
-about what does not go together; ``shown`` is the way back, without secrets. ``keys`` knows the types as a tree of keys,
-from which ``document`` writes the reference and ``template`` a file to begin with, in ``toml``. For the run ``targets``
-says which Macs a phase is for and ``pacing`` how they come; ``summary`` is what a person reads of it before.
+``types`` and ``server_table`` declare every key; keys that are settings of another module are inherited from it.
+``reading`` makes a Scenario from a file and overrides, with ``complaints`` for errors in keys and values,
+``check_tables`` and ``check_phases`` for keys that contradict each other; ``redacted`` turns a Scenario back into plain
+data without secrets. ``keys`` presents the types as a tree of keys, from which ``reference`` makes docs/scenario.md and
+``template`` a new scenario, in ``toml``. For the run, ``targets`` selects the Macs of a phase, ``arrivals`` and
+``pacing`` decide when each one starts; ``summary`` is the output of a dry run.
 """

@@ -1,8 +1,8 @@
-"""When load begins: a shape of arrivals and a number of targets in, moments and targets out. No I/O, no clock.
+"""The schedule of a phase: from a shape of arrivals and a number of targets to due times and targets. No I/O, no clock.
 
-Load starts when the schedule says, never when an answer came, so the schedule is whole before the run: it follows from
-the seed, the phase's name and the shape alone. Each shard of a run takes the arrivals whose targets are its own
-(``of_targets``) from the same schedule, so that a split over any number of shards is the same load.
+An open model: an operation starts when it is due, never in response to an answer. The schedule is derived from the
+seed, the name of the phase and the shape alone. Each shard takes the arrivals of its own targets (``of_targets``) from
+the same schedule, so the load does not depend on the number of shards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agent.fleet.derivation import Derivation
 
 
 class Arrival(NamedTuple):
-    """``due`` is in seconds from the phase's start; ``target`` a position in the list of what the phase is for."""
+    """``due`` is in seconds from the start of the phase; ``target`` is an index into the targets of the phase."""
 
     due: float
     target: int
@@ -31,24 +31,24 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AtOnce:
-    """Everything is due at the start."""
+    """All arrivals are due at the start."""
 
     def dues(self, _random: Random) -> Iterator[float]:
-        """The moments, ascending, without end."""
+        """The due times, ascending, infinite."""
         return repeat(0.0)
 
     def before(self, seconds: float) -> float:
-        """How many are due before ``seconds``."""
+        """The number of arrivals due before ``seconds``."""
         return math.inf if seconds > 0 else 0.0
 
     def due(self, _number: int) -> float:
-        """When number ``number``, from 0, is due."""
+        """The due time of arrival ``number``, counted from 0."""
         return 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One every ``1 / rate`` seconds, the first at the start. Raises MisuseError unless ``rate`` is above 0."""
+    """One arrival every ``1 / rate`` seconds, the first at the start. Raises MisuseError unless ``rate`` is above 0."""
 
     rate: float
 
@@ -56,21 +56,21 @@ class Constant:
         _check_rate(self.rate)
 
     def dues(self, _random: Random) -> Iterator[float]:
-        """The moments, ascending, without end."""
+        """The due times, ascending, infinite."""
         return map(truediv, count(), repeat(self.rate))
 
     def before(self, seconds: float) -> float:
-        """How many are due before ``seconds``."""
+        """The number of arrivals due before ``seconds``."""
         return _whole(self.rate * seconds)
 
     def due(self, number: int) -> float:
-        """When number ``number``, from 0, is due."""
+        """The due time of arrival ``number``, counted from 0."""
         return number / self.rate
 
 
 @dataclass(frozen=True, slots=True)
 class Poisson:
-    """Independent arrivals, ``rate`` a second on average. Raises MisuseError unless ``rate`` is above 0."""
+    """Independent arrivals, ``rate`` per second on average. Raises MisuseError unless ``rate`` is above 0."""
 
     rate: float
 
@@ -78,24 +78,24 @@ class Poisson:
         _check_rate(self.rate)
 
     def dues(self, random: Random) -> Iterator[float]:
-        """The moments, ascending, without end."""
+        """The due times, ascending, infinite."""
         rate, log, chance = self.rate, math.log, random.random  # from 0 up to but not including 1
         return accumulate(-log(1.0 - chance()) / rate for _ in repeat(None))
 
     def before(self, seconds: float) -> float:
-        """How many are due before ``seconds``, on average."""
+        """The average number of arrivals due before ``seconds``."""
         return _whole(self.rate * seconds)
 
     def due(self, number: int) -> float:
-        """When number ``number``, from 0, is due, on average."""
+        """The average due time of arrival ``number``, counted from 0."""
         return (number + 1) / self.rate
 
 
 class _Piece(NamedTuple):
-    """A stretch of time in which the rate goes evenly from ``first`` to ``last``; the last one has no end."""
+    """An interval in which the rate changes linearly from ``first`` to ``last``; the last interval is infinite."""
 
     began: float
-    done: float  # how many were due before it
+    done: float  # arrivals due before the interval
     first: float
     last: float
     seconds: float
@@ -105,7 +105,7 @@ class _Piece(NamedTuple):
         return self.first * self.seconds if self.first == self.last else (self.first + self.last) / 2 * self.seconds
 
     def due(self, number: int) -> float:
-        """When the integral of the rate reaches ``number``: the root of a parabola, in the form that stays exact."""
+        """The time when the integral of the rate reaches ``number``: the root of a parabola, in its stable form."""
         left = max(0.0, number - self.done)
         if not left:
             return self.began
@@ -123,7 +123,7 @@ class _Piece(NamedTuple):
 
 
 class _Pieces:
-    """What rates that change have in common: an arrival each time that their integral passes a whole number."""
+    """Arrivals by a rate that changes: one each time the integral of the rate reaches a whole number."""
 
     __slots__ = ()
 
@@ -138,11 +138,11 @@ class _Pieces:
             yield _Piece(began, done, last, last, math.inf)
 
     def stretches(self) -> Iterable[tuple[float, float, float]]:
-        """The rate at the begin of each stretch, at its end, and its seconds; the last rate holds on."""
+        """Of each interval the rate at its start, the rate at its end and its seconds; the last rate continues."""
         raise NotImplementedError
 
     def dues(self, _random: Random) -> Iterator[float]:
-        """The moments, ascending; without end unless the last rate is 0."""
+        """The due times, ascending; infinite unless the last rate is 0."""
         number = 0
         for piece in self._pieces():
             until = piece.done + piece.total
@@ -152,7 +152,7 @@ class _Pieces:
                 number += 1
 
     def before(self, seconds: float) -> float:
-        """How many are due before ``seconds``."""
+        """The number of arrivals due before ``seconds``."""
         reached = 0.0
         for piece in self._pieces():
             if piece.began < seconds:
@@ -160,7 +160,7 @@ class _Pieces:
         return _whole(reached)
 
     def due(self, number: int) -> float:
-        """When number ``number``, from 0, is due; infinity for never."""
+        """The due time of arrival ``number``, counted from 0; infinity for never."""
         for piece in self._pieces():
             if number < piece.done + piece.total:
                 return piece.due(number)
@@ -169,7 +169,7 @@ class _Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Ramp(_Pieces):
-    """The rate goes evenly from ``rate`` to ``to_rate`` in ``seconds``, and stays there.
+    """The rate changes linearly from ``rate`` to ``to_rate`` in ``seconds``, and stays there.
 
     Raises MisuseError for a rate below 0, for two rates that are 0, and unless ``seconds`` is above 0.
     """
@@ -183,13 +183,13 @@ class Ramp(_Pieces):
             raise MisuseError(f"a ramp goes from a rate to another one in some time, not as {self}")
 
     def stretches(self) -> Iterable[tuple[float, float, float]]:
-        """The ramp itself; what holds on is its last rate."""
+        """The ramp."""
         return ((self.rate, self.to_rate, self.seconds),)
 
 
 @dataclass(frozen=True, slots=True)
 class Steps(_Pieces):
-    """One rate after another, each for its seconds; the last one stays. ``steps`` are of (rate, seconds).
+    """One rate after another, each for its seconds; the last one continues. ``steps`` are (rate, seconds).
 
     Raises MisuseError for no step, a rate below 0, only rates of 0, and a step without seconds.
     """
@@ -208,7 +208,7 @@ class Steps(_Pieces):
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """``size`` at once, every ``every`` seconds, the first at the start. Raises MisuseError for none or no time."""
+    """``size`` arrivals at once, every ``every`` seconds, from the start. Raises MisuseError unless positive."""
 
     size: int
     every: float
@@ -218,22 +218,22 @@ class Burst:
             raise MisuseError(f"bursts are of one at least, some seconds apart, not {self}")
 
     def dues(self, _random: Random) -> Iterator[float]:
-        """The moments, ascending, without end."""
+        """The due times, ascending, infinite."""
         size, every = self.size, self.every
         return chain.from_iterable(repeat(number * every, size) for number in count())
 
     def before(self, seconds: float) -> float:
-        """How many are due before ``seconds``."""
+        """The number of arrivals due before ``seconds``."""
         return _whole(seconds / self.every) * self.size
 
     def due(self, number: int) -> float:
-        """When number ``number``, from 0, is due."""
+        """The due time of arrival ``number``, counted from 0."""
         return number // self.size * self.every
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """At the ``offsets``, ascending seconds. Raises MisuseError for others."""
+    """Arrivals at ``offsets``, in ascending seconds. Raises MisuseError for another order."""
 
     offsets: tuple[float, ...]
 
@@ -242,15 +242,15 @@ class Replay:
             raise MisuseError("the offsets of a replay are seconds in ascending order")
 
     def dues(self, _random: Random) -> Iterator[float]:
-        """The moments, ascending."""
+        """The due times, ascending."""
         return iter(self.offsets)
 
     def before(self, seconds: float) -> float:
-        """How many are due before ``seconds``."""
+        """The number of arrivals due before ``seconds``."""
         return float(bisect_left(self.offsets, seconds))
 
     def due(self, number: int) -> float:
-        """When number ``number``, from 0, is due; infinity for never."""
+        """The due time of arrival ``number``, counted from 0; infinity for never."""
         return self.offsets[number] if number < len(self.offsets) else math.inf
 
 
@@ -259,10 +259,10 @@ Shape = AtOnce | Constant | Poisson | Ramp | Steps | Burst | Replay
 
 @dataclass(frozen=True, slots=True)
 class ArrivalPlan:
-    """A shape, and where it ends.
+    """A shape of arrivals and its end. Raises MisuseError for arrivals without end.
 
-    Only what is due before ``duration`` (seconds; None: no such end). ``again``: when every target came, the first
-    comes again; without it each comes once at most. Raises MisuseError for what would never end.
+    Only arrivals due before ``duration`` count (seconds; None: all). ``again``: after the last target the first one
+    is repeated; otherwise each target has at most one arrival.
     """
 
     shape: Shape
@@ -276,10 +276,10 @@ class ArrivalPlan:
 
 
 def schedule(plan: ArrivalPlan, targets: int, source: Derivation, name: str) -> Iterator[Arrival]:
-    """The arrivals of a phase for ``targets`` targets, ordered by ``due``; made as they are taken.
+    """The arrivals of a phase for ``targets`` targets, ordered by ``due``, as a lazy iterator.
 
-    ``source`` is the seed, ``name`` the phase's: the same both, the same schedule. The targets come in the order of
-    ``order``. Without ``again`` and ``duration`` each comes exactly once, unless the shape ends before.
+    ``source`` is the seed, ``name`` that of the phase: together they determine the schedule. The targets are in the
+    order of ``order``. Without ``again`` and ``duration`` each has exactly one arrival, unless the shape ends before.
     """
     if targets < 1:
         return iter(())
@@ -291,7 +291,7 @@ def schedule(plan: ArrivalPlan, targets: int, source: Derivation, name: str) -> 
 
 
 def order(targets: int, source: Derivation, name: str) -> Iterator[int]:
-    """Each of ``range(targets)`` once, in the seed's order for this phase: a shuffle, done as far as it is taken."""
+    """A lazy seeded shuffle of ``range(targets)`` for this phase."""
     chance = _random(source, b"arrivals order", name).random
     places = list(range(targets))
     for place in range(targets):
@@ -302,14 +302,14 @@ def order(targets: int, source: Derivation, name: str) -> Iterator[int]:
 
 
 def of_targets(arrivals: Iterable[Arrival], own: Callable[[int], bool]) -> Iterator[Arrival]:
-    """The arrivals whose target is one of a shard's own, in their order."""
+    """The arrivals at the targets of one shard, in their order."""
     return (arrival for arrival in arrivals if own(arrival.target))
 
 
 def expected(plan: ArrivalPlan, targets: int) -> tuple[int, float]:
-    """How many arrivals there are, and the moment of the last, in seconds; of Poisson's, what it is on average.
+    """The number of arrivals and the due time of the last one in seconds; for Poisson, the averages.
 
-    Worked out, not counted, so that it costs nothing for a day at a thousand a second.
+    Computed, not counted, so that a day at a thousand per second costs nothing.
     """
     shape = plan.shape
     due = shape.before(math.inf if plan.duration is None else plan.duration)
@@ -321,13 +321,13 @@ def expected(plan: ArrivalPlan, targets: int) -> tuple[int, float]:
 
 
 def _random(source: Derivation, purpose: bytes, name: str) -> Random:
-    """A generator of its own for each phase and purpose. Of Random, ``random()`` alone is the same in every version."""
+    """A separate generator per phase and purpose. Only ``Random.random()`` is the same in every Python version."""
     number = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
     return Random(int.from_bytes(source.digest(purpose, number), "big"))
 
 
 def _whole(number: float) -> float:
-    """How many whole numbers from 0 on are below ``number``."""
+    """The number of whole numbers from 0 on that are below ``number``."""
     return float(math.ceil(number)) if 0.0 < number < math.inf else max(0.0, number)
 
 

@@ -1,4 +1,4 @@
-"""What the types cannot say about the phases of a scenario, and what follows where a key was left out."""
+"""Checks of phases that types cannot express, and the values of keys that are derived from others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from agent.scenario.types import (
 )
 from agent.settings import LONGEST_SECONDS, LOWEST_RATE
 
-MAX_REQUEST_BYTES = 4 * 1024 * 1024  # what the lab's API takes
+MAX_REQUEST_BYTES = 4 * 1024 * 1024  # the limit of the lab's API
 MAX_REPLAY_BYTES = 64 * 1024 * 1024
 _GO_WITH = {
     "rate": ("constant", "poisson", "ramp"),
@@ -41,9 +41,12 @@ _GO_WITH = {
 
 
 def checked_phases(scenario: Scenario) -> Scenario:
-    """The scenario with its phases whole: names, commands, replays. Its tables were checked. Raises OperatorError."""
+    """The scenario with the names, commands and replays of its phases filled in, once ``checked_tables`` has passed it.
+
+    Raises OperatorError.
+    """
     if not scenario.phases:
-        raise OperatorError('a scenario needs phases; begin with [[phase]] and kind = "enroll"')
+        raise OperatorError('a scenario needs phases; start with [[phase]] and kind = "enroll"')
     phases = tuple(structs.replace(phase, name=phase.name or phase.kind) for phase in scenario.phases)
     _check_names(phases)
     _check_order(phases)
@@ -68,7 +71,7 @@ def _check_names(phases: tuple[Phase, ...]) -> None:
         if phase.name in first:
             raise OperatorError(
                 f'phase[{first[phase.name]}] and phase[{number}] are both called "{phase.name}"; '
-                "give each a name of its own (without name, a phase is called as its kind)"
+                "give each a unique name (the default name of a phase is its kind)"
             )
         first[phase.name] = number
 
@@ -85,8 +88,8 @@ def _check_order(phases: tuple[Phase, ...]) -> None:
             )
         if phase.start_at < latest:
             raise OperatorError(
-                f"{_label(number, phase)} has start_at = {phase.start_at:g}, but a phase before it begins at "
-                f"{latest:g}: put the phases in the order in which they begin"
+                f"{_label(number, phase)} has start_at = {phase.start_at:g}, but a phase before it starts at "
+                f"{latest:g}: put the phases in the order in which they start"
             )
         latest = phase.start_at
 
@@ -99,7 +102,7 @@ def _checked(phase: Phase, scenario: Scenario, *, enrolled: bool) -> Phase:
     if phase.replay_file is not None and not phase.replay:
         phase = structs.replace(phase, replay=_replay(phase.replay_file))
     elif phase.replay_file is not None:
-        raise OperatorError("replay and replay_file say the same; give one of them")
+        raise OperatorError("replay and replay_file are alternatives; give one of them")
     else:
         phase = structs.replace(phase, replay=tuple(sorted(phase.replay)))
     _check_pace(phase, scenario.load)
@@ -111,9 +114,9 @@ def _checked(phase: Phase, scenario: Scenario, *, enrolled: bool) -> Phase:
 
 
 def _check_possible(phase: ArrivingPhase, scenario: Scenario, *, enrolled: bool) -> None:
-    """Whether what the phase needs is there."""
+    """Refuse a phase whose server or enrolment is missing. Raises OperatorError."""
     if not enrolled:
-        raise OperatorError('nobody is enrolled yet: a phase of kind "enroll" has to come before')
+        raise OperatorError('no Mac is enrolled yet: put a phase of kind "enroll" before')
     server = scenario.server
     if isinstance(phase, CheckinPhase):
         if phase.by == "push" and not can_push(scenario):
@@ -124,17 +127,19 @@ def _check_possible(phase: ArrivingPhase, scenario: Scenario, *, enrolled: bool)
             raise OperatorError(f'by = "push" needs {lacks}; or set by = "self"')
     elif server.adapter == "none":
         raise OperatorError(
-            'nobody can queue commands: server.adapter is "none"; set it to "nanomdm", "micromdm" or "webhook", or to '
+            'no API queues commands: server.adapter is "none"; set it to "nanomdm", "micromdm" or "webhook", or to '
             '"lab" with [server.lab], as docs/servers.md says'
         )
 
 
 def _check_pace(phase: ArrivingPhase, load: LoadPart) -> None:
-    """Whether the keys of the arrivals go together, and whether those that the arrivals need are there."""
+    """Refuse keys of arrivals that contradict each other or are missing. Raises OperatorError."""
     if phase.concurrency is not None:
         given = [name for name in ("arrivals", *_GO_WITH) if _given(phase, name)]
         if given:
-            raise OperatorError(f"concurrency takes the next Mac when one ends, so it does not go with {given[-1]}")
+            raise OperatorError(
+                f"concurrency starts the next Mac when one finishes, so it does not go with {given[-1]}"
+            )
         return
     arrivals = phase_arrivals(phase, load)
     for name, shapes in _GO_WITH.items():
@@ -155,7 +160,7 @@ def _check_pace(phase: ArrivingPhase, load: LoadPart) -> None:
         case "burst" if phase.burst is None or phase.every is None:
             raise OperatorError('arrivals = "burst" needs burst (how many at once) and every (seconds)')
         case "replay" if not phase.replay:
-            raise OperatorError('arrivals = "replay" needs replay or replay_file, with one offset at least')
+            raise OperatorError('arrivals = "replay" needs replay or replay_file, with at least one offset')
 
 
 def _check_rates(phase: ArrivingPhase, rate: float | None) -> None:
@@ -175,25 +180,25 @@ def _check_rate(phase: ArrivingPhase, arrivals: str, rate: float | None) -> None
     if rate is None and arrivals == "poisson":
         raise OperatorError('arrivals = "poisson" needs rate, here or in [load]')
     if rate is None and phase.duration is not None:
-        raise OperatorError("duration needs rate or concurrency, here or in [load]: how fast to go round and round")
+        raise OperatorError("duration needs rate or concurrency, here or in [load]: the pace of the repetition")
 
 
 def _check_ramp(phase: ArrivingPhase, rate: float | None) -> None:
     if rate is None or phase.to_rate is None or phase.duration is None:
-        raise OperatorError('arrivals = "ramp" needs rate (at its begin), to_rate (at its end) and duration (seconds)')
+        raise OperatorError('arrivals = "ramp" needs rate (at its start), to_rate (at its end) and duration (seconds)')
     if rate + phase.to_rate <= 0:
-        raise OperatorError("rate and to_rate are both 0, so nothing would come")
+        raise OperatorError("rate and to_rate are both 0, so no Mac would start")
     if isinstance(phase, EnrollPhase) and phase.to_rate <= 0:
-        raise OperatorError("to_rate is 0, so that not every Mac would come to enrol")
+        raise OperatorError("to_rate is 0, so that not every Mac would enrol")
 
 
 def _check_steps(phase: ArrivingPhase) -> None:
     if not any(rate for rate, _ in phase.steps):
         raise OperatorError(
-            'arrivals = "step" needs steps, such as [[5, 60], [20, 60]], with one rate above 0 at least'
+            'arrivals = "step" needs steps, such as [[5, 60], [20, 60]], with at least one rate above 0'
         )
     if not phase.steps[-1][0] and phase.duration is None:
-        raise OperatorError("the last of steps has the rate 0 and holds on, so that not every Mac would come")
+        raise OperatorError("the last of steps has the rate 0, which continues, so that not every Mac would start")
 
 
 def _replay(name: str) -> tuple[float, ...]:
@@ -217,9 +222,9 @@ def _replay(name: str) -> tuple[float, ...]:
 
 
 def _request(phase: CommandPhase) -> dict[str, Any]:
-    """The command, from wherever the phase has it."""
+    """The command's dictionary, from the phase or its file. Raises OperatorError."""
     if phase.request is not None and phase.request_file is not None:
-        raise OperatorError("request and request_file say the same; give one of them")
+        raise OperatorError("request and request_file are alternatives; give one of them")
     request = DEFAULT_REQUEST if phase.request is None else phase.request
     if phase.request_file is not None:
         data = read_file(phase.request_file, "the request_file", MAX_REQUEST_BYTES)

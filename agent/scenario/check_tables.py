@@ -1,6 +1,6 @@
-"""What the types cannot say about the tables of a scenario, and what follows where a key was left out.
+"""Checks of tables that types cannot express, and the values of keys that are derived from others.
 
-Each check says in one plain sentence which keys are meant. The phases have theirs in ``check_phases``.
+Each error names its keys. ``check_phases`` has the checks of phases.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _ADAPTER_TABLES = ("lab", "nanomdm", "micromdm", "webhook")
 
 
 def checked_tables(scenario: Scenario) -> Scenario:
-    """The scenario with its tables whole, its phases as they were. Raises OperatorError."""
+    """The scenario with derived values in its tables; its phases are unchanged. Raises OperatorError."""
     if not scenario.name.isprintable():
         raise OperatorError("name should be one line of printable text")
     _check_fleet(scenario.fleet)
-    _said("lom.network", scenario.lom.network, parse_network)
+    _check_text("lom.network", scenario.lom.network, parse_network)
     for number, limit in enumerate(scenario.limits):
-        _said(f"limits[{number}]", limit, parse_limit)
+        _check_text(f"limits[{number}]", limit, parse_limit)
     _check_load(scenario.load)
     server = _checked_server(scenario.server)
     return structs.replace(scenario, server=server, push=_checked_push(scenario.push, server))
 
 
 def has_embedded_lab(server: ServerPart) -> bool:
-    """Whether the run brings its server along."""
+    """Whether the run has the embedded lab as its server."""
     return server.adapter == "lab" and server.lab is None
 
 
@@ -55,13 +55,13 @@ def can_push(scenario: Scenario) -> bool:
 
 
 def _check_fleet(fleet: FleetPart) -> None:
-    _said("fleet.boot", fleet.boot, parse_duration)
-    _said("fleet.shutdown", fleet.shutdown, parse_duration)
+    _check_text("fleet.boot", fleet.boot, parse_duration)
+    _check_text("fleet.shutdown", fleet.shutdown, parse_duration)
 
 
 def _check_load(load: LoadPart) -> None:
     if load.rate is not None and load.concurrency is not None:
-        raise OperatorError("load has rate and concurrency; give one: so many a second, or so many at a time")
+        raise OperatorError("load has rate and concurrency; give one: arrivals per second, or Macs at a time")
     if load.arrivals == "poisson" and load.concurrency is not None:
         raise OperatorError('load has concurrency and arrivals = "poisson", which goes with rate')
 
@@ -116,7 +116,7 @@ def _check_addresses(server: ServerPart) -> None:
 
 
 def _check_request(where: str, request: WebRequest, names: tuple[str, ...], *, plain: bool) -> None:
-    """Whether it can be sent; what it wants of the environment need not be there before the run."""
+    """Refuse a request whose templates cannot be filled in; environment variables may be set later, for the run."""
     template = RequestTemplate(request.method, request.url, tuple(request.headers.items()), request.body)
     try:
         Template(template, names, _Anything(lambda: "x"), plain=plain)
@@ -135,15 +135,15 @@ def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
     embedded = has_embedded_lab(server)
     enabled = (embedded or push.listen is not None) if push.enabled is None else push.enabled
     for number, rule in enumerate(push.rules):
-        _said(f"push.rules[{number}]", rule, parse_rule)
+        _check_text(f"push.rules[{number}]", rule, parse_rule)
     if push.delay is not None:
-        _said("push.delay", push.delay, parse_duration)
+        _check_text("push.delay", push.delay, parse_duration)
     if push.listen is not None:
         parse_address(push.listen, "push.listen (--apns)", 2197, names=True)
     if (push.cert is None) != (push.key is None):
         raise OperatorError("push.cert and push.key go together")
     if push.cert is not None and push.tls is not None:
-        raise OperatorError("push.tls makes the certificate that push.cert brings; give one of them")
+        raise OperatorError("push.tls and push.cert are alternatives; give one of them")
     if not enabled:
         given = next((name for name in keys_of(PushPart) if name != "enabled" and getattr(push, name)), None)
         if given is not None:
@@ -152,7 +152,7 @@ def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
             )
     elif not embedded and push.cert is None and push.tls is None:
         raise OperatorError(
-            "push needs tls, or cert and key: the gateway's certificate, which your server has to trust"
+            "push needs tls, or cert and key: the certificate of the gateway, which your server must trust"
         )
     return structs.replace(push, enabled=enabled, listen=(push.listen or LISTEN) if enabled else None)
 
@@ -162,11 +162,11 @@ def _check_url(key: str, text: str) -> None:
         parts = urlsplit(text)
         secret = parts.username is not None or parts.password is not None
     except ValueError as error:
-        raise OperatorError(f"{key} is no URL: {error}") from error
+        raise OperatorError(f"{key} is not a valid URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise OperatorError(f'{key} should be a URL with http:// or https://, but is "{text}"')
     if secret:
-        raise OperatorError(f"{key} holds a user or a password; scenarios hold no secrets: use a file or {{env:NAME}}")
+        raise OperatorError(f"{key} has a user or a password; scenarios contain no secrets: use a file or {{env:NAME}}")
 
 
 def _is_pool(text: str) -> bool:
@@ -176,8 +176,8 @@ def _is_pool(text: str) -> bool:
         return False
 
 
-def _said(key: str, text: str, parse: Callable[[str], object]) -> None:
-    """What a reader says about ``text``, with the key that it is of."""
+def _check_text(key: str, text: str, parse: Callable[[str], object]) -> None:
+    """Parse ``text``; an OperatorError begins with the key."""
     try:
         parse(text)
     except OperatorError as error:

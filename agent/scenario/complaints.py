@@ -1,4 +1,4 @@
-"""What is wrong with the keys of a scenario, in words: the key by its dotted path, what it takes, what was found."""
+"""Errors in the keys of a scenario: the dotted path of the key, the expected value, the value found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LACKS = re.compile(r"Object missing required field `(\w+)`")
 
 
 def check_keys(document: dict[str, Any]) -> None:
-    """Refuse a key that no table has, with the nearest one that it has. Raises OperatorError."""
+    """Reject unknown keys with a suggestion. Raises OperatorError."""
     for path, table, keys in _tables_in(document):
         for key in keys:
             if key not in keys_of(table) and not (key == KIND and table in PHASE_KINDS.values()):
@@ -26,7 +26,7 @@ def check_keys(document: dict[str, Any]) -> None:
 
 
 def unknown(path: str, key: str, table: type[Struct]) -> str:
-    """That the table at ``path`` has no such key."""
+    """The message for an unknown key of the table at ``path``."""
     whole = path or "a scenario"
     elsewhere = [kind for kind, other in PHASE_KINDS.items() if key in keys_of(other)]
     if table in PHASE_KINDS.values() and elsewhere:
@@ -35,14 +35,14 @@ def unknown(path: str, key: str, table: type[Struct]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What was meant, or all that could be."""
+    """A suggestion: the most similar known word, or all known words."""
     known = list(known)
     near = get_close_matches(word, known, 1)
     return f'did you mean "{near[0]}"?' if near else f"there are {', '.join(known)}"
 
 
 def complaint(error: ValidationError, document: dict[str, Any]) -> OperatorError:
-    """What a ValidationError of msgspec says about a document, as an error for who wrote it."""
+    """A ValidationError of msgspec as an error that names key, expected value and value found."""
     message, _, place = str(error).rpartition(" - at `$")
     if not place:
         message = str(error)
@@ -52,7 +52,7 @@ def complaint(error: ValidationError, document: dict[str, Any]) -> OperatorError
     if lacks is not None:
         return OperatorError(f'{label or "a scenario"} lacks the key "{lacks[1]}"{_kinds(lacks[1])}')
     if steps == [PHASE]:
-        return OperatorError(f"phase should be tables, each begun by [[phase]] in two brackets, but is {found(value)}")
+        return OperatorError(f"phase should be tables, each under [[phase]] in two brackets, but is {found(value)}")
     if steps[:1] == [PHASE] and len(steps) == 2:
         return OperatorError(f"{label} should be a table, but is {found(value)}")
     takes = _type_at(document, steps)
@@ -72,7 +72,7 @@ def _kinds(key: str) -> str:
 
 
 def _tables_in(document: dict[str, Any]) -> Iterator[tuple[str, type[Struct], dict[str, Any]]]:
-    """Every table of a document that a type describes, with its path in words."""
+    """Every table of a document that has a type, with its path as messages show it."""
     waiting: list[tuple[str, type[Struct], dict[str, Any]]] = [("", Scenario, document)]
     while waiting:
         path, table, values = waiting.pop(0)
@@ -94,7 +94,7 @@ def _steps(place: str) -> Iterator[str | int | None]:
 
 
 def _follow(document: Any, steps: list[str | int | None]) -> tuple[Any, str]:
-    """The value at the end of the steps, and the path in words."""
+    """The value at the end of the steps, and the path as messages show it."""
     value, label = document, ""
     for place, step in enumerate(steps):
         if isinstance(step, int):

@@ -1,6 +1,6 @@
-"""The types of a scenario as a tree of keys: what each is called, takes, means, and is where it is not given.
+"""The types of a scenario as a tree of keys: name, type, help text and default of each.
 
-Everything that speaks about keys reads them here: complaints, overrides, the reference, the file to begin with.
+For error messages, overrides, the reference, new scenarios and the options of ``lom-agent run``.
 """
 
 from __future__ import annotations
@@ -21,39 +21,42 @@ KIND = "kind"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. ``takes`` is its type as msgspec sees it, ``table`` the Struct of a table, else None.
-
-    ``default`` is plain data, ``required`` says that there is none. ``path``: the value is one file or several.
-    ``example`` is a value to show where the default is none.
-    """
+    """One key."""
 
     name: str
     takes: inspect.Type
+    """Its type, as msgspec describes it."""
     description: str
+    """Its help text, in Markdown."""
     unit: str
     path: bool
+    """Whether the value is one file name or several."""
     required: bool
+    """Whether it has no default."""
     default: Any
+    """As plain data; None without a default."""
     example: Any
+    """A value to show where the default is none."""
     table: type[Struct] | None
+    """The Struct of a table; None for any other type."""
 
     @property
     def words(self) -> str:
-        """What it takes, in words."""
+        """Its type, in words."""
         return words(self.takes)
 
     @property
     def text_only(self) -> bool:
-        """Whether nothing but text is right."""
+        """Whether only text is valid."""
         return isinstance(bare(self.takes), inspect.StrType | inspect.LiteralType)
 
 
 @cache
 def keys_of(table: type[Struct]) -> dict[str, Key]:
-    """The keys of a table by name, in their order."""
+    """The keys of a table by name, in the order of the reference."""
     seen = inspect.type_info(table)
     if not isinstance(seen, inspect.StructType):
-        raise TypeError(f"{table} is no Struct")
+        raise TypeError(f"{table} is not a Struct")
     fields = seen.fields
     base = table.__bases__[0]
     if base is not Struct and not base.__module__.startswith(f"{__package__}."):
@@ -63,14 +66,14 @@ def keys_of(table: type[Struct]) -> dict[str, Key]:
 
 
 def own_keys(kind: type[PhaseBase]) -> dict[str, Key]:
-    """The keys that a kind of phase has beyond those of its base."""
+    """The keys of a kind of phase without those of its base class."""
     base = kind.__mro__[1]
     inherited = keys_of(base) if issubclass(base, Struct) else {}
     return {name: key for name, key in keys_of(kind).items() if name not in inherited}
 
 
 def tables() -> Iterator[tuple[str, type[Struct]]]:
-    """Every table but the phases by its dotted name, outer ones first; the root's name is empty."""
+    """Every table except phases with its dotted name, outer tables first; the name of the root is empty."""
     waiting: list[tuple[str, type[Struct]]] = [("", Scenario)]
     while waiting:
         name, table = waiting.pop(0)
@@ -80,19 +83,19 @@ def tables() -> Iterator[tuple[str, type[Struct]]]:
 
 
 def phase_table(document: object) -> type[PhaseBase] | None:
-    """The type of a phase as it stands in a document; None where its kind is none."""
+    """The type of a phase in a document; None for an unknown kind."""
     kind = document.get(KIND) if isinstance(document, dict) else None
     return PHASE_KINDS.get(kind) if isinstance(kind, str) else None
 
 
 def phase_label(number: int, document: object) -> str:
-    """How messages call a phase: ``phase[2] ("patch")``."""
+    """The name of a phase in messages: ``phase[2] ("patch")``."""
     name = document.get("name") or document.get(KIND) if isinstance(document, dict) else None
     return f'phase[{number}] ("{name}")' if isinstance(name, str) and len(name) <= 64 else f"phase[{number}]"
 
 
 def bare(takes: inspect.Type) -> inspect.Type:
-    """A type without its description, and without the None of a key that may be left out."""
+    """A type without its description, and without the None of an optional key."""
     while True:
         if isinstance(takes, inspect.Metadata):
             takes = takes.type
@@ -108,7 +111,7 @@ def bare(takes: inspect.Type) -> inspect.Type:
 
 
 def within(takes: inspect.Type, step: str | int | None) -> inspect.Type | None:
-    """The type of an element: a key, a position, or None for any key of a table without fixed ones."""
+    """The type of an element: of a key, of an index, or (None) of any key of a table without fixed keys."""
     takes = bare(takes)
     match takes:
         case inspect.StructType() if isinstance(step, str):
@@ -123,7 +126,7 @@ def within(takes: inspect.Type, step: str | int | None) -> inspect.Type | None:
 
 
 def words(takes: inspect.Type) -> str:
-    """What a type takes, in words with its bounds."""
+    """A type in words, with its bounds."""
     takes = bare(takes)
     match takes:
         case inspect.BoolType():
@@ -147,7 +150,7 @@ def words(takes: inspect.Type) -> str:
 
 
 def found(value: object) -> str:
-    """A value of a document as a message says it: as it would stand in the file, but short."""
+    """A value as messages show it: as in the file, but shortened."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""How the Macs of a phase come: what the phase says, else what ``[load]`` says, as a plan that can be carried out.
+"""The pace of a phase, from its keys or the defaults in ``[load]``: an arrival plan, or a concurrency.
 
-For scenarios that were read and checked; what does not fit together was refused before.
+For scenarios that ``reading`` has checked.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from agent.scenario.types import ArrivingPhase, EnrollPhase, LoadPart
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """No schedule: ``concurrency`` Macs of the whole fleet at a time, the next when one ends.
+    """A closed model: ``concurrency`` Macs of the whole fleet are active, the next starts when one finishes.
 
-    ``duration`` (seconds; None: until each had its turn) ends it; ``again``: after the last Mac the first comes again.
+    ``duration`` (seconds; None: until each Mac has finished) ends it; ``again``: after the last Mac the first repeats.
     """
 
     concurrency: int
@@ -25,7 +25,7 @@ class Closed:
 
 
 def pace(phase: ArrivingPhase, load: LoadPart) -> ArrivalPlan | Closed:
-    """How the targets of ``phase`` come. Raises MisuseError for a phase that was not checked."""
+    """The pace of ``phase``. Raises MisuseError for a phase that was not checked."""
     enrolls = isinstance(phase, EnrollPhase)
     again = phase.duration is not None and not enrolls
     concurrency = phase_concurrency(phase, load)
@@ -40,19 +40,19 @@ def pace(phase: ArrivingPhase, load: LoadPart) -> ArrivalPlan | Closed:
 
 
 def phase_concurrency(phase: ArrivingPhase, load: LoadPart) -> int | None:
-    """How many come at a time; None where they come by a rate or a schedule."""
+    """The number of Macs active at a time; None for a schedule."""
     if phase.concurrency is not None:
         return phase.concurrency
     return load.concurrency if phase.arrivals is None and phase.rate is None else None
 
 
 def phase_arrivals(phase: ArrivingPhase, load: LoadPart) -> str:
-    """The shape's name, where they do not come by concurrency."""
+    """The name of the shape of arrivals, for a schedule."""
     return phase.arrivals or load.arrivals
 
 
 def phase_rate(phase: ArrivingPhase, load: LoadPart) -> float | None:
-    """The rate of constant and Poisson arrivals, and a ramp's first one; None for all at once."""
+    """The rate of constant and Poisson arrivals, and the first rate of a ramp; None for all at once."""
     return load.rate if phase.rate is None else phase.rate
 
 

@@ -1,7 +1,7 @@
-"""From a TOML file and the operator's overrides to a Scenario in which everything fits together.
+"""From a TOML file and overrides to a checked Scenario.
 
-What was left out and follows from the rest is filled in: names of phases, commands and replays from their files,
-whether there is a push gateway. Files that a scenario names are relative to its own folder.
+Derived values are filled in: names of phases, commands and replays from their files, whether a push gateway is opened.
+File names in a scenario are relative to its folder.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MAX_BYTES = 1024 * 1024
 
 
 def read_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
-    """The scenario in a file, with ``--set`` texts put over it. Raises OperatorError, which names file and key."""
+    """The scenario in a file, with ``--set`` overrides applied. Raises OperatorError, which names file and key."""
     path = Path(path)
     return scenario_from(_document(path), overrides, where=str(path), folder=path.parent)
 
 
 def names_no_server(path: str | Path) -> bool:
-    """Whether a file's scenario runs in the embedded lab unless an override says otherwise. Raises OperatorError."""
+    """Whether the scenario in a file uses the embedded lab unless an override changes that. Raises OperatorError."""
     server = _document(Path(path)).get("server", {})
     return isinstance(server, dict) and server.get("adapter", "lab") == "lab" and "lab" not in server
 
@@ -44,9 +44,9 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
-        raise OperatorError(f"the scenario {path} is no UTF-8 text, at byte {error.start}") from error
+        raise OperatorError(f"the scenario {path} is not valid UTF-8, at byte {error.start}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise OperatorError(f"the scenario {path} is no TOML: {error}") from error
+        raise OperatorError(f"the scenario {path} is not valid TOML: {error}") from error
 
 
 def scenario_from(
@@ -56,7 +56,7 @@ def scenario_from(
     where: str = "the scenario",
     folder: Path | None = None,
 ) -> Scenario:
-    """The scenario that a document makes. ``folder`` is what its files are relative to; None: the working directory.
+    """The scenario in a document. Its files are relative to ``folder``; None: the working directory.
 
     Files in overrides are relative to the working directory. Raises OperatorError, which begins with ``where``.
     """
@@ -78,7 +78,7 @@ def scenario_from(
 
 
 def _check_numbers(value: Any, path: str) -> None:
-    """Refuse what TOML can say and nobody can mean, also where any value is taken."""
+    """Refuse infinity and NaN, which TOML allows, also where any value is valid."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_numbers(inner, f"{path}.{key}".lstrip("."))
@@ -122,10 +122,10 @@ FORM = "KEY=VALUE, such as load.rate=50 or phase.patch.rate=50"
 
 
 def overridden(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of ``document`` in which the overrides, one after another, replaced what they name.
+    """A copy of ``document`` with the overrides applied in order.
 
-    A value is read as TOML, and a word that is none is text. A phase is named by its name or its number from 0.
-    Raises OperatorError for a key or a phase that does not exist, and for what is no override.
+    A value is read as TOML, else as text. A phase is named by its name or its number from 0. Raises OperatorError for
+    an unknown key or phase, and for text that is not an override.
     """
     document = copy.deepcopy(document)
     for text in overrides:
@@ -159,7 +159,7 @@ def _override(document: dict[str, Any], text: str) -> None:
 
 
 def _known(where: str, step: str, table: type[Struct] | None) -> Key | None:
-    """The key that a step names; None where no type says which there are, or for the kind of a phase."""
+    """The key that a step names; None in a table without fixed keys, and for the kind of a phase."""
     if table is None or (step == KIND and table is not Scenario):
         return None
     key = keys_of(table).get(step)
@@ -171,7 +171,7 @@ def _known(where: str, step: str, table: type[Struct] | None) -> Key | None:
 def _inner(values: dict[str, Any], step: str, where: str) -> dict[str, Any]:
     inner = values.setdefault(step, {})
     if not isinstance(inner, dict):
-        raise OperatorError(f"{where} is no table, so it has no keys")
+        raise OperatorError(f"{where} is not a table, so it has no keys")
     return inner
 
 

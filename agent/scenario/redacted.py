@@ -1,4 +1,4 @@
-"""A scenario as it ran, for results and reports: plain data that can be read again, without secrets."""
+"""A scenario as plain data without secrets, for results and reports; ``scenario_from`` reads it again."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import msgspec
 
 from agent.scenario.types import Scenario
 
-HIDDEN = "***"
+REDACTED = "***"
 _SECRET = re.compile(
     r"authori[sz]ation|cookie|password|passcode|secret|token|credential|key|(^|[^a-z])pin($|[^a-z])", re.I
 )
 _QUERY = re.compile(r"(?<==)[^&#]+")
 _IN_BODY = re.compile(r'("(?P<name>[^"\\]*)"\s*:\s*)"(?P<value>(?:[^"\\]|\\.)*)"')
-_TEMPLATES = re.compile(r"(Bearer|Basic|\{[a-z_]+\}|\{env:\w+\}|\s)*", re.I)  # what holds no secret itself
+_TEMPLATES = re.compile(r"(Bearer|Basic|\{[a-z_]+\}|\{env:\w+\}|\s)*", re.I)  # values that contain no secret
 
 
 def as_document(scenario: Scenario) -> dict[str, Any]:
-    """The scenario as a dictionary of plain values. What was read from files is named by its file.
+    """The scenario as a dictionary of plain values, with file names instead of the contents of files.
 
-    Header values, texts of a body, values of a command's dictionary whose names speak of secrets, and the queries of
-    URLs are replaced by ``***``, unless they are templates. Keys without a value are left out: TOML has no null.
+    Header values, texts of a body and values of a command's dictionary whose names suggest secrets, and the queries of
+    URLs are replaced by ``***``, unless they are templates. Keys without a value are omitted: TOML has no null.
     """
-    document: dict[str, Any] = _without_nothing(msgspec.to_builtins(scenario))
+    document: dict[str, Any] = _without_none(msgspec.to_builtins(scenario))
     for phase in document["phase"]:
         for name in ("steps", "replay"):
             if not phase.get(name, True):
@@ -49,11 +49,11 @@ def as_document(scenario: Scenario) -> dict[str, Any]:
     return document
 
 
-def _without_nothing(value: Any) -> Any:
+def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nothing(inner) for key, inner in value.items() if inner is not None}
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
-        return [_without_nothing(inner) for inner in value]
+        return [_without_none(inner) for inner in value]
     return value
 
 
@@ -63,23 +63,25 @@ def _without_secrets(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: _shown(inner) if _SECRET.search(key) and not isinstance(inner, dict | list) else _without_secrets(inner)
+        key: _redacted(inner) if _SECRET.search(key) and not isinstance(inner, dict | list) else _without_secrets(inner)
         for key, inner in value.items()
     }
 
 
-def _shown(value: Any) -> Any:
-    return value if isinstance(value, bool) or (isinstance(value, str) and _TEMPLATES.fullmatch(value)) else HIDDEN
+def _redacted(value: Any) -> Any:
+    return value if isinstance(value, bool) or (isinstance(value, str) and _TEMPLATES.fullmatch(value)) else REDACTED
 
 
 def _body_value(found: re.Match[str]) -> str:
     if not _SECRET.search(found["name"]) or _TEMPLATES.fullmatch(found["value"]):
         return found[0]
-    return f'{found[1]}"{HIDDEN}"'
+    return f'{found[1]}"{REDACTED}"'
 
 
 def _url(text: str) -> str:
     address, mark, query = text.partition("?")
     return (
-        address + mark + _QUERY.sub(lambda value: str(_shown(value[0])), query) if mark and "://" in address else text
+        address + mark + _QUERY.sub(lambda found: str(_redacted(found[0])), query)
+        if mark and "://" in address
+        else text
     )

@@ -1,4 +1,4 @@
-"""The reference of scenarios, docs/scenario.md, written from the types; the command ``scenario doc`` prints it."""
+"""The reference of scenarios, docs/scenario.md, made from the types; ``lom-agent scenario doc`` prints it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ limits = ["delivery.p99 < 10s", "session.errors == 0", "command.late <= 1%"]
 devices = 1000
 
 [load]
-rate = 25                               # what phases take that say nothing else
+rate = 25                               # for phases that set no rate of their own
 
 [[phase]]
 kind = "enroll"
@@ -30,7 +30,7 @@ kind = "enroll"
 name = "patch"
 kind = "command"
 request = { RequestType = "ProfileList" }
-arrivals = "ramp"                       # 5 commands a second at first, 50 at the end
+arrivals = "ramp"                       # from 5 to 50 commands per second
 rate = 5
 to_rate = 50
 duration = 60
@@ -44,38 +44,37 @@ by = "self"
 _OPENING = f"""\
 # Scenarios
 
-A scenario is one TOML file that says who the Macs are, which server they belong to, what happens when, and what has
-to hold:
+A scenario is a TOML file that describes a load run: the fleet of Macs, the MDM server, the phases of the run, and the
+limits that decide whether it passes:
 
 ```toml
 {EXAMPLE}```
 
-1,000 Macs enrol in the embedded lab, 25 a second; then commands are queued for them, first 5 a second, after a
-minute 50; then each Mac opens a session by itself. The run fails where a limit does not hold.
+1,000 Macs enrol in the embedded lab at 25 per second. Then commands are queued for them, at a rate that rises from 5
+to 50 per second within a minute. Then each Mac opens a session by itself. The run fails if a limit is broken.
 
 ```sh
-lom-agent scenario check patch-morning.toml      # what it comes to, or what is wrong with it
+lom-agent scenario check patch-morning.toml      # dry run: a summary, or the errors
 lom-agent run patch-morning.toml                 # run it
 lom-agent run patch-morning.toml --set fleet.devices=20 --set phase.patch.duration=5
-lom-agent scenario new mine.toml                 # a file to begin with, every key as a comment
+lom-agent scenario new mine.toml                 # a new scenario, every key as a comment
 ```
 
-`fixtures/scenarios/` holds ready-made ones: an enrolment day, a steady fleet, a profile for everybody, a power cut,
-a wave of LOM resets, a morning of NotNow, a soak. Each runs against the lab as it is.
+`fixtures/scenarios/` has ready-made scenarios: an enrolment day, a steady fleet, a profile for all Macs, a power cut,
+a wave of LOM resets, a morning of NotNow, a soak test. Each runs against the lab without changes.
 
-What nobody knows is refused, with the nearest name that there is. Nothing is guessed: where two keys contradict
-each other the file is refused, too.
+Unknown keys are rejected with a suggestion. Keys that contradict each other are rejected too.
 """
 
 _PHASES = """\
 ## Phases
 
-`[[phase]]` stands once for each phase, in the order in which they begin. `kind` says what happens in it.
+Each phase is one `[[phase]]` table, in the order in which the phases start. `kind` says what happens in the phase.
 
-A phase begins when the one before it is over; with `wait = false` there, together with that one; with `start_at` at
-its own time, or at once where that is past, and then the one before must not be waited for. `wait` is about the
-phase directly before and no other. A phase is over when all that it began is over. When all phases are, what is
-still under way has `load.tail` seconds.
+A phase starts when the phase before it has finished. If the phase before has `wait = false`, both start together. With
+`start_at` a phase starts at that time, or at once if that time has passed; the phase before must then have
+`wait = false`. `wait` applies to the next phase only. A phase has finished when all operations that it started have
+finished. After the last phase, operations in progress have `load.tail` seconds to finish.
 
 All phases have these keys:
 """
@@ -83,29 +82,30 @@ All phases have these keys:
 _ARRIVALS = """\
 ## Arrivals
 
-In `enroll`, `checkin`, `command`, `lom_setup` and `lom` the Macs come one after another. Their order follows from
-the seed and the phase's name; when each is due is settled before the run begins and waits for nobody. A Mac that
-begins late is counted as late, and its latency counts from the moment at which it was due; one that cannot begin at
-all (it is off, not enrolled, or still busy with its last turn) is counted as dropped.
+In `enroll`, `checkin`, `command`, `lom_setup` and `lom` the Macs start one after another. Their order is derived from
+the seed and the name of the phase. The time at which each Mac is due is computed before the run and does not depend on
+responses (an open model). A Mac that starts late is counted as late, and its latency is measured from the time at which
+it was due. A Mac that cannot start (it is off, not enrolled, or its previous operation is still in progress) is counted
+as dropped.
 
 | `arrivals` | when | needs |
 | --- | --- | --- |
-| `constant` | one every 1/`rate` seconds; without any `rate` all at once | |
-| `poisson` | independent of one another, `rate` a second on average | `rate` |
-| `ramp` | the rate goes evenly from `rate` to `to_rate` within `duration` | `rate`, `to_rate`, `duration` |
-| `step` | one rate after another; the last one holds on | `steps` |
-| `burst` | `burst` at once, every `every` seconds | `burst`, `every` |
-| `replay` | at recorded moments; lines of a file may have `#` comments | `replay` or `replay_file` |
+| `constant` | one every 1/`rate` seconds; without a `rate` all at once | |
+| `poisson` | independent arrivals, `rate` per second on average | `rate` |
+| `ramp` | the rate changes linearly from `rate` to `to_rate` within `duration` | `rate`, `to_rate`, `duration` |
+| `step` | one rate after another; the last rate continues | `steps` |
+| `burst` | `burst` Macs at once, every `every` seconds | `burst`, `every` |
+| `replay` | at recorded times; lines of a file may have `#` comments | `replay` or `replay_file` |
 
-Without `duration` each chosen Mac comes exactly once. With it they come round and round, always in the same order,
-until the time is over; a `replay` ends with its last moment. In `enroll` no Mac comes twice.
+Without `duration` each chosen Mac starts exactly once. With `duration` the Macs repeat in the same order until the time
+is over; a `replay` ends with its last time. In `enroll` each Mac starts at most once.
 
-`concurrency` is the other way: no schedule, so many at a time, and the next begins when one ends. A slow server
-then gets less load, which hides how slow it is. Use it to find what a server can take, and a rate to find how it is
-under a load.
+`concurrency` is a closed model without a schedule: a fixed number of Macs is active, and the next starts when one
+finishes. A slow server then gets less load, which hides how slow it is. Use `concurrency` to find the capacity of a
+server, and a rate to measure its latency under a load.
 
-What a phase does not say, `[load]` says for it. A phase with a `rate` follows a schedule even where `[load]` has a
-`concurrency`, and the other way round.
+`[load]` has the defaults of all phases. A phase with a `rate` follows a schedule even if `[load]` has a `concurrency`,
+and a phase with a `concurrency` ignores the `rate` of `[load]`.
 """
 
 _LIMITS = """\
@@ -125,16 +125,16 @@ limits = ["session.p99 < 500ms", "enroll.errors == 0", "delivery.late <= 1%", "p
 | counts | `errors`, `late`, `dropped`: a number, or a share with `%`; `count`: a number; `rate`: a number, `/s` too |
 | comparison | `<`, `<=`, `>`, `>=`, `==` |
 
-A limit on an operation that never ran is broken; only one on `count` takes nothing for 0. The whole run is judged,
-not each phase.
+A limit on an operation that never ran is broken, except a limit on `count`, which is then 0. Limits apply to the whole
+run, not to single phases.
 """
 
 _OVERRIDES = """\
 ## Overrides
 
-`--set KEY=VALUE`, as often as you like, puts a value over the file's before anything is checked. The key is the
-dotted path from the top; a phase goes by its name, or by its number from 0. The value is TOML; a word that is none
-is text:
+`--set KEY=VALUE` (repeatable) replaces a value of the file before the scenario is checked. The key is the dotted path
+from the top of the file; a phase is named by its name, or by its number from 0. The value is TOML; a value that is not
+valid TOML is text:
 
 ```sh
 --set load.rate=50   --set fleet.seed=monday   --set phase.patch.to_rate=80   --set phase.0.share=0.5
@@ -143,14 +143,14 @@ is text:
 
 ## Files and secrets
 
-Files that a scenario names are relative to its own folder, those in `--set` to the working directory. A scenario
-holds no secret: API keys come from a file or from an environment variable. `results.json` repeats the scenario as
-it ran; header values, texts of a body and values in a command whose names speak of secrets (`Authorization`,
-`…token`, `…key`, `PIN`), and the queries of URLs are `***` there, unless they are templates.
+File names in a scenario are relative to the folder of the scenario, those in `--set` to the working directory. A
+scenario contains no secrets: API keys come from a file or an environment variable. `results.json` includes the scenario
+as it ran. In it, header values, texts of a body and values of a command whose names suggest secrets (`Authorization`,
+`…token`, `…key`, `PIN`), and the queries of URLs are replaced by `***`, unless they are templates.
 
 ## About this page
 
-It is written from the program's own types; `lom-agent scenario doc` prints it.
+It is generated from the types of the program: `lom-agent scenario doc` prints it.
 """
 
 _WIDTH = 120
@@ -162,8 +162,8 @@ _BOUNDS = {
 }
 _KINDS_NOTE = {
     "command": f"Without `request` it is `{toml(DEFAULT_REQUEST)}`.",
-    "lom": "The requests of a segment go in the order of its Macs, its Controller's own last; the seed decides which "
-    "segment is next.",
+    "lom": "The requests of a segment are sent in the order of its Macs, the Controller's own last; the seed decides "
+    "which segment is next.",
 }
 
 
@@ -185,7 +185,7 @@ def document() -> str:
 
 def _tables_part() -> Iterator[str]:
     yield "## Keys\n"
-    yield "`(1/s)` is a second, for the whole fleet. No length of time is over 30 days, no count over 10,000,000.\n"
+    yield "`(1/s)` is per second, for the whole fleet. No duration is over 30 days, no count over 10,000,000.\n"
     for name, table in tables():
         yield f"### `[{name}]`\n" if name else "### At the top, before the first table\n"
         if table is not Scenario:
@@ -205,7 +205,7 @@ def _table(keys: Iterable[Key]) -> str:
 
 
 def _takes(key: Key) -> str:
-    """What a key takes, with its unit, without the bounds that are everybody's."""
+    """The values of a key with their unit, without the upper bounds that all keys share."""
     words = key.words.replace("|", "\\|")
     for bounds, short in _BOUNDS.items():
         words = words.replace(bounds, short)
@@ -214,5 +214,5 @@ def _takes(key: Key) -> str:
 
 def _default(key: Key) -> str:
     if key.required:
-        return "needed"
+        return "required"
     return "none" if key.default in (None, [], (), {}, "") else f"`{toml(key.default)}`"

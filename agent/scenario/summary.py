@@ -1,4 +1,4 @@
-"""What a scenario comes to, for the person who is about to run it: how many of what, how fast, for how long."""
+"""The summary of a scenario for a dry run: the number, rate and duration of the operations of each phase."""
 
 from __future__ import annotations
 
@@ -29,37 +29,43 @@ _STEPS_SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class PhaseLine:
-    """One phase: when it ``begins`` and how long it ``takes`` at least (seconds; inf: not known).
-
-    ``settled`` is false where it waits for a phase whose length is not known, so that it may begin later.
-    """
+    """One phase in the summary."""
 
     name: str
     begins: float
+    """Its earliest start, in seconds from the start of the run."""
     settled: bool
+    """False if it waits for a phase of unknown duration and may start later."""
     what: str
+    """Its operations and their number."""
     how: str
+    """Its pace."""
     takes: float
+    """Its shortest duration, in seconds; infinity if unknown."""
 
     @property
     def known(self) -> bool:
-        """Whether its length is settled."""
+        """Whether its duration is known."""
         return math.isfinite(self.takes)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """``facts`` are of (what, how it is), ``seconds`` the least that the run takes; ``known`` says that it is all."""
+    """The summary of a scenario."""
 
     facts: tuple[tuple[str, str], ...]
+    """Names and values, such as ("Workers", "one per core")."""
     phases: tuple[PhaseLine, ...]
     seconds: float
+    """The shortest duration of the run."""
     known: bool
+    """Whether ``seconds`` is the whole duration by schedule."""
     notes: tuple[str, ...]
+    """Likely mistakes."""
 
 
 def summary(scenario: Scenario) -> Summary:
-    """The summary of a scenario that was read."""
+    """The summary of a checked scenario."""
     fleet = scenario.fleet
     population = Population(fleet.seed, fleet.devices, fleet.segment_size)
     lines: list[PhaseLine] = []
@@ -78,7 +84,7 @@ def summary(scenario: Scenario) -> Summary:
 
 
 def length_words(seconds: float) -> str:
-    """A length of time for a person: ``350 ms``, ``20 s``, ``2 min 5 s``, ``8 h``."""
+    """A duration in words: ``350 ms``, ``20 s``, ``2 min 5 s``, ``8 h``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms" if seconds else "0 s"
     if seconds < 60:
@@ -101,19 +107,19 @@ def _facts(scenario: Scenario, population: Population) -> Iterator[tuple[str, st
     if has_embedded_lab(server):
         yield "Server", f"the embedded lab; identities by {server.identity.upper()}"
     else:
-        commands = "nobody queues commands" if server.adapter == "none" else f"commands by {server.adapter}"
+        commands = "no API for commands" if server.adapter == "none" else f"commands by {server.adapter}"
         yield "Server", f"enrolment at {server.enroll}; {commands}"
-    yield "Push", f"a gateway on {push.listen}" if push.enabled else "none; the Macs look by themselves"
+    yield "Push", f"a gateway on {push.listen}" if push.enabled else "none; the Macs poll for commands"
     yield "LOM network", scenario.lom.network
-    yield "Workers", "one a core" if not load.workers else str(load.workers)
+    yield "Workers", "one per core" if not load.workers else str(load.workers)
 
 
 def _phase_words(phase: Phase, scenario: Scenario, population: Population) -> tuple[str, str, float]:
-    """What happens in a phase, how, and how many seconds it takes at least; infinity for what is not known."""
+    """The operations of a phase, its pace, and its shortest duration in seconds; infinity if unknown."""
     if isinstance(phase, IdlePhase):
         macs = _counted(len(chosen_macs(phase, population)), "Mac")
         return (
-            macs + ("" if phase.poll is None else f", each looks every {length_words(phase.poll)}"),
+            macs + ("" if phase.poll is None else f", each polls every {length_words(phase.poll)}"),
             "",
             phase.seconds,
         )
@@ -135,7 +141,7 @@ def _phase_words(phase: Phase, scenario: Scenario, population: Population) -> tu
         count, last = expected(plan, targets)
         what, again, how = _what(phase, count), count > targets, _how(plan.shape)
         takes = last if plan.duration is None else plan.duration
-    return what + (f", round and round {targets:,}" if again else ""), how, takes
+    return what + (f", repeating {targets:,}" if again else ""), how, takes
 
 
 def _what(phase: ArrivingPhase, count: float) -> str:
@@ -159,27 +165,27 @@ def _how(shape: Shape) -> str:
         case AtOnce():
             return "all at once"
         case Constant(rate):
-            return f"{rate:g} a second"
+            return f"{rate:g} per second"
         case Poisson(rate):
-            return f"{rate:g} a second on average (Poisson)"
+            return f"{rate:g} per second on average (Poisson)"
         case Ramp(rate, to_rate, seconds):
-            return f"{rate:g} to {to_rate:g} a second within {length_words(seconds)}"
+            return f"{rate:g} to {to_rate:g} per second within {length_words(seconds)}"
         case Steps(steps):
-            shown = [f"{rate:g} a second for {length_words(seconds)}" for rate, seconds in steps[:_STEPS_SHOWN]]
+            shown = [f"{rate:g} per second for {length_words(seconds)}" for rate, seconds in steps[:_STEPS_SHOWN]]
             return ", then ".join(shown) + (", …" if len(steps) > _STEPS_SHOWN else "")
         case Burst(size, every):
             return f"{size:,} at once every {length_words(every)}"
         case Replay(offsets):
-            return f"at {_counted(len(offsets), 'recorded moment')}"
+            return f"at {_counted(len(offsets), 'recorded time')}"
 
 
 def _notes(scenario: Scenario) -> Iterator[str]:
-    """What can be meant, but is more often forgotten."""
+    """Likely mistakes that are not errors."""
     kinds = [phase.kind for phase in scenario.phases]
     if "lom" in kinds and "lom_setup" not in kinds[: kinds.index("lom")]:
-        yield "No phase of kind lom_setup comes before the first lom: Macs that are not set up for LOM refuse."
+        yield "No phase of kind lom_setup is before the first lom: Macs that are not set up for LOM refuse requests."
     if not scenario.limits:
-        yield "No limits: the run fails only where an operation fails."
+        yield "No limits: the run fails only if an operation fails."
 
 
 def _counted(number: float, noun: str) -> str:

@@ -1,6 +1,6 @@
-"""Which Macs a phase is for, by its ``share`` and ``segments``, and which LOM requests they come to. Pure.
+"""The Macs of a phase, by its ``share`` and ``segments``, and their LOM requests. No I/O.
 
-Every shard works out the same list for the whole fleet; a target is a position in it.
+Every shard computes the same list for the whole fleet; a target is an index into it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from agent.fleet.population import Population
 from agent.scenario.arrivals import Arrival, order
 from agent.scenario.types import LOMPhase, PhaseBase
 
-# One order for all phases, so that a fifth of the Macs is the same fifth each time, and part of any half.
+# One order for all phases: equal shares are the same Macs, and a smaller share is part of a larger one.
 _MACS, _SEGMENTS = "chosen macs", "chosen segments"
 
 
 class LOMRequest(NamedTuple):
-    """One LOMDeviceRequest to the Controller of ``segment``; ``devices`` are indexes, the Controller's own the last."""
+    """One LOMDeviceRequest to the Controller of ``segment``; ``devices`` are indexes, the Controller itself last."""
 
     segment: int
     devices: tuple[int, ...]
 
 
 def chosen_macs(phase: PhaseBase, population: Population) -> Sequence[int]:
-    """The indexes of the Macs that ``phase`` is for, ascending; one at least."""
+    """The indexes of the Macs of ``phase``, ascending; at least one."""
     macs = len(population)
     if phase.segments is not None:
         macs = min(macs, phase.segments * population.segment_size)
@@ -35,7 +35,7 @@ def chosen_macs(phase: PhaseBase, population: Population) -> Sequence[int]:
 
 
 def chosen_segments(phase: PhaseBase, population: Population) -> Sequence[int]:
-    """The numbers of the segments that ``phase`` is for, ascending; one at least."""
+    """The numbers of the segments of ``phase``, ascending; at least one."""
     segments = population.segments
     if phase.segments is not None:
         segments = min(segments, phase.segments)
@@ -43,7 +43,7 @@ def chosen_segments(phase: PhaseBase, population: Population) -> Sequence[int]:
 
 
 def lom_requests(phase: LOMPhase, population: Population) -> list[LOMRequest]:
-    """The requests that power each chosen Mac once, segment by segment, the Controller of each in its last one."""
+    """One request for each chosen Mac, segment by segment; the Controller is in the last request of its segment."""
     requests: list[LOMRequest] = []
     for segment, macs in groupby(chosen_macs(phase, population), lambda index: index // population.segment_size):
         controller = population.segment(segment)[0]
@@ -59,9 +59,9 @@ def lom_requests(phase: LOMPhase, population: Population) -> list[LOMRequest]:
 
 
 def in_segment_order(arrivals: Iterable[Arrival], requests: Sequence[LOMRequest]) -> Iterator[Arrival]:
-    """Arrivals at requests, where each segment has its own in the order of ``requests``, and then again from the first.
+    """The arrivals with the requests of each segment in the order of ``requests``, repeated after the last.
 
-    Each arrival keeps its moment and its segment, so it does not matter whether a shard's were taken before or after.
+    Each arrival keeps its due time and segment, so the result does not depend on the split into shards.
     """
     first: dict[int, int] = {}
     counts: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Plain values as TOML, for files that are made to be edited by hand."""
+"""Plain values as TOML, for files that are edited by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def toml(value: Any) -> str:
-    """A value as it stands after ``key =``: text, numbers, true, false, lists, inline tables."""
+    """A value in TOML: text, number, boolean, list or inline table."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -26,6 +26,6 @@ def toml(value: Any) -> str:
 
 
 def toml_key(key: str) -> str:
-    """A key, in quotes where it needs them."""
+    """A key, quoted where necessary."""
     bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
     return key if bare else toml(key)

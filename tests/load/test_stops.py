@@ -174,7 +174,7 @@ def test_a_killed_command_leaves_what_it_wrote_and_no_process(tmp_path: Path) ->
         assert run.end() == -9
         wait_until_gone(run.process.pid)
         assert not run.results["complete"]
-        assert run.results["incomplete_because"] == "the run was not over when this was written"
+        assert run.results["incomplete_because"] == "the run had not finished when this was written"
         assert sorted(path.name for path in tmp_path.glob("trace.jsonl.*")) == ["trace.jsonl.0", "trace.jsonl.1"]
         assert subprocess.run([COMMAND, "report", str(tmp_path)], capture_output=True, check=False).returncode == 0
 

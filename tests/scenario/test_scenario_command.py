@@ -24,7 +24,7 @@ def test_check_says_what_a_scenario_comes_to(tmp_path: Path) -> None:
     done = command("check", file, "--set", "fleet.devices=40")
     assert done.exit_code == 0
     assert "40 Macs in 4 segments of 10" in done.output
-    assert "40 enrolments  20 a second  1.95 s" in done.output
+    assert "40 enrolments  20 per second  1.95 s" in done.output
     assert "Limit: enroll.errors == 0" in done.output
     assert "By schedule it takes 1.95 s, then up to 30 s for what is under way." in done.output
 

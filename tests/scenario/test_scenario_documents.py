@@ -196,13 +196,13 @@ def test_each_phase_says_how_many_how_fast_and_how_long() -> None:
         poll = 0.5
     """
     assert come_to(text) == [
-        ("100 enrolments", "10 a second", 9.9),
-        ("20 sessions, by push, round and round 10", "0 to 4 a second within 10 s", 10.0),
+        ("100 enrolments", "10 per second", 9.9),
+        ("20 sessions, by push, repeating 10", "0 to 4 per second within 10 s", 10.0),
         ("100 commands DeviceInformation", "8 at a time", float("inf")),
         ("100 Macs set up, with a LOM profile", "50 at once every 3 s", 3.0),
-        ("1 LOMDeviceRequest, Reset of a whole segment each", "10 a second", 0.0),
+        ("1 LOMDeviceRequest, Reset of a whole segment each", "10 per second", 0.0),
         ("10 segments without power for 5 s", "over 4 s", 9.0),
-        ("100 Macs, each looks every 500 ms", "", 60.0),
+        ("100 Macs, each polls every 500 ms", "", 60.0),
     ]
 
 
@@ -236,7 +236,7 @@ def test_phases_begin_when_those_before_let_them() -> None:
 def test_lom_without_its_setup_and_a_run_without_limits_are_noted() -> None:
     notes = summary(scenario_from({"phase": [{"kind": "enroll"}, {"kind": "lom"}]})).notes
     assert [note.split(":")[0] for note in notes] == [
-        "No phase of kind lom_setup comes before the first lom",
+        "No phase of kind lom_setup is before the first lom",
         "No limits",
     ]
 

@@ -146,7 +146,7 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
     ("text", "said"),
     [
         # keys and values
-        ("", 'a scenario needs phases; begin with [[phase]] and kind = "enroll"'),
+        ("", 'a scenario needs phases; start with [[phase]] and kind = "enroll"'),
         ("naem = 1", 'a scenario has no key "naem"; did you mean "name"?'),
         ("zzz = 1", 'a scenario has no key "zzz"; there are name, description, limits, fleet'),
         ("[fleet]\ndevces = 1\n" + ENROLL, 'fleet has no key "devces"; did you mean "devices"?'),
@@ -175,8 +175,8 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
             'server.keys should be unique or pool:N with N from 1 to 100,000, but is "pool:0"',
         ),
         # phases
-        ("phase = 3", "phase should be tables, each begun by [[phase]] in two brackets, but is 3"),
-        ('[phase]\nkind = "enroll"', "phase should be tables, each begun by [[phase]] in two brackets, but is a table"),
+        ("phase = 3", "phase should be tables, each under [[phase]] in two brackets, but is 3"),
+        ('[phase]\nkind = "enroll"', "phase should be tables, each under [[phase]] in two brackets, but is a table"),
         ("phase = [3]", "phase[0] should be a table, but is 3"),
         ('[[phase]]\nname = "x"', 'phase[0] ("x") lacks the key "kind": one of enroll, checkin'),
         ('[[phase]]\nkind = "enrol"', 'but is "enrol"; did you mean "enroll"?'),
@@ -192,10 +192,10 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ),
         (
             ENROLL + "start_at = 9\nwait = false\n[[phase]]\nkind = 'idle'\nstart_at = 5",
-            "but a phase before it begins at 9",
+            "but a phase before it starts at 9",
         ),
-        ('[[phase]]\nkind = "checkin"', 'nobody is enrolled yet: a phase of kind "enroll" has to come before'),
-        (OWN + COMMAND, 'phase[1] ("command"): nobody can queue commands: server.adapter is "none"'),
+        ('[[phase]]\nkind = "checkin"', 'no Mac is enrolled yet: put a phase of kind "enroll" before'),
+        (OWN + COMMAND, 'phase[1] ("command"): no API queues commands: server.adapter is "none"'),
         (OWN + CHECKIN + 'by = "push"', 'by = "push" needs a server.adapter that can be asked to push'),
         (WEBHOOK + CHECKIN + 'by = "push"', 'by = "push" needs server.webhook.push'),
         ("[push]\nenabled = false\n" + CHECKIN + 'by = "push"', 'by = "push" needs push.listen'),
@@ -212,14 +212,14 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         (ENROLL + "duration = 5", "duration needs rate or concurrency, here or in [load]"),
         (
             ENROLL + 'arrivals = "ramp"\nrate = 5',
-            'arrivals = "ramp" needs rate (at its begin), to_rate (at its end) and',
+            'arrivals = "ramp" needs rate (at its start), to_rate (at its end) and',
         ),
         (CHECKIN + 'arrivals = "ramp"\nrate = 0\nto_rate = 0\nduration = 1', "rate and to_rate are both 0"),
         (ENROLL + 'arrivals = "ramp"\nrate = 5\nto_rate = 0\nduration = 1', "to_rate is 0, so that not every Mac"),
         (ENROLL + 'arrivals = "step"', 'arrivals = "step" needs steps'),
         (ENROLL + 'arrivals = "step"\nsteps = [[1, 2], [3]]', "steps[1] should be [a number from 0 to 1,000,000"),
         (ENROLL + 'arrivals = "step"\nsteps = [[1, 0]]', "steps[0][1] should be a number above 0"),
-        (ENROLL + 'arrivals = "step"\nsteps = [[1, 2], [0, 3]]', "the last of steps has the rate 0 and holds on"),
+        (ENROLL + 'arrivals = "step"\nsteps = [[1, 2], [0, 3]]', "the last of steps has the rate 0, which continues"),
         (ENROLL + 'arrivals = "burst"\nburst = 3', 'arrivals = "burst" needs burst (how many at once) and every'),
         (ENROLL + 'arrivals = "replay"', 'arrivals = "replay" needs replay or replay_file'),
         ("[load]\nrate = 5\nconcurrency = 3\n" + ENROLL, "load has rate and concurrency; give one"),
@@ -228,7 +228,7 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         # commands
         (COMMAND + "request = { a = 1 }", 'request needs its RequestType, such as "ProfileList"'),
         (COMMAND + 'request = { RequestType = "X", At = 10:00:00 }', "request cannot be sent as a property list"),
-        (COMMAND + 'request = { RequestType = "X" }\nrequest_file = "x"', "request and request_file say the same"),
+        (COMMAND + 'request = { RequestType = "X" }\nrequest_file = "x"', "request and request_file are alternatives"),
         # the server
         ('[server]\nadapter = "micromdm"\n' + ENROLL, "the table [server.micromdm] is missing"),
         ('[server]\nadapter = "micromdm"\n[server.micromdm]\n' + ENROLL, 'server.micromdm lacks the key "url"'),
@@ -262,7 +262,7 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ),
         (
             '[server.lab]\nurl = "https://me:secret@x"\ntoken_file = "t"\n' + ENROLL,
-            "server.lab.url holds a user or a password; scenarios hold no secrets",
+            "server.lab.url has a user or a password; scenarios contain no secrets",
         ),
         (WEBHOOK + "headers = { A = 3 }\n" + ENROLL, "server.webhook.enqueue.headers.A should be text, but is 3"),
         # push
@@ -274,7 +274,7 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: Expected a gateway rule that begins with"),
         ('[push]\ndelay = "slow"\n' + ENROLL, "push.delay: expected constant:SECONDS"),
         ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key go together"),
-        ('[push]\ncert = "c"\nkey = "k"\ntls = "d"\n' + ENROLL, "push.tls makes the certificate that push.cert brings"),
+        ('[push]\ncert = "c"\nkey = "k"\ntls = "d"\n' + ENROLL, "push.tls and push.cert are alternatives"),
         (OWN + "[push]\nstrict = true\n" + ENROLL, "push.strict is for the gateway, but there is none"),
         (OWN + '[push]\nlisten = "[::1]:2197"\n' + ENROLL, "push needs tls, or cert and key"),
     ],
@@ -330,10 +330,10 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
     ("data", "said"),
     [
         (None, "cannot be read: No such file"),
-        (b"a = ", "is no TOML: Invalid value"),
-        (b"a = '\xff'", "is no UTF-8 text, at byte 5"),
+        (b"a = ", "is not valid TOML: Invalid value"),
+        (b"a = '\xff'", "is not valid UTF-8, at byte 5"),
         (b"#" * (MAX_BYTES + 1), "Expected at most 1,048,576 bytes in the scenario "),
-        (b"a = " + b"[" * 5000 + b"]" * 5000, "is no TOML"),
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "is not valid TOML"),
         (b"request = " + b"[" * 60 + b"]" * 60 + b"\n" + ENROLL.encode(), 'has no key "request"'),
     ],
 )
@@ -385,7 +385,7 @@ def test_files_are_beside_the_scenario_and_those_of_overrides_where_the_command_
         ("replay_file", b"1\nx\n", "line 2 of the replay_file FILE should be a number of seconds from 0 to 2,592,000"),
         ("replay_file", b"-1\n", "line 1 of the replay_file FILE should be a number of seconds"),
         ("replay_file", b"nan\n", "line 1 of the replay_file FILE should be a number of seconds"),
-        ("replay_file", b"\n", 'arrivals = "replay" needs replay or replay_file, with one offset at least'),
+        ("replay_file", b"\n", 'arrivals = "replay" needs replay or replay_file, with at least one offset'),
     ],
 )
 def test_a_file_that_a_scenario_names_is_refused_by_name(
