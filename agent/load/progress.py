@@ -14,6 +14,7 @@ from agent.fleet.population import Population
 from agent.load.overload import Span
 from agent.load.shard_plan import ShardResult
 from agent.measure.live import PhaseState
+from agent.measure.summaries import PhaseSummary
 
 
 def cut(population: Population, shards: int) -> list[range]:
@@ -43,24 +44,24 @@ class PhaseRecord:
             total = total.plus(state)
         return total
 
-    def as_json(self) -> dict[str, Any]:
-        """For the results."""
-        state = self.state
-        waits = {"key_waits": state.key_waits, "key_wait_s": state.key_wait_s} if self.kind == "enroll" else {}
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "started_s": self.begun,
-            "ended_s": self.over,
-            "planned": state.planned,
-            "started": state.started,
-            "done": state.done,
-            "failed": state.failed,
-            "late": state.late,
-            "cut_short": state.started - state.done,  # with what goes on: for these results it has no end
-            "dropped": state.dropped,
-            **waits,
-        }
+    def summary(self) -> PhaseSummary:
+        """The phase for the results. Operations that have not ended count as cut short."""
+        state, enrolls = self.state, self.kind == "enroll"
+        return PhaseSummary(
+            name=self.name,
+            kind=self.kind,
+            started_s=self.begun,
+            ended_s=self.over,
+            planned=state.planned,
+            started=state.started,
+            done=state.done,
+            failed=state.failed,
+            late=state.late,
+            cut_short=state.started - state.done,
+            dropped=state.dropped,
+            key_waits=state.key_waits if enrolls else None,
+            key_wait_s=state.key_wait_s if enrolls else None,
+        )
 
 
 def phases_of(phases: Sequence[PhaseRecord], spans: Sequence[Span], shard: int | None = None) -> list[dict[str, Any]]:
