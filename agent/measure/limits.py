@@ -102,7 +102,7 @@ def parse_limit(text: str) -> Limit:
         raise _unknown(text, "an operation or a stage", subject, OPERATIONS + STAGES)
     if subject in STAGES and metric in _UNITS and metric not in _OF_STAGES:
         raise OperatorError(
-            f"In the limit {text!r}: expected a metric of a stage ({', '.join(_OF_STAGES)}), found {metric!r}."
+            f"In the limit {text!r}: {subject} is a stage, which has only {', '.join(_OF_STAGES)}, found {metric!r}."
         )
     if metric not in _UNITS:
         raise _unknown(text, "a metric", metric, _UNITS)

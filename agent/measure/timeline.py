@@ -41,7 +41,7 @@ class SecondOfOperation(msgspec.Struct, frozen=True):
     """None if there were no latencies."""
 
 
-class Second(msgspec.Struct, frozen=True, kw_only=True):
+class Second(msgspec.Struct, frozen=True):
     """One second of the results."""
 
     t: Annotated[int, msgspec.Meta(ge=0, lt=LONGEST_SECONDS)]

@@ -56,6 +56,8 @@ def test_a_file_keeps_its_keys_and_their_order_when_it_is_written_again(tmp_path
         ({"schema": "lom-agent.results/1"}, r"found 'lom-agent\.results/1'"),
         ({"schema": None}, "no key schema"),
         ({"devices": -1}, "devices"),
+        ({"duration_s": -1.0}, "duration_s"),
+        ({"operations": []}, "operations"),
         ({"duration_s": float("inf")}, "malformed"),
         ({"timeline": [{"t": 10**9}, {}]}, "t"),
         ({"operations": {"session": {"count": "many"}}}, "count"),

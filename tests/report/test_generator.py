@@ -95,9 +95,7 @@ def test_a_wait_for_its_own_keys_is_the_generators_and_touches_the_rate_alone() 
         "max_rss_kib": 1,
     }
     found = judged_generator([idle], metrics=metrics)
-    assert found.reasons[0].startswith(
-        "Enrolments waited for the load generator's own RSA keys: 2 waits, p99 5.70 s."
-    )
+    assert found.reasons[0].startswith("Enrolments waited for the load generator's own RSA keys: 2 waits, p99 5.70 s.")
     assert unreliable(found.overloaded, [], []) == {"enroll.rate"}
     [long, quick] = [waited("enrol", 2, 5.9), waited("enrol again", 4, 0.01)]
     named = judged_generator([idle], metrics=metrics, phases=[PHASE, quick, long])
