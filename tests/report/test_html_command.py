@@ -16,7 +16,7 @@ from agent.report.results import read_results, write_results
 def runs(tmp_path: Path) -> Path:
     """Folders of three runs: good, failed, empty."""
     for make in (documents.good, documents.failed, documents.empty):
-        write_results(tmp_path / make.__name__, make())
+        write_results(tmp_path / make.__name__, documents.typed(make()))
     return tmp_path
 
 
@@ -24,9 +24,9 @@ def test_a_run_gets_its_report_beside_its_results(runs: Path) -> None:
     done = lom_agent("report", str(runs / "failed"))
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
-    assert lines[0] == "3 of 4 limits broken, 10 operations failed, the load generator was overloaded"
+    assert lines[0] == "10 operations failed, 3 of 4 limits failed, the load generator was overloaded"
     assert lines[-1] == f"Report: {runs / 'failed' / 'report.html'}"
-    assert "3 of 4 limits broken" in (runs / "failed" / "report.html").read_text(encoding="utf-8")
+    assert "3 of 4 limits failed" in (runs / "failed" / "report.html").read_text(encoding="utf-8")
 
 
 def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None:
@@ -52,7 +52,8 @@ def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None
 def test_a_regression_fails_the_command_where_it_was_asked_to(
     runs: Path, names: tuple[str, ...], asked: str | None, status: int
 ) -> None:
-    write_results(runs / "slower", documents.failed() | {"generator": documents.good()["generator"]})
+    slower = documents.failed() | {"generator": documents.good()["generator"]}
+    write_results(runs / "slower", documents.typed(slower))
     options = [] if asked is None else ["--fail-on", asked]
     done = lom_agent("report", *(str(runs / name) for name in names), "--out", str(runs / "both.html"), *options)
     assert done.returncode == status, done.stdout + done.stderr
