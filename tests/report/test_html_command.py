@@ -115,7 +115,7 @@ def test_too_many_runs_are_refused(runs: Path) -> None:
 
 
 def test_text_that_a_peer_wrote_does_nothing_to_the_terminal(tmp_path: Path) -> None:
-    write_results(tmp_path, documents.hostile())
+    write_results(tmp_path, documents.typed(documents.hostile()))
     done = lom_agent("report", str(tmp_path))
     assert done.returncode == 0
     assert b"\x1b[31m" not in done.stdout
