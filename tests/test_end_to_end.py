@@ -252,7 +252,7 @@ def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.
     assert b"enroll" in rest  # the table with what was measured so far
     document = json.loads((tmp_path / "results.json").read_bytes())
     assert document["operations"]["enroll"]["count"] == 60
-    assert document["complete"] is False
+    assert document.complete is False
     assert "interrupted" in document["incomplete_because"]
 
 
@@ -290,8 +290,8 @@ def test_a_run_that_is_killed_leaves_readable_results_and_no_process(tmp_path: P
         running.communicate(timeout=SECONDS)
     assert len(workers) == 2
     document = read_results(tmp_path)
-    assert document["complete"] is False
-    assert document["operations"]["enroll"]["count"] == 8
+    assert document.complete is False
+    assert document.operations["enroll"].count == 8
     until = time.monotonic() + SECONDS
     while any(map(lives, workers)):
         assert time.monotonic() < until

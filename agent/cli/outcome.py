@@ -19,11 +19,11 @@ from agent.measure.limits import parse_limit
 from agent.measure.trace import TraceParts
 from agent.net.mac.keys import parse_keys
 from agent.push.counts import merge_push_counts
+from agent.report.document import Document
 from agent.report.html import write_report
 from agent.report.junit import write_junit
-from agent.report.outcome import outcome_of
+from agent.report.outcome import outcome
 from agent.report.results import FILE_NAME, ResourceMeter, RunInfo, results, write_results
-from agent.report.schema import ResultsDocument
 from agent.report.terminal import print_summary
 from agent.scenario.redacted import as_document
 from agent.scenario.types import Scenario
@@ -62,7 +62,7 @@ class Outcome:
     """The outcome of one run; ``document`` is available after ``end``."""
 
     def __init__(self, scenario: Scenario, outputs: Outputs, started: datetime) -> None:
-        self._ended: ResultsDocument | None = None
+        self._ended: Document | None = None
         self._scenario = scenario
         self._outputs = outputs
         self._started = started
@@ -108,7 +108,7 @@ class Outcome:
             raise OperatorError(" ".join(map(str, self._unwritten)))
 
     @property
-    def document(self) -> ResultsDocument:
+    def document(self) -> Document:
         """The results of the run. Raises MisuseError before ``end``."""
         if self._ended is None:
             raise MisuseError("the run has not finished: it has no results yet")
@@ -117,9 +117,9 @@ class Outcome:
     @property
     def exit_status(self) -> int:
         """0 success, 1 failure, 128 plus the number of the signal that stopped the run."""
-        return outcome_of(self.document).exit_status
+        return outcome(self.document).exit_status
 
-    def _document(self, conductor: Conductor, because: str | None) -> ResultsDocument:
+    def _document(self, conductor: Conductor, because: str | None) -> Document:
         fleet = self._scenario.fleet
         metrics = conductor.metrics()
         info = RunInfo(
@@ -140,7 +140,7 @@ class Outcome:
             info,
             self._meter.read(facts["max_rss_kib"] for facts in generator),
             timeline=conductor.timeline,
-            phases=[phase.as_json() for phase in conductor.phases],
+            phases=[phase.summary() for phase in conductor.phases],
             generator=generator,
             embedded_lab=conductor.embedded_lab,
             limits=self._limits,

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.text import Text
 
 from agent.report.compare import THRESHOLD, compare
-from agent.report.document import read_document
 from agent.report.merging import merge_documents
 from agent.report.results import read_results, write_results
 from agent.report.terminal.text import Indented, print_line, visible
@@ -65,11 +64,11 @@ def report(results: Sequence[str], out: Path | None, merge: Path | None, fail_on
         write_results(merge, documents[0])
     if len(documents) == 1:
         target = out or _beside(results[0])
-        found = verdict(read_document(documents[0]))
+        found = verdict(documents[0])
         headline, level, statements = found.headline, found.level, found.statements
     else:
         target = out or Path(COMPARISON_NAME)
-        compared = compare([read_document(document) for document in documents], threshold)
+        compared = compare(documents, threshold)
         regressed = compared.regressed
         headline, level, statements = compared.headline, compared.level, compared.statements
     from agent.report.html import write_report

@@ -20,6 +20,7 @@ from agent.load.phases.run import operation_of
 from agent.load.shard_plan import ShardResult, cut
 from agent.measure.live import LiveView, PhaseState, PhaseView, Recent
 from agent.measure.metrics import Metrics
+from agent.measure.summaries import PhaseSummary
 from agent.measure.timeline import TimeLine
 from agent.scenario.types import Scenario
 
@@ -61,25 +62,24 @@ class PhaseRecord:
             return 0
         return max(0, state.planned - state.started - state.dropped)
 
-    def as_json(self) -> dict[str, Any]:
-        """An element of ``phases`` of the results."""
-        state = self.state
-        waits = {"key_waits": state.key_waits, "key_wait_s": state.key_wait_s} if self.kind == "enroll" else {}
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "started_s": self.begun,
-            "ended_s": self.over,
-            "planned": state.planned,
-            "started": state.started,
-            "done": state.done,
-            "failed": state.failed,
-            "late": state.late,
-            "cut_short": state.started
-            - state.done,  # includes operations in progress: these results have no end of them
-            "dropped": state.dropped,
-            **waits,
-        }
+    def summary(self) -> PhaseSummary:
+        """The phase for the results. Operations that have not ended count as cut short."""
+        state, enrolls = self.state, self.kind == "enroll"
+        return PhaseSummary(
+            name=self.name,
+            kind=self.kind,
+            started_s=self.begun,
+            ended_s=self.over,
+            planned=state.planned,
+            started=state.started,
+            done=state.done,
+            failed=state.failed,
+            late=state.late,
+            cut_short=state.started - state.done,
+            dropped=state.dropped,
+            key_waits=state.key_waits if enrolls else None,
+            key_wait_s=state.key_wait_s if enrolls else None,
+        )
 
 
 @dataclass(slots=True)

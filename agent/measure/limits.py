@@ -1,6 +1,6 @@
-"""Limits that a run must keep, such as ``session.p99 < 500ms``: read from the scenario, judged over the metrics.
+"""Limits of a run, such as ``session.p99 < 500ms`` (k6: thresholds): parsed from the scenario, judged by the metrics.
 
-Verdicts go to the terminal, the results document and the JUnit report, and decide the exit code.
+Verdicts go to the terminal, the results and the JUnit report, and decide the exit status.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 
+from msgspec import Struct
+
 from agent.errors import OperatorError
-from agent.measure.metrics import Metrics, OperationSummary, StageSummary
+from agent.measure.metrics import Metrics
 from agent.measure.records import OPERATIONS, STAGES
+from agent.measure.summaries import Name, OperationSummary, StageSummary
 
 LONGEST = 200  # characters of a limit
 
@@ -44,7 +47,7 @@ _LATENCIES = {
     "max": "max",
     "mean": "mean",
 }
-# Which units a metric takes, and how many of its own (ms, or ones) each is.
+# The units of a metric, each in the metric's own unit (ms, or 1).
 _UNITS: dict[str, dict[str, Fraction]] = {
     **dict.fromkeys(_LATENCIES, _TIMES),
     "errors": _PARTS,
@@ -59,65 +62,70 @@ _UNIT_NAMES = {"": "no unit"}
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit: ``name`` (an operation or a stage) has a ``metric`` that ``comparison`` holds of ``value``.
-
-    ``value`` is in ``unit``; ``text`` is what the operator wrote.
-    """
+    """One limit: ``name.metric comparison value``."""
 
     text: str
+    """As the operator wrote it."""
     name: str
+    """An operation or a stage."""
     metric: str
+    """A key of _UNITS."""
     comparison: str
+    """A key of _COMPARISONS."""
     value: Fraction
+    """In ``unit``."""
     unit: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a run kept a limit: what was ``found`` (None where there was nothing to judge), and it all in a
-    ``sentence``. One that is not ``reliable`` was neither kept nor broken, and is not ``ok``: the load generator was
-    overloaded, so that nobody knows."""
+class LimitVerdict(Struct, frozen=True):
+    """Whether a run passed a limit."""
 
-    limit: str
+    limit: Name
+    """As the operator wrote it."""
     ok: bool
-    found: str | None
+    """Whether it passed. False also if it could not be judged."""
+    found: Name | None
+    """The measured value with its unit; None if there was nothing to judge."""
     sentence: str
     reliable: bool = True
+    """False if the load generator was overloaded, so that the limit neither passed nor failed."""
 
 
 def parse_limit(text: str) -> Limit:
-    """The limit that ``text`` says. Raises OperatorError for what is none, with what was meant, perhaps."""
+    """Parse a limit. Raises OperatorError with the closest valid name, if there is one."""
     text = text.strip()
     parts = _FORM.fullmatch(text) if len(text) <= LONGEST else None
     if parts is None:
-        raise OperatorError(f"Expected a limit, {_EXPECTED}; found {text[:LONGEST]!r}.")
+        raise OperatorError(f"Expected a limit, {_EXPECTED}, found {text[:LONGEST]!r}.")
     subject, metric, comparison, number, unit = parts.groups()
     if subject not in OPERATIONS + STAGES:
         raise _unknown(text, "an operation or a stage", subject, OPERATIONS + STAGES)
     if subject in STAGES and metric in _UNITS and metric not in _OF_STAGES:
-        raise OperatorError(f"In the limit {text!r}: {subject} is a stage, which has only {', '.join(_OF_STAGES)}.")
+        raise OperatorError(
+            f"In the limit {text!r}: {subject} is a stage, which has only {', '.join(_OF_STAGES)}, found {metric!r}."
+        )
     if metric not in _UNITS:
         raise _unknown(text, "a metric", metric, _UNITS)
     if unit not in _UNITS[metric]:
         units = " or ".join(_UNIT_NAMES.get(each, each) for each in _UNITS[metric])
         raise OperatorError(
-            f"In the limit {text!r}: expected a number with {units} for {metric}; found {number}{unit}."
+            f"In the limit {text!r}: expected a number with {units} for {metric}, found {number}{unit}."
         )
     return Limit(text, subject, metric, comparison, Fraction(number), unit)
 
 
-def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> Verdict:
-    """Whether what was measured keeps ``limit``.
+def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> LimitVerdict:
+    """Judge ``limit`` by what was measured.
 
-    A limit on an operation that never ran is broken, because it says nothing of the server; only a limit on ``count``
-    is about that very number. Shares are of those that ended; of ``dropped``, of those that were due. ``unreliable``
-    has what was measured by an overloaded load generator: names, or one metric of a name (``enroll.rate``).
+    A limit on an operation that never ran fails, except one on ``count``. Percentages are of the operations that ended;
+    those of ``dropped`` are of the operations that were due. ``unreliable`` names what an overloaded load generator
+    measured: an operation, a stage, or one metric of it (``enroll.rate``).
     """
     summary: OperationSummary | StageSummary
     of_stage = limit.name in STAGES
     summary = metrics.stage_summary(limit.name) if of_stage else metrics.summary(limit.name)
     if limit.metric != "count" and not summary.count:
-        unended = summary.started if isinstance(summary, OperationSummary) else 0
+        unended = summary.started or 0 if isinstance(summary, OperationSummary) else 0
         return _nothing(
             limit, f"{limit.name} never ended ({unended} cut short)" if unended else f"{limit.name} never ran"
         )
@@ -129,11 +137,13 @@ def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> V
     shown = _with_unit(_shown(found, lambda number: holds(number, limit.value) == ok), limit.unit)
     sentence = f"{limit.name}.{limit.metric} was {shown}; {_said(limit)}"
     if not _in_doubt(limit, unreliable):
-        return Verdict(limit.text, ok, shown, sentence)
+        return LimitVerdict(limit.text, ok, shown, sentence)
     if ok and limit.comparison in (("<", "<=") if limit.metric in _LATENCIES else (">", ">=")):
-        # The generator's own delays make a latency longer and a rate lower: without them it would hold, too.
-        return Verdict(limit.text, ok, shown, f"{sentence} The load generator was overloaded: its delays are in this.")
-    return Verdict(
+        # The generator's delays make a latency longer and a rate lower: without them the limit would pass, too.
+        return LimitVerdict(
+            limit.text, ok, shown, f"{sentence} The load generator was overloaded: this includes its delays."
+        )
+    return LimitVerdict(
         limit.text, False, shown, f"Not judged reliably, the load generator was overloaded: {sentence}", False
     )
 
@@ -144,10 +154,10 @@ def _in_doubt(limit: Limit, unreliable: Collection[str]) -> bool:
 
 
 def _found(limit: Limit, summary: OperationSummary | StageSummary) -> Fraction | None:
-    """What was measured, in the limit's unit."""
+    """The measured value in the limit's unit."""
     if limit.metric in _LATENCIES:
-        ms = getattr(summary, _LATENCIES[limit.metric])
-        # To the nanosecond, of which no clock here says more; so 0.1 ms is a tenth and not what a float makes of it.
+        ms = getattr(summary.latency_ms, _LATENCIES[limit.metric])
+        # Rounded to the nanosecond, so that 0.1 ms is exactly a tenth.
         return None if ms is None else Fraction(round(ms * 1e6), 1_000_000) / _TIMES[limit.unit]
     number: int | float = getattr(summary, "rate_per_s" if limit.metric == "rate" else limit.metric)
     if limit.unit != "%":
@@ -158,8 +168,8 @@ def _found(limit: Limit, summary: OperationSummary | StageSummary) -> Fraction |
     return Fraction(number) * 100 / due
 
 
-def _nothing(limit: Limit, why: str) -> Verdict:
-    return Verdict(limit.text, False, None, f"{why}; {_said(limit, whole=True)}")
+def _nothing(limit: Limit, why: str) -> LimitVerdict:
+    return LimitVerdict(limit.text, False, None, f"{why}; {_said(limit, whole=True)}")
 
 
 def _said(limit: Limit, *, whole: bool = False) -> str:
@@ -175,7 +185,7 @@ def _with_unit(number: str, unit: str) -> str:
 
 
 def _shown(number: Fraction, honest: Callable[[Fraction], bool]) -> str:
-    """``number`` with three figures that matter, or as many more as are needed to be ``honest``; whole ones exactly."""
+    """``number`` with three significant digits, or as many more as ``honest`` needs; whole numbers exactly."""
     if number.denominator == 1:
         return str(number.numerator)
     for figures in range(max(3, len(str(int(number)))), 20):
@@ -190,4 +200,4 @@ def _unknown(text: str, what: str, found: str, known: Iterable[str]) -> Operator
     known = tuple(known)
     near = get_close_matches(found, known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return OperatorError(f"In the limit {text!r}: expected {what} out of {', '.join(known)}; found {found!r}.{hint}")
+    return OperatorError(f"In the limit {text!r}: expected {what} out of {', '.join(known)}, found {found!r}.{hint}")

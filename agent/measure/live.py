@@ -1,6 +1,6 @@
-"""What a run looks like at this moment: for the terminal and for Prometheus, once a second.
+"""The current state of a run for the terminal and for Prometheus, once a second.
 
-The conductor makes it of what its shards tell; `agent.report.terminal` and `agent.service.prometheus` show it.
+The conductor makes it from the rows of its shards; `agent.report.terminal` and `agent.service.prometheus` show it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from agent.measure.latencies import percentile_ms
 
 
 class PhaseState(msgspec.Struct, array_like=True):
-    """How far one phase is in one shard.
-
-    ``planned`` is how many things are to be done so far as it is known, 0 before the phase began. ``started`` of
-    them were begun, ``done`` are over, ``failed`` of these in failure; ``cut_short`` were ended by this program.
-    ``late``, ``dropped``, ``key_waits`` and ``key_wait_s`` as in docs/results.md.
-    """
+    """The progress of one phase in one shard, or in several together."""
 
     planned: int = 0
+    """Operations to do, an expectation while arrivals are random; 0 until the phase starts."""
     started: int = 0
     done: int = 0
+    """Operations that succeeded or failed."""
     failed: int = 0
     late: int = 0
+    """Operations that started over 100 ms after they were due."""
     dropped: int = 0
+    """Operations that were due and never started."""
     over: bool = False
+    """Whether the phase has ended."""
     key_waits: int = 0
+    """Enrolments that waited for an RSA key."""
     key_wait_s: float = 0.0
+    """Seconds of these waits together."""
     cut_short: int = 0
+    """Operations that this program itself ended."""
 
     def plus(self, other: PhaseState) -> PhaseState:
-        """Both together: the phase in two shards."""
+        """The sum: the phase in two shards."""
         return PhaseState(
             self.planned + other.planned,
             self.started + other.started,
@@ -50,59 +53,68 @@ class PhaseState(msgspec.Struct, array_like=True):
         )
 
 
-RECENT_SECONDS = 10  # that the rates and percentiles shown are of
+RECENT_SECONDS = 10  # the interval of live rates and percentiles
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseView:
-    """One phase. ``state`` is over all shards; ``begun`` and ``over`` are seconds from the run's start, or None."""
+    """One phase over all shards."""
 
     name: str
     kind: str
     state: PhaseState
     begun: float | None = None
+    """Its start in seconds from the start of the run; None if it has not started."""
     over: float | None = None
+    """Its end, in the same seconds; None if it has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperationView:
-    """One operation: ``count`` and ``errors`` since the start, the rest of the last RECENT_SECONDS."""
+    """One operation."""
 
     count: int
+    """Those that succeeded or failed since the start of the run."""
     errors: int
+    """Those that failed since the start of the run."""
     rate_per_s: float
+    """Over the last RECENT_SECONDS, as the percentiles."""
     p50_ms: float | None
     p99_ms: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class LiveView:
-    """The run now. ``elapsed`` is in seconds, ``cpu`` the largest share of a core that a worker takes. With
-    ``embedded_lab`` the server is in this program, so that no latency is that of a server alone."""
+    """The current state of a run."""
 
     elapsed: float
+    """Seconds since the start."""
     phases: tuple[PhaseView, ...] = ()
     operations: Mapping[str, OperationView] = field(default_factory=dict)
     macs: Mapping[str, int] = field(default_factory=dict)
+    """The number of Macs by state."""
     connections: int = 0
     pushes_waiting: int = 0
     lag_ms: float = 0.0
+    """The largest lag of a worker's event loop."""
     cpu: float = 0.0
+    """The largest share of a core that a worker uses."""
     embedded_lab: bool = False
+    """Whether the server runs in this program, so that no latency is that of a server alone."""
 
 
 class Watcher(Protocol):
-    """Who looks on."""
+    """Shows a run in progress."""
 
     def note(self, text: str) -> None:
-        """Something a person should read now, once (an address, a warning)."""
+        """Show one line at once: an address, a warning."""
 
     def look(self, view: LiveView) -> None:
-        """The run as it is now; called about once a second, and once at the end."""
+        """Show the current state; called about once a second, and once at the end."""
 
 
 class Recent:
-    """What the shards told of the last seconds, and the sums since the start."""
+    """The rows of the last seconds from all shards, and the sums since the start."""
 
     def __init__(self) -> None:
         self._totals: dict[str, list[int]] = {}
@@ -111,7 +123,7 @@ class Recent:
         self._now: dict[str, tuple[int, dict[int, int]]] = {}
 
     def add(self, shard: int, row: Mapping[str, Any]) -> None:
-        """A row of the time line came from a shard."""
+        """Add a row of the time line from a shard."""
         self._latest[shard] = row
         for name, part in row.get("operations", {}).items():
             total = self._totals.setdefault(name, [0, 0])
@@ -123,12 +135,12 @@ class Recent:
             self._now[name] = count + part["count"], buckets
 
     def turn(self) -> None:
-        """A second is over."""
+        """End the current second."""
         self._seconds.append(self._now)
         self._now = {}
 
     def view(self, elapsed: float, phases: tuple[PhaseView, ...], *, embedded_lab: bool = False) -> LiveView:
-        """The run now."""
+        """The current state of the run."""
         latest = list(self._latest.values())
         macs: dict[str, int] = {}
         for row in latest:

@@ -1,10 +1,9 @@
-"""Counts and latencies of a run, kept while it goes on.
+"""Counts and latencies of one process, kept during the run.
 
-Every exchange comes in here as one record (`agent.measure.records`), and so does each of its stages; what comes out
-is one summary an operation and one for each way to fail, from which `agent.report` makes its tables and documents.
-Where several processes share a run, each keeps its own: a ``snapshot`` goes to the one that merges them, and what
-happened in a second goes to its `agent.measure.timeline`. Memory does not grow with the run: latencies go to one
-histogram an operation, of a failure only one example is kept.
+`Metrics` receives every exchange as one record (`agent.measure.records`), and every stage. It returns summaries
+(`agent.measure.summaries`), from which `agent.report` makes the results. Where several processes share a run, each has
+its own metrics: a ``snapshot`` goes to the conductor, which merges them, and ``take_second`` to its
+`agent.measure.timeline`. Memory does not grow with the run: one histogram per operation, one example per failure.
 """
 
 from __future__ import annotations
@@ -13,22 +12,20 @@ import math
 from typing import Any
 
 from agent.errors import MisuseError
-from agent.measure.latencies import Latencies, LatencySummary
+from agent.measure.latencies import NO_LATENCIES, Latencies
 from agent.measure.records import OPERATIONS, STAGES, Exchange, Failure
-from agent.measure.snapshots import LONGEST_TEXT, LatenciesSnapshot, OperationSnapshot, Snapshot, checked
-from agent.measure.summaries import CutSummary, DropSummary, FailureSummary, OperationSummary, StageSummary
-
-__all__ = ["CutSummary", "DropSummary", "FailureSummary", "Metrics", "OperationSummary", "StageSummary"]
+from agent.measure.snapshots import LatenciesSnapshot, OperationSnapshot, Snapshot, checked
+from agent.measure.summaries import LONGEST_TEXT, FailureSummary, OperationSummary, ReasonSummary, StageSummary
 
 _BEFORE, _AFTER = -math.inf, math.inf  # all moments
 
 
 class Metrics:
-    """The observer that counts. Call it with each `Exchange`; ask it for summaries at any time.
+    """The observer that counts. Call it with each `Exchange`; request summaries at any time.
 
-    ``begun`` is for each operation as it begins; an exchange of which that was not said has begun all the same.
+    Call ``begun`` for each operation that starts; an exchange without a preceding ``begun`` counts as started, too.
 
-    Raises MisuseError, and counts nothing, for what is not one of OPERATIONS or, where a stage is meant, of STAGES.
+    Raises MisuseError, and counts nothing, for a name that is not in OPERATIONS or, for stages, in STAGES.
     """
 
     def __init__(self) -> None:
@@ -39,7 +36,7 @@ class Metrics:
         self._cuts: dict[tuple[str, str], int] = {}
 
     def begun(self, operation: str) -> None:
-        """Count one that begins; it is counted as an exchange besides, when it ends."""
+        """Count the start of one operation. Its end is counted as an exchange."""
         tally = self._tallies.get(operation)
         if tally is None:
             tally = self._tally(operation)
@@ -58,7 +55,7 @@ class Metrics:
             return
         started, seconds = exchange.started, exchange.seconds
         tally.count += 1
-        # Exchanges arrive as they end, so neither the first start nor the last end need come in order.
+        # Exchanges arrive in the order of their ends; starts are in no order.
         if started < tally.first:
             tally.first = started
         end = started + exchange.key_wait + seconds
@@ -76,24 +73,24 @@ class Metrics:
             self._fail(exchange.operation, exchange.failure, started)
 
     def stage(self, name: str, seconds: float) -> None:
-        """Count one stage of an exchange that went well."""
+        """Count one stage that succeeded."""
         latencies = self._stages.get(name)
         if latencies is None:
             latencies = self._stage(name)
         latencies.record(seconds)
 
     def late(self, operation: str) -> None:
-        """Count one that started well after it was due; it is counted as an exchange besides, when it ends."""
+        """Count one operation that started over 100 ms after it was due. Its end is counted as an exchange."""
         self._tally(operation).late += 1
 
     def dropped(self, operation: str, reason: str, count: int = 1) -> None:
-        """Count what was due and never started. It is counted by ``reason``, so that should be one of few texts."""
+        """Count operations that were due and never started, by ``reason``: one of a few constant texts."""
         self._tally(operation).dropped += count
         key = (operation, _shortened(reason))
         self._drops[key] = self._drops.get(key, 0) + count
 
     def operations(self) -> list[str]:
-        """The operations that began or were dropped, in the order of OPERATIONS."""
+        """The operations that started or were dropped, in the order of OPERATIONS."""
         return [operation for operation in OPERATIONS if operation in self._tallies]
 
     def stages(self) -> list[str]:
@@ -101,63 +98,54 @@ class Metrics:
         return [stage for stage in STAGES if stage in self._stages]
 
     def summary(self, operation: str) -> OperationSummary:
-        """What ``operation`` has come to so far; of one that did not occur, zeros and no latencies.
+        """The summary of ``operation`` so far; zeros and no latencies if it did not occur.
 
-        Takes a ms or two: it walks the whole histogram.
+        Takes 1 to 2 ms: it walks the whole histogram.
         """
-        tally = self._tallies.get(_known(operation, OPERATIONS))
-        if tally is None:
-            return OperationSummary(0, 0, 0.0, *_in_order(LatencySummary()))
-        return tally.summary()
+        return self._tallies.get(_known(operation, OPERATIONS), _NONE).summary()
 
     def stage_summary(self, stage: str) -> StageSummary:
-        """What ``stage`` has come to so far; of one that did not occur, zero and no latencies."""
+        """The summary of ``stage`` so far; zero and no latencies if it did not occur."""
         latencies = self._stages.get(_known(stage, STAGES))
         if latencies is None:
-            return StageSummary(0, *_in_order(LatencySummary()))
-        return StageSummary(latencies.count, *_in_order(latencies.summary()), latencies.clamped)
-
-    def encoded(self, name: str) -> str:
-        """The histogram of an operation or stage that occurred, in HdrHistogram's own encoding."""
-        if name in self._stages:
-            return self._stages[name].encoded()
-        if name in self._tallies:
-            return self._tallies[name].latencies.encoded()
-        raise MisuseError(f"Expected an operation or stage that occurred; found {name!r}.")
+            return StageSummary(count=0, latency_ms=NO_LATENCIES, clamped=0, histogram=_NONE.latencies.encoded())
+        return StageSummary(
+            count=latencies.count,
+            latency_ms=latencies.summary(),
+            clamped=latencies.clamped,
+            histogram=latencies.encoded(),
+        )
 
     def failures(self) -> list[FailureSummary]:
-        """Every way in which an operation failed; the most frequent first, then in the order of OPERATIONS."""
+        """The failures by operation and kind; the most frequent first, then in the order of OPERATIONS."""
         summaries = [
             FailureSummary(operation, kind, tally.count, tally.example)
             for (operation, kind), tally in self._failures.items()
         ]
         return sorted(summaries, key=lambda each: (-each.count, OPERATIONS.index(each.operation), each.kind))
 
-    def drops(self) -> list[DropSummary]:
-        """Every reason for which an operation never started; the most frequent first."""
-        summaries = [DropSummary(operation, reason, count) for (operation, reason), count in self._drops.items()]
-        return sorted(summaries, key=lambda each: (-each.count, OPERATIONS.index(each.operation), each.reason))
+    def drops(self) -> list[ReasonSummary]:
+        """The operations that never started by reason; the most frequent first."""
+        return _by_frequency(self._drops)
 
-    def cuts(self) -> list[CutSummary]:
-        """Every reason for which an operation was cut short; the most frequent first."""
-        summaries = [CutSummary(operation, reason, count) for (operation, reason), count in self._cuts.items()]
-        return sorted(summaries, key=lambda each: (-each.count, OPERATIONS.index(each.operation), each.reason))
+    def cuts(self) -> list[ReasonSummary]:
+        """The operations that were cut short by reason; the most frequent first."""
+        return _by_frequency(self._cuts)
 
     def take_second(self) -> dict[str, Any]:
-        """What happened since the last call, for the time line; what was merged is left out.
+        """The operations that ended since the last call, for the time line, without merged ones.
 
-        For each operation of which something ended: ``count``, ``errors`` and ``latencies``, how many in each bucket
-        of `agent.measure.latencies`.
+        By operation: ``count``, ``errors`` and ``latencies``, the number of latencies by `latencies.bucket_of`.
         """
         for latencies in self._stages.values():
-            latencies.pour()  # a little work now, so that the next snapshot does not hold the event loop up
+            latencies.pour()  # a little work now, so that the next snapshot does not block the event loop
         seconds = {operation: self._tallies[operation].take_second() for operation in self.operations()}
         return {operation: second for operation, second in seconds.items() if second is not None}
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything so far as plain data, ready for JSON; see `agent.measure.snapshots`.
+        """All metrics so far as plain data, ready for JSON; see `agent.measure.snapshots`.
 
-        Takes some tenths of a ms for each histogram that changed since the last time.
+        Takes some tenths of a ms per histogram that changed since the last call.
         """
         snapshot: Snapshot = {
             "operations": {operation: self._tallies[operation].snapshot() for operation in self.operations()},
@@ -184,10 +172,10 @@ class Metrics:
         return dict(snapshot)
 
     def merge(self, snapshot: Any) -> None:
-        """Count what another one counted, as its ``snapshot`` says; in any order, it comes to the same.
+        """Add the metrics of another process. The order of merges does not matter.
 
-        A snapshot holds everything since the start: merge one of each, the last. Raises OperatorError, and merges
-        nothing, where it is no snapshot.
+        A snapshot holds everything since the start: merge the last one of each process. Raises OperatorError, and
+        merges nothing, if it is not a snapshot.
         """
         found, counts = checked(snapshot)
         for operation, its in found["operations"].items():
@@ -232,7 +220,7 @@ class Metrics:
 
 
 class _FailureTally:
-    """One way to fail. Its example is that of the exchange that was due first, so that merging finds the same one."""
+    """The failures of one kind. The example is that of the exchange that was due first, in any order of merges."""
 
     __slots__ = ("count", "example", "first")
 
@@ -251,7 +239,7 @@ class _FailureTally:
 
 
 class _Tally:
-    """What is kept of one operation while the run goes on."""
+    """The counters and latencies of one operation during the run."""
 
     __slots__ = (
         "_taken",
@@ -280,7 +268,7 @@ class _Tally:
         self.last = _BEFORE
         self.latencies = Latencies(by_second=True)
         self.record = self.latencies.record
-        self._taken = (0, 0)  # how much of count and errors belongs to no second that is still to come
+        self._taken = (0, 0)  # count and errors that ``take_second`` returned, and merged ones
 
     def take_second(self) -> dict[str, Any] | None:
         count, errors = self.count - self._taken[0], self.errors - self._taken[1]
@@ -319,16 +307,17 @@ class _Tally:
 
     def summary(self) -> OperationSummary:
         return OperationSummary(
-            self.count,
-            self.errors,
-            self._rate(),
-            *_in_order(self.latencies.summary()),
-            self.latencies.clamped,
-            self.late,
-            self.dropped,
-            self.timed_out,
-            self.cut_short,
-            self.open,
+            started=self.count + self.cut_short + self.open,
+            count=self.count,
+            errors=self.errors,
+            timed_out=self.timed_out,
+            cut_short=self.cut_short,
+            late=self.late,
+            dropped=self.dropped,
+            rate_per_s=self._rate(),
+            latency_ms=self.latencies.summary(),
+            clamped=self.latencies.clamped,
+            histogram=self.latencies.encoded(),
         )
 
     def _rate(self) -> float:
@@ -351,24 +340,24 @@ def _add_latencies(latencies: Latencies, other: LatenciesSnapshot, counts: list[
     latencies.add(counts, clamped=other["clamped"], max_us=other["max_us"], total_us=other["total_us"])
 
 
-_SevenNumbers = tuple[float | None, float | None, float | None, float | None, float | None, float | None, float | None]
-
-
-def _in_order(summary: LatencySummary) -> _SevenNumbers:
-    """The numbers in the order in which the summaries of operations and stages have them."""
-    return summary.p50, summary.p90, summary.p95, summary.p99, summary.p99_9, summary.max, summary.mean
+def _by_frequency(counts: dict[tuple[str, str], int]) -> list[ReasonSummary]:
+    summaries = [ReasonSummary(operation, reason, count) for (operation, reason), count in counts.items()]
+    return sorted(summaries, key=lambda each: (-each.count, OPERATIONS.index(each.operation), each.reason))
 
 
 def _known(name: str, names: tuple[str, ...]) -> str:
     if name not in names:
-        raise MisuseError(f"Expected one of {', '.join(names)}; found {name!r}.")
+        raise MisuseError(f"Expected one of {', '.join(names)}, found {name!r}.")
     return name
 
 
 def _shortened(text: str) -> str:
-    """``text`` in 500 characters that can be sent anywhere: a peer may have written what UTF-8 has no bytes for."""
+    """``text`` in at most 500 characters that UTF-8 can encode: a peer may have sent lone surrogates."""
     if not text.isascii():
         text = text[: LONGEST_TEXT + 1].encode("utf-8", "backslashreplace").decode("utf-8")
     if len(text) <= LONGEST_TEXT:
         return text
     return text[: LONGEST_TEXT - 1] + "…"
+
+
+_NONE = _Tally()  # of an operation that did not occur

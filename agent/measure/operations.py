@@ -1,8 +1,8 @@
-"""Every operation of one process: each is begun once, and ended once.
+"""The operations of one process: each is started once and ended once.
 
-An operation succeeds, fails, or is cut short: ended by what this program itself did, so that nobody has failed. Whoever
-begins one ends it; what is still open when the process has done its part is cut short here. So of every operation as
-many were begun as succeeded, failed and were cut short, however it ended.
+An operation succeeds, fails, or is cut short: ended by this program itself. The code that starts an operation ends it;
+those that are still open when the process is finished are cut short here. So the operations that were started are the
+sum of those that succeeded, failed and were cut short.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Facts = Mapping[str, str | int | float | bool]
 
 
 class Seconds(Protocol):
-    """A clock that is only read."""
+    """A clock to read."""
 
     def seconds(self) -> float:
         """Now, in seconds."""
@@ -39,10 +39,10 @@ class Moment:
 
 
 class Operation:
-    """One operation under way. As a context it ends with its block, by the exception that leaves it if one does.
+    """One operation in progress. As a context manager it ends with its block, by the exception that leaves the block.
 
-    ``since`` is when it was due, ``facts`` what its record adds. ``key_wait`` is how many seconds it waited for this
-    machine to make an RSA key, which its time leaves out. The first end counts: a later one changes nothing.
+    ``since`` is when it was due, ``facts`` what its record adds. ``key_wait`` are the seconds in which it waited for
+    this machine to make an RSA key; its latency excludes them. Only the first ``end`` counts.
     """
 
     __slots__ = ("_all", "device", "facts", "key_wait", "name", "since")
@@ -61,9 +61,9 @@ class Operation:
         return self._all is not None
 
     def end(self, error: BaseException | None = None, facts: Facts | None = None, *, at: float | None = None) -> None:
-        """It is over: well, or by ``error``, which cuts it short where that is our own doing.
+        """End it: with success, or by ``error``, which cuts it short if this program itself caused it.
 
-        ``at`` is when that was, in seconds on the reactor's clock; None is now.
+        ``at`` is the time of the end on the reactor's clock; None is now.
         """
         operations, self._all = self._all, None
         if operations is not None:
@@ -76,15 +76,15 @@ class Operation:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """The block is left."""
+        """End with the block."""
         self.end(error)
 
 
 class Operations:
     """The operations of one process.
 
-    ``observer`` is told of each that ended, ``begun`` the name of each that begins. ``reason`` is why those are cut
-    short that a cancel ends.
+    ``observer`` is called with each that ended, ``begun`` with the name of each that starts. ``reason`` is the reason
+    of operations that a cancellation cuts short.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Operations:
         self._open: set[Operation] = set()
 
     def __len__(self) -> int:
-        """How many are under way."""
+        """The number in progress."""
         return len(self._open)
 
     def now(self) -> Moment:
@@ -111,20 +111,20 @@ class Operations:
         return Moment(self._wall_clock(), self._clock.seconds())
 
     def begin(self, name: str, device: int, since: Moment | None = None, facts: Facts | None = None) -> Operation:
-        """One of OPERATIONS begins, of the Mac with this index. It was due at ``since``; None is now."""
+        """Start one of OPERATIONS of the Mac with this index. It was due at ``since``; None is now."""
         self._begun(name)
         operation = Operation(self, name, device, since or self.now(), facts)
         self._open.add(operation)
         return operation
 
     def cut_short(self, reason: str) -> None:
-        """End everything that is still under way: this process has done its part."""
+        """End all operations in progress: this process is finished."""
         self.reason = reason
         for operation in list(self._open):
             operation.end(CutShort(reason))
 
     def ended(self, operation: Operation, error: BaseException | None, facts: Facts | None, at: float | None) -> None:
-        """Make the record of an operation that has ended. For Operation alone."""
+        """Make the record of an operation that ended. Only Operation calls it."""
         self._open.discard(operation)
         failure, cut_short = None, None
         if error is not None:
@@ -138,7 +138,7 @@ class Operations:
         )
 
     def _ours(self, error: BaseException) -> str | None:
-        """Why an operation is cut short by ``error``; None where it has failed."""
+        """Why ``error`` cuts an operation short; None if it fails the operation."""
         if isinstance(error, CutShort):
             return str(error)
         return self.reason if isinstance(error, CancelledError | GeneratorExit) else None

@@ -1,6 +1,6 @@
-"""The one timed record that every exchange leaves: metrics count it, the trace writes it down.
+"""The record of one operation that ended: metrics count it, the trace writes it.
 
-A record never holds a body, a key, a password or a query string, so that neither can leak one.
+A record contains no body, key, password or query string, so that neither metrics nor trace can leak one.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ OPERATIONS = (
     "delivery",
     "return",
 )
-STAGES = ("connect", "handshake", "handshake_resumed", "first_byte", "request", "key")  # what an operation is made of
+STAGES = ("connect", "handshake", "handshake_resumed", "first_byte", "request", "key")  # the parts of an operation
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an exchange failed: a short stable ``kind`` to count under, and a sentence for a person.
-
-    ``timed_out`` says that it took longer than its time limit, so that its latency says something of the peer.
-    """
+    """Why an operation failed."""
 
     kind: str
+    """A short stable word to count by."""
     message: str
+    """A sentence for people."""
     timed_out: bool = False
+    """Whether it exceeded its time limit, so that its latency counts."""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """The failure that an exception stands for; one that is not ours counts under its class's name."""
+        """The failure of an exception; the kind of an exception that is not ours is its class name."""
         if isinstance(error, LomAgentError):
             return cls(error.kind, str(error), isinstance(error, PeerError) and error.timed_out)
         return cls(type(error).__name__, str(error) or type(error).__name__)
@@ -47,22 +47,24 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One operation of one Mac: it succeeded, failed, or was cut short.
-
-    ``operation`` is one of OPERATIONS; ``device`` the Mac's index; ``started`` the time at which it was due (seconds
-    since the epoch); ``seconds`` from then to its end, without ``key_wait``, the seconds in which it waited for this
-    machine to make an RSA key; ``facts`` what the trace adds (status, request type, â¦). ``cut_short`` is the reason
-    where this program itself ended it; ``failure`` is then None.
-    """
+    """One operation of one Mac: it succeeded, failed, or was cut short."""
 
     operation: str
+    """One of OPERATIONS."""
     device: int
+    """The Mac's index."""
     started: float
+    """When it was due, in seconds since the epoch."""
     seconds: float
+    """From then to its end, without ``key_wait``."""
     failure: Failure | None = None
+    """None if it succeeded or was cut short."""
     facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """What the trace adds: status, request type and so on."""
     cut_short: str | None = None
+    """The reason if this program itself ended it."""
     key_wait: float = 0.0
+    """Seconds in which it waited for this machine to make an RSA key."""
 
 
 Observer = Callable[[Exchange], None]

@@ -1,7 +1,7 @@
-"""What the metrics of one process look like on their way to another: plain data, checked before it is believed.
+"""The metrics of one process as plain data for another process, validated before they are merged.
 
-`agent.measure.metrics` makes and merges them; they cross the link between a worker and its conductor, and
-`agent.report.merging` makes them of results documents.
+`agent.measure.metrics` makes and merges snapshots; a worker sends them to its conductor, and `agent.report.merging`
+makes them from results documents.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 
 from agent.errors import OperatorError
-from agent.measure.latencies import HIGHEST_US, MOST_COUNTED, decoded, index_of
+from agent.measure.latencies import HIGHEST_US, decoded, index_of
 from agent.measure.records import OPERATIONS, STAGES
+from agent.measure.summaries import Count, Name
 
-LONGEST_TEXT = 500  # characters of an example, of a kind and of a reason
-MOST_KINDS = 10_000  # of failures and of reasons; this program knows some dozens
+MOST_KINDS = 10_000  # of failures and of reasons; this program has some dozens
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNTED)]
 Micros = Annotated[int, msgspec.Meta(ge=0, le=HIGHEST_US)]
-Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
 
 
 class LatenciesSnapshot(TypedDict):
-    """One histogram: HdrHistogram's own encoding, and what it does not hold exactly."""
+    """One histogram in HdrHistogram's encoding, and the numbers that it does not hold exactly."""
 
     clamped: Count
     max_us: Micros
@@ -33,64 +31,57 @@ class LatenciesSnapshot(TypedDict):
 
 
 class OperationSnapshot(TypedDict):
-    """One operation. ``first`` start and ``last`` end are seconds since the epoch, None where none ended.
-
-    ``count`` ended by themselves, ``errors`` of these failed, ``timed_out`` of these ran out of time. ``cut_short``
-    were ended by this program, ``open`` had not ended when the snapshot was made.
-    """
+    """One operation."""
 
     count: Count
+    """Those that succeeded or failed."""
     errors: Count
     timed_out: Count
     cut_short: Count
     open: Count
+    """Those that had not ended when the snapshot was made."""
     late: Count
     dropped: Count
     first: float | None
+    """The first start, in seconds since the epoch; None if none ended."""
     last: float | None
+    """The last end, in seconds since the epoch; None if none ended."""
     latencies: LatenciesSnapshot
 
 
 class FailureSnapshot(TypedDict):
-    """One way to fail. ``first`` is when the exchange of the example was due."""
+    """The failures of one operation that have one kind."""
 
-    operation: Text
-    kind: Text
+    operation: Name
+    kind: Name
     count: Count
     first: float
-    example: Text
+    """When the exchange of the example was due, in seconds since the epoch."""
+    example: Name
 
 
-class DropSnapshot(TypedDict):
-    """One reason for which something never started."""
+class ReasonSnapshot(TypedDict):
+    """The number of one operation that were dropped, or cut short, for one reason."""
 
-    operation: Text
-    reason: Text
-    count: Count
-
-
-class CutSnapshot(TypedDict):
-    """One reason for which something was cut short."""
-
-    operation: Text
-    reason: Text
+    operation: Name
+    reason: Name
     count: Count
 
 
 class Snapshot(TypedDict):
-    """Everything that metrics hold."""
+    """All metrics of one process."""
 
-    operations: dict[Text, OperationSnapshot]
-    stages: dict[Text, LatenciesSnapshot]
+    operations: dict[Name, OperationSnapshot]
+    stages: dict[Name, LatenciesSnapshot]
     failures: Annotated[list[FailureSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
-    drops: Annotated[list[DropSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
-    cuts: Annotated[list[CutSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
+    drops: Annotated[list[ReasonSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
+    cuts: Annotated[list[ReasonSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
 
 
 def checked(found: Any) -> tuple[Snapshot, dict[str, list[int]]]:
     """``found`` as a snapshot, and the counts of each histogram in it by operation or stage.
 
-    Raises OperatorError for what is none, or what says two things at once.
+    Raises OperatorError if it is not a snapshot or contradicts itself.
     """
     try:
         snapshot = msgspec.convert(found, Snapshot)
@@ -105,11 +96,11 @@ def _counts(snapshot: Snapshot) -> dict[str, list[int]]:
         _known(name, OPERATIONS)
         counts[name] = _histogram(name, operation["latencies"])
         if operation["timed_out"] > operation["errors"]:
-            raise ValueError(f"more of {name} ran out of time than failed")
+            raise ValueError(f"more operations {name} timed out than failed")
         if sum(counts[name]) != operation["count"] - operation["errors"] + operation["timed_out"]:
-            raise ValueError(f"{name} has another number of latencies than of successes and time-outs")
+            raise ValueError(f"the number of latencies of {name} differs from its successes and time-outs")
         if (operation["first"] is None or operation["last"] is None) != (operation["count"] == 0):
-            raise ValueError(f"{name} has a time and did not run, or the other way round")
+            raise ValueError(f"{name} has times without operations, or operations without times")
         for moment in (operation["first"], operation["last"]):
             _finite(moment)
     for name, latencies in snapshot["stages"].items():
@@ -131,7 +122,7 @@ def _check_cuts(snapshot: Snapshot) -> None:
         cut_short[cut["operation"]] = cut_short.get(cut["operation"], 0) - cut["count"]
     for name, left in cut_short.items():
         if left:
-            raise ValueError(f"the reasons for which {name} was cut short are not as many as were")
+            raise ValueError(f"the reasons for which {name} was cut short do not add up to their number")
 
 
 def _histogram(name: str, latencies: LatenciesSnapshot) -> list[int]:
@@ -139,9 +130,9 @@ def _histogram(name: str, latencies: LatenciesSnapshot) -> list[int]:
     total = sum(counts)
     highest = max((index for index, count in enumerate(counts) if count), default=0)
     if highest != index_of(latencies["max_us"]):
-        raise ValueError(f"the histogram of {name} does not end at its longest latency")
+        raise ValueError(f"the histogram of {name} does not end at its maximum")
     if not total <= latencies["total_us"] <= total * latencies["max_us"] or latencies["clamped"] > total:
-        raise ValueError(f"the sum of {name} is not one of its latencies")
+        raise ValueError(f"the sum of the latencies of {name} does not fit its histogram")
     return counts
 
 

@@ -1,87 +1,112 @@
-"""What metrics say: of each operation and stage what it came to, and of what failed, was cut short or dropped, why."""
+"""What a run measured, in the form in which results.json holds it: operations, stages, failures, reasons, phases.
+
+`agent.measure.metrics` makes the summaries, `agent.load.run_record` those of phases; `agent.report.document` puts them
+into the results, from which every report reads them. docs/results.md explains each key.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from agent.measure.latencies import MOST_COUNTED, Amount, LatencySummary
+
+LONGEST_TEXT = 500  # characters of a name, an example, a kind and a reason
+
+Count = Annotated[int, Meta(ge=0, le=MOST_COUNTED)]
+Name = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 
 
-@dataclass(frozen=True, slots=True)
-class OperationSummary:
-    """What one operation came to.
+class OperationSummary(Struct, frozen=True, kw_only=True):
+    """One operation.
 
-    ``count`` ended by themselves, ``errors`` of them failed. ``rate_per_s`` is ``count`` divided by the seconds between
-    the first start and the last end; of one exchange, or where no time passed, there is no rate and it is 0.0.
-    ``p50`` to ``mean`` are latencies in ms of those that succeeded, and of the ``timed_out`` that failed because their
-    time was over: without these a server that stops answering would have the latencies of its good days. Any other
-    failure is left out, because a quick refusal would flatter a server. They are None where there is no such latency.
-    Percentiles are within 0.1 %; ``max`` and ``mean`` are of the whole microseconds recorded. ``clamped`` latencies lay
-    below 1 µs or above 1 h and were recorded at that limit. ``late`` ones started well after they were due; ``dropped``
-    ones never started. ``cut_short`` ones were ended by this program itself, and ``open`` ones have not ended; neither
-    is in ``count``.
+    Latencies are those of the operations that succeeded and of those that ran out of time: without the latter a server
+    that stops responding would show the latencies of its good days. Other failures are left out, because a quick
+    refusal would flatter a server.
     """
 
-    count: int
-    errors: int
-    rate_per_s: float
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    p99_9: float | None
-    max: float | None
-    mean: float | None
-    clamped: int = 0
-    late: int = 0
-    dropped: int = 0
-    timed_out: int = 0
-    cut_short: int = 0
-    open: int = 0
+    started: Count | None = None
+    """Those that succeeded, failed, were cut short or have not ended. None in results of earlier versions."""
+    count: Count
+    """Those that succeeded or failed."""
+    errors: Count
+    """Those of ``count`` that failed."""
+    timed_out: Count = 0
+    """Those of ``errors`` that exceeded their time limit."""
+    cut_short: Count = 0
+    """Those that this program itself ended. In results also those that had not ended when the results were made."""
+    late: Count
+    """Those that started more than 100 ms after they were due."""
+    dropped: Count
+    """Those that were due and never started; in no other number."""
+    rate_per_s: Amount
+    """``count`` over the seconds from the first start to the last end; 0.0 for one, or where no time passed."""
+    latency_ms: LatencySummary
+    clamped: Count
+    """Latencies below 1 µs or above 1 h, recorded as that."""
+    histogram: str
+    """Every latency in µs, in HdrHistogram's V2 encoding, base64."""
 
     @property
-    def started(self) -> int:
-        """How many were begun: those that succeeded, failed, were cut short, or go on."""
-        return self.count + self.cut_short + self.open
+    def timed(self) -> int:
+        """The number of latencies."""
+        return max(0, self.count - self.errors + self.timed_out)
 
 
-@dataclass(frozen=True, slots=True)
-class StageSummary:
-    """What one stage of the operations came to: how often it went well, and how long that took, in ms."""
+class StageSummary(Struct, frozen=True, kw_only=True):
+    """One stage of the operations, such as the TLS handshake. Only those that succeeded count."""
 
-    count: int
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    p99_9: float | None
-    max: float | None
-    mean: float | None
-    clamped: int = 0
+    count: Count
+    latency_ms: LatencySummary
+    clamped: Count
+    """Latencies below 1 µs or above 1 h, recorded as that."""
+    histogram: str
+    """Every latency in µs, in HdrHistogram's V2 encoding, base64."""
 
-
-@dataclass(frozen=True, slots=True)
-class FailureSummary:
-    """One way in which one operation failed: how often, and the message of the one that was due first, shortened to
-    500 characters."""
-
-    operation: str
-    kind: str
-    count: int
-    example: str
+    @property
+    def timed(self) -> int:
+        """The number of latencies."""
+        return self.count
 
 
-@dataclass(frozen=True, slots=True)
-class DropSummary:
-    """One reason for which an operation never started, and how often."""
+class FailureSummary(Struct, frozen=True):
+    """The failures of one operation that have one kind."""
 
-    operation: str
-    reason: str
-    count: int
+    operation: Name
+    kind: Name
+    count: Count
+    example: Name
+    """The message of the failure that was due first. A peer may have written it."""
 
 
-@dataclass(frozen=True, slots=True)
-class CutSummary:
-    """One reason for which an operation was cut short, and how often."""
+class ReasonSummary(Struct, frozen=True):
+    """The number of one operation that were dropped, or cut short, for one reason."""
 
-    operation: str
-    reason: str
-    count: int
+    operation: Name
+    reason: Name
+    count: Count
+
+
+class PhaseSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One phase. Seconds count from the start of the run."""
+
+    name: Name
+    kind: Name
+    started_s: Amount | None
+    """None if it did not start."""
+    ended_s: Amount | None
+    """None if it did not end."""
+    planned: Count | None
+    """None if unknown before the end of the phase."""
+    started: Count
+    done: Count
+    failed: Count
+    late: Count
+    cut_short: Count | None = None
+    """None in results of earlier versions."""
+    dropped: Count
+    key_waits: Count | None = None
+    """Enrolments that waited for an RSA key of the load generator; None unless the phase enrolls."""
+    key_wait_s: Amount | None = None
+    """Seconds of these waits together."""

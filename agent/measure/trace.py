@@ -1,7 +1,7 @@
-"""The trace: one JSON line for each exchange of a run, for reading, searching and judging afterwards.
+"""The trace: one JSON line per exchange of a run, for people and other programs to read afterwards.
 
-Every exchange comes in here as one record (`agent.measure.records`) and goes out to a file; `agent.conformance` and
-people read it. `several` lets one run feed a trace and metrics at once.
+`TraceFile` receives every exchange as one record (`agent.measure.records`) and writes it. Each worker writes its part;
+`TraceParts` merges the parts at the end. With `several` one run feeds a trace and metrics.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from agent.measure.records import Exchange, Observer
 
 
 class TraceParts:
-    """The parts of the trace at ``path``, or of none."""
+    """The parts of the trace at ``path``, one per worker. Without a path there is no trace."""
 
     def __init__(self, path: str | None) -> None:
         self._path = None if path is None else Path(path)
         self._parts: list[Path] = []
         if self._path is not None:
-            open_private(self._path).close()  # so that it is known now whether it can be written
+            open_private(self._path).close()  # fails now rather than at the end of the run
 
     def path_of(self, shard: int) -> str | None:
-        """Where this shard writes."""
+        """The path of this shard's part."""
         if self._path is None:
             return None
         part = self._path.with_name(f"{self._path.name}.{shard}")
@@ -39,12 +39,12 @@ class TraceParts:
         return str(part)
 
     def give_up(self) -> None:
-        """Remove the parts: the run did not begin."""
+        """Remove the parts: the run did not start."""
         for part in self._parts:
             part.unlink(missing_ok=True)
 
     def join(self) -> Path | None:
-        """Make one file of the parts, and remove them; returns the file. Raises OperatorError."""
+        """Merge the parts into one file and remove them; return the file. Raises OperatorError."""
         if self._path is None:
             return None
         try:
@@ -56,27 +56,27 @@ class TraceParts:
                 part.unlink(missing_ok=True)
         except OSError as error:
             raise OperatorError(
-                f"The trace {self._path} could not be put together: {error.strerror or error}. "
+                f"The trace {self._path} could not be merged from its parts: {error.strerror or error}. "
                 f"Its parts are in {self._path}.0 and so on."
             ) from error
         return self._path
 
 
 def _in_order(part: BinaryIO) -> list[bytes]:
-    """The lines of a part, sorted: they come in the order in which exchanges ended."""
+    """The lines of a part, sorted by time: they were written in the order in which exchanges ended."""
     return sorted((line for line in part if line.endswith(b"\n")), key=_time)
 
 
 def _time(line: bytes) -> str:
-    """When the exchange of a line was due; a line that was cut off has none."""
+    """When the exchange of a line was due; empty for an incomplete line."""
     begin = line.find(b'"time":"')
     return line[begin + 8 : begin + 32].decode("ascii", "replace")
 
 
 _OWN_KEYS = frozenset({"time", "operation", "device", "ms", "key_wait_ms", "ok", "error", "cut_short"})
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-# What JSON lets stand in a string, but what some readers take for the end of a line (U+0085, U+2028, U+2029), a
-# terminal for a command (the C1 controls) or UTF-8 has no bytes for (lone surrogates).
+# Characters that JSON allows in a string, but that some readers treat as the end of a line (U+0085, U+2028, U+2029),
+# terminals as a command (the C1 controls), or that UTF-8 cannot encode (lone surrogates).
 _TROUBLESOME = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -86,12 +86,11 @@ class TraceFile:
     A line has ``time`` (when the exchange was due; RFC 3339, UTC, ms), ``operation``, ``device``, ``ms`` (from then
     to its end), ``key_wait_ms`` where it waited for an RSA key, which ``ms`` leaves out, ``ok``, ``error`` (``kind``
     and ``message``) if it failed or ``cut_short`` with the reason if this program ended it, then the facts, in this
-    order. A fact that bears the name of one of these is written with ``fact_`` before its name. A number that is not
-    finite becomes null.
+    order. A fact with the name of one of these keys gets the prefix ``fact_``. A non-finite number becomes null.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Make the file at ``path``, or empty it. Raises OperatorError where it cannot be opened."""
+        """Create or truncate the file at ``path``. Raises OperatorError if it cannot be opened."""
         self._path = Path(path)
         self._file = open_private(self._path)
         self._broken: OSError | None = None
@@ -99,11 +98,11 @@ class TraceFile:
     def __call__(self, exchange: Exchange) -> None:
         """Write one line, through a buffer.
 
-        A disk that fills up must not disturb the run that is measured: from the first write that fails nothing more
-        is written, and ``close`` tells. Raises MisuseError after ``close``.
+        A full disk must not disturb the run: after the first write that fails nothing more is written, and ``close``
+        raises. Raises MisuseError after ``close``.
         """
         if self._file.closed:
-            raise MisuseError(f"Expected no exchange after the trace {self._path} was closed; found one.")
+            raise MisuseError(f"Expected no exchange after the trace {self._path} was closed, found one.")
         if self._broken is None:
             try:
                 self._file.write(_line(exchange))
@@ -111,7 +110,7 @@ class TraceFile:
                 self._broken = error
 
     def flush(self) -> None:
-        """Hand what is buffered to the system, so that it is there also where this process is killed."""
+        """Write the buffer to the file, so that it is complete even if this process is killed."""
         if self._broken is None and not self._file.closed:
             try:
                 self._file.flush()
@@ -119,9 +118,9 @@ class TraceFile:
                 self._broken = error
 
     def close(self) -> None:
-        """Write what is buffered and close the file; a second call does nothing.
+        """Write the buffer and close the file; a second call does nothing.
 
-        Raises OperatorError where not every line could be written; the file is closed all the same.
+        Raises OperatorError if not every line could be written; the file is closed in any case.
         """
         if self._file.closed:
             return
@@ -136,7 +135,7 @@ class TraceFile:
 
 
 def several(*observers: Observer) -> Observer:
-    """One observer that tells each of ``observers`` in turn. What one of them raises keeps it from the rest."""
+    """One observer that calls ``observers`` in turn; an exception of one is raised and skips the rest."""
 
     def tell(exchange: Exchange) -> None:
         for observer in observers:

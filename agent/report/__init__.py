@@ -1,1 +1,1 @@
-"""Results for people and for programs: the terminal, results.json."""
+"""The results of a run, and what shows them: the terminal, HTML, JUnit, the comparison of runs."""

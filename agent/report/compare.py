@@ -1,21 +1,19 @@
-"""What changed from one run to another: slower, faster, more errors; pure.
+"""The differences between runs: slower, faster, more errors. Pure.
 
-Documents come from `agent.report.results`; what is found here goes to the comparison
-page and to the terminal. Every run is held against the first one.
+Every run is compared with the first one. The result goes to the comparison page and to the terminal.
 
-A change is called one only where it is larger than a threshold and where there is enough to go by:
+A difference is called a change only if it is larger than a threshold and larger than chance:
 
-- a latency: more than the threshold (10 % unless the operator says) and more than 0.1 ms; and by the number of
-  latencies the percentile of the one run cannot be that of the other (their 95 % intervals do not meet), with ten
-  latencies or more beyond it in both;
-- a rate: more than the threshold, and more than twice the deviation of two counts of that size;
-- errors, late and dropped ones: more than twice the deviation of such counts, scaled to as many operations.
+- a latency: more than the threshold (10 % by default) and more than 0.1 ms, and the 95 % intervals of the two
+  percentiles do not overlap, with at least ten latencies beyond the percentile in both runs;
+- a rate: more than the threshold, and more than twice the standard deviation of two counts of that size;
+- errors, late and dropped operations: more than twice the standard deviation of such counts, scaled to the same number
+  of operations.
 
-That is what chance does within a run. Two runs of one server differ by more: repeat both before believing a little.
+This covers chance within a run. Two runs of one server differ by more: repeat both before you rely on a small change.
 
-A run can be compared with the first where both came to their end, did something, were measured by a load generator that
-kept up, and put the same load on the server. Where one of these is not so, the differences are told as what they are,
-and none is called worse or better.
+A run is comparable with the first if both finished, did something, had a load generator that kept up, and put the same
+load on the server. Otherwise the differences are shown, and none is called worse or better.
 """
 
 from __future__ import annotations
@@ -25,91 +23,104 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.errors import MisuseError
-from agent.report.document import Document, Operation, Stage
+from agent.measure.summaries import OperationSummary, StageSummary
+from agent.report.document import Document
 from agent.report.flattened import flattened
-from agent.report.numbers import NOTHING, change, count, counted, figures, milliseconds, share
+from agent.report.numbers import NOTHING, change, count, counted, figures, milliseconds, share, were
 from agent.report.outcome import because_of
 from agent.report.percentiles import DEVIATIONS, PERCENTILES, Distribution, enough
-from agent.report.verdict import IN_THE_LAB, Level, Statement, operations_done, overloaded
+from agent.report.verdict import (
+    IN_THE_LAB,
+    Level,
+    Statement,
+    operations_cut_short,
+    operations_done,
+    overloaded,
+    reasons_told,
+)
 
 THRESHOLD = 0.10  # of a latency and of a rate
 LATENCY_LEAST_MS = 0.1
-# What of a scenario says how it is named, judged, and which server it is for: two of these are what one compares.
+# Settings that may differ between comparable runs: the name, the limits, the server, the seed.
 NOT_THE_LOAD = ("scenario.name", "scenario.limits", "scenario.server.", "scenario.fleet.seed")
 MOST_NAMED = 4  # settings in one sentence
 
+Summary = OperationSummary | StageSummary
+
 COUNTED = ("errors", "late", "dropped")
 LATENCIES = tuple(name for name, _ in PERCENTILES)
+NOUNS = {"errors": "errors", "late": "late starts", "dropped": "dropped operations"}
 WORDS = {"p99_9": "p99.9", "rate_per_s": "rate"}
 
 
 class Judgement(StrEnum):
-    """What a difference comes to."""
+    """The judgement on one difference."""
 
     WORSE = "worse"
     BETTER = "better"
     SAME = "same"  # below the threshold
-    CHANCE = "chance"  # over it, but so few operations that chance alone could have done it
-    UNKNOWN = "unknown"  # one side has no such number
+    CHANCE = "chance"  # above the threshold, but within chance for so few operations
+    UNKNOWN = "unknown"  # one of the runs has no such number
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One number of one operation or stage, in the first run and in another one.
-
-    ``what`` is p50 … p99_9 (ms), rate_per_s, or one of COUNTED. ``ratio`` is after to before, of COUNTED that of the
-    shares; None where before was nothing. ``text`` is the size of the change for a person.
-    """
+    """One number of one operation or stage in the first run and in another one."""
 
     what: str
+    """p50 … p99_9 (ms), rate_per_s, or one of COUNTED."""
     before: float | None
     after: float | None
     ratio: float | None
+    """After to before; for COUNTED, that of their shares. None if before is 0."""
     judgement: Judgement
     text: str
+    """The size of the change for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One operation or stage over all runs: ``changes[i]`` are those of run i + 1 to the first one, by ``what``."""
+    """One operation or stage in all runs."""
 
     name: str
     is_stage: bool
-    runs: tuple[Operation | Stage | None, ...]
+    runs: tuple[Summary | None, ...]
+    """None for a run without it."""
     changes: tuple[Mapping[str, Change], ...]
+    """By run, from the second one on, and by ``what``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Something in which the runs were not alike: its name and its value in each."""
+    """A setting that differs between the runs."""
 
     name: str
     values: tuple[str, ...]
+    """By run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """One run held against the first: what is worse and what is better, the largest change first, one sentence each.
-
-    ``reasons`` say why the two cannot be compared; where there are none, they can. ``missing`` are operations that only
-    one of them has. ``late`` has what started late in one more than in the other: that is the load generator's.
-    """
+    """One run compared with the first. Each text is a sentence; the largest change is first."""
 
     name: str
     worse: tuple[str, ...]
     better: tuple[str, ...]
     late: tuple[str, ...]
+    """Changes of late starts, which the load generator causes."""
     missing: tuple[str, ...]
+    """Operations that only one of the two has."""
     reasons: tuple[str, ...]
+    """Why the two are not comparable; empty if they are."""
 
     @property
     def comparable(self) -> bool:
-        """Whether a difference between the two says something of the server."""
+        """Whether a difference between the two is a statement about the server."""
         return not self.reasons
 
     @property
     def headline(self) -> str:
-        """The whole in a few words."""
+        """The result in a few words."""
         if not self.comparable:
             return f"run {self.name} is not comparable with run A: {'; '.join(self.reasons)}"
         told = (("worse", self.worse), ("better", self.better))
@@ -117,14 +128,14 @@ class Against:
         return f"run {self.name} is comparable with run A: {' and '.join(said) or 'nothing changed'}"
 
     def statements(self) -> Iterator[Statement]:
-        """The same in full."""
+        """The result in full."""
         if not self.comparable:
             differences = (*self.worse, *self.better)
             if differences:
-                text = f"Run {self.name} differs from run A, which says nothing of the server:"
+                text = f"Run {self.name} differs from run A, but the two are not comparable:"
                 yield Statement(Level.NOTE, text, differences)
         else:
-            text = f"Runs A and {self.name} came to their end under the same load, and their load generators kept up."
+            text = f"Runs A and {self.name} finished under the same load, and their load generators kept up."
             yield Statement(Level.GOOD, text)
             if not self.worse and not self.better:
                 text = f"Between run A and run {self.name} nothing changed by more than the thresholds."
@@ -142,41 +153,45 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """``against[i]`` is run i + 1 held against the first; ``cautions`` is what is to be known before believing it."""
+    """All runs compared with the first."""
 
     threshold: float
     rows: tuple[Row, ...]
     settings: tuple[Setting, ...]
     cautions: tuple[Statement, ...]
+    """Statements to read before the changes."""
     against: tuple[Against, ...]
+    """By run, from the second one on."""
 
     @property
     def headline(self) -> str:
-        """The whole in one line."""
+        """The result in one line."""
         text = "; ".join(each.headline for each in self.against)
         return text[0].upper() + text[1:]
 
     @property
     def statements(self) -> tuple[Statement, ...]:
-        """Everything there is to say, cautions first."""
+        """All statements, cautions first."""
         return (*self.cautions, *(said for each in self.against for said in each.statements()))
 
     @property
     def regressed(self) -> bool:
-        """Whether some run is worse than the first, or cannot be compared with it: not judged is not passed."""
+        """Whether a run is worse than the first or not comparable with it: not judged is not passed."""
         return any(each.worse or not each.comparable for each in self.against)
 
     @property
     def level(self) -> Level:
-        """The worst of everything said."""
+        """The worst level of all statements."""
         return max((each.level for each in self.statements), key=list(Level).index)
 
 
 def compare(documents: Sequence[Document], threshold: float = THRESHOLD) -> Comparison:
-    """Hold every run against the first; ``threshold`` is the least change of a latency or a rate that is one, as a
-    share. Raises MisuseError for fewer than two."""
+    """Compare every run with the first. ``threshold`` is the smallest change of a latency or a rate, as a share.
+
+    Raises MisuseError for fewer than two documents.
+    """
     if len(documents) < 2:
-        raise MisuseError(f"Expected two runs or more to compare; found {len(documents)}.")
+        raise MisuseError(f"Expected at least two runs to compare, found {len(documents)}.")
     rows = tuple(_rows(documents, threshold))
     return Comparison(
         threshold,
@@ -188,13 +203,13 @@ def compare(documents: Sequence[Document], threshold: float = THRESHOLD) -> Comp
 
 
 def letter(index: int) -> str:
-    """What a run is called: A, B, C."""
+    """The name of a run: A, B, C."""
     return chr(ord("A") + index)
 
 
 def _rows(documents: Sequence[Document], threshold: float) -> Iterator[Row]:
     for is_stage in (False, True):
-        kinds: list[Mapping[str, Operation | Stage]] = [
+        kinds: list[Mapping[str, Summary]] = [
             document.stages if is_stage else document.operations for document in documents
         ]
         for name in dict.fromkeys(name for kind in kinds for name in kind):
@@ -202,21 +217,19 @@ def _rows(documents: Sequence[Document], threshold: float) -> Iterator[Row]:
             yield Row(name, is_stage, runs, tuple(changes(runs[0], run, threshold) for run in runs[1:]))
 
 
-def changes(
-    before: Operation | Stage | None, after: Operation | Stage | None, threshold: float = THRESHOLD
-) -> dict[str, Change]:
-    """Every change of one operation or stage, by its name; none where one of the runs did not have it."""
+def changes(before: Summary | None, after: Summary | None, threshold: float = THRESHOLD) -> dict[str, Change]:
+    """The changes of one operation or stage by ``what``; empty if one of the runs does not have it."""
     if before is None or after is None:
         return {}
     found = [_latency(name, quantile, before, after, threshold) for name, quantile in PERCENTILES]
-    if isinstance(before, Operation) and isinstance(after, Operation):  # stages have neither rates nor errors
+    if isinstance(before, OperationSummary) and isinstance(
+        after, OperationSummary
+    ):  # stages have neither rates nor errors
         found += [_rate(before, after, threshold), *(_counted(what, before, after) for what in COUNTED)]
     return {each.what: each for each in found}
 
 
-def _latency(
-    what: str, quantile: float, before: Operation | Stage, after: Operation | Stage, threshold: float
-) -> Change:
+def _latency(what: str, quantile: float, before: Summary, after: Summary, threshold: float) -> Change:
     old: float | None = getattr(before.latency_ms, what)
     new: float | None = getattr(after.latency_ms, what)
     if old is None or new is None:
@@ -231,17 +244,15 @@ def _latency(
     return Change(what, old, new, ratio, judgement, change(ratio))
 
 
-def _apart(before: Operation | Stage, after: Operation | Stage, quantile: float) -> bool:
-    """Whether a percentile differs by more than chance does."""
+def _apart(before: Summary, after: Summary, quantile: float) -> bool:
+    """Whether a percentile differs by more than chance."""
     if not (enough(before.timed, quantile) and enough(after.timed, quantile)):
-        return False
-    if before.histogram is None or after.histogram is None:
         return False
     one, other = (Distribution(each).spread(quantile) for each in (before.histogram, after.histogram))
     return one is not None and other is not None and (one.high < other.low or other.high < one.low)
 
 
-def _rate(before: Operation, after: Operation, threshold: float) -> Change:
+def _rate(before: OperationSummary, after: OperationSummary, threshold: float) -> Change:
     old, new = before.rate_per_s, after.rate_per_s
     if not old or not new or not before.count or not after.count:
         return Change("rate_per_s", old, new, None, Judgement.UNKNOWN, "")
@@ -255,9 +266,9 @@ def _rate(before: Operation, after: Operation, threshold: float) -> Change:
     return Change("rate_per_s", old, new, ratio, judgement, change(ratio))
 
 
-def _counted(what: str, before: Operation, after: Operation) -> Change:
+def _counted(what: str, before: OperationSummary, after: OperationSummary) -> Change:
     old, new = getattr(before, what), getattr(after, what)
-    # Dropped ones never started: they are no part of the count.
+    # Dropped operations never started: they are not part of the count.
     old_whole = before.count + (old if what == "dropped" else 0)
     new_whole = after.count + (new if what == "dropped" else 0)
     if not old_whole or not new_whole:
@@ -286,33 +297,36 @@ def _settings(documents: Sequence[Document]) -> Iterator[Setting]:
 
 
 def _told(document: Document) -> dict[str, str]:
-    """How a run was run, line by line."""
+    """The settings of a run by name."""
     return {
         "version": document.version,
         "devices": count(document.devices),
         "seed": str(document.seed),
         "workers": count(document.workers),
-        **{f"host.{name}": value for name, value in flattened(document.host)},
-        **{f"scenario.{name}": value for name, value in flattened(document.scenario)},
+        **{f"host.{name}": value for name, value in flattened(document.host or {})},
+        **{f"scenario.{name}": value for name, value in flattened(document.scenario or {})},
     }
 
 
 def _cautions(documents: Sequence[Document]) -> Iterator[Statement]:
     for index, document in enumerate(documents):
+        run = letter(index)
         if not document.complete:
-            text = f"Run {letter(index)} did not come to its end{because_of(document)}."
-            yield Statement(Level.WARNING, text)
-        generator = document.generator
+            yield Statement(Level.WARNING, f"Run {run} did not finish{because_of(document)}.")
         crowded = overloaded(document)
-        if crowded is not None and generator is not None:
-            yield Statement(Level.WARNING, f"In run {letter(index)} {crowded}.", tuple(generator.reasons))
-        if generator is not None and generator.embedded_lab:
+        generator = document.generator
+        if crowded is not None:
+            yield Statement(Level.WARNING, f"In run {run} {crowded}.", tuple(generator.reasons))
+        if generator.embedded_lab:
             reasons = () if generator.trustworthy else tuple(generator.reasons)
-            yield Statement(Level.NOTE, f"Run {letter(index)}: {IN_THE_LAB}", reasons)
+            yield Statement(Level.NOTE, f"Run {run}: {IN_THE_LAB}", reasons)
+        if cut_short := operations_cut_short(document):
+            number = f"{counted(cut_short, 'operation')} {were(cut_short)}"
+            text = f"In run {run} {number} cut short: their latencies are missing."
+            yield Statement(Level.WARNING, text, reasons_told(document.cut_short))
     names = [setting.name for setting in _settings(documents) if not setting.name.startswith("scenario.name")]
     if names:
-        text = f"The runs were not run alike; they differ in {_some(names, 6)}."
-        yield Statement(Level.NOTE, text)
+        yield Statement(Level.NOTE, f"The runs differ in {_some(names, 6)}.")
 
 
 def _some(names: Sequence[str], most: int) -> str:
@@ -321,7 +335,7 @@ def _some(names: Sequence[str], most: int) -> str:
 
 
 def _against(rows: Sequence[Row], index: int, documents: Sequence[Document]) -> Against:
-    # Stages are parts of the operations, whose change is said already.
+    # Stages are parts of operations, whose changes are listed.
     operations = [row for row in rows if not row.is_stage]
     return Against(
         letter(index),
@@ -334,22 +348,22 @@ def _against(rows: Sequence[Row], index: int, documents: Sequence[Document]) -> 
 
 
 def _reasons(first: Document, other: Document, name: str) -> Iterator[str]:
-    """Why two runs cannot be compared."""
+    """Why two runs are not comparable."""
     for document, run in ((first, "A"), (other, name)):
         if not operations_done(document):
-            yield f"in run {run} nothing was done"
+            yield f"in run {run} no operation ended"
         if not document.complete or document.signal is not None:
-            yield f"run {run} did not come to its end"
+            yield f"run {run} did not finish"
         generator = document.generator
-        if generator is not None and not generator.trustworthy and operations_done(document):
+        if not generator.trustworthy and operations_done(document):
             yield f"in run {run} {overloaded(document) or 'the load generator and its embedded lab were overloaded'}"
     load = [setting.name for setting in _settings([first, other]) if _is_load(setting.name)]
     if load:
-        yield f"another load was put on the server ({_some(load, MOST_NAMED)})"
+        yield f"the load on the server differs ({_some(load, MOST_NAMED)})"
 
 
 def _is_load(setting: str) -> bool:
-    """Whether a setting says how much is asked of the server, and what."""
+    """Whether a setting determines the load on the server."""
     return setting == "devices" or (setting.startswith("scenario.") and not setting.startswith(NOT_THE_LOAD))
 
 
@@ -366,28 +380,27 @@ def _told_of(rows: Sequence[Row], index: int, judgement: Judgement) -> tuple[str
         found = [
             each
             for each in row.changes[index - 1].values()
-            if each.judgement is judgement and each.what != "late"  # that is no doing of the server
+            if each.judgement is judgement and each.what != "late"  # the load generator causes late starts
         ]
         told += _sentences(row.name, found)
     return tuple(text for _, text in sorted(told, key=lambda each: -each[0]))
 
 
 def _sentences(name: str, found: Sequence[Change]) -> Iterator[tuple[float, str]]:
-    """One sentence for the latencies, one for each other thing; with its weight, to sort by."""
+    """One sentence for the latencies and one for each other number, with the size of the change to sort by."""
     latencies = [each for each in found if each.what in LATENCIES]
     if latencies:
         verb = "slower" if latencies[0].judgement is Judgement.WORSE else "faster"
-        # p50 and p99 say it; the others speak where these are silent.
+        # p50 and p99 suffice; the others are named only if neither of these changed.
         said = [each for each in latencies if each.what in ("p50", "p99")] or latencies
         yield max(_size(each) for each in latencies), f"{name} is {verb}: {', '.join(map(_latency_text, said))}."
     for each in found:
         if each.what == "rate_per_s":
-            yield _size(each), f"{name}: {figures(each.before)} → {figures(each.after)} a second ({each.text})."
+            yield _size(each), f"{name}: {figures(each.before)} → {figures(each.after)} per second ({each.text})."
         elif each.what in COUNTED:
             more = "more" if each.judgement is Judgement.WORSE else "fewer"
-            noun = each.what if each.what == "errors" else f"{each.what} ones"
             was, now = int(each.before or 0), int(each.after or 0)
-            yield _size(each), f"{name} has {more} {noun}: {was:,} → {now:,} ({each.text})."
+            yield _size(each), f"{name} has {more} {NOUNS[each.what]}: {was:,} → {now:,} ({each.text})."
 
 
 def _latency_text(each: Change) -> str:
@@ -395,7 +408,7 @@ def _latency_text(each: Change) -> str:
 
 
 def _size(each: Change) -> float:
-    """How large a change is, the same for twice as much and half as much; one from nothing is the largest."""
+    """The size of a change, the same for a factor of 2 and of 1/2; a change from 0 is the largest."""
     if not each.ratio:
         return 1e9
     return max(each.ratio, 1 / each.ratio)

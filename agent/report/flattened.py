@@ -1,4 +1,4 @@
-"""How a run was run, line by line: the nested keys of a results document as names and values for people."""
+"""The nested settings of a results document as lines of a name and a value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def flattened(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _inner(value: Any) -> list[tuple[Any, Any]] | None:
-    """What is to be shown line by line: filled dicts, and lists that hold a dict."""
+    """The items of a dict that is not empty, and of a list that has a dict; None for other values."""
     if isinstance(value, Mapping) and value:
         return list(value.items())
     if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: three figures that matter, with a unit that fits."""
+"""Numbers as text for people: three significant digits, with a fitting unit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def milliseconds(ms: float | None) -> str:
 
 
 def seconds(number: float | None) -> str:
-    """The same of seconds: 0.30 s is 300 ms."""
+    """The same for seconds: 0.30 s is 300 ms."""
     return NOTHING if number is None else milliseconds(number * 1e3)
 
 
@@ -46,7 +46,7 @@ def count(number: int | None) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A part as a percentage: 0 %, 0.042 %, 12.3 %; what is there is never rounded to nothing, nor the rest to all."""
+    """A part as a percentage: 0 %, 0.042 %, 12.3 %. Only nothing is 0 %, and only the whole is 100 %."""
     if not whole or not part:
         return "0 %"
     percent = 100.0 * part / whole
@@ -58,7 +58,7 @@ def share(part: float, whole: float) -> str:
 
 
 def change(ratio: float | None) -> str:
-    """A ratio to what was before as a change: +25 %, -4.2 % (with a real minus sign), times 12."""
+    """The ratio of after to before as a change: +25 %, -4.2 % (with U+2212), times 12."""
     if ratio is None:
         return NOTHING
     if ratio >= 10:
@@ -71,7 +71,7 @@ def change(ratio: float | None) -> str:
 
 
 def clock(number: float | None) -> str:
-    """Seconds from the start as a place on the time axis: 0:07, 12:30, 1:02:03."""
+    """Seconds from the start as a time: 0:07, 12:30, 1:02:03."""
     if number is None:
         return NOTHING
     whole = round(number)
@@ -88,6 +88,11 @@ def mebibytes(kib: int | None) -> str:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """1 error, 2 errors."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def were(number: int) -> str:
+    """was or were."""
+    return "was" if number == 1 else "were"
 
 
 def listed(words: Sequence[str]) -> str:

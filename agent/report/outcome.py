@@ -1,28 +1,24 @@
-"""What a run comes to: passed or failed, and why. The exit status, JUnit, the terminal, the HTML report and the key
-``outcome`` of the results all ask this one function.
+"""Whether a run passed, and why not. The exit status, JUnit, the terminal, the HTML report and the key ``outcome`` of
+the results all use this one function.
 
-A run passes where it came to its end, every limit held, and nothing failed but what a limit allows. A load generator
-that was overloaded does not fail a run by itself; but a limit that could not be judged because of it did not hold.
+A run passes if it ended, every limit passed, and nothing failed except what a limit allows. An overloaded load
+generator alone does not fail a run; but a limit that could not be judged because of it did not pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from agent.errors import OperatorError
 from agent.measure.limits import parse_limit
-from agent.report.document import Document, read_document
+from agent.report.document import Document
 from agent.report.numbers import counted
-from agent.report.schema import OutcomeDocument
-
-_FACTS = ("schema", "complete", "incomplete_because", "signal", "errors", "phases", "limits")
 
 
 class Kind(StrEnum):
-    """What a reason is about."""
+    """The subject of a reason."""
 
     RUN = "run"
     PHASE = "phase"
@@ -32,56 +28,44 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a run failed, in a sentence; ``name`` is the phase, the limit or the operation that it is about."""
+    """One reason why a run failed."""
 
     kind: Kind
     name: str
+    """The phase, the limit or the operation."""
     text: str
+    """A sentence."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """The exit status of the command, 0 where there are no reasons against it."""
+class RunOutcome:
+    """The exit status of the command and the reasons for it."""
 
     exit_status: int
     reasons: tuple[Reason, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether there is nothing against it."""
+        """Whether the run passed."""
         return not self.reasons
 
-    def as_json(self) -> OutcomeDocument:
-        """For the results."""
-        return {"exit_status": self.exit_status, "reasons": [reason.text for reason in self.reasons]}
 
-
-def outcome(document: Document) -> Outcome:
-    """What the run comes to: 0 passed, 1 failed, 128 and the signal's number for a run that a signal ended."""
+def outcome(document: Document) -> RunOutcome:
+    """The outcome: exit status 0 passed, 1 failed, 128 plus the signal's number for a run that a signal ended."""
     reasons = (*_completeness(document), *_phases(document), *_limits(document), *_failures(document))
     if document.signal is not None:
-        return Outcome(128 + document.signal, reasons)
-    return Outcome(1 if reasons else 0, reasons)
-
-
-def outcome_of(document: Mapping[str, Any]) -> Outcome:
-    """The same of a document as plain data; only what decides is read. Raises OperatorError for what is no document."""
-    facts = {key: document[key] for key in _FACTS if key in document}
-    counts = {
-        name: {"count": operation["count"], "errors": operation["errors"]}
-        for name, operation in document["operations"].items()
-    }
-    return outcome(read_document({**facts, "operations": counts}))
+        return RunOutcome(128 + document.signal, reasons)
+    return RunOutcome(1 if reasons else 0, reasons)
 
 
 def because_of(document: Document) -> str:
-    """Why a run did not end, as the end of a sentence; nothing where nobody said."""
+    """Why a run did not end, as the end of a sentence; empty if unknown."""
     reason = (document.incomplete_because or "").rstrip(".")
     return f": {reason}" if reason else ""
 
 
 def not_allowed(document: Document) -> dict[str, int]:
-    """How many of each operation failed, of those of whose errors no limit says how many may."""
+    """The number of failures by operation, of the operations without a limit on errors."""
     failed = {name: operation.errors for name, operation in document.operations.items()}
     for error in document.errors:
         failed.setdefault(error.operation, 0)
@@ -92,24 +76,24 @@ def not_allowed(document: Document) -> dict[str, int]:
 
 
 def _allows(text: str) -> str | None:
-    """The operation of whose errors a limit says how many may be."""
+    """The operation whose errors a limit bounds; None if it bounds something else."""
     try:
         limit = parse_limit(text)
-    except OperatorError:  # of another version: it allows nothing
+    except OperatorError:  # a limit of another version: it allows nothing
         return None
     return limit.name if limit.metric == "errors" else None
 
 
 def _completeness(document: Document) -> Iterator[Reason]:
     if not document.complete or document.signal is not None:
-        yield Reason(Kind.RUN, "complete", f"The run did not come to its end{because_of(document)}.")
+        yield Reason(Kind.RUN, "complete", f"The run did not finish{because_of(document)}.")
 
 
 def _phases(document: Document) -> Iterator[Reason]:
-    """Those that did not end. That one never began says nothing new of a run that did not come to its end."""
+    """The phases that did not end; those that never started only if the run itself did end."""
     for phase in document.phases:
         if phase.started_s is not None and phase.ended_s is None:
-            text = f"The phase {phase.name} did not come to its end{because_of(document)}."
+            text = f"The phase {phase.name} did not finish{because_of(document)}."
             yield Reason(Kind.PHASE, phase.name, text)
         elif phase.started_s is None and phase.ended_s is None and document.complete and document.signal is None:
             yield Reason(Kind.PHASE, phase.name, f"The phase {phase.name} never started.")
@@ -118,14 +102,23 @@ def _phases(document: Document) -> Iterator[Reason]:
 def _limits(document: Document) -> Iterator[Reason]:
     for limit in document.limits:
         if not limit.ok:
-            yield Reason(Kind.LIMIT, limit.limit, limit.sentence or f"The limit {limit.limit} was broken.")
+            yield Reason(Kind.LIMIT, limit.limit, limit.sentence or f"The limit {limit.limit} failed.")
+
+
+def _mostly(document: Document, name: str) -> str:
+    """The most frequent kind of failure of an operation: ``: session_stuck``, or ``: mostly tls (5)`` of several."""
+    kinds = [error for error in document.errors if error.operation == name and error.count]
+    if not kinds:
+        return ""
+    most = max(kinds, key=lambda error: error.count)
+    return f": {most.kind}" if len(kinds) == 1 else f", most with {most.kind} ({most.count:,})"
 
 
 def _failures(document: Document) -> Iterator[Reason]:
     for name, count in not_allowed(document).items():
         operation = document.operations.get(name)
         of = f" of {operation.count:,}" if operation is not None and operation.count >= count else ""
-        text = f"{name}: {count:,}{of} failed, and no limit says how many may."
+        text = f"{name}: {count:,}{of} failed{_mostly(document, name)}. No limit allows failures."
         yield Reason(Kind.FAILURES, name, text)
     if document.errors or any(operation.errors for operation in document.operations.values()):
         return

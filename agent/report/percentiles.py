@@ -1,7 +1,7 @@
-"""Latencies by percentile, out of the histograms of a results document: a curve to draw, and how sure a percentile is.
+"""Latencies by percentile from the histograms of the results: a curve, and the confidence interval of a percentile.
 
-The curve's x is 1 / (1 - q), for an axis on which 50 %, 90 %, 99 %, 99.9 % stand at equal distances (HdrHistogram's own
-way to draw it). It ends where one latency is left: beyond that a run of this length knows nothing.
+The curve's x is 1 / (1 - q), for a logarithmic axis as in HdrHistogram's own plots: 90 %, 99 %, 99.9 % are at equal
+distances. The curve ends at the longest latency: the run has no data beyond it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import NamedTuple
 from agent.measure.latencies import decoded
 
 PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99_9", 0.999))
-LEAST_BEYOND = 10  # ours: a percentile with fewer latencies beyond it says more of chance than of the server
+LEAST_BEYOND = 10  # our choice: with fewer latencies beyond it, a percentile is mostly chance
 
-DEVIATIONS = 2.0  # on either side: about 95 of 100
+DEVIATIONS = 2.0  # on either side: about 95 %
 POINTS_PER_DECADE = 60  # of 1 / (1 - q): closer than any screen shows
 
 _STEP = 10.0 ** (1.0 / POINTS_PER_DECADE)
@@ -23,19 +23,19 @@ _DOUBLING_BITS = 10  # HdrHistogram with three digits: 1024 counts for each doub
 
 
 def enough(latencies: int, share: float) -> bool:
-    """Whether so many are enough for the percentile of ``share``, such as 0.99 (see LEAST_BEYOND)."""
+    """Whether this number of latencies suffices for the percentile of ``share``, such as 0.99 (see LEAST_BEYOND)."""
     return latencies * (1.0 - share) >= LEAST_BEYOND - 1e-9
 
 
 class Point(NamedTuple):
-    """``x`` is 1 / (1 - q); ``seconds`` the latency that the share q did not pass."""
+    """``x`` is 1 / (1 - q); ``seconds`` is the quantile of q."""
 
     x: float
     seconds: float
 
 
 class Spread(NamedTuple):
-    """The seconds between which a percentile lies, as sure as DEVIATIONS are."""
+    """The confidence interval of a percentile in seconds (see DEVIATIONS)."""
 
     low: float
     high: float
@@ -45,7 +45,7 @@ class Distribution:
     """The latencies of one operation or stage."""
 
     def __init__(self, encoded: str) -> None:
-        """``encoded`` as in the document. Raises OperatorError where it is no histogram of ours."""
+        """``encoded`` is a histogram of the results. Raises OperatorError if it is not."""
         counts = decoded(encoded)
         filled = [index for index, count in enumerate(counts) if count]
         self._seconds = [_upper_edge(index) / 1e6 for index in filled]
@@ -53,11 +53,11 @@ class Distribution:
 
     @property
     def total(self) -> int:
-        """How many latencies there are."""
+        """The number of latencies."""
         return self._up_to[-1] if self._up_to else 0
 
     def curve(self) -> list[Point]:
-        """The curve, thinned to POINTS_PER_DECADE; nothing where there are no latencies."""
+        """The curve, thinned to POINTS_PER_DECADE; empty without latencies."""
         points: list[Point] = []
         least = 1.0
         for seconds, up_to in zip(self._seconds, self._up_to, strict=True):
@@ -71,9 +71,9 @@ class Distribution:
         return points
 
     def spread(self, share: float) -> Spread | None:
-        """Between what the percentile of ``share`` lies, by how many latencies there are; None where they are too few.
+        """The confidence interval of the percentile of ``share``; None if there are too few latencies.
 
-        How many latencies lie below the true percentile is a binomial count: total times the share, give or take.
+        The number of latencies below the true percentile is binomial, with the mean total times share.
         Source: the order-statistic interval of a quantile, Hahn and Meeker, Statistical Intervals, 5.2.
         """
         middle = self.total * share
@@ -87,6 +87,6 @@ class Distribution:
 
 
 def _upper_edge(index: int) -> int:
-    """The most microseconds that HdrHistogram counts at ``index``."""
+    """The largest latency in µs that HdrHistogram counts at ``index``."""
     doubling = max(0, (index >> _DOUBLING_BITS) - 1)
     return ((index - (doubling << _DOUBLING_BITS) + 1) << doubling) - 1

@@ -1,4 +1,4 @@
-"""What the push gateway turned away for causes of its own: no failure of the server under test or of APNs."""
+"""Refusals of the push gateway for reasons of its own: not failures of the server under test or of APNs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from agent.report.numbers import counted
 _SENTENCES = {
     OwnCause.OVERLOADED: "The gateway refused {} because this machine was overloaded (503 ServiceUnavailable).",
     OwnCause.WORKER_LOST: "The gateway refused {} because the worker process of their Macs was gone.",
-    OwnCause.SHUTDOWN: "The gateway refused {} because the run was at its end (503 Shutdown).",
-    OwnCause.CONNECTIONS: "The gateway closed {} because there were too many at a time.",
+    OwnCause.SHUTDOWN: "The gateway refused {} because the run was ending (503 Shutdown).",
+    OwnCause.CONNECTIONS: "The gateway closed {} because too many were open.",
 }
 
 
 def own_refusals(push: Mapping[str, Any]) -> list[str]:
-    """A sentence for each cause, from the key ``push`` of a results document; what is no count is passed over."""
+    """A sentence for each cause, from the key ``push`` of the results; values that are not counts are ignored."""
     own = push.get("own")
     if not isinstance(own, Mapping):
         return []

@@ -1,8 +1,7 @@
-"""The results of a run as one JSON document, for CI jobs, reports and other programs.
+"""The results of a run as one JSON document for CI jobs, reports and other programs.
 
-Numbers come from `agent.measure.metrics` and `agent.measure.timeline`, facts on the run from whoever ran it,
-resources from the operating system; the document goes to ``results.json`` in a directory of the operator's choice.
-Its shape is in `agent.report.schema`.
+Numbers come from `agent.measure`, facts on the run from its caller, resources from the operating system. The document
+(`agent.report.document`) is written to ``results.json`` in a directory that the operator chose, and read back here.
 """
 
 from __future__ import annotations
@@ -11,28 +10,31 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict
 
 import msgspec
 import twisted
+from msgspec.structs import replace
 from OpenSSL import SSL
 
 from agent.errors import MisuseError, OperatorError
 from agent.files import read_file, write_file
-from agent.measure.limits import Limit, Verdict, judge
-from agent.measure.metrics import Metrics, OperationSummary, StageSummary
+from agent.measure.latencies import LatencySummary
+from agent.measure.limits import Limit, LimitVerdict, judge
+from agent.measure.metrics import Metrics
+from agent.measure.summaries import FailureSummary, OperationSummary, PhaseSummary, ReasonSummary, StageSummary
 from agent.measure.timeline import TimeLine
 from agent.measure.trace import rfc3339
 from agent.processes import cpu_seconds, peak_kib
-from agent.report.generator import generator_document, unreliable
-from agent.report.outcome import outcome_of
-from agent.report.schema import SCHEMA, LatencyDocument, OperationDocument, ResultsDocument, StageDocument
+from agent.report.document import SCHEMA, Document, RecordedOutcome, Resources
+from agent.report.generator import judged_generator, unreliable
+from agent.report.outcome import outcome
 
 FILE_NAME = "results.json"
-STILL_OPEN = "it had not ended when this was last told"
+STILL_OPEN = "it had not ended when these results were made"
 MOST_BYTES = 256 * 1024 * 1024  # of a document that is read
 
 _DECIMALS = 3  # of seconds, of ms (so: microseconds) and of rates
@@ -40,43 +42,36 @@ _DECIMALS = 3  # of seconds, of ms (so: microseconds) and of rates
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """Which run it was: ``version`` of this program, the fleet's ``seed``, how many ``devices``, when it ``started``
-    (aware), how many seconds it took, the scenario's ``name`` and how many ``workers`` shared it. Raises MisuseError
-    where ``started`` has no time zone."""
+    """Facts on a run. Raises MisuseError if ``started`` has no time zone."""
 
     version: str
+    """Of this program."""
     seed: str | int
+    """Of the fleet."""
     devices: int
     started: datetime
+    """With a time zone."""
     duration_s: float
     name: str = ""
+    """Of the scenario."""
     workers: int = 1
 
     def __post_init__(self) -> None:
         if self.started.utcoffset() is None:
-            raise MisuseError(f"Expected a start with a time zone; found {self.started.isoformat()}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What a run took: seconds of CPU (user and system) of this program and its finished children together, and the
-    largest resident memory that it or one of its workers had, in KiB."""
-
-    cpu_s: float
-    max_rss_kib: int
+            raise MisuseError(f"Expected a start with a time zone, found {self.started.isoformat()}.")
 
 
 class ResourceMeter:
-    """What this program and those of its children that ended have used since the meter was made.
+    """The resources that this program and its finished children used since the meter was made.
 
-    A process may have had children before it became this program: a shell that ran others first, and then this one.
+    A process may have had children before it became this program: a shell that ran other commands, then ``exec``.
     """
 
     def __init__(self) -> None:
         self._before = cpu_seconds()
 
     def read(self, peaks: Iterable[int] = ()) -> Resources:
-        """What was used until now; ``peaks`` are the peaks (KiB) that other processes of the run told of themselves."""
+        """The resources until now; ``peaks`` are the peaks (KiB) that other processes of the run reported."""
         return Resources(cpu_s=cpu_seconds() - self._before, max_rss_kib=max((peak_kib(), *peaks)))
 
 
@@ -86,85 +81,100 @@ def results(
     resources: Resources,
     *,
     timeline: TimeLine | None = None,
-    phases: Sequence[Mapping[str, Any]] = (),
+    phases: Sequence[PhaseSummary] = (),
     generator: Sequence[Mapping[str, Any]] = (),
     embedded_lab: bool = False,
-    limits: Iterable[Limit | Verdict] = (),
+    limits: Iterable[Limit | LimitVerdict] = (),
     push: Mapping[str, Any] | None = None,
     keys: Mapping[str, Any] | None = None,
     scenario: Mapping[str, Any] | None = None,
     incomplete_because: str | None = None,
     signal: int | None = None,
-) -> ResultsDocument:
-    """The document of schema ``lom-agent.results/2``: numbers, text, lists and dicts only, ready for JSON.
+) -> Document:
+    """The results of a run.
 
-    ``phases`` are as `agent.report.schema.PhaseDocument`, ``generator`` has what `generator_document` takes of each
-    worker, ``scenario`` must hold no secret. With ``embedded_lab`` the server was in this program. ``limits`` that are
-    not judged yet are judged here. ``signal`` is the number of the one that ended the run. Latencies are ms, rounded
-    to the microsecond, and None where no exchange of the operation succeeded.
+    ``generator`` has the facts that `judged_generator` takes of each worker; ``scenario`` must not contain secrets.
+    With ``embedded_lab`` the server ran in this program. ``limits`` that have no verdict yet are judged here.
+    ``signal`` is the number of the signal that ended the run. Latencies are in ms, rounded to the microsecond.
     """
-    generator_part = generator_document(generator, embedded_lab=embedded_lab, metrics=metrics)
+    judged = judged_generator(generator, embedded_lab=embedded_lab, metrics=metrics, phases=phases)
     rows = [] if timeline is None else timeline.rows()
-    in_doubt = unreliable(generator_part.get("overloaded", ()), phases, rows)
-    verdicts = [judge(each, metrics, in_doubt) if isinstance(each, Limit) else each for each in limits]
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": run.version,
-        "name": run.name,
-        "seed": run.seed,
-        "devices": run.devices,
-        "workers": run.workers,
-        "started": rfc3339(run.started),
-        "duration_s": round(run.duration_s, _DECIMALS),
-        "complete": incomplete_because is None,
-        "incomplete_because": incomplete_because,
-        "signal": signal,
-        "outcome": None,
+    in_doubt = unreliable(judged.overloaded, phases, rows)
+    document = Document(
+        schema=SCHEMA,
+        version=run.version,
+        name=run.name,
+        seed=run.seed,
+        devices=run.devices,
+        workers=run.workers,
+        started=rfc3339(run.started),
+        duration_s=round(run.duration_s, _DECIMALS),
+        complete=incomplete_because is None,
+        incomplete_because=incomplete_because,
+        signal=signal,
         **counted(metrics),
-        "phases": [dict(phase) for phase in phases],
-        "timeline": rows,
-        "generator": generator_part,
-        "limits": [asdict(verdict) for verdict in verdicts],
-        "push": push,
-        "keys": keys,
-        "resources": {"cpu_s": round(resources.cpu_s, _DECIMALS), "max_rss_kib": resources.max_rss_kib},
-        "scenario": scenario,
-        "host": host(),
-    }
-    for key in ("incomplete_because", "signal", "push", "keys", "scenario"):
-        if document[key] is None:
-            del document[key]
+        phases=list(phases),
+        timeline=rows,
+        generator=judged,
+        limits=[judge(each, metrics, in_doubt) if isinstance(each, Limit) else each for each in limits],
+        push=None if push is None else dict(push),
+        keys=None if keys is None else dict(keys),
+        resources=Resources(round(resources.cpu_s, _DECIMALS), resources.max_rss_kib),
+        scenario=None if scenario is None else dict(scenario),
+        host=host(),
+    )
     return with_outcome(document)
 
 
-def with_outcome(document: Mapping[str, Any]) -> ResultsDocument:
-    """The document with its key ``outcome``, made of the rest."""
-    return cast(ResultsDocument, {**document, "outcome": outcome_of(document).as_json()})
+def with_outcome(document: Document) -> Document:
+    """The document with its ``outcome``, which is derived from the rest."""
+    found = outcome(document)
+    return replace(document, outcome=RecordedOutcome(found.exit_status, [reason.text for reason in found.reasons]))
 
 
-def counted(metrics: Metrics) -> dict[str, Any]:
-    """What of the document comes from metrics: ``operations``, ``stages``, ``errors``, ``dropped`` and
-    ``cut_short``."""
+class Counted(TypedDict):
+    """The fields of a document that come from metrics."""
+
+    operations: dict[str, OperationSummary]
+    stages: dict[str, StageSummary]
+    errors: list[FailureSummary]
+    dropped: list[ReasonSummary]
+    cut_short: list[ReasonSummary]
+
+
+def counted(metrics: Metrics) -> Counted:
+    """The fields of a document that come from metrics. Operations that have not ended count as cut short."""
+    cuts = metrics.cuts()
+    operations = {}
+    for name in metrics.operations():
+        summary = metrics.summary(name)
+        ended = summary.count + summary.cut_short
+        still_open = (summary.started or ended) - ended
+        if still_open:
+            cuts.append(ReasonSummary(name, STILL_OPEN, still_open))
+        operations[name] = replace(
+            summary,
+            cut_short=summary.cut_short + still_open,
+            rate_per_s=round(summary.rate_per_s, _DECIMALS),
+            latency_ms=_rounded(summary.latency_ms),
+        )
+    stages = {name: metrics.stage_summary(name) for name in metrics.stages()}
     return {
-        "operations": {name: _operation(metrics.summary(name), metrics.encoded(name)) for name in metrics.operations()},
-        "stages": {name: _stage(metrics.stage_summary(name), metrics.encoded(name)) for name in metrics.stages()},
-        "errors": [asdict(failure) for failure in metrics.failures()],
-        "dropped": [asdict(drop) for drop in metrics.drops()],
-        "cut_short": _cut_short(metrics),
+        "operations": operations,
+        "stages": {name: replace(each, latency_ms=_rounded(each.latency_ms)) for name, each in stages.items()},
+        "errors": metrics.failures(),
+        "dropped": metrics.drops(),
+        "cut_short": cuts,
     }
 
 
-def _cut_short(metrics: Metrics) -> list[dict[str, Any]]:
-    """What was cut short and why; what goes on has no end that this document could hold."""
-    cuts = [asdict(cut) for cut in metrics.cuts()]
-    for name in metrics.operations():
-        if still_open := metrics.summary(name).open:
-            cuts.append({"operation": name, "reason": STILL_OPEN, "count": still_open})
-    return cuts
+def _rounded(latency: LatencySummary) -> LatencySummary:
+    numbers = msgspec.structs.astuple(latency)
+    return LatencySummary(*(None if ms is None else round(ms, _DECIMALS) for ms in numbers))
 
 
 def host() -> dict[str, Any]:
-    """What a run depends on of the machine and of the libraries; no name and no address of it."""
+    """The facts on the machine and the libraries that a run depends on; no name and no address of the machine."""
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -174,19 +184,19 @@ def host() -> dict[str, Any]:
     }
 
 
-def write_results(directory: str | os.PathLike[str], document: Mapping[str, Any]) -> Path:
-    """Write ``document`` to ``results.json`` in ``directory``, which is made where it is missing; return its path.
+def write_results(directory: str | os.PathLike[str], document: Document) -> Path:
+    """Write ``document`` to ``results.json`` in ``directory``, which is made if it is missing; return its path.
 
-    Whoever reads the file finds the old document or the new one, never half of one. Raises OperatorError where the
-    directory or the file cannot be written; no half-written file is left behind.
+    The file is replaced atomically: a reader finds the old document or the new one. Raises OperatorError if the
+    directory or the file cannot be written; no partial file is left behind.
     """
     return write_file(Path(directory) / FILE_NAME, _text(document).encode(), make_folder=True)
 
 
-def read_results(path: str | os.PathLike[str]) -> ResultsDocument:
-    """The document in a file, or in ``results.json`` of a directory.
+def read_results(path: str | os.PathLike[str]) -> Document:
+    """Read the document in a file, or in ``results.json`` of a directory.
 
-    Raises OperatorError where it cannot be read, is larger than MOST_BYTES or is no document of this schema.
+    Raises OperatorError if it cannot be read, is larger than MOST_BYTES or is not a document of this schema.
     """
     source = Path(path)
     if os.path.isdir(source):  # no error for a path that cannot be looked up: reading it raises ours
@@ -195,77 +205,37 @@ def read_results(path: str | os.PathLike[str]) -> ResultsDocument:
 
 
 class _Schema(msgspec.Struct):
-    """Only what says which shape the rest has."""
+    """The one key that tells the schema of the rest."""
 
     schema: str | None = None
 
 
-def _parsed(source: Path, octets: bytes) -> ResultsDocument:
+def _parsed(source: Path, octets: bytes) -> Document:
     try:
         found = msgspec.json.decode(octets, type=_Schema).schema
         if found != SCHEMA:
             raise OperatorError(
-                f"Expected results of the schema {SCHEMA} in {source}; found {_found(found)}. "
+                f"Expected results of the schema {SCHEMA} in {source}, found {_found(found)}. "
                 "Run it again with this version of lom-agent."
             )
-        return msgspec.json.decode(octets, type=ResultsDocument)
+        return msgspec.json.decode(octets, type=Document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OperatorError(
-            f"Expected results of the schema {SCHEMA} in {source}; found something else: {error}."
+            f"Expected results of the schema {SCHEMA} in {source}, found something else: {error}."
         ) from error
 
 
 def _found(schema: str | None) -> str:
-    return "no schema at all" if schema is None else repr(schema[:100])
+    return "no key schema" if schema is None else repr(schema[:100])
 
 
-def _text(document: Mapping[str, Any]) -> str:
-    """The document as JSON that a person can read, too; a second of the time line is one line.
+def _text(document: Document) -> str:
+    """The document as indented JSON in ASCII, in which each second of the time line is one line.
 
     A line that begins with two blanks and a quotation mark is a key of the document itself: within a text, the end of
     a line is an escape.
     """
-    rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in document.get("timeline", ()))
-    text = json.dumps({**document, "timeline": []} if rows else document, indent=2, allow_nan=False) + "\n"
+    plain = msgspec.to_builtins(document)
+    rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in plain["timeline"])
+    text = json.dumps({**plain, "timeline": []}, indent=2, allow_nan=False) + "\n"
     return text.replace('\n  "timeline": []', f'\n  "timeline": [\n    {rows}\n  ]', 1) if rows else text
-
-
-def _operation(summary: OperationSummary, histogram: str) -> OperationDocument:
-    return {
-        "started": summary.started,
-        "count": summary.count,
-        "errors": summary.errors,
-        "timed_out": summary.timed_out,
-        "cut_short": summary.started - summary.count,
-        "late": summary.late,
-        "dropped": summary.dropped,
-        "rate_per_s": round(summary.rate_per_s, _DECIMALS),
-        "latency_ms": _latency(summary),
-        "clamped": summary.clamped,
-        "histogram": histogram,
-    }
-
-
-def _stage(summary: StageSummary, histogram: str) -> StageDocument:
-    return {
-        "count": summary.count,
-        "latency_ms": _latency(summary),
-        "clamped": summary.clamped,
-        "histogram": histogram,
-    }
-
-
-def _latency(summary: OperationSummary | StageSummary) -> LatencyDocument:
-    return {
-        "p50": _rounded(summary.p50),
-        "p90": _rounded(summary.p90),
-        "p95": _rounded(summary.p95),
-        "p99": _rounded(summary.p99),
-        "p99_9": _rounded(summary.p99_9),
-        "max": _rounded(summary.max),
-        "mean": _rounded(summary.mean),
-    }
-
-
-def _rounded(ms: float | None) -> float | None:
-    return None if ms is None else round(ms, _DECIMALS)

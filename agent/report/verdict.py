@@ -1,21 +1,23 @@
-"""What a person should know of a run first: whether it is good, and whether its numbers can be trusted.
+"""The verdict on a run: whether it passed, why not, and whether its numbers are reliable.
 
-Made from a results document for the top of the report and for the terminal. Plain sentences; the order is by what they
-do to everything after them: a run that did not end, then a generator that did not keep up, then the limits, the errors,
-and what started late or never.
+It is made from the results for the top of the report and for the terminal. Statements are ordered by their effect on
+those that follow: a run that did not finish, an overloaded load generator, the limits, the errors, late and dropped
+operations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.report.document import Document, Drop
-from agent.report.numbers import TIMES, counted, listed, share
-from agent.report.outcome import Kind, Outcome, because_of, not_allowed, outcome
+from agent.measure.summaries import ReasonSummary
+from agent.report.document import Document
+from agent.report.numbers import TIMES, counted, listed, share, were
+from agent.report.outcome import Kind, RunOutcome, because_of, not_allowed, outcome
 
 DELAYS = "latencies include its own delays. Run it again with more cores, more machines or less load."
-MOST_NAMED = 3  # phases in one sentence
+MOST_NAMED = 3  # phases, kinds of failure or reasons in one sentence
 IN_THE_LAB = (
     "The server was the embedded lab, which shares this machine with the load generator: the latencies show the flow, "
     "not a server."
@@ -23,7 +25,7 @@ IN_THE_LAB = (
 
 
 class Level(StrEnum):
-    """How bad a sentence is, the harmless first."""
+    """The severity of a statement, in ascending order."""
 
     NOTE = "note"
     GOOD = "good"
@@ -33,7 +35,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One plain sentence, with ``details`` that go below it."""
+    """One sentence, with ``details`` to show below it."""
 
     level: Level
     text: str
@@ -42,7 +44,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The headline, how bad it is, and what there is to say, the weightiest first."""
+    """The verdict; the most severe statement is first."""
 
     level: Level
     headline: str
@@ -50,7 +52,7 @@ class Verdict:
 
 
 def verdict(document: Document) -> Verdict:
-    """The verdict on one run: bad exactly where the command's exit status is not 0 (`agent.report.outcome`)."""
+    """The verdict on one run: bad exactly if the command's exit status is not 0 (`agent.report.outcome`)."""
     found = outcome(document)
     said = [
         *_completeness(document, found),
@@ -64,23 +66,52 @@ def verdict(document: Document) -> Verdict:
 
 
 def operations_done(document: Document) -> int:
-    """How many operations ended, whichever way."""
+    """The number of operations that succeeded or failed."""
     return sum(operation.count for operation in document.operations.values())
 
 
 def operations_failed(document: Document) -> int:
-    """How many of them failed."""
+    """The number of operations that failed."""
     return sum(operation.errors for operation in document.operations.values())
 
 
+def operations_cut_short(document: Document) -> int:
+    """The number of operations that this program itself ended."""
+    return sum(operation.cut_short for operation in document.operations.values())
+
+
+def failures_told(document: Document) -> str:
+    """What failed and how, in short: ``25 of 43 session operations failed: session_stuck``. Empty without failures."""
+    failed = [name for name, each in document.operations.items() if each.errors]
+    if not failed:
+        return ""
+    number = sum(document.operations[name].errors for name in failed)
+    done = sum(document.operations[name].count for name in failed)
+    kinds = sorted(document.errors, key=lambda error: -error.count)
+    noun = f"{failed[0]} operations" if len(failed) == 1 else "operations"
+    named = [each.kind if len(failed) == 1 else f"{each.operation} {each.kind}" for each in kinds[:MOST_NAMED]]
+    told = [f"{text} ({each.count:,})" if len(kinds) > 1 else text for text, each in zip(named, kinds, strict=False)]
+    more = [f"{len(kinds) - MOST_NAMED} more"] if len(kinds) > MOST_NAMED else []
+    return f"{number:,} of {done:,} {noun} failed" + (f": {listed([*told, *more])}" if told else "")
+
+
+def reasons_told(reasons: Sequence[ReasonSummary]) -> tuple[str, ...]:
+    """The most frequent reasons why operations were dropped or cut short."""
+    most = sorted(reasons, key=lambda each: -each.count)[:MOST_NAMED]
+    return tuple(f"{each.count:,} {TIMES} {each.operation}: {each.reason}" for each in most)
+
+
 def overloaded(document: Document) -> str | None:
-    """That the load generator was overloaded and when, as a part of a sentence; None where it kept up, where the
-    embedded lab was the server (such latencies are nobody's), and where there is nothing that it could have delayed."""
+    """That the load generator was overloaded and in which phases, as a part of a sentence.
+
+    None if it kept up, if the embedded lab was the server (its latencies are not those of a server), and if no
+    operation ended.
+    """
     generator = document.generator
-    if generator is None or generator.trustworthy or generator.embedded_lab or not operations_done(document):
+    if generator.trustworthy or generator.embedded_lab or not operations_done(document):
         return None
     if not generator.workers:
-        return "nobody knows whether the load generator kept up"
+        return "it is unknown whether the load generator kept up"
     phases = list(dict.fromkeys(each.phase for each in generator.overloaded))
     if not phases or None in phases:
         return "the load generator was overloaded"
@@ -90,45 +121,45 @@ def overloaded(document: Document) -> str | None:
     return f"the load generator was overloaded in the {noun} {listed([*named, *more])}"
 
 
-def _headline(document: Document, found: Outcome) -> str:
+def _headline(document: Document, found: RunOutcome) -> str:
     limits = document.limits
-    broken = sum(not limit.ok and limit.reliable for limit in limits)
+    failed_limits = sum(not limit.ok and limit.reliable for limit in limits)
     in_doubt = sum(not limit.ok and not limit.reliable for limit in limits)
     failed = sum(not_allowed(document).values())
     parts = []
     if any(reason.kind is Kind.RUN for reason in found.reasons):
-        parts.append("the run is not complete")
+        parts.append("the run did not finish")
     elif phases := sum(reason.kind is Kind.PHASE for reason in found.reasons):
-        parts.append(f"{counted(phases, 'phase')} did not come to the end")
-    if broken:
-        parts.append(f"{broken} of {counted(len(limits), 'limit')} broken")
-    if in_doubt:
-        parts.append(f"{in_doubt} of {counted(len(limits), 'limit')} not judged reliably")
+        parts.append(f"{counted(phases, 'phase')} did not finish")
     if failed:
         parts.append(f"{counted(failed, 'operation')} failed")
     elif any(reason.kind is Kind.FAILURES for reason in found.reasons):
         parts.append("operations failed")
+    if failed_limits:
+        parts.append(f"{failed_limits} of {counted(len(limits), 'limit')} failed")
+    if in_doubt:
+        parts.append(f"{in_doubt} of {counted(len(limits), 'limit')} not judged reliably")
     if not operations_done(document):
-        parts.append("nothing was done")
+        parts.append("no operation ended")
     elif (text := overloaded(document)) is not None:
         parts.append(text)
     if not parts:
-        parts.append("every limit held" if limits else "no operation failed")
+        parts.append("every limit passed" if limits else "no operation failed")
     text = ", ".join(parts)
     return text[0].upper() + text[1:]
 
 
-def _completeness(document: Document, found: Outcome) -> list[Statement]:
+def _completeness(document: Document, found: RunOutcome) -> list[Statement]:
     if any(reason.kind is Kind.RUN for reason in found.reasons):
-        text = f"The run did not come to its end{because_of(document)}. The numbers are of what ran until then."
+        text = f"The run did not finish{because_of(document)}. The numbers are those until then."
         return [Statement(Level.BAD, text)]
     return [Statement(Level.BAD, reason.text) for reason in found.reasons if reason.kind is Kind.PHASE]
 
 
 def _generator(document: Document) -> list[Statement]:
+    if not operations_done(document):
+        return []  # there are no latencies
     generator = document.generator
-    if generator is None or not operations_done(document):
-        return []  # nobody said, or there are no latencies to rely on or not
     reasons = tuple(generator.reasons)
     if generator.embedded_lab:
         return [Statement(Level.NOTE, IN_THE_LAB, reasons)]
@@ -142,24 +173,29 @@ def _generator(document: Document) -> list[Statement]:
 def _limits(document: Document) -> list[Statement]:
     limits = document.limits
     if not limits:
-        return [Statement(Level.NOTE, "The scenario set no limits, so nothing here says what would be too slow.")]
-    broken = [limit for limit in limits if not limit.ok and limit.reliable]
+        return [Statement(Level.NOTE, "The scenario sets no limits.")]
+    failed = [limit for limit in limits if not limit.ok and limit.reliable]
     in_doubt = [limit for limit in limits if not limit.ok and not limit.reliable]
-    if not broken and not in_doubt:
-        return [Statement(Level.GOOD, "The one limit held." if len(limits) == 1 else f"All {len(limits)} limits held.")]
+    if not failed and not in_doubt:
+        return [Statement(Level.GOOD, limits_passed(document))]
     said = []
-    for found, what in ((broken, "broken"), (in_doubt, "not judged reliably")):
+    for found, what in ((failed, "failed"), (in_doubt, "could not be judged reliably")):
         if found:
-            were = "was" if len(found) == 1 else "were"
-            text = f"{len(found)} of {counted(len(limits), 'limit')} {were} {what}."
+            text = f"{len(found)} of {counted(len(limits), 'limit')} {what}."
             said.append(Statement(Level.BAD, text, tuple(limit.sentence or limit.limit for limit in found)))
     return said
 
 
-def _errors(document: Document, found: Outcome) -> list[Statement]:
+def limits_passed(document: Document) -> str:
+    """A sentence for a run that passed all its limits; empty for one without limits."""
+    number = len(document.limits)
+    return "" if not number else "The one limit passed." if number == 1 else f"All {number} limits passed."
+
+
+def _errors(document: Document, found: RunOutcome) -> list[Statement]:
     done, failed = operations_done(document), operations_failed(document)
     reasons = tuple(reason.text for reason in found.reasons if reason.kind is Kind.FAILURES)
-    level = Level.BAD if reasons else Level.WARNING  # of what a limit allows the limit says what is too much
+    level = Level.BAD if reasons else Level.WARNING  # if a limit allows failures, its verdict is the judgement
     if failed:
         text = f"{failed:,} of {counted(done, 'operation')} failed ({share(failed, done)})"
         most = max(document.errors, key=lambda error: error.count, default=None)
@@ -169,7 +205,7 @@ def _errors(document: Document, found: Outcome) -> list[Statement]:
     if reasons:
         return [Statement(level, "Operations failed.", reasons)]
     if not done:
-        return [Statement(Level.WARNING, "Nothing was done: no operation ended.")]
+        return [Statement(Level.WARNING, "No operation ended.")]
     return [Statement(Level.GOOD, f"None of {counted(done, 'operation')} failed.")]
 
 
@@ -178,21 +214,13 @@ def _schedule(document: Document) -> list[Statement]:
     dropped = sum(operation.dropped for operation in document.operations.values())
     dropped = max(dropped, sum(drop.count for drop in document.dropped))
     said = []
-    cut_short = sum(operation.cut_short for operation in document.operations.values())
-    if cut_short:
-        details = tuple(f"{cut.count:,} {TIMES} {cut.operation}: {cut.reason}" for cut in document.cut_short[:3])
-        text = f"{cut_short:,} operations were cut short: they are neither successes nor failures."
-        said.append(Statement(Level.WARNING, text, details))
+    if cut_short := operations_cut_short(document):
+        text = f"{counted(cut_short, 'operation')} {were(cut_short)} cut short: neither a success nor a failure."
+        said.append(Statement(Level.WARNING, text, reasons_told(document.cut_short)))
     if dropped:
-        reasons = sorted(document.dropped, key=lambda drop: -drop.count)
-        details = tuple(_drop(drop) for drop in reasons[:3])
         text = f"{dropped:,} of the planned operations never started."
-        said.append(Statement(Level.WARNING, text, details))
+        said.append(Statement(Level.WARNING, text, reasons_told(document.dropped)))
     if late:
         text = f"{late:,} started more than 100 ms after they were due; their latency counts from when they were due."
         said.append(Statement(Level.WARNING, text))
     return said
-
-
-def _drop(drop: Drop) -> str:
-    return f"{drop.count:,} {TIMES} {drop.operation}: {drop.reason}"

@@ -1,7 +1,7 @@
-"""A run's figures for Prometheus while it goes on: ``GET /metrics``.
+"""The metrics of a run in progress for Prometheus: ``GET /metrics``.
 
-The conductor brings a `agent.measure.live.LiveView` once a second; each scrape is answered from the last one.
-Nothing is registered with the client library's global registry, so that its figures on the process stay out.
+The conductor provides an `agent.measure.live.LiveView` once a second; each scrape gets the last one. The client
+library's global registry is not used, so that its process metrics are left out.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ HOST = "127.0.0.1"
 PATH = b"/metrics"
 # https://prometheus.io/docs/instrumenting/exposition_formats/, "Basic info"
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-MAX_CONNECTIONS = 32  # ours: some Prometheus servers, and a person who looks
-IDLE_SECONDS = 150  # a Prometheus server scrapes once a minute by default, and keeps its connection
+MAX_CONNECTIONS = 32  # our choice: some Prometheus servers, and a browser
+IDLE_SECONDS = 150  # a Prometheus server scrapes once a minute by default and keeps its connection
 
 _LAST = f"over the last {RECENT_SECONDS} seconds"
 _MS = 1e-3
-_THINGS = ("planned", "started", "done", "failed", "cut_short", "late", "dropped")
+_COUNTS = ("planned", "started", "done", "failed", "cut_short", "late", "dropped")
 
 
 class PrometheusExporter:
-    """Serves the last view that it was shown.
+    """Serves the last view.
 
-    ``url`` is where, once ``listen`` was called; port 0 takes any free one.
+    ``url`` is set by ``listen``; port 0 selects any free port.
     """
 
     def __init__(self, reactor: Any, host: str = HOST, port: int = 0) -> None:
@@ -48,10 +48,10 @@ class PrometheusExporter:
         self._port: Any = None
 
     def note(self, text: str) -> None:
-        """Notes are for people."""
+        """Ignore it: notes are for people."""
 
     def look(self, view: LiveView) -> None:
-        """Serve this from now on."""
+        """Serve this view from now on."""
         self._view.now = view
 
     def listen(self) -> None:
@@ -61,7 +61,7 @@ class PrometheusExporter:
         self.url = f"http://{address_text(host, self._port.getHost().port)}{PATH.decode('ascii')}"
 
     def close(self) -> Deferred[Any]:
-        """Listen no longer and drop who is connected; fires when the port is free."""
+        """Stop listening and abort the connections; fires when the port is free."""
         port, self._port = self._port, None
         self._connections.abort_all()
         return gatherResults([] if port is None else [port.stopListening() or succeed(None)])
@@ -129,16 +129,16 @@ def _macs(view: LiveView) -> Iterator[Metric]:
 
 
 def _phases(phases: tuple[PhaseView, ...]) -> Metric:
-    things = GaugeMetricFamily(
+    operations = GaugeMetricFamily(
         "lom_agent_phase_things",
-        "What a phase has to do and how far it is: things planned, started, done (failed ones too), failed, cut short, "
-        "started late, and dropped, which were due and never started.",
+        "The progress of a phase: operations planned, started, done (including failed ones), failed, cut short, "
+        "started late, and dropped (due, but never started).",
         labels=("phase", "kind", "state"),
     )
     for phase in phases:
-        for state in _THINGS:
-            things.add_metric((phase.name, phase.kind, state), getattr(phase.state, state) or 0)
-    return things
+        for state in _COUNTS:
+            operations.add_metric((phase.name, phase.kind, state), getattr(phase.state, state) or 0)
+    return operations
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:
@@ -152,7 +152,7 @@ def _site(reactor: Any, view: _View) -> Any:
 
 
 class _Metrics(Resource):
-    """Every path, of which only one is something."""
+    """Every path; only PATH has content."""
 
     isLeaf = True
 
@@ -161,7 +161,7 @@ class _Metrics(Resource):
         self._registry = registry
 
     def render(self, request: Any) -> bytes:
-        """The figures, or a word on where they are."""
+        """The metrics, or an error that names their path."""
         request.setHeader(b"server", b"lom-agent")
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader(b"allow", b"GET, HEAD")

@@ -83,7 +83,7 @@ def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its
     assert sum(looker.views[-1].macs.values()) == 8
     assert [facts["worker"] for facts in conductor.generator()] == [0, 1]
     rows = conductor.timeline.rows()
-    assert sum(row["operations"].get("command", {"count": 0})["count"] for row in rows) == counts["command"]
+    assert sum(row.operations["command"].count for row in rows if "command" in row.operations) == counts["command"]
 
 
 def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(

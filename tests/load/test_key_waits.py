@@ -17,7 +17,7 @@ from agent.load.shard_plan import EnrolAt, EnrolWith, ShardPlan
 from agent.net.mac import keys
 from agent.pki.authorities import Authorities
 from agent.profiles.making import enrolment_profile, pkcs12_payload, scep_payload
-from agent.report.generator import generator_document
+from agent.report.generator import judged_generator
 from agent.scenario.reading import scenario_from
 
 DEVICES = 8
@@ -40,8 +40,8 @@ def test_the_keys_are_made_before_the_first_mac_enrols(
     assert metrics.summary("enroll").count == DEVICES
     assert metrics.summary("enroll").errors == 0
     assert "key" not in metrics.stages()
-    (phase,) = (record.as_json() for record in conductor.phases)
-    assert (phase["key_waits"], phase["key_wait_s"]) == (0, 0.0)
+    (phase,) = (record.summary() for record in conductor.phases)
+    assert (phase.key_waits, phase.key_wait_s) == (0, 0.0)
 
 
 def test_a_run_that_has_to_wait_for_its_keys_says_so_by_stage_phase_and_worker(
@@ -53,11 +53,11 @@ def test_a_run_that_has_to_wait_for_its_keys_says_so_by_stage_phase_and_worker(
     assert metrics.summary("enroll").errors == 0
     waited = metrics.stage_summary("key")
     assert waited.count == DEVICES
-    (phase,) = (record.as_json() for record in conductor.phases)
-    assert phase["key_waits"] == DEVICES
-    assert phase["key_wait_s"] > 0.0
-    workers = generator_document(conductor.generator())["workers"]
-    assert sum(worker["key_waits"] for worker in workers) == DEVICES
+    (phase,) = (record.summary() for record in conductor.phases)
+    assert phase.key_waits == DEVICES
+    assert (phase.key_wait_s or 0.0) > 0.0
+    workers = judged_generator(conductor.generator()).workers
+    assert sum(worker.key_waits or 0 for worker in workers) == DEVICES
     lines = [json.loads(line) for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
     of_enrolments = [line["key_wait_ms"] for line in lines if line["operation"] == "enroll"]
     assert len(of_enrolments) == DEVICES

@@ -97,7 +97,7 @@ def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(ru
     kinds = {kind: number for (operation, kind), number in failed(metrics).items() if operation == "delivery"}
     assert set(kinds) <= {"no_result", "answer_timeout"}
     assert sum(kinds.values()) == metrics.summary("delivery").timed_out == MACS
-    assert (metrics.summary("delivery").p50 or 0.0) >= 200.0
+    assert (metrics.summary("delivery").latency_ms.p50 or 0.0) >= 200.0
     assert conductor.phases[1].state.failed == MACS
     assert conductor.phases[2].state.failed == 0
 
@@ -271,7 +271,6 @@ def check_shard(result: ShardResult) -> None:
     metrics.merge(result.metrics)
     for name in metrics.operations():
         summary = metrics.summary(name)
-        assert summary.open == 0, name
         assert summary.started == summary.count + summary.cut_short, name
         assert summary.errors == sum(each.count for each in metrics.failures() if each.operation == name)
         assert summary.cut_short == sum(each.count for each in metrics.cuts() if each.operation == name)

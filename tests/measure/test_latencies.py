@@ -9,8 +9,8 @@ from agent.errors import OperatorError
 from agent.measure.latencies import (
     HIGHEST_US,
     LARGEST,
+    NO_LATENCIES,
     Latencies,
-    LatencySummary,
     bucket_of,
     decoded,
     index_of,
@@ -49,7 +49,7 @@ def test_the_encoding_and_the_percentiles_are_hdrhistograms(values):
     assert latencies.count == len(values)
     summary = latencies.summary()
     if not values:
-        assert summary == LatencySummary()
+        assert summary == NO_LATENCIES
         return
     for percent, found in ((50, summary.p50), (90, summary.p90), (95, summary.p95), (99, summary.p99)):
         assert found == min(library.get_value_at_percentile(percent), max(values)) / 1000

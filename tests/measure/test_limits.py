@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import LomAgentError, OperatorError
-from agent.measure.limits import Limit, Verdict, judge, parse_limit
+from agent.measure.limits import Limit, LimitVerdict, judge, parse_limit
 from agent.measure.metrics import Metrics
 from agent.measure.records import OPERATIONS, STAGES, Exchange, Failure
 
@@ -84,10 +84,10 @@ def test_every_operation_and_stage_has_every_latency_in_every_unit(subject, metr
         ("reboot.p99 < 5ms", r"expected an operation or a stage out of .*found 'reboot'\.$"),
         ("session.p98 < 5ms", r"expected a metric out of p50, .*'p98'\. Did you mean p9"),
         ("session.error < 5", r"Did you mean errors\?"),
-        ("session.p99 < 500", "expected a number with us or µs or ms or s or m for p99; found 500"),
+        ("session.p99 < 500", "expected a number with us or µs or ms or s or m for p99, found 500"),
         ("session.p99 < 500%", "found 500%"),
         ("session.p99 < 500min", "found 500min"),
-        ("session.errors < 5ms", "expected a number with no unit or % for errors; found 5ms"),
+        ("session.errors < 5ms", "expected a number with no unit or % for errors, found 5ms"),
         ("session.count < 5%", "expected a number with no unit for count"),
         ("session.rate < 5/m", "expected a number with no unit or /s for rate"),
         ("connect.errors < 5", "connect is a stage, which has only p50, .*, count"),
@@ -134,7 +134,7 @@ def test_any_text_is_a_limit_or_our_error(text):
     ],
 )
 def test_a_limit_is_judged(text, ok, found, sentence):
-    assert verdict(text) == Verdict(text, ok, found, sentence)
+    assert verdict(text) == LimitVerdict(text, ok, found, sentence)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_limit_is_judged(text, ok, found, sentence):
     ],
 )
 def test_a_limit_on_what_never_ran_is_broken(text, sentence):
-    assert verdict(text) == Verdict(text, False, None, sentence)
+    assert verdict(text) == LimitVerdict(text, False, None, sentence)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import MisuseError
-from agent.measure.latencies import bucket_of
-from agent.measure.metrics import DropSummary, FailureSummary, Metrics, OperationSummary, StageSummary
+from agent.measure.latencies import NO_LATENCIES, LatencySummary, bucket_of
+from agent.measure.metrics import Metrics
 from agent.measure.records import OPERATIONS, Exchange, Failure
+from agent.measure.summaries import FailureSummary, OperationSummary, ReasonSummary, StageSummary
 
 EPOCH = 1_700_000_000.0
 
@@ -41,27 +42,27 @@ def test_percentiles_of_a_known_distribution_are_within_a_thousandth():
 
     assert summary.count == 1000
     assert summary.errors == 0
-    assert summary.p50 == pytest.approx(500, rel=1e-3)
-    assert summary.p90 == pytest.approx(900, rel=1e-3)
-    assert summary.p95 == pytest.approx(950, rel=1e-3)
-    assert summary.p99 == pytest.approx(990, rel=1e-3)
-    assert summary.p99_9 == pytest.approx(999, rel=1e-3)
-    assert summary.max == 1000.0
-    assert summary.mean == pytest.approx(500.5)
+    assert summary.latency_ms.p50 == pytest.approx(500, rel=1e-3)
+    assert summary.latency_ms.p90 == pytest.approx(900, rel=1e-3)
+    assert summary.latency_ms.p95 == pytest.approx(950, rel=1e-3)
+    assert summary.latency_ms.p99 == pytest.approx(990, rel=1e-3)
+    assert summary.latency_ms.p99_9 == pytest.approx(999, rel=1e-3)
+    assert summary.latency_ms.max == 1000.0
+    assert summary.latency_ms.mean == pytest.approx(500.5)
 
 
 def test_one_exchange_is_every_percentile_and_has_no_rate():
-    assert counted(exchange(0.25)).summary("command") == OperationSummary(
+    metrics = counted(exchange(0.25))
+    assert metrics.summary("command") == OperationSummary(
+        started=1,
         count=1,
         errors=0,
+        late=0,
+        dropped=0,
         rate_per_s=0.0,
-        p50=250.0,
-        p90=250.0,
-        p95=250.0,
-        p99=250.0,
-        p99_9=250.0,
-        max=250.0,
-        mean=250.0,
+        latency_ms=LatencySummary(*[250.0] * 7),
+        clamped=0,
+        histogram=metrics.summary("command").histogram,
     )
 
 
@@ -83,13 +84,19 @@ def test_a_failed_exchange_is_counted_but_not_timed():
     summary = counted(exchange(0.01), exchange(30.0, failure=Failure("timeout", "late"))).summary("command")
 
     assert (summary.count, summary.errors) == (2, 1)
-    assert summary.max == 10.0
+    assert summary.latency_ms.max == 10.0
 
 
 def test_where_all_failed_there_are_no_latencies():
     summary = counted(exchange(failure=Failure("peer", "no"))).summary("command")
-    assert (summary.p50, summary.p90, summary.p95, summary.p99, summary.p99_9) == (None,) * 5
-    assert (summary.max, summary.mean) == (None, None)
+    assert (
+        summary.latency_ms.p50,
+        summary.latency_ms.p90,
+        summary.latency_ms.p95,
+        summary.latency_ms.p99,
+        summary.latency_ms.p99_9,
+    ) == (None,) * 5
+    assert (summary.latency_ms.max, summary.latency_ms.mean) == (None, None)
 
 
 def test_an_operation_that_did_not_occur_is_all_zeros():
@@ -97,7 +104,7 @@ def test_an_operation_that_did_not_occur_is_all_zeros():
     assert metrics.operations() == []
     assert metrics.failures() == []
     assert metrics.summary("push").count == 0
-    assert metrics.summary("push").p50 is None
+    assert metrics.summary("push").latency_ms.p50 is None
 
 
 @pytest.mark.parametrize(
@@ -114,7 +121,7 @@ def test_an_operation_that_did_not_occur_is_all_zeros():
 )
 def test_latencies_beyond_the_range_are_recorded_at_its_limit_and_counted(seconds, recorded_ms, clamped):
     summary = counted(exchange(seconds)).summary("command")
-    assert (summary.max, summary.p50, summary.clamped) == (recorded_ms, recorded_ms, clamped)
+    assert (summary.latency_ms.max, summary.latency_ms.p50, summary.clamped) == (recorded_ms, recorded_ms, clamped)
 
 
 def test_an_unknown_operation_is_misuse_and_is_not_counted():
@@ -172,14 +179,21 @@ def test_counts_add_up_and_percentiles_are_ordered(seen):
         assert sum(each.count for each in metrics.failures() if each.operation == name) == summary.errors
         timed = [each.seconds for each in seen if each.operation == name and each.failure is None]
         if not timed:
-            assert summary.max is None
+            assert summary.latency_ms.max is None
             continue
         lowest = min(max(min(timed), 1e-6), 3600.0) * 1000
         highest = min(max(max(timed), 1e-6), 3600.0) * 1000
-        assert summary.p50 <= summary.p90 <= summary.p95 <= summary.p99 <= summary.p99_9 <= summary.max
-        assert summary.p50 >= lowest - 0.001
-        assert summary.max == pytest.approx(highest, abs=0.001)
-        assert lowest - 0.001 <= summary.mean <= summary.max * (1 + 1e-12)
+        assert (
+            summary.latency_ms.p50
+            <= summary.latency_ms.p90
+            <= summary.latency_ms.p95
+            <= summary.latency_ms.p99
+            <= summary.latency_ms.p99_9
+            <= summary.latency_ms.max
+        )
+        assert summary.latency_ms.p50 >= lowest - 0.001
+        assert summary.latency_ms.max == pytest.approx(highest, abs=0.001)
+        assert lowest - 0.001 <= summary.latency_ms.mean <= summary.latency_ms.max * (1 + 1e-12)
 
 
 # Stages, what was late and what was dropped
@@ -192,9 +206,14 @@ def test_a_stage_has_a_count_and_latencies():
     metrics.stage("connect", -1.0)
 
     assert metrics.stages() == ["connect", "handshake"]
-    assert metrics.stage_summary("handshake") == StageSummary(1, *[250.0] * 7)
+    assert metrics.stage_summary("handshake") == StageSummary(
+        count=1,
+        latency_ms=LatencySummary(*[250.0] * 7),
+        clamped=0,
+        histogram=metrics.stage_summary("handshake").histogram,
+    )
     assert (metrics.stage_summary("connect").count, metrics.stage_summary("connect").clamped) == (2, 1)
-    assert metrics.stage_summary("request") == StageSummary(0, *[None] * 7)
+    assert (metrics.stage_summary("request").count, metrics.stage_summary("request").latency_ms) == (0, NO_LATENCIES)
 
 
 def test_late_ones_ran_and_dropped_ones_did_not():
@@ -207,12 +226,12 @@ def test_late_ones_ran_and_dropped_ones_did_not():
 
     command, push = metrics.summary("command"), metrics.summary("push")
     assert (command.count, command.late, command.dropped) == (1, 1, 1)
-    assert (push.count, push.late, push.dropped, push.rate_per_s, push.p50) == (0, 0, 5, 0.0, None)
+    assert (push.count, push.late, push.dropped, push.rate_per_s, push.latency_ms.p50) == (0, 0, 5, 0.0, None)
     assert metrics.operations() == ["command", "push"]
     assert metrics.drops() == [
-        DropSummary("push", "the phase ended", 3),
-        DropSummary("push", "the Mac was off", 2),
-        DropSummary("command", "the Mac was off", 1),
+        ReasonSummary("push", "the phase ended", 3),
+        ReasonSummary("push", "the Mac was off", 2),
+        ReasonSummary("command", "the Mac was off", 1),
     ]
 
 
@@ -223,7 +242,7 @@ def test_late_ones_ran_and_dropped_ones_did_not():
         lambda metrics: metrics.stage_summary("session"),
         lambda metrics: metrics.late("connect"),
         lambda metrics: metrics.dropped("connect", "no"),
-        lambda metrics: metrics.encoded("session"),
+        lambda metrics: metrics.summary("connect"),
     ],
 )
 def test_what_is_no_operation_or_no_stage_is_misuse_and_is_not_counted(call):
@@ -237,10 +256,10 @@ def test_the_histogram_is_one_that_hdrhistogram_reads():
     metrics = counted(exchange(0.25), exchange(0.5), exchange(1.0))
     metrics.stage("connect", 0.01)
 
-    histogram = HdrHistogram.decode(metrics.encoded("command"))
+    histogram = HdrHistogram.decode(metrics.summary("command").histogram)
     assert histogram.get_total_count() == 3
     assert histogram.get_value_at_percentile(50.0) == pytest.approx(500_000, rel=1e-3)
-    assert HdrHistogram.decode(metrics.encoded("connect")).get_total_count() == 1
+    assert HdrHistogram.decode(metrics.stage_summary("connect").histogram).get_total_count() == 1
 
 
 # One second

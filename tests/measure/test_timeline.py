@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from agent.errors import LomAgentError, MisuseError, OperatorError
 from agent.measure.latencies import LARGEST
 from agent.measure.metrics import Metrics
 from agent.measure.records import OPERATIONS, Exchange, Failure
-from agent.measure.timeline import LONGEST_SECONDS, MACS, TimeLine
+from agent.measure.timeline import LONGEST_SECONDS, MACS, Second, SecondOfOperation, TimeLine
 
 counts = st.integers(0, 1000)
 ended = st.fixed_dictionaries(
@@ -40,15 +41,15 @@ def line(*told):
 
 def test_a_row_has_every_key_whoever_spoke():
     assert line((3, {})).rows() == [
-        {
-            "t": 3,
-            "operations": {},
-            "macs": {"new": 0, "idle": 0, "session": 0, "booting": 0, "off": 0, "left": 0},
-            "connections": 0,
-            "pushes_waiting": 0,
-            "lag_ms": None,
-            "cpu": None,
-        }
+        Second(
+            t=3,
+            operations={},
+            macs={"new": 0, "idle": 0, "session": 0, "booting": 0, "off": 0, "left": 0},
+            connections=0,
+            pushes_waiting=0,
+            lag_ms=None,
+            cpu=None,
+        )
     ]
 
 
@@ -66,23 +67,23 @@ def test_two_shards_and_their_leader_make_one_row():
         (0, {"pushes_waiting": 4}),
     ).rows()
 
-    assert list(row["operations"]) == ["enroll", "session"]
-    session = row["operations"]["session"]
-    assert (session["count"], session["errors"]) == (101, 1)
-    assert session["p50_ms"] == pytest.approx(100.0, rel=0.03)
-    assert session["p99_ms"] == pytest.approx(100.0, rel=0.03)
-    assert row["operations"]["enroll"] == {"count": 1, "errors": 1, "p50_ms": None, "p99_ms": None}
-    assert row["macs"] == {"new": 0, "idle": 7, "session": 0, "booting": 0, "off": 1, "left": 0}
-    assert (row["connections"], row["pushes_waiting"], row["lag_ms"], row["cpu"]) == (8, 4, 3.0, 0.25)
+    assert list(row.operations) == ["enroll", "session"]
+    session = row.operations["session"]
+    assert (session.count, session.errors) == (101, 1)
+    assert session.p50_ms == pytest.approx(100.0, rel=0.03)
+    assert session.p99_ms == pytest.approx(100.0, rel=0.03)
+    assert row.operations["enroll"] == SecondOfOperation(1, 1, None, None)
+    assert row.macs == {"new": 0, "idle": 7, "session": 0, "booting": 0, "off": 1, "left": 0}
+    assert (row.connections, row.pushes_waiting, row.lag_ms, row.cpu) == (8, 4, 3.0, 0.25)
 
 
 def test_seconds_are_in_order_and_those_nobody_spoke_of_are_missing():
     timeline = line((4, {}), (0, {}), (2, {"connections": 1}), (0, {"connections": 2}))
-    assert [(row["t"], row["connections"]) for row in timeline.rows()] == [(0, 2), (2, 1), (4, 0)]
+    assert [(row.t, row.connections) for row in timeline.rows()] == [(0, 2), (2, 1), (4, 0)]
 
 
 def test_what_comes_after_the_longest_time_line_is_left_out():
-    assert [row["t"] for row in line((LONGEST_SECONDS - 1, {}), (LONGEST_SECONDS, {})).rows()] == [LONGEST_SECONDS - 1]
+    assert [row.t for row in line((LONGEST_SECONDS - 1, {}), (LONGEST_SECONDS, {})).rows()] == [LONGEST_SECONDS - 1]
 
 
 def test_a_second_before_the_start_is_misuse():
@@ -99,11 +100,11 @@ def test_the_order_in_which_processes_speak_does_not_matter(told, random):
 def test_nothing_is_lost_and_the_rows_are_json(told):
     found = line(*told).rows()
 
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert sum(row["connections"] for row in found) == sum(row.get("connections", 0) for _, row in told)
+    assert msgspec.json.decode(json.dumps(msgspec.to_builtins(found), allow_nan=False), type=list[Second]) == found
+    assert sum(row.connections for row in found) == sum(row.get("connections", 0) for _, row in told)
     for name in OPERATIONS:
         sent = sum(row.get("operations", {}).get(name, {"count": 0})["count"] for _, row in told)
-        assert sum(row["operations"][name]["count"] for row in found if name in row["operations"]) == sent
+        assert sum(row.operations[name].count for row in found if name in row.operations) == sent
 
 
 @given(said)
@@ -141,7 +142,7 @@ def test_more_than_can_be_is_refused_when_it_adds_up():
     timeline = line((0, {"connections": 2**40}))
     with pytest.raises(OperatorError, match="time line"):
         timeline.add(0, {"connections": 1})
-    assert [row["connections"] for row in timeline.rows()] == [2**40]
+    assert [row.connections for row in timeline.rows()] == [2**40]
 
 
 @given(

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from agent.errors import OperatorError
 from agent.report.compare import compare
-from agent.report.document import read_document
 from agent.report.html import report_html
 from agent.report.junit import junit
 from agent.report.merging import merge_documents
@@ -111,16 +110,15 @@ def by_all(path: Path) -> None:
     """Every reader of results, as `lom-agent report` and a run call them."""
     document = read_results(path)
     console = Console(file=StringIO(), width=80)
-    typed = read_document(document)
-    verdict(typed)
-    other = SMALL[1]
+    verdict(document)
+    other = documents.typed(SMALL[1])
     for read in (
         lambda: print_summary(console, document),
         lambda: junit(document),
         lambda: report_html([document]),
         lambda: report_html([document, other]),
         lambda: report_html([other, document]),
-        lambda: compare([typed, read_document(other), typed]),
+        lambda: compare([document, other, document]),
         lambda: write_results(path.parent / "merged", merge_documents([document])),
         lambda: write_results(path.parent / "merged", merge_documents([other, document])),
     ):

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import MisuseError
+from agent.measure.latencies import NO_LATENCIES, Latencies, LatencySummary
+from agent.measure.summaries import OperationSummary, StageSummary
 from agent.report.compare import Comparison, Judgement, changes, compare, letter
-from agent.report.document import Latency, Operation, Stage, read_document
 from agent.report.numbers import NOTHING, TIMES
 from agent.report.verdict import Level
 
@@ -22,23 +23,43 @@ COUNTS = st.integers(0, 100_000)
 
 def operation(
     count: int = 5000, median_ms: float = 40.0, *, seed: int = 1, rate: float = 50.0, **counts: int
-) -> Operation:
+) -> OperationSummary:
     """An operation whose latencies were drawn by ``seed``."""
     dice = random.Random(seed)
     histogram = HdrHistogram(1, 3_600_000_000, 3)
     for _ in range(count - counts.get("errors", 0)):
         histogram.record_value(round(1000 * median_ms * dice.lognormvariate(0, 0.4)))
     names = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9}
-    latency = Latency(**{name: histogram.get_value_at_percentile(share) / 1000 for name, share in names.items()})
-    return Operation(count, rate_per_s=rate, latency_ms=latency, histogram=histogram.encode().decode(), **counts)
+    latency = {name: histogram.get_value_at_percentile(share) / 1000 for name, share in names.items()}
+    return bare(
+        count,
+        rate_per_s=rate,
+        latency_ms=LatencySummary(**latency, max=None, mean=None),
+        histogram=histogram.encode().decode(),
+        **counts,
+    )
 
 
-def judged(before: Operation, after: Operation) -> dict[str, Judgement]:
+def bare(count: int, **parts: Any) -> OperationSummary:
+    """An operation without latencies."""
+    return OperationSummary(
+        **{
+            "count": count, "errors": 0, "late": 0, "dropped": 0, "rate_per_s": 0.0, "latency_ms": NO_LATENCIES,
+            "clamped": 0, "histogram": Latencies().encoded(), **parts,
+        }
+    )  # fmt: skip
+
+
+def stage(count: int) -> StageSummary:
+    return StageSummary(count=count, latency_ms=NO_LATENCIES, clamped=0, histogram=Latencies().encoded())
+
+
+def judged(before: OperationSummary, after: OperationSummary) -> dict[str, Judgement]:
     return {what: change.judgement for what, change in changes(before, after).items()}
 
 
 def compared(*several: dict[str, Any]) -> Comparison:
-    return compare([read_document(each) for each in several])
+    return compare([documents.typed(each) for each in several])
 
 
 # Latencies
@@ -80,14 +101,14 @@ def test_two_runs_of_the_same_server_are_mostly_alike() -> None:
 
 
 def test_without_histograms_nothing_can_be_told_from_chance() -> None:
-    one, other = (Operation(9000, latency_ms=Latency(p50=ms)) for ms in (10.0, 20.0))
+    one, other = (bare(9000, latency_ms=LatencySummary(ms, *[None] * 6)) for ms in (10.0, 20.0))
     assert judged(one, other)["p50"] is Judgement.CHANCE
-    assert judged(one, Operation(9000))["p50"] is Judgement.UNKNOWN
+    assert judged(one, bare(9000))["p50"] is Judgement.UNKNOWN
 
 
 def test_stages_have_latencies_only() -> None:
-    assert set(changes(Stage(count=5), Stage(count=6))) == {"p50", "p90", "p95", "p99", "p99_9"}
-    assert changes(None, Stage()) == {}
+    assert set(changes(stage(5), stage(6))) == {"p50", "p90", "p95", "p99", "p99_9"}
+    assert changes(None, stage(0)) == {}
 
 
 # Counts and rates
@@ -106,18 +127,18 @@ def test_stages_have_latencies_only() -> None:
     ],
 )
 def test_errors_change_where_chance_would_not_have_it(before: int, after: int, judgement: Judgement) -> None:
-    one, other = (Operation(10_000, errors=errors) for errors in (before, after))
+    one, other = (bare(10_000, errors=errors) for errors in (before, after))
     assert judged(one, other)["errors"] is judgement
 
 
 def test_errors_are_held_against_how_many_there_were_to_fail() -> None:
-    found = changes(Operation(1000, errors=100), Operation(10_000, errors=1000))["errors"]
+    found = changes(bare(1000, errors=100), bare(10_000, errors=1000))["errors"]
     assert (found.judgement, found.text) == (Judgement.SAME, "±0 %")
 
 
 @given(COUNTS, COUNTS, COUNTS, COUNTS)
 def test_every_pair_of_counts_can_be_judged_and_the_other_way_round(a: int, b: int, c: int, d: int) -> None:
-    one, other = (Operation(count, errors=min(count, errors), dropped=errors) for count, errors in ((a, b), (c, d)))
+    one, other = (bare(count, errors=min(count, errors), dropped=errors) for count, errors in ((a, b), (c, d)))
     there, back = judged(one, other), judged(other, one)
     turned = {Judgement.WORSE: Judgement.BETTER, Judgement.BETTER: Judgement.WORSE}
     for what in ("errors", "dropped"):
@@ -136,7 +157,7 @@ def test_every_pair_of_counts_can_be_judged_and_the_other_way_round(a: int, b: i
     ],
 )
 def test_rates(count: int, rate: float, judgement: Judgement) -> None:
-    one, other = (Operation(count, rate_per_s=each) for each in (50.0, rate))
+    one, other = (bare(count, rate_per_s=each) for each in (50.0, rate))
     assert judged(one, other)["rate_per_s"] is judgement
 
 
@@ -179,12 +200,12 @@ def embedded(document: dict[str, Any]) -> None:
     [
         (lambda run: run.update(generator=documents.failed()["generator"]), "the load generator was overloaded"),
         (embedded, "in run B the load generator and its embedded lab were overloaded"),
-        (lambda run: run.update(complete=False), "run B did not come to its end"),
-        (lambda run: run.update(complete=False, signal=2), "run B did not come to its end"),
-        (lambda run: run.update(operations={}), "in run B nothing was done"),
+        (lambda run: run.update(complete=False), "run B did not finish"),
+        (lambda run: run.update(complete=False, signal=2), "run B did not finish"),
+        (lambda run: run.update(operations={}), "in run B no operation ended"),
         (lambda run: run["scenario"]["fleet"].update(devices=50), "(scenario.fleet.devices)"),
         (lambda run: run["scenario"]["phase"][1].update(share=0.5), "(scenario.phase.2.share)"),
-        (lambda run: run.update(devices=7), "another load was put on the server (devices)"),
+        (lambda run: run.update(devices=7), "the load on the server differs (devices)"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_told_why_and_none_is_called_worse_or_better(change: Any, why: str) -> None:
@@ -211,13 +232,13 @@ def test_what_started_late_is_the_generators_and_makes_no_run_worse() -> None:
     other["operations"]["delivery"]["late"] = 900
     (against,) = compared(documents.good(), other).against
     assert (against.worse, against.better) == ((), ())
-    assert against.late == ("delivery has more late ones: 0 → 900 (+4.32 %).",)
+    assert against.late == ("delivery has more late starts: 0 → 900 (+4.32 %).",)
 
 
 def test_a_regression_is_what_the_threshold_makes_of_it() -> None:
     rates = [documents.good() for _ in range(2)]
     rates[1]["operations"]["session"]["rate_per_s"] *= 0.93
-    both = [read_document(each) for each in rates]
+    both = [documents.typed(each) for each in rates]
     assert not compare(both).regressed
     assert compare(both, 0.05).regressed
     assert not compare(both[::-1], 0.05).regressed
@@ -242,14 +263,25 @@ def test_every_run_is_held_against_the_first() -> None:
     assert [against.name for against in found.against] == ["B", "C", "D"]
     assert found.against[0].better
     assert found.against[1].headline == "run C is comparable with run A: nothing changed"
-    assert found.against[2].headline.startswith("run D is not comparable with run A: in run D nothing was done; ")
+    assert found.against[2].headline.startswith("run D is not comparable with run A: in run D no operation ended; ")
     assert "session" in found.against[2].missing
 
 
 def test_one_run_alone_is_misuse() -> None:
     with pytest.raises(MisuseError, match="found 1"):
-        compare([read_document(documents.good())])
+        compare([documents.typed(documents.good())])
 
 
 def test_runs_are_called_by_letters() -> None:
     assert [letter(index) for index in range(3)] == ["A", "B", "C"]
+
+
+def test_operations_that_were_cut_short_are_told_and_make_no_run_worse() -> None:
+    other = documents.good()
+    other["operations"]["push"]["cut_short"] = 900
+    other["cut_short"] = [{"operation": "push", "reason": "the run ended first", "count": 900}]
+    found = compared(documents.good(), other)
+    (caution,) = found.cautions
+    assert caution.text == "In run B 900 operations were cut short: their latencies are missing."
+    assert caution.details == (f"900 {TIMES} push: the run ended first",)
+    assert (found.against[0].worse, found.regressed, found.level) == ((), False, Level.WARNING)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.measure.limits import judge, parse_limit
 from agent.measure.metrics import Metrics
 from agent.measure.records import Exchange
-from agent.report.generator import generator_document, unreliable
+from agent.measure.summaries import PhaseSummary
+from agent.measure.timeline import Second, SecondOfOperation
+from agent.report.generator import judged_generator, unreliable
+
+PHASE = PhaseSummary(
+    name="look", kind="command", started_s=0.0, ended_s=5.0, planned=9, started=9, done=9, failed=0, late=0, dropped=0
+)
+
+
+def waited(name: str, waits: int, seconds: float) -> PhaseSummary:
+    """An enrolment that waited for RSA keys."""
+    return msgspec.structs.replace(PHASE, name=name, kind="enroll", key_waits=waits, key_wait_s=seconds)
 
 
 def span(phase: str, **changes: Any) -> dict[str, Any]:
@@ -24,7 +36,7 @@ def span(phase: str, **changes: Any) -> dict[str, Any]:
 def judged(*spans: dict[str, Any], worker: Any = 0) -> Any:
     lag = {"p50": 1.0, "p99": 2.0, "max": 7000.0}
     facts = {"worker": worker, "lag": lag, "cpu_s": 4.0, "cpu_by_second": [0.2] * 20, "max_rss_kib": 9}
-    return generator_document([{**facts, "phases": list(spans)}])
+    return judged_generator([{**facts, "phases": list(spans)}])
 
 
 STALL = {"lagging_s": 6.9, "p99_ms": 6900.0, "max_ms": 7000.0, "cpu_s": 0.6}
@@ -32,10 +44,10 @@ STALL = {"lagging_s": 6.9, "p99_ms": 6900.0, "max_ms": 7000.0, "cpu_s": 0.6}
 
 def test_a_phase_is_judged_by_itself_and_named_with_its_worker() -> None:
     found = judged(span("enroll"), span("look", **STALL), span("ask"), worker=1)
-    [overload] = found["overloaded"]
-    assert (overload["phase"], overload["worker"], found["trustworthy"]) == ("look", 1, False)
-    assert overload["reason"].startswith("Phase look, worker 1: the event loop lagged by 6.90 s (p99 over time;")
-    assert judged(span("enroll"), span("look"))["trustworthy"]
+    [overload] = found.overloaded
+    assert (overload.phase, overload.worker, found.trustworthy) == ("look", 1, False)
+    assert overload.reason.startswith("Phase look, worker 1: the event loop lagged by 6.90 s (p99 over time;")
+    assert judged(span("enroll"), span("look")).trustworthy
 
 
 @pytest.mark.parametrize(
@@ -54,8 +66,8 @@ def test_a_phase_is_judged_by_itself_and_named_with_its_worker() -> None:
     ],
 )
 def test_it_is_said_what_was_measured_and_only_the_cause_that_it_shows(changes: dict[str, Any], said: str) -> None:
-    [overload] = judged(span("look", **changes))["overloaded"]
-    assert said in overload["reason"]
+    [overload] = judged(span("look", **changes)).overloaded
+    assert said in overload.reason
 
 
 @pytest.mark.parametrize(
@@ -68,11 +80,10 @@ def test_it_is_said_what_was_measured_and_only_the_cause_that_it_shows(changes: 
     ],
 )
 def test_a_moment_is_no_overload(changes: dict[str, Any]) -> None:
-    assert judged(span("look", **changes))["trustworthy"]
+    assert judged(span("look", **changes)).trustworthy
 
 
-def test_a_wait_for_its_own_keys_is_the_generators_and_touches_the_rate_alone(monkeypatch: Any) -> None:
-    monkeypatch.setattr("agent.measure.metrics.STAGES", ("connect", "key"))
+def test_a_wait_for_its_own_keys_is_the_generators_and_touches_the_rate_alone() -> None:
     metrics = Metrics()
     for seconds in (0.2, 5.7):
         metrics.stage("key", seconds)
@@ -83,33 +94,43 @@ def test_a_wait_for_its_own_keys_is_the_generators_and_touches_the_rate_alone(mo
         "cpu_by_second": [],
         "max_rss_kib": 1,
     }
-    found = generator_document([idle], metrics=metrics)
-    assert found["reasons"][0].startswith(
-        "Enrolments waited for the load generator's own RSA keys: 2 waits, p99 5.70 s."
+    found = judged_generator([idle], metrics=metrics)
+    assert found.reasons[0].startswith("Enrolments waited for the load generator's own RSA keys: 2 waits, p99 5.70 s.")
+    assert unreliable(found.overloaded, [], []) == {"enroll.rate"}
+    [long, quick] = [waited("enrol", 2, 5.9), waited("enrol again", 4, 0.01)]
+    named = judged_generator([idle], metrics=metrics, phases=[PHASE, quick, long])
+    assert [(each.phase, each.worker, each.kind) for each in named.overloaded] == [("enrol", None, "key")]
+    assert named.reasons[0].startswith(
+        "Phase enrol: enrolments waited for the load generator's own RSA keys: 2 waits, 2.95 s on average."
     )
-    assert unreliable(found["overloaded"], [], []) == {"enroll.rate"}
+    most = judged_generator([idle], metrics=metrics, phases=[waited("enrol", 200, 6.0), quick])
+    assert [each.phase for each in most.overloaded] == ["enrol"]
     short = Metrics()
     short.stage("key", 0.01)
-    assert generator_document([idle], metrics=short)["trustworthy"]
+    assert judged_generator([idle], metrics=short).trustworthy
 
 
 # Limits
 
 
-PHASES = [{"name": name, "started_s": at, "ended_s": at + 5.0} for name, at in (("enroll", 0.0), ("look", 5.0))]
+PHASES = [
+    msgspec.structs.replace(PHASE, name=name, started_s=at, ended_s=at + 5.0)
+    for name, at in (("enroll", 0.0), ("look", 5.0))
+]
 
 
-def row(t: int, *operations: str) -> dict[str, Any]:
-    return {"t": t, "operations": {name: {} for name in operations}}
+def row(t: int, *operations: str) -> Second:
+    ended = {name: SecondOfOperation(1, 0, None, None) for name in operations}
+    return Second(t=t, operations=ended, macs={}, connections=0, pushes_waiting=0, lag_ms=None, cpu=None)
 
 
 def test_what_ended_while_the_generator_was_overloaded_is_in_doubt_and_nothing_else() -> None:
     timeline = [row(0, "enroll", "checkin"), row(4, "enroll"), row(7, "session"), row(12, "push")]
-    overloaded = judged(span("look", **STALL))["overloaded"]
+    overloaded = judged(span("look", **STALL)).overloaded
     found = unreliable(overloaded, PHASES, timeline)
     assert {"session", "request"} <= found
     assert not {"enroll", "push"} & found
-    everything = unreliable([{**overloaded[0], "phase": None}], PHASES, timeline)
+    everything = unreliable([msgspec.structs.replace(overloaded[0], phase=None)], PHASES, timeline)
     assert {"enroll", "session", "push"} <= everything
 
 

@@ -37,7 +37,7 @@ Plotly.relayout(plot("rates"), { "xaxis.range[0]": 60000, "xaxis.range[1]": 1200
 
 
 def opened(tmp_path: Path, *several: dict[str, Any]) -> Opened:
-    return open_page(write_report(tmp_path / "page.html", several), tmp_path)
+    return open_page(write_report(tmp_path / "page.html", [documents.typed(each) for each in several]), tmp_path)
 
 
 def assert_drawn(page: Opened, plots: int) -> None:
@@ -62,7 +62,7 @@ def test_every_plot_of_a_comparison_is_drawn(tmp_path: Path) -> None:
 
 
 def test_the_legend_and_a_look_closer_go_for_all_plots(tmp_path: Path) -> None:
-    page = report_html([documents.failed()])
+    page = report_html([documents.typed(documents.failed())])
     # The page lets no strange script run, so that this one has to come without its policy.
     start, end = page.index('<meta http-equiv="Content-Security-Policy"'), page.index('<meta name="viewport"')
     driven = page[:start] + page[end:].replace("</body>", f"<script>{DRIVER}</script></body>")
@@ -91,7 +91,9 @@ def test_a_page_that_does_ask_and_complain_is_noticed(tmp_path: Path) -> None:
 def test_the_policy_of_the_page_holds_by_itself(tmp_path: Path) -> None:
     strange = "<script>document.title = 'x'</script><img src=\"http://nowhere.invalid/x\">"
     path = tmp_path / "page.html"
-    path.write_text(report_html([documents.smallest()]).replace("</body>", strange + "</body>"), encoding="utf-8")
+    path.write_text(
+        report_html([documents.typed(documents.smallest())]).replace("</body>", strange + "</body>"), encoding="utf-8"
+    )
     page = open_page(path, tmp_path)
     assert page.requests == []
     assert len(page.complaints) == 2

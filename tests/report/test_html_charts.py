@@ -9,14 +9,14 @@ import documents
 import pytest
 
 from agent.measure.records import OPERATIONS
-from agent.report.document import Document, read_document
+from agent.report.document import Document
 from agent.report.html import charts
 from agent.report.html.charts import Chart
 from agent.report.html.series import series
 
 
 def read(document: dict[str, Any]) -> Document:
-    return read_document(document)
+    return documents.typed(document)
 
 
 def named(found: list[Chart]) -> dict[str, Chart]:

@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.report.document import Second, SecondOfOperation
+from agent.measure.timeline import Second, SecondOfOperation
 from agent.report.html.series import MOST_POINTS, interval, series
 
 LATENCIES = st.none() | st.floats(0.001, 1e6)
+
+
+def second(t: int, operations: dict[str, SecondOfOperation] | None = None) -> Second:
+    return Second(t=t, operations=operations or {}, macs={}, connections=0, pushes_waiting=0, lag_ms=None, cpu=None)
 
 
 @st.composite
@@ -98,15 +102,15 @@ def test_the_states_of_an_interval_add_up_to_the_fleet(timeline: list[Second], m
 
 def test_a_quick_second_with_many_weighs_more_than_a_slow_one_with_few() -> None:
     timeline = [
-        Second(0, {"session": SecondOfOperation(100, 0, 10.0, 20.0)}),
-        Second(1, {"session": SecondOfOperation(3, 0, 900.0, 950.0)}),
+        second(0, {"session": SecondOfOperation(100, 0, 10.0, 20.0)}),
+        second(1, {"session": SecondOfOperation(3, 0, 900.0, 950.0)}),
     ]
     assert series(timeline, 1).operations["session"].p50 == [0.010]
     assert series(timeline, 1).operations["session"].p99 == [0.950]
 
 
 def test_a_second_that_nobody_reported_is_a_gap() -> None:
-    found = series([Second(0, {"session": SecondOfOperation(4)}), Second(2)])
+    found = series([second(0, {"session": SecondOfOperation(4, 0, None, None)}), second(2)])
     assert found.operations["session"].per_s == [4, None, 0]
     assert found.cpu == [None, None, None]
 
@@ -114,7 +118,7 @@ def test_a_second_that_nobody_reported_is_a_gap() -> None:
 def test_of_a_run_of_hours_the_spike_of_one_second_is_seen() -> None:
     document: Any = documents.hours()
     rows = [
-        Second(row["t"], {"session": SecondOfOperation(**row["operations"]["session"])}) for row in document["timeline"]
+        second(row["t"], {"session": SecondOfOperation(**row["operations"]["session"])}) for row in document["timeline"]
     ]
     found = series(rows)
     assert found.length <= MOST_POINTS

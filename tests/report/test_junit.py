@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.errors import OperatorError
-from agent.measure.limits import Verdict
+from agent.measure.limits import LimitVerdict
 from agent.measure.metrics import Metrics
+from agent.measure.summaries import PhaseSummary
+from agent.report.document import Resources
 from agent.report.junit import junit, write_junit
-from agent.report.results import Resources, RunInfo, results
+from agent.report.results import RunInfo, results
 
 START = datetime(2026, 1, 31, 13, 30, 15, 250_000, tzinfo=UTC)
 KEPT_UP = {
@@ -57,7 +60,7 @@ def document(**facts):
 
 def phase(name, started_s, ended_s):
     counts = dict.fromkeys(("planned", "started", "done", "failed", "late", "dropped"), 0)
-    return {"name": name, "kind": "checkin", "started_s": started_s, "ended_s": ended_s, **counts}
+    return PhaseSummary(name=name, kind="checkin", started_s=started_s, ended_s=ended_s, **counts)
 
 
 def checked(octets):
@@ -96,7 +99,7 @@ def test_a_good_run_is_tests_that_passed():
         junit(
             document(
                 phases=[phase("enroll", 0.0, 2.5)],
-                limits=[Verdict("push.errors == 0", True, "0", "push.errors was 0; the limit is == 0.")],
+                limits=[LimitVerdict("push.errors == 0", True, "0", "push.errors was 0; the limit is == 0.")],
             )
         )
     )
@@ -121,7 +124,7 @@ def test_a_good_run_is_tests_that_passed():
 
 def test_a_broken_limit_is_a_failure_with_the_sentence():
     sentence = "session.p99 was 612 ms; the limit is < 500 ms."
-    suite = checked(junit(document(limits=[Verdict("session.p99 < 500ms", False, "612 ms", sentence)])))
+    suite = checked(junit(document(limits=[LimitVerdict("session.p99 < 500ms", False, "612 ms", sentence)])))
 
     assert outcomes(suite)["evening.limit", "session.p99 < 500ms"] == ("failure", sentence)
     assert suite.find("testcase/failure").text == sentence
@@ -138,9 +141,9 @@ def test_a_run_that_did_not_come_to_its_end_is_an_error_and_so_is_the_phase_it_w
     )
     found = outcomes(suite)
 
-    assert found["evening.run", "complete"] == ("error", "The run did not come to its end: worker 1 died.")
+    assert found["evening.run", "complete"] == ("error", "The run did not finish: worker 1 died.")
     assert found["evening.phase", "enroll"] is None
-    assert found["evening.phase", "wake"] == ("error", "The phase wake did not come to its end: worker 1 died.")
+    assert found["evening.phase", "wake"] == ("error", "The phase wake did not finish: worker 1 died.")
     assert found["evening.phase", "reset"] == ("skipped", "The phase never started: worker 1 died.")
 
 
@@ -154,7 +157,7 @@ def test_a_generator_that_is_not_to_be_trusted_is_a_skipped_test():
 
 
 def test_a_limit_that_was_given_twice_is_one_test():
-    verdict = Verdict("push.errors == 0", True, "0", "push.errors was 0; the limit is == 0.")
+    verdict = LimitVerdict("push.errors == 0", True, "0", "push.errors was 0; the limit is == 0.")
     assert len(outcomes(checked(junit(document(limits=[verdict, verdict]))))) == 5
 
 
@@ -163,7 +166,7 @@ def test_a_scenario_without_a_name_has_a_suite_all_the_same():
 
 
 def test_a_start_that_is_no_time_is_left_out():
-    assert "timestamp" not in checked(junit({**document(), "started": "yesterday"})).attrib
+    assert "timestamp" not in checked(junit(replace(document(), started="yesterday"))).attrib
 
 
 @given(st.text(max_size=30))
@@ -173,7 +176,7 @@ def test_any_text_is_xml(text):
             document(
                 name=f"a{text}",
                 phases=[phase(f"b{text}", 0.0, None)],
-                limits=[Verdict(f"c{text}", False, text, text)],
+                limits=[LimitVerdict(f"c{text}", False, text, text)],
                 incomplete_because=text,
             )
         )
@@ -185,7 +188,7 @@ def test_characters_that_xml_cannot_hold_are_shown_as_escapes():
     suite = checked(junit(document(incomplete_because="<b> & \x1b[31m \0 \ud800 \ufffe ü 😀")))
     assert outcomes(suite)["evening.run", "complete"] == (
         "error",
-        "The run did not come to its end: <b> & \\x1b[31m \\x00 \\ud800 \\ufffe ü 😀.",
+        "The run did not finish: <b> & \\x1b[31m \\x00 \\ud800 \\ufffe ü 😀.",
     )
 
 

@@ -17,7 +17,6 @@ from rich.console import Console
 from servers import unused_port
 
 from agent.load.conductor import INTERRUPTED
-from agent.report.document import read_document
 from agent.report.html import report_html
 from agent.report.junit import junit
 from agent.report.merging import merge_documents
@@ -68,31 +67,31 @@ def results(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(results())
 def test_everybody_says_the_same_of_any_results(document: dict[str, Any]) -> None:
-    found = outcome(read_document(document))
+    found = outcome(documents.typed(document))
     assert (found.exit_status == 0) is found.passed
 
-    suites = ET.fromstring(junit(document))
+    suites = ET.fromstring(junit(documents.typed(document)))
     red = (int(suites.get("failures", "0")), int(suites.get("errors", "0"))) != (0, 0)
     assert red is not found.passed
     said = "".join(each.get("message", "") for tag in ("failure", "error") for each in suites.iter(tag))
     assert all(reason.text in said for reason in found.reasons)
 
-    judged = verdict(read_document(document))
+    judged = verdict(documents.typed(document))
     assert (judged.level is Level.BAD) is not found.passed
 
     console = Console(file=StringIO(), record=True, width=200, color_system="truecolor", force_terminal=True)
-    print_summary(console, document)
+    print_summary(console, documents.typed(document))
     last = console.export_text(styles=True).splitlines()[-1]
     assert ("\x1b[1;31m" in last) is not found.passed
     assert not ("All good" in last and not found.passed)
 
-    assert with_outcome(document)["outcome"]["exit_status"] == found.exit_status
+    assert with_outcome(documents.typed(document)).outcome.exit_status == found.exit_status
 
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_the_page_says_so_too(passed: bool) -> None:
     document = documents.smallest() | {"complete": passed}
-    assert ('<header class="verdict bad">' in report_html([document])) is not passed
+    assert ('<header class="verdict bad">' in report_html([documents.typed(document)])) is not passed
 
 
 @given(results(), results())
@@ -101,8 +100,9 @@ def test_a_sum_passes_where_all_of_it_passes_and_never_where_a_part_is_cut_short
     for document in (one, other):
         document |= {"operations": {}, "errors": [], "limits": []}
         parts.append(document)
-    merged = outcome(read_document(merge_documents(parts)))
-    cut_short = [any(each.kind is Kind.RUN for each in outcome(read_document(part)).reasons) for part in parts]
+    typed = [documents.typed(part) for part in parts]
+    merged = outcome(merge_documents(typed))
+    cut_short = [any(each.kind is Kind.RUN for each in outcome(part).reasons) for part in typed]
     assert any(each.kind is Kind.RUN for each in merged.reasons) is any(cut_short)
 
 
@@ -110,13 +110,13 @@ def test_a_sum_passes_where_all_of_it_passes_and_never_where_a_part_is_cut_short
     ("changes", "exit_status", "said"),
     [
         ({}, 0, []),
-        ({"operations": {"push": operation(93, 3)}}, 1, ["push: 3 of 93 failed, and no limit says how many may."]),
-        (CUT_SHORT | {"signal": 2}, 130, [f"The run did not come to its end: {INTERRUPTED}."]),
-        (CUT_SHORT, 1, [f"The run did not come to its end: {INTERRUPTED}."]),
+        ({"operations": {"push": operation(93, 3)}}, 1, ["push: 3 of 93 failed. No limit allows failures."]),
+        (CUT_SHORT | {"signal": 2}, 130, [f"The run did not finish: {INTERRUPTED}."]),
+        (CUT_SHORT, 1, [f"The run did not finish: {INTERRUPTED}."]),
     ],
 )
 def test_the_exit_status_and_why(changes: dict[str, Any], exit_status: int, said: list[str]) -> None:
-    found = outcome(read_document(documents.smallest() | changes))
+    found = outcome(documents.typed(documents.smallest() | changes))
     assert (found.exit_status, [reason.text for reason in found.reasons]) == (exit_status, said)
 
 

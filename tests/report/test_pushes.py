@@ -14,12 +14,12 @@ from agent.report.merging import merge_documents
 from agent.report.pushes import own_refusals
 from agent.report.terminal.summary import print_summary
 
-TITLE = "Refused by our own push gateway: not failures of the server or of APNs"
+TITLE = "Refused by the push gateway of lom-agent: not failures of the server or of APNs"
 LINES = [
     "  The gateway refused 1,234 pushes because this machine was overloaded (503 ServiceUnavailable).",
     "  The gateway refused 1 push because the worker process of their Macs was gone.",
-    "  The gateway refused 2 pushes because the run was at its end (503 Shutdown).",
-    "  The gateway closed 3 connections because there were too many at a time.",
+    "  The gateway refused 2 pushes because the run was ending (503 Shutdown).",
+    "  The gateway closed 3 connections because too many were open.",
 ]
 
 
@@ -36,7 +36,7 @@ def counted(overloaded=0, worker_lost=0, shutdown=0, connections=0):
 
 def summary(document):
     console = terminal()
-    print_summary(console, document)
+    print_summary(console, documents.typed(document))
     return console.export_text().splitlines()
 
 
@@ -58,9 +58,9 @@ def test_without_any_there_is_no_word_of_it():
 def test_they_change_no_verdict():
     document = documents.good()
     assert document["push"]["refused"] == {}
-    before, last = junit(document), summary(document)[-1]
+    before, last = junit(documents.typed(document)), summary(document)[-1]
     document["push"] = document["push"] | {"own": counted(9, 9, 9, 9)["own"]}
-    assert junit(document) == before
+    assert junit(documents.typed(document)) == before
     assert summary(document)[-1] == last
 
 
@@ -68,7 +68,7 @@ def test_of_several_runs_they_are_added_up():
     runs = [documents.good(), documents.good()]
     for run in runs:
         run["push"]["own"] = counted(3, connections=1)["own"]
-    added = merge_documents(runs)["push"]["own"]
+    added = merge_documents([documents.typed(run) for run in runs]).push["own"]
     assert (added["overloaded"], added["connections"]) == (6, 2)
 
 

@@ -6,16 +6,20 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+from documents import plain
 from hdrh.histogram import HdrHistogram
+from msgspec.structs import replace
 
 from agent.errors import MisuseError, OperatorError
 from agent.measure.latencies import Latencies
 from agent.measure.limits import judge, parse_limit
 from agent.measure.metrics import Metrics
 from agent.measure.records import Exchange, Failure
+from agent.measure.summaries import PhaseSummary
 from agent.measure.timeline import TimeLine
 from agent.report import results as results_module
-from agent.report.results import ResourceMeter, Resources, RunInfo, read_results, results, write_results
+from agent.report.document import Resources
+from agent.report.results import STILL_OPEN, ResourceMeter, RunInfo, read_results, results, write_results
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 RUN = RunInfo(version="1.2.3", seed="orchard", devices=50, started=START, duration_s=12.34567)
@@ -68,7 +72,7 @@ def full_document():
         RunInfo("1.2.3", "orchard", 50, START, 12.34567, name="evening", workers=2),
         TOOK,
         timeline=timeline,
-        phases=[PHASE],
+        phases=[PhaseSummary(**PHASE)],
         generator=[worker(0, lag=lag(1.0)), worker(1, lag={"p50": 1.0, "p99": 2.0, "max": 3.00049})],
         limits=[judge(parse_limit("command.p99 < 1s"), metrics), judge(parse_limit("push.errors == 0"), metrics)],
         push={"accepted": 3},
@@ -82,7 +86,7 @@ NO_LATENCY = dict.fromkeys(("p50", "p90", "p95", "p99", "p99_9", "max", "mean"))
 
 
 def test_the_document_has_exactly_the_promised_shape():
-    document = full_document()
+    document = plain(full_document())
     histograms = [document["operations"][name].pop("histogram") for name in ("command", "push")]
     histograms.append(document["stages"]["connect"].pop("histogram"))
     assert [HdrHistogram.decode(each).get_total_count() for each in histograms] == [4, 0, 1]
@@ -105,7 +109,7 @@ def test_the_document_has_exactly_the_promised_shape():
         "outcome": {
             "exit_status": 1,
             "reasons": [
-                "The run did not come to its end: worker 1 died.",
+                "The run did not finish: worker 1 died.",
                 "push.errors was 1; the limit is == 0.",
             ],
         },
@@ -188,7 +192,7 @@ def test_the_document_has_exactly_the_promised_shape():
 
 
 def test_a_run_that_came_to_its_end_is_complete_and_has_no_keys_that_say_nothing():
-    document = results(Metrics(), RUN, TOOK)
+    document = plain(results(Metrics(), RUN, TOOK))
     assert document["complete"]
     assert {"incomplete_because", "push", "keys", "scenario"} & set(document) == set()
 
@@ -197,8 +201,8 @@ def test_a_run_that_came_to_its_end_is_complete_and_has_no_keys_that_say_nothing
 
 
 def generator(*workers):
-    found = results(Metrics(), RUN, TOOK, generator=workers)["generator"]
-    return found["trustworthy"], found["reasons"]
+    found = results(Metrics(), RUN, TOOK, generator=workers).generator
+    return found.trustworthy, found.reasons
 
 
 def test_a_generator_that_kept_up_is_trustworthy():
@@ -222,7 +226,7 @@ def test_a_generator_that_ran_out_of_cpu_is_not():
 
 def test_a_generator_of_which_nothing_is_known_is_not():
     assert generator() == (False, ["The load generator did not measure itself."])
-    assert generator(worker(2, lag=None, shares=[])) == (False, ["Worker 2 did not tell how it kept up."])
+    assert generator(worker(2, lag=None, shares=[])) == (False, ["Worker 2 did not report how it kept up."])
 
 
 def test_a_worker_that_measured_nothing_yet_did_not_lag():
@@ -231,7 +235,7 @@ def test_a_worker_that_measured_nothing_yet_did_not_lag():
 
 def test_a_run_without_exchanges_is_a_document_too():
     document = results(Metrics(), RUN, TOOK)
-    assert (document["operations"], document["errors"]) == ({}, [])
+    assert (document.operations, document.errors) == ({}, [])
 
 
 def test_a_start_without_a_time_zone_is_misuse():
@@ -269,32 +273,44 @@ def test_the_document_is_written_to_a_directory_that_is_made(tmp_path):
     path = write_results(tmp_path / "out" / "run-1", document)
 
     assert path == tmp_path / "out" / "run-1" / "results.json"
-    assert json.loads(path.read_bytes()) == document
+    assert json.loads(path.read_bytes()) == plain(document)
     assert [each.name for each in path.parent.iterdir()] == ["results.json"]
 
 
 def test_an_older_document_is_replaced_whole(tmp_path):
-    write_results(tmp_path, {"note": "x" * 100_000})
-    path = write_results(str(tmp_path), {"note": "new"})
-    assert json.loads(path.read_bytes()) == {"note": "new"}
+    document = results(Metrics(), RUN, TOOK)
+    write_results(tmp_path, replace(document, scenario={"note": "x" * 100_000}))
+    path = write_results(str(tmp_path), document)
+    assert json.loads(path.read_bytes()) == plain(document)
+
+
+def test_what_has_not_ended_is_cut_short_in_the_results():
+    metrics = Metrics()
+    for _ in range(3):
+        metrics.begun("session")
+    metrics(Exchange("session", 1, START.timestamp(), 0.5))
+    metrics(Exchange("session", 1, START.timestamp(), 0.5, cut_short="the run ended first"))
+    document = results(metrics, RUN, TOOK)
+    assert (document.operations["session"].started, document.operations["session"].cut_short) == (3, 2)
+    assert [(each.reason, each.count) for each in document.cut_short] == [("the run ended first", 1), (STILL_OPEN, 1)]
 
 
 def test_a_directory_that_is_a_file_is_the_operators_error(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(OperatorError, match=r"taken/results\.json cannot be written: "):
-        write_results(tmp_path / "taken", {})
+        write_results(tmp_path / "taken", full_document())
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
     (tmp_path / "results.json").mkdir()
     with pytest.raises(OperatorError, match="Is a directory"):
-        write_results(tmp_path, {})
+        write_results(tmp_path, full_document())
     assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_a_path_that_no_system_takes_is_the_operators_error(tmp_path):
     with pytest.raises(OperatorError, match="null"):
-        write_results(f"{tmp_path}/a\0b", {})
+        write_results(f"{tmp_path}/a\0b", full_document())
 
 
 # Reading one back
@@ -306,7 +322,7 @@ def test_a_document_is_read_back_as_it_was_written(tmp_path):
 
     assert read_results(path) == document
     assert read_results(str(tmp_path)) == document
-    assert json.loads(path.read_bytes()) == document
+    assert json.loads(path.read_bytes()) == plain(document)
 
 
 def test_a_second_of_the_time_line_is_one_line(tmp_path):
@@ -316,14 +332,15 @@ def test_a_second_of_the_time_line_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "time", '\n  "timeline": []', 'x": [], "timeline": []'])
 def test_no_text_in_it_can_be_mistaken_for_the_time_line(tmp_path, text):
-    document = {"a": text, **full_document(), "scenario": {"timeline": [], text: [text, {"timeline": []}]}}
+    document = replace(full_document(), name=text, scenario={"timeline": [], text: [text, {"timeline": []}]})
     path = write_results(tmp_path, document)
-    assert json.loads(path.read_bytes()) == document
+    assert json.loads(path.read_bytes()) == plain(document)
 
 
 def test_keys_that_a_later_version_may_add_are_passed_over(tmp_path):
     document = full_document()
-    assert read_results(write_results(tmp_path, {**document, "mood": "good"})) == document
+    (tmp_path / "results.json").write_text(json.dumps({**plain(document), "mood": "good"}))
+    assert read_results(tmp_path) == document
 
 
 @pytest.mark.parametrize(
@@ -331,7 +348,7 @@ def test_keys_that_a_later_version_may_add_are_passed_over(tmp_path):
     [
         ("", "found something else"),
         ("[]", "found something else"),
-        ("{}", "found no schema at all"),
+        ("{}", "found no key schema"),
         ('{"schema": 2}', "found something else"),
         ('{"schema": "lom-agent.results/1"}', "found 'lom-agent.results/1'"),
         ('{"schema": "lom-agent.results/3"}', "found 'lom-agent.results/3'"),
@@ -362,7 +379,7 @@ def test_what_is_no_document_of_this_version_says_what_it_is(tmp_path, text, sai
     ],
 )
 def test_a_document_of_another_shape_is_refused(tmp_path, path, value):
-    document = full_document()
+    document = plain(full_document())
     place = document
     for step in path[:-1]:
         place = place[step]

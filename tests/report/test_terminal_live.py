@@ -14,7 +14,7 @@ from rich.console import Console
 from agent.measure.live import LiveView
 from agent.measure.records import OPERATIONS
 from agent.report.terminal import make_display
-from agent.report.terminal.phases import nearest, running, stage_of
+from agent.report.terminal.phases import nearest, running, status_of
 from agent.report.terminal.screen import FIXED_LINES, LastScreen, Screen, shares
 
 ALL = dict.fromkeys(OPERATIONS, operation())
@@ -67,7 +67,7 @@ def test_the_screen_has_the_phases_the_operations_and_the_generator():
 
 def test_before_anything_begins_there_is_a_screen_too():
     lines = shown(LiveView(0.0))
-    assert lines[0] == "0:00  nothing has begun"
+    assert lines[0] == "0:00  nothing has started"
     assert lines[-3:] == ["Macs: -", "Connections: 0; pushes waiting: 0", "Generator: lag 0.0 ms, CPU 0 %"]
 
 
@@ -156,7 +156,7 @@ def test_the_nearest_phases(room, count, going):
     shown = nearest(phases, room)
     assert shown == sorted(set(shown))
     assert len(shown) == min(room, count)
-    at_work = [position for position, each in enumerate(phases) if stage_of(each) == "running"]
+    at_work = [position for position, each in enumerate(phases) if status_of(each) == "running"]
     assert len(at_work) == len(running(phases))
     assert set(shown) <= set(at_work) or set(at_work) <= set(shown)
 
@@ -216,7 +216,7 @@ def test_it_is_drawn_four_times_a_second_at_the_most():
     assert "0:03" in written(console)[len(drawn) :]
     display.look(view(elapsed=4.0))
     display.close()
-    assert screen(console)[0] == "0:04  nothing has begun"
+    assert screen(console)[0] == "0:04  nothing has started"
 
 
 def test_a_run_that_never_began_leaves_nothing():

@@ -37,12 +37,12 @@ def test_a_line_when_a_phase_begins_one_when_it_is_over_and_one_every_ten_second
     log.look(view(over, phase("settle", begun=26.5, over=28.5, planned=0), elapsed=29.0))
     log.display.close()
     assert log.lines == [
-        "0:00 enrol: begins",
+        "0:00 enrol: started",
         "0:10 enrol 480/1,200; enroll 50.0/s p99 98.7 ms; 0 errors",
         "0:20 enrol 960/1,200; enroll 50.0/s p99 98.7 ms; 0 errors",
-        "0:26 enrol: over in 26.4 s, 1,200/1,200 done, 3 failed, 2 dropped",
-        "0:26 settle: begins",
-        "0:28 settle: over in 2.0 s, 0 failed",
+        "0:26 enrol: finished in 26.4 s, 1,200/1,200 done, 3 failed, 2 dropped",
+        "0:26 settle: started",
+        "0:28 settle: finished in 2.0 s, 0 failed",
     ]
 
 
@@ -50,7 +50,7 @@ def test_a_run_that_is_stuck_says_so_again_and_again():
     log = Log()
     for second in (0.0, 11.0, 22.0):
         log.look(view(phase("enrol", begun=0.0, done=1, started=2), elapsed=second))
-    assert log.lines == ["0:00 enrol: begins", "0:11 enrol 1/100; 0 errors", "0:22 enrol 1/100; 0 errors"]
+    assert log.lines == ["0:00 enrol: started", "0:11 enrol 1/100; 0 errors", "0:22 enrol 1/100; 0 errors"]
 
 
 def test_what_happened_between_two_looks_is_told_in_order():
@@ -66,7 +66,7 @@ def test_phases_that_were_cut_short_are_named_once():
     log.look(view(phase("enrol", begun=0.0, done=1, late=1), phase("later"), elapsed=7.0))
     log.display.close()
     log.display.close()
-    assert log.lines == ["0:00 enrol: begins", "0:07 enrol: cut short, 1/100 done, 0 failed, 1 late"]
+    assert log.lines == ["0:00 enrol: started", "0:07 enrol: did not finish, 1/100 done, 0 failed, 1 late"]
 
 
 def test_the_busiest_operations_and_the_first_phases_are_enough_for_a_line():
@@ -84,7 +84,7 @@ def test_the_busiest_operations_and_the_first_phases_are_enough_for_a_line():
 def test_between_phases_nothing_is_said_to_run():
     log = Log()
     log.look(view(phase("later"), elapsed=10.0))
-    assert log.lines == ["0:10 no phase runs; 0 errors"]
+    assert log.lines == ["0:10 no phase is running; 0 errors"]
 
 
 def test_an_overload_at_any_moment_since_the_last_line_is_pointed_out_once():
@@ -101,7 +101,7 @@ def test_a_log_has_no_control_characters_and_only_what_its_encoding_has():
     log.display.note("K\u00e4lte \x1b[31m")
     log.look(view(phase("[b]Gr\u00fc\u00dfe\n\x07", begun=0.0), elapsed=10.0, operations={"\x1b[0m": operation()}))
     log.display.close()
-    assert log.lines[:2] == ["K\\xe4lte \\x1b[31m", "0:00 [b]Gr\\xfc\\xdfe\\n\\x07: begins"]
+    assert log.lines[:2] == ["K\\xe4lte \\x1b[31m", "0:00 [b]Gr\\xfc\\xdfe\\n\\x07: started"]
     assert all(line.isprintable() and line.isascii() for line in log.lines)
 
 
@@ -119,5 +119,5 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(quiet):
     display.look(view(phase("enrol", begun=0.0)))
     display.close()
     assert written(console).splitlines() == (
-        [] if quiet else ["0:00 enrol: begins", "0:42 enrol: cut short, 0/100 done, 0 failed"]
+        [] if quiet else ["0:00 enrol: started", "0:42 enrol: did not finish, 0/100 done, 0 failed"]
     )

@@ -7,12 +7,12 @@ from typing import Any
 import documents
 import pytest
 
-from agent.report.document import read_document
-from agent.report.verdict import Level, Verdict, verdict
+from agent.report.numbers import TIMES
+from agent.report.verdict import Level, Verdict, failures_told, verdict
 
 
 def of(document: dict[str, Any], **changes: Any) -> Verdict:
-    return verdict(read_document(document | changes))
+    return verdict(documents.typed(document | changes))
 
 
 def levels(found: Verdict) -> list[Level]:
@@ -21,22 +21,22 @@ def levels(found: Verdict) -> list[Level]:
 
 def test_a_good_run_is_good() -> None:
     found = of(documents.good())
-    assert (found.level, found.headline) == (Level.GOOD, "Every limit held")
+    assert (found.level, found.headline) == (Level.GOOD, "Every limit passed")
     assert set(levels(found)) == {Level.GOOD}
 
 
 def test_of_a_failed_run_the_weightiest_comes_first() -> None:
     found = of(documents.failed(), complete=False, incomplete_because="a worker died.")
     texts = [statement.text for statement in found.statements]
-    assert texts[0] == "The run did not come to its end: a worker died. The numbers are of what ran until then."
+    assert texts[0] == "The run did not finish: a worker died. The numbers are those until then."
     assert texts[1].startswith("The load generator was overloaded: latencies include its own delays.")
-    assert texts[2] == "3 of 4 limits were broken."
+    assert texts[2] == "3 of 4 limits failed."
     assert texts[3].startswith("439 of 114,526 operations failed (0.38 %), most often session with http_status")
     assert texts[4] == "305 of the planned operations never started."
     assert texts[5].startswith("829 started more than 100 ms after they were due")
     assert (
         found.headline
-        == "The run is not complete, 3 of 4 limits broken, 10 operations failed, the load generator was overloaded"
+        == "The run did not finish, 10 operations failed, 3 of 4 limits failed, the load generator was overloaded"
     )
     assert found.level is Level.BAD
 
@@ -44,10 +44,10 @@ def test_of_a_failed_run_the_weightiest_comes_first() -> None:
 def test_with_limits_it_is_they_who_say_what_is_too_much() -> None:
     failed = documents.failed()
     held = [limit | {"ok": True} for limit in failed["limits"]]
-    held.append({"limit": "lom_link.errors <= 1%", "ok": True, "found": "0.8%", "sentence": "It held."})
+    held.append({"limit": "lom_link.errors <= 1%", "ok": True, "found": "0.8%", "sentence": "It passed."})
     generator = documents.good()["generator"]
     found = of(failed, limits=held, generator=generator)
-    assert (found.level, found.headline) == (Level.WARNING, "Every limit held")
+    assert (found.level, found.headline) == (Level.WARNING, "Every limit passed")
     assert of(failed, limits=[], generator=generator).level is Level.BAD
     assert of(failed, limits=[], generator=generator).headline == "439 operations failed"
 
@@ -74,12 +74,32 @@ def test_a_generator_that_nobody_measured_is_not_called_overloaded() -> None:
 @pytest.mark.parametrize("document", [documents.smallest, documents.empty])
 def test_of_a_run_that_did_nothing_no_latencies_are_praised_or_blamed(document: Any) -> None:
     found = of(document())
-    assert found.headline.endswith("othing was done")
+    assert found.headline.endswith("o operation ended")
     assert not [each for each in found.statements if "latencies" in each.text]
 
 
 def test_one_of_something_is_told_in_the_singular() -> None:
     limits = documents.good()["limits"][:1]
-    assert of(documents.good(), limits=limits).statements[1].text == "The one limit held."
+    assert of(documents.good(), limits=limits).statements[1].text == "The one limit passed."
     broken = [limits[0] | {"ok": False}]
-    assert of(documents.good(), limits=broken).statements[1].text == "1 of 1 limit was broken."
+    assert of(documents.good(), limits=broken).statements[1].text == "1 of 1 limit failed."
+
+
+def test_a_failure_is_told_with_its_kind_and_its_share() -> None:
+    assert failures_told(documents.typed(documents.good())) == ""
+    text = failures_told(documents.typed(documents.failed()))
+    assert text.startswith("439 of ")
+    assert " operations failed: session http_status (368), session answer_timeout (61) and lom_link lom_un" in text
+    stuck = documents.smallest()
+    stuck["operations"] = {"session": documents.nothing_succeeded(43) | {"errors": 25}}
+    stuck["errors"] = [{"operation": "session", "kind": "session_stuck", "count": 25, "example": ""}]
+    assert failures_told(documents.typed(stuck)) == "25 of 43 session operations failed: session_stuck"
+
+
+def test_operations_that_were_cut_short_are_told_with_their_reasons() -> None:
+    cut = documents.good()
+    cut["operations"]["push"]["cut_short"] = 3
+    found = of(cut, cut_short=[{"operation": "push", "reason": "the run ended first", "count": 3}])
+    [statement] = [each for each in found.statements if each.level is Level.WARNING]
+    assert statement.text == "3 operations were cut short: neither a success nor a failure."
+    assert statement.details == (f"3 {TIMES} push: the run ended first",)

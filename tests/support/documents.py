@@ -12,9 +12,24 @@ from functools import cache
 from statistics import quantiles
 from typing import Any
 
+import msgspec
 from hdrh.histogram import HdrHistogram
 
+from agent.report import document as types
+
 Document = dict[str, Any]
+
+
+def typed(document: Document) -> types.Document:
+    """A document as the readers of results take it."""
+    return msgspec.convert(document, types.Document)
+
+
+def plain(document: types.Document) -> Document:
+    """A document as it is in the file."""
+    found: Document = msgspec.to_builtins(document)
+    return found
+
 
 SAMPLES = 12  # latencies drawn for one operation in one second; each stands for an equal part of its count
 
@@ -96,12 +111,12 @@ PHASES = [
 
 
 def good() -> Document:
-    """Ten minutes, every limit held, no error."""
+    """Ten minutes, every limit passed, no error."""
     return deepcopy(_good())
 
 
 def failed() -> Document:
-    """The same, but the server broke down for a while: errors, broken limits, late and dropped work, a slow worker."""
+    """The same, but the server broke down for a while: errors, failed limits, late and dropped work, a slow worker."""
     return deepcopy(_failed())
 
 
@@ -288,7 +303,7 @@ def _frame(name: str, duration_s: float) -> Document:
 
 def _generator(*, trustworthy: bool) -> Document:
     reasons = [
-        "The event loop of worker 1 lagged by 148 ms (p99); no more than 50 ms is to be trusted.",
+        "The event loop of worker 1 lagged by 148 ms (p99); up to 50 ms is reliable.",
         "Worker 1 used over 90 % of its core in 80 of 600 seconds.",
     ]
     slow = {"p50": 1.1, "p99": 148.0, "max": 402.0}
@@ -412,7 +427,7 @@ def _limits(document: Document, *, ok: bool) -> list[Document]:
 
 
 def _limit(text: str, found: str, *, ok: bool) -> Document:
-    verb = "held" if ok else "was broken"
+    verb = "passed" if ok else "failed"
     return {"limit": text, "ok": ok, "found": found, "sentence": f"The limit {text} {verb}: found {found}."}
 
 

@@ -1,6 +1,6 @@
-"""One HTML file for people: a run's report, or several runs side by side.
+"""One HTML file for people: the report of a run, or the comparison of several.
 
-Documents come from `agent.report.results`; the file needs nothing from elsewhere and asks no other host for anything.
+Documents come from `agent.report.results`. The file is self-contained: it makes no requests.
 """
 
 from agent.report.html.page import MOST_RUNS, report_html, write_report

@@ -1,8 +1,8 @@
-"""The charts of the page, as data for plotly.js: what is drawn, not how it looks.
+"""The charts of the page as data for plotly.js.
 
-A chart names its colours (``op3``, ``state0``); ``charts.js`` looks them up in the page's style, so that light, dark
-and paper have their own. A trace with a ``key`` is shown and hidden by the page's own legend. Every text is escaped
-here, because plotly.js reads text as a little HTML. Times are milliseconds from the run's start.
+A chart names its colours (``op3``, ``state0``); ``charts.js`` looks them up in the page's style, which has a set each
+for light, dark and paper. The page's legend shows and hides traces that have a ``key``. Every text is escaped here,
+because plotly.js interprets some HTML in texts. Times are milliseconds from the start of the run.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.measure.records import OPERATIONS
+from agent.measure.summaries import OperationSummary, StageSummary
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
-from agent.report.document import Document, Operation, Stage
+from agent.report.document import Document
 from agent.report.html.series import Points, Series
 from agent.report.percentiles import Distribution
 from agent.report.terminal.text import visible
@@ -33,23 +34,24 @@ _SHARES = (("0 %", 1), ("50 %", 2), ("90 %", 10), ("99 %", 100), ("99.9 %", 1e3)
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart: ``title`` and ``caption`` are for people; ``over_time`` charts share one axis and are zoomed together.
-
-    ``own_legend``: the chart's traces have no button on the page, so that it needs a legend itself. ``threshold``: a
-    dashed line across it.
-    """
+    """One chart."""
 
     name: str
     title: str
+    """For people."""
     caption: str
+    """For people."""
     traces: Sequence[Trace]
     layout: Mapping[str, Any] = field(default_factory=dict)
     over_time: bool = True
+    """Whether it shares the time axis: these charts are zoomed together."""
     own_legend: bool = False
+    """Whether it needs a legend of its own, because the page's legend does not have its traces."""
     threshold: float | None = None
+    """The value of a dashed line across it."""
 
     def plain(self) -> dict[str, Any]:
-        """What charts.js draws."""
+        """The chart as charts.js reads it."""
         return {
             "traces": list(self.traces),
             "layout": dict(self.layout),
@@ -60,7 +62,7 @@ class Chart:
 
 
 def colour_of(operation: str, operations: Sequence[str]) -> str:
-    """An operation's colour: the same in every report for those that are known, one of its own for any other."""
+    """The colour of an operation: the same in every report for those of OPERATIONS."""
     if operation in OPERATIONS:
         return f"op{OPERATIONS.index(operation) % COLOURS}"
     others = [name for name in operations if name not in OPERATIONS]
@@ -68,12 +70,12 @@ def colour_of(operation: str, operations: Sequence[str]) -> str:
 
 
 def text(words: str) -> str:
-    """Text for plotly.js: nothing in it is taken for markup or does anything to what is around it."""
+    """``words`` escaped for plotly.js."""
     return html.escape(visible(words), quote=False)
 
 
 def over_time(series: Series) -> list[Chart]:
-    """What happened second by second; without what never happened."""
+    """The operations over time: rates, latencies, errors; without empty charts."""
     if not series.length:
         return []
     found = [_rates(series), _latencies(series), _errors(series)]
@@ -81,21 +83,21 @@ def over_time(series: Series) -> list[Chart]:
 
 
 def fleet_over_time(series: Series) -> list[Chart]:
-    """What the Macs were at, and what was open and waiting."""
+    """The states of the Macs, their connections and waiting pushes over time."""
     found = [_macs(series), _open(series)]
     return [chart for chart in found if chart.traces]
 
 
 def generator_over_time(series: Series) -> list[Chart]:
-    """How the load generator itself did."""
+    """The lag and the CPU of the load generator over time."""
     found = [_lag(series), _cpu(series)]
     return [chart for chart in found if chart.traces]
 
 
 def by_percentile(
-    name: str, title: str, of: Mapping[str, Operation] | Mapping[str, Stage], colours: Mapping[str, str]
+    name: str, title: str, of: Mapping[str, OperationSummary] | Mapping[str, StageSummary], colours: Mapping[str, str]
 ) -> list[Chart]:
-    """Latency by percentile of several operations or stages: one chart, or none where none succeeded."""
+    """Latency by percentile of several operations or stages: one chart, or none without latencies."""
     traces = [
         curve | {"name": text(key), "key": key, "colour": colours[key]}
         for key, each in of.items()
@@ -104,7 +106,9 @@ def by_percentile(
     return _percentile_charts(name, title, traces)
 
 
-def runs_by_percentile(name: str, title: str, runs: Sequence[tuple[str, Operation | Stage | None]]) -> list[Chart]:
+def runs_by_percentile(
+    name: str, title: str, runs: Sequence[tuple[str, OperationSummary | StageSummary | None]]
+) -> list[Chart]:
     """Latency by percentile of one operation or stage in several runs."""
     traces = [
         curve | {"name": text(key), "key": key, "colour": f"run{position}"}
@@ -115,20 +119,20 @@ def runs_by_percentile(name: str, title: str, runs: Sequence[tuple[str, Operatio
 
 
 def runs_over_time(runs: Sequence[tuple[str, Series]]) -> list[Chart]:
-    """How many operations ended a second, all kinds together, in several runs."""
+    """Operations per second, all kinds together, in several runs."""
     traces = []
     for position, (key, series) in enumerate(runs):
         rates = [each.per_s for each in series.operations.values()]
         if rates:
             totals = [None if None in at else sum(number or 0 for number in at) for at in zip(*rates, strict=True)]
             traces.append(_line(series, totals, key, f"run{position}", key=key, hover=_HOVER_RATE))
-    caption = "Operations that ended each second, all kinds together, from each run's own start."
+    caption = "Operations that ended per second, all kinds together, from the start of each run."
     layout = {"yaxis": {"tickformat": "~s"}}
     return [Chart("runs-rates", "Operations per second", caption, traces, layout)] if traces else []
 
 
 def bands(document: Document, seconds: float) -> list[dict[str, Any]]:
-    """The phases on the time axis; one that has not ended goes on to the end of it."""
+    """The phases on the time axis; one that did not end extends to its end."""
     return [
         {
             "name": text(phase.name),
@@ -154,7 +158,7 @@ def _rates(series: Series) -> Chart:
         if any(each.per_s)
     ]
     layout = {"yaxis": {"tickformat": "~s"}}
-    caption = "How many operations of each kind ended each second, the failed ones too."
+    caption = "Operations that ended per second, including failed ones."
     return Chart("rates", "Operations per second", caption, traces, layout)
 
 
@@ -167,7 +171,7 @@ def _latencies(series: Series) -> Chart:
                 line = _line(series, points, f"{name} {words}", colour, key=name, hover=_HOVER_SECONDS)
                 line["line"] = {"width": 1.6 if dash == "solid" else 1.2, "dash": dash}
                 traces.append(line)
-    caption = "Of those that succeeded, from when they were due. Solid: 99 of 100 were faster; dotted: half were."
+    caption = "Of operations that succeeded or timed out, from when they were due. Solid: p99; dotted: p50."
     return Chart("latencies", "Latency", caption, traces, {"yaxis": _LOG_SECONDS})
 
 
@@ -183,7 +187,7 @@ def _errors(series: Series) -> Chart:
         if any(each.errors_per_s)
     ]  # fmt: skip
     layout = {"barmode": "stack", "bargap": 0, "yaxis": {"tickformat": "~s"}}
-    return Chart("errors", "Errors per second", "How many operations failed each second.", traces, layout)
+    return Chart("errors", "Errors per second", "Operations that failed per second.", traces, layout)
 
 
 def _macs(series: Series) -> Chart:
@@ -197,7 +201,7 @@ def _macs(series: Series) -> Chart:
             traces.append(line | {"stackgroup": "macs", "line": {"width": 0.5, "shape": "hv"}, "filled": True})
     caption = "New: not yet enrolled. Left: no longer managed."
     layout = {"yaxis": {"tickformat": "~s"}}
-    return Chart("macs", "What the Macs were at", caption, traces, layout, own_legend=True)
+    return Chart("macs", "States of the Macs", caption, traces, layout, own_legend=True)
 
 
 def _open(series: Series) -> Chart:
@@ -210,14 +214,14 @@ def _open(series: Series) -> Chart:
 
 def _lag(series: Series) -> Chart:
     layout = {"yaxis": _SECONDS}
-    caption = f"How late the worst worker's event loop was. Dashed: {LAG_BOUND_MS:.0f} ms, more than which is too much."
+    caption = f"The largest event loop lag of a worker. Dashed: {LAG_BOUND_MS:.0f} ms, the most that is reliable."
     traces = _one(series, series.lag, "lag", "op0", _HOVER_SECONDS)
     return Chart("lag", "Event loop lag", caption, traces, layout, threshold=LAG_BOUND_MS / 1000)
 
 
 def _cpu(series: Series) -> Chart:
     layout = {"yaxis": {"tickformat": ".0%"}}
-    caption = f"How much of its core the busiest worker used. Dashed: {BUSY_SHARE:.0%}, more than which makes it late."
+    caption = f"The share of a core that the busiest worker used. Dashed: {BUSY_SHARE:.0%}, the most that is reliable."
     traces = _one(series, series.cpu, "CPU", "op2", "%{y:.0%}")
     return Chart("cpu", "CPU", caption, traces, layout, threshold=BUSY_SHARE)
 
@@ -236,9 +240,9 @@ def _line(series: Series, points: Points, name: str, colour: str, *, hover: str,
     return trace if key is None else trace | {"key": key}
 
 
-def _curve(of: Operation | Stage) -> Trace | None:
-    """None where there are no latencies: the histogram says that, whatever the counts beside it say."""
-    points = [] if of.histogram is None else Distribution(of.histogram).curve()
+def _curve(of: OperationSummary | StageSummary) -> Trace | None:
+    """The curve of the histogram; None without latencies, whatever the counts beside it are."""
+    points = Distribution(of.histogram).curve()
     if not points:
         return None
     return {
@@ -259,12 +263,12 @@ def _percentile_charts(name: str, title: str, traces: Sequence[Trace]) -> list[C
         },
         "yaxis": _LOG_SECONDS,
     }  # fmt: skip
-    caption = "What share of them was faster than this. A line ends where one latency is left."
+    caption = "The share of latencies below the line. A line ends at the longest latency."
     return [Chart(name, title, caption, traces, layout, over_time=False)]
 
 
 def _without_idle(points: Points) -> Points:
-    """No line along the bottom where an operation does not occur: with ten operations there would be little else."""
+    """Without the line along the bottom while an operation does not occur."""
     around = [0.0, *points, 0.0]
     return [
         None if not before and not point and not after else point
@@ -273,5 +277,5 @@ def _without_idle(points: Points) -> Points:
 
 
 def _short(points: Points) -> Points:
-    """Four figures are more than a screen shows, and keep the page small."""
+    """Rounded to four digits, more than a screen shows, to keep the page small."""
     return [None if point is None else float(f"{point:.4g}") for point in points]

@@ -1,8 +1,7 @@
-"""The page: a document's numbers and charts, put into the templates.
+"""The HTML page: the numbers and charts of documents in the templates.
 
-What a peer or an operator wrote is in the documents. It goes out as text only: every expression of a template is
-escaped, with whatever could act on its surroundings made visible; and the page's content security policy lets no script
-run but the two that stand in it, by their hashes, and nothing be fetched from anywhere.
+Documents contain text of peers and operators. The template engine escapes every expression, and invisible characters
+are made visible. The page's content security policy allows only its own two scripts, by their hashes, and no requests.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from markupsafe import Markup
 
 from agent.errors import MisuseError, OperatorError
 from agent.files import write_file
+from agent.measure.summaries import OperationSummary, StageSummary
 from agent.report import numbers
 from agent.report.compare import THRESHOLD, WORDS, Judgement, compare, letter
-from agent.report.document import Document, Operation, Stage, read_document
+from agent.report.document import Document
 from agent.report.flattened import flattened
 from agent.report.html import charts
 from agent.report.html.charts import Chart
 from agent.report.html.series import Series, series
-from agent.report.html.words import OPERATION_WORDS, STAGE_WORDS
 from agent.report.percentiles import PERCENTILES, enough
 from agent.report.terminal.text import visible
 from agent.report.verdict import operations_done, operations_failed, verdict
@@ -36,31 +35,49 @@ from agent.report.verdict import operations_done, operations_failed, verdict
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-MOST_RUNS = 8  # as many as there are colours for runs
-MOST_ROWS = 200  # of a table whose length somebody else decides; what is left out is said
+MOST_RUNS = 8  # the number of colours for runs
+MOST_ROWS = 200  # of a table; a note tells how many are left out
+
+# The meaning of operations and stages for a reader who does not know this program.
+OPERATION_WORDS = {
+    "enroll": "from the request for the enrolment profile until the response to the last check-in message",
+    "checkin": "one check-in message until the server's 200 response",
+    "session": "from the push, or from an MDM client that polls by itself, until the server's empty response",
+    "command": "from the Mac's receipt of a command until the server accepted its result",
+    "lom_setup": "from the enqueuing of LOMSetupRequest until the server accepted its result",
+    "lom_device": "from the enqueuing of LOMDeviceRequest until the server has the outcome for this LOM device",
+    "lom_link": "from a LOM controller's connection attempt to an address of a LOM device until its response",
+    "push": "from APNs' receipt of the server's push until the Mac's first byte to the server",
+    "enqueue": "one request to the server's API that enqueues a command, until its response",
+    "delivery": "from when a command was due to be enqueued until the server accepted its result",
+    "return": "from when a Mac was due back from a reset or a power failure until its first complete session",
+}
+STAGE_WORDS = {
+    "connect": "opening a TCP connection",
+    "handshake": "a full TLS handshake",
+    "handshake_resumed": "a TLS handshake that resumed an earlier session",
+    "key": "a Mac's wait for its RSA key, which this program makes",
+    "first_byte": "from a request's first byte to the response's first byte",
+    "request": "from a request's first byte to the response's last byte",
+}
 
 
-def write_report(
-    path: str | os.PathLike[str], documents: Sequence[Mapping[str, Any]], threshold: float = THRESHOLD
-) -> Path:
-    """Write one HTML file: of one results document its report, of several their comparison. Return its path.
+def write_report(path: str | os.PathLike[str], documents: Sequence[Document], threshold: float = THRESHOLD) -> Path:
+    """Write one HTML file: the report of one document, or the comparison of several. Return its path.
 
-    ``threshold`` is the least change of a latency or a rate in a comparison, as a share.
-
-    The same documents make the same bytes. Raises OperatorError where a document is of another schema, where there are
-    more than MOST_RUNS, or where the file cannot be written.
+    ``threshold`` is the smallest change of a latency or a rate in a comparison, as a share. The same documents give the
+    same bytes. Raises OperatorError if there are more than MOST_RUNS, or if the file cannot be written.
     """
     return write_file(Path(path), report_html(documents, threshold).encode(), make_folder=True)
 
 
-def report_html(documents: Sequence[Mapping[str, Any]], threshold: float = THRESHOLD) -> str:
-    """The page itself. Raises as ``write_report`` does."""
+def report_html(documents: Sequence[Document], threshold: float = THRESHOLD) -> str:
+    """The page itself. Raises as ``write_report`` does, and MisuseError without documents."""
     if not documents:
-        raise MisuseError("Expected a results document or more; found none.")
+        raise MisuseError("Expected at least one document, found none.")
     if len(documents) > MOST_RUNS:
-        raise OperatorError(f"at most {MOST_RUNS} runs can be compared, but there are {len(documents)}")
-    read = [read_document(document) for document in documents]
-    return _report(read[0]) if len(read) == 1 else _comparison(read, threshold)
+        raise OperatorError(f"Expected at most {MOST_RUNS} runs to compare, found {len(documents)}.")
+    return _report(documents[0]) if len(documents) == 1 else _comparison(documents, threshold)
 
 
 def _report(document: Document) -> str:
@@ -119,7 +136,7 @@ def _comparison(documents: Sequence[Document], threshold: float) -> str:
 
 
 def _page(template: str, parts: Mapping[str, list[Chart]], axis: Mapping[str, Any], **context: Any) -> str:
-    """Render ``template``; its charts are ``parts``, by the place where they stand."""
+    """Render ``template`` with the charts ``parts``, by their place on the page."""
     all_charts = {chart.name: chart.plain() for place in parts.values() for chart in place}
     scripts = [_plotly(), _file("charts.js")] if all_charts else []
     return (
@@ -128,7 +145,7 @@ def _page(template: str, parts: Mapping[str, list[Chart]], axis: Mapping[str, An
         .render(
             charts=parts,
             chart_data=_json({"charts": all_charts, **axis}),
-            scripts=[Markup(script) for script in scripts],  # noqa: S704  # our own and plotly's: no text from outside
+            scripts=[Markup(script) for script in scripts],  # noqa: S704  # ours and plotly's: no text of a document
             script_hashes=[_hash(script) for script in scripts],
             style=Markup(_file("style.css")),  # noqa: S704
             **context,
@@ -175,19 +192,19 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """What of a template's expression goes to the page; the template engine escapes it afterwards."""
+    """The value of a template's expression for the page; the template engine escapes it afterwards."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _when(rfc3339: str) -> str:
-    """2026-03-02T02:00:00.000Z as 2026-03-02 02:00:00 UTC; anything else as it is."""
+    """2026-03-02T02:00:00.000Z as 2026-03-02 02:00:00 UTC; other text unchanged."""
     if len(rfc3339) >= 20 and rfc3339[10] == "T" and rfc3339.endswith("Z"):
         return f"{rfc3339[:10]} {rfc3339[11:19]} UTC"
     return rfc3339
 
 
-def _any_few(rows: Iterable[Operation | Stage]) -> bool:
-    """Whether some percentile of them has too few latencies beyond it."""
+def _any_few(rows: Iterable[OperationSummary | StageSummary]) -> bool:
+    """Whether a percentile of them has too few latencies beyond it."""
     return any(
         getattr(each.latency_ms, name) is not None and not enough(each.timed, share)
         for each in rows
@@ -202,7 +219,7 @@ def _peak(line: Series) -> float | None:
 
 
 def _errors_by_kind(documents: Sequence[Document]) -> list[tuple[str, str, list[int]]]:
-    """Operation, kind, and how many in each run; the most frequent first."""
+    """Operation, kind, and the count in each run; the most frequent first."""
     counts: dict[tuple[str, str], list[int]] = {}
     for position, document in enumerate(documents):
         for error in document.errors:
@@ -211,14 +228,14 @@ def _errors_by_kind(documents: Sequence[Document]) -> list[tuple[str, str, list[
 
 
 def _json(data: Mapping[str, Any]) -> Markup:
-    """JSON for a script element: whatever its texts hold, it cannot end there."""
+    """JSON for a script element, with characters escaped that could end the element."""
     plain = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         plain = plain.replace(character, f"\\u{ord(character):04x}")
     return Markup(plain)  # noqa: S704
 
 
-@cache  # the one library of all pages is hashed once
+@cache  # all pages have the same library
 def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -231,5 +248,5 @@ def _file(name: str) -> str:
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
 
-    # A carriage return would be a line feed to the browser, and the hash another one.
+    # The browser hashes the script with carriage returns converted to line feeds.
     return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")

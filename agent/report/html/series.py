@@ -1,9 +1,9 @@
-"""The time line as series of at most some 1,500 points, so that a run of hours can be looked at.
+"""The time line as series of at most 1,500 points, so that a browser can draw a run of hours.
 
-Neighbouring seconds become one interval, all of the same length. Nothing is made to look better than it was: counts are
-added up (a rate is the sum over the seconds that were reported), of p99, lag, CPU, connections and waiting pushes the
-worst second stays. The interval's p50 is the middle one of its seconds' p50, each as often as it has latencies; of the
-Macs it is how many were in a state on average, so that the states still add up to the fleet.
+Neighbouring seconds become one interval; all intervals have the same length. Rates are the mean of the seconds that
+were reported. p99, lag, CPU, connections and waiting pushes are those of the worst second. The interval's p50 is the
+median of the seconds' p50, weighted by their latencies; the Macs of a state are the mean, so that the states still add
+up to the fleet.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.report.document import Second, SecondOfOperation
+from agent.measure.timeline import Second, SecondOfOperation
 
 MOST_POINTS = 1500
 
@@ -22,7 +22,7 @@ Points = list[float | None]
 
 @dataclass(frozen=True, slots=True)
 class OperationSeries:
-    """One operation over time; seconds, None where nothing is known. ``errors`` and ``per_s`` are of one second."""
+    """One operation over time. Latencies are in seconds, the others per second; None if unknown."""
 
     per_s: Points
     errors_per_s: Points
@@ -32,7 +32,7 @@ class OperationSeries:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A time line in intervals of ``width`` seconds, the first one from second 0 on."""
+    """A time line in ``length`` intervals of ``width`` seconds, from second 0 on."""
 
     width: int
     length: int
@@ -45,12 +45,12 @@ class Series:
 
     @property
     def seconds(self) -> int:
-        """How much time the series cover."""
+        """The time that the series cover."""
         return self.width * self.length
 
 
 def series(timeline: Sequence[Second], most: int = MOST_POINTS) -> Series:
-    """The series of a time line, whose rows may come in any order and with gaps."""
+    """The series of a time line. Its rows may be in any order and have gaps."""
     end = max((row.t for row in timeline), default=-1) + 1
     width = interval(end, most)
     length = -(-end // width)
@@ -72,7 +72,7 @@ def series(timeline: Sequence[Second], most: int = MOST_POINTS) -> Series:
 
 
 def interval(seconds: int, most: int = MOST_POINTS) -> int:
-    """How many seconds become one point, so that there are at most ``most``: a length that a clock has."""
+    """The seconds per point for at most ``most`` points: 1, 2, 5, … seconds, minutes or hours."""
     for width in _WIDTHS:
         if seconds <= width * most:
             return width
@@ -81,7 +81,7 @@ def interval(seconds: int, most: int = MOST_POINTS) -> int:
 
 
 def _operation(name: str, rows: list[list[Second]]) -> OperationSeries:
-    nothing = SecondOfOperation()
+    nothing = SecondOfOperation(0, 0, None, None)
     told = [[row.operations.get(name, nothing) for row in each] for each in rows]
     return OperationSeries(
         [_mean([second.count for second in each]) for each in told],
@@ -104,7 +104,7 @@ def _mean(numbers: Sequence[float]) -> float | None:
 
 
 def _middle(seconds: list[SecondOfOperation]) -> float | None:
-    """The median of the p50, each weighing as much as its second has latencies."""
+    """The median of the p50, weighted by the latencies of their second."""
     weighed = sorted(
         (second.p50_ms, max(1, second.count - second.errors)) for second in seconds if second.p50_ms is not None
     )

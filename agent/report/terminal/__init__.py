@@ -1,8 +1,8 @@
-"""What a person at the terminal sees of a run: how far it is while it goes on, and what it came to at the end.
+"""The output of a run on a terminal or in a log: its progress, and the summary at the end.
 
-While it goes on, `display` picks who shows the `agent.measure.live.LiveView` of each second: `live` redraws what
-`screen` lays out, `plain` writes lines for a log. At the end `summary` prints the results document, with its
-`tables`. All of them put what others may have written through `text`.
+`display` selects how each `agent.measure.live.LiveView` is shown: `live` redraws the layout of `screen`, `plain` writes
+lines for a log. At the end `summary` prints the results, with its `tables`. All of them pass text from peers and
+scenarios through `text`.
 """
 
 from agent.report.terminal.display import Display, make_display

@@ -1,4 +1,4 @@
-"""Which display suits: none, a live screen, or plain lines."""
+"""The choice of a display: none, a live screen, or plain lines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from agent.report.terminal.plain import PlainDisplay
 
 
 class Display(Watcher, Protocol):
-    """Who shows a run while it goes on. A note is one line."""
+    """Shows a run in progress. A note is one line."""
 
     def close(self) -> None:
-        """Show the last state and give the terminal back; a second call does nothing."""
+        """Show the last state and restore the terminal; a second call does nothing."""
 
 
 def make_display(console: Console, quiet: bool, clock: Callable[[], float]) -> Display:
-    """The display that suits: none if ``quiet``, a live screen on a terminal, else a plain line every few seconds.
+    """No display if ``quiet``, a live screen on a terminal, otherwise a plain line every few seconds.
 
-    ``clock`` gives monotonic seconds. The caller calls ``close`` at the end, whatever the end was: a live screen hides
-    the cursor until then.
+    ``clock`` returns monotonic seconds. The caller must call ``close`` at the end, also after an error: a live screen
+    hides the cursor until then.
     """
     if quiet:
         return QuietDisplay()

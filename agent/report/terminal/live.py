@@ -1,4 +1,4 @@
-"""A run on a terminal while it goes on: the screen of `agent.report.terminal.screen`, redrawn in its place."""
+"""The progress of a run on a terminal: the screen of `agent.report.terminal.screen`, redrawn in place."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from agent.measure.live import LiveView
 from agent.report.terminal.screen import LastScreen, Screen
 from agent.report.terminal.text import print_line
 
-REDRAW_SECONDS = 0.25  # at least, from one drawing to the next
+REDRAW_SECONDS = 0.25  # at least, between two redraws
 
 
 class LiveDisplay:
-    """Redraws in ``look`` and nowhere else: there is no thread."""
+    """Redraws only in ``look``: there is no thread."""
 
     def __init__(self, console: Console, clock: Callable[[], float]) -> None:
         self._console = console
@@ -28,7 +28,7 @@ class LiveDisplay:
             auto_refresh=False,
             vertical_overflow="crop",
             get_renderable=self._screen,
-            # What else is printed to the terminal goes above the screen; what the operator redirected stays so.
+            # Other output to the terminal goes above the screen; output that is redirected to a file stays there.
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
         )
@@ -39,7 +39,7 @@ class LiveDisplay:
         print_line(self._console, text)
 
     def look(self, view: LiveView) -> None:
-        """Redraw, if it is time to; the first view opens the screen."""
+        """Redraw at most every REDRAW_SECONDS; the first view opens the screen."""
         self._view = view
         now = self._clock()
         if self._drawn is not None and now - self._drawn < REDRAW_SECONDS:
@@ -51,7 +51,7 @@ class LiveDisplay:
         self._live.refresh()
 
     def close(self) -> None:
-        """Leave the phases on the terminal, as far as they came, and show the cursor again."""
+        """Leave the progress of the phases on the terminal and show the cursor again."""
         if self._open:
             self._open = False
             self._live.stop()
@@ -59,5 +59,5 @@ class LiveDisplay:
     def _screen(self) -> RenderableType:
         if self._view is None:
             return ""
-        # The numbers of the last seconds would only contradict those of the whole run, which come next.
+        # The numbers of the last seconds differ from those of the whole run, which the summary shows next.
         return Screen(self._view) if self._open else LastScreen(self._view)

@@ -1,4 +1,4 @@
-"""Which phases of many a person wants to see now: those that run, and what comes right before and after them."""
+"""The selection of phases to show: those that run, and those right before and after them."""
 
 from __future__ import annotations
 
@@ -8,55 +8,55 @@ from enum import StrEnum
 from agent.measure.live import PhaseView
 
 
-class Stage(StrEnum):
-    """Where a phase is."""
+class PhaseStatus(StrEnum):
+    """The status of a phase."""
 
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
 
 
-def stage_of(phase: PhaseView) -> Stage:
-    """Where a phase is."""
+def status_of(phase: PhaseView) -> PhaseStatus:
+    """The status of a phase."""
     if phase.over is not None:
-        return Stage.DONE
-    return Stage.WAITING if phase.begun is None else Stage.RUNNING
+        return PhaseStatus.DONE
+    return PhaseStatus.WAITING if phase.begun is None else PhaseStatus.RUNNING
 
 
 def running(phases: Sequence[PhaseView]) -> list[PhaseView]:
-    """Those that run."""
-    return [phase for phase in phases if stage_of(phase) is Stage.RUNNING]
+    """The phases that run."""
+    return [phase for phase in phases if status_of(phase) is PhaseStatus.RUNNING]
 
 
 def nearest(phases: Sequence[PhaseView], room: int) -> list[int]:
-    """The positions of at most ``room`` phases, in order: those that run first, then whatever is next to one.
+    """The positions of at most ``room`` phases, in order: first those that run, then the ones nearest to them.
 
-    Between phases, where none runs, the next one is in the middle; after all of them, the last.
+    If none runs, the next phase takes their place; after the last phase, the last one.
     """
     if not phases:
         return []
-    stages = [stage_of(phase) for phase in phases]
-    middle = [position for position, stage in enumerate(stages) if stage is Stage.RUNNING]
+    statuses = [status_of(phase) for phase in phases]
+    middle = [position for position, status in enumerate(statuses) if status is PhaseStatus.RUNNING]
     if not middle:
-        waiting = (position for position, stage in enumerate(stages) if stage is Stage.WAITING)
+        waiting = (position for position, status in enumerate(statuses) if status is PhaseStatus.WAITING)
         middle = [next(waiting, len(phases) - 1)]
     distances = _distances(len(phases), middle)
-    # Of two that are as near, the one to come is of more interest.
+    # Of two at the same distance, the later one is preferred.
     by_interest = sorted(range(len(phases)), key=lambda position: (distances[position], -position))
     if len(middle) > room:
         by_interest = middle
     return sorted(by_interest[: max(0, room)])
 
 
-def counted_stages(phases: Sequence[PhaseView]) -> str:
-    """How many of them are where: ``40 done, 2 running, 51 waiting``."""
-    stages = [stage_of(phase) for phase in phases]
-    order = (Stage.DONE, Stage.RUNNING, Stage.WAITING)
-    return ", ".join(f"{stages.count(stage):,} {stage}" for stage in order if stage in stages)
+def counted_statuses(phases: Sequence[PhaseView]) -> str:
+    """The number of phases by status: ``40 done, 2 running, 51 waiting``."""
+    statuses = [status_of(phase) for phase in phases]
+    order = (PhaseStatus.DONE, PhaseStatus.RUNNING, PhaseStatus.WAITING)
+    return ", ".join(f"{statuses.count(status):,} {status}" for status in order if status in statuses)
 
 
 def _distances(count: int, middle: Sequence[int]) -> list[int]:
-    """How far each position is from the nearest one of ``middle``."""
+    """The distance of each position from the nearest one of ``middle``."""
     distances = [count] * count
     for position in middle:
         distances[position] = 0

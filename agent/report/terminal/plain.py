@@ -1,4 +1,4 @@
-"""A run in a log while it goes on: a line when a phase begins, when it is over, and one every few seconds."""
+"""The progress of a run in a log: a line when a phase starts, when it finishes, and one every few seconds."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from agent.report.numbers import count, counted
 from agent.report.terminal.phases import running
 from agent.report.terminal.text import number, print_line
 
-LINE_SECONDS = 10.0  # between two lines on how far it is
+LINE_SECONDS = 10.0  # between two progress lines
 MOST_PHASES = 3  # on one line
 MOST_OPERATIONS = 3
 
 
 class PlainDisplay:
-    """Plain lines, each of which begins with the time since the run's start."""
+    """Plain lines that start with the time since the start of the run."""
 
     def __init__(self, console: Console, clock: Callable[[], float]) -> None:
         self._console = console
         self._clock = clock
         self._view = LiveView(0.0)
         self._printed = clock()
-        self._begun: set[str] = set()
-        self._over: set[str] = set()
+        self._started: set[str] = set()
+        self._finished: set[str] = set()
         self._worst_lag = 0.0
         self._worst_cpu = 0.0
 
@@ -37,11 +37,11 @@ class PlainDisplay:
         print_line(self._console, text)
 
     def look(self, view: LiveView) -> None:
-        """Print which phases began and which are over, and every LINE_SECONDS how far it is."""
+        """Print the phases that started and finished, and every LINE_SECONDS the progress."""
         self._view = view
         self._worst_lag = max(self._worst_lag, view.lag_ms)
         self._worst_cpu = max(self._worst_cpu, view.cpu)
-        for seconds, text in sorted((each for phase in view.phases for each in self._turns(phase)), key=itemgetter(0)):
+        for seconds, text in sorted((each for phase in view.phases for each in self._events(phase)), key=itemgetter(0)):
             self._print(seconds, text)
         now = self._clock()
         if now - self._printed >= LINE_SECONDS:
@@ -50,25 +50,25 @@ class PlainDisplay:
             self._worst_lag = self._worst_cpu = 0.0
 
     def close(self) -> None:
-        """Print how far the phases came that were cut short."""
+        """Print the progress of the phases that did not finish."""
         for phase in self._view.phases:
-            if phase.name in self._begun and phase.name not in self._over:
-                self._over.add(phase.name)
-                self._print(self._view.elapsed, f"{phase.name}: cut short, {_counts(phase)}")
+            if phase.name in self._started and phase.name not in self._finished:
+                self._finished.add(phase.name)
+                self._print(self._view.elapsed, f"{phase.name}: did not finish, {_counts(phase)}")
 
-    def _turns(self, phase: PhaseView) -> Iterator[tuple[float, str]]:
-        """What has become of a phase since the last look, and when."""
-        if phase.begun is not None and phase.name not in self._begun:
-            self._begun.add(phase.name)
-            yield phase.begun, f"{phase.name}: begins"
-        if phase.over is not None and phase.name not in self._over:
-            self._over.add(phase.name)
+    def _events(self, phase: PhaseView) -> Iterator[tuple[float, str]]:
+        """What happened to a phase since the last call, and when."""
+        if phase.begun is not None and phase.name not in self._started:
+            self._started.add(phase.name)
+            yield phase.begun, f"{phase.name}: started"
+        if phase.over is not None and phase.name not in self._finished:
+            self._finished.add(phase.name)
             took = "" if phase.begun is None else f" in {phase.over - phase.begun:,.1f} s"
-            yield phase.over, f"{phase.name}: over{took}, {_counts(phase)}"
+            yield phase.over, f"{phase.name}: finished{took}, {_counts(phase)}"
 
     def _progress(self, view: LiveView) -> str:
         errors = sum(operation.errors for operation in view.operations.values())
-        parts = [_far(running(view.phases)), *_busiest(view), counted(errors, "error")]
+        parts = [_shares(running(view.phases)), *_busiest(view), counted(errors, "error")]
         if in_trouble(self._worst_lag, self._worst_cpu) and not view.embedded_lab:
             parts.append(f"WARNING: the generator is {OVERLOADED} ({strain(self._worst_lag, self._worst_cpu)})")
         return "; ".join(parts)
@@ -77,9 +77,9 @@ class PlainDisplay:
         print_line(self._console, f"{on_the_clock(seconds)} {text}")
 
 
-def _far(phases: Sequence[PhaseView]) -> str:
+def _shares(phases: Sequence[PhaseView]) -> str:
     if not phases:
-        return "no phase runs"
+        return "no phase is running"
     said = [f"{phase.name} {_share(phase)}" for phase in phases[:MOST_PHASES]]
     if len(phases) > MOST_PHASES:
         said.append(f"{len(phases) - MOST_PHASES:,} more phases")

@@ -1,7 +1,7 @@
 """Rows of columns as lines of text, for the live screen.
 
-rich's own tables take ten times as long: some 15 ms for a large screen, once a second, in the process that also hosts
-the lab and the push gateway; what they answer would be late by as much.
+rich's tables take ten times as long: some 15 ms for a large screen, once a second, in the process that also hosts the
+lab and the push gateway, which would delay their responses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DONE_ASCII, _REST_ASCII = "#", "-"
 
 
 class Column(NamedTuple):
-    """One column: as wide as what is in it, or, with a ``weight``, as what is left. It is ``least`` columns wide."""
+    """One column: as wide as its content or, with a ``weight``, a share of the remaining width; at least ``least``."""
 
     title: str
     weight: int = 0
@@ -36,16 +36,16 @@ class Cell(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """How much is done, from 0 to 1."""
+    """A progress bar; ``share`` is from 0 to 1."""
 
     share: float
     style: str = ""
 
 
 def lines_of(columns: Sequence[Column], rows: Sequence[Sequence[Cell | Bar]], width: int, encoding: str) -> list[Text]:
-    """The titles and the rows as lines, one blank between two columns, cut off at ``width``.
+    """The titles and the rows as lines, with one blank between columns, cut off at ``width``.
 
-    A row may have fewer cells than there are columns, or more, which are left out.
+    A row may have fewer cells than there are columns; surplus cells are left out.
     """
     header = [Cell(column.title, HEADER_STYLE) for column in columns]
     widths = _widths(columns, [header, *rows], width)

@@ -1,6 +1,6 @@
-"""The live screen: phases, operations, Macs and the generator itself, laid out for the terminal's width and height.
+"""The live screen: phases, operations, Macs and the load generator, in the terminal's width and height.
 
-Made of one `agent.measure.live.LiveView`; `agent.report.terminal.live` draws it.
+It shows one `agent.measure.live.LiveView`; `agent.report.terminal.live` draws it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from agent.measure.records import OPERATIONS
 from agent.measure.timeline import MACS
 from agent.report.generator import OVERLOADED, in_trouble, strain
 from agent.report.numbers import clock, count, counted
-from agent.report.terminal.phases import Stage, counted_stages, nearest, stage_of
+from agent.report.terminal.phases import PhaseStatus, counted_statuses, nearest, status_of
 from agent.report.terminal.rows import Bar, Cell, Column, lines_of
 from agent.report.terminal.text import NOTHING, cutting, number, visible
 
-WIDE_COLUMNS = 100  # from here on there is room for more columns
+WIDE_COLUMNS = 100  # from this width on there are more columns
 LEAST_NAME = 10  # columns
-FIXED_LINES = 8  # of the screen: all but the rows of the two tables
-LEAST_PHASE_LINES = 3  # unless the whole is lower than that: the one before, the one that runs, the one to come
+FIXED_LINES = 8  # all lines except the rows of the two tables
+LEAST_PHASE_LINES = 3  # if the terminal is high enough: the previous, the current and the next phase
 
 _MAC_WORDS = {"session": "in session"}
 
 
 class Screen:
-    """The whole, never higher than the terminal allows."""
+    """The whole screen, at most as high as the terminal."""
 
     def __init__(self, view: LiveView) -> None:
         self._view = view
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         view, width = self._view, options.max_width
-        # One line is left for the cursor.
+        # One line is for the cursor.
         room = options.size.height - 1 - FIXED_LINES
         phase_lines, operation_lines = shares(room, len(view.phases), len(view.operations))
         yield _title(view)
@@ -49,7 +49,7 @@ class Screen:
 
 
 class LastScreen:
-    """What stays of it at the end: how far the phases came. The summary follows, after an empty line."""
+    """The part that remains at the end: the progress of the phases. The summary follows after an empty line."""
 
     def __init__(self, view: LiveView) -> None:
         self._view = view
@@ -61,7 +61,7 @@ class LastScreen:
 
 
 def shares(room: int, phases: int, operations: int) -> tuple[int, int]:
-    """How many of ``room`` lines the rows of phases get, and those of operations."""
+    """The lines of ``room`` for phases, and those for operations."""
     room = max(0, room)
     if phases + operations <= room:
         return phases, operations
@@ -71,9 +71,9 @@ def shares(room: int, phases: int, operations: int) -> tuple[int, int]:
 
 
 def _title(view: LiveView) -> Text:
-    stages = [stage_of(phase) for phase in view.phases]
-    done, total = stages.count(Stage.DONE), len(stages)
-    said = f"{done:,} of {counted(total, 'phase')} done" if total else "nothing has begun"
+    statuses = [status_of(phase) for phase in view.phases]
+    done, total = statuses.count(PhaseStatus.DONE), len(statuses)
+    said = f"{done:,} of {counted(total, 'phase')} done" if total else "nothing has started"
     return Text.assemble((clock(view.elapsed), "bold"), "  ", said, no_wrap=True, overflow="crop")
 
 
@@ -87,19 +87,19 @@ def _phases(view: LiveView, lines: int, width: int, encoding: str) -> list[Text]
     said = lines_of(columns, [_phase(phases[each], view.elapsed, encoding) for each in shown], width, encoding)
     hidden = [phase for position, phase in enumerate(phases) if position not in set(shown)]
     if hidden and lines > 0:
-        said.append(_more(f"and {counted(len(hidden), 'more phase')}: {counted_stages(hidden)}"))
+        said.append(_more(f"and {counted(len(hidden), 'more phase')}: {counted_statuses(hidden)}"))
     return said
 
 
 def _phase(phase: PhaseView, now: float, encoding: str) -> list[Cell | Bar]:
-    stage, state = stage_of(phase), phase.state
-    if stage is Stage.WAITING or phase.begun is None:
-        return [Cell(visible(phase.name, encoding), "dim"), Cell(stage, "dim")]
+    status, state = status_of(phase), phase.state
+    if status is PhaseStatus.WAITING or phase.begun is None:
+        return [Cell(visible(phase.name, encoding), "dim"), Cell(status, "dim")]
     planned = state.planned or 0
     style = "green" if state.done >= planned else "cyan"
     return [
         Cell(visible(phase.name, encoding)),
-        Cell(stage, "bold cyan" if stage is Stage.RUNNING else "green"),
+        Cell(status, "bold cyan" if status is PhaseStatus.RUNNING else "green"),
         Bar(state.done / planned, style) if planned else Cell(""),
         Cell(f"{count(state.done)}/{count(planned)}" if planned or state.done else NOTHING),
         Cell(count(max(0, state.started - state.done - state.cut_short))),
@@ -157,5 +157,5 @@ def _more(text: str) -> Text:
 
 
 def _marked(number: int, style: str) -> Cell:
-    """A number of what there should be none of."""
+    """A number that should be 0."""
     return Cell(count(number), style if number else "dim")

@@ -1,43 +1,51 @@
-"""The end of a run for a person: what it was, what was measured, what went wrong and why, and the verdict last.
+"""The summary at the end of a run: its settings, the measurements, the problems and their reasons, the verdict last.
 
-All of it comes from the results document, so that a run of yesterday reads as it did then.
+All of it comes from the results document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from agent.report.document import Document, Generator, Phase, read_document
-from agent.report.numbers import count, counted, listed, mebibytes
-from agent.report.outcome import Kind, Outcome, not_allowed, outcome
+from agent.measure.summaries import PhaseSummary
+from agent.report.document import Document, Generator
+from agent.report.numbers import count, counted, listed, mebibytes, were
+from agent.report.outcome import Kind, RunOutcome, not_allowed, outcome
 from agent.report.pushes import own_refusals
 from agent.report.terminal.tables import operations_table, stages_table
 from agent.report.terminal.text import AtLeast, Indented, number, visible
-from agent.report.verdict import DELAYS, IN_THE_LAB, MOST_NAMED, operations_done, operations_failed, overloaded
+from agent.report.verdict import (
+    DELAYS,
+    IN_THE_LAB,
+    MOST_NAMED,
+    failures_told,
+    limits_passed,
+    operations_cut_short,
+    operations_done,
+    operations_failed,
+    overloaded,
+)
 
-PLAIN_COLUMNS = 100  # the least width where the output is a file or a pipe
-MOST_LINES = 10  # of phases that were cut short, and of what overloaded the load generator
+PLAIN_COLUMNS = 100  # the minimum width if the output is a file or a pipe
+MOST_LINES = 10  # of phases that did not finish, and of reasons why the load generator was overloaded
 
 
-def print_summary(console: Console, document: Mapping[str, Any]) -> None:
-    """Print the results document of a run. Raises OperatorError where it is none.
+def print_summary(console: Console, document: Document) -> None:
+    """Print the results of a run.
 
     Fits 80 columns on a terminal; elsewhere lines are at least PLAIN_COLUMNS wide.
     """
-    # Where nobody has a window of a fixed width, rich's guess of 80 columns must not cut the lines.
+    # rich assumes 80 columns for a file or a pipe, which would cut the lines.
     least = 0 if console.is_terminal else PLAIN_COLUMNS
-    # The time line, by far the longest part, is for pictures only.
-    summary = _Summary(read_document({**document, "timeline": []}))
-    console.print(AtLeast(least, summary), crop=False, highlight=False, markup=False, emoji=False)
+    console.print(AtLeast(least, _Summary(document)), crop=False, highlight=False, markup=False, emoji=False)
 
 
 class _Summary:
-    """Parts with an empty line between them."""
+    """The parts of the summary with an empty line between them."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -77,8 +85,8 @@ def _headline(document: Document, encoding: str) -> list[RenderableType]:
     ]
     what = [
         f"{document.duration_s:,.1f} s",
-        *([] if took.cpu_s is None else [f"CPU {took.cpu_s:,.1f} s"]),
-        *([] if took.max_rss_kib is None else [f"memory {mebibytes(took.max_rss_kib)}"]),
+        f"CPU {took.cpu_s:,.1f} s",
+        f"memory {mebibytes(took.max_rss_kib)}",
     ]
     name = [Indented(0, Text(visible(document.name, encoding), style="bold"))] if document.name else []
     return [*name, *(Indented(0, Text(visible(", ".join(line), encoding))) for line in (who, what))]
@@ -96,19 +104,19 @@ def _clamped(document: Document) -> list[RenderableType]:
     clamped += sum(each.clamped for each in document.stages.values())
     if not clamped:
         return []
-    return [Indented(0, Text(f"Latencies under a microsecond or over an hour, counted as just that: {clamped:,}."))]
+    return [Indented(0, Text(f"Latencies below 1 µs or above 1 h, recorded as that: {clamped:,}."))]
 
 
 def _cut_short(document: Document, encoding: str) -> list[RenderableType]:
     phases = [phase for phase in document.phases if phase.ended_s is None]
-    lines = [Indented(2, Text(visible(f"{phase.name}: {_far(phase)}", encoding))) for phase in phases[:MOST_LINES]]
-    return _list("Phases that did not come to their end", lines, len(phases))
+    lines = [Indented(2, Text(visible(f"{phase.name}: {_progress(phase)}", encoding))) for phase in phases[:MOST_LINES]]
+    return _list("Phases that did not finish", lines, len(phases))
 
 
-def _far(phase: Phase) -> str:
+def _progress(phase: PhaseSummary) -> str:
     if phase.started_s is None:
-        return "never began"
-    said = [count(phase.done or 0) + (f" of {count(phase.planned)}" if phase.planned else "") + " done"]
+        return "never started"
+    said = [count(phase.done) + (f" of {count(phase.planned)}" if phase.planned else "") + " done"]
     counts = (
         (phase.failed, "failed"),
         (phase.cut_short, "cut short"),
@@ -124,7 +132,7 @@ def _errors(document: Document, encoding: str) -> list[RenderableType]:
         said = visible(f"{error.operation}: {error.kind}", encoding)
         lines.append(Indented(2, Text.assemble((f"{error.count:,} x ", "bold red"), said)))
         lines.append(Indented(6, Text(visible(error.example, encoding))))
-    return _list("What failed and why", lines)
+    return _list("Failures", lines)
 
 
 def _drops(document: Document, encoding: str) -> list[RenderableType]:
@@ -132,13 +140,13 @@ def _drops(document: Document, encoding: str) -> list[RenderableType]:
     for drop in sorted(document.dropped, key=lambda drop: -drop.count):
         said = visible(f"{drop.operation}: {drop.reason}", encoding)
         lines.append(Indented(2, Text.assemble((f"{drop.count:,} x ", "bold yellow"), said)))
-    return _list("What was due and never started", lines)
+    return _list("Operations that were due and never started", lines)
 
 
 def _own_refusals(document: Document) -> list[RenderableType]:
-    """What the push gateway turned away without any fault of the server's; pushes that failed may come of it."""
-    lines = [Indented(2, Text(sentence)) for sentence in own_refusals(document.push)]
-    return _list("Refused by our own push gateway: not failures of the server or of APNs", lines)
+    """What the push gateway refused for reasons of its own. It may have caused failed pushes."""
+    lines = [Indented(2, Text(sentence)) for sentence in own_refusals(document.push or {})]
+    return _list("Refused by the push gateway of lom-agent: not failures of the server or of APNs", lines)
 
 
 def _cuts(document: Document, encoding: str) -> list[RenderableType]:
@@ -146,13 +154,13 @@ def _cuts(document: Document, encoding: str) -> list[RenderableType]:
     for cut in sorted(document.cut_short, key=lambda cut: -cut.count):
         said = visible(f"{cut.operation}: {cut.reason}", encoding)
         lines.append(Indented(2, Text.assemble((f"{cut.count:,} x ", "bold yellow"), said)))
-    return _list("What was cut short: neither a success nor a failure", lines)
+    return _list("Operations that were cut short: neither a success nor a failure", lines)
 
 
 def _limits(document: Document, encoding: str) -> list[RenderableType]:
     lines = []
     for limit in document.limits:
-        lead, style = ("  held", "green") if limit.ok else ("  BROKEN" if limit.reliable else "  OPEN", "bold red")
+        lead, style = ("  passed", "green") if limit.ok else ("  FAILED" if limit.reliable else "  UNSURE", "bold red")
         said = Text(visible(limit.sentence or limit.limit, encoding), style="" if limit.ok else "red")
         lines.append(Indented(10, said, [(lead, style)]))
     return _list("Limits", lines)
@@ -160,8 +168,8 @@ def _limits(document: Document, encoding: str) -> list[RenderableType]:
 
 def _generator(document: Document, encoding: str) -> list[RenderableType]:
     generator = document.generator
-    if generator is None or not operations_done(document):
-        return []  # there are no latencies to trust or not
+    if not operations_done(document):
+        return []  # there are no latencies
     if generator.embedded_lab:
         return [Indented(0, Text(visible(f"{IN_THE_LAB}{_crowded(generator)}", encoding)))]
     text = overloaded(document)
@@ -178,17 +186,17 @@ def _generator(document: Document, encoding: str) -> list[RenderableType]:
 
 
 def _crowded(generator: Generator) -> str:
-    """Where the lab and the load generator were in each other's way; what was measured of it is in the report."""
+    """The phases in which this machine was too slow for both; the report has the measurements."""
     phases = list(dict.fromkeys(each.phase for each in generator.overloaded if each.phase is not None))
     if not phases:
-        return "" if generator.trustworthy else " They were in each other's way."
+        return "" if generator.trustworthy else " The machine was overloaded."
     named = [*phases[:MOST_NAMED], *([f"{len(phases) - MOST_NAMED} more"] if len(phases) > MOST_NAMED else [])]
-    return f" They were in each other's way in {listed(named)}."
+    return f" The machine was overloaded in {listed(named)}."
 
 
 def _kept_up(generator: Generator) -> str:
     lag = max((worker.lag_ms.p99 or 0.0 for worker in generator.workers), default=0.0)
-    busiest = max((worker.busiest_second or 0.0 for worker in generator.workers), default=0.0)
+    busiest = max((worker.busiest_second for worker in generator.workers), default=0.0)
     return f"The load generator kept up: lag {number(lag)} ms (p99), busiest second {busiest * 100:.0f} % of a core."
 
 
@@ -197,66 +205,57 @@ def _verdict(document: Document, encoding: str) -> RenderableType:
     return Indented(0, Text(visible(" ".join(said), encoding), style=style))
 
 
-def _judged(document: Document, found: Outcome) -> tuple[str, list[str]]:
-    """The style and the sentences, the gravest first; red exactly where the exit status is not 0."""
-    done, failed, limits = operations_done(document), operations_failed(document), len(document.limits)
-    held = "" if not limits else "The one limit held." if limits == 1 else f"All {limits} limits held."
+def _judged(document: Document, found: RunOutcome) -> tuple[str, list[str]]:
+    """The style and the sentences, the most severe first; red exactly if the exit status is not 0."""
+    done, failed = operations_done(document), operations_failed(document)
+    passed = limits_passed(document) if all(limit.ok for limit in document.limits) else ""
     if not found.passed:
-        return "bold red", _against(document, found) + ([held] if held and _all_held(document) else [])
+        return "bold red", [*_against(document, found), *([passed] if passed else [])]
     dropped = sum(operation.dropped for operation in document.operations.values())
-    cut_short = sum(operation.cut_short for operation in document.operations.values())
+    cut_short = operations_cut_short(document)
     duration = f"{document.duration_s:,.1f} s"
     crowded = overloaded(document)
+    style = "bold yellow"
     if not done:
-        style, text = "bold yellow", f"Nothing was done: no operation in {duration}."
+        text = f"No operation ended in {duration}."
     elif failed:
-        style, text = "bold yellow", f"{failed:,} of {counted(done, 'operation')} failed, as limits allow."
+        text = f"{failed:,} of {counted(done, 'operation')} failed, as limits allow."
     elif dropped:
-        style, text = "bold yellow", f"No operation of {done:,} failed, but {dropped:,} never started."
+        text = f"No operation of {done:,} failed, but {dropped:,} never started."
     elif cut_short:
-        style, text = "bold yellow", f"No operation of {done:,} failed, but {cut_short:,} were cut short."
+        text = f"No operation of {done:,} failed, but {cut_short:,} {were(cut_short)} cut short."
     elif crowded is not None:
-        style, text = "bold yellow", f"No operation of {done:,} failed, but {crowded}."
+        text = f"No operation of {done:,} failed, but {crowded}."
     else:
         style, text = "bold green", f"All good: {counted(done, 'operation')}, no errors in {duration}."
-    return style, [text, held] if held else [text]
+    return style, [text, *([passed] if passed else [])]
 
 
-def _all_held(document: Document) -> bool:
-    return all(limit.ok for limit in document.limits)
-
-
-def _against(document: Document, found: Outcome) -> list[str]:
-    """Why a run did not pass."""
-    done, failed, limits = (
-        operations_done(document),
-        operations_failed(document),
-        counted(len(document.limits), "limit"),
-    )
-    broken = sum(not limit.ok and limit.reliable for limit in document.limits)
+def _against(document: Document, found: RunOutcome) -> list[str]:
+    """Why a run failed: what kept it from finishing, then what failed and how, then the rest."""
+    limits = counted(len(document.limits), "limit")
+    failed_limits = sum(not limit.ok and limit.reliable for limit in document.limits)
     in_doubt = sum(not limit.ok and not limit.reliable for limit in document.limits)
-    kinds = {reason.kind for reason in found.reasons}
-    said = [reason.text for reason in found.reasons if reason.kind is Kind.RUN]
-    if Kind.RUN not in kinds:
-        said += [reason.text for reason in found.reasons if reason.kind is Kind.PHASE]
-    if broken:
-        said.append(f"{broken} of {limits} {'is' if broken == 1 else 'are'} broken.")
+    of_kind = {kind: [reason.text for reason in found.reasons if reason.kind is kind] for kind in Kind}
+    said = list(of_kind[Kind.RUN])
+    if told := failures_told(document):
+        said.append(f"{told}.")
+    else:
+        said += of_kind[Kind.FAILURES]
+    if not of_kind[Kind.RUN]:
+        said += of_kind[Kind.PHASE]
+    if failed_limits:
+        said.append(f"{failed_limits} of {limits} failed.")
     if in_doubt:
         said.append(f"{in_doubt} of {limits} could not be judged reliably: the load generator was overloaded.")
-    if failed:
-        said.append(f"{failed:,} of {counted(done, 'operation')} failed.")
-    elif Kind.FAILURES in kinds:
-        said += [reason.text for reason in found.reasons if reason.kind is Kind.FAILURES]
-    elif not said and done:
-        said.append(f"No operation of {done:,} failed.")
     unlimited = ", ".join(not_allowed(document)) if document.limits else ""
     if unlimited:
-        said.append(f"No limit says how many errors {unlimited} may have, so that each fails the run.")
+        said.append(f"No limit allows failures of {unlimited}.")
     return said
 
 
 def _list(title: str, lines: Iterable[RenderableType], total: int | None = None) -> list[RenderableType]:
-    """Lines under a title; ``total`` is how many there would be with those that are not shown."""
+    """Lines under a title; ``total`` includes those that are not shown."""
     lines = list(lines)
     if not lines:
         return []

@@ -1,4 +1,4 @@
-"""The tables at the end of a run: operations and stages, with as many columns as the terminal has room for."""
+"""The tables at the end of a run: operations and stages, with as many columns as the terminal is wide."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from agent.report.document import Document, Operation, Stage
+from agent.measure.summaries import OperationSummary, StageSummary
+from agent.report.document import Document
 from agent.report.numbers import count
 from agent.report.terminal.text import cutting, number, visible
 
-LONGEST_NAME = 20  # columns; ours are shorter, but a document may have been written by hand
+LONGEST_NAME = 20  # columns; a document that was edited may have longer ones
 
 _LATENCIES = ("p50 ms", "p90 ms", "p99 ms", "max ms")
-_SPARE = ("p90 ms", "per s")  # go in this order where there is no room
+_SPARE = ("p90 ms", "per s")  # left out in this order if the terminal is too narrow
 
-_OPERATION: dict[str, Callable[[Operation], str | Text]] = {
+_OPERATION: dict[str, Callable[[OperationSummary], str | Text]] = {
     "count": lambda operation: count(operation.count),
     "errors": lambda operation: Text(count(operation.errors), style="bold red" if operation.errors else ""),
     "late": lambda operation: Text(count(operation.late), style="yellow" if operation.late else ""),
@@ -30,7 +31,7 @@ _OPERATION: dict[str, Callable[[Operation], str | Text]] = {
 
 
 def operations_table(document: Document, console: Console, options: ConsoleOptions) -> Table:
-    """The operations; those cut short, and late and dropped ones, have a column where there are any."""
+    """The operations. There are columns for cut short, late and dropped ones only if there are any."""
     operations = document.operations
     titles = ["count", "errors"]
     if any(operation.cut_short for operation in operations.values()):
@@ -48,11 +49,11 @@ def stages_table(document: Document, console: Console, options: ConsoleOptions) 
     return _fitting("stage", ["count", *_LATENCIES], rows, console, options)
 
 
-def _cells(operation: Operation) -> dict[str, str | Text]:
+def _cells(operation: OperationSummary) -> dict[str, str | Text]:
     return {title: cell(operation) for title, cell in _OPERATION.items()}
 
 
-def _latencies(measured: Operation | Stage) -> dict[str, str | Text]:
+def _latencies(measured: OperationSummary | StageSummary) -> dict[str, str | Text]:
     latency = measured.latency_ms
     values = (latency.p50, latency.p90, latency.p99, latency.max)
     return dict(zip(_LATENCIES, map(number, values), strict=True))
@@ -77,7 +78,7 @@ def _fitting(
 
 def _table(what: str, titles: Sequence[str], rows: Mapping[str, Mapping[str, str | Text]], encoding: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, padding=(0, 0))
-    # Eight columns where there is room for it, so that one run's numbers stand under the other's.
+    # Eight columns if the terminal is wide enough, so that the tables of several runs align.
     least = 0 if "late" in titles else 8
     cut = cutting(encoding)
     table.add_column(what, no_wrap=True, overflow=cut, min_width=10, max_width=LONGEST_NAME)

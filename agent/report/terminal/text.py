@@ -1,6 +1,6 @@
-"""Text and numbers on a terminal, or in a log: nothing in them acts on the terminal, breaks a line or fails to encode.
+"""Text and numbers for a terminal or a log, without control characters, line breaks and encoding errors.
 
-Whatever shows text that a peer or a scenario may have written puts it through `visible`.
+All text that a peer or a scenario may have written goes through `visible`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from rich.text import Text
 
 from agent.report import numbers
 
-NOTHING = "-"  # in ASCII, unlike the dash of the HTML report: a terminal may have no other
+NOTHING = "-"  # ASCII, unlike the dash of the HTML report: a terminal may have no other
 
 
 def visible(text: str, encoding: str = "utf-8") -> str:
-    """``text`` as one line that a terminal only shows: control characters, line ends, invisible and direction-changing
-    characters and what ``encoding`` cannot express become escapes like ``\\n``, ``\\x1b`` or ``\\u202e``."""
+    """``text`` as one line without effect on a terminal.
+
+    Control, invisible and direction-changing characters, line ends and characters outside ``encoding`` become escapes
+    like ``\\n``, ``\\x1b`` or ``\\u202e``.
+    """
     shown = text if text.isprintable() else "".join(map(_visible_character, text))
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -27,12 +30,12 @@ def _visible_character(character: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three or more figures that matter: 0.123, 1.23, 12.3, 123, 1,234."""
+    """Three or more significant digits: 0.123, 1.23, 12.3, 123, 1,234."""
     return NOTHING if value is None else numbers.figures(value)
 
 
 def cutting(encoding: str) -> OverflowMethod:
-    """How rich may show that a text was cut: its ellipsis is not in every encoding."""
+    """How rich shows that a text was cut: not every encoding has its ellipsis."""
     try:
         "\N{HORIZONTAL ELLIPSIS}".encode(encoding)
     except UnicodeEncodeError:
@@ -41,13 +44,13 @@ def cutting(encoding: str) -> OverflowMethod:
 
 
 def print_line(console: Console, text: str) -> None:
-    """Print ``text`` as one line, whatever is in it."""
-    # soft_wrap: an address must stay whole for whoever copies it.
+    """Print ``text`` as one line."""
+    # soft_wrap: an address must stay in one piece to be copied.
     console.print(Text(visible(text, console.encoding)), soft_wrap=True, highlight=False)
 
 
 class AtLeast:
-    """Something printed at the console's width, but not below ``columns``."""
+    """Content printed at the console's width, at least ``columns`` wide."""
 
     def __init__(self, columns: int, content: RenderableType) -> None:
         self._columns = columns
@@ -58,9 +61,9 @@ class AtLeast:
 
 
 class Indented:
-    """A text wrapped some columns in from the left, without the blanks that rich would fill its lines up with.
+    """A wrapped and indented text, without the trailing blanks that rich adds.
 
-    The ``lead`` stands in the first line's indent, as the point of a list does.
+    The ``lead`` is in the indent of the first line, like the bullet of a list.
     """
 
     def __init__(self, columns: int, text: Text, lead: Iterable[tuple[str, str]] = ()) -> None:

@@ -1,4 +1,4 @@
-// Draws the page's charts with plotly.js: what is drawn comes as JSON from charts.py, how it looks from style.css.
+// Draws the page's charts with plotly.js. The data are JSON from charts.py; the colours come from style.css.
 (() => {
   "use strict";
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -7,8 +7,8 @@
   const buttons = [...document.querySelectorAll(".legend button")];
   const hidden = new Set();
   const whole = [0, 1000 * data.seconds];
-  let shown = whole; // milliseconds from the run's start
-  let following = false; // while the other charts are taken to where one was zoomed to
+  let shown = whole; // milliseconds from the start of the run
+  let following = false; // while the other charts follow the zoom of one
 
   const font = getComputedStyle(document.body).fontFamily;
   const pen = document.createElement("canvas").getContext("2d"); // to measure text with
@@ -28,7 +28,7 @@
     return done;
   }
 
-  // A phase's name where there is room for it, cut short where there is room for most of it.
+  // The name of a phase if it fits, shortened if most of it fits.
   function fitting(name, pixels) {
     const fits = (words) => pen.measureText(words).width <= pixels - 8;
     let plain = new DOMParser().parseFromString(name, "text/html").body.textContent;
@@ -67,7 +67,7 @@
     };
   }
 
-  const HEADROOM = 0.14; // above what is drawn, for the names of the phases
+  const HEADROOM = 0.14; // above the data, for the names of the phases
 
   function extent(chart, traces) {
     const seen = traces.filter((trace) => trace.visible);
@@ -81,7 +81,7 @@
     return points.length ? [fold(Math.min, Infinity), fold(Math.max, 0)] : [1, 1];
   }
 
-  // A logarithmic axis of seconds has as many of 1, 2 and 5 in each decade as there is room for.
+  // The ticks of a logarithmic axis of seconds: 1, 2 and 5 in each decade, as many as fit.
   function decades(least, most, height) {
     const low = Math.log10(least) - 0.1;
     const high = Math.log10(most) + 0.1;
@@ -131,7 +131,7 @@
   function draw(place) {
     const chart = data.charts[place.dataset.chart];
     const width = place.clientWidth;
-    if (!width) return; // folded away
+    if (!width) return; // in a closed details element
     const traces = chart.traces.map(dressed);
     Plotly.react(place, traces, layout(chart, traces, width, place.clientHeight), config);
     if (chart.overTime && !place.dataset.followed) {
