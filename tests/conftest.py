@@ -26,6 +26,7 @@ sys.dont_write_bytecode = False
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
+settings.register_profile("quick", parent=settings.get_profile("default"), max_examples=25)  # of `tox -e quick`
 settings.register_profile(  # of `tox -e explore`
     "explore", parent=settings.get_profile("default"), max_examples=2000, derandomize=False, print_blob=True
 )

@@ -8,5 +8,5 @@ USUAL = 100  # of Hypothesis, and so of the profiles `default` and `ci`
 
 
 def examples(count: int) -> settings:
-    """``count`` examples in a usual run, and as many times more in a profile with more than ``USUAL``."""
+    """``count`` examples in a usual run, and in proportion in a profile that has more or fewer than ``USUAL``."""
     return settings(max_examples=max(1, count * settings.default.max_examples // USUAL))
