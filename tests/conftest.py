@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import USUAL_EXAMPLES
 from hypothesis import HealthCheck, settings
 from namespaces import HERE, THERE, Namespace, namespaces, wire
 from twisted.internet import reactor
@@ -24,10 +25,19 @@ make_monotonic(reactor)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=USUAL_EXAMPLES
+)
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
+settings.register_profile(
+    "quick", parent=settings.get_profile("default"), max_examples=USUAL_EXAMPLES // 4
+)  # of `tox -e quick`
 settings.register_profile(  # of `tox -e explore`
-    "explore", parent=settings.get_profile("default"), max_examples=2000, derandomize=False, print_blob=True
+    "explore",
+    parent=settings.get_profile("default"),
+    max_examples=20 * USUAL_EXAMPLES,
+    derandomize=False,
+    print_blob=True,
 )
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 

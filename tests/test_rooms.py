@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,13 @@ def wrong_arrows(folder: Path) -> list[str]:
     return [said for arrow in arrows(folder) if (said := _judged(arrow)) is not None]
 
 
-def arrows(folder: Path) -> Iterator[Arrow]:
+@cache
+def arrows(folder: Path) -> tuple[Arrow, ...]:
     """Every import of every module, also those in functions and for type checkers."""
+    return tuple(_arrows(folder))
+
+
+def _arrows(folder: Path) -> Iterator[Arrow]:
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(folder).with_suffix("").parts
         module = ".".join([PACKAGE, *(part for part in parts if part != "__init__")])
@@ -140,7 +146,7 @@ def loaded_by(names: list[str]) -> set[str]:
 
 
 def test_a_room_imports_only_from_rooms_above_it() -> None:
-    assert list(arrows(FOLDER))
+    assert arrows(FOLDER)
     assert wrong_arrows(FOLDER) == []
 
 
@@ -221,7 +227,7 @@ def test_imports_that_go_the_right_way_are_not_named(tmp_path: Path) -> None:
             "cli": "from agent.net import http\nfrom agent import __version__",
         },
     )
-    assert len(list(arrows(folder))) == 10
+    assert len(arrows(folder)) == 10
     assert wrong_arrows(folder) == []
 
 

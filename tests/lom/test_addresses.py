@@ -120,6 +120,7 @@ texts = st.text() | st.ip_addresses(v=6).map(str) | st.ip_addresses(v=4).map(str
 
 
 @given(texts | st.integers() | st.binary() | st.none() | st.lists(st.text()))
+@example("fe80::1")
 @example("fe80::1\x00")
 def test_any_value_is_read_or_refused(value: object) -> None:
     try:

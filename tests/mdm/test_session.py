@@ -650,6 +650,8 @@ def test_any_other_refusal_ends_the_session_and_keeps_the_result(status: int, bo
     st.sampled_from(["application/json", "text/xml", "application/x-plist", "", ";", "+json"]) | st.text(max_size=20),
     st.none() | st.floats(),
 )
+@example(200, command(), "application/xml", None)
+@example(200, dump_xml({"CommandUUID": "a", "Command": 1}), "application/xml", None)
 @example(503, b"", "", 2.220446049250313e-16)
 def test_any_answer_is_an_event_of_the_table(
     status: int, body: bytes, content_type: str, retry_after: float | None

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from documents import plain
+from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -72,6 +73,7 @@ def sessions(*seconds):
     return counted([Exchange("session", 0, 0.0, each) for each in seconds])
 
 
+@examples(50)
 @given(st.lists(st.lists(records, max_size=10), min_size=1, max_size=3))
 def test_counts_percentiles_and_failures_are_those_of_all_records(parts):
     whole = counted(record for part in parts for record in part)
