@@ -218,7 +218,7 @@ def test_the_device_refuses_a_controller_and_says_why(
     bad = files(tmp_path, "bad", identity, DEVICES)
     errors, done = request("Reset", WORKED_NAME, own.address, *bad, "--json", status=1)
     outcome = json.loads(done.stdout)
-    assert (outcome["success"], outcome["kind"]) == (False, "tls")
+    assert (outcome["success"], outcome["kind"]) == (False, "tls_refused")
     assert "the peer refused our certificate" in errors
     refused = told(own, "no_link")
     assert (refused["kind"], refused["controller"]) == (kind, "")

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from agent.errors import LomAgentError, PeerError
 from agent.framing import FrameReader
 from agent.load.control import MAX_FRAME_BYTES, MAX_HELLO_BYTES, ControlError, Hello, Message, encode, next_message
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.stream import State, TLSStream, start_connect
@@ -140,7 +140,7 @@ class ControlServer:
         self._context.use_privatekey(identity.key)
         self._context.set_verify(SSL.VERIFY_NONE)
         self._listener: Listener | None = None
-        self._strangers: dict[ControlLink, DelayedCall] = {}
+        self._unidentified: dict[ControlLink, Alarm] = {}
         self._known: dict[int, ControlLink] = {}
         self._dismissal: Message | None = None
 
@@ -176,12 +176,12 @@ class ControlServer:
         """Listen no longer, and end every link."""
         if self._listener is not None:
             self._listener.close()
-        for link, timer in self._strangers.items():
+        for link, timer in self._unidentified.items():
             timer.cancel()
             link.close()
         for link in self._known.values():
             link.close()
-        self._strangers, self._known = {}, {}
+        self._unidentified, self._known = {}, {}
 
     def _accepted(self, sock: socket.socket, _port: int) -> None:
         link = ControlLink(self)
@@ -189,7 +189,8 @@ class ControlServer:
         tls.set_accept_state()
         stream = TLSStream(self._reactor, sock, tls, Unchecked("shard"), link)
         link.begin(stream)
-        self._strangers[link] = self._reactor.callLater(HELLO_SECONDS, partial(self._refuse, link))
+        self._unidentified[link] = limit = Alarm(self._reactor, partial(self._refuse, link))
+        limit.set(HELLO_SECONDS)
         stream.accept()
 
     def said(self, link: ControlLink, message: Message) -> None:
@@ -199,7 +200,7 @@ class ControlServer:
             return
         match message:
             case Hello(shard, secret) if self._is_good(shard, secret):
-                self._strangers.pop(link).cancel()
+                self._unidentified.pop(link).cancel()
                 link.shard = shard
                 link.know_peer()
                 self._known[shard] = link
@@ -211,7 +212,7 @@ class ControlServer:
 
     def gone(self, link: ControlLink, error: PeerError) -> None:
         """A link is gone."""
-        timer = self._strangers.pop(link, None)
+        timer = self._unidentified.pop(link, None)
         if timer is not None:
             timer.cancel()
         if self._known.get(link.shard) is link:
@@ -224,7 +225,7 @@ class ControlServer:
         return hmac.compare_digest(secret.encode(), self.secrets[shard].encode())
 
     def _refuse(self, link: ControlLink) -> None:
-        timer = self._strangers.pop(link, None)
-        if timer is not None and timer.active():
+        timer = self._unidentified.pop(link, None)
+        if timer is not None:
             timer.cancel()
         link.close()

@@ -157,20 +157,18 @@ class Stalls:
         self._clock = clock
         self._total = 0.0
         self._due: float | None = None
-        self._timer: DelayedCall | None = None
+        self._next_look = Alarm(clock, self._look)
 
     def begin(self) -> None:
         """Watch from now on."""
         self._due = self._clock.seconds() + LOOK_SECONDS
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        self._next_look.set(LOOK_SECONDS)
 
     def stop(self) -> None:
         """Watch no longer."""
         self._total = self.seconds
         self._due = None
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._next_look.cancel()
 
     @property
     def seconds(self) -> float:

@@ -14,7 +14,7 @@ from agent.lom.endpoint import LinkSide
 from agent.lom.link import ControllerLink, LinkError, LinkRequest
 from agent.lom.relay import DeviceRefused
 from agent.net.lom.controller import AnswerTimeout
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.addresses import IPv6SocketAddress, socket_address_text
 from agent.net.transport.stream import HandshakeFailed, Timeouts, TLSStream, start_connect
 from agent.net.transport.tls import TLSContexts
@@ -68,7 +68,7 @@ class Asking:
         self._link = ControllerLink(request)
         self._asked = Asked()
         self._stream: TLSStream | None = None
-        self._timer: DelayedCall | None = None
+        self._answer_limit = Alarm(reactor, self._late)
         self._started = 0.0
 
     def start(self) -> None:
@@ -103,7 +103,7 @@ class Asking:
         asked.tls, asked.cipher, asked.peer, asked.sent = stream.version, stream.cipher, stream.peer_name, True
         self._tell(Step(f"TLS: {asked.tls}, {asked.cipher}"))
         self._tell(Step(f"Device's CommonName: {asked.peer}"))
-        self._timer = self._reactor.callLater(self._seconds, self._late)
+        self._answer_limit.set(self._seconds)
         frame = self._link.start()
         self._tell(Step(f"sent {len(frame)} bytes", frame))
         stream.write(frame)
@@ -131,8 +131,7 @@ class Asking:
     def _end(self, failure: PeerError | None) -> None:
         if self.done.called:
             return
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._answer_limit.cancel()
         if self._stream is not None:
             self._stream.close()
         self._asked.failure = failure

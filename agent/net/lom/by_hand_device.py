@@ -21,7 +21,7 @@ from agent.lom.gate import Gate
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.power import Power, PowerEvent
 from agent.net.lom.device import DeviceEnd
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.addresses import IPv6SocketAddress, socket_address_text
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.stream import TLSStream
@@ -75,7 +75,7 @@ class LoneDevice:
         self._reactor = reactor
         self._tell = tell
         self._device = Device(mac, boot_seconds=lambda: boot_seconds, jitter=lambda: 0.0)
-        self._timer: DelayedCall | None = None
+        self._boot = Alarm(reactor, self._advance)
 
     @property
     def index(self) -> int:
@@ -103,16 +103,11 @@ class LoneDevice:
 
     def unplug(self) -> None:
         """Boot no more."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._boot.cancel()
 
     def _wait(self) -> None:
         """For the end of the boot under way, if there is one."""
-        self.unplug()
-        deadline = self._device.power.deadline
-        if deadline is not None:
-            self._timer = self._reactor.callLater(max(0.0, deadline - self._reactor.seconds()), self._advance)
+        self._boot.set_at(self._device.power.deadline)
 
     def _advance(self) -> None:
         if PowerEvent.CAME_UP in self._device.power.advance(self._reactor.seconds()):

@@ -16,7 +16,7 @@ from agent.lom.link import ControllerLink, LinkError, LinkLimits
 from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import Outcome, RelayItem
 from agent.measure.operations import Facts, Operation, Operations
-from agent.net.timing import DelayedCall, Reactor, made_up
+from agent.net.timing import Alarm, Reactor, made_up
 from agent.net.transport.stream import HandshakeFailed, Timeouts, TLSStream
 from agent.net.transport.tls import TLSContexts
 from agent.pki.verify import PeerCheck, device_judge
@@ -115,7 +115,7 @@ class _ControllerEnd:
         self._address = ""
         self._port = 0
         self._stream: TLSStream | None = None
-        self._timer: DelayedCall | None = None
+        self._answer_limit = Alarm(network.reactor, self._late)
         self._attempt: Operation | None = None  # the one under way
         self._secured_at: float | None = None
         self._answer_due = 0.0
@@ -178,7 +178,7 @@ class _ControllerEnd:
         self._secured_at = self._network.reactor.seconds()
         self._sent = True
         self._answer_due = self._secured_at + self._network.limits.answer_seconds
-        self._timer = self._network.reactor.callLater(self._network.limits.answer_seconds, self._late)
+        self._answer_limit.set_at(self._answer_due)
         self._stream.write(self._link.start())
 
     def received(self, octets: bytes) -> None:
@@ -206,7 +206,7 @@ class _ControllerEnd:
         now = self._network.reactor.seconds()
         self._answer_due = made_up(self._answer_due, now)
         if self._answer_due > now:
-            self._timer = self._network.reactor.callLater(self._answer_due - now, self._late)
+            self._answer_limit.set_at(self._answer_due)
             return
         self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))
 
@@ -233,9 +233,7 @@ class _ControllerEnd:
 
     def _let_go(self) -> TLSStream | None:
         """Forget the attempt under way; its stream, if it has one, is the caller's to end."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._answer_limit.cancel()
         self._network.hung_up(self._port)
         stream, self._stream, self._port = self._stream, None, 0
         return stream

@@ -9,7 +9,7 @@ from agent.lom.endpoint import Endpoint, device_side
 from agent.lom.gate import Gate, TooManyLinks, TooManyRequests
 from agent.lom.link import DeviceLink, LinkAnswer, LinkError, LinkLimits
 from agent.lom.relay import Unreachable
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.stream import TLSStream
 
 
@@ -39,7 +39,7 @@ class DeviceEnd:
         self._link = DeviceLink(limits)
         self._leaving = False
         self._stream: TLSStream | None = None
-        self._timer: DelayedCall | None = None
+        self._closing = Alarm(reactor, self.close)
         self._ends_at = 0.0
 
     def begin(self, stream: TLSStream) -> None:
@@ -109,9 +109,7 @@ class DeviceEnd:
 
     def _close_in(self, seconds: float) -> None:
         """The Controller's time for one request. It begins with the last answer: a byte now and then is no request."""
-        self._disarm()
-        left = max(0.0, self._ends_at - self._reactor.seconds())
-        self._timer = self._reactor.callLater(min(seconds, left), self.close)
+        self._closing.set(min(seconds, self._ends_at - self._reactor.seconds()))
 
     def _pass_gate(self, who: tuple[str, str]) -> bool:
         """Count this link as one of ``who`` at this Device. Where that is one too many, the link ends at once."""
@@ -132,12 +130,7 @@ class DeviceEnd:
         self._counted_as = None
 
     def _end(self) -> None:
-        self._disarm()
+        self._closing.cancel()
         self._leave_gate()
         self._stream = None
         self._ended(self)
-
-    def _disarm(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None

@@ -18,7 +18,7 @@ from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
 from agent.measure.operations import Operation, Operations
 from agent.net.lom.controller import RelayAbandoned, link_facts, verdict_of
-from agent.net.timing import Clock, DelayedCall
+from agent.net.timing import Alarm, Clock
 
 _LINKS_A_TURN = 16  # about 10 ms: each verifies two certificate chains
 
@@ -95,15 +95,15 @@ class _MemoryRelays:
         self._address = ""  # the one being tried
         self._link: Operation | None = None  # that of the attempt under way
         self._over = False
-        self._timer: DelayedCall = network.reactor.callLater(0, self._turn)
+        self._next_turn = Alarm(network.reactor, self._turn)
+        self._next_turn.set(0.0)
 
     def give_up(self, error: PeerError) -> None:
         """What has no outcome yet fails with ``error``."""
         if self._over:
             return
         self._over = True
-        if self._timer.active():
-            self._timer.cancel()
+        self._next_turn.cancel()
         if self._address:  # what is being asked stops its own Controller
             self._end_link(self._waiting[0], error, self._address, sent=True)
         self._outcomes += [Outcome(relay.item.uuid, str(error)) for relay in self._waiting]
@@ -120,7 +120,7 @@ class _MemoryRelays:
                 return
             self._attempt(self._waiting[0])
         if not self._over:
-            self._timer = self._network.reactor.callLater(0, self._turn)
+            self._next_turn.set(0.0)
 
     def _settle(self) -> None:
         """Move every item that has come to its end to the outcomes; the first that has not has an address to try."""

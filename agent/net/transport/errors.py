@@ -13,17 +13,21 @@ from agent.net.transport.tls import forget_errors, openssl_reason
 # OpenSSL's words for what a peer that speaks another protocol, or none, makes of its first record.
 _NOT_TLS = ("wrong version number", "http request", "packet length too long", "record layer failure")
 # … and for the alerts that a certificate, or the lack of one, is answered with (RFC 8446, 6.2).
-_CERTIFICATE_ALERTS = (
+_UNAMBIGUOUS_ALERTS = (
     "alert bad certificate",
     "alert unsupported certificate",
     "alert certificate revoked",
     "alert certificate expired",
     "alert certificate unknown",
     "alert unknown ca",
+    "alert certificate required",
+)
+# After our end of the handshake these mean our certificate, too: nothing else is judged then.
+_CERTIFICATE_ALERTS = (
+    *_UNAMBIGUOUS_ALERTS,
     "alert access denied",
     "alert decrypt error",
     "alert handshake failure",
-    "alert certificate required",
     "alert internal error",  # what a pyOpenSSL peer sends whose own judge refused the certificate
 )
 
@@ -46,9 +50,15 @@ class ConnectTimeout(ConnectFailed):
 
 
 class HandshakeFailed(PeerError):
-    """TLS could not be agreed, or the peer refused our certificate."""
+    """TLS could not be agreed."""
 
     kind = "tls"
+
+
+class CertificateRefused(HandshakeFailed):
+    """The peer refused our certificate, or that there was none."""
+
+    kind = "tls_refused"
 
 
 class HandshakeTimeout(HandshakeFailed):
@@ -75,7 +85,9 @@ def handshake_error(error: SSL.Error) -> HandshakeFailed:
         return HandshakeFailed(f"the peer closed the connection during the TLS handshake{_system_reason(error)}")
     reason = openssl_reason(error)
     if "alert" in reason:
-        return HandshakeFailed(f"the peer refused the TLS handshake: {reason}")
+        about_us = any(words in reason for words in _UNAMBIGUOUS_ALERTS)
+        failed = CertificateRefused if about_us else HandshakeFailed
+        return failed(f"the peer refused the TLS handshake: {reason}")
     if reason in _NOT_TLS:
         return HandshakeFailed(f"the peer does not speak TLS at this port: {reason}")
     return HandshakeFailed(f"the TLS handshake failed: {reason}")
@@ -92,7 +104,7 @@ def broken(error: SSL.Error, *, before_any_answer: bool = False) -> HandshakeFai
     reason = openssl_reason(error)
     if any(words in reason for words in _CERTIFICATE_ALERTS):
         # With TLS 1.3 a client hears only after its handshake that its certificate was refused.
-        return HandshakeFailed(f"the peer refused our certificate: {reason}")
+        return CertificateRefused(f"the peer refused our certificate: {reason}")
     return ConnectionBroken(f"TLS failed: {reason}")
 
 
