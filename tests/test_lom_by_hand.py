@@ -337,7 +337,7 @@ def test_files_that_are_no_identity_are_said_so(refused: Refused, tmp_path: Path
         (["--key", named(other, "--key")], "the key is not that of the certificate CN=controller.example"),
         (["--cert", named(mine, "--key")], "expected a certificate in PEM"),
         (["--key", named(mine, "--cert")], "the key is not in PEM"),
-        (["--ca", named(mine, "--key")], "holds no certificate in PEM or DER"),
+        (["--ca", named(mine, "--key")], "has no certificate in PEM or DER"),
     ]
     for change, words in rows:
         assert words in refused(*command, *mine, *change)

@@ -1,4 +1,4 @@
-"""CA certificates out of the operator's files."""
+"""Reads the operator's CA certificate files."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def read_anchors(paths: tuple[str, ...]) -> tuple[x509.Certificate, ...]:
         except OSError as error:
             raise OperatorError(f"the CA file {path} cannot be read: {error.strerror}") from error
         except CertificateError as error:
-            raise OperatorError(f"the CA file {path} holds no certificate in PEM or DER: {error}") from error
+            raise OperatorError(f"the CA file {path} has no certificate in PEM or DER: {error}") from error
     return tuple(anchors)
