@@ -216,7 +216,7 @@ def test_the_device_refuses_a_controller_and_says_why(
     bad = files(tmp_path, "bad", identity, DEVICES)
     errors, done = request("Reset", WORKED_NAME, own.address, *bad, "--json", status=1)
     outcome = json.loads(done.stdout)
-    assert (outcome["success"], outcome["kind"]) == (False, "tls")
+    assert (outcome["success"], outcome["kind"]) == (False, "tls_refused")
     assert "the peer refused our certificate" in errors
     refused = told(own, "no_link")
     assert (refused["kind"], refused["controller"]) == (kind, "")
@@ -320,7 +320,7 @@ def test_files_that_are_no_identity_are_said_so(tmp_path: Path, command: list[st
         (["--key", named(other, "--key")], "expected the key of the first certificate, CN=controller.example"),
         (["--cert", named(mine, "--key")], "expected a certificate in PEM"),
         (["--key", named(mine, "--cert")], "expected a private key in PEM"),
-        (["--ca", named(mine, "--key")], "holds no certificate in PEM or DER"),
+        (["--ca", named(mine, "--key")], "has no certificate in PEM or DER"),
     ]
     for change, words in rows:
         assert words in refused(*command, *mine, *change)

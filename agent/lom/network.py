@@ -60,7 +60,7 @@ class AddressBook:
 class ControllerRejected(PeerError):
     """The Device refused the Controller's certificate."""
 
-    kind = "tls"
+    kind = "tls_refused"
 
 
 class MemoryNetwork:

@@ -1,4 +1,4 @@
-"""Saying it: TLS, the HTTP/1.1 client, a Mac's MDM client and the LOM link, on Twisted's reactor.
+"""Network I/O on Twisted's reactor: TLS, HTTP/1.1, a Mac's MDM client, APNs and the LOM link.
 
-The protocol rooms above decide what is said; this room carries it over sockets and times it.
+The protocol packages decide what is sent; this package sends and receives it, and keeps the time limits.
 """

@@ -1,6 +1,6 @@
-"""Time on the network: the reactor as types, the one timer that a class re-arms, sleep, clocks, and stalls of the loop.
+"""The reactor as types, the re-armed timer, sleep, clocks, time limits, and stalls of the event loop.
 
-The types are ours because Twisted's interfaces are for zope, not for a type checker.
+The types are our own because Twisted's interfaces are zope interfaces, which a type checker cannot use.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from agent.errors import LomAgentError
 
 
 class DelayedCall(Protocol):
-    """A call that is due later."""
+    """A call that is scheduled."""
 
     def active(self) -> bool:
-        """Whether it is still to come."""
+        """Whether it is still scheduled."""
 
     def cancel(self) -> None:
-        """Forget it."""
+        """Do not make the call."""
 
 
 class Clock(Protocol):
-    """Time, and calls at a time."""
+    """Tells the time and schedules calls."""
 
     def seconds(self) -> float:
-        """Now, in seconds."""
+        """The current time, in seconds."""
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: Any) -> DelayedCall:  # noqa: A002
         """Call after ``delay`` seconds."""
@@ -38,22 +38,23 @@ class Reactor(Clock, Protocol):
     """A reactor that watches descriptors: any of Twisted's on Unix."""
 
     def addReader(self, reader: Any) -> None:
-        """Call ``reader.doRead`` when it can be read."""
+        """Call ``reader.doRead`` whenever it is readable."""
 
     def removeReader(self, reader: Any) -> None:
-        """No longer."""
+        """Stop watching for readability."""
 
     def addWriter(self, writer: Any) -> None:
-        """Call ``writer.doWrite`` when it can be written."""
+        """Call ``writer.doWrite`` whenever it is writable."""
 
     def removeWriter(self, writer: Any) -> None:
-        """No longer."""
+        """Stop watching for writability."""
 
 
 class Alarm:
-    """One timer that its owner sets, moves and cancels: ``due`` is called once when it goes off.
+    """A timer that its owner sets, moves and cancels; ``due`` is called once when it expires.
 
-    The owner keeps the Alarm for life, so that there is nothing to look for when it is set anew or no longer wanted.
+    The owner creates it once and keeps it. It refers to the owner by ``due``, a reference cycle: classes with an
+    instance per connection to a server use ``callLater`` themselves.
     """
 
     __slots__ = ("_call", "_clock", "_due")
@@ -65,41 +66,41 @@ class Alarm:
 
     @property
     def is_set(self) -> bool:
-        """Whether it is still to go off."""
+        """Whether the timer runs."""
         return self._call is not None
 
     def set(self, seconds: float) -> None:
-        """Go off in ``seconds`` (0 where that is negative), instead of when it was set to."""
+        """Expire in ``seconds`` (at once where negative), instead of at the earlier setting."""
         self.cancel()
-        self._call = self._clock.callLater(max(0.0, seconds), self._goes_off)
+        self._call = self._clock.callLater(max(0.0, seconds), self._expire)
 
     def set_at(self, deadline: float | None) -> None:
-        """Go off at ``deadline`` (seconds on its clock), or not at all for None, instead of when it was set to."""
+        """Expire at ``deadline`` (seconds on its clock), or never for None, instead of at the earlier setting."""
         if deadline is None:
             self.cancel()
         else:
             self.set(deadline - self._clock.seconds())
 
     def cancel(self) -> None:
-        """Do not go off."""
+        """Stop the timer."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
 
-    def _goes_off(self) -> None:
+    def _expire(self) -> None:
         self._call = None
         self._due()
 
 
 async def sleep(clock: Clock, seconds: float) -> None:
-    """Return after ``seconds``. Whoever cancels it leaves no timer behind."""
-    over: Deferred[None] = Deferred(lambda _: timer.cancel())
-    timer = clock.callLater(seconds, over.callback, None)
-    await over
+    """Return after ``seconds``. Cancelling it cancels its timer."""
+    elapsed: Deferred[None] = Deferred(lambda _: timer.cancel())
+    timer = clock.callLater(seconds, elapsed.callback, None)
+    await elapsed
 
 
 def make_monotonic(reactor: Any) -> Any:
-    """Let this reactor count monotonic time, before anything is due in it; returns it."""
+    """Make this reactor use monotonic time, and return it. Call it before anything is scheduled."""
     reactor.seconds = time.monotonic
     return reactor
 
@@ -107,7 +108,7 @@ def make_monotonic(reactor: Any) -> Any:
 class RunClock:
     """The dates of a run (seconds since the epoch): the system's wall clock at the start, then monotonic time.
 
-    So the lines of a trace stay in order, and what is due at a date is due when that many seconds have passed.
+    Adjustments of the wall clock thus change neither the order of trace lines nor when something is due.
     """
 
     def __init__(self, clock: Clock, wall_clock: Callable[[], float] = time.time) -> None:
@@ -116,65 +117,63 @@ class RunClock:
         self._offset = wall_clock() - clock.seconds()
 
     def __call__(self) -> float:
-        """Now."""
+        """The current date."""
         return self._clock.seconds() + self._offset
 
     def set(self, now: float) -> None:
-        """Be the clock of another process of the run, which shows ``now``."""
+        """Synchronise with the clock of another process of the run, which shows ``now``."""
         self._offset = now - self._clock.seconds()
 
     def ahead(self) -> float:
-        """How far the system's wall clock is ahead of this one: of dates that others write, subtract it."""
+        """How far the system's wall clock is ahead of this one (seconds); subtract it from others' dates."""
         return self._wall_clock() - self()
 
 
 LOOK_SECONDS = 0.05
-STALL_SECONDS = 0.1  # what is shorter is no stall
+STALL_SECONDS = 0.1  # shorter delays do not count as stalls
 
 ValueT = TypeVar("ValueT")
 
 
 class OutOfTime(LomAgentError):
-    """A time limit is over. Whoever set it says what that means."""
+    """A time limit expired. The caller replaces it with an error of its own."""
 
     kind = "out_of_time"
 
 
 def made_up(due: float, now: float) -> float:
-    """When a time limit is over that was to be over at ``due``, asked by its timer at ``now``.
+    """When a time limit that was due at ``due`` expires, if its timer fires at ``now``.
 
-    A timer that comes late says that the loop stood still, and what the peer sent meanwhile has not been read yet: the
-    limit is over later by as much.
+    A late timer means that the event loop was blocked and that what the peer sent meanwhile has not been read yet: the
+    limit is extended by the delay.
     """
     late = now - due
     return now + late if late > STALL_SECONDS else due
 
 
 class Stalls:
-    """Watches one event loop. ``seconds`` is how long it stood still since ``begin``, up to now."""
+    """Measures how long an event loop was blocked since ``begin``."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._total = 0.0
         self._due: float | None = None
-        self._timer: DelayedCall | None = None
+        self._next_look = Alarm(clock, self._look)
 
     def begin(self) -> None:
-        """Watch from now on."""
+        """Start measuring."""
         self._due = self._clock.seconds() + LOOK_SECONDS
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        self._next_look.set(LOOK_SECONDS)
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop measuring."""
         self._total = self.seconds
         self._due = None
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._next_look.cancel()
 
     @property
     def seconds(self) -> float:
-        """How long the loop stood still in all; a stall of which the own timer has yet to hear is in it."""
+        """How long the loop was blocked in all, including a stall that is going on."""
         overdue = 0.0 if self._due is None else self._clock.seconds() - self._due
         return self._total + (overdue if overdue > STALL_SECONDS else 0.0)
 
@@ -184,17 +183,17 @@ class Stalls:
 
 
 class TimeLimit:
-    """Calls ``over`` after ``seconds`` in which the loop ran, and after what was readable then has been read."""
+    """Calls ``expired`` after ``seconds``, not counting stalls, and after pending input has been read."""
 
-    def __init__(self, clock: Clock, stalls: Stalls, seconds: float, over: Callable[[], object]) -> None:
+    def __init__(self, clock: Clock, stalls: Stalls, seconds: float, expired: Callable[[], object]) -> None:
         self._clock = clock
         self._stalls = stalls
-        self._over = over
+        self._expired = expired
         self._ends = clock.seconds() + seconds - stalls.seconds
         self._timer: DelayedCall = clock.callLater(seconds, self._look)
 
     def cancel(self) -> None:
-        """It does not matter any more."""
+        """Remove the limit."""
         if self._timer.active():
             self._timer.cancel()
 
@@ -203,23 +202,23 @@ class TimeLimit:
         if left > 0.0:
             self._timer = self._clock.callLater(left, self._look)
         else:
-            self._timer = self._clock.callLater(0, self._over)  # timers come before what can be read
+            self._timer = self._clock.callLater(0, self._expired)  # the reactor runs timers before it reads
 
 
 async def within(waiting: Deferred[ValueT], seconds: float, clock: Clock, stalls: Stalls) -> ValueT:
-    """What ``waiting`` comes to. Raises OutOfTime where that takes longer than ``seconds``; it is then cancelled."""
-    late = False
+    """Await ``waiting``. If that takes longer than ``seconds``, cancel it and raise OutOfTime."""
+    expired = False
 
-    def over() -> None:
-        nonlocal late
-        late = True
+    def expire() -> None:
+        nonlocal expired
+        expired = True
         waiting.cancel()
 
-    limit = TimeLimit(clock, stalls, seconds, over)
+    limit = TimeLimit(clock, stalls, seconds, expire)
     try:
         return await waiting
     except Exception:
-        if late:
+        if expired:
             raise OutOfTime(f"not within {seconds:g} s") from None
         raise
     finally:

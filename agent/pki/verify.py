@@ -32,7 +32,7 @@ ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 class PeerRejected(PeerError):
     """The peer's certificate is not accepted. ``kind`` names the cause."""
 
-    kind: ClassVar[str] = "tls"
+    kind: ClassVar[str] = "tls_certificate"
 
 
 class UntrustedChain(PeerRejected):

@@ -173,7 +173,7 @@ def test_an_api_that_hangs_costs_a_phase_its_own_time_and_no_more(run_in_reactor
             return await load_run(*phases, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
 
     metrics = run_in_reactor(scenario()).metrics()
-    kind = "answer_timeout"
+    kind = "server_timeout"
     assert failed(metrics) == {("enqueue", kind): 2 * MACS, ("delivery", kind): 2 * MACS}
     assert counts(metrics)["session"] == MACS
 

@@ -31,7 +31,7 @@ NO_SERVER = "the scenario's server has no way to queue a command"
 class Unanswered(PeerError):
     """The server's API did not answer within the phase's time."""
 
-    kind = "answer_timeout"
+    kind = "server_timeout"
     timed_out = True
 
 

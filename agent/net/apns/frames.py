@@ -20,7 +20,7 @@ _LENGTH_BYTES = 3
 class FrameSizeError(PeerError):
     """A frame is longer than we allow."""
 
-    kind = "http"
+    kind = "http2_frame_size"
 
 
 class FrameCutter:

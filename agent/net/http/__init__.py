@@ -1,1 +1,1 @@
-"""HTTP over the streams: the client, redirects, TLS resumption, and the web site of our own servers."""
+"""HTTP over the streams: the client, redirects, TLS resumption, and the web server of our own services."""

@@ -1,6 +1,6 @@
-"""A Mac's own connection to its server: one at a time, kept alive, opened again when it is needed.
+"""A Mac's HTTP connection to its server: one at a time, kept alive, opened again when needed.
 
-No connection is shared between Macs, for each has an identity of its own.
+Macs do not share connections, because each has its own TLS identity.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from agent.pki.verify import PeerCheck, server_judge
 
 
 class AnswerTimeout(ConnectionBroken):
-    """The server took the request and did not answer in time."""
+    """The server accepted the request and did not answer in time."""
 
     kind = "answer_timeout"
     timed_out = True
 
 
 class Caller(Protocol):
-    """Who asks. For every request exactly one of the two is called, unless the connection is closed by its owner."""
+    """Receives the result of a request: exactly one of the two is called, unless the owner closes the connection."""
 
     def answered(self, response: Response) -> None:
-        """The response came."""
+        """The response arrived."""
 
     def broke(self, error: PeerError) -> None:
-        """It will not come."""
+        """The request failed."""
 
 
 Stage = Callable[[str, float], None]
@@ -57,11 +57,11 @@ def _plain(sock: socket.socket, host: str) -> tuple[PlainConnection, Check]:
 
 
 class HTTPConnection:
-    """A connection to one origin. It is a stream's owner: the stream's callbacks are the last three methods.
+    """A connection to one origin. It owns a stream: the last three methods are the stream's callbacks.
 
-    ``stage`` hears how many seconds each part took that succeeded: ``connect``, ``handshake`` or
-    ``handshake_resumed``, ``first_byte`` (from the request's first byte to the answer's) and ``request`` (… to the
-    answer's last). ``resumption`` is where the TLS session is kept for the next connection, good for ``binding``.
+    ``stage`` is called with the name and the seconds of each stage that succeeded: ``connect``, ``handshake`` or
+    ``handshake_resumed``, ``first_byte`` (from the request's first byte to the response's) and ``request`` (… to the
+    response's last). ``resumption`` keeps the TLS session for the next connection with the same ``binding``.
     """
 
     __slots__ = (
@@ -117,8 +117,8 @@ class HTTPConnection:
         self._anchors = anchors
         self._identity = identity
         self._timeouts = timeouts
-        self._attempt = 0  # what was looked up for an earlier one is not wanted any more
-        self._addresses: list[Address] = []  # of the attempt under way; the first is being tried
+        self._attempt = 0  # lookups of earlier attempts are ignored
+        self._addresses: list[Address] = []  # not tried yet; the first is being tried
         self._tried: list[str] = []
         self._stream: TLSStream | None = None
         self._reader: ResponseReader | None = None
@@ -128,7 +128,7 @@ class HTTPConnection:
         self._timer: DelayedCall | None = None
         self._connecting_at = 0.0  # seconds on the reactor's clock, as is the next
         self._sent_at = 0.0
-        self._answer_due: float | None = None  # only while an answer is awaited
+        self._answer_due: float | None = None  # None while no response is awaited
         self._used = False
 
     @property
@@ -144,10 +144,10 @@ class HTTPConnection:
     def request(self, request: bytes, caller: Caller, sending: Callable[[], object] | None = None) -> None:
         """Send a request, over the open connection or a new one. One request at a time.
 
-        ``sending`` is called when its first byte goes out.
+        ``sending`` is called just before the first byte is sent.
         """
         if self._caller is not None:
-            raise MisuseError("a request while another one waits for its answer")
+            raise MisuseError("request() called while another request awaits its response")
         self._caller = caller
         self._sending = sending
         self._request = request
@@ -162,19 +162,19 @@ class HTTPConnection:
             self._resolver.lookup(self._origin.host, self._origin.port, found, not_found)
 
     def close(self) -> None:
-        """Close in good order; a request under way is forgotten and nobody is called."""
+        """Close with close_notify. A request in progress is dropped without a callback."""
         stream = self._forget()
         if stream is not None:
             stream.close()
 
     def abort(self) -> None:
-        """Vanish, as when the power goes: no close_notify, a TCP reset. Nobody is called."""
+        """Reset the TCP connection without close_notify, as on power loss. There is no callback."""
         stream = self._forget()
         if stream is not None:
             stream.abort()
 
     def break_off(self, error: PeerError, *, in_order: bool) -> None:
-        """Close in good order, or vanish as ``abort`` does; whoever waits for an answer hears ``error``."""
+        """Close as ``close`` or ``abort`` does; a request in progress fails with ``error``."""
         stream = self._let_go()
         if stream is not None:
             if in_order:
@@ -194,7 +194,7 @@ class HTTPConnection:
             self._failed(error)
 
     def _connect(self) -> None:
-        """Connect to the first address at which that can be begun."""
+        """Start to connect to the first address where that is possible."""
         while True:
             family, address = self._addresses[0]
             try:
@@ -225,7 +225,7 @@ class HTTPConnection:
         return tls, check
 
     def _next_address(self, error: ConnectFailed) -> bool:
-        """Nobody answered at this address: whether there is another one. After the last the request has failed."""
+        """Drop the address that failed; return whether another one is left. Without one the request fails."""
         address = self._addresses.pop(0)[1]
         self._tried.append(Origin(address[0], address[1]).header)
         if not self._addresses:
@@ -234,7 +234,7 @@ class HTTPConnection:
 
     def _send(self) -> None:
         if self._stream is None:
-            raise MisuseError("nothing to send over")
+            raise MisuseError("_send() called without a stream")
         self._sent_at = now = self._reactor.seconds()
         self._answer_due = now + self._timeouts.answer
         if self._timer is None:
@@ -245,9 +245,9 @@ class HTTPConnection:
         self._stream.write(self._request)
 
     def _late(self) -> None:
-        """The time of one request is over: of the one under way, or of one that was answered meanwhile.
+        """The timer fired: for the current request, or for an earlier one that was answered.
 
-        A timer for each request would cost more than a tenth of a session.
+        One timer serves all requests: setting one per request would cost more than a tenth of a session.
         """
         self._timer = None
         if self._answer_due is None:
@@ -269,7 +269,7 @@ class HTTPConnection:
         return stream
 
     def _let_go(self) -> TLSStream | None:
-        """The stream is not this connection's any more."""
+        """Detach the stream, and stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -279,7 +279,7 @@ class HTTPConnection:
         return stream
 
     def _keep_session(self, stream: TLSStream | None) -> None:
-        """The server ends the connection, or has ended it: the next one may take its session up."""
+        """The connection ends: keep its TLS session for the next one."""
         if self._resumption is not None and stream is not None and stream.secured:
             tls = stream.tls
             if isinstance(tls, SSL.Connection):
@@ -302,7 +302,7 @@ class HTTPConnection:
         stream = self._stream
         if stream is not None and (not response.keep_alive or stream.unsent):
             self._keep_session(self._let_go())
-            stream.close()  # RFC 9112, 9.5: an answer before the whole request was sent ends the connection, too
+            stream.close()  # RFC 9112, 9.5: so does a response before the whole request was sent
         self._used = True
         self._request = b""
         caller = self._finish()
@@ -324,10 +324,10 @@ class HTTPConnection:
             now = self._reactor.seconds()
             self._stage("handshake_resumed" if resumed else "handshake", now - stream.connected_at)
 
-    # What the stream calls.
+    # Stream callbacks.
 
     def secured(self) -> None:
-        """The stream is open: the request that waits for it goes out."""
+        """The handshake is done: send the request."""
         self._count_and_time()
         self._resolver.prefer(self._origin.host, self._addresses[0])
         if self._identity is not None and self._stream is not None:
@@ -335,8 +335,8 @@ class HTTPConnection:
         self._send()
 
     def received(self, octets: bytes) -> None:
-        """Bytes of the answer."""
-        if self._reader is None:  # bytes that no request asked for
+        """Bytes of the response arrived."""
+        if self._reader is None:  # bytes without a request
             self.close()
             return
         if self._stage is not None and not self._reader.started:
@@ -353,7 +353,7 @@ class HTTPConnection:
             self._complete(response)
 
     def lost(self, error: PeerError) -> None:
-        """The stream is gone. A kept-alive connection that the server closed is opened again for the request."""
+        """The stream ended. A request on a kept-alive connection is sent again on a new one."""
         self._keep_session(self._let_go())
         reader = self._reader
         if reader is None:
@@ -368,9 +368,9 @@ class HTTPConnection:
             self._connect()
 
     def _ended(self, reader: ResponseReader, error: PeerError) -> None:
-        """RFC 9112, 9.8: a response that the connection's end ends is whole only where TLS itself says so."""
+        """RFC 9112, 9.8: a response that ends with the connection is complete only after close_notify."""
         if not isinstance(error, ConnectionClosed):
-            self._failed(ConnectionBroken(f"the connection ended in the middle of the server's response: {error}"))
+            self._failed(ConnectionBroken(f"the connection ended before the end of the response: {error}"))
             return
         try:
             response = reader.closed()
@@ -380,7 +380,7 @@ class HTTPConnection:
             self._complete(response)
 
     def _again(self) -> None:
-        """RFC 9112, 9.3.1: a server may close an idle connection just when the next request is on its way."""
+        """RFC 9112, 9.3.1: a server may close an idle connection while the next request is being sent."""
         caller, request = self._finish(), self._request
         if caller is not None:
             self.request(request, caller)

@@ -1,4 +1,4 @@
-"""One request and its answer as a coroutine sees it: redirects followed, the answer's advice read."""
+"""HTTP requests for coroutines: redirects, Retry-After."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ConnectionTo = Callable[[Origin], HTTPConnection]
 
 
 class Connections:
-    """Connections for one errand, one to each origin that it leads to; ``close`` them after it."""
+    """The connections of one task, one per origin; ``close`` them at its end."""
 
     def __init__(self, make: ConnectionTo) -> None:
         self._make = make
@@ -33,34 +33,34 @@ class Connections:
         return self._opened[origin]
 
     def close(self) -> None:
-        """Close them all, in good order."""
+        """Close all of them."""
         for connection in self._opened.values():
             connection.close()
 
     def break_off(self, error: PeerError, *, in_order: bool) -> None:
-        """Close them all in good order, or drop them as when the power goes; the errand hears ``error``."""
+        """Close or (unless ``in_order``) reset all of them; requests in progress fail with ``error``."""
         for connection in self._opened.values():
             connection.break_off(error, in_order=in_order)
 
 
 class RedirectRefused(PeerError):
-    """A redirect that leads nowhere, away from TLS, or in a circle."""
+    """A redirect to an invalid URL, away from TLS, or one too many."""
 
     kind = "redirect"
 
 
 class _Answer:
-    """A caller whose answer is a Deferred."""
+    """A caller whose result is a Deferred."""
 
     def __init__(self) -> None:
         self.deferred: Deferred[Response] = Deferred()
 
     def answered(self, response: Response) -> None:
-        """The response came."""
+        """The response arrived."""
         self.deferred.callback(response)
 
     def broke(self, error: PeerError) -> None:
-        """It will not come."""
+        """The request failed."""
         self.deferred.errback(error)
 
 
@@ -80,9 +80,9 @@ async def ask(
     *,
     plain: bool = False,
 ) -> Response:
-    """Send a request to ``url`` and wherever that redirects to. Raises PeerError, OperatorError for no URL.
+    """Send a request to ``url`` and follow redirects. Raises PeerError, and OperatorError for an invalid URL.
 
-    ``plain`` says that http will do, too.
+    ``plain`` also allows http.
     """
     for _ in range(MAX_REDIRECTS + 1):
         origin, target = split_url(url, plain=plain)
@@ -95,7 +95,7 @@ async def ask(
 
 
 def redirected(url: str, response: Response, *, plain: bool = False) -> str | None:
-    """Where the answer sends the Mac instead of ``url``, or None where it does not. Raises RedirectRefused."""
+    """The URL that the response redirects to, or None. Raises RedirectRefused."""
     if response.status not in REDIRECTS:
         return None
     location = response.headers.get("location", "")

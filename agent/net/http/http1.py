@@ -1,7 +1,7 @@
-"""HTTP/1.1 as a client reads and writes it: bytes in, one response out. No I/O. Source: RFC 9112.
+"""HTTP/1.1 for a client: encodes requests, parses responses. No I/O. Source: RFC 9112.
 
-The reader gives the same response however its bytes are cut, and says as early as it can that bytes are none: a server
-that speaks something else is told apart from one that is silent.
+The parsed response does not depend on how its bytes are cut. Malformed bytes are reported as early as possible, so that
+a server of another protocol is not taken for one that is silent.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _FIELD_VALUE = re.compile(r"[ -~\t\x80-\xff]*\Z")
 
 
 class ResponseMalformed(PeerError):
-    """The server's bytes are no HTTP/1.1 response, or one past the limits."""
+    """The server's bytes are not a valid HTTP/1.1 response, or exceed a limit."""
 
     kind = "http"
 
 
 class ResponseTooLong(ResponseMalformed):
-    """The head or the body is over its limit."""
+    """The head or the body exceeds its limit."""
 
     kind = "http_too_long"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a URL leads: ``host`` without brackets, the port, and whether there is TLS."""
+    """The origin of a URL: ``host`` without brackets, the port, and whether it uses TLS."""
 
     host: str
     port: int
@@ -56,13 +56,13 @@ class Origin:
 
     @property
     def header(self) -> str:
-        """The value of the Host header (RFC 9112, 3.2); an IPv6 scope is of no use to the server (RFC 6874, 4)."""
+        """The value of the Host header (RFC 9112, 3.2); without an IPv6 scope (RFC 6874, 4)."""
         host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS["https" if self.secure else "http"] else f"{host}:{self.port}"
 
 
 class Response(NamedTuple):
-    """One response. ``headers`` has lower-case names; a name that came twice has its values joined by a comma."""
+    """One response. ``headers`` has lower-case names; repeated headers are joined by commas."""
 
     status: int
     headers: Mapping[str, str]
@@ -71,7 +71,7 @@ class Response(NamedTuple):
 
 
 def split_url(url: str, *, plain: bool = False) -> tuple[Origin, str]:
-    """Origin and request target of an https URL, or where ``plain`` is good too an http one. Raises OperatorError.
+    """Origin and request target of an https URL; ``plain`` also allows http. Raises OperatorError.
 
     A host name that is not ASCII is turned into its IDNA form; a path that is not ASCII must be percent-encoded.
     """
@@ -79,7 +79,7 @@ def split_url(url: str, *, plain: bool = False) -> tuple[Origin, str]:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise OperatorError(f"{url!r} is no URL: {error}") from error
+        raise OperatorError(f"{url!r} is not a URL: {error}") from error
     if not host or parts.scheme not in (_DEFAULT_PORTS if plain else ("https",)):
         raise OperatorError(f"expected an {'http:// or ' if plain else ''}https:// URL, found {url!r}")
     if port == 0:
@@ -88,32 +88,32 @@ def split_url(url: str, *, plain: bool = False) -> tuple[Origin, str]:
         try:
             host = host.encode("idna").decode("ascii")
         except UnicodeError as error:
-            raise OperatorError(f"the host name of {url!r} is none: {error}") from error
+            raise OperatorError(f"the host name of {url!r} is invalid: {error}") from error
     target = parts.path or "/"
     if parts.query:
         target = f"{target}?{parts.query}"
-    # urlsplit drops line ends and tabs without a word, so the URL itself is looked at too.
+    # urlsplit silently drops line ends and tabs, so the URL itself is checked, too.
     if not url.isprintable() or not _VISIBLE.match(host) or not _VISIBLE.match(target):
         raise OperatorError(f"{url!r} has spaces or other characters that a URL must have percent-encoded")
     return Origin(host, port or _DEFAULT_PORTS[parts.scheme], parts.scheme == "https"), target
 
 
 class RequestHead:
-    """What is the same in every request of one kind to one URL: its line and its headers, checked and encoded once.
+    """The request line and the headers that requests to one URL share, checked and encoded once.
 
-    Raises MisuseError where a part holds what would end it early: nothing can be slipped in through a value.
+    Raises MisuseError for characters that would end a part early (header injection).
     """
 
     __slots__ = ("_octets",)
 
     def __init__(self, method: str, origin: Origin, target: str, headers: Mapping[str, str]) -> None:
         if not (_FIELD_NAME.match(method) and _VISIBLE.match(target) and _VISIBLE.match(origin.header)):
-            raise MisuseError(f"no request line can be made of {method!r}, {target!r} and the host {origin.header!r}")
+            raise MisuseError(f"invalid request line: method {method!r}, target {target!r}, host {origin.header!r}")
         line = f"{method} {target} HTTP/1.1\r\nHost: {origin.header}\r\n"
         self._octets = line.encode("latin-1") + _header_lines(headers)
 
     def request(self, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
-        """The bytes of a request with ``headers`` of its own; ``body`` None is a request without one."""
+        """The bytes of a request with additional ``headers``; without a body if ``body`` is None."""
         own = _header_lines(headers) if headers else b""
         if body is None:
             return b"%b%b\r\n" % (self._octets, own)
@@ -123,7 +123,7 @@ class RequestHead:
 def encode_request(
     method: str, origin: Origin, target: str, headers: Mapping[str, str], body: bytes | None = None
 ) -> bytes:
-    """The bytes of a request that comes once; else as ``RequestHead``."""
+    """The bytes of a single request. Raises as ``RequestHead``."""
     return RequestHead(method, origin, target, headers).request(body)
 
 
@@ -131,13 +131,13 @@ def _header_lines(headers: Mapping[str, str]) -> bytes:
     lines = []
     for name, value in headers.items():
         if not _FIELD_NAME.match(name) or not _is_field_value(value):
-            raise MisuseError(f"no header line can be made of {name!r} and {value!r}")
+            raise MisuseError(f"invalid header: {name!r}: {value!r}")
         lines.append(f"{name}: {value}\r\n")
     return "".join(lines).encode("latin-1")
 
 
 def _is_field_value(value: str) -> bool:
-    """The first half is the whole of the usual case, and for a signature ten times as fast."""
+    """Whether a header may have this value. The first test covers most values and is ten times as fast."""
     return (value.isascii() and value.isprintable()) or bool(_FIELD_VALUE.match(value))
 
 
@@ -154,7 +154,7 @@ class _Stage(Enum):
 class ResponseReader:
     """Reads one response to any request but HEAD and CONNECT, however its bytes are cut.
 
-    ``started`` says whether any byte came.
+    ``started`` is whether any byte arrived.
     """
 
     __slots__ = (
@@ -208,7 +208,7 @@ class ResponseReader:
         """The server closed the connection. Raises ResponseMalformed unless that is what ends the response."""
         if self._stage is _Stage.UNTIL_CLOSE:
             return self._response()
-        raise ResponseMalformed("the server closed the connection in the middle of its response")
+        raise ResponseMalformed("the server closed the connection before the end of its response")
 
     def _whole(self) -> bool:
         return self._stage is _Stage.DONE
@@ -217,7 +217,7 @@ class ResponseReader:
         return Response(self._status, self._headers, bytes(self._body), self._keep_alive)
 
     def _step(self) -> bool:
-        """Do what the buffer allows; False where more bytes are needed, or none."""
+        """Parse one element; False where more bytes are needed, or the response is complete."""
         match self._stage:
             case _Stage.HEAD:
                 return self._read_head()
@@ -251,7 +251,7 @@ class ResponseReader:
         if self._status < 200:
             self._interims += 1
             if self._status == 101:
-                raise ResponseMalformed("the server switched protocols, which nobody asked for")
+                raise ResponseMalformed("expected a final response, found 101 Switching Protocols")
             if self._interims > MAX_INTERIM_RESPONSES:
                 raise ResponseTooLong(f"the server sent more than {MAX_INTERIM_RESPONSES} interim responses")
             return True  # the final response follows
@@ -259,13 +259,13 @@ class ResponseReader:
         return True
 
     def _check_unfinished_head(self) -> None:
-        """Refuse at once what will never be a head, rather than wait for an end that does not come."""
+        """Refuse at once bytes that cannot be the beginning of a head."""
         buffer = self._buffer
         if not _VERSION.startswith(buffer[: len(_VERSION)]):
             raise _no_status_line(bytes(buffer))
         if buffer.count(b"\n", self._searched) != buffer.count(b"\r\n", max(0, self._searched - 1)):
             raise ResponseMalformed("expected CR LF at the end of each line of the response's head, found LF alone")
-        if len(buffer) > MAX_HEAD_BYTES + 3:  # a part of its end may be there
+        if len(buffer) > MAX_HEAD_BYTES + 3:  # a part of CR LF CR LF may be at its end
             raise ResponseTooLong(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
 
     def _begin_body(self, *, version: bytes) -> None:
@@ -277,7 +277,7 @@ class ResponseReader:
             self._stage = _Stage.DONE
         elif coding is not None:
             if coding.lower() != "chunked":
-                raise ResponseMalformed(f"the Transfer-Encoding {coding[:80]!r} was not asked for")
+                raise ResponseMalformed(f"expected Transfer-Encoding chunked, found {coding[:80]!r}")
             if length is not None or version == b"0":
                 self._keep_alive = False  # RFC 9112, 6.1 and 6.3: the framing is in doubt after this response
             self._stage = _Stage.CHUNK_SIZE
@@ -285,7 +285,7 @@ class ResponseReader:
             lengths = {value.strip(" \t") for value in length.split(",")}
             value = lengths.pop()
             if lengths or not _LENGTH.match(value.encode("latin-1")):
-                raise ResponseMalformed(f"the Content-Length {length[:80]!r} is no length")
+                raise ResponseMalformed(f"expected a decimal Content-Length, found {length[:80]!r}")
             self._expect(int(value))
             self._stage = _Stage.LENGTH if self._left else _Stage.DONE
         else:
@@ -315,7 +315,7 @@ class ResponseReader:
         if len(self._buffer) < 2:
             return False
         if self._buffer[:2] != b"\r\n":
-            raise ResponseMalformed("a chunk does not end where its size says")
+            raise ResponseMalformed("expected CR LF at the end of a chunk, found other bytes")
         del self._buffer[:2]
         self._stage = _Stage.CHUNK_SIZE
         return True
@@ -353,7 +353,7 @@ class ResponseReader:
         self._trailers += 1
         if self._trailers > MAX_HEADER_LINES:
             raise ResponseTooLong(f"the chunked body's trailer has more than {MAX_HEADER_LINES} lines")
-        _parse_headers(line)  # checked, and of no use to anyone
+        _parse_headers(line)  # checked for its form only
         return True
 
 

@@ -1,9 +1,9 @@
 """TLS session resumption of one Mac: the session kept from its last connection, offered in some of its next ones.
 
-A resumed session shows no certificate. Its peer is known by the connection that gave the session, so the session is
-offered to the same peer only: same origin, same trust anchors and pins, same identity of the Mac (``binding``), and no
-longer than that peer's certificate is valid. A server that does not take it up shows its certificate, which is then
-checked like any other. Source: RFC 8446, 2.2 and 4.6.1.
+In a resumed session the server sends no certificate: it was verified on the connection that issued the session. So a
+session is offered to the same peer only (same origin, trust anchors, pins and client identity: ``binding``), and only
+while that peer's certificate is valid. A server that does not resume sends its certificate, which is then verified.
+Source: RFC 8446, 2.2 and 4.6.1.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class _Kept(NamedTuple):
 
 
 class Resumption:
-    """What one Mac keeps: at most one session.
+    """Keeps at most one session of one Mac.
 
-    ``share`` (0 to 1) of its new connections offer it, as ``chance`` has it. ``clock`` gives seconds since the epoch.
+    A share of ``share`` (0 to 1) of the new connections offer it: those for which ``chance`` returns less. ``clock``
+    returns seconds since the epoch.
     """
 
     __slots__ = ("_chance", "_clock", "_kept", "_share")
@@ -46,11 +47,11 @@ class Resumption:
         self._kept: _Kept | None = None
 
     def offer(self, tls: SSL.Connection, binding: bytes, check: Check) -> Check:
-        """Offer the session in a handshake to come, if it is its turn. Returns the check that the stream is to have."""
+        """Offer the session in the next handshake of ``tls``, or not. Returns the check for the stream."""
         kept = self._kept
         if self._chance() >= self._share or kept is None:
             return check
-        self._kept = None  # a ticket is for one use (RFC 8446, C.4); what fails with it is tried without it next time
+        self._kept = None  # a ticket is used once (RFC 8446, C.4); after a failure the next connection does without
         if kept.binding != binding or kept.context is not tls.get_context() or self._clock() >= kept.until:
             return check
         if not offer_session(tls, kept.session):
@@ -60,23 +61,23 @@ class Resumption:
         return offered
 
     def keep(self, tls: SSL.Connection, binding: bytes, name: str) -> None:
-        """This connection, whose peer was found to be ``name``, has ended: keep its session in place of the last."""
+        """Keep the session of this connection, which has ended; ``name`` is its verified peer."""
         session = keep_session(tls)
         try:
             certificate = peer_certificate(tls)
-        except CertificateError:  # of a peer that was not checked: nobody knows how long its session may be kept
+        except CertificateError:  # the peer was not verified, so its validity is unknown
             return
         if session is not None and certificate is not None:
             until = certificate.not_valid_after_utc.timestamp()
             self._kept = _Kept(binding, tls.get_context(), session, name, until)
 
     def forget(self) -> None:
-        """The Mac went down: its sessions are in its memory only."""
+        """Drop the session: the Mac went down."""
         self._kept = None
 
 
 class ResumedCheck:
-    """The check of a connection that offers a session: ``check`` where the server shows a certificate after all."""
+    """The check of a connection that offers a session; ``check`` applies if the server sends a certificate."""
 
     __slots__ = ("_asked", "_check", "_name", "_tls")
 
@@ -87,23 +88,23 @@ class ResumedCheck:
         self._asked = False
 
     def __call__(self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-        """A certificate: this is no resumed session."""
+        """Judge a certificate: the session was not resumed."""
         self._asked = True
         return self._check(connection, certificate, error, depth, ok)
 
     @property
     def rejected(self) -> PeerRejected | None:
-        """As the check has it."""
+        """Why the certificate was refused, or None."""
         return self._check.rejected
 
     @property
     def resumed(self) -> bool:
-        """Whether the server took the session up."""
+        """Whether the server resumed the session."""
         return not self._asked and was_resumed(self._tls)
 
     @property
     def name(self) -> str:
-        """The name that the peer had in the connection that gave the session, or what the check found."""
+        """The peer's name on the connection that issued the session, or as verified now."""
         return self._name if self.resumed else self._check.name
 
 
@@ -113,7 +114,7 @@ def binding_of(
     anchors: Sequence[x509.Certificate],
     pins: Sequence[x509.Certificate],
 ) -> bytes:
-    """What a session is good for: one origin, known by these anchors and pins, to one identity. 32 bytes."""
+    """A digest of origin, client identity, anchors and pins: a session is valid for these only. 32 bytes."""
     parts = [repr(origin).encode(), b"" if identity is None else identity.fingerprint]
     for certificates in (anchors, pins):
         parts.append(b"".join(sorted(fingerprint(certificate) for certificate in certificates)))

@@ -1,1 +1,1 @@
-"""The LOM link on the network: both ends, on loopback, on an interface, in memory, and by hand."""
+"""The LOM link on the network: Controller and Device, on loopback, on interfaces, in memory, and by hand."""

@@ -1,4 +1,4 @@
-"""One request to a LOM Device at a known address: a Controller by hand, which tells every step."""
+"""Sends one request to a LOM Device at a given address, and reports every step: the ``lom-request`` command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.lom.endpoint import LinkSide
 from agent.lom.link import ControllerLink, LinkError, LinkRequest
 from agent.lom.relay import DeviceRefused
 from agent.net.lom.controller import AnswerTimeout
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.addresses import IPv6SocketAddress, socket_address_text
 from agent.net.transport.stream import HandshakeFailed, Timeouts, TLSStream, start_connect
 from agent.net.transport.tls import TLSContexts
@@ -24,7 +24,7 @@ from agent.pki.verify import PeerCheck, device_judge
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something happened on the link; ``octets`` are what was sent or came."""
+    """An event on the link; ``octets`` are the bytes sent or received."""
 
     text: str
     octets: bytes = b""
@@ -32,20 +32,26 @@ class Step:
 
 @dataclass(slots=True)
 class Asked:
-    """What came of a request. ``failure`` is None where the Device did it; ``sent`` whether it may have done it."""
+    """The result of a request."""
 
     failure: PeerError | None = None
+    """None if the Device carried the request out."""
     sent: bool = False
+    """Whether the request was sent, so that the Device may have carried it out."""
     tls: str = ""
+    """The TLS version."""
     cipher: str = ""
+    """The cipher suite."""
     peer: str = ""
+    """The CommonName of the Device's certificate."""
     seconds: float = 0.0
+    """From the start of the TCP connection to the end."""
 
 
 class Asking:
-    """One request under way; ``done`` fires once with what came of it, and never fails.
+    """One request in progress; ``done`` fires once with its result, and never fails.
 
-    ``seconds`` is how long to wait for each of the TCP connection, the TLS handshake and the answer.
+    ``seconds`` is the time limit for each of the TCP connection, the TLS handshake and the answer.
     """
 
     def __init__(
@@ -68,11 +74,11 @@ class Asking:
         self._link = ControllerLink(request)
         self._asked = Asked()
         self._stream: TLSStream | None = None
-        self._timer: DelayedCall | None = None
+        self._answer_limit = Alarm(reactor, self._late)
         self._started = 0.0
 
     def start(self) -> None:
-        """Connect. Raises IdentityError where TLS cannot use the Controller's identity."""
+        """Connect. Raises IdentityError if the Controller's identity cannot be used for TLS."""
         self._started = self._reactor.seconds()
         self._tell(Step(f"connecting to {socket_address_text(self._address)}"))
         check = PeerCheck(device_judge(self._request.dns_name))
@@ -91,11 +97,11 @@ class Asking:
         self._stream.connect()
 
     def give_up(self, error: PeerError) -> None:
-        """Hang up without waiting any longer."""
+        """Close the link now."""
         self._end(error)
 
     def secured(self) -> None:
-        """The Device is known: ask."""
+        """The Device is verified: send the request."""
         stream = self._stream
         if stream is None:
             return
@@ -103,13 +109,13 @@ class Asking:
         asked.tls, asked.cipher, asked.peer, asked.sent = stream.version, stream.cipher, stream.peer_name, True
         self._tell(Step(f"TLS: {asked.tls}, {asked.cipher}"))
         self._tell(Step(f"Device's CommonName: {asked.peer}"))
-        self._timer = self._reactor.callLater(self._seconds, self._late)
+        self._answer_limit.set(self._seconds)
         frame = self._link.start()
         self._tell(Step(f"sent {len(frame)} bytes", frame))
         stream.write(frame)
 
     def received(self, octets: bytes) -> None:
-        """Bytes of the answer."""
+        """Bytes of the answer arrived."""
         self._tell(Step(f"received {len(octets)} bytes", octets))
         try:
             answer = self._link.receive(octets)
@@ -120,8 +126,8 @@ class Asking:
             self._end(DeviceRefused(answer.error) if answer.error else None)
 
     def lost(self, error: PeerError) -> None:
-        """The link is gone: before the request was sent, or after it."""
-        # With TLS 1.3 the Device's refusal of our certificate comes after our own handshake is done.
+        """The link ended, before or after the request was sent."""
+        # With TLS 1.3 the Device's refusal of our certificate arrives after the end of our handshake.
         refused = isinstance(error, HandshakeFailed)
         self._end(self._link.closed(str(error)) if self._asked.sent and not refused else error)
 
@@ -131,8 +137,7 @@ class Asking:
     def _end(self, failure: PeerError | None) -> None:
         if self.done.called:
             return
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._answer_limit.cancel()
         if self._stream is not None:
             self._stream.close()
         self._asked.failure = failure

@@ -1,7 +1,7 @@
-"""LOM Devices alone, at an address of the operator's choice: to try the link by hand, from another program.
+"""LOM Devices at an address of the operator's choice, to try the link from another program: the ``lom-device`` command.
 
-The Macs that they are have nothing but LOM. What happens is told as it happens: each request, each end of a boot, each
-peer that was refused, and why. The link itself is that of ``lom_device``.
+These Macs implement LOM only. Each request, each completed boot and each refused peer is reported. The link itself is
+that of ``agent.net.lom.device``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agent.lom.gate import Gate
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.power import Power, PowerEvent
 from agent.net.lom.device import DeviceEnd
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.addresses import IPv6SocketAddress, socket_address_text
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.stream import TLSStream
@@ -32,7 +32,7 @@ from agent.pki.verify import PeerCheck, PeerRejected, controller_judge
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswered:
-    """A Controller asked something; ``error`` is empty where the Device did it. ``power`` is its state afterwards."""
+    """The Device answered a request; ``error`` is empty on success, ``power`` is the state afterwards."""
 
     device: str
     controller: str
@@ -43,14 +43,14 @@ class RequestAnswered:
 
 @dataclass(frozen=True, slots=True)
 class BootEnded:
-    """A Device is up."""
+    """A Device has completed its boot."""
 
     device: str
 
 
 @dataclass(frozen=True, slots=True)
 class LinkRefused:
-    """No link came to be with ``peer``, or one ended because of what it sent; ``controller`` is empty if unknown."""
+    """A link with ``peer`` was refused, or closed because of what it sent; ``controller`` is empty if unknown."""
 
     peer: str
     controller: str
@@ -62,20 +62,20 @@ Tell = Callable[[Event], object]
 
 
 class NoSuchDevice(PeerRejected):
-    """The server name of the hello is no Device's."""
+    """The server name of the TLS hello belongs to no Device."""
 
     kind = "lom_no_such_device"
 
 
 class LoneDevice:
-    """One Mac that is a LOM Device and nothing else. It is on at first."""
+    """One Mac that implements only the LOM Device. It is on at first."""
 
     def __init__(self, reactor: Reactor, mac: Mac, lom: LOMConfiguration, boot_seconds: float, tell: Tell) -> None:
         self.lom: LOMConfiguration | None = lom
         self._reactor = reactor
         self._tell = tell
         self._device = Device(mac, boot_seconds=lambda: boot_seconds, jitter=lambda: 0.0)
-        self._timer: DelayedCall | None = None
+        self._boot = Alarm(reactor, self._advance)
 
     @property
     def index(self) -> int:
@@ -84,17 +84,17 @@ class LoneDevice:
 
     @property
     def segment(self) -> int:
-        """The subnet that the Mac would be in."""
+        """The Mac's subnet."""
         return self._device.mac.segment
 
     @property
     def lom_addresses(self) -> tuple[str, ...]:
-        """The Mac's link-local addresses. Nobody is reached by them here."""
+        """The Mac's link-local addresses; this network does not use them."""
         return self._device.lom_addresses
 
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
-        """Do what the Controller asks, and tell of it."""
-        self._advance()  # a boot that is over by now is told of first
+        """Carry out a request, and report it."""
+        self._advance()  # report a completed boot first
         answer, _events = self._device.receive_lom_request(request, controller, self._reactor.seconds())
         self._wait()
         power = self._device.power.state
@@ -102,17 +102,12 @@ class LoneDevice:
         return answer
 
     def unplug(self) -> None:
-        """Boot no more."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        """Stop a boot."""
+        self._boot.cancel()
 
     def _wait(self) -> None:
-        """For the end of the boot under way, if there is one."""
-        self.unplug()
-        deadline = self._device.power.deadline
-        if deadline is not None:
-            self._timer = self._reactor.callLater(max(0.0, deadline - self._reactor.seconds()), self._advance)
+        """Wait for the end of the boot, if the Device boots."""
+        self._boot.set_at(self._device.power.deadline)
 
     def _advance(self) -> None:
         if PowerEvent.CAME_UP in self._device.power.advance(self._reactor.seconds()):
@@ -122,7 +117,7 @@ class LoneDevice:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who the Devices are, what each of them shows, and the CAs by which all of them judge Controllers."""
+    """The Devices, their identities, and the CAs by which they verify Controllers."""
 
     macs: Population | Sequence[Mac]
     identity_of: Callable[[Mac], Identity]
@@ -130,9 +125,9 @@ class Cast:
 
 
 class LoneDevices:
-    """The Devices of a cast behind one address. A single one answers to any server name, and to none.
+    """The Devices of a cast at one address, selected by server name (SNI). A single Device accepts any name, or none.
 
-    Raises IdentityError where TLS cannot use what the (first) Device shows.
+    Raises IdentityError if the (first) Device's identity cannot be used for TLS.
     """
 
     def __init__(
@@ -180,7 +175,7 @@ class LoneDevices:
     def _accepted(self, sock: socket.socket, _port: int) -> None:
         try:
             caller = sock.getpeername()
-        except OSError:  # it is gone already
+        except OSError:  # the peer has already closed
             sock.close()
             return
         tls = SSL.Connection(self._context, sock)
@@ -199,13 +194,13 @@ class LoneDevices:
         name = tls.get_servername() or b""
         index = self._by_name.get(name.lower())
         if index is None:  # no certificate is set, so the handshake fails
-            said = f"names {name.decode('ascii', 'backslashreplace')!r}" if name else "names nobody"
-            link.mistake = NoSuchDevice(f"expected the name of a Device here in the TLS hello (SNI), but it {said}")
+            said = f"has {name.decode('ascii', 'backslashreplace')!r}" if name else "has no name"
+            link.mistake = NoSuchDevice(f"expected a name of these Devices in the TLS hello (SNI), but it {said}")
             return
         try:
             self._become(tls, link, index)
         except (PeerError, crypto.Error) as error:
-            link.mistake = PeerRejected(f"the Device cannot show its certificate: {error}")
+            link.mistake = PeerRejected(f"the Device's certificate cannot be used: {error}")
 
     def _become(self, tls: SSL.Connection, link: DeviceEnd, index: int) -> None:
         device = self._devices.get(index)
@@ -219,7 +214,7 @@ class LoneDevices:
 
 
 class _WatchedEnd(DeviceEnd):
-    """A Device's end that tells why there is no link. ``mistake`` is what the hello itself got wrong."""
+    """A Device's end that reports why a link was refused. ``mistake`` is the fault of the TLS hello, if any."""
 
     def __init__(
         self,
@@ -237,17 +232,17 @@ class _WatchedEnd(DeviceEnd):
         self._controller = ""
 
     def secured(self) -> None:
-        """The Controller is known."""
+        """The Controller is verified."""
         if self._stream is not None:
             self._controller = self._stream.peer_name
         super().secured()
 
     def wronged(self, error: PeerError) -> None:
-        """The peer broke the rules of the link, or asks too much."""
+        """The peer broke the protocol or exceeded a limit."""
         self._tell(LinkRefused(self._caller, self._controller, error))
 
     def lost(self, error: PeerError) -> None:
-        """The peer hung up, or was refused. One that had its link may hang up as it likes."""
+        """The link ended. That is a refusal only if the Controller was not yet verified."""
         if not self._controller:
             self._tell(LinkRefused(self._caller, "", self.mistake or error))
         super().lost(error)

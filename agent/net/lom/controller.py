@@ -1,4 +1,4 @@
-"""A Controller's end of the LOM links of one command: items in, an outcome for each out, several at once."""
+"""The Controller's end of the LOM links of one command: relays its items, several at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.lom.link import ControllerLink, LinkError, LinkLimits
 from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import Outcome, RelayItem
 from agent.measure.operations import Facts, Operation, Operations
-from agent.net.timing import DelayedCall, Reactor, made_up
+from agent.net.timing import Alarm, Reactor, made_up
 from agent.net.transport.stream import HandshakeFailed, Timeouts, TLSStream
 from agent.net.transport.tls import TLSContexts
 from agent.pki.verify import PeerCheck, device_judge
@@ -25,14 +25,14 @@ Fact = str | int | float | bool
 
 
 class AnswerTimeout(LinkError):
-    """The Device took the request and did not answer in time."""
+    """The Device accepted the request and did not answer in time."""
 
     kind = "lom_answer_timeout"
     timed_out = True
 
 
 class RelayAbandoned(CutShort):
-    """The Controller stopped in the middle: it lost power, or the network was closed."""
+    """The Controller stopped before an answer arrived: it lost power, or the network was closed."""
 
 
 class Network(Protocol):
@@ -45,20 +45,20 @@ class Network(Protocol):
     timeouts: Timeouts
 
     def dial(self, controller: Endpoint, address: str) -> socket.socket:
-        """A socket whose connect to ``address`` is under way. Raises Unreachable or ConnectFailed."""
+        """Start a connect to ``address``. Raises Unreachable or ConnectFailed."""
 
     def explained(self, controller: Endpoint, address: str, error: PeerError) -> PeerError:
-        """What it means on this network that ``address`` could not be asked."""
+        """The error that a failed connection to ``address`` means on this network."""
 
     def hung_up(self, port: int) -> None:
-        """The connection dialled from the TCP port ``port`` is over."""
+        """The connection from the TCP port ``port`` ended."""
 
 
 class Relays:
     """The items of one command, ``relays_at_once`` of them at a time. ``done`` fires with all outcomes, in order.
 
-    Cancelling ``done`` is the Controller's loss of power: every link breaks, and ``done`` fires at once with what is
-    known; items without an outcome have failed.
+    Cancelling ``done`` is the Controller's loss of power: every link is reset, and ``done`` fires at once; items
+    without an outcome have failed.
     """
 
     def __init__(self, network: Network, controller: Endpoint, items: Sequence[RelayItem]) -> None:
@@ -70,17 +70,17 @@ class Relays:
         self._items = items
         self._outcomes: dict[int, Outcome] = {}
         self._ends: dict[int, _ControllerEnd] = {}
-        self._begun = 0
+        self._started = 0
         self._starting = False
 
     def start_more(self) -> None:
-        """Begin as many items as may run. A loop: an item that fails at once must not call back into itself."""
+        """Start as many items as may run. A loop, because an item that fails at once would call this recursively."""
         if self._starting:
             return
         self._starting = True
-        while self._begun < len(self._items) and len(self._ends) < self._network.limits.relays_at_once:
-            number = self._begun
-            self._begun += 1
+        while self._started < len(self._items) and len(self._ends) < self._network.limits.relays_at_once:
+            number = self._started
+            self._started += 1
             self._ends[number] = end = _ControllerEnd(
                 self._network, self._controller, Relay(self._items[number]), partial(self._end, number)
             )
@@ -90,9 +90,9 @@ class Relays:
             self.done.callback([self._outcomes[number] for number in range(len(self._items))])
 
     def give_up(self, error: PeerError) -> None:
-        """Break every link; what has no outcome yet fails with ``error``."""
-        waiting = range(self._begun, len(self._items))
-        self._begun = len(self._items)
+        """Reset every link; items without an outcome fail with ``error``."""
+        waiting = range(self._started, len(self._items))
+        self._started = len(self._items)
         self._outcomes.update({number: Outcome(self._items[number].uuid, str(error)) for number in waiting})
         for end in list(self._ends.values()):
             end.abandon(error)
@@ -104,7 +104,7 @@ class Relays:
 
 
 class _ControllerEnd:
-    """A Controller's way of one item to its Device: address by address until there is an outcome."""
+    """Relays one item to its Device, address by address until there is an outcome."""
 
     def __init__(self, network: Network, controller: Endpoint, relay: Relay, done: Callable[[Outcome], object]) -> None:
         self._network = network
@@ -115,8 +115,8 @@ class _ControllerEnd:
         self._address = ""
         self._port = 0
         self._stream: TLSStream | None = None
-        self._timer: DelayedCall | None = None
-        self._attempt: Operation | None = None  # the one under way
+        self._answer_limit = Alarm(network.reactor, self._late)
+        self._attempt: Operation | None = None  # the current one
         self._secured_at: float | None = None
         self._answer_due = 0.0
         self._sent = False
@@ -141,9 +141,9 @@ class _ControllerEnd:
             self._finish()
 
     def abandon(self, error: PeerError) -> None:
-        """Break the link as a power cut does, and try no other address."""
+        """Reset the link as on power loss, and try no other address."""
         if self._relay.decided:
-            return  # the observer closes the network because of what this very item came to
+            return  # an observer closed the network because of this item's outcome
         facts, now = self._facts(error)
         self._relay.sent_and_failed(self._address, error)
         stream = self._let_go()
@@ -172,17 +172,17 @@ class _ControllerEnd:
         self._stream.connect()
 
     def secured(self) -> None:
-        """The Device is known: ask."""
+        """The Device is verified: send the request."""
         if self._stream is None:
-            raise MisuseError("a link without a stream")
+            raise MisuseError("secured() called without a stream")
         self._secured_at = self._network.reactor.seconds()
         self._sent = True
         self._answer_due = self._secured_at + self._network.limits.answer_seconds
-        self._timer = self._network.reactor.callLater(self._network.limits.answer_seconds, self._late)
+        self._answer_limit.set_at(self._answer_due)
         self._stream.write(self._link.start())
 
     def received(self, octets: bytes) -> None:
-        """Bytes of the answer."""
+        """Bytes of the answer arrived."""
         try:
             answer = self._link.receive(octets)
         except LinkError as error:
@@ -194,8 +194,8 @@ class _ControllerEnd:
         self._conclude(self._relay.failure)
 
     def lost(self, error: PeerError) -> None:
-        """The link is gone: before the request was sent, or after it."""
-        # With TLS 1.3 the Device's refusal of our certificate comes after our own handshake is done.
+        """The link ended, before or after the request was sent."""
+        # With TLS 1.3 the Device's refusal of our certificate arrives after the end of our handshake.
         refused = isinstance(error, HandshakeFailed)
         if not self._sent:
             self._fail(self._network.explained(self._controller, self._address, error))
@@ -206,7 +206,7 @@ class _ControllerEnd:
         now = self._network.reactor.seconds()
         self._answer_due = made_up(self._answer_due, now)
         if self._answer_due > now:
-            self._timer = self._network.reactor.callLater(self._answer_due - now, self._late)
+            self._answer_limit.set_at(self._answer_due)
             return
         self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))
 
@@ -218,7 +218,7 @@ class _ControllerEnd:
         self._conclude(error)
 
     def _conclude(self, error: PeerError | None) -> None:
-        """This address came to its end: hang up, leave a record, go on."""
+        """This attempt ended: close the link, record it, go on."""
         facts, now = self._facts(error)
         stream = self._let_go()
         if stream is not None:
@@ -232,16 +232,14 @@ class _ControllerEnd:
             attempt.end(error, facts, at=at)
 
     def _let_go(self) -> TLSStream | None:
-        """Forget the attempt under way; its stream, if it has one, is the caller's to end."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        """Drop the current attempt; the caller ends the returned stream."""
+        self._answer_limit.cancel()
         self._network.hung_up(self._port)
         stream, self._stream, self._port = self._stream, None, 0
         return stream
 
     def _facts(self, error: PeerError | None) -> tuple[dict[str, Fact], float]:
-        """What the record of the attempt that ends now says, and what now is."""
+        """The facts for the record of the attempt, which ends now, and the current time."""
         now = self._network.reactor.seconds()
         facts: dict[str, Fact] = {}
         stream, attempt = self._stream, self._attempt
@@ -266,7 +264,7 @@ def verdict_of(error: PeerError | None, sent: bool) -> str:
 
 
 def link_facts(controller: Endpoint, item: RelayItem, address: str, verdict: str) -> dict[str, Fact]:
-    """What the record of one link says on every network."""
+    """The facts that the record of a link has on every network."""
     return {
         "controller": controller.index,
         "controller_name": "" if controller.lom is None else controller.lom.controller_name,

@@ -1,4 +1,4 @@
-"""A Device's end of one LOM link over TLS: bytes of requests in, what the Mac answers out."""
+"""The Device's end of a LOM link over TLS: receives requests, sends the Mac's answers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from agent.lom.endpoint import Endpoint, device_side
 from agent.lom.gate import Gate, TooManyLinks, TooManyRequests
 from agent.lom.link import DeviceLink, LinkAnswer, LinkError, LinkLimits
 from agent.lom.relay import Unreachable
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Alarm, Reactor
 from agent.net.transport.stream import TLSStream
 
 
 class DeviceEnd:
-    """The owner of the stream. ``endpoint`` is known at the latest after the handshake; ``ended`` hears of its end.
+    """The owner of the stream. ``endpoint`` is set by the end of the handshake; ``ended`` is called at the link's end.
 
-    ``gate`` is shared by all links of a network; ``address`` is where the peer calls from.
+    ``gate`` is shared by all links of a network; ``address`` is the peer's.
     """
 
     def __init__(
@@ -32,50 +32,50 @@ class DeviceEnd:
         self.endpoint = endpoint
         self._gate = Gate(limits) if gate is None else gate
         self._address = address
-        self._counted_as: Hashable = None  # what the gate knows the link under
+        self._counted_as: Hashable = None  # the key of this link in the gate
         self._reactor = reactor
         self._limits = limits
         self._ended = ended
         self._link = DeviceLink(limits)
         self._leaving = False
         self._stream: TLSStream | None = None
-        self._timer: DelayedCall | None = None
+        self._closing = Alarm(reactor, self.close)
         self._ends_at = 0.0
 
     def begin(self, stream: TLSStream) -> None:
-        """Shake hands, unless the peer holds too many links already."""
+        """Start the handshake, unless the peer has too many links."""
         self._stream = stream
         self._ends_at = self._reactor.seconds() + self._limits.link_seconds
-        if self._pass_gate(("address", self._address)):
+        if self._take_place(("address", self._address)):
             self._close_in(self._limits.request_seconds)
             stream.accept()
 
     def secured(self) -> None:
-        """The Controller is known; it is its turn, unless it holds too many links already."""
+        """The Controller is verified: accept its requests, unless it has too many links."""
         if self._stream is not None:
-            self._pass_gate(("Controller", self._stream.peer_name))
+            self._take_place(("Controller", self._stream.peer_name))
 
     def received(self, octets: bytes) -> None:
-        """Bytes of requests: each is answered; a peer that breaks the rules is answered no more."""
+        """Answer each request; after a protocol error answer no more."""
         if self._leaving:
             return
         self._link.receive(octets)
         try:
             while self._stream is not None and self._answer_next(self._stream):
                 pass
-        except (LinkError, Unreachable) as error:  # fail closed; the Controller's end says what became of its request
+        except (LinkError, Unreachable) as error:  # fail closed; the Controller reports the failed request
             self.wronged(error)
             self._leave()
 
     def wronged(self, error: PeerError) -> None:
-        """The Controller broke the rules, or the payload is gone. The link says nothing of it; who watches may."""
+        """A protocol error or a removed payload. Nothing is sent; subclasses may report it."""
 
     def lost(self, _error: PeerError) -> None:
-        """The Controller hung up, or was refused in the handshake."""
+        """The link ended, or the handshake failed."""
         self._end()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the link."""
         stream = self._stream
         self._end()
         if stream is not None:
@@ -89,33 +89,31 @@ class DeviceEnd:
             return False
         if self.endpoint is None:
             raise MisuseError("a request on a link without a Device")
-        device_side(self.endpoint)  # the payload may be gone since the handshake
+        device_side(self.endpoint)  # the payload may have been removed since the handshake
         try:
             self._gate.ask(self._counted_as, self._reactor.seconds())
         except TooManyRequests as error:
             stream.write(self._link.answer(LinkAnswer(request.uuid, str(error))))
             raise
         answer = self.endpoint.receive_lom_request(request, stream.peer_name)
-        if self._stream is None:  # what was asked closed this very link
+        if self._stream is None:  # the request closed this link
             return False
         self._close_in(self._limits.request_seconds)
         stream.write(self._link.answer(answer))
         return True
 
     def _leave(self) -> None:
-        """Answer no more, and hang up when the answers on their way have had time to arrive."""
+        """Answer no more; close the link after the time for sent answers to arrive."""
         self._leaving = True
         self._close_in(self._limits.linger_seconds)
 
     def _close_in(self, seconds: float) -> None:
-        """The Controller's time for one request. It begins with the last answer: a byte now and then is no request."""
-        self._disarm()
-        left = max(0.0, self._ends_at - self._reactor.seconds())
-        self._timer = self._reactor.callLater(min(seconds, left), self.close)
+        """Limit the time to the next request. It starts with the last answer, so that single bytes do not extend it."""
+        self._closing.set(min(seconds, self._ends_at - self._reactor.seconds()))
 
-    def _pass_gate(self, who: tuple[str, str]) -> bool:
-        """Count this link as one of ``who`` at this Device. Where that is one too many, the link ends at once."""
-        self._leave_gate()
+    def _take_place(self, who: tuple[str, str]) -> bool:
+        """Count this link for ``who`` at this Device; close it if there are too many."""
+        self._release_place()
         peer = (*who, None if self.endpoint is None else self.endpoint.index)
         try:
             self._gate.open(peer)
@@ -126,18 +124,13 @@ class DeviceEnd:
         self._counted_as = peer
         return True
 
-    def _leave_gate(self) -> None:
+    def _release_place(self) -> None:
         if self._counted_as is not None:
             self._gate.close(self._counted_as)
         self._counted_as = None
 
     def _end(self) -> None:
-        self._disarm()
-        self._leave_gate()
+        self._closing.cancel()
+        self._release_place()
         self._stream = None
         self._ended(self)
-
-    def _disarm(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None

@@ -1,7 +1,7 @@
 """The LOM network on real interfaces: every Mac has its own link-local addresses there. For root, on Linux.
 
-A segment is an interface, so that the switch and its VLANs decide who reaches whom. A Controller dials the address that
-it was given, whether or not its Device is one of ours; a Device answers whoever reaches its address.
+Each segment is an interface, so that the switch and its VLANs decide which Macs reach each other. A Controller dials
+the address in its request, whether or not this process simulates the Device; a Device answers any peer that reaches it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agent.net.transport.listener import listening_socket
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, ConnectFailed, ConnectTimeout, Timeouts, start_connect
 from agent.net.transport.tls import TLSContexts
 
-LOM_PORT = 623  # ours: Apple's is unpublished; IANA gives it to asf-rmcp, remote management of machines that are off
+LOM_PORT = 623  # our choice, Apple's is unpublished; IANA: asf-rmcp, remote management of machines that are off
 _CAPABILITIES = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12}  # linux/capability.h
 _STATUS = Path("/proc/self/status")
 _FIRST_FREE_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -40,7 +40,7 @@ _log = Logger()
 class InterfaceNetwork(SocketNetwork):
     """The LOM network of one process. Segment n is on the n-th of ``interfaces``, or all are on the only one.
 
-    ``folder`` is where the state files are; None is the user's usual place.
+    ``folder`` is where the state files are; None is the default of ``state_folder``.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class InterfaceNetwork(SocketNetwork):
         self._listening = False
 
     def join(self, _macs: Neighbourhood) -> bool:
-        """Not so: a Mac is reached here once its addresses are on an interface."""
+        """Refuse: a Mac is reachable once its addresses are on an interface."""
         return False
 
     def add(self, endpoint: Endpoint, _dns_name: str) -> None:
-        """Put a Mac's addresses on its segment's interface, at the latest when it listens. Raises OperatorError."""
+        """Add a Mac's addresses to its segment's interface, now or in ``listen``. Raises OperatorError."""
         home = self._home(endpoint)
         for address in endpoint.lom_addresses:
             other = home.endpoints.setdefault(address, endpoint)
@@ -82,7 +82,7 @@ class InterfaceNetwork(SocketNetwork):
             home.addresses.put_on(endpoint.lom_addresses)
 
     def remove(self, endpoint: Endpoint) -> None:
-        """Take a Mac's addresses off; its links as Device end. Raises OperatorError."""
+        """Remove a Mac's addresses; its links as Device end. Raises OperatorError."""
         home = self._home(endpoint)
         ours = [address for address in endpoint.lom_addresses if home.endpoints.get(address) is endpoint]
         for address in ours:
@@ -92,7 +92,7 @@ class InterfaceNetwork(SocketNetwork):
             home.addresses.take_off(ours)
 
     def listen(self) -> None:
-        """Claim the interfaces, listen there and put every Mac's addresses on. Raises OperatorError."""
+        """Lock the interfaces, listen, and add every Mac's addresses. Raises OperatorError."""
         _check_rights(self.port)
         sockets: list[socket.socket] = []
         try:
@@ -112,13 +112,13 @@ class InterfaceNetwork(SocketNetwork):
             self.accept_from(sock)
 
     def close(self) -> None:
-        """End every link, and take the addresses off."""
+        """End every link, and remove the addresses."""
         super().close()
         self._listening = False
         self._give_back()
 
     def start_dial(self, controller: Endpoint, address: str) -> socket.socket:
-        """A socket whose connect to ``address`` is under way, from an address of the Controller's own."""
+        """Start a connect to ``address`` from the Controller's address."""
         scope = self._home(controller).addresses.index
         if not controller.lom_addresses:
             raise Unreachable("the Controller has no address to call from")
@@ -129,10 +129,10 @@ class InterfaceNetwork(SocketNetwork):
             raise self.explained(controller, address, error) from error
 
     def explained(self, controller: Endpoint, address: str, error: PeerError) -> PeerError:
-        """What it means on this network that an address could not be asked."""
+        """The error that a failed connection means on this network."""
         name = self._home(controller).name
         if isinstance(error, ConnectTimeout):
-            # Linux finds no socket for its own word that a link-local neighbour is missing, so the connect goes on.
+            # Linux does not report a missing link-local neighbour to the socket, so the connect times out.
             if not self._home(controller).addresses.neighbour(address):
                 return Unreachable(f"nobody answers at this address on {name}")
             return ConnectTimeout(
@@ -150,7 +150,7 @@ class InterfaceNetwork(SocketNetwork):
         return error
 
     def reached(self, sock: socket.socket, _port: int) -> Endpoint | None:
-        """The Mac whose address was dialled. Raises Unreachable where that is none of ours."""
+        """The Mac whose address was dialled. Raises Unreachable if it is not in this process."""
         address, _, _, scope = sock.getsockname()
         for home in self._homes:
             if home.addresses.index == scope and address in home.endpoints:
@@ -158,10 +158,10 @@ class InterfaceNetwork(SocketNetwork):
         raise Unreachable(f"none of our Macs has the address {address}")
 
     def caller(self, sock: socket.socket) -> str:
-        """The address that a peer calls from."""
+        """The address of a peer."""
         try:
             address: str = sock.getpeername()[0]
-        except OSError:  # it is gone already
+        except OSError:  # the peer has already closed
             return ""
         return address
 
@@ -198,7 +198,7 @@ class _Home:
 
 
 def _check_rights(port: int) -> None:
-    """Raises OperatorError that names every capability that is missing."""
+    """Check the capabilities. Raises OperatorError, which names the missing ones."""
     (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("CapEff:"))
     mask = int(line.split()[1], 16)
     needed = ["CAP_NET_ADMIN"]

@@ -1,11 +1,11 @@
-"""The addresses of simulated Macs on a real interface: put there, and taken off again, also after a crash.
+"""The addresses of simulated Macs on a real interface: added, and removed again, also after a crash.
 
-What is to be put on an interface is written to a state file before, so that the next run finds what a run left behind
-that was killed. The file's lock says that a run is alive. ::
+Addresses are written to a state file before they are added, so that the next run can remove what a killed run left.
+A running process holds a lock on the file. ::
 
     veth0 <boot id of the kernel>
-    + fe80::94f6:d6ff:fef3:c05b     about to be put on
-    - fe80::94f6:d6ff:fef3:c05b     taken off
+    + fe80::94f6:d6ff:fef3:c05b     about to be added
+    - fe80::94f6:d6ff:fef3:c05b     removed
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def state_folder() -> Path:
 
 
 class InterfaceAddresses:
-    """What this process has put on one interface. Every method raises OperatorError."""
+    """The addresses that this process has added to one interface. Every method raises OperatorError."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -54,7 +54,7 @@ class InterfaceAddresses:
         self._put: dict[str, None] = {}
 
     def open(self) -> None:
-        """Claim the interface, and take off what a run that was killed has left on it."""
+        """Lock the interface, and remove the addresses that a killed run has left on it."""
         self.index = self._find()
         state = _StateFile(self._folder, self.name)
         self._state = state
@@ -66,7 +66,7 @@ class InterfaceAddresses:
         state.begin()
 
     def put_on(self, addresses: Sequence[str]) -> None:
-        """Put these addresses on the interface."""
+        """Add these addresses to the interface."""
         taken = self._there() & set(addresses)
         if taken:
             raise OperatorError(
@@ -78,14 +78,14 @@ class InterfaceAddresses:
         _with_netlink(lambda netlink: self._add(netlink, addresses))
 
     def take_off(self, addresses: Sequence[str]) -> None:
-        """Take these addresses off again; those that are gone already do not matter."""
+        """Remove these addresses; those that are already gone are ignored."""
         ours = [address for address in addresses if address in self._put]
         _with_netlink(lambda netlink: self._delete(netlink, ours))
         if self._state is not None:
             self._state.write("-", ours)
 
     def close(self) -> None:
-        """Take everything off, and give the interface back."""
+        """Remove all addresses, and unlock the interface."""
         state, self._state = self._state, None
         if state is None:
             return
@@ -97,7 +97,7 @@ class InterfaceAddresses:
         state.remove()
 
     def neighbour(self, address: str) -> bool:
-        """Whether anybody on the wire has said lately that this address is his."""
+        """Whether the kernel's neighbour table has a valid entry for this address."""
         code, found = _attempt(
             lambda: _with_netlink(
                 lambda netlink: list(netlink.neigh("get", dst=address, ifindex=self.index, family=socket.AF_INET6))
@@ -131,7 +131,10 @@ class InterfaceAddresses:
         self._wait_for_routes(netlink, set(addresses))
 
     def _wait_for_routes(self, netlink: Any, addresses: set[str]) -> None:
-        """The kernel takes up new addresses beside the request; until then what we send to our own goes to the wire."""
+        """Wait until the kernel routes the new addresses locally; until then, packets to them leave the machine.
+
+        Blocks for up to 5 seconds. Addresses are only added before a run starts.
+        """
         for _ in range(_LOOKS):
             routes = netlink.get_routes(family=socket.AF_INET6, table=_TABLE_LOCAL)
             addresses -= {route.get_attr("RTA_DST") for route in routes if route.get_attr("RTA_OIF") == self.index}
@@ -162,7 +165,7 @@ class InterfaceAddresses:
 
 
 class _StateFile:
-    """The state file of one interface, locked. ``left`` is what a run before this one did not take off."""
+    """The state file of one interface, locked. ``left`` has the addresses that an earlier run did not remove."""
 
     def __init__(self, folder: Path, interface: str) -> None:
         # Every network namespace may have an interface of this name.
@@ -179,15 +182,15 @@ class _StateFile:
                 f"the state file {self._path} cannot be used: {error.strerror}; "
                 "the addresses put on an interface are noted there, so that they can be taken off after a crash"
             ) from error
-        self.left = _left(lines) if heading == self._heading else []  # a reboot takes them off by itself
+        self.left = _left(lines) if heading == self._heading else []  # a reboot removes them
 
     def begin(self) -> None:
-        """Nothing is left."""
+        """Start a new list."""
         os.ftruncate(self._descriptor, 0)
         os.write(self._descriptor, self._heading.encode())
 
     def write(self, sign: str, addresses: Sequence[str]) -> None:
-        """Note what happens to these addresses."""
+        """Write what happens to these addresses."""
         octets = "".join(f"{sign} {address}\n" for address in addresses).encode()
         try:
             while octets:
@@ -196,12 +199,12 @@ class _StateFile:
             raise OperatorError(f"the state file {self._path} cannot be written: {error.strerror}") from error
 
     def remove(self) -> None:
-        """Nothing is left, and nobody uses the interface."""
+        """Delete the file, and unlock the interface."""
         self._path.unlink(missing_ok=True)
         self.release()
 
     def release(self) -> None:
-        """Let another run use the interface; what is left stays noted."""
+        """Unlock the interface; the list of addresses stays."""
         os.close(self._descriptor)
 
     def _lock(self) -> int:
@@ -220,7 +223,7 @@ class _StateFile:
                 ) from None
             except FileNotFoundError:
                 pass
-            os.close(descriptor)  # the run before this one has removed it meanwhile
+            os.close(descriptor)  # the run before this one has just removed it
 
 
 def _left(lines: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """The LOM network on ``[::1]``, for any user and any platform.
 
-One endpoint listens for all Devices of the process. Which Device a Controller reaches is decided by the address that it
-dials, as on a real network: the network notes for which Device a Controller's TCP port is when it dials. A peer from
-outside the process is led by the server name of its TLS hello instead.
+One endpoint listens for all Devices of the process. As on a real network, the address that a Controller dials selects
+the Device: the network records which Device each dialling TCP port is for. For peers outside the process, the server
+name of the TLS hello selects the Device.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class LoopbackNetwork(SocketNetwork):
         self._name_of: dict[int, bytes] = {}
 
     def join(self, macs: Neighbourhood) -> bool:
-        """Put all of these on the network, as they are found; none of them has to be added."""
+        """Put all of these on the network; single Macs need not be added."""
         self.book.macs = macs
         return True
 
     def add(self, endpoint: Endpoint, dns_name: str, *, port: int = 0) -> None:
-        """Put a Mac on the network. ``port`` is where a Device listens that is none of ours: on ``[::1]`` too."""
+        """Put a Mac on the network. ``port`` is where an external Device listens on ``[::1]``."""
         self.book.add(endpoint)
         if port:
             self._ports[endpoint.index] = port
@@ -74,30 +74,30 @@ class LoopbackNetwork(SocketNetwork):
         self.accept_from(sock)
 
     def start_dial(self, controller: Endpoint, address: str) -> socket.socket:
-        """A socket whose connect to the Device is under way. Raises Unreachable or ConnectFailed."""
+        """Start a connect to the Device. Raises Unreachable or ConnectFailed."""
         endpoint = self.book.find(controller.segment, address)
         elsewhere = self._ports.get(endpoint.index)
-        # Not bound first: a bound port rests for a minute after its use, and 28,000 of them are soon used up.
+        # Not bound first: bound ports stay in TIME_WAIT for a minute, and 28,000 of them are soon used up.
         sock = start_connect(socket.AF_INET6, (HOST, elsewhere or self.port, 0, 0))
         if elsewhere is None:
             self._dialled[sock.getsockname()[1]] = endpoint
         return sock
 
     def hung_up(self, port: int) -> None:
-        """The connection dialled from the TCP port ``port`` is over; if it was never accepted, its note goes too."""
+        """The connection from the TCP port ``port`` ended; if it was never accepted, its record is dropped."""
         self._dialled.pop(port, None)
 
     def reached(self, _sock: socket.socket, port: int) -> Endpoint | None:
-        """The Device that was dialled from this port, or None for a peer from outside."""
+        """The Device that was dialled from this port, or None for a peer outside the process."""
         return self._dialled.pop(port, None)
 
     def named(self, server_name: bytes) -> Endpoint | None:
-        """The Device that a peer from outside means."""
+        """The Device that a peer outside the process names."""
         endpoint = self._names.get(server_name)
         if endpoint is None and self.book.macs is not None:
             endpoint = self.book.macs.at_name(server_name.decode("latin-1"))
         return endpoint
 
     def caller(self, _sock: socket.socket) -> str:
-        """Everybody calls from the one address that there is."""
+        """Every peer has this address."""
         return HOST

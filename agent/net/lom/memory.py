@@ -1,7 +1,7 @@
-"""The LOM network without sockets, for fleets so big that the MDM server alone is what is tested.
+"""The LOM network without sockets, for large fleets that test only the MDM server.
 
-``agent.lom.network.MemoryNetwork`` carries a link within one call; here its links are spread over turns of the reactor,
-so that a long list of items does not keep it from everything else, and each leaves its record.
+``agent.lom.network.MemoryNetwork`` runs a link within one call; here the links are spread over turns of the reactor, so
+that a long list of items does not block it, and each link is recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import Outcome, RelayItem
 from agent.measure.operations import Operation, Operations
 from agent.net.lom.controller import RelayAbandoned, link_facts, verdict_of
-from agent.net.timing import Clock, DelayedCall
+from agent.net.timing import Alarm, Clock
 
 _LINKS_A_TURN = 16  # about 10 ms: each verifies two certificate chains
 
@@ -35,7 +35,7 @@ class MemoryLOMNetwork:
         self._relays: set[_MemoryRelays] = set()
 
     def join(self, macs: Neighbourhood) -> bool:
-        """Put all of these on the network, as they are found; none of them has to be added."""
+        """Put all of these on the network; single Macs need not be added."""
         self._book.macs = macs
         return True
 
@@ -48,13 +48,13 @@ class MemoryLOMNetwork:
         self._book.remove(endpoint)
 
     def lom_changed(self, _endpoint: Endpoint) -> None:
-        """No link outlasts the call that it is made in, so that there is none to close."""
+        """Do nothing: a link ends within the call that starts it."""
 
     def listen(self) -> None:
-        """Nothing is to be opened."""
+        """Do nothing: there is no socket."""
 
     def close(self) -> None:
-        """What was being relayed fails, and whatever is asked for later."""
+        """Fail what is being relayed, and all later requests."""
         self.closed = True
         for relays in list(self._relays):
             relays.give_up(RelayAbandoned("the LOM network was closed"))
@@ -95,16 +95,16 @@ class _MemoryRelays:
         self._address = ""  # the one being tried
         self._link: Operation | None = None  # that of the attempt under way
         self._over = False
-        self._timer: DelayedCall = network.reactor.callLater(0, self._turn)
+        self._next_turn = Alarm(network.reactor, self._turn)
+        self._next_turn.set(0.0)
 
     def give_up(self, error: PeerError) -> None:
-        """What has no outcome yet fails with ``error``."""
+        """Items without an outcome fail with ``error``."""
         if self._over:
             return
         self._over = True
-        if self._timer.active():
-            self._timer.cancel()
-        if self._address:  # what is being asked stops its own Controller
+        self._next_turn.cancel()
+        if self._address:  # the current request stops its own Controller
             self._end_link(self._waiting[0], error, self._address, sent=True)
         self._outcomes += [Outcome(relay.item.uuid, str(error)) for relay in self._waiting]
         self.done.callback(self._outcomes)
@@ -120,10 +120,10 @@ class _MemoryRelays:
                 return
             self._attempt(self._waiting[0])
         if not self._over:
-            self._timer = self._network.reactor.callLater(0, self._turn)
+            self._next_turn.set(0.0)
 
     def _settle(self) -> None:
-        """Move every item that has come to its end to the outcomes; the first that has not has an address to try."""
+        """Move finished items to the outcomes, up to the first one that has an address to try."""
         while self._waiting and not self._over:
             address = self._waiting[0].next_address()
             if address is not None:

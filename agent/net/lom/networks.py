@@ -1,4 +1,4 @@
-"""The LOM networks and the one interface that they have for everybody else.
+"""The LOM networks and their common interface.
 
 ``loopback``: TCP and mutual TLS on ``[::1]``, for any user and any platform. ``memory``: no sockets, for big fleets.
 ``interface:NAMES``: the Macs' own link-local addresses on real interfaces, for root on Linux.
@@ -28,28 +28,28 @@ _FORMS = f"{LOOPBACK}, {MEMORY}, or {INTERFACE}:NAME[,NAME…][:PORT]"
 
 
 class LOMNetwork(Protocol):
-    """A LOM network as the rest of the program knows it."""
+    """The interface of every LOM network."""
 
     def join(self, macs: Neighbourhood) -> bool:
-        """Put all of these on the network, as they are found. False where each of them has to be added by itself."""
+        """Put all of these on the network. False if each of them has to be added by itself."""
 
     def add(self, endpoint: Endpoint, dns_name: str, /) -> None:
-        """Put a Mac on the network. Raises OperatorError where the network has no place for it."""
+        """Put a Mac on the network. Raises OperatorError if that is not possible."""
 
     def remove(self, endpoint: Endpoint) -> None:
         """Take a Mac off the network; its links as Device end."""
 
     def lom_changed(self, endpoint: Endpoint) -> None:
-        """The Mac's LOM payload was installed, replaced or removed. Without it its links as Device end at once."""
+        """The Mac's LOM payload was installed, replaced or removed. Without it, its links as Device end at once."""
 
     def listen(self) -> None:
-        """Let the Devices be reached. Raises OperatorError."""
+        """Start listening for the Devices. Raises OperatorError."""
 
     def close(self) -> None:
-        """End every link and leave nothing behind; what was being relayed fails."""
+        """End every link and release all resources; what is being relayed fails."""
 
     def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[Outcome]]:
-        """Carry items from a Controller to their Devices; the outcomes in the items' order.
+        """Relay items from a Controller to their Devices; the outcomes in the items' order.
 
         The Deferred never fails. Cancel it where the Controller loses power.
         """
@@ -57,7 +57,7 @@ class LOMNetwork(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NetworkChoice:
-    """Which network, as an operator names it. ``interfaces`` and ``port`` are of interface networks."""
+    """The network that an operator names. ``interfaces`` and ``port`` apply to interface networks."""
 
     kind: str
     interfaces: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class NetworkChoice:
 
 
 def parse_network(text: str) -> NetworkChoice:
-    """``loopback``, ``memory`` or ``interface:NAME[,NAME…][:PORT]``, read. Raises OperatorError."""
+    """``loopback``, ``memory`` or ``interface:NAME[,NAME…][:PORT]``, parsed. Raises OperatorError."""
     kind, _, rest = text.partition(":")
     if kind in (LOOPBACK, MEMORY) and text == kind:
         return NetworkChoice(kind)
@@ -85,16 +85,16 @@ def _parse_interface(text: str, rest: str) -> NetworkChoice:
     if not all(interfaces):
         raise OperatorError(f"the LOM network {text!r} names no interface; it should be {_FORMS}")
     if len(set(interfaces)) < len(interfaces):
-        raise OperatorError(f"the LOM network {text!r} names an interface twice; each segment needs one of its own")
+        raise OperatorError(f"the LOM network {text!r} names an interface twice; each segment needs a separate one")
     return NetworkChoice(INTERFACE, interfaces, port)
 
 
 def make_network(text: str, reactor: Reactor, operations: Operations) -> LOMNetwork:
-    """The network that ``text`` names (see ``parse_network``), with nobody on it. Raises OperatorError."""
+    """The network that ``text`` names (see ``parse_network``), without Macs. Raises OperatorError."""
     choice = parse_network(text)
     if choice.kind == MEMORY:
         return MemoryLOMNetwork(reactor, AddressBook(), operations)
-    # The LOM link trusts the CAs of the LOM payload and nobody else, so it has contexts of its own.
+    # The LOM link trusts only the CAs of the LOM payload, so it has separate contexts.
     if choice.kind == LOOPBACK:
         return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), operations)
     return InterfaceNetwork(reactor, choice.interfaces, TLSContexts(), operations, port=choice.port)

@@ -1,8 +1,8 @@
-"""The LOM link over real TCP and mutual TLS: what every network with sockets has in common.
+"""The LOM link over TCP and mutual TLS: the common part of all networks with sockets.
 
-A network of this kind says where its Devices listen, which of them a peer that comes in has reached, and what socket
-leads a Controller to an address: ``lom_link`` on loopback, ``lom_interface`` on real interfaces. Everything else is
-here. It is the certificate that decides who is who, on both ends: ``lom_controller`` and ``lom_device``.
+A subclass decides where its Devices listen, which Device an accepted connection has reached, and how a Controller
+connects to an address: ``loopback`` on ``[::1]``, ``interface`` on real interfaces. Both ends identify their peer by
+its certificate: ``controller`` and ``device``.
 """
 
 from __future__ import annotations
@@ -57,43 +57,43 @@ class SocketNetwork(ABC):
         self._links: set[DeviceEnd] = set()
         self._relays: set[Relays] = set()
 
-    # Where the Devices listen and where the Controllers dial: each network's own.
+    # Implemented by each network.
 
     @abstractmethod
     def start_dial(self, controller: Endpoint, address: str) -> socket.socket:
-        """A socket whose connect to ``address`` is under way. Raises Unreachable or ConnectFailed."""
+        """Start a connect to ``address``. Raises Unreachable or ConnectFailed."""
 
     @abstractmethod
     def reached(self, sock: socket.socket, port: int) -> Endpoint | None:
-        """Which Device a peer that called from the TCP port ``port`` has reached; None if its hello will tell.
+        """The Device that a peer with the TCP port ``port`` has reached; None if the TLS hello will name it.
 
         Raises Unreachable.
         """
 
     def named(self, _server_name: bytes) -> Endpoint | None:
-        """The Device that a hello names, in lower case."""
+        """The Device with this server name (lower case), or None."""
         return None
 
     def caller(self, _sock: socket.socket) -> str:
-        """The address that a peer calls from."""
+        """The address of a peer."""
         return ""
 
     def explained(self, _controller: Endpoint, _address: str, error: PeerError) -> PeerError:
-        """What it means on this network that an address could not be asked."""
+        """The error that a failed connection means on this network."""
         return error
 
     def hung_up(self, port: int) -> None:
-        """The connection dialled from the TCP port ``port`` is over."""
+        """The connection from the TCP port ``port`` ended."""
 
-    # What all of them do.
+    # Common to all networks.
 
     def lom_changed(self, endpoint: Endpoint) -> None:
-        """The Mac's LOM payload is another one, or gone: without it its endpoint is closed, open links too."""
+        """The Mac's LOM payload was replaced or removed: without it, its links as Device end."""
         if not is_device(endpoint):
             self.close_links_of(endpoint)
 
     def close(self) -> None:
-        """Close the endpoints and every link; what was being relayed fails."""
+        """Close the listeners and every link; what is being relayed fails."""
         self._closed = True
         for listener in self._listeners:
             listener.close()
@@ -104,7 +104,7 @@ class SocketNetwork(ABC):
             link.close()
 
     def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[Outcome]]:
-        """Carry items from a Controller to their Devices, several at once; the outcomes in the items' order.
+        """Relay items from a Controller to their Devices, several at once; the outcomes in the items' order.
 
         The Deferred never fails. Cancel it where the Controller loses power: see ``Relays``.
         """
@@ -115,19 +115,19 @@ class SocketNetwork(ABC):
         return relays.done
 
     def dial(self, controller: Endpoint, address: str) -> socket.socket:
-        """A socket whose connect to ``address`` is under way. Raises Unreachable or ConnectFailed."""
+        """Start a connect to ``address``. Raises Unreachable or ConnectFailed."""
         if self._closed:
             raise Unreachable("the LOM network is closed")
         return self.start_dial(controller, address)
 
     def accept_from(self, sock: socket.socket) -> None:
-        """Let peers come in by this listening socket."""
+        """Accept peers from this listening socket."""
         listener = Listener(self.reactor, sock, self._accepted)
         self._listeners.append(listener)
         listener.resume()
 
     def close_links_of(self, endpoint: Endpoint) -> None:
-        """Hang up on everybody who has reached this Mac."""
+        """Close the links to this Mac as Device."""
         for link in [link for link in self._links if link.endpoint is endpoint]:
             link.close()
 
@@ -139,7 +139,7 @@ class SocketNetwork(ABC):
         try:
             endpoint = self.reached(sock, port)
             tls = self._secure(sock, endpoint)
-        except (PeerError, crypto.Error) as error:  # an identity unfit for TLS, or a payload that is gone
+        except (PeerError, crypto.Error) as error:  # an identity that TLS cannot use, or a removed payload
             _log.warn("a LOM link was not accepted: {error}", error=error)
             sock.close()
             return
@@ -169,7 +169,7 @@ class SocketNetwork(ABC):
         return context
 
     def _greeting_context(self) -> SSL.Context:
-        """For peers that no one here dialled: trusts nobody, until the server name says which Device is meant."""
+        """For peers outside the process: trusts no CA until the server name selects a Device."""
         if self._greeter is None:
             self._greeter = make_context(())
             self._greeter.set_tlsext_servername_callback(self._greet)

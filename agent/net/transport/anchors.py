@@ -20,7 +20,7 @@ def read_anchors(paths: tuple[str, ...]) -> tuple[x509.Certificate, ...]:
         try:
             anchors += read_certificates(read_file(path, "the CA file", MAX_FILE_BYTES))
         except CertificateError as error:
-            raise OperatorError(f"the CA file {path} holds no certificate in PEM or DER: {error}") from error
+            raise OperatorError(f"the CA file {path} has no certificate in PEM or DER: {error}") from error
     return tuple(anchors)
 
 

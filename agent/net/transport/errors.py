@@ -1,4 +1,4 @@
-"""What can become of a TLS connection, and what OpenSSL's errors say of it."""
+"""The failures of a TCP or TLS connection, and how OpenSSL's errors map to them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from OpenSSL import SSL
 from agent.errors import PeerError
 from agent.net.transport.tls import forget_errors, openssl_reason
 
-# OpenSSL's words for what a peer that speaks another protocol, or none, makes of its first record.
+# OpenSSL's reasons for a first record that is not TLS.
 _NOT_TLS = ("wrong version number", "http request", "packet length too long", "record layer failure")
-# … and for the alerts that a certificate, or the lack of one, is answered with (RFC 8446, 6.2).
-_CERTIFICATE_ALERTS = (
+# … and for alerts that a refused or missing certificate causes (RFC 8446, 6.2).
+_UNAMBIGUOUS_ALERTS = (
     "alert bad certificate",
     "alert unsupported certificate",
     "alert certificate revoked",
     "alert certificate expired",
     "alert certificate unknown",
     "alert unknown ca",
+    "alert certificate required",
+)
+# After our end of the handshake these mean our certificate, too: nothing else is judged then.
+_CERTIFICATE_ALERTS = (
+    *_UNAMBIGUOUS_ALERTS,
     "alert access denied",
     "alert decrypt error",
     "alert handshake failure",
-    "alert certificate required",
-    "alert internal error",  # what a pyOpenSSL peer sends whose own judge refused the certificate
+    "alert internal error",  # sent by a pyOpenSSL peer whose verify callback refused the certificate
 )
 
 
 class ConnectFailed(PeerError):
-    """Nobody accepted the TCP connection. ``code`` is the system's error number, 0 where it gave none."""
+    """The TCP connection failed. ``code`` is the system's errno, 0 if there was none."""
 
     kind = "connect"
 
@@ -39,16 +43,22 @@ class ConnectFailed(PeerError):
 
 
 class ConnectTimeout(ConnectFailed):
-    """Nobody answered the TCP connection in time."""
+    """There was no answer to the TCP connection in time."""
 
     kind = "connect_timeout"
     timed_out = True
 
 
 class HandshakeFailed(PeerError):
-    """TLS could not be agreed, or the peer refused our certificate."""
+    """TLS could not be agreed."""
 
     kind = "tls"
+
+
+class CertificateRefused(HandshakeFailed):
+    """The peer refused our certificate, or that there was none."""
+
+    kind = "tls_refused"
 
 
 class HandshakeTimeout(HandshakeFailed):
@@ -59,30 +69,32 @@ class HandshakeTimeout(HandshakeFailed):
 
 
 class ConnectionBroken(PeerError):
-    """The peer closed the connection or it broke."""
+    """The peer closed the connection, or it broke."""
 
     kind = "broken"
 
 
 class ConnectionClosed(ConnectionBroken):
-    """The peer closed the connection in good order (close_notify), so that nothing it sent is missing."""
+    """The peer closed the connection with close_notify: all that it sent has arrived."""
 
 
 def handshake_error(error: SSL.Error) -> HandshakeFailed:
-    """What an error of the handshake means."""
+    """The failure that an OpenSSL error of the handshake means."""
     if isinstance(error, SSL.SysCallError):
         forget_errors()
         return HandshakeFailed(f"the peer closed the connection during the TLS handshake{_system_reason(error)}")
     reason = openssl_reason(error)
     if "alert" in reason:
-        return HandshakeFailed(f"the peer refused the TLS handshake: {reason}")
+        about_us = any(words in reason for words in _UNAMBIGUOUS_ALERTS)
+        failed = CertificateRefused if about_us else HandshakeFailed
+        return failed(f"the peer refused the TLS handshake: {reason}")
     if reason in _NOT_TLS:
         return HandshakeFailed(f"the peer does not speak TLS at this port: {reason}")
     return HandshakeFailed(f"the TLS handshake failed: {reason}")
 
 
 def broken(error: SSL.Error, *, before_any_answer: bool = False) -> HandshakeFailed | ConnectionBroken:
-    """What an error of an open connection means."""
+    """The failure that an OpenSSL error of an open connection means."""
     if isinstance(error, SSL.SysCallError):
         forget_errors()
         text = f"the peer broke the connection{_system_reason(error)}"
@@ -91,21 +103,21 @@ def broken(error: SSL.Error, *, before_any_answer: bool = False) -> HandshakeFai
         return ConnectionBroken(text)
     reason = openssl_reason(error)
     if any(words in reason for words in _CERTIFICATE_ALERTS):
-        # With TLS 1.3 a client hears only after its handshake that its certificate was refused.
-        return HandshakeFailed(f"the peer refused our certificate: {reason}")
+        # With TLS 1.3 a client learns only after its handshake that its certificate was refused.
+        return CertificateRefused(f"the peer refused our certificate: {reason}")
     return ConnectionBroken(f"TLS failed: {reason}")
 
 
 def ended(*, in_handshake: bool, before_any_answer: bool) -> HandshakeFailed | ConnectionBroken:
-    """What it means that TCP ended without close_notify."""
+    """The failure that the end of TCP without close_notify means."""
     error = SSL.SysCallError(-1, "Unexpected EOF")  # as pyOpenSSL raises
     return handshake_error(error) if in_handshake else broken(error, before_any_answer=before_any_answer)
 
 
 def _system_reason(error: SSL.SysCallError) -> str:
-    """The system's word for it; nothing where the connection just ended, without close_notify.
+    """The system's text for the errno; empty where TCP ended without close_notify.
 
-    It may be reset after that, which is EPIPE where it is noticed: the end came first.
+    A reset after that end is reported as EPIPE, which counts as the end.
     """
     number = error.args[0] if error.args else -1
     if number == errno.EPIPE:

@@ -1,7 +1,7 @@
-"""The calls of OpenSSL that pyOpenSSL has no public way to, or only a slow one. Every private name in use is here.
+"""Direct OpenSSL calls for which pyOpenSSL has no public API, or only a slow one. All private names in use are here.
 
-Where a release of pyOpenSSL or cryptography has none of these names any more, ``DIRECT`` is false and the public way is
-taken: an identity is parsed anew for each connection, and a session is kept as OpenSSL's object.
+If a release of pyOpenSSL or cryptography lacks one of them, ``DIRECT`` is false and the public API is used: an identity
+is parsed for each connection, and a session is kept as OpenSSL's object.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agent.pki.authority import Authority
 from agent.pki.certificates import for_openssl
 from agent.pki.identity import Identity
 
-PREPARED_IDENTITIES = 1024  # that are kept, 7.5 KiB each; of a Mac that is connected, OpenSSL has the same in use
+PREPARED_IDENTITIES = 1024  # cached, 7.5 KiB each
 _FUNCTIONS = (
     "SSL_use_certificate",
     "SSL_use_PrivateKey",
@@ -45,7 +45,7 @@ _ffi: Any = getattr(SSL, "_ffi", None)
 
 
 def use_identity(connection: SSL.Connection, identity: Identity) -> None:
-    """Present this identity on this connection. Raises SSL.Error and CertificateError."""
+    """Use this identity on this connection. Raises SSL.Error and CertificateError."""
     if DIRECT and _use_prepared(connection, identity):
         return
     connection.use_certificate(identity.certificate)
@@ -56,15 +56,15 @@ def _use_prepared(connection: Any, identity: Identity) -> bool:
     certificate, key = _prepared(identity)
     if _lib.SSL_use_certificate(connection._ssl, certificate) == 1 == _lib.SSL_use_PrivateKey(connection._ssl, key):
         return True
-    _lib.ERR_clear_error()  # the public way says what is wrong
+    _lib.ERR_clear_error()  # the public API raises the reason
     return False
 
 
 def let_go_of_identity(connection: Any, identity: Identity) -> None:
-    """The handshake is over, and no other one will come: what the connection holds of its identity, 7 KiB, may go.
+    """Free the 7 KiB of a connection's identity. There is no further handshake on the connection.
 
-    OpenSSL has no public way to take a certificate off a connection, so one takes its place that all connections
-    share. It has a place for each kind of key.
+    OpenSSL cannot remove a certificate from a connection, so it is replaced by one that all connections share. OpenSSL
+    has a slot for each kind of key.
     """
     if DIRECT:
         _use_prepared(connection, _nobody(isinstance(identity.key, rsa.RSAPrivateKey)))
@@ -78,16 +78,16 @@ def _nobody(with_rsa: bool) -> Identity:
 
 @lru_cache(PREPARED_IDENTITIES)
 def _prepared(identity: Identity) -> tuple[Any, Any]:
-    """OpenSSL's own objects of an identity; pyOpenSSL makes them for each connection: 70 to 150 µs."""
+    """OpenSSL's objects for an identity; creating them takes 70 to 150 µs."""
     certificate: Any = for_openssl(identity.certificate)
     key: Any = crypto.PKey.from_cryptography_key(identity.key)
     return certificate._x509, key._pkey
 
 
 def was_resumed(connection: Any) -> bool:
-    """Whether the handshake took up an earlier session; true where OpenSSL cannot be asked.
+    """Whether the handshake resumed an earlier session; true if OpenSSL cannot be asked.
 
-    Not enough by itself for that reason: a session was resumed only where no certificate was shown, either.
+    The caller must therefore also check that the server sent no certificate.
     """
     return not DIRECT or bool(_lib.SSL_session_reused(connection._ssl))
 
@@ -96,7 +96,7 @@ KeptSession = bytes | SSL.Session
 
 
 def keep_session(connection: Any) -> KeptSession | None:
-    """The session of a connection, to be offered in another one of the same context; None where there is none.
+    """The session of a connection, for another one of the same context; None if there is none.
 
     As DER it takes 1.2 KiB, as OpenSSL's object 6.3.
     """
@@ -112,7 +112,7 @@ def keep_session(connection: Any) -> KeptSession | None:
 
 
 def offer_session(connection: Any, kept: KeptSession) -> bool:
-    """Offer a session in the handshake to come; false where it cannot be."""
+    """Offer a session in the next handshake; return whether that is possible."""
     session: Any = kept
     if isinstance(kept, bytes):
         octets = _ffi.new("unsigned char[]", kept)

@@ -12,16 +12,16 @@ from OpenSSL import SSL
 
 
 class PlainConnection:
-    """The octets of ``connected`` as they are."""
+    """The interface of ``SSL.Connection`` over a TCP socket without TLS."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
 
     def do_handshake(self) -> None:
-        """Nothing is to be agreed."""
+        """Do nothing: there is no handshake."""
 
     def recv(self, size: int) -> bytes:
-        """Bytes that came. Raises WantReadError, ZeroReturnError at the end, SysCallError where it broke."""
+        """Received bytes. Raises WantReadError, ZeroReturnError at the end, SysCallError if the connection broke."""
         try:
             octets = self._socket.recv(size)
         except BlockingIOError:
@@ -33,7 +33,7 @@ class PlainConnection:
         return octets
 
     def send(self, octets: bytes | memoryview) -> int:
-        """How many bytes were taken. Raises WantWriteError, SysCallError."""
+        """How many bytes were sent. Raises WantWriteError, SysCallError."""
         try:
             return self._socket.send(octets)
         except BlockingIOError:
@@ -42,7 +42,7 @@ class PlainConnection:
             raise SSL.SysCallError(error.errno, str(error)) from error
 
     def shutdown(self) -> bool:
-        """Say that no more bytes come."""
+        """Send the end of the stream."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -60,9 +60,9 @@ class PlainConnection:
 
 
 class Unchecked:
-    """In place of a ``PeerCheck``: whoever answers is taken for ``name``.
+    """Accepts any peer under ``name``, in place of a ``PeerCheck``.
 
-    Only without TLS, where one typed it, or where the certificate is judged after the handshake (APNs gateway).
+    Only without TLS, on the operator's request, or where the peer is identified after the handshake (control link).
     """
 
     rejected = None
@@ -71,5 +71,5 @@ class Unchecked:
         self.name = name
 
     def __call__(self, *_arguments: object) -> bool:
-        """Any certificate is good."""
+        """Accept any certificate."""
         return True

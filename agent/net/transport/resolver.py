@@ -1,8 +1,7 @@
-"""From a host name to its addresses, asked once for a whole fleet.
+"""Resolves host names, once for a whole fleet.
 
-Twisted's own resolver does the looking up. Its answer is kept for RESOLVED_SECONDS, so that ten thousand Macs that
-connect to one server do not ask ten thousand times. An address that took a connection is moved to the front, so that
-they do not all try one where nobody answers.
+Lookups are made by Twisted's resolver and cached for RESOLVED_SECONDS, so that ten thousand Macs of one server do not
+cause ten thousand lookups. An address that accepted a connection is tried first from then on.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from agent.net.transport.stream import SocketAddress
 from agent.pki.names import ascii_lower
 
 RESOLVED_SECONDS = 60.0
-# RFC 6761, 6.3: names of this machine are not asked for. The system's own list often lacks one of the two.
+# RFC 6761, 6.3: loopback names are not looked up. The hosts file often lacks one of the two.
 _LOOPBACK = ("::1", "127.0.0.1")
-_KNOWN_HOSTS = 1024  # of which it is remembered whether they are addresses: a fleet has few servers
+_KNOWN_HOSTS = 1024  # a fleet has few servers
 _SCOPE_DIGITS = 9  # a scope is a number of 32 bits
 
 Address = tuple[socket.AddressFamily, SocketAddress]
@@ -39,7 +38,7 @@ class NameNotFound(PeerError):
 
 
 class Resolver:
-    """Looks names up with ``names``, Twisted's ``reactor.nameResolver``."""
+    """Looks up names with ``names``, Twisted's ``reactor.nameResolver``."""
 
     def __init__(self, clock: Clock, names: Any) -> None:
         self._clock = clock
@@ -49,9 +48,9 @@ class Resolver:
         self._preferred: dict[str, str] = {}
 
     def lookup(self, host: str, port: int, found: Found, not_found: NotFound) -> None:
-        """Call ``found`` with every socket address of ``host``, the best first, or ``not_found``; at once where known.
+        """Call ``found`` with the socket addresses of ``host``, the best first, or ``not_found``; at once if cached.
 
-        An address comes once; there is always at least one.
+        There is at least one address, and no duplicates.
         """
         if is_address(host):
             self._tell(host, (host,), port, found, not_found)
@@ -65,12 +64,12 @@ class Resolver:
                 self._ask(host, port, found, not_found)
 
     def prefer(self, host: str, address: Address) -> None:
-        """A connection to ``host`` came about at this address: it is to be tried first from now on."""
+        """Try this address of ``host`` first from now on: it accepted a connection."""
         if not is_address(host):
             self._preferred[host] = address[1][0]
 
     def resolved(self, host: str, addresses: Sequence[str]) -> None:
-        """The answer for ``host`` is complete, in the order that the system prefers."""
+        """Deliver the result for ``host``, in the system's order of preference."""
         waiting = self._asking.pop(host, [])
         unique = tuple(dict.fromkeys(addresses))
         if unique:
@@ -81,8 +80,8 @@ class Resolver:
     def _ask(self, host: str, port: int, found: Found, not_found: NotFound) -> None:
         try:
             host.encode("idna")
-        except UnicodeError as error:  # Twisted's resolver would log this, and never answer
-            not_found(NameNotFound(f"the name {host[:255]} is none that can be looked up: {error}"))
+        except UnicodeError as error:  # Twisted's resolver would log this and never call back
+            not_found(NameNotFound(f"the name {host[:255]} cannot be looked up: {error}"))
             return
         waiting = self._asking.setdefault(host, [])
         waiting.append((port, found, not_found))
@@ -94,7 +93,7 @@ class Resolver:
         try:
             usable = [socket_address(text, port) for text in addresses]
         except OSError as error:
-            not_found(NameNotFound(f"the address {host} has a scope that is no interface here: {error.strerror}"))
+            not_found(NameNotFound(f"the scope of the address {host} is not an interface here: {error.strerror}"))
             return
         if usable:
             usable.sort(key=lambda address: address[1][0] != preferred)
@@ -111,21 +110,21 @@ class _Receiver:
         self._addresses: list[str] = []
 
     def resolutionBegan(self, resolution: object) -> None:
-        """Twisted asks; nothing to do."""
+        """Do nothing: Twisted has started the lookup."""
 
     def addressResolved(self, address: Any) -> None:
-        """One address of the name."""
-        scope = getattr(address, "scopeID", 0)  # of an IPv6 address; a link-local one cannot be reached without it
+        """Collect one address."""
+        scope = getattr(address, "scopeID", 0)  # a link-local IPv6 address cannot be reached without it
         self._addresses.append(f"{address.host}%{scope}" if scope else address.host)
 
     def resolutionComplete(self) -> None:
-        """All addresses were named."""
+        """Deliver the addresses."""
         self._resolver.resolved(self._host, self._addresses)
 
 
 @lru_cache(_KNOWN_HOSTS)
 def is_address(host: str) -> bool:
-    """Whether ``host`` is an IP address as text, and no name."""
+    """Whether ``host`` is an IP address in text form."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -134,7 +133,7 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback_name(host: str) -> bool:
-    """Whether ``host`` is a name of this machine by definition. Source: RFC 6761, 6.3."""
+    """Whether ``host`` is a loopback name. Source: RFC 6761, 6.3."""
     name = ascii_lower(host).removesuffix(".")
     return name == "localhost" or name.endswith(".localhost")
 
@@ -142,7 +141,7 @@ def is_loopback_name(host: str) -> bool:
 def socket_address(address: str, port: int) -> Address:
     """Family and socket address of an IP address as text; a scope (``%eth0``) is kept as its number.
 
-    Raises OSError where the scope is no interface.
+    Raises OSError if the scope is not an interface.
     """
     if ":" not in address:
         return socket.AF_INET, (address, port)

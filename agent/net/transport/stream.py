@@ -1,7 +1,7 @@
-"""One TLS connection as a descriptor of the reactor: our own, for it is the hot path.
+"""One TLS connection as a descriptor of the reactor, without Twisted's TLS transport: this is the hot path.
 
-``SSL.Connection`` works on the non-blocking socket itself, so that a byte is copied once and no transport stands in
-between. Both ends use it: the MDM client, the LOM Controller (``connect``) and the LOM Device (``accept``).
+``SSL.Connection`` works on the non-blocking socket itself, so that bytes are copied once. Clients (the MDM client, the
+LOM Controller) call ``connect``, servers (the LOM Device, the APNs gateway) call ``accept``.
 
 ::
 
@@ -60,42 +60,41 @@ __all__ = [
     "start_connect",
 ]
 
-_BYTES_A_TURN = 256 * 1024  # that are written; so that a large body does not keep the reactor from everything else
+_BYTES_A_TURN = 256 * 1024  # written per turn of the reactor, so that its other descriptors are served, too
 _IP_BIND_ADDRESS_NO_PORT = 24  # Linux, ip(7): the port is chosen when the peer is known; Python names it from 3.12
-_RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL never keeps a part of one
+_RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL keeps no rest of one
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait for a server, in seconds. What macOS itself waits is undocumented.
-
-    ``connect`` is for each address of its name, ``handshake`` for TLS, ``answer`` from the request's first byte to the
-    answer's last.
-    """
+    """How long to wait for a server, in seconds. The limits of macOS are undocumented."""
 
     connect: float = 10.0
+    """For TCP, for each address of the server's name."""
     handshake: float = 15.0
+    """For TLS."""
     answer: float = 60.0
+    """From the first byte of the request to the last byte of the response."""
 
 
 DEFAULT_TIMEOUTS = Timeouts()
 
 
 class StreamOwner(Protocol):
-    """Who uses a stream. After ``lost`` nothing more is called; after the owner's own ``close`` nothing at all."""
+    """The user of a stream. There are no calls after ``lost``, nor after the owner called ``close``."""
 
     def secured(self) -> None:
-        """The handshake is done and the peer is known."""
+        """The handshake is done and the peer is verified."""
 
     def received(self, octets: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
 
     def lost(self, error: PeerError) -> None:
-        """The connection is gone, or never came to be."""
+        """The connection failed or ended."""
 
 
 class State(Enum):
-    """Where a stream stands."""
+    """The state of a stream."""
 
     CONNECTING = auto()
     HANDSHAKING = auto()
@@ -105,9 +104,9 @@ class State(Enum):
 
 @implementer(IReadDescriptor, IWriteDescriptor)
 class TLSStream:
-    """A TLS connection over a non-blocking socket. ``owner`` hears of everything that happens.
+    """A TLS connection over a non-blocking socket. Its events are reported to ``owner``.
 
-    ``connected_at`` is when ``connect`` had its TCP connection, in seconds on the reactor's clock; None before.
+    ``connected_at`` is when the TCP connection of ``connect`` was established, in seconds on the reactor's clock.
     """
 
     __slots__ = (
@@ -145,48 +144,48 @@ class TLSStream:
         self._owner = owner
         self._timeouts = timeouts
         self._out = b""
-        self._sent = 0  # how much of _out is sent
-        self._heard = False  # anything, so that the peer has taken our certificate
+        self._sent = 0  # how much of _out was sent
+        self._heard = False  # application data, so the peer has accepted our certificate
         self._writing = False
         self._timer: DelayedCall | None = None
-        self._due = 0.0  # when the step under way must be over, in seconds on the reactor's clock
+        self._due = 0.0  # the deadline of connect or handshake, in seconds on the reactor's clock
         self.connected_at: float | None = None
         self.peer_name = ""
         self.state = State.CONNECTING
 
     def connect(self) -> None:
-        """The socket's connect is under way: wait for it, then shake hands."""
+        """Wait for the socket's connect, which was started, then do the handshake."""
         self._due = self._reactor.seconds() + self._timeouts.connect
         self._arm(min(self._timeouts.connect, self._timeouts.handshake))  # one timer for both
         self._want_write(True)
 
     def accept(self) -> None:
-        """The socket was accepted: wait for the peer's hello."""
+        """Do the handshake on an accepted socket."""
         self.state = State.HANDSHAKING
         self._due = self._reactor.seconds() + self._timeouts.handshake
         self._arm(self._timeouts.handshake)
         self._reactor.addReader(self)
 
     def write(self, octets: bytes) -> None:
-        """Send bytes, now or as soon as the peer takes them. Raises MisuseError where the stream is not open."""
+        """Send bytes, at once or when the socket is writable. Raises MisuseError unless the stream is open."""
         if self.state is not State.OPEN:
-            raise MisuseError(f"write to a stream that is {self.state.name}")
+            raise MisuseError(f"write() on a stream that is {self.state.name}")
         self._out = self._out[self._sent :] + octets if self._out else octets
         self._sent = 0
         if not self._writing:
             self._flush()
 
     def close(self) -> None:
-        """End the connection in good order: what was written is sent if the peer takes it now, then close_notify."""
+        """Close with close_notify. Bytes that are still unsent are dropped."""
         if self.state is State.OPEN:
             try:
                 self.tls.shutdown()
-            except SSL.Error:  # a peer that is gone already is what we are after
+            except SSL.Error:  # the peer has already closed
                 forget_errors()
         self._release()
 
     def abort(self) -> None:
-        """End the connection as a power cut does: at once, without a word (TCP reset)."""
+        """Reset the TCP connection without close_notify, as on power loss."""
         if self.state is not State.CLOSED:
             with contextlib.suppress(OSError):  # macOS refuses it on a connection that the peer has reset
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -194,17 +193,17 @@ class TLSStream:
 
     @property
     def secured(self) -> bool:
-        """Whether the handshake was done and the peer known, now or before the end."""
+        """Whether the handshake was completed and the peer verified."""
         return bool(self.peer_name)
 
     @property
     def unsent(self) -> bool:
-        """Whether a part of what was written still waits for the peer to take it."""
+        """Whether written bytes are still unsent."""
         return bool(self._out)
 
     @property
     def unsent_bytes(self) -> int:
-        """How much of what was written still waits for the peer to take it."""
+        """How many written bytes are still unsent."""
         return len(self._out) - self._sent
 
     @property
@@ -217,7 +216,7 @@ class TLSStream:
         """The cipher suite agreed on."""
         return self.tls.get_cipher_name() or ""
 
-    # What the reactor calls.
+    # Reactor callbacks.
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 once closed."""
@@ -255,7 +254,7 @@ class TLSStream:
             self._receive()
 
     def doWrite(self) -> None:
-        """The socket can be written."""
+        """The socket is writable."""
         if self.state is State.CONNECTING:
             self._finish_connect()
         elif self.state is State.HANDSHAKING:
@@ -300,7 +299,7 @@ class TLSStream:
         self._owner.secured()
 
     def _receive(self) -> bool:
-        """Read once; whether bytes came."""
+        """Read once; return whether there were bytes."""
         try:
             octets = self.tls.recv(_RECEIVE_BYTES)
         except (SSL.WantReadError, SSL.WantWriteError):
@@ -316,16 +315,16 @@ class TLSStream:
         return False
 
     def _flush(self) -> None:
-        """Send what the peer takes, no more than a turn's bytes, and nothing while it has something to say.
+        """Send what the socket accepts, up to one turn's bytes, and nothing while input is pending.
 
-        After an error of writing OpenSSL reads no more, so that what the peer said before it closed (an alert, an
-        early answer) would be lost: the reactor has it read before it has the rest written.
+        After a failed write OpenSSL reads no more, and what the peer sent before it closed (an alert, an early
+        response) would be lost. So pending input is read first.
         """
         rest = memoryview(self._out)
         end = min(len(rest), self._sent + _BYTES_A_TURN)
         careful = not self._heard
         try:
-            while self._sent < end and not (careful and self._peer_spoke()):
+            while self._sent < end and not (careful and self._input_pending()):
                 self._sent += self.tls.send(rest[self._sent :])
                 careful = True
         except (SSL.WantWriteError, SSL.WantReadError):
@@ -341,8 +340,8 @@ class TLSStream:
             self._sent = 0
             self._want_write(False)
 
-    def _peer_spoke(self) -> bool:
-        """Whether bytes, or the end of them, wait to be read. Raises SysCallError: the system reports an error once."""
+    def _input_pending(self) -> bool:
+        """Whether bytes or the end of the stream can be read. Raises SysCallError: the system reports an error once."""
         try:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -399,7 +398,7 @@ SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 def start_connect(
     family: socket.AddressFamily, address: SocketAddress, *, source: SocketAddress | None = None
 ) -> socket.socket:
-    """A non-blocking TCP socket whose connect is under way. Raises ConnectFailed where it cannot even start."""
+    """Start a TCP connect on a non-blocking socket. Raises ConnectFailed if it fails at once."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
@@ -408,7 +407,7 @@ def start_connect(
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         if source is not None:
-            if sys.platform == "linux":  # or the source's ports would be used up by connections that rest
+            if sys.platform == "linux":  # else TIME_WAIT connections would use up the source's ports
                 sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind(source)
         code = sock.connect_ex(address)

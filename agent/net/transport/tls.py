@@ -1,8 +1,8 @@
-"""TLS contexts: one for each set of trust anchors, shared by every connection that has it.
+"""TLS contexts, one per set of trust anchors.
 
-A context is never changed after its first connection (pyOpenSSL refuses it); the identity and the check of the peer are
-set on each connection. An identity with intermediate certificates gets a context of its own, for pyOpenSSL can send
-them from a context only.
+A context is not changed after its first connection (pyOpenSSL refuses it): the identity and the peer check are set on
+each connection. An identity with intermediate certificates gets a separate context, because pyOpenSSL can send them
+from a context only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agent.pki.identity import Identity, IdentityError
 from agent.pki.names import fault_of_name
 from agent.pki.verify import PeerRejected, subject_text
 
-_KNOWN_HOSTS = 1024  # whose names in a hello are remembered: a fleet has few servers
+_KNOWN_HOSTS = 1024  # a fleet has few servers
 _DRAIN = SSL.Context(SSL.TLS_METHOD)  # of no connection
 
 
@@ -32,7 +32,7 @@ _ContextKey = tuple[frozenset[x509.Certificate], tuple[x509.Certificate, ...], b
 
 
 class Check(Protocol):
-    """What judges the peer of a connection: a verify callback that knows the peer's name afterwards."""
+    """Verifies the peer of a connection: a verify callback that provides the peer's name afterwards."""
 
     @property
     def rejected(self) -> PeerRejected | None:
@@ -40,7 +40,7 @@ class Check(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that the peer is known by. Raises PeerRejected unless everything was checked."""
+        """The verified name of the peer. Raises PeerRejected unless everything was checked."""
 
     def __call__(
         self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int, /
@@ -49,10 +49,10 @@ class Check(Protocol):
 
 
 class TLSContexts:
-    """The contexts of one process, made when first needed.
+    """The contexts of one process, created when first needed.
 
     ``system_anchors`` adds the system's trust store. ``short_keys`` allows RSA keys of 1024 bits, Apple's default for
-    SCEP, which OpenSSL refuses by itself. The counts are of the Macs' connections to their servers.
+    SCEP, which OpenSSL refuses by default. The counters are for the Macs' connections to their servers.
     """
 
     def __init__(self, *, system_anchors: bool = False, short_keys: bool = False) -> None:
@@ -73,9 +73,9 @@ class TLSContexts:
         *,
         tickets: bool = False,
     ) -> SSL.Connection:
-        """The client's end of a TLS connection over ``connected`` to ``host``, whose peer is judged by ``check``.
+        """The client's end of a TLS connection to ``host`` over ``connected``; ``check`` verifies the peer.
 
-        ``tickets`` takes what the server gives to resume the session by. Raises IdentityError.
+        ``tickets`` accepts session tickets. Raises IdentityError.
         """
         chain = identity.chain if identity is not None else ()
         connection = SSL.Connection(self._context(anchors, chain, tickets), connected)
@@ -114,7 +114,7 @@ class TLSContexts:
 
 @lru_cache(_KNOWN_HOSTS)
 def server_name_of(host: str) -> bytes:
-    """What a TLS hello names as its server (RFC 6066): empty for an IP address, and for what is no DNS name."""
+    """The server_name of a TLS hello (RFC 6066): empty for an IP address or an invalid DNS name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -130,8 +130,8 @@ def make_context(
 ) -> SSL.Context:
     """A context of TLS 1.2 and newer that trusts exactly ``anchors`` and sends ``chain`` after its certificate.
 
-    A resumed session shows no certificate, so no peer could be known by it: there are no tickets but where whoever
-    keeps the sessions knows their peers (agent/net/http/resumption.py).
+    In a resumed session no certificate is sent, so the peer cannot be verified. Session tickets are therefore off,
+    except where the kept sessions are bound to their verified peers (agent/net/http/resumption.py).
 
     Raises IdentityError where OpenSSL refuses the chain or an anchor.
     """
@@ -159,9 +159,9 @@ def make_context(
 
 
 def use_identity(connection: SSL.Connection, identity: Identity) -> None:
-    """Present this identity on this connection.
+    """Use this identity on this connection.
 
-    Raises IdentityError where OpenSSL refuses it: the key is another certificate's, or is too short.
+    Raises IdentityError if OpenSSL refuses it: the key does not match the certificate, or is too short.
     """
     try:
         openssl_direct.use_identity(connection, identity)
@@ -177,17 +177,17 @@ def fingerprint(certificate: x509.Certificate) -> bytes:
 
 
 def forget_errors() -> None:
-    """Empty OpenSSL's error queue, in which pyOpenSSL leaves an entry behind when it raises SysCallError.
+    """Empty OpenSSL's error queue, in which pyOpenSSL leaves an entry when it raises SysCallError.
 
-    The queue is one for the whole thread: the entry would be taken for part of the next error of any other connection,
-    and before OpenSSL 4 it would break that connection by itself.
+    The queue belongs to the thread: the entry would become part of the next error of any other connection, and before
+    OpenSSL 4 it would break that connection.
     """
     with contextlib.suppress(SSL.Error):
-        _DRAIN.set_cipher_list(b"-")  # which is none: the error that is raised takes all others with it
+        _DRAIN.set_cipher_list(b"-")  # an invalid list: raising its error empties the queue
 
 
 def openssl_reason(error: SSL.Error) -> str:
-    """OpenSSL's own words for an error: its queue is a list of (library, function, reason)."""
+    """OpenSSL's reasons for an error, whose queue is a list of (library, function, reason)."""
     queue = error.args[0] if error.args else ()
     if isinstance(queue, (list, tuple)) and queue:
         return "; ".join(str(entry[-1]) for entry in queue if entry)
@@ -199,14 +199,14 @@ def _unusable(what: str, error: SSL.Error) -> IdentityError:
 
 
 def _judge(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-    """Ask the check that the connection has as its app data; without one it would ask nobody who the peer is: refused.
+    """Call the check that is the connection's app data; refuse the peer if there is none.
 
-    One callback a context, for one a connection costs an allocation of executable memory for each.
+    There is one callback per context: one per connection would each time allocate executable memory.
     """
     check = connection.get_app_data()
     if check is None:
         return False
     try:
         return bool(check(connection, certificate, error, depth, ok))
-    except Exception:  # noqa: BLE001  # the check has it as its reason; OpenSSL's caller cannot be told by raising
+    except Exception:  # noqa: BLE001  # the check keeps the reason; an exception cannot pass through OpenSSL
         return False

@@ -201,7 +201,7 @@ def test_an_answer_that_stops_in_its_middle_is_broken(run_in_reactor: RunInReact
     with serving(stops) as server:
         error = fails(run_in_reactor, client(server.origin()), server.origin())
         assert error.kind == "broken"
-        assert "in the middle" in str(error)
+        assert "before the end" in str(error)
 
 
 def test_an_answer_that_stops_in_its_middle_is_not_asked_for_again(run_in_reactor: RunInReactor) -> None:
@@ -217,7 +217,7 @@ def test_an_answer_that_stops_in_its_middle_is_not_asked_for_again(run_in_reacto
 
         async def scenario() -> None:
             await ask(connection, server.origin())
-            with pytest.raises(PeerError, match="in the middle"):
+            with pytest.raises(PeerError, match="before the end"):
                 await ask(connection, server.origin())
 
         run_in_reactor(scenario())

@@ -67,7 +67,7 @@ def test_the_end_of_the_connection_ends_a_body_without_a_length() -> None:
     ],
 )
 def test_the_end_of_the_connection_ends_nothing_else(octets: bytes) -> None:
-    with pytest.raises(ResponseMalformed, match="in the middle"):
+    with pytest.raises(ResponseMalformed, match="before the end"):
         read_to_close(octets)
 
 
@@ -88,7 +88,7 @@ def test_interim_responses_are_read_past() -> None:
 
 
 def test_a_switch_of_protocols_is_refused() -> None:
-    with pytest.raises(ResponseMalformed, match="switched protocols"):
+    with pytest.raises(ResponseMalformed, match="101 Switching Protocols"):
         read(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n")
 
 
@@ -265,7 +265,7 @@ def test_a_chunk_size_that_is_none_is_refused(size: str) -> None:
 
 def test_a_chunk_must_end_where_its_size_says() -> None:
     for parse in (read, read_by_byte):
-        with pytest.raises(ResponseMalformed, match="its size says"):
+        with pytest.raises(ResponseMalformed, match="expected CR LF at the end of a chunk"):
             parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhello\r\n0\r\n\r\n")
 
 

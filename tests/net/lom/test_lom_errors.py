@@ -114,17 +114,17 @@ CASES = {
         "tls_wrong_usage", device=lambda: device(issued(usage=replace(LOM_USAGE, key_encipherment=False)))
     ),
     "the Controller is untrusted": Case(
-        "tls", controller=lambda: controller(STRANGE_CA.issue(CONTROLLER_NAME, LOM_USAGE))
+        "tls_refused", controller=lambda: controller(STRANGE_CA.issue(CONTROLLER_NAME, LOM_USAGE))
     ),
     "the Controller expired": Case(
-        "tls", controller=lambda: controller(CONTROLLER_CA.issue(CONTROLLER_NAME, LOM_USAGE, **EXPIRED))
+        "tls_refused", controller=lambda: controller(CONTROLLER_CA.issue(CONTROLLER_NAME, LOM_USAGE, **EXPIRED))
     ),
     "the Controller lacks clientAuth": Case(
-        "tls",
+        "tls_refused",
         controller=lambda: controller(CONTROLLER_CA.issue(CONTROLLER_NAME, replace(LOM_USAGE, client_auth=False))),
     ),
     "the Controller lacks a Key Usage": Case(
-        "tls",
+        "tls_refused",
         controller=lambda: controller(CONTROLLER_CA.issue(CONTROLLER_NAME, replace(LOM_USAGE, key_encipherment=False))),
     ),
     "the Mac is off": Case("lom_refused", device=mac_that_is_off),

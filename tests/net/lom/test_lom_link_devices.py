@@ -261,5 +261,5 @@ def test_a_device_whose_certificate_cannot_be_read_is_asked_nothing(
     peer = raw_device(script, odd_identity(DEVICE_IDENTITY, DEVICE_CA.identity.key, UNREADABLE[fault]))
     outcomes, sockets = run_in_reactor(relay_to(peer, item()))
     assert "cannot be read" in outcomes[0].error
-    assert sockets.kinds[0] == "tls"
+    assert sockets.kinds[0] == "tls_certificate"
     assert not any(heard)

@@ -106,7 +106,7 @@ def test_each_address_that_was_tried_leaves_a_record() -> None:
     ("asker", "asked", "kind"),
     [
         (controller(CONTROLLER_CA.issue(CONTROLLER_NAME, LOM_USAGE)), device(), None),
-        (controller(STRANGE_CA.issue(CONTROLLER_NAME, LOM_USAGE)), device(), "tls"),
+        (controller(STRANGE_CA.issue(CONTROLLER_NAME, LOM_USAGE)), device(), "tls_refused"),
         (controller(None), device(), "lom_not_set_up"),
         (controller(), device(STRANGE_CA.issue(NAME, LOM_USAGE)), "tls_untrusted"),
     ],

@@ -211,7 +211,7 @@ def test_a_refusal_that_is_there_is_read_before_anything_is_written(run_in_react
             return await owner.ended
 
         error = run_in_reactor(scenario())
-        assert error.kind == "tls"
+        assert error.kind == "tls_refused"
         assert "alert unknown ca" in str(error)
 
 
