@@ -80,7 +80,6 @@ class _CompressionDictionary:
     """Compresses with the serialised form of one Device as the dictionary."""
 
     def __init__(self, serialised: bytes) -> None:
-        self._serialised = serialised
         self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zdict=serialised)
         self._decompressor = zlib.decompressobj(_RAW_DEFLATE, zdict=serialised)
 

@@ -81,7 +81,7 @@ def _phase(suite: Element, name: str, phase: PhaseSummary, document: Document, r
     case = _case(suite, f"{name}.phase", phase.name, seconds)
     said = [each.text for each in reasons if each.kind is Kind.PHASE and each.name == phase.name]
     if ended is None and said:
-        _outcome(case, "error", "incomplete", said[0])
+        _outcome(case, "error", "incomplete", " ".join(dict.fromkeys(said)))
     elif ended is None:
         because = document.incomplete_because
         _outcome(case, "skipped", None, "The phase never started" + ("" if because is None else f": {because}"))

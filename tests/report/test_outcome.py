@@ -88,6 +88,14 @@ def test_everybody_says_the_same_of_any_results(document: dict[str, Any]) -> Non
     assert with_outcome(documents.typed(document)).outcome.exit_status == found.exit_status
 
 
+def test_phases_with_the_same_name_report_every_reason() -> None:
+    counts = dict.fromkeys(("planned", "started", "done", "failed", "late", "dropped"), 0)
+    phases = [{"name": "look", "kind": "look", "started_s": at, "ended_s": None, **counts} for at in (None, 0.0)]
+    suites = ET.fromstring(junit(documents.typed(documents.smallest() | {"phases": phases})))
+    message = "The phase look never started. The phase look did not finish."
+    assert [error.get("message") for error in suites.iter("error")] == [message] * 2
+
+
 @pytest.mark.parametrize("passed", [True, False])
 def test_the_page_says_so_too(passed: bool) -> None:
     document = documents.smallest() | {"complete": passed}
