@@ -25,7 +25,7 @@ def test_a_wall_clock_that_is_set_by_an_hour_changes_no_timer_and_no_latency(tmp
     jump, trace = tmp_path / "jump", tmp_path / "trace.jsonl"
     environment = patched(tmp_path, JUMP.format(shift=shift, file=str(jump)))
     with started_run(tmp_path, 3, "--trace", str(trace), environment=environment) as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         jump.touch()
         assert run.end() == 0, run.said
     document = run.results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import struct
 
 import msgspec
@@ -125,23 +126,23 @@ def test_these_pushes_and_answers_are_taken(message: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("message", "found"),
     [
-        PUSH | {"at": math.nan},
-        PUSH | {"at": math.inf},
-        PUSH | {"number": -1},
-        PUSH | {"body": bytes(MAX_PAYLOAD_BYTES + 1)},
-        PUSH | {"fields": [("a", "b")] * 251},
-        PUSH | {"fields": [("a", "b" * 8001)]},
-        ANSWER | {"status": 99},
-        ANSWER | {"status": 600},
-        ANSWER | {"apns_id": "x\r\ny"},
-        ANSWER | {"apns_id": "a\n"},
-        ANSWER | {"apns_id": "a" * 37},
+        (PUSH | {"at": math.nan}, "Expected a finite time for a push, found nan."),
+        (PUSH | {"at": math.inf}, "Expected a finite time for a push, found inf."),
+        (PUSH | {"number": -1}, "$.number"),
+        (PUSH | {"body": bytes(MAX_PAYLOAD_BYTES + 1)}, "$.body"),
+        (PUSH | {"fields": [("a", "b")] * 251}, "$.fields"),
+        (PUSH | {"fields": [("a", "b" * 8001)]}, "$.fields[0][1]"),
+        (ANSWER | {"status": 99}, "Expected a final HTTP status as the answer to a push, found 99."),
+        (ANSWER | {"status": 600}, "$.status"),
+        (ANSWER | {"apns_id": "x\r\ny"}, "$.apns_id"),
+        (ANSWER | {"apns_id": "a\n"}, "$.apns_id"),
+        (ANSWER | {"apns_id": "a" * 37}, "$.apns_id"),
     ],
 )
-def test_a_push_or_an_answer_outside_its_bounds_is_refused(message: dict[str, object]) -> None:
-    with pytest.raises(ControlError, match="holds no message"):
+def test_a_push_or_an_answer_outside_its_bounds_is_refused(message: dict[str, object], found: str) -> None:
+    with pytest.raises(ControlError, match=f"Malformed message on the control link: .*{re.escape(found)}"):
         framed(message)
 
 

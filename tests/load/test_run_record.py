@@ -48,14 +48,15 @@ def test_what_a_lost_worker_had_planned_and_not_started_is_dropped(number: int, 
     record.add_second(0, second(0, **{f"phase{number}": finished}))
     record.add_second(1, second(0, **{f"phase{number}": reported}))
     assert not record.end_phase(number, 1.0)
-    assert record.phases[number].as_json()["dropped"] == 2
+    assert record.phases[number].summary().dropped == 2
     assert drops(record) == {}
     record.add_problem(1, "worker 1 died")
     assert record.end_phase(number, 2.0)
-    phase = record.phases[number].as_json()
-    assert phase["ended_s"] is None
-    assert phase["planned"] == phase["started"] + phase["dropped"] == 20
-    assert phase["started"] == phase["done"] + phase["cut_short"] == 13
+    phase = record.phases[number].summary()
+    assert phase.ended_s is None
+    assert phase.planned == phase.started + phase.dropped == 20
+    assert phase.cut_short is not None
+    assert phase.started == phase.done + phase.cut_short == 13
     assert drops(record) == {(operation, WORKER_LOST): 5}
     assert drops(record) == {(operation, WORKER_LOST): 5}, "asked twice, it is added once"
 
@@ -65,8 +66,8 @@ def test_a_report_that_arrives_after_its_worker_was_lost_counts_too() -> None:
     record.add_second(1, second(0, phase0=PhaseState(planned=10, started=4, done=3)))
     record.add_problem(1, "worker 1 died")
     record.add_second(1, second(1, phase0=PhaseState(planned=10, started=7, done=7)))
-    phase = record.phases[0].as_json()
-    assert (phase["planned"], phase["started"], phase["dropped"]) == (10, 7, 3)
+    phase = record.phases[0].summary()
+    assert (phase.planned, phase.started, phase.dropped) == (10, 7, 3)
     assert drops(record) == {("enroll", WORKER_LOST): 3}
 
 
@@ -76,7 +77,7 @@ def test_a_worker_that_returned_a_result_is_not_lost() -> None:
     record.add_second(1, second(0, phase0=PhaseState(planned=4, started=1)))
     record.add_result(1, ShardResult(shard=1, metrics=Metrics().snapshot(), phases={0: state}, problem="interrupted"))
     record.add_problem(1, "worker 1: interrupted")
-    assert record.phases[0].as_json()["dropped"] == 3
+    assert record.phases[0].summary().dropped == 3
     assert drops(record) == {}
     assert record.problems == ["worker 1: interrupted"]
 
