@@ -242,7 +242,7 @@ def test_one_of_several_devices_is_reached_by_its_name_alone(seeded: Running) ->
     request("Reset", "nobody.lom.test", seeded.address, "--seed", "by hand", status=1)
     event = told(seeded, "no_link")
     assert event["kind"] == "lom_no_such_device"
-    assert "names 'nobody.lom.test'" in event["error"]
+    assert "a name of these Devices in the TLS hello (SNI), but it has 'nobody.lom.test'" in event["error"]
 
 
 def test_nobody_there() -> None:

@@ -242,7 +242,7 @@ def test_ctrl_c_ends_a_request_that_waits(tmp_path: Path, controller: list[str])
             process.send_signal(signal.SIGINT)
             output, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, output) == (130, "")
-    assert errors == f"lom-agent: {WORKED_NAME}: stopped before the Device answered\n"
+    assert errors == f"lom-agent: {WORKED_NAME}: stopped before the Device responded\n"
 
 
 def test_openssl_is_a_device(tmp_path: Path, controller: list[str]) -> None:

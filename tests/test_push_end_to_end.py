@@ -74,7 +74,7 @@ def test_a_server_in_another_process_pushes_and_its_command_is_answered(tmp_path
             "--stay", "600", "--out", str(out),
         ) as fleet:  # fmt: skip
             gateway = line_with(fleet.stdout, b"APNs gateway").split()[-1]
-            line_with(fleet.stdout, b"enroll: over")
+            line_with(fleet.stdout, b"enroll: finished")
             command = plistlib.dumps({"RequestType": "ProfileList"}).decode()
             url = f"{server}/api/v1/macs/{mac.udid}/commands"
             queued = json.loads(curl(*api, "--data-binary", command, url))
@@ -123,7 +123,7 @@ def test_a_lab_alone_pushes_to_a_gateway_elsewhere(tmp_path: Path) -> None:
             "--apns", f"127.0.0.1:{port}", "--apns-cert", str(tls / "own.pem"), "--apns-key", str(tls / "own.key"),
             "--apns-strict", "--apns-provider-ca", str(lab_folder / "ca.pem"), "--stay", "600", "--out", str(out),
         ) as fleet:  # fmt: skip
-            line_with(fleet.stdout, b"enroll: over")
+            line_with(fleet.stdout, b"enroll: finished")
             url = f"{server}/api/v1/macs/{mac.udid}"
             command = plistlib.dumps({"Command": {"RequestType": "ProfileList"}, "CommandUUID": "mine"}).decode()
             queued = json.loads(curl(*api, "--data-binary", command, f"{url}/commands"))

@@ -80,7 +80,7 @@ def test_macs_of_a_run_enrol_there(running: Lab) -> None:
     url, ca = running.printed["Enrolment profile"], str(running.folder / "ca.pem")
     done = lom_agent("run", "--devices", "3", "--seed", "visitors", "--enroll", url, "--ca", ca)
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert b"first_session: over in" in done.stdout
+    assert b"first_session: finished in" in done.stdout
     assert sum(mac["device_name"].startswith("Mac") for mac in running.api("macs")) >= 3
     stranger = lom_agent("run", "--devices", "1", "--enroll", url)
     assert stranger.returncode == 1
