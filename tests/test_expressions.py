@@ -125,6 +125,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("", "{env"),
     ),
     "addresses._TYPED": (pumped("[", "a"), pumped("[a%", "a"), pumped("[a]:", "1")),
+    "scenario_options._CODE": (pumped("", "`"), pumped("`", "a"), pumped("", "`a"), pumped("", "a")),
     "templates._HEADER_NAME": (pumped("", "a", ":"),),
     "templates._HEADER_VALUE": (pumped("", " ", "\0"),),
     "templates._PLACEHOLDER": (
@@ -135,7 +136,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("", "{env:"),
     ),
     "trace._TROUBLESOME": (pumped("", "a"),),
-    "phases.Meta": (pumped("", "a"), pumped("a", "a", "!"), pumped("", "\n")),
+    "types.Meta": (pumped("", "a"), pumped("a", "a", "!"), pumped("", "\n")),
     "variables._VARIABLE": (
         pumped("%", "a"),
         pumped("", "%"),
@@ -143,7 +144,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("", "%a1"),
         pumped("%", "a", "1"),
     ),
-    "wire._APNS_ID": (pumped("", "-"), pumped("", "a", "x")),
+    "wire.msgspec.Meta": (pumped("", "-"), pumped("", "a", "x")),
 }
 
 

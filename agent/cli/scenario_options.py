@@ -26,6 +26,8 @@ LOM = "LOM"
 PUSH = "Push (APNs gateway)"
 RESULTS = "Results"
 
+_CODE = re.compile(r"`([^`]*)`")  # of Markdown
+
 
 class KeyOption(NamedTuple):
     """An option and the key that it sets, by its dotted path; ``metavar`` unless the type says it."""
@@ -162,7 +164,7 @@ def _key_at(path: str) -> Key:
 
 def _help(description: str, table: str) -> str:
     """A key's help text without Markdown; a key of the same table that has an option is called by the option's name."""
-    return re.sub(r"`([^`]*)`", lambda found: _NAME_OF_KEY.get(f"{table}.{found[1]}", found[1]), description)
+    return _CODE.sub(lambda found: _NAME_OF_KEY.get(f"{table}.{found[1]}", found[1]), description)
 
 
 def _type(takes: inspect.Type, option: KeyOption) -> click.ParamType[Any]:

@@ -114,15 +114,15 @@ def test_a_page_without_plots_has_no_scripts_and_may_run_none() -> None:
 
 
 def test_the_file_is_written_whole_and_its_folder_made(tmp_path: Path) -> None:
-    path = write_report(tmp_path / "new" / "report.html", [documents.smallest()])
-    assert path.read_text(encoding="utf-8") == report_html([documents.smallest()])
+    path = write_report(tmp_path / "new" / "report.html", [documents.typed(documents.smallest())])
+    assert path.read_text(encoding="utf-8") == report_html([documents.typed(documents.smallest())])
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]
 
 
 def test_a_place_that_cannot_be_written_to_is_the_operators_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OperatorError, match="cannot be written"):
-        write_report(tmp_path / "taken" / "report.html", [documents.smallest()])
+        write_report(tmp_path / "taken" / "report.html", [documents.typed(documents.smallest())])
 
 
 # Text from elsewhere
@@ -130,7 +130,7 @@ def test_a_place_that_cannot_be_written_to_is_the_operators_error(tmp_path: Path
 
 def test_hostile_text_stays_text() -> None:
     found = page(documents.hostile())
-    assert found.of("title")[0].startswith("The run is not complete")
+    assert found.of("title")[0].startswith("The run did not finish")
     assert visible(documents.HOSTILE) in found.of("bdi")
     assert not {"\u2028", "\u202e", "\x1b"} & set(found.words)
     for tag, attributes in found.tags:

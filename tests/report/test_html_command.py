@@ -86,9 +86,9 @@ def test_runs_of_several_machines_are_added_up(runs: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (target / "report.html").exists()
     parts, whole = [read_results(runs / name) for name in ("good", "failed")], read_results(target)
-    for name, operation in whole["operations"].items():
-        assert operation["count"] == sum(part["operations"].get(name, {"count": 0})["count"] for part in parts)
-    assert whole["devices"] == sum(part["devices"] for part in parts)
+    for name, operation in whole.operations.items():
+        assert operation.count == sum(part.operations[name].count for part in parts if name in part.operations)
+    assert whole.devices == sum(part.devices for part in parts)
 
 
 @pytest.mark.parametrize(
