@@ -21,7 +21,7 @@ from agent.settings import Rate, RateOrNone, Seconds, Share, SomeSeconds, key
 MOST_WORKERS = 1024
 MOST_PHASES = 1000
 MOST_STEPS = 10_000
-NAME_PATTERN = "^[A-Za-z][A-Za-z0-9_-]{0,63}$"  # so that a name fits a dotted path, a file name and a JUnit case
+NAME_PATTERN = r"\A[A-Za-z][A-Za-z0-9_-]{0,63}\Z"  # so that a name fits a dotted path, a file name and a JUnit case
 DEFAULT_REQUEST: dict[str, Any] = {
     "RequestType": "DeviceInformation",
     "Queries": ["UDID", "SerialNumber", "DeviceName", "Model", "OSVersion", "BuildVersion"],
@@ -137,7 +137,7 @@ class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     """The keys of every phase: when it starts, and for which Macs."""
 
     name: Annotated[
-        Annotated[str, Meta(pattern=f"{NAME_PATTERN}|^$")],
+        Annotated[str, Meta(pattern=rf"{NAME_PATTERN}|\A\Z")],
         key("Its name in results, limits and `--set`, unique in the scenario; none: its kind.", example="morning"),
     ] = ""
     start_at: Annotated[

@@ -398,3 +398,8 @@ def test_a_file_that_a_scenario_names_is_refused_by_name(
     message = refusal(f"{COMMAND}{arrivals}{key} = '{file}'\n")
     assert message.startswith('phase[1] ("command"): ')
     assert said.replace("FILE", str(file)) in message
+
+
+@pytest.mark.parametrize("name", ["a\\n", "\\n", "a b", "1", "a" * 65])
+def test_a_phase_name_that_is_not_plain_is_refused(name: str) -> None:
+    assert "name" in refusal(f'[[phase]]\nkind = "enroll"\nname = "{name}"\n')
