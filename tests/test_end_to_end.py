@@ -115,7 +115,7 @@ def test_the_trace_tells_each_exchange_and_no_secret(
 
 def test_a_mac_with_another_name_in_its_certificate_fails_and_the_others_go_on(tmp_path: Path) -> None:
     patch = """
-from agent.lab.authorities import Authorities
+from agent.pki.authorities import Authorities
 issue = Authorities.lom_device_identity
 wrong = []
 def lom_device_identity(self, dns_name):
