@@ -39,7 +39,7 @@ def test_the_main_job_ends_well(finished: tuple[subprocess.CompletedProcess[byte
     assert b"All good" in done.stdout
     assert done.stderr == b""
     for phase in (b"enroll", b"lom_setup", b"reset", b"power_off", b"while_off", b"power_on"):
-        assert b"%s: over in" % phase in done.stdout
+        assert b"%s: finished in" % phase in done.stdout
 
 
 def test_results_have_the_documented_shape(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
@@ -115,7 +115,7 @@ def test_the_trace_tells_each_exchange_and_no_secret(
 
 def test_a_mac_with_another_name_in_its_certificate_fails_and_the_others_go_on(tmp_path: Path) -> None:
     patch = """
-from agent.lab.authorities import Authorities
+from agent.pki.authorities import Authorities
 issue = Authorities.lom_device_identity
 wrong = []
 def lom_device_identity(self, dns_name):
@@ -241,7 +241,7 @@ def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         output = b""
-        while b"enroll: over" not in output:
+        while b"enroll: finished" not in output:
             line = running.stdout.readline()
             assert line, output
             output += line
@@ -252,7 +252,7 @@ def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.
     assert b"enroll" in rest  # the table with what was measured so far
     document = json.loads((tmp_path / "results.json").read_bytes())
     assert document["operations"]["enroll"]["count"] == 60
-    assert document.complete is False
+    assert document["complete"] is False
     assert "interrupted" in document["incomplete_because"]
 
 
@@ -302,7 +302,7 @@ def test_quiet_prints_the_table_only() -> None:
     done = lom_agent("run", "--devices", "2", "--segment-size", "2", "--quiet")
     assert done.returncode == 0, done.stderr
     assert b"listens on" not in done.stdout
-    assert b": over" not in done.stdout
+    assert b": finished" not in done.stdout
     assert b"All good" in done.stdout
 
 
