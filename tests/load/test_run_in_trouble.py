@@ -36,7 +36,7 @@ duration = {seconds}
 def interrupted(
     folder: Path, seconds: float, act: Callable[[subprocess.Popen[bytes]], None], *arguments: str
 ) -> tuple[int, str]:
-    """Run, ``act`` when the second phase has begun; the exit status and all that was printed."""
+    """Run, ``act`` when the second phase has started; the exit status and all that was printed."""
     path = folder / "scenario.toml"
     path.write_text(SCENARIO.format(seconds=seconds))
     with subprocess.Popen(
@@ -45,7 +45,7 @@ def interrupted(
     ) as process:  # fmt: skip
         assert process.stdout is not None
         read = b""
-        while b"checkin: begins" not in read:
+        while b"checkin: started" not in read:
             line = process.stdout.readline()
             assert line, read.decode()
             read += line
@@ -103,7 +103,7 @@ def test_results_that_cannot_be_written_do_not_cost_the_run_nor_its_summary(tmp_
     code, said = interrupted(tmp_path, 3, act, "--out", str(out), "--junit", str(tmp_path / "junit.xml"))
     assert code == 2, said
     assert "Traceback" not in said
-    assert "checkin: over" in said
+    assert "checkin: finished" in said
     assert "control link" not in said
     assert "cannot be written" in said.splitlines()[-1]
     assert (tmp_path / "junit.xml").exists()

@@ -226,7 +226,7 @@ def test_a_server_that_repeats_a_command_that_was_put_off_is_told_once_and_the_r
     lab = Unhelpful(the_same)
     status, said, document = run_in_reactor(run_against(lab, tmp_path, "not_now = 1.0\nnot_now_retry = 600.0"))
     assert status == 1, said
-    assert said.count("was answered with NotNow for a later session") == 2  # the warning, and why sessions failed
+    assert said.count("were answered with NotNow for a later session") == 2  # the warning, and why sessions failed
     kinds = {(error["operation"], error["kind"]) for error in document["errors"]}
     assert ("session", "not_now_repeated") in kinds
     assert document["complete"]

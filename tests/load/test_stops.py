@@ -59,7 +59,7 @@ def outputs(folder: Path) -> tuple[str, ...]:
 @pytest.mark.parametrize("number", STATUS)
 def test_a_signal_ends_a_day_at_once_and_leaves_everything(tmp_path: Path, number: signal.Signals) -> None:
     with started_run(tmp_path, 86400, *outputs(tmp_path)) as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         if number == signal.SIGTERM:
             run.process.send_signal(number)
         else:  # as a terminal does: to the whole process group
@@ -103,7 +103,7 @@ def test_a_hangup_is_ignored_where_nohup_has_it_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with started_run(tmp_path, 1) as run:
-            run.wait_for("checkin: begins")
+            run.wait_for("checkin: started")
             os.killpg(run.process.pid, signal.SIGHUP)
             assert run.end() == 0, run.said
     finally:
@@ -132,7 +132,7 @@ def test_a_terminal_that_is_closed_leaves_everything(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_does_not_cost_the_results(tmp_path: Path) -> None:
     with started_run(tmp_path, 2) as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         assert run.process.stdout is not None
         run.process.stdout.close()
         assert run.process.wait(SECONDS) == 0
@@ -142,7 +142,7 @@ def test_a_reader_that_leaves_does_not_cost_the_results(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed_is_named_and_the_other_goes_on(tmp_path: Path) -> None:
     with started_run(tmp_path, 8, *outputs(tmp_path)) as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         part = tmp_path / "trace.jsonl.1"
         until = time.monotonic() + SECONDS
         while b'"session"' not in part.read_bytes():  # some hundred bytes, far below a buffer
@@ -168,7 +168,7 @@ def test_a_worker_that_is_killed_is_named_and_the_other_goes_on(tmp_path: Path) 
 
 def test_a_killed_command_leaves_what_it_wrote_and_no_process(tmp_path: Path) -> None:
     with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         wait_for_file(tmp_path / "results.json")
         run.process.kill()
         assert run.end() == -9
@@ -181,7 +181,7 @@ def test_a_killed_command_leaves_what_it_wrote_and_no_process(tmp_path: Path) ->
 
 def test_a_stopped_worker_is_named_and_the_other_is_written_and_it_comes_back(tmp_path: Path) -> None:
     with started_run(tmp_path, 600, "--prometheus", "127.0.0.1:0") as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         stopped = run.workers[1]
         os.kill(stopped, signal.SIGSTOP)
         run.wait_for("worker 1 has said nothing for 5 s; the others go on")
@@ -204,7 +204,7 @@ def test_a_stopped_worker_is_named_and_the_other_is_written_and_it_comes_back(tm
 
 def test_a_stopped_worker_is_given_up_in_the_end_and_its_process_is_killed(tmp_path: Path) -> None:
     with started_run(tmp_path, 3, *outputs(tmp_path), "--set", "load.worker_timeout=10") as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         os.kill(run.workers[1], signal.SIGSTOP)
         assert run.end() == 1, run.said
         left(run, tmp_path)
@@ -214,7 +214,7 @@ def test_a_stopped_worker_is_given_up_in_the_end_and_its_process_is_killed(tmp_p
 
 def test_a_stopped_worker_does_not_keep_a_run_that_is_stopped(tmp_path: Path) -> None:
     with started_run(tmp_path, 600, *outputs(tmp_path), "--set", "load.worker_timeout=3600") as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         os.kill(run.workers[1], signal.SIGSTOP)
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.end() == 130, run.said
@@ -226,7 +226,7 @@ def test_a_stopped_worker_does_not_keep_a_run_that_is_stopped(tmp_path: Path) ->
 def test_a_second_ctrl_c_waits_for_nobody(tmp_path: Path) -> None:
     patch = "import agent.load.silence\nagent.load.silence.STOP_LOOKS = 10**6\n"  # so that nothing else ends it
     with started_run(tmp_path, 600, *outputs(tmp_path), environment=patched(tmp_path, patch)) as run:
-        run.wait_for("checkin: begins")
+        run.wait_for("checkin: started")
         os.kill(run.workers[1], signal.SIGSTOP)
         os.killpg(run.process.pid, signal.SIGINT)
         run.wait_for("Ctrl-C again")
