@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from agent.load.control import FrameReader, encode
+from agent.framing import FrameReader
+from agent.load.control import encode, next_message
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.router import PushRouter
@@ -51,7 +52,7 @@ def over_the_link(message: MessageT) -> MessageT:
     """The message as the other end of the control link gets it."""
     reader = FrameReader(longest=1 << 20)
     reader.receive(encode(message))
-    received = reader.take()
+    received = next_message(reader)
     assert isinstance(received, type(message))
     return received
 
