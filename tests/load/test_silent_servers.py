@@ -175,8 +175,8 @@ async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | Non
 @pytest.mark.parametrize(
     ("phase", "kinds"),
     [
-        ('kind = "command"\nrequest = { RequestType = "ProfileList" }', {"no_result", "answer_timeout"}),
-        ('kind = "checkin"\nby = "push"', {"session_stuck", "answer_timeout"}),
+        ('kind = "command"\nrequest = { RequestType = "ProfileList" }', {"no_result", "server_timeout"}),
+        ('kind = "checkin"\nby = "push"', {"session_stuck", "server_timeout"}),
     ],
     ids=["command", "checkin"],
 )
