@@ -119,7 +119,7 @@ async def run(nginx: Server, macs: int, rate: float, seconds: float) -> None:
     """Connect; measure the loop without sessions, then with them."""
     fleet = EnrolledFleet(macs, nginx.authority, nginx.url("nothing"))
     for index in range(macs):
-        fleet.enrol(index, lom=False)
+        fleet.enroll(index, lom=False)
         fleet.fleet.rest(200, 500)
     crowd = Crowd(fleet, macs)
     enrolled = resident_bytes()

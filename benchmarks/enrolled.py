@@ -1,4 +1,4 @@
-"""A fleet whose Macs enrol without a network: real profiles and identities; check-ins are discarded."""
+"""A fleet whose Macs enroll without a network: real profiles and identities; check-ins are discarded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import NoEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 from twisted.internet import reactor
 
-from agent.device.installing import enrol, install_profile
+from agent.device.installing import enrollment_steps, install_profile
 from agent.device.steps import Done, Steps, carry
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook
@@ -30,7 +30,7 @@ from agent.net.transport.tls import TLSContexts
 from agent.pki.authorities import Authorities
 from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import PrivateKey
-from agent.profiles.making import enrolment_profile, lom_profile
+from agent.profiles.making import enrollment_profile, lom_profile
 
 RSA_KEYS = 64  # shared by the Macs, because generating more takes too long
 
@@ -58,11 +58,15 @@ class EnrolledFleet:
         self._base_url = base_url
         self._rsa_keys: list[rsa.RSAPrivateKey] = []
 
-    def enrol(self, index: int, *, with_rsa: bool = False, lom: bool = True) -> MDMClient:
-        """Enrol one Mac with the lab's profile, and install the lab's LOM profile."""
+    def enrollment_steps(self, index: int, *, with_rsa: bool = False, lom: bool = True) -> MDMClient:
+        """Enroll one Mac with the lab's profile, and install the lab's LOM profile."""
         client = self.fleet[index]
         key = self._rsa_key(index) if with_rsa else None
-        _carry(enrol(client.device, enrolment_profile(self._authorities, self._base_url, self._pkcs12(index, key))))
+        _carry(
+            enrollment_steps(
+                client.device, enrollment_profile(self._authorities, self._base_url, self._pkcs12(index, key))
+            )
+        )
         if lom:
             mac = client.device.mac
             roles = {role: role in mac.roles for role in ("device", "controller")}
@@ -81,7 +85,7 @@ class EnrolledFleet:
             "PayloadType": "com.apple.security.pkcs12",
             "PayloadVersion": 1,
             "PayloadUUID": str(uuid.uuid4()).upper(),
-            "PayloadIdentifier": "test.lom-agent.lab.enrolment.identity",
+            "PayloadIdentifier": "test.lom-agent.lab.enrollment.identity",
             "PayloadDisplayName": "MDM identity",
             "PayloadContent": _packed(issued.key, issued.certificate),
         }

@@ -27,7 +27,7 @@ from agent.net.transport.tls import TLSContexts
 from agent.pki.authority import CLIENT_USAGE
 from agent.pki.identity import Identity
 from agent.plists import dump_xml
-from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
+from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
 POPULATION = Population("benchmark", 10_000)
 QUERIES = (
@@ -67,7 +67,7 @@ class Macs:
         self.clients = []
         for index, identity in enumerate(identities):
             client = MDMClient(_device(index), self.environment)
-            client.device.enrolment = Enrolment(
+            client.device.enrollment = Enrollment(
                 server_url=server.url(path),
                 check_in_url=server.url(path),
                 topic=f"{TOPIC_PREFIX}External.benchmark",

@@ -4,10 +4,10 @@
 
 Every Mac is enrolled with the lab's profile and has the lab's LOM profile, so it has two identities, a Controller
 three. Measured is what the process grew by for each Mac (resident memory, after a collection), from a state in which
-everything that a fleet shares is there already. While Macs enrol, those that are at nothing are laid down as a run lays
-them down. Small objects can settle in memory that was free before, so what the objects of a Mac say of their own size
-is told, too, and the larger of the two counts. The floor is the private keys, and the certificates in DER, as they are:
-deflated, with another Mac's as the dictionary, they take less.
+everything that a fleet shares is there already. While Macs enroll, those that are at nothing are laid down as a run
+lays them down. Small objects can settle in memory that was free before, so what the objects of a Mac say of their own
+size is told, too, and the larger of the two counts. The floor is the private keys, and the certificates in DER, as
+they are: deflated, with another Mac's as the dictionary, they take less.
 
 The connections are to nginx with client certificates; without nginx that part is left out, and said so. Their floor is
 a bare ``SSL.Connection`` with an identity of its own on a socket. Every figure is from a process of its own.
@@ -49,7 +49,7 @@ def resting(macs: int, with_rsa: bool) -> list[float]:
     for index in range(WARM_UP + macs):
         if index == WARM_UP:
             before = resident_bytes()
-        client = fleet.enrol(index, with_rsa=with_rsa)
+        client = fleet.enroll(index, with_rsa=with_rsa)
         if index >= WARM_UP:
             least += sum(len(octets) for identity in client.device.identities for octets in identity.octets)
         fleet.fleet.rest(200, 500)
@@ -96,14 +96,14 @@ class Connecting:
 def connected(macs: int, nginx: Server) -> list[float]:
     """Bytes per enrolled, connected Mac."""
     fleet = EnrolledFleet(WARM_UP + macs, nginx.authority, nginx.url("nothing"))
-    clients = [fleet.enrol(index) for index in range(WARM_UP)]
+    clients = [fleet.enroll(index) for index in range(WARM_UP)]
     unused = SSL.Context(SSL.TLS_METHOD)
     for index in range(PREPARED_IDENTITIES):  # a fixed number of identities is kept prepared, for any size of fleet
         use_identity(SSL.Connection(unused), nginx.authority.issue(f"before {index}", CLIENT_USAGE))
     Connecting(clients[:WARM_UP]).run()
     before = resident_bytes()
     for index in range(WARM_UP, WARM_UP + macs):
-        clients.append(fleet.enrol(index))
+        clients.append(fleet.enroll(index))
         Connecting(clients[-1:]).run()
         fleet.fleet.rest(200, 500)
     after = resident_bytes()

@@ -1,11 +1,12 @@
-"""Cost of an enrolment by SCEP with a new RSA-2048 key, compared to generating the key alone.
+"""Cost of an enrollment by SCEP with a new RSA-2048 key, compared to generating the key alone.
 
-    python benchmarks/scep.py [ENROLMENTS]
+    python benchmarks/scep.py [ENROLLMENTS]
 
 The lab, in a process of its own, is the server. Compared is CPU time: of this process and of those that make its keys,
-for each enrolment (profile, GetCACaps, GetCACert, PKIOperation, three check-ins with an Mdm-Signature), against that of
-processes, one a core, which make as many keys and do nothing else. How long a single key takes is a matter of luck, so
-the keys of both are counted in hundreds, and the two take turns. Wall time is told, too; the server's work is in it.
+for each enrollment (profile, GetCACaps, GetCACert, PKIOperation, three check-ins with an Mdm-Signature), against that
+of processes, one a core, which make as many keys and do nothing else. How long a single key takes is a matter of
+luck, so the keys of both are counted in hundreds, and the two take turns. Wall time is told, too; the server's work
+is in it.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ def serve() -> None:
 
     server = LabServer(reactor, Lab(), Authorities(), scep=True)
     server.listen()
-    print(server.enrolment_url, flush=True)
+    print(server.enrollment_url, flush=True)
     StandardIO(End())
     reactor.run()
 
 
-class Enrolments:
+class Enrollments:
     """The Macs of this process, and their keys."""
 
     def __init__(self, url: str, count: int) -> None:
@@ -108,8 +109,8 @@ class Enrolments:
         self.fleet = Fleet(Population("scep", count), environment)
         self.next = 0
 
-    async def enrol(self, count: int) -> tuple[float, float, float]:
-        """Enrol this many Macs; returns wall seconds, CPU seconds of this process, and those of the key processes."""
+    async def enroll(self, count: int) -> tuple[float, float, float]:
+        """Enroll this many Macs; returns wall seconds, CPU seconds of this process, and those of the key processes."""
         from agent.load.phases.pace import for_each
 
         macs = range(self.next, self.next + count)
@@ -130,30 +131,32 @@ async def run(count: int, server: subprocess.Popen[str]) -> None:
     assert server.stdout is not None
     url = server.stdout.readline().strip()
     per_round = max(1, count // ROUNDS)
-    enrolments = Enrolments(url, per_round * ROUNDS + 10)
-    await enrolments.enrol(10)  # the processes start with the first
+    enrollments = Enrollments(url, per_round * ROUNDS + 10)
+    await enrollments.enroll(10)  # the processes start with the first
     ours, floors = [0.0, 0.0, 0.0], [0.0, 0.0]
     for _ in range(ROUNDS):
-        ours = [sum(pair) for pair in zip(ours, await enrolments.enrol(per_round), strict=True)]
+        ours = [sum(pair) for pair in zip(ours, await enrollments.enroll(per_round), strict=True)]
         floors = [sum(pair) for pair in zip(floors, floor(per_round), strict=True)]
-    enrolments.fleet.close()
-    enrolments.keys.close()
+    enrollments.fleet.close()
+    enrollments.keys.close()
     done = per_round * ROUNDS
     wall, own, keys = (1e3 * seconds / done for seconds in ours)
     floor_wall, floor_cpu = (1e3 * seconds / done for seconds in floors)
     ratio = (own + keys) / floor_cpu
-    print(f"{done} enrolments, RSA-{BITS}, {os.cpu_count()} cores; failures: {enrolments.metrics.failures() or 'none'}")
-    print(f"{'ms an enrolment':<46}{'CPU':>8}{'wall':>8}")
+    print(
+        f"{done} enrollments, RSA-{BITS}, {os.cpu_count()} cores; failures: {enrollments.metrics.failures() or 'none'}"
+    )
+    print(f"{'ms an enrollment':<46}{'CPU':>8}{'wall':>8}")
     print(f"{'keys alone, on all cores':<46}{floor_cpu:>8.1f}{floor_wall:>8.1f}")
-    print(f"{'enrolment: its key, in a process of its own':<46}{keys:>8.1f}")
-    print(f"{'enrolment: everything else':<46}{own:>8.2f}")
-    print(f"{'enrolment':<46}{own + keys:>8.1f}{wall:>8.1f}   (wall: the server works on the same cores)")
+    print(f"{'enrollment: its key, in a process of its own':<46}{keys:>8.1f}")
+    print(f"{'enrollment: everything else':<46}{own:>8.2f}")
+    print(f"{'enrollment':<46}{own + keys:>8.1f}{wall:>8.1f}   (wall: the server works on the same cores)")
     print(f"{'reached' if ratio < AIM else 'MISSED'}: {ratio:.3f} times the keys alone, aim {AIM}")
     print(f"beside the key itself: {1 + own / keys:.3f} times (luck with the keys taken out)")
 
 
 def main() -> None:
-    """Start the lab and the enrolments."""
+    """Start the lab and the enrollments."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     command = [sys.executable, __file__, "serve"]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

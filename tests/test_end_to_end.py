@@ -211,7 +211,7 @@ def test_a_choice_about_power_shows_in_the_outcome(tmp_path: Path) -> None:
     assert b"PowerOFF refused: the Mac is off" in refused.stdout
 
 
-def test_enrolments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:
+def test_enrollments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent("run", "--devices", "8", "--rate", "20", "--trace", str(trace), "--quiet")
     assert done.returncode == 0, done.stdout
@@ -221,7 +221,7 @@ def test_enrolments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None
     assert (starts[-1] - starts[0]).total_seconds() >= 0.34  # seven gaps of 50 ms, which no noise can shorten
 
 
-def test_a_failed_enrolment_is_tried_again_as_often_as_was_asked_for(tmp_path: Path) -> None:
+def test_a_failed_enrollment_is_tried_again_as_often_as_was_asked_for(tmp_path: Path) -> None:
     profile = tmp_path / "broken.mobileconfig"
     profile.write_bytes(b"no profile")
     done = lom_agent(

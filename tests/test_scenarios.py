@@ -18,7 +18,7 @@ SMALL = (f"fleet.devices={MACS}", "fleet.segment_size=5", "load.tail=10")
 QUICK_BOOT = "fleet.boot=uniform:0.2,0.5"
 # What makes hours into seconds, and the operations that have to have happened.
 RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
-    "enrolment-day": (
+    "enrollment-day": (
         ("server.keys=pool:2", "phase.enroll.duration=1", "phase.enroll.rate=10", "phase.enroll.to_rate=20"),
         {"enroll", "session"},
     ),
@@ -53,7 +53,7 @@ def test_the_scenario_of_a_server_is_good_and_is_that_of_the_documentation(name:
     assert f"```toml\n{file.read_text(encoding='utf-8').partition(chr(10) * 2)[2]}```" in documented
 
 
-QUEUE_NOTHING = {"enrolment-day"}
+QUEUE_NOTHING = {"enrollment-day"}
 NANOMDM = (
     "--apns", "127.0.0.1:0", "--set", "server.adapter=nanomdm",
     "--set", "server.nanomdm.url=https://mdm.test", "--set", "server.nanomdm.api_key_env=NO_SUCH_VARIABLE",
@@ -68,7 +68,7 @@ def test_a_ready_made_scenario_can_be_pointed_at_another_server(name: str, tmp_p
     assert without_adapter.returncode == 2
     text = file.read_text(encoding="utf-8")
     if name in QUEUE_NOTHING:
-        assert f"the enrolment profile {profile} cannot be read".encode() in without_adapter.stderr  # all else is good
+        assert f"the enrollment profile {profile} cannot be read".encode() in without_adapter.stderr  # all else is good
         assert f"lom-agent run {name}.toml --enroll" in text
         return
     assert b'set it to "nanomdm", "micromdm" or "webhook"' in without_adapter.stderr

@@ -16,7 +16,7 @@ from agent.pki.push_certificate import TOPIC_PREFIX, push_identity
 
 _NEXT = """\
 Next:
-  1. Set the topic in the enrolment profile of your server: Topic of its com.apple.mdm payload.
+  1. Set the topic in the enrollment profile of your server: Topic of its com.apple.mdm payload.
   2. Upload {certificate} and {key} to your server as its push certificate.
   3. Make your server trust {ca}, and connect to the gateway instead of api.push.apple.com:443.
   4. Run: lom-agent run … --apns ADDRESS:443 --apns-tls {folder}

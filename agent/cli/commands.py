@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Simulate fleets of Macs with lights-out management (LOM), to load-test and check Apple MDM servers.
 
-    Start with "lom-agent run": 100 Macs enrol in an embedded MDM server, are set up for LOM, and are reset through
+    Start with "lom-agent run": 100 Macs enroll in an embedded MDM server, are set up for LOM, and are reset through
     their LOM Controllers. Then write a scenario, "lom-agent scenario new my.toml", and run it, "lom-agent run my.toml".
 
     Exit status: 0 success; 1 an operation failed or a limit is broken; 2 wrong usage or input; 130 stopped by Ctrl-C,

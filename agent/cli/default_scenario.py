@@ -58,14 +58,14 @@ def _default(options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _enrol(options: Mapping[str, Any]) -> dict[str, Any]:
+def _enroll(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": "enroll", **({} if options["rate"] is None else {"rate": options["rate"]})}
 
 
 def _in_the_lab(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Enrol, set up LOM, reset every Mac; then one segment is off for a while, with a command queued for its Macs."""
+    """Enroll, set up LOM, reset every Mac; then one segment is off for a while, with a command queued for its Macs."""
     return [
-        _enrol(options),
+        _enroll(options),
         {"kind": "lom_setup"},
         {"kind": "lom", "name": "reset", "request": "Reset", "per_request": 0},
         {"kind": "lom", "name": "power_off", "request": "PowerOFF", "per_request": 0, **_FIRST_DEVICES},
@@ -85,8 +85,8 @@ _FIRST_DEVICES = {"segments": 1, "controllers": False}
 
 
 def _in_a_server(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Enrol, poll once, stay. With the push gateway the Macs wait for pushes instead."""
-    phases = [_enrol(options)]
+    """Enroll, poll once, stay. With the push gateway the Macs wait for pushes instead."""
+    phases = [_enroll(options)]
     pushed = options["apns"] is not None
     if not pushed:
         phases.append({"kind": "checkin", "name": "first_session", "by": "self"})

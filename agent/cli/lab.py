@@ -34,7 +34,7 @@ from agent.profiles.making import TOPIC
     type=click.Choice(["pkcs12", "scep"]),
     default="pkcs12",
     show_default=True,
-    help="How the enrolment profile gives a Mac its identity.",
+    help="How the enrollment profile gives a Mac its identity.",
 )
 @click.option(
     "--scep-port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="The SCEP port; 0: a free port."
@@ -44,13 +44,13 @@ from agent.profiles.making import TOPIC
     type=click.Path(file_okay=False),
     metavar="DIR",
     help="Keep the state of the lab in this folder: a lab started there again has the same CA, ports, token, Macs and "
-    "queues. Also writes ca.pem, enrolment.mobileconfig and token.",
+    "queues. Also writes ca.pem, enrollment.mobileconfig and token.",
 )
 @click.option(
-    "--reenrolment/--no-reenrolment",
+    "--reenrollment/--no-reenrollment",
     default=True,
     show_default=True,
-    help="Whether an enrolled Mac may enrol again with a new identity and without CheckOut, as after a wipe.",
+    help="Whether an enrolled Mac may enroll again with a new identity and without CheckOut, as after a wipe.",
 )
 @click.option(
     "--apns",
@@ -68,7 +68,7 @@ def lab(
     identity: str,
     scep_port: int,
     out: str | None,
-    reenrolment: bool,
+    reenrollment: bool,
     apns: str | None,
     apns_ca: str | None,
 ) -> None:
@@ -85,7 +85,7 @@ def lab(
     if out is not None:
         make_folder(out)
         store = LabStore(Path(out))
-    server = _server(reactor, store, scep=identity == "scep", reenrolment=reenrolment)
+    server = _server(reactor, store, scep=identity == "scep", reenrollment=reenrollment)
     push = server.authorities.push_identity(TOPIC)
     if apns is not None:
         anchors = () if apns_ca is None else read_anchors((apns_ca,))
@@ -115,13 +115,13 @@ def lab(
         sys.exit(128 + signal_number)
 
 
-def _server(reactor: Any, store: LabStore | None, *, scep: bool, reenrolment: bool) -> LabServer:
+def _server(reactor: Any, store: LabStore | None, *, scep: bool, reenrollment: bool) -> LabServer:
     """A lab without a store, or with the state of the store."""
     if store is None:
-        return LabServer(reactor, Lab(reenrolment=reenrolment), Authorities(), scep=scep)
+        return LabServer(reactor, Lab(reenrollment=reenrollment), Authorities(), scep=scep)
     server = LabServer(
         reactor,
-        Lab(reenrolment=reenrolment, state=store),
+        Lab(reenrollment=reenrollment, state=store),
         Authorities(store.authorities),
         scep=scep,
         token=store.setting("token"),
@@ -150,7 +150,7 @@ def _port(store: LabStore, name: str) -> int:
 def _print_lab(server: LabServer, out: str | None) -> None:
     pem = server.authorities.anchor.public_bytes(Encoding.PEM).decode("ascii")
     click.echo(f"MDM server:        {server.url}")
-    click.echo(f"Enrolment profile: {server.enrolment_url}")
+    click.echo(f"Enrollment profile: {server.enrollment_url}")
     if server.scep_url:
         click.echo(f"SCEP:              {server.scep_url}")
     click.echo(f"API:               {server.url}/api/v1/macs")
@@ -159,14 +159,14 @@ def _print_lab(server: LabServer, out: str | None) -> None:
         click.echo(f"CA certificate:\n{pem}", nl=False)
     else:
         folder = Path(out)
-        ca, token, profile = folder / "ca.pem", folder / "token", folder / "enrolment.mobileconfig"
+        ca, token, profile = folder / "ca.pem", folder / "token", folder / "enrollment.mobileconfig"
         write_file(ca, pem.encode("ascii"))
         write_file(token, server.token.encode("ascii") + b"\n", private=True)
-        write_file(profile, server.enrolment_profile(), private=True)
+        write_file(profile, server.enrollment_profile(), private=True)
         click.echo(f"API token:         {token}")
         click.echo(f"CA certificate:    {ca}")
         click.echo(f"One profile:       {profile}")
-        click.echo(f"Try: lom-agent run --devices 1 --enroll {server.enrolment_url} --ca {ca}")
+        click.echo(f"Try: lom-agent run --devices 1 --enroll {server.enrollment_url} --ca {ca}")
 
 
 def _print_push(identity: Identity, apns: str, out: str | None) -> None:

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from agent.cli.scenario_options import (
-    ENROLMENT,
+    ENROLLMENT,
     FLEET,
     LOM,
     PUSH,
@@ -36,23 +36,23 @@ from agent.unix import check_unix
 )
 @scenario_options(SCENARIO)
 @scenario_options(FLEET)
-@scenario_options(ENROLMENT)
+@scenario_options(ENROLLMENT)
 @grouped_option(
-    ENROLMENT,
+    ENROLLMENT,
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
     metavar="R",
-    help="Start R enrolments per second, however fast the server answers.",
+    help="Start R enrollments per second, however fast the server answers.",
 )
 @grouped_option(
-    ENROLMENT,
+    ENROLLMENT,
     "--stay",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
     help="With --enroll: keep the Macs running this long, for pushes (--apns) or to poll for commands.",
 )
 @grouped_option(
-    ENROLMENT,
+    ENROLLMENT,
     "--poll",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
@@ -98,8 +98,8 @@ def run(context: click.Context, /, scenario: str | None, **options: Any) -> None
     """Run a fleet of Macs against an MDM server.
 
     With SCENARIO.toml, run the phases of that file; "lom-agent scenario new" writes one. Without it, start the embedded
-    MDM server (the lab) on loopback: the Macs enrol, are set up for LOM and are reset through their LOM Controllers.
-    With --enroll, the Macs enrol in your server and poll it for commands. Every message goes through a TLS socket.
+    MDM server (the lab) on loopback: the Macs enroll, are set up for LOM and are reset through their LOM Controllers.
+    With --enroll, the Macs enroll in your server and poll it for commands. Every message goes through a TLS socket.
 
     The run fails (exit status 1) if a limit of the scenario is broken, if an operation without a limit on its errors
     fails, or if the run does not complete.

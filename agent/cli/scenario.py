@@ -59,7 +59,7 @@ def scenario_check(files: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     "kinds",
     multiple=True,
     type=click.Choice(list(PHASE_KINDS)),
-    help=f"A phase of the scenario. Enrolment is always the first. Repeatable.  [default: {', '.join(DEFAULT_KINDS)}]",
+    help=f"A phase of the scenario. Enrollment is always the first. Repeatable.  [default: {', '.join(DEFAULT_KINDS)}]",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def scenario_new(file: str | None, kinds: tuple[str, ...], force: bool) -> None:

@@ -21,7 +21,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 SCENARIO = "Scenario"
 FLEET = "Fleet"
-ENROLMENT = "Server and enrolment"
+ENROLLMENT = "Server and enrollment"
 LOM = "LOM"
 PUSH = "Push (APNs gateway)"
 RESULTS = "Results"
@@ -54,7 +54,7 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--not-now-for", "fleet.not_now_for", "SECONDS"),
         KeyOption("--not-now-retry", "fleet.not_now_retry", "SECONDS"),
     ),
-    ENROLMENT: (
+    ENROLLMENT: (
         KeyOption("--enroll", "server.enroll", "FILE_OR_URL"),
         KeyOption("--identity", "server.identity"),
         KeyOption("--keys", "server.keys", "unique|pool:N"),

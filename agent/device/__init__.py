@@ -1,1 +1,1 @@
-"""One Mac: its enrolment, power and profiles; a command in, a result out. No I/O."""
+"""One Mac: its enrollment, power and profiles; a command in, a result out. No I/O."""

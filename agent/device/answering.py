@@ -16,7 +16,7 @@ from agent.mdm.commands import CommandMalformed, parse_command
 from agent.mdm.results import Result, Status
 from agent.mdm.values import Warn, unheard
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
-from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
+from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
 
 class NoNetwork(PeerError):
@@ -37,7 +37,7 @@ class OfflineMac:
             device_anchors=(devices.certificate,),
             controller_anchors=(controllers.certificate,),
         )
-        self.device.enrolment = Enrolment(
+        self.device.enrollment = Enrollment(
             server_url="https://mdm.invalid/mdm",
             check_in_url="https://mdm.invalid/checkin",
             topic=f"{TOPIC_PREFIX}External.example",

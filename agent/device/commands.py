@@ -42,7 +42,7 @@ from agent.mdm.results import (
 )
 from agent.mdm.values import WrongType, by_value
 from agent.plists import PlistError, type_name
-from agent.profiles.enrolment import MDM
+from agent.profiles.enrollment import MDM
 from agent.profiles.errors import ProfileError, malformed
 
 PIN_CHARACTERS = 6  # PIN of DeviceLock and EraseDevice. Source: apple-schema commands/device.lock.yaml, PIN
@@ -70,7 +70,7 @@ def carry_out(device: Device, command: Command) -> Result | CommandSteps:
     if rule.right is not None and not device.allows(rule.right):
         return _mdm_error(
             NOT_AUTHORIZED,
-            f"{command.request_type} needs the access right {int(rule.right)}, which the enrolment does not give",
+            f"{command.request_type} needs the access right {int(rule.right)}, which the enrollment does not give",
         )
     if rule.may_wait and device.not_now is not None and device.not_now():
         return Result(Status.NOT_NOW)
@@ -134,7 +134,7 @@ def _remove_profile(device: Device, command: Command) -> Result:
         reason = f"RemoveProfile: Identifier should be a string, but is {found}"
         return failed(ChainedError(Domain.MDM_CLIENT, IDENTIFIER_MISSING, reason))
     if any(MDM in profile.payload_types and profile.identifier == identifier for profile in device.profiles):
-        # The server ends its own management: the Mac delivers its answer first, then removes the enrolment.
+        # The server ends its own management: the Mac delivers its answer first, then removes the enrollment.
         device.after_delivery(LeaveManagement())
         return acknowledged()
     try:

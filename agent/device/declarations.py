@@ -57,10 +57,10 @@ def synchronise(device: Device, tokens: bytes) -> Steps[None]:
 
 
 def _ask(device: Device, endpoint: str, report: bytes | None = None) -> Steps[bytes]:
-    enrolment = device.enrolment
-    if enrolment is None:
+    enrollment = device.enrollment
+    if enrollment is None:
         raise NotEnrolled("the Mac was unenrolled before its declarations were up to date")
-    answer: bytes | PeerError = yield CheckIn(declarative_management(device.mac.udid, endpoint, report), enrolment)
+    answer: bytes | PeerError = yield CheckIn(declarative_management(device.mac.udid, endpoint, report), enrollment)
     if isinstance(answer, PeerError):
         raise answer
     return answer

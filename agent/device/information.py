@@ -1,7 +1,7 @@
 """DeviceInformation and SecurityInfo: the value of each key, and the access right that it needs.
 
 Source: apple-schema commands/information.device.yaml, commands/information.security.yaml. Like a Mac, it omits keys
-that are unknown, that this model does not have, or for which the enrolment lacks the access right.
+that are unknown, that this model does not have, or for which the enrollment lacks the access right.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.device.mac import Device
 from agent.mdm.access_rights import AccessRights
-from agent.profiles.enrolment import BOOTSTRAP_CAPABILITY
+from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]
 
@@ -103,7 +103,7 @@ QUERIES: Mapping[str, tuple[AccessRights | None, Value]] = {
 
 
 def device_information(device: Device, queries: Iterable[str]) -> dict[str, Any]:
-    """The values of the requested keys that this Mac has and that the enrolment allows."""
+    """The values of the requested keys that this Mac has and that the enrollment allows."""
     answers: dict[str, Any] = {}
     for key in queries:
         right, value = QUERIES.get(key, (None, None))
@@ -118,8 +118,8 @@ def device_information(device: Device, queries: Iterable[str]) -> dict[str, Any]
 def security_information(device: Device) -> dict[str, Any]:
     """The dictionary ``SecurityInfo``. Some keys are for Apple silicon only, others for Intel only."""
     silicon = device.mac.apple_silicon
-    enrolment = device.enrolment
-    escrows = enrolment is not None and BOOTSTRAP_CAPABILITY in enrolment.capabilities
+    enrollment = device.enrollment
+    escrows = enrollment is not None and BOOTSTRAP_CAPABILITY in enrollment.capabilities
     information: dict[str, Any] = {
         "FDE_Enabled": False,
         "FDE_HasPersonalRecoveryKey": False,

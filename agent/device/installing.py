@@ -1,4 +1,6 @@
-"""Enrolment with a profile, and InstallProfile: obtain the identities first, then install the whole profile or none."""
+"""Enrollment with a profile, and InstallProfile: obtain the identities first, then install the whole profile or
+none.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,13 @@ from agent.pki.identity import Identity
 from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import SCEPError
 from agent.profiles.certificates import PKCS12, all_certificates, unpack_identity
-from agent.profiles.enrolment import (
+from agent.profiles.enrollment import (
     BOOTSTRAP_CAPABILITY,
     MDM,
-    Enrolment,
+    Enrollment,
     check_update,
-    enrolment_of,
-    enrolment_terms_of,
+    enrollment_of,
+    enrollment_terms_of,
 )
 from agent.profiles.errors import ProfileError, install_failed, malformed, payload_failed, scep_failed
 from agent.profiles.profile import Payload, Profile, read_profile
@@ -29,46 +31,46 @@ from agent.profiles.store import ProfileStore
 from agent.profiles.variables import expand
 
 
-def enrol(device: Device, blob: bytes) -> Steps[Profile]:
-    """Enrol with a profile: obtain its identity, send the check-ins. Returns the profile.
+def enrollment_steps(device: Device, blob: bytes) -> Steps[Profile]:
+    """Enroll with a profile: obtain its identity, send the check-ins. Returns the profile.
 
     The profile is checked as far as possible before a key is generated or a SCEP server is contacted. Raises PeerError
-    (PlistError, ProfileError, or the error of a check-in) and leaves the Mac unchanged. An enrolled Mac enrols again,
+    (PlistError, ProfileError, or the error of a check-in) and leaves the Mac unchanged. An enrolled Mac enrolls again,
     starting with Authenticate.
     """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     store = ProfileStore()
-    enrolment_terms_of(profile)
+    enrollment_terms_of(profile)
     store.check(profile)
     identities = yield from _obtain_identities(profile)
-    enrolment = enrolment_of(profile, identities)
+    enrollment = enrollment_of(profile, identities)
     store.install(profile, identities)
-    for message in _check_in_messages(device, enrolment):
-        answer: bytes | PeerError = yield CheckIn(message, enrolment)
+    for message in _check_in_messages(device, enrollment):
+        answer: bytes | PeerError = yield CheckIn(message, enrollment)
         if isinstance(answer, PeerError):
             raise answer
-    device.forget_enrolment()
-    device.enrolment, device.profiles = enrolment, store
+    device.forget_enrollment()
+    device.enrollment, device.profiles = enrollment, store
     return profile
 
 
-def say_goodbye(udid: str, enrolment: Enrolment) -> Steps[None]:
-    """Send CheckOut if the enrolment has CheckOutWhenRemoved. Raises PeerError."""
-    if not enrolment.check_out_when_removed:
+def say_goodbye(udid: str, enrollment: Enrollment) -> Steps[None]:
+    """Send CheckOut if the enrollment has CheckOutWhenRemoved. Raises PeerError."""
+    if not enrollment.check_out_when_removed:
         return
-    answer: bytes | PeerError = yield CheckIn(checkin.check_out(udid, enrolment.topic), enrolment)
+    answer: bytes | PeerError = yield CheckIn(checkin.check_out(udid, enrollment.topic), enrollment)
     if isinstance(answer, PeerError):
         raise answer
 
 
-def _check_in_messages(device: Device, enrolment: Enrolment) -> list[dict[str, Any]]:
+def _check_in_messages(device: Device, enrollment: Enrollment) -> list[dict[str, Any]]:
     mac = device.mac
     messages = [
-        checkin.authenticate(device.announcement, enrolment.topic),
-        checkin.token_update(mac.udid, enrolment.topic, mac.push_token, mac.push_magic),
+        checkin.authenticate(device.announcement, enrollment.topic),
+        checkin.token_update(mac.udid, enrollment.topic, mac.push_token, mac.push_magic),
     ]
-    if BOOTSTRAP_CAPABILITY in enrolment.capabilities:
-        messages.append(checkin.set_bootstrap_token(mac.udid, enrolment.topic, mac.bootstrap_token))
+    if BOOTSTRAP_CAPABILITY in enrollment.capabilities:
+        messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token))
     return messages
 
 
@@ -82,22 +84,22 @@ def install_profile(device: Device, blob: bytes) -> Steps[None]:
         device.profiles.check(profile)
         identities = yield from _obtain_identities(profile)
         if renews:
-            _check_renewal(device, profile)  # again: the enrolment may have been removed meanwhile
-        enrolment = enrolment_of(profile, identities) if renews else None
+            _check_renewal(device, profile)  # again: the enrollment may have been removed meanwhile
+        enrollment = enrollment_of(profile, identities) if renews else None
         device.profiles.install(profile, identities)
     except ProfileError as error:
         raise error.within(install_failed(profile.name)) from error
-    if enrolment is not None:
-        device.enrolment = enrolment
+    if enrollment is not None:
+        device.enrollment = enrollment
 
 
 def _check_renewal(device: Device, profile: Profile) -> None:
-    """Check that a profile with an MDM payload is an update of the enrolment profile. Raises ProfileError."""
-    before = device.enrolment
+    """Check that a profile with an MDM payload is an update of the enrollment profile. Raises ProfileError."""
+    before = device.enrollment
     installed = next((other for other in device.profiles if MDM in other.payload_types), None)
     if before is None or installed is None or installed.identifier != profile.identifier:
         raise malformed(f"an {MDM} payload may only come in an update of the profile that the Mac enrolled with")
-    check_update(before, enrolment_terms_of(profile))
+    check_update(before, enrollment_terms_of(profile))
 
 
 def _obtain_identities(profile: Profile) -> Steps[dict[str, Identity]]:

@@ -21,7 +21,7 @@ from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
 from agent.mdm.session import DEFAULT_TIMING, REFUSED_RETRIES, Session, State, Timing
 from agent.pki.identity import Identity
-from agent.profiles.enrolment import Enrolment
+from agent.profiles.enrollment import Enrollment
 from agent.profiles.store import ProfileStore
 
 _MAX_WARNING = 400  # characters of one warning
@@ -43,7 +43,7 @@ class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
     ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
-    unenrolment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrolment.
+    unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
     """
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Device:
         "declarations",
         "declarations_token",
         "dialect",
-        "enrolment",
+        "enrollment",
         "left_at",
         "mac",
         "not_now",
@@ -85,7 +85,7 @@ class Device:
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
-        self.enrolment: Enrolment | None = None
+        self.enrollment: Enrollment | None = None
         self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing, refused_retries)
         self.relaying = False
@@ -166,9 +166,9 @@ class Device:
             "EthernetMACAddress": self.mac.macs[0],
         }
 
-    def forget_enrolment(self) -> None:
-        """Remove the enrolment and everything that it installed."""
-        self.enrolment = None
+    def forget_enrollment(self) -> None:
+        """Remove the enrollment and everything that it installed."""
+        self.enrollment = None
         self.profiles = ProfileStore()
         self.declarations = {}
         self.declarations_token = ""
@@ -178,12 +178,12 @@ class Device:
 
     def erase(self) -> None:
         """Reset the Mac to its factory state."""
-        self.forget_enrolment()
+        self.forget_enrollment()
         self.settings = Settings()
 
     def allows(self, right: AccessRights) -> bool:
-        """Whether the enrolment grants this access right."""
-        return self.enrolment is not None and right in self.enrolment.access_rights
+        """Whether the enrollment grants this access right."""
+        return self.enrollment is not None and right in self.enrollment.access_rights
 
     def receive_lom_request(
         self, request: LinkRequest, controller: str, now: float

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
-from agent.profiles.enrolment import Enrolment
+from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
 ReturnT = TypeVar("ReturnT")
@@ -38,10 +38,10 @@ class ObtainIdentity:
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """Send a check-in message to the server of ``enrolment``. Outcome: the answer's body (bytes), or a PeerError."""
+    """Send a check-in message to the server of ``enrollment``. Outcome: the answer's body (bytes), or a PeerError."""
 
     message: Mapping[str, Any]
-    enrolment: Enrolment
+    enrollment: Enrollment
 
 
 Need = RelayItems | ObtainIdentity | CheckIn
@@ -72,7 +72,7 @@ class ChangePower:
 
 @dataclass(frozen=True, slots=True)
 class LeaveManagement:
-    """Unenrol the Mac, with a CheckOut if the enrolment has CheckOutWhenRemoved."""
+    """Unenroll the Mac, with a CheckOut if the enrollment has CheckOutWhenRemoved."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ OnReport = Callable[[str, int], None]
 class Lab:
     """The state of one lab. ``on_report`` is called with UDID and connection number for each report of a Mac.
 
-    ``kept_results`` is the number of stored results per Mac. With ``reenrolment`` a UDID may enrol again with a new
+    ``kept_results`` is the number of stored results per Mac. With ``reenrollment`` a UDID may enroll again with a new
     identity of the lab, as a Mac does that was erased without a CheckOut; this clears its queue and results. Without it
     such an Authenticate is refused. ``state`` stores the lab's state and provides its initial content.
     """
@@ -79,7 +79,7 @@ class Lab:
         declarations: Declarations | None = None,
         *,
         kept_results: int = MAX_RESULTS,
-        reenrolment: bool = True,
+        reenrollment: bool = True,
         state: LabState | None = None,
     ) -> None:
         self._state = state or NoStorage()
@@ -87,7 +87,7 @@ class Lab:
         self.on_report: OnReport | None = None
         self.declarations = declarations or Declarations()
         self._kept_results = kept_results
-        self._reenrolment = reenrolment
+        self._reenrollment = reenrollment
         self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values()}
         self._waiting: dict[tuple[str, str], OnResult] = {}
 
@@ -181,12 +181,14 @@ class Lab:
         if self._udids.get(fingerprint, udid) != udid:
             raise Refused(403, "this certificate belongs to another Mac")
         before = self.macs.get(udid)
-        if before is not None and before.fingerprint != fingerprint and not self._reenrolment:
-            raise Refused(403, "this Mac is enrolled with another identity; it has to check out before it enrols again")
+        if before is not None and before.fingerprint != fingerprint and not self._reenrollment:
+            raise Refused(
+                403, "this Mac is enrolled with another identity; it has to check out before it enrolls again"
+            )
         if before is None and len(self.macs) >= MAX_MACS:
             raise Refused(503, f"{MAX_MACS:,} Macs are enrolled already")
         mac = EnrolledMac(udid, fingerprint, message)
-        self._state.enrol(mac)
+        self._state.enroll(mac)
         if before is not None:
             self._udids.pop(before.fingerprint, None)
         self._udids[fingerprint] = udid
@@ -283,7 +285,7 @@ def _certificate(put: Message) -> bytes:
     if put.fingerprint is None:
         raise Refused(401, "the Mac presented no client certificate")
     if put.signature is None:
-        raise Refused(400, "the Mdm-Signature is missing, but the enrolment profile has SignMessage")
+        raise Refused(400, "the Mdm-Signature is missing, but the enrollment profile has SignMessage")
     try:
         signer = mdm_signature_signer(put.signature, put.body)
     except CMSError as error:

@@ -1,4 +1,4 @@
-"""The lab's SCEP server: issues MDM identities to clients with a challenge from an enrolment profile. No I/O.
+"""The lab's SCEP server: issues MDM identities to clients with a challenge from an enrollment profile. No I/O.
 
 Source: RFC 8894.
 """
@@ -39,7 +39,7 @@ class SCEPService:
         self._challenges: MutableSet[str] = set() if challenges is None else challenges
 
     def new_challenge(self) -> str:
-        """A new challenge, for one enrolment profile."""
+        """A new challenge, for one enrollment profile."""
         if len(self._challenges) >= _MAX_CHALLENGES:
             self._challenges.pop()
         challenge = secrets.token_urlsafe(24)

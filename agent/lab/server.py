@@ -25,7 +25,7 @@ from agent.pki.authorities import Authorities
 from agent.pki.certificates import CertificateError, peer_certificate
 from agent.pki.cms import sign_attached
 from agent.pki.identity import Identity
-from agent.profiles.making import enrolment_profile, pkcs12_payload, scep_payload
+from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 
 HOST = "127.0.0.1"
 _log = Logger()
@@ -37,7 +37,7 @@ class LabServer:
 
     ``push`` sends its pushes; None if the lab cannot push, so that Macs poll.
 
-    With ``scep`` the enrolment profile has a SCEP payload, otherwise a PKCS12. SCEP is served without TLS, as by most
+    With ``scep`` the enrollment profile has a SCEP payload, otherwise a PKCS12. SCEP is served without TLS, as by most
     CAs: its messages are signed and encrypted themselves. ``challenges`` and ``token`` continue those of an earlier
     process; by default there are no challenges, and the token is new.
     """
@@ -65,14 +65,14 @@ class LabServer:
         self._ports: list[Any] = []
 
     @property
-    def enrolment_url(self) -> str:
-        """The URL of the enrolment profile."""
+    def enrollment_url(self) -> str:
+        """The URL of the enrollment profile."""
         return f"{self.url}/enroll"
 
     def listen(self, port: int = 0, scep_port: int = 0) -> None:
         """Listen on loopback; port 0 selects a free port. Raises OperatorError."""
         root: Any = Resource()
-        root.putChild(b"enroll", _Enrolment(self))
+        root.putChild(b"enroll", _Enrollment(self))
         root.putChild(b"checkin", _Put(self.lab.check_in))
         root.putChild(b"mdm", _Put(self.lab.report))
         root.putChild(b"api", API(self._reactor, self.lab, self.token, lambda: self.push))
@@ -96,13 +96,13 @@ class LabServer:
         except Refused:  # answered with 403 when the request is rendered
             return False
 
-    def enrolment_profile(self) -> bytes:
-        """A signed enrolment profile with a new identity, or a new SCEP challenge."""
+    def enrollment_profile(self) -> bytes:
+        """A signed enrollment profile with a new identity, or a new SCEP challenge."""
         if self._scep is None:
             payload = pkcs12_payload(self.authorities)
         else:
             payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge())
-        profile = enrolment_profile(self.authorities, self.url, payload)
+        profile = enrollment_profile(self.authorities, self.url, payload)
         return sign_attached(profile, self._signer.certificate, self._signer.key)
 
     def close(self) -> Deferred[Any]:
@@ -121,7 +121,7 @@ class _Connections:
         context.set_session_id(b"lom-agent lab")
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.key)
-        # The enrolment profile is fetched without a certificate; Lab requires one for check-ins and reports.
+        # The enrollment profile is fetched without a certificate; Lab requires one for check-ins and reports.
         context.set_verify(SSL.VERIFY_PEER, _chain_is_good)
         self._context = context
 
@@ -162,7 +162,7 @@ class _Endpoint(Resource):
             return f"{error}\n".encode()
 
 
-class _Enrolment(_Endpoint):
+class _Enrollment(_Endpoint):
     methods = (b"GET",)
 
     def __init__(self, server: LabServer) -> None:
@@ -172,7 +172,7 @@ class _Enrolment(_Endpoint):
     def render_GET(self, request: Any) -> bytes:
         """A new profile for each request."""
         request.setHeader(b"content-type", b"application/x-apple-aspen-config")
-        return self.respond(request, self._server.enrolment_profile)
+        return self.respond(request, self._server.enrollment_profile)
 
 
 class _Put(_Endpoint):

@@ -52,7 +52,7 @@ class EnrolledMac:
 
     @property
     def enrolled(self) -> bool:
-        """Whether the enrolment is complete, including TokenUpdate."""
+        """Whether the enrollment is complete, including TokenUpdate."""
         return bool(self.token)
 
     def next_command(self) -> bytes:
@@ -70,7 +70,7 @@ class LabState(Protocol):
     def macs(self) -> list[EnrolledMac]:
         """The stored Macs."""
 
-    def enrol(self, mac: EnrolledMac) -> None:
+    def enroll(self, mac: EnrolledMac) -> None:
         """Store a new or re-enrolled Mac, with an empty queue and no results."""
 
     def update(self, mac: EnrolledMac) -> None:
@@ -96,7 +96,7 @@ class NoStorage:
         """No Macs."""
         return []
 
-    def enrol(self, mac: EnrolledMac) -> None:
+    def enroll(self, mac: EnrolledMac) -> None:
         """Do nothing."""
 
     def update(self, mac: EnrolledMac) -> None:

@@ -1,4 +1,4 @@
-"""The state of a lab in a file: its CAs, enrolments, queues, results, challenges, token and ports.
+"""The state of a lab in a file: its CAs, enrollments, queues, results, challenges, token and ports.
 
 One SQLite database that only its owner can read. Every change is a transaction that is committed before the lab
 answers, so a killed process leaves the state of its last answer. Only one process at a time can open it.
@@ -85,7 +85,7 @@ class LabStore:
         """The stored Macs. Raises OperatorError."""
         return self.reading(self._macs)
 
-    def enrol(self, mac: EnrolledMac) -> None:
+    def enroll(self, mac: EnrolledMac) -> None:
         """Store a new or re-enrolled Mac."""
         self.write(
             *_forgotten(mac.udid),

@@ -226,7 +226,7 @@ class Conductor:
             conductor=self._link.address,
             ca=self._link.ca,
             secret=self._link.secrets[number],
-            enrol=self._server.enrol,
+            enroll=self._server.enroll,
             anchors=self._server.anchors,
             lab_anchors_only=self._server.lab is not None,
             server=self._server.config,

@@ -17,7 +17,7 @@ from agent.fleet.population import Population
 from agent.lab.core import Lab
 from agent.lab.server import LabServer
 from agent.load.machine import allow_open_files
-from agent.load.shard_plan import EnrolAt, EnrolWith, server_data
+from agent.load.shard_plan import EnrollAt, EnrollWith, server_data
 from agent.net.http.http1 import split_url
 from agent.net.transport.anchors import read_anchors
 from agent.pki.authorities import Authorities
@@ -42,7 +42,7 @@ class ServerSide:
 
     def __init__(self, reactor: Any, scenario: Scenario, population: Population) -> None:
         self.lab: LabServer | None = None
-        self.enrol: EnrolAt | EnrolWith = EnrolAt("")
+        self.enroll: EnrollAt | EnrollWith = EnrollAt("")
         self.anchors: tuple[bytes, ...] = ()
         self.config: dict[str, Any] | None = None
         self._server = scenario.server
@@ -54,7 +54,7 @@ class ServerSide:
             self.anchors = tuple(anchor.public_bytes(Encoding.DER) for anchor in read_anchors(server.ca))
             config = _config(scenario)
             self.config = None if config is None else server_data(config)
-            self.enrol = _enrol(scenario)
+            self.enroll = _enroll(scenario)
 
     def open(self, note: Callable[[str], None]) -> None:
         """Start the embedded lab, if there is one. Raises OperatorError."""
@@ -65,7 +65,7 @@ class ServerSide:
         note(f"The lab, an embedded MDM server, listens on {lab.url}")
         pem = lab.authorities.anchor.public_bytes(Encoding.PEM).decode("ascii")
         self.anchors = (lab.authorities.anchor.public_bytes(Encoding.DER),)
-        self.enrol = EnrolAt(lab.enrolment_url)
+        self.enroll = EnrollAt(lab.enrollment_url)
         self.config = server_data(LabConfig(lab.url, lab.token, Trust(pem, system=False)))
 
     async def close(self) -> None:
@@ -74,19 +74,19 @@ class ServerSide:
             await self.lab.close()
 
 
-def _enrol(scenario: Scenario) -> EnrolAt | EnrolWith:
-    """How the Macs enrol. Raises OperatorError."""
+def _enroll(scenario: Scenario) -> EnrollAt | EnrollWith:
+    """How the Macs enroll. Raises OperatorError."""
     server = scenario.server
     source = server.enroll
     if source is None:
         if server.lab is None:
-            raise OperatorError("the scenario's [server] needs `enroll`, the enrolment profile of the server")
+            raise OperatorError("the scenario's [server] needs `enroll`, the enrollment profile of the server")
         source = f"{server.lab.url.rstrip('/')}/enroll"
     if source.startswith(("https://", "http://")):
         split_url(source)
-        return EnrolAt(source)
-    profile = read_file(source, "the enrolment profile", MAX_PROFILE_BYTES)
-    return EnrolWith(profile)
+        return EnrollAt(source)
+    profile = read_file(source, "the enrollment profile", MAX_PROFILE_BYTES)
+    return EnrollWith(profile)
 
 
 def _config(scenario: Scenario) -> ServerConfig | None:

@@ -1,4 +1,4 @@
-"""The RSA keys that a shard's enrolments need, made ahead of them."""
+"""The RSA keys that a shard's enrollments need, made ahead of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from agent.errors import PeerError
 from agent.load.phases.run import Part
-from agent.load.shard_plan import EnrolAt, ShardPlan
+from agent.load.shard_plan import EnrollAt, ShardPlan
 from agent.net.mac.keys import KeyPool
 from agent.profiles.profile import read_profile
 from agent.profiles.scep import SCEP, scep_of
@@ -20,14 +20,14 @@ KEYS_AHEAD_SECONDS = 10.0  # our choice: how long a run waits for its first RSA 
 
 
 def expect_keys(keys: KeyPool, plan: ShardPlan, part: Part) -> None:
-    """Start making the keys for all enrolments of this shard."""
-    enrolments = sum(
+    """Start making the keys for all enrollments of this shard."""
+    enrollments = sum(
         len(part.places(chosen_macs(phase, part.population)))
         for phase in plan.scenario.phases
         if isinstance(phase, EnrollPhase)
     )
     for bits in key_sizes(plan):
-        keys.expect(enrolments, bits)
+        keys.expect(enrollments, bits)
 
 
 async def keys_made_ahead(reactor: Any, keys: KeyPool, finished: Deferred[None]) -> None:
@@ -39,13 +39,13 @@ async def keys_made_ahead(reactor: Any, keys: KeyPool, finished: Deferred[None])
 
 
 def key_sizes(plan: ShardPlan) -> list[int | None]:
-    """The key size in bits of each SCEP identity of an enrolment; None if only the fetched profile will state it."""
-    if isinstance(plan.enrol, EnrolAt):
+    """The key size in bits of each SCEP identity of an enrollment; None if only the fetched profile will state it."""
+    if isinstance(plan.enroll, EnrollAt):
         if plan.scenario.server.identity == "scep":
             return [SCEP_KEY_BITS]
         return [] if plan.lab_anchors_only else [None]
     try:
-        payloads = read_profile(plan.enrol.profile).payloads
+        payloads = read_profile(plan.enroll.profile).payloads
         return [scep_of(payload).key_size for payload in payloads if payload.payload_type == SCEP]
-    except PeerError:  # the enrolments will fail with this error
+    except PeerError:  # the enrollments will fail with this error
         return []

@@ -10,11 +10,11 @@ from twisted.internet.defer import maybeDeferred
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac, Population
 from agent.load.machine import allow_open_files
-from agent.load.phases.context import Enrol, PhaseContext
+from agent.load.phases.context import Enroll, PhaseContext
 from agent.load.phases.run import Part
 from agent.load.phases.waits import Watcher
 from agent.load.shard_keys import expect_keys
-from agent.load.shard_plan import EnrolAt, ShardPlan, server_config
+from agent.load.shard_plan import EnrollAt, ShardPlan, server_config
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.measure.trace import TraceFile, several
@@ -81,7 +81,7 @@ class ShardParts:
             fleet=self.fleet,
             metrics=self.metrics,
             watcher=Watcher(reactor, self._stalls),
-            enrol=_enrol_of(plan),
+            enroll=_enroll_of(plan),
             server=self._server,
             pushed=self.push_endpoint is not None,
             longest_boot=behaviour.boot.draw(lambda: 1.0) + behaviour.shutdown.draw(lambda: 1.0),
@@ -143,22 +143,22 @@ class ShardParts:
             self._trace.close()
 
 
-def _enrol_of(plan: ShardPlan) -> Enrol:
-    """The function that enrols a Mac as the plan says."""
-    enrol = plan.enrol
-    if isinstance(enrol, EnrolAt):
-        url = enrol.url
+def _enroll_of(plan: ShardPlan) -> Enroll:
+    """The function that enrolls a Mac as the plan says."""
+    enroll = plan.enroll
+    if isinstance(enroll, EnrollAt):
+        url = enroll.url
 
-        async def enrol_at(client: MDMClient, due: Moment) -> None:
+        async def enroll_at(client: MDMClient, due: Moment) -> None:
             await client.enroll_at(url, due)
 
-        return enrol_at
-    profile = enrol.profile
+        return enroll_at
+    profile = enroll.profile
 
     async def fetch() -> bytes:
         return profile
 
-    async def enrol_with(client: MDMClient, due: Moment) -> None:
+    async def enroll_with(client: MDMClient, due: Moment) -> None:
         await client.enroll(fetch, due)
 
-    return enrol_with
+    return enroll_with

@@ -23,14 +23,14 @@ def cut(population: Population, shards: int) -> list[range]:
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(population)], strict=True)]
 
 
-class EnrolAt(msgspec.Struct, frozen=True, tag="url"):
-    """Each Mac fetches an enrolment profile from this URL."""
+class EnrollAt(msgspec.Struct, frozen=True, tag="url"):
+    """Each Mac fetches an enrollment profile from this URL."""
 
     url: str
 
 
-class EnrolWith(msgspec.Struct, frozen=True, tag="profile"):
-    """All Macs use this enrolment profile."""
+class EnrollWith(msgspec.Struct, frozen=True, tag="profile"):
+    """All Macs use this enrollment profile."""
 
     profile: bytes
 
@@ -53,7 +53,7 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The CA certificate of the control link, DER."""
     secret: str
     """Authenticates the shard on the control link."""
-    enrol: EnrolAt | EnrolWith
+    enroll: EnrollAt | EnrollWith
     anchors: tuple[bytes, ...] = ()
     """CA certificates of the server, DER."""
     lab_anchors_only: bool = False

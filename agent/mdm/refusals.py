@@ -36,7 +36,7 @@ def is_temporary(status: int) -> bool:
     return status >= 500 or status == _TRY_LATER
 
 
-def unenrols(status: int, body: bytes, content_type: str) -> bool:
+def unenrolls(status: int, body: bytes, content_type: str) -> bool:
     """Whether the server does not know the Mac, so that the Mac ends its enrollment.
 
     That is a 401, or a 403 whose body (JSON or a plist, by ``content_type``) has the code UNRECOGNIZED_DEVICE.

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from agent.errors import MisuseError, PeerError
 from agent.mdm.commands import Command, CommandDropped, CommandMalformed, parse_command
 from agent.mdm.pages import PageAnswered, also, page_in
-from agent.mdm.refusals import ServerRefused, is_temporary, unenrols
+from agent.mdm.refusals import ServerRefused, is_temporary, unenrolls
 from agent.mdm.results import Result, Status, idle_body
 from agent.mdm.waits import LONGEST_WAIT_SECONDS, asked_wait
 from agent.plists import PlistError
@@ -251,7 +251,7 @@ class Session:
         if status != 200:
             text = f"the server answered a report with {status} instead of 200{also(body, content_type)}"
             failure = ServerRefused(text, status)
-            return self._refused(failure, unenrols(status, body, content_type), retry_after, now)
+            return self._refused(failure, unenrolls(status, body, content_type), retry_after, now)
         self._undelivered = None
         self.failures = 0
         if not body or body.isspace():

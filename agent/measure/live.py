@@ -31,7 +31,7 @@ class PhaseState(msgspec.Struct, array_like=True):
     over: bool = False
     """Whether the phase has ended."""
     key_waits: int = 0
-    """Enrolments that waited for an RSA key."""
+    """Enrollments that waited for an RSA key."""
     key_wait_s: float = 0.0
     """Seconds of these waits together."""
     cut_short: int = 0

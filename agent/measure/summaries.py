@@ -107,6 +107,6 @@ class PhaseSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None in results of earlier versions."""
     dropped: Count
     key_waits: Count | None = None
-    """Enrolments that waited for an RSA key of the load generator; None unless the phase enrolls."""
+    """Enrollments that waited for an RSA key of the load generator; None unless the phase enrolls."""
     key_wait_s: Amount | None = None
     """Seconds of these waits together."""

@@ -1,4 +1,4 @@
-"""The lab's profiles: enrolment, and LOM. Source: apple-schema profiles/*.yaml."""
+"""The lab's profiles: enrollment, and LOM. Source: apple-schema profiles/*.yaml."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity, dump_pkcs12
 
 TOPIC = "com.apple.mgmt.External.lom-agent-lab"
-ENROLMENT_IDENTIFIER = "test.lom-agent.lab.enrolment"
+ENROLLMENT_IDENTIFIER = "test.lom-agent.lab.enrollment"
 LOM_IDENTIFIER = "test.lom-agent.lab.lom"
 _ORGANIZATION = "lom-agent lab"
 
 
-def enrolment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
-    """An enrolment profile with the payload ``identity`` (PKCS12 or SCEP)."""
-    anchor = _certificate_payload(authorities.anchor, "Lab CA", f"{ENROLMENT_IDENTIFIER}.ca")
+def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
+    """An enrollment profile with the payload ``identity`` (PKCS12 or SCEP)."""
+    anchor = _certificate_payload(authorities.anchor, "Lab CA", f"{ENROLLMENT_IDENTIFIER}.ca")
     mdm = _payload(
         "com.apple.mdm",
         "MDM",
-        f"{ENROLMENT_IDENTIFIER}.mdm",
+        f"{ENROLLMENT_IDENTIFIER}.mdm",
         ServerURL=f"{base_url}/mdm",
         CheckInURL=f"{base_url}/checkin",
         Topic=TOPIC,
@@ -37,12 +37,12 @@ def enrolment_profile(authorities: Authorities, base_url: str, identity: dict[st
         SignMessage=True,
         ServerCapabilities=["com.apple.mdm.per-user-connections", "com.apple.mdm.bootstraptoken"],
     )
-    return _profile("lom-agent lab enrolment", ENROLMENT_IDENTIFIER, [anchor, identity, mdm])
+    return _profile("lom-agent lab enrollment", ENROLLMENT_IDENTIFIER, [anchor, identity, mdm])
 
 
 def pkcs12_payload(authorities: Authorities) -> dict[str, Any]:
     """A PKCS12 payload with a new MDM identity."""
-    return _identity_payload(authorities.mdm_identity(), "MDM identity", f"{ENROLMENT_IDENTIFIER}.identity")
+    return _identity_payload(authorities.mdm_identity(), "MDM identity", f"{ENROLLMENT_IDENTIFIER}.identity")
 
 
 def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str
     return _payload(
         "com.apple.security.scep",
         "MDM identity",
-        f"{ENROLMENT_IDENTIFIER}.identity",
+        f"{ENROLLMENT_IDENTIFIER}.identity",
         PayloadContent={
             "URL": url,
             "Name": "lom-agent lab",

@@ -151,7 +151,7 @@ def _check_type(root: Mapping[str, Any]) -> None:
     if found == OVER_THE_AIR_TYPE:
         raise malformed(
             f"expected a profile of the PayloadType {PROFILE_TYPE}, found a “{OVER_THE_AIR_TYPE}” profile: it only "
-            "starts an over-the-air enrolment, which is not supported. Use the profile that the server sends at the "
+            "starts an over-the-air enrollment, which is not supported. Use the profile that the server sends at the "
             "end of it, with the com.apple.mdm payload"
         )
     shown = repr(found[:80]) if isinstance(found, str) else plists.type_name(found)

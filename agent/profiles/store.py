@@ -20,7 +20,7 @@ from agent.mdm.results import PROFILE_NOT_INSTALLED, ChainedError, Domain
 from agent.pki.certificates import read_certificate
 from agent.pki.identity import Identity
 from agent.profiles.certificates import Identities, all_certificates
-from agent.profiles.enrolment import MDM
+from agent.profiles.enrollment import MDM
 from agent.profiles.errors import ProfileError, malformed
 from agent.profiles.lom import LOM, check_lom, lom_configuration_of
 from agent.profiles.profile import Profile

@@ -77,7 +77,7 @@ class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
     silent_s: Amount | None = None
     """Seconds in which the worker sent nothing although it should have; None if there were none."""
     key_waits: Count | None = None
-    """Enrolments that waited for an RSA key; None for a process that makes none."""
+    """Enrollments that waited for an RSA key; None for a process that makes none."""
     key_wait_s: Amount | None = None
     """Seconds of these waits together."""
 

@@ -185,7 +185,7 @@ def _of_run(worker: Worker, shares: Sequence[float]) -> list[Overload]:
 
 
 def _keys(metrics: Metrics, phases: Sequence[PhaseSummary]) -> list[Overload]:
-    """The waits for RSA keys that this program makes, if they delay enrolments: one entry per phase that waited."""
+    """The waits for RSA keys that this program makes, if they delay enrollments: one entry per phase that waited."""
     if KEY_STAGE not in metrics.stages():
         return []
     waits = metrics.stage_summary(KEY_STAGE)
@@ -202,7 +202,7 @@ def _keys(metrics: Metrics, phases: Sequence[PhaseSummary]) -> list[Overload]:
 
 
 def _of_keys(phase: str | None, waits: str) -> Overload:
-    subject = "Enrolments" if phase is None else f"Phase {phase}: enrolments"
+    subject = "Enrollments" if phase is None else f"Phase {phase}: enrollments"
     reason = (
         f"{subject} waited for the load generator's own RSA keys: {waits}. "
         "The wait is not in their latency, but fewer were in progress than planned."

@@ -114,7 +114,7 @@ def _checked(phase: Phase, scenario: Scenario, *, enrolled: bool) -> Phase:
 
 
 def _check_possible(phase: ArrivingPhase, scenario: Scenario, *, enrolled: bool) -> None:
-    """Refuse a phase whose server or enrolment is missing. Raises OperatorError."""
+    """Refuse a phase whose server or enrollment is missing. Raises OperatorError."""
     if not enrolled:
         raise OperatorError('no Mac is enrolled yet: put a phase of kind "enroll" before')
     server = scenario.server
@@ -189,7 +189,7 @@ def _check_ramp(phase: ArrivingPhase, rate: float | None) -> None:
     if rate + phase.to_rate <= 0:
         raise OperatorError("rate and to_rate are both 0, so no Mac would start")
     if isinstance(phase, EnrollPhase) and phase.to_rate <= 0:
-        raise OperatorError("to_rate is 0, so that not every Mac would enrol")
+        raise OperatorError("to_rate is 0, so that not every Mac would enroll")
 
 
 def _check_steps(phase: ArrivingPhase) -> None:

@@ -93,7 +93,7 @@ def _checked_server(server: ServerPart) -> ServerPart:
         return structs.replace(server, enroll=server.lab.url.rstrip("/") + ENROLL_PATH)
     if not embedded and server.enroll is None:
         raise OperatorError(
-            f'server.enroll is missing: the URL or the FILE of the enrolment profile (adapter is "{server.adapter}")'
+            f'server.enroll is missing: the URL or the FILE of the enrollment profile (adapter is "{server.adapter}")'
         )
     return server
 

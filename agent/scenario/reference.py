@@ -50,7 +50,7 @@ limits that decide whether it passes:
 ```toml
 {EXAMPLE}```
 
-1,000 Macs enrol in the embedded lab at 25 per second. Then commands are queued for them, at a rate that rises from 5
+1,000 Macs enroll in the embedded lab at 25 per second. Then commands are queued for them, at a rate that rises from 5
 to 50 per second within a minute. Then each Mac opens a session by itself. The run fails if a limit is broken.
 
 ```sh
@@ -60,7 +60,7 @@ lom-agent run patch-morning.toml --set fleet.devices=20 --set phase.patch.durati
 lom-agent scenario new mine.toml                 # a new scenario, every key as a comment
 ```
 
-`fixtures/scenarios/` has ready-made scenarios: an enrolment day, a steady fleet, a profile for all Macs, a power cut,
+`fixtures/scenarios/` has ready-made scenarios: an enrollment day, a steady fleet, a profile for all Macs, a power cut,
 a wave of LOM resets, a morning of NotNow, a soak test. Each runs against the lab without changes.
 
 Unknown keys are rejected with a suggestion. Keys that contradict each other are rejected too.

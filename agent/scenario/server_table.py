@@ -104,7 +104,7 @@ class WebhookPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The MDM server in which the Macs enrol, and how commands are queued there."""
+    """The MDM server in which the Macs enroll, and how commands are queued there."""
 
     adapter: Annotated[
         Literal["lab", "nanomdm", "micromdm", "webhook", "none"],
@@ -113,7 +113,7 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     enroll: Annotated[
         str | None,
         key(
-            "Enrol with this enrolment profile, a URL or a file, in the server that issued it. Not for the embedded "
+            "Enroll with this enrollment profile, a URL or a file, in the server that issued it. Not for the embedded "
             "lab, which has its own profile.",
             path=True,
             example="https://mdm.example/enroll",
@@ -141,7 +141,7 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = ()
     insecure: Annotated[bool, key("Accept any server certificate. For experiments only.")] = False
-    retries: Annotated[Retries, key("How often a failed enrolment of a Mac is retried.")] = 0
+    retries: Annotated[Retries, key("How often a failed enrollment of a Mac is retried.")] = 0
     lab: Annotated[LabPart | None, key("A lab in another process; none: the embedded lab.")] = None
     nanomdm: Annotated[NanoMDMPart | None, key('With `adapter = "nanomdm"`.')] = None
     micromdm: Annotated[MicroMDMPart | None, key('With `adapter = "micromdm"`.')] = None

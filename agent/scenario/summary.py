@@ -108,7 +108,7 @@ def _facts(scenario: Scenario, population: Population) -> Iterator[tuple[str, st
         yield "Server", f"the embedded lab; identities by {server.identity.upper()}"
     else:
         commands = "no API for commands" if server.adapter == "none" else f"commands by {server.adapter}"
-        yield "Server", f"enrolment at {server.enroll}; {commands}"
+        yield "Server", f"enrollment at {server.enroll}; {commands}"
     yield "Push", f"a gateway on {push.listen}" if push.enabled else "none; the Macs poll for commands"
     yield "LOM network", scenario.lom.network
     yield "Workers", "one per core" if not load.workers else str(load.workers)
@@ -147,7 +147,7 @@ def _phase_words(phase: Phase, scenario: Scenario, population: Population) -> tu
 def _what(phase: ArrivingPhase, count: float) -> str:
     match phase:
         case EnrollPhase():
-            return _counted(count, "enrolment")
+            return _counted(count, "enrollment")
         case CheckinPhase():
             return f"{_counted(count, 'session')}, {'by push' if phase.by == 'push' else 'by themselves'}"
         case CommandPhase(request=request):

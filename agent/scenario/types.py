@@ -157,7 +157,7 @@ class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
         SomeSeconds,
         key(
             "How long one operation of the phase may take, plus the longest boot, before it fails; the connections of "
-            "an enrolment have separate time-outs.",
+            "an enrollment have separate time-outs.",
             "s",
         ),
     ] = 120.0
@@ -217,10 +217,10 @@ class ArrivingPhase(PhaseBase, frozen=True, kw_only=True):
 
 
 class EnrollPhase(ArrivingPhase, frozen=True, kw_only=True, tag="enroll"):
-    """The chosen Macs enrol, each once at most.
+    """The chosen Macs enroll, each once at most.
 
     With a ramp the rate stays at `to_rate` after `duration`, until every Mac has started. With other arrivals
-    `duration` ends the phase, and Macs that were not due by then do not enrol.
+    `duration` ends the phase, and Macs that were not due by then do not enroll.
     """
 
 

@@ -84,8 +84,8 @@ def body_of(request_type: str, device: Device) -> dict[str, Any]:
 
 
 def with_rights(device: Device, rights: AccessRights) -> Device:
-    assert device.enrolment is not None
-    device.enrolment = dataclasses.replace(device.enrolment, access_rights=rights)
+    assert device.enrollment is not None
+    device.enrollment = dataclasses.replace(device.enrollment, access_rights=rights)
     return device
 
 
@@ -361,14 +361,14 @@ def test_what_would_cut_the_answer_off_waits_until_it_was_taken(
     device = standing()
     assert run(device, request_type, body).status is Status.ACKNOWLEDGED
     assert device.running
-    assert device.enrolment is not None
+    assert device.enrollment is not None
     assert device.take_afterwards() == afterwards
 
 
-def test_removing_the_enrolment_profile_ends_the_management() -> None:
+def test_removing_the_enrollment_profile_ends_the_management() -> None:
     device = standing()
     installed = next(iter(device.profiles))
-    device.profiles._profiles["mdm"] = dataclasses.replace(  # an enrolment without a server
+    device.profiles._profiles["mdm"] = dataclasses.replace(  # an enrollment without a server
         installed, identifier="mdm", payload_types=frozenset({"com.apple.mdm"})
     )
     assert run(device, "RemoveProfile", {"Identifier": "mdm"}).status is Status.ACKNOWLEDGED
@@ -379,7 +379,7 @@ def test_erasing_leaves_a_mac_as_it_came() -> None:
     device = standing()
     run(device, "Settings", {"Settings": [{"Item": "DeviceName", "DeviceName": "Rack 7"}]})
     device.erase()
-    assert device.enrolment is None
+    assert device.enrollment is None
     assert device.lom is None
     assert list(device.profiles) == []
     assert device.device_name == device.mac.device_name

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.device.commands import carry_out
-from agent.device.installing import enrol, install_profile
+from agent.device.installing import enrollment_steps, install_profile
 from agent.device.mac import Device
 from agent.device.packed import IdleStore
 from agent.device.steps import Done, Steps, carry
@@ -27,15 +27,15 @@ from agent.mdm.session import DEFAULT_TIMING, Execute, Send, State
 from agent.pki.authorities import Authorities
 from agent.pki.cms import sign_attached
 from agent.plists import dump_xml
-from agent.profiles.making import LOM_IDENTIFIER, enrolment_profile, lom_profile, pkcs12_payload
+from agent.profiles.making import LOM_IDENTIFIER, enrollment_profile, lom_profile, pkcs12_payload
 
 POPULATION = Population("idle store", 3)
 BOOT = Uniform(10.0, 30.0)
 AUTHORITIES = Authorities()
 SIGNER = AUTHORITIES.signer_identity()
-ENROLMENTS = [
+ENROLLMENTS = [
     sign_attached(
-        enrolment_profile(AUTHORITIES, "https://mdm.invalid", pkcs12_payload(AUTHORITIES)),
+        enrollment_profile(AUTHORITIES, "https://mdm.invalid", pkcs12_payload(AUTHORITIES)),
         SIGNER.certificate,
         SIGNER.key,
     )
@@ -83,7 +83,7 @@ def answer(device: Device, request_type: str, **body: Any) -> Any:
 
 
 def enrolled(device: Device, now: float) -> None:
-    run(enrol(device, ENROLMENTS[int(now) % 2]))
+    run(enrollment_steps(device, ENROLLMENTS[int(now) % 2]))
 
 
 def lom_installed(device: Device, _now: float) -> None:
@@ -134,7 +134,7 @@ def declared(device: Device, now: float) -> None:
 
 
 def left(device: Device, now: float) -> None:
-    device.forget_enrolment()
+    device.forget_enrollment()
     device.left_at = now
 
 
@@ -151,9 +151,9 @@ def shown(device: Device, now: float) -> list[Any]:
         device.left_at,
         device.declarations,
         device.declarations_token,
-        device.enrolment,
+        device.enrollment,
         device.lom,
-        device.enrolment and device.enrolment.identity.key.private_numbers(),
+        device.enrollment and device.enrollment.identity.key.private_numbers(),
         device.session.owes_result,
         device.session.failures,
         device.session.open().body,
@@ -202,7 +202,7 @@ def test_stored_devices_share_what_they_have_in_common() -> None:
     kept = [here.lay(device) for device in devices]
     assert max(len(one) for one in kept[1:]) < 1200  # two identities of P-256 alone are 1,300 in DER
     back = [here.fetch(index, one) for index, one in enumerate(kept)]
-    first, second = (device.enrolment for device in back[:2])
+    first, second = (device.enrollment for device in back[:2])
     assert first is not None
     assert second is not None
     assert first.anchors[0] is second.anchors[0]
@@ -217,12 +217,12 @@ def test_a_device_unlike_all_dictionaries_is_restored() -> None:
         assert here.fetch(1, here.lay(device)).declarations == device.declarations
 
 
-def test_an_identity_is_one_object_in_the_enrolment_and_in_the_list_of_certificates() -> None:
+def test_an_identity_is_one_object_in_the_enrollment_and_in_the_list_of_certificates() -> None:
     here, device = idle_store(), make(0)
     enrolled(device, 0.0)
     back = here.fetch(0, here.lay(device))
-    assert back.enrolment is not None
-    assert back.enrolment.identity is next(back.identities)
+    assert back.enrollment is not None
+    assert back.enrollment.identity is next(back.identities)
 
 
 @pytest.mark.parametrize("state", [State.WAITING, State.WORKING])

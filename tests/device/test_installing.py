@@ -9,7 +9,7 @@ import pytest
 from profile_parts import IDENTITY, PACKED, lom, mdm, pkcs12, profile_dict, root, scep
 
 from agent.device.answering import OfflineMac
-from agent.device.installing import enrol, install_profile
+from agent.device.installing import enrollment_steps, install_profile
 from agent.device.mac import Device
 from agent.device.steps import Done, ObtainIdentity, Steps, carry
 from agent.fleet.population import Population
@@ -61,14 +61,14 @@ def first_need(steps: Steps[Any]) -> object:
 
 
 @pytest.mark.parametrize(("payloads", "said"), BAD.values(), ids=BAD.keys())
-def test_a_bad_enrolment_profile_fails_before_scep_is_asked(payloads: list[dict[str, Any]], said: str) -> None:
+def test_a_bad_enrollment_profile_fails_before_scep_is_asked(payloads: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(ProfileError, match=said):
-        first_need(enrol(device(), dump_xml(profile_dict(*payloads))))
+        first_need(enrollment_steps(device(), dump_xml(profile_dict(*payloads))))
 
 
 def test_a_good_one_asks_scep() -> None:
     good = [scep(), root(), mdm(IdentityCertificateUUID="SCEP"), lom(**LOM_KEYS)]
-    need = first_need(enrol(device(), dump_xml(profile_dict(*good))))
+    need = first_need(enrollment_steps(device(), dump_xml(profile_dict(*good))))
     assert isinstance(need, ObtainIdentity)
     assert need.payload.challenge == "secret"
 
@@ -87,9 +87,9 @@ def test_a_bad_profile_of_a_command_fails_before_scep_is_asked(payloads: list[di
     assert caught.value.chain[0].code == 1009
 
 
-@pytest.mark.parametrize("install", [enrol, install_profile])
+@pytest.mark.parametrize("install", [enrollment_steps, install_profile])
 def test_identities_are_kept_in_the_order_of_the_payloads(install: Callable[[Device, bytes], Steps[Any]]) -> None:
-    payloads = [scep(), pkcs12(), mdm()] if install is enrol else [scep(), pkcs12()]
+    payloads = [scep(), pkcs12(), mdm()] if install is enrollment_steps else [scep(), pkcs12()]
     mac = device()
     issued = Authority.create("CA").issue("by scep", LOM_USAGE)
     steps = install(mac, dump_xml(profile_dict(*payloads)))

@@ -16,7 +16,7 @@ from apple_schema import problems
 
 from agent.device.answering import OfflineMac, answer_among, answer_command
 from agent.device.commands import carry_out
-from agent.device.installing import enrol
+from agent.device.installing import enrollment_steps
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, RelayItems, carry
 from agent.fleet.population import Mac, Population
@@ -254,15 +254,15 @@ def test_each_role_answers_its_own_command_alone() -> None:
 @pytest.mark.parametrize("octets", LOM_COMMANDS.values(), ids=LOM_COMMANDS)
 def test_without_the_access_right_there_is_an_error(octets: bytes) -> None:
     device = standing()
-    assert device.enrolment is not None
-    device.enrolment = replace(device.enrolment, access_rights=ALL_RIGHTS & ~AccessRights.LOCK_DEVICE)
+    assert device.enrollment is not None
+    device.enrollment = replace(device.enrollment, access_rights=ALL_RIGHTS & ~AccessRights.LOCK_DEVICE)
     assert error_codes(result_of(device, octets)) == [("MCMDMErrorDomain", 12007)]
 
 
 def test_the_access_right_of_lom_is_enough() -> None:
     device = standing()
-    assert device.enrolment is not None
-    device.enrolment = replace(device.enrolment, access_rights=AccessRights(4))
+    assert device.enrollment is not None
+    device.enrollment = replace(device.enrollment, access_rights=AccessRights(4))
     assert result_of(device, LOM_COMMANDS["LOMSetupRequest"])["Status"] == "Acknowledged"
 
 
@@ -297,12 +297,12 @@ def payloads_of(name: str) -> dict[str, dict[str, Any]]:
 
 def test_the_example_profiles_make_a_mac_a_lom_device_and_controller() -> None:
     device = Device(macs()[DEVICE], boot_seconds=lambda: 0.0, jitter=lambda: 0.0)
-    steps = enrol(device, (FIXTURES / "profiles" / "enrolment.mobileconfig").read_bytes())
+    steps = enrollment_steps(device, (FIXTURES / "profiles" / "enrollment.mobileconfig").read_bytes())
     need = carry(steps, None)
     while isinstance(need, CheckIn):
         need = carry(steps, b"")
-    assert device.enrolment is not None
-    assert device.enrolment.server_url == "https://mdm.example.test:8443/mdm"
+    assert device.enrollment is not None
+    assert device.enrollment.server_url == "https://mdm.example.test:8443/mdm"
     install = command(RequestType="InstallProfile", Payload=(FIXTURES / "profiles" / "lom.mobileconfig").read_bytes())
     assert result_of(device, install)["Status"] == "Acknowledged"
     assert result_of(device, LOM_COMMANDS["LOMSetupRequest"])["PrimaryIPv6AddressList"] == list(ADDRESSES)
@@ -311,7 +311,7 @@ def test_the_example_profiles_make_a_mac_a_lom_device_and_controller() -> None:
 
 def test_the_example_profiles_open_with_the_passwords_in_the_readme_and_hold_for_long() -> None:
     readme = (FIXTURES / "README.md").read_text()
-    for name in ("enrolment.mobileconfig", "lom.mobileconfig"):
+    for name in ("enrollment.mobileconfig", "lom.mobileconfig"):
         for title, payload in payloads_of(name).items():
             if payload["PayloadType"] != "com.apple.security.pkcs12":
                 continue

@@ -155,7 +155,7 @@ def test_a_mac_that_left_its_management_forgets_what_it_was_to_do() -> None:
     device = mac()
     device.relaying = True
     ask(device, OFF, "own", by=OWN)
-    device.forget_enrolment()
+    device.forget_enrollment()
     assert device.take_afterwards() == []
     assert ask(device, OFF, "own", by=OWN) == ("", [DOWN])
 

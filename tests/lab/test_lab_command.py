@@ -72,12 +72,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def test_the_secrets_are_for_their_owner_alone(running: Lab) -> None:
-    for name in ("token", "enrolment.mobileconfig"):
+    for name in ("token", "enrollment.mobileconfig"):
         assert stat.S_IMODE((running.folder / name).stat().st_mode) == 0o600
 
 
-def test_macs_of_a_run_enrol_there(running: Lab) -> None:
-    url, ca = running.printed["Enrolment profile"], str(running.folder / "ca.pem")
+def test_macs_of_a_run_enroll_there(running: Lab) -> None:
+    url, ca = running.printed["Enrollment profile"], str(running.folder / "ca.pem")
     done = lom_agent("run", "--devices", "3", "--seed", "visitors", "--enroll", url, "--ca", ca)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert b"first_session: finished in" in done.stdout
@@ -90,7 +90,7 @@ def test_macs_of_a_run_enrol_there(running: Lab) -> None:
 
 
 def test_curl_is_a_mac_to_the_lab(running: Lab) -> None:
-    """The enrolment, a command and its result by curl and OpenSSL only: the lab is the only part of this project."""
+    """The enrollment, a command and its result by curl and OpenSSL only: the lab is the only part of this project."""
     openssl = need("openssl", "openssl")
     folder = running.folder
 
@@ -99,7 +99,7 @@ def test_curl_is_a_mac_to_the_lab(running: Lab) -> None:
         assert done.returncode == 0, done.stderr
         return bytes(done.stdout)
 
-    signed = running.curl(running.printed["Enrolment profile"]).stdout
+    signed = running.curl(running.printed["Enrollment profile"]).stdout
     (folder / "profile.cms").write_bytes(signed)
     profile = plistlib.loads(
         ssl("cms", "-verify", "-inform", "DER", "-in", "profile.cms", "-CAfile", "ca.pem", "-purpose", "any")
@@ -205,7 +205,7 @@ def test_strongswan_gets_a_certificate_from_the_labs_scep(tmp_path: Path) -> Non
     pki = need("pki", "strongswan-pki")
     openssl = need("openssl", "openssl")
     with lab(tmp_path, "--identity", "scep") as running:
-        signed = running.curl(running.printed["Enrolment profile"]).stdout
+        signed = running.curl(running.printed["Enrollment profile"]).stdout
         (tmp_path / "profile.cms").write_bytes(signed)
         opened = subprocess.run(
             [openssl, "cms", "-verify", "-noverify", "-inform", "DER", "-in", "profile.cms"],

@@ -16,7 +16,7 @@ from lab_messages import (
     UDID,
     Client,
     authenticate,
-    enrol,
+    enroll,
     in_thread,
     listening,
     put,
@@ -104,7 +104,7 @@ def test_no_body_is_taken_for_a_form(
     run_in_reactor: RunInReactor, tmp_path: Path, kept: Iterator[list[int]], content_type: str
 ) -> None:
     def ask(server: LabServer, client: Client) -> tuple[int, bytes]:
-        enrol(server.lab)
+        enroll(server.lab)
         token = ("Authorization", f"Bearer {server.token}")
         return client.ask("POST", f"/api/v1/macs/{UDID}/commands", BODY, ("Content-Type", content_type), token)
 
@@ -156,7 +156,7 @@ def test_head_makes_no_identity(run_in_reactor: RunInReactor, tmp_path: Path, pa
 
 def test_a_foreign_udid_sets_no_bootstrap_token() -> None:
     lab = Lab()
-    mine, others = enrol(lab), enrol(lab, OTHER)
+    mine, others = enroll(lab), enroll(lab, OTHER)
     message = {"MessageType": "SetBootstrapToken", "BootstrapToken": b"mine"}
     lab.check_in(put(mine, {**message, "UDID": UDID}))
     lab.check_in(put(others, {**message, "BootstrapToken": b"others"}))  # whose it is, is known by the certificate
@@ -170,7 +170,7 @@ def test_a_foreign_udid_sets_no_bootstrap_token() -> None:
 @pytest.mark.parametrize("which", ["check_in", "report"])
 def test_the_certificate_comes_before_the_plist(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     lab = Lab()
-    identity = enrol(lab)
+    identity = enroll(lab)
     good = put(identity, b"no plist", results.CONTENT_TYPE if which == "report" else checkin.CONTENT_TYPE)
     take = getattr(lab, which)
     with pytest.raises(Refused) as refused:
@@ -184,18 +184,18 @@ def test_the_certificate_comes_before_the_plist(monkeypatch: pytest.MonkeyPatch,
         assert refused.value.status == status
 
 
-def test_a_new_identity_enrols_anew_unless_the_lab_is_told_otherwise() -> None:
-    lenient, strict = Lab(), Lab(reenrolment=False)
+def test_a_new_identity_enrolls_anew_unless_the_lab_is_told_otherwise() -> None:
+    lenient, strict = Lab(), Lab(reenrollment=False)
     for lab in (lenient, strict):
-        first, second = enrol(lab), AUTHORITIES.mdm_identity()
-        enrol(lab, identity=first)  # with its own identity it may always
+        first, second = enroll(lab), AUTHORITIES.mdm_identity()
+        enroll(lab, identity=first)  # with its own identity it may always
         lab.enqueue(UDID, {"RequestType": "ProfileList"})
         if lab is strict:
             with pytest.raises(Refused, match="check out"):
-                enrol(lab, identity=second)
+                enroll(lab, identity=second)
             assert report(lab, first, Status="Idle") != b""  # nothing is lost
             lab.check_in(put(first, {**token_update(), "MessageType": "CheckOut"}))
-        enrol(lab, identity=second)
+        enroll(lab, identity=second)
         assert report(lab, second, Status="Idle") == b""
         with pytest.raises(Refused):
             report(lab, first, Status="Idle")

@@ -84,7 +84,7 @@ def test_a_lab_that_was_killed_is_taken_up_again_by_its_macs(tmp_path: Path) -> 
     folder = tmp_path / "lab"
     with lab(folder) as (first, printed):
         api = API(folder, printed)
-        url = printed["Enrolment profile"]
+        url = printed["Enrollment profile"]
         line = [COMMAND, "run", "--devices", "2", "--enroll", url, "--ca", str(folder / "ca.pem"), "--stay", "600",
                 "--poll", "1", "--quiet"]  # fmt: skip
         with subprocess.Popen(
@@ -129,7 +129,7 @@ def test_a_second_lab_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
 def test_the_port_that_was_asked_for_wins(tmp_path: Path) -> None:
     with lab(tmp_path) as (_first, printed):
         pass
-    with lab(tmp_path, "--no-reenrolment") as (_second, again):
+    with lab(tmp_path, "--no-reenrollment") as (_second, again):
         assert again["MDM server"] == printed["MDM server"]
         taken = printed["MDM server"].rpartition(":")[2]
         with lab(tmp_path / "other", "--port", "0") as (_third, other):

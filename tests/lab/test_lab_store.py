@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab_messages import AUTHORITIES, OTHER, UDID, authenticate, enrol, put, report, token_update
+from lab_messages import AUTHORITIES, OTHER, UDID, authenticate, enroll, put, report, token_update
 
 from agent.errors import OperatorError
 from agent.lab.core import MAX_QUEUED, Lab, NotQueued, Refused
@@ -26,7 +26,7 @@ WRITER = Path(__file__).parents[1] / "support" / "lab_writer.py"
 IDENTITIES = [AUTHORITIES.mdm_identity() for _ in range(4)]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["enrol", "enqueue", "answer", "forget", "bootstrap", "status", "check out"]),
+        st.sampled_from(["enroll", "enqueue", "answer", "forget", "bootstrap", "status", "check out"]),
         st.integers(0, 1),
         st.booleans(),
     ),
@@ -52,8 +52,8 @@ def known(lab: Lab) -> dict[str, Any]:
 def step(lab: Lab, what: str, which: int, other: bool) -> None:
     """One event of one of two Macs, each of which has two identities."""
     udid, identity = (UDID, OTHER)[which], IDENTITIES[2 * which + other]
-    if what == "enrol":
-        enrol(lab, udid, identity)
+    if what == "enroll":
+        enroll(lab, udid, identity)
     elif what == "enqueue":
         lab.enqueue(udid, {"RequestType": "ProfileList", "Data": b"\x00\xff"})
     elif what == "answer":
@@ -75,7 +75,7 @@ def test_another_process_finds_the_lab_as_it_was(tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("lab")
     with closing(LabStore(folder)) as store:
         lab = Lab(state=store, kept_results=2)
-        for each in [("enrol", 0, False), ("enrol", 1, False), *steps]:
+        for each in [("enroll", 0, False), ("enroll", 1, False), *steps]:
             with suppress(Refused, KeyError, StopIteration):  # it is not enrolled, or nothing is queued
                 step(lab, *each)
         before = known(lab)
@@ -125,7 +125,7 @@ def test_cas_and_challenges_stay(tmp_path: Path) -> None:
 
 
 def test_the_files_are_private(store: LabStore, tmp_path: Path) -> None:
-    enrol(Lab(state=store))
+    enroll(Lab(state=store))
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(modes, 0o600)
     assert NAME in modes
@@ -166,7 +166,7 @@ def test_a_state_that_was_changed_by_hand_is_an_error_of_ours(tmp_path: Path, ch
     with closing(LabStore(tmp_path)) as store:
         Authorities(store.authorities)
         lab = Lab(state=store)
-        enrol(lab)
+        enroll(lab)
         lab.enqueue(UDID, {"RequestType": "ProfileList"})
     with closing(sqlite3.connect(tmp_path / NAME)) as base:
         base.execute(change)
@@ -183,7 +183,7 @@ def test_a_state_that_was_changed_by_hand_is_an_error_of_ours(tmp_path: Path, ch
 
 def test_what_cannot_be_written_is_refused_and_nothing_has_changed(store: LabStore) -> None:
     lab = Lab(state=store)
-    identity = enrol(lab)
+    identity = enroll(lab)
     queued = lab.enqueue(UDID, {"RequestType": "ProfileList"})
     before = known(lab)
     store.close()
@@ -201,7 +201,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_has_changed(store: LabSto
 
 def test_a_queue_has_an_end() -> None:
     lab = Lab()
-    enrol(lab)
+    enroll(lab)
     for _ in range(MAX_QUEUED):
         lab.enqueue(UDID, {"RequestType": "ProfileList"})
     with pytest.raises(NotQueued, match="10000 commands are already queued"):

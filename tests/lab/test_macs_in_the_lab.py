@@ -31,10 +31,10 @@ from agent.pki.cms import open_signed, sign_attached
 from agent.pki.pem import key_pem
 from agent.profiles.errors import ProfileError
 from agent.profiles.making import (
-    ENROLMENT_IDENTIFIER,
+    ENROLLMENT_IDENTIFIER,
     LOM_IDENTIFIER,
     TOPIC,
-    enrolment_profile,
+    enrollment_profile,
     lom_profile,
     pkcs12_payload,
     scep_payload,
@@ -46,7 +46,7 @@ def lom_of(running: Any, client: MDMClient) -> bytes:
     return lom_profile(running.server.authorities, name, device=True, controller=True)
 
 
-def test_an_enrolment_tells_the_lab_everything(run_in_reactor: RunInReactor) -> None:
+def test_an_enrollment_tells_the_lab_everything(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
@@ -65,7 +65,7 @@ def test_an_enrolment_tells_the_lab_everything(run_in_reactor: RunInReactor) -> 
 def test_an_untrusted_signer_is_a_warning_and_a_broken_signature_an_error(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2) as running:
-            plain = open_signed(running.server.enrolment_profile()).content
+            plain = open_signed(running.server.enrollment_profile()).content
             stranger = Authority.create("A stranger").issue("stranger", Usage())
             signed = sign_attached(plain, stranger.certificate, stranger.key)
 
@@ -73,7 +73,7 @@ def test_an_untrusted_signer_is_a_warning_and_a_broken_signature_an_error(run_in
                 return signed
 
             async def broken() -> bytes:
-                return signed.replace(b"lom-agent lab enrolment", b"lom-agent lab enr0lment")
+                return signed.replace(b"lom-agent lab enrollment", b"lom-agent lab enr0lment")
 
             for client in running.fleet:
                 running.lab.macs.clear()
@@ -92,9 +92,9 @@ def test_scep_gives_the_identity_that_the_profile_asks_for(run_in_reactor: RunIn
     async def scenario() -> None:
         async with stack(2, scep=True) as running:
             for client in running.fleet:
-                mac, enrolment = client.device.mac, client.device.enrolment
-                assert enrolment is not None
-                certificate = enrolment.identity.certificate
+                mac, enrollment = client.device.mac, client.device.enrollment
+                assert enrollment is not None
+                certificate = enrollment.identity.certificate
                 assert certificate.subject.rfc4514_string() == f"CN={mac.serial_number},O=lom-agent lab"
                 certificate.verify_directly_issued_by(running.server.authorities.scep.certificate)
                 assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
@@ -106,17 +106,17 @@ def test_scep_gives_the_identity_that_the_profile_asks_for(run_in_reactor: RunIn
 def test_a_challenge_is_good_once(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2, scep=True) as running:
-            profile = running.server.enrolment_profile()
+            profile = running.server.enrollment_profile()
 
             async def fetch() -> bytes:
                 return profile
 
             first, second = running.fleet
             await first.enroll(fetch)
-            before = second.device.enrolment
+            before = second.device.enrollment
             with pytest.raises(Exception, match="challenge"):
                 await second.enroll(fetch)
-            assert second.device.enrolment is before  # managed as before
+            assert second.device.enrollment is before  # managed as before
             (failed,) = [exchange for exchange in running.exchanges if exchange.failure is not None]
             assert (failed.operation, failed.failure.kind) == ("enroll", "profile")  # type: ignore[union-attr]
             assert "badRequest" in failed.failure.message  # type: ignore[union-attr]
@@ -142,7 +142,7 @@ def test_a_profile_whose_scep_fails_is_refused_with_the_chain_that_a_mac_gives(r
                     ("MCSCEPErrorDomain", code),
                 ]
             listed = (await running.command(client, "ProfileList"))["ProfileList"]
-            assert [profile["PayloadIdentifier"] for profile in listed] == [ENROLMENT_IDENTIFIER]
+            assert [profile["PayloadIdentifier"] for profile in listed] == [ENROLLMENT_IDENTIFIER]
 
     run_in_reactor(scenario())
 
@@ -158,7 +158,7 @@ def test_every_message_is_signed_as_openssl_reads_it(run_in_reactor: RunInReacto
                 resource = running.server._ports[-1].factory.wrappedFactory.resource.children[endpoint.encode()]
                 take = report if endpoint == "mdm" else check_in
                 resource._take = lambda put, take=take: (puts.append(put), take(put))[1]
-            await running.enrol(running.fleet[0])
+            await running.enroll(running.fleet[0])
             await running.command(running.fleet[0], "ProfileList")
             anchor = running.server.authorities.anchor.public_bytes(Encoding.PEM)
             (tmp_path / "ca.pem").write_bytes(anchor)
@@ -252,35 +252,35 @@ def test_a_mac_that_was_shut_down_is_off_until_its_controller_turns_it_on(run_in
     run_in_reactor(scenario())
 
 
-def test_an_erased_mac_is_managed_no_more_and_can_enrol_again(run_in_reactor: RunInReactor) -> None:
+def test_an_erased_mac_is_managed_no_more_and_can_enroll_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
             await running.command(client, "InstallProfile", Payload=lom_of(running, client))
             assert (await running.command(client, "EraseDevice"))["Status"] == "Acknowledged"
-            await running.until(lambda: client.device.enrolment is None, "the end of the management")
+            await running.until(lambda: client.device.enrollment is None, "the end of the management")
             assert client.lom is None
             client.wake()
-            await running.enrol(client)
+            await running.enroll(client)
             listed = await running.command(client, "ProfileList")
-            assert [profile["PayloadIdentifier"] for profile in listed["ProfileList"]] == [ENROLMENT_IDENTIFIER]
+            assert [profile["PayloadIdentifier"] for profile in listed["ProfileList"]] == [ENROLLMENT_IDENTIFIER]
 
     run_in_reactor(scenario())
 
 
-def test_removing_the_enrolment_profile_checks_the_mac_out(run_in_reactor: RunInReactor) -> None:
+def test_removing_the_enrollment_profile_checks_the_mac_out(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2) as running:
             client, other = running.fleet
-            await running.command(client, "RemoveProfile", Identifier=ENROLMENT_IDENTIFIER)
+            await running.command(client, "RemoveProfile", Identifier=ENROLLMENT_IDENTIFIER)
             await running.until(lambda: running.udid(client) not in running.lab.macs, "CheckOut")
-            assert client.device.enrolment is None
+            assert client.device.enrollment is None
             assert (await running.command(other, "ProfileList"))["Status"] == "Acknowledged"
 
     run_in_reactor(scenario())
 
 
-def test_the_enrolment_profile_may_be_renewed_but_not_widened(run_in_reactor: RunInReactor) -> None:
+def test_the_enrollment_profile_may_be_renewed_but_not_widened(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
@@ -288,7 +288,7 @@ def test_the_enrolment_profile_may_be_renewed_but_not_widened(run_in_reactor: Ru
             async def update(**keys: Any) -> Any:
                 authorities = running.server.authorities
                 profile = plistlib.loads(
-                    enrolment_profile(authorities, running.server.url, pkcs12_payload(authorities))
+                    enrollment_profile(authorities, running.server.url, pkcs12_payload(authorities))
                 )
                 for payload in profile["PayloadContent"]:
                     if payload["PayloadType"] == "com.apple.mdm":
@@ -308,12 +308,12 @@ def test_the_enrolment_profile_may_be_renewed_but_not_widened(run_in_reactor: Ru
                 refused = await update(**wrong)
                 assert refused["Status"] == "Error"
                 assert [error["ErrorCode"] for error in refused["ErrorChain"]] == [1009, 1000]
-            before = client.device.enrolment
+            before = client.device.enrollment
             assert before is not None
-            client.device.enrolment = dataclasses.replace(before, access_rights=before.access_rights & ~8)
+            client.device.enrollment = dataclasses.replace(before, access_rights=before.access_rights & ~8)
             widened = await update()
             assert "access rights 8" in widened["ErrorChain"][1]["USEnglishDescription"]
-            assert client.device.enrolment.identity is before.identity
+            assert client.device.enrollment.identity is before.identity
 
     run_in_reactor(scenario())
 
@@ -364,7 +364,7 @@ def test_what_is_odd_and_is_taken_is_said_once_for_the_whole_fleet(run_in_reacto
         async with stack(2) as running:
 
             async def odd() -> bytes:
-                profile = plistlib.loads(open_signed(running.server.enrolment_profile()).content)
+                profile = plistlib.loads(open_signed(running.server.enrollment_profile()).content)
                 (payload,) = [each for each in profile["PayloadContent"] if each["PayloadType"] == "com.apple.mdm"]
                 payload.update(SignMessage=1, Note="%Nothing% %MACAddress%")
                 return b"\n" + plistlib.dumps(profile)
@@ -372,8 +372,8 @@ def test_what_is_odd_and_is_taken_is_said_once_for_the_whole_fleet(run_in_reacto
             for client in running.fleet:
                 running.lab.macs.clear()
                 await client.enroll(odd)
-                assert client.device.enrolment is not None
-                assert client.device.enrolment.sign_message
+                assert client.device.enrollment is not None
+                assert client.device.enrollment.sign_message
                 item = {"Item": "MDMOptions", "MDMOptions": {"BootstrapTokenAllowed": 1}}
                 assert (await running.command(client, "Settings", Settings=[item]))["Status"] == "Acknowledged"
             assert len(running.warnings) == 3
@@ -398,11 +398,11 @@ def test_enrolling_anew_in_the_middle_of_a_session_starts_over(run_in_reactor: R
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
-            before = client.device.enrolment
-            enrolling = Deferred.fromCoroutine(running.enrol(client))
+            before = client.device.enrollment
+            enrolling = Deferred.fromCoroutine(running.enroll(client))
             client.wake()
             await enrolling
-            assert client.device.enrolment is not before
+            assert client.device.enrollment is not before
             assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
 
     run_in_reactor(scenario())
@@ -412,10 +412,10 @@ def test_a_mac_with_another_macs_identity_is_refused(run_in_reactor: RunInReacto
     async def scenario() -> None:
         async with stack(2) as running:
             thief, owner = running.fleet
-            assert thief.device.enrolment is not None
-            assert owner.device.enrolment is not None
-            stolen = dataclasses.replace(thief.device.enrolment, identity=owner.device.enrolment.identity)
-            thief.device.enrolment = stolen
+            assert thief.device.enrollment is not None
+            assert owner.device.enrollment is not None
+            stolen = dataclasses.replace(thief.device.enrollment, identity=owner.device.enrollment.identity)
+            thief.device.enrollment = stolen
             thief.wake()
             await running.until(lambda: running.failures("session") == ["http_status"], "a refused session")
             (failed,) = [exchange for exchange in running.exchanges if exchange.failure is not None]
@@ -431,7 +431,7 @@ def test_a_mac_that_the_server_forgot_leaves_its_management(run_in_reactor: RunI
             client, other = running.fleet
             del running.lab.macs[running.udid(client)]
             client.wake()
-            await running.until(lambda: client.device.enrolment is None, "the end of the management")
+            await running.until(lambda: client.device.enrollment is None, "the end of the management")
             assert running.failures("enroll") == ["unenrolled"]
             assert (await running.command(other, "ProfileList"))["Status"] == "Acknowledged"
 

@@ -186,11 +186,11 @@ class OneDies(Executor):
 def test_what_both_workers_warn_of_is_said_once(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     payload = {"PayloadType": "com.example", "PayloadUUID": "A", "PayloadIdentifier": "a", "Text": "%Nothing%"}
     profile = {**payload, "PayloadType": "Configuration", "PayloadUUID": "B", "PayloadContent": [payload]}
-    (tmp_path / "enrol.mobileconfig").write_bytes(dump_xml(profile))
+    (tmp_path / "enroll.mobileconfig").write_bytes(dump_xml(profile))
     looker = Onlooker()
 
     async def scenario() -> Conductor:
-        server = {"adapter": "none", "enroll": str(tmp_path / "enrol.mobileconfig")}
+        server = {"adapter": "none", "enroll": str(tmp_path / "enroll.mobileconfig")}
         return await load_run({**ENROLL}, onlooker=looker, server=server, push={"enabled": False})
 
     conductor = run_in_reactor(scenario())

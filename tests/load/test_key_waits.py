@@ -1,4 +1,4 @@
-"""RSA keys in a whole run: made before the first enrolment where they can be; else the wait is said as ours."""
+"""RSA keys in a whole run: made before the first enrollment where they can be; else the wait is said as ours."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from load_runs import ENROLL, load_run
 from agent.load import shard_keys
 from agent.load.conductor import Conductor
 from agent.load.shard_keys import key_sizes
-from agent.load.shard_plan import EnrolAt, EnrolWith, ShardPlan
+from agent.load.shard_plan import EnrollAt, EnrollWith, ShardPlan
 from agent.net.mac import keys
 from agent.pki.authorities import Authorities
-from agent.profiles.making import enrolment_profile, pkcs12_payload, scep_payload
+from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 from agent.report.generator import judged_generator
 from agent.scenario.reading import scenario_from
 
@@ -31,7 +31,7 @@ def run(run_in_reactor: RunInReactor, **arguments: Any) -> Conductor:
     return run_in_reactor(scenario())
 
 
-def test_the_keys_are_made_before_the_first_mac_enrols(
+def test_the_keys_are_made_before_the_first_mac_enrolls(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard_keys, "KEYS_AHEAD_SECONDS", 100.0)  # however busy the machine is
@@ -59,41 +59,41 @@ def test_a_run_that_has_to_wait_for_its_keys_says_so_by_stage_phase_and_worker(
     workers = judged_generator(conductor.generator()).workers
     assert sum(worker.key_waits or 0 for worker in workers) == DEVICES
     lines = [json.loads(line) for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
-    of_enrolments = [line["key_wait_ms"] for line in lines if line["operation"] == "enroll"]
-    assert len(of_enrolments) == DEVICES
-    assert all(of_enrolments)
+    of_enrollments = [line["key_wait_ms"] for line in lines if line["operation"] == "enroll"]
+    assert len(of_enrollments) == DEVICES
+    assert all(of_enrollments)
     assert not any("key_wait_ms" in line for line in lines if line["operation"] != "enroll")
 
 
-def profile(bits: int | None) -> EnrolWith:
-    """An enrolment profile with a SCEP payload of this key size, or with PKCS12."""
+def profile(bits: int | None) -> EnrollWith:
+    """An enrollment profile with a SCEP payload of this key size, or with PKCS12."""
     authorities = Authorities()
     payload = pkcs12_payload(authorities)
     if bits is not None:
         payload = scep_payload(authorities, "https://mdm.test/scep", "secret")
         payload["PayloadContent"]["Keysize"] = bits
-    return EnrolWith(enrolment_profile(authorities, "https://mdm.test", payload))
+    return EnrollWith(enrollment_profile(authorities, "https://mdm.test", payload))
 
 
 @pytest.mark.parametrize(
-    ("enrol", "embedded", "identity", "sizes"),
+    ("enroll", "embedded", "identity", "sizes"),
     [
-        (EnrolAt("https://lab.test/enroll"), True, "scep", [2048]),
-        (EnrolAt("https://lab.test/enroll"), True, "pkcs12", []),
-        (EnrolAt("https://mdm.test/enroll"), False, "pkcs12", [None]),
-        (EnrolAt("https://mdm.test/enroll"), False, "scep", [2048]),
+        (EnrollAt("https://lab.test/enroll"), True, "scep", [2048]),
+        (EnrollAt("https://lab.test/enroll"), True, "pkcs12", []),
+        (EnrollAt("https://mdm.test/enroll"), False, "pkcs12", [None]),
+        (EnrollAt("https://mdm.test/enroll"), False, "scep", [2048]),
         (profile(4096), False, "pkcs12", [4096]),
         (profile(None), False, "pkcs12", []),
-        (EnrolWith(b"no profile"), False, "pkcs12", []),
+        (EnrollWith(b"no profile"), False, "pkcs12", []),
     ],
 )
 def test_how_long_the_keys_will_be_is_known_beforehand_but_for_a_profile_of_each_macs_own(
-    enrol: EnrolAt | EnrolWith, embedded: bool, identity: str, sizes: list[int | None]
+    enroll: EnrollAt | EnrollWith, embedded: bool, identity: str, sizes: list[int | None]
 ) -> None:
     server = {"identity": identity} if embedded else {"identity": identity, "adapter": "none", "enroll": "profile"}
     scenario = scenario_from({"server": server, "phase": [ENROLL]})
     plan = ShardPlan(
         shard=0, shards=1, first=0, stop=1, scenario=scenario, conductor=("127.0.0.1", 1), ca=b"", secret="",
-        enrol=enrol, lab_anchors_only=embedded,
+        enroll=enroll, lab_anchors_only=embedded,
     )  # fmt: skip
     assert key_sizes(plan) == sizes

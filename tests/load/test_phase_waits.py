@@ -30,7 +30,7 @@ def test_a_result_that_is_dropped_fails_the_wait_for_it_at_once(run_in_reactor: 
                 return Deferred.fromCoroutine(watcher.result(command_uuid, LIMIT))
 
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 refused, accepted = wait("refused"), wait("accepted")
                 for client in mdm.macs:
                     client.observer = watcher

@@ -21,7 +21,7 @@ from agent.load.phases.context import NOT_ENROLLED
 from agent.load.phases.enroll import ENROLLING
 from agent.load.shard_plan import ShardResult
 from agent.measure.metrics import Metrics
-from agent.profiles.making import ENROLMENT_IDENTIFIER
+from agent.profiles.making import ENROLLMENT_IDENTIFIER
 
 MACS = 8
 COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "ProfileList"}}
@@ -102,7 +102,7 @@ def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(ru
     assert conductor.phases[2].state.failed == 0
 
 
-def test_an_enrolment_is_tried_again_until_the_server_is_there(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_an_enrollment_is_tried_again_until_the_server_is_there(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, _gateway):
             port = int(outside.server.url.rpartition(":")[2])
@@ -127,7 +127,9 @@ def test_an_enrolment_is_tried_again_until_the_server_is_there(run_in_reactor: R
     assert counts(metrics)["session"] == MACS
 
 
-def test_a_server_that_is_not_there_fails_every_enrolment_and_nothing_else_begins(run_in_reactor: RunInReactor) -> None:
+def test_a_server_that_is_not_there_fails_every_enrollment_and_nothing_else_begins(
+    run_in_reactor: RunInReactor,
+) -> None:
     async def scenario() -> Conductor:
         server = {"adapter": "none", "enroll": f"https://127.0.0.1:{unused_port()}/enroll"}
         return await load_run(ENROLL, LOOK, {"kind": "power_cut", "seconds": 0.1}, server=server)
@@ -136,8 +138,8 @@ def test_a_server_that_is_not_there_fails_every_enrolment_and_nothing_else_begin
     metrics = conductor.metrics()
     assert failed(metrics) == {("enroll", "connect"): MACS}
     assert dropped(metrics) == {("session", NOT_ENROLLED): MACS}
-    enrol, look, cut = (phase.state for phase in conductor.phases)
-    assert (enrol.done, enrol.failed) == (MACS, MACS)
+    enroll, look, cut = (phase.state for phase in conductor.phases)
+    assert (enroll.done, enroll.failed) == (MACS, MACS)
     assert (look.planned, look.started, look.dropped) == (MACS, 0, MACS)
     assert (cut.done, cut.failed) == (2, 0)
     assert conductor.incomplete_because is None
@@ -179,7 +181,7 @@ def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
 
 
 def test_a_mac_that_is_unenrolled_in_the_middle_takes_no_further_part(run_in_reactor: RunInReactor) -> None:
-    remove = {"RequestType": "RemoveProfile", "Identifier": ENROLMENT_IDENTIFIER}
+    remove = {"RequestType": "RemoveProfile", "Identifier": ENROLLMENT_IDENTIFIER}
     onlooker = Onlooker()
 
     async def scenario() -> Conductor:
@@ -221,7 +223,7 @@ def test_macs_look_by_themselves_while_idle(run_in_reactor: RunInReactor) -> Non
     assert failed(conductor.metrics()) == {}
 
 
-def test_macs_that_enrol_again(run_in_reactor: RunInReactor) -> None:
+def test_macs_that_enroll_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(ENROLL, {**ENROLL, "name": "again"}, LOOK)
 
@@ -230,7 +232,7 @@ def test_macs_that_enrol_again(run_in_reactor: RunInReactor) -> None:
     assert failed(conductor.metrics()) == {}
 
 
-def test_macs_that_are_to_enrol_while_they_enrol(run_in_reactor: RunInReactor) -> None:
+def test_macs_that_are_to_enroll_while_they_enroll(run_in_reactor: RunInReactor) -> None:
     onlooker = Onlooker()
 
     async def scenario() -> Conductor:

@@ -122,7 +122,7 @@ def test_a_mac_that_left_is_410_and_after_it_enrolled_again_it_is_woken(run_in_r
             with pytest.raises(PushFailed, match="410 Unregistered"):
                 await service.push(udid)
             assert running.failures("push") == ["push_failed"]
-            await running.enrol(client)
+            await running.enroll(client)
             result = queue(running, client)
             await service.push(udid)
             assert (await result)["Status"] == "Acknowledged"
@@ -131,15 +131,15 @@ def test_a_mac_that_left_is_410_and_after_it_enrolled_again_it_is_woken(run_in_r
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_push_between_two_enrolments_waits_for_the_end_of_it(run_in_reactor: RunInReactor, fails: bool) -> None:
+def test_a_push_between_two_enrollments_waits_for_the_end_of_it(run_in_reactor: RunInReactor, fails: bool) -> None:
     async def scenario() -> None:
         async with pushed(scep=True) as (running, service):
             client = running.fleet[0]
             enrolled = running.lab.macs[running.udid(client)]
-            profile = running.server.enrolment_profile()
+            profile = running.server.enrollment_profile()
             take = running.keys.take
 
-            async def take_meanwhile(size: int) -> Any:  # the Mac has left its old enrolment, and makes a key
+            async def take_meanwhile(size: int) -> Any:  # the Mac has left its old enrollment, and makes a key
                 running.lab.macs[running.udid(client)] = enrolled
                 await service.push(running.udid(client))
                 waiting.append(service.counts["waiting"])
@@ -163,7 +163,7 @@ def test_a_push_between_two_enrolments_waits_for_the_end_of_it(run_in_reactor: R
     run_in_reactor(scenario())
 
 
-def test_a_push_with_the_magic_of_another_enrolment_wakes_nobody(run_in_reactor: RunInReactor) -> None:
+def test_a_push_with_the_magic_of_another_enrollment_wakes_nobody(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with pushed() as (running, service):
             udid = running.udid(running.fleet[0])

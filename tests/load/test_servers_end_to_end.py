@@ -1,6 +1,6 @@
 """Whole runs against servers that are not the run's own: a lab elsewhere, NanoMDM's API, any API by webhook.
 
-The Macs enrol in a real lab. The APIs hand what they are asked to that lab, whose pushes go through the run's gateway.
+The Macs enroll in a real lab. The APIs hand what they are asked to that lab, whose pushes go through the run's gateway.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 
 MACS = 8
-# Enrol; InstallProfile and LOMSetupRequest; a command by push; a session by push; a LOMDeviceRequest a segment.
+# Enroll; InstallProfile and LOMSetupRequest; a command by push; a session by push; a LOMDeviceRequest a segment.
 PHASES: tuple[dict[str, Any], ...] = (
     ENROLL,
     {"kind": "lom_setup", "concurrency": 4},

@@ -155,7 +155,7 @@ async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | Non
     late = LatePush(server, port, apns)
     server.push = late  # type: ignore[assignment]
     scenario = folder / "scenario.toml"
-    values = {"enroll": server.enrolment_url, "ca": ca, "macs": MACS, "limit": LIMIT}
+    values = {"enroll": server.enrollment_url, "ca": ca, "macs": MACS, "limit": LIMIT}
     if pushed is None:
         scenario.write_text(SCENARIO.format(**values, fleet=fleet))
     else:

@@ -202,7 +202,7 @@ def test_a_value_is_taken_as_the_schema_says(value: int) -> None:
 
 
 # Check-in messages. The required keys are those of a Mac's device channel: keys that the schema requires of the user
-# channel (NotOnConsole, UserLongName, EnrollmentUserID) or of user enrolment (EnrollmentID) only are not sent.
+# channel (NotOnConsole, UserLongName, EnrollmentUserID) or of user enrollment (EnrollmentID) only are not sent.
 
 ANNOUNCEMENT = checkin.Announcement(
     udid=UDID,

@@ -1,4 +1,4 @@
-"""The session: every input in every state, its reports, its retries, and the refusals that end an enrolment."""
+"""The session: every input in every state, its reports, its retries, and the refusals that end an enrollment."""
 
 from __future__ import annotations
 
@@ -595,7 +595,7 @@ JSON, PLIST = json.dumps(UNRECOGNIZED).encode(), dump_xml(UNRECOGNIZED)
     ],
 )
 @pytest.mark.parametrize("start", [waiting, not_now_session])
-def test_a_mac_that_the_server_does_not_know_unenrols(
+def test_a_mac_that_the_server_does_not_know_unenrolls(
     start: Callable[[], Session], status: int, body: bytes, content_type: str
 ) -> None:
     session = start()

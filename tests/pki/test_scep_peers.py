@@ -148,7 +148,7 @@ def fetch(url: str, operation: str, message: bytes | None = None, *, post: bool 
         return bytes(answer.read())
 
 
-def enrol(
+def enroll(
     url: str,
     key: rsa.RSAPrivateKey,
     capabilities: Capabilities,
@@ -179,7 +179,7 @@ def enrol(
 def test_the_go_server_grants_whatever_we_choose(go_server: str, words: bytes | None) -> None:
     """Its answers are encrypted with single DES, whatever the request's cipher."""
     capabilities = parse_caps(fetch(go_server, "GetCACaps") if words is None else words)
-    granted = enrol(go_server, MAC_KEY, capabilities)
+    granted = enroll(go_server, MAC_KEY, capabilities)
     assert isinstance(granted, client.Granted)
     assert granted.certificate.public_key() == MAC_KEY.public_key()
     names = granted.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -188,14 +188,14 @@ def test_the_go_server_grants_whatever_we_choose(go_server: str, words: bytes | 
 
 def test_the_go_server_refuses_another_challenge(go_server: str) -> None:
     with pytest.raises(SCEPFailure) as caught:
-        enrol(go_server, MAC_KEY, LAB_CAPABILITIES, challenge="wrong")
+        enroll(go_server, MAC_KEY, LAB_CAPABILITIES, challenge="wrong")
     assert caught.value.fail_info is FailInfo.BAD_REQUEST
 
 
 def test_the_go_server_renews(go_server: str) -> None:
-    old = enrol(go_server, MAC_KEY, LAB_CAPABILITIES)
+    old = enroll(go_server, MAC_KEY, LAB_CAPABILITIES)
     assert isinstance(old, client.Granted)
-    renewed = enrol(go_server, CA_KEY, LAB_CAPABILITIES, renewed=Identity(old.certificate, MAC_KEY))
+    renewed = enroll(go_server, CA_KEY, LAB_CAPABILITIES, renewed=Identity(old.certificate, MAC_KEY))
     assert isinstance(renewed, client.Granted)
     assert renewed.certificate.public_key() == CA_KEY.public_key()
 

@@ -18,7 +18,7 @@ from agent.pki.authority import CLIENT_USAGE
 from agent.pki.cms import sign_attached
 from agent.pki.scep.csr import build_csr, read_csr
 from agent.plists import dump_xml
-from agent.profiles.enrolment import enrolment_terms_of
+from agent.profiles.enrollment import enrollment_terms_of
 from agent.profiles.errors import ProfileError
 from agent.profiles.profile import Profile, read_profile
 from agent.profiles.scep import scep_of
@@ -101,7 +101,7 @@ def test_a_profile_in_an_encrypted_message_is_said_to_be_encrypted() -> None:
 
 def test_values_are_taken_by_value_with_a_warning_each() -> None:
     found, warnings = read(good(SignMessage=1, CheckOutWhenRemoved=0, AccessRights=8191.0, PayloadVersion=1.0))
-    terms = enrolment_terms_of(found)
+    terms = enrollment_terms_of(found)
     assert (terms.sign_message, terms.check_out_when_removed, terms.access_rights) == (True, False, 8191)
     assert found.of_type("com.apple.mdm").content["PayloadVersion"] == 1  # type: ignore[union-attr]
     assert len(warnings) == 4

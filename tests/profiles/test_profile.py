@@ -36,7 +36,7 @@ from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.pki.cms import sign_attached
 from agent.plists import PlistError, dump_binary, dump_xml
 from agent.profiles.certificates import certificate_of, unpack_identity
-from agent.profiles.enrolment import Enrolment, check_update, enrolment_of
+from agent.profiles.enrollment import Enrollment, check_update, enrollment_of
 from agent.profiles.errors import ProfileError
 from agent.profiles.lom import lom_configuration_of
 from agent.profiles.profile import Profile, parse_profile, read_profile
@@ -50,9 +50,9 @@ BAD_PASSWORD = [PAYLOAD, ("MCCertificateErrorDomain", 9000)]
 BAD_CERTIFICATE = [PAYLOAD, ("MCCertificateErrorDomain", 9005)]
 
 
-def enrolment(**keys: Any) -> Enrolment:
+def enrollment(**keys: Any) -> Enrollment:
     found = profile(pkcs12(), root(), mdm(**keys))
-    return enrolment_of(found, identities_of(found))
+    return enrollment_of(found, identities_of(found))
 
 
 def refused(call: Callable[[], object], chain: list[tuple[str, int]], said: str | None = None) -> None:
@@ -174,10 +174,10 @@ def test_a_certificate_that_cannot_be_read_is_reported(content: dict[str, Any], 
     refused(lambda: certificate_of(profile(content).payloads[0]), chain)
 
 
-# Enrolment
+# Enrollment
 
 
-def test_an_enrolment_is_read() -> None:
+def test_an_enrollment_is_read() -> None:
     found = profile(
         pkcs12(),
         root(),
@@ -192,7 +192,7 @@ def test_an_enrolment_is_read() -> None:
         ),
     )
     identities = identities_of(found)
-    assert enrolment_of(found, identities) == Enrolment(
+    assert enrollment_of(found, identities) == Enrollment(
         server_url="https://mdm.example.com/mdm",
         check_in_url="https://mdm.example.com/checkin",
         topic="com.apple.mgmt.External.example",
@@ -207,8 +207,8 @@ def test_an_enrolment_is_read() -> None:
     )
 
 
-def test_what_an_enrolment_leaves_out_has_apples_defaults() -> None:
-    found = enrolment(CheckInURL=None, AccessRights=None)
+def test_what_an_enrollment_leaves_out_has_apples_defaults() -> None:
+    found = enrollment(CheckInURL=None, AccessRights=None)
     assert found.check_in_url == found.server_url == "https://mdm.example.com/mdm"
     assert found.access_rights == ALL_RIGHTS
     assert (found.sign_message, found.check_out_when_removed) == (False, False)
@@ -243,12 +243,12 @@ def test_what_an_enrolment_leaves_out_has_apples_defaults() -> None:
     ],
 )
 def test_an_mdm_payload_that_a_mac_refuses(keys: dict[str, Any], said: str) -> None:
-    refused(lambda: enrolment(**keys), MALFORMED, said)
+    refused(lambda: enrollment(**keys), MALFORMED, said)
 
 
-def test_an_enrolment_needs_an_mdm_payload_and_an_identity_that_is_one() -> None:
-    refused(lambda: enrolment_of(profile(root()), {}), MALFORMED, "no com.apple.mdm payload")
-    refused(lambda: enrolment(IdentityCertificateUUID="ROOT"), BAD_CERTIFICATE, "provides no identity")
+def test_an_enrollment_needs_an_mdm_payload_and_an_identity_that_is_one() -> None:
+    refused(lambda: enrollment_of(profile(root()), {}), MALFORMED, "no com.apple.mdm payload")
+    refused(lambda: enrollment(IdentityCertificateUUID="ROOT"), BAD_CERTIFICATE, "provides no identity")
 
 
 @pytest.mark.parametrize(
@@ -261,11 +261,13 @@ def test_an_enrolment_needs_an_mdm_payload_and_an_identity_that_is_one() -> None
     ],
 )
 def test_an_update_may_not_move_the_mac_or_widen_its_rights(keys: dict[str, Any], said: str) -> None:
-    refused(lambda: check_update(enrolment(AccessRights=7), enrolment(**{"AccessRights": 7, **keys})), MALFORMED, said)
+    refused(
+        lambda: check_update(enrollment(AccessRights=7), enrollment(**{"AccessRights": 7, **keys})), MALFORMED, said
+    )
 
 
 def test_an_update_may_give_up_rights() -> None:
-    check_update(enrolment(AccessRights=7), enrolment(AccessRights=3, SignMessage=True))
+    check_update(enrollment(AccessRights=7), enrollment(AccessRights=3, SignMessage=True))
 
 
 # LOM
@@ -378,7 +380,7 @@ def everything(found: Profile) -> None:
         for read in (unpack_identity, certificate_of, scep_of):
             with contextlib.suppress(ProfileError):
                 read(item)
-    for judge in (enrolment_of, lom_configuration_of):
+    for judge in (enrollment_of, lom_configuration_of):
         with contextlib.suppress(ProfileError):
             judge(found, {"IDENTITY": IDENTITY})
     store = ProfileStore()

@@ -90,7 +90,7 @@ def test_what_waits_is_worth_nothing_once_the_mac_left_or_listens_to_another_top
     assert broker.waiting == 0
 
 
-def test_between_two_enrolments_the_newest_of_each_topic_waits() -> None:
+def test_between_two_enrollments_the_newest_of_each_topic_waits() -> None:
     macs = SettableMacs()
     macs.standing[0], macs.topics[0] = Presence.OFFLINE, ""
     broker = PushBroker(macs)

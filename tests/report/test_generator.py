@@ -20,7 +20,7 @@ PHASE = PhaseSummary(
 
 
 def waited(name: str, waits: int, seconds: float) -> PhaseSummary:
-    """An enrolment that waited for RSA keys."""
+    """An enrollment that waited for RSA keys."""
     return msgspec.structs.replace(PHASE, name=name, kind="enroll", key_waits=waits, key_wait_s=seconds)
 
 
@@ -95,16 +95,16 @@ def test_a_wait_for_its_own_keys_is_the_generators_and_touches_the_rate_alone() 
         "max_rss_kib": 1,
     }
     found = judged_generator([idle], metrics=metrics)
-    assert found.reasons[0].startswith("Enrolments waited for the load generator's own RSA keys: 2 waits, p99 5.70 s.")
+    assert found.reasons[0].startswith("Enrollments waited for the load generator's own RSA keys: 2 waits, p99 5.70 s.")
     assert unreliable(found.overloaded, [], []) == {"enroll.rate"}
-    [long, quick] = [waited("enrol", 2, 5.9), waited("enrol again", 4, 0.01)]
+    [long, quick] = [waited("enroll", 2, 5.9), waited("enroll again", 4, 0.01)]
     named = judged_generator([idle], metrics=metrics, phases=[PHASE, quick, long])
-    assert [(each.phase, each.worker, each.kind) for each in named.overloaded] == [("enrol", None, "key")]
+    assert [(each.phase, each.worker, each.kind) for each in named.overloaded] == [("enroll", None, "key")]
     assert named.reasons[0].startswith(
-        "Phase enrol: enrolments waited for the load generator's own RSA keys: 2 waits, 2.95 s on average."
+        "Phase enroll: enrollments waited for the load generator's own RSA keys: 2 waits, 2.95 s on average."
     )
-    most = judged_generator([idle], metrics=metrics, phases=[waited("enrol", 200, 6.0), quick])
-    assert [each.phase for each in most.overloaded] == ["enrol"]
+    most = judged_generator([idle], metrics=metrics, phases=[waited("enroll", 200, 6.0), quick])
+    assert [each.phase for each in most.overloaded] == ["enroll"]
     short = Metrics()
     short.stage("key", 0.01)
     assert judged_generator([idle], metrics=short).trustworthy

@@ -191,10 +191,10 @@ def test_the_embedded_lab_is_no_server_whose_latencies_count():
     document = documents.good()
     document["limits"] = []
     document["generator"] = documents.failed()["generator"] | {"embedded_lab": True}
-    document["generator"]["overloaded"] = [{"phase": "enrol the fleet", "worker": 0, "kind": "process", "reason": "x"}]
+    document["generator"]["overloaded"] = [{"phase": "enroll the fleet", "worker": 0, "kind": "process", "reason": "x"}]
     lines = summary(pipe(), document)
     told = " ".join(lines)
-    assert "the latencies show the flow, not a server. The machine was overloaded in enrol the fleet." in told
+    assert "the latencies show the flow, not a server. The machine was overloaded in enroll the fleet." in told
     assert lines[-1].startswith("All good: ")
     assert "Warning" not in told
 

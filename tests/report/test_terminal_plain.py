@@ -30,17 +30,17 @@ class Log:
 def test_a_line_when_a_phase_begins_one_when_it_is_over_and_one_every_ten_seconds():
     log = Log()
     for second in range(26):
-        began = phase("enrol", begun=0.0, planned=1200, started=48 * second + 5, done=48 * second)
+        began = phase("enroll", begun=0.0, planned=1200, started=48 * second + 5, done=48 * second)
         log.look(view(began, phase("settle"), elapsed=second + 0.2, operations={"enroll": operation(48 * second)}))
-    over = phase("enrol", begun=0.0, over=26.4, planned=1200, done=1200, failed=3, dropped=2)
+    over = phase("enroll", begun=0.0, over=26.4, planned=1200, done=1200, failed=3, dropped=2)
     log.look(view(over, phase("settle", begun=26.5, planned=0), elapsed=27.0))
     log.look(view(over, phase("settle", begun=26.5, over=28.5, planned=0), elapsed=29.0))
     log.display.close()
     assert log.lines == [
-        "0:00 enrol: started",
-        "0:10 enrol 480/1,200; enroll 50.0/s p99 98.7 ms; 0 errors",
-        "0:20 enrol 960/1,200; enroll 50.0/s p99 98.7 ms; 0 errors",
-        "0:26 enrol: finished in 26.4 s, 1,200/1,200 done, 3 failed, 2 dropped",
+        "0:00 enroll: started",
+        "0:10 enroll 480/1,200; enroll 50.0/s p99 98.7 ms; 0 errors",
+        "0:20 enroll 960/1,200; enroll 50.0/s p99 98.7 ms; 0 errors",
+        "0:26 enroll: finished in 26.4 s, 1,200/1,200 done, 3 failed, 2 dropped",
         "0:26 settle: started",
         "0:28 settle: finished in 2.0 s, 0 failed",
     ]
@@ -49,8 +49,8 @@ def test_a_line_when_a_phase_begins_one_when_it_is_over_and_one_every_ten_second
 def test_a_run_that_is_stuck_says_so_again_and_again():
     log = Log()
     for second in (0.0, 11.0, 22.0):
-        log.look(view(phase("enrol", begun=0.0, done=1, started=2), elapsed=second))
-    assert log.lines == ["0:00 enrol: started", "0:11 enrol 1/100; 0 errors", "0:22 enrol 1/100; 0 errors"]
+        log.look(view(phase("enroll", begun=0.0, done=1, started=2), elapsed=second))
+    assert log.lines == ["0:00 enroll: started", "0:11 enroll 1/100; 0 errors", "0:22 enroll 1/100; 0 errors"]
 
 
 def test_what_happened_between_two_looks_is_told_in_order():
@@ -63,10 +63,10 @@ def test_what_happened_between_two_looks_is_told_in_order():
 
 def test_phases_that_were_cut_short_are_named_once():
     log = Log()
-    log.look(view(phase("enrol", begun=0.0, done=1, late=1), phase("later"), elapsed=7.0))
+    log.look(view(phase("enroll", begun=0.0, done=1, late=1), phase("later"), elapsed=7.0))
     log.display.close()
     log.display.close()
-    assert log.lines == ["0:00 enrol: started", "0:07 enrol: did not finish, 1/100 done, 0 failed, 1 late"]
+    assert log.lines == ["0:00 enroll: started", "0:07 enroll: did not finish, 1/100 done, 0 failed, 1 late"]
 
 
 def test_the_busiest_operations_and_the_first_phases_are_enough_for_a_line():
@@ -116,8 +116,8 @@ def test_a_line_is_never_wrapped():
 def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(quiet):
     console = Console(file=io.StringIO(), force_terminal=True, force_interactive=False, color_system=None)
     display = make_display(console, quiet=quiet, clock=Seconds())
-    display.look(view(phase("enrol", begun=0.0)))
+    display.look(view(phase("enroll", begun=0.0)))
     display.close()
     assert written(console).splitlines() == (
-        [] if quiet else ["0:00 enrol: started", "0:42 enrol: did not finish, 0/100 done, 0 failed"]
+        [] if quiet else ["0:00 enroll: started", "0:42 enroll: did not finish, 0/100 done, 0 failed"]
     )

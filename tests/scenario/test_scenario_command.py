@@ -24,7 +24,7 @@ def test_check_says_what_a_scenario_comes_to(tmp_path: Path) -> None:
     done = command("check", file, "--set", "fleet.devices=40")
     assert done.exit_code == 0
     assert "40 Macs in 4 segments of 10" in done.output
-    assert "40 enrolments  20 per second  1.95 s" in done.output
+    assert "40 enrollments  20 per second  1.95 s" in done.output
     assert "Limit: enroll.errors == 0" in done.output
     assert "By schedule it takes 1.95 s, then up to 30 s for what is under way." in done.output
 
@@ -36,7 +36,7 @@ def test_check_goes_on_after_a_scenario_that_is_wrong_and_ends_with_2(tmp_path: 
     done = command("check", bad, good)
     assert done.exit_code == 2
     assert f'lom-agent: {bad}: phase[0] ("enroll") has no key "rtae"; did you mean "rate"?' in done.stderr
-    assert "100 enrolments" in done.output
+    assert "100 enrollments" in done.output
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_each_phase_says_how_many_how_fast_and_how_long() -> None:
         poll = 0.5
     """
     assert come_to(text) == [
-        ("100 enrolments", "10 per second", 9.9),
+        ("100 enrollments", "10 per second", 9.9),
         ("20 sessions, by push, repeating 10", "0 to 4 per second within 10 s", 10.0),
         ("100 commands DeviceInformation", "8 at a time", float("inf")),
         ("100 Macs set up, with a LOM profile", "50 at once every 3 s", 3.0),

@@ -132,7 +132,7 @@ def test_a_phase_takes_from_load_what_it_does_not_say(general: str, own: str, pl
         ("concurrency = 4\nduration = 60", Closed(4, 60.0)),
     ],
 )
-def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
+def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
     scenario = read(ENROLL + own)
     phase = scenario.phases[0]
     assert isinstance(phase, ArrivingPhase)
@@ -179,7 +179,7 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ('[phase]\nkind = "enroll"', "phase should be tables, each under [[phase]] in two brackets, but is a table"),
         ("phase = [3]", "phase[0] should be a table, but is 3"),
         ('[[phase]]\nname = "x"', 'phase[0] ("x") lacks the key "kind": one of enroll, checkin'),
-        ('[[phase]]\nkind = "enrol"', 'but is "enrol"; did you mean "enroll"?'),
+        ('[[phase]]\nkind = "enroll"', 'but is "enroll"; did you mean "enroll"?'),
         ("[[phase]]\nkind = 3", "kind should be one of enroll"),
         (ENROLL + ENROLL, 'phase[0] and phase[1] are both called "enroll"'),
         (ENROLL + 'name = "a b"', "name should be text that begins with a letter"),
@@ -252,7 +252,7 @@ def test_nobody_enrols_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ),
         (
             '[server]\nadapter = "none"\n' + ENROLL,
-            "server.enroll is missing: the URL or the FILE of the enrolment profile",
+            "server.enroll is missing: the URL or the FILE of the enrollment profile",
         ),
         ('[server]\nenroll = "https://x"\n' + ENROLL, "server.enroll is for a server of your own"),
         ("[server]\ninsecure = true\n" + ENROLL, "server.insecure is for a server of your own"),

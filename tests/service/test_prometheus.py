@@ -20,7 +20,7 @@ HOSTILE = 'a "phase"\\ with\nlines, {braces="x"} 1 und Umlaute \u00e4\u202e'
 VIEW = LiveView(
     elapsed=61.5,
     phases=(
-        PhaseView("enrol", "enroll", PhaseState(100, 100, 98, 3, 2, 1, True), 0.0, 50.0),
+        PhaseView("enroll", "enroll", PhaseState(100, 100, 98, 3, 2, 1, True), 0.0, 50.0),
         PhaseView(HOSTILE, "command", PhaseState(1000, 10, 7), 50.0),
         PhaseView("later", "idle", PhaseState()),
     ),
@@ -133,7 +133,7 @@ def test_phases_have_their_names_whatever_these_are(run_in_reactor):
         (sample.labels["phase"], sample.labels["kind"], sample.labels["state"]): sample.value
         for sample in things.samples
     }
-    assert of["enrol", "enroll", "dropped"] == 1
+    assert of["enroll", "enroll", "dropped"] == 1
     assert [of[HOSTILE, "command", state] for state in ("planned", "started", "done")] == [1000, 10, 7]
     assert of["later", "idle", "planned"] == 0
     assert len(of) == 3 * 7

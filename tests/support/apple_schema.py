@@ -32,7 +32,7 @@ def problems(value: Any, keys: Mapping[str, Key], *, release: str = NEWEST, wher
     found = [f"{where}{name} is not in the schema" for name in value if name not in known]
     for name, key in known.items():
         if name not in value:
-            if key.fact.presence == "required" and not _only_in_user_enrolments(key):
+            if key.fact.presence == "required" and not _only_in_user_enrollments(key):
                 found.append(f"{where}{name} is required and absent")
             continue
         found += _value_problems(value[name], key, release, f"{where}{name}")
@@ -69,5 +69,5 @@ def _on_mac(key: Key, release: str) -> bool:
     return key.fact.is_in(release) and key.fact.channels in ("", "device", "device|user")
 
 
-def _only_in_user_enrolments(key: Key) -> bool:
+def _only_in_user_enrollments(key: Key) -> bool:
     return "userenrollment=required" in key.fact.flags.split("|")

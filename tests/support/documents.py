@@ -101,7 +101,7 @@ def _worse() -> dict[str, Shape]:
 
 
 PHASES = [
-    ("enrol the fleet", "enroll", 0.0, 120.0),
+    ("enroll the fleet", "enroll", 0.0, 120.0),
     ("warm up", "command", 120.0, 180.0),
     ("DeviceInformation for everyone", "command", 180.0, 480.0),
     ("set up LOM", "lom_setup", 480.0, 500.0),

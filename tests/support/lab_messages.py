@@ -53,7 +53,7 @@ def token_update(udid: str = UDID) -> dict[str, Any]:
     return {"MessageType": "TokenUpdate", "Topic": TOPIC, "UDID": udid, "Token": bytes(32), "PushMagic": "magic"}
 
 
-def enrol(lab: Lab, udid: str = UDID, identity: Identity | None = None) -> Identity:
+def enroll(lab: Lab, udid: str = UDID, identity: Identity | None = None) -> Identity:
     """Have a Mac enrolled; its identity."""
     identity = identity or AUTHORITIES.mdm_identity()
     lab.check_in(put(identity, authenticate(udid)))

@@ -9,7 +9,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from lab_messages import UDID, enrol, report
+from lab_messages import UDID, enroll, report
 
 from agent.lab.core import Lab
 from agent.lab.store import LabStore
@@ -18,7 +18,7 @@ from agent.lab.store import LabStore
 def main(folder: Path, first: int) -> None:
     """Change it."""
     lab = Lab(state=LabStore(folder), kept_results=5)
-    identity = enrol(lab)  # with a new identity each time, so that the queue begins empty
+    identity = enroll(lab)  # with a new identity each time, so that the queue begins empty
     print("ready", flush=True)
     for number in count(first):
         if number % 3 < 2:

@@ -49,9 +49,9 @@ class Outside:
         return self.server.lab
 
     def tables(self, **server: Any) -> dict[str, Any]:
-        """The tables of a scenario that enrols here."""
+        """The tables of a scenario that enrolls here."""
         return {
-            "server": {"enroll": self.server.enrolment_url, "ca": [str(self.ca)], **server},
+            "server": {"enroll": self.server.enrollment_url, "ca": [str(self.ca)], **server},
             "push": {"listen": "127.0.0.1:0", "tls": str(self.folder / "apns")},
         }
 

@@ -10,7 +10,7 @@ from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.pki.identity import Identity, dump_pkcs12
 from agent.plists import dump_xml
 from agent.profiles.certificates import PKCS12, unpack_identity
-from agent.profiles.enrolment import MDM
+from agent.profiles.enrollment import MDM
 from agent.profiles.errors import ProfileError
 from agent.profiles.lom import LOM
 from agent.profiles.profile import Profile, parse_profile

@@ -19,7 +19,7 @@ from agent.measure.records import Exchange
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet import FleetBehaviour
 from agent.pki.identity import Identity
-from agent.profiles.making import enrolment_profile, pkcs12_payload
+from agent.profiles.making import enrollment_profile, pkcs12_payload
 
 QUICK = FleetBehaviour(timing=Timing(retry_first=0.02, retry_longest=0.05))
 NEVER = FleetBehaviour(timing=Timing(retry_first=3600.0, retry_longest=3600.0))  # it looks again only when it is woken
@@ -55,7 +55,7 @@ class ScriptedMDM:
 
     @property
     def url(self) -> str:
-        """Where the enrolment profile is."""
+        """Where the enrollment profile is."""
         assert self.server is not None
         return f"{self.server.url}/enroll"
 
@@ -64,10 +64,10 @@ class ScriptedMDM:
         self.strange.setdefault(of, deque()).extend(acts)
 
     def profile(self) -> dict[str, Any]:
-        """A new enrolment profile for this server."""
+        """A new enrollment profile for this server."""
         assert self.server is not None
         authorities = self.running.server.authorities
-        profile = enrolment_profile(authorities, self.server.url, pkcs12_payload(authorities))
+        profile = enrollment_profile(authorities, self.server.url, pkcs12_payload(authorities))
         decoded: dict[str, Any] = plistlib.loads(profile)
         return decoded
 
@@ -119,8 +119,8 @@ class ScriptedMDM:
         """How each exchange of one Mac ended: "good", or the kind of its failure."""
         return ["good" if record.failure is None else record.failure.kind for record in self.records(operation, client)]
 
-    async def enrol_all(self) -> None:
-        """Enrol every Mac."""
+    async def enroll_all(self) -> None:
+        """Enroll every Mac."""
         for client in self.macs:
             await client.enroll_at(self.url)
 
@@ -168,8 +168,8 @@ async def closing(mdm: ScriptedMDM) -> AsyncIterator[None]:
         mdm.running.keys.close()
 
 
-async def fails_to_enrol(mdm: ScriptedMDM) -> tuple[PeerError, Exchange]:
-    """The first Mac fails to enrol: with what error, and what was recorded of it."""
+async def fails_to_enroll(mdm: ScriptedMDM) -> tuple[PeerError, Exchange]:
+    """The first Mac fails to enroll: with what error, and what was recorded of it."""
     victim = mdm.macs[0]
     try:
         await victim.enroll_at(mdm.url)

@@ -67,9 +67,9 @@ class Stack:
         """The Mac's UDID."""
         return client.device.mac.udid
 
-    async def enrol(self, client: MDMClient) -> None:
-        """Enrol one Mac with the lab's profile."""
-        await client.enroll_at(self.server.enrolment_url)
+    async def enroll(self, client: MDMClient) -> None:
+        """Enroll one Mac with the lab's profile."""
+        await client.enroll_at(self.server.enrollment_url)
 
     async def command(self, client: MDMClient, request_type: str, **body: Any) -> Mapping[str, Any]:
         """Queue a command, wake the Mac, and return its result."""
@@ -105,7 +105,7 @@ async def stack(
     running.network.listen()
     try:
         for client in running.fleet:
-            await running.enrol(client)
+            await running.enroll(client)
         yield running
     finally:
         running.fleet.close()

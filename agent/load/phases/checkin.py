@@ -42,7 +42,7 @@ async def look_when_pushed(context: PhaseContext, index: int, due: Moment, secon
 
 def _free(context: PhaseContext, index: int) -> MDMClient:
     client = context.mac(index)
-    if client.device.enrolment is None:
+    if client.device.enrollment is None:
         raise NotPossible(NOT_ENROLLED)
     if not client.device.running:
         raise NotPossible(NOT_RUNNING)

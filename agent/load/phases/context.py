@@ -35,7 +35,7 @@ class Unanswered(PeerError):
     timed_out = True
 
 
-Enrol = Callable[[MDMClient, Moment], Awaitable[None]]
+Enroll = Callable[[MDMClient, Moment], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -46,8 +46,8 @@ class PhaseContext:
     fleet: Fleet
     metrics: Metrics
     watcher: Watcher
-    enrol: Enrol
-    """Enrols one Mac."""
+    enroll: Enroll
+    """Enrolls one Mac."""
     server: Server | None = None
     """The server's API; None if the scenario has no API to queue a command."""
     pushed: bool = False
@@ -55,7 +55,7 @@ class PhaseContext:
     longest_boot: float = 0.0
     """Seconds that a shutdown and a boot take at most."""
     retries: int = 0
-    """Further attempts of an enrolment that failed."""
+    """Further attempts of an enrollment that failed."""
     setups: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     """The answers to LOMSetupRequest, by the Mac's index."""
     _authorities: Authorities | None = None
@@ -97,7 +97,7 @@ class PhaseContext:
         """
         if self.server is None:
             raise NotPossible(NO_SERVER)
-        if client.device.enrolment is None:
+        if client.device.enrollment is None:
             raise NotPossible(NOT_ENROLLED)
         command_uuid = str(uuid.uuid4()).upper()
         facts = {"request_type": str(command.get("RequestType", ""))[:200], "command_uuid": command_uuid}

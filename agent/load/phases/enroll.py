@@ -9,12 +9,12 @@ from agent.net.mac.environment import Moment
 from agent.net.timing import sleep
 
 ENROLLING = "the Mac was enrolling already"
-RETRY_SECONDS = 1.0  # before the first retry of an enrolment; doubled before each further one
+RETRY_SECONDS = 1.0  # before the first retry of an enrollment; doubled before each further one
 RETRY_LONGEST_SECONDS = 60.0
 
 
 async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
-    """Enrol one Mac, with up to ``server.retries`` retries. Raises PeerError if the last attempt fails."""
+    """Enroll one Mac, with up to ``server.retries`` retries. Raises PeerError if the last attempt fails."""
     client = context.mac(index)
     if not client.device.running:
         raise NotPossible(NOT_RUNNING)
@@ -22,7 +22,7 @@ async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
         raise NotPossible(ENROLLING)
     for attempt in range(context.retries + 1):
         try:
-            await context.enrol(client, due)
+            await context.enroll(client, due)
         except PeerError:
             if attempt == context.retries:
                 raise

@@ -20,7 +20,7 @@ async def cut_power(context: PhaseContext, indexes: Sequence[int], due: Moment, 
     Raises PeerError if a Mac does not come back.
     """
     clients = [context.mac(index) for index in indexes]
-    ran = [client for client in clients if client.device.running and client.device.enrolment is not None]
+    ran = [client for client in clients if client.device.running and client.device.enrollment is not None]
     for client in clients:
         client.cut_mains()
     try:

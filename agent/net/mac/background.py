@@ -1,4 +1,4 @@
-"""What a Mac does outside its session: fetch its enrolment profile, check in, obtain an identity, relay LOM requests.
+"""What a Mac does outside its session: fetch its enrollment profile, check in, obtain an identity, relay LOM requests.
 
 These use connections of their own, because a session may be open at the same time.
 """
@@ -32,18 +32,18 @@ from agent.net.mac.environment import Environment
 from agent.net.mac.scep import obtain_identity
 from agent.pki.cms import mdm_signature
 from agent.pki.identity import Identity
-from agent.profiles.enrolment import Enrolment
+from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
 _log = Logger()
 _LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not to a login page or a proxy."
 
 
-def message_headers(enrolment: Enrolment, content_type: str, body: bytes) -> dict[str, str]:
-    """The headers of a message to the server, with Mdm-Signature where the enrolment has SignMessage."""
+def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> dict[str, str]:
+    """The headers of a message to the server, with Mdm-Signature where the enrollment has SignMessage."""
     headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
-    if enrolment.sign_message:
-        identity = enrolment.identity
+    if enrollment.sign_message:
+        identity = enrollment.identity
         headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
     return headers
 
@@ -71,7 +71,7 @@ class BackgroundTasks:
         self._device = device
         self._environment = environment
         self._endpoint = endpoint
-        self._connections: tuple[Enrolment, Connections] | None = None
+        self._connections: tuple[Enrollment, Connections] | None = None
         self._waiting: list[Work] = []
         self._running = False
         self._driven = 0  # tasks whose I/O requests are being carried out
@@ -135,13 +135,13 @@ class BackgroundTasks:
                     return await self._environment.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, key_wait or KeyWait())
-                case CheckIn(message, enrolment):
-                    return await self._check_in(message, enrolment)
+                case CheckIn(message, enrollment):
+                    return await self._check_in(message, enrollment)
         except PeerError as error:
             return error
 
     async def fetch_profile(self, url: str) -> bytes:
-        """GET an enrolment profile, without a client certificate. Raises PeerError."""
+        """GET an enrollment profile, without a client certificate. Raises PeerError."""
         connections = Connections(self._environment.connection)
         try:
             headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
@@ -150,12 +150,12 @@ class BackgroundTasks:
             connections.close()
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
-            reason = f"the server answered the request for the enrolment profile with {response.status}"
+            reason = f"the server answered the request for the enrollment profile with {response.status}"
             raise ServerRefused(reason + also(response.body, content_type), response.status)
         page = page_in(response.body, content_type, only_type=True)
         if page:
             look_at = "Check the URL, and that the profile is served to a Mac that has not logged in."
-            raise PageAnswered(f"an enrolment profile from {without_query(url)}", page, response.status, look_at)
+            raise PageAnswered(f"an enrollment profile from {without_query(url)}", page, response.status, look_at)
         return response.body
 
     async def _run(self) -> None:
@@ -169,34 +169,34 @@ class BackgroundTasks:
         if life == self._life:
             self._running = False
 
-    async def _check_in(self, message: Mapping[str, Any], enrolment: Enrolment) -> bytes:
+    async def _check_in(self, message: Mapping[str, Any], enrollment: Enrollment) -> bytes:
         """PUT a check-in message; returns the body of the answer. Raises PeerError."""
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
         with self._environment.begin("checkin", self._device.mac.index, None, facts):
             body = plists.dump_xml(message)
-            headers = message_headers(enrolment, checkin.CONTENT_TYPE, body)
-            response = await ask(self._connections_of(enrolment), "PUT", enrolment.check_in_url, headers, body)
+            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body)
+            response = await ask(self._connections_of(enrollment), "PUT", enrollment.check_in_url, headers, body)
             page = page_in(response.body, response.headers.get("content-type", ""))
             if response.status != 200:
                 reason = f"the server answered {facts['message']} with {response.status} instead of 200"
-                hint = hints.of_check_in(response.status, signed=enrolment.sign_message)
+                hint = hints.of_check_in(response.status, signed=enrollment.sign_message)
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
             if page:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
         return response.body
 
-    def _connections_of(self, enrolment: Enrolment) -> Connections:
+    def _connections_of(self, enrollment: Enrollment) -> Connections:
         """The connections of the running task, shared by its check-ins."""
-        if self._connections is None or self._connections[0] is not enrolment:
+        if self._connections is None or self._connections[0] is not enrollment:
             if self._connections is not None:  # of a task that still waits for an answer: fail it
-                self._connections[1].break_off(MacStopped("another enrolment replaced it"), in_order=True)
-            self._connections = enrolment, Connections(partial(self._connection, enrolment))
+                self._connections[1].break_off(MacStopped("another enrollment replaced it"), in_order=True)
+            self._connections = enrollment, Connections(partial(self._connection, enrollment))
         return self._connections[1]
 
-    def _connection(self, enrolment: Enrolment, origin: Origin) -> HTTPConnection:
-        return self._environment.connection(origin, enrolment.identity, enrolment.anchors, enrolment.check_in_pins)
+    def _connection(self, enrollment: Enrollment, origin: Origin) -> HTTPConnection:
+        return self._environment.connection(origin, enrollment.identity, enrollment.anchors, enrollment.check_in_pins)
 
     def _hang_up(self) -> None:
         if self._connections is not None:

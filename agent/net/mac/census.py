@@ -58,6 +58,6 @@ def state_of(client: MDMClient) -> str:
             return "booting"
         case Power.OFF | Power.SHUTTING_DOWN:
             return "off"
-    if device.enrolment is None:
+    if device.enrollment is None:
         return "left" if client.left else "new"
     return "idle" if device.session.state is State.CLOSED else "session"

@@ -1,4 +1,4 @@
-"""One Mac on the network: it enrols, opens sessions with its server, answers LOM requests, goes down and boots.
+"""One Mac on the network: it enrolls, opens sessions with its server, answers LOM requests, goes down and boots.
 
 An MDMClient exists for every Mac of the fleet that was used so far. The runtime state that only an active Mac needs
 (ActiveMac) is created around its Device on first use; for an idle Mac only the serialised Device is kept. The client is
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.device.installing import enrol
+from agent.device.installing import enrollment_steps
 from agent.device.mac import Device
 from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import LOMConfiguration
@@ -206,11 +206,11 @@ class MDMClient:
     @property
     def enrolled(self) -> bool:
         """Whether it is managed. Does not make an idle Mac active."""
-        return self._kept_enrolled if self._active is None else self._active.device.enrolment is not None
+        return self._kept_enrolled if self._active is None else self._active.device.enrollment is not None
 
     @property
     def left(self) -> bool:
-        """Whether it was unenrolled and did not enrol again. Does not make an idle Mac active."""
+        """Whether it was unenrolled and did not enroll again. Does not make an idle Mac active."""
         return self._kept_left if self._active is None else self._active.device.left_at is not None
 
     def rest(self) -> bool:
@@ -227,7 +227,7 @@ class MDMClient:
             active.rest()
             return False
         self._kept = self._idle_store.lay(active.device)
-        self._kept_enrolled = active.device.enrolment is not None
+        self._kept_enrolled = active.device.enrollment is not None
         self._kept_left = active.device.left_at is not None
         self._active = None
         return True
@@ -240,7 +240,7 @@ class MDMClient:
     # With its server.
 
     async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
-        """Enrol with the profile that ``fetch`` returns. Raises PeerError; the enrolment before it then stays.
+        """Enroll with the profile that ``fetch`` returns. Raises PeerError; the enrollment before it then stays.
 
         ``due`` is when it was to start, from which its time counts; None is now. The wait for an RSA key is recorded
         apart, because the server does not cause it.
@@ -251,7 +251,7 @@ class MDMClient:
             pushes.enrolling = True
             key_wait = KeyWait()
             try:
-                profile = await mac.background.drive(enrol(device, await fetch()), key_wait)
+                profile = await mac.background.drive(enrollment_steps(device, await fetch()), key_wait)
             except PeerError:
                 pushes.enrolling = False
                 pushes.back()
@@ -266,7 +266,7 @@ class MDMClient:
         pushes.enrolled()
 
     async def enroll_at(self, url: str, due: Moment | None = None) -> None:
-        """Enrol with the profile at ``url``; otherwise as ``enroll``."""
+        """Enroll with the profile at ``url``; otherwise as ``enroll``."""
         await self.enroll(lambda: self._parts.background.fetch_profile(url), due)
 
     def receive_push(self, notification: Notification) -> bool:
@@ -335,6 +335,6 @@ class MDMClient:
 
 
 def _check_signer(device: Device, profile: Profile, environment: Environment) -> None:
-    anchors = () if device.enrolment is None else device.enrolment.anchors
+    anchors = () if device.enrollment is None else device.enrollment.anchors
     if profile.signers and not environment.trusts(profile.signers, anchors):
-        environment.warn(f"the signer of the enrolment profile “{profile.name}” is not trusted")
+        environment.warn(f"the signer of the enrollment profile “{profile.name}” is not trusted")

@@ -17,7 +17,7 @@ from agent.net.http.http1 import Origin, RequestHead, Response, split_url
 from agent.net.http.resumption import Resumption
 from agent.net.mac.environment import Environment
 from agent.pki.cms import mdm_signature
-from agent.profiles.enrolment import Enrolment
+from agent.profiles.enrollment import Enrollment
 
 Sending = Callable[[], object]
 
@@ -41,13 +41,13 @@ class SessionConnection:
         """Whether a connection is open."""
         return self._connection is not None and self._connection.connected
 
-    def put(self, report: bytes, enrolment: Enrolment, caller: Caller, sending: Sending | None) -> None:
+    def put(self, report: bytes, enrollment: Enrollment, caller: Caller, sending: Sending | None) -> None:
         """PUT a report to the ServerURL. ``sending`` is called when its first byte is sent."""
         self._redirects = 0
         self._report = report
-        self._send_to(enrolment.server_url, enrolment, caller, sending)
+        self._send_to(enrollment.server_url, enrollment, caller, sending)
 
-    def follow(self, redirect: Response, enrolment: Enrolment, caller: Caller, sending: Sending | None) -> None:
+    def follow(self, redirect: Response, enrollment: Enrollment, caller: Caller, sending: Sending | None) -> None:
         """PUT the last report to the URL of a redirect. Raises RedirectRefused."""
         following = redirected(self._url, redirect)
         if following is None:
@@ -55,7 +55,7 @@ class SessionConnection:
         if self._redirects >= MAX_REDIRECTS:
             raise RedirectRefused(f"more than {MAX_REDIRECTS} redirects")
         self._redirects += 1
-        self._send_to(following, enrolment, caller, sending)
+        self._send_to(following, enrollment, caller, sending)
 
     def rest(self) -> None:
         """Free the memory of the last report, which is answered."""
@@ -77,19 +77,19 @@ class SessionConnection:
         if self._resumption is not None:
             self._resumption.forget()
 
-    def _send_to(self, url: str, enrolment: Enrolment, caller: Caller, sending: Sending | None) -> None:
+    def _send_to(self, url: str, enrollment: Enrollment, caller: Caller, sending: Sending | None) -> None:
         self._url = url
-        origin, request = report_request(enrolment, url, self._report)
+        origin, request = report_request(enrollment, url, self._report)
         connection = self._connection
-        if connection is None or self._origin != origin or connection.identity is not enrolment.identity:
-            connection = self._opened(origin, enrolment)
+        if connection is None or self._origin != origin or connection.identity is not enrollment.identity:
+            connection = self._opened(origin, enrollment)
         connection.request(request, caller, sending)
 
-    def _opened(self, origin: Origin, enrolment: Enrolment) -> HTTPConnection:
+    def _opened(self, origin: Origin, enrollment: Enrollment) -> HTTPConnection:
         self.hang_up()
         self._origin = origin
         self._connection = self._environment.connection(
-            origin, enrolment.identity, enrolment.anchors, enrolment.server_pins, self._resumption
+            origin, enrollment.identity, enrollment.anchors, enrollment.server_pins, self._resumption
         )
         return self._connection
 
@@ -97,12 +97,12 @@ class SessionConnection:
 _KEPT_HEADS = 256  # a fleet has one ServerURL and maybe some redirects; with one for each Mac, heads are made again
 
 
-def report_request(enrolment: Enrolment, url: str, body: bytes) -> tuple[Origin, bytes]:
+def report_request(enrollment: Enrollment, url: str, body: bytes) -> tuple[Origin, bytes]:
     """A report's origin and request, with Mdm-Signature for SignMessage. Raises OperatorError for a bad URL."""
     origin, head = _head(url)
-    if not enrolment.sign_message:
+    if not enrollment.sign_message:
         return origin, head.request(body)
-    identity = enrolment.identity
+    identity = enrollment.identity
     signature = mdm_signature(body, identity.certificate, identity.key)
     return origin, head.request(body, {"Mdm-Signature": signature})
 

@@ -46,7 +46,7 @@ class FleetMacs:
         return self._fleet[index].pushes.presence
 
     def topic(self, index: int) -> str:
-        """The topic of the Mac's enrolment; empty where it has none."""
+        """The topic of the Mac's enrollment; empty where it has none."""
         return self._fleet[index].pushes.topic
 
     def left_at(self, index: int) -> float:

@@ -1,6 +1,6 @@
-"""What the operator can check when an enrolment is refused, because servers seldom give a reason.
+"""What the operator can check when an enrollment is refused, because servers seldom give a reason.
 
-docs/your-server.md, "When an enrolment is refused", explains the same at length.
+docs/your-server.md, "When an enrollment is refused", explains the same at length.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class GatewaySide:
 
 
 class PushListener:
-    """The push state of one active Mac. ``enrolling`` is set while the Mac enrols."""
+    """The push state of one active Mac. ``enrolling`` is set while the Mac enrolls."""
 
     __slots__ = ("_device", "_environment", "_gateway", "_pending", "enrolling")
 
@@ -57,16 +57,16 @@ class PushListener:
     def presence(self) -> Presence:
         """Whether APNs can reach the Mac."""
         if self.enrolling:
-            return Presence.OFFLINE  # also when it enrols again: pushes are stored for the new enrolment
-        if self._device.enrolment is not None:
+            return Presence.OFFLINE  # also when it enrolls again: pushes are stored for the new enrollment
+        if self._device.enrollment is not None:
             return Presence.ONLINE if self._device.running else Presence.OFFLINE
         return Presence.UNKNOWN if self.left_at is None else Presence.LEFT
 
     @property
     def topic(self) -> str:
-        """The topic of its enrolment; empty where it has none."""
-        enrolment = self._device.enrolment
-        return "" if enrolment is None else enrolment.topic
+        """The topic of its enrollment; empty where it has none."""
+        enrollment = self._device.enrollment
+        return "" if enrollment is None else enrollment.topic
 
     @property
     def sending(self) -> Callable[[], None] | None:
@@ -74,7 +74,7 @@ class PushListener:
         return self._sent if self._pending else None
 
     def take(self, notification: Notification) -> bool:
-        """Whether a push is for this enrolment, by its topic and PushMagic. If so, its time is measured."""
+        """Whether a push is for this enrollment, by its topic and PushMagic. If so, its time is measured."""
         if notification.topic != self.topic or notification.push_magic != self._device.mac.push_magic:
             return False
         environment = self._environment
@@ -96,7 +96,7 @@ class PushListener:
         self._end(CutShort(reason))
 
     def back(self) -> None:
-        """The Mac is up again, or an enrolment failed: deliver the stored pushes."""
+        """The Mac is up again, or an enrollment failed: deliver the stored pushes."""
         if self.presence is Presence.ONLINE:
             self._gateway.on_back(self._device.mac.index)
 

@@ -37,7 +37,7 @@ class StillPending(SCEPError):
 async def obtain_identity(
     reactor: Reactor, connection_to: ConnectionTo, payload: SCEPPayload, key: rsa.RSAPrivateKey
 ) -> Identity:
-    """Enrol ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError if the CA cannot be reached."""
+    """Enroll ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError if the CA cannot be reached."""
     client = _Client(connection_to, payload.url)
     caps = await client.capabilities(payload.ca_name)
     ca = await client.ca_certificates(payload.ca_name)
@@ -51,7 +51,7 @@ async def obtain_identity(
         key_usage=payload.key_usage,
     )
     try:
-        granted = await client.enrol(reactor, csr, key, ca, caps, payload)
+        granted = await client.enroll(reactor, csr, key, ca, caps, payload)
     except SCEPFailure as failure:
         hint = "" if failure.fail_info is None else hints.SCEP[failure.fail_info]
         raise SCEPFailure(failure.fail_info, hints.with_hint(str(failure), hint)) from failure
@@ -80,7 +80,7 @@ class _Client:
         _check_answer("GetCACert", response)
         return parse_ca_certificates(response.body)
 
-    async def enrol(
+    async def enroll(
         self,
         reactor: Reactor,
         csr: bytes,

@@ -29,7 +29,7 @@ from agent.net.mac.environment import Environment
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
 from agent.net.timing import Alarm
-from agent.profiles.enrolment import Enrolment
+from agent.profiles.enrollment import Enrollment
 
 LEFT = "the Mac was unenrolled"
 
@@ -93,7 +93,7 @@ class Sessions:
 
         No effect on a Mac that is off or not enrolled. ``due`` is when the session was to start; None is now.
         """
-        if self._device.enrolment is None or not self._device.running:
+        if self._device.enrollment is None or not self._device.running:
             return False
         self._poll.cancel()
         return self._begin(due)
@@ -159,20 +159,20 @@ class Sessions:
         return True
 
     def _put(self, send: Send) -> None:
-        self._connection.put(send.body, self._enrolment, self, self._pushes.sending)
+        self._connection.put(send.body, self._enrollment, self, self._pushes.sending)
 
     def _redirect(self, response: Response) -> None:
         try:
-            self._connection.follow(response, self._enrolment, self, self._pushes.sending)
+            self._connection.follow(response, self._enrollment, self, self._pushes.sending)
         except RedirectRefused as error:
             self.broke(error)
 
     @property
-    def _enrolment(self) -> Enrolment:
-        enrolment = self._device.enrolment
-        if enrolment is None:
+    def _enrollment(self) -> Enrollment:
+        enrollment = self._device.enrollment
+        if enrollment is None:
             raise MisuseError("expected an enrolled Mac to send a report, found one that is not")
-        return enrolment
+        return enrollment
 
     def _follow(self, event: Event) -> None:
         match event:
@@ -208,7 +208,7 @@ class Sessions:
         if isinstance(over.failure, CommandDropped | NotNowRepeated):
             self._environment.warn(str(over.failure))
         if over.unenrolled:
-            why = Unenrolled(f"the server ended the enrolment: {over.failure}")
+            why = Unenrolled(f"the server ended the enrollment: {over.failure}")
             self._environment.begin("enroll", self._mac.index).end(why)
             self._leave()
         else:
@@ -235,9 +235,9 @@ class Sessions:
                     self._power.request(request)
                     ended = ended or not self._device.running
                 case LeaveManagement():
-                    enrolment = self._enrolment
+                    enrollment = self._enrollment
                     self._leave()
-                    self._background.start(partial(self._say_goodbye, enrolment))
+                    self._background.start(partial(self._say_goodbye, enrollment))
                     ended = True
                 case Erase():
                     self._leave()
@@ -247,15 +247,15 @@ class Sessions:
             self._follow(event)
 
     async def _synchronise(self, tokens: bytes) -> None:
-        if self._device.enrolment is not None:
+        if self._device.enrollment is not None:
             await self._background.drive(synchronise(self._device, tokens))
 
-    async def _say_goodbye(self, enrolment: Enrolment) -> None:
-        await self._background.drive(say_goodbye(self._device.mac.udid, enrolment))
+    async def _say_goodbye(self, enrollment: Enrollment) -> None:
+        await self._background.drive(say_goodbye(self._device.mac.udid, enrollment))
 
     def _leave(self) -> None:
-        """Unenrol the Mac."""
+        """Unenroll the Mac."""
         self.end(LEFT)
-        self._device.forget_enrolment()
+        self._device.forget_enrollment()
         self._lom.update()
         self._pushes.left()

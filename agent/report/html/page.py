@@ -40,7 +40,7 @@ MOST_ROWS = 200  # of a table; a note tells how many are left out
 
 # The meaning of operations and stages for a reader who does not know this program.
 OPERATION_WORDS = {
-    "enroll": "from the request for the enrolment profile until the response to the last check-in message",
+    "enroll": "from the request for the enrollment profile until the response to the last check-in message",
     "checkin": "one check-in message until the server's 200 response",
     "session": "from the push, or from an MDM client that polls by itself, until the server's empty response",
     "command": "from the Mac's receipt of a command until the server accepted its result",

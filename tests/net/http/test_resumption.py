@@ -28,7 +28,7 @@ from agent.net.transport.tls import TLSContexts
 from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, PeerRejected, server_judge
-from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
+from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
 MAC = AUTHORITY.issue("mac", CLIENT_USAGE)
 NOW = datetime.now(UTC).timestamp()
@@ -143,7 +143,7 @@ def test_a_macs_sessions_with_its_mdm_server(
     )
     (mac,) = Fleet(Population("stack", 1), environment)
     server.scripts = (empties,)
-    mac.device.enrolment = Enrolment(
+    mac.device.enrollment = Enrollment(
         server_url=f"{server.url}/mdm",
         check_in_url=f"{server.url}/checkin",
         topic=f"{TOPIC_PREFIX}External.x",

@@ -172,14 +172,14 @@ def test_whether_a_mac_left_is_known_after_it_lay_down(run_in_reactor: RunInReac
     run_in_reactor(scenario())
 
 
-def test_the_enrolment_under_way_keeps_a_mac_awake(run_in_reactor: RunInReactor) -> None:
+def test_the_enrollment_under_way_keeps_a_mac_awake(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client, rested = running.fleet[0], []
 
             async def fetch() -> bytes:
                 rested.append(client.rest())
-                return running.server.enrolment_profile()
+                return running.server.enrollment_profile()
 
             await client.enroll(fetch)
             assert rested == [False]

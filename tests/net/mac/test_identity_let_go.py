@@ -24,7 +24,7 @@ def test_the_connection_goes_on_without_it(
                 assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
                 await running.until(lambda: client.open_session is None, "the session's end")
             assert len({connection for _udid, connection in running.reports}) == 1
-            assert client.device.enrolment is not None
+            assert client.device.enrollment is not None
             connection = client._parts.connection._connection
             assert connection is not None
             assert connection._stream is not None
@@ -32,7 +32,7 @@ def test_the_connection_goes_on_without_it(
             assert isinstance(tls, SSL.Connection)
             held = tls.get_certificate()
             assert held is not None
-            own = held.to_cryptography() == client.device.enrolment.identity.certificate
+            own = held.to_cryptography() == client.device.enrollment.identity.certificate
             assert own != openssl_direct.DIRECT
 
     run_in_reactor(scenario())

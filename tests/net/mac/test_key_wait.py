@@ -1,4 +1,4 @@
-"""The wait for an RSA key is this machine's: the latency of an enrolment leaves it out, and says how long it was."""
+"""The wait for an RSA key is this machine's: the latency of an enrollment leaves it out, and says how long it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
 
-KEY_SECONDS = 1000.0  # far beyond what an enrolment takes
+KEY_SECONDS = 1000.0  # far beyond what an enrollment takes
 
 
 class SkewedReactor:
@@ -59,10 +59,10 @@ async def slow_keys() -> AsyncIterator[Stack]:
         await running.server.close()
 
 
-def test_the_latency_of_an_enrolment_leaves_the_wait_for_its_key_out(run_in_reactor: RunInReactor) -> None:
+def test_the_latency_of_an_enrollment_leaves_the_wait_for_its_key_out(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with slow_keys() as running:
-            await running.enrol(running.fleet[0])
+            await running.enroll(running.fleet[0])
             (enrolled,) = [each for each in running.exchanges if each.operation == "enroll"]
             assert enrolled.failure is None
             assert enrolled.key_wait >= KEY_SECONDS
@@ -76,7 +76,7 @@ def test_so_does_that_of_one_that_fails_after_it(run_in_reactor: RunInReactor) -
         async with slow_keys() as running:
             running.server._scep.new_challenge = lambda: "another"  # type: ignore[union-attr, method-assign]
             with pytest.raises(PeerError):
-                await running.enrol(running.fleet[0])
+                await running.enroll(running.fleet[0])
             (failed,) = [each for each in running.exchanges if each.operation == "enroll"]
             assert failed.failure is not None
             assert failed.key_wait >= KEY_SECONDS

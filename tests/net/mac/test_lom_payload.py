@@ -32,7 +32,7 @@ from twisted.internet import reactor
 from agent.lom.requests import Outcome, PowerRequest, RelayItem
 from agent.net.mac.client import MDMClient
 from agent.pki.authority import LOM_USAGE
-from agent.profiles.making import ENROLMENT_IDENTIFIER, LOM_IDENTIFIER, lom_profile
+from agent.profiles.making import ENROLLMENT_IDENTIFIER, LOM_IDENTIFIER, lom_profile
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 LONG = replace(QUICK, request_seconds=10 * PEER_SECONDS)
@@ -211,7 +211,7 @@ def test_removing_the_profile_hangs_up_at_once(run_in_reactor: RunInReactor, tmp
 
             working = in_thread(work)
             await in_thread(lambda: there.wait(PEER_SECONDS))
-            identifier = LOM_IDENTIFIER if how == "RemoveProfile" else ENROLMENT_IDENTIFIER
+            identifier = LOM_IDENTIFIER if how == "RemoveProfile" else ENROLLMENT_IDENTIFIER
             await running.command(client, "RemoveProfile", Identifier=identifier)
             assert answers(await working) == [good("a")]
             outcome = await served_by(running, asker, client, "gone")

@@ -70,7 +70,7 @@ def test_macos_closes_its_connection_in_good_order(
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.enqueue(victim, "down", {"RequestType": request_type})
                 mdm.instead("Acknowledged", taken_and_watched(mdm, ends))
                 victim.wake()
@@ -105,7 +105,7 @@ def test_a_power_cut_breaks_the_connection_off_in_mid_answer(
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.instead("Idle", act)
                 victim.wake()
                 await until(lambda: ends != [])
@@ -132,7 +132,7 @@ def test_a_result_that_was_not_taken_outlasts_the_power_cut(
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.enqueue(victim, "kept")
                 mdm.instead("Acknowledged", act)
                 victim.wake()
@@ -155,7 +155,7 @@ def test_a_command_that_comes_with_the_answer_to_a_restart_is_carried_out_after_
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.enqueue(victim, "restart", {"RequestType": "RestartDevice"})
                 mdm.enqueue(victim, "next")
                 victim.wake()

@@ -36,7 +36,7 @@ def session_fails(
 
     async def scenario() -> None:
         async with closing(mdm):
-            await mdm.enrol_all()
+            await mdm.enroll_all()
             if act is not None:
                 mdm.instead(what, act)
             mdm.enqueue(other, "meanwhile")
@@ -75,7 +75,7 @@ def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.instead(status, *[reply(answer(400))] * 2)
                 mdm.enqueue(victim, "refused", {"RequestType": request_type})
                 for number in (1, 2):
@@ -103,7 +103,7 @@ def test_a_server_that_is_down_is_asked_again_unwoken(run_in_reactor: RunInReact
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.instead("Idle", *[reply(answer(status))] * 3)
                 mdm.enqueue(victim, "waits")
                 victim.wake()
@@ -117,16 +117,16 @@ def test_a_server_that_is_down_is_asked_again_unwoken(run_in_reactor: RunInReact
         assert len(mdm.taken[mdm.victim, "waits"]) == 1
 
 
-def test_a_server_that_forgot_the_mac_can_have_it_enrol_again(run_in_reactor: RunInReactor) -> None:
+def test_a_server_that_forgot_the_mac_can_have_it_enroll_again(run_in_reactor: RunInReactor) -> None:
     with scripted_mdm() as mdm:
         victim = mdm.macs[0]
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.instead("Idle", reply(answer(401)))
                 victim.wake()
-                await until(lambda: victim.device.enrolment is None)
+                await until(lambda: victim.device.enrollment is None)
                 assert mdm.endings("enroll", victim) == ["good", "unenrolled"]
                 victim.wake()
                 await victim.enroll_at(mdm.url)
@@ -200,7 +200,7 @@ def test_the_empty_answer_ends_a_session_in_good_order_unless_its_status_is_anot
 
         async def scenario() -> str:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.instead("Idle", reply(body))
                 victim.wake()
                 await until(lambda: mdm.endings("session", victim) != [])
@@ -230,7 +230,7 @@ def test_a_malformed_command_is_answered_with_command_format_error(
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.instead("Idle", reply(answer(200, plistlib.dumps(command))))
                 mdm.enqueue(victim, "next")
                 victim.wake()
@@ -249,7 +249,7 @@ def test_a_command_that_fails_is_recorded_with_its_reason(run_in_reactor: RunInR
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.enqueue(victim, "unknown", {"RequestType": "MakeCoffee"})
                 mdm.enqueue(victim, "junk", {"RequestType": "InstallProfile", "Payload": b"junk"})
                 victim.wake()
@@ -309,7 +309,7 @@ def test_a_result_whose_delivery_broke_is_delivered_again(
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.enqueue(victim, "one")
                 mdm.enqueue(victim, "two")
                 mdm.enqueue(other, "beside")
@@ -339,7 +339,7 @@ def test_a_result_is_delivered_before_the_mac_reports_idle_again(run_in_reactor:
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 mdm.enqueue(victim, "one")
                 mdm.instead("Acknowledged", reply(answer(500)), reply(answer(503)))
                 for sessions in (1, 2, 3):
@@ -359,7 +359,7 @@ def test_a_push_during_a_session_is_not_lost(run_in_reactor: RunInReactor) -> No
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
 
                 def wakes_meanwhile(talk: Talk) -> None:
                     mdm.enqueue(victim, "late")
@@ -381,7 +381,7 @@ def test_the_server_may_close_after_every_answer(run_in_reactor: RunInReactor) -
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 for number in range(3):
                     mdm.enqueue(victim, f"{number}")
                 command = mdm.commands[mdm.victim][0]

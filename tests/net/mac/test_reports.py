@@ -10,14 +10,14 @@ from agent.net.http.http1 import Origin
 from agent.net.mac.connection import report_request
 from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.cms import mdm_signature_signer
-from agent.profiles.enrolment import TOPIC_PREFIX, Enrolment
+from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
 URL = "https://mdm.example.org/mdm?id=1"
 MACS = [Authority.create("CA").issue(f"mac {number}", CLIENT_USAGE) for number in range(2)]
 
 
-def enrolment(number: int = 0, *, sign: bool = False) -> Enrolment:
-    return Enrolment(
+def enrollment(number: int = 0, *, sign: bool = False) -> Enrollment:
+    return Enrollment(
         server_url=URL,
         check_in_url=URL,
         topic=f"{TOPIC_PREFIX}External.x",
@@ -29,7 +29,7 @@ def enrolment(number: int = 0, *, sign: bool = False) -> Enrolment:
 
 
 def test_a_report() -> None:
-    assert report_request(enrolment(), URL, b"body") == (
+    assert report_request(enrollment(), URL, b"body") == (
         Origin("mdm.example.org", 443),
         (
             b"PUT /mdm?id=1 HTTP/1.1\r\nHost: mdm.example.org\r\nUser-Agent: MDM-OSX/1.0 mdmclient/1543\r\n"
@@ -41,7 +41,7 @@ def test_a_report() -> None:
 def test_each_report_is_signed_by_its_own_mac_over_its_own_body() -> None:
     for number in (0, 1, 0):
         body = b"body %d" % number
-        _, request = report_request(enrolment(number, sign=True), URL, body)
+        _, request = report_request(enrollment(number, sign=True), URL, body)
         head, _, sent = request.partition(b"\r\n\r\n")
         assert sent == body
         (signature,) = [line for line in head.decode().split("\r\n") if line.startswith("Mdm-Signature: ")]
@@ -51,4 +51,4 @@ def test_each_report_is_signed_by_its_own_mac_over_its_own_body() -> None:
 def test_a_url_that_is_none_is_told_each_time() -> None:
     for _ in range(2):
         with pytest.raises(OperatorError):
-            report_request(enrolment(), "http://mdm.example.org/", b"")
+            report_request(enrollment(), "http://mdm.example.org/", b"")

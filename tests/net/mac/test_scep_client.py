@@ -116,7 +116,7 @@ def payload(url: str, **keys: Any) -> SCEPPayload:
     return SCEPPayload(**{**usual, **keys})
 
 
-async def enrol(ca: Behaviour, **keys: Any) -> Identity:
+async def enroll(ca: Behaviour, **keys: Any) -> Identity:
     """Run the CA and get an identity from it."""
     port = reactor.listenTCP(0, Site(Service(ca)), interface="127.0.0.1")
     connections = Connections(connection_to)
@@ -144,7 +144,7 @@ def fails_with(run_in_reactor: RunInReactor, kind: type[Exception], work: Callab
 
 def test_a_certificate_comes_by_post(run_in_reactor: RunInReactor) -> None:
     ca = Behaviour()
-    identity = run_in_reactor(enrol(ca))
+    identity = run_in_reactor(enroll(ca))
     assert identity.certificate.public_key() == KEY.public_key()
     assert identity.certificate.subject.rfc4514_string() == "CN=a Mac"
     assert ca.asked == [("GET", "GetCACaps"), ("GET", "GetCACert"), ("POST", "PKCS_REQ")]
@@ -153,7 +153,7 @@ def test_a_certificate_comes_by_post(run_in_reactor: RunInReactor) -> None:
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_a_ca_without_capabilities_is_asked_by_get(run_in_reactor: RunInReactor, status: int) -> None:
     ca = Behaviour(caps=b"nothing known\n", caps_status=status)
-    identity = run_in_reactor(enrol(ca))
+    identity = run_in_reactor(enroll(ca))
     assert identity.certificate.public_key() == KEY.public_key()
     assert ca.asked[-1] == ("GET", "PKCS_REQ")
 
@@ -164,7 +164,7 @@ PAGES = [("GetCACaps", 200), ("GetCACert", 200), ("GetCACert", 403), ("PKIOperat
 @pytest.mark.parametrize(("operation", "status"), PAGES)
 def test_a_page_instead_of_a_ca_is_told_as_that(run_in_reactor: RunInReactor, operation: str, status: int) -> None:
     ca = Behaviour(page_at=operation, operation_status=status)
-    text = fails_with(run_in_reactor, SCEPError, lambda: enrol(ca))
+    text = fails_with(run_in_reactor, SCEPError, lambda: enroll(ca))
     assert text == (
         f"Expected a SCEP CA's answer to {operation}, found an HTML page titled “Sign in” (status {status}). "
         "Check that the payload's URL leads to the CA, and not to a login page or a proxy."
@@ -174,7 +174,7 @@ def test_a_page_instead_of_a_ca_is_told_as_that(run_in_reactor: RunInReactor, op
 @pytest.mark.parametrize(("name", "message"), [("", ""), ("the CA/1+=", "the%20CA%2F1%2B%3D")])
 def test_the_message_is_always_there_as_macos_writes_it(run_in_reactor: RunInReactor, name: str, message: str) -> None:
     ca = Behaviour()
-    run_in_reactor(enrol(ca, ca_name=name))
+    run_in_reactor(enroll(ca, ca_name=name))
     assert ca.targets == [
         f"/scep?ca=1&operation=GetCACaps&message={message}",
         f"/scep?ca=1&operation=GetCACert&message={message}",
@@ -186,7 +186,7 @@ def test_of_a_message_by_get_the_padding_alone_is_escaped(run_in_reactor: RunInR
     escaped = set()
     for number in range(3):  # blocks of the cipher more; of three lengths one after another two have padding
         ca = Behaviour(caps=b"")
-        run_in_reactor(enrol(ca, challenge="secret" + "x" * 8 * number, retries=0))
+        run_in_reactor(enroll(ca, challenge="secret" + "x" * 8 * number, retries=0))
         message = ca.targets[-1].partition("&message=")[2]
         assert len(message) > 1000
         assert {"+", "/"} <= set(message)  # of thousands of characters some are
@@ -197,48 +197,48 @@ def test_of_a_message_by_get_the_padding_alone_is_escaped(run_in_reactor: RunInR
 
 def test_a_ca_that_makes_it_wait_is_polled(run_in_reactor: RunInReactor) -> None:
     ca = Behaviour(pending=2)
-    identity = run_in_reactor(enrol(ca))
+    identity = run_in_reactor(enroll(ca))
     assert identity.certificate.public_key() == KEY.public_key()
     assert [what for _method, what in ca.asked[2:]] == ["PKCS_REQ", "CERT_POLL", "CERT_POLL"]
 
 
 def test_waiting_ends_with_the_retries_of_the_payload(run_in_reactor: RunInReactor) -> None:
     ca = Behaviour(pending=10)
-    text = fails_with(run_in_reactor, StillPending, lambda: enrol(ca, retries=2))
+    text = fails_with(run_in_reactor, StillPending, lambda: enroll(ca, retries=2))
     assert "2 retries" in text
     assert [what for _method, what in ca.asked[2:]] == ["PKCS_REQ", "CERT_POLL", "CERT_POLL"]
 
 
 @pytest.mark.parametrize("fail_info", list(FailInfo))
 def test_a_refusal_is_told_by_its_name(run_in_reactor: RunInReactor, fail_info: FailInfo) -> None:
-    text = fails_with(run_in_reactor, SCEPFailure, lambda: enrol(Behaviour(fail=fail_info)))
+    text = fails_with(run_in_reactor, SCEPFailure, lambda: enroll(Behaviour(fail=fail_info)))
     assert str(fail_info) in text
     assert "not today" in text
     assert hints.SCEP[fail_info] in text
 
 
 def test_a_known_name_and_a_wrong_challenge_are_hinted_at(run_in_reactor: RunInReactor) -> None:
-    text = fails_with(run_in_reactor, SCEPFailure, lambda: enrol(Behaviour(fail=FailInfo.BAD_REQUEST)))
+    text = fails_with(run_in_reactor, SCEPFailure, lambda: enroll(Behaviour(fail=FailInfo.BAD_REQUEST)))
     assert "Challenge" in text
     assert "another fleet.seed" in text
 
 
 def test_a_scep_url_that_is_not_there_is_hinted_at(run_in_reactor: RunInReactor) -> None:
-    text = fails_with(run_in_reactor, SCEPError, lambda: enrol(Behaviour(operation_status=404)))
+    text = fails_with(run_in_reactor, SCEPError, lambda: enroll(Behaviour(operation_status=404)))
     assert "Look at URL in the SCEP payload" in text
 
 
 def test_another_ca_than_the_fingerprint_says_gets_no_request(run_in_reactor: RunInReactor) -> None:
     ca = Behaviour()
-    fails_with(run_in_reactor, SCEPError, lambda: enrol(ca, ca_fingerprint=bytes(32)))
+    fails_with(run_in_reactor, SCEPError, lambda: enroll(ca, ca_fingerprint=bytes(32)))
     assert [what for _method, what in ca.asked] == ["GetCACaps", "GetCACert"]
 
 
 def test_an_http_error_is_said(run_in_reactor: RunInReactor) -> None:
-    text = fails_with(run_in_reactor, SCEPError, lambda: enrol(Behaviour(operation_status=503)))
+    text = fails_with(run_in_reactor, SCEPError, lambda: enroll(Behaviour(operation_status=503)))
     assert "503" in text
 
 
 def test_a_ca_that_is_not_there_is_a_matter_of_the_network(run_in_reactor: RunInReactor) -> None:
-    text = fails_with(run_in_reactor, ConnectFailed, lambda: enrol(Behaviour(), url="http://127.0.0.1:1/scep"))
+    text = fails_with(run_in_reactor, ConnectFailed, lambda: enroll(Behaviour(), url="http://127.0.0.1:1/scep"))
     assert "refused" in text

@@ -1,4 +1,4 @@
-"""A Mac's session with servers that redirect, ask it to wait, end its enrolment, or show another certificate."""
+"""A Mac's session with servers that redirect, ask it to wait, end its enrollment, or show another certificate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet import FleetBehaviour
 from agent.pki.authority import CLIENT_USAGE
 from agent.pki.cms import mdm_signature_signer
-from agent.profiles.enrolment import Enrolment
+from agent.profiles.enrollment import Enrollment
 
 MAC_IDENTITY = AUTHORITY.issue("a Mac", CLIENT_USAGE)
 PROFILE_LIST = plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "ProfileList"}})
@@ -52,7 +52,7 @@ async def enrolled(
     """A Mac that is enrolled in a scripted server, without the lab."""
     running = Stack(1, behaviour=behaviour)
     client = running.fleet[0]
-    enrolment = Enrolment(
+    enrollment = Enrollment(
         server_url=f"{server.url}/mdm",
         check_in_url=f"{server.url}/checkin",
         topic="com.apple.mgmt.External.test",
@@ -60,7 +60,7 @@ async def enrolled(
         identity=MAC_IDENTITY,
         anchors=(AUTHORITY.certificate,),
     )
-    client.device.enrolment = replace(enrolment, **keys)
+    client.device.enrollment = replace(enrollment, **keys)
     try:
         yield running, client
     finally:
@@ -274,7 +274,7 @@ def test_any_retry_after_is_a_wait_or_none(value: str) -> None:
         (400, "text/plain", b"", False),
     ],
 )
-def test_which_answers_end_the_enrolment(
+def test_which_answers_end_the_enrollment(
     run_in_reactor: RunInReactor, status: int, content_type: str, body: bytes, leaves: bool
 ) -> None:
     with serving(replies(answer(status, body, f"Content-Type: {content_type}"))) as server:
@@ -283,7 +283,7 @@ def test_which_answers_end_the_enrolment(
             async with enrolled(server, USUAL) as (running, client):
                 client.wake()
                 await until(lambda: sessions(running) == ["http_status"])
-                assert (client.device.enrolment is None) == leaves
+                assert (client.device.enrollment is None) == leaves
                 assert running.failures("enroll") == (["unenrolled"] if leaves else [])
 
         run_in_reactor(scenario())

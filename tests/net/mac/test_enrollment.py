@@ -1,4 +1,4 @@
-"""Enrolments that fail: each says why, and leaves the Mac, and the Mac beside it, as they were."""
+"""Enrollments that fail: each says why, and leaves the Mac, and the Mac beside it, as they were."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripted_mdm import (
     Act,
     ScriptedMDM,
     closing,
-    fails_to_enrol,
+    fails_to_enroll,
     failure,
     reply,
     scripted_mdm,
@@ -145,7 +145,7 @@ def test_a_server_that_answers_a_web_page(run_in_reactor: RunInReactor, what: st
         _fails_and_recovers(run_in_reactor, mdm, kind, said)
 
 
-def test_a_type_without_a_page_is_told_at_the_enrolment_url(run_in_reactor: RunInReactor) -> None:
+def test_a_type_without_a_page_is_told_at_the_enrollment_url(run_in_reactor: RunInReactor) -> None:
     with scripted_mdm() as mdm:
         mdm.instead("profile", reply(answer(200, b"Please sign in", "Content-Type: text/html")))
         _fails_and_recovers(run_in_reactor, mdm, "html_page", "/enroll, found an HTML page (status 200)")
@@ -161,7 +161,7 @@ def test_a_check_in_answer_that_is_called_html_is_taken(run_in_reactor: RunInRea
         async def scenario() -> None:
             async with closing(mdm):
                 await mdm.macs[0].enroll_at(mdm.url)
-                assert mdm.macs[0].device.enrolment is not None
+                assert mdm.macs[0].device.enrollment is not None
 
         run_in_reactor(scenario())
 
@@ -177,7 +177,7 @@ def test_a_refusal_says_what_to_look_at(run_in_reactor: RunInReactor, status: in
 
         async def scenario() -> str:
             async with closing(mdm):
-                error, _record = await fails_to_enrol(mdm)
+                error, _record = await fails_to_enroll(mdm)
                 return str(error)
 
         text = run_in_reactor(scenario())
@@ -194,13 +194,13 @@ def test_a_connection_that_breaks(run_in_reactor: RunInReactor, what: str, act: 
 
 
 def test_a_kept_connection_that_breaks_between_two_messages_is_opened_again(run_in_reactor: RunInReactor) -> None:
-    """The server may close after any answer; the message that meets that is sent once more, and it enrols."""
+    """The server may close after any answer; the message that meets that is sent once more, and it enrolls."""
     with scripted_mdm() as mdm:
         mdm.instead("TokenUpdate", Talk.close)
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 await mdm.check_all_work()
 
         run_in_reactor(scenario())
@@ -242,7 +242,7 @@ def test_the_profile_is_not_taken_from_an_untrusted_server(run_in_reactor: RunIn
                 with pytest.raises(PeerError):
                     await victim.enroll_at(f"{wrong.url}/enroll")
                 assert mdm.endings("enroll", victim) == ["tls_untrusted"]
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 await mdm.check_all_work()
 
         run_in_reactor(scenario())
@@ -258,23 +258,23 @@ def test_a_server_that_is_not_there(run_in_reactor: RunInReactor) -> None:
                 with pytest.raises(PeerError, match="Connection refused"):
                     await victim.enroll_at(f"https://{HOST}:{unused_port()}/enroll")
                 assert mdm.endings("enroll", victim) == ["connect"]
-                await mdm.enrol_all()
+                await mdm.enroll_all()
                 await mdm.check_all_work()
 
         run_in_reactor(scenario())
 
 
 @pytest.mark.parametrize("what", ["profile", "Authenticate", "TokenUpdate", "SetBootstrapToken"])
-def test_a_mac_that_cannot_enrol_again_is_managed_as_before(run_in_reactor: RunInReactor, what: str) -> None:
+def test_a_mac_that_cannot_enroll_again_is_managed_as_before(run_in_reactor: RunInReactor, what: str) -> None:
     with scripted_mdm() as mdm:
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.enrol_all()
-                before = mdm.macs[0].device.enrolment
+                await mdm.enroll_all()
+                before = mdm.macs[0].device.enrollment
                 mdm.instead(what, reply(answer(500)))
-                await fails_to_enrol(mdm)
-                assert mdm.macs[0].device.enrolment is before
+                await fails_to_enroll(mdm)
+                assert mdm.macs[0].device.enrollment is before
                 await mdm.check_all_work()
 
         run_in_reactor(scenario())
@@ -289,8 +289,8 @@ def test_every_attempt_uses_the_identity_of_its_own_profile(run_in_reactor: RunI
 
         async def scenario() -> None:
             async with closing(mdm):
-                await fails_to_enrol(mdm)
-                await mdm.enrol_all()
+                await fails_to_enroll(mdm)
+                await mdm.enroll_all()
                 await mdm.check_all_work()
 
         run_in_reactor(scenario())
@@ -304,7 +304,7 @@ def test_every_attempt_uses_the_identity_of_its_own_profile(run_in_reactor: RunI
         assert first is not None
 
 
-def test_two_macs_enrol_at_once_each_with_its_own_identity(run_in_reactor: RunInReactor) -> None:
+def test_two_macs_enroll_at_once_each_with_its_own_identity(run_in_reactor: RunInReactor) -> None:
     with scripted_mdm() as mdm:
 
         async def scenario() -> None:
@@ -331,15 +331,15 @@ def _enrolling(mdm: ScriptedMDM, number: int) -> Any:
 
 
 def _fails_and_recovers(run_in_reactor: RunInReactor, mdm: ScriptedMDM, kind: str, words: str) -> None:
-    """The first Mac fails; the second enrols, then the first does; both carry commands out."""
+    """The first Mac fails; the second enrolls, then the first does; both carry commands out."""
     victim, other = mdm.macs
 
     async def scenario() -> None:
         async with closing(mdm):
-            error, record = await fails_to_enrol(mdm)
+            error, record = await fails_to_enroll(mdm)
             assert (error.kind, str(error)) == failure(record)
             assert (error.kind, words in str(error)) == (kind, True), str(error)
-            assert victim.device.enrolment is None
+            assert victim.device.enrollment is None
             victim.wake()  # a Mac that is not enrolled hears no push
             await other.enroll_at(mdm.url)
             await victim.enroll_at(mdm.url)

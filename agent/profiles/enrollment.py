@@ -1,4 +1,4 @@
-"""The enrolment profile: the settings of its ``com.apple.mdm`` payload.
+"""The enrollment profile: the settings of its ``com.apple.mdm`` payload.
 
 Source: apple-schema profiles/com.apple.mdm.yaml.
 """
@@ -23,8 +23,8 @@ BOOTSTRAP_CAPABILITY = "com.apple.mdm.bootstraptoken"  # a server capability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnrolmentTerms:
-    """The settings of an enrolment profile, without the Mac's identity."""
+class EnrollmentTerms:
+    """The settings of an enrollment profile, without the Mac's identity."""
 
     server_url: str
     check_in_url: str
@@ -44,8 +44,8 @@ class EnrolmentTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enrolment(EnrolmentTerms):
-    """The settings of an enrolment profile, and the Mac's MDM identity."""
+class Enrollment(EnrollmentTerms):
+    """The settings of an enrollment profile, and the Mac's MDM identity."""
 
     identity: Identity
 
@@ -54,26 +54,26 @@ def mdm_payload_of(profile: Profile) -> Payload:
     """The profile's MDM payload. Raises ProfileError if there is none, or more than one."""
     payload = profile.of_type(MDM)
     if payload is None:
-        raise malformed(f"the profile “{profile.name}” has no {MDM} payload, so a Mac cannot enrol with it")
+        raise malformed(f"the profile “{profile.name}” has no {MDM} payload, so a Mac cannot enroll with it")
     return payload
 
 
-def enrolment_of(profile: Profile, identities: Identities) -> Enrolment:
-    """Read an enrolment profile. Raises ProfileError if its MDM payload or identity is missing or invalid."""
-    terms = enrolment_terms_of(profile)
+def enrollment_of(profile: Profile, identities: Identities) -> Enrollment:
+    """Read an enrollment profile. Raises ProfileError if its MDM payload or identity is missing or invalid."""
+    terms = enrollment_terms_of(profile)
     identity = identity_at(profile, mdm_payload_of(profile).require(_IDENTITY, str), _IDENTITY, identities)
-    return Enrolment(identity=identity, **{each.name: getattr(terms, each.name) for each in fields(terms)})
+    return Enrollment(identity=identity, **{each.name: getattr(terms, each.name) for each in fields(terms)})
 
 
-def enrolment_terms_of(profile: Profile) -> EnrolmentTerms:
-    """Read an enrolment profile without its identity; only the reference to it is checked. Raises ProfileError."""
+def enrollment_terms_of(profile: Profile) -> EnrollmentTerms:
+    """Read an enrollment profile without its identity; only the reference to it is checked. Raises ProfileError."""
     payload = mdm_payload_of(profile)
     server_url = _https(payload, payload.require("ServerURL", str), "ServerURL")
     topic = payload.require("Topic", str)
     if not topic.startswith(TOPIC_PREFIX):
         raise malformed(f"Topic should start with {TOPIC_PREFIX}, but is {topic[:80]}")
     check_identity_at(profile, payload.require(_IDENTITY, str), _IDENTITY)
-    return EnrolmentTerms(
+    return EnrollmentTerms(
         server_url=server_url,
         check_in_url=_https(payload, payload.get("CheckInURL", str) or server_url, "CheckInURL"),
         topic=topic,
@@ -87,8 +87,8 @@ def enrolment_terms_of(profile: Profile) -> EnrolmentTerms:
     )
 
 
-def check_update(before: EnrolmentTerms, after: EnrolmentTerms) -> None:
-    """Check that the server may replace its enrolment profile by this one. Raises ProfileError.
+def check_update(before: EnrollmentTerms, after: EnrollmentTerms) -> None:
+    """Check that the server may replace its enrollment profile by this one. Raises ProfileError.
 
     Source: apple-schema profiles/com.apple.mdm.yaml: "Any change is an error, and the update rejected".
     """
