@@ -245,3 +245,9 @@ def test_imports_that_go_the_right_way_are_not_named(tmp_path: Path) -> None:
 )
 def test_a_room_that_nobody_knows_is_named(tmp_path: Path, texts: dict[str, str], said: str) -> None:
     assert wrong_arrows(tree(tmp_path, texts)) == [said]
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """Pytest imports a test file by its name alone: two of the same name cannot be collected."""
+    names = sorted(path.name for path in Path(__file__).parent.rglob("*.py"))
+    assert names == sorted(set(names))
