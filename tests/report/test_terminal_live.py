@@ -38,7 +38,7 @@ def row(lines: list[str], first: str) -> list[str]:
 def test_the_screen_has_the_phases_the_operations_and_the_generator():
     lines = shown(
         view(
-            phase("enroll", begun=0.0, over=30.0, planned=1200, started=1200, done=1200, failed=3),
+            phase("joining", begun=0.0, over=30.0, planned=1200, started=1200, done=1200, failed=3),
             phase("commands", begun=30.0, planned=100_000, started=640, done=600, late=17, dropped=4),
             phase("reset all", planned=0),
             operations={"session": operation(12_345, 3), "enroll": operation(1200, 0, 0.0)},
@@ -50,8 +50,8 @@ def test_the_screen_has_the_phases_the_operations_and_the_generator():
 
     assert lines[0] == "0:42  1 of 3 phases done"
     assert row(lines, "phase") == ["phase", "done/planned", "open", "failed", "late", "dropped"]
-    enroll, commands = row(lines, "enroll "), row(lines, "commands")
-    assert [enroll[1], *enroll[-5:]] == ["done", "1,200/1,200", "0", "3", "0", "0"]
+    joining, commands = row(lines, "joining "), row(lines, "commands")
+    assert [joining[1], *joining[-5:]] == ["done", "1,200/1,200", "0", "3", "0", "0"]
     assert [commands[1], *commands[-5:]] == ["running", "600/100,000", "40", "0", "17", "4"]
     assert row(lines, "reset all") == ["reset", "all", "waiting"]
     assert row(lines, "session") == ["session", "12,345", "3", "50.0", "12.3", "98.7"]
@@ -187,20 +187,20 @@ def test_the_screen_is_redrawn_in_its_place_and_goes_at_the_end_but_for_the_phas
     threads = threading.active_count()
     display = make_display(console, quiet=False, clock=clock)
     for second in range(5):
-        display.look(view(phase("enroll", begun=0.0, done=20 * second), elapsed=float(second), operations=ALL))
+        display.look(view(phase("joining", begun=0.0, done=20 * second), elapsed=float(second), operations=ALL))
         clock.now += 1.0
-    [line] = [line for line in screen(console) if line.startswith("enroll ")]
+    [line] = [line for line in screen(console) if line.startswith("joining ")]
     assert "80/100" in line
     assert any(line.startswith("Generator: ") for line in screen(console))
     assert threading.active_count() == threads
 
-    display.look(view(phase("enroll", begun=0.0, over=5.0, done=100), elapsed=5.0, operations=ALL))
+    display.look(view(phase("joining", begun=0.0, over=5.0, done=100), elapsed=5.0, operations=ALL))
     display.close()
     display.close()
-    title, header, enroll = [line for line in screen(console) if line]
+    title, header, joining = [line for line in screen(console) if line]
     assert title == "0:05  1 of 1 phase done"
     assert header.startswith("phase")
-    assert "100/100" in enroll
+    assert "100/100" in joining
     assert written(console).endswith("\x1b[?25h")  # the cursor is back
 
 
@@ -239,7 +239,7 @@ def test_a_note_is_one_whole_line_and_never_markup(make_console, begun):
     console = make_console()
     display = make_display(console, quiet=False, clock=Seconds())
     if begun:
-        display.look(view(phase("enroll", begun=0.0)))
+        display.look(view(phase("joining", begun=0.0)))
     address = "https://[::1]:8443/" + "a" * 120 + "[b]\x1b[2J"
     display.note(address)
     display.close()
@@ -249,7 +249,7 @@ def test_a_note_is_one_whole_line_and_never_markup(make_console, begun):
 def test_notes_stand_above_the_screen():
     console = terminal()
     display = make_display(console, quiet=False, clock=Seconds())
-    display.look(view(phase("enroll", begun=0.0), operations=ALL))
+    display.look(view(phase("joining", begun=0.0), operations=ALL))
     display.note("The lab listens.")
     assert screen(console)[:2] == ["The lab listens.", "0:42  0 of 1 phase done"]
     display.close()
@@ -268,6 +268,6 @@ def test_quiet_is_nothing_at_all(make_console: type[Console]):
     console = make_console()
     display = make_display(console, quiet=True, clock=Seconds())
     display.note("The lab listens on https://[::1]:8443/.")
-    display.look(view(phase("enroll", begun=0.0, over=1.0)))
+    display.look(view(phase("joining", begun=0.0, over=1.0)))
     display.close()
     assert written(console) == ""

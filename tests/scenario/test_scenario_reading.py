@@ -179,7 +179,7 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ('[phase]\nkind = "enroll"', "phase should be tables, each under [[phase]] in two brackets, but is a table"),
         ("phase = [3]", "phase[0] should be a table, but is 3"),
         ('[[phase]]\nname = "x"', 'phase[0] ("x") lacks the key "kind": one of enroll, checkin'),
-        ('[[phase]]\nkind = "enroll"', 'but is "enroll"; did you mean "enroll"?'),
+        ('[[phase]]\nkind = "enrll"', 'but is "enrll"; did you mean "enroll"?'),
         ("[[phase]]\nkind = 3", "kind should be one of enroll"),
         (ENROLL + ENROLL, 'phase[0] and phase[1] are both called "enroll"'),
         (ENROLL + 'name = "a b"', "name should be text that begins with a letter"),
