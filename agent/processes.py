@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 from agent.unix import resource
 
 Parameters = ParamSpec("Parameters")
-Outcome = TypeVar("Outcome")
+ResultT = TypeVar("ResultT")
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -39,8 +39,8 @@ class ProcessEach(Executor):
         self._threads: list[Thread] = []
 
     def submit(
-        self, function: Callable[Parameters, Outcome], /, *arguments: Parameters.args, **named: Parameters.kwargs
-    ) -> Future[Outcome]:
+        self, function: Callable[Parameters, ResultT], /, *arguments: Parameters.args, **named: Parameters.kwargs
+    ) -> Future[ResultT]:
         """Start a process that calls ``function``. The future fails with BrokenExecutor where the process dies."""
         context = get_context("spawn")
         ours, its = context.Pipe(duplex=False)
@@ -50,7 +50,7 @@ class ProcessEach(Executor):
         with signals_held_back():
             process.start()
         its.close()
-        future: Future[Outcome] = Future()
+        future: Future[ResultT] = Future()
         future.set_running_or_notify_cancel()
         thread = Thread(target=_await, args=(ours, process, future), daemon=True)
         thread.start()

@@ -95,10 +95,10 @@ class Crowd:
                 self.busy += 1
             if reactor.seconds() > swept + 1:
                 swept = reactor.seconds()
-                self.fleet.fleet.rest(200, 500)
+                self.fleet.fleet.make_idle(200, 500)
         await deferLater(reactor, 1.0)
 
-    def session_over(self, _client: MDMClient, failure: Exception | None) -> None:
+    def session_ended(self, _client: MDMClient, failure: Exception | None) -> None:
         """Count a session."""
         self.ended += 1
         self.failed += failure is not None
@@ -120,14 +120,14 @@ async def run(nginx: Server, macs: int, rate: float, seconds: float) -> None:
     fleet = EnrolledFleet(macs, nginx.authority, nginx.url("nothing"))
     for index in range(macs):
         fleet.enroll(index, lom=False)
-        fleet.fleet.rest(200, 500)
+        fleet.fleet.make_idle(200, 500)
     crowd = Crowd(fleet, macs)
     enrolled = resident_bytes()
     began = time.process_time()
     await crowd.connect()
     opening = time.process_time() - began
     assert all(client.connected for client in crowd.clients)
-    fleet.fleet.rest(200, macs)  # as a run does, in the seconds after
+    fleet.fleet.make_idle(200, macs)  # as a run does, in the seconds after
     grown = (resident_bytes() - enrolled) / macs / KIB
     print(
         f"{macs} Macs connected: {1e6 * opening / macs:.0f} µs of CPU and {grown:.1f} KiB each, {crowd.failed} errors"

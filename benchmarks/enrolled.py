@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 from twisted.internet import reactor
 
 from agent.device.installing import enrollment_steps, install_profile
-from agent.device.steps import Done, Steps, carry
+from agent.device.steps import Done, Steps, advance
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook
 from agent.measure.metrics import Metrics
@@ -103,6 +103,6 @@ def _packed(key: PrivateKey, certificate: x509.Certificate) -> bytes:
 
 
 def _carry(steps: Steps[Any]) -> None:
-    need = carry(steps, None)
+    need = advance(steps, None)
     while not isinstance(need, Done):
-        need = carry(steps, b"")
+        need = advance(steps, b"")

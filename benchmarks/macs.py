@@ -104,7 +104,7 @@ class Macs:
 
     # What the Macs call.
 
-    def session_over(self, _client: MDMClient, failure: PeerError | None) -> None:
+    def session_ended(self, _client: MDMClient, failure: PeerError | None) -> None:
         """Start the next session."""
         if failure is not None:
             raise AssertionError(f"a session failed: {failure}") from failure

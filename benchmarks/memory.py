@@ -42,7 +42,7 @@ POINTER_BYTES = 8
 AIM_RESTING, AIM_CONNECTED = 2.0, 45.0
 
 
-def resting(macs: int, with_rsa: bool) -> list[float]:
+def is_idle(macs: int, with_rsa: bool) -> list[float]:
     """Bytes per enrolled idle Mac: growth of the process, counted objects, and the floor."""
     fleet = EnrolledFleet(WARM_UP + macs, Authority.create("Benchmark CA"), "https://mdm.invalid")
     least = before = 0
@@ -52,9 +52,9 @@ def resting(macs: int, with_rsa: bool) -> list[float]:
         client = fleet.enroll(index, with_rsa=with_rsa)
         if index >= WARM_UP:
             least += sum(len(octets) for identity in client.device.identities for octets in identity.octets)
-        fleet.fleet.rest(200, 500)
+        fleet.fleet.make_idle(200, 500)
     grown = resident_bytes() - before
-    assert all(client.resting for client in fleet.fleet.made())
+    assert all(client.is_idle for client in fleet.fleet.made())
     counted = sum(_size(client) for client in list(fleet.fleet.made())[WARM_UP:])
     return [grown / macs, counted / macs, least / macs]
 
@@ -83,7 +83,7 @@ class Connecting:
             client.observer = self
             assert client.wake()
 
-    def session_over(self, _client: MDMClient, failure: Exception | None) -> None:
+    def session_ended(self, _client: MDMClient, failure: Exception | None) -> None:
         """Start the next session."""
         assert failure is None, failure
         self._left -= 1
@@ -105,7 +105,7 @@ def connected(macs: int, nginx: Server) -> list[float]:
     for index in range(WARM_UP, WARM_UP + macs):
         clients.append(fleet.enroll(index))
         Connecting(clients[-1:]).run()
-        fleet.fleet.rest(200, 500)
+        fleet.fleet.make_idle(200, 500)
     after = resident_bytes()
     assert all(client.connected for client in clients)
     fleet.fleet.close()
@@ -120,7 +120,7 @@ def bare(connections: int, nginx: Server) -> list[float]:
     identities = [nginx.authority.issue(f"bare {index}", CLIENT_USAGE) for index in range(WARM_UP + connections)]
     for identity in identities:
         _ = identity.octets
-        identity.rest()
+        identity.free_objects()
     before = 0
     for index, identity in enumerate(identities):
         if index == WARM_UP:
@@ -141,14 +141,14 @@ def _open(context: SSL.Context, identity: Identity, port: int) -> tuple[SSL.Conn
     tls.do_handshake()
     tls.send(b"PUT /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
     tls.recv(16384)
-    identity.rest()
+    identity.free_objects()
     return tls, sock
 
 
 def part(name: str, count: int) -> list[float]:
     """Run one measurement in this process."""
     if name in ("P-256", "RSA-2048"):
-        return resting(count, name == "RSA-2048")
+        return is_idle(count, name == "RSA-2048")
     allow_open_files(count)
     with tempfile.TemporaryDirectory() as folder, server(Path(folder), b"", 1, 2 * count + 512) as nginx:
         return connected(count, nginx) if name == "connected" else bare(count, nginx)

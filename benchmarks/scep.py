@@ -118,7 +118,7 @@ class Enrollments:
         began, own, keys = time.monotonic(), time.process_time(), self._cpu_of_keys()
         self.keys.expect(count, BITS)
         await for_each(list(macs), AT_ONCE, lambda index: self.fleet[index].enroll_at(self.url))
-        self.fleet.rest(count, count)
+        self.fleet.make_idle(count, count)
         return time.monotonic() - began, time.process_time() - own, self._cpu_of_keys() - keys
 
     def _cpu_of_keys(self) -> float:

@@ -26,8 +26,8 @@ from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVIC
 from agent.lom.endpoint import LinkSide
 from agent.lom.link import LinkRequest
 from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
-from agent.net.lom.by_hand_controller import Asked, Asking, Step
-from agent.net.lom.by_hand_device import BootEnded, Cast, Event, LinkRefused, LoneDevices, RequestAnswered
+from agent.net.lom.by_hand_controller import Asking, RequestResult, Step
+from agent.net.lom.by_hand_device import BootEnded, Cast, Event, LinkRefused, RequestAnswered, StandaloneDevices
 from agent.net.lom.controller import RelayAbandoned
 from agent.net.transport.addresses import parse_socket_address, socket_address_text
 from agent.pki.pem import certificate_pem, key_pem
@@ -100,7 +100,7 @@ def lom_device(listen: str, boot: float, as_json: bool, **options: Any) -> None:
         except OSError as error:  # standard output is closed; the response in progress is sent first
             reactor.callLater(0, stop, error)
 
-    devices = LoneDevices(reactor, cast, boot_seconds=boot, tell=tell)
+    devices = StandaloneDevices(reactor, cast, boot_seconds=boot, tell=tell)
     devices.listen(address)
     with Stopping() as stopping:  # before the message that Ctrl-C stops the command
         if as_json:
@@ -112,7 +112,7 @@ def lom_device(listen: str, boot: float, as_json: bool, **options: Any) -> None:
         sys.exit(128 + signal_number)
 
 
-async def _stay(devices: LoneDevices, stopped: Deferred[None]) -> None:
+async def _stay(devices: StandaloneDevices, stopped: Deferred[None]) -> None:
     try:
         await stopped
     finally:
@@ -175,7 +175,7 @@ def lom_request(request_type: str, name: str, to: str, timeout: float, **options
     asking = Asking(
         reactor, address, request, side, seconds=timeout, tell=_tell_step if options["verbose"] else lambda _: None
     )
-    results: list[Asked] = []
+    results: list[RequestResult] = []
 
     async def ask() -> None:
         asking.start()
@@ -254,7 +254,7 @@ def _check_text(what: str, text: str, longest: int) -> None:
 # What the commands print.
 
 
-def _introduce(devices: LoneDevices, macs: Population | Sequence[Mac]) -> None:
+def _introduce(devices: StandaloneDevices, macs: Population | Sequence[Mac]) -> None:
     population = macs if isinstance(macs, Population) else None
     click.echo(f"Listening: {devices.address}")
     for index, name in enumerate(devices.names[:_NAMES_SHOWN]):
@@ -317,7 +317,7 @@ def _tell_step(step: Step) -> None:
         click.echo("    " + step.octets[at : at + _OCTETS_A_LINE].hex(" "), err=True)
 
 
-def _report(asked: Asked, request: LinkRequest, to: str, *, as_json: bool) -> None:
+def _report(asked: RequestResult, request: LinkRequest, to: str, *, as_json: bool) -> None:
     failure = asked.failure
     if as_json:
         click.echo(json.dumps(_as_json(asked, failure, request, to)))
@@ -327,7 +327,7 @@ def _report(asked: Asked, request: LinkRequest, to: str, *, as_json: bool) -> No
         click.echo(visible(f"lom-agent: {request.dns_name}: {failure}"), err=True)
 
 
-def _as_json(asked: Asked, failure: PeerError | None, request: LinkRequest, to: str) -> dict[str, Any]:
+def _as_json(asked: RequestResult, failure: PeerError | None, request: LinkRequest, to: str) -> dict[str, Any]:
     return {
         "device": request.dns_name,
         "to": to,

@@ -58,7 +58,7 @@ class Outputs:
             check_file(self.junit)
 
 
-class Outcome:
+class RunResults:
     """The outcome of one run; ``document`` is available after ``end``."""
 
     def __init__(self, scenario: Scenario, outputs: Outputs, started: datetime) -> None:

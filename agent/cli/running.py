@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agent.cli.apns import apns_plan
 from agent.cli.default_scenario import scenario_of
-from agent.cli.outcome import Outcome, Outputs
+from agent.cli.outcome import Outputs, RunResults
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping, printing
 from agent.errors import OperatorError
@@ -46,7 +46,9 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     return outcome.exit_status
 
 
-def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str | None, stopping: Stopping) -> Outcome:
+def _run(
+    scenario: Scenario, outputs: Outputs, display: Display, prometheus: str | None, stopping: Stopping
+) -> RunResults:
     workers = workers_of(scenario)
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
@@ -55,7 +57,7 @@ def _run(scenario: Scenario, outputs: Outputs, display: Display, prometheus: str
         None if prometheus is None else PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
     )
     executor = ProcessEach()
-    outcome = Outcome(scenario, outputs, datetime.now(UTC))
+    outcome = RunResults(scenario, outputs, datetime.now(UTC))
     watchers = _Watchers(display, exporter)
     conductor = Conductor(
         reactor,

@@ -14,7 +14,7 @@ from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.mdm.commands import CommandMalformed, parse_command
 from agent.mdm.results import Result, Status
-from agent.mdm.values import Warn, unheard
+from agent.mdm.values import Warn, ignore_warning
 from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
@@ -72,7 +72,9 @@ class OfflineMac:
         return answer
 
 
-def answer_command(population: Population, index: int, octets: bytes, dialect: Dialect, warn: Warn = unheard) -> bytes:
+def answer_command(
+    population: Population, index: int, octets: bytes, dialect: Dialect, warn: Warn = ignore_warning
+) -> bytes:
     """The XML plist that Mac ``index`` would PUT for the command in ``octets``. The Macs of its segment are reachable.
 
     ``warn`` is called for each irregularity of the command that a Mac accepts. Raises PlistError and CommandDropped if
@@ -84,7 +86,7 @@ def answer_command(population: Population, index: int, octets: bytes, dialect: D
     return answer_among(macs, index, octets, dialect, warn)
 
 
-def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, warn: Warn = unheard) -> bytes:
+def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, warn: Warn = ignore_warning) -> bytes:
     """Like ``answer_command``, for a given list of the Macs of one segment."""
     devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
     book = AddressBook()

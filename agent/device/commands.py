@@ -17,11 +17,11 @@ from agent.device.information import device_information, security_information
 from agent.device.installing import install_profile
 from agent.device.mac import Device
 from agent.device.settings import apply_settings
-from agent.device.steps import ChangePower, Erase, LeaveManagement, RelayItems, Steps, Synchronise
+from agent.device.steps import ChangePower, Erase, LeaveManagement, RelayItems, Steps, SynchroniseDeclarations
 from agent.lom.power import SystemRequest
 from agent.lom.requests import (
-    Outcome,
     RelayItem,
+    RelayOutcome,
     RequestListMalformed,
     parse_request_list,
     request_answer,
@@ -40,7 +40,7 @@ from agent.mdm.results import (
     acknowledged,
     failed,
 )
-from agent.mdm.values import WrongType, by_value
+from agent.mdm.values import WrongType, converted
 from agent.plists import PlistError, type_name
 from agent.profiles.enrollment import MDM
 from agent.profiles.errors import ProfileError, malformed
@@ -99,11 +99,11 @@ def _lom_device_request(device: Device, command: Command) -> Result | CommandSte
     return _relay(device, parsed)
 
 
-def _relay(device: Device, parsed: list[RelayItem | Outcome]) -> CommandSteps:
+def _relay(device: Device, parsed: list[RelayItem | RelayOutcome]) -> CommandSteps:
     device.relaying = True
     outcomes = iter((yield RelayItems(tuple(item for item in parsed if isinstance(item, RelayItem)))))
     device.relaying = False
-    answered = [item if isinstance(item, Outcome) else next(outcomes) for item in parsed]
+    answered = [item if isinstance(item, RelayOutcome) else next(outcomes) for item in parsed]
     return acknowledged(request_answer(device.dialect, answered))
 
 
@@ -251,14 +251,14 @@ def _declarative_management(device: Device, command: Command) -> Result:
     tokens = command.body.get("Data", b"")
     if not isinstance(tokens, bytes):
         return _FORMAT_ERROR
-    device.after_delivery(Synchronise(tokens))
+    device.after_delivery(SynchroniseDeclarations(tokens))
     return acknowledged()
 
 
 def _flag(device: Device, command: Command, key: str) -> bool:
     """An optional boolean, converted from numbers; false if it is absent or of another type (our choice)."""
     try:
-        return by_value(command.body.get(key, False), bool, f"{key} of {command.request_type}", device.warn)
+        return converted(command.body.get(key, False), bool, f"{key} of {command.request_type}", device.warn)
     except WrongType:
         return False
 

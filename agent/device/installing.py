@@ -54,7 +54,7 @@ def enrollment_steps(device: Device, blob: bytes) -> Steps[Profile]:
     return profile
 
 
-def say_goodbye(udid: str, enrollment: Enrollment) -> Steps[None]:
+def check_out_steps(udid: str, enrollment: Enrollment) -> Steps[None]:
     """Send CheckOut if the enrollment has CheckOutWhenRemoved. Raises PeerError."""
     if not enrollment.check_out_when_removed:
         return

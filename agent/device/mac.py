@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.device.steps import Afterwards, ChangePower
+from agent.device.steps import ChangePower, FollowUp
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
@@ -47,8 +47,8 @@ class Device:
     """
 
     __slots__ = (
-        "_afterwards",
         "_deferred_requests",
+        "_follow_ups",
         "_recent_answers",
         "_warnings",
         "declarations",
@@ -91,7 +91,7 @@ class Device:
         self.relaying = False
         self.declarations: dict[str, str] = {}
         self.declarations_token = ""
-        self._afterwards: list[Afterwards] = []
+        self._follow_ups: list[FollowUp] = []
         self._warnings: tuple[str, ...] = ()
         self._recent_answers = RecentAnswers(limits)
         # Controller and DeviceRequestUUID of answered LOM requests that take effect after the result is delivered.
@@ -174,7 +174,7 @@ class Device:
         self.declarations_token = ""
         self.relaying = False
         self.session.forget()
-        self.forget_afterwards()
+        self.drop_follow_ups()
 
     def erase(self) -> None:
         """Reset the Mac to its factory state."""
@@ -228,14 +228,14 @@ class Device:
         taken, self._warnings = self._warnings, ()
         return taken
 
-    def after_delivery(self, what: Afterwards) -> None:
+    def after_delivery(self, what: FollowUp) -> None:
         """Schedule an action for when the server has accepted the result of the current command."""
-        self._afterwards.append(what)
+        self._follow_ups.append(what)
 
-    def take_afterwards(self) -> list[Afterwards]:
+    def take_follow_ups(self) -> list[FollowUp]:
         """The actions that are due because the server accepted the result, in order."""
         self._deferred_requests = ()
-        taken, self._afterwards = self._afterwards, []
+        taken, self._follow_ups = self._follow_ups, []
         return taken
 
     def lose_power(self) -> None:
@@ -243,11 +243,11 @@ class Device:
         self.session.power_lost()
         self.relaying = False
         if not self.session.owes_result:
-            self.forget_afterwards()
+            self.drop_follow_ups()
 
-    def forget_afterwards(self) -> None:
+    def drop_follow_ups(self) -> None:
         """Cancel the scheduled actions; a LOM request that scheduled one counts as new when it is repeated."""
-        self._afterwards.clear()
+        self._follow_ups.clear()
         for controller, uuid in self._deferred_requests:
             self._recent_answers.forget(controller, uuid)
         self._deferred_requests = ()

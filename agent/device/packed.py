@@ -35,19 +35,19 @@ class IdleStore:
     """Serialises and restores Devices. ``make`` creates the Device of an index in its factory state.
 
     ``shared`` are the objects that all Devices refer to: a clock, choices, limits. ``out`` has the index of every
-    Device that was fetched; the caller of ``lay`` removes its index.
+    Device that was fetched; the caller of ``serialise`` removes its index.
     """
 
     def __init__(self, make: Callable[[int], Device], shared: Iterable[object] = ()) -> None:
-        self.out: deque[int] = deque()
+        self.active: deque[int] = deque()
         self._make = make
         self._shared = list(shared)
         self._number_of = {id(one): number for number, one in enumerate(self._shared)}
         self._dictionaries: list[_CompressionDictionary] = []
 
-    def fetch(self, index: int, kept: bytes) -> Device:
-        """The Device of this index, restored from the bytes of ``lay``; in its factory state if ``kept`` is empty."""
-        self.out.append(index)
+    def restore(self, index: int, kept: bytes) -> Device:
+        """The Device, restored from the bytes of ``serialise``; in its factory state if ``kept`` is empty."""
+        self.active.append(index)
         if not kept:
             return self._make(index)
         serialised = self._dictionaries[kept[0]].decompress(kept[1:])
@@ -55,7 +55,7 @@ class IdleStore:
         device: Device = _DeviceUnpickler(BytesIO(serialised), self._shared, fresh.mac).load()
         return device
 
-    def lay(self, device: Device) -> bytes:
+    def serialise(self, device: Device) -> bytes:
         """Serialise a Device for ``fetch``. The caller must not use the Device afterwards."""
         file = BytesIO()
         _DevicePickler(file, self._number_of).dump(device)

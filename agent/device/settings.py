@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.device.mac import Device
 from agent.mdm.results import INVALID_REQUEST_TYPE, MALFORMED_REQUEST, ChainedError, Domain
-from agent.mdm.values import WrongType, by_value
+from agent.mdm.values import WrongType, converted
 
 _MAX_NAME = 255
 _MAX_QUOTED = 80  # characters of a key that an error quotes
@@ -65,7 +65,7 @@ def _mdm_options(device: Device, item: Mapping[str, Any]) -> None:
         raise _Refused(MALFORMED_REQUEST, "MDMOptions should be a dictionary of booleans")
     try:
         options = {
-            key: by_value(option, bool, f"{key[:_MAX_QUOTED]} of MDMOptions", device.warn)
+            key: converted(option, bool, f"{key[:_MAX_QUOTED]} of MDMOptions", device.warn)
             for key, option in value.items()
         }
     except WrongType as error:

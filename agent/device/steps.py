@@ -44,8 +44,8 @@ class CheckIn:
     enrollment: Enrollment
 
 
-Need = RelayItems | ObtainIdentity | CheckIn
-Steps = Generator[Need, Any, ReturnT]
+IORequest = RelayItems | ObtainIdentity | CheckIn
+Steps = Generator[IORequest, Any, ReturnT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Done(Generic[ReturnT]):
     value: ReturnT
 
 
-def carry(steps: Steps[ReturnT], answer: Any) -> Need | Done[ReturnT]:
+def advance(steps: Steps[ReturnT], answer: Any) -> IORequest | Done[ReturnT]:
     """Send ``answer`` (None at first) into the steps; returns the next I/O request, or the result in ``Done``."""
     try:
         return steps.send(answer)
@@ -81,11 +81,11 @@ class Erase:
 
 
 @dataclass(frozen=True, slots=True)
-class Synchronise:
+class SynchroniseDeclarations:
     """Update the declarations. ``tokens`` is Data of the command, or empty."""
 
     tokens: bytes
 
 
 # Actions that wait until the server has accepted the result of the command.
-Afterwards = ChangePower | Erase | LeaveManagement | Synchronise
+FollowUp = ChangePower | Erase | LeaveManagement | SynchroniseDeclarations

@@ -53,7 +53,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
     metrics: dict[str, Any]
 
 
-class PhaseOver(msgspec.Struct, tag="over", frozen=True):
+class PhaseFinished(msgspec.Struct, tag="over", frozen=True):
     """A phase has finished in this shard, with this final state."""
 
     phase: int
@@ -103,7 +103,7 @@ class Finish(msgspec.Struct, tag="finish", frozen=True):
     reason: str
 
 
-FromShard = Hello | Alive | Ending | Ready | Second | Snapshot | PhaseOver | Settled | RoutedAnswer | Note
+FromShard = Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | Note
 FromConductor = Begin | StartPhase | Settle | RoutedPush | Finish
 Message = FromShard | FromConductor
 

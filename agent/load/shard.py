@@ -27,7 +27,7 @@ from agent.load.control import (
     Hello,
     Message,
     Note,
-    PhaseOver,
+    PhaseFinished,
     Ready,
     Second,
     Settle,
@@ -48,7 +48,7 @@ from agent.push.wire import RoutedPush
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
-REST_SECONDS = 0.05
+IDLE_CHECK_SECONDS = 0.05
 ALIVE_SECONDS = 1.0
 
 
@@ -95,8 +95,8 @@ class Shard:
         self._reason = "the run ended first"
         self._running: dict[int, tuple[PhaseRun, Deferred[None]]] = {}
         self._monitor = LoopMonitor(reactor)
-        self._resting = LoopingCall(self._rest)
-        self._resting.clock = reactor
+        self._idle_loop = LoopingCall(self._make_idle)
+        self._idle_loop.clock = reactor
         self._alive = LoopingCall(lambda: self._send(Alive()))
         self._alive.clock = reactor
         self._lost: str | None = None
@@ -118,7 +118,7 @@ class Shard:
             await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
-            self._resting.start(REST_SECONDS, now=False).addErrback(self._defect)
+            self._idle_loop.start(IDLE_CHECK_SECONDS, now=False).addErrback(self._defect)
             self._link.send(Ready())
             await self._finished
             problem = self._lost
@@ -138,8 +138,8 @@ class Shard:
             self._tell_second(1)
             self._seconds.stop()
         self._monitor.stop()
-        if self._resting.running:
-            self._resting.stop()
+        if self._idle_loop.running:
+            self._idle_loop.stop()
         parts = self._parts
         if parts is not None:
             try:
@@ -214,9 +214,9 @@ class Shard:
         self._seconds.clock = self._reactor
         self._seconds.start(1.0, now=False).addErrback(self._defect)
 
-    def _rest(self) -> None:
+    def _make_idle(self) -> None:
         if self._parts is not None:
-            self._parts.rest()
+            self._parts.make_idle()
 
     def _tell_second(self, passed: int) -> None:
         """Report a second. If the loop was blocked for several, the last one gets the operations of all of them."""
@@ -254,7 +254,7 @@ class Shard:
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
         self._monitor.leave(number)
         if run.state.over:
-            self._send(PhaseOver(number, run.state))
+            self._send(PhaseFinished(number, run.state))
         if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):
             self._defect(outcome)
 

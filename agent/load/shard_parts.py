@@ -12,7 +12,7 @@ from agent.fleet.population import Mac, Population
 from agent.load.machine import allow_open_files
 from agent.load.phases.context import Enroll, PhaseContext
 from agent.load.phases.run import Part
-from agent.load.phases.waits import Watcher
+from agent.load.phases.waits import MacWaits
 from agent.load.shard_keys import expect_keys
 from agent.load.shard_plan import EnrollAt, ShardPlan, server_config
 from agent.measure.metrics import Metrics
@@ -80,7 +80,7 @@ class ShardParts:
             environment=self.environment,
             fleet=self.fleet,
             metrics=self.metrics,
-            watcher=Watcher(reactor, self._stalls),
+            mac_waits=MacWaits(reactor, self._stalls),
             enroll=_enroll_of(plan),
             server=self._server,
             pushed=self.push_endpoint is not None,
@@ -117,9 +117,9 @@ class ShardParts:
             self.push_endpoint.open()
         expect_keys(self.keys, self._plan, self.part)
 
-    def rest(self) -> None:
+    def make_idle(self) -> None:
         """Serialise a few idle Macs; called every 50 ms."""
-        self.fleet.rest()
+        self.fleet.make_idle()
 
     def flush(self) -> None:
         """Flush the trace to the operating system; called every second."""
@@ -129,7 +129,7 @@ class ShardParts:
     async def close(self, reason: str) -> None:
         """Close everything; operations in progress are cut short with this reason. The trace is complete afterwards."""
         self._stalls.stop()
-        self.context.watcher.close()
+        self.context.mac_waits.close()
         self.operations.cut_short(reason)
         if self.push_endpoint is not None:
             self.push_endpoint.close()

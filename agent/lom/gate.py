@@ -49,7 +49,7 @@ class Gate:
         if count > 1:
             self._links[peer] = count - 1
 
-    def ask(self, peer: Hashable, now: float) -> None:
+    def count_request(self, peer: Hashable, now: float) -> None:
         """Count a new request of ``peer``. Raises TooManyRequests."""
         since, count = self._windows.get(peer, (now, 0))
         if now - since >= _WINDOW_SECONDS:

@@ -13,12 +13,12 @@ from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import Endpoint, LinkSide, controller_side, device_side
 from agent.lom.link import ControllerLink, DeviceLink, LinkAnswer, LinkError, LinkRequest
 from agent.lom.relay import Relay, Unreachable
-from agent.lom.requests import Outcome, RelayItem
+from agent.lom.requests import RelayItem, RelayOutcome
 from agent.pki.purpose import Purpose
 from agent.pki.verify import PeerRejected, controller_judge, device_judge, verify_chain
 
 
-class Neighbourhood(Protocol):
+class MacDirectory(Protocol):
     """A fleet whose Macs are found by calculation instead of in a list."""
 
     def at_address(self, segment: int, address: str) -> Endpoint | None:
@@ -32,7 +32,7 @@ class AddressBook:
     """Finds a Mac by segment and address: first among the Macs added one by one, then in ``macs``, a whole fleet."""
 
     def __init__(self) -> None:
-        self.macs: Neighbourhood | None = None
+        self.macs: MacDirectory | None = None
         self._endpoints: dict[tuple[int, str], Endpoint] = {}
 
     def add(self, endpoint: Endpoint) -> None:
@@ -69,7 +69,7 @@ class MemoryNetwork:
     def __init__(self, book: AddressBook) -> None:
         self._book = book
 
-    def relay(self, controller: Endpoint, item: RelayItem) -> Outcome:
+    def relay(self, controller: Endpoint, item: RelayItem) -> RelayOutcome:
         """Relay one item from ``controller`` to its Device and return the outcome."""
         relay = Relay(item)
         while (address := relay.next_address()) is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from agent.errors import MisuseError, PeerError
 from agent.lom.addresses import AddressError, check_link_local
 from agent.lom.link import LinkAnswer, LinkRequest
-from agent.lom.requests import PROTOCOL_VERSION, Outcome, RelayItem
+from agent.lom.requests import PROTOCOL_VERSION, RelayItem, RelayOutcome
 
 _MAX_QUOTED = 400  # characters of one error, or of one address, that an outcome quotes
 
@@ -35,12 +35,12 @@ class Relay:
     def __init__(self, item: RelayItem) -> None:
         self.item = item
         self.failure: PeerError | None = None
-        self._outcome: Outcome | None = None
+        self._outcome: RelayOutcome | None = None
         self._waiting = list(item.addresses)
         self._errors: list[str] = []
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RelayOutcome:
         """The outcome of the item, once ``next_address`` has returned None."""
         if self._outcome is None:
             raise MisuseError("the outcome of this relay is not decided yet")
@@ -87,10 +87,10 @@ class Relay:
             self.failure = DeviceRefused(answer.error)
         else:
             self.failure = None
-        self._outcome = Outcome(self.item.uuid, answer.error)
+        self._outcome = RelayOutcome(self.item.uuid, answer.error)
 
-    def _failed(self) -> Outcome:
-        return Outcome(self.item.uuid, "; ".join(self._errors) or "no address was given")
+    def _failed(self) -> RelayOutcome:
+        return RelayOutcome(self.item.uuid, "; ".join(self._errors) or "no address was given")
 
 
 def _told(address: str, error: PeerError) -> str:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from agent.errors import PeerError
-from agent.mdm.values import Warn, WrongType, by_value, unheard
+from agent.mdm.values import Warn, WrongType, converted, ignore_warning
 from agent.plists import type_name
 
 PROTOCOL_VERSION = 1  # of our link; Apple's is unpublished
@@ -66,7 +66,7 @@ class RelayItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RelayOutcome:
     """The result of one item."""
 
     uuid: str
@@ -79,7 +79,7 @@ class Outcome:
         return not self.error
 
 
-def parse_request_list(body: Mapping[str, Any], warn: Warn = unheard) -> list[RelayItem | Outcome]:
+def parse_request_list(body: Mapping[str, Any], warn: Warn = ignore_warning) -> list[RelayItem | RelayOutcome]:
     """The items of a LOMDeviceRequest, in order; an invalid item is returned as its failed Outcome.
 
     If several items have the same DeviceRequestUUID, only the first is valid (our choice). ``warn`` is called for each
@@ -89,7 +89,7 @@ def parse_request_list(body: Mapping[str, Any], warn: Warn = unheard) -> list[Re
     items = body.get("RequestList")
     if not isinstance(items, list):
         raise RequestListMalformed(f"RequestList should be an array, but is {type_name(items)}")
-    parsed: list[RelayItem | Outcome] = []
+    parsed: list[RelayItem | RelayOutcome] = []
     first: dict[str, int] = {}
     for number, item in enumerate(items):
         if not isinstance(item, dict):
@@ -107,7 +107,7 @@ def parse_request_list(body: Mapping[str, Any], warn: Warn = unheard) -> list[Re
                 )
             parsed.append(_parse_item(uuid, item, warn))
         except ItemRefused as error:
-            parsed.append(Outcome(uuid, str(error)))
+            parsed.append(RelayOutcome(uuid, str(error)))
     return parsed
 
 
@@ -125,14 +125,14 @@ def setup_answer(dialect: Dialect, primary: Sequence[str], secondary: Sequence[s
     }
 
 
-def request_answer(dialect: Dialect, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def request_answer(dialect: Dialect, outcomes: Sequence[RelayOutcome]) -> dict[str, Any]:
     """The keys of the answer to LOMDeviceRequest, the outcomes in the order of the request."""
     if dialect is Dialect.DOCUMENTED_EXAMPLE:
         return {"ResponseData": [_answer_item(outcome, "DeviceRequestSucess") for outcome in outcomes]}
     return {"ResponseList": [_answer_item(outcome, "DeviceRequestSuccess") for outcome in outcomes]}
 
 
-def _answer_item(outcome: Outcome, success_key: str) -> dict[str, Any]:
+def _answer_item(outcome: RelayOutcome, success_key: str) -> dict[str, Any]:
     item: dict[str, Any] = {success_key: outcome.success, "DeviceRequestUUID": outcome.uuid}
     if outcome.error:
         item["DeviceRequestReturnError"] = outcome.error
@@ -150,7 +150,7 @@ def _parse_item(uuid: str, item: Mapping[str, Any], warn: Warn) -> RelayItem:
     version = item.get("LOMProtocolVersion")
     if version is not None:
         try:
-            version = by_value(version, int, "LOMProtocolVersion of an item of RequestList", warn)
+            version = converted(version, int, "LOMProtocolVersion of an item of RequestList", warn)
         except WrongType:
             raise ItemRefused(f"LOMProtocolVersion should be an integer, but is {type_name(version)}") from None
     addresses = _addresses(item, "PrimaryIPv6AddressList") + _addresses(item, "SecondaryIPv6AddressList")

@@ -28,7 +28,7 @@ from agent.mdm.commands import Command, CommandDropped, CommandMalformed, parse_
 from agent.mdm.pages import PageAnswered, also, page_in
 from agent.mdm.refusals import ServerRefused, is_temporary, unenrolls
 from agent.mdm.results import Result, Status, idle_body
-from agent.mdm.waits import LONGEST_WAIT_SECONDS, asked_wait
+from agent.mdm.waits import LONGEST_WAIT_SECONDS, bounded_wait
 from agent.plists import PlistError
 
 RETRY_FIRST_SECONDS = 1.0  # undocumented: the first delay of the exponential back-off
@@ -52,10 +52,10 @@ __all__ = [
     "Execute",
     "Input",
     "NotNowRepeated",
-    "Over",
     "Send",
     "ServerRefused",
     "Session",
+    "SessionEnded",
     "State",
     "Timing",
 ]
@@ -152,7 +152,7 @@ class Execute(NamedTuple):
     command: Command
 
 
-class Over(NamedTuple):
+class SessionEnded(NamedTuple):
     """The session is closed."""
 
     failure: PeerError | None = None
@@ -163,7 +163,7 @@ class Over(NamedTuple):
     """Whether the result that the server refused is not delivered again."""
 
 
-Event = Send | Execute | Over
+Event = Send | Execute | SessionEnded
 
 
 class Session:
@@ -264,12 +264,12 @@ class Session:
         except (CommandDropped, PlistError) as error:
             self._end(now)
             page = page_in(body, content_type)
-            return Over(PageAnswered("a command or an empty answer", page, status, _ADVICE) if page else error)
+            return SessionEnded(PageAnswered("a command or an empty answer", page, status, _ADVICE) if page else error)
         if self._answered_not_now is not None and command.uuid in self._answered_not_now:
             self._not_now_repeats += 1
             if self._not_now_repeats > NOT_NOW_REPEATS:
                 self._end(now)
-                return Over(NotNowRepeated(_NOT_NOW_REPEATED))
+                return SessionEnded(NotNowRepeated(_NOT_NOW_REPEATED))
         self._begin(command.uuid)
         return Execute(command)
 
@@ -295,11 +295,11 @@ class Session:
         self._refused_times = 0
         return send
 
-    def broke(self, failure: PeerError, now: float) -> Over:
+    def broke(self, failure: PeerError, now: float) -> SessionEnded:
         """The connection broke before the response; the Mac tries again after the back-off."""
         self._move(Input.END)
         self._back_off(now)
-        return Over(failure)
+        return SessionEnded(failure)
 
     def power_lost(self) -> None:
         """The Mac lost power or was reset: its session ends, an undelivered result is kept."""
@@ -327,7 +327,7 @@ class Session:
             self._move(Input.END)
             return self.open()
         self._end(now)
-        return Over()
+        return SessionEnded()
 
     def _end(self, now: float) -> None:
         """Close the session without a retry; the next one follows a push or a NotNow."""
@@ -338,7 +338,7 @@ class Session:
         elif self._last_was_not_now and self._undelivered is None:
             self.deadline = now + max(_SHORTEST_SECONDS, self._timing.not_now)
 
-    def _refused(self, failure: ServerRefused, unenrolled: bool, retry_after: float | None, now: float) -> Over:
+    def _refused(self, failure: ServerRefused, unenrolled: bool, retry_after: float | None, now: float) -> SessionEnded:
         status = failure.status
         dropped = False
         if unenrolled:
@@ -349,7 +349,7 @@ class Session:
         else:
             dropped = self._drop_refused()
             self._end(now)
-        return Over(failure, unenrolled, dropped)
+        return SessionEnded(failure, unenrolled, dropped)
 
     def _drop_refused(self) -> bool:
         """Count a refused delivery; return whether it was a result's last one."""
@@ -365,7 +365,7 @@ class Session:
     def _back_off(self, now: float, retry_after: float | None = None) -> None:
         delay = self._timing.back_off(self.failures, self._jitter())
         if retry_after is not None and retry_after > 0.0:  # a date in the past sets no wait
-            delay = asked_wait(retry_after, self._timing.retry_after_longest)
+            delay = bounded_wait(retry_after, self._timing.retry_after_longest)
         self.failures += 1
         self.deadline = now + max(_SHORTEST_SECONDS, delay)
 

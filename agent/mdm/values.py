@@ -17,7 +17,7 @@ ValueT = TypeVar("ValueT")
 Warn = Callable[[str], None]  # called with the text of a warning
 
 
-def unheard(_text: str) -> None:
+def ignore_warning(_text: str) -> None:
     """Ignore a warning."""
 
 
@@ -27,7 +27,7 @@ class WrongType(PeerError):
     kind = "value_type"
 
 
-def by_value(value: object, kind: type[ValueT], what: str, warn: Warn) -> ValueT:
+def converted(value: object, kind: type[ValueT], what: str, warn: Warn) -> ValueT:
     """``value`` as a ``kind``; ``what`` names it in the warning and the error. Raises WrongType.
 
     A number other than 0 is true; a boolean is 1 or 0; a real is the integer that it equals.

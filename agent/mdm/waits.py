@@ -9,6 +9,6 @@ SHORTEST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 3600.0  # ours: the limit of macOS is not documented
 
 
-def asked_wait(seconds: float, longest: float = LONGEST_WAIT_SECONDS) -> float:
+def bounded_wait(seconds: float, longest: float = LONGEST_WAIT_SECONDS) -> float:
     """The wait in seconds where a peer asks for ``seconds``, which may be infinite."""
     return max(SHORTEST_WAIT_SECONDS, min(seconds, longest))

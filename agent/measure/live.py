@@ -103,7 +103,7 @@ class LiveView:
     """Whether the server runs in this program, so that no latency is that of a server alone."""
 
 
-class Watcher(Protocol):
+class MacWaits(Protocol):
     """Shows a run in progress."""
 
     def note(self, text: str) -> None:

@@ -141,7 +141,7 @@ class OutOfTime(LomAgentError):
     kind = "out_of_time"
 
 
-def made_up(due: float, now: float) -> float:
+def extended_deadline(due: float, now: float) -> float:
     """When a time limit that was due at ``due`` expires, if its timer fires at ``now``.
 
     A late timer means that the event loop was blocked and that what the peer sent meanwhile has not been read yet: the

@@ -16,14 +16,14 @@ from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority
 from agent.pki.identity import Identity
 from agent.pki.scep.csr import CertificateRequest
 
-KeptAuthorities = MutableMapping[str, Authority]
+StoredAuthorities = MutableMapping[str, Authority]
 
 
 class Authorities:
     """The CAs of one lab. Those in ``kept`` are used again; new ones are added to it."""
 
-    def __init__(self, kept: KeptAuthorities | None = None) -> None:
-        self._kept: KeptAuthorities = {} if kept is None else kept
+    def __init__(self, kept: StoredAuthorities | None = None) -> None:
+        self._kept: StoredAuthorities = {} if kept is None else kept
         self._mdm = self._of("mdm", lambda: Authority.create("lom-agent lab CA"))
         self._lom_device = self._of("lom device", lambda: Authority.create("lom-agent lab LOM Device CA"))
         self._lom_controller = self._of("lom controller", lambda: Authority.create("lom-agent lab LOM Controller CA"))

@@ -84,7 +84,7 @@ class Identity:
             self._octets = self.certificate.public_bytes(Encoding.DER), key
         return self._octets
 
-    def rest(self) -> None:
+    def free_objects(self) -> None:
         """Free the objects and keep the DER."""
         if self.octets:
             self._certificate = self._key = None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from cryptography import x509
 
 from agent import plists
-from agent.mdm.values import Warn, WrongType, by_value, unheard
+from agent.mdm.values import Warn, WrongType, converted, ignore_warning
 from agent.pki.cms import CMSError, looks_encrypted, looks_signed, open_signed
 from agent.pki.names import ascii_upper, same_name
 from agent.pki.signatures import SHA1_ONLY
@@ -33,7 +33,7 @@ class Payload:
     identifier: str
     content: Mapping[str, Any]
     """All its keys, including the common ones."""
-    warn: Warn = field(default=unheard, compare=False, repr=False)
+    warn: Warn = field(default=ignore_warning, compare=False, repr=False)
     """Called for each irregular value that is accepted."""
 
     @property
@@ -48,7 +48,7 @@ class Payload:
         if value is None:
             return None
         try:
-            return by_value(value, kind, f"{key} of the payload {self.payload_type}", self.warn)
+            return converted(value, kind, f"{key} of the payload {self.payload_type}", self.warn)
         except WrongType as error:
             raise malformed(str(error)) from error
 
@@ -102,7 +102,7 @@ class Profile:
         return found[0] if found else None
 
 
-def read_profile(blob: bytes, warn: Warn = unheard) -> Profile:
+def read_profile(blob: bytes, warn: Warn = ignore_warning) -> Profile:
     """Read a plain or signed profile. The caller decides whether to trust the signer.
 
     A signature with SHA-1 is accepted with a warning, as on a Mac: some servers produce no other. Raises PlistError if
@@ -123,7 +123,7 @@ def read_profile(blob: bytes, warn: Warn = unheard) -> Profile:
     return replace(profile, signers=(signed.signer, *others))
 
 
-def parse_profile(blob: bytes, warn: Warn = unheard) -> Profile:
+def parse_profile(blob: bytes, warn: Warn = ignore_warning) -> Profile:
     """Read a plain profile. Raises PlistError if it is not a property list, ProfileError if it is not a profile."""
     root = plists.load_dict(blob, what="profile")
     _check_type(root)
@@ -173,7 +173,7 @@ def _common(content: Mapping[str, Any], what: str, warn: Warn) -> Payload:
             raise malformed(f"{key} of {what} should be a string, but is {plists.type_name(value)}")
         values.append(value)
     try:
-        version = by_value(content.get("PayloadVersion", 1), int, f"PayloadVersion of {what}", warn)
+        version = converted(content.get("PayloadVersion", 1), int, f"PayloadVersion of {what}", warn)
     except WrongType as error:
         raise malformed(str(error)) from error
     return Payload(values[0], values[1], values[2], {**content, "PayloadVersion": version}, warn)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.mdm.waits import asked_wait
+from agent.mdm.waits import bounded_wait
 from agent.pki.scep.csr import alternative_names, subject_name
 from agent.pki.scep.errors import SCEPError
 from agent.profiles.errors import malformed
@@ -76,7 +76,7 @@ def scep_of(payload: Payload) -> SCEPPayload:
         key_usage=_integer(content, "Key Usage", 0),
         ca_fingerprint=content.get("CAFingerprint", bytes),
         retries=min(_MAX_RETRIES, max(0, _integer(content, "Retries", DEFAULT_RETRIES))),
-        retry_delay=asked_wait(_integer(content, "RetryDelay", DEFAULT_RETRY_DELAY_SECONDS)),
+        retry_delay=bounded_wait(_integer(content, "RetryDelay", DEFAULT_RETRY_DELAY_SECONDS)),
     )
 
 

@@ -69,8 +69,8 @@ class Broken:
     """The number of the rule that broke it."""
 
 
-Outcome = Answer | Broken
-Reply = Callable[[Outcome], object]  # called once for each request, immediately or later
+PushOutcome = Answer | Broken
+Reply = Callable[[PushOutcome], object]  # called once for each request, immediately or later
 
 
 class PushBroker:
@@ -130,7 +130,7 @@ class PushBroker:
         now: float,
         spent: Collection[int] | None = None,
         ahead: float = 0.0,
-    ) -> Outcome:
+    ) -> PushOutcome:
         """Process one request.
 
         ``spent`` are the numbers of the ``first=`` rules that no longer apply, where the caller counts them; see

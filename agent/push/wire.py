@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from agent.errors import PeerError
-from agent.push.broker import Answer, Broken, Outcome
+from agent.push.broker import Answer, Broken, PushOutcome
 from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
 
 _BREAKS_CONNECTION = 0  # in place of a status
@@ -67,14 +67,14 @@ class RoutedAnswer(msgspec.Struct, tag="push answer", frozen=True):
             raise ValueError(f"Expected a final HTTP status as the answer to a push, found {self.status}.")
 
     @classmethod
-    def of(cls, number: int, outcome: Outcome) -> RoutedAnswer:
+    def of(cls, number: int, outcome: PushOutcome) -> RoutedAnswer:
         """The answer that carries ``outcome`` for push ``number``."""
         if isinstance(outcome, Broken):
             return cls(number, _BREAKS_CONNECTION, "", b"", outcome.rule)
         return cls(number, outcome.status, outcome.apns_id, outcome.body, outcome.rule)
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> PushOutcome:
         """What the gateway does with the request."""
         if self.status == _BREAKS_CONNECTION:
             return Broken(self.rule)

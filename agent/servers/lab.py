@@ -24,12 +24,12 @@ class LabAPI:
         self._pool = Pool(connect, origin, config.connections)
         self._secrets = (config.token,)
         self._headers = {"Authorization": f"Bearer {config.token}"}
-        self.wakes = config.push
+        self.pushes_on_enqueue = config.push
 
     def enqueue(self, udid: str, command_uuid: str, command: Mapping[str, Any]) -> Deferred[None]:
         """POST …/macs/UDID/commands."""
         body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
-        target = f"{self._mac(udid)}/commands" + ("" if self.wakes else "?push=0")
+        target = f"{self._mac(udid)}/commands" + ("" if self.pushes_on_enqueue else "?push=0")
         headers = {**self._headers, "Content-Type": "application/xml"}
         return self._pool.ask("POST", target, headers, body).addCallback(self._queued)
 

@@ -27,7 +27,7 @@ from agent.servers.urls import base_of
 class MicroMDM:
     """The ``Server`` of a MicroMDM. Raises OperatorError for an invalid URL."""
 
-    wakes = True
+    pushes_on_enqueue = True
 
     def __init__(self, config: MicroMDMConfig, connect: Connect) -> None:
         origin, self._path = base_of(config.url, plain=config.plain)

@@ -35,12 +35,12 @@ class NanoMDM:
         credentials = b64encode(f"{config.user}:{config.api_key}".encode()).decode("ascii")
         self._secrets = (config.api_key, credentials)
         self._headers = {"Authorization": f"Basic {credentials}"}
-        self.wakes = config.push
+        self.pushes_on_enqueue = config.push
 
     def enqueue(self, udid: str, command_uuid: str, command: Mapping[str, Any]) -> Deferred[None]:
         """PUT /v1/enqueue/UDID."""
         body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
-        target = f"{self._path}/v1/enqueue/{quote(udid, safe='')}" + ("" if self.wakes else "?nopush=1")
+        target = f"{self._path}/v1/enqueue/{quote(udid, safe='')}" + ("" if self.pushes_on_enqueue else "?nopush=1")
         headers = {**self._headers, "Content-Type": "application/xml"}
         return self._pool.ask("PUT", target, headers, body).addCallback(self._judge, "queuing a command")
 

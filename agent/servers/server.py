@@ -18,7 +18,7 @@ _SHORTEST_SECRET = 4  # shorter values occur in any text by chance
 class Server(Protocol):
     """A client of a server's API. Its requests fail with a PeerError: RequestFailed, or an error of the connection."""
 
-    wakes: bool
+    pushes_on_enqueue: bool
     """Whether the server pushes when it queues a command; otherwise ``push`` has to follow."""
 
     def enqueue(self, udid: str, command_uuid: str, command: Mapping[str, Any]) -> Deferred[None]:

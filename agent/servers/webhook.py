@@ -24,7 +24,7 @@ class Webhook:
         self._mac_of = mac_of
         self._enqueue = Template(config.enqueue, MAC_NAMES + COMMAND_NAMES, environment, plain=config.plain)
         self._push = None if config.push is None else Template(config.push, MAC_NAMES, environment, plain=config.plain)
-        self.wakes = self._push is None
+        self.pushes_on_enqueue = self._push is None
         self._secrets = [*self._enqueue.secrets, *(self._push.secrets if self._push is not None else ())]
         self._pools: dict[Origin, Pool] = {}
         for template in (self._enqueue, self._push):

@@ -15,7 +15,7 @@ from agent.device.answering import OfflineMac, answer_command
 from agent.device.commands import COMMANDS, carry_out
 from agent.device.information import QUERIES
 from agent.device.mac import Device
-from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, Synchronise, carry
+from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, SynchroniseDeclarations, advance
 from agent.fleet.population import Population
 from agent.lom.power import SystemRequest
 from agent.lom.requests import Dialect
@@ -68,9 +68,9 @@ def run(device: Device, request_type: str, body: dict[str, Any]) -> Result:
     outcome = carry_out(device, Command("uuid", request_type, {"RequestType": request_type, **body}))
     if isinstance(outcome, Result):
         return outcome
-    end = carry(outcome, None)
+    end = advance(outcome, None)
     if not isinstance(end, Done):
-        end = carry(outcome, [])
+        end = advance(outcome, [])
     assert isinstance(end, Done)
     result: Result = end.value
     return result
@@ -132,7 +132,7 @@ def test_each_command_needs_its_access_right(request_type: str) -> None:
     refused = run(device, request_type, body_of(request_type, device))
     assert refused.status is Status.ERROR
     assert [(error.domain.value, error.code) for error in refused.errors] == [("MCMDMErrorDomain", 12007)]
-    assert device.take_afterwards() == []
+    assert device.take_follow_ups() == []
     device = with_rights(standing(), right)
     assert run(device, request_type, body_of(request_type, device)).status is Status.ACKNOWLEDGED
 
@@ -167,7 +167,7 @@ def test_a_malformed_command_is_a_format_error_and_changes_nothing(request_type:
     device = standing()
     before = [installed.listed for installed in device.profiles]
     assert run(device, request_type, body).status is Status.COMMAND_FORMAT_ERROR
-    assert device.take_afterwards() == []
+    assert device.take_follow_ups() == []
     assert [installed.listed for installed in device.profiles] == before
 
 
@@ -179,7 +179,7 @@ def test_remove_profile_without_an_identifier_is_the_error_that_a_mac_gives(body
     assert result.status is Status.ERROR
     assert [(error.domain.value, error.code) for error in result.errors] == [("MDMClientError", 97)]
     assert "Identifier" in result.errors[0].description
-    assert device.take_afterwards() == []
+    assert device.take_follow_ups() == []
     assert [installed.listed for installed in device.profiles] == before
 
 
@@ -190,7 +190,7 @@ def test_a_number_where_a_boolean_is_expected_is_taken_by_its_value(value: objec
         "InstalledApplicationList": []
     }
     run(device, "RestartDevice", {"NotifyUser": value})
-    assert device.take_afterwards() == []
+    assert device.take_follow_ups() == []
     item = {"Item": "MDMOptions", "MDMOptions": {"BootstrapTokenAllowed": value}}
     (answer,) = run(device, "Settings", {"Settings": [item]}).answer["Settings"]
     assert answer == {"Item": "MDMOptions", "Status": "Acknowledged"}
@@ -206,7 +206,7 @@ def test_what_is_not_worth_true_is_not_true(value: object) -> None:
     device = standing()
     assert run(device, "InstalledApplicationList", {"ManagedAppsOnly": value}).answer["InstalledApplicationList"]
     run(device, "RestartDevice", {"NotifyUser": value})
-    assert device.take_afterwards() == [ChangePower(SystemRequest.RESTART)]
+    assert device.take_follow_ups() == [ChangePower(SystemRequest.RESTART)]
 
 
 def test_a_hostile_profile_leaves_few_warnings() -> None:
@@ -345,24 +345,24 @@ def test_installed_applications_can_be_asked_for_by_identifier() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_type", "body", "afterwards"),
+    ("request_type", "body", "follow_ups"),
     [
         ("RestartDevice", {}, [ChangePower(SystemRequest.RESTART)]),
         ("RestartDevice", {"NotifyUser": True}, []),
         ("ShutDownDevice", {}, [ChangePower(SystemRequest.SHUT_DOWN)]),
         ("DeviceLock", {"PIN": "123456"}, [ChangePower(SystemRequest.RESTART)]),
         ("EraseDevice", {}, [Erase()]),
-        ("DeclarativeManagement", {"Data": b"{}"}, [Synchronise(b"{}")]),
+        ("DeclarativeManagement", {"Data": b"{}"}, [SynchroniseDeclarations(b"{}")]),
     ],
 )
 def test_what_would_cut_the_answer_off_waits_until_it_was_taken(
-    request_type: str, body: dict[str, Any], afterwards: list[Any]
+    request_type: str, body: dict[str, Any], follow_ups: list[Any]
 ) -> None:
     device = standing()
     assert run(device, request_type, body).status is Status.ACKNOWLEDGED
     assert device.running
     assert device.enrollment is not None
-    assert device.take_afterwards() == afterwards
+    assert device.take_follow_ups() == follow_ups
 
 
 def test_removing_the_enrollment_profile_ends_the_management() -> None:
@@ -372,7 +372,7 @@ def test_removing_the_enrollment_profile_ends_the_management() -> None:
         installed, identifier="mdm", payload_types=frozenset({"com.apple.mdm"})
     )
     assert run(device, "RemoveProfile", {"Identifier": "mdm"}).status is Status.ACKNOWLEDGED
-    assert device.take_afterwards() == [LeaveManagement()]
+    assert device.take_follow_ups() == [LeaveManagement()]
 
 
 def test_erasing_leaves_a_mac_as_it_came() -> None:

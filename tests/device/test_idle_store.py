@@ -14,7 +14,7 @@ from agent.device.commands import carry_out
 from agent.device.installing import enrollment_steps, install_profile
 from agent.device.mac import Device
 from agent.device.packed import IdleStore
-from agent.device.steps import Done, Steps, carry
+from agent.device.steps import Done, Steps, advance
 from agent.errors import PeerError
 from agent.fleet.chance import Chance
 from agent.fleet.durations import Durations, Uniform
@@ -63,9 +63,9 @@ def idle_store() -> IdleStore:
 
 
 def run(steps: Steps[Any]) -> None:
-    need = carry(steps, None)
+    need = advance(steps, None)
     while not isinstance(need, Done):
-        need = carry(steps, b"")
+        need = advance(steps, b"")
 
 
 def answer(device: Device, request_type: str, **body: Any) -> Any:
@@ -169,7 +169,8 @@ def shown(device: Device, now: float) -> list[Any]:
 def seen(device: Device, now: float) -> list[Any]:
     """The same in a form that can be compared: errors are never equal."""
     return [
-        repr(one) if isinstance(one, PeerError) or "Over" in type(one).__name__ else one for one in shown(device, now)
+        repr(one) if isinstance(one, PeerError) or "SessionEnded" in type(one).__name__ else one
+        for one in shown(device, now)
     ]
 
 
@@ -183,15 +184,15 @@ def test_a_restored_device_is_the_same_device(index: int, story: list[tuple[Even
         for device in (unstored, stored):
             happens(device, now)
         if is_stored:
-            stored = here.fetch(index, here.lay(stored))
-    assert seen(here.fetch(index, here.lay(stored)), now) == seen(unstored, now)
+            stored = here.restore(index, here.serialise(stored))
+    assert seen(here.restore(index, here.serialise(stored)), now) == seen(unstored, now)
 
 
 def test_a_device_in_its_factory_state_takes_no_bytes() -> None:
     here = idle_store()
-    device = here.fetch(2, b"")
+    device = here.restore(2, b"")
     assert device.mac == POPULATION[2]
-    assert list(here.out) == [2]
+    assert list(here.active) == [2]
 
 
 def test_stored_devices_share_what_they_have_in_common() -> None:
@@ -199,9 +200,9 @@ def test_stored_devices_share_what_they_have_in_common() -> None:
     for device in devices:
         enrolled(device, 0.0)
         lom_installed(device, 0.0)
-    kept = [here.lay(device) for device in devices]
+    kept = [here.serialise(device) for device in devices]
     assert max(len(one) for one in kept[1:]) < 1200  # two identities of P-256 alone are 1,300 in DER
-    back = [here.fetch(index, one) for index, one in enumerate(kept)]
+    back = [here.restore(index, one) for index, one in enumerate(kept)]
     first, second = (device.enrollment for device in back[:2])
     assert first is not None
     assert second is not None
@@ -210,17 +211,17 @@ def test_stored_devices_share_what_they_have_in_common() -> None:
 
 def test_a_device_unlike_all_dictionaries_is_restored() -> None:
     here = idle_store()
-    here.lay(make(0))
+    here.serialise(make(0))
     for number in range(50):  # each differs from all others
         device = make(1)
         device.declarations = {f"{number} {one}": str(number**20 + one) for one in range(200)}
-        assert here.fetch(1, here.lay(device)).declarations == device.declarations
+        assert here.restore(1, here.serialise(device)).declarations == device.declarations
 
 
 def test_an_identity_is_one_object_in_the_enrollment_and_in_the_list_of_certificates() -> None:
     here, device = idle_store(), make(0)
     enrolled(device, 0.0)
-    back = here.fetch(0, here.lay(device))
+    back = here.restore(0, here.serialise(device))
     assert back.enrollment is not None
     assert back.enrollment.identity is next(back.identities)
 

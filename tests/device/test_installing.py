@@ -11,7 +11,7 @@ from profile_parts import IDENTITY, PACKED, lom, mdm, pkcs12, profile_dict, root
 from agent.device.answering import OfflineMac
 from agent.device.installing import enrollment_steps, install_profile
 from agent.device.mac import Device
-from agent.device.steps import Done, ObtainIdentity, Steps, carry
+from agent.device.steps import Done, ObtainIdentity, Steps, advance
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
 from agent.pki.authority import LOM_USAGE, Authority
@@ -57,7 +57,7 @@ def device() -> Device:
 
 
 def first_need(steps: Steps[Any]) -> object:
-    return carry(steps, None)
+    return advance(steps, None)
 
 
 @pytest.mark.parametrize(("payloads", "said"), BAD.values(), ids=BAD.keys())
@@ -93,9 +93,9 @@ def test_identities_are_kept_in_the_order_of_the_payloads(install: Callable[[Dev
     mac = device()
     issued = Authority.create("CA").issue("by scep", LOM_USAGE)
     steps = install(mac, dump_xml(profile_dict(*payloads)))
-    assert isinstance(carry(steps, None), ObtainIdentity)
-    need = carry(steps, issued)
+    assert isinstance(advance(steps, None), ObtainIdentity)
+    need = advance(steps, issued)
     while not isinstance(need, Done):
-        need = carry(steps, b"")
+        need = advance(steps, b"")
     (installed,) = mac.profiles
     assert [one.certificate for one in installed.identities] == [issued.certificate, IDENTITY.certificate]

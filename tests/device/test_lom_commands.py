@@ -18,7 +18,7 @@ from agent.device.answering import OfflineMac, answer_among, answer_command
 from agent.device.commands import carry_out
 from agent.device.installing import enrollment_steps
 from agent.device.mac import Device
-from agent.device.steps import CheckIn, Done, RelayItems, carry
+from agent.device.steps import CheckIn, Done, RelayItems, advance
 from agent.fleet.population import Mac, Population
 from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
@@ -84,9 +84,9 @@ def result_of(device: Device, octets: bytes) -> dict[str, Any]:
     parsed = parse_command(octets)
     result = carry_out(device, parsed)
     if not isinstance(result, Result):
-        done = carry(result, None)
+        done = advance(result, None)
         if done == RelayItems(()):
-            done = carry(result, [])
+            done = advance(result, [])
         assert isinstance(done, Done)
         result = done.value
     report: dict[str, Any] = plistlib.loads(result.body(device.mac.udid, parsed.uuid))
@@ -298,9 +298,9 @@ def payloads_of(name: str) -> dict[str, dict[str, Any]]:
 def test_the_example_profiles_make_a_mac_a_lom_device_and_controller() -> None:
     device = Device(macs()[DEVICE], boot_seconds=lambda: 0.0, jitter=lambda: 0.0)
     steps = enrollment_steps(device, (FIXTURES / "profiles" / "enrollment.mobileconfig").read_bytes())
-    need = carry(steps, None)
+    need = advance(steps, None)
     while isinstance(need, CheckIn):
-        need = carry(steps, b"")
+        need = advance(steps, b"")
     assert device.enrollment is not None
     assert device.enrollment.server_url == "https://mdm.example.test:8443/mdm"
     install = command(RequestType="InstallProfile", Payload=(FIXTURES / "profiles" / "lom.mobileconfig").read_bytes())

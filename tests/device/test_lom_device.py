@@ -112,7 +112,7 @@ def test_a_mac_that_asks_itself_answers_its_server_first(request_type: PowerRequ
     device.relaying = True
     assert ask(device, request_type, by=OWN) == ("", [])
     assert device.running
-    assert device.take_afterwards() == [ChangePower(request_type)]
+    assert device.take_follow_ups() == [ChangePower(request_type)]
 
 
 @pytest.mark.parametrize("request_type", [OFF, RESET])
@@ -122,7 +122,7 @@ def test_another_controllers_request_meanwhile_is_carried_out_at_once(request_ty
     ask(device, OFF, "own", by=OWN)
     assert ask(device, request_type)[1][0] is DOWN
     device.lose_power()
-    assert device.take_afterwards() == []  # the current command is lost, and the server offers it again
+    assert device.take_follow_ups() == []  # the current command is lost, and the server offers it again
 
 
 def test_what_a_mac_asked_of_itself_and_was_kept_from_is_new_when_it_comes_again() -> None:
@@ -134,7 +134,7 @@ def test_what_a_mac_asked_of_itself_and_was_kept_from_is_new_when_it_comes_again
     device.power.advance(NOW + BOOT)
     device.relaying = True
     assert ask(device, OFF, "own", by=OWN, now=NOW + BOOT) == ("", [])
-    assert device.take_afterwards() == [ChangePower(OFF)]
+    assert device.take_follow_ups() == [ChangePower(OFF)]
 
 
 def test_a_result_that_is_still_owed_brings_the_macs_own_request_with_it() -> None:
@@ -148,7 +148,7 @@ def test_a_result_that_is_still_owed_brings_the_macs_own_request_with_it() -> No
     device.lose_power()
     assert device.session.owes_result
     assert ask(device, OFF, "own", by=OWN, now=NOW + 1.0) == ("", [])
-    assert device.take_afterwards() == [ChangePower(OFF)]
+    assert device.take_follow_ups() == [ChangePower(OFF)]
 
 
 def test_a_mac_that_left_its_management_forgets_what_it_was_to_do() -> None:
@@ -156,7 +156,7 @@ def test_a_mac_that_left_its_management_forgets_what_it_was_to_do() -> None:
     device.relaying = True
     ask(device, OFF, "own", by=OWN)
     device.forget_enrollment()
-    assert device.take_afterwards() == []
+    assert device.take_follow_ups() == []
     assert ask(device, OFF, "own", by=OWN) == ("", [DOWN])
 
 

@@ -21,7 +21,7 @@ from agent.load.control import (
     Hello,
     Message,
     Note,
-    PhaseOver,
+    PhaseFinished,
     Ready,
     Second,
     Settle,
@@ -32,7 +32,7 @@ from agent.load.control import (
     next_message,
 )
 from agent.measure.live import PhaseState
-from agent.push.broker import Answer, Broken, Outcome
+from agent.push.broker import Answer, Broken, PushOutcome
 from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
 from agent.push.wire import RoutedAnswer, RoutedPush
 
@@ -55,7 +55,7 @@ pushes = st.builds(
     provider=st.builds(Provider, st.text(max_size=20), st.booleans(), st.text(max_size=20)),
     spent=st.lists(st.integers(0, 9), max_size=3).map(tuple),
 )
-outcomes: st.SearchStrategy[Outcome] = st.builds(Broken, rules) | st.builds(
+outcomes: st.SearchStrategy[PushOutcome] = st.builds(Broken, rules) | st.builds(
     Answer,
     status=st.integers(200, 599),
     apns_id=st.just("") | st.uuids().map(str),
@@ -69,7 +69,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Settle),
     st.builds(Second, counts, rows, st.dictionaries(st.integers(0, 1000), states, max_size=3)),
     st.builds(Snapshot, rows),
-    st.builds(PhaseOver, st.integers(0, 1000), states),
+    st.builds(PhaseFinished, st.integers(0, 1000), states),
     st.builds(RoutedAnswer.of, st.integers(0, 2**53 - 1), outcomes),
     st.builds(Note, st.text(max_size=100)),
     st.builds(Begin, st.floats(allow_nan=False)),
@@ -109,7 +109,7 @@ def test_bytes_of_a_stranger_are_messages_or_refused(octets: bytes) -> None:
 
 
 @given(st.integers(0, 2**53 - 1), outcomes)
-def test_an_outcome_comes_out_of_its_answer_as_it_went_in(number: int, outcome: Outcome) -> None:
+def test_an_outcome_comes_out_of_its_answer_as_it_went_in(number: int, outcome: PushOutcome) -> None:
     answer = RoutedAnswer.of(number, outcome)
     assert (answer.number, answer.outcome) == (number, outcome)
 

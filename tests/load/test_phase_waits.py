@@ -11,7 +11,7 @@ from servers import answer, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from agent.load.phases.waits import Watcher
+from agent.load.phases.waits import MacWaits
 from agent.mdm.refusals import ResultRefused
 from agent.net.mac.commands import CurrentCommand
 from agent.net.timing import Stalls
@@ -24,16 +24,16 @@ def test_a_result_that_is_dropped_fails_the_wait_for_it_at_once(run_in_reactor: 
         victim, other = mdm.macs
 
         async def scenario() -> None:
-            watcher = Watcher(reactor, Stalls(reactor))  # type: ignore[arg-type]
+            mac_waits = MacWaits(reactor, Stalls(reactor))  # type: ignore[arg-type]
 
             def wait(command_uuid: str) -> Deferred[CurrentCommand]:
-                return Deferred.fromCoroutine(watcher.result(command_uuid, LIMIT))
+                return Deferred.fromCoroutine(mac_waits.result(command_uuid, LIMIT))
 
             async with closing(mdm):
                 await mdm.enroll_all()
                 refused, accepted = wait("refused"), wait("accepted")
                 for client in mdm.macs:
-                    client.observer = watcher
+                    client.observer = mac_waits
                 mdm.instead("Acknowledged", *[reply(answer(400))] * 2)
                 mdm.enqueue(victim, "refused")
                 for number in (1, 2):
@@ -45,6 +45,6 @@ def test_a_result_that_is_dropped_fails_the_wait_for_it_at_once(run_in_reactor: 
                 mdm.enqueue(other, "accepted")
                 other.wake()
                 assert (await accepted).command.uuid == "accepted"
-                watcher.close()
+                mac_waits.close()
 
         run_in_reactor(scenario())

@@ -76,8 +76,8 @@ def test_the_whole_way_through_the_api_of_a_server(
         async with outside_lab(tmp_path, api) as (outside, front):
             run = load_run(*PHASES, devices=MACS, onlooker=outside.onlooker, **outside.tables(**tables(front.url)))
             check_whole_way(await run, outside)
-            wakes = [path for path in front.asked if "push" in path or "wake" in path]
-            assert len(wakes) == (COMMANDS + MACS if api is AnyAPI else MACS)
+            pushes_on_enqueue = [path for path in front.asked if "push" in path or "wake" in path]
+            assert len(pushes_on_enqueue) == (COMMANDS + MACS if api is AnyAPI else MACS)
 
     run_in_reactor(scenario())
 

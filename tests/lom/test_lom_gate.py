@@ -29,11 +29,11 @@ def test_a_peer_has_so_many_links_and_others_are_none_of_its_business() -> None:
 def test_a_controller_asks_so_often_in_a_second() -> None:
     gate = Gate(FEW)
     for _ in range(3):
-        gate.ask("a", 10.0)
+        gate.count_request("a", 10.0)
     with pytest.raises(TooManyRequests, match="one Controller may send 3 in a second"):
-        gate.ask("a", 10.9)
-    gate.ask("b", 10.9)
-    gate.ask("a", 11.0)
+        gate.count_request("a", 10.9)
+    gate.count_request("b", 10.9)
+    gate.count_request("a", 11.0)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())))
@@ -58,7 +58,7 @@ def test_never_more_than_twice_the_limit_in_any_second(gaps: list[float]) -> Non
     for gap in gaps:
         now += gap / 10
         try:
-            gate.ask("a", now)
+            gate.count_request("a", now)
         except TooManyRequests:
             continue
         taken.append(now)
@@ -69,8 +69,8 @@ def test_never_more_than_twice_the_limit_in_any_second(gaps: list[float]) -> Non
 def test_a_crowd_that_asked_long_ago_is_forgotten_and_the_limit_holds_all_the_same() -> None:
     gate = Gate(FEW)
     for number in range(5000):
-        gate.ask(number, number / 100)
+        gate.count_request(number, number / 100)
     for _ in range(2):
-        gate.ask(4999, 50.0)
+        gate.count_request(4999, 50.0)
     with pytest.raises(TooManyRequests):
-        gate.ask(4999, 50.0)
+        gate.count_request(4999, 50.0)

@@ -43,7 +43,7 @@ from twisted.internet import reactor
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer
 from agent.lom.network import AddressBook
-from agent.lom.requests import Outcome, PowerRequest, RelayItem
+from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.interface import InterfaceNetwork
@@ -55,7 +55,7 @@ from agent.net.transport.tls import TLSContexts
 from agent.pki.authority import LOM_USAGE, Authority, make_key
 from agent.pki.identity import Identity
 
-Relay = Callable[[Party, list[Party], RelayItem], Outcome]
+Relay = Callable[[Party, list[Party], RelayItem], RelayOutcome]
 
 ITEM = item()
 FROM = "fe80::c0"  # the address of a Controller without a Device endpoint
@@ -254,7 +254,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def relay(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path, run_in_reactor: Callable[..., tuple[Outcome, int]]
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, run_in_reactor: Callable[..., tuple[RelayOutcome, int]]
 ) -> Relay:
     place = request.getfixturevalue("ours").inside if kind == "interface" else nullcontext
 
@@ -276,7 +276,7 @@ def relay(
             folder=tmp_path,
         )
 
-    def relay(asker: Party, others: list[Party], wanted: RelayItem) -> Outcome:
+    def relay(asker: Party, others: list[Party], wanted: RelayItem) -> RelayOutcome:
         asker.lom_addresses = asker.lom_addresses or [FROM]
         with place():
             outcome, records = run_in_reactor(_carry(make, asker, others, wanted))
@@ -288,7 +288,7 @@ def relay(
 
 async def _carry(
     make: Callable[[list[Exchange]], LOMNetwork], asker: Party, others: list[Party], wanted: RelayItem
-) -> tuple[Outcome, int]:
+) -> tuple[RelayOutcome, int]:
     """The outcome of an item, and the number of its records."""
     records: list[Exchange] = []
     network = make(records)
@@ -302,7 +302,7 @@ async def _carry(
     return outcome, len(records)
 
 
-def verdict(outcome: Outcome, asked: Party | None) -> Verdict:
+def verdict(outcome: RelayOutcome, asked: Party | None) -> Verdict:
     """The outcome, reduced to the values that all networks share."""
     if outcome.success:
         return Verdict.SUCCEEDED
@@ -339,7 +339,7 @@ def test_what_the_device_says_is_the_outcome(relay: Relay) -> None:
     asked = device(addresses=(ADDRESS, ADDRESS_2))
     asked.answer = lambda request: LinkAnswer(request.uuid, "Reset refused: the Mac is off")
     outcome = relay(controller(), [asked], item(ADDRESS, ADDRESS_2))
-    assert outcome == Outcome("0001", "Reset refused: the Mac is off")
+    assert outcome == RelayOutcome("0001", "Reset refused: the Mac is off")
     assert len(asked.asked) == 1
 
 

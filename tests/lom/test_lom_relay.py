@@ -12,7 +12,7 @@ from strategies_lom import texts
 from agent.errors import MisuseError, PeerError
 from agent.lom.link import LinkAnswer, LinkBroken, LinkRequest
 from agent.lom.relay import Relay, Unreachable
-from agent.lom.requests import Outcome, PowerRequest, RelayItem
+from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 
 FIRST, SECOND, THIRD = "fe80::1", "fe80::2", "fe80::3"
 
@@ -39,7 +39,7 @@ def test_an_address_that_fails_before_the_request_was_sent_leads_to_the_next() -
     relay.answered(LinkAnswer("0001"))
     assert tried == [FIRST, SECOND]
     assert relay.next_address() is None
-    assert relay.outcome == Outcome("0001")
+    assert relay.outcome == RelayOutcome("0001")
     assert relay.failure is None
 
 
@@ -50,7 +50,7 @@ def test_when_no_address_is_left_every_failure_is_told() -> None:
         assert address is not None
         relay.not_sent(address, Unreachable(reason))
     assert relay.next_address() is None
-    assert relay.outcome == Outcome("0001", "fe80::1: nobody there; fe80::2: somebody else")
+    assert relay.outcome == RelayOutcome("0001", "fe80::1: nobody there; fe80::2: somebody else")
     assert isinstance(relay.failure, Unreachable)
 
 
@@ -61,7 +61,7 @@ def test_a_request_that_was_sent_is_never_sent_again() -> None:
     assert relay.next_address() == SECOND
     relay.sent_and_failed(SECOND, LinkBroken("went away"))
     assert relay.next_address() is None
-    assert relay.outcome == Outcome("0001", "fe80::1: nobody there; fe80::2: went away")
+    assert relay.outcome == RelayOutcome("0001", "fe80::1: nobody there; fe80::2: went away")
 
 
 def test_a_refusal_by_the_device_is_final() -> None:
@@ -69,7 +69,7 @@ def test_a_refusal_by_the_device_is_final() -> None:
     assert relay.next_address() == FIRST
     relay.answered(LinkAnswer("0001", "the Mac is off"))
     assert relay.next_address() is None
-    assert relay.outcome == Outcome("0001", "the Mac is off")
+    assert relay.outcome == RelayOutcome("0001", "the Mac is off")
     assert relay.failure is not None
     assert relay.failure.kind == "lom_refused"
 

@@ -13,9 +13,9 @@ from strategies_lom import KEYS, plist_dictionaries, request_lists, right_items
 
 from agent.lom.requests import (
     Dialect,
-    Outcome,
     PowerRequest,
     RelayItem,
+    RelayOutcome,
     RequestListMalformed,
     parse_request_list,
     request_answer,
@@ -39,7 +39,7 @@ def request_item(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**item, **changes}.items() if value is not None}
 
 
-def parse_one(**changes: Any) -> RelayItem | Outcome:
+def parse_one(**changes: Any) -> RelayItem | RelayOutcome:
     (parsed,) = parse_request_list({"RequestList": [request_item(**changes)]})
     return parsed
 
@@ -134,7 +134,7 @@ def test_what_is_wrong_in_one_item_fails_that_item_alone(key: str, values: list[
         before, failed, after = parse_request_list({"RequestList": [right[0], wrong, right[1]]})
         assert isinstance(before, RelayItem)
         assert isinstance(after, RelayItem)
-        assert isinstance(failed, Outcome)
+        assert isinstance(failed, RelayOutcome)
         assert failed.uuid == wrong["DeviceRequestUUID"]
         assert not failed.success
         assert reason in failed.error
@@ -143,7 +143,7 @@ def test_what_is_wrong_in_one_item_fails_that_item_alone(key: str, values: list[
 def test_an_item_without_any_address_fails() -> None:
     for absent in ([], None):
         failed = parse_one(PrimaryIPv6AddressList=absent, SecondaryIPv6AddressList=absent)
-        assert isinstance(failed, Outcome)
+        assert isinstance(failed, RelayOutcome)
         assert "both empty" in failed.error
 
 
@@ -156,7 +156,7 @@ def test_of_items_with_the_same_uuid_the_first_counts_and_each_is_answered() -> 
     assert isinstance(other, RelayItem)
     assert first.dns_name == "one.lom.test"
     for number, repeat in enumerate(repeats, 2):
-        assert isinstance(repeat, Outcome)
+        assert isinstance(repeat, RelayOutcome)
         assert repeat.uuid == "same"
         assert f"item {number} of RequestList repeats the DeviceRequestUUID 'same' of item 0" in repeat.error
 
@@ -169,9 +169,9 @@ def test_any_dictionary_is_answered_item_by_item_or_malformed(body: dict[str, An
         return
     asked = [item["DeviceRequestUUID"] for item in body["RequestList"]]
     assert [item.uuid for item in parsed] == asked
-    assert not any(isinstance(item, Outcome) and item.success for item in parsed)
+    assert not any(isinstance(item, RelayOutcome) and item.success for item in parsed)
     for dialect, key in ((Dialect.SCHEMA, "ResponseList"), (Dialect.DOCUMENTED_EXAMPLE, "ResponseData")):
-        outcomes = [item if isinstance(item, Outcome) else Outcome(item.uuid) for item in parsed]
+        outcomes = [item if isinstance(item, RelayOutcome) else RelayOutcome(item.uuid) for item in parsed]
         answer = plistlib.loads(plistlib.dumps(request_answer(dialect, outcomes)))
         assert [item["DeviceRequestUUID"] for item in answer[key]] == asked
 
@@ -185,7 +185,7 @@ def test_an_item_of_the_right_types_is_never_refused(item: dict[str, Any]) -> No
 
 
 def test_the_answer_to_a_device_request_in_the_schemas_words() -> None:
-    assert request_answer(Dialect.SCHEMA, [Outcome("a"), Outcome("b", "nobody there")]) == {
+    assert request_answer(Dialect.SCHEMA, [RelayOutcome("a"), RelayOutcome("b", "nobody there")]) == {
         "ResponseList": [
             {"DeviceRequestSuccess": True, "DeviceRequestUUID": "a"},
             {"DeviceRequestSuccess": False, "DeviceRequestUUID": "b", "DeviceRequestReturnError": "nobody there"},
@@ -194,7 +194,7 @@ def test_the_answer_to_a_device_request_in_the_schemas_words() -> None:
 
 
 def test_the_answer_to_a_device_request_in_the_examples_words() -> None:
-    assert request_answer(Dialect.DOCUMENTED_EXAMPLE, [Outcome("a"), Outcome("b", "nobody there")]) == {
+    assert request_answer(Dialect.DOCUMENTED_EXAMPLE, [RelayOutcome("a"), RelayOutcome("b", "nobody there")]) == {
         "ResponseData": [
             {"DeviceRequestSucess": True, "DeviceRequestUUID": "a"},
             {"DeviceRequestSucess": False, "DeviceRequestUUID": "b", "DeviceRequestReturnError": "nobody there"},

@@ -21,10 +21,10 @@ from agent.mdm.session import (
     Execute,
     Input,
     NotNowRepeated,
-    Over,
     Send,
     ServerRefused,
     Session,
+    SessionEnded,
     State,
     Timing,
 )
@@ -142,7 +142,7 @@ def test_from_idle_command_by_command_to_the_empty_answer() -> None:
         assert status_of(session.finish(str(number), result)) == (result.status.value, str(number))
     session.answer(200, command("last"), 0.0)
     session.finish("last", acknowledged())
-    assert session.answer(200, b"", 5.0) == Over()
+    assert session.answer(200, b"", 5.0) == SessionEnded()
     assert seen(session) == (State.CLOSED, None, 0, False, False)
 
 
@@ -157,7 +157,7 @@ def test_a_malformed_command_is_reported_and_the_session_goes_on() -> None:
 def test_an_answer_that_nothing_can_be_replied_to_ends_the_session(answer: bytes) -> None:
     session = waiting()
     event = session.answer(200, answer, 0.0)
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert event.failure is not None
     assert not event.unenrolled
     assert seen(session) == (State.CLOSED, None, 0, False, False)
@@ -169,7 +169,7 @@ def test_a_push_during_a_session_starts_another_at_its_end() -> None:
     assert session.woken
     assert status_of(session.answer(200, b"", 0.0)) == ("Idle", None)
     assert seen(session) == (State.WAITING, None, 0, False, False)
-    assert session.answer(200, b"", 0.0) == Over()
+    assert session.answer(200, b"", 0.0) == SessionEnded()
 
 
 @pytest.mark.parametrize("answer", [(200, b"no plist"), (400, b"")])
@@ -177,7 +177,7 @@ def test_a_push_during_a_session_that_fails_is_not_forgotten(answer: tuple[int, 
     session = waiting()
     session.wake()
     event = session.answer(*answer, 7.0)
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert event.failure is not None
     assert session.deadline == 7.0
     session.open()
@@ -214,11 +214,11 @@ def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], 
 REFUSED = [400, 403, 404, 413, 204]
 
 
-def refuse(session: Session, status: int) -> Over:
+def refuse(session: Session, status: int) -> SessionEnded:
     """Open a session, whose report is refused."""
     session.open()
     event = session.answer(status, b"", 0.0)
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     return event
 
 
@@ -228,11 +228,11 @@ def test_a_result_that_is_refused_is_delivered_again_five_times_and_then_dropped
     sent = session.finish("a", acknowledged())
     event = session.answer(status, b"", 0.0)
     for _ in range(5):
-        assert event == Over(event.failure)  # type: ignore[union-attr]
+        assert event == SessionEnded(event.failure)  # type: ignore[union-attr]
         assert session.owes_result
         assert session.open() == sent
         event = session.answer(status, b"", 0.0)
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert event.dropped
     assert isinstance(event.failure, ServerRefused)
     assert seen(session) == (State.CLOSED, None, 0, False, False)
@@ -279,7 +279,7 @@ def test_a_dropped_not_now_starts_nothing() -> None:
     session.answer(200, command(), 0.0)
     session.finish("a", NOT_NOW)
     event = session.answer(400, b"", 0.0)
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert event.dropped
     assert session.deadline is None
 
@@ -318,7 +318,7 @@ def test_a_server_that_repeats_a_command_that_was_put_off_ends_the_session() -> 
     for _ in range(1 + sessions.NOT_NOW_REPEATS):
         assert isinstance(put_off(session), Execute)
     over = put_off(session)
-    assert isinstance(over, Over)
+    assert isinstance(over, SessionEnded)
     assert isinstance(over.failure, NotNowRepeated)
     assert session.state is State.CLOSED
     assert not session.owes_result
@@ -331,7 +331,7 @@ def test_several_commands_in_turn_are_a_repetition_too() -> None:
     session = waiting()
     events = [put_off(session, "ab"[number % 2]) for number in range(2 + sessions.NOT_NOW_REPEATS)]
     assert all(isinstance(event, Execute) for event in events)
-    assert isinstance(put_off(session, "a"), Over)
+    assert isinstance(put_off(session, "a"), SessionEnded)
 
 
 def test_commands_that_differ_may_all_be_put_off() -> None:
@@ -346,7 +346,7 @@ def test_a_command_that_is_put_off_and_then_done_is_no_repetition() -> None:
         put_off(session)
     session.answer(200, command("a"), 100.0)
     session.finish("a", acknowledged())
-    assert session.answer(200, b"", 100.0) == Over()
+    assert session.answer(200, b"", 100.0) == SessionEnded()
 
 
 def not_now_session(timing: Timing | None = None) -> Session:
@@ -359,7 +359,7 @@ def not_now_session(timing: Timing | None = None) -> Session:
 
 def test_after_not_now_the_mac_looks_again_by_itself() -> None:
     session = not_now_session()
-    assert session.answer(200, b"", 100.0) == Over()
+    assert session.answer(200, b"", 100.0) == SessionEnded()
     assert session.deadline == 100.0 + sessions.NOT_NOW_RETRY_SECONDS
     assert status_of(session.open()) == ("Idle", None)
     assert session.deadline is None
@@ -531,10 +531,10 @@ def test_a_push_does_not_wait_for_the_pause() -> None:
 
 @pytest.mark.parametrize("body", [b" ", b"\r\n", b" \t\r\n\v\f" * 1000])
 def test_an_answer_of_white_space_is_an_empty_one(body: bytes) -> None:
-    assert waiting().answer(200, body, 1.0) == Over()
+    assert waiting().answer(200, body, 1.0) == SessionEnded()
     session = working()
     session.finish("a", acknowledged())
-    assert session.answer(200, body, 1.0) == Over()
+    assert session.answer(200, body, 1.0) == SessionEnded()
     assert not session.owes_result
     session = waiting()
     session.wake()
@@ -544,7 +544,7 @@ def test_an_answer_of_white_space_is_an_empty_one(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b"\0", b" x ", b"\xef\xbb\xbf", b"\xc2\xa0"])
 def test_other_bytes_are_no_empty_answer(body: bytes) -> None:
     event = waiting().answer(200, body, 1.0)
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert event.failure is not None
     assert event.failure.kind == "plist"
 
@@ -554,7 +554,7 @@ PAGE = b"<html><head><title>Sign in</title></head></html>"
 
 def test_a_page_instead_of_a_command_is_told_as_that() -> None:
     event = waiting().answer(200, PAGE, 1.0, content_type="text/html")
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert event.failure is not None
     assert event.failure.kind == "html_page"
     assert str(event.failure) == (
@@ -569,7 +569,7 @@ def test_a_command_that_is_called_html_is_carried_out() -> None:
 
 def test_a_refusal_with_a_page_says_so() -> None:
     event = waiting().answer(403, PAGE, 1.0, content_type="text/html")
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert isinstance(event.failure, ServerRefused)
     assert str(event.failure).endswith("with 403 instead of 200, with an HTML page titled “Sign in”")
 
@@ -601,7 +601,7 @@ def test_a_mac_that_the_server_does_not_know_unenrolls(
     session = start()
     session.wake()
     event = session.answer(status, body, 1.0, content_type=content_type)
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert event.unenrolled
     assert isinstance(event.failure, ServerRefused)
     assert event.failure.status == status
@@ -636,7 +636,7 @@ def test_any_other_refusal_ends_the_session_and_keeps_the_result(status: int, bo
     session = working()
     sent = session.finish("a", acknowledged())
     event = session.answer(status, body, 1.0, content_type=content_type)
-    assert isinstance(event, Over)
+    assert isinstance(event, SessionEnded)
     assert not event.unenrolled
     assert isinstance(event.failure, ServerRefused)
     assert str(status) in str(event.failure)
@@ -663,6 +663,6 @@ def test_any_answer_is_an_event_of_the_table(
             assert session.state is State.WORKING
         case Send():
             assert status_of(event)[0] == "CommandFormatError"
-        case Over():
+        case SessionEnded():
             assert session.state is State.CLOSED
             assert session.deadline is None or 10.0 < session.deadline <= 10.0 + 3600.0

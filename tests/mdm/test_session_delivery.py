@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from agent.errors import MisuseError, PeerError
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, Status
-from agent.mdm.session import TABLE, Event, Execute, Input, Over, Send, Session, State
+from agent.mdm.session import TABLE, Event, Execute, Input, Send, Session, SessionEnded, State
 from agent.plists import dump_xml, load_dict
 
 UDID = "5D3B0C1A-0000-4000-8000-000000000001"
@@ -125,7 +125,7 @@ class Delivery(RuleBasedStateMachine):
         if arrived:
             self.server.receive(sent.body)
         event = self.session.answer(status, b"", self.now, retry_after=retry_after)
-        assert isinstance(event, Over)
+        assert isinstance(event, SessionEnded)
         if sent.command_uuid and status == 400:
             self.refused += 1
             assert event.dropped == (self.refused > REFUSED_RETRIES)

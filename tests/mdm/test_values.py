@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.mdm.values import WrongType, by_value
+from agent.mdm.values import WrongType, converted
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from agent.mdm.values import WrongType, by_value
 )
 def test_a_number_is_taken_by_its_value_and_warned_about(value: Any, kind: type, worth: Any) -> None:
     warnings: list[str] = []
-    found: Any = by_value(value, kind, "Key", warnings.append)
+    found: Any = converted(value, kind, "Key", warnings.append)
     assert found == worth
     assert type(found) is kind
     (warning,) = warnings
@@ -35,7 +35,7 @@ def test_a_number_is_taken_by_its_value_and_warned_about(value: Any, kind: type,
 @pytest.mark.parametrize(("value", "kind"), [(True, bool), (5, int), ("a", str), (b"a", bytes), ([], list), ({}, dict)])
 def test_what_has_its_type_is_taken_as_it_is(value: Any, kind: type) -> None:
     warnings: list[str] = []
-    assert by_value(value, kind, "Key", warnings.append) is value
+    assert converted(value, kind, "Key", warnings.append) is value
     assert warnings == []
 
 
@@ -59,5 +59,5 @@ def test_what_has_its_type_is_taken_as_it_is(value: Any, kind: type) -> None:
 def test_what_is_not_worth_it_is_refused(value: Any, kind: type) -> None:
     warnings: list[str] = []
     with pytest.raises(WrongType, match="Key has the wrong type: it is "):
-        by_value(value, kind, "Key", warnings.append)
+        converted(value, kind, "Key", warnings.append)
     assert warnings == []

@@ -19,7 +19,7 @@ from twisted.internet import reactor
 import agent
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook, MemoryNetwork
-from agent.lom.requests import Outcome
+from agent.lom.requests import RelayOutcome
 from agent.net.transport.resolver import is_loopback_name
 from agent.pki import der
 from agent.pki.authority import LOM_USAGE, Authority
@@ -78,13 +78,13 @@ def named(authority: Authority, common_name: str, *dns_names: bytes) -> Identity
     return Identity(x509.load_der_x509_certificate(octets), good.key)
 
 
-async def over_sockets(device_identity: Identity, controller_identity: Identity, name: str) -> Outcome:
+async def over_sockets(device_identity: Identity, controller_identity: Identity, name: str) -> RelayOutcome:
     with Sockets(reactor, device(device_identity)) as sockets:
         (outcome,) = await sockets.relay(controller(controller_identity), item(ADDRESS, name=name))
     return outcome
 
 
-async def in_memory(device_identity: Identity, controller_identity: Identity, name: str) -> Outcome:
+async def in_memory(device_identity: Identity, controller_identity: Identity, name: str) -> RelayOutcome:
     book = AddressBook()
     book.add(device(device_identity))
     return MemoryNetwork(book).relay(controller(controller_identity), item(ADDRESS, name=name))
@@ -149,7 +149,7 @@ def test_a_controller_of_no_name_is_refused(
 @pytest.mark.parametrize("name", ["mac-k.lom.test", "MAC-K.lom.TEST"])
 def test_the_case_of_ascii_letters_says_nothing(run_in_reactor: Run, link: Any, name: str) -> None:
     identity = named(DEVICE_CA, "Mac-K.LOM.test", b"mac-k.LOM.TEST")
-    assert run_in_reactor(link(identity, GOOD_CONTROLLER, name)) == Outcome("0001")
+    assert run_in_reactor(link(identity, GOOD_CONTROLLER, name)) == RelayOutcome("0001")
 
 
 # Other names

@@ -59,7 +59,7 @@ async def result(running: Stack, command_uuid: str = UUID) -> None:
 def test_a_command_that_is_queued_wakes_its_mac(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked() as (running, server):
-            assert server.wakes
+            assert server.pushes_on_enqueue
             await server.enqueue(udid(running), UUID, COMMAND)
             await result(running)
             assert running.failures("push") == []
@@ -70,7 +70,7 @@ def test_a_command_that_is_queued_wakes_its_mac(run_in_reactor: RunInReactor) ->
 def test_queued_without_a_push_it_waits_for_one(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked(push=False) as (running, server):
-            assert not server.wakes
+            assert not server.pushes_on_enqueue
             await server.enqueue(udid(running), UUID, COMMAND)
             assert not running.reports
             await server.push(udid(running))

@@ -33,7 +33,7 @@ def said(document: object) -> bytes:
 def test_commands_are_queued_and_macs_pushed_over_one_connection(run_in_reactor: RunInReactor) -> None:
     async def scenario(url: str) -> None:
         with opened(config(url)) as server:
-            assert server.wakes
+            assert server.pushes_on_enqueue
             await enqueue(server)
             await push(server)
 

@@ -33,7 +33,7 @@ def said(document: object) -> bytes:
 def test_commands_are_queued_and_macs_pushed_over_one_connection(run_in_reactor: RunInReactor) -> None:
     async def scenario(url: str) -> None:
         with opened(config(url)) as server:
-            assert server.wakes
+            assert server.pushes_on_enqueue
             await enqueue(server)
             await push(server)
 
@@ -52,7 +52,7 @@ def test_commands_are_queued_and_macs_pushed_over_one_connection(run_in_reactor:
 def test_a_command_can_be_queued_without_a_push(run_in_reactor: RunInReactor) -> None:
     async def scenario(url: str) -> None:
         with opened(config(url, push=False, user="other")) as server:
-            assert not server.wakes
+            assert not server.pushes_on_enqueue
             await enqueue(server)
 
     with serving(answering((200, said({"no_push": True, "command_uuid": UUID})))) as nanomdm:

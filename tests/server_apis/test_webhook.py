@@ -48,7 +48,7 @@ def test_both_requests_are_as_their_templates_say(run_in_reactor: RunInReactor) 
             TRUSTED,
         )
         with opened(config, {"API_KEY": SECRET + "&/"}) as server:
-            assert not server.wakes
+            assert not server.pushes_on_enqueue
             await enqueue(server)
             await push(server)
 
@@ -72,7 +72,7 @@ def test_both_requests_are_as_their_templates_say(run_in_reactor: RunInReactor) 
 def test_the_plist_alone_needs_no_content_type(run_in_reactor: RunInReactor) -> None:
     async def scenario(url: str) -> None:
         with opened(WebhookConfig(RequestTemplate("PUT", url, (), "{command_plist}"), None, TRUSTED)) as server:
-            assert server.wakes
+            assert server.pushes_on_enqueue
             await enqueue(server)
             with pytest.raises(PushNotSent, match="the webhook has no push request"):
                 await push(server)

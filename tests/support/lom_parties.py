@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.network import AddressBook
-from agent.lom.requests import Outcome, PowerRequest, RelayItem
+from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.loopback import LoopbackNetwork
@@ -102,7 +102,7 @@ class Sockets:
     def __exit__(self, *_: object) -> None:
         self.network.close()
 
-    async def relay(self, controller: Party, *items: RelayItem) -> list[Outcome]:
+    async def relay(self, controller: Party, *items: RelayItem) -> list[RelayOutcome]:
         """What came of the items."""
         return await self.network.relay(controller, items)
 

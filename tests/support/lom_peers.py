@@ -32,7 +32,7 @@ from lom_parties import (
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from agent.lom.requests import Outcome
+from agent.lom.requests import RelayOutcome
 from agent.pki.identity import Identity
 
 SHORT = 0.15  # seconds, for limits that a test runs into
@@ -133,7 +133,7 @@ def read_all(tls: ssl.SSLSocket) -> bytes:
 async def still_serves(sockets: Sockets, party: Party) -> None:
     """The network carries a good request, whatever happened before."""
     before = len(party.asked)
-    assert await sockets.relay(controller(), item()) == [Outcome("0001")]
+    assert await sockets.relay(controller(), item()) == [RelayOutcome("0001")]
     assert len(party.asked) == before + 1
 
 

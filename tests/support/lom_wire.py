@@ -25,7 +25,7 @@ from lom_peers import pem_files
 from namespaces import HERE, THERE, Namespace
 from twisted.internet import reactor
 
-from agent.lom.requests import Outcome, RelayItem
+from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.interface import InterfaceNetwork
@@ -110,7 +110,7 @@ class Here:
     def __exit__(self, *_: object) -> None:
         self.network.close()
 
-    async def relay(self, asker: Party, *items: RelayItem) -> list[Outcome]:
+    async def relay(self, asker: Party, *items: RelayItem) -> list[RelayOutcome]:
         """What came of the items."""
         return await self.network.relay(asker, items)
 

@@ -56,9 +56,9 @@ async def _session_end(
 ) -> None:
     """Wait for the end of the Mac's next session, and end ``delivery`` with it. Raises PeerError if it fails."""
     try:
-        failure = await context.watcher.session_end(client.index, seconds)
+        failure = await context.mac_waits.session_end(client.index, seconds)
     except SessionStuck:
-        context.watcher.overdue(client, seconds)
+        context.mac_waits.overdue(client, seconds)
         raise
     if delivery is not None:
         delivery.end(failure)

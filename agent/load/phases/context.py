@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible
-from agent.load.phases.waits import ResultMissing, Watcher
+from agent.load.phases.waits import MacWaits, ResultMissing
 from agent.mdm.refusals import ResultRefused
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operation
@@ -45,7 +45,7 @@ class PhaseContext:
     environment: Environment
     fleet: Fleet
     metrics: Metrics
-    watcher: Watcher
+    mac_waits: MacWaits
     enroll: Enroll
     """Enrolls one Mac."""
     server: Server | None = None
@@ -73,13 +73,13 @@ class PhaseContext:
     def mac(self, index: int) -> MDMClient:
         """The Mac ``index``, with this shard's watcher."""
         client = self.fleet[index]
-        client.observer = self.watcher
+        client.observer = self.mac_waits
         return client
 
     async def answer(self, request: Deferred[None], seconds: float) -> None:
         """Wait up to ``seconds`` for the server's API to answer a request. Raises PeerError."""
         try:
-            await within(request, seconds, self.environment.reactor, self.watcher.stalls)
+            await within(request, seconds, self.environment.reactor, self.mac_waits.stalls)
         except OutOfTime:
             raise Unanswered(f"the server's API did not answer within {seconds:g} s") from None
 
@@ -116,9 +116,9 @@ class PhaseContext:
     ) -> CurrentCommand:
         """The command with its result, which ends ``delivery`` even if the API has not answered yet."""
         try:
-            work = await self.watcher.result(command_uuid, seconds + self.longest_boot)
+            work = await self.mac_waits.result(command_uuid, seconds + self.longest_boot)
         except ResultMissing:
-            self.watcher.overdue(client, seconds)
+            self.mac_waits.overdue(client, seconds)
             raise
         except ResultRefused as failure:
             delivery.end(failure)
@@ -153,7 +153,7 @@ class PhaseContext:
                     raise  # else the Mac got the command, so the server had queued it
         if not self.pushed:
             client.wake()  # without a gateway the Mac opens a session by itself
-        elif not server.wakes:
+        elif not server.pushes_on_enqueue:
             try:
                 await self.answer(server.push(client.device.mac.udid), seconds)
             except PushNotSent as error:

@@ -114,15 +114,15 @@ async def until_back(context: PhaseContext, client: MDMClient, due: Moment, boot
 
     Returns the time of that, on the reactor's clock. Raises NotBack.
     """
-    stalled = context.watcher.stalls.seconds
+    stalled = context.mac_waits.stalls.seconds
     ends = due.ticks + seconds + context.longest_boot
     error: PeerError | None = None
-    while (left := ends + context.watcher.stalls.seconds - stalled - context.environment.reactor.seconds()) > 0.0:
+    while (left := ends + context.mac_waits.stalls.seconds - stalled - context.environment.reactor.seconds()) > 0.0:
         try:
-            failure = await context.watcher.session_end(client.index, left)
+            failure = await context.mac_waits.session_end(client.index, left)
         except PeerError as stuck:
             error = error or stuck
-            context.watcher.overdue(client, seconds)
+            context.mac_waits.overdue(client, seconds)
             break
         if failure is None and client.boots > boots:
             return context.environment.reactor.seconds()

@@ -38,7 +38,7 @@ class WentDown(CutShort):
     """The Mac shut down or lost power during its session."""
 
 
-class Watcher:
+class MacWaits:
     """Watches the Macs of one shard. Time limits do not count the ``stalls`` of the event loop."""
 
     def __init__(self, reactor: Reactor, stalls: Stalls) -> None:
@@ -126,7 +126,7 @@ class Watcher:
         if command.status is not Status.NOT_NOW:
             self._tell_result(command, failure)
 
-    def session_over(self, mac: ObservedMac, failure: PeerError | None) -> None:
+    def session_ended(self, mac: ObservedMac, failure: PeerError | None) -> None:
         """A session came to its end."""
         for ended in self._sessions.pop(mac.index, ()):
             self._tell(ended, failure)

@@ -33,7 +33,7 @@ from agent.net.apns.bodies import WaitingBodies
 from agent.net.apns.frames import FrameCutter, FrameSizeError
 from agent.net.timing import Alarm, Reactor
 from agent.net.transport.stream import State, TLSStream
-from agent.push.broker import Answer, Broken, Outcome, Reply
+from agent.push.broker import Answer, Broken, PushOutcome, Reply
 from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import MAX_PAYLOAD_BYTES, Provider, apns_id_of
 
@@ -296,7 +296,7 @@ class ProviderConnection:
         self._outstanding.add(stream_id)
         self._router.route(incoming.fields, bytes(incoming.body), self._provider, partial(self._decided, stream_id))
 
-    def _decided(self, stream_id: int, outcome: Outcome) -> None:
+    def _decided(self, stream_id: int, outcome: PushOutcome) -> None:
         """The router's outcome for a request."""
         if stream_id not in self._outstanding or self._leaving:
             return  # the provider reset the stream or closed the connection

@@ -16,7 +16,7 @@ from OpenSSL import SSL
 from agent.errors import MisuseError, PeerError
 from agent.net.http.http1 import Origin, Response, ResponseMalformed, ResponseReader
 from agent.net.http.resumption import ResumedCheck, Resumption
-from agent.net.timing import DelayedCall, Reactor, made_up
+from agent.net.timing import DelayedCall, Reactor, extended_deadline
 from agent.net.transport.errors import ConnectFailed, ConnectionBroken, ConnectionClosed
 from agent.net.transport.openssl_direct import let_go_of_identity
 from agent.net.transport.plain import PlainConnection, Unchecked
@@ -44,7 +44,7 @@ class Caller(Protocol):
         """The request failed."""
 
 
-Stage = Callable[[str, float], None]
+StageObserver = Callable[[str, float], None]
 CheckOf = Callable[[str], PeerCheck | Unchecked]
 
 
@@ -102,7 +102,7 @@ class HTTPConnection:
         *,
         check_of: CheckOf = _named_server,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
-        stage: Stage | None = None,
+        stage: StageObserver | None = None,
         resumption: Resumption | None = None,
         binding: bytes = b"",
     ) -> None:
@@ -253,7 +253,7 @@ class HTTPConnection:
         if self._answer_due is None:
             return
         now = self._reactor.seconds()
-        self._answer_due = made_up(self._answer_due, now)
+        self._answer_due = extended_deadline(self._answer_due, now)
         left = self._answer_due - now
         if left > 0.0:
             self._timer = self._reactor.callLater(left, self._late)

@@ -31,7 +31,7 @@ class Step:
 
 
 @dataclass(slots=True)
-class Asked:
+class RequestResult:
     """The result of a request."""
 
     failure: PeerError | None = None
@@ -64,7 +64,7 @@ class Asking:
         seconds: float,
         tell: Callable[[Step], object],
     ) -> None:
-        self.done: Deferred[Asked] = Deferred()
+        self.done: Deferred[RequestResult] = Deferred()
         self._reactor = reactor
         self._address = address
         self._request = request
@@ -72,7 +72,7 @@ class Asking:
         self._seconds = seconds
         self._tell = tell
         self._link = ControllerLink(request)
-        self._asked = Asked()
+        self._asked = RequestResult()
         self._stream: TLSStream | None = None
         self._answer_limit = Alarm(reactor, self._late)
         self._started = 0.0

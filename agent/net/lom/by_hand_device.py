@@ -67,7 +67,7 @@ class NoSuchDevice(PeerRejected):
     kind = "lom_no_such_device"
 
 
-class LoneDevice:
+class StandaloneDevice:
     """One Mac that implements only the LOM Device. It is on at first."""
 
     def __init__(self, reactor: Reactor, mac: Mac, lom: LOMConfiguration, boot_seconds: float, tell: Tell) -> None:
@@ -124,7 +124,7 @@ class Cast:
     controller_anchors: tuple[x509.Certificate, ...]
 
 
-class LoneDevices:
+class StandaloneDevices:
     """The Devices of a cast at one address, selected by server name (SNI). A single Device accepts any name, or none.
 
     Raises IdentityError if the (first) Device's identity cannot be used for TLS.
@@ -142,7 +142,7 @@ class LoneDevices:
         self._gate = Gate(limits)
         self.names = [mac.dns_name for mac in cast.macs]
         self._by_name = {server_name_of(name).lower(): index for index, name in enumerate(self.names)}
-        self._devices: dict[int, LoneDevice] = {}
+        self._devices: dict[int, StandaloneDevice] = {}
         self._links: set[DeviceEnd] = set()
         self._listener: Listener | None = None
         first = cast.identity_of(cast.macs[0])
@@ -207,7 +207,7 @@ class LoneDevices:
         if device is None:
             mac, anchors = self._cast.macs[index], self._cast.controller_anchors
             lom = LOMConfiguration(device_identity=self._cast.identity_of(mac), controller_anchors=anchors)
-            device = LoneDevice(self._reactor, mac, lom, self._boot_seconds, self._tell)
+            device = StandaloneDevice(self._reactor, mac, lom, self._boot_seconds, self._tell)
             self._devices[index] = device
         use_identity(tls, device_side(device).identity)
         link.endpoint = device

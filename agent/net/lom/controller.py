@@ -14,9 +14,9 @@ from agent.errors import CutShort, MisuseError, PeerError
 from agent.lom.endpoint import Endpoint, controller_side
 from agent.lom.link import ControllerLink, LinkError, LinkLimits
 from agent.lom.relay import DeviceRefused, Relay
-from agent.lom.requests import Outcome, RelayItem
+from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Facts, Operation, Operations
-from agent.net.timing import Alarm, Reactor, made_up
+from agent.net.timing import Alarm, Reactor, extended_deadline
 from agent.net.transport.stream import HandshakeFailed, Timeouts, TLSStream
 from agent.net.transport.tls import TLSContexts
 from agent.pki.verify import PeerCheck, device_judge
@@ -62,13 +62,13 @@ class Relays:
     """
 
     def __init__(self, network: Network, controller: Endpoint, items: Sequence[RelayItem]) -> None:
-        self.done: Deferred[list[Outcome]] = Deferred(
+        self.done: Deferred[list[RelayOutcome]] = Deferred(
             lambda _: self.give_up(RelayAbandoned("the Controller stopped before an answer came"))
         )
         self._network = network
         self._controller = controller
         self._items = items
-        self._outcomes: dict[int, Outcome] = {}
+        self._outcomes: dict[int, RelayOutcome] = {}
         self._ends: dict[int, _ControllerEnd] = {}
         self._started = 0
         self._starting = False
@@ -93,11 +93,11 @@ class Relays:
         """Reset every link; items without an outcome fail with ``error``."""
         waiting = range(self._started, len(self._items))
         self._started = len(self._items)
-        self._outcomes.update({number: Outcome(self._items[number].uuid, str(error)) for number in waiting})
+        self._outcomes.update({number: RelayOutcome(self._items[number].uuid, str(error)) for number in waiting})
         for end in list(self._ends.values()):
             end.abandon(error)
 
-    def _end(self, number: int, outcome: Outcome) -> None:
+    def _end(self, number: int, outcome: RelayOutcome) -> None:
         del self._ends[number]
         self._outcomes[number] = outcome
         self.start_more()
@@ -106,7 +106,9 @@ class Relays:
 class _ControllerEnd:
     """Relays one item to its Device, address by address until there is an outcome."""
 
-    def __init__(self, network: Network, controller: Endpoint, relay: Relay, done: Callable[[Outcome], object]) -> None:
+    def __init__(
+        self, network: Network, controller: Endpoint, relay: Relay, done: Callable[[RelayOutcome], object]
+    ) -> None:
         self._network = network
         self._controller = controller
         self._relay = relay
@@ -204,7 +206,7 @@ class _ControllerEnd:
 
     def _late(self) -> None:
         now = self._network.reactor.seconds()
-        self._answer_due = made_up(self._answer_due, now)
+        self._answer_due = extended_deadline(self._answer_due, now)
         if self._answer_due > now:
             self._answer_limit.set_at(self._answer_due)
             return

@@ -91,7 +91,7 @@ class DeviceEnd:
             raise MisuseError("a request on a link without a Device")
         device_side(self.endpoint)  # the payload may have been removed since the handshake
         try:
-            self._gate.ask(self._counted_as, self._reactor.seconds())
+            self._gate.count_request(self._counted_as, self._reactor.seconds())
         except TooManyRequests as error:
             stream.write(self._link.answer(LinkAnswer(request.uuid, str(error))))
             raise

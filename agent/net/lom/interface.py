@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from agent.errors import OperatorError, PeerError
 from agent.lom.endpoint import Endpoint
 from agent.lom.link import LIMITS, LinkLimits
-from agent.lom.network import Neighbourhood
+from agent.lom.network import MacDirectory
 from agent.lom.relay import Unreachable
 from agent.measure.operations import Operations
 from agent.net.lom.interface_addresses import InterfaceAddresses, state_folder
@@ -64,7 +64,7 @@ class InterfaceNetwork(SocketNetwork):
         self._homes = [_Home(InterfaceAddresses(name, folder)) for name in interfaces]
         self._listening = False
 
-    def join(self, _macs: Neighbourhood) -> bool:
+    def join(self, _macs: MacDirectory) -> bool:
         """Refuse: a Mac is reachable once its addresses are on an interface."""
         return False
 

@@ -11,7 +11,7 @@ import socket
 
 from agent.lom.endpoint import Endpoint
 from agent.lom.link import LIMITS, LinkLimits
-from agent.lom.network import AddressBook, Neighbourhood
+from agent.lom.network import AddressBook, MacDirectory
 from agent.measure.operations import Operations
 from agent.net.lom.sockets import SocketNetwork
 from agent.net.timing import Reactor
@@ -42,7 +42,7 @@ class LoopbackNetwork(SocketNetwork):
         self._names: dict[bytes, Endpoint] = {}
         self._name_of: dict[int, bytes] = {}
 
-    def join(self, macs: Neighbourhood) -> bool:
+    def join(self, macs: MacDirectory) -> bool:
         """Put all of these on the network; single Macs need not be added."""
         self.book.macs = macs
         return True

@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
 from agent.lom.endpoint import Endpoint
-from agent.lom.network import AddressBook, MemoryNetwork, Neighbourhood
+from agent.lom.network import AddressBook, MacDirectory, MemoryNetwork
 from agent.lom.relay import Relay, Unreachable
-from agent.lom.requests import Outcome, RelayItem
+from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Operation, Operations
 from agent.net.lom.controller import RelayAbandoned, link_facts, verdict_of
 from agent.net.timing import Alarm, Clock
@@ -34,7 +34,7 @@ class MemoryLOMNetwork:
         self._links = MemoryNetwork(book)
         self._relays: set[_MemoryRelays] = set()
 
-    def join(self, macs: Neighbourhood) -> bool:
+    def join(self, macs: MacDirectory) -> bool:
         """Put all of these on the network; single Macs need not be added."""
         self._book.macs = macs
         return True
@@ -59,7 +59,7 @@ class MemoryLOMNetwork:
         for relays in list(self._relays):
             relays.give_up(RelayAbandoned("the LOM network was closed"))
 
-    def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[Outcome]]:
+    def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[RelayOutcome]]:
         """Carry items from a Controller to their Devices; the outcomes in the items' order.
 
         The Deferred never fails, and never fires before this returns. Cancel it where the Controller loses power.
@@ -76,7 +76,7 @@ class MemoryLOMNetwork:
             return ""
         return self._links.attempt(controller, relay, address)
 
-    def _relayed(self, outcomes: list[Outcome], relays: _MemoryRelays) -> list[Outcome]:
+    def _relayed(self, outcomes: list[RelayOutcome], relays: _MemoryRelays) -> list[RelayOutcome]:
         self._relays.discard(relays)
         return outcomes
 
@@ -85,13 +85,13 @@ class _MemoryRelays:
     """The items of one command, a few links in each turn of the reactor."""
 
     def __init__(self, network: MemoryLOMNetwork, controller: Endpoint, items: Sequence[RelayItem]) -> None:
-        self.done: Deferred[list[Outcome]] = Deferred(
+        self.done: Deferred[list[RelayOutcome]] = Deferred(
             lambda _: self.give_up(RelayAbandoned("the Controller stopped before an answer came"))
         )
         self._network = network
         self._controller = controller
         self._waiting = deque(Relay(item) for item in items)
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[RelayOutcome] = []
         self._address = ""  # the one being tried
         self._link: Operation | None = None  # that of the attempt under way
         self._over = False
@@ -106,7 +106,7 @@ class _MemoryRelays:
         self._next_turn.cancel()
         if self._address:  # the current request stops its own Controller
             self._end_link(self._waiting[0], error, self._address, sent=True)
-        self._outcomes += [Outcome(relay.item.uuid, str(error)) for relay in self._waiting]
+        self._outcomes += [RelayOutcome(relay.item.uuid, str(error)) for relay in self._waiting]
         self.done.callback(self._outcomes)
 
     def _turn(self) -> None:

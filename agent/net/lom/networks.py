@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import OperatorError
 from agent.lom.endpoint import Endpoint
-from agent.lom.network import AddressBook, Neighbourhood
-from agent.lom.requests import Outcome, RelayItem
+from agent.lom.network import AddressBook, MacDirectory
+from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.net.lom.interface import LOM_PORT, InterfaceNetwork
 from agent.net.lom.loopback import LoopbackNetwork
@@ -30,7 +30,7 @@ _FORMS = f"{LOOPBACK}, {MEMORY}, or {INTERFACE}:NAME[,NAME…][:PORT]"
 class LOMNetwork(Protocol):
     """The interface of every LOM network."""
 
-    def join(self, macs: Neighbourhood) -> bool:
+    def join(self, macs: MacDirectory) -> bool:
         """Put all of these on the network. False if each of them has to be added by itself."""
 
     def add(self, endpoint: Endpoint, dns_name: str, /) -> None:
@@ -48,7 +48,7 @@ class LOMNetwork(Protocol):
     def close(self) -> None:
         """End every link and release all resources; what is being relayed fails."""
 
-    def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[Outcome]]:
+    def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[RelayOutcome]]:
         """Relay items from a Controller to their Devices; the outcomes in the items' order.
 
         The Deferred never fails. Cancel it where the Controller loses power.

@@ -20,7 +20,7 @@ from agent.lom.endpoint import Endpoint, LinkSide, device_side, is_device
 from agent.lom.gate import Gate
 from agent.lom.link import LIMITS, LinkLimits
 from agent.lom.relay import Unreachable
-from agent.lom.requests import Outcome, RelayItem
+from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.net.lom.controller import RelayAbandoned, Relays
 from agent.net.lom.device import DeviceEnd
@@ -103,7 +103,7 @@ class SocketNetwork(ABC):
         for link in list(self._links):
             link.close()
 
-    def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[Outcome]]:
+    def relay(self, controller: Endpoint, items: Sequence[RelayItem]) -> Deferred[list[RelayOutcome]]:
         """Relay items from a Controller to their Devices, several at once; the outcomes in the items' order.
 
         The Deferred never fails. Cancel it where the Controller loses power: see ``Relays``.
@@ -131,7 +131,7 @@ class SocketNetwork(ABC):
         for link in [link for link in self._links if link.endpoint is endpoint]:
             link.close()
 
-    def _relayed(self, outcomes: list[Outcome], relays: Relays) -> list[Outcome]:
+    def _relayed(self, outcomes: list[RelayOutcome], relays: Relays) -> list[RelayOutcome]:
         self._relays.discard(relays)
         return outcomes
 

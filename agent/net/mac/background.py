@@ -17,10 +17,10 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from agent import plists
 from agent.device.mac import Device
-from agent.device.steps import CheckIn, Done, Need, ObtainIdentity, RelayItems, ReturnT, Steps, carry
+from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
 from agent.errors import CutShort, PeerError
 from agent.lom.endpoint import Endpoint
-from agent.lom.requests import Outcome
+from agent.lom.requests import RelayOutcome
 from agent.mdm import checkin
 from agent.mdm.pages import PageAnswered, also, page_in
 from agent.mdm.refusals import ServerRefused
@@ -116,9 +116,9 @@ class BackgroundTasks:
         life = self._life
         self._driven += 1
         try:
-            need = carry(steps, None)
+            need = advance(steps, None)
             while not isinstance(need, Done):
-                need = carry(steps, await self.perform(need, key_wait))
+                need = advance(steps, await self.perform(need, key_wait))
             return need.value
         finally:
             self._driven -= 1
@@ -126,8 +126,8 @@ class BackgroundTasks:
                 self._hang_up()
 
     async def perform(
-        self, need: Need, key_wait: KeyWait | None = None
-    ) -> list[Outcome] | Identity | bytes | PeerError:
+        self, need: IORequest, key_wait: KeyWait | None = None
+    ) -> list[RelayOutcome] | Identity | bytes | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
             match need:

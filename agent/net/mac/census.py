@@ -50,7 +50,7 @@ class Census:
 
 def state_of(client: MDMClient) -> str:
     """The state of a Mac in the timeline. An idle Mac stays idle."""
-    if client.resting:
+    if client.is_idle:
         return "idle" if client.enrolled else "left" if client.left else "new"
     device = client.device
     match device.power.state:

@@ -39,10 +39,10 @@ FetchProfile = Callable[[], Awaitable[bytes]]
 class IdleStore(Protocol):
     """Serialises the Devices of idle Macs: ``agent.device.packed``."""
 
-    def fetch(self, index: int, kept: bytes) -> Device:
-        """The Device of Mac ``index``, from what ``lay`` returned; a new one where ``kept`` is empty."""
+    def restore(self, index: int, kept: bytes) -> Device:
+        """The Device of Mac ``index``, from what ``serialise`` returned; a new one where ``kept`` is empty."""
 
-    def lay(self, device: Device) -> bytes:
+    def serialise(self, device: Device) -> bytes:
         """Serialise a Device."""
 
 
@@ -64,12 +64,12 @@ class ActiveMac:
         """Whether no session, command, push, power change or background task is pending."""
         return self.device.quiet and self.pushes.quiet and self.background.quiet and self.commands.quiet
 
-    def rest(self) -> None:
+    def free_memory(self) -> None:
         """Free the memory that a quiet Mac can recreate."""
-        self.connection.rest()
-        self.commands.rest()
+        self.connection.free_memory()
+        self.commands.free_memory()
         for identity in self.device.identities:
-            identity.rest()
+            identity.free_objects()
 
     def go_down(self, *, in_order: bool) -> None:
         """Stop everything that runs. ``in_order`` is a shutdown, in which connections are closed; else they break."""
@@ -116,7 +116,7 @@ class MDMClient:
         self._activate(device)
 
     @classmethod
-    def at_rest(
+    def idle(
         cls, index: int, segment: int, environment: Environment, gateway: GatewaySide, idle_store: IdleStore
     ) -> MDMClient:
         """An idle Mac, whose Device ``idle_store`` makes when it is first needed."""
@@ -146,7 +146,7 @@ class MDMClient:
         if device is None:
             if self._idle_store is None:
                 raise MisuseError("expected a store for an idle Mac, found none")
-            device = self._idle_store.fetch(self.index, self._kept)
+            device = self._idle_store.restore(self.index, self._kept)
             self._kept = b""
         environment = self._environment
         self._resumption = self._resumption or environment.resumption_of(device.mac)
@@ -189,7 +189,7 @@ class MDMClient:
         return self._parts.pushes
 
     @property
-    def resting(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether it is idle: only its serialised Device is in memory."""
         return self._active is None
 
@@ -213,7 +213,7 @@ class MDMClient:
         """Whether it was unenrolled and did not enroll again. Does not make an idle Mac active."""
         return self._kept_left if self._active is None else self._active.device.left_at is not None
 
-    def rest(self) -> bool:
+    def make_idle(self) -> bool:
         """Become idle, if nothing is pending and no connection is open; returns whether the Mac is idle.
 
         A quiet Mac with an open connection stays active, but frees the memory that it can recreate.
@@ -224,9 +224,9 @@ class MDMClient:
         if self._idle_store is None or not active.quiet:
             return False
         if active.connection.connected:
-            active.rest()
+            active.free_memory()
             return False
-        self._kept = self._idle_store.lay(active.device)
+        self._kept = self._idle_store.serialise(active.device)
         self._kept_enrolled = active.device.enrollment is not None
         self._kept_left = active.device.left_at is not None
         self._active = None

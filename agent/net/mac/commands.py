@@ -16,7 +16,7 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
-from agent.device.steps import Done, carry
+from agent.device.steps import Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
@@ -143,7 +143,7 @@ class Commands:
         if current is not None:
             current.record.end(CutShort(reason), current.facts)
 
-    def rest(self) -> None:
+    def free_memory(self) -> None:
         """Free the memory of the last command; there is no current one."""
         self._performing = None
 
@@ -152,7 +152,7 @@ class Commands:
         return self._environment.begin("command", self._mac.index)
 
     def _step(self, steps: CommandSteps, answer: Any, report: Report) -> None:
-        need = carry(steps, answer)
+        need = advance(steps, answer)
         if isinstance(need, Done):
             self._finish(need.value, report)
             return
@@ -196,7 +196,7 @@ class MacObserver(Protocol):
     def refused(self, mac: ObservedMac, command: CurrentCommand, failure: ResultRefused) -> None:
         """The server refused the result of a command for the last time, and the Mac dropped it."""
 
-    def session_over(self, mac: ObservedMac, failure: PeerError | None) -> None:
+    def session_ended(self, mac: ObservedMac, failure: PeerError | None) -> None:
         """A session ended, without an error or with ``failure``."""
 
     def went_down(self, mac: ObservedMac) -> None:

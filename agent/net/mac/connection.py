@@ -57,7 +57,7 @@ class SessionConnection:
         self._redirects += 1
         self._send_to(following, enrollment, caller, sending)
 
-    def rest(self) -> None:
+    def free_memory(self) -> None:
         """Free the memory of the last report, which is answered."""
         self._report = b""
 

@@ -10,7 +10,7 @@ from cryptography import x509
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.measure.operations import Facts, Moment, Operation, Operations
-from agent.net.http.connection import HTTPConnection, Stage
+from agent.net.http.connection import HTTPConnection, StageObserver
 from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
 from agent.net.lom.networks import LOMNetwork
@@ -47,7 +47,7 @@ class Environment:
     on_warning: Callable[[str], None] = lambda _text: None
     """Called with each text that the operator should read, once."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
-    stage: Stage | None = None
+    stage: StageObserver | None = None
     """Called with the duration of each part of an exchange, as by ``HTTPConnection``."""
     resume: float = 0.0
     """The share (0 to 1) of a Mac's new connections that offer the TLS session of the one before."""

@@ -19,8 +19,8 @@ from agent.net.mac.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
 
-# Macs in one call of ``Fleet.rest``, which takes a millisecond or two.
-RESTS_AT_ONCE = 10
+# Macs in one call of ``Fleet.make_idle``, which takes a millisecond or two.
+MADE_IDLE_AT_ONCE = 10
 LOOKS_AT_ONCE = 50
 
 
@@ -128,17 +128,17 @@ class Fleet:
         index = self.population.index_of_name(dns_name)
         return None if index is None or index not in self.indexes else self[index]
 
-    def rest(self, most: int = RESTS_AT_ONCE, looks: int = LOOKS_AT_ONCE) -> int:
+    def make_idle(self, most: int = MADE_IDLE_AT_ONCE, looks: int = LOOKS_AT_ONCE) -> int:
         """Make quiet Macs idle; returns how many. A shard calls it every 50 ms.
 
         To return soon, it checks at most ``looks`` active Macs, the longest active first, and makes ``most`` idle.
         """
-        count, active = 0, self._idle_store.out
+        count, active = 0, self._idle_store.active
         for _ in range(min(looks, len(active))):
             client = self[active.popleft()]
-            if client.resting:
+            if client.is_idle:
                 continue
-            if not client.rest():
+            if not client.make_idle():
                 active.append(client.index)
                 continue
             count += 1
@@ -153,7 +153,7 @@ class Fleet:
 
     def _make(self, index: int) -> MDMClient:
         segment = index // self.population.segment_size
-        client = MDMClient.at_rest(index, segment, self._environment, self.gateway, self._idle_store)
+        client = MDMClient.idle(index, segment, self._environment, self.gateway, self._idle_store)
         self._clients[index - self.indexes.start] = client
         self._without_udid.append(index)
         return client

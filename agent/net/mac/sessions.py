@@ -12,13 +12,13 @@ from functools import partial
 from twisted.logger import Logger
 
 from agent.device.declarations import synchronise
-from agent.device.installing import say_goodbye
+from agent.device.installing import check_out_steps
 from agent.device.mac import Device
-from agent.device.steps import Afterwards, ChangePower, Erase, LeaveManagement, Synchronise
+from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.mdm.commands import CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
-from agent.mdm.session import Event, Execute, NotNowRepeated, Over, Send
+from agent.mdm.session import Event, Execute, NotNowRepeated, Send, SessionEnded
 from agent.measure.operations import Moment, Operation
 from agent.net.http.fetch import REDIRECTS, RedirectRefused, retry_after
 from agent.net.http.http1 import Response
@@ -117,7 +117,7 @@ class Sessions:
         if session is not None:
             why = CutShort(reason)
             session.end(why)
-            self._tell_over(why)
+            self._tell_ended(why)
         self._commands.stop()
 
     # What the connection calls.
@@ -137,9 +137,9 @@ class Sessions:
         )
         if status == 200:
             self._commands.taken()
-            afterwards = self._device.take_afterwards()
-            if afterwards:
-                self._follow_after(afterwards, event)
+            follow_ups = self._device.take_follow_ups()
+            if follow_ups:
+                self._apply_follow_ups(follow_ups, event)
                 return
         self._follow(event)
 
@@ -182,7 +182,7 @@ class Sessions:
                 self._put(event)
             case Execute(command):
                 self._commands.execute(command, self._report)
-            case Over():
+            case SessionEnded():
                 self._over(event)
 
     def _report(self, command_uuid: str, result: Result) -> None:
@@ -196,15 +196,15 @@ class Sessions:
             send = session.finish(command_uuid, unwritable)
         self._put(send)
 
-    def _over(self, over: Over) -> None:
+    def _over(self, over: SessionEnded) -> None:
         record, self._open = self._open, None
         session = self._device.session
         if record is not None:
             record.end(over.failure)
-            self._tell_over(over.failure)
+            self._tell_ended(over.failure)
         if over.dropped:
             self._commands.refused(str(over.failure))
-            self._device.forget_afterwards()
+            self._device.drop_follow_ups()
         if isinstance(over.failure, CommandDropped | NotNowRepeated):
             self._environment.warn(str(over.failure))
         if over.unenrolled:
@@ -214,21 +214,21 @@ class Sessions:
         else:
             self._poll.set_at(session.deadline)
 
-    def _tell_over(self, failure: PeerError | None) -> None:
+    def _tell_ended(self, failure: PeerError | None) -> None:
         observer = self._mac.observer
         if observer is not None:
-            observer.session_over(self._mac, failure)
+            observer.session_ended(self._mac, failure)
 
     # Effects of a command that come after the server has accepted its result.
 
-    def _follow_after(self, afterwards: list[Afterwards], event: Event) -> None:
+    def _apply_follow_ups(self, follow_ups: list[FollowUp], event: Event) -> None:
         """Apply these effects, then continue with ``event`` where the Mac still can."""
-        ended = isinstance(event, Over)
+        ended = isinstance(event, SessionEnded)
         if ended:
             self._follow(event)
-        for what in afterwards:
+        for what in follow_ups:
             match what:
-                case Synchronise(tokens):
+                case SynchroniseDeclarations(tokens):
                     self._background.start(partial(self._synchronise, tokens))
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
@@ -237,7 +237,7 @@ class Sessions:
                 case LeaveManagement():
                     enrollment = self._enrollment
                     self._leave()
-                    self._background.start(partial(self._say_goodbye, enrollment))
+                    self._background.start(partial(self._check_out, enrollment))
                     ended = True
                 case Erase():
                     self._leave()
@@ -250,8 +250,8 @@ class Sessions:
         if self._device.enrollment is not None:
             await self._background.drive(synchronise(self._device, tokens))
 
-    async def _say_goodbye(self, enrollment: Enrollment) -> None:
-        await self._background.drive(say_goodbye(self._device.mac.udid, enrollment))
+    async def _check_out(self, enrollment: Enrollment) -> None:
+        await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
 
     def _leave(self) -> None:
         """Unenroll the Mac."""

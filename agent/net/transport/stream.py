@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from agent.errors import MisuseError, PeerError
-from agent.net.timing import DelayedCall, Reactor, made_up
+from agent.net.timing import DelayedCall, Reactor, extended_deadline
 from agent.net.transport.errors import (
     ConnectFailed,
     ConnectionBroken,
@@ -377,7 +377,7 @@ class TLSStream:
 
     def _timed_out(self) -> None:
         now = self._reactor.seconds()
-        self._due = made_up(self._due, now)
+        self._due = extended_deadline(self._due, now)
         left = self._due - now
         if left > 0.0:
             self._arm(left)

@@ -7,12 +7,12 @@ from typing import Protocol
 
 from rich.console import Console
 
-from agent.measure.live import LiveView, Watcher
+from agent.measure.live import LiveView, MacWaits
 from agent.report.terminal.live import LiveDisplay
 from agent.report.terminal.plain import PlainDisplay
 
 
-class Display(Watcher, Protocol):
+class Display(MacWaits, Protocol):
     """Shows a run in progress. A note is one line."""
 
     def close(self) -> None:

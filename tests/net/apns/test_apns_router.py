@@ -19,7 +19,7 @@ from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock
-from agent.push.broker import Answer, Broken, Outcome, Presence, PushBroker, Reply
+from agent.push.broker import Answer, Broken, Presence, PushBroker, PushOutcome, Reply
 from agent.push.counts import merge_push_counts
 from agent.push.delays import PowerSaving
 from agent.push.requests import Provider, PushPolicy
@@ -139,7 +139,7 @@ class Split(Whole):
         """What became of the pushes."""
         return merge_push_counts([super().counts(), self.router.counts])
 
-    def carry(self, number: int = 0) -> None:
+    def advance(self, number: int = 0) -> None:
         """One of the requests that are held reaches its endpoint, and the answer comes back, both as frames."""
         shard, push = self.sent.pop(number)
         answer = self.push_endpoints[shard].push_endpoint.receive(over_the_link(push))
@@ -148,7 +148,7 @@ class Split(Whole):
     def _send(self, shard: int, push: RoutedPush) -> None:
         self.sent.append((shard, push))
         if not self.hold:
-            self.carry()
+            self.advance()
 
 
 HEADERS = st.fixed_dictionaries(
@@ -182,7 +182,7 @@ class Party:
     def __init__(self, make: Callable[..., Whole], **settings: Any) -> None:
         self.clock = Clock()
         self.fleet = make(self.clock, **settings)
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[PushOutcome] = []
 
     def step(self, number: int, what: str, *arguments: Any) -> None:
         """One thing happens."""
@@ -237,16 +237,16 @@ def test_each_push_has_one_answer_however_late_the_endpoints_are(steps: list[Any
         pushes += step[0] == "push"
         for _ in range(data.draw(st.integers(0, 2))):
             if fleet.sent:
-                fleet.carry(data.draw(st.integers(0, len(fleet.sent) - 1)))
+                fleet.advance(data.draw(st.integers(0, len(fleet.sent) - 1)))
         assert len(split.outcomes) + fleet.router.outstanding == pushes
     split.clock.advance(PATIENCE)
     assert fleet.router.outstanding == 0
     while fleet.sent:
-        fleet.carry()  # too late
+        fleet.advance()  # too late
     assert len(split.outcomes) == pushes
 
 
-def held(*rules: str) -> tuple[Clock, Split, list[Outcome]]:
+def held(*rules: str) -> tuple[Clock, Split, list[PushOutcome]]:
     """A router whose endpoints get nothing until the test says so, and three pushes to Macs 0, 1 and 5."""
     clock, outcomes = Clock(), []
     split = Split(clock, rules)
@@ -270,12 +270,12 @@ def own(split: Split) -> dict[str, int]:
 def test_an_endpoint_that_does_not_answer_is_a_503_and_its_late_answer_none() -> None:
     clock, split, outcomes = held()
     clock.advance(PATIENCE - 1.0)
-    split.carry(1)
+    split.advance(1)
     assert outcomes == [Answer(200, ID)]
     clock.advance(1.0)
     assert outcomes[1:] == [UNAVAILABLE, UNAVAILABLE]
     while split.sent:
-        split.carry()
+        split.advance()
     assert len(outcomes) == 3
     assert own(split) == {"overloaded": 2}
     clock.advance(0.0)
@@ -289,7 +289,7 @@ def test_a_shard_that_is_gone_is_a_503_now_and_for_all_that_comes() -> None:
     split.route(fields(2, apns_id=ID), payload(2), PROVIDER, outcomes.append)
     assert outcomes == [UNAVAILABLE] * 3
     assert own(split) == {"worker_lost": 3}
-    split.carry(2)  # of the other shard
+    split.advance(2)  # of the other shard
     assert outcomes[3:] == [Answer(200, ID)]
     split.route(fields(MACS), payload(), PROVIDER, outcomes.append)
     assert isinstance(outcomes[4], Answer)
@@ -312,7 +312,7 @@ def test_no_more_than_so_many_wait() -> None:
         split.route(fields(0, apns_id=ID), payload(), PROVIDER, outcomes.append)
     assert outcomes == [UNAVAILABLE] * 3
     assert own(split) == {"overloaded": 3}
-    split.carry()
+    split.advance()
     split.route(fields(0, apns_id=ID), payload(), PROVIDER, outcomes.append)
     assert outcomes[3:] == [Answer(200, ID)]
 
@@ -320,11 +320,11 @@ def test_no_more_than_so_many_wait() -> None:
 def test_rules_for_the_first_pushes_count_over_all_endpoints() -> None:
     _clock, split, outcomes = held("503 first=1", "break first=1 macs=5")
     for _ in range(3):
-        split.carry()
+        split.advance()
     assert [outcome if isinstance(outcome, Broken) else outcome.status for outcome in outcomes] == [503, 200, Broken(1)]
     for index in (0, 5):
         split.route(fields(index), payload(index), PROVIDER, outcomes.append)
-        split.carry()
+        split.advance()
         assert isinstance(outcomes[-1], Answer)
         assert outcomes[-1].status == 200
 
@@ -335,7 +335,7 @@ def test_a_rule_whose_push_got_no_answer_is_still_to_come() -> None:
     assert outcomes == [UNAVAILABLE] * 3
     split.sent.clear()
     split.route(fields(5), payload(5), PROVIDER, outcomes.append)
-    split.carry()
+    split.advance()
     assert isinstance(outcomes[3], Answer)
     assert outcomes[3].status == 410
     assert split.counts()["refused"] == {"ExpiredToken": 1}  # by a rule: none of the gateway's own

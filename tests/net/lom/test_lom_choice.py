@@ -11,7 +11,7 @@ from lom_parties import NAME, controller, device, item
 from twisted.internet import reactor
 
 from agent.errors import OperatorError
-from agent.lom.requests import Outcome
+from agent.lom.requests import RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.networks import NetworkChoice, make_network, parse_network
@@ -68,7 +68,7 @@ def test_a_network_is_made_by_its_name(text: str, fact: str, run_in_reactor: Run
         network = make_network(text, reactor, Operations(reactor, records.append))
         network.add(party, NAME)
         network.listen()
-        assert await network.relay(controller(), [item()]) == [Outcome("0001")]
+        assert await network.relay(controller(), [item()]) == [RelayOutcome("0001")]
         network.close()
         return records
 

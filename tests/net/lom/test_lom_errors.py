@@ -38,7 +38,7 @@ from twisted.internet import reactor
 from agent.device.mac import Device
 from agent.fleet.population import Population
 from agent.lom.link import LIMITS, LinkAnswer, LinkRequest
-from agent.lom.requests import Outcome, PowerRequest, RelayItem, parse_request_list
+from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome, parse_request_list
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
@@ -144,7 +144,7 @@ def answering(uuid: str) -> Party:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_failure_in_the_documents_words(run_in_reactor: Run, case: Case) -> None:
-    async def run() -> tuple[Outcome, Sockets]:
+    async def run() -> tuple[RelayOutcome, Sockets]:
         there = case.device()
         with Sockets(reactor, *([] if there is None else [there])) as sockets:
             (outcome,) = await sockets.relay(case.controller(), case.item)
@@ -188,7 +188,7 @@ def hang_up(tls: ssl.SSLSocket) -> None:
     tls.unwrap()
 
 
-async def relay_to(port: int) -> tuple[Outcome, Sockets]:
+async def relay_to(port: int) -> tuple[RelayOutcome, Sockets]:
     with Sockets(reactor, limits=LIMITS_HERE, timeouts=TIMEOUTS) as sockets:
         sockets.network.add(device(), NAME, port=port)
         (outcome,) = await sockets.relay(controller(), item())
@@ -272,7 +272,7 @@ def test_something_else_listens_there(run_in_reactor: Run) -> None:
 
 
 def test_a_controller_that_goes_down_and_a_device_that_is_flooded(run_in_reactor: Run) -> None:
-    async def run() -> tuple[list[Outcome], Sockets]:
+    async def run() -> tuple[list[RelayOutcome], Sockets]:
         party = device()
         with Sockets(reactor, party, limits=replace(QUICK, relays_at_once=1, requests_a_second=0)) as sockets:
             flooded = await sockets.relay(controller(), item())
@@ -320,11 +320,11 @@ def test_a_wrong_item_in_the_documents_words(run_in_reactor: Run, wrong: dict[st
         "LOMProtocolVersion": 1,
     }
     (parsed,) = parse_request_list({"RequestList": [{**right, **wrong}]})
-    if isinstance(parsed, Outcome):
+    if isinstance(parsed, RelayOutcome):
         outcome = parsed
     else:
 
-        async def run() -> tuple[Outcome, Sockets]:
+        async def run() -> tuple[RelayOutcome, Sockets]:
             with Sockets(reactor) as sockets:
                 (outcome,) = await sockets.relay(controller(), parsed)
             return outcome, sockets
@@ -337,12 +337,12 @@ def test_a_wrong_item_in_the_documents_words(run_in_reactor: Run, wrong: dict[st
 def test_a_repeated_uuid_in_the_documents_words() -> None:
     one = {"DeviceRequestType": "PowerON", "DeviceRequestUUID": "0001", "DeviceDNSName": NAME}
     _first, second = parse_request_list({"RequestList": [{**one, "PrimaryIPv6AddressList": [ADDRESS]}, one]})
-    assert isinstance(second, Outcome)
+    assert isinstance(second, RelayOutcome)
     assert EXAMPLES.get(second.error) == NOT_DIALLED, second.error
 
 
 def test_several_addresses_are_told_one_after_the_other(run_in_reactor: Run) -> None:
-    async def run() -> Outcome:
+    async def run() -> RelayOutcome:
         with Sockets(reactor) as sockets:
             (outcome,) = await sockets.relay(controller(), item("192.0.2.1", "fe80::1"))
         return outcome

@@ -32,7 +32,7 @@ from lom_peers import request as request_octets
 from lom_wire import FROM, Here, asking, device_process
 from namespaces import HERE, THERE, Namespace, wire
 
-from agent.lom.requests import Outcome
+from agent.lom.requests import RelayOutcome
 from agent.measure.records import Exchange
 from agent.net.lom.interface import LOM_PORT
 
@@ -51,7 +51,7 @@ def test_a_controller_resets_a_device_of_another_process(
 
     async def run() -> list[Exchange]:
         with Here(tmp_path, asker) as here:
-            assert await here.relay(asker, item()) == [Outcome("0001")]
+            assert await here.relay(asker, item()) == [RelayOutcome("0001")]
         return here.records
 
     with device_process(others, tmp_path, ADDRESS) as there:
@@ -109,7 +109,7 @@ def test_why_nobody_was_asked(
     if neighbour == "silent":
         ours.ip("neigh", "replace", NOWHERE, "lladdr", "02:00:00:00:00:99", "dev", HERE, "nud", "permanent")
 
-    async def run() -> tuple[list[Outcome], list[Exchange]]:
+    async def run() -> tuple[list[RelayOutcome], list[Exchange]]:
         with Here(tmp_path, asker) as here:
             return await here.relay(asker, item(NOWHERE)), here.records
 
@@ -159,7 +159,7 @@ def test_the_addresses_are_there_while_it_runs(ours: Namespace, tmp_path: Path) 
 def test_a_mac_comes_and_goes(ours: Namespace, tmp_path: Path, run_in_reactor: Run) -> None:
     asker, asked = asking(), device()
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[RelayOutcome]:
         with Here(tmp_path, asker) as here:
             here.network.add(asked, NAME)
             assert ours.addresses(HERE) == {FROM, ADDRESS}

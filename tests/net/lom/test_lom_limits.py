@@ -28,7 +28,7 @@ from lom_parties import (
 from lom_peers import PEER_SECONDS, SHORT, RawController, answers, good, in_thread, read_all, request, still_serves
 from twisted.internet import reactor
 
-from agent.lom.requests import Outcome
+from agent.lom.requests import RelayOutcome
 from agent.net.transport.stream import Timeouts
 from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
@@ -83,12 +83,12 @@ def test_a_flood_at_one_device_leaves_the_others_alone(run_in_reactor: Run, tmp_
                 flood(tmp_path, port)
                 begun.set()
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[RelayOutcome]:
         with Sockets(reactor, flooded, limits=replace(QUICK, links_a_peer=8, requests_a_second=40)) as sockets:
             sockets.network.add(other, OTHER_NAME)
             flooding = in_thread(lambda: keep_on(sockets.network.port))
             assert await in_thread(lambda: begun.wait(PEER_SECONDS))
-            outcomes: list[Outcome] = []
+            outcomes: list[RelayOutcome] = []
             for number in range(30):
                 outcomes += await sockets.relay(controller(), item(ADDRESS_2, name=OTHER_NAME, uuid=f"{number}"))
             stop.set()
@@ -96,7 +96,7 @@ def test_a_flood_at_one_device_leaves_the_others_alone(run_in_reactor: Run, tmp_
         return outcomes
 
     try:
-        assert run_in_reactor(run()) == [Outcome(f"{number}") for number in range(30)]
+        assert run_in_reactor(run()) == [RelayOutcome(f"{number}") for number in range(30)]
     finally:
         while HELD:
             HELD.pop().close()

@@ -35,7 +35,7 @@ from twisted.internet import reactor
 from agent.errors import OperatorError
 from agent.lom.link import LinkAnswer
 from agent.lom.network import AddressBook
-from agent.lom.requests import Outcome, PowerRequest
+from agent.lom.requests import PowerRequest, RelayOutcome
 from agent.measure.operations import Operations
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.transport.tls import TLSContexts
@@ -49,7 +49,7 @@ def test_a_request_reaches_its_device_and_leaves_a_record(run_in_reactor: Run) -
 
     async def run() -> Sockets:
         with Sockets(reactor, party, wall_clock=lambda: 1000.0) as sockets:
-            assert await sockets.relay(controller(), item(request=PowerRequest.OFF)) == [Outcome("0001")]
+            assert await sockets.relay(controller(), item(request=PowerRequest.OFF)) == [RelayOutcome("0001")]
         return sockets
 
     (record,) = run_in_reactor(run()).records
@@ -83,7 +83,9 @@ def test_each_address_that_was_tried_leaves_a_record(run_in_reactor: Run) -> Non
 
     async def run() -> Sockets:
         with Sockets(reactor, wrong, expired, right) as sockets:
-            assert await sockets.relay(controller(), item(NOWHERE, ADDRESS, ADDRESS_2, "fe80::3")) == [Outcome("0001")]
+            assert await sockets.relay(controller(), item(NOWHERE, ADDRESS, ADDRESS_2, "fe80::3")) == [
+                RelayOutcome("0001")
+            ]
         return sockets
 
     sockets = run_in_reactor(run())
@@ -116,7 +118,7 @@ def test_a_thousand_items_keep_their_order_and_most_fail_at_once(run_in_reactor:
     party = device()
     items = [item(ADDRESS if number % 100 == 0 else NOWHERE, uuid=str(number)) for number in range(1000)]
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[RelayOutcome]:
         with Sockets(reactor, party) as sockets:
             return await sockets.relay(controller(), *items)
 
@@ -127,7 +129,7 @@ def test_a_thousand_items_keep_their_order_and_most_fail_at_once(run_in_reactor:
 
 
 def test_a_relay_of_nothing_is_over_at_once(run_in_reactor: Run) -> None:
-    async def run() -> list[Outcome]:
+    async def run() -> list[RelayOutcome]:
         with Sockets(reactor) as sockets:
             return await sockets.relay(controller())
 
@@ -137,7 +139,7 @@ def test_a_relay_of_nothing_is_over_at_once(run_in_reactor: Run) -> None:
 def test_a_network_that_is_closed_carries_nothing(run_in_reactor: Run) -> None:
     party = device()
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[RelayOutcome]:
         with Sockets(reactor, party) as sockets:
             pass
         return await sockets.relay(controller(), item())
@@ -161,7 +163,7 @@ def test_a_controllers_key_that_tls_does_not_take_fails_its_items(run_in_reactor
     asker = controller(CONTROLLER_CA.issue(CONTROLLER_NAME, LOM_USAGE, key=weak))
     party = device()
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[RelayOutcome]:
         with Sockets(reactor, party) as sockets:
             outcomes = await sockets.relay(asker, item())
             await still_serves(sockets, party)
@@ -175,7 +177,7 @@ def test_a_controllers_key_that_tls_does_not_take_fails_its_items(run_in_reactor
 def test_an_observer_may_close_the_network_at_the_first_failure(run_in_reactor: Run) -> None:
     party = device()
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[RelayOutcome]:
         with Sockets(reactor, party, limits=replace(QUICK, relays_at_once=2)) as sockets:
             sockets.network.operations.observer = lambda _: sockets.network.close()
             return await sockets.relay(controller(), item(NOWHERE, ADDRESS, uuid="a"), item(uuid="b"), item(uuid="c"))
@@ -189,12 +191,12 @@ def test_an_observer_may_close_the_network_at_the_first_failure(run_in_reactor: 
 def test_an_item_that_was_answered_stays_so_where_its_observer_closes_the_network(run_in_reactor: Run) -> None:
     party = device()
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[RelayOutcome]:
         with Sockets(reactor, party, limits=replace(QUICK, relays_at_once=1)) as sockets:
             sockets.network.operations.observer = lambda _: sockets.network.close()
             return await sockets.relay(controller(), item(uuid="a"), item(uuid="b"))
 
     done, not_begun = run_in_reactor(run())
-    assert done == Outcome("a")
+    assert done == RelayOutcome("a")
     assert "the LOM network was closed" in not_begun.error
     assert [asked.uuid for asked, _ in party.asked] == ["a"]

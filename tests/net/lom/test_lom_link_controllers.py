@@ -57,7 +57,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent.lom.link import LinkAnswer
-from agent.lom.requests import Outcome
+from agent.lom.requests import RelayOutcome
 from agent.net.transport.listener import Listener
 from agent.net.transport.stream import Timeouts
 from agent.pki.authority import LOM_USAGE
@@ -107,7 +107,7 @@ def test_a_devices_key_that_tls_does_not_take_harms_no_other_device(
                 assert "during the TLS handshake" in outcome.error
             else:
                 assert await raw(request())(sockets) == b""
-            assert await sockets.relay(controller(), item(ADDRESS_2)) == [Outcome("0001")]
+            assert await sockets.relay(controller(), item(ADDRESS_2)) == [RelayOutcome("0001")]
 
     run_in_reactor(run())
     assert not party.asked

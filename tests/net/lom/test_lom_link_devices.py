@@ -38,7 +38,7 @@ from lom_peers import (
 from odd_certificates import UNREADABLE, odd_identity
 from twisted.internet import reactor
 
-from agent.lom.requests import Outcome
+from agent.lom.requests import RelayOutcome
 from agent.net.transport.stream import Timeouts
 from agent.pki.identity import Identity
 
@@ -65,14 +65,14 @@ def raw_device(tmp_path: Path) -> Iterator[Callable[..., RawDevice]]:
 MakeDevice = Callable[..., RawDevice]
 
 
-async def relay_to(peer: RawDevice, *items: Any, **options: Any) -> tuple[list[Outcome], Sockets]:
+async def relay_to(peer: RawDevice, *items: Any, **options: Any) -> tuple[list[RelayOutcome], Sockets]:
     """Relay to a raw Device at ADDRESS; at ADDRESS_2 is one of ours, which must not be asked."""
     ours = device(index=2, addresses=[ADDRESS_2])
     with Sockets(reactor, ours, **options) as sockets:
         sockets.network.add(device(), NAME, port=peer.port)
         outcomes = await sockets.relay(controller(), *items)
         assert not ours.asked
-        assert await sockets.relay(controller(), item(ADDRESS_2)) == [Outcome("0001")]
+        assert await sockets.relay(controller(), item(ADDRESS_2)) == [RelayOutcome("0001")]
     return outcomes, sockets
 
 
@@ -87,7 +87,7 @@ def test_a_device_of_another_make(run_in_reactor: Run, raw_device: MakeDevice) -
 
     peer = raw_device(script)
     outcomes, _ = run_in_reactor(relay_to(peer, item(ADDRESS, ADDRESS_2)))
-    assert outcomes == [Outcome("0001")]
+    assert outcomes == [RelayOutcome("0001")]
     peer.close()
     assert heard == [request(), b""]
 
@@ -179,7 +179,7 @@ def test_a_device_that_will_not_talk_tls_leads_to_the_next_address(run_in_reacto
         with Sockets(reactor, ours, timeouts=Timeouts(handshake=SHORT)) as sockets:
             sockets.network.add(device(), NAME, port=silent.getsockname()[1])
             sockets.network.add(device(index=2, addresses=[ADDRESS_2]), NAME, port=closed.getsockname()[1])
-            assert await sockets.relay(controller(), item(ADDRESS, ADDRESS_2, "fe80::3")) == [Outcome("0001")]
+            assert await sockets.relay(controller(), item(ADDRESS, ADDRESS_2, "fe80::3")) == [RelayOutcome("0001")]
         return sockets
 
     with silent, closed:
@@ -206,7 +206,7 @@ def test_so_many_links_at_once_and_no_more(run_in_reactor: Run, raw_device: Make
 
     items = [item(uuid=str(number)) for number in range(9)]
     outcomes, _ = run_in_reactor(relay_to(raw_device(script), *items, limits=replace(QUICK, relays_at_once=3)))
-    assert outcomes == [Outcome(str(number)) for number in range(9)]
+    assert outcomes == [RelayOutcome(str(number)) for number in range(9)]
     assert most == 3
 
 
@@ -227,7 +227,7 @@ def test_links_under_way_break_and_their_items_fail(run_in_reactor: Run, raw_dev
     peer = raw_device(script)
     items = [item(ADDRESS, ADDRESS_2, uuid="a"), item(ADDRESS_2, uuid="b"), item(ADDRESS_2, uuid="c")]
 
-    async def run() -> tuple[list[Outcome], Sockets]:
+    async def run() -> tuple[list[RelayOutcome], Sockets]:
         with Sockets(reactor, limits=replace(QUICK, relays_at_once=1)) as sockets:
             sockets.network.add(device(), NAME, port=peer.port)
             relayed = sockets.network.relay(controller(), items)

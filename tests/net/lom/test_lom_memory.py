@@ -27,7 +27,7 @@ from twisted.internet.task import Clock
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.network import AddressBook
-from agent.lom.requests import Outcome, PowerRequest, RelayItem
+from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.memory import MemoryLOMNetwork
@@ -55,9 +55,9 @@ class Memory:
             self.network.add(party, NAME)
         self.network.listen()
 
-    def begin(self, asker: Party, *items: RelayItem) -> tuple[Deferred[list[Outcome]], list[Outcome]]:
+    def begin(self, asker: Party, *items: RelayItem) -> tuple[Deferred[list[RelayOutcome]], list[RelayOutcome]]:
         """The relay under way, and its outcomes as soon as they are there."""
-        outcomes: list[Outcome] = []
+        outcomes: list[RelayOutcome] = []
         done = self.network.relay(asker, items)
         done.addCallback(outcomes.extend)
         return done, outcomes
@@ -66,7 +66,7 @@ class Memory:
         """One turn of the reactor."""
         self.clock.advance(1.0)
 
-    def relay(self, asker: Party, *items: RelayItem) -> list[Outcome]:
+    def relay(self, asker: Party, *items: RelayItem) -> list[RelayOutcome]:
         """The outcomes, after as many turns as it takes."""
         _, outcomes = self.begin(asker, *items)
         while self.clock.getDelayedCalls():
@@ -82,7 +82,7 @@ class Memory:
 def test_a_request_reaches_its_device_and_leaves_a_record() -> None:
     party = device()
     memory = Memory(party)
-    assert memory.relay(controller(), item(request=PowerRequest.OFF)) == [Outcome("0001")]
+    assert memory.relay(controller(), item(request=PowerRequest.OFF)) == [RelayOutcome("0001")]
     ((asked, name),) = party.asked
     assert (asked.uuid, asked.dns_name, asked.request, name) == ("0001", NAME, PowerRequest.OFF, CONTROLLER_NAME)
     (record,) = memory.records
@@ -96,7 +96,7 @@ def test_each_address_that_was_tried_leaves_a_record() -> None:
     wrong = device(DEVICE_CA.issue("other", LOM_USAGE))
     right = device(index=2, addresses=["fe80::2"])
     memory = Memory(wrong, right)
-    assert memory.relay(controller(), item(NOWHERE, "junk", ADDRESS, "fe80::2")) == [Outcome("0001")]
+    assert memory.relay(controller(), item(NOWHERE, "junk", ADDRESS, "fe80::2")) == [RelayOutcome("0001")]
     assert memory.kinds == ["lom_unreachable", "tls_wrong_name", None]
     assert [record.facts["address"] for record in memory.records] == [NOWHERE, ADDRESS, "fe80::2"]
     assert [record.facts.get("peer") for record in memory.records] == [None, None, NAME]
@@ -122,7 +122,7 @@ def test_what_the_device_refuses_is_a_failure_of_its_own_kind() -> None:
     party = device()
     party.answer = lambda request: LinkAnswer(request.uuid, "the Mac is off")
     memory = Memory(party)
-    assert memory.relay(controller(), item()) == [Outcome("0001", "the Mac is off")]
+    assert memory.relay(controller(), item()) == [RelayOutcome("0001", "the Mac is off")]
     assert memory.kinds == ["lom_refused"]
 
 
@@ -141,7 +141,7 @@ def test_nothing_happens_before_the_reactors_next_turn() -> None:
     _, outcomes = memory.begin(controller(), item())
     assert (party.asked, outcomes) == ([], [])
     memory.turn()
-    assert outcomes == [Outcome("0001")]
+    assert outcomes == [RelayOutcome("0001")]
 
 
 def test_two_long_lists_get_on_side_by_side() -> None:

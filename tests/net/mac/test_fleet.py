@@ -30,7 +30,7 @@ def test_a_mac_is_made_when_it_is_asked_for_and_then_stays_the_same() -> None:
     assert len(macs) == 100
     assert list(macs.made()) == []
     assert macs[17] is macs[17]
-    assert macs[17].resting
+    assert macs[17].is_idle
     assert [client.index for client in macs.made()] == [17]
     assert [macs[index].segment for index in (17, 90, 99)] == [1, 9, 9]
     assert [client.index for client in macs.made()] == [17, 90, 99]
@@ -88,15 +88,15 @@ def test_rest_checks_and_makes_idle_no_more_macs_than_its_bounds() -> None:
     macs = fleet()
     for client in macs:
         _ = client.device
-    assert macs.rest(most=3, looks=10) == 3
-    assert macs.rest(most=30, looks=10) == 10
+    assert macs.make_idle(most=3, looks=10) == 3
+    assert macs.make_idle(most=30, looks=10) == 10
     macs[99].device.session.wake()
-    assert sum(macs.rest(most=200, looks=500) for _ in range(5)) == 86
-    assert [client.index for client in macs if not client.resting] == [99]
+    assert sum(macs.make_idle(most=200, looks=500) for _ in range(5)) == 86
+    assert [client.index for client in macs if not client.is_idle] == [99]
 
 
 def becomes_idle(client: MDMClient) -> bool:
-    return client.rest() and client.resting
+    return client.make_idle() and client.is_idle
 
 
 async def with_lom(running: Stack, client: MDMClient) -> None:
@@ -118,15 +118,15 @@ def test_a_mac_that_lay_down_answers_as_before(run_in_reactor: RunInReactor) -> 
             assert client.enrolled
             assert becomes_idle(client)
             assert client.enrolled
-            assert running.fleet.rest() == 0
+            assert running.fleet.make_idle() == 0
             after = await running.command(client, "ProfileList")
             assert after["ProfileList"] == before["ProfileList"]
-            assert not client.resting
+            assert not client.is_idle
 
     run_in_reactor(scenario())
 
 
-def test_a_mac_at_rest_is_reached_by_its_controller_and_boots(run_in_reactor: RunInReactor) -> None:
+def test_an_idle_mac_is_reached_by_its_controller_and_boots(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2, behaviour=QUICK) as running:
             controller, device = running.fleet
@@ -178,7 +178,7 @@ def test_the_enrollment_under_way_keeps_a_mac_awake(run_in_reactor: RunInReactor
             client, rested = running.fleet[0], []
 
             async def fetch() -> bytes:
-                rested.append(client.rest())
+                rested.append(client.make_idle())
                 return running.server.enrollment_profile()
 
             await client.enroll(fetch)

@@ -31,7 +31,7 @@ def test_its_parts_are_gone_without_a_collection(run_in_reactor: RunInReactor) -
             gc.disable()
             try:
                 active = parts()
-                assert client.rest()
+                assert client.make_idle()
                 assert active - parts() == len(PARTS)
             finally:
                 gc.enable()

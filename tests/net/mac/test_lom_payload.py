@@ -29,7 +29,7 @@ from lom_peers import PEER_SECONDS, RawController, answers, good, in_thread, rea
 from stack import Stack, stack
 from twisted.internet import reactor
 
-from agent.lom.requests import Outcome, PowerRequest, RelayItem
+from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.net.mac.client import MDMClient
 from agent.pki.authority import LOM_USAGE
 from agent.profiles.making import ENROLLMENT_IDENTIFIER, LOM_IDENTIFIER, lom_profile
@@ -140,7 +140,7 @@ def test_other_cas_judge_the_next_controller(run_in_reactor: Run) -> None:
 
     async def run() -> None:
         with Sockets(reactor, party) as sockets:
-            assert await sockets.relay(controller(), item(uuid="a")) == [Outcome("a")]
+            assert await sockets.relay(controller(), item(uuid="a")) == [RelayOutcome("a")]
             (refused,) = await sockets.relay(untrusted, item(uuid="b"))
             assert "refused our certificate" in refused.error
             assert party.lom is not None
@@ -148,7 +148,7 @@ def test_other_cas_judge_the_next_controller(run_in_reactor: Run) -> None:
             sockets.network.lom_changed(party)
             (refused,) = await sockets.relay(controller(), item(uuid="c"))
             assert "refused our certificate" in refused.error
-            assert await sockets.relay(untrusted, item(uuid="d")) == [Outcome("d")]
+            assert await sockets.relay(untrusted, item(uuid="d")) == [RelayOutcome("d")]
 
     run_in_reactor(run())
     assert [asked.uuid for asked, _ in party.asked] == ["a", "d"]
@@ -164,7 +164,7 @@ def test_a_device_is_found_under_its_next_name(run_in_reactor: Run) -> None:
             sockets.network.lom_changed(party)
             (refused,) = await sockets.relay(controller(), item(uuid="a"))
             assert f"expected a certificate with CommonName {NAME}, found renamed.lom.test" in refused.error
-            assert await sockets.relay(controller(), item(uuid="b", name="renamed.lom.test")) == [Outcome("b")]
+            assert await sockets.relay(controller(), item(uuid="b", name="renamed.lom.test")) == [RelayOutcome("b")]
 
     run_in_reactor(run())
 
@@ -172,7 +172,7 @@ def test_a_device_is_found_under_its_next_name(run_in_reactor: Run) -> None:
 # The same by MDM: the payload comes and goes with its profile
 
 
-async def served_by(running: Stack, controller_mac: MDMClient, client: MDMClient, uuid: str) -> Outcome:
+async def served_by(running: Stack, controller_mac: MDMClient, client: MDMClient, uuid: str) -> RelayOutcome:
     mac = client.device.mac
     item_of_it = RelayItem(uuid, mac.dns_name, PowerRequest.ON, mac.primary_ipv6, 1)
     (outcome,) = await running.network.relay(controller_mac, [item_of_it])

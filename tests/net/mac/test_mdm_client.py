@@ -87,7 +87,7 @@ def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
                 assert "400" in failure(record)[1]
                 assert record.facts["command_uuid"] == "refused"
                 assert not victim.device.session.owes_result
-                assert victim.device.take_afterwards() == []
+                assert victim.device.take_follow_ups() == []
                 mdm.commands[udid(victim)].clear()
                 await mdm.check_all_work()
                 assert victim.boots == 0
