@@ -1,0 +1,245 @@
+"""The requests of the control API, as data: the server, the OpenAPI document and its pages are made from this table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agent.faults import Rule, RuleCounts
+from agent.service.types import (
+    AddMacs,
+    AdvanceClock,
+    Answer,
+    ClockState,
+    Enroll,
+    Event,
+    Exchange,
+    Mac,
+    MacDetail,
+    MacState,
+    Mains,
+    Network,
+    Power,
+    Results,
+    Role,
+    ServiceInfo,
+    Wait,
+    WaitState,
+)
+
+MAC = "UDID, serial number or number of a Mac"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query parameter."""
+
+    name: str
+    kind: Any
+    """Its type, which msgspec converts from text."""
+    help: str
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One request. ``name`` is the method of the API that answers it, and the operationId."""
+
+    name: str
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    """Parts in angle brackets are parameters."""
+    help: str
+    body: Any = None
+    answer: Any = None
+    """The type of the answer; None: 204 without a body."""
+    status: int = 200
+    query: Sequence[Query] = ()
+    problems: Sequence[int] = field(default=(400, 401))
+    media: str = "application/json"
+
+
+_LIMIT = Query("limit", int, "At most this many, the last ones.", 100)
+_OF = Query("mac", str | None, f"Only of this Mac ({MAC}).")
+
+ROUTES: tuple[Route, ...] = (
+    Route("info", "GET", "/v1", "The service: version, seed, counts, lab, gateway.", answer=ServiceInfo),
+    Route(
+        "macs",
+        "GET",
+        "/v1/macs",
+        "The Macs, by number.",
+        answer=list[Mac],
+        query=(
+            Query("state", MacState | None, "Only in this state."),
+            Query("segment", int | None, "Only of this segment."),
+            Query("role", Role | None, "Only with this role."),
+            Query("os", str | None, "Only with this release, or major version, of macOS."),
+            Query("enrolled", bool | None, "Only enrolled ones, or only others."),
+            Query("text", str | None, "Only with this text in the UDID, serial number, name or model."),
+            Query("after", int, "Only with a higher number.", -1),
+            Query("limit", int, "At most this many.", 1000),
+        ),
+    ),
+    Route(
+        "add_macs",
+        "POST",
+        "/v1/macs",
+        "Add Macs in new segments.",
+        body=AddMacs,
+        answer=list[Mac],
+        status=201,
+        problems=(400, 401, 409),
+    ),
+    Route("remove_macs", "DELETE", "/v1/macs", "Remove every Mac, without a CheckOut."),
+    Route("mac", "GET", "/v1/macs/<mac>", "One Mac.", answer=MacDetail, problems=(401, 404)),
+    Route("remove_mac", "DELETE", "/v1/macs/<mac>", "Remove a Mac, without a CheckOut.", problems=(401, 404)),
+    Route(
+        "enroll",
+        "POST",
+        "/v1/macs/<mac>/enroll",
+        "Enroll a Mac. Answers when it is enrolled.",
+        body=Enroll,
+        answer=Mac,
+        problems=(400, 401, 404, 409, 502, 504),
+    ),
+    Route(
+        "unenroll",
+        "POST",
+        "/v1/macs/<mac>/unenroll",
+        "Unenroll a Mac, as its user can: the profile is removed, and CheckOut is sent if the profile asks for it.",
+        answer=Mac,
+        problems=(401, 404, 409),
+    ),
+    Route(
+        "connect",
+        "POST",
+        "/v1/macs/<mac>/connect",
+        "Open a session with the server now, as after a push.",
+        answer=Mac,
+        problems=(401, 404, 409),
+    ),
+    Route(
+        "power",
+        "POST",
+        "/v1/macs/<mac>/power",
+        "Press the power button, or cut or restore the mains.",
+        body=Power,
+        answer=Mac,
+        problems=(400, 401, 404, 409),
+    ),
+    Route(
+        "network",
+        "POST",
+        "/v1/macs/<mac>/network",
+        "Take a Mac off every network, or put it back.",
+        body=Network,
+        answer=Mac,
+        problems=(400, 401, 404),
+    ),
+    Route(
+        "reset_mac",
+        "POST",
+        "/v1/macs/<mac>/reset",
+        "Put a Mac back into its state when it was added: not enrolled, on, without exchanges.",
+        answer=Mac,
+        problems=(401, 404),
+    ),
+    Route(
+        "answers",
+        "GET",
+        "/v1/macs/<mac>/answers",
+        "What a Mac answered to commands, oldest first.",
+        answer=list[Answer],
+        query=(Query("command_uuid", str | None, "Only to this command."), _LIMIT),
+        problems=(401, 404),
+    ),
+    Route(
+        "wait_state",
+        "POST",
+        "/v1/macs/<mac>/wait",
+        "Wait until a Mac has these properties.",
+        body=WaitState,
+        answer=Mac,
+        problems=(400, 401, 404, 504),
+    ),
+    Route(
+        "lom_profile",
+        "GET",
+        "/v1/macs/<mac>/lom-profile",
+        "A configuration profile with a com.apple.lom payload for this Mac, by a CA of this service. Installing it on "
+        "every Mac of a segment lets their Controller reach them.",
+        answer=bytes,
+        media="application/x-apple-aspen-config",
+        problems=(401, 404),
+    ),
+    Route(
+        "mains",
+        "POST",
+        "/v1/segments/<segment>/mains",
+        "Cut or restore the mains of a whole segment.",
+        body=Mains,
+        answer=list[Mac],
+        problems=(400, 401, 404),
+    ),
+    Route("rules", "GET", "/v1/rules", "The rules, with their matches and hits.", answer=list[RuleCounts]),
+    Route("add_rule", "POST", "/v1/rules", "Add a rule.", body=Rule, answer=Rule, status=201, problems=(400, 401, 409)),
+    Route("remove_rules", "DELETE", "/v1/rules", "Remove every rule."),
+    Route("rule", "GET", "/v1/rules/<rule>", "One rule.", answer=RuleCounts, problems=(401, 404)),
+    Route("remove_rule", "DELETE", "/v1/rules/<rule>", "Remove a rule.", problems=(401, 404)),
+    Route(
+        "exchanges",
+        "GET",
+        "/v1/exchanges",
+        "The last exchanges, oldest first.",
+        answer=list[Exchange],
+        query=(
+            _OF,
+            Query("kind", str | None, "Only of this kind."),
+            Query("text", str | None, "Only with this text in a body, the URL or the error."),
+            Query("after", int, "Only with a higher number.", -1),
+            _LIMIT,
+        ),
+        problems=(400, 401, 404),
+    ),
+    Route("clear_exchanges", "DELETE", "/v1/exchanges", "Forget the exchanges.", query=(_OF,), problems=(401, 404)),
+    Route(
+        "events",
+        "GET",
+        "/v1/events",
+        "The events as server-sent events (id, event, data: an Event), from `after` on and as they happen. The header "
+        "Last-Event-ID counts as `after`.",
+        answer=Event,
+        query=(_OF, Query("kind", str | None, "Only of this kind."), Query("after", int | None, "None: only new ones.")),
+        media="text/event-stream",
+        problems=(400, 401, 404),
+    ),
+    Route(
+        "wait",
+        "POST",
+        "/v1/wait",
+        "Wait for an event. 504 after the timeout, with the nearest events and the last exchanges of the Mac.",
+        body=Wait,
+        answer=Event,
+        problems=(400, 401, 504),
+    ),
+    Route("results", "GET", "/v1/results", "The operations so far.", answer=Results),
+    Route("clock", "GET", "/v1/clock", "The clock of the Macs.", answer=ClockState),
+    Route(
+        "advance_clock",
+        "POST",
+        "/v1/clock",
+        "Move the manual clock; what is due happens in order.",
+        body=AdvanceClock,
+        answer=ClockState,
+        problems=(400, 401, 409),
+    ),
+    Route(
+        "reset",
+        "POST",
+        "/v1/reset",
+        "Put everything back into the state after the start: Macs, rules, exchanges, events, results, clock.",
+        answer=ServiceInfo,
+    ),
+)
