@@ -21,6 +21,7 @@ from agent.service.types import (
     Mains,
     Network,
     Power,
+    Reset,
     Results,
     Role,
     ServiceInfo,
@@ -211,7 +212,11 @@ ROUTES: tuple[Route, ...] = (
         "The events as server-sent events (id, event, data: an Event), from `after` on and as they happen. The header "
         "Last-Event-ID counts as `after`.",
         answer=Event,
-        query=(_OF, Query("kind", str | None, "Only of this kind."), Query("after", int | None, "None: only new ones.")),
+        query=(
+            _OF,
+            Query("kind", str | None, "Only of this kind."),
+            Query("after", int | None, "None: only new ones."),
+        ),
         media="text/event-stream",
         problems=(400, 401, 404),
     ),
@@ -240,6 +245,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/reset",
         "Put everything back into the state after the start: Macs, rules, exchanges, events, results, clock.",
+        body=Reset | None,
         answer=ServiceInfo,
     ),
 )

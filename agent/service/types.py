@@ -180,7 +180,7 @@ class Enroll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Power(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A change of power: the button (``on``, ``off``, ``reset``) or the mains (``pull_the_plug``, ``restore_mains``)."""
+    """A change of power: ``on``, ``off`` and ``reset`` by the button, the others by the mains."""
 
     action: Literal["on", "off", "reset", "pull_the_plug", "restore_mains"]
 
@@ -318,3 +318,10 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a wait that failed: the events that came closest, nearest first."""
     exchanges: list[Exchange] = field(default_factory=list)
     """The last exchanges of the Mac that it is about."""
+
+
+class Reset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A reset of the service."""
+
+    seed: Text | None = None
+    """The seed of the Macs that will be added; None: the one of the start."""

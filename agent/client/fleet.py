@@ -1,0 +1,269 @@
+"""A fleet of Macs in a service: started as a process of this one, or connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from agent.client.connection import Connection, path
+from agent.client.devices import Device, Segment
+from agent.client.errors import ClientError, WaitTimedOut
+from agent.client.lab import Lab
+from agent.client.process import READY_SECONDS, ServiceProcess
+from agent.client.rules import ActiveRule, On, add_rule
+from agent.client.text import event_text, exchange_text, rule_text
+from agent.faults import Rule, RuleCounts
+from agent.service.types import (
+    AddMacs,
+    AdvanceClock,
+    APNsInfo,
+    ClockState,
+    Event,
+    Exchange,
+    Mac,
+    Reset,
+    Results,
+    ServiceInfo,
+    Wait,
+)
+
+POLL_SECONDS = 0.2  # how often a Mac asks for commands where no gateway can push to it
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a service is started; the options of ``lom-agent serve``."""
+
+    lab: bool = False
+    """The embedded MDM server, which pushes through the gateway."""
+    apns: bool = False
+    """The APNs gateway. Without it the Macs ask for commands every POLL_SECONDS."""
+    clock: Literal["real", "manual"] = "real"
+    seed: str | None = None
+    devices: int = 0
+    """Macs that are there from the start and after each reset."""
+    insecure: bool = False
+    """Accept any server certificate."""
+    ca: Sequence[str] = ()
+    """PEM files of CAs that servers may have."""
+    state: str | None = None
+    """A file that keeps the state."""
+
+    def arguments(self) -> list[str]:
+        """The command line."""
+        chosen = [f"--devices={self.devices}", f"--clock={self.clock}"]
+        chosen += ["--lab"] if self.lab else []
+        chosen += ["--apns"] if self.apns or self.lab else [f"--poll={POLL_SECONDS:g}"]
+        chosen += ["--insecure"] if self.insecure else []
+        chosen += [f"--ca={file}" for file in self.ca]
+        chosen += [] if self.seed is None else [f"--seed={self.seed}"]
+        chosen += [] if self.state is None else [f"--state={self.state}"]
+        return chosen
+
+
+class Fleet:
+    """The Macs of a service. A context manager: at its end a service that ``start`` started is ended.
+
+    Its methods block until the service has answered. Where the server under test runs in this thread's event loop,
+    call them in another thread: ``await asyncio.to_thread(mac.enroll, url)``.
+    """
+
+    def __init__(
+        self, connection: Connection, process: ServiceProcess | None = None, apns: APNsInfo | None = None
+    ) -> None:
+        self._connection = connection
+        self._process = process
+        self.apns = apns
+        """The gateway that a server under test has to push to, or None."""
+
+    @classmethod
+    def start(cls, *, timeout: float = READY_SECONDS, **options: Any) -> Fleet:
+        """Start a service with these options, which are the fields of ``Start``. Raises ServiceNotStarted."""
+        process = ServiceProcess(Start(**options).arguments())
+        try:
+            ready = process.wait_until_ready(timeout)
+            return cls(Connection(ready.control, ready.token), process, ready.apns)
+        except BaseException:
+            process.stop()
+            raise
+
+    @classmethod
+    def connect(cls, url: str, token: str) -> Fleet:
+        """The fleet of a service that runs already, at the URL of its control API."""
+        connection = Connection(url, token)
+        return cls(connection, None, connection.get("/v1", ServiceInfo).apns)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Fleet at {self._connection.url}>"
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self.macs)
+
+    def __len__(self) -> int:
+        return self.info.macs
+
+    def __getitem__(self, number: int) -> Device:
+        return self.macs[number]
+
+    def close(self) -> None:
+        """End the service, if ``start`` started it, and close the connections."""
+        if "lab" in self.__dict__:
+            self.lab.close()
+        self._connection.close()
+        if self._process is not None:
+            self._process.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether the service that ``start`` started still runs; True for one that this program did not start."""
+        return self._process is None or self._process.running
+
+    @property
+    def service_output(self) -> str:
+        """The end of what the service printed, if ``start`` started it."""
+        return "" if self._process is None else self._process.output
+
+    @property
+    def info(self) -> ServiceInfo:
+        """The service: version, seed, counts."""
+        return self._connection.get("/v1", ServiceInfo)
+
+    @cached_property
+    def lab(self) -> Lab:
+        """The lab beside the fleet. Raises ClientError where the service has none."""
+        info = self.info.lab
+        if info is None:
+            raise ClientError("Expected a service with a lab, found none. Start it with lab=True, or `serve --lab`.")
+        return Lab(info, self._connection)
+
+    # Macs.
+
+    @property
+    def macs(self) -> list[Device]:
+        """All Macs, by number."""
+        found: list[Device] = []
+        while True:
+            after = found[-1].number if found else -1
+            page = self._connection.get(path("macs"), list[Mac], after=after)
+            if not page:
+                return found
+            found += [Device(self._connection, mac) for mac in page]
+
+    def mac(self, *, os: str | None = None, model: str | None = None, seed: str | None = None) -> Device:
+        """Add one Mac, in a segment of its own."""
+        return self._add(AddMacs(count=1, os=os, model=model, seed=seed))[0]
+
+    def add(
+        self, count: int, *, segment_size: int | None = None, os: str | None = None, model: str | None = None,
+        seed: str | None = None,
+    ) -> list[Device]:  # fmt: skip
+        """Add Macs, in segments of this size (None: one segment)."""
+        return self._add(AddMacs(count=count, segment_size=segment_size, os=os, model=model, seed=seed))
+
+    def segment(
+        self, devices: int = 1, *, os: str | None = None, model: str | None = None, seed: str | None = None
+    ) -> Segment:
+        """Add a segment: a LOM Controller, and this many Devices beside it."""
+        return Segment(self._connection, self._add(AddMacs(count=devices + 1, os=os, model=model, seed=seed)))
+
+    # Rules.
+
+    @property
+    def rules(self) -> list[RuleCounts]:
+        """The rules, with their matches and hits."""
+        return self._connection.get(path("rules"), list[RuleCounts])
+
+    def rule(self, rule: Rule) -> ActiveRule:
+        """Add a rule."""
+        return add_rule(self._connection, rule)
+
+    def on(self, operation: str, kind: str | None = None, **selector: Any) -> On:
+        """An operation of all Macs, or of those that these fields of Rule select, to add a rule."""
+        return On(self._connection, operation, kind, selector)
+
+    def clear_rules(self) -> None:
+        """Remove every rule."""
+        self._connection.delete(path("rules"))
+
+    # What happened.
+
+    def wait(self, **wanted: Any) -> Event:
+        """Wait for an event; ``wanted`` are the fields of Wait. Raises WaitTimedOut."""
+        return self._connection.post(path("wait"), Event, Wait(**wanted))
+
+    def exchanges(self, *, text: str | None = None, kind: str | None = None, limit: int = 100) -> list[Exchange]:
+        """The last exchanges of all Macs, oldest first."""
+        return self._connection.get(path("exchanges"), list[Exchange], text=text, kind=kind, limit=limit)
+
+    def clear_exchanges(self) -> None:
+        """Forget the exchanges."""
+        self._connection.delete(path("exchanges"))
+
+    def events(self, after: int = 0, **wanted: Any) -> list[Event]:
+        """The events after this number, so far; ``wanted`` are fields of Wait."""
+        found: list[Event] = []
+        while True:
+            event = self._next(after, wanted)
+            if event is None:
+                return found
+            found.append(event)
+            after = event.number
+
+    def _next(self, after: int, wanted: dict[str, Any]) -> Event | None:
+        try:
+            return self.wait(after=after, timeout=0.0, **wanted)
+        except WaitTimedOut:
+            return None
+
+    @property
+    def results(self) -> Results:
+        """The operations since the start or the last reset."""
+        return self._connection.get(path("results"), Results)
+
+    def assert_no_protocol_errors(self) -> None:
+        """Raise AssertionError if the server broke the protocol towards any Mac, with the exchanges that show it."""
+        errors = self.events(kind="protocol_error")
+        if errors:
+            lines = [f"Expected no protocol errors, found {len(errors)}:", *(event_text(event) for event in errors)]
+            for udid in dict.fromkeys(event.udid for event in errors):
+                lines += [f"The last exchanges of {udid}:"]
+                last = self._connection.get(path("exchanges"), list[Exchange], mac=udid, limit=4)
+                lines += [exchange_text(one, "  ") for one in last]
+            raise AssertionError("\n".join(lines))
+
+    def report(self, exchanges: int = 10) -> str:
+        """The seed, the Macs with their last exchanges, and the rules with their hits, as text."""
+        info = self.info
+        lines = [f"seed: {info.seed}"]
+        lines += [rule_text(counts) for counts in self.rules]
+        for device in self.macs[:10]:
+            lines += [repr(device), *(exchange_text(one, "  ") for one in device.exchanges(limit=exchanges))]
+        if info.macs > 10:
+            lines.append(f"… and {info.macs - 10} more Macs")
+        return "\n".join(lines)
+
+    # Clock and reset.
+
+    @property
+    def clock(self) -> ClockState:
+        """The clock of the Macs."""
+        return self._connection.get(path("clock"), ClockState)
+
+    def advance(self, seconds: float) -> ClockState:
+        """Move the manual clock; what is due happens in order."""
+        return self._connection.post(path("clock"), ClockState, AdvanceClock(advance=seconds))
+
+    def reset(self, seed: str | None = None) -> None:
+        """Put everything back into the state after the start; ``seed`` is that of the Macs to come (None: the start's)."""
+        self._connection.post(path("reset"), ServiceInfo, Reset(seed=seed))
+
+    def _add(self, wanted: AddMacs) -> list[Device]:
+        return [Device(self._connection, mac) for mac in self._connection.post(path("macs"), list[Mac], wanted)]

@@ -1,0 +1,95 @@
+"""The lab of a service as the server under test: queues commands through its API."""
+
+from __future__ import annotations
+
+import plistlib
+import ssl
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+
+from agent.client.connection import Connection, path
+from agent.client.errors import ClientError
+from agent.service.types import LabInfo, MacDetail
+
+
+class Lab:
+    """The embedded MDM server beside the fleet. It pushes to a Mac whenever a command is queued for it."""
+
+    def __init__(self, info: LabInfo, connection: Connection) -> None:
+        self.info = info
+        self._connection = connection
+        self._setups: dict[str, str] = {}  # UDID to the CommandUUID of its last LOMSetupRequest
+        self._http = httpx.Client(
+            base_url=info.url,
+            headers={"Authorization": f"Bearer {info.token}"},
+            verify=ssl.create_default_context(cadata=info.ca),
+            trust_env=False,
+            timeout=30.0,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Lab {self.info.url}>"
+
+    @property
+    def enroll_url(self) -> str:
+        """The URL of its enrollment profile."""
+        return self.info.enroll_url
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def queue(self, udid: str, request_type: str, /, **keys: Any) -> str:
+        """Queue a command with these keys and push to the Mac; returns the CommandUUID."""
+        command_uuid = str(uuid4()).upper()
+        if request_type == "LOMSetupRequest":
+            self._setups[udid] = command_uuid
+        command = {"Command": {"RequestType": request_type, **keys}, "CommandUUID": command_uuid}
+        self._post(f"/api/v1/macs/{quote(udid)}/commands", plistlib.dumps(command))
+        return command_uuid
+
+    def push(self, udid: str) -> None:
+        """Push to a Mac."""
+        self._post(f"/api/v1/macs/{quote(udid)}/push", b"")
+
+    def lom(self, controller: str, action: str, devices: Sequence[str]) -> str:
+        """Queue a LOMDeviceRequest (``PowerON``, ``PowerOFF`` or ``Reset``) for a Controller; both by UDID.
+
+        The addresses are those that each Device answered to its last LOMSetupRequest.
+        """
+        return self.queue(controller, "LOMDeviceRequest", RequestList=[self._item(udid, action) for udid in devices])
+
+    def result(self, udid: str, command_uuid: str) -> dict[str, Any] | None:
+        """The result that the lab has of a command, or None while it has none."""
+        response = self._http.get(f"/api/v1/macs/{quote(udid)}/commands/{quote(command_uuid)}")
+        if response.status_code == 202:
+            return None
+        _check(response)
+        found: dict[str, Any] = plistlib.loads(response.content)
+        return found
+
+    def _item(self, udid: str, action: str) -> dict[str, Any]:
+        setup = self.result(udid, self._setups[udid]) if udid in self._setups else None
+        if setup is None:
+            raise ClientError(
+                f"Expected the answer of {udid} to LOMSetupRequest, found none. Call set_up_lom for the Mac first."
+            )
+        lists = ("PrimaryIPv6AddressList", "SecondaryIPv6AddressList", "LOMProtocolVersion")
+        return {
+            "DeviceRequestType": action,
+            "DeviceRequestUUID": str(uuid4()).upper(),
+            "DeviceDNSName": self._connection.get(path("macs", udid), MacDetail).dns_name,
+            **{key: setup[key] for key in lists if key in setup},
+        }
+
+    def _post(self, path: str, body: bytes) -> None:
+        _check(self._http.post(path, content=body, headers={"Content-Type": "application/xml"}))
+
+
+def _check(response: httpx.Response) -> None:
+    if response.status_code >= 300:
+        raise ClientError(f"the lab answered {response.request.url} with {response.status_code}: {response.text[:500]}")

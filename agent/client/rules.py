@@ -1,0 +1,142 @@
+"""Rules that a test adds: ``mac.on("ProfileList").answer(NotNow, times=2)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from agent.client.connection import Connection, path
+from agent.client.text import rule_text
+from agent.faults import ErrorItem, Rule, RuleCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a Mac answers to a command, instead of carrying it out."""
+
+    do: Literal["not_now", "error", "format_error"]
+    errors: tuple[ErrorItem, ...] = ()
+
+
+NotNow = Reply("not_now")
+CommandFormatError = Reply("format_error")
+
+
+def Error(description: str = "", *, code: int | None = None, domain: str | None = None) -> Reply:
+    """The status ``Error`` with a chain of one error; without arguments, the one of an unknown failure."""
+    if not description and code is None and domain is None:
+        return Reply("error")
+    given = {"description": description, "code": code, "domain": domain}
+    return Reply("error", (ErrorItem(**{name: value for name, value in given.items() if value is not None}),))
+
+
+class ActiveRule:
+    """A rule that the service follows, until ``remove`` is called; as a context manager, until its block ends."""
+
+    def __init__(self, connection: Connection, rule: Rule) -> None:
+        self.rule = rule
+        self._connection = connection
+
+    @property
+    def counts(self) -> RuleCounts:
+        """The rule with its matches and hits so far."""
+        return self._connection.get(path("rules", self.rule.id), RuleCounts)
+
+    @property
+    def hits(self) -> int:
+        """How often it had an effect."""
+        return self.counts.hits
+
+    @property
+    def matches(self) -> int:
+        """How often something happened that it is about."""
+        return self.counts.matches
+
+    def remove(self) -> None:
+        """End it."""
+        self._connection.delete(path("rules", self.rule.id))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"<ActiveRule {rule_text(self.counts)}>"
+
+
+class On:
+    """An operation of some Macs, for which a rule can be added. ``when`` holds the fields of Rule about times.
+
+    Every method takes these, too: ``times`` (the first N, then it recovers), ``every`` (every Nth), ``probability``
+    (0 to 1), ``after`` and ``until`` (seconds from now).
+    """
+
+    def __init__(self, connection: Connection, on: str, kind: str | None, selector: dict[str, Any]) -> None:
+        self._connection = connection
+        self._fields: dict[str, Any] = {**selector, "on": on, **({} if kind is None else {"type": kind})}
+
+    def answer(self, reply: Reply, **when: Any) -> ActiveRule:
+        """Answer a command with this: ``NotNow``, ``CommandFormatError`` or ``Error(…)``."""
+        return self.do(reply.do, **({"errors": reply.errors} if reply.errors else {}), **when)
+
+    def delay(self, seconds: float, **when: Any) -> ActiveRule:
+        """Do it this much later."""
+        return self.do("delay", seconds=seconds, **when)
+
+    def drop(self, at: str = "after_request", **when: Any) -> ActiveRule:
+        """Reset the connection: ``before_request``, ``in_request``, ``after_request`` or ``in_response``."""
+        return self.do("drop", at=at, **when)
+
+    def slow(self, bytes_per_s: float, **when: Any) -> ActiveRule:
+        """Send slowly."""
+        return self.do("slow", bytes_per_s=bytes_per_s, **when)
+
+    def certificate(self, which: str, **when: Any) -> ActiveRule:
+        """Present a certificate that is ``wrong`` (of another CA) or ``expired``."""
+        return self.do("certificate", which=which, **when)
+
+    def wrong_udid(self, **when: Any) -> ActiveRule:
+        """Send another Mac's UDID."""
+        return self.do("wrong_udid", **when)
+
+    def malformed(self, **when: Any) -> ActiveRule:
+        """Send a body that is not a property list."""
+        return self.do("malformed", **when)
+
+    def refuse(self, **when: Any) -> ActiveRule:
+        """Refuse it."""
+        return self.do("refuse", **when)
+
+    def lose(self, **when: Any) -> ActiveRule:
+        """Lose the push."""
+        return self.do("lose", **when)
+
+    def offline(self, seconds: float, **when: Any) -> ActiveRule:
+        """Lose every network for so long."""
+        return self.do("offline", seconds=seconds, **when)
+
+    def crash(self, **when: Any) -> ActiveRule:
+        """Lose power in the middle of the command, and boot again."""
+        return self.do("crash", **when)
+
+    def do(self, what: str, **fields: Any) -> ActiveRule:
+        """Add a rule with this ``do`` and these fields."""
+        return add_rule(self._connection, Rule(do=what, **self._fields, **fields))  # type: ignore[arg-type]
+
+
+def add_rule(connection: Connection, rule: Rule) -> ActiveRule:
+    """Add a rule."""
+    return ActiveRule(connection, connection.post(path("rules"), Rule, rule))
+
+
+def chain(*errors: ErrorItem) -> Reply:
+    """The status ``Error`` with this chain of errors, the outermost first."""
+    return Reply("error", tuple(errors))
+
+
+def selector_of(udids: Sequence[str]) -> dict[str, Any]:
+    """The selector of Rule for these Macs."""
+    return {"macs": tuple(udids)}

@@ -1,0 +1,114 @@
+"""The pytest plugin: fixtures that give a test simulated Macs, and their conversation in the report of a failed test.
+
+Idle unless a test uses a fixture of it. One service (``lom-agent serve``) runs for each process of the test session and
+kind of clock; every test gets it after a reset, with a seed made from the test's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from agent.client import Device, Fleet, Lab
+
+MARKER = "lom(devices=0, seed=None, os=None, apns=True, clock='real')"
+_FLEET = pytest.StashKey["Fleet"]()
+
+
+class Services:
+    """The services of this process of the test session, each started when a test first needs it."""
+
+    def __init__(self) -> None:
+        self._fleets: dict[tuple[str, bool], Fleet] = {}
+
+    def fleet(self, clock: str, apns: bool) -> Fleet:
+        """The service with this clock; it has a lab, and a gateway unless ``apns`` is false."""
+        found = self._fleets.get((clock, apns))
+        if found is not None and found.running:
+            return found
+        from agent.client import Fleet  # not before a test needs it: an idle plugin costs nothing
+
+        fleet = self._fleets[clock, apns] = Fleet.start(lab=apns, apns=apns, clock=clock)
+        return fleet
+
+    def close(self) -> None:
+        """End them."""
+        for fleet in self._fleets.values():
+            fleet.close()
+        self._fleets.clear()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line(
+        "markers",
+        f"{MARKER}: the fleet of a test: how many Macs it has from the start, their seed and macOS, whether it has a "
+        "gateway and a lab, and whether its clock is 'real' or 'manual'.",
+    )
+
+
+@pytest.fixture(scope="session")
+def lom_services() -> Iterator[Services]:
+    """The services of this process of the test session."""
+    services = Services()
+    yield services
+    services.close()
+
+
+@pytest.fixture
+def lom_fleet(request: pytest.FixtureRequest, lom_services: Services) -> Fleet:
+    """A fleet, with the Macs of the marker ``lom``. Add others: ``lom_fleet.mac()``, ``lom_fleet.segment(devices=2)``."""
+    options = _options(request.node)
+    fleet = lom_services.fleet(options.pop("clock"), options.pop("apns"))
+    seed = options.pop("seed")
+    fleet.reset(seed=request.node.nodeid[-200:] if seed is None else seed)
+    devices, os = options.pop("devices"), options.pop("os")
+    if devices:
+        fleet.add(devices, os=os)
+    request.node.stash[_FLEET] = fleet
+    return fleet
+
+
+@pytest.fixture
+def lom_device(request: pytest.FixtureRequest, lom_fleet: Fleet) -> Device:
+    """One Mac, not enrolled."""
+    return lom_fleet.macs[0] if len(lom_fleet) else lom_fleet.mac(os=_options(request.node)["os"])
+
+
+@pytest.fixture
+def lom_lab(lom_fleet: Fleet) -> Lab:
+    """The lab beside the fleet, as the server under test: ``lom_lab.enroll_url``, ``lom_lab.queue(udid, type)``."""
+    return lom_fleet.lab
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    """Add seed, rules and the last exchanges to the report of a test that failed."""
+    report: Any = yield
+    fleet = item.stash.get(_FLEET, None)
+    if fleet is not None and report.failed and call.when in ("setup", "call"):
+        report.sections.append(("lom-agent", _conversation(fleet)))
+    return report
+
+
+def _conversation(fleet: Fleet) -> str:
+    from agent.client import ClientError
+
+    try:
+        return fleet.report()
+    except ClientError as error:  # the service itself has ended, which may be why the test failed
+        return f"{error}\n{fleet.service_output}"
+
+
+def _options(node: Any) -> dict[str, Any]:
+    """The arguments of the marker, the nearest one first. Raises UsageError for an unknown one."""
+    options: dict[str, Any] = {"devices": 0, "seed": None, "os": None, "apns": True, "clock": "real"}
+    for marker in reversed(list(node.iter_markers("lom"))):
+        unknown = set(marker.kwargs) - set(options)
+        if unknown or marker.args:
+            raise pytest.UsageError(f"Expected @pytest.mark.{MARKER}, found {sorted(unknown) or marker.args}.")
+        options.update(marker.kwargs)
+    return options
