@@ -331,5 +331,3 @@ class Segment:
         for mac in self.macs:
             what(mac)
         return self
-
-

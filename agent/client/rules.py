@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from agent.client.connection import Connection, path
 from agent.client.text import rule_text
-from agent.faults import ErrorItem, Rule, RuleCounts
+from agent.faults import Rule, RuleCounts, RuleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Reply:
     """What a Mac answers to a command, instead of carrying it out."""
 
     do: Literal["not_now", "error", "format_error"]
-    errors: tuple[ErrorItem, ...] = ()
+    errors: tuple[RuleError, ...] = ()
 
 
 NotNow = Reply("not_now")
@@ -28,7 +28,7 @@ def Error(description: str = "", *, code: int | None = None, domain: str | None 
     if not description and code is None and domain is None:
         return Reply("error")
     given = {"description": description, "code": code, "domain": domain}
-    return Reply("error", (ErrorItem(**{name: value for name, value in given.items() if value is not None}),))
+    return Reply("error", (RuleError(**{name: value for name, value in given.items() if value is not None}),))
 
 
 class ActiveRule:
@@ -132,7 +132,7 @@ def add_rule(connection: Connection, rule: Rule) -> ActiveRule:
     return ActiveRule(connection, connection.post(path("rules"), Rule, rule))
 
 
-def chain(*errors: ErrorItem) -> Reply:
+def chain(*errors: RuleError) -> Reply:
     """The status ``Error`` with this chain of errors, the outermost first."""
     return Reply("error", tuple(errors))
 
