@@ -6,7 +6,7 @@ kind of clock; every test gets it after a reset, with a seed made from the test'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,7 +60,7 @@ def lom_services() -> Iterator[Services]:
 
 @pytest.fixture
 def lom_fleet(request: pytest.FixtureRequest, lom_services: Services) -> Fleet:
-    """A fleet, with the Macs of the marker ``lom``. Add others: ``lom_fleet.mac()``, ``lom_fleet.segment(devices=2)``."""
+    """A fleet with the Macs of the marker ``lom``. ``lom_fleet.mac()`` and ``lom_fleet.segment(devices=2)`` add others."""
     options = _options(request.node)
     fleet = lom_services.fleet(options.pop("clock"), options.pop("apns"))
     seed = options.pop("seed")
@@ -85,9 +85,11 @@ def lom_lab(lom_fleet: Fleet) -> Lab:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add seed, rules and the last exchanges to the report of a test that failed."""
-    report: Any = yield
+    report = yield
     fleet = item.stash.get(_FLEET, None)
     if fleet is not None and report.failed and call.when in ("setup", "call"):
         report.sections.append(("lom-agent", _conversation(fleet)))

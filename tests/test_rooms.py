@@ -46,6 +46,7 @@ ROOMS = (
     "scenario",
     "load",
     "service",
+    "client",
     "cli",
     "pytest_plugin",
     "__main__",

@@ -32,15 +32,15 @@ class Connection:
         """Close the connections."""
         self._http.close()
 
-    def get(self, path: str, kind: type[AnswerT], **query: Any) -> AnswerT:
+    def get(self, path: str, answer: type[AnswerT], /, **query: Any) -> AnswerT:
         """GET a typed answer; a query parameter that is None is left out."""
-        return self._answer("GET", path, kind, None, query)
+        return self._answer("GET", path, answer, None, query)
 
     def post(self, path: str, kind: type[AnswerT], body: msgspec.Struct | None = None) -> AnswerT:
         """POST a typed body and return a typed answer."""
         return self._answer("POST", path, kind, body, {})
 
-    def delete(self, path: str, **query: Any) -> None:
+    def delete(self, path: str, /, **query: Any) -> None:
         """DELETE."""
         self._send("DELETE", path, None, query)
 

@@ -262,7 +262,7 @@ class Fleet:
         return self._connection.post(path("clock"), ClockState, AdvanceClock(advance=seconds))
 
     def reset(self, seed: str | None = None) -> None:
-        """Put everything back into the state after the start; ``seed`` is that of the Macs to come (None: the start's)."""
+        """Put everything back into the state after the start. ``seed``: that of the Macs to come; None: the start's."""
         self._connection.post(path("reset"), ServiceInfo, Reset(seed=seed))
 
     def _add(self, wanted: AddMacs) -> list[Device]:

@@ -19,16 +19,15 @@ class Reply:
     errors: tuple[RuleError, ...] = ()
 
 
+_ERROR = RuleError()
+
 NotNow = Reply("not_now")
 CommandFormatError = Reply("format_error")
 
 
-def Error(description: str = "", *, code: int | None = None, domain: str | None = None) -> Reply:
-    """The status ``Error`` with a chain of one error; without arguments, the one of an unknown failure."""
-    if not description and code is None and domain is None:
-        return Reply("error")
-    given = {"description": description, "code": code, "domain": domain}
-    return Reply("error", (RuleError(**{name: value for name, value in given.items() if value is not None}),))
+def Error(description: str = _ERROR.description, *, code: int = _ERROR.code, domain: str = _ERROR.domain) -> Reply:
+    """The status ``Error`` with a chain of one error."""
+    return Reply("error", (RuleError(domain=domain, code=code, description=description),))
 
 
 class ActiveRule:
