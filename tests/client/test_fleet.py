@@ -1,0 +1,201 @@
+"""The client against a real service with its lab: Macs enroll, answer, misbehave and lose power, in plain blocking calls."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from agent.client import (
+    CommandFormatError,
+    Device,
+    EnrollmentFailed,
+    Error,
+    Fleet,
+    NotFound,
+    NotNow,
+    RequestRefused,
+    Rule,
+    ServiceNotStarted,
+    UnexpectedStatus,
+    WaitTimedOut,
+)
+
+pytestmark = pytest.mark.slow
+
+LONG = 60.0  # seconds; only a test that fails waits so long
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Fleet]:
+    with Fleet.start(lab=True, seed="client") as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def fleet(service: Fleet) -> Fleet:
+    service.reset()
+    return service
+
+
+def enrolled(fleet: Fleet) -> Device:
+    return fleet.mac().enroll(fleet.lab.enroll_url, timeout=LONG)
+
+
+def test_a_mac_answers_not_now_twice_and_then_carries_the_command_out(fleet: Fleet) -> None:
+    mac = enrolled(fleet)
+    rule = mac.on("ProfileList").answer(NotNow, times=2)
+    uuid = fleet.lab.queue(mac.udid, "ProfileList")
+    for _ in range(2):
+        fleet.wait(kind="answered", udid=mac.udid, command_uuid=uuid, status="NotNow", timeout=LONG)
+        fleet.lab.push(mac.udid)
+    assert mac.wait_for(uuid, status="Acknowledged", timeout=LONG).body["ProfileList"]
+    statuses = [answer.status for answer in mac.answers(uuid)]
+    assert statuses[-1] == "Acknowledged"
+    assert statuses.count("NotNow") == rule.hits == 2
+    fleet.assert_no_protocol_errors()
+
+
+def test_a_controller_powers_a_device_on_that_was_unplugged(fleet: Fleet) -> None:
+    rack = fleet.segment(devices=2).enroll(fleet.lab.enroll_url, timeout=LONG).set_up_lom(fleet.lab, timeout=LONG)
+    off, other = rack.devices
+    fleet.lab.lom(rack.controller.udid, "PowerOFF", [off.udid])
+    off.wait_until("off", timeout=LONG)
+    uuid = fleet.lab.lom(rack.controller.udid, "PowerON", [off.udid])
+    off.wait_until("on", timeout=LONG)
+    assert rack.controller.wait_for(uuid, timeout=LONG).status == "Acknowledged"
+    assert other.power == "on"
+    fleet.assert_no_protocol_errors()
+
+
+def test_the_chosen_release_and_model_are_what_a_mac_has(fleet: Fleet) -> None:
+    mac = fleet.mac(os="15.5", model="Mac16,10")
+    assert (mac.os_version, mac.model) == ("15.5", "Mac16,10")
+    with pytest.raises(RequestRefused, match="Mac16,1"):
+        fleet.mac(model="Mac16,1")
+
+
+def test_the_same_seed_gives_the_same_macs(fleet: Fleet) -> None:
+    first = [mac.udid for mac in fleet.add(3, seed="same")]
+    fleet.reset()
+    assert [mac.udid for mac in fleet.add(3, seed="same")] == first
+
+
+def test_a_reset_removes_macs_and_rules(fleet: Fleet) -> None:
+    enrolled(fleet)
+    fleet.rule(Rule(on="command", do="not_now"))
+    fleet.reset()
+    assert len(fleet) == 0
+    assert fleet.rules == []
+    assert fleet.exchanges() == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"), [(Error("no", code=12), "Error"), (CommandFormatError, "CommandFormatError")]
+)
+def test_another_answer_than_the_expected_one_is_shown_with_the_exchanges(
+    fleet: Fleet, reply: object, status: str
+) -> None:
+    mac = enrolled(fleet)
+    mac.on("CertificateList").answer(reply)  # type: ignore[arg-type]
+    uuid = fleet.lab.queue(mac.udid, "CertificateList")
+    with pytest.raises(UnexpectedStatus, match=f"(?s)Expected Acknowledged .* found {status}.*report {status}"):
+        mac.wait_for(uuid, status="Acknowledged", timeout=LONG)
+
+
+def test_a_wait_that_fails_shows_the_nearest_event_and_the_exchanges(fleet: Fleet) -> None:
+    mac = enrolled(fleet)
+    with pytest.raises(WaitTimedOut, match="(?s)nearest.*enrolled.*last exchanges.*TokenUpdate"):
+        mac.wait_for("NO-SUCH-COMMAND", timeout=0.1)
+
+
+def test_an_enrollment_that_fails_says_why(fleet: Fleet) -> None:
+    with pytest.raises(EnrollmentFailed, match=r"(?s)404"):
+        fleet.mac().enroll(f"{fleet.lab.info.url}/nothing", timeout=LONG)
+
+
+def test_an_unknown_mac_is_named(fleet: Fleet) -> None:
+    mac = fleet.mac()
+    mac.remove()
+    with pytest.raises(NotFound, match=mac.udid):
+        mac.connect()
+
+
+def test_a_mac_loses_power_and_boots(fleet: Fleet) -> None:
+    mac = enrolled(fleet)
+    mac.pull_the_plug()
+    assert mac.power == "no_mains"
+    boots = mac.detail.boots
+    mac.restore_mains().wait_until("on", timeout=LONG)
+    assert mac.detail.boots == boots + 1
+
+
+def test_a_mac_that_is_offline_gets_its_command_when_it_is_back(fleet: Fleet) -> None:
+    mac = enrolled(fleet).go_offline()
+    uuid = fleet.lab.queue(mac.udid, "SecurityInfo")
+    assert mac.answers(uuid) == []
+    mac.come_online()
+    assert mac.wait_for(uuid, timeout=LONG).status == "Acknowledged"
+
+
+def test_a_manual_clock_stands_until_it_is_moved() -> None:
+    with Fleet.start(lab=True, clock="manual") as fleet:
+        mac = enrolled(fleet)
+        mac.press_power("reset")
+        assert mac.power == "booting"
+        fleet.advance(600)
+        mac.wait_until("on", timeout=LONG)
+
+
+def test_two_threads_may_use_a_fleet(fleet: Fleet) -> None:
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(enrolled(fleet).udid)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({*found}) == 2
+
+
+def test_a_service_that_cannot_start_says_why() -> None:
+    with pytest.raises(ServiceNotStarted, match=r"(?s)ended with 2.*--devices"):
+        Fleet.start(devices=-1)
+
+
+def test_a_service_ends_with_the_program_that_started_it() -> None:
+    program = "from agent.client import Fleet\nfleet = Fleet.start()\nprint(fleet.info.pid, flush=True)\ninput()\n"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + LONG
+    while alive(pid):
+        assert time.monotonic() < deadline, "the service outlived its program"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_nothing_is_left_after_a_fleet_is_closed() -> None:
+    fleet = Fleet.start()
+    pid = fleet.info.pid
+    folder = fleet._process._folder.name  # type: ignore[union-attr]  # noqa: SLF001
+    fleet.close()
+    assert not alive(pid)
+    assert not os.path.exists(folder)
