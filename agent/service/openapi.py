@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -89,7 +88,7 @@ def openapi_json() -> bytes:
 
 def path_template(route: Route) -> str:
     """The path of a route with its parameters in braces."""
-    return re.sub(r"<(\w+)>", r"{\1}", route.path)
+    return route.path.replace("<", "{").replace(">", "}")
 
 
 def schemas() -> dict[str, Any]:
@@ -110,10 +109,15 @@ def field_descriptions(struct: type[Struct]) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(struct.__mro__):
         if issubclass(base, Struct) and base is not Struct:
-            tree = ast.parse(inspect.getsource(sys.modules[base.__module__]))
-            classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
-            found |= dict(_strings_below_fields(classes[base.__name__]))
+            found |= dict(_strings_below_fields(_classes(base.__module__)[base.__name__]))
     return found
+
+
+@cache
+def _classes(module: str) -> Mapping[str, list[ast.stmt]]:
+    """The bodies of the classes of a module, by name."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _strings_below_fields(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
@@ -144,8 +148,13 @@ def _structs(kinds: Iterable[Any]) -> set[type[Struct]]:
 
 
 def _markdown(text: str) -> str:
-    """A docstring with its paragraphs in one line each and Markdown's backticks."""
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", text).replace("``", "`")
+    """A docstring for readers of the document: a paragraph a line, Markdown's backticks, no Python errors."""
+    return "\n\n".join(_sentences(" ".join(part.split())) for part in text.replace("``", "`").split("\n\n"))
+
+
+def _sentences(text: str) -> str:
+    kept = ". ".join(each for each in text.rstrip(".").split(". ") if not each.startswith("Raises "))
+    return f"{kept}." if kept and text.endswith(".") else kept
 
 
 def _described(schema: dict[str, Any], text: str) -> dict[str, Any]:
@@ -176,7 +185,7 @@ def needs_body(route: Route) -> bool:
 
 
 def _sentence(text: str) -> str:
-    return re.split(r"(?<=[.:]) ", text)[0].rstrip(".:")
+    return text.partition(". ")[0].partition(": ")[0].rstrip(".")
 
 
 def _tag(path: str) -> str:
@@ -186,7 +195,7 @@ def _tag(path: str) -> str:
 
 
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
-    for name in re.findall(r"<(\w+)>", route.path):
+    for name in (part[1:-1] for part in route.path.split("/") if part.startswith("<")):
         text, schema = _PATH_PARAMETERS[name]
         yield {"name": name, "in": "path", "required": True, "description": text, "schema": schema}
 
