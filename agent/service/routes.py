@@ -211,7 +211,11 @@ ROUTES: tuple[Route, ...] = (
         "The events as server-sent events (id, event, data: an Event), from `after` on and as they happen. The header "
         "Last-Event-ID counts as `after`.",
         answer=Event,
-        query=(_OF, Query("kind", str | None, "Only of this kind."), Query("after", int | None, "None: only new ones.")),
+        query=(
+            _OF,
+            Query("kind", str | None, "Only of this kind."),
+            Query("after", int | None, "None: only new ones."),
+        ),
         media="text/event-stream",
         problems=(400, 401, 404),
     ),

@@ -8,6 +8,7 @@ _LAZY = "agent.cli.commands imports it by its name"
 _TWISTED = "Twisted calls or reads it by its name"
 _EXPAT = "expat calls or reads it by its name"
 _PROTOCOL = "a parameter or method of a typing.Protocol"
+_CONTROL = "a control API calls it; part of what a program can do with the rules and exchanges of a fleet"
 _TESTS = "the tests judge by it: they read the same facts and counts as the program"
 
 ALLOWED = {
@@ -25,6 +26,10 @@ ALLOWED = {
     "cli.scenario: scenario_doc": _CLICK,
     "cli.scenario: scenario_new": _CLICK,
     "device.packed: reducer_override": "pickle calls it by its name",
+    "faults: Faults": _CONTROL,
+    "faults: decide": _CONTROL,
+    "faults: push_reason": _CONTROL,
+    "faults: reset_counts": _CONTROL,
     "fleet.derivation: PRIMARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "fleet.derivation: SECONDARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "lab.api: isLeaf": _TWISTED,
