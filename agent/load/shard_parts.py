@@ -54,6 +54,7 @@ class ShardParts:
         resolver = Resolver(reactor, reactor.nameResolver)
         self.environment = Environment(
             reactor=reactor,
+            clock=reactor,
             resolver=resolver,
             contexts=self._contexts,
             network=self._network,

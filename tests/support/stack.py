@@ -51,6 +51,7 @@ class Stack:
         self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.operations)
         self.environment = Environment(
             reactor=reactor,
+            clock=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(short_keys=True),
             network=self.network,

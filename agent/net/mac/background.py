@@ -212,7 +212,7 @@ class BackgroundTasks:
         key_wait.seconds += self._environment.reactor.seconds() - since
         connections = Connections(lambda origin: self._environment.connection(origin, None, anchors))
         try:
-            return await obtain_identity(self._environment.reactor, connections, payload, key)
+            return await obtain_identity(self._environment.clock, connections, payload, key)
         finally:
             connections.close()
 

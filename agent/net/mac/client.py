@@ -17,6 +17,7 @@ from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import PowerEvent
+from agent.lom.requests import PowerRequest
 from agent.measure.operations import RUN_ENDED, Moment, Operation
 from agent.net.http.resumption import Resumption
 from agent.net.mac.background import BackgroundTasks, KeyWait
@@ -154,7 +155,7 @@ class MDMClient:
         background = BackgroundTasks(device, environment, self)
         # The alarms call the client, not the parts that set them: a cycle would keep these until a garbage collection.
         power = PowerTimer(
-            device.power, environment.reactor, self._power_changed, Alarm(environment.reactor, self._power_due)
+            device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
         lom = LOMPresence(device, environment.network, self)
         connection = SessionConnection(environment, self._resumption)
@@ -169,7 +170,7 @@ class MDMClient:
             power=power,
             lom=lom,
             mac=self,
-            poll=Alarm(environment.reactor, self.wake),
+            poll=Alarm(environment.clock, self.wake),
         )
         self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions)
         return self._active
@@ -237,6 +238,17 @@ class MDMClient:
         if self._active is not None:
             self._active.close()
 
+    def retire(self, reason: str) -> None:
+        """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
+        active = self._active
+        if active is not None:
+            active.sessions.end(reason)
+            active.power.stop()
+            active.background.abandon()
+            active.pushes.forget(reason)
+        self._environment.network.remove(self)
+        self._gateway.on_left(self.index)
+
     # With its server.
 
     async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
@@ -263,6 +275,8 @@ class MDMClient:
             mac.sessions.end(ENROLLED_AGAIN)
             _check_signer(device, profile, environment)
             mac.lom.update()
+        if self.observer is not None:
+            self.observer.enrolled(self)
         pushes.enrolled()
 
     async def enroll_at(self, url: str, due: Moment | None = None) -> None:
@@ -273,6 +287,8 @@ class MDMClient:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
         if not self.pushes.take(notification):
             return False
+        if self.observer is not None:
+            self.observer.pushed(self, notification)
         self.wake()
         return True
 
@@ -284,19 +300,29 @@ class MDMClient:
         """
         return self._parts.sessions.wake(due)
 
+    def unenroll(self) -> None:
+        """Remove the enrollment profile, as a user can. Raises MisuseError for a Mac that is not enrolled."""
+        self._parts.sessions.leave("a user removed the enrollment profile")
+
     # Power.
+
+    def press_power(self, request: PowerRequest) -> None:
+        """Somebody uses the power button. Raises RequestRefused where it has no effect."""
+        self._parts.power.press(request)
 
     def cut_mains(self) -> None:
         """The mains power is cut: the Mac and its LOM Device are off."""
         parts = self._parts
         parts.power.cut_mains()
         parts.lom.update()
+        self._tell_power()
 
     def restore_mains(self) -> None:
         """The mains power is back; the Mac boots if it ran before."""
         parts = self._parts
         parts.power.restore_mains()
         parts.lom.update()
+        self._tell_power()
 
     def _power_due(self) -> None:
         self._parts.power.advance()
@@ -313,6 +339,11 @@ class MDMClient:
                 self.boots += 1
                 self.wake()
                 self.pushes.back()
+        self._tell_power()
+
+    def _tell_power(self) -> None:
+        if self.observer is not None:
+            self.observer.power_changed(self)
 
     # The LOM endpoint.
 
@@ -329,8 +360,10 @@ class MDMClient:
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
         """Carry out a Controller's request."""
         parts = self._parts
-        answer, events = parts.device.receive_lom_request(request, controller, self._environment.reactor.seconds())
+        answer, events = parts.device.receive_lom_request(request, controller, self._environment.clock.seconds())
         parts.power.apply(events)
+        if self.observer is not None:
+            self.observer.asked(self, request, controller, answer.error)
         return answer
 
 

@@ -18,12 +18,14 @@ from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
 from agent.device.steps import Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
+from agent.lom.link import LinkRequest
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
 from agent.net.mac.background import BackgroundTasks, log_defect
 from agent.net.mac.environment import Environment
+from agent.push.store import Notification
 
 _MAX_REQUEST_TYPE = 200  # characters of a RequestType in a record; ours
 
@@ -98,6 +100,7 @@ class Commands:
     def execute(self, command: Command, report: Report) -> None:
         """Carry a command out and report its result, now or when the requests that it needs are answered."""
         self._current = CurrentCommand(command, self._begin())
+        self._tell_received(self._current)
         outcome = carry_out(self._device, command)
         if isinstance(outcome, Result):
             self._finish(outcome, report)
@@ -106,7 +109,10 @@ class Commands:
 
     def malformed(self, command_uuid: str, reason: str) -> None:
         """A malformed command was received; the session has answered it with CommandFormatError."""
-        self._current = CurrentCommand.malformed(command_uuid, self._begin(), reason)
+        self._current = current = CurrentCommand.malformed(command_uuid, self._begin(), reason)
+        self._tell_received(current)
+        if self._mac.observer is not None:
+            self._mac.observer.answered(self._mac, current)
 
     def taken(self) -> None:
         """The server accepted the last report, and with it the result of the current command, if there is one."""
@@ -147,6 +153,10 @@ class Commands:
         """Free the memory of the last command; there is no current one."""
         self._performing = None
 
+    def _tell_received(self, current: CurrentCommand) -> None:
+        if self._mac.observer is not None:
+            self._mac.observer.received(self._mac, current)
+
     def _begin(self) -> Operation:
         self.forget("another command took its place")
         return self._environment.begin("command", self._mac.index)
@@ -171,6 +181,8 @@ class Commands:
             raise MisuseError("expected a current command for a result, found none")
         self._environment.warn_each(self._device.take_warnings())
         current.done(result)
+        if self._mac.observer is not None:
+            self._mac.observer.answered(self._mac, current)
         report(current.command.uuid, result)
 
 
@@ -187,8 +199,29 @@ class ObservedMac(Protocol):
     observer: MacObserver | None
 
 
-class MacObserver(Protocol):
-    """Is told what one or more Macs do. Called while a Mac works: it must not call the Mac before the next turn."""
+class MacObserver:
+    """Is told what one or more Macs do. Called while a Mac works: it must not call the Mac before the next turn.
+
+    The methods of this class do nothing.
+    """
+
+    def enrolled(self, mac: ObservedMac) -> None:
+        """The Mac is enrolled, possibly again."""
+
+    def left(self, mac: ObservedMac, why: str) -> None:
+        """The Mac is no longer enrolled."""
+
+    def pushed(self, mac: ObservedMac, notification: Notification) -> None:
+        """The Mac accepted a push."""
+
+    def session_started(self, mac: ObservedMac) -> None:
+        """The Mac opens a session."""
+
+    def received(self, mac: ObservedMac, command: CurrentCommand) -> None:
+        """The server sent a command, which is carried out now. A malformed one has no request type."""
+
+    def answered(self, mac: ObservedMac, command: CurrentCommand) -> None:
+        """The Mac has the result of a command and sends it. The server may not accept it."""
 
     def taken(self, mac: ObservedMac, command: CurrentCommand) -> None:
         """The server accepted the result of a command."""
@@ -201,3 +234,9 @@ class MacObserver(Protocol):
 
     def went_down(self, mac: ObservedMac) -> None:
         """The Mac is off. A session that was open has been reported as over, cut short."""
+
+    def power_changed(self, mac: ObservedMac) -> None:
+        """The power state changed, or the mains were cut or restored."""
+
+    def asked(self, mac: ObservedMac, request: LinkRequest, controller: str, error: str) -> None:
+        """The Mac answered a LOM request of this Controller as Device, with ``error`` or, where empty, success."""

@@ -15,7 +15,7 @@ from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
 from agent.net.lom.networks import LOMNetwork
 from agent.net.mac.keys import KeyPool
-from agent.net.timing import Reactor, RunClock
+from agent.net.timing import Clock, Reactor, RunClock
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
@@ -33,13 +33,15 @@ class Environment:
     """What every Mac of a process is given."""
 
     reactor: Reactor
+    clock: Clock
+    """What Macs decide by: boots, retries, back-off, pushes. The reactor, or a clock that stands still for a test."""
     resolver: Resolver
     contexts: TLSContexts
     network: LOMNetwork
     keys: KeyPool
     operations: Operations
     wall_clock: RunClock
-    """The dates of the run, in seconds since the epoch."""
+    """The dates of the Macs by ``clock``, in seconds since the epoch."""
     anchors: tuple[x509.Certificate, ...] = ()
     """The operator's trust anchors for servers, beside those of the profile."""
     insecure: bool = False

@@ -76,7 +76,7 @@ def fleet_push_endpoint(
     def deliver(notification: Notification) -> bool:
         return fleet[notification.index].receive_push(notification)
 
-    push_endpoint = PushEndpoint(environment.reactor, broker, deliver, environment.wall_clock)
+    push_endpoint = PushEndpoint(environment.clock, broker, deliver, environment.wall_clock)
     fleet.gateway.on_back = push_endpoint.came_back
     fleet.gateway.on_left = push_endpoint.left
     return push_endpoint

@@ -78,8 +78,8 @@ class PushListener:
         if notification.topic != self.topic or notification.push_magic != self._device.mac.push_magic:
             return False
         environment = self._environment
-        now = environment.now()
-        since = Moment(notification.received, now.ticks - (now.wall - notification.received))
+        now, age = environment.now(), environment.wall_clock() - notification.received
+        since = Moment(now.wall - age, now.ticks - age)
         push = environment.begin("push", self._device.mac.index, since, {"apns_id": notification.apns_id})
         pending = (*self._pending, push)
         self._pending = pending[-_MAX_PENDING:]

@@ -9,14 +9,13 @@ from urllib.parse import quote, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
-from twisted.internet.task import deferLater
 
 from agent.mdm.checkin import USER_AGENT
 from agent.mdm.pages import page_in
 from agent.net.http.fetch import ConnectionTo, ask
 from agent.net.http.http1 import Response
 from agent.net.mac import hints
-from agent.net.timing import Reactor
+from agent.net.timing import Clock, sleep
 from agent.pki.identity import Identity
 from agent.pki.scep.cacert import CACertificates, check_fingerprint, parse_ca_certificates
 from agent.pki.scep.caps import Capabilities, parse_caps
@@ -35,7 +34,7 @@ class StillPending(SCEPError):
 
 
 async def obtain_identity(
-    reactor: Reactor, connection_to: ConnectionTo, payload: SCEPPayload, key: rsa.RSAPrivateKey
+    clock: Clock, connection_to: ConnectionTo, payload: SCEPPayload, key: rsa.RSAPrivateKey
 ) -> Identity:
     """Enroll ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError if the CA cannot be reached."""
     client = _Client(connection_to, payload.url)
@@ -51,7 +50,7 @@ async def obtain_identity(
         key_usage=payload.key_usage,
     )
     try:
-        granted = await client.enroll(reactor, csr, key, ca, caps, payload)
+        granted = await client.enroll(clock, csr, key, ca, caps, payload)
     except SCEPFailure as failure:
         hint = "" if failure.fail_info is None else hints.SCEP[failure.fail_info]
         raise SCEPFailure(failure.fail_info, hints.with_hint(str(failure), hint)) from failure
@@ -82,7 +81,7 @@ class _Client:
 
     async def enroll(
         self,
-        reactor: Reactor,
+        clock: Clock,
         csr: bytes,
         key: rsa.RSAPrivateKey,
         ca: CACertificates,
@@ -97,7 +96,7 @@ class _Client:
         message_type = MessageType.PKCS_REQ
         for attempt in range(payload.retries + 1):
             if attempt > 1:
-                await deferLater(reactor, payload.retry_delay)  # type: ignore[arg-type]
+                await sleep(clock, payload.retry_delay)
             nonce = secrets.token_bytes(_NONCE_BYTES)
             message = build_pki_message(
                 csr, key, ca, caps, transaction, nonce, now=datetime.now(UTC), message_type=message_type

@@ -120,6 +120,12 @@ class Sessions:
             self._tell_ended(why)
         self._commands.stop()
 
+    def leave(self, why: str) -> None:
+        """Unenroll the Mac, and send CheckOut where the enrollment asks for it."""
+        enrollment = self._enrollment
+        self._leave(why)
+        self._background.start(partial(self._check_out, enrollment))
+
     # What the connection calls.
 
     def answered(self, response: Response) -> None:
@@ -131,7 +137,7 @@ class Sessions:
         event = self._device.session.answer(
             status,
             response.body,
-            self._environment.reactor.seconds(),
+            self._environment.clock.seconds(),
             content_type=response.headers.get("content-type", ""),
             retry_after=None if status == 200 else retry_after(response),
         )
@@ -146,7 +152,7 @@ class Sessions:
     def broke(self, error: PeerError) -> None:
         """The connection broke before the answer."""
         self._pushes.broke(error)
-        self._follow(self._device.session.broke(error, self._environment.reactor.seconds()))
+        self._follow(self._device.session.broke(error, self._environment.clock.seconds()))
 
     # From one report to the next.
 
@@ -155,6 +161,8 @@ class Sessions:
         if send is None:
             return False
         self._open = self._environment.begin("session", self._mac.index, due, {"udid": self._device.mac.udid})
+        if self._mac.observer is not None:
+            self._mac.observer.session_started(self._mac)
         self._put(send)
         return True
 
@@ -210,7 +218,7 @@ class Sessions:
         if over.unenrolled:
             why = Unenrolled(f"the server ended the enrollment: {over.failure}")
             self._environment.begin("enroll", self._mac.index).end(why)
-            self._leave()
+            self._leave(str(why))
         else:
             self._poll.set_at(session.deadline)
 
@@ -235,12 +243,10 @@ class Sessions:
                     self._power.request(request)
                     ended = ended or not self._device.running
                 case LeaveManagement():
-                    enrollment = self._enrollment
-                    self._leave()
-                    self._background.start(partial(self._check_out, enrollment))
+                    self.leave("the server removed the enrollment profile")
                     ended = True
                 case Erase():
-                    self._leave()
+                    self._leave("the server erased the Mac")
                     self._device.erase()
                     ended = True
         if not ended:
@@ -253,9 +259,11 @@ class Sessions:
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
 
-    def _leave(self) -> None:
+    def _leave(self, why: str) -> None:
         """Unenroll the Mac."""
         self.end(LEFT)
         self._device.forget_enrollment()
         self._lom.update()
         self._pushes.left()
+        if self._mac.observer is not None:
+            self._mac.observer.left(self._mac, why)
