@@ -40,7 +40,7 @@ class EventLog:
 
     def __init__(self, now: Callable[[], float], limit: int = MAX_EVENTS) -> None:
         self._now = now
-        self._limit = limit
+        self.limit = limit
         self._events: dict[int, Event] = {}  # by number, without gaps
         self._last = 0
         self._subscribers: list[Callable[[Event], object]] = []
@@ -82,12 +82,16 @@ class EventLog:
             rules=list(rules),
             data=data or {},
         )
-        if len(self._events) >= self._limit:
+        if len(self._events) >= self.limit:
             del self._events[self.first]
         self._last = event.number
         self._events[event.number] = event
         self._deliver(event)
         return event
+
+    def get(self, number: int) -> Event:
+        """The event with this number, which is kept: from ``first`` to ``last``."""
+        return self._events[number]
 
     def since(self, after: int, match: Callable[[Event], bool] | None = None) -> list[Event]:
         """The events with a higher number than ``after`` that ``match``, oldest first."""
