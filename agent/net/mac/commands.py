@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure as TwistedFailure
 
 from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
 from agent.device.steps import Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
+from agent.faults import Hit
 from agent.lom.link import LinkRequest
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
@@ -25,6 +27,7 @@ from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
 from agent.net.mac.background import BackgroundTasks, log_defect
 from agent.net.mac.environment import Environment
+from agent.net.mac.injection import result_of
 from agent.push.store import Notification
 
 _MAX_REQUEST_TYPE = 200  # characters of a RequestType in a record; ours
@@ -46,6 +49,8 @@ class CurrentCommand:
     status: Status = Status.ACKNOWLEDGED
     failure: CommandFailed | None = None
     result: Result | None = None
+    hit: Hit | None = None
+    """The fault rule that hit it."""
 
     @classmethod
     def malformed(cls, command_uuid: str, record: Operation, reason: str) -> CurrentCommand:
@@ -75,7 +80,7 @@ class CurrentCommand:
         }
 
 
-Report = Callable[[str, Result], object]  # CommandUUID and result
+Report = Callable[[str, Result, Hit | None], object]  # CommandUUID, result, and the fault of its report
 
 
 class Commands:
@@ -83,7 +88,9 @@ class Commands:
 
     __slots__ = ("_background", "_current", "_device", "_environment", "_life", "_mac", "_performing")
 
-    def __init__(self, device: Device, environment: Environment, background: BackgroundTasks, mac: ObservedMac) -> None:
+    def __init__(
+        self, device: Device, environment: Environment, background: BackgroundTasks, mac: SimulatedMac
+    ) -> None:
         self._device = device
         self._environment = environment
         self._background = background
@@ -91,6 +98,11 @@ class Commands:
         self._current: CurrentCommand | None = None
         self._performing: Deferred[Any] | None = None
         self._life = 0  # counts the stops: requests from before the last stop are dropped
+
+    @property
+    def current(self) -> CurrentCommand | None:
+        """The command in progress, or whose result the server does not have yet."""
+        return self._current
 
     @property
     def quiet(self) -> bool:
@@ -101,6 +113,35 @@ class Commands:
         """Carry a command out and report its result, now or when the requests that it needs are answered."""
         self._current = CurrentCommand(command, self._begin())
         self._tell_received(self._current)
+        if self._environment.faults is None or not self._injected(self._current, report):
+            self._carry_out(command, report)
+
+    def _injected(self, current: CurrentCommand, report: Report) -> bool:
+        """Apply the fault rule that hits the command, if any; returns whether the command is not to be carried out."""
+        hit = current.hit = self._environment.decide("command", self._device.mac, current.command.request_type)
+        if hit is None:
+            return False
+        result = result_of(hit.rule)
+        if result is not None:
+            self._finish(result, report)
+            return True
+        if hit.rule.do not in ("delay", "offline", "crash"):
+            return False  # a fault of the report
+        seconds = hit.rule.seconds or 0.0 if hit.rule.do == "delay" else 0.0
+        self._performing = deferLater(self._environment.clock, seconds, self._instead, hit, current, report)  # type: ignore[arg-type]
+        self._performing.addErrback(_stopped_or_defect)
+        return True
+
+    def _instead(self, hit: Hit, current: CurrentCommand, report: Report) -> None:
+        match hit.rule.do:
+            case "offline":
+                self._mac.go_offline(hit.rule.seconds or 0.0)
+            case "crash":
+                self._mac.crash()
+            case _:
+                self._carry_out(current.command, report)
+
+    def _carry_out(self, command: Command, report: Report) -> None:
         outcome = carry_out(self._device, command)
         if isinstance(outcome, Result):
             self._finish(outcome, report)
@@ -183,7 +224,7 @@ class Commands:
         current.done(result)
         if self._mac.observer is not None:
             self._mac.observer.answered(self._mac, current)
-        report(current.command.uuid, result)
+        report(current.command.uuid, result, current.hit)
 
 
 def _stopped_or_defect(failure: TwistedFailure) -> None:
@@ -197,6 +238,16 @@ class ObservedMac(Protocol):
     index: int
     """Its index in the population."""
     observer: MacObserver | None
+
+
+class SimulatedMac(ObservedMac, Protocol):
+    """A Mac that a fault rule can stop."""
+
+    def go_offline(self, seconds: float) -> None:
+        """Close its connections to the server and open none for this long."""
+
+    def crash(self) -> None:
+        """Lose power, and boot again."""
 
 
 class MacObserver:
