@@ -158,23 +158,22 @@ class ExchangeLog:
     def search(
         self, text: str = "", udid: str | None = None, kind: str | None = None, after: int = 0, limit: int = 100
     ) -> list[HTTPExchange]:
-        """The first exchanges with a number above ``after``, at most ``limit``, the oldest first.
+        """The last exchanges with a number above ``after``, at most ``limit``, the oldest first.
 
         ``text`` is looked for, in any case, in what is shown of an exchange: secrets are not found.
         """
         wanted = text.casefold()
-        found: list[HTTPExchange] = []
-        for exchange in self._kept:
-            if len(found) >= limit:
+        found: deque[HTTPExchange] = deque()
+        for exchange in reversed(self._kept):
+            if len(found) >= limit or exchange.number <= after:
                 break
             if (
-                exchange.number > after
-                and (udid is None or exchange.udid == udid)
+                (udid is None or exchange.udid == udid)
                 and (kind is None or exchange.kind == kind)
                 and (not wanted or _contains(exchange, wanted))
             ):
-                found.append(exchange)
-        return found
+                found.appendleft(exchange)
+        return list(found)
 
     def clear(self, udid: str | None = None) -> None:
         """Remove every exchange, or those of one Mac; the numbers continue."""

@@ -21,7 +21,7 @@ from agent.lom.requests import PowerRequest
 from agent.measure.operations import RUN_ENDED, Moment, Operation
 from agent.net.http.resumption import Resumption
 from agent.net.mac.background import BackgroundTasks, KeyWait
-from agent.net.mac.commands import Commands, MacObserver
+from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.environment import Environment
 from agent.net.mac.injection import MacOffline
@@ -217,6 +217,16 @@ class MDMClient:
     def is_idle(self) -> bool:
         """Whether it is idle: only its serialised Device is in memory."""
         return self._active is None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it is as it was made from the seed: nobody has used it yet."""
+        return self._active is None and not self._kept
+
+    @property
+    def undelivered(self) -> CurrentCommand | None:
+        """The command whose result the server has not accepted yet, if there is one."""
+        return None if self._active is None else self._active.commands.undelivered
 
     @property
     def connected(self) -> bool:

@@ -109,6 +109,12 @@ class Commands:
         """Whether there is no current command."""
         return self._current is None
 
+    @property
+    def undelivered(self) -> CurrentCommand | None:
+        """The current command, if its result is known and not yet accepted by the server."""
+        current = self._current
+        return None if current is None or (current.result is None and current.failure is None) else current
+
     def execute(self, command: Command, report: Report) -> None:
         """Carry a command out and report its result, now or when the requests that it needs are answered."""
         self._current = CurrentCommand(command, self._begin())
