@@ -7,6 +7,7 @@ import struct
 from agent.errors import PeerError
 
 _LENGTH = struct.Struct(">I")
+HEADER_BYTES = _LENGTH.size
 
 
 class FrameLengthError(PeerError):

@@ -27,6 +27,7 @@ from twisted.internet.task import deferLater
 
 from agent.load.machine import allow_open_files
 from agent.net.mac.client import MDMClient
+from agent.net.mac.commands import MacObserver
 
 AT_ONCE = 100  # connections opened concurrently
 TICK = 0.005
@@ -64,7 +65,7 @@ class Lag:
         self._timer = reactor.callLater(TICK, self._tick)
 
 
-class Crowd:
+class Crowd(MacObserver):
     """The Macs and their sessions. It is their observer."""
 
     def __init__(self, fleet: EnrolledFleet, macs: int) -> None:
@@ -106,9 +107,6 @@ class Crowd:
             self._open_next()
         elif self.ended == len(self.clients) and not self._opened.called:
             self._opened.callback(None)
-
-    def taken(self, _client: MDMClient, _work: object) -> None:
-        """Not called: there are no commands."""
 
     def _open_next(self) -> None:
         if self._opening:

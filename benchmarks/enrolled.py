@@ -44,6 +44,7 @@ class EnrolledFleet:
         self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
         self.environment = Environment(
             reactor=reactor,
+            clock=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(),
             network=MemoryLOMNetwork(reactor, AddressBook(), self.operations),

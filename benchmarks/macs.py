@@ -18,7 +18,7 @@ from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import CurrentCommand
+from agent.net.mac.commands import CurrentCommand, MacObserver
 from agent.net.mac.environment import Environment
 from agent.net.mac.keys import KeyPool
 from agent.net.timing import RunClock
@@ -43,7 +43,7 @@ COMMAND = dump_xml({
 IDLE_LENGTH = len(dump_xml({"Status": "Idle", "UDID": POPULATION[0].udid}))
 
 
-class Macs:
+class Macs(MacObserver):
     """``identities`` are those of the Macs, in order. It is also their observer."""
 
     def __init__(
@@ -55,6 +55,7 @@ class Macs:
         contexts = TLSContexts()
         self.environment = Environment(
             reactor=reactor,
+            clock=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=contexts,
             network=LoopbackNetwork(reactor, AddressBook(), contexts, self.operations),

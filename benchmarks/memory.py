@@ -30,6 +30,7 @@ from twisted.internet import reactor
 
 from agent.load.machine import allow_open_files
 from agent.net.mac.client import MDMClient
+from agent.net.mac.commands import MacObserver
 from agent.net.transport.openssl_direct import PREPARED_IDENTITIES
 from agent.net.transport.tls import make_context, use_identity
 from agent.pki.authority import CLIENT_USAGE, Authority
@@ -65,7 +66,7 @@ def _size(client: MDMClient) -> int:
     return sum(sys.getsizeof(one) for one in own) + POINTER_BYTES
 
 
-class Connecting:
+class Connecting(MacObserver):
     """Opens a session for each Mac, one after another. It is their observer."""
 
     def __init__(self, clients: list[MDMClient]) -> None:

@@ -98,6 +98,7 @@ class Enrollments:
         self.keys = KeyPool(reactor)
         environment = Environment(
             reactor=reactor,
+            clock=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(),
             network=MemoryLOMNetwork(reactor, AddressBook(), self.operations),

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Entry] = {
     "report": Entry("report:report", "Make the HTML report of a run again, or compare several runs."),
     "run": Entry("run:run", "Run a fleet of Macs against an MDM server."),
     "scenario": Entry("scenario:scenario", 'Write and check scenarios, the TOML files for "lom-agent run".'),
+    "serve": Entry("serve:serve", "Run Macs that other programs control over HTTP, until Ctrl-C."),
 }
 
 

@@ -24,10 +24,12 @@ def fleet() -> None:
 )
 @scenario_option("--segment-size")
 @scenario_option("--seed")
+@scenario_option("--os")
+@scenario_option("--model")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of a table.")
-def fleet_show(devices: int, segment_size: int, seed: str, as_json: bool) -> None:
+def fleet_show(devices: int, segment_size: int, seed: str, os: str | None, model: str | None, as_json: bool) -> None:
     """Show the Macs of a seed."""
-    population = Population(seed, devices, segment_size)
+    population = Population(seed, devices, segment_size, os=os, model=model)
     if as_json:
         _write_json_array(mac.as_json() for mac in population)
         return

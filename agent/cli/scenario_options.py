@@ -48,6 +48,8 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--devices", "fleet.devices", "N"),
         KeyOption("--segment-size", "fleet.segment_size", "N"),
         KeyOption("--seed", "fleet.seed", "TEXT"),
+        KeyOption("--os", "fleet.os", "VERSION"),
+        KeyOption("--model", "fleet.model", "IDENTIFIER"),
         KeyOption("--boot", "fleet.boot", "DURATION"),
         KeyOption("--shutdown", "fleet.shutdown", "DURATION"),
         KeyOption("--not-now", "fleet.not_now", "P"),

@@ -1,17 +1,19 @@
 """Tables of the Mac models that support lights-out management and of the macOS releases that run on them.
 
-``population`` draws from both with 64-bit numbers of a keyed hash. The weights are our estimate of a typical fleet.
+``population`` draws from a `Mix` of both with 64-bit numbers of a keyed hash. The weights are our estimate of a typical
+fleet.
 Sources: Apple's deployment guide (which models support LOM), Apple's support pages "Identify your Mac" (identifiers,
 Ethernet ports), the public AppleDB (builds, and the models each was released for).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal, Protocol, TypeVar
 
-from agent.errors import MisuseError
+from agent.errors import MisuseError, OperatorError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Release:
     version: str
     build: str
     weight: int
-    """Share of the fleet, relative to the other releases for the same model."""
+    """Share of the fleet, relative to the other releases for the same model; 0: only where it is asked for."""
     only_for: tuple[str, ...] = ()
     """Identifiers of the models that a build for new hardware supports; empty for a general build."""
 
@@ -87,7 +89,12 @@ RELEASES: tuple[Release, ...] = (
     Release("15.4", "24E248", 2),
     Release("15.5", "24F74", 5),
     Release("26.0", "25A354", 2),
+    Release("26.1", "25B78", 0),
     Release("26.2", "25C56", 5),
+    Release("26.3", "25D125", 0),
+    Release("26.4", "25E246", 0),
+    Release("26.5", "25F71", 0),
+    Release("27.0", "26A428", 0),
 )
 
 
@@ -118,24 +125,71 @@ def model_named(identifier: str) -> Model:
         ) from None
 
 
-def draw_model(number: int) -> Model:
-    """The model selected by ``number``, a uniform random integer much larger than the sum of the weights."""
-    return _MODEL_TICKETS[number % len(_MODEL_TICKETS)]
+class Mix:
+    """The models and releases of one fleet. ``os`` is a release (``26.4``) or a major version (``27``).
+
+    None is the usual mix. A version of which no release has a weight means its newest release. Raises OperatorError for
+    an unknown version or model, and for a model on which the version does not run.
+    """
+
+    __slots__ = ("_models", "_releases")
+
+    def __init__(self, os: str | None = None, model: str | None = None) -> None:
+        releases = RELEASES if os is None else _releases_of(os)
+        models = MODELS if model is None else (_model_asked_for(model),)
+        self._releases = {
+            each.identifier: tickets
+            for each in models
+            if (tickets := _tickets([release for release in releases if runs_on(release, each)]))
+        }
+        self._models = _tickets([each for each in models if each.identifier in self._releases])
+        if not self._models:
+            runs = ", ".join(dict.fromkeys(each.version for each in RELEASES if runs_on(each, models[0])))
+            raise OperatorError(
+                f"Expected a release of macOS that runs on {model}, found {os!r}. Choose another model, or one of "
+                f"{runs}."
+            )
+
+    def draw_model(self, number: int) -> Model:
+        """The model selected by ``number``, a uniform random integer much larger than the sum of the weights."""
+        return self._models[number % len(self._models)]
+
+    def draw_release(self, model: Model, number: int) -> Release:
+        """The release of ``model`` selected by ``number``, a uniform random integer much larger than the weights."""
+        tickets = self._releases[model.identifier]
+        return tickets[number % len(tickets)]
 
 
-def draw_release(model: Model, number: int) -> Release:
-    """The release of ``model`` selected by ``number``, a uniform random integer much larger than the weights."""
-    tickets = _RELEASE_TICKETS[model.identifier]
-    return tickets[number % len(tickets)]
+def _releases_of(os: str) -> list[Release]:
+    """The releases with this version or major version. Raises OperatorError."""
+    found = [release for release in RELEASES if os in (release.version, str(release.number[0]))]
+    if found:
+        return found
+    major = os.partition(".")[0]
+    same_major = [release.version for release in RELEASES if release.version.partition(".")[0] == major]
+    known = same_major or [str(number) for number in dict.fromkeys(release.number[0] for release in RELEASES)]
+    raise OperatorError(
+        f"Expected a known release of macOS, such as 26.4, or a major version, such as 27, found {os!r}. "
+        f"Choose one of {', '.join(dict.fromkeys(known))}."
+    )
 
 
-def _tickets(rows: Iterable[_Row]) -> tuple[_Row, ...]:
-    """Each row repeated ``weight`` times, so that a weighted draw is one look-up."""
-    return tuple(row for row in rows for _ in range(row.weight))
+def _model_asked_for(identifier: str) -> Model:
+    """The model with this identifier. Raises OperatorError."""
+    model = _BY_IDENTIFIER.get(identifier)
+    if model is not None:
+        return model
+    near = get_close_matches(identifier, _BY_IDENTIFIER, 3)
+    raise OperatorError(
+        f"Expected the identifier of a model with LOM, found {identifier!r}. Choose one of "
+        f"{', '.join(near or _BY_IDENTIFIER)}."
+    )
+
+
+def _tickets(rows: Sequence[_Row]) -> tuple[_Row, ...]:
+    """Each row repeated ``weight`` times, so that a weighted draw is one look-up; the last row if none has a weight."""
+    return tuple(row for row in rows for _ in range(row.weight)) or tuple(rows[-1:])
 
 
 _BY_IDENTIFIER = {model.identifier: model for model in MODELS}
-_MODEL_TICKETS = _tickets(MODELS)
-_RELEASE_TICKETS = {
-    model.identifier: _tickets(release for release in RELEASES if runs_on(release, model)) for model in MODELS
-}
+USUAL_MIX = Mix()

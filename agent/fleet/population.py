@@ -7,7 +7,7 @@ seed, its index and the segment size, not on the size of the fleet or on the pro
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from agent.errors import OperatorError
 from agent.fleet import derivation
 from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
-from agent.fleet.models import draw_model, draw_release, model_named
+from agent.fleet.models import USUAL_MIX, Mix, model_named
 from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
 from agent.pki.names import ascii_lower, ascii_upper
 
@@ -131,24 +131,37 @@ class Population:
     """All Macs of a seed: ``population[index]``, ``len()``, iteration, and the segments.
 
     ``devices`` is 1 to 10,000,000. Every ``segment_size`` consecutive indexes are a segment (the last may be shorter).
-    Raises OperatorError for other numbers. Pickles as its three arguments.
+    ``os`` and ``model`` restrict the macOS and the model of every Mac, as in `Mix`; all else stays the same. Raises
+    OperatorError for other numbers, versions and models. Pickles as its arguments.
     """
 
-    __slots__ = ("_source", "devices", "seed", "segment_size")
+    __slots__ = ("_mix", "_source", "devices", "model", "os", "seed", "segment_size")
 
-    def __init__(self, seed: str, devices: int, segment_size: int = DEFAULT_SEGMENT_SIZE) -> None:
+    def __init__(
+        self,
+        seed: str,
+        devices: int,
+        segment_size: int = DEFAULT_SEGMENT_SIZE,
+        *,
+        os: str | None = None,
+        model: str | None = None,
+    ) -> None:
         if not isinstance(seed, str):
             raise OperatorError(f"Expected the seed as text, found {seed!r}. Put it in quotes.")
         self.seed = seed
         self.devices = _counted("the number of devices", devices, MAX_DEVICES)
         self.segment_size = _counted("the segment size", segment_size, MAX_DEVICES)
+        self.os = os
+        self.model = model
+        self._mix = USUAL_MIX if os is None and model is None else Mix(os, model)
         self._source = Derivation(seed)
 
-    def __reduce__(self) -> tuple[type[Population], tuple[str, int, int]]:
-        return Population, (self.seed, self.devices, self.segment_size)
+    def __reduce__(self) -> tuple[Callable[..., Population], tuple[str, int, int, str | None, str | None]]:
+        return _population, (self.seed, self.devices, self.segment_size, self.os, self.model)
 
     def __repr__(self) -> str:
-        return f"Population({self.seed!r}, {self.devices}, {self.segment_size})"
+        only = "".join(f", {name}={value!r}" for name, value in (("os", self.os), ("model", self.model)) if value)
+        return f"Population({self.seed!r}, {self.devices}, {self.segment_size}{only})"
 
     def __len__(self) -> int:
         return self.devices
@@ -161,8 +174,8 @@ class Population:
         index = self._checked(index)
         source = self._source
         digest = source.digest(b"mac", index)
-        model = draw_model(int.from_bytes(digest[16:24], "little"))
-        release = draw_release(model, int.from_bytes(digest[24:32], "little"))
+        model = self._mix.draw_model(int.from_bytes(digest[16:24], "little"))
+        release = self._mix.draw_release(model, int.from_bytes(digest[24:32], "little"))
         serial_number = source.serial_number(index, model.serial_prefix)
         host_name = f"mac-{ascii_lower(serial_number)}"
         macs = tuple([source.mac_address(index, port) for port in range(model.lom_ports)])
@@ -237,6 +250,10 @@ class Population:
         if not 0 <= number < self.devices:
             raise NoSuchMacError(f"Expected a Mac from 0 to {self.devices - 1}, found {number}.")
         return number
+
+
+def _population(seed: str, devices: int, segment_size: int, os: str | None, model: str | None) -> Population:
+    return Population(seed, devices, segment_size, os=os, model=model)
 
 
 def _counted(what: str, number: int, most: int) -> int:

@@ -127,6 +127,14 @@ class Lab:
         mac.queue.pop(command_uuid, None)
         mac.not_now.discard(command_uuid)
 
+    def forget_macs(self) -> None:
+        """Remove every Mac with its queue and results, as if none had ever enrolled."""
+        for udid in self.macs:
+            self._state.check_out(udid)
+        self.macs.clear()
+        self._udids.clear()
+        self._waiting.clear()
+
     def check_in(self, put: Message) -> bytes:
         """Process a check-in message and return the body of the answer. Raises Refused."""
         if put.content_type != checkin.CONTENT_TYPE:

@@ -17,7 +17,6 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.fleet.population import Population
 from agent.load.control import (
     Alive,
     Begin,
@@ -81,7 +80,7 @@ class Conductor:
     ) -> None:
         fleet = scenario.fleet
         self.scenario = scenario
-        self.population = Population(fleet.seed, fleet.devices, fleet.segment_size)
+        self.population = fleet.population
         self._record = RunRecord(scenario, self.population, workers)
         self._workers = self._record.workers
         self._interrupted = False

@@ -49,7 +49,7 @@ class PushGateway:
         self._reactor = reactor
         self._plan = plan
         self._lab = lab
-        self._identity = plan.identity or _issued(None if lab is None else lab.authorities, plan.host)
+        self._identity = plan.identity or issued_identity(None if lab is None else lab.authorities, plan.host)
         self._gateway = APNsGateway(
             reactor,
             router,
@@ -86,7 +86,8 @@ class PushGateway:
         return self._gateway.close() if self._gateway.port else succeed(None)
 
 
-def _issued(authorities: Authorities | None, host: str) -> Identity:
+def issued_identity(authorities: Authorities | None, host: str) -> Identity:
+    """A certificate for the gateway at this host. Raises OperatorError without authorities that can issue it."""
     if authorities is None:
         raise OperatorError(
             "Expected a certificate for the APNs gateway, found none and no lab to issue one. "

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 
 from agent.fleet.derivation import Derivation
-from agent.fleet.population import Mac, Population
+from agent.fleet.population import Mac
 from agent.load.machine import allow_open_files
 from agent.load.phases.context import Enroll, PhaseContext
 from agent.load.phases.run import Part
@@ -54,6 +54,7 @@ class ShardParts:
         resolver = Resolver(reactor, reactor.nameResolver)
         self.environment = Environment(
             reactor=reactor,
+            clock=reactor,
             resolver=resolver,
             contexts=self._contexts,
             network=self._network,
@@ -66,7 +67,7 @@ class ShardParts:
             resume=scenario.tls.resume,
             wall_clock=self.clock,
         )
-        population = Population(scenario.fleet.seed, scenario.fleet.devices, scenario.fleet.segment_size)
+        population = scenario.fleet.population
         indexes = range(plan.first, plan.stop)
         behaviour = FleetBehaviour.of(scenario.fleet)
         self.fleet = Fleet(population, self.environment, behaviour, indexes)

@@ -7,11 +7,12 @@ sends an answer. Parsing does not depend on how TCP splits the bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from agent import plists
-from agent.errors import MisuseError, PeerError
+from agent.errors import LomAgentError, MisuseError, PeerError
 from agent.framing import FrameLengthError, FrameReader, frame
 from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
 
@@ -73,6 +74,21 @@ class LinkBroken(LinkError):
     """The peer closed the link in the middle of an exchange."""
 
     kind = "lom_link_broken"
+
+
+class RequestDropped(LinkError):
+    """A fault rule has the Device reset the link instead of an answer."""
+
+    kind = "fault"
+
+
+class RequestDelayed(LomAgentError):
+    """A fault rule has the Device answer ``seconds`` later, with what ``carry_out`` returns then."""
+
+    def __init__(self, seconds: float, carry_out: Callable[[], LinkAnswer]) -> None:
+        super().__init__(f"the answer is due in {seconds:g} s")
+        self.seconds = seconds
+        self.carry_out = carry_out
 
 
 @dataclass(frozen=True, slots=True)

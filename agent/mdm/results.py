@@ -40,7 +40,8 @@ class Domain(Enum):
 class ChainedError:
     """One item of an ErrorChain."""
 
-    domain: Domain
+    domain: Domain | str
+    """One of macOS, or any other text."""
     code: int
     description: str
 
@@ -48,7 +49,7 @@ class ChainedError:
         """The item with its keys in the protocol."""
         return {
             "ErrorCode": self.code,
-            "ErrorDomain": self.domain.value,
+            "ErrorDomain": self.domain.value if isinstance(self.domain, Domain) else self.domain,
             "LocalizedDescription": self.description,
             "USEnglishDescription": self.description,
         }

@@ -18,7 +18,7 @@ from agent.push.counts import PushCounts
 from agent.push.delays import Delay, PowerSaving, no_delay
 from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import Provider, PushPolicy, PushRequest, judge_request, new_apns_id
-from agent.push.rules import PushRules
+from agent.push.rules import Fault, Injected, PushRules
 from agent.push.store import Notification, PushStore
 
 
@@ -69,6 +69,7 @@ class Broken:
     """The number of the rule that broke it."""
 
 
+_NOTHING = Injected()
 PushOutcome = Answer | Broken
 Reply = Callable[[PushOutcome], object]  # called once for each request, immediately or later
 
@@ -76,7 +77,8 @@ Reply = Callable[[PushOutcome], object]  # called once for each request, immedia
 class PushBroker:
     """Accepts and delivers pushes. Times are seconds since the epoch, on one clock.
 
-    ``chance`` returns numbers from 0 to 1, from a sequence of its own for each Mac (by index).
+    ``chance`` returns numbers from 0 to 1, from a sequence of its own for each Mac (by index). ``inject`` is asked what
+    a fault rule does to a push for this Mac; None: nothing.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class PushBroker:
         chance: Callable[[int], float] = lambda _index: 0.0,
         saving: PowerSaving | None = None,
         rules: PushRules | None = None,
+        inject: Callable[[int], Injected | None] | None = None,
         began: float = 0.0,
     ) -> None:
         self.counts = PushCounts()
@@ -97,6 +100,7 @@ class PushBroker:
         self._delay = delay
         self._chance = chance
         self._saving = saving or PowerSaving()
+        self._inject = inject
         self._began = began
         self._store = PushStore()
         self._in_flight: list[tuple[float, int, int, Notification]] = []  # (arrival, number, priority, notification)
@@ -142,10 +146,13 @@ class PushBroker:
         except PushRefused as refused:
             return self.refuse(refused)
         fault = self.rules.fault(index, now - self._began, spent)
+        injected = None
+        if fault is None and self._inject is not None:
+            injected = self._inject(index)
+            if injected is not None and (injected.reason is not None or injected.broken):
+                fault = Fault(injected.reason)
         if fault is None:
-            self.counts.accepted += 1
-            self._send(request, index, now)
-            return Answer(200, request.apns_id)
+            return self._accept(request, index, now, injected or _NOTHING)
         if fault.reason is None:
             self.counts.broken += 1
             return Broken(fault.rule)
@@ -218,11 +225,20 @@ class PushBroker:
             raise PushRefused(Reason.UNREGISTERED, apns_id=request.apns_id, timestamp=left_at)
         return index
 
-    def _send(self, request: PushRequest, index: int, now: float) -> None:
+    def _accept(self, request: PushRequest, index: int, now: float, injected: Injected) -> Answer:
+        self.counts.accepted += 1
+        if injected.lost:
+            self.counts.discarded += 1
+        else:
+            self._send(request, index, now, injected.delay)
+        return Answer(200, request.apns_id)
+
+    def _send(self, request: PushRequest, index: int, now: float, more: float) -> None:
+        """Start the notification's way, with ``more`` seconds of delay."""
         notification = Notification(
             index, request.topic, request.push_magic, request.apns_id, now, request.expires, request.storable
         )
-        delay = self._delay(self._chance(index)) if self._delay is not no_delay else 0.0
+        delay = (self._delay(self._chance(index)) if self._delay is not no_delay else 0.0) + more
         if delay > 0.0:
             self._number += 1
             heapq.heappush(self._in_flight, (now + delay, self._number, request.priority, notification))

@@ -143,6 +143,19 @@ class Fault(NamedTuple):
     """The rule's number; None for a throttle."""
 
 
+class Injected(NamedTuple):
+    """What a fault rule of the fleet (`agent.faults`) does to a valid push, after the gateway's own rules."""
+
+    reason: Reason | None = None
+    """Refuse it."""
+    broken: bool = False
+    """Break the connection."""
+    lost: bool = False
+    """Accept it, and never deliver it."""
+    delay: float = 0.0
+    """Deliver it so many seconds later."""
+
+
 class FirstPushes:
     """To how many more pushes each rule with ``first=`` applies; one count for the whole gateway.
 

@@ -57,6 +57,7 @@ def can_push(scenario: Scenario) -> bool:
 def _check_fleet(fleet: FleetPart) -> None:
     _check_text("fleet.boot", fleet.boot, parse_duration)
     _check_text("fleet.shutdown", fleet.shutdown, parse_duration)
+    _ = fleet.population  # an unknown version or model
 
 
 def _check_load(load: LoadPart) -> None:

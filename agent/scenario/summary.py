@@ -67,7 +67,7 @@ class Summary:
 def summary(scenario: Scenario) -> Summary:
     """The summary of a checked scenario."""
     fleet = scenario.fleet
-    population = Population(fleet.seed, fleet.devices, fleet.segment_size)
+    population = fleet.population
     lines: list[PhaseLine] = []
     begins, settled = 0.0, True
     for phase in scenario.phases:

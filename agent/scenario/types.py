@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES
+from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Population
 from agent.net.apns.behaviour import PushSettings
 from agent.net.mac.behaviour import MacSettings
 from agent.scenario.server_table import ServerPart
@@ -45,6 +45,22 @@ class FleetPart(MacSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     segment_size: Annotated[
         Count, key("Macs in one segment (subnet). The first Mac of each segment is its LOM Controller.")
     ] = DEFAULT_SEGMENT_SIZE
+    os: Annotated[
+        str | None,
+        key(
+            "The macOS of every Mac: a release, such as `26.4`, or a major version, such as `27`; none: a mix.",
+            example="26.4",
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        key("The model of every Mac, by its identifier, such as `Mac16,10`; none: a mix.", example="Mac16,10"),
+    ] = None
+
+    @property
+    def population(self) -> Population:
+        """The Macs. Raises OperatorError for an unknown ``os`` or ``model``."""
+        return Population(self.seed, self.devices, self.segment_size, os=self.os, model=self.model)
 
 
 class TLSPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -67,14 +67,28 @@ class PrometheusExporter:
         return gatherResults([] if port is None else [port.stopListening() or succeed(None)])
 
 
-class _View(Collector):
-    """The metrics of one view, ``now``."""
+def exposition(view: LiveView) -> bytes:
+    """The metrics of a view, in Prometheus' text format: CONTENT_TYPE."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_ViewMetrics(view))
+    return generate_latest(registry)
+
+
+class _View:
+    """The last view, ``now``."""
 
     def __init__(self) -> None:
         self.now = LiveView(0.0)
 
+
+class _ViewMetrics(Collector):
+    """The metrics of one view."""
+
+    def __init__(self, view: LiveView) -> None:
+        self._view = view
+
     def collect(self) -> Iterator[Metric]:
-        view = self.now
+        view = self._view
         yield InfoMetricFamily("lom_agent_build", "The version of lom-agent.", {"version": __version__})
         yield _gauge("lom_agent_run_seconds", "Seconds since the run began.", view.elapsed)
         yield from _operations(view)
@@ -146,9 +160,7 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
 
 
 def _site(reactor: Any, view: _View) -> Any:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(view)
-    return BoundedSite(_Metrics(registry), max_body=0, timeout=IDLE_SECONDS, reactor=reactor)
+    return BoundedSite(_Metrics(view), max_body=0, timeout=IDLE_SECONDS, reactor=reactor)
 
 
 class _Metrics(Resource):
@@ -156,9 +168,9 @@ class _Metrics(Resource):
 
     isLeaf = True
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, view: _View) -> None:
         super().__init__()
-        self._registry = registry
+        self._view = view
 
     def render(self, request: Any) -> bytes:
         """The metrics, or an error that names their path."""
@@ -169,7 +181,7 @@ class _Metrics(Resource):
         if request.path != PATH:
             return _refused(request, 404, b"The metrics are at " + PATH)
         request.setHeader(b"content-type", CONTENT_TYPE)
-        return generate_latest(self._registry)
+        return exposition(self._view.now)
 
 
 def _refused(request: Any, status: int, why: bytes) -> bytes:

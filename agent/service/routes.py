@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from agent.faults import Rule, RuleCounts
 from agent.service.types import (
@@ -12,8 +14,10 @@ from agent.service.types import (
     AdvanceClock,
     Answer,
     ClockState,
+    Count,
     Enroll,
     Event,
+    EventKind,
     Exchange,
     Mac,
     MacDetail,
@@ -28,6 +32,10 @@ from agent.service.types import (
     Wait,
     WaitState,
 )
+
+MAX_LISTED = 10_000  # items in one answer; ours
+After = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+Limit = Annotated[int, Meta(ge=0, le=MAX_LISTED)]
 
 MAC = "UDID, serial number or number of a Mac"
 
@@ -61,7 +69,7 @@ class Route:
     media: str = "application/json"
 
 
-_LIMIT = Query("limit", int, "At most this many, the last ones.", 100)
+_LIMIT = Query("limit", Limit, "At most this many, the last ones.", 100)
 _OF = Query("mac", str | None, f"Only of this Mac ({MAC}).")
 
 ROUTES: tuple[Route, ...] = (
@@ -74,13 +82,13 @@ ROUTES: tuple[Route, ...] = (
         answer=list[Mac],
         query=(
             Query("state", MacState | None, "Only in this state."),
-            Query("segment", int | None, "Only of this segment."),
+            Query("segment", Count | None, "Only of this segment."),
             Query("role", Role | None, "Only with this role."),
             Query("os", str | None, "Only with this release, or major version, of macOS."),
             Query("enrolled", bool | None, "Only enrolled ones, or only others."),
             Query("text", str | None, "Only with this text in the UDID, serial number, name or model."),
-            Query("after", int, "Only with a higher number.", -1),
-            Query("limit", int, "At most this many.", 1000),
+            Query("after", After, "Only with a higher number.", -1),
+            Query("limit", Limit, "At most this many.", 1000),
         ),
     ),
     Route(
@@ -199,7 +207,7 @@ ROUTES: tuple[Route, ...] = (
             _OF,
             Query("kind", str | None, "Only of this kind."),
             Query("text", str | None, "Only with this text in a body, the URL or the error."),
-            Query("after", int, "Only with a higher number.", -1),
+            Query("after", After, "Only with a higher number.", -1),
             _LIMIT,
         ),
         problems=(400, 401, 404),
@@ -214,8 +222,8 @@ ROUTES: tuple[Route, ...] = (
         answer=Event,
         query=(
             _OF,
-            Query("kind", str | None, "Only of this kind."),
-            Query("after", int | None, "None: only new ones."),
+            Query("kind", EventKind | None, "Only of this kind."),
+            Query("after", After | None, "None: only new ones."),
         ),
         media="text/event-stream",
         problems=(400, 401, 404),

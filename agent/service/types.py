@@ -180,7 +180,7 @@ class Enroll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Power(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A change of power: ``on``, ``off`` and ``reset`` by the button, the others by the mains."""
+    """A change of power: the button (``on``, ``off``, ``reset``), the mains (``pull_the_plug``, ``restore_mains``)."""
 
     action: Literal["on", "off", "reset", "pull_the_plug", "restore_mains"]
 

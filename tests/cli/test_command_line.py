@@ -21,7 +21,8 @@ HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "mult
 OPTIONS = [option for options in GROUPS.values() for option in options]
 # A value for each option that is not its key's default; those that the checks of a scenario require go with it.
 VALUES: dict[str, object] = {
-    "--workers": 3, "--devices": 7, "--segment-size": 3, "--seed": "other", "--boot": "constant:2",
+    "--workers": 3, "--devices": 7, "--segment-size": 3, "--seed": "other", "--os": "26.4", "--model": "Mac16,9",
+    "--boot": "constant:2",
     "--shutdown": "constant:2", "--not-now": 0.25, "--not-now-for": 2.0, "--not-now-retry": 2.0,
     "--enroll": "https://mdm.example/", "--identity": "scep", "--keys": "pool:2", "--ca": ("ca.pem",),
     "--insecure": True, "--enroll-retries": 2, "--lom-network": "memory", "--apns": "127.0.0.1:2197",

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import agent
 from agent.errors import MisuseError, OperatorError
-from agent.fleet.models import MODELS, RELEASES, draw_model, draw_release, model_named, runs_on
+from agent.fleet.models import MODELS, RELEASES, USUAL_MIX, model_named, runs_on
 from agent.fleet.population import MAX_DEVICES, Mac, NoSuchMacError, Population
 from agent.lom.addresses import link_local_from_mac, mac_from_link_local
 
@@ -174,7 +174,7 @@ def test_the_mix_is_believable(many: list[Mac]) -> None:
     names = Counter(mac.model_name for mac in many)
     assert names["Mac mini"] > names["Mac Studio"] > 5 * names["Mac Pro"] > 0
     assert {mac.model for mac in many} == {model.identifier for model in MODELS}
-    assert {mac.build_version for mac in many} == {release.build for release in RELEASES}
+    assert {mac.build_version for mac in many} == {release.build for release in RELEASES if release.weight}
     builds = {release.build: release for release in RELEASES}
     for mac in many:
         assert mac.os_version == builds[mac.build_version].version
@@ -185,17 +185,53 @@ def test_the_mix_is_believable(many: list[Mac]) -> None:
 
 @given(st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1))
 def test_whatever_is_drawn_fits(model_number: int, release_number: int) -> None:
-    model = draw_model(model_number)
-    assert runs_on(draw_release(model, release_number), model)
+    model = USUAL_MIX.draw_model(model_number)
+    assert runs_on(USUAL_MIX.draw_release(model, release_number), model)
 
 
 def test_new_models_run_only_what_was_released_for_them() -> None:
     def builds(identifier: str) -> list[str]:
-        return [release.build for release in RELEASES if runs_on(release, model_named(identifier))]
+        return [each.build for each in RELEASES if each.number < (26, 3) and runs_on(each, model_named(identifier))]
 
-    assert builds("Mac16,10") == ["24B2083", "24C101", "24D60", "24E248", "24F74", "25A354", "25C56"]
-    assert builds("Mac16,9") == ["24D2082", "24E248", "24F74", "25A354", "25C56"]
+    assert builds("Mac16,10") == ["24B2083", "24C101", "24D60", "24E248", "24F74", "25A354", "25B78", "25C56"]
+    assert builds("Mac16,9") == ["24D2082", "24E248", "24F74", "25A354", "25B78", "25C56"]
     assert builds("Mac14,13")[0] == builds("MacPro7,1")[0] == "22G120"
+
+
+@pytest.mark.parametrize(
+    ("version", "builds"),
+    [("26.4", {"25E246"}), ("27", {"26A428"}), ("26", {"25A354", "25C56"}), ("15.1", {"24B83", "24B2083"})],
+)
+def test_a_version_of_macos_is_that_of_every_mac_and_nothing_else_changes(version: str, builds: set[str]) -> None:
+    of_version, usual = Population("versions", 300, os=version), Population("versions", 300)
+    assert list(pickle.loads(pickle.dumps(of_version))) == list(of_version)
+    assert {mac.build_version for mac in of_version} == builds
+    assert len({mac.model for mac in of_version}) > 5
+    for mac, other in zip(of_version, usual, strict=True):
+        assert (mac.udid, mac.macs[0], mac.roles) == (other.udid, other.macs[0], other.roles)
+
+
+def test_a_model_is_that_of_every_mac() -> None:
+    macs = list(Population("models", 300, model="Mac16,9"))
+    assert {mac.model for mac in macs} == {"Mac16,9"}
+    assert {mac.os_version for mac in macs} == {"15.3.2", "15.4", "15.5", "26.0", "26.2"}
+    (pro,) = Population("models", 1, model="MacPro7,1", os="26.5")
+    assert (pro.model, pro.build_version) == ("MacPro7,1", "25F71")
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"os": "26.9"}, r"found '26\.9'\. Choose one of 26\.0, 26\.1, 26\.2, 26\.3, 26\.4, 26\.5\."),
+        ({"os": "28"}, r"found '28'\. Choose one of 13, 14, 15, 26, 27\."),
+        ({"os": ""}, r"found ''\. Choose one of 13, 14, 15, 26, 27\."),
+        ({"model": "Mac16,1"}, r"found 'Mac16,1'\. Choose one of Mac16,1[01], Mac16,1[01], "),
+        ({"model": "MacPro7,1", "os": "27"}, r"runs on MacPro7,1, found '27'\. .* 26\.4, 26\.5\."),
+    ],
+)
+def test_what_no_mac_can_have_is_refused_with_what_is_known(keys: dict[str, str], says: str) -> None:
+    with pytest.raises(OperatorError, match=says):
+        Population("unknown", 3, **keys)
 
 
 def test_the_tables_are_sound() -> None:

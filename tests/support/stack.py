@@ -10,10 +10,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from agent.faults import Faults
 from agent.fleet.population import Population
 from agent.lab.core import Lab
 from agent.lab.server import LabServer
 from agent.lom.network import AddressBook
+from agent.measure.exchanges import ExchangeLog
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.loopback import LoopbackNetwork
@@ -37,7 +39,14 @@ class Stack:
     """
 
     def __init__(
-        self, devices: int, *, scep: bool = False, behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR, resume: float = 0.0
+        self,
+        devices: int,
+        *,
+        scep: bool = False,
+        behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR,
+        resume: float = 0.0,
+        faults: Faults | None = None,
+        log: ExchangeLog | None = None,
     ) -> None:
         self.exchanges: list[Exchange] = []
         self.warnings: list[str] = []
@@ -51,6 +60,7 @@ class Stack:
         self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.operations)
         self.environment = Environment(
             reactor=reactor,
+            clock=reactor,
             resolver=Resolver(reactor, reactor.nameResolver),
             contexts=TLSContexts(short_keys=True),
             network=self.network,
@@ -60,6 +70,8 @@ class Stack:
             anchors=(self.server.authorities.anchor,),
             on_warning=self.warnings.append,
             resume=resume,
+            faults=faults,
+            exchanges=log,
         )
         self.fleet = Fleet(Population("stack", devices), self.environment, behaviour)
 
@@ -97,14 +109,21 @@ class Stack:
 
 @asynccontextmanager
 async def stack(
-    devices: int = 1, *, scep: bool = False, behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR, resume: float = 0.0
+    devices: int = 1,
+    *,
+    scep: bool = False,
+    behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR,
+    resume: float = 0.0,
+    faults: Faults | None = None,
+    log: ExchangeLog | None = None,
+    enrolled: bool = True,
 ) -> AsyncIterator[Stack]:
-    """A running stack whose Macs are enrolled; everything is closed after it."""
-    running = Stack(devices, scep=scep, behaviour=behaviour, resume=resume)
+    """A running stack whose Macs are enrolled unless told otherwise; everything is closed after it."""
+    running = Stack(devices, scep=scep, behaviour=behaviour, resume=resume, faults=faults, log=log)
     running.server.listen()
     running.network.listen()
     try:
-        for client in running.fleet:
+        for client in running.fleet if enrolled else ():
             await running.enroll(client)
         yield running
     finally:

@@ -14,7 +14,7 @@ from agent.errors import CutShort, PeerError
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Status
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import CurrentCommand, ObservedMac
+from agent.net.mac.commands import CurrentCommand, MacObserver, ObservedMac
 from agent.net.timing import OutOfTime, Reactor, Stalls, TimeLimit, within
 
 _ROUNDING = 0.001  # seconds: the rounding error of a time limit
@@ -38,7 +38,7 @@ class WentDown(CutShort):
     """The Mac shut down or lost power during its session."""
 
 
-class MacWaits:
+class MacWaits(MacObserver):
     """Watches the Macs of one shard. Time limits do not count the ``stalls`` of the event loop."""
 
     def __init__(self, reactor: Reactor, stalls: Stalls) -> None:

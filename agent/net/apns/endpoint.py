@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from agent.net.timing import Alarm, Reactor, RunClock
+from agent.net.timing import Alarm, Clock, RunClock
 from agent.push.broker import PushBroker
 from agent.push.store import Notification
 from agent.push.wire import RoutedAnswer, RoutedPush
@@ -25,14 +25,14 @@ Deliver = Callable[[Notification], bool]
 class PushEndpoint:
     """``deliver`` passes a notification to its Mac and returns whether the Mac accepts it (topic and PushMagic match).
 
-    ``clock`` is the run's; the dates that providers write come from the system's clock.
+    ``timers`` and ``clock`` are those of the Macs; the dates that providers write come from the system's clock.
     """
 
-    def __init__(self, reactor: Reactor, broker: PushBroker, deliver: Deliver, clock: RunClock) -> None:
+    def __init__(self, timers: Clock, broker: PushBroker, deliver: Deliver, clock: RunClock) -> None:
         self.broker = broker
         self._deliver = deliver
         self._clock = clock
-        self._alarm = Alarm(reactor, self._advance)
+        self._alarm = Alarm(timers, self._advance)
         self._due = 0.0  # the date for which the alarm is set
         self._closed = False
 

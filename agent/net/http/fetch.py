@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
 
@@ -17,6 +17,7 @@ REDIRECTS = (301, 302, 307, 308)  # those that keep the method of a PUT (RFC 911
 MAX_REDIRECTS = 5
 
 ConnectionTo = Callable[[Origin], HTTPConnection]
+Exchanger = Callable[[HTTPConnection, bytes, str, str, bytes | None], Awaitable[Response]]
 
 
 class Connections:
@@ -79,14 +80,20 @@ async def ask(
     body: bytes | None = None,
     *,
     plain: bool = False,
+    exchanger: Exchanger | None = None,
 ) -> Response:
     """Send a request to ``url`` and follow redirects. Raises PeerError, and OperatorError for an invalid URL.
 
-    ``plain`` also allows http.
+    ``plain`` also allows http. ``exchanger`` sends each request (connection, request, method, URL, body), instead of
+    ``exchange``.
     """
     for _ in range(MAX_REDIRECTS + 1):
         origin, target = split_url(url, plain=plain)
-        response = await exchange(connection_to(origin), encode_request(method, origin, target, headers, body))
+        request = encode_request(method, origin, target, headers, body)
+        if exchanger is None:
+            response = await exchange(connection_to(origin), request)
+        else:
+            response = await exchanger(connection_to(origin), request, method, url, body)
         following = redirected(url, response, plain=plain)
         if following is None:
             return response

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import Endpoint, device_side
 from agent.lom.gate import Gate, TooManyLinks, TooManyRequests
-from agent.lom.link import DeviceLink, LinkAnswer, LinkError, LinkLimits
+from agent.lom.link import DeviceLink, LinkAnswer, LinkError, LinkLimits, RequestDelayed, RequestDropped
 from agent.lom.relay import Unreachable
 from agent.net.timing import Alarm, Reactor
 from agent.net.transport.stream import TLSStream
@@ -41,6 +41,8 @@ class DeviceEnd:
         self._stream: TLSStream | None = None
         self._closing = Alarm(reactor, self.close)
         self._ends_at = 0.0
+        self._delayed: RequestDelayed | None = None  # the request whose answer waits
+        self._answering = Alarm(reactor, self._answer_delayed)
 
     def begin(self, stream: TLSStream) -> None:
         """Start the handshake, unless the peer has too many links."""
@@ -60,9 +62,18 @@ class DeviceEnd:
         if self._leaving:
             return
         self._link.receive(octets)
+        self._answer_all()
+
+    def _answer_all(self) -> None:
         try:
-            while self._stream is not None and self._answer_next(self._stream):
+            while self._stream is not None and self._delayed is None and self._answer_next(self._stream):
                 pass
+        except RequestDropped as error:
+            self.wronged(error)
+            stream = self._stream
+            self._end()
+            if stream is not None:
+                stream.abort()
         except (LinkError, Unreachable) as error:  # fail closed; the Controller reports the failed request
             self.wronged(error)
             self._leave()
@@ -95,7 +106,25 @@ class DeviceEnd:
         except TooManyRequests as error:
             stream.write(self._link.answer(LinkAnswer(request.uuid, str(error))))
             raise
-        answer = self.endpoint.receive_lom_request(request, stream.peer_name)
+        try:
+            answer = self.endpoint.receive_lom_request(request, stream.peer_name)
+        except RequestDelayed as delayed:
+            self._delayed = delayed
+            self._answering.set(delayed.seconds)
+            self._close_in(delayed.seconds + self._limits.request_seconds)
+            return False
+        return self._answer(answer, stream)
+
+    def _answer_delayed(self) -> None:
+        stream = self._stream
+        delayed, self._delayed = self._delayed, None
+        if delayed is None or stream is None:
+            return
+        if self._answer(delayed.carry_out(), stream):
+            self._answer_all()
+
+    def _answer(self, answer: LinkAnswer, stream: TLSStream) -> bool:
+        """Send an answer; returns whether the link is still there."""
         if self._stream is None:  # the request closed this link
             return False
         self._close_in(self._limits.request_seconds)
@@ -131,6 +160,7 @@ class DeviceEnd:
 
     def _end(self) -> None:
         self._closing.cancel()
+        self._answering.cancel()
         self._release_place()
         self._stream = None
         self._ended(self)

@@ -19,16 +19,20 @@ from agent import plists
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
 from agent.errors import CutShort, PeerError
+from agent.faults import Hit
 from agent.lom.endpoint import Endpoint
 from agent.lom.requests import RelayOutcome
 from agent.mdm import checkin
 from agent.mdm.pages import PageAnswered, also, page_in
 from agent.mdm.refusals import ServerRefused
+from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask, without_query
 from agent.net.http.http1 import Origin
 from agent.net.mac import hints
 from agent.net.mac.environment import Environment
+from agent.net.mac.exchanging import MacExchanger
+from agent.net.mac.injection import altered
 from agent.net.mac.scep import obtain_identity
 from agent.pki.cms import mdm_signature
 from agent.pki.identity import Identity
@@ -89,11 +93,11 @@ class BackgroundTasks:
             self._running = True
             Deferred.fromCoroutine(self._run()).addErrback(log_defect)
 
-    def abandon(self, *, in_order: bool = False) -> None:
-        """The Mac goes down: fail the running task and drop the others."""
+    def abandon(self, why: str = "the Mac went down", *, in_order: bool = False) -> None:
+        """The Mac goes down or offline: fail the running task and drop the others."""
         connections = self._forget()
         if connections is not None:
-            connections.break_off(MacStopped("the Mac went down before the exchange was done"), in_order=in_order)
+            connections.break_off(MacStopped(f"{why} before the exchange was done"), in_order=in_order)
 
     def close(self) -> None:
         """Drop all tasks and close the connections, at the end of the run."""
@@ -142,10 +146,12 @@ class BackgroundTasks:
 
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
-        connections = Connections(self._environment.connection)
+        mac = self._device.mac
+        connections = Connections(lambda origin: self._environment.connection(mac, origin))
+        exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
         try:
             headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
-            response = await ask(connections, "GET", url, headers)
+            response = await ask(connections, "GET", url, headers, exchanger=exchanger)
         finally:
             connections.close()
         content_type = response.headers.get("content-type", "")
@@ -175,9 +181,13 @@ class BackgroundTasks:
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
         with self._environment.begin("checkin", self._device.mac.index, None, facts):
-            body = plists.dump_xml(message)
+            message_type = str(message["MessageType"])
+            hit = self._environment.decide("checkin", self._device.mac, message_type)
+            body = altered(plists.dump_xml(message), self._device.mac, hit)
             headers = message_headers(enrollment, checkin.CONTENT_TYPE, body)
-            response = await ask(self._connections_of(enrollment), "PUT", enrollment.check_in_url, headers, body)
+            exchanger = self._exchanger("checkin", hit, message_type)
+            connections = self._connections_of(enrollment)
+            response = await ask(connections, "PUT", enrollment.check_in_url, headers, body, exchanger=exchanger)
             page = page_in(response.body, response.headers.get("content-type", ""))
             if response.status != 200:
                 reason = f"the server answered {facts['message']} with {response.status} instead of 200"
@@ -196,7 +206,17 @@ class BackgroundTasks:
         return self._connections[1]
 
     def _connection(self, enrollment: Enrollment, origin: Origin) -> HTTPConnection:
-        return self._environment.connection(origin, enrollment.identity, enrollment.anchors, enrollment.check_in_pins)
+        mac = self._device.mac
+        return self._environment.connection(
+            mac, origin, enrollment.identity, enrollment.anchors, enrollment.check_in_pins
+        )
+
+    def _exchanger(self, kind: Kind, hit: Hit | None = None, message_type: str = "") -> MacExchanger | None:
+        """What sends the requests of a task; None where no fault is injected and no exchange is kept."""
+        environment = self._environment
+        if environment.faults is None and environment.exchanges is None:
+            return None
+        return MacExchanger(environment, self._device.mac, kind, hit=hit, message_type=message_type)
 
     def _hang_up(self) -> None:
         if self._connections is not None:
@@ -210,9 +230,11 @@ class BackgroundTasks:
         since = self._environment.reactor.seconds()
         key = await waiting
         key_wait.seconds += self._environment.reactor.seconds() - since
-        connections = Connections(lambda origin: self._environment.connection(origin, None, anchors))
+        mac = self._device.mac
+        connections = Connections(lambda origin: self._environment.connection(mac, origin, None, anchors))
         try:
-            return await obtain_identity(self._environment.reactor, connections, payload, key)
+            exchanger = self._exchanger("scep")
+            return await obtain_identity(self._environment.clock, connections, payload, key, exchanger)
         finally:
             connections.close()
 

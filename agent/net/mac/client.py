@@ -17,12 +17,15 @@ from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import PowerEvent
+from agent.lom.requests import PowerRequest
 from agent.measure.operations import RUN_ENDED, Moment, Operation
 from agent.net.http.resumption import Resumption
 from agent.net.mac.background import BackgroundTasks, KeyWait
-from agent.net.mac.commands import Commands, MacObserver
+from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.environment import Environment
+from agent.net.mac.injection import MacOffline
+from agent.net.mac.lom_requests import answer_lom
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions import Sessions
@@ -32,6 +35,7 @@ from agent.push.store import Notification
 
 WENT_DOWN = "the Mac went down"
 ENROLLED_AGAIN = "the Mac enrolled again"
+WENT_OFFLINE = "the Mac went offline"
 
 FetchProfile = Callable[[], Awaitable[bytes]]
 
@@ -62,7 +66,13 @@ class ActiveMac:
     @property
     def quiet(self) -> bool:
         """Whether no session, command, push, power change or background task is pending."""
-        return self.device.quiet and self.pushes.quiet and self.background.quiet and self.commands.quiet
+        return (
+            self.device.quiet
+            and self.pushes.quiet
+            and self.background.quiet
+            and self.commands.quiet
+            and self.sessions.quiet
+        )
 
     def free_memory(self) -> None:
         """Free the memory that a quiet Mac can recreate."""
@@ -80,6 +90,17 @@ class ActiveMac:
         self.device.lose_power()
         if not self.device.session.owes_result:
             self.commands.forget(WENT_DOWN)
+
+    def go_offline(self) -> None:
+        """Close the connections to the server, and lose what is in progress on them."""
+        self.sessions.stop(WENT_OFFLINE)
+        self.background.abandon(WENT_OFFLINE, in_order=True)
+        self.pushes.forget(WENT_OFFLINE)
+        self.pushes.offline = True
+        self.connection.hang_up()
+        self.device.lose_power()  # of the session alone: it ends, and an undelivered result is kept
+        if not self.device.session.owes_result:
+            self.commands.forget(WENT_OFFLINE)
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
@@ -104,6 +125,8 @@ class MDMClient:
         "_kept",
         "_kept_enrolled",
         "_kept_left",
+        "_off_subnet",
+        "_offline",
         "_resumption",
         "boots",
         "index",
@@ -141,6 +164,8 @@ class MDMClient:
         self._kept_left = False
         self._resumption: Resumption | None = None
         self._active: ActiveMac | None = None
+        self._offline: Alarm | None = None  # ends the time in which it is offline
+        self._off_subnet = False
 
     def _activate(self, device: Device | None = None) -> ActiveMac:
         if device is None:
@@ -154,10 +179,10 @@ class MDMClient:
         background = BackgroundTasks(device, environment, self)
         # The alarms call the client, not the parts that set them: a cycle would keep these until a garbage collection.
         power = PowerTimer(
-            device.power, environment.reactor, self._power_changed, Alarm(environment.reactor, self._power_due)
+            device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
         lom = LOMPresence(device, environment.network, self)
-        connection = SessionConnection(environment, self._resumption)
+        connection = SessionConnection(device.mac, environment, self._resumption)
         commands = Commands(device, environment, background, self)
         sessions = Sessions(
             device,
@@ -169,7 +194,7 @@ class MDMClient:
             power=power,
             lom=lom,
             mac=self,
-            poll=Alarm(environment.reactor, self.wake),
+            poll=Alarm(environment.clock, self.wake),
         )
         self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions)
         return self._active
@@ -192,6 +217,16 @@ class MDMClient:
     def is_idle(self) -> bool:
         """Whether it is idle: only its serialised Device is in memory."""
         return self._active is None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it is as it was made from the seed: nobody has used it yet."""
+        return self._active is None and not self._kept
+
+    @property
+    def undelivered(self) -> CurrentCommand | None:
+        """The command whose result the server has not accepted yet, if there is one."""
+        return None if self._active is None else self._active.commands.undelivered
 
     @property
     def connected(self) -> bool:
@@ -234,8 +269,23 @@ class MDMClient:
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
+        if self._offline is not None:
+            self._offline.cancel()
         if self._active is not None:
             self._active.close()
+
+    def retire(self, reason: str) -> None:
+        """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
+        active = self._active
+        if self._offline is not None:
+            self._offline.cancel()
+        if active is not None:
+            active.sessions.end(reason)
+            active.power.stop()
+            active.background.abandon()
+            active.pushes.forget(reason)
+        self._environment.network.remove(self)
+        self._gateway.on_left(self.index)
 
     # With its server.
 
@@ -247,7 +297,9 @@ class MDMClient:
         """
         mac, environment = self._parts, self._environment
         device, pushes = mac.device, mac.pushes
-        with environment.begin("enroll", self.index, due, {"udid": device.mac.udid}) as record:
+        with environment.begin("enroll", self.index, due, {"udid": device.mac.udid}) as operation:
+            if self._offline is not None:
+                raise MacOffline("the Mac is offline")
             pushes.enrolling = True
             key_wait = KeyWait()
             try:
@@ -257,12 +309,14 @@ class MDMClient:
                 pushes.back()
                 raise
             finally:
-                record.key_wait = key_wait.seconds
+                operation.key_wait = key_wait.seconds
                 pushes.enrolling = False
                 environment.warn_each(device.take_warnings())
             mac.sessions.end(ENROLLED_AGAIN)
             _check_signer(device, profile, environment)
             mac.lom.update()
+        if self.observer is not None:
+            self.observer.enrolled(self)
         pushes.enrolled()
 
     async def enroll_at(self, url: str, due: Moment | None = None) -> None:
@@ -273,6 +327,8 @@ class MDMClient:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
         if not self.pushes.take(notification):
             return False
+        if self.observer is not None:
+            self.observer.pushed(self, notification)
         self.wake()
         return True
 
@@ -282,21 +338,72 @@ class MDMClient:
         Called for a push, after a boot, and to poll. No effect on a Mac that is off or not enrolled. ``due`` is when
         the session was to start, from which its time counts; None is now.
         """
-        return self._parts.sessions.wake(due)
+        return self._offline is None and self._parts.sessions.wake(due)
+
+    @property
+    def online(self) -> bool:
+        """Whether it can connect to its server, as far as its network goes."""
+        return self._offline is None
+
+    def go_offline(self, seconds: float) -> None:
+        """Close the connections to the server, and open none for this long; then open a session. Pushes are stored.
+
+        LOM links are not to the server: the Mac stays on its subnet.
+        """
+        self._lose_network().set(seconds)
+
+    def leave_network(self) -> None:
+        """Be offline, and unreachable for LOM, until ``come_back``."""
+        self._lose_network().cancel()
+        self._off_subnet = True
+        self._environment.network.lom_changed(self)
+
+    def _lose_network(self) -> Alarm:
+        """The alarm that ends it."""
+        self._parts.go_offline()
+        if self._offline is None:
+            self._offline = Alarm(self._environment.clock, self.come_back)
+        return self._offline
+
+    def come_back(self) -> None:
+        """Be online again, at the end of the time that ``go_offline`` was given or before it."""
+        offline, self._offline = self._offline, None
+        self._off_subnet = False
+        if offline is None:
+            return
+        offline.cancel()
+        self.pushes.offline = False
+        self.pushes.back()
+        self.wake()
+
+    def unenroll(self) -> None:
+        """Remove the enrollment profile, as a user can. Raises MisuseError for a Mac that is not enrolled."""
+        self._parts.sessions.leave("a user removed the enrollment profile", check_out=self.online)
 
     # Power.
+
+    def press_power(self, request: PowerRequest) -> None:
+        """Somebody uses the power button. Raises RequestRefused where it has no effect."""
+        self._parts.power.press(request)
 
     def cut_mains(self) -> None:
         """The mains power is cut: the Mac and its LOM Device are off."""
         parts = self._parts
         parts.power.cut_mains()
         parts.lom.update()
+        self._tell_power()
 
     def restore_mains(self) -> None:
         """The mains power is back; the Mac boots if it ran before."""
         parts = self._parts
         parts.power.restore_mains()
         parts.lom.update()
+        self._tell_power()
+
+    def crash(self) -> None:
+        """The mains power fails for a moment: what is in progress is lost, and the Mac boots if it ran."""
+        self.cut_mains()
+        self.restore_mains()
 
     def _power_due(self) -> None:
         self._parts.power.advance()
@@ -313,6 +420,11 @@ class MDMClient:
                 self.boots += 1
                 self.wake()
                 self.pushes.back()
+        self._tell_power()
+
+    def _tell_power(self) -> None:
+        if self.observer is not None:
+            self.observer.power_changed(self)
 
     # The LOM endpoint.
 
@@ -323,14 +435,22 @@ class MDMClient:
 
     @property
     def lom(self) -> LOMConfiguration | None:
-        """Its LOM configuration, or None."""
-        return self.device.lom
+        """Its LOM configuration, or None; None also while it is off its subnet."""
+        return None if self._off_subnet else self.device.lom
 
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
-        """Carry out a Controller's request."""
+        """Carry out a Controller's request. Raises RequestDropped or RequestDelayed where a fault rule says so."""
+        environment = self._environment
+        if environment.faults is None and environment.exchanges is None:
+            return self._answer_lom(request, controller)
+        return answer_lom(environment, self.device.mac, request, lambda: self._answer_lom(request, controller))
+
+    def _answer_lom(self, request: LinkRequest, controller: str) -> LinkAnswer:
         parts = self._parts
-        answer, events = parts.device.receive_lom_request(request, controller, self._environment.reactor.seconds())
+        answer, events = parts.device.receive_lom_request(request, controller, self._environment.clock.seconds())
         parts.power.apply(events)
+        if self.observer is not None:
+            self.observer.asked(self, request, controller, answer.error)
         return answer
 
 

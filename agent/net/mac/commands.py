@@ -12,18 +12,23 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure as TwistedFailure
 
 from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
 from agent.device.steps import Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
+from agent.faults import Hit
+from agent.lom.link import LinkRequest
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
 from agent.net.mac.background import BackgroundTasks, log_defect
 from agent.net.mac.environment import Environment
+from agent.net.mac.injection import result_of
+from agent.push.store import Notification
 
 _MAX_REQUEST_TYPE = 200  # characters of a RequestType in a record; ours
 
@@ -44,6 +49,8 @@ class CurrentCommand:
     status: Status = Status.ACKNOWLEDGED
     failure: CommandFailed | None = None
     result: Result | None = None
+    hit: Hit | None = None
+    """The fault rule that hit it."""
 
     @classmethod
     def malformed(cls, command_uuid: str, record: Operation, reason: str) -> CurrentCommand:
@@ -73,7 +80,7 @@ class CurrentCommand:
         }
 
 
-Report = Callable[[str, Result], object]  # CommandUUID and result
+Report = Callable[[str, Result, Hit | None], object]  # CommandUUID, result, and the fault of its report
 
 
 class Commands:
@@ -81,7 +88,9 @@ class Commands:
 
     __slots__ = ("_background", "_current", "_device", "_environment", "_life", "_mac", "_performing")
 
-    def __init__(self, device: Device, environment: Environment, background: BackgroundTasks, mac: ObservedMac) -> None:
+    def __init__(
+        self, device: Device, environment: Environment, background: BackgroundTasks, mac: SimulatedMac
+    ) -> None:
         self._device = device
         self._environment = environment
         self._background = background
@@ -91,13 +100,54 @@ class Commands:
         self._life = 0  # counts the stops: requests from before the last stop are dropped
 
     @property
+    def current(self) -> CurrentCommand | None:
+        """The command in progress, or whose result the server does not have yet."""
+        return self._current
+
+    @property
     def quiet(self) -> bool:
         """Whether there is no current command."""
         return self._current is None
 
+    @property
+    def undelivered(self) -> CurrentCommand | None:
+        """The current command, if its result is known and not yet accepted by the server."""
+        current = self._current
+        return None if current is None or (current.result is None and current.failure is None) else current
+
     def execute(self, command: Command, report: Report) -> None:
         """Carry a command out and report its result, now or when the requests that it needs are answered."""
         self._current = CurrentCommand(command, self._begin())
+        self._tell_received(self._current)
+        if self._environment.faults is None or not self._injected(self._current, report):
+            self._carry_out(command, report)
+
+    def _injected(self, current: CurrentCommand, report: Report) -> bool:
+        """Apply the fault rule that hits the command, if any; returns whether the command is not to be carried out."""
+        hit = current.hit = self._environment.decide("command", self._device.mac, current.command.request_type)
+        if hit is None:
+            return False
+        result = result_of(hit.rule)
+        if result is not None:
+            self._finish(result, report)
+            return True
+        if hit.rule.do not in ("delay", "offline", "crash"):
+            return False  # a fault of the report
+        seconds = hit.rule.seconds or 0.0 if hit.rule.do == "delay" else 0.0
+        self._performing = deferLater(self._environment.clock, seconds, self._instead, hit, current, report)  # type: ignore[arg-type]
+        self._performing.addErrback(_stopped_or_defect)
+        return True
+
+    def _instead(self, hit: Hit, current: CurrentCommand, report: Report) -> None:
+        match hit.rule.do:
+            case "offline":
+                self._mac.go_offline(hit.rule.seconds or 0.0)
+            case "crash":
+                self._mac.crash()
+            case _:
+                self._carry_out(current.command, report)
+
+    def _carry_out(self, command: Command, report: Report) -> None:
         outcome = carry_out(self._device, command)
         if isinstance(outcome, Result):
             self._finish(outcome, report)
@@ -106,7 +156,10 @@ class Commands:
 
     def malformed(self, command_uuid: str, reason: str) -> None:
         """A malformed command was received; the session has answered it with CommandFormatError."""
-        self._current = CurrentCommand.malformed(command_uuid, self._begin(), reason)
+        self._current = current = CurrentCommand.malformed(command_uuid, self._begin(), reason)
+        self._tell_received(current)
+        if self._mac.observer is not None:
+            self._mac.observer.answered(self._mac, current)
 
     def taken(self) -> None:
         """The server accepted the last report, and with it the result of the current command, if there is one."""
@@ -147,6 +200,10 @@ class Commands:
         """Free the memory of the last command; there is no current one."""
         self._performing = None
 
+    def _tell_received(self, current: CurrentCommand) -> None:
+        if self._mac.observer is not None:
+            self._mac.observer.received(self._mac, current)
+
     def _begin(self) -> Operation:
         self.forget("another command took its place")
         return self._environment.begin("command", self._mac.index)
@@ -171,7 +228,9 @@ class Commands:
             raise MisuseError("expected a current command for a result, found none")
         self._environment.warn_each(self._device.take_warnings())
         current.done(result)
-        report(current.command.uuid, result)
+        if self._mac.observer is not None:
+            self._mac.observer.answered(self._mac, current)
+        report(current.command.uuid, result, current.hit)
 
 
 def _stopped_or_defect(failure: TwistedFailure) -> None:
@@ -187,8 +246,39 @@ class ObservedMac(Protocol):
     observer: MacObserver | None
 
 
-class MacObserver(Protocol):
-    """Is told what one or more Macs do. Called while a Mac works: it must not call the Mac before the next turn."""
+class SimulatedMac(ObservedMac, Protocol):
+    """A Mac that a fault rule can stop."""
+
+    def go_offline(self, seconds: float) -> None:
+        """Close its connections to the server and open none for this long."""
+
+    def crash(self) -> None:
+        """Lose power, and boot again."""
+
+
+class MacObserver:
+    """Is told what one or more Macs do. Called while a Mac works: it must not call the Mac before the next turn.
+
+    The methods of this class do nothing.
+    """
+
+    def enrolled(self, mac: ObservedMac) -> None:
+        """The Mac is enrolled, possibly again."""
+
+    def left(self, mac: ObservedMac, why: str) -> None:
+        """The Mac is no longer enrolled."""
+
+    def pushed(self, mac: ObservedMac, notification: Notification) -> None:
+        """The Mac accepted a push."""
+
+    def session_started(self, mac: ObservedMac) -> None:
+        """The Mac opens a session."""
+
+    def received(self, mac: ObservedMac, command: CurrentCommand) -> None:
+        """The server sent a command, which is carried out now. A malformed one has no request type."""
+
+    def answered(self, mac: ObservedMac, command: CurrentCommand) -> None:
+        """The Mac has the result of a command and sends it. The server may not accept it."""
 
     def taken(self, mac: ObservedMac, command: CurrentCommand) -> None:
         """The server accepted the result of a command."""
@@ -201,3 +291,9 @@ class MacObserver(Protocol):
 
     def went_down(self, mac: ObservedMac) -> None:
         """The Mac is off. A session that was open has been reported as over, cut short."""
+
+    def power_changed(self, mac: ObservedMac) -> None:
+        """The power state changed, or the mains were cut or restored."""
+
+    def asked(self, mac: ObservedMac, request: LinkRequest, controller: str, error: str) -> None:
+        """The Mac answered a LOM request of this Controller as Device, with ``error`` or, where empty, success."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from agent.errors import MisuseError
+from agent.faults import Hit
+from agent.fleet.population import Mac
 from agent.mdm import results
 from agent.mdm.checkin import USER_AGENT
 from agent.net.http.connection import Caller, HTTPConnection
@@ -16,6 +18,7 @@ from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
 from agent.net.http.http1 import Origin, RequestHead, Response, split_url
 from agent.net.http.resumption import Resumption
 from agent.net.mac.environment import Environment
+from agent.net.mac.injection import inject
 from agent.pki.cms import mdm_signature
 from agent.profiles.enrollment import Enrollment
 
@@ -25,9 +28,10 @@ Sending = Callable[[], object]
 class SessionConnection:
     """At most one open connection, to the origin of the last report. ``resumption`` may keep its TLS session."""
 
-    __slots__ = ("_connection", "_environment", "_origin", "_redirects", "_report", "_resumption", "_url")
+    __slots__ = ("_connection", "_environment", "_mac", "_origin", "_redirects", "_report", "_resumption", "_url")
 
-    def __init__(self, environment: Environment, resumption: Resumption | None) -> None:
+    def __init__(self, mac: Mac, environment: Environment, resumption: Resumption | None) -> None:
+        self._mac = mac
         self._environment = environment
         self._resumption = resumption
         self._connection: HTTPConnection | None = None
@@ -41,21 +45,27 @@ class SessionConnection:
         """Whether a connection is open."""
         return self._connection is not None and self._connection.connected
 
-    def put(self, report: bytes, enrollment: Enrollment, caller: Caller, sending: Sending | None) -> None:
-        """PUT a report to the ServerURL. ``sending`` is called when its first byte is sent."""
+    def put(
+        self, report: bytes, enrollment: Enrollment, caller: Caller, sending: Sending | None, hit: Hit | None = None
+    ) -> None:
+        """PUT a report to the ServerURL. ``sending`` is called at its first byte; ``hit`` is its fault."""
         self._redirects = 0
         self._report = report
-        self._send_to(enrollment.server_url, enrollment, caller, sending)
+        self._send_to(enrollment.server_url, enrollment, caller, sending, hit)
 
-    def follow(self, redirect: Response, enrollment: Enrollment, caller: Caller, sending: Sending | None) -> None:
-        """PUT the last report to the URL of a redirect. Raises RedirectRefused."""
+    def following(self, redirect: Response) -> str:
+        """The URL of a redirect of the last report. Raises RedirectRefused."""
         following = redirected(self._url, redirect)
         if following is None:
             raise MisuseError(f"expected a redirect, found status {redirect.status}")
         if self._redirects >= MAX_REDIRECTS:
             raise RedirectRefused(f"more than {MAX_REDIRECTS} redirects")
         self._redirects += 1
-        self._send_to(following, enrollment, caller, sending)
+        return following
+
+    def follow(self, url: str, enrollment: Enrollment, caller: Caller, sending: Sending | None) -> None:
+        """PUT the last report to the URL of a redirect."""
+        self._send_to(url, enrollment, caller, sending)
 
     def free_memory(self) -> None:
         """Free the memory of the last report, which is answered."""
@@ -77,19 +87,23 @@ class SessionConnection:
         if self._resumption is not None:
             self._resumption.forget()
 
-    def _send_to(self, url: str, enrollment: Enrollment, caller: Caller, sending: Sending | None) -> None:
+    def _send_to(
+        self, url: str, enrollment: Enrollment, caller: Caller, sending: Sending | None, hit: Hit | None = None
+    ) -> None:
         self._url = url
         origin, request = report_request(enrollment, url, self._report)
         connection = self._connection
         if connection is None or self._origin != origin or connection.identity is not enrollment.identity:
             connection = self._opened(origin, enrollment)
+        if hit is not None:
+            inject(connection, hit)
         connection.request(request, caller, sending)
 
     def _opened(self, origin: Origin, enrollment: Enrollment) -> HTTPConnection:
         self.hang_up()
         self._origin = origin
         self._connection = self._environment.connection(
-            origin, enrollment.identity, enrollment.anchors, enrollment.server_pins, self._resumption
+            self._mac, origin, enrollment.identity, enrollment.anchors, enrollment.server_pins, self._resumption
         )
         return self._connection
 

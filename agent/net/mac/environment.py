@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from cryptography import x509
 
+from agent.faults import Faults, Hit
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
+from agent.measure.exchanges import ExchangeLog
 from agent.measure.operations import Facts, Moment, Operation, Operations
 from agent.net.http.connection import HTTPConnection, StageObserver
+from agent.net.http.faulty import ConnectionFault, FaultyConnection
 from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
 from agent.net.lom.networks import LOMNetwork
+from agent.net.mac.injection import connection_fault
 from agent.net.mac.keys import KeyPool
-from agent.net.timing import Reactor, RunClock
+from agent.net.timing import Clock, Reactor, RunClock
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
@@ -33,13 +38,15 @@ class Environment:
     """What every Mac of a process is given."""
 
     reactor: Reactor
+    clock: Clock
+    """What Macs decide by: boots, retries, back-off, pushes. The reactor, or a clock that stands still for a test."""
     resolver: Resolver
     contexts: TLSContexts
     network: LOMNetwork
     keys: KeyPool
     operations: Operations
     wall_clock: RunClock
-    """The dates of the run, in seconds since the epoch."""
+    """The dates of the Macs by ``clock``, in seconds since the epoch."""
     anchors: tuple[x509.Certificate, ...] = ()
     """The operator's trust anchors for servers, beside those of the profile."""
     insecure: bool = False
@@ -51,6 +58,10 @@ class Environment:
     """Called with the duration of each part of an exchange, as by ``HTTPConnection``."""
     resume: float = 0.0
     """The share (0 to 1) of a Mac's new connections that offer the TLS session of the one before."""
+    faults: Faults | None = None
+    """The fault rules; None where no fault is ever injected."""
+    exchanges: ExchangeLog | None = None
+    """Where every exchange is kept; None where none is."""
     _warned: set[str] = field(default_factory=set)
 
     def now(self) -> Moment:
@@ -75,21 +86,30 @@ class Environment:
         for text in texts:
             self.warn(text)
 
+    def decide(self, on: str, mac: Mac, type_: str = "") -> Hit | None:
+        """The fault rule that hits this operation of a Mac, if any."""
+        faults = self.faults
+        return None if faults is None else faults.decide(on, mac, self.clock.seconds(), type_)
+
     def connection(
         self,
+        mac: Mac,
         origin: Origin,
         identity: Identity | None = None,
         anchors: tuple[x509.Certificate, ...] = (),
         pins: tuple[x509.Certificate, ...] = (),
         resumption: Resumption | None = None,
     ) -> HTTPConnection:
-        """A new connection for one Mac; ``anchors`` and ``pins`` are those of its profile."""
+        """A new connection for this Mac; ``anchors`` and ``pins`` are those of its profile."""
         anchors = (*self.anchors, *anchors)
+        make: Callable[..., HTTPConnection] = HTTPConnection
+        if self.faults is not None:
+            make = partial(FaultyConnection, on_connect=lambda: self._fault_of_connect(mac, identity))
 
         def check_of(host: str) -> PeerCheck | Unchecked:
             return Unchecked(host) if self.insecure else PeerCheck(server_judge(host), pins)
 
-        return HTTPConnection(
+        return make(
             self.reactor,
             self.resolver,
             self.contexts,
@@ -102,6 +122,11 @@ class Environment:
             resumption=resumption,
             binding=b"" if resumption is None else binding_of(origin, identity, anchors, pins),
         )
+
+    def _fault_of_connect(self, mac: Mac, identity: Identity | None) -> ConnectionFault | None:
+        """What goes wrong with a new connection; only those with the Mac's identity are to the MDM server."""
+        hit = None if identity is None else self.decide("connect", mac)
+        return None if hit is None else connection_fault(hit.rule, identity)
 
     def resumption_of(self, mac: Mac) -> Resumption | None:
         """Where a Mac keeps its TLS session; None where no session is resumed."""

@@ -77,29 +77,31 @@ class Fleet:
         self.gateway = GatewaySide()
         self._environment = environment
         self._behaviour = behaviour
-        self._not_now_until = environment.reactor.seconds() + behaviour.not_now_for
-        shared = (environment.reactor, behaviour.boot, behaviour.shutdown, behaviour.power, behaviour.timing, LIMITS)
+        self._not_now_until = environment.clock.seconds() + behaviour.not_now_for
+        shared = (environment.clock, behaviour.boot, behaviour.shutdown, behaviour.power, behaviour.timing, LIMITS)
         self._idle_store = IdleStore(self._device, shared)
         self._clients: list[MDMClient | None] = [None] * len(self.indexes)
         self._udids: dict[str, int] = {}
         self._without_udid: list[int] = []  # made since the last ``of_udid``
-        if not environment.network.join(self):
+        self._removed: set[int] = set()
+        self._each_added = not environment.network.join(self)
+        if self._each_added:
             for client in self:
                 environment.network.add(client, population[client.index].dns_name)
 
     def __len__(self) -> int:
-        return len(self._clients)
+        return len(self._clients) - len(self._removed)
 
     def __iter__(self) -> Iterator[MDMClient]:
         """Every Mac; makes those that are missing. In a large fleet use ``made`` or an index."""
-        return map(self.__getitem__, self.indexes)
+        return (self[index] for index in self.indexes if index not in self._removed)
 
     def __contains__(self, index: object) -> bool:
-        return index in self.indexes
+        return index in self.indexes and index not in self._removed
 
     def __getitem__(self, index: int) -> MDMClient:
         """Mac ``index`` of the population. Raises NoSuchMacError where it is not in this fleet."""
-        if index not in self.indexes:
+        if index not in self:
             raise NoSuchMacError(f"expected a Mac from {self.indexes.start} to {self.indexes.stop - 1}, found {index}")
         client = self._clients[index - self.indexes.start]
         return self._make(index) if client is None else client
@@ -115,10 +117,27 @@ class Fleet:
         self._without_udid.clear()
         return self[self._udids[udid]]
 
+    def renew(self, index: int) -> MDMClient:
+        """Replace Mac ``index`` by a new one, as it was made from the seed; ``observer`` stays. Returns it."""
+        old = self[index]
+        old.retire("the Mac was reset")
+        self._clients[index - self.indexes.start] = None
+        client = self[index]
+        client.observer = old.observer
+        if self._each_added:
+            self._environment.network.add(client, self.population[index].dns_name)
+        return client
+
+    def remove(self, index: int) -> None:
+        """Remove Mac ``index``."""
+        self[index].retire("the Mac was removed")
+        self._clients[index - self.indexes.start] = None
+        self._removed.add(index)
+
     def at_address(self, segment: int, address: str) -> MDMClient | None:
         """The Mac with this link-local address in this subnet, or None."""
         index = self.population.index_of_address(address)
-        if index is None or index not in self.indexes:
+        if index is None or index not in self:
             return None
         client = self[index]
         return client if client.segment == segment else None
@@ -126,7 +145,7 @@ class Fleet:
     def at_name(self, dns_name: str) -> MDMClient | None:
         """The Mac with this DNS name (lower case), or None."""
         index = self.population.index_of_name(dns_name)
-        return None if index is None or index not in self.indexes else self[index]
+        return None if index is None or index not in self else self[index]
 
     def make_idle(self, most: int = MADE_IDLE_AT_ONCE, looks: int = LOOKS_AT_ONCE) -> int:
         """Make quiet Macs idle; returns how many. A shard calls it every 50 ms.
@@ -135,9 +154,10 @@ class Fleet:
         """
         count, active = 0, self._idle_store.active
         for _ in range(min(looks, len(active))):
-            client = self[active.popleft()]
-            if client.is_idle:
+            index = active.popleft()
+            if index not in self or self[index].is_idle:
                 continue
+            client = self[index]
             if not client.make_idle():
                 active.append(client.index)
                 continue
@@ -177,7 +197,7 @@ class Fleet:
         behaviour = self._behaviour
         if not behaviour.not_now and not behaviour.not_now_for:
             return None
-        return NotNow(self._environment.reactor, self._not_now_until, chance, behaviour.not_now)
+        return NotNow(self._environment.clock, self._not_now_until, chance, behaviour.not_now)
 
 
 @dataclass(frozen=True, slots=True)

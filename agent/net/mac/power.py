@@ -51,10 +51,13 @@ class PowerTimer:
     def request(self, request: AnyRequest) -> None:
         """Apply a request of the Mac itself. One that is not valid in its state has no effect."""
         try:
-            events = self._machine.receive(request, self._clock.seconds())
+            self.press(request)
         except RequestRefused:
             return
-        self.apply(events)
+
+    def press(self, request: AnyRequest) -> None:
+        """Apply a request. Raises RequestRefused for one that is not valid in the state of the Mac."""
+        self.apply(self._machine.receive(request, self._clock.seconds()))
 
     def cut_mains(self) -> None:
         """The mains power is cut."""

@@ -32,9 +32,9 @@ class GatewaySide:
 
 
 class PushListener:
-    """The push state of one active Mac. ``enrolling`` is set while the Mac enrolls."""
+    """The push state of one active Mac. ``enrolling`` and ``offline`` are set while the Mac enrolls or is offline."""
 
-    __slots__ = ("_device", "_environment", "_gateway", "_pending", "enrolling")
+    __slots__ = ("_device", "_environment", "_gateway", "_pending", "enrolling", "offline")
 
     def __init__(self, device: Device, environment: Environment, gateway: GatewaySide) -> None:
         self._device = device
@@ -42,11 +42,12 @@ class PushListener:
         self._gateway = gateway
         self._pending: tuple[Operation, ...] = ()
         self.enrolling = False
+        self.offline = False
 
     @property
     def quiet(self) -> bool:
         """Whether the Mac can become idle without losing anything."""
-        return not self.enrolling and not self._pending
+        return not self.enrolling and not self.offline and not self._pending
 
     @property
     def left_at(self) -> float | None:
@@ -59,7 +60,7 @@ class PushListener:
         if self.enrolling:
             return Presence.OFFLINE  # also when it enrolls again: pushes are stored for the new enrollment
         if self._device.enrollment is not None:
-            return Presence.ONLINE if self._device.running else Presence.OFFLINE
+            return Presence.ONLINE if self._device.running and not self.offline else Presence.OFFLINE
         return Presence.UNKNOWN if self.left_at is None else Presence.LEFT
 
     @property
@@ -78,8 +79,8 @@ class PushListener:
         if notification.topic != self.topic or notification.push_magic != self._device.mac.push_magic:
             return False
         environment = self._environment
-        now = environment.now()
-        since = Moment(notification.received, now.ticks - (now.wall - notification.received))
+        now, age = environment.now(), environment.wall_clock() - notification.received
+        since = Moment(now.wall - age, now.ticks - age)
         push = environment.begin("push", self._device.mac.index, since, {"apns_id": notification.apns_id})
         pending = (*self._pending, push)
         self._pending = pending[-_MAX_PENDING:]

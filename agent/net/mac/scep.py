@@ -9,14 +9,13 @@ from urllib.parse import quote, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
-from twisted.internet.task import deferLater
 
 from agent.mdm.checkin import USER_AGENT
 from agent.mdm.pages import page_in
-from agent.net.http.fetch import ConnectionTo, ask
+from agent.net.http.fetch import ConnectionTo, Exchanger, ask
 from agent.net.http.http1 import Response
 from agent.net.mac import hints
-from agent.net.timing import Reactor
+from agent.net.timing import Clock, sleep
 from agent.pki.identity import Identity
 from agent.pki.scep.cacert import CACertificates, check_fingerprint, parse_ca_certificates
 from agent.pki.scep.caps import Capabilities, parse_caps
@@ -35,10 +34,17 @@ class StillPending(SCEPError):
 
 
 async def obtain_identity(
-    reactor: Reactor, connection_to: ConnectionTo, payload: SCEPPayload, key: rsa.RSAPrivateKey
+    clock: Clock,
+    connection_to: ConnectionTo,
+    payload: SCEPPayload,
+    key: rsa.RSAPrivateKey,
+    exchanger: Exchanger | None = None,
 ) -> Identity:
-    """Enroll ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError if the CA cannot be reached."""
-    client = _Client(connection_to, payload.url)
+    """Enroll ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError if the CA cannot be reached.
+
+    ``exchanger`` is as in ``ask``.
+    """
+    client = _Client(connection_to, payload.url, exchanger)
     caps = await client.capabilities(payload.ca_name)
     ca = await client.ca_certificates(payload.ca_name)
     if payload.ca_fingerprint is not None:
@@ -51,7 +57,7 @@ async def obtain_identity(
         key_usage=payload.key_usage,
     )
     try:
-        granted = await client.enroll(reactor, csr, key, ca, caps, payload)
+        granted = await client.enroll(clock, csr, key, ca, caps, payload)
     except SCEPFailure as failure:
         hint = "" if failure.fail_info is None else hints.SCEP[failure.fail_info]
         raise SCEPFailure(failure.fail_info, hints.with_hint(str(failure), hint)) from failure
@@ -62,8 +68,9 @@ async def obtain_identity(
 class _Client:
     """The three SCEP operations at one URL."""
 
-    def __init__(self, connection_to: ConnectionTo, url: str) -> None:
+    def __init__(self, connection_to: ConnectionTo, url: str, exchanger: Exchanger | None) -> None:
         self._connection_to = connection_to
+        self._exchanger = exchanger
         self._url = url
 
     async def capabilities(self, ca_name: str) -> Capabilities:
@@ -82,7 +89,7 @@ class _Client:
 
     async def enroll(
         self,
-        reactor: Reactor,
+        clock: Clock,
         csr: bytes,
         key: rsa.RSAPrivateKey,
         ca: CACertificates,
@@ -97,7 +104,7 @@ class _Client:
         message_type = MessageType.PKCS_REQ
         for attempt in range(payload.retries + 1):
             if attempt > 1:
-                await deferLater(reactor, payload.retry_delay)  # type: ignore[arg-type]
+                await sleep(clock, payload.retry_delay)
             nonce = secrets.token_bytes(_NONCE_BYTES)
             message = build_pki_message(
                 csr, key, ca, caps, transaction, nonce, now=datetime.now(UTC), message_type=message_type
@@ -114,9 +121,8 @@ class _Client:
         if not caps.post:
             return await self._get("PKIOperation", quote(to_query(message), safe="+/"))
         headers = {**_HEADERS, "Content-Type": "application/x-pki-message"}
-        return await ask(
-            self._connection_to, "POST", self._with_query("operation=PKIOperation"), headers, message, plain=True
-        )
+        url = self._with_query("operation=PKIOperation")
+        return await ask(self._connection_to, "POST", url, headers, message, plain=True, exchanger=self._exchanger)
 
     async def _get(self, operation: str, message: str) -> Response:
         """GET with a query as macOS writes it (observed): ``message`` is present even if empty.
@@ -124,7 +130,8 @@ class _Client:
         ``message`` is percent-encoded already: in base64 only the padding is, plus signs are not.
         """
         query = f"operation={operation}&message={message}"
-        return await ask(self._connection_to, "GET", self._with_query(query), _HEADERS, plain=True)
+        url = self._with_query(query)
+        return await ask(self._connection_to, "GET", url, _HEADERS, plain=True, exchanger=self._exchanger)
 
     def _with_query(self, query: str) -> str:
         separator = "&" if urlsplit(self._url).query else "?"

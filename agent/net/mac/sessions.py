@@ -16,16 +16,19 @@ from agent.device.installing import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
 from agent.errors import CutShort, MisuseError, PeerError
+from agent.faults import Hit
 from agent.mdm.commands import CommandDropped
-from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, failed
-from agent.mdm.session import Event, Execute, NotNowRepeated, Send, SessionEnded
+from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, Status, failed
+from agent.mdm.session import Event, Execute, NotNowRepeated, Send, SessionEnded, State
 from agent.measure.operations import Moment, Operation
 from agent.net.http.fetch import REDIRECTS, RedirectRefused, retry_after
 from agent.net.http.http1 import Response
 from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands, ObservedMac
+from agent.net.mac.commands import Commands, SimulatedMac
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.environment import Environment
+from agent.net.mac.exchanging import OpenExchange, record
+from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
 from agent.net.timing import Alarm
@@ -54,6 +57,8 @@ class Sessions:
         "_connection",
         "_device",
         "_environment",
+        "_exchange",
+        "_held_until",
         "_lom",
         "_mac",
         "_open",
@@ -73,7 +78,7 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
-        mac: ObservedMac,
+        mac: SimulatedMac,
         poll: Alarm,
     ) -> None:
         self._device = device
@@ -87,6 +92,8 @@ class Sessions:
         self._mac = mac
         self._poll = poll
         self._open: Operation | None = None  # the record of the open session
+        self._exchange: OpenExchange | None = None  # the record of the report that awaits its answer
+        self._held_until: float | None = None  # when a session that a fault rule delays is opened
 
     def wake(self, due: Moment | None) -> bool:
         """Open a session, or ask for commands again when the open one ends; returns whether one was opened.
@@ -97,6 +104,11 @@ class Sessions:
             return False
         self._poll.cancel()
         return self._begin(due)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no session is delayed."""
+        return self._held_until is None
 
     @property
     def open(self) -> Operation | None:
@@ -113,6 +125,8 @@ class Sessions:
     def stop(self, reason: str) -> None:
         """End the open session and start no other; the connection stays open, and an undelivered result is kept."""
         self._poll.cancel()
+        self._held_until = None
+        self._end_exchange(error=reason)
         session, self._open = self._open, None
         if session is not None:
             why = CutShort(reason)
@@ -120,18 +134,28 @@ class Sessions:
             self._tell_ended(why)
         self._commands.stop()
 
+    def leave(self, why: str, *, check_out: bool = True) -> None:
+        """Unenroll the Mac. ``check_out``: and send CheckOut where the enrollment asks for it."""
+        enrollment = self._enrollment
+        self._leave(why)
+        if check_out:
+            self._background.start(partial(self._check_out, enrollment))
+
     # What the connection calls.
 
     def answered(self, response: Response) -> None:
         """The server answered the last report, or redirects it."""
         status = response.status
+        exchange = self._exchange
+        if exchange is not None:
+            self._end_exchange(status, response.body)
         if status in REDIRECTS:
-            self._redirect(response)
+            self._redirect(response, exchange)
             return
         event = self._device.session.answer(
             status,
             response.body,
-            self._environment.reactor.seconds(),
+            self._environment.clock.seconds(),
             content_type=response.headers.get("content-type", ""),
             retry_after=None if status == 200 else retry_after(response),
         )
@@ -145,27 +169,82 @@ class Sessions:
 
     def broke(self, error: PeerError) -> None:
         """The connection broke before the answer."""
+        self._end_exchange(error=error)
         self._pushes.broke(error)
-        self._follow(self._device.session.broke(error, self._environment.reactor.seconds()))
+        self._follow(self._device.session.broke(error, self._environment.clock.seconds()))
 
     # From one report to the next.
 
     def _begin(self, due: Moment | None = None) -> bool:
+        hit = None
+        if self._environment.faults is not None and self._device.session.state is State.CLOSED:
+            if self._held_until is None:
+                hit = self._environment.decide("session", self._device.mac)
+            if self._is_held(hit):
+                return self._held_until is not None
         send = self._device.session.wake()
         if send is None:
             return False
         self._open = self._environment.begin("session", self._mac.index, due, {"udid": self._device.mac.udid})
-        self._put(send)
+        if self._mac.observer is not None:
+            self._mac.observer.session_started(self._mac)
+        self._put(send, hit)
         return True
 
-    def _put(self, send: Send) -> None:
-        self._connection.put(send.body, self._enrollment, self, self._pushes.sending)
+    def _is_held(self, hit: Hit | None) -> bool:
+        """Whether the session is not opened now: it is delayed, or the Mac goes offline instead."""
+        now = self._environment.clock.seconds()
+        if hit is not None and hit.rule.do == "offline":
+            self._mac.go_offline(hit.rule.seconds or 0.0)
+            return True
+        if hit is not None and hit.rule.do == "delay":
+            self._held_until = now + (hit.rule.seconds or 0.0)
+        if self._held_until is None or now >= self._held_until:
+            self._held_until = None
+            return False
+        self._poll.set_at(self._held_until)
+        return True
 
-    def _redirect(self, response: Response) -> None:
+    def _put(self, send: Send, hit: Hit | None = None) -> None:
+        """Send a report; ``hit`` is the fault of it."""
+        enrollment, body = self._enrollment, send.body
+        if hit is not None:
+            body = altered(body, self._device.mac, hit)
+        if self._environment.exchanges is not None:
+            self._exchange = self._recorded(enrollment.server_url, body, hit, send.command_uuid)
+        self._connection.put(body, enrollment, self, self._pushes.sending, hit)
+
+    def _redirect(self, response: Response, exchange: OpenExchange | None) -> None:
+        """Follow a redirect; ``exchange`` is the record of the report that it answers."""
         try:
-            self._connection.follow(response, self._enrollment, self, self._pushes.sending)
+            url = self._connection.following(response)
         except RedirectRefused as error:
             self.broke(error)
+            return
+        if exchange is not None:
+            self._exchange = exchange.redirected(url)
+        self._connection.follow(url, self._enrollment, self, self._pushes.sending)
+
+    def _recorded(self, url: str, body: bytes, hit: Hit | None, command_uuid: str) -> OpenExchange | None:
+        current = self._commands.current if command_uuid else None
+        facts = {} if current is None else current.facts
+        return record(
+            self._environment,
+            self._device.mac,
+            "report",
+            hit,
+            url=url,
+            method="PUT",
+            request=body,
+            request_type=facts.get("request_type", ""),
+            command_uuid=command_uuid,
+            answer_status=facts.get("status", "" if command_uuid else Status.IDLE.value),
+        )
+
+    def _end_exchange(self, status: int | None = None, body: bytes = b"", *, error: object = "") -> None:
+        opened, self._exchange = self._exchange, None
+        if opened is not None:
+            opened.end(status=status, response=body, error=error)
 
     @property
     def _enrollment(self) -> Enrollment:
@@ -185,7 +264,7 @@ class Sessions:
             case SessionEnded():
                 self._over(event)
 
-    def _report(self, command_uuid: str, result: Result) -> None:
+    def _report(self, command_uuid: str, result: Result, hit: Hit | None) -> None:
         self._lom.update()
         session = self._device.session
         try:
@@ -194,7 +273,7 @@ class Sessions:
             _log.failure("a result cannot be written as a property list")
             unwritable = failed(ChainedError(Domain.MDM, MALFORMED_REQUEST, "the result cannot be written"))
             send = session.finish(command_uuid, unwritable)
-        self._put(send)
+        self._put(send, hit)
 
     def _over(self, over: SessionEnded) -> None:
         record, self._open = self._open, None
@@ -210,7 +289,7 @@ class Sessions:
         if over.unenrolled:
             why = Unenrolled(f"the server ended the enrollment: {over.failure}")
             self._environment.begin("enroll", self._mac.index).end(why)
-            self._leave()
+            self._leave(str(why))
         else:
             self._poll.set_at(session.deadline)
 
@@ -235,12 +314,10 @@ class Sessions:
                     self._power.request(request)
                     ended = ended or not self._device.running
                 case LeaveManagement():
-                    enrollment = self._enrollment
-                    self._leave()
-                    self._background.start(partial(self._check_out, enrollment))
+                    self.leave("the server removed the enrollment profile")
                     ended = True
                 case Erase():
-                    self._leave()
+                    self._leave("the server erased the Mac")
                     self._device.erase()
                     ended = True
         if not ended:
@@ -253,9 +330,11 @@ class Sessions:
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
 
-    def _leave(self) -> None:
+    def _leave(self, why: str) -> None:
         """Unenroll the Mac."""
         self.end(LEFT)
         self._device.forget_enrollment()
         self._lom.update()
         self._pushes.left()
+        if self._mac.observer is not None:
+            self._mac.observer.left(self._mac, why)

@@ -1,0 +1,92 @@
+"""The lab and the APNs gateway beside the Macs of a service, in their process.
+
+The gateway routes each push by its device token to the push endpoint of the Mac's group. The lab pushes through it, as
+any other server does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from twisted.internet.defer import Deferred, gatherResults
+
+from agent.lab.core import Lab
+from agent.lab.server import LabServer
+from agent.load.gateway import APNsPlan, PushGateway, issued_identity
+from agent.net.apns.behaviour import PushBehaviour
+from agent.net.apns.router import PushRouter
+from agent.pki.authorities import Authorities
+from agent.pki.pem import certificate_pem
+from agent.push.wire import RoutedPush
+from agent.service.fleet import FleetService
+from agent.service.types import APNsInfo, LabInfo
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedChoice:
+    """What is beside the Macs: ``lab``, and the gateway at ``host`` and ``port``, which a lab always has."""
+
+    lab: bool = False
+    scep: bool = False
+    """Whether the lab gives identities by SCEP instead of PKCS12."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 picks a free port."""
+    provider_anchors: tuple[x509.Certificate, ...] = ()
+    """The CAs whose push certificates the gateway accepts; none: any push certificate."""
+
+
+class Embedded:
+    """The lab and the gateway. ``authorities`` issue their certificates."""
+
+    def __init__(self, reactor: Any, service: FleetService, choice: EmbeddedChoice, authorities: Authorities) -> None:
+        self.lab: LabServer | None = None
+        if choice.lab:
+            self.lab = LabServer(reactor, Lab(), authorities, scep=choice.scep)
+        self._service = service
+        self._choice = choice
+        self._authorities = authorities
+        self._router = PushRouter(
+            reactor, service.groups, service.groups.first_of, self._send, service.parts.wall_clock, PushBehaviour()
+        )
+        identity = issued_identity(authorities, choice.host)
+        plan = APNsPlan(choice.host, choice.port, identity, choice.provider_anchors)
+        self._gateway = PushGateway(reactor, plan, self._router, self.lab)
+
+    def listen(self) -> None:
+        """Listen, and tell the service of both. Raises OperatorError."""
+        if self.lab is not None:
+            self.lab.listen()
+            self._service.lab = LabInfo(
+                url=self.lab.url,
+                enroll_url=self.lab.enrollment_url,
+                token=self.lab.token,
+                ca=certificate_pem(self._authorities.anchor).decode("ascii"),
+            )
+        self._gateway.listen()
+        self._service.apns = APNsInfo(
+            url=self._gateway.url,
+            ca=certificate_pem(self._authorities.anchor).decode("ascii"),
+            provider_ca="".join(certificate_pem(each).decode("ascii") for each in self._choice.provider_anchors),
+        )
+        self._service.on_reset = self._reset
+
+    def close(self) -> Deferred[Any]:
+        """Stop both; fires when their ports are closed."""
+        closing: list[Deferred[Any]] = [self._gateway.close()]
+        self._router.close()
+        if self.lab is not None:
+            closing.append(self.lab.close())
+        return gatherResults(closing)
+
+    def _send(self, first: int, push: RoutedPush) -> None:
+        """Have the group whose first Mac has this number decide on a push."""
+        group = self._service.groups.with_first(first)
+        if group is not None and group.push_endpoint is not None:
+            self._router.answered(first, group.push_endpoint.receive(push))
+
+    def _reset(self) -> None:
+        if self.lab is not None:
+            self.lab.lab.forget_macs()

@@ -1,0 +1,61 @@
+"""The enrollments in progress of a service's Macs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from agent.errors import CutShort, PeerError
+from agent.net.timing import Clock, OutOfTime, Stalls, within
+from agent.service.errors import Conflict
+from agent.service.groups import MacHandle
+
+
+class EnrollmentTimedOut(PeerError):
+    """A Mac did not enroll in the time that the request allows."""
+
+    kind = "enroll_timeout"
+    timed_out = True
+
+
+class Enrollments:
+    """At most one for each Mac. Time limits do not count the ``stalls`` of the event loop."""
+
+    def __init__(self, reactor: Clock, stalls: Stalls) -> None:
+        self._reactor = reactor
+        self._stalls = stalls
+        self._running: dict[str, Deferred[None]] = {}
+
+    def __contains__(self, udid: object) -> bool:
+        """Whether the Mac with this UDID enrolls now."""
+        return udid in self._running
+
+    def cancel(self, udid: str) -> None:
+        """End an enrollment in progress, if there is one."""
+        running = self._running.get(udid)
+        if running is not None:
+            running.cancel()
+
+    async def enroll(self, handle: MacHandle, source: str | bytes, seconds: float) -> None:
+        """Enroll with the profile at a URL, or with this profile. Raises PeerError and Conflict."""
+        udid, client = handle.udid, handle.client
+        if udid in self._running:
+            raise Conflict(f"Expected a Mac that does not enroll, found that {udid} enrolls now. Wait until it has.")
+        work = client.enroll_at(source) if isinstance(source, str) else client.enroll(_returning(source))
+        self._running[udid] = running = Deferred.fromCoroutine(work)
+        try:
+            await within(running, seconds, self._reactor, self._stalls)
+        except OutOfTime:
+            raise EnrollmentTimedOut(f"the Mac did not enroll within {seconds:g} s") from None
+        except CancelledError:
+            raise CutShort("the Mac was reset or removed before it was enrolled") from None
+        finally:
+            del self._running[udid]
+
+
+def _returning(profile: bytes) -> Callable[[], Awaitable[bytes]]:
+    async def fetch() -> bytes:
+        return profile
+
+    return fetch

@@ -1,0 +1,453 @@
+"""The Macs of ``lom-agent serve``: added and removed while it runs, controlled by hand, watched.
+
+Each request that adds Macs makes a group (`agent.service.groups`). All groups share the clock of the Macs, the rules,
+the log of exchanges, the events and the metrics. The control API (`agent.service.control`) is one user of this class.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from agent import __version__
+from agent.errors import OperatorError, PeerError
+from agent.faults import Faults, Rule
+from agent.fleet.population import Population
+from agent.load.machine import allow_open_files
+from agent.lom.power import RequestRefused
+from agent.lom.requests import PowerRequest
+from agent.measure.exchanges import HTTPExchange
+from agent.measure.records import Exchange as Operation
+from agent.net.mac.client import MDMClient
+from agent.net.timing import Reactor, RunClock
+from agent.pki.authorities import Authorities
+from agent.profiles.making import lom_profile
+from agent.service.answers import AnswerLog
+from agent.service.clocks import ManualClock
+from agent.service.enrolling import Enrollments
+from agent.service.errors import Conflict, NoSuchMac
+from agent.service.events import EventLog
+from agent.service.groups import Group, Groups, MacHandle
+from agent.service.measurements import Measurements
+from agent.service.parts import MacParts, ServiceSettings
+from agent.service.types import (
+    AddMacs,
+    Answer,
+    APNsInfo,
+    ClockState,
+    Enroll,
+    Exchange,
+    LabInfo,
+    Mac,
+    MacDetail,
+    PendingResult,
+    Results,
+    ServiceInfo,
+    WaitState,
+)
+from agent.service.views import exchange_view, mac_detail, mac_view
+from agent.service.waiting import until
+from agent.service.watcher import Watcher, is_breach, is_breach_kind
+
+MAKE_IDLE_FROM = 2000  # Macs: with fewer, their memory is not worth the work
+MAKE_IDLE_SECONDS = 0.05
+_log = Logger()
+_BUTTON = {"on": PowerRequest.ON, "off": PowerRequest.OFF, "reset": PowerRequest.RESET}
+
+
+class FleetService:
+    """The Macs. ``events``, ``faults`` and ``groups`` are for reading; ``lab`` and ``apns`` describe what is beside.
+
+    ``on_warning`` is called with each text that the operator should read, once.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: ServiceSettings,
+        authorities: Authorities | None = None,
+        on_warning: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        self.events = EventLog(RunClock(reactor))
+        self.groups = Groups()
+        self.lab: LabInfo | None = None
+        self.apns: APNsInfo | None = None
+        self.on_reset: Callable[[], object] = lambda: None
+        self._reactor: Reactor = reactor
+        self._settings = settings
+        self._authorities = authorities
+        self._measured = Measurements(reactor, self._clients, self._gauges)
+        self.parts = MacParts(
+            reactor,
+            settings,
+            ended=self._ended,
+            exchanged=self._exchanged,
+            warn=on_warning,
+            measured=self._measured,
+        )
+        self.faults: Faults = self.parts.faults
+        self._answers = AnswerLog()
+        self._last_errors: dict[str, str] = {}
+        self._watchers: dict[Group, Watcher] = {}
+        self._enrollments = Enrollments(reactor, self.parts.stalls)
+        self._injected: set[str] = set()  # UDIDs of Macs whose last session a fault rule changed
+        self._requests = 0  # to add Macs, since the last reset
+        self._since = self.parts.clock.seconds()
+        self._idle_loop = LoopingCall(self._make_idle)
+        self._idle_loop.clock = reactor
+        self._closed = False
+
+    # Macs.
+
+    def open(self) -> None:
+        """Make the Macs of the start. Raises OperatorError."""
+        self.parts.stalls.begin()
+        self._add_start()
+
+    def info(self) -> ServiceInfo:
+        """The service."""
+        return ServiceInfo(
+            version=__version__,
+            seed=self._settings.seed,
+            macs=len(self.groups),
+            enrolled=sum(client.enrolled for client in self._clients()),
+            rules=len(self.faults),
+            last_event=self.events.last,
+            clock=self.parts.clock.kind,
+            lab=self.lab,
+            apns=self.apns,
+            state_file=None,
+            pid=os.getpid(),
+        )
+
+    def macs(self) -> Iterator[MacHandle]:
+        """Every Mac, by number."""
+        return self.groups.macs()
+
+    def find(self, text: str) -> MacHandle:
+        """The Mac with this UDID, serial number or number. Raises NoSuchMac."""
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+        handle = self.groups.named(text) if number is None else self.groups.at(number)
+        if handle is None:
+            raise NoSuchMac(
+                f"Expected the UDID, serial number or number of a Mac, found {text[:100]!r}. GET /v1/macs lists them."
+            )
+        return handle
+
+    def segment(self, number: int) -> list[MacHandle]:
+        """The Macs of a segment; none where there is no such segment."""
+        return self.groups.segment(number)
+
+    def view(self, handle: MacHandle) -> Mac:
+        """One Mac as a list shows it."""
+        return mac_view(handle)
+
+    def detail(self, handle: MacHandle) -> MacDetail:
+        """One Mac with what is installed on it and what was said last."""
+        undelivered = handle.client.undelivered
+        pending = None
+        if undelivered is not None:
+            command = undelivered.command
+            pending = PendingResult(
+                command_uuid=command.uuid, request_type=command.request_type, status=undelivered.status.value
+            )
+        last_error = self._last_errors.get(handle.udid, "")
+        return mac_detail(handle, pending, last_error, self.exchanges(handle, None, None, -1, 100))
+
+    def add(self, what: AddMacs) -> list[MacHandle]:
+        """Add Macs in new segments. Raises OperatorError."""
+        self._requests += 1
+        seed = what.seed if what.seed is not None else f"{self._settings.seed}/{self._requests}"
+        return self._add(Population(seed, what.count, what.segment_size or what.count, os=what.os, model=what.model))
+
+    def remove(self, handle: MacHandle) -> None:
+        """Remove a Mac, without a CheckOut."""
+        mac, group = handle.mac, handle.group
+        self._let_go(handle)
+        group.fleet.remove(handle.index)
+        self._forget(mac.udid)
+        self.events.add("removed", f"{mac.device_name} is removed.", udid=mac.udid)
+        if not len(group):
+            self._close_group(group)
+
+    def remove_all(self) -> None:
+        """Remove every Mac, without a CheckOut."""
+        for group in self.groups:
+            for handle in list(group):
+                self.remove(handle)
+
+    def reset_mac(self, handle: MacHandle) -> None:
+        """Put a Mac back into its state when it was added."""
+        mac = handle.mac
+        self._let_go(handle)
+        handle.group.fleet.renew(handle.index)
+        self._watchers[handle.group].forget(handle.index)
+        self._forget(mac.udid)
+        self.events.add("reset", f"{mac.device_name} is as it was when it was added.", udid=mac.udid)
+
+    def reset(self) -> None:
+        """Put everything back into the state after the start. The numbers of events and exchanges go on."""
+        self._close_groups()
+        self.groups.clear()
+        self.faults.clear()
+        self.parts.exchanges.clear()
+        self._answers.clear()
+        self._last_errors.clear()
+        self.parts.operations.cut_short("the service was reset")
+        self._measured.reset()
+        self.events.clear()
+        self._requests = 0
+        self._since = self.parts.clock.seconds()
+        self.on_reset()
+        self._add_start()
+        self.events.add("reset", "The service is as it was after its start.")
+
+    # What a person, or a test, does to one Mac.
+
+    async def enroll(self, handle: MacHandle, how: Enroll) -> None:
+        """Enroll a Mac. Raises PeerError, Conflict where it cannot enroll now, OperatorError without a profile."""
+        source = self._profile_source(how)
+        self._check_on(handle)
+        try:
+            await self._enrollments.enroll(handle, source, how.timeout)
+        except PeerError as error:
+            self._enroll_failed(handle, error)
+            raise
+
+    def unenroll(self, handle: MacHandle) -> None:
+        """Unenroll a Mac, as its user can. Raises Conflict."""
+        self._check_enrolled(handle)
+        handle.client.unenroll()
+
+    def connect(self, handle: MacHandle) -> None:
+        """Open a session now. Raises Conflict."""
+        self._check_enrolled(handle)
+        handle.client.wake()
+
+    def power(self, handle: MacHandle, action: str) -> None:
+        """Press the power button, or cut or restore the mains. Raises Conflict."""
+        client = handle.client
+        if action == "pull_the_plug":
+            client.cut_mains()
+        elif action == "restore_mains":
+            client.restore_mains()
+        else:
+            try:
+                client.press_power(_BUTTON[action])
+            except RequestRefused as error:
+                raise Conflict(f"Expected a Mac that can do this, found that it cannot: {error}.") from error
+
+    def set_online(self, handle: MacHandle, online: bool) -> None:
+        """Take a Mac off every network, or put it back."""
+        client = handle.client
+        if client.online == online:
+            return
+        if online:
+            client.come_back()
+        else:
+            client.leave_network()
+        state = "online" if online else "offline"
+        self.events.add("network", f"{handle.mac.device_name} is {state}.", udid=handle.udid, status=state)
+
+    def lom_profile(self, handle: MacHandle) -> bytes:
+        """A LOM profile for this Mac, by the CAs of this service."""
+        if self._authorities is None:
+            self._authorities = Authorities()
+        roles = {role: role in handle.mac.roles for role in ("device", "controller")}
+        return lom_profile(self._authorities, handle.mac.dns_name, **roles)
+
+    def wait_state(self, handle: MacHandle, wanted: WaitState) -> Deferred[Mac]:
+        """Wait until a Mac has these properties. Fails with TimedOut, and NoSuchMac where it is removed meanwhile."""
+
+        def look() -> Mac:
+            if handle.removed:
+                raise NoSuchMac("Expected a Mac of this service, found that it was removed meanwhile.")
+            return mac_view(handle)
+
+        return Deferred.fromCoroutine(until(self._reactor, look, wanted))
+
+    # Rules and records.
+
+    def add_rule(self, rule: Rule) -> Rule:
+        """Add a fault rule; its times count from now. Raises OperatorError."""
+        return self.faults.add(rule, self.parts.clock.seconds())
+
+    def answers(self, handle: MacHandle, command_uuid: str | None, limit: int) -> list[Answer]:
+        """What a Mac answered, oldest first."""
+        return self._answers.of(handle.udid, command_uuid, limit)
+
+    def exchanges(
+        self, handle: MacHandle | None, kind: str | None, text: str | None, after: int, limit: int
+    ) -> list[Exchange]:
+        """The last exchanges, oldest first."""
+        udid = None if handle is None else handle.udid
+        found = self.parts.exchanges.search(text or "", udid=udid, kind=kind, after=after, limit=limit)
+        return [exchange_view(exchange) for exchange in found]
+
+    def clear_exchanges(self, handle: MacHandle | None) -> None:
+        """Forget the exchanges."""
+        self.parts.exchanges.clear(None if handle is None else handle.udid)
+
+    def results(self) -> Results:
+        """The operations since the start or the last reset."""
+        return self._measured.results()
+
+    def live(self) -> Any:
+        """The present state, for Prometheus."""
+        return self._measured.live()
+
+    def clock_state(self) -> ClockState:
+        """The clock of the Macs."""
+        clock = self.parts.clock
+        seconds = clock.seconds() - self._since
+        return ClockState(kind=clock.kind, seconds=seconds, pending=clock.pending, next=clock.next)
+
+    def advance(self, seconds: float) -> ClockState:
+        """Move the manual clock. Raises Conflict where the clock is the real one."""
+        clock = self.parts.clock
+        if not isinstance(clock, ManualClock):
+            raise Conflict("Expected a manual clock, found the real one. Start the service with --clock manual.")
+        clock.advance(seconds)
+        return self.clock_state()
+
+    def close(self) -> None:
+        """Stop every Mac and close everything."""
+        self._closed = True
+        self._close_groups()
+        self._measured.close()
+        self.parts.close()
+
+    # Parts.
+
+    def _add_start(self) -> None:
+        settings = self._settings
+        if settings.devices:
+            size = settings.segment_size or settings.devices
+            self._add(Population(settings.seed, settings.devices, size, os=settings.os, model=settings.model))
+
+    def _add(self, population: Population) -> list[MacHandle]:
+        if self.groups.has_seed(population.seed):
+            raise Conflict(
+                f"Expected a seed that no Macs of this service have, found {population.seed!r} again: the Macs would "
+                "be there twice. Give another seed, or remove those Macs first."
+            )
+        allow_open_files(len(self.groups) + len(population))
+        group = self.parts.group(population, self.groups.next_number, self.groups.next_segment)
+        watcher = Watcher(group, self.events, self._answers, self._last_errors, self._injected)
+        group.open(watcher)
+        self.groups.add(group)
+        self._watchers[group] = watcher
+        handles = list(group)
+        for handle in handles:
+            mac = handle.mac
+            self.events.add("added", f"{mac.device_name} is added.", udid=mac.udid)
+        if len(self.groups) >= MAKE_IDLE_FROM and not self._idle_loop.running:
+            self._idle_loop.start(MAKE_IDLE_SECONDS, now=False).addErrback(_defect)
+        return handles
+
+    def _close_groups(self) -> None:
+        for group in self.groups:
+            for handle in group:
+                self._let_go(handle)
+            self._close_group(group)
+
+    def _close_group(self, group: Group) -> None:
+        self.groups.remove(group)
+        del self._watchers[group]
+        group.close()
+        if self._idle_loop.running and len(self.groups) < MAKE_IDLE_FROM:
+            self._idle_loop.stop()
+
+    def _let_go(self, handle: MacHandle) -> None:
+        """Nothing more is heard of this Mac, and its enrollment in progress ends."""
+        if handle.client.is_untouched:
+            return
+        handle.client.observer = None
+        self._enrollments.cancel(handle.udid)
+
+    def _forget(self, udid: str) -> None:
+        self.parts.exchanges.clear(udid)
+        self._answers.clear(udid)
+        self._last_errors.pop(udid, None)
+        self._injected.discard(udid)
+
+    def _clients(self) -> Iterator[MDMClient]:
+        return (client for group in self.groups for client in group.fleet.made())
+
+    def _gauges(self) -> dict[str, int]:
+        endpoints = [group.push_endpoint for group in self.groups]
+        waiting = sum(int(each.counts["waiting"]) for each in endpoints if each is not None)
+        return {"connections": self.parts.connections, "pushes_waiting": waiting}
+
+    def _make_idle(self) -> None:
+        for group in self.groups:
+            group.fleet.make_idle()
+
+    def _profile_source(self, how: Enroll) -> str | bytes:
+        """The URL of an enrollment profile, or the profile. Raises OperatorError."""
+        if how.url is not None and how.profile is not None:
+            raise OperatorError("Expected url or profile, found both. Give one of them.")
+        source = how.url or how.profile or self._settings.enroll or (self.lab.enroll_url if self.lab else None)
+        if not source:
+            raise OperatorError(
+                "Expected url or profile to enroll with, found neither, and the service was started without --enroll "
+                "and without --lab. Give one of them."
+            )
+        return source
+
+    def _check_on(self, handle: MacHandle) -> None:
+        client = handle.client
+        if not client.is_untouched and not client.device.running:
+            state = mac_view(handle).power.replace("_", " ")
+            raise Conflict(f"Expected a Mac that is on, found {state}. Turn it on, or wait until it is on.")
+
+    def _check_enrolled(self, handle: MacHandle) -> None:
+        if not handle.client.enrolled:
+            raise Conflict("Expected a Mac that is enrolled, found one that is not. Enroll it first.")
+        self._check_on(handle)
+
+    def _enroll_failed(self, handle: MacHandle, error: PeerError) -> None:
+        mac, text = handle.mac, str(error)
+        self._last_errors[mac.udid] = text
+        data = {"kind": error.kind, "error": text}
+        self.events.add("enroll_failed", f"{mac.device_name} did not enroll: {text}.", udid=mac.udid, data=data)
+        if is_breach(error) and handle.group in self._watchers:
+            self._watchers[handle.group].breach(handle.index, error.kind, text)
+
+    def _ended(self, operation: Operation) -> None:
+        """Report what a check-in outside an enrollment shows of the server."""
+        failure = operation.failure
+        if operation.operation != "checkin" or failure is None or not is_breach_kind(failure):
+            return
+        udid = str(operation.facts.get("udid", ""))
+        if udid in self._enrollments or udid in self._injected:
+            return
+        handle = self.groups.named(udid)
+        if handle is not None:
+            self._watchers[handle.group].breach(handle.index, failure.kind, failure.message)
+
+    def _exchanged(self, exchange: HTTPExchange) -> None:
+        """Tell of the fault rules that hit an exchange."""
+        if exchange.rules:
+            self._injected.add(exchange.udid)
+        what = f"{exchange.kind.replace('_', ' ')} {exchange.request_type or exchange.message_type}".strip()
+        for rule in exchange.rules:
+            self.events.add(
+                "rule_hit",
+                f"The rule {rule} hit {what}.",
+                udid=exchange.udid,
+                command_uuid=exchange.command_uuid,
+                request_type=exchange.request_type,
+                rules=[rule],
+                data={"exchange": exchange.number},
+            )
+
+
+def _defect(failure: Failure) -> None:
+    _log.failure("the Macs of the service could not be made idle", failure)

@@ -1,0 +1,126 @@
+"""What all Macs of a service share, and how a group of them is made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography import x509
+
+from agent.faults import Faults
+from agent.fleet.population import DEFAULT_SEED, Population
+from agent.measure.exchanges import ExchangeLog, HTTPExchange
+from agent.measure.operations import RUN_ENDED, Operations
+from agent.measure.records import Exchange
+from agent.net.apns.behaviour import PushBehaviour
+from agent.net.lom.networks import make_network
+from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.environment import Environment
+from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.keys import KeyPool
+from agent.net.timing import RunClock, Stalls
+from agent.net.transport.resolver import Resolver
+from agent.net.transport.tls import TLSContexts
+from agent.service.clocks import MacClock, ManualClock, RealClock
+from agent.service.groups import Group
+from agent.service.measurements import Measurements
+from agent.service.rules import GroupFaults
+
+_KEY_PROCESSES = 2  # that make RSA keys for SCEP; ours
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """What the service starts with: the Macs of its start, and what holds for all Macs."""
+
+    seed: str = DEFAULT_SEED
+    devices: int = 0
+    """Macs that are there after the start and after each reset."""
+    segment_size: int | None = None
+    """Macs in each of their segments; None: all in one."""
+    os: str | None = None
+    """Of these Macs; None: a mix."""
+    model: str | None = None
+    enroll: str | bytes | None = None
+    """The URL of an enrollment profile, or a profile, for requests that name none."""
+    lom_network: str = "loopback"
+    anchors: tuple[x509.Certificate, ...] = ()
+    """CA certificates of servers, beside those of the system."""
+    insecure: bool = False
+    """Accept any server certificate."""
+    manual_clock: bool = False
+    push: PushBehaviour | None = None
+    """The behaviour of the push gateway; None without one."""
+    macs: MacSettings = field(default_factory=MacSettings)
+    """How they behave."""
+
+
+class MacParts:
+    """The clock, the rules, the records and the network access of all Macs.
+
+    ``ended`` is called with each operation that ended, ``exchanged`` with each exchange, ``warn`` with texts for the
+    operator.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: ServiceSettings,
+        *,
+        ended: Callable[[Exchange], object],
+        exchanged: Callable[[HTTPExchange], object],
+        warn: Callable[[str], None],
+        measured: Measurements,
+    ) -> None:
+        self.clock: MacClock = ManualClock(reactor) if settings.manual_clock else RealClock(reactor)
+        self.wall_clock = RunClock(self.clock)
+        self.faults = Faults()
+        self.exchanges = ExchangeLog(exchanged)
+        self.stalls = Stalls(reactor)
+        self._reactor = reactor
+        self._settings = settings
+        self._behaviour = FleetBehaviour.of(settings.macs)
+        self._warn = warn
+        self._measured = measured
+
+        def record(exchange: Exchange) -> None:
+            measured(exchange)
+            ended(exchange)
+
+        self.operations = Operations(reactor, record, begun=measured.begun, wall_clock=RunClock(reactor))
+        self._contexts = TLSContexts(short_keys=True)
+        self._keys = KeyPool(reactor, processes=_KEY_PROCESSES)
+        self._resolver = Resolver(reactor, reactor.nameResolver)
+
+    @property
+    def connections(self) -> int:
+        """The open connections to servers."""
+        return self._contexts.open_connections
+
+    def group(self, population: Population, first: int, first_segment: int) -> Group:
+        """A group that is not open yet. Raises OperatorError."""
+        settings = self._settings
+        environment = Environment(
+            reactor=self._reactor,
+            clock=self.clock,
+            resolver=self._resolver,
+            contexts=self._contexts,
+            network=make_network(settings.lom_network, self._reactor, self.operations),
+            keys=self._keys,
+            operations=self.operations,
+            wall_clock=self.wall_clock,
+            anchors=settings.anchors,
+            insecure=settings.insecure,
+            on_warning=self._warn,
+            stage=self._measured.stage,
+            faults=GroupFaults(self.faults, first, first_segment),
+            exchanges=self.exchanges,
+        )
+        return Group(first, first_segment, population, environment, self._behaviour, settings.push)
+
+    def close(self) -> None:
+        """Close what the Macs shared, after all groups."""
+        self.operations.cut_short(RUN_ENDED)
+        self.stalls.stop()
+        self._keys.close()
