@@ -60,7 +60,7 @@ def lom_services() -> Iterator[Services]:
 
 @pytest.fixture
 def lom_fleet(request: pytest.FixtureRequest, lom_services: Services) -> Fleet:
-    """A fleet with the Macs of the marker ``lom``; ``lom_fleet.mac()`` and ``lom_fleet.segment(devices=2)`` add others."""
+    """A fleet with the Macs of the marker ``lom``; ``mac()`` and ``segment(devices=2)`` add others."""
     options = _options(request.node)
     fleet = lom_services.fleet(options.pop("clock"), options.pop("apns"))
     seed = options.pop("seed")

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,17 @@ _URLS = ("http://", "https://")
     help="How long after NotNow a Mac opens a session by itself.",
 )
 @click.option(
+    "--poll",
+    type=click.FloatRange(min=0.01),
+    metavar="SECONDS",
+    help="Have each enrolled Mac ask for commands this often by itself, for a server that cannot push to the gateway.",
+)
+@click.option(
+    "--until-eof",
+    is_flag=True,
+    help="End when standard input ends too, so that the command does not outlive the program that started it.",
+)
+@click.option(
     "--lom-network",
     default="loopback",
     show_default=True,
@@ -200,6 +211,8 @@ class _Serving:
         return run_until_done(self._reactor, self._serve(), self._stop, stopping=stopping)
 
     async def _serve(self) -> None:
+        if self._options["until_eof"]:
+            self._reactor.addReader(_EndOfInput(self._reactor, self._stop))
         try:
             if not self._stopped.called:
                 self._start()
@@ -259,6 +272,36 @@ class _Serving:
         click.echo("Ctrl-C ends it.")
 
 
+class _EndOfInput:
+    """Reads standard input, ignores what comes, and calls ``ended`` at its end."""
+
+    def __init__(self, reactor: Any, ended: Callable[[], object]) -> None:
+        self._reactor = reactor
+        self._ended = ended
+
+    def fileno(self) -> int:
+        """The descriptor that the reactor watches."""
+        return 0
+
+    def doRead(self) -> None:
+        """Something came, or the end."""
+        try:
+            if os.read(0, 4096):
+                return
+        except OSError:
+            pass
+        self._reactor.removeReader(self)
+        self._ended()
+
+    def connectionLost(self, _reason: object) -> None:
+        """The other end of the pipe is closed."""
+        self._ended()
+
+    def logPrefix(self) -> str:
+        """In the reactor's log lines."""
+        return "standard input"
+
+
 def _check(options: Mapping[str, Any]) -> None:
     """Raises UsageError for options that do not go together."""
     if options["lab_identity"] != "pkcs12" and not options["lab"]:
@@ -288,6 +331,7 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
         anchors=anchors,
         insecure=options["insecure"],
         manual_clock=options["clock"] == "manual",
+        poll=options["poll"],
         push=PushBehaviour() if authorities is not None else None,
         macs=MacSettings(**behaviour),
     )

@@ -32,6 +32,7 @@ from agent.service.types import (
     Mains,
     Network,
     Power,
+    Reset,
     Results,
     ServiceInfo,
     Wait,
@@ -76,7 +77,7 @@ class Service(Protocol):
     def results(self) -> Results: ...
     def clock_state(self) -> ClockState: ...
     def advance(self, seconds: float) -> ClockState: ...
-    def reset(self) -> object: ...
+    def reset(self, seed: str | None = None) -> object: ...
     def live(self) -> Any: ...
 
 
@@ -101,8 +102,8 @@ class API:
     def advance_clock(self, body: AdvanceClock) -> ClockState:
         return self._service.advance(body.advance)
 
-    def reset(self) -> ServiceInfo:
-        self._service.reset()
+    def reset(self, body: Reset | None) -> ServiceInfo:
+        self._service.reset(None if body is None else body.seed)
         return self._service.info()
 
     # Macs.

@@ -98,9 +98,12 @@ class FleetService:
         self._enrollments = Enrollments(reactor, self.parts.stalls)
         self._injected: set[str] = set()  # UDIDs of Macs whose last session a fault rule changed
         self._requests = 0  # to add Macs, since the last reset
+        self._seed = settings.seed  # of the Macs that they add
         self._since = self.parts.clock.seconds()
         self._idle_loop = LoopingCall(self._make_idle)
         self._idle_loop.clock = reactor
+        self._poll = LoopingCall(self._poll_all)
+        self._poll.clock = reactor
         self._closed = False
 
     # Macs.
@@ -109,12 +112,14 @@ class FleetService:
         """Make the Macs of the start. Raises OperatorError."""
         self.parts.stalls.begin()
         self._add_start()
+        if self._settings.poll:
+            self._poll.start(self._settings.poll, now=False).addErrback(_defect)
 
     def info(self) -> ServiceInfo:
         """The service."""
         return ServiceInfo(
             version=__version__,
-            seed=self._settings.seed,
+            seed=self._seed,
             macs=len(self.groups),
             enrolled=sum(client.enrolled for client in self._clients()),
             rules=len(self.faults),
@@ -163,7 +168,7 @@ class FleetService:
     def add(self, what: AddMacs) -> list[MacHandle]:
         """Add Macs in new segments. Raises OperatorError."""
         self._requests += 1
-        seed = what.seed if what.seed is not None else f"{self._settings.seed}/{self._requests}"
+        seed = what.seed if what.seed is not None else f"{self._seed}/{self._requests}"
         return self._add(Population(seed, what.count, what.segment_size or what.count, os=what.os, model=what.model))
 
     def remove(self, handle: MacHandle) -> None:
@@ -191,8 +196,11 @@ class FleetService:
         self._forget(mac.udid)
         self.events.add("reset", f"{mac.device_name} is as it was when it was added.", udid=mac.udid)
 
-    def reset(self) -> None:
-        """Put everything back into the state after the start. The numbers of events and exchanges go on."""
+    def reset(self, seed: str | None = None) -> None:
+        """Put everything back into the state after the start. The numbers of events and exchanges go on.
+
+        ``seed`` is that of the Macs that requests add from now on; None is the one of the start.
+        """
         self._close_groups()
         self.groups.clear()
         self.faults.clear()
@@ -203,6 +211,7 @@ class FleetService:
         self._measured.reset()
         self.events.clear()
         self._requests = 0
+        self._seed = self._settings.seed if seed is None else seed
         self._since = self.parts.clock.seconds()
         self.on_reset()
         self._add_start()
@@ -319,6 +328,8 @@ class FleetService:
     def close(self) -> None:
         """Stop every Mac and close everything."""
         self._closed = True
+        if self._poll.running:
+            self._poll.stop()
         self._close_groups()
         self._measured.close()
         self.parts.close()
@@ -384,6 +395,12 @@ class FleetService:
         endpoints = [group.push_endpoint for group in self.groups]
         waiting = sum(int(each.counts["waiting"]) for each in endpoints if each is not None)
         return {"connections": self.parts.connections, "pushes_waiting": waiting}
+
+    def _poll_all(self) -> None:
+        """Have every enrolled Mac without an open session open one."""
+        for client in self._clients():
+            if client.enrolled and client.open_session is None:
+                client.wake()
 
     def _make_idle(self) -> None:
         for group in self.groups:

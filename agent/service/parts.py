@@ -50,6 +50,8 @@ class ServiceSettings:
     insecure: bool = False
     """Accept any server certificate."""
     manual_clock: bool = False
+    poll: float | None = None
+    """How often each enrolled Mac opens a session by itself, in seconds; None: never."""
     push: PushBehaviour | None = None
     """The behaviour of the push gateway; None without one."""
     macs: MacSettings = field(default_factory=MacSettings)

@@ -314,7 +314,7 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: int
     detail: str = ""
     """What was expected, what was found, what to do."""
-    nearest: list[Any] = field(default_factory=list)
+    nearest: list[Event] = field(default_factory=list)
     """Of a wait that failed: the events that came closest, nearest first."""
     exchanges: list[Exchange] = field(default_factory=list)
     """The last exchanges of the Mac that it is about."""

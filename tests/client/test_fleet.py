@@ -1,4 +1,4 @@
-"""The client against a real service with its lab: Macs enroll, answer, misbehave and lose power, in plain blocking calls."""
+"""The client against a real service with its lab: Macs enroll, answer, misbehave and lose power."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_another_answer_than_the_expected_one_is_shown_with_the_exchanges(
 
 def test_a_wait_that_fails_shows_the_nearest_event_and_the_exchanges(fleet: Fleet) -> None:
     mac = enrolled(fleet)
-    with pytest.raises(WaitTimedOut, match="(?s)nearest.*enrolled.*last exchanges.*TokenUpdate"):
+    with pytest.raises(WaitTimedOut, match=r"(?s)nearest.*enrolled.*last exchanges.*TokenUpdate"):
         mac.wait_for("NO-SUCH-COMMAND", timeout=0.1)
 
 
@@ -164,7 +164,7 @@ def test_two_threads_may_use_a_fleet(fleet: Fleet) -> None:
 
 
 def test_a_service_that_cannot_start_says_why() -> None:
-    with pytest.raises(ServiceNotStarted, match=r"(?s)ended with 2.*--devices"):
+    with pytest.raises(ServiceNotStarted, match=r"(?s)ended with status 2:.*--devices"):
         Fleet.start(devices=-1)
 
 
@@ -195,7 +195,7 @@ def alive(pid: int) -> bool:
 def test_nothing_is_left_after_a_fleet_is_closed() -> None:
     fleet = Fleet.start()
     pid = fleet.info.pid
-    folder = fleet._process._folder.name  # type: ignore[union-attr]  # noqa: SLF001
+    folder = fleet._process._folder.name  # type: ignore[union-attr]
     fleet.close()
     assert not alive(pid)
     assert not os.path.exists(folder)

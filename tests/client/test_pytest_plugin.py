@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = '''
+EXAMPLES = """
 from agent.client import NotNow
 
 def test_not_now_is_offered_again(lom_fleet, lom_lab):
@@ -25,7 +25,7 @@ def test_power_on(lom_fleet, lom_lab):
     lom_lab.lom(rack.controller.udid, "PowerON", [rack.devices[0].udid])
     rack.devices[0].wait_until("on", timeout=60)
     lom_fleet.assert_no_protocol_errors()
-'''
+"""
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
@@ -53,7 +53,8 @@ def test_a_failed_test_shows_seed_rules_and_exchanges(pytester: pytest.Pytester)
     )
     result = run(pytester)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*lom-agent*", "*seed: *test_fails*", "*drop on command ProfileList*", "*TokenUpdate*"])
+    lines = ["*lom-agent*", "*seed: *test_fails*", "*drop on command ProfileList*", "*TokenUpdate*"]
+    result.stdout.fnmatch_lines(lines)
 
 
 def test_the_marker_chooses_macs_seed_and_clock(pytester: pytest.Pytester) -> None:
