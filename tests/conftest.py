@@ -19,6 +19,8 @@ from twisted.python.failure import Failure
 
 from agent.net.timing import make_monotonic
 
+pytest_plugins = ["pytester"]  # for the tests of our own plugin
+
 make_monotonic(reactor)
 
 # Without compiled modules each `lom-agent` process that a test starts compiles the whole package, for half a second.
