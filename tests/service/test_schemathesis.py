@@ -1,4 +1,4 @@
-"""Schemathesis against a real ``lom-agent serve``: each request of the OpenAPI document, valid, invalid, in sequence."""
+"""Schemathesis against a real ``lom-agent serve``: each request of the OpenAPI document, valid and invalid."""
 
 from __future__ import annotations
 
