@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from conftest import RunInReactor
-from load_runs import ENROLL, counts, failed, load_run
+from load_runs import ENROLL, counts, dropped, failed, load_run
 
 from agent.load.conductor import Conductor
+from agent.load.phases.context import OFFLINE
 from agent.measure.summaries import RuleSummary
 
 MACS = 8
@@ -49,3 +50,14 @@ def test_a_share_is_of_the_same_macs_in_any_sharding(run_in_reactor: RunInReacto
     one, two = (run_in_reactor(scenario(workers)) for workers in (1, 2))
     assert one.rule_counts() == two.rule_counts()
     assert 0 < one.rule_counts()[0].hits < MACS  # of this seed
+
+
+def test_a_mac_that_is_offline_is_dropped_with_the_reason(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        rule = {"on": "command", "do": "offline", "seconds": 3600, "macs": ["0"]}
+        look = {"kind": "checkin", "by": "self", "rate": 40}
+        return await load_run(ENROLL, {**COMMAND, "timeout": 1}, look, devices=MACS, workers=1, rule=[rule])
+
+    conductor = run_in_reactor(scenario())
+    assert dropped(conductor.metrics()) == {("session", OFFLINE): 1}
+    assert conductor.rule_counts()[0].hits == 1
