@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -28,6 +27,11 @@ _PATH_PARAMETERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "rule": ("Id of a rule.", {"type": "string"}),
     "segment": ("Number of a segment.", {"type": "integer", "minimum": 0}),
 }
+_ADDED: Mapping[str, Mapping[str, str]] = {
+    "add_macs": {"mac": "/0/udid", "segment": "/0/segment"},
+    "add_rule": {"rule": "/id"},
+}
+"""Where the answer of a request has the path parameters of others, as JSON pointers."""
 _DESCRIPTION = """\
 The fleet of `lom-agent serve`: simulated Macs that a test adds, enrolls, powers on and off, makes misbehave and asks \
 what was said.
@@ -89,7 +93,7 @@ def openapi_json() -> bytes:
 
 def path_template(route: Route) -> str:
     """The path of a route with its parameters in braces."""
-    return re.sub(r"<(\w+)>", r"{\1}", route.path)
+    return route.path.replace("<", "{").replace(">", "}")
 
 
 def schemas() -> dict[str, Any]:
@@ -102,6 +106,9 @@ def schemas() -> dict[str, Any]:
         schema["description"] = _markdown(inspect.getdoc(struct) or "")
         for field, text in field_descriptions(struct).items():
             schema["properties"][field] = _described(schema["properties"][field], text)
+        for described in schema["properties"].values():
+            if "pattern" in described:
+                described["pattern"] = _ecma_pattern(described["pattern"])
     return dict(sorted(found.items()))
 
 
@@ -110,10 +117,15 @@ def field_descriptions(struct: type[Struct]) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(struct.__mro__):
         if issubclass(base, Struct) and base is not Struct:
-            tree = ast.parse(inspect.getsource(sys.modules[base.__module__]))
-            classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
-            found |= dict(_strings_below_fields(classes[base.__name__]))
+            found |= dict(_strings_below_fields(_classes(base.__module__)[base.__name__]))
     return found
+
+
+@cache
+def _classes(module: str) -> Mapping[str, list[ast.stmt]]:
+    """The bodies of the classes of a module, by name."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _strings_below_fields(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
@@ -144,12 +156,22 @@ def _structs(kinds: Iterable[Any]) -> set[type[Struct]]:
 
 
 def _markdown(text: str) -> str:
-    """A docstring with its paragraphs in one line each and Markdown's backticks."""
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", text).replace("``", "`")
+    """A docstring for readers of the document: a paragraph a line, Markdown's backticks, no Python errors."""
+    return "\n\n".join(_sentences(" ".join(part.split())) for part in text.replace("``", "`").split("\n\n"))
+
+
+def _sentences(text: str) -> str:
+    kept = ". ".join(each for each in text.rstrip(".").split(". ") if not each.startswith("Raises "))
+    return f"{kept}." if kept and text.endswith(".") else kept
 
 
 def _described(schema: dict[str, Any], text: str) -> dict[str, Any]:
     return {**schema, "description": text}  # in OpenAPI 3.1 a reference may have a description too
+
+
+def _ecma_pattern(pattern: str) -> str:
+    """A pattern of Python in the dialect of JSON Schema, where ``$`` is the end of the text alone."""
+    return pattern.replace(r"\A", "^").replace(r"\Z", "$")
 
 
 def _operation(route: Route) -> dict[str, Any]:
@@ -176,7 +198,7 @@ def needs_body(route: Route) -> bool:
 
 
 def _sentence(text: str) -> str:
-    return re.split(r"(?<=[.:]) ", text)[0].rstrip(".:")
+    return text.partition(". ")[0].partition(": ")[0].rstrip(".")
 
 
 def _tag(path: str) -> str:
@@ -185,8 +207,12 @@ def _tag(path: str) -> str:
     return _TAG_OF.get(name, name)
 
 
+def _names_in_path(route: Route) -> list[str]:
+    return [part[1:-1] for part in route.path.split("/") if part.startswith("<")]
+
+
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
-    for name in re.findall(r"<(\w+)>", route.path):
+    for name in _names_in_path(route):
         text, schema = _PATH_PARAMETERS[name]
         yield {"name": name, "in": "path", "required": True, "description": text, "schema": schema}
 
@@ -217,10 +243,22 @@ def _responses(route: Route) -> dict[str, Any]:
     else:
         content = {route.media: {"schema": _answer_schema(route)}}
         responses = {str(route.status): {"description": _answer_words(route), "content": content}}
+        links = dict(_links(route))
+        if links:
+            responses[str(route.status)]["links"] = links
     problems = {*_ANY_REQUEST, *route.problems, *((413,) if route.body is not None else ())}
     for status in sorted(problems):
         responses[str(status)] = {"$ref": f"#/components/responses/{_problem_name(status)}"}
     return responses
+
+
+def _links(route: Route) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The requests about what a request added: the first Mac, its segment, the rule."""
+    found = _ADDED.get(route.name, {})
+    for other in ROUTES:
+        for name in _names_in_path(other):
+            if name in found:
+                yield other.name, {"operationId": other.name, "parameters": {name: f"$response.body#{found[name]}"}}
 
 
 def _answer_schema(route: Route) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from msgspec import structs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from agent import __version__
 from agent.errors import PeerError
@@ -154,8 +154,7 @@ class FakeService:
             handle.changes.append("cleared")
 
     def wait_state(self, handle: Handle, wait: WaitState) -> Deferred[Mac]:
-        handle.changes.append(wait)
-        return Deferred()
+        return succeed(handle.mac) if wait.power == handle.mac.power else Deferred()
 
     def results(self) -> Results:
         return Results(seconds=1.0, operations={}, errors=[], cut_short=[])

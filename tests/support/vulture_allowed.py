@@ -5,6 +5,7 @@ from __future__ import annotations
 _CLICK = "click calls it by its decorator"
 _CLICK_HOOK = "click calls it by its name"
 _LAZY = "agent.cli.commands imports it by its name"
+_ROUTE = "agent.service.routes names it"
 _TWISTED = "Twisted calls or reads it by its name"
 _EXPAT = "expat calls or reads it by its name"
 _PROTOCOL = "a parameter or method of a typing.Protocol"
@@ -65,6 +66,17 @@ ALLOWED = {
     "net.transport.tls: handshakes_resumed": _TESTS,
     "report.terminal.screen: no_wrap": "rich reads it",
     "report.terminal.screen: overflow": "rich reads it",
+    "service.api: add_macs": _ROUTE,
+    "service.api: advance_clock": _ROUTE,
+    "service.api: mains": _ROUTE,
+    "service.api: remove_mac": _ROUTE,
+    "service.api: remove_macs": _ROUTE,
+    "service.api: remove_rule": _ROUTE,
+    "service.api: remove_rules": _ROUTE,
+    "service.control: isLeaf": _TWISTED,
+    "service.control: merge_slashes": "werkzeug reads it",
+    "service.streams: pauseProducing": _TWISTED,
+    "service.streams: resumeProducing": _TWISTED,
     "service.prometheus: collect": "prometheus_client calls it by its name",
     "service.prometheus: isLeaf": _TWISTED,
 }

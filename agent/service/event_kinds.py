@@ -1,0 +1,39 @@
+"""What each kind of event means, for docs/control-api.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent.service.types import EventKind
+
+_COMMAND = "`command_uuid`, `request_type`"
+
+EVENT_KINDS: Mapping[EventKind, tuple[str, str, str]] = {
+    "added": ("A Mac was added.", "", ""),
+    "removed": ("A Mac was removed.", "", ""),
+    "enrolled": ("A Mac is enrolled.", "", "`topic`"),
+    "enroll_failed": ("An enrollment failed.", "", "`kind`, `error`"),
+    "unenrolled": ("A Mac is no longer enrolled.", "", "`reason`"),
+    "pushed": ("A Mac accepted a push.", "", "`apns_id`, `topic`"),
+    "session_started": ("A Mac opens a session with the server.", "", ""),
+    "session_ended": ("A session ended.", "", "`error`, empty where it ended well"),
+    "command": ("A Mac received a command.", _COMMAND, ""),
+    "answered": (
+        "A Mac has the result of a command.",
+        f"{_COMMAND}, `status` (as in the result)",
+        "`body`, decoded, without secrets",
+    ),
+    "delivered": ("The server accepted a result.", f"{_COMMAND}, `status`", ""),
+    "refused": ("The server refused a result for the last time.", f"{_COMMAND}, `status`", "`error`"),
+    "power": ("The power of a Mac changed.", "`status` (as `power` of a Mac)", ""),
+    "network": ("A Mac was taken off every network, or put back.", "`status` (`online`, `offline`)", ""),
+    "lom_request": ("A Mac got a LOM request as Device.", "", "`request`, `controller`, `uuid`, `error`"),
+    "rule_hit": (
+        "A rule changed what a Mac does.",
+        f"`rules`; {_COMMAND} where it is about a command",
+        "`exchange`, its number",
+    ),
+    "protocol_error": ("The server broke the protocol.", "", "`kind`, `error`"),
+    "reset": ("Everything was reset, or one Mac (`udid`).", "", ""),
+}
+"""The meaning, the properties beside `udid`, and the keys of `data`."""
