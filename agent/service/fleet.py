@@ -74,7 +74,8 @@ class FleetService:
         authorities: Authorities | None = None,
         on_warning: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        self.events = EventLog(RunClock(reactor))
+        self._now = RunClock(reactor)
+        self.events = EventLog(self._now)
         self.groups = Groups()
         self.lab: LabInfo | None = None
         self.apns: APNsInfo | None = None
@@ -186,8 +187,9 @@ class FleetService:
         """Put a Mac back into its state when it was added."""
         mac = handle.mac
         self._let_go(handle)
-        handle.group.fleet.renew(handle.index)
-        self._watchers[handle.group].forget(handle.index)
+        watcher = self._watchers[handle.group]
+        watcher.forget(handle.index)
+        handle.group.fleet.renew(handle.index).observer = watcher
         self._forget(mac.udid)
         self.events.add("reset", f"{mac.device_name} is as it was when it was added.", udid=mac.udid)
 
@@ -339,7 +341,7 @@ class FleetService:
             )
         allow_open_files(len(self.groups) + len(population))
         group = self.parts.group(population, self.groups.next_number, self.groups.next_segment)
-        watcher = Watcher(group, self.events, self._answers, self._last_errors, self._injected)
+        watcher = Watcher(group, self.events, self._answers, self._last_errors, self._injected, self._now)
         group.open(watcher)
         self.groups.add(group)
         self._watchers[group] = watcher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from agent import plists
@@ -42,17 +43,25 @@ class Watcher(MacObserver):
     """Is told by the Macs of one group.
 
     ``last_errors`` has the error of each Mac's last session or enrollment that failed, by UDID. ``injected`` has the
-    UDIDs of the Macs in whose session a fault rule did something: its failure is not the server's.
+    UDIDs of the Macs in whose session a fault rule did something: its failure is not the server's. ``now`` is the
+    clock of the events.
     """
 
     def __init__(
-        self, group: Group, events: EventLog, answers: AnswerLog, last_errors: dict[str, str], injected: set[str]
+        self,
+        group: Group,
+        events: EventLog,
+        answers: AnswerLog,
+        last_errors: dict[str, str],
+        injected: set[str],
+        now: Callable[[], float],
     ) -> None:
         self._group = group
         self._events = events
         self._answers = answers
         self._last_errors = last_errors
         self._injected = injected
+        self._now = now
         self._powers: dict[int, str] = {}
 
     def enrolled(self, mac: ObservedMac) -> None:
@@ -101,21 +110,22 @@ class Watcher(MacObserver):
         handle, result = self._handle(mac), command.result
         status, request_type = command.status.value, command.command.request_type
         body = _body(result)
-        event_text = f"answers {_words(request_type)} with {status}"
-        event = self._add_of_command("answered", handle, event_text, command, status=status, data={"body": body})
         errors = [] if result is None else [error.description for error in result.errors]
         self._answers.add(
             Answer(
-                number=event.number,
-                at=event.at,
-                udid=event.udid,
-                command_uuid=event.command_uuid,
+                number=self._events.last + 1,
+                at=self._now(),
+                udid=handle.udid,
+                command_uuid=command.command.uuid,
                 request_type=request_type,
                 status=status,
                 errors=errors,
                 body=body,
             )
         )
+        # After the answer is kept: whoever waits for the event may look for it.
+        text = f"answers {_words(request_type)} with {status}"
+        self._add_of_command("answered", handle, text, command, status=status, data={"body": body})
         if command.status is Status.COMMAND_FORMAT_ERROR and result is None:
             self._breach(handle, "command_format", str(command.failure))
 

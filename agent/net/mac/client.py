@@ -239,6 +239,11 @@ class MDMClient:
         return None if self._active is None else self._active.sessions.open
 
     @property
+    def offline(self) -> bool:
+        """Whether a fault rule keeps it offline."""
+        return self._offline is not None
+
+    @property
     def enrolled(self) -> bool:
         """Whether it is managed. Does not make an idle Mac active."""
         return self._kept_enrolled if self._active is None else self._active.device.enrollment is not None
