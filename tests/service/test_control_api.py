@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -514,4 +515,62 @@ def test_the_metrics_are_those_of_the_service(run_in_reactor) -> None:
         samples = {sample.labels["state"]: sample.value for sample in families["lom_agent_macs"].samples}
         assert samples["idle"] == 3
 
+    with_server(run_in_reactor, test)
+
+
+def with_page(monkeypatch: pytest.MonkeyPatch, folder: Path, **contents: str) -> None:
+    """Let ``folder`` be where the package's files are, with these files of the page."""
+    (folder / "page").mkdir()
+    for name, text in contents.items():
+        (folder / "page" / name.replace("_", ".")).write_text(text, encoding="utf-8")
+    (folder / "secret.js").write_text("secret", encoding="utf-8")
+    monkeypatch.setattr("agent.service.control.files", lambda _package: folder)
+
+
+def test_the_page_needs_no_token_and_may_load_nothing_from_elsewhere(run_in_reactor, monkeypatch, tmp_path) -> None:
+    async def test(party: Party) -> None:
+        party.client.headers.pop("Authorization")
+        for path, media, text in (
+            ("/", "text/html; charset=utf-8", "<p>\u00e4</p>"),
+            ("/page/index.html", "text/html; charset=utf-8", "<p>\u00e4</p>"),
+            ("/page/page.js", "text/javascript; charset=utf-8", "'use strict'"),
+            ("/page/page.css", "text/css; charset=utf-8", "p {}"),
+        ):
+            response = await party.ask("GET", path)
+            assert (response.status_code, response.headers["Content-Type"], response.text) == (200, media, text)
+            assert ("Content-Security-Policy" in response.headers) == media.startswith("text/html")
+        policy = (await party.ask("GET", "/")).headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+
+    with_page(monkeypatch, tmp_path, index_html="<p>\u00e4</p>", page_js="'use strict'", page_css="p {}", note_txt="no")
+    with_server(run_in_reactor, test)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/",
+        "/page/note.txt",
+        "/page/../secret.js",
+        "/page/%2e%2e/secret.js",
+        "/page/..%2fsecret.js",
+        "/page/%2fetc%2fpasswd",
+        "/page//etc/passwd",
+        "/page/page.js/",
+        "/page/page.js%00",
+        "/page/../v1/macs",
+    ],
+)
+def test_nothing_else_of_the_file_system_is_served(run_in_reactor, monkeypatch, tmp_path, path) -> None:
+    async def test(party: Party) -> None:
+        client = await party.raw()
+        client.send("GET", path, "Connection: close", token=None)
+        octets = await client.closed
+        assert b" 404 " in octets.partition(b"\r\n")[0]
+        assert b"secret" not in octets.replace(path.encode(), b"")
+
+    with_page(monkeypatch, tmp_path, index_html="x", page_js="y", note_txt="secret")
     with_server(run_in_reactor, test)
