@@ -15,6 +15,7 @@ from fake_service import REFUSED
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.web.server import Request
 
 from agent.errors import OperatorError
 from agent.service.api import API
@@ -259,11 +260,19 @@ def test_without_the_token_nothing_is_told_or_changed(run_in_reactor, values) ->
     with_server(run_in_reactor, test)
 
 
-def test_a_body_without_the_token_is_not_kept(run_in_reactor) -> None:
+def test_a_body_without_the_token_is_not_kept(run_in_reactor, monkeypatch) -> None:
+    kept: list[bytes] = []
+    monkeypatch.setattr(Request, "handleContentChunk", lambda _request, chunk: kept.append(chunk))
+
     async def test(party: Party) -> None:
         client = await party.raw()
-        client.send("POST", "/v1/macs", "Connection: close", body=b" " * 5_000_000, token=None)
+        client.send("POST", "/v1/macs", "Connection: close", body=b" " * 1_000_000, token="wrong")
         assert b" 401 " in await client.closed
+        assert kept == []
+        client = await party.raw()
+        client.send("POST", "/v1/macs", "Connection: close", body=b" " * 1_000_000)
+        await client.closed
+        assert len(b"".join(kept)) == 1_000_000
 
     with_server(run_in_reactor, test)
 
