@@ -13,7 +13,7 @@ from agent.fleet.population import DEFAULT_SEED, Population
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.operations import RUN_ENDED, Operations
 from agent.measure.records import Exchange
-from agent.net.lom.networks import make_network
+from agent.net.lom.networks import make_network, parse_network
 from agent.net.mac.behaviour import MacSettings
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import FleetBehaviour
@@ -83,6 +83,7 @@ class MacParts:
         self._reactor = reactor
         self._settings = settings
         self._behaviour = FleetBehaviour.of(settings.macs)
+        parse_network(settings.lom_network)  # a name that cannot be used is refused before anything is open
         self._warn = warn
         self._measured = measured
 
