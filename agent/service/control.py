@@ -23,7 +23,6 @@ from agent.net.transport.addresses import address_text
 from agent.service.api import API, Service
 from agent.service.openapi import openapi_json
 from agent.service.problems import MEDIA, RequestFailed, request_failed
-from agent.service.prometheus import CONTENT_TYPE, exposition
 from agent.service.queries import body_value, query_values
 from agent.service.routes import ROUTES, Route
 from agent.service.streams import EventStream
@@ -33,6 +32,7 @@ MAX_CONNECTIONS = 256  # ours: test processes with a wait and a stream each, and
 IDLE_SECONDS = 120  # of a connection without a request
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 JSON = "application/json"
+METRICS = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' text format
 
 # The page loads nothing from other hosts, and no other page may show it in a frame.
 PAGE_POLICY = (
@@ -189,13 +189,19 @@ def _app(api: API, service: Service) -> Any:
     for route in ROUTES:
         app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(api, route))
     _static(app, "/openapi.json", "openapi", JSON, openapi_json)
-    _static(app, "/metrics", "metrics", CONTENT_TYPE.decode("ascii"), lambda: exposition(service.live()))
+    _static(app, "/metrics", "metrics", METRICS, lambda: _metrics(service))
     for name, (media, octets) in _page_files().items():
         _static(app, f"/page/{name}", f"page {name}", media, partial(bytes, octets))
         if name == "index.html":
             _static(app, "/", "page", media, partial(bytes, octets))
     app.handle_errors(Exception)(_problem)
     return app
+
+
+def _metrics(service: Service) -> bytes:
+    from agent.service.prometheus import exposition  # imported for the first scrape: a fast start
+
+    return exposition(service.live())
 
 
 def _static(app: Any, path: str, name: str, media: str, content: Callable[[], bytes]) -> None:
