@@ -118,7 +118,8 @@ class _Guard:
         return bool(kind.lower() == b"bearer" and hmac.compare_digest(found.strip(), self._token))
 
     def _is_ours(self, name: str) -> bool:
-        return name in self._names or (self._any_address and _is_address(name))
+        # On every address: any of them, and names such as those of containers. A foreign site's name has a dot.
+        return name in self._names or (self._any_address and name != "" and ("." not in name or _is_address(name)))
 
 
 def is_public(request: Any) -> bool:

@@ -316,8 +316,16 @@ def test_a_request_has_one_host(run_in_reactor, hosts) -> None:
 
 def test_a_service_that_listens_on_every_address_is_reached_by_any_of_them(run_in_reactor) -> None:
     async def test(party: Party) -> None:
-        for host, status in (("192.0.2.7:80", 200), ("[2001:db8::1]", 200), ("evil.example", 403), ("0.0.0.0", 200)):
-            url = f"http://127.0.0.1:{party.port}/v1"
+        url = f"http://127.0.0.1:{party.port}/v1"
+        for host, status in (
+            ("192.0.2.7:80", 200),
+            ("[2001:db8::1]", 200),
+            ("0.0.0.0", 200),
+            ("fleet:7780", 200),
+            ("evil.example", 403),
+            ("", 403),
+            (":7780", 403),
+        ):
             assert (await party.ask("GET", url, headers={"Host": host})).status_code == status
 
     with_server(run_in_reactor, test, host="0.0.0.0")
