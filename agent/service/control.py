@@ -186,7 +186,6 @@ def _app(api: API, service: Service) -> Any:
     from klein import Klein
 
     app = Klein()
-    app.url_map.merge_slashes = False
     for route in ROUTES:
         app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(api, route))
     _static(app, "/openapi.json", "openapi", JSON, openapi_json)

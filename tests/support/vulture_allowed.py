@@ -74,7 +74,6 @@ ALLOWED = {
     "service.api: remove_rule": _ROUTE,
     "service.api: remove_rules": _ROUTE,
     "service.control: isLeaf": _TWISTED,
-    "service.control: merge_slashes": "werkzeug reads it",
     "service.streams: pauseProducing": _TWISTED,
     "service.streams: resumeProducing": _TWISTED,
     "service.prometheus: collect": "prometheus_client calls it by its name",
