@@ -9,10 +9,13 @@ import pytest
 from services import FAST, SECONDS, RunningService, running_service
 from twisted.internet.defer import Deferred, gatherResults
 
+from agent import plists
 from agent.errors import OperatorError, PeerError
 from agent.faults import Rule
+from agent.lab.state import QueuedCommand
 from agent.lom.requests import PowerRequest
 from agent.mdm.refusals import ServerRefused
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.behaviour import MacSettings
 from agent.service.enrolling import EnrollmentTimedOut
 from agent.service.errors import Conflict, NoSuchMac
@@ -298,6 +301,70 @@ def test_an_enrollment_that_fails_says_why_and_leaves_the_mac_as_it_was(run_in_r
             with pytest.raises(Conflict, match="that is on, found off"):
                 await service.enroll(mac, Enroll())
             assert not service.view(mac).enrolled
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"<html>an error page", "html_page"),
+        (plists.dump_xml({"Command": {"RequestType": "ProfileList"}}), "command_dropped"),
+        (plists.dump_xml({"Command": "ProfileList", "CommandUUID": "odd"}), "command_format"),
+    ],
+)
+def test_a_server_that_breaks_the_protocol_is_named(run_in_reactor: Run, body: bytes, kind: str) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            (mac,) = await running.enrolled()
+            running.lab.macs[mac.udid].queue["odd"] = QueuedCommand("ProfileList", body)
+            running.service.connect(mac)
+            event = await running.event("protocol_error", mac)
+            assert event.data["kind"] == kind
+            await running.event("session_ended", mac)
+            if kind == "command_format":
+                assert [answer.status for answer in running.service.answers(mac, "odd", 1)] == ["CommandFormatError"]
+            else:
+                assert event.data["error"] in running.service.detail(mac).last_error
+
+    run_in_reactor(scenario())
+
+
+def test_what_a_fault_rule_breaks_is_no_fault_of_the_server(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            (mac,) = await running.enrolled()
+            running.service.add_rule(Rule(on="session", do="malformed", times=1))
+            running.service.connect(mac)
+            ended = await running.event("session_ended", mac)
+            assert "400" in ended.data["error"]
+            assert "rule_hit" in running.kinds(mac)
+            assert "protocol_error" not in running.kinds(mac)
+
+    run_in_reactor(scenario())
+
+
+def test_the_delay_of_a_push_passes_on_the_manual_clock(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        async with running_service(manual_clock=True, push=PushBehaviour(delay="constant:30")) as running:
+            service = running.service
+            (mac,) = await running.enrolled()
+            await running.push(mac)
+            assert service.clock_state().next == pytest.approx(30.0)
+            service.advance(29.0)
+            assert "pushed" not in running.kinds(mac)
+            service.advance(1.0)
+            await running.event("session_ended", mac)
+
+    run_in_reactor(scenario())
+
+
+def test_the_lab_gives_identities_by_scep(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        async with running_service(scep=True) as running:
+            (mac,) = await running.enrolled()
+            kinds = [exchange.kind for exchange in running.service.exchanges(mac, None, None, -1, 100)]
+            assert kinds == ["enroll", "scep", "scep", "scep", "checkin", "checkin", "checkin"]
 
     run_in_reactor(scenario())
 

@@ -32,8 +32,7 @@ class RunningService:
         self.warnings: list[str] = []
         authorities = Authorities()
         choice = EmbeddedChoice(lab=True, scep=settings.pop("scep", False))
-        settings = {"seed": "service", "macs": FAST, "anchors": (authorities.anchor,), **settings}
-        settings["push"] = PushBehaviour()
+        settings = {"push": PushBehaviour(), "seed": "service", "macs": FAST, "anchors": (authorities.anchor,), **settings}
         self.service = FleetService(reactor, ServiceSettings(**settings), authorities, self.warnings.append)
         self.embedded = Embedded(reactor, self.service, choice, authorities)
 
