@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
+from agent.errors import MisuseError
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, LimitedConnections, listen
 from agent.net.transport.addresses import address_text
 from agent.service.api import API, Service
@@ -89,8 +90,10 @@ class _Guard:
     """Decides by its header whether a request is allowed."""
 
     def __init__(self, host: str, token: str) -> None:
+        if not token:
+            raise MisuseError("expected a token, found an empty one: every request would have it")
         self._token = token.encode("utf-8")
-        self._names = LOCAL_NAMES | {host.lower()}
+        self._names = LOCAL_NAMES | ({host.lower()} - {""})
         self._any_address = _is_unspecified(host)
 
     def check(self, request: Any) -> None:

@@ -11,13 +11,13 @@ import httpx
 import msgspec
 import pytest
 from control_clients import TOKEN, Party, with_server
-from fake_service import REFUSED
+from fake_service import REFUSED, FakeService
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.web.server import Request
 
-from agent.errors import OperatorError
+from agent.errors import MisuseError, OperatorError
 from agent.service.api import API
 from agent.service.control import MAX_CONNECTIONS, ControlServer
 from agent.service.problems import KINDS
@@ -57,7 +57,9 @@ def test_each_method_takes_what_its_route_says(route) -> None:
     assert set(parameters) == set(declared) or (parameters[-1] == "wanted" and set(parameters[:-1]) <= set(declared))
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.name not in ("events", "wait_state")], ids=str)
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.name not in ("events", "wait_state")], ids=lambda route: route.name
+)
 def test_each_route_answers_with_its_type(run_in_reactor, route) -> None:
     async def test(party: Party) -> None:
         await party.ask("POST", "/v1/rules", json=FLAKY)
@@ -260,6 +262,11 @@ def test_without_the_token_nothing_is_told_or_changed(run_in_reactor, values) ->
     with_server(run_in_reactor, test)
 
 
+def test_there_is_no_server_without_a_token() -> None:
+    with pytest.raises(MisuseError, match="expected a token"):
+        ControlServer(reactor, FakeService(), token="")
+
+
 def test_a_body_without_the_token_is_not_kept(run_in_reactor, monkeypatch) -> None:
     kept: list[bytes] = []
     monkeypatch.setattr(Request, "handleContentChunk", lambda _request, chunk: kept.append(chunk))
@@ -329,6 +336,7 @@ def test_a_service_that_listens_on_every_address_is_reached_by_any_of_them(run_i
             assert (await party.ask("GET", url, headers={"Host": host})).status_code == status
 
     with_server(run_in_reactor, test, host="0.0.0.0")
+    with_server(run_in_reactor, test, host="")
 
 
 def test_it_is_reached_by_ipv6(run_in_reactor) -> None:
