@@ -11,6 +11,7 @@ from twisted.internet import reactor
 
 from agent.device.mac import Device
 from agent.errors import PeerError
+from agent.faults import Faults
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook
 from agent.mdm.access_rights import ALL_RIGHTS
@@ -47,7 +48,14 @@ class Macs(MacObserver):
     """``identities`` are those of the Macs, in order. It is also their observer."""
 
     def __init__(
-        self, server: Server, path: str, identities: Sequence[Identity], *, sign: bool = False, resume: float = 0.0
+        self,
+        server: Server,
+        path: str,
+        identities: Sequence[Identity],
+        *,
+        sign: bool = False,
+        resume: float = 0.0,
+        faults: Faults | None = None,
     ) -> None:
         self.metrics = Metrics()
         clock = RunClock(reactor)
@@ -63,6 +71,7 @@ class Macs(MacObserver):
             operations=self.operations,
             wall_clock=clock,
             anchors=(server.authority.certificate,),
+            faults=faults,
             **({"resume": resume} if resume else {}),
         )
         self.clients = []

@@ -1,4 +1,4 @@
-"""Cost of a session over a kept connection for the client: with an empty queue, a command, Mdm-Signature.
+"""Cost of a session over a kept connection for the client: with an empty queue, a command, Mdm-Signature, fault rules.
 
     python benchmarks/sessions.py [SESSIONS [MACS [AT_ONCE]]]
 
@@ -23,6 +23,7 @@ from macs import COMMAND, IDLE_LENGTH, Macs, identities, raw_request
 from nginx import cores, server, skip_without, write_identity
 from table import heading, row, verdict
 
+from agent.faults import Faults, Rule
 from agent.pki.authority import CLIENT_USAGE
 
 ROUNDS = 7
@@ -60,6 +61,10 @@ def main() -> None:
                 "session, empty queue, RSA-2048 Mdm-Signature": Macs(nginx, "nothing", [signer] * macs, sign=True),
             }
             plain, command, signed = kinds
+            with_rules = "session, empty queue, a fault rule that never hits"
+            faults = Faults()
+            faults.add(Rule(on="session", do="malformed", probability=0.0), 0.0)
+            kinds[with_rules] = Macs(nginx, "nothing", people, faults=faults)
             for each in kinds.values():
                 each.sessions(macs, at_once)
             in_c, sign_c, sign_here = (

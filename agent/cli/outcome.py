@@ -145,6 +145,7 @@ class RunResults:
             embedded_lab=conductor.embedded_lab,
             limits=self._limits,
             push=merge_push_counts(counts) if counts else None,
+            rules=conductor.rule_counts(),
             keys=None if pool is None else {"pool": pool, "reused": reused},
             scenario=as_document(self._scenario),
             incomplete_because=because,

@@ -20,7 +20,6 @@ from agent.cli.signals import Stopping, printing
 from agent.errors import LomAgentError, OperatorError
 from agent.files import read_file, write_file
 from agent.fleet.population import DEFAULT_SEED
-from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.behaviour import MacSettings
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
@@ -316,6 +315,11 @@ def _check(options: Mapping[str, Any]) -> None:
 
 
 def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> ServiceSettings:
+    push = None
+    if authorities is not None:
+        from agent.net.apns.behaviour import PushBehaviour  # only where there is a gateway: a fast start
+
+        push = PushBehaviour()
     anchors = read_anchors(options["ca"])
     if options["lab"] and authorities is not None:
         anchors += (authorities.anchor,)
@@ -332,7 +336,7 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
         insecure=options["insecure"],
         manual_clock=options["clock"] == "manual",
         poll=options["poll"],
-        push=PushBehaviour() if authorities is not None else None,
+        push=push,
         macs=MacSettings(**behaviour),
     )
 
@@ -349,7 +353,7 @@ def _embedded(
 ) -> Embedded | None:
     if authorities is None:
         return None
-    from agent.service.embedded import Embedded, EmbeddedChoice  # only where it is asked for: a fast start
+    from agent.service.embedded import Embedded, EmbeddedChoice  # the same
 
     host, port = parse_address(options["apns_listen"] or "127.0.0.1:0", "--apns-listen", 2197, names=True)
     anchors = read_anchors(options["apns_provider_ca"])

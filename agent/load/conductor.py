@@ -42,6 +42,7 @@ from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.silence import SilenceWatch
 from agent.measure.live import LiveView, MacWaits
 from agent.measure.metrics import Metrics
+from agent.measure.summaries import RuleSummary, added_rules
 from agent.measure.timeline import TimeLine
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock, sleep
@@ -167,6 +168,10 @@ class Conductor:
         """The push counts of each shard's push endpoint and of the router."""
         counts = [result.push for result in self.results if result.push is not None]
         return counts if self._router is None else [*counts, self._router.counts]
+
+    def rule_counts(self) -> list[RuleSummary]:
+        """What each fault rule did, in all shards together."""
+        return added_rules(result.rules for result in self.results)
 
     def view(self) -> LiveView:
         """The run at this moment."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from agent.errors import OperatorError
 from agent.net.lom.networks import INTERFACE, parse_network
-from agent.scenario.types import Scenario
 from agent.unix import resource
+
+if TYPE_CHECKING:
+    from agent.scenario.types import Scenario  # a service starts without scenarios
 
 _OWN_FILES = 64  # the reactor, modules, the control link, listening sockets, output files, pipes to key processes
 _ACTIVE_MACS = 64  # Macs that communicate at the same moment

@@ -162,6 +162,7 @@ class Shard:
             key_waits=0 if parts is None else parts.keys.waits,
             key_wait_s=0.0 if parts is None else parts.keys.waited_s,
             push=None if parts is None else parts.push_counts,
+            rules=[] if parts is None else parts.rule_counts,
             phases={number: run.state for number, (run, _) in self._running.items()},
             problem=problem,
         )
@@ -208,7 +209,7 @@ class Shard:
 
     def _begin(self, now: float) -> None:
         if self._parts is not None:
-            self._parts.clock.set(now)
+            self._parts.begin(now)
         self._monitor.begin()
         self._seconds = LoopingCall.withCount(self._tell_second)
         self._seconds.clock = self._reactor

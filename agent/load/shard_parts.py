@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
+from agent.faults import Faults
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
 from agent.load.machine import allow_open_files
@@ -17,6 +18,7 @@ from agent.load.shard_keys import expect_keys
 from agent.load.shard_plan import EnrollAt, ShardPlan, server_config
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
+from agent.measure.summaries import RuleSummary
 from agent.measure.trace import TraceFile, several
 from agent.net.lom.networks import INTERFACE, make_network, parse_network
 from agent.net.mac.client import MDMClient
@@ -52,6 +54,7 @@ class ShardParts:
         )
         self._contexts = TLSContexts(system_anchors=not plan.lab_anchors_only, short_keys=True)
         resolver = Resolver(reactor, reactor.nameResolver)
+        self.faults = Faults() if scenario.rules else None
         self.environment = Environment(
             reactor=reactor,
             clock=reactor,
@@ -66,6 +69,7 @@ class ShardParts:
             stage=self.metrics.stage,
             resume=scenario.tls.resume,
             wall_clock=self.clock,
+            faults=self.faults,
         )
         population = scenario.fleet.population
         indexes = range(plan.first, plan.stop)
@@ -117,6 +121,18 @@ class ShardParts:
         if self.push_endpoint is not None:
             self.push_endpoint.open()
         expect_keys(self.keys, self._plan, self.part)
+
+    def begin(self, now: float) -> None:
+        """The run begins at ``now`` on its own clock: fault rules count their times from here."""
+        self.clock.set(now)
+        if self.faults is not None:
+            for rule in self._plan.scenario.rules:
+                self.faults.add(rule, self.environment.reactor.seconds())
+
+    @property
+    def rule_counts(self) -> list[RuleSummary]:
+        """What each fault rule did in this shard."""
+        return [RuleSummary(each.rule.id, each.matches, each.hits) for each in self.faults or ()]
 
     def make_idle(self) -> None:
         """Serialise a few idle Macs; called every 50 ms."""

@@ -10,6 +10,7 @@ from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.overload import Span
 from agent.measure.live import PhaseState
+from agent.measure.summaries import RuleSummary
 from agent.net.apns.behaviour import PushBehaviour
 from agent.scenario.types import Scenario
 from agent.servers.configs import LabConfig, MicroMDMConfig, NanoMDMConfig, ServerConfig, WebhookConfig
@@ -94,6 +95,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     """The sum of these waits."""
     phases: dict[int, PhaseState] = {}
     """The final state of each phase that started, by its number."""
+    rules: list[RuleSummary] = []
+    """What each fault rule did."""
     push: dict[str, Any] | None = None
     """The counts of its push endpoint; None without a gateway."""
     problem: str | None = None

@@ -6,6 +6,7 @@ into the results, from which every report reads them. docs/results.md explains e
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -110,3 +111,23 @@ class PhaseSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Enrollments that waited for an RSA key of the load generator; None unless the phase enrolls."""
     key_wait_s: Amount | None = None
     """Seconds of these waits together."""
+
+
+class RuleSummary(Struct, frozen=True):
+    """What one fault rule did."""
+
+    id: Name
+    matches: Count
+    """The operations that it is for."""
+    hits: Count
+    """Those that it decided on."""
+
+
+def added_rules(parts: Iterable[Sequence[RuleSummary]]) -> list[RuleSummary]:
+    """The sums by rule, in the order in which they first occur."""
+    sums: dict[str, RuleSummary] = {}
+    for rules in parts:
+        for rule in rules:
+            before = sums.get(rule.id, RuleSummary(rule.id, 0, 0))
+            sums[rule.id] = RuleSummary(rule.id, before.matches + rule.matches, before.hits + rule.hits)
+    return list(sums.values())

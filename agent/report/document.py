@@ -21,6 +21,7 @@ from agent.measure.summaries import (
     OperationSummary,
     PhaseSummary,
     ReasonSummary,
+    RuleSummary,
     StageSummary,
 )
 from agent.measure.timeline import LONGEST_SECONDS, Second
@@ -157,6 +158,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     generator: Generator
     limits: list[LimitVerdict]
     push: dict[str, Any] | None = None
+    rules: list[RuleSummary] = []
     keys: dict[str, Any] | None = None
     resources: Resources
     scenario: dict[str, Any] | None = None

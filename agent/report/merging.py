@@ -16,7 +16,7 @@ from agent.measure.latencies import LatencySummary
 from agent.measure.limits import judge, parse_limit
 from agent.measure.metrics import Metrics
 from agent.measure.records import OPERATIONS
-from agent.measure.summaries import OperationSummary, PhaseSummary
+from agent.measure.summaries import OperationSummary, PhaseSummary, added_rules
 from agent.measure.timeline import Second, SecondOfOperation
 from agent.report.document import SCHEMA, Document, Generator, Merged, Overload, Resources, WorkerName
 from agent.report.generator import unreliable
@@ -85,6 +85,7 @@ def merge_documents(documents: Sequence[Document]) -> Document:
         generator=generator,
         limits=[judge(parse_limit(text), metrics, in_doubt) for text in texts],
         push=_added([document.push for document in documents if document.push is not None]),
+        rules=added_rules(document.rules for document in documents),
         keys=_same("keys", documents, left_out),
         resources=Resources(
             round(sum(each.resources.cpu_s for each in documents), 3),

@@ -25,7 +25,14 @@ from agent.files import read_file, write_file
 from agent.measure.latencies import LatencySummary
 from agent.measure.limits import Limit, LimitVerdict, judge
 from agent.measure.metrics import Metrics
-from agent.measure.summaries import FailureSummary, OperationSummary, PhaseSummary, ReasonSummary, StageSummary
+from agent.measure.summaries import (
+    FailureSummary,
+    OperationSummary,
+    PhaseSummary,
+    ReasonSummary,
+    RuleSummary,
+    StageSummary,
+)
 from agent.measure.timeline import TimeLine
 from agent.measure.trace import rfc3339
 from agent.processes import cpu_seconds, peak_kib
@@ -86,6 +93,7 @@ def results(
     embedded_lab: bool = False,
     limits: Iterable[Limit | LimitVerdict] = (),
     push: Mapping[str, Any] | None = None,
+    rules: Sequence[RuleSummary] = (),
     keys: Mapping[str, Any] | None = None,
     scenario: Mapping[str, Any] | None = None,
     incomplete_because: str | None = None,
@@ -118,6 +126,7 @@ def results(
         generator=judged,
         limits=[judge(each, metrics, in_doubt) if isinstance(each, Limit) else each for each in limits],
         push=None if push is None else dict(push),
+        rules=list(rules),
         keys=None if keys is None else dict(keys),
         resources=Resources(round(resources.cpu_s, _DECIMALS), resources.max_rss_kib),
         scenario=None if scenario is None else dict(scenario),

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from agent.errors import OperatorError
+from agent.faults import Faults
 from agent.fleet.durations import parse_duration
 from agent.measure.limits import parse_limit
-from agent.net.lom.networks import parse_network
+from agent.net.lom.networks import LOOPBACK, MEMORY, parse_network
 from agent.net.mac.keys import MAX_POOL, parse_keys
 from agent.net.transport.addresses import parse_address
 from agent.push.rules import parse_rule
@@ -39,7 +40,9 @@ def checked_tables(scenario: Scenario) -> Scenario:
         _check_text(f"limits[{number}]", limit, parse_limit)
     _check_load(scenario.load)
     server = _checked_server(scenario.server)
-    return structs.replace(scenario, server=server, push=_checked_push(scenario.push, server))
+    checked = structs.replace(scenario, server=server, push=_checked_push(scenario.push, server))
+    _check_rules(checked)
+    return checked
 
 
 def has_embedded_lab(server: ServerPart) -> bool:
@@ -52,6 +55,24 @@ def can_push(scenario: Scenario) -> bool:
     server = scenario.server
     asks = server.adapter != "none" and (server.webhook is None or server.webhook.push is not None)
     return asks and bool(scenario.push.enabled)
+
+
+def _check_rules(scenario: Scenario) -> None:
+    """Refuse ids that occur twice, and rules that could never do anything."""
+    memory = parse_network(scenario.lom.network).kind == MEMORY
+    faults = Faults()
+    for number, rule in enumerate(scenario.rules):
+        where = f"rule[{number}]"
+        try:
+            faults.add(rule, 0.0)
+        except OperatorError as error:
+            raise OperatorError(f"{where}: {error}") from error
+        if rule.on == "push" and not scenario.push.enabled:
+            raise OperatorError(f'{where} has on = "push", but there is no gateway; set push.listen or push.enabled')
+        if rule.on == "lom_link" and rule.do == "delay" and memory:
+            raise OperatorError(
+                f'{where} delays LOM links, which take no time with lom.network = "{MEMORY}"; use "{LOOPBACK}"'
+            )
 
 
 def _check_fleet(fleet: FleetPart) -> None:

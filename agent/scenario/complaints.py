@@ -10,7 +10,8 @@ from typing import Any
 from msgspec import Struct, ValidationError, inspect
 
 from agent.errors import OperatorError
-from agent.scenario.keys import KIND, PHASE, bare, found, keys_of, phase_label, phase_table, within, words
+from agent.faults import Rule
+from agent.scenario.keys import ARRAYS, KIND, PHASE, RULE, bare, found, keys_of, phase_label, phase_table, within, words
 from agent.scenario.types import PHASE_KINDS, Scenario
 
 _STEP = re.compile(r"\.(?P<key>\w+)|\[(?P<number>\d+)\]|(?P<any>\[\.\.\.\])")
@@ -51,9 +52,10 @@ def complaint(error: ValidationError, document: dict[str, Any]) -> OperatorError
     lacks = _LACKS.match(message)
     if lacks is not None:
         return OperatorError(f'{label or "a scenario"} lacks the key "{lacks[1]}"{_kinds(lacks[1])}')
-    if steps == [PHASE]:
-        return OperatorError(f"phase should be tables, each under [[phase]] in two brackets, but is {found(value)}")
-    if steps[:1] == [PHASE] and len(steps) == 2:
+    if steps in ([PHASE], [RULE]):
+        name = steps[0]
+        return OperatorError(f"{name} should be tables, each under [[{name}]] in two brackets, but is {found(value)}")
+    if steps[:1] and steps[0] in ARRAYS and len(steps) == 2:
         return OperatorError(f"{label} should be a table, but is {found(value)}")
     takes = _type_at(document, steps)
     if steps and steps[-1] == KIND:
@@ -86,6 +88,10 @@ def _tables_in(document: dict[str, Any]) -> Iterator[tuple[str, type[Struct], di
         kind = phase_table(phase)
         if kind is not None:
             yield phase_label(number, phase), kind, phase
+    rules = document.get(RULE)
+    for number, rule in enumerate(rules if isinstance(rules, list) else ()):
+        if isinstance(rule, dict):
+            yield f"{RULE}[{number}]", Rule, rule
 
 
 def _steps(place: str) -> Iterator[str | int | None]:

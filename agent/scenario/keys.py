@@ -16,6 +16,8 @@ from msgspec import NODEFAULT, Struct, inspect
 from agent.scenario.types import PHASE_KINDS, PhaseBase, Scenario
 
 PHASE = "phase"
+RULE = "rule"
+ARRAYS = (PHASE, RULE)  # arrays of tables
 KIND = "kind"
 
 

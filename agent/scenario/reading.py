@@ -6,6 +6,7 @@ File names in a scenario are relative to its folder.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import tomllib
@@ -17,11 +18,12 @@ import msgspec
 from msgspec import Struct
 
 from agent.errors import OperatorError
+from agent.faults import Rule
 from agent.files import read_file
 from agent.scenario.check_phases import checked_phases
 from agent.scenario.check_tables import checked_tables
 from agent.scenario.complaints import check_keys, complaint, nearest, unknown
-from agent.scenario.keys import KIND, PHASE, Key, keys_of, phase_label, phase_table
+from agent.scenario.keys import KIND, PHASE, RULE, Key, keys_of, phase_label, phase_table
 from agent.scenario.types import Scenario
 
 MAX_BYTES = 1024 * 1024
@@ -67,6 +69,7 @@ def scenario_from(
         document = overridden(document, overrides)
         check_keys(document)
         _check_numbers(document, "")
+        _check_rules(document)
         scenario = msgspec.convert(document, Scenario)
         return checked_phases(checked_tables(scenario))
     except msgspec.ValidationError as error:
@@ -75,6 +78,17 @@ def scenario_from(
         raise OperatorError(f"{where}: {error}") from error
     except RecursionError:
         raise OperatorError(f"{where} is nested too deeply") from None
+
+
+def _check_rules(document: dict[str, Any]) -> None:
+    """Refuse a rule whose keys contradict each other. Keys of a wrong type are left to the check of the whole."""
+    rules = document.get(RULE)
+    for number, rule in enumerate(rules if isinstance(rules, list) else ()):
+        try:
+            with contextlib.suppress(msgspec.ValidationError):
+                msgspec.convert(rule, Rule)
+        except OperatorError as error:
+            raise OperatorError(f"{RULE}[{number}]: {error}") from error
 
 
 def _check_numbers(value: Any, path: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from agent.faults import Rule
 from agent.fleet.population import MAX_DEVICES
-from agent.scenario.keys import Key, keys_of, own_keys, tables
+from agent.scenario.keys import ARRAYS, Key, keys_of, own_keys, tables
 from agent.scenario.toml import toml
 from agent.scenario.types import DEFAULT_REQUEST, PHASE_KINDS, ArrivingPhase, PhaseBase, Scenario
 from agent.settings import LONGEST_SECONDS
@@ -77,6 +78,14 @@ A phase starts when the phase before it has finished. If the phase before has `w
 finished. After the last phase, operations in progress have `load.tail` seconds to finish.
 
 All phases have these keys:
+"""
+
+_RULES = """\
+## Rules
+
+Each `[[rule]]` table is a fault rule: it makes some Macs misbehave in one operation. [faults.md](faults.md) says what
+a rule can do in which operation, and has examples. `on` and `do` are required; the other keys choose the Macs and the
+time, or belong to one `do`.
 """
 
 _ARRIVALS = """\
@@ -169,17 +178,18 @@ _KINDS_NOTE = {
 
 def document() -> str:
     """The whole page, in Markdown."""
-    parts = [_OPENING, *_tables_part(), _PHASES, _table(keys_of(PhaseBase).values())]
+    parts = [_OPENING, *_tables_part(), _PHASES, table_of(keys_of(PhaseBase).values())]
     for kind, table in PHASE_KINDS.items():
         parts += [f"### {kind}\n", _paragraphs(table)]
         own = list(own_keys(table).values())
         if own:
-            parts.append(_table(own))
+            parts.append(table_of(own))
         if issubclass(table, ArrivingPhase):
             parts.append("And the keys of [arrivals](#arrivals).\n")
         if _KINDS_NOTE.get(kind):
             parts.append(_KINDS_NOTE[kind] + "\n")
-    parts += [_ARRIVALS, _table(own_keys(ArrivingPhase).values()), _LIMITS, _OVERRIDES]
+    parts += [_ARRIVALS, table_of(own_keys(ArrivingPhase).values())]
+    parts += [_RULES, table_of(keys_of(Rule).values()), _LIMITS, _OVERRIDES]
     return "\n".join(parts)
 
 
@@ -190,7 +200,7 @@ def _tables_part() -> Iterator[str]:
         yield f"### `[{name}]`\n" if name else "### At the top, before the first table\n"
         if table is not Scenario:
             yield _paragraphs(table)
-        yield _table(key for key in keys_of(table).values() if key.table is None and key.name != "phase")
+        yield table_of(key for key in keys_of(table).values() if key.table is None and key.name not in ARRAYS)
 
 
 def _paragraphs(table: type[Struct]) -> str:
@@ -198,7 +208,7 @@ def _paragraphs(table: type[Struct]) -> str:
     return "\n\n".join(textwrap.fill(" ".join(part.split()), _WIDTH, break_on_hyphens=False) for part in parts) + "\n"
 
 
-def _table(keys: Iterable[Key]) -> str:
+def table_of(keys: Iterable[Key]) -> str:
     lines = ["| key | takes | default | meaning |", "| --- | --- | --- | --- |"]
     lines += [f"| `{key.name}` | {_takes(key)} | {_default(key)} | {key.description} |" for key in keys]
     return "\n".join(lines) + "\n"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.faults import Rule
 from agent.fleet.population import Population
 from agent.scenario.arrivals import AtOnce, Burst, Constant, Poisson, Ramp, Replay, Shape, Steps, expected
 from agent.scenario.check_tables import has_embedded_lab
@@ -25,6 +26,7 @@ from agent.scenario.types import (
 )
 
 _STEPS_SHOWN = 4
+_RULES_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,17 @@ def _facts(scenario: Scenario, population: Population) -> Iterator[tuple[str, st
         yield "Server", f"enrollment at {server.enroll}; {commands}"
     yield "Push", f"a gateway on {push.listen}" if push.enabled else "none; the Macs poll for commands"
     yield "LOM network", scenario.lom.network
+    if scenario.rules:
+        yield "Fault rules", ", ".join(_rule_words(scenario.rules))
     yield "Workers", "one per core" if not load.workers else str(load.workers)
+
+
+def _rule_words(rules: Sequence[Rule]) -> Iterator[str]:
+    for rule in rules[:_RULES_SHOWN]:
+        name = f"{rule.id}: " if rule.id else ""
+        yield f"{name}{rule.do} on {rule.on}" + (f" {rule.type}" if rule.type else "")
+    if len(rules) > _RULES_SHOWN:
+        yield f"{len(rules) - _RULES_SHOWN:,} more"
 
 
 def _phase_words(phase: Phase, scenario: Scenario, population: Population) -> tuple[str, str, float]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.scenario.keys import Key, keys_of
+from agent.faults import Rule
+from agent.scenario.keys import ARRAYS, Key, keys_of
 from agent.scenario.toml import toml
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, FleetPart, PhaseBase, Scenario
 
@@ -29,6 +30,7 @@ _PHASES: dict[str, dict[str, Any]] = {
     "power_cut": {"seconds": 5.0},
     "idle": {"seconds": 30.0},
 }
+_RULE = {"on": "command", "do": "not_now"}
 _NEEDS = {"lom": "lom_setup"}
 _HEAD = """\
 # A scenario for lom-agent. Check it:  lom-agent scenario check FILE
@@ -54,6 +56,8 @@ def template(kinds: Sequence[str] = DEFAULT_KINDS) -> str:
         table = PHASE_KINDS[kind]
         lines += ["", "", *_described((table.__doc__ or "").strip()), "[[phase]]", f'kind = "{kind}"']
         lines += _phase(table, _PHASES[kind], short=number > 0)
+    lines += ["", "", *_described("Fault rules make some Macs misbehave; docs/faults.md describes them."), "#[[rule]]"]
+    lines += [line if line.startswith("#") else f"#{line}" for line in _table(Rule, _RULE)]
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +74,7 @@ def _with_needs(kinds: Sequence[str]) -> list[str]:
 
 def _table(table: type[Struct], given: dict[str, Any]) -> Iterator[str]:
     for name, key in keys_of(table).items():
-        if key.table is None and name != "phase":
+        if key.table is None and name not in ARRAYS:
             yield from _line(key, given)
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from agent.faults import MOST_RULES, Rule
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Population
 from agent.net.apns.behaviour import PushSettings
 from agent.net.mac.behaviour import MacSettings
@@ -342,4 +343,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     load: Annotated[LoadPart, key("Worker processes, and defaults for phases.")] = field(default_factory=LoadPart)
     phases: Annotated[Annotated[tuple[Phase, ...], Meta(max_length=MOST_PHASES)], key("What happens, in order.")] = (
         field(name="phase", default=())
+    )
+    rules: Annotated[Annotated[tuple[Rule, ...], Meta(max_length=MOST_RULES)], key("Fault rules.")] = field(
+        name="rule", default=()
     )

@@ -18,12 +18,12 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
+from agent.errors import MisuseError
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, LimitedConnections, listen
 from agent.net.transport.addresses import address_text
 from agent.service.api import API, Service
 from agent.service.openapi import openapi_json
 from agent.service.problems import MEDIA, RequestFailed, request_failed
-from agent.service.prometheus import CONTENT_TYPE, exposition
 from agent.service.queries import body_value, query_values
 from agent.service.routes import ROUTES, Route
 from agent.service.streams import EventStream
@@ -33,6 +33,7 @@ MAX_CONNECTIONS = 256  # ours: test processes with a wait and a stream each, and
 IDLE_SECONDS = 120  # of a connection without a request
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 JSON = "application/json"
+METRICS = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' text format
 
 # The page loads nothing from other hosts, and no other page may show it in a frame.
 PAGE_POLICY = (
@@ -89,8 +90,10 @@ class _Guard:
     """Decides by its header whether a request is allowed."""
 
     def __init__(self, host: str, token: str) -> None:
+        if not token:
+            raise MisuseError("expected a token, found an empty one: every request would have it")
         self._token = token.encode("utf-8")
-        self._names = LOCAL_NAMES | {host.lower()}
+        self._names = LOCAL_NAMES | ({host.lower()} - {""})
         self._any_address = _is_unspecified(host)
 
     def check(self, request: Any) -> None:
@@ -118,7 +121,8 @@ class _Guard:
         return bool(kind.lower() == b"bearer" and hmac.compare_digest(found.strip(), self._token))
 
     def _is_ours(self, name: str) -> bool:
-        return name in self._names or (self._any_address and _is_address(name))
+        # On every address: any of them, and names such as those of containers. A foreign site's name has a dot.
+        return name in self._names or (self._any_address and name != "" and ("." not in name or _is_address(name)))
 
 
 def is_public(request: Any) -> bool:
@@ -186,17 +190,22 @@ def _app(api: API, service: Service) -> Any:
     from klein import Klein
 
     app = Klein()
-    app.url_map.merge_slashes = False
     for route in ROUTES:
         app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(api, route))
     _static(app, "/openapi.json", "openapi", JSON, openapi_json)
-    _static(app, "/metrics", "metrics", CONTENT_TYPE.decode("ascii"), lambda: exposition(service.live()))
+    _static(app, "/metrics", "metrics", METRICS, lambda: _metrics(service))
     for name, (media, octets) in _page_files().items():
         _static(app, f"/page/{name}", f"page {name}", media, partial(bytes, octets))
         if name == "index.html":
             _static(app, "/", "page", media, partial(bytes, octets))
     app.handle_errors(Exception)(_problem)
     return app
+
+
+def _metrics(service: Service) -> bytes:
+    from agent.service.prometheus import exposition  # imported for the first scrape: a fast start
+
+    return exposition(service.live())
 
 
 def _static(app: Any, path: str, name: str, media: str, content: Callable[[], bytes]) -> None:

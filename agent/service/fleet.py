@@ -22,13 +22,11 @@ from agent.fleet.population import Population
 from agent.load.machine import allow_open_files
 from agent.lom.power import RequestRefused
 from agent.lom.requests import PowerRequest
-from agent.measure.exchanges import HTTPExchange
 from agent.measure.records import Exchange as Operation
 from agent.net.mac.client import MDMClient
 from agent.net.timing import Reactor, RunClock
 from agent.pki.authorities import Authorities
 from agent.profiles.making import lom_profile
-from agent.service.answers import AnswerLog
 from agent.service.clocks import ManualClock
 from agent.service.enrolling import Enrollments
 from agent.service.errors import Conflict, NoSuchMac
@@ -36,6 +34,7 @@ from agent.service.events import EventLog
 from agent.service.groups import Group, Groups, MacHandle
 from agent.service.measurements import Measurements
 from agent.service.parts import MacParts, ServiceSettings
+from agent.service.records import Records
 from agent.service.types import (
     AddMacs,
     Answer,
@@ -74,7 +73,8 @@ class FleetService:
         authorities: Authorities | None = None,
         on_warning: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        self.events = EventLog(RunClock(reactor))
+        self._records = Records(RunClock(reactor))
+        self.events: EventLog = self._records.events
         self.groups = Groups()
         self.lab: LabInfo | None = None
         self.apns: APNsInfo | None = None
@@ -87,16 +87,13 @@ class FleetService:
             reactor,
             settings,
             ended=self._ended,
-            exchanged=self._exchanged,
+            exchanged=self._records.exchanged,
             warn=on_warning,
             measured=self._measured,
         )
         self.faults: Faults = self.parts.faults
-        self._answers = AnswerLog()
-        self._last_errors: dict[str, str] = {}
         self._watchers: dict[Group, Watcher] = {}
         self._enrollments = Enrollments(reactor, self.parts.stalls)
-        self._injected: set[str] = set()  # UDIDs of Macs whose last session a fault rule changed
         self._requests = 0  # to add Macs, since the last reset
         self._seed = settings.seed  # of the Macs that they add
         self._since = self.parts.clock.seconds()
@@ -162,7 +159,7 @@ class FleetService:
             pending = PendingResult(
                 command_uuid=command.uuid, request_type=command.request_type, status=undelivered.status.value
             )
-        last_error = self._last_errors.get(handle.udid, "")
+        last_error = self._records.last_errors.get(handle.udid, "")
         return mac_detail(handle, pending, last_error, self.exchanges(handle, None, None, -1, 100))
 
     def add(self, what: AddMacs) -> list[MacHandle]:
@@ -191,8 +188,9 @@ class FleetService:
         """Put a Mac back into its state when it was added."""
         mac = handle.mac
         self._let_go(handle)
-        handle.group.fleet.renew(handle.index)
-        self._watchers[handle.group].forget(handle.index)
+        watcher = self._watchers[handle.group]
+        watcher.forget(handle.index)
+        handle.group.fleet.renew(handle.index).observer = watcher
         self._forget(mac.udid)
         self.events.add("reset", f"{mac.device_name} is as it was when it was added.", udid=mac.udid)
 
@@ -205,11 +203,9 @@ class FleetService:
         self.groups.clear()
         self.faults.clear()
         self.parts.exchanges.clear()
-        self._answers.clear()
-        self._last_errors.clear()
+        self._records.clear()
         self.parts.operations.cut_short("the service was reset")
         self._measured.reset()
-        self.events.clear()
         self._requests = 0
         self._seed = self._settings.seed if seed is None else seed
         self._since = self.parts.clock.seconds()
@@ -289,7 +285,7 @@ class FleetService:
 
     def answers(self, handle: MacHandle, command_uuid: str | None, limit: int) -> list[Answer]:
         """What a Mac answered, oldest first."""
-        return self._answers.of(handle.udid, command_uuid, limit)
+        return self._records.answers.of(handle.udid, command_uuid, limit)
 
     def exchanges(
         self, handle: MacHandle | None, kind: str | None, text: str | None, after: int, limit: int
@@ -350,7 +346,7 @@ class FleetService:
             )
         allow_open_files(len(self.groups) + len(population))
         group = self.parts.group(population, self.groups.next_number, self.groups.next_segment)
-        watcher = Watcher(group, self.events, self._answers, self._last_errors, self._injected)
+        watcher = Watcher(group, self._records)
         group.open(watcher)
         self.groups.add(group)
         self._watchers[group] = watcher
@@ -384,9 +380,7 @@ class FleetService:
 
     def _forget(self, udid: str) -> None:
         self.parts.exchanges.clear(udid)
-        self._answers.clear(udid)
-        self._last_errors.pop(udid, None)
-        self._injected.discard(udid)
+        self._records.forget(udid)
 
     def _clients(self) -> Iterator[MDMClient]:
         return (client for group in self.groups for client in group.fleet.made())
@@ -431,7 +425,7 @@ class FleetService:
 
     def _enroll_failed(self, handle: MacHandle, error: PeerError) -> None:
         mac, text = handle.mac, str(error)
-        self._last_errors[mac.udid] = text
+        self._records.last_errors[mac.udid] = text
         data = {"kind": error.kind, "error": text}
         self.events.add("enroll_failed", f"{mac.device_name} did not enroll: {text}.", udid=mac.udid, data=data)
         if is_breach(error) and handle.group in self._watchers:
@@ -443,27 +437,11 @@ class FleetService:
         if operation.operation != "checkin" or failure is None or not is_breach_kind(failure):
             return
         udid = str(operation.facts.get("udid", ""))
-        if udid in self._enrollments or udid in self._injected:
+        if udid in self._enrollments or udid in self._records.injected:
             return
         handle = self.groups.named(udid)
         if handle is not None:
             self._watchers[handle.group].breach(handle.index, failure.kind, failure.message)
-
-    def _exchanged(self, exchange: HTTPExchange) -> None:
-        """Tell of the fault rules that hit an exchange."""
-        if exchange.rules:
-            self._injected.add(exchange.udid)
-        what = f"{exchange.kind.replace('_', ' ')} {exchange.request_type or exchange.message_type}".strip()
-        for rule in exchange.rules:
-            self.events.add(
-                "rule_hit",
-                f"The rule {rule} hit {what}.",
-                udid=exchange.udid,
-                command_uuid=exchange.command_uuid,
-                request_type=exchange.request_type,
-                rules=[rule],
-                data={"exchange": exchange.number},
-            )
 
 
 def _defect(failure: Failure) -> None:

@@ -9,16 +9,18 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from agent.fleet.population import SERIAL_CHARACTERS_A_MAC, Mac, Population
-from agent.net.apns.behaviour import PushBehaviour
-from agent.net.apns.endpoint import PushEndpoint
 from agent.net.lom.networks import LOMNetwork
 from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import MacObserver
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import Fleet, FleetBehaviour
-from agent.net.mac.fleet_push import fleet_push_endpoint
+
+if TYPE_CHECKING:  # imported where there is a gateway: a service without one starts faster
+    from agent.net.apns.behaviour import PushBehaviour
+    from agent.net.apns.endpoint import PushEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Group:
         self.fleet = Fleet(population, environment, behaviour)
         self.push_endpoint: PushEndpoint | None = None
         if push is not None:
+            from agent.net.mac.fleet_push import fleet_push_endpoint
+
             self.push_endpoint = fleet_push_endpoint(self.fleet, environment, push, began=environment.wall_clock())
 
     def __len__(self) -> int:

@@ -27,6 +27,11 @@ _PATH_PARAMETERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "rule": ("Id of a rule.", {"type": "string"}),
     "segment": ("Number of a segment.", {"type": "integer", "minimum": 0}),
 }
+_ADDED: Mapping[str, Mapping[str, str]] = {
+    "add_macs": {"mac": "/0/udid", "segment": "/0/segment"},
+    "add_rule": {"rule": "/id"},
+}
+"""Where the answer of a request has the path parameters of others, as JSON pointers."""
 _DESCRIPTION = """\
 The fleet of `lom-agent serve`: simulated Macs that a test adds, enrolls, powers on and off, makes misbehave and asks \
 what was said.
@@ -101,6 +106,9 @@ def schemas() -> dict[str, Any]:
         schema["description"] = _markdown(inspect.getdoc(struct) or "")
         for field, text in field_descriptions(struct).items():
             schema["properties"][field] = _described(schema["properties"][field], text)
+        for described in schema["properties"].values():
+            if "pattern" in described:
+                described["pattern"] = _ecma_pattern(described["pattern"])
     return dict(sorted(found.items()))
 
 
@@ -161,6 +169,11 @@ def _described(schema: dict[str, Any], text: str) -> dict[str, Any]:
     return {**schema, "description": text}  # in OpenAPI 3.1 a reference may have a description too
 
 
+def _ecma_pattern(pattern: str) -> str:
+    """A pattern of Python in the dialect of JSON Schema, where ``$`` is the end of the text alone."""
+    return pattern.replace(r"\A", "^").replace(r"\Z", "$")
+
+
 def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
@@ -194,8 +207,12 @@ def _tag(path: str) -> str:
     return _TAG_OF.get(name, name)
 
 
+def _names_in_path(route: Route) -> list[str]:
+    return [part[1:-1] for part in route.path.split("/") if part.startswith("<")]
+
+
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
-    for name in (part[1:-1] for part in route.path.split("/") if part.startswith("<")):
+    for name in _names_in_path(route):
         text, schema = _PATH_PARAMETERS[name]
         yield {"name": name, "in": "path", "required": True, "description": text, "schema": schema}
 
@@ -226,10 +243,22 @@ def _responses(route: Route) -> dict[str, Any]:
     else:
         content = {route.media: {"schema": _answer_schema(route)}}
         responses = {str(route.status): {"description": _answer_words(route), "content": content}}
+        links = dict(_links(route))
+        if links:
+            responses[str(route.status)]["links"] = links
     problems = {*_ANY_REQUEST, *route.problems, *((413,) if route.body is not None else ())}
     for status in sorted(problems):
         responses[str(status)] = {"$ref": f"#/components/responses/{_problem_name(status)}"}
     return responses
+
+
+def _links(route: Route) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The requests about what a request added: the first Mac, its segment, the rule."""
+    found = _ADDED.get(route.name, {})
+    for other in ROUTES:
+        for name in _names_in_path(other):
+            if name in found:
+                yield other.name, {"operationId": other.name, "parameters": {name: f"$response.body#{found[name]}"}}
 
 
 def _answer_schema(route: Route) -> dict[str, Any]:

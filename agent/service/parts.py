@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
@@ -13,8 +13,7 @@ from agent.fleet.population import DEFAULT_SEED, Population
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.operations import RUN_ENDED, Operations
 from agent.measure.records import Exchange
-from agent.net.apns.behaviour import PushBehaviour
-from agent.net.lom.networks import make_network
+from agent.net.lom.networks import make_network, parse_network
 from agent.net.mac.behaviour import MacSettings
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import FleetBehaviour
@@ -26,6 +25,9 @@ from agent.service.clocks import MacClock, ManualClock, RealClock
 from agent.service.groups import Group
 from agent.service.measurements import Measurements
 from agent.service.rules import GroupFaults
+
+if TYPE_CHECKING:
+    from agent.net.apns.behaviour import PushBehaviour  # as in `agent.service.groups`
 
 _KEY_PROCESSES = 2  # that make RSA keys for SCEP; ours
 
@@ -83,6 +85,7 @@ class MacParts:
         self._reactor = reactor
         self._settings = settings
         self._behaviour = FleetBehaviour.of(settings.macs)
+        parse_network(settings.lom_network)  # a name that cannot be used is refused before anything is open
         self._warn = warn
         self._measured = measured
 

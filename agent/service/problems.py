@@ -75,6 +75,8 @@ def request_failed(failure: Failure) -> RequestFailed:
             return RequestFailed(400, str(error))
         case msgspec.ValidationError() | msgspec.DecodeError():
             return RequestFailed(400, f"{error}. /openapi.json describes what is expected.")
+        case RecursionError():
+            return RequestFailed(400, "Expected a body with a few levels, found one that is nested too deeply.")
     _log.failure("A request of the control API failed", failure)
     what = str(error) if isinstance(error, LomAgentError) else type(error).__name__
     return RequestFailed(500, f"Expected no error, found {what}. Report it, with the log of lom-agent.")

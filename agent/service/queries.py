@@ -13,6 +13,7 @@ from agent.service.problems import RequestFailed
 from agent.service.routes import Query, Route
 
 MAX_FIELDS = 32  # of a query; ours
+MAX_INTEGER = 2**53  # a floating-point number up to it is exact
 
 
 def query_values(route: Route, query: bytes) -> dict[str, Any]:
@@ -31,8 +32,8 @@ def query_values(route: Route, query: bytes) -> dict[str, Any]:
 
 
 def body_value(route: Route, octets: bytes) -> Any:
-    """The body; an empty one is an object without keys. Raises msgspec's errors, OperatorError."""
-    return msgspec.json.decode(octets or b"{}", type=route.body)
+    """The body; an empty one is an object without keys. Raises msgspec's errors, OperatorError, RecursionError."""
+    return _from_json(octets or b"{}", route.body)
 
 
 def given_type(kind: Any) -> Any:
@@ -63,9 +64,25 @@ def _converted(query: Query, text: str) -> Any:
     try:
         if is_text(kind):
             return msgspec.convert(text, kind)
-        return msgspec.json.decode(text, type=kind)
+        return _from_json(text, kind)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise RequestFailed(400, f"{error}, in the query parameter {query.name} = {text[:100]!r}.") from error
+
+
+def _from_json(text: bytes | str, kind: Any) -> Any:
+    """A value of this type. A number such as 2.0 is an integer, as in JSON Schema."""
+    return msgspec.convert(_with_integers(msgspec.json.decode(text)), kind)
+
+
+def _with_integers(value: Any) -> Any:
+    match value:
+        case float() if abs(value) <= MAX_INTEGER and value.is_integer():
+            return int(value)
+        case dict():
+            return {key: _with_integers(each) for key, each in value.items()}
+        case list():
+            return [_with_integers(each) for each in value]
+    return value
 
 
 def _names(declared: Iterable[str]) -> str:

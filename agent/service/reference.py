@@ -28,7 +28,9 @@ curl -sS -H "Authorization: Bearer $token" "$url/v1/macs"
 [The plugin for pytest and the Python library](testing.md) use the same requests.
 
 - Each request has the header `Authorization: Bearer TOKEN`. The page at `/` and `/openapi.json` need no token.
-- The `Host` of a request is the address on which the service listens, `localhost`, `127.0.0.1` or `[::1]`.
+- The `Host` of a request is the address on which the service listens, `localhost`, `127.0.0.1` or `[::1]`. A service
+  that listens on every address (`--control 0.0.0.0:7780`) also accepts any address and any name without a dot, such as
+  that of a container.
 - Bodies are JSON, at most 4 MiB. Unknown keys and unknown query parameters are refused. An empty body is `{}`.
 - Bytes are base64, times are seconds since the epoch.
 - `{mac}` is the UDID, the serial number or the number of a Mac. `/` in a parameter cannot be given.

@@ -13,9 +13,8 @@ from agent.measure.exchanges import decoded
 from agent.measure.records import Failure
 from agent.net.mac.commands import CurrentCommand, MacObserver, ObservedMac
 from agent.push.store import Notification
-from agent.service.answers import AnswerLog
-from agent.service.events import EventLog
 from agent.service.groups import Group, MacHandle
+from agent.service.records import Records
 from agent.service.types import Answer, Event, EventKind
 from agent.service.views import power_state
 
@@ -39,27 +38,18 @@ def is_breach_kind(failure: Failure) -> bool:
 
 
 class Watcher(MacObserver):
-    """Is told by the Macs of one group.
+    """Is told by the Macs of one group."""
 
-    ``last_errors`` has the error of each Mac's last session or enrollment that failed, by UDID. ``injected`` has the
-    UDIDs of the Macs in whose session a fault rule did something: its failure is not the server's.
-    """
-
-    def __init__(
-        self, group: Group, events: EventLog, answers: AnswerLog, last_errors: dict[str, str], injected: set[str]
-    ) -> None:
+    def __init__(self, group: Group, records: Records) -> None:
         self._group = group
-        self._events = events
-        self._answers = answers
-        self._last_errors = last_errors
-        self._injected = injected
+        self._records = records
         self._powers: dict[int, str] = {}
 
     def enrolled(self, mac: ObservedMac) -> None:
         """The Mac is enrolled."""
         handle = self._handle(mac)
         enrollment = handle.client.device.enrollment
-        self._last_errors.pop(handle.udid, None)
+        self._records.last_errors.pop(handle.udid, None)
         topic = "" if enrollment is None else enrollment.topic
         self._add("enrolled", handle, "is enrolled", data={"topic": topic})
 
@@ -75,7 +65,7 @@ class Watcher(MacObserver):
     def session_started(self, mac: ObservedMac) -> None:
         """The Mac opens a session."""
         handle = self._handle(mac)
-        self._injected.discard(handle.udid)
+        self._records.injected.discard(handle.udid)
         self._add("session_started", handle, "opens a session")
 
     def session_ended(self, mac: ObservedMac, failure: PeerError | None) -> None:
@@ -83,12 +73,12 @@ class Watcher(MacObserver):
         handle = self._handle(mac)
         error = "" if failure is None else str(failure)
         if failure is None:
-            self._last_errors.pop(handle.udid, None)
+            self._records.last_errors.pop(handle.udid, None)
         else:
-            self._last_errors[handle.udid] = error
+            self._records.last_errors[handle.udid] = error
         text = f"ended its session: {error}" if error else "ended its session"
         self._add("session_ended", handle, text, data={"error": error})
-        if failure is not None and handle.udid not in self._injected and is_breach(failure):
+        if failure is not None and handle.udid not in self._records.injected and is_breach(failure):
             self._breach(handle, failure.kind, error)
 
     def received(self, mac: ObservedMac, command: CurrentCommand) -> None:
@@ -101,28 +91,29 @@ class Watcher(MacObserver):
         handle, result = self._handle(mac), command.result
         status, request_type = command.status.value, command.command.request_type
         body = _body(result)
-        event_text = f"answers {_words(request_type)} with {status}"
-        event = self._add_of_command("answered", handle, event_text, command, status=status, data={"body": body})
         errors = [] if result is None else [error.description for error in result.errors]
-        self._answers.add(
+        self._records.answers.add(
             Answer(
-                number=event.number,
-                at=event.at,
-                udid=event.udid,
-                command_uuid=event.command_uuid,
+                number=self._records.events.last + 1,
+                at=self._records.now(),
+                udid=handle.udid,
+                command_uuid=command.command.uuid,
                 request_type=request_type,
                 status=status,
                 errors=errors,
                 body=body,
             )
         )
+        # After the answer is kept: whoever waits for the event may look for it.
+        text = f"answers {_words(request_type)} with {status}"
+        self._add_of_command("answered", handle, text, command, status=status, data={"body": body})
         if command.status is Status.COMMAND_FORMAT_ERROR and result is None:
             self._breach(handle, "command_format", str(command.failure))
 
     def taken(self, mac: ObservedMac, command: CurrentCommand) -> None:
         """The server accepted the result of a command."""
         handle, status = self._handle(mac), command.status.value
-        self._answers.delivered(handle.udid, command.command.uuid)
+        self._records.answers.delivered(handle.udid, command.command.uuid)
         text = f"delivered {status} to {_words(command.command.request_type)}"
         self._add_of_command("delivered", handle, text, command, status=status)
 
@@ -165,7 +156,7 @@ class Watcher(MacObserver):
         self, kind: EventKind, handle: MacHandle, text: str, *, status: str = "", data: dict[str, Any] | None = None
     ) -> Event:
         mac = handle.client.device.mac
-        return self._events.add(kind, f"{mac.device_name} {text}.", udid=mac.udid, status=status, data=data)
+        return self._records.events.add(kind, f"{mac.device_name} {text}.", udid=mac.udid, status=status, data=data)
 
     def _add_of_command(
         self,
@@ -178,7 +169,7 @@ class Watcher(MacObserver):
         data: dict[str, Any] | None = None,
     ) -> Event:
         mac, command = handle.client.device.mac, current.command
-        return self._events.add(
+        return self._records.events.add(
             kind,
             f"{mac.device_name} {text}.",
             udid=mac.udid,

@@ -41,8 +41,8 @@ from namespaces import HERE
 from twisted.internet import reactor
 
 from agent.lom.endpoint import LOMConfiguration
-from agent.lom.link import LinkAnswer
-from agent.lom.network import AddressBook
+from agent.lom.link import LinkAnswer, LinkRequest, RequestDelayed
+from agent.lom.network import AddressBook, MemoryNetwork
 from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
@@ -362,3 +362,15 @@ def test_a_name_of_control_characters_can_be_reported(relay: Relay) -> None:
     assert not outcome.success
     assert outcome.error.isprintable()
     assert r"found 'a\x01\x00b': it has a character that is not printable" in outcome.error
+
+
+def test_a_link_without_sockets_takes_no_time_for_a_delayed_answer() -> None:
+    party = device()
+
+    def late(request: LinkRequest) -> LinkAnswer:
+        raise RequestDelayed(3600.0, lambda: LinkAnswer(request.uuid, "late"))
+
+    party.answer = late
+    book = AddressBook()
+    book.add(party)
+    assert MemoryNetwork(book).relay(controller(), item()).error == "late"

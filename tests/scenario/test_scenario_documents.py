@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import plists
+from agent.faults import Rule
 from agent.profiles.profile import read_profile
-from agent.scenario.keys import keys_of, tables
+from agent.scenario.keys import ARRAYS, RULE, keys_of, tables
 from agent.scenario.reading import read_scenario, scenario_from
 from agent.scenario.reference import EXAMPLE, document
 from agent.scenario.summary import length_words, summary
@@ -38,9 +39,9 @@ def test_the_reference_is_what_the_types_say() -> None:
 
 def test_the_reference_has_every_key() -> None:
     text = document()
-    for _, table in [*tables(), *PHASE_KINDS.items()]:
+    for _, table in [*tables(), (RULE, Rule), *PHASE_KINDS.items()]:
         for key in keys_of(table).values():
-            if key.table is None and key.name != "phase":
+            if key.table is None and key.name not in ARRAYS:
                 assert f"\n| `{key.name}` | " in text
 
 
@@ -68,9 +69,9 @@ def test_a_new_scenario_reads_and_has_what_was_asked_for(kinds: set[str]) -> Non
 
 def test_the_usual_new_scenario_has_every_key_of_every_table() -> None:
     text = template(sorted(PHASE_KINDS))
-    for _, table in [*tables(), *PHASE_KINDS.items()]:
+    for _, table in [*tables(), (RULE, Rule), *PHASE_KINDS.items()]:
         for name, key in keys_of(table).items():
-            assert key.table is not None or name == "phase" or re.search(rf"^#?{name} = ", text, re.MULTILINE), name
+            assert key.table is not None or name in ARRAYS or re.search(rf"^#?{name} = ", text, re.MULTILINE), name
 
 
 @pytest.mark.parametrize(

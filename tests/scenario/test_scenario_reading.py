@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from agent import plists
 from agent.errors import OperatorError
+from agent.faults import Rule, RuleError
 from agent.lom.power import CHOICES, PowerChoices
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.fleet import FleetBehaviour
@@ -24,8 +25,10 @@ from agent.scenario.keys import keys_of, tables
 from agent.scenario.pacing import Closed, pace
 from agent.scenario.reading import MAX_BYTES, read_scenario, scenario_from
 from agent.scenario.redacted import as_document
+from agent.scenario.summary import summary
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Scenario
 
+RULE = '\n[[rule]]\non = "command"\ndo = "not_now"\n'
 ENROLL = '[[phase]]\nkind = "enroll"\n'
 CHECKIN = f'{ENROLL}[[phase]]\nkind = "checkin"\n'
 COMMAND = f'{ENROLL}[[phase]]\nkind = "command"\n'
@@ -199,6 +202,32 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         (OWN + CHECKIN + 'by = "push"', 'by = "push" needs a server.adapter that can be asked to push'),
         (WEBHOOK + CHECKIN + 'by = "push"', 'by = "push" needs server.webhook.push'),
         ("[push]\nenabled = false\n" + CHECKIN + 'by = "push"', 'by = "push" needs push.listen'),
+        # rules
+        (
+            ENROLL + "[rule]\non = 'command'",
+            "rule should be tables, each under [[rule]] in two brackets, but is a table",
+        ),
+        ("rule = [3]\n" + ENROLL, "rule[0] should be a table, but is 3"),
+        (ENROLL + RULE + 'color = "red"', 'rule[0] has no key "color"; '),
+        (ENROLL + RULE + "probabilty = 1", 'did you mean "probability"?'),
+        (ENROLL + RULE + "probability = 2", "rule[0].probability should be a number from 0 to 1, but is 2"),
+        (ENROLL + RULE + "after = nan", "rule[0].after should be a finite number, but is nan"),
+        (ENROLL + '[[rule]]\ndo = "crash"', 'rule[0] lacks the key "on"'),
+        (ENROLL + '[[rule]]\non = "command"\ndo = "crsh"', 'but is "crsh"; did you mean "crash"?'),
+        (
+            ENROLL + RULE + 'macs = ["x"]',
+            'rule[0]: Expected a UDID, an index or FIRST-LAST in macs in a rule, found "x"',
+        ),
+        (ENROLL + RULE + RULE + "seconds = 5", 'rule[1]: Expected no seconds with do = "not_now" and on = "command"'),
+        (ENROLL + RULE + 'id = "a"' + RULE + 'id = "a"', 'rule[1]: Expected an unused id for a rule, found "a" twice.'),
+        (
+            "[push]\nenabled = false\n" + ENROLL + '[[rule]]\non = "push"\ndo = "lose"',
+            'rule[0] has on = "push", but there is no gateway; set push.listen',
+        ),
+        (
+            '[lom]\nnetwork = "memory"\n' + ENROLL + '[[rule]]\non = "lom_link"\ndo = "delay"\nseconds = 1',
+            'rule[0] delays LOM links, which take no time with lom.network = "memory"',
+        ),
         # arrivals
         (ENROLL + "concurrency = 3\nrate = 5", "so it does not go with rate"),
         (ENROLL + 'concurrency = 3\narrivals = "poisson"', "so it does not go with arrivals"),
@@ -403,3 +432,17 @@ def test_a_file_that_a_scenario_names_is_refused_by_name(
 @pytest.mark.parametrize("name", ["a\\n", "\\n", "a b", "1", "a" * 65])
 def test_a_phase_name_that_is_not_plain_is_refused(name: str) -> None:
     assert "name" in refusal(f'[[phase]]\nkind = "enroll"\nname = "{name}"\n')
+
+
+def test_rules_are_read_shown_and_read_again() -> None:
+    rules = (
+        '[[rule]]\nid = "flaky"\non = "command"\ntype = "ProfileList"\ndo = "not_now"\nshare = 0.25\ntimes = 2\n'
+        '[[rule]]\non = "command"\ndo = "error"\nerrors = [{ code = 7 }]\n'
+    )
+    scenario = read(ENROLL + rules)
+    assert scenario.rules == (
+        Rule(id="flaky", on="command", type="ProfileList", do="not_now", share=0.25, times=2),
+        Rule(on="command", do="error", errors=(RuleError(code=7),)),
+    )
+    assert scenario_from(as_document(scenario)) == scenario
+    assert ("Fault rules", "flaky: not_now on command ProfileList, error on command") in summary(scenario).facts

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 from control_clients import TOKEN, Party, with_server
-from fake_service import REFUSED
+from fake_service import REFUSED, FakeService
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.web.server import Request
 
-from agent.errors import OperatorError
+from agent.errors import MisuseError, OperatorError
 from agent.service.api import API
 from agent.service.control import MAX_CONNECTIONS, ControlServer
 from agent.service.problems import KINDS
@@ -55,7 +57,9 @@ def test_each_method_takes_what_its_route_says(route) -> None:
     assert set(parameters) == set(declared) or (parameters[-1] == "wanted" and set(parameters[:-1]) <= set(declared))
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.name not in ("events", "wait_state")], ids=str)
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.name not in ("events", "wait_state")], ids=lambda route: route.name
+)
 def test_each_route_answers_with_its_type(run_in_reactor, route) -> None:
     async def test(party: Party) -> None:
         await party.ask("POST", "/v1/rules", json=FLAKY)
@@ -258,11 +262,24 @@ def test_without_the_token_nothing_is_told_or_changed(run_in_reactor, values) ->
     with_server(run_in_reactor, test)
 
 
-def test_a_body_without_the_token_is_not_kept(run_in_reactor) -> None:
+def test_there_is_no_server_without_a_token() -> None:
+    with pytest.raises(MisuseError, match="expected a token"):
+        ControlServer(reactor, FakeService(), token="")
+
+
+def test_a_body_without_the_token_is_not_kept(run_in_reactor, monkeypatch) -> None:
+    kept: list[bytes] = []
+    monkeypatch.setattr(Request, "handleContentChunk", lambda _request, chunk: kept.append(chunk))
+
     async def test(party: Party) -> None:
         client = await party.raw()
-        client.send("POST", "/v1/macs", "Connection: close", body=b" " * 5_000_000, token=None)
+        client.send("POST", "/v1/macs", "Connection: close", body=b" " * 1_000_000, token="wrong")
         assert b" 401 " in await client.closed
+        assert kept == []
+        client = await party.raw()
+        client.send("POST", "/v1/macs", "Connection: close", body=b" " * 1_000_000)
+        await client.closed
+        assert len(b"".join(kept)) == 1_000_000
 
     with_server(run_in_reactor, test)
 
@@ -306,11 +323,20 @@ def test_a_request_has_one_host(run_in_reactor, hosts) -> None:
 
 def test_a_service_that_listens_on_every_address_is_reached_by_any_of_them(run_in_reactor) -> None:
     async def test(party: Party) -> None:
-        for host, status in (("192.0.2.7:80", 200), ("[2001:db8::1]", 200), ("evil.example", 403), ("0.0.0.0", 200)):
-            url = f"http://127.0.0.1:{party.port}/v1"
+        url = f"http://127.0.0.1:{party.port}/v1"
+        for host, status in (
+            ("192.0.2.7:80", 200),
+            ("[2001:db8::1]", 200),
+            ("0.0.0.0", 200),
+            ("fleet:7780", 200),
+            ("evil.example", 403),
+            ("", 403),
+            (":7780", 403),
+        ):
             assert (await party.ask("GET", url, headers={"Host": host})).status_code == status
 
     with_server(run_in_reactor, test, host="0.0.0.0")
+    with_server(run_in_reactor, test, host="")
 
 
 def test_it_is_reached_by_ipv6(run_in_reactor) -> None:
@@ -347,11 +373,15 @@ def test_no_other_site_may_read_an_answer(run_in_reactor) -> None:
         ("POST", "/v1/macs", b'{"count": 0}', ">= 1"),
         ("POST", "/v1/macs", b'{"count": 1000000}', "<= 100000"),
         ("POST", "/v1/macs", b'{"seed": "\\ud800"}', "truncated"),
-        ("POST", "/v1/macs", b"[" * 100_000, "Expected `object`"),
-        ("POST", "/v1/macs", b'{"x":' + b"[" * 100_000, "unknown field `x`"),
+        ("POST", "/v1/macs", b"[" * 100_000, "nested"),
+        ("POST", "/v1/macs", b'{"x":' + b"[" * 100_000, "nested"),
         ("POST", "/v1/macs/1/power", b"", "missing required field `action`"),
         ("POST", "/v1/rules", b'{"on": "push", "do": "not_now"}', 'Expected on = "command"'),
         ("POST", "/v1/clock", b'{"advance": NaN}', "malformed"),
+        ("POST", "/v1/macs", b'{"count": 1.5}', "got `float`"),
+        ("POST", "/v1/macs", b'{"count": 1e300}', "got `float`"),
+        ("POST", "/v1/macs", b'{"count": 1e999}', "range"),
+        ("POST", "/v1/macs", b'{"count": "2"}', "got `str`"),
         ("GET", "/v1?x=1", b"", "Expected no query"),
         ("GET", "/v1/macs?limit=x", b"", "limit"),
         ("GET", "/v1/macs?limit=-1", b"", ">= 0"),
@@ -372,6 +402,18 @@ def test_what_cannot_be_read_is_said(run_in_reactor, method, path, content, said
         found = problem(await party.ask(method, path, content=content))
         assert found.status == 400
         assert said in found.detail
+
+    with_server(run_in_reactor, test)
+
+
+def test_a_number_with_a_fraction_of_zero_is_an_integer(run_in_reactor) -> None:
+    async def test(party: Party) -> None:
+        assert len((await party.ask("POST", "/v1/macs", content=b'{"count": 2.0}')).json()) == 2
+        assert len((await party.ask("GET", "/v1/macs?limit=4.0")).json()) == 4
+        rule = {**FLAKY, "times": 2.0, "errors": [], "seconds": None}
+        assert (await party.ask("POST", "/v1/rules", json=rule)).json()["times"] == 2
+        enrolled = await party.ask("POST", "/v1/macs/1/enroll", json={"profile": "PHBsaXN0Lz4=", "timeout": 3.0})
+        assert enrolled.status_code == 200
 
     with_server(run_in_reactor, test)
 
@@ -498,4 +540,62 @@ def test_the_metrics_are_those_of_the_service(run_in_reactor) -> None:
         samples = {sample.labels["state"]: sample.value for sample in families["lom_agent_macs"].samples}
         assert samples["idle"] == 3
 
+    with_server(run_in_reactor, test)
+
+
+def with_page(monkeypatch: pytest.MonkeyPatch, folder: Path, **contents: str) -> None:
+    """Let ``folder`` be where the package's files are, with these files of the page."""
+    (folder / "page").mkdir()
+    for name, text in contents.items():
+        (folder / "page" / name.replace("_", ".")).write_text(text, encoding="utf-8")
+    (folder / "secret.js").write_text("secret", encoding="utf-8")
+    monkeypatch.setattr("agent.service.control.files", lambda _package: folder)
+
+
+def test_the_page_needs_no_token_and_may_load_nothing_from_elsewhere(run_in_reactor, monkeypatch, tmp_path) -> None:
+    async def test(party: Party) -> None:
+        party.client.headers.pop("Authorization")
+        for path, media, text in (
+            ("/", "text/html; charset=utf-8", "<p>\u00e4</p>"),
+            ("/page/index.html", "text/html; charset=utf-8", "<p>\u00e4</p>"),
+            ("/page/page.js", "text/javascript; charset=utf-8", "'use strict'"),
+            ("/page/page.css", "text/css; charset=utf-8", "p {}"),
+        ):
+            response = await party.ask("GET", path)
+            assert (response.status_code, response.headers["Content-Type"], response.text) == (200, media, text)
+            assert ("Content-Security-Policy" in response.headers) == media.startswith("text/html")
+        policy = (await party.ask("GET", "/")).headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+
+    with_page(monkeypatch, tmp_path, index_html="<p>\u00e4</p>", page_js="'use strict'", page_css="p {}", note_txt="no")
+    with_server(run_in_reactor, test)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/",
+        "/page/note.txt",
+        "/page/../secret.js",
+        "/page/%2e%2e/secret.js",
+        "/page/..%2fsecret.js",
+        "/page/%2fetc%2fpasswd",
+        "/page//etc/passwd",
+        "/page/page.js/",
+        "/page/page.js%00",
+        "/page/../v1/macs",
+    ],
+)
+def test_nothing_else_of_the_file_system_is_served(run_in_reactor, monkeypatch, tmp_path, path) -> None:
+    async def test(party: Party) -> None:
+        client = await party.raw()
+        client.send("GET", path, "Connection: close", token=None)
+        octets = await client.closed
+        assert b" 404 " in octets.partition(b"\r\n")[0]
+        assert b"secret" not in octets.replace(path.encode(), b"")
+
+    with_page(monkeypatch, tmp_path, index_html="x", page_js="y", note_txt="secret")
     with_server(run_in_reactor, test)

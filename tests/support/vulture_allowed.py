@@ -5,6 +5,7 @@ from __future__ import annotations
 _CLICK = "click calls it by its decorator"
 _CLICK_HOOK = "click calls it by its name"
 _LAZY = "agent.cli.commands imports it by its name"
+_ROUTE = "agent.service.routes names it"
 _TWISTED = "Twisted calls or reads it by its name"
 _EXPAT = "expat calls or reads it by its name"
 _PROTOCOL = "a parameter or method of a typing.Protocol"
@@ -20,6 +21,7 @@ ALLOWED = {
     "cli.lom: lom_identity": _LAZY,
     "cli.lom: lom_request": _LAZY,
     "cli.scenario_options: format_options": _CLICK_HOOK,
+    "cli.serve: serve": _LAZY,
     "net.http.server: noisy": _TWISTED,
     "cli.fleet: fleet_show": _CLICK,
     "cli.scenario: scenario_check": _CLICK,
@@ -42,7 +44,6 @@ ALLOWED = {
     "plists.lenient_xml: buffer_text": _EXPAT,
     "mdm.facts: deprecated": _TESTS,
     "mdm.facts: is_in": _TESTS,
-    "measure.exchanges: as_shown": _CONTROL,
     "measure.exchanges: last_number": _CONTROL,
     "measure.latencies: max_value": "hdrhistogram reads it",
     "net.apns.connection: local_settings": "h2 reads it",
@@ -50,7 +51,6 @@ ALLOWED = {
     "net.apns.gateway: __call__": _PROTOCOL,
     "net.http.connection: handshakes_full": _TESTS,
     "net.http.connection: handshakes_resumed": _TESTS,
-    "net.timing: callable": _PROTOCOL,
     "net.timing: writer": _PROTOCOL,
     "net.transport.listener: connectionLost": _TWISTED,
     "net.transport.listener: logPrefix": _TWISTED,
@@ -66,6 +66,16 @@ ALLOWED = {
     "net.transport.tls: handshakes_resumed": _TESTS,
     "report.terminal.screen: no_wrap": "rich reads it",
     "report.terminal.screen: overflow": "rich reads it",
+    "service.api: add_macs": _ROUTE,
+    "service.api: advance_clock": _ROUTE,
+    "service.api: mains": _ROUTE,
+    "service.api: remove_mac": _ROUTE,
+    "service.api: remove_macs": _ROUTE,
+    "service.api: remove_rule": _ROUTE,
+    "service.api: remove_rules": _ROUTE,
+    "service.control: isLeaf": _TWISTED,
+    "service.streams: pauseProducing": _TWISTED,
+    "service.streams: resumeProducing": _TWISTED,
     "service.prometheus: collect": "prometheus_client calls it by its name",
     "service.prometheus: isLeaf": _TWISTED,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from agent.load.phases.context import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, PhaseContext, Unanswered
+from agent.load.phases.context import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, OFFLINE, PhaseContext, Unanswered
 from agent.load.phases.pace import NotPossible
 from agent.load.phases.waits import SessionStuck
 from agent.mdm.session import State
@@ -46,6 +46,8 @@ def _free(context: PhaseContext, index: int) -> MDMClient:
         raise NotPossible(NOT_ENROLLED)
     if not client.device.running:
         raise NotPossible(NOT_RUNNING)
+    if client.offline:
+        raise NotPossible(OFFLINE)
     if client.device.session.state is not State.CLOSED:
         raise NotPossible(STILL_IN_SESSION)
     return client

@@ -25,6 +25,7 @@ from agent.servers.server import PushNotSent, Server
 
 NOT_ENROLLED = "the Mac was not enrolled"
 NOT_RUNNING = "the Mac was off or booting"
+OFFLINE = "a fault rule kept the Mac offline"
 NO_SERVER = "the scenario's server has no way to queue a command"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.errors import PeerError
-from agent.load.phases.context import NOT_RUNNING, PhaseContext
+from agent.load.phases.context import NOT_RUNNING, OFFLINE, PhaseContext
 from agent.load.phases.pace import NotPossible
 from agent.net.mac.environment import Moment
 from agent.net.timing import sleep
@@ -18,6 +18,8 @@ async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
     client = context.mac(index)
     if not client.device.running:
         raise NotPossible(NOT_RUNNING)
+    if client.offline:
+        raise NotPossible(OFFLINE)
     if client.pushes.enrolling:
         raise NotPossible(ENROLLING)
     for attempt in range(context.retries + 1):

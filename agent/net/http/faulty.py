@@ -133,7 +133,7 @@ class FaultyConnection(HTTPConnection):
             super()._send()
             return
         if fault.drop == "before_request":
-            self._later = self._reactor.callLater(0.0, self._reset)
+            self._later = self._reactor.callLater(0.0, self._reset_due)
             return
         octets = self._whole[: len(self._whole) // 2] if fault.drop == "in_request" else self._whole
         part = len(octets) if fault.bytes_per_s is None else _slice(fault.bytes_per_s)
@@ -155,7 +155,7 @@ class FaultyConnection(HTTPConnection):
         elif fault.drop in ("in_request", "after_request"):
             unsent = self._stream is not None and self._stream.unsent
             self._later = self._reactor.callLater(
-                _FLUSH_SECONDS if unsent else 0.0, self._send_more if unsent else self._reset
+                _FLUSH_SECONDS if unsent else 0.0, self._send_more if unsent else self._reset_due
             )
 
     def _write_part(self, rate: float) -> None:
@@ -171,8 +171,11 @@ class FaultyConnection(HTTPConnection):
         if attempt == self._attempt and self._stream is stream and self._caller is not None:
             self._send_more()
 
-    def _reset(self) -> None:
+    def _reset_due(self) -> None:
         self._later = None
+        self._reset()
+
+    def _reset(self) -> None:
         point = "" if self._fault is None or self._fault.drop is None else f" ({self._fault.drop})"
         self.break_off(InjectedReset(f"a fault rule reset the connection{point}"), in_order=False)
 

@@ -8,7 +8,6 @@ also the Mac's LOM endpoint: a Controller's request changes its power, which cut
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from agent.device.installing import enrollment_steps
@@ -18,8 +17,9 @@ from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import PowerEvent
 from agent.lom.requests import PowerRequest
-from agent.measure.operations import RUN_ENDED, Moment, Operation
+from agent.measure.operations import Moment, Operation
 from agent.net.http.resumption import Resumption
+from agent.net.mac.active import ActiveMac
 from agent.net.mac.background import BackgroundTasks, KeyWait
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
@@ -33,9 +33,7 @@ from agent.net.timing import Alarm
 from agent.profiles.profile import Profile
 from agent.push.store import Notification
 
-WENT_DOWN = "the Mac went down"
 ENROLLED_AGAIN = "the Mac enrolled again"
-WENT_OFFLINE = "the Mac went offline"
 
 FetchProfile = Callable[[], Awaitable[bytes]]
 
@@ -48,66 +46,6 @@ class IdleStore(Protocol):
 
     def serialise(self, device: Device) -> bytes:
         """Serialise a Device."""
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveMac:
-    """The runtime state of an active Mac: its Device and what acts for it."""
-
-    device: Device
-    pushes: PushListener
-    background: BackgroundTasks
-    power: PowerTimer
-    lom: LOMPresence
-    connection: SessionConnection
-    commands: Commands
-    sessions: Sessions
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no session, command, push, power change or background task is pending."""
-        return (
-            self.device.quiet
-            and self.pushes.quiet
-            and self.background.quiet
-            and self.commands.quiet
-            and self.sessions.quiet
-        )
-
-    def free_memory(self) -> None:
-        """Free the memory that a quiet Mac can recreate."""
-        self.connection.free_memory()
-        self.commands.free_memory()
-        for identity in self.device.identities:
-            identity.free_objects()
-
-    def go_down(self, *, in_order: bool) -> None:
-        """Stop everything that runs. ``in_order`` is a shutdown, in which connections are closed; else they break."""
-        self.sessions.stop(WENT_DOWN)
-        self.background.abandon(in_order=in_order)
-        self.pushes.forget(WENT_DOWN)
-        self.connection.power_lost(in_order=in_order)
-        self.device.lose_power()
-        if not self.device.session.owes_result:
-            self.commands.forget(WENT_DOWN)
-
-    def go_offline(self) -> None:
-        """Close the connections to the server, and lose what is in progress on them."""
-        self.sessions.stop(WENT_OFFLINE)
-        self.background.abandon(WENT_OFFLINE, in_order=True)
-        self.pushes.forget(WENT_OFFLINE)
-        self.pushes.offline = True
-        self.connection.hang_up()
-        self.device.lose_power()  # of the session alone: it ends, and an undelivered result is kept
-        if not self.device.session.owes_result:
-            self.commands.forget(WENT_OFFLINE)
-
-    def close(self) -> None:
-        """Close every connection and cancel every timer, at the end of the run."""
-        self.sessions.stop(RUN_ENDED)
-        self.power.stop()
-        self.background.close()
-        self.connection.hang_up()
 
 
 class MDMClient:
@@ -237,6 +175,11 @@ class MDMClient:
     def open_session(self) -> Operation | None:
         """The record of the open session; None where none is open or its record has ended already."""
         return None if self._active is None else self._active.sessions.open
+
+    @property
+    def offline(self) -> bool:
+        """Whether a fault rule keeps it offline."""
+        return self._offline is not None
 
     @property
     def enrolled(self) -> bool:

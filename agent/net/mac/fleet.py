@@ -118,12 +118,10 @@ class Fleet:
         return self[self._udids[udid]]
 
     def renew(self, index: int) -> MDMClient:
-        """Replace Mac ``index`` by a new one, as it was made from the seed; ``observer`` stays. Returns it."""
-        old = self[index]
-        old.retire("the Mac was reset")
+        """Replace Mac ``index`` by a new one, as it was made from the seed, without an observer. Returns it."""
+        self[index].retire("the Mac was reset")
         self._clients[index - self.indexes.start] = None
         client = self[index]
-        client.observer = old.observer
         if self._each_added:
             self._environment.network.add(client, self.population[index].dns_name)
         return client

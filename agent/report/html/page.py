@@ -29,6 +29,7 @@ from agent.report.html import charts
 from agent.report.html.charts import Chart
 from agent.report.html.series import Series, series
 from agent.report.percentiles import PERCENTILES, enough
+from agent.report.rules import rule_hits
 from agent.report.terminal.text import visible
 from agent.report.verdict import operations_done, operations_failed, verdict
 
@@ -180,6 +181,7 @@ def _environment() -> Environment:
         counted=numbers.counted,
         enough=enough,
         any_few=_any_few,
+        rule_hits=rule_hits,
         letter=letter,
         percentiles=PERCENTILES,
         words=WORDS,

@@ -16,6 +16,7 @@ from agent.report.document import Document, Generator
 from agent.report.numbers import count, counted, listed, mebibytes, were
 from agent.report.outcome import Kind, RunOutcome, not_allowed, outcome
 from agent.report.pushes import own_refusals
+from agent.report.rules import rule_hits
 from agent.report.terminal.tables import operations_table, stages_table
 from agent.report.terminal.text import AtLeast, Indented, number, visible
 from agent.report.verdict import (
@@ -61,6 +62,7 @@ class _Summary:
             _errors(document, encoding),
             _drops(document, encoding),
             _own_refusals(document),
+            _rules(document, encoding),
             _cuts(document, encoding),
             _limits(document, encoding),
             _generator(document, encoding),
@@ -147,6 +149,12 @@ def _own_refusals(document: Document) -> list[RenderableType]:
     """What the push gateway refused for reasons of its own. It may have caused failed pushes."""
     lines = [Indented(2, Text(sentence)) for sentence in own_refusals(document.push or {})]
     return _list("Refused by the push gateway of lom-agent: not failures of the server or of APNs", lines)
+
+
+def _rules(document: Document, encoding: str) -> list[RenderableType]:
+    if not document.rules:
+        return []
+    return [Indented(0, Text(visible(f"Fault rules: {rule_hits(document.rules)}.", encoding)))]
 
 
 def _cuts(document: Document, encoding: str) -> list[RenderableType]:

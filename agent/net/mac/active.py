@@ -1,0 +1,77 @@
+"""The runtime state of an active Mac, and what ends it: a loss of power, a loss of the network, the end of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.device.mac import Device
+from agent.measure.operations import RUN_ENDED
+from agent.net.mac.background import BackgroundTasks
+from agent.net.mac.commands import Commands
+from agent.net.mac.connection import SessionConnection
+from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.push import PushListener
+from agent.net.mac.sessions import Sessions
+
+WENT_DOWN = "the Mac went down"
+WENT_OFFLINE = "the Mac went offline"
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveMac:
+    """The runtime state of an active Mac: its Device and what acts for it."""
+
+    device: Device
+    pushes: PushListener
+    background: BackgroundTasks
+    power: PowerTimer
+    lom: LOMPresence
+    connection: SessionConnection
+    commands: Commands
+    sessions: Sessions
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no session, command, push, power change or background task is pending."""
+        return (
+            self.device.quiet
+            and self.pushes.quiet
+            and self.background.quiet
+            and self.commands.quiet
+            and self.sessions.quiet
+        )
+
+    def free_memory(self) -> None:
+        """Free the memory that a quiet Mac can recreate."""
+        self.connection.free_memory()
+        self.commands.free_memory()
+        for identity in self.device.identities:
+            identity.free_objects()
+
+    def go_down(self, *, in_order: bool) -> None:
+        """Stop everything that runs. ``in_order`` is a shutdown, in which connections are closed; else they break."""
+        self.sessions.stop(WENT_DOWN)
+        self.background.abandon(in_order=in_order)
+        self.pushes.forget(WENT_DOWN)
+        self.connection.power_lost(in_order=in_order)
+        self.device.lose_power()
+        if not self.device.session.owes_result:
+            self.commands.forget(WENT_DOWN)
+
+    def go_offline(self) -> None:
+        """Close the connections to the server, and lose what is in progress on them."""
+        self.sessions.stop(WENT_OFFLINE)
+        self.background.abandon(WENT_OFFLINE, in_order=True)
+        self.pushes.forget(WENT_OFFLINE)
+        self.pushes.offline = True
+        self.connection.hang_up()
+        self.device.lose_power()  # of the session alone: it ends, and an undelivered result is kept
+        if not self.device.session.owes_result:
+            self.commands.forget(WENT_OFFLINE)
+
+    def close(self) -> None:
+        """Close every connection and cancel every timer, at the end of the run."""
+        self.sessions.stop(RUN_ENDED)
+        self.power.stop()
+        self.background.close()
+        self.connection.hang_up()

@@ -1,0 +1,54 @@
+"""What a service remembers of its Macs: events, answers, the last errors, and where fault rules did something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agent.measure.exchanges import HTTPExchange
+from agent.service.answers import AnswerLog
+from agent.service.events import EventLog
+
+
+class Records:
+    """``now`` is the clock of the events, in seconds since the epoch.
+
+    ``last_errors`` has the error of each Mac's last session or enrollment that failed, by UDID. ``injected`` has the
+    UDIDs of the Macs in whose last session a fault rule did something: its failure is not the server's.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.events = EventLog(now)
+        self.answers = AnswerLog()
+        self.last_errors: dict[str, str] = {}
+        self.injected: set[str] = set()
+
+    def exchanged(self, exchange: HTTPExchange) -> None:
+        """Tell of the fault rules that hit an exchange."""
+        if not exchange.rules:
+            return
+        self.injected.add(exchange.udid)
+        what = f"{exchange.kind.replace('_', ' ')} {exchange.request_type or exchange.message_type}".strip()
+        for rule in exchange.rules:
+            self.events.add(
+                "rule_hit",
+                f"The rule {rule} hit {what}.",
+                udid=exchange.udid,
+                command_uuid=exchange.command_uuid,
+                request_type=exchange.request_type,
+                rules=[rule],
+                data={"exchange": exchange.number},
+            )
+
+    def forget(self, udid: str) -> None:
+        """Forget all of one Mac but its events."""
+        self.answers.clear(udid)
+        self.last_errors.pop(udid, None)
+        self.injected.discard(udid)
+
+    def clear(self) -> None:
+        """Forget everything. The numbers of the events go on."""
+        self.events.clear()
+        self.answers.clear()
+        self.last_errors.clear()
+        self.injected.clear()

@@ -1,0 +1,54 @@
+"""``lom-agent serve`` as a process, ready for its clients."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from command import COMMAND, SECONDS
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service."""
+
+    url: str
+    token: str
+    ready: dict[str, Any]
+    process: subprocess.Popen[bytes]
+
+    def client(self) -> httpx.Client:
+        """A client with the token."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=SECONDS, verify=False)
+
+
+@contextmanager
+def started_service(folder: Path, *arguments: str) -> Iterator[Service]:
+    """The command with these arguments, until the end of the block; its log is ``folder/log``."""
+    ready = folder / "ready.json"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [COMMAND, "serve", "--ready-file", str(ready), *arguments], stdout=subprocess.DEVNULL, stderr=log
+        )
+    try:
+        ends = time.monotonic() + SECONDS
+        while not ready.exists():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < ends, "the service is not ready"
+            time.sleep(POLL_SECONDS)
+        found = json.loads(ready.read_text(encoding="utf-8"))
+        yield Service(found["control"], found["token"], found, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(SECONDS)
