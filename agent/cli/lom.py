@@ -248,7 +248,7 @@ def _controller_side(options: dict[str, Any]) -> LinkSide:
 
 def _check_text(what: str, text: str, longest: int) -> None:
     if not 0 < len(text) <= longest or not text.isprintable():
-        raise click.UsageError(f"{what} should have 1 to {longest} printable characters, found {text[:80]!r}")
+        raise click.UsageError(f"Expected 1 to {longest} printable characters for {what}, found {text[:80]!r}.")
 
 
 # What the commands print.

@@ -47,5 +47,5 @@ def checked_integer(number: int) -> int:
 def type_name(value: Any) -> str:
     """Apple's name of a value's plist type, for error texts."""
     names = {bool: "a boolean", dict: "a dictionary", list: "an array", str: "a string", bytes: "data"}
-    names |= {int: "an integer", float: "a real", datetime: "a date", type(None): "missing"}
-    return names.get(type(value), f"of type {type(value).__name__}")
+    names |= {int: "an integer", float: "a real", datetime: "a date", type(None): "none"}
+    return names.get(type(value), f"a value of type {type(value).__name__}")

@@ -32,7 +32,7 @@ _ADAPTER_TABLES = ("lab", "nanomdm", "micromdm", "webhook")
 def checked_tables(scenario: Scenario) -> Scenario:
     """The scenario with derived values in its tables; its phases are unchanged. Raises OperatorError."""
     if not scenario.name.isprintable():
-        raise OperatorError("name should be one line of printable text")
+        raise OperatorError("name: expected one line of printable text, found control characters or line ends")
     _check_fleet(scenario.fleet)
     _check_text("lom.network", scenario.lom.network, parse_network)
     for number, limit in enumerate(scenario.limits):
@@ -81,7 +81,7 @@ def _checked_server(server: ServerPart) -> ServerPart:
                 )
     if server.keys != "unique" and not _is_pool(server.keys):
         raise OperatorError(
-            f'server.keys should be unique or pool:N with N from 1 to {MAX_POOL:,}, but is "{server.keys}"'
+            f'server.keys: expected unique or pool:N with N from 1 to {MAX_POOL:,}, found "{server.keys}"'
         )
     if embedded and server.keys != "unique" and server.identity != "scep":
         raise OperatorError(
@@ -164,7 +164,7 @@ def _check_url(key: str, text: str) -> None:
     except ValueError as error:
         raise OperatorError(f"{key} is not a valid URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise OperatorError(f'{key} should be a URL with http:// or https://, but is "{text}"')
+        raise OperatorError(f'{key}: expected a URL with http:// or https://, found "{text}"')
     if secret:
         raise OperatorError(f"{key} has a user or a password; scenarios contain no secrets: use a file or {{env:NAME}}")
 

@@ -228,7 +228,7 @@ def test_the_document_has_every_choice_the_default_first() -> None:
 
 
 def test_a_word_that_is_no_option_is_a_misuse() -> None:
-    with pytest.raises(MisuseError, match="power_on_while_on should be one of success, refuse, but is 'boot'"):
+    with pytest.raises(MisuseError, match="power_on_while_on: expected one of success, refuse, found 'boot'"):
         PowerChoices(power_on_while_on="boot")
 
 

@@ -83,11 +83,11 @@ def test_the_last_override_wins_and_what_was_given_stays_as_it_was() -> None:
         ("phase.pach.rate=5", 'no phase is called "pach"; did you mean "patch"?'),
         ("phase.9.rate=5", 'no phase is called "9"; there are enroll, patch'),
         ("phase.patch=5", "this is a whole phase; name one of its keys"),
-        ("load.rate=fast", 'load.rate should be a number from 0.000001 to 1,000,000, but is "fast"'),
+        ("load.rate=fast", 'load.rate: expected a number from 0.000001 to 1,000,000, found "fast"'),
         ("fleet.devices.x=5", "fleet.devices is not a table, so it has no keys"),
-        ("fleet.devices=[", 'fleet.devices should be a whole number from 1 to 10,000,000, but is "["'),
-        ("fleet.devices=1\nload.rate=5", "fleet.devices should be a whole number"),
-        ("phase.patch.kind=comand", 'but is "comand"; did you mean "command"?'),
+        ("fleet.devices=[", 'fleet.devices: expected a whole number from 1 to 10,000,000, found "["'),
+        ("fleet.devices=1\nload.rate=5", "fleet.devices: expected a whole number"),
+        ("phase.patch.kind=comand", 'found "comand"; did you mean "command"?'),
     ],
 )
 def test_what_is_no_override_is_refused(override: str, said: str) -> None:
