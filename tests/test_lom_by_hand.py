@@ -233,7 +233,7 @@ def test_controller_refuses_an_expired_device_certificate(tmp_path: Path, contro
 
 def test_unsupported_protocol_version_is_answered_with_an_error(own: Running, controller: list[str]) -> None:
     errors, _ = request("Reset", WORKED_NAME, own.address, *controller, "--protocol-version", "2", status=1)
-    assert errors == f"lom-agent: {WORKED_NAME}: LOMProtocolVersion 2 was asked for; this Device speaks 1\n"
+    assert errors == f"lom-agent: {WORKED_NAME}: LOMProtocolVersion: expected 1, found 2\n"
     event = told(own, "request")
     assert (event["success"], event["protocol_version"]) == (False, 2)
 

@@ -116,7 +116,7 @@ def encode_frame(message: dict[str, Any]) -> bytes:
     """The bytes of one frame. Raises FrameTooLong if the message does not fit."""
     body = plists.dump_binary(message)
     if len(body) > MAX_FRAME_BYTES:
-        raise FrameTooLong(f"a LOM frame of {len(body)} bytes; at most {MAX_FRAME_BYTES} are allowed")
+        raise FrameTooLong(f"expected a LOM frame of at most {MAX_FRAME_BYTES} bytes, found {len(body)}")
     return frame(body)
 
 
@@ -125,7 +125,7 @@ def next_message(reader: FrameReader) -> dict[str, Any] | None:
     try:
         body = reader.next_frame()
     except FrameLengthError as error:
-        raise FrameTooLong(f"a LOM frame of {error.length} bytes; from 1 to {MAX_FRAME_BYTES} are allowed") from None
+        raise FrameTooLong(f"expected a LOM frame of 1 to {MAX_FRAME_BYTES} bytes, found {error.length}") from None
     return None if body is None else _decode(body)
 
 
@@ -154,13 +154,13 @@ class ControllerLink:
         answer = parse_answer(message)
         if answer.uuid != self._request.uuid:
             raise FrameMalformed(
-                f"the Device answered request {answer.uuid[:80]!r}; {self._request.uuid[:80]!r} was asked"
+                f"expected an answer to request {self._request.uuid[:80]!r}, found one to {answer.uuid[:80]!r}"
             )
         return answer
 
     def closed(self, reason: str) -> LinkBroken:
         """The error for a link that ended before the answer was complete."""
-        return LinkBroken(f"the Device went away before it answered: {reason}")
+        return LinkBroken(f"the link ended before the Device answered: {reason}")
 
 
 class DeviceLink:

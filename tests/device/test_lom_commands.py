@@ -190,7 +190,7 @@ def test_device_answers_are_right_by_the_schema_whatever_becomes_of_the_items() 
     for uuid, words in {
         "off": "Reset refused: the Mac is off",
         "name": "expected a certificate with CommonName other.lom.test, found lomdevice.com",
-        "address": "fe80::1: nobody answers at this address",
+        "address": "fe80::1: no Mac answers at this address",
         "type": "PowerON, PowerOFF, Reset",
         "version": "this Device speaks 1",
     }.items():
@@ -212,7 +212,7 @@ def test_a_device_of_another_segment_is_not_reached() -> None:
     here = plistlib.loads(answer_command(POPULATION, 0, octets, Dialect.SCHEMA))
     there = plistlib.loads(answer_command(POPULATION, 10, octets, Dialect.SCHEMA))
     assert [report["ResponseList"][0]["DeviceRequestSuccess"] for report in (here, there)] == [False, True]
-    assert "nobody answers" in here["ResponseList"][0]["DeviceRequestReturnError"]
+    assert "no Mac answers" in here["ResponseList"][0]["DeviceRequestReturnError"]
 
 
 LOM_COMMANDS = {

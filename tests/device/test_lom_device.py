@@ -79,7 +79,7 @@ def test_a_request_for_another_version_may_be_sent_again_with_the_right_one() ->
     device = mac()
     spoken = MAC.lom_protocol_version
     error, events = ask(device, OFF, version=spoken + 1)
-    assert error == f"LOMProtocolVersion {spoken + 1} was asked for; this Device speaks {spoken}"
+    assert error == f"LOMProtocolVersion: expected {spoken}, found {spoken + 1}"
     assert events == []
     assert ask(device, OFF, version=spoken) == ("", [DOWN])
 

@@ -254,7 +254,7 @@ def test_bytes_after_the_answer_are_ignored() -> None:
 
 
 def test_an_answer_to_another_request_is_refused() -> None:
-    with pytest.raises(FrameMalformed, match="'0002'; '0001' was asked"):
+    with pytest.raises(FrameMalformed, match="request '0001', found one to '0002'"):
         ControllerLink(REQUEST).receive(LinkAnswer("0002").encode())
 
 

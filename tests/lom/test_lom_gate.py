@@ -30,7 +30,7 @@ def test_request_rate_is_limited_per_controller() -> None:
     gate = Gate(FEW)
     for _ in range(3):
         gate.count_request("a", 10.0)
-    with pytest.raises(TooManyRequests, match="one Controller may send 3 in a second"):
+    with pytest.raises(TooManyRequests, match="one Controller may send 3 per second"):
         gate.count_request("a", 10.9)
     gate.count_request("b", 10.9)
     gate.count_request("a", 11.0)

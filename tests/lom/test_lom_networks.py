@@ -150,6 +150,8 @@ _USAGES = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsa
 _SUCCEEDED, _NOT_SENT, _REFUSED = Verdict.SUCCEEDED, Verdict.NOT_SENT, Verdict.REFUSED_BY_DEVICE
 _EXPIRED = {"not_before": NOW - timedelta(days=2), "not_after": YESTERDAY}
 _NOT_YET = {"not_before": TOMORROW}
+_NO_MAC = "no Mac answers at this address in segment"
+_NO_HOST = "no host answers at this address on"
 _HUNG_UP = "closed the connection during the TLS handshake"
 
 CASES = {
@@ -228,9 +230,9 @@ CASES = {
         item=item(ADDRESS, ADDRESS_2),
         device=lambda: device(addresses=(ADDRESS, ADDRESS_2)),
     ),
-    "another segment": Case(_NOT_SENT, "nobody answers at this address", device=_elsewhere),
-    "nobody there": Case(_NOT_SENT, "nobody answers at this address", item=item(NOWHERE)),
-    "no network at all": Case(_NOT_SENT, "nobody answers at this address", device=lambda: None),
+    "another segment": Case(_NOT_SENT, _NO_MAC, device=_elsewhere, seen_from_afar=_NO_HOST),
+    "no Mac at the address": Case(_NOT_SENT, _NO_MAC, item=item(NOWHERE), seen_from_afar=_NO_HOST),
+    "no network at all": Case(_NOT_SENT, _NO_MAC, device=lambda: None, seen_from_afar=_NO_HOST),
     "no link-local address": Case(_NOT_SENT, "expected a link-local address", item=item("2001:db8::1")),
     "the Mac has no LOM payload": Case(
         _NOT_SENT,
@@ -242,7 +244,7 @@ CASES = {
         _NOT_SENT, "not set up as a LOM Device", device=lambda: device(None), seen_from_afar=_HUNG_UP
     ),
     "the Controller lost its payload": Case(
-        _NOT_SENT, "not set up as a LOM Controller any more", controller=lambda: controller(None)
+        _NOT_SENT, "no longer set up as a LOM Controller", controller=lambda: controller(None)
     ),
 }
 
@@ -347,7 +349,7 @@ def test_answer_to_another_request_is_a_failure(relay: Relay) -> None:
     asked = device()
     asked.answer = lambda _: LinkAnswer("0002")
     outcome = relay(controller(), [asked], item(ADDRESS, ADDRESS_2))
-    assert "'0002'; '0001' was asked" in outcome.error
+    assert "request '0001', found one to '0002'" in outcome.error
     assert ADDRESS_2 not in outcome.error
 
 

@@ -88,9 +88,11 @@ def test_a_controller_of_openssl_reaches_a_device(ours: Namespace, others: Names
 @pytest.mark.parametrize(
     ("neighbour", "words", "kind"),
     [
-        pytest.param("nobody", f"nobody answers at this address on {HERE}", "lom_unreachable", id="unreachable"),
+        pytest.param("nobody", f"no host answers at this address on {HERE}", "lom_unreachable", id="unreachable"),
         pytest.param("no Device", f"refused: nothing listens on TCP port {LOM_PORT}", "connect", id="refused"),
-        pytest.param("silent", "no answer from TCP port .* somebody had it lately", "connect_timeout", id="time-out"),
+        pytest.param(
+            "silent", "no answer from TCP port .* a host had this address recently", "connect_timeout", id="time-out"
+        ),
     ],
 )
 def test_why_nobody_was_asked(

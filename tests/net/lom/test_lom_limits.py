@@ -209,7 +209,7 @@ def test_a_controller_that_asks_too_much_is_told_so_and_hung_up_on(run_in_reacto
 
     *done, refused = answers(run_in_reactor(run()))
     assert done == [good(f"{number}") for number in range(len(done))]
-    assert refused["DeviceRequestReturnError"] == "too many requests: one Controller may send 3 in a second"
+    assert refused["DeviceRequestReturnError"] == "too many requests: one Controller may send 3 per second"
     assert [(asked.uuid, name) for asked, name in party.asked] == [
         *((f"{number}", CONTROLLER_NAME) for number in range(len(done))),
         ("other", "second.lom.test"),

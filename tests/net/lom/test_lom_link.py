@@ -149,7 +149,7 @@ def test_a_network_that_is_closed_carries_nothing(run_in_reactor: Run) -> None:
     assert not party.asked
 
 
-def test_prometheus_port_in_use_raises_operator_error() -> None:
+def test_lom_port_in_use_raises_operator_error() -> None:
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::1", 0))
         taken.listen()

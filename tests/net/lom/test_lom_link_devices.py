@@ -122,9 +122,9 @@ def say_and_leave(octets: bytes) -> Callable[[ssl.SSLSocket], None]:
 @pytest.mark.parametrize(
     ("script", "kind", "words"),
     [
-        (reset, "lom_link_broken", "went away before it answered"),
-        (hang_up, "lom_link_broken", "went away before it answered"),
-        (say_and_leave(binary(good())[:-1]), "lom_link_broken", "went away before it answered"),
+        (reset, "lom_link_broken", "the link ended before the Device answered"),
+        (hang_up, "lom_link_broken", "the link ended before the Device answered"),
+        (say_and_leave(binary(good())[:-1]), "lom_link_broken", "the link ended before the Device answered"),
         (say(binary(good())[:-1]), "lom_answer_timeout", "did not answer within 0.15 s"),
         (say(b""), "lom_answer_timeout", "did not answer within 0.15 s"),
         (say(b"\0\0\x10\x01"), "lom_frame_too_long", "4097 bytes"),
@@ -134,7 +134,7 @@ def say_and_leave(octets: bytes) -> Callable[[ssl.SSLSocket], None]:
         (say(binary([])), "lom_frame_malformed", "dictionary"),
         (say(binary({"DeviceRequestUUID": "0001"})), "lom_frame_malformed", "DeviceRequestSuccess"),
         (say(binary({**good(), "DeviceRequestSuccess": 1})), "lom_frame_malformed", "DeviceRequestSuccess"),
-        (say(binary(good("0002"))), "lom_frame_malformed", "'0002'; '0001' was asked"),
+        (say(binary(good("0002"))), "lom_frame_malformed", "request '0001', found one to '0002'"),
         (say(request()), "lom_frame_malformed", "DeviceRequestSuccess"),
         (say(binary({**good(), "DeviceRequestSuccess": False})), "lom_refused", "the Device gave no reason"),
     ],
