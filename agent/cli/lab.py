@@ -78,9 +78,9 @@ def lab(
     """
     reactor = the_reactor()
     if scep_port and identity != "scep":
-        raise click.UsageError("--scep-port goes with --identity scep")
+        raise click.UsageError("--scep-port needs --identity scep")
     if apns_ca is not None and apns is None:
-        raise click.UsageError("--apns-ca goes with --apns")
+        raise click.UsageError("--apns-ca needs --apns")
     store = None
     if out is not None:
         make_folder(out)

@@ -145,7 +145,7 @@ def _check_pace(phase: ArrivingPhase, load: LoadPart) -> None:
     for name, shapes in _GO_WITH.items():
         if _given(phase, name) and arrivals not in shapes:
             goes = " or ".join(f'arrivals = "{shape}"' for shape in shapes)
-            raise OperatorError(f'{name} goes with {goes}, but arrivals is "{arrivals}"')
+            raise OperatorError(f'{name} needs {goes}, found arrivals = "{arrivals}"')
     if phase_concurrency(phase, load) is not None:
         return
     rate = phase_rate(phase, load)

@@ -63,14 +63,14 @@ def _check_load(load: LoadPart) -> None:
     if load.rate is not None and load.concurrency is not None:
         raise OperatorError("load has rate and concurrency; give one: arrivals per second, or Macs at a time")
     if load.arrivals == "poisson" and load.concurrency is not None:
-        raise OperatorError('load has concurrency and arrivals = "poisson", which goes with rate')
+        raise OperatorError('load has concurrency and arrivals = "poisson"; give rate instead of concurrency')
 
 
 def _checked_server(server: ServerPart) -> ServerPart:
     embedded = has_embedded_lab(server)
     for name in _ADAPTER_TABLES:
         if name != server.adapter and getattr(server, name) is not None:
-            raise OperatorError(f'server.{name} goes with adapter = "{name}", but server.adapter is "{server.adapter}"')
+            raise OperatorError(f'server.{name} needs server.adapter = "{name}", found "{server.adapter}"')
     if server.adapter in ("nanomdm", "micromdm", "webhook") and getattr(server, server.adapter) is None:
         raise OperatorError(f'server.adapter is "{server.adapter}", but the table [server.{server.adapter}] is missing')
     if embedded:
@@ -141,7 +141,7 @@ def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
     if push.listen is not None:
         parse_address(push.listen, "push.listen (--apns)", 2197, names=True)
     if (push.cert is None) != (push.key is None):
-        raise OperatorError("push.cert and push.key go together")
+        raise OperatorError("push.cert and push.key need each other; give both")
     if push.cert is not None and push.tls is not None:
         raise OperatorError("push.tls and push.cert are alternatives; give one of them")
     if not enabled:

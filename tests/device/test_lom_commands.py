@@ -192,7 +192,7 @@ def test_device_answers_conform_to_the_schema_for_every_outcome() -> None:
         "name": "expected a certificate with CommonName other.lom.test, found lomdevice.com",
         "address": "fe80::1: no Mac answers at this address",
         "type": "PowerON, PowerOFF, Reset",
-        "version": "this Device speaks 1",
+        "version": "LOMProtocolVersion: expected 1, found 2",
     }.items():
         assert words in answered[uuid]["DeviceRequestReturnError"]
 

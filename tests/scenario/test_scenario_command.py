@@ -26,7 +26,7 @@ def test_check_prints_a_summary(tmp_path: Path) -> None:
     assert "40 Macs in 4 segments of 10" in done.output
     assert "40 enrollments  20 per second  1.95 s" in done.output
     assert "Limit: enroll.errors == 0" in done.output
-    assert "By schedule it takes 1.95 s, then up to 30 s for what is under way." in done.output
+    assert "The schedule takes 1.95 s, then up to 30 s for operations in progress." in done.output
 
 
 def test_check_continues_after_an_invalid_scenario_and_exits_with_2(tmp_path: Path) -> None:

@@ -202,9 +202,9 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         # arrivals
         (ENROLL + "concurrency = 3\nrate = 5", "so it does not go with rate"),
         (ENROLL + 'concurrency = 3\narrivals = "poisson"', "so it does not go with arrivals"),
-        (ENROLL + "to_rate = 5", 'to_rate goes with arrivals = "ramp", but arrivals is "constant"'),
-        (ENROLL + "steps = [[1, 2]]", 'steps goes with arrivals = "step", but arrivals is "constant"'),
-        (ENROLL + 'arrivals = "burst"\nburst = 3\nevery = 1\nrate = 5', "rate goes with arrivals = "),
+        (ENROLL + "to_rate = 5", 'to_rate needs arrivals = "ramp", found arrivals = "constant"'),
+        (ENROLL + "steps = [[1, 2]]", 'steps needs arrivals = "step", found arrivals = "constant"'),
+        (ENROLL + 'arrivals = "burst"\nburst = 3\nevery = 1\nrate = 5', "rate needs arrivals = "),
         (ENROLL + "rate = 0", 'rate: expected a number above 0 with arrivals = "constant"'),
         (ENROLL + "rate = 1e-9", "rate: expected 0 or at least 0.000001, found 1e-09"),
         (ENROLL + "rate = 2e6", "rate: expected a number from 0 to 1,000,000, found 2000000.0"),
@@ -238,7 +238,7 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         ),
         (
             '[server.micromdm]\nurl = "https://x"\napi_key_env = "X"\n' + ENROLL,
-            'server.micromdm goes with adapter = "micromdm", but server.adapter is "lab"',
+            'server.micromdm needs server.adapter = "micromdm", found "lab"',
         ),
         ('[server]\nadapter = "nanomdm"\n' + ENROLL, "the table [server.nanomdm] is missing"),
         ('[server]\nadapter = "nanomdm"\n[server.nanomdm]\n' + ENROLL, 'server.nanomdm lacks the key "url"'),
@@ -248,7 +248,7 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         ),
         (
             '[server.nanomdm]\nurl = "https://x"\napi_key_env = "X"\n' + ENROLL,
-            'server.nanomdm goes with adapter = "nanomdm", but server.adapter is "lab"',
+            'server.nanomdm needs server.adapter = "nanomdm", found "lab"',
         ),
         (
             '[server]\nadapter = "none"\n' + ENROLL,
@@ -273,7 +273,7 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         ('[push]\nlisten = "::1:99999"\n' + ENROLL, "Expected ADDRESS:PORT for push.listen"),
         ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: Expected a gateway rule that begins with"),
         ('[push]\ndelay = "slow"\n' + ENROLL, "push.delay: expected constant:SECONDS"),
-        ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key go together"),
+        ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key need each other"),
         ('[push]\ncert = "c"\nkey = "k"\ntls = "d"\n' + ENROLL, "push.tls and push.cert are alternatives"),
         (OWN + "[push]\nstrict = true\n" + ENROLL, "push.strict is for the gateway, but there is none"),
         (OWN + '[push]\nlisten = "[::1]:2197"\n' + ENROLL, "push needs tls, or cert and key"),

@@ -283,7 +283,7 @@ def test_stopped_controller_and_rate_limit_have_the_documented_texts(run_in_reac
     (flooded, broken, _not_begun), sockets = run_in_reactor(run())
     assert sockets.kinds == ["lom_refused", None]
     assert [record.cut_short is not None for record in sockets.records] == [False, True]
-    assert EXAMPLES[flooded.error.replace("send 0 in", f"send {LIMITS.requests_a_second} in")] == "lom_refused"
+    assert EXAMPLES[flooded.error.replace("send 0 per", f"send {LIMITS.requests_a_second} per")] == "lom_refused"
     assert EXAMPLES[broken.error] == "cut_short"
 
 
