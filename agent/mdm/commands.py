@@ -43,7 +43,7 @@ class Command:
 def parse_command(answer: bytes) -> Command:
     """Read the body of a server's answer.
 
-    Raises PlistError where it is not a plist dictionary, CommandDropped where it has no CommandUUID, CommandMalformed
+    Raises PlistError if it is not a plist dictionary, CommandDropped where it has no CommandUUID, CommandMalformed
     where the rest of it is not a command.
     """
     root = plists.load_dict(answer, what="command")

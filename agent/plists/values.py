@@ -38,7 +38,7 @@ def check_container(depth: int, values_left: int) -> None:
 
 
 def checked_integer(number: int) -> int:
-    """``number``. Raises Refused where it does not fit in 64 bits."""
+    """``number``. Raises Refused if it does not fit in 64 bits."""
     if number not in INTEGERS:
         raise Refused("holds an integer of more than 64 bits")
     return number

@@ -24,7 +24,7 @@ def test_check_prints_a_summary(tmp_path: Path) -> None:
     done = command("check", file, "--set", "fleet.devices=40")
     assert done.exit_code == 0
     assert "40 Macs in 4 segments of 10" in done.output
-    assert "40 enrollments  20 per second  1.95 s" in done.output
+    assert "40 enrollments  20 per second    1.95 s" in done.output
     assert "Limit: enroll.errors == 0" in done.output
     assert "The schedule takes 1.95 s, then up to 30 s for operations in progress." in done.output
 
