@@ -257,13 +257,13 @@ def test_interrupted_run_writes_its_results(tmp_path: Path, number: signal.Signa
 
 
 def started(tmp_path: Path) -> subprocess.Popen[bytes]:
-    """A run that would go on for long, as soon as it has written its results for the first time."""
+    """A long run, once the results that it writes meanwhile have all eight enrollments."""
     arguments = [
         COMMAND, "run", "--devices", "8", "--segment-size", "4", "--workers", "2", "--out", str(tmp_path),
         "--set", "phase.off.seconds=300",
     ]  # fmt: skip
     running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not (tmp_path / "results.json").exists():
+    while not (tmp_path / "results.json").exists() or read_results(tmp_path).operations["enroll"].count < 8:
         assert running.poll() is None, running.communicate()
         time.sleep(0.05)
     return running
@@ -276,7 +276,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs; one that has ended may wait for whoever inherited it to take notice."""
+    """Whether a process runs; one that has ended may remain until its new parent reaps it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

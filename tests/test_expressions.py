@@ -1,4 +1,4 @@
-"""Every regular expression takes time in proportion to its input, whatever that is: it may come from an untrusted peer.
+"""Every regular expression takes time in proportion to its input, which may come from an untrusted peer.
 
 The expressions are found in the source, so a new one fails here until its worst cases are listed. Two independent
 judgements for each: none of all possible inputs needs more than linear time (``ambiguity``), and eight times a worst

@@ -82,9 +82,9 @@ def test_macs_of_a_run_enroll_in_a_separate_lab(running: Lab) -> None:
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert b"first_session: finished in" in done.stdout
     assert sum(mac["device_name"].startswith("Mac") for mac in running.api("macs")) >= 3
-    stranger = lom_agent("run", "--devices", "1", "--enroll", url)
-    assert stranger.returncode == 1
-    assert b"tls_untrusted" in stranger.stdout
+    untrusted = lom_agent("run", "--devices", "1", "--enroll", url)
+    assert untrusted.returncode == 1
+    assert b"tls_untrusted" in untrusted.stdout
     careless = lom_agent("run", "--devices", "1", "--seed", "careless", "--enroll", url, "--insecure")
     assert careless.returncode == 0, careless.stdout
 

@@ -1,4 +1,4 @@
-"""The pace of a phase on a clock of its own: what is due begins, whatever became of what began before it."""
+"""The pace of a phase on a fake clock: due operations start regardless of the earlier ones."""
 
 from __future__ import annotations
 

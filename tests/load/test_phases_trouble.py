@@ -268,7 +268,7 @@ def test_simultaneous_power_cuts(run_in_reactor: RunInReactor) -> None:
 
 
 def check_shard(result: ShardResult) -> None:
-    """Of each operation and phase of one worker as many were begun as succeeded, failed and were cut short."""
+    """For each operation and phase of one worker: started = succeeded + failed + cut short."""
     metrics = Metrics()
     metrics.merge(result.metrics)
     for name in metrics.operations():
@@ -312,7 +312,7 @@ def test_interrupted_run_with_every_phase_open_adds_up(run_in_reactor: RunInReac
         state = phase.state
         assert state.started + state.dropped == state.planned, phase.name
         assert state.done + state.cut_short == state.started, phase.name
-    for shard in conductor.results:  # what a shard came to is whole, whatever the link still carried
+    for shard in conductor.results:  # a shard's result is complete, even if the link lost messages
         check_shard(shard)
     metrics = conductor.metrics()
     assert sum(dropped(metrics).values()) == sum(phase.state.dropped for phase in conductor.phases)

@@ -1,4 +1,4 @@
-"""Push between a lab, its gateway and real Macs, over sockets: who is woken, who is not, and what is left lying."""
+"""Push between a lab, its gateway and real Macs, over sockets: which Macs open a session, and what stays stored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def pushed(devices: int = 1, *, scep: bool = False) -> AsyncIterator[tuple
 
 
 def queue(running: Stack, client: MDMClient, request_type: str = "ProfileList") -> Deferred[Mapping[str, Any]]:
-    """Queue a command and wake nobody; its result."""
+    """Queue a command without a push; returns its result."""
     arrived: Deferred[Mapping[str, Any]] = Deferred()
     running.lab.enqueue(running.udid(client), {"RequestType": request_type}, arrived.callback)
     return arrived.addTimeout(SECONDS, reactor)  # type: ignore[arg-type]

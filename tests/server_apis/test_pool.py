@@ -123,7 +123,7 @@ def test_untrusted_certificate_is_refused_unless_insecure(run_in_reactor: RunInR
 
     with serving(answering((200, FINE))) as nanomdm:
         run_in_reactor(scenario(nanomdm.url))
-        assert len(nanomdm.requests) == 1  # a stranger is not told the key
+        assert len(nanomdm.requests) == 1  # an untrusted server does not get the key
 
 
 def test_http_on_loopback(run_in_reactor: RunInReactor) -> None:

@@ -47,7 +47,7 @@ def push(peer: Peer) -> None:
 
 
 def ended(sock: socket.socket) -> bool:
-    """The gateway hangs up."""
+    """The gateway closes the connection."""
     try:
         return sock.recv(1) == b""
     except ConnectionError:

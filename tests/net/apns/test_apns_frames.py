@@ -180,7 +180,7 @@ class Nobody:
         return NOBODY
 
     def identified(self, _connection: object) -> None:
-        """HTTP/2 has begun."""
+        """HTTP/2 has started."""
 
     ended = identified
 

@@ -45,7 +45,7 @@ def test_one_connection_carries_many_requests(run_in_reactor: RunInReactor) -> N
 
 @pytest.mark.parametrize("end", [Talk.close, Talk.drop, Talk.reset], ids=["close_notify", "end of TCP", "reset"])
 def test_closed_keep_alive_connection_is_reopened(run_in_reactor: RunInReactor, end: object) -> None:
-    """The server closes just when the next request comes: nobody but the server sees the second try."""
+    """The server closes just as the next request arrives: only the server sees the second try."""
 
     def closes_at_the_second_request(talk: Talk) -> None:
         talk.read_request()
@@ -242,7 +242,7 @@ def test_body_ended_by_close_notify_is_complete(run_in_reactor: RunInReactor) ->
 
 @pytest.mark.parametrize("end", [Talk.drop, Talk.reset], ids=["end of TCP", "reset"])
 def test_body_ended_without_close_notify_is_broken(run_in_reactor: RunInReactor, end: object) -> None:
-    """RFC 9112, 9.8: without close_notify nobody knows whether the body is whole."""
+    """RFC 9112, 9.8: without close_notify it is unknown whether the body is complete."""
 
     def cut_short(talk: Talk) -> None:
         talk.read_request()

@@ -404,7 +404,7 @@ def test_error_names_every_refusing_address(run_in_reactor: RunInReactor) -> Non
 
 
 def test_wrong_certificate_stops_the_search_for_an_address(run_in_reactor: RunInReactor) -> None:
-    """Only a connection that nobody accepts leads on: an error of TLS must not be covered up by another address."""
+    """Only a refused connection leads to the next address: another address must not hide a TLS error."""
     wrong = OTHER_AUTHORITY.issue("x", SERVER_USAGE, names=["mdm.test"])
     with serving() as right, serving(identity=wrong, host="127.0.0.2", port=right.port):
         origin = right.origin("mdm.test")

@@ -43,7 +43,7 @@ def the_others_device() -> Any:
 
 
 def ended(sock: socket.socket) -> bool:
-    """Whether the other end hangs up, in good order or not, before this one loses its patience."""
+    """Whether the other end closes the connection, cleanly or not, before this one's time limit."""
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         while sock.recv(65536):
             pass

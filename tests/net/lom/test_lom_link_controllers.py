@@ -68,7 +68,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Callable[..., Callable[[Sockets], Deferred[bytes]]]:
-    """A raw Controller that sends bytes and reads until the Device hangs up; b"" where it was refused."""
+    """A raw Controller that sends bytes and reads until the Device closes the link; b"" if it was refused."""
 
     def prepare(
         *pieces: bytes, identity: Identity | None = CONTROLLER_IDENTITY, **options: Any

@@ -26,7 +26,7 @@ def test_unused_check_has_no_peer_name() -> None:
 
 
 def test_stream_without_a_check_is_not_opened(run_in_reactor: RunInReactor) -> None:
-    """The handshake went well, for nobody asked OpenSSL to verify: the stream refuses by itself."""
+    """The handshake succeeds, as OpenSSL was not asked to verify: the stream itself refuses."""
     from twisted.internet import reactor
 
     with serving() as server:
