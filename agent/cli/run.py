@@ -101,7 +101,7 @@ def run(context: click.Context, /, scenario: str | None, **options: Any) -> None
     MDM server (the lab) on loopback: the Macs enroll, are set up for LOM and are reset through their LOM Controllers.
     With --enroll, the Macs enroll in your server and poll it for commands. Every message goes through a TLS socket.
 
-    The run fails (exit status 1) if a limit of the scenario is broken, if an operation without a limit on its errors
+    The run fails (exit status 1) if a limit of the scenario fails, if an operation without a limit on its errors
     fails, or if the run does not complete.
     """
     check_unix()

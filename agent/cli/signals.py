@@ -15,9 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-SAME_SECONDS = (
-    0.5  # a signal that comes a second time within is the same one: of the group, and of whoever passed it on
-)
+SAME_SECONDS = 0.5  # a second signal within this time is a duplicate: sent to the group, and forwarded by a parent
 
 _STANDARD_OUTPUT = 1
 _OUTPUTS = (_STANDARD_OUTPUT, 2)

@@ -156,7 +156,7 @@ class SessionEnded(NamedTuple):
     """The session is closed."""
 
     failure: PeerError | None = None
-    """Why it failed; None where the server ended it."""
+    """Why it failed; None if the server ended it."""
     unenrolled: bool = False
     """Whether the server no longer knows this Mac; the session's state is then reset."""
     dropped: bool = False
@@ -244,7 +244,7 @@ class Session:
         """Process the server's response to the last report.
 
         A body of white space counts as empty: it ends the session. ``content_type`` is the header Content-Type.
-        ``retry_after`` is the header Retry-After in seconds from ``now``, None where it is missing or malformed.
+        ``retry_after`` is the header Retry-After in seconds from ``now``, None if it is missing or malformed.
         """
         if self.state is not State.WAITING:
             raise MisuseError(f"Expected no response in the state {self.state.name}, found one.")

@@ -73,7 +73,7 @@ class OwnCause(Enum):
 class PushRefused(PeerError):
     """A push that APNs refuses for ``reason``.
 
-    ``apns_id`` is empty where it is not known. ``timestamp`` is when the token became invalid, in seconds since
+    ``apns_id`` is empty if it is not known. ``timestamp`` is when the token became invalid, in seconds since
     the epoch; None unless the status is 410. ``own`` is the cause where the gateway itself refuses.
     """
 

@@ -50,7 +50,7 @@ def metrics_of(document: Document) -> Metrics:
 def merge_documents(documents: Sequence[Document]) -> Document:
     """One document of several, as if they had run at the same time: second 0 is the start of each.
 
-    Limits are judged anew over all. Raises OperatorError without documents, and if a document contradicts itself.
+    Limits are judged again over all runs. Raises OperatorError without documents, and if a document contradicts itself.
     """
     if not documents:
         raise OperatorError("Expected the results of at least one run to merge, found none.")

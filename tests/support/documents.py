@@ -130,7 +130,7 @@ def empty() -> Document:
 
 
 def smallest() -> Document:
-    """Only what every document has: nothing happened, nobody said how it was run, one Mac."""
+    """Only the keys that every document has: no operations, no scenario, one Mac."""
     document = deepcopy(_frame("", 1.0)) | {"devices": 1, "workers": 1, "seed": None}
     reasons = ["The load generator did not measure itself."]
     document["generator"] = {"trustworthy": False, "reasons": reasons, "workers": []}
@@ -138,7 +138,7 @@ def smallest() -> Document:
 
 
 def hours(seconds: int = 4 * 3600) -> Document:
-    """A run of hours with a spike of a single second in it, and a second that nobody reported."""
+    """A run of hours with a spike of a single second in it, and a second without a report."""
     document = _frame("soak", float(seconds))
     document["timeline"] = [
         {

@@ -52,7 +52,7 @@ class MacWaits:
     async def result(self, command_uuid: str, seconds: float) -> CurrentCommand:
         """Wait until the server has accepted the final result of a command, one other than NotNow.
 
-        Raises ResultRefused where the server refuses it for the last time, ResultMissing after ``seconds``.
+        Raises ResultRefused if the server refuses it for the last time, ResultMissing after ``seconds``.
         """
         arrived: Deferred[CurrentCommand | ResultRefused] = Deferred()
         self._results[command_uuid] = arrived

@@ -163,7 +163,7 @@ class PushRouter:
         self._give_up(list(self._outstanding), OwnCause.SHUTDOWN)
 
     def _cause(self, shard: int) -> OwnCause | None:
-        """Why a push is not sent to this shard; None where it is."""
+        """Why a push is not sent to this shard; None if it is."""
         if self._closed:
             return OwnCause.SHUTDOWN
         if shard in self._gone:
