@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from agent import __version__
-from agent.cli.outputs import check_file, make_folder
+from agent.cli.outputs import check_different, check_file, hold, make_folder
 from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.measure.limits import parse_limit
@@ -46,14 +47,22 @@ class Outputs:
         return cls(options["out"], options["junit"], options["trace"])
 
     def check(self) -> None:
-        """Make the folders and check the files before the run.
+        """Make the folders and check the files before the run, and hold them against another run.
 
         Raises OperatorError.
         """
+        files = [] if self.junit is None else [("--junit", self.junit)]
+        files += [] if self.trace is None else [("--trace", self.trace)]
         if self.out is not None:
             make_folder(self.out)
             for name in (FILE_NAME, REPORT_NAME):
                 check_file(str(Path(self.out) / name))
+                files.insert(0, (name, str(Path(self.out) / name)))
+        check_different(files)
+        if self.out is not None:
+            hold(self.out, "folder")
+        if self.trace is not None:
+            hold(self.trace, "trace file", os.O_RDWR | os.O_CREAT)
         if self.junit is not None:
             check_file(self.junit)
 
