@@ -47,6 +47,7 @@ from agent.measure.timeline import TimeLine
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock, sleep
 from agent.processes import peak_kib
+from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer
 from agent.scenario.types import Scenario
 
@@ -341,7 +342,7 @@ class Conductor:
     def link_lost(self, link: ControlLink, error: PeerError) -> None:
         """A shard's link is gone. The executor reports what became of the shard; SilenceWatch, if it does not."""
         if self._router is not None:
-            self._router.shard_gone(link.shard)
+            self._router.shard_gone(link.shard, OwnCause.SHUTDOWN if self._closing else OwnCause.WORKER_LOST)
         if not self._closing:
             self._workers[link.shard].link_error = str(error)
 
