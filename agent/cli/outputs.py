@@ -72,3 +72,14 @@ def hold(path: str, what: str, flags: int = os.O_RDONLY) -> None:
         ) from None
     except OSError:  # a file system without locks, or a path that is refused when it is opened for writing
         return
+
+
+def remove_old(path: str) -> None:
+    """Remove the file that an earlier run left at ``path``. Raises OperatorError."""
+    file = Path(path)
+    if is_device_or_pipe(file):
+        return
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise OperatorError(f"{path} of an earlier run cannot be removed: {error.strerror}. Remove it.") from error

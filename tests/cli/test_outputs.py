@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import stat
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from command import lom_agent, lom_agent_here
+from command import lom_agent, lom_agent_here, with_patch
 from servers import unused_port
 from started_runs import started_run
 
@@ -65,3 +68,43 @@ def test_a_run_is_refused_where_another_one_writes(tmp_path: Path) -> None:
         assert running.results["seed"] == "lom-agent"
     again = lom_agent("run", "--quiet", "--out", str(tmp_path), "--enroll", f"https://127.0.0.1:{unused_port()}/enroll")
     assert again.returncode == 1  # let go of
+
+
+def test_a_run_that_cannot_start_leaves_no_verdict_of_an_earlier_one(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("results.json", "report.html", "junit.xml")]
+    for file in files:
+        file.write_text("of an earlier run, which passed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        run = ("run", "--devices", "1", "--out", str(tmp_path), "--junit", str(files[2]), "--prometheus", address)
+        refused = lom_agent(*run)
+    assert refused.returncode == 2
+    assert address.encode() in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL = """
+import errno, os
+replace = os.replace
+def full(source, target, **options):
+    if str(target).endswith("{0}"):
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+    return replace(source, target, **options)
+os.replace = full
+"""
+
+
+@pytest.mark.parametrize("name", ["report.html", "junit.xml"])
+def test_the_results_say_that_another_file_could_not_be_written(tmp_path: Path, name: str) -> None:
+    out, junit = tmp_path / "out", tmp_path / "junit.xml"
+    run = ("run", "--devices", "2", "--segment-size", "2", "--quiet", "--out", str(out), "--junit", str(junit))
+    done = with_patch(tmp_path, FULL.format(name), *run)
+    assert done.returncode == 2
+    outcome = json.loads((out / "results.json").read_bytes())["outcome"]
+    assert outcome["exit_status"] == 2
+    [reason] = outcome["reasons"]
+    assert f"{name} cannot be written: No space left on device" in reason
+    assert done.stdout.count(b"results.json") == 1
+    if name != "junit.xml":
+        [error] = ET.parse(junit).findall(".//error")
+        assert error.get("message") == reason
