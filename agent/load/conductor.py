@@ -242,12 +242,15 @@ class Conductor:
 
     async def _conduct(self) -> None:
         ready = DeferredList([worker.ready for worker in self._workers], fireOnOneErrback=True, consumeErrors=True)
+        # Not addTimeout: it would cancel what is waited for, as an interruption does.
+        limit = self._reactor.callLater(READY_SECONDS, self._not_ready)
         try:
-            await ready.addTimeout(READY_SECONDS, self._reactor)
-        except DeferredTimeout:
-            raise OperatorError(f"a worker process was not ready within {READY_SECONDS:g} s") from None
+            await ready
         except FirstError as first:  # why a worker cannot start
             first.subFailure.raiseException()
+        finally:
+            if limit.active():
+                limit.cancel()
         self._started_at = self._reactor.seconds()
         self._link.broadcast(Begin(self._clock()))
         self._monitor.begin()
@@ -263,6 +266,15 @@ class Conductor:
         for record in self.phases:
             await record.ended
         await self._tail()
+
+    def _not_ready(self) -> None:
+        late = [number for number, worker in enumerate(self._workers) if not worker.ready.called]
+        error = OperatorError(
+            f"Expected every worker to be ready within {READY_SECONDS:g} s, found these not ready: "
+            f"{', '.join(map(str, late))}. Look whether something stops them, or use fewer workers (--workers)."
+        )
+        for number in late:
+            self._workers[number].ready.errback(error)
 
     async def _tail(self) -> None:
         """Wait up to ``load.tail`` seconds for open sessions and boots to end."""
