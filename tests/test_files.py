@@ -74,3 +74,31 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(
         write_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_device_and_a_pipe_are_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert write_file(pipe, b"text") == pipe
+        assert os.read(reader, 10) == b"text"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    write_file(link, b"text", private=True)
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+def test_a_pipe_without_a_reader_and_a_full_device_are_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OperatorError, match="pipe cannot be written: No such device or address"):
+        write_file(pipe, b"text")
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OperatorError, match="full cannot be written: No space left on device"):
+        write_file(full, b"text")

@@ -92,8 +92,8 @@ def test_ready_made_scenario_passes_its_limits_in_the_lab(name: str, tmp_path: P
         *(word for override in (*SMALL, *overrides) for word in ("--set", override)),
     )  # fmt: skip
     document = json.loads((tmp_path / "results.json").read_bytes())
-    broken = [limit["limit"] for limit in document["limits"] if not limit["ok"]]
-    assert all(map(is_of_time, broken)), done.stdout.decode()
+    broken = [limit for limit in document["limits"] if not limit["ok"]]
+    assert all(not limit["reliable"] or is_of_time(limit["limit"]) for limit in broken), done.stdout.decode()
     assert done.returncode == (1 if broken else 0), done.stdout.decode()
     assert done.stderr == b""
     assert document["complete"]

@@ -47,6 +47,7 @@ from agent.measure.timeline import TimeLine
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock, sleep
 from agent.processes import peak_kib
+from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer
 from agent.scenario.types import Scenario
 
@@ -241,12 +242,15 @@ class Conductor:
 
     async def _conduct(self) -> None:
         ready = DeferredList([worker.ready for worker in self._workers], fireOnOneErrback=True, consumeErrors=True)
+        # Not addTimeout: it would cancel what is waited for, as an interruption does.
+        limit = self._reactor.callLater(READY_SECONDS, self._not_ready)
         try:
-            await ready.addTimeout(READY_SECONDS, self._reactor)
-        except DeferredTimeout:
-            raise OperatorError(f"a worker process was not ready within {READY_SECONDS:g} s") from None
+            await ready
         except FirstError as first:  # why a worker cannot start
             first.subFailure.raiseException()
+        finally:
+            if limit.active():
+                limit.cancel()
         self._started_at = self._reactor.seconds()
         self._link.broadcast(Begin(self._clock()))
         self._monitor.begin()
@@ -262,6 +266,15 @@ class Conductor:
         for record in self.phases:
             await record.ended
         await self._tail()
+
+    def _not_ready(self) -> None:
+        late = [number for number, worker in enumerate(self._workers) if not worker.ready.called]
+        error = OperatorError(
+            f"Expected every worker to be ready within {READY_SECONDS:g} s, found these not ready: "
+            f"{', '.join(map(str, late))}. Look whether something stops them, or use fewer workers (--workers)."
+        )
+        for number in late:
+            self._workers[number].ready.errback(error)
 
     async def _tail(self) -> None:
         """Wait up to ``load.tail`` seconds for open sessions and boots to end."""
@@ -341,7 +354,7 @@ class Conductor:
     def link_lost(self, link: ControlLink, error: PeerError) -> None:
         """A shard's link is gone. The executor reports what became of the shard; SilenceWatch, if it does not."""
         if self._router is not None:
-            self._router.shard_gone(link.shard)
+            self._router.shard_gone(link.shard, OwnCause.SHUTDOWN if self._closing else OwnCause.WORKER_LOST)
         if not self._closing:
             self._workers[link.shard].link_error = str(error)
 

@@ -131,6 +131,8 @@ def _headline(document: Document, found: RunOutcome) -> str:
         parts.append("the run did not finish")
     elif phases := sum(reason.kind is Kind.PHASE for reason in found.reasons):
         parts.append(f"{counted(phases, 'phase')} did not finish")
+    if nothing := sum(reason.kind is Kind.NOTHING_ENDED for reason in found.reasons):
+        parts.append(f"{counted(nothing, 'phase')} measured nothing")
     if failed:
         parts.append(f"{counted(failed, 'operation')} failed")
     elif any(reason.kind is Kind.FAILURES for reason in found.reasons):
@@ -153,7 +155,8 @@ def _completeness(document: Document, found: RunOutcome) -> list[Statement]:
     if any(reason.kind is Kind.RUN for reason in found.reasons):
         text = f"The run did not finish{because_of(document)}. The numbers are those until then."
         return [Statement(Level.BAD, text)]
-    return [Statement(Level.BAD, reason.text) for reason in found.reasons if reason.kind is Kind.PHASE]
+    of_phases = (Kind.PHASE, Kind.NOTHING_ENDED)
+    return [Statement(Level.BAD, reason.text) for reason in found.reasons if reason.kind in of_phases]
 
 
 def _generator(document: Document) -> list[Statement]:

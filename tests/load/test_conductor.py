@@ -204,6 +204,26 @@ def test_worker_that_cannot_start_ends_the_run(run_in_reactor: RunInReactor) -> 
     run_in_reactor(scenario())
 
 
+class NeverBegins(OneDies):
+    """An executor whose second shard does nothing, as a process that is stopped."""
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        self._count += 1
+        return self._threads.submit(function, *arguments, **named) if self._count == 1 else Future()
+
+
+def test_a_worker_that_is_never_ready_ends_the_run_and_is_named(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.load.conductor.READY_SECONDS", 20.0)  # the other one is ready by then
+
+    async def scenario() -> None:
+        with pytest.raises(OperatorError, match=r"found these not ready: 1\. Look whether something stops them"):
+            await load_run(ENROLL, executor=NeverBegins(0.0))
+
+    run_in_reactor(scenario())
+
+
 def test_shard_reports_why_it_cannot_start(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         with pytest.raises(OperatorError, match="nowhere0"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,24 @@ def another() -> bytes:
 def the_same() -> bytes:
     """One command, again and again."""
     return plists.dump_xml({"CommandUUID": "the same", "Command": {"RequestType": "ProfileList"}})
+
+
+class Mistaken(Lab):
+    """A lab that stores another command than it was asked to queue."""
+
+    def enqueue(self, udid: str, command: Mapping[str, Any], *arguments: Any, **options: Any) -> str:
+        """Queue CertificateList."""
+        return super().enqueue(udid, {"RequestType": "CertificateList"}, *arguments, **options)
+
+
+class Erasing(Lab):
+    """A lab that erases every Mac in its first session: it is then no longer managed."""
+
+    def report(self, put: Message) -> bytes:
+        """Answer Idle with EraseDevice."""
+        answer = super().report(put)
+        erase = plists.dump_xml({"CommandUUID": os.urandom(8).hex(), "Command": {"RequestType": "EraseDevice"}})
+        return erase if b"<string>Idle</string>" in put.body else answer
 
 
 class LatePush:
@@ -230,4 +248,31 @@ def test_repeated_notnow_command_is_reported_once_and_the_run_ends(
     kinds = {(error["operation"], error["kind"]) for error in document["errors"]}
     assert ("session", "not_now_repeated") in kinds
     assert document["complete"]
+    check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
+
+
+def test_a_run_whose_last_phase_has_no_mac_left_has_failed(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    phase = 'kind = "checkin"\nby = "self"\nconcurrency = 8\n[[phase]]\nkind = "command"'
+    status, said, document = run_in_reactor(run_against(Erasing(), tmp_path, pushed=phase))
+    assert status == 1, said
+    looks, commands = document["phases"][1:]
+    assert (looks["done"], looks["failed"]) == (MACS, 0)
+    assert commands["dropped"] == commands["planned"] == MACS
+    assert document["errors"] == []
+    reason = f"The phase command measured nothing: of its operations {MACS} dropped, none done."
+    assert reason in document["outcome"]["reasons"]
+    assert reason in said
+    assert reason in [each.get("message") for each in ET.parse(tmp_path / "junit.xml").findall(".//failure")]
+    check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
+
+
+def test_a_server_that_delivers_another_command_than_was_queued_fails_the_run(
+    run_in_reactor: RunInReactor, tmp_path: Path
+) -> None:
+    phase = 'kind = "command"\nrequest = { RequestType = "ProfileList" }'
+    status, said, document = run_in_reactor(run_against(Mistaken(), tmp_path, pushed=phase))
+    assert status == 1, said
+    assert document["operations"]["delivery"]["errors"] == document["phases"][1]["failed"] == MACS
+    assert [(error["operation"], error["kind"]) for error in document["errors"]] == [("delivery", "command_changed")]
+    assert document["operations"]["command"]["errors"] == 0  # the Mac did as it was told
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")

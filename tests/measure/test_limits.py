@@ -210,3 +210,17 @@ def test_what_never_ended_is_not_what_never_ran() -> None:
     assert judge(parse_limit("session.p99 < 1s"), metrics).sentence.startswith("session never ended (1 cut short);")
     assert judge(parse_limit("push.errors == 0"), metrics).sentence.startswith("push never ended (1 cut short);")
     assert not judge(parse_limit("push.errors == 0"), metrics).ok
+
+
+@pytest.mark.parametrize(
+    ("text", "ok", "reliable"),
+    [
+        ("session.dropped <= 5%", False, False),
+        ("session.dropped < 60%", True, True),  # without our delays it would be less
+        ("session.dropped > 5%", False, False),  # and then this might fail
+        ("session.errors < 5", False, True),
+    ],
+)
+def test_what_an_overloaded_generator_dropped_is_not_the_servers(text: str, ok: bool, reliable: bool) -> None:
+    found = judge(parse_limit(text), measured(), {"session"})
+    assert (found.ok, found.reliable) == (ok, reliable)

@@ -33,6 +33,11 @@ CUT_SHORT = {"complete": False, "incomplete_because": INTERRUPTED}
 SECONDS = st.sampled_from([None, 0.0, 1.5])
 
 
+def phase(**counts: int) -> dict[str, Any]:
+    none = dict.fromkeys(("planned", "started", "done", "failed", "late", "dropped"), 0)
+    return {"name": "look", "kind": "checkin", "started_s": 0.0, "ended_s": 1.0, **none, **counts}
+
+
 def operation(count: int, errors: int) -> dict[str, Any]:
     return documents.nothing_succeeded(count) | {"errors": min(count, errors)}
 
@@ -121,6 +126,13 @@ def test_merged_outcome_passes_only_if_every_part_passes(one: Any, other: Any) -
         ({"operations": {"push": operation(93, 3)}}, 1, ["push: 3 of 93 failed. No limit allows failures."]),
         (CUT_SHORT | {"signal": 2}, 130, [f"The run did not finish: {INTERRUPTED}."]),
         (CUT_SHORT, 1, [f"The run did not finish: {INTERRUPTED}."]),
+        ({"phases": [phase(done=1, started=1, dropped=19)]}, 0, []),
+        ({"phases": [phase()]}, 0, []),  # such as an idle one, or one for Macs of another worker
+        (
+            {"phases": [phase(dropped=1_000, started=2, cut_short=2)]},
+            1,
+            ["The phase look measured nothing: of its operations 1,000 dropped and 2 cut short, none done."],
+        ),
     ],
 )
 def test_exit_status_and_reasons(changes: dict[str, Any], exit_status: int, said: list[str]) -> None:
@@ -136,8 +148,9 @@ def test_uncovered_failure_is_red_in_every_output_file(tmp_path: Path) -> None:
     document = json.loads((out / "results.json").read_bytes())
     assert document["outcome"]["exit_status"] == 1
     assert document["outcome"]["reasons"][0].startswith("enroll: 2 of 2 failed")
-    [failure] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase/failure")
+    failure, empty = ET.fromstring(path.read_bytes()).findall("testsuite/testcase/failure")
     assert failure.get("message", "").startswith("enroll: 2 of 2 failed")
+    assert empty.get("message", "").startswith("The phase first_session measured nothing")
     assert '<header class="verdict bad">' in (out / "report.html").read_text(encoding="utf-8")
 
 

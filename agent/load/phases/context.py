@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible
-from agent.load.phases.waits import MacWaits, ResultMissing
+from agent.load.phases.waits import CommandChanged, MacWaits, ResultMissing
+from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operation
@@ -102,7 +103,7 @@ class PhaseContext:
         command_uuid = str(uuid.uuid4()).upper()
         facts = {"request_type": str(command.get("RequestType", ""))[:200], "command_uuid": command_uuid}
         with self.environment.begin("delivery", client.index, due, facts) as delivery:
-            waiting = Deferred.fromCoroutine(self._delivered(client, command_uuid, seconds, delivery))
+            waiting = Deferred.fromCoroutine(self._delivered(client, command_uuid, command, seconds, delivery))
             request = self.server.enqueue(client.device.mac.udid, command_uuid, command)
             try:
                 await self._queue(self.server, client, request, due, delivery, seconds)
@@ -112,7 +113,7 @@ class PhaseContext:
                 waiting.cancel()
 
     async def _delivered(
-        self, client: MDMClient, command_uuid: str, seconds: float, delivery: Operation
+        self, client: MDMClient, command_uuid: str, command: Mapping[str, Any], seconds: float, delivery: Operation
     ) -> CurrentCommand:
         """The command with its result, which ends ``delivery`` even if the API has not answered yet."""
         try:
@@ -123,9 +124,10 @@ class PhaseContext:
         except ResultRefused as failure:
             delivery.end(failure)
             raise
-        delivery.end(work.failure)
-        if work.failure is not None:
-            raise work.failure
+        wrong = _changed(command, work.command) or work.failure
+        delivery.end(wrong)
+        if wrong is not None:
+            raise wrong
         return work
 
     async def _queue(
@@ -159,3 +161,14 @@ class PhaseContext:
             except PushNotSent as error:
                 self.push_failed(client, due, error)
                 raise
+
+
+def _changed(queued: Mapping[str, Any], delivered: Command) -> CommandChanged | None:
+    """The failure of a server that delivers another command than was queued; None where it is of the same type."""
+    expected, found = queued.get("RequestType"), delivered.request_type
+    if not found or found == expected:  # without a type it is malformed, which is its failure
+        return None
+    return CommandChanged(
+        f"Expected the server to deliver the command {expected} that was queued, found {found} under its CommandUUID. "
+        "Check how the server stores commands."
+    )

@@ -27,6 +27,12 @@ class ResultMissing(PeerError):
     timed_out = True
 
 
+class CommandChanged(PeerError):
+    """The server delivered another command under the CommandUUID of the one that was queued."""
+
+    kind = "command_changed"
+
+
 class SessionStuck(PeerError):
     """A Mac's session with the server did not end in time, or never started."""
 

@@ -91,7 +91,7 @@ class PushRouter:
         self._most = most
         self._number = 0
         self._outstanding: dict[int, _Outstanding] = {}  # by number, the oldest first
-        self._gone: set[int] = set()
+        self._gone: dict[int, OwnCause] = {}  # the shards that are gone, and why
         self._alarm = Alarm(reactor, self._give_up_late)
         self._closed = False
 
@@ -150,11 +150,11 @@ class PushRouter:
         self._first.settle(outstanding.spent, answer.rule)
         outstanding.reply(answer.outcome)
 
-    def shard_gone(self, shard: int) -> None:
-        """A shard is lost: its outstanding and its future pushes are answered with 503."""
-        self._gone.add(shard)
+    def shard_gone(self, shard: int, cause: OwnCause = OwnCause.WORKER_LOST) -> None:
+        """A shard is lost, or has ended: its outstanding and its future pushes are answered with 503."""
+        self._gone[shard] = cause
         gone = [number for number, each in self._outstanding.items() if each.shard == shard]
-        self._give_up(gone, OwnCause.WORKER_LOST)
+        self._give_up(gone, cause)
 
     def close(self) -> None:
         """Answer all outstanding and all future pushes with 503; no timer is left."""
@@ -167,7 +167,7 @@ class PushRouter:
         if self._closed:
             return OwnCause.SHUTDOWN
         if shard in self._gone:
-            return OwnCause.WORKER_LOST
+            return self._gone[shard]
         return OwnCause.OVERLOADED if len(self._outstanding) >= self._most else None
 
     def _give_up_late(self) -> None:

@@ -289,3 +289,27 @@ def test_endless_settings_get_enhance_your_calm() -> None:
     talk.tell(frame(4, 0) * 30)
     (goaway,) = [event for event in talk.events if isinstance(event, h2.events.ConnectionTerminated)]
     assert goaway.error_code == 11
+
+
+NOTHING = {
+    "PING": frame(6, 0, bytes(8)),
+    "PRIORITY": frame(2, 1, b"\x00\x00\x00\x00\x10"),
+    "WINDOW_UPDATE": window(0),
+    "DATA that is empty": frame(0, 1),
+    "of an unknown type": frame(200, 0),
+}
+
+
+@pytest.mark.parametrize("octets", NOTHING.values(), ids=NOTHING.keys())
+def test_frames_without_a_request_are_told_to_calm_down(octets: bytes) -> None:
+    talk = Conversation(0, window=100, frames=50)
+    path = "/3/device/" + "0" * 64
+    talk.peer.send_headers(1, [(":method", "POST"), (":scheme", "https"), (":authority", "test"), (":path", path)])
+    talk.tell(octets * 20)
+    talk.ask(1)
+    assert talk.whole() == 1
+    talk.tell(octets * 40)  # counted from the last complete request
+    assert not [event for event in talk.events if isinstance(event, h2.events.ConnectionTerminated)]
+    talk.tell(octets * 40)
+    (goaway,) = [event for event in talk.events if isinstance(event, h2.events.ConnectionTerminated)]
+    assert goaway.error_code == 11

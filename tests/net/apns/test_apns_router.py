@@ -22,6 +22,7 @@ from agent.net.timing import RunClock
 from agent.push.broker import Answer, Broken, Presence, PushBroker, PushOutcome, Reply
 from agent.push.counts import merge_push_counts
 from agent.push.delays import PowerSaving
+from agent.push.reasons import OwnCause
 from agent.push.requests import Provider, PushPolicy
 from agent.push.rules import PushRules, parse_rule
 from agent.push.store import Notification
@@ -294,6 +295,14 @@ def test_lost_shard_gives_503_for_open_and_later_pushes() -> None:
     split.route(fields(MACS), payload(), PROVIDER, outcomes.append)
     assert isinstance(outcomes[4], Answer)
     assert outcomes[4].status == 400  # no Mac's token
+
+
+def test_the_pushes_of_a_shard_that_ended_with_the_run_are_not_those_of_a_lost_one() -> None:
+    _clock, split, outcomes = held()
+    split.router.shard_gone(0, OwnCause.SHUTDOWN)
+    split.route(fields(2, apns_id=ID), payload(2), PROVIDER, outcomes.append)
+    assert outcomes == [UNAVAILABLE] * 3
+    assert own(split) == {"shutdown": 3}
 
 
 def test_closing_the_router_answers_every_waiting_push() -> None:
