@@ -131,9 +131,8 @@ def test_the_exit_status_and_why(changes: dict[str, Any], exit_status: int, said
 def test_a_failure_that_no_limit_covers_is_red_in_every_file_that_a_run_leaves(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
-    done = lom_agent(
-        "run", "--devices", "2", "--workers", "1", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path)
-    )
+    run = ["run", "--devices", "2", "--workers", "1", "--enroll", url, "--quiet"]
+    done = lom_agent(*run, "--out", str(out), "--junit", str(path))
     assert done.returncode == 1
     document = json.loads((out / "results.json").read_bytes())
     assert document["outcome"]["exit_status"] == 1
@@ -157,22 +156,8 @@ os.replace = full
 def test_a_result_that_cannot_be_written_is_red_in_the_one_that_can(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
-    done = with_patch(
-        tmp_path,
-        FULL,
-        "run",
-        "--devices",
-        "2",
-        "--workers",
-        "1",
-        "--enroll",
-        url,
-        "--quiet",
-        "--out",
-        str(out),
-        "--junit",
-        str(path),
-    )
+    run = ["run", "--devices", "2", "--workers", "1", "--enroll", url, "--quiet"]
+    done = with_patch(tmp_path, FULL, *run, "--out", str(out), "--junit", str(path))
     assert done.returncode == 2
     [error] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase[@name='results written']/error")
     assert "cannot be written" in error.get("message", "")
