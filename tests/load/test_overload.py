@@ -67,7 +67,7 @@ def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         running.communicate(timeout=SECONDS)
 
 
-def test_a_worker_that_stood_still_is_named_and_its_latencies_are_not_the_servers(
+def test_stopped_worker_is_reported_as_overloaded(
     tmp_path: Path, lab: tuple[str, Path]
 ) -> None:
     path, out, junit = tmp_path / "scenario.toml", tmp_path / "out", tmp_path / "junit.xml"
