@@ -86,9 +86,7 @@ def test_two_shards_run_every_phase_and_pushes_reach_their_shard(
     assert sum(row.operations["command"].count for row in rows if "command" in row.operations) == counts["command"]
 
 
-def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     stall, margin = 3.0, 0.5  # seconds; within the margin a shard's clock is that of this process
     stalls: dict[str, tuple[float, float]] = {}
 

@@ -36,9 +36,7 @@ def shape(name: str, **keys: Any) -> dict[str, Any]:
     return {**COMMAND, "name": name, "wait": False, **keys}
 
 
-def test_every_arrival_shape_has_its_exact_count_over_two_shards(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_every_arrival_shape_has_its_exact_count_over_two_shards(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     (tmp_path / "offsets").write_text("0.1\n0.9 # the last\n\n0.1\n0.4\n")
     shapes = {
         "at_once": ({}, 8),

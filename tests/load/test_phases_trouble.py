@@ -76,7 +76,9 @@ def test_power_cuts_of_segments_lose_no_command(run_in_reactor: RunInReactor) ->
 
 # From the run's start: long enough for the Macs to have enrolled before, also on a busy machine.
 @pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0}, {"not_now": 0.5}])
-def test_command_answered_with_notnow_is_delivered_later(run_in_reactor: RunInReactor, behaviour: dict[str, Any]) -> None:
+def test_command_answered_with_notnow_is_delivered_later(
+    run_in_reactor: RunInReactor, behaviour: dict[str, Any]
+) -> None:
     async def scenario() -> Conductor:
         return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={**behaviour, "not_now_retry": 0.2})
 
@@ -145,9 +147,7 @@ def test_unreachable_server_fails_enrollments_and_starts_no_other_phase(
     assert conductor.incomplete_because is None
 
 
-def test_server_that_stops_during_a_run_fails_later_operations(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_server_that_stops_during_a_run_fails_later_operations(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     lab = subprocess.Popen([LOM_AGENT, "lab", "--out", str(tmp_path)], stdout=subprocess.PIPE)
     assert lab.stdout is not None
     lines = [lab.stdout.readline() for _ in range(2)]

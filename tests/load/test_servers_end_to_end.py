@@ -204,9 +204,7 @@ def test_server_that_never_pushes_gives_no_result(run_in_reactor: RunInReactor, 
     assert queued == MACS
 
 
-def test_mac_polls_for_a_queued_command_without_a_gateway(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_mac_polls_for_a_queued_command_without_a_gateway(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, front):
             front.push = lambda request, udid, answer: answer("sent")  # type: ignore[assignment, method-assign]

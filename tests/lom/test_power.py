@@ -108,7 +108,9 @@ def test_table_covers_every_state_and_request() -> None:
     ALL_CELLS,
     ids=lambda value: value.name if isinstance(value, (Power, PowerRequest, SystemRequest)) else None,
 )
-def test_each_table_cell_gives_its_change(state: Power, request_type: AnyRequest, choices: PowerChoices, effect: Effect) -> None:
+def test_each_table_cell_gives_its_change(
+    state: Power, request_type: AnyRequest, choices: PowerChoices, effect: Effect
+) -> None:
     machine = machine_in(state, choices)
     before = machine.deadline
     if effect is None:
@@ -180,7 +182,9 @@ def test_refusal_after_the_boot_deadline_keeps_the_boot_event() -> None:
         (SHUT_DOWN, Reset, PowerChoices(reset_while_shutting_down="boot-after"), True),
     ],
 )
-def test_shutdown_ends_off_or_booting(by: SystemRequest, then: PowerRequest | None, choices: PowerChoices, booted: bool) -> None:
+def test_shutdown_ends_off_or_booting(
+    by: SystemRequest, then: PowerRequest | None, choices: PowerChoices, booted: bool
+) -> None:
     machine = machine_in(SHUTTING_DOWN, choices, by)
     if then is not None:
         assert machine.receive(then, NOW) == []

@@ -98,7 +98,9 @@ CALLS: list[tuple[Input, Callable[[Session], object]]] = [
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize(("happened", "call"), CALLS)
-def test_every_input_in_every_state_follows_the_table(state: State, happened: Input, call: Callable[[Session], object]) -> None:
+def test_every_input_in_every_state_follows_the_table(
+    state: State, happened: Input, call: Callable[[Session], object]
+) -> None:
     session = STATES[state]()
     assert session.state is state
     before = seen(session)
@@ -489,9 +491,7 @@ def test_retry_after_is_bounded(asked: float | None, waited: float) -> None:
 
 
 @given(st.floats(), st.floats(0.0, 4e9), st.floats(5e-324, 1e9), st.floats(0.0, 1.0))
-def test_deadline_is_always_in_the_future(
-    asked: float, now: float, setting: float, jitter: float
-) -> None:
+def test_deadline_is_always_in_the_future(asked: float, now: float, setting: float, jitter: float) -> None:
     """A deadline that equals now would be a loop without a pause."""
     timing = Timing(retry_first=setting, retry_longest=setting, not_now=setting, retry_after_longest=setting)
     for session in (new(timing, jitter=jitter), not_now_session(timing)):
@@ -595,9 +595,7 @@ JSON, PLIST = json.dumps(UNRECOGNIZED).encode(), dump_xml(UNRECOGNIZED)
     ],
 )
 @pytest.mark.parametrize("start", [waiting, not_now_session])
-def test_unknown_mac_unenrolls(
-    start: Callable[[], Session], status: int, body: bytes, content_type: str
-) -> None:
+def test_unknown_mac_unenrolls(start: Callable[[], Session], status: int, body: bytes, content_type: str) -> None:
     session = start()
     session.wake()
     event = session.answer(status, body, 1.0, content_type=content_type)

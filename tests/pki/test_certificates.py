@@ -248,7 +248,9 @@ def judge_chains_with(octets: bytes, judge: Callable[[x509.Certificate], str]) -
 
 @every_odd_one
 @pytest.mark.parametrize("judge", JUDGES)
-def test_chain_with_an_odd_certificate_is_judged_or_refused(octets: bytes, judge: Callable[[x509.Certificate], str]) -> None:
+def test_chain_with_an_odd_certificate_is_judged_or_refused(
+    octets: bytes, judge: Callable[[x509.Certificate], str]
+) -> None:
     judge_chains_with(octets, judge)
 
 

@@ -267,9 +267,7 @@ def test_controller_is_identified_by_its_commonname_or_refused(case: Case, verdi
     ],
 )
 @both_ways
-def test_server_is_identified_by_its_subjectaltname(
-    host: str, names: list[str], verdict: Callable[..., str]
-) -> None:
+def test_server_is_identified_by_its_subjectaltname(host: str, names: list[str], verdict: Callable[..., str]) -> None:
     server = ROOT.issue("anything", SERVER_USAGE, names=names)
     assert verdict(server, [ROOT.certificate], server_judge(host)) == host
 

@@ -54,9 +54,7 @@ def test_push_is_delivered_to_an_online_mac() -> None:
         (str(int(NOW) + 10**9), 30 * DAY + 1, False),
     ],
 )
-def test_expiration_limits_the_storage_for_an_offline_mac(
-    expiration: str | None, later: float, arrives: bool
-) -> None:
+def test_expiration_limits_the_storage_for_an_offline_mac(expiration: str | None, later: float, arrives: bool) -> None:
     macs = SettableMacs()
     macs.standing[0] = Presence.OFFLINE
     broker = PushBroker(macs)

@@ -77,9 +77,7 @@ def test_without_an_end_each_target_comes_exactly_once(shape: Shape, targets: in
 
 
 @given(load.plans, load.targets, st.integers(1, 5), st.randoms(use_true_random=False))
-def test_schedules_of_all_shards_make_up_the_whole(
-    plan: ArrivalPlan, targets: int, shards: int, random
-) -> None:
+def test_schedules_of_all_shards_make_up_the_whole(plan: ArrivalPlan, targets: int, shards: int, random) -> None:
     owner = [random.randrange(shards) for _ in range(targets)]
     whole = arrivals(plan, targets)
     parts = [

@@ -77,9 +77,7 @@ def test_each_answer_has_the_apns_id_of_its_request_or_a_new_one(
 
 
 @pytest.mark.parametrize("apns_id", ["", "none", ID + "0", ID.replace("-", "")])
-def test_invalid_apns_id_is_refused_with_a_new_one(
-    run_in_reactor: RunInReactor, tmp_path: Path, apns_id: str
-) -> None:
+def test_invalid_apns_id_is_refused_with_a_new_one(run_in_reactor: RunInReactor, tmp_path: Path, apns_id: str) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
             answered = await in_thread(answer, running, {}, [apns_id])

@@ -54,7 +54,9 @@ def ended(sock: socket.socket) -> bool:
         return True
 
 
-def test_idle_connections_without_a_certificate_do_not_block_providers(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_idle_connections_without_a_certificate_do_not_block_providers(
+    run_in_reactor: RunInReactor, tmp_path: Path
+) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path, limits=FEW) as running:
 
@@ -99,9 +101,7 @@ def test_connection_without_a_certificate_is_closed_before_a_providers(
     run_in_reactor(scenario())
 
 
-def test_provider_above_the_limit_replaces_the_longest_idle_one(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_provider_above_the_limit_replaces_the_longest_idle_one(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path, limits=FEW) as running:
 

@@ -99,9 +99,7 @@ def test_curl_receives_refusals_in_apns_form(run_in_reactor: RunInReactor, tmp_p
     run_in_reactor(scenario())
 
 
-def test_certificate_is_checked_with_each_request(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_certificate_is_checked_with_each_request(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     need("curl", "curl")
     other_ca, now = Authority.create("Someone else"), datetime.now(UTC)
     identities = {

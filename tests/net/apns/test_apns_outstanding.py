@@ -76,9 +76,7 @@ def test_answers_can_arrive_in_any_order_and_together(run_in_reactor: RunInReact
     run_in_reactor(scenario())
 
 
-def test_reset_stream_or_connection_loses_only_its_answers(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_reset_stream_or_connection_loses_only_its_answers(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         slow = Slow()
         async with running_gateway(tmp_path, router=slow) as running:
@@ -151,9 +149,7 @@ def test_shutdown_waits_for_outstanding_answers(run_in_reactor: RunInReactor, tm
     run_in_reactor(scenario())
 
 
-def test_error_goaway_names_the_last_processed_stream(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_error_goaway_names_the_last_processed_stream(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         slow = Slow()
         async with running_gateway(tmp_path, router=slow) as running:

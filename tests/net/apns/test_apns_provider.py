@@ -54,9 +54,7 @@ def test_pushes_share_a_connection_and_have_their_own_ids(run_in_reactor: RunInR
 
 
 @pytest.mark.parametrize("rule", ["429 first=3", "500 first=3", "503 first=3", "break first=3"])
-def test_temporary_refusal_is_retried_with_the_same_id(
-    run_in_reactor: RunInReactor, tmp_path: Path, rule: str
-) -> None:
+def test_temporary_refusal_is_retried_with_the_same_id(run_in_reactor: RunInReactor, tmp_path: Path, rule: str) -> None:
     async def scenario() -> None:
         async with provider_and_gateway(tmp_path, rule) as (provider, running):
             ids = await gatherResults([push(provider, index) for index in range(5)])

@@ -301,9 +301,7 @@ def test_refused_client_certificate_is_reported(
     ],
     ids=["another key", "short key"],
 )
-def test_unusable_identity_is_reported(
-    run_in_reactor: RunInReactor, identity: Identity, words: str
-) -> None:
+def test_unusable_identity_is_reported(run_in_reactor: RunInReactor, identity: Identity, words: str) -> None:
     with serving() as server:
         error = fails(run_in_reactor, client(server.origin(), identity=identity), server.origin())
         assert error.kind == "identity"

@@ -77,9 +77,7 @@ def test_lom_network_is_created_by_its_name(text: str, fact: str, run_in_reactor
     assert len(party.asked) == 1
 
 
-def test_creating_an_interface_network_changes_no_interface(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_creating_an_interface_network_changes_no_interface(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     network = make_network("interface:eth0", reactor, Operations(reactor, lambda _: None))
     network.add(device(), NAME)

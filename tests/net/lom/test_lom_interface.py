@@ -65,7 +65,9 @@ def test_controller_resets_a_device_in_another_process(
     assert (record.facts["address"], record.facts["peer"]) == (ADDRESS, NAME)
 
 
-def test_openssl_controller_reaches_a_device_on_an_interface(ours: Namespace, others: Namespace, tmp_path: Path) -> None:
+def test_openssl_controller_reaches_a_device_on_an_interface(
+    ours: Namespace, others: Namespace, tmp_path: Path
+) -> None:
     openssl = need("openssl", "openssl")
     certificate, key = pem_files(tmp_path, CONTROLLER_IDENTITY, "controller")
     anchor = tmp_path / "device-ca.pem"

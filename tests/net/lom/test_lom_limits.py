@@ -162,9 +162,7 @@ def links_of(folder: Path, port: int, stack: contextlib.ExitStack, count: int, i
     return links
 
 
-def test_open_links_are_limited_per_controller(
-    run_in_reactor: Run, tmp_path: Path
-) -> None:
+def test_open_links_are_limited_per_controller(run_in_reactor: Run, tmp_path: Path) -> None:
     party = device()
 
     async def run() -> None:

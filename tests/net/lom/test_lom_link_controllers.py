@@ -93,9 +93,7 @@ ODD_FAULTS = ["version 4", "x400Address", "subject of an empty set"]  # that Ope
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["dialled", "led by name"])
-def test_device_key_refused_by_tls_does_not_affect_other_devices(
-    run_in_reactor: Run, raw: Raw, inside: bool
-) -> None:
+def test_device_key_refused_by_tls_does_not_affect_other_devices(run_in_reactor: Run, raw: Raw, inside: bool) -> None:
     party = device(DEVICE_CA.issue(NAME, LOM_USAGE, key=rsa.generate_private_key(65537, 1024)))
     other = device(index=2, addresses=[ADDRESS_2])
 

@@ -215,7 +215,9 @@ def test_peer_sees_how_our_end_closed(
         (Talk.reset, "the peer broke the connection: Connection reset by peer"),
     ],
 )
-def test_owner_is_told_how_the_peer_closed(run_in_reactor: RunInReactor, end: Callable[[Talk], None], words: str) -> None:
+def test_owner_is_told_how_the_peer_closed(
+    run_in_reactor: RunInReactor, end: Callable[[Talk], None], words: str
+) -> None:
     go = threading.Event()
 
     def ends(talk: Talk) -> None:
