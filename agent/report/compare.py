@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from agent.errors import MisuseError
 from agent.measure.summaries import OperationSummary, StageSummary
@@ -248,8 +249,14 @@ def _apart(before: Summary, after: Summary, quantile: float) -> bool:
     """Whether a percentile differs by more than chance."""
     if not (enough(before.timed, quantile) and enough(after.timed, quantile)):
         return False
-    one, other = (Distribution(each).spread(quantile) for each in (before.histogram, after.histogram))
+    one, other = (_distribution(each).spread(quantile) for each in (before.histogram, after.histogram))
     return one is not None and other is not None and (one.high < other.low or other.high < one.low)
+
+
+@lru_cache(maxsize=2)
+def _distribution(histogram: str) -> Distribution:
+    """The distributions of the two that are being compared: all their percentiles are judged in turn."""
+    return Distribution(histogram)
 
 
 def _rate(before: OperationSummary, after: OperationSummary, threshold: float) -> Change:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from apple_schema import problems
-from command import lom_agent
+from command import lom_agent, lom_agent_here
 
 from agent.device.answering import OfflineMac, answer_command
 from agent.device.commands import COMMANDS, carry_out
@@ -411,7 +411,7 @@ def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type
 def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
     path = tmp_path / "command.plist"
     path.write_bytes(plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "LOMSetupRequest"}}))
-    done = lom_agent("answer", str(path), "--device", "7", "--seed", "commands")
+    done = lom_agent_here("answer", str(path), "--device", "7", "--seed", "commands")
     assert done.returncode == 0, done.stderr
     answer = plistlib.loads(done.stdout)
     assert answer["PrimaryIPv6AddressList"] == list(POPULATION[7].primary_ipv6)
@@ -421,9 +421,12 @@ def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
 
 
 def test_answer_command_reports_errors(tmp_path: Path) -> None:
-    done = lom_agent("answer", "-", stdin=b"no plist")
+    path = tmp_path / "command.plist"
+    path.write_bytes(b"no plist")
+    done = lom_agent_here("answer", str(path))
     assert done.returncode == 2
     assert b"not a property list" in done.stderr
-    dropped = lom_agent("answer", "-", stdin=plistlib.dumps({"Command": {"RequestType": "LOMSetupRequest"}}))
+    path.write_bytes(plistlib.dumps({"Command": {"RequestType": "LOMSetupRequest"}}))
+    dropped = lom_agent_here("answer", str(path))
     assert dropped.returncode == 2
     assert b"CommandUUID" in dropped.stderr

@@ -67,7 +67,7 @@ def test_a_frame_is_its_length_and_a_binary_plist() -> None:
     assert plistlib.loads(whole[4:], fmt=plistlib.FMT_BINARY) == {"a": 1}
 
 
-@given(st.lists(plist_dictionaries(*KEYS), max_size=3), st.data())
+@given(st.lists(plist_dictionaries(*KEYS), max_size=2), st.data())
 def test_frames_are_read_from_any_pieces(messages: list[dict[str, Any]], data: st.DataObject) -> None:
     messages = [message for message in messages if len(binary(message)) <= 4 + MAX_FRAME_BYTES]
     whole = b"".join(map(encode_frame, messages))

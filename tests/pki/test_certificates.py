@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command import lom_agent
+from command import lom_agent_here
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from examples import examples
@@ -202,7 +202,7 @@ def test_commands_report_unreadable_ca_and_cert_files(tmp_path: Path) -> None:
     good.write_bytes(pem_of(GOOD))
     key.write_bytes(key_pem(LEAF.key))
     for cert, ca in ((odd, good), (good, odd)):
-        done = lom_agent("lom-device", "--cert", str(cert), "--key", str(key), "--ca", str(ca))
+        done = lom_agent_here("lom-device", "--cert", str(cert), "--key", str(key), "--ca", str(ca))
         assert done.returncode != 0
         assert b"3 is not a valid X509 version" in done.stderr
         assert b"Traceback" not in done.stderr

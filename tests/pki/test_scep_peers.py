@@ -128,7 +128,7 @@ def start_server(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes]
 
 def listens(server: subprocess.Popen[bytes], port: int) -> bool:
     """Wait until ``server`` listens on ``port``; whether it does."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120  # far beyond what a server takes to listen
     while server.poll() is None and time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -143,7 +143,8 @@ def test_exit_status_and_reasons(changes: dict[str, Any], exit_status: int, said
 def test_uncovered_failure_is_red_in_every_output_file(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
-    done = lom_agent("run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path))
+    run = ["run", "--devices", "2", "--workers", "1", "--enroll", url, "--quiet"]
+    done = lom_agent(*run, "--out", str(out), "--junit", str(path))
     assert done.returncode == 1
     document = json.loads((out / "results.json").read_bytes())
     assert document["outcome"]["exit_status"] == 1
@@ -168,9 +169,8 @@ os.replace = full
 def test_unwritable_results_are_red_in_the_junit_file(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
-    done = with_patch(
-        tmp_path, FULL, "run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path)
-    )
+    run = ["run", "--devices", "2", "--workers", "1", "--enroll", url, "--quiet"]
+    done = with_patch(tmp_path, FULL, *run, "--out", str(out), "--junit", str(path))
     assert done.returncode == 2
     [error] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase[@name='results written']/error")
     assert "cannot be written" in error.get("message", "")

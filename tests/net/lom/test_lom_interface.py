@@ -35,10 +35,12 @@ from namespaces import HERE, THERE, Namespace, wire
 from agent.lom.requests import RelayOutcome
 from agent.measure.records import Exchange
 from agent.net.lom.interface import LOM_PORT
+from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 SOMEBODY_ELSES = "fe80::bad"
+IMPATIENT = Timeouts(connect=0.5)  # where nobody answers: never where an answer is expected, however busy the machine
 
 
 # Two namespaces
@@ -114,7 +116,8 @@ def test_unreachable_addresses_are_explained(
         ours.ip("neigh", "replace", NOWHERE, "lladdr", "02:00:00:00:00:99", "dev", HERE, "nud", "permanent")
 
     async def run() -> tuple[list[RelayOutcome], list[Exchange]]:
-        with Here(tmp_path, asker) as here:
+        timeouts = DEFAULT_TIMEOUTS if neighbour == "no Device" else IMPATIENT
+        with Here(tmp_path, asker, timeouts=timeouts) as here:
             return await here.relay(asker, item(NOWHERE)), here.records
 
     try:
@@ -170,6 +173,7 @@ def test_mac_is_added_and_removed(ours: Namespace, tmp_path: Path, run_in_reacto
             first = await here.relay(asker, item())
             here.network.remove(asked)
             assert ours.addresses(HERE) == {FROM}
+            here.network.timeouts = IMPATIENT
             return first + await here.relay(asker, item())
 
     with ours.inside():
@@ -204,6 +208,19 @@ def test_next_run_removes_the_addresses_of_two_killed_ones(others: Namespace, tm
     assert others.addresses(THERE) == set()
 
 
+@pytest.fixture(scope="module")
+def left_behind(both_ends: Sequence[Namespace], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The name and the content of the state file of a run that was killed with ADDRESS on THERE."""
+    _, others = both_ends
+    folder = tmp_path_factory.mktemp("killed")
+    with device_process(others, folder, ADDRESS) as there:
+        assert there.line() == "listening"
+        there.kill()
+    others.ip("addr", "flush", "dev", THERE)
+    (state,) = (folder / "state" / "lom-agent").iterdir()
+    return state.name, state.read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "stays"),
     [
@@ -216,16 +233,14 @@ def test_next_run_removes_the_addresses_of_two_killed_ones(others: Namespace, tm
     ],
 )
 def test_only_addresses_in_the_state_file_are_removed(
-    others: Namespace, tmp_path: Path, change: Callable[[str], str], stays: set[str]
+    left_behind: tuple[str, str], others: Namespace, tmp_path: Path, change: Callable[[str], str], stays: set[str]
 ) -> None:
-    others.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", THERE, "scope", "link", "nodad")
-    with device_process(others, tmp_path, ADDRESS) as there:
-        assert there.line() == "listening"
-        there.kill()
-    (state,) = (tmp_path / "state" / "lom-agent").iterdir()
-    state.write_text(change(state.read_text()))
-    with device_process(others, tmp_path, "fe80::2") as there:
-        assert there.line() == "listening"
+    for address in (ADDRESS, SOMEBODY_ELSES):
+        others.ip("addr", "add", f"{address}/64", "dev", THERE, "scope", "link", "nodad")
+    name, text = left_behind
+    (tmp_path / name).write_text(change(text))
+    with others.inside(), Here(tmp_path, device(addresses=["fe80::2"]), interfaces=[THERE]):
+        assert others.addresses(THERE) == {"fe80::2", *stays}
     assert others.addresses(THERE) == stays
 
 
