@@ -155,7 +155,7 @@ class RunRecord:
             PhaseRecord(phase.name, phase.kind, operation_of(phase), self._lost) for phase in scenario.phases
         ]
         self.workers = [WorkerRecord(indexes) for indexes in cut(population, workers)]
-        self.timeline = TimeLine()
+        self.timeline = TimeLine([len(worker.indexes) for worker in self.workers])
         self.problems: list[str] = []
         self._recent = Recent()
         self._second = -1
@@ -171,7 +171,7 @@ class RunRecord:
 
     def add_second(self, shard: int, report: Second) -> bool:
         """Add a shard's report of one second; True if every worker that lives and reports has now reported it."""
-        self.timeline.add(report.t, report.row)
+        self.timeline.add(report.t, report.row, shard)
         self._recent.add(shard, report.row)
         for number, state in report.phases.items():
             states = self.phase(number).states
@@ -199,6 +199,8 @@ class RunRecord:
         self.problems.append(problem)
         if worker.result is None:
             self._lost.add(shard)
+            self.timeline.lose(shard)
+            self._recent.lose(shard)
 
     def end_phase(self, number: int, elapsed: float) -> bool:
         """End a phase if it has finished in every shard that is not lost; True if it ended with this call."""

@@ -121,10 +121,12 @@ class Recent:
         self._seconds: deque[dict[str, tuple[int, dict[int, int]]]] = deque(maxlen=RECENT_SECONDS)
         self._latest: dict[int, Mapping[str, Any]] = {}
         self._now: dict[str, tuple[int, dict[int, int]]] = {}
+        self._lost: set[int] = set()
 
     def add(self, shard: int, row: Mapping[str, Any]) -> None:
         """Add a row of the time line from a shard."""
-        self._latest[shard] = row
+        if shard not in self._lost:
+            self._latest[shard] = row
         for name, part in row.get("operations", {}).items():
             total = self._totals.setdefault(name, [0, 0])
             total[0] += part["count"]
@@ -133,6 +135,11 @@ class Recent:
             for bucket, number in part["latencies"].items():
                 buckets[int(bucket)] = buckets.get(int(bucket), 0) + number
             self._now[name] = count + part["count"], buckets
+
+    def lose(self, shard: int) -> None:
+        """A shard is lost, and its Macs and connections with it."""
+        self._lost.add(shard)
+        self._latest.pop(shard, None)
 
     def turn(self) -> None:
         """End the current second."""

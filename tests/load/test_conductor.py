@@ -138,11 +138,13 @@ def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run
 
     async def scenario() -> Conductor:
         def started(conductor: Conductor) -> None:
-            looker.act = lambda view: conductor.interrupt() if "session" in view.operations else None
+            looker.act = lambda view: conductor.interrupt() if view.phases[1].state.done == 8 else None
 
+        every, bursts = 600.0, 750  # the second burst is due long after the interruption
+        burst = {"arrivals": "burst", "burst": 8, "every": every, "duration": every * bursts}
         return await load_run(
             ENROLL,
-            {"kind": "checkin", "by": "self", "rate": 2, "duration": 600.0},  # a Mac is due every 4 s
+            {"kind": "checkin", "by": "self", **burst},
             {"kind": "idle", "name": "never", "seconds": 600.0},
             onlooker=looker,
             started=started,
@@ -152,12 +154,14 @@ def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run
     assert conductor.incomplete_because == INTERRUPTED
     metrics = conductor.metrics()
     assert metrics.summary("enroll").count == 8
-    assert metrics.summary("session").count > 0
+    assert metrics.summary("session").count == 8
+    assert metrics.failures() == []
+    assert metrics.cuts() == []
     (drop,) = metrics.drops()
-    assert (drop.operation, drop.reason) == ("session", INTERRUPTED)
+    assert (drop.operation, drop.reason, drop.count) == ("session", INTERRUPTED, 5992)
     state = conductor.phases[1].state
-    assert state.planned == 1200
-    assert drop.count == state.planned - state.started > 1100
+    assert (state.planned, state.started, state.done, state.dropped) == (6000, 8, 8, 5992)
+    assert sum(looker.views[-1].macs.values()) == 8
     assert conductor.phases[1].begun is not None
     assert conductor.phases[1].over is None
     assert conductor.phases[2].begun is None

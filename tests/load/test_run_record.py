@@ -95,6 +95,22 @@ def test_a_second_is_complete_when_every_worker_that_reports_has_reported_it() -
     assert record.add_second(0, second(4))
 
 
+def test_every_row_and_the_live_view_have_all_macs_but_those_of_a_lost_worker() -> None:
+    record = record_of(*PHASES)
+    row = {"operations": {}, "macs": {"idle": 4}, "connections": 4}
+    record.add_second(1, Second(0, row, {}))
+    for t in range(3):
+        record.add_second(0, Second(t, row, {}))
+    assert [sum(each.macs.values()) for each in record.timeline.rows()] == [8, 8, 8]
+    assert [each.connections for each in record.timeline.rows()] == [8, 8, 8]
+    assert sum(record.view(3.0, embedded_lab=False).macs.values()) == 8
+    record.add_problem(1, "worker 1 died")
+    record.add_second(1, Second(1, row, {}))  # it was on its way
+    assert [sum(each.macs.values()) for each in record.timeline.rows()] == [8, 8, 4]
+    assert record.view(3.0, embedded_lab=False).macs == {"idle": 4}
+    assert record.view(3.0, embedded_lab=False).connections == 4
+
+
 def test_a_phase_that_the_scenario_does_not_have_is_refused() -> None:
     record = record_of(*PHASES)
     with pytest.raises(ControlError, match="Expected a phase from 0 to 2 on the control link, found 3"):
