@@ -14,6 +14,7 @@ from strategies_mdm import broken_plists, values
 
 from agent.errors import MisuseError, PeerError
 from agent.mdm import session as sessions
+from agent.mdm.pages import PageAnswered
 from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged, failed
 from agent.mdm.session import (
     TABLE,
@@ -196,6 +197,8 @@ def test_a_push_during_a_session_that_fails_is_not_forgotten(answer: tuple[int, 
         lambda session: session.answer(500, b"", 0.0),
         lambda session: session.answer(400, b"", 0.0),
         lambda session: session.answer(403, b"", 0.0),
+        lambda session: session.answer(200, PAGE, 0.0),
+        lambda session: session.answer(200, b"<p>who are you?", 0.0, content_type="text/html"),
     ],
 )
 def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], object]) -> None:
@@ -211,7 +214,8 @@ def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], 
     assert status_of(session.open()) == ("Idle", None)
 
 
-REFUSED = [400, 403, 404, 413, 204]
+PAGE = b"<html><head><title>Sign in</title></head></html>"
+REFUSED = [(400, b""), (403, b""), (404, PAGE), (413, b""), (204, b""), (200, PAGE)]
 
 
 def refuse(session: Session, status: int) -> SessionEnded:
@@ -222,19 +226,20 @@ def refuse(session: Session, status: int) -> SessionEnded:
     return event
 
 
-@pytest.mark.parametrize("status", REFUSED)
-def test_a_result_that_is_refused_is_delivered_again_five_times_and_then_dropped(status: int) -> None:
+@pytest.mark.parametrize(("status", "body"), REFUSED)
+def test_a_result_that_is_refused_is_delivered_again_five_times_and_then_dropped(status: int, body: bytes) -> None:
     session = working()
     sent = session.finish("a", acknowledged())
-    event = session.answer(status, b"", 0.0)
+    event = session.answer(status, body, 0.0)
     for _ in range(5):
         assert event == SessionEnded(event.failure)  # type: ignore[union-attr]
         assert session.owes_result
         assert session.open() == sent
-        event = session.answer(status, b"", 0.0)
+        event = session.answer(status, body, 0.0)
     assert isinstance(event, SessionEnded)
     assert event.dropped
-    assert isinstance(event.failure, ServerRefused)
+    assert event.refused
+    assert isinstance(event.failure, ServerRefused if status != 200 else PageAnswered)
     assert seen(session) == (State.CLOSED, None, 0, False, False)
     assert status_of(session.open()) == ("Idle", None)
 
@@ -549,9 +554,6 @@ def test_other_bytes_are_no_empty_answer(body: bytes) -> None:
     assert event.failure.kind == "plist"
 
 
-PAGE = b"<html><head><title>Sign in</title></head></html>"
-
-
 def test_a_page_instead_of_a_command_is_told_as_that() -> None:
     event = waiting().answer(200, PAGE, 1.0, content_type="text/html")
     assert isinstance(event, SessionEnded)
@@ -561,6 +563,28 @@ def test_a_page_instead_of_a_command_is_told_as_that() -> None:
         "Expected a command or an empty answer, found an HTML page titled “Sign in” (status 200). "
         "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
     )
+
+
+def test_a_page_is_no_accepted_report() -> None:
+    session = waiting()
+    session.broke(BROKEN, 0.0)
+    session.open()
+    session.answer(200, PAGE, 1.0)
+    assert session.failures == 1
+    session.open()
+    assert session.answer(200, b"", 1.0) == SessionEnded()
+    assert session.failures == 0
+
+
+@pytest.mark.parametrize("body", [b"no plist", dump_xml({"Command": {}})])
+def test_other_bytes_deliver_the_result_before_them(body: bytes) -> None:
+    session = working()
+    session.finish("a", acknowledged())
+    event = session.answer(200, body, 1.0, content_type="application/xml")
+    assert isinstance(event, SessionEnded)
+    assert event.failure is not None
+    assert not event.refused
+    assert not session.owes_result
 
 
 def test_a_command_that_is_called_html_is_carried_out() -> None:
