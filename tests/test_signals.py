@@ -187,7 +187,7 @@ def test_a_killed_run_leaves_its_last_checkpoint_and_the_trace_to_the_last_secon
 STUCK = """
 import agent.load.conductor, agent.load.silence
 agent.load.silence.STOP_LOOKS = 10**6
-agent.load.conductor.Conductor.abandon = lambda self: self._mac_waits.note("It is stuck")
+agent.load.conductor.Conductor.abandon = lambda self: self._observer.note("It is stuck")
 """
 
 

@@ -24,7 +24,6 @@ from agent.load.control import (
     Ending,
     Finish,
     Message,
-    Note,
     PhaseFinished,
     Ready,
     Second,
@@ -32,6 +31,7 @@ from agent.load.control import (
     Settled,
     Snapshot,
     StartPhase,
+    Warn,
 )
 from agent.load.control_link import ControlLink, ControlServer
 from agent.load.gateway import APNsPlan, PushGateway
@@ -41,7 +41,7 @@ from agent.load.server import ServerSide
 from agent.load.shard import run_shard
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.silence import SilenceWatch
-from agent.measure.live import LiveView, MacWaits
+from agent.measure.live import LiveView, RunObserver
 from agent.measure.metrics import Metrics
 from agent.measure.timeline import TimeLine
 from agent.net.apns.router import PushRouter
@@ -71,7 +71,7 @@ class Conductor:
         scenario: Scenario,
         executor: Executor,
         workers: int,
-        mac_waits: MacWaits,
+        observer: RunObserver,
         *,
         host: str = "127.0.0.1",
         apns: APNsPlan | None = None,
@@ -88,8 +88,8 @@ class Conductor:
         self._closing = False
         self._reactor = reactor
         self._executor = executor
-        self._mac_waits = mac_waits
-        self._notes: set[str] = set()
+        self._observer = observer
+        self._warnings: set[str] = set()
         self._apns = apns
         self._trace = trace
         self._cores = cores
@@ -201,7 +201,7 @@ class Conductor:
                 self.give_up(number, f"worker {number} was not waited for: the run was stopped twice")
 
     def _open(self) -> None:
-        self._server.open(self._mac_waits.note)
+        self._server.open(self._observer.note)
         self._link.listen(self._host)
         plan = self._apns
         if plan is not None:
@@ -210,7 +210,7 @@ class Conductor:
             )
             self._gateway = PushGateway(self._reactor, plan, self._router, self._server.lab)
             self._gateway.listen()
-            self._mac_waits.note(f"The APNs gateway listens on {self._gateway.url}")
+            self._observer.note(f"The APNs gateway listens on {self._gateway.url}")
         push_began = 0.0 if self._router is None else self._router.began
         for number, worker in enumerate(self._workers):
             self._submit(number, worker, push_began)
@@ -288,7 +288,7 @@ class Conductor:
         self._silence.stop()
         self._monitor.stop()
         await self._receive_last()
-        self._mac_waits.look(self.view())
+        self._observer.look(self.view())
         self._link.close()
         if self._gateway is not None:
             await self._gateway.close()
@@ -317,7 +317,7 @@ class Conductor:
                 worker.start()
             case Second():
                 if self._record.add_second(shard, message):
-                    self._mac_waits.look(self.view())
+                    self._observer.look(self.view())
             case Snapshot(metrics):
                 worker.snapshot = metrics
             case PhaseFinished(number, state):
@@ -327,16 +327,16 @@ class Conductor:
                 worker.settle()
             case RoutedAnswer() if self._router is not None:
                 self._router.answered(shard, message)
-            case Note(text):
-                self._note_once(text)
+            case Warn(text):
+                self._warn_once(text)
             case _:
                 _log.warn("worker {shard} sent a message that only the conductor sends", shard=shard)
 
-    def _note_once(self, text: str) -> None:
-        """Show a note of a shard; several may send the same."""
-        if text not in self._notes:
-            self._notes.add(text)
-            self._mac_waits.note(text)
+    def _warn_once(self, text: str) -> None:
+        """Show a warning of a shard; several may send the same."""
+        if text not in self._warnings:
+            self._warnings.add(text)
+            self._observer.warn(text)
 
     def link_lost(self, link: ControlLink, error: PeerError) -> None:
         """A shard's link is gone. The executor reports what became of the shard; SilenceWatch, if it does not."""
@@ -349,11 +349,11 @@ class Conductor:
 
     def silent(self, number: int, seconds: float) -> None:
         """A worker has sent nothing for ``seconds``: the others go on without it."""
-        self._mac_waits.note(f"Warning: worker {number} has said nothing for {seconds:g} s; the others go on")
+        self._observer.warn(f"worker {number} has said nothing for {seconds:g} s; the others go on")
 
     def back(self, number: int, seconds: float) -> None:
         """A silent worker has sent something again."""
-        self._mac_waits.note(f"Worker {number} is back after {seconds:g} s")
+        self._observer.note(f"Worker {number} is back after {seconds:g} s")
 
     def give_up(self, number: int, problem: str) -> None:
         """A worker is lost: kill its process, so that it produces no load that is not counted."""
@@ -399,7 +399,7 @@ class Conductor:
             if self._job is not None:
                 ready.errback(OperatorError(reason or problem))
         elif self._started_at is not None:
-            self._mac_waits.note(f"Warning: {problem}")
+            self._observer.warn(problem)
 
     def _end_worker(self, number: int) -> None:
         self._workers[number].end()

@@ -72,8 +72,8 @@ class Ending(msgspec.Struct, tag="ending", frozen=True):
     """The shard has received Finish. It may send nothing more while it closes its connections."""
 
 
-class Note(msgspec.Struct, tag="note", frozen=True):
-    """A text for the operator, to be shown now."""
+class Warn(msgspec.Struct, tag="warn", frozen=True):
+    """A warning for the operator, to be shown now."""
 
     text: str
 
@@ -103,7 +103,7 @@ class Finish(msgspec.Struct, tag="finish", frozen=True):
     reason: str
 
 
-FromShard = Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | Note
+FromShard = Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | Warn
 FromConductor = Begin | StartPhase | Settle | RoutedPush | Finish
 Message = FromShard | FromConductor
 

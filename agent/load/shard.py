@@ -26,7 +26,6 @@ from agent.load.control import (
     Finish,
     Hello,
     Message,
-    Note,
     PhaseFinished,
     Ready,
     Second,
@@ -34,6 +33,7 @@ from agent.load.control import (
     Settled,
     Snapshot,
     StartPhase,
+    Warn,
 )
 from agent.load.control_link import ControlLink, connect
 from agent.load.overload import LoopMonitor
@@ -113,7 +113,7 @@ class Shard:
             hello = Hello(plan.shard, plan.secret)
             self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
             self._alive.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
-            self._parts = ShardParts(self._reactor, plan, self._note)
+            self._parts = ShardParts(self._reactor, plan, self._warn)
             self._parts.open()
             await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
@@ -197,8 +197,8 @@ class Shard:
         if not self._finished.called:
             self._finished.callback(None)
 
-    def _note(self, text: str) -> None:
-        self._send(Note(text))
+    def _warn(self, text: str) -> None:
+        self._send(Warn(text))
 
     def _send(self, message: Message) -> None:
         if self._link is not None:

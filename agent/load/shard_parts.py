@@ -34,7 +34,7 @@ from agent.servers.opening import open_server
 class ShardParts:
     """The parts of one shard, created but not open. Raises OperatorError if a part cannot be created."""
 
-    def __init__(self, reactor: Any, plan: ShardPlan, note: Callable[[str], None]) -> None:
+    def __init__(self, reactor: Any, plan: ShardPlan, warn: Callable[[str], None]) -> None:
         scenario = plan.scenario
         on_interface = parse_network(scenario.lom.network).kind == INTERFACE  # each Mac has a listening socket
         allow_open_files(plan.stop - plan.first, 2 if on_interface else 1)
@@ -61,7 +61,7 @@ class ShardParts:
             operations=self.operations,
             anchors=tuple(own_certificate(anchor) for anchor in plan.anchors),
             insecure=scenario.server.insecure,
-            on_warning=lambda text: note(f"Warning: {text}"),
+            on_warning=warn,
             stage=self.metrics.stage,
             resume=scenario.tls.resume,
             wall_clock=self.clock,

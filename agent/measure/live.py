@@ -103,11 +103,14 @@ class LiveView:
     """Whether the server runs in this program, so that no latency is that of a server alone."""
 
 
-class MacWaits(Protocol):
+class RunObserver(Protocol):
     """Shows a run in progress."""
 
     def note(self, text: str) -> None:
-        """Show one line at once: an address, a warning."""
+        """Show one line at once, such as an address."""
+
+    def warn(self, text: str) -> None:
+        """Show one line at once that the operator must not miss."""
 
     def look(self, view: LiveView) -> None:
         """Show the current state; called about once a second, and once at the end."""

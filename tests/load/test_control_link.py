@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from agent.errors import PeerError
-from agent.load.control import Begin, ControlError, Finish, Hello, Message, Note, Ready, encode
+from agent.load.control import Begin, ControlError, Finish, Hello, Message, Ready, Warn, encode
 from agent.load.control_link import NAME, ControlLink, ControlServer, connect
 from agent.pki.authority import Authority
 
@@ -79,7 +79,7 @@ def test_a_stranger_is_hung_up_on_and_heard_by_nobody(run_in_reactor: RunInReact
         conductor, stranger = Ear(), Ear()
         server = ControlServer(reactor, 1, conductor)
         server.listen()
-        connect(reactor, server.address, server.ca, hello, stranger).send(Note("let me in"))
+        connect(reactor, server.address, server.ca, hello, stranger).send(Warn("let me in"))
         await until(lambda: stranger.lost)
         assert (conductor.heard, conductor.lost, stranger.heard) == ([], [], [])
         server.close()
@@ -120,14 +120,14 @@ def test_a_shard_says_nothing_to_a_conductor_with_another_certificate(run_in_rea
 
 def test_a_message_that_makes_no_sense_ends_that_link_alone(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        conductor, one, two = Ear(refuse=Note), Ear(), Ear()
+        conductor, one, two = Ear(refuse=Warn), Ear(), Ear()
         server = ControlServer(reactor, 2, conductor)
         server.listen()
         links = [
             connect(reactor, server.address, server.ca, Hello(number, server.secrets[number]), ear)
             for number, ear in enumerate((one, two))
         ]
-        links[0].send(Note("nonsense"))
+        links[0].send(Warn("nonsense"))
         await until(lambda: one.lost)
         links[1].send(Ready())
         await until(lambda: conductor.heard)

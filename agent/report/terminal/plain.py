@@ -36,6 +36,10 @@ class PlainDisplay:
         """Print ``text`` as one line."""
         print_line(self._console, text)
 
+    def warn(self, text: str) -> None:
+        """Print a warning as one line."""
+        print_line(self._console, f"Warning: {text}")
+
     def look(self, view: LiveView) -> None:
         """Print the phases that started and finished, and every LINE_SECONDS the progress."""
         self._view = view
