@@ -26,6 +26,8 @@ from agent.load.control import (
     Message,
     PhaseFinished,
     Ready,
+    RefusalAnswer,
+    RefusalQuestion,
     Second,
     Settle,
     Settled,
@@ -327,6 +329,9 @@ class Conductor:
                 worker.settle()
             case RoutedAnswer() if self._router is not None:
                 self._router.answered(shard, message)
+            case RefusalQuestion(number, index, since):
+                cause = None if self._router is None else self._router.own_refusal(index, since)
+                link.send(RefusalAnswer(number, cause))
             case Warn(text):
                 self._warn_once(text)
             case _:

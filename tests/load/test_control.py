@@ -22,6 +22,8 @@ from agent.load.control import (
     Message,
     PhaseFinished,
     Ready,
+    RefusalAnswer,
+    RefusalQuestion,
     Second,
     Settle,
     Settled,
@@ -33,6 +35,7 @@ from agent.load.control import (
 )
 from agent.measure.live import PhaseState
 from agent.push.broker import Answer, Broken, PushOutcome
+from agent.push.reasons import OwnCause
 from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
 from agent.push.wire import RoutedAnswer, RoutedPush
 
@@ -72,6 +75,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(PhaseFinished, st.integers(0, 1000), states),
     st.builds(RoutedAnswer.of, st.integers(0, 2**53 - 1), outcomes),
     st.builds(Warn, st.text(max_size=100)),
+    st.builds(RefusalQuestion, counts, counts, st.floats(0, 1e10)),
+    st.builds(RefusalAnswer, counts, st.none() | st.sampled_from(OwnCause)),
     st.builds(Begin, st.floats(allow_nan=False)),
     st.builds(StartPhase, st.integers(0, 1000)),
     pushes,

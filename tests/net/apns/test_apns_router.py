@@ -22,6 +22,7 @@ from agent.net.timing import RunClock
 from agent.push.broker import Answer, Broken, Presence, PushBroker, PushOutcome, Reply
 from agent.push.counts import merge_push_counts
 from agent.push.delays import PowerSaving
+from agent.push.reasons import OwnCause
 from agent.push.requests import Provider, PushPolicy
 from agent.push.rules import PushRules, parse_rule
 from agent.push.store import Notification
@@ -315,6 +316,25 @@ def test_no_more_than_so_many_wait() -> None:
     split.advance()
     split.route(fields(0, apns_id=ID), payload(), PROVIDER, outcomes.append)
     assert outcomes[3:] == [Answer(200, ID)]
+
+
+def test_the_last_answered_push_to_a_mac_tells_whether_we_refused_it_ourselves() -> None:
+    clock, split, _outcomes = held()
+    date = run_clock(clock)()
+    asked = split.router.own_refusal
+    assert [asked(index, date) for index in (0, 1, 5)] == [None] * 3, "none is answered"
+    split.advance(1)
+    clock.advance(PATIENCE)
+    refused = [index for index in (0, 1, 5) if asked(index, date) is OwnCause.OVERLOADED]
+    assert len(refused) == 2
+    assert asked(refused[0], date + PATIENCE + 1.0) is None, "that was before"
+    split.sent.clear()
+    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
+    split.advance()
+    assert asked(refused[0], date) is None, "another push was answered by the Mac's endpoint"
+    split.router.close()
+    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
+    assert asked(refused[0], date) is OwnCause.SHUTDOWN
 
 
 def test_rules_for_the_first_pushes_count_over_all_endpoints() -> None:
