@@ -255,7 +255,7 @@ class Conductor:
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:
                 await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
-            self.phases[number].begun = self.elapsed
+            self.phases[number].started_s = self.elapsed
             self._monitor.enter(number)
             self._link.broadcast(StartPhase(number))
             self._end_phase(number)

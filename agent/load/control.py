@@ -54,7 +54,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
     metrics: dict[str, Any]
 
 
-class PhaseFinished(msgspec.Struct, tag="over", frozen=True):
+class PhaseFinished(msgspec.Struct, tag="finished", frozen=True):
     """A phase has finished in this shard, with this final state."""
 
     phase: int

@@ -272,7 +272,7 @@ class Shard:
 
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
         self._monitor.leave(number)
-        if run.state.over:
+        if run.state.finished:
             self._send(PhaseFinished(number, run.state))
         if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):
             self._defect(outcome)

@@ -28,8 +28,8 @@ class PhaseState(msgspec.Struct, array_like=True):
     """Operations that started over 100 ms after they were due."""
     dropped: int = 0
     """Operations that were due and never started."""
-    over: bool = False
-    """Whether the phase has ended."""
+    finished: bool = False
+    """Whether the phase has finished."""
     key_waits: int = 0
     """Enrollments that waited for an RSA key."""
     key_wait_s: float = 0.0
@@ -46,7 +46,7 @@ class PhaseState(msgspec.Struct, array_like=True):
             self.failed + other.failed,
             self.late + other.late,
             self.dropped + other.dropped,
-            self.over and other.over,
+            self.finished and other.finished,
             self.key_waits + other.key_waits,
             self.key_wait_s + other.key_wait_s,
             self.cut_short + other.cut_short,
@@ -63,10 +63,10 @@ class PhaseView:
     name: str
     kind: str
     state: PhaseState
-    begun: float | None = None
+    started_s: float | None = None
     """Its start in seconds from the start of the run; None if it has not started."""
-    over: float | None = None
-    """Its end, in the same seconds; None if it has not ended."""
+    finished_s: float | None = None
+    """Its end, in the same seconds; None if it has not finished."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,8 @@ def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its
     states = {phase.name: phase.state for phase in conductor.phases}
     assert states["off"].done == 2
     assert states["power_cut"].done == 2
-    assert all(state.over and state.started == state.done == state.planned for state in states.values())
-    begins = [phase.begun for phase in conductor.phases]
+    assert all(state.finished and state.started == state.done == state.planned for state in states.values())
+    begins = [phase.started_s for phase in conductor.phases]
     assert begins == sorted(begins, key=lambda begun: begun or 0.0)
     push_endpoints = conductor.push_counts()
     assert [push_endpoint["delivered"] for push_endpoint in push_endpoints[:2]] == [20, 20]
@@ -95,7 +95,11 @@ def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(
     def started(conductor: Conductor) -> None:
         def look() -> None:
             for phase in conductor.phases[1:]:
-                if phase.name not in stalls and phase.begun is not None and conductor.elapsed - phase.begun > 1.5:
+                if (
+                    phase.name not in stalls
+                    and phase.started_s is not None
+                    and conductor.elapsed - phase.started_s > 1.5
+                ):
                     begun = time.time()
                     time.sleep(stall)  # the lab answers nobody; the shard's thread goes on
                     stalls[phase.name] = begun + margin, time.time() - margin
@@ -162,9 +166,9 @@ def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run
     state = conductor.phases[1].state
     assert (state.planned, state.started, state.done, state.dropped) == (6000, 8, 8, 5992)
     assert sum(looker.views[-1].macs.values()) == 8
-    assert conductor.phases[1].begun is not None
-    assert conductor.phases[1].over is None
-    assert conductor.phases[2].begun is None
+    assert conductor.phases[1].started_s is not None
+    assert conductor.phases[1].finished_s is None
+    assert conductor.phases[2].started_s is None
 
 
 class OneDies(Executor):

@@ -169,4 +169,4 @@ def test_a_long_frame_is_refused_before_its_bytes_are_there() -> None:
 @given(states, states, states)
 def test_phases_of_shards_add_up_in_any_order(one: PhaseState, two: PhaseState, three: PhaseState) -> None:
     assert one.plus(two).plus(three) == three.plus(one.plus(two))
-    assert one.plus(PhaseState(over=True)) == one
+    assert one.plus(PhaseState(finished=True)) == one

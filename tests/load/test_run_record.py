@@ -26,7 +26,7 @@ def record_of(*phases: dict[str, Any]) -> RunRecord:
     scenario = scenario_from({"fleet": {"devices": 8, "segment_size": 4}, "phase": list(phases)})
     record = RunRecord(scenario, Population("seed", 8, 4), 2)
     for phase in record.phases:
-        phase.begun = 0.0
+        phase.started_s = 0.0
     return record
 
 
@@ -43,7 +43,7 @@ def drops(record: RunRecord) -> dict[tuple[str, str], int]:
 @pytest.mark.parametrize(("number", "operation"), [(0, "enroll"), (1, "delivery"), (2, "delivery")])
 def test_what_a_lost_worker_had_planned_and_not_started_is_dropped(number: int, operation: str) -> None:
     record = record_of(*PHASES)
-    finished = PhaseState(planned=10, started=9, done=9, dropped=1, over=True)
+    finished = PhaseState(planned=10, started=9, done=9, dropped=1, finished=True)
     reported = PhaseState(planned=10, started=4, done=3, dropped=1)
     record.add_second(0, second(0, **{f"phase{number}": finished}))
     record.add_second(1, second(0, **{f"phase{number}": reported}))
