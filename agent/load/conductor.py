@@ -6,7 +6,6 @@ report is in its `agent.load.run_record.RunRecord`.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
@@ -36,8 +35,9 @@ from agent.load.control import (
     Warn,
 )
 from agent.load.control_link import ControlLink, ControlServer
-from agent.load.gateway import APNsPlan, PushGateway
+from agent.load.gateway import APNsPlan
 from agent.load.overload import LoopMonitor
+from agent.load.pushes import PushSide
 from agent.load.run_record import PhaseRecord, RunRecord, WorkerRecord, phases_of
 from agent.load.server import ServerSide
 from agent.load.shard import run_shard
@@ -46,7 +46,6 @@ from agent.load.silence import SilenceWatch
 from agent.measure.live import LiveView, RunObserver
 from agent.measure.metrics import Metrics
 from agent.measure.timeline import TimeLine
-from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock, sleep
 from agent.processes import peak_kib
 from agent.push.wire import RoutedAnswer
@@ -54,7 +53,8 @@ from agent.scenario.types import Scenario
 
 READY_SECONDS = 120.0  # in which a worker imports the program, makes its Macs and connects
 FINISH_SECONDS = 60.0  # in which a worker that still reports ends after Finish
-HEAR_OUT_SECONDS = 2.0  # a worker's last reports may arrive after its function has returned
+LAST_LOOK_SECONDS = 0.01
+LAST_LOOKS = 200  # a worker's last reports may arrive after its function has returned
 INTERRUPTED = "the run was interrupted"
 MOST_REASON = 300  # characters of the reason that a shard records for what it drops
 _log = Logger()
@@ -92,18 +92,16 @@ class Conductor:
         self._executor = executor
         self._observer = observer
         self._warnings: set[str] = set()
-        self._apns = apns
         self._trace = trace
         self._cores = cores
         self._kill = kill
         self._host = host
-        self._first_macs = [worker.indexes.start for worker in self._workers]
         self._silence = SilenceWatch(reactor, self._workers, self, scenario.load.worker_timeout)
         self._clock = RunClock(reactor)
         self._link = ControlServer(reactor, len(self._workers), self)
         self._server = ServerSide(reactor, scenario, self.population)
-        self._router: PushRouter | None = None
-        self._gateway: PushGateway | None = None
+        first_macs = [worker.indexes.start for worker in self._workers]
+        self._pushes = PushSide(reactor, apns, self.population, first_macs, self._link.send, self._clock)
         self._job: Deferred[None] | None = None
         self._monitor = LoopMonitor(reactor)
         self._started_at: float | None = None
@@ -152,7 +150,7 @@ class Conductor:
     def generator(self) -> list[dict[str, Any]]:
         """How each worker kept up, and this process if it has the gateway but not the server."""
         facts = self._record.worker_facts(self._silence.silent_s)
-        if self._gateway is not None and self._server.lab is None:
+        if self._pushes.url is not None and self._server.lab is None:
             monitor = self._monitor
             facts.append(
                 {
@@ -168,8 +166,7 @@ class Conductor:
 
     def push_counts(self) -> list[dict[str, Any]]:
         """The push counts of each shard's push endpoint and of the router."""
-        counts = [result.push for result in self.results if result.push is not None]
-        return counts if self._router is None else [*counts, self._router.counts]
+        return [*(result.push for result in self.results if result.push is not None), *self._pushes.counts]
 
     def view(self) -> LiveView:
         """The run at this moment."""
@@ -205,20 +202,14 @@ class Conductor:
     def _open(self) -> None:
         self._server.open(self._observer.note)
         self._link.listen(self._host)
-        plan = self._apns
-        if plan is not None:
-            self._router = PushRouter(
-                self._reactor, self.population, self._shard_of, self._link.send, self._clock, plan.behaviour
-            )
-            self._gateway = PushGateway(self._reactor, plan, self._router, self._server.lab)
-            self._gateway.listen()
-            self._observer.note(f"The APNs gateway listens on {self._gateway.url}")
-        push_began = 0.0 if self._router is None else self._router.began
+        self._pushes.open(self._server.lab)
+        if self._pushes.url is not None:
+            self._observer.note(f"The APNs gateway listens on {self._pushes.url}")
         for number, worker in enumerate(self._workers):
-            self._submit(number, worker, push_began)
+            self._submit(number, worker)
         self._silence.begin()
 
-    def _submit(self, number: int, worker: WorkerRecord, push_began: float) -> None:
+    def _submit(self, number: int, worker: WorkerRecord) -> None:
         plan = ShardPlan(
             shard=number,
             shards=len(self._workers),
@@ -232,8 +223,8 @@ class Conductor:
             anchors=self._server.anchors,
             lab_anchors_only=self._server.lab is not None,
             server=self._server.config,
-            push=None if self._apns is None else self._apns.behaviour,
-            push_began=push_began,
+            push=self._pushes.behaviour,
+            push_began=self._pushes.began,
             trace=self._trace(number),
             cores=max(1, self._cores // len(self._workers)),
         )
@@ -292,16 +283,14 @@ class Conductor:
         await self._receive_last()
         self._observer.look(self.view())
         self._link.close()
-        if self._gateway is not None:
-            await self._gateway.close()
-        if self._router is not None:
-            self._router.close()
+        await self._pushes.close()
         await self._server.close()
 
     async def _receive_last(self) -> None:
-        until = self._reactor.seconds() + HEAR_OUT_SECONDS
-        while self._link.connected and self._reactor.seconds() < until:
-            await sleep(self._reactor, 0.01)
+        for _ in range(LAST_LOOKS):  # not by the clock: after a stall there is still something to read
+            if not self._link.connected:
+                return
+            await sleep(self._reactor, LAST_LOOK_SECONDS)
 
     # Called by the control link.
 
@@ -327,11 +316,10 @@ class Conductor:
                 self._end_phase(number)
             case Settled():
                 worker.settle()
-            case RoutedAnswer() if self._router is not None:
-                self._router.answered(shard, message)
+            case RoutedAnswer():
+                self._pushes.answered(shard, message)
             case RefusalQuestion(number, index, since):
-                cause = None if self._router is None else self._router.own_refusal(index, since)
-                link.send(RefusalAnswer(number, cause))
+                link.send(RefusalAnswer(number, self._pushes.own_refusal(index, since)))
             case Warn(text):
                 self._warn_once(text)
             case _:
@@ -345,8 +333,7 @@ class Conductor:
 
     def link_lost(self, link: ControlLink, error: PeerError) -> None:
         """A shard's link is gone. The executor reports what became of the shard; SilenceWatch, if it does not."""
-        if self._router is not None:
-            self._router.shard_gone(link.shard)
+        self._pushes.shard_gone(link.shard)
         if not self._closing:
             self._workers[link.shard].link_error = str(error)
 
@@ -415,8 +402,3 @@ class Conductor:
         if self._record.end_phase(number, self.elapsed):
             self._monitor.leave(number)
             self.phases[number].ended.callback(None)
-
-    # Pushes.
-
-    def _shard_of(self, index: int) -> int:
-        return bisect_right(self._first_macs, index) - 1

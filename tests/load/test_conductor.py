@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from load_runs import ENROLL, Onlooker, failed, load_run
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
@@ -22,6 +24,7 @@ from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.shard_plan import cut
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
+from agent.scenario.reading import scenario_from
 
 
 @given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 20))
@@ -169,6 +172,28 @@ def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run
     assert conductor.phases[1].started_s is not None
     assert conductor.phases[1].finished_s is None
     assert conductor.phases[2].started_s is None
+
+
+def test_the_last_reports_are_read_after_a_stall_too() -> None:
+    class Link:
+        connected = True
+
+    clock, link = Clock(), Link()
+    fleet = {"fleet": {"devices": 4, "segment_size": 4}, "phase": [ENROLL]}
+    conductor = Conductor(clock, scenario_from(fleet), OneDies(0.0), 1, Onlooker())
+    conductor._link = link  # type: ignore[assignment]
+    received = Deferred.fromCoroutine(conductor._receive_last())
+    clock.advance(60.0)
+    assert not received.called
+    link.connected = False
+    clock.advance(60.0)
+    assert received.called
+
+    link.connected = True
+    given_up = Deferred.fromCoroutine(conductor._receive_last())
+    clock.pump([1.0] * 1000)
+    assert given_up.called
+    assert clock.getDelayedCalls() == []
 
 
 class OneDies(Executor):

@@ -24,7 +24,7 @@ def run(run_in_reactor: RunInReactor, *phases: dict[str, Any], **tables: Any) ->
 
 def full(monkeypatch: pytest.MonkeyPatch, most: int = 0) -> None:
     """A router that is at its limit from the start, as when a machine is overloaded."""
-    monkeypatch.setattr("agent.load.conductor.PushRouter", partial(PushRouter, most=most))
+    monkeypatch.setattr("agent.load.pushes.PushRouter", partial(PushRouter, most=most))
 
 
 @pytest.mark.parametrize("phase", [COMMAND, PUSHED], ids=["command", "checkin"])

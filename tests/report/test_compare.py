@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from agent.errors import MisuseError
 from agent.measure.latencies import NO_LATENCIES, Latencies, LatencySummary
 from agent.measure.summaries import OperationSummary, StageSummary
-from agent.report.compare import Comparison, Judgement, changes, compare, letter
+from agent.report.changes import Judgement, changes
+from agent.report.compare import Comparison, compare, letter
 from agent.report.numbers import NOTHING, TIMES
 from agent.report.verdict import Level
 
