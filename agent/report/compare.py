@@ -4,8 +4,8 @@ Every run is compared with the first one. The result goes to the comparison page
 
 `agent.report.changes` judges one number; here the judgements become sentences and a headline.
 
-A run is comparable with the first if both finished, did something, had a load generator that kept up, and put the same
-load on the server. Otherwise the differences are shown, and none is called worse or better.
+A run is comparable with the first if both finished, did something, had a load generator that kept up and refused no
+push, and put the same load on the server. Otherwise the differences are shown, and none is called worse or better.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from agent.report.flattened import flattened
 from agent.report.numbers import NOTHING, count, counted, figures, milliseconds, were
 from agent.report.outcome import because_of
 from agent.report.percentiles import PERCENTILES
+from agent.report.pushes import own_failures
 from agent.report.verdict import (
     IN_THE_LAB,
     Level,
@@ -244,6 +245,8 @@ def _reasons(first: Document, other: Document, name: str) -> Iterator[str]:
             yield f"in run {run} no operation ended"
         if not document.complete or document.signal is not None:
             yield f"run {run} did not finish"
+        if own_failures(document.errors):
+            yield f"in run {run} operations failed because of lom-agent's own push gateway"
         generator = document.generator
         if not generator.trustworthy and operations_done(document):
             yield f"in run {run} {overloaded(document) or 'the load generator and its embedded lab were overloaded'}"

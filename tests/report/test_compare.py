@@ -286,3 +286,16 @@ def test_operations_that_were_cut_short_are_told_and_make_no_run_worse() -> None
     assert caution.text == "In run B 900 operations were cut short: their latencies are missing."
     assert caution.details == (f"900 {TIMES} push: the run ended first",)
     assert (found.against[0].worse, found.regressed, found.level) == ((), False, Level.WARNING)
+
+
+def test_a_run_with_failures_of_our_own_gateway_is_not_comparable() -> None:
+    ours = documents.good()
+    ours["errors"] = [{"operation": "push", "kind": "own_gateway", "count": 900, "example": ""}]
+    ours["operations"]["push"]["errors"] = 900
+    found = compared(documents.good(), ours)
+    assert found.headline == (
+        "Run B is not comparable with run A: in run B operations failed because of lom-agent's own push gateway"
+    )
+    assert not any(each.level is Level.BAD for each in found.statements)
+    ours["errors"][0]["kind"] = "server_push"
+    assert compared(documents.good(), ours).against[0].comparable
