@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Compl
     return done, folder
 
 
-def test_the_main_job_ends_well(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
+def test_default_run_succeeds(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
     done, _folder = finished
     assert done.returncode == 0, done.stderr
     assert b"All good" in done.stdout
@@ -61,7 +61,7 @@ def test_results_have_the_documented_shape(finished: tuple[subprocess.CompletedP
     assert (folder / "out" / "report.html").stat().st_size > 1_000_000
 
 
-def test_every_mac_did_every_step(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
+def test_every_mac_completes_every_step(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
     _done, folder = finished
     operations = json.loads((folder / "out" / "results.json").read_bytes())["operations"]
     counts = {name: operation["count"] for name, operation in operations.items()}
@@ -75,7 +75,7 @@ def test_every_mac_did_every_step(finished: tuple[subprocess.CompletedProcess[by
     assert counts["session"] >= DEVICES  # at the least the one after the reset
 
 
-def test_every_wake_was_a_push_over_http2(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
+def test_every_push_is_sent_over_http2(finished: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
     _done, folder = finished
     document = json.loads((folder / "out" / "results.json").read_bytes())
     commands = document["operations"]["command"]["count"]
@@ -89,7 +89,7 @@ def test_every_wake_was_a_push_over_http2(finished: tuple[subprocess.CompletedPr
     assert len({json.loads(line)["apns_id"] for line in pushes}) == commands
 
 
-def test_the_trace_tells_each_exchange_and_no_secret(
+def test_trace_has_every_exchange_and_no_secret(
     finished: tuple[subprocess.CompletedProcess[bytes], Path],
 ) -> None:
     _done, folder = finished
@@ -113,7 +113,7 @@ def test_the_trace_tells_each_exchange_and_no_secret(
     assert {key for line in lines for key in line} <= allowed
 
 
-def test_a_mac_with_another_name_in_its_certificate_fails_and_the_others_go_on(tmp_path: Path) -> None:
+def test_wrong_commonname_fails_one_mac_only(tmp_path: Path) -> None:
     patch = """
 from agent.pki.authorities import Authorities
 issue = Authorities.lom_device_identity
@@ -138,7 +138,7 @@ Authorities.lom_device_identity = lom_device_identity
     assert b"impostor.lom.test" in done.stdout
 
 
-def test_scep_with_a_pool_of_keys_says_how_many_were_reused(tmp_path: Path) -> None:
+def test_key_pool_reports_how_many_keys_were_reused(tmp_path: Path) -> None:
     done = lom_agent(
         "run",
         "--devices",
@@ -160,7 +160,7 @@ def test_scep_with_a_pool_of_keys_says_how_many_were_reused(tmp_path: Path) -> N
     assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 10, "errors": 0}
 
 
-def test_a_fleet_that_is_busy_gets_through_in_the_end(tmp_path: Path) -> None:
+def test_run_with_random_notnow_completes(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent(
         "run", "--devices", "6", "--segment-size", "3", "--not-now", "0.4", "--not-now-retry", "0.1",
@@ -172,7 +172,7 @@ def test_a_fleet_that_is_busy_gets_through_in_the_end(tmp_path: Path) -> None:
     assert statuses.count("Acknowledged") == 2 * 6 + 2 + 2 + 3
 
 
-def test_a_fleet_that_is_busy_for_a_while_gets_through_after_it(tmp_path: Path) -> None:
+def test_run_with_notnow_for_a_time_completes(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent(
         "run", "--devices", "2", "--segment-size", "2", "--not-now-for", "1.5", "--not-now-retry", "0.3",
@@ -186,7 +186,7 @@ def test_a_fleet_that_is_busy_for_a_while_gets_through_after_it(tmp_path: Path) 
     assert statuses == sorted(statuses, reverse=True)  # NotNow first, and then no more
 
 
-def test_the_lom_network_in_memory_gives_the_same_counts(tmp_path: Path) -> None:
+def test_memory_network_gives_the_same_counts_as_loopback(tmp_path: Path) -> None:
     done = lom_agent(
         "run", "--devices", "8", "--segment-size", "4", "--lom-network", "memory", "--boot", "constant:0.1",
         "--out", str(tmp_path),
@@ -196,7 +196,7 @@ def test_the_lom_network_in_memory_gives_the_same_counts(tmp_path: Path) -> None
     assert operations["lom_link"]["count"] == operations["lom_device"]["count"] == 8 + 2 * 3
 
 
-def test_a_choice_about_power_shows_in_the_outcome(tmp_path: Path) -> None:
+def test_power_setting_changes_the_outcome_of_a_request(tmp_path: Path) -> None:
     scenario = tmp_path / "twice.toml"
     off = '[[phase]]\nname = "{}"\nkind = "lom"\nrequest = "PowerOFF"\ncontrollers = false\n'
     scenario.write_text(
@@ -211,7 +211,7 @@ def test_a_choice_about_power_shows_in_the_outcome(tmp_path: Path) -> None:
     assert b"PowerOFF refused: the Mac is off" in refused.stdout
 
 
-def test_enrollments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:
+def test_rate_option_sets_the_enrollment_rate(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent("run", "--devices", "8", "--rate", "20", "--trace", str(trace), "--quiet")
     assert done.returncode == 0, done.stdout
@@ -221,7 +221,7 @@ def test_enrollments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> Non
     assert (starts[-1] - starts[0]).total_seconds() >= 0.34  # seven gaps of 50 ms, which no noise can shorten
 
 
-def test_a_failed_enrollment_is_tried_again_as_often_as_was_asked_for(tmp_path: Path) -> None:
+def test_enroll_retries_option_sets_the_number_of_retries(tmp_path: Path) -> None:
     profile = tmp_path / "broken.mobileconfig"
     profile.write_bytes(b"no profile")
     done = lom_agent(
@@ -236,7 +236,7 @@ def test_a_failed_enrollment_is_tried_again_as_often_as_was_asked_for(tmp_path: 
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.Signals, status: int) -> None:
+def test_interrupted_run_writes_its_results(tmp_path: Path, number: signal.Signals, status: int) -> None:
     arguments = [COMMAND, "run", "--devices", "60", "--out", str(tmp_path)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
@@ -283,7 +283,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-def test_a_run_that_is_killed_leaves_readable_results_and_no_process(tmp_path: Path) -> None:
+def test_killed_run_leaves_readable_results_and_no_process(tmp_path: Path) -> None:
     with started(tmp_path) as running:
         workers = children_of(running.pid)
         running.kill()
@@ -298,7 +298,7 @@ def test_a_run_that_is_killed_leaves_readable_results_and_no_process(tmp_path: P
         time.sleep(0.05)
 
 
-def test_quiet_prints_the_table_only() -> None:
+def test_quiet_prints_only_the_summary() -> None:
     done = lom_agent("run", "--devices", "2", "--segment-size", "2", "--quiet")
     assert done.returncode == 0, done.stderr
     assert b"listens on" not in done.stdout
@@ -349,7 +349,7 @@ def test_quiet_prints_the_table_only() -> None:
         (["nonsense"], b"nonsense"),
     ],
 )
-def test_wrong_usage_is_status_2_and_says_what_is_wrong(arguments: list[str], words: bytes) -> None:
+def test_wrong_usage_exits_with_2_and_an_error(arguments: list[str], words: bytes) -> None:
     done = lom_agent_here(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
@@ -374,7 +374,7 @@ def test_python_dash_m_is_the_same_command() -> None:
     assert done.stdout.replace(b"python -m agent", b"lom-agent") == lom_agent("--help").stdout
 
 
-def test_fleet_show_gives_the_same_bytes_in_every_process() -> None:
+def test_fleet_show_prints_the_same_bytes_in_every_process() -> None:
     arguments = [COMMAND, "fleet", "show", "--devices", "50", "--seed", "same", "--json"]
     outputs = [
         subprocess.run(

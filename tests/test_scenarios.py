@@ -41,12 +41,12 @@ RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
 }  # fmt: skip
 
 
-def test_every_ready_made_scenario_is_run_here() -> None:
+def test_every_ready_made_scenario_is_covered() -> None:
     assert {path.stem for path in SCENARIOS.glob("*.toml")} == set(RUNS)
 
 
 @pytest.mark.parametrize("name", ["nanomdm", "micromdm"])
-def test_the_scenario_of_a_server_is_good_and_is_that_of_the_documentation(name: str) -> None:
+def test_server_scenario_is_valid_and_equals_the_documented_one(name: str) -> None:
     file = SCENARIOS.parent / "servers" / f"{name}.toml"
     assert read_scenario(file).server.adapter == name
     documented = (SCENARIOS.parent.parent / "docs" / "servers.md").read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ NANOMDM = (
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_ready_made_scenario_can_be_pointed_at_another_server(name: str, tmp_path: Path) -> None:
+def test_ready_made_scenario_accepts_another_server(name: str, tmp_path: Path) -> None:
     file, profile = SCENARIOS / f"{name}.toml", tmp_path / "none.mobileconfig"
     elsewhere = ("run", str(file), "--quiet", "--enroll", str(profile))
     without_adapter = lom_agent(*elsewhere)
@@ -84,7 +84,7 @@ def is_of_time(limit: str) -> bool:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_ready_made_scenario_holds_its_limits_in_the_lab(name: str, tmp_path: Path) -> None:
+def test_ready_made_scenario_passes_its_limits_in_the_lab(name: str, tmp_path: Path) -> None:
     overrides, operations = RUNS[name]
     junit = tmp_path / "junit.xml"
     done = lom_agent(

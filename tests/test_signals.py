@@ -25,7 +25,7 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 @pytest.mark.parametrize("command", [["lab"], ["lom-device", "--seed", "signals"]], ids=["lab", "lom-device"])
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_ends_a_command_that_listens_without_a_word(command: list[str], number: signal.Signals) -> None:
+def test_signal_ends_a_listening_command_without_output(command: list[str], number: signal.Signals) -> None:
     with subprocess.Popen([COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         while b"Ctrl-C" not in (line := process.stdout.readline()):
@@ -37,7 +37,7 @@ def test_a_signal_ends_a_command_that_listens_without_a_word(command: list[str],
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_ends_a_request_that_waits_for_its_device(number: signal.Signals) -> None:
+def test_signal_ends_a_waiting_lom_request(number: signal.Signals) -> None:
     import socket
 
     with socket.socket(socket.AF_INET6) as silent:
@@ -74,18 +74,18 @@ sys.meta_path.insert(0, Finder)
 
 
 @pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab", "agent.lab.server"])
-def test_a_signal_during_an_import_ends_the_process_without_a_word(tmp_path: Path, module: str) -> None:
+def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "lab")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
 
 
 @pytest.mark.parametrize("module", ["agent.cli.run", "agent.load.conductor"])
-def test_a_signal_during_an_import_of_run_ends_the_process_without_a_word(tmp_path: Path, module: str) -> None:
+def test_signal_during_import_of_run_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "run", "--devices", "1")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
 
 
-def test_signals_call_one_function_after_another_and_twice_at_once_is_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_signal_calls_the_next_function_and_a_duplicate_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("agent.cli.signals.time.monotonic", lambda: now[0])
     called: list[str] = []
@@ -102,7 +102,7 @@ def test_signals_call_one_function_after_another_and_twice_at_once_is_once(monke
         assert stopping.number == signal.SIGTERM
 
 
-def test_what_was_not_stopped_is_not_stopped_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_function_is_not_called_after_done(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     before = signal.getsignal(signal.SIGHUP)
     with Stopping() as stopping:

@@ -71,12 +71,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield started
 
 
-def test_the_secrets_are_for_their_owner_alone(running: Lab) -> None:
+def test_secret_files_have_mode_0600(running: Lab) -> None:
     for name in ("token", "enrollment.mobileconfig"):
         assert stat.S_IMODE((running.folder / name).stat().st_mode) == 0o600
 
 
-def test_macs_of_a_run_enroll_there(running: Lab) -> None:
+def test_macs_of_a_run_enroll_in_a_separate_lab(running: Lab) -> None:
     url, ca = running.printed["Enrollment profile"], str(running.folder / "ca.pem")
     done = lom_agent("run", "--devices", "3", "--seed", "visitors", "--enroll", url, "--ca", ca)
     assert done.returncode == 0, (done.stdout, done.stderr)
@@ -89,7 +89,7 @@ def test_macs_of_a_run_enroll_there(running: Lab) -> None:
     assert careless.returncode == 0, careless.stdout
 
 
-def test_curl_is_a_mac_to_the_lab(running: Lab) -> None:
+def test_lab_accepts_check_ins_from_curl(running: Lab) -> None:
     """The enrollment, a command and its result by curl and OpenSSL only: the lab is the only part of this project."""
     openssl = need("openssl", "openssl")
     folder = running.folder
@@ -176,7 +176,7 @@ def put_raw(running: Lab, url: str, content_type: str) -> int:
         (["-H", "Authorization: Bearer {token}", "-X", "DELETE"], "404", "docs/lab-api.md"),
     ],
 )
-def test_the_api_says_what_it_wants(running: Lab, arguments: list[str], status: str, words: str) -> None:
+def test_api_errors_say_what_was_expected(running: Lab, arguments: list[str], status: str, words: str) -> None:
     filled = [argument.replace("{token}", running.token) for argument in arguments]
     done = running.curl(*filled, "-w", "\n%{http_code}", f"{running.url}/api/v1/macs")
     body, _, code = done.stdout.decode().rpartition("\n")
@@ -192,7 +192,7 @@ def test_the_api_says_what_it_wants(running: Lab, arguments: list[str], status: 
         ("elsewhere", None, "404"),
     ],
 )
-def test_the_api_refuses_what_is_not_there(running: Lab, path: str, body: bytes | None, status: str) -> None:
+def test_api_refuses_unknown_paths_and_invalid_bodies(running: Lab, path: str, body: bytes | None, status: str) -> None:
     arguments = [] if body is None else ["--data-binary", body.decode()]
     done = running.curl(
         "-H", f"Authorization: Bearer {running.token}", *arguments, "-w", "\n%{http_code}",
@@ -236,7 +236,7 @@ def test_strongswan_gets_a_certificate_from_the_labs_scep(tmp_path: Path) -> Non
         assert "lom-agent lab SCEP CA" in shown
 
 
-def test_a_port_that_is_taken_is_said_so(running: Lab) -> None:
+def test_port_in_use_is_reported(running: Lab) -> None:
     port = running.url.rpartition(":")[2]
     done = lom_agent("lab", "--port", port)
     assert done.returncode == 2

@@ -80,7 +80,7 @@ class API:
         raise AssertionError("the Mac has not answered")
 
 
-def test_a_lab_that_was_killed_is_taken_up_again_by_its_macs(tmp_path: Path) -> None:
+def test_macs_continue_after_a_lab_is_killed_and_restarted(tmp_path: Path) -> None:
     folder = tmp_path / "lab"
     with lab(folder) as (first, printed):
         api = API(folder, printed)
@@ -116,7 +116,7 @@ def test_a_lab_that_was_killed_is_taken_up_again_by_its_macs(tmp_path: Path) -> 
                 os.killpg(run.pid, signal.SIGKILL)
 
 
-def test_a_second_lab_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
+def test_second_lab_command_on_a_folder_is_refused(tmp_path: Path) -> None:
     with lab(tmp_path) as (first, printed):
         done = lom_agent("lab", "--out", str(tmp_path))
         assert done.returncode == 2
@@ -126,7 +126,7 @@ def test_a_second_lab_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
         assert first.poll() is None
 
 
-def test_the_port_that_was_asked_for_wins(tmp_path: Path) -> None:
+def test_port_option_overrides_the_stored_port(tmp_path: Path) -> None:
     with lab(tmp_path) as (_first, printed):
         pass
     with lab(tmp_path, "--no-reenrollment") as (_second, again):

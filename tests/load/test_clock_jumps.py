@@ -21,7 +21,7 @@ time.time = lambda: wall_clock() + ({shift} if os.path.exists({file!r}) else 0.0
 
 
 @pytest.mark.parametrize("shift", [-3600, 3600])
-def test_a_wall_clock_that_is_set_by_an_hour_changes_no_timer_and_no_latency(tmp_path: Path, shift: int) -> None:
+def test_wall_clock_jump_changes_no_timer_and_no_latency(tmp_path: Path, shift: int) -> None:
     jump, trace = tmp_path / "jump", tmp_path / "trace.jsonl"
     environment = patched(tmp_path, JUMP.format(shift=shift, file=str(jump)))
     with started_run(tmp_path, 3, "--trace", str(trace), environment=environment) as run:
@@ -54,7 +54,7 @@ class TwoClocks:
         raise AssertionError
 
 
-def test_the_dates_of_a_run_follow_its_start_and_not_the_wall_clock() -> None:
+def test_dates_of_a_run_count_from_its_start() -> None:
     two = TwoClocks()
     clock = RunClock(two, lambda: two.wall)  # type: ignore[arg-type]
     assert (clock(), clock.ahead()) == (1_000_000.0, 0.0)
@@ -65,14 +65,14 @@ def test_the_dates_of_a_run_follow_its_start_and_not_the_wall_clock() -> None:
     assert clock() == 2_000_001.0
 
 
-def test_a_date_of_a_provider_is_read_by_the_wall_clock_of_the_moment() -> None:
+def test_apns_expiration_is_compared_with_the_current_wall_clock() -> None:
     fields = [(":method", "POST"), (":path", "/3/device/" + "00" * 32), ("apns-expiration", "996500")]
     provider = Provider("com.apple.mgmt.External.test", certified=True)
     request = judge_request(fields, b'{"mdm":"magic"}', provider, PushPolicy(), 1_000_010.0, -3600.0)
     assert request.expires == 1_000_100.0
 
 
-def test_a_reactor_is_made_to_count_monotonic_time() -> None:
+def test_reactor_uses_monotonic_time() -> None:
     import time
 
     class Reactor:

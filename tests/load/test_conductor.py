@@ -28,7 +28,7 @@ from agent.scenario.reading import scenario_from
 
 
 @given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 20))
-def test_a_fleet_is_cut_between_segments_and_nobody_is_lost(devices: int, size: int, shards: int) -> None:
+def test_fleet_is_divided_between_segments_without_loss(devices: int, size: int, shards: int) -> None:
     population = Population("cut", devices, size)
     parts = cut(population, shards)
     assert [index for part in parts for index in part] == list(range(devices))
@@ -40,7 +40,7 @@ def test_a_fleet_is_cut_between_segments_and_nobody_is_lost(devices: int, size: 
     assert max(segments) - min(segments) <= 1
 
 
-def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its_mac(
+def test_two_shards_run_every_phase_and_pushes_reach_their_shard(
     run_in_reactor: RunInReactor,
 ) -> None:
     looker = Onlooker()
@@ -89,9 +89,7 @@ def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its
     assert sum(row.operations["command"].count for row in rows if "command" in row.operations) == counts["command"]
 
 
-def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     stall, margin = 3.0, 0.5  # seconds; within the margin a shard's clock is that of this process
     stalls: dict[str, tuple[float, float]] = {}
 
@@ -140,7 +138,7 @@ def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(
     assert max(open_loop) >= (stall - 2 * margin) * 1000.0
 
 
-def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run_in_reactor: RunInReactor) -> None:
+def test_interrupted_run_keeps_measurements_and_counts_drops(run_in_reactor: RunInReactor) -> None:
     looker = Onlooker()
 
     async def scenario() -> Conductor:
@@ -216,7 +214,7 @@ class OneDies(Executor):
         self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
 
 
-def test_what_both_workers_warn_of_is_said_once(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_warning_of_two_workers_is_printed_once(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     payload = {"PayloadType": "com.example", "PayloadUUID": "A", "PayloadIdentifier": "a", "Text": "%Nothing%"}
     profile = {**payload, "PayloadType": "Configuration", "PayloadUUID": "B", "PayloadContent": [payload]}
     (tmp_path / "enroll.mobileconfig").write_bytes(dump_xml(profile))
@@ -231,7 +229,7 @@ def test_what_both_workers_warn_of_is_said_once(run_in_reactor: RunInReactor, tm
     assert sum("%Nothing%" in note for note in looker.notes) == 1
 
 
-def test_a_worker_that_cannot_begin_ends_the_run(run_in_reactor: RunInReactor) -> None:
+def test_worker_that_cannot_start_ends_the_run(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         with pytest.raises(OperatorError, match="worker 1 died: killed"):
             await load_run(ENROLL, executor=OneDies(0.0))
@@ -239,7 +237,7 @@ def test_a_worker_that_cannot_begin_ends_the_run(run_in_reactor: RunInReactor) -
     run_in_reactor(scenario())
 
 
-def test_a_shard_says_why_it_cannot_begin(run_in_reactor: RunInReactor) -> None:
+def test_shard_reports_why_it_cannot_start(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         with pytest.raises(OperatorError, match="nowhere0"):
             await load_run(ENROLL, workers=1, lom={"network": "interface:nowhere0"})

@@ -67,9 +67,7 @@ def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         running.communicate(timeout=SECONDS)
 
 
-def test_a_worker_that_stood_still_is_named_and_its_latencies_are_not_the_servers(
-    tmp_path: Path, lab: tuple[str, Path]
-) -> None:
+def test_stopped_worker_is_reported_as_overloaded(tmp_path: Path, lab: tuple[str, Path]) -> None:
     path, out, junit = tmp_path / "scenario.toml", tmp_path / "out", tmp_path / "junit.xml"
     path.write_text(SCENARIO.format(url=lab[0], ca=lab[1]))
     done = with_patch(tmp_path, STALL, "run", str(path), "--quiet", "--out", str(out), "--junit", str(junit))

@@ -28,7 +28,7 @@ COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "Profil
 LOOK = {"kind": "checkin", "by": "self", "rate": 40}
 
 
-def test_phases_overlap_as_start_at_and_wait_say(run_in_reactor: RunInReactor) -> None:
+def test_start_at_and_wait_determine_how_phases_overlap(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
@@ -61,7 +61,7 @@ def test_phases_overlap_as_start_at_and_wait_say(run_in_reactor: RunInReactor) -
     assert failed(conductor.metrics()) == {}
 
 
-def test_segments_lose_their_power_one_after_another_and_no_command_is_lost(run_in_reactor: RunInReactor) -> None:
+def test_power_cuts_of_segments_lose_no_command(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         cut = {"kind": "power_cut", "seconds": 0.3, "spread": 0.3, "return_spread": 0.2, "wait": False}
         return await load_run(ENROLL, cut, {**COMMAND, "rate": 24, "duration": 1.5}, devices=12)
@@ -78,7 +78,9 @@ def test_segments_lose_their_power_one_after_another_and_no_command_is_lost(run_
 
 # From the run's start: long enough for the Macs to have enrolled before, also on a busy machine.
 @pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0}, {"not_now": 0.5}])
-def test_a_command_that_is_put_off_is_delivered_later(run_in_reactor: RunInReactor, behaviour: dict[str, Any]) -> None:
+def test_command_answered_with_notnow_is_delivered_later(
+    run_in_reactor: RunInReactor, behaviour: dict[str, Any]
+) -> None:
     async def scenario() -> Conductor:
         return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={**behaviour, "not_now_retry": 0.2})
 
@@ -88,7 +90,7 @@ def test_a_command_that_is_put_off_is_delivered_later(run_in_reactor: RunInReact
     assert counts(metrics)["command"] > MACS  # NotNow is an answer, too
 
 
-def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(run_in_reactor: RunInReactor) -> None:
+def test_command_deferred_beyond_the_phase_timeout_fails(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         busy = {"not_now": 1.0, "not_now_retry": 60.0}
         return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 0.2}, {**LOOK, "name": "later"}, fleet=busy)
@@ -104,7 +106,7 @@ def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(ru
     assert conductor.phases[2].state.failed == 0
 
 
-def test_an_enrollment_is_tried_again_until_the_server_is_there(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_enrollment_is_retried_until_the_server_listens(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, _gateway):
             port = int(outside.server.url.rpartition(":")[2])
@@ -129,7 +131,7 @@ def test_an_enrollment_is_tried_again_until_the_server_is_there(run_in_reactor: 
     assert counts(metrics)["session"] == MACS
 
 
-def test_a_server_that_is_not_there_fails_every_enrollment_and_nothing_else_begins(
+def test_unreachable_server_fails_enrollments_and_starts_no_other_phase(
     run_in_reactor: RunInReactor,
 ) -> None:
     async def scenario() -> Conductor:
@@ -147,9 +149,7 @@ def test_a_server_that_is_not_there_fails_every_enrollment_and_nothing_else_begi
     assert conductor.incomplete_because is None
 
 
-def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_server_that_stops_during_a_run_fails_later_operations(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     lab = subprocess.Popen([LOM_AGENT, "lab", "--out", str(tmp_path)], stdout=subprocess.PIPE)
     assert lab.stdout is not None
     lines = [lab.stdout.readline() for _ in range(2)]
@@ -182,7 +182,7 @@ def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
     assert conductor.incomplete_because is None
 
 
-def test_a_mac_that_is_unenrolled_in_the_middle_takes_no_further_part(run_in_reactor: RunInReactor) -> None:
+def test_unenrolled_mac_takes_no_part_in_later_phases(run_in_reactor: RunInReactor) -> None:
     remove = {"RequestType": "RemoveProfile", "Identifier": ENROLLMENT_IDENTIFIER}
     onlooker = Onlooker()
 
@@ -210,7 +210,7 @@ def test_a_mac_that_is_unenrolled_in_the_middle_takes_no_further_part(run_in_rea
     assert +Counter(onlooker.views[-1].macs) == {"idle": MACS}
 
 
-def test_macs_look_by_themselves_while_idle(run_in_reactor: RunInReactor) -> None:
+def test_macs_poll_during_an_idle_phase(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
@@ -225,7 +225,7 @@ def test_macs_look_by_themselves_while_idle(run_in_reactor: RunInReactor) -> Non
     assert failed(conductor.metrics()) == {}
 
 
-def test_macs_that_enroll_again(run_in_reactor: RunInReactor) -> None:
+def test_enrolled_macs_enroll_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(ENROLL, {**ENROLL, "name": "again"}, LOOK)
 
@@ -234,7 +234,7 @@ def test_macs_that_enroll_again(run_in_reactor: RunInReactor) -> None:
     assert failed(conductor.metrics()) == {}
 
 
-def test_macs_that_are_to_enroll_while_they_enroll(run_in_reactor: RunInReactor) -> None:
+def test_overlapping_enroll_phases_enroll_each_mac_at_least_once(run_in_reactor: RunInReactor) -> None:
     onlooker = Onlooker()
 
     async def scenario() -> Conductor:
@@ -253,7 +253,7 @@ def test_macs_that_are_to_enroll_while_they_enroll(run_in_reactor: RunInReactor)
     assert +Counter(onlooker.views[-1].macs) == {"idle": MACS}
 
 
-def test_two_power_cuts_at_once(run_in_reactor: RunInReactor) -> None:
+def test_simultaneous_power_cuts(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
@@ -284,7 +284,7 @@ def check_shard(result: ShardResult) -> None:
     assert sum(drop.count for drop in metrics.drops()) == sum(state.dropped for state in result.phases.values())
 
 
-def test_a_run_that_is_interrupted_in_the_middle_of_everything(run_in_reactor: RunInReactor) -> None:
+def test_interrupted_run_with_every_phase_open_adds_up(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         def started(conductor: Conductor) -> None:
             def look() -> None:

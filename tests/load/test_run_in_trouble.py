@@ -73,7 +73,7 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the workers in /proc")
-def test_no_session_fails_because_the_workers_themselves_stood_still(tmp_path: Path) -> None:
+def test_sessions_do_not_fail_because_the_workers_were_stopped(tmp_path: Path) -> None:
     def act(process: subprocess.Popen[bytes]) -> None:
         workers = workers_of(process)
         time.sleep(0.5)
@@ -93,7 +93,7 @@ def test_no_session_fails_because_the_workers_themselves_stood_still(tmp_path: P
     check_balance(document, trace)
 
 
-def test_results_that_cannot_be_written_do_not_cost_the_run_nor_its_summary(tmp_path: Path) -> None:
+def test_unwritable_results_do_not_stop_the_run_or_its_summary(tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def act(_process: subprocess.Popen[bytes]) -> None:
@@ -109,7 +109,7 @@ def test_results_that_cannot_be_written_do_not_cost_the_run_nor_its_summary(tmp_
     assert (tmp_path / "junit.xml").exists()
 
 
-def test_a_server_that_is_not_there_is_a_failed_run_with_results(tmp_path: Path) -> None:
+def test_unreachable_server_gives_a_failed_run_with_results(tmp_path: Path) -> None:
     url = f"https://127.0.0.1:{unused_port()}/enroll"
     done = lom_agent("run", "--devices", "5", "--enroll", url, "--out", str(tmp_path), "--workers", "2")
     assert done.returncode == 1, done.stdout

@@ -41,7 +41,7 @@ def drops(record: RunRecord) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize(("number", "operation"), [(0, "enroll"), (1, "delivery"), (2, "delivery")])
-def test_what_a_lost_worker_had_planned_and_not_started_is_dropped(number: int, operation: str) -> None:
+def test_unstarted_operations_of_a_lost_worker_are_dropped(number: int, operation: str) -> None:
     record = record_of(*PHASES)
     finished = PhaseState(planned=10, started=9, done=9, dropped=1, finished=True)
     reported = PhaseState(planned=10, started=4, done=3, dropped=1)
@@ -61,7 +61,7 @@ def test_what_a_lost_worker_had_planned_and_not_started_is_dropped(number: int, 
     assert drops(record) == {(operation, WORKER_LOST): 5}, "asked twice, it is added once"
 
 
-def test_a_report_that_arrives_after_its_worker_was_lost_counts_too() -> None:
+def test_report_after_its_worker_was_lost_is_counted() -> None:
     record = record_of(*PHASES)
     record.add_second(1, second(0, phase0=PhaseState(planned=10, started=4, done=3)))
     record.add_problem(1, "worker 1 died")
@@ -82,7 +82,7 @@ def test_a_worker_that_returned_a_result_is_not_lost() -> None:
     assert record.problems == ["worker 1: interrupted"]
 
 
-def test_a_second_is_complete_when_every_worker_that_reports_has_reported_it() -> None:
+def test_second_is_complete_when_every_reporting_worker_reported_it() -> None:
     record = record_of(*PHASES)
     assert not record.add_second(0, second(0))
     assert record.add_second(1, second(0))
@@ -111,7 +111,7 @@ def test_every_row_and_the_live_view_have_all_macs_but_those_of_a_lost_worker() 
     assert record.view(3.0, embedded_lab=False).connections == 4
 
 
-def test_a_phase_that_the_scenario_does_not_have_is_refused() -> None:
+def test_unknown_phase_number_is_refused() -> None:
     record = record_of(*PHASES)
     with pytest.raises(ControlError, match="Expected a phase from 0 to 2 on the control link, found 3"):
         record.add_second(0, second(0, phase3=PhaseState()))

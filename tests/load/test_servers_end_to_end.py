@@ -69,7 +69,7 @@ def check_whole_way(conductor: Conductor, outside: Outside) -> None:
 
 
 @pytest.mark.parametrize(("api", "tables"), [(NanoMDMAPI, nanomdm), (MicroMDMAPI, micromdm), (AnyAPI, webhook)])
-def test_the_whole_way_through_the_api_of_a_server(
+def test_run_through_the_api_of_each_server(
     run_in_reactor: RunInReactor, tmp_path: Path, api: type[API], tables: Callable[[str], dict[str, Any]]
 ) -> None:
     async def scenario() -> None:
@@ -82,7 +82,7 @@ def test_the_whole_way_through_the_api_of_a_server(
     run_in_reactor(scenario())
 
 
-def test_the_whole_way_through_a_lab_elsewhere(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_run_through_a_separate_lab(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with outside_lab(tmp_path) as (outside, _gateway):
             token = tmp_path / "token"
@@ -129,7 +129,7 @@ BASIC = b64encode(f"nanomdm:{KEY}".encode())
         (200, b"<html>welcome</html>", "server_answer"),
     ],
 )
-def test_an_api_that_refuses_is_counted_and_the_run_goes_on(
+def test_api_errors_are_counted_and_the_run_continues(
     run_in_reactor: RunInReactor, tmp_path: Path, status: int, body: bytes, kind: str
 ) -> None:
     async def scenario() -> Conductor:
@@ -160,7 +160,7 @@ def hang(_request: Any) -> int:
     return NOT_DONE_YET
 
 
-def test_an_api_that_hangs_costs_a_phase_its_own_time_and_no_more(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_silent_api_delays_a_phase_by_its_timeout_only(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, front):
             front.refuse = hang
@@ -178,7 +178,7 @@ def test_an_api_that_hangs_costs_a_phase_its_own_time_and_no_more(run_in_reactor
     assert counts(metrics)["session"] == MACS
 
 
-def test_an_api_that_is_away_is_counted(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_unreachable_api_is_counted(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, _gateway):
             url = f"http://127.0.0.1:{unused_port()}"
@@ -188,7 +188,7 @@ def test_an_api_that_is_away_is_counted(run_in_reactor: RunInReactor, tmp_path: 
     assert failed(metrics) == {("enqueue", "connect"): MACS, ("delivery", "connect"): MACS}
 
 
-def test_a_server_that_queues_and_never_pushes_leaves_no_result(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_server_that_never_pushes_gives_no_result(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> tuple[Conductor, int]:
         async with outside_lab(tmp_path) as (outside, front):
             front.push = lambda request, udid, answer: answer("never")  # type: ignore[assignment, method-assign]
@@ -204,9 +204,7 @@ def test_a_server_that_queues_and_never_pushes_leaves_no_result(run_in_reactor: 
     assert queued == MACS
 
 
-def test_without_a_gateway_a_queued_command_is_fetched_by_the_mac_itself(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_mac_polls_for_a_queued_command_without_a_gateway(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, front):
             front.push = lambda request, udid, answer: answer("sent")  # type: ignore[assignment, method-assign]
@@ -229,7 +227,7 @@ def expect_error(run_in_reactor: RunInReactor, words: str, scenario: Callable[[]
     run_in_reactor(trial())
 
 
-def test_a_key_that_is_not_there_is_said_before_the_run(
+def test_missing_api_key_is_reported_before_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE)
@@ -252,7 +250,7 @@ def test_a_key_that_is_not_there_is_said_before_the_run(
     expect_error(run_in_reactor, "nowhere cannot be read", token)
 
 
-def test_no_key_is_in_the_trace(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_trace_contains_no_api_key(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with outside_lab(tmp_path, AnyAPI) as (outside, front):
             await load_run(

@@ -180,7 +180,7 @@ async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | Non
     ],
     ids=["command", "checkin"],
 )
-def test_a_server_that_pushes_and_then_does_not_answer_its_macs_fails_the_run(
+def test_server_that_ignores_sessions_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, phase: str, kinds: set[str]
 ) -> None:
     lab = Unhelpful(silence)
@@ -203,7 +203,7 @@ def test_a_server_that_pushes_and_then_does_not_answer_its_macs_fails_the_run(
 @pytest.mark.parametrize(
     ("say", "good"), [(silence, 0), (silence, 20), (another, 0)], ids=["dead", "stalled", "endless"]
 )
-def test_a_server_whose_sessions_come_to_no_end_fails_the_run(
+def test_server_with_endless_sessions_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, say: Callable[[], Any], good: int
 ) -> None:
     status, said, document = run_in_reactor(run_against(Unhelpful(say, good), tmp_path))
@@ -220,7 +220,7 @@ def test_a_server_whose_sessions_come_to_no_end_fails_the_run(
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
 
-def test_a_server_that_repeats_a_command_that_was_put_off_is_told_once_and_the_run_ends(
+def test_repeated_notnow_command_is_reported_once_and_the_run_ends(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     lab = Unhelpful(the_same)

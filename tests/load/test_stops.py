@@ -56,7 +56,7 @@ def outputs(folder: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_ends_a_day_at_once_and_leaves_everything(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_ends_a_long_run_at_once_and_writes_everything(tmp_path: Path, number: signal.Signals) -> None:
     with started_run(tmp_path, 86400, *outputs(tmp_path)) as run:
         run.wait_for("checkin: started")
         if number == signal.SIGTERM:
@@ -81,7 +81,7 @@ def test_a_signal_ends_a_day_at_once_and_leaves_everything(tmp_path: Path, numbe
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_before_the_workers_are_ready_leaves_everything_too(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_before_the_workers_are_ready_writes_everything(tmp_path: Path, number: signal.Signals) -> None:
     with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
         run.wait_for("an embedded MDM server, listens")
         os.killpg(run.process.pid, number)
@@ -90,7 +90,7 @@ def test_a_signal_before_the_workers_are_ready_leaves_everything_too(tmp_path: P
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_while_the_command_is_loaded_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_during_import_ends_the_command(tmp_path: Path, number: signal.Signals) -> None:
     environment = patched(tmp_path, IMPORTING.format(number=int(number)))
     with started_run(tmp_path, 600, environment=environment) as run:
         assert run.end() == STATUS[number]
@@ -102,7 +102,7 @@ def test_a_signal_while_the_command_is_loaded_ends_it_at_once(tmp_path: Path, nu
         ]
 
 
-def test_a_hangup_is_ignored_where_nohup_has_it_ignored(tmp_path: Path) -> None:
+def test_sighup_is_ignored_under_nohup(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with started_run(tmp_path, 1) as run:
@@ -114,7 +114,7 @@ def test_a_hangup_is_ignored_where_nohup_has_it_ignored(tmp_path: Path) -> None:
     assert run.results["complete"]
 
 
-def test_a_terminal_that_is_closed_leaves_everything(tmp_path: Path) -> None:
+def test_closed_terminal_ends_the_run_and_writes_everything(tmp_path: Path) -> None:
     (tmp_path / "scenario.toml").write_text(
         '[fleet]\ndevices = 4\n[[phase]]\nkind = "enroll"\n[[phase]]\nkind = "idle"\nseconds = 600\n'
     )
@@ -133,7 +133,7 @@ def test_a_terminal_that_is_closed_leaves_everything(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
 
 
-def test_a_reader_that_leaves_does_not_cost_the_results(tmp_path: Path) -> None:
+def test_closed_output_pipe_keeps_the_results(tmp_path: Path) -> None:
     with started_run(tmp_path, 2) as run:
         run.wait_for("checkin: started")
         assert run.process.stdout is not None
@@ -143,7 +143,7 @@ def test_a_reader_that_leaves_does_not_cost_the_results(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
 
 
-def test_a_worker_that_is_killed_is_named_and_the_other_goes_on(tmp_path: Path) -> None:
+def test_killed_worker_is_named_and_the_other_continues(tmp_path: Path) -> None:
     with started_run(tmp_path, 8, *outputs(tmp_path)) as run:
         run.wait_for("checkin: started")
         part = tmp_path / "trace.jsonl.1"
@@ -169,7 +169,7 @@ def test_a_worker_that_is_killed_is_named_and_the_other_goes_on(tmp_path: Path) 
         check_sums(document)
 
 
-def test_a_stopped_worker_is_named_and_the_other_is_written_and_it_comes_back(tmp_path: Path) -> None:
+def test_stopped_worker_is_named_and_its_data_are_added_later(tmp_path: Path) -> None:
     with started_run(tmp_path, 600, "--prometheus", "127.0.0.1:0") as run:
         run.wait_for("checkin: started")
         stopped = run.workers[1]
@@ -192,7 +192,7 @@ def test_a_stopped_worker_is_named_and_the_other_is_written_and_it_comes_back(tm
         wait_until_gone(run.process.pid)
 
 
-def test_a_stopped_worker_is_given_up_in_the_end_and_its_process_is_killed(tmp_path: Path) -> None:
+def test_worker_stopped_beyond_worker_timeout_is_killed(tmp_path: Path) -> None:
     with started_run(tmp_path, 3, *outputs(tmp_path), "--set", "load.worker_timeout=10") as run:
         run.wait_for("checkin: started")
         os.kill(run.workers[1], signal.SIGSTOP)
@@ -202,7 +202,7 @@ def test_a_stopped_worker_is_given_up_in_the_end_and_its_process_is_killed(tmp_p
         check_sums(run.results)
 
 
-def test_a_stopped_worker_does_not_keep_a_run_that_is_stopped(tmp_path: Path) -> None:
+def test_stopped_worker_does_not_delay_an_interrupt(tmp_path: Path) -> None:
     with started_run(tmp_path, 600, *outputs(tmp_path), "--set", "load.worker_timeout=3600") as run:
         run.wait_for("checkin: started")
         os.kill(run.workers[1], signal.SIGSTOP)
@@ -213,7 +213,7 @@ def test_a_stopped_worker_does_not_keep_a_run_that_is_stopped(tmp_path: Path) ->
         assert because == "the run was interrupted; worker 1 did not answer when the run was stopped"
 
 
-def test_a_second_ctrl_c_waits_for_nobody(tmp_path: Path) -> None:
+def test_second_ctrl_c_does_not_wait_for_workers(tmp_path: Path) -> None:
     patch = "import agent.load.silence\nagent.load.silence.STOP_LOOKS = 10**6\n"  # so that nothing else ends it
     with started_run(tmp_path, 600, *outputs(tmp_path), environment=patched(tmp_path, patch)) as run:
         run.wait_for("checkin: started")
@@ -230,7 +230,7 @@ def test_a_second_ctrl_c_waits_for_nobody(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "act", ["self._link.close()", "self._link._stream._socket.shutdown(2)"], ids=["unheard", "broken"]
 )
-def test_a_worker_whose_control_link_is_lost_is_lost(tmp_path: Path, act: str) -> None:
+def test_worker_without_control_link_is_lost(tmp_path: Path, act: str) -> None:
     with started_run(
         tmp_path, 6, *outputs(tmp_path), environment=patched(tmp_path, BROKEN_LINK.format(act=act))
     ) as run:

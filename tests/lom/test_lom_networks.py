@@ -313,7 +313,7 @@ def verdict(outcome: RelayOutcome, asked: Party | None) -> Verdict:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_all_networks_give_the_same_verdict(case: Case, kind: str, relay: Relay) -> None:
+def test_all_networks_give_the_same_outcome(case: Case, kind: str, relay: Relay) -> None:
     asker, asked = case.controller(), case.device()
     outcome = relay(asker, [asked] if asked is not None else [], case.item)
     assert outcome.uuid == case.item.uuid
@@ -328,14 +328,14 @@ def test_all_networks_give_the_same_verdict(case: Case, kind: str, relay: Relay)
         assert ADDRESS_2 not in outcome.error, "a request that was sent must not be sent again"
 
 
-def test_the_second_mac_is_tried_where_the_first_is_somebody_else(relay: Relay) -> None:
+def test_next_address_is_tried_if_the_first_has_another_device(relay: Relay) -> None:
     other = device(DEVICE_CA.issue("other", LOM_USAGE), addresses=[ADDRESS])
     right = device(index=2, addresses=[ADDRESS_2])
     assert relay(controller(), [other, right], item(ADDRESS, ADDRESS_2)).success
     assert [len(other.asked), len(right.asked)] == [0, 1]
 
 
-def test_what_the_device_says_is_the_outcome(relay: Relay) -> None:
+def test_answer_of_the_device_is_the_outcome(relay: Relay) -> None:
     asked = device(addresses=(ADDRESS, ADDRESS_2))
     asked.answer = lambda request: LinkAnswer(request.uuid, "Reset refused: the Mac is off")
     outcome = relay(controller(), [asked], item(ADDRESS, ADDRESS_2))
@@ -343,7 +343,7 @@ def test_what_the_device_says_is_the_outcome(relay: Relay) -> None:
     assert len(asked.asked) == 1
 
 
-def test_an_answer_to_another_request_is_no_success(relay: Relay) -> None:
+def test_answer_to_another_request_is_a_failure(relay: Relay) -> None:
     asked = device()
     asked.answer = lambda _: LinkAnswer("0002")
     outcome = relay(controller(), [asked], item(ADDRESS, ADDRESS_2))
@@ -351,13 +351,13 @@ def test_an_answer_to_another_request_is_no_success(relay: Relay) -> None:
     assert ADDRESS_2 not in outcome.error
 
 
-def test_a_mac_may_be_its_own_controller(relay: Relay) -> None:
+def test_mac_can_be_its_own_controller(relay: Relay) -> None:
     party = _both(device())
     assert relay(party, [], item()).success
     assert len(party.asked) == 1
 
 
-def test_a_name_of_control_characters_can_be_reported(relay: Relay) -> None:
+def test_error_with_control_characters_is_a_valid_plist(relay: Relay) -> None:
     outcome = relay(controller(), [device(DEVICE_CA.issue("a\x01\x00b", LOM_USAGE))], item())
     assert not outcome.success
     assert outcome.error.isprintable()

@@ -22,7 +22,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_gets_its_report_beside_its_results(runs: Path) -> None:
+def test_report_is_written_beside_the_results(runs: Path) -> None:
     done = lom_agent("report", str(runs / "failed"))
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
@@ -31,7 +31,7 @@ def test_a_run_gets_its_report_beside_its_results(runs: Path) -> None:
     assert "3 of 4 limits failed" in (runs / "failed" / "report.html").read_text(encoding="utf-8")
 
 
-def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None:
+def test_comparison_is_written_to_the_given_file(runs: Path) -> None:
     target = runs / "new" / "both.html"
     done = lom_agent("report", str(runs / "good"), str(runs / "failed" / "results.json"), "--out", str(target))
     assert done.returncode == 0
@@ -51,7 +51,7 @@ def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None
         (("good", "failed"), "regression", 1),  # not comparable: that is no pass
     ],
 )
-def test_a_regression_fails_the_command_where_it_was_asked_to(
+def test_fail_on_regression_sets_the_exit_status(
     runs: Path, names: tuple[str, ...], asked: str | None, status: int
 ) -> None:
     slower = documents.failed() | {"generator": documents.good()["generator"]}
@@ -71,7 +71,7 @@ def test_a_regression_fails_the_command_where_it_was_asked_to(
         (["good", "failed", "--fail-on", "progress"], "expected regression"),
     ],
 )
-def test_what_cannot_be_asked_of_a_comparison_is_refused(
+def test_invalid_fail_on_is_refused(
     runs: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(runs)
@@ -80,7 +80,7 @@ def test_what_cannot_be_asked_of_a_comparison_is_refused(
     assert said in " ".join(done.stderr.decode().split())
 
 
-def test_runs_of_several_machines_are_added_up(runs: Path) -> None:
+def test_merge_option_merges_runs(runs: Path) -> None:
     target = runs / "both"
     done = lom_agent("report", str(runs / "good"), str(runs / "failed"), "--merge", str(target))
     assert done.returncode == 0, done.stderr
@@ -100,7 +100,7 @@ def test_runs_of_several_machines_are_added_up(runs: Path) -> None:
         ('{"schema": "lom-agent.results/2"}', "Expected results"),
     ],
 )
-def test_what_is_no_results_file_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
+def test_file_that_is_not_results_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
@@ -116,7 +116,7 @@ def test_too_many_runs_are_refused(runs: Path) -> None:
     assert f"at most {MOST_RUNS} runs" in done.stderr.decode()
 
 
-def test_text_that_a_peer_wrote_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+def test_peer_text_cannot_control_the_terminal(tmp_path: Path) -> None:
     write_results(tmp_path, documents.typed(documents.hostile()))
     done = lom_agent("report", str(tmp_path))
     assert done.returncode == 0

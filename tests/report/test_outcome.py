@@ -66,7 +66,7 @@ def results(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(results())
-def test_everybody_says_the_same_of_any_results(document: dict[str, Any]) -> None:
+def test_every_output_agrees_on_the_outcome(document: dict[str, Any]) -> None:
     found = outcome(documents.typed(document))
     assert (found.exit_status == 0) is found.passed
 
@@ -97,13 +97,13 @@ def test_phases_with_the_same_name_report_every_reason() -> None:
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_the_page_says_so_too(passed: bool) -> None:
+def test_report_agrees_on_the_outcome(passed: bool) -> None:
     document = documents.smallest() | {"complete": passed}
     assert ('<header class="verdict bad">' in report_html([documents.typed(document)])) is not passed
 
 
 @given(results(), results())
-def test_a_sum_passes_where_all_of_it_passes_and_never_where_a_part_is_cut_short(one: Any, other: Any) -> None:
+def test_merged_outcome_passes_only_if_every_part_passes(one: Any, other: Any) -> None:
     parts = []
     for document in (one, other):
         document |= {"operations": {}, "errors": [], "limits": []}
@@ -123,12 +123,12 @@ def test_a_sum_passes_where_all_of_it_passes_and_never_where_a_part_is_cut_short
         (CUT_SHORT, 1, [f"The run did not finish: {INTERRUPTED}."]),
     ],
 )
-def test_the_exit_status_and_why(changes: dict[str, Any], exit_status: int, said: list[str]) -> None:
+def test_exit_status_and_reasons(changes: dict[str, Any], exit_status: int, said: list[str]) -> None:
     found = outcome(documents.typed(documents.smallest() | changes))
     assert (found.exit_status, [reason.text for reason in found.reasons]) == (exit_status, said)
 
 
-def test_a_failure_that_no_limit_covers_is_red_in_every_file_that_a_run_leaves(tmp_path: Path) -> None:
+def test_uncovered_failure_is_red_in_every_output_file(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
     done = lom_agent("run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path))
@@ -152,7 +152,7 @@ os.replace = full
 """
 
 
-def test_a_result_that_cannot_be_written_is_red_in_the_one_that_can(tmp_path: Path) -> None:
+def test_unwritable_results_are_red_in_the_junit_file(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
     done = with_patch(

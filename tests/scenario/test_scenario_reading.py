@@ -47,7 +47,7 @@ def refusal(text: str, *overrides: str) -> str:
 
 
 @given(load.documents)
-def test_what_is_right_is_read_and_reads_again_as_it_was_shown(document: dict[str, Any]) -> None:
+def test_valid_scenario_survives_a_round_trip(document: dict[str, Any]) -> None:
     scenario = scenario_from(document)
     shown = as_document(scenario)
     assert scenario_from(json.loads(json.dumps(shown))) == scenario
@@ -58,14 +58,14 @@ def test_what_is_right_is_read_and_reads_again_as_it_was_shown(document: dict[st
             assert isinstance(pace(phase, scenario.load), ArrivalPlan | Closed)
 
 
-def test_the_least_scenario() -> None:
+def test_minimal_scenario_is_valid() -> None:
     scenario = read(ENROLL)
     assert [phase.name for phase in scenario.phases] == ["enroll"]
     assert (scenario.name, scenario.fleet.devices, scenario.server.adapter) == ("scenario", 100, "lab")
     assert (scenario.push.enabled, scenario.push.listen) == (True, "127.0.0.1:0")
 
 
-def test_what_follows_from_the_rest_is_filled_in() -> None:
+def test_derived_values_are_filled_in() -> None:
     assert getattr(read(CHECKIN).phases[1], "by") == "push"  # noqa: B009
     alone = read(OWN + CHECKIN)
     assert (alone.push.enabled, alone.push.listen, getattr(alone.phases[1], "by")) == (False, None, "self")  # noqa: B009
@@ -76,7 +76,7 @@ def test_what_follows_from_the_rest_is_filled_in() -> None:
     assert getattr(command, "request")["RequestType"] == "DeviceInformation"  # noqa: B009
 
 
-def test_the_defaults_are_those_of_the_rooms_that_they_are_for() -> None:
+def test_scenario_defaults_equal_those_of_the_rooms() -> None:
     scenario = read(ENROLL)
     assert FleetBehaviour.of(scenario.fleet) == FleetBehaviour()
     assert PushBehaviour.of(scenario.push) == PushBehaviour()
@@ -116,7 +116,7 @@ def test_every_key_is_described() -> None:
         ("", 'arrivals = "replay"\nreplay = [3, 1]', ArrivalPlan(Replay((1.0, 3.0)), again=True)),
     ],
 )
-def test_a_phase_takes_from_load_what_it_does_not_say(general: str, own: str, plan: ArrivalPlan | Closed) -> None:
+def test_phase_inherits_missing_keys_from_load(general: str, own: str, plan: ArrivalPlan | Closed) -> None:
     scenario = read(f"[load]\n{general}\n{CHECKIN}{own}", "phase.enroll.concurrency=1")
     phase = scenario.phases[1]
     assert isinstance(phase, ArrivingPhase)
@@ -132,7 +132,7 @@ def test_a_phase_takes_from_load_what_it_does_not_say(general: str, own: str, pl
         ("concurrency = 4\nduration = 60", Closed(4, 60.0)),
     ],
 )
-def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
+def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan | Closed) -> None:
     scenario = read(ENROLL + own)
     phase = scenario.phases[0]
     assert isinstance(phase, ArrivingPhase)
@@ -279,11 +279,11 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         (OWN + '[push]\nlisten = "[::1]:2197"\n' + ENROLL, "push needs tls, or cert and key"),
     ],
 )
-def test_what_is_not_right_is_refused_with_its_key_and_what_it_should_be(text: str, said: str) -> None:
+def test_invalid_value_is_refused_with_key_and_expected_value(text: str, said: str) -> None:
     assert said in refusal(text)
 
 
-def test_without_push_rates_the_default_of_a_lab_that_runs_elsewhere_is_no_gateway() -> None:
+def test_separate_lab_has_no_gateway_by_default() -> None:
     scenario = read(f'[server.lab]\nurl = "https://127.0.0.1:8443"\ntoken_file = "token"\n{CHECKIN}')
     assert scenario.push.enabled is False
 
@@ -297,13 +297,13 @@ values = st.recursive(
 
 
 @given(st.dictionaries(words, values, max_size=4))
-def test_any_document_is_read_or_refused(document: dict[str, Any]) -> None:
+def test_any_document_is_valid_or_refused(document: dict[str, Any]) -> None:
     with suppress(OperatorError):
         scenario_from(document)
 
 
 @given(load.documents, st.data())
-def test_a_document_with_one_wrong_value_is_read_or_refused(document: dict[str, Any], data: st.DataObject) -> None:
+def test_document_with_one_changed_value_is_valid_or_refused(document: dict[str, Any], data: st.DataObject) -> None:
     place: Any = document
     while isinstance(place, dict | list) and place:
         keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
@@ -337,7 +337,7 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
         (b"request = " + b"[" * 60 + b"]" * 60 + b"\n" + ENROLL.encode(), 'has no key "request"'),
     ],
 )
-def test_a_file_that_is_no_scenario(tmp_path: Path, data: bytes | None, said: str) -> None:
+def test_file_that_is_not_a_scenario_is_refused(tmp_path: Path, data: bytes | None, said: str) -> None:
     file = tmp_path / "mine.toml"
     if data is not None:
         file.write_bytes(data)
@@ -347,7 +347,7 @@ def test_a_file_that_is_no_scenario(tmp_path: Path, data: bytes | None, said: st
     assert "mine.toml" in str(refused.value)
 
 
-def test_files_are_beside_the_scenario_and_those_of_overrides_where_the_command_runs(
+def test_paths_are_relative_to_the_scenario_and_those_of_overrides_to_the_cwd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "scenarios"
@@ -388,7 +388,7 @@ def test_files_are_beside_the_scenario_and_those_of_overrides_where_the_command_
         ("replay_file", b"\n", 'arrivals = "replay" needs replay or replay_file, with at least one offset'),
     ],
 )
-def test_a_file_that_a_scenario_names_is_refused_by_name(
+def test_unreadable_file_of_a_scenario_is_refused_by_name(
     tmp_path: Path, key: str, data: bytes | None, said: str
 ) -> None:
     file = tmp_path / "file"
@@ -401,5 +401,5 @@ def test_a_file_that_a_scenario_names_is_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["a\\n", "\\n", "a b", "1", "a" * 65])
-def test_a_phase_name_that_is_not_plain_is_refused(name: str) -> None:
+def test_phase_name_with_other_characters_is_refused(name: str) -> None:
     assert "name" in refusal(f'[[phase]]\nkind = "enroll"\nname = "{name}"\n')

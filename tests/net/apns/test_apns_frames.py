@@ -95,7 +95,7 @@ def in_one_segment(running: RunningGateway, frames: tuple[str, ...], provider: s
     ],
 )
 @pytest.mark.parametrize("provider", ["provider", None])
-def test_frames_of_closed_streams_end_no_connection(
+def test_frames_of_closed_streams_keep_the_connection(
     run_in_reactor: RunInReactor, tmp_path: Path, frames: tuple[str, ...], answered: list[int], provider: str | None
 ) -> None:
     async def scenario() -> None:
@@ -110,7 +110,7 @@ def test_frames_of_closed_streams_end_no_connection(
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.data())
-def test_bytes_are_cut_at_each_frames_end_however_they_come(lengths: list[int], draw: st.DataObject) -> None:
+def test_frames_are_read_from_any_pieces(lengths: list[int], draw: st.DataObject) -> None:
     frames = [b"P" * 24, *(frame(6, 0, bytes(length)) for length in lengths)]
     octets = b"".join(frames)
     ends = set(itertools.accumulate(map(len, frames)))
@@ -125,7 +125,7 @@ def test_bytes_are_cut_at_each_frames_end_however_they_come(lengths: list[int], 
 
 
 @given(st.integers(MAX_FRAME_BYTES + 1, (1 << 24) - 1), st.integers(1, 9))
-def test_a_frame_that_is_too_long_is_refused_when_its_length_is_known(length: int, step: int) -> None:
+def test_too_long_frame_is_refused_at_its_header(length: int, step: int) -> None:
     octets = b"P" * 24 + frame(6, 0) + length.to_bytes(3, "big")
     cutter, passed = FrameCutter(), []
 
@@ -246,12 +246,12 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("octets", FRAMES.values(), ids=FRAMES.keys())
-def test_a_frame_costs_the_same_however_many_answers_wait(octets: bytes) -> None:
+def test_cost_of_a_frame_is_independent_of_waiting_answers(octets: bytes) -> None:
     few, many = Conversation(10), Conversation(800)
     assert many.steps(octets) == few.steps(octets)
 
 
-def test_a_window_of_the_connection_costs_what_it_lets_through() -> None:
+def test_cost_of_a_window_update_is_proportional_to_the_data_sent() -> None:
     talks = []
     for waiting in (10, 800):
         talk = Conversation(1000, window=1000)
@@ -271,7 +271,7 @@ def test_a_window_of_the_connection_costs_what_it_lets_through() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 3, 5]), st.integers(1, 40)), max_size=30), st.integers(0, 40))
-def test_every_answer_is_whole_once_the_windows_are_open(updates: list[tuple[int, int]], at_first: int) -> None:
+def test_every_answer_is_complete_once_the_windows_are_open(updates: list[tuple[int, int]], at_first: int) -> None:
     talk = Conversation(3, window=at_first)
     whole = talk.whole()
     for stream, increment in updates:
@@ -284,7 +284,7 @@ def test_every_answer_is_whole_once_the_windows_are_open(updates: list[tuple[int
     assert whole + talk.whole() == 3
 
 
-def test_settings_without_end_are_told_to_calm_down() -> None:
+def test_endless_settings_get_enhance_your_calm() -> None:
     talk = Conversation(0, settings=20)
     talk.tell(frame(4, 0) * 30)
     (goaway,) = [event for event in talk.events if isinstance(event, h2.events.ConnectionTerminated)]

@@ -44,7 +44,7 @@ SOMEBODY_ELSES = "fe80::bad"
 # Two namespaces
 
 
-def test_a_controller_resets_a_device_of_another_process(
+def test_controller_resets_a_device_in_another_process(
     ours: Namespace, others: Namespace, tmp_path: Path, run_in_reactor: Run
 ) -> None:
     asker = asking()
@@ -63,7 +63,9 @@ def test_a_controller_resets_a_device_of_another_process(
     assert (record.facts["address"], record.facts["peer"]) == (ADDRESS, NAME)
 
 
-def test_a_controller_of_openssl_reaches_a_device(ours: Namespace, others: Namespace, tmp_path: Path) -> None:
+def test_openssl_controller_reaches_a_device_on_an_interface(
+    ours: Namespace, others: Namespace, tmp_path: Path
+) -> None:
     openssl = need("openssl", "openssl")
     certificate, key = pem_files(tmp_path, CONTROLLER_IDENTITY, "controller")
     anchor = tmp_path / "device-ca.pem"
@@ -93,7 +95,7 @@ def test_a_controller_of_openssl_reaches_a_device(ours: Namespace, others: Names
         pytest.param("silent", "no answer from TCP port .* somebody had it lately", "connect_timeout", id="time-out"),
     ],
 )
-def test_why_nobody_was_asked(
+def test_unreachable_addresses_are_explained(
     ours: Namespace,
     others: Namespace,
     tmp_path: Path,
@@ -123,7 +125,7 @@ def test_why_nobody_was_asked(
     assert re.search(words, outcome.error)
 
 
-def test_a_whole_run_on_an_interface(ours: Namespace, tmp_path: Path) -> None:
+def test_run_on_an_interface_succeeds(ours: Namespace, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     done = subprocess.run(
         ours.command(COMMAND, "run", "--devices", "3", "--lom-network", f"interface:{HERE}", "--trace", trace),
@@ -142,7 +144,7 @@ def test_a_whole_run_on_an_interface(ours: Namespace, tmp_path: Path) -> None:
 # What is put on the interface, and taken off
 
 
-def test_the_addresses_are_there_while_it_runs(ours: Namespace, tmp_path: Path) -> None:
+def test_addresses_exist_only_during_the_run(ours: Namespace, tmp_path: Path) -> None:
     ours.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", HERE, "scope", "link", "nodad")
     folder = tmp_path / "state"
     with ours.inside():
@@ -156,7 +158,7 @@ def test_the_addresses_are_there_while_it_runs(ours: Namespace, tmp_path: Path) 
     assert list(folder.iterdir()) == []
 
 
-def test_a_mac_comes_and_goes(ours: Namespace, tmp_path: Path, run_in_reactor: Run) -> None:
+def test_mac_is_added_and_removed(ours: Namespace, tmp_path: Path, run_in_reactor: Run) -> None:
     asker, asked = asking(), device()
 
     async def run() -> list[RelayOutcome]:
@@ -175,7 +177,7 @@ def test_a_mac_comes_and_goes(ours: Namespace, tmp_path: Path, run_in_reactor: R
     assert len(asked.asked) == 1
 
 
-def test_what_a_run_that_was_killed_left_is_taken_off_by_the_next(others: Namespace, tmp_path: Path) -> None:
+def test_next_run_removes_the_addresses_of_a_killed_one(others: Namespace, tmp_path: Path) -> None:
     others.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", THERE, "scope", "link", "nodad")
     with device_process(others, tmp_path, ADDRESS, ADDRESS_2) as there:
         assert there.line() == "listening"
@@ -188,7 +190,7 @@ def test_what_a_run_that_was_killed_left_is_taken_off_by_the_next(others: Namesp
     assert others.addresses(THERE) == {SOMEBODY_ELSES}
 
 
-def test_a_run_that_was_killed_twice_leaves_nothing_either(others: Namespace, tmp_path: Path) -> None:
+def test_next_run_removes_the_addresses_of_two_killed_ones(others: Namespace, tmp_path: Path) -> None:
     for address in (ADDRESS, ADDRESS_2):
         with device_process(others, tmp_path, address) as there:
             assert there.line() == "listening"
@@ -211,7 +213,7 @@ def test_a_run_that_was_killed_twice_leaves_nothing_either(others: Namespace, tm
         pytest.param(lambda _: "\x00\xff\n+\n\n- x", {ADDRESS, SOMEBODY_ELSES}, id="no state file at all"),
     ],
 )
-def test_only_what_the_state_file_lists_is_taken_off(
+def test_only_addresses_in_the_state_file_are_removed(
     others: Namespace, tmp_path: Path, change: Callable[[str], str], stays: set[str]
 ) -> None:
     others.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", THERE, "scope", "link", "nodad")
@@ -225,7 +227,7 @@ def test_only_what_the_state_file_lists_is_taken_off(
     assert others.addresses(THERE) == stays
 
 
-def test_an_interface_that_is_gone_is_no_trouble_at_the_end(both_ends: Sequence[Namespace], tmp_path: Path) -> None:
+def test_removed_interface_is_no_error_at_the_end(both_ends: Sequence[Namespace], tmp_path: Path) -> None:
     ours, others = both_ends
     wire(ours, "lom2", others, "far2")
     with ours.inside(), Here(tmp_path, device(), interfaces=["lom2"]):
