@@ -104,7 +104,6 @@ def test_ready_made_scenario_passes_its_limits_in_the_lab(name: str, tmp_path: P
     assert document["limits"]
     assert all(limit["found"] is not None for limit in document["limits"])
     assert all(phase["ended_s"] is not None for phase in document["phases"])
-    # A worker that a busy machine keeps late is missing in a row, also in the last one.
-    assert max(sum(row["macs"].values()) for row in document["timeline"]) == MACS
+    assert {sum(row["macs"].values()) for row in document["timeline"]} == {MACS}
     assert len(ET.parse(junit).findall(".//testcase")) >= len(document["limits"])
     assert (tmp_path / "report.html").read_bytes().startswith(b"<!doctype html>")

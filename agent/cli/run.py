@@ -92,7 +92,12 @@ from agent.unix import check_unix
 @grouped_option(
     RESULTS, "--prometheus", metavar="ADDRESS:PORT", help="Serve Prometheus metrics at /metrics here during the run."
 )
-@grouped_option(RESULTS, "--quiet", is_flag=True, help="Print only the summary at the end, no progress.")
+@grouped_option(
+    RESULTS,
+    "--quiet",
+    is_flag=True,
+    help="Print no progress: only warnings, on standard error, and the summary at the end.",
+)
 @click.pass_context
 def run(context: click.Context, /, scenario: str | None, **options: Any) -> None:
     """Run a fleet of Macs against an MDM server.

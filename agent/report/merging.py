@@ -61,7 +61,7 @@ def merge_documents(documents: Sequence[Document]) -> Document:
     left_out = [each for merged_before in before for each in merged_before.left_out if each != _ROUNDED]
     runs = len(documents) - len(before) + sum(each.runs for each in before)
     phases, timeline, generator = _phases(documents, left_out), _timeline(documents, left_out), _generator(documents)
-    in_doubt = unreliable(generator.overloaded, phases, timeline)
+    in_doubt = unreliable(generator.overloaded, phases, timeline, metrics.failures())
     causes = [
         f"run {number}: {document.incomplete_because or 'it does not say why'}"
         for number, document in enumerate(documents, 1)

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from load_runs import ENROLL, Onlooker, failed, load_run
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
@@ -22,6 +24,7 @@ from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.shard_plan import cut
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
+from agent.scenario.reading import scenario_from
 
 
 @given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 20))
@@ -72,8 +75,8 @@ def test_two_shards_run_every_phase_and_pushes_reach_their_shard(
     states = {phase.name: phase.state for phase in conductor.phases}
     assert states["off"].done == 2
     assert states["power_cut"].done == 2
-    assert all(state.over and state.started == state.done == state.planned for state in states.values())
-    begins = [phase.begun for phase in conductor.phases]
+    assert all(state.finished and state.started == state.done == state.planned for state in states.values())
+    begins = [phase.started_s for phase in conductor.phases]
     assert begins == sorted(begins, key=lambda begun: begun or 0.0)
     push_endpoints = conductor.push_counts()
     assert [push_endpoint["delivered"] for push_endpoint in push_endpoints[:2]] == [20, 20]
@@ -93,7 +96,11 @@ def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: Run
     def started(conductor: Conductor) -> None:
         def look() -> None:
             for phase in conductor.phases[1:]:
-                if phase.name not in stalls and phase.begun is not None and conductor.elapsed - phase.begun > 1.5:
+                if (
+                    phase.name not in stalls
+                    and phase.started_s is not None
+                    and conductor.elapsed - phase.started_s > 1.5
+                ):
                     begun = time.time()
                     time.sleep(stall)  # the lab answers nobody; the shard's thread goes on
                     stalls[phase.name] = begun + margin, time.time() - margin
@@ -136,11 +143,13 @@ def test_interrupted_run_keeps_measurements_and_counts_drops(run_in_reactor: Run
 
     async def scenario() -> Conductor:
         def started(conductor: Conductor) -> None:
-            looker.act = lambda view: conductor.interrupt() if "session" in view.operations else None
+            looker.act = lambda view: conductor.interrupt() if view.phases[1].state.done == 8 else None
 
+        every, bursts = 600.0, 750  # the second burst is due long after the interruption
+        burst = {"arrivals": "burst", "burst": 8, "every": every, "duration": every * bursts}
         return await load_run(
             ENROLL,
-            {"kind": "checkin", "by": "self", "rate": 2, "duration": 600.0},  # a Mac is due every 4 s
+            {"kind": "checkin", "by": "self", **burst},
             {"kind": "idle", "name": "never", "seconds": 600.0},
             onlooker=looker,
             started=started,
@@ -150,15 +159,39 @@ def test_interrupted_run_keeps_measurements_and_counts_drops(run_in_reactor: Run
     assert conductor.incomplete_because == INTERRUPTED
     metrics = conductor.metrics()
     assert metrics.summary("enroll").count == 8
-    assert metrics.summary("session").count > 0
+    assert metrics.summary("session").count == 8
+    assert metrics.failures() == []
+    assert metrics.cuts() == []
     (drop,) = metrics.drops()
-    assert (drop.operation, drop.reason) == ("session", INTERRUPTED)
+    assert (drop.operation, drop.reason, drop.count) == ("session", INTERRUPTED, 5992)
     state = conductor.phases[1].state
-    assert state.planned == 1200
-    assert drop.count == state.planned - state.started > 1100
-    assert conductor.phases[1].begun is not None
-    assert conductor.phases[1].over is None
-    assert conductor.phases[2].begun is None
+    assert (state.planned, state.started, state.done, state.dropped) == (6000, 8, 8, 5992)
+    assert sum(looker.views[-1].macs.values()) == 8
+    assert conductor.phases[1].started_s is not None
+    assert conductor.phases[1].finished_s is None
+    assert conductor.phases[2].started_s is None
+
+
+def test_the_last_reports_are_read_after_a_stall_too() -> None:
+    class Link:
+        connected = True
+
+    clock, link = Clock(), Link()
+    fleet = {"fleet": {"devices": 4, "segment_size": 4}, "phase": [ENROLL]}
+    conductor = Conductor(clock, scenario_from(fleet), OneDies(0.0), 1, Onlooker())
+    conductor._link = link  # type: ignore[assignment]
+    received = Deferred.fromCoroutine(conductor._receive_last())
+    clock.advance(60.0)
+    assert not received.called
+    link.connected = False
+    clock.advance(60.0)
+    assert received.called
+
+    link.connected = True
+    given_up = Deferred.fromCoroutine(conductor._receive_last())
+    clock.pump([1.0] * 1000)
+    assert given_up.called
+    assert clock.getDelayedCalls() == []
 
 
 class OneDies(Executor):

@@ -20,19 +20,22 @@ from agent.load.control import (
     Finish,
     Hello,
     Message,
-    Note,
     PhaseFinished,
     Ready,
+    RefusalAnswer,
+    RefusalQuestion,
     Second,
     Settle,
     Settled,
     Snapshot,
     StartPhase,
+    Warn,
     encode,
     next_message,
 )
 from agent.measure.live import PhaseState
 from agent.push.broker import Answer, Broken, PushOutcome
+from agent.push.reasons import OwnCause
 from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
 from agent.push.wire import RoutedAnswer, RoutedPush
 
@@ -71,7 +74,9 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Snapshot, rows),
     st.builds(PhaseFinished, st.integers(0, 1000), states),
     st.builds(RoutedAnswer.of, st.integers(0, 2**53 - 1), outcomes),
-    st.builds(Note, st.text(max_size=100)),
+    st.builds(Warn, st.text(max_size=100)),
+    st.builds(RefusalQuestion, counts, counts, st.floats(0, 1e10)),
+    st.builds(RefusalAnswer, counts, st.none() | st.sampled_from(OwnCause)),
     st.builds(Begin, st.floats(allow_nan=False)),
     st.builds(StartPhase, st.integers(0, 1000)),
     pushes,
@@ -164,4 +169,4 @@ def test_too_long_frame_is_refused_before_its_body() -> None:
 @given(states, states, states)
 def test_phase_counts_of_shards_add_up_in_any_order(one: PhaseState, two: PhaseState, three: PhaseState) -> None:
     assert one.plus(two).plus(three) == three.plus(one.plus(two))
-    assert one.plus(PhaseState(over=True)) == one
+    assert one.plus(PhaseState(finished=True)) == one

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from agent.errors import PeerError
-from agent.load.control import Begin, ControlError, Finish, Hello, Message, Note, Ready, encode
+from agent.load.control import Begin, ControlError, Finish, Hello, Message, Ready, Warn, encode
 from agent.load.control_link import NAME, ControlLink, ControlServer, connect
 from agent.pki.authority import Authority
 
@@ -79,7 +79,7 @@ def test_connection_with_a_wrong_secret_is_closed(run_in_reactor: RunInReactor, 
         conductor, stranger = Ear(), Ear()
         server = ControlServer(reactor, 1, conductor)
         server.listen()
-        connect(reactor, server.address, server.ca, hello, stranger).send(Note("let me in"))
+        connect(reactor, server.address, server.ca, hello, stranger).send(Warn("let me in"))
         await until(lambda: stranger.lost)
         assert (conductor.heard, conductor.lost, stranger.heard) == ([], [], [])
         server.close()
@@ -120,14 +120,14 @@ def test_shard_sends_nothing_to_a_conductor_with_another_certificate(run_in_reac
 
 def test_malformed_message_closes_its_link_only(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        conductor, one, two = Ear(refuse=Note), Ear(), Ear()
+        conductor, one, two = Ear(refuse=Warn), Ear(), Ear()
         server = ControlServer(reactor, 2, conductor)
         server.listen()
         links = [
             connect(reactor, server.address, server.ca, Hello(number, server.secrets[number]), ear)
             for number, ear in enumerate((one, two))
         ]
-        links[0].send(Note("nonsense"))
+        links[0].send(Warn("nonsense"))
         await until(lambda: one.lost)
         links[1].send(Ready())
         await until(lambda: conductor.heard)

@@ -64,7 +64,7 @@ def test_every_arrival_shape_has_its_exact_count_over_two_shards(run_in_reactor:
     found = {phase.name: phase.state for phase in conductor.phases[1:]}
     assert {name: state.planned for name, state in found.items()} == expected
     assert {name: state.done for name, state in found.items()} == expected
-    assert all(state.over and state.started == state.done for state in found.values())
+    assert all(state.finished and state.started == state.done for state in found.values())
     metrics = conductor.metrics()
     assert failed(metrics) == {}
     assert dropped(metrics) == {}

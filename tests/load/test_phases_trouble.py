@@ -40,22 +40,24 @@ def test_start_at_and_wait_determine_how_phases_overlap(run_in_reactor: RunInRea
 
     conductor = run_in_reactor(scenario())
     _, beside, long, idle, after = conductor.phases
-    begun = [phase.begun or 0.0 for phase in conductor.phases]
+    begun = [phase.started_s or 0.0 for phase in conductor.phases]
     assert begun == sorted(begun)
-    assert long.begun is not None
-    assert long.begun >= 0.6
-    assert idle.begun is not None
-    assert idle.begun >= 0.9
-    assert idle.over is not None
-    assert after.begun is not None
-    assert after.begun >= idle.over >= idle.begun + 0.5
-    assert beside.over is not None
-    assert beside.over >= (beside.begun or 0.0) + 0.5
-    assert long.over is not None
-    assert long.over >= long.begun + 1.15  # when its last command is due: it does not end with the phase after it
+    assert long.started_s is not None
+    assert long.started_s >= 0.6
+    assert idle.started_s is not None
+    assert idle.started_s >= 0.9
+    assert idle.finished_s is not None
+    assert after.started_s is not None
+    assert after.started_s >= idle.finished_s >= idle.started_s + 0.5
+    assert beside.finished_s is not None
+    assert beside.finished_s >= (beside.started_s or 0.0) + 0.5
+    assert long.finished_s is not None
+    assert (
+        long.finished_s >= long.started_s + 1.15
+    )  # when its last command is due: it does not end with the phase after it
     assert long.state.done == 24
     assert after.state.planned == MACS
-    assert all(phase.over is not None for phase in conductor.phases)
+    assert all(phase.finished_s is not None for phase in conductor.phases)
     assert failed(conductor.metrics()) == {}
 
 
@@ -286,7 +288,7 @@ def test_interrupted_run_with_every_phase_open_adds_up(run_in_reactor: RunInReac
     async def scenario() -> Conductor:
         def started(conductor: Conductor) -> None:
             def look() -> None:
-                if conductor.phases[-1].begun is not None:
+                if conductor.phases[-1].started_s is not None:
                     reactor.callLater(0.15, conductor.interrupt)
                     reactor.callLater(0.16, conductor.interrupt)
                 else:

@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from balance import check_balance, check_sums
 from command import COMMAND, SECONDS, patched
-from started_runs import StartedRun, started_run, wait_for_file, wait_until_gone
+from started_runs import StartedRun, started_run, wait_until_gone
 
 from agent.load.run_record import WORKER_LOST
 
@@ -97,6 +96,10 @@ def test_signal_during_import_ends_the_command(tmp_path: Path, number: signal.Si
         assert run.end() == STATUS[number]
         assert run.said == ""
         wait_until_gone(run.process.pid)
+        assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+            "scenario.toml",
+            "sitecustomize.py",
+        ]
 
 
 def test_sighup_is_ignored_under_nohup(tmp_path: Path) -> None:
@@ -164,19 +167,6 @@ def test_killed_worker_is_named_and_the_other_continues(tmp_path: Path) -> None:
         assert 0 < lost["count"] <= phase["dropped"]
         assert phase["done"] >= 80 - (phase["dropped"] - lost["count"])  # the half of the worker that lives
         check_sums(document)
-
-
-def test_killed_command_leaves_its_results_and_no_process(tmp_path: Path) -> None:
-    with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
-        run.wait_for("checkin: started")
-        wait_for_file(tmp_path / "results.json")
-        run.process.kill()
-        assert run.end() == -9
-        wait_until_gone(run.process.pid)
-        assert not run.results["complete"]
-        assert run.results["incomplete_because"] == "the run had not finished when this was written"
-        assert sorted(path.name for path in tmp_path.glob("trace.jsonl.*")) == ["trace.jsonl.0", "trace.jsonl.1"]
-        assert subprocess.run([COMMAND, "report", str(tmp_path)], capture_output=True, check=False).returncode == 0
 
 
 def test_stopped_worker_is_named_and_its_data_are_added_later(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from strategies_mdm import broken_plists, values
 
 from agent.errors import MisuseError, PeerError
 from agent.mdm import session as sessions
+from agent.mdm.pages import PageAnswered
 from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged, failed
 from agent.mdm.session import (
     TABLE,
@@ -198,6 +199,8 @@ def test_push_during_a_failing_session_starts_another(answer: tuple[int, bytes])
         lambda session: session.answer(500, b"", 0.0),
         lambda session: session.answer(400, b"", 0.0),
         lambda session: session.answer(403, b"", 0.0),
+        lambda session: session.answer(200, PAGE, 0.0),
+        lambda session: session.answer(200, b"<p>who are you?", 0.0, content_type="text/html"),
     ],
 )
 def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], object]) -> None:
@@ -213,7 +216,8 @@ def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], 
     assert status_of(session.open()) == ("Idle", None)
 
 
-REFUSED = [400, 403, 404, 413, 204]
+PAGE = b"<html><head><title>Sign in</title></head></html>"
+REFUSED = [(400, b""), (403, b""), (404, PAGE), (413, b""), (204, b""), (200, PAGE)]
 
 
 def refuse(session: Session, status: int) -> SessionEnded:
@@ -224,19 +228,20 @@ def refuse(session: Session, status: int) -> SessionEnded:
     return event
 
 
-@pytest.mark.parametrize("status", REFUSED)
-def test_refused_result_is_resent_five_times_then_dropped(status: int) -> None:
+@pytest.mark.parametrize(("status", "body"), REFUSED)
+def test_refused_result_is_resent_five_times_then_dropped(status: int, body: bytes) -> None:
     session = working()
     sent = session.finish("a", acknowledged())
-    event = session.answer(status, b"", 0.0)
+    event = session.answer(status, body, 0.0)
     for _ in range(5):
         assert event == SessionEnded(event.failure)  # type: ignore[union-attr]
         assert session.owes_result
         assert session.open() == sent
-        event = session.answer(status, b"", 0.0)
+        event = session.answer(status, body, 0.0)
     assert isinstance(event, SessionEnded)
     assert event.dropped
-    assert isinstance(event.failure, ServerRefused)
+    assert event.refused
+    assert isinstance(event.failure, ServerRefused if status != 200 else PageAnswered)
     assert seen(session) == (State.CLOSED, None, 0, False, False)
     assert status_of(session.open()) == ("Idle", None)
 
@@ -549,9 +554,6 @@ def test_other_bytes_are_not_an_empty_response(body: bytes) -> None:
     assert event.failure.kind == "plist"
 
 
-PAGE = b"<html><head><title>Sign in</title></head></html>"
-
-
 def test_html_page_instead_of_a_command_is_reported_as_page() -> None:
     event = waiting().answer(200, PAGE, 1.0, content_type="text/html")
     assert isinstance(event, SessionEnded)
@@ -561,6 +563,28 @@ def test_html_page_instead_of_a_command_is_reported_as_page() -> None:
         "Expected a command or an empty answer, found an HTML page titled “Sign in” (status 200). "
         "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
     )
+
+
+def test_a_page_is_no_accepted_report() -> None:
+    session = waiting()
+    session.broke(BROKEN, 0.0)
+    session.open()
+    session.answer(200, PAGE, 1.0)
+    assert session.failures == 1
+    session.open()
+    assert session.answer(200, b"", 1.0) == SessionEnded()
+    assert session.failures == 0
+
+
+@pytest.mark.parametrize("body", [b"no plist", dump_xml({"Command": {}})])
+def test_other_bytes_deliver_the_result_before_them(body: bytes) -> None:
+    session = working()
+    session.finish("a", acknowledged())
+    event = session.answer(200, body, 1.0, content_type="application/xml")
+    assert isinstance(event, SessionEnded)
+    assert event.failure is not None
+    assert not event.refused
+    assert not session.owes_result
 
 
 def test_command_with_html_content_type_is_executed() -> None:

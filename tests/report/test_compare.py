@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from agent.errors import MisuseError
 from agent.measure.latencies import NO_LATENCIES, Latencies, LatencySummary
 from agent.measure.summaries import OperationSummary, StageSummary
-from agent.report.compare import Comparison, Judgement, changes, compare, letter
+from agent.report.changes import Judgement, changes
+from agent.report.compare import Comparison, compare, letter
 from agent.report.numbers import NOTHING, TIMES
 from agent.report.verdict import Level
 
@@ -285,3 +286,16 @@ def test_cut_short_operations_are_stated_and_make_no_run_worse() -> None:
     assert caution.text == "In run B 900 operations were cut short: their latencies are missing."
     assert caution.details == (f"900 {TIMES} push: the run ended first",)
     assert (found.against[0].worse, found.regressed, found.level) == ((), False, Level.WARNING)
+
+
+def test_a_run_with_failures_of_our_own_gateway_is_not_comparable() -> None:
+    ours = documents.good()
+    ours["errors"] = [{"operation": "push", "kind": "own_gateway", "count": 900, "example": ""}]
+    ours["operations"]["push"]["errors"] = 900
+    found = compared(documents.good(), ours)
+    assert found.headline == (
+        "Run B is not comparable with run A: in run B operations failed because of lom-agent's own push gateway"
+    )
+    assert not any(each.level is Level.BAD for each in found.statements)
+    ours["errors"][0]["kind"] = "server_push"
+    assert compared(documents.good(), ours).against[0].comparable

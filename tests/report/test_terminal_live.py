@@ -38,8 +38,8 @@ def row(lines: list[str], first: str) -> list[str]:
 def test_the_screen_has_the_phases_the_operations_and_the_generator():
     lines = shown(
         view(
-            phase("joining", begun=0.0, over=30.0, planned=1200, started=1200, done=1200, failed=3),
-            phase("commands", begun=30.0, planned=100_000, started=640, done=600, late=17, dropped=4),
+            phase("joining", started_s=0.0, finished_s=30.0, planned=1200, started=1200, done=1200, failed=3),
+            phase("commands", started_s=30.0, planned=100_000, started=640, done=600, late=17, dropped=4),
             phase("reset all", planned=0),
             operations={"session": operation(12_345, 3), "enroll": operation(1200, 0, 0.0)},
             macs={"session": 40, "idle": 1150, "off": 0, "new": 10},
@@ -90,13 +90,13 @@ def test_lag_with_the_embedded_lab_is_no_warning():
 
 
 def test_phase_without_operations_has_no_bar():
-    lines = shown(view(phase("settle", begun=1.0, planned=0)))
+    lines = shown(view(phase("settle", started_s=1.0, planned=0)))
     assert row(lines, "settle") == ["settle", "running", "-", "0", "0", "0", "0"]
 
 
 def test_wide_terminal_shows_full_names_and_times():
     name = "a command for every Mac of the fleet, twice"
-    shot = view(phase(name, begun=10.0, started=3, done=1))
+    shot = view(phase(name, started_s=10.0, started=3, done=1))
     assert name not in "".join(shown(shot, 80))
     wide = shown(shot, 140)
     assert row(wide, "phase")[-1] == "time"
@@ -129,7 +129,7 @@ def test_least_busy_operations_are_omitted_without_room():
 def test_the_screen_never_exceeds_the_terminal(width, height, phases, going, operations, name):
     shot = view(
         *many_phases(phases, *going),
-        phase(name, begun=1.0, planned=10**9, started=10**9, done=10**8, failed=10**8, late=10**7, dropped=10**7),
+        phase(name, started_s=1.0, planned=10**9, started=10**9, done=10**8, failed=10**8, late=10**7, dropped=10**7),
         operations=dict.fromkeys([*OPERATIONS[:operations], name], operation(10**9, 10**8, 1e6)),
         macs={"new": 10**6, "idle": 10**6, "session": 10**6, "booting": 10**6, "off": 10**6, name: 10**6},
         lag_ms=1e6,
@@ -162,18 +162,18 @@ def test_nearest_phases_are_selected(room, count, going):
 
 
 def test_between_phases_the_next_one_is_in_the_middle():
-    phases = tuple(phase(f"{n}", begun=0.0, over=1.0) if n < 5 else phase(f"{n}") for n in range(10))
+    phases = tuple(phase(f"{n}", started_s=0.0, finished_s=1.0) if n < 5 else phase(f"{n}") for n in range(10))
     assert nearest(phases, 3) == [4, 5, 6]
 
 
 def test_after_all_phases_the_last_ones_are_shown():
-    assert nearest([phase(f"{n}", begun=0.0, over=1.0) for n in range(10)], 3) == [7, 8, 9]
+    assert nearest([phase(f"{n}", started_s=0.0, finished_s=1.0) for n in range(10)], 3) == [7, 8, 9]
 
 
 def test_names_are_neither_markup_nor_terminal_commands():
     nasty = f"[bold]{documents.HOSTILE}"
     console = terminal(200)
-    console.print(Screen(view(phase(nasty, begun=0.0), operations={nasty: operation()}, macs={nasty: 1})))
+    console.print(Screen(view(phase(nasty, started_s=0.0), operations={nasty: operation()}, macs={nasty: 1})))
     lines = console.export_text().splitlines()
     assert any(line.startswith("[bold]</script>") for line in lines)
     assert all(line.isprintable() for line in lines)
@@ -187,14 +187,14 @@ def test_screen_is_redrawn_in_place_and_only_phases_remain():
     threads = threading.active_count()
     display = make_display(console, quiet=False, clock=clock)
     for second in range(5):
-        display.look(view(phase("joining", begun=0.0, done=20 * second), elapsed=float(second), operations=ALL))
+        display.look(view(phase("joining", started_s=0.0, done=20 * second), elapsed=float(second), operations=ALL))
         clock.now += 1.0
     [line] = [line for line in screen(console) if line.startswith("joining ")]
     assert "80/100" in line
     assert any(line.startswith("Generator: ") for line in screen(console))
     assert threading.active_count() == threads
 
-    display.look(view(phase("joining", begun=0.0, over=5.0, done=100), elapsed=5.0, operations=ALL))
+    display.look(view(phase("joining", started_s=0.0, finished_s=5.0, done=100), elapsed=5.0, operations=ALL))
     display.close()
     display.close()
     title, header, joining = [line for line in screen(console) if line]
@@ -239,7 +239,7 @@ def test_note_is_one_line_without_markup(make_console, begun):
     console = make_console()
     display = make_display(console, quiet=False, clock=Seconds())
     if begun:
-        display.look(view(phase("joining", begun=0.0)))
+        display.look(view(phase("joining", started_s=0.0)))
     address = "https://[::1]:8443/" + "a" * 120 + "[b]\x1b[2J"
     display.note(address)
     display.close()
@@ -249,7 +249,7 @@ def test_note_is_one_line_without_markup(make_console, begun):
 def test_notes_are_printed_above_the_screen():
     console = terminal()
     display = make_display(console, quiet=False, clock=Seconds())
-    display.look(view(phase("joining", begun=0.0), operations=ALL))
+    display.look(view(phase("joining", started_s=0.0), operations=ALL))
     display.note("The lab listens.")
     assert screen(console)[:2] == ["The lab listens.", "0:42  0 of 1 phase done"]
     display.close()
@@ -268,6 +268,6 @@ def test_quiet_prints_nothing(make_console: type[Console]):
     console = make_console()
     display = make_display(console, quiet=True, clock=Seconds())
     display.note("The lab listens on https://[::1]:8443/.")
-    display.look(view(phase("joining", begun=0.0, over=1.0)))
+    display.look(view(phase("joining", started_s=0.0, finished_s=1.0)))
     display.close()
     assert written(console) == ""

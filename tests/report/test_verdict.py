@@ -103,3 +103,35 @@ def test_cut_short_statement_has_reasons() -> None:
     [statement] = [each for each in found.statements if each.level is Level.WARNING]
     assert statement.text == "3 operations were cut short: neither a success nor a failure."
     assert statement.details == (f"3 {TIMES} push: the run ended first",)
+
+
+def with_own_failures(**counts: int) -> dict[str, Any]:
+    """A run in which our gateway refused pushes; by operation how many failed because of it, beside one other."""
+    document = documents.good()
+    document["errors"] = [{"operation": "push", "kind": "server_push", "count": 1, "example": ""}]
+    document["errors"] += [
+        {"operation": name, "kind": "own_gateway", "count": count, "example": ""} for name, count in counts.items()
+    ]
+    for name in ("push", *counts):
+        errors = sum(each["count"] for each in document["errors"] if each["operation"] == name)
+        document["operations"][name]["errors"] = errors
+    return document | {"limits": [], "push": {"own": {"overloaded": 12}}}
+
+
+def test_what_our_own_gateway_refused_is_told_as_ours() -> None:
+    found = of(with_own_failures(push=6, delivery=6))
+    assert found.headline == "13 operations failed (12 of them by lom-agent's own push gateway)"
+    (ours,) = [each for each in found.statements if "no failure of the server" in each.text]
+    assert ours.level is Level.WARNING
+    assert ours.text.startswith(f"6 {TIMES} push and 6 {TIMES} delivery failed because lom-agent's own push gateway")
+    assert ours.details == (
+        "The gateway refused 12 pushes because this machine was overloaded (503 ServiceUnavailable).",
+    )
+    assert not any("own push gateway" in each.text for each in of(with_own_failures()).statements)
+
+
+def test_a_run_that_failed_only_by_our_own_gateway_says_so() -> None:
+    document = with_own_failures(delivery=6)
+    del document["errors"][0]
+    document["operations"]["push"]["errors"] = 0
+    assert of(document).headline == "6 operations failed (all by lom-agent's own push gateway)"

@@ -326,6 +326,25 @@ def test_number_of_waiting_pushes_is_limited() -> None:
     assert outcomes[3:] == [Answer(200, ID)]
 
 
+def test_the_last_answered_push_to_a_mac_tells_whether_we_refused_it_ourselves() -> None:
+    clock, split, _outcomes = held()
+    date = run_clock(clock)()
+    asked = split.router.own_refusal
+    assert [asked(index, date) for index in (0, 1, 5)] == [None] * 3, "none is answered"
+    split.advance(1)
+    clock.advance(PATIENCE)
+    refused = [index for index in (0, 1, 5) if asked(index, date) is OwnCause.OVERLOADED]
+    assert len(refused) == 2
+    assert asked(refused[0], date + PATIENCE + 1.0) is None, "that was before"
+    split.sent.clear()
+    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
+    split.advance()
+    assert asked(refused[0], date) is None, "another push was answered by the Mac's endpoint"
+    split.router.close()
+    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
+    assert asked(refused[0], date) is OwnCause.SHUTDOWN
+
+
 def test_first_rule_counts_over_all_endpoints() -> None:
     _clock, split, outcomes = held("503 first=1", "break first=1 macs=5")
     for _ in range(3):
