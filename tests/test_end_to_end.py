@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, lom_agent_here, with_patch
+from command import COMMAND, SECONDS, installed, lom_agent, lom_agent_here
 
 from agent.report.results import read_results
 
@@ -26,7 +26,7 @@ CUT_OFF = 3  # the Macs of the segment that loses its power, without its Control
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[bytes], Path]:
     """One whole run of 12 Macs in 3 segments, and the folder with its files."""
     folder = tmp_path_factory.mktemp("run")
-    done = lom_agent(
+    done = installed(
         "run", "--devices", str(DEVICES), "--segment-size", "4", "--seed", "end to end", "--workers", "2",
         "--out", str(folder / "out"), "--trace", str(folder / "trace.jsonl"),
     )  # fmt: skip
@@ -123,8 +123,8 @@ def lom_device_identity(self, dns_name):
     return issue(self, "impostor.lom.test" if len(wrong) == 6 else dns_name)
 Authorities.lom_device_identity = lom_device_identity
 """
-    done = with_patch(
-        tmp_path, patch, "run", "--devices", "8", "--segment-size", "4", "--workers", "1", "--out", str(tmp_path)
+    done = lom_agent(
+        "run", "--devices", "8", "--segment-size", "4", "--workers", "1", "--out", str(tmp_path), patch=patch
     )
     assert done.returncode == 1, done.stderr
     document = json.loads((tmp_path / "results.json").read_bytes())
@@ -362,7 +362,7 @@ def test_wrong_usage_is_status_2_and_says_what_is_wrong(arguments: list[str], wo
     ids=["before the reactor runs", "in the reactor"],
 )
 def test_wrong_usage_of_the_installed_command(arguments: list[str], words: bytes) -> None:
-    done = lom_agent(*arguments)
+    done = installed(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert b"Traceback" not in done.stderr
@@ -371,7 +371,7 @@ def test_wrong_usage_of_the_installed_command(arguments: list[str], words: bytes
 def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "agent", "--help"], capture_output=True, timeout=SECONDS, check=False)
     assert done.returncode == 0
-    assert done.stdout.replace(b"python -m agent", b"lom-agent") == lom_agent("--help").stdout
+    assert done.stdout.replace(b"python -m agent", b"lom-agent") == installed("--help").stdout
 
 
 def test_fleet_show_gives_the_same_bytes_in_every_process() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, with_patch
+from command import with_patch
+from forked import Forked
 
 from agent.cli.signals import SAME_SECONDS, Stopping
 
@@ -18,12 +18,11 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 @pytest.mark.parametrize("command", [["lab"], ["lom-device", "--seed", "signals"]], ids=["lab", "lom-device"])
 @pytest.mark.parametrize("number", STATUS)
 def test_a_signal_ends_a_command_that_listens_without_a_word(command: list[str], number: signal.Signals) -> None:
-    with subprocess.Popen([COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with Forked(*command) as process:
         while b"Ctrl-C" not in (line := process.stdout.readline()):
             assert line
         process.send_signal(number)
-        _rest, errors = process.communicate(timeout=SECONDS)
+        _rest, errors = process.communicate()
     assert process.returncode == STATUS[number]
     assert errors == b""
 
@@ -35,15 +34,13 @@ def test_a_signal_ends_a_request_that_waits_for_its_device(number: signal.Signal
     with socket.socket(socket.AF_INET6) as silent:
         silent.bind(("::1", 0))
         silent.listen()
-        line = [COMMAND, "lom-request", "Reset", "a.test", "--seed", "s", "--timeout", "600"]
-        with subprocess.Popen(
-            [*line, "--to", f"[::1]:{silent.getsockname()[1]}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
+        line = ["lom-request", "Reset", "a.test", "--seed", "s", "--timeout", "600"]
+        with Forked(*line, "--to", f"[::1]:{silent.getsockname()[1]}") as process:
             peer, _ = silent.accept()
             with peer:
                 assert peer.recv(1) == b"\x16"  # its hello: it waits for ours
                 process.send_signal(number)
-                _said, errors = process.communicate(timeout=SECONDS)
+                _said, errors = process.communicate()
     assert process.returncode == STATUS[number]
     assert b"Traceback" not in errors
 

@@ -23,8 +23,9 @@ time.time = lambda: wall_clock() + ({shift} if os.path.exists({file!r}) else 0.0
 @pytest.mark.parametrize("shift", [-3600, 3600])
 def test_a_wall_clock_that_is_set_by_an_hour_changes_no_timer_and_no_latency(tmp_path: Path, shift: int) -> None:
     jump, trace = tmp_path / "jump", tmp_path / "trace.jsonl"
+    # Before any module is imported: some keep the clock that they find then.
     environment = patched(tmp_path, JUMP.format(shift=shift, file=str(jump)))
-    with started_run(tmp_path, 3, "--trace", str(trace), environment=environment) as run:
+    with started_run(tmp_path, 3, "--trace", str(trace), "--workers", "1", environment=environment) as run:
         run.wait_for("checkin: started")
         jump.touch()
         assert run.end() == 0, run.said

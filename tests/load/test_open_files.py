@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS
+from command import lom_agent
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,13 +22,8 @@ def test_as_many_macs_fit_as_need_no_more_than_the_limit(limit: int, each: int) 
 
 def limited(limit: int, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run the command under a hard limit."""
-    return subprocess.run(
-        [COMMAND, "run", *arguments],
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
-    )
+    set_limit = f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+    return lom_agent("run", *arguments, patch=set_limit)
 
 
 def test_a_small_fleet_runs_under_the_usual_hard_limit(tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND as LOM_AGENT
 from conftest import RunInReactor
+from forked import Forked
 from load_runs import ENROLL, Onlooker, counts, dropped, failed, load_run
 from outside_servers import outside_lab
 from servers import unused_port
@@ -148,8 +146,7 @@ def test_a_server_that_is_not_there_fails_every_enrollment_and_nothing_else_begi
 def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
-    lab = subprocess.Popen([LOM_AGENT, "lab", "--out", str(tmp_path)], stdout=subprocess.PIPE)
-    assert lab.stdout is not None
+    lab = Forked("lab", "--out", str(tmp_path))
     lines = [lab.stdout.readline() for _ in range(2)]
     while b"Ctrl-C" not in lab.stdout.readline():
         pass
@@ -157,7 +154,7 @@ def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
 
     def die(view: Any) -> None:
         if lab.poll() is None and "session" in view.operations:
-            lab.send_signal(signal.SIGKILL)
+            lab.kill()
             lab.wait()
 
     async def scenario() -> Conductor:
@@ -165,12 +162,8 @@ def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
             ENROLL, {**LOOK, "rate": 20, "duration": 3.0}, onlooker=Onlooker(die), server=server, devices=MACS
         )
 
-    try:
+    with lab:
         conductor = run_in_reactor(scenario())
-    finally:
-        lab.kill()
-        lab.wait()
-        lab.stdout.close()
     metrics = conductor.metrics()
     kinds = {kind for operation, kind in failed(metrics) if operation == "session"}
     assert kinds <= {"connect", "broken", "tls"}
