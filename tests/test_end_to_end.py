@@ -120,11 +120,11 @@ issue = Authorities.lom_device_identity
 wrong = []
 def lom_device_identity(self, dns_name):
     wrong.append(dns_name)
-    return issue(self, "impostor.lom.test" if len(wrong) == 6 else dns_name)
+    return issue(self, "impostor.lom.test" if len(wrong) == 3 else dns_name)
 Authorities.lom_device_identity = lom_device_identity
 """
     done = lom_agent(
-        "run", "--devices", "8", "--segment-size", "4", "--workers", "1", "--out", str(tmp_path), patch=patch
+        "run", "--devices", "4", "--segment-size", "2", "--workers", "1", "--out", str(tmp_path), patch=patch
     )
     assert done.returncode == 1, done.stderr
     document = json.loads((tmp_path / "results.json").read_bytes())
@@ -134,7 +134,7 @@ Authorities.lom_device_identity = lom_device_identity
     assert "expected a certificate with CommonName mac-" in link["example"]
     lom_device = document["operations"]["lom_device"]
     assert lom_device["errors"] == link["count"]
-    assert lom_device["count"] == 8 + 2 * 3
+    assert lom_device["count"] == 4 + 2 * 1
     assert b"impostor.lom.test" in done.stdout
 
 
@@ -142,9 +142,9 @@ def test_scep_with_a_pool_of_keys_says_how_many_were_reused(tmp_path: Path) -> N
     done = lom_agent(
         "run",
         "--devices",
-        "6",
+        "4",
         "--segment-size",
-        "3",
+        "2",
         "--identity",
         "scep",
         "--keys",
@@ -156,8 +156,8 @@ def test_scep_with_a_pool_of_keys_says_how_many_were_reused(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stdout
     document = json.loads((tmp_path / "results.json").read_bytes())
-    assert document["keys"] == {"pool": 2, "reused": 4}
-    assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 10, "errors": 0}
+    assert document["keys"] == {"pool": 2, "reused": 2}
+    assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 6, "errors": 0}
 
 
 def test_a_fleet_that_is_busy_gets_through_in_the_end(tmp_path: Path) -> None:
@@ -188,12 +188,12 @@ def test_a_fleet_that_is_busy_for_a_while_gets_through_after_it(tmp_path: Path) 
 
 def test_the_lom_network_in_memory_gives_the_same_counts(tmp_path: Path) -> None:
     done = lom_agent(
-        "run", "--devices", "8", "--segment-size", "4", "--lom-network", "memory", "--boot", "constant:0.1",
+        "run", "--devices", "4", "--segment-size", "2", "--lom-network", "memory", "--boot", "constant:0.1",
         "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     operations = json.loads((tmp_path / "results.json").read_bytes())["operations"]
-    assert operations["lom_link"]["count"] == operations["lom_device"]["count"] == 8 + 2 * 3
+    assert operations["lom_link"]["count"] == operations["lom_device"]["count"] == 4 + 2 * 1
 
 
 def test_a_choice_about_power_shows_in_the_outcome(tmp_path: Path) -> None:
@@ -213,7 +213,9 @@ def test_a_choice_about_power_shows_in_the_outcome(tmp_path: Path) -> None:
 
 def test_enrollments_begin_at_the_rate_that_was_asked_for(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
-    done = lom_agent("run", "--devices", "8", "--rate", "20", "--trace", str(trace), "--quiet")
+    done = lom_agent(
+        "run", "--devices", "8", "--rate", "20", "--lom-network", "memory", "--trace", str(trace), "--quiet"
+    )
     assert done.returncode == 0, done.stdout
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     starts = sorted(datetime.fromisoformat(line["time"]) for line in lines if line["operation"] == "enroll")
@@ -237,7 +239,7 @@ def test_a_failed_enrollment_is_tried_again_as_often_as_was_asked_for(tmp_path: 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    arguments = [COMMAND, "run", "--devices", "60", "--out", str(tmp_path)]
+    arguments = [COMMAND, "run", "--devices", "8", "--set", "phase.off.seconds=300", "--out", str(tmp_path)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         output = b""
@@ -251,7 +253,7 @@ def test_a_run_that_is_stopped_keeps_its_results(tmp_path: Path, number: signal.
     assert errors == b""
     assert b"enroll" in rest  # the table with what was measured so far
     document = json.loads((tmp_path / "results.json").read_bytes())
-    assert document["operations"]["enroll"]["count"] == 60
+    assert document["operations"]["enroll"]["count"] == 8
     assert document["complete"] is False
     assert "interrupted" in document["incomplete_because"]
 

@@ -73,10 +73,10 @@ def test_segments_lose_their_power_one_after_another_and_no_command_is_lost(run_
 
 
 # From the run's start: long enough for the Macs to have enrolled before, also on a busy machine.
-@pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0}, {"not_now": 0.5}])
+@pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0, "not_now_retry": 1.0}, {"not_now": 0.5}])
 def test_a_command_that_is_put_off_is_delivered_later(run_in_reactor: RunInReactor, behaviour: dict[str, Any]) -> None:
     async def scenario() -> Conductor:
-        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={**behaviour, "not_now_retry": 0.2})
+        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={"not_now_retry": 0.2, **behaviour})
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {}

@@ -14,10 +14,11 @@ from typing import Any
 from command import COMMAND
 from forked import SECONDS, Forked
 
-SCENARIO = """
+MACS, RATE = 4, 10
+SCENARIO = f"""
 [fleet]
-devices = 8
-segment_size = 4
+devices = {MACS}
+segment_size = 2
 [load]
 workers = 2
 tail = 2
@@ -26,8 +27,8 @@ kind = "enroll"
 [[phase]]
 kind = "checkin"
 by = "self"
-rate = 20
-duration = {seconds}
+rate = {RATE}
+duration = {{seconds}}
 """
 
 
