@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from command import COMMAND, SECONDS, installed, lom_agent, lom_agent_here
 from agent.report.results import read_results
 
 DEVICES, SEGMENTS = 12, 3
+Start = Callable[..., subprocess.CompletedProcess[bytes]]
 OWN_CAUSES = ("overloaded", "worker_lost", "shutdown", "connections")
 CUT_OFF = 3  # the Macs of the segment that loses its power, without its Controller
 
@@ -359,12 +361,15 @@ def test_wrong_usage_is_status_2_and_says_what_is_wrong(arguments: list[str], wo
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [(["run", "--boot", "soon"], b"constant:SECONDS"), (["run", "--lom-network", "interface:nowhere0"], b"nowhere0")],
+    ("start", "arguments", "words"),
+    [
+        (installed, ["run", "--boot", "soon"], b"constant:SECONDS"),
+        (lom_agent, ["run", "--lom-network", "interface:nowhere0"], b"nowhere0"),
+    ],
     ids=["before the reactor runs", "in the reactor"],
 )
-def test_wrong_usage_of_the_installed_command(arguments: list[str], words: bytes) -> None:
-    done = installed(*arguments)
+def test_wrong_usage_of_a_process(start: Start, arguments: list[str], words: bytes) -> None:
+    done = start(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert b"Traceback" not in done.stderr
