@@ -18,18 +18,18 @@ from command import COMMAND, SECONDS, installed, lom_agent, lom_agent_here
 
 from agent.report.results import read_results
 
-DEVICES, SEGMENTS = 12, 3
+DEVICES, SEGMENTS = 6, 3
 Start = Callable[..., subprocess.CompletedProcess[bytes]]
 OWN_CAUSES = ("overloaded", "worker_lost", "shutdown", "connections")
-CUT_OFF = 3  # the Macs of the segment that loses its power, without its Controller
+CUT_OFF = 1  # the Macs of the segment that loses its power, without its Controller
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[bytes], Path]:
-    """One whole run of 12 Macs in 3 segments, and the folder with its files."""
+    """One whole run of 6 Macs in 3 segments, and the folder with its files."""
     folder = tmp_path_factory.mktemp("run")
     done = installed(
-        "run", "--devices", str(DEVICES), "--segment-size", "4", "--seed", "end to end", "--workers", "2",
+        "run", "--devices", str(DEVICES), "--segment-size", "2", "--seed", "end to end", "--workers", "2",
         "--out", str(folder / "out"), "--trace", str(folder / "trace.jsonl"),
     )  # fmt: skip
     return done, folder

@@ -15,8 +15,8 @@ from agent.measure.limits import parse_limit
 from agent.scenario.reading import read_scenario
 
 SCENARIOS = Path(__file__).parent.parent / "fixtures" / "scenarios"
-MACS = 10  # two segments, one for each worker
-SMALL = (f"fleet.devices={MACS}", "fleet.segment_size=5", "load.tail=10")
+MACS = 6  # two segments, one for each worker
+SMALL = (f"fleet.devices={MACS}", "fleet.segment_size=3", "load.tail=10")
 QUICK_BOOT = "fleet.boot=uniform:0.2,0.5"
 # What makes hours into seconds, and the operations that have to have happened.
 RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
@@ -28,7 +28,7 @@ RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         ("load.rate=4", "phase.look.duration=2", "phase.inventory.duration=2", "phase.profiles.duration=2"),
         {"enroll", "session", "enqueue", "delivery", "command", "push"},
     ),
-    "patch-push": (("phase.patch.burst=5", "phase.patch.every=0.5"), {"enroll", "enqueue", "delivery", "push"}),
+    "patch-push": (("phase.patch.burst=3", "phase.patch.every=0.5"), {"enroll", "enqueue", "delivery", "push"}),
     "power-cut": ((QUICK_BOOT, "phase.outage.seconds=0.5", "phase.outage.spread=0.2"), {"return", "delivery", "push"}),
     "lom-reset-wave": ((QUICK_BOOT,), {"lom_setup", "lom_device", "lom_link", "return"}),
     "not-now-morning": (("fleet.not_now_for=1.5", "fleet.not_now_retry=0.3"), {"delivery", "command"}),
