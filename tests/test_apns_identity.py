@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import SECONDS, lom_agent, lom_agent_here
+from command import SECONDS, installed, lom_agent_here
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -22,7 +22,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_push_certificate_has_apples_form_and_its_key_is_private(tmp_path: Path) -> None:
-    done = lom_agent("apns-identity", "--out", str(tmp_path), "--topic", TOPIC)
+    done = installed("apns-identity", "--out", str(tmp_path), "--topic", TOPIC)
     assert done.returncode == 0, done.stderr
     assert set(contents(tmp_path)) == FILES
     for name in ("ca.key", "push.key"):

@@ -9,25 +9,27 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, lom_agent_here, with_patch
+from command import COMMAND, SECONDS, installed, lom_agent, lom_agent_here
 
 from agent.report.results import read_results
 
-DEVICES, SEGMENTS = 12, 3
+DEVICES, SEGMENTS = 6, 3
+Start = Callable[..., subprocess.CompletedProcess[bytes]]
 OWN_CAUSES = ("overloaded", "worker_lost", "shutdown", "connections")
-CUT_OFF = 3  # the Macs of the segment that loses its power, without its Controller
+CUT_OFF = 1  # the Macs of the segment that loses its power, without its Controller
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[bytes], Path]:
-    """One whole run of 12 Macs in 3 segments, and the folder with its files."""
+    """One whole run of 6 Macs in 3 segments, and the folder with its files."""
     folder = tmp_path_factory.mktemp("run")
-    done = lom_agent(
-        "run", "--devices", str(DEVICES), "--segment-size", "4", "--seed", "end to end", "--workers", "2",
+    done = installed(
+        "run", "--devices", str(DEVICES), "--segment-size", "2", "--seed", "end to end", "--workers", "2",
         "--out", str(folder / "out"), "--trace", str(folder / "trace.jsonl"),
     )  # fmt: skip
     return done, folder
@@ -120,11 +122,11 @@ issue = Authorities.lom_device_identity
 wrong = []
 def lom_device_identity(self, dns_name):
     wrong.append(dns_name)
-    return issue(self, "impostor.lom.test" if len(wrong) == 6 else dns_name)
+    return issue(self, "impostor.lom.test" if len(wrong) == 3 else dns_name)
 Authorities.lom_device_identity = lom_device_identity
 """
-    done = with_patch(
-        tmp_path, patch, "run", "--devices", "8", "--segment-size", "4", "--workers", "1", "--out", str(tmp_path)
+    done = lom_agent(
+        "run", "--devices", "4", "--segment-size", "2", "--workers", "1", "--out", str(tmp_path), patch=patch
     )
     assert done.returncode == 1, done.stderr
     document = json.loads((tmp_path / "results.json").read_bytes())
@@ -134,7 +136,7 @@ Authorities.lom_device_identity = lom_device_identity
     assert "expected a certificate with CommonName mac-" in link["example"]
     lom_device = document["operations"]["lom_device"]
     assert lom_device["errors"] == link["count"]
-    assert lom_device["count"] == 8 + 2 * 3
+    assert lom_device["count"] == 4 + 2 * 1
     assert b"impostor.lom.test" in done.stdout
 
 
@@ -142,9 +144,9 @@ def test_key_pool_reports_how_many_keys_were_reused(tmp_path: Path) -> None:
     done = lom_agent(
         "run",
         "--devices",
-        "6",
+        "4",
         "--segment-size",
-        "3",
+        "2",
         "--identity",
         "scep",
         "--keys",
@@ -156,8 +158,8 @@ def test_key_pool_reports_how_many_keys_were_reused(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     document = json.loads((tmp_path / "results.json").read_bytes())
-    assert document["keys"] == {"pool": 2, "reused": 4}
-    assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 10, "errors": 0}
+    assert document["keys"] == {"pool": 2, "reused": 2}
+    assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 6, "errors": 0}
 
 
 def test_run_with_random_notnow_completes(tmp_path: Path) -> None:
@@ -188,12 +190,12 @@ def test_run_with_notnow_for_a_time_completes(tmp_path: Path) -> None:
 
 def test_memory_network_gives_the_same_counts_as_loopback(tmp_path: Path) -> None:
     done = lom_agent(
-        "run", "--devices", "8", "--segment-size", "4", "--lom-network", "memory", "--boot", "constant:0.1",
+        "run", "--devices", "4", "--segment-size", "2", "--lom-network", "memory", "--boot", "constant:0.1",
         "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     operations = json.loads((tmp_path / "results.json").read_bytes())["operations"]
-    assert operations["lom_link"]["count"] == operations["lom_device"]["count"] == 8 + 2 * 3
+    assert operations["lom_link"]["count"] == operations["lom_device"]["count"] == 4 + 2 * 1
 
 
 def test_power_setting_changes_the_outcome_of_a_request(tmp_path: Path) -> None:
@@ -213,7 +215,9 @@ def test_power_setting_changes_the_outcome_of_a_request(tmp_path: Path) -> None:
 
 def test_rate_option_sets_the_enrollment_rate(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
-    done = lom_agent("run", "--devices", "8", "--rate", "20", "--trace", str(trace), "--quiet")
+    done = lom_agent(
+        "run", "--devices", "8", "--rate", "20", "--lom-network", "memory", "--trace", str(trace), "--quiet"
+    )
     assert done.returncode == 0, done.stdout
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     starts = sorted(datetime.fromisoformat(line["time"]) for line in lines if line["operation"] == "enroll")
@@ -237,7 +241,7 @@ def test_enroll_retries_option_sets_the_number_of_retries(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_run_writes_its_results(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    arguments = [COMMAND, "run", "--devices", "60", "--out", str(tmp_path)]
+    arguments = [COMMAND, "run", "--devices", "8", "--set", "phase.off.seconds=300", "--out", str(tmp_path)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         output = b""
@@ -251,7 +255,7 @@ def test_interrupted_run_writes_its_results(tmp_path: Path, number: signal.Signa
     assert errors == b""
     assert b"enroll" in rest  # the table with what was measured so far
     document = json.loads((tmp_path / "results.json").read_bytes())
-    assert document["operations"]["enroll"]["count"] == 60
+    assert document["operations"]["enroll"]["count"] == 8
     assert document["complete"] is False
     assert "interrupted" in document["incomplete_because"]
 
@@ -365,12 +369,15 @@ def test_wrong_usage_exits_with_2_and_an_error(arguments: list[str], words: byte
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [(["run", "--boot", "soon"], b"constant:SECONDS"), (["run", "--lom-network", "interface:nowhere0"], b"nowhere0")],
+    ("start", "arguments", "words"),
+    [
+        (installed, ["run", "--boot", "soon"], b"constant:SECONDS"),
+        (lom_agent, ["run", "--lom-network", "interface:nowhere0"], b"nowhere0"),
+    ],
     ids=["before the reactor runs", "in the reactor"],
 )
-def test_wrong_usage_of_the_installed_command(arguments: list[str], words: bytes) -> None:
-    done = lom_agent(*arguments)
+def test_wrong_usage_of_a_process(start: Start, arguments: list[str], words: bytes) -> None:
+    done = start(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert b"Traceback" not in done.stderr
@@ -379,7 +386,7 @@ def test_wrong_usage_of_the_installed_command(arguments: list[str], words: bytes
 def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "agent", "--help"], capture_output=True, timeout=SECONDS, check=False)
     assert done.returncode == 0
-    assert done.stdout.replace(b"python -m agent", b"lom-agent") == lom_agent("--help").stdout
+    assert done.stdout.replace(b"python -m agent", b"lom-agent") == installed("--help").stdout
 
 
 def test_fleet_show_prints_the_same_bytes_in_every_process() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, lom_agent_here
+from command import COMMAND, SECONDS, installed, lom_agent_here
+from forked import Forked
 from lom_by_hand import (
     CONTROLLER,
     CONTROLLERS,
@@ -173,15 +174,12 @@ def test_documented_output_is_the_real_output() -> None:
 
 
 def test_lom_device_ends_when_its_output_is_closed() -> None:
-    line = [COMMAND, "lom-device"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        address, name = [process.stdout.readline().split()[1] for _ in range(4)][:2]
+    with Forked("lom-device") as process:
+        address, name = [process.stdout.readline().decode().split()[1] for _ in range(4)][:2]
         process.stdout.close()
         request("Reset", name, address)
-        assert process.wait(SECONDS) == 1
-        assert process.stderr.read() == ""
+        assert process.wait() == 1
+        assert process.communicate() == (b"", b"")
 
 
 # Refusals
@@ -270,7 +268,7 @@ def test_written_identity_is_private_and_deterministic(tmp_path: Path) -> None:
             out.mkdir(parents=True)
             (out / "key.pem").write_text("an older one")  # which anyone could read
             line = ["lom-identity", "--seed", "s", "--index", "4", "--role", role, "--out", str(out)]
-            done = lom_agent(*line)
+            done = (installed if folder.name == "once" else lom_agent_here)(*line)
             assert done.returncode == 0, done.stderr
             assert f"Key:         {out}/key.pem" in done.stdout.decode()
             assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600

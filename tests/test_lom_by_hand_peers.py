@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent
+from command import COMMAND, SECONDS, lom_agent_here
 from debian import need
 from lom_by_hand import (
     CONTROLLER,
@@ -90,7 +90,7 @@ def test_openssl_sends_the_documented_bytes_as_controller(tmp_path: Path) -> Non
 
 
 def test_openssl_uses_a_seeded_identity(seeded: Running, tmp_path: Path) -> None:
-    done = lom_agent("lom-identity", "--seed", "by hand", "--role", "controller", "--out", str(tmp_path / "c"))
+    done = lom_agent_here("lom-identity", "--seed", "by hand", "--role", "controller", "--out", str(tmp_path / "c"))
     assert done.returncode == 0, done.stderr
     identity = ["-cert", "c/cert.pem", "-key", "c/key.pem", "-CAfile", "c/ca.pem"]
     name = ["-servername", seeded.names[1], "-verify_hostname", seeded.names[1], "-verify_return_error"]

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, lom_agent_here
+from command import SECONDS, lom_agent, lom_agent_here
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from debian import need
+from forked import Forked
 from servers import unused_port
 
 from agent.fleet.population import Population
@@ -28,19 +29,18 @@ SEED = "push from outside"
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(*arguments: str) -> Iterator[Forked]:
     """The command, until the end of the block; then Ctrl-C."""
-    with subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with Forked(*arguments, mixed=True) as process:
         try:
             yield process
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(SECONDS)
+            process.communicate()
 
 
-def line_with(output: IO[bytes] | None, words: bytes) -> str:
+def line_with(output: IO[bytes], words: bytes) -> str:
     """Read until a line has these words."""
-    assert output is not None
     read = b""
     while words not in (line := output.readline()):
         read += line

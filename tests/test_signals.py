@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 import urllib.request
 from collections import Counter
@@ -14,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, patched, with_patch
+from command import SECONDS, lom_agent, with_patch
+from forked import Forked
 from started_runs import StartedRun, started_run, wait_for_file, wait_until_gone
 
 from agent.cli.outcome import NOT_OVER
@@ -26,12 +26,11 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 @pytest.mark.parametrize("command", [["lab"], ["lom-device", "--seed", "signals"]], ids=["lab", "lom-device"])
 @pytest.mark.parametrize("number", STATUS)
 def test_signal_ends_a_listening_command_without_output(command: list[str], number: signal.Signals) -> None:
-    with subprocess.Popen([COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with Forked(*command) as process:
         while b"Ctrl-C" not in (line := process.stdout.readline()):
             assert line
         process.send_signal(number)
-        _rest, errors = process.communicate(timeout=SECONDS)
+        _rest, errors = process.communicate()
     assert process.returncode == STATUS[number]
     assert errors == b""
 
@@ -43,15 +42,13 @@ def test_signal_ends_a_waiting_lom_request(number: signal.Signals) -> None:
     with socket.socket(socket.AF_INET6) as silent:
         silent.bind(("::1", 0))
         silent.listen()
-        line = [COMMAND, "lom-request", "Reset", "a.test", "--seed", "s", "--timeout", "600"]
-        with subprocess.Popen(
-            [*line, "--to", f"[::1]:{silent.getsockname()[1]}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
+        line = ["lom-request", "Reset", "a.test", "--seed", "s", "--timeout", "600"]
+        with Forked(*line, "--to", f"[::1]:{silent.getsockname()[1]}") as process:
             peer, _ = silent.accept()
             with peer:
                 assert peer.recv(1) == b"\x16"  # its hello: it waits for ours
                 process.send_signal(number)
-                _said, errors = process.communicate(timeout=SECONDS)
+                _said, errors = process.communicate()
     assert process.returncode == STATUS[number]
     assert b"Traceback" not in errors
 
@@ -193,7 +190,7 @@ agent.load.conductor.Conductor.abandon = lambda self: self._observer.note("It is
 
 @needs_proc
 def test_a_third_ctrl_c_ends_a_run_that_is_stuck_and_writes_nothing_more(tmp_path: Path) -> None:
-    with started_run(tmp_path, 600, *outputs(tmp_path), environment=patched(tmp_path, STUCK)) as run:
+    with started_run(tmp_path, 600, *outputs(tmp_path), patch=STUCK) as run:
         told = with_sessions(run, tmp_path)
         os.kill(run.workers[1], signal.SIGSTOP)
         for answer in ("Ctrl-C again", "It is stuck"):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from command import COMMAND, SECONDS, lom_agent
 from debian import need
+from forked import Forked
 
 from agent.profiles.making import TOPIC
 
@@ -45,13 +46,12 @@ class Lab:
 
 
 @contextmanager
-def lab(folder: Path, *arguments: str) -> Iterator[Lab]:
-    """`lom-agent lab` in the background, ended by Ctrl-C."""
-    line = [COMMAND, "lab", "--out", str(folder), *arguments]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+def lab(folder: Path, running: Forked | subprocess.Popen[bytes]) -> Iterator[Lab]:
+    """`lom-agent lab --out folder` in the background, ended by Ctrl-C."""
+    with running:
         assert running.stdout is not None
         printed: dict[str, str] = {}
-        for text in running.stdout:
+        for text in map(bytes.decode, running.stdout):
             key, _, value = text.partition(":")
             printed[key] = value.strip()
             if text.startswith("Ctrl-C"):
@@ -62,12 +62,14 @@ def lab(folder: Path, *arguments: str) -> Iterator[Lab]:
             running.send_signal(signal.SIGINT)
             _rest, errors = running.communicate(timeout=SECONDS)
     assert running.returncode == 130
-    assert errors == ""
+    assert errors == b""
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as started:
+    folder = tmp_path_factory.mktemp("lab")
+    line = [COMMAND, "lab", "--out", str(folder)]
+    with lab(folder, subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)) as started:
         yield started
 
 
@@ -204,7 +206,7 @@ def test_api_refuses_unknown_paths_and_invalid_bodies(running: Lab, path: str, b
 def test_strongswan_gets_a_certificate_from_the_labs_scep(tmp_path: Path) -> None:
     pki = need("pki", "strongswan-pki")
     openssl = need("openssl", "openssl")
-    with lab(tmp_path, "--identity", "scep") as running:
+    with lab(tmp_path, Forked("lab", "--out", str(tmp_path), "--identity", "scep")) as running:
         signed = running.curl(running.printed["Enrollment profile"]).stdout
         (tmp_path / "profile.cms").write_bytes(signed)
         opened = subprocess.run(

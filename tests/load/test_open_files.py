@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS
+from command import lom_agent
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,13 +22,8 @@ def test_fitting_macs_need_at_most_the_open_file_limit(limit: int, each: int) ->
 
 def limited(limit: int, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run the command under a hard limit."""
-    return subprocess.run(
-        [COMMAND, "run", *arguments],
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
-    )
+    set_limit = f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+    return lom_agent("run", *arguments, patch=set_limit)
 
 
 def test_small_fleet_fits_in_a_common_hard_limit(tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND as LOM_AGENT
 from conftest import RunInReactor
+from forked import Forked
 from load_runs import ENROLL, Onlooker, counts, dropped, failed, load_run
 from outside_servers import outside_lab
 from servers import unused_port
@@ -77,12 +75,12 @@ def test_power_cuts_of_segments_lose_no_command(run_in_reactor: RunInReactor) ->
 
 
 # From the run's start: long enough for the Macs to have enrolled before, also on a busy machine.
-@pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0}, {"not_now": 0.5}])
+@pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0, "not_now_retry": 1.0}, {"not_now": 0.5}])
 def test_command_answered_with_notnow_is_delivered_later(
     run_in_reactor: RunInReactor, behaviour: dict[str, Any]
 ) -> None:
     async def scenario() -> Conductor:
-        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={**behaviour, "not_now_retry": 0.2})
+        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={"not_now_retry": 0.2, **behaviour})
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {}
@@ -150,8 +148,7 @@ def test_unreachable_server_fails_enrollments_and_starts_no_other_phase(
 
 
 def test_server_that_stops_during_a_run_fails_later_operations(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
-    lab = subprocess.Popen([LOM_AGENT, "lab", "--out", str(tmp_path)], stdout=subprocess.PIPE)
-    assert lab.stdout is not None
+    lab = Forked("lab", "--out", str(tmp_path))
     lines = [lab.stdout.readline() for _ in range(2)]
     while b"Ctrl-C" not in lab.stdout.readline():
         pass
@@ -159,7 +156,7 @@ def test_server_that_stops_during_a_run_fails_later_operations(run_in_reactor: R
 
     def die(view: Any) -> None:
         if lab.poll() is None and "session" in view.operations:
-            lab.send_signal(signal.SIGKILL)
+            lab.kill()
             lab.wait()
 
     async def scenario() -> Conductor:
@@ -167,12 +164,8 @@ def test_server_that_stops_during_a_run_fails_later_operations(run_in_reactor: R
             ENROLL, {**LOOK, "rate": 20, "duration": 3.0}, onlooker=Onlooker(die), server=server, devices=MACS
         )
 
-    try:
+    with lab:
         conductor = run_in_reactor(scenario())
-    finally:
-        lab.kill()
-        lab.wait()
-        lab.stdout.close()
     metrics = conductor.metrics()
     kinds = {kind for operation, kind in failed(metrics) if operation == "session"}
     assert kinds <= {"connect", "broken", "tls"}

@@ -33,7 +33,9 @@ from twisted.web.server import NOT_DONE_YET
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 
-MACS = 8
+MACS = 4
+SEGMENTS = 2
+SMALL: dict[str, Any] = {"devices": MACS, "fleet": {"segment_size": MACS // SEGMENTS}}
 # Enroll; InstallProfile and LOMSetupRequest; a command by push; a session by push; a LOMDeviceRequest a segment.
 PHASES: tuple[dict[str, Any], ...] = (
     ENROLL,
@@ -42,7 +44,7 @@ PHASES: tuple[dict[str, Any], ...] = (
     {"kind": "checkin", "by": "push", "rate": 40},
     {"kind": "lom", "request": "Reset", "per_request": 0, "controllers": False},
 )
-COMMANDS = MACS + MACS + MACS + 2
+COMMANDS = MACS + MACS + MACS + SEGMENTS
 COMMAND = {"kind": "command", "request": {"RequestType": "ProfileList"}, "rate": 40}
 
 
@@ -61,7 +63,7 @@ def check_whole_way(conductor: Conductor, outside: Outside) -> None:
     assert found["enroll"] == found["lom_setup"] == MACS
     assert found["command"] == COMMANDS
     assert found["delivery"] == found["enqueue"] == COMMANDS + MACS  # the pushes of checkin
-    assert found["lom_device"] == found["return"] == MACS - 2
+    assert found["lom_device"] == found["return"] == MACS - SEGMENTS
     assert found["push"] == COMMANDS + MACS
     results = [result.status for mac in outside.lab.macs.values() for result in mac.results.values()]
     assert results == ["Acknowledged"] * COMMANDS
@@ -74,7 +76,7 @@ def test_run_through_the_api_of_each_server(
 ) -> None:
     async def scenario() -> None:
         async with outside_lab(tmp_path, api) as (outside, front):
-            run = load_run(*PHASES, devices=MACS, onlooker=outside.onlooker, **outside.tables(**tables(front.url)))
+            run = load_run(*PHASES, **SMALL, onlooker=outside.onlooker, **outside.tables(**tables(front.url)))
             check_whole_way(await run, outside)
             pushes_on_enqueue = [path for path in front.asked if "push" in path or "wake" in path]
             assert len(pushes_on_enqueue) == (COMMANDS + MACS if api is AnyAPI else MACS)
@@ -100,7 +102,7 @@ def test_run_through_a_separate_lab(run_in_reactor: RunInReactor, tmp_path: Path
             lab = {"url": outside.server.url, "token_file": str(token)}
             tables = outside.tables(adapter="lab", lab=lab)
             del tables["server"]["enroll"]  # a lab's is where it always is
-            run = load_run(*PHASES, devices=MACS, onlooker=outside.onlooker, started=started, **tables)
+            run = load_run(*PHASES, **SMALL, onlooker=outside.onlooker, started=started, **tables)
             check_whole_way(await run, outside)
 
     run_in_reactor(scenario())
@@ -137,7 +139,7 @@ def test_api_errors_are_counted_and_the_run_continues(
             front.refuse = refused(status, body)
             later = {"kind": "checkin", "by": "self", "rate": 40}
             phases = (ENROLL, COMMAND, {"kind": "lom_setup", "concurrency": 8}, later)
-            return await load_run(*phases, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
+            return await load_run(*phases, **SMALL, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()
@@ -170,7 +172,7 @@ def test_silent_api_delays_a_phase_by_its_timeout_only(run_in_reactor: RunInReac
                 {"kind": "checkin", "by": "push", "timeout": 0.3},
                 {"kind": "checkin", "name": "by_itself", "by": "self"},
             )
-            return await load_run(*phases, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
+            return await load_run(*phases, **SMALL, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
 
     metrics = run_in_reactor(scenario()).metrics()
     kind = "server_timeout"
@@ -182,7 +184,7 @@ def test_unreachable_api_is_counted(run_in_reactor: RunInReactor, tmp_path: Path
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, _gateway):
             url = f"http://127.0.0.1:{unused_port()}"
-            return await load_run(ENROLL, COMMAND, onlooker=outside.onlooker, **outside.tables(**nanomdm(url)))
+            return await load_run(ENROLL, COMMAND, **SMALL, onlooker=outside.onlooker, **outside.tables(**nanomdm(url)))
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {("enqueue", "connect"): MACS, ("delivery", "connect"): MACS}
@@ -193,7 +195,11 @@ def test_server_that_never_pushes_gives_no_result(run_in_reactor: RunInReactor, 
         async with outside_lab(tmp_path) as (outside, front):
             front.push = lambda request, udid, answer: answer("never")  # type: ignore[assignment, method-assign]
             run = load_run(
-                ENROLL, {**COMMAND, "timeout": 0.2}, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url))
+                ENROLL,
+                {**COMMAND, "timeout": 0.2},
+                **SMALL,
+                onlooker=outside.onlooker,
+                **outside.tables(**nanomdm(front.url)),
             )
             conductor = await run
             return conductor, sum(len(mac.queue) for mac in outside.lab.macs.values())
@@ -210,7 +216,7 @@ def test_mac_polls_for_a_queued_command_without_a_gateway(run_in_reactor: RunInR
             front.push = lambda request, udid, answer: answer("sent")  # type: ignore[assignment, method-assign]
             tables = outside.tables(**nanomdm(front.url))
             del tables["push"]
-            return await load_run(ENROLL, COMMAND, **tables)
+            return await load_run(ENROLL, COMMAND, **SMALL, **tables)
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {}
@@ -256,6 +262,7 @@ def test_trace_contains_no_api_key(run_in_reactor: RunInReactor, tmp_path: Path)
             await load_run(
                 ENROLL,
                 COMMAND,
+                **SMALL,
                 onlooker=outside.onlooker,
                 trace=lambda shard: str(tmp_path / f"trace.{shard}"),
                 **outside.tables(**webhook(front.url)),

@@ -1,6 +1,6 @@
 """Servers that stop answering, never answer, or never come to an end: no run against one of them is a good run.
 
-The installed command as a process, real TLS sockets, and a server of this test's own.
+The command as a process, real TLS sockets, and a server of this test's own.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from balance import check_balance
-from command import COMMAND
+from command import lom_agent
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
 from servers import unused_port
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.utils import getProcessOutputAndValue
+from twisted.internet.threads import deferToThread
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
@@ -180,14 +180,12 @@ async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | Non
         scenario.write_text(PUSHED.format(**values, url=server.url, token=token, port=port, apns=apns, phase=pushed))
     arguments = ("run", str(scenario), "--out", str(folder), "--trace", str(folder / "trace.jsonl"))
     try:
-        out, err, status = await getProcessOutputAndValue(
-            COMMAND, (*arguments, "--junit", str(folder / "junit.xml")), env=dict(os.environ)
-        )
+        done = await deferToThread(lom_agent, *arguments, "--junit", str(folder / "junit.xml"))
     finally:
         late.close()
         await server.close()
-    assert err == b""
-    return status, out.decode(), json.loads((folder / "results.json").read_bytes())
+    assert done.stderr == b""
+    return done.returncode, done.stdout.decode(), json.loads((folder / "results.json").read_bytes())
 
 
 @pytest.mark.parametrize(
