@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from command import SECONDS, lom_agent, with_patch
 from forked import Forked
-from started_runs import StartedRun, started_run, wait_for_file, wait_until_gone
+from started_runs import MACS, RATE, StartedRun, started_run, wait_for_file, wait_until_gone
 
 from agent.cli.outcome import NOT_OVER
 from agent.cli.signals import SAME_SECONDS, Stopping
@@ -133,9 +133,9 @@ def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> No
     for each in document["operations"].values():
         assert each["started"] == each["count"] + each["cut_short"]
     enroll, checkin = document["phases"]
-    assert enroll["planned"] == enroll["started"] == enroll["done"] == 8
+    assert enroll["planned"] == enroll["started"] == enroll["done"] == MACS
     assert checkin["started"] == checkin["done"] + checkin["cut_short"]
-    assert (checkin["planned"], checkin["dropped"], checkin["ended_s"]) == (12_000, 0, None), "most is not due yet"
+    assert (checkin["planned"], checkin["dropped"], checkin["ended_s"]) == (600 * RATE, 0, None), "most is not due yet"
     assert not (folder / "report.html").exists()
     assert not (folder / "junit.xml").exists()
     assert (folder / "trace.jsonl").read_bytes() == b""
