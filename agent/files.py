@@ -36,9 +36,12 @@ def write_file(path: Path, octets: bytes, *, private: bool = False, make_folder:
     """Write a file, in place of one with this name, and return its path.
 
     A reader finds the old file or the new one, never a part; an attempt that fails leaves nothing behind. A
-    ``private`` file has the mode 0600. ``make_folder`` makes the folders above it that are missing.
+    ``private`` file has the mode 0600. ``make_folder`` makes the folders above it that are missing. A device or a pipe,
+    such as /dev/null, is not replaced: the bytes are written to it.
     Raises OperatorError.
     """
+    if is_device_or_pipe(path):
+        return _write_to(path, octets)
     # In the same folder, because a file replaces another only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -58,6 +61,27 @@ def write_file(path: Path, octets: bytes, *, private: bool = False, make_folder:
         raise OperatorError(
             f"{path} cannot be written: {_reason(error)}. Name a file in a folder that you may write to."
         ) from error
+    return path
+
+
+def is_device_or_pipe(path: Path) -> bool:
+    """Whether there is something at ``path`` that is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # missing, or found out by whoever opens it
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _write_to(path: Path, octets: bytes) -> Path:
+    try:
+        # Without O_NONBLOCK a named pipe would be waited for until somebody reads it.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(octets)
+    except OSError as error:
+        raise OperatorError(f"{path} cannot be written: {_reason(error)}. Name a file.") from error
     return path
 
 

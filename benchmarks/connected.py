@@ -3,8 +3,8 @@
     python benchmarks/connected.py [MACS [SESSIONS_A_SECOND [SECONDS]]]
 
 Every Mac has an identity and a kept-alive connection of its own to nginx, which answers every report with nothing. The
-sessions start at their times, whatever the loop does; each report has an Mdm-Signature, as the lab's profile asks for.
-Told is how much later than it was due a timer of every 5 ms ran. The floor is the same timer in this process, with the
+sessions start on schedule, however busy the loop is; each report has an Mdm-Signature, as the lab's profile requires.
+It prints by how much a timer that is due every 5 ms ran late. The floor is the same timer in this process, with the
 same Macs connected, before the first session starts.
 """
 

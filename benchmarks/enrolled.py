@@ -59,7 +59,7 @@ class EnrolledFleet:
         self._base_url = base_url
         self._rsa_keys: list[rsa.RSAPrivateKey] = []
 
-    def enrollment_steps(self, index: int, *, with_rsa: bool = False, lom: bool = True) -> MDMClient:
+    def enroll(self, index: int, *, with_rsa: bool = False, lom: bool = True) -> MDMClient:
         """Enroll one Mac with the lab's profile, and install the lab's LOM profile."""
         client = self.fleet[index]
         key = self._rsa_key(index) if with_rsa else None

@@ -3,13 +3,13 @@
     python benchmarks/memory.py [MACS [CONNECTED]]
 
 Every Mac is enrolled with the lab's profile and has the lab's LOM profile, so it has two identities, a Controller
-three. Measured is what the process grew by for each Mac (resident memory, after a collection), from a state in which
-everything that a fleet shares is there already. While Macs enroll, those that are at nothing are laid down as a run
-lays them down. Small objects can settle in memory that was free before, so what the objects of a Mac say of their own
-size is told, too, and the larger of the two counts. The floor is the private keys, and the certificates in DER, as
-they are: deflated, with another Mac's as the dictionary, they take less.
+three. It measures the growth of the process per Mac (resident memory, after a collection), once everything that a fleet
+shares exists. While Macs enroll, idle ones are serialised as in a run. Small objects can use memory that was free
+before, so the sizes that the objects of a Mac report are printed, too, and the larger of the two counts. The floor is
+the private keys, and the certificates in DER without compression; a run compresses them, with another Mac's as the
+dictionary.
 
-The connections are to nginx with client certificates; without nginx that part is left out, and said so. Their floor is
+The connections are to nginx with client certificates; without nginx that part is skipped with a message. Their floor is
 a bare ``SSL.Connection`` with an identity of its own on a socket. Every figure is from a process of its own.
 """
 

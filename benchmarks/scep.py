@@ -152,7 +152,7 @@ async def run(count: int, server: subprocess.Popen[str]) -> None:
     print(f"{'enrollment: its key, in a process of its own':<46}{keys:>8.1f}")
     print(f"{'enrollment: everything else':<46}{own:>8.2f}")
     print(f"{'enrollment':<46}{own + keys:>8.1f}{wall:>8.1f}   (wall: the server works on the same cores)")
-    print(f"{'reached' if ratio < AIM else 'MISSED'}: {ratio:.3f} times the keys alone, aim {AIM}")
+    print(f"{'reached' if ratio < AIM else 'MISSED'}: {ratio:.3f} times the keys alone, target {AIM}")
     print(f"beside the key itself: {1 + own / keys:.3f} times (luck with the keys taken out)")
 
 

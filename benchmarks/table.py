@@ -17,5 +17,5 @@ def heading(rounds: int) -> str:
 
 
 def verdict(aim: str, found: float, most: float, unit: str = "µs") -> str:
-    """Print whether an aim is reached."""
-    return f"{'reached' if found <= most else 'MISSED'}: {aim}: {found:.2f} {unit}, aim {most:g}"
+    """The line that says whether a target is reached."""
+    return f"{'reached' if found <= most else 'MISSED'}: {aim}: {found:.2f} {unit}, target {most:g}"

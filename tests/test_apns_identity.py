@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import SECONDS, lom_agent, lom_agent_here
+from command import SECONDS, installed, lom_agent_here
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -21,8 +21,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_push_certificate_is_as_one_of_apples_and_its_key_is_secret(tmp_path: Path) -> None:
-    done = lom_agent("apns-identity", "--out", str(tmp_path), "--topic", TOPIC)
+def test_push_certificate_has_apples_form_and_its_key_is_private(tmp_path: Path) -> None:
+    done = installed("apns-identity", "--out", str(tmp_path), "--topic", TOPIC)
     assert done.returncode == 0, done.stderr
     assert set(contents(tmp_path)) == FILES
     for name in ("ca.key", "push.key"):
@@ -51,7 +51,7 @@ def test_the_push_certificate_is_as_one_of_apples_and_its_key_is_secret(tmp_path
         assert said.encode() in done.stdout
 
 
-def test_without_a_topic_it_has_a_new_one_of_the_form_of_apples(tmp_path: Path) -> None:
+def test_default_topic_is_new_and_has_apples_form(tmp_path: Path) -> None:
     topics = set()
     for folder in ("a", "b"):
         assert lom_agent_here("apns-identity", "--out", str(tmp_path / folder)).returncode == 0
@@ -62,7 +62,7 @@ def test_without_a_topic_it_has_a_new_one_of_the_form_of_apples(tmp_path: Path) 
     assert all(topic.startswith("com.apple.mgmt.External.") for topic in topics)
 
 
-def test_nothing_is_overwritten_but_by_the_option_and_never_the_ca(tmp_path: Path) -> None:
+def test_only_overwrite_replaces_a_push_certificate_and_nothing_replaces_the_ca(tmp_path: Path) -> None:
     assert lom_agent_here("apns-identity", "--out", str(tmp_path)).returncode == 0
     before = contents(tmp_path)
     refused = lom_agent_here("apns-identity", "--out", str(tmp_path))
@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_but_by_the_option_and_never_the_ca(tmp_path: Pat
 
 
 @pytest.mark.parametrize("left", ["ca.pem", "ca.key"])
-def test_half_a_ca_is_not_replaced(left: str, tmp_path: Path) -> None:
+def test_ca_without_one_of_its_two_files_is_refused(left: str, tmp_path: Path) -> None:
     (tmp_path / left).write_bytes(b"somebody's")
     for arguments in (
         ("apns-identity", "--out", str(tmp_path)),
@@ -91,7 +91,7 @@ def test_half_a_ca_is_not_replaced(left: str, tmp_path: Path) -> None:
     "topic",
     ["com.example.app", "com.apple.mgmt.", "com.apple.mgmt.a b", "com.apple.mgmt.é", f"com.apple.mgmt.{'x' * 255}"],
 )
-def test_a_topic_that_is_none_of_mdm_is_refused(topic: str, tmp_path: Path) -> None:
+def test_topic_outside_com_apple_mgmt_is_refused(topic: str, tmp_path: Path) -> None:
     done = lom_agent_here("apns-identity", "--out", str(tmp_path / "out"), "--topic", topic)
     assert done.returncode == 2
     assert b"Expected a topic" in done.stderr

@@ -18,12 +18,12 @@ def is_there(room: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def test_every_file_that_the_page_names_exists() -> None:
+def test_every_file_named_in_architecture_page_exists() -> None:
     files = FILE.findall(PAGE)
     assert len(files) > 50
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-def test_the_page_lists_the_rooms_in_their_order() -> None:
+def test_architecture_page_lists_the_rooms_in_import_order() -> None:
     assert ROOM.findall(PAGE) == [room for room in ROOMS if is_there(room) and room != "net"]
     assert NO_IO.findall(PAGE) == [room for room in WITHOUT_IO if is_there(room)]

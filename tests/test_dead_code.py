@@ -50,13 +50,13 @@ def lines_of_records(path: Path) -> set[int]:
     return found
 
 
-def test_nothing_is_unused() -> None:
+def test_no_code_is_unused() -> None:
     assert sorted(unused(*SCANNED) - {*ALLOWED}) == [], (
         "delete it, or list in tests/support/vulture_allowed.py who uses it"
     )
 
 
-def test_every_name_in_the_list_is_still_needed_there() -> None:
+def test_every_entry_of_the_vulture_allow_list_is_needed() -> None:
     assert sorted({*ALLOWED} - unused(*SCANNED)) == []
 
 
@@ -72,6 +72,6 @@ def test_every_name_in_the_list_is_still_needed_there() -> None:
         ("class Other:\n    field: int\nOther", {"module: field"}),
     ],
 )
-def test_what_is_unused_is_named(tmp_path: Path, text: str, found: set[str]) -> None:
+def test_unused_code_is_reported_by_name(tmp_path: Path, text: str, found: set[str]) -> None:
     (tmp_path / "module.py").write_text(text, encoding="utf-8")
     assert unused(tmp_path) == found

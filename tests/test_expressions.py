@@ -1,4 +1,4 @@
-"""Every regular expression takes time in proportion to its input, whatever that is: it may come from an untrusted peer.
+"""Every regular expression takes time in proportion to its input, which may come from an untrusted peer.
 
 The expressions are found in the source, so a new one fails here until its worst cases are listed. Two independent
 judgements for each: none of all possible inputs needs more than linear time (``ambiguity``), and eight times a worst
@@ -24,9 +24,11 @@ from regex_steps import Counter, Text
 
 FOLDER = Path(__file__).parent.parent / "agent"
 SIZE, TIMES = 100, 8
+SMALL_SIZE = 20  # for what is bad: the steps of its worst case grow with the square of it
 WHERE_IT_BEGINS = ("match", "fullmatch")
 ANYWHERE = ("search", "sub", "subn", "findall", "finditer", "split")
 OF_MODULE = ("compile", "Match", "Pattern", "error", "escape", "ASCII", "I", "IGNORECASE", "DOTALL", "VERBOSE")
+MAY_MATTER = re.compile(r"\b(?:re|regex|sre_\w+|pattern)\b")  # other modules need no look, and no import
 XML = ('<?xml version="1.0"?>', '<!DOCTYPE plist PUBLIC "', '" "', '">', "<plist>")
 
 WorstCase = Callable[[int], Text]
@@ -213,7 +215,7 @@ def finders() -> dict[str, _Finder]:
         parts = path.relative_to(FOLDER.parent).with_suffix("").parts
         name = ".".join(part for part in parts if part != "__init__")
         text = path.read_text(encoding="utf-8")
-        if "re" in text and parts[-1] != "__main__":
+        if MAY_MATTER.search(text) and parts[-1] != "__main__":
             found[name] = _Finder(importlib.import_module(name), ast.parse(text))
     return found
 
@@ -244,24 +246,24 @@ def steps(expression: Expression, text: Text) -> int:
     return counter.steps
 
 
-def assert_linear(expression: Expression, worst_case: WorstCase) -> None:
+def assert_linear(expression: Expression, worst_case: WorstCase, size: int = SIZE) -> None:
     """One part in eight more for what is saved once, at the end of a text; quadratic are 64 times the steps."""
-    assert steps(expression, worst_case(TIMES * SIZE)) <= (TIMES + 1) * steps(expression, worst_case(SIZE))
+    assert steps(expression, worst_case(TIMES * size)) <= (TIMES + 1) * steps(expression, worst_case(size))
 
 
 # What there is
 
 
-def test_every_expression_has_its_worst_cases() -> None:
+def test_every_regex_has_worst_case_inputs() -> None:
     assert sorted(expressions()) == sorted(WORST_CASES)
     assert len(expressions()) == sum(len(finder.found) for finder in finders().values()), "two of the same name"
 
 
-def test_every_expression_is_compiled_once_under_a_name_of_its_module() -> None:
+def test_every_regex_is_a_module_constant() -> None:
     assert {name: finder.complaints for name, finder in finders().items() if finder.complaints} == {}
 
 
-def test_what_is_done_with_every_expression_is_known() -> None:
+def test_every_use_of_a_regex_is_found() -> None:
     for name, expression in expressions().items():
         assert expression.methods, f"{name} is used in no way that is seen"
         assert expression.methods <= {*WHERE_IT_BEGINS, *ANYWHERE}, name
@@ -277,7 +279,7 @@ def test_what_is_done_with_every_expression_is_known() -> None:
         ("from re import compile", "by itself"),
     ],
 )
-def test_an_expression_that_cannot_be_found_is_named(text: str, said: str) -> None:
+def test_unknown_regex_is_reported_by_name(text: str, said: str) -> None:
     assert any(said in each for each in _Finder(re, ast.parse(text)).complaints)
 
 
@@ -285,13 +287,13 @@ def test_an_expression_that_cannot_be_found_is_named(text: str, said: str) -> No
 
 
 @pytest.mark.parametrize("name", sorted(WORST_CASES))
-def test_no_input_takes_more_than_linear_time(name: str) -> None:
+def test_every_regex_is_unambiguous_so_its_time_is_linear(name: str) -> None:
     expression = expressions()[name]
     assert ambiguity(expression.compiled, searched=bool(expression.methods & {*ANYWHERE})) == ""
 
 
 @pytest.mark.parametrize("name", sorted(WORST_CASES))
-def test_eight_times_a_worst_case_takes_eight_times_the_steps(name: str) -> None:
+def test_worst_case_steps_are_linear_in_the_input(name: str) -> None:
     for worst_case in WORST_CASES[name]:
         assert_linear(expressions()[name], worst_case)
 
@@ -314,16 +316,16 @@ GOOD = (r"a*b", r"(a|b)*?c.*", r"%([A-Za-z]+)%", r"=[^&#]+", r"(?:a|ba)*c", r"a{
 
 
 @pytest.mark.parametrize("pattern", BAD)
-def test_a_bad_expression_is_found_by_both_judges(pattern: str) -> None:
+def test_bad_regex_is_found_by_both_checks(pattern: str) -> None:
     method, worst_case = BAD[pattern]
     expression = Expression(re.compile(pattern), {method})
     with pytest.raises(AssertionError):
-        assert_linear(expression, worst_case)
+        assert_linear(expression, worst_case, SMALL_SIZE)
     assert ambiguity(expression.compiled, searched=method in ANYWHERE)
 
 
 @pytest.mark.parametrize("pattern", GOOD)
-def test_a_good_expression_is_not_refused(pattern: str) -> None:
+def test_good_regex_passes_both_checks(pattern: str) -> None:
     assert ambiguity(re.compile(pattern), searched=False) == ""
 
 
@@ -331,7 +333,7 @@ SMALL = (*GOOD, *BAD, r"(ab|a)(c|bcd)*$", r"\d+(?:\.\d+)?\Z", r"[^ab]+b?", r"(?<
 
 
 @given(st.sampled_from(SMALL), st.text("abc:% \r\n.=&1\0", max_size=12))
-def test_the_counting_machine_matches_what_python_matches(pattern: str, text: str) -> None:
+def test_step_counter_matches_like_re(pattern: str, text: str) -> None:
     expression = re.compile(pattern)
     counter = Counter(expression)
     assert counter.match(text) == _end(expression.match(text))
@@ -340,7 +342,7 @@ def test_the_counting_machine_matches_what_python_matches(pattern: str, text: st
     assert counter.search(text) == (None if found is None else found.span())
 
 
-def test_the_counting_machine_matches_what_python_matches_with_our_expressions() -> None:
+def test_step_counter_matches_like_re_for_our_regexes() -> None:
     for name, expression in expressions().items():
         counter = Counter(expression.compiled)
         for worst_case in WORST_CASES[name]:

@@ -22,7 +22,7 @@ def test_a_file_of_at_most_the_limit_is_read(tmp_path: Path) -> None:
     assert read_file(file, "the file", 5) == b"12345"
 
 
-def test_a_longer_file_is_refused_with_the_limit_and_the_advice(tmp_path: Path) -> None:
+def test_file_over_the_limit_is_refused_with_limit_and_advice(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * 1001)
     with pytest.raises(OperatorError) as refused:
@@ -30,7 +30,7 @@ def test_a_longer_file_is_refused_with_the_limit_and_the_advice(tmp_path: Path) 
     assert str(refused.value) == f"Expected at most 1,000 bytes in the file {file}, found more. Split it."
 
 
-def test_no_more_than_the_limit_is_read_of_a_file_without_end() -> None:
+def test_endless_file_is_read_up_to_the_limit_only() -> None:
     with pytest.raises(OperatorError, match="Expected at most 10 bytes in the file /dev/zero, found more"):
         read_file("/dev/zero", "the file", 10)
 
@@ -38,12 +38,12 @@ def test_no_more_than_the_limit_is_read_of_a_file_without_end() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("missing", "No such file or directory"), (".", "Is a directory"), ("a\0b", "null")]
 )
-def test_a_file_that_cannot_be_read_is_the_operators_error(tmp_path: Path, name: str, reason: str) -> None:
+def test_unreadable_file_raises_operator_error(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(OperatorError, match="the file .* cannot be read: .*" + reason):
         read_file(f"{tmp_path}/{name}", "the file", 10)
 
 
-def test_a_private_file_has_mode_0600_also_in_place_of_a_public_one(tmp_path: Path) -> None:
+def test_private_file_has_mode_0600_even_when_it_replaces_a_public_one(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     assert write_file(file, b"old") == file
     file.chmod(0o644)
@@ -52,7 +52,7 @@ def test_a_private_file_has_mode_0600_also_in_place_of_a_public_one(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_folders_are_made_where_the_caller_says_so(tmp_path: Path) -> None:
+def test_folders_are_created_only_on_request(tmp_path: Path) -> None:
     file = tmp_path / "a" / "b"
     with pytest.raises(OperatorError, match=r"a/b cannot be written: No such file or directory\. Name a file"):
         write_file(file, b"text")
@@ -60,7 +60,7 @@ def test_folders_are_made_where_the_caller_says_so(tmp_path: Path) -> None:
     assert file.read_bytes() == b"text"
 
 
-def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(
+def test_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file"
@@ -74,3 +74,31 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(
         write_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_device_and_a_pipe_are_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert write_file(pipe, b"text") == pipe
+        assert os.read(reader, 10) == b"text"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    write_file(link, b"text", private=True)
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+def test_a_pipe_without_a_reader_and_a_full_device_are_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OperatorError, match="pipe cannot be written: No such device or address"):
+        write_file(pipe, b"text")
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OperatorError, match="full cannot be written: No space left on device"):
+        write_file(full, b"text")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, lom_agent_here
+from command import COMMAND, SECONDS, installed, lom_agent_here
+from forked import Forked
 from lom_by_hand import (
     CONTROLLER,
     CONTROLLERS,
@@ -60,7 +61,7 @@ def controller(tmp_path: Path) -> list[str]:
 # Both ends are ours
 
 
-def test_a_request_by_seed_is_done_and_told_on_both_ends(seeded: Running) -> None:
+def test_request_with_seed_succeeds_and_is_printed_by_both_ends(seeded: Running) -> None:
     name = seeded.names[1]
     errors, done = request("Reset", name, seeded.address, "--seed", "by hand", "--uuid", "first")
     assert (done.stdout.decode(), errors) == (f"{name}: Reset done\n", "")
@@ -78,7 +79,7 @@ def test_a_request_by_seed_is_done_and_told_on_both_ends(seeded: Running) -> Non
     assert seeded.event() == {"event": "boot_ended", "device": name, "power": "on"}
 
 
-def test_power_is_kept_from_request_to_request(seeded: Running) -> None:
+def test_power_state_persists_between_requests(seeded: Running) -> None:
     name, who = seeded.names[2], ["--seed", "by hand", "--controller", "7"]
     request("PowerOFF", name, seeded.address, *who)
     first = told(seeded, "request")
@@ -93,7 +94,7 @@ def test_power_is_kept_from_request_to_request(seeded: Running) -> None:
     assert seeded.event()["event"] == "boot_ended"
 
 
-def test_files_of_ones_own_and_one_object_as_the_outcome(own: Running, controller: list[str]) -> None:
+def test_identity_from_files_and_json_output(own: Running, controller: list[str]) -> None:
     assert own.names == [WORKED_NAME]
     line = [*controller, "--json", "--uuid", "ours"]
     _, done = request("PowerON", WORKED_NAME, own.address, *line)
@@ -116,7 +117,7 @@ def test_files_of_ones_own_and_one_object_as_the_outcome(own: Running, controlle
     assert told(own, "request")["controller"] == "controller.example"
 
 
-def test_verbose_shows_every_octet(own: Running, controller: list[str]) -> None:
+def test_verbose_prints_every_byte(own: Running, controller: list[str]) -> None:
     errors, done = request("Reset", WORKED_NAME, own.address, *controller, "--uuid", WORKED_UUID, "--verbose")
     steps = errors.split("\n")
     assert steps[:4] == [
@@ -148,7 +149,7 @@ def test_a_link_over_a_link_local_address_of_an_interface() -> None:
         assert running.event()["power"] == "booting"
 
 
-def test_the_document_shows_what_the_commands_print() -> None:
+def test_documented_output_is_the_real_output() -> None:
     document = (DOCS / "lom-by-hand.md").read_text()
     line = [COMMAND, "lom-device", "--seed", "trial", "--boot", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -172,22 +173,19 @@ def test_the_document_shows_what_the_commands_print() -> None:
         assert text.replace(address, "[::1]:6230") in document.splitlines(), text
 
 
-def test_devices_whose_output_nobody_reads_end() -> None:
-    line = [COMMAND, "lom-device"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        address, name = [process.stdout.readline().split()[1] for _ in range(4)][:2]
+def test_lom_device_ends_when_its_output_is_closed() -> None:
+    with Forked("lom-device") as process:
+        address, name = [process.stdout.readline().decode().split()[1] for _ in range(4)][:2]
         process.stdout.close()
         request("Reset", name, address)
-        assert process.wait(SECONDS) == 1
-        assert process.stderr.read() == ""
+        assert process.wait() == 1
+        assert process.communicate() == (b"", b"")
 
 
 # Refusals
 
 
-def test_the_controller_refuses_a_device_of_another_name(own: Running, controller: list[str]) -> None:
+def test_controller_refuses_a_device_with_another_name(own: Running, controller: list[str]) -> None:
     errors, done = request("Reset", "other.example", own.address, *controller, "--json", status=1)
     outcome = json.loads(done.stdout)
     assert (outcome["success"], outcome["kind"], outcome["sent"]) == (False, "tls_wrong_name", False)
@@ -195,7 +193,7 @@ def test_the_controller_refuses_a_device_of_another_name(own: Running, controlle
     assert told(own, "no_link")["kind"] == "tls"
 
 
-def test_the_controller_refuses_a_device_of_another_ca(own: Running, tmp_path: Path) -> None:
+def test_controller_refuses_a_device_of_another_ca(own: Running, tmp_path: Path) -> None:
     stranger = files(tmp_path, "controller", CONTROLLER, CONTROLLERS)
     errors, _ = request("Reset", WORKED_NAME, own.address, *stranger, status=1)
     assert "issued by CN=Devices, does not lead to a trusted CA" in errors
@@ -210,7 +208,7 @@ def test_the_controller_refuses_a_device_of_another_ca(own: Running, tmp_path: P
         (CONTROLLERS.issue("controller.example", CLIENT_USAGE), "tls_wrong_usage", "Key Usage dataEncipherment"),
     ],
 )
-def test_the_device_refuses_a_controller_and_says_why(
+def test_device_prints_why_it_refuses_a_controller(
     own: Running, tmp_path: Path, identity: Any, kind: str, words: str
 ) -> None:
     bad = files(tmp_path, "bad", identity, DEVICES)
@@ -223,7 +221,7 @@ def test_the_device_refuses_a_controller_and_says_why(
     assert words in refused["error"]
 
 
-def test_the_controller_refuses_an_expired_device(tmp_path: Path, controller: list[str]) -> None:
+def test_controller_refuses_an_expired_device_certificate(tmp_path: Path, controller: list[str]) -> None:
     expired = DEVICES.issue(WORKED_NAME, LOM_USAGE, **EXPIRED)
     with lom_device(*files(tmp_path, "expired", expired, CONTROLLERS)) as running:
         errors, _ = request("Reset", WORKED_NAME, running.address, *controller, status=1)
@@ -231,21 +229,21 @@ def test_the_controller_refuses_an_expired_device(tmp_path: Path, controller: li
         assert running.event()["event"] == "no_link"
 
 
-def test_a_version_that_the_device_does_not_speak(own: Running, controller: list[str]) -> None:
+def test_unsupported_protocol_version_is_answered_with_an_error(own: Running, controller: list[str]) -> None:
     errors, _ = request("Reset", WORKED_NAME, own.address, *controller, "--protocol-version", "2", status=1)
-    assert errors == f"lom-agent: {WORKED_NAME}: LOMProtocolVersion 2 was asked for; this Device speaks 1\n"
+    assert errors == f"lom-agent: {WORKED_NAME}: LOMProtocolVersion: expected 1, found 2\n"
     event = told(own, "request")
     assert (event["success"], event["protocol_version"]) == (False, 2)
 
 
-def test_one_of_several_devices_is_reached_by_its_name_alone(seeded: Running) -> None:
+def test_sni_selects_one_of_several_devices(seeded: Running) -> None:
     request("Reset", "nobody.lom.test", seeded.address, "--seed", "by hand", status=1)
     event = told(seeded, "no_link")
     assert event["kind"] == "lom_no_such_device"
     assert "a name of these Devices in the TLS hello (SNI), but it has 'nobody.lom.test'" in event["error"]
 
 
-def test_nobody_there() -> None:
+def test_connection_refused_is_reported() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
     errors, _ = request("Reset", "mac.lom.test", f"[::1]:{port}", status=1)
@@ -262,7 +260,7 @@ def refused(*arguments: str) -> str:
     return done.stderr.decode()
 
 
-def test_identities_are_written_for_their_owner_and_always_the_same(tmp_path: Path) -> None:
+def test_written_identity_is_private_and_deterministic(tmp_path: Path) -> None:
     written = []
     for folder in (tmp_path / "once", tmp_path / "twice"):
         for role in ("device", "controller"):
@@ -270,7 +268,7 @@ def test_identities_are_written_for_their_owner_and_always_the_same(tmp_path: Pa
             out.mkdir(parents=True)
             (out / "key.pem").write_text("an older one")  # which anyone could read
             line = ["lom-identity", "--seed", "s", "--index", "4", "--role", role, "--out", str(out)]
-            done = lom_agent(*line)
+            done = (installed if folder.name == "once" else lom_agent_here)(*line)
             assert done.returncode == 0, done.stderr
             assert f"Key:         {out}/key.pem" in done.stdout.decode()
             assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600
@@ -295,26 +293,26 @@ RESET = ["lom-request", "Reset", "mac.lom.test"]
         ([*RESET, "--to", "[::1]:0"], "the port that the Device listens on"),
         ([*RESET, "--to", "[fe80::1]:623"], "[fe80::1%eth0]:623"),
         ([*RESET, "--to", "[fe80::1%nowhere0]:623"], "no interface 'nowhere0'; it has "),
-        ([*RESET, *TO, "--uuid", ""], "--uuid should have 1 to 256 printable characters"),
-        (["lom-request", "Reset", "x" * 254, *TO], "NAME should have 1 to 253 printable characters"),
-        ([*RESET, *TO, "--cert", "cert.pem"], "--key and --ca is missing"),
+        ([*RESET, *TO, "--uuid", ""], "Expected 1 to 256 printable characters for --uuid"),
+        (["lom-request", "Reset", "x" * 254, *TO], "Expected 1 to 253 printable characters for NAME"),
+        ([*RESET, *TO, "--cert", "cert.pem"], "found no --key and no --ca"),
         ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a", "--seed", "s"], "one or the other"),
-        ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a", "--controller", "1"], "--controller goes with --seed"),
+        ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a", "--controller", "1"], "--controller needs --seed"),
         ([*RESET, *TO, "--cert", "c", "--key", "k", "--ca", "a"], "file c cannot be read: No such file"),
         (["lom-device", "--listen", "[2001:db8::1]:0"], "The LOM Device cannot listen on [2001:db8::1]:0: "),
         (["lom-device", "--listen", "::1:0"], "such as [::1]:623"),
-        (["lom-device", "--cert", "c", "--key", "k", "--ca", "a", "--devices", "2"], "--devices goes with --seed"),
-        (["lom-device", "--cert", "c", "--key", "k", "--ca", "a", "--segment-size", "2"], "--segment-size goes with"),
+        (["lom-device", "--cert", "c", "--key", "k", "--ca", "a", "--devices", "2"], "--devices needs --seed"),
+        (["lom-device", "--cert", "c", "--key", "k", "--ca", "a", "--segment-size", "2"], "--segment-size needs"),
         (["lom-identity", "--role", "device"], "--out"),
         (["lom-identity", "--role", "device", "--out", "/proc/none"], "cannot be made"),
     ],
 )
-def test_wrong_usage_is_said_so(arguments: list[str], words: str) -> None:
+def test_wrong_usage_of_lom_commands_is_reported(arguments: list[str], words: str) -> None:
     assert words in refused(*arguments)
 
 
 @pytest.mark.parametrize("command", [["lom-device"], [*RESET, *TO]])
-def test_files_that_are_no_identity_are_said_so(tmp_path: Path, command: list[str]) -> None:
+def test_invalid_identity_files_are_reported(tmp_path: Path, command: list[str]) -> None:
     mine, other = files(tmp_path, "mine", CONTROLLER, DEVICES), files(tmp_path, "other", DEVICE, DEVICES)
     rows = [
         (["--key", named(other, "--key")], "expected the key of the first certificate, CN=controller.example"),

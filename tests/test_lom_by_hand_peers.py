@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent
+from command import COMMAND, SECONDS, lom_agent_here
 from debian import need
 from lom_by_hand import (
     CONTROLLER,
@@ -78,7 +78,7 @@ def s_client(folder: Path, port: int, octets: bytes, *arguments: str) -> subproc
     return subprocess.CompletedProcess(line, process.returncode, answer, errors)
 
 
-def test_openssl_is_a_controller_with_the_documents_octets(tmp_path: Path) -> None:
+def test_openssl_sends_the_documented_bytes_as_controller(tmp_path: Path) -> None:
     device = files(tmp_path, "device", DEVICE, CONTROLLERS)
     mine = files(tmp_path, "controller", CONTROLLER, DEVICES)
     identity = ["-cert", named(mine, "--cert"), "-key", named(mine, "--key"), "-CAfile", named(mine, "--ca")]
@@ -89,8 +89,8 @@ def test_openssl_is_a_controller_with_the_documents_octets(tmp_path: Path) -> No
         assert (event["device"], event["controller"]) == (WORKED_NAME, "controller.example")
 
 
-def test_openssl_with_an_identity_of_the_seed(seeded: Running, tmp_path: Path) -> None:
-    done = lom_agent("lom-identity", "--seed", "by hand", "--role", "controller", "--out", str(tmp_path / "c"))
+def test_openssl_uses_a_seeded_identity(seeded: Running, tmp_path: Path) -> None:
+    done = lom_agent_here("lom-identity", "--seed", "by hand", "--role", "controller", "--out", str(tmp_path / "c"))
     assert done.returncode == 0, done.stderr
     identity = ["-cert", "c/cert.pem", "-key", "c/key.pem", "-CAfile", "c/ca.pem"]
     name = ["-servername", seeded.names[1], "-verify_hostname", seeded.names[1], "-verify_return_error"]
@@ -121,7 +121,7 @@ def read_frame(link: ssl.SSLSocket) -> dict[str, Any]:
     return message
 
 
-def test_plain_python_is_a_controller(own: Running, controller: list[str]) -> None:
+def test_documented_python_program_works_as_controller(own: Running, controller: list[str]) -> None:
     context = ssl.create_default_context(cafile=named(controller, "--ca"))
     context.load_cert_chain(named(controller, "--cert"), named(controller, "--key"))
     plain = socket.create_connection(("::1", own.port), timeout=SECONDS)
@@ -174,7 +174,7 @@ class PlainDevice:
             self._script(link)
 
 
-def test_plain_python_is_a_device(tmp_path: Path, controller: list[str]) -> None:
+def test_standard_library_device_answers_lom_request(tmp_path: Path, controller: list[str]) -> None:
     asked = []
 
     def answer(link: ssl.SSLSocket) -> None:
@@ -197,12 +197,12 @@ def test_plain_python_is_a_device(tmp_path: Path, controller: list[str]) -> None
     ("octets", "kind", "words"),
     [
         (LinkAnswer("7", "no \u202e today").encode(), "lom_refused", r"no \u202e today"),
-        (LinkAnswer("8").encode(), "lom_frame_malformed", "answered request '8'; '7' was asked"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "lom_frame_too_long", "from 1 to 4096 are allowed"),
-        (b"", "lom_link_broken", "the Device went away before it answered"),
+        (LinkAnswer("8").encode(), "lom_frame_malformed", "expected an answer to request '7', found one to '8'"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "lom_frame_too_long", "expected a LOM frame of 1 to 4096 bytes"),
+        (b"", "lom_link_broken", "the link ended before the Device answered"),
     ],
 )
-def test_what_a_device_may_answer_instead(
+def test_invalid_answer_of_a_device_is_reported(
     tmp_path: Path, controller: list[str], octets: bytes, kind: str, words: str
 ) -> None:
     def answer(link: ssl.SSLSocket) -> None:
@@ -217,7 +217,7 @@ def test_what_a_device_may_answer_instead(
     assert "\u202e" not in errors
 
 
-def test_a_device_that_says_nothing(tmp_path: Path, controller: list[str]) -> None:
+def test_silent_device_times_out(tmp_path: Path, controller: list[str]) -> None:
     def be_silent(link: ssl.SSLSocket) -> None:
         read_frame(link)
         assert link.recv(1) == b""  # the Controller hangs up in good order
@@ -227,7 +227,7 @@ def test_a_device_that_says_nothing(tmp_path: Path, controller: list[str]) -> No
     assert "the Device did not answer within 2 s" in errors
 
 
-def test_ctrl_c_ends_a_request_that_waits(tmp_path: Path, controller: list[str]) -> None:
+def test_ctrl_c_ends_a_waiting_request(tmp_path: Path, controller: list[str]) -> None:
     asked = threading.Event()
 
     def be_silent(link: ssl.SSLSocket) -> None:
@@ -245,7 +245,7 @@ def test_ctrl_c_ends_a_request_that_waits(tmp_path: Path, controller: list[str])
     assert errors == f"lom-agent: {WORKED_NAME}: stopped before the Device responded\n"
 
 
-def test_openssl_is_a_device(tmp_path: Path, controller: list[str]) -> None:
+def test_openssl_server_works_as_device(tmp_path: Path, controller: list[str]) -> None:
     options = files(tmp_path, "device", DEVICE, CONTROLLERS)
     line = [
         need("openssl", "openssl"), "s_server", "-accept", "[::1]:0", "-cert", named(options, "--cert"),

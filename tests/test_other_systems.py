@@ -19,14 +19,14 @@ del os.sched_getaffinity
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["fleet", "show", "--devices", "1"]])
-def test_the_command_starts(tmp_path: Path, arguments: list[str]) -> None:
+def test_command_starts_without_unix_modules(tmp_path: Path, arguments: list[str]) -> None:
     done = with_patch(tmp_path, MISSING, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
 
 
 @pytest.mark.parametrize("command", [["run"], ["lab"], ["lom-device", "--seed", "s"]])
-def test_a_command_that_needs_unix_says_so_in_a_sentence(tmp_path: Path, command: list[str]) -> None:
+def test_command_that_needs_unix_reports_it(tmp_path: Path, command: list[str]) -> None:
     done = with_patch(tmp_path, MISSING, *command)
     assert done.returncode == 2
     (line,) = done.stderr.decode().splitlines()

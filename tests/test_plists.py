@@ -39,7 +39,7 @@ def long_marker(kind: int, size: int) -> bytes:
 
 
 @given(values)
-def test_values_go_there_and_back(value: Any) -> None:
+def test_values_survive_a_round_trip(value: Any) -> None:
     for octets in (dump_xml(value), dump_binary(value)):
         found = load(octets)
         assert found == value
@@ -47,7 +47,7 @@ def test_values_go_there_and_back(value: Any) -> None:
 
 
 @given(values)
-def test_python_s_own_plistlib_agrees(value: Any) -> None:
+def test_values_agree_with_plistlib(value: Any) -> None:
     written = dump_xml(value)
     assert plistlib.loads(written) == value
     assert load(plistlib.dumps(value, fmt=plistlib.FMT_BINARY)) == value
@@ -91,18 +91,18 @@ def test_every_real_can_be_written_again(number: str) -> None:
         1j,
     ],
 )
-def test_what_no_plist_can_hold_is_our_misuse(value: Any) -> None:
+def test_value_without_plist_type_raises_misuse_error(value: Any) -> None:
     with pytest.raises(MisuseError):
         dump_xml(value)
 
 
 @pytest.mark.parametrize("value", [None, {1: "a"}, 2**64, -(2**63) - 1, "\ud800", datetime(2026, 1, 1, tzinfo=UTC)])
-def test_what_no_binary_plist_can_hold_is_our_misuse(value: Any) -> None:
+def test_value_without_binary_form_raises_misuse_error(value: Any) -> None:
     with pytest.raises(MisuseError):
         dump_binary(value)
 
 
-def test_a_value_within_itself_is_our_misuse() -> None:
+def test_recursive_value_raises_misuse_error() -> None:
     value: list[Any] = []
     value.append(value)
     for write in (dump_xml, dump_binary):
@@ -114,14 +114,14 @@ def test_a_value_within_itself_is_our_misuse() -> None:
 
 
 @given(broken_plists(values))
-def test_any_bytes_are_a_writable_value_or_a_plist_error(octets: bytes) -> None:
+def test_any_bytes_give_a_writable_value_or_plist_error(octets: bytes) -> None:
     with contextlib.suppress(PlistError):
         found = load(octets)
         assert dump_xml(load(dump_xml(found))) == dump_xml(found)
         dump_binary(found)
 
 
-def test_the_error_names_the_bytes_and_what_was_found() -> None:
+def test_error_names_the_input_and_what_was_found() -> None:
     with pytest.raises(PlistError, match=r"the command is not a property list: .*line 1"):
         load(b"no plist at all", what="command")
     with pytest.raises(PlistError, match="expected the profile to be a dictionary, found an array"):
@@ -149,7 +149,7 @@ def test_the_error_names_the_bytes_and_what_was_found() -> None:
         binary_plist([b"\x5f\x13" + (1).to_bytes(8, "big") + b"a"], offset_size=8),
     ],
 )
-def test_every_spelling_of_one_value_is_read(octets: bytes) -> None:
+def test_every_encoding_of_one_value_is_read(octets: bytes) -> None:
     assert load(octets) == "a"
 
 
@@ -183,11 +183,11 @@ AN_A = b"<string>a</string>"
         xml(AN_A) + b"<!-- never closed",
     ],
 )
-def test_what_apple_s_reader_takes_is_read(octets: bytes) -> None:
+def test_xml_that_apple_accepts_is_read(octets: bytes) -> None:
     assert load(octets) == "a"
 
 
-def test_text_in_utf_16_keeps_its_characters_whatever_the_declaration_says() -> None:
+def test_byte_order_mark_overrides_the_xml_declaration() -> None:
     text = '<?xml version="1.0" encoding="ISO-8859-1"?><plist><string>ä 😀</string></plist>'
     assert load(text.encode("utf-16")) == load(b"\xef\xbb\xbf" + text.encode()) == "ä 😀"
 
@@ -208,7 +208,7 @@ def test_text_in_utf_16_keeps_its_characters_whatever_the_declaration_says() -> 
         b'<string a="1" a="2">a</string>',
     ],
 )
-def test_what_apple_s_leniency_does_not_cover_is_refused(octets: bytes) -> None:
+def test_xml_that_apple_refuses_is_refused(octets: bytes) -> None:
     with pytest.raises(PlistError):
         load(octets)
 
@@ -259,7 +259,7 @@ def test_a_binary_date_may_have_any_year(seconds: float, date: datetime) -> None
         (b"<date>2026-02-28T23:59:59Z</date>", datetime(2026, 2, 28, 23, 59, 59)),
     ],
 )
-def test_what_an_xml_element_means(body: bytes, value: Any) -> None:
+def test_each_xml_element_gives_its_value(body: bytes, value: Any) -> None:
     found = load(xml(body))
     assert found == value
     assert type(found) is type(value)
@@ -316,7 +316,7 @@ def test_what_an_xml_element_means(body: bytes, value: Any) -> None:
         b'<?xml version="1.0" encoding="no such thing"?><plist><true/></plist>',
     ],
 )
-def test_xml_that_is_no_plist_is_refused(octets: bytes) -> None:
+def test_xml_that_is_not_a_plist_is_refused(octets: bytes) -> None:
     with pytest.raises(PlistError):
         load(octets)
 
@@ -334,13 +334,13 @@ SUBSETS = {
 @pytest.mark.parametrize("subset", SUBSETS.values(), ids=SUBSETS.keys())
 @pytest.mark.parametrize("before", [b"", b"<!-- <plist> -->", b"\n", b"<?a b?>"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
-def test_a_dtd_of_its_own_is_refused_whether_it_is_used_or_not(subset: bytes, before: bytes, encoding: str) -> None:
+def test_internal_dtd_is_refused(subset: bytes, before: bytes, encoding: str) -> None:
     octets = before + b"<!DOCTYPE plist [" + subset + b"]><plist><string>c</string></plist>"
     with pytest.raises(PlistError, match="declares"):
         load(octets.decode().encode(encoding))
 
 
-def test_an_entity_that_only_the_fetched_dtd_could_declare_is_an_error() -> None:
+def test_entity_of_an_external_dtd_is_refused() -> None:
     with pytest.raises(PlistError, match="undefined entity"):
         load(xml(b"<string>a&nbsp;b</string>"))
 
@@ -390,12 +390,12 @@ def test_an_entity_that_only_the_fetched_dtd_could_declare_is_an_error() -> None
         b"bplist00\x09\x08" + struct.pack(">6xBBQQQ", 1, 1, 1, 0, 2**64 - 1),
     ],
 )
-def test_a_binary_plist_that_no_message_is_gets_refused(octets: bytes) -> None:
+def test_invalid_binary_plist_is_refused(octets: bytes) -> None:
     with pytest.raises(PlistError):
         load(octets)
 
 
-def test_shared_objects_become_values_of_their_own() -> None:
+def test_shared_objects_become_separate_values() -> None:
     first, second = load(binary_plist([b"\xa2\x01\x01", b"\xa1\x02", ONE]))
     first.append(2)
     assert (first, second) == ([1, 2], [1])
@@ -497,7 +497,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("octets", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_plist_of_100_kb_costs_little(octets: bytes) -> None:
+def test_steps_for_a_hostile_100_kb_plist_are_bounded(octets: bytes) -> None:
     assert len(octets) < 130_000
     calls = count()
     sys.setprofile(lambda *_: next(calls) and None)
@@ -517,6 +517,6 @@ def test_a_hostile_plist_of_100_kb_costs_little(octets: bytes) -> None:
 
 
 @given(texts)
-def test_text_in_attributes_and_comments_means_nothing(text: str) -> None:
+def test_attributes_and_comments_are_ignored(text: str) -> None:
     comment = text.replace("-", "").replace("&", "").encode()
     assert load(xml(b"<!--" + comment + b"--><string>a</string>")) == "a"

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, lom_agent_here
+from command import SECONDS, lom_agent, lom_agent_here
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from debian import need
+from forked import Forked
 from servers import unused_port
 
 from agent.fleet.population import Population
@@ -28,19 +29,18 @@ SEED = "push from outside"
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(*arguments: str) -> Iterator[Forked]:
     """The command, until the end of the block; then Ctrl-C."""
-    with subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with Forked(*arguments, mixed=True) as process:
         try:
             yield process
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(SECONDS)
+            process.communicate()
 
 
-def line_with(output: IO[bytes] | None, words: bytes) -> str:
+def line_with(output: IO[bytes], words: bytes) -> str:
     """Read until a line has these words."""
-    assert output is not None
     read = b""
     while words not in (line := output.readline()):
         read += line
@@ -58,7 +58,7 @@ def curl(*arguments: str) -> str:
     return done.stdout.decode()
 
 
-def test_a_server_in_another_process_pushes_and_its_command_is_answered(tmp_path: Path) -> None:
+def test_push_from_another_process_gets_its_command_answered(tmp_path: Path) -> None:
     lab_folder, tls, out = tmp_path / "lab", tmp_path / "apns", tmp_path / "out"
     mac = Population(SEED, 2)[1]
     made = lom_agent("apns-identity", "--out", str(tls), "--topic", TOPIC)
@@ -101,7 +101,7 @@ def test_a_server_in_another_process_pushes_and_its_command_is_answered(tmp_path
     assert document["operations"]["session"]["count"] == 1  # nobody polled
 
 
-def test_a_lab_alone_pushes_to_a_gateway_elsewhere(tmp_path: Path) -> None:
+def test_separate_lab_pushes_to_the_gateway_of_a_run(tmp_path: Path) -> None:
     lab_folder, tls, out = tmp_path / "lab", tmp_path / "apns", tmp_path / "out"
     mac, port = Population(SEED, 2)[1], unused_port()
     gateway_ca = Authority.create("a gateway's CA")
@@ -151,14 +151,14 @@ def test_a_lab_alone_pushes_to_a_gateway_elsewhere(tmp_path: Path) -> None:
         (["--apns", "127.0.0.1:2197"], b"https://"),
     ],
 )
-def test_a_lab_says_what_is_wrong_with_its_gateway(arguments: list[str], words: bytes) -> None:
+def test_separate_lab_reports_what_is_wrong_with_its_gateway(arguments: list[str], words: bytes) -> None:
     done = lom_agent_here("lab", *arguments)
     assert done.returncode == 2, done.stdout
     assert words in done.stderr
     assert b"Traceback" not in done.stderr
 
 
-def test_the_gateways_ca_is_made_once_and_its_key_is_secret(tmp_path: Path) -> None:
+def test_gateway_ca_is_created_once_with_a_private_key_file(tmp_path: Path) -> None:
     tls = tmp_path / "apns"
     made = []
     for _ in range(2):
@@ -170,7 +170,7 @@ def test_the_gateways_ca_is_made_once_and_its_key_is_secret(tmp_path: Path) -> N
     assert (tls / "ca.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_job_gets_through_a_gateway_that_misbehaves(tmp_path: Path) -> None:
+def test_run_completes_despite_gateway_faults(tmp_path: Path) -> None:
     done = lom_agent(
         "run", "--devices", "6", "--segment-size", "3", "--apns-delay", "uniform:0.001,0.05",
         "--apns-rule", "429 first=2", "--apns-rule", "break first=1", "--apns-rule", "503 first=1",
@@ -197,14 +197,14 @@ def test_the_job_gets_through_a_gateway_that_misbehaves(tmp_path: Path) -> None:
         (["--enroll", "https://mdm.example/", "--apns", "127.0.0.1:0"], b"push needs tls"),
     ],
 )
-def test_wrong_usage_says_what_is_wrong(arguments: list[str], words: bytes) -> None:
+def test_wrong_push_usage_is_reported(arguments: list[str], words: bytes) -> None:
     done = lom_agent_here("run", "--devices", "1", *arguments)
     assert done.returncode == 2, done.stdout
     assert words in done.stderr
     assert b"Traceback" not in done.stderr
 
 
-def test_a_gateway_that_cannot_listen_is_wrong_usage() -> None:
+def test_gateway_that_cannot_listen_exits_with_2() -> None:
     done = lom_agent("run", "--devices", "1", "--apns", "192.0.2.1:2197")
     assert done.returncode == 2, done.stdout
     assert b"cannot listen" in done.stderr

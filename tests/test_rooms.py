@@ -159,7 +159,7 @@ def test_the_rooms_without_io_load_no_twisted() -> None:
     assert not {name for name in loaded if name.partition(".")[0] == "twisted"}
 
 
-def test_the_rooms_without_io_import_nothing_that_does_io_or_tells_the_time() -> None:
+def test_rooms_without_io_import_no_io_and_no_clock() -> None:
     found = [
         str(arrow)
         for arrow in arrows(FOLDER)
@@ -168,13 +168,13 @@ def test_the_rooms_without_io_import_nothing_that_does_io_or_tells_the_time() ->
     assert found == []
 
 
-def test_only_the_front_doors_pick_a_reactor() -> None:
+def test_only_cli_modules_import_a_reactor() -> None:
     found = {_room(arrow.module) for arrow in arrows(FOLDER) if arrow.target == "twisted.internet.reactor"}
     assert "cli" in found
     assert found <= set(FRONT_DOORS)
 
 
-def test_everything_behind_the_front_doors_loads_without_a_reactor() -> None:
+def test_other_modules_load_without_a_reactor() -> None:
     behind = tuple(room for room in ROOMS if room not in FRONT_DOORS)
     assert "twisted.internet.reactor" not in loaded_by(modules(behind))
 
@@ -210,14 +210,14 @@ def tree(folder: Path, texts: dict[str, str]) -> Path:
         ("__import__('agent.net')", "agent.net"),
     ],
 )
-def test_an_import_that_goes_the_wrong_way_is_named(tmp_path: Path, text: str, target: str) -> None:
+def test_import_against_the_order_is_reported(tmp_path: Path, text: str, target: str) -> None:
     line = text.count("\n") + 1
     assert wrong_arrows(tree(tmp_path, {"mdm/session": text})) == [
         f"agent.mdm.session:{line} imports {target}: the room mdm stands above the room {_room(target)}"
     ]
 
 
-def test_imports_that_go_the_right_way_are_not_named(tmp_path: Path) -> None:
+def test_import_in_order_is_not_reported(tmp_path: Path) -> None:
     folder = tree(
         tmp_path,
         {
@@ -244,11 +244,11 @@ def test_imports_that_go_the_right_way_are_not_named(tmp_path: Path) -> None:
         ({"__init__": "from agent import cli"}, "agent:1 imports agent.cli: agent is no room of the house"),
     ],
 )
-def test_a_room_that_nobody_knows_is_named(tmp_path: Path, texts: dict[str, str], said: str) -> None:
+def test_unlisted_room_is_reported(tmp_path: Path, texts: dict[str, str], said: str) -> None:
     assert wrong_arrows(tree(tmp_path, texts)) == [said]
 
 
-def test_every_test_file_has_a_name_of_its_own() -> None:
+def test_test_file_names_are_unique() -> None:
     """Pytest imports a test file by its name alone: two of the same name cannot be collected."""
     names = sorted(path.name for path in Path(__file__).parent.rglob("*.py"))
     assert names == sorted(set(names))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import lom_agent
 
+from agent.load.phases.checkin import STILL_IN_SESSION
 from agent.measure.limits import parse_limit
 from agent.scenario.reading import read_scenario
 
 SCENARIOS = Path(__file__).parent.parent / "fixtures" / "scenarios"
-MACS = 10  # two segments, one for each worker
-SMALL = (f"fleet.devices={MACS}", "fleet.segment_size=5", "load.tail=10")
+MACS = 6  # two segments, one for each worker
+SMALL = (f"fleet.devices={MACS}", "fleet.segment_size=3", "load.tail=10")
 QUICK_BOOT = "fleet.boot=uniform:0.2,0.5"
 # What makes hours into seconds, and the operations that have to have happened.
 RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
@@ -23,10 +25,10 @@ RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         {"enroll", "session"},
     ),
     "steady-fleet": (
-        ("load.rate=10", "phase.look.duration=2", "phase.inventory.duration=2", "phase.profiles.duration=2"),
+        ("load.rate=4", "phase.look.duration=2", "phase.inventory.duration=2", "phase.profiles.duration=2"),
         {"enroll", "session", "enqueue", "delivery", "command", "push"},
     ),
-    "patch-push": (("phase.patch.burst=5", "phase.patch.every=0.5"), {"enroll", "enqueue", "delivery", "push"}),
+    "patch-push": (("phase.patch.burst=3", "phase.patch.every=0.5"), {"enroll", "enqueue", "delivery", "push"}),
     "power-cut": ((QUICK_BOOT, "phase.outage.seconds=0.5", "phase.outage.spread=0.2"), {"return", "delivery", "push"}),
     "lom-reset-wave": ((QUICK_BOOT,), {"lom_setup", "lom_device", "lom_link", "return"}),
     "not-now-morning": (("fleet.not_now_for=1.5", "fleet.not_now_retry=0.3"), {"delivery", "command"}),
@@ -41,12 +43,12 @@ RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {
 }  # fmt: skip
 
 
-def test_every_ready_made_scenario_is_run_here() -> None:
+def test_every_ready_made_scenario_is_covered() -> None:
     assert {path.stem for path in SCENARIOS.glob("*.toml")} == set(RUNS)
 
 
 @pytest.mark.parametrize("name", ["nanomdm", "micromdm"])
-def test_the_scenario_of_a_server_is_good_and_is_that_of_the_documentation(name: str) -> None:
+def test_server_scenario_is_valid_and_equals_the_documented_one(name: str) -> None:
     file = SCENARIOS.parent / "servers" / f"{name}.toml"
     assert read_scenario(file).server.adapter == name
     documented = (SCENARIOS.parent.parent / "docs" / "servers.md").read_text(encoding="utf-8")
@@ -61,7 +63,7 @@ NANOMDM = (
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_ready_made_scenario_can_be_pointed_at_another_server(name: str, tmp_path: Path) -> None:
+def test_ready_made_scenario_accepts_another_server(name: str, tmp_path: Path) -> None:
     file, profile = SCENARIOS / f"{name}.toml", tmp_path / "none.mobileconfig"
     elsewhere = ("run", str(file), "--quiet", "--enroll", str(profile))
     without_adapter = lom_agent(*elsewhere)
@@ -78,13 +80,19 @@ def test_a_ready_made_scenario_can_be_pointed_at_another_server(name: str, tmp_p
     assert "server.adapter=nanomdm" in text
 
 
-def is_of_time(limit: str) -> bool:
-    """Whether a limit is about how long something took, or began too late: a busy machine does not keep those."""
-    return parse_limit(limit).metric not in ("errors", "dropped", "count")
+def is_of_time(limit: str, dropped: list[dict[str, Any]]) -> bool:
+    """Whether a limit is about how long something took, or began too late: a busy machine does not keep those.
+
+    So is one of what was ``dropped`` where each Mac's session before lasted until then.
+    """
+    metric = parse_limit(limit).metric
+    if metric == "dropped":
+        return all((drop["operation"], drop["reason"]) == ("session", STILL_IN_SESSION) for drop in dropped)
+    return metric not in ("errors", "count")
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_ready_made_scenario_holds_its_limits_in_the_lab(name: str, tmp_path: Path) -> None:
+def test_ready_made_scenario_passes_its_limits_in_the_lab(name: str, tmp_path: Path) -> None:
     overrides, operations = RUNS[name]
     junit = tmp_path / "junit.xml"
     done = lom_agent(
@@ -92,8 +100,10 @@ def test_a_ready_made_scenario_holds_its_limits_in_the_lab(name: str, tmp_path: 
         *(word for override in (*SMALL, *overrides) for word in ("--set", override)),
     )  # fmt: skip
     document = json.loads((tmp_path / "results.json").read_bytes())
-    broken = [limit["limit"] for limit in document["limits"] if not limit["ok"]]
-    assert all(map(is_of_time, broken)), done.stdout.decode()
+    broken = [limit for limit in document["limits"] if not limit["ok"]]
+    assert all(not limit["reliable"] or is_of_time(limit["limit"], document["dropped"]) for limit in broken), (
+        done.stdout.decode()
+    )
     assert done.returncode == (1 if broken else 0), done.stdout.decode()
     assert done.stderr == b""
     assert document["complete"]
@@ -104,7 +114,6 @@ def test_a_ready_made_scenario_holds_its_limits_in_the_lab(name: str, tmp_path: 
     assert document["limits"]
     assert all(limit["found"] is not None for limit in document["limits"])
     assert all(phase["ended_s"] is not None for phase in document["phases"])
-    # A worker that a busy machine keeps late is missing in a row, also in the last one.
-    assert max(sum(row["macs"].values()) for row in document["timeline"]) == MACS
+    assert {sum(row["macs"].values()) for row in document["timeline"]} == {MACS}
     assert len(ET.parse(junit).findall(".//testcase")) >= len(document["limits"])
     assert (tmp_path / "report.html").read_bytes().startswith(b"<!doctype html>")

@@ -1,15 +1,23 @@
-"""The signals that end a command, for the commands other than run; during imports; and within this process."""
+"""The signals that end a command: other commands than run; imports; within this process; what a killed run leaves."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
-import subprocess
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, with_patch
+from command import SECONDS, lom_agent, with_patch
+from forked import Forked
+from started_runs import MACS, RATE, StartedRun, started_run, wait_for_file, wait_until_gone
 
+from agent.cli.outcome import NOT_OVER
 from agent.cli.signals import SAME_SECONDS, Stopping
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -17,33 +25,30 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 @pytest.mark.parametrize("command", [["lab"], ["lom-device", "--seed", "signals"]], ids=["lab", "lom-device"])
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_ends_a_command_that_listens_without_a_word(command: list[str], number: signal.Signals) -> None:
-    with subprocess.Popen([COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
+def test_signal_ends_a_listening_command_without_output(command: list[str], number: signal.Signals) -> None:
+    with Forked(*command) as process:
         while b"Ctrl-C" not in (line := process.stdout.readline()):
             assert line
         process.send_signal(number)
-        _rest, errors = process.communicate(timeout=SECONDS)
+        _rest, errors = process.communicate()
     assert process.returncode == STATUS[number]
     assert errors == b""
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_ends_a_request_that_waits_for_its_device(number: signal.Signals) -> None:
+def test_signal_ends_a_waiting_lom_request(number: signal.Signals) -> None:
     import socket
 
     with socket.socket(socket.AF_INET6) as silent:
         silent.bind(("::1", 0))
         silent.listen()
-        line = [COMMAND, "lom-request", "Reset", "a.test", "--seed", "s", "--timeout", "600"]
-        with subprocess.Popen(
-            [*line, "--to", f"[::1]:{silent.getsockname()[1]}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
+        line = ["lom-request", "Reset", "a.test", "--seed", "s", "--timeout", "600"]
+        with Forked(*line, "--to", f"[::1]:{silent.getsockname()[1]}") as process:
             peer, _ = silent.accept()
             with peer:
                 assert peer.recv(1) == b"\x16"  # its hello: it waits for ours
                 process.send_signal(number)
-                _said, errors = process.communicate(timeout=SECONDS)
+                _said, errors = process.communicate()
     assert process.returncode == STATUS[number]
     assert b"Traceback" not in errors
 
@@ -66,18 +71,18 @@ sys.meta_path.insert(0, Finder)
 
 
 @pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab", "agent.lab.server"])
-def test_a_signal_during_an_import_ends_the_process_without_a_word(tmp_path: Path, module: str) -> None:
+def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "lab")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
 
 
 @pytest.mark.parametrize("module", ["agent.cli.run", "agent.load.conductor"])
-def test_a_signal_during_an_import_of_run_ends_the_process_without_a_word(tmp_path: Path, module: str) -> None:
+def test_signal_during_import_of_run_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "run", "--devices", "1")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
 
 
-def test_signals_call_one_function_after_another_and_twice_at_once_is_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_signal_calls_the_next_function_and_a_duplicate_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("agent.cli.signals.time.monotonic", lambda: now[0])
     called: list[str] = []
@@ -94,7 +99,7 @@ def test_signals_call_one_function_after_another_and_twice_at_once_is_once(monke
         assert stopping.number == signal.SIGTERM
 
 
-def test_what_was_not_stopped_is_not_stopped_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_function_is_not_called_after_done(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     before = signal.getsignal(signal.SIGHUP)
     with Stopping() as stopping:
@@ -103,3 +108,96 @@ def test_what_was_not_stopped_is_not_stopped_at_its_end(monkeypatch: pytest.Monk
         os.kill(os.getpid(), signal.SIGHUP)
     assert called == []
     assert signal.getsignal(signal.SIGHUP) is before
+
+
+# A run that writes nothing at its end: the rows of the table in docs/load.md without a summary.
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+
+def told_by_prometheus(url: str) -> Counter[str]:
+    """How many of each operation ended, as the run shows it now."""
+    with urllib.request.urlopen(url, timeout=SECONDS) as response:
+        text = response.read().decode()
+    found: Counter[str] = Counter()
+    for operation, number in re.findall(r'^lom_agent_operations_total\{operation="(\w+)".*\} (\d+)', text, re.M):
+        found[operation] += int(number)
+    return found
+
+
+def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> None:
+    """Processes, results, report, JUnit and trace of a run that was killed after it had told of these operations."""
+    wait_until_gone(run.process.pid)
+    document = run.results
+    assert (document["complete"], document["incomplete_because"]) == (False, NOT_OVER)
+    for each in document["operations"].values():
+        assert each["started"] == each["count"] + each["cut_short"]
+    enroll, checkin = document["phases"]
+    assert enroll["planned"] == enroll["started"] == enroll["done"] == MACS
+    assert checkin["started"] == checkin["done"] + checkin["cut_short"]
+    assert (checkin["planned"], checkin["dropped"], checkin["ended_s"]) == (600 * RATE, 0, None), "most is not due yet"
+    assert not (folder / "report.html").exists()
+    assert not (folder / "junit.xml").exists()
+    assert (folder / "trace.jsonl").read_bytes() == b""
+    parts = sorted(folder.glob("trace.jsonl.*"))
+    assert [part.name for part in parts] == ["trace.jsonl.0", "trace.jsonl.1"]
+    whole = [line for part in parts for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    traced = Counter(json.loads(line)["operation"] for line in whole)
+    assert told
+    assert told <= traced, "a second that was told of is in the trace"
+    assert Counter({name: each["count"] for name, each in document["operations"].items()}) <= traced
+    done = lom_agent("report", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert (folder / "report.html").stat().st_size > 1000
+
+
+def outputs(folder: Path) -> tuple[str, ...]:
+    """The options for everything that a run can write."""
+    return "--junit", str(folder / "junit.xml"), "--trace", str(folder / "trace.jsonl"), "--prometheus", "127.0.0.1:0"
+
+
+def with_sessions(run: StartedRun, folder: Path) -> Counter[str]:
+    """Wait until a run has told of sessions and has written results with some; what it has told of."""
+    run.wait_for("checkin: started")
+    url = re.search(r"http://\S+", run.said)
+    assert url
+    wait_for_file(folder / "results.json")
+    until = time.monotonic() + SECONDS
+    while (told := told_by_prometheus(url[0]))["session"] < 20 or not run.results["phases"][1]["done"]:
+        assert time.monotonic() < until, told
+        time.sleep(0.1)
+    return told
+
+
+@needs_proc
+@pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["command", "group"])
+def test_a_killed_run_leaves_its_last_checkpoint_and_the_trace_to_the_last_second(
+    tmp_path: Path, kill: Callable[[int, int], None]
+) -> None:
+    with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
+        told = with_sessions(run, tmp_path)
+        kill(run.process.pid, signal.SIGKILL)
+        assert run.end() == -signal.SIGKILL
+        left_without_an_end(run, tmp_path, told)
+
+
+STUCK = """
+import agent.load.conductor, agent.load.silence
+agent.load.silence.STOP_LOOKS = 10**6
+agent.load.conductor.Conductor.abandon = lambda self: self._observer.note("It is stuck")
+"""
+
+
+@needs_proc
+def test_a_third_ctrl_c_ends_a_run_that_is_stuck_and_writes_nothing_more(tmp_path: Path) -> None:
+    with started_run(tmp_path, 600, *outputs(tmp_path), patch=STUCK) as run:
+        told = with_sessions(run, tmp_path)
+        os.kill(run.workers[1], signal.SIGSTOP)
+        for answer in ("Ctrl-C again", "It is stuck"):
+            os.killpg(run.process.pid, signal.SIGINT)
+            run.wait_for(answer)
+            time.sleep(2 * SAME_SECONDS)  # a person's next one: an earlier one is the same
+        os.killpg(run.process.pid, signal.SIGINT)
+        assert run.end() == STATUS[signal.SIGINT]
+        assert "Written" not in run.said
+        left_without_an_end(run, tmp_path, told)

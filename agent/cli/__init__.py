@@ -1,6 +1,6 @@
 """The command ``lom-agent``: parses the arguments, installs the reactor, turns the outcome into an exit status.
 
-Exit status: 0 success; 1 an operation failed or a limit is broken; 2 wrong usage or input; 130 stopped by Ctrl-C, 143
+Exit status: 0 success; 1 an operation failed or a limit failed; 2 wrong usage or input; 130 stopped by Ctrl-C, 143
 by SIGTERM, 129 by SIGHUP.
 """
 

@@ -73,7 +73,7 @@ def cli() -> None:
     Start with "lom-agent run": 100 Macs enroll in an embedded MDM server, are set up for LOM, and are reset through
     their LOM Controllers. Then write a scenario, "lom-agent scenario new my.toml", and run it, "lom-agent run my.toml".
 
-    Exit status: 0 success; 1 an operation failed or a limit is broken; 2 wrong usage or input; 130 stopped by Ctrl-C,
+    Exit status: 0 success; 1 an operation failed or a limit failed; 2 wrong usage or input; 130 stopped by Ctrl-C,
     143 by SIGTERM, 129 by SIGHUP.
     """
 

@@ -44,10 +44,10 @@ def _default(options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     if options["enroll"] is None:
         for name in ("ca", "insecure", "stay", "poll"):
             if options[name]:
-                raise click.UsageError(f"--{name} goes with --enroll: the embedded lab does not need it")
+                raise click.UsageError(f"--{name} needs --enroll: the embedded lab does not need it")
         return {"name": "lom-agent run", "load": {"concurrency": LAB_AT_ONCE}, "phase": _in_the_lab(options)}
     if options["poll"] and not options["stay"]:
-        raise click.UsageError("--poll goes with --stay: without it no Mac stays to poll")
+        raise click.UsageError("--poll needs --stay: without it no Mac stays to poll")
     if "identity" in given:
         raise click.UsageError("--identity is for the lab's profile; with --enroll the server's profile decides")
     return {

@@ -50,7 +50,7 @@ from agent.profiles.making import TOPIC
     "--reenrollment/--no-reenrollment",
     default=True,
     show_default=True,
-    help="Whether an enrolled Mac may enroll again with a new identity and without CheckOut, as after a wipe.",
+    help="Whether an enrolled Mac may enroll again with a new identity and without CheckOut, as an erased Mac does.",
 )
 @click.option(
     "--apns",
@@ -78,9 +78,9 @@ def lab(
     """
     reactor = the_reactor()
     if scep_port and identity != "scep":
-        raise click.UsageError("--scep-port goes with --identity scep")
+        raise click.UsageError("--scep-port needs --identity scep")
     if apns_ca is not None and apns is None:
-        raise click.UsageError("--apns-ca goes with --apns")
+        raise click.UsageError("--apns-ca needs --apns")
     store = None
     if out is not None:
         make_folder(out)
@@ -149,13 +149,13 @@ def _port(store: LabStore, name: str) -> int:
 
 def _print_lab(server: LabServer, out: str | None) -> None:
     pem = server.authorities.anchor.public_bytes(Encoding.PEM).decode("ascii")
-    click.echo(f"MDM server:        {server.url}")
+    click.echo(f"MDM server:         {server.url}")
     click.echo(f"Enrollment profile: {server.enrollment_url}")
     if server.scep_url:
-        click.echo(f"SCEP:              {server.scep_url}")
-    click.echo(f"API:               {server.url}/api/v1/macs")
+        click.echo(f"SCEP:               {server.scep_url}")
+    click.echo(f"API:                {server.url}/api/v1/macs")
     if out is None:
-        click.echo(f"API token:         {server.token}")
+        click.echo(f"API token:          {server.token}")
         click.echo(f"CA certificate:\n{pem}", nl=False)
     else:
         folder = Path(out)
@@ -163,9 +163,9 @@ def _print_lab(server: LabServer, out: str | None) -> None:
         write_file(ca, pem.encode("ascii"))
         write_file(token, server.token.encode("ascii") + b"\n", private=True)
         write_file(profile, server.enrollment_profile(), private=True)
-        click.echo(f"API token:         {token}")
-        click.echo(f"CA certificate:    {ca}")
-        click.echo(f"One profile:       {profile}")
+        click.echo(f"API token:          {token}")
+        click.echo(f"CA certificate:     {ca}")
+        click.echo(f"One profile:        {profile}")
         click.echo(f"Try: lom-agent run --devices 1 --enroll {server.enrollment_url} --ca {ca}")
 
 

@@ -219,7 +219,7 @@ def lom_identity(seed: str, index: int, role: str, out: str) -> None:
         write_file(folder / file, certificate_pem(certificate))
     click.echo(f"Certificate: {folder / 'cert.pem'} ({name}, {role})")
     click.echo(f"Key:         {folder / 'key.pem'}")
-    click.echo(f"CA:          {folder / 'ca.pem'} (judges {'Controllers' if device else 'Devices'})")
+    click.echo(f"CA:          {folder / 'ca.pem'} (verifies {'Controllers' if device else 'Devices'})")
 
 
 def _cast(options: dict[str, Any]) -> Cast:
@@ -248,7 +248,7 @@ def _controller_side(options: dict[str, Any]) -> LinkSide:
 
 def _check_text(what: str, text: str, longest: int) -> None:
     if not 0 < len(text) <= longest or not text.isprintable():
-        raise click.UsageError(f"{what} should have 1 to {longest} printable characters, found {text[:80]!r}")
+        raise click.UsageError(f"Expected 1 to {longest} printable characters for {what}, found {text[:80]!r}.")
 
 
 # What the commands print.
@@ -276,7 +276,7 @@ def _tell(event: Event) -> None:
                 f"power: {power.name.lower()}"
             )
         case BootEnded(device):
-            text = f"{device}: the boot is over; power: on"
+            text = f"{device}: boot finished; power: on"
         case LinkRefused(peer, "", error):
             text = f"{peer}: no link: {error} ({error.kind})"
         case LinkRefused(peer, controller, error):

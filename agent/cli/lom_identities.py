@@ -63,10 +63,10 @@ def source_of(options: Mapping[str, Any], *with_seed: str) -> Source:
         raise click.UsageError("--seed derives identities, --cert, --key and --ca read them: give one or the other")
     missing = [name for name, value in files.items() if not value]
     if missing:
-        raise click.UsageError(f"--cert, --key and --ca go together; {' and '.join(missing)} is missing")
+        raise click.UsageError(f"Expected --cert, --key and --ca together, found no {' and no '.join(missing)}.")
     for name in with_seed:
         if options[name] is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')} goes with --seed: the files say who this is")
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --seed: with files, the identity is in them")
     return Source(None, _read_side(options["cert"], options["key"], options["ca"]))
 
 

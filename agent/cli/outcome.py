@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,17 +10,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from rich.console import Console
 
 from agent import __version__
-from agent.cli.outputs import check_file, make_folder
+from agent.cli.outputs import check_different, check_file, hold, make_folder, remove_old
 from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.measure.limits import parse_limit
 from agent.measure.trace import TraceParts
 from agent.net.mac.keys import parse_keys
 from agent.push.counts import merge_push_counts
-from agent.report.document import Document
+from agent.report.document import Document, RecordedOutcome
 from agent.report.html import write_report
 from agent.report.junit import write_junit
 from agent.report.outcome import outcome
@@ -29,6 +31,7 @@ from agent.scenario.redacted import as_document
 from agent.scenario.types import Scenario
 
 REPORT_NAME = "report.html"
+UNWRITTEN_STATUS = 2  # of a command that could not write a file: tell raises an OperatorError
 NOT_OVER = "the run had not finished when this was written"
 
 
@@ -46,14 +49,27 @@ class Outputs:
         return cls(options["out"], options["junit"], options["trace"])
 
     def check(self) -> None:
-        """Make the folders and check the files before the run.
+        """Make the folders and check the files before the run, hold them against another run, and remove old ones.
+
+        Without the latter a run that is killed, or that cannot start, would leave the verdict of the run before it.
 
         Raises OperatorError.
         """
+        files = [] if self.junit is None else [("--junit", self.junit)]
+        files += [] if self.trace is None else [("--trace", self.trace)]
         if self.out is not None:
             make_folder(self.out)
             for name in (FILE_NAME, REPORT_NAME):
                 check_file(str(Path(self.out) / name))
+                files.insert(0, (name, str(Path(self.out) / name)))
+        check_different(files)
+        if self.out is not None:
+            hold(self.out, "folder")
+        if self.trace is not None:
+            hold(self.trace, "trace file", os.O_RDWR | os.O_CREAT)
+        for what, path in files:
+            if what != "--trace":  # it is emptied when it is opened
+                remove_old(path)
         if self.junit is not None:
             check_file(self.junit)
 
@@ -84,20 +100,38 @@ class RunResults:
         because = conductor.incomplete_because or (None if signal_number is None else INTERRUPTED)
         self._ended = self._document(conductor, because)
         document, out, junit = self._ended, self._outputs.out, self._outputs.junit
-        if out is not None:
-            self._write(lambda: write_results(out, document))
-            self._write(lambda: write_report(Path(out) / REPORT_NAME, [document]))
         self._write(trace.join)
-        if junit is not None:  # last, because it lists the files that could not be written
-            self._write(lambda: write_junit(junit, document, [str(error) for error in self._unwritten]))
+        if out is not None:
+            self._write(lambda: write_report(Path(out) / REPORT_NAME, [document]))
+            self._write(lambda: write_results(out, self._with_unwritten(document)))
+        # The last two name the files that could not be written.
+        if junit is not None and not self._write(
+            lambda: write_junit(junit, document, [str(error) for error in self._unwritten])
+        ):
+            self._write_again(out, document)
 
-    def _write(self, write: Callable[[], Path | None]) -> None:
+    def _write(self, write: Callable[[], Path | None]) -> bool:
+        """Write one file, or none; returns whether it could be written."""
         try:
             path = write()
         except OperatorError as error:
             self._unwritten.append(error)
-        else:
-            self._written += [] if path is None else [path]
+            return False
+        self._written += [] if path is None else [path]
+        return True
+
+    def _write_again(self, out: str | None, document: Document) -> None:
+        """Write the results once more, if they are written: they say how the command ends."""
+        if out is not None and Path(out) / FILE_NAME in self._written:
+            self._written.remove(Path(out) / FILE_NAME)
+            self._write(lambda: write_results(out, self._with_unwritten(document)))
+
+    def _with_unwritten(self, document: Document) -> Document:
+        """The document with the exit status of a command that could not write all files, where that is so."""
+        if not self._unwritten or document.outcome is None:
+            return document
+        reasons = [*document.outcome.reasons, *map(str, self._unwritten)]
+        return replace(document, outcome=RecordedOutcome(UNWRITTEN_STATUS, reasons))
 
     def tell(self, console: Console) -> None:
         """Print the summary and the written files. Raises OperatorError if a file could not be written."""

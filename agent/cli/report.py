@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from agent.report.compare import THRESHOLD, compare
+from agent.report.changes import THRESHOLD
+from agent.report.compare import compare
 from agent.report.merging import merge_documents
 from agent.report.results import read_results, write_results
 from agent.report.terminal.text import Indented, print_line, visible

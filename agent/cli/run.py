@@ -92,7 +92,12 @@ from agent.unix import check_unix
 @grouped_option(
     RESULTS, "--prometheus", metavar="ADDRESS:PORT", help="Serve Prometheus metrics at /metrics here during the run."
 )
-@grouped_option(RESULTS, "--quiet", is_flag=True, help="Print only the summary at the end, no progress.")
+@grouped_option(
+    RESULTS,
+    "--quiet",
+    is_flag=True,
+    help="Print no progress: only warnings, on standard error, and the summary at the end.",
+)
 @click.pass_context
 def run(context: click.Context, /, scenario: str | None, **options: Any) -> None:
     """Run a fleet of Macs against an MDM server.
@@ -101,7 +106,7 @@ def run(context: click.Context, /, scenario: str | None, **options: Any) -> None
     MDM server (the lab) on loopback: the Macs enroll, are set up for LOM and are reset through their LOM Controllers.
     With --enroll, the Macs enroll in your server and poll it for commands. Every message goes through a TLS socket.
 
-    The run fails (exit status 1) if a limit of the scenario is broken, if an operation without a limit on its errors
+    The run fails (exit status 1) if a limit of the scenario fails, if an operation without a limit on its errors
     fails, or if the run does not complete.
     """
     check_unix()

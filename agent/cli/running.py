@@ -13,7 +13,7 @@ from agent.cli.apns import apns_plan
 from agent.cli.default_scenario import scenario_of
 from agent.cli.outcome import Outputs, RunResults
 from agent.cli.reactor import run_until_done, the_reactor
-from agent.cli.signals import Stopping, printing
+from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 from agent.load.machine import cores, workers_of
@@ -40,25 +40,26 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
         outputs.check()
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
-        outcome = _run(plan, outputs, display, options["prometheus"], stopping)
+        outcome = _run(plan, outputs, display, options, stopping)
         with printing():
             outcome.tell(console)
     return outcome.exit_status
 
 
 def _run(
-    scenario: Scenario, outputs: Outputs, display: Display, prometheus: str | None, stopping: Stopping
+    scenario: Scenario, outputs: Outputs, display: Display, options: Mapping[str, Any], stopping: Stopping
 ) -> RunResults:
     workers = workers_of(scenario)
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
     reactor = the_reactor()
+    prometheus = options["prometheus"]
     exporter = (
         None if prometheus is None else PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
     )
     executor = ProcessEach()
     outcome = RunResults(scenario, outputs, datetime.now(UTC))
-    watchers = _Watchers(display, exporter)
+    watchers = _Watchers(display, exporter, STANDARD_ERROR if options["quiet"] else STANDARD_OUTPUT)
     conductor = Conductor(
         reactor,
         scenario,
@@ -103,9 +104,10 @@ def _run(
 class _Watchers:
     """The display and the Prometheus exporter, and a checkpoint of the results from time to time."""
 
-    def __init__(self, display: Display, exporter: PrometheusExporter | None) -> None:
+    def __init__(self, display: Display, exporter: PrometheusExporter | None, warnings_to: int) -> None:
         self.checkpoint: Callable[[], None] = lambda: None
         self._display = display
+        self._warnings_to = warnings_to
         self._exporter = exporter
         self._next = FIRST_CHECKPOINT_SECONDS
         self._written = True
@@ -114,6 +116,11 @@ class _Watchers:
         """Show a message."""
         with printing():
             self._display.note(text)
+
+    def warn(self, text: str) -> None:
+        """Show a warning."""
+        with printing(self._warnings_to):
+            self._display.warn(text)
 
     def look(self, view: LiveView) -> None:
         """Show the current state of the run; write a checkpoint where one is due."""
@@ -135,7 +142,7 @@ class _Watchers:
             self.checkpoint()
         except OperatorError as error:  # such as a full disk: the run continues
             if self._written:
-                self.note(f"Warning: {error}")
+                self.warn(str(error))
             self._written = False
         else:
             self._written = True

@@ -63,7 +63,7 @@ def scenario_check(files: tuple[str, ...], overrides: tuple[str, ...]) -> None:
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def scenario_new(file: str | None, kinds: tuple[str, ...], force: bool) -> None:
-    """Write a new scenario to FILE or to standard output.
+    """Write a new scenario to FILE, or to standard output if FILE is absent or "-".
 
     It runs against the embedded lab without changes. Every key is in it as a comment, with its meaning and default.
 
@@ -73,7 +73,7 @@ def scenario_new(file: str | None, kinds: tuple[str, ...], force: bool) -> None:
         lom-agent run mine.toml
     """
     text = template(kinds or DEFAULT_KINDS)
-    if file is None:
+    if file in (None, "-"):
         click.echo(text, nl=False)
         return
     if not force and os.path.lexists(file):

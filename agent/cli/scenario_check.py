@@ -49,8 +49,8 @@ def _show(console: Console, file: str, read: Scenario, told: Summary) -> None:
         facts.add_row(*fact)
     console.print(facts)
     phases = Table(box=None, pad_edge=False)
-    for column in ("", "Phase", "Begins", "What", "How", "Takes"):
-        phases.add_column(column, justify="right" if column in ("", "Begins", "Takes") else "left")
+    for column in ("", "Phase", "Starts", "What", "How", "Duration"):
+        phases.add_column(column, justify="right" if column in ("", "Starts", "Duration") else "left")
     for number, phase in enumerate(told.phases):
         takes = length_words(phase.takes) if phase.known else "?"
         phases.add_row(str(number), phase.name, _begins(phase), phase.what, phase.how, takes)
@@ -60,5 +60,5 @@ def _show(console: Console, file: str, read: Scenario, told: Summary) -> None:
     for note in told.notes:
         line(f"Note: {note}")
     least = "" if told.known else "more than "
-    tail = f", then up to {length_words(read.load.tail)} for what is under way" if read.load.tail else ""
-    line(f"By schedule it takes {least}{length_words(told.seconds)}{tail}.")
+    tail = f", then up to {length_words(read.load.tail)} for operations in progress" if read.load.tail else ""
+    line(f"The schedule takes {least}{length_words(told.seconds)}{tail}.")

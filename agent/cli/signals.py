@@ -15,12 +15,11 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-SAME_SECONDS = (
-    0.5  # a signal that comes a second time within is the same one: of the group, and of whoever passed it on
-)
+SAME_SECONDS = 0.5  # a second signal within this time is a duplicate: sent to the group, and forwarded by a parent
 
-_STANDARD_OUTPUT = 1
-_OUTPUTS = (_STANDARD_OUTPUT, 2)
+STANDARD_OUTPUT = 1
+STANDARD_ERROR = 2
+_OUTPUTS = (STANDARD_OUTPUT, STANDARD_ERROR)
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -75,12 +74,12 @@ def silence_a_dead_terminal() -> None:
 
 
 @contextmanager
-def printing() -> Iterator[None]:
-    """Discard all further output if printing fails: a closed pipe must not cost the results."""
+def printing(descriptor: int = STANDARD_OUTPUT) -> Iterator[None]:
+    """Discard all further output there if printing fails: a closed pipe must not cost the results."""
     try:
         yield
     except (OSError, SystemExit):  # rich turns a broken pipe into a SystemExit
-        _discard(_STANDARD_OUTPUT)
+        _discard(descriptor)
 
 
 def _discard(descriptor: int) -> None:

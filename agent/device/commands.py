@@ -131,7 +131,7 @@ def _remove_profile(device: Device, command: Command) -> Result:
     identifier = command.body.get("Identifier")
     if not isinstance(identifier, str):  # the only required key for which the answer of a real Mac is known
         found = type_name(identifier)
-        reason = f"RemoveProfile: Identifier should be a string, but is {found}"
+        reason = f"RemoveProfile: expected a string for Identifier, found {found}"
         return failed(ChainedError(Domain.MDM_CLIENT, IDENTIFIER_MISSING, reason))
     if any(MDM in profile.payload_types and profile.identifier == identifier for profile in device.profiles):
         # The server ends its own management: the Mac delivers its answer first, then removes the enrollment.

@@ -14,6 +14,7 @@ from agent.device.mac import Device
 from agent.device.steps import CheckIn, Steps
 from agent.errors import PeerError
 from agent.mdm.checkin import declarative_management
+from agent.plists import type_name
 
 MAX_DECLARATIONS = 5000  # our limit
 _KINDS = {
@@ -71,7 +72,7 @@ def _wanted(manifest: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     for key, kind in _KINDS.items():
         items = manifest.get(key, [])
         if not isinstance(items, list):
-            raise DeclarationsMalformed(f"{key} of the declaration items should be an array")
+            raise DeclarationsMalformed(f"{key} of the declaration items: expected an array, found {type_name(items)}")
         for item in items:
             entry = _object(item, key)
             identifier = _text(entry, "Identifier")
@@ -111,17 +112,18 @@ def _json(answer: bytes, what: str) -> Mapping[str, Any]:
     try:
         return _object(json.loads(answer), what)
     except (ValueError, RecursionError) as error:
-        raise DeclarationsMalformed(f"{what} should be valid JSON, but is not: {error}") from error
+        raise DeclarationsMalformed(f"{what}: expected JSON, found something else: {error}") from error
 
 
 def _object(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise DeclarationsMalformed(f"{what} should be a JSON object")
+        raise DeclarationsMalformed(f"{what}: expected a JSON object, found {type_name(value)}")
     return value
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= 1024:
-        raise DeclarationsMalformed(f"{key} should be a string of 1 to 1024 characters")
+        found = len(value) if isinstance(value, str) else type_name(value)
+        raise DeclarationsMalformed(f"{key}: expected a string of 1 to 1024 characters, found {found}")
     return value

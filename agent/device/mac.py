@@ -196,7 +196,7 @@ class Device:
         """
         supported = self.mac.lom_protocol_version
         if request.version != supported:
-            error = f"LOMProtocolVersion {request.version} was asked for; this Device speaks {supported}"
+            error = f"LOMProtocolVersion: expected {supported}, found {request.version}"
             return LinkAnswer(request.uuid, error), []
         repeated = self._recent_answers.repeated(controller, request, now)
         if repeated is not None:

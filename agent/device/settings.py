@@ -12,6 +12,7 @@ from typing import Any
 from agent.device.mac import Device
 from agent.mdm.results import INVALID_REQUEST_TYPE, MALFORMED_REQUEST, ChainedError, Domain
 from agent.mdm.values import WrongType, converted
+from agent.plists import type_name
 
 _MAX_NAME = 255
 _MAX_QUOTED = 80  # characters of a key that an error quotes
@@ -55,14 +56,14 @@ def _host_name(device: Device, item: Mapping[str, Any]) -> None:
 def _organization_info(device: Device, item: Mapping[str, Any]) -> None:
     value = item.get("OrganizationInfo", {})
     if not isinstance(value, dict):
-        raise _Refused(MALFORMED_REQUEST, "OrganizationInfo should be a dictionary")
+        raise _Refused(MALFORMED_REQUEST, f"OrganizationInfo: expected a dictionary, found {type_name(value)}")
     device.settings.organization_info = value
 
 
 def _mdm_options(device: Device, item: Mapping[str, Any]) -> None:
     value = item.get("MDMOptions")
     if not isinstance(value, dict):
-        raise _Refused(MALFORMED_REQUEST, "MDMOptions should be a dictionary of booleans")
+        raise _Refused(MALFORMED_REQUEST, f"MDMOptions: expected a dictionary of booleans, found {type_name(value)}")
     try:
         options = {
             key: converted(option, bool, f"{key[:_MAX_QUOTED]} of MDMOptions", device.warn)
@@ -76,7 +77,8 @@ def _mdm_options(device: Device, item: Mapping[str, Any]) -> None:
 def _text(item: Mapping[str, Any], key: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
-        raise _Refused(MALFORMED_REQUEST, f"{key} should be a string of 1 to {_MAX_NAME} characters")
+        found = len(value) if isinstance(value, str) else type_name(value)
+        raise _Refused(MALFORMED_REQUEST, f"{key}: expected a string of 1 to {_MAX_NAME} characters, found {found}")
     return value
 
 

@@ -73,7 +73,7 @@ class LogNormal:
         if not SHORTEST_SECONDS <= self.median <= LONGEST_SECONDS:
             raise MisuseError(_bounds("median", self.median))
         if not 0.0 <= self.sigma <= MOST_SIGMA:
-            raise MisuseError(f"sigma should be from 0 to {MOST_SIGMA:g}, but is {self.sigma:g}")
+            raise MisuseError(f"sigma: expected 0 to {MOST_SIGMA:g}, found {self.sigma:g}")
 
     def __str__(self) -> str:
         return f"lognormal:{_number(self.median)},{_number(self.sigma)}"
@@ -139,4 +139,4 @@ def _number(number: float) -> str:
 
 
 def _bounds(name: str, seconds: float) -> str:
-    return f"{name} should be from {SHORTEST_SECONDS:g} to {LONGEST_SECONDS:g} seconds, but is {seconds:g}"
+    return f"{name}: expected {SHORTEST_SECONDS:g} to {LONGEST_SECONDS:g} seconds, found {seconds:g}"

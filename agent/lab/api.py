@@ -102,7 +102,7 @@ class API(Resource):
             raise APIError(400, str(error)) from error
         inner = command.get("Command", command)
         if not isinstance(inner, dict) or not ("RequestType" in inner or "RequestList" in inner):
-            raise APIError(400, "the body should be the plist of a command: a dictionary with a RequestType")
+            raise APIError(400, "expected the plist of a command with a RequestType, found another dictionary")
         chosen = _command_uuid(command.get("CommandUUID")) if "Command" in command else None
         try:
             command_uuid = self._lab.enqueue(mac.udid, inner, command_uuid=chosen)
@@ -193,7 +193,10 @@ def _command_uuid(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not 0 < len(value) <= MAX_UUID_LENGTH or not value.isprintable():
-        raise APIError(400, f"the CommandUUID should be a string of 1 to {MAX_UUID_LENGTH} printable characters")
+        found = repr(value[:80]) if isinstance(value, str) else plists.type_name(value)
+        raise APIError(
+            400, f"CommandUUID: expected a string of 1 to {MAX_UUID_LENGTH} printable characters, found {found}"
+        )
     return value
 
 

@@ -206,7 +206,8 @@ class Lab:
         mac = self._known(udid, fingerprint)
         token = message.get("Token")
         if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
-            raise Refused(400, f"Token should be {_TOKEN_BYTES} bytes of data")
+            found = len(token) if isinstance(token, bytes) else plists.type_name(token)
+            raise Refused(400, f"Token: expected {_TOKEN_BYTES} bytes of data, found {found}")
         self._update(mac, token=token, push_magic=_text(message, "PushMagic"))
 
     def _update(self, mac: EnrolledMac, **told: Any) -> None:
@@ -224,7 +225,7 @@ class Lab:
     def _set_bootstrap_token(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         token = message.get("BootstrapToken", b"")
         if not isinstance(token, bytes):
-            raise Refused(400, "BootstrapToken should be data")
+            raise Refused(400, f"BootstrapToken: expected data, found {plists.type_name(token)}")
         self._update(self._known(udid, fingerprint), bootstrap_token=token)
 
     def _declarative_management(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> bytes:
@@ -233,7 +234,7 @@ class Lab:
         if endpoint == "status":
             report = message.get("Data")
             if not isinstance(report, bytes):
-                raise Refused(400, "Data of a status report should be data")
+                raise Refused(400, f"Data of a status report: expected data, found {plists.type_name(report)}")
             self._update(mac, status_report=report)
             return b""
         answer = self.declarations.answer(endpoint)
@@ -284,8 +285,9 @@ def _plist(body: bytes) -> dict[str, Any]:
 
 
 def _check_topic(message: Mapping[str, Any]) -> None:
-    if _text(message, "Topic") != TOPIC:
-        raise Refused(400, f"the Topic should be {TOPIC}")
+    topic = _text(message, "Topic")
+    if topic != TOPIC:
+        raise Refused(400, f"Topic: expected {TOPIC}, found {topic[:80]!r}")
 
 
 def _certificate(put: Message) -> bytes:
@@ -306,5 +308,5 @@ def _certificate(put: Message) -> bytes:
 def _text(message: Mapping[str, Any], key: str) -> str:
     value = message.get(key)
     if not isinstance(value, str) or not value:
-        raise Refused(400, f"{key} should be a string, but is {plists.type_name(value)}")
+        raise Refused(400, f"{key}: expected a string, found {plists.type_name(value)}")
     return value

@@ -45,7 +45,7 @@ def provider_at(reactor: Reactor, url: str, anchors: Sequence[x509.Certificate],
     """
     origin, target = split_url(url)
     if target != "/":
-        raise OperatorError(f"the URL of APNs should be https://HOST:PORT without a path, but is {url!r}")
+        raise OperatorError(f"Expected https://HOST:PORT without a path as the URL of APNs, found {url!r}.")
     contexts = TLSContexts(system_anchors=not anchors)
     return APNsProvider(reactor, contexts, _address(origin), anchors, identity, server_name=origin.host)
 

@@ -6,7 +6,6 @@ report is in its `agent.load.run_record.RunRecord`.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
@@ -23,36 +22,40 @@ from agent.load.control import (
     Ending,
     Finish,
     Message,
-    Note,
     PhaseFinished,
     Ready,
+    RefusalAnswer,
+    RefusalQuestion,
     Second,
     Settle,
     Settled,
     Snapshot,
     StartPhase,
+    Warn,
 )
 from agent.load.control_link import ControlLink, ControlServer
-from agent.load.gateway import APNsPlan, PushGateway
+from agent.load.gateway import APNsPlan
 from agent.load.overload import LoopMonitor
+from agent.load.pushes import PushSide
 from agent.load.run_record import PhaseRecord, RunRecord, WorkerRecord, phases_of
 from agent.load.server import ServerSide
 from agent.load.shard import run_shard
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.silence import SilenceWatch
-from agent.measure.live import LiveView, MacWaits
+from agent.measure.live import LiveView, RunObserver
 from agent.measure.metrics import Metrics
 from agent.measure.summaries import RuleSummary, added_rules
 from agent.measure.timeline import TimeLine
-from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock, sleep
 from agent.processes import peak_kib
+from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer
 from agent.scenario.types import Scenario
 
 READY_SECONDS = 120.0  # in which a worker imports the program, makes its Macs and connects
 FINISH_SECONDS = 60.0  # in which a worker that still reports ends after Finish
-HEAR_OUT_SECONDS = 2.0  # a worker's last reports may arrive after its function has returned
+LAST_LOOK_SECONDS = 0.01
+LAST_LOOKS = 200  # a worker's last reports may arrive after its function has returned
 INTERRUPTED = "the run was interrupted"
 MOST_REASON = 300  # characters of the reason that a shard records for what it drops
 _log = Logger()
@@ -71,7 +74,7 @@ class Conductor:
         scenario: Scenario,
         executor: Executor,
         workers: int,
-        mac_waits: MacWaits,
+        observer: RunObserver,
         *,
         host: str = "127.0.0.1",
         apns: APNsPlan | None = None,
@@ -88,20 +91,18 @@ class Conductor:
         self._closing = False
         self._reactor = reactor
         self._executor = executor
-        self._mac_waits = mac_waits
-        self._notes: set[str] = set()
-        self._apns = apns
+        self._observer = observer
+        self._warnings: set[str] = set()
         self._trace = trace
         self._cores = cores
         self._kill = kill
         self._host = host
-        self._first_macs = [worker.indexes.start for worker in self._workers]
         self._silence = SilenceWatch(reactor, self._workers, self, scenario.load.worker_timeout)
         self._clock = RunClock(reactor)
         self._link = ControlServer(reactor, len(self._workers), self)
         self._server = ServerSide(reactor, scenario, self.population)
-        self._router: PushRouter | None = None
-        self._gateway: PushGateway | None = None
+        first_macs = [worker.indexes.start for worker in self._workers]
+        self._pushes = PushSide(reactor, apns, self.population, first_macs, self._link.send, self._clock)
         self._job: Deferred[None] | None = None
         self._monitor = LoopMonitor(reactor)
         self._started_at: float | None = None
@@ -150,7 +151,7 @@ class Conductor:
     def generator(self) -> list[dict[str, Any]]:
         """How each worker kept up, and this process if it has the gateway but not the server."""
         facts = self._record.worker_facts(self._silence.silent_s)
-        if self._gateway is not None and self._server.lab is None:
+        if self._pushes.url is not None and self._server.lab is None:
             monitor = self._monitor
             facts.append(
                 {
@@ -166,8 +167,7 @@ class Conductor:
 
     def push_counts(self) -> list[dict[str, Any]]:
         """The push counts of each shard's push endpoint and of the router."""
-        counts = [result.push for result in self.results if result.push is not None]
-        return counts if self._router is None else [*counts, self._router.counts]
+        return [*(result.push for result in self.results if result.push is not None), *self._pushes.counts]
 
     def rule_counts(self) -> list[RuleSummary]:
         """What each fault rule did, in all shards together."""
@@ -205,22 +205,16 @@ class Conductor:
                 self.give_up(number, f"worker {number} was not waited for: the run was stopped twice")
 
     def _open(self) -> None:
-        self._server.open(self._mac_waits.note)
+        self._server.open(self._observer.note)
         self._link.listen(self._host)
-        plan = self._apns
-        if plan is not None:
-            self._router = PushRouter(
-                self._reactor, self.population, self._shard_of, self._link.send, self._clock, plan.behaviour
-            )
-            self._gateway = PushGateway(self._reactor, plan, self._router, self._server.lab)
-            self._gateway.listen()
-            self._mac_waits.note(f"The APNs gateway listens on {self._gateway.url}")
-        push_began = 0.0 if self._router is None else self._router.began
+        self._pushes.open(self._server.lab)
+        if self._pushes.url is not None:
+            self._observer.note(f"The APNs gateway listens on {self._pushes.url}")
         for number, worker in enumerate(self._workers):
-            self._submit(number, worker, push_began)
+            self._submit(number, worker)
         self._silence.begin()
 
-    def _submit(self, number: int, worker: WorkerRecord, push_began: float) -> None:
+    def _submit(self, number: int, worker: WorkerRecord) -> None:
         plan = ShardPlan(
             shard=number,
             shards=len(self._workers),
@@ -234,8 +228,8 @@ class Conductor:
             anchors=self._server.anchors,
             lab_anchors_only=self._server.lab is not None,
             server=self._server.config,
-            push=None if self._apns is None else self._apns.behaviour,
-            push_began=push_began,
+            push=self._pushes.behaviour,
+            push_began=self._pushes.began,
             trace=self._trace(number),
             cores=max(1, self._cores // len(self._workers)),
         )
@@ -245,19 +239,22 @@ class Conductor:
 
     async def _conduct(self) -> None:
         ready = DeferredList([worker.ready for worker in self._workers], fireOnOneErrback=True, consumeErrors=True)
+        # Not addTimeout: it would cancel what is waited for, as an interruption does.
+        limit = self._reactor.callLater(READY_SECONDS, self._not_ready)
         try:
-            await ready.addTimeout(READY_SECONDS, self._reactor)
-        except DeferredTimeout:
-            raise OperatorError(f"a worker process was not ready within {READY_SECONDS:g} s") from None
+            await ready
         except FirstError as first:  # why a worker cannot start
             first.subFailure.raiseException()
+        finally:
+            if limit.active():
+                limit.cancel()
         self._started_at = self._reactor.seconds()
         self._link.broadcast(Begin(self._clock()))
         self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:
                 await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
-            self.phases[number].begun = self.elapsed
+            self.phases[number].started_s = self.elapsed
             self._monitor.enter(number)
             self._link.broadcast(StartPhase(number))
             self._end_phase(number)
@@ -266,6 +263,15 @@ class Conductor:
         for record in self.phases:
             await record.ended
         await self._tail()
+
+    def _not_ready(self) -> None:
+        late = [number for number, worker in enumerate(self._workers) if not worker.ready.called]
+        error = OperatorError(
+            f"Expected every worker to be ready within {READY_SECONDS:g} s, found these not ready: "
+            f"{', '.join(map(str, late))}. Look whether something stops them, or use fewer workers (--workers)."
+        )
+        for number in late:
+            self._workers[number].ready.errback(error)
 
     async def _tail(self) -> None:
         """Wait up to ``load.tail`` seconds for open sessions and boots to end."""
@@ -292,18 +298,16 @@ class Conductor:
         self._silence.stop()
         self._monitor.stop()
         await self._receive_last()
-        self._mac_waits.look(self.view())
+        self._observer.look(self.view())
         self._link.close()
-        if self._gateway is not None:
-            await self._gateway.close()
-        if self._router is not None:
-            self._router.close()
+        await self._pushes.close()
         await self._server.close()
 
     async def _receive_last(self) -> None:
-        until = self._reactor.seconds() + HEAR_OUT_SECONDS
-        while self._link.connected and self._reactor.seconds() < until:
-            await sleep(self._reactor, 0.01)
+        for _ in range(LAST_LOOKS):  # not by the clock: after a stall there is still something to read
+            if not self._link.connected:
+                return
+            await sleep(self._reactor, LAST_LOOK_SECONDS)
 
     # Called by the control link.
 
@@ -321,7 +325,7 @@ class Conductor:
                 worker.start()
             case Second():
                 if self._record.add_second(shard, message):
-                    self._mac_waits.look(self.view())
+                    self._observer.look(self.view())
             case Snapshot(metrics):
                 worker.snapshot = metrics
             case PhaseFinished(number, state):
@@ -329,23 +333,24 @@ class Conductor:
                 self._end_phase(number)
             case Settled():
                 worker.settle()
-            case RoutedAnswer() if self._router is not None:
-                self._router.answered(shard, message)
-            case Note(text):
-                self._note_once(text)
+            case RoutedAnswer():
+                self._pushes.answered(shard, message)
+            case RefusalQuestion(number, index, since):
+                link.send(RefusalAnswer(number, self._pushes.own_refusal(index, since)))
+            case Warn(text):
+                self._warn_once(text)
             case _:
                 _log.warn("worker {shard} sent a message that only the conductor sends", shard=shard)
 
-    def _note_once(self, text: str) -> None:
-        """Show a note of a shard; several may send the same."""
-        if text not in self._notes:
-            self._notes.add(text)
-            self._mac_waits.note(text)
+    def _warn_once(self, text: str) -> None:
+        """Show a warning of a shard; several may send the same."""
+        if text not in self._warnings:
+            self._warnings.add(text)
+            self._observer.warn(text)
 
     def link_lost(self, link: ControlLink, error: PeerError) -> None:
         """A shard's link is gone. The executor reports what became of the shard; SilenceWatch, if it does not."""
-        if self._router is not None:
-            self._router.shard_gone(link.shard)
+        self._pushes.shard_gone(link.shard, OwnCause.SHUTDOWN if self._closing else OwnCause.WORKER_LOST)
         if not self._closing:
             self._workers[link.shard].link_error = str(error)
 
@@ -353,11 +358,11 @@ class Conductor:
 
     def silent(self, number: int, seconds: float) -> None:
         """A worker has sent nothing for ``seconds``: the others go on without it."""
-        self._mac_waits.note(f"Warning: worker {number} has said nothing for {seconds:g} s; the others go on")
+        self._observer.warn(f"worker {number} has said nothing for {seconds:g} s; the others go on")
 
     def back(self, number: int, seconds: float) -> None:
         """A silent worker has sent something again."""
-        self._mac_waits.note(f"Worker {number} is back after {seconds:g} s")
+        self._observer.note(f"Worker {number} is back after {seconds:g} s")
 
     def give_up(self, number: int, problem: str) -> None:
         """A worker is lost: kill its process, so that it produces no load that is not counted."""
@@ -403,7 +408,7 @@ class Conductor:
             if self._job is not None:
                 ready.errback(OperatorError(reason or problem))
         elif self._started_at is not None:
-            self._mac_waits.note(f"Warning: {problem}")
+            self._observer.warn(problem)
 
     def _end_worker(self, number: int) -> None:
         self._workers[number].end()
@@ -414,8 +419,3 @@ class Conductor:
         if self._record.end_phase(number, self.elapsed):
             self._monitor.leave(number)
             self.phases[number].ended.callback(None)
-
-    # Pushes.
-
-    def _shard_of(self, index: int) -> int:
-        return bisect_right(self._first_macs, index) - 1

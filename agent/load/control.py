@@ -13,6 +13,7 @@ import msgspec
 from agent.errors import MisuseError, PeerError
 from agent.framing import FrameLengthError, FrameReader, frame
 from agent.measure.live import PhaseState
+from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer, RoutedPush
 
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # a snapshot has some 20 histograms of at most 200 KiB; a push has 4 KiB
@@ -53,7 +54,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
     metrics: dict[str, Any]
 
 
-class PhaseFinished(msgspec.Struct, tag="over", frozen=True):
+class PhaseFinished(msgspec.Struct, tag="finished", frozen=True):
     """A phase has finished in this shard, with this final state."""
 
     phase: int
@@ -72,8 +73,16 @@ class Ending(msgspec.Struct, tag="ending", frozen=True):
     """The shard has received Finish. It may send nothing more while it closes its connections."""
 
 
-class Note(msgspec.Struct, tag="note", frozen=True):
-    """A text for the operator, to be shown now."""
+class RefusalQuestion(msgspec.Struct, tag="refusal question", frozen=True):
+    """Whether the gateway itself refused the last push to Mac ``index`` since then, a date of the run's clock."""
+
+    number: int
+    index: int
+    since: float
+
+
+class Warn(msgspec.Struct, tag="warn", frozen=True):
+    """A warning for the operator, to be shown now."""
 
     text: str
 
@@ -97,14 +106,23 @@ class Settle(msgspec.Struct, tag="settle", frozen=True):
     """Every phase has finished: send Settled as soon as no Mac has an open session or boots."""
 
 
+class RefusalAnswer(msgspec.Struct, tag="refusal answer", frozen=True):
+    """The answer to a RefusalQuestion: the cause, or None if the gateway did not refuse that push itself."""
+
+    number: int
+    cause: OwnCause | None
+
+
 class Finish(msgspec.Struct, tag="finish", frozen=True):
     """End now; ``reason`` is recorded for what is dropped or cut short."""
 
     reason: str
 
 
-FromShard = Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | Note
-FromConductor = Begin | StartPhase | Settle | RoutedPush | Finish
+FromShard = (
+    Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | RefusalQuestion | Warn
+)
+FromConductor = Begin | StartPhase | Settle | RoutedPush | RefusalAnswer | Finish
 Message = FromShard | FromConductor
 
 _encoder = msgspec.msgpack.Encoder()

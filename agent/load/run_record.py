@@ -39,9 +39,9 @@ class PhaseRecord:
     """The shards whose worker was lost: what they had not started is dropped."""
     states: dict[int, PhaseState] = field(default_factory=dict)
     """The last state that each shard reported."""
-    begun: float | None = None
+    started_s: float | None = None
     """Seconds from the start of the run, None before the phase starts."""
-    over: float | None = None
+    finished_s: float | None = None
     """Seconds from the start of the run, None until the phase has finished in every shard."""
     ended: Deferred[None] = field(default_factory=Deferred)
     """Fires when the phase has finished in every shard that is not lost."""
@@ -49,7 +49,7 @@ class PhaseRecord:
     @property
     def state(self) -> PhaseState:
         """The sum over all shards."""
-        total = PhaseState(over=True) if self.states else PhaseState()
+        total = PhaseState(finished=True) if self.states else PhaseState()
         for shard, state in self.states.items():
             total = total.plus(state)
             total.dropped += self.unreported(shard)
@@ -68,8 +68,8 @@ class PhaseRecord:
         return PhaseSummary(
             name=self.name,
             kind=self.kind,
-            started_s=self.begun,
-            ended_s=self.over,
+            started_s=self.started_s,
+            ended_s=self.finished_s,
             planned=state.planned,
             started=state.started,
             done=state.done,
@@ -155,7 +155,7 @@ class RunRecord:
             PhaseRecord(phase.name, phase.kind, operation_of(phase), self._lost) for phase in scenario.phases
         ]
         self.workers = [WorkerRecord(indexes) for indexes in cut(population, workers)]
-        self.timeline = TimeLine()
+        self.timeline = TimeLine([len(worker.indexes) for worker in self.workers])
         self.problems: list[str] = []
         self._recent = Recent()
         self._second = -1
@@ -171,11 +171,11 @@ class RunRecord:
 
     def add_second(self, shard: int, report: Second) -> bool:
         """Add a shard's report of one second; True if every worker that lives and reports has now reported it."""
-        self.timeline.add(report.t, report.row)
+        self.timeline.add(report.t, report.row, shard)
         self._recent.add(shard, report.row)
         for number, state in report.phases.items():
             states = self.phase(number).states
-            if not states.get(shard, PhaseState()).over:
+            if not states.get(shard, PhaseState()).finished:
                 states[shard] = state
         worker = self.workers[shard]
         worker.second = report.t
@@ -199,17 +199,19 @@ class RunRecord:
         self.problems.append(problem)
         if worker.result is None:
             self._lost.add(shard)
+            self.timeline.lose(shard)
+            self._recent.lose(shard)
 
     def end_phase(self, number: int, elapsed: float) -> bool:
         """End a phase if it has finished in every shard that is not lost; True if it ended with this call."""
         record = self.phases[number]
-        if record.begun is None or record.ended.called:
+        if record.started_s is None or record.ended.called:
             return False
         for shard, worker in enumerate(self.workers):
-            if not worker.is_over and not record.states.get(shard, PhaseState()).over:
+            if not worker.is_over and not record.states.get(shard, PhaseState()).finished:
                 return False
-        if len(record.states) == len(self.workers) and record.state.over:
-            record.over = elapsed
+        if len(record.states) == len(self.workers) and record.state.finished:
+            record.finished_s = elapsed
         return True
 
     # Output: results and the live view.
@@ -246,7 +248,9 @@ class RunRecord:
 
     def view(self, elapsed: float, *, embedded_lab: bool) -> LiveView:
         """The run at this moment, ``elapsed`` seconds after its start."""
-        phases = tuple(PhaseView(phase.name, phase.kind, phase.state, phase.begun, phase.over) for phase in self.phases)
+        phases = tuple(
+            PhaseView(phase.name, phase.kind, phase.state, phase.started_s, phase.finished_s) for phase in self.phases
+        )
         return self._recent.view(elapsed, phases, embedded_lab=embedded_lab)
 
 

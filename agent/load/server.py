@@ -137,7 +137,7 @@ def _api_key(whose: str, variable: str | None, path: str | None) -> str:
         return _text(read_file(path, f"{whose}'s API key", MAX_SECRET_BYTES), path)
     key = os.environ.get(variable or "", "")
     if not key:
-        raise OperatorError(f"the environment variable {variable} should hold {whose}'s API key, but is not set")
+        raise OperatorError(f"Expected {whose}'s API key in the environment variable {variable}, found none. Set it.")
     return key
 
 

@@ -26,14 +26,16 @@ from agent.load.control import (
     Finish,
     Hello,
     Message,
-    Note,
     PhaseFinished,
     Ready,
+    RefusalAnswer,
+    RefusalQuestion,
     Second,
     Settle,
     Settled,
     Snapshot,
     StartPhase,
+    Warn,
 )
 from agent.load.control_link import ControlLink, connect
 from agent.load.overload import LoopMonitor
@@ -44,6 +46,7 @@ from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.net.mac.census import Census, state_of
 from agent.net.timing import make_monotonic
 from agent.processes import peak_kib
+from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedPush
 
 SNAPSHOT_SECONDS = 5
@@ -104,6 +107,8 @@ class Shard:
         self._census: Census | None = None
         self._seconds: LoopingCall | None = None
         self._second = -1
+        self._questions: dict[int, Deferred[OwnCause | None]] = {}
+        self._question = 0
 
     async def run(self) -> ShardResult:
         """Run until the conductor sends Finish, or the control link breaks."""
@@ -113,7 +118,7 @@ class Shard:
             hello = Hello(plan.shard, plan.secret)
             self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
             self._alive.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
-            self._parts = ShardParts(self._reactor, plan, self._note)
+            self._parts = ShardParts(self._reactor, plan, self._warn, self._own_refusal)
             self._parts.open()
             await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
@@ -178,6 +183,8 @@ class Shard:
                 self._start(phase)
             case RoutedPush() if self._parts is not None and self._parts.push_endpoint is not None:
                 link.send(self._parts.push_endpoint.receive(message))
+            case RefusalAnswer(number, cause) if number in self._questions:
+                self._questions.pop(number).callback(cause)
             case Settle():
                 self._settle()
             case Finish(reason):
@@ -198,12 +205,24 @@ class Shard:
         if not self._finished.called:
             self._finished.callback(None)
 
-    def _note(self, text: str) -> None:
-        self._send(Note(text))
+    def _warn(self, text: str) -> None:
+        self._send(Warn(text))
 
     def _send(self, message: Message) -> None:
         if self._link is not None:
             self._link.send(message)
+
+    def _own_refusal(self, index: int, since: float) -> Deferred[OwnCause | None]:
+        """Ask the conductor why its gateway itself refused the last push to a Mac; fires with None if it did not."""
+        self._question = number = self._question + 1
+
+        def cancelled(_: object) -> None:
+            self._questions.pop(number, None)
+
+        answer: Deferred[OwnCause | None] = Deferred(cancelled)
+        self._questions[number] = answer
+        self._send(RefusalQuestion(number, index, since))
+        return answer
 
     # Time.
 
@@ -254,7 +273,7 @@ class Shard:
 
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
         self._monitor.leave(number)
-        if run.state.over:
+        if run.state.finished:
             self._send(PhaseFinished(number, run.state))
         if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):
             self._defect(outcome)

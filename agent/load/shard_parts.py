@@ -11,7 +11,7 @@ from agent.faults import Faults
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
 from agent.load.machine import allow_open_files
-from agent.load.phases.context import Enroll, PhaseContext
+from agent.load.phases.context import Enroll, OwnRefusal, PhaseContext
 from agent.load.phases.run import Part
 from agent.load.phases.waits import MacWaits
 from agent.load.shard_keys import expect_keys
@@ -36,7 +36,7 @@ from agent.servers.opening import open_server
 class ShardParts:
     """The parts of one shard, created but not open. Raises OperatorError if a part cannot be created."""
 
-    def __init__(self, reactor: Any, plan: ShardPlan, note: Callable[[str], None]) -> None:
+    def __init__(self, reactor: Any, plan: ShardPlan, warn: Callable[[str], None], own_refusal: OwnRefusal) -> None:
         scenario = plan.scenario
         on_interface = parse_network(scenario.lom.network).kind == INTERFACE  # each Mac has a listening socket
         allow_open_files(plan.stop - plan.first, 2 if on_interface else 1)
@@ -65,7 +65,7 @@ class ShardParts:
             operations=self.operations,
             anchors=tuple(own_certificate(anchor) for anchor in plan.anchors),
             insecure=scenario.server.insecure,
-            on_warning=lambda text: note(f"Warning: {text}"),
+            on_warning=warn,
             stage=self.metrics.stage,
             resume=scenario.tls.resume,
             wall_clock=self.clock,
@@ -88,7 +88,7 @@ class ShardParts:
             mac_waits=MacWaits(reactor, self._stalls),
             enroll=_enroll_of(plan),
             server=self._server,
-            pushed=self.push_endpoint is not None,
+            own_refusal=None if self.push_endpoint is None else own_refusal,
             longest_boot=behaviour.boot.draw(lambda: 1.0) + behaviour.shutdown.draw(lambda: 1.0),
             retries=scenario.server.retries,
         )

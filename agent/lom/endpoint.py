@@ -94,5 +94,5 @@ def device_side(endpoint: Endpoint) -> LinkSide:
 def controller_side(endpoint: Endpoint) -> LinkSide:
     """The Mac's credentials as Controller. Raises NotSetUp: the payload may be removed while a command is running."""
     if endpoint.lom is None or endpoint.lom.controller_identity is None:
-        raise NotSetUp("the Controller is not set up as a LOM Controller any more")
+        raise NotSetUp("the Controller is no longer set up as a LOM Controller")
     return LinkSide(endpoint.lom.controller_identity, endpoint.lom.device_anchors)

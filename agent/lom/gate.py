@@ -56,7 +56,7 @@ class Gate:
             since, count = now, 0
         if count >= self._limits.requests_a_second:
             raise TooManyRequests(
-                f"too many requests: one Controller may send {self._limits.requests_a_second} in a second"
+                f"too many requests: one Controller may send {self._limits.requests_a_second} per second"
             )
         if len(self._windows) >= _MOST_WINDOWS and peer not in self._windows:
             ended = now - _WINDOW_SECONDS

@@ -14,7 +14,7 @@ from typing import Any
 from agent import plists
 from agent.errors import LomAgentError, MisuseError, PeerError
 from agent.framing import FrameLengthError, FrameReader, frame
-from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
+from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_QUOTED, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
 
 MAX_FRAME_BYTES = 4096
 MAX_ERROR_LENGTH = 512  # characters; with the longest DeviceRequestUUID, in any script, an answer fits in a frame
@@ -132,7 +132,7 @@ def encode_frame(message: dict[str, Any]) -> bytes:
     """The bytes of one frame. Raises FrameTooLong if the message does not fit."""
     body = plists.dump_binary(message)
     if len(body) > MAX_FRAME_BYTES:
-        raise FrameTooLong(f"a LOM frame of {len(body)} bytes; at most {MAX_FRAME_BYTES} are allowed")
+        raise FrameTooLong(f"expected a LOM frame of at most {MAX_FRAME_BYTES} bytes, found {len(body)}")
     return frame(body)
 
 
@@ -141,7 +141,7 @@ def next_message(reader: FrameReader) -> dict[str, Any] | None:
     try:
         body = reader.next_frame()
     except FrameLengthError as error:
-        raise FrameTooLong(f"a LOM frame of {error.length} bytes; from 1 to {MAX_FRAME_BYTES} are allowed") from None
+        raise FrameTooLong(f"expected a LOM frame of 1 to {MAX_FRAME_BYTES} bytes, found {error.length}") from None
     return None if body is None else _decode(body)
 
 
@@ -170,13 +170,13 @@ class ControllerLink:
         answer = parse_answer(message)
         if answer.uuid != self._request.uuid:
             raise FrameMalformed(
-                f"the Device answered request {answer.uuid[:80]!r}; {self._request.uuid[:80]!r} was asked"
+                f"expected an answer to request {self._request.uuid[:80]!r}, found one to {answer.uuid[:80]!r}"
             )
         return answer
 
     def closed(self, reason: str) -> LinkBroken:
         """The error for a link that ended before the answer was complete."""
-        return LinkBroken(f"the Device went away before it answered: {reason}")
+        return LinkBroken(f"the link ended before the Device answered: {reason}")
 
 
 class DeviceLink:
@@ -229,11 +229,13 @@ def parse_request(message: dict[str, Any]) -> LinkRequest:
     dns_name = _text(message, "DeviceDNSName", MAX_DNS_NAME_LENGTH)
     version = message.get("LOMProtocolVersion")
     if not isinstance(version, int) or isinstance(version, bool):
-        raise FrameMalformed(f"LOMProtocolVersion should be an integer, but is {plists.type_name(version)}")
+        raise FrameMalformed(f"LOMProtocolVersion: expected an integer, found {plists.type_name(version)}")
+    kind = message.get("DeviceRequestType")
     try:
-        request = PowerRequest(message.get("DeviceRequestType"))
+        request = PowerRequest(kind)
     except ValueError:
-        raise FrameMalformed("DeviceRequestType should be one of PowerON, PowerOFF, Reset") from None
+        found = repr(kind[:MAX_QUOTED]) if isinstance(kind, str) else plists.type_name(kind)
+        raise FrameMalformed(f"DeviceRequestType: expected PowerON, PowerOFF or Reset, found {found}") from None
     return LinkRequest(uuid, dns_name, request, version)
 
 
@@ -242,7 +244,7 @@ def parse_answer(message: dict[str, Any]) -> LinkAnswer:
     uuid = _text(message, "DeviceRequestUUID", MAX_UUID_LENGTH)
     success = message.get("DeviceRequestSuccess")
     if not isinstance(success, bool):
-        raise FrameMalformed(f"DeviceRequestSuccess should be a boolean, but is {plists.type_name(success)}")
+        raise FrameMalformed(f"DeviceRequestSuccess: expected a boolean, found {plists.type_name(success)}")
     if success:
         return LinkAnswer(uuid)
     error = message.get("DeviceRequestReturnError")
@@ -251,7 +253,7 @@ def parse_answer(message: dict[str, Any]) -> LinkAnswer:
 
 def _decode(body: bytes) -> dict[str, Any]:
     if not body.startswith(b"bplist00"):
-        raise FrameMalformed("a LOM frame should hold a binary plist, but does not")
+        raise FrameMalformed("expected a binary plist in the LOM frame, found other bytes")
     try:
         return plists.load_dict(body, what="LOM frame", max_bytes=MAX_FRAME_BYTES)
     except plists.PlistError as error:
@@ -261,5 +263,6 @@ def _decode(body: bytes) -> dict[str, Any]:
 def _text(message: dict[str, Any], key: str, longest: int) -> str:
     value = message.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= longest:
-        raise FrameMalformed(f"{key} should be a string of 1 to {longest} characters")
+        found = len(value) if isinstance(value, str) else plists.type_name(value)
+        raise FrameMalformed(f"{key}: expected a string of 1 to {longest} characters, found {found}")
     return value

@@ -52,7 +52,7 @@ class AddressBook:
         if endpoint is None and self.macs is not None:
             endpoint = self.macs.at_address(segment, address)
         if endpoint is None:
-            raise Unreachable(f"nobody answers at this address in segment {segment} of the Controller")
+            raise Unreachable(f"no Mac answers at this address in segment {segment} of the Controller")
         device_side(endpoint)
         return endpoint
 

@@ -178,7 +178,7 @@ DEFAULT_CHOICES = PowerChoices()
 
 
 def _no_option(name: str, word: object) -> str:
-    return f"{name} should be one of {', '.join(CHOICES[name].options)}, but is {word!r}"
+    return f"{name}: expected one of {', '.join(CHOICES[name].options)}, found {word!r}"
 
 
 class PowerMachine:

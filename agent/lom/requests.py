@@ -19,7 +19,7 @@ from agent.plists import type_name
 PROTOCOL_VERSION = 1  # of our link; Apple's is unpublished
 MAX_UUID_LENGTH = 256  # characters; our limit, so that it fits in a link frame
 MAX_DNS_NAME_LENGTH = 253  # RFC 1035
-_MAX_QUOTED = 80  # characters of a server's text that an error quotes
+MAX_QUOTED = 80  # characters of a peer's text that an error quotes
 MAX_ADDRESSES = 16  # per list of one item; our limit, above what a Mac can have
 
 
@@ -88,21 +88,21 @@ def parse_request_list(body: Mapping[str, Any], warn: Warn = ignore_warning) -> 
     """
     items = body.get("RequestList")
     if not isinstance(items, list):
-        raise RequestListMalformed(f"RequestList should be an array, but is {type_name(items)}")
+        raise RequestListMalformed(f"RequestList: expected an array, found {type_name(items)}")
     parsed: list[RelayItem | RelayOutcome] = []
     first: dict[str, int] = {}
     for number, item in enumerate(items):
         if not isinstance(item, dict):
-            raise RequestListMalformed(f"item {number} of RequestList should be a dictionary, but is {type_name(item)}")
+            raise RequestListMalformed(f"item {number} of RequestList: expected a dictionary, found {type_name(item)}")
         uuid = item.get("DeviceRequestUUID")
         if not isinstance(uuid, str):
             raise RequestListMalformed(
-                f"DeviceRequestUUID of item {number} should be a string, but is {type_name(uuid)}"
+                f"DeviceRequestUUID of item {number}: expected a string, found {type_name(uuid)}"
             )
         try:
             if first.setdefault(uuid, number) != number:
                 raise ItemRefused(
-                    f"item {number} of RequestList repeats the DeviceRequestUUID {uuid[:_MAX_QUOTED]!r} of item "
+                    f"item {number} of RequestList repeats the DeviceRequestUUID {uuid[:MAX_QUOTED]!r} of item "
                     f"{first[uuid]}; only item {first[uuid]} was taken"
                 )
             parsed.append(_parse_item(uuid, item, warn))
@@ -141,18 +141,18 @@ def _answer_item(outcome: RelayOutcome, success_key: str) -> dict[str, Any]:
 
 def _parse_item(uuid: str, item: Mapping[str, Any], warn: Warn) -> RelayItem:
     if not 0 < len(uuid) <= MAX_UUID_LENGTH:
-        raise ItemRefused(f"DeviceRequestUUID should have 1 to {MAX_UUID_LENGTH} characters, but has {len(uuid)}")
+        raise ItemRefused(f"DeviceRequestUUID: expected 1 to {MAX_UUID_LENGTH} characters, found {len(uuid)}")
     dns_name = item.get("DeviceDNSName")
     if not isinstance(dns_name, str):
-        raise ItemRefused(f"DeviceDNSName should be a string, but is {type_name(dns_name)}")
+        raise ItemRefused(f"DeviceDNSName: expected a string, found {type_name(dns_name)}")
     if not 0 < len(dns_name) <= MAX_DNS_NAME_LENGTH:
-        raise ItemRefused(f"DeviceDNSName should have 1 to {MAX_DNS_NAME_LENGTH} characters, but has {len(dns_name)}")
+        raise ItemRefused(f"DeviceDNSName: expected 1 to {MAX_DNS_NAME_LENGTH} characters, found {len(dns_name)}")
     version = item.get("LOMProtocolVersion")
     if version is not None:
         try:
             version = converted(version, int, "LOMProtocolVersion of an item of RequestList", warn)
         except WrongType:
-            raise ItemRefused(f"LOMProtocolVersion should be an integer, but is {type_name(version)}") from None
+            raise ItemRefused(f"LOMProtocolVersion: expected an integer, found {type_name(version)}") from None
     addresses = _addresses(item, "PrimaryIPv6AddressList") + _addresses(item, "SecondaryIPv6AddressList")
     if not addresses:
         raise ItemRefused("PrimaryIPv6AddressList and SecondaryIPv6AddressList are both empty")
@@ -164,17 +164,17 @@ def _power_request(value: Any) -> PowerRequest:
         return PowerRequest(value)
     except ValueError:
         wanted = ", ".join(request.value for request in PowerRequest)
-        found = repr(value[:_MAX_QUOTED]) if isinstance(value, str) else type_name(value)
-        raise ItemRefused(f"DeviceRequestType should be one of {wanted}, in these letters, but is {found}") from None
+        found = repr(value[:MAX_QUOTED]) if isinstance(value, str) else type_name(value)
+        raise ItemRefused(f"DeviceRequestType: expected one of {wanted} (case-sensitive), found {found}") from None
 
 
 def _addresses(item: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = item.get(key, [])
     if not isinstance(value, list):
-        raise ItemRefused(f"{key} should be an array, but is {type_name(value)}")
+        raise ItemRefused(f"{key}: expected an array, found {type_name(value)}")
     for number, address in enumerate(value):
         if not isinstance(address, str):
-            raise ItemRefused(f"address {number} of {key} should be a string, but is {type_name(address)}")
+            raise ItemRefused(f"address {number} of {key}: expected a string, found {type_name(address)}")
     if len(value) > MAX_ADDRESSES:
         raise ItemRefused(f"{key} has {len(value)} addresses; at most {MAX_ADDRESSES} are tried")
     return tuple(value)

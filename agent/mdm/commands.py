@@ -43,27 +43,23 @@ class Command:
 def parse_command(answer: bytes) -> Command:
     """Read the body of a server's answer.
 
-    Raises PlistError where it is not a plist dictionary, CommandDropped where it has no CommandUUID, CommandMalformed
+    Raises PlistError if it is not a plist dictionary, CommandDropped where it has no CommandUUID, CommandMalformed
     where the rest of it is not a command.
     """
     root = plists.load_dict(answer, what="command")
     uuid = root.get("CommandUUID")
     if not isinstance(uuid, str) or not 0 < len(uuid) <= MAX_UUID_LENGTH:
-        found = str(len(uuid)) if isinstance(uuid, str) else _found(uuid)
+        found = str(len(uuid)) if isinstance(uuid, str) else plists.type_name(uuid)
         raise CommandDropped(
             f"Expected a CommandUUID of 1 to {MAX_UUID_LENGTH} characters, found {found}. The command is dropped."
         )
     body = root.get("Command")
     if not isinstance(body, dict):
-        raise CommandMalformed(f"Expected a dictionary for Command, found {_found(body)}.", uuid)
+        raise CommandMalformed(f"Expected a dictionary for Command, found {plists.type_name(body)}.", uuid)
     request_type = body.get("RequestType")
     if request_type is None and "RequestList" in body:
         request_type = "LOMDeviceRequest"  # the seed page's own example has no RequestType
     if not isinstance(request_type, str) or not request_type:
-        found = "an empty one" if request_type == "" else _found(request_type)
+        found = "an empty one" if request_type == "" else plists.type_name(request_type)
         raise CommandMalformed(f"Expected a string for RequestType, found {found}.", uuid)
     return Command(uuid, request_type, body)
-
-
-def _found(value: object) -> str:
-    return "none" if value is None else plists.type_name(value)

@@ -141,7 +141,7 @@ def messages() -> Mapping[tuple[str, str], Message]:
 
 
 def message(kind: str, name: str) -> Message:
-    """One message. Raises MisuseError where the table does not have it."""
+    """One message. Raises MisuseError if the table does not have it."""
     found = messages().get((kind, name))
     if found is None:
         raise MisuseError(f"Expected a {kind} of Apple's schema, found {name!r}.")

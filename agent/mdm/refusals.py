@@ -45,7 +45,7 @@ def unenrolls(status: int, body: bytes, content_type: str) -> bool:
 
 
 def _code(body: bytes, content_type: str) -> object:
-    """The refusal's ``code``, or None where the body cannot be read, such as a proxy's page."""
+    """The refusal's ``code``, or None if the body cannot be read, such as a proxy's page."""
     media_type = content_type.partition(";")[0].strip().lower()
     if len(body) > MAX_BODY_BYTES:
         return None

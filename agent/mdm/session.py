@@ -9,10 +9,11 @@
         empty response, refusal, broken connection,
                power lost, unenrollment
 
-A result is delivered when its PUT is answered with 200. Until then the Mac keeps it: the next session opens with it
-instead of Idle (Apple's MDM protocol reference: a broken connection after a command). A result that the server refuses
-permanently, such as with 400, is delivered again a limited number of times and then dropped. A command in progress at a
-power loss was not answered, so the server still has it in its queue.
+A result is delivered when its PUT is answered with 200, unless with an HTML page: that is not from an MDM server. Until
+then the Mac keeps it: the next session opens with it instead of Idle (Apple's MDM protocol reference: a broken
+connection after a command). A result that the server refuses permanently, such as with 400 or by a page, is delivered
+again a limited number of times and then dropped. A command in progress at a power loss was not answered, so the server
+still has it in its queue.
 """
 
 from __future__ import annotations
@@ -156,11 +157,16 @@ class SessionEnded(NamedTuple):
     """The session is closed."""
 
     failure: PeerError | None = None
-    """Why it failed; None where the server ended it."""
+    """Why it failed; None if the server ended it."""
     unenrolled: bool = False
     """Whether the server no longer knows this Mac; the session's state is then reset."""
     dropped: bool = False
     """Whether the result that the server refused is not delivered again."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the answer refuses the last report, so that a result in it is not delivered."""
+        return isinstance(self.failure, ServerRefused | PageAnswered)
 
 
 Event = Send | Execute | SessionEnded
@@ -244,7 +250,7 @@ class Session:
         """Process the server's response to the last report.
 
         A body of white space counts as empty: it ends the session. ``content_type`` is the header Content-Type.
-        ``retry_after`` is the header Retry-After in seconds from ``now``, None where it is missing or malformed.
+        ``retry_after`` is the header Retry-After in seconds from ``now``, None if it is missing or malformed.
         """
         if self.state is not State.WAITING:
             raise MisuseError(f"Expected no response in the state {self.state.name}, found one.")
@@ -252,19 +258,22 @@ class Session:
             text = f"the server answered a report with {status} instead of 200{also(body, content_type)}"
             failure = ServerRefused(text, status)
             return self._refused(failure, unenrolls(status, body, content_type), retry_after, now)
-        self._undelivered = None
-        self.failures = 0
         if not body or body.isspace():
+            self._accepted()
             return self._end_by_server(now)
         try:
             command = parse_command(body)
         except CommandMalformed as error:
+            self._accepted()
             self._begin(error.command_uuid)
             return self.finish(error.command_uuid, Result(Status.COMMAND_FORMAT_ERROR))._replace(malformed=str(error))
         except (CommandDropped, PlistError) as error:
+            if page := page_in(body, content_type):
+                return self._refused_for_good(PageAnswered("a command or an empty answer", page, status, _ADVICE), now)
+            self._accepted()
             self._end(now)
-            page = page_in(body, content_type)
-            return SessionEnded(PageAnswered("a command or an empty answer", page, status, _ADVICE) if page else error)
+            return SessionEnded(error)
+        self._accepted()
         if self._answered_not_now is not None and command.uuid in self._answered_not_now:
             self._not_now_repeats += 1
             if self._not_now_repeats > NOT_NOW_REPEATS:
@@ -318,6 +327,11 @@ class Session:
         self.failures = 0
         self.woken = False
 
+    def _accepted(self) -> None:
+        """The server accepted the last report."""
+        self._undelivered = None
+        self.failures = 0
+
     def _begin(self, command_uuid: str) -> None:
         self._move(Input.COMMAND)
         self._current = command_uuid
@@ -340,16 +354,19 @@ class Session:
 
     def _refused(self, failure: ServerRefused, unenrolled: bool, retry_after: float | None, now: float) -> SessionEnded:
         status = failure.status
-        dropped = False
         if unenrolled:
             self.forget()
         elif is_temporary(status):
             self._move(Input.END)
             self._back_off(now, retry_after if status in (429, 503) else None)
         else:
-            dropped = self._drop_refused()
-            self._end(now)
-        return SessionEnded(failure, unenrolled, dropped)
+            return self._refused_for_good(failure, now)
+        return SessionEnded(failure, unenrolled)
+
+    def _refused_for_good(self, failure: PeerError, now: float) -> SessionEnded:
+        dropped = self._drop_refused()
+        self._end(now)
+        return SessionEnded(failure, dropped=dropped)
 
     def _drop_refused(self) -> bool:
         """Count a refused delivery; return whether it was a result's last one."""

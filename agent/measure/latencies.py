@@ -13,9 +13,9 @@ import math
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import Annotated, Any
 
 from hdrh.codec import HdrCookieException, HdrLengthException
@@ -119,7 +119,7 @@ class Latencies:
         counts = decoded(encoded)
         latencies = cls()
         histogram = latencies._histogram
-        edges = [(histogram.get_value_from_index(index), count) for index, count in enumerate(counts) if count]
+        edges = [(histogram.get_value_from_index(index), counts[index]) for index in filled(counts)]
         total = sum(histogram.get_highest_equivalent_value(value) * count for value, count in edges)
         highest = min(HIGHEST_US, histogram.get_highest_equivalent_value(edges[-1][0])) if edges else 0
         latencies.add(counts, clamped=0, max_us=highest, total_us=min(total, highest * sum(counts)))
@@ -188,9 +188,8 @@ class Latencies:
         """Merge the counts of another histogram, as ``decoded`` returns them. ``take_second`` leaves them out."""
         self.pour()
         own = self._histogram.counts
-        for index, count in enumerate(counts):
-            if count:
-                own[index] += count
+        for index in filled(counts):
+            own[index] += counts[index]
         self._histogram.total_count += sum(counts)
         self.clamped += clamped
         self.total_us += total_us
@@ -222,7 +221,7 @@ class Latencies:
         timed = histogram.total_count
         if not timed:
             return NO_LATENCIES
-        up_to = list(accumulate(histogram.counts))
+        up_to = list(accumulate(histogram.counts[:]))  # a copy: ctypes makes an array's items one by one
         p50, p90, p95, p99, p99_9 = (self._percentile_ms(up_to, percent) for percent in _PERCENTILES)
         return LatencySummary(p50, p90, p95, p99, p99_9, self.max_us / _US_PER_MS, self.total_us / timed / _US_PER_MS)
 
@@ -246,6 +245,11 @@ def index_of(micros: int) -> int:
     """HdrHistogram's index of ``micros``."""
     doubling = micros.bit_length() - _LINEAR_BITS
     return micros if doubling <= 0 else (doubling << _DOUBLING_BITS) + (micros >> doubling)
+
+
+def filled(counts: Sequence[int]) -> Iterator[int]:
+    """The indexes at which something is counted: a few of thousands, found at the speed of C."""
+    return compress(range(len(counts)), counts)
 
 
 def decoded(encoded: str) -> list[int]:

@@ -119,7 +119,7 @@ def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> L
 
     A limit on an operation that never ran fails, except one on ``count``. Percentages are of the operations that ended;
     those of ``dropped`` are of the operations that were due. ``unreliable`` names what an overloaded load generator
-    measured: an operation, a stage, or one metric of it (``enroll.rate``).
+    distorted: the times of an operation or a stage, or one metric (``enroll.rate``, ``push.errors``).
     """
     summary: OperationSummary | StageSummary
     of_stage = limit.name in STAGES
@@ -138,10 +138,12 @@ def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> L
     sentence = f"{limit.name}.{limit.metric} was {shown}; {_said(limit)}"
     if not _in_doubt(limit, unreliable):
         return LimitVerdict(limit.text, ok, shown, sentence)
-    if ok and limit.comparison in (("<", "<=") if limit.metric in _LATENCIES else (">", ">=")):
-        # The generator's delays make a latency longer and a rate lower: without them the limit would pass, too.
+    if ok and limit.comparison in ((">", ">=") if limit.metric == "rate" else ("<", "<=")):
+        # The generator's delays make a latency longer, a rate lower, and leave more Macs busy when they are due again;
+        # its own failures make errors more. Without them the limit would pass, too.
+        what = "its own failures" if limit.metric == "errors" else "its delays"
         return LimitVerdict(
-            limit.text, ok, shown, f"{sentence} The load generator was overloaded: this includes its delays."
+            limit.text, ok, shown, f"{sentence} The load generator was overloaded: this includes {what}."
         )
     return LimitVerdict(
         limit.text, False, shown, f"Not judged reliably, the load generator was overloaded: {sentence}", False
@@ -149,8 +151,8 @@ def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> L
 
 
 def _in_doubt(limit: Limit, unreliable: Collection[str]) -> bool:
-    timed = limit.metric in _LATENCIES or limit.metric == "rate"
-    return timed and (limit.name in unreliable or f"{limit.name}.{limit.metric}" in unreliable)
+    timed = limit.metric in _LATENCIES or limit.metric in ("rate", "dropped")
+    return (timed and limit.name in unreliable) or f"{limit.name}.{limit.metric}" in unreliable
 
 
 def _found(limit: Limit, summary: OperationSummary | StageSummary) -> Fraction | None:

@@ -28,8 +28,8 @@ class PhaseState(msgspec.Struct, array_like=True):
     """Operations that started over 100 ms after they were due."""
     dropped: int = 0
     """Operations that were due and never started."""
-    over: bool = False
-    """Whether the phase has ended."""
+    finished: bool = False
+    """Whether the phase has finished."""
     key_waits: int = 0
     """Enrollments that waited for an RSA key."""
     key_wait_s: float = 0.0
@@ -46,7 +46,7 @@ class PhaseState(msgspec.Struct, array_like=True):
             self.failed + other.failed,
             self.late + other.late,
             self.dropped + other.dropped,
-            self.over and other.over,
+            self.finished and other.finished,
             self.key_waits + other.key_waits,
             self.key_wait_s + other.key_wait_s,
             self.cut_short + other.cut_short,
@@ -63,10 +63,10 @@ class PhaseView:
     name: str
     kind: str
     state: PhaseState
-    begun: float | None = None
+    started_s: float | None = None
     """Its start in seconds from the start of the run; None if it has not started."""
-    over: float | None = None
-    """Its end, in the same seconds; None if it has not ended."""
+    finished_s: float | None = None
+    """Its end, in the same seconds; None if it has not finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,14 @@ class LiveView:
     """Whether the server runs in this program, so that no latency is that of a server alone."""
 
 
-class MacWaits(Protocol):
+class RunObserver(Protocol):
     """Shows a run in progress."""
 
     def note(self, text: str) -> None:
-        """Show one line at once: an address, a warning."""
+        """Show one line at once, such as an address."""
+
+    def warn(self, text: str) -> None:
+        """Show one line at once that the operator must not miss."""
 
     def look(self, view: LiveView) -> None:
         """Show the current state; called about once a second, and once at the end."""
@@ -121,10 +124,12 @@ class Recent:
         self._seconds: deque[dict[str, tuple[int, dict[int, int]]]] = deque(maxlen=RECENT_SECONDS)
         self._latest: dict[int, Mapping[str, Any]] = {}
         self._now: dict[str, tuple[int, dict[int, int]]] = {}
+        self._lost: set[int] = set()
 
     def add(self, shard: int, row: Mapping[str, Any]) -> None:
         """Add a row of the time line from a shard."""
-        self._latest[shard] = row
+        if shard not in self._lost:
+            self._latest[shard] = row
         for name, part in row.get("operations", {}).items():
             total = self._totals.setdefault(name, [0, 0])
             total[0] += part["count"]
@@ -133,6 +138,11 @@ class Recent:
             for bucket, number in part["latencies"].items():
                 buckets[int(bucket)] = buckets.get(int(bucket), 0) + number
             self._now[name] = count + part["count"], buckets
+
+    def lose(self, shard: int) -> None:
+        """A shard is lost, and its Macs and connections with it."""
+        self._lost.add(shard)
+        self._latest.pop(shard, None)
 
     def turn(self) -> None:
         """End the current second."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 
 from agent.errors import OperatorError
-from agent.measure.latencies import HIGHEST_US, decoded, index_of
+from agent.measure.latencies import HIGHEST_US, decoded, filled, index_of
 from agent.measure.records import OPERATIONS, STAGES
 from agent.measure.summaries import Count, Name
 
@@ -128,7 +128,7 @@ def _check_cuts(snapshot: Snapshot) -> None:
 def _histogram(name: str, latencies: LatenciesSnapshot) -> list[int]:
     counts = decoded(latencies["histogram"])
     total = sum(counts)
-    highest = max((index for index, count in enumerate(counts) if count), default=0)
+    highest = max(filled(counts), default=0)
     if highest != index_of(latencies["max_us"]):
         raise ValueError(f"the histogram of {name} does not end at its maximum")
     if not total <= latencies["total_us"] <= total * latencies["max_us"] or latencies["clamped"] > total:

@@ -1,12 +1,15 @@
 """The time line: per second of a run what ended, how fast, the states of the Macs and the load of this program.
 
-Each worker sends a row once a second (`agent.measure.metrics` counts, the worker adds its gauges), and so does the
-process that leads them. The merged seconds go into the results, from which reports draw their charts.
+Each worker sends a row once a second (`agent.measure.metrics` counts, the worker adds its gauges). The merged seconds
+go into the results, from which reports draw their charts.
+
+Workers do not start and end in the same instant, and one may be silent for a while. In a second without a row of its
+own a worker counts with its last gauges (`_Gauges`), so that the sums are those of the whole fleet in every row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -75,23 +78,35 @@ class _Ended(msgspec.Struct):
         return SecondOfOperation(self.count, self.errors, _rounded(p50), _rounded(p99))
 
 
-class _Row(msgspec.Struct, omit_defaults=True):
-    """One second, of one process or merged."""
+class _Gauges(msgspec.Struct, omit_defaults=True):
+    """What holds until the next row: states, not events."""
 
-    operations: dict[str, _Ended] = {}
     macs: dict[MacState, Count] = {}
     connections: Count = 0
     pushes_waiting: Count = 0
-    lag_ms: _Gauge | None = None
-    cpu: _Gauge | None = None
 
-    def add(self, other: _Row) -> None:
-        for name, ended in other.operations.items():
-            self.operations.setdefault(name, _Ended()).add(ended)
+    def add_gauges(self, other: _Gauges) -> None:
         for state, count in other.macs.items():
             self.macs[state] = self.macs.get(state, 0) + count
         self.connections += other.connections
         self.pushes_waiting += other.pushes_waiting
+
+    @property
+    def gauges(self) -> _Gauges:
+        return _Gauges(dict(self.macs), self.connections, self.pushes_waiting)
+
+
+class _Row(_Gauges, omit_defaults=True):
+    """One second, of one process or merged."""
+
+    operations: dict[str, _Ended] = {}
+    lag_ms: _Gauge | None = None
+    cpu: _Gauge | None = None
+
+    def add(self, other: _Row) -> None:
+        self.add_gauges(other)
+        for name, ended in other.operations.items():
+            self.operations.setdefault(name, _Ended()).add(ended)
         self.lag_ms = _larger(self.lag_ms, other.lag_ms)
         self.cpu = _larger(self.cpu, other.cpu)
 
@@ -107,29 +122,54 @@ class _Row(msgspec.Struct, omit_defaults=True):
         )
 
 
-class TimeLine:
-    """The seconds of a run, merged over all processes, in any order.
+class _Source(msgspec.Struct):
+    """One worker."""
 
-    Only the packed form of a second is kept: a few hundred bytes.
+    gauges: _Gauges
+    """Those of its last row."""
+    last: int = -1
+    """The second of its last row."""
+    gaps: list[tuple[range, _Gauges]] = []
+    """Earlier seconds without a row of its own, and its gauges in them."""
+    lost: bool = False
+
+    @property
+    def missing(self) -> list[tuple[range, _Gauges]]:
+        """All seconds in which it counts with earlier gauges."""
+        if self.lost:
+            return self.gaps
+        return [*self.gaps, (range(self.last + 1, LONGEST_SECONDS), self.gauges)]
+
+
+class TimeLine:
+    """The seconds of a run, merged over all workers. ``fleet`` has the number of Macs of each worker.
+
+    The rows of one worker arrive in order, those of different workers in any order. Only the packed form of a second is
+    kept: a few hundred bytes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fleet: Sequence[int] = (0,)) -> None:
         self._seconds: dict[int, bytes] = {}
+        self._sources = [_Source(_Gauges({"new": macs})) for macs in fleet]
 
-    def add(self, t: int, row: Mapping[str, Any]) -> None:
-        """Add the row of one process for second ``t`` since the start of the run.
+    def add(self, t: int, row: Mapping[str, Any], worker: int = 0) -> None:
+        """Add the row of one worker for second ``t`` since the start of the run.
 
         Every key of ``row`` is optional: ``operations`` as `Metrics.take_second` returns them, ``macs`` (the number by
         state of MACS), ``connections``, ``pushes_waiting``, ``lag_ms`` and ``cpu``. Counts are added; of ``lag_ms``
         and ``cpu`` the largest is kept. Seconds from LONGEST_SECONDS on are ignored. Raises MisuseError for a second
-        before the start, and OperatorError for an invalid row.
+        before the start, and OperatorError for an invalid row or one that is not later than the worker's last.
         """
         if t < 0:
             raise MisuseError(f"Expected a second from the start of the run on, found {t}.")
         if t >= LONGEST_SECONDS:
             return
+        source = self._sources[worker]
+        if t <= source.last:
+            raise OperatorError(f"Expected a row of the time line after second {source.last}, found one of {t}.")
         try:
             second = msgspec.convert(row, _Row, str_keys=True)
+            gauges = second.gauges
             if t in self._seconds:
                 second.add(_unpack(self._seconds[t]))
             packed = _pack(second)
@@ -140,10 +180,25 @@ class TimeLine:
             if name not in OPERATIONS:
                 raise OperatorError(f"Expected one of {', '.join(OPERATIONS)} in the time line, found {name[:100]!r}.")
         self._seconds[t] = packed
+        if t > source.last + 1:
+            source.gaps.append((range(source.last + 1, t), source.gauges))
+        source.gauges, source.last = gauges, t
+
+    def lose(self, worker: int) -> None:
+        """A worker is lost: its Macs and connections are gone after its last row."""
+        self._sources[worker].lost = True
 
     def rows(self) -> list[Second]:
-        """The seconds that have a row, in order."""
-        return [_unpack(self._seconds[t]).result(t) for t in sorted(self._seconds)]
+        """The seconds of which a worker has sent a row, in order."""
+        missing = [each for source in self._sources for each in source.missing]
+        found = []
+        for t in sorted(self._seconds):
+            row = _unpack(self._seconds[t])
+            for seconds, gauges in missing:
+                if t in seconds:
+                    row.add_gauges(gauges)
+            found.append(row.result(t))
+        return found
 
 
 _pack = msgspec.msgpack.Encoder().encode

@@ -86,7 +86,7 @@ def read_pkcs12(
 ) -> tuple[object, x509.Certificate | None, tuple[x509.Certificate, ...]]:
     """Key, certificate and further certificates of a PKCS12 that ``agent.pki.pfx`` has checked for its cost.
 
-    Raises CertificateError, also where the password is wrong.
+    Raises CertificateError, also if the password is wrong.
     """
     try:
         key, certificate, others = pkcs12.load_key_and_certificates(octets, password)

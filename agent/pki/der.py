@@ -180,7 +180,7 @@ def _element_at(source: bytes, start: int, limit: int) -> Element:
 
 
 def _header(source: bytes, start: int, limit: int) -> tuple[int, int, int | None]:
-    """Tag, offset of the body, and size of the body: None where it is of indefinite length."""
+    """Tag, offset of the body, and size of the body: None if it is of indefinite length."""
     if start + 2 > limit:
         raise DERError("the ASN.1 value is cut short")
     tag, size, body_start = source[start], source[start + 1], start + 2

@@ -20,7 +20,7 @@ from agent.pki.identity import Identity, IdentityError, PrivateKey
 def load_identity(certificates: bytes, key: bytes) -> Identity:
     """The identity in two PEM texts. The first certificate is its own, the others are its chain to a CA.
 
-    Raises IdentityError, also where the key is encrypted or belongs to another certificate.
+    Raises IdentityError, also if the key is encrypted or belongs to another certificate.
     """
     try:
         own, *chain = read_pem(certificates)

@@ -103,7 +103,7 @@ def _rounds(algorithm: algos.EncryptionAlgorithm) -> int:
 
 
 def _check_mac(pfx: pkcs12.Pfx, password: str | None) -> bytes | None:
-    """The encoded password of the MAC; None where there is no MAC."""
+    """The encoded password of the MAC; None if there is no MAC."""
     mac = pfx["mac_data"]
     if mac.native is None:
         return None

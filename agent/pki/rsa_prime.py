@@ -13,7 +13,7 @@ from agent.pki import der
 
 
 def prime_of(certificate: x509.Certificate, key: bytes) -> bytes:
-    """A prime of ``key``, an RSAPrivateKey in DER; empty where it is not the certificate's RSA key."""
+    """A prime of ``key``, an RSAPrivateKey in DER; empty if it is not the certificate's RSA key."""
     public = certificate.public_key()
     if not isinstance(public, rsa.RSAPublicKey):
         return b""

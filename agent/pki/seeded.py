@@ -1,7 +1,7 @@
 """LOM identities from a seed: processes with the same seed have identities that trust each other.
 
 Keys, serial numbers and certificates follow from (seed, purpose, index), byte for byte, so that no file has to be
-copied. They are for tests only: everybody with the seed has every key. There are two CAs, as in a fleet: Controllers
+copied. They are for tests only: anyone with the seed has every key. There are two CAs, as in a fleet: Controllers
 trust the CA of the Devices, Devices that of the Controllers.
 """
 

@@ -82,7 +82,7 @@ def _refuse_entity(name: str, _is_parameter_entity: bool) -> None:
 
 
 def _root_element(data: bytes, encoding: str | None) -> Element | None:
-    """The root element of bytes that are not well-formed XML as a whole; None where the element does not end."""
+    """The root element of bytes that are not well-formed XML as a whole; None if the element does not end."""
     builder = TreeBuilder()
     depth = 0
 

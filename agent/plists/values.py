@@ -38,7 +38,7 @@ def check_container(depth: int, values_left: int) -> None:
 
 
 def checked_integer(number: int) -> int:
-    """``number``. Raises Refused where it does not fit in 64 bits."""
+    """``number``. Raises Refused if it does not fit in 64 bits."""
     if number not in INTEGERS:
         raise Refused("holds an integer of more than 64 bits")
     return number
@@ -47,5 +47,5 @@ def checked_integer(number: int) -> int:
 def type_name(value: Any) -> str:
     """Apple's name of a value's plist type, for error texts."""
     names = {bool: "a boolean", dict: "a dictionary", list: "an array", str: "a string", bytes: "data"}
-    names |= {int: "an integer", float: "a real", datetime: "a date", type(None): "missing"}
-    return names.get(type(value), f"of type {type(value).__name__}")
+    names |= {int: "an integer", float: "a real", datetime: "a date", type(None): "none"}
+    return names.get(type(value), f"a value of type {type(value).__name__}")

@@ -68,7 +68,7 @@ def _write_xml(value: Any, indent: str, lines: list[str]) -> None:
         case datetime() if value.tzinfo is None:
             lines.append(f"{indent}<date>{value.replace(microsecond=0).isoformat()}Z</date>\n")
         case _:
-            raise TypeError(f"a value {type_name(value)}")
+            raise TypeError(type_name(value))
 
 
 def _write_container(value: dict[str, Any] | list[Any] | tuple[Any, ...], indent: str, lines: list[str]) -> None:

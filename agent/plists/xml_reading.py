@@ -24,7 +24,7 @@ def read_xml(data: bytes) -> Any:
     if root.tag != "plist":
         return _XMLReader().value(root, 1)
     if len(root) != 1:
-        raise Refused(f"should be one value in <plist>, but is {len(root)}")
+        raise Refused(f"has {len(root)} values in <plist>; expected one")
     return _XMLReader().value(root[0], 1)
 
 

@@ -62,9 +62,7 @@ def certificate_of(payload: Payload) -> x509.Certificate:
         raise bad_certificate(f"a payload {payload.payload_type} contains no CA certificate").within(outer)
     blob = payload.require("PayloadContent", bytes)
     if len(blob) > MAX_BYTES:
-        raise bad_certificate(f"the certificate should have at most {MAX_BYTES} bytes, but has {len(blob)}").within(
-            outer
-        )
+        raise bad_certificate(f"expected a certificate of at most {MAX_BYTES} bytes, found {len(blob)}").within(outer)
     try:
         return read_pem(blob)[0] if b"-----BEGIN" in blob else read_certificate(blob)
     except CertificateError as error:

@@ -71,7 +71,7 @@ def enrollment_terms_of(profile: Profile) -> EnrollmentTerms:
     server_url = _https(payload, payload.require("ServerURL", str), "ServerURL")
     topic = payload.require("Topic", str)
     if not topic.startswith(TOPIC_PREFIX):
-        raise malformed(f"Topic should start with {TOPIC_PREFIX}, but is {topic[:80]}")
+        raise malformed(f"Topic: expected text that starts with {TOPIC_PREFIX}, found {topic[:80]}")
     check_identity_at(profile, payload.require(_IDENTITY, str), _IDENTITY)
     return EnrollmentTerms(
         server_url=server_url,
@@ -121,5 +121,5 @@ def _https(payload: Payload, url: str, key: str) -> str:
     except ValueError:
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        raise malformed(f"{key} of the payload {payload.payload_type} should be an https URL, but is {url[:200]!r}")
+        raise malformed(f"{key} of the payload {payload.payload_type}: expected an https URL, found {url[:200]!r}")
     return url

@@ -63,7 +63,7 @@ class Payload:
         """The value of an optional array of strings, empty if it is absent. Raises ProfileError."""
         values = self.get(key, list) or []
         if not all(isinstance(value, str) for value in values):
-            raise malformed(f"{key} of the payload {self.payload_type} should be an array of strings")
+            raise malformed(f"{key} of the payload {self.payload_type}: expected strings only, found other values")
         return tuple(values)
 
 
@@ -132,11 +132,11 @@ def parse_profile(blob: bytes, warn: Warn = ignore_warning) -> Profile:
         raise _encrypted(f"the profile “{outer.name}”", "it has an EncryptedPayloadContent")
     contents = root.get("PayloadContent", [])
     if not isinstance(contents, list):
-        raise malformed(f"the PayloadContent of a profile should be an array, but is {plists.type_name(contents)}")
+        raise malformed(f"PayloadContent of the profile: expected an array, found {plists.type_name(contents)}")
     payloads = []
     for number, content in enumerate(contents):
         if not isinstance(content, dict):
-            raise malformed(f"payload {number} should be a dictionary, but is {plists.type_name(content)}")
+            raise malformed(f"payload {number}: expected a dictionary, found {plists.type_name(content)}")
         payloads.append(_common(content, f"payload {number}", warn))
     uuids = [ascii_upper(payload.uuid) for payload in payloads]
     if len(set(uuids)) != len(uuids):
@@ -155,7 +155,7 @@ def _check_type(root: Mapping[str, Any]) -> None:
             "end of it, with the com.apple.mdm payload"
         )
     shown = repr(found[:80]) if isinstance(found, str) else plists.type_name(found)
-    raise malformed(f"the PayloadType of a profile should be {PROFILE_TYPE}, but is {shown}")
+    raise malformed(f"PayloadType of the profile: expected {PROFILE_TYPE}, found {shown}")
 
 
 def _encrypted(what: str, how: str) -> ProfileError:
@@ -170,7 +170,7 @@ def _common(content: Mapping[str, Any], what: str, warn: Warn) -> Payload:
     for key in ("PayloadType", "PayloadUUID", "PayloadIdentifier"):
         value = content.get(key)
         if not isinstance(value, str) or not value:
-            raise malformed(f"{key} of {what} should be a string, but is {plists.type_name(value)}")
+            raise malformed(f"{key} of {what}: expected a string, found {plists.type_name(value)}")
         values.append(value)
     try:
         version = converted(content.get("PayloadVersion", 1), int, f"PayloadVersion of {what}", warn)

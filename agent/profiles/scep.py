@@ -54,10 +54,10 @@ def scep_of(payload: Payload) -> SCEPPayload:
     content = replace(payload, content=payload.require("PayloadContent", dict))
     key_type = content.get("Key Type", str) or "RSA"
     if key_type != "RSA":
-        raise malformed(f"Key Type of the payload “{payload.name}” should be RSA, but is {key_type[:80]}")
+        raise malformed(f"Key Type of the payload “{payload.name}”: expected RSA, found {key_type[:80]}")
     key_size = _integer(content, "Keysize", DEFAULT_KEY_SIZE) or DEFAULT_KEY_SIZE
     if key_size not in KEY_SIZES:
-        raise malformed(f"Keysize of the payload “{payload.name}” should be one of {KEY_SIZES}, but is {key_size}")
+        raise malformed(f"Keysize of the payload “{payload.name}”: expected one of {KEY_SIZES}, found {key_size}")
     subject = content.get("Subject", list) or [[["CN", payload.identifier[:MAX_COMMON_NAME]]]]
     subject_alt_name = content.get("SubjectAltName", dict)
     try:
@@ -92,5 +92,5 @@ def _url(payload: Payload, url: str) -> str:
     except ValueError:
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        raise malformed(f"URL of the payload “{payload.name}” should be an http or https URL, but is {url[:200]!r}")
+        raise malformed(f"URL of the payload “{payload.name}”: expected an http or https URL, found {url[:200]!r}")
     return url

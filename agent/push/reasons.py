@@ -70,10 +70,25 @@ class OwnCause(Enum):
     CONNECTIONS = "connections"  # connections, not pushes: more than the limit
 
 
+OWN_GATEWAY = "own_gateway"  # the kind of a failure that the gateway of this program caused
+
+
+class RefusedByOwnGateway(PeerError):
+    """A push that failed because the gateway of this program refused it, and not the server under test or a rule."""
+
+    kind = OWN_GATEWAY
+
+    def __init__(self, cause: OwnCause) -> None:
+        super().__init__(
+            f"lom-agent's own push gateway refused the push, cause {cause.value}: this is no failure of the server. "
+            "Run it again with more cores, more machines or less load."
+        )
+
+
 class PushRefused(PeerError):
     """A push that APNs refuses for ``reason``.
 
-    ``apns_id`` is empty where it is not known. ``timestamp`` is when the token became invalid, in seconds since
+    ``apns_id`` is empty if it is not known. ``timestamp`` is when the token became invalid, in seconds since
     the epoch; None unless the status is 410. ``own`` is the cause where the gateway itself refuses.
     """
 

@@ -42,11 +42,11 @@ class Provider:
     """The sender of pushes, known by its TLS client certificate."""
 
     topic: str = ""
-    """The UID of the certificate's subject; empty where it has none."""
+    """The UID of the certificate's subject; empty if it has none."""
     certified: bool = False
     """Whether it presented a certificate."""
     fault: str = ""
-    """Why its certificate is not accepted; empty where it is."""
+    """Why its certificate is not accepted; empty if it is."""
 
 
 NOBODY = Provider()
@@ -72,7 +72,7 @@ class PushRequest:
     """32 bytes."""
     topic: str
     push_magic: str
-    """Empty where the payload has none; such a push reaches the Mac, too."""
+    """Empty if the payload has none; such a push reaches the Mac, too."""
     apns_id: str
     priority: int
     expires: float

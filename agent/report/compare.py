@@ -2,33 +2,25 @@
 
 Every run is compared with the first one. The result goes to the comparison page and to the terminal.
 
-A difference is called a change only if it is larger than a threshold and larger than chance:
+`agent.report.changes` judges one number; here the judgements become sentences and a headline.
 
-- a latency: more than the threshold (10 % by default) and more than 0.1 ms, and the 95 % intervals of the two
-  percentiles do not overlap, with at least ten latencies beyond the percentile in both runs;
-- a rate: more than the threshold, and more than twice the standard deviation of two counts of that size;
-- errors, late and dropped operations: more than twice the standard deviation of such counts, scaled to the same number
-  of operations.
-
-This covers chance within a run. Two runs of one server differ by more: repeat both before you rely on a small change.
-
-A run is comparable with the first if both finished, did something, had a load generator that kept up, and put the same
-load on the server. Otherwise the differences are shown, and none is called worse or better.
+A run is comparable with the first if both finished, did something, had a load generator that kept up and refused no
+push, and put the same load on the server. Otherwise the differences are shown, and none is called worse or better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from agent.errors import MisuseError
-from agent.measure.summaries import OperationSummary, StageSummary
+from agent.report.changes import COUNTED, THRESHOLD, Change, Judgement, Summary, changes
 from agent.report.document import Document
 from agent.report.flattened import flattened
-from agent.report.numbers import NOTHING, change, count, counted, figures, milliseconds, share, were
+from agent.report.numbers import NOTHING, count, counted, figures, milliseconds, were
 from agent.report.outcome import because_of
-from agent.report.percentiles import DEVIATIONS, PERCENTILES, Distribution, enough
+from agent.report.percentiles import PERCENTILES
+from agent.report.pushes import own_failures
 from agent.report.verdict import (
     IN_THE_LAB,
     Level,
@@ -39,43 +31,13 @@ from agent.report.verdict import (
     reasons_told,
 )
 
-THRESHOLD = 0.10  # of a latency and of a rate
-LATENCY_LEAST_MS = 0.1
 # Settings that may differ between comparable runs: the name, the limits, the server, the seed.
 NOT_THE_LOAD = ("scenario.name", "scenario.limits", "scenario.server.", "scenario.fleet.seed")
 MOST_NAMED = 4  # settings in one sentence
 
-Summary = OperationSummary | StageSummary
-
-COUNTED = ("errors", "late", "dropped")
 LATENCIES = tuple(name for name, _ in PERCENTILES)
 NOUNS = {"errors": "errors", "late": "late starts", "dropped": "dropped operations"}
 WORDS = {"p99_9": "p99.9", "rate_per_s": "rate"}
-
-
-class Judgement(StrEnum):
-    """The judgement on one difference."""
-
-    WORSE = "worse"
-    BETTER = "better"
-    SAME = "same"  # below the threshold
-    CHANCE = "chance"  # above the threshold, but within chance for so few operations
-    UNKNOWN = "unknown"  # one of the runs has no such number
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One number of one operation or stage in the first run and in another one."""
-
-    what: str
-    """p50 … p99_9 (ms), rate_per_s, or one of COUNTED."""
-    before: float | None
-    after: float | None
-    ratio: float | None
-    """After to before; for COUNTED, that of their shares. None if before is 0."""
-    judgement: Judgement
-    text: str
-    """The size of the change for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,77 +179,6 @@ def _rows(documents: Sequence[Document], threshold: float) -> Iterator[Row]:
             yield Row(name, is_stage, runs, tuple(changes(runs[0], run, threshold) for run in runs[1:]))
 
 
-def changes(before: Summary | None, after: Summary | None, threshold: float = THRESHOLD) -> dict[str, Change]:
-    """The changes of one operation or stage by ``what``; empty if one of the runs does not have it."""
-    if before is None or after is None:
-        return {}
-    found = [_latency(name, quantile, before, after, threshold) for name, quantile in PERCENTILES]
-    if isinstance(before, OperationSummary) and isinstance(
-        after, OperationSummary
-    ):  # stages have neither rates nor errors
-        found += [_rate(before, after, threshold), *(_counted(what, before, after) for what in COUNTED)]
-    return {each.what: each for each in found}
-
-
-def _latency(what: str, quantile: float, before: Summary, after: Summary, threshold: float) -> Change:
-    old: float | None = getattr(before.latency_ms, what)
-    new: float | None = getattr(after.latency_ms, what)
-    if old is None or new is None:
-        return Change(what, old, new, None, Judgement.UNKNOWN, "")
-    ratio = new / old if old else None
-    if ratio is None or abs(ratio - 1) <= threshold or abs(new - old) <= LATENCY_LEAST_MS:
-        judgement = Judgement.SAME
-    elif not _apart(before, after, quantile):
-        judgement = Judgement.CHANCE
-    else:
-        judgement = Judgement.WORSE if new > old else Judgement.BETTER
-    return Change(what, old, new, ratio, judgement, change(ratio))
-
-
-def _apart(before: Summary, after: Summary, quantile: float) -> bool:
-    """Whether a percentile differs by more than chance."""
-    if not (enough(before.timed, quantile) and enough(after.timed, quantile)):
-        return False
-    one, other = (Distribution(each).spread(quantile) for each in (before.histogram, after.histogram))
-    return one is not None and other is not None and (one.high < other.low or other.high < one.low)
-
-
-def _rate(before: OperationSummary, after: OperationSummary, threshold: float) -> Change:
-    old, new = before.rate_per_s, after.rate_per_s
-    if not old or not new or not before.count or not after.count:
-        return Change("rate_per_s", old, new, None, Judgement.UNKNOWN, "")
-    ratio = new / old
-    if abs(ratio - 1) <= threshold:
-        judgement = Judgement.SAME
-    elif abs(ratio - 1) <= DEVIATIONS * (1 / before.count + 1 / after.count) ** 0.5:
-        judgement = Judgement.CHANCE
-    else:
-        judgement = Judgement.BETTER if ratio > 1 else Judgement.WORSE
-    return Change("rate_per_s", old, new, ratio, judgement, change(ratio))
-
-
-def _counted(what: str, before: OperationSummary, after: OperationSummary) -> Change:
-    old, new = getattr(before, what), getattr(after, what)
-    # Dropped operations never started: they are not part of the count.
-    old_whole = before.count + (old if what == "dropped" else 0)
-    new_whole = after.count + (new if what == "dropped" else 0)
-    if not old_whole or not new_whole:
-        return Change(what, old, new, None, Judgement.UNKNOWN, "")
-    scale = new_whole / old_whole
-    expected = old * scale
-    # The variance of a count is the count; scaled, it is that times the scale squared.
-    chance = DEVIATIONS * (new + old * scale * scale) ** 0.5
-    ratio = new / expected if expected else None
-    text = change(ratio) if ratio is not None else f"+{share(new, new_whole)}" if new else ""
-    if new == expected:
-        judgement = Judgement.SAME
-    elif abs(new - expected) <= chance:
-        judgement = Judgement.CHANCE
-    else:
-        judgement = Judgement.WORSE if new > expected else Judgement.BETTER
-    return Change(what, old, new, ratio, judgement, text)
-
-
 def _settings(documents: Sequence[Document]) -> Iterator[Setting]:
     told = [_told(document) for document in documents]
     for name in dict.fromkeys(name for each in told for name in each):
@@ -354,6 +245,8 @@ def _reasons(first: Document, other: Document, name: str) -> Iterator[str]:
             yield f"in run {run} no operation ended"
         if not document.complete or document.signal is not None:
             yield f"run {run} did not finish"
+        if own_failures(document.errors):
+            yield f"in run {run} operations failed because of lom-agent's own push gateway"
         generator = document.generator
         if not generator.trustworthy and operations_done(document):
             yield f"in run {run} {overloaded(document) or 'the load generator and its embedded lab were overloaded'}"

@@ -12,10 +12,11 @@ from typing import Any
 from agent.measure.latencies import Latencies
 from agent.measure.metrics import Metrics
 from agent.measure.records import STAGES
-from agent.measure.summaries import PhaseSummary
+from agent.measure.summaries import FailureSummary, PhaseSummary
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS, Second
 from agent.report.document import Generator, Lag, Overload, Span, Worker, WorkerName
 from agent.report.numbers import milliseconds, seconds
+from agent.report.pushes import own_failures
 
 BUSY_SECONDS = 0.1  # of the seconds
 LEAST_BUSY_SECONDS = 1.5  # one second at full load is not an overload
@@ -60,13 +61,17 @@ def judged_generator(
 
 
 def unreliable(
-    overloaded: Sequence[Overload], phases: Sequence[PhaseSummary], timeline: Sequence[Second]
+    overloaded: Sequence[Overload],
+    phases: Sequence[PhaseSummary],
+    timeline: Sequence[Second],
+    failures: Sequence[FailureSummary] = (),
 ) -> frozenset[str]:
     """The operations and stages that were measured while the generator was overloaded, or one metric of an operation.
 
     An operation is included if one of it ended during a phase of ``overloaded``; if the phase is unknown, all are.
+    The errors of an operation are included if the push gateway of this program caused some of them.
     """
-    names: set[str] = set()
+    names = {f"{operation}.errors" for operation in own_failures(failures)}
     spans: list[tuple[float, float | None]] = []
     for each in overloaded:
         if each.kind == "key":

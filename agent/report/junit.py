@@ -33,9 +33,9 @@ def junit(document: Document, unwritten: Sequence[str] = ()) -> bytes:
     """The XML: one suite, named after the scenario, of the test classes ``run``, ``phase`` and ``limit``.
 
     There is a failure or an error exactly if the command's exit status is not 0 (`agent.report.outcome`): limits that
-    did not pass and failures that no limit allows are failures; a run or a phase that did not finish, and a result that
-    could not be written (``unwritten``), are errors. A phase that never started in a run that did not finish, and an
-    overloaded load generator, are skipped tests.
+    did not pass, failures that no limit allows, and a phase of which no operation succeeded or failed are failures; a
+    run or a phase that did not finish, and a result that could not be written (``unwritten``), are errors. A phase that
+    never started in a run that did not finish, and an overloaded load generator, are skipped tests.
     """
     reasons = outcome(document).reasons
     name = document.name or NAMELESS
@@ -80,8 +80,11 @@ def _phase(suite: Element, name: str, phase: PhaseSummary, document: Document, r
     seconds = 0.0 if started is None or ended is None else max(0.0, ended - started)
     case = _case(suite, f"{name}.phase", phase.name, seconds)
     said = [each.text for each in reasons if each.kind is Kind.PHASE and each.name == phase.name]
+    nothing = [each.text for each in reasons if each.kind is Kind.NOTHING_ENDED and each.name == phase.name]
     if ended is None and said:
         _outcome(case, "error", "incomplete", " ".join(dict.fromkeys(said)))
+    elif ended is not None and nothing:
+        _outcome(case, "failure", "nothing ended", " ".join(dict.fromkeys(nothing)))
     elif ended is None:
         because = document.incomplete_because
         _outcome(case, "skipped", None, "The phase never started" + ("" if because is None else f": {because}"))

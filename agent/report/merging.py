@@ -50,7 +50,7 @@ def metrics_of(document: Document) -> Metrics:
 def merge_documents(documents: Sequence[Document]) -> Document:
     """One document of several, as if they had run at the same time: second 0 is the start of each.
 
-    Limits are judged anew over all. Raises OperatorError without documents, and if a document contradicts itself.
+    Limits are judged again over all runs. Raises OperatorError without documents, and if a document contradicts itself.
     """
     if not documents:
         raise OperatorError("Expected the results of at least one run to merge, found none.")
@@ -61,7 +61,7 @@ def merge_documents(documents: Sequence[Document]) -> Document:
     left_out = [each for merged_before in before for each in merged_before.left_out if each != _ROUNDED]
     runs = len(documents) - len(before) + sum(each.runs for each in before)
     phases, timeline, generator = _phases(documents, left_out), _timeline(documents, left_out), _generator(documents)
-    in_doubt = unreliable(generator.overloaded, phases, timeline)
+    in_doubt = unreliable(generator.overloaded, phases, timeline, metrics.failures())
     causes = [
         f"run {number}: {document.incomplete_because or 'it does not say why'}"
         for number, document in enumerate(documents, 1)

@@ -1,8 +1,9 @@
 """Whether a run passed, and why not. The exit status, JUnit, the terminal, the HTML report and the key ``outcome`` of
 the results all use this one function.
 
-A run passes if it ended, every limit passed, and nothing failed except what a limit allows. An overloaded load
-generator alone does not fail a run; but a limit that could not be judged because of it did not pass.
+A run passes if it ended, every limit passed, each phase measured something, and nothing failed except what a limit
+allows. An overloaded load generator alone does not fail a run; but a limit that could not be judged because of it did
+not pass.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Kind(StrEnum):
 
     RUN = "run"
     PHASE = "phase"
+    NOTHING_ENDED = "nothing ended"
     LIMIT = "limit"
     FAILURES = "failures"
 
@@ -52,7 +54,13 @@ class RunOutcome:
 
 def outcome(document: Document) -> RunOutcome:
     """The outcome: exit status 0 passed, 1 failed, 128 plus the signal's number for a run that a signal ended."""
-    reasons = (*_completeness(document), *_phases(document), *_limits(document), *_failures(document))
+    reasons = (
+        *_completeness(document),
+        *_phases(document),
+        *_limits(document),
+        *_failures(document),
+        *_nothing_ended(document),
+    )
     if document.signal is not None:
         return RunOutcome(128 + document.signal, reasons)
     return RunOutcome(1 if reasons else 0, reasons)
@@ -126,3 +134,15 @@ def _failures(document: Document) -> Iterator[Reason]:
         if phase.failed:
             text = f"In the phase {phase.name} {counted(phase.failed, 'operation')} failed."
             yield Reason(Kind.FAILURES, phase.name, text)
+
+
+def _nothing_ended(document: Document) -> Iterator[Reason]:
+    """The phases of a run that did end whose operations were all dropped or cut short: nothing in them was judged."""
+    if not document.complete or document.signal is not None:
+        return
+    for phase in document.phases:
+        counts = ((phase.dropped, "dropped"), (phase.cut_short or 0, "cut short"))
+        ends = [f"{number:,} {how}" for number, how in counts if number]
+        if ends and phase.ended_s is not None and not phase.done:
+            text = f"The phase {phase.name} measured nothing: of its operations {' and '.join(ends)}, none done."
+            yield Reason(Kind.NOTHING_ENDED, phase.name, text)

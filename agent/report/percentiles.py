@@ -10,7 +10,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import NamedTuple
 
-from agent.measure.latencies import decoded
+from agent.measure.latencies import decoded, filled
 
 PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99_9", 0.999))
 LEAST_BEYOND = 10  # our choice: with fewer latencies beyond it, a percentile is mostly chance
@@ -47,9 +47,9 @@ class Distribution:
     def __init__(self, encoded: str) -> None:
         """``encoded`` is a histogram of the results. Raises OperatorError if it is not."""
         counts = decoded(encoded)
-        filled = [index for index, count in enumerate(counts) if count]
-        self._seconds = [_upper_edge(index) / 1e6 for index in filled]
-        self._up_to = list(accumulate(counts[index] for index in filled))
+        indexes = list(filled(counts))
+        self._seconds = [_upper_edge(index) / 1e6 for index in indexes]
+        self._up_to = list(accumulate(counts[index] for index in indexes))
 
     @property
     def total(self) -> int:

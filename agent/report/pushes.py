@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agent.push.reasons import OwnCause
+from agent.measure.summaries import FailureSummary
+from agent.push.reasons import OWN_GATEWAY, OwnCause
 from agent.report.numbers import counted
 
 _SENTENCES = {
@@ -23,6 +24,11 @@ def own_refusals(push: Mapping[str, Any]) -> list[str]:
         return []
     found = [(cause, own.get(cause.value)) for cause in OwnCause]
     return [_sentence(cause, number) for cause, number in found if type(number) is int and number > 0]
+
+
+def own_failures(errors: Iterable[FailureSummary]) -> dict[str, int]:
+    """The number of failures that the push gateway of this program caused, by operation."""
+    return {error.operation: error.count for error in errors if error.kind == OWN_GATEWAY and error.count}
 
 
 def _sentence(cause: OwnCause, number: int) -> str:

@@ -15,6 +15,7 @@ from agent.measure.summaries import ReasonSummary
 from agent.report.document import Document
 from agent.report.numbers import TIMES, counted, listed, share, were
 from agent.report.outcome import Kind, RunOutcome, because_of, not_allowed, outcome
+from agent.report.pushes import own_failures, own_refusals
 
 DELAYS = "latencies include its own delays. Run it again with more cores, more machines or less load."
 MOST_NAMED = 3  # phases, kinds of failure or reasons in one sentence
@@ -131,8 +132,11 @@ def _headline(document: Document, found: RunOutcome) -> str:
         parts.append("the run did not finish")
     elif phases := sum(reason.kind is Kind.PHASE for reason in found.reasons):
         parts.append(f"{counted(phases, 'phase')} did not finish")
+    if nothing := sum(reason.kind is Kind.NOTHING_ENDED for reason in found.reasons):
+        parts.append(f"{counted(nothing, 'phase')} measured nothing")
     if failed:
-        parts.append(f"{counted(failed, 'operation')} failed")
+        ours = sum(count for name, count in own_failures(document.errors).items() if name in not_allowed(document))
+        parts.append(f"{counted(failed, 'operation')} failed{_of_ours(ours, failed)}")
     elif any(reason.kind is Kind.FAILURES for reason in found.reasons):
         parts.append("operations failed")
     if failed_limits:
@@ -149,11 +153,19 @@ def _headline(document: Document, found: RunOutcome) -> str:
     return text[0].upper() + text[1:]
 
 
+def _of_ours(ours: int, failed: int) -> str:
+    """How many of the failures are not the server's, as the end of a part of the headline."""
+    if not ours:
+        return ""
+    return f" ({'all' if ours >= failed else f'{ours:,} of them'} by lom-agent's own push gateway)"
+
+
 def _completeness(document: Document, found: RunOutcome) -> list[Statement]:
     if any(reason.kind is Kind.RUN for reason in found.reasons):
         text = f"The run did not finish{because_of(document)}. The numbers are those until then."
         return [Statement(Level.BAD, text)]
-    return [Statement(Level.BAD, reason.text) for reason in found.reasons if reason.kind is Kind.PHASE]
+    of_phases = (Kind.PHASE, Kind.NOTHING_ENDED)
+    return [Statement(Level.BAD, reason.text) for reason in found.reasons if reason.kind in of_phases]
 
 
 def _generator(document: Document) -> list[Statement]:
@@ -201,12 +213,21 @@ def _errors(document: Document, found: RunOutcome) -> list[Statement]:
         most = max(document.errors, key=lambda error: error.count, default=None)
         if most is not None:
             text += f", most often {most.operation} with {most.kind} ({most.count:,})"
-        return [Statement(level, text + ".", reasons)]
+        return [Statement(level, text + ".", reasons), *_own_failures(document)]
     if reasons:
         return [Statement(level, "Operations failed.", reasons)]
     if not done:
         return [Statement(Level.WARNING, "No operation ended.")]
     return [Statement(Level.GOOD, f"None of {counted(done, 'operation')} failed.")]
+
+
+def _own_failures(document: Document) -> list[Statement]:
+    ours = own_failures(document.errors)
+    if not ours:
+        return []
+    said = listed([f"{count:,} {TIMES} {operation}" for operation, count in ours.items()])
+    text = f"{said} failed because lom-agent's own push gateway refused pushes, which is no failure of the server."
+    return [Statement(Level.WARNING, text, tuple(own_refusals(document.push or {})))]
 
 
 def _schedule(document: Document) -> list[Statement]:

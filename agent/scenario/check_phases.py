@@ -145,7 +145,7 @@ def _check_pace(phase: ArrivingPhase, load: LoadPart) -> None:
     for name, shapes in _GO_WITH.items():
         if _given(phase, name) and arrivals not in shapes:
             goes = " or ".join(f'arrivals = "{shape}"' for shape in shapes)
-            raise OperatorError(f'{name} goes with {goes}, but arrivals is "{arrivals}"')
+            raise OperatorError(f'{name} needs {goes}, found arrivals = "{arrivals}"')
     if phase_concurrency(phase, load) is not None:
         return
     rate = phase_rate(phase, load)
@@ -167,7 +167,7 @@ def _check_rates(phase: ArrivingPhase, rate: float | None) -> None:
     rates = [("rate", rate), ("to_rate", phase.to_rate), *(("steps", step) for step, _ in phase.steps)]
     for name, number in rates:
         if number and number < LOWEST_RATE:
-            raise OperatorError(f"{name} should be 0 or from {LOWEST_RATE:f} on, but is {number:g}")
+            raise OperatorError(f"{name}: expected 0 or at least {LOWEST_RATE:f}, found {number:g}")
 
 
 def _given(phase: ArrivingPhase, name: str) -> bool:
@@ -176,7 +176,7 @@ def _given(phase: ArrivingPhase, name: str) -> bool:
 
 def _check_rate(phase: ArrivingPhase, arrivals: str, rate: float | None) -> None:
     if rate is not None and rate <= 0:
-        raise OperatorError(f'rate should be above 0 with arrivals = "{arrivals}"')
+        raise OperatorError(f'rate: expected a number above 0 with arrivals = "{arrivals}", found 0')
     if rate is None and arrivals == "poisson":
         raise OperatorError('arrivals = "poisson" needs rate, here or in [load]')
     if rate is None and phase.duration is not None:
@@ -214,8 +214,8 @@ def _replay(name: str) -> tuple[float, ...]:
             seconds = math.nan
         if not 0 <= seconds <= LONGEST_SECONDS:
             raise OperatorError(
-                f"line {number} of the replay_file {name} should be a number of seconds from 0 to "
-                f"{LONGEST_SECONDS:,.0f}, but is {word[:40]!r}"
+                f"line {number} of the replay_file {name}: expected a number of seconds from 0 to "
+                f"{LONGEST_SECONDS:,.0f}, found {word[:40]!r}"
             )
         offsets.append(seconds)
     return tuple(sorted(offsets))

@@ -33,7 +33,7 @@ _ADAPTER_TABLES = ("lab", "nanomdm", "micromdm", "webhook")
 def checked_tables(scenario: Scenario) -> Scenario:
     """The scenario with derived values in its tables; its phases are unchanged. Raises OperatorError."""
     if not scenario.name.isprintable():
-        raise OperatorError("name should be one line of printable text")
+        raise OperatorError("name: expected one line of printable text, found control characters or line ends")
     _check_fleet(scenario.fleet)
     _check_text("lom.network", scenario.lom.network, parse_network)
     for number, limit in enumerate(scenario.limits):
@@ -85,14 +85,14 @@ def _check_load(load: LoadPart) -> None:
     if load.rate is not None and load.concurrency is not None:
         raise OperatorError("load has rate and concurrency; give one: arrivals per second, or Macs at a time")
     if load.arrivals == "poisson" and load.concurrency is not None:
-        raise OperatorError('load has concurrency and arrivals = "poisson", which goes with rate')
+        raise OperatorError('load has concurrency and arrivals = "poisson"; give rate instead of concurrency')
 
 
 def _checked_server(server: ServerPart) -> ServerPart:
     embedded = has_embedded_lab(server)
     for name in _ADAPTER_TABLES:
         if name != server.adapter and getattr(server, name) is not None:
-            raise OperatorError(f'server.{name} goes with adapter = "{name}", but server.adapter is "{server.adapter}"')
+            raise OperatorError(f'server.{name} needs server.adapter = "{name}", found "{server.adapter}"')
     if server.adapter in ("nanomdm", "micromdm", "webhook") and getattr(server, server.adapter) is None:
         raise OperatorError(f'server.adapter is "{server.adapter}", but the table [server.{server.adapter}] is missing')
     if embedded:
@@ -103,7 +103,7 @@ def _checked_server(server: ServerPart) -> ServerPart:
                 )
     if server.keys != "unique" and not _is_pool(server.keys):
         raise OperatorError(
-            f'server.keys should be unique or pool:N with N from 1 to {MAX_POOL:,}, but is "{server.keys}"'
+            f'server.keys: expected unique or pool:N with N from 1 to {MAX_POOL:,}, found "{server.keys}"'
         )
     if embedded and server.keys != "unique" and server.identity != "scep":
         raise OperatorError(
@@ -163,7 +163,7 @@ def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
     if push.listen is not None:
         parse_address(push.listen, "push.listen (--apns)", 2197, names=True)
     if (push.cert is None) != (push.key is None):
-        raise OperatorError("push.cert and push.key go together")
+        raise OperatorError("push.cert and push.key need each other; give both")
     if push.cert is not None and push.tls is not None:
         raise OperatorError("push.tls and push.cert are alternatives; give one of them")
     if not enabled:
@@ -186,7 +186,7 @@ def _check_url(key: str, text: str) -> None:
     except ValueError as error:
         raise OperatorError(f"{key} is not a valid URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise OperatorError(f'{key} should be a URL with http:// or https://, but is "{text}"')
+        raise OperatorError(f'{key}: expected a URL with http:// or https://, found "{text}"')
     if secret:
         raise OperatorError(f"{key} has a user or a password; scenarios contain no secrets: use a file or {{env:NAME}}")
 

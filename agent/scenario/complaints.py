@@ -54,19 +54,19 @@ def complaint(error: ValidationError, document: dict[str, Any]) -> OperatorError
         return OperatorError(f'{label or "a scenario"} lacks the key "{lacks[1]}"{_kinds(lacks[1])}')
     if steps in ([PHASE], [RULE]):
         name = steps[0]
-        return OperatorError(f"{name} should be tables, each under [[{name}]] in two brackets, but is {found(value)}")
+        return OperatorError(f"{name}: expected tables, each under [[{name}]] in two brackets, found {found(value)}")
     if steps[:1] and steps[0] in ARRAYS and len(steps) == 2:
-        return OperatorError(f"{label} should be a table, but is {found(value)}")
+        return OperatorError(f"{label}: expected a table, found {found(value)}")
     takes = _type_at(document, steps)
     if steps and steps[-1] == KIND:
         near = f"; {nearest(value, PHASE_KINDS)}" if isinstance(value, str) else ""
-        return OperatorError(f"{label} should be one of {', '.join(PHASE_KINDS)}, but is {found(value)}{near}")
+        return OperatorError(f"{label}: expected one of {', '.join(PHASE_KINDS)}, found {found(value)}{near}")
     expected = message if takes is None else words(takes)
     near = ""
     if takes is not None and isinstance(value, str) and isinstance(literal := bare(takes), inspect.LiteralType):
         matches = get_close_matches(value, [str(each) for each in literal.values], 1)
         near = f'; did you mean "{matches[0]}"?' if matches else ""
-    return OperatorError(f"{label} should be {expected}, but is {found(value)}{near}")
+    return OperatorError(f"{label}: expected {expected}, found {found(value)}{near}")
 
 
 def _kinds(key: str) -> str:

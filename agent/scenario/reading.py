@@ -100,7 +100,7 @@ def _check_numbers(value: Any, path: str) -> None:
         for number, inner in enumerate(value):
             _check_numbers(inner, phase_label(number, inner) if path == PHASE else f"{path}[{number}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise OperatorError(f"{path} should be a finite number, but is {value}")
+        raise OperatorError(f"{path}: expected a finite number, found {value}")
 
 
 def _place_files(document: dict[str, Any], folder: Path) -> None:

@@ -52,7 +52,7 @@ limits that decide whether it passes:
 {EXAMPLE}```
 
 1,000 Macs enroll in the embedded lab at 25 per second. Then commands are queued for them, at a rate that rises from 5
-to 50 per second within a minute. Then each Mac opens a session by itself. The run fails if a limit is broken.
+to 50 per second within a minute. Then each Mac opens a session by itself. The run fails if a limit fails.
 
 ```sh
 lom-agent scenario check patch-morning.toml      # dry run: a summary, or the errors
@@ -134,7 +134,7 @@ limits = ["session.p99 < 500ms", "enroll.errors == 0", "delivery.late <= 1%", "p
 | counts | `errors`, `late`, `dropped`: a number, or a share with `%`; `count`: a number; `rate`: a number, `/s` too |
 | comparison | `<`, `<=`, `>`, `>=`, `==` |
 
-A limit on an operation that never ran is broken, except a limit on `count`, which is then 0. Limits apply to the whole
+A limit on an operation that never ran fails, except a limit on `count`, which is then 0. Limits apply to the whole
 run, not to single phases.
 """
 

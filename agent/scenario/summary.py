@@ -161,7 +161,7 @@ def _what(phase: ArrivingPhase, count: float) -> str:
         case EnrollPhase():
             return _counted(count, "enrollment")
         case CheckinPhase():
-            return f"{_counted(count, 'session')}, {'by push' if phase.by == 'push' else 'by themselves'}"
+            return f"{_counted(count, 'session')}, {'by push' if phase.by == 'push' else 'by polling'}"
         case CommandPhase(request=request):
             return f"{_counted(count, 'command')} {(request or {}).get('RequestType')}"
         case LOMSetupPhase():

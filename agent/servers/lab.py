@@ -38,7 +38,7 @@ class LabAPI:
         return self._pool.ask("POST", f"{self._mac(udid)}/push", self._headers, b"").addCallback(self._pushed)
 
     def close(self) -> None:
-        """Close every connection; requests under way fail."""
+        """Close every connection; open requests fail."""
         self._pool.close()
 
     def _mac(self, udid: str) -> str:

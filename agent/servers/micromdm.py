@@ -50,7 +50,7 @@ class MicroMDM:
         return self._pool.ask("GET", target, self._headers).addCallback(self._judge, "a push", PushNotSent)
 
     def close(self) -> None:
-        """Close every connection; requests under way fail."""
+        """Close every connection; open requests fail."""
         self._pool.close()
 
     def _judge(self, response: Response, what: str, refused: type[RequestFailed]) -> None:

@@ -50,7 +50,7 @@ class NanoMDM:
         return self._pool.ask("PUT", target, self._headers, b"").addCallback(self._judge, "a push")
 
     def close(self) -> None:
-        """Close every connection; requests under way fail."""
+        """Close every connection; open requests fail."""
         self._pool.close()
 
     def _judge(self, response: Response, what: str) -> None:

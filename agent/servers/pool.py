@@ -46,7 +46,7 @@ class Pool:
 
     def __init__(self, connect: Connect, origin: Origin, size: int) -> None:
         if not 1 <= size <= MOST_CONNECTIONS:
-            raise OperatorError(f"the connections to a server should be 1 to {MOST_CONNECTIONS}, but are {size}")
+            raise OperatorError(f"Expected 1 to {MOST_CONNECTIONS} connections to a server, found {size}.")
         self._connect = connect
         self._origin = origin
         self._size = size

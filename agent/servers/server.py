@@ -28,7 +28,7 @@ class Server(Protocol):
         """Have the server push the Mac."""
 
     def close(self) -> None:
-        """Close every connection; requests under way fail."""
+        """Close every connection; open requests fail."""
 
 
 class RequestFailed(PeerError):

@@ -66,7 +66,7 @@ class Template:
         self._method = template.method.upper()
         if self._method not in METHODS:
             raise OperatorError(
-                f"the method of a webhook should be one of {', '.join(METHODS)}, but is {template.method!r}"
+                f"expected one of {', '.join(METHODS)} as the method of a webhook, found {template.method!r}"
             )
         self.origin, self._target = self._split(template.url, plain=plain)
         self._headers = {name: self._header(name, value) for name, value in template.headers}
@@ -89,7 +89,7 @@ class Template:
         scheme, slashes, rest = url.partition("://")
         host, slash, _path = rest.partition("/")
         if "{" in scheme + host or not slashes:
-            raise OperatorError(f"the URL {url!r} of a webhook should start with https://HOST/, without placeholders")
+            raise OperatorError(f"expected https://HOST/ without placeholders in a webhook's URL, found {url!r}")
         parts = self._parts(url, lambda _name, value: quote(value, safe=""))
         origin, _target = split_server_url(parts.text(_Sample()), plain=plain)
         return origin, parts.replace_prefix(f"{scheme}://{host}", "" if slash else "/")
@@ -121,7 +121,7 @@ class Template:
                 found.append(("name", name))
             else:
                 known = ", ".join(f"{{{each}}}" for each in self._names)
-                raise OperatorError(f"the placeholder {match[0]} of a webhook should be one of {known}, {{env:NAME}}")
+                raise OperatorError(f"expected a placeholder of {known}, {{env:NAME}}, found {match[0]}")
         return _Parts([*found, ("text", text[at:])], escape_value)
 
 

@@ -43,7 +43,7 @@ class Webhook:
         return self._send(self._push, mac_values(self._mac_of(udid)), "a push")
 
     def close(self) -> None:
-        """Close every connection; requests under way fail."""
+        """Close every connection; open requests fail."""
         for pool in self._pools.values():
             pool.close()
 

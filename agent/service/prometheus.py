@@ -47,9 +47,6 @@ class PrometheusExporter:
         self._connections = LimitedConnections(_site(reactor, self._view), MAX_CONNECTIONS)
         self._port: Any = None
 
-    def note(self, text: str) -> None:
-        """Ignore it: notes are for people."""
-
     def look(self, view: LiveView) -> None:
         """Serve this view from now on."""
         self._view.now = view

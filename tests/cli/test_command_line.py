@@ -50,21 +50,21 @@ def modules_of(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["scenario", "doc"]])
-def test_help_imports_no_network_no_cryptography_and_no_display(arguments: list[str]) -> None:
+def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
     loaded = modules_of(*arguments)
     assert {"agent", "click"} <= loaded
     assert not loaded & HEAVY
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_of_commands_says_what_each_command_says_itself(name: str) -> None:
+def test_command_list_has_each_commands_own_summary(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     assert command.name == name
     assert command.get_short_help_str(limit=200) == COMMANDS[name].help
 
 
-def test_a_command_that_does_not_exist_is_none() -> None:
+def test_unknown_command_is_refused() -> None:
     assert cli.get_command(click.Context(cli), "nonsense") is None
 
 
@@ -78,12 +78,12 @@ def test_help_lists_every_command_and_every_option_of_run_once() -> None:
         assert f"\n{group}:\n" in text
 
 
-def test_every_option_has_a_value_here() -> None:
+def test_test_table_covers_every_run_option() -> None:
     assert {option.name for option in OPTIONS} == VALUES.keys()
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_an_option_sets_its_key_and_takes_what_the_key_takes(option: KeyOption) -> None:
+def test_run_option_sets_its_scenario_key_with_the_same_bounds(option: KeyOption) -> None:
     def key_of(scenario: Scenario) -> object:
         table, name = option.key.split(".")
         return getattr(getattr(scenario, table), name)
@@ -101,7 +101,7 @@ def test_an_option_sets_its_key_and_takes_what_the_key_takes(option: KeyOption) 
     assert key_of(scenario_from(document, list(overrides(given)))) == value
 
 
-def test_the_default_that_help_shows_is_the_keys() -> None:
+def test_default_in_help_is_the_scenario_keys_default() -> None:
     context = run.make_context("run", [])
     defaults = scenario_from(tomllib.loads('[[phase]]\nkind = "enroll"'))
     for option in OPTIONS:

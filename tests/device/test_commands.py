@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from apple_schema import problems
-from command import lom_agent
+from command import lom_agent, lom_agent_here
 
 from agent.device.answering import OfflineMac, answer_command
 from agent.device.commands import COMMANDS, carry_out
@@ -95,7 +95,7 @@ def test_the_table_has_every_documented_command() -> None:
 
 @pytest.mark.parametrize("request_type", USUAL)
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
-def test_each_answer_is_what_the_schema_asks_for(request_type: str, index: int) -> None:
+def test_each_answer_conforms_to_the_schema(request_type: str, index: int) -> None:
     device = standing(index)
     result = run(device, request_type, body_of(request_type, device))
     assert result.status is Status.ACKNOWLEDGED, result.errors
@@ -115,7 +115,7 @@ def test_each_answer_is_what_the_schema_asks_for(request_type: str, index: int) 
 ITEM = Key(Fact("command", "Settings", "response", "Settings/Item", "string"))
 
 
-def test_the_schema_check_itself_sees_what_is_wrong() -> None:
+def test_schema_check_finds_violations() -> None:
     keys = message("command", "LOMSetupRequest").response
     good = {"PrimaryIPv6AddressList": ["fe80::1"], "SecondaryIPv6AddressList": [], "LOMProtocolVersion": 1}
     assert problems(good, keys) == []
@@ -172,7 +172,7 @@ def test_a_malformed_command_is_a_format_error_and_changes_nothing(request_type:
 
 
 @pytest.mark.parametrize("body", [{}, {"Identifier": 1}])
-def test_remove_profile_without_an_identifier_is_the_error_that_a_mac_gives(body: dict[str, Any]) -> None:
+def test_remove_profile_without_identifier_gives_the_error_of_macos(body: dict[str, Any]) -> None:
     device = standing()
     before = [installed.listed for installed in device.profiles]
     result = run(device, "RemoveProfile", body)
@@ -184,7 +184,7 @@ def test_remove_profile_without_an_identifier_is_the_error_that_a_mac_gives(body
 
 
 @pytest.mark.parametrize("value", [1, 1.0, True])
-def test_a_number_where_a_boolean_is_expected_is_taken_by_its_value(value: object) -> None:
+def test_number_is_converted_to_a_boolean(value: object) -> None:
     device = standing()
     assert run(device, "InstalledApplicationList", {"ManagedAppsOnly": value}).answer == {
         "InstalledApplicationList": []
@@ -202,14 +202,14 @@ def test_a_number_where_a_boolean_is_expected_is_taken_by_its_value(value: objec
 
 
 @pytest.mark.parametrize("value", [0, 0.0, False, "true"])
-def test_what_is_not_worth_true_is_not_true(value: object) -> None:
+def test_other_values_do_not_count_as_true(value: object) -> None:
     device = standing()
     assert run(device, "InstalledApplicationList", {"ManagedAppsOnly": value}).answer["InstalledApplicationList"]
     run(device, "RestartDevice", {"NotifyUser": value})
     assert device.take_follow_ups() == [ChangePower(SystemRequest.RESTART)]
 
 
-def test_a_hostile_profile_leaves_few_warnings() -> None:
+def test_warnings_about_a_hostile_profile_are_bounded() -> None:
     device = standing()
     names = [f"%{a}{b}%" for a in "abcdefgh" for b in "abcdefgh"]
     payload = {"PayloadType": "x", "PayloadUUID": "x", "PayloadIdentifier": "x", "Names": names}
@@ -218,7 +218,7 @@ def test_a_hostile_profile_leaves_few_warnings() -> None:
     assert 1 < len(device.take_warnings()) < len(names)
 
 
-def test_device_information_answers_only_what_was_asked_and_is_allowed() -> None:
+def test_device_information_has_only_requested_and_permitted_keys() -> None:
     device = standing()
     assert set(answers(device, ["UDID", "SerialNumber", "WiFiMAC"])) == {"UDID", "SerialNumber", "WiFiMAC"}
     with_rights(device, AccessRights.DEVICE_INFORMATION)
@@ -261,7 +261,7 @@ def answers(device: Device, queries: list[str]) -> dict[str, Any]:
     return found
 
 
-def test_settings_change_what_later_answers_say() -> None:
+def test_settings_change_later_answers() -> None:
     device = standing()
     settings = [
         {"Item": "DeviceName", "DeviceName": "Rack 7"},
@@ -284,7 +284,7 @@ def test_settings_change_what_later_answers_say() -> None:
     assert device.announcement.device_name == "Rack 7"
 
 
-def test_a_profile_shows_in_the_lists_until_it_is_removed() -> None:
+def test_profile_is_listed_until_it_is_removed() -> None:
     device = standing()
     listed = run(device, "ProfileList", {}).answer["ProfileList"]
     assert [item["PayloadIdentifier"] for item in listed] == [LOM_IDENTIFIER]
@@ -313,13 +313,13 @@ def test_a_profile_shows_in_the_lists_until_it_is_removed() -> None:
         (plistlib.dumps({"PayloadType": "Other"}), [("MCProfileErrorDomain", 1000)]),
     ],
 )
-def test_a_profile_that_is_none_is_refused_with_its_chain(payload: bytes, codes: list[tuple[str, int]]) -> None:
+def test_invalid_profile_is_refused_with_its_error_chain(payload: bytes, codes: list[tuple[str, int]]) -> None:
     result = run(standing(), "InstallProfile", {"Payload": payload})
     assert result.status is Status.ERROR
     assert [(error.domain.value, error.code) for error in result.errors] == codes
 
 
-def test_a_wrong_pkcs12_password_is_refused_with_the_chain_that_a_mac_gives() -> None:
+def test_wrong_pkcs12_password_gives_the_error_chain_of_macos() -> None:
     device = standing()
     broken = plistlib.loads(profile(device))
     for payload in broken["PayloadContent"]:
@@ -335,7 +335,7 @@ def test_a_wrong_pkcs12_password_is_refused_with_the_chain_that_a_mac_gives() ->
     assert device.lom is before
 
 
-def test_installed_applications_can_be_asked_for_by_identifier() -> None:
+def test_installed_applications_can_be_filtered_by_identifier() -> None:
     device = standing()
     apps = run(device, "InstalledApplicationList", {}).answer["InstalledApplicationList"]
     assert "com.apple.Safari" in [app["Identifier"] for app in apps]
@@ -355,7 +355,7 @@ def test_installed_applications_can_be_asked_for_by_identifier() -> None:
         ("DeclarativeManagement", {"Data": b"{}"}, [SynchroniseDeclarations(b"{}")]),
     ],
 )
-def test_what_would_cut_the_answer_off_waits_until_it_was_taken(
+def test_restart_shutdown_and_erase_wait_until_the_answer_is_accepted(
     request_type: str, body: dict[str, Any], follow_ups: list[Any]
 ) -> None:
     device = standing()
@@ -365,7 +365,7 @@ def test_what_would_cut_the_answer_off_waits_until_it_was_taken(
     assert device.take_follow_ups() == follow_ups
 
 
-def test_removing_the_enrollment_profile_ends_the_management() -> None:
+def test_removing_the_enrollment_profile_unenrolls_the_mac() -> None:
     device = standing()
     installed = next(iter(device.profiles))
     device.profiles._profiles["mdm"] = dataclasses.replace(  # an enrollment without a server
@@ -375,7 +375,7 @@ def test_removing_the_enrollment_profile_ends_the_management() -> None:
     assert device.take_follow_ups() == [LeaveManagement()]
 
 
-def test_erasing_leaves_a_mac_as_it_came() -> None:
+def test_erased_mac_is_in_its_factory_state() -> None:
     device = standing()
     run(device, "Settings", {"Settings": [{"Item": "DeviceName", "DeviceName": "Rack 7"}]})
     device.erase()
@@ -386,7 +386,7 @@ def test_erasing_leaves_a_mac_as_it_came() -> None:
 
 
 @pytest.mark.parametrize("request_type", sorted(COMMANDS))
-def test_a_mac_that_is_busy_answers_not_now_where_it_may(request_type: str) -> None:
+def test_busy_mac_answers_notnow_where_allowed(request_type: str) -> None:
     device = standing()
     device.not_now = lambda: True
     status = run(device, request_type, body_of(request_type, device)).status
@@ -411,7 +411,7 @@ def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type
 def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
     path = tmp_path / "command.plist"
     path.write_bytes(plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "LOMSetupRequest"}}))
-    done = lom_agent("answer", str(path), "--device", "7", "--seed", "commands")
+    done = lom_agent_here("answer", str(path), "--device", "7", "--seed", "commands")
     assert done.returncode == 0, done.stderr
     answer = plistlib.loads(done.stdout)
     assert answer["PrimaryIPv6AddressList"] == list(POPULATION[7].primary_ipv6)
@@ -420,10 +420,13 @@ def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
     assert piped.stdout == done.stdout
 
 
-def test_the_answer_command_says_why_it_cannot_answer(tmp_path: Path) -> None:
-    done = lom_agent("answer", "-", stdin=b"no plist")
+def test_answer_command_reports_errors(tmp_path: Path) -> None:
+    path = tmp_path / "command.plist"
+    path.write_bytes(b"no plist")
+    done = lom_agent_here("answer", str(path))
     assert done.returncode == 2
     assert b"not a property list" in done.stderr
-    dropped = lom_agent("answer", "-", stdin=plistlib.dumps({"Command": {"RequestType": "LOMSetupRequest"}}))
+    path.write_bytes(plistlib.dumps({"Command": {"RequestType": "LOMSetupRequest"}}))
+    dropped = lom_agent_here("answer", str(path))
     assert dropped.returncode == 2
     assert b"CommandUUID" in dropped.stderr

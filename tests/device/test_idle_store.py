@@ -188,14 +188,14 @@ def test_a_restored_device_is_the_same_device(index: int, story: list[tuple[Even
     assert seen(here.restore(index, here.serialise(stored)), now) == seen(unstored, now)
 
 
-def test_a_device_in_its_factory_state_takes_no_bytes() -> None:
+def test_factory_state_is_stored_in_no_bytes() -> None:
     here = idle_store()
     device = here.restore(2, b"")
     assert device.mac == POPULATION[2]
     assert list(here.active) == [2]
 
 
-def test_stored_devices_share_what_they_have_in_common() -> None:
+def test_stored_devices_share_common_data() -> None:
     here, devices = idle_store(), [make(index) for index in range(3)]
     for device in devices:
         enrolled(device, 0.0)
@@ -209,7 +209,7 @@ def test_stored_devices_share_what_they_have_in_common() -> None:
     assert first.anchors[0] is second.anchors[0]
 
 
-def test_a_device_unlike_all_dictionaries_is_restored() -> None:
+def test_device_unlike_the_compression_dictionary_is_restored() -> None:
     here = idle_store()
     here.serialise(make(0))
     for number in range(50):  # each differs from all others
@@ -218,7 +218,7 @@ def test_a_device_unlike_all_dictionaries_is_restored() -> None:
         assert here.restore(1, here.serialise(device)).declarations == device.declarations
 
 
-def test_an_identity_is_one_object_in_the_enrollment_and_in_the_list_of_certificates() -> None:
+def test_restored_identity_is_one_object_everywhere() -> None:
     here, device = idle_store(), make(0)
     enrolled(device, 0.0)
     back = here.restore(0, here.serialise(device))
@@ -227,7 +227,7 @@ def test_an_identity_is_one_object_in_the_enrollment_and_in_the_list_of_certific
 
 
 @pytest.mark.parametrize("state", [State.WAITING, State.WORKING])
-def test_a_device_in_a_session_is_not_quiet(state: State) -> None:
+def test_device_in_a_session_is_not_idle(state: State) -> None:
     device = make(0)
     assert device.quiet
     device.session.wake()
@@ -237,7 +237,7 @@ def test_a_device_in_a_session_is_not_quiet(state: State) -> None:
     assert not device.quiet
 
 
-def test_a_device_that_boots_or_waits_to_try_again_is_not_quiet() -> None:
+def test_device_that_boots_or_waits_to_retry_is_not_idle() -> None:
     booting, waiting = make(0), make(1)
     booting.power.receive(PowerRequest.RESET, 0.0)
     waiting.session.wake()

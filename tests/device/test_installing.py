@@ -61,12 +61,12 @@ def first_need(steps: Steps[Any]) -> object:
 
 
 @pytest.mark.parametrize(("payloads", "said"), BAD.values(), ids=BAD.keys())
-def test_a_bad_enrollment_profile_fails_before_scep_is_asked(payloads: list[dict[str, Any]], said: str) -> None:
+def test_invalid_enrollment_profile_fails_before_scep(payloads: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(ProfileError, match=said):
         first_need(enrollment_steps(device(), dump_xml(profile_dict(*payloads))))
 
 
-def test_a_good_one_asks_scep() -> None:
+def test_valid_enrollment_profile_starts_scep() -> None:
     good = [scep(), root(), mdm(IdentityCertificateUUID="SCEP"), lom(**LOM_KEYS)]
     need = first_need(enrollment_steps(device(), dump_xml(profile_dict(*good))))
     assert isinstance(need, ObtainIdentity)
@@ -81,7 +81,7 @@ def test_a_good_one_asks_scep() -> None:
         ([scep(), mdm(IdentityCertificateUUID="SCEP")], "may only come in an update"),
     ],
 )
-def test_a_bad_profile_of_a_command_fails_before_scep_is_asked(payloads: list[dict[str, Any]], said: str) -> None:
+def test_invalid_installed_profile_fails_before_scep(payloads: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(ProfileError, match=said) as caught:
         first_need(install_profile(device(), dump_xml(profile_dict(*payloads))))
     assert caught.value.chain[0].code == 1009

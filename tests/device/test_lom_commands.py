@@ -97,12 +97,12 @@ def result_of(device: Device, octets: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("index", "name"), [(CONTROLLER, "lom-device"), (DEVICE, "lom-setup")])
-def test_apples_example_is_answered_as_apples_page_says(index: int, name: str) -> None:
+def test_apples_example_is_answered_as_documented(index: int, name: str) -> None:
     octets = (EXAMPLES / f"{name}-request.plist").read_bytes()
     assert answer(octets, index, Dialect.DOCUMENTED_EXAMPLE) == example(f"{name}-response")
 
 
-def test_apples_examples_in_the_schemas_words() -> None:
+def test_apples_examples_are_answered_with_the_schemas_keys() -> None:
     device = answer((EXAMPLES / "lom-device-request.plist").read_bytes())
     assert device == {
         "CommandUUID": "0001_LOMDeviceRequest",
@@ -134,7 +134,7 @@ def answered_problems(request_type: str, report: dict[str, Any]) -> list[str]:
     return problems(own, message("command", request_type).response)
 
 
-def test_the_examples_words_are_not_the_schemas() -> None:
+def test_example_dialect_differs_from_the_schema() -> None:
     """The check itself must fail for these."""
     assert answered_problems("LOMDeviceRequest", example("lom-device-response")) == [
         "ResponseData is not in the schema",
@@ -146,14 +146,14 @@ def test_the_examples_words_are_not_the_schemas() -> None:
     ]
 
 
-def test_our_own_requests_are_apples() -> None:
+def test_generated_requests_conform_to_the_schema() -> None:
     """The requests of these tests are themselves valid by the schema."""
     body = {"RequestList": [request_item(DeviceRequestType=word) for word in ("PowerON", "PowerOFF", "Reset")]}
     assert problems(body, message("command", "LOMDeviceRequest").request) == []
 
 
 @pytest.mark.parametrize("index", range(len(POPULATION)))
-def test_setup_answers_are_right_by_the_schema(index: int) -> None:
+def test_setup_answers_conform_to_the_schema(index: int) -> None:
     """Macs of every model, with one LOM port and with two."""
     report = plistlib.loads(answer_command(POPULATION, index, command(RequestType="LOMSetupRequest"), Dialect.SCHEMA))
     assert report["Status"] == "Acknowledged"
@@ -167,7 +167,7 @@ def test_the_population_has_macs_with_one_port_and_with_two() -> None:
     assert {bool(mac.secondary_ipv6) for mac in POPULATION} == {True, False}
 
 
-def test_device_answers_are_right_by_the_schema_whatever_becomes_of_the_items() -> None:
+def test_device_answers_conform_to_the_schema_for_every_outcome() -> None:
     items = [
         request_item(DeviceRequestUUID="done"),
         request_item(DeviceRequestUUID="off", DeviceRequestType="Reset"),
@@ -190,9 +190,9 @@ def test_device_answers_are_right_by_the_schema_whatever_becomes_of_the_items() 
     for uuid, words in {
         "off": "Reset refused: the Mac is off",
         "name": "expected a certificate with CommonName other.lom.test, found lomdevice.com",
-        "address": "fe80::1: nobody answers at this address",
+        "address": "fe80::1: no Mac answers at this address",
         "type": "PowerON, PowerOFF, Reset",
-        "version": "this Device speaks 1",
+        "version": "LOMProtocolVersion: expected 1, found 2",
     }.items():
         assert words in answered[uuid]["DeviceRequestReturnError"]
 
@@ -200,7 +200,7 @@ def test_device_answers_are_right_by_the_schema_whatever_becomes_of_the_items() 
 # What a Mac refuses
 
 
-def test_another_address_of_the_item_is_tried() -> None:
+def test_next_address_of_the_item_is_tried() -> None:
     item = request_item(PrimaryIPv6AddressList=["fe80::1"], SecondaryIPv6AddressList=[ADDRESSES[1]])
     assert answer(device_request(item))["ResponseList"] == [{"DeviceRequestSuccess": True, "DeviceRequestUUID": "0001"}]
 
@@ -212,7 +212,7 @@ def test_a_device_of_another_segment_is_not_reached() -> None:
     here = plistlib.loads(answer_command(POPULATION, 0, octets, Dialect.SCHEMA))
     there = plistlib.loads(answer_command(POPULATION, 10, octets, Dialect.SCHEMA))
     assert [report["ResponseList"][0]["DeviceRequestSuccess"] for report in (here, there)] == [False, True]
-    assert "nobody answers" in here["ResponseList"][0]["DeviceRequestReturnError"]
+    assert "no Mac answers" in here["ResponseList"][0]["DeviceRequestReturnError"]
 
 
 LOM_COMMANDS = {
@@ -240,7 +240,7 @@ def test_a_mac_without_a_lom_payload_answers_with_an_error(octets: bytes, dialec
     assert error_codes(result_of(device, octets)) == [("MCMDMErrorDomain", 12021)]
 
 
-def test_each_role_answers_its_own_command_alone() -> None:
+def test_each_role_answers_only_its_own_command() -> None:
     device = standing()
     both = device.profiles.lom
     assert both is not None
@@ -252,14 +252,14 @@ def test_each_role_answers_its_own_command_alone() -> None:
 
 
 @pytest.mark.parametrize("octets", LOM_COMMANDS.values(), ids=LOM_COMMANDS)
-def test_without_the_access_right_there_is_an_error(octets: bytes) -> None:
+def test_missing_access_right_gives_an_error(octets: bytes) -> None:
     device = standing()
     assert device.enrollment is not None
     device.enrollment = replace(device.enrollment, access_rights=ALL_RIGHTS & ~AccessRights.LOCK_DEVICE)
     assert error_codes(result_of(device, octets)) == [("MCMDMErrorDomain", 12007)]
 
 
-def test_the_access_right_of_lom_is_enough() -> None:
+def test_access_right_of_lom_is_sufficient() -> None:
     device = standing()
     assert device.enrollment is not None
     device.enrollment = replace(device.enrollment, access_rights=AccessRights(4))
@@ -283,7 +283,7 @@ def test_a_malformed_request_list_is_a_format_error(body: dict[str, Any]) -> Non
     assert answer(command(**body)) == {"CommandUUID": "c1", "Status": "CommandFormatError", "UDID": CONTROLLER_UDID}
 
 
-def test_a_list_of_nothing_is_acknowledged() -> None:
+def test_empty_request_list_is_acknowledged() -> None:
     assert answer(device_request())["ResponseList"] == []
 
 
@@ -309,7 +309,7 @@ def test_the_example_profiles_make_a_mac_a_lom_device_and_controller() -> None:
     assert result_of(device, device_request())["ResponseList"] == []
 
 
-def test_the_example_profiles_open_with_the_passwords_in_the_readme_and_hold_for_long() -> None:
+def test_example_profiles_use_the_documented_passwords_and_stay_valid() -> None:
     readme = (FIXTURES / "README.md").read_text()
     for name in ("enrollment.mobileconfig", "lom.mobileconfig"):
         for title, payload in payloads_of(name).items():

@@ -45,7 +45,7 @@ def ask(
 # Once
 
 
-def test_a_request_that_comes_again_is_answered_again_and_not_carried_out_again() -> None:
+def test_repeated_request_is_answered_but_not_executed_again() -> None:
     device = mac()
     assert ask(device, RESET) == ("", [DOWN, STARTED])
     device.power.advance(NOW + BOOT)
@@ -55,14 +55,14 @@ def test_a_request_that_comes_again_is_answered_again_and_not_carried_out_again(
     assert ask(device, RESET, by="a third", now=NOW + BOOT) == ("", [DOWN, STARTED])
 
 
-def test_after_a_while_it_is_a_new_request() -> None:
+def test_repeated_request_is_executed_after_repeat_seconds() -> None:
     device = mac()
     ask(device, RESET)
     device.power.advance(NOW + BOOT)
     assert ask(device, RESET, now=NOW + LIMITS.repeat_seconds) == ("", [DOWN, STARTED])
 
 
-def test_a_refusal_is_repeated_too_and_the_uuid_is_good_for_one_thing() -> None:
+def test_refusal_is_repeated_and_a_uuid_is_for_one_request_type() -> None:
     device = mac()
     ask(device, OFF, "off")
     refused = ask(device, RESET)
@@ -75,16 +75,16 @@ def test_a_refusal_is_repeated_too_and_the_uuid_is_good_for_one_thing() -> None:
     assert device.power.state is Power.BOOTING
 
 
-def test_a_request_for_another_version_may_be_sent_again_with_the_right_one() -> None:
+def test_request_with_an_unsupported_version_can_be_repeated() -> None:
     device = mac()
     spoken = MAC.lom_protocol_version
     error, events = ask(device, OFF, version=spoken + 1)
-    assert error == f"LOMProtocolVersion {spoken + 1} was asked for; this Device speaks {spoken}"
+    assert error == f"LOMProtocolVersion: expected {spoken}, found {spoken + 1}"
     assert events == []
     assert ask(device, OFF, version=spoken) == ("", [DOWN])
 
 
-def test_what_was_answered_is_known_after_the_macs_own_reset() -> None:
+def test_answered_requests_are_remembered_after_a_reset() -> None:
     device = mac()
     ask(device, OFF, "off")
     device.lose_power()
@@ -98,7 +98,7 @@ def test_what_was_answered_is_known_after_the_macs_own_reset() -> None:
 @pytest.mark.parametrize(
     ("choices", "error"), [(PowerChoices(power_on_while_on="refuse"), "PowerON refused: the Mac is on"), (None, "")]
 )
-def test_a_mac_takes_the_choices_that_it_was_given(choices: PowerChoices | None, error: str) -> None:
+def test_mac_follows_its_power_choices(choices: PowerChoices | None, error: str) -> None:
     device = mac() if choices is None else mac(power_choices=choices)
     assert ask(device, ON) == (error, [])
 
@@ -107,7 +107,7 @@ def test_a_mac_takes_the_choices_that_it_was_given(choices: PowerChoices | None,
 
 
 @pytest.mark.parametrize("request_type", [OFF, RESET])
-def test_a_mac_that_asks_itself_answers_its_server_first(request_type: PowerRequest) -> None:
+def test_mac_that_requests_itself_answers_its_server_first(request_type: PowerRequest) -> None:
     device = mac()
     device.relaying = True
     assert ask(device, request_type, by=OWN) == ("", [])
@@ -116,7 +116,7 @@ def test_a_mac_that_asks_itself_answers_its_server_first(request_type: PowerRequ
 
 
 @pytest.mark.parametrize("request_type", [OFF, RESET])
-def test_another_controllers_request_meanwhile_is_carried_out_at_once(request_type: PowerRequest) -> None:
+def test_request_of_another_controller_takes_effect_at_once(request_type: PowerRequest) -> None:
     device = mac()
     device.relaying = True
     ask(device, OFF, "own", by=OWN)
@@ -125,7 +125,7 @@ def test_another_controllers_request_meanwhile_is_carried_out_at_once(request_ty
     assert device.take_follow_ups() == []  # the current command is lost, and the server offers it again
 
 
-def test_what_a_mac_asked_of_itself_and_was_kept_from_is_new_when_it_comes_again() -> None:
+def test_unexecuted_request_to_itself_is_new_when_repeated() -> None:
     device = mac()
     device.relaying = True
     ask(device, OFF, "own", by=OWN)
@@ -137,7 +137,7 @@ def test_what_a_mac_asked_of_itself_and_was_kept_from_is_new_when_it_comes_again
     assert device.take_follow_ups() == [ChangePower(OFF)]
 
 
-def test_a_result_that_is_still_owed_brings_the_macs_own_request_with_it() -> None:
+def test_delivered_result_executes_the_request_to_itself() -> None:
     """A result whose delivery broke opens the next session, and the Mac goes down after that."""
     device = mac()
     assert isinstance(_begin(device, "c1"), Execute)
@@ -151,7 +151,7 @@ def test_a_result_that_is_still_owed_brings_the_macs_own_request_with_it() -> No
     assert device.take_follow_ups() == [ChangePower(OFF)]
 
 
-def test_a_mac_that_left_its_management_forgets_what_it_was_to_do() -> None:
+def test_unenrolled_mac_forgets_its_pending_request() -> None:
     device = mac()
     device.relaying = True
     ask(device, OFF, "own", by=OWN)
@@ -176,7 +176,7 @@ def _begin(device: Device, uuid: str) -> object:
         (SystemRequest.SHUT_DOWN, RESET, Power.BOOTING),
     ],
 )
-def test_a_controllers_request_while_the_mac_shuts_down(
+def test_controller_request_during_a_shutdown(
     request_type: SystemRequest, ask_first: PowerRequest | None, after: Power
 ) -> None:
     device = mac()

@@ -22,19 +22,19 @@ def row(chance: Chance, count: int = 8) -> list[float]:
 
 
 @given(st.text(max_size=10), indices, purposes)
-def test_the_same_seed_mac_and_purpose_give_the_same_row(seed: str, index: int, purpose: bytes) -> None:
+def test_same_seed_mac_and_purpose_give_the_same_sequence(seed: str, index: int, purpose: bytes) -> None:
     first = row(Chance(Derivation(seed), index, purpose))
     assert first == row(Chance(Derivation(seed), index, purpose))
     assert all(0.0 <= number < 1.0 for number in first)
     assert len(set(first)) == len(first)
 
 
-def test_the_numbers_are_these_on_every_machine() -> None:
+def test_sequence_is_pinned() -> None:
     assert row(Chance(SOURCE, 7, b"boot"), 3) == NUMBERS
 
 
 @given(indices, indices, purposes, purposes)
-def test_another_mac_or_purpose_gives_another_row(index: int, other: int, purpose: bytes, another: bytes) -> None:
+def test_another_mac_or_purpose_gives_another_sequence(index: int, other: int, purpose: bytes, another: bytes) -> None:
     this = row(Chance(SOURCE, index, purpose))
     if index != other:
         assert set(this).isdisjoint(row(Chance(SOURCE, other, purpose)))
@@ -42,11 +42,11 @@ def test_another_mac_or_purpose_gives_another_row(index: int, other: int, purpos
         assert set(this).isdisjoint(row(Chance(SOURCE, index, another)))
 
 
-def test_another_seed_gives_another_row() -> None:
+def test_another_seed_gives_another_sequence() -> None:
     assert set(row(Chance(SOURCE, 1, b"a"))).isdisjoint(row(Chance(Derivation("another"), 1, b"a")))
 
 
-def test_two_rows_from_one_source_do_not_disturb_each_other() -> None:
+def test_sequences_of_one_source_are_independent() -> None:
     alone = row(Chance(SOURCE, 3, b"a"))
     first, second = Chance(SOURCE, 3, b"a"), Chance(SOURCE, 4, b"a")
     both = [(first(), second()) for _ in range(len(alone))]

@@ -36,7 +36,7 @@ ports = st.integers(0, PORTS_A_MAC - 1)
 
 
 @given(keys, widths, st.data())
-def test_a_permutation_stays_in_its_domain_and_is_undone(key: bytes, bits: int, data: st.DataObject) -> None:
+def test_permutation_stays_in_its_domain_and_is_invertible(key: bytes, bits: int, data: st.DataObject) -> None:
     permutation = Permutation(key, bits)
     value = data.draw(st.integers(0, (1 << bits) - 1))
     there = permutation.forward(value)
@@ -52,7 +52,7 @@ def test_a_small_permutation_reaches_its_whole_domain(key: bytes, bits: int) -> 
 
 
 @given(keys, widths, st.integers(1, 1 << 64))
-def test_a_value_outside_of_the_domain_is_our_misuse(key: bytes, bits: int, beyond: int) -> None:
+def test_value_outside_the_domain_raises_misuse_error(key: bytes, bits: int, beyond: int) -> None:
     permutation = Permutation(key, bits)
     for value in (-beyond, (1 << bits) - 1 + beyond):
         with pytest.raises(MisuseError, match=f"{bits} bits"):
@@ -62,7 +62,7 @@ def test_a_value_outside_of_the_domain_is_our_misuse(key: bytes, bits: int, beyo
 
 
 @pytest.mark.parametrize(("key", "bits"), [(b"", 46), (bytes(65), 46), (b"k", 0), (b"k", 47), (b"k", 66), (b"k", -2)])
-def test_a_permutation_of_wrong_measures_is_our_misuse(key: bytes, bits: int) -> None:
+def test_invalid_permutation_parameters_raise_misuse_error(key: bytes, bits: int) -> None:
     with pytest.raises(MisuseError):
         Permutation(key, bits)
 
@@ -91,13 +91,13 @@ def test_the_packing_is_injective_and_fits_the_permutation(index: int, port: int
 
 
 @pytest.mark.parametrize(("index", "port"), [(-1, 0), (0, -1), (0, PORTS_A_MAC)])
-def test_a_port_that_no_mac_has_is_our_misuse(index: int, port: int) -> None:
+def test_invalid_port_raises_misuse_error(index: int, port: int) -> None:
     with pytest.raises(MisuseError):
         packed_port(index, port)
 
 
 @given(mac_values)
-def test_a_mac_is_local_unicast_and_gives_its_value_back(value: int) -> None:
+def test_mac_address_is_local_unicast_and_invertible(value: int) -> None:
     text = mac_text(value)
     assert re.fullmatch("[0-9a-f]{2}(:[0-9a-f]{2}){5}", text)
     number = int(text.replace(":", ""), 16)
@@ -106,7 +106,7 @@ def test_a_mac_is_local_unicast_and_gives_its_value_back(value: int) -> None:
 
 
 @given(serial_values)
-def test_a_serial_number_gives_its_value_back(value: int) -> None:
+def test_serial_number_is_invertible(value: int) -> None:
     text = serial_text(value)
     assert re.fullmatch("[0-9A-Z]{10}", text)
     back = 0
@@ -123,7 +123,7 @@ def test_the_characters_of_serial_numbers_are_distinct_and_32() -> None:
     ("made", "value"),
     [(mac_text, -1), (mac_text, 1 << MAC_BITS), (serial_text, -1), (serial_text, 1 << SERIAL_BITS)],
 )
-def test_a_value_too_large_for_a_text_is_our_misuse(made: type, value: int) -> None:
+def test_too_large_value_raises_misuse_error(made: type, value: int) -> None:
     with pytest.raises(MisuseError):
         made(value)
 
@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_numbers(seed: str, index: int) -> None:
     assert one.push_token(index) == other.push_token(index)
 
 
-def test_a_digest_hangs_on_seed_label_and_index() -> None:
+def test_digest_depends_on_seed_label_and_index() -> None:
     digests = {
         Derivation(seed).digest(label, index)
         for seed in ("", "a", "b", "\udcff")
@@ -158,7 +158,7 @@ def test_a_digest_hangs_on_seed_label_and_index() -> None:
     assert {len(digest) for digest in digests} == {64}
 
 
-def test_a_push_token_starts_with_bytes_that_no_other_index_has() -> None:
+def test_push_token_prefix_is_unique_per_index() -> None:
     derivation = Derivation("tokens")
     tokens = [derivation.push_token(index) for index in range(2000)]
     assert {len(token) for token in tokens} == {32}
@@ -167,7 +167,7 @@ def test_a_push_token_starts_with_bytes_that_no_other_index_has() -> None:
 
 
 @given(st.text(max_size=5), st.integers(0, MAX_DEVICES - 1), st.integers(0, 31), st.integers(1, 255))
-def test_a_push_token_tells_its_index_and_nothing_else_does(seed: str, index: int, at: int, flip: int) -> None:
+def test_only_a_valid_push_token_gives_an_index(seed: str, index: int, at: int, flip: int) -> None:
     derivation = Derivation(seed)
     token = derivation.push_token(index)
     assert derivation.token_index(token, range(MAX_DEVICES)) == index

@@ -43,7 +43,7 @@ def test_draws_are_positive_bounded_and_follow_from_seed_and_index(duration: Dur
 
 
 @given(durations, st.just(0.0) | st.just(1.0) | st.floats(0.0, 1.0))
-def test_no_chance_leads_out_of_bounds(duration: Duration, chance: float) -> None:
+def test_draws_stay_in_bounds_for_every_random_number(duration: Duration, chance: float) -> None:
     drawn = duration.draw(lambda: chance)
     assert SHORTEST_SECONDS <= drawn <= LONGEST_SECONDS
     if isinstance(duration, Uniform):
@@ -54,7 +54,7 @@ def test_no_chance_leads_out_of_bounds(duration: Duration, chance: float) -> Non
 
 
 @given(durations)
-def test_a_duration_can_be_typed(duration: Duration) -> None:
+def test_duration_text_is_parsed(duration: Duration) -> None:
     assert parse_duration(str(duration)) == duration
 
 
@@ -67,11 +67,11 @@ def test_a_duration_can_be_typed(duration: Duration) -> None:
         ("lognormal:30,0.3", LogNormal(30.0, 0.3)),
     ],
 )
-def test_the_text_forms(text: str, duration: Duration) -> None:
+def test_duration_text_forms(text: str, duration: Duration) -> None:
     assert parse_duration(text) == duration
 
 
-def test_draws_are_spread_as_the_name_says() -> None:
+def test_draws_follow_the_named_distribution() -> None:
     chance = Chance(Derivation("spread"), 0, b"boot")
     uniform = sorted(Uniform(1.0, 3.0).draw(chance) for _ in range(2000))
     assert (uniform[0], median(uniform), uniform[-1]) == pytest.approx((1.0, 2.0, 3.0), abs=0.1)
@@ -90,13 +90,13 @@ def test_draws_are_spread_as_the_name_says() -> None:
         "lognormal:30,-0.1", "lognormal:30,2.1", "lognormal:30,nan", "constant:1e-9",
     ],
 )  # fmt: skip
-def test_what_is_no_duration_is_the_operators_to_change(text: str) -> None:
+def test_invalid_duration_raises_operator_error(text: str) -> None:
     with pytest.raises(OperatorError) as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)
 
 
 @pytest.mark.parametrize("make", [lambda: Constant(0.0), lambda: Uniform(2.0, 1.0), lambda: LogNormal(1.0, math.inf)])
-def test_a_duration_out_of_bounds_is_a_misuse(make: object) -> None:
+def test_duration_out_of_bounds_raises_misuse_error(make: object) -> None:
     with pytest.raises(MisuseError):
         make()  # type: ignore[operator]

@@ -90,7 +90,7 @@ def test_a_mac_of_a_known_seed_is_pinned(index: int) -> None:
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "12345"])
-def test_another_process_with_other_hashing_makes_the_same_macs_without_io(hash_seed: str) -> None:
+def test_population_is_the_same_in_another_process_and_does_no_io(hash_seed: str) -> None:
     program = (
         "import json, sys\n"
         "from agent.fleet.population import Population\n"
@@ -107,7 +107,7 @@ def test_another_process_with_other_hashing_makes_the_same_macs_without_io(hash_
     assert done.stdout.strip() == json.dumps(GOLDEN)
 
 
-def test_the_keys_of_a_mac_come_in_their_order() -> None:
+def test_json_keys_of_a_mac_are_ordered() -> None:
     assert list(Population("keys", 1)[0].as_json()) == [
         "index",
         "udid",
@@ -132,7 +132,7 @@ def many() -> list[Mac]:
     return list(Population("many", 20_000))
 
 
-def test_nothing_that_names_a_mac_is_there_twice(many: list[Mac]) -> None:
+def test_identifiers_of_macs_are_unique(many: list[Mac]) -> None:
     singles = ("udid", "serial_number", "host_name", "dns_name", "device_name", "push_token", "push_magic")
     for name in singles:
         assert len({getattr(mac, name) for mac in many}) == len(many), name
@@ -143,7 +143,7 @@ def test_nothing_that_names_a_mac_is_there_twice(many: list[Mac]) -> None:
     assert len(set(ipv6)) == len(ipv6) == len(ethernet)
 
 
-def test_all_texts_of_a_mac_have_their_form(many: list[Mac]) -> None:
+def test_texts_of_a_mac_have_their_format(many: list[Mac]) -> None:
     for mac in many[:2000]:
         model = model_named(mac.model)
         assert mac.udid == str(uuid.UUID(mac.udid)).upper()
@@ -159,7 +159,7 @@ def test_all_texts_of_a_mac_have_their_form(many: list[Mac]) -> None:
             assert int(address[:2], 16) & 0b11 == 0b10  # locally administered, one interface
 
 
-def test_addresses_are_those_of_the_ports(many: list[Mac]) -> None:
+def test_addresses_are_derived_from_the_ports(many: list[Mac]) -> None:
     for mac in many[:2000]:
         assert len(mac.macs) == model_named(mac.model).lom_ports
         assert len(mac.primary_ipv6) == 1
@@ -170,7 +170,7 @@ def test_addresses_are_those_of_the_ports(many: list[Mac]) -> None:
         assert addresses == tuple(str(ipaddress.IPv6Address(address)) for address in addresses)
 
 
-def test_the_mix_is_believable(many: list[Mac]) -> None:
+def test_mix_of_models_and_releases_is_plausible(many: list[Mac]) -> None:
     names = Counter(mac.model_name for mac in many)
     assert names["Mac mini"] > names["Mac Studio"] > 5 * names["Mac Pro"] > 0
     assert {mac.model for mac in many} == {model.identifier for model in MODELS}
@@ -184,12 +184,12 @@ def test_the_mix_is_believable(many: list[Mac]) -> None:
 
 
 @given(st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1))
-def test_whatever_is_drawn_fits(model_number: int, release_number: int) -> None:
+def test_drawn_properties_are_consistent(model_number: int, release_number: int) -> None:
     model = USUAL_MIX.draw_model(model_number)
     assert runs_on(USUAL_MIX.draw_release(model, release_number), model)
 
 
-def test_new_models_run_only_what_was_released_for_them() -> None:
+def test_models_run_only_releases_that_support_them() -> None:
     def builds(identifier: str) -> list[str]:
         return [each.build for each in RELEASES if each.number < (26, 3) and runs_on(each, model_named(identifier))]
 
@@ -202,7 +202,7 @@ def test_new_models_run_only_what_was_released_for_them() -> None:
     ("version", "builds"),
     [("26.4", {"25E246"}), ("27", {"26A428"}), ("26", {"25A354", "25C56"}), ("15.1", {"24B83", "24B2083"})],
 )
-def test_a_version_of_macos_is_that_of_every_mac_and_nothing_else_changes(version: str, builds: set[str]) -> None:
+def test_the_os_option_sets_the_version_of_every_mac_and_nothing_else(version: str, builds: set[str]) -> None:
     of_version, usual = Population("versions", 300, os=version), Population("versions", 300)
     assert list(pickle.loads(pickle.dumps(of_version))) == list(of_version)
     assert {mac.build_version for mac in of_version} == builds
@@ -229,12 +229,12 @@ def test_a_model_is_that_of_every_mac() -> None:
         ({"model": "MacPro7,1", "os": "27"}, r"runs on MacPro7,1, found '27'\. .* 26\.4, 26\.5\."),
     ],
 )
-def test_what_no_mac_can_have_is_refused_with_what_is_known(keys: dict[str, str], says: str) -> None:
+def test_unknown_versions_and_models_are_refused_with_suggestions(keys: dict[str, str], says: str) -> None:
     with pytest.raises(OperatorError, match=says):
         Population("unknown", 3, **keys)
 
 
-def test_the_tables_are_sound() -> None:
+def test_model_tables_are_consistent() -> None:
     assert len({model.identifier for model in MODELS}) == len(MODELS)
     assert len({release.build for release in RELEASES}) == len(RELEASES)
     assert [release.number for release in RELEASES] == sorted(release.number for release in RELEASES)
@@ -248,7 +248,7 @@ def test_the_tables_are_sound() -> None:
 
 
 @given(populations, st.data())
-def test_a_mac_hangs_only_on_seed_index_and_segment_size(population: Population, data: st.DataObject) -> None:
+def test_mac_depends_only_on_seed_index_and_segment_size(population: Population, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(population) - 1))
     alone = Population(population.seed, index + 1, population.segment_size)
     assert alone[index] == population[index]
@@ -258,7 +258,7 @@ def test_a_mac_hangs_only_on_seed_index_and_segment_size(population: Population,
     assert {name for name in segmented if segmented[name] != unsegmented[name]} <= {"segment", "roles"}
 
 
-def test_a_fleet_made_by_segments_is_the_fleet() -> None:
+def test_fleet_made_by_segments_equals_the_fleet() -> None:
     whole = Population("shards", 95)
     parts = [Population("shards", 95)[index] for number in reversed(range(10)) for index in whole.segment(number)]
     assert sorted(parts, key=lambda mac: mac.index) == list(whole)
@@ -278,7 +278,7 @@ def test_each_mac_is_in_one_segment_and_its_first_is_the_controller(
 
 
 @given(st.integers(1, 500), st.integers(1, 60))
-def test_segments_share_out_the_fleet(devices: int, segment_size: int) -> None:
+def test_segments_partition_the_fleet(devices: int, segment_size: int) -> None:
     population = Population("segments", devices, segment_size)
     segments = [population.segment(number) for number in range(population.segments)]
     assert [index for members in segments for index in members] == list(range(devices))
@@ -292,7 +292,7 @@ def test_length_and_iteration() -> None:
     assert repr(population) == "Population('length', 23, 10)"
 
 
-def test_seeds_differ() -> None:
+def test_different_seeds_give_different_macs() -> None:
     assert len({Population(seed, 1)[0].udid for seed in ("", " ", "a", "A", "é", "e\u0301", "\udcff")}) == 7
 
 
@@ -310,13 +310,13 @@ def test_seeds_differ() -> None:
         (7, 10, 10, "Expected the seed as text, found 7"),
     ],
 )
-def test_numbers_that_make_no_fleet_are_the_operators(seed: str, devices: int, segment_size: int, said: str) -> None:
+def test_invalid_fleet_numbers_raise_operator_error(seed: str, devices: int, segment_size: int, said: str) -> None:
     with pytest.raises(OperatorError, match=said):
         Population(seed, devices, segment_size)
 
 
 @pytest.mark.parametrize("index", [-1, 23, 1 << 80])
-def test_an_index_outside_of_the_fleet(index: int) -> None:
+def test_index_outside_the_fleet_is_refused(index: int) -> None:
     population = Population("outside", 23)
     for asked in (population.__getitem__, population.controller_of, population.segment):
         with pytest.raises(IndexError) as caught:
@@ -327,12 +327,12 @@ def test_an_index_outside_of_the_fleet(index: int) -> None:
 
 
 @pytest.mark.parametrize("index", [slice(0, 3), 1.0, "1", None])
-def test_an_index_that_is_no_number(index: int) -> None:
+def test_index_that_is_not_a_number_is_refused(index: int) -> None:
     with pytest.raises(TypeError):
         Population("type", 23)[index]
 
 
-def test_a_mac_is_small_frozen_and_travels_between_processes() -> None:
+def test_mac_is_small_frozen_and_picklable() -> None:
     mac = Population("frozen", 1)[0]
     assert not hasattr(mac, "__dict__")
     with pytest.raises(FrozenInstanceError):
@@ -354,7 +354,7 @@ def test_a_mac_is_found_by_its_addresses_and_its_name(seed: str, devices: int, d
 
 
 @given(st.text(max_size=60), st.integers(0, (1 << 48) - 1))
-def test_a_stranger_is_nobodys(text: str, number: int) -> None:
+def test_addresses_and_names_of_other_fleets_are_unknown(text: str, number: int) -> None:
     """A text, and an address that has the form of ours; by chance it is a Mac's once in four million times."""
     population = Population("strangers", 10)
     assert population.index_of_address(text) is None
@@ -366,7 +366,7 @@ def test_a_stranger_is_nobodys(text: str, number: int) -> None:
     assert index is None or address in (*population[index].primary_ipv6, *population[index].secondary_ipv6)
 
 
-def test_an_address_of_ours_is_known_as_it_is_written_only() -> None:
+def test_only_the_canonical_address_text_is_known() -> None:
     population = Population("strangers", 10)
     (address,) = population[0].primary_ipv6
     assert population.index_of_address(address.upper()) is None

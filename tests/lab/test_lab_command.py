@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from command import COMMAND, SECONDS, lom_agent
 from debian import need
+from forked import Forked
 
 from agent.profiles.making import TOPIC
 
@@ -45,13 +46,12 @@ class Lab:
 
 
 @contextmanager
-def lab(folder: Path, *arguments: str) -> Iterator[Lab]:
-    """`lom-agent lab` in the background, ended by Ctrl-C."""
-    line = [COMMAND, "lab", "--out", str(folder), *arguments]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+def lab(folder: Path, running: Forked | subprocess.Popen[bytes]) -> Iterator[Lab]:
+    """`lom-agent lab --out folder` in the background, ended by Ctrl-C."""
+    with running:
         assert running.stdout is not None
         printed: dict[str, str] = {}
-        for text in running.stdout:
+        for text in map(bytes.decode, running.stdout):
             key, _, value = text.partition(":")
             printed[key] = value.strip()
             if text.startswith("Ctrl-C"):
@@ -62,34 +62,36 @@ def lab(folder: Path, *arguments: str) -> Iterator[Lab]:
             running.send_signal(signal.SIGINT)
             _rest, errors = running.communicate(timeout=SECONDS)
     assert running.returncode == 130
-    assert errors == ""
+    assert errors == b""
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as started:
+    folder = tmp_path_factory.mktemp("lab")
+    line = [COMMAND, "lab", "--out", str(folder)]
+    with lab(folder, subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)) as started:
         yield started
 
 
-def test_the_secrets_are_for_their_owner_alone(running: Lab) -> None:
+def test_secret_files_have_mode_0600(running: Lab) -> None:
     for name in ("token", "enrollment.mobileconfig"):
         assert stat.S_IMODE((running.folder / name).stat().st_mode) == 0o600
 
 
-def test_macs_of_a_run_enroll_there(running: Lab) -> None:
+def test_macs_of_a_run_enroll_in_a_separate_lab(running: Lab) -> None:
     url, ca = running.printed["Enrollment profile"], str(running.folder / "ca.pem")
     done = lom_agent("run", "--devices", "3", "--seed", "visitors", "--enroll", url, "--ca", ca)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert b"first_session: finished in" in done.stdout
     assert sum(mac["device_name"].startswith("Mac") for mac in running.api("macs")) >= 3
-    stranger = lom_agent("run", "--devices", "1", "--enroll", url)
-    assert stranger.returncode == 1
-    assert b"tls_untrusted" in stranger.stdout
+    untrusted = lom_agent("run", "--devices", "1", "--enroll", url)
+    assert untrusted.returncode == 1
+    assert b"tls_untrusted" in untrusted.stdout
     careless = lom_agent("run", "--devices", "1", "--seed", "careless", "--enroll", url, "--insecure")
     assert careless.returncode == 0, careless.stdout
 
 
-def test_curl_is_a_mac_to_the_lab(running: Lab) -> None:
+def test_lab_accepts_check_ins_from_curl(running: Lab) -> None:
     """The enrollment, a command and its result by curl and OpenSSL only: the lab is the only part of this project."""
     openssl = need("openssl", "openssl")
     folder = running.folder
@@ -176,7 +178,7 @@ def put_raw(running: Lab, url: str, content_type: str) -> int:
         (["-H", "Authorization: Bearer {token}", "-X", "DELETE"], "404", "docs/lab-api.md"),
     ],
 )
-def test_the_api_says_what_it_wants(running: Lab, arguments: list[str], status: str, words: str) -> None:
+def test_api_errors_say_what_was_expected(running: Lab, arguments: list[str], status: str, words: str) -> None:
     filled = [argument.replace("{token}", running.token) for argument in arguments]
     done = running.curl(*filled, "-w", "\n%{http_code}", f"{running.url}/api/v1/macs")
     body, _, code = done.stdout.decode().rpartition("\n")
@@ -192,7 +194,7 @@ def test_the_api_says_what_it_wants(running: Lab, arguments: list[str], status: 
         ("elsewhere", None, "404"),
     ],
 )
-def test_the_api_refuses_what_is_not_there(running: Lab, path: str, body: bytes | None, status: str) -> None:
+def test_api_refuses_unknown_paths_and_invalid_bodies(running: Lab, path: str, body: bytes | None, status: str) -> None:
     arguments = [] if body is None else ["--data-binary", body.decode()]
     done = running.curl(
         "-H", f"Authorization: Bearer {running.token}", *arguments, "-w", "\n%{http_code}",
@@ -204,7 +206,7 @@ def test_the_api_refuses_what_is_not_there(running: Lab, path: str, body: bytes 
 def test_strongswan_gets_a_certificate_from_the_labs_scep(tmp_path: Path) -> None:
     pki = need("pki", "strongswan-pki")
     openssl = need("openssl", "openssl")
-    with lab(tmp_path, "--identity", "scep") as running:
+    with lab(tmp_path, Forked("lab", "--out", str(tmp_path), "--identity", "scep")) as running:
         signed = running.curl(running.printed["Enrollment profile"]).stdout
         (tmp_path / "profile.cms").write_bytes(signed)
         opened = subprocess.run(
@@ -236,7 +238,7 @@ def test_strongswan_gets_a_certificate_from_the_labs_scep(tmp_path: Path) -> Non
         assert "lom-agent lab SCEP CA" in shown
 
 
-def test_a_port_that_is_taken_is_said_so(running: Lab) -> None:
+def test_port_in_use_is_reported(running: Lab) -> None:
     port = running.url.rpartition(":")[2]
     done = lom_agent("lab", "--port", port)
     assert done.returncode == 2

@@ -83,7 +83,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("method", "path"), PLACES)
 @pytest.mark.parametrize("content_type", [FORM, MULTIPART, checkin.CONTENT_TYPE, results.CONTENT_TYPE])
-def test_the_body_of_one_without_token_and_certificate_is_thrown_away(
+def test_body_of_an_unauthenticated_client_is_discarded(
     run_in_reactor: RunInReactor,
     tmp_path: Path,
     kept: Iterator[list[int]],
@@ -100,7 +100,7 @@ def test_the_body_of_one_without_token_and_certificate_is_thrown_away(
 
 
 @pytest.mark.parametrize("content_type", [FORM, MULTIPART])
-def test_no_body_is_taken_for_a_form(
+def test_body_is_never_parsed_as_a_form(
     run_in_reactor: RunInReactor, tmp_path: Path, kept: Iterator[list[int]], content_type: str
 ) -> None:
     def ask(server: LabServer, client: Client) -> tuple[int, bytes]:
@@ -117,7 +117,7 @@ def test_no_body_is_taken_for_a_form(
 
 
 @pytest.mark.parametrize("values", [["{}", "{}"], ["{}", "wrong"], ["wrong", "{}"], [], ["wrong"], [""]])
-def test_the_token_stands_in_one_header_authorization(
+def test_repeated_authorization_header_is_refused(
     run_in_reactor: RunInReactor, tmp_path: Path, values: list[str]
 ) -> None:
     def ask(server: LabServer, client: Client) -> list[int]:
@@ -129,7 +129,7 @@ def test_the_token_stands_in_one_header_authorization(
 
 
 @pytest.mark.parametrize("name", ["Mdm-Signature", "Content-Type"])
-def test_what_decides_about_a_message_stands_once(run_in_reactor: RunInReactor, tmp_path: Path, name: str) -> None:
+def test_repeated_mdm_headers_are_refused(run_in_reactor: RunInReactor, tmp_path: Path, name: str) -> None:
     def ask(server: LabServer, client: Client) -> list[tuple[int, bytes]]:
         message = put(AUTHORITIES.mdm_identity(), authenticate())
         headers = [("Content-Type", message.content_type), ("Mdm-Signature", message.signature or "")]
@@ -142,7 +142,7 @@ def test_what_decides_about_a_message_stands_once(run_in_reactor: RunInReactor, 
 
 
 @pytest.mark.parametrize("path", ["/enroll", "/checkin", "/mdm"])
-def test_head_makes_no_identity(run_in_reactor: RunInReactor, tmp_path: Path, path: str) -> None:
+def test_head_of_the_profile_is_refused(run_in_reactor: RunInReactor, tmp_path: Path, path: str) -> None:
     def ask(server: LabServer, client: Client) -> tuple[int, bytes, int]:
         issued: list[int] = []
         make = server.authorities.mdm_identity
@@ -154,7 +154,7 @@ def test_head_makes_no_identity(run_in_reactor: RunInReactor, tmp_path: Path, pa
     assert asked(run_in_reactor, tmp_path, ask) == (405, b"", 1)
 
 
-def test_a_foreign_udid_sets_no_bootstrap_token() -> None:
+def test_bootstrap_token_for_another_udid_is_refused() -> None:
     lab = Lab()
     mine, others = enroll(lab), enroll(lab, OTHER)
     message = {"MessageType": "SetBootstrapToken", "BootstrapToken": b"mine"}
@@ -168,7 +168,7 @@ def test_a_foreign_udid_sets_no_bootstrap_token() -> None:
 
 
 @pytest.mark.parametrize("which", ["check_in", "report"])
-def test_the_certificate_comes_before_the_plist(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+def test_certificate_is_checked_before_the_plist_is_parsed(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     lab = Lab()
     identity = enroll(lab)
     good = put(identity, b"no plist", results.CONTENT_TYPE if which == "report" else checkin.CONTENT_TYPE)
@@ -184,7 +184,7 @@ def test_the_certificate_comes_before_the_plist(monkeypatch: pytest.MonkeyPatch,
         assert refused.value.status == status
 
 
-def test_a_new_identity_enrolls_anew_unless_the_lab_is_told_otherwise() -> None:
+def test_reenrollment_is_allowed_unless_disabled() -> None:
     lenient, strict = Lab(), Lab(reenrollment=False)
     for lab in (lenient, strict):
         first, second = enroll(lab), AUTHORITIES.mdm_identity()

@@ -7,35 +7,29 @@ import json
 import os
 import signal
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from command import COMMAND, SECONDS, lom_agent
+from command import lom_agent
+from forked import SECONDS, Forked
 
 COMMAND_BODY = b"""<plist version="1.0"><dict><key>RequestType</key><string>ProfileList</string></dict></plist>"""
 
 
 @contextmanager
-def lab(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+def lab(folder: Path, *arguments: str) -> Iterator[tuple[Forked, dict[str, str]]]:
     """A lab as a process, and its output. It is killed at the end, unless the test killed it."""
-    line = [COMMAND, "lab", "--out", str(folder), *arguments]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
+    with Forked("lab", "--out", str(folder), *arguments) as running:
         printed: dict[str, str] = {}
-        for text in running.stdout:
+        for text in map(bytes.decode, running.stdout):
             key, _, value = text.partition(":")
             printed[key] = value.strip()
             if text.startswith("Ctrl-C"):
                 break
-        try:
-            yield running, printed
-        finally:
-            running.kill()
-            running.communicate(timeout=SECONDS)
+        yield running, printed
 
 
 class API:
@@ -80,43 +74,38 @@ class API:
         raise AssertionError("the Mac has not answered")
 
 
-def test_a_lab_that_was_killed_is_taken_up_again_by_its_macs(tmp_path: Path) -> None:
+def test_macs_continue_after_a_lab_is_killed_and_restarted(tmp_path: Path) -> None:
     folder = tmp_path / "lab"
     with lab(folder) as (first, printed):
         api = API(folder, printed)
         url = printed["Enrollment profile"]
-        line = [COMMAND, "run", "--devices", "2", "--enroll", url, "--ca", str(folder / "ca.pem"), "--stay", "600",
+        line = ["run", "--devices", "2", "--enroll", url, "--ca", str(folder / "ca.pem"), "--stay", "600",
                 "--poll", "1", "--quiet"]  # fmt: skip
-        with subprocess.Popen(
-            line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        ) as run:
-            try:
-                pause = threading.Event()
-                while sum(mac["enrolled"] for mac in api.macs()) < 2:
-                    assert run.poll() is None
-                    pause.wait(0.1)
-                one, two = [mac["udid"] for mac in api.macs()]
-                answered = api.enqueue(one)
-                api.wait_for_result(one, answered)
-                os.killpg(run.pid, signal.SIGSTOP)  # what is queued now is still there after the kill
-                queued = [api.enqueue(one), api.enqueue(one), api.enqueue(two)]
-                before = api.macs()
-                ca, token = (folder / "ca.pem").read_bytes(), (folder / "token").read_bytes()
-                first.kill()
-                first.wait(SECONDS)
-                with lab(folder) as (_second, again):
-                    assert again == printed  # the same ports, too
-                    assert ((folder / "ca.pem").read_bytes(), (folder / "token").read_bytes()) == (ca, token)
-                    assert api.macs() == before
-                    assert api.ask("GET", f"/{one}/commands/{answered}")[0] == 200
-                    os.killpg(run.pid, signal.SIGCONT)
-                    for udid, command_uuid in zip((one, one, two), queued, strict=True):
-                        api.wait_for_result(udid, command_uuid)
-            finally:
-                os.killpg(run.pid, signal.SIGKILL)
+        with Forked(*line) as run:
+            pause = threading.Event()
+            while sum(mac["enrolled"] for mac in api.macs()) < 2:
+                assert run.poll() is None
+                pause.wait(0.1)
+            one, two = [mac["udid"] for mac in api.macs()]
+            answered = api.enqueue(one)
+            api.wait_for_result(one, answered)
+            os.killpg(run.pid, signal.SIGSTOP)  # what is queued now is still there after the kill
+            queued = [api.enqueue(one), api.enqueue(one), api.enqueue(two)]
+            before = api.macs()
+            ca, token = (folder / "ca.pem").read_bytes(), (folder / "token").read_bytes()
+            first.kill()
+            first.wait(SECONDS)
+            with lab(folder) as (_second, again):
+                assert again == printed  # the same ports, too
+                assert ((folder / "ca.pem").read_bytes(), (folder / "token").read_bytes()) == (ca, token)
+                assert api.macs() == before
+                assert api.ask("GET", f"/{one}/commands/{answered}")[0] == 200
+                os.killpg(run.pid, signal.SIGCONT)
+                for udid, command_uuid in zip((one, one, two), queued, strict=True):
+                    api.wait_for_result(udid, command_uuid)
 
 
-def test_a_second_lab_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
+def test_second_lab_command_on_a_folder_is_refused(tmp_path: Path) -> None:
     with lab(tmp_path) as (first, printed):
         done = lom_agent("lab", "--out", str(tmp_path))
         assert done.returncode == 2
@@ -126,7 +115,7 @@ def test_a_second_lab_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
         assert first.poll() is None
 
 
-def test_the_port_that_was_asked_for_wins(tmp_path: Path) -> None:
+def test_port_option_overrides_the_stored_port(tmp_path: Path) -> None:
     with lab(tmp_path) as (_first, printed):
         pass
     with lab(tmp_path, "--no-reenrollment") as (_second, again):

@@ -71,7 +71,7 @@ def step(lab: Lab, what: str, which: int, other: bool) -> None:
 
 
 @given(STEPS)
-def test_another_process_finds_the_lab_as_it_was(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
+def test_state_is_the_same_in_another_process(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("lab")
     with closing(LabStore(folder)) as store:
         lab = Lab(state=store, kept_results=2)
@@ -87,7 +87,7 @@ def test_another_process_finds_the_lab_as_it_was(tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("changes", [1, 2, 3, 30, 200])
-def test_a_process_that_is_killed_leaves_every_change_that_it_answered(tmp_path: Path, changes: int) -> None:
+def test_killed_process_leaves_every_answered_change(tmp_path: Path, changes: int) -> None:
     line = [sys.executable, str(WRITER), str(tmp_path), "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
@@ -108,7 +108,7 @@ def test_a_process_that_is_killed_leaves_every_change_that_it_answered(tmp_path:
         pytest.fail(f"after {answered} answers: {found}")
 
 
-def test_cas_and_challenges_stay(tmp_path: Path) -> None:
+def test_cas_and_challenges_are_stored(tmp_path: Path) -> None:
     with closing(LabStore(tmp_path)) as store:
         first = Authorities(store.authorities)
         service = SCEPService(first, store.challenges)
@@ -138,7 +138,7 @@ def test_a_second_lab_on_the_folder_is_refused(store: LabStore, tmp_path: Path) 
     LabStore(tmp_path).close()
 
 
-def test_what_is_no_state_of_a_lab_is_said_so(tmp_path: Path) -> None:
+def test_file_that_is_not_a_lab_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"no database" * 1000)
     with pytest.raises(OperatorError, match="Move the file away"):
         LabStore(tmp_path)
@@ -162,7 +162,7 @@ def test_what_is_no_state_of_a_lab_is_said_so(tmp_path: Path) -> None:
         "UPDATE authorities SET certificate = 'text'",
     ],
 )
-def test_a_state_that_was_changed_by_hand_is_an_error_of_ours(tmp_path: Path, change: str) -> None:
+def test_damaged_lab_state_raises_operator_error(tmp_path: Path, change: str) -> None:
     with closing(LabStore(tmp_path)) as store:
         Authorities(store.authorities)
         lab = Lab(state=store)
@@ -181,7 +181,7 @@ def test_a_state_that_was_changed_by_hand_is_an_error_of_ours(tmp_path: Path, ch
         begin()
 
 
-def test_what_cannot_be_written_is_refused_and_nothing_has_changed(store: LabStore) -> None:
+def test_failed_write_is_refused_and_changes_nothing(store: LabStore) -> None:
     lab = Lab(state=store)
     identity = enroll(lab)
     queued = lab.enqueue(UDID, {"RequestType": "ProfileList"})
@@ -199,7 +199,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_has_changed(store: LabSto
     assert known(lab) == before
 
 
-def test_a_queue_has_an_end() -> None:
+def test_queue_length_is_limited() -> None:
     lab = Lab()
     enroll(lab)
     for _ in range(MAX_QUEUED):

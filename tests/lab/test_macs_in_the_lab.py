@@ -46,7 +46,7 @@ def lom_of(running: Any, client: MDMClient) -> bytes:
     return lom_profile(running.server.authorities, name, device=True, controller=True)
 
 
-def test_an_enrollment_tells_the_lab_everything(run_in_reactor: RunInReactor) -> None:
+def test_enrollment_sends_every_check_in_message(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
@@ -62,7 +62,7 @@ def test_an_enrollment_tells_the_lab_everything(run_in_reactor: RunInReactor) ->
     run_in_reactor(scenario())
 
 
-def test_an_untrusted_signer_is_a_warning_and_a_broken_signature_an_error(run_in_reactor: RunInReactor) -> None:
+def test_untrusted_profile_signer_warns_and_invalid_signature_fails(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2) as running:
             plain = open_signed(running.server.enrollment_profile()).content
@@ -88,7 +88,7 @@ def test_an_untrusted_signer_is_a_warning_and_a_broken_signature_an_error(run_in
     run_in_reactor(scenario())
 
 
-def test_scep_gives_the_identity_that_the_profile_asks_for(run_in_reactor: RunInReactor) -> None:
+def test_scep_identity_has_the_profiles_attributes(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2, scep=True) as running:
             for client in running.fleet:
@@ -103,7 +103,7 @@ def test_scep_gives_the_identity_that_the_profile_asks_for(run_in_reactor: RunIn
     run_in_reactor(scenario())
 
 
-def test_a_challenge_is_good_once(run_in_reactor: RunInReactor) -> None:
+def test_scep_challenge_is_valid_once(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2, scep=True) as running:
             profile = running.server.enrollment_profile()
@@ -125,7 +125,7 @@ def test_a_challenge_is_good_once(run_in_reactor: RunInReactor) -> None:
     run_in_reactor(scenario())
 
 
-def test_a_profile_whose_scep_fails_is_refused_with_the_chain_that_a_mac_gives(run_in_reactor: RunInReactor) -> None:
+def test_failed_scep_gives_the_error_chain_of_macos(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(scep=True) as running:
             client, authorities = running.fleet[0], running.server.authorities
@@ -147,7 +147,7 @@ def test_a_profile_whose_scep_fails_is_refused_with_the_chain_that_a_mac_gives(r
     run_in_reactor(scenario())
 
 
-def test_every_message_is_signed_as_openssl_reads_it(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_openssl_verifies_every_mdm_signature(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     openssl = need("openssl", "openssl")
 
     async def scenario() -> list[Message]:
@@ -217,7 +217,7 @@ def endpoints(running: Any) -> list[Any]:
     return [exchange.facts["endpoint"] for exchange in running.exchanges if "endpoint" in exchange.facts]
 
 
-def test_a_restart_comes_after_the_answer_and_ends_in_a_session(run_in_reactor: RunInReactor) -> None:
+def test_restart_follows_the_answer_and_ends_in_a_session(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
@@ -231,7 +231,7 @@ def test_a_restart_comes_after_the_answer_and_ends_in_a_session(run_in_reactor: 
     run_in_reactor(scenario())
 
 
-def test_a_mac_that_was_shut_down_is_off_until_its_controller_turns_it_on(run_in_reactor: RunInReactor) -> None:
+def test_mac_stays_off_after_shutdown_until_power_on(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2) as running:
             controller, client = running.fleet
@@ -252,7 +252,7 @@ def test_a_mac_that_was_shut_down_is_off_until_its_controller_turns_it_on(run_in
     run_in_reactor(scenario())
 
 
-def test_an_erased_mac_is_managed_no_more_and_can_enroll_again(run_in_reactor: RunInReactor) -> None:
+def test_erased_mac_is_unenrolled_and_can_enroll_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
@@ -280,7 +280,7 @@ def test_removing_the_enrollment_profile_checks_the_mac_out(run_in_reactor: RunI
     run_in_reactor(scenario())
 
 
-def test_the_enrollment_profile_may_be_renewed_but_not_widened(run_in_reactor: RunInReactor) -> None:
+def test_enrollment_profile_can_be_renewed_without_more_rights(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
@@ -318,7 +318,7 @@ def test_the_enrollment_profile_may_be_renewed_but_not_widened(run_in_reactor: R
     run_in_reactor(scenario())
 
 
-def test_not_now_is_offered_again_and_answered_in_the_end(run_in_reactor: RunInReactor) -> None:
+def test_command_answered_with_notnow_is_offered_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         behaviour = FleetBehaviour(not_now_for=0.2, timing=Timing(not_now=0.1))
         async with stack(behaviour=behaviour) as running:
@@ -359,7 +359,7 @@ def test_a_malformed_command_is_answered_and_counted(run_in_reactor: RunInReacto
     run_in_reactor(scenario())
 
 
-def test_what_is_odd_and_is_taken_is_said_once_for_the_whole_fleet(run_in_reactor: RunInReactor) -> None:
+def test_each_leniency_warns_once_for_the_whole_fleet(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2) as running:
 
@@ -383,7 +383,7 @@ def test_what_is_odd_and_is_taken_is_said_once_for_the_whole_fleet(run_in_reacto
     run_in_reactor(scenario())
 
 
-def test_a_server_cannot_make_a_fleet_warn_without_end(run_in_reactor: RunInReactor) -> None:
+def test_number_of_warnings_is_limited(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             for number in range(2 * MAX_WARNINGS):
@@ -394,7 +394,7 @@ def test_a_server_cannot_make_a_fleet_warn_without_end(run_in_reactor: RunInReac
     run_in_reactor(scenario())
 
 
-def test_enrolling_anew_in_the_middle_of_a_session_starts_over(run_in_reactor: RunInReactor) -> None:
+def test_reenrollment_during_a_session_starts_over(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
@@ -425,7 +425,7 @@ def test_a_mac_with_another_macs_identity_is_refused(run_in_reactor: RunInReacto
     run_in_reactor(scenario())
 
 
-def test_a_mac_that_the_server_forgot_leaves_its_management(run_in_reactor: RunInReactor) -> None:
+def test_mac_unenrolls_on_401(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2) as running:
             client, other = running.fleet
@@ -438,7 +438,7 @@ def test_a_mac_that_the_server_forgot_leaves_its_management(run_in_reactor: RunI
     run_in_reactor(scenario())
 
 
-def test_a_controller_that_resets_itself_answers_first(run_in_reactor: RunInReactor) -> None:
+def test_controller_answers_before_it_resets_itself(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
@@ -462,7 +462,7 @@ def test_a_controller_that_resets_itself_answers_first(run_in_reactor: RunInReac
     run_in_reactor(scenario())
 
 
-def test_a_reset_in_the_middle_of_a_command_loses_no_command(run_in_reactor: RunInReactor) -> None:
+def test_command_interrupted_by_a_reset_is_offered_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(2) as running:
             controller, client = running.fleet
@@ -482,11 +482,11 @@ def test_a_reset_in_the_middle_of_a_command_loses_no_command(run_in_reactor: Run
     run_in_reactor(scenario())
 
 
-def test_the_topic_of_the_lab_is_one_that_a_mac_takes() -> None:
+def test_lab_topic_is_valid() -> None:
     assert TOPIC.startswith("com.apple.mgmt.")
 
 
-def test_a_session_that_is_resumed_is_the_same_macs(
+def test_resumed_tls_session_has_the_macs_identity(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_site = agent.lab.server.BoundedSite
@@ -514,7 +514,7 @@ def test_a_session_that_is_resumed_is_the_same_macs(
     run_in_reactor(scenario())
 
 
-def test_a_client_certificate_of_version_4_is_refused_and_the_lab_goes_on(
+def test_unreadable_client_certificate_is_refused_and_the_lab_continues(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     """The certificate is issued by the lab's own CA, so that TLS accepts it."""

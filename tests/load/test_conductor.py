@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from load_runs import ENROLL, Onlooker, failed, load_run
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
@@ -22,10 +24,11 @@ from agent.load.conductor import INTERRUPTED, Conductor
 from agent.load.shard_plan import cut
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
+from agent.scenario.reading import scenario_from
 
 
 @given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 20))
-def test_a_fleet_is_cut_between_segments_and_nobody_is_lost(devices: int, size: int, shards: int) -> None:
+def test_fleet_is_divided_between_segments_without_loss(devices: int, size: int, shards: int) -> None:
     population = Population("cut", devices, size)
     parts = cut(population, shards)
     assert [index for part in parts for index in part] == list(range(devices))
@@ -37,7 +40,7 @@ def test_a_fleet_is_cut_between_segments_and_nobody_is_lost(devices: int, size: 
     assert max(segments) - min(segments) <= 1
 
 
-def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its_mac(
+def test_two_shards_run_every_phase_and_pushes_reach_their_shard(
     run_in_reactor: RunInReactor,
 ) -> None:
     looker = Onlooker()
@@ -72,8 +75,8 @@ def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its
     states = {phase.name: phase.state for phase in conductor.phases}
     assert states["off"].done == 2
     assert states["power_cut"].done == 2
-    assert all(state.over and state.started == state.done == state.planned for state in states.values())
-    begins = [phase.begun for phase in conductor.phases]
+    assert all(state.finished and state.started == state.done == state.planned for state in states.values())
+    begins = [phase.started_s for phase in conductor.phases]
     assert begins == sorted(begins, key=lambda begun: begun or 0.0)
     push_endpoints = conductor.push_counts()
     assert [push_endpoint["delivered"] for push_endpoint in push_endpoints[:2]] == [20, 20]
@@ -86,16 +89,18 @@ def test_every_phase_in_two_shards_and_each_push_reaches_the_shard_that_owns_its
     assert sum(row.operations["command"].count for row in rows if "command" in row.operations) == counts["command"]
 
 
-def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     stall, margin = 3.0, 0.5  # seconds; within the margin a shard's clock is that of this process
     stalls: dict[str, tuple[float, float]] = {}
 
     def started(conductor: Conductor) -> None:
         def look() -> None:
             for phase in conductor.phases[1:]:
-                if phase.name not in stalls and phase.begun is not None and conductor.elapsed - phase.begun > 1.5:
+                if (
+                    phase.name not in stalls
+                    and phase.started_s is not None
+                    and conductor.elapsed - phase.started_s > 1.5
+                ):
                     begun = time.time()
                     time.sleep(stall)  # the lab answers nobody; the shard's thread goes on
                     stalls[phase.name] = begun + margin, time.time() - margin
@@ -108,9 +113,9 @@ def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(
         checkin = {"kind": "checkin", "by": "self", "duration": 6.0}
         return await load_run(
             {"kind": "enroll", "concurrency": 32},
-            {**checkin, "name": "open", "rate": 10},
+            {**checkin, "name": "open", "rate": 5},
             {**checkin, "name": "closed", "concurrency": 2},
-            devices=60,
+            devices=30,
             workers=1,
             started=started,
             trace=lambda _shard: str(tmp_path / "trace.jsonl"),
@@ -127,22 +132,24 @@ def test_a_server_that_stalls_shows_in_an_open_loop_and_hides_in_a_closed_one(
         return [ms for at, ms in due if first <= at <= last]
 
     open_loop, closed_loop = latencies_of_due_in_stall("open"), latencies_of_due_in_stall("closed")
-    assert conductor.phases[1].state.planned == 60
-    assert len(open_loop) >= 15  # ten a second, for two seconds and more, without those whose Mac was still busy
+    assert conductor.phases[1].state.planned == 30
+    assert len(open_loop) >= 8  # five a second, for two seconds and more, without those whose Mac was still busy
     assert len(closed_loop) <= 2  # so many at a time, and none of them comes to its end
     assert max(open_loop) >= (stall - 2 * margin) * 1000.0
 
 
-def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run_in_reactor: RunInReactor) -> None:
+def test_interrupted_run_keeps_measurements_and_counts_drops(run_in_reactor: RunInReactor) -> None:
     looker = Onlooker()
 
     async def scenario() -> Conductor:
         def started(conductor: Conductor) -> None:
-            looker.act = lambda view: conductor.interrupt() if "session" in view.operations else None
+            looker.act = lambda view: conductor.interrupt() if view.phases[1].state.done == 8 else None
 
+        every, bursts = 600.0, 750  # the second burst is due long after the interruption
+        burst = {"arrivals": "burst", "burst": 8, "every": every, "duration": every * bursts}
         return await load_run(
             ENROLL,
-            {"kind": "checkin", "by": "self", "rate": 2, "duration": 600.0},  # a Mac is due every 4 s
+            {"kind": "checkin", "by": "self", **burst},
             {"kind": "idle", "name": "never", "seconds": 600.0},
             onlooker=looker,
             started=started,
@@ -152,15 +159,39 @@ def test_an_interrupted_run_keeps_what_it_measured_and_says_what_was_dropped(run
     assert conductor.incomplete_because == INTERRUPTED
     metrics = conductor.metrics()
     assert metrics.summary("enroll").count == 8
-    assert metrics.summary("session").count > 0
+    assert metrics.summary("session").count == 8
+    assert metrics.failures() == []
+    assert metrics.cuts() == []
     (drop,) = metrics.drops()
-    assert (drop.operation, drop.reason) == ("session", INTERRUPTED)
+    assert (drop.operation, drop.reason, drop.count) == ("session", INTERRUPTED, 5992)
     state = conductor.phases[1].state
-    assert state.planned == 1200
-    assert drop.count == state.planned - state.started > 1100
-    assert conductor.phases[1].begun is not None
-    assert conductor.phases[1].over is None
-    assert conductor.phases[2].begun is None
+    assert (state.planned, state.started, state.done, state.dropped) == (6000, 8, 8, 5992)
+    assert sum(looker.views[-1].macs.values()) == 8
+    assert conductor.phases[1].started_s is not None
+    assert conductor.phases[1].finished_s is None
+    assert conductor.phases[2].started_s is None
+
+
+def test_the_last_reports_are_read_after_a_stall_too() -> None:
+    class Link:
+        connected = True
+
+    clock, link = Clock(), Link()
+    fleet = {"fleet": {"devices": 4, "segment_size": 4}, "phase": [ENROLL]}
+    conductor = Conductor(clock, scenario_from(fleet), OneDies(0.0), 1, Onlooker())
+    conductor._link = link  # type: ignore[assignment]
+    received = Deferred.fromCoroutine(conductor._receive_last())
+    clock.advance(60.0)
+    assert not received.called
+    link.connected = False
+    clock.advance(60.0)
+    assert received.called
+
+    link.connected = True
+    given_up = Deferred.fromCoroutine(conductor._receive_last())
+    clock.pump([1.0] * 1000)
+    assert given_up.called
+    assert clock.getDelayedCalls() == []
 
 
 class OneDies(Executor):
@@ -183,7 +214,7 @@ class OneDies(Executor):
         self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
 
 
-def test_what_both_workers_warn_of_is_said_once(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_warning_of_two_workers_is_printed_once(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     payload = {"PayloadType": "com.example", "PayloadUUID": "A", "PayloadIdentifier": "a", "Text": "%Nothing%"}
     profile = {**payload, "PayloadType": "Configuration", "PayloadUUID": "B", "PayloadContent": [payload]}
     (tmp_path / "enroll.mobileconfig").write_bytes(dump_xml(profile))
@@ -198,7 +229,7 @@ def test_what_both_workers_warn_of_is_said_once(run_in_reactor: RunInReactor, tm
     assert sum("%Nothing%" in note for note in looker.notes) == 1
 
 
-def test_a_worker_that_cannot_begin_ends_the_run(run_in_reactor: RunInReactor) -> None:
+def test_worker_that_cannot_start_ends_the_run(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         with pytest.raises(OperatorError, match="worker 1 died: killed"):
             await load_run(ENROLL, executor=OneDies(0.0))
@@ -206,7 +237,27 @@ def test_a_worker_that_cannot_begin_ends_the_run(run_in_reactor: RunInReactor) -
     run_in_reactor(scenario())
 
 
-def test_a_shard_says_why_it_cannot_begin(run_in_reactor: RunInReactor) -> None:
+class NeverBegins(OneDies):
+    """An executor whose second shard does nothing, as a process that is stopped."""
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        self._count += 1
+        return self._threads.submit(function, *arguments, **named) if self._count == 1 else Future()
+
+
+def test_a_worker_that_is_never_ready_ends_the_run_and_is_named(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.load.conductor.READY_SECONDS", 20.0)  # the other one is ready by then
+
+    async def scenario() -> None:
+        with pytest.raises(OperatorError, match=r"found these not ready: 1\. Look whether something stops them"):
+            await load_run(ENROLL, executor=NeverBegins(0.0))
+
+    run_in_reactor(scenario())
+
+
+def test_shard_reports_why_it_cannot_start(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         with pytest.raises(OperatorError, match="nowhere0"):
             await load_run(ENROLL, workers=1, lom={"network": "interface:nowhere0"})

@@ -20,19 +20,22 @@ from agent.load.control import (
     Finish,
     Hello,
     Message,
-    Note,
     PhaseFinished,
     Ready,
+    RefusalAnswer,
+    RefusalQuestion,
     Second,
     Settle,
     Settled,
     Snapshot,
     StartPhase,
+    Warn,
     encode,
     next_message,
 )
 from agent.measure.live import PhaseState
 from agent.push.broker import Answer, Broken, PushOutcome
+from agent.push.reasons import OwnCause
 from agent.push.requests import MAX_PAYLOAD_BYTES, Provider
 from agent.push.wire import RoutedAnswer, RoutedPush
 
@@ -71,7 +74,9 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Snapshot, rows),
     st.builds(PhaseFinished, st.integers(0, 1000), states),
     st.builds(RoutedAnswer.of, st.integers(0, 2**53 - 1), outcomes),
-    st.builds(Note, st.text(max_size=100)),
+    st.builds(Warn, st.text(max_size=100)),
+    st.builds(RefusalQuestion, counts, counts, st.floats(0, 1e10)),
+    st.builds(RefusalAnswer, counts, st.none() | st.sampled_from(OwnCause)),
     st.builds(Begin, st.floats(allow_nan=False)),
     st.builds(StartPhase, st.integers(0, 1000)),
     pushes,
@@ -87,7 +92,7 @@ def take_all(reader: FrameReader) -> list[Message]:
 
 
 @given(st.lists(messages, max_size=5), st.lists(st.integers(1, 40), min_size=1))
-def test_messages_come_out_as_they_went_in_however_their_bytes_are_cut(sent: list[Message], cuts: list[int]) -> None:
+def test_messages_are_read_from_any_pieces(sent: list[Message], cuts: list[int]) -> None:
     octets = b"".join(map(encode, sent))
     reader = FrameReader(1 << 20)
     received: list[Message] = []
@@ -101,7 +106,7 @@ def test_messages_come_out_as_they_went_in_however_their_bytes_are_cut(sent: lis
 
 
 @given(st.binary(max_size=200))
-def test_bytes_of_a_stranger_are_messages_or_refused(octets: bytes) -> None:
+def test_untrusted_bytes_are_messages_or_control_errors(octets: bytes) -> None:
     reader = FrameReader(MAX_HELLO_BYTES)
     reader.receive(octets)
     with contextlib.suppress(ControlError):  # and nothing else
@@ -109,7 +114,7 @@ def test_bytes_of_a_stranger_are_messages_or_refused(octets: bytes) -> None:
 
 
 @given(st.integers(0, 2**53 - 1), outcomes)
-def test_an_outcome_comes_out_of_its_answer_as_it_went_in(number: int, outcome: PushOutcome) -> None:
+def test_push_outcome_survives_a_round_trip(number: int, outcome: PushOutcome) -> None:
     answer = RoutedAnswer.of(number, outcome)
     assert (answer.number, answer.outcome) == (number, outcome)
 
@@ -120,7 +125,7 @@ ANSWER = {"type": "push answer", "number": 1, "status": 200, "apns_id": "", "bod
 
 
 @pytest.mark.parametrize("message", [PUSH, ANSWER])
-def test_these_pushes_and_answers_are_taken(message: dict[str, object]) -> None:
+def test_valid_pushes_and_answers_are_accepted(message: dict[str, object]) -> None:
     (taken,) = framed(message)
     assert isinstance(taken, RoutedPush | RoutedAnswer)
 
@@ -154,7 +159,7 @@ def framed(message: dict[str, object]) -> list[Message]:
     return take_all(reader)
 
 
-def test_a_long_frame_is_refused_before_its_bytes_are_there() -> None:
+def test_too_long_frame_is_refused_before_its_body() -> None:
     reader = FrameReader(MAX_HELLO_BYTES)
     reader.receive(struct.pack(">I", MAX_HELLO_BYTES + 1))
     with pytest.raises(ControlError, match="1 to 4096 bytes, found a length of 4097"):
@@ -162,6 +167,6 @@ def test_a_long_frame_is_refused_before_its_bytes_are_there() -> None:
 
 
 @given(states, states, states)
-def test_phases_of_shards_add_up_in_any_order(one: PhaseState, two: PhaseState, three: PhaseState) -> None:
+def test_phase_counts_of_shards_add_up_in_any_order(one: PhaseState, two: PhaseState, three: PhaseState) -> None:
     assert one.plus(two).plus(three) == three.plus(one.plus(two))
-    assert one.plus(PhaseState(over=True)) == one
+    assert one.plus(PhaseState(finished=True)) == one

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from agent.errors import PeerError
-from agent.load.control import Begin, ControlError, Finish, Hello, Message, Note, Ready, encode
+from agent.load.control import Begin, ControlError, Finish, Hello, Message, Ready, Warn, encode
 from agent.load.control_link import NAME, ControlLink, ControlServer, connect
 from agent.pki.authority import Authority
 
@@ -46,7 +46,7 @@ async def until(happened: Callable[[], object]) -> None:
     raise AssertionError("it did not happen")
 
 
-def test_shards_with_their_secret_are_known_by_their_number(run_in_reactor: RunInReactor) -> None:
+def test_shard_is_identified_by_its_secret(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         conductor, ears = Ear(), [Ear(), Ear()]
         server = ControlServer(reactor, 2, conductor)
@@ -74,12 +74,12 @@ def test_shards_with_their_secret_are_known_by_their_number(run_in_reactor: RunI
 
 
 @pytest.mark.parametrize("hello", [Hello(0, "wrong"), Hello(0, ""), Hello(7, "wrong"), Hello(-1, "wrong"), Ready()])
-def test_a_stranger_is_hung_up_on_and_heard_by_nobody(run_in_reactor: RunInReactor, hello: Any) -> None:
+def test_connection_with_a_wrong_secret_is_closed(run_in_reactor: RunInReactor, hello: Any) -> None:
     async def scenario() -> None:
         conductor, stranger = Ear(), Ear()
         server = ControlServer(reactor, 1, conductor)
         server.listen()
-        connect(reactor, server.address, server.ca, hello, stranger).send(Note("let me in"))
+        connect(reactor, server.address, server.ca, hello, stranger).send(Warn("let me in"))
         await until(lambda: stranger.lost)
         assert (conductor.heard, conductor.lost, stranger.heard) == ([], [], [])
         server.close()
@@ -87,7 +87,7 @@ def test_a_stranger_is_hung_up_on_and_heard_by_nobody(run_in_reactor: RunInReact
     run_in_reactor(scenario())
 
 
-def test_nobody_comes_twice_with_one_secret(run_in_reactor: RunInReactor) -> None:
+def test_second_connection_with_one_secret_is_closed(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         conductor, first, second = Ear(), Ear(), Ear()
         server = ControlServer(reactor, 1, conductor)
@@ -103,7 +103,7 @@ def test_nobody_comes_twice_with_one_secret(run_in_reactor: RunInReactor) -> Non
     run_in_reactor(scenario())
 
 
-def test_a_shard_says_nothing_to_a_conductor_with_another_certificate(run_in_reactor: RunInReactor) -> None:
+def test_shard_sends_nothing_to_a_conductor_with_another_certificate(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         conductor, shard = Ear(), Ear()
         server = ControlServer(reactor, 1, conductor)
@@ -118,16 +118,16 @@ def test_a_shard_says_nothing_to_a_conductor_with_another_certificate(run_in_rea
     run_in_reactor(scenario())
 
 
-def test_a_message_that_makes_no_sense_ends_that_link_alone(run_in_reactor: RunInReactor) -> None:
+def test_malformed_message_closes_its_link_only(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        conductor, one, two = Ear(refuse=Note), Ear(), Ear()
+        conductor, one, two = Ear(refuse=Warn), Ear(), Ear()
         server = ControlServer(reactor, 2, conductor)
         server.listen()
         links = [
             connect(reactor, server.address, server.ca, Hello(number, server.secrets[number]), ear)
             for number, ear in enumerate((one, two))
         ]
-        links[0].send(Note("nonsense"))
+        links[0].send(Warn("nonsense"))
         await until(lambda: one.lost)
         links[1].send(Ready())
         await until(lambda: conductor.heard)
@@ -141,7 +141,7 @@ def test_a_message_that_makes_no_sense_ends_that_link_alone(run_in_reactor: RunI
 @pytest.mark.parametrize(
     "octets", [struct.pack(">I", 1 << 31), struct.pack(">I", 4) + b"\xc1\xc1\xc1\xc1", b"GET / HTTP/1.1\r\n"]
 )
-def test_bytes_that_are_no_hello_end_the_connection(run_in_reactor: RunInReactor, octets: bytes) -> None:
+def test_malformed_hello_closes_the_connection(run_in_reactor: RunInReactor, octets: bytes) -> None:
     async def scenario() -> None:
         conductor = Ear()
         server = ControlServer(reactor, 1, conductor)
@@ -164,5 +164,5 @@ def test_bytes_that_are_no_hello_end_the_connection(run_in_reactor: RunInReactor
     run_in_reactor(scenario())
 
 
-def test_a_frame_tells_its_length_first() -> None:
+def test_frame_starts_with_its_length() -> None:
     assert encode(Ready())[:4] == struct.pack(">I", len(encode(Ready())) - 4)

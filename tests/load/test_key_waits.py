@@ -20,18 +20,18 @@ from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_paylo
 from agent.report.generator import judged_generator
 from agent.scenario.reading import scenario_from
 
-DEVICES = 8
+DEVICES = 4
 SCEP: dict[str, Any] = {"identity": "scep", "keys": "unique"}
 
 
 def run(run_in_reactor: RunInReactor, **arguments: Any) -> Conductor:
     async def scenario() -> Conductor:
-        return await load_run(ENROLL, devices=DEVICES, server=SCEP, **arguments)
+        return await load_run(ENROLL, devices=DEVICES, fleet={"segment_size": 2}, server=SCEP, **arguments)
 
     return run_in_reactor(scenario())
 
 
-def test_the_keys_are_made_before_the_first_mac_enrolls(
+def test_keys_are_made_before_the_first_enrollment(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard_keys, "KEYS_AHEAD_SECONDS", 100.0)  # however busy the machine is
@@ -44,7 +44,7 @@ def test_the_keys_are_made_before_the_first_mac_enrolls(
     assert (phase.key_waits, phase.key_wait_s) == (0, 0.0)
 
 
-def test_a_run_that_has_to_wait_for_its_keys_says_so_by_stage_phase_and_worker(
+def test_key_waits_are_reported_by_stage_phase_and_worker(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(keys, "MAX_AHEAD", 0)
@@ -87,7 +87,7 @@ def profile(bits: int | None) -> EnrollWith:
         (EnrollWith(b"no profile"), False, "pkcs12", []),
     ],
 )
-def test_how_long_the_keys_will_be_is_known_beforehand_but_for_a_profile_of_each_macs_own(
+def test_key_size_is_known_in_advance_except_for_a_profile_per_mac(
     enroll: EnrollAt | EnrollWith, embedded: bool, identity: str, sizes: list[int | None]
 ) -> None:
     server = {"identity": identity} if embedded else {"identity": identity, "adapter": "none", "enroll": "profile"}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, SECONDS, with_patch
+from command import lom_agent
+from forked import Forked
 
 SCENARIO = """
 limits = ["session.p99 < 5s", "session.errors == 0", "enroll.errors == 0"]
@@ -55,24 +55,21 @@ Shard._start = stalled
 def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The URL and the CA of a lab in a process of its own."""
     folder = tmp_path / "lab"
-    with subprocess.Popen([COMMAND, "lab", "--out", str(folder)], stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
+    with Forked("lab", "--out", str(folder), mixed=True) as running:
         url = ""
-        for line in running.stdout:
+        for line in map(bytes.decode, running.stdout):
             url = line.partition(":")[2].strip() if line.startswith("MDM server") else url
             if line.startswith("Ctrl-C"):
                 break
         yield url, folder / "ca.pem"
         running.send_signal(signal.SIGINT)
-        running.communicate(timeout=SECONDS)
+        running.communicate()
 
 
-def test_a_worker_that_stood_still_is_named_and_its_latencies_are_not_the_servers(
-    tmp_path: Path, lab: tuple[str, Path]
-) -> None:
+def test_stopped_worker_is_reported_as_overloaded(tmp_path: Path, lab: tuple[str, Path]) -> None:
     path, out, junit = tmp_path / "scenario.toml", tmp_path / "out", tmp_path / "junit.xml"
     path.write_text(SCENARIO.format(url=lab[0], ca=lab[1]))
-    done = with_patch(tmp_path, STALL, "run", str(path), "--quiet", "--out", str(out), "--junit", str(junit))
+    done = lom_agent("run", str(path), "--quiet", "--out", str(out), "--junit", str(junit), patch=STALL)
     document: Any = json.loads((out / "results.json").read_bytes())
 
     assert document["complete"], done.stderr

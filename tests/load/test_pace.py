@@ -1,4 +1,4 @@
-"""The pace of a phase on a clock of its own: what is due begins, whatever became of what began before it."""
+"""The pace of a phase on a fake clock: due operations start regardless of the earlier ones."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def every(seconds: float, number: int) -> list[Arrival]:
     return [Arrival(place * seconds, place) for place in range(number)]
 
 
-def test_each_thing_begins_when_it_is_due() -> None:
+def test_each_operation_starts_when_it_is_due() -> None:
     track = Track()
     track.open(every(0.5, 4))
     track.pass_time(3.0)
@@ -88,7 +88,7 @@ def test_each_thing_begins_when_it_is_due() -> None:
     assert track.clock.getDelayedCalls() == []
 
 
-def test_nothing_waits_for_what_began_before_it() -> None:
+def test_operations_do_not_wait_for_earlier_ones() -> None:
     stuck: Deferred[None] = Deferred()
     track = Track(lambda target: stuck if target == 0 else None)
     track.open(every(0.5, 4))
@@ -99,7 +99,7 @@ def test_nothing_waits_for_what_began_before_it() -> None:
     assert track.over
 
 
-def test_what_could_not_begin_in_time_is_late_and_counts_from_its_due_time() -> None:
+def test_late_operation_counts_from_its_due_time() -> None:
     track = Track()
     track.open(every(0.01, 100))
     track.clock.advance(0.005)
@@ -110,7 +110,7 @@ def test_what_could_not_begin_in_time_is_late_and_counts_from_its_due_time() -> 
     assert [due for _, _, due in track.begun] == [place * 0.01 for place in range(100)]
 
 
-def test_what_a_mac_cannot_begin_is_dropped_and_says_why() -> None:
+def test_operation_that_a_mac_cannot_start_is_dropped_with_a_reason() -> None:
     def refuse(target: int) -> Deferred[None] | None:
         if target % 2:
             raise NotPossible("the Mac was off")
@@ -124,7 +124,7 @@ def test_what_a_mac_cannot_begin_is_dropped_and_says_why() -> None:
     assert (drop.operation, drop.reason, drop.count) == ("session", "the Mac was off", 5)
 
 
-def test_failures_of_the_peer_are_counted_and_the_others_go_on() -> None:
+def test_peer_failures_are_counted_and_the_phase_continues() -> None:
     def refuse(target: int) -> Deferred[None] | None:
         if target == 1:
             raise Refused("no")
@@ -137,7 +137,7 @@ def test_failures_of_the_peer_are_counted_and_the_others_go_on() -> None:
     assert track.failure is None
 
 
-def test_a_defect_ends_in_the_hands_of_whoever_waits() -> None:
+def test_unexpected_exception_reaches_the_waiting_deferred() -> None:
     def defect(_target: int) -> Deferred[None] | None:
         raise ZeroDivisionError
 
@@ -149,7 +149,7 @@ def test_a_defect_ends_in_the_hands_of_whoever_waits() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.25])
-def test_the_end_of_the_run_drops_what_is_not_begun_and_stops_what_is(seconds: float) -> None:
+def test_end_of_run_drops_unstarted_operations_and_cancels_open_ones(seconds: float) -> None:
     cancelled: list[int] = []
 
     def wait(target: int) -> Deferred[None]:
@@ -170,7 +170,7 @@ def test_the_end_of_the_run_drops_what_is_not_begun_and_stops_what_is(seconds: f
     assert track.clock.getDelayedCalls() == []
 
 
-def test_a_closed_loop_has_so_many_at_a_time() -> None:
+def test_closed_loop_keeps_its_concurrency() -> None:
     open_now: dict[int, Deferred[None]] = {}
 
     def wait(target: int) -> Deferred[None]:
@@ -189,7 +189,7 @@ def test_a_closed_loop_has_so_many_at_a_time() -> None:
     assert [target for target, _, _ in track.begun] == list(range(7))
 
 
-def test_a_closed_loop_with_a_time_begins_nothing_after_it() -> None:
+def test_closed_loop_starts_nothing_after_its_duration() -> None:
     track = Track()
 
     def soon(_target: int) -> Deferred[None]:
@@ -205,7 +205,7 @@ def test_a_closed_loop_with_a_time_begins_nothing_after_it() -> None:
     assert 18 <= len(track.begun) <= 20
 
 
-def test_a_closed_loop_in_which_nothing_can_begin_does_not_spin() -> None:
+def test_closed_loop_without_startable_macs_does_not_busy_loop() -> None:
     def never(_target: int) -> Deferred[None] | None:
         raise NotPossible("the Mac was off")
 
@@ -216,7 +216,7 @@ def test_a_closed_loop_in_which_nothing_can_begin_does_not_spin() -> None:
     assert 10 <= track.state.dropped <= 25
 
 
-def test_a_day_that_is_cut_short_is_counted_by_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_long_phase_counts_drops_by_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.load.phases.pace.MOST_COUNTED", 50)
     track = Track()
     track.state.planned = 10_000

@@ -19,7 +19,7 @@ from agent.net.timing import Stalls
 LIMIT = 10_000.0  # seconds: beyond what a test may take
 
 
-def test_a_result_that_is_dropped_fails_the_wait_for_it_at_once(run_in_reactor: RunInReactor) -> None:
+def test_dropped_result_fails_its_wait_at_once(run_in_reactor: RunInReactor) -> None:
     with scripted_mdm(replace(NEVER, refused_retries=1)) as mdm:
         victim, other = mdm.macs
 

@@ -36,9 +36,7 @@ def shape(name: str, **keys: Any) -> dict[str, Any]:
     return {**COMMAND, "name": name, "wait": False, **keys}
 
 
-def test_every_shape_has_its_exact_number_of_arrivals_over_two_shards(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_every_arrival_shape_has_its_exact_count_over_two_shards(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     (tmp_path / "offsets").write_text("0.1\n0.9 # the last\n\n0.1\n0.4\n")
     shapes = {
         "at_once": ({}, 8),
@@ -66,7 +64,7 @@ def test_every_shape_has_its_exact_number_of_arrivals_over_two_shards(
     found = {phase.name: phase.state for phase in conductor.phases[1:]}
     assert {name: state.planned for name, state in found.items()} == expected
     assert {name: state.done for name, state in found.items()} == expected
-    assert all(state.over and state.started == state.done for state in found.values())
+    assert all(state.finished and state.started == state.done for state in found.values())
     metrics = conductor.metrics()
     assert failed(metrics) == {}
     assert dropped(metrics) == {}
@@ -74,7 +72,7 @@ def test_every_shape_has_its_exact_number_of_arrivals_over_two_shards(
     assert metrics.summary("delivery").late == sum(state.late for state in found.values())
 
 
-def test_what_a_busy_mac_cannot_begin_is_dropped_and_all_of_it_adds_up(run_in_reactor: RunInReactor) -> None:
+def test_operations_of_busy_macs_are_dropped_and_counts_add_up(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         # 60 a second for four Macs that are away for a good part of the time.
         return await load_run(
@@ -98,7 +96,7 @@ def test_what_a_busy_mac_cannot_begin_is_dropped_and_all_of_it_adds_up(run_in_re
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 12), st.integers(1, 500), st.floats(0.01, 1.0))
-def test_the_parts_of_a_number_add_up_over_the_shards(
+def test_divided_numbers_add_up_over_the_shards(
     devices: int, size: int, shards: int, number: int, share: float
 ) -> None:
     population = Population("parts", devices, size)
@@ -116,7 +114,7 @@ def test_the_parts_of_a_number_add_up_over_the_shards(
 
 
 @pytest.mark.parametrize("segments", [1, 4])
-def test_a_closed_loop_has_its_concurrency_over_all_shards_and_all_segments(
+def test_concurrency_holds_over_all_shards_and_segments(
     run_in_reactor: RunInReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segments: int
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
@@ -149,7 +147,7 @@ def test_a_closed_loop_has_its_concurrency_over_all_shards_and_all_segments(
     assert (state.planned, state.done, state.failed) == (4 * segments, 4 * segments, 4 * segments)
 
 
-def test_closed_loops_that_go_round_or_end_early(run_in_reactor: RunInReactor) -> None:
+def test_closed_loop_repeats_targets_or_ends_early(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
@@ -183,7 +181,7 @@ SELECTIONS = {
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_a_selection_is_the_same_macs_with_any_number_of_workers(
+def test_selected_macs_do_not_depend_on_the_number_of_workers(
     run_in_reactor: RunInReactor, tmp_path: Path, workers: int
 ) -> None:
     phases = [
@@ -212,7 +210,7 @@ def test_a_selection_is_the_same_macs_with_any_number_of_workers(
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_lom_phase_powers_exactly_the_chosen_macs(run_in_reactor: RunInReactor, tmp_path: Path, workers: int) -> None:
+def test_lom_phase_powers_exactly_the_selected_macs(run_in_reactor: RunInReactor, tmp_path: Path, workers: int) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
@@ -232,7 +230,7 @@ def test_a_lom_phase_powers_exactly_the_chosen_macs(run_in_reactor: RunInReactor
     assert all(found[index] for index in range(12))
 
 
-def test_more_workers_than_segments_and_one_mac(run_in_reactor: RunInReactor) -> None:
+def test_workers_are_limited_by_segments_and_one_mac_runs(run_in_reactor: RunInReactor) -> None:
     async def scenario(devices: int) -> Conductor:
         return await load_run(ENROLL, {**COMMAND, "rate": 40}, devices=devices, workers=5)
 
@@ -243,7 +241,7 @@ def test_more_workers_than_segments_and_one_mac(run_in_reactor: RunInReactor) ->
         assert failed(conductor.metrics()) == {}
 
 
-def test_a_phase_in_which_nobody_is_chosen_is_over_at_once(run_in_reactor: RunInReactor) -> None:
+def test_phase_without_selected_macs_finishes_at_once(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Any:
         return await load_run(
             {"kind": "enroll"},

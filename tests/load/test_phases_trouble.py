@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND as LOM_AGENT
 from conftest import RunInReactor
+from forked import Forked
 from load_runs import ENROLL, Onlooker, counts, dropped, failed, load_run
 from outside_servers import outside_lab
 from servers import unused_port
@@ -28,7 +26,7 @@ COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "Profil
 LOOK = {"kind": "checkin", "by": "self", "rate": 40}
 
 
-def test_phases_overlap_as_start_at_and_wait_say(run_in_reactor: RunInReactor) -> None:
+def test_start_at_and_wait_determine_how_phases_overlap(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
@@ -40,26 +38,28 @@ def test_phases_overlap_as_start_at_and_wait_say(run_in_reactor: RunInReactor) -
 
     conductor = run_in_reactor(scenario())
     _, beside, long, idle, after = conductor.phases
-    begun = [phase.begun or 0.0 for phase in conductor.phases]
+    begun = [phase.started_s or 0.0 for phase in conductor.phases]
     assert begun == sorted(begun)
-    assert long.begun is not None
-    assert long.begun >= 0.6
-    assert idle.begun is not None
-    assert idle.begun >= 0.9
-    assert idle.over is not None
-    assert after.begun is not None
-    assert after.begun >= idle.over >= idle.begun + 0.5
-    assert beside.over is not None
-    assert beside.over >= (beside.begun or 0.0) + 0.5
-    assert long.over is not None
-    assert long.over >= long.begun + 1.15  # when its last command is due: it does not end with the phase after it
+    assert long.started_s is not None
+    assert long.started_s >= 0.6
+    assert idle.started_s is not None
+    assert idle.started_s >= 0.9
+    assert idle.finished_s is not None
+    assert after.started_s is not None
+    assert after.started_s >= idle.finished_s >= idle.started_s + 0.5
+    assert beside.finished_s is not None
+    assert beside.finished_s >= (beside.started_s or 0.0) + 0.5
+    assert long.finished_s is not None
+    assert (
+        long.finished_s >= long.started_s + 1.15
+    )  # when its last command is due: it does not end with the phase after it
     assert long.state.done == 24
     assert after.state.planned == MACS
-    assert all(phase.over is not None for phase in conductor.phases)
+    assert all(phase.finished_s is not None for phase in conductor.phases)
     assert failed(conductor.metrics()) == {}
 
 
-def test_segments_lose_their_power_one_after_another_and_no_command_is_lost(run_in_reactor: RunInReactor) -> None:
+def test_power_cuts_of_segments_lose_no_command(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         cut = {"kind": "power_cut", "seconds": 0.3, "spread": 0.3, "return_spread": 0.2, "wait": False}
         return await load_run(ENROLL, cut, {**COMMAND, "rate": 24, "duration": 1.5}, devices=12)
@@ -75,10 +75,12 @@ def test_segments_lose_their_power_one_after_another_and_no_command_is_lost(run_
 
 
 # From the run's start: long enough for the Macs to have enrolled before, also on a busy machine.
-@pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0}, {"not_now": 0.5}])
-def test_a_command_that_is_put_off_is_delivered_later(run_in_reactor: RunInReactor, behaviour: dict[str, Any]) -> None:
+@pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0, "not_now_retry": 1.0}, {"not_now": 0.5}])
+def test_command_answered_with_notnow_is_delivered_later(
+    run_in_reactor: RunInReactor, behaviour: dict[str, Any]
+) -> None:
     async def scenario() -> Conductor:
-        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={**behaviour, "not_now_retry": 0.2})
+        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={"not_now_retry": 0.2, **behaviour})
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {}
@@ -86,7 +88,7 @@ def test_a_command_that_is_put_off_is_delivered_later(run_in_reactor: RunInReact
     assert counts(metrics)["command"] > MACS  # NotNow is an answer, too
 
 
-def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(run_in_reactor: RunInReactor) -> None:
+def test_command_deferred_beyond_the_phase_timeout_fails(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         busy = {"not_now": 1.0, "not_now_retry": 60.0}
         return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 0.2}, {**LOOK, "name": "later"}, fleet=busy)
@@ -102,7 +104,7 @@ def test_a_command_that_is_put_off_for_longer_than_its_phase_waits_has_failed(ru
     assert conductor.phases[2].state.failed == 0
 
 
-def test_an_enrollment_is_tried_again_until_the_server_is_there(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_enrollment_is_retried_until_the_server_listens(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, _gateway):
             port = int(outside.server.url.rpartition(":")[2])
@@ -127,7 +129,7 @@ def test_an_enrollment_is_tried_again_until_the_server_is_there(run_in_reactor: 
     assert counts(metrics)["session"] == MACS
 
 
-def test_a_server_that_is_not_there_fails_every_enrollment_and_nothing_else_begins(
+def test_unreachable_server_fails_enrollments_and_starts_no_other_phase(
     run_in_reactor: RunInReactor,
 ) -> None:
     async def scenario() -> Conductor:
@@ -145,11 +147,8 @@ def test_a_server_that_is_not_there_fails_every_enrollment_and_nothing_else_begi
     assert conductor.incomplete_because is None
 
 
-def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
-    lab = subprocess.Popen([LOM_AGENT, "lab", "--out", str(tmp_path)], stdout=subprocess.PIPE)
-    assert lab.stdout is not None
+def test_server_that_stops_during_a_run_fails_later_operations(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    lab = Forked("lab", "--out", str(tmp_path))
     lines = [lab.stdout.readline() for _ in range(2)]
     while b"Ctrl-C" not in lab.stdout.readline():
         pass
@@ -157,7 +156,7 @@ def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
 
     def die(view: Any) -> None:
         if lab.poll() is None and "session" in view.operations:
-            lab.send_signal(signal.SIGKILL)
+            lab.kill()
             lab.wait()
 
     async def scenario() -> Conductor:
@@ -165,12 +164,8 @@ def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
             ENROLL, {**LOOK, "rate": 20, "duration": 3.0}, onlooker=Onlooker(die), server=server, devices=MACS
         )
 
-    try:
+    with lab:
         conductor = run_in_reactor(scenario())
-    finally:
-        lab.kill()
-        lab.wait()
-        lab.stdout.close()
     metrics = conductor.metrics()
     kinds = {kind for operation, kind in failed(metrics) if operation == "session"}
     assert kinds <= {"connect", "broken", "tls"}
@@ -180,7 +175,7 @@ def test_a_server_that_dies_in_the_middle_fails_what_follows_and_the_run_ends(
     assert conductor.incomplete_because is None
 
 
-def test_a_mac_that_is_unenrolled_in_the_middle_takes_no_further_part(run_in_reactor: RunInReactor) -> None:
+def test_unenrolled_mac_takes_no_part_in_later_phases(run_in_reactor: RunInReactor) -> None:
     remove = {"RequestType": "RemoveProfile", "Identifier": ENROLLMENT_IDENTIFIER}
     onlooker = Onlooker()
 
@@ -208,7 +203,7 @@ def test_a_mac_that_is_unenrolled_in_the_middle_takes_no_further_part(run_in_rea
     assert +Counter(onlooker.views[-1].macs) == {"idle": MACS}
 
 
-def test_macs_look_by_themselves_while_idle(run_in_reactor: RunInReactor) -> None:
+def test_macs_poll_during_an_idle_phase(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
@@ -223,7 +218,7 @@ def test_macs_look_by_themselves_while_idle(run_in_reactor: RunInReactor) -> Non
     assert failed(conductor.metrics()) == {}
 
 
-def test_macs_that_enroll_again(run_in_reactor: RunInReactor) -> None:
+def test_enrolled_macs_enroll_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(ENROLL, {**ENROLL, "name": "again"}, LOOK)
 
@@ -232,7 +227,7 @@ def test_macs_that_enroll_again(run_in_reactor: RunInReactor) -> None:
     assert failed(conductor.metrics()) == {}
 
 
-def test_macs_that_are_to_enroll_while_they_enroll(run_in_reactor: RunInReactor) -> None:
+def test_overlapping_enroll_phases_enroll_each_mac_at_least_once(run_in_reactor: RunInReactor) -> None:
     onlooker = Onlooker()
 
     async def scenario() -> Conductor:
@@ -251,7 +246,7 @@ def test_macs_that_are_to_enroll_while_they_enroll(run_in_reactor: RunInReactor)
     assert +Counter(onlooker.views[-1].macs) == {"idle": MACS}
 
 
-def test_two_power_cuts_at_once(run_in_reactor: RunInReactor) -> None:
+def test_simultaneous_power_cuts(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
@@ -268,7 +263,7 @@ def test_two_power_cuts_at_once(run_in_reactor: RunInReactor) -> None:
 
 
 def check_shard(result: ShardResult) -> None:
-    """Of each operation and phase of one worker as many were begun as succeeded, failed and were cut short."""
+    """For each operation and phase of one worker: started = succeeded + failed + cut short."""
     metrics = Metrics()
     metrics.merge(result.metrics)
     for name in metrics.operations():
@@ -282,11 +277,11 @@ def check_shard(result: ShardResult) -> None:
     assert sum(drop.count for drop in metrics.drops()) == sum(state.dropped for state in result.phases.values())
 
 
-def test_a_run_that_is_interrupted_in_the_middle_of_everything(run_in_reactor: RunInReactor) -> None:
+def test_interrupted_run_with_every_phase_open_adds_up(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         def started(conductor: Conductor) -> None:
             def look() -> None:
-                if conductor.phases[-1].begun is not None:
+                if conductor.phases[-1].started_s is not None:
                     reactor.callLater(0.15, conductor.interrupt)
                     reactor.callLater(0.16, conductor.interrupt)
                 else:
@@ -312,7 +307,7 @@ def test_a_run_that_is_interrupted_in_the_middle_of_everything(run_in_reactor: R
         state = phase.state
         assert state.started + state.dropped == state.planned, phase.name
         assert state.done + state.cut_short == state.started, phase.name
-    for shard in conductor.results:  # what a shard came to is whole, whatever the link still carried
+    for shard in conductor.results:  # a shard's result is complete, even if the link lost messages
         check_shard(shard)
     metrics = conductor.metrics()
     assert sum(dropped(metrics).values()) == sum(phase.state.dropped for phase in conductor.phases)

@@ -1,4 +1,4 @@
-"""Push between a lab, its gateway and real Macs, over sockets: who is woken, who is not, and what is left lying."""
+"""Push between a lab, its gateway and real Macs, over sockets: which Macs open a session, and what stays stored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def pushed(devices: int = 1, *, scep: bool = False) -> AsyncIterator[tuple
 
 
 def queue(running: Stack, client: MDMClient, request_type: str = "ProfileList") -> Deferred[Mapping[str, Any]]:
-    """Queue a command and wake nobody; its result."""
+    """Queue a command without a push; returns its result."""
     arrived: Deferred[Mapping[str, Any]] = Deferred()
     running.lab.enqueue(running.udid(client), {"RequestType": request_type}, arrived.callback)
     return arrived.addTimeout(SECONDS, reactor)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def switch(client: MDMClient, request: PowerRequest) -> None:
     client.receive_lom_request(LinkRequest(request.name, client.device.mac.dns_name, request, version), "controller")
 
 
-def test_a_push_wakes_exactly_the_mac_that_it_is_for(run_in_reactor: RunInReactor) -> None:
+def test_push_starts_a_session_of_its_mac_only(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with pushed(3) as (running, service):
             results = [queue(running, client) for client in running.fleet]
@@ -64,7 +64,7 @@ def test_a_push_wakes_exactly_the_mac_that_it_is_for(run_in_reactor: RunInReacto
     run_in_reactor(scenario())
 
 
-def test_an_open_session_swallows_the_push_and_looks_again(run_in_reactor: RunInReactor) -> None:
+def test_push_during_a_session_makes_it_poll_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with pushed() as (running, service):
             client = running.fleet[0]
@@ -89,7 +89,7 @@ def test_an_open_session_swallows_the_push_and_looks_again(run_in_reactor: RunIn
     run_in_reactor(scenario())
 
 
-def test_a_mac_that_is_off_gets_the_newest_push_when_it_is_back(run_in_reactor: RunInReactor) -> None:
+def test_newest_push_is_delivered_after_power_on(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with pushed() as (running, service):
             client = running.fleet[0]
@@ -109,7 +109,7 @@ def test_a_mac_that_is_off_gets_the_newest_push_when_it_is_back(run_in_reactor: 
     run_in_reactor(scenario())
 
 
-def test_a_mac_that_left_is_410_and_after_it_enrolled_again_it_is_woken(run_in_reactor: RunInReactor) -> None:
+def test_unenrolled_mac_is_410_until_it_enrolls_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with pushed() as (running, service):
             client = running.fleet[0]
@@ -131,7 +131,7 @@ def test_a_mac_that_left_is_410_and_after_it_enrolled_again_it_is_woken(run_in_r
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_push_between_two_enrollments_waits_for_the_end_of_it(run_in_reactor: RunInReactor, fails: bool) -> None:
+def test_push_during_reenrollment_is_delivered_afterwards(run_in_reactor: RunInReactor, fails: bool) -> None:
     async def scenario() -> None:
         async with pushed(scep=True) as (running, service):
             client = running.fleet[0]
@@ -163,7 +163,7 @@ def test_a_push_between_two_enrollments_waits_for_the_end_of_it(run_in_reactor: 
     run_in_reactor(scenario())
 
 
-def test_a_push_with_the_magic_of_another_enrollment_wakes_nobody(run_in_reactor: RunInReactor) -> None:
+def test_push_with_an_old_pushmagic_is_ignored(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with pushed() as (running, service):
             udid = running.udid(running.fleet[0])
@@ -175,7 +175,7 @@ def test_a_push_with_the_magic_of_another_enrollment_wakes_nobody(run_in_reactor
     run_in_reactor(scenario())
 
 
-def test_a_server_that_is_gone_when_the_push_comes_is_a_failed_push(run_in_reactor: RunInReactor) -> None:
+def test_push_fails_if_the_server_is_unreachable(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with pushed() as (running, service):
             client = running.fleet[0]

@@ -26,7 +26,7 @@ def record_of(*phases: dict[str, Any]) -> RunRecord:
     scenario = scenario_from({"fleet": {"devices": 8, "segment_size": 4}, "phase": list(phases)})
     record = RunRecord(scenario, Population("seed", 8, 4), 2)
     for phase in record.phases:
-        phase.begun = 0.0
+        phase.started_s = 0.0
     return record
 
 
@@ -41,9 +41,9 @@ def drops(record: RunRecord) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize(("number", "operation"), [(0, "enroll"), (1, "delivery"), (2, "delivery")])
-def test_what_a_lost_worker_had_planned_and_not_started_is_dropped(number: int, operation: str) -> None:
+def test_unstarted_operations_of_a_lost_worker_are_dropped(number: int, operation: str) -> None:
     record = record_of(*PHASES)
-    finished = PhaseState(planned=10, started=9, done=9, dropped=1, over=True)
+    finished = PhaseState(planned=10, started=9, done=9, dropped=1, finished=True)
     reported = PhaseState(planned=10, started=4, done=3, dropped=1)
     record.add_second(0, second(0, **{f"phase{number}": finished}))
     record.add_second(1, second(0, **{f"phase{number}": reported}))
@@ -61,7 +61,7 @@ def test_what_a_lost_worker_had_planned_and_not_started_is_dropped(number: int, 
     assert drops(record) == {(operation, WORKER_LOST): 5}, "asked twice, it is added once"
 
 
-def test_a_report_that_arrives_after_its_worker_was_lost_counts_too() -> None:
+def test_report_after_its_worker_was_lost_is_counted() -> None:
     record = record_of(*PHASES)
     record.add_second(1, second(0, phase0=PhaseState(planned=10, started=4, done=3)))
     record.add_problem(1, "worker 1 died")
@@ -82,7 +82,7 @@ def test_a_worker_that_returned_a_result_is_not_lost() -> None:
     assert record.problems == ["worker 1: interrupted"]
 
 
-def test_a_second_is_complete_when_every_worker_that_reports_has_reported_it() -> None:
+def test_second_is_complete_when_every_reporting_worker_reported_it() -> None:
     record = record_of(*PHASES)
     assert not record.add_second(0, second(0))
     assert record.add_second(1, second(0))
@@ -95,7 +95,23 @@ def test_a_second_is_complete_when_every_worker_that_reports_has_reported_it() -
     assert record.add_second(0, second(4))
 
 
-def test_a_phase_that_the_scenario_does_not_have_is_refused() -> None:
+def test_every_row_and_the_live_view_have_all_macs_but_those_of_a_lost_worker() -> None:
+    record = record_of(*PHASES)
+    row = {"operations": {}, "macs": {"idle": 4}, "connections": 4}
+    record.add_second(1, Second(0, row, {}))
+    for t in range(3):
+        record.add_second(0, Second(t, row, {}))
+    assert [sum(each.macs.values()) for each in record.timeline.rows()] == [8, 8, 8]
+    assert [each.connections for each in record.timeline.rows()] == [8, 8, 8]
+    assert sum(record.view(3.0, embedded_lab=False).macs.values()) == 8
+    record.add_problem(1, "worker 1 died")
+    record.add_second(1, Second(1, row, {}))  # it was on its way
+    assert [sum(each.macs.values()) for each in record.timeline.rows()] == [8, 8, 4]
+    assert record.view(3.0, embedded_lab=False).macs == {"idle": 4}
+    assert record.view(3.0, embedded_lab=False).connections == 4
+
+
+def test_unknown_phase_number_is_refused() -> None:
     record = record_of(*PHASES)
     with pytest.raises(ControlError, match="Expected a phase from 0 to 2 on the control link, found 3"):
         record.add_second(0, second(0, phase3=PhaseState()))

@@ -33,7 +33,9 @@ from twisted.web.server import NOT_DONE_YET
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 
-MACS = 8
+MACS = 4
+SEGMENTS = 2
+SMALL: dict[str, Any] = {"devices": MACS, "fleet": {"segment_size": MACS // SEGMENTS}}
 # Enroll; InstallProfile and LOMSetupRequest; a command by push; a session by push; a LOMDeviceRequest a segment.
 PHASES: tuple[dict[str, Any], ...] = (
     ENROLL,
@@ -42,7 +44,7 @@ PHASES: tuple[dict[str, Any], ...] = (
     {"kind": "checkin", "by": "push", "rate": 40},
     {"kind": "lom", "request": "Reset", "per_request": 0, "controllers": False},
 )
-COMMANDS = MACS + MACS + MACS + 2
+COMMANDS = MACS + MACS + MACS + SEGMENTS
 COMMAND = {"kind": "command", "request": {"RequestType": "ProfileList"}, "rate": 40}
 
 
@@ -61,7 +63,7 @@ def check_whole_way(conductor: Conductor, outside: Outside) -> None:
     assert found["enroll"] == found["lom_setup"] == MACS
     assert found["command"] == COMMANDS
     assert found["delivery"] == found["enqueue"] == COMMANDS + MACS  # the pushes of checkin
-    assert found["lom_device"] == found["return"] == MACS - 2
+    assert found["lom_device"] == found["return"] == MACS - SEGMENTS
     assert found["push"] == COMMANDS + MACS
     results = [result.status for mac in outside.lab.macs.values() for result in mac.results.values()]
     assert results == ["Acknowledged"] * COMMANDS
@@ -69,12 +71,12 @@ def check_whole_way(conductor: Conductor, outside: Outside) -> None:
 
 
 @pytest.mark.parametrize(("api", "tables"), [(NanoMDMAPI, nanomdm), (MicroMDMAPI, micromdm), (AnyAPI, webhook)])
-def test_the_whole_way_through_the_api_of_a_server(
+def test_run_through_the_api_of_each_server(
     run_in_reactor: RunInReactor, tmp_path: Path, api: type[API], tables: Callable[[str], dict[str, Any]]
 ) -> None:
     async def scenario() -> None:
         async with outside_lab(tmp_path, api) as (outside, front):
-            run = load_run(*PHASES, devices=MACS, onlooker=outside.onlooker, **outside.tables(**tables(front.url)))
+            run = load_run(*PHASES, **SMALL, onlooker=outside.onlooker, **outside.tables(**tables(front.url)))
             check_whole_way(await run, outside)
             pushes_on_enqueue = [path for path in front.asked if "push" in path or "wake" in path]
             assert len(pushes_on_enqueue) == (COMMANDS + MACS if api is AnyAPI else MACS)
@@ -82,7 +84,7 @@ def test_the_whole_way_through_the_api_of_a_server(
     run_in_reactor(scenario())
 
 
-def test_the_whole_way_through_a_lab_elsewhere(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_run_through_a_separate_lab(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with outside_lab(tmp_path) as (outside, _gateway):
             token = tmp_path / "token"
@@ -100,7 +102,7 @@ def test_the_whole_way_through_a_lab_elsewhere(run_in_reactor: RunInReactor, tmp
             lab = {"url": outside.server.url, "token_file": str(token)}
             tables = outside.tables(adapter="lab", lab=lab)
             del tables["server"]["enroll"]  # a lab's is where it always is
-            run = load_run(*PHASES, devices=MACS, onlooker=outside.onlooker, started=started, **tables)
+            run = load_run(*PHASES, **SMALL, onlooker=outside.onlooker, started=started, **tables)
             check_whole_way(await run, outside)
 
     run_in_reactor(scenario())
@@ -129,7 +131,7 @@ BASIC = b64encode(f"nanomdm:{KEY}".encode())
         (200, b"<html>welcome</html>", "server_answer"),
     ],
 )
-def test_an_api_that_refuses_is_counted_and_the_run_goes_on(
+def test_api_errors_are_counted_and_the_run_continues(
     run_in_reactor: RunInReactor, tmp_path: Path, status: int, body: bytes, kind: str
 ) -> None:
     async def scenario() -> Conductor:
@@ -137,7 +139,7 @@ def test_an_api_that_refuses_is_counted_and_the_run_goes_on(
             front.refuse = refused(status, body)
             later = {"kind": "checkin", "by": "self", "rate": 40}
             phases = (ENROLL, COMMAND, {"kind": "lom_setup", "concurrency": 8}, later)
-            return await load_run(*phases, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
+            return await load_run(*phases, **SMALL, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()
@@ -160,7 +162,7 @@ def hang(_request: Any) -> int:
     return NOT_DONE_YET
 
 
-def test_an_api_that_hangs_costs_a_phase_its_own_time_and_no_more(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_silent_api_delays_a_phase_by_its_timeout_only(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, front):
             front.refuse = hang
@@ -170,7 +172,7 @@ def test_an_api_that_hangs_costs_a_phase_its_own_time_and_no_more(run_in_reactor
                 {"kind": "checkin", "by": "push", "timeout": 0.3},
                 {"kind": "checkin", "name": "by_itself", "by": "self"},
             )
-            return await load_run(*phases, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
+            return await load_run(*phases, **SMALL, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url)))
 
     metrics = run_in_reactor(scenario()).metrics()
     kind = "server_timeout"
@@ -178,22 +180,26 @@ def test_an_api_that_hangs_costs_a_phase_its_own_time_and_no_more(run_in_reactor
     assert counts(metrics)["session"] == MACS
 
 
-def test_an_api_that_is_away_is_counted(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_unreachable_api_is_counted(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, _gateway):
             url = f"http://127.0.0.1:{unused_port()}"
-            return await load_run(ENROLL, COMMAND, onlooker=outside.onlooker, **outside.tables(**nanomdm(url)))
+            return await load_run(ENROLL, COMMAND, **SMALL, onlooker=outside.onlooker, **outside.tables(**nanomdm(url)))
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {("enqueue", "connect"): MACS, ("delivery", "connect"): MACS}
 
 
-def test_a_server_that_queues_and_never_pushes_leaves_no_result(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_server_that_never_pushes_gives_no_result(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> tuple[Conductor, int]:
         async with outside_lab(tmp_path) as (outside, front):
             front.push = lambda request, udid, answer: answer("never")  # type: ignore[assignment, method-assign]
             run = load_run(
-                ENROLL, {**COMMAND, "timeout": 0.2}, onlooker=outside.onlooker, **outside.tables(**nanomdm(front.url))
+                ENROLL,
+                {**COMMAND, "timeout": 0.2},
+                **SMALL,
+                onlooker=outside.onlooker,
+                **outside.tables(**nanomdm(front.url)),
             )
             conductor = await run
             return conductor, sum(len(mac.queue) for mac in outside.lab.macs.values())
@@ -204,15 +210,13 @@ def test_a_server_that_queues_and_never_pushes_leaves_no_result(run_in_reactor: 
     assert queued == MACS
 
 
-def test_without_a_gateway_a_queued_command_is_fetched_by_the_mac_itself(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_mac_polls_for_a_queued_command_without_a_gateway(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, front):
             front.push = lambda request, udid, answer: answer("sent")  # type: ignore[assignment, method-assign]
             tables = outside.tables(**nanomdm(front.url))
             del tables["push"]
-            return await load_run(ENROLL, COMMAND, **tables)
+            return await load_run(ENROLL, COMMAND, **SMALL, **tables)
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {}
@@ -229,7 +233,7 @@ def expect_error(run_in_reactor: RunInReactor, words: str, scenario: Callable[[]
     run_in_reactor(trial())
 
 
-def test_a_key_that_is_not_there_is_said_before_the_run(
+def test_missing_api_key_is_reported_before_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE)
@@ -252,12 +256,13 @@ def test_a_key_that_is_not_there_is_said_before_the_run(
     expect_error(run_in_reactor, "nowhere cannot be read", token)
 
 
-def test_no_key_is_in_the_trace(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_trace_contains_no_api_key(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with outside_lab(tmp_path, AnyAPI) as (outside, front):
             await load_run(
                 ENROLL,
                 COMMAND,
+                **SMALL,
                 onlooker=outside.onlooker,
                 trace=lambda shard: str(tmp_path / f"trace.{shard}"),
                 **outside.tables(**webhook(front.url)),

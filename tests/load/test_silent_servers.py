@@ -1,6 +1,6 @@
 """Servers that stop answering, never answer, or never come to an end: no run against one of them is a good run.
 
-The installed command as a process, real TLS sockets, and a server of this test's own.
+The command as a process, real TLS sockets, and a server of this test's own.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from balance import check_balance
-from command import COMMAND
+from command import lom_agent
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
 from servers import unused_port
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.utils import getProcessOutputAndValue
+from twisted.internet.threads import deferToThread
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
@@ -118,6 +118,24 @@ def the_same() -> bytes:
     return plists.dump_xml({"CommandUUID": "the same", "Command": {"RequestType": "ProfileList"}})
 
 
+class Mistaken(Lab):
+    """A lab that stores another command than it was asked to queue."""
+
+    def enqueue(self, udid: str, command: Mapping[str, Any], *arguments: Any, **options: Any) -> str:
+        """Queue CertificateList."""
+        return super().enqueue(udid, {"RequestType": "CertificateList"}, *arguments, **options)
+
+
+class Erasing(Lab):
+    """A lab that erases every Mac in its first session: it is then no longer managed."""
+
+    def report(self, put: Message) -> bytes:
+        """Answer Idle with EraseDevice."""
+        answer = super().report(put)
+        erase = plists.dump_xml({"CommandUUID": os.urandom(8).hex(), "Command": {"RequestType": "EraseDevice"}})
+        return erase if b"<string>Idle</string>" in put.body else answer
+
+
 class LatePush:
     """The push provider of a lab, which connects to the gateway of the run when the first push is due."""
 
@@ -162,14 +180,12 @@ async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | Non
         scenario.write_text(PUSHED.format(**values, url=server.url, token=token, port=port, apns=apns, phase=pushed))
     arguments = ("run", str(scenario), "--out", str(folder), "--trace", str(folder / "trace.jsonl"))
     try:
-        out, err, status = await getProcessOutputAndValue(
-            COMMAND, (*arguments, "--junit", str(folder / "junit.xml")), env=dict(os.environ)
-        )
+        done = await deferToThread(lom_agent, *arguments, "--junit", str(folder / "junit.xml"))
     finally:
         late.close()
         await server.close()
-    assert err == b""
-    return status, out.decode(), json.loads((folder / "results.json").read_bytes())
+    assert done.stderr == b""
+    return done.returncode, done.stdout.decode(), json.loads((folder / "results.json").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -180,7 +196,7 @@ async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | Non
     ],
     ids=["command", "checkin"],
 )
-def test_a_server_that_pushes_and_then_does_not_answer_its_macs_fails_the_run(
+def test_server_that_ignores_sessions_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, phase: str, kinds: set[str]
 ) -> None:
     lab = Unhelpful(silence)
@@ -203,7 +219,7 @@ def test_a_server_that_pushes_and_then_does_not_answer_its_macs_fails_the_run(
 @pytest.mark.parametrize(
     ("say", "good"), [(silence, 0), (silence, 20), (another, 0)], ids=["dead", "stalled", "endless"]
 )
-def test_a_server_whose_sessions_come_to_no_end_fails_the_run(
+def test_server_with_endless_sessions_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, say: Callable[[], Any], good: int
 ) -> None:
     status, said, document = run_in_reactor(run_against(Unhelpful(say, good), tmp_path))
@@ -220,7 +236,7 @@ def test_a_server_whose_sessions_come_to_no_end_fails_the_run(
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
 
-def test_a_server_that_repeats_a_command_that_was_put_off_is_told_once_and_the_run_ends(
+def test_repeated_notnow_command_is_reported_once_and_the_run_ends(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     lab = Unhelpful(the_same)
@@ -230,4 +246,31 @@ def test_a_server_that_repeats_a_command_that_was_put_off_is_told_once_and_the_r
     kinds = {(error["operation"], error["kind"]) for error in document["errors"]}
     assert ("session", "not_now_repeated") in kinds
     assert document["complete"]
+    check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
+
+
+def test_a_run_whose_last_phase_has_no_mac_left_has_failed(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+    phase = 'kind = "checkin"\nby = "self"\nconcurrency = 8\n[[phase]]\nkind = "command"'
+    status, said, document = run_in_reactor(run_against(Erasing(), tmp_path, pushed=phase))
+    assert status == 1, said
+    looks, commands = document["phases"][1:]
+    assert (looks["done"], looks["failed"]) == (MACS, 0)
+    assert commands["dropped"] == commands["planned"] == MACS
+    assert document["errors"] == []
+    reason = f"The phase command measured nothing: of its operations {MACS} dropped, none done."
+    assert reason in document["outcome"]["reasons"]
+    assert reason in said
+    assert reason in [each.get("message") for each in ET.parse(tmp_path / "junit.xml").findall(".//failure")]
+    check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
+
+
+def test_a_server_that_delivers_another_command_than_was_queued_fails_the_run(
+    run_in_reactor: RunInReactor, tmp_path: Path
+) -> None:
+    phase = 'kind = "command"\nrequest = { RequestType = "ProfileList" }'
+    status, said, document = run_in_reactor(run_against(Mistaken(), tmp_path, pushed=phase))
+    assert status == 1, said
+    assert document["operations"]["delivery"]["errors"] == document["phases"][1]["failed"] == MACS
+    assert [(error["operation"], error["kind"]) for error in document["errors"]] == [("delivery", "command_changed")]
+    assert document["operations"]["command"]["errors"] == 0  # the Mac did as it was told
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")

@@ -12,7 +12,7 @@ from agent.load.cpu_waits import CPUWaits, cpu_waits
 from agent.load.overload import LOOK_SECONDS, LoopMonitor
 
 
-def test_a_loop_that_keeps_up_has_no_lag() -> None:
+def test_event_loop_that_keeps_up_has_no_lag() -> None:
     clock = Clock()
     monitor = LoopMonitor(clock)
     monitor.begin()
@@ -24,7 +24,7 @@ def test_a_loop_that_keeps_up_has_no_lag() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_a_loop_that_was_blocked_shows_by_how_much() -> None:
+def test_blocked_event_loop_shows_its_lag() -> None:
     clock = Clock()
     monitor = LoopMonitor(clock)
     monitor.begin()
@@ -37,7 +37,7 @@ def test_a_loop_that_was_blocked_shows_by_how_much() -> None:
     assert monitor.second()[0] < 1.0  # each second has its own
 
 
-def test_what_came_before_the_run_is_not_counted() -> None:
+def test_measurements_before_the_run_are_not_counted() -> None:
     clock = Clock()
     monitor = LoopMonitor(clock)
     until = time.thread_time() + 0.05
@@ -53,7 +53,7 @@ def test_what_came_before_the_run_is_not_counted() -> None:
     assert monitor.cpu_s >= 0.05
 
 
-def test_a_stall_weighs_as_much_as_the_time_it_took() -> None:
+def test_lag_of_a_stall_is_weighted_by_its_time() -> None:
     clock = Clock()
     monitor = LoopMonitor(clock)
     monitor.begin()
@@ -81,7 +81,7 @@ def watched() -> tuple[Clock, Burned, LoopMonitor]:
     return clock, burned, monitor
 
 
-def test_a_stall_belongs_to_the_phase_in_which_it_was() -> None:
+def test_stall_counts_in_its_phase() -> None:
     clock, _, monitor = watched()
     monitor.enter(0)
     clock.pump([LOOK_SECONDS] * 100)
@@ -101,7 +101,7 @@ def test_a_stall_belongs_to_the_phase_in_which_it_was() -> None:
     assert monitor.spans == [before, stalled, after]
 
 
-def test_shares_of_a_core_are_of_the_time_that_passed() -> None:
+def test_core_share_is_cpu_over_elapsed_time() -> None:
     clock, burned, monitor = watched()
     monitor.enter(3)
     for _ in range(200):  # 4 s at 30 %
@@ -120,7 +120,7 @@ def test_shares_of_a_core_are_of_the_time_that_passed() -> None:
     assert (span.busy_s, span.queued_s, span.stolen_s, span.pressed_s) == (0.0, 2.5, 1.0, None)
 
 
-def test_seconds_at_a_full_core_are_counted_by_their_length() -> None:
+def test_busy_seconds_are_counted_by_their_length() -> None:
     clock, burned, monitor = watched()
     monitor.enter(0)
     burned.cpu += 4.9
@@ -132,7 +132,7 @@ def test_seconds_at_a_full_core_are_counted_by_their_length() -> None:
     assert monitor.cpu_by_second[:5] == [monitor.cpu_by_second[0]] * 5
 
 
-def test_what_the_system_does_not_tell_is_unknown_and_not_nothing(tmp_path: Path) -> None:
+def test_unavailable_measurements_are_none_not_zero(tmp_path: Path) -> None:
     assert cpu_waits(tmp_path) == CPUWaits(None, None, None)
     (tmp_path / "thread-self").mkdir()
     (tmp_path / "pressure").mkdir()

@@ -14,7 +14,7 @@ from agent.lom.addresses import AddressError, check_link_local, link_local_from_
 unicast_macs = st.binary(min_size=6, max_size=6).map(lambda raw: bytes([raw[0] & 0xFE, *raw[1:]]).hex(":"))
 
 
-def test_the_address_of_apples_own_example() -> None:
+def test_address_of_apples_example() -> None:
     assert link_local_from_mac("96:f6:d6:f3:c0:5b") == "fe80::94f6:d6ff:fef3:c05b"
     assert link_local_from_mac("96:F6:D6:F3:C0:5B") == "fe80::94f6:d6ff:fef3:c05b"
     assert mac_from_link_local("fe80::94f6:d6ff:fef3:c05b") == "96:f6:d6:f3:c0:5b"
@@ -29,12 +29,12 @@ def test_the_address_of_apples_own_example() -> None:
         ("0a:0b:0c:0d:0e:0f", "fe80::80b:cff:fe0d:e0f"),
     ],
 )
-def test_addresses_are_written_as_rfc_5952_says(mac: str, address: str) -> None:
+def test_addresses_are_written_in_rfc_5952_form(mac: str, address: str) -> None:
     assert link_local_from_mac(mac) == address
 
 
 @given(unicast_macs)
-def test_an_address_gives_its_mac_back(mac: str) -> None:
+def test_mac_address_is_recovered_from_an_ipv6_address(mac: str) -> None:
     address = link_local_from_mac(mac)
     assert mac_from_link_local(address) == mac
     assert str(check_link_local(address)) == address
@@ -43,7 +43,7 @@ def test_an_address_gives_its_mac_back(mac: str) -> None:
 
 
 @given(unicast_macs)
-def test_any_spelling_of_an_address_is_read(mac: str) -> None:
+def test_every_spelling_of_an_address_is_read(mac: str) -> None:
     address = link_local_from_mac(mac)
     for spelling in (ipaddress.IPv6Address(address).exploded, address.upper()):
         assert str(check_link_local(spelling)) == address
@@ -64,7 +64,7 @@ def test_any_spelling_of_an_address_is_read(mac: str) -> None:
         "01:00:5e:00:00:01",
     ],
 )
-def test_what_is_no_mac_of_an_interface_is_refused(text: str) -> None:
+def test_invalid_mac_address_is_refused(text: str) -> None:
     with pytest.raises(AddressError):
         link_local_from_mac(text)
 
@@ -95,12 +95,12 @@ def test_what_is_no_mac_of_an_interface_is_refused(text: str) -> None:
         ("mac.lom.test", "'mac.lom.test'"),
     ],
 )
-def test_a_refusal_says_what_was_found(value: object, found: str) -> None:
+def test_address_error_names_the_value_found(value: object, found: str) -> None:
     with pytest.raises(AddressError, match=f"found .*{found}"):
         check_link_local(value)
 
 
-def test_a_refusal_is_the_peers_fault_and_a_value_error_and_short() -> None:
+def test_address_error_is_a_short_peer_error_and_value_error() -> None:
     with pytest.raises(PeerError) as caught:
         check_link_local("f" * 1_000_000)
     assert isinstance(caught.value, ValueError)
@@ -111,7 +111,7 @@ def test_a_refusal_is_the_peers_fault_and_a_value_error_and_short() -> None:
 @pytest.mark.parametrize(
     "address", ["fe80::1", "fe80::", "fe80::94f6:d6ff:fff3:c05b", "fe80::3f6:d6ff:fef3:c05b", "::1", "fe80::1%en0"]
 )
-def test_an_address_that_was_not_made_from_a_mac_gives_none(address: str) -> None:
+def test_address_not_derived_from_a_mac_is_refused(address: str) -> None:
     with pytest.raises(AddressError):
         mac_from_link_local(address)
 
@@ -122,7 +122,7 @@ texts = st.text() | st.ip_addresses(v=6).map(str) | st.ip_addresses(v=4).map(str
 @given(texts | st.integers() | st.binary() | st.none() | st.lists(st.text()))
 @example("fe80::1")
 @example("fe80::1\x00")
-def test_any_value_is_read_or_refused(value: object) -> None:
+def test_any_value_is_an_address_or_address_error(value: object) -> None:
     try:
         address = check_link_local(value)
     except AddressError:
@@ -133,6 +133,6 @@ def test_any_value_is_read_or_refused(value: object) -> None:
 
 
 @given(st.integers(0, (1 << 64) - 1))
-def test_every_link_local_address_is_taken(identifier: int) -> None:
+def test_every_link_local_address_is_accepted(identifier: int) -> None:
     address = ipaddress.IPv6Address((0xFE80 << 112) | identifier)
     assert check_link_local(str(address)) == address

@@ -130,19 +130,19 @@ both_roles = pytest.mark.parametrize("role", ROLES)
 
 @both_roles
 @pytest.mark.parametrize("name", CASES)
-def test_memory_and_tls_come_to_the_verdict_of_the_table(name: str, role: str) -> None:
+def test_memory_and_tls_agree_with_the_table(name: str, role: str) -> None:
     verdict, asked = in_memory(name, role)
     assert (verdict, by_tls(name, role)) == (expected(name, role), expected(name, role))
     assert asked == (verdict == ACCEPTED)
 
 
-def test_the_table_is_large_and_has_both_verdicts_of_everything() -> None:
+def test_table_has_accepted_and_refused_cases_of_each_kind() -> None:
     assert len(CASES) * len(ROLES) >= 156
     verdicts = {(name.partition(":")[0], expected(name, role)) for name in CASES for role in ROLES}
     assert len(verdicts) == 2 * len({name.partition(":")[0] for name in CASES})
 
 
-def test_where_openssl_and_the_rfc_differ_the_table_says_so() -> None:
+def test_table_marks_where_openssl_and_the_rfc_differ() -> None:
     said = {name: case for name, case in CASES.items() if case.rfc}
     assert {case.rfc.partition(":")[0] for case in said.values()} <= {ACCEPTED, REFUSED}
     assert all(case.rfc.partition(":")[0] != case.verdict for case in said.values())
@@ -158,7 +158,7 @@ OVER_TCP = [
 
 @both_roles
 @pytest.mark.parametrize("name", OVER_TCP)
-def test_so_does_the_loopback_network(run_in_reactor: Run, name: str, role: str) -> None:
+def test_loopback_agrees_with_the_table(run_in_reactor: Run, name: str, role: str) -> None:
     device, controller, asked_for = parties(name, role)
 
     async def run() -> bool:

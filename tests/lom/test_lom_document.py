@@ -22,7 +22,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "lom-link.md").read_text()
 REQUEST = LinkRequest("0001", "lomdevice.com", PowerRequest.RESET)
 
 
-def test_the_documents_octets_are_the_codes() -> None:
+def test_documented_bytes_are_those_of_the_code() -> None:
     asked, done, refused = (bytes.fromhex(block) for block in re.findall(r"```hex\n(.*?)```", DOCUMENT, re.DOTALL))
     answer = LinkAnswer("0001", "Reset refused: the Mac is off")
     assert (asked, done, refused) == (REQUEST.encode(), LinkAnswer("0001").encode(), answer.encode())
@@ -33,7 +33,7 @@ def test_the_documents_octets_are_the_codes() -> None:
     assert ControllerLink(REQUEST).receive(refused) == answer
 
 
-def test_the_documents_limits_are_the_codes() -> None:
+def test_documented_limits_are_those_of_the_code() -> None:
     rows = re.findall(r"\| (\d+)(?: s)? \| `(\w+)` \|", DOCUMENT)
     assert {name: float(value) for value, name in rows} == asdict(LinkLimits())
     connect, handshake = DEFAULT_TIMEOUTS.connect, DEFAULT_TIMEOUTS.handshake

@@ -15,7 +15,7 @@ from agent.lom.link import LIMITS
 FEW = replace(LIMITS, links_a_peer=2, requests_a_second=3)
 
 
-def test_a_peer_has_so_many_links_and_others_are_none_of_its_business() -> None:
+def test_link_limit_applies_per_peer() -> None:
     gate = Gate(FEW)
     gate.open("a")
     gate.open("a")
@@ -26,11 +26,11 @@ def test_a_peer_has_so_many_links_and_others_are_none_of_its_business() -> None:
     gate.open("a")
 
 
-def test_a_controller_asks_so_often_in_a_second() -> None:
+def test_request_rate_is_limited_per_controller() -> None:
     gate = Gate(FEW)
     for _ in range(3):
         gate.count_request("a", 10.0)
-    with pytest.raises(TooManyRequests, match="one Controller may send 3 in a second"):
+    with pytest.raises(TooManyRequests, match="one Controller may send 3 per second"):
         gate.count_request("a", 10.9)
     gate.count_request("b", 10.9)
     gate.count_request("a", 11.0)
@@ -53,7 +53,7 @@ def test_links_are_counted_by_peer(steps: list[tuple[str, bool]]) -> None:
 
 
 @given(st.lists(st.floats(0.0, 2.0), max_size=60))
-def test_never_more_than_twice_the_limit_in_any_second(gaps: list[float]) -> None:
+def test_at_most_twice_the_rate_limit_in_any_second(gaps: list[float]) -> None:
     gate, now, taken = Gate(FEW), 0.0, []
     for gap in gaps:
         now += gap / 10
@@ -66,7 +66,7 @@ def test_never_more_than_twice_the_limit_in_any_second(gaps: list[float]) -> Non
         assert len([other for other in taken if at <= other < at + 1.0]) <= 2 * FEW.requests_a_second
 
 
-def test_a_crowd_that_asked_long_ago_is_forgotten_and_the_limit_holds_all_the_same() -> None:
+def test_expired_controllers_are_forgotten_and_the_limit_still_applies() -> None:
     gate = Gate(FEW)
     for number in range(5000):
         gate.count_request(number, number / 100)

@@ -150,6 +150,8 @@ _USAGES = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsa
 _SUCCEEDED, _NOT_SENT, _REFUSED = Verdict.SUCCEEDED, Verdict.NOT_SENT, Verdict.REFUSED_BY_DEVICE
 _EXPIRED = {"not_before": NOW - timedelta(days=2), "not_after": YESTERDAY}
 _NOT_YET = {"not_before": TOMORROW}
+_NO_MAC = "no Mac answers at this address in segment"
+_NO_HOST = "no host answers at this address on"
 _HUNG_UP = "closed the connection during the TLS handshake"
 
 CASES = {
@@ -228,9 +230,9 @@ CASES = {
         item=item(ADDRESS, ADDRESS_2),
         device=lambda: device(addresses=(ADDRESS, ADDRESS_2)),
     ),
-    "another segment": Case(_NOT_SENT, "nobody answers at this address", device=_elsewhere),
-    "nobody there": Case(_NOT_SENT, "nobody answers at this address", item=item(NOWHERE)),
-    "no network at all": Case(_NOT_SENT, "nobody answers at this address", device=lambda: None),
+    "another segment": Case(_NOT_SENT, _NO_MAC, device=_elsewhere, seen_from_afar=_NO_HOST),
+    "no Mac at the address": Case(_NOT_SENT, _NO_MAC, item=item(NOWHERE), seen_from_afar=_NO_HOST),
+    "no network at all": Case(_NOT_SENT, _NO_MAC, device=lambda: None, seen_from_afar=_NO_HOST),
     "no link-local address": Case(_NOT_SENT, "expected a link-local address", item=item("2001:db8::1")),
     "the Mac has no LOM payload": Case(
         _NOT_SENT,
@@ -242,7 +244,7 @@ CASES = {
         _NOT_SENT, "not set up as a LOM Device", device=lambda: device(None), seen_from_afar=_HUNG_UP
     ),
     "the Controller lost its payload": Case(
-        _NOT_SENT, "not set up as a LOM Controller any more", controller=lambda: controller(None)
+        _NOT_SENT, "no longer set up as a LOM Controller", controller=lambda: controller(None)
     ),
 }
 
@@ -313,7 +315,7 @@ def verdict(outcome: RelayOutcome, asked: Party | None) -> Verdict:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_all_networks_give_the_same_verdict(case: Case, kind: str, relay: Relay) -> None:
+def test_all_networks_give_the_same_outcome(case: Case, kind: str, relay: Relay) -> None:
     asker, asked = case.controller(), case.device()
     outcome = relay(asker, [asked] if asked is not None else [], case.item)
     assert outcome.uuid == case.item.uuid
@@ -328,14 +330,14 @@ def test_all_networks_give_the_same_verdict(case: Case, kind: str, relay: Relay)
         assert ADDRESS_2 not in outcome.error, "a request that was sent must not be sent again"
 
 
-def test_the_second_mac_is_tried_where_the_first_is_somebody_else(relay: Relay) -> None:
+def test_next_address_is_tried_if_the_first_has_another_device(relay: Relay) -> None:
     other = device(DEVICE_CA.issue("other", LOM_USAGE), addresses=[ADDRESS])
     right = device(index=2, addresses=[ADDRESS_2])
     assert relay(controller(), [other, right], item(ADDRESS, ADDRESS_2)).success
     assert [len(other.asked), len(right.asked)] == [0, 1]
 
 
-def test_what_the_device_says_is_the_outcome(relay: Relay) -> None:
+def test_answer_of_the_device_is_the_outcome(relay: Relay) -> None:
     asked = device(addresses=(ADDRESS, ADDRESS_2))
     asked.answer = lambda request: LinkAnswer(request.uuid, "Reset refused: the Mac is off")
     outcome = relay(controller(), [asked], item(ADDRESS, ADDRESS_2))
@@ -343,21 +345,21 @@ def test_what_the_device_says_is_the_outcome(relay: Relay) -> None:
     assert len(asked.asked) == 1
 
 
-def test_an_answer_to_another_request_is_no_success(relay: Relay) -> None:
+def test_answer_to_another_request_is_a_failure(relay: Relay) -> None:
     asked = device()
     asked.answer = lambda _: LinkAnswer("0002")
     outcome = relay(controller(), [asked], item(ADDRESS, ADDRESS_2))
-    assert "'0002'; '0001' was asked" in outcome.error
+    assert "request '0001', found one to '0002'" in outcome.error
     assert ADDRESS_2 not in outcome.error
 
 
-def test_a_mac_may_be_its_own_controller(relay: Relay) -> None:
+def test_mac_can_be_its_own_controller(relay: Relay) -> None:
     party = _both(device())
     assert relay(party, [], item()).success
     assert len(party.asked) == 1
 
 
-def test_a_name_of_control_characters_can_be_reported(relay: Relay) -> None:
+def test_error_with_control_characters_is_a_valid_plist(relay: Relay) -> None:
     outcome = relay(controller(), [device(DEVICE_CA.issue("a\x01\x00b", LOM_USAGE))], item())
     assert not outcome.success
     assert outcome.error.isprintable()

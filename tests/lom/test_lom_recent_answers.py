@@ -25,18 +25,18 @@ def answered_at(now: float, answer: LinkAnswer | None = None) -> RecentAnswers:
     return answered
 
 
-def test_the_same_request_of_the_same_controller_gets_the_same_answer() -> None:
+def test_repeated_request_gets_the_same_answer() -> None:
     refused = LinkAnswer("0001", "Reset refused: the Mac is off")
     assert answered_at(10.0, refused).repeated(CONTROLLER, request(), 10.0) == refused
 
 
-def test_another_controller_or_uuid_is_new() -> None:
+def test_request_of_another_controller_or_uuid_is_new() -> None:
     answered = answered_at(10.0)
     assert answered.repeated("other", request(), 10.0) is None
     assert answered.repeated(CONTROLLER, request("0002"), 10.0) is None
 
 
-def test_the_same_uuid_for_something_else_is_an_error_that_says_so() -> None:
+def test_uuid_reused_for_another_request_type_is_an_error() -> None:
     answered = answered_at(10.0)
     answer = answered.repeated(CONTROLLER, request(request_type=PowerRequest.OFF), 10.0)
     assert answer is not None
@@ -45,14 +45,14 @@ def test_the_same_uuid_for_something_else_is_an_error_that_says_so() -> None:
     assert answered.repeated(CONTROLLER, request(), 10.0) == LinkAnswer("0001")
 
 
-def test_it_is_known_for_a_while_from_its_answer() -> None:
+def test_answer_is_remembered_for_a_limited_time() -> None:
     answered = answered_at(10.0)
     assert answered.repeated(CONTROLLER, request(), 9.9 + WINDOW) is not None
     assert answered.repeated(CONTROLLER, request(), 10.0 + WINDOW) is None
     assert len(answered) == 0
 
 
-def test_what_was_not_done_after_all_is_new() -> None:
+def test_forgotten_request_is_new() -> None:
     answered = answered_at(10.0)
     answered.forget(CONTROLLER, "0001")
     answered.forget(CONTROLLER, "0001")
@@ -63,7 +63,7 @@ def test_what_was_not_done_after_all_is_new() -> None:
     st.lists(st.tuples(st.sampled_from("abc"), st.text(max_size=2), st.floats(0.0, WINDOW / 2))),
     st.integers(1, 5),
 )
-def test_only_so_many_are_kept_and_the_newest_of_them(asked: list[tuple[str, str, float]], most: int) -> None:
+def test_only_the_newest_answers_are_kept(asked: list[tuple[str, str, float]], most: int) -> None:
     answered = RecentAnswers(replace(LIMITS, repeats_kept=most))
     now = 0.0
     order: dict[tuple[str, str], float] = {}

@@ -22,12 +22,12 @@ def relay_to(*addresses: str, version: int | None = 1) -> Relay:
 
 
 @pytest.mark.parametrize(("version", "asked"), [(1, 1), (7, 7), (None, 1)])
-def test_the_device_is_asked_what_the_server_asked(version: int | None, asked: int) -> None:
+def test_device_gets_the_servers_request(version: int | None, asked: int) -> None:
     request = relay_to(FIRST, version=version).request
     assert request == LinkRequest("0001", "device.lom.test", PowerRequest.OFF, asked)
 
 
-def test_an_address_that_fails_before_the_request_was_sent_leads_to_the_next() -> None:
+def test_next_address_is_tried_after_a_failure_before_sending() -> None:
     relay = relay_to(FIRST, SECOND, THIRD)
     tried = []
     for _ in range(2):
@@ -43,7 +43,7 @@ def test_an_address_that_fails_before_the_request_was_sent_leads_to_the_next() -
     assert relay.failure is None
 
 
-def test_when_no_address_is_left_every_failure_is_told() -> None:
+def test_error_lists_the_failure_of_every_address() -> None:
     relay = relay_to(FIRST, SECOND)
     for reason in ("nobody there", "somebody else"):
         address = relay.next_address()
@@ -54,7 +54,7 @@ def test_when_no_address_is_left_every_failure_is_told() -> None:
     assert isinstance(relay.failure, Unreachable)
 
 
-def test_a_request_that_was_sent_is_never_sent_again() -> None:
+def test_sent_request_is_not_repeated() -> None:
     relay = relay_to(FIRST, SECOND, THIRD)
     assert relay.next_address() == FIRST
     relay.not_sent(FIRST, Unreachable("nobody there"))
@@ -77,7 +77,7 @@ def test_a_refusal_by_the_device_is_final() -> None:
 @pytest.mark.parametrize(
     "address", ["", "fe80::1%en0", "::1", "2001:db8::1", "192.0.2.1", "device.lom.test", "fe80:::1"]
 )
-def test_a_malformed_address_is_told_and_the_next_one_tried(address: str) -> None:
+def test_malformed_address_is_reported_and_the_next_one_tried(address: str) -> None:
     relay = relay_to(address, SECOND)
     assert relay.next_address() == SECOND
     relay.not_sent(SECOND, Unreachable("nobody there"))
@@ -90,7 +90,7 @@ def test_an_address_is_tried_in_its_canonical_spelling() -> None:
     assert relay_to("FE80:0000::00C1").next_address() == "fe80::c1"
 
 
-def test_there_is_no_outcome_before_the_end() -> None:
+def test_outcome_before_the_end_is_misuse() -> None:
     relay = relay_to(FIRST)
     with pytest.raises(MisuseError):
         _ = relay.outcome
@@ -99,14 +99,14 @@ def test_there_is_no_outcome_before_the_end() -> None:
         _ = relay.outcome
 
 
-def test_an_item_without_addresses_is_no_success() -> None:
+def test_item_without_addresses_fails() -> None:
     relay = relay_to()
     assert relay.next_address() is None
     assert not relay.outcome.success
 
 
 @given(st.lists(texts, max_size=16), st.lists(st.text(max_size=600)))
-def test_an_outcome_can_always_be_reported(addresses: list[str], reasons: list[str]) -> None:
+def test_every_outcome_is_a_valid_plist(addresses: list[str], reasons: list[str]) -> None:
     """Names in certificates may have characters that a plist cannot; an error with them must not break the answer."""
     relay = relay_to(FIRST, *addresses)
     for number in range(17):

@@ -48,17 +48,17 @@ def parse_one(**changes: Any) -> RelayItem | RelayOutcome:
     ("word", "request_type"),
     [("PowerON", PowerRequest.ON), ("PowerOFF", PowerRequest.OFF), ("Reset", PowerRequest.RESET)],
 )
-def test_an_item_of_the_schemas_shape(word: str, request_type: PowerRequest) -> None:
+def test_item_in_schema_form_is_read(word: str, request_type: PowerRequest) -> None:
     assert parse_one(DeviceRequestType=word) == RelayItem("0002", "device.lom.test", request_type, tuple(PRIMARY), 1)
 
 
-def test_apples_own_example_which_has_neither_request_type_nor_version() -> None:
+def test_apples_example_without_request_type_and_version_is_read() -> None:
     command = plistlib.loads((EXAMPLES / "lom-device-request.plist").read_bytes())["Command"]
     assert parse_request_list(command) == [RelayItem("0001", "lomdevice.com", PowerRequest.RESET, tuple(PRIMARY), None)]
 
 
 @pytest.mark.parametrize("version", [1.0, True])
-def test_a_version_of_another_type_is_taken_by_its_value(version: object) -> None:
+def test_version_of_another_type_is_converted(version: object) -> None:
     warnings: list[str] = []
     body = {"RequestList": [request_item(LOMProtocolVersion=version)]}
     (parsed,) = parse_request_list(body, warnings.append)
@@ -84,12 +84,12 @@ def test_one_address_list_is_enough(key: str) -> None:
         assert parsed.addresses == ("fe80::1",)
 
 
-def test_a_list_without_items_has_no_outcomes() -> None:
+def test_empty_list_has_no_outcomes() -> None:
     assert parse_request_list({"RequestList": []}) == []
 
 
 @pytest.mark.parametrize("value", [None, *WRONG_TYPES, "text"])
-def test_what_cannot_be_answered_by_item_is_malformed_as_a_whole(value: Any) -> None:
+def test_list_without_item_uuids_is_malformed(value: Any) -> None:
     bodies: list[dict[str, Any]] = [
         {"RequestList": value} if value is not None else {},
         {"RequestList": [request_item(), request_item(DeviceRequestUUID=value)]} if value != "text" else {},
@@ -105,25 +105,25 @@ def test_what_cannot_be_answered_by_item_is_malformed_as_a_whole(value: Any) -> 
     ("key", "values", "reason"),
     [
         ("DeviceRequestUUID", ["", "x" * 257], "1 to 256 characters"),
-        ("DeviceDNSName", [None, *WRONG_TYPES, []], "DeviceDNSName should be a string"),
+        ("DeviceDNSName", [None, *WRONG_TYPES, []], "DeviceDNSName: expected a string"),
         ("DeviceDNSName", ["", "x" * 254], "1 to 253 characters"),
-        ("LOMProtocolVersion", [1.5, "1", b"\1", [], {}], "LOMProtocolVersion should be an integer"),
-        ("PrimaryIPv6AddressList", [*WRONG_TYPES, "fe80::1"], "PrimaryIPv6AddressList should be an array, but is"),
-        ("PrimaryIPv6AddressList", [["fe80::1", 1]], "address 1 of PrimaryIPv6AddressList should be a string"),
-        ("PrimaryIPv6AddressList", [[["fe80::1"]]], "PrimaryIPv6AddressList should be a string, but is an array"),
-        ("SecondaryIPv6AddressList", [*WRONG_TYPES, "fe80::1"], "SecondaryIPv6AddressList should be an array, but is"),
-        ("SecondaryIPv6AddressList", [["fe80::1", 1]], "address 1 of SecondaryIPv6AddressList should be a string"),
-        ("SecondaryIPv6AddressList", [[["fe80::1"]]], "SecondaryIPv6AddressList should be a string, but is an array"),
+        ("LOMProtocolVersion", [1.5, "1", b"\1", [], {}], "LOMProtocolVersion: expected an integer"),
+        ("PrimaryIPv6AddressList", [*WRONG_TYPES, "fe80::1"], "PrimaryIPv6AddressList: expected an array, found"),
+        ("PrimaryIPv6AddressList", [["fe80::1", 1]], "address 1 of PrimaryIPv6AddressList: expected a string"),
+        ("PrimaryIPv6AddressList", [[["fe80::1"]]], "PrimaryIPv6AddressList: expected a string, found an array"),
+        ("SecondaryIPv6AddressList", [*WRONG_TYPES, "fe80::1"], "SecondaryIPv6AddressList: expected an array, found"),
+        ("SecondaryIPv6AddressList", [["fe80::1", 1]], "address 1 of SecondaryIPv6AddressList: expected a string"),
+        ("SecondaryIPv6AddressList", [[["fe80::1"]]], "SecondaryIPv6AddressList: expected a string, found an array"),
         ("PrimaryIPv6AddressList", [["fe80::1"] * 17], "17 addresses; at most 16"),
         (
             "DeviceRequestType",
             ["Restart", "poweron", "PowerOn", "POWEROFF", "reset", "Reset ", ""],
-            "DeviceRequestType should be one of PowerON, PowerOFF, Reset, in these letters, but is '",
+            "DeviceRequestType: expected one of PowerON, PowerOFF, Reset (case-sensitive), found '",
         ),
         ("DeviceRequestType", [None, *WRONG_TYPES, ["Reset"]], "PowerON, PowerOFF, Reset"),
     ],
 )
-def test_what_is_wrong_in_one_item_fails_that_item_alone(key: str, values: list[Any], reason: str) -> None:
+def test_invalid_item_fails_alone(key: str, values: list[Any], reason: str) -> None:
     for value in values:
         wrong = (
             request_item(DeviceRequestUUID="wrong", **{key: value})
@@ -147,7 +147,7 @@ def test_an_item_without_any_address_fails() -> None:
         assert "both empty" in failed.error
 
 
-def test_of_items_with_the_same_uuid_the_first_counts_and_each_is_answered() -> None:
+def test_items_with_a_repeated_uuid_fail_except_the_first() -> None:
     names = ("one.lom.test", "two.lom.test", "three.lom.test")
     items = [request_item(DeviceRequestUUID="same", DeviceDNSName=name) for name in names]
     items.insert(1, request_item(DeviceRequestUUID="other"))
@@ -162,7 +162,7 @@ def test_of_items_with_the_same_uuid_the_first_counts_and_each_is_answered() -> 
 
 
 @given(plist_dictionaries(*KEYS) | request_lists)
-def test_any_dictionary_is_answered_item_by_item_or_malformed(body: dict[str, Any]) -> None:
+def test_any_dictionary_is_answered_by_item_or_malformed(body: dict[str, Any]) -> None:
     try:
         parsed = parse_request_list(body)
     except RequestListMalformed:
@@ -177,14 +177,14 @@ def test_any_dictionary_is_answered_item_by_item_or_malformed(body: dict[str, An
 
 
 @given(right_items)
-def test_an_item_of_the_right_types_is_never_refused(item: dict[str, Any]) -> None:
+def test_item_with_correct_types_is_accepted(item: dict[str, Any]) -> None:
     (parsed,) = parse_request_list({"RequestList": [item]})
     assert isinstance(parsed, RelayItem)
     assert parsed.uuid == item["DeviceRequestUUID"]
     assert parsed.request.value == item["DeviceRequestType"]
 
 
-def test_the_answer_to_a_device_request_in_the_schemas_words() -> None:
+def test_device_request_answer_has_the_schemas_keys() -> None:
     assert request_answer(Dialect.SCHEMA, [RelayOutcome("a"), RelayOutcome("b", "nobody there")]) == {
         "ResponseList": [
             {"DeviceRequestSuccess": True, "DeviceRequestUUID": "a"},
@@ -193,7 +193,7 @@ def test_the_answer_to_a_device_request_in_the_schemas_words() -> None:
     }
 
 
-def test_the_answer_to_a_device_request_in_the_examples_words() -> None:
+def test_device_request_answer_has_the_examples_keys() -> None:
     assert request_answer(Dialect.DOCUMENTED_EXAMPLE, [RelayOutcome("a"), RelayOutcome("b", "nobody there")]) == {
         "ResponseData": [
             {"DeviceRequestSucess": True, "DeviceRequestUUID": "a"},
@@ -202,7 +202,7 @@ def test_the_answer_to_a_device_request_in_the_examples_words() -> None:
     }
 
 
-def test_the_answer_to_a_setup_request() -> None:
+def test_setup_request_answer_has_the_documented_keys() -> None:
     assert setup_answer(Dialect.SCHEMA, PRIMARY[:1], PRIMARY[1:], 1) == {
         "PrimaryIPv6AddressList": PRIMARY[:1],
         "SecondaryIPv6AddressList": PRIMARY[1:],

@@ -125,7 +125,7 @@ class Segment(RuleBasedStateMachine):
         success, error = self.relay(asker, index, uuid, request, name)
         if index == ELSEWHERE:
             assert not success
-            assert "nobody answers at this address in segment 0" in error
+            assert "no Mac answers at this address in segment 0" in error
         elif not self.models[index].set_up:
             assert not success
             assert "not set up as a LOM Device" in error

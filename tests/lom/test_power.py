@@ -99,7 +99,7 @@ def machine_in(state: Power, choices: PowerChoices = DEFAULT_CHOICES, by: AnyReq
     return machine
 
 
-def test_every_state_has_a_cell_for_every_request() -> None:
+def test_table_covers_every_state_and_request() -> None:
     assert TABLE.keys() == {(state, request) for state in Power for request in REQUESTS} == FIXED.keys() | CHOSEN.keys()
 
 
@@ -108,7 +108,9 @@ def test_every_state_has_a_cell_for_every_request() -> None:
     ALL_CELLS,
     ids=lambda value: value.name if isinstance(value, (Power, PowerRequest, SystemRequest)) else None,
 )
-def test_a_cell_of_the_table(state: Power, request_type: AnyRequest, choices: PowerChoices, effect: Effect) -> None:
+def test_each_table_cell_gives_its_change(
+    state: Power, request_type: AnyRequest, choices: PowerChoices, effect: Effect
+) -> None:
     machine = machine_in(state, choices)
     before = machine.deadline
     if effect is None:
@@ -152,7 +154,7 @@ def test_a_reset_during_boot_restarts_the_boot() -> None:
     assert machine.advance(NOW + BOOT) == [UP]
 
 
-def test_a_request_after_the_end_of_a_boot_finds_the_mac_on_without_an_advance_before() -> None:
+def test_request_after_the_boot_deadline_finds_the_mac_on() -> None:
     machine = machine_in(BOOTING)
     assert machine.receive(PowerON, NOW + BOOT) == [UP]
     machine = machine_in(BOOTING)
@@ -160,7 +162,7 @@ def test_a_request_after_the_end_of_a_boot_finds_the_mac_on_without_an_advance_b
     assert machine.deadline == NOW + 2 * BOOT
 
 
-def test_a_refusal_after_the_end_of_a_boot_loses_no_event() -> None:
+def test_refusal_after_the_boot_deadline_keeps_the_boot_event() -> None:
     machine = machine_in(BOOTING, PowerChoices(power_on_while_on="refuse"))
     with pytest.raises(RequestRefused, match="the Mac is on"):
         machine.receive(PowerON, NOW + BOOT)
@@ -180,7 +182,9 @@ def test_a_refusal_after_the_end_of_a_boot_loses_no_event() -> None:
         (SHUT_DOWN, Reset, PowerChoices(reset_while_shutting_down="boot-after"), True),
     ],
 )
-def test_how_a_shutdown_ends(by: SystemRequest, then: PowerRequest | None, choices: PowerChoices, booted: bool) -> None:
+def test_shutdown_ends_off_or_booting(
+    by: SystemRequest, then: PowerRequest | None, choices: PowerChoices, booted: bool
+) -> None:
     machine = machine_in(SHUTTING_DOWN, choices, by)
     if then is not None:
         assert machine.receive(then, NOW) == []
@@ -219,7 +223,7 @@ def test_the_defaults_are_the_first_options_of_the_table() -> None:
         assert set(declared[name].type.values) == cell.options.keys()
 
 
-def test_the_document_has_every_choice_the_default_first() -> None:
+def test_documented_power_choices_start_with_the_default() -> None:
     document = (Path(__file__).parents[2] / "docs" / "modelled.md").read_text()
     rows = re.findall(r"^\|[^|]*\|[^|]*\| `(power_\w+|reset_\w+)` \|(.*)\|$", document, re.MULTILINE)
     assert {name: re.findall(r"`([^`]+)`", words) for name, words in rows} == {
@@ -227,8 +231,8 @@ def test_the_document_has_every_choice_the_default_first() -> None:
     }
 
 
-def test_a_word_that_is_no_option_is_a_misuse() -> None:
-    with pytest.raises(MisuseError, match="power_on_while_on should be one of success, refuse, but is 'boot'"):
+def test_unknown_power_choice_raises_misuse_error() -> None:
+    with pytest.raises(MisuseError, match="power_on_while_on: expected one of success, refuse, found 'boot'"):
         PowerChoices(power_on_while_on="boot")
 
 
@@ -307,7 +311,7 @@ TestAnyOrder = AnyOrder.TestCase
     [(ON, BOOTING), (BOOTING, BOOTING), (OFF, OFF), (SHUTTING_DOWN, OFF)],
     ids=lambda each: each.name,
 )
-def test_after_a_power_cut_boots_what_ran_before(state: Power, after: Power) -> None:
+def test_only_macs_that_ran_boot_after_a_power_cut(state: Power, after: Power) -> None:
     machine = machine_in(state)
     assert machine.cut_mains(NOW) == ([] if state is OFF else [DOWN])
     assert (machine.state, machine.deadline, machine.cut) == (OFF, None, True)
@@ -322,7 +326,7 @@ def test_after_a_power_cut_boots_what_ran_before(state: Power, after: Power) -> 
     assert machine.restore_mains(NOW + 101.0) == []
 
 
-def test_a_power_cut_during_a_restart_does_not_keep_the_mac_down() -> None:
+def test_mac_boots_after_a_power_cut_during_a_restart() -> None:
     machine = machine_in(ON)
     machine.receive(RESTART, NOW)
     assert machine.cut_mains(NOW + 1.0) == [DOWN]

@@ -75,7 +75,7 @@ def lay(folder: Path, text: str = YAML) -> Path:
     return folder
 
 
-def test_a_table_has_the_facts_of_a_mac_and_none_of_the_text(tmp_path: Path) -> None:
+def test_facts_table_has_facts_and_no_texts(tmp_path: Path) -> None:
     facts = made(lay(tmp_path))
     assert [fact.path for fact in facts] == [
         "",
@@ -101,7 +101,7 @@ def test_a_table_has_the_facts_of_a_mac_and_none_of_the_text(tmp_path: Path) -> 
     assert "nobody keeps" not in (tmp_path / "facts.tsv").read_text(encoding="utf-8")
 
 
-def test_what_only_an_older_checkout_has_was_removed(tmp_path: Path) -> None:
+def test_keys_missing_in_the_newer_checkout_are_removed(tmp_path: Path) -> None:
     older = lay(tmp_path / "older", YAML.replace("OnPhonesOnly", "Gone").replace("{introduced: n/a}}", "{}}"))
     newer = lay(tmp_path / "newer")
     facts = {fact.path: fact for fact in made(newer, "--older", str(older), "--release", "27.0")}
@@ -109,7 +109,7 @@ def test_what_only_an_older_checkout_has_was_removed(tmp_path: Path) -> None:
     assert [path for path, fact in facts.items() if fact.removed] == ["Gone"]
 
 
-def test_a_folder_without_apples_files_is_told(tmp_path: Path) -> None:
+def test_folder_without_schema_files_is_reported(tmp_path: Path) -> None:
     command = [sys.executable, str(MAKE_FACTS), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=MAKE_FACTS.parents[1])
     assert done.returncode == 2
@@ -120,17 +120,17 @@ WORDS = st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"], bla
 
 
 @given(st.lists(st.builds(Fact, *[WORDS] * len(COLUMNS)), max_size=5, unique_by=lambda fact: fact.place))
-def test_a_table_is_read_as_it_was_written(facts: list[Fact]) -> None:
+def test_facts_table_survives_a_round_trip(facts: list[Fact]) -> None:
     assert list(read_facts(write_facts(facts))) == sorted(facts, key=lambda fact: fact.place)
 
 
 @pytest.mark.parametrize("text", ["", "kind\n", "# Facts\nkind\tmessage\n"])
-def test_another_text_is_no_table(text: str) -> None:
+def test_other_text_is_not_a_facts_table(text: str) -> None:
     with pytest.raises(MisuseError, match="make_facts"):
         list(read_facts(text))
 
 
-def test_releases_compare_as_numbers() -> None:
+def test_releases_are_compared_as_numbers() -> None:
     assert version("9.0") < version("10.15") < version("26.4") < version("27") == version("27.0")
     with pytest.raises(MisuseError, match="such as 26"):
         version("newest")
@@ -139,11 +139,11 @@ def test_releases_compare_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("release", "expected"), [("11.0", False), ("12.0", True), ("26.4", True), ("27.0", False), ("27.1", False)]
 )
-def test_a_key_is_there_from_its_release_until_it_is_removed(release: str, *, expected: bool) -> None:
+def test_key_exists_from_its_release_until_its_removal(release: str, *, expected: bool) -> None:
     assert Fact("command", "X", introduced="12.0", removed="27.0").is_in(release) is expected
 
 
-def test_the_packages_table_holds_what_lom_needs() -> None:
+def test_packaged_table_has_the_lom_messages() -> None:
     setup = message("command", "LOMSetupRequest")
     assert (setup.fact.introduced, setup.fact.channels) == ("11.0", "device")
     assert setup.fact.rights == "DeviceLockAndRemovePasscode"
@@ -158,6 +158,6 @@ def test_the_packages_table_holds_what_lom_needs() -> None:
     assert ("error", "unrecognized.device") in messages()
 
 
-def test_a_message_that_apple_has_not_is_told() -> None:
+def test_unknown_message_is_reported() -> None:
     with pytest.raises(MisuseError, match="Blink"):
         message("command", "Blink")

@@ -42,7 +42,7 @@ def uuid_of(octets: bytes) -> str:
 
 
 @given(broken_plists(commands) | commands.map(dump_xml) | commands.map(dump_binary))
-def test_any_bytes_are_a_command_or_an_error_of_ours(octets: bytes) -> None:
+def test_any_bytes_are_a_command_or_a_known_error(octets: bytes) -> None:
     with contextlib.suppress(CommandDropped, PlistError):
         assert 0 < len(uuid_of(octets)) <= MAX_UUID_LENGTH
 
@@ -61,13 +61,13 @@ def test_a_command_is_read_with_all_its_keys(body: dict[str, Any], dump: Any) ->
         ("lom-device-request.plist", "0001_LOMDeviceRequest", "LOMDeviceRequest"),  # has no RequestType
     ],
 )
-def test_the_commands_of_apples_own_pages_are_read(example: str, uuid: str, request_type: str) -> None:
+def test_commands_of_apples_documentation_are_read(example: str, uuid: str, request_type: str) -> None:
     command = parse_command((EXAMPLES / example).read_bytes())
     assert (command.uuid, command.request_type) == (uuid, request_type)
 
 
 @pytest.mark.parametrize("body", [{"RequestList": []}, {"RequestList": 5}])
-def test_a_request_list_alone_makes_a_lom_device_request(body: dict[str, Any]) -> None:
+def test_request_list_without_request_type_is_a_lom_device_request(body: dict[str, Any]) -> None:
     assert parse_command(dump_xml({"CommandUUID": "a", "Command": body})).request_type == "LOMDeviceRequest"
 
 
@@ -81,7 +81,7 @@ def test_a_request_list_alone_makes_a_lom_device_request(body: dict[str, Any]) -
         ({"CommandUUID": "a" * (MAX_UUID_LENGTH + 1)}, "found 257"),
     ],
 )
-def test_what_has_no_command_uuid_is_dropped(root: dict[str, Any], found: str) -> None:
+def test_command_without_commanduuid_is_dropped(root: dict[str, Any], found: str) -> None:
     with pytest.raises(CommandDropped, match=found):
         parse_command(dump_xml({"Command": {"RequestType": "ProfileList"}, **root}))
 
@@ -97,14 +97,14 @@ def test_what_has_no_command_uuid_is_dropped(root: dict[str, Any], found: str) -
         ({"Command": {"RequestType": ""}}, "found an empty one"),
     ],
 )
-def test_what_has_a_command_uuid_but_is_no_command_can_be_answered(root: dict[str, Any], found: str) -> None:
+def test_invalid_command_with_commanduuid_can_be_answered(root: dict[str, Any], found: str) -> None:
     with pytest.raises(CommandMalformed, match=found) as caught:
         parse_command(dump_xml({"CommandUUID": "a" * MAX_UUID_LENGTH, **root}))
     assert caught.value.command_uuid == "a" * MAX_UUID_LENGTH
 
 
 @pytest.mark.parametrize("octets", [b"", b"\n", b"{}", dump_xml([]), dump_xml("a"), b"<html></html>"])
-def test_what_is_no_dictionary_is_no_plist_of_a_command(octets: bytes) -> None:
+def test_command_that_is_not_a_dictionary_raises_plist_error(octets: bytes) -> None:
     with pytest.raises(PlistError, match="command"):
         parse_command(octets)
 
@@ -113,7 +113,7 @@ def test_what_is_no_dictionary_is_no_plist_of_a_command(octets: bytes) -> None:
 
 
 @given(texts.filter(bool), st.sampled_from(Status), dictionaries)
-def test_a_result_is_read_by_a_server_as_it_was_meant(uuid: str, status: Status, answer: dict[str, Any]) -> None:
+def test_result_survives_a_round_trip(uuid: str, status: Status, answer: dict[str, Any]) -> None:
     report = load_dict(Result(status, answer).body(UDID, uuid))
     envelope = {"CommandUUID": uuid, "Status": status.value, "UDID": UDID}
     assert report == {**answer, **envelope}
@@ -134,7 +134,7 @@ def test_an_error_chain_has_its_four_keys_and_its_order(errors: list[ChainedErro
     ]
 
 
-def test_only_what_failed_has_an_error_chain() -> None:
+def test_only_failed_results_have_an_error_chain() -> None:
     assert "ErrorChain" not in load_dict(acknowledged({"A": 1}).body(UDID, "a"))
     assert "ErrorChain" not in load_dict(Result(Status.NOT_NOW).body(UDID, "a"))
 
@@ -144,7 +144,7 @@ def test_idle_is_status_and_udid_only() -> None:
 
 
 @given(st.text(max_size=20))
-def test_idle_is_what_any_other_plist_of_it_would_be(udid: str) -> None:
+def test_idle_equals_its_generic_plist(udid: str) -> None:
     try:
         expected = dump_xml({"Status": "Idle", "UDID": udid})
     except MisuseError:
@@ -154,7 +154,7 @@ def test_idle_is_what_any_other_plist_of_it_would_be(udid: str) -> None:
         assert idle_body(udid) == expected
 
 
-def test_the_statuses_and_domains_are_spelt_as_the_reference_spells_them() -> None:
+def test_statuses_and_domains_are_spelled_as_in_apples_reference() -> None:
     assert {status.value for status in Status} == {"Idle", "Acknowledged", "Error", "CommandFormatError", "NotNow"}
     assert {domain.value for domain in Domain} == {
         "MCMDMErrorDomain",
@@ -185,14 +185,14 @@ RIGHTS = {
 }
 
 
-def test_there_are_the_rights_that_the_schema_lists() -> None:
+def test_access_rights_equal_those_of_the_schema() -> None:
     assert {int(right) for right in AccessRights} == set(RIGHTS)
     assert sum(RIGHTS) == ALL_RIGHTS
     assert AccessRights.LOCK_DEVICE == 4  # every LOM command: apple-schema commands/lom.*.yaml
 
 
 @given(st.integers(-10, 10_000) | integers)
-def test_a_value_is_taken_as_the_schema_says(value: int) -> None:
+def test_access_rights_value_follows_the_schema(value: int) -> None:
     allowed = 0 < value <= 8191 and not (value & 2 and not value & 1) and not (value & 128 and not value & 64)
     if allowed:
         assert check_access_rights(value) == value
@@ -244,7 +244,7 @@ def test_a_check_in_has_every_required_key_of_its_type(message: dict[str, Any], 
     assert {key: type(value) for key, value in load_dict(dump_xml(message)).items()} == keys
 
 
-def test_the_message_types_are_spelt_as_the_schema_spells_them() -> None:
+def test_message_types_are_spelled_as_in_the_schema() -> None:
     assert [message["MessageType"] for message, _ in CHECK_INS] == [
         "Authenticate",
         "TokenUpdate",
@@ -254,7 +254,7 @@ def test_the_message_types_are_spelt_as_the_schema_spells_them() -> None:
     ]
 
 
-def test_a_check_in_says_who_the_mac_is() -> None:
+def test_check_in_has_the_macs_identifiers() -> None:
     message = checkin.authenticate(ANNOUNCEMENT, TOPIC)
     assert (message["UDID"], message["Topic"], message["SerialNumber"]) == (UDID, TOPIC, "ZX0000000001")
     assert (message["Model"], message["ProductName"], message["ModelName"]) == ("Mac14,3", "Mac14,3", "Mac mini")
@@ -262,10 +262,10 @@ def test_a_check_in_says_who_the_mac_is() -> None:
     assert (update["UDID"], update["Topic"], update["Token"], update["PushMagic"]) == (UDID, TOPIC, b"t" * 32, "magic")
 
 
-def test_a_declaration_is_asked_for_without_data() -> None:
+def test_declaration_request_has_no_data() -> None:
     assert "Data" not in checkin.declarative_management(UDID, "tokens", None)
 
 
-def test_the_content_type_is_the_one_that_servers_tell_check_ins_by() -> None:
+def test_check_in_content_type_is_apples() -> None:
     assert checkin.CONTENT_TYPE == "application/x-apple-aspen-mdm-checkin"
     assert checkin.USER_AGENT == "MDM-OSX/1.0 mdmclient/1543"

@@ -28,7 +28,7 @@ TITLED = "an HTML page titled “{}”"
         (b"<body>", "application/xhtml+xml"),
     ],
 )
-def test_a_page(body: bytes, content_type: str) -> None:
+def test_html_page_is_recognised(body: bytes, content_type: str) -> None:
     assert page_in(body, content_type) == "an HTML page"
     assert page_in(body, content_type, only_type=True) == "an HTML page"
     assert also(body, content_type) == ", with an HTML page"
@@ -48,13 +48,13 @@ def test_a_page(body: bytes, content_type: str) -> None:
         (b"<error>no</error>", "text/xml"),
     ],
 )
-def test_no_page(body: bytes, content_type: str, only_type: bool) -> None:
+def test_other_bodies_are_not_html_pages(body: bytes, content_type: str, only_type: bool) -> None:
     assert page_in(body, content_type, only_type=only_type) == ""
     assert also(body, content_type) == ""
 
 
 @pytest.mark.parametrize("body", [b"", b"OK", b"POSTPKIOperation\nSHA-256\n", b" \r\n"])
-def test_where_an_answer_may_be_short_its_type_is_not_enough(body: bytes) -> None:
+def test_short_body_needs_html_content_to_count_as_page(body: bytes) -> None:
     assert page_in(body, "text/html") == ""
     assert page_in(body, "text/html", only_type=True) == "an HTML page"
 
@@ -73,7 +73,7 @@ def test_where_an_answer_may_be_short_its_type_is_not_enough(body: bytes) -> Non
         (b"</title><title>", ""),
     ],
 )
-def test_the_title_is_shown_and_bounded(title: bytes, shown: str | None) -> None:
+def test_html_title_is_shown_and_bounded(title: bytes, shown: str | None) -> None:
     found = page_in(b"<html><head>" + title + b"</head></html>", "")
     if shown is None:
         assert len(found) <= len(TITLED.format("")) + 80

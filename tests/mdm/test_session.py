@@ -14,6 +14,7 @@ from strategies_mdm import broken_plists, values
 
 from agent.errors import MisuseError, PeerError
 from agent.mdm import session as sessions
+from agent.mdm.pages import PageAnswered
 from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged, failed
 from agent.mdm.session import (
     TABLE,
@@ -98,7 +99,9 @@ CALLS: list[tuple[Input, Callable[[Session], object]]] = [
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize(("happened", "call"), CALLS)
-def test_every_input_in_every_state(state: State, happened: Input, call: Callable[[Session], object]) -> None:
+def test_every_input_in_every_state_follows_the_table(
+    state: State, happened: Input, call: Callable[[Session], object]
+) -> None:
     session = STATES[state]()
     assert session.state is state
     before = seen(session)
@@ -111,11 +114,11 @@ def test_every_input_in_every_state(state: State, happened: Input, call: Callabl
         assert seen(session) == before
 
 
-def test_every_line_of_the_table_is_tried_above() -> None:
+def test_every_transition_of_the_table_is_tested() -> None:
     assert {happened for _, happened in TABLE} == set(Input) == {happened for happened, _ in CALLS}
 
 
-def test_misuse_leaves_what_the_session_was_about_to_do() -> None:
+def test_misuse_leaves_the_session_unchanged() -> None:
     session = working()
     for result, uuid in (
         (acknowledged(), "another"),
@@ -132,7 +135,7 @@ def test_misuse_leaves_what_the_session_was_about_to_do() -> None:
 # A session without errors
 
 
-def test_from_idle_command_by_command_to_the_empty_answer() -> None:
+def test_session_runs_from_idle_through_commands_to_the_empty_response() -> None:
     session = new()
     assert status_of(session.open()) == ("Idle", None)
     for number, result in enumerate((acknowledged(), failed(ChainedError(Domain.MDM, 1, "why")), NOT_NOW)):
@@ -146,7 +149,7 @@ def test_from_idle_command_by_command_to_the_empty_answer() -> None:
     assert seen(session) == (State.CLOSED, None, 0, False, False)
 
 
-def test_a_malformed_command_is_reported_and_the_session_goes_on() -> None:
+def test_malformed_command_is_reported_and_the_session_continues() -> None:
     session = waiting()
     sent = session.answer(200, dump_xml({"CommandUUID": "bad", "Command": []}), 0.0)
     assert status_of(sent) == ("CommandFormatError", "bad")
@@ -154,7 +157,7 @@ def test_a_malformed_command_is_reported_and_the_session_goes_on() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"no plist", dump_xml({"Command": {"RequestType": "ProfileList"}}), dump_xml([])])
-def test_an_answer_that_nothing_can_be_replied_to_ends_the_session(answer: bytes) -> None:
+def test_unanswerable_response_ends_the_session(answer: bytes) -> None:
     session = waiting()
     event = session.answer(200, answer, 0.0)
     assert isinstance(event, SessionEnded)
@@ -173,7 +176,7 @@ def test_a_push_during_a_session_starts_another_at_its_end() -> None:
 
 
 @pytest.mark.parametrize("answer", [(200, b"no plist"), (400, b"")])
-def test_a_push_during_a_session_that_fails_is_not_forgotten(answer: tuple[int, bytes]) -> None:
+def test_push_during_a_failing_session_starts_another(answer: tuple[int, bytes]) -> None:
     session = waiting()
     session.wake()
     event = session.answer(*answer, 7.0)
@@ -196,6 +199,8 @@ def test_a_push_during_a_session_that_fails_is_not_forgotten(answer: tuple[int, 
         lambda session: session.answer(500, b"", 0.0),
         lambda session: session.answer(400, b"", 0.0),
         lambda session: session.answer(403, b"", 0.0),
+        lambda session: session.answer(200, PAGE, 0.0),
+        lambda session: session.answer(200, b"<p>who are you?", 0.0, content_type="text/html"),
     ],
 )
 def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], object]) -> None:
@@ -211,7 +216,8 @@ def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], 
     assert status_of(session.open()) == ("Idle", None)
 
 
-REFUSED = [400, 403, 404, 413, 204]
+PAGE = b"<html><head><title>Sign in</title></head></html>"
+REFUSED = [(400, b""), (403, b""), (404, PAGE), (413, b""), (204, b""), (200, PAGE)]
 
 
 def refuse(session: Session, status: int) -> SessionEnded:
@@ -222,25 +228,26 @@ def refuse(session: Session, status: int) -> SessionEnded:
     return event
 
 
-@pytest.mark.parametrize("status", REFUSED)
-def test_a_result_that_is_refused_is_delivered_again_five_times_and_then_dropped(status: int) -> None:
+@pytest.mark.parametrize(("status", "body"), REFUSED)
+def test_refused_result_is_resent_five_times_then_dropped(status: int, body: bytes) -> None:
     session = working()
     sent = session.finish("a", acknowledged())
-    event = session.answer(status, b"", 0.0)
+    event = session.answer(status, body, 0.0)
     for _ in range(5):
         assert event == SessionEnded(event.failure)  # type: ignore[union-attr]
         assert session.owes_result
         assert session.open() == sent
-        event = session.answer(status, b"", 0.0)
+        event = session.answer(status, body, 0.0)
     assert isinstance(event, SessionEnded)
     assert event.dropped
-    assert isinstance(event.failure, ServerRefused)
+    assert event.refused
+    assert isinstance(event.failure, ServerRefused if status != 200 else PageAnswered)
     assert seen(session) == (State.CLOSED, None, 0, False, False)
     assert status_of(session.open()) == ("Idle", None)
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_how_often_a_refused_result_is_delivered_again_can_be_set(retries: int) -> None:
+def test_number_of_resends_of_a_refused_result_is_configurable(retries: int) -> None:
     session = Session(UDID, lambda: 1.0, refused_retries=retries)
     session.open()
     session.answer(200, command(), 0.0)
@@ -249,7 +256,7 @@ def test_how_often_a_refused_result_is_delivered_again_can_be_set(retries: int) 
     assert [refuse(session, 400).dropped for _ in range(retries + 1)] == [False] * retries + [True]
 
 
-def test_only_refusals_for_good_of_this_result_count() -> None:
+def test_only_permanent_refusals_of_this_result_count() -> None:
     session = Session(UDID, lambda: 1.0, refused_retries=1)
     session.open()
     session.answer(200, command(), 0.0)
@@ -268,12 +275,12 @@ def test_only_refusals_for_good_of_this_result_count() -> None:
     assert refuse(session, 400).dropped
 
 
-def test_a_refused_idle_is_no_result() -> None:
+def test_refused_idle_is_not_a_refused_result() -> None:
     session = Session(UDID, lambda: 1.0, refused_retries=0)
     assert not refuse(session, 400).dropped
 
 
-def test_a_dropped_not_now_starts_nothing() -> None:
+def test_dropped_notnow_starts_no_poll() -> None:
     session = Session(UDID, lambda: 1.0, refused_retries=0)
     session.open()
     session.answer(200, command(), 0.0)
@@ -284,7 +291,7 @@ def test_a_dropped_not_now_starts_nothing() -> None:
     assert session.deadline is None
 
 
-def test_a_command_in_hand_when_the_power_goes_is_not_answered() -> None:
+def test_command_interrupted_by_power_loss_is_not_answered() -> None:
     session = working()
     session.power_lost()
     assert not session.owes_result
@@ -294,7 +301,7 @@ def test_a_command_in_hand_when_the_power_goes_is_not_answered() -> None:
 
 
 @pytest.mark.parametrize("start", [closed, waiting, working, owing])
-def test_a_mac_that_leaves_its_management_owes_nothing(start: Callable[[], Session]) -> None:
+def test_unenrolled_mac_has_no_undelivered_result(start: Callable[[], Session]) -> None:
     session = start()
     session.wake()
     session.forget()
@@ -313,7 +320,7 @@ def put_off(session: Session, uuid: str = "a") -> Event:
     return event
 
 
-def test_a_server_that_repeats_a_command_that_was_put_off_ends_the_session() -> None:
+def test_repeating_a_notnow_command_ends_the_session() -> None:
     session = waiting()
     for _ in range(1 + sessions.NOT_NOW_REPEATS):
         assert isinstance(put_off(session), Execute)
@@ -327,20 +334,20 @@ def test_a_server_that_repeats_a_command_that_was_put_off_ends_the_session() -> 
     assert isinstance(put_off(session), Execute)  # a new session begins anew
 
 
-def test_several_commands_in_turn_are_a_repetition_too() -> None:
+def test_repeating_several_notnow_commands_in_turn_ends_the_session() -> None:
     session = waiting()
     events = [put_off(session, "ab"[number % 2]) for number in range(2 + sessions.NOT_NOW_REPEATS)]
     assert all(isinstance(event, Execute) for event in events)
     assert isinstance(put_off(session, "a"), SessionEnded)
 
 
-def test_commands_that_differ_may_all_be_put_off() -> None:
+def test_different_commands_can_all_get_notnow() -> None:
     session = waiting()
     for number in range(5 * sessions.NOT_NOW_REPEATS):
         assert isinstance(put_off(session, str(number)), Execute)
 
 
-def test_a_command_that_is_put_off_and_then_done_is_no_repetition() -> None:
+def test_notnow_followed_by_a_result_is_not_a_repetition() -> None:
     session = waiting()
     for _ in range(sessions.NOT_NOW_REPEATS):
         put_off(session)
@@ -357,7 +364,7 @@ def not_now_session(timing: Timing | None = None) -> Session:
     return session
 
 
-def test_after_not_now_the_mac_looks_again_by_itself() -> None:
+def test_mac_polls_again_after_notnow() -> None:
     session = not_now_session()
     assert session.answer(200, b"", 100.0) == SessionEnded()
     assert session.deadline == 100.0 + sessions.NOT_NOW_RETRY_SECONDS
@@ -367,13 +374,13 @@ def test_after_not_now_the_mac_looks_again_by_itself() -> None:
     assert session.deadline is None
 
 
-def test_the_interval_after_not_now_can_be_set() -> None:
+def test_notnow_poll_interval_is_configurable() -> None:
     session = not_now_session(Timing(not_now=5.0))
     session.answer(200, b"", 100.0)
     assert session.deadline == 105.0
 
 
-def test_not_now_before_another_status_starts_nothing() -> None:
+def test_notnow_before_another_status_starts_no_poll() -> None:
     session = not_now_session()
     session.answer(200, command("b"), 0.0)
     session.finish("b", acknowledged())
@@ -381,7 +388,7 @@ def test_not_now_before_another_status_starts_nothing() -> None:
     assert session.deadline is None
 
 
-def test_not_now_of_an_earlier_session_starts_nothing() -> None:
+def test_notnow_of_an_earlier_session_starts_no_poll() -> None:
     session = not_now_session()
     session.answer(200, command("b"), 0.0)
     session.power_lost()
@@ -390,7 +397,7 @@ def test_not_now_of_an_earlier_session_starts_nothing() -> None:
     assert session.deadline is None
 
 
-def test_not_now_that_is_delivered_again_counts_for_the_session_it_is_delivered_in() -> None:
+def test_resent_notnow_counts_in_the_session_that_delivers_it() -> None:
     session = not_now_session()
     session.broke(BROKEN, 0.0)
     assert status_of(session.open()) == ("NotNow", "a")
@@ -398,20 +405,20 @@ def test_not_now_that_is_delivered_again_counts_for_the_session_it_is_delivered_
     assert session.deadline == 160.0
 
 
-def test_not_now_before_an_unreadable_answer_still_counts() -> None:
+def test_notnow_before_an_unreadable_response_counts() -> None:
     session = not_now_session()
     session.answer(200, b"no plist", 100.0)
     assert session.deadline == 160.0
 
 
-def test_not_now_that_the_server_refused_starts_nothing() -> None:
+def test_refused_notnow_starts_no_poll() -> None:
     session = not_now_session()
     session.answer(400, b"", 100.0)
     assert session.deadline is None
     assert session.owes_result
 
 
-def test_a_push_is_served_before_the_interval_after_not_now() -> None:
+def test_push_starts_a_session_before_the_notnow_poll() -> None:
     session = not_now_session()
     session.wake()
     assert status_of(session.answer(200, b"", 100.0)) == ("Idle", None)
@@ -442,14 +449,14 @@ FAILURES: list[Callable[[Session, float], object]] = [
 
 
 @pytest.mark.parametrize("fail", FAILURES)
-def test_the_pause_doubles_to_its_bound_and_jitter_halves_it_at_most(fail: Callable[[Session, float], object]) -> None:
+def test_backoff_doubles_to_its_bound_and_jitter_halves_it_at_most(fail: Callable[[Session, float], object]) -> None:
     whole = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert delays(new(), fail, 8) == whole
     assert delays(new(jitter=0.0), fail, 8) == [seconds / 2 for seconds in whole]
     assert delays(new(Timing(retry_first=3.0, retry_longest=10.0)), fail, 4) == [3.0, 6.0, 10.0, 10.0]
 
 
-def test_the_pause_starts_anew_when_the_server_took_a_report() -> None:
+def test_backoff_resets_after_an_accepted_report() -> None:
     session = new()
     delays(session, FAILURES[0], 5)
     assert session.failures == 5
@@ -459,12 +466,12 @@ def test_the_pause_starts_anew_when_the_server_took_a_report() -> None:
     assert delays(session, FAILURES[0], 1) == [1.0]
 
 
-def test_a_server_that_is_down_for_years_is_tried_at_the_longest_pause() -> None:
+def test_backoff_stays_at_its_bound() -> None:
     assert delays(new(), FAILURES[0], 2000)[-1] == sessions.RETRY_LONGEST_SECONDS
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_takes_the_place_of_the_pause(status: int) -> None:
+def test_retry_after_replaces_the_backoff(status: int) -> None:
     session = new()
     assert delays(session, lambda it, now: it.answer(status, b"", now, retry_after=17.5), 3) == [17.5] * 3
     assert session.failures == 3
@@ -489,9 +496,7 @@ def test_retry_after_is_bounded(asked: float | None, waited: float) -> None:
 
 
 @given(st.floats(), st.floats(0.0, 4e9), st.floats(5e-324, 1e9), st.floats(0.0, 1.0))
-def test_no_deadline_is_now_whatever_is_asked_for_and_set(
-    asked: float, now: float, setting: float, jitter: float
-) -> None:
+def test_deadline_is_always_in_the_future(asked: float, now: float, setting: float, jitter: float) -> None:
     """A deadline that equals now would be a loop without a pause."""
     timing = Timing(retry_first=setting, retry_longest=setting, not_now=setting, retry_after_longest=setting)
     for session in (new(timing, jitter=jitter), not_now_session(timing)):
@@ -507,19 +512,19 @@ def test_no_deadline_is_now_whatever_is_asked_for_and_set(
     assert session.deadline > now
 
 
-def test_the_bound_of_retry_after_can_be_set() -> None:
+def test_retry_after_bound_is_configurable() -> None:
     session = new(Timing(retry_after_longest=30.0))
     assert delays(session, lambda it, now: it.answer(503, b"", now, retry_after=31.0), 1) == [30.0]
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
 @pytest.mark.parametrize("key", ["retry_first", "retry_longest", "retry_after_longest", "not_now"])
-def test_a_time_that_is_none_is_our_misuse(key: str, seconds: float) -> None:
+def test_invalid_time_raises_misuse_error(key: str, seconds: float) -> None:
     with pytest.raises(MisuseError, match=key):
         Timing(**{key: seconds})
 
 
-def test_a_push_does_not_wait_for_the_pause() -> None:
+def test_push_does_not_wait_for_the_backoff() -> None:
     session = new()
     delays(session, FAILURES[0], 4)
     assert status_of(session.wake()) == ("Idle", None)
@@ -530,7 +535,7 @@ def test_a_push_does_not_wait_for_the_pause() -> None:
 
 
 @pytest.mark.parametrize("body", [b" ", b"\r\n", b" \t\r\n\v\f" * 1000])
-def test_an_answer_of_white_space_is_an_empty_one(body: bytes) -> None:
+def test_white_space_response_counts_as_empty(body: bytes) -> None:
     assert waiting().answer(200, body, 1.0) == SessionEnded()
     session = working()
     session.finish("a", acknowledged())
@@ -542,17 +547,14 @@ def test_an_answer_of_white_space_is_an_empty_one(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"\0", b" x ", b"\xef\xbb\xbf", b"\xc2\xa0"])
-def test_other_bytes_are_no_empty_answer(body: bytes) -> None:
+def test_other_bytes_are_not_an_empty_response(body: bytes) -> None:
     event = waiting().answer(200, body, 1.0)
     assert isinstance(event, SessionEnded)
     assert event.failure is not None
     assert event.failure.kind == "plist"
 
 
-PAGE = b"<html><head><title>Sign in</title></head></html>"
-
-
-def test_a_page_instead_of_a_command_is_told_as_that() -> None:
+def test_html_page_instead_of_a_command_is_reported_as_page() -> None:
     event = waiting().answer(200, PAGE, 1.0, content_type="text/html")
     assert isinstance(event, SessionEnded)
     assert event.failure is not None
@@ -563,11 +565,33 @@ def test_a_page_instead_of_a_command_is_told_as_that() -> None:
     )
 
 
-def test_a_command_that_is_called_html_is_carried_out() -> None:
+def test_a_page_is_no_accepted_report() -> None:
+    session = waiting()
+    session.broke(BROKEN, 0.0)
+    session.open()
+    session.answer(200, PAGE, 1.0)
+    assert session.failures == 1
+    session.open()
+    assert session.answer(200, b"", 1.0) == SessionEnded()
+    assert session.failures == 0
+
+
+@pytest.mark.parametrize("body", [b"no plist", dump_xml({"Command": {}})])
+def test_other_bytes_deliver_the_result_before_them(body: bytes) -> None:
+    session = working()
+    session.finish("a", acknowledged())
+    event = session.answer(200, body, 1.0, content_type="application/xml")
+    assert isinstance(event, SessionEnded)
+    assert event.failure is not None
+    assert not event.refused
+    assert not session.owes_result
+
+
+def test_command_with_html_content_type_is_executed() -> None:
     assert isinstance(waiting().answer(200, command(), 1.0, content_type="text/html"), Execute)
 
 
-def test_a_refusal_with_a_page_says_so() -> None:
+def test_refusal_with_an_html_page_mentions_it() -> None:
     event = waiting().answer(403, PAGE, 1.0, content_type="text/html")
     assert isinstance(event, SessionEnded)
     assert isinstance(event.failure, ServerRefused)
@@ -595,9 +619,7 @@ JSON, PLIST = json.dumps(UNRECOGNIZED).encode(), dump_xml(UNRECOGNIZED)
     ],
 )
 @pytest.mark.parametrize("start", [waiting, not_now_session])
-def test_a_mac_that_the_server_does_not_know_unenrolls(
-    start: Callable[[], Session], status: int, body: bytes, content_type: str
-) -> None:
+def test_unknown_mac_unenrolls(start: Callable[[], Session], status: int, body: bytes, content_type: str) -> None:
     session = start()
     session.wake()
     event = session.answer(status, body, 1.0, content_type=content_type)
@@ -632,7 +654,7 @@ def test_a_mac_that_the_server_does_not_know_unenrolls(
         (302, b"", ""),
     ],
 )
-def test_any_other_refusal_ends_the_session_and_keeps_the_result(status: int, body: bytes, content_type: str) -> None:
+def test_other_refusal_ends_the_session_and_keeps_the_result(status: int, body: bytes, content_type: str) -> None:
     session = working()
     sent = session.finish("a", acknowledged())
     event = session.answer(status, body, 1.0, content_type=content_type)
@@ -653,7 +675,7 @@ def test_any_other_refusal_ends_the_session_and_keeps_the_result(status: int, bo
 @example(200, command(), "application/xml", None)
 @example(200, dump_xml({"CommandUUID": "a", "Command": 1}), "application/xml", None)
 @example(503, b"", "", 2.220446049250313e-16)
-def test_any_answer_is_an_event_of_the_table(
+def test_any_response_is_an_event_of_the_table(
     status: int, body: bytes, content_type: str, retry_after: float | None
 ) -> None:
     session = waiting()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -236,6 +237,6 @@ class AnyCall(RuleBasedStateMachine):
 
 
 TestDelivery = Delivery.TestCase
-TestDelivery.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestDelivery.settings = settings(examples(150), stateful_step_count=40)
 TestAnyCall = AnyCall.TestCase
-TestAnyCall.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestAnyCall.settings = settings(examples(50), stateful_step_count=40)

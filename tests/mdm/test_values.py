@@ -23,7 +23,7 @@ from agent.mdm.values import WrongType, converted
         (-0.0, int, 0),
     ],
 )
-def test_a_number_is_taken_by_its_value_and_warned_about(value: Any, kind: type, worth: Any) -> None:
+def test_number_is_converted_with_a_warning(value: Any, kind: type, worth: Any) -> None:
     warnings: list[str] = []
     found: Any = converted(value, kind, "Key", warnings.append)
     assert found == worth
@@ -33,7 +33,7 @@ def test_a_number_is_taken_by_its_value_and_warned_about(value: Any, kind: type,
 
 
 @pytest.mark.parametrize(("value", "kind"), [(True, bool), (5, int), ("a", str), (b"a", bytes), ([], list), ({}, dict)])
-def test_what_has_its_type_is_taken_as_it_is(value: Any, kind: type) -> None:
+def test_value_with_its_type_is_unchanged(value: Any, kind: type) -> None:
     warnings: list[str] = []
     assert converted(value, kind, "Key", warnings.append) is value
     assert warnings == []
@@ -56,7 +56,7 @@ def test_what_has_its_type_is_taken_as_it_is(value: Any, kind: type) -> None:
         (1, list),
     ],
 )
-def test_what_is_not_worth_it_is_refused(value: Any, kind: type) -> None:
+def test_unconvertible_value_is_refused(value: Any, kind: type) -> None:
     warnings: list[str] = []
     with pytest.raises(WrongType, match="Key has the wrong type: it is "):
         converted(value, kind, "Key", warnings.append)

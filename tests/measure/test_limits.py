@@ -210,3 +210,31 @@ def test_what_never_ended_is_not_what_never_ran() -> None:
     assert judge(parse_limit("session.p99 < 1s"), metrics).sentence.startswith("session never ended (1 cut short);")
     assert judge(parse_limit("push.errors == 0"), metrics).sentence.startswith("push never ended (1 cut short);")
     assert not judge(parse_limit("push.errors == 0"), metrics).ok
+
+
+@pytest.mark.parametrize(
+    ("text", "ok", "reliable"),
+    [
+        ("session.dropped <= 5%", False, False),
+        ("session.dropped < 60%", True, True),  # without our delays it would be less
+        ("session.dropped > 5%", False, False),  # and then this might fail
+        ("session.errors < 5", False, True),
+    ],
+)
+def test_what_an_overloaded_generator_dropped_is_not_the_servers(text: str, ok: bool, reliable: bool) -> None:
+    found = judge(parse_limit(text), measured(), {"session"})
+    assert (found.ok, found.reliable) == (ok, reliable)
+
+
+@pytest.mark.parametrize(
+    ("limit", "ok", "reliable"), [("== 0", False, False), ("<= 1%", False, False), ("<= 60%", True, True)]
+)
+def test_errors_that_our_own_gateway_caused_are_no_statement_about_the_server(limit, ok, reliable) -> None:
+    metrics = Metrics()
+    metrics(Exchange("push", 0, 0.0, 1.0))
+    metrics(Exchange("push", 0, 0.0, 1.0, Failure("own_gateway", "ours")))
+    judged = judge(parse_limit(f"push.errors {limit}"), metrics, {"push.errors"})
+    assert (judged.ok, judged.reliable) == (ok, reliable)
+    assert ("its own failures" in judged.sentence) == ok
+    assert judge(parse_limit("push.errors == 1"), metrics).ok
+    assert judge(parse_limit("push.errors == 1"), metrics, {"push"}).ok, "only the times of it are in doubt"

@@ -29,14 +29,32 @@ rows = st.fixed_dictionaries(
         "cpu": st.floats(0, 2),
     },
 )
-said = st.lists(st.tuples(st.integers(0, 5), rows), max_size=12)
+WORKERS = 3
+said = st.lists(
+    st.tuples(st.integers(0, 5), rows, st.integers(0, WORKERS - 1)),
+    max_size=12,
+    unique_by=lambda each: (each[0], each[2]),
+)
 
 
-def line(*told):
-    timeline = TimeLine()
-    for t, row in told:
-        timeline.add(t, row)
+def line(*told, fleet=(0,) * WORKERS):
+    """The rows of workers: the second, the row, and the worker where it is not the first."""
+    timeline = TimeLine(fleet)
+    for t, row, *worker in told:
+        timeline.add(t, row, *worker)
     return timeline
+
+
+def in_order(told):
+    """The rows, those of each worker in order."""
+    return sorted(told, key=lambda each: each[0])
+
+
+def gauges_at(told, worker, t, fleet):
+    """The Macs and the connections of one worker in a second: of its last row until then."""
+    rows = [row for second, row, teller in in_order(told) if teller == worker and second <= t]
+    row = rows[-1] if rows else {"macs": {"new": fleet[worker]}}
+    return row.get("macs", {}), row.get("connections", 0)
 
 
 def test_a_row_has_every_key_whoever_spoke():
@@ -53,7 +71,7 @@ def test_a_row_has_every_key_whoever_spoke():
     ]
 
 
-def test_two_shards_and_their_leader_make_one_row():
+def test_two_workers_and_a_third_make_one_row():
     one, other = Metrics(), Metrics()
     for _ in range(99):
         one(Exchange("session", 0, 0.0, 0.1))
@@ -63,8 +81,8 @@ def test_two_shards_and_their_leader_make_one_row():
 
     [row] = line(
         (0, {"operations": one.take_second(), "macs": {"idle": 5, "off": 1}, "connections": 7, "lag_ms": 3.0}),
-        (0, {"operations": other.take_second(), "macs": {"idle": 2}, "connections": 1, "lag_ms": 1.5, "cpu": 0.25}),
-        (0, {"pushes_waiting": 4}),
+        (0, {"operations": other.take_second(), "macs": {"idle": 2}, "connections": 1, "lag_ms": 1.5, "cpu": 0.25}, 1),
+        (0, {"pushes_waiting": 4}, 2),
     ).rows()
 
     assert list(row.operations) == ["enroll", "session"]
@@ -78,8 +96,41 @@ def test_two_shards_and_their_leader_make_one_row():
 
 
 def test_seconds_are_in_order_and_those_nobody_spoke_of_are_missing():
-    timeline = line((4, {}), (0, {}), (2, {"connections": 1}), (0, {"connections": 2}))
+    timeline = line((0, {}), (4, {}), (0, {"connections": 2}, 1), (2, {"connections": 1}, 1), (4, {}, 1))
     assert [(row.t, row.connections) for row in timeline.rows()] == [(0, 2), (2, 1), (4, 0)]
+
+
+def test_a_worker_that_sent_no_row_for_a_second_counts_with_its_last_one():
+    busy = {"macs": {"session": 4}, "connections": 4, "pushes_waiting": 1, "lag_ms": 70.0, "cpu": 0.5}
+    idle = {"macs": {"idle": 3}, "connections": 2}
+    timeline = line((0, busy), (1, idle, 1), (2, busy), (4, idle, 1), (5, idle, 1), fleet=(4, 3))
+    rows = timeline.rows()
+    assert [row.t for row in rows] == [0, 1, 2, 4, 5]
+    assert [sum(row.macs.values()) for row in rows] == [7] * 5
+    assert [row.macs["new"] for row in rows] == [3, 0, 0, 0, 0]
+    assert [row.connections for row in rows] == [4, 6, 6, 6, 6]
+    assert [row.pushes_waiting for row in rows] == [1] * 5
+    assert [row.lag_ms for row in rows] == [70.0, None, 70.0, None, None], "a lag is of its own second"
+    assert rows == timeline.rows()
+
+
+def test_a_lost_worker_is_gone_after_its_last_row():
+    timeline = line(
+        (0, {"macs": {"idle": 4}}), (1, {"macs": {"idle": 3}}, 1), (2, {"macs": {"idle": 3}}, 1), fleet=(4, 3)
+    )
+    assert [sum(row.macs.values()) for row in timeline.rows()] == [7, 7, 7]
+    timeline.lose(0)
+    assert [sum(row.macs.values()) for row in timeline.rows()] == [7, 3, 3]
+    timeline.add(2, {"macs": {"off": 4}})
+    assert [sum(row.macs.values()) for row in timeline.rows()] == [7, 7, 7], "what arrives late counts too"
+
+
+@pytest.mark.parametrize("t", [2, 3])
+def test_a_worker_cannot_send_a_second_again(t):
+    timeline = line((3, {"connections": 1}))
+    with pytest.raises(OperatorError, match=f"after second 3, found one of {t}"):
+        timeline.add(t, {"connections": 1})
+    assert timeline.rows() == line((3, {"connections": 1})).rows()
 
 
 def test_what_comes_after_the_longest_time_line_is_left_out():
@@ -92,24 +143,32 @@ def test_a_second_before_the_start_is_misuse():
 
 
 @given(said, st.randoms())
-def test_the_order_in_which_processes_speak_does_not_matter(told, random):
-    assert line(*random.sample(told, len(told))).rows() == line(*told).rows()
+def test_the_order_in_which_workers_speak_does_not_matter(told, random):
+    mixed = in_order(random.sample(told, len(told)))
+    by_worker = [row for worker in random.sample(range(WORKERS), WORKERS) for row in mixed if row[2] == worker]
+    assert line(*mixed).rows() == line(*by_worker).rows()
 
 
-@given(said)
-def test_nothing_is_lost_and_the_rows_are_json(told):
-    found = line(*told).rows()
+@given(said, st.tuples(*[counts] * WORKERS))
+def test_every_row_is_the_sum_over_all_workers_of_what_each_said_last(told, fleet):
+    found = line(*in_order(told), fleet=fleet).rows()
 
     assert msgspec.json.decode(json.dumps(msgspec.to_builtins(found), allow_nan=False), type=list[Second]) == found
-    assert sum(row.connections for row in found) == sum(row.get("connections", 0) for _, row in told)
+    assert [row.t for row in found] == sorted({t for t, _, _ in told})
+    for row in found:
+        gauges = [gauges_at(told, worker, row.t, fleet) for worker in range(WORKERS)]
+        assert row.connections == sum(connections for _, connections in gauges)
+        assert row.macs == {state: sum(macs.get(state, 0) for macs, _ in gauges) for state in MACS}
     for name in OPERATIONS:
-        sent = sum(row.get("operations", {}).get(name, {"count": 0})["count"] for _, row in told)
+        sent = sum(row.get("operations", {}).get(name, {"count": 0})["count"] for _, row, _ in told)
         assert sum(row.operations[name].count for row in found if name in row.operations) == sent
 
 
 @given(said)
 def test_rows_may_have_crossed_json(told):
-    assert line(*((t, json.loads(json.dumps(row))) for t, row in told)).rows() == line(*told).rows()
+    told = in_order(told)
+    crossed = [(t, json.loads(json.dumps(row)), worker) for t, row, worker in told]
+    assert line(*crossed).rows() == line(*told).rows()
 
 
 @pytest.mark.parametrize(
@@ -133,15 +192,16 @@ def test_rows_may_have_crossed_json(told):
 )
 def test_what_is_no_row_is_refused_and_nothing_of_it_counts(row):
     timeline = line((0, {"connections": 1}))
-    with pytest.raises(OperatorError, match="time line"):
-        timeline.add(0, row)
+    for t, worker in ((0, 1), (1, 0)):
+        with pytest.raises(OperatorError, match="time line"):
+            timeline.add(t, row, worker)
     assert timeline.rows() == line((0, {"connections": 1})).rows()
 
 
 def test_more_than_can_be_is_refused_when_it_adds_up():
     timeline = line((0, {"connections": 2**40}))
     with pytest.raises(OperatorError, match="time line"):
-        timeline.add(0, {"connections": 1})
+        timeline.add(0, {"connections": 1}, 1)
     assert [row.connections for row in timeline.rows()] == [2**40]
 
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -62,7 +63,7 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path):
 
 
 @given(message=any_text, facts=facts)
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_exchange_is_one_line_of_json_whatever_the_text(tmp_path, message, facts):
     exchange = Exchange(OPERATIONS[0], 1, NOON, 0.5, Failure("peer", message), facts)
     content = written(tmp_path / "trace.jsonl", exchange, exchange).decode()
@@ -76,7 +77,7 @@ def test_every_exchange_is_one_line_of_json_whatever_the_text(tmp_path, message,
 
 
 @given(message=st.text())
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_text_comes_back_as_it_was(tmp_path, message):
     exchange = Exchange("push", 1, NOON, 0.5, Failure("peer", message), {"text": message})
     entry = json.loads(written(tmp_path / "trace.jsonl", exchange))

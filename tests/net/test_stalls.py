@@ -39,7 +39,7 @@ class Limited:
         self.clock.advance(seconds)
 
 
-def test_a_limit_is_over_after_its_seconds() -> None:
+def test_time_limit_expires() -> None:
     limited = Limited()
     limited.run(1.9)
     assert limited.outcomes == []
@@ -49,7 +49,7 @@ def test_a_limit_is_over_after_its_seconds() -> None:
 
 @pytest.mark.parametrize("before", [0.0, 0.5, 1.9])
 @pytest.mark.parametrize("stall", [0.5, 7.0, 3600.0])
-def test_a_stall_does_not_count(before: float, stall: float) -> None:
+def test_stall_extends_the_time_limit(before: float, stall: float) -> None:
     limited = Limited()
     limited.run(before)
     limited.stand_still(stall)
@@ -77,7 +77,7 @@ class Reader(FileDescriptor):
         self._heard()
 
 
-def test_what_can_be_read_when_the_limit_is_over_is_read_first(run_in_reactor: RunInReactor) -> None:
+def test_readable_data_is_read_before_the_limit_expires(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> str:
         ours, theirs = socket.socketpair()
         also_ours, also_theirs = socket.socketpair()
@@ -101,7 +101,7 @@ def test_what_can_be_read_when_the_limit_is_over_is_read_first(run_in_reactor: R
     assert run_in_reactor(scenario()) == "in time"
 
 
-def test_nothing_is_left_behind() -> None:
+def test_no_timer_is_left() -> None:
     limited = Limited()
     limited.waiting.callback("in time")
     limited.stalls.stop()

@@ -17,7 +17,7 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=20))
-def test_an_alarm_goes_off_once_at_the_moment_it_was_set_to_last(steps: list[tuple[str, int | None]]) -> None:
+def test_alarm_fires_once_at_its_last_setting(steps: list[tuple[str, int | None]]) -> None:
     clock = Clock()
     went_off: list[float] = []
     alarm = Alarm(clock, lambda: went_off.append(clock.seconds()))
@@ -45,7 +45,7 @@ def test_an_alarm_goes_off_once_at_the_moment_it_was_set_to_last(steps: list[tup
         assert len(clock.getDelayedCalls()) == alarm.is_set
 
 
-def test_an_alarm_may_be_set_anew_by_what_it_calls() -> None:
+def test_alarm_can_be_set_again_by_its_callback() -> None:
     clock = Clock()
     went_off: list[float] = []
 

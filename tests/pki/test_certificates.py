@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command import lom_agent
+from command import lom_agent_here
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from examples import examples
@@ -65,14 +65,14 @@ JUDGES = [device_judge(NAME), controller_judge, server_judge(NAME)]
 
 
 @every_odd_one
-def test_a_certificate_with_a_part_that_cannot_be_read_is_refused(octets: bytes) -> None:
+def test_certificate_with_an_unreadable_part_is_refused(octets: bytes) -> None:
     with pytest.raises(CertificateError, match="cannot be read"):
         read_certificate(octets)
     with pytest.raises(CertificateError, match="cannot be read"):
         read_pem(pem_of(GOOD) + pem_of(octets))
 
 
-def test_good_ones_are_read_in_either_form_and_the_same_octets_are_one_object() -> None:
+def test_valid_certificate_is_read_as_pem_or_der_and_cached() -> None:
     assert read_certificates(GOOD) == read_certificates(pem_of(GOOD)) == (LEAF.certificate,)
     assert read_pem(pem_of(GOOD) * 3) == (LEAF.certificate,) * 3
     assert read_certificate(GOOD) is read_certificate(bytes(bytearray(GOOD)))
@@ -87,14 +87,14 @@ def test_good_ones_are_read_in_either_form_and_the_same_octets_are_one_object() 
         (read_pem, pem_of(b"\x30\x00") * (MAX_CERTIFICATES + 1)),
     ],
 )
-def test_what_is_too_large_is_refused_before_it_is_read(read: Callable[[bytes], object], octets: bytes) -> None:
+def test_too_large_certificate_is_refused_before_parsing(read: Callable[[bytes], object], octets: bytes) -> None:
     with pytest.raises(CertificateError, match="at most"):
         read(octets)
 
 
 @given(hostile(GOOD, *ODD.values()))
 @examples(400)
-def test_any_octets_are_a_whole_certificate_or_our_error(octets: bytes) -> None:
+def test_any_bytes_are_a_certificate_or_certificate_error(octets: bytes) -> None:
     for read in (read_certificate, read_certificates, read_pem):
         for given_octets in (octets, pem_of(octets)):
             with contextlib.suppress(CertificateError):
@@ -155,7 +155,7 @@ each_caller = pytest.mark.parametrize(("read", "error"), CALLERS.values(), ids=C
 
 @each_caller
 @every_odd_one
-def test_whoever_reads_a_certificate_refuses_it_by_an_error_of_its_own(
+def test_every_reader_refuses_an_unreadable_certificate_with_its_own_error(
     read: Callable[[bytes], object], error: type[Exception], octets: bytes
 ) -> None:
     with pytest.raises(error):
@@ -165,7 +165,7 @@ def test_whoever_reads_a_certificate_refuses_it_by_an_error_of_its_own(
 @each_caller
 @given(octets=hostile(GOOD))
 @examples(40)
-def test_whoever_reads_any_octets_gets_a_certificate_or_an_error_of_its_own(
+def test_every_reader_gives_a_certificate_or_its_own_error_for_any_bytes(
     read: Callable[[bytes], object], error: type[Exception], octets: bytes
 ) -> None:
     with contextlib.suppress(error):
@@ -173,7 +173,7 @@ def test_whoever_reads_any_octets_gets_a_certificate_or_an_error_of_its_own(
 
 
 @each_caller
-def test_and_reads_a_good_one(read: Callable[[bytes], object], error: type[Exception]) -> None:
+def test_every_reader_reads_a_valid_certificate(read: Callable[[bytes], object], error: type[Exception]) -> None:
     """The cases above fail because of their certificate; SCEP also requires an RSA key."""
     if error is SCEPError:
         with pytest.raises(SCEPError, match="RSA"):
@@ -184,25 +184,25 @@ def test_and_reads_a_good_one(read: Callable[[bytes], object], error: type[Excep
 
 @every_odd_one
 @pytest.mark.parametrize("in_pem", [True, False])
-def test_a_ca_file_with_one_is_the_operators_to_change(tmp_path: Path, octets: bytes, in_pem: bool) -> None:
+def test_unreadable_certificate_in_a_ca_file_raises_operator_error(tmp_path: Path, octets: bytes, in_pem: bool) -> None:
     file = tmp_path / "ca"
     file.write_bytes(pem_of(octets) if in_pem else octets)
     with pytest.raises(OperatorError, match=f"CA file {file}"):
         read_anchors((str(file),))
 
 
-def test_a_ca_file_without_end_is_refused() -> None:
+def test_endless_ca_file_is_refused() -> None:
     with pytest.raises(OperatorError, match="at most"):
         read_anchors(("/dev/zero",))
 
 
-def test_the_command_says_what_is_wrong_with_ca_and_cert(tmp_path: Path) -> None:
+def test_commands_report_unreadable_ca_and_cert_files(tmp_path: Path) -> None:
     odd, good, key = tmp_path / "odd.pem", tmp_path / "good.pem", tmp_path / "key.pem"
     odd.write_bytes(pem_of(ODD["version 4"]))
     good.write_bytes(pem_of(GOOD))
     key.write_bytes(key_pem(LEAF.key))
     for cert, ca in ((odd, good), (good, odd)):
-        done = lom_agent("lom-device", "--cert", str(cert), "--key", str(key), "--ca", str(ca))
+        done = lom_agent_here("lom-device", "--cert", str(cert), "--key", str(key), "--ca", str(ca))
         assert done.returncode != 0
         assert b"3 is not a valid X509 version" in done.stderr
         assert b"Traceback" not in done.stderr
@@ -213,7 +213,7 @@ def test_the_command_says_what_is_wrong_with_ca_and_cert(tmp_path: Path) -> None
 
 @every_odd_one
 @pytest.mark.parametrize("judge", JUDGES)
-def test_a_peer_that_shows_one_is_refused_or_known_by_what_was_read(
+def test_peer_with_an_odd_certificate_is_refused_or_identified(
     octets: bytes, judge: Callable[[x509.Certificate], str]
 ) -> None:
     """A judge reads names, usages and dates; a fault anywhere else in the certificate is OpenSSL's to find."""
@@ -248,7 +248,9 @@ def judge_chains_with(octets: bytes, judge: Callable[[x509.Certificate], str]) -
 
 @every_odd_one
 @pytest.mark.parametrize("judge", JUDGES)
-def test_a_chain_with_one_is_judged_or_refused(octets: bytes, judge: Callable[[x509.Certificate], str]) -> None:
+def test_chain_with_an_odd_certificate_is_judged_or_refused(
+    octets: bytes, judge: Callable[[x509.Certificate], str]
+) -> None:
     judge_chains_with(octets, judge)
 
 
@@ -285,7 +287,7 @@ def calls_of_loaders(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.attr
 
 
-def test_nothing_else_calls_a_loader_of_certificates() -> None:
+def test_only_certificates_module_calls_certificate_loaders() -> None:
     found = {
         f"{path.relative_to(FOLDER)}:{line} {name}"
         for path in FOLDER.rglob("*.py")
@@ -313,5 +315,5 @@ def test_nothing_else_calls_a_loader_of_certificates() -> None:
         "pkcs12.load_pkcs12(octets, None)",
     ],
 )
-def test_a_call_of_a_loader_is_found(source: str) -> None:
+def test_call_of_a_certificate_loader_is_detected(source: str) -> None:
     assert list(calls_of_loaders(source))

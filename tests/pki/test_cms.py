@@ -90,7 +90,7 @@ def test_a_detached_signature_names_its_signer(mac: Identity, body: bytes) -> No
 
 
 @both
-def test_an_attached_signature_gives_the_content_back(mac: Identity) -> None:
+def test_attached_signature_returns_the_content(mac: Identity) -> None:
     signed = cms.open_signed(cms.sign_attached(BODY, mac.certificate, mac.key, [RSA.certificate]))
     assert signed.content == BODY
     assert signed.signer == mac.certificate
@@ -107,7 +107,7 @@ def test_the_mdm_signature_is_one_line_of_base64(mac: Identity, body: bytes) -> 
     assert cms.mdm_signature_signer(header, body) == mac.certificate
 
 
-def test_the_signature_without_signed_attributes() -> None:
+def test_signature_without_signed_attributes_is_verified() -> None:
     options = [
         pkcs7.PKCS7Options.Binary,
         pkcs7.PKCS7Options.DetachedSignature,
@@ -120,14 +120,14 @@ def test_the_signature_without_signed_attributes() -> None:
         cms.verify_detached(signature, BODY + b"!")
 
 
-def test_only_rsa_and_elliptic_curves_sign() -> None:
+def test_signing_needs_an_rsa_or_ec_key() -> None:
     with pytest.raises(MisuseError, match="Expected an RSA or EC key"):
         cms.sign_detached(BODY, RSA.certificate, ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
 
 
 @both
 @pytest.mark.parametrize(("year", "kind"), [(2049, "utc_time"), (2050, "generalized_time")])
-def test_the_signing_time(mac: Identity, year: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signing_time_is_included(mac: Identity, year: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 5652, 11.3: UTCTime through 2049, GeneralizedTime from then on."""
     moment = datetime(year, 12, 31, 23, 59, 58, tzinfo=UTC)
     monkeypatch.setattr(cms_signing, "datetime", SimpleNamespace(now=lambda _zone: moment))
@@ -141,26 +141,26 @@ def test_the_signing_time(mac: Identity, year: int, kind: str, monkeypatch: pyte
 # Errors
 
 
-def test_another_body() -> None:
+def test_signature_over_another_body_is_refused() -> None:
     with pytest.raises(cms.CMSError, match="sha256 digest of the content is not the signed one"):
         cms.verify_detached(cms.sign_detached(BODY, RSA.certificate, RSA.key), BODY + b" ")
 
 
 @both
-def test_another_signature(mac: Identity) -> None:
+def test_changed_signature_is_refused(mac: Identity) -> None:
     signature = bytearray(cms.sign_detached(BODY, mac.certificate, mac.key))
     signature[-1] ^= 1
     with pytest.raises(cms.CMSError, match="signature does not match"):
         cms.verify_detached(bytes(signature), BODY)
 
 
-def test_the_certificate_of_another_key() -> None:
+def test_signature_with_the_certificate_of_another_key_is_refused() -> None:
     other = identity(rsa.generate_private_key(65537, 2048))
     with pytest.raises(cms.CMSError, match="does not match"):
         cms.verify_detached(cms.sign_detached(BODY, other.certificate, RSA.key), BODY)
 
 
-def test_a_signature_by_a_key_of_another_kind_than_the_certificate() -> None:
+def test_signature_of_another_key_type_is_refused() -> None:
     signature = cms.sign_detached(BODY, EC.certificate, EC.key)
     tbs = cms.sign_detached(BODY, RSA.certificate, RSA.key)
     rsa_oid, ecdsa_oid = bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06082a8648ce3d040302")
@@ -171,7 +171,7 @@ def test_a_signature_by_a_key_of_another_kind_than_the_certificate() -> None:
         cms.verify_detached(swapped, BODY)
 
 
-def test_content_where_none_should_be_and_none_where_it_should() -> None:
+def test_missing_and_unexpected_content_are_refused() -> None:
     with pytest.raises(cms.CMSError, match="expected a detached signature"):
         cms.verify_detached(cms.sign_attached(BODY, RSA.certificate, RSA.key), BODY)
     with pytest.raises(cms.CMSError, match="detached"):
@@ -189,7 +189,7 @@ def test_rsa_pss_is_refused() -> None:
         cms.verify_detached(signature, BODY)
 
 
-def test_two_signers_no_signer_and_no_certificate() -> None:
+def test_messages_without_exactly_one_signer_are_refused() -> None:
     builder = pkcs7.PKCS7SignatureBuilder().set_data(BODY)
     for mac in (RSA, EC):
         builder = builder.add_signer(mac.certificate, mac.key, hashes.SHA256())
@@ -223,12 +223,12 @@ def test_two_signers_no_signer_and_no_certificate() -> None:
     ],
     ids=["empty", "plist", "binary plist", "hollow", "deep", "wide", "long", "cut"],
 )
-def test_bytes_that_are_no_cms(data: bytes, text: str) -> None:
+def test_bytes_that_are_not_cms_are_refused(data: bytes, text: str) -> None:
     with pytest.raises(cms.CMSError, match=text):
         cms.open_signed(data)
 
 
-def test_an_envelope_is_no_signature() -> None:
+def test_enveloped_data_is_refused_as_signature() -> None:
     builder = pkcs7.PKCS7EnvelopeBuilder().set_data(BODY).add_recipient(RSA.certificate)
     with pytest.raises(
         cms.CMSError, match=r"expected SignedData .*, found CMS of content type 1\.2\.840\.113549\.1\.7\.3"
@@ -247,7 +247,7 @@ def test_an_envelope_is_no_signature() -> None:
     ],
     ids=["folded", "stray", "short", "not ascii", "empty"],
 )
-def test_a_header_that_is_not_one_line_of_base64(spoil) -> None:  # type: ignore[no-untyped-def]
+def test_mdm_signature_that_is_not_base64_is_refused(spoil) -> None:  # type: ignore[no-untyped-def]
     header = cms.mdm_signature(BODY, EC.certificate, EC.key)
     with pytest.raises(cms.CMSError):
         cms.mdm_signature_signer(spoil(header), BODY)
@@ -287,7 +287,7 @@ def steps_of_joining(pieces: int) -> int:
     return next(calls) + Copied.octets
 
 
-def test_eight_times_the_pieces_of_a_string_take_eight_times_the_steps() -> None:
+def test_steps_are_linear_in_the_pieces_of_a_string() -> None:
     assert steps_of_joining(8_000) <= 9 * steps_of_joining(1_000)
 
 
@@ -302,7 +302,7 @@ def test_eight_times_the_pieces_of_a_string_take_eight_times_the_steps() -> None
         ("key", der.sequence(der.sequence(der.oid("1.2.3.4")), b"\x03\x02\x00\x00")),
     ],
 )
-def test_a_certificate_broken_in_any_part_is_refused_when_it_is_read(part: str, replacement: bytes) -> None:
+def test_certificate_damaged_in_any_part_is_refused(part: str, replacement: bytes) -> None:
     """The library finds most of these only when the part is asked for; the last name is a warning, made an error."""
     order = ("version", "serial", "algorithm", "issuer", "validity", "subject", "key", "extensions")
     tbs, *rest = der.read(EC.certificate.public_bytes(serialization.Encoding.DER)).children()
@@ -312,7 +312,7 @@ def test_a_certificate_broken_in_any_part_is_refused_when_it_is_read(part: str, 
         read_certificate(broken)
 
 
-def test_what_looks_signed() -> None:
+def test_signed_data_is_recognised() -> None:
     assert cms.looks_signed(cms.sign_attached(BODY, EC.certificate, EC.key))
     assert not any(map(cms.looks_signed, (b"", b"0", BODY, b"bplist00", b"<?xml?>")))
 
@@ -367,14 +367,14 @@ def test_openssl_opens_our_attached_message(files: Path) -> None:
 
 @pytest.mark.parametrize("who", ["rsa", "ec"])
 @pytest.mark.parametrize("options", [(), ("-noattr",), ("-md", "sha512"), ("-keyid",), ("-nosmimecap",)], ids=" ".join)
-def test_we_verify_openssls_detached_signature(files: Path, who: str, options: tuple[str, ...]) -> None:
+def test_detached_signature_of_openssl_is_verified(files: Path, who: str, options: tuple[str, ...]) -> None:
     mac = RSA if who == "rsa" else EC
     assert cms.verify_detached(openssl_sign(files, *options, who=who), BODY) == mac.certificate
 
 
 @pytest.mark.parametrize("command", ["cms", "smime"])
 @pytest.mark.parametrize("options", [(), ("-stream",), ("-stream", "-noattr")], ids=["der", "ber", "ber bare"])
-def test_we_open_openssls_attached_message(files: Path, command: str, options: tuple[str, ...]) -> None:
+def test_attached_message_of_openssl_is_read(files: Path, command: str, options: tuple[str, ...]) -> None:
     (files / "body").write_bytes(BODY * 1000)
     message = openssl_sign(files, "-nodetach", *options, command=command)
     assert (message[1] == 0x80) == ("-stream" in options)
@@ -383,7 +383,7 @@ def test_we_open_openssls_attached_message(files: Path, command: str, options: t
 
 
 @pytest.mark.parametrize("digest", ["sha1", "md5"])
-def test_legacy_digests_only_where_allowed(files: Path, digest: str) -> None:
+def test_legacy_digests_are_accepted_only_if_allowed(files: Path, digest: str) -> None:
     signature = openssl_sign(files, "-md", digest)
     with pytest.raises(cms.CMSError, match=f"found {digest}, which is refused"):
         cms.verify_detached(signature, BODY)

@@ -32,7 +32,7 @@ KELVIN, LONG_S, SHARP_S, LIGATURE = "\u212a", "\u017f", "\u1e9e", "\ufb00"
 
 
 @given(st.text())
-def test_only_ascii_letters_change(text: str) -> None:
+def test_ascii_lower_and_upper_change_only_ascii_letters(text: str) -> None:
     assert ascii_lower(text) == "".join(one.lower() if one.isascii() else one for one in text)
     assert ascii_upper(text) == "".join(one.upper() if one.isascii() else one for one in text)
     assert same_name(text, ascii_upper(text))
@@ -43,7 +43,7 @@ def test_only_ascii_letters_change(text: str) -> None:
     ("one", "other"),
     [(KELVIN, "k"), (KELVIN, "K"), (LONG_S, "s"), (SHARP_S, "ß"), (SHARP_S, "ss"), (LIGATURE, "FF"), ("İ", "i")],
 )
-def test_characters_that_unicode_folds_are_different(one: str, other: str) -> None:
+def test_unicode_case_folding_does_not_make_names_equal(one: str, other: str) -> None:
     assert not same_name(f"mac-{one}.lom.test", f"mac-{other}.lom.test")
 
 
@@ -52,12 +52,12 @@ UNSEEN += ["mac\xa0", "ma\u200bc", "\u202ecam", "mac\u2028"]
 
 
 @pytest.mark.parametrize("name", [*UNSEEN, None, b"mac", 7])
-def test_what_cannot_be_seen_is_no_name(name: object) -> None:
+def test_name_with_non_printable_characters_is_invalid(name: object) -> None:
     assert fault_of_name(name)
 
 
 @pytest.mark.parametrize("name", ["mac-1.lom.test", "My Mac", "Müller", "電腦", "*.lom.test", "m"])
-def test_what_can_be_seen_is_a_name(name: str) -> None:
+def test_printable_name_is_valid(name: str) -> None:
     assert not fault_of_name(name)
 
 
@@ -114,7 +114,7 @@ GOOD_CONTROLLER = CONTROLLER_CA.issue("controller.lom.test", LOM_USAGE)
         ("mac-k.lom.test", [b""], "mac-k.lom.test"),
     ],
 )
-def test_a_device_of_a_name_that_only_looks_right_is_asked_nothing(
+def test_device_with_a_lookalike_name_gets_no_request(
     run_in_reactor: Run, link: Any, common_name: str, dns_names: list[bytes], expected: str
 ) -> None:
     identity = named(DEVICE_CA, common_name, *dns_names)
@@ -138,7 +138,7 @@ def test_a_device_of_a_name_that_only_looks_right_is_asked_nothing(
         (f"{KELVIN}.test", [b"k.test"]),
     ],
 )
-def test_a_controller_of_no_name_is_refused(
+def test_controller_with_an_invalid_name_is_refused(
     run_in_reactor: Run, link: Any, common_name: str, dns_names: list[bytes]
 ) -> None:
     identity = named(CONTROLLER_CA, common_name, *dns_names)
@@ -147,7 +147,7 @@ def test_a_controller_of_no_name_is_refused(
 
 @networks
 @pytest.mark.parametrize("name", ["mac-k.lom.test", "MAC-K.lom.TEST"])
-def test_the_case_of_ascii_letters_says_nothing(run_in_reactor: Run, link: Any, name: str) -> None:
+def test_ascii_case_is_ignored_in_names(run_in_reactor: Run, link: Any, name: str) -> None:
     identity = named(DEVICE_CA, "Mac-K.LOM.test", b"mac-k.LOM.TEST")
     assert run_in_reactor(link(identity, GOOD_CONTROLLER, name)) == RelayOutcome("0001")
 
@@ -155,7 +155,7 @@ def test_the_case_of_ascii_letters_says_nothing(run_in_reactor: Run, link: Any, 
 # Other names
 
 
-def test_a_payload_is_not_found_under_a_uuid_that_unicode_folds_to_its_own() -> None:
+def test_payload_uuids_are_compared_without_unicode_folding() -> None:
     found = profile(payload("com.example.other", "FFEE"), payload("com.example.other", f"{LIGATURE}EE"))
     assert found.payload("ffee").uuid == "FFEE"
     assert found.payload(f"{LIGATURE}ee").uuid == f"{LIGATURE}EE"
@@ -163,7 +163,7 @@ def test_a_payload_is_not_found_under_a_uuid_that_unicode_folds_to_its_own() -> 
         found.payload("\ufb00\u0119")
 
 
-def test_no_mac_has_a_host_name_that_unicode_folds_to_its_own() -> None:
+def test_host_names_of_macs_are_compared_without_unicode_folding() -> None:
     population = Population("names", 300)
     for mac in population:
         for letter, other in (("s", LONG_S), ("k", KELVIN), ("ss", "ß")):
@@ -172,7 +172,7 @@ def test_no_mac_has_a_host_name_that_unicode_folds_to_its_own() -> None:
         assert population.index_of_name(mac.dns_name) == mac.index
 
 
-def test_a_host_that_unicode_folds_to_localhost_is_another() -> None:
+def test_localhost_is_compared_without_unicode_folding() -> None:
     assert is_loopback_name("LOCALHOST.")
     assert not is_loopback_name(f"localho{LONG_S}t")
 
@@ -191,7 +191,7 @@ TEXT = {
 }
 
 
-def test_no_identity_is_compared_by_the_case_of_all_of_unicode() -> None:
+def test_no_code_compares_identities_by_unicode_case() -> None:
     folder = Path(agent.__file__).parent
     found = set()
     for path in folder.rglob("*.py"):

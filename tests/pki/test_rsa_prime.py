@@ -14,7 +14,7 @@ ROOT = Authority.create("Root")
 
 
 @pytest.mark.parametrize("bits", [1024, 2048])
-def test_a_key_is_the_same_again(bits: int) -> None:
+def test_rsa_key_survives_a_round_trip(bits: int) -> None:
     key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
     identity = ROOT.issue("mac", CLIENT_USAGE, key=key)
     certificate, octets = identity.octets
@@ -27,7 +27,7 @@ def test_a_key_is_the_same_again(bits: int) -> None:
     assert again.key.sign(b"text", padding.PKCS1v15(), SHA256()) == key.sign(b"text", padding.PKCS1v15(), SHA256())
 
 
-def test_a_key_that_is_not_the_certificates_own_is_kept_whole() -> None:
+def test_key_of_another_certificate_is_stored_in_full() -> None:
     one, other = (rsa.generate_private_key(public_exponent=65537, key_size=1024) for _ in range(2))
     mixed = Identity(ROOT.issue("mac", CLIENT_USAGE, key=one).certificate, other)
     assert prime_of(mixed.certificate, mixed.octets[1]) == b""

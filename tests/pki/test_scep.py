@@ -51,7 +51,7 @@ from agent.pki.scep.messages import MessageType, PKIStatus, open_message
 
 
 @pytest.mark.parametrize("answer", [b"", b"AES\nSHA-256", b"SHA-512", b"DES3\nSHA-1", b"SCEPStandard"])
-def test_a_certificate_is_granted(answer: bytes) -> None:
+def test_scep_request_is_granted(answer: bytes) -> None:
     question = ask(parse_caps(answer))
     message = open_message(question)
     request = ca_side.read_request(message, CA)
@@ -64,7 +64,7 @@ def test_a_certificate_is_granted(answer: bytes) -> None:
     assert receive(reply) == client.Granted(issued, (issued, CA.certificate))
 
 
-def test_the_certificate_for_our_key_is_found_behind_others() -> None:
+def test_certificate_for_the_key_is_found_among_others() -> None:
     request = ca_side.read_request(open_message(ask()), CA)
     assert request.csr is not None
     ours, others = issue(request.csr), certificate("Other", EC_KEY, CA)
@@ -75,7 +75,7 @@ def test_the_certificate_for_our_key_is_found_behind_others() -> None:
         receive(ca_side.cert_rep_success(request, CA, CA_NONCE, others))
 
 
-def test_a_pending_request_is_polled_for_in_the_same_name() -> None:
+def test_pending_request_is_polled_with_the_same_name() -> None:
     first = open_message(ask())
     assert receive(cert_rep_pending(first, CA, CA_NONCE)) == client.Pending()
     poll = ca_side.read_request(open_message(ask(message_type=MessageType.CERT_POLL)), CA)
@@ -87,14 +87,14 @@ def test_a_pending_request_is_polled_for_in_the_same_name() -> None:
     assert receive(ca_side.cert_rep_success(poll, CA, CA_NONCE, issued)) == client.Granted(issued, (issued,))
 
 
-def test_an_answer_without_content_is_read_like_one_with_empty_content() -> None:
+def test_answer_without_content_equals_empty_content() -> None:
     header = messages.Header(MessageType.CERT_REP, TRANSACTION, CA_NONCE, NONCE, PKIStatus.PENDING)
     for content in (None, b""):
         answer = messages.sign_message(header, content, CA.certificate, CA_KEY, hashes.SHA256())
         assert receive(answer) == client.Pending()
 
 
-def test_a_renewal_is_signed_and_read_by_the_old_identity() -> None:
+def test_renewal_uses_the_old_identity() -> None:
     old = Identity(certificate("mac-1.example.org", OTHER_KEY, CA), OTHER_KEY)
     with pytest.raises(MisuseError, match="Expected the identity to renew"):
         ask(message_type=MessageType.RENEWAL_REQ)
@@ -107,14 +107,14 @@ def test_a_renewal_is_signed_and_read_by_the_old_identity() -> None:
 
 @pytest.mark.parametrize("reason", FailInfo)
 @pytest.mark.parametrize("text", [None, "wrong challenge — sorry"])
-def test_a_refusal_says_why(reason: FailInfo, text: str | None) -> None:
+def test_refusal_has_its_reason(reason: FailInfo, text: str | None) -> None:
     with pytest.raises(SCEPFailure, match=text or reason.value) as caught:
         receive(ca_side.cert_rep_failure(open_message(ask()), CA, CA_NONCE, reason, text))
     assert caught.value.fail_info is reason
     assert caught.value.kind == "scep_failure"
 
 
-def test_a_refusal_with_a_number_that_no_standard_knows() -> None:
+def test_refusal_with_an_unknown_failinfo_is_reported() -> None:
     header = messages.Header(MessageType.CERT_REP, TRANSACTION, CA_NONCE, NONCE, PKIStatus.FAILURE, 77)
     with pytest.raises(SCEPFailure, match="unknown failInfo 77") as caught:
         receive(messages.sign_message(header, b"", CA.certificate, CA_KEY, hashes.SHA256()))
@@ -122,7 +122,7 @@ def test_a_refusal_with_a_number_that_no_standard_knows() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_a_message_goes_through_a_query_in_either_alphabet(message: bytes) -> None:
+def test_message_in_a_query_is_read_in_either_base64_alphabet(message: bytes) -> None:
     text = messages.to_query(message)
     url_safe = base64.urlsafe_b64encode(message).decode().rstrip("=")
     for form in (text, text.replace("+", " "), text.rstrip("="), url_safe):
@@ -130,7 +130,7 @@ def test_a_message_goes_through_a_query_in_either_alphabet(message: bytes) -> No
 
 
 @pytest.mark.parametrize("text", ["a", "ab!d", "ü", "a=b="])
-def test_a_query_that_is_no_message(text: str) -> None:
+def test_query_that_is_not_base64_is_refused(text: str) -> None:
     with pytest.raises(SCEPError, match="is not base64"):
         messages.from_query(text)
 
@@ -142,12 +142,12 @@ def rogue_ca(name: str = "SCEP CA") -> Identity:
     return Identity(certificate(name, OTHER_KEY, authority=True), OTHER_KEY)
 
 
-def test_an_answer_of_another_ca() -> None:
+def test_answer_of_another_ca_is_refused() -> None:
     with pytest.raises(SCEPError, match="expected an answer signed by a certificate from GetCACert"):
         receive(cert_rep_pending(open_message(ask()), rogue_ca(), CA_NONCE))
 
 
-def test_an_answer_to_another_question() -> None:
+def test_answer_to_another_transaction_is_refused() -> None:
     reply = cert_rep_pending(open_message(ask()), CA, CA_NONCE)
     with pytest.raises(SCEPError, match="recipientNonce"):
         receive(reply, sender_nonce=b"x" * 16)
@@ -157,7 +157,7 @@ def test_an_answer_to_another_question() -> None:
         receive(ask(), ca=CACertificates(CA.certificate, CA.certificate, (open_message(ask()).signer,), ()))
 
 
-def test_an_answer_closed_to_another_key() -> None:
+def test_answer_encrypted_for_another_key_is_refused() -> None:
     _, reply = grant(ask())
     with pytest.raises(SCEPError, match="answer cannot be opened") as caught:
         client.parse_cert_rep(reply, CSR, OTHER_KEY, CA_PARTS, TRANSACTION, NONCE)
@@ -179,7 +179,7 @@ def signed_by_mac(envelope: bytes | None, message_type: MessageType = MessageTyp
     return messages.sign_message(header, envelope, own, MAC_KEY, hashes.SHA256())
 
 
-def test_questions_that_cannot_be_opened() -> None:
+def test_undecryptable_requests_are_refused() -> None:
     assert refused(ask(), rogue_ca("Another")) is FailInfo.BAD_MESSAGE_CHECK
     assert refused(signed_by_mac(None)) is refused(signed_by_mac(b"")) is FailInfo.BAD_MESSAGE_CHECK
     assert refused(signed_by_mac(b"text")) is FailInfo.BAD_MESSAGE_CHECK
@@ -188,14 +188,14 @@ def test_questions_that_cannot_be_opened() -> None:
     assert refused(signed_by_mac(unknown)) is FailInfo.BAD_ALG
 
 
-def test_questions_that_make_no_sense() -> None:
+def test_malformed_requests_are_refused() -> None:
     garbage = close_envelope(b"no request", CA.certificate, Cipher.AES_128_CBC)
     assert refused(signed_by_mac(garbage)) is FailInfo.BAD_REQUEST
     assert refused(signed_by_mac(garbage, MessageType.CERT_POLL)) is FailInfo.BAD_REQUEST
     assert refused(signed_by_mac(garbage, MessageType.GET_CRL)) is FailInfo.BAD_REQUEST
 
 
-def test_only_rsa_speaks_scep() -> None:
+def test_scep_needs_rsa_keys() -> None:
     with pytest.raises(MisuseError, match="RSA"):
         client.build_pki_message(
             csr.build_csr(EC_KEY, SUBJECT),
@@ -210,7 +210,7 @@ def test_only_rsa_speaks_scep() -> None:
         ca_side.read_request(open_message(ask()), Identity(certificate("EC", EC_KEY, authority=True), EC_KEY))
 
 
-def test_apples_default_key_of_1024_bits_is_enough() -> None:
+def test_scep_works_with_apples_default_key_size() -> None:
     key = rsa.generate_private_key(65537, 1024)
     request = csr.build_csr(key, SUBJECT)
     words = parse_caps(b"SHA-512")
@@ -222,7 +222,7 @@ def test_apples_default_key_of_1024_bits_is_enough() -> None:
 @pytest.mark.parametrize("cipher", Cipher)
 @given(content=st.binary(max_size=64))
 @examples(10)
-def test_every_cipher_opens_what_it_closed(cipher: Cipher, content: bytes) -> None:
+def test_every_cipher_decrypts_what_it_encrypted(cipher: Cipher, content: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         opened = open_envelope(close_envelope(content, CA.certificate, cipher), CA_KEY, CA.certificate)
@@ -249,7 +249,7 @@ def test_any_message_is_read_or_a_scep_error(data: bytes) -> None:
 
 @given(hostile(ENVELOPE, certificates_only([CA.certificate])))
 @examples(60)
-def test_what_is_signed_may_hold_any_bytes(data: bytes) -> None:
+def test_signed_content_can_be_any_bytes(data: bytes) -> None:
     """Behind a good signature: an envelope of any bytes, and any bytes in an envelope."""
     for envelope in (data, close_envelope(data, CA.certificate, Cipher.AES_128_CBC)):
         for kind in (MessageType.PKCS_REQ, MessageType.CERT_POLL):
@@ -262,7 +262,7 @@ def test_what_is_signed_may_hold_any_bytes(data: bytes) -> None:
 
 
 @given(st.lists(st.integers(0, 1 << 70), max_size=8), st.integers(0, 2), st.integers(0, 39))
-def test_object_identifiers_go_there_and_back(arcs: list[int], first: int, second: int) -> None:
+def test_object_identifiers_survive_a_round_trip(arcs: list[int], first: int, second: int) -> None:
     dotted = ".".join(map(str, (first, second, *arcs)))
     encoded = der.oid(dotted)
     if len(der.read(encoded).body) <= 64:

@@ -37,17 +37,17 @@ from agent.pki.scep.errors import SCEPError
         (b"SHA-512\nSHA-256\naes\nfuture\xff\n", "sha256", Cipher.AES_128_CBC, False),
     ],
 )
-def test_what_is_chosen_by_the_capabilities(answer: bytes, digest: str, cipher: Cipher, post: bool) -> None:
+def test_cipher_and_digest_follow_from_the_capabilities(answer: bytes, digest: str, cipher: Cipher, post: bool) -> None:
     capabilities = parse_caps(answer)
     assert (capabilities.digest.name, capabilities.cipher, capabilities.post) == (digest, cipher, post)
 
 
 @given(st.frozensets(st.sampled_from(Capability)))
-def test_capabilities_go_there_and_back(words: frozenset[Capability]) -> None:
+def test_capabilities_survive_a_round_trip(words: frozenset[Capability]) -> None:
     assert parse_caps(render_caps(Capabilities(words))) == Capabilities(words)
 
 
-def test_capabilities_without_end_are_refused() -> None:
+def test_too_long_capabilities_are_refused() -> None:
     with pytest.raises(SCEPError, match="at most 16,384"):
         parse_caps(b"AES\n" * 5000)
 
@@ -55,14 +55,14 @@ def test_capabilities_without_end_are_refused() -> None:
 # Certificates
 
 
-def test_one_certificate_is_the_ca() -> None:
+def test_single_certificate_is_the_ca() -> None:
     content_type, body = render_ca_certificates([CA.certificate])
     assert content_type == "application/x-x509-ca-cert"
     ca = parse_ca_certificates(body)
     assert (ca.issuer, ca.recipient, ca.signers) == (CA.certificate, CA.certificate, (CA.certificate,))
 
 
-def test_registration_authorities_encrypt_and_sign_by_their_usage() -> None:
+def test_ra_certificates_are_chosen_by_key_usage() -> None:
     root = Identity(certificate("Root", CA_KEY, authority=True), CA_KEY)
     sub = Identity(certificate("Sub", EC_KEY, root, authority=True), EC_KEY)
     signs = certificate("RA signs", MAC_KEY, sub, usage=csr.SIGN)
@@ -75,7 +75,7 @@ def test_registration_authorities_encrypt_and_sign_by_their_usage() -> None:
     assert ca.signers == (signs, sub.certificate)
 
 
-def test_without_registration_authorities_the_last_ca_of_the_chain_is_meant() -> None:
+def test_last_ca_of_the_chain_is_used_without_an_ra() -> None:
     root = Identity(certificate("Root", EC_KEY, authority=True), EC_KEY)
     sub = Identity(certificate("Sub", CA_KEY, root, authority=True, usage=csr.SIGN), CA_KEY)
     for order in ([root.certificate, sub.certificate], [sub.certificate, root.certificate]):
@@ -100,25 +100,25 @@ def test_without_registration_authorities_the_last_ca_of_the_chain_is_meant() ->
     ],
     ids=["empty", "html", "none", "no CA", "many", "elliptic", "long"],
 )
-def test_answers_that_name_no_ca(body: bytes, text: str) -> None:
+def test_answers_without_a_ca_are_refused(body: bytes, text: str) -> None:
     with pytest.raises(SCEPError, match=text):
         parse_ca_certificates(body)
 
 
 @pytest.mark.parametrize("digest", [hashlib.md5, hashlib.sha1, hashlib.sha256, hashlib.sha512])
-def test_the_fingerprint_of_the_ca(digest: Callable[[bytes], hashlib._Hash]) -> None:
+def test_ca_fingerprint_is_checked(digest: Callable[[bytes], hashlib._Hash]) -> None:
     fingerprint = digest(CA.certificate.public_bytes(serialization.Encoding.DER)).digest()
     check_fingerprint(CA_PARTS, fingerprint)
     with pytest.raises(SCEPError, match=f"fingerprint {bytes(len(fingerprint)).hex()}, found {fingerprint.hex()}"):
         check_fingerprint(CA_PARTS, bytes(len(fingerprint)))
 
 
-def test_a_fingerprint_of_no_known_length() -> None:
+def test_fingerprint_of_unknown_length_is_refused() -> None:
     with pytest.raises(SCEPError, match=r"expected a CAFingerprint of 16 .*, found 21"):
         check_fingerprint(CA_PARTS, bytes(21))
 
 
-def test_the_true_ca_beside_a_false_registration_authority_is_seen() -> None:
+def test_forged_ra_beside_the_true_ca_is_refused() -> None:
     true = Identity(certificate("True", CA_KEY, authority=True), CA_KEY)
     honest = certificate("RA", MAC_KEY, true, usage=csr.SIGN | csr.ENCRYPT)
     fingerprint = true.certificate.fingerprint(hashes.SHA256())
@@ -132,7 +132,7 @@ def test_the_true_ca_beside_a_false_registration_authority_is_seen() -> None:
         check_fingerprint(both, fingerprint)
 
 
-def test_the_fingerprint_of_the_root_vouches_for_the_ca_under_it() -> None:
+def test_root_fingerprint_covers_the_ca_below_it() -> None:
     root = Identity(certificate("Root", EC_KEY, authority=True), EC_KEY)
     sub = Identity(certificate("Sub", CA_KEY, root, authority=True), CA_KEY)
     registrar = certificate("RA", MAC_KEY, sub)
@@ -158,7 +158,7 @@ def test_any_answer_to_getcacaps_is_capabilities(data: bytes) -> None:
 # The openssl command
 
 
-def test_we_read_openssls_bundle_of_certificates(tmp_path: Path) -> None:
+def test_certificate_bundle_of_openssl_is_read(tmp_path: Path) -> None:
     made = openssl("crl2pkcs7", "-nocrl", "-certfile", write_files(tmp_path) / "ca.pem", "-outform", "DER")
     assert parse_ca_certificates(made.stdout) == CA_PARTS
     assert cms.certificates_in(made.stdout) == (CA.certificate,)

@@ -27,7 +27,7 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("key", [MAC_KEY, EC_KEY], ids=["rsa", "ec"])
-def test_a_request_says_what_the_payload_says(key: PrivateKey) -> None:
+def test_csr_has_the_payloads_values(key: PrivateKey) -> None:
     subject = [
         [["C", "DE"]],
         [["O", "Example"], ["OU", "Lab"]],
@@ -63,13 +63,13 @@ def test_a_request_says_what_the_payload_says(key: PrivateKey) -> None:
     assert read.challenge == "Paß"
 
 
-def test_a_request_with_nothing_asked_for() -> None:
+def test_csr_without_options_is_valid() -> None:
     read = csr.read_csr(csr.build_csr(EC_KEY, None))
     assert list(read.subject) == []
     assert (read.subject_alternative_name, read.key_usage, read.challenge) == (None, None, None)
 
 
-def test_attributes_in_no_order_are_read() -> None:
+def test_csr_attributes_are_read_in_any_order() -> None:
     """So strongSwan writes them: the extensions first."""
     info, algorithm, signature = der.read(CSR).children()
     *parts, attributes = info.children()
@@ -86,7 +86,7 @@ def test_attributes_in_no_order_are_read() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300))
 @examples(50)
-def test_any_challenge_goes_there_and_back(challenge: str) -> None:
+def test_any_challenge_survives_a_round_trip(challenge: str) -> None:
     assert csr.read_csr(csr.build_csr(EC_KEY, SUBJECT, challenge=challenge)).challenge == challenge
 
 
@@ -115,7 +115,7 @@ def test_any_challenge_goes_there_and_back(challenge: str) -> None:
     ],
     ids=str,
 )
-def test_payloads_that_cannot_be_asked_for(values: dict[str, object]) -> None:
+def test_payloads_without_a_valid_csr_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(SCEPError):
         csr.build_csr(EC_KEY, **{"subject": SUBJECT, **values})  # type: ignore[arg-type]
 
@@ -130,7 +130,7 @@ def test_payloads_that_cannot_be_asked_for(values: dict[str, object]) -> None:
     ],
     ids=["empty", "long", "signature", "subject"],
 )
-def test_requests_that_a_ca_refuses(data: bytes, reason: FailInfo) -> None:
+def test_invalid_csr_is_refused_by_the_ca(data: bytes, reason: FailInfo) -> None:
     with pytest.raises(SCEPFailure) as caught:
         csr.read_csr(data)
     assert caught.value.fail_info is reason
@@ -149,7 +149,7 @@ def test_any_request_is_read_or_a_scep_error(data: bytes) -> None:
 # The openssl command
 
 
-def test_openssl_reads_our_request(files: Path) -> None:
+def test_openssl_reads_the_csr(files: Path) -> None:
     names = {"dNSName": "mac-1.example.org", "rfc822Name": "a@b.c", "ntPrincipalName": "mac@example"}
     (files / "csr").write_bytes(
         csr.build_csr(MAC_KEY, SUBJECT, subject_alt_name=names, challenge=SECRET, key_usage=csr.SIGN)
@@ -170,7 +170,7 @@ def test_openssl_reads_our_request(files: Path) -> None:
     assert "PRINTABLESTRING   :s3cret" in parsed
 
 
-def test_we_read_openssls_request(files: Path) -> None:
+def test_csr_of_openssl_is_read(files: Path) -> None:
     settings_file = files / "req.cnf"
     settings_file.write_text(
         "[req]\nprompt=no\ndistinguished_name=dn\nattributes=at\nreq_extensions=ex\n[dn]\nCN=mac\n"

@@ -54,12 +54,12 @@ def public(identity: Identity) -> object:
     return identity.key.public_key()
 
 
-def test_they_are_the_same_bytes_in_another_process_and_version() -> None:
+def test_seeded_identities_are_reproducible() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True, timeout=60)
     assert done.stdout.decode().split() == list(FINGERPRINTS.values())
 
 
-def test_each_role_is_trusted_by_its_own_ca_alone() -> None:
+def test_each_role_has_its_own_ca() -> None:
     assert verify_chain([DEVICE.certificate], [SEEDED.device_ca], device_judge(NAME), Purpose.TLS_SERVER) == NAME
     assert verify_chain([CONTROLLER.certificate], [SEEDED.controller_ca], controller_judge, Purpose.TLS_CLIENT) == NAME
     for identity, anchor in ((DEVICE, SEEDED.controller_ca), (CONTROLLER, SEEDED.device_ca)):
@@ -69,14 +69,14 @@ def test_each_role_is_trusted_by_its_own_ca_alone() -> None:
         verify_chain([DEVICE.certificate], [SEEDED.device_ca], device_judge("mac-2.lom.test"), Purpose.TLS_SERVER)
 
 
-def test_another_seed_is_a_stranger_and_its_name_says_so() -> None:
+def test_identities_of_another_seed_are_untrusted_and_named() -> None:
     other = SeededIdentities("trial ")
     with pytest.raises(UntrustedChain, match=r"issued by CN=LOM Device CA of seed [0-9a-f]{8}"):
         verify_chain([other.device(1, NAME).certificate], [SEEDED.device_ca], device_judge(NAME), Purpose.TLS_SERVER)
     assert other.device_ca.subject != SEEDED.device_ca.subject
 
 
-def test_they_are_valid_for_thirty_years() -> None:
+def test_seeded_identities_are_valid_for_thirty_years() -> None:
     for certificate in (SEEDED.device_ca, SEEDED.controller_ca, DEVICE.certificate, CONTROLLER.certificate):
         assert certificate.not_valid_before_utc == datetime(2020, 1, 1, tzinfo=UTC)
         assert certificate.not_valid_after_utc == datetime(2050, 1, 1, tzinfo=UTC)
@@ -86,7 +86,7 @@ def test_they_are_valid_for_thirty_years() -> None:
 @given(
     st.text(max_size=40) | st.just("\udcff"), st.integers(0, 2**64), st.integers(0, 2**64), st.sampled_from([NAME, "x"])
 )
-def test_no_two_have_a_key_or_a_serial_number_in_common(seed: str, first: int, second: int, name: str) -> None:
+def test_seeded_keys_and_serial_numbers_are_unique(seed: str, first: int, second: int, name: str) -> None:
     seeded = SeededIdentities(seed)
     mine = {("device", index): seeded.device(index, name) for index in (first, second)}
     mine |= {("controller", index): seeded.controller(index, name) for index in (first, second)}
@@ -102,7 +102,7 @@ def test_no_two_have_a_key_or_a_serial_number_in_common(seed: str, first: int, s
     )
 
 
-def test_openssl_takes_them_for_both_ends(tmp_path: Path) -> None:
+def test_openssl_accepts_seeded_identities_at_both_ends(tmp_path: Path) -> None:
     for name, identity, ca, purpose in (
         ("device", DEVICE, SEEDED.device_ca, "sslserver"),
         ("controller", CONTROLLER, SEEDED.controller_ca, "sslclient"),
@@ -119,7 +119,7 @@ def test_openssl_takes_them_for_both_ends(tmp_path: Path) -> None:
 # PEM
 
 
-def test_an_identity_is_read_as_it_was_written() -> None:
+def test_pem_identity_survives_a_round_trip() -> None:
     ca = SEEDED.device_ca
     read = load_identity(certificate_pem(DEVICE.certificate) + certificate_pem(ca), key_pem(DEVICE.key))
     assert (read.certificate, public(read), read.chain) == (DEVICE.certificate, public(DEVICE), (ca,))
@@ -143,12 +143,12 @@ def _encrypted() -> bytes:
         ),
     ],
 )
-def test_what_is_no_identity_is_refused(certificate: bytes, key: bytes, words: str) -> None:
+def test_invalid_identity_is_refused(certificate: bytes, key: bytes, words: str) -> None:
     with pytest.raises(IdentityError, match=words):
         load_identity(certificate, key)
 
 
-def test_other_kinds_of_keys_are_refused() -> None:
+def test_other_types_of_keys_are_refused() -> None:
     ed25519 = (
         b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n"
         b"-----END PRIVATE KEY-----\n"  # RFC 8032, 7.1, test 1

@@ -207,7 +207,7 @@ DEVICES = {
 
 @both_ways
 @pytest.mark.parametrize("case", DEVICES.values(), ids=DEVICES.keys())
-def test_a_device_is_known_by_its_common_name_or_refused(case: Case, verdict: Callable[..., str]) -> None:
+def test_device_is_identified_by_its_commonname_or_refused(case: Case, verdict: Callable[..., str]) -> None:
     if case.rejected is None:
         assert verdict(case.presented, case.anchors, device_judge(NAME)).lower() == NAME
     else:
@@ -217,7 +217,7 @@ def test_a_device_is_known_by_its_common_name_or_refused(case: Case, verdict: Ca
 
 
 @both_ways
-def test_the_expected_name_may_be_in_another_case(verdict: Callable[..., str]) -> None:
+def test_expected_name_is_case_insensitive(verdict: Callable[..., str]) -> None:
     assert verdict(LEAF, [ROOT.certificate], device_judge(NAME.upper())) == NAME
 
 
@@ -240,7 +240,7 @@ CONTROLLERS = {
 
 @both_ways
 @pytest.mark.parametrize("case", CONTROLLERS.values(), ids=CONTROLLERS.keys())
-def test_a_controller_is_known_by_its_common_name_or_refused(case: Case, verdict: Callable[..., str]) -> None:
+def test_controller_is_identified_by_its_commonname_or_refused(case: Case, verdict: Callable[..., str]) -> None:
     if case.rejected is None:
         assert verdict(case.presented, case.anchors, controller_judge, as_server=False) == NAME
     else:
@@ -267,9 +267,7 @@ def test_a_controller_is_known_by_its_common_name_or_refused(case: Case, verdict
     ],
 )
 @both_ways
-def test_a_server_is_known_by_its_subject_alternative_name(
-    host: str, names: list[str], verdict: Callable[..., str]
-) -> None:
+def test_server_is_identified_by_its_subjectaltname(host: str, names: list[str], verdict: Callable[..., str]) -> None:
     server = ROOT.issue("anything", SERVER_USAGE, names=names)
     assert verdict(server, [ROOT.certificate], server_judge(host)) == host
 
@@ -293,7 +291,7 @@ def test_a_server_is_known_by_its_subject_alternative_name(
     ],
 )
 @both_ways
-def test_a_server_with_another_name_or_none_is_refused_whatever_its_common_name_is(
+def test_server_without_matching_subjectaltname_is_refused(
     host: str, names: list[str], verdict: Callable[..., str]
 ) -> None:
     server = ROOT.issue(host[:60] or "a", SERVER_USAGE, names=names)
@@ -302,7 +300,7 @@ def test_a_server_with_another_name_or_none_is_refused_whatever_its_common_name_
     assert caught.type is WrongName
 
 
-def test_an_address_that_stands_as_a_dns_name_is_no_address() -> None:
+def test_address_in_a_dns_name_does_not_match() -> None:
     server = issued(("192.0.2.1",), names=dns("192.0.2.1"), usage=SERVER_USAGE)
     for verdict in WAYS.values():
         with pytest.raises(PeerRejected):
@@ -318,7 +316,7 @@ def test_an_address_that_stands_as_a_dns_name_is_no_address() -> None:
         (issued(names=dns(NAME), usage=SERVER_USAGE, days=(1, 10)), CertificateNotYetValid),
     ],
 )
-def test_a_server_s_name_does_not_help_a_bad_chain(
+def test_matching_name_does_not_excuse_an_invalid_chain(
     server: Identity, rejected: type[PeerRejected], verdict: Callable[..., str]
 ) -> None:
     with pytest.raises(rejected):
@@ -336,20 +334,20 @@ def test_a_server_with_client_usage_only_is_refused_in_tls() -> None:
 
 @pytest.mark.parametrize("pinned", [UNDER_INTERMEDIATE, INTERMEDIATE, ROOT.identity])
 @pytest.mark.parametrize("others", [[], [OTHER_ROOT.certificate]])
-def test_any_certificate_of_the_chain_may_be_the_pinned_one(pinned: Identity, others: list[x509.Certificate]) -> None:
+def test_any_certificate_of_the_chain_can_be_pinned(pinned: Identity, others: list[x509.Certificate]) -> None:
     check = PeerCheck(device_judge(NAME), [*others, pinned.certificate])
     shake_hands(chained(UNDER_INTERMEDIATE, INTERMEDIATE), [ROOT.certificate], check, as_server=True)
     assert check.name == NAME
 
 
-def test_a_good_chain_without_the_pinned_certificate_is_refused() -> None:
+def test_valid_chain_without_the_pinned_certificate_is_refused() -> None:
     check = PeerCheck(device_judge(NAME), [INTERMEDIATE.certificate, OTHER_ROOT.certificate])
     shake_hands(chained(LEAF, INTERMEDIATE), [ROOT.certificate], check, as_server=True)
     with pytest.raises(NotPinned):
         _ = check.name
 
 
-def test_a_pin_does_not_make_up_for_a_bad_chain_or_name() -> None:
+def test_pin_does_not_excuse_an_invalid_chain_or_name() -> None:
     for anchors, name, rejected in (([], NAME, UntrustedChain), ([ROOT.certificate], "another", WrongName)):
         check = PeerCheck(device_judge(name), [LEAF.certificate])
         shake_hands(LEAF, anchors, check, as_server=True)
@@ -365,12 +363,12 @@ def trusting(certificate: x509.Certificate) -> str:
     return common_name(certificate)
 
 
-def test_a_peer_that_was_never_judged_has_no_name() -> None:
+def test_unverified_peer_has_no_name() -> None:
     with pytest.raises(NoCertificate):
         _ = PeerCheck(trusting).name
 
 
-def test_a_peer_without_a_certificate_has_no_name_though_the_handshake_ended_well() -> None:
+def test_peer_without_a_certificate_has_no_name() -> None:
     check = PeerCheck(controller_judge)
     shake_hands(None, [ROOT.certificate], check, as_server=False)
     with pytest.raises(NoCertificate):
@@ -379,14 +377,14 @@ def test_a_peer_without_a_certificate_has_no_name_though_the_handshake_ended_wel
         verify_chain([], [ROOT.certificate], trusting, Purpose.TLS_CLIENT)
 
 
-def test_the_issuers_alone_give_no_name() -> None:
+def test_issuers_alone_give_no_name() -> None:
     check = PeerCheck(trusting)
     assert check(_connection(), crypto.X509.from_cryptography(ROOT.certificate), 0, 1, 1)
     with pytest.raises(NoCertificate):
         _ = check.name
 
 
-def test_what_was_refused_once_stays_refused() -> None:
+def test_refused_peer_stays_refused() -> None:
     check = PeerCheck(trusting)
     leaf = crypto.X509.from_cryptography(LEAF.certificate)
     expired = SSL.X509VerificationCodes.ERR_CERT_HAS_EXPIRED
@@ -396,7 +394,7 @@ def test_what_was_refused_once_stays_refused() -> None:
         _ = check.name
 
 
-def test_a_name_that_was_found_does_not_outlive_a_later_refusal() -> None:
+def test_later_refusal_clears_the_name() -> None:
     check = PeerCheck(trusting)
     leaf = crypto.X509.from_cryptography(LEAF.certificate)
     assert check(_connection(), leaf, 0, 0, 1)
@@ -406,7 +404,7 @@ def test_a_name_that_was_found_does_not_outlive_a_later_refusal() -> None:
         _ = check.name
 
 
-def test_a_judge_with_a_defect_lets_nobody_in() -> None:
+def test_exception_in_a_check_refuses_the_peer() -> None:
     def defective(_certificate: x509.Certificate) -> str:
         raise ZeroDivisionError
 
@@ -450,7 +448,7 @@ def test_a_certificate_that_only_openssl_reads_is_refused(
 
 @given(changed(DER), st.sampled_from([device_judge(NAME), controller_judge, server_judge(NAME)]), st.integers(0, 90))
 @examples(150)
-def test_any_certificate_is_named_or_refused(octets: bytes, judge: Judge, error: int) -> None:
+def test_any_certificate_is_identified_or_refused(octets: bytes, judge: Judge, error: int) -> None:
     try:
         certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, octets)
     except crypto.Error:
@@ -472,7 +470,7 @@ def test_alternative_names_are_dns_names_and_addresses() -> None:
     assert alternative_names(issued().certificate) == []
 
 
-def test_a_store_holds_its_anchors_only() -> None:
+def test_store_has_only_its_anchors() -> None:
     context = crypto.X509StoreContext(
         store_of([OTHER_ROOT.certificate]), crypto.X509.from_cryptography(LEAF.certificate)
     )
@@ -480,13 +478,13 @@ def test_a_store_holds_its_anchors_only() -> None:
         context.verify_certificate()
 
 
-def test_each_rejection_is_counted_under_a_word_of_its_own() -> None:
+def test_each_rejection_has_its_own_kind() -> None:
     classes = [UntrustedChain, CertificateExpired, CertificateNotYetValid, WrongName, WrongUsage, NotPinned]
     classes.append(NoCertificate)
     assert len({rejected.kind for rejected in [PeerRejected, *classes]}) == len(classes) + 1
 
 
-def test_the_extended_key_usages_are_those_of_tls() -> None:
+def test_extended_key_usages_are_those_of_tls() -> None:
     extension = LEAF.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert set(extension) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
     assert isinstance(LEAF.key, ec.EllipticCurvePrivateKey)

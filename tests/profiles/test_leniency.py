@@ -51,14 +51,14 @@ def signed_by_openssl(folder: Path, digest: str) -> bytes:
     return subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=60).stdout
 
 
-def test_a_profile_signed_with_sha_1_is_read_with_a_warning(tmp_path: Path) -> None:
+def test_sha1_signed_profile_is_read_with_a_warning(tmp_path: Path) -> None:
     found, warnings = read(signed_by_openssl(tmp_path, "sha1"))
     assert found.signers[0] == SIGNER.certificate
     (warning,) = warnings
     assert "SHA-1" in warning
 
 
-def test_a_profile_signed_with_sha_256_is_read_without_one(tmp_path: Path) -> None:
+def test_sha256_signed_profile_is_read_without_warning(tmp_path: Path) -> None:
     found, warnings = read(signed_by_openssl(tmp_path, "sha256"))
     assert found.signers[0] == SIGNER.certificate
     assert warnings == []
@@ -78,19 +78,19 @@ def test_a_signed_profile_may_begin_with_white_space() -> None:
 # Profiles of another kind
 
 
-def test_an_over_the_air_profile_is_named_and_what_to_do() -> None:
+def test_over_the_air_profile_is_refused_with_advice() -> None:
     service = profile_dict(PayloadType="Profile Service", PayloadContent={"URL": "https://mdm.example.com/ota"})
     with pytest.raises(ProfileError, match=r"“Profile Service”.* over-the-air .*Use the profile .*com\.apple\.mdm"):
         read(dump_xml(service))
 
 
-def test_an_encrypted_profile_is_said_to_be_encrypted() -> None:
+def test_encrypted_profile_is_refused_as_encrypted() -> None:
     encrypted = profile_dict(PayloadContent=None, EncryptedPayloadContent=b"x", IsEncrypted=True)
     with pytest.raises(ProfileError, match=r"“Example” is encrypted .*Use the profile without encryption"):
         read(dump_xml(encrypted))
 
 
-def test_a_profile_in_an_encrypted_message_is_said_to_be_encrypted() -> None:
+def test_profile_in_encrypted_cms_is_refused_as_encrypted() -> None:
     builder = pkcs7.PKCS7EnvelopeBuilder().set_data(good()).add_recipient(SIGNER.certificate)
     with pytest.raises(ProfileError, match="is encrypted"):
         read(builder.encrypt(Encoding.DER, [pkcs7.PKCS7Options.Binary]))
@@ -99,7 +99,7 @@ def test_a_profile_in_an_encrypted_message_is_said_to_be_encrypted() -> None:
 # Values
 
 
-def test_values_are_taken_by_value_with_a_warning_each() -> None:
+def test_values_of_other_types_are_converted_with_a_warning_each() -> None:
     found, warnings = read(good(SignMessage=1, CheckOutWhenRemoved=0, AccessRights=8191.0, PayloadVersion=1.0))
     terms = enrollment_terms_of(found)
     assert (terms.sign_message, terms.check_out_when_removed, terms.access_rights) == (True, False, 8191)
@@ -109,7 +109,7 @@ def test_values_are_taken_by_value_with_a_warning_each() -> None:
         assert sum(key in text for text in warnings) == 1
 
 
-def test_a_scep_payload_is_taken_by_value_too() -> None:
+def test_scep_payload_values_are_converted() -> None:
     found, warnings = read(dump_xml(profile_dict(scep(Keysize=2048.0, Retries=True, **{"Key Usage": 5.0}))))
     asked = scep_of(found.payloads[0])
     assert (asked.key_size, asked.retries, asked.key_usage) == (2048, 1, 5)
@@ -127,7 +127,7 @@ def test_a_keysize_of_0_is_the_default(size: object) -> None:
 
 @pytest.mark.parametrize("subject", [None, []])
 @pytest.mark.parametrize(("identifier", "name"), [("com.example.scep", "com.example.scep"), ("a" * 65, "a" * 64)])
-def test_the_payload_identifier_stands_in_for_a_subject(subject: object, identifier: str, name: str) -> None:
+def test_payload_identifier_replaces_a_missing_subject(subject: object, identifier: str, name: str) -> None:
     content = {**scep(Subject=subject), "PayloadIdentifier": identifier}
     found, _warnings = read(dump_xml(profile_dict(content)))
     csr = build_csr(IDENTITY.key, scep_of(found.payloads[0]).subject)
@@ -137,7 +137,7 @@ def test_the_payload_identifier_stands_in_for_a_subject(subject: object, identif
 # Variables
 
 
-def test_a_mac_fills_in_its_own_ethernet_address() -> None:
+def test_ethernet_address_variable_is_replaced() -> None:
     device = Device(MAC, boot_seconds=lambda: 0.0, jitter=lambda: 0.0)
     found, warnings = read(dump_xml(profile_dict(scep(Subject=[[["CN", "%MACAddress% %EthernetMACAddress%"]]]))))
     ((((_cn, value),),),) = [scep_of(expand(found, device.profile_variables).payloads[0]).subject]
@@ -145,7 +145,7 @@ def test_a_mac_fills_in_its_own_ethernet_address() -> None:
     assert warnings == []
 
 
-def test_an_unknown_variable_stays_and_is_warned_about() -> None:
+def test_unknown_variable_is_kept_with_a_warning() -> None:
     other = payload("com.example", "OTHER", Text=["%Nothing%", {"Inner": "100% of %Something%"}])
     found, warnings = read(dump_xml(profile_dict(other)))
     expanded = expand(found, {"SerialNumber": "ZX1"}).payloads[0]
@@ -154,7 +154,7 @@ def test_an_unknown_variable_stays_and_is_warned_about() -> None:
     assert ["%Something%" in text for text in warnings] == [False, True]
 
 
-def test_nothing_of_a_secret_stands_in_a_warning() -> None:
+def test_warnings_contain_no_secret() -> None:
     found, warnings = read(dump_xml(profile_dict(scep(Challenge="x%hunter%x"), pkcs12(password="%swordfish%"))))
     expand(found, {})
     assert len(warnings) == 2

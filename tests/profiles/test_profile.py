@@ -88,7 +88,7 @@ def test_a_signed_profile_is_read_with_its_signer() -> None:
 
 
 @pytest.mark.parametrize("octets", [b"", b"no plist", dump_xml([]), dump_xml("a")])
-def test_what_is_no_dictionary_is_no_plist_of_a_profile(octets: bytes) -> None:
+def test_profile_that_is_not_a_dictionary_raises_plist_error(octets: bytes) -> None:
     with pytest.raises(PlistError, match="profile"):
         read_profile(octets)
 
@@ -96,16 +96,16 @@ def test_what_is_no_dictionary_is_no_plist_of_a_profile(octets: bytes) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"PayloadType": None}, "should be Configuration"),
-        ({"PayloadType": "com.apple.mdm"}, "should be Configuration"),
-        ({"PayloadUUID": None}, "PayloadUUID of the profile should be a string, but is missing"),
+        ({"PayloadType": None}, "expected Configuration"),
+        ({"PayloadType": "com.apple.mdm"}, "expected Configuration"),
+        ({"PayloadUUID": None}, "PayloadUUID of the profile: expected a string, found none"),
         ({"PayloadUUID": ""}, "PayloadUUID"),
-        ({"PayloadIdentifier": 5}, "PayloadIdentifier of the profile should be a string, but is an integer"),
-        ({"PayloadContent": {}}, "should be an array, but is a dictionary"),
-        ({"PayloadContent": [5]}, "payload 0 should be a dictionary, but is an integer"),
+        ({"PayloadIdentifier": 5}, "PayloadIdentifier of the profile: expected a string, found an integer"),
+        ({"PayloadContent": {}}, "expected an array, found a dictionary"),
+        ({"PayloadContent": [5]}, "payload 0: expected a dictionary, found an integer"),
         ({"PayloadContent": [payload("a", "b"), payload("a", "")]}, "PayloadUUID of payload 1"),
         ({"PayloadContent": [payload("a", "b", PayloadType=None)]}, "PayloadType of payload 0"),
-        ({"PayloadContent": [payload("a", "b", PayloadIdentifier=b"c")]}, "but is data"),
+        ({"PayloadContent": [payload("a", "b", PayloadIdentifier=b"c")]}, "found data"),
         ({"PayloadContent": [payload("a", "b"), payload("c", "B")]}, "the same PayloadUUID"),
     ],
 )
@@ -113,22 +113,22 @@ def test_a_malformed_profile_is_refused(keys: dict[str, Any], said: str) -> None
     refused(lambda: profile(**keys), MALFORMED, said)
 
 
-def test_a_profile_without_payloads_is_one() -> None:
+def test_profile_without_payloads_is_valid() -> None:
     assert profile(PayloadContent=None).payloads == ()
 
 
-def test_a_reference_that_leads_nowhere_is_refused() -> None:
+def test_reference_to_a_missing_payload_is_refused() -> None:
     refused(lambda: profile(root()).payload("ROOT2"), MALFORMED, "ROOT2, which it does not contain")
 
 
-def test_a_payload_that_may_stand_once_may_not_stand_twice() -> None:
+def test_duplicate_of_a_unique_payload_is_refused() -> None:
     refused(lambda: profile(lom("A"), lom("B")).of_type("com.apple.lom"), MALFORMED, "has 2 payloads")
 
 
 # Certificates and identities
 
 
-def test_an_identity_is_unpacked() -> None:
+def test_pkcs12_identity_is_read() -> None:
     found = unpack_identity(profile(pkcs12()).payloads[0])
     assert found.certificate == IDENTITY.certificate
     assert found.key.public_key() == IDENTITY.key.public_key()
@@ -147,7 +147,7 @@ def test_an_identity_is_unpacked() -> None:
         (pkcs12(password=5), MALFORMED),
     ],
 )
-def test_an_identity_that_cannot_be_unpacked_is_reported(content: dict[str, Any], chain: list[tuple[str, int]]) -> None:
+def test_unreadable_pkcs12_identity_is_reported(content: dict[str, Any], chain: list[tuple[str, int]]) -> None:
     refused(lambda: unpack_identity(profile(content).payloads[0]), chain)
 
 
@@ -170,7 +170,7 @@ def test_a_certificate_is_read_in_either_encoding(kind: str, encoding: Encoding)
         (root(PayloadContent="text"), MALFORMED),
     ],
 )
-def test_a_certificate_that_cannot_be_read_is_reported(content: dict[str, Any], chain: list[tuple[str, int]]) -> None:
+def test_unreadable_certificate_is_reported(content: dict[str, Any], chain: list[tuple[str, int]]) -> None:
     refused(lambda: certificate_of(profile(content).payloads[0]), chain)
 
 
@@ -207,7 +207,7 @@ def test_an_enrollment_is_read() -> None:
     )
 
 
-def test_what_an_enrollment_leaves_out_has_apples_defaults() -> None:
+def test_missing_enrollment_keys_have_apples_defaults() -> None:
     found = enrollment(CheckInURL=None, AccessRights=None)
     assert found.check_in_url == found.server_url == "https://mdm.example.com/mdm"
     assert found.access_rights == ALL_RIGHTS
@@ -220,16 +220,16 @@ def test_what_an_enrollment_leaves_out_has_apples_defaults() -> None:
     [
         ({"ServerURL": None}, "lacks the required key ServerURL"),
         ({"ServerURL": 5}, "ServerURL .* is an integer"),
-        ({"ServerURL": "http://mdm.example.com/"}, "should be an https URL"),
-        ({"ServerURL": "https:///mdm"}, "should be an https URL"),
-        ({"ServerURL": "https://mdm.example.com:0/"}, "should be an https URL"),
-        ({"ServerURL": "https://mdm.example.com:65536/"}, "should be an https URL"),
-        ({"ServerURL": "https://[::1/"}, "should be an https URL"),
-        ({"ServerURL": "https://mdm.example.com/ä"}, "should be an https URL"),
-        ({"ServerURL": "https://mdm.example.com/a\r\nHost: b"}, "should be an https URL"),
-        ({"CheckInURL": "http://mdm.example.com/"}, "CheckInURL .* should be an https URL"),
+        ({"ServerURL": "http://mdm.example.com/"}, "expected an https URL"),
+        ({"ServerURL": "https:///mdm"}, "expected an https URL"),
+        ({"ServerURL": "https://mdm.example.com:0/"}, "expected an https URL"),
+        ({"ServerURL": "https://mdm.example.com:65536/"}, "expected an https URL"),
+        ({"ServerURL": "https://[::1/"}, "expected an https URL"),
+        ({"ServerURL": "https://mdm.example.com/ä"}, "expected an https URL"),
+        ({"ServerURL": "https://mdm.example.com/a\r\nHost: b"}, "expected an https URL"),
+        ({"CheckInURL": "http://mdm.example.com/"}, "CheckInURL .*: expected an https URL"),
         ({"Topic": None}, "lacks the required key Topic"),
-        ({"Topic": "com.example"}, "should start with com.apple.mgmt."),
+        ({"Topic": "com.example"}, "expected text that starts with com.apple.mgmt."),
         ({"IdentityCertificateUUID": None}, "IdentityCertificateUUID"),
         ({"IdentityCertificateUUID": "NOWHERE"}, "NOWHERE, which it does not contain"),
         ({"AccessRights": 0}, "Expected AccessRights from 1"),
@@ -238,15 +238,15 @@ def test_what_an_enrollment_leaves_out_has_apples_defaults() -> None:
         ({"AccessRights": "7"}, "AccessRights .* a string"),
         ({"SignMessage": "true"}, "SignMessage .* a string"),
         ({"AccessRights": 7.5}, "AccessRights .* a real"),
-        ({"ServerCapabilities": [5]}, "should be an array of strings"),
+        ({"ServerCapabilities": [5]}, "expected strings only, found other values"),
         ({"ServerURLPinningCertificateUUIDs": ["NOWHERE"]}, "NOWHERE"),
     ],
 )
-def test_an_mdm_payload_that_a_mac_refuses(keys: dict[str, Any], said: str) -> None:
+def test_invalid_mdm_payload_is_refused(keys: dict[str, Any], said: str) -> None:
     refused(lambda: enrollment(**keys), MALFORMED, said)
 
 
-def test_an_enrollment_needs_an_mdm_payload_and_an_identity_that_is_one() -> None:
+def test_enrollment_needs_an_mdm_payload_and_an_identity() -> None:
     refused(lambda: enrollment_of(profile(root()), {}), MALFORMED, "no com.apple.mdm payload")
     refused(lambda: enrollment(IdentityCertificateUUID="ROOT"), BAD_CERTIFICATE, "provides no identity")
 
@@ -260,13 +260,13 @@ def test_an_enrollment_needs_an_mdm_payload_and_an_identity_that_is_one() -> Non
         ({"AccessRights": 3 | 8}, "access rights 8"),
     ],
 )
-def test_an_update_may_not_move_the_mac_or_widen_its_rights(keys: dict[str, Any], said: str) -> None:
+def test_enrollment_update_cannot_change_server_or_add_rights(keys: dict[str, Any], said: str) -> None:
     refused(
         lambda: check_update(enrollment(AccessRights=7), enrollment(**{"AccessRights": 7, **keys})), MALFORMED, said
     )
 
 
-def test_an_update_may_give_up_rights() -> None:
+def test_enrollment_update_can_remove_rights() -> None:
     check_update(enrollment(AccessRights=7), enrollment(AccessRights=3, SignMessage=True))
 
 
@@ -301,7 +301,7 @@ def test_a_lom_payload_makes_a_device_a_controller_or_both() -> None:
         ({"ControllerCACertificateUUIDs": [b"ROOT"]}, MALFORMED),
     ],
 )
-def test_a_lom_payload_that_a_mac_refuses(keys: dict[str, Any], chain: list[tuple[str, int]]) -> None:
+def test_invalid_lom_payload_is_refused(keys: dict[str, Any], chain: list[tuple[str, int]]) -> None:
     refused(lambda: lom_of(**keys), chain)
 
 
@@ -315,7 +315,7 @@ def test_a_scep_payload_is_read() -> None:
     assert (found.ca_fingerprint, found.subject_alt_name) == (b"f" * 20, {"dNSName": "mac-1"})
 
 
-def test_what_a_scep_payload_leaves_out_has_apples_defaults() -> None:
+def test_missing_scep_keys_have_apples_defaults() -> None:
     keys = dict.fromkeys(("Keysize", "Key Type", "Key Usage", "Name", "Challenge", "Subject"))
     found = scep_of(profile(scep(**keys)).payloads[0])
     assert (found.key_size, found.key_usage, found.retries, found.retry_delay) == (1024, 0, 3, 10)
@@ -326,12 +326,12 @@ def test_what_a_scep_payload_leaves_out_has_apples_defaults() -> None:
     ("asked", "waited"),
     [(-(2**63), 1.0), (-1, 1.0), (0, 1.0), (1, 1.0), (17, 17.0), (3600, 3600.0), (2**64 - 1, 3600.0)],
 )
-def test_the_wait_that_a_scep_payload_asks_for_is_bounded(asked: int, waited: float) -> None:
+def test_scep_retry_delay_is_bounded(asked: int, waited: float) -> None:
     assert scep_of(profile(scep(RetryDelay=asked)).payloads[0]).retry_delay == waited
 
 
 @pytest.mark.parametrize(("asked", "tried"), [(-1, 0), (0, 0), (7, 7), (2**64 - 1, 1000)])
-def test_the_retries_that_a_scep_payload_asks_for_are_bounded(asked: int, tried: int) -> None:
+def test_scep_retries_are_bounded(asked: int, tried: int) -> None:
     assert scep_of(profile(scep(Retries=asked)).payloads[0]).retries == tried
 
 
@@ -356,14 +356,14 @@ def test_the_retries_that_a_scep_payload_asks_for_are_bounded(asked: int, tried:
         {"SubjectAltName": {"dNSName": 1}},
     ],
 )
-def test_a_scep_payload_that_a_mac_refuses(keys: dict[str, Any]) -> None:
+def test_invalid_scep_payload_is_refused(keys: dict[str, Any]) -> None:
     refused(lambda: scep_of(profile(scep(**keys)).payloads[0]), MALFORMED)
 
 
 # Variables
 
 
-def test_variables_are_filled_in_everywhere_and_unknown_ones_stay() -> None:
+def test_variables_are_replaced_everywhere_and_unknown_ones_kept() -> None:
     content = scep(Subject=[[["CN", "%SerialNumber% %HardwareUUID% %serialnumber% %Other% 100%"]]], Challenge="%Other%")
     found = expand(profile(content), {"SerialNumber": "ZX1", "HardwareUUID": "%SerialNumber%"})
     assert scep_of(found.payloads[0]).subject == [[["CN", "ZX1 %SerialNumber% %serialnumber% %Other% 100%"]]]
@@ -402,12 +402,12 @@ profiles = st.lists(good_payloads | st.sampled_from(GOOD) | values, max_size=4).
 
 @given(profiles | broken_plists(profiles) | changed(dump_xml(profile_dict(*GOOD))))
 @examples(150)
-def test_any_plist_is_a_profile_or_an_error_of_ours(octets: bytes | dict[str, Any]) -> None:
+def test_any_plist_is_a_profile_or_a_known_error(octets: bytes | dict[str, Any]) -> None:
     with contextlib.suppress(ProfileError, PlistError):
         everything(read_profile(octets if isinstance(octets, bytes) else dump_xml(octets)))
 
 
-def test_nothing_of_a_password_stands_in_an_error() -> None:
+def test_errors_contain_no_password() -> None:
     with pytest.raises(ProfileError) as caught:
         unpack_identity(profile(pkcs12(blob=PACKED[:-1])).payloads[0])
     assert PASSWORD not in str(caught.value)

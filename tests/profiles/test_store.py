@@ -60,7 +60,7 @@ def seen(store: ProfileStore) -> list[Any]:
 LOM_PROFILE = (pkcs12(blob=LOM_PACKED), root(), lom())
 
 
-def test_what_is_installed_is_there_in_order() -> None:
+def test_installed_profiles_are_in_order() -> None:
     store = ProfileStore()
     install(store, root(), PayloadIdentifier="b")
     install(store, pkcs12(), mdm(), PayloadIdentifier="a")
@@ -73,7 +73,7 @@ def test_what_is_installed_is_there_in_order() -> None:
     assert [identity.certificate for identity in second.identities] == [IDENTITY.certificate]
 
 
-def test_a_profile_with_the_same_identifier_replaces_the_other_in_its_place() -> None:
+def test_profile_with_the_same_identifier_replaces_the_old_one() -> None:
     store = ProfileStore()
     for identifier in ("a", "b"):
         install(store, root(), PayloadIdentifier=identifier)
@@ -112,7 +112,7 @@ def test_a_profile_is_removed_once() -> None:
     assert codes(caught.value) == [("MCMDMErrorDomain", 12075)]
 
 
-def test_lom_comes_and_goes_with_its_profile() -> None:
+def test_lom_role_is_set_and_removed_with_its_profile() -> None:
     store = ProfileStore()
     assert store.lom is None
     install(store, *LOM_PROFILE)
@@ -130,7 +130,7 @@ def test_lom_comes_and_goes_with_its_profile() -> None:
 
 
 @pytest.mark.parametrize("payloads", [LOM_PROFILE, (pkcs12(), root(), mdm())])
-def test_a_second_payload_of_a_kind_that_a_mac_has_once_is_refused(payloads: tuple[dict[str, Any], ...]) -> None:
+def test_second_unique_payload_is_refused(payloads: tuple[dict[str, Any], ...]) -> None:
     store = ProfileStore()
     install(store, *payloads, PayloadIdentifier="first")
     before, configured = seen(store), store.lom

@@ -16,13 +16,13 @@ COUNTS = st.builds(
 
 
 @given(st.lists(COUNTS, max_size=4), st.lists(COUNTS, max_size=4))
-def test_counts_add_up_in_any_grouping(some: list[dict[str, object]], more: list[dict[str, object]]) -> None:
+def test_push_counts_add_up_in_any_grouping(some: list[dict[str, object]], more: list[dict[str, object]]) -> None:
     together = merge_push_counts([*some, *more])
     assert together == merge_push_counts([merge_push_counts(more), merge_push_counts(some)])
     assert together["accepted"] == sum(counts["accepted"] for counts in [*some, *more])  # type: ignore[misc]
 
 
-def test_the_counts_of_nobody_are_nothing_and_what_waits_is_added() -> None:
+def test_empty_counts_are_zero_and_waiting_pushes_are_added() -> None:
     assert merge_push_counts([]) == PushCounts().as_json()
     assert merge_push_counts([{"waiting": 2}, {"waiting": 3, "refused": {"Shutdown": 1}}]) == {
         **PushCounts().as_json(), "waiting": 5, "refused": {"Shutdown": 1},

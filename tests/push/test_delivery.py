@@ -32,7 +32,7 @@ def ids(broker: PushBroker) -> list[str]:
     return [notification.apns_id for notification in broker.take()]
 
 
-def test_a_push_reaches_a_mac_that_is_online_with_what_it_carries() -> None:
+def test_push_is_delivered_to_an_online_mac() -> None:
     broker = PushBroker(SettableMacs(2))
     push(broker, index=1)
     (notification,) = broker.take()
@@ -54,9 +54,7 @@ def test_a_push_reaches_a_mac_that_is_online_with_what_it_carries() -> None:
         (str(int(NOW) + 10**9), 30 * DAY + 1, False),
     ],
 )
-def test_expiration_decides_how_long_an_offline_mac_is_waited_for(
-    expiration: str | None, later: float, arrives: bool
-) -> None:
+def test_expiration_limits_the_storage_for_an_offline_mac(expiration: str | None, later: float, arrives: bool) -> None:
     macs = SettableMacs()
     macs.standing[0] = Presence.OFFLINE
     broker = PushBroker(macs)
@@ -68,13 +66,13 @@ def test_expiration_decides_how_long_an_offline_mac_is_waited_for(
     assert broker.waiting == 0
 
 
-def test_expiration_0_reaches_a_mac_that_is_there() -> None:
+def test_push_with_expiration_0_is_delivered_to_an_online_mac() -> None:
     broker = PushBroker(SettableMacs())
     sent = push(broker, apns_expiration="0")
     assert ids(broker) == [sent]
 
 
-def test_what_waits_is_worth_nothing_once_the_mac_left_or_listens_to_another_topic() -> None:
+def test_stored_push_is_discarded_after_unenrollment_or_topic_change() -> None:
     macs = SettableMacs(2)
     macs.standing = dict.fromkeys(range(2), Presence.OFFLINE)
     broker = PushBroker(macs)
@@ -90,7 +88,7 @@ def test_what_waits_is_worth_nothing_once_the_mac_left_or_listens_to_another_top
     assert broker.waiting == 0
 
 
-def test_between_two_enrollments_the_newest_of_each_topic_waits() -> None:
+def test_newest_push_of_each_topic_is_stored_during_reenrollment() -> None:
     macs = SettableMacs()
     macs.standing[0], macs.topics[0] = Presence.OFFLINE, ""
     broker = PushBroker(macs)
@@ -104,7 +102,7 @@ def test_between_two_enrollments_the_newest_of_each_topic_waits() -> None:
     assert (broker.counts.stored, broker.counts.replaced, broker.counts.discarded) == (3, 1, 1)
 
 
-def test_a_mac_that_saves_power_gets_priority_5_in_windows_1_later_and_10_at_once() -> None:
+def test_power_saving_delays_priority_5_and_1_and_not_10() -> None:
     broker = PushBroker(SettableMacs(3), saving=PowerSaving(100.0))
     sent = [push(broker, index=index, apns_priority=str(priority)) for index, priority in enumerate((10, 5, 1))]
     assert ids(broker) == sent[:1]
@@ -118,7 +116,7 @@ def test_a_mac_that_saves_power_gets_priority_5_in_windows_1_later_and_10_at_onc
     assert broker.counts.expired == 0
 
 
-def test_priority_10_takes_the_one_with_it_that_was_held_back() -> None:
+def test_priority_10_push_replaces_a_delayed_one() -> None:
     broker = PushBroker(SettableMacs(), saving=PowerSaving(100.0))
     push(broker, apns_priority="5")
     urgent = push(broker)
@@ -128,7 +126,7 @@ def test_priority_10_takes_the_one_with_it_that_was_held_back() -> None:
     assert broker.counts.replaced == 1
 
 
-def test_a_delay_is_drawn_for_each_push_and_the_mac_is_looked_for_at_its_end() -> None:
+def test_each_push_has_its_delay_and_the_mac_is_looked_up_after_it() -> None:
     macs, chances = SettableMacs(2), iter((0.9, 0.1))
     broker = PushBroker(macs, delay=lambda chance: 10.0 * chance, chance=lambda _index: next(chances))
     slow, quick = push(broker, index=0), push(broker, index=1)
@@ -156,7 +154,7 @@ def statuses(rule_lines: list[str], pushes: list[tuple[int, float]]) -> list[int
     return found
 
 
-def test_rules_refuse_break_and_throttle_where_and_when_they_say() -> None:
+def test_rules_refuse_break_and_throttle_as_declared() -> None:
     assert statuses(["500 first=2"], [(0, 0.0)] * 3) == [500, 500, 200]
     assert statuses(["Shutdown from=5 for=10"], [(0, 4.0), (0, 5.0), (0, 14.9), (0, 15.0)]) == [200, 503, 503, 200]
     assert statuses(["break macs=2-3"], [(1, 0.0), (2, 0.0), (3, 0.0), (4, 0.0)]) == [200, 0, 0, 200]
@@ -165,13 +163,13 @@ def test_rules_refuse_break_and_throttle_where_and_when_they_say() -> None:
     assert statuses(["throttle limit=2 per=10"], throttled) == [200, 200, 200, 429, 200]
 
 
-def test_a_share_of_the_pushes_goes_wrong_by_chance() -> None:
+def test_share_rule_applies_to_a_random_share_of_pushes() -> None:
     chances = iter((0.05, 0.5, 0.099, 0.1))
     rules = PushRules([parse_rule("503 share=0.1")], lambda _index: next(chances))
     assert [rules.fault(0, 0.0) is None for _ in range(4)] == [False, True, False, True]
 
 
-def test_a_mac_that_a_rule_keeps_offline_gets_its_push_when_the_time_is_over() -> None:
+def test_offline_rule_delivers_the_stored_push_at_its_end() -> None:
     broker = PushBroker(SettableMacs(2), rules=PushRules([parse_rule("offline macs=0 from=1 for=9")]), began=NOW)
     first = push(broker, NOW, 0)
     waits = push(broker, NOW + 1.0, 0)
@@ -187,7 +185,7 @@ def test_a_mac_that_a_rule_keeps_offline_gets_its_push_when_the_time_is_over() -
     ["", "nonsense", "429 share=2", "429 share", "429 limit=1", "429 first=x", "away", "away for=1 macs=1",
      "break macs=5-1", "throttle per=0", "offline macs=-", "429 share=1 share=1", "503 from=nan"],
 )  # fmt: skip
-def test_what_is_no_rule_is_said(line: str) -> None:
+def test_invalid_rule_is_refused(line: str) -> None:
     with pytest.raises(OperatorError, match="gateway"):
         parse_rule(line)
 

@@ -22,7 +22,7 @@ def reason_of(answer_body: bytes) -> str:
     return str(json.loads(answer_body)["reason"]) if answer_body else ""
 
 
-def test_success_echoes_the_id_or_makes_one() -> None:
+def test_success_returns_the_apns_id_or_a_new_one() -> None:
     broker = PushBroker(SettableMacs())
     answer = broker.receive(fields(apns_id=ID), payload(), PROVIDER, NOW)
     assert (answer.status, answer.apns_id, answer.body) == (200, ID, b"")
@@ -81,12 +81,12 @@ def test_every_refusal_has_its_status_and_reason(
     assert broker.counts.accepted == 0
 
 
-def test_a_refusal_carries_the_id_that_was_sent() -> None:
+def test_refusal_returns_the_apns_id() -> None:
     answer = PushBroker(SettableMacs()).receive(fields(apns_id=ID, apns_priority="0"), payload(), PROVIDER, NOW)
     assert answer.apns_id == ID
 
 
-def test_a_field_that_stands_twice_is_refused() -> None:
+def test_repeated_header_is_refused() -> None:
     twice = [*fields(apns_priority="10"), ("apns-priority", "5")]
     answer = PushBroker(SettableMacs()).receive(twice, payload(), PROVIDER, NOW)
     assert (answer.status, reason_of(answer.body)) == (400, "DuplicateHeaders")
@@ -101,13 +101,13 @@ def test_a_field_that_stands_twice_is_refused() -> None:
         ({"apns_topic": TOPIC, "apns_push_type": "mdm"}, ""),
     ],
 )
-def test_strict_refuses_what_the_field_tolerates(changes: dict[str, str], reason: str) -> None:
+def test_strict_refuses_missing_headers(changes: dict[str, str], reason: str) -> None:
     strict = PushBroker(SettableMacs(), policy=STRICT).receive(fields(**changes), payload(), PROVIDER, NOW)
     assert reason_of(strict.body) == reason
     assert PushBroker(SettableMacs()).receive(fields(**changes), payload(), PROVIDER, NOW).status == 200
 
 
-def test_a_mac_that_left_is_410_with_the_time_in_ms_and_one_that_never_came_is_400() -> None:
+def test_unenrolled_mac_is_410_with_timestamp_and_never_enrolled_is_400() -> None:
     macs = SettableMacs()
     macs.standing[0] = Presence.LEFT
     macs.topics[0] = ""
@@ -127,7 +127,7 @@ def test_every_reason_of_the_table_has_a_status_of_its_kind() -> None:
     st.lists(st.tuples(st.sampled_from([name for name, _ in fields()] + ["apns-id", "apns-topic", "x"]), st.text())),
     st.binary(max_size=200),
 )
-def test_any_headers_and_any_body_get_an_answer(headers: list[tuple[str, str]], body: bytes) -> None:
+def test_any_headers_and_body_get_an_answer(headers: list[tuple[str, str]], body: bytes) -> None:
     broker = PushBroker(SettableMacs())
     answer = broker.receive(headers, body, PROVIDER, NOW)
     assert answer.status in (200, 400, 403, 404, 405)

@@ -146,7 +146,7 @@ def empty_histogram() -> dict[str, Any]:
 @examples(25)
 @example(empty_histogram())
 @given(changed())
-def test_a_document_that_somebody_edited_gives_a_page_or_our_error(folder: Path, document: dict[str, Any]) -> None:
+def test_edited_document_gives_a_page_or_operator_error(folder: Path, document: dict[str, Any]) -> None:
     path = folder / "results.json"
     path.write_text(json.dumps(document))
     with suppress(OperatorError):
@@ -160,7 +160,7 @@ WHOLE = [json.dumps(document).encode() for document in SMALL]
 @given(
     st.sampled_from(WHOLE), st.lists(st.tuples(st.integers(0, 2**20), st.binary(max_size=4)), min_size=1, max_size=4)
 )
-def test_a_file_whose_bytes_were_changed_gives_a_page_or_our_error(
+def test_corrupted_file_gives_a_page_or_operator_error(
     folder: Path, octets: bytes, changes: list[tuple[int, bytes]]
 ) -> None:
     for position, new in changes:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from agent.errors import MisuseError
 from agent.measure.latencies import NO_LATENCIES, Latencies, LatencySummary
 from agent.measure.summaries import OperationSummary, StageSummary
-from agent.report.compare import Comparison, Judgement, changes, compare, letter
+from agent.report.changes import Judgement, changes
+from agent.report.compare import Comparison, compare, letter
 from agent.report.numbers import NOTHING, TIMES
 from agent.report.verdict import Level
 
@@ -65,7 +66,7 @@ def compared(*several: dict[str, Any]) -> Comparison:
 # Latencies
 
 
-def test_a_slower_operation_is_worse_and_a_quicker_one_better() -> None:
+def test_slower_operation_is_worse_and_faster_one_better() -> None:
     found = judged(operation(seed=1), operation(median_ms=60.0, seed=2))
     assert found["p50"] is found["p90"] is found["p99"] is Judgement.WORSE
     found = judged(operation(median_ms=60.0, seed=1), operation(seed=2))
@@ -73,40 +74,40 @@ def test_a_slower_operation_is_worse_and_a_quicker_one_better() -> None:
 
 
 @pytest.mark.parametrize("median_ms", [38.0, 40.0, 42.0])
-def test_a_change_below_the_threshold_is_none(median_ms: float) -> None:
+def test_change_below_the_threshold_does_not_count(median_ms: float) -> None:
     found = judged(operation(seed=1), operation(median_ms=median_ms, seed=2))
     assert found["p50"] is Judgement.SAME
 
 
-def test_tenths_of_a_millisecond_are_no_change_however_large_a_share_they_are() -> None:
+def test_change_of_tenths_of_a_millisecond_does_not_count() -> None:
     found = judged(operation(median_ms=0.10), operation(median_ms=0.16))
     assert found["p50"] is Judgement.SAME
 
 
 @pytest.mark.parametrize(("count", "judgement"), [(15, Judgement.CHANCE), (4000, Judgement.WORSE)])
-def test_of_few_latencies_the_same_change_may_be_chance(count: int, judgement: Judgement) -> None:
+def test_change_of_few_latencies_may_be_chance(count: int, judgement: Judgement) -> None:
     found = judged(operation(count, 40.0, seed=3), operation(count, 52.0, seed=4))
     assert found["p50"] is judgement
 
 
-def test_p99_of_a_few_hundred_is_never_judged() -> None:
+def test_p99_of_a_few_hundred_latencies_is_not_compared() -> None:
     assert judged(operation(900), operation(900, median_ms=400.0))["p99"] is Judgement.CHANCE
     assert judged(operation(900), operation(900, median_ms=400.0))["p50"] is Judgement.WORSE
 
 
-def test_two_runs_of_the_same_server_are_mostly_alike() -> None:
+def test_runs_of_one_server_rarely_differ() -> None:
     found = [judged(operation(3000, seed=2 * seed), operation(3000, seed=2 * seed + 1)) for seed in range(40)]
     called = [judgement for each in found for judgement in each.values() if judgement.value in ("worse", "better")]
     assert len(called) <= 2  # of 360
 
 
-def test_without_histograms_nothing_can_be_told_from_chance() -> None:
+def test_latencies_without_histograms_are_not_compared() -> None:
     one, other = (bare(9000, latency_ms=LatencySummary(ms, *[None] * 6)) for ms in (10.0, 20.0))
     assert judged(one, other)["p50"] is Judgement.CHANCE
     assert judged(one, bare(9000))["p50"] is Judgement.UNKNOWN
 
 
-def test_stages_have_latencies_only() -> None:
+def test_stages_are_compared_by_latency_only() -> None:
     assert set(changes(stage(5), stage(6))) == {"p50", "p90", "p95", "p99", "p99_9"}
     assert changes(None, stage(0)) == {}
 
@@ -126,18 +127,18 @@ def test_stages_have_latencies_only() -> None:
         (5, 0, Judgement.BETTER),
     ],
 )
-def test_errors_change_where_chance_would_not_have_it(before: int, after: int, judgement: Judgement) -> None:
+def test_errors_change_if_larger_than_chance(before: int, after: int, judgement: Judgement) -> None:
     one, other = (bare(10_000, errors=errors) for errors in (before, after))
     assert judged(one, other)["errors"] is judgement
 
 
-def test_errors_are_held_against_how_many_there_were_to_fail() -> None:
+def test_errors_are_compared_per_operation() -> None:
     found = changes(bare(1000, errors=100), bare(10_000, errors=1000))["errors"]
     assert (found.judgement, found.text) == (Judgement.SAME, "±0 %")
 
 
 @given(COUNTS, COUNTS, COUNTS, COUNTS)
-def test_every_pair_of_counts_can_be_judged_and_the_other_way_round(a: int, b: int, c: int, d: int) -> None:
+def test_every_pair_of_counts_is_comparable_in_both_directions(a: int, b: int, c: int, d: int) -> None:
     one, other = (bare(count, errors=min(count, errors), dropped=errors) for count, errors in ((a, b), (c, d)))
     there, back = judged(one, other), judged(other, one)
     turned = {Judgement.WORSE: Judgement.BETTER, Judgement.BETTER: Judgement.WORSE}
@@ -156,7 +157,7 @@ def test_every_pair_of_counts_can_be_judged_and_the_other_way_round(a: int, b: i
         (5000, 0.0, Judgement.UNKNOWN),
     ],
 )
-def test_rates(count: int, rate: float, judgement: Judgement) -> None:
+def test_rates_are_compared(count: int, rate: float, judgement: Judgement) -> None:
     one, other = (bare(count, rate_per_s=each) for each in (50.0, rate))
     assert judged(one, other)["rate_per_s"] is judgement
 
@@ -169,13 +170,13 @@ def slower() -> dict[str, Any]:
     return documents.failed() | {"generator": documents.good()["generator"]}
 
 
-def test_a_run_against_itself_is_alike() -> None:
+def test_run_equals_itself() -> None:
     found = compared(documents.good(), documents.good())
     assert found.headline == "Run B is comparable with run A: nothing changed"
     assert (found.level, found.settings, found.cautions) == (Level.GOOD, (), ())
 
 
-def test_what_got_worse_is_said_with_its_size_the_largest_first() -> None:
+def test_regressions_are_listed_by_size() -> None:
     found = compared(documents.good(), slower())
     (against,) = found.against
     assert found.level is Level.BAD
@@ -186,7 +187,7 @@ def test_what_got_worse_is_said_with_its_size_the_largest_first() -> None:
     assert operations == ["delivery", "command", "session", "enqueue"]
 
 
-def test_a_generator_that_was_too_slow_is_said_before_anything_else() -> None:
+def test_overloaded_generator_is_stated_first() -> None:
     found = compared(documents.good(), documents.failed())
     assert found.statements[0].text.startswith("In run B the load generator was overloaded")
 
@@ -208,7 +209,7 @@ def embedded(document: dict[str, Any]) -> None:
         (lambda run: run.update(devices=7), "the load on the server differs (devices)"),
     ],
 )
-def test_runs_that_cannot_be_compared_are_told_why_and_none_is_called_worse_or_better(change: Any, why: str) -> None:
+def test_incomparable_runs_have_reasons_and_no_verdict(change: Any, why: str) -> None:
     other = slower()
     change(other)
     for pair in ((documents.good(), other), (other, documents.good())):
@@ -220,14 +221,14 @@ def test_runs_that_cannot_be_compared_are_told_why_and_none_is_called_worse_or_b
         assert not [each for each in found.statements if each.text.startswith(("Worse", "Better"))]
 
 
-def test_two_servers_two_versions_and_two_judgements_are_what_is_compared() -> None:
+def test_server_version_and_limits_may_differ() -> None:
     other = documents.good() | {"version": "0.5.0", "workers": 7, "seed": "other"}
     other["scenario"]["server"]["nanomdm"]["url"] = "https://other.example.com"
     other["scenario"] |= {"name": "another", "limits": []}
     assert compared(documents.good(), other).against[0].comparable
 
 
-def test_what_started_late_is_the_generators_and_makes_no_run_worse() -> None:
+def test_late_starts_make_no_run_worse() -> None:
     other = documents.good()
     other["operations"]["delivery"]["late"] = 900
     (against,) = compared(documents.good(), other).against
@@ -235,7 +236,7 @@ def test_what_started_late_is_the_generators_and_makes_no_run_worse() -> None:
     assert against.late == ("delivery has more late starts: 0 → 900 (+4.32 %).",)
 
 
-def test_a_regression_is_what_the_threshold_makes_of_it() -> None:
+def test_regression_follows_from_the_threshold() -> None:
     rates = [documents.good() for _ in range(2)]
     rates[1]["operations"]["session"]["rate_per_s"] *= 0.93
     both = [documents.typed(each) for each in rates]
@@ -244,7 +245,7 @@ def test_a_regression_is_what_the_threshold_makes_of_it() -> None:
     assert not compare(both[::-1], 0.05).regressed
 
 
-def test_runs_that_were_not_run_alike_are_told_apart() -> None:
+def test_different_settings_make_runs_incomparable() -> None:
     other = documents.good()
     other["scenario"]["fleet"]["devices"] = 50
     other["version"] = "0.5.0"
@@ -258,7 +259,7 @@ def test_runs_that_were_not_run_alike_are_told_apart() -> None:
     assert "differ in version, host.twisted, scenario.fleet.devices" in found.cautions[0].text
 
 
-def test_every_run_is_held_against_the_first() -> None:
+def test_every_run_is_compared_with_the_first() -> None:
     found = compared(slower(), documents.good(), slower(), documents.smallest())
     assert [against.name for against in found.against] == ["B", "C", "D"]
     assert found.against[0].better
@@ -267,16 +268,16 @@ def test_every_run_is_held_against_the_first() -> None:
     assert "session" in found.against[2].missing
 
 
-def test_one_run_alone_is_misuse() -> None:
+def test_comparison_of_one_run_raises_misuse_error() -> None:
     with pytest.raises(MisuseError, match="found 1"):
         compare([documents.typed(documents.good())])
 
 
-def test_runs_are_called_by_letters() -> None:
+def test_runs_are_named_by_letters() -> None:
     assert [letter(index) for index in range(3)] == ["A", "B", "C"]
 
 
-def test_operations_that_were_cut_short_are_told_and_make_no_run_worse() -> None:
+def test_cut_short_operations_are_stated_and_make_no_run_worse() -> None:
     other = documents.good()
     other["operations"]["push"]["cut_short"] = 900
     other["cut_short"] = [{"operation": "push", "reason": "the run ended first", "count": 900}]
@@ -285,3 +286,16 @@ def test_operations_that_were_cut_short_are_told_and_make_no_run_worse() -> None
     assert caution.text == "In run B 900 operations were cut short: their latencies are missing."
     assert caution.details == (f"900 {TIMES} push: the run ended first",)
     assert (found.against[0].worse, found.regressed, found.level) == ((), False, Level.WARNING)
+
+
+def test_a_run_with_failures_of_our_own_gateway_is_not_comparable() -> None:
+    ours = documents.good()
+    ours["errors"] = [{"operation": "push", "kind": "own_gateway", "count": 900, "example": ""}]
+    ours["operations"]["push"]["errors"] = 900
+    found = compared(documents.good(), ours)
+    assert found.headline == (
+        "Run B is not comparable with run A: in run B operations failed because of lom-agent's own push gateway"
+    )
+    assert not any(each.level is Level.BAD for each in found.statements)
+    ours["errors"][0]["kind"] = "server_push"
+    assert compared(documents.good(), ours).against[0].comparable

@@ -21,14 +21,14 @@ def read(document: dict[str, Any], folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("make", [documents.good, documents.failed, documents.empty, documents.smallest])
-def test_the_samples_are_documents_of_the_schema(make: Any, tmp_path: Path) -> None:
+def test_sample_documents_follow_the_schema(make: Any, tmp_path: Path) -> None:
     found = documents.plain(read(make(), tmp_path))
     for key, value in make().items():
         if key not in ("phases", "generator", "limits"):  # keys of a later version are added there
             assert found[key] == value, key
 
 
-def test_what_an_earlier_version_left_out_is_empty_and_what_is_unknown_ignored(tmp_path: Path) -> None:
+def test_missing_keys_are_empty_and_unknown_keys_ignored(tmp_path: Path) -> None:
     found = read(documents.smallest() | {"of a later version": 1}, tmp_path)
     assert (found.cut_short, found.outcome, found.scenario, found.merged) == ([], None, None, None)
     assert (found.generator.overloaded, found.generator.embedded_lab) == ([], False)
@@ -38,7 +38,7 @@ def test_what_an_earlier_version_left_out_is_empty_and_what_is_unknown_ignored(t
     assert (phase.cut_short, phase.key_waits) == (None, None)
 
 
-def test_a_file_keeps_its_keys_and_their_order_when_it_is_written_again(tmp_path: Path) -> None:
+def test_rewritten_file_keeps_its_keys_in_order(tmp_path: Path) -> None:
     document = read(documents.good(), tmp_path)
     first = write_results(tmp_path / "one", document).read_bytes()
     again = write_results(tmp_path / "two", read_results(tmp_path / "one")).read_bytes()
@@ -63,7 +63,7 @@ def test_a_file_keeps_its_keys_and_their_order_when_it_is_written_again(tmp_path
         ({"operations": {"session": {"count": "many"}}}, "count"),
     ],
 )
-def test_anything_else_is_the_operators_error(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_other_documents_raise_operator_error(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=said):
         read(documents.smallest() | changes, tmp_path)
 

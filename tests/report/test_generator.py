@@ -42,7 +42,7 @@ def judged(*spans: dict[str, Any], worker: Any = 0) -> Any:
 STALL = {"lagging_s": 6.9, "p99_ms": 6900.0, "max_ms": 7000.0, "cpu_s": 0.6}
 
 
-def test_a_phase_is_judged_by_itself_and_named_with_its_worker() -> None:
+def test_overload_is_judged_per_phase_and_worker() -> None:
     found = judged(span("enroll"), span("look", **STALL), span("ask"), worker=1)
     [overload] = found.overloaded
     assert (overload.phase, overload.worker, found.trustworthy) == ("look", 1, False)
@@ -65,7 +65,7 @@ def test_a_phase_is_judged_by_itself_and_named_with_its_worker() -> None:
         ({"late": 17}, "17 of 200 operations started over 100 ms after they were due."),
     ],
 )
-def test_it_is_said_what_was_measured_and_only_the_cause_that_it_shows(changes: dict[str, Any], said: str) -> None:
+def test_reason_has_the_measurement_and_only_a_proven_cause(changes: dict[str, Any], said: str) -> None:
     [overload] = judged(span("look", **changes)).overloaded
     assert said in overload.reason
 
@@ -79,11 +79,11 @@ def test_it_is_said_what_was_measured_and_only_the_cause_that_it_shows(changes: 
         {"max_ms": 900.0, "lagging_s": 0.08, "p99_ms": 40.0},
     ],
 )
-def test_a_moment_is_no_overload(changes: dict[str, Any]) -> None:
+def test_short_stall_is_not_an_overload(changes: dict[str, Any]) -> None:
     assert judged(span("look", **changes)).trustworthy
 
 
-def test_a_wait_for_its_own_keys_is_the_generators_and_touches_the_rate_alone() -> None:
+def test_key_wait_is_the_generators_and_affects_only_the_rate() -> None:
     metrics = Metrics()
     for seconds in (0.2, 5.7):
         metrics.stage("key", seconds)
@@ -124,7 +124,7 @@ def row(t: int, *operations: str) -> Second:
     return Second(t=t, operations=ended, macs={}, connections=0, pushes_waiting=0, lag_ms=None, cpu=None)
 
 
-def test_what_ended_while_the_generator_was_overloaded_is_in_doubt_and_nothing_else() -> None:
+def test_only_operations_during_an_overload_are_unreliable() -> None:
     timeline = [row(0, "enroll", "checkin"), row(4, "enroll"), row(7, "session"), row(12, "push")]
     overloaded = judged(span("look", **STALL)).overloaded
     found = unreliable(overloaded, PHASES, timeline)
@@ -147,7 +147,7 @@ def test_what_ended_while_the_generator_was_overloaded_is_in_doubt_and_nothing_e
         ("session.count >= 5", False, True),
     ],
 )
-def test_a_limit_in_doubt_is_neither_kept_nor_broken(text: str, ok: bool, reliable: bool) -> None:
+def test_unreliable_limit_is_neither_passed_nor_failed(text: str, ok: bool, reliable: bool) -> None:
     metrics = Metrics()
     for second in range(2):
         metrics(Exchange("session", 1, second * 10.0, 6.1))

@@ -81,12 +81,12 @@ def headings(found: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("document", ALL)
-def test_the_same_document_makes_the_same_bytes(document: Any) -> None:
+def test_report_of_a_document_is_deterministic(document: Any) -> None:
     assert report_html([documents.typed(document())]) == report_html([documents.typed(document())])
 
 
 @pytest.mark.parametrize("several", [(documents.good,), (documents.good, documents.failed), (documents.smallest,)])
-def test_nothing_comes_from_anywhere_else(several: Any) -> None:
+def test_report_loads_no_external_resource(several: Any) -> None:
     found = page(*(each() for each in several))
     for tag, attributes in found.tags:
         assert tag not in ("iframe", "object", "embed", "img", "base", "form"), tag
@@ -98,7 +98,7 @@ def test_nothing_comes_from_anywhere_else(several: Any) -> None:
 
 
 @pytest.mark.parametrize("document", [documents.good, documents.hostile])
-def test_only_the_pages_own_two_scripts_may_run(document: Any) -> None:
+def test_csp_allows_only_the_reports_two_scripts(document: Any) -> None:
     found = page(document())
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.scripts]
     assert re.findall(r"'sha256-([^']+)'", found.policy) == hashes
@@ -107,19 +107,19 @@ def test_only_the_pages_own_two_scripts_may_run(document: Any) -> None:
     assert "'unsafe-inline'" not in found.policy.partition("style-src")[0]
 
 
-def test_a_page_without_plots_has_no_scripts_and_may_run_none() -> None:
+def test_report_without_charts_has_no_scripts_and_allows_none() -> None:
     found = page(documents.smallest())
     assert found.scripts == []
     assert "script-src 'none'" in found.policy
 
 
-def test_the_file_is_written_whole_and_its_folder_made(tmp_path: Path) -> None:
+def test_report_is_written_atomically_and_its_folder_created(tmp_path: Path) -> None:
     path = write_report(tmp_path / "new" / "report.html", [documents.typed(documents.smallest())])
     assert path.read_text(encoding="utf-8") == report_html([documents.typed(documents.smallest())])
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]
 
 
-def test_a_place_that_cannot_be_written_to_is_the_operators_error(tmp_path: Path) -> None:
+def test_unwritable_report_path_raises_operator_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OperatorError, match="cannot be written"):
         write_report(tmp_path / "taken" / "report.html", [documents.typed(documents.smallest())])
@@ -128,7 +128,7 @@ def test_a_place_that_cannot_be_written_to_is_the_operators_error(tmp_path: Path
 # Text from elsewhere
 
 
-def test_hostile_text_stays_text() -> None:
+def test_hostile_text_is_escaped() -> None:
     found = page(documents.hostile())
     assert found.of("title")[0].startswith("The run did not finish")
     assert visible(documents.HOSTILE) in found.of("bdi")
@@ -137,7 +137,7 @@ def test_hostile_text_stays_text() -> None:
         assert not [name for name in attributes if name.startswith("on")], tag
 
 
-def test_what_the_plots_show_of_hostile_text_is_escaped_twice() -> None:
+def test_hostile_text_in_charts_is_escaped_twice() -> None:
     found = page(documents.hostile())
     data = json.loads(next(text for tag, text in found.texts if tag == "script" and text.startswith("{")))
     names = [trace["name"] for chart in data["charts"].values() for trace in chart["traces"]]
@@ -154,7 +154,7 @@ def elements_with_one_error() -> int:
 
 
 @given(st.text())
-def test_any_text_comes_out_as_it_went_in_made_visible(text: str) -> None:
+def test_any_text_is_shown_unchanged_with_visible_control_characters(text: str) -> None:
     document = documents.smallest()
     document["errors"] = [{"operation": "session", "kind": text, "count": 1, "example": text}]
     found = page(document)
@@ -165,14 +165,14 @@ def test_any_text_comes_out_as_it_went_in_made_visible(text: str) -> None:
 # What is shown of what
 
 
-def test_the_verdict_comes_first_and_a_generator_that_was_too_slow_at_its_top() -> None:
+def test_verdict_comes_first_and_starts_with_an_overloaded_generator() -> None:
     found = page(documents.failed())
     assert found.tags[[tag for tag, _ in found.tags].index("main") + 1][1]["class"] == "verdict bad"
     assert "10 operations failed, 3 of 4 limits failed, the load generator was overloaded" in found.words
     assert found.words.index("The load generator was overloaded") < found.words.index("3 of 4 limits failed.")
 
 
-def test_a_whole_run_has_every_part() -> None:
+def test_report_of_a_complete_run_has_every_part() -> None:
     assert headings(page(documents.failed())) == [
         "Limits",
         "Over time",
@@ -189,7 +189,7 @@ def test_a_whole_run_has_every_part() -> None:
     ]
 
 
-def test_operations_that_were_cut_short_have_a_column_and_their_reasons() -> None:
+def test_cut_short_operations_have_a_column_and_reasons() -> None:
     document = documents.good()
     document["operations"]["push"]["cut_short"] = 4321
     document["cut_short"] = [{"operation": "push", "reason": "the run ended early", "count": 4321}]
@@ -201,12 +201,12 @@ def test_operations_that_were_cut_short_have_a_column_and_their_reasons() -> Non
     assert "the run ended early" in found.of("td")
 
 
-def test_what_there_was_nothing_of_is_left_out() -> None:
+def test_empty_parts_are_omitted() -> None:
     assert headings(page(documents.smallest())) == ["Settings"]
     assert headings(page(documents.empty())) == ["Load generator", "Settings"]
 
 
-def test_a_run_in_which_everything_failed_has_no_latencies() -> None:
+def test_run_with_only_failures_has_no_latencies() -> None:
     document = documents.good()
     operations = {"session": documents.nothing_succeeded(17)}
     document |= {"operations": operations, "timeline": [], "stages": {}, "limits": []}
@@ -216,7 +216,7 @@ def test_a_run_in_which_everything_failed_has_no_latencies() -> None:
     assert "17 operations failed" in found.words
 
 
-def test_a_time_line_that_was_thinned_says_so() -> None:
+def test_thinned_time_line_states_its_interval() -> None:
     assert "Each point is an interval of 10 seconds" in page(documents.hours()).words
     assert "Each point is" not in page(documents.good()).words
 
@@ -226,7 +226,7 @@ def test_percentiles_of_few_latencies_are_marked_and_explained() -> None:
     assert "Fewer than ten latencies are beyond it" not in page(documents.hours()).words
 
 
-def test_long_tables_end_and_say_what_is_left_out() -> None:
+def test_long_tables_are_truncated_with_a_note() -> None:
     document = documents.failed()
     error = document["errors"][0]
     document["errors"] = [error | {"kind": f"kind_{number}"} for number in range(250)]
@@ -236,7 +236,7 @@ def test_long_tables_end_and_say_what_is_left_out() -> None:
     assert "50 more kinds" in found.words
 
 
-def test_a_sum_of_runs_is_told_as_one() -> None:
+def test_merged_runs_are_marked_as_merged() -> None:
     merged = {"runs": 3, "left_out": ["the time line of run 2"]}
     assert "the sum of 3 runs, without the time line of run 2" in page(documents.good() | {"merged": merged}).words
 
@@ -244,14 +244,14 @@ def test_a_sum_of_runs_is_told_as_one() -> None:
 # Several runs
 
 
-def test_several_runs_make_a_comparison() -> None:
+def test_several_documents_give_a_comparison() -> None:
     found = page(documents.good(), documents.failed(), documents.smallest())
     assert headings(found) == ["Runs", "Operations", "Latency by percentile", "Over time", "Stages", "Errors"]
     assert "run C is not comparable with run A: in run C no operation ended" in found.words
     assert "Every run is compared with run A" in found.words
 
 
-def test_a_comparison_of_runs_that_did_nothing_says_so() -> None:
+def test_comparison_of_empty_runs_states_it() -> None:
     found = page(documents.smallest(), documents.empty())
     assert headings(found) == ["Runs"]
     assert "in run A no operation ended" in found.words
@@ -260,17 +260,17 @@ def test_a_comparison_of_runs_that_did_nothing_says_so() -> None:
 # Not at all
 
 
-def test_no_document_is_misuse() -> None:
+def test_report_without_documents_raises_misuse_error() -> None:
     with pytest.raises(MisuseError, match="found none"):
         report_html([])
 
 
-def test_more_runs_than_there_are_colours_are_refused() -> None:
+def test_too_many_runs_for_a_comparison_are_refused() -> None:
     with pytest.raises(OperatorError, match=f"at most {MOST_RUNS} runs"):
         report_html([documents.typed(documents.smallest())] * (MOST_RUNS + 1))
 
 
-def test_a_histogram_that_is_none_is_refused() -> None:
+def test_invalid_histogram_is_refused() -> None:
     document = documents.good()
     document["operations"]["session"]["histogram"] = "SElTVA=="
     with pytest.raises(OperatorError, match="histogram"):

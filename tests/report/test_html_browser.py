@@ -1,4 +1,4 @@
-"""The page in a real browser: everything is drawn, nothing is complained of, nobody else is asked for anything."""
+"""The page in a real browser: every chart is drawn, without console errors or network requests."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def assert_drawn(page: Opened, plots: int) -> None:
     assert classes.count("js-line") >= plots - 1  # all but the errors, which are bars
 
 
-def test_every_plot_of_a_report_is_drawn_whatever_is_written_in_it(tmp_path: Path) -> None:
+def test_every_chart_is_drawn_with_hostile_text(tmp_path: Path) -> None:
     page = opened(tmp_path, documents.hostile())
     assert_drawn(page, PLOTS_OF_A_REPORT)
     assert [each for each in page.elements if each.tag in ("img", "image")] == []
 
 
-def test_every_plot_of_a_comparison_is_drawn(tmp_path: Path) -> None:
+def test_every_chart_of_a_comparison_is_drawn(tmp_path: Path) -> None:
     plots = len(documents.STEADY) + 1 + 5  # by operation; over time; by stage
     assert_drawn(opened(tmp_path, documents.good(), documents.failed()), plots)
 
 
-def test_the_legend_and_a_look_closer_go_for_all_plots(tmp_path: Path) -> None:
+def test_legend_and_zoom_apply_to_all_charts(tmp_path: Path) -> None:
     page = report_html([documents.typed(documents.failed())])
     # The page lets no strange script run, so that this one has to come without its policy.
     start, end = page.index('<meta http-equiv="Content-Security-Policy"'), page.index('<meta name="viewport"')
@@ -79,7 +79,7 @@ def test_the_legend_and_a_look_closer_go_for_all_plots(tmp_path: Path) -> None:
     assert root["data-whole"] == "0 600000"
 
 
-def test_a_page_that_does_ask_and_complain_is_noticed(tmp_path: Path) -> None:
+def test_requests_and_console_errors_of_a_page_are_detected(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text('<img src="http://nowhere.invalid/x"><script>throw new Error("on purpose")</script>')
     page = open_page(path, tmp_path)
@@ -88,7 +88,7 @@ def test_a_page_that_does_ask_and_complain_is_noticed(tmp_path: Path) -> None:
     assert "on purpose" in page.complaints[0]
 
 
-def test_the_policy_of_the_page_holds_by_itself(tmp_path: Path) -> None:
+def test_csp_blocks_requests_and_scripts(tmp_path: Path) -> None:
     strange = "<script>document.title = 'x'</script><img src=\"http://nowhere.invalid/x\">"
     path = tmp_path / "page.html"
     path.write_text(

@@ -33,12 +33,12 @@ def test_every_operation_has_a_rate_and_two_latencies() -> None:
     assert len(latencies) == 2 * len(documents.STEADY)
 
 
-def test_errors_are_drawn_for_the_operations_that_had_some() -> None:
+def test_errors_are_drawn_only_for_operations_with_errors() -> None:
     found = named(charts.over_time(series(read(documents.failed()).timeline)))
     assert [trace["key"] for trace in found["errors"].traces] == ["session", "lom_link"]
 
 
-def test_an_operation_is_no_line_while_it_does_not_occur() -> None:
+def test_line_of_an_operation_has_gaps() -> None:
     found = named(charts.over_time(series(read(documents.good()).timeline)))
     (enroll,) = [trace for trace in found["rates"].traces if trace["key"] == "enroll"]
     assert None not in enroll["y"][:120]
@@ -46,32 +46,32 @@ def test_an_operation_is_no_line_while_it_does_not_occur() -> None:
     assert enroll["y"][121:] == [None] * 479
 
 
-def test_states_that_never_were_are_left_out_and_new_ones_are_drawn() -> None:
+def test_unused_states_are_omitted_and_unknown_ones_drawn() -> None:
     document = documents.good()
     document["timeline"][7]["macs"]["asleep"] = 3
     macs = named(charts.fleet_over_time(series(read(document).timeline)))["macs"]
     assert [trace["name"] for trace in macs.traces] == ["idle", "session", "booting", "off", "new", "asleep"]
 
 
-def test_a_run_without_a_time_line_has_no_charts_of_it() -> None:
+def test_run_without_a_time_line_has_no_time_charts() -> None:
     line = series([])
     assert charts.over_time(line) == charts.fleet_over_time(line) == charts.generator_over_time(line) == []
 
 
-def test_the_curves_end_where_one_latency_is_left() -> None:
+def test_percentile_curves_end_at_the_last_latency() -> None:
     document = read(documents.good())
     (chart,) = charts.by_percentile("p", "", document.operations, dict.fromkeys(document.operations, "op0"))
     ends = {trace["key"]: trace["x"][-1] for trace in chart.traces}
     assert ends == {name: pytest.approx(each.timed, rel=0.001) for name, each in document.operations.items()}
 
 
-def test_what_has_no_latencies_has_no_curve() -> None:
+def test_operation_without_latencies_has_no_curve() -> None:
     none = read(documents.smallest() | {"operations": {"push": documents.nothing_succeeded(3)}}).operations
     assert charts.by_percentile("p", "", none, {"push": "op0"}) == []
     assert charts.runs_by_percentile("p", "", [("A", None), ("B", none["push"])]) == []
 
 
-def test_a_phase_that_did_not_end_goes_on_to_the_end_and_one_that_did_not_start_is_nowhere() -> None:
+def test_unfinished_phase_extends_to_the_end_and_unstarted_is_omitted() -> None:
     phases = documents.good()["phases"][:3]
     phases[1]["ended_s"] = None
     phases[2]["started_s"] = None
@@ -86,7 +86,7 @@ def test_an_operation_has_the_same_colour_in_every_report() -> None:
     assert charts.colour_of("other", ["session", "other"]) not in colours
 
 
-def test_text_is_no_markup_to_plotly() -> None:
+def test_text_is_escaped_for_plotly() -> None:
     assert charts.text("<a href='x'>&\u202e") == "&lt;a href='x'&gt;&amp;\\u202e"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import documents
 import pytest
-from command import lom_agent
+from command import lom_agent, lom_agent_here
 
 from agent.report.html import MOST_RUNS
 from agent.report.results import read_results, write_results
@@ -14,15 +14,18 @@ from agent.report.results import read_results, write_results
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    """Folders of three runs: good, failed, empty."""
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of four runs: good, failed, empty, and slower: failed, but by a load generator that kept up."""
+    folder = tmp_path_factory.mktemp("runs")
     for make in (documents.good, documents.failed, documents.empty):
-        write_results(tmp_path / make.__name__, documents.typed(make()))
-    return tmp_path
+        write_results(folder / make.__name__, documents.typed(make()))
+    slower = documents.failed() | {"generator": documents.good()["generator"]}
+    write_results(folder / "slower", documents.typed(slower))
+    return folder
 
 
-def test_a_run_gets_its_report_beside_its_results(runs: Path) -> None:
+def test_report_is_written_beside_the_results(runs: Path) -> None:
     done = lom_agent("report", str(runs / "failed"))
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
@@ -31,9 +34,9 @@ def test_a_run_gets_its_report_beside_its_results(runs: Path) -> None:
     assert "3 of 4 limits failed" in (runs / "failed" / "report.html").read_text(encoding="utf-8")
 
 
-def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None:
-    target = runs / "new" / "both.html"
-    done = lom_agent("report", str(runs / "good"), str(runs / "failed" / "results.json"), "--out", str(target))
+def test_comparison_is_written_to_the_given_file(runs: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "both.html"
+    done = lom_agent_here("report", str(runs / "good"), str(runs / "failed" / "results.json"), "--out", str(target))
     assert done.returncode == 0
     assert done.stdout.decode().startswith(
         "Run B is not comparable with run A: in run B the load generator was overloaded"
@@ -41,24 +44,28 @@ def test_several_runs_get_a_comparison_where_it_is_asked_for(runs: Path) -> None
     assert "Comparison of 2 runs" in target.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("names", "asked", "status"),
-    [
-        (("good", "good"), "regression", 0),
-        (("good", "slower"), "regression", 1),
-        (("good", "good", "good"), "regression:5%", 0),
-        (("good", "slower"), None, 0),
-        (("good", "failed"), "regression", 1),  # not comparable: that is no pass
-    ],
-)
-def test_a_regression_fails_the_command_where_it_was_asked_to(
-    runs: Path, names: tuple[str, ...], asked: str | None, status: int
+REGRESSIONS: list[tuple[tuple[str, ...], str | None, int]] = [
+    (("good", "good"), "regression", 0),
+    (("good", "slower"), "regression", 1),
+    (("good", "good", "good"), "regression:5%", 0),
+    (("good", "slower"), None, 0),
+    (("good", "failed"), "regression", 1),  # not comparable: that is no pass
+]
+
+
+@pytest.mark.parametrize(("names", "asked", "status"), REGRESSIONS)
+def test_fail_on_regression_sets_the_exit_status(
+    runs: Path, tmp_path: Path, names: tuple[str, ...], asked: str | None, status: int
 ) -> None:
-    slower = documents.failed() | {"generator": documents.good()["generator"]}
-    write_results(runs / "slower", documents.typed(slower))
     options = [] if asked is None else ["--fail-on", asked]
-    done = lom_agent("report", *(str(runs / name) for name in names), "--out", str(runs / "both.html"), *options)
+    done = lom_agent_here("report", *(str(runs / name) for name in names), "--out", str(tmp_path / "x.html"), *options)
     assert done.returncode == status, done.stdout + done.stderr
+
+
+def test_a_regression_is_the_exit_status_of_the_process(runs: Path, tmp_path: Path) -> None:
+    names = [str(runs / "good"), str(runs / "slower")]
+    done = lom_agent("report", *names, "--out", str(tmp_path / "both.html"), "--fail-on", "regression")
+    assert done.returncode == 1, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -71,18 +78,18 @@ def test_a_regression_fails_the_command_where_it_was_asked_to(
         (["good", "failed", "--fail-on", "progress"], "expected regression"),
     ],
 )
-def test_what_cannot_be_asked_of_a_comparison_is_refused(
+def test_invalid_fail_on_is_refused(
     runs: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(runs)
-    done = lom_agent("report", *arguments)
+    done = lom_agent_here("report", *arguments)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.decode().split())
 
 
-def test_runs_of_several_machines_are_added_up(runs: Path) -> None:
-    target = runs / "both"
-    done = lom_agent("report", str(runs / "good"), str(runs / "failed"), "--merge", str(target))
+def test_merge_option_merges_runs(runs: Path, tmp_path: Path) -> None:
+    target = tmp_path / "both"
+    done = lom_agent_here("report", str(runs / "good"), str(runs / "failed"), "--merge", str(target))
     assert done.returncode == 0, done.stderr
     assert (target / "report.html").exists()
     parts, whole = [read_results(runs / name) for name in ("good", "failed")], read_results(target)
@@ -100,23 +107,23 @@ def test_runs_of_several_machines_are_added_up(runs: Path) -> None:
         ('{"schema": "lom-agent.results/2"}', "Expected results"),
     ],
 )
-def test_what_is_no_results_file_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
+def test_file_that_is_not_results_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
-    done = lom_agent("report", str(path))
+    done = lom_agent_here("report", str(path))
     assert (done.returncode, done.stdout) == (2, b"")
     assert said in done.stderr.decode()
     assert not (tmp_path / "report.html").exists()
 
 
 def test_too_many_runs_are_refused(runs: Path) -> None:
-    done = lom_agent("report", *[str(runs / "empty")] * (MOST_RUNS + 1))
+    done = lom_agent_here("report", *[str(runs / "empty")] * (MOST_RUNS + 1))
     assert done.returncode == 2
     assert f"at most {MOST_RUNS} runs" in done.stderr.decode()
 
 
-def test_text_that_a_peer_wrote_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+def test_peer_text_cannot_control_the_terminal(tmp_path: Path) -> None:
     write_results(tmp_path, documents.typed(documents.hostile()))
     done = lom_agent("report", str(tmp_path))
     assert done.returncode == 0

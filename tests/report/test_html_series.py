@@ -48,17 +48,17 @@ def rows_of(timeline: list[Second], width: int, point: int) -> list[Second]:
 
 
 @given(st.integers(0, 10**7), st.integers(1, 3000))
-def test_there_are_never_more_points_than_asked_for(seconds: int, most: int) -> None:
+def test_number_of_points_is_limited(seconds: int, most: int) -> None:
     assert -(-seconds // interval(seconds, most)) <= most
 
 
 @pytest.mark.parametrize(("hours", "width"), [(0.2, 1), (0.4, 1), (0.5, 2), (4, 10), (24, 60), (48, 120)])
-def test_the_interval_is_one_that_a_clock_has(hours: float, width: int) -> None:
+def test_interval_divides_a_minute_or_hour(hours: float, width: int) -> None:
     assert interval(round(hours * 3600)) == width
 
 
 @given(time_lines(), st.integers(1, 50))
-def test_no_count_is_lost(timeline: list[Second], most: int) -> None:
+def test_counts_are_preserved(timeline: list[Second], most: int) -> None:
     found = series(timeline, most)
     for name, of in (("per_s", lambda row: row.count), ("errors_per_s", lambda row: row.errors)):
         rates = getattr(found.operations["session"], name)
@@ -67,7 +67,7 @@ def test_no_count_is_lost(timeline: list[Second], most: int) -> None:
 
 
 @given(time_lines(), st.integers(1, 50))
-def test_the_worst_second_stays(timeline: list[Second], most: int) -> None:
+def test_worst_second_is_kept(timeline: list[Second], most: int) -> None:
     found = series(timeline, most)
     p99 = [row.operations["session"].p99_ms for row in timeline if row.operations["session"].p99_ms is not None]
     shown = [point for point in found.operations["session"].p99 if point is not None]
@@ -80,7 +80,7 @@ def test_the_worst_second_stays(timeline: list[Second], most: int) -> None:
 
 
 @given(time_lines(), st.integers(1, 50))
-def test_the_middle_p50_is_one_that_there_was(timeline: list[Second], most: int) -> None:
+def test_median_p50_is_a_measured_one(timeline: list[Second], most: int) -> None:
     found = series(timeline, most)
     for point, p50 in enumerate(found.operations["session"].p50):
         there = [row.operations["session"].p50_ms for row in rows_of(timeline, found.width, point)]
@@ -89,7 +89,7 @@ def test_the_middle_p50_is_one_that_there_was(timeline: list[Second], most: int)
 
 
 @given(time_lines(), st.integers(1, 50))
-def test_the_states_of_an_interval_add_up_to_the_fleet(timeline: list[Second], most: int) -> None:
+def test_states_of_an_interval_add_up_to_the_fleet(timeline: list[Second], most: int) -> None:
     found = series(timeline, most)
     for point in range(found.length):
         fleets = [sum(row.macs.values()) for row in rows_of(timeline, found.width, point)]
@@ -100,7 +100,7 @@ def test_the_states_of_an_interval_add_up_to_the_fleet(timeline: list[Second], m
             assert shown == [None] * len(shown)
 
 
-def test_a_quick_second_with_many_weighs_more_than_a_slow_one_with_few() -> None:
+def test_seconds_are_weighted_by_their_operations() -> None:
     timeline = [
         second(0, {"session": SecondOfOperation(100, 0, 10.0, 20.0)}),
         second(1, {"session": SecondOfOperation(3, 0, 900.0, 950.0)}),
@@ -109,13 +109,13 @@ def test_a_quick_second_with_many_weighs_more_than_a_slow_one_with_few() -> None
     assert series(timeline, 1).operations["session"].p99 == [0.950]
 
 
-def test_a_second_that_nobody_reported_is_a_gap() -> None:
+def test_unreported_second_is_a_gap() -> None:
     found = series([second(0, {"session": SecondOfOperation(4, 0, None, None)}), second(2)])
     assert found.operations["session"].per_s == [4, None, 0]
     assert found.cpu == [None, None, None]
 
 
-def test_of_a_run_of_hours_the_spike_of_one_second_is_seen() -> None:
+def test_spike_of_one_second_is_visible_in_a_long_run() -> None:
     document: Any = documents.hours()
     rows = [
         second(row["t"], {"session": SecondOfOperation(**row["operations"]["session"])}) for row in document["timeline"]
@@ -126,6 +126,6 @@ def test_of_a_run_of_hours_the_spike_of_one_second_is_seen() -> None:
     assert found.operations["session"].per_s[123] == 10.0  # of nine seconds that were reported
 
 
-def test_no_time_line_has_no_points() -> None:
+def test_empty_time_line_has_no_points() -> None:
     found = series([])
     assert (found.length, found.seconds, found.operations) == (0, 0, {})

@@ -94,7 +94,7 @@ def outcomes(suite):
     }
 
 
-def test_a_good_run_is_tests_that_passed():
+def test_passed_run_has_passed_tests():
     suite = checked(
         junit(
             document(
@@ -122,7 +122,7 @@ def test_a_good_run_is_tests_that_passed():
     assert properties == {"version": "1.2.3", "seed": "orchard", "devices": "50"}
 
 
-def test_a_broken_limit_is_a_failure_with_the_sentence():
+def test_failed_limit_is_a_failure_with_its_sentence():
     sentence = "session.p99 was 612 ms; the limit is < 500 ms."
     suite = checked(junit(document(limits=[LimitVerdict("session.p99 < 500ms", False, "612 ms", sentence)])))
 
@@ -130,7 +130,7 @@ def test_a_broken_limit_is_a_failure_with_the_sentence():
     assert suite.find("testcase/failure").text == sentence
 
 
-def test_a_run_that_did_not_come_to_its_end_is_an_error_and_so_is_the_phase_it_was_in():
+def test_incomplete_run_and_its_phase_are_errors():
     suite = checked(
         junit(
             document(
@@ -147,7 +147,7 @@ def test_a_run_that_did_not_come_to_its_end_is_an_error_and_so_is_the_phase_it_w
     assert found["evening.phase", "reset"] == ("skipped", "The phase never started: worker 1 died.")
 
 
-def test_a_generator_that_is_not_to_be_trusted_is_a_skipped_test():
+def test_overloaded_generator_is_a_skipped_test():
     suite = checked(junit(document(generator=[])))
     assert outcomes(suite)["evening.run", "load generator kept up"] == (
         "skipped",
@@ -156,21 +156,21 @@ def test_a_generator_that_is_not_to_be_trusted_is_a_skipped_test():
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
 
 
-def test_a_limit_that_was_given_twice_is_one_test():
+def test_repeated_limit_is_one_test():
     verdict = LimitVerdict("push.errors == 0", True, "0", "push.errors was 0; the limit is == 0.")
     assert len(outcomes(checked(junit(document(limits=[verdict, verdict]))))) == 5
 
 
-def test_a_scenario_without_a_name_has_a_suite_all_the_same():
+def test_unnamed_scenario_has_a_suite():
     assert checked(junit(document(name=""))).get("name") == "lom-agent"
 
 
-def test_a_start_that_is_no_time_is_left_out():
+def test_invalid_start_is_omitted():
     assert "timestamp" not in checked(junit(replace(document(), started="yesterday"))).attrib
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_xml(text):
+def test_any_text_gives_valid_xml(text):
     suite = checked(
         junit(
             document(
@@ -184,7 +184,7 @@ def test_any_text_is_xml(text):
     assert len(suite.findall("testcase")) == 6
 
 
-def test_characters_that_xml_cannot_hold_are_shown_as_escapes():
+def test_characters_outside_xml_are_escaped():
     suite = checked(junit(document(incomplete_because="<b> & \x1b[31m \0 \ud800 \ufffe ü 😀")))
     assert outcomes(suite)["evening.run", "complete"] == (
         "error",
@@ -192,7 +192,7 @@ def test_characters_that_xml_cannot_hold_are_shown_as_escapes():
     )
 
 
-def test_the_file_is_written_whole_where_it_was_asked_for(tmp_path):
+def test_junit_file_is_written_atomically(tmp_path):
     path = tmp_path / "new" / "junit.xml"
     assert write_junit(path, document()) == path
     assert path.read_bytes() == junit(document())

@@ -75,7 +75,7 @@ def sessions(*seconds):
 
 @examples(50)
 @given(st.lists(st.lists(records, max_size=10), min_size=1, max_size=3))
-def test_counts_percentiles_and_failures_are_those_of_all_records(parts):
+def test_merged_counts_percentiles_and_failures_equal_those_of_all_records(parts):
     whole = counted(record for part in parts for record in part)
     merged = merged_plain([document(counted(part)) for part in parts])
 
@@ -92,7 +92,7 @@ def test_counts_percentiles_and_failures_are_those_of_all_records(parts):
 
 
 @given(st.lists(records, max_size=20))
-def test_one_document_alone_stays_what_it_was(seen):
+def test_merging_one_document_keeps_it(seen):
     merged = merged_plain([document(counted(seen))])
     alone = plain(document(counted(seen)))
     assert merged.pop("merged") == {"runs": 1, "left_out": []}
@@ -105,7 +105,7 @@ def test_one_document_alone_stays_what_it_was(seen):
     assert merged == alone
 
 
-def test_metrics_read_from_a_document_are_those_it_was_made_of(tmp_path):
+def test_metrics_survive_a_round_trip_through_a_document(tmp_path):
     metrics = sessions(0.1, 0.2, 0.3)
     metrics.stage("connect", 0.05)
     metrics.late("session")
@@ -118,7 +118,7 @@ def test_metrics_read_from_a_document_are_those_it_was_made_of(tmp_path):
     assert found.drops() == metrics.drops()
 
 
-def test_facts_of_the_runs_are_added_up():
+def test_devices_workers_and_pushes_are_added_up():
     timeline = TimeLine()
     timeline.add(1, {"connections": 3, "macs": {"idle": 4}, "lag_ms": 7.0})
     one = document(sessions(0.1), later=5.0, push={"accepted": 2, "refused": {"Gone": 1}}, timeline=timeline)
@@ -138,20 +138,20 @@ def test_facts_of_the_runs_are_added_up():
     assert (row["t"], row["connections"], row["macs"]["idle"], row["lag_ms"], row["cpu"]) == (1, 3, 4, 7.0, None)
 
 
-def test_the_rate_is_that_of_all_together():
+def test_merged_rate_is_that_of_all_runs():
     metrics = counted([Exchange("session", 0, float(second), 1.0) for second in range(10)])
     merged = merged_plain([document(metrics), document(metrics)])
     assert merged["operations"]["session"]["rate_per_s"] == 2.0
 
 
-def test_limits_are_judged_anew_over_all():
+def test_limits_are_judged_again_over_all_runs():
     fast, slow = sessions(*[0.1] * 999), sessions(9.0)
     limit = parse_limit("session.p99 < 1s")
     merged = merged_plain([document(each, limits=[judge(limit, each)]) for each in (fast, slow)])
     assert [(each["limit"], each["ok"]) for each in merged["limits"]] == [("session.p99 < 1s", True)]
 
 
-def test_what_cannot_be_added_up_is_left_out_and_said():
+def test_unmergeable_values_are_left_out_and_named():
     one, other = TimeLine(), TimeLine()
     for line, seconds in ((one, (0.1, 0.1)), (other, (0.5, 0.5))):
         line.add(0, {"operations": sessions(*seconds).take_second()})
@@ -170,7 +170,7 @@ def test_what_cannot_be_added_up_is_left_out_and_said():
         assert what in said
 
 
-def test_one_run_that_is_incomplete_or_not_to_be_trusted_is_said_of_all():
+def test_incomplete_or_overloaded_run_marks_the_merged_document():
     merged = merged_plain(
         [document(sessions(0.1)), document(sessions(0.1), incomplete_because="it was interrupted", generator=[])]
     )
@@ -180,7 +180,7 @@ def test_one_run_that_is_incomplete_or_not_to_be_trusted_is_said_of_all():
     assert not merged["generator"]["trustworthy"]
 
 
-def test_a_merged_document_is_one_that_can_be_read_and_merged_again(tmp_path):
+def test_merged_document_can_be_read_and_merged_again(tmp_path):
     pair = merge_documents([document(sessions(0.1)), document(sessions(0.2), seed="other")])
     assert read_results(write_results(tmp_path, pair)) == pair
     again = merged_plain([pair, document(sessions(0.3))])
@@ -189,7 +189,7 @@ def test_a_merged_document_is_one_that_can_be_read_and_merged_again(tmp_path):
     assert json.loads(json.dumps(again)) == again
 
 
-def test_no_documents_and_documents_that_contradict_themselves_are_the_operators_error():
+def test_missing_and_inconsistent_documents_raise_operator_error():
     with pytest.raises(OperatorError, match="found none"):
         merge_documents([])
     broken = document(sessions(0.1))

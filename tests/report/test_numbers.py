@@ -42,7 +42,7 @@ def test_latencies_have_a_unit_that_fits(ms: float | None, text: str) -> None:
         (5, 5, "100 %"),
     ],
 )
-def test_a_share_is_never_rounded_to_nothing_or_to_all(part: int, whole: int, text: str) -> None:
+def test_share_is_never_rounded_to_0_or_100_percent(part: int, whole: int, text: str) -> None:
     assert numbers.share(part, whole) == text
 
 
@@ -62,16 +62,16 @@ def test_a_change_is_a_percentage_or_a_factor(ratio: float | None, text: str) ->
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, NOTHING), (7.4, "0:07"), (750, "12:30"), (3723, "1:02:03")])
-def test_a_place_on_the_time_axis_reads_like_a_clock(seconds: float | None, text: str) -> None:
+def test_time_axis_labels_are_clock_times(seconds: float | None, text: str) -> None:
     assert numbers.clock(seconds) == text
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 errors"), (1, "1 error"), (1234, "1,234 errors")])
-def test_a_noun_has_its_plural(count: int, text: str) -> None:
+def test_nouns_are_pluralised(count: int, text: str) -> None:
     assert numbers.counted(count, "error") == text
 
 
-def test_memory_is_told_in_mib() -> None:
+def test_memory_is_shown_in_mib() -> None:
     assert numbers.mebibytes(2048) == "2 MiB"
     assert numbers.mebibytes(None) == NOTHING
 

@@ -33,6 +33,11 @@ CUT_SHORT = {"complete": False, "incomplete_because": INTERRUPTED}
 SECONDS = st.sampled_from([None, 0.0, 1.5])
 
 
+def phase(**counts: int) -> dict[str, Any]:
+    none = dict.fromkeys(("planned", "started", "done", "failed", "late", "dropped"), 0)
+    return {"name": "look", "kind": "checkin", "started_s": 0.0, "ended_s": 1.0, **none, **counts}
+
+
 def operation(count: int, errors: int) -> dict[str, Any]:
     return documents.nothing_succeeded(count) | {"errors": min(count, errors)}
 
@@ -66,7 +71,7 @@ def results(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(results())
-def test_everybody_says_the_same_of_any_results(document: dict[str, Any]) -> None:
+def test_every_output_agrees_on_the_outcome(document: dict[str, Any]) -> None:
     found = outcome(documents.typed(document))
     assert (found.exit_status == 0) is found.passed
 
@@ -97,13 +102,13 @@ def test_phases_with_the_same_name_report_every_reason() -> None:
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_the_page_says_so_too(passed: bool) -> None:
+def test_report_agrees_on_the_outcome(passed: bool) -> None:
     document = documents.smallest() | {"complete": passed}
     assert ('<header class="verdict bad">' in report_html([documents.typed(document)])) is not passed
 
 
 @given(results(), results())
-def test_a_sum_passes_where_all_of_it_passes_and_never_where_a_part_is_cut_short(one: Any, other: Any) -> None:
+def test_merged_outcome_passes_only_if_every_part_passes(one: Any, other: Any) -> None:
     parts = []
     for document in (one, other):
         document |= {"operations": {}, "errors": [], "limits": []}
@@ -121,23 +126,32 @@ def test_a_sum_passes_where_all_of_it_passes_and_never_where_a_part_is_cut_short
         ({"operations": {"push": operation(93, 3)}}, 1, ["push: 3 of 93 failed. No limit allows failures."]),
         (CUT_SHORT | {"signal": 2}, 130, [f"The run did not finish: {INTERRUPTED}."]),
         (CUT_SHORT, 1, [f"The run did not finish: {INTERRUPTED}."]),
+        ({"phases": [phase(done=1, started=1, dropped=19)]}, 0, []),
+        ({"phases": [phase()]}, 0, []),  # such as an idle one, or one for Macs of another worker
+        (
+            {"phases": [phase(dropped=1_000, started=2, cut_short=2)]},
+            1,
+            ["The phase look measured nothing: of its operations 1,000 dropped and 2 cut short, none done."],
+        ),
     ],
 )
-def test_the_exit_status_and_why(changes: dict[str, Any], exit_status: int, said: list[str]) -> None:
+def test_exit_status_and_reasons(changes: dict[str, Any], exit_status: int, said: list[str]) -> None:
     found = outcome(documents.typed(documents.smallest() | changes))
     assert (found.exit_status, [reason.text for reason in found.reasons]) == (exit_status, said)
 
 
-def test_a_failure_that_no_limit_covers_is_red_in_every_file_that_a_run_leaves(tmp_path: Path) -> None:
+def test_uncovered_failure_is_red_in_every_output_file(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
-    done = lom_agent("run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path))
+    run = ["run", "--devices", "2", "--workers", "1", "--enroll", url, "--quiet"]
+    done = lom_agent(*run, "--out", str(out), "--junit", str(path))
     assert done.returncode == 1
     document = json.loads((out / "results.json").read_bytes())
     assert document["outcome"]["exit_status"] == 1
     assert document["outcome"]["reasons"][0].startswith("enroll: 2 of 2 failed")
-    [failure] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase/failure")
+    failure, empty = ET.fromstring(path.read_bytes()).findall("testsuite/testcase/failure")
     assert failure.get("message", "").startswith("enroll: 2 of 2 failed")
+    assert empty.get("message", "").startswith("The phase first_session measured nothing")
     assert '<header class="verdict bad">' in (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -152,12 +166,11 @@ os.replace = full
 """
 
 
-def test_a_result_that_cannot_be_written_is_red_in_the_one_that_can(tmp_path: Path) -> None:
+def test_unwritable_results_are_red_in_the_junit_file(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
-    done = with_patch(
-        tmp_path, FULL, "run", "--devices", "2", "--enroll", url, "--quiet", "--out", str(out), "--junit", str(path)
-    )
+    run = ["run", "--devices", "2", "--workers", "1", "--enroll", url, "--quiet"]
+    done = with_patch(tmp_path, FULL, *run, "--out", str(out), "--junit", str(path))
     assert done.returncode == 2
     [error] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase[@name='results written']/error")
     assert "cannot be written" in error.get("message", "")

@@ -24,7 +24,7 @@ def encoded(micros: list[int]) -> str:
 
 
 @given(MICROS)
-def test_the_curve_rises_from_the_quickest_to_the_slowest(micros: list[int]) -> None:
+def test_percentile_curve_is_monotonic(micros: list[int]) -> None:
     curve = Distribution(encoded(micros)).curve()
     assert curve == sorted(curve)
     assert [point.seconds for point in curve] == sorted(point.seconds for point in curve)
@@ -36,20 +36,20 @@ def test_the_curve_rises_from_the_quickest_to_the_slowest(micros: list[int]) -> 
 
 
 @given(MICROS.filter(bool))
-def test_a_point_says_what_the_histogram_itself_says(micros: list[int]) -> None:
+def test_curve_points_equal_the_histograms_percentiles(micros: list[int]) -> None:
     histogram = HdrHistogram.decode(encoded(micros))
     for x, seconds in Distribution(encoded(micros)).curve()[1:-1]:
         quantile = 100 * (1 - 1 / x)
         assert seconds * 1e6 == pytest.approx(histogram.get_value_at_percentile(quantile), rel=0.002, abs=2)
 
 
-def test_a_long_curve_is_short_enough_to_draw() -> None:
+def test_number_of_curve_points_is_limited() -> None:
     dice = random.Random(1)
     curve = Distribution(encoded([round(dice.lognormvariate(9, 1)) for _ in range(20_000)])).curve()
     assert 100 < len(curve) < 400
 
 
-def test_the_spread_of_a_percentile_holds_the_true_one_as_often_as_it_says() -> None:
+def test_confidence_interval_covers_the_true_percentile() -> None:
     dice = random.Random(5)
     held = 0
     for _ in range(300):
@@ -62,15 +62,15 @@ def test_the_spread_of_a_percentile_holds_the_true_one_as_often_as_it_says() -> 
 
 
 @pytest.mark.parametrize(("count", "share"), [(0, 0.5), (3, 0.5), (100, 0.999), (100, 0.99)])
-def test_of_too_few_there_is_no_spread(count: int, share: float) -> None:
+def test_too_few_latencies_have_no_confidence_interval(count: int, share: float) -> None:
     assert Distribution(encoded([1000] * count)).spread(share) is None
 
 
 @pytest.mark.parametrize(("count", "share", "is_enough"), [(1000, 0.99, True), (999, 0.99, False), (20, 0.5, True)])
-def test_enough_are_ten_beyond(count: int, share: float, is_enough: bool) -> None:
+def test_ten_latencies_beyond_a_percentile_are_enough(count: int, share: float, is_enough: bool) -> None:
     assert enough(count, share) is is_enough
 
 
-def test_what_is_no_histogram_is_the_operators_error() -> None:
+def test_invalid_histogram_raises_operator_error() -> None:
     with pytest.raises(OperatorError, match="histogram"):
         Distribution("nothing of the kind")

@@ -40,7 +40,7 @@ def summary(document):
     return console.export_text().splitlines()
 
 
-def test_they_stand_in_the_summary_as_ours():
+def test_own_push_refusals_are_in_the_summary():
     document = documents.good()
     document["push"] = merge_push_counts([counted(1200, 1, 0, 1), counted(34, 0, 2, 2)])
     lines = summary(document)
@@ -49,13 +49,13 @@ def test_they_stand_in_the_summary_as_ours():
     assert text == " ".join(line.strip() for line in LINES)
 
 
-def test_without_any_there_is_no_word_of_it():
+def test_summary_without_own_refusals_has_no_mention():
     document = documents.good()
     document["push"] = counted()
     assert TITLE not in summary(document)
 
 
-def test_they_change_no_verdict():
+def test_own_refusals_do_not_change_the_verdict():
     document = documents.good()
     assert document["push"]["refused"] == {}
     before, last = junit(documents.typed(document)), summary(document)[-1]
@@ -64,7 +64,7 @@ def test_they_change_no_verdict():
     assert summary(document)[-1] == last
 
 
-def test_of_several_runs_they_are_added_up():
+def test_own_refusals_of_merged_runs_are_added_up():
     runs = [documents.good(), documents.good()]
     for run in runs:
         run["push"]["own"] = counted(3, connections=1)["own"]
@@ -73,7 +73,7 @@ def test_of_several_runs_they_are_added_up():
 
 
 @pytest.mark.parametrize("own", [None, 3, [], {}, {"overloaded": "many"}, {"overloaded": -1}, {"overloaded": True}])
-def test_what_is_no_count_is_passed_over(own):
+def test_invalid_counts_are_ignored(own):
     assert own_refusals({"own": own}) == []
     assert own_refusals({}) == []
 

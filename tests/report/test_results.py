@@ -85,7 +85,7 @@ def full_document():
 NO_LATENCY = dict.fromkeys(("p50", "p90", "p95", "p99", "p99_9", "max", "mean"))
 
 
-def test_the_document_has_exactly_the_promised_shape():
+def test_document_has_exactly_the_documented_keys():
     document = plain(full_document())
     histograms = [document["operations"][name].pop("histogram") for name in ("command", "push")]
     histograms.append(document["stages"]["connect"].pop("histogram"))
@@ -191,7 +191,7 @@ def test_the_document_has_exactly_the_promised_shape():
     }
 
 
-def test_a_run_that_came_to_its_end_is_complete_and_has_no_keys_that_say_nothing():
+def test_complete_run_has_no_empty_optional_keys():
     document = plain(results(Metrics(), RUN, TOOK))
     assert document["complete"]
     assert {"incomplete_because", "push", "keys", "scenario"} & set(document) == set()
@@ -210,40 +210,40 @@ def test_a_generator_that_kept_up_is_trustworthy():
     assert generator(idle) == (True, [])
 
 
-def test_a_generator_whose_event_loop_lagged_is_not():
+def test_lagging_generator_is_not_trustworthy():
     assert generator(worker(0, lag=lag(1.0)), worker(1, lag=lag(*[80.0] * 10))) == (
         False,
         ["The event loop of worker 1 lagged by 80 ms (p99); up to 50 ms is reliable."],
     )
 
 
-def test_a_generator_that_ran_out_of_cpu_is_not():
+def test_generator_out_of_cpu_is_not_trustworthy():
     assert generator(worker(3, lag=lag(1.0), shares=[0.95, 0.95, *[0.2] * 8])) == (
         False,
         ["Worker 3 used over 90 % of its core in 2 of 10 seconds."],
     )
 
 
-def test_a_generator_of_which_nothing_is_known_is_not():
+def test_unmeasured_generator_is_not_trustworthy():
     assert generator() == (False, ["The load generator did not measure itself."])
     assert generator(worker(2, lag=None, shares=[])) == (False, ["Worker 2 did not report how it kept up."])
 
 
-def test_a_worker_that_measured_nothing_yet_did_not_lag():
+def test_worker_without_measurements_has_no_lag():
     assert generator(worker(0, lag=lag(), shares=[])) == (True, [])
 
 
-def test_a_run_without_exchanges_is_a_document_too():
+def test_run_without_operations_gives_a_document():
     document = results(Metrics(), RUN, TOOK)
     assert (document.operations, document.errors) == ({}, [])
 
 
-def test_a_start_without_a_time_zone_is_misuse():
+def test_start_without_a_time_zone_raises_misuse_error():
     with pytest.raises(MisuseError, match="time zone"):
         RunInfo("1", 1, 1, datetime(2026, 1, 31), 1.0)
 
 
-def test_resources_are_those_of_a_running_program():
+def test_resources_are_measured():
     meter = ResourceMeter()
     assert sum(number * number for number in range(300_000))
     before = meter.read()
@@ -254,7 +254,7 @@ def test_resources_are_those_of_a_running_program():
     assert 1024 < after.max_rss_kib < 64 * 1024 * 1024
 
 
-def test_what_children_used_before_does_not_count():
+def test_cpu_of_earlier_children_does_not_count():
     burn = "sum(number * number for number in range(3_000_000))"
     subprocess.run([sys.executable, "-c", burn], check=True)
     meter = ResourceMeter()
@@ -265,7 +265,7 @@ def test_what_children_used_before_does_not_count():
     assert none.cpu_s < one.cpu_s / 2
 
 
-def test_the_document_is_written_to_a_directory_that_is_made(tmp_path):
+def test_directory_of_the_document_is_created(tmp_path):
     metrics = Metrics()
     metrics(Exchange("push", 1, START.timestamp(), 0.5, Failure("peer", "\udc80 ü \x1b")))
     document = results(metrics, RUN, TOOK)
@@ -277,14 +277,14 @@ def test_the_document_is_written_to_a_directory_that_is_made(tmp_path):
     assert [each.name for each in path.parent.iterdir()] == ["results.json"]
 
 
-def test_an_older_document_is_replaced_whole(tmp_path):
+def test_older_document_is_replaced_atomically(tmp_path):
     document = results(Metrics(), RUN, TOOK)
     write_results(tmp_path, replace(document, scenario={"note": "x" * 100_000}))
     path = write_results(str(tmp_path), document)
     assert json.loads(path.read_bytes()) == plain(document)
 
 
-def test_what_has_not_ended_is_cut_short_in_the_results():
+def test_open_operations_are_cut_short_in_the_results():
     metrics = Metrics()
     for _ in range(3):
         metrics.begun("session")
@@ -295,7 +295,7 @@ def test_what_has_not_ended_is_cut_short_in_the_results():
     assert [(each.reason, each.count) for each in document.cut_short] == [("the run ended first", 1), (STILL_OPEN, 1)]
 
 
-def test_a_directory_that_is_a_file_is_the_operators_error(tmp_path):
+def test_directory_that_is_a_file_raises_operator_error(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(OperatorError, match=r"taken/results\.json cannot be written: "):
         write_results(tmp_path / "taken", full_document())
@@ -308,7 +308,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_path_that_no_system_takes_is_the_operators_error(tmp_path):
+def test_invalid_path_raises_operator_error(tmp_path):
     with pytest.raises(OperatorError, match="null"):
         write_results(f"{tmp_path}/a\0b", full_document())
 
@@ -316,7 +316,7 @@ def test_a_path_that_no_system_takes_is_the_operators_error(tmp_path):
 # Reading one back
 
 
-def test_a_document_is_read_back_as_it_was_written(tmp_path):
+def test_document_survives_a_round_trip(tmp_path):
     document = full_document()
     path = write_results(tmp_path, document)
 
@@ -331,13 +331,13 @@ def test_a_second_of_the_time_line_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "time", '\n  "timeline": []', 'x": [], "timeline": []'])
-def test_no_text_in_it_can_be_mistaken_for_the_time_line(tmp_path, text):
+def test_text_is_not_mistaken_for_the_time_line(tmp_path, text):
     document = replace(full_document(), name=text, scenario={"timeline": [], text: [text, {"timeline": []}]})
     path = write_results(tmp_path, document)
     assert json.loads(path.read_bytes()) == plain(document)
 
 
-def test_keys_that_a_later_version_may_add_are_passed_over(tmp_path):
+def test_unknown_keys_are_ignored(tmp_path):
     document = full_document()
     (tmp_path / "results.json").write_text(json.dumps({**plain(document), "mood": "good"}))
     assert read_results(tmp_path) == document
@@ -357,7 +357,7 @@ def test_keys_that_a_later_version_may_add_are_passed_over(tmp_path):
         ('{"schema": "\\ud800"}', "found something else"),
     ],
 )
-def test_what_is_no_document_of_this_version_says_what_it_is(tmp_path, text, said):
+def test_document_of_another_version_is_named(tmp_path, text, said):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(OperatorError, match=rf"Expected results of the schema lom-agent\.results/2 in .*{said}"):
         read_results(tmp_path)
@@ -389,7 +389,7 @@ def test_a_document_of_another_shape_is_refused(tmp_path, path, value):
         read_results(tmp_path)
 
 
-def test_a_document_that_is_not_there_is_the_operators_error(tmp_path):
+def test_missing_document_raises_operator_error(tmp_path):
     with pytest.raises(OperatorError, match=r"results\.json cannot be read: No such file"):
         read_results(tmp_path / "results.json")
     with pytest.raises(OperatorError, match="null"):

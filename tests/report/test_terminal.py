@@ -62,7 +62,7 @@ def one_push(seconds: float = 1.0, failure: Failure | None = None) -> dict[str, 
     return measured(Exchange("push", 0, START.timestamp(), seconds, failure))
 
 
-def test_a_good_run_ends_with_a_table_and_a_good_verdict():
+def test_good_run_prints_tables_and_a_good_verdict():
     lines = summary(terminal(), documents.good())
 
     assert lines[:4] == [
@@ -89,7 +89,7 @@ def test_stages_have_a_table_of_their_own():
     assert [line.split()[1] for line in lines if line.startswith("handshake")] == ["7,000", "2,000"]
 
 
-def test_everything_that_went_wrong_is_said():
+def test_summary_names_everything_that_went_wrong():
     lines = summary(terminal(), documents.failed())
 
     assert columns(lines, "operation")[:5] == ["operation", "count", "errors", "late", "dropped"]
@@ -115,7 +115,7 @@ def test_everything_that_went_wrong_is_said():
     assert max(map(len, lines)) <= 80
 
 
-def test_a_broken_limit_is_red_and_a_kept_one_is_not():
+def test_failed_limit_is_red_and_a_passed_one_is_not():
     console = terminal()
     print_summary(console, documents.typed(documents.failed()))
     [broken, *_] = [line for line in written(console).splitlines() if "FAILED" in line]
@@ -139,7 +139,7 @@ def test_phases_that_were_cut_short_are_named():
     assert " ".join(lines[-2:]).startswith("The run did not finish: Ctrl-C. In the phase set up LOM 3 ")
 
 
-def test_of_many_phases_that_were_cut_short_the_first_ones_are_enough():
+def test_list_of_cut_short_phases_is_truncated():
     document = documents.good()
     document["phases"] = [dict(document["phases"][0], name=f"phase {n}", ended_s=None) for n in range(100)]
     named = below(summary(terminal(), document), "Phases that did not finish")
@@ -147,20 +147,20 @@ def test_of_many_phases_that_were_cut_short_the_first_ones_are_enough():
     assert named[-1] == "  and 90 more"
 
 
-def test_of_many_workers_that_did_not_keep_up_the_first_ones_are_enough():
+def test_list_of_overloaded_workers_is_truncated():
     document = documents.failed()
     document["generator"]["reasons"] = [f"Worker {n} did not report how it kept up." for n in range(64)]
     assert "  and 54 more" in summary(terminal(), document)
 
 
-def test_one_operation_is_one_operation_and_its_missing_rate_a_dash():
+def test_single_operation_is_singular_and_its_rate_a_dash():
     lines = summary(terminal(), one_push(0.00123))
     assert lines[-1] == "All good: 1 operation, no errors in 12.3 s."
     [row] = [line.split() for line in lines if line.startswith("push")]
     assert row == ["push", "1", "0", "-", "1.23", "1.23", "1.23", "1.23"]
 
 
-def test_latencies_that_are_not_there_are_dashes():
+def test_missing_latencies_are_dashes():
     lines = summary(terminal(), one_push(failure=Failure("peer", "no")))
     [row] = [line.split() for line in lines if line.startswith("push")]
     assert row == ["push", "1", "1", "-", "-", "-", "-", "-"]
@@ -179,7 +179,7 @@ def test_latencies_that_are_not_there_are_dashes():
         ([True], {"count": 0}, "No operation ended in 12.3 s. The one limit passed."),
     ],
 )
-def test_the_verdict(limits, changed, said):
+def test_verdict_line_follows_from_the_document(limits, changed, said):
     document = one_push()
     document["limits"] = [{"limit": "x", "ok": ok, "found": None, "sentence": "It was."} for ok in limits]
     document["operations"]["push"] |= changed
@@ -187,7 +187,7 @@ def test_the_verdict(limits, changed, said):
     assert summary(pipe(), document)[-1] in said
 
 
-def test_the_embedded_lab_is_no_server_whose_latencies_count():
+def test_embedded_lab_is_noted_beside_latencies():
     document = documents.good()
     document["limits"] = []
     document["generator"] = documents.failed()["generator"] | {"embedded_lab": True}
@@ -199,7 +199,7 @@ def test_the_embedded_lab_is_no_server_whose_latencies_count():
     assert "Warning" not in told
 
 
-def test_latencies_of_a_generator_that_did_not_measure_itself_are_not_to_be_trusted():
+def test_unmeasured_generator_is_noted_beside_latencies():
     metrics = Metrics()
     metrics(Exchange("push", 0, START.timestamp(), 1.0))
     lines = summary(terminal(), documents.plain(results(metrics, RUN, TOOK)))
@@ -208,7 +208,7 @@ def test_latencies_of_a_generator_that_did_not_measure_itself_are_not_to_be_trus
     assert lines[-1] == "No operation of 1 failed, but it is unknown whether the load generator kept up."
 
 
-def test_a_run_in_which_nothing_happened_is_not_called_good():
+def test_empty_run_is_not_called_good():
     lines = summary(terminal(), told())
     assert lines == [
         "lom-agent 1.2.3, seed orchard, 50 devices, from 2026-01-31 12:00:00 UTC",
@@ -223,7 +223,7 @@ def test_every_document_has_a_summary(make):
     assert summary(pipe(), make())
 
 
-def test_latencies_at_the_limit_are_owned_up_to():
+def test_clamped_latencies_are_noted():
     lines = summary(pipe(), one_push(4000.0))
     assert "Latencies below 1 µs or above 1 h, recorded as that: 1." in lines
 
@@ -242,7 +242,7 @@ def test_the_widest_numbers_fit_80_columns():
     assert max(map(len, lines)) <= 80
 
 
-def test_columns_that_have_no_room_are_left_out_whole():
+def test_columns_without_room_are_omitted():
     document = documents.failed()
     for operation in document["operations"].values():
         operation["latency_ms"] |= dict.fromkeys(("p50", "p90", "p99", "max"), 3_599_900.0)
@@ -281,7 +281,7 @@ def test_a_narrow_encoding_gets_escapes_instead_of_an_error(make):
     assert any(line.endswith("connect.p99 was 900 \\xb5s") for line in lines)
 
 
-def test_a_peers_text_is_neither_markup_nor_a_command_to_the_terminal():
+def test_peer_text_is_neither_markup_nor_a_terminal_command():
     nasty = "[bold red]x[/nope] :smile:\r\n\x1b]0;owned\x07\x9b2J\u202e" + "y" * 300
     console = terminal()
     lines = summary(console, one_push(failure=Failure("pe\ner", nasty)))
@@ -297,7 +297,7 @@ def test_a_peers_text_is_neither_markup_nor_a_command_to_the_terminal():
         assert sequence not in written(console)
 
 
-def test_no_text_of_a_document_acts_on_the_terminal():
+def test_document_text_cannot_control_the_terminal():
     console = terminal()
     lines = summary(console, documents.hostile())
     assert all(line.isprintable() for line in lines)

@@ -38,8 +38,8 @@ def row(lines: list[str], first: str) -> list[str]:
 def test_the_screen_has_the_phases_the_operations_and_the_generator():
     lines = shown(
         view(
-            phase("joining", begun=0.0, over=30.0, planned=1200, started=1200, done=1200, failed=3),
-            phase("commands", begun=30.0, planned=100_000, started=640, done=600, late=17, dropped=4),
+            phase("joining", started_s=0.0, finished_s=30.0, planned=1200, started=1200, done=1200, failed=3),
+            phase("commands", started_s=30.0, planned=100_000, started=640, done=600, late=17, dropped=4),
             phase("reset all", planned=0),
             operations={"session": operation(12_345, 3), "enroll": operation(1200, 0, 0.0)},
             macs={"session": 40, "idle": 1150, "off": 0, "new": 10},
@@ -65,14 +65,14 @@ def test_the_screen_has_the_phases_the_operations_and_the_generator():
     ]
 
 
-def test_before_anything_begins_there_is_a_screen_too():
+def test_screen_is_drawn_before_the_first_phase():
     lines = shown(LiveView(0.0))
     assert lines[0] == "0:00  nothing has started"
     assert lines[-3:] == ["Macs: -", "Connections: 0; pushes waiting: 0", "Generator: lag 0.0 ms, CPU 0 %"]
 
 
 @pytest.mark.parametrize(("lag_ms", "cpu"), [(50.1, 0.0), (812.0, 0.97), (0.0, 0.91)])
-def test_a_generator_that_is_overloaded_is_pointed_out(lag_ms, cpu):
+def test_overloaded_generator_is_highlighted(lag_ms, cpu):
     console = terminal()
     console.print(Screen(view(lag_ms=lag_ms, cpu=cpu)))
     last = written(console).splitlines()[-1]
@@ -81,36 +81,36 @@ def test_a_generator_that_is_overloaded_is_pointed_out(lag_ms, cpu):
 
 
 @pytest.mark.parametrize(("lag_ms", "cpu"), [(50.0, 0.9), (0.0, 0.0)])
-def test_a_generator_that_keeps_up_is_not_pointed_out(lag_ms, cpu):
+def test_generator_that_keeps_up_is_not_highlighted(lag_ms, cpu):
     assert "overloaded" not in "".join(shown(view(lag_ms=lag_ms, cpu=cpu)))
 
 
-def test_beside_the_embedded_lab_a_lag_is_no_warning():
+def test_lag_with_the_embedded_lab_is_no_warning():
     assert shown(view(lag_ms=812.0, cpu=0.06, embedded_lab=True))[-1] == "Generator: lag 812 ms, CPU 6 %"
 
 
-def test_a_phase_without_things_has_no_bar():
-    lines = shown(view(phase("settle", begun=1.0, planned=0)))
+def test_phase_without_operations_has_no_bar():
+    lines = shown(view(phase("settle", started_s=1.0, planned=0)))
     assert row(lines, "settle") == ["settle", "running", "-", "0", "0", "0", "0"]
 
 
-def test_a_wide_terminal_has_room_for_whole_names_and_times():
+def test_wide_terminal_shows_full_names_and_times():
     name = "a command for every Mac of the fleet, twice"
-    shot = view(phase(name, begun=10.0, started=3, done=1))
+    shot = view(phase(name, started_s=10.0, started=3, done=1))
     assert name not in "".join(shown(shot, 80))
     wide = shown(shot, 140)
     assert row(wide, "phase")[-1] == "time"
     assert row(wide, name)[-1] == "0:32"
 
 
-def test_of_many_phases_those_that_run_and_their_neighbours_are_shown():
+def test_running_phases_and_their_neighbours_are_shown():
     lines = shown(view(*many_phases(100, 41, 60), operations=ALL))
     names = [line.split("  ")[0].strip() for line in lines if line.startswith("phase ")][1:]
     assert names == ["phase 41", "phase 59", "phase 60", "phase 61"]
     assert "and 96 more phases: 41 done, 55 waiting" in lines
 
 
-def test_without_room_the_least_busy_operations_are_left_out():
+def test_least_busy_operations_are_omitted_without_room():
     operations = {name: operation(rate=float(number)) for number, name in enumerate(OPERATIONS)}
     lines = shown(view(*many_phases(100, 5), operations=operations), height=16)
     assert any(line.startswith(OPERATIONS[-1]) for line in lines)
@@ -129,7 +129,7 @@ def test_without_room_the_least_busy_operations_are_left_out():
 def test_the_screen_never_exceeds_the_terminal(width, height, phases, going, operations, name):
     shot = view(
         *many_phases(phases, *going),
-        phase(name, begun=1.0, planned=10**9, started=10**9, done=10**8, failed=10**8, late=10**7, dropped=10**7),
+        phase(name, started_s=1.0, planned=10**9, started=10**9, done=10**8, failed=10**8, late=10**7, dropped=10**7),
         operations=dict.fromkeys([*OPERATIONS[:operations], name], operation(10**9, 10**8, 1e6)),
         macs={"new": 10**6, "idle": 10**6, "session": 10**6, "booting": 10**6, "off": 10**6, name: 10**6},
         lag_ms=1e6,
@@ -142,7 +142,7 @@ def test_the_screen_never_exceeds_the_terminal(width, height, phases, going, ope
 
 
 @given(st.integers(-5, 60), st.integers(0, 120), st.integers(0, 20))
-def test_lines_are_shared_out_without_waste(room, phases, operations):
+def test_all_screen_lines_are_used(room, phases, operations):
     for_phases, for_operations = shares(room, phases, operations)
     assert min(for_phases, for_operations) >= 0
     assert for_phases + for_operations == max(0, min(room, phases + operations))
@@ -151,7 +151,7 @@ def test_lines_are_shared_out_without_waste(room, phases, operations):
 
 
 @given(st.integers(0, 60), st.integers(1, 120), st.sets(st.integers(0, 119)))
-def test_the_nearest_phases(room, count, going):
+def test_nearest_phases_are_selected(room, count, going):
     phases = many_phases(count, *(each for each in going if each < count))
     shown = nearest(phases, room)
     assert shown == sorted(set(shown))
@@ -162,18 +162,18 @@ def test_the_nearest_phases(room, count, going):
 
 
 def test_between_phases_the_next_one_is_in_the_middle():
-    phases = tuple(phase(f"{n}", begun=0.0, over=1.0) if n < 5 else phase(f"{n}") for n in range(10))
+    phases = tuple(phase(f"{n}", started_s=0.0, finished_s=1.0) if n < 5 else phase(f"{n}") for n in range(10))
     assert nearest(phases, 3) == [4, 5, 6]
 
 
 def test_after_all_phases_the_last_ones_are_shown():
-    assert nearest([phase(f"{n}", begun=0.0, over=1.0) for n in range(10)], 3) == [7, 8, 9]
+    assert nearest([phase(f"{n}", started_s=0.0, finished_s=1.0) for n in range(10)], 3) == [7, 8, 9]
 
 
-def test_names_are_neither_markup_nor_commands_to_the_terminal():
+def test_names_are_neither_markup_nor_terminal_commands():
     nasty = f"[bold]{documents.HOSTILE}"
     console = terminal(200)
-    console.print(Screen(view(phase(nasty, begun=0.0), operations={nasty: operation()}, macs={nasty: 1})))
+    console.print(Screen(view(phase(nasty, started_s=0.0), operations={nasty: operation()}, macs={nasty: 1})))
     lines = console.export_text().splitlines()
     assert any(line.startswith("[bold]</script>") for line in lines)
     assert all(line.isprintable() for line in lines)
@@ -182,19 +182,19 @@ def test_names_are_neither_markup_nor_commands_to_the_terminal():
 # The display
 
 
-def test_the_screen_is_redrawn_in_its_place_and_goes_at_the_end_but_for_the_phases():
+def test_screen_is_redrawn_in_place_and_only_phases_remain():
     console, clock = terminal(), Seconds()
     threads = threading.active_count()
     display = make_display(console, quiet=False, clock=clock)
     for second in range(5):
-        display.look(view(phase("joining", begun=0.0, done=20 * second), elapsed=float(second), operations=ALL))
+        display.look(view(phase("joining", started_s=0.0, done=20 * second), elapsed=float(second), operations=ALL))
         clock.now += 1.0
     [line] = [line for line in screen(console) if line.startswith("joining ")]
     assert "80/100" in line
     assert any(line.startswith("Generator: ") for line in screen(console))
     assert threading.active_count() == threads
 
-    display.look(view(phase("joining", begun=0.0, over=5.0, done=100), elapsed=5.0, operations=ALL))
+    display.look(view(phase("joining", started_s=0.0, finished_s=5.0, done=100), elapsed=5.0, operations=ALL))
     display.close()
     display.close()
     title, header, joining = [line for line in screen(console) if line]
@@ -204,7 +204,7 @@ def test_the_screen_is_redrawn_in_its_place_and_goes_at_the_end_but_for_the_phas
     assert written(console).endswith("\x1b[?25h")  # the cursor is back
 
 
-def test_it_is_drawn_four_times_a_second_at_the_most():
+def test_screen_is_drawn_at_most_four_times_per_second():
     console, clock = terminal(), Seconds()
     display = make_display(console, quiet=False, clock=clock)
     display.look(view(elapsed=1.0))
@@ -219,13 +219,13 @@ def test_it_is_drawn_four_times_a_second_at_the_most():
     assert screen(console)[0] == "0:04  nothing has started"
 
 
-def test_a_run_that_never_began_leaves_nothing():
+def test_unstarted_run_leaves_no_screen():
     console = terminal()
     make_display(console, quiet=False, clock=Seconds()).close()
     assert written(console) == ""
 
 
-def test_a_last_screen_of_many_phases_fits_too():
+def test_last_screen_of_many_phases_fits():
     console = terminal()
     console.print(LastScreen(view(*many_phases(100, 50))))
     lines = console.export_text().splitlines()
@@ -235,27 +235,27 @@ def test_a_last_screen_of_many_phases_fits_too():
 
 @pytest.mark.parametrize("make_console", [terminal, pipe])
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_note_is_one_whole_line_and_never_markup(make_console, begun):
+def test_note_is_one_line_without_markup(make_console, begun):
     console = make_console()
     display = make_display(console, quiet=False, clock=Seconds())
     if begun:
-        display.look(view(phase("joining", begun=0.0)))
+        display.look(view(phase("joining", started_s=0.0)))
     address = "https://[::1]:8443/" + "a" * 120 + "[b]\x1b[2J"
     display.note(address)
     display.close()
     assert address.replace("\x1b", "\\x1b") in screen(console)
 
 
-def test_notes_stand_above_the_screen():
+def test_notes_are_printed_above_the_screen():
     console = terminal()
     display = make_display(console, quiet=False, clock=Seconds())
-    display.look(view(phase("joining", begun=0.0), operations=ALL))
+    display.look(view(phase("joining", started_s=0.0), operations=ALL))
     display.note("The lab listens.")
     assert screen(console)[:2] == ["The lab listens.", "0:42  0 of 1 phase done"]
     display.close()
 
 
-def test_redirected_streams_are_left_alone():
+def test_redirected_streams_are_unchanged():
     streams = sys.stdout, sys.stderr  # neither is a terminal under pytest
     display = make_display(terminal(), quiet=False, clock=Seconds())
     display.look(view())
@@ -264,10 +264,10 @@ def test_redirected_streams_are_left_alone():
 
 
 @pytest.mark.parametrize("make_console", [terminal, pipe])
-def test_quiet_is_nothing_at_all(make_console: type[Console]):
+def test_quiet_prints_nothing(make_console: type[Console]):
     console = make_console()
     display = make_display(console, quiet=True, clock=Seconds())
     display.note("The lab listens on https://[::1]:8443/.")
-    display.look(view(phase("joining", begun=0.0, over=1.0)))
+    display.look(view(phase("joining", started_s=0.0, finished_s=1.0)))
     display.close()
     assert written(console) == ""

@@ -27,14 +27,14 @@ class Log:
         return written(self._console).splitlines()
 
 
-def test_a_line_when_a_phase_begins_one_when_it_is_over_and_one_every_ten_seconds():
+def test_line_at_start_and_end_of_a_phase_and_every_ten_seconds():
     log = Log()
     for second in range(26):
-        began = phase("enroll", begun=0.0, planned=1200, started=48 * second + 5, done=48 * second)
+        began = phase("enroll", started_s=0.0, planned=1200, started=48 * second + 5, done=48 * second)
         log.look(view(began, phase("settle"), elapsed=second + 0.2, operations={"enroll": operation(48 * second)}))
-    over = phase("enroll", begun=0.0, over=26.4, planned=1200, done=1200, failed=3, dropped=2)
-    log.look(view(over, phase("settle", begun=26.5, planned=0), elapsed=27.0))
-    log.look(view(over, phase("settle", begun=26.5, over=28.5, planned=0), elapsed=29.0))
+    over = phase("enroll", started_s=0.0, finished_s=26.4, planned=1200, done=1200, failed=3, dropped=2)
+    log.look(view(over, phase("settle", started_s=26.5, planned=0), elapsed=27.0))
+    log.look(view(over, phase("settle", started_s=26.5, finished_s=28.5, planned=0), elapsed=29.0))
     log.display.close()
     assert log.lines == [
         "0:00 enroll: started",
@@ -46,32 +46,38 @@ def test_a_line_when_a_phase_begins_one_when_it_is_over_and_one_every_ten_second
     ]
 
 
-def test_a_run_that_is_stuck_says_so_again_and_again():
+def test_stuck_run_prints_repeated_lines():
     log = Log()
     for second in (0.0, 11.0, 22.0):
-        log.look(view(phase("enroll", begun=0.0, done=1, started=2), elapsed=second))
+        log.look(view(phase("enroll", started_s=0.0, done=1, started=2), elapsed=second))
     assert log.lines == ["0:00 enroll: started", "0:11 enroll 1/100; 0 errors", "0:22 enroll 1/100; 0 errors"]
 
 
-def test_what_happened_between_two_looks_is_told_in_order():
+def test_events_between_updates_are_printed_in_order():
     log = Log()
-    log.look(view(phase("long", begun=1.0, over=9.0), phase("short", begun=2.0, over=3.0), phase("next", begun=9.5)))
+    log.look(
+        view(
+            phase("long", started_s=1.0, finished_s=9.0),
+            phase("short", started_s=2.0, finished_s=3.0),
+            phase("next", started_s=9.5),
+        )
+    )
     assert [line.rpartition(":")[0] for line in log.lines[:5]] == [
         "0:01 long", "0:02 short", "0:03 short", "0:09 long", "0:10 next",
     ]  # fmt: skip
 
 
-def test_phases_that_were_cut_short_are_named_once():
+def test_cut_short_phases_are_named_once():
     log = Log()
-    log.look(view(phase("enroll", begun=0.0, done=1, late=1), phase("later"), elapsed=7.0))
+    log.look(view(phase("enroll", started_s=0.0, done=1, late=1), phase("later"), elapsed=7.0))
     log.display.close()
     log.display.close()
     assert log.lines == ["0:00 enroll: started", "0:07 enroll: did not finish, 1/100 done, 0 failed, 1 late"]
 
 
-def test_the_busiest_operations_and_the_first_phases_are_enough_for_a_line():
+def test_line_has_only_the_busiest_operations_and_first_phases():
     log = Log()
-    phases = [phase(f"phase {n}", begun=0.0) for n in range(5)]
+    phases = [phase(f"phase {n}", started_s=0.0) for n in range(5)]
     rates = {"enroll": 0.0, "session": 40.0, "command": 50.0, "push": 30.0, "delivery": 20.0}
     operations = {name: operation(rate=rate, errors=name == "command") for name, rate in rates.items()}
     log.look(view(*phases, elapsed=10.0, operations=operations))
@@ -81,13 +87,13 @@ def test_the_busiest_operations_and_the_first_phases_are_enough_for_a_line():
     )
 
 
-def test_between_phases_nothing_is_said_to_run():
+def test_no_running_phase_is_named_between_phases():
     log = Log()
     log.look(view(phase("later"), elapsed=10.0))
     assert log.lines == ["0:10 no phase is running; 0 errors"]
 
 
-def test_an_overload_at_any_moment_since_the_last_line_is_pointed_out_once():
+def test_overload_since_the_last_line_is_reported_once():
     log = Log()
     for second in range(21):
         log.look(view(elapsed=float(second), lag_ms=812.0 if second == 4 else 1.0, cpu=0.95 if second == 6 else 0.5))
@@ -96,10 +102,10 @@ def test_an_overload_at_any_moment_since_the_last_line_is_pointed_out_once():
     assert "WARNING" not in second
 
 
-def test_a_log_has_no_control_characters_and_only_what_its_encoding_has():
+def test_log_has_no_control_characters_and_fits_its_encoding():
     log = Log("ascii")
     log.display.note("K\u00e4lte \x1b[31m")
-    log.look(view(phase("[b]Gr\u00fc\u00dfe\n\x07", begun=0.0), elapsed=10.0, operations={"\x1b[0m": operation()}))
+    log.look(view(phase("[b]Gr\u00fc\u00dfe\n\x07", started_s=0.0), elapsed=10.0, operations={"\x1b[0m": operation()}))
     log.display.close()
     assert log.lines[:2] == ["K\\xe4lte \\x1b[31m", "0:00 [b]Gr\\xfc\\xdfe\\n\\x07: started"]
     assert all(line.isprintable() and line.isascii() for line in log.lines)
@@ -107,16 +113,16 @@ def test_a_log_has_no_control_characters_and_only_what_its_encoding_has():
 
 def test_a_line_is_never_wrapped():
     log = Log()
-    log.look(view(*(phase("x" * 200 + f"{n}", begun=0.0) for n in range(3)), elapsed=10.0))
+    log.look(view(*(phase("x" * 200 + f"{n}", started_s=0.0) for n in range(3)), elapsed=10.0))
     assert len(log.lines) == 4
     assert len(log.lines[-1]) > 600
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(quiet):
+def test_dumb_terminal_gets_plain_lines(quiet):
     console = Console(file=io.StringIO(), force_terminal=True, force_interactive=False, color_system=None)
     display = make_display(console, quiet=quiet, clock=Seconds())
-    display.look(view(phase("enroll", begun=0.0)))
+    display.look(view(phase("enroll", started_s=0.0)))
     display.close()
     assert written(console).splitlines() == (
         [] if quiet else ["0:00 enroll: started", "0:42 enroll: did not finish, 0/100 done, 0 failed"]

@@ -47,7 +47,7 @@ def dues(shape: Shape, number: int) -> list[float]:
 
 
 @given(load.plans, load.targets, load.seeds, load.names)
-def test_a_schedule_follows_from_seed_and_name_and_is_in_order(
+def test_schedule_is_derived_from_seed_and_name_and_sorted(
     plan: ArrivalPlan, targets: int, seed: str, name: str
 ) -> None:
     made = arrivals(plan, targets, seed, name)
@@ -59,7 +59,7 @@ def test_a_schedule_follows_from_seed_and_name_and_is_in_order(
 
 
 @given(load.plans, load.targets)
-def test_every_target_comes_once_before_any_comes_again(plan: ArrivalPlan, targets: int) -> None:
+def test_every_target_comes_once_before_any_repeats(plan: ArrivalPlan, targets: int) -> None:
     came = [arrival.target for arrival in arrivals(plan, targets)]
     if not plan.again:
         assert len(came) == len(set(came)) <= targets
@@ -77,9 +77,7 @@ def test_without_an_end_each_target_comes_exactly_once(shape: Shape, targets: in
 
 
 @given(load.plans, load.targets, st.integers(1, 5), st.randoms(use_true_random=False))
-def test_the_schedules_of_all_shards_together_are_the_whole(
-    plan: ArrivalPlan, targets: int, shards: int, random
-) -> None:
+def test_schedules_of_all_shards_make_up_the_whole(plan: ArrivalPlan, targets: int, shards: int, random) -> None:
     owner = [random.randrange(shards) for _ in range(targets)]
     whole = arrivals(plan, targets)
     parts = [
@@ -91,7 +89,7 @@ def test_the_schedules_of_all_shards_together_are_the_whole(
 
 
 @given(load.plans, load.targets)
-def test_what_is_expected_is_what_comes(plan: ArrivalPlan, targets: int) -> None:
+def test_expected_count_equals_the_schedules_length(plan: ArrivalPlan, targets: int) -> None:
     made = arrivals(plan, targets)
     count, last = expected(plan, targets)
     if isinstance(plan.shape, Poisson):
@@ -101,12 +99,12 @@ def test_what_is_expected_is_what_comes(plan: ArrivalPlan, targets: int) -> None
         assert last == pytest.approx(made[-1].due)
 
 
-def test_the_expected_of_poisson_is_its_average() -> None:
+def test_expected_count_of_poisson_is_its_mean() -> None:
     assert expected(ArrivalPlan(Poisson(10.0), 60.0, again=True), 7) == (600, 60.0)
     assert expected(ArrivalPlan(Poisson(10.0)), 600) == (600, 60.0)
 
 
-def test_a_schedule_is_made_as_it_is_taken() -> None:
+def test_schedule_is_lazy() -> None:
     plan = ArrivalPlan(Constant(1000.0), 1e9, again=True)
     assert [arrival.due for arrival in islice(schedule(plan, 3, SOURCE, "phase"), 4)] == [0.0, 0.001, 0.002, 0.003]
 
@@ -115,17 +113,17 @@ def test_a_schedule_is_made_as_it_is_taken() -> None:
 
 
 @given(st.integers(0, 500), load.seeds, load.names)
-def test_the_order_has_each_target_once(targets: int, seed: str, name: str) -> None:
+def test_order_has_each_target_once(targets: int, seed: str, name: str) -> None:
     assert sorted(order(targets, Derivation(seed), name)) == list(range(targets))
 
 
-def test_another_seed_or_another_phase_is_another_order() -> None:
+def test_order_depends_on_seed_and_phase() -> None:
     orders = [tuple(order(100, Derivation(seed), name)) for seed in ("a", "b") for name in ("enroll", "patch")]
     assert len(set(orders)) == 4
     assert tuple(range(100)) not in orders
 
 
-def test_the_order_of_a_seed_stays_what_it_is() -> None:
+def test_order_of_a_seed_is_stable_across_versions() -> None:
     assert list(order(10, Derivation("lom-agent"), "enroll")) == ORDER
     made = arrivals(ArrivalPlan(Poisson(2.0)), 3, "lom-agent", "enroll")
     assert [round(arrival.due, 9) for arrival in made] == DUES
@@ -139,11 +137,11 @@ def test_all_at_once() -> None:
 
 
 @given(load.rates, st.integers(1, 200))
-def test_constant_arrivals_are_evenly_apart(rate: float, number: int) -> None:
+def test_constant_arrivals_are_evenly_spaced(rate: float, number: int) -> None:
     assert dues(Constant(rate), number) == [each / rate for each in range(number)]
 
 
-def test_the_mean_rate_of_poisson_arrivals_is_right_and_their_gaps_are_not_even() -> None:
+def test_poisson_arrivals_have_the_mean_rate_and_uneven_gaps() -> None:
     moments = dues(Poisson(50.0), 20_000)
     assert moments[-1] == pytest.approx(400.0, rel=0.03)  # the standard deviation is 0.7 %
     gaps = [after - before for before, after in pairwise(moments)]
@@ -152,13 +150,13 @@ def test_the_mean_rate_of_poisson_arrivals_is_right_and_their_gaps_are_not_even(
 
 
 @given(load.ramps)
-def test_a_ramp_has_as_many_as_its_mean_rate_says(ramp: Ramp) -> None:
+def test_ramp_count_follows_from_its_mean_rate(ramp: Ramp) -> None:
     made = arrivals(ArrivalPlan(ramp, ramp.seconds, again=True), 10)
     assert abs(len(made) - (ramp.rate + ramp.to_rate) / 2 * ramp.seconds) <= 1.0 + 1e-6 * len(made)
 
 
 @given(load.ramps, st.floats(0.0, 1.0))
-def test_a_ramp_is_where_its_integral_says(ramp: Ramp, share: float) -> None:
+def test_ramp_times_follow_from_its_integral(ramp: Ramp, share: float) -> None:
     until = ramp.seconds * share
     integral = ramp.rate * until + (ramp.to_rate - ramp.rate) * until**2 / (2 * ramp.seconds)
     count = sum(
@@ -167,26 +165,26 @@ def test_a_ramp_is_where_its_integral_says(ramp: Ramp, share: float) -> None:
     assert abs(count - integral) <= 1.0 + 1e-6 * integral
 
 
-def test_after_a_ramp_the_rate_stays() -> None:
+def test_rate_stays_constant_after_a_ramp() -> None:
     moments = dues(Ramp(0.0, 10.0, 2.0), 30)  # 10 in the ramp, then 10 a second
     assert moments[0] == 0.0
     assert moments[10:] == pytest.approx([2.0 + each / 10 for each in range(20)])
 
 
-def test_a_ramp_down_to_nothing_ends() -> None:
+def test_ramp_to_zero_ends() -> None:
     assert len(dues(Ramp(10.0, 0.0, 2.0), 1000)) == 10
 
 
-def test_steps_follow_one_another_with_pauses_and_the_last_holds_on() -> None:
+def test_steps_follow_each_other_and_the_last_continues() -> None:
     moments = dues(Steps(((2.0, 2.0), (0.0, 3.0), (4.0, 1.0))), 10)
     assert moments == pytest.approx([0.0, 0.5, 1.0, 1.5, 5.0, 5.25, 5.5, 5.75, 6.0, 6.25])
 
 
-def test_bursts_come_at_once_and_then_not_for_a_while() -> None:
+def test_bursts_are_simultaneous_and_periodic() -> None:
     assert dues(Burst(3, 10.0), 7) == [0.0, 0.0, 0.0, 10.0, 10.0, 10.0, 20.0]
 
 
-def test_a_replay_is_what_it_was_and_goes_round_only_where_it_may() -> None:
+def test_replay_has_its_offsets_and_repeats_only_where_allowed() -> None:
     replay = Replay((0.5, 0.5, 2.0))
     assert [arrival.due for arrival in arrivals(ArrivalPlan(replay, again=True), 2)] == [0.5, 0.5, 2.0]
     assert [arrival.due for arrival in arrivals(ArrivalPlan(replay), 2)] == [0.5, 0.5]
@@ -213,6 +211,6 @@ def test_a_replay_is_what_it_was_and_goes_round_only_where_it_may() -> None:
         lambda: ArrivalPlan(Constant(1.0), again=True),
     ],
 )
-def test_what_is_no_arrivals_or_would_never_end_is_refused(make) -> None:
+def test_invalid_or_endless_arrivals_are_refused(make) -> None:
     with pytest.raises(MisuseError):
         make()

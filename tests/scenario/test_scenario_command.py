@@ -18,18 +18,18 @@ def command(*arguments: str | Path) -> Result:
     return CliRunner().invoke(scenario, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def test_check_says_what_a_scenario_comes_to(tmp_path: Path) -> None:
+def test_check_prints_a_summary(tmp_path: Path) -> None:
     file = tmp_path / "good.toml"
     file.write_text(GOOD)
     done = command("check", file, "--set", "fleet.devices=40")
     assert done.exit_code == 0
     assert "40 Macs in 4 segments of 10" in done.output
-    assert "40 enrollments  20 per second  1.95 s" in done.output
+    assert "40 enrollments  20 per second    1.95 s" in done.output
     assert "Limit: enroll.errors == 0" in done.output
-    assert "By schedule it takes 1.95 s, then up to 30 s for what is under way." in done.output
+    assert "The schedule takes 1.95 s, then up to 30 s for operations in progress." in done.output
 
 
-def test_check_goes_on_after_a_scenario_that_is_wrong_and_ends_with_2(tmp_path: Path) -> None:
+def test_check_continues_after_an_invalid_scenario_and_exits_with_2(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text(GOOD)
     bad.write_text(GOOD.replace("rate", "rtae"))
@@ -39,7 +39,7 @@ def test_check_goes_on_after_a_scenario_that_is_wrong_and_ends_with_2(tmp_path: 
     assert "100 enrollments" in done.output
 
 
-def test_what_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_markup_in_a_scenario_is_printed_literally(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
         GOOD + '[[phase]]\nkind = "command"\nrequest = { RequestType = "[bold]X[/]" }\n[fleet]\nseed = "[/]"\n'
@@ -49,7 +49,7 @@ def test_what_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
     assert 'seed "[/]"' in done.output
 
 
-def test_new_writes_a_scenario_that_checks_and_never_writes_over_one(tmp_path: Path) -> None:
+def test_new_writes_a_valid_scenario_and_refuses_to_overwrite(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     assert command("new", file, "--kind", "lom", "--kind", "power_cut").exit_code == 0
     text = file.read_text()
@@ -68,7 +68,7 @@ def test_new_without_a_file_prints_it(tmp_path: Path) -> None:
     assert command("check", file).exit_code == 0
 
 
-def test_new_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_new_reports_an_unwritable_file(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="cannot be written: No such file or directory"):
         command("new", tmp_path / "nowhere" / "mine.toml")
 

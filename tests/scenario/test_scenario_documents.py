@@ -33,11 +33,11 @@ SMALL_SECONDS = 60.0
 # The reference
 
 
-def test_the_reference_is_what_the_types_say() -> None:
+def test_reference_equals_the_declarations() -> None:
     assert REFERENCE.read_text(encoding="utf-8") == document(), "write it: lom-agent scenario doc > docs/scenario.md"
 
 
-def test_the_reference_has_every_key() -> None:
+def test_reference_has_every_key() -> None:
     text = document()
     for _, table in [*tables(), (RULE, Rule), *PHASE_KINDS.items()]:
         for key in keys_of(table).values():
@@ -45,7 +45,7 @@ def test_the_reference_has_every_key() -> None:
                 assert f"\n| `{key.name}` | " in text
 
 
-def test_the_examples_of_the_reference_can_be_run() -> None:
+def test_examples_of_the_reference_are_valid() -> None:
     blocks = re.findall(r"```toml\n(.*?)```", document(), re.DOTALL)
     assert blocks[0] == EXAMPLE
     assert summary(scenario_from(tomllib.loads(EXAMPLE))).phases
@@ -60,14 +60,14 @@ def test_the_examples_of_the_reference_can_be_run() -> None:
 
 
 @given(st.sets(st.sampled_from(sorted(PHASE_KINDS))))
-def test_a_new_scenario_reads_and_has_what_was_asked_for(kinds: set[str]) -> None:
+def test_new_scenario_is_valid_and_has_the_requested_phases(kinds: set[str]) -> None:
     scenario = scenario_from(tomllib.loads(template(sorted(kinds))))
     assert scenario.phases[0].kind == "enroll"
     assert kinds <= {phase.kind for phase in scenario.phases}
     assert summary(scenario).notes == ()
 
 
-def test_the_usual_new_scenario_has_every_key_of_every_table() -> None:
+def test_default_new_scenario_has_every_key_of_every_table() -> None:
     text = template(sorted(PHASE_KINDS))
     for _, table in [*tables(), (RULE, Rule), *PHASE_KINDS.items()]:
         for name, key in keys_of(table).items():
@@ -84,7 +84,7 @@ def test_the_usual_new_scenario_has_every_key_of_every_table() -> None:
         if key.table is None and name != "phase"
     ],
 )
-def test_each_comment_of_a_new_scenario_is_a_line_that_reads(where: str, name: str) -> None:
+def test_each_commented_key_of_a_new_scenario_is_valid(where: str, name: str) -> None:
     commented = template(["enroll"])
     if where:
         head, rest = commented.split(f"[{where}]\n")
@@ -108,7 +108,7 @@ texts = st.text(st.characters(exclude_categories=("Cs",)))
     ),
     texts,
 )
-def test_what_is_written_as_toml_reads_as_it_was(value: Any, key: str) -> None:
+def test_toml_output_survives_a_round_trip(value: Any, key: str) -> None:
     assert tomllib.loads(f"{toml_key(key)} = {toml(value)}") == {key: value}
 
 
@@ -128,7 +128,7 @@ def test_there_are_ready_made_scenarios() -> None:
 
 
 @pytest.mark.parametrize("file", READY_MADE, ids=lambda file: file.stem)
-def test_a_ready_made_scenario_reads_and_is_named_as_its_file(file: Path) -> None:
+def test_ready_made_scenario_is_valid_and_named_like_its_file(file: Path) -> None:
     scenario = read_scenario(file)
     assert scenario.name == file.stem
     assert scenario.description
@@ -138,18 +138,18 @@ def test_a_ready_made_scenario_reads_and_is_named_as_its_file(file: Path) -> Non
 
 
 @pytest.mark.parametrize("file", READY_MADE, ids=lambda file: file.stem)
-def test_a_ready_made_scenario_can_be_tried_small(file: Path) -> None:
+def test_ready_made_scenario_is_valid_with_a_small_fleet(file: Path) -> None:
     scenario = read_scenario(file, small(file))
     assert scenario.fleet.devices == 20
     assert summary(scenario).seconds <= SMALL_SECONDS
 
 
-def test_every_kind_of_phase_but_idle_is_in_a_ready_made_scenario() -> None:
+def test_ready_made_scenarios_cover_every_phase_kind_except_idle() -> None:
     kinds = {phase.kind for file in READY_MADE for phase in read_scenario(file).phases}
     assert kinds == set(PHASE_KINDS) - {"idle"}
 
 
-def test_the_profile_of_the_patch_is_one() -> None:
+def test_profile_of_the_patch_scenario_is_valid() -> None:
     command = plists.load_dict((ROOT / "fixtures" / "scenarios" / "patch.plist").read_bytes())
     assert command["RequestType"] == "InstallProfile"
     assert read_profile(command["Payload"])
@@ -163,7 +163,7 @@ def come_to(text: str, *overrides: str) -> list[tuple[str, str, float]]:
     return [(phase.what, phase.how, round(phase.takes, 2)) for phase in told.phases]
 
 
-def test_each_phase_says_how_many_how_fast_and_how_long() -> None:
+def test_summary_of_a_phase_has_count_rate_and_duration() -> None:
     text = """
         [load]
         rate = 10
@@ -207,7 +207,7 @@ def test_each_phase_says_how_many_how_fast_and_how_long() -> None:
     ]
 
 
-def test_phases_begin_when_those_before_let_them() -> None:
+def test_start_times_follow_from_wait_and_start_at() -> None:
     text = """
         [[phase]]
         kind = "enroll"
@@ -234,7 +234,7 @@ def test_phases_begin_when_those_before_let_them() -> None:
     assert not told.known
 
 
-def test_lom_without_its_setup_and_a_run_without_limits_are_noted() -> None:
+def test_summary_notes_lom_without_setup_and_missing_limits() -> None:
     notes = summary(scenario_from({"phase": [{"kind": "enroll"}, {"kind": "lom"}]})).notes
     assert [note.split(":")[0] for note in notes] == [
         "No phase of kind lom_setup is before the first lom",
@@ -246,11 +246,11 @@ def test_lom_without_its_setup_and_a_run_without_limits_are_noted() -> None:
     ("seconds", "words"),
     [(0.0, "0 s"), (0.35, "350 ms"), (2.5, "2.5 s"), (60.0, "1 min"), (125.0, "2 min 5 s"), (28800.0, "8 h")],
 )
-def test_lengths_are_said_in_words(seconds: float, words: str) -> None:
+def test_durations_are_printed_in_words(seconds: float, words: str) -> None:
     assert length_words(seconds) == words
 
 
-def test_kinds_of_phases_differ_by_their_own_keys() -> None:
+def test_phase_kinds_differ_by_their_own_keys() -> None:
     for one, other in combinations(PHASE_KINDS.values(), 2):
         common = set(keys_of(one)) & set(keys_of(other))
         assert {"name", "start_at", "wait", "share", "segments"} <= common

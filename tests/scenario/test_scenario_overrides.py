@@ -63,7 +63,7 @@ def test_an_override_replaces_one_value(override: str, path: tuple[str | int, ..
     assert found == value
 
 
-def test_the_last_override_wins_and_what_was_given_stays_as_it_was() -> None:
+def test_last_override_wins_and_the_input_is_unchanged() -> None:
     document = tomllib.loads(TEXT)
     scenario = scenario_from(document, ["fleet.devices=7", "fleet.devices=8"])
     assert scenario.fleet.devices == 8
@@ -83,20 +83,20 @@ def test_the_last_override_wins_and_what_was_given_stays_as_it_was() -> None:
         ("phase.pach.rate=5", 'no phase is called "pach"; did you mean "patch"?'),
         ("phase.9.rate=5", 'no phase is called "9"; there are enroll, patch'),
         ("phase.patch=5", "this is a whole phase; name one of its keys"),
-        ("load.rate=fast", 'load.rate should be a number from 0.000001 to 1,000,000, but is "fast"'),
+        ("load.rate=fast", 'load.rate: expected a number from 0.000001 to 1,000,000, found "fast"'),
         ("fleet.devices.x=5", "fleet.devices is not a table, so it has no keys"),
-        ("fleet.devices=[", 'fleet.devices should be a whole number from 1 to 10,000,000, but is "["'),
-        ("fleet.devices=1\nload.rate=5", "fleet.devices should be a whole number"),
-        ("phase.patch.kind=comand", 'but is "comand"; did you mean "command"?'),
+        ("fleet.devices=[", 'fleet.devices: expected a whole number from 1 to 10,000,000, found "["'),
+        ("fleet.devices=1\nload.rate=5", "fleet.devices: expected a whole number"),
+        ("phase.patch.kind=comand", 'found "comand"; did you mean "command"?'),
     ],
 )
-def test_what_is_no_override_is_refused(override: str, said: str) -> None:
+def test_invalid_override_is_refused(override: str, said: str) -> None:
     with pytest.raises(OperatorError) as refused:
         shown(override)
     assert said in str(refused.value)
 
 
-def test_two_phases_of_one_name_are_told_apart_by_number_only() -> None:
+def test_phases_of_one_name_are_selected_by_number() -> None:
     document = {"phase": [{"kind": "enroll"}, {"kind": "idle"}, {"kind": "idle"}]}
     with pytest.raises(OperatorError, match='2 phases are called "idle"; say which by its number'):
         scenario_from(document, ["phase.idle.seconds=5"])
@@ -107,6 +107,6 @@ def test_two_phases_of_one_name_are_told_apart_by_number_only() -> None:
 @given(
     st.text(max_size=30) | st.tuples(st.sampled_from(["fleet.seed=", "phase.", "load.rate="]), st.text()).map("".join)
 )
-def test_any_override_is_taken_or_refused(override: str) -> None:
+def test_any_override_is_applied_or_refused(override: str) -> None:
     with suppress(OperatorError):
         shown(override)

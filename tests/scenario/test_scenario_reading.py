@@ -50,7 +50,7 @@ def refusal(text: str, *overrides: str) -> str:
 
 
 @given(load.documents)
-def test_what_is_right_is_read_and_reads_again_as_it_was_shown(document: dict[str, Any]) -> None:
+def test_valid_scenario_survives_a_round_trip(document: dict[str, Any]) -> None:
     scenario = scenario_from(document)
     shown = as_document(scenario)
     assert scenario_from(json.loads(json.dumps(shown))) == scenario
@@ -61,14 +61,14 @@ def test_what_is_right_is_read_and_reads_again_as_it_was_shown(document: dict[st
             assert isinstance(pace(phase, scenario.load), ArrivalPlan | Closed)
 
 
-def test_the_least_scenario() -> None:
+def test_minimal_scenario_is_valid() -> None:
     scenario = read(ENROLL)
     assert [phase.name for phase in scenario.phases] == ["enroll"]
     assert (scenario.name, scenario.fleet.devices, scenario.server.adapter) == ("scenario", 100, "lab")
     assert (scenario.push.enabled, scenario.push.listen) == (True, "127.0.0.1:0")
 
 
-def test_what_follows_from_the_rest_is_filled_in() -> None:
+def test_derived_values_are_filled_in() -> None:
     assert getattr(read(CHECKIN).phases[1], "by") == "push"  # noqa: B009
     alone = read(OWN + CHECKIN)
     assert (alone.push.enabled, alone.push.listen, getattr(alone.phases[1], "by")) == (False, None, "self")  # noqa: B009
@@ -79,7 +79,7 @@ def test_what_follows_from_the_rest_is_filled_in() -> None:
     assert getattr(command, "request")["RequestType"] == "DeviceInformation"  # noqa: B009
 
 
-def test_the_defaults_are_those_of_the_rooms_that_they_are_for() -> None:
+def test_scenario_defaults_equal_those_of_the_rooms() -> None:
     scenario = read(ENROLL)
     assert FleetBehaviour.of(scenario.fleet) == FleetBehaviour()
     assert PushBehaviour.of(scenario.push) == PushBehaviour()
@@ -119,7 +119,7 @@ def test_every_key_is_described() -> None:
         ("", 'arrivals = "replay"\nreplay = [3, 1]', ArrivalPlan(Replay((1.0, 3.0)), again=True)),
     ],
 )
-def test_a_phase_takes_from_load_what_it_does_not_say(general: str, own: str, plan: ArrivalPlan | Closed) -> None:
+def test_phase_inherits_missing_keys_from_load(general: str, own: str, plan: ArrivalPlan | Closed) -> None:
     scenario = read(f"[load]\n{general}\n{CHECKIN}{own}", "phase.enroll.concurrency=1")
     phase = scenario.phases[1]
     assert isinstance(phase, ArrivingPhase)
@@ -135,7 +135,7 @@ def test_a_phase_takes_from_load_what_it_does_not_say(general: str, own: str, pl
         ("concurrency = 4\nduration = 60", Closed(4, 60.0)),
     ],
 )
-def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
+def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan | Closed) -> None:
     scenario = read(ENROLL + own)
     phase = scenario.phases[0]
     assert isinstance(phase, ArrivingPhase)
@@ -156,39 +156,39 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ("[fleet.power]\nreset = 1\n" + ENROLL, 'fleet.power has no key "reset"; there are power_off_while_off'),
         (ENROLL + "rtae = 1", 'phase[0] ("enroll") has no key "rtae"; did you mean "rate"?'),
         (ENROLL + "poll = 1", 'phase[0] ("enroll") has no key "poll": that is one of phases of kind idle'),
-        ("name = 3\n" + ENROLL, "name should be text of at most 200 characters, but is 3"),
-        ('name = "a\\nb"\n' + ENROLL, "name should be one line of printable text"),
+        ("name = 3\n" + ENROLL, "name: expected text of at most 200 characters, found 3"),
+        ('name = "a\\nb"\n' + ENROLL, "name: expected one line of printable text"),
         (
             "[fleet]\ndevices = true\n" + ENROLL,
-            "fleet.devices should be a whole number from 1 to 10,000,000, but is true",
+            "fleet.devices: expected a whole number from 1 to 10,000,000, found true",
         ),
-        ("[fleet]\ndevices = 0\n" + ENROLL, "fleet.devices should be a whole number from 1 to 10,000,000, but is 0"),
-        ("[fleet]\nnot_now = 2\n" + ENROLL, "fleet.not_now should be a number from 0 to 1, but is 2"),
-        ("[fleet]\nnot_now_for = inf\n" + ENROLL, "fleet.not_now_for should be a finite number, but is inf"),
-        (ENROLL + "rate = nan", 'phase[0] ("enroll").rate should be a finite number, but is nan'),
-        ("fleet = 3\n" + ENROLL, "fleet should be a table, but is 3"),
-        ("limits = 3\n" + ENROLL, "limits should be a list of texts, but is 3"),
+        ("[fleet]\ndevices = 0\n" + ENROLL, "fleet.devices: expected a whole number from 1 to 10,000,000, found 0"),
+        ("[fleet]\nnot_now = 2\n" + ENROLL, "fleet.not_now: expected a number from 0 to 1, found 2"),
+        ("[fleet]\nnot_now_for = inf\n" + ENROLL, "fleet.not_now_for: expected a finite number, found inf"),
+        (ENROLL + "rate = nan", 'phase[0] ("enroll").rate: expected a finite number, found nan'),
+        ("fleet = 3\n" + ENROLL, "fleet: expected a table, found 3"),
+        ("limits = 3\n" + ENROLL, "limits: expected a list of texts, found 3"),
         ('limits = ["x"]\n' + ENROLL, "limits[0]: Expected a limit"),
-        ('[server]\nadapter = "nano"\n' + ENROLL, 'but is "nano"; did you mean "nanomdm"?'),
+        ('[server]\nadapter = "nano"\n' + ENROLL, 'found "nano"; did you mean "nanomdm"?'),
         ('[fleet]\nboot = "slow"\n' + ENROLL, "fleet.boot: expected constant:SECONDS"),
         ('[fleet]\nshutdown = "slow"\n' + ENROLL, "fleet.shutdown: expected constant:SECONDS"),
-        ('[lom]\nnetwork = "wifi"\n' + ENROLL, "lom.network: the LOM network should be loopback, memory"),
+        ('[lom]\nnetwork = "wifi"\n' + ENROLL, "lom.network: expected loopback, memory"),
         (
             '[server]\nkeys = "pool:0"\n' + ENROLL,
-            'server.keys should be unique or pool:N with N from 1 to 100,000, but is "pool:0"',
+            'server.keys: expected unique or pool:N with N from 1 to 100,000, found "pool:0"',
         ),
         # phases
-        ("phase = 3", "phase should be tables, each under [[phase]] in two brackets, but is 3"),
-        ('[phase]\nkind = "enroll"', "phase should be tables, each under [[phase]] in two brackets, but is a table"),
-        ("phase = [3]", "phase[0] should be a table, but is 3"),
+        ("phase = 3", "phase: expected tables, each under [[phase]] in two brackets, found 3"),
+        ('[phase]\nkind = "enroll"', "phase: expected tables, each under [[phase]] in two brackets, found a table"),
+        ("phase = [3]", "phase[0]: expected a table, found 3"),
         ('[[phase]]\nname = "x"', 'phase[0] ("x") lacks the key "kind": one of enroll, checkin'),
-        ('[[phase]]\nkind = "enrll"', 'but is "enrll"; did you mean "enroll"?'),
-        ("[[phase]]\nkind = 3", "kind should be one of enroll"),
+        ('[[phase]]\nkind = "enrll"', 'found "enrll"; did you mean "enroll"?'),
+        ("[[phase]]\nkind = 3", "kind: expected one of enroll"),
         (ENROLL + ENROLL, 'phase[0] and phase[1] are both called "enroll"'),
-        (ENROLL + 'name = "a b"', "name should be text that begins with a letter"),
-        (ENROLL + 'name = "1"', "name should be text that begins with a letter"),
-        (ENROLL + "share = 0", 'phase[0] ("enroll").share should be a number above 0, at most 1, but is 0'),
-        (ENROLL + "segments = 0", "segments should be a whole number from 1 to 10,000,000, but is 0"),
+        (ENROLL + 'name = "a b"', "name: expected text that begins with a letter"),
+        (ENROLL + 'name = "1"', "name: expected text that begins with a letter"),
+        (ENROLL + "share = 0", 'phase[0] ("enroll").share: expected a number above 0, at most 1, found 0'),
+        (ENROLL + "segments = 0", "segments: expected a whole number from 1 to 10,000,000, found 0"),
         (
             CHECKIN + "start_at = 5",
             'phase[1] ("checkin") has start_at, but phase[0] ("enroll") before it has wait = true',
@@ -231,12 +231,12 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         # arrivals
         (ENROLL + "concurrency = 3\nrate = 5", "so it does not go with rate"),
         (ENROLL + 'concurrency = 3\narrivals = "poisson"', "so it does not go with arrivals"),
-        (ENROLL + "to_rate = 5", 'to_rate goes with arrivals = "ramp", but arrivals is "constant"'),
-        (ENROLL + "steps = [[1, 2]]", 'steps goes with arrivals = "step", but arrivals is "constant"'),
-        (ENROLL + 'arrivals = "burst"\nburst = 3\nevery = 1\nrate = 5', "rate goes with arrivals = "),
-        (ENROLL + "rate = 0", 'rate should be above 0 with arrivals = "constant"'),
-        (ENROLL + "rate = 1e-9", "rate should be 0 or from 0.000001 on, but is 1e-09"),
-        (ENROLL + "rate = 2e6", "rate should be a number from 0 to 1,000,000, but is 2000000.0"),
+        (ENROLL + "to_rate = 5", 'to_rate needs arrivals = "ramp", found arrivals = "constant"'),
+        (ENROLL + "steps = [[1, 2]]", 'steps needs arrivals = "step", found arrivals = "constant"'),
+        (ENROLL + 'arrivals = "burst"\nburst = 3\nevery = 1\nrate = 5', "rate needs arrivals = "),
+        (ENROLL + "rate = 0", 'rate: expected a number above 0 with arrivals = "constant"'),
+        (ENROLL + "rate = 1e-9", "rate: expected 0 or at least 0.000001, found 1e-09"),
+        (ENROLL + "rate = 2e6", "rate: expected a number from 0 to 1,000,000, found 2000000.0"),
         (ENROLL + 'arrivals = "poisson"', 'arrivals = "poisson" needs rate, here or in [load]'),
         (ENROLL + "duration = 5", "duration needs rate or concurrency, here or in [load]"),
         (
@@ -246,14 +246,14 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         (CHECKIN + 'arrivals = "ramp"\nrate = 0\nto_rate = 0\nduration = 1', "rate and to_rate are both 0"),
         (ENROLL + 'arrivals = "ramp"\nrate = 5\nto_rate = 0\nduration = 1', "to_rate is 0, so that not every Mac"),
         (ENROLL + 'arrivals = "step"', 'arrivals = "step" needs steps'),
-        (ENROLL + 'arrivals = "step"\nsteps = [[1, 2], [3]]', "steps[1] should be [a number from 0 to 1,000,000"),
-        (ENROLL + 'arrivals = "step"\nsteps = [[1, 0]]', "steps[0][1] should be a number above 0"),
+        (ENROLL + 'arrivals = "step"\nsteps = [[1, 2], [3]]', "steps[1]: expected [a number from 0 to 1,000,000"),
+        (ENROLL + 'arrivals = "step"\nsteps = [[1, 0]]', "steps[0][1]: expected a number above 0"),
         (ENROLL + 'arrivals = "step"\nsteps = [[1, 2], [0, 3]]', "the last of steps has the rate 0, which continues"),
         (ENROLL + 'arrivals = "burst"\nburst = 3', 'arrivals = "burst" needs burst (how many at once) and every'),
         (ENROLL + 'arrivals = "replay"', 'arrivals = "replay" needs replay or replay_file'),
         ("[load]\nrate = 5\nconcurrency = 3\n" + ENROLL, "load has rate and concurrency; give one"),
         ('[load]\narrivals = "poisson"\nconcurrency = 3\n' + ENROLL, "load has concurrency and arrivals"),
-        ('[load]\narrivals = "ramp"\n' + ENROLL, 'load.arrivals should be "constant" or "poisson", but is "ramp"'),
+        ('[load]\narrivals = "ramp"\n' + ENROLL, 'load.arrivals: expected "constant" or "poisson", found "ramp"'),
         # commands
         (COMMAND + "request = { a = 1 }", 'request needs its RequestType, such as "ProfileList"'),
         (COMMAND + 'request = { RequestType = "X", At = 10:00:00 }', "request cannot be sent as a property list"),
@@ -267,7 +267,7 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ),
         (
             '[server.micromdm]\nurl = "https://x"\napi_key_env = "X"\n' + ENROLL,
-            'server.micromdm goes with adapter = "micromdm", but server.adapter is "lab"',
+            'server.micromdm needs server.adapter = "micromdm", found "lab"',
         ),
         ('[server]\nadapter = "nanomdm"\n' + ENROLL, "the table [server.nanomdm] is missing"),
         ('[server]\nadapter = "nanomdm"\n[server.nanomdm]\n' + ENROLL, 'server.nanomdm lacks the key "url"'),
@@ -277,7 +277,7 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ),
         (
             '[server.nanomdm]\nurl = "https://x"\napi_key_env = "X"\n' + ENROLL,
-            'server.nanomdm goes with adapter = "nanomdm", but server.adapter is "lab"',
+            'server.nanomdm needs server.adapter = "nanomdm", found "lab"',
         ),
         (
             '[server]\nadapter = "none"\n' + ENROLL,
@@ -287,13 +287,13 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ("[server]\ninsecure = true\n" + ENROLL, "server.insecure is for a server of your own"),
         (
             '[server.lab]\nurl = "ftp://x"\ntoken_file = "t"\n' + ENROLL,
-            'server.lab.url should be a URL with http:// or https://, but is "ftp://x"',
+            'server.lab.url: expected a URL with http:// or https://, found "ftp://x"',
         ),
         (
             '[server.lab]\nurl = "https://me:secret@x"\ntoken_file = "t"\n' + ENROLL,
             "server.lab.url has a user or a password; scenarios contain no secrets",
         ),
-        (WEBHOOK + "headers = { A = 3 }\n" + ENROLL, "server.webhook.enqueue.headers.A should be text, but is 3"),
+        (WEBHOOK + "headers = { A = 3 }\n" + ENROLL, "server.webhook.enqueue.headers.A: expected text, found 3"),
         # push
         (
             '[push]\nlisten = "here"\n' + ENROLL,
@@ -302,17 +302,17 @@ def test_nobody_enrolls_twice(own: str, plan: ArrivalPlan | Closed) -> None:
         ('[push]\nlisten = "::1:99999"\n' + ENROLL, "Expected ADDRESS:PORT for push.listen"),
         ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: Expected a gateway rule that begins with"),
         ('[push]\ndelay = "slow"\n' + ENROLL, "push.delay: expected constant:SECONDS"),
-        ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key go together"),
+        ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key need each other"),
         ('[push]\ncert = "c"\nkey = "k"\ntls = "d"\n' + ENROLL, "push.tls and push.cert are alternatives"),
         (OWN + "[push]\nstrict = true\n" + ENROLL, "push.strict is for the gateway, but there is none"),
         (OWN + '[push]\nlisten = "[::1]:2197"\n' + ENROLL, "push needs tls, or cert and key"),
     ],
 )
-def test_what_is_not_right_is_refused_with_its_key_and_what_it_should_be(text: str, said: str) -> None:
+def test_invalid_value_is_refused_with_key_and_expected_value(text: str, said: str) -> None:
     assert said in refusal(text)
 
 
-def test_without_push_rates_the_default_of_a_lab_that_runs_elsewhere_is_no_gateway() -> None:
+def test_separate_lab_has_no_gateway_by_default() -> None:
     scenario = read(f'[server.lab]\nurl = "https://127.0.0.1:8443"\ntoken_file = "token"\n{CHECKIN}')
     assert scenario.push.enabled is False
 
@@ -326,13 +326,13 @@ values = st.recursive(
 
 
 @given(st.dictionaries(words, values, max_size=4))
-def test_any_document_is_read_or_refused(document: dict[str, Any]) -> None:
+def test_any_document_is_valid_or_refused(document: dict[str, Any]) -> None:
     with suppress(OperatorError):
         scenario_from(document)
 
 
 @given(load.documents, st.data())
-def test_a_document_with_one_wrong_value_is_read_or_refused(document: dict[str, Any], data: st.DataObject) -> None:
+def test_document_with_one_changed_value_is_valid_or_refused(document: dict[str, Any], data: st.DataObject) -> None:
     place: Any = document
     while isinstance(place, dict | list) and place:
         keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
@@ -366,7 +366,7 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
         (b"request = " + b"[" * 60 + b"]" * 60 + b"\n" + ENROLL.encode(), 'has no key "request"'),
     ],
 )
-def test_a_file_that_is_no_scenario(tmp_path: Path, data: bytes | None, said: str) -> None:
+def test_file_that_is_not_a_scenario_is_refused(tmp_path: Path, data: bytes | None, said: str) -> None:
     file = tmp_path / "mine.toml"
     if data is not None:
         file.write_bytes(data)
@@ -376,7 +376,7 @@ def test_a_file_that_is_no_scenario(tmp_path: Path, data: bytes | None, said: st
     assert "mine.toml" in str(refused.value)
 
 
-def test_files_are_beside_the_scenario_and_those_of_overrides_where_the_command_runs(
+def test_paths_are_relative_to_the_scenario_and_those_of_overrides_to_the_cwd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "scenarios"
@@ -411,13 +411,13 @@ def test_files_are_beside_the_scenario_and_those_of_overrides_where_the_command_
         ("request_file", b"hello", "the request_file FILE is not a property list"),
         ("request_file", plists.dump_xml([1]), "expected the request_file FILE to be a dictionary, found an array"),
         ("request_file", plists.dump_xml({"a": 1}), "request needs its RequestType"),
-        ("replay_file", b"1\nx\n", "line 2 of the replay_file FILE should be a number of seconds from 0 to 2,592,000"),
-        ("replay_file", b"-1\n", "line 1 of the replay_file FILE should be a number of seconds"),
-        ("replay_file", b"nan\n", "line 1 of the replay_file FILE should be a number of seconds"),
+        ("replay_file", b"1\nx\n", "line 2 of the replay_file FILE: expected a number of seconds from 0 to 2,592,000"),
+        ("replay_file", b"-1\n", "line 1 of the replay_file FILE: expected a number of seconds"),
+        ("replay_file", b"nan\n", "line 1 of the replay_file FILE: expected a number of seconds"),
         ("replay_file", b"\n", 'arrivals = "replay" needs replay or replay_file, with at least one offset'),
     ],
 )
-def test_a_file_that_a_scenario_names_is_refused_by_name(
+def test_unreadable_file_of_a_scenario_is_refused_by_name(
     tmp_path: Path, key: str, data: bytes | None, said: str
 ) -> None:
     file = tmp_path / "file"
@@ -430,7 +430,7 @@ def test_a_file_that_a_scenario_names_is_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["a\\n", "\\n", "a b", "1", "a" * 65])
-def test_a_phase_name_that_is_not_plain_is_refused(name: str) -> None:
+def test_phase_name_with_other_characters_is_refused(name: str) -> None:
     assert "name" in refusal(f'[[phase]]\nkind = "enroll"\nname = "{name}"\n')
 
 

@@ -36,7 +36,7 @@ def test_header_values_that_may_be_secrets_are_hidden(name: str) -> None:
     assert SECRET not in json.dumps(document)
 
 
-def test_templates_hold_no_secret_and_are_shown() -> None:
+def test_templates_are_shown() -> None:
     headers = {"Authorization": "Bearer {env:MDM_TOKEN}", "Content-Type": "application/json"}
     body = '{"push_token": "{token_hex}", "api_token": "' + SECRET + '", "udid": "{udid}"}'
     enqueue = shown(webhook(headers=headers, body=body))["server"]["webhook"]["enqueue"]
@@ -56,7 +56,7 @@ def test_values_of_a_command_that_may_be_secrets_are_hidden() -> None:
     }
 
 
-def test_what_came_from_files_is_named_by_its_file(tmp_path: Any) -> None:
+def test_values_from_files_are_shown_as_their_file(tmp_path: Any) -> None:
     moments = tmp_path / "moments"
     moments.write_text("1\n2\n")
     phase = {"kind": "enroll", "arrivals": "replay", "replay_file": str(moments)}

@@ -22,7 +22,7 @@ lom_phases = st.builds(
 
 
 @given(populations, shares, segments)
-def test_as_many_are_chosen_as_the_share_says_and_only_of_the_first_segments(
+def test_share_and_segments_determine_the_selected_macs(
     population: Population, share: float, first: int | None
 ) -> None:
     chosen = chosen_macs(CheckinPhase(share=share, segments=first), population)
@@ -37,18 +37,18 @@ def test_as_many_are_chosen_as_the_share_says_and_only_of_the_first_segments(
 
 
 @given(populations, shares, shares)
-def test_a_smaller_share_is_part_of_a_bigger_one(population: Population, one: float, other: float) -> None:
+def test_smaller_share_is_a_subset_of_a_larger_one(population: Population, one: float, other: float) -> None:
     smaller, bigger = (set(chosen_macs(CheckinPhase(share=share), population)) for share in sorted((one, other)))
     assert smaller <= bigger
 
 
-def test_another_seed_chooses_others() -> None:
+def test_selection_depends_on_the_seed() -> None:
     phase = CheckinPhase(share=0.5)
     assert chosen_macs(phase, Population("a", 100)) != chosen_macs(phase, Population("b", 100))
 
 
 @given(populations, lom_phases)
-def test_each_chosen_mac_is_powered_once_by_its_own_segment(population: Population, phase: LOMPhase) -> None:
+def test_each_selected_mac_is_powered_once_by_its_own_controller(population: Population, phase: LOMPhase) -> None:
     chosen = set(chosen_macs(phase, population))
     controllers = {population.controller_of(index) for index in chosen}
     requests = lom_requests(phase, population)
@@ -61,7 +61,7 @@ def test_each_chosen_mac_is_powered_once_by_its_own_segment(population: Populati
 
 
 @given(populations, lom_phases, st.integers(1, 4), st.floats(0.1, 3.0))
-def test_a_controller_is_the_last_of_its_segment_in_any_sharding(
+def test_controller_is_the_last_of_its_segment_in_any_sharding(
     population: Population, phase: LOMPhase, shards: int, seconds: float
 ) -> None:
     requests = lom_requests(phase, population)

@@ -56,7 +56,7 @@ async def result(running: Stack, command_uuid: str = UUID) -> None:
     assert running.lab.macs[udid(running)].results[command_uuid].status == "Acknowledged"
 
 
-def test_a_command_that_is_queued_wakes_its_mac(run_in_reactor: RunInReactor) -> None:
+def test_queued_command_is_followed_by_a_push(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked() as (running, server):
             assert server.pushes_on_enqueue
@@ -67,7 +67,7 @@ def test_a_command_that_is_queued_wakes_its_mac(run_in_reactor: RunInReactor) ->
     run_in_reactor(scenario())
 
 
-def test_queued_without_a_push_it_waits_for_one(run_in_reactor: RunInReactor) -> None:
+def test_command_queued_without_push_waits_for_one(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked(push=False) as (running, server):
             assert not server.pushes_on_enqueue
@@ -79,7 +79,7 @@ def test_queued_without_a_push_it_waits_for_one(run_in_reactor: RunInReactor) ->
     run_in_reactor(scenario())
 
 
-def test_a_lab_that_cannot_push_queues_all_the_same(run_in_reactor: RunInReactor) -> None:
+def test_lab_without_push_queues_the_command(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked(gateway=False) as (running, server):
             await server.enqueue(udid(running), UUID, COMMAND)
@@ -91,7 +91,7 @@ def test_a_lab_that_cannot_push_queues_all_the_same(run_in_reactor: RunInReactor
     run_in_reactor(scenario())
 
 
-def test_what_the_lab_refuses(run_in_reactor: RunInReactor) -> None:
+def test_lab_api_errors_raise_their_kind(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked(gateway=False) as (running, server):
             await server.enqueue(udid(running), UUID, COMMAND)
@@ -116,7 +116,7 @@ def test_what_the_lab_refuses(run_in_reactor: RunInReactor) -> None:
     run_in_reactor(scenario())
 
 
-def test_what_apns_says_is_told(run_in_reactor: RunInReactor) -> None:
+def test_push_outcome_of_apns_is_returned(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked("BadDeviceToken first=2") as (running, server):
             with pytest.raises(PushNotSent, match=r"the command is queued, but.*400 BadDeviceToken"):
@@ -129,7 +129,7 @@ def test_what_apns_says_is_told(run_in_reactor: RunInReactor) -> None:
     run_in_reactor(scenario())
 
 
-def test_nobody_waits_for_apns_for_ever(run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_for_apns_is_limited(run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "PUSH_SECONDS", 0.05)
 
     async def scenario() -> None:
@@ -145,7 +145,7 @@ def test_nobody_waits_for_apns_for_ever(run_in_reactor: RunInReactor, monkeypatc
     run_in_reactor(scenario())
 
 
-def test_a_client_that_is_gone_gets_no_answer(run_in_reactor: RunInReactor) -> None:
+def test_closed_client_gets_no_answer(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked("503 first=1") as (running, server):
             asking = server.enqueue(udid(running), UUID, COMMAND)
@@ -158,7 +158,7 @@ def test_a_client_that_is_gone_gets_no_answer(run_in_reactor: RunInReactor) -> N
     run_in_reactor(scenario())
 
 
-def test_the_newest_results_are_kept(run_in_reactor: RunInReactor) -> None:
+def test_only_the_newest_results_are_kept(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with asked() as (running, server):
             for number in range(MAX_RESULTS + 2):

@@ -30,7 +30,7 @@ def said(document: object) -> bytes:
     return json.dumps(document, indent="  ").encode()
 
 
-def test_commands_are_queued_and_macs_pushed_over_one_connection(run_in_reactor: RunInReactor) -> None:
+def test_commands_and_pushes_use_one_connection(run_in_reactor: RunInReactor) -> None:
     async def scenario(url: str) -> None:
         with opened(config(url)) as server:
             assert server.pushes_on_enqueue
@@ -66,7 +66,7 @@ def test_commands_are_queued_and_macs_pushed_over_one_connection(run_in_reactor:
         (push, 200, b"[" * 100_000, AnswerUnreadable, "JSON object"),
     ],
 )
-def test_what_goes_wrong_is_an_error_of_its_kind(
+def test_each_failure_has_its_error_kind(
     run_in_reactor: RunInReactor, ask: Any, status: int, body: bytes, error: type[RequestFailed], words: str
 ) -> None:
     async def scenario(url: str) -> None:
@@ -79,7 +79,7 @@ def test_what_goes_wrong_is_an_error_of_its_kind(
 
 @pytest.mark.parametrize("status", [201, 403, 500])
 @pytest.mark.parametrize("form", ["{}", '{{"error": "{}"}}'])
-def test_an_error_is_bounded_and_does_not_repeat_the_key(run_in_reactor: RunInReactor, status: int, form: str) -> None:
+def test_error_text_is_bounded_and_hides_the_key(run_in_reactor: RunInReactor, status: int, form: str) -> None:
     credentials = base64.b64encode(f"micromdm:{SECRET}".encode()).decode()
     body = form.format(f"Basic {credentials} {SECRET}" + "x" * 10_000).encode()
 
@@ -99,12 +99,12 @@ def test_an_error_is_bounded_and_does_not_repeat_the_key(run_in_reactor: RunInRe
 @pytest.mark.parametrize(
     "url", ["http://mdm.example", "ftp://127.0.0.1", "https://user:password@mdm.example/", "https://mdm.example/?query"]
 )
-def test_what_cannot_be_opened_is_said_at_the_start(url: str) -> None:
+def test_invalid_configuration_is_reported_at_the_start(url: str) -> None:
     with pytest.raises(OperatorError), opened(config(url)):
         pass
 
 
-def test_http_goes_to_loopback_or_where_it_is_allowed() -> None:
+def test_plain_http_is_allowed_on_loopback_or_by_option() -> None:
     for url, plain in (("http://127.0.0.1:8080", False), ("http://mdm.example", True)):
         with opened(config(url, plain=plain)):
             pass

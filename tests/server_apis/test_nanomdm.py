@@ -30,7 +30,7 @@ def said(document: object) -> bytes:
     return json.dumps(document, indent="\t").encode()
 
 
-def test_commands_are_queued_and_macs_pushed_over_one_connection(run_in_reactor: RunInReactor) -> None:
+def test_commands_and_pushes_use_one_connection(run_in_reactor: RunInReactor) -> None:
     async def scenario(url: str) -> None:
         with opened(config(url)) as server:
             assert server.pushes_on_enqueue
@@ -81,7 +81,7 @@ def test_a_command_can_be_queued_without_a_push(run_in_reactor: RunInReactor) ->
         (200, b"[" * 100_000, AnswerUnreadable, "JSON object"),
     ],
 )
-def test_what_goes_wrong_is_an_error_of_its_kind(
+def test_each_failure_has_its_error_kind(
     run_in_reactor: RunInReactor, status: int, body: bytes, error: type[RequestFailed], words: str
 ) -> None:
     async def scenario(url: str) -> None:
@@ -94,7 +94,7 @@ def test_what_goes_wrong_is_an_error_of_its_kind(
 
 
 @pytest.mark.parametrize("status", [200, 403, 500])
-def test_an_error_is_bounded_and_does_not_repeat_the_key(run_in_reactor: RunInReactor, status: int) -> None:
+def test_error_text_is_bounded_and_hides_the_key(run_in_reactor: RunInReactor, status: int) -> None:
     credentials = base64.b64encode(f"nanomdm:{SECRET}".encode()).decode()
     body = f"Basic {credentials}\n{SECRET}\x1b[31m".encode() + b"x" * 10_000
 
@@ -125,12 +125,12 @@ def test_an_error_is_bounded_and_does_not_repeat_the_key(run_in_reactor: RunInRe
         ("https://mdm.example/", {"trust": Trust("no certificate")}),
     ],
 )
-def test_what_cannot_be_opened_is_said_at_the_start(url: str, others: dict[str, Any]) -> None:
+def test_invalid_configuration_is_reported_at_the_start(url: str, others: dict[str, Any]) -> None:
     with pytest.raises(OperatorError), opened(NanoMDMConfig(url, SECRET, **others)):
         pass
 
 
-def test_http_goes_to_loopback_or_where_it_is_allowed() -> None:
+def test_plain_http_is_allowed_on_loopback_or_by_option() -> None:
     for url, plain in (("http://127.0.0.1:9000", False), ("http://[::1]:9000", False), ("http://localhost", False),
                        ("http://mdm.example", True)):  # fmt: skip
         with opened(NanoMDMConfig(url, SECRET, plain=plain)):

@@ -28,7 +28,7 @@ def ask(server: Server, number: int) -> Deferred[None]:
     return server.enqueue(MAC.udid, f"command-{number}", COMMAND)
 
 
-def test_no_more_connections_than_allowed_and_requests_in_their_order(run_in_reactor: RunInReactor) -> None:
+def test_connections_are_limited_and_requests_keep_their_order(run_in_reactor: RunInReactor) -> None:
     gate = threading.Event()
 
     def script(talk: Talk) -> None:
@@ -58,7 +58,7 @@ def test_no_more_connections_than_allowed_and_requests_in_their_order(run_in_rea
         assert numbers == sorted(numbers)
 
 
-def test_a_connection_that_breaks_costs_one_request(run_in_reactor: RunInReactor) -> None:
+def test_broken_connection_fails_one_request(run_in_reactor: RunInReactor) -> None:
     def breaks(talk: Talk) -> None:
         talk.read_request()
         talk.reset()
@@ -73,7 +73,7 @@ def test_a_connection_that_breaks_costs_one_request(run_in_reactor: RunInReactor
         run_in_reactor(scenario(nanomdm.url))
 
 
-def test_many_requests_to_where_nobody_listens_all_fail(run_in_reactor: RunInReactor) -> None:
+def test_all_requests_to_a_closed_port_fail(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         url = f"https://127.0.0.1:{unused_port()}"
         with opened(NanoMDMConfig(url, SECRET, trust=TRUSTED, connections=2)) as server:
@@ -83,7 +83,7 @@ def test_many_requests_to_where_nobody_listens_all_fail(run_in_reactor: RunInRea
     run_in_reactor(scenario())
 
 
-def test_many_requests_that_fail_at_once_do_not_pile_up(run_in_reactor: RunInReactor) -> None:
+def test_many_immediate_failures_do_not_recurse(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         # An IPv6 scope that is no interface: refused without a turn of the reactor.
         url = "https://[fe80::1%25nowhere0]:9000"
@@ -95,7 +95,7 @@ def test_many_requests_that_fail_at_once_do_not_pile_up(run_in_reactor: RunInRea
     run_in_reactor(scenario())
 
 
-def test_closing_fails_what_is_under_way_and_what_waits(run_in_reactor: RunInReactor) -> None:
+def test_closing_fails_open_and_waiting_requests(run_in_reactor: RunInReactor) -> None:
     def silent(talk: Talk) -> None:
         talk.read_request()
         talk.wait_for_end()
@@ -114,7 +114,7 @@ def test_closing_fails_what_is_under_way_and_what_waits(run_in_reactor: RunInRea
         run_in_reactor(scenario(nanomdm.url))
 
 
-def test_only_a_trusted_certificate_is_good_unless_any_is(run_in_reactor: RunInReactor) -> None:
+def test_untrusted_certificate_is_refused_unless_insecure(run_in_reactor: RunInReactor) -> None:
     async def scenario(url: str) -> None:
         with opened(NanoMDMConfig(url, SECRET)) as server, pytest.raises(PeerRejected):
             await enqueue(server)
@@ -123,7 +123,7 @@ def test_only_a_trusted_certificate_is_good_unless_any_is(run_in_reactor: RunInR
 
     with serving(answering((200, FINE))) as nanomdm:
         run_in_reactor(scenario(nanomdm.url))
-        assert len(nanomdm.requests) == 1  # a stranger is not told the key
+        assert len(nanomdm.requests) == 1  # an untrusted server does not get the key
 
 
 def test_http_on_loopback(run_in_reactor: RunInReactor) -> None:

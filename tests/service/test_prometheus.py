@@ -93,7 +93,7 @@ def values(family: Any) -> dict[Any, float]:
     return {tuple(sample.labels.values()): sample.value for sample in family.samples}
 
 
-def test_a_scrape_has_the_last_view(run_in_reactor):
+def test_scrape_returns_the_latest_values(run_in_reactor):
     status, headers, text = answer(run_in_reactor, get("/metrics"), LiveView(1.0), VIEW)
 
     assert status == 200
@@ -120,13 +120,13 @@ def test_a_scrape_has_the_last_view(run_in_reactor):
     assert values(found["lom_agent_generator_cpu_share"]) == {(): 0.75}
 
 
-def test_every_state_of_a_mac_is_there_also_where_no_mac_is_in_it(run_in_reactor):
+def test_every_mac_state_is_exported_even_if_zero(run_in_reactor):
     _, _, text = answer(run_in_reactor, get("/metrics"), VIEW)
     macs = values(families(text)["lom_agent_macs"])
     assert macs == {("new",): 0, ("idle",): 90, ("session",): 10, ("booting",): 0, ("off",): 0, ("left",): 0}
 
 
-def test_phases_have_their_names_whatever_these_are(run_in_reactor):
+def test_phase_names_are_escaped_in_labels(run_in_reactor):
     _, _, text = answer(run_in_reactor, get("/metrics"), VIEW)
     things = families(text)["lom_agent_phase_things"]
     of = {
@@ -139,7 +139,7 @@ def test_phases_have_their_names_whatever_these_are(run_in_reactor):
     assert len(of) == 3 * 7
 
 
-def test_every_metric_says_what_it_is(run_in_reactor):
+def test_every_metric_has_help_and_type(run_in_reactor):
     _, _, text = answer(run_in_reactor, get("/metrics"), VIEW)
     for name, family in families(text).items():
         assert name.startswith("lom_agent_")
@@ -148,13 +148,13 @@ def test_every_metric_says_what_it_is(run_in_reactor):
     assert "last 10 seconds" in families(text)["lom_agent_operation_latency_seconds"].documentation
 
 
-def test_before_the_first_view_there_is_something_to_scrape(run_in_reactor):
+def test_scrape_before_the_first_values_succeeds(run_in_reactor):
     status, _, text = answer(run_in_reactor, get("/metrics"))
     assert status == 200
     assert values(families(text)["lom_agent_run_seconds"]) == {(): 0.0}
 
 
-def test_a_query_is_passed_over(run_in_reactor):
+def test_query_string_is_ignored(run_in_reactor):
     assert answer(run_in_reactor, get("/metrics?name[]=up"), VIEW)[0] == 200
 
 
@@ -165,13 +165,13 @@ def test_head_has_no_body(run_in_reactor):
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metrics/x", "/%00", "/favicon.ico"])
-def test_elsewhere_is_a_word_on_where_the_metrics_are(run_in_reactor, path):
+def test_other_paths_name_the_metrics_path(run_in_reactor, path):
     status, _, text = answer(run_in_reactor, get(path), VIEW)
     assert (status, text) == (404, "The metrics are at /metrics\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_nothing_can_be_changed(run_in_reactor, method):
+def test_other_methods_are_refused(run_in_reactor, method):
     status, headers, _ = answer(run_in_reactor, get("/metrics", method=method), VIEW)
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
@@ -185,12 +185,12 @@ def test_nothing_can_be_changed(run_in_reactor, method):
         get("/metrics", "Transfer-Encoding: chunked", method="POST") + b"5\r\nhel",
     ],
 )
-def test_a_body_is_not_waited_for(run_in_reactor, request_with_body):
+def test_request_body_is_not_awaited(run_in_reactor, request_with_body):
     status, _, text = answer(run_in_reactor, request_with_body, VIEW)
     assert (status, text) == (413, "")
 
 
-def test_headers_without_an_end_are_cut_off(run_in_reactor):
+def test_endless_headers_close_the_connection(run_in_reactor):
     async def test() -> bytes:
         exporter = PrometheusExporter(reactor)
         exporter.listen()
@@ -204,7 +204,7 @@ def test_headers_without_an_end_are_cut_off(run_in_reactor):
     assert b"lom_agent" not in run_in_reactor(test())
 
 
-def test_whoever_is_still_connected_is_let_go_at_the_end(run_in_reactor):
+def test_open_connections_are_closed_at_the_end(run_in_reactor):
     async def test() -> None:
         exporter = PrometheusExporter(reactor)
         exporter.listen()
@@ -219,7 +219,7 @@ def test_whoever_is_still_connected_is_let_go_at_the_end(run_in_reactor):
     run_in_reactor(test())
 
 
-def test_one_connection_too_many_is_closed_at_once(run_in_reactor):
+def test_connection_above_the_limit_is_closed(run_in_reactor):
     async def test() -> None:
         exporter = PrometheusExporter(reactor)
         exporter.listen()
@@ -236,7 +236,7 @@ def test_one_connection_too_many_is_closed_at_once(run_in_reactor):
     run_in_reactor(test())
 
 
-def test_a_port_that_is_taken_is_the_operators_to_change(run_in_reactor):
+def test_prometheus_port_in_use_raises_operator_error(run_in_reactor):
     async def test() -> None:
         first = PrometheusExporter(reactor)
         first.listen()
@@ -252,7 +252,7 @@ def test_a_port_that_is_taken_is_the_operators_to_change(run_in_reactor):
     run_in_reactor(test())
 
 
-def test_an_ipv6_address_stands_in_brackets(run_in_reactor):
+def test_ipv6_address_is_printed_in_brackets(run_in_reactor):
     async def test() -> str:
         exporter = PrometheusExporter(reactor, "::1")
         exporter.listen()
@@ -262,6 +262,6 @@ def test_an_ipv6_address_stands_in_brackets(run_in_reactor):
     assert re.fullmatch(r"http://\[::1\]:[0-9]+/metrics", run_in_reactor(test()))
 
 
-def test_the_client_librarys_own_registry_is_left_alone():
+def test_global_registry_of_prometheus_client_is_unchanged():
     PrometheusExporter(reactor).look(VIEW)
     assert not [family.name for family in REGISTRY.collect() if family.name.startswith("lom_agent")]

@@ -1,4 +1,4 @@
-"""What holds of the results and the trace of every run: nothing that was begun is without an end, or has two."""
+"""Invariants of the results and the trace of every run: each operation that started ends exactly once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def check_balance(document: Any, trace: Path, junit: Path | None = None) -> None:
-    """Of every operation and phase as many were begun as succeeded, failed or were cut short; the trace says so too."""
+    """For every operation and phase, started = succeeded + failed + cut short, also in the trace."""
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     assert {line["operation"] for line in lines} == {
         name for name, each in document["operations"].items() if each["started"]

@@ -1,4 +1,8 @@
-"""The command, run as a process, as a user runs it; and within this process, where only its answer matters."""
+"""The command, run as a process, as a user runs it; and within this process, where only its answer matters.
+
+``lom_agent`` forks its processes from one that has the modules already; ``installed`` starts the installed command, for
+what happens until they are imported. Each command has a test that starts the installed one.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,24 @@ from pathlib import Path
 from unittest.mock import patch
 
 from click.testing import CliRunner
+from forked import SECONDS, Forked
 from twisted.internet import reactor
 
 from agent.cli import main
 from agent.cli.signals import ENDING, restore
 
 COMMAND = str(Path(sys.executable).with_name("lom-agent"))
-SECONDS = 120.0
 
 
-def lom_agent(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run ``lom-agent`` with these arguments to its end."""
+def lom_agent(*arguments: str, stdin: bytes = b"", patch: str = "") -> subprocess.CompletedProcess[bytes]:
+    """Run ``lom-agent`` with these arguments to its end; ``patch`` makes something go wrong in it, and in workers."""
+    with Forked(*arguments, stdin=stdin, patch=patch) as process:
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
+
+
+def installed(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run the installed command with these arguments to its end."""
     return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=SECONDS, check=False)
 
 

@@ -64,10 +64,12 @@ def screen(console: Console) -> list[str]:
 
 
 def phase(
-    name: str, *, begun: float | None = None, over: float | None = None, planned: int = 100, **counts: int
+    name: str, *, started_s: float | None = None, finished_s: float | None = None, planned: int = 100, **counts: int
 ) -> PhaseView:
     """A phase that waits, unless it is said when it began and when it was over."""
-    return PhaseView(name, "command", PhaseState(planned=planned, over=over is not None, **counts), begun, over)
+    return PhaseView(
+        name, "command", PhaseState(planned=planned, finished=finished_s is not None, **counts), started_s, finished_s
+    )
 
 
 def operation(count: int = 1000, errors: int = 0, rate: float = 50.0) -> OperationView:
@@ -78,9 +80,9 @@ def many_phases(number: int, *running: int) -> tuple[PhaseView, ...]:
     """So many phases of which those at ``running`` run; what comes before the first of them is done."""
     first = min(running, default=0)
     return tuple(
-        phase(f"phase {each}", begun=0.0, started=7, done=5)
+        phase(f"phase {each}", started_s=0.0, started=7, done=5)
         if each in running
-        else phase(f"phase {each}", begun=0.0, over=1.0, started=100, done=100)
+        else phase(f"phase {each}", started_s=0.0, finished_s=1.0, started=100, done=100)
         if each < first
         else phase(f"phase {each}", planned=0)
         for each in range(number)

@@ -35,6 +35,10 @@ class Onlooker:
         """Something a person should read."""
         self.notes.append(text)
 
+    def warn(self, text: str) -> None:
+        """Something a person must read."""
+        self.notes.append(f"Warning: {text}")
+
     def look(self, view: LiveView) -> None:
         """The run now."""
         self.views.append(view)

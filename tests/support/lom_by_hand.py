@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from command import COMMAND, SECONDS, lom_agent
+from command import lom_agent
+from forked import SECONDS, Forked
 
 from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity
@@ -37,8 +38,8 @@ EVENT_SECONDS = 30.0  # after which nothing more is coming
 class Running:
     """A `lom-device --json` that runs: where it is, who its Devices are, and what it tells, event by event."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._lines: queue.Queue[str] = queue.Queue()
+    def __init__(self, process: Forked) -> None:
+        self._lines: queue.Queue[bytes] = queue.Queue()
         self._reader = threading.Thread(target=self._read, args=(process,), daemon=True)
         self._reader.start()
         listening = self.event()
@@ -55,27 +56,29 @@ class Running:
         assert told.pop("at").endswith("+00:00")
         return told
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
+    def end(self) -> None:
+        """Read until it tells nothing more."""
+        self._reader.join(SECONDS)
+
+    def _read(self, process: Forked) -> None:
         for line in process.stdout:
             self._lines.put(line)
-        self._lines.put("")
+        self._lines.put(b"")
 
 
 @contextmanager
 def lom_device(*arguments: str) -> Iterator[Running]:
     """`lom-agent lom-device --json` in the background, ended by Ctrl-C."""
-    line = [COMMAND, "lom-device", "--json", *arguments]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Forked("lom-device", "--json", *arguments) as process:
+        running = Running(process)
         try:
-            yield Running(process)
+            yield running
         finally:
             process.send_signal(signal.SIGINT)
-            status = process.wait(timeout=SECONDS)
-            assert process.stderr is not None
-            errors = process.stderr.read()
-    assert status == 130
-    assert errors == ""
+            running.end()
+            _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == b""
 
 
 def files(folder: Path, name: str, identity: Identity, *anchors: Authority) -> list[str]:

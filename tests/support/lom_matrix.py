@@ -1,8 +1,8 @@
 """Chains of certificates with one property each that is right, wrong or odd, and what a LOM peer has to make of them.
 
 Each case is presented twice, by a Device to a Controller and by a Controller to a Device. ``OWN`` is the Extended Key
-Usage of whoever presents (serverAuth, clientAuth), ``OTHER`` the other one. ``rfc`` is said where RFC 5280 has another
-verdict than OpenSSL, by which every network judges.
+Usage of the end that presents (serverAuth, clientAuth), ``OTHER`` the other one. ``rfc`` is set if RFC 5280 has
+another verdict than OpenSSL, which every network follows.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class RawController:
 
 
 def read_all(tls: ssl.SSLSocket) -> bytes:
-    """Everything until the Device hangs up, in good order or not."""
+    """All bytes until the Device closes the link, cleanly or not."""
     received = b""
     with contextlib.suppress(ssl.SSLError, ConnectionError):
         while octets := tls.recv(65536):

@@ -20,7 +20,7 @@ from debian import need
 
 HERE, THERE = "lom0", "far0"  # the two ends of the wire of ``both_ends``
 _numbers = count()
-_SECONDS = 20.0  # after which a command is stuck
+_SECONDS = 120.0  # after which a command is stuck: far beyond what any takes
 _QUICK_MILLISECONDS = "50"  # between the questions for a neighbour: the kernel asks three times, once a second
 
 

@@ -385,7 +385,7 @@ class Names:
 
 
 def unused_port(host: str = HOST) -> int:
-    """A port where nobody listens."""
+    """A port on which nothing listens."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])

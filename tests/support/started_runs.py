@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
-from command import COMMAND, SECONDS
+from command import COMMAND
+from forked import SECONDS, Forked
 
-SCENARIO = """
+MACS, RATE = 4, 10
+SCENARIO = f"""
 [fleet]
-devices = 8
-segment_size = 4
+devices = {MACS}
+segment_size = 2
 [load]
 workers = 2
 tail = 2
@@ -25,15 +27,15 @@ kind = "enroll"
 [[phase]]
 kind = "checkin"
 by = "self"
-rate = 20
-duration = {seconds}
+rate = {RATE}
+duration = {{seconds}}
 """
 
 
 class StartedRun:
     """One run. ``folder`` has its scenario, and with ``--out`` its results."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+    def __init__(self, process: Forked | subprocess.Popen[bytes], folder: Path) -> None:
         self.process = process
         self.folder = folder
         self.said = ""
@@ -41,17 +43,22 @@ class StartedRun:
     def wait_for(self, text: str) -> None:
         """Read what the run prints until ``text`` is in it."""
         assert self.process.stdout is not None
-        while text not in self.said:
-            line = self.process.stdout.readline().decode()
-            assert line, f"the run ended before it said {text!r}: {self.said}"
-            self.said += line
+        late = Timer(SECONDS, self.process.kill)
+        late.start()
+        try:
+            while text not in self.said:
+                line = self.process.stdout.readline().decode()
+                assert line, f"the run ended before it said {text!r}: {self.said}"
+                self.said += line
+        finally:
+            late.cancel()
 
     def end(self) -> int:
         """Wait for the end; the exit status."""
         rest, _ = self.process.communicate(timeout=SECONDS)
         self.said += rest.decode()
         assert "Traceback" not in self.said, self.said
-        return self.process.returncode
+        return self.process.wait(SECONDS)
 
     @property
     def results(self) -> Any:
@@ -61,7 +68,7 @@ class StartedRun:
     @property
     def workers(self) -> list[int]:
         """The process ids of its workers, in their order."""
-        return [pid for pid in children_of(self.process.pid) if b"spawn_main" in _read(pid, "cmdline")]
+        return [pid for pid in processes_of(self.process.pid) if pid != self.process.pid]
 
 
 @contextmanager
@@ -70,36 +77,38 @@ def started_run(
     seconds: float,
     *arguments: str,
     scenario: str = SCENARIO,
+    patch: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[StartedRun]:
-    """Start a run whose second phase takes ``seconds``, with its results in ``folder``; nothing of it is left."""
+    """Start a run whose second phase takes ``seconds``, with its results in ``folder``; nothing of it is left.
+
+    ``patch`` is executed first in each of its processes. With ``environment`` it is the installed command.
+    """
     path = folder / "scenario.toml"
     path.write_text(scenario.format(seconds=seconds))
+    line = ["run", str(path), "--out", str(folder), *arguments]
+    if environment is None:
+        with Forked(*line, mixed=True, patch=patch) as process:
+            yield StartedRun(process, folder)
+        return
     with subprocess.Popen(
-        [COMMAND, "run", str(path), "--out", str(folder), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=environment,
-    ) as process:  # fmt: skip
+        [COMMAND, *line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    ) as process:
         try:
             yield StartedRun(process, folder)
         finally:
-            for pid in session_of(process.pid):
-                os.kill(pid, 9)
+            process.kill()  # its workers end with it
 
 
-def children_of(parent: int) -> list[int]:
-    """The processes whose parent this is, in the order of their ids."""
-    return [pid for pid, fields in _stats() if int(fields[1]) == parent]
+def processes_of(group: int) -> list[int]:
+    """The processes of a process group that still run, in the order of their ids."""
+    return [pid for pid, fields in _stats() if int(fields[2]) == group and fields[0] not in "ZX"]
 
 
-def session_of(leader: int) -> list[int]:
-    """The processes of a session that still run."""
-    return [pid for pid, fields in _stats() if int(fields[3]) == leader and fields[0] not in "ZX"]
-
-
-def wait_until_gone(leader: int) -> None:
-    """Wait until no process of this session runs."""
+def wait_until_gone(group: int) -> None:
+    """Wait until no process of this process group runs."""
     until = time.monotonic() + SECONDS
-    while left := session_of(leader):
+    while left := processes_of(group):
         assert time.monotonic() < until, [(pid, _read(pid, "cmdline")) for pid in left]
         time.sleep(0.05)
 

@@ -39,8 +39,8 @@ def plist_values(keys: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
     """Any value that a plist can hold, dictionaries with ``keys``."""
     return st.recursive(
         scalars,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=7),
-        max_leaves=20,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+        max_leaves=8,
     )
 
 

@@ -19,7 +19,7 @@ STILL_IN_SESSION = "the Mac was still in its last session"
 async def look(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
     """One Mac opens a session by itself; its latency counts from ``due``. Raises PeerError if the session fails."""
     client = _free(context, index)
-    ended = Deferred.fromCoroutine(_session_end(context, client, seconds))
+    ended = Deferred.fromCoroutine(_session_end(context, client, seconds, due))
     client.wake(due)
     await ended
 
@@ -32,7 +32,7 @@ async def look_when_pushed(context: PhaseContext, index: int, due: Moment, secon
     facts = {"request_type": "push", "udid": client.device.mac.udid}
     with context.environment.begin("delivery", index, due, facts) as delivery:
         # Wait from now on: the session may end before the server has answered the request to push.
-        ended = Deferred.fromCoroutine(_session_end(context, client, seconds, delivery))
+        ended = Deferred.fromCoroutine(_session_end(context, client, seconds, due, delivery))
         try:
             await _push(context, context.server, client, due, delivery, seconds)
             await ended
@@ -54,14 +54,14 @@ def _free(context: PhaseContext, index: int) -> MDMClient:
 
 
 async def _session_end(
-    context: PhaseContext, client: MDMClient, seconds: float, delivery: Operation | None = None
+    context: PhaseContext, client: MDMClient, seconds: float, due: Moment, delivery: Operation | None = None
 ) -> None:
     """Wait for the end of the Mac's next session, and end ``delivery`` with it. Raises PeerError if it fails."""
     try:
         failure = await context.mac_waits.session_end(client.index, seconds)
-    except SessionStuck:
+    except SessionStuck as error:
         context.mac_waits.overdue(client, seconds)
-        raise
+        raise error if delivery is None else await context.cause(client, due, error) from None
     if delivery is not None:
         delivery.end(failure)
     if failure is not None:
@@ -76,8 +76,7 @@ async def _push(
             await context.answer(server.push(client.device.mac.udid), seconds)
         except PushNotSent as error:  # the server handled the request, but APNs refused the push
             enqueue.end()
-            context.push_failed(client, due, error)
-            raise
-        except Unanswered:
-            if delivery.open:
-                raise  # else the Mac had its session, so the server had pushed
+            raise await context.push_failed(client, due, error) from None
+        except Unanswered as error:
+            if delivery.open:  # else the Mac had its session, so the server had pushed
+                raise await context.cause(client, due, error) from None

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible
-from agent.load.phases.waits import MacWaits, ResultMissing
+from agent.load.phases.waits import CommandChanged, MacWaits, ResultMissing
+from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operation
@@ -21,6 +22,7 @@ from agent.net.mac.environment import Environment, Moment
 from agent.net.mac.fleet import Fleet
 from agent.net.timing import OutOfTime, within
 from agent.pki.authorities import Authorities
+from agent.push.reasons import OwnCause, RefusedByOwnGateway
 from agent.servers.server import PushNotSent, Server
 
 NOT_ENROLLED = "the Mac was not enrolled"
@@ -35,6 +37,9 @@ class Unanswered(PeerError):
     kind = "server_timeout"
     timed_out = True
 
+
+OwnRefusal = Callable[[int, float], Awaitable[OwnCause | None]]
+"""Why the gateway itself refused the last push to a Mac, by its index, since a date; None if it did not."""
 
 Enroll = Callable[[MDMClient, Moment], Awaitable[None]]
 
@@ -51,8 +56,8 @@ class PhaseContext:
     """Enrolls one Mac."""
     server: Server | None = None
     """The server's API; None if the scenario has no API to queue a command."""
-    pushed: bool = False
-    """Whether there is a push gateway."""
+    own_refusal: OwnRefusal | None = None
+    """Whether the push gateway itself refused a push; None if there is no gateway."""
     longest_boot: float = 0.0
     """Seconds that a shutdown and a boot take at most."""
     retries: int = 0
@@ -84,9 +89,21 @@ class PhaseContext:
         except OutOfTime:
             raise Unanswered(f"the server's API did not answer within {seconds:g} s") from None
 
-    def push_failed(self, client: MDMClient, due: Moment, error: PushNotSent) -> None:
-        """Record a push that APNs refused, according to the server. The command before it was queued."""
-        self.environment.begin("push", client.index, due, {"udid": client.device.mac.udid}).end(error)
+    async def push_failed(self, client: MDMClient, due: Moment, error: PushNotSent) -> PeerError:
+        """Record a push that APNs refused, according to the server, and return the failure.
+
+        The command before it was queued.
+        """
+        failure = await self.cause(client, due, error)
+        self.environment.begin("push", client.index, due, {"udid": client.device.mac.udid}).end(failure)
+        return failure
+
+    async def cause(self, client: MDMClient, since: Moment, error: PeerError) -> PeerError:
+        """The cause of an operation's failure that a missing push can have: our own gateway, or else ``error``."""
+        if self.own_refusal is None:
+            return error
+        cause = await self.own_refusal(client.index, since.wall)
+        return error if cause is None else RefusedByOwnGateway(cause)
 
     async def command(
         self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float
@@ -103,7 +120,7 @@ class PhaseContext:
         command_uuid = str(uuid.uuid4()).upper()
         facts = {"request_type": str(command.get("RequestType", ""))[:200], "command_uuid": command_uuid}
         with self.environment.begin("delivery", client.index, due, facts) as delivery:
-            waiting = Deferred.fromCoroutine(self._delivered(client, command_uuid, seconds, delivery))
+            waiting = Deferred.fromCoroutine(self._delivered(client, command_uuid, command, due, delivery, seconds))
             request = self.server.enqueue(client.device.mac.udid, command_uuid, command)
             try:
                 await self._queue(self.server, client, request, due, delivery, seconds)
@@ -113,20 +130,27 @@ class PhaseContext:
                 waiting.cancel()
 
     async def _delivered(
-        self, client: MDMClient, command_uuid: str, seconds: float, delivery: Operation
+        self,
+        client: MDMClient,
+        command_uuid: str,
+        command: Mapping[str, Any],
+        due: Moment,
+        delivery: Operation,
+        seconds: float,
     ) -> CurrentCommand:
         """The command with its result, which ends ``delivery`` even if the API has not answered yet."""
         try:
             work = await self.mac_waits.result(command_uuid, seconds + self.longest_boot)
-        except ResultMissing:
+        except ResultMissing as error:
             self.mac_waits.overdue(client, seconds)
-            raise
+            raise await self.cause(client, due, error) from None
         except ResultRefused as failure:
             delivery.end(failure)
             raise
-        delivery.end(work.failure)
-        if work.failure is not None:
-            raise work.failure
+        wrong = _changed(command, work.command) or work.failure
+        delivery.end(wrong)
+        if wrong is not None:
+            raise wrong
         return work
 
     async def _queue(
@@ -147,16 +171,27 @@ class PhaseContext:
                 await self.answer(request, seconds)
             except PushNotSent as error:
                 enqueue.end()
-                self.push_failed(client, due, error)
-                raise
-            except Unanswered:
-                if delivery.open:
-                    raise  # else the Mac got the command, so the server had queued it
-        if not self.pushed:
+                raise await self.push_failed(client, due, error) from None
+            except Unanswered as error:
+                if delivery.open:  # else the Mac got the command, so the server had queued it
+                    raise await self.cause(client, due, error) from None
+        if self.own_refusal is None:
             client.wake()  # without a gateway the Mac opens a session by itself
         elif not server.pushes_on_enqueue:
             try:
                 await self.answer(server.push(client.device.mac.udid), seconds)
             except PushNotSent as error:
-                self.push_failed(client, due, error)
-                raise
+                raise await self.push_failed(client, due, error) from None
+            except Unanswered as error:
+                raise await self.cause(client, due, error) from None
+
+
+def _changed(queued: Mapping[str, Any], delivered: Command) -> CommandChanged | None:
+    """The failure of a server that delivers another command than was queued; None where it is of the same type."""
+    expected, found = queued.get("RequestType"), delivered.request_type
+    if not found or found == expected:  # without a type it is malformed, which is its failure
+        return None
+    return CommandChanged(
+        f"Expected the server to deliver the command {expected} that was queued, found {found} under its CommandUUID. "
+        "Check how the server stores commands."
+    )

@@ -110,7 +110,7 @@ class PhaseRun:
             self.state.planned = self.state.started + self.state.dropped
             if isinstance(self.phase, EnrollPhase):
                 self.state.key_waits, self.state.key_wait_s = keys.waits - waits, keys.waited_s - waited_s
-        self.state.over = True
+        self.state.finished = True
 
     def stop_because(self, reason: str) -> None:
         """Set the reason of what is dropped when ``run`` is cancelled."""

@@ -27,6 +27,12 @@ class ResultMissing(PeerError):
     timed_out = True
 
 
+class CommandChanged(PeerError):
+    """The server delivered another command under the CommandUUID of the one that was queued."""
+
+    kind = "command_changed"
+
+
 class SessionStuck(PeerError):
     """A Mac's session with the server did not end in time, or never started."""
 
@@ -52,7 +58,7 @@ class MacWaits(MacObserver):
     async def result(self, command_uuid: str, seconds: float) -> CurrentCommand:
         """Wait until the server has accepted the final result of a command, one other than NotNow.
 
-        Raises ResultRefused where the server refuses it for the last time, ResultMissing after ``seconds``.
+        Raises ResultRefused if the server refuses it for the last time, ResultMissing after ``seconds``.
         """
         arrived: Deferred[CurrentCommand | ResultRefused] = Deferred()
         self._results[command_uuid] = arrived

@@ -64,6 +64,8 @@ class GatewayLimits:
     """Streams that the provider resets; more end the connection."""
     settings: int = 100
     """SETTINGS frames, each of which makes us visit all streams; more end the connection."""
+    frames: int = 20_000
+    """Frames, or parts of one, since the last complete request; more end the connection. Each costs time."""
     providers: int = 1000
     """Connections with a valid client certificate."""
     newcomers: int = 250
@@ -124,7 +126,7 @@ class ProviderConnection:
         self._bodies = WaitingBodies(self._h2)
         self._surplus: dict[int, int] = {}  # bytes read of bodies that are too long, by stream
         self._last_processed = 0  # the last stream that was processed, for GOAWAY
-        self._resets = self._settings = 0
+        self._resets = self._settings = self._frames = 0
         self._reading = False
         self._draining: Reason | None = None  # why it shuts down once the outstanding requests are answered
         self._leaving = False
@@ -212,6 +214,10 @@ class ProviderConnection:
         """Process frame after frame; returns whether the connection stays open."""
         try:
             for piece in self._cutter.pieces(octets):
+                self._frames += 1
+                if self._frames > self._limits.frames:  # CVE-2019-9512 and others: frames that do nothing
+                    self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
+                    break
                 for event in self._events(piece):
                     self._happened(event)
                 if self._leaving or self._stream is None:
@@ -292,6 +298,7 @@ class ProviderConnection:
             self._refuse(stream_id, Reason.SHUTDOWN)
             return
         incoming = self._incoming.pop(stream_id)
+        self._frames = 0
         self._last_processed = max(self._last_processed, stream_id)
         self._outstanding.add(stream_id)
         self._router.route(incoming.fields, bytes(incoming.body), self._provider, partial(self._decided, stream_id))

@@ -50,6 +50,8 @@ class _NoMacs:
 class _Outstanding:
     """A request that was sent to an endpoint and has no answer yet."""
 
+    index: int
+    """The Mac's."""
     shard: int
     fields: list[tuple[str, str]]
     reply: Reply
@@ -91,7 +93,8 @@ class PushRouter:
         self._most = most
         self._number = 0
         self._outstanding: dict[int, _Outstanding] = {}  # by number, the oldest first
-        self._gone: set[int] = set()
+        self._gone: dict[int, OwnCause] = {}  # the shards that are gone, and why
+        self._own: dict[int, tuple[float, OwnCause]] = {}  # Macs whose last answered push was refused here, and when
         self._alarm = Alarm(reactor, self._give_up_late)
         self._closed = False
 
@@ -104,6 +107,11 @@ class PushRouter:
     def outstanding(self) -> int:
         """How many requests have no answer yet."""
         return len(self._outstanding)
+
+    def own_refusal(self, index: int, since: float) -> OwnCause | None:
+        """Why the last push to Mac ``index`` was refused here; None if it was not, or before ``since`` (a date)."""
+        refused = self._own.get(index)
+        return None if refused is None or refused[0] < since else refused[1]
 
     # What the gateway calls.
 
@@ -118,11 +126,11 @@ class PushRouter:
         shard = self._shard_of(index)
         cause = self._cause(shard)
         if cause is not None:
-            reply(self._unavailable(fields, cause))
+            reply(self._unavailable(index, fields, cause))
             return
         self._number += 1
         spent = self._first.reserve(index, now - self.began)
-        self._outstanding[self._number] = _Outstanding(shard, fields, reply, self._reactor.seconds(), spent)
+        self._outstanding[self._number] = _Outstanding(index, shard, fields, reply, self._reactor.seconds(), spent)
         if not self._alarm.is_set:
             self._alarm.set(self._patience)
         self._send(shard, RoutedPush(self._number, now, fields, body, provider, spent))
@@ -147,14 +155,15 @@ class PushRouter:
         if outstanding.shard != shard:
             raise PushWireError(f"shard {shard} answered push {answer.number}, which went to shard {outstanding.shard}")
         del self._outstanding[answer.number]
+        self._own.pop(outstanding.index, None)
         self._first.settle(outstanding.spent, answer.rule)
         outstanding.reply(answer.outcome)
 
-    def shard_gone(self, shard: int) -> None:
-        """A shard is lost: its outstanding and its future pushes are answered with 503."""
-        self._gone.add(shard)
+    def shard_gone(self, shard: int, cause: OwnCause = OwnCause.WORKER_LOST) -> None:
+        """A shard is lost, or has ended: its outstanding and its future pushes are answered with 503."""
+        self._gone[shard] = cause
         gone = [number for number, each in self._outstanding.items() if each.shard == shard]
-        self._give_up(gone, OwnCause.WORKER_LOST)
+        self._give_up(gone, cause)
 
     def close(self) -> None:
         """Answer all outstanding and all future pushes with 503; no timer is left."""
@@ -163,11 +172,11 @@ class PushRouter:
         self._give_up(list(self._outstanding), OwnCause.SHUTDOWN)
 
     def _cause(self, shard: int) -> OwnCause | None:
-        """Why a push is not sent to this shard; None where it is."""
+        """Why a push is not sent to this shard; None if it is."""
         if self._closed:
             return OwnCause.SHUTDOWN
         if shard in self._gone:
-            return OwnCause.WORKER_LOST
+            return self._gone[shard]
         return OwnCause.OVERLOADED if len(self._outstanding) >= self._most else None
 
     def _give_up_late(self) -> None:
@@ -187,8 +196,9 @@ class PushRouter:
         for number in numbers:
             outstanding = self._outstanding.pop(number)
             self._first.settle(outstanding.spent, None)
-            outstanding.reply(self._unavailable(outstanding.fields, cause))
+            outstanding.reply(self._unavailable(outstanding.index, outstanding.fields, cause))
 
-    def _unavailable(self, fields: list[tuple[str, str]], cause: OwnCause) -> Answer:
+    def _unavailable(self, index: int, fields: list[tuple[str, str]], cause: OwnCause) -> Answer:
+        self._own[index] = self._clock(), cause
         reason = Reason.SERVICE_UNAVAILABLE
         return self._no_macs.refuse(PushRefused(reason, apns_id=apns_id_of(fields), own=cause))

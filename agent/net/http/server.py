@@ -43,7 +43,7 @@ class BoundedRequest(Request):
     _refused = False
 
     def gotLength(self, length: int | None) -> None:
-        """Decide what happens to the body; ``length`` is None where it is chunked."""
+        """Decide what happens to the body; ``length`` is None if it is chunked."""
         channel: Any = self.channel
         site: BoundedSite = channel.site
         if not site.max_body:

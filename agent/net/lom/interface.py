@@ -134,15 +134,15 @@ class InterfaceNetwork(SocketNetwork):
         if isinstance(error, ConnectTimeout):
             # Linux does not report a missing link-local neighbour to the socket, so the connect times out.
             if not self._home(controller).addresses.neighbour(address):
-                return Unreachable(f"nobody answers at this address on {name}")
+                return Unreachable(f"no host answers at this address on {name}")
             return ConnectTimeout(
                 f"no answer from TCP port {self.port} of this address on {name} within {self.timeouts.connect:g} s; "
-                "somebody had it lately"
+                "a host had this address recently"
             )
         if not isinstance(error, ConnectFailed):
             return error
         if error.code in _NOBODY_THERE:
-            return Unreachable(f"nobody answers at this address on {name} ({os.strerror(error.code)})")
+            return Unreachable(f"no host answers at this address on {name} ({os.strerror(error.code)})")
         if error.code == errno.ECONNREFUSED:
             return ConnectFailed(f"refused: nothing listens on TCP port {self.port} of this address", error.code)
         if error.code == errno.EADDRNOTAVAIL:

@@ -158,9 +158,9 @@ class InterfaceAddresses:
             case errno.EPERM:
                 return "that needs root, or the capability CAP_NET_ADMIN"
             case errno.EACCES:
-                return f"IPv6 is switched off there; see sysctl net.ipv6.conf.{self.name}.disable_ipv6"
+                return f"IPv6 is disabled there; see sysctl net.ipv6.conf.{self.name}.disable_ipv6"
             case errno.EEXIST:
-                return "somebody else has put it there just now"
+                return "another process added it meanwhile"
         return os.strerror(code)
 
 

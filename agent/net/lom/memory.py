@@ -93,7 +93,7 @@ class _MemoryRelays:
         self._waiting = deque(Relay(item) for item in items)
         self._outcomes: list[RelayOutcome] = []
         self._address = ""  # the one being tried
-        self._link: Operation | None = None  # that of the attempt under way
+        self._link: Operation | None = None  # that of the current attempt
         self._over = False
         self._next_turn = Alarm(network.reactor, self._turn)
         self._next_turn.set(0.0)

@@ -71,7 +71,7 @@ def parse_network(text: str) -> NetworkChoice:
         return NetworkChoice(kind)
     if kind == INTERFACE:
         return _parse_interface(text, rest)
-    raise OperatorError(f"the LOM network should be {_FORMS}, but is {text!r}")
+    raise OperatorError(f"expected {_FORMS} as the LOM network, found {text!r}")
 
 
 def _parse_interface(text: str, rest: str) -> NetworkChoice:
@@ -80,10 +80,10 @@ def _parse_interface(text: str, rest: str) -> NetworkChoice:
     port = LOM_PORT
     if colon:
         if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
-            raise OperatorError(f"the port of the LOM network should be 1 to 65535, but is {number!r} in {text!r}")
+            raise OperatorError(f"expected a port from 1 to 65535 in the LOM network {text!r}, found {number!r}")
         port = int(number)
     if not all(interfaces):
-        raise OperatorError(f"the LOM network {text!r} names no interface; it should be {_FORMS}")
+        raise OperatorError(f"expected {_FORMS} as the LOM network; {text!r} names no interface")
     if len(set(interfaces)) < len(interfaces):
         raise OperatorError(f"the LOM network {text!r} names an interface twice; each segment needs a separate one")
     return NetworkChoice(INTERFACE, interfaces, port)

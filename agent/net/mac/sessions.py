@@ -159,7 +159,7 @@ class Sessions:
             content_type=response.headers.get("content-type", ""),
             retry_after=None if status == 200 else retry_after(response),
         )
-        if status == 200:
+        if status == 200 and not (isinstance(event, SessionEnded) and event.refused):
             self._commands.taken()
             follow_ups = self._device.take_follow_ups()
             if follow_ups:

@@ -68,7 +68,7 @@ def cert_rep_success(
 ) -> bytes:
     """A CertRep with ``issued`` and then ``chain``, encrypted to the signer of the request with its algorithms.
 
-    Raises SCEPError where the signer's key is not RSA.
+    Raises SCEPError if the signer's key is not RSA.
     """
     envelope = close_envelope(certificates_only([issued, *chain]), request.signer, request.cipher)
     header = _answer(request.message.header, sender_nonce, PKIStatus.SUCCESS)

@@ -37,7 +37,7 @@ _BY_WORD = {capability.lower(): capability for capability in Capability}
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The capabilities of a CA; none where it does not answer GetCACaps."""
+    """The capabilities of a CA; none if it does not answer GetCACaps."""
 
     words: frozenset[Capability] = frozenset()
 
@@ -73,7 +73,7 @@ LAB_CAPABILITIES = Capabilities(
 def parse_caps(answer: bytes) -> Capabilities:
     """Read the answer to GetCACaps: a keyword on each line, in any case; unknown ones are ignored, as the RFC says.
 
-    Raises SCEPError where it is too long.
+    Raises SCEPError if it is too long.
     """
     if len(answer) > MAX_BYTES:
         raise SCEPError(f"expected an answer to GetCACaps of at most {MAX_BYTES:,} bytes, found {len(answer):,}")

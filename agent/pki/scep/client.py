@@ -106,7 +106,7 @@ def parse_cert_rep(
 ) -> Granted | Pending:
     """The CA's answer to the message with this ``transaction_id`` and ``sender_nonce``.
 
-    ``private_key`` signed that message, ``csr`` is its request. Raises SCEPFailure where the CA answered FAILURE,
+    ``private_key`` signed that message, ``csr`` is its request. Raises SCEPFailure if the CA answered FAILURE,
     SCEPError where the answer is malformed, not from this CA, or not to this message.
     """
     message = open_message(data)

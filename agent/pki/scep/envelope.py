@@ -77,7 +77,7 @@ class _Envelope:
 def close_envelope(content: bytes, recipient: x509.Certificate, cipher: Cipher) -> bytes:
     """The DER ContentInfo of ``content`` encrypted to ``recipient``, under a new random key.
 
-    Raises SCEPError where the recipient's key is not RSA.
+    Raises SCEPError if the recipient's key is not RSA.
     """
     public_key = rsa_key_of(recipient)
     key, vector = os.urandom(cipher.key_bytes), os.urandom(cipher.block_bytes)
@@ -123,7 +123,7 @@ def open_envelope(data: bytes, private_key: rsa.RSAPrivateKey, recipient: x509.C
 
 
 def rsa_key_of(certificate: x509.Certificate) -> rsa.RSAPublicKey:
-    """The public key of a SCEP party. Raises SCEPError where it is not RSA, which SCEP requires."""
+    """The public key of a SCEP party. Raises SCEPError if it is not RSA, which SCEP requires."""
     key = certificate.public_key()
     if not isinstance(key, rsa.RSAPublicKey):
         raise SCEPError(f"expected a certificate with an RSA key for SCEP, found a {type(key).__name__}")

@@ -37,7 +37,7 @@ class SCEPError(PeerError):
 class SCEPFailure(SCEPError):
     """The transaction failed: the CA answered with ``fail_info``, or the CA's side has to.
 
-    ``fail_info`` is None where a CA sent a number that RFC 8894 does not define.
+    ``fail_info`` is None if a CA sent a number that RFC 8894 does not define.
     """
 
     kind = "scep_failure"

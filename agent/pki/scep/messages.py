@@ -79,7 +79,7 @@ class PKIMessage:
 
     header: Header
     envelope: bytes
-    """Empty where it has none."""
+    """Empty if it has none."""
     signer: x509.Certificate
     certificates: tuple[x509.Certificate, ...]
     digest: hashes.HashAlgorithm
@@ -115,7 +115,7 @@ def sign_message(
 ) -> bytes:
     """The DER of a pkiMessage with ``envelope`` inside (None: no content), signed; ``certificate`` is included.
 
-    Raises MisuseError where the key is not RSA.
+    Raises MisuseError if the key is not RSA.
     """
     if not isinstance(private_key, rsa.RSAPrivateKey):
         raise MisuseError(f"Expected an RSA key to sign a SCEP message, found a {type(private_key).__name__}.")

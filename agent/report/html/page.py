@@ -22,7 +22,8 @@ from agent.errors import MisuseError, OperatorError
 from agent.files import write_file
 from agent.measure.summaries import OperationSummary, StageSummary
 from agent.report import numbers
-from agent.report.compare import THRESHOLD, WORDS, Judgement, compare, letter
+from agent.report.changes import THRESHOLD, Judgement
+from agent.report.compare import WORDS, compare, letter
 from agent.report.document import Document
 from agent.report.flattened import flattened
 from agent.report.html import charts

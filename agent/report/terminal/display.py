@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
 from rich.console import Console
 
-from agent.measure.live import LiveView, MacWaits
+from agent.measure.live import LiveView, RunObserver
 from agent.report.terminal.live import LiveDisplay
 from agent.report.terminal.plain import PlainDisplay
+from agent.report.terminal.text import visible
 
 
-class Display(MacWaits, Protocol):
-    """Shows a run in progress. A note is one line."""
+class Display(RunObserver, Protocol):
+    """Shows a run in progress."""
 
     def close(self) -> None:
         """Show the last state and restore the terminal; a second call does nothing."""
 
 
 def make_display(console: Console, quiet: bool, clock: Callable[[], float]) -> Display:
-    """No display if ``quiet``, a live screen on a terminal, otherwise a plain line every few seconds.
+    """A live screen on a terminal, otherwise a plain line every few seconds; only warnings if ``quiet``.
 
     ``clock`` returns monotonic seconds. The caller must call ``close`` at the end, also after an error: a live screen
     hides the cursor until then.
@@ -33,10 +35,14 @@ def make_display(console: Console, quiet: bool, clock: Callable[[], float]) -> D
 
 
 class QuietDisplay:
-    """The display that shows nothing."""
+    """The display that shows nothing but warnings."""
 
     def note(self, text: str) -> None:
         """Show nothing."""
+
+    def warn(self, text: str) -> None:
+        """Print a warning on standard error."""
+        print(f"Warning: {visible(text, sys.stderr.encoding)}", file=sys.stderr, flush=True)
 
     def look(self, view: LiveView) -> None:
         """Show nothing."""

@@ -38,6 +38,10 @@ class LiveDisplay:
         """Print ``text`` as one line above the screen."""
         print_line(self._console, text)
 
+    def warn(self, text: str) -> None:
+        """Print a warning as one line above the screen."""
+        print_line(self._console, f"Warning: {text}")
+
     def look(self, view: LiveView) -> None:
         """Redraw at most every REDRAW_SECONDS; the first view opens the screen."""
         self._view = view

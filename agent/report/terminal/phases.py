@@ -18,9 +18,9 @@ class PhaseStatus(StrEnum):
 
 def status_of(phase: PhaseView) -> PhaseStatus:
     """The status of a phase."""
-    if phase.over is not None:
+    if phase.finished_s is not None:
         return PhaseStatus.DONE
-    return PhaseStatus.WAITING if phase.begun is None else PhaseStatus.RUNNING
+    return PhaseStatus.WAITING if phase.started_s is None else PhaseStatus.RUNNING
 
 
 def running(phases: Sequence[PhaseView]) -> list[PhaseView]:

@@ -36,6 +36,10 @@ class PlainDisplay:
         """Print ``text`` as one line."""
         print_line(self._console, text)
 
+    def warn(self, text: str) -> None:
+        """Print a warning as one line."""
+        print_line(self._console, f"Warning: {text}")
+
     def look(self, view: LiveView) -> None:
         """Print the phases that started and finished, and every LINE_SECONDS the progress."""
         self._view = view
@@ -58,13 +62,13 @@ class PlainDisplay:
 
     def _events(self, phase: PhaseView) -> Iterator[tuple[float, str]]:
         """What happened to a phase since the last call, and when."""
-        if phase.begun is not None and phase.name not in self._started:
+        if phase.started_s is not None and phase.name not in self._started:
             self._started.add(phase.name)
-            yield phase.begun, f"{phase.name}: started"
-        if phase.over is not None and phase.name not in self._finished:
+            yield phase.started_s, f"{phase.name}: started"
+        if phase.finished_s is not None and phase.name not in self._finished:
             self._finished.add(phase.name)
-            took = "" if phase.begun is None else f" in {phase.over - phase.begun:,.1f} s"
-            yield phase.over, f"{phase.name}: finished{took}, {_counts(phase)}"
+            took = "" if phase.started_s is None else f" in {phase.finished_s - phase.started_s:,.1f} s"
+            yield phase.finished_s, f"{phase.name}: finished{took}, {_counts(phase)}"
 
     def _progress(self, view: LiveView) -> str:
         errors = sum(operation.errors for operation in view.operations.values())

@@ -93,7 +93,7 @@ def _phases(view: LiveView, lines: int, width: int, encoding: str) -> list[Text]
 
 def _phase(phase: PhaseView, now: float, encoding: str) -> list[Cell | Bar]:
     status, state = status_of(phase), phase.state
-    if status is PhaseStatus.WAITING or phase.begun is None:
+    if status is PhaseStatus.WAITING or phase.started_s is None:
         return [Cell(visible(phase.name, encoding), "dim"), Cell(status, "dim")]
     planned = state.planned or 0
     style = "green" if state.done >= planned else "cyan"
@@ -106,7 +106,7 @@ def _phase(phase: PhaseView, now: float, encoding: str) -> list[Cell | Bar]:
         _marked(state.failed, "bold red"),
         _marked(state.late, "yellow"),
         _marked(state.dropped, "yellow"),
-        Cell(clock((now if phase.over is None else phase.over) - phase.begun)),
+        Cell(clock((now if phase.finished_s is None else phase.finished_s) - phase.started_s)),
     ]
 
 

@@ -251,7 +251,7 @@ def _against(document: Document, found: RunOutcome) -> list[str]:
     else:
         said += of_kind[Kind.FAILURES]
     if not of_kind[Kind.RUN]:
-        said += of_kind[Kind.PHASE]
+        said += of_kind[Kind.PHASE] + of_kind[Kind.NOTHING_ENDED]
     if failed_limits:
         said.append(f"{failed_limits} of {limits} failed.")
     if in_doubt:

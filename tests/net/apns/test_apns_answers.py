@@ -60,7 +60,7 @@ def answer(running: RunningGateway, asked: dict[str, Any], apns_id: list[str]) -
 
 
 @pytest.mark.parametrize(("asked", "status"), ASKED.values(), ids=ASKED.keys())
-def test_each_answer_has_the_id_of_its_request_or_a_new_one(
+def test_each_answer_has_the_apns_id_of_its_request_or_a_new_one(
     run_in_reactor: RunInReactor, tmp_path: Path, asked: dict[str, Any], status: str
 ) -> None:
     async def scenario() -> None:
@@ -77,9 +77,7 @@ def test_each_answer_has_the_id_of_its_request_or_a_new_one(
 
 
 @pytest.mark.parametrize("apns_id", ["", "none", ID + "0", ID.replace("-", "")])
-def test_an_id_that_is_none_is_refused_under_a_new_one(
-    run_in_reactor: RunInReactor, tmp_path: Path, apns_id: str
-) -> None:
+def test_invalid_apns_id_is_refused_with_a_new_one(run_in_reactor: RunInReactor, tmp_path: Path, apns_id: str) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
             answered = await in_thread(answer, running, {}, [apns_id])
@@ -90,7 +88,7 @@ def test_an_id_that_is_none_is_refused_under_a_new_one(
     run_in_reactor(scenario())
 
 
-def test_the_answer_of_a_gateway_that_shuts_down_has_the_id(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_answer_during_shutdown_has_the_apns_id(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
 

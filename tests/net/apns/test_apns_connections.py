@@ -47,14 +47,16 @@ def push(peer: Peer) -> None:
 
 
 def ended(sock: socket.socket) -> bool:
-    """The gateway hangs up."""
+    """The gateway closes the connection."""
     try:
         return sock.recv(1) == b""
     except ConnectionError:
         return True
 
 
-def test_idle_connections_without_a_certificate_keep_nobody_out(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_idle_connections_without_a_certificate_do_not_block_providers(
+    run_in_reactor: RunInReactor, tmp_path: Path
+) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path, limits=FEW) as running:
 
@@ -77,7 +79,7 @@ def test_idle_connections_without_a_certificate_keep_nobody_out(run_in_reactor: 
     run_in_reactor(scenario())
 
 
-def test_one_without_a_certificate_is_dismissed_soon_and_a_provider_is_not(
+def test_connection_without_a_certificate_is_closed_before_a_providers(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     limits = GatewayLimits(newcomer_idle=0.1, look=0.02, linger=0.05)
@@ -99,9 +101,7 @@ def test_one_without_a_certificate_is_dismissed_soon_and_a_provider_is_not(
     run_in_reactor(scenario())
 
 
-def test_one_provider_too_many_takes_the_place_of_the_longest_idle(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_provider_above_the_limit_replaces_the_longest_idle_one(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path, limits=FEW) as running:
 
@@ -122,7 +122,7 @@ def test_one_provider_too_many_takes_the_place_of_the_longest_idle(
     run_in_reactor(scenario())
 
 
-def test_where_every_provider_is_busy_the_next_one_is_told_to_go(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_provider_above_the_limit_is_closed_if_all_are_busy(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path, limits=FEW) as running:
 
@@ -145,7 +145,7 @@ def test_where_every_provider_is_busy_the_next_one_is_told_to_go(run_in_reactor:
     run_in_reactor(scenario())
 
 
-def test_those_on_their_way_out_are_bounded_too(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_closing_connections_are_limited(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     limits = GatewayLimits(newcomers=2, providers=1, linger=1000.0)
 
     async def scenario() -> None:

@@ -95,7 +95,7 @@ def in_one_segment(running: RunningGateway, frames: tuple[str, ...], provider: s
     ],
 )
 @pytest.mark.parametrize("provider", ["provider", None])
-def test_frames_of_closed_streams_end_no_connection(
+def test_frames_of_closed_streams_keep_the_connection(
     run_in_reactor: RunInReactor, tmp_path: Path, frames: tuple[str, ...], answered: list[int], provider: str | None
 ) -> None:
     async def scenario() -> None:
@@ -110,7 +110,7 @@ def test_frames_of_closed_streams_end_no_connection(
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.data())
-def test_bytes_are_cut_at_each_frames_end_however_they_come(lengths: list[int], draw: st.DataObject) -> None:
+def test_frames_are_read_from_any_pieces(lengths: list[int], draw: st.DataObject) -> None:
     frames = [b"P" * 24, *(frame(6, 0, bytes(length)) for length in lengths)]
     octets = b"".join(frames)
     ends = set(itertools.accumulate(map(len, frames)))
@@ -125,7 +125,7 @@ def test_bytes_are_cut_at_each_frames_end_however_they_come(lengths: list[int], 
 
 
 @given(st.integers(MAX_FRAME_BYTES + 1, (1 << 24) - 1), st.integers(1, 9))
-def test_a_frame_that_is_too_long_is_refused_when_its_length_is_known(length: int, step: int) -> None:
+def test_too_long_frame_is_refused_at_its_header(length: int, step: int) -> None:
     octets = b"P" * 24 + frame(6, 0) + length.to_bytes(3, "big")
     cutter, passed = FrameCutter(), []
 
@@ -180,7 +180,7 @@ class Nobody:
         return NOBODY
 
     def identified(self, _connection: object) -> None:
-        """HTTP/2 has begun."""
+        """HTTP/2 has started."""
 
     ended = identified
 
@@ -246,32 +246,31 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("octets", FRAMES.values(), ids=FRAMES.keys())
-def test_a_frame_costs_the_same_however_many_answers_wait(octets: bytes) -> None:
-    few, many = Conversation(10), Conversation(800)
+def test_cost_of_a_frame_is_independent_of_waiting_answers(octets: bytes) -> None:
+    few, many = Conversation(10), Conversation(100)
     assert many.steps(octets) == few.steps(octets)
 
 
-def test_a_window_of_the_connection_costs_what_it_lets_through() -> None:
-    talks = []
-    for waiting in (10, 800):
-        talk = Conversation(1000, window=1000)
-        talk.ask(985)  # with these the connection's window of 65,535 bytes is at its end
-        assert talk.whole() == 985
-        talk.ask(waiting)
+def test_cost_of_a_window_update_is_proportional_to_the_data_sent() -> None:
+    talk = Conversation(1000, window=1000)
+    talk.ask(985)  # with these the connection's window of 65,535 bytes is at its end
+    assert talk.whole() == 985
+    steps = []
+    for asked in (10, 190):
+        talk.ask(asked)
         assert talk.whole() == 0
-        talks.append(talk)
-    few, many = talks
-    for talk in talks:
         talk.peer.increment_flow_control_window(1)
-    assert len({talk.steps(talk.peer.data_to_send()) for talk in talks}) == 1
-    for talk, waiting in ((few, 10), (many, 800)):
-        talk.peer.increment_flow_control_window(33 * waiting)
+        steps.append(talk.steps(talk.peer.data_to_send()))
+    assert steps[0] == steps[1]
+    talk.tell()
+    for let_through in (10, 190):
+        talk.peer.increment_flow_control_window(33 * let_through)
         talk.tell()
-        assert talk.whole() == waiting
+        assert talk.whole() == let_through
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 3, 5]), st.integers(1, 40)), max_size=30), st.integers(0, 40))
-def test_every_answer_is_whole_once_the_windows_are_open(updates: list[tuple[int, int]], at_first: int) -> None:
+def test_every_answer_is_complete_once_the_windows_are_open(updates: list[tuple[int, int]], at_first: int) -> None:
     talk = Conversation(3, window=at_first)
     whole = talk.whole()
     for stream, increment in updates:
@@ -284,8 +283,32 @@ def test_every_answer_is_whole_once_the_windows_are_open(updates: list[tuple[int
     assert whole + talk.whole() == 3
 
 
-def test_settings_without_end_are_told_to_calm_down() -> None:
+def test_endless_settings_get_enhance_your_calm() -> None:
     talk = Conversation(0, settings=20)
     talk.tell(frame(4, 0) * 30)
+    (goaway,) = [event for event in talk.events if isinstance(event, h2.events.ConnectionTerminated)]
+    assert goaway.error_code == 11
+
+
+NOTHING = {
+    "PING": frame(6, 0, bytes(8)),
+    "PRIORITY": frame(2, 1, b"\x00\x00\x00\x00\x10"),
+    "WINDOW_UPDATE": window(0),
+    "DATA that is empty": frame(0, 1),
+    "of an unknown type": frame(200, 0),
+}
+
+
+@pytest.mark.parametrize("octets", NOTHING.values(), ids=NOTHING.keys())
+def test_frames_without_a_request_are_told_to_calm_down(octets: bytes) -> None:
+    talk = Conversation(0, window=100, frames=50)
+    path = "/3/device/" + "0" * 64
+    talk.peer.send_headers(1, [(":method", "POST"), (":scheme", "https"), (":authority", "test"), (":path", path)])
+    talk.tell(octets * 20)
+    talk.ask(1)
+    assert talk.whole() == 1
+    talk.tell(octets * 40)  # counted from the last complete request
+    assert not [event for event in talk.events if isinstance(event, h2.events.ConnectionTerminated)]
+    talk.tell(octets * 40)
     (goaway,) = [event for event in talk.events if isinstance(event, h2.events.ConnectionTerminated)]
     assert goaway.error_code == 11

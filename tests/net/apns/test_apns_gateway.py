@@ -53,7 +53,7 @@ def curl_answer(output: str) -> tuple[str, str, str]:
 # curl
 
 
-def test_curl_pushes_and_the_mac_is_reached(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_push_from_curl_reaches_the_mac(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     need("curl", "curl")
 
     async def scenario() -> None:
@@ -75,7 +75,7 @@ def test_curl_pushes_and_the_mac_is_reached(run_in_reactor: RunInReactor, tmp_pa
     run_in_reactor(scenario())
 
 
-def test_curl_sees_refusals_as_apns_says_them(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_curl_receives_refusals_in_apns_form(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     need("curl", "curl")
 
     async def scenario() -> None:
@@ -99,9 +99,7 @@ def test_curl_sees_refusals_as_apns_says_them(run_in_reactor: RunInReactor, tmp_
     run_in_reactor(scenario())
 
 
-def test_who_pushes_is_judged_by_the_certificate_with_each_request(
-    run_in_reactor: RunInReactor, tmp_path: Path
-) -> None:
+def test_certificate_is_checked_with_each_request(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     need("curl", "curl")
     other_ca, now = Authority.create("Someone else"), datetime.now(UTC)
     identities = {
@@ -154,7 +152,7 @@ def test_httpx_pushes_to_many_macs_over_one_connection(run_in_reactor: RunInReac
     run_in_reactor(scenario())
 
 
-def test_a_wrong_push_magic_reaches_the_mac_and_is_ignored(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_push_with_a_wrong_pushmagic_is_ignored_by_the_mac(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
             assert await running.curl("--data", '{"mdm":"nobody"}', running.url()) == ""
@@ -194,7 +192,7 @@ def test_one_connection_carries_a_thousand_concurrent_streams(run_in_reactor: Ru
     run_in_reactor(scenario())
 
 
-def test_h2load_with_a_thousand_streams_loses_nothing(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_h2load_with_a_thousand_streams_loses_no_answer(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     need("h2load", "nghttp2-client")
 
     async def scenario() -> None:
@@ -202,12 +200,12 @@ def test_h2load_with_a_thousand_streams_loses_nothing(run_in_reactor: RunInReact
         async with running_gateway(tmp_path, anonymous=Provider(TOPIC, certified=True)) as running:
             (tmp_path / "body").write_text(running.payload())
             output, errors, status = await run(
-                "h2load", "--clients=1", "--max-concurrent-streams=1000", "--requests=2000",
+                "h2load", "--clients=1", "--max-concurrent-streams=1000", "--requests=1200",
                 f"--data={tmp_path / 'body'}", running.url(),
             )  # fmt: skip
             assert status == 0, errors
-            assert "2000 total, 2000 started, 2000 done, 2000 succeeded, 0 failed, 0 errored, 0 timeout" in output
-            assert (running.counts["accepted"], running.counts["delivered"]) == (2000, 2000)
+            assert "1200 total, 1200 started, 1200 done, 1200 succeeded, 0 failed, 0 errored, 0 timeout" in output
+            assert (running.counts["accepted"], running.counts["delivered"]) == (1200, 1200)
 
     run_in_reactor(scenario())
 
@@ -215,7 +213,7 @@ def test_h2load_with_a_thousand_streams_loses_nothing(run_in_reactor: RunInReact
 # Ends of a connection
 
 
-def test_the_shutdown_is_a_goaway_with_the_last_stream_served(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_shutdown_sends_goaway_with_the_last_stream(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
 
@@ -246,7 +244,7 @@ def test_the_shutdown_is_a_goaway_with_the_last_stream_served(run_in_reactor: Ru
 
 
 @pytest.mark.parametrize("rule", ["break first=1", "away from=0 for=0.2"])
-def test_a_connection_that_breaks_by_rule_gives_no_answer_and_the_next_one_does(
+def test_break_rule_closes_the_connection_and_the_next_one_works(
     run_in_reactor: RunInReactor, tmp_path: Path, rule: str
 ) -> None:
     async def scenario() -> None:
@@ -309,7 +307,7 @@ def ended_by(running: RunningGateway, octets: bytes) -> bytes:
         PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" + b"\x00\x00\x04\x08\x00\x00\x00\x00\x00" + b"\x00" * 4,
     ],
 )
-def test_malformed_frames_end_the_connection_with_a_goaway(
+def test_malformed_frames_close_the_connection_with_goaway(
     run_in_reactor: RunInReactor, tmp_path: Path, octets: bytes
 ) -> None:
     async def scenario() -> None:
@@ -332,7 +330,7 @@ def still_serves(running: RunningGateway) -> bool:
     return peer.statuses() == {stream_id: "200"}
 
 
-def test_any_bytes_leave_the_gateway_serving(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_gateway_serves_after_any_bytes(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(
             tmp_path, limits=GatewayLimits(linger=0.01, request=0.05, look=0.02, idle=0.05)
@@ -355,7 +353,7 @@ def test_any_bytes_leave_the_gateway_serving(run_in_reactor: RunInReactor, tmp_p
     run_in_reactor(scenario())
 
 
-def test_headers_past_the_limit_end_the_connection(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_headers_above_the_limit_close_the_connection(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
 
@@ -378,7 +376,7 @@ def test_headers_past_the_limit_end_the_connection(run_in_reactor: RunInReactor,
     "field",
     [("X-Upper", "x"), ("connection", "close"), (":path", "/3/device/"), (":unknown", "x"), ("a b", "x"), ("", "x")],
 )
-def test_malformed_headers_are_no_request(run_in_reactor: RunInReactor, tmp_path: Path, field: tuple[str, str]) -> None:
+def test_malformed_headers_are_refused(run_in_reactor: RunInReactor, tmp_path: Path, field: tuple[str, str]) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
 
@@ -422,7 +420,7 @@ def test_an_answer_waits_for_the_providers_flow_control(run_in_reactor: RunInRea
 
 
 @pytest.mark.parametrize("kind", ["reads nothing", "never ends its request", "takes no body", "says nothing", "resets"])
-def test_a_peer_that_is_slow_is_dropped(run_in_reactor: RunInReactor, tmp_path: Path, kind: str) -> None:
+def test_slow_peer_is_disconnected(run_in_reactor: RunInReactor, tmp_path: Path, kind: str) -> None:
     limits = GatewayLimits(request=0.2, idle=0.2, look=0.05, linger=0.1, unsent=16_384, resets=20)
 
     async def scenario() -> None:
@@ -457,7 +455,7 @@ def test_a_peer_that_is_slow_is_dropped(run_in_reactor: RunInReactor, tmp_path: 
     run_in_reactor(scenario())
 
 
-def test_a_peer_without_alpn_h2_is_not_served(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_peer_without_alpn_h2_is_refused(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path) as running:
 
@@ -476,7 +474,7 @@ def test_a_peer_without_alpn_h2_is_not_served(run_in_reactor: RunInReactor, tmp_
 
 
 @pytest.mark.parametrize("fault", ["version 4", "x400Address", "subject of an empty set", "year 0"])
-def test_a_provider_whose_certificate_cannot_be_read_is_refused_and_the_others_go_on(
+def test_unreadable_provider_certificate_is_refused_and_others_continue(
     run_in_reactor: RunInReactor, tmp_path: Path, fault: str
 ) -> None:
     async def scenario() -> None:

@@ -22,6 +22,7 @@ from agent.net.timing import RunClock
 from agent.push.broker import Answer, Broken, Presence, PushBroker, PushOutcome, Reply
 from agent.push.counts import merge_push_counts
 from agent.push.delays import PowerSaving
+from agent.push.reasons import OwnCause
 from agent.push.requests import Provider, PushPolicy
 from agent.push.rules import PushRules, parse_rule
 from agent.push.store import Notification
@@ -211,7 +212,7 @@ class Party:
 
 
 @given(STEPS, st.booleans(), st.sampled_from([0.0, 30.0]), st.booleans())
-def test_two_endpoints_decide_as_one_broker(steps: list[Any], strict: bool, saving: float, delayed: bool) -> None:
+def test_two_endpoints_answer_like_one_broker(steps: list[Any], strict: bool, saving: float, delayed: bool) -> None:
     settings: dict[str, Any] = {
         "rules": RULES, "policy": PushPolicy(strict=strict), "saving": PowerSaving(saving),
     }  # fmt: skip
@@ -227,7 +228,7 @@ def test_two_endpoints_decide_as_one_broker(steps: list[Any], strict: bool, savi
 
 
 @given(STEPS, st.data())
-def test_each_push_has_one_answer_however_late_the_endpoints_are(steps: list[Any], data: st.DataObject) -> None:
+def test_each_push_has_exactly_one_answer_despite_late_endpoints(steps: list[Any], data: st.DataObject) -> None:
     split = Party(Split, rules=RULES)
     assert isinstance(split.fleet, Split)
     fleet, pushes = split.fleet, 0
@@ -267,7 +268,7 @@ def own(split: Split) -> dict[str, int]:
     return {cause: count for cause, count in counts["own"].items() if count}
 
 
-def test_an_endpoint_that_does_not_answer_is_a_503_and_its_late_answer_none() -> None:
+def test_silent_endpoint_gives_503_and_its_late_answer_is_ignored() -> None:
     clock, split, outcomes = held()
     clock.advance(PATIENCE - 1.0)
     split.advance(1)
@@ -282,7 +283,7 @@ def test_an_endpoint_that_does_not_answer_is_a_503_and_its_late_answer_none() ->
     assert clock.getDelayedCalls() == []
 
 
-def test_a_shard_that_is_gone_is_a_503_now_and_for_all_that_comes() -> None:
+def test_lost_shard_gives_503_for_open_and_later_pushes() -> None:
     _clock, split, outcomes = held()
     split.router.shard_gone(0)
     assert outcomes == [UNAVAILABLE, UNAVAILABLE]
@@ -296,7 +297,15 @@ def test_a_shard_that_is_gone_is_a_503_now_and_for_all_that_comes() -> None:
     assert outcomes[4].status == 400  # no Mac's token
 
 
-def test_a_router_that_is_closed_leaves_nobody_waiting() -> None:
+def test_the_pushes_of_a_shard_that_ended_with_the_run_are_not_those_of_a_lost_one() -> None:
+    _clock, split, outcomes = held()
+    split.router.shard_gone(0, OwnCause.SHUTDOWN)
+    split.route(fields(2, apns_id=ID), payload(2), PROVIDER, outcomes.append)
+    assert outcomes == [UNAVAILABLE] * 3
+    assert own(split) == {"shutdown": 3}
+
+
+def test_closing_the_router_answers_every_waiting_push() -> None:
     clock, split, outcomes = held()
     split.router.close()
     assert outcomes == [UNAVAILABLE] * 3
@@ -306,7 +315,7 @@ def test_a_router_that_is_closed_leaves_nobody_waiting() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_no_more_than_so_many_wait() -> None:
+def test_number_of_waiting_pushes_is_limited() -> None:
     _clock, split, outcomes = held()
     for _ in range(50):
         split.route(fields(0, apns_id=ID), payload(), PROVIDER, outcomes.append)
@@ -317,7 +326,26 @@ def test_no_more_than_so_many_wait() -> None:
     assert outcomes[3:] == [Answer(200, ID)]
 
 
-def test_rules_for_the_first_pushes_count_over_all_endpoints() -> None:
+def test_the_last_answered_push_to_a_mac_tells_whether_we_refused_it_ourselves() -> None:
+    clock, split, _outcomes = held()
+    date = run_clock(clock)()
+    asked = split.router.own_refusal
+    assert [asked(index, date) for index in (0, 1, 5)] == [None] * 3, "none is answered"
+    split.advance(1)
+    clock.advance(PATIENCE)
+    refused = [index for index in (0, 1, 5) if asked(index, date) is OwnCause.OVERLOADED]
+    assert len(refused) == 2
+    assert asked(refused[0], date + PATIENCE + 1.0) is None, "that was before"
+    split.sent.clear()
+    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
+    split.advance()
+    assert asked(refused[0], date) is None, "another push was answered by the Mac's endpoint"
+    split.router.close()
+    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
+    assert asked(refused[0], date) is OwnCause.SHUTDOWN
+
+
+def test_first_rule_counts_over_all_endpoints() -> None:
     _clock, split, outcomes = held("503 first=1", "break first=1 macs=5")
     for _ in range(3):
         split.advance()
@@ -329,7 +357,7 @@ def test_rules_for_the_first_pushes_count_over_all_endpoints() -> None:
         assert outcomes[-1].status == 200
 
 
-def test_a_rule_whose_push_got_no_answer_is_still_to_come() -> None:
+def test_first_rule_is_not_used_up_by_an_unanswered_push() -> None:
     clock, split, outcomes = held("410 first=1")
     clock.advance(PATIENCE)
     assert outcomes == [UNAVAILABLE] * 3
@@ -345,7 +373,7 @@ def test_a_rule_whose_push_got_no_answer_is_still_to_come() -> None:
     ("shard", "number", "words"),
     [(0, 4, "the last one sent is 3"), (1, 1, "went to shard 0")],
 )
-def test_an_answer_to_a_push_that_was_not_sent_is_refused(shard: int, number: int, words: str) -> None:
+def test_answer_to_an_unknown_push_is_refused(shard: int, number: int, words: str) -> None:
     _clock, split, outcomes = held()
     with pytest.raises(PushWireError, match=words):
         split.router.answered(shard, RoutedAnswer.of(number, Answer(200, "")))

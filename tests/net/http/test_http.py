@@ -44,8 +44,8 @@ def test_one_connection_carries_many_requests(run_in_reactor: RunInReactor) -> N
 
 
 @pytest.mark.parametrize("end", [Talk.close, Talk.drop, Talk.reset], ids=["close_notify", "end of TCP", "reset"])
-def test_a_kept_connection_that_the_server_closed_is_opened_again(run_in_reactor: RunInReactor, end: object) -> None:
-    """The server closes just when the next request comes: nobody but the server sees the second try."""
+def test_closed_keep_alive_connection_is_reopened(run_in_reactor: RunInReactor, end: object) -> None:
+    """The server closes just as the next request arrives: only the server sees the second try."""
 
     def closes_at_the_second_request(talk: Talk) -> None:
         talk.read_request()
@@ -70,7 +70,7 @@ def test_a_kept_connection_that_the_server_closed_is_opened_again(run_in_reactor
         ]
 
 
-def test_a_request_is_sent_again_once_only(run_in_reactor: RunInReactor) -> None:
+def test_request_is_resent_only_once(run_in_reactor: RunInReactor) -> None:
     def first(talk: Talk) -> None:
         talk.read_request()
         talk.send(answer(200))
@@ -94,7 +94,7 @@ def test_a_request_is_sent_again_once_only(run_in_reactor: RunInReactor) -> None
         assert server.connections == 2
 
 
-def test_a_first_request_is_not_sent_again(run_in_reactor: RunInReactor) -> None:
+def test_first_request_of_a_connection_is_not_resent(run_in_reactor: RunInReactor) -> None:
     def closes(talk: Talk) -> None:
         talk.read_request()
         talk.close()
@@ -105,7 +105,7 @@ def test_a_first_request_is_not_sent_again(run_in_reactor: RunInReactor) -> None
         assert server.connections == 1
 
 
-def test_an_idle_connection_that_was_closed_is_noticed_before_it_is_used(run_in_reactor: RunInReactor) -> None:
+def test_closed_idle_connection_is_detected_before_use(run_in_reactor: RunInReactor) -> None:
     def closes_when_idle(talk: Talk) -> None:
         talk.read_request()
         talk.send(answer(200))
@@ -124,7 +124,7 @@ def test_an_idle_connection_that_was_closed_is_noticed_before_it_is_used(run_in_
         assert [request.body for request in server.requests] == [b"one", b"two"]
 
 
-def test_connection_close_is_obeyed(run_in_reactor: RunInReactor) -> None:
+def test_connection_close_header_closes_the_connection(run_in_reactor: RunInReactor) -> None:
     with serving(one_answer(answer(200, b"", "Connection: close"))) as server:
         connection = client(server.origin())
 
@@ -137,7 +137,7 @@ def test_connection_close_is_obeyed(run_in_reactor: RunInReactor) -> None:
         assert server.connections == 2
 
 
-def test_bytes_that_nobody_asked_for_end_the_connection(run_in_reactor: RunInReactor) -> None:
+def test_unsolicited_bytes_close_the_connection(run_in_reactor: RunInReactor) -> None:
     """They must not become the answer to the next request."""
 
     def says_too_much(talk: Talk) -> None:
@@ -165,7 +165,7 @@ def test_bytes_that_nobody_asked_for_end_the_connection(run_in_reactor: RunInRea
         assert run_in_reactor(scenario()) == [b"right", b"right", b"echo"]
 
 
-def test_two_requests_at_once_are_our_misuse(run_in_reactor: RunInReactor) -> None:
+def test_simultaneous_requests_raise_misuse_error(run_in_reactor: RunInReactor) -> None:
     with serving() as server:
         connection = client(server.origin())
 
@@ -192,7 +192,7 @@ def test_two_requests_at_once_are_our_misuse(run_in_reactor: RunInReactor) -> No
     ],
 )
 @pytest.mark.parametrize("end", [Talk.close, Talk.drop], ids=["close_notify", "end of TCP"])
-def test_an_answer_that_stops_in_its_middle_is_broken(run_in_reactor: RunInReactor, part: bytes, end: object) -> None:
+def test_truncated_response_is_broken(run_in_reactor: RunInReactor, part: bytes, end: object) -> None:
     def stops(talk: Talk) -> None:
         talk.read_request()
         talk.send(part)
@@ -204,7 +204,7 @@ def test_an_answer_that_stops_in_its_middle_is_broken(run_in_reactor: RunInReact
         assert "before the end" in str(error)
 
 
-def test_an_answer_that_stops_in_its_middle_is_not_asked_for_again(run_in_reactor: RunInReactor) -> None:
+def test_truncated_response_is_not_requested_again(run_in_reactor: RunInReactor) -> None:
     def stops_at_the_second(talk: Talk) -> None:
         talk.read_request()
         talk.send(answer(200))
@@ -224,7 +224,7 @@ def test_an_answer_that_stops_in_its_middle_is_not_asked_for_again(run_in_reacto
         assert server.connections == 1
 
 
-def test_a_body_that_the_connections_end_ends_is_whole_after_close_notify(run_in_reactor: RunInReactor) -> None:
+def test_body_ended_by_close_notify_is_complete(run_in_reactor: RunInReactor) -> None:
     def closes(talk: Talk) -> None:
         talk.read_request()
         talk.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
@@ -241,8 +241,8 @@ def test_a_body_that_the_connections_end_ends_is_whole_after_close_notify(run_in
 
 
 @pytest.mark.parametrize("end", [Talk.drop, Talk.reset], ids=["end of TCP", "reset"])
-def test_a_body_that_anyone_may_have_cut_short_is_broken(run_in_reactor: RunInReactor, end: object) -> None:
-    """RFC 9112, 9.8: without close_notify nobody knows whether the body is whole."""
+def test_body_ended_without_close_notify_is_broken(run_in_reactor: RunInReactor, end: object) -> None:
+    """RFC 9112, 9.8: without close_notify it is unknown whether the body is complete."""
 
     def cut_short(talk: Talk) -> None:
         talk.read_request()
@@ -254,21 +254,21 @@ def test_a_body_that_anyone_may_have_cut_short_is_broken(run_in_reactor: RunInRe
         assert fails(run_in_reactor, client(server.origin()), server.origin()).kind == "broken"
 
 
-def test_an_answer_that_is_no_http_is_told_at_once(run_in_reactor: RunInReactor) -> None:
+def test_response_that_is_not_http_fails_at_once(run_in_reactor: RunInReactor) -> None:
     with serving(one_answer(b"+OK POP3 server ready\r\n")) as server:
         error = fails(run_in_reactor, client(server.origin()), server.origin())
         assert error.kind == "http"
         assert "POP3" in str(error)
 
 
-def test_an_answer_past_the_limit_is_not_waited_for(run_in_reactor: RunInReactor) -> None:
+def test_response_above_the_limit_fails_at_once(run_in_reactor: RunInReactor) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {MAX_BODY_BYTES + 1}\r\n\r\n".encode()
     with serving(one_answer(head)) as server:
         assert fails(run_in_reactor, client(server.origin()), server.origin()).kind == "http_too_long"
 
 
 @pytest.mark.parametrize("part", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel"], ids=["nothing", "a part"])
-def test_an_answer_has_a_time_limit(run_in_reactor: RunInReactor, part: bytes) -> None:
+def test_response_has_a_time_limit(run_in_reactor: RunInReactor, part: bytes) -> None:
     with serving(one_answer(part)) as server:
         connection = client(server.origin(), timeouts=Timeouts(answer=0.05))
         error = fails(run_in_reactor, connection, server.origin())
@@ -276,7 +276,7 @@ def test_an_answer_has_a_time_limit(run_in_reactor: RunInReactor, part: bytes) -
         assert "within 0.05 s" in str(error)
 
 
-def test_the_connection_is_good_again_after_any_failure(run_in_reactor: RunInReactor) -> None:
+def test_connection_works_after_any_failure(run_in_reactor: RunInReactor) -> None:
     def resets(talk: Talk) -> None:
         talk.read_request()
         talk.reset()
@@ -302,7 +302,7 @@ def test_the_connection_is_good_again_after_any_failure(run_in_reactor: RunInRea
 
 @pytest.mark.parametrize("script", [silent, one_answer(b"")], ids=["in the handshake", "before the answer"])
 @pytest.mark.parametrize("how", ["close", "abort"])
-def test_closing_calls_nobody_and_leaves_nothing(run_in_reactor: RunInReactor, script: object, how: str) -> None:
+def test_closing_makes_no_callback_and_leaves_no_timer(run_in_reactor: RunInReactor, script: object, how: str) -> None:
     with serving(script, echo) as server:  # type: ignore[arg-type]
         connection = client(server.origin())
 
@@ -319,7 +319,7 @@ def test_closing_calls_nobody_and_leaves_nothing(run_in_reactor: RunInReactor, s
 
 
 @pytest.mark.parametrize("known", [[HOST], []], ids=["found", "not found"])
-def test_a_lookup_of_a_closed_connection_does_not_disturb_the_next_request(
+def test_lookup_of_a_closed_connection_does_not_affect_the_next_request(
     run_in_reactor: RunInReactor, known: list[str]
 ) -> None:
     names = Names({"mdm.test": known}, hold=True)
@@ -345,7 +345,7 @@ def test_a_lookup_of_a_closed_connection_does_not_disturb_the_next_request(
         assert server.connections == len(known)
 
 
-def test_each_request_hears_once_that_its_name_was_not_found(run_in_reactor: RunInReactor) -> None:
+def test_failed_lookup_is_reported_once_per_request(run_in_reactor: RunInReactor) -> None:
     """A caller that asks again at once must not get the answer to what was asked before."""
     names = Names({}, hold=True)
     origin = Origin("mdm.test", 443)

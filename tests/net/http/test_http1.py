@@ -40,7 +40,7 @@ def test_chunks_are_joined() -> None:
     assert read(octets[:-1]) is None
 
 
-def test_chunk_extensions_and_trailers_are_read_past() -> None:
+def test_chunk_extensions_and_trailers_are_ignored() -> None:
     response = both_ways(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n"
         b'5;name=value\r\nhello\r\n0A \t;a="b"\r\n0123456789\r\n000;last\r\nX-Sum: 1\r\nX-Two: 2\r\n\r\n'
@@ -50,7 +50,7 @@ def test_chunk_extensions_and_trailers_are_read_past() -> None:
     assert "x-sum" not in response.headers
 
 
-def test_the_end_of_the_connection_ends_a_body_without_a_length() -> None:
+def test_connection_end_completes_a_body_without_a_length() -> None:
     response = read_to_close(b"HTTP/1.1 200 OK\r\n\r\nto the end")
     assert (response.body, response.keep_alive) == (b"to the end", False)
 
@@ -66,19 +66,19 @@ def test_the_end_of_the_connection_ends_a_body_without_a_length() -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
     ],
 )
-def test_the_end_of_the_connection_ends_nothing_else(octets: bytes) -> None:
+def test_connection_end_truncates_other_bodies(octets: bytes) -> None:
     with pytest.raises(ResponseMalformed, match="before the end"):
         read_to_close(octets)
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_some_statuses_never_have_a_body(status: int) -> None:
+def test_statuses_without_a_body(status: int) -> None:
     response = both_ways(f"HTTP/1.1 {status} Nothing\r\nContent-Length: 5\r\n\r\n".encode())
     assert response is not None
     assert (response.status, response.body, response.keep_alive) == (status, b"", True)
 
 
-def test_interim_responses_are_read_past() -> None:
+def test_interim_responses_are_skipped() -> None:
     response = both_ways(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -87,7 +87,7 @@ def test_interim_responses_are_read_past() -> None:
     assert (response.status, response.body, dict(response.headers)) == (200, b"ok", {"content-length": "2"})
 
 
-def test_a_switch_of_protocols_is_refused() -> None:
+def test_switching_protocols_is_refused() -> None:
     with pytest.raises(ResponseMalformed, match="101 Switching Protocols"):
         read(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n")
 
@@ -109,7 +109,7 @@ def test_a_switch_of_protocols_is_refused() -> None:
         ("1.0", "Connection: keep-alive, close\r\n", False),
     ],
 )
-def test_keep_alive(version: str, header: str, kept: bool) -> None:
+def test_keep_alive_follows_version_and_headers(version: str, header: str, kept: bool) -> None:
     response = both_ways(f"HTTP/{version} 200 OK\r\n{header}Content-Length: 0\r\n\r\n".encode())
     assert response is not None
     assert response.keep_alive is kept
@@ -123,7 +123,7 @@ def test_keep_alive(version: str, header: str, kept: bool) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n",
     ],
 )
-def test_bytes_past_the_response_are_nobodys_answer(octets: bytes, excess: bytes) -> None:
+def test_bytes_after_the_response_are_not_part_of_it(octets: bytes, excess: bytes) -> None:
     """RFC 9112, 6.3: they must not be taken for the response to another request."""
     response = read(octets + excess)
     assert response is not None
@@ -140,7 +140,7 @@ def test_a_reader_reads_one_response() -> None:
 @pytest.mark.parametrize(
     "head", ["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n"]
 )
-def test_chunks_in_doubtful_framing_end_the_connection(head: str) -> None:
+def test_ambiguous_framing_closes_the_connection(head: str) -> None:
     """RFC 9112, 6.1 and 6.3: with a Content-Length beside them, and in HTTP/1.0."""
     response = both_ways(f"{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".encode())
     assert response is not None
@@ -163,7 +163,7 @@ def test_an_obsolete_folded_header_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("value", ["5, 5", "5,5", "5\r\nContent-Length: 5", "05"])
-def test_one_length_may_be_said_twice(value: str) -> None:
+def test_repeated_equal_content_length_is_accepted(value: str) -> None:
     response = both_ways(f"HTTP/1.1 200 OK\r\nContent-Length: {value}\r\n\r\nhello".encode())
     assert response is not None
     assert response.body == b"hello"
@@ -172,14 +172,14 @@ def test_one_length_may_be_said_twice(value: str) -> None:
 @pytest.mark.parametrize(
     "value", ["5, 6", "5\r\nContent-Length: 6", "", "-1", "+5", "0x5", "5 5", "5.0", "5\xa0", "\u0665", "1" * 13, "5,"]
 )
-def test_a_length_that_is_none_is_refused(value: str) -> None:
+def test_invalid_content_length_is_refused(value: str) -> None:
     for parse in (read, read_by_byte):
         with pytest.raises(ResponseMalformed, match="Content-Length"):
             parse(f"HTTP/1.1 200 OK\r\nContent-Length: {value}\r\n\r\nhello".encode())
 
 
 @pytest.mark.parametrize("coding", ["gzip", "gzip, chunked", "chunked, chunked", "identity", "", "xchunked"])
-def test_a_coding_nobody_asked_for_is_refused(coding: str) -> None:
+def test_other_transfer_coding_is_refused(coding: str) -> None:
     with pytest.raises(ResponseMalformed, match="Transfer-Encoding"):
         read(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n5\r\nhello\r\n0\r\n\r\n".encode())
 
@@ -198,7 +198,7 @@ def test_a_coding_nobody_asked_for_is_refused(coding: str) -> None:
         b"(): x",
     ],
 )
-def test_a_line_that_is_no_header_is_refused(line: bytes) -> None:
+def test_invalid_header_line_is_refused(line: bytes) -> None:
     for octets in (
         b"HTTP/1.1 200 OK\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + line + b"\r\n\r\n",
@@ -208,7 +208,7 @@ def test_a_line_that_is_no_header_is_refused(line: bytes) -> None:
                 parse(octets)
 
 
-def test_a_first_header_line_cannot_be_a_folded_one() -> None:
+def test_folded_first_header_line_is_refused() -> None:
     with pytest.raises(ResponseMalformed):
         read(b"HTTP/1.1 200 OK\r\n Content-Length: 0\r\n\r\n")
 
@@ -230,7 +230,7 @@ def test_a_first_header_line_cannot_be_a_folded_one() -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\n",
     ],
 )
-def test_garbage_is_refused_before_its_end(octets: bytes) -> None:
+def test_invalid_start_is_refused_at_once(octets: bytes) -> None:
     for parse in (read, read_by_byte):
         with pytest.raises(ResponseMalformed):
             parse(octets)
@@ -251,14 +251,14 @@ def test_garbage_is_refused_before_its_end(octets: bytes) -> None:
         b"HTTP/1.1 +20 OK",
     ],
 )
-def test_a_status_line_that_is_none_is_refused(status_line: bytes) -> None:
+def test_invalid_status_line_is_refused(status_line: bytes) -> None:
     for parse in (read, read_by_byte):
         with pytest.raises(ResponseMalformed, match="status line"):
             parse(status_line + b"\r\nContent-Length: 0\r\n\r\n")
 
 
 @pytest.mark.parametrize("size", ["", "g", "-1", "5 5", "0x5", " 5", "123456789", "5\x0b"])
-def test_a_chunk_size_that_is_none_is_refused(size: str) -> None:
+def test_invalid_chunk_size_is_refused(size: str) -> None:
     with pytest.raises(ResponseMalformed, match="size of a chunk"):
         read(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nhello\r\n0\r\n\r\n".encode())
 
@@ -323,7 +323,7 @@ def outcome(octets: bytes, cuts: tuple[int, ...]) -> object:
 
 @given(HOSTILE, st.data())
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nx", None)
-def test_any_bytes_give_a_response_or_are_malformed_however_they_are_cut(
+def test_any_bytes_in_any_pieces_give_a_response_or_response_malformed(
     octets: bytes, data: st.DataObject | None
 ) -> None:
     cuts = () if data is None else tuple(sorted(data.draw(st.sets(st.integers(0, len(octets))))))
@@ -333,7 +333,7 @@ def test_any_bytes_give_a_response_or_are_malformed_however_they_are_cut(
 
 
 @given(st.binary(max_size=200))
-def test_noise_is_malformed_at_once(noise: bytes) -> None:
+def test_random_bytes_are_malformed_at_once(noise: bytes) -> None:
     if noise and not noise.startswith(b"H"):
         assert outcome(noise, ()) == "malformed"
 
@@ -353,7 +353,7 @@ FIELD_VALUES = st.from_regex(r"[!-~\xa1-\xff]([ -~\xa1-\xff]{0,20}[!-~\xa1-\xff]
     chunked=st.booleans(),
     data=st.data(),
 )
-def test_a_response_that_was_written_is_read_back(
+def test_response_survives_a_round_trip(
     status: int, headers: dict[str, str], chunks: list[bytes], chunked: bool, data: st.DataObject
 ) -> None:
     body = b"".join(chunks)

@@ -24,7 +24,7 @@ def headed(head_bytes: int) -> bytes:
     return octets + b"x" * (head_bytes - len(octets)) + b"\r\n\r\n"
 
 
-def test_the_limit_of_the_head() -> None:
+def test_response_head_is_limited() -> None:
     fits, too_long = headed(MAX_HEAD_BYTES), headed(MAX_HEAD_BYTES + 1)
     for cut in range(len(fits) - 5, len(fits)):
         assert read(fits, cuts=(cut,)) is not None
@@ -32,12 +32,12 @@ def test_the_limit_of_the_head() -> None:
             read(too_long, cuts=(cut,))
 
 
-def test_a_head_without_an_end_is_refused_at_the_limit() -> None:
+def test_endless_head_is_refused_at_the_limit() -> None:
     with pytest.raises(ResponseTooLong, match="head is longer"):
         read(headed(MAX_HEAD_BYTES + 5)[:-4])
 
 
-def test_the_limit_of_header_lines() -> None:
+def test_header_lines_are_limited() -> None:
     def response_with(lines: int) -> bytes:
         return b"HTTP/1.1 204 No\r\n" + b"A: b\r\n" * lines + b"\r\n"
 
@@ -46,7 +46,7 @@ def test_the_limit_of_header_lines() -> None:
         read(response_with(MAX_HEADER_LINES + 1))
 
 
-def test_the_limit_of_trailer_lines() -> None:
+def test_trailer_lines_are_limited() -> None:
     def response_with(lines: int) -> bytes:
         return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * lines + b"\r\n"
 
@@ -55,7 +55,7 @@ def test_the_limit_of_trailer_lines() -> None:
         read(response_with(MAX_HEADER_LINES + 1))
 
 
-def test_the_limit_of_interim_responses() -> None:
+def test_interim_responses_are_limited() -> None:
     def response_after(interims: int) -> bytes:
         return b"HTTP/1.1 100 Continue\r\n\r\n" * interims + b"HTTP/1.1 204 No\r\n\r\n"
 
@@ -64,7 +64,7 @@ def test_the_limit_of_interim_responses() -> None:
         read(response_after(MAX_INTERIM_RESPONSES + 1))
 
 
-def test_the_limit_of_a_chunk_line() -> None:
+def test_chunk_line_is_limited() -> None:
     def response_with(line_bytes: int) -> bytes:
         line = b"1;" + b"x" * (line_bytes - 2)
         return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + line + b"\r\ny\r\n0\r\n\r\n"
@@ -91,7 +91,7 @@ def test_the_limit_of_a_chunk_line() -> None:
         ),
     ],
 )
-def test_the_limit_of_the_body_is_known_before_the_body_comes(fits: bytes, too_long: bytes) -> None:
+def test_content_length_above_the_limit_is_refused_before_the_body(fits: bytes, too_long: bytes) -> None:
     response = read(b"HTTP/1.1 200 OK\r\n" + fits, max_body=10)
     assert response is not None
     assert response.body == b"0123456789"
@@ -99,7 +99,7 @@ def test_the_limit_of_the_body_is_known_before_the_body_comes(fits: bytes, too_l
         read(b"HTTP/1.1 200 OK\r\n" + too_long, max_body=10)
 
 
-def test_the_limit_of_a_body_without_a_length() -> None:
+def test_body_without_a_length_is_limited() -> None:
     reader = ResponseReader(max_body=10)
     reader.receive(b"HTTP/1.1 200 OK\r\n\r\n0123456789")
     with pytest.raises(ResponseTooLong):
@@ -128,7 +128,7 @@ class CountedBuffer(bytearray):
         return super().count(part, start)
 
 
-def test_a_head_that_comes_byte_by_byte_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_sent_byte_by_byte_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http1, "bytearray", CountedBuffer, raising=False)
     searched = []
     for size in (500, 8 * 500):
@@ -139,7 +139,7 @@ def test_a_head_that_comes_byte_by_byte_is_searched_once(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("bad", ["malformed", "a:\0", "a b: c", ": c", "a: " + " \t" * 1000 + "\0"])
-def test_the_one_malformed_line_after_many_good_ones_is_told(bad: str) -> None:
+def test_malformed_line_after_many_valid_ones_is_reported(bad: str) -> None:
     good = "".join(f"Name-{number}: \t value {number}\t\r\n" for number in range(MAX_HEADER_LINES - 1))
     head = f"HTTP/1.1 200 OK\r\n{good}{bad}\r\n\r\n".encode("latin-1")
     with pytest.raises(ResponseMalformed, match=r"expected a header line, found b'.{0,3}" + re.escape(bad[:1])):

@@ -22,7 +22,7 @@ def test_a_request_without_and_with_a_body() -> None:
 
 
 @given(st.binary(max_size=50), st.one_of(st.none(), st.binary(max_size=50)), st.text("abc \xe9\t", max_size=9))
-def test_a_head_that_is_used_again_gives_what_is_encoded_at_once(first: bytes, body: bytes | None, value: str) -> None:
+def test_reused_request_head_equals_a_new_one(first: bytes, body: bytes | None, value: str) -> None:
     origin = Origin("mdm.example.org", 443)
     head = RequestHead("PUT", origin, "/mdm", {"A": "1"})
     assert head.request(first) == encode_request("PUT", origin, "/mdm", {"A": "1"}, first)
@@ -30,7 +30,7 @@ def test_a_head_that_is_used_again_gives_what_is_encoded_at_once(first: bytes, b
 
 
 @pytest.mark.parametrize(("name", "value"), [("B\r\nC", "1"), ("B", "1\r\nC: 2"), ("B", "\x7f"), ("", "1")])
-def test_a_header_of_one_request_cannot_end_it_early(name: str, value: str) -> None:
+def test_header_cannot_end_the_request_early(name: str, value: str) -> None:
     with pytest.raises(MisuseError):
         RequestHead("PUT", Origin("h", 443), "/", {}).request(b"", {name: value})
 
@@ -46,7 +46,7 @@ def test_a_header_of_one_request_cannot_end_it_early(name: str, value: str) -> N
         ("fe80::1%eth0", 443, "[fe80::1]"),
     ],
 )
-def test_the_host_header(host: str, port: int, header: str) -> None:
+def test_host_header_follows_from_the_url(host: str, port: int, header: str) -> None:
     assert Origin(host, port).header == header
 
 
@@ -91,7 +91,7 @@ def test_a_url_is_split(url: str, origin: Origin, target: str) -> None:
         "\x1bhttps://h/",
     ],
 )
-def test_what_is_no_https_url_is_the_operators_error(url: str) -> None:
+def test_url_without_https_raises_operator_error(url: str) -> None:
     with pytest.raises(OperatorError):
         split_url(url)
 
@@ -100,7 +100,7 @@ def test_what_is_no_https_url_is_the_operators_error(url: str) -> None:
     st.text(st.characters(codec="utf-8"), max_size=30),
     st.sampled_from(["https://", "https://h/", "https://h?", "https://h:"]),
 )
-def test_no_url_slips_a_header_in(text: str, start: str) -> None:
+def test_url_cannot_inject_a_header(text: str, start: str) -> None:
     try:
         origin, target = split_url(start + text)
     except OperatorError:
@@ -113,7 +113,7 @@ def test_no_url_slips_a_header_in(text: str, start: str) -> None:
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
-def test_no_header_slips_another_one_in(name: str, value: str) -> None:
+def test_header_cannot_inject_another_one(name: str, value: str) -> None:
     try:
         request = encode_request("GET", Origin("h", 443), "/", {name: value})
     except MisuseError:
@@ -141,7 +141,7 @@ def test_no_header_slips_another_one_in(name: str, value: str) -> None:
         ("GET", Origin("h", 443), "/", {"": "y"}),
     ],
 )
-def test_a_request_that_would_say_more_than_it_should_is_our_misuse(
+def test_request_with_injected_lines_raises_misuse_error(
     method: str, origin: Origin, target: str, headers: dict[str, str]
 ) -> None:
     with pytest.raises(MisuseError):

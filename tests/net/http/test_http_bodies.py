@@ -22,7 +22,7 @@ from agent.net.http.http1 import encode_request
 MIB = 1024 * 1024
 
 
-def test_a_large_body_goes_to_a_slow_reader_and_back(run_in_reactor: RunInReactor) -> None:
+def test_large_body_passes_through_a_slow_peer(run_in_reactor: RunInReactor) -> None:
     body = bytes(range(256)) * (4 * MIB // 256)
 
     def slow(talk: Talk) -> None:
@@ -42,7 +42,7 @@ def test_a_large_body_goes_to_a_slow_reader_and_back(run_in_reactor: RunInReacto
         run_in_reactor(scenario())
 
 
-def test_a_large_answer_comes_in_chunks_of_any_size(run_in_reactor: RunInReactor) -> None:
+def test_large_response_is_read_in_chunks_of_any_size(run_in_reactor: RunInReactor) -> None:
     body = b"0123456789abcdef" * (2 * MIB // 16)
     sizes = [1, 7, 4096, 100_000, 2 * MIB]
 
@@ -66,7 +66,7 @@ def test_a_large_answer_comes_in_chunks_of_any_size(run_in_reactor: RunInReactor
         run_in_reactor(scenario())
 
 
-def test_an_answer_before_the_whole_request_is_taken_ends_the_connection(run_in_reactor: RunInReactor) -> None:
+def test_early_response_closes_the_connection(run_in_reactor: RunInReactor) -> None:
     """A server that refuses a large body early: its answer counts, and the rest of the body goes nowhere."""
     heard = threading.Event()
 
@@ -89,7 +89,7 @@ def test_an_answer_before_the_whole_request_is_taken_ends_the_connection(run_in_
         run_in_reactor(scenario())
 
 
-def test_requests_and_answers_one_byte_at_a_time(run_in_reactor: RunInReactor) -> None:
+def test_requests_and_responses_work_byte_by_byte(run_in_reactor: RunInReactor) -> None:
     octets = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 
     def slowly(talk: Talk) -> None:
@@ -108,7 +108,7 @@ def test_requests_and_answers_one_byte_at_a_time(run_in_reactor: RunInReactor) -
         run_in_reactor(scenario())
 
 
-def test_a_request_is_what_was_asked_for(run_in_reactor: RunInReactor) -> None:
+def test_request_has_the_given_method_path_and_headers(run_in_reactor: RunInReactor) -> None:
     with serving() as server:
         connection = client(server.origin())
         caller = Answer()

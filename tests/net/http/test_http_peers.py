@@ -41,7 +41,7 @@ MIB = 1024 * 1024
 # Who the server is
 
 
-def test_the_server_may_be_named_by_name_or_by_address(run_in_reactor: RunInReactor) -> None:
+def test_server_can_be_named_by_name_or_address(run_in_reactor: RunInReactor) -> None:
     with serving() as server:
         for host in ("mdm.test", HOST):
             origin = server.origin(host)
@@ -59,7 +59,7 @@ def test_the_server_may_be_named_by_name_or_by_address(run_in_reactor: RunInReac
 
 
 @pytest.mark.parametrize(("host", "hello"), [("mdm.test", b"mdm.test"), (HOST, None)])
-def test_the_hello_names_the_server(run_in_reactor: RunInReactor, host: str, hello: bytes | None) -> None:
+def test_client_hello_has_the_server_name(run_in_reactor: RunInReactor, host: str, hello: bytes | None) -> None:
     heard: list[bytes | None] = []
 
     def listens(talk: Talk) -> None:
@@ -78,7 +78,7 @@ def test_the_hello_names_the_server(run_in_reactor: RunInReactor, host: str, hel
     assert heard == [hello]
 
 
-def test_the_chain_of_an_identity_is_presented_with_it(run_in_reactor: RunInReactor) -> None:
+def test_intermediates_are_sent_with_the_identity(run_in_reactor: RunInReactor) -> None:
     """Two Macs of one fleet whose identities come from different intermediate CAs; the server knows the root only."""
     contexts = TLSContexts()
     identities = []
@@ -143,7 +143,7 @@ LONG_AGO = datetime.now(UTC) - timedelta(days=2)
     ],
     ids=["untrusted", "other name", "no SAN", "CN without SAN", "expired", "not yet valid", "client certificate"],
 )
-def test_a_server_that_is_not_the_one_meant_gets_no_request(
+def test_server_with_a_wrong_certificate_gets_no_request(
     run_in_reactor: RunInReactor, identity: Identity, kind: str, words: str
 ) -> None:
     with serving(identity=identity) as server:
@@ -153,7 +153,7 @@ def test_a_server_that_is_not_the_one_meant_gets_no_request(
         assert server.requests == []
 
 
-def test_one_good_server_makes_no_other_one_good(run_in_reactor: RunInReactor) -> None:
+def test_verified_server_does_not_make_another_trusted(run_in_reactor: RunInReactor) -> None:
     """Over the same contexts: what was found of a certificate stands for no other one, no other name or anchors."""
     contexts = TLSContexts()
     good = server_identity(names=[HOST])
@@ -181,7 +181,7 @@ def test_one_good_server_makes_no_other_one_good(run_in_reactor: RunInReactor) -
             assert server.requests == []
 
 
-def test_a_certificate_that_was_good_is_refused_once_it_has_expired(
+def test_certificate_is_refused_once_it_has_expired(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenSSL verifies chain and time in every full handshake; here it is made to look at a later moment."""
@@ -208,14 +208,14 @@ def test_a_certificate_that_was_good_is_refused_once_it_has_expired(
         assert len(server.requests) == 1
 
 
-def test_without_an_anchor_nobody_is_trusted(run_in_reactor: RunInReactor) -> None:
+def test_no_server_is_trusted_without_an_anchor(run_in_reactor: RunInReactor) -> None:
     with serving() as server:
         error = fails(run_in_reactor, client(server.origin(), anchors=()), server.origin())
         assert error.kind == "tls_untrusted"
         assert server.requests == []
 
 
-def test_a_name_is_judged_as_a_name_and_an_address_as_an_address(run_in_reactor: RunInReactor) -> None:
+def test_host_names_and_addresses_match_their_own_san_type(run_in_reactor: RunInReactor) -> None:
     """A certificate for the address does not stand for a name that leads there."""
     with serving(identity=server_identity(names=[HOST])) as server:
         origin = server.origin("mdm.test")
@@ -223,7 +223,7 @@ def test_a_name_is_judged_as_a_name_and_an_address_as_an_address(run_in_reactor:
         assert error.kind == "tls_wrong_name"
 
 
-def test_a_name_without_an_address_is_told(run_in_reactor: RunInReactor) -> None:
+def test_unresolvable_name_is_reported(run_in_reactor: RunInReactor) -> None:
     origin = Origin("nothing.test", 443)
     error = fails(run_in_reactor, client(origin, names=Names({})), origin)
     assert (error.kind, "nothing.test" in str(error)) == ("dns", True)
@@ -272,7 +272,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("identity", "words"), REFUSALS)
 @pytest.mark.parametrize("body_bytes", [0, 4 * MIB])
 @pytest.mark.parametrize("stays", [False, True], ids=["closes", "stays"])
-def test_a_server_that_refuses_our_certificate_says_so(
+def test_refused_client_certificate_is_reported(
     run_in_reactor: RunInReactor, identity: Identity | None, words: str, tls_1_2: bool, body_bytes: int, stays: bool
 ) -> None:
     def script(talk: Talk) -> None:
@@ -301,9 +301,7 @@ def test_a_server_that_refuses_our_certificate_says_so(
     ],
     ids=["another key", "short key"],
 )
-def test_an_identity_that_tls_cannot_use_is_a_clear_error(
-    run_in_reactor: RunInReactor, identity: Identity, words: str
-) -> None:
+def test_unusable_identity_is_reported(run_in_reactor: RunInReactor, identity: Identity, words: str) -> None:
     with serving() as server:
         error = fails(run_in_reactor, client(server.origin(), identity=identity), server.origin())
         assert error.kind == "identity"
@@ -314,7 +312,7 @@ def test_an_identity_that_tls_cannot_use_is_a_clear_error(
 # Servers that are not there
 
 
-def test_a_refused_connection_is_told_with_its_address(run_in_reactor: RunInReactor) -> None:
+def test_refused_connection_is_reported_with_its_address(run_in_reactor: RunInReactor) -> None:
     origin = Origin(HOST, unused_port())
     error = fails(run_in_reactor, client(origin), origin)
     assert error.kind == "connect"
@@ -329,7 +327,7 @@ def test_the_handshake_has_a_time_limit(run_in_reactor: RunInReactor) -> None:
         assert (error.kind, str(error)) == ("tls_timeout", "no TLS handshake within 0.05 s")
 
 
-def test_a_server_that_speaks_no_tls_is_told(run_in_reactor: RunInReactor) -> None:
+def test_server_without_tls_is_reported(run_in_reactor: RunInReactor) -> None:
     def plain(talk: Talk) -> None:
         talk.sock.recv(4096)
         talk.sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -342,7 +340,7 @@ def test_a_server_that_speaks_no_tls_is_told(run_in_reactor: RunInReactor) -> No
 
 
 @pytest.mark.parametrize("end", [Talk.drop, Talk.reset], ids=["end of TCP", "reset"])
-def test_a_server_that_hangs_up_in_the_handshake_is_told(run_in_reactor: RunInReactor, end: object) -> None:
+def test_connection_closed_during_the_handshake_is_reported(run_in_reactor: RunInReactor, end: object) -> None:
     def hangs_up(talk: Talk) -> None:
         talk.sock.recv(16)
         end(talk)  # type: ignore[operator]
@@ -356,7 +354,7 @@ def test_a_server_that_hangs_up_in_the_handshake_is_told(run_in_reactor: RunInRe
 # Names with several addresses
 
 
-def test_the_next_address_is_tried_where_the_first_refuses(run_in_reactor: RunInReactor) -> None:
+def test_next_address_is_tried_after_a_refusal(run_in_reactor: RunInReactor) -> None:
     """``localhost`` is ::1 first; the server listens on 127.0.0.1 only. The second request goes there at once."""
     with serving() as server:
         origin = server.origin("localhost")
@@ -371,7 +369,7 @@ def test_the_next_address_is_tried_where_the_first_refuses(run_in_reactor: RunIn
         assert server.connections == 2
 
 
-def test_an_address_that_cannot_even_be_begun_is_passed_over(run_in_reactor: RunInReactor) -> None:
+def test_unusable_address_is_skipped(run_in_reactor: RunInReactor) -> None:
     with serving() as server:
         origin = server.origin("mdm.test")
         connection = client(origin, names=Names({"mdm.test": ["255.255.255.255", "fe80::1", HOST]}))
@@ -383,7 +381,7 @@ def test_an_address_that_cannot_even_be_begun_is_passed_over(run_in_reactor: Run
         run_in_reactor(scenario())
 
 
-def test_the_address_that_answered_is_tried_first_the_next_time(run_in_reactor: RunInReactor) -> None:
+def test_last_working_address_is_tried_first(run_in_reactor: RunInReactor) -> None:
     with serving(host="127.0.0.2") as server:
         origin = server.origin("mdm.test")
         connection = client(origin, names=Names({"mdm.test": ["127.0.0.3", "127.0.0.2"]}))
@@ -398,15 +396,15 @@ def test_the_address_that_answered_is_tried_first_the_next_time(run_in_reactor: 
             assert (server.connections, came_up_later.connections) == (2, 0)
 
 
-def test_where_every_address_refuses_all_are_named(run_in_reactor: RunInReactor) -> None:
+def test_error_names_every_refusing_address(run_in_reactor: RunInReactor) -> None:
     origin = Origin("localhost", unused_port())
     error = fails(run_in_reactor, client(origin), origin)
     assert error.kind == "connect"
     assert f"[::1]:{origin.port}, {HOST}:{origin.port}" in str(error)
 
 
-def test_an_address_where_the_wrong_server_answers_is_the_end(run_in_reactor: RunInReactor) -> None:
-    """Only a connection that nobody accepts leads on: an error of TLS must not be covered up by another address."""
+def test_wrong_certificate_stops_the_search_for_an_address(run_in_reactor: RunInReactor) -> None:
+    """Only a refused connection leads to the next address: another address must not hide a TLS error."""
     wrong = OTHER_AUTHORITY.issue("x", SERVER_USAGE, names=["mdm.test"])
     with serving() as right, serving(identity=wrong, host="127.0.0.2", port=right.port):
         origin = right.origin("mdm.test")

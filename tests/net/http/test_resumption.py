@@ -106,7 +106,7 @@ def always() -> Resumption:
     return Resumption(1.0, lambda: 0.0, lambda: NOW)
 
 
-def test_every_connection_after_the_first_takes_the_session_up(run_in_reactor: RunInReactor, server: TLSServer) -> None:
+def test_every_later_connection_resumes_the_session(run_in_reactor: RunInReactor, server: TLSServer) -> None:
     macs = Macs(server)
     run_in_reactor(macs.ask(macs.connection(always()), 5))
     assert macs.handshakes == (1, 4)
@@ -114,13 +114,13 @@ def test_every_connection_after_the_first_takes_the_session_up(run_in_reactor: R
     assert macs.contexts.open_connections == 0
 
 
-def test_without_resumption_every_handshake_is_a_full_one(run_in_reactor: RunInReactor, server: TLSServer) -> None:
+def test_without_resumption_every_handshake_is_full(run_in_reactor: RunInReactor, server: TLSServer) -> None:
     macs = Macs(server)
     run_in_reactor(macs.ask(macs.connection(None), 3))
     assert macs.handshakes == (3, 0)
 
 
-def test_the_share_is_that_of_the_connections_and_follows_from_the_seed(
+def test_resumption_share_applies_to_connections_and_follows_from_the_seed(
     run_in_reactor: RunInReactor, server: TLSServer
 ) -> None:
     mac = Population("resume", 1)[0]
@@ -133,7 +133,7 @@ def test_the_share_is_that_of_the_connections_and_follows_from_the_seed(
 
 
 @pytest.mark.parametrize(("resume", "handshakes"), [(0.0, (4, 0)), (1.0, (1, 3))])
-def test_a_macs_sessions_with_its_mdm_server(
+def test_mac_resumes_sessions_with_its_mdm_server(
     run_in_reactor: RunInReactor, server: TLSServer, resume: float, handshakes: tuple[int, int]
 ) -> None:
     """The server closes after each report."""
@@ -176,7 +176,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("options"), [options for _, options in OTHERS], ids=[name for name, _ in OTHERS])
-def test_a_session_is_offered_only_as_it_was_found(
+def test_session_is_offered_only_with_the_same_identity_and_trust(
     run_in_reactor: RunInReactor, server: TLSServer, options: dict[str, Any]
 ) -> None:
     macs, resumption = Macs(server), always()
@@ -218,7 +218,7 @@ def test_a_session_does_not_outlive_the_servers_certificate(run_in_reactor: RunI
         assert macs.handshakes == (2, 1)
 
 
-def test_a_server_that_cannot_take_the_session_up_is_checked_like_any_other(run_in_reactor: RunInReactor) -> None:
+def test_server_that_does_not_resume_is_fully_verified(run_in_reactor: RunInReactor) -> None:
     """The same port, another server: with a good certificate it is taken, with a bad one refused."""
     resumption = always()
     with serving(closes, require_certificate=True) as first:
@@ -245,7 +245,7 @@ def test_a_server_that_cannot_take_the_session_up_is_checked_like_any_other(run_
     assert macs.contexts.open_connections == 0
 
 
-def test_a_mac_that_went_down_has_no_session(run_in_reactor: RunInReactor, server: TLSServer) -> None:
+def test_session_is_lost_when_the_mac_goes_down(run_in_reactor: RunInReactor, server: TLSServer) -> None:
     macs, resumption = Macs(server), always()
 
     async def scenario() -> None:
@@ -258,7 +258,7 @@ def test_a_mac_that_went_down_has_no_session(run_in_reactor: RunInReactor, serve
     assert macs.handshakes == (2, 0)
 
 
-def test_a_peer_is_known_by_a_session_only_where_it_was_resumed_and_showed_no_certificate(
+def test_resumed_peer_without_certificate_keeps_its_identity(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tls = SSL.Connection(SSL.Context(SSL.TLS_METHOD))
@@ -285,12 +285,12 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
     return bool(request.param)
 
 
-def test_this_release_of_pyopenssl_has_every_name_in_use() -> None:
+def test_pyopenssl_has_every_name_that_is_used() -> None:
     assert openssl_direct.DIRECT
 
 
 @pytest.mark.parametrize("turns", [3])
-def test_both_ways_resume_and_present_the_identity(
+def test_both_implementations_resume_and_present_the_identity(
     run_in_reactor: RunInReactor, server: TLSServer, way: bool, turns: int
 ) -> None:
     macs = Macs(server)
@@ -300,7 +300,7 @@ def test_both_ways_resume_and_present_the_identity(
 
 
 @pytest.mark.usefixtures("way")
-def test_both_ways_say_what_is_wrong_with_an_identity() -> None:
+def test_both_implementations_report_an_unusable_identity() -> None:
     for _ in range(2):  # what is kept of the first time must not hide it
         tls = SSL.Connection(SSL.Context(SSL.TLS_METHOD))
         with pytest.raises(SSL.Error) as caught:
@@ -308,7 +308,7 @@ def test_both_ways_say_what_is_wrong_with_an_identity() -> None:
         assert [entry[-1] for entry in caught.value.args[0]] == ["key values mismatch"]
 
 
-def test_octets_that_are_no_session_are_not_offered() -> None:
+def test_invalid_session_bytes_are_not_offered() -> None:
     assert not openssl_direct.offer_session(SSL.Connection(SSL.Context(SSL.TLS_METHOD)), b"\x30\x00")
 
 
@@ -332,19 +332,19 @@ def stages_of(run_in_reactor: RunInReactor, script: Callable[[Talk], None], requ
     return macs.stages, open_now[0]
 
 
-def test_the_stages_of_requests_over_one_connection(run_in_reactor: RunInReactor) -> None:
+def test_stages_of_requests_over_one_connection(run_in_reactor: RunInReactor) -> None:
     stages, open_connections = stages_of(run_in_reactor, echo, 2)
     assert stages == ["connect", "handshake", "first_byte", "request", "first_byte", "request"]
     assert open_connections == 1
 
 
-def test_the_stages_of_requests_over_a_connection_each(run_in_reactor: RunInReactor) -> None:
+def test_stages_of_requests_over_separate_connections(run_in_reactor: RunInReactor) -> None:
     stages, open_connections = stages_of(run_in_reactor, closes, 2)
     assert stages == ["connect", "handshake", "first_byte", "request"] * 2
     assert open_connections == 0
 
 
-def test_the_first_byte_may_be_long_before_the_last(run_in_reactor: RunInReactor) -> None:
+def test_first_byte_stage_ends_before_the_request_stage(run_in_reactor: RunInReactor) -> None:
     def in_pieces(talk: Talk) -> None:
         octets = answer(200, talk.read_request().body)
         for octet in octets:
@@ -356,7 +356,7 @@ def test_the_first_byte_may_be_long_before_the_last(run_in_reactor: RunInReactor
 
 
 @pytest.mark.parametrize("end", [HTTPConnection.close, HTTPConnection.abort], ids=["close", "abort"])
-def test_a_connection_that_ends_is_open_no_more(
+def test_ended_connection_is_not_counted_as_open(
     run_in_reactor: RunInReactor, end: Callable[[HTTPConnection], None]
 ) -> None:
     with serving() as server:

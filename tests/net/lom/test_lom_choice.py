@@ -29,38 +29,38 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
         ("interface:eth0,eth1:1623", NetworkChoice("interface", ("eth0", "eth1"), 1623)),
     ],
 )
-def test_a_network_is_read(text: str, choice: NetworkChoice) -> None:
+def test_lom_network_text_is_parsed(text: str, choice: NetworkChoice) -> None:
     assert parse_network(text) == choice
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "should be loopback, memory, or interface:NAME"),
-        ("Loopback", "should be loopback, memory, or interface:NAME"),
-        ("loopback:eth0", "but is 'loopback:eth0'"),
-        ("memory:", "but is 'memory:'"),
-        ("interfaces:eth0", "but is 'interfaces:eth0'"),
+        ("", "expected loopback, memory, or interface:NAME"),
+        ("Loopback", "expected loopback, memory, or interface:NAME"),
+        ("loopback:eth0", "found 'loopback:eth0'"),
+        ("memory:", "found 'memory:'"),
+        ("interfaces:eth0", "found 'interfaces:eth0'"),
         ("interface", "names no interface"),
         ("interface:", "names no interface"),
         ("interface:eth0,", "names no interface"),
         ("interface::623", "names no interface"),
         ("interface:eth0,eth1,eth0", "names an interface twice"),
-        ("interface:eth0:", "port of the LOM network should be 1 to 65535, but is ''"),
-        ("interface:eth0:0", "port of the LOM network should be 1 to 65535, but is '0'"),
-        ("interface:eth0:65536", "port of the LOM network should be 1 to 65535"),
-        ("interface:eth0:six", "but is 'six'"),
-        ("interface:eth0:623:eth1", "but is '623:eth1'"),
+        ("interface:eth0:", "expected a port from 1 to 65535 in the LOM network 'interface:eth0:', found ''"),
+        ("interface:eth0:0", "expected a port from 1 to 65535 in the LOM network 'interface:eth0:0', found '0'"),
+        ("interface:eth0:65536", "expected a port from 1 to 65535 in the LOM network"),
+        ("interface:eth0:six", "found 'six'"),
+        ("interface:eth0:623:eth1", "found '623:eth1'"),
     ],
 )
-def test_what_names_no_network_is_refused(text: str, said: str) -> None:
+def test_invalid_lom_network_text_is_refused(text: str, said: str) -> None:
     with pytest.raises(OperatorError) as caught:
         parse_network(text)
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "fact"), [("loopback", "tls"), ("memory", "network")])
-def test_a_network_is_made_by_its_name(text: str, fact: str, run_in_reactor: Run) -> None:
+def test_lom_network_is_created_by_its_name(text: str, fact: str, run_in_reactor: Run) -> None:
     party = device()
 
     async def run() -> list[Exchange]:
@@ -77,9 +77,7 @@ def test_a_network_is_made_by_its_name(text: str, fact: str, run_in_reactor: Run
     assert len(party.asked) == 1
 
 
-def test_an_interface_network_is_made_without_touching_anything(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_creating_an_interface_network_changes_no_interface(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     network = make_network("interface:eth0", reactor, Operations(reactor, lambda _: None))
     network.add(device(), NAME)

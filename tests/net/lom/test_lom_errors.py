@@ -143,7 +143,7 @@ def answering(uuid: str) -> Party:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_failure_in_the_documents_words(run_in_reactor: Run, case: Case) -> None:
+def test_failures_have_the_documented_texts(run_in_reactor: Run, case: Case) -> None:
     async def run() -> tuple[RelayOutcome, Sockets]:
         there = case.device()
         with Sockets(reactor, *([] if there is None else [there])) as sockets:
@@ -207,7 +207,7 @@ async def relay_to(port: int) -> tuple[RelayOutcome, Sockets]:
     ],
     ids=["silence", "gone", "too long", "no plist", "wrong type", "no reason"],
 )
-def test_a_device_that_misbehaves_in_the_documents_words(
+def test_protocol_violations_have_the_documented_texts(
     run_in_reactor: Run, tmp_path: Path, kind: str, script: Callable[[ssl.SSLSocket], None]
 ) -> None:
     with raw_device(tmp_path, script) as port:
@@ -216,14 +216,14 @@ def test_a_device_that_misbehaves_in_the_documents_words(
     assert EXAMPLES.get(as_documented(outcome.error)) == kind, outcome.error
 
 
-def test_a_device_without_a_certificate(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_device_without_a_certificate_has_the_documented_text(run_in_reactor: Run, tmp_path: Path) -> None:
     with raw_device(tmp_path, say(b""), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as port:
         outcome, sockets = run_in_reactor(relay_to(port))
     assert sockets.kinds == ["tls"]
     assert EXAMPLES.get(as_documented(outcome.error)) == "tls", outcome.error
 
 
-def test_nobody_listens(run_in_reactor: Run) -> None:
+def test_closed_port_has_the_documented_text(run_in_reactor: Run) -> None:
     with socket.socket(socket.AF_INET6) as closed:
         closed.bind(("::1", 0))
         outcome, sockets = run_in_reactor(relay_to(closed.getsockname()[1]))
@@ -231,7 +231,7 @@ def test_nobody_listens(run_in_reactor: Run) -> None:
     assert EXAMPLES.get(outcome.error) == "connect", outcome.error
 
 
-def test_nobody_answers_the_tcp_connection(run_in_reactor: Run) -> None:
+def test_connect_timeout_has_the_documented_text(run_in_reactor: Run) -> None:
     """A backlog that is full: the kernel drops what comes."""
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.socket(socket.AF_INET6))
@@ -246,14 +246,14 @@ def test_nobody_answers_the_tcp_connection(run_in_reactor: Run) -> None:
     assert EXAMPLES.get(as_documented(outcome.error)) == "connect_timeout", outcome.error
 
 
-def test_nobody_shakes_hands(run_in_reactor: Run) -> None:
+def test_tls_timeout_has_the_documented_text(run_in_reactor: Run) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as silent:
         outcome, sockets = run_in_reactor(relay_to(silent.getsockname()[1]))
     assert sockets.kinds == ["tls_timeout"]
     assert EXAMPLES.get(as_documented(outcome.error)) == "tls_timeout", outcome.error
 
 
-def test_something_else_listens_there(run_in_reactor: Run) -> None:
+def test_other_service_has_the_documented_text(run_in_reactor: Run) -> None:
     def speak() -> None:
         plain, _ = other.accept()
         with plain, contextlib.suppress(OSError):
@@ -271,7 +271,7 @@ def test_something_else_listens_there(run_in_reactor: Run) -> None:
     assert EXAMPLES.get(as_documented(outcome.error)) == "tls", outcome.error
 
 
-def test_a_controller_that_goes_down_and_a_device_that_is_flooded(run_in_reactor: Run) -> None:
+def test_stopped_controller_and_rate_limit_have_the_documented_texts(run_in_reactor: Run) -> None:
     async def run() -> tuple[list[RelayOutcome], Sockets]:
         party = device()
         with Sockets(reactor, party, limits=replace(QUICK, relays_at_once=1, requests_a_second=0)) as sockets:
@@ -283,7 +283,7 @@ def test_a_controller_that_goes_down_and_a_device_that_is_flooded(run_in_reactor
     (flooded, broken, _not_begun), sockets = run_in_reactor(run())
     assert sockets.kinds == ["lom_refused", None]
     assert [record.cut_short is not None for record in sockets.records] == [False, True]
-    assert EXAMPLES[flooded.error.replace("send 0 in", f"send {LIMITS.requests_a_second} in")] == "lom_refused"
+    assert EXAMPLES[flooded.error.replace("send 0 per", f"send {LIMITS.requests_a_second} per")] == "lom_refused"
     assert EXAMPLES[broken.error] == "cut_short"
 
 
@@ -310,7 +310,7 @@ def test_a_controller_that_goes_down_and_a_device_that_is_flooded(run_in_reactor
     ],
     ids=lambda wrong: " ".join(f"{key} {str(value)[:12]}" for key, value in wrong.items()),
 )
-def test_a_wrong_item_in_the_documents_words(run_in_reactor: Run, wrong: dict[str, Any]) -> None:
+def test_invalid_items_have_the_documented_texts(run_in_reactor: Run, wrong: dict[str, Any]) -> None:
     right = {
         "DeviceRequestType": "PowerON",
         "DeviceRequestUUID": "0001",
@@ -334,14 +334,14 @@ def test_a_wrong_item_in_the_documents_words(run_in_reactor: Run, wrong: dict[st
     assert EXAMPLES.get(outcome.error) == NOT_DIALLED, outcome.error
 
 
-def test_a_repeated_uuid_in_the_documents_words() -> None:
+def test_repeated_uuid_has_the_documented_text() -> None:
     one = {"DeviceRequestType": "PowerON", "DeviceRequestUUID": "0001", "DeviceDNSName": NAME}
     _first, second = parse_request_list({"RequestList": [{**one, "PrimaryIPv6AddressList": [ADDRESS]}, one]})
     assert isinstance(second, RelayOutcome)
     assert EXAMPLES.get(second.error) == NOT_DIALLED, second.error
 
 
-def test_several_addresses_are_told_one_after_the_other(run_in_reactor: Run) -> None:
+def test_errors_of_several_addresses_are_joined_as_documented(run_in_reactor: Run) -> None:
     async def run() -> RelayOutcome:
         with Sockets(reactor) as sockets:
             (outcome,) = await sockets.relay(controller(), item("192.0.2.1", "fe80::1"))
@@ -351,5 +351,5 @@ def test_several_addresses_are_told_one_after_the_other(run_in_reactor: Run) -> 
     assert f"`{outcome.error}`" in DOCUMENT, outcome.error
 
 
-def test_the_documents_examples_differ() -> None:
+def test_documented_examples_differ() -> None:
     assert len(EXAMPLES) == len(ROWS) > 40

@@ -35,16 +35,18 @@ from namespaces import HERE, THERE, Namespace, wire
 from agent.lom.requests import RelayOutcome
 from agent.measure.records import Exchange
 from agent.net.lom.interface import LOM_PORT
+from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 SOMEBODY_ELSES = "fe80::bad"
+IMPATIENT = Timeouts(connect=0.5)  # where nobody answers: never where an answer is expected, however busy the machine
 
 
 # Two namespaces
 
 
-def test_a_controller_resets_a_device_of_another_process(
+def test_controller_resets_a_device_in_another_process(
     ours: Namespace, others: Namespace, tmp_path: Path, run_in_reactor: Run
 ) -> None:
     asker = asking()
@@ -63,7 +65,9 @@ def test_a_controller_resets_a_device_of_another_process(
     assert (record.facts["address"], record.facts["peer"]) == (ADDRESS, NAME)
 
 
-def test_a_controller_of_openssl_reaches_a_device(ours: Namespace, others: Namespace, tmp_path: Path) -> None:
+def test_openssl_controller_reaches_a_device_on_an_interface(
+    ours: Namespace, others: Namespace, tmp_path: Path
+) -> None:
     openssl = need("openssl", "openssl")
     certificate, key = pem_files(tmp_path, CONTROLLER_IDENTITY, "controller")
     anchor = tmp_path / "device-ca.pem"
@@ -88,12 +92,14 @@ def test_a_controller_of_openssl_reaches_a_device(ours: Namespace, others: Names
 @pytest.mark.parametrize(
     ("neighbour", "words", "kind"),
     [
-        pytest.param("nobody", f"nobody answers at this address on {HERE}", "lom_unreachable", id="unreachable"),
+        pytest.param("nobody", f"no host answers at this address on {HERE}", "lom_unreachable", id="unreachable"),
         pytest.param("no Device", f"refused: nothing listens on TCP port {LOM_PORT}", "connect", id="refused"),
-        pytest.param("silent", "no answer from TCP port .* somebody had it lately", "connect_timeout", id="time-out"),
+        pytest.param(
+            "silent", "no answer from TCP port .* a host had this address recently", "connect_timeout", id="time-out"
+        ),
     ],
 )
-def test_why_nobody_was_asked(
+def test_unreachable_addresses_are_explained(
     ours: Namespace,
     others: Namespace,
     tmp_path: Path,
@@ -110,7 +116,8 @@ def test_why_nobody_was_asked(
         ours.ip("neigh", "replace", NOWHERE, "lladdr", "02:00:00:00:00:99", "dev", HERE, "nud", "permanent")
 
     async def run() -> tuple[list[RelayOutcome], list[Exchange]]:
-        with Here(tmp_path, asker) as here:
+        timeouts = DEFAULT_TIMEOUTS if neighbour == "no Device" else IMPATIENT
+        with Here(tmp_path, asker, timeouts=timeouts) as here:
             return await here.relay(asker, item(NOWHERE)), here.records
 
     try:
@@ -123,7 +130,7 @@ def test_why_nobody_was_asked(
     assert re.search(words, outcome.error)
 
 
-def test_a_whole_run_on_an_interface(ours: Namespace, tmp_path: Path) -> None:
+def test_run_on_an_interface_succeeds(ours: Namespace, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     done = subprocess.run(
         ours.command(COMMAND, "run", "--devices", "3", "--lom-network", f"interface:{HERE}", "--trace", trace),
@@ -142,7 +149,7 @@ def test_a_whole_run_on_an_interface(ours: Namespace, tmp_path: Path) -> None:
 # What is put on the interface, and taken off
 
 
-def test_the_addresses_are_there_while_it_runs(ours: Namespace, tmp_path: Path) -> None:
+def test_addresses_exist_only_during_the_run(ours: Namespace, tmp_path: Path) -> None:
     ours.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", HERE, "scope", "link", "nodad")
     folder = tmp_path / "state"
     with ours.inside():
@@ -156,7 +163,7 @@ def test_the_addresses_are_there_while_it_runs(ours: Namespace, tmp_path: Path) 
     assert list(folder.iterdir()) == []
 
 
-def test_a_mac_comes_and_goes(ours: Namespace, tmp_path: Path, run_in_reactor: Run) -> None:
+def test_mac_is_added_and_removed(ours: Namespace, tmp_path: Path, run_in_reactor: Run) -> None:
     asker, asked = asking(), device()
 
     async def run() -> list[RelayOutcome]:
@@ -166,6 +173,7 @@ def test_a_mac_comes_and_goes(ours: Namespace, tmp_path: Path, run_in_reactor: R
             first = await here.relay(asker, item())
             here.network.remove(asked)
             assert ours.addresses(HERE) == {FROM}
+            here.network.timeouts = IMPATIENT
             return first + await here.relay(asker, item())
 
     with ours.inside():
@@ -175,7 +183,7 @@ def test_a_mac_comes_and_goes(ours: Namespace, tmp_path: Path, run_in_reactor: R
     assert len(asked.asked) == 1
 
 
-def test_what_a_run_that_was_killed_left_is_taken_off_by_the_next(others: Namespace, tmp_path: Path) -> None:
+def test_next_run_removes_the_addresses_of_a_killed_one(others: Namespace, tmp_path: Path) -> None:
     others.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", THERE, "scope", "link", "nodad")
     with device_process(others, tmp_path, ADDRESS, ADDRESS_2) as there:
         assert there.line() == "listening"
@@ -188,7 +196,7 @@ def test_what_a_run_that_was_killed_left_is_taken_off_by_the_next(others: Namesp
     assert others.addresses(THERE) == {SOMEBODY_ELSES}
 
 
-def test_a_run_that_was_killed_twice_leaves_nothing_either(others: Namespace, tmp_path: Path) -> None:
+def test_next_run_removes_the_addresses_of_two_killed_ones(others: Namespace, tmp_path: Path) -> None:
     for address in (ADDRESS, ADDRESS_2):
         with device_process(others, tmp_path, address) as there:
             assert there.line() == "listening"
@@ -198,6 +206,19 @@ def test_a_run_that_was_killed_twice_leaves_nothing_either(others: Namespace, tm
         assert there.line() == "listening"
         assert others.addresses(THERE) == {ADDRESS}
     assert others.addresses(THERE) == set()
+
+
+@pytest.fixture(scope="module")
+def left_behind(both_ends: Sequence[Namespace], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The name and the content of the state file of a run that was killed with ADDRESS on THERE."""
+    _, others = both_ends
+    folder = tmp_path_factory.mktemp("killed")
+    with device_process(others, folder, ADDRESS) as there:
+        assert there.line() == "listening"
+        there.kill()
+    others.ip("addr", "flush", "dev", THERE)
+    (state,) = (folder / "state" / "lom-agent").iterdir()
+    return state.name, state.read_text()
 
 
 @pytest.mark.parametrize(
@@ -211,21 +232,19 @@ def test_a_run_that_was_killed_twice_leaves_nothing_either(others: Namespace, tm
         pytest.param(lambda _: "\x00\xff\n+\n\n- x", {ADDRESS, SOMEBODY_ELSES}, id="no state file at all"),
     ],
 )
-def test_only_what_the_state_file_lists_is_taken_off(
-    others: Namespace, tmp_path: Path, change: Callable[[str], str], stays: set[str]
+def test_only_addresses_in_the_state_file_are_removed(
+    left_behind: tuple[str, str], others: Namespace, tmp_path: Path, change: Callable[[str], str], stays: set[str]
 ) -> None:
-    others.ip("addr", "add", f"{SOMEBODY_ELSES}/64", "dev", THERE, "scope", "link", "nodad")
-    with device_process(others, tmp_path, ADDRESS) as there:
-        assert there.line() == "listening"
-        there.kill()
-    (state,) = (tmp_path / "state" / "lom-agent").iterdir()
-    state.write_text(change(state.read_text()))
-    with device_process(others, tmp_path, "fe80::2") as there:
-        assert there.line() == "listening"
+    for address in (ADDRESS, SOMEBODY_ELSES):
+        others.ip("addr", "add", f"{address}/64", "dev", THERE, "scope", "link", "nodad")
+    name, text = left_behind
+    (tmp_path / name).write_text(change(text))
+    with others.inside(), Here(tmp_path, device(addresses=["fe80::2"]), interfaces=[THERE]):
+        assert others.addresses(THERE) == {"fe80::2", *stays}
     assert others.addresses(THERE) == stays
 
 
-def test_an_interface_that_is_gone_is_no_trouble_at_the_end(both_ends: Sequence[Namespace], tmp_path: Path) -> None:
+def test_removed_interface_is_no_error_at_the_end(both_ends: Sequence[Namespace], tmp_path: Path) -> None:
     ours, others = both_ends
     wire(ours, "lom2", others, "far2")
     with ours.inside(), Here(tmp_path, device(), interfaces=["lom2"]):

@@ -43,7 +43,7 @@ def the_others_device() -> Any:
 
 
 def ended(sock: socket.socket) -> bool:
-    """Whether the other end hangs up, in good order or not, before this one loses its patience."""
+    """Whether the other end closes the connection, cleanly or not, before this one's time limit."""
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         while sock.recv(65536):
             pass
@@ -73,7 +73,7 @@ HELD: list[socket.socket] = []
 
 
 @pytest.mark.parametrize("flood", [connect_and_say_nothing, ask_and_ask], ids=["half-open", "asking"])
-def test_a_flood_at_one_device_leaves_the_others_alone(run_in_reactor: Run, tmp_path: Path, flood: Flood) -> None:
+def test_flood_of_one_device_does_not_affect_others(run_in_reactor: Run, tmp_path: Path, flood: Flood) -> None:
     flooded, other = device(), the_others_device()
     stop, begun = threading.Event(), threading.Event()
 
@@ -108,7 +108,7 @@ def connect(sockets: Sockets, stack: contextlib.ExitStack, count: int) -> list[s
     return [stack.enter_context(socket.create_connection(address, timeout=PEER_SECONDS)) for _ in range(count)]
 
 
-def test_a_peer_that_shakes_no_hands_holds_so_many_links(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_links_in_the_handshake_are_limited_per_address(run_in_reactor: Run, tmp_path: Path) -> None:
     """The third is closed at once; when one of the others is gone there is room again."""
     party = device()
 
@@ -137,7 +137,7 @@ def test_a_peer_that_shakes_no_hands_holds_so_many_links(run_in_reactor: Run, tm
     assert answers(run_in_reactor(run())) == [good()]
 
 
-def test_a_peer_that_shakes_no_hands_holds_its_links_not_for_long(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_links_in_the_handshake_time_out(run_in_reactor: Run, tmp_path: Path) -> None:
     party = device()
 
     async def run() -> None:
@@ -162,9 +162,7 @@ def links_of(folder: Path, port: int, stack: contextlib.ExitStack, count: int, i
     return links
 
 
-def test_a_controller_holds_so_many_links_of_a_device_and_another_has_its_own(
-    run_in_reactor: Run, tmp_path: Path
-) -> None:
+def test_open_links_are_limited_per_controller(run_in_reactor: Run, tmp_path: Path) -> None:
     party = device()
 
     async def run() -> None:
@@ -190,7 +188,7 @@ def test_a_controller_holds_so_many_links_of_a_device_and_another_has_its_own(
     run_in_reactor(run())
 
 
-def test_a_controller_that_asks_too_much_is_told_so_and_hung_up_on(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_controller_above_the_rate_limit_gets_an_error_and_is_disconnected(run_in_reactor: Run, tmp_path: Path) -> None:
     party = device()
 
     async def run() -> bytes:
@@ -209,14 +207,14 @@ def test_a_controller_that_asks_too_much_is_told_so_and_hung_up_on(run_in_reacto
 
     *done, refused = answers(run_in_reactor(run()))
     assert done == [good(f"{number}") for number in range(len(done))]
-    assert refused["DeviceRequestReturnError"] == "too many requests: one Controller may send 3 in a second"
+    assert refused["DeviceRequestReturnError"] == "too many requests: one Controller may send 3 per second"
     assert [(asked.uuid, name) for asked, name in party.asked] == [
         *((f"{number}", CONTROLLER_NAME) for number in range(len(done))),
         ("other", "second.lom.test"),
     ]
 
 
-def test_a_link_does_not_last_for_ever_however_busy_it_is(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_duration_of_a_busy_link_is_limited(run_in_reactor: Run, tmp_path: Path) -> None:
     """Each request is in time; the link's own time is over before they are."""
     party = device()
 
@@ -240,7 +238,7 @@ def test_a_link_does_not_last_for_ever_however_busy_it_is(run_in_reactor: Run, t
     assert run_in_reactor(run()) < 64
 
 
-def test_a_controller_that_reads_no_answers_is_dropped(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_controller_that_reads_no_answers_is_disconnected(run_in_reactor: Run, tmp_path: Path) -> None:
     party = device()
 
     async def run() -> None:
@@ -259,7 +257,7 @@ def test_a_controller_that_reads_no_answers_is_dropped(run_in_reactor: Run, tmp_
     run_in_reactor(run())
 
 
-def test_the_name_says_which_device_is_flooded(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_sni_determines_which_device_is_limited(run_in_reactor: Run, tmp_path: Path) -> None:
     """Links that are full at one Device are free at the other, for the same Controller."""
     full, other = device(), the_others_device()
 

@@ -75,7 +75,7 @@ def test_a_request_reaches_its_device_and_leaves_a_record(run_in_reactor: Run) -
     }
 
 
-def test_each_address_that_was_tried_leaves_a_record(run_in_reactor: Run) -> None:
+def test_each_tried_address_leaves_a_record(run_in_reactor: Run) -> None:
     wrong = device(DEVICE_CA.issue("other", LOM_USAGE), addresses=[ADDRESS])
     expired = device(DEVICE_CA.issue(NAME, LOM_USAGE, not_before=NOW - timedelta(days=2), not_after=YESTERDAY), index=2)
     expired.lom_addresses = [ADDRESS_2]
@@ -97,7 +97,7 @@ def test_each_address_that_was_tried_leaves_a_record(run_in_reactor: Run) -> Non
     ]  # fmt: skip
 
 
-def test_the_record_tells_a_refusal_from_a_request_whose_fate_is_unknown(run_in_reactor: Run) -> None:
+def test_record_distinguishes_refused_from_unknown(run_in_reactor: Run) -> None:
     party = device()
     party.answer = lambda asked: LinkAnswer("0003" if asked.uuid == "0002" else asked.uuid, "the Mac is off")
 
@@ -114,7 +114,7 @@ def test_the_record_tells_a_refusal_from_a_request_whose_fate_is_unknown(run_in_
     assert "answer_ms" not in unknown.facts
 
 
-def test_a_thousand_items_keep_their_order_and_most_fail_at_once(run_in_reactor: Run) -> None:
+def test_thousand_items_keep_their_order_and_most_fail_at_once(run_in_reactor: Run) -> None:
     party = device()
     items = [item(ADDRESS if number % 100 == 0 else NOWHERE, uuid=str(number)) for number in range(1000)]
 
@@ -128,7 +128,7 @@ def test_a_thousand_items_keep_their_order_and_most_fail_at_once(run_in_reactor:
     assert sorted(asked.uuid for asked, _ in party.asked) == sorted(str(number) for number in range(0, 1000, 100))
 
 
-def test_a_relay_of_nothing_is_over_at_once(run_in_reactor: Run) -> None:
+def test_empty_relay_finishes_at_once(run_in_reactor: Run) -> None:
     async def run() -> list[RelayOutcome]:
         with Sockets(reactor) as sockets:
             return await sockets.relay(controller())
@@ -136,7 +136,7 @@ def test_a_relay_of_nothing_is_over_at_once(run_in_reactor: Run) -> None:
     assert run_in_reactor(run()) == []
 
 
-def test_a_network_that_is_closed_carries_nothing(run_in_reactor: Run) -> None:
+def test_closed_network_relays_nothing(run_in_reactor: Run) -> None:
     party = device()
 
     async def run() -> list[RelayOutcome]:
@@ -149,7 +149,7 @@ def test_a_network_that_is_closed_carries_nothing(run_in_reactor: Run) -> None:
     assert not party.asked
 
 
-def test_a_port_that_is_taken_is_the_operators_to_change() -> None:
+def test_lom_port_in_use_raises_operator_error() -> None:
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::1", 0))
         taken.listen()
@@ -158,7 +158,7 @@ def test_a_port_that_is_taken_is_the_operators_to_change() -> None:
             network.listen(taken.getsockname()[1])
 
 
-def test_a_controllers_key_that_tls_does_not_take_fails_its_items(run_in_reactor: Run) -> None:
+def test_controller_key_refused_by_tls_fails_its_items(run_in_reactor: Run) -> None:
     weak = rsa.generate_private_key(65537, 1024)
     asker = controller(CONTROLLER_CA.issue(CONTROLLER_NAME, LOM_USAGE, key=weak))
     party = device()
@@ -174,7 +174,7 @@ def test_a_controllers_key_that_tls_does_not_take_fails_its_items(run_in_reactor
     assert "ee key too small" in outcome.error
 
 
-def test_an_observer_may_close_the_network_at_the_first_failure(run_in_reactor: Run) -> None:
+def test_observer_can_close_the_network_at_the_first_failure(run_in_reactor: Run) -> None:
     party = device()
 
     async def run() -> list[RelayOutcome]:
@@ -188,7 +188,7 @@ def test_an_observer_may_close_the_network_at_the_first_failure(run_in_reactor: 
     assert not party.asked
 
 
-def test_an_item_that_was_answered_stays_so_where_its_observer_closes_the_network(run_in_reactor: Run) -> None:
+def test_answered_item_stays_answered_if_its_observer_closes_the_network(run_in_reactor: Run) -> None:
     party = device()
 
     async def run() -> list[RelayOutcome]:

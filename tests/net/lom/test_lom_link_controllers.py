@@ -68,7 +68,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Callable[..., Callable[[Sockets], Deferred[bytes]]]:
-    """A raw Controller that sends bytes and reads until the Device hangs up; b"" where it was refused."""
+    """A raw Controller that sends bytes and reads until the Device closes the link; b"" if it was refused."""
 
     def prepare(
         *pieces: bytes, identity: Identity | None = CONTROLLER_IDENTITY, **options: Any
@@ -93,9 +93,7 @@ ODD_FAULTS = ["version 4", "x400Address", "subject of an empty set"]  # that Ope
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["dialled", "led by name"])
-def test_a_devices_key_that_tls_does_not_take_harms_no_other_device(
-    run_in_reactor: Run, raw: Raw, inside: bool
-) -> None:
+def test_device_key_refused_by_tls_does_not_affect_other_devices(run_in_reactor: Run, raw: Raw, inside: bool) -> None:
     party = device(DEVICE_CA.issue(NAME, LOM_USAGE, key=rsa.generate_private_key(65537, 1024)))
     other = device(index=2, addresses=[ADDRESS_2])
 
@@ -114,7 +112,7 @@ def test_a_devices_key_that_tls_does_not_take_harms_no_other_device(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_controller_from_outside_is_led_by_the_server_name(
+def test_server_name_selects_the_device_for_an_outside_controller(
     run_in_reactor: Run, raw: Raw, version: ssl.TLSVersion
 ) -> None:
     party, other = device(), device(DEVICE_CA.issue("other.lom.test", LOM_USAGE), index=2, addresses=[ADDRESS_2])
@@ -141,7 +139,7 @@ def test_requests_are_read_in_any_pieces(run_in_reactor: Run, raw: Raw) -> None:
     assert answers(run_in_reactor(run())) == [good("a"), good("b")]
 
 
-def test_a_failure_is_answered_in_words(run_in_reactor: Run, raw: Raw) -> None:
+def test_failure_is_answered_with_a_reason(run_in_reactor: Run, raw: Raw) -> None:
     party = device()
     party.answer = lambda asked: LinkAnswer(asked.uuid, "Reset refused: the Mac is off")
 
@@ -173,7 +171,7 @@ def test_a_failure_is_answered_in_words(run_in_reactor: Run, raw: Raw) -> None:
     ],
     ids=["none", "untrusted", "by the Devices' CA", "a Device's", "expired", "no clientAuth", "no usage", "no name"],
 )
-def test_a_controller_that_is_not_trusted_is_refused(
+def test_untrusted_controller_is_refused(
     run_in_reactor: Run, raw: Raw, identity: Identity | None, version: ssl.TLSVersion
 ) -> None:
     party = device()
@@ -191,7 +189,7 @@ def test_a_controller_that_is_not_trusted_is_refused(
 
 
 @pytest.mark.parametrize("fault", ODD_FAULTS)
-def test_a_controller_whose_certificate_cannot_be_read_is_refused(run_in_reactor: Run, raw: Raw, fault: str) -> None:
+def test_unreadable_controller_certificate_is_refused(run_in_reactor: Run, raw: Raw, fault: str) -> None:
     party = device()
     odd = odd_identity(CONTROLLER_IDENTITY, CONTROLLER_CA.identity.key, UNREADABLE[fault])
 
@@ -206,7 +204,7 @@ def test_a_controller_whose_certificate_cannot_be_read_is_refused(run_in_reactor
 
 
 @pytest.mark.parametrize("name", ["nobody.lom.test", None, "::1", "xn--nobody"])
-def test_a_server_name_that_is_no_devices_leads_nowhere(run_in_reactor: Run, raw: Raw, name: str | None) -> None:
+def test_unknown_server_name_fails_the_handshake(run_in_reactor: Run, raw: Raw, name: str | None) -> None:
     party = device()
 
     async def run() -> bytes:
@@ -219,7 +217,7 @@ def test_a_server_name_that_is_no_devices_leads_nowhere(run_in_reactor: Run, raw
 
 
 @pytest.mark.parametrize("lost", [None, controller().lom], ids=["no payload", "a Controller only"])
-def test_a_device_without_its_payload_answers_no_more(run_in_reactor: Run, tmp_path: Path, lost: Any) -> None:
+def test_device_without_lom_payload_does_not_answer(run_in_reactor: Run, tmp_path: Path, lost: Any) -> None:
     party = device()
 
     async def run() -> bytes:
@@ -276,7 +274,7 @@ def test_a_device_without_its_payload_answers_no_more(run_in_reactor: Run, tmp_p
         "an answer",
     ],
 )
-def test_a_controller_that_breaks_the_rules_is_dropped(run_in_reactor: Run, raw: Raw, junk: bytes) -> None:
+def test_controller_that_violates_the_protocol_is_disconnected(run_in_reactor: Run, raw: Raw, junk: bytes) -> None:
     """What it asked before is answered, what it says after is not read."""
     party = device()
 
@@ -291,7 +289,7 @@ def test_a_controller_that_breaks_the_rules_is_dropped(run_in_reactor: Run, raw:
 
 
 @pytest.mark.parametrize("pieces", [[], [request()[:-1]], [b"\0"]], ids=["nothing", "half a frame", "one octet"])
-def test_a_controller_that_falls_silent_is_dropped(run_in_reactor: Run, raw: Raw, pieces: list[bytes]) -> None:
+def test_silent_controller_is_disconnected(run_in_reactor: Run, raw: Raw, pieces: list[bytes]) -> None:
     party = device()
 
     async def run() -> bytes:
@@ -303,7 +301,7 @@ def test_a_controller_that_falls_silent_is_dropped(run_in_reactor: Run, raw: Raw
     assert run_in_reactor(run()) == b""
 
 
-def test_an_octet_now_and_then_does_not_prolong_a_link(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_occasional_bytes_do_not_extend_the_time_limit(run_in_reactor: Run, tmp_path: Path) -> None:
     async def run() -> int:
         with Sockets(reactor, device(), limits=replace(IMPATIENT, request_seconds=2 * SHORT)) as sockets:
 
@@ -325,7 +323,7 @@ def test_an_octet_now_and_then_does_not_prolong_a_link(run_in_reactor: Run, tmp_
 
 
 @pytest.mark.parametrize("octets", [b"", b"\x16\x03\x01", b"bplist00"], ids=["silent", "half a hello", "no TLS"])
-def test_a_peer_that_does_not_shake_hands_is_dropped(run_in_reactor: Run, octets: bytes) -> None:
+def test_peer_without_handshake_is_disconnected(run_in_reactor: Run, octets: bytes) -> None:
     party = device()
 
     async def run() -> bytes:
@@ -348,7 +346,7 @@ def test_a_peer_that_does_not_shake_hands_is_dropped(run_in_reactor: Run, octets
     assert received[:1] in (b"", b"\x15")  # nothing, or a TLS alert
 
 
-def test_a_link_brings_64_requests_and_no_more(run_in_reactor: Run, raw: Raw) -> None:
+def test_link_carries_at_most_64_requests(run_in_reactor: Run, raw: Raw) -> None:
     party = device()
 
     async def run() -> bytes:
@@ -361,7 +359,7 @@ def test_a_link_brings_64_requests_and_no_more(run_in_reactor: Run, raw: Raw) ->
     assert answers(run_in_reactor(run())) == [good(str(number)) for number in range(64)]
 
 
-def test_a_controller_that_asks_and_runs_away_harms_nobody(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_controller_that_disconnects_after_its_request_is_harmless(run_in_reactor: Run, tmp_path: Path) -> None:
     """The answers break on a connection that was reset, several of them in one turn."""
     party = device()
 
@@ -380,7 +378,7 @@ def test_a_controller_that_asks_and_runs_away_harms_nobody(run_in_reactor: Run, 
     run_in_reactor(run())
 
 
-def test_a_write_that_breaks_ends_the_link(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_failed_write_ends_the_link(run_in_reactor: Run, tmp_path: Path) -> None:
     """The Controller resets the connection while its first request is carried out; two more are read already."""
     party = device()
     asked_once, gone = threading.Event(), threading.Event()
@@ -408,7 +406,7 @@ def test_a_write_that_breaks_ends_the_link(run_in_reactor: Run, tmp_path: Path) 
     assert [asked.uuid for asked, _ in party.asked] == ["a", "0001"]
 
 
-def test_a_session_is_not_resumed_for_a_certificate(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_resumption_does_not_replace_a_certificate(run_in_reactor: Run, tmp_path: Path) -> None:
     """A peer that shows no certificate the second time is no Controller, whatever tickets it has."""
     party = device()
 
@@ -436,7 +434,7 @@ def test_a_session_is_not_resumed_for_a_certificate(run_in_reactor: Run, tmp_pat
     assert [asked.uuid for asked, _ in party.asked] == ["0001"]
 
 
-def test_a_process_out_of_descriptors_serves_again_when_it_has_some(
+def test_listener_recovers_from_running_out_of_descriptors(
     run_in_reactor: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     party = device()
@@ -469,7 +467,7 @@ def test_a_process_out_of_descriptors_serves_again_when_it_has_some(
     run_in_reactor(run())
 
 
-def test_openssls_own_client_as_controller(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_openssl_client_works_as_controller(run_in_reactor: Run, tmp_path: Path) -> None:
     openssl = need("openssl", "openssl")
     certificate, key = pem_files(tmp_path, CONTROLLER_IDENTITY, "controller")
     anchor, _ = pem_files(tmp_path, DEVICE_CA.identity, "ca")
@@ -487,7 +485,7 @@ def test_openssls_own_client_as_controller(run_in_reactor: Run, tmp_path: Path) 
     assert answers(done.stdout) == [good()], done.stderr.decode()
 
 
-def test_closing_the_network_closes_what_peers_hold_open(run_in_reactor: Run, tmp_path: Path) -> None:
+def test_closing_the_network_closes_open_links(run_in_reactor: Run, tmp_path: Path) -> None:
     async def run() -> bytes:
         with Sockets(reactor, device(), limits=replace(QUICK, request_seconds=10 * PEER_SECONDS)) as sockets:
             waiting = threading.Event()

@@ -76,7 +76,7 @@ async def relay_to(peer: RawDevice, *items: Any, **options: Any) -> tuple[list[R
     return outcomes, sockets
 
 
-def test_a_device_of_another_make(run_in_reactor: Run, raw_device: MakeDevice) -> None:
+def test_other_device_implementation_is_accepted(run_in_reactor: Run, raw_device: MakeDevice) -> None:
     heard: list[bytes] = []
 
     def script(tls: ssl.SSLSocket) -> None:
@@ -122,19 +122,19 @@ def say_and_leave(octets: bytes) -> Callable[[ssl.SSLSocket], None]:
 @pytest.mark.parametrize(
     ("script", "kind", "words"),
     [
-        (reset, "lom_link_broken", "went away before it answered"),
-        (hang_up, "lom_link_broken", "went away before it answered"),
-        (say_and_leave(binary(good())[:-1]), "lom_link_broken", "went away before it answered"),
+        (reset, "lom_link_broken", "the link ended before the Device answered"),
+        (hang_up, "lom_link_broken", "the link ended before the Device answered"),
+        (say_and_leave(binary(good())[:-1]), "lom_link_broken", "the link ended before the Device answered"),
         (say(binary(good())[:-1]), "lom_answer_timeout", "did not answer within 0.15 s"),
         (say(b""), "lom_answer_timeout", "did not answer within 0.15 s"),
-        (say(b"\0\0\x10\x01"), "lom_frame_too_long", "4097 bytes"),
-        (say(bytes(4)), "lom_frame_too_long", "0 bytes"),
+        (say(b"\0\0\x10\x01"), "lom_frame_too_long", "1 to 4096 bytes, found 4097"),
+        (say(bytes(4)), "lom_frame_too_long", "1 to 4096 bytes, found 0"),
         (say(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "lom_frame_too_long", "bytes"),
         (say(b"\0\0\0\x08no plist"), "lom_frame_malformed", "binary plist"),
         (say(binary([])), "lom_frame_malformed", "dictionary"),
         (say(binary({"DeviceRequestUUID": "0001"})), "lom_frame_malformed", "DeviceRequestSuccess"),
         (say(binary({**good(), "DeviceRequestSuccess": 1})), "lom_frame_malformed", "DeviceRequestSuccess"),
-        (say(binary(good("0002"))), "lom_frame_malformed", "'0002'; '0001' was asked"),
+        (say(binary(good("0002"))), "lom_frame_malformed", "request '0001', found one to '0002'"),
         (say(request()), "lom_frame_malformed", "DeviceRequestSuccess"),
         (say(binary({**good(), "DeviceRequestSuccess": False})), "lom_refused", "the Device gave no reason"),
     ],
@@ -156,7 +156,7 @@ def say_and_leave(octets: bytes) -> Callable[[ssl.SSLSocket], None]:
         "a failure",
     ],
 )
-def test_a_device_that_answers_badly_fails_the_item_for_good(
+def test_invalid_answer_is_final_for_the_item(
     run_in_reactor: Run, raw_device: MakeDevice, script: Callable[[ssl.SSLSocket], None], kind: str, words: str
 ) -> None:
     """The request was sent and may have been carried out: no other address is tried."""
@@ -169,7 +169,7 @@ def test_a_device_that_answers_badly_fails_the_item_for_good(
     assert sockets.kinds == [kind, None]
 
 
-def test_a_device_that_will_not_talk_tls_leads_to_the_next_address(run_in_reactor: Run) -> None:
+def test_failed_handshake_leads_to_the_next_address(run_in_reactor: Run) -> None:
     silent = socket.create_server(("::1", 0), family=socket.AF_INET6)
     closed = socket.socket(socket.AF_INET6)
     closed.bind(("::1", 0))
@@ -187,7 +187,7 @@ def test_a_device_that_will_not_talk_tls_leads_to_the_next_address(run_in_reacto
     assert len(ours.asked) == 1
 
 
-def test_so_many_links_at_once_and_no_more(run_in_reactor: Run, raw_device: MakeDevice) -> None:
+def test_simultaneous_links_are_limited(run_in_reactor: Run, raw_device: MakeDevice) -> None:
     """Three at a time: each answer waits for three requests to be there, and a fourth would be seen."""
     gate, lock = threading.Barrier(3), threading.Lock()
     open_now, most = 0, 0
@@ -211,7 +211,7 @@ def test_so_many_links_at_once_and_no_more(run_in_reactor: Run, raw_device: Make
 
 
 @pytest.mark.parametrize("how", ["network.close()", "cancel()"])
-def test_links_under_way_break_and_their_items_fail(run_in_reactor: Run, raw_device: MakeDevice, how: str) -> None:
+def test_items_of_broken_links_fail(run_in_reactor: Run, raw_device: MakeDevice, how: str) -> None:
     """Nothing is left open: the fixture sees to that."""
     asked = threading.Event()
     ends: list[object] = []
@@ -250,7 +250,7 @@ def test_links_under_way_break_and_their_items_fail(run_in_reactor: Run, raw_dev
 
 
 @pytest.mark.parametrize("fault", ["version 4", "x400Address", "subject of an empty set"])
-def test_a_device_whose_certificate_cannot_be_read_is_asked_nothing(
+def test_device_with_an_unreadable_certificate_gets_no_request(
     run_in_reactor: Run, raw_device: MakeDevice, fault: str
 ) -> None:
     heard: list[bytes] = []

@@ -92,7 +92,7 @@ def test_a_request_reaches_its_device_and_leaves_a_record() -> None:
     assert not record.facts.keys() & {"tls", "cipher"}
 
 
-def test_each_address_that_was_tried_leaves_a_record() -> None:
+def test_each_tried_address_leaves_a_record() -> None:
     wrong = device(DEVICE_CA.issue("other", LOM_USAGE))
     right = device(index=2, addresses=["fe80::2"])
     memory = Memory(wrong, right)
@@ -118,7 +118,7 @@ def test_a_failure_is_counted_under_its_kind(asker: Party, asked: Party, kind: s
     assert outcome.success is (kind is None)
 
 
-def test_what_the_device_refuses_is_a_failure_of_its_own_kind() -> None:
+def test_refusal_by_the_device_is_counted_as_lom_refused() -> None:
     party = device()
     party.answer = lambda request: LinkAnswer(request.uuid, "the Mac is off")
     memory = Memory(party)
@@ -135,7 +135,7 @@ def test_a_thousand_items_keep_their_order() -> None:
     assert [asked.uuid for asked, _ in party.asked] == [str(number) for number in range(0, 1000, 100)]
 
 
-def test_nothing_happens_before_the_reactors_next_turn() -> None:
+def test_relay_starts_in_the_next_reactor_turn() -> None:
     party = device()
     memory = Memory(party)
     _, outcomes = memory.begin(controller(), item())
@@ -144,7 +144,7 @@ def test_nothing_happens_before_the_reactors_next_turn() -> None:
     assert outcomes == [RelayOutcome("0001")]
 
 
-def test_two_long_lists_get_on_side_by_side() -> None:
+def test_two_long_lists_progress_in_parallel() -> None:
     one, other = device(), device(index=2, addresses=["fe80::2"])
     memory = Memory(one, other)
     memory.begin(controller(), *(item() for _ in range(100)))
@@ -154,14 +154,14 @@ def test_two_long_lists_get_on_side_by_side() -> None:
     assert 0 < len(other.asked) < 100
 
 
-def test_a_relay_of_nothing_is_over_in_the_next_turn() -> None:
+def test_empty_relay_finishes_in_the_next_turn() -> None:
     memory = Memory()
     memory.network.relay(controller(), []).addCallback(memory.records.append)
     memory.turn()
     assert memory.records == [[]]
 
 
-def test_a_controller_that_stops_fails_what_is_not_done() -> None:
+def test_stopped_controller_fails_unfinished_items() -> None:
     party = device()
     memory = Memory(party)
     done, outcomes = memory.begin(controller(), *(item(uuid=str(number)) for number in range(100)))
@@ -174,7 +174,7 @@ def test_a_controller_that_stops_fails_what_is_not_done() -> None:
     assert memory.clock.getDelayedCalls() == []
 
 
-def test_a_controller_that_resets_itself_breaks_off_its_own_links() -> None:
+def test_controller_reset_breaks_its_own_links() -> None:
     party = device()
     party.lom = LOMConfiguration(
         DEVICE_IDENTITY, controller().lom.controller_identity, (DEVICE_CA.certificate,), (CONTROLLER_CA.certificate,)
@@ -197,7 +197,7 @@ def test_a_controller_that_resets_itself_breaks_off_its_own_links() -> None:
 
 
 @pytest.mark.parametrize(("address", "first"), [(ADDRESS, True), (NOWHERE, False)])
-def test_an_observer_may_close_the_network(address: str, first: bool) -> None:
+def test_observer_can_close_the_network(address: str, first: bool) -> None:
     party = device()
     memory = Memory(party)
     memory.network.operations.observer = lambda _: memory.network.close()
@@ -207,7 +207,7 @@ def test_an_observer_may_close_the_network(address: str, first: bool) -> None:
     assert len(party.asked) == first
 
 
-def test_a_network_that_is_closed_carries_nothing() -> None:
+def test_closed_network_relays_nothing() -> None:
     party = device()
     memory = Memory(party)
     memory.network.close()
@@ -217,7 +217,7 @@ def test_a_network_that_is_closed_carries_nothing() -> None:
     assert memory.kinds == ["lom_unreachable"]
 
 
-def test_a_mac_that_was_taken_off_is_not_found_and_its_successor_is() -> None:
+def test_removed_mac_is_not_found_and_its_replacement_is() -> None:
     first, second = device(), device(index=2)
     memory = Memory(first)
     ask: Callable[[], bool] = lambda: memory.relay(controller(), item())[0].success  # noqa: E731

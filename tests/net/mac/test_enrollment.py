@@ -52,8 +52,8 @@ SPOILED = [
     pytest.param(with_keys(PKCS12, Password="wrong"), "does not open", id="wrong password"),
     pytest.param(with_keys(PKCS12, PayloadContent=b"junk"), "not a PKCS12", id="no PKCS12"),
     pytest.param(with_keys(ROOT, PayloadContent=b"junk"), "cannot be read", id="no certificate"),
-    pytest.param(with_keys(MDM, ServerURL="http://mdm.test/"), "should be an https URL", id="no https"),
-    pytest.param(with_keys(MDM, ServerURL="https://a\x7fb/"), "should be an https URL", id="control character"),
+    pytest.param(with_keys(MDM, ServerURL="http://mdm.test/"), "expected an https URL", id="no https"),
+    pytest.param(with_keys(MDM, ServerURL="https://a\x7fb/"), "expected an https URL", id="control character"),
     pytest.param(with_keys(MDM, Topic=7), "wrong type", id="a number as topic"),
     pytest.param(with_keys(MDM, AccessRights=2), "AccessRights", id="access rights that contradict"),
 ]

@@ -65,9 +65,17 @@ def test_a_report_that_is_refused_ends_the_session(run_in_reactor: RunInReactor,
 REFUSED_TWICE = replace(NEVER, refused_retries=1)
 
 
+PAGE = b"<!DOCTYPE html><title>Sign in</title>"
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "told"),
+    [(answer(400), "http_status", "400"), (answer(200, PAGE, "Content-Type: text/html"), "html_page", "“Sign in”")],
+    ids=["400", "page"],
+)
 @pytest.mark.parametrize("request_type", ["ProfileList", "RestartDevice", "FlyToTheMoon"])
 def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
-    run_in_reactor: RunInReactor, request_type: str
+    run_in_reactor: RunInReactor, request_type: str, response: bytes, kind: str, told: str
 ) -> None:
     with scripted_mdm(REFUSED_TWICE) as mdm:
         victim, _other = mdm.macs
@@ -76,15 +84,15 @@ def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
         async def scenario() -> None:
             async with closing(mdm):
                 await mdm.enroll_all()
-                mdm.instead(status, *[reply(answer(400))] * 2)
+                mdm.instead(status, *[reply(response)] * 2)
                 mdm.enqueue(victim, "refused", {"RequestType": request_type})
                 for number in (1, 2):
                     victim.wake()
-                    await until(lambda: mdm.endings("session", victim) == ["http_status"] * number)  # noqa: B023
+                    await until(lambda: mdm.endings("session", victim) == [kind] * number)  # noqa: B023
                 assert mdm.endings("command", victim) == ["result_refused"]
                 (record,) = mdm.records("command", victim)
                 assert request_type in failure(record)[1]
-                assert "400" in failure(record)[1]
+                assert told in failure(record)[1]
                 assert record.facts["command_uuid"] == "refused"
                 assert not victim.device.session.owes_result
                 assert victim.device.take_follow_ups() == []

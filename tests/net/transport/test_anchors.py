@@ -76,7 +76,7 @@ def test_a_certificate_and_its_key_are_an_identity(tmp_path: Path, authority: Au
 
 
 @pytest.mark.parametrize("name", BAD_KEYS)
-def test_a_key_that_does_not_fit_is_the_operators_error(tmp_path: Path, authority: Authority, name: str) -> None:
+def test_key_of_another_certificate_raises_operator_error(tmp_path: Path, authority: Authority, name: str) -> None:
     make, said = BAD_KEYS[name]
     with pytest.raises(OperatorError) as refused:
         read_identity(*write_pair(tmp_path, authority, make()))

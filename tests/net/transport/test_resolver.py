@@ -45,7 +45,7 @@ class Lookup:
         self.error = error
 
 
-def test_a_name_gives_all_its_addresses_in_the_systems_order() -> None:
+def test_name_resolves_to_all_addresses_in_system_order() -> None:
     lookup = Lookup(Resolver(Clock(), Names({"mdm.test": [V6, V4, V6]})), "mdm.test", 8443)
     assert lookup.addresses == [V6, V4]
     assert lookup.ports == {8443}
@@ -59,7 +59,7 @@ def test_an_address_is_not_looked_up() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LocalHost.", "mdm.localhost"])
-def test_localhost_is_both_loopback_addresses_and_is_not_looked_up(host: str) -> None:
+def test_localhost_resolves_without_a_lookup(host: str) -> None:
     names = Names({host: [V4]})
     assert Lookup(Resolver(Clock(), names), host).addresses == ["::1", "127.0.0.1"]
     assert names.asked == []
@@ -79,7 +79,7 @@ def test_many_lookups_ask_once_and_each_gets_its_own_port() -> None:
     assert names.asked == ["mdm.test"]
 
 
-def test_an_answer_is_kept_for_a_while_and_then_asked_for_again() -> None:
+def test_resolved_addresses_are_cached_for_a_limited_time() -> None:
     clock, names = Clock(), Names({"mdm.test": [V4]})
     resolver = Resolver(clock, names)
     Lookup(resolver, "mdm.test")
@@ -91,7 +91,7 @@ def test_an_answer_is_kept_for_a_while_and_then_asked_for_again() -> None:
     assert names.asked == ["mdm.test"] * 2
 
 
-def test_a_name_without_an_address_is_said_to_all_and_asked_for_again() -> None:
+def test_failed_lookup_is_reported_to_all_and_not_cached() -> None:
     names = Names({}, hold=True)
     resolver = Resolver(Clock(), names)
     lookups = [Lookup(resolver, "mdm.test") for _ in range(2)]
@@ -106,34 +106,34 @@ def test_a_name_without_an_address_is_said_to_all_and_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize("host", ["a..b", "." * 3, "x" * 64 + ".test", "x." * 200 + "x" * 64, "ü..b"])
-def test_what_can_be_no_name_is_answered_too(host: str) -> None:
+def test_invalid_names_are_reported(host: str) -> None:
     names = Names({})
     lookup = Lookup(Resolver(Clock(), names), host)
     assert isinstance(lookup.error, NameNotFound)
     assert names.asked == []
 
 
-def test_the_address_that_took_a_connection_comes_first() -> None:
+def test_working_address_is_listed_first() -> None:
     resolver = Resolver(Clock(), Names({"mdm.test": [V6, V4], "other.test": [V6, V4]}))
     resolver.prefer("mdm.test", (socket.AF_INET, (V4, 443)))
     assert Lookup(resolver, "mdm.test").addresses == [V4, V6]
     assert Lookup(resolver, "other.test").addresses == [V6, V4]
 
 
-def test_a_preferred_address_that_the_name_lost_is_not_used() -> None:
+def test_preferred_address_is_dropped_if_no_longer_resolved() -> None:
     resolver = Resolver(Clock(), Names({"mdm.test": [V6]}))
     resolver.prefer("mdm.test", (socket.AF_INET, (V4, 443)))
     assert Lookup(resolver, "mdm.test").addresses == [V6]
 
 
 @pytest.mark.parametrize("scope", ["nosuchif", "9" * 30, "no such interface at all"])
-def test_a_scope_that_is_no_interface_is_a_clear_error(scope: str) -> None:
+def test_unknown_scope_is_reported(scope: str) -> None:
     lookup = Lookup(Resolver(Clock(), Names({})), f"fe80::1%{scope}")
     assert isinstance(lookup.error, NameNotFound)
     assert "scope" in str(lookup.error)
 
 
-def test_a_scope_becomes_its_number() -> None:
+def test_scope_becomes_its_interface_index() -> None:
     assert socket_address("fe80::1%7", 443) == (socket.AF_INET6, ("fe80::1", 443, 0, 7))
     index, name = socket.if_nameindex()[0]
     assert socket_address(f"fe80::1%{name}", 443) == (socket.AF_INET6, ("fe80::1", 443, 0, index))
@@ -167,7 +167,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("host", ["nothing.invalid", "x" * 64 + ".invalid"])
-def test_twisteds_own_resolver_always_gets_an_end(run_in_reactor: RunInReactor, host: str) -> None:
+def test_resolver_always_completes_for_twisted(run_in_reactor: RunInReactor, host: str) -> None:
     from twisted.internet import reactor
 
     async def scenario() -> None:

@@ -53,13 +53,13 @@ def test_a_host_name_is_accepted_where_names_are(text: str, address: tuple[str, 
 
 
 @pytest.mark.parametrize("text", ["here", ":2197", "::1:2197", "[here]:2197", "a b:2197", "here:65536"])
-def test_a_host_name_that_is_wrong_is_refused(text: str) -> None:
+def test_invalid_host_name_is_refused(text: str) -> None:
     with pytest.raises(OperatorError, match=r"Expected ADDRESS:PORT for push\.listen"):
         parse_address(text, "push.listen", 2197, names=True)
 
 
 @given(st.text() | st.from_regex(r"\[[0-9a-f:]*(%[a-z0-9]*)?\]:[0-9]{1,5}", fullmatch=True))
-def test_a_lom_address_is_read_again_as_it_is_written(text: str) -> None:
+def test_lom_address_survives_a_round_trip(text: str) -> None:
     try:
         address = parse_socket_address(text, "--to")
     except OperatorError:

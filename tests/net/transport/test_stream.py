@@ -44,7 +44,7 @@ from agent.pki.verify import PeerCheck, server_judge
         (Timeouts(connect=90.0, handshake=5.0), TLSStream.accept, "tls_timeout", "no TLS handshake within 5 s"),
     ],
 )
-def test_time_limits(limits: Timeouts, begin: Callable[[TLSStream], None], kind: str, words: str) -> None:
+def test_stream_time_limits_apply(limits: Timeouts, begin: Callable[[TLSStream], None], kind: str, words: str) -> None:
     reactor, owner = StillReactor(), Owner()
     with socket.socket() as sock:
         check = PeerCheck(server_judge(HOST))
@@ -68,7 +68,7 @@ def test_time_limits(limits: Timeouts, begin: Callable[[TLSStream], None], kind:
 
 
 @pytest.mark.parametrize("end", [TLSStream.close, TLSStream.abort])
-def test_a_stream_that_was_ended_says_nothing_more(end: Callable[[TLSStream], None]) -> None:
+def test_ended_stream_makes_no_further_calls(end: Callable[[TLSStream], None]) -> None:
     reactor, owner = StillReactor(), Owner()
     with socket.socket() as sock:
         check = PeerCheck(server_judge(HOST))
@@ -84,7 +84,7 @@ def test_a_stream_that_was_ended_says_nothing_more(end: Callable[[TLSStream], No
     assert reactor.getDelayedCalls() == []
 
 
-def test_writing_to_a_stream_that_is_not_open_is_our_misuse() -> None:
+def test_write_to_a_closed_stream_raises_misuse_error() -> None:
     reactor, owner = StillReactor(), Owner()
     with socket.socket() as sock:
         check = PeerCheck(server_judge(HOST))
@@ -96,7 +96,7 @@ def test_writing_to_a_stream_that_is_not_open_is_our_misuse() -> None:
             stream.write(b"x")
 
 
-def test_a_connect_that_cannot_begin_is_an_error_and_leaves_no_socket() -> None:
+def test_failed_connect_attempt_leaves_no_socket() -> None:
     with pytest.raises(PeerError) as caught:
         start_connect(socket.AF_INET, ("255.255.255.255", 443))
     assert caught.value.kind == "connect"
@@ -105,7 +105,7 @@ def test_a_connect_that_cannot_begin_is_an_error_and_leaves_no_socket() -> None:
     assert "Cannot assign requested address" in str(caught.value)
 
 
-def test_a_refused_connect_is_told(run_in_reactor: RunInReactor) -> None:
+def test_refused_connect_is_reported(run_in_reactor: RunInReactor) -> None:
     owner = Owner()
 
     async def scenario() -> PeerError:
@@ -119,7 +119,7 @@ def test_a_refused_connect_is_told(run_in_reactor: RunInReactor) -> None:
 # Bytes
 
 
-def test_everything_written_arrives_in_order_however_slowly_it_is_taken(run_in_reactor: RunInReactor) -> None:
+def test_written_data_arrives_in_order_at_a_slow_reader(run_in_reactor: RunInReactor) -> None:
     parts = [bytes([number % 256]) * (number * 7919 % 300_000) for number in range(1, 200)]
     whole = b"".join(parts)
     go, taken = threading.Event(), bytearray()
@@ -152,7 +152,7 @@ def test_everything_written_arrives_in_order_however_slowly_it_is_taken(run_in_r
         assert bytes(taken) == whole
 
 
-def test_a_stream_may_be_closed_by_its_owner_in_any_call(run_in_reactor: RunInReactor) -> None:
+def test_owner_can_close_the_stream_in_any_callback(run_in_reactor: RunInReactor) -> None:
     def talks_first(talk: Talk) -> None:
         talk.send(b"x" * 100_000)
         talk.wait_for_end()
@@ -176,7 +176,7 @@ def test_a_stream_may_be_closed_by_its_owner_in_any_call(run_in_reactor: RunInRe
 
 
 @pytest.mark.parametrize(("end", "expected"), [(TLSStream.close, "close_notify"), (TLSStream.abort, "reset")])
-def test_what_the_peer_hears_of_our_end(
+def test_peer_sees_how_our_end_closed(
     run_in_reactor: RunInReactor, end: Callable[[TLSStream], None], expected: str
 ) -> None:
     """close is close_notify; abort is a TCP reset without a word."""
@@ -215,7 +215,9 @@ def test_what_the_peer_hears_of_our_end(
         (Talk.reset, "the peer broke the connection: Connection reset by peer"),
     ],
 )
-def test_what_we_hear_of_the_peers_end(run_in_reactor: RunInReactor, end: Callable[[Talk], None], words: str) -> None:
+def test_owner_is_told_how_the_peer_closed(
+    run_in_reactor: RunInReactor, end: Callable[[Talk], None], words: str
+) -> None:
     go = threading.Event()
 
     def ends(talk: Talk) -> None:
@@ -236,7 +238,7 @@ def test_what_we_hear_of_the_peers_end(run_in_reactor: RunInReactor, end: Callab
         assert owner.octets == b"before"
 
 
-def test_the_peers_last_words_are_heard_before_it_is_noticed_that_it_takes_no_more(
+def test_received_data_is_read_before_a_write_failure_is_reported(
     run_in_reactor: RunInReactor,
 ) -> None:
     """A large body is being sent when the peer answers, closes and resets: the answer is read before the next write.
@@ -285,7 +287,7 @@ def memory_pair() -> tuple[SSL.Connection, SSL.Connection]:
 
 
 @pytest.mark.parametrize("how", ["write", "close"])
-def test_the_error_of_one_connection_is_not_told_to_another(run_in_reactor: RunInReactor, how: str) -> None:
+def test_error_of_one_connection_is_not_reported_to_another(run_in_reactor: RunInReactor, how: str) -> None:
     """OpenSSL keeps errors by thread: one that is left behind is taken for another connection's.
 
     Before OpenSSL 4 it even breaks a connection that is well.
@@ -324,7 +326,7 @@ def test_the_error_of_one_connection_is_not_told_to_another(run_in_reactor: RunI
         assert {library for library, _function, _reason in caught.value.args[0]} == {"SSL routines"}
 
 
-def test_many_streams_that_break_leave_the_others_alone(run_in_reactor: RunInReactor) -> None:
+def test_broken_streams_do_not_affect_others(run_in_reactor: RunInReactor) -> None:
     def script(talk: Talk) -> None:
         if talk.number % 2:
             _ = talk.tls
@@ -388,7 +390,7 @@ def ends_and_resets(talk: Talk) -> None:
 @pytest.mark.parametrize("noticed", NOTICED)
 @pytest.mark.parametrize("answers", [False, True])
 @pytest.mark.parametrize(("end", "reason"), [(resets, ": Connection reset by peer"), (ends_and_resets, "")])
-def test_a_broken_connection_has_one_text_however_it_is_noticed(
+def test_broken_connection_has_one_error_text(
     run_in_reactor: RunInReactor,
     noticed: Callable[[TLSStream], None],
     answers: bool,
@@ -424,7 +426,7 @@ def test_a_broken_connection_has_one_text_however_it_is_noticed(
 
 
 @pytest.mark.parametrize("noticed", [notices_by_reading, TLSStream.doWrite, is_told_by_the_reactor])
-def test_a_reset_during_the_handshake_has_one_text_however_it_is_noticed(
+def test_reset_during_the_handshake_has_one_error_text(
     run_in_reactor: RunInReactor, noticed: Callable[[TLSStream], None]
 ) -> None:
     go = threading.Event()
@@ -450,7 +452,7 @@ def test_a_reset_during_the_handshake_has_one_text_however_it_is_noticed(
     assert (error.kind, str(error)) == ("tls", words)
 
 
-def test_what_the_peer_said_is_read_when_the_reactor_tells_of_the_end_first(run_in_reactor: RunInReactor) -> None:
+def test_received_data_is_read_if_the_end_is_reported_first(run_in_reactor: RunInReactor) -> None:
     go, said = threading.Event(), b"last words" * 6000
 
     def says_and_goes(talk: Talk) -> None:
@@ -477,7 +479,7 @@ def test_what_the_peer_said_is_read_when_the_reactor_tells_of_the_end_first(run_
     assert str(error) == "the peer closed the connection"
 
 
-def test_the_reactor_may_tell_of_an_end_that_cannot_be_read(run_in_reactor: RunInReactor) -> None:
+def test_connection_end_without_readable_data_is_reported(run_in_reactor: RunInReactor) -> None:
     with serving(echo, silent) as server:
 
         async def scenario() -> list[tuple[str, str]]:
@@ -499,7 +501,7 @@ def test_the_reactor_may_tell_of_an_end_that_cannot_be_read(run_in_reactor: RunI
         ]
 
 
-def test_an_error_of_ours_is_not_blamed_on_the_peer(run_in_reactor: RunInReactor) -> None:
+def test_internal_error_is_not_reported_as_the_peers(run_in_reactor: RunInReactor) -> None:
     with serving(echo) as server:
         owner = Owner()
 
@@ -513,7 +515,7 @@ def test_an_error_of_ours_is_not_blamed_on_the_peer(run_in_reactor: RunInReactor
 
 
 @pytest.mark.parametrize("answers", [False, True])
-def test_a_connection_that_breaks_before_any_answer_may_mean_our_certificate(
+def test_connection_broken_before_any_answer_mentions_the_certificate(
     run_in_reactor: RunInReactor, answers: bool
 ) -> None:
     """With TLS 1.3 a server refuses it after our end of the handshake, and not every one says so."""

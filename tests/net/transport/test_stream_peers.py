@@ -20,13 +20,13 @@ from agent.pki.verify import NoCertificate, PeerCheck, PeerRejected, server_judg
 MAC = AUTHORITY.issue("mac.test", LOM_USAGE, names=["mac.test"])
 
 
-def test_a_check_that_was_never_called_knows_nobody() -> None:
+def test_unused_check_has_no_peer_name() -> None:
     with pytest.raises(NoCertificate):
         _ = PeerCheck(lambda _certificate: "anyone").name
 
 
-def test_a_stream_whose_check_was_never_called_is_not_opened(run_in_reactor: RunInReactor) -> None:
-    """The handshake went well, for nobody asked OpenSSL to verify: the stream refuses by itself."""
+def test_stream_without_a_check_is_not_opened(run_in_reactor: RunInReactor) -> None:
+    """The handshake succeeds, as OpenSSL was not asked to verify: the stream itself refuses."""
     from twisted.internet import reactor
 
     with serving() as server:
@@ -43,7 +43,7 @@ def test_a_stream_whose_check_was_never_called_is_not_opened(run_in_reactor: Run
         assert owner.calls == ["lost"]
 
 
-def test_a_context_without_a_check_on_the_connection_trusts_nobody(run_in_reactor: RunInReactor) -> None:
+def test_context_without_a_check_refuses_every_peer(run_in_reactor: RunInReactor) -> None:
     from twisted.internet import reactor
 
     with serving() as server:
@@ -61,7 +61,7 @@ def test_a_context_without_a_check_on_the_connection_trusts_nobody(run_in_reacto
         assert owner.calls == ["lost"]
 
 
-def test_a_peer_without_a_certificate_is_refused_even_where_tls_lets_it_in(run_in_reactor: RunInReactor) -> None:
+def test_peer_without_a_certificate_is_refused_after_the_handshake(run_in_reactor: RunInReactor) -> None:
     def anonymous(sock: socket.socket) -> None:
         connection = peer(sock)
         connection.do_handshake()
@@ -80,7 +80,7 @@ def test_a_peer_without_a_certificate_is_refused_even_where_tls_lets_it_in(run_i
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_3_VERSION, SSL.TLS1_2_VERSION], ids=["TLS 1.3", "TLS 1.2"])
-def test_a_peer_that_comes_back_is_verified_again(run_in_reactor: RunInReactor, version: int) -> None:
+def test_returning_peer_is_verified_again(run_in_reactor: RunInReactor, version: int) -> None:
     """A resumed session shows no certificate, so none is resumed; the second time is a handshake as the first."""
     server, client = make_context([AUTHORITY.certificate]), SSL.Context(SSL.TLS_CLIENT_METHOD)
     client.set_max_proto_version(version)
@@ -110,7 +110,7 @@ def test_a_peer_that_comes_back_is_verified_again(run_in_reactor: RunInReactor, 
     assert sessions[-1] is not None
 
 
-def test_the_peers_name_and_what_was_agreed(run_in_reactor: RunInReactor) -> None:
+def test_peer_name_and_tls_parameters_are_reported(run_in_reactor: RunInReactor) -> None:
     with serving() as server:
         owner = Owner()
 
@@ -125,7 +125,7 @@ def test_the_peers_name_and_what_was_agreed(run_in_reactor: RunInReactor) -> Non
         assert cipher.startswith("TLS_")
 
 
-def test_tls_1_1_is_not_spoken(run_in_reactor: RunInReactor) -> None:
+def test_tls_1_1_is_refused(run_in_reactor: RunInReactor) -> None:
     def old(sock: socket.socket) -> None:
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_1_VERSION)
@@ -158,11 +158,11 @@ def test_tls_1_1_is_not_spoken(run_in_reactor: RunInReactor) -> None:
         ("x" * 64, b""),
     ],
 )
-def test_the_server_name_of_the_hello(host: str, name: bytes) -> None:
+def test_server_name_of_the_client_hello_is_reported(host: str, name: bytes) -> None:
     assert server_name_of(host) == name
 
 
-def test_a_certificate_of_the_wrong_use_is_refused_by_the_accepting_end(run_in_reactor: RunInReactor) -> None:
+def test_client_certificate_with_wrong_usage_is_refused(run_in_reactor: RunInReactor) -> None:
     mac = AUTHORITY.issue("mac.test", CLIENT_USAGE)  # lacks the Key Usage of LOM
 
     def comes(sock: socket.socket) -> None:
@@ -184,7 +184,7 @@ def test_a_certificate_of_the_wrong_use_is_refused_by_the_accepting_end(run_in_r
 
 
 @pytest.mark.parametrize("octets", [1, 1_000_000])
-def test_a_refusal_that_is_there_is_read_before_anything_is_written(run_in_reactor: RunInReactor, octets: int) -> None:
+def test_pending_alert_is_read_before_writing(run_in_reactor: RunInReactor, octets: int) -> None:
     """With TLS 1.3 our handshake is over when the server judges our certificate.
 
     It says no, and closes: its reset must not hide its reason.
