@@ -46,6 +46,18 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
     "addresses._MAC": (pumped("", "00:", "x"),),
     "complaints._LACKS": (pumped("Object missing required field `", "a"), pumped("", "Object missing required ")),
     "complaints._STEP": (pumped("[", "1"), pumped(".", "a", "["), pumped("", "[1"), pumped("", "["), pumped("", ".")),
+    "exchanges._XML_DATA": (pumped("<data>", "a"), pumped("", "<data>"), pumped("", "<data")),
+    "exchanges._XML_SECRET": (
+        pumped("<key>", "a"),
+        pumped("<key>a</key>", " ", "x"),
+        pumped("<key>a</key><string>", "b"),
+        pumped("", "<key>"),
+        pumped("", "<key>a</key>"),
+        pumped("", "<key>a</key> "),
+    ),
+    "faults._INDEXES": (pumped("", "1"), pumped("1-", "1"), pumped("", "1-")),
+    "faults._UDID": (pumped("01234567", "-0123"), pumped("", "0")),
+    "faults.Meta": (pumped("", "a"), pumped("a", "a", "!"), pumped("", "\n")),
     "http1._CHUNK_SIZE": (octets(b"1", b" ", b"x"), octets(b"1;", b" ", b"\n"), octets(b"", b"1", b" ")),
     "http1._FIELD": (
         pumped("a:", " ", "\0"),

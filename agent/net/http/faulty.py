@@ -46,16 +46,22 @@ class ConnectionFault:
     """How slowly it is sent."""
     identity: Identity | None = None
     """The client identity, where the request opens a connection."""
+    rule: str = ""
+    """The id of the fault rule."""
 
 
 class FaultyConnection(HTTPConnection):
-    """A connection to one origin. ``on_connect`` is asked what goes wrong whenever a connection is opened."""
+    """A connection to one origin. ``on_connect`` is asked what goes wrong whenever a connection is opened.
 
-    __slots__ = ("_fault", "_later", "_next", "_on_connect", "_rest", "_shown", "_whole")
+    ``connect_rule`` is the id of the rule that hit when the last request opened a connection; empty if none did.
+    """
+
+    __slots__ = ("_fault", "_later", "_next", "_on_connect", "_rest", "_shown", "_whole", "connect_rule")
 
     def __init__(self, *args: Any, on_connect: Callable[[], ConnectionFault | None], **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self._on_connect = on_connect
+        self.connect_rule = ""
         self._next: ConnectionFault | None = None
         self._fault: ConnectionFault | None = None  # of the current request
         self._shown: Identity | None = None  # instead of its own, on the open connection
@@ -74,6 +80,7 @@ class FaultyConnection(HTTPConnection):
         fault, self._next = self._next, None
         self._fault = fault
         self._whole = request
+        self.connect_rule = ""
         self._hold(0.0 if fault is None else fault.delay, self._go, caller, sending)
 
     def received(self, octets: bytes) -> None:
@@ -107,6 +114,7 @@ class FaultyConnection(HTTPConnection):
             opened = self._on_connect()
             self._shown = None if opened is None else opened.identity
         if opened is not None:
+            self.connect_rule = opened.rule
             own = self._fault or ConnectionFault()
             self._fault = ConnectionFault(
                 drop=own.drop or opened.drop, bytes_per_s=own.bytes_per_s or opened.bytes_per_s

@@ -18,7 +18,7 @@ from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
 from agent.net.http.http1 import Origin, RequestHead, Response, split_url
 from agent.net.http.resumption import Resumption
 from agent.net.mac.environment import Environment
-from agent.net.mac.injection import inject
+from agent.net.mac.injection import connect_rule, inject
 from agent.pki.cms import mdm_signature
 from agent.profiles.enrollment import Enrollment
 
@@ -44,6 +44,11 @@ class SessionConnection:
     def connected(self) -> bool:
         """Whether a connection is open."""
         return self._connection is not None and self._connection.connected
+
+    @property
+    def connect_rule(self) -> str:
+        """The id of the fault rule that hit when the last report opened a connection; empty if none did."""
+        return connect_rule(self._connection)
 
     def put(
         self, report: bytes, enrollment: Enrollment, caller: Caller, sending: Sending | None, hit: Hit | None = None

@@ -12,7 +12,7 @@ from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import exchange, without_query
 from agent.net.http.http1 import Response
 from agent.net.mac.environment import Environment
-from agent.net.mac.injection import inject
+from agent.net.mac.injection import connect_rule, inject
 
 
 class OpenExchange:
@@ -33,8 +33,8 @@ class OpenExchange:
             **facts,
         }
 
-    def end(self, *, status: int | None = None, response: bytes = b"", error: object = "") -> None:
-        """Add it to the log."""
+    def end(self, *, status: int | None = None, response: bytes = b"", error: object = "", opened_by: str = "") -> None:
+        """Add it to the log. ``opened_by`` is the rule that hit when a connection was opened for it."""
         ended, self._ended = self._ended, True
         log, mac = self._environment.exchanges, self._mac
         if ended or log is None:
@@ -50,7 +50,7 @@ class OpenExchange:
                 status=status,
                 response=response,
                 error=str(error),
-                **self._facts,
+                **self._facts | {"rules": (*self._facts["rules"], *([opened_by] if opened_by else []))},
             )
         )
 
@@ -74,7 +74,7 @@ def record(
 class MacExchanger:
     """Sends the requests of one task of a Mac (`agent.net.http.fetch.ask`), with faults and a record of each.
 
-    ``hit`` is the fault of the first request; for others, and where it is None, ``on`` is decided for each.
+    ``hit`` is the fault of the first request. Each request of SCEP has a fault of its own, which is decided here.
     """
 
     __slots__ = ("_environment", "_hit", "_kind", "_mac", "_message_type")
@@ -112,10 +112,10 @@ class MacExchanger:
             response = await exchange(connection, request)
         except PeerError as error:
             if opened is not None:
-                opened.end(error=error)
+                opened.end(error=error, opened_by=connect_rule(connection))
             raise
         if opened is not None:
-            opened.end(status=response.status, response=response.body)
+            opened.end(status=response.status, response=response.body, opened_by=connect_rule(connection))
         return response
 
 

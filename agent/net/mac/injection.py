@@ -56,14 +56,20 @@ def connection_fault(rule: Rule, identity: Identity | None = None) -> Connection
     """What a rule does to a request, or to a new connection with ``identity``; None where that is nothing."""
     match rule.do:
         case "delay":
-            return ConnectionFault(delay=rule.seconds or 0.0)
+            return ConnectionFault(delay=rule.seconds or 0.0, rule=rule.id)
         case "drop":
-            return ConnectionFault(drop=rule.at)
+            return ConnectionFault(drop=rule.at, rule=rule.id)
         case "slow":
-            return ConnectionFault(bytes_per_s=rule.bytes_per_s)
+            return ConnectionFault(bytes_per_s=rule.bytes_per_s, rule=rule.id)
         case "certificate" if identity is not None:
-            return ConnectionFault(identity=expired(identity) if rule.which == "expired" else of_another_ca(identity))
+            other = expired(identity) if rule.which == "expired" else of_another_ca(identity)
+            return ConnectionFault(identity=other, rule=rule.id)
     return None
+
+
+def connect_rule(connection: HTTPConnection | None) -> str:
+    """The id of the rule that hit when the last request opened a connection; empty if none did."""
+    return connection.connect_rule if isinstance(connection, FaultyConnection) else ""
 
 
 def inject(connection: HTTPConnection, hit: Hit | None) -> None:

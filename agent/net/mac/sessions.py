@@ -244,7 +244,7 @@ class Sessions:
     def _end_exchange(self, status: int | None = None, body: bytes = b"", *, error: object = "") -> None:
         opened, self._exchange = self._exchange, None
         if opened is not None:
-            opened.end(status=status, response=body, error=error)
+            opened.end(status=status, response=body, error=error, opened_by=self._connection.connect_rule)
 
     @property
     def _enrollment(self) -> Enrollment:
