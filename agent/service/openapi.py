@@ -301,7 +301,8 @@ def _metrics() -> dict[str, Any]:
     return {
         "operationId": "metrics",
         "summary": "The metrics for Prometheus",
-        "description": "The metrics for Prometheus, the same as those of a run.",
+        "description": "The metrics for Prometheus, the same as those of a run. Its scrape configuration has the token "
+        "as `authorization: {credentials: TOKEN}`.",
         "tags": ["service"],
         "responses": {
             "200": {"description": "Metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},
