@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import xml.etree.ElementTree as ET
@@ -63,7 +64,7 @@ def test_a_run_is_refused_where_another_one_writes(tmp_path: Path) -> None:
             assert refused.returncode == 2
             said = f"Expected a {what} that no other run uses, found {path}, to which another run is writing."
             assert said.encode() in refused.stderr
-        running.process.terminate()
+        running.process.send_signal(signal.SIGTERM)
         assert running.end() == 143
         assert running.results["seed"] == "lom-agent"
     again = lom_agent("run", "--quiet", "--out", str(tmp_path), "--enroll", f"https://127.0.0.1:{unused_port()}/enroll")

@@ -205,15 +205,15 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         # rules
         (
             ENROLL + "[rule]\non = 'command'",
-            "rule should be tables, each under [[rule]] in two brackets, but is a table",
+            "rule: expected tables, each under [[rule]] in two brackets, found a table",
         ),
-        ("rule = [3]\n" + ENROLL, "rule[0] should be a table, but is 3"),
+        ("rule = [3]\n" + ENROLL, "rule[0]: expected a table, found 3"),
         (ENROLL + RULE + 'color = "red"', 'rule[0] has no key "color"; '),
         (ENROLL + RULE + "probabilty = 1", 'did you mean "probability"?'),
-        (ENROLL + RULE + "probability = 2", "rule[0].probability should be a number from 0 to 1, but is 2"),
-        (ENROLL + RULE + "after = nan", "rule[0].after should be a finite number, but is nan"),
+        (ENROLL + RULE + "probability = 2", "rule[0].probability: expected a number from 0 to 1, found 2"),
+        (ENROLL + RULE + "after = nan", "rule[0].after: expected a finite number, found nan"),
         (ENROLL + '[[rule]]\ndo = "crash"', 'rule[0] lacks the key "on"'),
-        (ENROLL + '[[rule]]\non = "command"\ndo = "crsh"', 'but is "crsh"; did you mean "crash"?'),
+        (ENROLL + '[[rule]]\non = "command"\ndo = "crsh"', 'found "crsh"; did you mean "crash"?'),
         (
             ENROLL + RULE + 'macs = ["x"]',
             'rule[0]: Expected a UDID, an index or FIRST-LAST in macs in a rule, found "x"',

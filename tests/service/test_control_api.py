@@ -209,7 +209,7 @@ def test_a_wait_that_times_out_shows_what_came_closest_and_the_last_exchanges(ru
         wait = {"kind": "enrolled", "udid": "UDID-1", "timeout": 0.01}
         found = problem(await party.ask("POST", "/v1/wait", json=wait))
         assert found.status == 504
-        assert found.nearest[0]["udid"] == "UDID-1"
+        assert found.nearest[0].udid == "UDID-1"
         assert [each.udid for each in found.exchanges] == ["UDID-1"] * 10
         assert problem(await party.ask("POST", "/v1/wait", json={**wait, "udid": "no Mac"})).exchanges == []
 

@@ -213,7 +213,7 @@ def test_each_kind_of_problem_comes_from_the_real_service(service: Service, clie
     assert {exchange.udid for exchange in problem.exchanges} <= {udid}
     wait = {"kind": "enrolled", "udid": udid, "timeout": 0.01}
     late = refused(client.post("/v1/wait", json=wait), 504)
-    assert "enroll_failed" in {event["kind"] for event in late.nearest}
+    assert "enroll_failed" in {event.kind for event in late.nearest}
     refused(client.post("/v1/macs/0/wait", json={"enrolled": True, "timeout": 0.01}), 504)
 
 

@@ -123,7 +123,7 @@ def test_the_token_file_is_made_and_read_again(tmp_path: Path) -> None:
         (("--segment-size", "2"), "--segment-size is for the Macs of --devices"),
         (("--control", "nonsense"), "--control"),
         (("--boot", "long"), "expected constant:SECONDS"),
-        (("--lom-network", "carrier"), "the LOM network should be"),
+        (("--lom-network", "carrier"), "as the LOM network, found"),
         (("--enroll", "missing.mobileconfig"), "the enrollment profile"),
     ],
 )

@@ -50,11 +50,12 @@ class FakeService:
         self.faults = Faults()
         self.enrolling: list[Deferred[None]] = []
         self.advanced = 0.0
+        self.seed = "seed"
         self.add(AddMacs(count=macs)) if macs else None
 
     def info(self) -> ServiceInfo:
         return ServiceInfo(
-            version=__version__, seed="seed", macs=len(self._handles), enrolled=0, rules=len(self.faults),
+            version=__version__, seed=self.seed, macs=len(self._handles), enrolled=0, rules=len(self.faults),
             last_event=self.events.last, clock="manual", lab=None, apns=None, state_file=None, pid=1,
         )  # fmt: skip
 
@@ -166,7 +167,8 @@ class FakeService:
         self.advanced += seconds
         return self.clock_state()
 
-    def reset(self) -> None:
+    def reset(self, seed: str | None = None) -> None:
+        self.seed = seed or "seed"
         self.faults.clear()
         self.events.clear()
         self.events.add("reset", "Everything was reset.")

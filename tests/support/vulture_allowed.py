@@ -10,6 +10,8 @@ _TWISTED = "Twisted calls or reads it by its name"
 _EXPAT = "expat calls or reads it by its name"
 _PROTOCOL = "a parameter or method of a typing.Protocol"
 _CONTROL = "a control API calls it; part of what a program can do with the rules and exchanges of a fleet"
+_USERS = "test suites call it: the public methods of agent.client; docs/testing.md"
+_PYTEST = "pytest calls it by its name"
 _TESTS = "the tests judge by it: they read the same facts and counts as the program"
 
 ALLOWED = {
@@ -29,6 +31,20 @@ ALLOWED = {
     "cli.scenario: scenario_new": _CLICK,
     "device.packed: reducer_override": "pickle calls it by its name",
     "faults: reset_counts": _CONTROL,
+    "client.devices: come_online": _USERS,
+    "client.devices: on_check_in": _USERS,
+    "client.devices: on_lom_request": _USERS,
+    "client.devices: on_push": _USERS,
+    "client.devices: on_scep": _USERS,
+    "client.devices: on_session": _USERS,
+    "client.devices: pull_the_plug": _USERS,
+    "client.devices: wait_until": _USERS,
+    "client.fleet: assert_no_protocol_errors": _USERS,
+    "client.fleet: clear_rules": _USERS,
+    "client.rules: slow": _USERS,
+    "client.rules: wrong_udid": _USERS,
+    "cli.serve: connectionLost": _TWISTED,
+    "cli.serve: logPrefix": _TWISTED,
     "fleet.derivation: PRIMARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "fleet.derivation: SECONDARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "lab.api: isLeaf": _TWISTED,
@@ -64,6 +80,10 @@ ALLOWED = {
     "net.transport.tls: __call__": _PROTOCOL,
     "net.transport.tls: handshakes_full": _TESTS,
     "net.transport.tls: handshakes_resumed": _TESTS,
+    "pytest_plugin: lom_device": _PYTEST,
+    "pytest_plugin: lom_lab": _PYTEST,
+    "pytest_plugin: pytest_configure": _PYTEST,
+    "pytest_plugin: pytest_runtest_makereport": _PYTEST,
     "report.terminal.screen: no_wrap": "rich reads it",
     "report.terminal.screen: overflow": "rich reads it",
     "service.api: add_macs": _ROUTE,
