@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from twisted.python.failure import Failure
 from agent.net.timing import make_monotonic
 
 make_monotonic(reactor)
+
+# Under nohup the commands that tests start would ignore a hangup, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Without compiled modules each `lom-agent` process that a test starts compiles the whole package, for half a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
