@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ from agent.net.timing import make_monotonic
 pytest_plugins = ["pytester"]  # for the tests of our own plugin
 
 make_monotonic(reactor)
+
+# Under nohup the commands that tests start would ignore a hangup, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Without compiled modules each `lom-agent` process that a test starts compiles the whole package, for half a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

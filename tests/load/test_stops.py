@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from threading import Timer
 from xml.etree import ElementTree
 
 import pytest
@@ -117,7 +118,10 @@ def test_closed_terminal_ends_the_run_and_writes_everything(tmp_path: Path) -> N
     while b"idle" not in seen:
         seen += os.read(terminal, 4096)
     os.close(terminal)
+    late = Timer(SECONDS, os.kill, (child, signal.SIGKILL))
+    late.start()
     _, status = os.waitpid(child, 0)
+    late.cancel()
     assert os.waitstatus_to_exitcode(status) == 129
     wait_until_gone(child)
     document = json.loads((tmp_path / "results.json").read_bytes())

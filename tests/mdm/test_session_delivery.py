@@ -126,8 +126,12 @@ class Delivery(RuleBasedStateMachine):
         if arrived:
             self.server.receive(sent.body)
         event = self.session.answer(status, b"", self.now, retry_after=retry_after)
+        self.session_ended(sent, event, refused=status == 400)
+
+    def session_ended(self, sent: Send, event: Event, *, refused: bool) -> None:
+        """The session ended after a report that the server refused, or whose fate the Mac does not know."""
         assert isinstance(event, SessionEnded)
-        if sent.command_uuid and status == 400:
+        if sent.command_uuid and refused:
             self.refused += 1
             assert event.dropped == (self.refused > REFUSED_RETRIES)
         else:
@@ -144,11 +148,13 @@ class Delivery(RuleBasedStateMachine):
             self.finished[sent.command_uuid] -= 1
 
     @precondition(lambda self: self.sent is not None)
-    @rule()
-    def answer_is_garbled(self) -> None:
+    @rule(page=st.booleans())
+    def answer_is_garbled(self, page: bool) -> None:
         assert self.sent is not None
-        self.server.receive(self.sent.body)
-        self.follow(self.session.answer(200, b"<html>", self.now))
+        sent = self.sent
+        self.server.receive(sent.body)
+        event = self.session.answer(200, b"<html>" if page else b"no plist", self.now)
+        self.session_ended(sent, event, refused=page)
 
     @rule(arrived=st.booleans())
     def power_goes(self, arrived: bool) -> None:
