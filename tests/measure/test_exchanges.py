@@ -110,7 +110,7 @@ def test_the_last_exchanges_of_one_mac() -> None:
     ("wanted", "found"),
     [
         ({}, [1, 2, 3, 4]),
-        ({"limit": 2}, [1, 2]),
+        ({"limit": 2}, [3, 4]),  # the last ones
         ({"after": 2}, [3, 4]),
         ({"udid": "UDID-0"}, [1, 4]),
         ({"kind": "checkin"}, [2]),

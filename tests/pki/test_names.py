@@ -188,6 +188,8 @@ TEXT = {
     "pki/scep/client.py": "hexadecimal",
     "lom/power.py": "our own words",
     "profiles/making.py": "UUIDs of our own profiles",
+    "measure/exchanges.py": "a person looks for text",
+    "service/api.py": "a person looks for text",
 }
 
 
