@@ -242,9 +242,10 @@ def test_repeated_notnow_command_is_reported_once_and_the_run_ends(
     lab = Unhelpful(the_same)
     status, said, document = run_in_reactor(run_against(lab, tmp_path, "not_now = 1.0\nnot_now_retry = 600.0"))
     assert status == 1, said
-    assert said.count("were answered with NotNow for a later session") == 2  # the warning, and why sessions failed
-    kinds = {(error["operation"], error["kind"]) for error in document["errors"]}
-    assert ("session", "not_now_repeated") in kinds
+    text = "were answered with NotNow for a later session"
+    assert len([line for line in said.splitlines() if line.startswith("Warning: ") and text in line]) == 1
+    told = {(error["operation"], error["kind"]): error["example"] for error in document["errors"]}
+    assert text in told["session", "not_now_repeated"]
     assert document["complete"]
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
