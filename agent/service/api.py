@@ -102,8 +102,8 @@ class API:
     def advance_clock(self, body: AdvanceClock) -> ClockState:
         return self._service.advance(body.advance)
 
-    def reset(self, body: Reset | None) -> ServiceInfo:
-        self._service.reset(None if body is None else body.seed)
+    def reset(self, body: Reset) -> ServiceInfo:
+        self._service.reset(body.seed)
         return self._service.info()
 
     # Macs.

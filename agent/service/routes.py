@@ -253,7 +253,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/reset",
         "Put everything back into the state after the start: Macs, rules, exchanges, events, results, clock.",
-        body=Reset | None,
+        body=Reset,
         answer=ServiceInfo,
     ),
 )
