@@ -261,6 +261,7 @@ class _Serving:
         token_file = self._options["token_file"]
         click.echo(f"Control API:  {self._control.url}")
         click.echo(f"Token:        {self._token if token_file is None else token_file}")
+        click.echo(f"Page:         {self._control.url}/{'' if token_file else f'#token={self._token}'}")
         if info.lab is not None:
             click.echo(f"MDM server:   {info.lab.url}")
             click.echo(f"Enrollment:   {info.lab.enroll_url}")

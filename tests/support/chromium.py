@@ -13,7 +13,7 @@ from debian import need
 SECONDS = 60.0  # far beyond what any page takes
 PAGE_MILLISECONDS = 10_000  # of the page's own clock, which does not wait for ours
 
-_QUIET = (
+QUIET = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -23,7 +23,7 @@ _QUIET = (
     "--disable-component-update",
     "--disable-extensions",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--enable-logging=stderr",
 )
 _THE_BROWSER_ITSELF = "not an origin"  # who asked, in the log of the network
@@ -61,7 +61,7 @@ def open_page(page: Path, scratch: Path) -> Opened:
     done = subprocess.run(
         [
             need("chromium", "chromium"),
-            *_QUIET,
+            *QUIET,
             f"--user-data-dir={scratch / 'profile'}",
             f"--log-net-log={log}",
             f"--virtual-time-budget={PAGE_MILLISECONDS}",
