@@ -181,7 +181,7 @@ def main() -> None:
 
 
 def _print(failure: Failure) -> None:
-    failure.printTraceback(sys.stderr)
+    failure.printTraceback(sys.stderr)  # type: ignore[no-untyped-call]  # of Twisted
 
 
 if __name__ == "__main__":

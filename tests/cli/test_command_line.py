@@ -17,7 +17,8 @@ from agent.cli.scenario_options import GROUPS, KeyOption, overrides
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario
 
-HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "multiprocessing"}
+HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "multiprocessing", "klein", "httpx"}
+NETWORK_ENDS = {"lom-device", "lom-identity", "lom-request"}  # their options need the protocol's types
 OPTIONS = [option for options in GROUPS.values() for option in options]
 # A value for each option that is not its key's default; those that the checks of a scenario require go with it.
 VALUES: dict[str, object] = {
@@ -54,6 +55,11 @@ def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
     loaded = modules_of(*arguments)
     assert {"agent", "click"} <= loaded
     assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - NETWORK_ENDS))
+def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
+    assert not modules_of(name, "--help") & HEAVY
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -32,8 +32,8 @@ class RunningService:
         self.warnings: list[str] = []
         authorities = Authorities()
         choice = EmbeddedChoice(lab=True, scep=settings.pop("scep", False))
-        anchors = (authorities.anchor,)
-        settings = {"push": PushBehaviour(), "seed": "service", "macs": FAST, "anchors": anchors, **settings}
+        usual = {"push": PushBehaviour(), "seed": "service", "macs": FAST, "anchors": (authorities.anchor,)}
+        settings = {**usual, **settings}
         self.service = FleetService(reactor, ServiceSettings(**settings), authorities, self.warnings.append)
         self.embedded = Embedded(reactor, self.service, choice, authorities)
 
