@@ -21,13 +21,17 @@ from typing import Any
 from enrolled import EnrolledFleet, resident_bytes
 from nginx import Server, cores, server, skip_without
 from table import verdict
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
+from agent.cli.reactor import the_reactor
+from agent.errors import PeerError
 from agent.load.machine import allow_open_files
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import MacObserver
+from agent.net.mac.commands import MacObserver, ObservedMac
+
+reactor = the_reactor()
 
 AT_ONCE = 100  # connections opened concurrently
 TICK = 0.005
@@ -99,7 +103,7 @@ class Crowd(MacObserver):
                 self.fleet.fleet.make_idle(200, 500)
         await deferLater(reactor, 1.0)
 
-    def session_ended(self, _client: MDMClient, failure: Exception | None) -> None:
+    def session_ended(self, mac: ObservedMac, failure: PeerError | None) -> None:
         """Count a session."""
         self.ended += 1
         self.failed += failure is not None
@@ -166,10 +170,14 @@ def main() -> None:
 
         def begin() -> None:
             done = Deferred.fromCoroutine(run(nginx, macs, rate, seconds))
-            done.addErrback(lambda failure: failure.printTraceback(sys.stderr)).addBoth(lambda _: reactor.stop())
+            done.addErrback(_print).addBoth(lambda _: reactor.stop())
 
         reactor.callWhenRunning(begin)
         reactor.run()
+
+
+def _print(failure: Failure) -> None:
+    failure.printTraceback(sys.stderr)  # type: ignore[no-untyped-call]  # of Twisted
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import NoEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
-from twisted.internet import reactor
 
+from agent.cli.reactor import the_reactor
 from agent.device.installing import enrollment_steps, install_profile
 from agent.device.steps import Done, Steps, advance
 from agent.fleet.population import Population
@@ -31,6 +31,8 @@ from agent.pki.authorities import Authorities
 from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import PrivateKey
 from agent.profiles.making import enrollment_profile, lom_profile
+
+reactor = the_reactor()
 
 RSA_KEYS = 64  # shared by the Macs, because generating more takes too long
 

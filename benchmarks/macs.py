@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nginx import Server
-from twisted.internet import reactor
 
+from agent.cli.reactor import the_reactor
 from agent.device.mac import Device
 from agent.errors import PeerError
 from agent.faults import Faults
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook
 from agent.mdm.access_rights import ALL_RIGHTS
+from agent.mdm.refusals import ResultRefused
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import CurrentCommand, MacObserver
+from agent.net.mac.commands import CurrentCommand, MacObserver, ObservedMac
 from agent.net.mac.environment import Environment
 from agent.net.mac.keys import KeyPool
 from agent.net.timing import RunClock
@@ -29,6 +30,8 @@ from agent.pki.authority import CLIENT_USAGE
 from agent.pki.identity import Identity
 from agent.plists import dump_xml
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
+
+reactor = the_reactor()
 
 POPULATION = Population("benchmark", 10_000)
 QUERIES = (
@@ -72,7 +75,7 @@ class Macs(MacObserver):
             wall_clock=clock,
             anchors=(server.authority.certificate,),
             faults=faults,
-            **({"resume": resume} if resume else {}),
+            resume=resume,
         )
         self.clients = []
         for index, identity in enumerate(identities):
@@ -114,7 +117,7 @@ class Macs(MacObserver):
 
     # What the Macs call.
 
-    def session_ended(self, _client: MDMClient, failure: PeerError | None) -> None:
+    def session_ended(self, mac: ObservedMac, failure: PeerError | None) -> None:
         """Start the next session."""
         if failure is not None:
             raise AssertionError(f"a session failed: {failure}") from failure
@@ -124,15 +127,9 @@ class Macs(MacObserver):
         elif self._to_end == 0:
             reactor.crash()
 
-    def taken(self, client: MDMClient, work: CurrentCommand) -> None:
-        """Nothing to do."""
-
-    def refused(self, _client: MDMClient, _work: CurrentCommand, failure: PeerError) -> None:
+    def refused(self, mac: ObservedMac, command: CurrentCommand, failure: ResultRefused) -> None:
         """Not expected."""
         raise AssertionError(f"a result was refused: {failure}") from failure
-
-    def went_down(self, client: MDMClient) -> None:
-        """Not called: no Mac goes down."""
 
 
 def identities(server: Server, count: int) -> list[Identity]:

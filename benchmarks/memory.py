@@ -26,15 +26,18 @@ from enrolled import EnrolledFleet, resident_bytes
 from nginx import HOST, Server, server, skip_without
 from OpenSSL import SSL
 from table import verdict
-from twisted.internet import reactor
 
+from agent.cli.reactor import the_reactor
+from agent.errors import PeerError
 from agent.load.machine import allow_open_files
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import MacObserver
+from agent.net.mac.commands import MacObserver, ObservedMac
 from agent.net.transport.openssl_direct import PREPARED_IDENTITIES
 from agent.net.transport.tls import make_context, use_identity
 from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import Identity
+
+reactor = the_reactor()
 
 KIB = 1024
 WARM_UP = 100
@@ -75,8 +78,12 @@ class Connecting(MacObserver):
 
     def run(self) -> None:
         """Run until every Mac had its session; the connections stay open."""
-        reactor.callWhenRunning(lambda: [self._next() for _ in range(AT_ONCE)])
+        reactor.callWhenRunning(self._begin)
         reactor.run(installSignalHandlers=False)
+
+    def _begin(self) -> None:
+        for _ in range(AT_ONCE):
+            self._next()
 
     def _next(self) -> None:
         if self._waiting:
@@ -84,7 +91,7 @@ class Connecting(MacObserver):
             client.observer = self
             assert client.wake()
 
-    def session_ended(self, _client: MDMClient, failure: Exception | None) -> None:
+    def session_ended(self, mac: ObservedMac, failure: PeerError | None) -> None:
         """Start the next session."""
         assert failure is None, failure
         self._left -= 1

@@ -17,8 +17,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from twisted.internet import reactor
-
+from agent.cli.reactor import the_reactor
 from agent.fleet.population import Population
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.endpoint import PushEndpoint
@@ -29,6 +28,8 @@ from agent.pki.authority import SERVER_USAGE, Authority
 from agent.push.broker import Presence, PushBroker
 from agent.push.requests import Provider
 from agent.push.wire import RoutedPush
+
+reactor = the_reactor()
 
 TOPIC = "com.apple.mgmt.External.benchmark"
 PROVIDER = Provider(TOPIC, certified=True)

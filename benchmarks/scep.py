@@ -20,8 +20,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from cryptography.hazmat.primitives.asymmetric import rsa
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from agent.cli.reactor import the_reactor
+
+reactor = the_reactor()
 
 BITS = 2048
 AT_ONCE = 64
@@ -71,7 +75,7 @@ def serve() -> None:
     server = LabServer(reactor, Lab(), Authorities(), scep=True)
     server.listen()
     print(server.enrollment_url, flush=True)
-    StandardIO(End())
+    StandardIO(End())  # type: ignore[no-untyped-call]  # of Twisted
     reactor.run()
 
 
@@ -164,7 +168,7 @@ def main() -> None:
 
     def begin() -> None:
         done = Deferred.fromCoroutine(run(count, server))
-        done.addErrback(lambda failure: failure.printTraceback(sys.stderr)).addBoth(lambda _: reactor.stop())
+        done.addErrback(_print).addBoth(lambda _: reactor.stop())
 
     reactor.callWhenRunning(begin)
     try:
@@ -174,6 +178,10 @@ def main() -> None:
         server.stdin.close()
         server.wait()
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+def _print(failure: Failure) -> None:
+    failure.printTraceback(sys.stderr)  # type: ignore[no-untyped-call]  # of Twisted
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import IO
 import click
 
 from agent.cli.scenario_options import scenario_option
-from agent.device.answering import answer_command
+from agent.cli.signals import importing
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
 
@@ -40,6 +40,8 @@ def answer(command: IO[bytes], device: int, segment_size: int, seed: str, dialec
     The Mac is enrolled with every access right, and is a LOM Device and a LOM Controller; the other Macs of its segment
     exist too. COMMAND.plist is the plist that a server would send ("-" reads standard input).
     """
+    with importing():
+        from agent.device.answering import answer_command
     octets = command.read(_MAX_COMMAND_BYTES + 1)
     population = Population(seed, device + segment_size, segment_size)
     sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect), _warn))

@@ -6,13 +6,11 @@ import uuid
 from pathlib import Path
 
 import click
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from agent.cli.apns import gateway_authority
+from agent.cli.signals import importing
 from agent.errors import OperatorError
 from agent.files import write_file
-from agent.pki.pem import certificate_pem
-from agent.pki.push_certificate import TOPIC_PREFIX, push_identity
+from agent.push.requests import MDM_TOPIC_PREFIX as TOPIC_PREFIX
 
 _NEXT = """\
 Next:
@@ -39,6 +37,12 @@ def apns_identity(out: str, topic: str | None, overwrite: bool) -> None:
     push.key are the push certificate for your server: issued by this CA, with the topic in its subject, like Apple's.
     Real devices and Apple's APNs refuse it.
     """
+    with importing():
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        from agent.cli.apns import gateway_authority
+        from agent.pki.pem import certificate_pem
+        from agent.pki.push_certificate import push_identity
     folder = Path(out)
     certificate, key = folder / "push.pem", folder / "push.key"
     there = [str(path) for path in (certificate, key) if path.exists()]

@@ -6,8 +6,6 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from agent.cli.scenario_options import scenario_option
 from agent.fleet.population import Population
@@ -46,6 +44,9 @@ def _write_json_array(items: Any) -> None:
 
 
 def _show_table(population: Population) -> None:
+    from rich.console import Console  # after the options are read, so that --help is fast
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for column in ("Index", "Segment", "Serial number", "Model", "macOS", "LOM name", "Primary IPv6", "Roles"):
         table.add_column(column, no_wrap=True, justify="right" if column in ("Index", "Segment") else "left")

@@ -1,4 +1,4 @@
-"""``lom-agent report``: the HTML report of a run, or a comparison of several runs."""
+"""``lom-agent report``: its options. `agent.cli.reporting` makes the HTML report, or compares several runs."""
 
 from __future__ import annotations
 
@@ -8,24 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.text import Text
 
-from agent.report.changes import THRESHOLD
-from agent.report.compare import compare
-from agent.report.merging import merge_documents
-from agent.report.results import read_results, write_results
-from agent.report.terminal.text import Indented, print_line, visible
-from agent.report.verdict import Level, Statement, verdict
+from agent.cli.signals import importing
 
 REPORT_NAME = "report.html"
 COMPARISON_NAME = "comparison.html"
-MOST_DETAILS = 10  # per statement; the HTML page has all
 
 MOST_PERCENT = 1000
 
 _FAIL_ON = re.compile(r"regression(?::([0-9]{1,4}(?:\.[0-9]{1,3})?)%)?")
-_STYLES = {Level.GOOD: "green", Level.NOTE: "", Level.WARNING: "yellow", Level.BAD: "red"}
 
 
 @click.command()
@@ -57,27 +48,9 @@ def report(results: Sequence[str], out: Path | None, merge: Path | None, fail_on
     """
     if fail_on is not None and (len(results) < 2 or merge is not None):
         raise click.UsageError("--fail-on compares runs: name two or more, without --merge.")
-    documents = [read_results(path) for path in results]
-    threshold = THRESHOLD if fail_on is None else fail_on
-    regressed = False
-    if merge is not None:
-        documents, results = [merge_documents(documents)], [str(merge)]
-        write_results(merge, documents[0])
-    if len(documents) == 1:
-        target = out or _beside(results[0])
-        found = verdict(documents[0])
-        headline, level, statements = found.headline, found.level, found.statements
-    else:
-        target = out or Path(COMPARISON_NAME)
-        compared = compare(documents, threshold)
-        regressed = compared.regressed
-        headline, level, statements = compared.headline, compared.level, compared.statements
-    from agent.report.html import write_report
-
-    path = write_report(target, documents, threshold)
-    console = Console()
-    _tell(console, headline, level, statements)
-    print_line(console, f"Report: {path}")
+    with importing():
+        from agent.cli.reporting import make_report
+    regressed = make_report(results, out, merge, fail_on)
     if fail_on is not None and regressed:
         sys.exit(1)
 
@@ -89,24 +62,6 @@ def _threshold(text: str) -> float:
         raise click.BadParameter(
             f"expected regression or regression:N% with N above 0 and up to {MOST_PERCENT}; found {text!r}."
         )
+    from agent.report.changes import THRESHOLD
+
     return THRESHOLD if parts[1] is None else float(parts[1]) / 100
-
-
-def _beside(results: str) -> Path:
-    path = Path(results)
-    return (path if path.is_dir() else path.parent) / REPORT_NAME
-
-
-def _tell(console: Console, headline: str, level: Level, statements: Sequence[Statement]) -> None:
-    console.print(Text(visible(headline, console.encoding), style=f"bold {_STYLES[level]}".strip()), highlight=False)
-    for statement in statements:
-        _line(console, 2, statement.text, _STYLES[statement.level])
-        for detail in statement.details[:MOST_DETAILS]:
-            _line(console, 4, detail)
-        if len(statement.details) > MOST_DETAILS:
-            _line(console, 4, f"and {len(statement.details) - MOST_DETAILS} more in the report")
-
-
-def _line(console: Console, columns: int, text: str, style: str = "") -> None:
-    words = Text(visible(text, console.encoding), style=style)
-    console.print(Indented(columns, words, [(" " * (columns - 2) + "- ", "")]), highlight=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-import httpx
 import msgspec
 
 from agent.client.errors import ClientError, EnrollmentFailed, NotFound, RequestRefused, WaitTimedOut
 from agent.service.types import MAX_TIMEOUT_SECONDS, Problem
+
+if TYPE_CHECKING:
+    import httpx
 
 AnswerT = TypeVar("AnswerT")
 
@@ -21,6 +23,8 @@ class Connection:
     """The control API at ``url``. It can be used by several threads at a time."""
 
     def __init__(self, url: str, token: str) -> None:
+        import httpx  # takes as long as the start of a service, which goes on meanwhile: see `Fleet.start`
+
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(MAX_TIMEOUT_SECONDS + _EXTRA_SECONDS, connect=_CONNECT_SECONDS)
         # The service is on this machine or near: a proxy of the environment would be in the way.
@@ -61,6 +65,8 @@ class Connection:
             ) from error
 
     def _send(self, method: str, path: str, body: msgspec.Struct | None, query: dict[str, Any]) -> httpx.Response:
+        import httpx
+
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
         wanted = {name: _text(value) for name, value in query.items() if value is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal, Self
 
 from agent.client.connection import Connection, path
@@ -83,6 +84,7 @@ class Fleet:
         """Start a service with these options, which are the fields of ``Start``. Raises ServiceNotStarted."""
         process = ServiceProcess(Start(**options).arguments())
         try:
+            import_module("httpx")  # while the service starts
             ready = process.wait_until_ready(timeout)
             return cls(Connection(ready.control, ready.token), process, ready.apns)
         except BaseException:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import plistlib
 import ssl
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import uuid4
-
-import httpx
 
 from agent.client.connection import Connection, path
 from agent.client.errors import ClientError
 from agent.service.types import LabInfo, MacDetail
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class Lab:
     """The embedded MDM server beside the fleet. It pushes to a Mac whenever a command is queued for it."""
 
     def __init__(self, info: LabInfo, connection: Connection) -> None:
+        import httpx  # as in `agent.client.connection`
+
         self.info = info
         self._connection = connection
         self._setups: dict[str, str] = {}  # UDID to the CommandUUID of its last LOMSetupRequest

@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.serialization import pkcs12 as crypto_pkcs12
 
 from agent.errors import MisuseError, PeerError
 from agent.pki.certificates import CertificateError, own_certificate, read_pkcs12
-from agent.pki.pfx import MACMismatch, PKCS12Error, prepare
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -114,6 +113,8 @@ def load_pkcs12(blob: bytes, password: str | None) -> Identity:
     """
     if len(blob) > MAX_PKCS12_BYTES:
         raise IdentityError(f"expected a PKCS12 of at most {MAX_PKCS12_BYTES:,} bytes, found {len(blob):,}")
+    from agent.pki.pfx import MACMismatch, PKCS12Error, prepare  # with asn1crypto, imported when it is used
+
     proven = True
     try:
         secret = password.encode() if password is not None else None

@@ -22,7 +22,6 @@ from agent.errors import MisuseError
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, LimitedConnections, listen
 from agent.net.transport.addresses import address_text
 from agent.service.api import API, Service
-from agent.service.openapi import openapi_json
 from agent.service.problems import MEDIA, RequestFailed, request_failed
 from agent.service.queries import body_value, query_values
 from agent.service.routes import ROUTES, Route
@@ -192,7 +191,7 @@ def _app(api: API, service: Service) -> Any:
     app = Klein()
     for route in ROUTES:
         app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(api, route))
-    _static(app, "/openapi.json", "openapi", JSON, openapi_json)
+    _static(app, "/openapi.json", "openapi", JSON, _openapi)
     _static(app, "/metrics", "metrics", METRICS, lambda: _metrics(service))
     for name, (media, octets) in _page_files().items():
         _static(app, f"/page/{name}", f"page {name}", media, partial(bytes, octets))
@@ -200,6 +199,12 @@ def _app(api: API, service: Service) -> Any:
             _static(app, "/", "page", media, partial(bytes, octets))
     app.handle_errors(Exception)(_problem)
     return app
+
+
+def _openapi() -> bytes:
+    from agent.service.openapi import openapi_json  # imported when it is asked for: a fast start
+
+    return openapi_json()
 
 
 def _metrics(service: Service) -> bytes:

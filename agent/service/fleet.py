@@ -170,19 +170,23 @@ class FleetService:
 
     def remove(self, handle: MacHandle) -> None:
         """Remove a Mac, without a CheckOut."""
-        mac, group = handle.mac, handle.group
+        group = handle.group
         self._let_go(handle)
+        self._tell_removed(handle)
         group.fleet.remove(handle.index)
-        self._forget(mac.udid)
-        self.events.add("removed", f"{mac.device_name} is removed.", udid=mac.udid)
+        self._forget(handle.udid)
         if not len(group):
             self._close_group(group)
 
     def remove_all(self) -> None:
-        """Remove every Mac, without a CheckOut."""
+        """Remove every Mac, without a CheckOut. What was said with them is forgotten at once, not for each Mac."""
         for group in self.groups:
-            for handle in list(group):
-                self.remove(handle)
+            for handle in group:
+                self._let_go(handle)
+                self._tell_removed(handle)
+            self._close_group(group)
+        self.parts.exchanges.clear()
+        self._records.forget_all()
 
     def reset_mac(self, handle: MacHandle) -> None:
         """Put a Mac back into its state when it was added."""
@@ -377,6 +381,10 @@ class FleetService:
             return
         handle.client.observer = None
         self._enrollments.cancel(handle.udid)
+
+    def _tell_removed(self, handle: MacHandle) -> None:
+        mac = handle.mac
+        self.events.add("removed", f"{mac.device_name} is removed.", udid=mac.udid)
 
     def _forget(self, udid: str) -> None:
         self.parts.exchanges.clear(udid)

@@ -49,6 +49,10 @@ class Records:
     def clear(self) -> None:
         """Forget everything. The numbers of the events go on."""
         self.events.clear()
+        self.forget_all()
+
+    def forget_all(self) -> None:
+        """Forget all of every Mac but the events."""
         self.answers.clear()
         self.last_errors.clear()
         self.injected.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import tomllib
@@ -14,10 +15,12 @@ from command import SECONDS
 from agent.cli.commands import COMMANDS, cli
 from agent.cli.run import run
 from agent.cli.scenario_options import GROUPS, KeyOption, overrides
+from agent.cli.signals import importing
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario
 
-HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "multiprocessing"}
+HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "multiprocessing", "klein", "httpx"}
+NETWORK_ENDS = {"lom-device", "lom-identity", "lom-request"}  # their options need the protocol's types
 OPTIONS = [option for options in GROUPS.values() for option in options]
 # A value for each option that is not its key's default; those that the checks of a scenario require go with it.
 VALUES: dict[str, object] = {
@@ -54,6 +57,40 @@ def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
     loaded = modules_of(*arguments)
     assert {"agent", "click"} <= loaded
     assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - NETWORK_ENDS))
+def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
+    assert not modules_of(name, "--help") & HEAVY
+
+
+LATER = {
+    "agent.cli.serving": {
+        "asn1crypto", "httpx", "jinja2", "klein", "plotly", "prometheus_client", "concurrent.futures.process",
+        "agent.lab", "agent.net.apns.gateway", "agent.net.mac.scep", "agent.report", "agent.scenario",
+        "agent.service.embedded", "agent.service.openapi",
+    },
+    "agent.client": {"httpx", "twisted", "cryptography", "pytest"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", LATER)
+def test_module_that_has_to_start_fast_imports_the_rest_when_it_is_used(module: str) -> None:
+    program = f"import sys, {module}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=SECONDS)
+    loaded = set(done.stdout.decode().split())
+    assert module in loaded
+    assert not loaded & LATER[module]
+
+
+def test_no_garbage_is_collected_during_imports() -> None:
+    assert gc.isenabled()
+    with importing():
+        assert not gc.isenabled()
+        with importing():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from services import FAST, SECONDS, RunningService, running_service
@@ -15,6 +16,7 @@ from agent.faults import Rule
 from agent.lab.state import QueuedCommand
 from agent.lom.requests import PowerRequest
 from agent.mdm.refusals import ServerRefused
+from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.behaviour import MacSettings
 from agent.service.enrolling import EnrollmentTimedOut
@@ -232,6 +234,26 @@ def test_groups_have_numbers_one_after_another_and_are_found_by_each_name(run_in
             assert service.view(again).udid == views[3].udid
             service.remove_all()
             assert service.info().macs == 0
+
+    run_in_reactor(scenario())
+
+
+def test_what_was_said_with_all_macs_is_forgotten_once_and_not_for_each(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        async with running_service(devices=20, segment_size=5) as running:
+            service = running.service
+            service.add(AddMacs(count=10))
+            udids = [mac.udid for mac in service.macs()]
+            for udid in udids:
+                exchange = HTTPExchange(at=0.0, seconds=0.0, device=0, udid=udid, kind="checkin")
+                service.parts.exchanges.add(exchange)
+            after = service.events.last
+            with patch.object(service.parts.exchanges, "clear", wraps=service.parts.exchanges.clear) as clear:
+                service.remove_all()
+            assert clear.call_count == 1
+            assert len(service.parts.exchanges) == 0
+            removed = service.events.since(after, lambda event: event.kind == "removed")
+            assert [event.udid for event in removed] == udids
 
     run_in_reactor(scenario())
 

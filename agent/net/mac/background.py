@@ -33,7 +33,6 @@ from agent.net.mac import hints
 from agent.net.mac.environment import Environment
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.injection import altered
-from agent.net.mac.scep import obtain_identity
 from agent.pki.cms import mdm_signature
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
@@ -226,6 +225,8 @@ class BackgroundTasks:
     async def _obtain_identity(
         self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], key_wait: KeyWait
     ) -> Identity:
+        from agent.net.mac.scep import obtain_identity  # imported when it is used: a fast start
+
         waiting = self._environment.keys.take(payload.key_size)
         since = self._environment.reactor.seconds()
         key = await waiting

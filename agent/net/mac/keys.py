@@ -12,11 +12,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
-from multiprocessing import active_children, get_context
-from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -28,7 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.internet.defer import Deferred
 
 from agent.errors import LomAgentError, MisuseError, OperatorError
-from agent.processes import begin_child
+
+if TYPE_CHECKING:  # imported for the first key: most fleets generate none
+    from concurrent.futures import Future, ProcessPoolExecutor
+    from multiprocessing.process import BaseProcess
 
 MAX_POOL = 100_000
 MAX_AHEAD = 256  # keys generated ahead: some seconds of work for a large machine
@@ -172,6 +172,9 @@ class KeyPool:
             self._expected[bits] -= max(0, left)
 
     def _make(self, bits: int) -> _Key:
+        from concurrent.futures import ProcessPoolExecutor  # as above
+        from multiprocessing import active_children, get_context
+
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
                 max_workers=self._processes, mp_context=get_context("spawn"), initializer=_initialise_child
@@ -236,6 +239,8 @@ def _loaded(octets: bytes) -> rsa.RSAPrivateKey:
 
 def _initialise_child() -> None:
     """Initialise a child process, with a lower priority than the Macs."""
+    from agent.processes import begin_child  # as above
+
     begin_child()
     os.nice(_NICENESS)
 
