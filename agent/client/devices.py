@@ -138,7 +138,7 @@ class Device:
         """Wait until the server has accepted this Mac's result of a command, and return it. NotNow is no result.
 
         With ``status``, wait for one with this status. Raises UnexpectedStatus for another result, and WaitTimedOut;
-        both show the last exchanges of the Mac.
+        the first shows what was said about the command, the second the last exchanges of the Mac.
         """
         deadline = time.monotonic() + timeout
         after = 0
@@ -175,9 +175,9 @@ class Device:
         """Forget them."""
         self._connection.delete(path("exchanges"), mac=self.udid)
 
-    def conversation(self) -> str:
-        """Its last exchanges as text."""
-        return "\n".join(exchange_text(exchange) for exchange in self.exchanges())
+    def conversation(self, text: str | None = None) -> str:
+        """Its last exchanges, or those with this text, for people."""
+        return "\n".join(exchange_text(exchange) for exchange in self.exchanges(text=text))
 
     # Power and network.
 
@@ -290,7 +290,7 @@ class Device:
         why = f": {'; '.join(answer.errors)}" if answer.errors else ""
         return (
             f"Expected {status} for {answer.request_type} {command_uuid}, found {event.status}{why}.\n"
-            f"{self.conversation()}"
+            f"{self.conversation(command_uuid)}"
         )
 
     def _power(self, action: Any) -> Self:

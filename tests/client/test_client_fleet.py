@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,8 +111,12 @@ def test_another_answer_than_the_expected_one_is_shown_with_the_exchanges(
     mac = enrolled(fleet)
     mac.on("CertificateList").answer(reply)  # type: ignore[arg-type]
     uuid = fleet.lab.queue(mac.udid, "CertificateList")
-    with pytest.raises(UnexpectedStatus, match=f"(?s)Expected Acknowledged .* found {status}.*report {status}"):
+    with pytest.raises(
+        UnexpectedStatus, match=f"(?s)Expected Acknowledged .* found {status}.*report {status}"
+    ) as error:
         mac.wait_for(uuid, status="Acknowledged", timeout=LONG)
+    assert "Authenticate" not in str(error.value)  # it is not about the command
+    assert re.search(r"push -> delivered \(\d+ ms\)$", mac.conversation(), re.MULTILINE)
 
 
 def test_a_wait_that_fails_shows_the_nearest_event_and_the_exchanges(fleet: Fleet) -> None:

