@@ -1,18 +1,20 @@
 """The pytest plugin: fixtures that give a test simulated Macs, and their conversation in the report of a failed test.
 
 Idle unless a test uses a fixture of it. One service (``lom-agent serve``) runs for each process of the test session and
-kind of clock; every test gets it after a reset, with a seed made from the test's name.
+kind of clock; every test gets it after a reset, with a seed made from the test's name. A service that has ended is
+replaced before the next test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 if TYPE_CHECKING:
-    from agent.client import Device, Fleet, Lab
+    from agent.client import Device, Fleet, Lab, Start
+    from agent.service.types import APNsInfo
 
 MARKER = "lom(devices=0, seed=None, os=None, apns=True, clock='real')"
 _FLEET = pytest.StashKey["Fleet"]()
@@ -21,18 +23,30 @@ _FLEET = pytest.StashKey["Fleet"]()
 class Services:
     """The services of this process of the test session, each started when a test first needs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Start) -> None:
+        self._options = options
         self._fleets: dict[tuple[str, bool], Fleet] = {}
 
-    def fleet(self, clock: str, apns: bool) -> Fleet:
-        """The service with this clock; it has a lab, and a gateway unless ``apns`` is false."""
+    def fleet(self, clock: Literal["real", "manual"] = "real", apns: bool = True) -> Fleet:
+        """The service with this clock; it has a lab and a gateway, unless ``apns`` is false."""
         found = self._fleets.get((clock, apns))
-        if found is not None and found.running:
-            return found
+        if found is not None:
+            if found.running:
+                return found
+            found.close()
         from agent.client import Fleet  # not before a test needs it: an idle plugin costs nothing
 
-        fleet = self._fleets[clock, apns] = Fleet.start(lab=apns, apns=apns, clock=clock)
+        options: Start = {"lab": apns, "apns": apns, "clock": clock, **self._options}
+        fleet = self._fleets[clock, apns] = Fleet.start(**options)
         return fleet
+
+    @property
+    def apns(self) -> APNsInfo:
+        """The gateway of the usual service, for a server that is started once a session."""
+        found = self.fleet().apns
+        if found is None:
+            raise pytest.UsageError("Expected a gateway, found that lom_options turns it off. Remove apns from it.")
+        return found
 
     def close(self) -> None:
         """End them."""
@@ -51,9 +65,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def lom_services() -> Iterator[Services]:
+def lom_options() -> Start:
+    """Options of the services of the session; a suite overrides it: ``return {"ca": ["ca.pem"]}``."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def lom_services(lom_options: Start) -> Iterator[Services]:
     """The services of this process of the test session."""
-    services = Services()
+    services = Services(lom_options)
     yield services
     services.close()
 
@@ -62,13 +82,11 @@ def lom_services() -> Iterator[Services]:
 def lom_fleet(request: pytest.FixtureRequest, lom_services: Services) -> Fleet:
     """A fleet with the Macs of the marker ``lom``; ``mac()`` and ``segment(devices=2)`` add others."""
     options = _options(request.node)
-    fleet = lom_services.fleet(options.pop("clock"), options.pop("apns"))
-    seed = options.pop("seed")
-    fleet.reset(seed=request.node.nodeid[-200:] if seed is None else seed)
-    devices, os = options.pop("devices"), options.pop("os")
-    if devices:
-        fleet.add(devices, os=os)
+    fleet = lom_services.fleet(options["clock"], options["apns"])
+    fleet.reset(seed=_name(request.node) if options["seed"] is None else options["seed"])
     request.node.stash[_FLEET] = fleet
+    if options["devices"]:
+        fleet.add(options["devices"], os=options["os"])
     return fleet
 
 
@@ -102,7 +120,13 @@ def _conversation(fleet: Fleet) -> str:
     try:
         return fleet.report()
     except ClientError as error:  # the service itself has ended, which may be why the test failed
-        return f"{error}\n{fleet.service_output}"
+        return fleet.why_ended or str(error)
+
+
+def _name(node: pytest.Item) -> str:
+    """The name of a test, the same with and without xdist, which changes the node id with ``--dist loadgroup``."""
+    file, _line, name = node.location
+    return f"{file}::{name}"[-200:]
 
 
 def _options(node: Any) -> dict[str, Any]:

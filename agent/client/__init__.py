@@ -13,10 +13,11 @@ from agent.client.errors import (
     UnexpectedStatus,
     WaitTimedOut,
 )
-from agent.client.fleet import Fleet, Start
+from agent.client.fleet import Fleet, MacFilter
 from agent.client.lab import Lab
-from agent.client.rules import ActiveRule, CommandFormatError, Error, NotNow, Reply, chain
-from agent.faults import Rule
+from agent.client.rules import ActiveRule, CommandFormatError, Error, NotNow, Reply, When, chain
+from agent.client.start import Start
+from agent.faults import Rule, RuleError
 
 __all__ = [
     "ActiveRule",
@@ -28,15 +29,18 @@ __all__ = [
     "Fleet",
     "Lab",
     "MDMServer",
+    "MacFilter",
     "NotFound",
     "NotNow",
     "Reply",
     "RequestRefused",
     "Rule",
+    "RuleError",
     "Segment",
     "ServiceNotStarted",
     "Start",
     "UnexpectedStatus",
     "WaitTimedOut",
+    "When",
     "chain",
 ]

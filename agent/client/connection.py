@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from agent.client.errors import ClientError, EnrollmentFailed, NotFound, RequestRefused, WaitTimedOut
-from agent.service.types import MAX_TIMEOUT_SECONDS, Problem
+from agent.service.types import MAX_TIMEOUT_SECONDS, Event, Problem
 
 if TYPE_CHECKING:
     import httpx
@@ -52,6 +53,28 @@ class Connection:
         """GET an answer that is not JSON."""
         return self._send("GET", path, None, {}).content
 
+    def events(self, path: str, /, **query: Any) -> Iterator[Event]:
+        """GET server-sent events, as they come, without an end."""
+        import httpx
+
+        wanted = {name: _text(value) for name, value in query.items() if value is not None}
+        try:
+            with self._http.stream("GET", path, params=wanted) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refusal(path, response)
+                for line in response.iter_lines():
+                    if line.startswith("data:"):
+                        yield msgspec.json.decode(line.removeprefix("data:"), type=Event)
+        except httpx.HTTPError as error:
+            raise self._no_answer(error) from error
+
+    def _no_answer(self, error: httpx.HTTPError) -> ClientError:
+        return ClientError(
+            f"Expected an answer from the service at {self.url}, found: {error or type(error).__name__}. Check that it "
+            "still runs."
+        )
+
     def _answer(
         self, method: str, path: str, kind: type[AnswerT], body: msgspec.Struct | None, query: dict[str, Any]
     ) -> AnswerT:
@@ -73,10 +96,7 @@ class Connection:
         try:
             response = self._http.request(method, path, content=content, headers=headers, params=wanted)
         except httpx.HTTPError as error:
-            raise ClientError(
-                f"Expected an answer from the service at {self.url}, found: {error or type(error).__name__}. Check "
-                "that it still runs."
-            ) from error
+            raise self._no_answer(error) from error
         if response.status_code >= 400:
             raise _refusal(path, response)
         return response

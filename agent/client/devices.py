@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self, get_args
+from uuid import uuid4
 
 from agent.client.connection import Connection, path
-from agent.client.errors import UnexpectedStatus
+from agent.client.errors import ClientError, UnexpectedStatus
 from agent.client.rules import On, selector_of
 from agent.client.text import exchange_text
 from agent.service.types import (
@@ -15,21 +16,21 @@ from agent.service.types import (
     Answer,
     Enroll,
     Event,
+    EventKind,
     Exchange,
     Mac,
     MacDetail,
+    MacState,
     Mains,
     Network,
     Power,
+    PowerState,
     Wait,
     WaitState,
 )
 
-if TYPE_CHECKING:
-    from agent.service.types import EventKind, MacState, PowerState
-
-_POWER = ("on", "off", "booting", "shutting_down", "no_mains")
 _NOT_NOW = "NotNow"
+_LOM_SETUP = ("PrimaryIPv6AddressList", "SecondaryIPv6AddressList", "LOMProtocolVersion")
 
 
 class MDMServer(Protocol):
@@ -47,7 +48,10 @@ class Device:
         self._mac = mac
 
     def __repr__(self) -> str:
-        mac = self.state_now
+        try:
+            mac: Mac = self.detail
+        except ClientError:  # it was removed, or the service has ended: it is still the Mac that it was
+            return f"<Device {self.number} {self.model} {self.udid}>"
         return f"<Device {mac.number} {mac.model} macOS {mac.os_version} {mac.udid}: {mac.state}, power {mac.power}>"
 
     def __eq__(self, other: object) -> bool:
@@ -84,11 +88,6 @@ class Device:
         return self._mac.segment
 
     # What changes.
-
-    @property
-    def state_now(self) -> Mac:
-        """Its current properties."""
-        return self.detail
 
     @property
     def detail(self) -> MacDetail:
@@ -139,7 +138,7 @@ class Device:
         """Wait until the server has accepted this Mac's result of a command, and return it. NotNow is no result.
 
         With ``status``, wait for one with this status. Raises UnexpectedStatus for another result, and WaitTimedOut;
-        both show the last exchanges of the Mac.
+        the first shows what was said about the command, the second the last exchanges of the Mac.
         """
         deadline = time.monotonic() + timeout
         after = 0
@@ -156,12 +155,15 @@ class Device:
         """Wait for an event of this Mac; ``wanted`` are other fields of Wait, such as ``after``."""
         return self._connection.post(path("wait"), Event, Wait(kind=kind, udid=self.udid, timeout=timeout, **wanted))
 
-    def wait_until(self, state: MacState | PowerState | str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
+    def wait_until(
+        self, state: MacState | PowerState | Literal["enrolled", "connected", "lom"], *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> Self:  # fmt: skip
         """Wait for a state of power (``on``, ``off`` …), of the Mac (``idle`` …), ``enrolled`` or ``connected``."""
         if state in ("enrolled", "connected", "lom"):
             wanted: dict[str, Any] = {state: True}
         else:
-            wanted = {"power" if state in _POWER else "state": state}
+            wanted = {"power" if state in get_args(PowerState) else "state": state}
         self._connection.post(self._path("wait"), Mac, WaitState(timeout=timeout, **wanted))
         return self
 
@@ -169,9 +171,13 @@ class Device:
         """Its last exchanges, oldest first."""
         return self._connection.get(path("exchanges"), list[Exchange], mac=self.udid, text=text, kind=kind, limit=limit)
 
-    def conversation(self) -> str:
-        """Its last exchanges as text."""
-        return "\n".join(exchange_text(exchange) for exchange in self.exchanges())
+    def clear_exchanges(self) -> None:
+        """Forget them."""
+        self._connection.delete(path("exchanges"), mac=self.udid)
+
+    def conversation(self, text: str | None = None) -> str:
+        """Its last exchanges, or those with this text, for people."""
+        return "\n".join(exchange_text(exchange) for exchange in self.exchanges(text=text))
 
     # Power and network.
 
@@ -183,7 +189,7 @@ class Device:
         """Restore its mains; it boots if it ran before."""
         return self._power("restore_mains")
 
-    def press_power(self, action: str = "on") -> Self:
+    def press_power(self, action: Literal["on", "off", "reset"] = "on") -> Self:
         """``on``, ``off`` (an orderly shutdown) or ``reset``."""
         return self._power(action)
 
@@ -236,6 +242,10 @@ class Device:
         """Its SCEP requests."""
         return self._on("scep")
 
+    def on_enroll(self) -> On:
+        """Its requests for an enrollment profile."""
+        return self._on("enroll")
+
     def _on(self, what: str, kind: str | None = None) -> On:
         return On(self._connection, what, kind, selector_of((self.udid,)))
 
@@ -245,6 +255,22 @@ class Device:
     def lom_profile(self) -> bytes:
         """A configuration profile with a ``com.apple.lom`` payload for it, by a CA of the service."""
         return self._connection.content(self._path("lom-profile"))
+
+    def lom_item(self, action: Literal["PowerON", "PowerOFF", "Reset"]) -> dict[str, Any]:
+        """The item of a LOMDeviceRequest's RequestList for it, made from its last answer to LOMSetupRequest."""
+        setups = [
+            one for one in self.answers() if (one.request_type, one.status) == ("LOMSetupRequest", "Acknowledged")
+        ]
+        if not setups:
+            raise ClientError(
+                f"Expected an answer of {self.udid} to LOMSetupRequest, found none. Call set_up_lom for the Mac first."
+            )
+        return {
+            "DeviceRequestType": action,
+            "DeviceRequestUUID": str(uuid4()).upper(),
+            "DeviceDNSName": self.detail.dns_name,
+            **{key: setups[-1].body[key] for key in _LOM_SETUP if key in setups[-1].body},
+        }
 
     def set_up_lom(self, server: MDMServer, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
         """Install its LOM profile and send LOMSetupRequest through the server, and wait for both results."""
@@ -264,11 +290,11 @@ class Device:
         why = f": {'; '.join(answer.errors)}" if answer.errors else ""
         return (
             f"Expected {status} for {answer.request_type} {command_uuid}, found {event.status}{why}.\n"
-            f"{self.conversation()}"
+            f"{self.conversation(command_uuid)}"
         )
 
-    def _power(self, action: str) -> Self:
-        self._connection.post(self._path("power"), Mac, Power(action=action))  # type: ignore[arg-type]
+    def _power(self, action: Any) -> Self:
+        self._connection.post(self._path("power"), Mac, Power(action=action))
         return self
 
     def _path(self, *more: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Literal, Self
+from typing import Any, Self, TypedDict, Unpack
 
 from agent.client.connection import Connection, path
 from agent.client.devices import Device, Segment
@@ -14,6 +13,7 @@ from agent.client.errors import ClientError, WaitTimedOut
 from agent.client.lab import Lab
 from agent.client.process import READY_SECONDS, ServiceProcess
 from agent.client.rules import ActiveRule, On, add_rule
+from agent.client.start import Start, arguments_of
 from agent.client.text import event_text, exchange_text, rule_text
 from agent.faults import Rule, RuleCounts
 from agent.service.types import (
@@ -22,46 +22,30 @@ from agent.service.types import (
     APNsInfo,
     ClockState,
     Event,
+    EventKind,
     Exchange,
     Mac,
+    MacDetail,
+    MacState,
     Reset,
     Results,
+    Role,
     ServiceInfo,
     Wait,
 )
 
-POLL_SECONDS = 0.2  # how often a Mac asks for commands where no gateway can push to it
 
+class MacFilter(TypedDict, total=False):
+    """The properties by which ``Fleet.select`` finds Macs."""
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """How a service is started; the options of ``lom-agent serve``."""
-
-    lab: bool = False
-    """The embedded MDM server, which pushes through the gateway."""
-    apns: bool = False
-    """The APNs gateway. Without it the Macs ask for commands every POLL_SECONDS."""
-    clock: Literal["real", "manual"] = "real"
-    seed: str | None = None
-    devices: int = 0
-    """Macs that are there from the start and after each reset."""
-    insecure: bool = False
-    """Accept any server certificate."""
-    ca: Sequence[str] = ()
-    """PEM files of CAs that servers may have."""
-    state: str | None = None
-    """A file that keeps the state."""
-
-    def arguments(self) -> list[str]:
-        """The command line."""
-        chosen = [f"--devices={self.devices}", f"--clock={self.clock}"]
-        chosen += ["--lab"] if self.lab else []
-        chosen += ["--apns"] if self.apns or self.lab else [f"--poll={POLL_SECONDS:g}"]
-        chosen += ["--insecure"] if self.insecure else []
-        chosen += [f"--ca={file}" for file in self.ca]
-        chosen += [] if self.seed is None else [f"--seed={self.seed}"]
-        chosen += [] if self.state is None else [f"--state={self.state}"]
-        return chosen
+    state: MacState
+    segment: int
+    role: Role
+    os: str
+    """A release, or a major version, of macOS."""
+    enrolled: bool
+    text: str
+    """A text in the UDID, serial number, name or model."""
 
 
 class Fleet:
@@ -80,16 +64,12 @@ class Fleet:
         """The gateway that a server under test has to push to, or None."""
 
     @classmethod
-    def start(cls, *, timeout: float = READY_SECONDS, **options: Any) -> Fleet:
-        """Start a service with these options, which are the fields of ``Start``. Raises ServiceNotStarted."""
-        process = ServiceProcess(Start(**options).arguments())
-        try:
-            import_module("httpx")  # while the service starts
-            ready = process.wait_until_ready(timeout)
-            return cls(Connection(ready.control, ready.token), process, ready.apns)
-        except BaseException:
-            process.stop()
-            raise
+    def start(cls, *, timeout: float = READY_SECONDS, **options: Unpack[Start]) -> Fleet:
+        """Start a service with these options, which are the keys of ``Start``. Raises ServiceNotStarted."""
+        process = ServiceProcess(arguments_of(options))
+        import_module("httpx")  # while the service starts
+        ready = process.wait_until_ready(timeout)
+        return cls(Connection(ready.control, ready.token), process, ready.apns)
 
     @classmethod
     def connect(cls, url: str, token: str) -> Fleet:
@@ -104,7 +84,8 @@ class Fleet:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Fleet at {self._connection.url}>"
+        ended = "" if self.running else ", ended"
+        return f"<Fleet at {self._connection.url}{ended}>"
 
     def __iter__(self) -> Iterator[Device]:
         return iter(self.macs)
@@ -134,6 +115,13 @@ class Fleet:
         return "" if self._process is None else self._process.output
 
     @property
+    def why_ended(self) -> str:
+        """How the service that ``start`` started ended, with its last output; empty while it runs."""
+        if self._process is None or self._process.running:
+            return ""
+        return f"The service ended with status {self._process.status}. It printed:\n{self.service_output}"
+
+    @property
     def info(self) -> ServiceInfo:
         """The service: version, seed, counts."""
         return self._connection.get("/v1", ServiceInfo)
@@ -151,13 +139,33 @@ class Fleet:
     @property
     def macs(self) -> list[Device]:
         """All Macs, by number."""
+        return self.select()
+
+    def select(self, **wanted: Unpack[MacFilter]) -> list[Device]:
+        """The Macs that have all of these properties, by number."""
         found: list[Device] = []
         while True:
             after = found[-1].number if found else -1
-            page = self._connection.get(path("macs"), list[Mac], after=after)
+            page = self._connection.get(path("macs"), list[Mac], after=after, **wanted)
             if not page:
                 return found
             found += [Device(self._connection, mac) for mac in page]
+
+    def find(self, mac: str | int) -> Device:
+        """The Mac with this UDID, serial number or number. Raises NotFound."""
+        return Device(self._connection, self._connection.get(path("macs", mac), MacDetail))
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments, by number."""
+        found: dict[int, list[Device]] = {}
+        for mac in self.macs:
+            found.setdefault(mac.segment, []).append(mac)
+        return [Segment(self._connection, macs) for _, macs in sorted(found.items())]
+
+    def remove_macs(self) -> None:
+        """Remove every Mac, without a CheckOut."""
+        self._connection.delete(path("macs"))
 
     def mac(self, *, os: str | None = None, model: str | None = None, seed: str | None = None) -> Device:
         """Add one Mac, in a segment of its own."""
@@ -224,6 +232,16 @@ class Fleet:
             return self.wait(after=after, timeout=0.0, **wanted)
         except WaitTimedOut:
             return None
+
+    def follow(self, *, after: int | None = None, kind: EventKind | None = None) -> Iterator[Event]:
+        """The events as they happen, without an end: from now on, or from this number on."""
+        after = self.info.last_event if after is None else after  # the request is sent when the first one is asked for
+        return self._connection.events(path("events"), after=after, kind=kind)
+
+    @property
+    def metrics(self) -> str:
+        """The metrics in Prometheus' text format."""
+        return self._connection.content("/metrics").decode("utf-8")
 
     @property
     def results(self) -> Results:

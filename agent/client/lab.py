@@ -68,10 +68,9 @@ class Lab:
 
     def result(self, udid: str, command_uuid: str) -> dict[str, Any] | None:
         """The result that the lab has of a command, or None while it has none."""
-        response = self._http.get(f"/api/v1/macs/{quote(udid)}/commands/{quote(command_uuid)}")
+        response = self._request("GET", f"/api/v1/macs/{quote(udid)}/commands/{quote(command_uuid)}")
         if response.status_code == 202:
             return None
-        _check(response)
         found: dict[str, Any] = plistlib.loads(response.content)
         return found
 
@@ -90,9 +89,21 @@ class Lab:
         }
 
     def _post(self, path: str, body: bytes) -> None:
-        _check(self._http.post(path, content=body, headers={"Content-Type": "application/xml"}))
+        self._request("POST", path, content=body, headers={"Content-Type": "application/xml"})
 
+    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        import httpx
 
-def _check(response: httpx.Response) -> None:
-    if response.status_code >= 300:
-        raise ClientError(f"the lab answered {response.request.url} with {response.status_code}: {response.text[:500]}")
+        try:
+            response = self._http.request(method, path, **more)
+        except httpx.HTTPError as error:
+            raise ClientError(
+                f"Expected an answer from the lab at {self.info.url}, found: {error or type(error).__name__}. "
+                "Check that the service still runs."
+            ) from error
+        if response.status_code >= 300:
+            raise ClientError(
+                f"Expected the lab to accept {method} {path}, found status {response.status_code}: "
+                f"{response.text[:500]}"
+            )
+        return response

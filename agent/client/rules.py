@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from agent.client.connection import Connection, path
 from agent.client.text import rule_text
-from agent.faults import Rule, RuleCounts, RuleError
+from agent.faults import At, Rule, RuleCounts, RuleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,23 @@ CommandFormatError = Reply("format_error")
 def Error(description: str = _ERROR.description, *, code: int = _ERROR.code, domain: str = _ERROR.domain) -> Reply:
     """The status ``Error`` with a chain of one error."""
     return Reply("error", (RuleError(domain=domain, code=code, description=description),))
+
+
+class When(TypedDict, total=False):
+    """When a rule has an effect; without any of these, always. All of them are fields of Rule."""
+
+    times: int
+    """Only the first N matches of each Mac."""
+    every: int
+    """Only every Nth match of each Mac."""
+    probability: float
+    """0 (never) to 1."""
+    after: float
+    """Seconds from now."""
+    until: float
+    """Seconds from now."""
+    id: str
+    """The rule's name in exchanges; ``rule-1`` and so on where it is missing."""
 
 
 class ActiveRule:
@@ -67,57 +84,62 @@ class ActiveRule:
 
 
 class On:
-    """An operation of some Macs, for which a rule can be added. ``when`` holds the fields of Rule about times.
+    """An operation of some Macs, for which a rule can be added: docs/faults.md has what goes with which operation.
 
-    Every method takes these, too: ``times`` (the first N, then it recovers), ``every`` (every Nth), ``probability``
-    (0 to 1), ``after`` and ``until`` (seconds from now).
+    Each method takes the keys of When, such as ``times=2``: the first two, then the Mac recovers.
     """
 
     def __init__(self, connection: Connection, on: str, kind: str | None, selector: dict[str, Any]) -> None:
         self._connection = connection
         self._fields: dict[str, Any] = {**selector, "on": on, **({} if kind is None else {"type": kind})}
 
-    def answer(self, reply: Reply, **when: Any) -> ActiveRule:
+    def answer(self, reply: Reply, **when: Unpack[When]) -> ActiveRule:
         """Answer a command with this: ``NotNow``, ``CommandFormatError`` or ``Error(…)``."""
-        return self.do(reply.do, **({"errors": reply.errors} if reply.errors else {}), **when)
+        errors = {"errors": reply.errors} if reply.errors else {}
+        return self.do(reply.do, **errors, **when)
 
-    def delay(self, seconds: float, **when: Any) -> ActiveRule:
+    def delay(self, seconds: float, **when: Unpack[When]) -> ActiveRule:
         """Do it this much later."""
         return self.do("delay", seconds=seconds, **when)
 
-    def drop(self, at: str = "after_request", **when: Any) -> ActiveRule:
-        """Reset the connection: ``before_request``, ``in_request``, ``after_request`` or ``in_response``."""
+    def drop(self, at: At | None = None, **when: Unpack[When]) -> ActiveRule:
+        """Reset the connection: ``before_request``, ``in_request``, ``after_request`` (usual) or ``in_response``.
+
+        A LOM link and a push have no such point.
+        """
+        if at is None and self._fields["on"] not in ("lom_link", "push"):
+            at = "after_request"
         return self.do("drop", at=at, **when)
 
-    def slow(self, bytes_per_s: float, **when: Any) -> ActiveRule:
+    def slow(self, bytes_per_s: float, **when: Unpack[When]) -> ActiveRule:
         """Send slowly."""
         return self.do("slow", bytes_per_s=bytes_per_s, **when)
 
-    def certificate(self, which: str, **when: Any) -> ActiveRule:
+    def certificate(self, which: Literal["wrong", "expired"], **when: Unpack[When]) -> ActiveRule:
         """Present a certificate that is ``wrong`` (of another CA) or ``expired``."""
         return self.do("certificate", which=which, **when)
 
-    def wrong_udid(self, **when: Any) -> ActiveRule:
+    def wrong_udid(self, **when: Unpack[When]) -> ActiveRule:
         """Send another Mac's UDID."""
         return self.do("wrong_udid", **when)
 
-    def malformed(self, **when: Any) -> ActiveRule:
+    def malformed(self, **when: Unpack[When]) -> ActiveRule:
         """Send a body that is not a property list."""
         return self.do("malformed", **when)
 
-    def refuse(self, **when: Any) -> ActiveRule:
-        """Refuse it."""
-        return self.do("refuse", **when)
+    def refuse(self, reason: str | None = None, **when: Unpack[When]) -> ActiveRule:
+        """Refuse it; a push for this reason of APNs, such as ``TooManyRequests``."""
+        return self.do("refuse", reason=reason, **when)
 
-    def lose(self, **when: Any) -> ActiveRule:
+    def lose(self, **when: Unpack[When]) -> ActiveRule:
         """Lose the push."""
         return self.do("lose", **when)
 
-    def offline(self, seconds: float, **when: Any) -> ActiveRule:
+    def offline(self, seconds: float, **when: Unpack[When]) -> ActiveRule:
         """Lose every network for so long."""
         return self.do("offline", seconds=seconds, **when)
 
-    def crash(self, **when: Any) -> ActiveRule:
+    def crash(self, **when: Unpack[When]) -> ActiveRule:
         """Lose power in the middle of the command, and boot again."""
         return self.do("crash", **when)
 

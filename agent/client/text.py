@@ -17,10 +17,11 @@ def exchange_text(exchange: Exchange, indent: str = "") -> str:
     """One exchange: a line that says what it was, then the bodies."""
     what = exchange.message_type or exchange.answer_status or exchange.method
     subject = " ".join(part for part in (exchange.request_type, exchange.command_uuid) if part)
-    outcome = exchange.error or ("no answer" if exchange.status is None else str(exchange.status))
+    outcome = exchange.error or (_without_status(exchange) if exchange.status is None else str(exchange.status))
     rules = f" [rules: {', '.join(exchange.rules)}]" if exchange.rules else ""
     head = f"{_time(exchange.at)} {exchange.kind} {what} {subject}".rstrip()
-    lines = [f"{indent}#{exchange.number} {head} -> {outcome} ({exchange.seconds * 1000:.0f} ms) {exchange.url}{rules}"]
+    lines = [f"{indent}#{exchange.number} {head} -> {outcome} ({exchange.seconds * 1000:.0f} ms)"]
+    lines[0] += f" {exchange.url}{rules}" if exchange.url else rules
     for arrow, body in ((">", exchange.request), ("<", exchange.response)):
         if body not in (None, "", {}):
             lines += [f"{indent}  {arrow} {line}" for line in _body_lines(body)]
@@ -38,6 +39,13 @@ def rule_text(counts: RuleCounts) -> str:
     rule = counts.rule
     on = f"{rule.on} {rule.type}" if rule.type else rule.on
     return f"{rule.id}: {rule.do} on {on}: {counts.matches} matches, {counts.hits} hits"
+
+
+def _without_status(exchange: Exchange) -> str:
+    """The outcome of an exchange without an error: a push, and the LOM link, have no HTTP status."""
+    if exchange.kind == "push":
+        return "delivered"
+    return "no answer" if exchange.response in (None, "", {}) else "answered"
 
 
 def _time(at: float) -> str:

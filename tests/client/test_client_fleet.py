@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
 
 import pytest
+from forked_service import connected, forked_service
 
 from agent.client import (
     CommandFormatError,
@@ -26,6 +31,7 @@ from agent.client import (
     UnexpectedStatus,
     WaitTimedOut,
 )
+from agent.faults import On
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +39,8 @@ LONG = 60.0  # seconds; only a test that fails waits so long
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Fleet]:
-    with Fleet.start(lab=True, seed="client") as fleet:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with forked_service(tmp_path_factory.mktemp("service"), "--seed", "client") as ready, connected(ready) as fleet:
         yield fleet
 
 
@@ -105,8 +111,12 @@ def test_another_answer_than_the_expected_one_is_shown_with_the_exchanges(
     mac = enrolled(fleet)
     mac.on("CertificateList").answer(reply)  # type: ignore[arg-type]
     uuid = fleet.lab.queue(mac.udid, "CertificateList")
-    with pytest.raises(UnexpectedStatus, match=f"(?s)Expected Acknowledged .* found {status}.*report {status}"):
+    with pytest.raises(
+        UnexpectedStatus, match=f"(?s)Expected Acknowledged .* found {status}.*report {status}"
+    ) as error:
         mac.wait_for(uuid, status="Acknowledged", timeout=LONG)
+    assert "Authenticate" not in str(error.value)  # it is not about the command
+    assert re.search(r"push -> delivered \(\d+ ms\)$", mac.conversation(), re.MULTILINE)
 
 
 def test_a_wait_that_fails_shows_the_nearest_event_and_the_exchanges(fleet: Fleet) -> None:
@@ -153,6 +163,51 @@ def test_a_manual_clock_stands_until_it_is_moved() -> None:
         mac.wait_until("on", timeout=LONG)
 
 
+def test_macs_are_found_by_what_they_are(fleet: Fleet) -> None:
+    one, other = fleet.mac(os="15.5"), fleet.mac(os="26.4")
+    rack = fleet.segment(devices=1)
+    assert fleet.select(os="15.5") == [one]
+    assert fleet.select(role="controller", segment=rack.number) == [rack.controller]
+    assert fleet.find(other.serial_number) == fleet.find(other.number) == other
+    assert [len(segment) for segment in fleet.segments] == [1, 1, 2]
+    assert fleet.segments[2].macs == rack.macs
+    fleet.remove_macs()
+    assert fleet.macs == []
+    assert one.udid in repr(one)  # of a Mac that is gone
+
+
+def test_events_are_followed_as_they_happen(fleet: Fleet) -> None:
+    events = fleet.follow(kind="added")
+    macs = [fleet.mac() for _ in range(2)]
+    assert [next(events).udid for _ in macs] == [mac.udid for mac in macs]
+    events.close()  # type: ignore[attr-defined]
+    assert "lom_agent_macs" in fleet.metrics
+
+
+def test_the_exchanges_of_one_mac_are_forgotten(fleet: Fleet) -> None:
+    one, other = enrolled(fleet), enrolled(fleet)
+    one.clear_exchanges()
+    assert one.exchanges() == []
+    assert other.exchanges() != []
+
+
+def test_every_operation_has_a_rule(fleet: Fleet) -> None:
+    mac = fleet.mac()
+    operations = {
+        mac.on("ProfileList"), mac.on_check_in(), mac.on_connect(), mac.on_session(), mac.on_lom_request(),
+        mac.on_push(), mac.on_scep(), mac.on_enroll(),
+    }  # fmt: skip
+    rules = [operation.drop(probability=0.0) for operation in operations]
+    assert {rule.rule.on for rule in rules} == set(get_args(On))
+    mac.on_push().refuse("TooManyRequests", id="limit")
+    assert fleet.rules[-1].rule.reason == "TooManyRequests"
+
+
+def test_an_unknown_option_of_a_service_is_named() -> None:
+    with pytest.raises(TypeError, match=r"found device, macs\. Use lab, apns"):
+        Fleet.start(macs=3, device=2)  # type: ignore[call-arg]
+
+
 def test_two_threads_may_use_a_fleet(fleet: Fleet) -> None:
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(enrolled(fleet).udid)) for _ in range(2)]
@@ -192,10 +247,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_nothing_is_left_after_a_fleet_is_closed() -> None:
+def test_nothing_is_left_after_a_fleet_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(os.listdir("/proc/self/fd"))
     fleet = Fleet.start()
     pid = fleet.info.pid
-    folder = fleet._process._folder.name  # type: ignore[union-attr]
+    assert list(tmp_path.iterdir()) == []  # also nothing that a kill could leave
     fleet.close()
     assert not alive(pid)
-    assert not os.path.exists(folder)
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,63 +1,81 @@
-"""The pytest plugin, in test suites of its own: the two examples of the docs, failures, the marker, xdist."""
+"""The pytest plugin, in test suites of its own: failures, the marker, xdist, Ctrl-C, kill -9, a service that dies.
+
+Most of them get one service, which is forked. docs/testing.md has the examples: see test_testing_page.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
+from forked import SECONDS
+from forked_service import connected, forked_service
+
+from agent.client import Fleet
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = """
-from agent.client import NotNow
+ROOT = Path(__file__).parent.parent.parent
+LOOK_SECONDS = 0.02
+NOTES_ITS_PID = """
+import os, time
 
-def test_not_now_is_offered_again(lom_fleet, lom_lab):
-    mac = lom_fleet.mac(os="15.5").enroll(lom_lab.enroll_url)
-    mac.on("ProfileList").answer(NotNow, times=1)
-    uuid = lom_lab.queue(mac.udid, "ProfileList")
-    mac.wait_event("answered", command_uuid=uuid, status="NotNow")
-    lom_lab.push(mac.udid)
-    mac.wait_for(uuid, status="Acknowledged", timeout=60)
-    assert [answer.status for answer in mac.answers(uuid)] == ["NotNow", "Acknowledged"]
-
-def test_power_on(lom_fleet, lom_lab):
-    rack = lom_fleet.segment(devices=1).enroll(lom_lab.enroll_url).set_up_lom(lom_lab)
-    lom_lab.lom(rack.controller.udid, "PowerOFF", [rack.devices[0].udid])
-    rack.devices[0].wait_until("off", timeout=60)
-    lom_lab.lom(rack.controller.udid, "PowerON", [rack.devices[0].udid])
-    rack.devices[0].wait_until("on", timeout=60)
-    lom_fleet.assert_no_protocol_errors()
+def test_one(lom_fleet, lom_lab):
+    lom_fleet.mac().enroll(lom_lab.enroll_url)
+    with open("pid.tmp", "w") as file:
+        file.write(str(lom_fleet.info.pid))
+    os.replace("pid.tmp", f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.pid")
 """
+OUTSIDE = ("-p", "no:cacheprovider", "-q")
 
 
-def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q", *arguments)
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with forked_service(tmp_path_factory.mktemp("service"), "--clock=manual") as ready:
+        yield ready
 
 
-def test_the_examples_pass(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(EXAMPLES)
-    run(pytester).assert_outcomes(passed=2)
+@pytest.fixture
+def started(ready: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """With what each service was started; it is always the one of this file."""
+    options: list[dict[str, Any]] = []
+
+    def start(**chosen: Any) -> Fleet:
+        options.append(chosen)
+        return connected(ready)
+
+    monkeypatch.setattr(Fleet, "start", start)
+    return options
 
 
-def test_they_pass_in_four_processes(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(**{f"test_{number}": EXAMPLES.partition("def test_power_on")[0] for number in range(4)})
-    run(pytester, "-n", "4").assert_outcomes(passed=4)
-
-
-def test_a_failed_test_shows_seed_rules_and_exchanges(pytester: pytest.Pytester) -> None:
+def test_a_failed_test_shows_seed_rules_and_exchanges(pytester: pytest.Pytester, started: list[dict[str, Any]]) -> None:
     pytester.makepyfile(
         """
         def test_fails(lom_fleet, lom_lab):
             mac = lom_fleet.mac().enroll(lom_lab.enroll_url)
             mac.on("ProfileList").drop()
             assert mac.power == "off"
+
+        def test_another(lom_fleet):
+            assert lom_fleet.rules == []
+            assert len(lom_fleet) == 0
         """
     )
-    result = run(pytester)
-    result.assert_outcomes(failed=1)
-    lines = ["*lom-agent*", "*seed: *test_fails*", "*drop on command ProfileList*", "*TokenUpdate*"]
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(failed=1, passed=1)
+    lines = ["*lom-agent*", "seed: *test_fails", "*drop on command ProfileList*", "*TokenUpdate*"]
     result.stdout.fnmatch_lines(lines)
+    assert started == [{"lab": True, "apns": True, "clock": "real"}]
 
 
-def test_the_marker_chooses_macs_seed_and_clock(pytester: pytest.Pytester) -> None:
+def test_the_marker_chooses_macs_seed_and_clock(pytester: pytest.Pytester, started: list[dict[str, Any]]) -> None:
     pytester.makepyfile(
         """
         import pytest
@@ -67,12 +85,39 @@ def test_the_marker_chooses_macs_seed_and_clock(pytester: pytest.Pytester) -> No
             assert len(lom_fleet) == 2
             assert lom_fleet.clock.kind == "manual"
             assert lom_device.os_version == "15.5"
+            assert lom_fleet.info.seed == "chosen"
+
+        @pytest.mark.lom(apns=False)
+        def test_no_gateway(lom_device):
+            assert lom_device.number == 0
         """
     )
-    run(pytester).assert_outcomes(passed=1)
+    pytester.runpytest_inprocess().assert_outcomes(passed=2)
+    assert [(each["clock"], each["apns"]) for each in started] == [("manual", True), ("real", False)]
 
 
-def test_an_unknown_argument_of_the_marker_is_named(pytester: pytest.Pytester) -> None:
+def test_a_suite_sets_options_of_its_services(pytester: pytest.Pytester, started: list[dict[str, Any]]) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def lom_options():
+            return {"insecure": True, "boot": "constant:5"}
+
+        @pytest.fixture(scope="session")
+        def server(lom_services):
+            return lom_services.apns.url
+
+        def test_it(server, lom_fleet):
+            assert server == lom_fleet.apns.url
+        """
+    )
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    assert started == [{"lab": True, "apns": True, "clock": "real", "insecure": True, "boot": "constant:5"}]
+
+
+def test_collecting_and_a_wrong_marker_start_nothing(pytester: pytest.Pytester, started: list[dict[str, Any]]) -> None:
     pytester.makepyfile(
         """
         import pytest
@@ -82,9 +127,11 @@ def test_an_unknown_argument_of_the_marker_is_named(pytester: pytest.Pytester) -
             pass
         """
     )
-    result = run(pytester)
+    assert pytester.runpytest_inprocess("--collect-only").ret == 0
+    result = pytester.runpytest_inprocess()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*macs*"])
+    assert started == []
 
 
 def test_an_idle_plugin_imports_nothing(pytester: pytest.Pytester) -> None:
@@ -96,4 +143,120 @@ def test_an_idle_plugin_imports_nothing(pytester: pytest.Pytester) -> None:
             assert not [name for name in sys.modules if name.startswith(("agent.client", "twisted", "httpx"))]
         """
     )
-    run(pytester).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*OUTSIDE).assert_outcomes(passed=1)
+
+
+def test_four_processes_have_their_own_services_and_usual_seeds(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = empty_folder(pytester, monkeypatch)
+    test = "\n    assert lom_fleet.info.seed.endswith('.py::test_one')\n"  # xdist adds the group to the node id
+    for number in range(4):
+        marked = NOTES_ITS_PID.replace(
+            "def test_one", f"import pytest\n@pytest.mark.xdist_group('g{number}')\ndef test_one"
+        )
+        pytester.makepyfile(**{f"test_{number}": marked.rstrip() + test})
+    pytester.runpytest_subprocess(*OUTSIDE, "-n", "4", "--dist", "loadgroup").assert_outcomes(passed=4)
+    pids = [int(file.read_text()) for file in pytester.path.glob("*.pid")]
+    assert len({*pids}) == 4
+    assert_nothing_is_left(pids, folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "name"), [(signal.SIGINT, (), "main"), (signal.SIGKILL, ("-n", "1"), "gw0")]
+)
+def test_nothing_is_left_after_ctrl_c_or_kill(
+    number: int, arguments: tuple[str, ...], name: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = empty_folder(pytester, monkeypatch)
+    pytester.makepyfile(NOTES_ITS_PID + '    lom_fleet.wait(kind="unenrolled", timeout=600)\n')
+    file = pytester.path / f"{name}.pid"
+    command = [sys.executable, "-m", "pytest", *OUTSIDE, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+        wait_until(file.exists)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == (-number if number == signal.SIGKILL else pytest.ExitCode.INTERRUPTED), output
+    assert_nothing_is_left([int(file.read_text())], folder)
+    wait_until(lambda: not group_exists(process.pid))
+
+
+def test_a_service_that_dies_is_replaced_and_the_report_says_how_it_ended(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import os, signal, time
+
+        def test_dies(lom_fleet):
+            os.kill(lom_fleet.info.pid, signal.SIGKILL)
+            while lom_fleet.running:
+                time.sleep(0.01)
+            lom_fleet.mac()
+
+        def test_next(lom_fleet):
+            lom_fleet.mac()
+        """
+    )
+    result = pytester.runpytest_subprocess(*OUTSIDE)
+    result.assert_outcomes(failed=1, passed=1)
+    lines = ["*ClientError: Expected an answer from the service*", "*The service ended with status -9.*"]
+    result.stdout.fnmatch_lines(lines)
+
+
+def test_a_typed_suite_passes_strict_mypy(tmp_path: Path) -> None:
+    file = tmp_path / "test_typed.py"
+    file.write_text(
+        """
+from agent.client import Device, Error, Fleet, Lab, NotNow, Start
+
+
+def options() -> Start:
+    return {"ca": ["ca.pem"], "boot": "constant:1"}
+
+
+def test_typed(lom_fleet: Fleet, lom_lab: Lab, lom_device: Device) -> None:
+    rack = lom_fleet.segment(devices=2).enroll(lom_lab.enroll_url).set_up_lom(lom_lab)
+    with rack.controller.on("ProfileList").answer(NotNow, times=2) as rule:
+        assert rule.hits == 0
+    lom_device.on("ProfileList").answer(Error("no", code=1)).remove()
+    uuid: str = lom_lab.queue(lom_device.udid, "ProfileList")
+    status: str = lom_device.wait_for(uuid).status
+    assert lom_device.wait_until("on").power == status
+    with Fleet.start(**options()) as other:
+        other.mac(os=1)  # type: ignore[arg-type]
+        lom_device.on("ProfileList").answer(NotNow, time=2)  # type: ignore[call-arg]
+"""
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def empty_folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the temporary files of the suite's processes."""
+    folder = pytester.mkdir("temporary")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def assert_nothing_is_left(pids: list[int], folder: Path) -> None:
+    """No service, and no temporary file of theirs."""
+    for pid in pids:
+        wait_until(lambda pid=pid: not group_exists(pid))  # type: ignore[misc]
+    assert [file.name for file in folder.iterdir() if not file.name.startswith("pytest-of-")] == []
+
+
+def group_exists(pid: int) -> bool:
+    """Whether a process of this group runs; a service leads a group of its own."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(happened: Any) -> None:
+    """Wait for something that happens soon on an idle machine."""
+    ends = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < ends
+        time.sleep(LOOK_SECONDS)
