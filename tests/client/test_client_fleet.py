@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -154,8 +150,8 @@ def test_a_mac_that_is_offline_gets_its_command_when_it_is_back(fleet: Fleet) ->
     assert mac.wait_for(uuid, timeout=LONG).status == "Acknowledged"
 
 
-def test_a_manual_clock_stands_until_it_is_moved() -> None:
-    with Fleet.start(lab=True, clock="manual") as fleet:
+def test_a_manual_clock_stands_until_it_is_moved(tmp_path: Path) -> None:
+    with forked_service(tmp_path, "--clock=manual") as ready, connected(ready) as fleet:
         mac = enrolled(fleet)
         mac.press_power("reset")
         assert mac.power == "booting"
@@ -221,18 +217,6 @@ def test_two_threads_may_use_a_fleet(fleet: Fleet) -> None:
 def test_a_service_that_cannot_start_says_why() -> None:
     with pytest.raises(ServiceNotStarted, match=r"(?s)ended with status 2:.*--devices"):
         Fleet.start(devices=-1)
-
-
-def test_a_service_ends_with_the_program_that_started_it() -> None:
-    program = "from agent.client import Fleet\nfleet = Fleet.start()\nprint(fleet.info.pid, flush=True)\ninput()\n"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        pid = int(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + LONG
-    while alive(pid):
-        assert time.monotonic() < deadline, "the service outlived its program"
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:

@@ -27,11 +27,13 @@ LOOK_SECONDS = 0.02
 NOTES_ITS_PID = """
 import os, time
 
-def test_one(lom_fleet, lom_lab):
-    lom_fleet.mac().enroll(lom_lab.enroll_url)
+def test_one(lom_fleet):
+    lom_fleet.mac()
+    assert lom_fleet.info.seed.endswith(".py::test_one")
     with open("pid.tmp", "w") as file:
         file.write(str(lom_fleet.info.pid))
     os.replace("pid.tmp", f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.pid")
+    lom_fleet.wait(kind="unenrolled", timeout=600)
 """
 OUTSIDE = ("-p", "no:cacheprovider", "-q")
 
@@ -146,45 +148,39 @@ def test_an_idle_plugin_imports_nothing(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess(*OUTSIDE).assert_outcomes(passed=1)
 
 
-def test_four_processes_have_their_own_services_and_usual_seeds(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = empty_folder(pytester, monkeypatch)
-    test = "\n    assert lom_fleet.info.seed.endswith('.py::test_one')\n"  # xdist adds the group to the node id
-    for number in range(4):
-        marked = NOTES_ITS_PID.replace(
-            "def test_one", f"import pytest\n@pytest.mark.xdist_group('g{number}')\ndef test_one"
-        )
-        pytester.makepyfile(**{f"test_{number}": marked.rstrip() + test})
-    pytester.runpytest_subprocess(*OUTSIDE, "-n", "4", "--dist", "loadgroup").assert_outcomes(passed=4)
-    pids = [int(file.read_text()) for file in pytester.path.glob("*.pid")]
-    assert len({*pids}) == 4
-    assert_nothing_is_left(pids, folder)
-
-
 @pytest.mark.parametrize(
-    ("number", "arguments", "name"), [(signal.SIGINT, (), "main"), (signal.SIGKILL, ("-n", "1"), "gw0")]
+    ("number", "arguments", "processes"),
+    [(signal.SIGINT, (), 1), (signal.SIGKILL, ("-n", "4", "--dist", "loadgroup"), 4)],
+    ids=["ctrl-c", "kill four processes"],
 )
-def test_nothing_is_left_after_ctrl_c_or_kill(
-    number: int, arguments: tuple[str, ...], name: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_left_of_services_of_their_own(
+    number: int, arguments: tuple[str, ...], processes: int, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = empty_folder(pytester, monkeypatch)
-    pytester.makepyfile(NOTES_ITS_PID + '    lom_fleet.wait(kind="unenrolled", timeout=600)\n')
-    file = pytester.path / f"{name}.pid"
+    folder = pytester.mkdir("temporary")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    for file in range(processes):
+        group = f"import pytest\n\n@pytest.mark.xdist_group('g{file}')\ndef test_one"  # goes into the node id
+        pytester.makepyfile(**{f"test_{file}": NOTES_ITS_PID.replace("def test_one", group)})
     command = [sys.executable, "-m", "pytest", *OUTSIDE, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
-        wait_until(file.exists)
+        wait_until(lambda: len([*pytester.path.glob("*.pid")]) == processes or process.poll() is not None)
         process.send_signal(number)
         output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == (-number if number == signal.SIGKILL else pytest.ExitCode.INTERRUPTED), output
-    assert_nothing_is_left([int(file.read_text())], folder)
-    wait_until(lambda: not group_exists(process.pid))
+    services = {int(file.read_text()) for file in pytester.path.glob("*.pid")}
+    assert len(services) == processes
+    for group_of in (*services, process.pid):  # a service leads a group of its own
+        wait_until(lambda group_of=group_of: not group_exists(group_of))
+    assert [file.name for file in folder.iterdir() if not file.name.startswith("pytest-of-")] == []
 
 
 def test_a_service_that_dies_is_replaced_and_the_report_says_how_it_ended(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import os, signal, time
+        import pytest
+
+        pytestmark = pytest.mark.lom(apns=False)
 
         def test_dies(lom_fleet):
             os.kill(lom_fleet.info.pid, signal.SIGKILL)
@@ -196,7 +192,7 @@ def test_a_service_that_dies_is_replaced_and_the_report_says_how_it_ended(pytest
             lom_fleet.mac()
         """
     )
-    result = pytester.runpytest_subprocess(*OUTSIDE)
+    result = pytester.runpytest_inprocess()
     result.assert_outcomes(failed=1, passed=1)
     lines = ["*ClientError: Expected an answer from the service*", "*The service ended with status -9.*"]
     result.stdout.fnmatch_lines(lines)
@@ -231,22 +227,8 @@ def test_typed(lom_fleet: Fleet, lom_lab: Lab, lom_device: Device) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def empty_folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for the temporary files of the suite's processes."""
-    folder = pytester.mkdir("temporary")
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
-
-
-def assert_nothing_is_left(pids: list[int], folder: Path) -> None:
-    """No service, and no temporary file of theirs."""
-    for pid in pids:
-        wait_until(lambda pid=pid: not group_exists(pid))  # type: ignore[misc]
-    assert [file.name for file in folder.iterdir() if not file.name.startswith("pytest-of-")] == []
-
-
 def group_exists(pid: int) -> bool:
-    """Whether a process of this group runs; a service leads a group of its own."""
+    """Whether a process of this group runs."""
     try:
         os.killpg(pid, 0)
     except ProcessLookupError:
