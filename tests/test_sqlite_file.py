@@ -111,7 +111,7 @@ def test_a_newer_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, other: FileFormat) -> None:
     path = tmp_path / "names.sqlite"
     SQLiteFile(path, other).close()
-    with pytest.raises(OperatorError, match="Expected the list of names in .*, found something else"):
+    with pytest.raises(OperatorError, match=r"Expected the list of names in .*, found something else"):
         SQLiteFile(path, FIRST)
 
 
