@@ -7,6 +7,7 @@ no code that they choose. What the seed and the settings of the fleet determine 
 
 from __future__ import annotations
 
+import json
 import marshal
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -38,7 +39,7 @@ class _Record(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
     """The base of the records."""
 
 
-class IdentityRecord(_Record):
+class IdentityRecord(_Record, frozen=True):
     """An identity: its certificates by number, its key in DER."""
 
     certificate: int
@@ -46,7 +47,7 @@ class IdentityRecord(_Record):
     chain: _Numbers = ()
 
 
-class EnrollmentRecord(_Record):
+class EnrollmentRecord(_Record, frozen=True):
     """An Enrollment."""
 
     identity: int
@@ -62,7 +63,7 @@ class EnrollmentRecord(_Record):
     capabilities: tuple[str, ...] = ()
 
 
-class ProfileRecord(_Record):
+class ProfileRecord(_Record, frozen=True):
     """An installed profile."""
 
     identifier: str
@@ -74,7 +75,7 @@ class ProfileRecord(_Record):
     signers: _Numbers = ()
 
 
-class LOMRecord(_Record):
+class LOMRecord(_Record, frozen=True):
     """A LOMConfiguration."""
 
     device_identity: int | None = None
@@ -83,14 +84,14 @@ class LOMRecord(_Record):
     controller_anchors: _Numbers = ()
 
 
-class InstalledRecord(_Record):
+class InstalledRecord(_Record, frozen=True):
     """A ProfileStore."""
 
     profiles: tuple[ProfileRecord, ...] = ()
     lom: LOMRecord | None = None
 
 
-class UnfinishedRecord(_Record):
+class UnfinishedRecord(_Record, frozen=True):
     """An enrollment in progress."""
 
     enrollment: EnrollmentRecord
@@ -98,7 +99,7 @@ class UnfinishedRecord(_Record):
     sent: int = 0
 
 
-class SettingsRecord(_Record):
+class SettingsRecord(_Record, frozen=True):
     """What the server has set; the dictionaries as property lists."""
 
     device_name: str = ""
@@ -108,7 +109,7 @@ class SettingsRecord(_Record):
     awaiting_configuration: bool = False
 
 
-class FollowUpRecord(_Record):
+class FollowUpRecord(_Record, frozen=True):
     """What is due when the server has accepted the undelivered result."""
 
     kind: str
@@ -116,7 +117,7 @@ class FollowUpRecord(_Record):
     tokens: bytes = b""
 
 
-class DeviceRecord(_Record):
+class DeviceRecord(_Record, frozen=True):
     """What changes rarely: the enrollment and what is installed and set."""
 
     certificates: tuple[bytes, ...] = ()
@@ -125,12 +126,13 @@ class DeviceRecord(_Record):
     installed: InstalledRecord = InstalledRecord()
     enrolling: UnfinishedRecord | None = None
     settings: SettingsRecord = SettingsRecord()
-    declarations: dict[str, str] = {}
+    declarations: bytes = b""
+    """As JSON."""
     declarations_token: str = ""
     left_at: float | None = None
 
 
-class ActivityRecord(_Record):
+class ActivityRecord(_Record, frozen=True):
     """What changes with each command: the session, the power, and what is due."""
 
     session: SessionRecord = SessionRecord()
@@ -156,7 +158,7 @@ def device_record(device: Device) -> bytes:
             installed=installed,
             enrolling=None if unfinished is None else writer.unfinished(unfinished),
             settings=_settings_record(device.settings),
-            declarations=device.declarations,
+            declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
             declarations_token=device.declarations_token,
             left_at=device.left_at,
             certificates=tuple(writer.certificates),
@@ -189,7 +191,7 @@ def restore_device(device: Device, octets: bytes) -> None:
         enrollment, profiles = reader.enrollment(unfinished.enrollment), reader.installed(unfinished.installed)
         device.enrolling = UnfinishedEnrollment(enrollment, profiles, unfinished.sent)
     device.settings = _settings(record.settings)
-    device.declarations = record.declarations
+    device.declarations = json.loads(record.declarations) if record.declarations else {}
     device.declarations_token = record.declarations_token
     device.left_at = record.left_at
 

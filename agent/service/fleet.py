@@ -36,6 +36,8 @@ from agent.service.events import EventLog
 from agent.service.groups import Group, Groups, MacHandle
 from agent.service.measurements import Measurements
 from agent.service.parts import MacParts, ServiceSettings
+from agent.service.restoring import Continuing, restore_macs, settings_with
+from agent.service.state import FleetState, StoredGroup
 from agent.service.types import (
     AddMacs,
     Answer,
@@ -73,7 +75,11 @@ class FleetService:
         settings: ServiceSettings,
         authorities: Authorities | None = None,
         on_warning: Callable[[str], None] = lambda _text: None,
+        state: FleetState | None = None,
     ) -> None:
+        self._state = state
+        if state is not None:
+            settings = settings_with(state, settings)
         self.events = EventLog(RunClock(reactor))
         self.groups = Groups()
         self.lab: LabInfo | None = None
@@ -90,6 +96,7 @@ class FleetService:
             exchanged=self._exchanged,
             warn=on_warning,
             measured=self._measured,
+            state=state,
         )
         self.faults: Faults = self.parts.faults
         self._answers = AnswerLog()
@@ -97,6 +104,7 @@ class FleetService:
         self._watchers: dict[Group, Watcher] = {}
         self._enrollments = Enrollments(reactor, self.parts.stalls)
         self._injected: set[str] = set()  # UDIDs of Macs whose last session a fault rule changed
+        self._continuing = Continuing(reactor, self._enrollments, self._enroll_failed)
         self._requests = 0  # to add Macs, since the last reset
         self._seed = settings.seed  # of the Macs that they add
         self._since = self.parts.clock.seconds()
@@ -109,9 +117,12 @@ class FleetService:
     # Macs.
 
     def open(self) -> None:
-        """Make the Macs of the start. Raises OperatorError."""
+        """Make the Macs of the start, or those of the state file. Raises OperatorError."""
         self.parts.stalls.begin()
-        self._add_start()
+        if self._state is None:
+            self._add_start()
+        else:
+            self._open_with(self._state)
         if self._settings.poll:
             self._poll.start(self._settings.poll, now=False).addErrback(_defect)
 
@@ -127,7 +138,7 @@ class FleetService:
             clock=self.parts.clock.kind,
             lab=self.lab,
             apns=self.apns,
-            state_file=None,
+            state_file=None if self._state is None else str(self._state.path),
             pid=os.getpid(),
         )
 
@@ -177,6 +188,8 @@ class FleetService:
         self._let_go(handle)
         group.fleet.remove(handle.index)
         self._forget(mac.udid)
+        if self._state is not None:
+            self._state.remove_mac(group.first, handle.index)
         self.events.add("removed", f"{mac.device_name} is removed.", udid=mac.udid)
         if not len(group):
             self._close_group(group)
@@ -193,6 +206,8 @@ class FleetService:
         self._let_go(handle)
         handle.group.fleet.renew(handle.index)
         self._watchers[handle.group].forget(handle.index)
+        if self._state is not None:
+            self._state.reset_mac(handle.group.first, handle.index)
         self._forget(mac.udid)
         self.events.add("reset", f"{mac.device_name} is as it was when it was added.", udid=mac.udid)
 
@@ -215,6 +230,7 @@ class FleetService:
         self._since = self.parts.clock.seconds()
         self.on_reset()
         self._add_start()
+        self._save_numbers()
         self.events.add("reset", "The service is as it was after its start.")
 
     # What a person, or a test, does to one Mac.
@@ -326,8 +342,11 @@ class FleetService:
         return self.clock_state()
 
     def close(self) -> None:
-        """Stop every Mac and close everything."""
+        """Stop every Mac and close everything. The state file then has the Macs as they were before."""
         self._closed = True
+        self._continuing.close()
+        if self._state is not None:
+            self._state.close()
         if self._poll.running:
             self._poll.stop()
         self._close_groups()
@@ -349,18 +368,59 @@ class FleetService:
                 "be there twice. Give another seed, or remove those Macs first."
             )
         allow_open_files(len(self.groups) + len(population))
-        group = self.parts.group(population, self.groups.next_number, self.groups.next_segment)
-        watcher = Watcher(group, self.events, self._answers, self._last_errors, self._injected)
-        group.open(watcher)
-        self.groups.add(group)
-        self._watchers[group] = watcher
+        group, _watcher = self._open_group(population, self.groups.next_number, self.groups.next_segment)
+        if self._state is not None:
+            self._state.add_group(group)
+            self._save_numbers()
         handles = list(group)
         for handle in handles:
             mac = handle.mac
             self.events.add("added", f"{mac.device_name} is added.", udid=mac.udid)
+        return handles
+
+    def _open_group(self, population: Population, first: int, first_segment: int) -> tuple[Group, Watcher]:
+        group = self.parts.group(population, first, first_segment)
+        watcher = Watcher(group, self.events, self._answers, self._last_errors, self._injected)
+        group.open(watcher)
+        self.groups.add(group)
+        self._watchers[group] = watcher
         if len(self.groups) >= MAKE_IDLE_FROM and not self._idle_loop.running:
             self._idle_loop.start(MAKE_IDLE_SECONDS, now=False).addErrback(_defect)
-        return handles
+        return group, watcher
+
+    # The state file.
+
+    def _open_with(self, state: FleetState) -> None:
+        """Make the Macs and rules of the file; in a new file, the Macs of the start."""
+        clock, exchanges = self.parts.clock, self.parts.exchanges
+        numbers = state.numbers()
+        self.events.continue_after(numbers.event)
+        exchanges.continue_after(numbers.exchange)
+        self.events.subscribe(lambda event: state.number("event", event.number))
+        for record in state.rules():
+            self.faults.restore(record, clock.seconds())
+        self.parts.faults.on_change = state.rules_changed
+        state.rules_now = lambda: [self.faults.record(each.rule.id, clock.seconds()) for each in self.faults]
+        if numbers.macs is None:
+            self._add_start()
+            self._save_numbers()
+            return
+        self._requests, self._seed = numbers.requests, numbers.seed or self._seed
+
+        def make(stored: StoredGroup) -> tuple[Group, Watcher]:
+            population = Population(stored.seed, stored.devices, stored.segment_size, os=stored.os, model=stored.model)
+            allow_open_files(len(self.groups) + len(population))
+            return self._open_group(population, stored.first, stored.first_segment)
+
+        restored = restore_macs(state, make)
+        self.groups.next_number, self.groups.next_segment = numbers.macs, numbers.segments
+        self._continuing.begin(restored)
+
+    def _save_numbers(self) -> None:
+        if self._state is not None:
+            numbers = {"macs": self.groups.next_number, "segments": self.groups.next_segment}
+            for name, value in {**numbers, "requests": self._requests, "seed": self._seed}.items():
+                self._state.set(name, str(value))
 
     def _close_groups(self) -> None:
         for group in self.groups:
@@ -372,6 +432,8 @@ class FleetService:
         self.groups.remove(group)
         del self._watchers[group]
         group.close()
+        if self._state is not None and not self._closed:
+            self._state.remove_group(group)
         if self._idle_loop.running and len(self.groups) < MAKE_IDLE_FROM:
             self._idle_loop.stop()
 
@@ -451,6 +513,8 @@ class FleetService:
 
     def _exchanged(self, exchange: HTTPExchange) -> None:
         """Tell of the fault rules that hit an exchange."""
+        if self._state is not None:
+            self._state.number("exchange", exchange.number)
         if exchange.rules:
             self._injected.add(exchange.udid)
         what = f"{exchange.kind.replace('_', ' ')} {exchange.request_type or exchange.message_type}".strip()
