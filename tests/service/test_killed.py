@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from examples import USUAL_EXAMPLES
 from hypothesis import settings
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
@@ -35,10 +37,10 @@ from agent.service.state import FleetState
 
 pytestmark = [pytest.mark.slow, pytest.mark.hypothesis]  # `tox -e explore` kills five times as often
 
-KILLS = 250 if settings.default.max_examples > 50 else 50  # in each of the runs
-RUNS = 4
+KILLS = 25  # in each of the runs
+RUNS = 40 if settings.default.max_examples > USUAL_EXAMPLES else 8
 MACS = 3  # the last of them enrolls anew now and then
-LAST_STEP = 160
+LAST_STEP = 120
 QUEUED = 3  # commands of each Mac that the server holds ready
 SERVER = Path(__file__).parent.parent / "support" / "killed_fleet.py"
 POPULATION = Population("killed", MACS, MACS)
@@ -157,13 +159,13 @@ def check(uuid: str, kind: str, result: dict[str, Any]) -> None:
 class Killer:
     """Starts fleets that kill themselves."""
 
-    def __init__(self, process: subprocess.Popen[str], fixed: dict[str, Any]) -> None:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.fixed: dict[str, Any] = {}
         self._process = process
-        self._fixed = fixed
 
     async def run(self, kill_at: int, anew: int) -> None:
         """One fleet, from its start to its kill."""
-        assert await deferToThread(self._run, {**self._fixed, "kill_at": kill_at, "anew": anew}) == -signal.SIGKILL
+        assert await deferToThread(self._run, {**self.fixed, "kill_at": kill_at, "anew": anew}) == -signal.SIGKILL
 
     def _run(self, what: dict[str, Any]) -> int:
         assert self._process.stdin is not None
@@ -174,33 +176,38 @@ class Killer:
         return int(self._process.stdout.readline())
 
 
+@pytest.fixture(scope="module")
+def killer() -> Iterator[Killer]:
+    """A process that has imported everything, from which fleets are forked."""
+    line = [sys.executable, str(SERVER)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Killer(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_a_fleet_that_is_killed_loses_no_result_and_no_identity(run_in_reactor, tmp_path: Path, seed: int) -> None:
+def test_a_fleet_that_is_killed_loses_no_result_and_no_identity(
+    run_in_reactor, tmp_path: Path, killer: Killer, seed: int
+) -> None:
     async def test() -> None:
         chance = random.Random(seed)
         server = LabServer(reactor, Lab(kept_results=100_000), Authorities())
         server.listen()
         (tmp_path / "ca.pem").write_bytes(certificate_pem(server.authorities.anchor))
         judge = Judge(server.lab, tmp_path)
-        fixed = {
+        killer.fixed = {
             "file": str(judge.file),
             "url": server.enrollment_url,
             "ca": str(tmp_path / "ca.pem"),
             "macs": MACS,
             "executions": str(judge.executions),
         }
-        line = [sys.executable, str(SERVER)]
-        with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                killer = Killer(process, fixed)
-                for _ in range(KILLS):
-                    judge.queue()
-                    await killer.run(chance.randint(1, LAST_STEP), chance.choice([MACS - 1, -1, -1]))
-                    judge.judge()
-                await finish(judge, killer)
-            finally:
-                assert process.stdin is not None
-                process.stdin.close()
+        for _ in range(KILLS):
+            judge.queue()
+            await killer.run(chance.randint(1, LAST_STEP), chance.choice([MACS - 1, -1, -1]))
+            judge.judge()
+        await finish(judge, killer)
         await server.close()
 
     run_in_reactor(test())
@@ -209,7 +216,7 @@ def test_a_fleet_that_is_killed_loses_no_result_and_no_identity(run_in_reactor, 
 async def finish(judge: Judge, killer: Killer) -> None:
     """Let the Macs answer what is queued, and compare the end."""
     for _ in range(100):
-        await killer.run(3 * LAST_STEP, -1)
+        await killer.run(LAST_STEP, -1)
         found = judge.judge()
         if all(at_rest(judge.lab, udid, mac) for udid, mac in zip(UDIDS, found, strict=True)):
             break

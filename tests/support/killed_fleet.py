@@ -32,6 +32,7 @@ from agent.service.types import Enroll
 from agent.sqlite_file import SQLiteFile
 
 POLL_SECONDS = 0.01
+MOST_SECONDS = 50  # of a fleet that does not reach its step
 
 
 class Steps:
@@ -60,6 +61,7 @@ class Steps:
 
 def simulate(what: dict[str, Any]) -> None:
     """Run a fleet until it is killed."""
+    signal.alarm(MOST_SECONDS)
     steps = Steps(what["kill_at"])
     for kind, name in ((SQLiteFile, "write"), (TLSStream, "write"), (TLSStream, "doRead"), (Sessions, "answered")):
         steps.around(kind, name)
