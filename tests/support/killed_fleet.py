@@ -17,11 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import twisted.internet.default
 import twisted.internet.epollreactor  # noqa: F401 - imported before the fork, installed after it
 
 import agent.net.mac.commands
 from agent.cli.reactor import the_reactor
+from agent.device.record import DeviceRecord
+from agent.faults import RuleRecord
 from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.keeping import MacRecord
 from agent.net.mac.sessions import Sessions
 from agent.net.transport.anchors import read_anchors
 from agent.net.transport.stream import TLSStream
@@ -112,6 +117,8 @@ def _log_executions(path: str) -> None:
 
 def main() -> None:
     """Fork a fleet for each line."""
+    for kind in (DeviceRecord, MacRecord, RuleRecord):
+        msgspec.msgpack.Decoder(kind)  # the types keep what this makes
     for line in sys.stdin:
         what = json.loads(line)
         process = os.fork()
