@@ -53,7 +53,8 @@ class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
-    progress, from the moment in which it has its identity.
+    progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
+    updates now, from its command or empty; None otherwise.
     ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
     """
@@ -77,6 +78,7 @@ class Device:
         "relaying",
         "session",
         "settings",
+        "synchronising",
     )
 
     def __init__(
@@ -96,6 +98,7 @@ class Device:
     ) -> None:
         self.chances = chances
         self.enrolling: UnfinishedEnrollment | None = None
+        self.synchronising: bytes | None = None
         self.mac = mac
         self.dialect = dialect
         self.not_now = not_now
@@ -189,6 +192,7 @@ class Device:
         self.profiles = ProfileStore()
         self.declarations = {}
         self.declarations_token = ""
+        self.synchronising = None
         self.relaying = False
         self.session.forget()
         self.drop_follow_ups()

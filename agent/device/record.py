@@ -68,8 +68,8 @@ class ProfileRecord(_Record, frozen=True):
 
     identifier: str
     payload_types: tuple[str, ...]
-    listed: bytes
-    """Its item of ProfileList without the signers, as a property list."""
+    listed: dict[str, Any]
+    """Its item of ProfileList without the signers."""
     identities: _Numbers = ()
     certificates: _Numbers = ()
     signers: _Numbers = ()
@@ -140,6 +140,7 @@ class ActivityRecord(_Record, frozen=True):
     answers: tuple[AnswerRecord, ...] = ()
     follow_ups: tuple[FollowUpRecord, ...] = ()
     deferred_requests: tuple[tuple[str, str], ...] = ()
+    synchronising: bytes | None = None
     drawn: tuple[int, ...] = ()
     """How many numbers each of ``Device.chances`` has drawn."""
 
@@ -176,6 +177,7 @@ def activity_record(device: Device, now: float) -> ActivityRecord:
         answers=tuple(answers.records(now)),
         follow_ups=tuple(map(_follow_up_record, follow_ups)),
         deferred_requests=deferred,
+        synchronising=device.synchronising,
         drawn=tuple(chance.count for chance in device.chances),
     )
 
@@ -201,6 +203,7 @@ def restore_activity(device: Device, record: ActivityRecord, now: float) -> None
     device.session.resume(record.session, now)
     device.power.resume(record.power, now)
     device.schedule(map(_follow_up, record.follow_ups), record.deferred_requests, record.answers, now)
+    device.synchronising = record.synchronising
     for chance, count in zip(device.chances, record.drawn, strict=False):
         chance.count = count
 
@@ -250,7 +253,7 @@ class _Writer:
         return ProfileRecord(
             identifier=profile.identifier,
             payload_types=tuple(sorted(profile.payload_types)),
-            listed=plists.dump_binary(marshal.loads(profile.packed)),  # noqa: S302 - written by ProfileStore
+            listed=marshal.loads(profile.packed),  # noqa: S302 - written by ProfileStore
             identities=tuple(map(self._identity, profile.identities)),
             certificates=self._all(profile.certificates),
             signers=self._all(profile.signers),
@@ -321,7 +324,7 @@ class _Reader:
             identities=tuple([self._identities[number] for number in record.identities]),
             certificates=self._all(record.certificates),
             signers=self._all(record.signers),
-            packed=marshal.dumps(plists.load_dict(record.listed)),
+            packed=marshal.dumps(record.listed),
         )
 
     def _maybe(self, number: int | None) -> Identity | None:

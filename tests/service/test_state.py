@@ -221,6 +221,25 @@ def test_a_mac_that_is_offline_stays_it_and_gets_its_stored_push(run_scene) -> N
     run_scene(test)
 
 
+def test_declarations_that_were_being_updated_are_updated(run_scene) -> None:
+    async def test(scene: Scene) -> None:
+        lab = scene.server.lab
+        async with scene.service() as service:
+            handle = scene.mac(service)
+            await service.enroll(handle, Enroll())
+            handle.client.device.synchronising = b""  # its command is answered, and the process ends
+            service.set_online(handle, False)
+            service.set_online(handle, True)
+        assert not lab.macs[handle.udid].status_report
+        async with scene.service() as service:
+            handle = scene.mac(service)
+            await until(lambda: bool(lab.macs[handle.udid].status_report), "the status report")
+            await until(lambda: handle.client.device.synchronising is None, "the update ends")
+            assert handle.client.device.declarations_token
+
+    run_scene(test)
+
+
 def begun(scene: Scene, handle: MacHandle) -> None:
     """The Mac has its identity and was about to tell its server, when its process ended."""
     device = handle.client.device

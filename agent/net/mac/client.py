@@ -335,9 +335,8 @@ class MDMClient:
         parts.power.apply(())
         if self._offline is not None and self._offline_until is not None:
             self._offline.set_at(self._offline_until)
-        if not in_session:
-            parts.sessions.carry_on()
-        else:
+        parts.sessions.carry_on()
+        if in_session:
             self.wake()
 
     # With its server.

@@ -108,7 +108,10 @@ class Sessions:
         return self._begin(due)
 
     def carry_on(self) -> None:
-        """Set the timer for the session that a restored Mac opens by itself."""
+        """Go on with what a restored Mac did: its declarations, and the timer for a session that it opens by itself."""
+        tokens = self._device.synchronising
+        if tokens is not None:
+            self._background.start(partial(self._synchronise, tokens))
         if self._device.enrollment is not None and self._device.running:
             self._poll.set_at(self._device.session.deadline)
 
@@ -333,6 +336,7 @@ class Sessions:
         for what in follow_ups:
             match what:
                 case SynchroniseDeclarations(tokens):
+                    self._device.synchronising = tokens
                     self._background.start(partial(self._synchronise, tokens))
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
@@ -349,8 +353,11 @@ class Sessions:
             self._follow(event)
 
     async def _synchronise(self, tokens: bytes) -> None:
-        if self._device.enrollment is not None:
-            await self._background.drive(synchronise(self._device, tokens))
+        try:
+            if self._device.enrollment is not None:
+                await self._background.drive(synchronise(self._device, tokens))
+        finally:
+            self._device.synchronising = None
             self._environment.changed(self._mac.index)
 
     async def _check_out(self, enrollment: Enrollment) -> None:
