@@ -30,12 +30,12 @@ from agent.service.control import ControlServer
 from agent.service.fleet import FleetService
 from agent.service.groups import MacHandle
 from agent.service.parts import ServiceSettings
-from agent.service.state import FleetState
 from agent.service.types import Enroll, ServiceInfo
 
 if TYPE_CHECKING:
     from agent.lab.store import LabStore
     from agent.service.embedded import Embedded
+    from agent.service.state import FleetState
 
 ENROLL_AT_ONCE = 8  # Macs of the start; ours
 ENROLL_SECONDS = 600.0  # for each of them; ours
@@ -395,6 +395,7 @@ def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore
     if file is None:
         return None, None
     from agent.lab.store import LabStore  # only where it is asked for: a fast start
+    from agent.service.state import FleetState
 
     state = FleetState(Path(file), reactor)
     folder = f"{file}.lab"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -36,8 +36,6 @@ from agent.service.events import EventLog
 from agent.service.groups import Group, Groups, MacHandle
 from agent.service.measurements import Measurements
 from agent.service.parts import MacParts, ServiceSettings
-from agent.service.restoring import Continuing, restore_macs, settings_with
-from agent.service.state import FleetState, StoredGroup
 from agent.service.types import (
     AddMacs,
     Answer,
@@ -56,6 +54,10 @@ from agent.service.types import (
 from agent.service.views import exchange_view, mac_detail, mac_view
 from agent.service.waiting import until
 from agent.service.watcher import Watcher, is_breach, is_breach_kind
+
+if TYPE_CHECKING:
+    from agent.service.restoring import Continuing
+    from agent.service.state import FleetState, StoredGroup
 
 MAKE_IDLE_FROM = 2000  # Macs: with fewer, their memory is not worth the work
 MAKE_IDLE_SECONDS = 0.05
@@ -79,6 +81,8 @@ class FleetService:
     ) -> None:
         self._state = state
         if state is not None:
+            from agent.service.restoring import settings_with  # only where it is asked for: a fast start
+
             settings = settings_with(state, settings)
         self.events = EventLog(RunClock(reactor))
         self.groups = Groups()
@@ -104,7 +108,7 @@ class FleetService:
         self._watchers: dict[Group, Watcher] = {}
         self._enrollments = Enrollments(reactor, self.parts.stalls)
         self._injected: set[str] = set()  # UDIDs of Macs whose last session a fault rule changed
-        self._continuing = Continuing(reactor, self._enrollments, self._enroll_failed)
+        self._continuing: Continuing | None = None
         self._requests = 0  # to add Macs, since the last reset
         self._seed = settings.seed  # of the Macs that they add
         self._since = self.parts.clock.seconds()
@@ -344,7 +348,8 @@ class FleetService:
     def close(self) -> None:
         """Stop every Mac and close everything. The state file then has the Macs as they were before."""
         self._closed = True
-        self._continuing.close()
+        if self._continuing is not None:
+            self._continuing.close()
         if self._state is not None:
             self._state.close()
         if self._poll.running:
@@ -392,6 +397,8 @@ class FleetService:
 
     def _open_with(self, state: FleetState) -> None:
         """Make the Macs and rules of the file; in a new file, the Macs of the start."""
+        from agent.service.restoring import Continuing, restore_macs  # only where it is asked for: a fast start
+
         clock, exchanges = self.parts.clock, self.parts.exchanges
         numbers = state.numbers()
         self.events.continue_after(numbers.event)
@@ -414,6 +421,7 @@ class FleetService:
 
         restored = restore_macs(state, make)
         self.groups.next_number, self.groups.next_segment = numbers.macs, numbers.segments
+        self._continuing = Continuing(self._reactor, self._enrollments, self._enroll_failed)
         self._continuing.begin(restored)
 
     def _save_numbers(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
@@ -25,7 +25,9 @@ from agent.service.clocks import MacClock, ManualClock, RealClock
 from agent.service.groups import Group
 from agent.service.measurements import Measurements
 from agent.service.rules import GroupFaults, ServiceFaults
-from agent.service.state import FleetState, GroupKeeper
+
+if TYPE_CHECKING:
+    from agent.service.state import FleetState
 
 _KEY_PROCESSES = 2  # that make RSA keys for SCEP; ours
 
@@ -120,7 +122,7 @@ class MacParts:
             stage=self._measured.stage,
             faults=GroupFaults(self.faults, first, first_segment),
             exchanges=self.exchanges,
-            keeper=None if self._state is None else GroupKeeper(self._state, first),
+            keeper=None if self._state is None else self._state.keeper(first),
         )
         return Group(first, first_segment, population, environment, self._behaviour, settings.push)
 

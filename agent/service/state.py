@@ -234,6 +234,10 @@ class FleetState:
         self._rules_changed = True
         self._soon()
 
+    def keeper(self, first: int) -> GroupKeeper:
+        """The Keeper of a group's Macs."""
+        return GroupKeeper(self, first)
+
     def changed(self, first: int, index: int) -> None:
         """Write a Mac."""
         self._changed[first, index] = None

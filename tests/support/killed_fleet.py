@@ -22,6 +22,7 @@ import twisted.internet.default
 import twisted.internet.epollreactor  # noqa: F401 - imported before the fork, installed after it
 
 import agent.net.mac.commands
+import agent.service.restoring
 from agent.cli.reactor import the_reactor
 from agent.device.record import DeviceRecord
 from agent.faults import RuleRecord
