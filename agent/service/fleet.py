@@ -419,7 +419,8 @@ class FleetService:
             allow_open_files(len(self.groups) + len(population))
             return self._open_group(population, stored.first, stored.first_segment)
 
-        restored = restore_macs(state, make)
+        many = sum(stored.devices for stored in state.groups()) >= MAKE_IDLE_FROM
+        restored = restore_macs(state, make, idle=many)
         self.groups.next_number, self.groups.next_segment = numbers.macs, numbers.segments
         self._continuing = Continuing(self._reactor, self._enrollments, self._enroll_failed)
         self._continuing.begin(restored)

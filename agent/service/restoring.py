@@ -56,9 +56,14 @@ class RestoredMac:
     """Whether a session was open."""
 
 
-def restore_macs(state: FleetState, make: Callable[[StoredGroup], tuple[Group, Watcher]]) -> list[RestoredMac]:
-    """Make the groups of the file, and their Macs as they were. Raises OperatorError."""
-    restored: list[RestoredMac] = []
+def restore_macs(
+    state: FleetState, make: Callable[[StoredGroup], tuple[Group, Watcher]], *, idle: bool
+) -> list[RestoredMac]:
+    """Make the groups of the file, and their Macs as they were. Raises OperatorError.
+
+    Returns the Macs that have something to do. ``idle``: the others become idle, to save memory.
+    """
+    restored: dict[MacHandle, RestoredMac] = {}
     for stored in state.groups():
         group, watcher = make(stored)
         state.add_group(group, stored=True)
@@ -67,13 +72,20 @@ def restore_macs(state: FleetState, make: Callable[[StoredGroup], tuple[Group, W
         for mac in state.macs(stored.first):
             client = state.reading(partial(group.fleet.__getitem__, mac.index))
             state.reading(partial(client.restore, mac.device, mac.record))
-            watcher.knows(mac.index, power_state(client.device))
-            restored.append(RestoredMac(MacHandle(group, mac.index), mac.record.activity.session.wanted))
+            device = client.device
+            watcher.knows(mac.index, power_state(device))
+            wanted = mac.record.activity.session.wanted
+            acts = wanted or device.enrolling is not None or device.synchronising is not None
+            if acts or not idle or not client.make_idle():
+                handle = MacHandle(group, mac.index)
+                restored[handle] = RestoredMac(handle, wanted)
         endpoint = group.push_endpoint
         for notification, not_before in state.pushes(stored.first):
             if endpoint is not None:
                 endpoint.broker.restore(notification, not_before)
-    return restored
+                handle = MacHandle(group, notification.index)
+                restored.setdefault(handle, RestoredMac(handle, in_session=False))
+    return list(restored.values())
 
 
 class Continuing:

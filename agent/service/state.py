@@ -24,6 +24,7 @@ from agent.push.store import Notification
 from agent.service.groups import Group
 from agent.sqlite_file import FileFormat, NotWritten, Read, SQLiteFile, Statement
 
+READ_AT_ONCE = 500  # Macs; ours
 NUMBERS_AHEAD = 1000  # by which the numbers in the file are ahead of those in use; ours
 MOST_COUNTED = 2000  # Macs whose counts under one rule are written with each transaction; more: once in a while
 COUNTS_SECONDS = 1.0  # that while
@@ -51,6 +52,10 @@ CREATE TABLE rules (number INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """,
 )
 _OF_A_GROUP = ("groups", "removed", "devices", "macs", "pushes")
+_MACS = (
+    "SELECT macs.place, devices.record, macs.record FROM macs JOIN devices USING (first, place) "
+    "WHERE macs.first = ? AND macs.place > ? ORDER BY macs.place LIMIT ?"
+)
 _MAC_STATEMENTS = (
     "INSERT OR REPLACE INTO devices VALUES (?, ?, ?)",
     "INSERT OR REPLACE INTO macs VALUES (?, ?, ?)",
@@ -147,17 +152,15 @@ class FleetState:
         """The Macs that were removed from a group. Raises OperatorError."""
         return [place for (place,) in self._file.rows("SELECT place FROM removed WHERE first = ?", first)]
 
-    def macs(self, first: int) -> list[StoredMac]:
-        """The Macs of a group that did something. Raises OperatorError."""
-        rows = self._file.rows(
-            "SELECT macs.place, devices.record, macs.record FROM macs JOIN devices USING (first, place) "
-            "WHERE macs.first = ? ORDER BY macs.place",
-            first,
-        )
-        for place, *octets in rows:
-            self._written[first, place] = _hashes(*octets)
+    def macs(self, first: int) -> Iterator[StoredMac]:
+        """The Macs of a group that did something, by index. Raises OperatorError."""
         decode = msgspec.msgpack.Decoder(MacRecord).decode
-        return self._file.reading(lambda: [StoredMac(place, device, decode(record)) for place, device, record in rows])
+        after = -1
+        while rows := self._file.rows(_MACS, first, after, READ_AT_ONCE):
+            for place, device, record in rows:
+                self._written[first, place] = _hashes(device, record)
+                yield StoredMac(place, device, self._file.reading(partial(decode, record)))
+            after = rows[-1][0]
 
     def reading(self, read: Callable[[], Read]) -> Read:
         """The result of ``read``, which uses what is in the file. Raises OperatorError where it fails."""

@@ -109,7 +109,11 @@ def replace_connected(mac: Mac) -> Mac:
     return structs.replace(mac, connected=False)
 
 
-def test_another_service_goes_on_with_everything(run_scene) -> None:
+@pytest.mark.parametrize("many", [False, True])
+def test_another_service_goes_on_with_everything(run_scene, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    if many:
+        monkeypatch.setattr("agent.service.fleet.MAKE_IDLE_FROM", 1)
+
     async def test(scene: Scene) -> None:
         async with scene.service() as service:
             for number in (0, 1):
@@ -144,6 +148,26 @@ def test_another_service_goes_on_with_everything(run_scene) -> None:
         async with scene.service() as service:
             assert [(mac.number, mac.state) for mac in seen(service)] == [(0, "new"), (1, "new"), (2, "new")]
             assert list(service.faults) == []
+
+    run_scene(test)
+
+
+def test_of_many_macs_those_with_nothing_to_do_are_idle(run_scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.service.fleet.MAKE_IDLE_FROM", 1)
+    monkeypatch.setattr("agent.service.fleet.MAKE_IDLE_SECONDS", SECONDS)
+
+    async def test(scene: Scene) -> None:
+        async with scene.service() as service:
+            for number in (0, 1):
+                await service.enroll(scene.mac(service, number), Enroll())
+            service.set_online(scene.mac(service, 1), False)
+        async with scene.service() as service:
+            clients = [scene.mac(service, number).client for number in (0, 1)]
+            assert [client.is_idle for client in clients] == [True, False]
+            assert [client.enrolled for client in clients] == [True, True]
+            uuid = scene.server.lab.enqueue(scene.mac(service).udid, {"RequestType": "ProfileList"})
+            service.connect(scene.mac(service))
+            await until(lambda: uuid in scene.server.lab.macs[scene.mac(service).udid].results, "the answer")
 
     run_scene(test)
 
