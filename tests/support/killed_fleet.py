@@ -38,7 +38,7 @@ from agent.service.types import Enroll
 from agent.sqlite_file import SQLiteFile
 
 POLL_SECONDS = 0.01
-MOST_SECONDS = 50  # of a fleet that does not reach its step
+MOST_SECONDS = 20  # of a fleet that does not reach its step
 
 
 class Steps:
@@ -67,7 +67,6 @@ class Steps:
 
 def simulate(what: dict[str, Any]) -> None:
     """Run a fleet until it is killed."""
-    signal.alarm(MOST_SECONDS)
     steps = Steps(what["kill_at"])
     for kind, name in ((SQLiteFile, "write"), (TLSStream, "write"), (TLSStream, "doRead"), (Sessions, "answered")):
         steps.around(kind, name)
@@ -86,6 +85,8 @@ def simulate(what: dict[str, Any]) -> None:
     )
     service = FleetService(reactor, settings, state=state)
     service.open()
+    signal.signal(signal.SIGALRM, lambda *_: _stuck(service, reactor))
+    signal.alarm(MOST_SECONDS)
 
     def begin() -> None:
         for handle in service.macs():
@@ -96,6 +97,20 @@ def simulate(what: dict[str, Any]) -> None:
 
     reactor.callLater(0.0, reactor.callLater, 0.0, begin)  # after the Macs of the file go on
     reactor.run(installSignalHandlers=False)
+
+
+def _stuck(service: FleetService, reactor: Any) -> None:
+    """Say why no step is made, and end."""
+    for handle in service.macs():
+        client = handle.client
+        device = client.device
+        print(
+            handle.number, service.view(handle), device.session.state, device.session.deadline, device.power.state,
+            device.enrolling and device.enrolling.sent, client.open_session is not None, client.undelivered,
+            file=sys.stderr,
+        )  # fmt: skip
+    print(*service.events.since(0)[-20:], *reactor.getDelayedCalls(), sep="\n", file=sys.stderr, flush=True)
+    os._exit(3)
 
 
 def _enroll(service: FleetService, handle: Any) -> None:
