@@ -248,6 +248,18 @@ class RuleCounts(Struct, frozen=True, kw_only=True):
     """Whether ``until`` is over, or every Mac that matched has used up ``times``."""
 
 
+class RuleRecord(Struct, frozen=True, kw_only=True):
+    """A rule with all its counts, to go on with it in another process."""
+
+    rule: Rule
+    passed: float
+    """Seconds since it was added."""
+    matches: int
+    hits: int
+    spent: int
+    matched: dict[int, int]
+
+
 class Hit(NamedTuple):
     """A rule decided on an operation."""
 
@@ -289,6 +301,15 @@ class Faults:
         self._rules[rule.id] = _InForce(rule, now)
         self._sort()
         return rule
+
+    def record(self, id: str, now: float) -> RuleRecord:  # noqa: A002 - the name of the field
+        """A rule and its counts. Raises KeyError."""
+        return self._rules[id].record(now)
+
+    def restore(self, record: RuleRecord, now: float) -> None:
+        """Add a rule that was recorded, with its counts."""
+        self._rules[record.rule.id] = _InForce.of(record, now)
+        self._sort()
 
     def remove(self, id: str) -> None:  # noqa: A002 - the name of the field
         """Remove a rule. Raises KeyError."""
@@ -351,6 +372,25 @@ class _InForce:
             found = _INDEXES.match(text)
             if found is not None:
                 self._indexes.append(range(int(found[1]), int(found[2] or found[1]) + 1))
+
+    @classmethod
+    def of(cls, record: RuleRecord, now: float) -> _InForce:
+        """A recorded rule."""
+        each = cls(record.rule, now - record.passed)
+        each.matches, each.hits, each._spent = record.matches, record.hits, record.spent
+        each._matched = dict(record.matched)
+        return each
+
+    def record(self, now: float) -> RuleRecord:
+        """The rule and its counts."""
+        return RuleRecord(
+            rule=self.rule,
+            passed=now - self._added,
+            matches=self.matches,
+            hits=self.hits,
+            spent=self._spent,
+            matched=self._matched,
+        )
 
     def covers(self, mac: Mac, now: float, type_: str) -> bool:
         """Whether an operation of this Mac matches."""

@@ -21,6 +21,7 @@ ROOMS = (
     "unix",
     "processes",
     "files",
+    "sqlite_file",
     "settings",
     "pki",
     "plists",

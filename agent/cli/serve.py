@@ -79,6 +79,13 @@ from agent.fleet.population import DEFAULT_SEED
     help="Accept only push certificates of this CA. Repeatable.  [default: any push certificate]",
 )
 @click.option(
+    "--state",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep the Macs in this file (and the CAs and the lab in FILE.lab), and go on with those that are in it; "
+    "docs/state.md.",
+)
+@click.option(
     "--control",
     default="127.0.0.1:0",
     show_default=True,
@@ -150,6 +157,8 @@ def serve(**options: Any) -> None:
       lom-agent serve --devices 3 --enroll https://mdm.example/enroll --ca ca.pem --apns --apns-listen 127.0.0.1:2197
     For a test suite, which reads ready.json for the address and the token:
       lom-agent serve --ready-file ready.json --clock manual
+    Macs that stay what they are when the command is stopped, or killed, and started again:
+      lom-agent serve --devices 3 --enroll https://mdm.example/enroll --state fleet.sqlite
 
     Exit status: 0 is not used; 2 wrong usage or input; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """

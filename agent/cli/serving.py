@@ -29,7 +29,9 @@ from agent.service.parts import ServiceSettings
 from agent.service.types import Enroll, ServiceInfo
 
 if TYPE_CHECKING:
+    from agent.lab.store import LabStore
     from agent.service.embedded import Embedded
+    from agent.service.state import FleetState
 
 ENROLL_AT_ONCE = 8  # Macs of the start; ours
 ENROLL_SECONDS = 600.0  # for each of them; ours
@@ -54,9 +56,15 @@ class _Serving:
         self._stopped: Deferred[None] = Deferred()
         beside = options["lab"] or options["apns"]
         _check(options)
-        authorities = Authorities() if beside else None
-        self._service = FleetService(self._reactor, _settings(options, authorities), authorities, _warn)
-        self._embedded = _embedded(self._reactor, self._service, options, authorities)
+        self._failure: OperatorError | None = None
+        self._state, self._lab_store = _opened(self._reactor, options["state"])
+        if self._state is not None:
+            self._state.on_failure = self._fail
+        kept = None if self._lab_store is None else self._lab_store.authorities
+        authorities = Authorities(kept) if beside or kept is not None else None
+        settings = _settings(options, authorities)
+        self._service = FleetService(self._reactor, settings, authorities, _warn, self._state)
+        self._embedded = _embedded(self._reactor, self._service, options, authorities, self._lab_store)
         self._token = _token(options["token_file"])
         host, port = parse_address(options["control"], "--control", _CONTROL_PORT)
         self._control = ControlServer(self._reactor, self._service, host, port, token=self._token)
@@ -75,6 +83,8 @@ class _Serving:
             await self._stopped
         finally:
             await self._end()
+        if self._failure is not None:
+            raise self._failure
 
     def _start(self) -> None:
         self._service.open()
@@ -90,10 +100,12 @@ class _Serving:
         if self._options["enroll"] is not None:
             at_once = DeferredSemaphore(ENROLL_AT_ONCE)
             for handle in self._service.macs():
+                if handle.client.enrolled:
+                    continue
                 at_once.run(self._enroll, handle)
 
     async def _enroll(self, handle: MacHandle) -> None:
-        if self._stopped.called or handle.removed:
+        if self._stopped.called or handle.removed or handle.client.enrolled:
             return
         try:
             await self._service.enroll(handle, Enroll(timeout=ENROLL_SECONDS))
@@ -109,6 +121,13 @@ class _Serving:
         await self._control.close()
         if self._embedded is not None:
             await self._embedded.close()
+        if self._lab_store is not None:
+            self._lab_store.close()
+
+    def _fail(self, error: OperatorError) -> None:
+        """The state file cannot be written: end, before anything happens that is not in it."""
+        self._failure = error
+        self._stop()
 
     def _stop(self) -> None:
         if not self._stopped.called:
@@ -174,7 +193,7 @@ def _check(options: Mapping[str, Any]) -> None:
 
 def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> ServiceSettings:
     push = None
-    if authorities is not None:
+    if options["lab"] or options["apns"]:
         from agent.net.apns.behaviour import PushBehaviour  # only where there is a gateway: a fast start
 
         push = PushBehaviour()
@@ -207,16 +226,34 @@ def _profile(text: str | None) -> str | bytes | None:
 
 
 def _embedded(
-    reactor: Any, service: FleetService, options: Mapping[str, Any], authorities: Authorities | None
+    reactor: Any,
+    service: FleetService,
+    options: Mapping[str, Any],
+    authorities: Authorities | None,
+    store: LabStore | None,
 ) -> Embedded | None:
-    if authorities is None:
+    if authorities is None or not (options["lab"] or options["apns"]):
         return None
     from agent.service.embedded import Embedded, EmbeddedChoice  # the same
 
     host, port = parse_address(options["apns_listen"] or "127.0.0.1:0", "--apns-listen", 2197, names=True)
     anchors = read_anchors(options["apns_provider_ca"])
-    choice = EmbeddedChoice(options["lab"], options["lab_identity"] == "scep", host, port, anchors)
+    choice = EmbeddedChoice(options["lab"], options["lab_identity"] == "scep", host, port, store, anchors)
     return Embedded(reactor, service, choice, authorities)
+
+
+def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore | None]:
+    """The state file, and the store of the lab in the folder beside it. Raises OperatorError."""
+    if file is None:
+        return None, None
+    from agent.cli.outputs import make_folder  # only where it is asked for: a fast start
+    from agent.lab.store import LabStore
+    from agent.service.state import FleetState
+
+    state = FleetState(Path(file), reactor)
+    folder = f"{file}.lab"
+    make_folder(folder)
+    return state, LabStore(Path(folder))
 
 
 def _token(file: str | None) -> str:

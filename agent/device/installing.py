@@ -8,7 +8,7 @@ from typing import Any
 
 from cryptography import x509
 
-from agent.device.mac import Device
+from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
 from agent.mdm import checkin
@@ -45,13 +45,25 @@ def enrollment_steps(device: Device, blob: bytes) -> Steps[Profile]:
     identities = yield from _obtain_identities(profile)
     enrollment = enrollment_of(profile, identities)
     store.install(profile, identities)
-    for message in _check_in_messages(device, enrollment):
+    device.enrolling = UnfinishedEnrollment(enrollment, store)
+    try:
+        yield from resumed_enrollment_steps(device, device.enrolling)
+    finally:
+        device.enrolling = None
+    return profile
+
+
+def resumed_enrollment_steps(device: Device, unfinished: UnfinishedEnrollment) -> Steps[None]:
+    """Send the check-ins that are left. Raises PeerError and leaves the Mac unchanged."""
+    enrollment = unfinished.enrollment
+    for message in _check_in_messages(device, enrollment)[unfinished.sent :]:
         answer: bytes | PeerError = yield CheckIn(message, enrollment)
         if isinstance(answer, PeerError):
             raise answer
+        unfinished.sent += 1
     device.forget_enrollment()
-    device.enrollment, device.profiles = enrollment, store
-    return profile
+    device.enrollment, device.profiles = enrollment, unfinished.profiles
+    device.enrolling = None
 
 
 def check_out_steps(udid: str, enrollment: Enrollment) -> Steps[None]:

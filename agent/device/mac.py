@@ -6,16 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.device.steps import ChangePower, FollowUp
+from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.power import DEFAULT_CHOICES, Power, PowerChoices, PowerEvent, PowerMachine, RequestRefused
-from agent.lom.recent_answers import RecentAnswers
+from agent.lom.recent_answers import AnswerRecord, RecentAnswers
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
@@ -26,6 +27,15 @@ from agent.profiles.store import ProfileStore
 
 _MAX_WARNING = 400  # characters of one warning
 _MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
+
+
+@dataclass(slots=True)
+class UnfinishedEnrollment:
+    """What the Mac has once its server has accepted the check-ins, of which ``sent`` are answered."""
+
+    enrollment: Enrollment
+    profiles: ProfileStore
+    sent: int = 0
 
 
 @dataclass(slots=True)
@@ -42,6 +52,9 @@ class Settings:
 class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
+    ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
+    progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
+    updates now, from its command or empty; None otherwise.
     ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
     """
@@ -51,9 +64,11 @@ class Device:
         "_follow_ups",
         "_recent_answers",
         "_warnings",
+        "chances",
         "declarations",
         "declarations_token",
         "dialect",
+        "enrolling",
         "enrollment",
         "left_at",
         "mac",
@@ -63,6 +78,7 @@ class Device:
         "relaying",
         "session",
         "settings",
+        "synchronising",
     )
 
     def __init__(
@@ -78,7 +94,11 @@ class Device:
         timing: Timing = DEFAULT_TIMING,
         refused_retries: int = REFUSED_RETRIES,
         not_now: Callable[[], bool] | None = None,
+        chances: tuple[Chance, ...] = (),
     ) -> None:
+        self.chances = chances
+        self.enrolling: UnfinishedEnrollment | None = None
+        self.synchronising: bytes | None = None
         self.mac = mac
         self.dialect = dialect
         self.not_now = not_now
@@ -172,6 +192,7 @@ class Device:
         self.profiles = ProfileStore()
         self.declarations = {}
         self.declarations_token = ""
+        self.synchronising = None
         self.relaying = False
         self.session.forget()
         self.drop_follow_ups()
@@ -237,6 +258,23 @@ class Device:
         self._deferred_requests = ()
         taken, self._follow_ups = self._follow_ups, []
         return taken
+
+    @property
+    def scheduled(self) -> tuple[list[FollowUp], tuple[tuple[str, str], ...], RecentAnswers]:
+        """What the record of a Device has beside its public parts: see ``schedule``."""
+        return self._follow_ups, self._deferred_requests, self._recent_answers
+
+    def schedule(
+        self,
+        follow_ups: Iterable[FollowUp],
+        deferred_requests: tuple[tuple[str, str], ...],
+        answers: Iterable[AnswerRecord],
+        now: float,
+    ) -> None:
+        """Continue with these actions, LOM requests that take effect with them, and recent answers."""
+        self._follow_ups = list(follow_ups)
+        self._deferred_requests = deferred_requests
+        self._recent_answers.resume(answers, now)
 
     def lose_power(self) -> None:
         """End the session and the relay in progress, as a loss of power does."""

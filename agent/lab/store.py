@@ -6,23 +6,19 @@ answers, so a killed process leaves the state of its last answer. Only one proce
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Callable, Collection, Iterator, MutableMapping, MutableSet
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent import plists
-from agent.errors import OperatorError
 from agent.lab.core import Refused
 from agent.lab.state import EnrolledMac, QueuedCommand, StoredResult
 from agent.pki.authority import Authority
 from agent.pki.identity import Identity
+from agent.sqlite_file import FileFormat, NotWritten, SQLiteFile, Statement
 
 NAME = "lab.sqlite"
 
-_APPLICATION = 0x6C6F6D61  # "loma", in the header of the file
-_VERSION = 1
 _TABLES = """
 CREATE TABLE authorities (name TEXT PRIMARY KEY, certificate BLOB NOT NULL, key BLOB NOT NULL);
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -41,8 +37,16 @@ CREATE TABLE results (
 );
 """
 
+_FORMAT = FileFormat(
+    what="the state of a lab",
+    in_use="Expected a folder that no other lab uses, found a lab that is running in {folder}. End that lab, or use "
+    "another folder.",
+    application=0x6C6F6D61,  # "loma"
+    version=1,
+    tables=_TABLES,
+)
+
 Read = TypeVar("Read")
-Statement = tuple[str, tuple[Any, ...]]
 
 
 class LabStore:
@@ -52,23 +56,13 @@ class LabStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
-        try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._base = sqlite3.connect(self._path, timeout=0.0, isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
-            raise OperatorError(f"the lab's state {self._path} cannot be opened: {error}") from error
-        try:
-            self.reading(self._prepare)
-        except OperatorError:
-            self._base.close()
-            raise
+        self._file = SQLiteFile(folder / NAME, _FORMAT)
         self.authorities: MutableMapping[str, Authority] = _StoredAuthorities(self)
         self.challenges: MutableSet[str] = _StoredChallenges(self)
 
     def close(self) -> None:
         """Close the file, so that another process can open it."""
-        self._base.close()
+        self._file.close()
 
     def setting(self, name: str) -> str | None:
         """A stored setting, or None."""
@@ -137,77 +131,37 @@ class LabStore:
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of a SELECT. Raises OperatorError."""
-        return self.reading(lambda: self._base.execute(statement, values).fetchall())
+        return self._file.rows(statement, *values)
 
     def keep(self, statement: str, *values: Any) -> None:
         """Execute one statement while the lab starts. Raises OperatorError."""
-        try:
-            self.write((statement, values))
-        except Refused as error:
-            raise OperatorError(f"{self._path}: {error}") from error
+        self._file.write([(statement, values)], durable=False)
 
     def write(self, *statements: Statement) -> None:
         """Execute the statements in one transaction. Raises Refused."""
         try:
-            with self._base:
-                self._base.execute("BEGIN IMMEDIATE")
-                for statement, values in statements:
-                    self._base.execute(statement, values)
-        except sqlite3.Error as error:
+            self._file.write(statements, durable=False)
+        except NotWritten as error:
             raise Refused(503, f"the lab cannot write its state: {error}") from error
 
     def reading(self, read: Callable[[], Read]) -> Read:
         """The result of ``read``. Raises OperatorError if the file is locked, or is not a lab's state."""
-        try:
-            return read()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the upper bits are the extended code
-                folder = self._path.parent
-                raise OperatorError(
-                    f"Expected a folder that no other lab uses, found a lab that is running in {folder}. "
-                    f"End that lab, or use another folder."
-                ) from error
-            raise OperatorError(f"the lab's state {self._path} cannot be read: {error}") from error
-        except (sqlite3.Error, plists.PlistError, ValueError, TypeError, LookupError) as error:
-            raise OperatorError(
-                f"Expected the state of a lab in {self._path}, found something else: {error}. "
-                f"Move the file away to start with an empty state."
-            ) from error
-
-    def _prepare(self) -> None:
-        """Lock the file for this process, and create the tables in a new file."""
-        base = self._base
-        base.execute("PRAGMA locking_mode = EXCLUSIVE")
-        base.execute("PRAGMA journal_mode = WAL")  # the log file gets the mode of the database
-        base.execute("PRAGMA synchronous = NORMAL")
-        with base:
-            base.execute("BEGIN EXCLUSIVE")  # fails if another process has the file open
-            (application,), (version,) = (
-                base.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
-            )
-            empty = not base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if empty:
-                for statement in _TABLES.split(";"):
-                    base.execute(statement)
-                base.execute(f"PRAGMA application_id = {_APPLICATION}")
-                base.execute(f"PRAGMA user_version = {_VERSION}")
-            elif (application, version) != (_APPLICATION, _VERSION):
-                raise ValueError(f"application {application:#x}, version {version}")
+        return self._file.reading(read)
 
     def _macs(self) -> list[EnrolledMac]:
         macs: dict[str, EnrolledMac] = {}
-        for udid, fingerprint, announcement, token, push_magic, bootstrap_token, status_report in self._base.execute(
+        for udid, fingerprint, announcement, token, push_magic, bootstrap_token, status_report in self._file.rows(
             "SELECT * FROM macs ORDER BY rowid"
         ):
             macs[udid] = EnrolledMac(
                 udid, fingerprint, plists.load_dict(announcement), token, push_magic, bootstrap_token,
                 status_report=status_report,
             )  # fmt: skip
-        for udid, command_uuid, request_type, body in self._base.execute(
+        for udid, command_uuid, request_type, body in self._file.rows(
             "SELECT udid, command_uuid, request_type, body FROM commands ORDER BY number"
         ):
             macs[udid].queue[command_uuid] = QueuedCommand(request_type, body)
-        for udid, command_uuid, status, body in self._base.execute(
+        for udid, command_uuid, status, body in self._file.rows(
             "SELECT udid, command_uuid, status, body FROM results ORDER BY number"
         ):
             macs[udid].results[command_uuid] = StoredResult(status, body)

@@ -177,6 +177,17 @@ class PowerChoices(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 DEFAULT_CHOICES = PowerChoices()
 
 
+class PowerRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A PowerMachine, to make it again in another process. Times are seconds from the moment of the record."""
+
+    state: str = Power.ON.name
+    left: float | None = None
+    """Until the end of the boot or shutdown."""
+    boots_after: bool = False
+    cut: bool = False
+    ran_before_cut: bool = False
+
+
 def _no_option(name: str, word: object) -> str:
     return f"{name}: expected one of {', '.join(CHOICES[name].options)}, found {word!r}"
 
@@ -215,6 +226,18 @@ class PowerMachine:
         self.boots_after = False
         self.cut = False
         self._ran_before_cut = False
+
+    def record(self, now: float) -> PowerRecord:
+        """The present state."""
+        left = None if self.deadline is None else max(0.0, self.deadline - now)
+        return PowerRecord(self.state.name, left, self.boots_after, self.cut, self._ran_before_cut)
+
+    def resume(self, record: PowerRecord, now: float) -> None:
+        """Take a recorded state over. Raises KeyError."""
+        self.state = Power[record.state]
+        self.deadline = None if record.left is None else now + record.left
+        self.boots_after, self.cut = record.boots_after, record.cut
+        self._ran_before_cut = record.ran_before_cut
 
     def receive(self, request: AnyRequest, now: float) -> list[PowerEvent]:
         """Apply a request at ``now`` and return the resulting events in order, those that were due by then first.

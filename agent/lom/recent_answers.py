@@ -6,7 +6,10 @@ reset of the Mac. Apple does not document this; it is a rule of our link (docs/l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.requests import PowerRequest
@@ -19,6 +22,17 @@ class _Entry:
     expires_at: float
     request: PowerRequest
     answer: LinkAnswer
+
+
+class AnswerRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """An answer, to keep it in another process."""
+
+    controller: str
+    uuid: str
+    request: PowerRequest
+    error: str = ""
+    left: float = 0.0
+    """Seconds from the moment of the record until it is forgotten."""
 
 
 class RecentAnswers:
@@ -35,6 +49,21 @@ class RecentAnswers:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def records(self, now: float) -> list[AnswerRecord]:
+        """The answers that are kept, oldest first."""
+        self._forget_old(now)
+        return [
+            AnswerRecord(controller, uuid, entry.request, entry.answer.error, entry.expires_at - now)
+            for (controller, uuid), entry in self._entries.items()
+        ]
+
+    def resume(self, records: Iterable[AnswerRecord], now: float) -> None:
+        """Take recorded answers over."""
+        self._entries = {
+            (each.controller, each.uuid): _Entry(now + each.left, each.request, LinkAnswer(each.uuid, each.error))
+            for each in records
+        }
 
     def repeated(self, controller: str, request: LinkRequest, now: float) -> LinkAnswer | None:
         """The answer to a request that was answered before; None if the request is new.

@@ -24,6 +24,8 @@ from dataclasses import dataclass, fields
 from enum import Enum, auto
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from agent.errors import MisuseError, PeerError
 from agent.mdm.commands import Command, CommandDropped, CommandMalformed, parse_command
 from agent.mdm.pages import PageAnswered, also, page_in
@@ -172,6 +174,23 @@ class SessionEnded(NamedTuple):
 Event = Send | Execute | SessionEnded
 
 
+class SessionRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A Session, to continue in another process."""
+
+    result: bytes = b""
+    """The report that is not delivered yet; empty where there is none."""
+    command_uuid: str = ""
+    malformed: str = ""
+    refused_times: int = 0
+    not_now: bool = False
+    """Whether the last status was NotNow."""
+    failures: int = 0
+    left: float | None = None
+    """Seconds from the moment of the record until the Mac opens a session by itself."""
+    wanted: bool = False
+    """Whether a session was open, so that the Mac opens another one at once."""
+
+
 class Session:
     """One Mac's sessions with its server, one after another.
 
@@ -225,6 +244,22 @@ class Session:
     def owes_result(self) -> bool:
         """Whether a result is not delivered yet."""
         return self._undelivered is not None
+
+    def record(self, now: float) -> SessionRecord:
+        """The present state."""
+        owed = self._undelivered or Send(b"")
+        left = None if self.deadline is None else max(0.0, self.deadline - now)
+        wanted = self.state is not State.CLOSED
+        return SessionRecord(*owed, self._refused_times, self._last_was_not_now, self.failures, left, wanted)
+
+    def resume(self, record: SessionRecord, now: float) -> None:
+        """Take a recorded state over, in a new Session. The caller opens one where it is ``wanted``."""
+        if record.result:
+            self._undelivered = Send(record.result, record.command_uuid, record.malformed)
+        self._refused_times = record.refused_times
+        self._last_was_not_now = record.not_now
+        self.failures = record.failures
+        self.deadline = None if record.left is None else now + record.left
 
     def open(self) -> Send:
         """Start a session: report the undelivered result if there is one, else Idle."""

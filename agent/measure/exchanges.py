@@ -121,6 +121,10 @@ class ExchangeLog:
         """The number of the last exchange, also where it is no longer in the log; 0 without one."""
         return self._number
 
+    def continue_after(self, number: int) -> None:
+        """Number the exchanges from here on. Only before the first exchange."""
+        self._number = number
+
     def add(self, exchange: HTTPExchange) -> HTTPExchange:
         """Add an exchange; returns it as it is kept, with its number. The oldest ones make room for it."""
         self._number += 1

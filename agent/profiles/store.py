@@ -7,7 +7,7 @@ later answers need, so not the PKCS12 and its password.
 from __future__ import annotations
 
 import marshal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -67,6 +67,14 @@ class ProfileStore:
     def __init__(self) -> None:
         self._profiles: dict[str, InstalledProfile] = {}
         self.lom: LOMConfiguration | None = None
+
+    @classmethod
+    def of(cls, profiles: Iterable[InstalledProfile], lom: LOMConfiguration | None) -> ProfileStore:
+        """A store with these profiles, which were installed before and are not checked again."""
+        store = cls()
+        store._profiles = {profile.identifier: profile for profile in profiles}
+        store.lom = lom
+        return store
 
     def __iter__(self) -> Iterator[InstalledProfile]:
         return iter(self._profiles.values())

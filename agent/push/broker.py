@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -112,6 +112,18 @@ class PushBroker:
     def waiting(self) -> int:
         """How many notifications are in flight or stored."""
         return len(self._store) + len(self._in_flight) + len(self._out)
+
+    @property
+    def stored(self) -> Iterator[tuple[Notification, float]]:
+        """The storable notifications that wait, each with the time before which its Mac does not get it."""
+        yield from self._store
+        for arrival, _number, _priority, notification in self._in_flight:
+            if notification.storable:
+                yield notification, arrival
+
+    def restore(self, notification: Notification, not_before: float) -> None:
+        """Store a notification that another process accepted."""
+        self._store.keep(notification, not_before)
 
     @property
     def deadline(self) -> float | None:

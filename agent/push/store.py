@@ -7,6 +7,7 @@ elements of removed entries are skipped, and removed when they outnumber the cur
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_TOPICS = 8  # ours, for one Mac: between two enrollments, every topic is accepted
@@ -78,6 +79,10 @@ class PushStore:
             notification.index, [entry for entry in entries if entry.notification.topic != notification.topic]
         )
         return out
+
+    def __iter__(self) -> Iterator[tuple[Notification, float]]:
+        """The notifications, each with the time until which it is held back from an online Mac."""
+        return ((entry.notification, entry.not_before) for entries in self._entries.values() for entry in entries)
 
     def indexes(self) -> list[int]:
         """The Macs that have stored notifications."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -43,6 +44,15 @@ class Enrollments:
         if udid in self._running:
             raise Conflict(f"Expected a Mac that does not enroll, found that {udid} enrolls now. Wait until it has.")
         work = client.enroll_at(source) if isinstance(source, str) else client.enroll(_returning(source))
+        await self._run(udid, work, seconds)
+
+    async def resume(self, handle: MacHandle, seconds: float) -> None:
+        """Continue an enrollment that another process began. Raises PeerError and Conflict."""
+        if handle.udid in self._running:
+            raise Conflict(f"Expected a Mac that does not enroll, found that {handle.udid} enrolls now.")
+        await self._run(handle.udid, handle.client.resume_enrollment(), seconds)
+
+    async def _run(self, udid: str, work: Coroutine[Any, Any, None], seconds: float) -> None:
         self._running[udid] = running = Deferred.fromCoroutine(work)
         try:
             await within(running, seconds, self._reactor, self._stalls)

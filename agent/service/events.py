@@ -89,6 +89,10 @@ class EventLog:
         self._deliver(event)
         return event
 
+    def continue_after(self, number: int) -> None:
+        """Number the events from here on. Only before the first event."""
+        self._last = number
+
     def get(self, number: int) -> Event:
         """The event with this number, which is kept: from ``first`` to ``last``."""
         return self._events[number]

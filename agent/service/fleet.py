@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -22,6 +22,7 @@ from agent.fleet.population import Population
 from agent.load.machine import allow_open_files
 from agent.lom.power import RequestRefused
 from agent.lom.requests import PowerRequest
+from agent.measure.exchanges import HTTPExchange
 from agent.measure.records import Exchange as Operation
 from agent.net.mac.client import MDMClient
 from agent.net.timing import Reactor, RunClock
@@ -54,6 +55,10 @@ from agent.service.views import exchange_view, mac_detail, mac_view
 from agent.service.waiting import until
 from agent.service.watcher import Watcher, is_breach, is_breach_kind
 
+if TYPE_CHECKING:
+    from agent.service.restoring import Continuing
+    from agent.service.state import FleetState, StoredGroup
+
 MAKE_IDLE_FROM = 2000  # Macs: with fewer, their memory is not worth the work
 MAKE_IDLE_SECONDS = 0.05
 _log = Logger()
@@ -72,7 +77,13 @@ class FleetService:
         settings: ServiceSettings,
         authorities: Authorities | None = None,
         on_warning: Callable[[str], None] = lambda _text: None,
+        state: FleetState | None = None,
     ) -> None:
+        self._state = state
+        if state is not None:
+            from agent.service.restoring import settings_with  # only where it is asked for: a fast start
+
+            settings = settings_with(state, settings)
         self._records = Records(RunClock(reactor))
         self.events: EventLog = self._records.events
         self.groups = Groups()
@@ -87,13 +98,15 @@ class FleetService:
             reactor,
             settings,
             ended=self._ended,
-            exchanged=self._records.exchanged,
+            exchanged=self._exchanged,
             warn=on_warning,
             measured=self._measured,
+            state=state,
         )
         self.faults: Faults = self.parts.faults
         self._watchers: dict[Group, Watcher] = {}
         self._enrollments = Enrollments(reactor, self.parts.stalls)
+        self._continuing: Continuing | None = None
         self._requests = 0  # to add Macs, since the last reset
         self._seed = settings.seed  # of the Macs that they add
         self._since = self.parts.clock.seconds()
@@ -106,9 +119,12 @@ class FleetService:
     # Macs.
 
     def open(self) -> None:
-        """Make the Macs of the start. Raises OperatorError."""
+        """Make the Macs of the start, or those of the state file. Raises OperatorError."""
         self.parts.stalls.begin()
-        self._add_start()
+        if self._state is None:
+            self._add_start()
+        else:
+            self._open_with(self._state)
         if self._settings.poll:
             self._poll.start(self._settings.poll, now=False).addErrback(_defect)
 
@@ -124,7 +140,7 @@ class FleetService:
             clock=self.parts.clock.kind,
             lab=self.lab,
             apns=self.apns,
-            state_file=None,
+            state_file=None if self._state is None else str(self._state.path),
             pid=os.getpid(),
         )
 
@@ -175,6 +191,8 @@ class FleetService:
         self._tell_removed(handle)
         group.fleet.remove(handle.index)
         self._forget(handle.udid)
+        if self._state is not None:
+            self._state.remove_mac(group.first, handle.index)
         if not len(group):
             self._close_group(group)
 
@@ -195,6 +213,8 @@ class FleetService:
         watcher = self._watchers[handle.group]
         watcher.forget(handle.index)
         handle.group.fleet.renew(handle.index).observer = watcher
+        if self._state is not None:
+            self._state.reset_mac(handle.group.first, handle.index)
         self._forget(mac.udid)
         self.events.add("reset", f"{mac.device_name} is as it was when it was added.", udid=mac.udid)
 
@@ -215,6 +235,7 @@ class FleetService:
         self._since = self.parts.clock.seconds()
         self.on_reset()
         self._add_start()
+        self._save_numbers()
         self.events.add("reset", "The service is as it was after its start.")
 
     # What a person, or a test, does to one Mac.
@@ -326,8 +347,12 @@ class FleetService:
         return self.clock_state()
 
     def close(self) -> None:
-        """Stop every Mac and close everything."""
+        """Stop every Mac and close everything. The state file then has the Macs as they were before."""
         self._closed = True
+        if self._continuing is not None:
+            self._continuing.close()
+        if self._state is not None:
+            self._state.close()
         if self._poll.running:
             self._poll.stop()
         self._close_groups()
@@ -349,18 +374,63 @@ class FleetService:
                 "be there twice. Give another seed, or remove those Macs first."
             )
         allow_open_files(len(self.groups) + len(population))
-        group = self.parts.group(population, self.groups.next_number, self.groups.next_segment)
-        watcher = Watcher(group, self._records)
-        group.open(watcher)
-        self.groups.add(group)
-        self._watchers[group] = watcher
+        group, _watcher = self._open_group(population, self.groups.next_number, self.groups.next_segment)
+        if self._state is not None:
+            self._state.add_group(group)
+            self._save_numbers()
         handles = list(group)
         for handle in handles:
             mac = handle.mac
             self.events.add("added", f"{mac.device_name} is added.", udid=mac.udid)
+        return handles
+
+    def _open_group(self, population: Population, first: int, first_segment: int) -> tuple[Group, Watcher]:
+        group = self.parts.group(population, first, first_segment)
+        watcher = Watcher(group, self._records)
+        group.open(watcher)
+        self.groups.add(group)
+        self._watchers[group] = watcher
         if len(self.groups) >= MAKE_IDLE_FROM and not self._idle_loop.running:
             self._idle_loop.start(MAKE_IDLE_SECONDS, now=False).addErrback(_defect)
-        return handles
+        return group, watcher
+
+    # The state file.
+
+    def _open_with(self, state: FleetState) -> None:
+        """Make the Macs and rules of the file; in a new file, the Macs of the start."""
+        from agent.service.restoring import Continuing, restore_macs  # only where it is asked for: a fast start
+
+        clock, exchanges = self.parts.clock, self.parts.exchanges
+        numbers = state.numbers()
+        self.events.continue_after(numbers.event)
+        exchanges.continue_after(numbers.exchange)
+        self.events.subscribe(lambda event: state.number("event", event.number))
+        for record in state.rules():
+            self.faults.restore(record, clock.seconds())
+        self.parts.faults.on_change = state.rules_changed
+        state.rules_now = lambda: [self.faults.record(each.rule.id, clock.seconds()) for each in self.faults]
+        if numbers.macs is None:
+            self._add_start()
+            self._save_numbers()
+            return
+        self._requests, self._seed = numbers.requests, numbers.seed or self._seed
+
+        def make(stored: StoredGroup) -> tuple[Group, Watcher]:
+            population = Population(stored.seed, stored.devices, stored.segment_size, os=stored.os, model=stored.model)
+            allow_open_files(len(self.groups) + len(population))
+            return self._open_group(population, stored.first, stored.first_segment)
+
+        many = sum(stored.devices for stored in state.groups()) >= MAKE_IDLE_FROM
+        restored = restore_macs(state, make, idle=many)
+        self.groups.next_number, self.groups.next_segment = numbers.macs, numbers.segments
+        self._continuing = Continuing(self._reactor, self._enrollments, self._enroll_failed)
+        self._continuing.begin(restored)
+
+    def _save_numbers(self) -> None:
+        if self._state is not None:
+            numbers = {"macs": self.groups.next_number, "segments": self.groups.next_segment}
+            for name, value in {**numbers, "requests": self._requests, "seed": self._seed}.items():
+                self._state.set(name, str(value))
 
     def _close_groups(self) -> None:
         for group in self.groups:
@@ -372,6 +442,8 @@ class FleetService:
         self.groups.remove(group)
         del self._watchers[group]
         group.close()
+        if self._state is not None and not self._closed:
+            self._state.remove_group(group)
         if self._idle_loop.running and len(self.groups) < MAKE_IDLE_FROM:
             self._idle_loop.stop()
 
@@ -438,6 +510,11 @@ class FleetService:
         self.events.add("enroll_failed", f"{mac.device_name} did not enroll: {text}.", udid=mac.udid, data=data)
         if is_breach(error) and handle.group in self._watchers:
             self._watchers[handle.group].breach(handle.index, error.kind, text)
+
+    def _exchanged(self, exchange: HTTPExchange) -> None:
+        if self._state is not None:
+            self._state.number("exchange", exchange.number)
+        self._records.exchanged(exchange)
 
     def _ended(self, operation: Operation) -> None:
         """Report what a check-in outside an enrollment shows of the server."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from agent.faults import Faults
 from agent.fleet.population import DEFAULT_SEED, Population
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.operations import RUN_ENDED, Operations
@@ -24,7 +23,10 @@ from agent.net.transport.tls import TLSContexts
 from agent.service.clocks import MacClock, ManualClock, RealClock
 from agent.service.groups import Group
 from agent.service.measurements import Measurements
-from agent.service.rules import GroupFaults
+from agent.service.rules import GroupFaults, ServiceFaults
+
+if TYPE_CHECKING:
+    from agent.service.state import FleetState
 
 if TYPE_CHECKING:
     from agent.net.apns.behaviour import PushBehaviour  # as in `agent.service.groups`
@@ -64,7 +66,7 @@ class MacParts:
     """The clock, the rules, the records and the network access of all Macs.
 
     ``ended`` is called with each operation that ended, ``exchanged`` with each exchange, ``warn`` with texts for the
-    operator.
+    operator. ``state`` is the file to which the Macs are written; None: they end with the process.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class MacParts:
         exchanged: Callable[[HTTPExchange], object],
         warn: Callable[[str], None],
         measured: Measurements,
+        state: FleetState | None = None,
     ) -> None:
+        self._state = state
         self.clock: MacClock = ManualClock(reactor) if settings.manual_clock else RealClock(reactor)
         self.wall_clock = RunClock(self.clock)
-        self.faults = Faults()
+        self.faults = ServiceFaults()
         self.exchanges = ExchangeLog(exchanged)
         self.stalls = Stalls(reactor)
         self._reactor = reactor
@@ -121,6 +125,7 @@ class MacParts:
             stage=self._measured.stage,
             faults=GroupFaults(self.faults, first, first_segment),
             exchanges=self.exchanges,
+            keeper=None if self._state is None else self._state.keeper(first),
         )
         return Group(first, first_segment, population, environment, self._behaviour, settings.push)
 

@@ -137,6 +137,10 @@ class Watcher(MacObserver):
         text = f"got {request.request.value} from its Controller {controller}" + (f": {error}" if error else "")
         self._add("lom_request", self._handle(mac), text, data=data)
 
+    def knows(self, index: int, power: str) -> None:
+        """The Mac has this power state already."""
+        self._powers[index] = power
+
     def forget(self, index: int) -> None:
         """The Mac was reset: it is on again."""
         self._powers.pop(index, None)

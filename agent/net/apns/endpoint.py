@@ -19,17 +19,24 @@ from agent.push.wire import RoutedAnswer, RoutedPush
 
 _log = Logger()
 
+
+def _ignore() -> None:
+    """For stored notifications that end with the process."""
+
+
 Deliver = Callable[[Notification], bool]
 
 
 class PushEndpoint:
     """``deliver`` passes a notification to its Mac and returns whether the Mac accepts it (topic and PushMagic match).
 
+    ``on_change`` is called when other notifications are stored than before, or may be.
     ``timers`` and ``clock`` are those of the Macs; the dates that providers write come from the system's clock.
     """
 
     def __init__(self, timers: Clock, broker: PushBroker, deliver: Deliver, clock: RunClock) -> None:
         self.broker = broker
+        self.on_change: Callable[[], object] = _ignore
         self._deliver = deliver
         self._clock = clock
         self._alarm = Alarm(timers, self._advance)
@@ -55,6 +62,7 @@ class PushEndpoint:
         now = min(push.at, self._clock())  # the clocks of two processes differ a little: no push is from the future
         outcome = self.broker.receive(push.fields, push.body, push.provider, now, push.spent, self._clock.ahead())
         self._set_alarm()
+        self.on_change()
         return RoutedAnswer.of(push.number, outcome)
 
     # What the Macs call.
@@ -67,6 +75,7 @@ class PushEndpoint:
     def left(self, index: int) -> None:
         """Mac ``index`` is no longer managed."""
         self.broker.left(index)
+        self.on_change()
 
     # Time.
 
@@ -75,6 +84,7 @@ class PushEndpoint:
         self._deliver_due()
 
     def _deliver_due(self) -> None:
+        self.on_change()
         for notification in self.broker.take():
             try:
                 self.broker.reached(self._deliver(notification))

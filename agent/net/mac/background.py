@@ -139,9 +139,18 @@ class BackgroundTasks:
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, key_wait or KeyWait())
                 case CheckIn(message, enrollment):
+                    await self._kept()
                     return await self._check_in(message, enrollment)
         except PeerError as error:
             return error
+
+    async def _kept(self) -> None:
+        """Wait until an enrollment in progress is in the Mac's file."""
+        keeper = self._environment.keeper
+        if keeper is not None and self._device.enrolling is not None:
+            kept: Deferred[None] = Deferred()
+            keeper.when_kept(self._device.mac.index, partial(kept.callback, None))
+            await kept
 
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""

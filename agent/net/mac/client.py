@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from agent.device.installing import enrollment_steps
+from twisted.internet.defer import succeed
+
+from agent.device.installing import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
+from agent.device.record import activity_record, device_record, restore_activity, restore_device
+from agent.device.steps import Steps
 from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import PowerEvent
 from agent.lom.requests import PowerRequest
+from agent.mdm.commands import Command
+from agent.mdm.results import Status
 from agent.measure.operations import Moment, Operation
 from agent.net.http.resumption import Resumption
 from agent.net.mac.active import ActiveMac
@@ -25,6 +31,7 @@ from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.environment import Environment
 from agent.net.mac.injection import MacOffline
+from agent.net.mac.keeping import MacRecord
 from agent.net.mac.lom_requests import answer_lom
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
@@ -65,6 +72,7 @@ class MDMClient:
         "_kept_left",
         "_off_subnet",
         "_offline",
+        "_offline_until",
         "_resumption",
         "boots",
         "index",
@@ -103,6 +111,7 @@ class MDMClient:
         self._resumption: Resumption | None = None
         self._active: ActiveMac | None = None
         self._offline: Alarm | None = None  # ends the time in which it is offline
+        self._offline_until: float | None = None  # on the clock of the Macs; None: until somebody ends it
         self._off_subnet = False
 
     def _activate(self, device: Device | None = None) -> ActiveMac:
@@ -230,6 +239,49 @@ class MDMClient:
         self._environment.network.remove(self)
         self._gateway.on_left(self.index)
 
+    # From one process to the next.
+
+    def record(self) -> tuple[bytes, MacRecord]:
+        """What is installed on it, and what it does, for ``restore``."""
+        device, now, undelivered = self.device, self._environment.clock.seconds(), self.undelivered
+        until = self._offline_until
+        return device_record(device), MacRecord(
+            activity=activity_record(device, now),
+            boots=self.boots,
+            offline=self._offline is not None,
+            offline_left=None if until is None else max(0.0, until - now),
+            off_subnet=self._off_subnet,
+            request_type="" if undelivered is None else undelivered.command.request_type,
+            status="" if undelivered is None else undelivered.status.value,
+        )
+
+    def restore(self, installed: bytes, record: MacRecord) -> None:
+        """Become a Mac that another process recorded; ``carry_on`` has it act. Raises as ``restore_device``."""
+        parts, clock = self._parts, self._environment.clock
+        session = record.activity.session
+        restore_device(parts.device, installed)
+        restore_activity(parts.device, record.activity, clock.seconds())
+        parts.lom.update()
+        self.boots = record.boots
+        if record.offline:
+            self._offline = Alarm(clock, self.come_back)
+            self._off_subnet = record.off_subnet
+            parts.pushes.offline = True
+        if record.offline_left is not None:
+            self._offline_until = clock.seconds() + record.offline_left
+        if session.result:
+            parts.commands.resume(Command(session.command_uuid, record.request_type, {}), Status(record.status))
+
+    def carry_on(self, *, in_session: bool) -> None:
+        """Set the timers of a restored Mac. ``in_session``: a session was open, so that it opens one."""
+        parts = self._parts
+        parts.power.apply(())
+        if self._offline is not None and self._offline_until is not None:
+            self._offline.set_at(self._offline_until)
+        parts.sessions.carry_on()
+        if in_session:
+            self.wake()
+
     # With its server.
 
     async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
@@ -238,6 +290,26 @@ class MDMClient:
         ``due`` is when it was to start, from which its time counts; None is now. The wait for an RSA key is recorded
         apart, because the server does not cause it.
         """
+        mac = self._parts
+
+        async def steps() -> Steps[Profile]:
+            return enrollment_steps(mac.device, await fetch())
+
+        await self._enroll(steps, due)
+
+    async def resume_enrollment(self) -> None:
+        """Continue the enrollment that another process began. Raises PeerError; it can then be continued again."""
+        device = self._parts.device
+        unfinished = device.enrolling
+        if unfinished is not None:
+            await self._enroll(lambda: succeed(resumed_enrollment_steps(device, unfinished)), None)
+
+    def abandon_enrollment(self) -> None:
+        """Forget the enrollment that another process began."""
+        self._parts.device.enrolling = None
+        self._environment.changed(self.index)
+
+    async def _enroll(self, begin: Callable[[], Awaitable[Steps[Profile | None]]], due: Moment | None) -> None:
         mac, environment = self._parts, self._environment
         device, pushes = mac.device, mac.pushes
         with environment.begin("enroll", self.index, due, {"udid": device.mac.udid}) as operation:
@@ -246,7 +318,7 @@ class MDMClient:
             pushes.enrolling = True
             key_wait = KeyWait()
             try:
-                profile = await mac.background.drive(enrollment_steps(device, await fetch()), key_wait)
+                profile = await mac.background.drive(await begin(), key_wait)
             except PeerError:
                 pushes.enrolling = False
                 pushes.back()
@@ -254,9 +326,11 @@ class MDMClient:
             finally:
                 operation.key_wait = key_wait.seconds
                 pushes.enrolling = False
+                environment.changed(self.index)
                 environment.warn_each(device.take_warnings())
             mac.sessions.end(ENROLLED_AGAIN)
-            _check_signer(device, profile, environment)
+            if profile is not None:
+                _check_signer(device, profile, environment)
             mac.lom.update()
         if self.observer is not None:
             self.observer.enrolled(self)
@@ -294,6 +368,7 @@ class MDMClient:
         LOM links are not to the server: the Mac stays on its subnet.
         """
         self._lose_network().set(seconds)
+        self._offline_until = self._environment.clock.seconds() + seconds
 
     def leave_network(self) -> None:
         """Be offline, and unreachable for LOM, until ``come_back``."""
@@ -304,6 +379,8 @@ class MDMClient:
     def _lose_network(self) -> Alarm:
         """The alarm that ends it."""
         self._parts.go_offline()
+        self._offline_until = None
+        self._environment.changed(self.index)
         if self._offline is None:
             self._offline = Alarm(self._environment.clock, self.come_back)
         return self._offline
@@ -315,6 +392,7 @@ class MDMClient:
         if offline is None:
             return
         offline.cancel()
+        self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
         self.wake()
@@ -366,6 +444,7 @@ class MDMClient:
         self._tell_power()
 
     def _tell_power(self) -> None:
+        self._environment.changed(self.index)
         if self.observer is not None:
             self.observer.power_changed(self)
 
@@ -392,6 +471,7 @@ class MDMClient:
         parts = self._parts
         answer, events = parts.device.receive_lom_request(request, controller, self._environment.clock.seconds())
         parts.power.apply(events)
+        self._environment.changed(self.index)
         if self.observer is not None:
             self.observer.asked(self, request, controller, answer.error)
         return answer

@@ -161,6 +161,12 @@ class Commands:
         if self._mac.observer is not None:
             self._mac.observer.answered(self._mac, current)
 
+    def resume(self, command: Command, status: Status) -> None:
+        """Continue with a command whose result another process had, and has not delivered."""
+        record = self._environment.begin("command", self._mac.index)
+        self._current = CurrentCommand(command, record)
+        self._current.done(Result(status))
+
     def taken(self) -> None:
         """The server accepted the last report, and with it the result of the current command, if there is one."""
         current, self._current = self._current, None

@@ -19,6 +19,7 @@ from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
 from agent.net.lom.networks import LOMNetwork
 from agent.net.mac.injection import connection_fault
+from agent.net.mac.keeping import Keeper
 from agent.net.mac.keys import KeyPool
 from agent.net.timing import Clock, Reactor, RunClock
 from agent.net.transport.plain import Unchecked
@@ -62,6 +63,8 @@ class Environment:
     """The fault rules; None where no fault is ever injected."""
     exchanges: ExchangeLog | None = None
     """Where every exchange is kept; None where none is."""
+    keeper: Keeper | None = None
+    """What writes the Macs to a file; None where they end with the process."""
     _warned: set[str] = field(default_factory=set)
 
     def now(self) -> Moment:
@@ -85,6 +88,11 @@ class Environment:
         """Call ``warn`` with each text."""
         for text in texts:
             self.warn(text)
+
+    def changed(self, index: int) -> None:
+        """Mac ``index`` changed in a way that is to outlive the process."""
+        if self.keeper is not None:
+            self.keeper.changed(index)
 
     def decide(self, on: str, mac: Mac, type_: str = "") -> Hit | None:
         """The fault rule that hits this operation of a Mac, if any."""

@@ -179,15 +179,18 @@ class Fleet:
     def _device(self, index: int) -> Device:
         """A new Mac: not enrolled, running."""
         mac, behaviour = self.population[index], self._behaviour
+        chances = [Chance(mac.source, index, purpose) for purpose in (b"boot", b"shutdown", b"back-off", b"not now")]
+        boot, shutdown, jitter, not_now = chances
         return Device(
             mac,
-            boot_seconds=Durations(behaviour.boot, Chance(mac.source, index, b"boot")),
-            shutdown_seconds=Durations(behaviour.shutdown, Chance(mac.source, index, b"shutdown")),
+            boot_seconds=Durations(behaviour.boot, boot),
+            shutdown_seconds=Durations(behaviour.shutdown, shutdown),
             power_choices=behaviour.power,
-            jitter=Chance(mac.source, index, b"back-off"),
+            jitter=jitter,
             timing=behaviour.timing,
             refused_retries=behaviour.refused_retries,
-            not_now=self._not_now(Chance(mac.source, index, b"not now")),
+            not_now=self._not_now(not_now),
+            chances=tuple(chances),
         )
 
     def _not_now(self, chance: Chance) -> NotNow | None:

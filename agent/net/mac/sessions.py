@@ -59,6 +59,7 @@ class Sessions:
         "_environment",
         "_exchange",
         "_held_until",
+        "_kept_first",
         "_lom",
         "_mac",
         "_open",
@@ -93,6 +94,7 @@ class Sessions:
         self._poll = poll
         self._open: Operation | None = None  # the record of the open session
         self._exchange: OpenExchange | None = None  # the record of the report that awaits its answer
+        self._kept_first: Send | None = None  # the report that is sent when the Mac is written to its file
         self._held_until: float | None = None  # when a session that a fault rule delays is opened
 
     def wake(self, due: Moment | None) -> bool:
@@ -104,6 +106,14 @@ class Sessions:
             return False
         self._poll.cancel()
         return self._begin(due)
+
+    def carry_on(self) -> None:
+        """Go on with what a restored Mac did: its declarations, and the timer for a session that it opens by itself."""
+        tokens = self._device.synchronising
+        if tokens is not None:
+            self._background.start(partial(self._synchronise, tokens))
+        if self._device.enrollment is not None and self._device.running:
+            self._poll.set_at(self._device.session.deadline)
 
     @property
     def quiet(self) -> bool:
@@ -126,6 +136,8 @@ class Sessions:
         """End the open session and start no other; the connection stays open, and an undelivered result is kept."""
         self._poll.cancel()
         self._held_until = None
+        self._kept_first = None
+        self._environment.changed(self._mac.index)
         self._end_exchange(error=reason)
         session, self._open = self._open, None
         if session is not None:
@@ -159,6 +171,7 @@ class Sessions:
             content_type=response.headers.get("content-type", ""),
             retry_after=None if status == 200 else retry_after(response),
         )
+        self._environment.changed(self._mac.index)
         if status == 200 and not (isinstance(event, SessionEnded) and event.refused):
             self._commands.taken()
             follow_ups = self._device.take_follow_ups()
@@ -171,6 +184,7 @@ class Sessions:
         """The connection broke before the answer."""
         self._end_exchange(error=error)
         self._pushes.broke(error)
+        self._environment.changed(self._mac.index)
         self._follow(self._device.session.broke(error, self._environment.clock.seconds()))
 
     # From one report to the next.
@@ -188,6 +202,7 @@ class Sessions:
         self._open = self._environment.begin("session", self._mac.index, due, {"udid": self._device.mac.udid})
         if self._mac.observer is not None:
             self._mac.observer.session_started(self._mac)
+        self._environment.changed(self._mac.index)
         self._put(send, hit)
         return True
 
@@ -206,7 +221,20 @@ class Sessions:
         return True
 
     def _put(self, send: Send, hit: Hit | None = None) -> None:
-        """Send a report; ``hit`` is the fault of it."""
+        """Send a report, a result not before it is in the Mac's file; ``hit`` is the fault of it."""
+        keeper = self._environment.keeper
+        if keeper is None or not send.command_uuid:
+            self._put_now(send, hit)
+        else:
+            self._kept_first = send
+            keeper.when_kept(self._mac.index, partial(self._put_kept, send, hit))
+
+    def _put_kept(self, send: Send, hit: Hit | None) -> None:
+        if self._kept_first is send:  # otherwise the session has ended meanwhile
+            self._kept_first = None
+            self._put_now(send, hit)
+
+    def _put_now(self, send: Send, hit: Hit | None) -> None:
         enrollment, body = self._enrollment, send.body
         if hit is not None:
             body = altered(body, self._device.mac, hit)
@@ -308,6 +336,7 @@ class Sessions:
         for what in follow_ups:
             match what:
                 case SynchroniseDeclarations(tokens):
+                    self._device.synchronising = tokens
                     self._background.start(partial(self._synchronise, tokens))
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
@@ -324,8 +353,12 @@ class Sessions:
             self._follow(event)
 
     async def _synchronise(self, tokens: bytes) -> None:
-        if self._device.enrollment is not None:
-            await self._background.drive(synchronise(self._device, tokens))
+        try:
+            if self._device.enrollment is not None:
+                await self._background.drive(synchronise(self._device, tokens))
+        finally:
+            self._device.synchronising = None
+            self._environment.changed(self._mac.index)
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
@@ -336,5 +369,6 @@ class Sessions:
         self._device.forget_enrollment()
         self._lom.update()
         self._pushes.left()
+        self._environment.changed(self._mac.index)
         if self._mac.observer is not None:
             self._mac.observer.left(self._mac, why)

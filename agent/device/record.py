@@ -1,0 +1,386 @@
+"""A Device as bytes, to make it again in another process, also one of a later version of this program.
+
+The bytes are the MessagePack form of ``DeviceRecord``, which holds values only: certificates and keys as DER, values of
+the server as property lists. Certificates and identities are numbered, so that each is written once. Reading them runs
+no code that they choose. What the seed and the settings of the fleet determine is not part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import Struct
+
+from agent import plists
+from agent.device.mac import Device, Settings, UnfinishedEnrollment
+from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.lom.endpoint import LOMConfiguration
+from agent.lom.power import PowerRecord, SystemRequest
+from agent.lom.recent_answers import AnswerRecord
+from agent.lom.requests import PowerRequest
+from agent.mdm.access_rights import AccessRights
+from agent.mdm.session import SessionRecord
+from agent.pki.certificates import read_certificate
+from agent.pki.identity import Identity
+from agent.profiles.enrollment import Enrollment
+from agent.profiles.store import InstalledProfile, ProfileStore
+
+_Numbers = tuple[int, ...]  # of certificates or identities
+
+
+class _Record(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """The base of the records."""
+
+
+class IdentityRecord(_Record, frozen=True):
+    """An identity: its certificates by number, its key in DER."""
+
+    certificate: int
+    key: bytes
+    chain: _Numbers = ()
+
+
+class EnrollmentRecord(_Record, frozen=True):
+    """An Enrollment."""
+
+    identity: int
+    server_url: str
+    check_in_url: str
+    topic: str
+    access_rights: int
+    anchors: _Numbers = ()
+    server_pins: _Numbers = ()
+    check_in_pins: _Numbers = ()
+    sign_message: bool = False
+    check_out_when_removed: bool = False
+    capabilities: tuple[str, ...] = ()
+
+
+class ProfileRecord(_Record, frozen=True):
+    """An installed profile."""
+
+    identifier: str
+    payload_types: tuple[str, ...]
+    listed: dict[str, Any]
+    """Its item of ProfileList without the signers."""
+    identities: _Numbers = ()
+    certificates: _Numbers = ()
+    signers: _Numbers = ()
+
+
+class LOMRecord(_Record, frozen=True):
+    """A LOMConfiguration."""
+
+    device_identity: int | None = None
+    controller_identity: int | None = None
+    device_anchors: _Numbers = ()
+    controller_anchors: _Numbers = ()
+
+
+class InstalledRecord(_Record, frozen=True):
+    """A ProfileStore."""
+
+    profiles: tuple[ProfileRecord, ...] = ()
+    lom: LOMRecord | None = None
+
+
+class UnfinishedRecord(_Record, frozen=True):
+    """An enrollment in progress."""
+
+    enrollment: EnrollmentRecord
+    installed: InstalledRecord
+    sent: int = 0
+
+
+class SettingsRecord(_Record, frozen=True):
+    """What the server has set; the dictionaries as property lists."""
+
+    device_name: str = ""
+    host_name: str = ""
+    organization_info: bytes = b""
+    mdm_options: bytes = b""
+    awaiting_configuration: bool = False
+
+
+class FollowUpRecord(_Record, frozen=True):
+    """What is due when the server has accepted the undelivered result."""
+
+    kind: str
+    request: str = ""
+    tokens: bytes = b""
+
+
+class DeviceRecord(_Record, frozen=True):
+    """What changes rarely: the enrollment and what is installed and set."""
+
+    certificates: tuple[bytes, ...] = ()
+    identities: tuple[IdentityRecord, ...] = ()
+    enrollment: EnrollmentRecord | None = None
+    installed: InstalledRecord = InstalledRecord()
+    enrolling: UnfinishedRecord | None = None
+    settings: SettingsRecord = SettingsRecord()
+    declarations: bytes = b""
+    """As JSON."""
+    declarations_token: str = ""
+    left_at: float | None = None
+
+
+class ActivityRecord(_Record, frozen=True):
+    """What changes with each command: the session, the power, and what is due."""
+
+    session: SessionRecord = SessionRecord()
+    power: PowerRecord = PowerRecord()
+    answers: tuple[AnswerRecord, ...] = ()
+    follow_ups: tuple[FollowUpRecord, ...] = ()
+    deferred_requests: tuple[tuple[str, str], ...] = ()
+    synchronising: bytes | None = None
+    drawn: tuple[int, ...] = ()
+    """How many numbers each of ``Device.chances`` has drawn."""
+
+
+_encode = msgspec.msgpack.encode
+
+
+def device_record(device: Device) -> bytes:
+    """What is installed and set on a Device."""
+    writer = _Writer()
+    enrollment, installed = writer.enrollment(device.enrollment), writer.installed(device.profiles)
+    unfinished = device.enrolling
+    return _encode(
+        DeviceRecord(
+            enrollment=enrollment,
+            installed=installed,
+            enrolling=None if unfinished is None else writer.unfinished(unfinished),
+            settings=_settings_record(device.settings),
+            declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
+            declarations_token=device.declarations_token,
+            left_at=device.left_at,
+            certificates=tuple(writer.certificates),
+            identities=tuple(writer.identities),
+        )
+    )
+
+
+def activity_record(device: Device, now: float) -> ActivityRecord:
+    """What a Device does at ``now``."""
+    follow_ups, deferred, answers = device.scheduled
+    return ActivityRecord(
+        session=device.session.record(now),
+        power=device.power.record(now),
+        answers=tuple(answers.records(now)),
+        follow_ups=tuple(map(_follow_up_record, follow_ups)),
+        deferred_requests=deferred,
+        synchronising=device.synchronising,
+        drawn=tuple(chance.count for chance in device.chances),
+    )
+
+
+def restore_device(device: Device, octets: bytes) -> None:
+    """Install on a new Device what was recorded. Raises ValueError, PeerError or LookupError for another record."""
+    record = msgspec.msgpack.decode(octets, type=DeviceRecord)
+    reader = _Reader(record)
+    device.enrollment = None if record.enrollment is None else reader.enrollment(record.enrollment)
+    device.profiles = reader.installed(record.installed)
+    unfinished = record.enrolling
+    if unfinished is not None:
+        enrollment, profiles = reader.enrollment(unfinished.enrollment), reader.installed(unfinished.installed)
+        device.enrolling = UnfinishedEnrollment(enrollment, profiles, unfinished.sent)
+    device.settings = _settings(record.settings)
+    device.declarations = json.loads(record.declarations) if record.declarations else {}
+    device.declarations_token = record.declarations_token
+    device.left_at = record.left_at
+
+
+def restore_activity(device: Device, record: ActivityRecord, now: float) -> None:
+    """Have a new Device continue with what was recorded. Raises ValueError or LookupError."""
+    device.session.resume(record.session, now)
+    device.power.resume(record.power, now)
+    device.schedule(map(_follow_up, record.follow_ups), record.deferred_requests, record.answers, now)
+    device.synchronising = record.synchronising
+    for chance, count in zip(device.chances, record.drawn, strict=False):
+        chance.count = count
+
+
+class _Writer:
+    """Numbers certificates and identities while it writes what refers to them."""
+
+    def __init__(self) -> None:
+        self.certificates: dict[bytes, int] = {}
+        self.identities: list[IdentityRecord] = []
+        self._numbers: dict[tuple[bytes, bytes], int] = {}
+
+    def enrollment(self, enrollment: Enrollment | None) -> EnrollmentRecord | None:
+        """The record of an enrollment; None for none."""
+        return None if enrollment is None else self._enrollment(enrollment)
+
+    def unfinished(self, unfinished: UnfinishedEnrollment) -> UnfinishedRecord:
+        """The record of an enrollment in progress."""
+        return UnfinishedRecord(
+            enrollment=self._enrollment(unfinished.enrollment),
+            installed=self.installed(unfinished.profiles),
+            sent=unfinished.sent,
+        )
+
+    def installed(self, store: ProfileStore) -> InstalledRecord:
+        """The record of the installed profiles."""
+        lom = store.lom
+        return InstalledRecord(
+            profiles=tuple(map(self._profile, store)),
+            lom=None
+            if lom is None
+            else LOMRecord(
+                device_identity=self._maybe(lom.device_identity),
+                controller_identity=self._maybe(lom.controller_identity),
+                device_anchors=self._all(lom.device_anchors),
+                controller_anchors=self._all(lom.controller_anchors),
+            ),
+        )
+
+    def _enrollment(self, enrollment: Enrollment) -> EnrollmentRecord:
+        values = {each.name: getattr(enrollment, each.name) for each in fields(enrollment)}
+        values |= {name: self._all(values[name]) for name in ("anchors", "server_pins", "check_in_pins")}
+        values |= {"identity": self._identity(enrollment.identity), "access_rights": int(enrollment.access_rights)}
+        return EnrollmentRecord(**values)
+
+    def _profile(self, profile: InstalledProfile) -> ProfileRecord:
+        return ProfileRecord(
+            identifier=profile.identifier,
+            payload_types=tuple(sorted(profile.payload_types)),
+            listed=marshal.loads(profile.packed),  # noqa: S302 - written by ProfileStore
+            identities=tuple(map(self._identity, profile.identities)),
+            certificates=self._all(profile.certificates),
+            signers=self._all(profile.signers),
+        )
+
+    def _maybe(self, identity: Identity | None) -> int | None:
+        return None if identity is None else self._identity(identity)
+
+    def _identity(self, identity: Identity) -> int:
+        certificate, key = identity.octets
+        number = self._numbers.get((certificate, key))
+        if number is None:
+            number = self._numbers[certificate, key] = len(self.identities)
+            chain = self._all(identity.chain)
+            self.identities.append(IdentityRecord(certificate=self._number(certificate), key=key, chain=chain))
+        return number
+
+    def _all(self, certificates: Iterable[x509.Certificate]) -> _Numbers:
+        return tuple([self._number(each.public_bytes(Encoding.DER)) for each in certificates])
+
+    def _number(self, certificate: bytes) -> int:
+        return self.certificates.setdefault(certificate, len(self.certificates))
+
+
+class _Reader:
+    """Makes what a record refers to by number, each once."""
+
+    def __init__(self, record: DeviceRecord) -> None:
+        self._certificates = [read_certificate(octets) for octets in record.certificates]
+        self._identities = [
+            Identity.of_octets(record.certificates[each.certificate], each.key, self._all(each.chain))
+            for each in record.identities
+        ]
+
+    def enrollment(self, record: EnrollmentRecord) -> Enrollment:
+        """A recorded enrollment."""
+        return Enrollment(
+            identity=self._identities[record.identity],
+            server_url=record.server_url,
+            check_in_url=record.check_in_url,
+            topic=record.topic,
+            access_rights=AccessRights(record.access_rights),
+            anchors=self._all(record.anchors),
+            server_pins=self._all(record.server_pins),
+            check_in_pins=self._all(record.check_in_pins),
+            sign_message=record.sign_message,
+            check_out_when_removed=record.check_out_when_removed,
+            capabilities=record.capabilities,
+        )
+
+    def installed(self, record: InstalledRecord) -> ProfileStore:
+        """Recorded profiles."""
+        lom = record.lom
+        configuration = None
+        if lom is not None:
+            configuration = LOMConfiguration(
+                device_identity=self._maybe(lom.device_identity),
+                controller_identity=self._maybe(lom.controller_identity),
+                device_anchors=self._all(lom.device_anchors),
+                controller_anchors=self._all(lom.controller_anchors),
+            )
+        return ProfileStore.of(map(self._profile, record.profiles), configuration)
+
+    def _profile(self, record: ProfileRecord) -> InstalledProfile:
+        return InstalledProfile(
+            identifier=record.identifier,
+            payload_types=frozenset(record.payload_types),
+            identities=tuple([self._identities[number] for number in record.identities]),
+            certificates=self._all(record.certificates),
+            signers=self._all(record.signers),
+            packed=marshal.dumps(record.listed),
+        )
+
+    def _maybe(self, number: int | None) -> Identity | None:
+        return None if number is None else self._identities[number]
+
+    def _all(self, numbers: _Numbers) -> tuple[x509.Certificate, ...]:
+        return tuple([self._certificates[number] for number in numbers])
+
+
+def _settings_record(settings: Settings) -> SettingsRecord:
+    return SettingsRecord(
+        device_name=settings.device_name,
+        host_name=settings.host_name,
+        organization_info=_property_list(settings.organization_info),
+        mdm_options=_property_list(settings.mdm_options),
+        awaiting_configuration=settings.awaiting_configuration,
+    )
+
+
+def _settings(record: SettingsRecord) -> Settings:
+    return Settings(
+        device_name=record.device_name,
+        host_name=record.host_name,
+        organization_info=plists.load_dict(record.organization_info) if record.organization_info else {},
+        mdm_options=plists.load_dict(record.mdm_options) if record.mdm_options else {},
+        awaiting_configuration=record.awaiting_configuration,
+    )
+
+
+def _property_list(value: Mapping[str, Any]) -> bytes:
+    return plists.dump_binary(dict(value)) if value else b""
+
+
+_REQUESTS = {request.value: request for request in (*PowerRequest, *SystemRequest)}
+
+
+def _follow_up_record(what: FollowUp) -> FollowUpRecord:
+    match what:
+        case ChangePower(request):
+            return FollowUpRecord(kind="power", request=request.value)
+        case SynchroniseDeclarations(tokens):
+            return FollowUpRecord(kind="declarations", tokens=tokens)
+        case Erase():
+            return FollowUpRecord(kind="erase")
+        case LeaveManagement():
+            return FollowUpRecord(kind="leave")
+
+
+def _follow_up(record: FollowUpRecord) -> FollowUp:
+    match record.kind:
+        case "power":
+            return ChangePower(_REQUESTS[record.request])
+        case "declarations":
+            return SynchroniseDeclarations(record.tokens)
+        case "erase":
+            return Erase()
+        case "leave":
+            return LeaveManagement()
+    raise ValueError(f"the follow-up {record.kind!r}")
