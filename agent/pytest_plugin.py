@@ -29,6 +29,8 @@ class Services:
         found = self._fleets.get((clock, apns))
         if found is not None and found.running:
             return found
+        if found is not None:
+            found.close()
         from agent.client import Fleet  # not before a test needs it: an idle plugin costs nothing
 
         fleet = self._fleets[clock, apns] = Fleet.start(lab=apns, apns=apns, clock=clock)

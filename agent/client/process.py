@@ -40,7 +40,8 @@ class ServiceProcess:
         self._ready_file = folder / "ready.json"
         self._output = folder / "output.txt"
         self._command = [
-            sys.executable, "-m", "agent", "serve", "--control", "127.0.0.1:0", "--ready-file", str(self._ready_file),
+            sys.executable, "-P",  # without the current folder, whose modules could have the names of ours
+            "-m", "agent", "serve", "--control", "127.0.0.1:0", "--ready-file", str(self._ready_file),
             "--until-eof", *arguments,
         ]  # fmt: skip
         with self._output.open("wb") as output:

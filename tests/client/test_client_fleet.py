@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -190,6 +192,23 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_names_in_the_current_folder_do_not_shadow_those_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "__init__.py").write_text("raise SystemExit('another agent')")
+    monkeypatch.chdir(tmp_path)
+    with Fleet.start(devices=1) as fleet:
+        assert len(fleet) == 1
+
+
+def test_errors_can_be_sent_to_another_process(fleet: Fleet) -> None:
+    with pytest.raises(WaitTimedOut) as raised:
+        fleet.wait(kind="power", timeout=0)
+    error = pickle.loads(pickle.dumps(raised.value))
+    assert (type(error), str(error), error.problem) == (WaitTimedOut, str(raised.value), raised.value.problem)
 
 
 def test_nothing_is_left_after_a_fleet_is_closed() -> None:

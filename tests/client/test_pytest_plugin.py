@@ -97,3 +97,23 @@ def test_an_idle_plugin_imports_nothing(pytester: pytest.Pytester) -> None:
         """
     )
     run(pytester).assert_outcomes(passed=1)
+
+
+def test_a_service_that_was_killed_is_replaced_and_leaves_nothing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import os, pathlib, signal
+
+        folders = []
+
+        def test_killed(lom_fleet):
+            os.kill(lom_fleet.info.pid, signal.SIGKILL)
+            folders.append(pathlib.Path(lom_fleet._process._folder.name))
+            lom_fleet.mac()
+
+        def test_after(lom_fleet):
+            assert len(lom_fleet.add(1)) == 1
+            assert not folders[0].exists()
+        """
+    )
+    run(pytester).assert_outcomes(passed=1, failed=1)
