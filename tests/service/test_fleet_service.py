@@ -365,6 +365,33 @@ def test_what_a_fault_rule_breaks_in_an_enrollment_is_no_fault_of_the_server(run
     run_in_reactor(scenario())
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(id="one", on="command", do="crash", times=1),
+        Rule(id="one", on="command", do="offline", seconds=0.05, times=1),
+        Rule(id="one", on="session", do="offline", seconds=0.05, times=1),
+        Rule(id="one", on="session", do="delay", seconds=0.05, times=1),
+    ],
+)
+def test_a_hit_that_no_report_shows_is_among_the_exchanges(run_in_reactor: Run, rule: Rule) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            service = running.service
+            (mac,) = await running.enrolled()
+            service.add_rule(rule)
+            command = await running.command(mac, "DeviceInformation", **INFORMATION)
+            hit = await running.event("rule_hit", mac)
+            shown = [each for each in service.detail(mac).exchanges if each.rules]
+            assert [(each.number, each.error) for each in shown] == [(hit.data["exchange"], f"a fault rule: {rule.do}")]
+            assert hit.command_uuid == (command if rule.on == "command" else "")
+            await running.event("delivered", mac, command_uuid=command, status="Acknowledged")
+            assert [each.hits for each in service.faults] == [1]
+            assert "protocol_error" not in running.kinds(mac)
+
+    run_in_reactor(scenario())
+
+
 @pytest.mark.parametrize("do", ["not_now", "error"])
 def test_an_answer_by_a_rule_excuses_no_server(run_in_reactor: Run, do: Any) -> None:
     async def scenario() -> None:
