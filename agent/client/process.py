@@ -90,6 +90,7 @@ class ServiceProcess:
         process = self._process
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()
+        process.terminate()  # a forked child of this process may hold its standard input open
         try:
             status = process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

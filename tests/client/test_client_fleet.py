@@ -211,6 +211,23 @@ def test_errors_can_be_sent_to_another_process(fleet: Fleet) -> None:
     assert (type(error), str(error), error.problem) == (WaitTimedOut, str(raised.value), raised.value.problem)
 
 
+def test_a_forked_child_does_not_keep_the_service_from_its_orderly_end() -> None:
+    program = """
+import os, signal
+from agent.client.process import ServiceProcess
+service = ServiceProcess(["--devices=1"])
+service.wait_until_ready()
+child = os.fork()
+if child == 0:
+    signal.pause()
+status = service.stop()
+os.kill(child, signal.SIGKILL)
+print("status", status)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG)
+    assert "status 143" in done.stdout, done
+
+
 def test_nothing_is_left_after_a_fleet_is_closed() -> None:
     fleet = Fleet.start()
     pid = fleet.info.pid
