@@ -96,6 +96,8 @@ EFFECTS: tuple[Effect, ...] = (
         "The Mac loses power when it has the command, before it is carried out, and boots again.",
     ),
 )
+EXCUSES = frozenset[str]({"drop", "slow", "certificate", "wrong_udid", "malformed", "offline", "crash"})
+"""What spoils a request or its connection: the failure after it may not be the server's."""
 PARAMETERS = tuple(dict.fromkeys(name for effect in EFFECTS for name in (*effect.needs, *effect.takes)))
 _ROWS: dict[tuple[str, str], Effect] = {(effect.do, on): effect for effect in EFFECTS for on in effect.on}
 TYPED: tuple[On, ...] = ("command", "checkin", "scep")  # the operations that have a ``type``
@@ -320,6 +322,11 @@ class Faults:
         """Remove every rule."""
         self._rules.clear()
         self._by_operation.clear()
+
+    def excuses(self, id: str) -> bool:  # noqa: A002 - the name of the field
+        """Whether a hit of this rule may make a correct server fail; True for one that was removed."""
+        found = self._rules.get(id)
+        return found is None or found.rule.do in EXCUSES
 
     def reset_counts(self) -> None:
         """Count from 0 again, also ``times`` and ``every``; the times of ``after`` and ``until`` stay."""

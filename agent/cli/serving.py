@@ -134,14 +134,14 @@ class _Serving:
             self._stopped.callback(None)
 
     def _print(self, info: ServiceInfo) -> None:
-        token_file = self._options["token_file"]
+        token_file = self._options["token_file"] or self._ready_file  # a log of what is printed has no token then
         click.echo(f"Control API:  {self._control.url}")
         click.echo(f"Token:        {self._token if token_file is None else token_file}")
         click.echo(f"Page:         {self._control.url}/{'' if token_file else f'#token={self._token}'}")
         if info.lab is not None:
             click.echo(f"MDM server:   {info.lab.url}")
             click.echo(f"Enrollment:   {info.lab.enroll_url}")
-            click.echo(f"Lab's token:  {info.lab.token}")
+            click.echo(f"Lab's token:  {self._ready_file or info.lab.token}")
         if info.apns is not None:
             click.echo(f"APNs:         {info.apns.url}")
         click.echo(f"Macs:         {info.macs}")

@@ -29,6 +29,9 @@ class RequestRefused(ClientError):
             lines += ["The last exchanges of the Mac:", *(exchange_text(one, "  ") for one in problem.exchanges)]
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[type[RequestRefused], tuple[Problem]]:
+        return type(self), (self.problem,)  # an exception is pickled with its message alone
+
 
 class NotFound(RequestRefused):
     """The service has no such Mac, segment or rule."""

@@ -250,9 +250,11 @@ class Fleet:
 
     def assert_no_protocol_errors(self) -> None:
         """Raise AssertionError if the server broke the protocol towards any Mac, with the exchanges that show it."""
-        errors = self.events(kind="protocol_error")
-        if errors:
-            lines = [f"Expected no protocol errors, found {len(errors)}:", *(event_text(event) for event in errors)]
+        count = self.info.protocol_errors
+        if count:
+            errors = self.events(kind="protocol_error")
+            kept = "" if len(errors) == count else f", of which {len(errors)} are still kept"
+            lines = [f"Expected no protocol errors, found {count:,}{kept}:", *(event_text(event) for event in errors)]
             for udid in dict.fromkeys(event.udid for event in errors):
                 lines += [f"The last exchanges of {udid}:"]
                 last = self._connection.get(path("exchanges"), list[Exchange], mac=udid, limit=4)

@@ -39,7 +39,8 @@ class ServiceProcess:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._ready, ready = os.pipe()
         command = [
-            sys.executable, "-m", "agent", "serve", "--control", "127.0.0.1:0", "--ready-file", f"/dev/fd/{ready}",
+            sys.executable, "-P",  # without the current folder, whose modules could have the names of ours
+            "-m", "agent", "serve", "--control", "127.0.0.1:0", "--ready-file", f"/dev/fd/{ready}",
             "--until-eof", *arguments,
         ]  # fmt: skip
         try:
@@ -108,6 +109,7 @@ class ServiceProcess:
             os.close(self._ready)
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()
+        process.terminate()  # a forked child of this process may hold its standard input open
         try:
             status = process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

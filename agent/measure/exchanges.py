@@ -35,6 +35,7 @@ SECRET_PARTS = (
     "privatekey",
     "secret",
     "pincode",
+    "bypasscode",
 )
 # … and payloads whose PayloadContent is a private key.
 SECRET_PAYLOADS = ("com.apple.security.pkcs12", "com.apple.security.pkcs1.key")

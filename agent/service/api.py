@@ -114,8 +114,7 @@ class API:
         for looked_at, handle in enumerate(list(self._service.macs()), 1):
             if len(found) >= limit:
                 break
-            mac = self._service.view(handle)
-            if mac.number > after and _is_wanted(mac, **wanted):
+            if handle.number > after and _is_wanted(mac := self._service.view(handle), **wanted):
                 found.append(mac)
             if looked_at % MACS_A_TURN == 0:
                 await sleep(self._clock, 0)

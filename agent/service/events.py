@@ -43,6 +43,8 @@ class EventLog:
         self.limit = limit
         self._events: dict[int, Event] = {}  # by number, without gaps
         self._last = 0
+        self.protocol_errors = 0
+        """How often a server broke the protocol since the last ``clear``, also where the event is no longer kept."""
         self._subscribers: list[Callable[[Event], object]] = []
         self._undelivered: list[Event] = []
         self._delivering = False
@@ -85,6 +87,7 @@ class EventLog:
         if len(self._events) >= self.limit:
             del self._events[self.first]
         self._last = event.number
+        self.protocol_errors += kind == "protocol_error"
         self._events[event.number] = event
         self._deliver(event)
         return event
@@ -154,6 +157,7 @@ class EventLog:
     def clear(self) -> None:
         """Forget the events; the next one gets the next number."""
         self._events.clear()
+        self.protocol_errors = 0
 
     def _after(self, after: int) -> Iterator[Event]:
         return (self._events[number] for number in range(max(after + 1, self.first), self._last + 1))

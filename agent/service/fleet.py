@@ -84,7 +84,7 @@ class FleetService:
             from agent.service.restoring import settings_with  # only where it is asked for: a fast start
 
             settings = settings_with(state, settings)
-        self._records = Records(RunClock(reactor))
+        self._records = Records(RunClock(reactor), lambda rule: self.faults.excuses(rule))
         self.events: EventLog = self._records.events
         self.groups = Groups()
         self.lab: LabInfo | None = None
@@ -137,6 +137,7 @@ class FleetService:
             enrolled=sum(client.enrolled for client in self._clients()),
             rules=len(self.faults),
             last_event=self.events.last,
+            protocol_errors=self.events.protocol_errors,
             clock=self.parts.clock.kind,
             lab=self.lab,
             apns=self.apns,
@@ -244,6 +245,8 @@ class FleetService:
         """Enroll a Mac. Raises PeerError, Conflict where it cannot enroll now, OperatorError without a profile."""
         source = self._profile_source(how)
         self._check_on(handle)
+        if handle.udid not in self._enrollments:
+            self._records.injected.discard(handle.udid)
         try:
             await self._enrollments.enroll(handle, source, how.timeout)
         except PeerError as error:
@@ -300,7 +303,7 @@ class FleetService:
                 raise NoSuchMac("Expected a Mac of this service, found that it was removed meanwhile.")
             return mac_view(handle)
 
-        return Deferred.fromCoroutine(until(self._reactor, look, wanted))
+        return Deferred.fromCoroutine(until(self._reactor, look, wanted, self.events, handle.udid))
 
     # Rules and records.
 
@@ -508,7 +511,7 @@ class FleetService:
         self._records.last_errors[mac.udid] = text
         data = {"kind": error.kind, "error": text}
         self.events.add("enroll_failed", f"{mac.device_name} did not enroll: {text}.", udid=mac.udid, data=data)
-        if is_breach(error) and handle.group in self._watchers:
+        if is_breach(error) and mac.udid not in self._records.injected and handle.group in self._watchers:
             self._watchers[handle.group].breach(handle.index, error.kind, text)
 
     def _exchanged(self, exchange: HTTPExchange) -> None:
@@ -518,14 +521,17 @@ class FleetService:
 
     def _ended(self, operation: Operation) -> None:
         """Report what a check-in outside an enrollment shows of the server."""
-        failure = operation.failure
-        if operation.operation != "checkin" or failure is None or not is_breach_kind(failure):
+        failure, injected = operation.failure, self._records.injected
+        if operation.operation != "checkin" or (not injected and failure is None):
             return
         udid = str(operation.facts.get("udid", ""))
-        if udid in self._enrollments or udid in self._records.injected:
+        handle = None if udid in self._enrollments else self.groups.named(udid)
+        if handle is None:
             return
-        handle = self.groups.named(udid)
-        if handle is not None:
+        excused = udid in injected
+        if handle.client.open_session is None:
+            injected.discard(udid)  # the hit of this check-in excuses no other
+        if failure is not None and not excused and is_breach_kind(failure):
             self._watchers[handle.group].breach(handle.index, failure.kind, failure.message)
 
 

@@ -32,8 +32,14 @@ def query_values(route: Route, query: bytes) -> dict[str, Any]:
 
 
 def body_value(route: Route, octets: bytes) -> Any:
-    """The body; an empty one is an object without keys. Raises msgspec's errors, OperatorError, RecursionError."""
-    return _from_json(octets or b"{}", route.body)
+    """The body; an empty one is an object without keys.
+
+    Raises RequestFailed, msgspec's errors, OperatorError and RecursionError.
+    """
+    try:
+        return _from_json(octets or b"{}", route.body)
+    except UnicodeDecodeError as error:
+        raise RequestFailed(400, f"Expected a body in UTF-8, found {error}. Encode it as UTF-8.") from error
 
 
 def given_type(kind: Any) -> Any:

@@ -8,16 +8,20 @@ from agent.measure.exchanges import HTTPExchange
 from agent.service.answers import AnswerLog
 from agent.service.events import EventLog
 
+_WITH_SERVER = ("enroll", "checkin", "report", "scep")  # kinds of exchanges
+
 
 class Records:
-    """``now`` is the clock of the events, in seconds since the epoch.
+    """``now`` is the clock of the events, in seconds since the epoch. ``excuses`` says of a rule's id whether its hit
+    may make a correct server fail.
 
     ``last_errors`` has the error of each Mac's last session or enrollment that failed, by UDID. ``injected`` has the
-    UDIDs of the Macs in whose last session a fault rule did something: its failure is not the server's.
+    UDIDs of the Macs in whose last session or enrollment such a rule hit: its failure is not the server's.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], excuses: Callable[[str], bool]) -> None:
         self.now = now
+        self._excuses = excuses
         self.events = EventLog(now)
         self.answers = AnswerLog()
         self.last_errors: dict[str, str] = {}
@@ -27,7 +31,8 @@ class Records:
         """Tell of the fault rules that hit an exchange."""
         if not exchange.rules:
             return
-        self.injected.add(exchange.udid)
+        if exchange.kind in _WITH_SERVER and any(map(self._excuses, exchange.rules)):
+            self.injected.add(exchange.udid)
         what = f"{exchange.kind.replace('_', ' ')} {exchange.request_type or exchange.message_type}".strip()
         for rule in exchange.rules:
             self.events.add(

@@ -298,6 +298,8 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
     enrolled: Count
     rules: Count
     last_event: Count
+    protocol_errors: Count = 0
+    """Events of this kind since the last reset, also those that are no longer kept."""
     clock: Literal["real", "manual"]
     lab: LabInfo | None
     apns: APNsInfo | None

@@ -80,6 +80,7 @@ class Watcher(MacObserver):
         self._add("session_ended", handle, text, data={"error": error})
         if failure is not None and handle.udid not in self._records.injected and is_breach(failure):
             self._breach(handle, failure.kind, error)
+        self._records.injected.discard(handle.udid)
 
     def received(self, mac: ObservedMac, command: CurrentCommand) -> None:
         """The server sent a command."""

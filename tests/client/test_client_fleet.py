@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -229,6 +232,40 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_names_in_the_current_folder_do_not_shadow_those_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "__init__.py").write_text("raise SystemExit('another agent')")
+    monkeypatch.chdir(tmp_path)
+    with Fleet.start(devices=1) as fleet:
+        assert len(fleet) == 1
+
+
+def test_errors_can_be_sent_to_another_process(fleet: Fleet) -> None:
+    with pytest.raises(WaitTimedOut) as raised:
+        fleet.wait(kind="power", timeout=0)
+    error = pickle.loads(pickle.dumps(raised.value))
+    assert (type(error), str(error), error.problem) == (WaitTimedOut, str(raised.value), raised.value.problem)
+
+
+def test_a_forked_child_does_not_keep_the_service_from_its_orderly_end() -> None:
+    program = """
+import os, signal
+from agent.client.process import ServiceProcess
+service = ServiceProcess(["--devices=1"])
+service.wait_until_ready()
+child = os.fork()
+if child == 0:
+    signal.pause()
+status = service.stop()
+os.kill(child, signal.SIGKILL)
+print("status", status)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG)
+    assert "status 143" in done.stdout, done
 
 
 def test_nothing_is_left_after_a_fleet_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

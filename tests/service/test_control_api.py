@@ -395,6 +395,7 @@ def test_no_other_site_may_read_an_answer(run_in_reactor) -> None:
         ("GET", "/v1/macs?" + "text=a&" * 100, b"", "at most 32"),
         ("GET", "/v1/events?kind=x", b"", "kind"),
         ("GET", "/v1/%ff", b"", "UTF-8"),
+        ("POST", "/v1/reset", b'{"seed": "\xff"}', "a body in UTF-8"),
     ],
 )
 def test_what_cannot_be_read_is_said(run_in_reactor, method, path, content, said) -> None:
@@ -404,6 +405,17 @@ def test_what_cannot_be_read_is_said(run_in_reactor, method, path, content, said
         assert said in found.detail
 
     with_server(run_in_reactor, test)
+
+
+def test_only_the_macs_after_a_number_are_looked_at(run_in_reactor, monkeypatch) -> None:
+    async def test(party: Party) -> None:
+        looked_at = []
+        view = party.service.view
+        monkeypatch.setattr(party.service, "view", lambda handle: looked_at.append(handle.number) or view(handle))
+        found = (await party.ask("GET", "/v1/macs?after=7")).json()
+        assert looked_at == [mac["number"] for mac in found] == [8, 9]
+
+    with_server(run_in_reactor, test, FakeService(10))
 
 
 def test_a_number_with_a_fraction_of_zero_is_an_integer(run_in_reactor) -> None:

@@ -207,3 +207,12 @@ def test_an_error_of_a_subscriber_does_not_stop_later_events() -> None:
     leave()
     events.add("added", "Another.")
     assert got == [2]
+
+
+def test_breaches_are_counted_beyond_the_events_that_are_kept() -> None:
+    events = log(limit=2)
+    for kind in ("protocol_error", "added", "added", "protocol_error"):
+        events.add(kind, "…")
+    assert (events.protocol_errors, len(events.since(0, lambda each: each.kind == "protocol_error"))) == (2, 1)
+    events.clear()
+    assert events.protocol_errors == 0

@@ -366,6 +366,103 @@ def test_what_a_fault_rule_breaks_is_no_fault_of_the_server(run_in_reactor: Run)
     run_in_reactor(scenario())
 
 
+@pytest.mark.parametrize(
+    "fault", [{"do": "malformed"}, {"do": "drop", "at": "after_request"}, {"do": "wrong_udid", "type": "TokenUpdate"}]
+)
+def test_what_a_fault_rule_breaks_in_an_enrollment_is_no_fault_of_the_server(run_in_reactor: Run, fault: Any) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            service = running.service
+            (mac,) = service.add(AddMacs())
+            service.add_rule(Rule(on="checkin", times=1, **fault))
+            with pytest.raises(PeerError):
+                await service.enroll(mac, Enroll())
+            assert "enroll_failed" in running.kinds(mac)
+            assert "protocol_error" not in running.kinds(mac)
+            assert service.lab is not None
+            with pytest.raises(ServerRefused, match="405"):  # the rule's hit excuses no later enrollment
+                await service.enroll(mac, Enroll(url=f"{service.lab.url}/checkin"))
+            assert await running.event("protocol_error", mac)
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(id="one", on="command", do="crash", times=1),
+        Rule(id="one", on="command", do="offline", seconds=0.05, times=1),
+        Rule(id="one", on="session", do="offline", seconds=0.05, times=1),
+        Rule(id="one", on="session", do="delay", seconds=0.05, times=1),
+    ],
+)
+def test_a_hit_that_no_report_shows_is_among_the_exchanges(run_in_reactor: Run, rule: Rule) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            service = running.service
+            (mac,) = await running.enrolled()
+            service.add_rule(rule)
+            command = await running.command(mac, "DeviceInformation", **INFORMATION)
+            hit = await running.event("rule_hit", mac)
+            shown = [each for each in service.detail(mac).exchanges if each.rules]
+            assert [(each.number, each.error) for each in shown] == [(hit.data["exchange"], f"a fault rule: {rule.do}")]
+            assert hit.command_uuid == (command if rule.on == "command" else "")
+            await running.event("delivered", mac, command_uuid=command, status="Acknowledged")
+            assert [each.hits for each in service.faults] == [1]
+            assert "protocol_error" not in running.kinds(mac)
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("do", ["not_now", "error"])
+def test_an_answer_by_a_rule_excuses_no_server(run_in_reactor: Run, do: Any) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            (mac,) = await running.enrolled()
+            running.service.add_rule(Rule(on="command", do=do))
+            await running.command(mac, "DeviceInformation", push=False, **INFORMATION)
+            queue = running.lab.macs[mac.udid].queue
+            queue["odd"] = QueuedCommand("ProfileList", b"<html>an error page")
+            running.service.connect(mac)
+            await running.event("rule_hit", mac)
+            await running.event("session_ended", mac)
+            assert "protocol_error" in running.kinds(mac)
+
+    run_in_reactor(scenario())
+
+
+def test_a_state_that_does_not_last_is_seen(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        behaviour = MacSettings(boot="constant:40")
+        async with running_service(manual_clock=True, macs=behaviour) as running:
+            service = running.service
+            (mac,) = service.add(AddMacs())
+            waits = [service.wait_state(mac, WaitState(power=power)) for power in ("no_mains", "booting", "on")]
+            service.power(mac, "pull_the_plug")
+            service.power(mac, "restore_mains")
+            service.advance(40.0)  # in the same turn of the reactor
+            assert [(await wait).power for wait in waits] == ["no_mains", "booting", "on"]
+            assert service.wait_state(mac, WaitState(power="on")).called
+
+    run_in_reactor(scenario())
+
+
+def test_the_password_in_a_url_is_not_shown(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            service = running.service
+            (mac,) = service.add(AddMacs())
+            assert service.lab is not None
+            url = service.lab.url.replace("://", "://user:hunter2@")
+            with pytest.raises(ServerRefused, match="405"):
+                await service.enroll(mac, Enroll(url=f"{url}/checkin?key=hunter2"))
+            (exchange,) = service.detail(mac).exchanges
+            assert exchange.url == f"{service.lab.url}/checkin"
+            assert "hunter2" not in str(service.events.since(0))
+
+    run_in_reactor(scenario())
+
+
 def test_the_delay_of_a_push_passes_on_the_manual_clock(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service(manual_clock=True, push=PushBehaviour(delay="constant:30")) as running:

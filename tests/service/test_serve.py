@@ -95,6 +95,8 @@ def test_a_signal_ends_it_and_leaves_nothing(tmp_path: Path, number: int, status
         output, errors = process.communicate(timeout=SECONDS)
         assert (process.returncode, errors) == (status, b"")
         assert f"Control API:  {ready['control']}\n".encode() in output
+        for token in (ready["token"], ready["lab"]["token"]):  # the ready file has them
+            assert token.encode() not in output
         assert list(tmp_path.iterdir()) == []
         with pytest.raises(httpx.ConnectError):
             httpx.get(ready["control"], trust_env=False)

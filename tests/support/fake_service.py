@@ -39,6 +39,11 @@ class Handle:
     mac: Mac
     changes: list[Any] = field(default_factory=list)
 
+    @property
+    def number(self) -> int:
+        """Its number."""
+        return self.mac.number
+
 
 class FakeService:
     """Macs that change as they are told at once. ``enrolling`` has the Deferred that each enrollment waits for."""

@@ -27,6 +27,7 @@ from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
 from agent.net.mac.background import BackgroundTasks, log_defect
 from agent.net.mac.environment import Environment
+from agent.net.mac.exchanging import record_instead
 from agent.net.mac.injection import result_of
 from agent.push.store import Notification
 
@@ -139,6 +140,9 @@ class Commands:
         return True
 
     def _instead(self, hit: Hit, current: CurrentCommand, report: Report) -> None:
+        if hit.rule.do != "delay":  # a late report shows it itself
+            facts = {"request_type": current.command.request_type, "command_uuid": current.command.uuid}
+            record_instead(self._environment, self._device.mac, hit, **facts)
         match hit.rule.do:
             case "offline":
                 self._mac.go_offline(hit.rule.seconds or 0.0)

@@ -71,6 +71,13 @@ def record(
     return OpenExchange(environment, mac, kind, hits, url=without_query(url), **facts)
 
 
+def record_instead(environment: Environment, mac: Mac, hit: Hit, **facts: Any) -> None:
+    """Record a fault in place of a report that is not sent, or not yet."""
+    opened = record(environment, mac, "report", hit, **facts)
+    if opened is not None:
+        opened.end(error=f"a fault rule: {hit.rule.do}")
+
+
 class MacExchanger:
     """Sends the requests of one task of a Mac (`agent.net.http.fetch.ask`), with faults and a record of each.
 

@@ -27,7 +27,7 @@ from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, SimulatedMac
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.environment import Environment
-from agent.net.mac.exchanging import OpenExchange, record
+from agent.net.mac.exchanging import OpenExchange, record, record_instead
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
@@ -209,6 +209,8 @@ class Sessions:
     def _is_held(self, hit: Hit | None) -> bool:
         """Whether the session is not opened now: it is delayed, or the Mac goes offline instead."""
         now = self._environment.clock.seconds()
+        if hit is not None and hit.rule.do in ("offline", "delay"):
+            record_instead(self._environment, self._device.mac, hit)
         if hit is not None and hit.rule.do == "offline":
             self._mac.go_offline(hit.rule.seconds or 0.0)
             return True

@@ -151,8 +151,9 @@ def test_a_mac_crashes_in_mid_command_and_carries_it_out_after_its_boot(run_in_r
             assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
             assert client.boots == 1
             assert client.device.power.state is Power.ON
-            await running.until(lambda: reports(log) != [], "the answer to the result")
-            assert [each.answer_status for each in reports(log)] == ["Acknowledged"]
+            await running.until(lambda: len(reports(log)) == 2, "the crash and the answer to the result")
+            found = [(each.answer_status, each.error, each.rules) for each in reports(log)]
+            assert found == [("", "a fault rule: crash", ("rule-1",)), ("Acknowledged", "", ())]
             assert len({connection for _udid, connection in running.reports}) == 2
             assert hits(running) == [1]
 
