@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -23,7 +24,7 @@ from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import DEFAULT_BEHAVIOUR, Fleet, FleetBehaviour
-from agent.net.mac.keys import KeyPool
+from agent.net.mac.keys import KeyPool, _Key
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
@@ -37,6 +38,20 @@ SECONDS = 20.0  # after which something that should happen did not: far beyond w
 def _scep_authority() -> Authority:
     """Of every lab of this process: to make an RSA key takes longer than the rest of a lab."""
     return Authorities().scep
+
+
+@cache
+def _rsa_key(bits: int) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+class _KeysOfThisProcess(KeyPool):
+    """Keys that are made once for all stacks, without child processes; tests/net/mac/test_keys.py has those."""
+
+    def _make(self, bits: int) -> _Key:
+        key = _Key()
+        key.set(_rsa_key(bits))
+        return key
 
 
 class Stack:
@@ -62,7 +77,7 @@ class Stack:
         self.lab = self.server.lab
         self.reports: list[tuple[str, int]] = []
         self.lab.on_report = lambda udid, connection: self.reports.append((udid, connection))
-        self.keys = KeyPool(reactor, pool=1)
+        self.keys = _KeysOfThisProcess(reactor, pool=1)
         clock = RunClock(reactor)
         self.operations = Operations(reactor, self.exchanges.append, wall_clock=clock)
         self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.operations)
