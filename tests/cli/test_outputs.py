@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from command import lom_agent, lom_agent_here, with_patch
+from command import lom_agent, lom_agent_here
 from servers import unused_port
 from started_runs import started_run
 
@@ -99,7 +99,7 @@ os.replace = full
 def test_the_results_say_that_another_file_could_not_be_written(tmp_path: Path, name: str) -> None:
     out, junit = tmp_path / "out", tmp_path / "junit.xml"
     run = ("run", "--devices", "2", "--segment-size", "2", "--quiet", "--out", str(out), "--junit", str(junit))
-    done = with_patch(tmp_path, FULL.format(name), *run)
+    done = lom_agent(*run, patch=FULL.format(name))
     assert done.returncode == 2
     outcome = json.loads((out / "results.json").read_bytes())["outcome"]
     assert outcome["exit_status"] == 2

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent, patched
+from command import COMMAND, SECONDS, lom_agent
 
 from agent.plists import dump_xml
 
@@ -74,12 +74,7 @@ agent.cli.running.FIRST_CHECKPOINT_SECONDS = 0.0
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [COMMAND, "run", "--devices", "1", "--workers", "1", "--quiet", "--out", str(tmp_path / "out")],
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
-        env=patched(tmp_path, FULL_DISK),
-    )
+    run = ("run", "--devices", "1", "--workers", "1", "--quiet", "--out", str(tmp_path / "out"))
+    done = lom_agent(*run, patch=FULL_DISK)
     assert done.stderr == b"Warning: the disk is full\n"
     assert (tmp_path / "out" / "results.json").exists()

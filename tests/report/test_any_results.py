@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from copy import deepcopy
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import documents
 import pytest
 from examples import examples
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -40,7 +41,12 @@ def small(make: Any) -> dict[str, Any]:
     return document
 
 
-SMALL = [small(documents.failed), small(documents.good), documents.empty()]
+@cache
+def smalls() -> list[dict[str, Any]]:
+    """Made by the first test, not when the file is collected: each worker of pytest-xdist collects all files."""
+    return [small(documents.failed), small(documents.good), documents.empty()]
+
+
 VALUES = st.one_of(
     st.sampled_from(
         [
@@ -85,7 +91,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 @st.composite
 def changed(draw: st.DrawFn) -> dict[str, Any]:
     """A real document in which some values are others, taken from elsewhere in it, doubled or missing."""
-    document = deepcopy(draw(st.sampled_from(SMALL)))
+    document = deepcopy(draw(st.sampled_from(smalls())))
     for _ in range(draw(st.integers(1, 4))):
         spots = places(document)
         container, key = draw(st.sampled_from(spots))
@@ -111,7 +117,7 @@ def by_all(path: Path) -> None:
     document = read_results(path)
     console = Console(file=StringIO(), width=80)
     verdict(document)
-    other = documents.typed(SMALL[1])
+    other = documents.typed(smalls()[1])
     for read in (
         lambda: print_summary(console, document),
         lambda: junit(document),
@@ -135,7 +141,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def empty_histogram() -> dict[str, Any]:
     """Counts without latencies: what an edited file says of an operation that it has no histogram of."""
-    document = deepcopy(SMALL[1])
+    document = deepcopy(smalls()[1])
     nothing = documents.nothing_succeeded(0)["histogram"]
     for part in ("operations", "stages"):
         for each in document[part].values():
@@ -143,22 +149,32 @@ def empty_histogram() -> dict[str, Any]:
     return document
 
 
-@examples(25)
-@example(empty_histogram())
-@given(changed())
-def test_edited_document_gives_a_page_or_operator_error(folder: Path, document: dict[str, Any]) -> None:
+def read_edited(folder: Path, document: dict[str, Any]) -> None:
     path = folder / "results.json"
     path.write_text(json.dumps(document))
     with suppress(OperatorError):
         by_all(path)
 
 
-WHOLE = [json.dumps(document).encode() for document in SMALL]
+def test_counts_without_latencies_give_a_page_or_operator_error(folder: Path) -> None:
+    read_edited(folder, empty_histogram())
+
+
+@examples(25)
+@given(changed())
+def test_edited_document_gives_a_page_or_operator_error(folder: Path, document: dict[str, Any]) -> None:
+    read_edited(folder, document)
+
+
+@cache
+def whole() -> list[bytes]:
+    return [json.dumps(document).encode() for document in smalls()]
 
 
 @examples(25)
 @given(
-    st.sampled_from(WHOLE), st.lists(st.tuples(st.integers(0, 2**20), st.binary(max_size=4)), min_size=1, max_size=4)
+    st.deferred(lambda: st.sampled_from(whole())),
+    st.lists(st.tuples(st.integers(0, 2**20), st.binary(max_size=4)), min_size=1, max_size=4),
 )
 def test_corrupted_file_gives_a_page_or_operator_error(
     folder: Path, octets: bytes, changes: list[tuple[int, bytes]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import documents
 import pytest
-from command import lom_agent, with_patch
+from command import lom_agent
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -170,7 +170,7 @@ def test_unwritable_results_are_red_in_the_junit_file(tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "junit.xml"
     url = f"https://127.0.0.1:{unused_port()}/enroll"
     run = ["run", "--devices", "2", "--workers", "1", "--enroll", url, "--quiet"]
-    done = with_patch(tmp_path, FULL, *run, "--out", str(out), "--junit", str(path))
+    done = lom_agent(*run, "--out", str(out), "--junit", str(path), patch=FULL)
     assert done.returncode == 2
     [error] = ET.fromstring(path.read_bytes()).findall("testsuite/testcase[@name='results written']/error")
     assert "cannot be written" in error.get("message", "")

@@ -18,27 +18,42 @@ from typing import Any
 import httpx
 import pytest
 from command import COMMAND, SECONDS, lom_agent, lom_agent_here
+from forked import Forked
 
 pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[tuple[dict[str, Any], subprocess.Popen[bytes]]]:
+def serving(folder: Path, *arguments: str) -> Iterator[tuple[dict[str, Any], Forked]]:
     """The content of the ready file, and the process."""
-    ready = folder / "ready.json"
+    with Forked("serve", "--ready-file", str(folder / "ready.json"), *arguments) as process:
+        yield when_ready(folder, process), process
+
+
+@contextmanager
+def serving_installed(folder: Path, *arguments: str) -> Iterator[tuple[dict[str, Any], subprocess.Popen[bytes]]]:
+    """The same of the installed command."""
     process = subprocess.Popen(
-        [COMMAND, "serve", "--ready-file", str(ready), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [COMMAND, "serve", "--ready-file", str(folder / "ready.json"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
-        ends = time.monotonic() + SECONDS
-        while not ready.exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < ends
-            time.sleep(0.02)
-        yield json.loads(ready.read_bytes()), process
+        yield when_ready(folder, process), process
     finally:
         process.kill()
         process.communicate()
+
+
+def when_ready(folder: Path, process: Forked | subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The content of the ready file, once it is there."""
+    file, ends = folder / "ready.json", time.monotonic() + SECONDS
+    while not file.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    found: dict[str, Any] = json.loads(file.read_bytes())
+    return found
 
 
 def client_of(ready: dict[str, Any]) -> httpx.Client:
@@ -49,7 +64,7 @@ def client_of(ready: dict[str, Any]) -> httpx.Client:
 
 def test_macs_enroll_in_the_lab_and_are_pushed_to(tmp_path: Path) -> None:
     arguments = ("--lab", "--devices", "2", "--os", "26.4", "--clock", "manual", "--boot", "constant:30")
-    with serving(tmp_path, *arguments) as (ready, process), client_of(ready) as control:
+    with serving_installed(tmp_path, *arguments) as (ready, process), client_of(ready) as control:
         assert (ready["macs"], ready["clock"], ready["pid"]) == (2, "manual", process.pid)
         assert stat.S_IMODE(os.stat(tmp_path / "ready.json").st_mode) == 0o600
         mac = control.post("/v1/macs/0/enroll", json={}).raise_for_status().json()

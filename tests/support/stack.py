@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -22,13 +24,34 @@ from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import DEFAULT_BEHAVIOUR, Fleet, FleetBehaviour
-from agent.net.mac.keys import KeyPool
+from agent.net.mac.keys import KeyPool, _Key
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.authorities import Authorities
+from agent.pki.authority import Authority
 
 SECONDS = 20.0  # after which something that should happen did not: far beyond what it takes
+
+
+@cache
+def _scep_authority() -> Authority:
+    """Of every lab of this process: to make an RSA key takes longer than the rest of a lab."""
+    return Authorities().scep
+
+
+@cache
+def _rsa_key(bits: int) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+class _KeysOfThisProcess(KeyPool):
+    """Keys that are made once for all stacks, without child processes; tests/net/mac/test_keys.py has those."""
+
+    def _make(self, bits: int) -> _Key:
+        key = _Key()
+        key.set(_rsa_key(bits))
+        return key
 
 
 class Stack:
@@ -50,11 +73,11 @@ class Stack:
     ) -> None:
         self.exchanges: list[Exchange] = []
         self.warnings: list[str] = []
-        self.server = LabServer(reactor, Lab(), Authorities(), scep=scep)
+        self.server = LabServer(reactor, Lab(), Authorities({"scep": _scep_authority()} if scep else None), scep=scep)
         self.lab = self.server.lab
         self.reports: list[tuple[str, int]] = []
         self.lab.on_report = lambda udid, connection: self.reports.append((udid, connection))
-        self.keys = KeyPool(reactor, pool=1)
+        self.keys = _KeysOfThisProcess(reactor, pool=1)
         clock = RunClock(reactor)
         self.operations = Operations(reactor, self.exchanges.append, wall_clock=clock)
         self.network = LoopbackNetwork(reactor, AddressBook(), TLSContexts(), self.operations)

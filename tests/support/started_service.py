@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from command import COMMAND, SECONDS
+from forked import SECONDS, Forked
 
 POLL_SECONDS = 0.05
 
@@ -25,7 +24,7 @@ class Service:
     url: str
     token: str
     ready: dict[str, Any]
-    process: subprocess.Popen[bytes]
+    process: Forked
 
     def client(self) -> httpx.Client:
         """A client with the token."""
@@ -35,20 +34,17 @@ class Service:
 
 @contextmanager
 def started_service(folder: Path, *arguments: str) -> Iterator[Service]:
-    """The command with these arguments, until the end of the block; its log is ``folder/log``."""
+    """The command with these arguments, until the end of the block; its log is then in ``folder/log``."""
     ready = folder / "ready.json"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [COMMAND, "serve", "--ready-file", str(ready), *arguments], stdout=subprocess.DEVNULL, stderr=log
-        )
-    try:
-        ends = time.monotonic() + SECONDS
-        while not ready.exists():
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < ends, "the service is not ready"
-            time.sleep(POLL_SECONDS)
-        found = json.loads(ready.read_text(encoding="utf-8"))
-        yield Service(found["control"], found["token"], found, process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(SECONDS)
+    with Forked("serve", "--ready-file", str(ready), *arguments) as process:
+        try:
+            ends = time.monotonic() + SECONDS
+            while not ready.exists():
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < ends, "the service is not ready"
+                time.sleep(POLL_SECONDS)
+            found = json.loads(ready.read_text(encoding="utf-8"))
+            yield Service(found["control"], found["token"], found, process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            (folder / "log").write_bytes(process.communicate()[1])

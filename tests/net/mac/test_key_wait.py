@@ -13,6 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
+from agent.net.mac.keys import KeyPool
 
 KEY_SECONDS = 1000.0  # far beyond what an enrollment takes
 
@@ -38,14 +39,14 @@ async def slow_keys() -> AsyncIterator[Stack]:
     skewed = SkewedReactor()
     object.__setattr__(running.environment, "reactor", skewed)
     running.operations._clock = skewed
-    take = running.keys.take
+    keys = KeyPool(reactor, pool=1)  # whose child process makes the key, so that the Mac waits for it
 
     def taken(bits: int) -> Deferred[Any]:
         def made(key: Any) -> Any:
             skewed.skew += KEY_SECONDS
             return key
 
-        return take(bits).addCallback(made)
+        return keys.take(bits).addCallback(made)
 
     running.keys.take = taken  # type: ignore[method-assign]
     running.server.listen()
@@ -55,6 +56,7 @@ async def slow_keys() -> AsyncIterator[Stack]:
     finally:
         running.fleet.close()
         running.network.close()
+        keys.close()
         running.keys.close()
         await running.server.close()
 
