@@ -177,7 +177,7 @@ def test_run_with_random_notnow_completes(tmp_path: Path) -> None:
 def test_run_with_notnow_for_a_time_completes(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent(
-        "run", "--devices", "2", "--segment-size", "2", "--not-now-for", "1.5", "--not-now-retry", "0.3",
+        "run", "--devices", "2", "--segment-size", "2", "--not-now-for", "10", "--not-now-retry", "0.3",
         "--trace", str(trace),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

@@ -135,7 +135,8 @@ def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> No
     enroll, checkin = document["phases"]
     assert enroll["planned"] == enroll["started"] == enroll["done"] == MACS
     assert checkin["started"] == checkin["done"] + checkin["cut_short"]
-    assert (checkin["planned"], checkin["dropped"], checkin["ended_s"]) == (600 * RATE, 0, None), "most is not due yet"
+    assert (checkin["planned"], checkin["ended_s"]) == (600 * RATE, None)
+    assert checkin["started"] + checkin["dropped"] < checkin["planned"] / 2, "most is not due yet"
     assert not (folder / "report.html").exists()
     assert not (folder / "junit.xml").exists()
     assert (folder / "trace.jsonl").read_bytes() == b""

@@ -45,7 +45,7 @@ def test_unwritable_results_do_not_stop_the_run_or_its_summary(tmp_path: Path) -
     junit = tmp_path / "junit.xml"
     with started_run(tmp_path, 3, "--out", str(out), "--junit", str(junit)) as run:
         run.wait_for("checkin: started")
-        out.rmdir()
+        out.rename(tmp_path / "moved")
         out.write_text("in the way")
         assert run.end() == 2, run.said
     assert "checkin: finished" in run.said

@@ -160,7 +160,9 @@ class LatePush:
             self._push.close()
 
 
-async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | None = None) -> tuple[int, str, Any]:
+async def run_against(
+    lab: Lab, folder: Path, fleet: str = "", pushed: str | None = None, limit: float = LIMIT
+) -> tuple[int, str, Any]:
     """Run the command against this lab: exit status, what it printed, and its results.
 
     With ``pushed``, the keys of a phase, the lab is asked for commands and pushes by its API.
@@ -173,7 +175,7 @@ async def run_against(lab: Lab, folder: Path, fleet: str = "", pushed: str | Non
     late = LatePush(server, port, apns)
     server.push = late  # type: ignore[assignment]
     scenario = folder / "scenario.toml"
-    values = {"enroll": server.enrollment_url, "ca": ca, "macs": MACS, "limit": LIMIT}
+    values = {"enroll": server.enrollment_url, "ca": ca, "macs": MACS, "limit": limit}
     if pushed is None:
         scenario.write_text(SCENARIO.format(**values, fleet=fleet))
     else:
@@ -252,7 +254,7 @@ def test_repeated_notnow_command_is_reported_once_and_the_run_ends(
 
 def test_a_run_whose_last_phase_has_no_mac_left_has_failed(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     phase = 'kind = "checkin"\nby = "self"\nconcurrency = 8\n[[phase]]\nkind = "command"'
-    status, said, document = run_in_reactor(run_against(Erasing(), tmp_path, pushed=phase))
+    status, said, document = run_in_reactor(run_against(Erasing(), tmp_path, pushed=phase, limit=60.0))
     assert status == 1, said
     looks, commands = document["phases"][1:]
     assert (looks["done"], looks["failed"]) == (MACS, 0)
@@ -269,7 +271,7 @@ def test_a_server_that_delivers_another_command_than_was_queued_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     phase = 'kind = "command"\nrequest = { RequestType = "ProfileList" }'
-    status, said, document = run_in_reactor(run_against(Mistaken(), tmp_path, pushed=phase))
+    status, said, document = run_in_reactor(run_against(Mistaken(), tmp_path, pushed=phase, limit=60.0))
     assert status == 1, said
     assert document["operations"]["delivery"]["errors"] == document["phases"][1]["failed"] == MACS
     assert [(error["operation"], error["kind"]) for error in document["errors"]] == [("delivery", "command_changed")]

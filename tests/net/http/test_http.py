@@ -282,7 +282,7 @@ def test_connection_works_after_any_failure(run_in_reactor: RunInReactor) -> Non
         talk.reset()
 
     with serving(silent, one_answer(b"x"), one_answer(b""), resets, echo) as server:
-        connection = client(server.origin(), timeouts=Timeouts(handshake=0.1, answer=0.2))
+        connection = client(server.origin(), timeouts=Timeouts(handshake=2.0, answer=2.0))
 
         async def scenario() -> list[str]:
             kinds = []
