@@ -277,3 +277,14 @@ def test_nothing_is_left_after_a_fleet_is_closed(tmp_path: Path, monkeypatch: py
     fleet.close()
     assert not alive(pid)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_service_with_a_state_file_goes_on_where_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.sqlite"
+    with Fleet.start(lab=True, state=file) as first:
+        udid = enrolled(first).udid
+    with Fleet.start(lab=True, state=file) as second:
+        mac = second.macs[0]
+        assert (mac.udid, mac.enrolled) == (udid, True)
+        uuid = second.lab.queue(udid, "ProfileList")
+        assert mac.wait_for(uuid, status="Acknowledged", timeout=LONG).status == "Acknowledged"
