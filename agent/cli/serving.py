@@ -22,10 +22,10 @@ from agent.net.mac.behaviour import MacSettings
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
 from agent.pki.authorities import Authorities
-from agent.service.control import ControlServer
+from agent.service.api.control import ControlServer
 from agent.service.fleet import FleetService
-from agent.service.groups import MacHandle
-from agent.service.parts import ServiceSettings
+from agent.service.macs.groups import MacHandle
+from agent.service.macs.parts import ServiceSettings
 from agent.service.types import Enroll, ServiceInfo
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What happened to the Macs of a service: the last events, those who follow them, and those who wait for one.
 
-The service adds each event as it happens. `agent.service.control` sends them to clients and waits on their behalf.
+The service adds each event as it happens. `agent.service.api.control` sends them to clients and waits on their behalf.
 """
 
 from __future__ import annotations

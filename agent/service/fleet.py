@@ -1,7 +1,8 @@
 """The Macs of ``lom-agent serve``: added and removed while it runs, controlled by hand, watched.
 
-Each request that adds Macs makes a group (`agent.service.groups`). All groups share the clock of the Macs, the rules,
-the log of exchanges, the events and the metrics. The control API (`agent.service.control`) is one user of this class.
+Each request that adds Macs makes a group (`agent.service.macs.groups`). All groups share the clock of the Macs, the
+rules, the log of exchanges, the events and the metrics. The control API (`agent.service.api.control`) is one user of
+this class.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ from agent.net.mac.client import MDMClient
 from agent.net.timing import Reactor, RunClock
 from agent.pki.authorities import Authorities
 from agent.profiles.making import lom_profile
-from agent.service.clocks import ManualClock
-from agent.service.enrolling import Enrollments
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import EventLog
-from agent.service.groups import Group, Groups, MacHandle
-from agent.service.measurements import Measurements
-from agent.service.parts import MacParts, ServiceSettings
-from agent.service.records import Records
+from agent.service.macs.clocks import ManualClock
+from agent.service.macs.enrolling import Enrollments
+from agent.service.macs.groups import Group, Groups, MacHandle
+from agent.service.macs.measurements import Measurements
+from agent.service.macs.parts import MacParts, ServiceSettings
+from agent.service.macs.records import Records
+from agent.service.macs.views import exchange_view, mac_detail, mac_view
+from agent.service.macs.waiting import until
+from agent.service.macs.watcher import Watcher, is_breach, is_breach_kind
 from agent.service.types import (
     AddMacs,
     Answer,
@@ -51,9 +55,6 @@ from agent.service.types import (
     ServiceInfo,
     WaitState,
 )
-from agent.service.views import exchange_view, mac_detail, mac_view
-from agent.service.waiting import until
-from agent.service.watcher import Watcher, is_breach, is_breach_kind
 
 if TYPE_CHECKING:
     from agent.service.restoring import Continuing

@@ -17,13 +17,13 @@ from agent.fleet.population import DEFAULT_SEED
 from agent.mdm.refusals import ServerRefused, is_temporary
 from agent.mdm.session import DEFAULT_TIMING
 from agent.net.timing import Clock, sleep
-from agent.service.enrolling import Enrollments
 from agent.service.errors import Conflict
-from agent.service.groups import Group, MacHandle
-from agent.service.parts import ServiceSettings
+from agent.service.macs.enrolling import Enrollments
+from agent.service.macs.groups import Group, MacHandle
+from agent.service.macs.parts import ServiceSettings
+from agent.service.macs.views import power_state
+from agent.service.macs.watcher import Watcher
 from agent.service.state import FleetState, StoredGroup
-from agent.service.views import power_state
-from agent.service.watcher import Watcher
 
 ENROLLMENT_SECONDS = 600.0  # for one attempt to continue an enrollment; ours
 _START = ("devices", "seed", "segment_size", "os", "model")

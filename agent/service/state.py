@@ -21,7 +21,7 @@ from agent.net.mac.fleet import Fleet
 from agent.net.mac.keeping import MacRecord
 from agent.net.timing import Clock, DelayedCall
 from agent.push.store import Notification
-from agent.service.groups import Group
+from agent.service.macs.groups import Group
 from agent.sqlite_file import FileFormat, NotWritten, Read, SQLiteFile, Statement
 
 READ_AT_ONCE = 500  # Macs; ours

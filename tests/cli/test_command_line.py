@@ -68,7 +68,7 @@ LATER = {
     "agent.cli.serving": {
         "asn1crypto", "httpx", "jinja2", "klein", "plotly", "prometheus_client", "concurrent.futures.process",
         "agent.lab", "agent.net.apns.gateway", "agent.net.mac.scep", "agent.report", "agent.scenario",
-        "agent.service.embedded", "agent.service.openapi",
+        "agent.service.embedded", "agent.service.api.openapi",
     },
     "agent.client": {"httpx", "twisted", "cryptography", "pytest"},
 }  # fmt: skip

@@ -189,7 +189,7 @@ TEXT = {
     "lom/power.py": "our own words",
     "profiles/making.py": "UUIDs of our own profiles",
     "measure/exchanges.py": "a person looks for text",
-    "service/api.py": "a person looks for text",
+    "service/api/requests.py": "a person looks for text",
 }
 
 

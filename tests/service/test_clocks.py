@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
-from agent.service.clocks import ManualClock, RealClock
+from agent.service.macs.clocks import ManualClock, RealClock
 
 
 def test_a_manual_clock_stands_still_until_it_is_advanced() -> None:

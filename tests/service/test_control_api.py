@@ -18,11 +18,11 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.web.server import Request
 
 from agent.errors import MisuseError, OperatorError
-from agent.service.api import API
-from agent.service.control import MAX_CONNECTIONS, ControlServer
-from agent.service.problems import KINDS
-from agent.service.route_examples import BODIES
-from agent.service.routes import ROUTES
+from agent.service.api.control import MAX_CONNECTIONS, ControlServer
+from agent.service.api.problems import KINDS
+from agent.service.api.requests import API
+from agent.service.api.route_examples import BODIES
+from agent.service.api.routes import ROUTES
 from agent.service.types import Problem
 
 pytestmark = pytest.mark.slow
@@ -561,7 +561,7 @@ def with_page(monkeypatch: pytest.MonkeyPatch, folder: Path, **contents: str) ->
     for name, text in contents.items():
         (folder / "page" / name.replace("_", ".")).write_text(text, encoding="utf-8")
     (folder / "secret.js").write_text("secret", encoding="utf-8")
-    monkeypatch.setattr("agent.service.control.files", lambda _package: folder)
+    monkeypatch.setattr("agent.service.api.control.files", lambda _package: folder)
 
 
 def test_the_page_needs_no_token_and_may_load_nothing_from_elsewhere(run_in_reactor, monkeypatch, tmp_path) -> None:

@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from started_service import Service, started_service
 
-from agent.service.problems import KINDS
-from agent.service.routes import ROUTES
+from agent.service.api.problems import KINDS
+from agent.service.api.routes import ROUTES
 from agent.service.types import Event, Problem
 
 pytestmark = pytest.mark.slow

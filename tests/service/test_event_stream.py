@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
+from agent.service.api.streams import HEARTBEAT_SECONDS, EventStream
 from agent.service.events import EventLog
-from agent.service.streams import HEARTBEAT_SECONDS, EventStream
 from agent.service.types import Event
 
 KEPT = 100  # events that the fake service keeps

@@ -19,9 +19,9 @@ from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.behaviour import MacSettings
-from agent.service.enrolling import EnrollmentTimedOut
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import TimedOut
+from agent.service.macs.enrolling import EnrollmentTimedOut
 from agent.service.types import AddMacs, Enroll, WaitState
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -18,12 +18,12 @@ from twisted.internet.threads import deferToThread
 
 from agent.faults import Rule
 from agent.service import types
-from agent.service.event_kinds import EVENT_KINDS
-from agent.service.openapi import field_descriptions, openapi, path_template
-from agent.service.problems import KINDS
-from agent.service.reference import document
-from agent.service.route_examples import BODIES, PROBLEM, UDID
-from agent.service.routes import ROUTES
+from agent.service.api.event_kinds import EVENT_KINDS
+from agent.service.api.openapi import field_descriptions, openapi, path_template
+from agent.service.api.problems import KINDS
+from agent.service.api.reference import document
+from agent.service.api.route_examples import BODIES, PROBLEM, UDID
+from agent.service.api.routes import ROUTES
 from agent.service.types import EventKind
 
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "control-api.md"
@@ -106,7 +106,7 @@ def test_the_server_serves_it_without_the_token(run_in_reactor) -> None:
 
 def test_the_page_is_what_the_document_says() -> None:
     assert REFERENCE.read_text(encoding="utf-8") == document(), (
-        "write it: python -m agent.service.reference > docs/control-api.md"
+        "write it: python -m agent.service.api.reference > docs/control-api.md"
     )
 
 

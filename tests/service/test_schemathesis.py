@@ -13,7 +13,7 @@ import pytest
 from command import SECONDS
 from started_service import started_service
 
-from agent.service.routes import ROUTES
+from agent.service.api.routes import ROUTES
 
 pytestmark = pytest.mark.slow
 

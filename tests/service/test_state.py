@@ -26,8 +26,8 @@ from agent.pki.authorities import Authorities
 from agent.profiles.making import TOPIC
 from agent.push.store import Notification
 from agent.service.fleet import FleetService
-from agent.service.groups import MacHandle
-from agent.service.parts import ServiceSettings
+from agent.service.macs.groups import MacHandle
+from agent.service.macs.parts import ServiceSettings
 from agent.service.state import FleetState
 from agent.service.types import AddMacs, Enroll, Mac
 

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientCreator, Protocol
 from twisted.internet.threads import deferToThread
 
-from agent.service.control import ControlServer
+from agent.service.api.control import ControlServer
 
 TOKEN = "secret"
 

@@ -32,7 +32,7 @@ from agent.net.mac.sessions import Sessions
 from agent.net.transport.anchors import read_anchors
 from agent.net.transport.stream import TLSStream
 from agent.service.fleet import FleetService
-from agent.service.parts import ServiceSettings
+from agent.service.macs.parts import ServiceSettings
 from agent.service.state import FleetState
 from agent.service.types import Enroll
 from agent.sqlite_file import SQLiteFile

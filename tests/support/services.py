@@ -17,8 +17,8 @@ from agent.net.mac.behaviour import MacSettings
 from agent.pki.authorities import Authorities
 from agent.service.embedded import Embedded, EmbeddedChoice
 from agent.service.fleet import FleetService
-from agent.service.groups import MacHandle
-from agent.service.parts import ServiceSettings
+from agent.service.macs.groups import MacHandle
+from agent.service.macs.parts import ServiceSettings
 from agent.service.types import AddMacs, Enroll, Event, Wait, WaitState
 
 SECONDS = 20.0  # after which something that should happen did not: far beyond what it takes

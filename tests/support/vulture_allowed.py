@@ -5,7 +5,7 @@ from __future__ import annotations
 _CLICK = "click calls it by its decorator"
 _CLICK_HOOK = "click calls it by its name"
 _LAZY = "agent.cli.commands imports it by its name"
-_ROUTE = "agent.service.routes names it"
+_ROUTE = "agent.service.api.routes names it"
 _TWISTED = "Twisted calls or reads it by its name"
 _EXPAT = "expat calls or reads it by its name"
 _PROTOCOL = "a parameter or method of a typing.Protocol"
@@ -88,15 +88,15 @@ ALLOWED = {
     "pytest_plugin: pytest_runtest_makereport": _PYTEST,
     "report.terminal.screen: no_wrap": "rich reads it",
     "report.terminal.screen: overflow": "rich reads it",
-    "service.api: add_macs": _ROUTE,
-    "service.api: advance_clock": _ROUTE,
-    "service.api: mains": _ROUTE,
-    "service.api: remove_macs": _ROUTE,
-    "service.api: remove_rule": _ROUTE,
-    "service.api: remove_rules": _ROUTE,
-    "service.control: isLeaf": _TWISTED,
-    "service.streams: pauseProducing": _TWISTED,
-    "service.streams: resumeProducing": _TWISTED,
+    "service.api.requests: add_macs": _ROUTE,
+    "service.api.requests: advance_clock": _ROUTE,
+    "service.api.requests: mains": _ROUTE,
+    "service.api.requests: remove_macs": _ROUTE,
+    "service.api.requests: remove_rule": _ROUTE,
+    "service.api.requests: remove_rules": _ROUTE,
+    "service.api.control: isLeaf": _TWISTED,
+    "service.api.streams: pauseProducing": _TWISTED,
+    "service.api.streams: resumeProducing": _TWISTED,
     "service.prometheus: collect": "prometheus_client calls it by its name",
     "service.prometheus: isLeaf": _TWISTED,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -15,7 +14,6 @@ from agent.net.http.connection import HTTPConnection
 from agent.net.http.http1 import Origin, Response, encode_request, split_url
 
 REDIRECTS = (301, 302, 307, 308)  # those that keep the method of a PUT (RFC 9110, 15.4)
-_USER = re.compile(r"(?<=://)[^/@]*@")  # and its password
 MAX_REDIRECTS = 5
 
 ConnectionTo = Callable[[Origin], HTTPConnection]
@@ -130,4 +128,6 @@ def retry_after(response: Response, now: float | None = None) -> float | None:
 
 def without_query(url: str) -> str:
     """A URL for an error text: a query may hold a secret, and so may what is before the host."""
-    return _USER.sub("", url.partition("?")[0])[:200]
+    scheme, separator, rest = url.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"[:200]

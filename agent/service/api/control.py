@@ -1,6 +1,7 @@
 """The control API of `lom-agent serve` on HTTP: who may ask, and how requests and answers are read and written.
 
-`agent.service.routes` has the requests, `agent.service.api` carries them out, `docs/control-api.md` describes them.
+`agent.service.api.routes` has the requests, `agent.service.api.requests` carries them out, and docs/control-api.md
+describes them.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from twisted.web.resource import Resource
 from agent.errors import MisuseError
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, LimitedConnections, listen
 from agent.net.transport.addresses import address_text
-from agent.service.api import API, Service
-from agent.service.problems import MEDIA, RequestFailed, request_failed
-from agent.service.queries import body_value, query_values
-from agent.service.routes import ROUTES, Route
-from agent.service.streams import EventStream
+from agent.service.api.problems import MEDIA, RequestFailed, request_failed
+from agent.service.api.queries import body_value, query_values
+from agent.service.api.requests import API, Service
+from agent.service.api.routes import ROUTES, Route
+from agent.service.api.streams import EventStream
 
 HOST = "127.0.0.1"
 MAX_CONNECTIONS = 256  # ours: test processes with a wait and a stream each, and some browsers
@@ -202,7 +203,7 @@ def _app(api: API, service: Service) -> Any:
 
 
 def _openapi() -> bytes:
-    from agent.service.openapi import openapi_json  # imported when it is asked for: a fast start
+    from agent.service.api.openapi import openapi_json  # imported when it is asked for: a fast start
 
     return openapi_json()
 

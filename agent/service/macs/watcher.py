@@ -13,10 +13,10 @@ from agent.measure.exchanges import decoded
 from agent.measure.records import Failure
 from agent.net.mac.commands import CurrentCommand, MacObserver, ObservedMac
 from agent.push.store import Notification
-from agent.service.groups import Group, MacHandle
-from agent.service.records import Records
+from agent.service.macs.groups import Group, MacHandle
+from agent.service.macs.records import Records
+from agent.service.macs.views import power_state
 from agent.service.types import Answer, Event, EventKind
-from agent.service.views import power_state
 
 # The kinds of errors that are the network's, this program's, or an answer that the protocol provides for.
 NO_BREACH = frozenset(

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from agent.errors import CutShort, PeerError
 from agent.net.timing import Clock, OutOfTime, Stalls, within
 from agent.service.errors import Conflict
-from agent.service.groups import MacHandle
+from agent.service.macs.groups import MacHandle
 
 
 class EnrollmentTimedOut(PeerError):

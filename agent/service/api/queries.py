@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from agent.service.problems import RequestFailed
-from agent.service.routes import Query, Route
+from agent.service.api.problems import RequestFailed
+from agent.service.api.routes import Query, Route
 
 MAX_FIELDS = 32  # of a query; ours
 MAX_INTEGER = 2**53  # a floating-point number up to it is exact

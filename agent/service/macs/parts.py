@@ -20,16 +20,16 @@ from agent.net.mac.keys import KeyPool
 from agent.net.timing import RunClock, Stalls
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.service.clocks import MacClock, ManualClock, RealClock
-from agent.service.groups import Group
-from agent.service.measurements import Measurements
-from agent.service.rules import GroupFaults, ServiceFaults
+from agent.service.macs.clocks import MacClock, ManualClock, RealClock
+from agent.service.macs.groups import Group
+from agent.service.macs.measurements import Measurements
+from agent.service.macs.rules import GroupFaults, ServiceFaults
 
 if TYPE_CHECKING:
     from agent.service.state import FleetState
 
 if TYPE_CHECKING:
-    from agent.net.apns.behaviour import PushBehaviour  # as in `agent.service.groups`
+    from agent.net.apns.behaviour import PushBehaviour  # as in `agent.service.macs.groups`
 
 _KEY_PROCESSES = 2  # that make RSA keys for SCEP; ours
 

@@ -1,6 +1,6 @@
-"""What each request of `agent.service.routes` does: one method a route, with its parameters as arguments.
+"""What each request of `agent.service.api.routes` does: one method a route, with its parameters as arguments.
 
-A method returns the answer, or an awaitable of it. Errors become problem details in `agent.service.problems`.
+A method returns the answer, or an awaitable of it. Errors become problem details in `agent.service.api.problems`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from twisted.python.failure import Failure
 from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.faults import Faults, Rule, RuleCounts
 from agent.net.timing import Clock, sleep
+from agent.service.api.problems import RequestFailed
+from agent.service.api.streams import EventStream
 from agent.service.errors import Conflict, NoSuchMac, NotFound
 from agent.service.events import EventLog, TimedOut
-from agent.service.problems import RequestFailed
-from agent.service.streams import EventStream
 from agent.service.types import (
     AddMacs,
     AdvanceClock,

@@ -10,7 +10,7 @@ from agent.measure.exchanges import HTTPExchange, as_shown
 from agent.net.mac.census import state_of
 from agent.net.mac.client import MDMClient
 from agent.profiles.store import InstalledProfile as StoredProfile
-from agent.service.groups import MacHandle
+from agent.service.macs.groups import MacHandle
 from agent.service.types import Exchange, InstalledProfile, Mac, MacDetail, MacState, PendingResult, PowerState, Role
 
 _POWER: dict[Power, PowerState] = {

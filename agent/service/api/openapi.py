@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the control API, made from `agent.service.routes` and the types."""
+"""The OpenAPI 3.1 document of the control API, made from `agent.service.api.routes` and the types."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import msgspec
 from msgspec import Struct
 
 from agent import __version__
-from agent.service.problems import KINDS, MEDIA
-from agent.service.queries import given_type
-from agent.service.route_examples import BODIES, PROBLEM
-from agent.service.routes import MAC, ROUTES, Query, Route
+from agent.service.api.problems import KINDS, MEDIA
+from agent.service.api.queries import given_type
+from agent.service.api.route_examples import BODIES, PROBLEM
+from agent.service.api.routes import MAC, ROUTES, Query, Route
 from agent.service.types import Event, Problem
 
 _ANY_REQUEST = (400, 401, 403, 500)

@@ -1,4 +1,4 @@
-"""docs/control-api.md, made from the OpenAPI document: ``python -m agent.service.reference > docs/control-api.md``."""
+"""Makes docs/control-api.md from the OpenAPI document: ``python -m agent.service.api.reference > FILE``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.service.event_kinds import EVENT_KINDS
-from agent.service.openapi import TAGS, openapi
-from agent.service.problems import KINDS
+from agent.service.api.event_kinds import EVENT_KINDS
+from agent.service.api.openapi import TAGS, openapi
+from agent.service.api.problems import KINDS
 
 _OPENING = """\
 # Control API
@@ -66,7 +66,7 @@ events; a comment says how many are missing. A client that is further behind is 
 _END = """\
 ## About this page
 
-It is generated from the types of the program: `python -m agent.service.reference > docs/control-api.md`.
+It is generated from the types of the program: `python -m agent.service.api.reference > docs/control-api.md`.
 """
 
 _PATH_EXAMPLES = {"mac": "0", "segment": "0", "rule": "rule-1"}

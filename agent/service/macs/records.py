@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agent.measure.exchanges import HTTPExchange
-from agent.service.answers import AnswerLog
 from agent.service.events import EventLog
+from agent.service.macs.answers import AnswerLog
 
 _WITH_SERVER = ("enroll", "checkin", "report", "scep")  # kinds of exchanges
 
