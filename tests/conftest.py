@@ -24,8 +24,9 @@ pytest_plugins = ["pytester"]  # for the tests of our own plugin
 
 make_monotonic(reactor)
 
-# Under nohup the commands that tests start would ignore a hangup, too.
+# Under nohup, or in the background of a script, these are ignored; the commands that tests start would ignore them, too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without compiled modules each `lom-agent` process that a test starts compiles the whole package, for half a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

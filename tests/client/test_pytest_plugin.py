@@ -163,9 +163,12 @@ def test_nothing_is_left_of_services_of_their_own(
         pytester.makepyfile(**{f"test_{file}": NOTES_ITS_PID.replace("def test_one", group)})
     command = [sys.executable, "-m", "pytest", *OUTSIDE, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
-        wait_until(lambda: len([*pytester.path.glob("*.pid")]) == processes or process.poll() is not None)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=SECONDS)
+        try:
+            wait_until(lambda: len([*pytester.path.glob("*.pid")]) == processes or process.poll() is not None)
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=SECONDS)
+        finally:
+            process.kill()  # else the context would wait for it without a limit
     assert process.returncode == (-number if number == signal.SIGKILL else pytest.ExitCode.INTERRUPTED), output
     services = {int(file.read_text()) for file in pytester.path.glob("*.pid")}
     assert len(services) == processes
