@@ -24,7 +24,7 @@ pytest_plugins = ["pytester"]  # for the tests of our own plugin
 
 make_monotonic(reactor)
 
-# Under nohup, or in the background of a script, these are ignored; the commands that tests start would ignore them, too.
+# Under nohup, or in the background of a script, these are ignored; so would the commands that tests start do.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
