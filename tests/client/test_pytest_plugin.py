@@ -30,9 +30,10 @@ import os, time
 def test_one(lom_fleet):
     lom_fleet.mac()
     assert lom_fleet.info.seed.endswith(".py::test_one")
-    with open("pid.tmp", "w") as file:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    with open(f"{worker}.tmp", "w") as file:
         file.write(str(lom_fleet.info.pid))
-    os.replace("pid.tmp", f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.pid")
+    os.replace(f"{worker}.tmp", f"{worker}.pid")
     lom_fleet.wait(kind="unenrolled", timeout=600)
 """
 OUTSIDE = ("-p", "no:cacheprovider", "-q")
