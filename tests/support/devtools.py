@@ -80,7 +80,7 @@ class Browser:
         return found["result"].get("value")
 
     def wait(self, script: str) -> Any:
-        """The value of an expression as soon as JavaScript takes it as true: a node of the page, say, whose value is {}."""
+        """The value of an expression as soon as JavaScript takes it as true; that of a node of the page is {}."""
         deadline = time.monotonic() + SECONDS
         while (value := self.run(script)) in _FALSE:
             if time.monotonic() > deadline:

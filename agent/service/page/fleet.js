@@ -179,7 +179,9 @@ function drawList() {
 
 function listRow(mac) {
   const row = make("tr"), name = make("td"), shownState = make("td");
-  name.append(button(mac.name, `Details of Mac ${mac.number}, ${mac.name}`, () => selectMac(mac.udid, true)));
+  const choose = button(mac.name, `Details of Mac ${mac.number}, ${mac.name}`, () => selectMac(mac.udid, true));
+  choose.dataset.udid = mac.udid;
+  name.append(choose);
   shownState.append(state(mac.state));
   row.append(make("td", mac.number, "number"), name, make("td", mac.os_version), make("td", mac.segment, "number"),
     make("td", mac.roles.join(", ")), shownState, make("td", words(mac.power)), make("td", mac.enrolled ? "yes" : "no"));
