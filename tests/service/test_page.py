@@ -151,7 +151,7 @@ def test_a_rule_of_the_form_appears_with_its_hits(page: Browser, client: httpx.C
     client.post("/v1/macs/3/enroll", json={}).raise_for_status()
     page.wait("document.querySelector('#rule-on').options.length")
     add_rule(page, on="session", do="delay", times="1", more='{"seconds": 0.01}')
-    wait_for_text(page, "#rules tr", "delay 0.01 s, 1 times a Mac")
+    wait_for_text(page, "#rules tr", "delay 0.01 s, once a Mac")
     rule = client.get("/v1/rules").json()[0]
     assert (rule["rule"]["on"], rule["rule"]["times"], rule["hits"]) == ("session", 1, 0)
     client.post("/v1/macs/3/connect").raise_for_status()

@@ -4,6 +4,7 @@ import { api } from "./api.js";
 import * as grid from "./grid.js";
 import { attempt, button, count, element, framed, make, put, state, words } from "./parts.js";
 
+const HINT = "A square is a Mac; a dot in it marks a LOM Controller.";
 const ROWS = 50;            // of the table at a time
 const READ = 10000;         // Macs in one answer
 const SOON_MS = 400;        // after an event until the Mac is read again
@@ -202,8 +203,9 @@ element("grid").addEventListener("mousemove", (event) => {
   const found = grid.macAt(event), mac = found && macs.get(found.udid);
   element("grid-tip").textContent = mac
     ? `Mac ${mac.number}: ${mac.name}, macOS ${mac.os_version}, ${mac.roles.join(" and ")}: ${mac.state}, power ${words(mac.power)}`
-    : "";
+    : HINT;
 });
+element("grid-tip").textContent = HINT;
 
 // One request for each Mac that is shown.
 

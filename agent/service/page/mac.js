@@ -16,7 +16,7 @@ export async function select(udid, focus = false) {
   mark(udid);
   if (!await attempt(read)) return;
   if (focus) element("detail-title").focus();
-  element("detail").scrollIntoView({ block: "nearest" });
+  element("detail-title").scrollIntoView({ block: "nearest" });
 }
 
 // The focus goes back to the row of the table that it came from.
