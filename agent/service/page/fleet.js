@@ -10,6 +10,7 @@ const READ = 10000;         // Macs in one answer
 const SOON_MS = 400;        // after an event until the Mac is read again
 const FEW = 8;              // Macs that are read one by one
 const BETWEEN_READS_MS = 5000;
+const BETWEEN_DRAWS_MS = 100;
 
 const macs = new Map();     // by UDID, in the order of their numbers
 const stale = new Set(), changedCells = new Set();
@@ -138,7 +139,7 @@ for (const name of grid.STATES) {
   element("legend").append(item);
 }
 
-// Drawing: once a frame at most; the whole grid only where Macs came, left, or passed the filter.
+// Drawing: the whole grid only where Macs came, left, or passed the filter.
 
 const draw = framed(() => {
   if (layoutIsOld) {
@@ -151,7 +152,7 @@ const draw = framed(() => {
   changedCells.clear();
   drawCounts();
   if (element("list-box").open) drawList();
-});
+}, BETWEEN_DRAWS_MS);
 
 function drawCounts() {
   const counts = Object.fromEntries(grid.STATES.map((name) => [name, 0]));

@@ -7,6 +7,7 @@ import { attempt, button, count, element, framed, make, put, time, words } from 
 
 const LOOKS = 60;            // in a curve
 const MOST_EVENTS = 200;     // in the list
+const BETWEEN_DRAWS_MS = 200;
 const SVG = "http://www.w3.org/2000/svg";
 
 let before = null;
@@ -127,7 +128,7 @@ export function showClock(clock) {
   element("clock").textContent = `${seconds.toFixed(1)} s; ${count(pending)} timers` + (next === null ? "" : `, next in ${next.toFixed(1)} s`);
 }
 
-// Events: the list changes once a frame at most.
+// Events: the list changes a few times a second, so that it can be read and costs little.
 
 let waiting = [];
 const BAD = new Set(["protocol_error", "enroll_failed", "refused"]);
@@ -147,7 +148,7 @@ const drawEvents = framed(() => {
   waiting = [];
   while (list.childElementCount > MOST_EVENTS) list.lastElementChild.remove();
   element("no-events").hidden = true;
-});
+}, BETWEEN_DRAWS_MS);
 
 function eventLine(event) {
   const item = make("li", "", isBad(event) ? "bad" : "");
