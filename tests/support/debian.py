@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -14,9 +15,13 @@ import pytest
 def need(command: str, package: str) -> str:
     """The path of ``command``; without it the test is skipped, or fails where the tools are required."""
     path = shutil.which(command)
-    if path is not None:
-        return path
-    reason = f"needs the command {command} (Debian package {package})"
+    if path is None:
+        without(f"needs the command {command} (Debian package {package})")
+    return path
+
+
+def without(reason: str) -> NoReturn:
+    """Skip the test for this reason, or fail it where the tools are required."""
     if os.environ.get("LOM_AGENT_REQUIRE_TOOLS"):
         pytest.fail(reason)
     pytest.skip(reason)

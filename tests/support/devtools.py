@@ -20,6 +20,7 @@ from debian import need
 
 SECONDS = 60.0  # far beyond what any answer takes
 _LOOK_SECONDS = 0.02
+_FALSE = (None, False, 0, "")
 
 
 class Browser:
@@ -79,9 +80,9 @@ class Browser:
         return found["result"].get("value")
 
     def wait(self, script: str) -> Any:
-        """The value of an expression as soon as it is true."""
+        """The value of an expression as soon as JavaScript takes it as true; that of a node of the page is {}."""
         deadline = time.monotonic() + SECONDS
-        while not (value := self.run(script)):
+        while (value := self.run(script)) in _FALSE:
             if time.monotonic() > deadline:
                 raise AssertionError(f"Expected {script} within {SECONDS:g} s, found {value!r}: {self.complaints}")
             time.sleep(_LOOK_SECONDS)

@@ -130,7 +130,8 @@ class Watcher(MacObserver):
         state = power_state(handle.client.device)
         if self._powers.get(handle.index, "on") != state:
             self._powers[handle.index] = state
-            self._add("power", handle, f"is {state.replace('_', ' ')}", status=state)
+            text = "has no mains power" if state == "no_mains" else f"is {state.replace('_', ' ')}"
+            self._add("power", handle, text, status=state)
 
     def asked(self, mac: ObservedMac, request: LinkRequest, controller: str, error: str) -> None:
         """The Mac answered a LOM request as Device."""

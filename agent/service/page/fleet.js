@@ -4,11 +4,13 @@ import { api } from "./api.js";
 import * as grid from "./grid.js";
 import { attempt, button, count, element, framed, make, put, state, words } from "./parts.js";
 
+const HINT = "A square is a Mac; a dot in it marks a LOM Controller.";
 const ROWS = 50;            // of the table at a time
 const READ = 10000;         // Macs in one answer
 const SOON_MS = 400;        // after an event until the Mac is read again
 const FEW = 8;              // Macs that are read one by one
 const BETWEEN_READS_MS = 5000;
+const BETWEEN_DRAWS_MS = 100;
 
 const macs = new Map();     // by UDID, in the order of their numbers
 const stale = new Set(), changedCells = new Set();
@@ -137,7 +139,7 @@ for (const name of grid.STATES) {
   element("legend").append(item);
 }
 
-// Drawing: once a frame at most; the whole grid only where Macs came, left, or passed the filter.
+// Drawing: the whole grid only where Macs came, left, or passed the filter.
 
 const draw = framed(() => {
   if (layoutIsOld) {
@@ -150,7 +152,7 @@ const draw = framed(() => {
   changedCells.clear();
   drawCounts();
   if (element("list-box").open) drawList();
-});
+}, BETWEEN_DRAWS_MS);
 
 function drawCounts() {
   const counts = Object.fromEntries(grid.STATES.map((name) => [name, 0]));
@@ -179,7 +181,9 @@ function drawList() {
 
 function listRow(mac) {
   const row = make("tr"), name = make("td"), shownState = make("td");
-  name.append(button(mac.name, `Details of Mac ${mac.number}, ${mac.name}`, () => selectMac(mac.udid, true)));
+  const choose = button(mac.name, `Details of Mac ${mac.number}, ${mac.name}`, () => selectMac(mac.udid, true));
+  choose.dataset.udid = mac.udid;
+  name.append(choose);
   shownState.append(state(mac.state));
   row.append(make("td", mac.number, "number"), name, make("td", mac.os_version), make("td", mac.segment, "number"),
     make("td", mac.roles.join(", ")), shownState, make("td", words(mac.power)), make("td", mac.enrolled ? "yes" : "no"));
@@ -200,8 +204,9 @@ element("grid").addEventListener("mousemove", (event) => {
   const found = grid.macAt(event), mac = found && macs.get(found.udid);
   element("grid-tip").textContent = mac
     ? `Mac ${mac.number}: ${mac.name}, macOS ${mac.os_version}, ${mac.roles.join(" and ")}: ${mac.state}, power ${words(mac.power)}`
-    : "";
+    : HINT;
 });
+element("grid-tip").textContent = HINT;
 
 // One request for each Mac that is shown.
 

@@ -6,23 +6,27 @@ import { mark } from "./grid.js";
 import { attempt, element, make, put, say, state, time, words } from "./parts.js";
 
 const SOON_MS = 300;
-let selected = "", timer = 0, from = null;
+let selected = "", timer = 0, isFromTable = false;
 
 export const selectedMac = () => selected;
 
 export async function select(udid, focus = false) {
   selected = udid;
-  from = focus ? document.activeElement : null;
+  isFromTable = focus;
   mark(udid);
-  if (await attempt(read) && focus) element("detail-title").focus();
+  if (!await attempt(read)) return;
+  if (focus) element("detail-title").focus();
+  element("detail-title").scrollIntoView({ block: "nearest" });
 }
 
+// The focus goes back to the row of the table that it came from.
 export function close() {
+  const closed = selected;
   selected = "";
   mark("");
   element("detail").hidden = true;
-  if (from?.isConnected) from.focus();
-  from = null;
+  if (isFromTable) element("list").querySelector(`[data-udid="${closed}"]`)?.focus();
+  isFromTable = false;
 }
 
 export function follow(events) {
@@ -67,25 +71,33 @@ function show(mac) {
   for (const each of element("detail-actions").querySelectorAll("[data-power]")) allow(each, can[each.dataset.power]);
   for (const each of element("detail-actions").querySelectorAll("[data-online]")) allow(each, mac.online !== (each.dataset.online === "true"));
   for (const name of ["connect", "unenroll"]) allow(element("detail-actions").querySelector(`[data-do=${name}]`), mac.enrolled);
-  const opened = new Set([...element("exchanges").querySelectorAll("details[open]")].map((each) => Number(each.dataset.number)));
-  put(element("exchanges"), mac.udid + mac.exchanges.map((each) => each.number), () => mac.exchanges.map((each) => exchange(each, opened)).reverse());
+  showExchanges(mac);
+}
+
+// Newest first. Those that are there already stay, with what is open in them, the focus and the place.
+function showExchanges(mac) {
+  const list = element("exchanges"), keys = new Set(mac.exchanges.map((each) => keyOf(mac, each)));
+  for (const each of [...list.children]) if (!keys.has(each.dataset.key)) each.remove();
+  const there = new Set([...list.children].map((each) => each.dataset.key));
+  list.prepend(...mac.exchanges.filter((each) => !there.has(keyOf(mac, each))).map((each) => exchange(mac, each)).reverse());
   element("no-exchanges").hidden = mac.exchanges.length > 0;
 }
+
+const keyOf = (mac, one) => `${mac.udid} ${one.number} ${one.at}`;
 
 // A button that has the focus keeps it: it is marked as disabled, and pressing it does nothing.
 function allow(node, allowed) { node.setAttribute("aria-disabled", String(!allowed)); }
 
-function exchange(one, opened) {
+function exchange(mac, one) {
   const item = make("li"), box = make("details"), head = make("summary");
   const what = [one.kind === one.message_type ? "" : words(one.kind), one.message_type, one.answer_status, one.request_type].filter(Boolean).join(" ");
   const failed = Boolean(one.error) || one.status >= 400;
   head.append(make("time", time(one.at)), " ", make("b", what), ` ${Math.round(one.seconds * 1000)} ms `,
     make("span", one.error ? "failed" : String(one.status ?? "no answer"), failed ? "bad" : "muted"));
   for (const rule of one.rules) head.append(" ", make("span", rule, "tag"));
-  box.dataset.number = one.number;
+  item.dataset.key = keyOf(mac, one);
   box.append(head);
   box.addEventListener("toggle", () => { if (box.open && box.children.length === 1) fill(box, one); });
-  box.open = opened.has(one.number);
   item.append(box);
   return item;
 }

@@ -56,12 +56,14 @@ export async function attempt(what, done = "") {
   }
 }
 
-// Calls what() in the next frame, once, however often it is asked for.
-export function framed(what) {
-  let asked = false;
+// Calls what() in the next frame, once, however often it is asked for; then not again for a pause.
+export function framed(what, pauseMs = 0) {
+  let asked = false, earliest = 0;
+  const draw = () => { asked = false; earliest = performance.now() + pauseMs; what(); };
   return () => {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => { asked = false; what(); });
+    const wait = earliest - performance.now();
+    if (wait > 0) setTimeout(() => requestAnimationFrame(draw), wait); else requestAnimationFrame(draw);
   };
 }

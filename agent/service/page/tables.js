@@ -7,6 +7,7 @@ import { attempt, button, count, element, framed, make, put, time, words } from 
 
 const LOOKS = 60;            // in a curve
 const MOST_EVENTS = 200;     // in the list
+const BETWEEN_DRAWS_MS = 200;
 const SVG = "http://www.w3.org/2000/svg";
 
 let before = null;
@@ -74,7 +75,7 @@ export async function readRules() {
 }
 
 const limits = (rule) => [
-  rule.seconds ? ` ${rule.seconds} s` : "", rule.at ? ` ${words(rule.at)}` : "", rule.times ? `, ${count(rule.times)} times a Mac` : "",
+  rule.seconds ? ` ${rule.seconds} s` : "", rule.at ? ` ${words(rule.at)}` : "", rule.times ? `, ${rule.times === 1 ? "once" : `${count(rule.times)} times`} a Mac` : "",
   rule.every ? `, every ${count(rule.every)}` : "", rule.probability < 1 ? `, probability ${rule.probability}` : "",
 ].join("");
 
@@ -127,7 +128,7 @@ export function showClock(clock) {
   element("clock").textContent = `${seconds.toFixed(1)} s; ${count(pending)} timers` + (next === null ? "" : `, next in ${next.toFixed(1)} s`);
 }
 
-// Events: the list changes once a frame at most.
+// Events: the list changes a few times a second, so that it can be read and costs little.
 
 let waiting = [];
 const BAD = new Set(["protocol_error", "enroll_failed", "refused"]);
@@ -147,7 +148,7 @@ const drawEvents = framed(() => {
   waiting = [];
   while (list.childElementCount > MOST_EVENTS) list.lastElementChild.remove();
   element("no-events").hidden = true;
-});
+}, BETWEEN_DRAWS_MS);
 
 function eventLine(event) {
   const item = make("li", "", isBad(event) ? "bad" : "");
