@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.device.mac import Device
+from agent.errors import MisuseError
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
 from agent.pki.certificates import own_certificate, read_certificate
@@ -137,17 +138,19 @@ class _DeviceUnpickler(pickle.Unpickler):
 
 # References in the serialised form; ``_DeviceUnpickler`` replaces these functions.
 
+_UNRESOLVED = "expected _DeviceUnpickler to resolve a reference, found another unpickler"
+
 
 def _shared(number: int) -> object:
-    raise NotImplementedError(f"only _DeviceUnpickler resolves this reference: {number}")
+    raise MisuseError(f"{_UNRESOLVED}: {number}")
 
 
 def _mac() -> Mac:
-    raise NotImplementedError("only _DeviceUnpickler resolves this reference")
+    raise MisuseError(_UNRESOLVED)
 
 
 def _source() -> Derivation:
-    raise NotImplementedError("only _DeviceUnpickler resolves this reference")
+    raise MisuseError(_UNRESOLVED)
 
 
 def _identity(certificate: bytes, key: bytes, prime: bytes, chain: tuple[x509.Certificate, ...]) -> Identity:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class _Piece(NamedTuple):
         return self.done + mean * passed
 
 
-class _Pieces:
+class _Pieces(ABC):
     """Arrivals by a rate that changes: one each time the integral of the rate reaches a whole number."""
 
     __slots__ = ()
@@ -137,9 +138,9 @@ class _Pieces:
         if last:
             yield _Piece(began, done, last, last, math.inf)
 
+    @abstractmethod
     def stretches(self) -> Iterable[tuple[float, float, float]]:
         """Of each interval the rate at its start, the rate at its end and its seconds; the last rate continues."""
-        raise NotImplementedError
 
     def dues(self, _random: Random) -> Iterator[float]:
         """The due times, ascending; infinite unless the last rate is 0."""

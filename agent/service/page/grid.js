@@ -21,19 +21,19 @@ export function layOut(macs) {
     if (found) found.push(mac); else segments.set(mac.segment, [mac]);
   }
   blocks = []; places = new Map();
-  let x = EDGE, y = EDGE, shelf = 0;
+  let x = EDGE, y = EDGE, rowHeight = 0;
   for (const [segment, members] of segments) {
     const columns = segments.size === 1 ? most : Math.min(most, Math.max(2, Math.ceil(Math.sqrt(members.length * 2.5))));
     const wide = columns * step, high = LABEL + Math.ceil(members.length / columns) * step;
-    if (x > EDGE && x + wide > width - EDGE) { x = EDGE; y += shelf + BETWEEN; shelf = 0; }
+    if (x > EDGE && x + wide > width - EDGE) { x = EDGE; y += rowHeight + BETWEEN; rowHeight = 0; }
     const cells = members.map((mac, index) => ({
       mac, x: x + (index % columns) * step, y: y + LABEL + Math.floor(index / columns) * step,
     }));
     blocks.push({ x, y, segment, width: wide, height: high, cells });
     for (const cell of cells) places.set(cell.mac.udid, cell);
-    x += wide + BETWEEN; shelf = Math.max(shelf, high);
+    x += wide + BETWEEN; rowHeight = Math.max(rowHeight, high);
   }
-  space.style.height = `${blocks.length ? y + shelf + EDGE : 60}px`;
+  space.style.height = `${blocks.length ? y + rowHeight + EDGE : 60}px`;
   paint();
 }
 
