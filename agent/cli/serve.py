@@ -160,7 +160,8 @@ def serve(**options: Any) -> None:
     Macs that stay what they are when the command is stopped, or killed, and started again:
       lom-agent serve --devices 3 --enroll https://mdm.example/enroll --state fleet.sqlite
 
-    Exit status: 0 standard input ended (--until-eof); 2 wrong usage or input; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+    Exit status: 0 standard input ended (--until-eof); 2 wrong usage or input; 130 stopped by Ctrl-C, 143 by SIGTERM,
+    129 by SIGHUP.
     """
     with importing():
         from agent.cli.serving import run_service
