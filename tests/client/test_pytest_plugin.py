@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpcore  # noqa: F401 - pytester removes what a run inside imports first, but httpx keeps its classes
 import pytest
 from forked import SECONDS
 from forked_service import connected, forked_service
