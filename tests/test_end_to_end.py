@@ -21,6 +21,7 @@ from agent.report.results import read_results
 DEVICES, SEGMENTS = 6, 3
 Start = Callable[..., subprocess.CompletedProcess[bytes]]
 OWN_CAUSES = ("overloaded", "worker_lost", "shutdown", "connections")
+QUICK = ("--boot", "constant:0.1")
 CUT_OFF = 1  # the Macs of the segment that loses its power, without its Controller
 
 
@@ -126,7 +127,7 @@ def lom_device_identity(self, dns_name):
 Authorities.lom_device_identity = lom_device_identity
 """
     done = lom_agent(
-        "run", "--devices", "4", "--segment-size", "2", "--workers", "1", "--out", str(tmp_path), patch=patch
+        "run", "--devices", "4", "--segment-size", "2", "--workers", "1", *QUICK, "--out", str(tmp_path), patch=patch
     )
     assert done.returncode == 1, done.stderr
     document = json.loads((tmp_path / "results.json").read_bytes())
@@ -153,6 +154,7 @@ def test_key_pool_reports_how_many_keys_were_reused(tmp_path: Path) -> None:
         "pool:2",
         "--workers",
         "1",
+        *QUICK,
         "--out",
         str(tmp_path),
     )
@@ -165,7 +167,7 @@ def test_key_pool_reports_how_many_keys_were_reused(tmp_path: Path) -> None:
 def test_run_with_random_notnow_completes(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent(
-        "run", "--devices", "6", "--segment-size", "3", "--not-now", "0.4", "--not-now-retry", "0.1",
+        "run", "--devices", "6", "--segment-size", "3", "--not-now", "0.4", "--not-now-retry", "0.1", *QUICK,
         "--trace", str(trace),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -177,7 +179,7 @@ def test_run_with_random_notnow_completes(tmp_path: Path) -> None:
 def test_run_with_notnow_for_a_time_completes(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent(
-        "run", "--devices", "2", "--segment-size", "2", "--not-now-for", "10", "--not-now-retry", "0.3",
+        "run", "--devices", "2", "--segment-size", "2", "--not-now-for", "10", "--not-now-retry", "0.3", *QUICK,
         "--trace", str(trace),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -190,7 +192,7 @@ def test_run_with_notnow_for_a_time_completes(tmp_path: Path) -> None:
 
 def test_memory_network_gives_the_same_counts_as_loopback(tmp_path: Path) -> None:
     done = lom_agent(
-        "run", "--devices", "4", "--segment-size", "2", "--lom-network", "memory", "--boot", "constant:0.1",
+        "run", "--devices", "4", "--segment-size", "2", "--workers", "1", "--lom-network", "memory", *QUICK,
         "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -216,7 +218,7 @@ def test_power_setting_changes_the_outcome_of_a_request(tmp_path: Path) -> None:
 def test_rate_option_sets_the_enrollment_rate(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     done = lom_agent(
-        "run", "--devices", "8", "--rate", "20", "--lom-network", "memory", "--trace", str(trace), "--quiet"
+        "run", "--devices", "8", "--rate", "20", "--lom-network", "memory", "--trace", str(trace), "--quiet", *QUICK
     )
     assert done.returncode == 0, done.stdout
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
@@ -311,7 +313,7 @@ def test_killed_run_leaves_readable_results_and_no_process(tmp_path: Path) -> No
 
 
 def test_quiet_prints_only_the_summary() -> None:
-    done = lom_agent("run", "--devices", "2", "--segment-size", "2", "--quiet")
+    done = lom_agent("run", "--devices", "2", "--segment-size", "2", "--quiet", *QUICK)
     assert done.returncode == 0, done.stderr
     assert b"listens on" not in done.stdout
     assert b": finished" not in done.stdout

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, SECONDS, installed, lom_agent_here
+from command import COMMAND, SECONDS, installed, lom_agent, lom_agent_here
 from forked import Forked
 from lom_by_hand import (
     CONTROLLER,
@@ -263,12 +263,13 @@ def refused(*arguments: str) -> str:
 def test_written_identity_is_private_and_deterministic(tmp_path: Path) -> None:
     written = []
     for folder in (tmp_path / "once", tmp_path / "twice"):
-        for role in ("device", "controller"):
+        for role, elsewhere in (("device", installed), ("controller", lom_agent)):
+            start = elsewhere if folder.name == "once" else lom_agent_here
             out = folder / role
             out.mkdir(parents=True)
             (out / "key.pem").write_text("an older one")  # which anyone could read
             line = ["lom-identity", "--seed", "s", "--index", "4", "--role", role, "--out", str(out)]
-            done = (installed if folder.name == "once" else lom_agent_here)(*line)
+            done = start(*line)
             assert done.returncode == 0, done.stderr
             assert f"Key:         {out}/key.pem" in done.stdout.decode()
             assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600

@@ -26,6 +26,7 @@ from agent.pki.authority import SERVER_USAGE, Authority
 from agent.profiles.making import TOPIC
 
 SEED = "push from outside"
+QUICK = ("--boot", "constant:0.1")
 
 
 @contextmanager
@@ -162,7 +163,7 @@ def test_gateway_ca_is_created_once_with_a_private_key_file(tmp_path: Path) -> N
     tls = tmp_path / "apns"
     made = []
     for _ in range(2):
-        done = lom_agent("run", "--devices", "1", "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--quiet")
+        done = lom_agent("run", "--devices", "1", "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--quiet", *QUICK)
         assert done.returncode == 0, done.stdout
         made.append({path.name: path.read_bytes() for path in tls.iterdir()})
     assert set(made[0]) == {"ca.pem", "ca.key"}

@@ -105,8 +105,16 @@ def _targets(node: ast.AST, module: str, is_package: bool) -> Iterator[str]:
             up = up[: len(up) - node.level + is_package]
             base = ".".join([*up, base] if base else up)
         yield from (f"{base}.{name.name}" for name in node.names)
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+    elif isinstance(node, ast.Call) and _name(node.func).endswith(("import_module", "__import__")):
         yield ast.literal_eval(node.args[0])
+
+
+def _name(function: ast.expr) -> str:
+    """The last part of the name of what is called."""
+    match function:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""
 
 
 def _judged(arrow: Arrow) -> str | None:

@@ -129,7 +129,7 @@ def test_json_keys_of_a_mac_are_ordered() -> None:
 
 @pytest.fixture(scope="module")
 def many() -> list[Mac]:
-    return list(Population("many", 20_000))
+    return list(Population("many", 10_000))
 
 
 def test_identifiers_of_macs_are_unique(many: list[Mac]) -> None:

@@ -99,7 +99,7 @@ def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: Run
                 if (
                     phase.name not in stalls
                     and phase.started_s is not None
-                    and conductor.elapsed - phase.started_s > 1.5
+                    and conductor.elapsed - phase.started_s > 0.5
                 ):
                     begun = time.time()
                     time.sleep(stall)  # the lab answers nobody; the shard's thread goes on
@@ -110,10 +110,10 @@ def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: Run
         look()
 
     async def scenario() -> Conductor:
-        checkin = {"kind": "checkin", "by": "self", "duration": 6.0}
+        checkin = {"kind": "checkin", "by": "self", "duration": 5.0}
         return await load_run(
             {"kind": "enroll", "concurrency": 32},
-            {**checkin, "name": "open", "rate": 5},
+            {**checkin, "name": "open", "rate": 6},
             {**checkin, "name": "closed", "concurrency": 2},
             devices=30,
             workers=1,
@@ -133,7 +133,7 @@ def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: Run
 
     open_loop, closed_loop = latencies_of_due_in_stall("open"), latencies_of_due_in_stall("closed")
     assert conductor.phases[1].state.planned == 30
-    assert len(open_loop) >= 8  # five a second, for two seconds and more, without those whose Mac was still busy
+    assert len(open_loop) >= 8  # six a second, for two seconds and more, without those whose Mac was still busy
     assert len(closed_loop) <= 2  # so many at a time, and none of them comes to its end
     assert max(open_loop) >= (stall - 2 * margin) * 1000.0
 

@@ -20,13 +20,13 @@ from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_paylo
 from agent.report.generator import judged_generator
 from agent.scenario.reading import scenario_from
 
-DEVICES = 4
+DEVICES = 2
 SCEP: dict[str, Any] = {"identity": "scep", "keys": "unique"}
 
 
 def run(run_in_reactor: RunInReactor, **arguments: Any) -> Conductor:
     async def scenario() -> Conductor:
-        return await load_run(ENROLL, devices=DEVICES, fleet={"segment_size": 2}, server=SCEP, **arguments)
+        return await load_run(ENROLL, devices=DEVICES, fleet={"segment_size": 1}, server=SCEP, **arguments)
 
     return run_in_reactor(scenario())
 

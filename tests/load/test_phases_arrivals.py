@@ -180,7 +180,7 @@ SELECTIONS = {
 }
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_selected_macs_do_not_depend_on_the_number_of_workers(
     run_in_reactor: RunInReactor, tmp_path: Path, workers: int
 ) -> None:

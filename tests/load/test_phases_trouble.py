@@ -75,7 +75,7 @@ def test_power_cuts_of_segments_lose_no_command(run_in_reactor: RunInReactor) ->
 
 
 # From the run's start: long enough for the Macs to have enrolled before, also on a busy machine.
-@pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0, "not_now_retry": 1.0}, {"not_now": 0.5}])
+@pytest.mark.parametrize("behaviour", [{"not_now_for": 12.0, "not_now_retry": 3.0}, {"not_now": 0.5}])
 def test_command_answered_with_notnow_is_delivered_later(
     run_in_reactor: RunInReactor, behaviour: dict[str, Any]
 ) -> None:
