@@ -241,9 +241,8 @@ def test_enroll_retries_option_sets_the_number_of_retries(tmp_path: Path) -> Non
     assert "not a property list" in error["example"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_run_writes_its_results(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    arguments = [COMMAND, "run", "--devices", "8", "--set", "phase.off.seconds=300", "--out", str(tmp_path)]
+def test_interrupted_run_writes_its_results(tmp_path: Path) -> None:
+    arguments = [COMMAND, "run", "--devices", "4", "--set", "phase.off.seconds=300", "--out", str(tmp_path)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         output = b""
@@ -251,25 +250,25 @@ def test_interrupted_run_writes_its_results(tmp_path: Path, number: signal.Signa
             line = running.stdout.readline()
             assert line, output
             output += line
-        running.send_signal(number)
+        running.send_signal(signal.SIGINT)
         rest, errors = running.communicate(timeout=SECONDS)
-    assert running.returncode == status, errors
+    assert running.returncode == 130, errors
     assert errors == b""
     assert b"enroll" in rest  # the table with what was measured so far
     document = json.loads((tmp_path / "results.json").read_bytes())
-    assert document["operations"]["enroll"]["count"] == 8
+    assert document["operations"]["enroll"]["count"] == 4
     assert document["complete"] is False
     assert "interrupted" in document["incomplete_because"]
 
 
 def started(tmp_path: Path) -> subprocess.Popen[bytes]:
-    """A long run, once the results that it writes meanwhile have all eight enrollments."""
+    """A long run, once the results that it writes meanwhile have all four enrollments."""
     arguments = [
-        COMMAND, "run", "--devices", "8", "--segment-size", "4", "--workers", "2", "--out", str(tmp_path),
+        COMMAND, "run", "--devices", "4", "--segment-size", "2", "--workers", "2", "--out", str(tmp_path),
         "--set", "phase.off.seconds=300",
     ]  # fmt: skip
     running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while enrolled_in(tmp_path) < 8:
+    while enrolled_in(tmp_path) < 4:
         assert running.poll() is None, running.communicate()
         time.sleep(0.05)
     return running
@@ -305,7 +304,7 @@ def test_killed_run_leaves_readable_results_and_no_process(tmp_path: Path) -> No
     assert len(workers) == 2
     document = read_results(tmp_path)
     assert document.complete is False
-    assert document.operations["enroll"].count == 8
+    assert document.operations["enroll"].count == 4
     until = time.monotonic() + SECONDS
     while any(map(lives, workers)):
         assert time.monotonic() < until

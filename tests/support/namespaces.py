@@ -21,6 +21,7 @@ from debian import need
 HERE, THERE = "lom0", "far0"  # the two ends of the wire of ``both_ends``
 _numbers = count()
 _SECONDS = 120.0  # after which a command is stuck: far beyond what any takes
+_NETWORK = 0x40000000  # CLONE_NEWNET of linux/sched.h
 _QUICK_MILLISECONDS = "50"  # between the questions for a neighbour: the kernel asks three times, once a second
 
 
@@ -37,6 +38,14 @@ class Namespace:
     def command(self, *words: str | Path) -> list[str]:
         """The command line that runs a command in here."""
         return ["ip", "netns", "exec", self.name, *map(str, words)]
+
+    @property
+    def entrance(self) -> str:
+        """The Python that puts the process into it, for ``Forked``."""
+        return f"""
+import ctypes, os
+assert ctypes.CDLL(None).setns(os.open("/var/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC), {_NETWORK}) == 0
+"""
 
     def addresses(self, interface: str) -> set[str]:
         """The IPv6 addresses of an interface."""
