@@ -40,14 +40,14 @@ def test_every_arrival_shape_has_its_exact_count_over_two_shards(run_in_reactor:
     (tmp_path / "offsets").write_text("0.1\n0.9 # the last\n\n0.1\n0.4\n")
     shapes = {
         "at_once": ({}, 8),
-        "constant": ({"rate": 20, "duration": 1.5}, 30),
+        "constant": ({"rate": 20, "duration": 0.75}, 15),
         "constant_once": ({"rate": 20}, 8),
         "poisson": ({"arrivals": "poisson", "rate": 20, "duration": 1}, None),
         "poisson_once": ({"arrivals": "poisson", "rate": 30}, 8),
-        "ramp": ({"arrivals": "ramp", "rate": 0, "to_rate": 40, "duration": 1}, 20),
-        "step": ({"arrivals": "step", "steps": [[10, 1], [30, 5]], "duration": 1.5}, 25),
+        "ramp": ({"arrivals": "ramp", "rate": 0, "to_rate": 20, "duration": 1}, 10),
+        "step": ({"arrivals": "step", "steps": [[10, 0.5], [30, 5]], "duration": 1}, 20),
         "step_once": ({"arrivals": "step", "steps": [[0, 0.2], [30, 0.2]]}, 8),
-        "burst": ({"arrivals": "burst", "burst": 7, "every": 0.4, "duration": 1}, 21),
+        "burst": ({"arrivals": "burst", "burst": 3, "every": 0.4, "duration": 1}, 9),
         "burst_once": ({"arrivals": "burst", "burst": 3, "every": 0.2}, 8),
         "replay": ({"arrivals": "replay", "replay": [0.5, 0, 0, 1.1]}, 4),
         "replay_file": ({"arrivals": "replay", "replay_file": str(tmp_path / "offsets")}, 4),
