@@ -26,7 +26,8 @@ def test_it_and_its_workers_are_processes_of_one_group_with_the_environment_of_t
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOM_AGENT_TEST", "set")
-    done = lom_agent("run", "--devices", "2", "--segment-size", "1", "--workers", "2", "--quiet", patch=TELL)
+    line = ("run", "--devices", "2", "--segment-size", "1", "--workers", "2", "--boot", "constant:0.1", "--quiet")
+    done = lom_agent(*line, patch=TELL)
     assert done.returncode == 0, done.stderr
     told = [line.split() for line in done.stderr.decode().splitlines()]
     processes = {process for process, *_ in told}

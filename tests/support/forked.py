@@ -28,7 +28,8 @@ from unittest import mock
 import agent
 
 SECONDS = 120.0
-MODULES = [module.name for module in walk_packages(agent.__path__, "agent.") if module.name != "agent.__main__"]
+NOT_OF_THE_COMMAND = ("agent.__main__", "agent.pytest_plugin")
+MODULES = [module.name for module in walk_packages(agent.__path__, "agent.") if module.name not in NOT_OF_THE_COMMAND]
 IMPORTED_LATE = ["jinja2", "plotly.offline", "plotly.tools", "rich._emoji_codes", "twisted.internet.epollreactor"]
 START_CHILDREN = ("agent.processes", "agent.net.mac.keys")  # the modules that do
 

@@ -12,5 +12,4 @@ from agent.report.html import page
 
 for template in ("report.html", "base.html", "parts.html"):
     page._environment().get_template(template)
-gc.collect()
 gc.freeze()
