@@ -40,7 +40,8 @@ ForkServerContext().set_forkserver_preload(
 
 def _start_server() -> None:
     """Start it unless it runs; it imports from this folder, too."""
-    with mock.patch.dict(os.environ, PYTHONPATH=os.path.dirname(__file__)):
+    path = os.pathsep.join(filter(None, (os.path.dirname(__file__), os.environ.get("PYTHONPATH"))))
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
         forkserver.ensure_running()
 
 
