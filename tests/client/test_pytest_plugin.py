@@ -152,8 +152,8 @@ def test_an_idle_plugin_imports_nothing(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize(
     ("number", "arguments", "processes"),
-    [(signal.SIGINT, (), 1), (signal.SIGKILL, ("-n", "4", "--dist", "loadgroup"), 4)],
-    ids=["ctrl-c", "kill four processes"],
+    [(signal.SIGINT, (), 1), (signal.SIGKILL, ("-n", "2", "--dist", "loadgroup"), 2)],
+    ids=["ctrl-c", "kill two processes"],
 )
 def test_nothing_is_left_of_services_of_their_own(
     number: int, arguments: tuple[str, ...], processes: int, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch

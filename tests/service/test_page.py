@@ -57,10 +57,7 @@ def page(browser: Browser, service: Service, client: httpx.Client) -> Iterator[B
 
 def open_page(browser: Browser, url: str) -> None:
     """Leave the page, whatever the address was, and open this one with nothing stored."""
-    browser.open("about:blank")
-    browser.wait("location.href === 'about:blank'")
-    browser.complaints.clear()
-    browser.requests.clear()
+    browser.leave()
     browser.open(url)
     browser.wait("document.readyState === 'complete' && document.querySelector('#connection')")
 

@@ -9,6 +9,7 @@ Steps are the statements of the state file, the ends of its transactions, and wh
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ import twisted.internet.default
 import twisted.internet.epollreactor  # noqa: F401 - imported before the fork, installed after it
 
 import agent.net.mac.commands
+import agent.pki.pfx
 import agent.service.restoring
 from agent.cli.reactor import the_reactor
 from agent.device.record import DeviceRecord
@@ -135,6 +137,7 @@ def main() -> None:
     """Fork a fleet for each line."""
     for kind in (DeviceRecord, MacRecord, RuleRecord):
         msgspec.msgpack.Decoder(kind)  # the types keep what this makes
+    gc.freeze()  # what is here is neither looked through nor copied in each fleet
     for line in sys.stdin:
         what = json.loads(line)
         process = os.fork()
