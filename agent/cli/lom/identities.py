@@ -1,18 +1,16 @@
-"""The identities of the LOM commands, from files or a seed. Both ends have the same options."""
+"""The identities of ``lom-device`` and ``lom-request``, from files or a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from agent.fleet.population import DEFAULT_SEED
 from agent.lom.endpoint import LinkSide
 from agent.net.transport.anchors import read_anchors, read_identity
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,36 +19,6 @@ class Source:
 
     seed: str | None
     side: LinkSide | None
-
-
-def identity_options(ours: str, peers: str) -> Callable[[Command], Command]:
-    """The options of an end that is ``ours`` and verifies ``peers``; ``source_of`` reads them."""
-    file = click.Path(dir_okay=False)
-
-    def decorate(command: Command) -> Command:
-        for option in (
-            click.option(
-                "--seed",
-                metavar="TEXT",
-                help="Derive the identities from this text, for tests: anyone who knows the text has every key.  "
-                f"[default, without files: {DEFAULT_SEED}]",
-            ),
-            click.option(
-                "--ca",
-                multiple=True,
-                type=file,
-                metavar="FILE",
-                help=f"A CA certificate that verifies {peers} (PEM or DER). Repeatable.",
-            ),
-            click.option("--key", type=file, metavar="FILE", help="The private key of --cert (PEM, not encrypted)."),
-            click.option(
-                "--cert", type=file, metavar="FILE", help=f"The {ours}'s certificate (PEM), then its intermediates."
-            ),
-        ):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def source_of(options: Mapping[str, Any], *with_seed: str) -> Source:
