@@ -331,7 +331,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: Annotated[
         tuple[str, ...],
         key(
-            'Limits, such as `"session.p99 < 500ms"`; a broken limit fails the run.',
+            'Limits, such as `"session.p99 < 500ms"`; a failed limit fails the run.',
             example=["session.p99 < 500ms", "session.errors == 0"],
         ),
     ] = ()
