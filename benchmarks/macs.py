@@ -11,7 +11,7 @@ from nginx import Server
 from agent.cli.reactor import the_reactor
 from agent.device.mac import Device
 from agent.errors import PeerError
-from agent.faults import Faults
+from agent.faults.decisions import Faults
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook
 from agent.mdm.access_rights import ALL_RIGHTS

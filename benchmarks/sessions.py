@@ -23,7 +23,8 @@ from macs import COMMAND, IDLE_LENGTH, Macs, identities, raw_request
 from nginx import cores, server, skip_without, write_identity
 from table import heading, row, verdict
 
-from agent.faults import Faults, Rule
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
 from agent.pki.authority import CLIENT_USAGE
 
 ROUNDS = 7

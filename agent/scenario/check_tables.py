@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from agent.errors import OperatorError
-from agent.faults import Faults
+from agent.faults.decisions import Faults
 from agent.fleet.durations import parse_duration
 from agent.measure.limits import parse_limit
 from agent.net.lom.networks import LOOPBACK, MEMORY, parse_network

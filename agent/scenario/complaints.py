@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct, ValidationError, inspect
 
 from agent.errors import OperatorError
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.scenario.keys import ARRAYS, KIND, PHASE, RULE, bare, found, keys_of, phase_label, phase_table, within, words
 from agent.scenario.types import PHASE_KINDS, Scenario
 

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.errors import OperatorError
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.files import read_file
 from agent.scenario.check_phases import checked_phases
 from agent.scenario.check_tables import checked_tables

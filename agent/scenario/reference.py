@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.fleet.population import MAX_DEVICES
 from agent.scenario.keys import ARRAYS, Key, keys_of, own_keys, tables
 from agent.scenario.toml import toml

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.scenario.arrivals import AtOnce, Burst, Constant, Poisson, Ramp, Replay, Shape, Steps, expected
 from agent.scenario.check_tables import has_embedded_lab

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.scenario.keys import ARRAYS, Key, keys_of
 from agent.scenario.toml import toml
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, FleetPart, PhaseBase, Scenario

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from agent.faults import MOST_RULES, Rule
+from agent.faults.decisions import MOST_RULES
+from agent.faults.rules import Rule
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Population
 from agent.net.apns.behaviour import PushSettings
 from agent.net.mac.behaviour import MacSettings

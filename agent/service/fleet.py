@@ -18,7 +18,8 @@ from twisted.python.failure import Failure
 
 from agent import __version__
 from agent.errors import OperatorError, PeerError
-from agent.faults import Faults, Rule
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.load.machine import allow_open_files
 from agent.lom.power import RequestRefused

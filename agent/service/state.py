@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 from twisted.logger import Logger
 
-from agent.faults import Rule, RuleRecord
+from agent.faults.decisions import RuleRecord
+from agent.faults.rules import Rule
 from agent.net.mac.fleet import Fleet
 from agent.net.mac.keeping import MacRecord
 from agent.net.timing import Clock, DelayedCall

@@ -30,7 +30,7 @@ from agent.client import (
     UnexpectedStatus,
     WaitTimedOut,
 )
-from agent.faults import On
+from agent.faults.effects import On
 
 pytestmark = pytest.mark.slow
 

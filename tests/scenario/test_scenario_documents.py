@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import plists
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.profiles.profile import read_profile
 from agent.scenario.keys import ARRAYS, RULE, keys_of, tables
 from agent.scenario.reading import read_scenario, scenario_from

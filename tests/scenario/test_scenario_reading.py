@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agent import plists
 from agent.errors import OperatorError
-from agent.faults import Rule, RuleError
+from agent.faults.rules import Rule, RuleError
 from agent.lom.power import CHOICES, PowerChoices
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.fleet import FleetBehaviour

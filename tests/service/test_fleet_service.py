@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from agent import plists
 from agent.errors import OperatorError, PeerError
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.lab.state import QueuedCommand
 from agent.lom.requests import PowerRequest
 from agent.mdm.refusals import ServerRefused

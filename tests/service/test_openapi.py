@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from msgspec import Struct
 from twisted.internet.threads import deferToThread
 
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.service import types
 from agent.service.api.event_kinds import EVENT_KINDS
 from agent.service.api.openapi import field_descriptions, openapi, path_template

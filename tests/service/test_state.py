@@ -17,7 +17,7 @@ from twisted.internet.task import Clock, deferLater
 from agent.device.installing import enrollment_steps
 from agent.device.steps import CheckIn, advance
 from agent.errors import OperatorError
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.lab.core import Lab, Refused
 from agent.lab.server import LabServer
 from agent.net.apns.behaviour import PushBehaviour

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from agent import __version__
 from agent.errors import PeerError
-from agent.faults import Faults, Rule
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
 from agent.measure.live import LiveView
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import EventLog

@@ -25,7 +25,7 @@ import agent.net.mac.commands
 import agent.service.restoring
 from agent.cli.reactor import the_reactor
 from agent.device.record import DeviceRecord
-from agent.faults import RuleRecord
+from agent.faults.decisions import RuleRecord
 from agent.net.mac.behaviour import MacSettings
 from agent.net.mac.keeping import MacRecord
 from agent.net.mac.sessions import Sessions

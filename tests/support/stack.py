@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from agent.faults import Faults
+from agent.faults.decisions import Faults
 from agent.fleet.population import Population
 from agent.lab.core import Lab
 from agent.lab.server import LabServer

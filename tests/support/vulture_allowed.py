@@ -30,7 +30,7 @@ ALLOWED = {
     "cli.scenario: scenario_doc": _CLICK,
     "cli.scenario: scenario_new": _CLICK,
     "device.packed: reducer_override": "pickle calls it by its name",
-    "faults: reset_counts": _CONTROL,
+    "faults.decisions: reset_counts": _CONTROL,
     "client.devices: come_online": _USERS,
     "client.devices: lom_item": _USERS,
     "client.devices: on_check_in": _USERS,

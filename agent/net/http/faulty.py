@@ -13,7 +13,7 @@ from typing import Any
 from OpenSSL import SSL
 
 from agent.errors import MisuseError
-from agent.faults import At
+from agent.faults.effects import At
 from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.http1 import Response
 from agent.net.timing import DelayedCall

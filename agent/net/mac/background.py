@@ -19,7 +19,7 @@ from agent import plists
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
 from agent.errors import CutShort, PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.lom.endpoint import Endpoint
 from agent.lom.requests import RelayOutcome
 from agent.mdm import checkin

@@ -19,7 +19,7 @@ from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
 from agent.device.steps import Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.lom.link import LinkRequest
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from agent.errors import MisuseError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.fleet.population import Mac
 from agent.mdm import results
 from agent.mdm.checkin import USER_AGENT

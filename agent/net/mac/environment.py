@@ -8,7 +8,7 @@ from functools import partial
 
 from cryptography import x509
 
-from agent.faults import Faults, Hit
+from agent.faults.decisions import Faults, Hit
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.measure.exchanges import ExchangeLog

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.errors import PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.fleet.population import Mac
 from agent.measure.exchanges import HTTPExchange, Kind
 from agent.net.http.connection import HTTPConnection

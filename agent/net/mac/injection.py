@@ -1,13 +1,14 @@
 """What a fault rule does to one Mac: the result of a command, the bytes of a message, the request on a connection.
 
-``agent.faults`` decides; the parts of the Mac (commands, sessions, background tasks, push) ask it at their operations
-and carry out what is found here.
+`agent.faults.decisions` decides; the parts of the Mac (commands, sessions, background tasks, push) ask it at their
+operations and carry out what is found here.
 """
 
 from __future__ import annotations
 
 from agent.errors import PeerError
-from agent.faults import Hit, Rule
+from agent.faults.decisions import Hit
+from agent.faults.rules import Rule
 from agent.fleet.derivation import uuid_text
 from agent.fleet.population import Mac
 from agent.mdm.results import INVALID_REQUEST_TYPE, ChainedError, Domain, Result, Status, failed

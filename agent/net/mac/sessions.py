@@ -16,7 +16,7 @@ from agent.device.installing import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
 from agent.errors import CutShort, MisuseError, PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, Status, failed
 from agent.mdm.session import Event, Execute, NotNowRepeated, Send, SessionEnded, State

@@ -13,7 +13,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.faults import Faults, Rule, RuleCounts
+from agent.faults.decisions import Faults, RuleCounts
+from agent.faults.rules import Rule
 from agent.net.timing import Clock, sleep
 from agent.service.api.problems import RequestFailed
 from agent.service.api.streams import EventStream

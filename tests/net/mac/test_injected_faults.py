@@ -11,7 +11,8 @@ from stack import Stack, stack
 from twisted.internet import reactor
 
 from agent.errors import PeerError
-from agent.faults import Faults, Rule, RuleError
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule, RuleError
 from agent.fleet.durations import Constant
 from agent.load.gateway import APNsPlan
 from agent.lom.power import Power

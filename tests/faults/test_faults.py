@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import OperatorError
-from agent.faults import EFFECTS, PARAMETERS, TYPED, Faults, Rule, RuleCounts, RuleError
+from agent.faults.decisions import Faults, RuleCounts
+from agent.faults.effects import EFFECTS, PARAMETERS, TYPED
+from agent.faults.rules import Rule, RuleError
 from agent.fleet.population import Mac, Population
 
 POPULATION = Population("faults", 60, 10)
@@ -308,7 +310,7 @@ def test_counts_are_reset() -> None:
 
 
 def test_there_is_a_limit_of_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.faults.MOST_RULES", 1)
+    monkeypatch.setattr("agent.faults.decisions.MOST_RULES", 1)
     faults = in_force(Rule(on="command", do="not_now"))
     with pytest.raises(OperatorError, match="Expected at most 1 rules"):
         faults.add(Rule(on="command", do="not_now"), 0.0)

@@ -9,13 +9,14 @@ from typing import get_args
 
 import pytest
 
-from agent.faults import EFFECTS, At, On, Rule
+from agent.faults.effects import EFFECTS, At, On
+from agent.faults.rules import Rule
 from agent.push.rules import parse_rule
 from agent.scenario.keys import keys_of
 from agent.scenario.reading import scenario_from
 from agent.scenario.reference import table_of
 
-PAGE = (Path(__file__).parent.parent / "docs" / "faults.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "faults.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 TEXTS = re.findall(r"^\| `([^`]+)` \| (`do = .*|none.*) \|$", PAGE, re.MULTILINE)
 
