@@ -23,7 +23,7 @@ from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.tls import make_context
 from agent.pki.authorities import Authorities
 from agent.pki.certificates import CertificateError, peer_certificate
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import Identity
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 

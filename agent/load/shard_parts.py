@@ -17,12 +17,12 @@ from agent.load.phases.waits import MacWaits
 from agent.load.shard_keys import expect_keys
 from agent.load.shard_plan import EnrollAt, ShardPlan, server_config
 from agent.measure.metrics import Metrics
-from agent.measure.operations import Operations
+from agent.measure.operations import Moment, Operations
 from agent.measure.summaries import RuleSummary
 from agent.measure.trace import TraceFile, several
 from agent.net.lom.networks import INTERFACE, make_network, parse_network
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment, Moment
+from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import Fleet, FleetBehaviour
 from agent.net.mac.fleet_push import fleet_push_endpoint
 from agent.net.mac.keys import KeyPool, parse_keys

@@ -22,12 +22,13 @@ import agent.lab.server
 from agent.lab.core import Message
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
-from agent.mdm.session import Timing
+from agent.mdm.timing import Timing
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import MAX_WARNINGS
 from agent.net.mac.fleet import FleetBehaviour
 from agent.pki.authority import Authority, Usage
-from agent.pki.cms import open_signed, sign_attached
+from agent.pki.cms import open_signed
+from agent.pki.cms_signing import sign_attached
 from agent.pki.pem import key_pem
 from agent.profiles.errors import ProfileError
 from agent.profiles.making import (

@@ -14,7 +14,7 @@ from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible, Pace
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
-from agent.net.mac.environment import Moment
+from agent.measure.operations import Moment
 from agent.scenario.arrivals import Arrival
 
 WALL = 1_000_000.0

@@ -33,7 +33,7 @@ from profile_parts import (
 from strategies_mdm import broken_plists, changed, values
 
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
 from agent.plists import PlistError, dump_binary, dump_xml
 from agent.profiles.certificates import certificate_of, unpack_identity
 from agent.profiles.enrollment import Enrollment, check_update, enrollment_of

@@ -14,7 +14,7 @@ from servers import HOST, Request, Talk, TLSServer, answer, serving, until
 from stack import Stack
 
 from agent.errors import PeerError
-from agent.mdm.session import Timing
+from agent.mdm.timing import Timing
 from agent.measure.records import Exchange
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet import FleetBehaviour

@@ -33,7 +33,7 @@ from agent.net.mac import hints
 from agent.net.mac.environment import Environment
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.injection import altered
-from agent.pki.cms import mdm_signature
+from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload

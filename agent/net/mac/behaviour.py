@@ -7,7 +7,8 @@ from typing import Annotated
 from msgspec import Struct, field
 
 from agent.lom.power import PowerChoices
-from agent.mdm.session import NOT_NOW_RETRY_SECONDS, REFUSED_RETRIES
+from agent.mdm.session import REFUSED_RETRIES
+from agent.mdm.timing import NOT_NOW_RETRY_SECONDS
 from agent.settings import Retries, Seconds, Share, SomeSeconds, key
 
 

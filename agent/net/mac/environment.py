@@ -29,8 +29,6 @@ from agent.net.transport.tls import TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
 
-__all__ = ["Environment", "Moment"]
-
 MAX_WARNINGS = 100  # ours: a server can cause a new text with each answer
 
 

@@ -12,7 +12,7 @@ from agent.fleet.durations import Duration, Durations, parse_duration
 from agent.fleet.population import NoSuchMacError, Population
 from agent.lom.link import LIMITS
 from agent.lom.power import PowerChoices
-from agent.mdm.session import DEFAULT_TIMING, Timing
+from agent.mdm.timing import DEFAULT_TIMING, Timing
 from agent.net.mac.behaviour import MacSettings
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import Environment

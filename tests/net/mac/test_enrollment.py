@@ -23,7 +23,7 @@ from servers import HOST, Talk, answer, serving, unused_port
 from agent.errors import PeerError
 from agent.pki.authorities import Authorities
 from agent.pki.authority import SERVER_USAGE, Authority, Usage
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import Identity
 
 Spoil = Callable[[dict[str, Any]], object]

@@ -17,7 +17,7 @@ from agent.fleet.durations import Constant
 from agent.load.gateway import APNsPlan
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
-from agent.mdm.session import Timing
+from agent.mdm.timing import Timing
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet import FleetBehaviour

@@ -18,7 +18,7 @@ from stack import Stack
 
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.mdm.checkin import USER_AGENT
-from agent.mdm.session import Timing
+from agent.mdm.timing import Timing
 from agent.net.http.fetch import retry_after
 from agent.net.http.http1 import Response
 from agent.net.mac.client import MDMClient
