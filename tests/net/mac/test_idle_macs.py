@@ -7,7 +7,7 @@ import gc
 from conftest import RunInReactor
 from stack import stack
 
-from agent.net.mac.client import ActiveMac
+from agent.net.mac.active import ActiveMac
 from agent.net.mac.commands import Commands
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.power import LOMPresence, PowerTimer
