@@ -108,7 +108,7 @@ class _Serving:
         if self._stopped.called or handle.removed or handle.client.enrolled:
             return
         try:
-            await self._service.enroll(handle, Enroll(timeout=ENROLL_SECONDS))
+            await self._service.actions.enroll(handle, Enroll(timeout=ENROLL_SECONDS))
         except LomAgentError as error:
             if not self._stopped.called:
                 _warn(f"{handle.udid} did not enroll: {error}")

@@ -54,6 +54,7 @@ class FakeService:
         self._handles: list[Handle] = []
         self.events = EventLog(lambda: 1000.0, limit=100)
         self.faults = Faults()
+        self.actions = self
         self.enrolling: list[Deferred[None]] = []
         self.advanced = 0.0
         self.seed = "seed"

@@ -116,7 +116,7 @@ def _stuck(service: FleetService, reactor: Any) -> None:
 def _enroll(service: FleetService, handle: Any) -> None:
     from twisted.internet.defer import ensureDeferred
 
-    ensureDeferred(service.enroll(handle, Enroll())).addErrback(lambda _: None)  # it was enrolling already
+    ensureDeferred(service.actions.enroll(handle, Enroll())).addErrback(lambda _: None)  # it was enrolling already
 
 
 def _log_executions(path: str) -> None:

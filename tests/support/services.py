@@ -47,7 +47,7 @@ class RunningService:
         """New Macs, enrolled in the lab."""
         handles = self.service.add(AddMacs(count=count, **more))
         for handle in handles:
-            await self.service.enroll(handle, Enroll())
+            await self.service.actions.enroll(handle, Enroll())
         return handles
 
     async def push(self, handle: MacHandle) -> None:
@@ -85,7 +85,7 @@ class RunningService:
     async def set_up_lom(self, handles: list[MacHandle]) -> None:
         """Install the LOM profile of the service on each Mac."""
         for handle in handles:
-            profile = self.service.lom_profile(handle)
+            profile = self.service.actions.lom_profile(handle)
             command = await self.command(handle, "InstallProfile", Payload=profile)
             await self.event("delivered", handle, command_uuid=command, status="Acknowledged")
 
