@@ -27,9 +27,9 @@ from agent.net.mac.keys import KeyPool
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authorities import Authorities
-from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import PrivateKey
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 from agent.profiles.making import enrollment_profile, lom_profile
 
 reactor = the_reactor()

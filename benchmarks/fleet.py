@@ -16,7 +16,7 @@ import time
 from enrolled import EnrolledFleet, resident_bytes
 from table import verdict
 
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 
 MIB = 1024 * 1024
 AIM_SECONDS, AIM_MIB = 5.0, 250.0

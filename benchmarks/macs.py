@@ -26,8 +26,8 @@ from agent.net.mac.keys import KeyPool
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import CLIENT_USAGE
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE
 from agent.plists import dump_xml
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 

@@ -66,7 +66,7 @@ def serve() -> None:
 
     from agent.lab.core import Lab
     from agent.lab.server import LabServer
-    from agent.pki.authorities import Authorities
+    from agent.pki.issuing.authorities import Authorities
 
     class End(Protocol):
         def connectionLost(self, _reason: object = None) -> None:

@@ -25,7 +25,7 @@ from table import heading, row, verdict
 
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
-from agent.pki.authority import CLIENT_USAGE
+from agent.pki.issuing.authority import CLIENT_USAGE
 
 ROUNDS = 7
 SIGNATURES = 1000

@@ -117,7 +117,7 @@ def test_trace_has_every_exchange_and_no_secret(
 
 def test_wrong_commonname_fails_one_mac_only(tmp_path: Path) -> None:
     patch = """
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 issue = Authorities.lom_device_identity
 wrong = []
 def lom_device_identity(self, dns_name):

@@ -34,7 +34,7 @@ from lom_by_hand import (
     told,
 )
 
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE
+from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE
 
 
 @pytest.fixture(scope="module")

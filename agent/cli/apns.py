@@ -13,8 +13,8 @@ from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.gateway import NAMES
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors, read_identity
-from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 from agent.pki.pem import certificate_pem, key_pem
 from agent.scenario.types import PushPart, Scenario
 

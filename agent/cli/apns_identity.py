@@ -41,8 +41,8 @@ def apns_identity(out: str, topic: str | None, overwrite: bool) -> None:
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
         from agent.cli.apns import gateway_authority
+        from agent.pki.issuing.push_certificate import push_identity
         from agent.pki.pem import certificate_pem
-        from agent.pki.push_certificate import push_identity
     folder = Path(out)
     certificate, key = folder / "push.pem", folder / "push.key"
     there = [str(path) for path in (certificate, key) if path.exists()]

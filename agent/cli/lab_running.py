@@ -20,8 +20,8 @@ from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 
 

@@ -21,7 +21,7 @@ from agent.files import read_file, write_file
 from agent.net.mac.behaviour import MacSettings
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.service.api.control import ControlServer
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle

@@ -24,7 +24,7 @@ from agent.load.machine import allow_open_files
 from agent.measure.exchanges import HTTPExchange
 from agent.net.mac.client import MDMClient
 from agent.net.timing import Reactor, RunClock
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import EventLog
 from agent.service.macs.actions import Actions

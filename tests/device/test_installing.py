@@ -14,7 +14,7 @@ from agent.device.mac import Device
 from agent.device.steps import Done, ObtainIdentity, Steps, advance
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
-from agent.pki.authority import LOM_USAGE, Authority
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 from agent.plists import dump_xml
 from agent.profiles.errors import ProfileError
 

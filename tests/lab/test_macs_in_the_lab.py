@@ -26,9 +26,9 @@ from agent.mdm.timing import Timing
 from agent.net.mac.client import MDMClient
 from agent.net.mac.environment import MAX_WARNINGS
 from agent.net.mac.fleet import FleetBehaviour
-from agent.pki.authority import Authority, Usage
 from agent.pki.cms import open_signed
 from agent.pki.cms_signing import sign_attached
+from agent.pki.issuing.authority import Authority, Usage
 from agent.pki.pem import key_pem
 from agent.profiles.errors import ProfileError
 from agent.profiles.making import (

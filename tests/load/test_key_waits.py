@@ -15,7 +15,7 @@ from agent.load.conductor import Conductor
 from agent.load.shard_keys import key_sizes
 from agent.load.shard_plan import EnrollAt, EnrollWith, ShardPlan
 from agent.net.mac import keys
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 from agent.report.generator import judged_generator
 from agent.scenario.reading import scenario_from

@@ -28,7 +28,7 @@ from agent.lab.core import Lab, Message
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 
 MACS = 8

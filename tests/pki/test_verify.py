@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from OpenSSL import SSL, crypto
 from strategies_mdm import changed
 
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.purpose import Purpose
 from agent.pki.verify import (
     CertificateExpired,

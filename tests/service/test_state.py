@@ -22,7 +22,7 @@ from agent.lab.core import Lab, Refused
 from agent.lab.server import LabServer
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.behaviour import MacSettings
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 from agent.push.store import Notification
 from agent.service.fleet import FleetService

@@ -28,8 +28,8 @@ from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.gateway import NAMES, APNsGateway
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock
-from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.push.broker import Presence, PushBroker
 from agent.push.counts import merge_push_counts
 from agent.push.requests import NOBODY, PushPolicy

@@ -17,8 +17,8 @@ from typing import Any
 from command import lom_agent
 from forked import SECONDS, Forked
 
-from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 from agent.pki.pem import certificate_pem, key_pem
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -16,8 +16,8 @@ from agent.measure.records import Exchange
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.timing import Reactor
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 
 DEVICE_CA = Authority.create("Test LOM Device CA")
 CONTROLLER_CA = Authority.create("Test LOM Controller CA")

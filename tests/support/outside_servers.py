@@ -24,7 +24,7 @@ from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.net.apns.provider import PushFailed
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 
 KEY = "nano-key-0123456789"

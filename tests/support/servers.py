@@ -29,8 +29,8 @@ from agent.net.http.http1 import Origin, Response, encode_request
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 
 AUTHORITY = Authority.create("Test CA")
 HOST = "127.0.0.1"

@@ -14,7 +14,7 @@ from agent.lab.core import Lab
 from agent.lom.requests import PowerRequest
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.behaviour import MacSettings
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.service.embedded import Embedded, EmbeddedChoice
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle

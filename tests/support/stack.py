@@ -28,8 +28,8 @@ from agent.net.mac.keys import KeyPool, _Key
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authorities import Authorities
-from agent.pki.authority import Authority
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authority import Authority
 
 SECONDS = 20.0  # after which something that should happen did not: far beyond what it takes
 

@@ -19,7 +19,7 @@ from agent.cli.signals import Stopping
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, Mac, Population
 from agent.net.lom.by_hand_device import BootEnded, Cast, Event, LinkRefused, RequestAnswered, StandaloneDevices
 from agent.net.transport.addresses import parse_socket_address
-from agent.pki.seeded import SeededIdentities
+from agent.pki.issuing.seeded import SeededIdentities
 from agent.pki.verify import common_name
 from agent.report.terminal import visible
 

@@ -9,8 +9,8 @@ import click
 from agent.cli.outputs import make_folder
 from agent.files import write_file
 from agent.fleet.population import Population
+from agent.pki.issuing.seeded import SeededIdentities
 from agent.pki.pem import certificate_pem, key_pem
-from agent.pki.seeded import SeededIdentities
 
 
 def write_identity(seed: str, index: int, role: str, out: str) -> None:

@@ -20,7 +20,7 @@ from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_UUID_LENGTH, PowerReques
 from agent.net.lom.by_hand_controller import Asking, RequestResult, Step
 from agent.net.lom.controller import RelayAbandoned
 from agent.net.transport.addresses import parse_socket_address, socket_address_text
-from agent.pki.seeded import SeededIdentities
+from agent.pki.issuing.seeded import SeededIdentities
 from agent.report.terminal import visible
 
 _OCTETS_A_LINE = 16

@@ -21,7 +21,7 @@ from agent.net.mac.commands import CurrentCommand
 from agent.net.mac.environment import Environment
 from agent.net.mac.fleet import Fleet
 from agent.net.timing import OutOfTime, within
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.push.reasons import OwnCause, RefusedByOwnGateway
 from agent.servers.server import PushNotSent, Server
 

@@ -15,7 +15,7 @@ from agent.mdm.results import INVALID_REQUEST_TYPE, ChainedError, Domain, Result
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.faulty import ConnectionFault, FaultyConnection
 from agent.pki.identity import Identity
-from agent.pki.invalid import expired, of_another_ca
+from agent.pki.issuing.invalid import expired, of_another_ca
 
 _NO_CHAIN = ChainedError(Domain.MDM, INVALID_REQUEST_TYPE, "The command failed because of an injected fault.")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from agent.errors import OperatorError, PeerError
 from agent.lom.power import RequestRefused
 from agent.lom.requests import PowerRequest
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import lom_profile
 from agent.service.errors import Conflict
 from agent.service.macs.enrolling import Enrollments

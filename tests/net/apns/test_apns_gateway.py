@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from odd_certificates import UNREADABLE, odd_identity
 
 from agent.net.apns.connection import GatewayLimits
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 from agent.push.broker import Presence
 from agent.push.requests import Provider
 

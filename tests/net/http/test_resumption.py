@@ -25,8 +25,8 @@ from agent.net.transport import openssl_direct
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, SERVER_USAGE, Authority
 from agent.pki.verify import PeerCheck, PeerRejected, server_judge
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 

@@ -30,8 +30,8 @@ from twisted.internet import reactor
 
 from agent.lom.requests import RelayOutcome
 from agent.net.transport.stream import Timeouts
-from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 OTHER_NAME = "other.lom.test"

@@ -60,8 +60,8 @@ from agent.lom.link import LinkAnswer
 from agent.lom.requests import RelayOutcome
 from agent.net.transport.listener import Listener
 from agent.net.transport.stream import Timeouts
-from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

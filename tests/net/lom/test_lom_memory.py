@@ -31,7 +31,7 @@ from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.memory import MemoryLOMNetwork
-from agent.pki.authority import LOM_USAGE
+from agent.pki.issuing.authority import LOM_USAGE
 
 
 class Turns(Clock):

@@ -21,10 +21,10 @@ from scripted_mdm import (
 from servers import HOST, Talk, answer, serving, unused_port
 
 from agent.errors import PeerError
-from agent.pki.authorities import Authorities
-from agent.pki.authority import SERVER_USAGE, Authority, Usage
 from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import Identity
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authority import SERVER_USAGE, Authority, Usage
 
 Spoil = Callable[[dict[str, Any]], object]
 

@@ -25,8 +25,8 @@ from agent.net.mac.scep import StillPending, obtain_identity
 from agent.net.transport.errors import ConnectFailed
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity
+from agent.pki.issuing.authorities import Authorities
 from agent.pki.scep.ca import cert_rep_failure, cert_rep_success, read_request
 from agent.pki.scep.cacert import render_ca_certificates
 from agent.pki.scep.caps import LAB_CAPABILITIES, render_caps

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from agent.cli.apns import gateway_authority
 from agent.errors import OperatorError
 from agent.net.transport.anchors import MAX_KEY_BYTES, read_identity
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 from agent.pki.pem import certificate_pem, key_pem
 
 _P256 = bytes.fromhex("06082a8648ce3d030107")  # the OID of the curve, 1.2.840.10045.3.1.7

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE
 
 NOT_BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
 NOT_AFTER = datetime(2050, 1, 1, tzinfo=UTC)

@@ -15,11 +15,11 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity, IdentityError
+from agent.pki.issuing.authority import LOM_USAGE, Authority
+from agent.pki.issuing.seeded import SeededIdentities
 from agent.pki.pem import certificate_pem, key_pem, load_identity
 from agent.pki.purpose import Purpose
-from agent.pki.seeded import SeededIdentities
 from agent.pki.verify import UntrustedChain, WrongName, controller_judge, device_judge, verify_chain
 
 NAME = "mac-1.lom.test"
@@ -33,7 +33,7 @@ FINGERPRINTS = {
     "controller": "41a3316f1bb8c2156d5a9cf22f8bfc34d1f82676e1399374cf342ca0eca4d819",
 }
 PROGRAM = f"""
-from agent.pki.seeded import SeededIdentities
+from agent.pki.issuing.seeded import SeededIdentities
 from cryptography.hazmat.primitives import hashes
 seeded = SeededIdentities("trial")
 for each in (seeded.device_ca, seeded.controller_ca, seeded.device(1, {NAME!r}).certificate,

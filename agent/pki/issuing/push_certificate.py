@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from agent.errors import OperatorError
-from agent.pki.authority import Authority, Usage
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import Authority, Usage
 
 TOPIC_PREFIX = "com.apple.mgmt."
 APNS_PRODUCTION = x509.ObjectIdentifier("1.2.840.113635.100.6.3.2")  # Apple: "APNs production"; 6.3.1 is the sandbox

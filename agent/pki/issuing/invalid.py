@@ -8,8 +8,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 
 _AGE = timedelta(days=30)
 
