@@ -27,8 +27,8 @@ from agent.report.junit import write_junit
 from agent.report.outcome import outcome
 from agent.report.results import FILE_NAME, ResourceMeter, RunInfo, results, write_results
 from agent.report.terminal import print_summary
-from agent.scenario.redacted import as_document
 from agent.scenario.types import Scenario
+from agent.scenario.writing.redacted import as_document
 
 REPORT_NAME = "report.html"
 UNWRITTEN_STATUS = 2  # of a command that could not write a file: tell raises an OperatorError

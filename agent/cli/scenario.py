@@ -11,9 +11,9 @@ import click
 from agent.cli.signals import importing
 from agent.errors import OperatorError
 from agent.files import write_file
-from agent.scenario.reference import document
-from agent.scenario.template import DEFAULT_KINDS, template
 from agent.scenario.types import PHASE_KINDS
+from agent.scenario.writing.reference import document
+from agent.scenario.writing.template import DEFAULT_KINDS, template
 
 set_option = click.option(
     "--set",

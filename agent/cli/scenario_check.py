@@ -10,8 +10,8 @@ from rich.table import Table
 
 from agent.errors import OperatorError
 from agent.scenario.reading import read_scenario
-from agent.scenario.summary import PhaseLine, Summary, length_words, summary
 from agent.scenario.types import Scenario
+from agent.scenario.writing.summary import PhaseLine, Summary, length_words, summary
 
 
 def check(files: Sequence[str], overrides: Sequence[str]) -> bool:

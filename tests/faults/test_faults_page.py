@@ -14,7 +14,7 @@ from agent.faults.rules import Rule
 from agent.push.rules import parse_rule
 from agent.scenario.keys import keys_of
 from agent.scenario.reading import scenario_from
-from agent.scenario.reference import table_of
+from agent.scenario.writing.reference import table_of
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "faults.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

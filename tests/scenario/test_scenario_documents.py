@@ -18,11 +18,11 @@ from agent.faults.rules import Rule
 from agent.profiles.profile import read_profile
 from agent.scenario.keys import ARRAYS, RULE, keys_of, tables
 from agent.scenario.reading import read_scenario, scenario_from
-from agent.scenario.reference import EXAMPLE, document
-from agent.scenario.summary import length_words, summary
-from agent.scenario.template import template
-from agent.scenario.toml import toml, toml_key
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Scenario
+from agent.scenario.writing.reference import EXAMPLE, document
+from agent.scenario.writing.summary import length_words, summary
+from agent.scenario.writing.template import template
+from agent.scenario.writing.toml import toml, toml_key
 
 ROOT = Path(__file__).parent.parent.parent
 REFERENCE = ROOT / "docs" / "scenario.md"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.errors import OperatorError
 from agent.scenario.reading import scenario_from
-from agent.scenario.redacted import as_document
+from agent.scenario.writing.redacted import as_document
 
 TEXT = """
 [fleet]

@@ -24,9 +24,9 @@ from agent.scenario.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisso
 from agent.scenario.keys import keys_of, tables
 from agent.scenario.pacing import Closed, pace
 from agent.scenario.reading import MAX_BYTES, read_scenario, scenario_from
-from agent.scenario.redacted import as_document
-from agent.scenario.summary import summary
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Scenario
+from agent.scenario.writing.redacted import as_document
+from agent.scenario.writing.summary import summary
 
 RULE = '\n[[rule]]\non = "command"\ndo = "not_now"\n'
 ENROLL = '[[phase]]\nkind = "enroll"\n'

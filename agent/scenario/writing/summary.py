@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.scenario.arrivals import AtOnce, Burst, Constant, Poisson, Ramp, Replay, Shape, Steps, expected
-from agent.scenario.check_tables import has_embedded_lab
+from agent.scenario.checks.tables import has_embedded_lab
 from agent.scenario.pacing import Closed, pace
 from agent.scenario.targets import chosen_macs, chosen_segments, lom_requests
 from agent.scenario.types import (

@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from agent.faults.rules import Rule
 from agent.scenario.keys import ARRAYS, Key, keys_of
-from agent.scenario.toml import toml
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, FleetPart, PhaseBase, Scenario
+from agent.scenario.writing.toml import toml
 
 DEFAULT_KINDS = ("enroll", "command", "lom_setup", "lom")
 _WIDTH = 100

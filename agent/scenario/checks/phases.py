@@ -10,7 +10,7 @@ from msgspec import structs
 from agent import plists
 from agent.errors import MisuseError, OperatorError, PeerError
 from agent.files import read_file
-from agent.scenario.check_tables import can_push
+from agent.scenario.checks.tables import can_push
 from agent.scenario.pacing import phase_arrivals, phase_concurrency, phase_rate
 from agent.scenario.types import (
     DEFAULT_REQUEST,

@@ -10,8 +10,8 @@ from msgspec import Struct
 from agent.faults.rules import Rule
 from agent.fleet.population import MAX_DEVICES
 from agent.scenario.keys import ARRAYS, Key, keys_of, own_keys, tables
-from agent.scenario.toml import toml
 from agent.scenario.types import DEFAULT_REQUEST, PHASE_KINDS, ArrivingPhase, PhaseBase, Scenario
+from agent.scenario.writing.toml import toml
 from agent.settings import LONGEST_SECONDS
 
 EXAMPLE = """\
