@@ -21,9 +21,9 @@ from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.net.lom.memory import MemoryLOMNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import Fleet
-from agent.net.mac.keys import KeyPool
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts

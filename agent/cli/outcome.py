@@ -19,7 +19,7 @@ from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.measure.limits import parse_limit
 from agent.measure.trace import TraceParts
-from agent.net.mac.keys import parse_keys
+from agent.net.mac.fleet.keys import parse_keys
 from agent.push.counts import merge_push_counts
 from agent.report.document import Document, RecordedOutcome
 from agent.report.html import write_report

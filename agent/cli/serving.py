@@ -18,7 +18,7 @@ from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping, printing
 from agent.errors import LomAgentError, OperatorError
 from agent.files import read_file, write_file
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
 from agent.pki.issuing.authorities import Authorities

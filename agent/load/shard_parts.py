@@ -22,10 +22,10 @@ from agent.measure.summaries import RuleSummary
 from agent.measure.trace import TraceFile, several
 from agent.net.lom.networks import INTERFACE, make_network, parse_network
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import Fleet, FleetBehaviour
-from agent.net.mac.fleet_push import fleet_push_endpoint
-from agent.net.mac.keys import KeyPool, parse_keys
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool, parse_keys
+from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
+from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 from agent.net.timing import RunClock, Stalls
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts

@@ -16,7 +16,7 @@ from agent.faults.decisions import MOST_RULES
 from agent.faults.rules import Rule
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Population
 from agent.net.apns.behaviour import PushSettings
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.scenario.server_table import ServerPart
 from agent.settings import Rate, RateOrNone, Seconds, Share, SomeSeconds, key
 

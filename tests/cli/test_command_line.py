@@ -66,7 +66,7 @@ def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
 LATER = {
     "agent.cli.serving": {
         "asn1crypto", "httpx", "jinja2", "klein", "plotly", "prometheus_client", "concurrent.futures.process",
-        "agent.lab", "agent.net.apns.gateway", "agent.net.mac.scep", "agent.report", "agent.scenario",
+        "agent.lab", "agent.net.apns.gateway", "agent.net.mac.enrollment.scep", "agent.report", "agent.scenario",
         "agent.service.embedded", "agent.service.api.openapi",
     },
     "agent.client": {"httpx", "twisted", "cryptography", "pytest"},

@@ -24,8 +24,8 @@ from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.timing import Timing
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import MAX_WARNINGS
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.environment import MAX_WARNINGS
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.cms import open_signed
 from agent.pki.cms_signing import sign_attached
 from agent.pki.issuing.authority import Authority, Usage

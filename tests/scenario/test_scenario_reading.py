@@ -19,7 +19,7 @@ from agent.errors import OperatorError
 from agent.faults.rules import Rule, RuleError
 from agent.lom.power import CHOICES, PowerChoices
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.scenario.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisson, Ramp, Replay, Steps
 from agent.scenario.keys import keys_of, tables
 from agent.scenario.pacing import Closed, pace

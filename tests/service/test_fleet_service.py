@@ -18,7 +18,7 @@ from agent.lom.requests import PowerRequest
 from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import TimedOut
 from agent.service.macs.enrolling import EnrollmentTimedOut

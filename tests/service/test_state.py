@@ -21,7 +21,7 @@ from agent.faults.rules import Rule
 from agent.lab.core import Lab, Refused
 from agent.lab.server import LabServer
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 from agent.push.store import Notification

@@ -29,7 +29,7 @@ import agent
 SECONDS = 120.0
 MODULES = [module.name for module in walk_packages(agent.__path__, "agent.") if module.name != "agent.__main__"]
 IMPORTED_LATE = ["jinja2", "plotly.offline", "plotly.tools", "rich._emoji_codes", "twisted.internet.epollreactor"]
-START_CHILDREN = ("agent.processes", "agent.net.mac.keys")  # the modules that do
+START_CHILDREN = ("agent.processes", "agent.net.mac.fleet.keys")  # the modules that do
 
 ForkServerContext().set_forkserver_preload([*MODULES, *IMPORTED_LATE, "encodings.unicode_escape"])
 

@@ -26,8 +26,8 @@ import agent.service.restoring
 from agent.cli.reactor import the_reactor
 from agent.device.record import DeviceRecord
 from agent.faults.decisions import RuleRecord
-from agent.net.mac.behaviour import MacSettings
-from agent.net.mac.keeping import MacRecord
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.sessions import Sessions
 from agent.net.transport.anchors import read_anchors
 from agent.net.transport.stream import TLSStream

@@ -17,7 +17,7 @@ from agent.errors import PeerError
 from agent.mdm.timing import Timing
 from agent.measure.records import Exchange
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.identity import Identity
 from agent.profiles.making import enrollment_profile, pkcs12_payload
 

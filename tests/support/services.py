@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from agent.lab.core import Lab
 from agent.lom.requests import PowerRequest
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.pki.issuing.authorities import Authorities
 from agent.service.embedded import Embedded, EmbeddedChoice
 from agent.service.fleet import FleetService

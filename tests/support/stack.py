@@ -22,9 +22,9 @@ from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import DEFAULT_BEHAVIOUR, Fleet, FleetBehaviour
-from agent.net.mac.keys import KeyPool, _Key
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool, _Key
+from agent.net.mac.fleet.macs import DEFAULT_BEHAVIOUR, Fleet, FleetBehaviour
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts

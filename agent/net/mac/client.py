@@ -30,9 +30,9 @@ from agent.net.mac.active import ActiveMac
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
-from agent.net.mac.enrolling import BeginEnrollment, enroll
-from agent.net.mac.environment import Environment
-from agent.net.mac.keeping import MacRecord
+from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.lom_requests import answer_lom
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener

@@ -26,8 +26,8 @@ from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
 from agent.net.mac.background import BackgroundTasks, log_defect
-from agent.net.mac.environment import Environment
 from agent.net.mac.exchanging import record_instead
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import result_of
 from agent.push.store import Notification
 

@@ -17,7 +17,7 @@ from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
 from agent.net.http.http1 import Origin, RequestHead, Response, split_url
 from agent.net.http.resumption import Resumption
-from agent.net.mac.environment import Environment
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
 from agent.pki.cms_signing import mdm_signature
 from agent.profiles.enrollment import Enrollment

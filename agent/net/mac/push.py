@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agent.device.mac import Device
 from agent.errors import CutShort, PeerError
 from agent.measure.operations import Moment, Operation
-from agent.net.mac.environment import Environment
+from agent.net.mac.fleet.environment import Environment
 from agent.push.broker import Presence
 from agent.push.store import Notification
 

@@ -16,7 +16,7 @@ from agent.faults.decisions import Faults
 from agent.fleet.durations import parse_duration
 from agent.measure.limits import parse_limit
 from agent.net.lom.networks import LOOPBACK, MEMORY, parse_network
-from agent.net.mac.keys import MAX_POOL, parse_keys
+from agent.net.mac.fleet.keys import MAX_POOL, parse_keys
 from agent.net.transport.addresses import parse_address
 from agent.push.rules import parse_rule
 from agent.scenario.keys import keys_of

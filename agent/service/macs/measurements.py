@@ -13,8 +13,8 @@ from twisted.logger import Logger
 from agent.measure.live import LiveView, Recent
 from agent.measure.metrics import Metrics
 from agent.measure.records import Exchange
-from agent.net.mac.census import state_of
 from agent.net.mac.client import MDMClient
+from agent.net.mac.fleet.census import state_of
 from agent.net.timing import Clock
 from agent.service.types import Results
 

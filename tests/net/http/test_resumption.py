@@ -20,7 +20,7 @@ from agent.mdm.access_rights import ALL_RIGHTS
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.http1 import Origin
 from agent.net.http.resumption import ResumedCheck, Resumption, binding_of
-from agent.net.mac.fleet import Fleet
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.transport import openssl_direct
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver

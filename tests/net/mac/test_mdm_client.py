@@ -17,7 +17,7 @@ from agent.fleet.durations import Constant
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
 from agent.net.http.http1 import MAX_BODY_BYTES
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.plists import MAX_DEPTH
 
 COMMAND = b"<key>CommandUUID</key><string>one</string>"

@@ -22,7 +22,7 @@ from agent.mdm.timing import Timing
 from agent.net.http.fetch import retry_after
 from agent.net.http.http1 import Response
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.cms import mdm_signature_signer
 from agent.pki.issuing.authority import CLIENT_USAGE
 from agent.profiles.enrollment import Enrollment

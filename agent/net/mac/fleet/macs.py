@@ -13,9 +13,9 @@ from agent.fleet.population import NoSuchMacError, Population
 from agent.lom.link import LIMITS
 from agent.lom.power import PowerChoices
 from agent.mdm.timing import DEFAULT_TIMING, Timing
-from agent.net.mac.behaviour import MacSettings
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
 

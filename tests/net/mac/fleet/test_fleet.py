@@ -14,7 +14,7 @@ from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.net.lom.interface import InterfaceNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import Fleet, FleetBehaviour
+from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.profiles.making import lom_profile
 from agent.push.broker import Presence
 

@@ -14,7 +14,7 @@ from agent.mdm.checkin import USER_AGENT
 from agent.mdm.pages import page_in
 from agent.net.http.fetch import ConnectionTo, Exchanger, ask
 from agent.net.http.http1 import Response
-from agent.net.mac import hints
+from agent.net.mac.enrollment import hints
 from agent.net.timing import Clock, sleep
 from agent.pki.identity import Identity
 from agent.pki.scep.cacert import CACertificates, check_fingerprint, parse_ca_certificates

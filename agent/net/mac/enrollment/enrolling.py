@@ -10,7 +10,7 @@ from agent.errors import PeerError
 from agent.measure.operations import Moment
 from agent.net.mac.active import ActiveMac
 from agent.net.mac.background import KeyWait
-from agent.net.mac.environment import Environment
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import MacOffline
 from agent.profiles.profile import Profile
 

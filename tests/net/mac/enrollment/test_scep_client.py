@@ -20,8 +20,8 @@ from twisted.web.server import Site
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections
 from agent.net.http.http1 import Origin
-from agent.net.mac import hints
-from agent.net.mac.scep import StillPending, obtain_identity
+from agent.net.mac.enrollment import hints
+from agent.net.mac.enrollment.scep import StillPending, obtain_identity
 from agent.net.transport.errors import ConnectFailed
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts

@@ -8,7 +8,7 @@ from itertools import islice
 from agent.lom.power import Power
 from agent.mdm.session import State
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import Fleet
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import Alarm, Clock
 
 SLICE = 1000  # Macs counted in one turn of the reactor

@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
-from agent.net.mac.keys import KeyPool
+from agent.net.mac.fleet.keys import KeyPool
 
 KEY_SECONDS = 1000.0  # far beyond what an enrollment takes
 
