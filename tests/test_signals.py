@@ -17,7 +17,7 @@ from command import SECONDS, lom_agent, with_patch
 from forked import Forked
 from started_runs import MACS, RATE, StartedRun, started_run, wait_for_file, wait_until_gone
 
-from agent.cli.outcome import NOT_OVER
+from agent.cli.results.outcome import NOT_OVER
 from agent.cli.signals import SAME_SECONDS, Stopping
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -70,7 +70,7 @@ sys.meta_path.insert(0, Finder)
 """
 
 
-@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab_running", "agent.lab.server"])
+@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab.running", "agent.lab.server"])
 def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "lab")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")

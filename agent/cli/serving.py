@@ -246,7 +246,7 @@ def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore
     """The state file, and the store of the lab in the folder beside it. Raises OperatorError."""
     if file is None:
         return None, None
-    from agent.cli.outputs import make_folder  # only where it is asked for: a fast start
+    from agent.cli.results.outputs import make_folder  # only where it is asked for: a fast start
     from agent.lab.store import LabStore
     from agent.service.state import FleetState
 

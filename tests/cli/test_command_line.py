@@ -14,7 +14,7 @@ from command import SECONDS
 
 from agent.cli.commands import COMMANDS, cli
 from agent.cli.run import run
-from agent.cli.scenario_options import GROUPS, KeyOption, overrides
+from agent.cli.scenarios.options import GROUPS, KeyOption, overrides
 from agent.cli.signals import importing
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario

@@ -65,9 +65,9 @@ def write(directory, document):
     if not document.complete:
         raise OperatorError("the disk is full")
     return original(directory, document)
-import agent.cli.outcome
-original = agent.cli.outcome.write_results
-agent.cli.outcome.write_results = write
+import agent.cli.results.outcome
+original = agent.cli.results.outcome.write_results
+agent.cli.results.outcome.write_results = write
 import agent.cli.running
 agent.cli.running.FIRST_CHECKPOINT_SECONDS = 0.0
 """

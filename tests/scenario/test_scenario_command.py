@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from agent.cli.scenario import scenario
+from agent.cli.scenarios.commands import scenario
 from agent.errors import OperatorError
 from agent.scenario.writing.reference import document
 

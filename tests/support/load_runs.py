@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from agent.cli.apns import apns_plan
+from agent.cli.apns.gateway import apns_plan
 from agent.load.conductor import Conductor
 from agent.measure.live import LiveView
 from agent.measure.metrics import Metrics

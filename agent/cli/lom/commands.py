@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.cli.scenario_options import scenario_option
+from agent.cli.scenarios.options import scenario_option
 from agent.cli.signals import importing
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES
 from agent.lom.requests import PROTOCOL_VERSION, PowerRequest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agent.cli.outputs import make_folder
+from agent.cli.results.outputs import make_folder
 from agent.files import write_file
 from agent.fleet.population import Population
 from agent.pki.issuing.seeded import SeededIdentities

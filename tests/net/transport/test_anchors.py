@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from agent.cli.apns import gateway_authority
+from agent.cli.apns.gateway import gateway_authority
 from agent.errors import OperatorError
 from agent.net.transport.anchors import MAX_KEY_BYTES, read_identity
 from agent.pki.issuing.authority import Authority

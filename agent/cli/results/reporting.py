@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from agent.cli.report import COMPARISON_NAME, REPORT_NAME
+from agent.cli.results.report import COMPARISON_NAME, REPORT_NAME
 from agent.report.changes import THRESHOLD
 from agent.report.compare import compare
 from agent.report.html import write_report

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agent.cli.scenario_options import overrides, toml_value
+from agent.cli.scenarios.options import overrides, toml_value
 from agent.scenario.reading import names_no_server, read_scenario, scenario_from
 from agent.scenario.types import Scenario
 

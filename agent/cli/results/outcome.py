@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from agent import __version__
-from agent.cli.outputs import check_different, check_file, hold, make_folder, remove_old
+from agent.cli.results.outputs import check_different, check_file, hold, make_folder, remove_old
 from agent.errors import MisuseError, OperatorError
 from agent.load.conductor import INTERRUPTED, Conductor
 from agent.measure.limits import parse_limit

@@ -40,7 +40,7 @@ def apns_identity(out: str, topic: str | None, overwrite: bool) -> None:
     with importing():
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-        from agent.cli.apns import gateway_authority
+        from agent.cli.apns.gateway import gateway_authority
         from agent.pki.issuing.push_certificate import push_identity
         from agent.pki.pem import certificate_pem
     folder = Path(out)

@@ -1,4 +1,4 @@
-"""``lom-agent lab``: the embedded MDM server without a fleet; its options. `agent.cli.lab_running` runs it."""
+"""``lom-agent lab``: the embedded MDM server without a fleet; its options. `agent.cli.lab.running` runs it."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ def lab(
     if apns_ca is not None and apns is None:
         raise click.UsageError("--apns-ca needs --apns")
     with importing():
-        from agent.cli.lab_running import run_lab
+        from agent.cli.lab.running import run_lab
     run_lab(port, identity, scep_port, out, reenrollment, apns, apns_ca)

@@ -11,8 +11,8 @@ import click
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred
 
-from agent.cli.outputs import make_folder
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.results.outputs import make_folder
 from agent.cli.signals import Stopping
 from agent.files import write_file
 from agent.lab.core import Lab

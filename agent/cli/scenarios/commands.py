@@ -47,7 +47,7 @@ def scenario_check(files: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         lom-agent scenario check soak.toml --set fleet.devices=20 --set load.rate=5
     """
     with importing():
-        from agent.cli.scenario_check import check
+        from agent.cli.scenarios.check import check
     if not check(files, overrides):
         sys.exit(2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from agent.cli.outputs import make_folder
+from agent.cli.results.outputs import make_folder
 from agent.errors import OperatorError
 from agent.files import write_file
 from agent.load.gateway import APNsPlan

@@ -1,4 +1,4 @@
-"""``lom-agent report``: its options. `agent.cli.reporting` makes the HTML report, or compares several runs."""
+"""``lom-agent report``: its options. `agent.cli.results.reporting` makes the HTML report, or compares several runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def report(results: Sequence[str], out: Path | None, merge: Path | None, fail_on
     if fail_on is not None and (len(results) < 2 or merge is not None):
         raise click.UsageError("--fail-on compares runs: name two or more, without --merge.")
     with importing():
-        from agent.cli.reporting import make_report
+        from agent.cli.results.reporting import make_report
     regressed = make_report(results, out, merge, fail_on)
     if fail_on is not None and regressed:
         sys.exit(1)
