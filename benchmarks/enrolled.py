@@ -43,7 +43,7 @@ class EnrolledFleet:
     def __init__(self, devices: int, authority: Authority, base_url: str, seed: str = "benchmark") -> None:
         self.metrics = Metrics()
         clock = RunClock(reactor)
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
+        self.operations = Operations(reactor, self.metrics, started=self.metrics.started, wall_clock=clock)
         self.environment = Environment(
             reactor=reactor,
             clock=reactor,

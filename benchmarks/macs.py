@@ -62,7 +62,7 @@ class Macs(MacObserver):
     ) -> None:
         self.metrics = Metrics()
         clock = RunClock(reactor)
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
+        self.operations = Operations(reactor, self.metrics, started=self.metrics.started, wall_clock=clock)
         contexts = TLSContexts()
         self.environment = Environment(
             reactor=reactor,

@@ -5,7 +5,7 @@
 The lab, in a process of its own, is the server. Compared is CPU time: of this process and of those that make its keys,
 for each enrollment (profile, GetCACaps, GetCACert, PKIOperation, three check-ins with an Mdm-Signature), against that
 of processes, one a core, which make as many keys and do nothing else. How long a single key takes is a matter of
-luck, so the keys of both are counted in hundreds, and the two take turns. Wall time is told, too; the server's work
+luck, so the keys of both are counted in hundreds, and the two take turns. Wall time is reported, too; the server's work
 is in it.
 """
 
@@ -98,7 +98,7 @@ class Enrollments:
         self.url = url
         self.metrics = Metrics()
         clock = RunClock(reactor)
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
+        self.operations = Operations(reactor, self.metrics, started=self.metrics.started, wall_clock=clock)
         self.keys = KeyPool(reactor)
         environment = Environment(
             reactor=reactor,

@@ -45,7 +45,7 @@ class ShardParts:
         self._trace = None if plan.trace is None else TraceFile(plan.trace)
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
         self._stalls = Stalls(reactor)
-        self.operations = Operations(reactor, observer, begun=self.metrics.begun, wall_clock=self.clock)
+        self.operations = Operations(reactor, observer, started=self.metrics.started, wall_clock=self.clock)
         self._network = make_network(scenario.lom.network, reactor, self.operations)
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)

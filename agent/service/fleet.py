@@ -167,7 +167,7 @@ class FleetService:
         return mac_view(handle)
 
     def detail(self, handle: MacHandle) -> MacDetail:
-        """One Mac with what is installed on it and what was said last."""
+        """One Mac with what is installed on it and its last exchanges."""
         undelivered = handle.client.undelivered
         pending = None
         if undelivered is not None:
@@ -197,7 +197,7 @@ class FleetService:
             self._close_group(group)
 
     def remove_all(self) -> None:
-        """Remove every Mac, without a CheckOut. What was said with them is forgotten at once, not for each Mac."""
+        """Remove every Mac, without a CheckOut. Their exchanges are forgotten at once, not for each Mac."""
         for group in self.groups:
             for handle in group:
                 self._let_go(handle)

@@ -205,7 +205,7 @@ def test_the_verdict_on_the_longest_is_the_comparison_of_it(micros, comparison, 
 
 def test_what_never_ended_is_not_what_never_ran() -> None:
     metrics = Metrics()
-    metrics.begun("session")
+    metrics.started("session")
     metrics(Exchange("push", 0, 0.0, 1.0, cut_short="the run was interrupted"))
     assert judge(parse_limit("session.p99 < 1s"), metrics).sentence.startswith("session never ended (1 cut short);")
     assert judge(parse_limit("push.errors == 0"), metrics).sentence.startswith("push never ended (1 cut short);")

@@ -47,7 +47,7 @@ def test_as_many_begin_as_succeed_fail_and_are_cut_short(done: list[Any], whole:
         records.append(exchange)
         metrics(exchange)
 
-    operations = Operations(clock, observer, begun=metrics.begun, wall_clock=clock.seconds)
+    operations = Operations(clock, observer, started=metrics.started, wall_clock=clock.seconds)
     begun: list[Operation] = []
     started: Counter[str] = Counter()
     outcomes: Counter[tuple[str, str]] = Counter()
@@ -124,7 +124,7 @@ def test_the_first_end_counts(error: BaseException | None) -> None:
 
 def test_what_ran_out_of_time_has_a_latency_and_a_quick_refusal_has_none() -> None:
     clock, metrics = Clock(), Metrics()
-    operations = Operations(clock, metrics, begun=metrics.begun)
+    operations = Operations(clock, metrics, started=metrics.started)
     for error, seconds in ((None, 0.1), (PeerError("no"), 0.001), (AnswerTimeout("late"), 60.0)):
         operation = operations.begin("session", 0)
         clock.advance(seconds)

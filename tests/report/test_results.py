@@ -287,7 +287,7 @@ def test_older_document_is_replaced_atomically(tmp_path):
 def test_open_operations_are_cut_short_in_the_results():
     metrics = Metrics()
     for _ in range(3):
-        metrics.begun("session")
+        metrics.started("session")
     metrics(Exchange("session", 1, START.timestamp(), 0.5))
     metrics(Exchange("session", 1, START.timestamp(), 0.5, cut_short="the run ended first"))
     document = results(metrics, RUN, TOOK)

@@ -39,26 +39,26 @@ def _begins(phase: PhaseLine) -> str:
     return length_words(phase.begins) if phase.begins else "at once"
 
 
-def _show(console: Console, file: str, read: Scenario, told: Summary) -> None:
+def _show(console: Console, file: str, read: Scenario, reported: Summary) -> None:
     def line(text: str) -> None:
         console.print(text, soft_wrap=True)
 
     line(f"{read.name}: {read.description}" if read.description else f"{read.name} ({file})")
     facts = Table(box=None, show_header=False, pad_edge=False)
-    for fact in told.facts:
+    for fact in reported.facts:
         facts.add_row(*fact)
     console.print(facts)
     phases = Table(box=None, pad_edge=False)
     for column in ("", "Phase", "Starts", "What", "How", "Duration"):
         phases.add_column(column, justify="right" if column in ("", "Starts", "Duration") else "left")
-    for number, phase in enumerate(told.phases):
+    for number, phase in enumerate(reported.phases):
         takes = length_words(phase.takes) if phase.known else "?"
         phases.add_row(str(number), phase.name, _begins(phase), phase.what, phase.how, takes)
     console.print(phases)
     for limit in read.limits:
         line(f"Limit: {limit}")
-    for note in told.notes:
+    for note in reported.notes:
         line(f"Note: {note}")
-    least = "" if told.known else "more than "
+    least = "" if reported.known else "more than "
     tail = f", then up to {length_words(read.load.tail)} for operations in progress" if read.load.tail else ""
-    line(f"The schedule takes {least}{length_words(told.seconds)}{tail}.")
+    line(f"The schedule takes {least}{length_words(reported.seconds)}{tail}.")

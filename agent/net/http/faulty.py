@@ -98,7 +98,7 @@ class FaultyConnection(HTTPConnection):
         if not seconds:
             then(caller, sending)
             return
-        self._caller = caller  # so that it is told if the connection is closed meanwhile
+        self._caller = caller  # so that it is called if the connection is closed meanwhile
         self._later = self._reactor.callLater(seconds, self._release, then, sending)
 
     def _release(self, then: Callable[[Caller, Sending], None], sending: Sending) -> None:

@@ -58,7 +58,7 @@ class MDMClient:
     """One Mac.
 
     ``index`` is its index in the population, ``segment`` that of its subnet. ``boots`` counts its boots so far.
-    ``observer`` is told of its results and sessions.
+    ``observer`` is called with its results and sessions.
     """
 
     __slots__ = (

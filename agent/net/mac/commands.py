@@ -267,7 +267,7 @@ class SimulatedMac(ObservedMac, Protocol):
 
 
 class MacObserver:
-    """Is told what one or more Macs do. Called while a Mac works: it must not call the Mac before the next turn.
+    """Is called with what one or more Macs do, while a Mac works: it must not call the Mac before the next turn.
 
     The methods of this class do nothing.
     """

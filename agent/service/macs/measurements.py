@@ -40,9 +40,9 @@ class Measurements:
         """Count an operation that ended."""
         self._metrics(exchange)
 
-    def begun(self, operation: str) -> None:
+    def started(self, operation: str) -> None:
         """Count an operation that starts."""
-        self._metrics.begun(operation)
+        self._metrics.started(operation)
 
     def stage(self, name: str, seconds: float) -> None:
         """Count a part of an operation."""

@@ -97,7 +97,7 @@ class MacParts:
             measured(exchange)
             ended(exchange)
 
-        self.operations = Operations(reactor, record, begun=measured.begun, wall_clock=RunClock(reactor))
+        self.operations = Operations(reactor, record, started=measured.started, wall_clock=RunClock(reactor))
         self._contexts = TLSContexts(short_keys=True)
         self._keys = KeyPool(reactor, processes=_KEY_PROCESSES)
         self._resolver = Resolver(reactor, reactor.nameResolver)

@@ -420,7 +420,7 @@ def test_broken_connection_has_one_error_text(
             return await owner.ended
 
         error = run_in_reactor(scenario())
-    hint = "" if answers else "; it said nothing before, as a server may that refuses our certificate"
+    hint = "" if answers else "; it sent nothing before, as a server may that refuses our certificate"
     assert (error.kind, str(error)) == ("broken", f"the peer broke the connection{reason}{hint}")
     assert owner.calls.count("lost") == 1
 

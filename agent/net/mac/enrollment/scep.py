@@ -147,8 +147,8 @@ def _check_answer(operation: str, response: Response) -> None:
         )
     if response.status != 200:
         text = response.body[:200].decode("utf-8", "replace").strip()
-        said = f"the CA answered {operation} with {response.status} instead of 200" + (f": {text}" if text else "")
-        raise SCEPError(hints.with_hint(said, hints.of_scep_status(response.status)))
+        sentence = f"the CA answered {operation} with {response.status} instead of 200" + (f": {text}" if text else "")
+        raise SCEPError(hints.with_hint(sentence, hints.of_scep_status(response.status)))
 
 
 def _self_issued(certificate: x509.Certificate) -> bool:
