@@ -282,7 +282,7 @@ def enrolled_in(out: Path) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """The worker processes of a run: Linux tells, pgrep elsewhere."""
+    """The worker processes of a run: from /proc on Linux, from pgrep elsewhere."""
     found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, check=True)
     return [int(line) for line in found.stdout.split()]
 

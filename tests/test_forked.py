@@ -35,7 +35,7 @@ def test_it_and_its_workers_are_processes_of_one_group_with_the_environment_of_t
     assert [rest for _, *rest in told] == [[told[0][0], str(tmp_path), "set"]] * 3
 
 
-def test_an_exception_that_nobody_catches_is_printed_and_fails_the_command() -> None:
+def test_uncaught_exception_is_printed_and_fails_the_command() -> None:
     done = lom_agent("fleet", "show", patch="raise RuntimeError('unheard of')")
     assert done.returncode == 1
     assert b"RuntimeError: unheard of" in done.stderr

@@ -1,4 +1,4 @@
-"""`lom-device` and `lom-request` as processes, with each other: what is done, refused, written and said."""
+"""`lom-device` and `lom-request` as processes, with each other: requests carried out and refused, files, and output."""
 
 from __future__ import annotations
 

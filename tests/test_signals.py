@@ -126,7 +126,7 @@ def told_by_prometheus(url: str) -> Counter[str]:
 
 
 def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> None:
-    """Processes, results, report, JUnit and trace of a run that was killed after it had told of these operations."""
+    """Processes, results, report, JUnit and trace of a run that was killed after it had reported these operations."""
     wait_until_gone(run.process.pid)
     document = run.results
     assert (document["complete"], document["incomplete_because"]) == (False, NOT_OVER)
@@ -145,7 +145,7 @@ def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> No
     whole = [line for part in parts for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     traced = Counter(json.loads(line)["operation"] for line in whole)
     assert told
-    assert told <= traced, "a second that was told of is in the trace"
+    assert told <= traced, "a reported second is in the trace"
     assert Counter({name: each["count"] for name, each in document["operations"].items()}) <= traced
     done = lom_agent("report", str(folder))
     assert done.returncode == 0, done.stderr
@@ -158,7 +158,7 @@ def outputs(folder: Path) -> tuple[str, ...]:
 
 
 def with_sessions(run: StartedRun, folder: Path) -> Counter[str]:
-    """Wait until a run has told of sessions and has written results with some; what it has told of."""
+    """Wait until a run has reported sessions and written results with some; the reported operations."""
     run.wait_for("checkin: started")
     url = re.search(r"http://\S+", run.said)
     assert url

@@ -50,7 +50,7 @@ def test_junit_goes_into_a_device_or_a_pipe_and_leaves_it_there(tmp_path: Path) 
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
-    alone = lom_agent(*run, "--junit", str(pipe))  # nobody reads it: told, and not waited for
+    alone = lom_agent(*run, "--junit", str(pipe))  # without a reader: an error, and no wait
     assert alone.returncode == 2
     assert b"pipe cannot be written: No such device or address" in alone.stderr
 

@@ -43,7 +43,7 @@ def test_a_run_that_is_not_quiet_shows_them_among_its_progress(run_with_a_warnin
     assert b"enroll: started" in done.stdout
 
 
-def test_a_warning_that_nobody_reads_costs_neither_run_nor_summary(run_with_a_warning: tuple[str, ...]) -> None:
+def test_closed_standard_error_ends_neither_run_nor_summary(run_with_a_warning: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as broken:

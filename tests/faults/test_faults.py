@@ -79,7 +79,7 @@ def only(faults: Faults) -> RuleCounts:
 
 
 @pytest.mark.parametrize(("do", "on"), ROWS)
-def test_each_row_of_the_table_is_valid_and_needs_what_it_says(do: str, on: str) -> None:
+def test_each_row_of_the_table_is_valid_and_requires_its_parameters(do: str, on: str) -> None:
     effect = next(effect for effect in EFFECTS if effect.do == do and on in effect.on)
     values = {name: VALUES[name] for name in (*effect.needs, *effect.takes)}
     assert msgspec.convert({"on": on, "do": do, **msgspec.to_builtins(values)}, Rule).do == do

@@ -80,7 +80,7 @@ def test_untrusted_profile_signer_warns_and_invalid_signature_fails(run_in_react
                 running.lab.macs.clear()
                 running.lab._udids.clear()
                 await client.enroll(foreign)
-            assert len(running.warnings) == 1  # said once for the whole fleet
+            assert len(running.warnings) == 1  # one warning for the whole fleet
             assert "not trusted" in running.warnings[0]
             with pytest.raises(ProfileError, match="signature is invalid"):
                 await running.fleet[0].enroll(broken)

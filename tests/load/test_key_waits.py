@@ -1,4 +1,4 @@
-"""RSA keys in a whole run: made before the first enrollment where they can be; else the wait is said as ours."""
+"""RSA keys in a whole run: generated before the first enrollment if possible; else the wait counts as ours."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ WALL = 1_000_000.0
 
 
 class Refused(PeerError):
-    """The server said no."""
+    """The server refused."""
 
     kind = "refused"
 

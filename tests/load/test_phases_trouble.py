@@ -1,4 +1,4 @@
-"""Whole runs in which things go wrong: power cuts, NotNow, servers that refuse or die, Macs that leave."""
+"""Whole runs with failures: power cuts, NotNow, servers that refuse or end, Macs that unenroll."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def test_mac_polls_for_a_queued_command_without_a_gateway(run_in_reactor: RunInR
 
 
 def expect_error(run_in_reactor: RunInReactor, words: str, scenario: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """The run does not begin, and says why."""
+    """The run does not start, and reports the reason."""
 
     async def trial() -> None:
         with pytest.raises(OperatorError, match=words):

@@ -275,5 +275,5 @@ def test_a_server_that_delivers_another_command_than_was_queued_fails_the_run(
     assert status == 1, said
     assert document["operations"]["delivery"]["errors"] == document["phases"][1]["failed"] == MACS
     assert [(error["operation"], error["kind"]) for error in document["errors"]] == [("delivery", "command_changed")]
-    assert document["operations"]["command"]["errors"] == 0  # the Mac did as it was told
+    assert document["operations"]["command"]["errors"] == 0  # the Mac carried out its commands
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")

@@ -1,4 +1,4 @@
-"""Limits on the results: how they are written, when they hold, and what is said of it."""
+"""Limits on the results: their syntax, when they hold, and the sentence about each."""
 
 import operator
 from fractions import Fraction
@@ -95,7 +95,7 @@ def test_every_operation_and_stage_has_every_latency_in_every_unit(subject, metr
         ("connect.p98 < 5ms", "expected a metric"),
     ],
 )
-def test_what_is_no_limit_says_what_was_meant(text, taught):
+def test_invalid_limit_is_refused_with_a_suggestion(text, taught):
     with pytest.raises(OperatorError, match=taught):
         parse_limit(text)
 

@@ -1,4 +1,4 @@
-"""An operation is begun once and ended once, whatever ends it, and how often."""
+"""An operation is started once and ended once, whatever ends it and however often."""
 
 from __future__ import annotations
 

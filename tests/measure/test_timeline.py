@@ -57,7 +57,7 @@ def gauges_at(told, worker, t, fleet):
     return row.get("macs", {}), row.get("connections", 0)
 
 
-def test_a_row_has_every_key_whoever_spoke():
+def test_row_has_every_key_whichever_worker_reported():
     assert line((3, {})).rows() == [
         Second(
             t=3,
@@ -95,7 +95,7 @@ def test_two_workers_and_a_third_make_one_row():
     assert (row.connections, row.pushes_waiting, row.lag_ms, row.cpu) == (8, 4, 3.0, 0.25)
 
 
-def test_seconds_are_in_order_and_those_nobody_spoke_of_are_missing():
+def test_seconds_are_in_order_and_those_without_a_report_are_missing():
     timeline = line((0, {}), (4, {}), (0, {"connections": 2}, 1), (2, {"connections": 1}, 1), (4, {}, 1))
     assert [(row.t, row.connections) for row in timeline.rows()] == [(0, 2), (2, 1), (4, 0)]
 
@@ -114,7 +114,7 @@ def test_a_worker_that_sent_no_row_for_a_second_counts_with_its_last_one():
     assert rows == timeline.rows()
 
 
-def test_a_lost_worker_is_gone_after_its_last_row():
+def test_lost_worker_is_missing_after_its_last_row():
     timeline = line(
         (0, {"macs": {"idle": 4}}), (1, {"macs": {"idle": 3}}, 1), (2, {"macs": {"idle": 3}}, 1), fleet=(4, 3)
     )
@@ -150,7 +150,7 @@ def test_the_order_in_which_workers_speak_does_not_matter(told, random):
 
 
 @given(said, st.tuples(*[counts] * WORKERS))
-def test_every_row_is_the_sum_over_all_workers_of_what_each_said_last(told, fleet):
+def test_every_row_is_the_sum_of_the_last_reports_of_all_workers(told, fleet):
     found = line(*in_order(told), fleet=fleet).rows()
 
     assert msgspec.json.decode(json.dumps(msgspec.to_builtins(found), allow_nan=False), type=list[Second]) == found

@@ -116,7 +116,7 @@ def test_toml_output_survives_a_round_trip(value: Any, key: str) -> None:
 
 
 def small(file: Path) -> list[str]:
-    """The overrides of the line with which a ready-made scenario says how to try it."""
+    """The overrides in the comment of a ready-made scenario that shows how to try it."""
     comment = "\n".join(line.removeprefix("#") for line in file.read_text().splitlines() if line.startswith("#"))
     words = shlex.split(comment.partition("lom-agent run ")[2].partition("\n\n")[0])
     assert words[0] == file.name

@@ -95,7 +95,7 @@ def test_a_mac_without_mains_cannot_be_reached_until_they_are_back(run_in_reacto
     run_in_reactor(scenario())
 
 
-def test_a_boot_ends_when_the_manual_clock_says_so(run_in_reactor: Run) -> None:
+def test_boot_ends_by_the_manual_clock(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         behaviour = MacSettings(boot="constant:40", shutdown="constant:5")
         async with running_service(manual_clock=True, macs=behaviour) as running:
@@ -114,7 +114,7 @@ def test_a_boot_ends_when_the_manual_clock_says_so(run_in_reactor: Run) -> None:
     run_in_reactor(scenario())
 
 
-def test_after_not_now_a_mac_asks_again_when_the_manual_clock_says_so(run_in_reactor: Run) -> None:
+def test_after_not_now_a_mac_asks_again_by_the_manual_clock(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service(manual_clock=True) as running:
             service = running.service
@@ -238,7 +238,7 @@ def test_groups_have_numbers_one_after_another_and_are_found_by_each_name(run_in
     run_in_reactor(scenario())
 
 
-def test_what_was_said_with_all_macs_is_forgotten_once_and_not_for_each(run_in_reactor: Run) -> None:
+def test_exchanges_of_all_macs_are_deleted_at_once_and_not_for_each(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service(devices=20, segment_size=5) as running:
             service = running.service
@@ -302,7 +302,7 @@ def test_a_rule_names_macs_by_their_number_in_the_service(run_in_reactor: Run) -
     run_in_reactor(scenario())
 
 
-def test_an_enrollment_that_fails_says_why_and_leaves_the_mac_as_it_was(run_in_reactor: Run) -> None:
+def test_failed_enrollment_has_a_reason_and_leaves_the_mac_unchanged(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service() as running:
             service = running.service
@@ -524,7 +524,7 @@ def test_an_enrollment_in_progress_ends_where_the_mac_does(run_in_reactor: Run, 
     run_in_reactor(scenario())
 
 
-def test_a_wait_for_a_state_that_does_not_come_says_what_is_there(run_in_reactor: Run) -> None:
+def test_timeout_of_a_wait_for_a_state_has_the_present_state(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service() as running:
             service = running.service

@@ -1,4 +1,4 @@
-"""The state file of a service: another service on the same file goes on with everything, and says what it cannot do."""
+"""The state file of a service: another service on the same file continues, and reports what it cannot continue."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class RunningGateway:
 
 
 class Peer:
-    """A blocking HTTP/2 client over Python's own ssl: a frame is sent when the test says so."""
+    """A blocking HTTP/2 client over Python's own ssl: a frame is sent on the test's call."""
 
     def __init__(self, running: RunningGateway, *, provider: str | None = "provider", alpn: str = "h2") -> None:
         context = ssl.create_default_context(cafile=str(running.folder / "ca.pem"))
@@ -182,7 +182,7 @@ class Peer:
         self.socket.sendall(self.h2.data_to_send())
 
     def read(self) -> None:
-        """Some of what the gateway says."""
+        """The next bytes of the gateway."""
         try:
             octets = self.socket.recv(65536)
         except OSError:

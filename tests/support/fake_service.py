@@ -47,7 +47,7 @@ class Handle:
 
 
 class FakeService:
-    """Macs that change as they are told at once. ``enrolling`` has the Deferred that each enrollment waits for."""
+    """Macs that change at once on each request. ``enrolling`` has the Deferred that each enrollment waits for."""
 
     def __init__(self, macs: int = 3) -> None:
         self._numbers = count()

@@ -19,7 +19,7 @@ QUICK = {"boot": "constant:0.05", "shutdown": "constant:0.05"}
 
 
 class Onlooker:
-    """Keeps what it is told; ``act`` is called with each look."""
+    """Keeps its notes and warnings; ``act`` is called with each look."""
 
     def __init__(self, act: Callable[[LiveView], None] = lambda _view: None) -> None:
         self.notes: list[str] = []

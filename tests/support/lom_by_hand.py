@@ -36,7 +36,7 @@ EVENT_SECONDS = 30.0  # after which nothing more is coming
 
 
 class Running:
-    """A `lom-device --json` that runs: where it is, who its Devices are, and what it tells, event by event."""
+    """A `lom-device --json` that runs: its address, its Devices, and its events."""
 
     def __init__(self, process: Forked) -> None:
         self._lines: queue.Queue[bytes] = queue.Queue()
@@ -57,7 +57,7 @@ class Running:
         return told
 
     def end(self) -> None:
-        """Read until it tells nothing more."""
+        """Read to the end of its events."""
         self._reader.join(SECONDS)
 
     def _read(self, process: Forked) -> None:

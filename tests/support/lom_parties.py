@@ -1,4 +1,4 @@
-"""The two ends of a LOM link, for tests: Macs that answer what they are told to, and certificates good and bad."""
+"""The two ends of a LOM link, for tests: Macs with set answers, and valid and invalid certificates."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class DeviceProcess:
         self.process = process
 
     def line(self) -> str:
-        """What it told next."""
+        """Its next event."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -82,7 +82,7 @@ def device_process(
 
 
 def refused(place: Namespace, folder: Path, interface: str = THERE, *, before: Sequence[str] = ()) -> str:
-    """What a run says that cannot start."""
+    """The error of a run that cannot start."""
     with device_process(place, folder, ADDRESS, interface=interface, before=before) as running:
         output, said = running.process.communicate(timeout=SECONDS)
         assert (running.process.returncode, output) == (1, ""), said

@@ -26,7 +26,7 @@ FAST = MacSettings(boot="constant:0.05", shutdown="constant:0.05")
 
 
 class RunningService:
-    """The service and what is beside it."""
+    """The service and its embedded servers."""
 
     def __init__(self, **settings: Any) -> None:
         self.warnings: list[str] = []

@@ -1,4 +1,4 @@
-"""The whole program in one reactor: a real lab, real Macs, real sockets; for tests that look at one thing closely."""
+"""The whole program in one reactor: a real lab, real Macs, real sockets; for tests of one detail."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def stack(
     log: ExchangeLog | None = None,
     enrolled: bool = True,
 ) -> AsyncIterator[Stack]:
-    """A running stack whose Macs are enrolled unless told otherwise; everything is closed after it."""
+    """A running stack whose Macs are enrolled by default; everything is closed after it."""
     running = Stack(devices, scep=scep, behaviour=behaviour, resume=resume, faults=faults, log=log)
     running.server.listen()
     running.network.listen()

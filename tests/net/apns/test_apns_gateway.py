@@ -282,7 +282,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def ended_by(running: RunningGateway, octets: bytes) -> bytes:
-    """What the gateway says to these bytes before it ends the connection."""
+    """The gateway's answer to these bytes before it ends the connection."""
     peer = Peer(running)
     said = b""
     try:

@@ -56,7 +56,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[TLSServer]:
 
 
 class Macs:
-    """Connections to one server over the same contexts; ``stages`` is what they told."""
+    """Connections to one server over the same contexts; ``stages`` are the stages that they reported."""
 
     def __init__(self, server: TLSServer) -> None:
         self.server = server
@@ -312,7 +312,7 @@ def test_invalid_session_bytes_are_not_offered() -> None:
     assert not openssl_direct.offer_session(SSL.Connection(SSL.Context(SSL.TLS_METHOD)), b"\x30\x00")
 
 
-# What a connection tells of its parts, and how many are open
+# The reported stages of a connection, and the number of open connections
 
 
 def stages_of(run_in_reactor: RunInReactor, script: Callable[[Talk], None], requests: int) -> tuple[list[str], int]:

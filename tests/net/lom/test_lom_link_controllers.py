@@ -275,7 +275,7 @@ def test_device_without_lom_payload_does_not_answer(run_in_reactor: Run, tmp_pat
     ],
 )
 def test_controller_that_violates_the_protocol_is_disconnected(run_in_reactor: Run, raw: Raw, junk: bytes) -> None:
-    """What it asked before is answered, what it says after is not read."""
+    """Earlier requests are answered, later bytes are not read."""
     party = device()
 
     async def run() -> bytes:

@@ -287,7 +287,7 @@ def test_a_new_connection_that_breaks_ends_the_session_and_is_tried_again(
 
 
 def takes_and(mdm: ScriptedMDM, end: Act) -> Act:
-    """The server takes the result, and the connection ends before it says so."""
+    """The server accepts the result, and the connection ends before the response."""
 
     def act(talk: Talk) -> None:
         assert mdm.server is not None

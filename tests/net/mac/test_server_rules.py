@@ -177,7 +177,7 @@ def test_a_server_that_is_down_for_a_moment_gets_the_result_later(run_in_reactor
     assert bodies[1] == bodies[2] == bodies[3]
 
 
-def test_a_command_without_an_identifier_is_dropped_with_a_line_that_says_so(run_in_reactor: RunInReactor) -> None:
+def test_command_without_an_identifier_is_dropped_with_a_warning(run_in_reactor: RunInReactor) -> None:
     nameless = plistlib.dumps({"Command": {"RequestType": "ProfileList"}})
     with serving(replies(answer(200, nameless), answer(200, nameless), answer())) as server:
 
@@ -187,7 +187,7 @@ def test_a_command_without_an_identifier_is_dropped_with_a_line_that_says_so(run
                     client.wake()
                     await until(lambda: len(sessions(running)) == ended)  # noqa: B023
                 assert sessions(running) == ["command_dropped", "command_dropped", "good"]
-                (line,) = running.warnings  # said once
+                (line,) = running.warnings  # one warning
                 assert "CommandUUID" in line
                 assert "dropped" in line
 

@@ -215,7 +215,7 @@ def test_peer_sees_how_our_end_closed(
         (Talk.reset, "the peer broke the connection: Connection reset by peer"),
     ],
 )
-def test_owner_is_told_how_the_peer_closed(
+def test_owner_is_called_with_how_the_peer_closed(
     run_in_reactor: RunInReactor, end: Callable[[Talk], None], words: str
 ) -> None:
     go = threading.Event()
@@ -397,7 +397,7 @@ def test_broken_connection_has_one_error_text(
     end: Callable[[Talk], None],
     reason: str,
 ) -> None:
-    """With TLS 1.3 a server refuses our certificate after our end of the handshake, and not every one says so."""
+    """In TLS 1.3 a server refuses our certificate after our end of the handshake, not always with an alert."""
     go = threading.Event()
 
     def script(talk: Talk) -> None:
@@ -518,7 +518,7 @@ def test_internal_error_is_not_reported_as_the_peers(run_in_reactor: RunInReacto
 def test_connection_broken_before_any_answer_mentions_the_certificate(
     run_in_reactor: RunInReactor, answers: bool
 ) -> None:
-    """With TLS 1.3 a server refuses it after our end of the handshake, and not every one says so."""
+    """With TLS 1.3 a server refuses it after our end of the handshake, and not every server sends an alert then."""
     heard = threading.Event()
 
     def resets(talk: Talk) -> None:

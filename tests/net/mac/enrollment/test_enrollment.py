@@ -1,4 +1,4 @@
-"""Enrollments that fail: each says why, and leaves the Mac, and the Mac beside it, as they were."""
+"""Failed enrollments: each has a reason, and leaves this Mac and the next one unchanged."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_server_that_answers_a_web_page(run_in_reactor: RunInReactor, what: st
         _fails_and_recovers(run_in_reactor, mdm, kind, said)
 
 
-def test_a_type_without_a_page_is_told_at_the_enrollment_url(run_in_reactor: RunInReactor) -> None:
+def test_wrong_content_type_without_a_page_is_reported_with_the_enrollment_url(run_in_reactor: RunInReactor) -> None:
     with scripted_mdm() as mdm:
         mdm.instead("profile", reply(answer(200, b"Please sign in", "Content-Type: text/html")))
         _fails_and_recovers(run_in_reactor, mdm, "html_page", "/enroll, found an HTML page (status 200)")
@@ -168,7 +168,7 @@ def test_a_check_in_answer_that_is_called_html_is_taken(run_in_reactor: RunInRea
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize(("status", "words"), [(400, "Does the server trust the CA"), (404, "Look at ServerURL")])
-def test_a_refusal_says_what_to_look_at(run_in_reactor: RunInReactor, status: int, words: str, signed: bool) -> None:
+def test_error_of_a_refusal_has_a_hint(run_in_reactor: RunInReactor, status: int, words: str, signed: bool) -> None:
     with scripted_mdm() as mdm:
         profile = mdm.profile()
         with_keys(MDM, SignMessage=signed)(profile)

@@ -1,4 +1,4 @@
-"""The SCEP client against CAs that make it wait, refuse it, or are not what the profile says, over real HTTP."""
+"""The SCEP client, over real HTTP, with CAs that answer PENDING, refuse, or do not match the profile."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ PAGES = [("GetCACaps", 200), ("GetCACert", 200), ("GetCACert", 403), ("PKIOperat
 
 
 @pytest.mark.parametrize(("operation", "status"), PAGES)
-def test_a_page_instead_of_a_ca_is_told_as_that(run_in_reactor: RunInReactor, operation: str, status: int) -> None:
+def test_page_instead_of_a_ca_is_reported_as_a_page(run_in_reactor: RunInReactor, operation: str, status: int) -> None:
     ca = Behaviour(page_at=operation, operation_status=status)
     text = fails_with(run_in_reactor, SCEPError, lambda: enroll(ca))
     assert text == (
@@ -210,7 +210,7 @@ def test_waiting_ends_with_the_retries_of_the_payload(run_in_reactor: RunInReact
 
 
 @pytest.mark.parametrize("fail_info", list(FailInfo))
-def test_a_refusal_is_told_by_its_name(run_in_reactor: RunInReactor, fail_info: FailInfo) -> None:
+def test_refusal_is_reported_with_its_fail_info(run_in_reactor: RunInReactor, fail_info: FailInfo) -> None:
     text = fails_with(run_in_reactor, SCEPFailure, lambda: enroll(Behaviour(fail=fail_info)))
     assert str(fail_info) in text
     assert "not today" in text
@@ -228,13 +228,13 @@ def test_a_scep_url_that_is_not_there_is_hinted_at(run_in_reactor: RunInReactor)
     assert "Look at URL in the SCEP payload" in text
 
 
-def test_another_ca_than_the_fingerprint_says_gets_no_request(run_in_reactor: RunInReactor) -> None:
+def test_ca_with_another_fingerprint_gets_no_request(run_in_reactor: RunInReactor) -> None:
     ca = Behaviour()
     fails_with(run_in_reactor, SCEPError, lambda: enroll(ca, ca_fingerprint=bytes(32)))
     assert [what for _method, what in ca.asked] == ["GetCACaps", "GetCACert"]
 
 
-def test_an_http_error_is_said(run_in_reactor: RunInReactor) -> None:
+def test_http_error_is_reported(run_in_reactor: RunInReactor) -> None:
     text = fails_with(run_in_reactor, SCEPError, lambda: enroll(Behaviour(operation_status=503)))
     assert "503" in text
 

@@ -71,7 +71,7 @@ def test_a_mac_is_found_by_its_udid_once_it_was_made() -> None:
         macs.of_udid("8AF24552-A39F-53BE-982D-C18F0DA5431D")
 
 
-def test_a_network_that_finds_nobody_by_calculation_is_given_every_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_that_cannot_calculate_names_is_given_every_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     environment, added = Stack(1).environment, []
 
     def add(endpoint: Endpoint, dns_name: str) -> None:

@@ -1,4 +1,4 @@
-"""The wait for an RSA key is this machine's: the latency of an enrollment leaves it out, and says how long it was."""
+"""The wait for an RSA key is this machine's: the latency of an enrollment excludes it, and the record has it."""
 
 from __future__ import annotations
 
