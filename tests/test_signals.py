@@ -125,7 +125,7 @@ def told_by_prometheus(url: str) -> Counter[str]:
     return found
 
 
-def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> None:
+def left_without_an_end(run: StartedRun, folder: Path, reported: Counter[str]) -> None:
     """Processes, results, report, JUnit and trace of a run that was killed after it had reported these operations."""
     wait_until_gone(run.process.pid)
     document = run.results
@@ -144,8 +144,8 @@ def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> No
     assert [part.name for part in parts] == ["trace.jsonl.0", "trace.jsonl.1"]
     whole = [line for part in parts for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     traced = Counter(json.loads(line)["operation"] for line in whole)
-    assert told
-    assert told <= traced, "a reported second is in the trace"
+    assert reported
+    assert reported <= traced, "a reported second is in the trace"
     assert Counter({name: each["count"] for name, each in document["operations"].items()}) <= traced
     done = lom_agent("report", str(folder))
     assert done.returncode == 0, done.stderr
@@ -164,10 +164,10 @@ def with_sessions(run: StartedRun, folder: Path) -> Counter[str]:
     assert url
     wait_for_file(folder / "results.json")
     until = time.monotonic() + SECONDS
-    while (told := told_by_prometheus(url[0]))["session"] < 20 or not run.results["phases"][1]["done"]:
-        assert time.monotonic() < until, told
+    while (reported := told_by_prometheus(url[0]))["session"] < 20 or not run.results["phases"][1]["done"]:
+        assert time.monotonic() < until, reported
         time.sleep(0.1)
-    return told
+    return reported
 
 
 @needs_proc
@@ -176,10 +176,10 @@ def test_a_killed_run_leaves_its_last_checkpoint_and_the_trace_to_the_last_secon
     tmp_path: Path, kill: Callable[[int, int], None]
 ) -> None:
     with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
-        told = with_sessions(run, tmp_path)
+        reported = with_sessions(run, tmp_path)
         kill(run.process.pid, signal.SIGKILL)
         assert run.end() == -signal.SIGKILL
-        left_without_an_end(run, tmp_path, told)
+        left_without_an_end(run, tmp_path, reported)
 
 
 STUCK = """
@@ -192,7 +192,7 @@ agent.load.conductor.Conductor.abandon = lambda self: self._observer.note("It is
 @needs_proc
 def test_a_third_ctrl_c_ends_a_run_that_is_stuck_and_writes_nothing_more(tmp_path: Path) -> None:
     with started_run(tmp_path, 600, *outputs(tmp_path), patch=STUCK) as run:
-        told = with_sessions(run, tmp_path)
+        reported = with_sessions(run, tmp_path)
         os.kill(run.workers[1], signal.SIGSTOP)
         for answer in ("Ctrl-C again", "It is stuck"):
             os.killpg(run.process.pid, signal.SIGINT)
@@ -201,4 +201,4 @@ def test_a_third_ctrl_c_ends_a_run_that_is_stuck_and_writes_nothing_more(tmp_pat
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.end() == STATUS[signal.SIGINT]
         assert "Written" not in run.said
-        left_without_an_end(run, tmp_path, told)
+        left_without_an_end(run, tmp_path, reported)

@@ -95,7 +95,7 @@ def test_each_row_of_the_table_is_valid_and_requires_its_parameters(do: str, on:
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "message"),
     [
         (
             {"on": "push", "do": "not_now"},
@@ -122,10 +122,10 @@ def test_each_row_of_the_table_is_valid_and_requires_its_parameters(do: str, on:
         ),
     ],
 )
-def test_a_senseless_rule_is_rejected(rule: dict[str, Any], said: str) -> None:
+def test_a_senseless_rule_is_rejected(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(OperatorError) as caught:
         msgspec.convert(rule, Rule)
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(

@@ -160,13 +160,13 @@ def test_end_of_run_drops_unstarted_operations_and_cancels_open_ones(seconds: fl
     track.pass_time(seconds)
     track.pace.reason = "Ctrl-C"
     running.cancel()
-    begun = len(track.begun)
+    started = len(track.begun)
     assert track.failure is not None
     assert track.failure.check(CancelledError)
-    assert sorted(cancelled) == list(range(begun))
-    assert (track.state.started, track.state.done, track.state.dropped) == (begun, 0, 10 - begun)
+    assert sorted(cancelled) == list(range(started))
+    assert (track.state.started, track.state.done, track.state.dropped) == (started, 0, 10 - started)
     (drop,) = track.metrics.drops()
-    assert (drop.reason, drop.count) == ("Ctrl-C", 10 - begun)
+    assert (drop.reason, drop.count) == ("Ctrl-C", 10 - started)
     assert track.clock.getDelayedCalls() == []
 
 

@@ -152,9 +152,9 @@ def test_api_errors_are_counted_and_the_run_continues(
     assert dropped(metrics) == {}
     assert [phase.state.failed for phase in conductor.phases] == [0, MACS, MACS, 0]
     assert conductor.incomplete_because is None
-    said = " ".join(failure.example for failure in metrics.failures())
-    assert KEY not in said
-    assert BASIC.decode() not in said
+    text = " ".join(failure.example for failure in metrics.failures())
+    assert KEY not in text
+    assert BASIC.decode() not in text
 
 
 def hang(_request: Any) -> int:

@@ -86,9 +86,9 @@ def test_body_is_bounded_and_marked(more: int) -> None:
 
 
 def test_observer_gets_each_exchange_when_it_is_kept() -> None:
-    told: list[HTTPExchange] = []
-    log = ExchangeLog(told.append)
-    assert [log.add(exchange()), log.add(exchange(1))] == told == list(log)
+    reported: list[HTTPExchange] = []
+    log = ExchangeLog(reported.append)
+    assert [log.add(exchange()), log.add(exchange(1))] == reported == list(log)
 
 
 # Finding

@@ -48,16 +48,16 @@ def test_as_many_begin_as_succeed_fail_and_are_cut_short(done: list[Any], whole:
         metrics(exchange)
 
     operations = Operations(clock, observer, started=metrics.started, wall_clock=clock.seconds)
-    begun: list[Operation] = []
+    running: list[Operation] = []
     started: Counter[str] = Counter()
     outcomes: Counter[tuple[str, str]] = Counter()
     for step in done:
         match step:
             case ("begin", name):
-                begun.append(operations.begin(name, 0))
+                running.append(operations.begin(name, 0))
                 started[name] += 1
-            case ("end" | "leave" as how, place, error) if place < len(begun):
-                operation = begun[place]
+            case ("end" | "leave" as how, place, error) if place < len(running):
+                operation = running[place]
                 if operation.open:
                     outcome = "good" if error is None else "cut short" if is_ours(error) else "failed"
                     outcomes[operation.name, outcome] += 1
@@ -73,7 +73,7 @@ def test_as_many_begin_as_succeed_fail_and_are_cut_short(done: list[Any], whole:
                 merged.merge(metrics.snapshot())
                 assert merged.snapshot() == metrics.snapshot()
     if whole:
-        for operation in begun:
+        for operation in running:
             outcomes[operation.name, "cut short"] += operation.open
         operations.cut_short("the run was interrupted")
         assert len(operations) == 0
@@ -85,7 +85,7 @@ def test_as_many_begin_as_succeed_fail_and_are_cut_short(done: list[Any], whole:
         assert summary.count - summary.errors == outcomes[name, "good"]
         assert summary.cut_short == sum(cut.count for cut in metrics.cuts() if cut.operation == name)
         assert summary.started - summary.count - summary.cut_short == sum(
-            operation.open and operation.name == name for operation in begun
+            operation.open and operation.name == name for operation in running
         )
     assert len(records) == sum(started.values()) - len(operations)
     assert not any(record.failure is not None and record.cut_short is not None for record in records)

@@ -127,13 +127,13 @@ def test_closing_twice_is_fine_and_writing_then_is_misuse(tmp_path):
 
 
 def test_several_calls_each_observer_in_order():
-    told = []
+    reported = []
     exchange = Exchange("push", 0, NOON, 0.1)
 
-    several(lambda each: told.append(("first", each)), lambda each: told.append(("second", each)))(exchange)
+    several(lambda each: reported.append(("first", each)), lambda each: reported.append(("second", each)))(exchange)
     several()(exchange)
 
-    assert told == [("first", exchange), ("second", exchange)]
+    assert reported == [("first", exchange), ("second", exchange)]
 
 
 def test_moments_are_written_in_utc_wherever_they_were_taken():

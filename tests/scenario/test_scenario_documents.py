@@ -159,8 +159,8 @@ def test_profile_of_the_patch_scenario_is_valid() -> None:
 
 
 def come_to(text: str, *overrides: str) -> list[tuple[str, str, float]]:
-    told = summary(scenario_from(tomllib.loads(text), overrides))
-    return [(phase.what, phase.how, round(phase.takes, 2)) for phase in told.phases]
+    reported = summary(scenario_from(tomllib.loads(text), overrides))
+    return [(phase.what, phase.how, round(phase.takes, 2)) for phase in reported.phases]
 
 
 def test_summary_of_a_phase_has_count_rate_and_duration() -> None:
@@ -223,15 +223,15 @@ def test_start_times_follow_from_wait_and_start_at() -> None:
         [[phase]]
         kind = "idle"
     """
-    told = summary(scenario_from(tomllib.loads(text)))
-    assert [(round(phase.begins, 1), phase.settled) for phase in told.phases] == [
+    reported = summary(scenario_from(tomllib.loads(text)))
+    assert [(round(phase.begins, 1), phase.settled) for phase in reported.phases] == [
         (0.0, True),
         (30.0, True),
         (39.9, True),
         (39.9, False),
     ]
-    assert told.seconds == pytest.approx(99.9)
-    assert not told.known
+    assert reported.seconds == pytest.approx(99.9)
+    assert not reported.known
 
 
 def test_summary_notes_lom_without_setup_and_missing_limits() -> None:

@@ -364,7 +364,7 @@ def test_no_other_site_may_read_an_answer(run_in_reactor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "said"),
+    ("method", "path", "content", "reason"),
     [
         ("POST", "/v1/macs", b"{", "truncated"),
         ("POST", "/v1/macs", b"\xff", "malformed"),
@@ -398,11 +398,11 @@ def test_no_other_site_may_read_an_answer(run_in_reactor) -> None:
         ("POST", "/v1/reset", b'{"seed": "\xff"}', "a body in UTF-8"),
     ],
 )
-def test_invalid_request_is_answered_with_the_reason(run_in_reactor, method, path, content, said) -> None:
+def test_invalid_request_is_answered_with_the_reason(run_in_reactor, method, path, content, reason) -> None:
     async def test(party: Party) -> None:
         found = problem(await party.ask(method, path, content=content))
         assert found.status == 400
-        assert said in found.detail
+        assert reason in found.detail
 
     with_server(run_in_reactor, test)
 

@@ -348,34 +348,34 @@ def test_other_macs_than_those_of_the_file_are_refused(run_scene) -> None:
 
 
 def state_with(folder: Path) -> tuple[FleetState, Clock, list[str]]:
-    clock, said = Clock(), []
+    clock, text = Clock(), []
     state = FleetState(folder / "fleet.sqlite", clock)
-    state.on_failure = lambda error: said.append(str(error))
-    return state, clock, said
+    state.on_failure = lambda error: text.append(str(error))
+    return state, clock, text
 
 
 def test_what_waits_goes_on_after_the_transaction(tmp_path: Path) -> None:
-    state, clock, said = state_with(tmp_path)
+    state, clock, text = state_with(tmp_path)
     state.set("a", "1")
-    state.when_kept(0, 0, lambda: said.append(state._file.rows("SELECT value FROM settings")[0][0]))
-    assert said == []
+    state.when_kept(0, 0, lambda: text.append(state._file.rows("SELECT value FROM settings")[0][0]))
+    assert text == []
     clock.advance(0.0)
-    assert said == ["1"]
+    assert text == ["1"]
     state.close()
 
 
 def test_nothing_goes_on_when_the_file_cannot_be_written(tmp_path: Path) -> None:
-    state, clock, said = state_with(tmp_path)
+    state, clock, text = state_with(tmp_path)
     state._file.close()
     state.set("a", "1")
-    state.when_kept(0, 0, lambda: said.append("sent"))
+    state.when_kept(0, 0, lambda: text.append("sent"))
     clock.advance(0.0)
-    assert len(said) == 1
-    assert "cannot be written" in said[0]
-    state.when_kept(0, 0, lambda: said.append("sent"))
+    assert len(text) == 1
+    assert "cannot be written" in text[0]
+    state.when_kept(0, 0, lambda: text.append("sent"))
     clock.advance(1.0)
     state.close()
-    assert len(said) == 1
+    assert len(text) == 1
 
 
 def test_numbers_only_grow_after_a_kill(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ class Running:
         """The next event, without its time."""
         line = self._lines.get(timeout=EVENT_SECONDS)
         assert line, "lom-device has ended"
-        told: dict[str, Any] = json.loads(line)
-        assert told.pop("at").endswith("+00:00")
-        return told
+        reported: dict[str, Any] = json.loads(line)
+        assert reported.pop("at").endswith("+00:00")
+        return reported
 
     def end(self) -> None:
         """Read to the end of its events."""
@@ -109,7 +109,7 @@ def request(
     return done.stderr.decode(), done
 
 
-def told(running: Running, kind: str) -> dict[str, Any]:
+def event_of(running: Running, kind: str) -> dict[str, Any]:
     """The next event of this kind; others before it are of no interest."""
     while (event := running.event())["event"] != kind:
         pass

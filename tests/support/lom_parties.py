@@ -77,7 +77,7 @@ def item(
 class Sockets:
     """A LoopbackNetwork with ``parties`` on it, and every record that it leaves, for ``with``.
 
-    Its limits are ``QUICK`` unless told otherwise.
+    Its limits are ``QUICK`` by default.
     """
 
     def __init__(

@@ -84,9 +84,9 @@ def device_process(
 def refused(place: Namespace, folder: Path, interface: str = THERE, *, before: Sequence[str] = ()) -> str:
     """The error of a run that cannot start."""
     with device_process(place, folder, ADDRESS, interface=interface, before=before) as running:
-        output, said = running.process.communicate(timeout=SECONDS)
-        assert (running.process.returncode, output) == (1, ""), said
-    return said
+        output, text = running.process.communicate(timeout=SECONDS)
+        assert (running.process.returncode, output) == (1, ""), text
+    return text
 
 
 class Here:

@@ -115,9 +115,9 @@ def test_a_connection_that_is_held_back_is_closed_or_broken_off(run_in_reactor: 
     async def scenario() -> None:
         with socket.create_server(("127.0.0.1", 0)) as nobody:
             origin = Origin("127.0.0.1", nobody.getsockname()[1])
-            told: list[object] = []
+            reported: list[object] = []
             connection = faulty(origin, ConnectionFault(delay=3600.0))
-            ask(connection, origin).addBoth(told.append)
+            ask(connection, origin).addBoth(reported.append)
             with pytest.raises(MisuseError):
                 ask(connection, origin)
             connection.close()
@@ -126,7 +126,7 @@ def test_a_connection_that_is_held_back_is_closed_or_broken_off(run_in_reactor: 
             connection.break_off(PeerError("enough"), in_order=True)
             with pytest.raises(PeerError, match="enough"):
                 await waiting
-            assert told == []
+            assert reported == []
 
     run_in_reactor(scenario())
 

@@ -97,9 +97,9 @@ class Macs:
     @property
     def handshakes(self) -> tuple[int, int]:
         """Full ones, and those that were resumed."""
-        told = self.stages.count("handshake"), self.stages.count("handshake_resumed")
-        assert told == (self.contexts.handshakes_full, self.contexts.handshakes_resumed)
-        return told
+        reported = self.stages.count("handshake"), self.stages.count("handshake_resumed")
+        assert reported == (self.contexts.handshakes_full, self.contexts.handshakes_resumed)
+        return reported
 
 
 def always() -> Resumption:

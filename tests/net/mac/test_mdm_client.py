@@ -69,13 +69,13 @@ PAGE = b"<!DOCTYPE html><title>Sign in</title>"
 
 
 @pytest.mark.parametrize(
-    ("response", "kind", "told"),
+    ("response", "kind", "reported"),
     [(answer(400), "http_status", "400"), (answer(200, PAGE, "Content-Type: text/html"), "html_page", "“Sign in”")],
     ids=["400", "page"],
 )
 @pytest.mark.parametrize("request_type", ["ProfileList", "RestartDevice", "FlyToTheMoon"])
 def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
-    run_in_reactor: RunInReactor, request_type: str, response: bytes, kind: str, told: str
+    run_in_reactor: RunInReactor, request_type: str, response: bytes, kind: str, reported: str
 ) -> None:
     with scripted_mdm(REFUSED_TWICE) as mdm:
         victim, _other = mdm.macs
@@ -92,7 +92,7 @@ def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
                 assert mdm.endings("command", victim) == ["result_refused"]
                 (record,) = mdm.records("command", victim)
                 assert request_type in failure(record)[1]
-                assert told in failure(record)[1]
+                assert reported in failure(record)[1]
                 assert record.facts["command_uuid"] == "refused"
                 assert not victim.device.session.owes_result
                 assert victim.device.take_follow_ups() == []

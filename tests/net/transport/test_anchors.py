@@ -77,17 +77,17 @@ def test_a_certificate_and_its_key_are_an_identity(tmp_path: Path, authority: Au
 
 @pytest.mark.parametrize("name", BAD_KEYS)
 def test_key_of_another_certificate_raises_operator_error(tmp_path: Path, authority: Authority, name: str) -> None:
-    make, said = BAD_KEYS[name]
+    make, text = BAD_KEYS[name]
     with pytest.raises(OperatorError) as refused:
         read_identity(*write_pair(tmp_path, authority, make()))
-    assert said in str(refused.value)
+    assert text in str(refused.value)
     assert str(tmp_path / "ca.key") in str(refused.value)
 
 
 @pytest.mark.parametrize("name", BAD_KEYS)
 def test_the_ca_of_the_gateway_needs_its_own_key(tmp_path: Path, authority: Authority, name: str) -> None:
-    make, said = BAD_KEYS[name]
+    make, text = BAD_KEYS[name]
     write_pair(tmp_path, authority, make())
     with pytest.raises(OperatorError) as refused:
         gateway_authority(tmp_path)
-    assert said in str(refused.value)
+    assert text in str(refused.value)

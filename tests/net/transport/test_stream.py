@@ -453,12 +453,12 @@ def test_reset_during_the_handshake_has_one_error_text(
 
 
 def test_received_data_is_read_if_the_end_is_reported_first(run_in_reactor: RunInReactor) -> None:
-    go, said = threading.Event(), b"last words" * 6000
+    go, text = threading.Event(), b"last words" * 6000
 
     def says_and_goes(talk: Talk) -> None:
         _ = talk.tls
         go.wait()
-        talk.send(said)
+        talk.send(text)
         talk.close()
 
     with serving(says_and_goes) as server:
@@ -475,7 +475,7 @@ def test_received_data_is_read_if_the_end_is_reported_first(run_in_reactor: RunI
             return await owner.ended
 
         error = run_in_reactor(scenario())
-    assert owner.octets == said
+    assert owner.octets == text
     assert str(error) == "the peer closed the connection"
 
 

@@ -138,11 +138,11 @@ def test_a_server_that_answers_a_web_page(run_in_reactor: RunInReactor, what: st
     with scripted_mdm() as mdm:
         mdm.instead(what, reply(answer(status, PAGE, "Content-Type: text/html; charset=utf-8")))
         page = "an HTML page titled “Sign in”"
-        kind, said = (
+        kind, message = (
             ("html_page", f"{page} (status 200). {words}") if status == 200 else ("http_status", f"403{{}}{page}")
         )
-        said = said.format(" instead of 200, with " if what != "profile" else ", with ")
-        _fails_and_recovers(run_in_reactor, mdm, kind, said)
+        message = message.format(" instead of 200, with " if what != "profile" else ", with ")
+        _fails_and_recovers(run_in_reactor, mdm, kind, message)
 
 
 def test_wrong_content_type_without_a_page_is_reported_with_the_enrollment_url(run_in_reactor: RunInReactor) -> None:
