@@ -118,7 +118,7 @@ def test_trace_has_every_exchange_and_no_secret(
 
 def test_wrong_commonname_fails_one_mac_only(tmp_path: Path) -> None:
     patch = """
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 issue = Authorities.lom_device_identity
 wrong = []
 def lom_device_identity(self, dns_name):
@@ -283,7 +283,7 @@ def enrolled_in(out: Path) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """The worker processes of a run: Linux tells, pgrep elsewhere."""
+    """The worker processes of a run: from /proc on Linux, from pgrep elsewhere."""
     found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, check=True)
     return [int(line) for line in found.stdout.split()]
 

@@ -58,9 +58,9 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("", "<key>a</key>"),
         pumped("", "<key>a</key> "),
     ),
-    "faults._INDEXES": (pumped("", "1"), pumped("1-", "1"), pumped("", "1-")),
-    "faults._UDID": (pumped("01234567", "-0123"), pumped("", "0")),
-    "faults.Meta": (pumped("", "a"), pumped("a", "a", "!"), pumped("", "\n")),
+    "rules._INDEXES": (pumped("", "1"), pumped("1-", "1"), pumped("", "1-")),
+    "rules._UDID": (pumped("01234567", "-0123"), pumped("", "0")),
+    "rules.Meta": (pumped("", "a"), pumped("a", "a", "!"), pumped("", "\n")),
     "http1._CHUNK_SIZE": (octets(b"1", b" ", b"x"), octets(b"1;", b" ", b"\n"), octets(b"", b"1", b" ")),
     "http1._FIELD": (
         pumped("a:", " ", "\0"),
@@ -140,7 +140,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
         pumped("", "{env"),
     ),
     "addresses._TYPED": (pumped("[", "a"), pumped("[a%", "a"), pumped("[a]:", "1")),
-    "scenario_options._CODE": (pumped("", "`"), pumped("`", "a"), pumped("", "`a"), pumped("", "a")),
+    "options._CODE": (pumped("", "`"), pumped("`", "a"), pumped("", "`a"), pumped("", "a")),
     "templates._HEADER_NAME": (pumped("", "a", ":"),),
     "templates._HEADER_VALUE": (pumped("", " ", "\0"),),
     "templates._PLACEHOLDER": (
@@ -284,7 +284,7 @@ def test_every_use_of_a_regex_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "wording"),
     [
         ("import re\ndef f(t): return re.match('a', t)", "re.match"),
         ("import re\ndef f(t): return re.compile('a').match(t)", "more calls"),
@@ -293,8 +293,8 @@ def test_every_use_of_a_regex_is_found() -> None:
         ("from re import compile", "by itself"),
     ],
 )
-def test_unknown_regex_is_reported_by_name(text: str, said: str) -> None:
-    assert any(said in each for each in _Finder(re, ast.parse(text)).complaints)
+def test_unknown_regex_is_reported_by_name(text: str, wording: str) -> None:
+    assert any(wording in each for each in _Finder(re, ast.parse(text)).complaints)
 
 
 # What it costs

@@ -22,7 +22,7 @@ from servers import unused_port
 
 from agent.fleet.population import Population
 from agent.net.apns.gateway import NAMES
-from agent.pki.authority import SERVER_USAGE, Authority
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 from agent.profiles.making import TOPIC
 
 SEED = "push from outside"

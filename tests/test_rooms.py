@@ -76,7 +76,7 @@ class Arrow:
 
 def wrong_arrows(folder: Path) -> list[str]:
     """Every import within the package at ``folder`` that goes the wrong way, or from or to an unknown room."""
-    return [said for arrow in arrows(folder) if (said := _judged(arrow)) is not None]
+    return [message for arrow in arrows(folder) if (message := _judged(arrow)) is not None]
 
 
 @cache
@@ -242,7 +242,7 @@ def test_import_in_order_is_not_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "complaint"),
     [
         (
             {"attic/box": "import agent.errors"},
@@ -253,8 +253,8 @@ def test_import_in_order_is_not_reported(tmp_path: Path) -> None:
         ({"__init__": "from agent import cli"}, "agent:1 imports agent.cli: agent is no room of the house"),
     ],
 )
-def test_unlisted_room_is_reported(tmp_path: Path, texts: dict[str, str], said: str) -> None:
-    assert wrong_arrows(tree(tmp_path, texts)) == [said]
+def test_unlisted_room_is_reported(tmp_path: Path, texts: dict[str, str], complaint: str) -> None:
+    assert wrong_arrows(tree(tmp_path, texts)) == [complaint]
 
 
 def test_test_file_names_are_unique() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from agent.cli.scenario_options import (
+from agent.cli.scenarios.options import (
     ENROLLMENT,
     FLEET,
     LOM,

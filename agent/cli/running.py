@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from agent.cli.apns import apns_plan
-from agent.cli.default_scenario import scenario_of
-from agent.cli.outcome import Outputs, RunResults
+from agent.cli.apns.gateway import apns_plan
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.results.outcome import Outputs, RunResults
+from agent.cli.scenarios.default import scenario_of
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor

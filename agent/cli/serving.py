@@ -18,10 +18,10 @@ from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping, printing
 from agent.errors import LomAgentError, OperatorError
 from agent.files import read_file, write_file
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.service.api.control import ControlServer
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
@@ -108,7 +108,7 @@ class _Serving:
         if self._stopped.called or handle.removed or handle.client.enrolled:
             return
         try:
-            await self._service.enroll(handle, Enroll(timeout=ENROLL_SECONDS))
+            await self._service.actions.enroll(handle, Enroll(timeout=ENROLL_SECONDS))
         except LomAgentError as error:
             if not self._stopped.called:
                 _warn(f"{handle.udid} did not enroll: {error}")
@@ -246,7 +246,7 @@ def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore
     """The state file, and the store of the lab in the folder beside it. Raises OperatorError."""
     if file is None:
         return None, None
-    from agent.cli.outputs import make_folder  # only where it is asked for: a fast start
+    from agent.cli.results.outputs import make_folder  # only where it is asked for: a fast start
     from agent.lab.store import LabStore
     from agent.service.state import FleetState
 

@@ -17,7 +17,7 @@ from agent.client.fleet import Fleet, MacFilter
 from agent.client.lab import Lab
 from agent.client.rules import ActiveRule, CommandFormatError, Error, NotNow, Reply, When, chain
 from agent.client.start import Start
-from agent.faults import Rule, RuleError
+from agent.faults.rules import Rule, RuleError
 
 __all__ = [
     "ActiveRule",

@@ -15,7 +15,8 @@ from agent.client.process import READY_SECONDS, ServiceProcess
 from agent.client.rules import ActiveRule, On, add_rule
 from agent.client.start import Start, arguments_of
 from agent.client.text import event_text, exchange_text, rule_text
-from agent.faults import Rule, RuleCounts
+from agent.faults.decisions import RuleCounts
+from agent.faults.rules import Rule
 from agent.service.types import (
     AddMacs,
     AdvanceClock,

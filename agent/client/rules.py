@@ -8,7 +8,9 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 
 from agent.client.connection import Connection, path
 from agent.client.text import rule_text
-from agent.faults import At, Rule, RuleCounts, RuleError
+from agent.faults.decisions import RuleCounts
+from agent.faults.effects import At
+from agent.faults.rules import Rule, RuleError
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,10 +210,10 @@ class Lab:
             raise Refused(400, f"Token: expected {_TOKEN_BYTES} bytes of data, found {found}")
         self._update(mac, token=token, push_magic=_text(message, "PushMagic"))
 
-    def _update(self, mac: EnrolledMac, **told: Any) -> None:
+    def _update(self, mac: EnrolledMac, **reported: Any) -> None:
         """Write new values of a Mac to the stored state, then set them."""
-        self._state.update(replace(mac, **told))
-        for name, value in told.items():
+        self._state.update(replace(mac, **reported))
+        for name, value in reported.items():
             setattr(mac, name, value)
 
     def _check_out(self, udid: str, fingerprint: bytes) -> None:

@@ -21,10 +21,10 @@ from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.tls import make_context
-from agent.pki.authorities import Authorities
 from agent.pki.certificates import CertificateError, peer_certificate
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import Identity
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 
 HOST = "127.0.0.1"

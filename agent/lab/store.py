@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from agent import plists
 from agent.lab.core import Refused
 from agent.lab.state import EnrolledMac, QueuedCommand, StoredResult
-from agent.pki.authority import Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import Authority
 from agent.sqlite_file import FileFormat, NotWritten, SQLiteFile, Statement
 
 NAME = "lab.sqlite"

@@ -20,8 +20,8 @@ from agent.net.apns.gateway import NAMES, APNsGateway
 from agent.net.apns.provider import APNsProvider
 from agent.net.timing import Reactor
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 from agent.push.rules import away_times
 

@@ -43,7 +43,7 @@ from agent.load.phases.run import PhaseRun
 from agent.load.shard_keys import keys_made_ahead
 from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
-from agent.net.mac.census import Census, state_of
+from agent.net.mac.fleet.census import Census, state_of
 from agent.net.timing import make_monotonic
 from agent.processes import peak_kib
 from agent.push.reasons import OwnCause

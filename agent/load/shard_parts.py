@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
-from agent.faults import Faults
+from agent.faults.decisions import Faults
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
 from agent.load.machine import allow_open_files
@@ -17,15 +17,15 @@ from agent.load.phases.waits import MacWaits
 from agent.load.shard_keys import expect_keys
 from agent.load.shard_plan import EnrollAt, ShardPlan, server_config
 from agent.measure.metrics import Metrics
-from agent.measure.operations import Operations
+from agent.measure.operations import Moment, Operations
 from agent.measure.summaries import RuleSummary
 from agent.measure.trace import TraceFile, several
 from agent.net.lom.networks import INTERFACE, make_network, parse_network
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment, Moment
-from agent.net.mac.fleet import Fleet, FleetBehaviour
-from agent.net.mac.fleet_push import fleet_push_endpoint
-from agent.net.mac.keys import KeyPool, parse_keys
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool, parse_keys
+from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
+from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 from agent.net.timing import RunClock, Stalls
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
@@ -45,7 +45,7 @@ class ShardParts:
         self._trace = None if plan.trace is None else TraceFile(plan.trace)
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
         self._stalls = Stalls(reactor)
-        self.operations = Operations(reactor, observer, begun=self.metrics.begun, wall_clock=self.clock)
+        self.operations = Operations(reactor, observer, started=self.metrics.started, wall_clock=self.clock)
         self._network = make_network(scenario.lom.network, reactor, self.operations)
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)

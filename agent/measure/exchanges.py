@@ -1,4 +1,4 @@
-"""The exchanges of a fleet: what its Macs said to their servers and what came back, in a bounded log in memory.
+"""The exchanges of a fleet: the requests of its Macs and the responses, in a bounded log in memory.
 
 An exchange keeps the raw bytes. ``decoded`` shows a body to people: a property list as plain data, without secrets.
 """

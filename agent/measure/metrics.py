@@ -23,7 +23,7 @@ _BEFORE, _AFTER = -math.inf, math.inf  # all moments
 class Metrics:
     """The observer that counts. Call it with each `Exchange`; request summaries at any time.
 
-    Call ``begun`` for each operation that starts; an exchange without a preceding ``begun`` counts as started, too.
+    Call ``started`` for each operation that starts; an exchange without a preceding call counts as started, too.
 
     Raises MisuseError, and counts nothing, for a name that is not in OPERATIONS or, for stages, in STAGES.
     """
@@ -35,7 +35,7 @@ class Metrics:
         self._drops: dict[tuple[str, str], int] = {}
         self._cuts: dict[tuple[str, str], int] = {}
 
-    def begun(self, operation: str) -> None:
+    def started(self, operation: str) -> None:
         """Count the start of one operation. Its end is counted as an exchange."""
         tally = self._tallies.get(operation)
         if tally is None:

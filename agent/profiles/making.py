@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent import plists
 from agent.mdm.access_rights import ALL_RIGHTS
-from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity, dump_pkcs12
+from agent.pki.issuing.authorities import Authorities
 
 TOPIC = "com.apple.mgmt.External.lom-agent-lab"
 ENROLLMENT_IDENTIFIER = "test.lom-agent.lab.enrollment"

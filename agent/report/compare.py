@@ -85,9 +85,9 @@ class Against:
         """The result in a few words."""
         if not self.comparable:
             return f"run {self.name} is not comparable with run A: {'; '.join(self.reasons)}"
-        told = (("worse", self.worse), ("better", self.better))
-        said = [f"{word} in {counted(len(differences), 'figure')}" for word, differences in told if differences]
-        return f"run {self.name} is comparable with run A: {' and '.join(said) or 'nothing changed'}"
+        reported = (("worse", self.worse), ("better", self.better))
+        parts = [f"{word} in {counted(len(differences), 'figure')}" for word, differences in reported if differences]
+        return f"run {self.name} is comparable with run A: {' and '.join(parts) or 'nothing changed'}"
 
     def statements(self) -> Iterator[Statement]:
         """The result in full."""
@@ -134,7 +134,7 @@ class Comparison:
     @property
     def statements(self) -> tuple[Statement, ...]:
         """All statements, cautions first."""
-        return (*self.cautions, *(said for each in self.against for said in each.statements()))
+        return (*self.cautions, *(message for each in self.against for message in each.statements()))
 
     @property
     def regressed(self) -> bool:
@@ -180,9 +180,9 @@ def _rows(documents: Sequence[Document], threshold: float) -> Iterator[Row]:
 
 
 def _settings(documents: Sequence[Document]) -> Iterator[Setting]:
-    told = [_told(document) for document in documents]
-    for name in dict.fromkeys(name for each in told for name in each):
-        values = tuple(each.get(name, NOTHING) for each in told)
+    reported = [_told(document) for document in documents]
+    for name in dict.fromkeys(name for each in reported for name in each):
+        values = tuple(each.get(name, NOTHING) for each in reported)
         if len(set(values)) > 1:
             yield Setting(name, values)
 
@@ -268,15 +268,15 @@ def _late(rows: Sequence[Row], index: int) -> Iterator[str]:
 
 
 def _told_of(rows: Sequence[Row], index: int, judgement: Judgement) -> tuple[str, ...]:
-    told: list[tuple[float, str]] = []
+    reported: list[tuple[float, str]] = []
     for row in rows:
         found = [
             each
             for each in row.changes[index - 1].values()
             if each.judgement is judgement and each.what != "late"  # the load generator causes late starts
         ]
-        told += _sentences(row.name, found)
-    return tuple(text for _, text in sorted(told, key=lambda each: -each[0]))
+        reported += _sentences(row.name, found)
+    return tuple(text for _, text in sorted(reported, key=lambda each: -each[0]))
 
 
 def _sentences(name: str, found: Sequence[Change]) -> Iterator[tuple[float, str]]:
@@ -285,8 +285,8 @@ def _sentences(name: str, found: Sequence[Change]) -> Iterator[tuple[float, str]
     if latencies:
         verb = "slower" if latencies[0].judgement is Judgement.WORSE else "faster"
         # p50 and p99 suffice; the others are named only if neither of these changed.
-        said = [each for each in latencies if each.what in ("p50", "p99")] or latencies
-        yield max(_size(each) for each in latencies), f"{name} is {verb}: {', '.join(map(_latency_text, said))}."
+        message = [each for each in latencies if each.what in ("p50", "p99")] or latencies
+        yield max(_size(each) for each in latencies), f"{name} is {verb}: {', '.join(map(_latency_text, message))}."
     for each in found:
         if each.what == "rate_per_s":
             yield _size(each), f"{name}: {figures(each.before)} → {figures(each.after)} per second ({each.text})."

@@ -79,10 +79,10 @@ def _phase(suite: Element, name: str, phase: PhaseSummary, document: Document, r
     started, ended = phase.started_s, phase.ended_s
     seconds = 0.0 if started is None or ended is None else max(0.0, ended - started)
     case = _case(suite, f"{name}.phase", phase.name, seconds)
-    said = [each.text for each in reasons if each.kind is Kind.PHASE and each.name == phase.name]
+    parts = [each.text for each in reasons if each.kind is Kind.PHASE and each.name == phase.name]
     nothing = [each.text for each in reasons if each.kind is Kind.NOTHING_ENDED and each.name == phase.name]
-    if ended is None and said:
-        _outcome(case, "error", "incomplete", " ".join(dict.fromkeys(said)))
+    if ended is None and parts:
+        _outcome(case, "error", "incomplete", " ".join(dict.fromkeys(parts)))
     elif ended is not None and nothing:
         _outcome(case, "failure", "nothing ended", " ".join(dict.fromkeys(nothing)))
     elif ended is None:

@@ -167,13 +167,13 @@ def found(value: object) -> str:
 
 
 def _key(field: inspect.Field) -> Key:
-    said = field.type if isinstance(field.type, inspect.Metadata) else inspect.Metadata(field.type)
-    extra = said.extra or {}
+    message = field.type if isinstance(field.type, inspect.Metadata) else inspect.Metadata(field.type)
+    extra = message.extra or {}
     table = bare(field.type)
     return Key(
         name=field.encode_name,
         takes=field.type,
-        description=(said.extra_json_schema or {}).get("description", ""),
+        description=(message.extra_json_schema or {}).get("description", ""),
         unit=extra.get("unit", ""),
         path=extra.get("path", False),
         required=field.required,

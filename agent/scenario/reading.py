@@ -18,11 +18,11 @@ import msgspec
 from msgspec import Struct
 
 from agent.errors import OperatorError
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.files import read_file
-from agent.scenario.check_phases import checked_phases
-from agent.scenario.check_tables import checked_tables
-from agent.scenario.complaints import check_keys, complaint, nearest, unknown
+from agent.scenario.checks.complaints import check_keys, complaint, nearest, unknown
+from agent.scenario.checks.phases import checked_phases
+from agent.scenario.checks.tables import checked_tables
 from agent.scenario.keys import KIND, PHASE, RULE, Key, keys_of, phase_label, phase_table
 from agent.scenario.types import Scenario
 

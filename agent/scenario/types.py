@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from agent.faults import MOST_RULES, Rule
+from agent.faults.decisions import MOST_RULES
+from agent.faults.rules import Rule
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Population
 from agent.net.apns.behaviour import PushSettings
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.scenario.server_table import ServerPart
 from agent.settings import Rate, RateOrNone, Seconds, Share, SomeSeconds, key
 
@@ -331,7 +332,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: Annotated[
         tuple[str, ...],
         key(
-            'Limits, such as `"session.p99 < 500ms"`; a broken limit fails the run.',
+            'Limits, such as `"session.p99 < 500ms"`; a failed limit fails the run.',
             example=["session.p99 < 500ms", "session.errors == 0"],
         ),
     ] = ()

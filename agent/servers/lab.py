@@ -49,8 +49,8 @@ class LabAPI:
         document = read_object(check_status(response, what, self._secrets), what, self._secrets)
         push = document.get("push")
         if isinstance(push, dict) and "error" in push and push.get("pending") is not True:
-            said = excerpt(str(push["error"]).encode(), self._secrets)
-            raise PushNotSent(f"the command is queued, but the lab could not push: {said}")
+            text = excerpt(str(push["error"]).encode(), self._secrets)
+            raise PushNotSent(f"the command is queued, but the lab could not push: {text}")
 
     def _pushed(self, response: Response) -> None:
         if response.status == 502:

@@ -75,8 +75,8 @@ def check_status(response: Response, what: str, secrets: Collection[str]) -> Res
     """The response, if its status is 200 to 299. Raises StatusRefused."""
     if 200 <= response.status < 300:
         return response
-    said = excerpt(response.body, secrets)
-    raise StatusRefused(f"{what}: the server answered {response.status}" + (f": {said}" if said else ""))
+    message = excerpt(response.body, secrets)
+    raise StatusRefused(f"{what}: the server answered {response.status}" + (f": {message}" if message else ""))
 
 
 def read_object(response: Response, what: str, secrets: Collection[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from agent.lab.store import LabStore
 from agent.load.gateway import APNsPlan, PushGateway, issued_identity
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
 from agent.push.wire import RoutedPush
 from agent.service.fleet import FleetService

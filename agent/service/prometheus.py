@@ -141,7 +141,7 @@ def _macs(view: LiveView) -> Iterator[Metric]:
 
 def _phases(phases: tuple[PhaseView, ...]) -> Metric:
     operations = GaugeMetricFamily(
-        "lom_agent_phase_things",
+        "lom_agent_phase_operations",
         "The progress of a phase: operations planned, started, done (including failed ones), failed, cut short, "
         "started late, and dropped (due, but never started).",
         labels=("phase", "kind", "state"),

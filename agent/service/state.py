@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 from twisted.logger import Logger
 
-from agent.faults import Rule, RuleRecord
-from agent.net.mac.fleet import Fleet
-from agent.net.mac.keeping import MacRecord
+from agent.faults.decisions import RuleRecord
+from agent.faults.rules import Rule
+from agent.net.mac.fleet.keeping import MacRecord
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import Clock, DelayedCall
 from agent.push.store import Notification
 from agent.service.macs.groups import Group
@@ -354,7 +355,7 @@ class FleetState:
 
 
 class GroupKeeper:
-    """The Keeper of one group's Macs (`agent.net.mac.keeping`)."""
+    """The Keeper of one group's Macs (`agent.net.mac.fleet.keeping`)."""
 
     def __init__(self, state: FleetState, first: int) -> None:
         self._state = state

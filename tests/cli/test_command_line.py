@@ -14,13 +14,12 @@ from command import SECONDS
 
 from agent.cli.commands import COMMANDS, cli
 from agent.cli.run import run
-from agent.cli.scenario_options import GROUPS, KeyOption, overrides
+from agent.cli.scenarios.options import GROUPS, KeyOption, overrides
 from agent.cli.signals import importing
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario
 
 HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "multiprocessing", "klein", "httpx"}
-NETWORK_ENDS = {"lom-device", "lom-identity", "lom-request"}  # their options need the protocol's types
 OPTIONS = [option for options in GROUPS.values() for option in options]
 # A value for each option that is not its key's default; those that the checks of a scenario require go with it.
 VALUES: dict[str, object] = {
@@ -59,7 +58,7 @@ def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - NETWORK_ENDS))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
     assert not modules_of(name, "--help") & HEAVY
 
@@ -67,7 +66,7 @@ def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
 LATER = {
     "agent.cli.serving": {
         "asn1crypto", "httpx", "jinja2", "klein", "plotly", "prometheus_client", "concurrent.futures.process",
-        "agent.lab", "agent.net.apns.gateway", "agent.net.mac.scep", "agent.report", "agent.scenario",
+        "agent.lab", "agent.net.apns.gateway", "agent.net.mac.enrollment.scep", "agent.report", "agent.scenario",
         "agent.service.embedded", "agent.service.api.openapi",
     },
     "agent.client": {"httpx", "twisted", "cryptography", "pytest"},

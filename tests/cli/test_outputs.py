@@ -50,7 +50,7 @@ def test_junit_goes_into_a_device_or_a_pipe_and_leaves_it_there(tmp_path: Path) 
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
-    alone = lom_agent(*run, "--junit", str(pipe))  # nobody reads it: told, and not waited for
+    alone = lom_agent(*run, "--junit", str(pipe))  # without a reader: an error, and no wait
     assert alone.returncode == 2
     assert b"pipe cannot be written: No such device or address" in alone.stderr
 
@@ -62,8 +62,8 @@ def test_a_run_is_refused_where_another_one_writes(tmp_path: Path) -> None:
         for option, path, what in (("--out", tmp_path, "folder"), ("--trace", trace, "trace file")):
             refused = lom_agent("run", "--quiet", option, str(path))
             assert refused.returncode == 2
-            said = f"Expected a {what} that no other run uses, found {path}, to which another run is writing."
-            assert said.encode() in refused.stderr
+            text = f"Expected a {what} that no other run uses, found {path}, to which another run is writing."
+            assert text.encode() in refused.stderr
         running.process.send_signal(signal.SIGTERM)
         assert running.end() == 143
         assert running.results["seed"] == "lom-agent"

@@ -30,7 +30,7 @@ from agent.client import (
     UnexpectedStatus,
     WaitTimedOut,
 )
-from agent.faults import On
+from agent.faults.effects import On
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +124,7 @@ def test_a_wait_that_fails_shows_the_nearest_event_and_the_exchanges(fleet: Flee
         mac.wait_for("NO-SUCH-COMMAND", timeout=0.1)
 
 
-def test_an_enrollment_that_fails_says_why(fleet: Fleet) -> None:
+def test_failed_enrollment_has_a_reason(fleet: Fleet) -> None:
     with pytest.raises(EnrollmentFailed, match=r"(?s)404"):
         fleet.mac().enroll(f"{fleet.lab.info.url}/nothing", timeout=LONG)
 
@@ -217,7 +217,7 @@ def test_two_threads_may_use_a_fleet(fleet: Fleet) -> None:
     assert len({*found}) == 2
 
 
-def test_a_service_that_cannot_start_says_why() -> None:
+def test_service_that_cannot_start_reports_the_reason() -> None:
     with pytest.raises(ServiceNotStarted, match=r"(?s)ended with status 2:.*--devices"):
         Fleet.start(devices=-1)
 

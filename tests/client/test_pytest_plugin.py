@@ -179,7 +179,7 @@ def test_nothing_is_left_of_services_of_their_own(
     assert [file.name for file in folder.iterdir() if not file.name.startswith("pytest-of-")] == []
 
 
-def test_a_service_that_dies_is_replaced_and_the_report_says_how_it_ended(pytester: pytest.Pytester) -> None:
+def test_service_that_ends_is_replaced_and_the_report_has_its_exit_status(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import os, signal, time

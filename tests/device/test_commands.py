@@ -24,8 +24,8 @@ from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.facts import Fact, Key, message, version
 from agent.mdm.results import Result, Status
-from agent.pki.authorities import Authorities
-from agent.pki.authority import Authority
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authority import Authority
 from agent.profiles.making import LOM_IDENTIFIER, lom_profile
 
 POPULATION = Population("commands", 40)

@@ -19,7 +19,7 @@ from agent.errors import OperatorError
 from agent.lab.core import MAX_QUEUED, Lab, NotQueued, Refused
 from agent.lab.scep import SCEPService
 from agent.lab.store import NAME, LabStore
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 
 IDENTITIES = [AUTHORITIES.mdm_identity() for _ in range(4)]
 STEPS = st.lists(

@@ -77,7 +77,7 @@ def test_two_shards_run_every_phase_and_pushes_reach_their_shard(
     assert states["power_cut"].done == 2
     assert all(state.finished and state.started == state.done == state.planned for state in states.values())
     begins = [phase.started_s for phase in conductor.phases]
-    assert begins == sorted(begins, key=lambda begun: begun or 0.0)
+    assert begins == sorted(begins, key=lambda running: running or 0.0)
     push_endpoints = conductor.push_counts()
     assert [push_endpoint["delivered"] for push_endpoint in push_endpoints[:2]] == [20, 20]
     merged = merge_push_counts(push_endpoints)
@@ -101,9 +101,9 @@ def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: Run
                     and phase.started_s is not None
                     and conductor.elapsed - phase.started_s > 0.5
                 ):
-                    begun = time.time()
+                    running = time.time()
                     time.sleep(stall)  # the lab answers nobody; the shard's thread goes on
-                    stalls[phase.name] = begun + margin, time.time() - margin
+                    stalls[phase.name] = running + margin, time.time() - margin
             if len(stalls) < 2:
                 reactor.callLater(0.05, look)
 

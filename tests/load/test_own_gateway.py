@@ -1,4 +1,4 @@
-"""Pushes that our own gateway refuses: what fails because of them is told as ours, and not as the server's."""
+"""Pushes that our own gateway refuses: failures that they cause are reported as ours, not as the server's."""
 
 from __future__ import annotations
 

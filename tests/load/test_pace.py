@@ -14,14 +14,14 @@ from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible, Pace
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
-from agent.net.mac.environment import Moment
+from agent.measure.operations import Moment
 from agent.scenario.arrivals import Arrival
 
 WALL = 1_000_000.0
 
 
 class Refused(PeerError):
-    """The server said no."""
+    """The server refused."""
 
     kind = "refused"
 
@@ -160,13 +160,13 @@ def test_end_of_run_drops_unstarted_operations_and_cancels_open_ones(seconds: fl
     track.pass_time(seconds)
     track.pace.reason = "Ctrl-C"
     running.cancel()
-    begun = len(track.begun)
+    started = len(track.begun)
     assert track.failure is not None
     assert track.failure.check(CancelledError)
-    assert sorted(cancelled) == list(range(begun))
-    assert (track.state.started, track.state.done, track.state.dropped) == (begun, 0, 10 - begun)
+    assert sorted(cancelled) == list(range(started))
+    assert (track.state.started, track.state.done, track.state.dropped) == (started, 0, 10 - started)
     (drop,) = track.metrics.drops()
-    assert (drop.reason, drop.count) == ("Ctrl-C", 10 - begun)
+    assert (drop.reason, drop.count) == ("Ctrl-C", 10 - started)
     assert track.clock.getDelayedCalls() == []
 
 

@@ -1,4 +1,4 @@
-"""How things arrive in whole runs: each shape's exact number, closed loops over shards, and which Macs are chosen."""
+"""Arrivals in whole runs: the exact number of each shape, closed loops over shards, and the chosen Macs."""
 
 from __future__ import annotations
 

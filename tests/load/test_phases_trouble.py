@@ -1,4 +1,4 @@
-"""Whole runs in which things go wrong: power cuts, NotNow, servers that refuse or die, Macs that leave."""
+"""Whole runs with failures: power cuts, NotNow, servers that refuse or end, Macs that unenroll."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_start_at_and_wait_determine_how_phases_overlap(run_in_reactor: RunInRea
 
     conductor = run_in_reactor(scenario())
     _, beside, long, idle, after = conductor.phases
-    begun = [phase.started_s or 0.0 for phase in conductor.phases]
-    assert begun == sorted(begun)
+    running = [phase.started_s or 0.0 for phase in conductor.phases]
+    assert running == sorted(running)
     assert long.started_s is not None
     assert long.started_s >= 0.6
     assert idle.started_s is not None

@@ -152,9 +152,9 @@ def test_api_errors_are_counted_and_the_run_continues(
     assert dropped(metrics) == {}
     assert [phase.state.failed for phase in conductor.phases] == [0, MACS, MACS, 0]
     assert conductor.incomplete_because is None
-    said = " ".join(failure.example for failure in metrics.failures())
-    assert KEY not in said
-    assert BASIC.decode() not in said
+    text = " ".join(failure.example for failure in metrics.failures())
+    assert KEY not in text
+    assert BASIC.decode() not in text
 
 
 def hang(_request: Any) -> int:
@@ -224,7 +224,7 @@ def test_mac_polls_for_a_queued_command_without_a_gateway(run_in_reactor: RunInR
 
 
 def expect_error(run_in_reactor: RunInReactor, words: str, scenario: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """The run does not begin, and says why."""
+    """The run does not start, and reports the reason."""
 
     async def trial() -> None:
         with pytest.raises(OperatorError, match=words):

@@ -28,7 +28,7 @@ from agent.lab.core import Lab, Message
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 
 MACS = 8
@@ -202,8 +202,8 @@ def test_server_that_ignores_sessions_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, phase: str, kinds: set[str]
 ) -> None:
     lab = Unhelpful(silence)
-    status, said, document = run_in_reactor(run_against(lab, tmp_path, pushed=phase))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(lab, tmp_path, pushed=phase))
+    assert status == 1, message
     assert document["complete"]
     assert lab.asked > 0, "no Mac came after a push"
     delivery, record = document["operations"]["delivery"], document["phases"][1]
@@ -211,9 +211,9 @@ def test_server_that_ignores_sessions_fails_the_run(
     found = {error["kind"] for error in document["errors"] if error["operation"] == "delivery"}
     assert found
     assert found <= kinds
-    assert all(kind in said for kind in found)
+    assert all(kind in message for kind in found)
     assert [limit["ok"] for limit in document["limits"]] == [False]
-    assert "No operation of" not in said
+    assert "No operation of" not in message
     assert ET.parse(tmp_path / "junit.xml").findall(".//failure")
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
@@ -224,16 +224,16 @@ def test_server_that_ignores_sessions_fails_the_run(
 def test_server_with_endless_sessions_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, say: Callable[[], Any], good: int
 ) -> None:
-    status, said, document = run_in_reactor(run_against(Unhelpful(say, good), tmp_path))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(Unhelpful(say, good), tmp_path))
+    assert status == 1, message
     session, phase = document["operations"]["session"], document["phases"][1]
     assert document["complete"]
     assert session["errors"] == session["timed_out"] == phase["failed"] > 0
     assert [(error["operation"], error["kind"]) for error in document["errors"]] == [("session", "session_stuck")]
     assert session["latency_ms"]["p99"] >= LIMIT * 1000
     assert [limit["ok"] for limit in document["limits"]] == [False, False]
-    assert "session_stuck" in said
-    assert "No operation of" not in said
+    assert "session_stuck" in message
+    assert "No operation of" not in message
     assert ET.parse(tmp_path / "junit.xml").findall(".//failure")
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
@@ -242,27 +242,27 @@ def test_repeated_notnow_command_is_reported_once_and_the_run_ends(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     lab = Unhelpful(the_same)
-    status, said, document = run_in_reactor(run_against(lab, tmp_path, "not_now = 1.0\nnot_now_retry = 600.0"))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(lab, tmp_path, "not_now = 1.0\nnot_now_retry = 600.0"))
+    assert status == 1, message
     text = "were answered with NotNow for a later session"
-    assert len([line for line in said.splitlines() if line.startswith("Warning: ") and text in line]) == 1
-    told = {(error["operation"], error["kind"]): error["example"] for error in document["errors"]}
-    assert text in told["session", "not_now_repeated"]
+    assert len([line for line in message.splitlines() if line.startswith("Warning: ") and text in line]) == 1
+    reported = {(error["operation"], error["kind"]): error["example"] for error in document["errors"]}
+    assert text in reported["session", "not_now_repeated"]
     assert document["complete"]
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
 
 def test_a_run_whose_last_phase_has_no_mac_left_has_failed(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     phase = 'kind = "checkin"\nby = "self"\nconcurrency = 8\n[[phase]]\nkind = "command"'
-    status, said, document = run_in_reactor(run_against(Erasing(), tmp_path, pushed=phase, limit=60.0))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(Erasing(), tmp_path, pushed=phase, limit=60.0))
+    assert status == 1, message
     looks, commands = document["phases"][1:]
     assert (looks["done"], looks["failed"]) == (MACS, 0)
     assert commands["dropped"] == commands["planned"] == MACS
     assert document["errors"] == []
     reason = f"The phase command measured nothing: of its operations {MACS} dropped, none done."
     assert reason in document["outcome"]["reasons"]
-    assert reason in said
+    assert reason in message
     assert reason in [each.get("message") for each in ET.parse(tmp_path / "junit.xml").findall(".//failure")]
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
@@ -271,9 +271,9 @@ def test_a_server_that_delivers_another_command_than_was_queued_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     phase = 'kind = "command"\nrequest = { RequestType = "ProfileList" }'
-    status, said, document = run_in_reactor(run_against(Mistaken(), tmp_path, pushed=phase, limit=60.0))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(Mistaken(), tmp_path, pushed=phase, limit=60.0))
+    assert status == 1, message
     assert document["operations"]["delivery"]["errors"] == document["phases"][1]["failed"] == MACS
     assert [(error["operation"], error["kind"]) for error in document["errors"]] == [("delivery", "command_changed")]
-    assert document["operations"]["command"]["errors"] == 0  # the Mac did as it was told
+    assert document["operations"]["command"]["errors"] == 0  # the Mac carried out its commands
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")

@@ -1,4 +1,4 @@
-"""A time limit counts only the time in which the loop could have heard the peer."""
+"""A time limit counts only the time in which the loop could have received from the peer."""
 
 from __future__ import annotations
 

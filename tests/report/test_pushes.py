@@ -1,4 +1,4 @@
-"""Refusals of the run's own push gateway: told as ours, and no verdict of the server."""
+"""Refusals of the run's own push gateway: reported as ours, not as failures of the server."""
 
 import documents
 import pytest

@@ -234,11 +234,11 @@ def test_last_screen_of_many_phases_fits():
 
 
 @pytest.mark.parametrize("make_console", [terminal, pipe])
-@pytest.mark.parametrize("begun", [False, True])
-def test_note_is_one_line_without_markup(make_console, begun):
+@pytest.mark.parametrize("is_open", [False, True])
+def test_note_is_one_line_without_markup(make_console, is_open):
     console = make_console()
     display = make_display(console, quiet=False, clock=Seconds())
-    if begun:
+    if is_open:
         display.look(view(phase("joining", started_s=0.0)))
     address = "https://[::1]:8443/" + "a" * 120 + "[b]\x1b[2J"
     display.note(address)

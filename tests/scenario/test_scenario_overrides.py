@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.errors import OperatorError
 from agent.scenario.reading import scenario_from
-from agent.scenario.redacted import as_document
+from agent.scenario.writing.redacted import as_document
 
 TEXT = """
 [fleet]
@@ -71,7 +71,7 @@ def test_last_override_wins_and_the_input_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "wording"),
     [
         ("load", "--set load: expected KEY=VALUE, such as load.rate=50"),
         ("=5", "expected KEY=VALUE"),
@@ -90,10 +90,10 @@ def test_last_override_wins_and_the_input_is_unchanged() -> None:
         ("phase.patch.kind=comand", 'found "comand"; did you mean "command"?'),
     ],
 )
-def test_invalid_override_is_refused(override: str, said: str) -> None:
+def test_invalid_override_is_refused(override: str, wording: str) -> None:
     with pytest.raises(OperatorError) as refused:
         shown(override)
-    assert said in str(refused.value)
+    assert wording in str(refused.value)
 
 
 def test_phases_of_one_name_are_selected_by_number() -> None:

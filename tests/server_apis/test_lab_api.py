@@ -27,7 +27,7 @@ COMMAND = {"RequestType": "ProfileList"}
 async def asked(*rules: str, gateway: bool = True, token: str = "", push: bool = True) -> AsyncIterator[
     tuple[Stack, Server]
 ]:  # fmt: skip
-    """A lab with one Mac, and its API; ``gateway`` says whether it can push, ``rules`` are its faults."""
+    """A lab with one Mac, and its API; ``gateway`` is whether it can push, ``rules`` are its faults."""
     async with stack(1) as running:
         plan = APNsPlan(behaviour=PushBehaviour(rules=rules))
         service = PushService(running.fleet, running.environment, plan, running.server)

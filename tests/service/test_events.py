@@ -127,7 +127,7 @@ def test_a_wait_that_times_out_has_the_nearest_events(added: list[dict[str, Any]
     assert all(shared(event) <= shared(nearest[-1]) for event in rest)
 
 
-def test_the_error_of_a_wait_says_what_was_wanted_and_what_came_closest() -> None:
+def test_error_of_a_wait_has_the_condition_and_the_nearest_events() -> None:
     events, clock = log(), Clock()
     events.add("answered", "It answered NotNow.", udid="A", status="NotNow")
     ends = outcome(events.wait(Wait(kind="answered", udid="A", status="Acknowledged", timeout=2), clock))

@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from msgspec import Struct
 from twisted.internet.threads import deferToThread
 
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.service import types
 from agent.service.api.event_kinds import EVENT_KINDS
 from agent.service.api.openapi import field_descriptions, openapi, path_template
@@ -53,7 +53,7 @@ def test_each_route_is_an_operation_and_each_operation_a_route() -> None:
     assert operations == routes | {("metrics", "GET", "/metrics")}
 
 
-def test_each_operation_says_which_problems_it_has() -> None:
+def test_each_operation_lists_its_problems() -> None:
     for route in ROUTES:
         operation = the_openapi()["paths"][path_template(route)][route.method.lower()]
         answers = {int(status) for status in operation["responses"]}
@@ -108,7 +108,7 @@ def test_the_server_serves_it_without_the_token(run_in_reactor) -> None:
 # The page
 
 
-def test_the_page_is_what_the_document_says() -> None:
+def test_page_is_made_from_the_document() -> None:
     assert REFERENCE.read_text(encoding="utf-8") == document(), (
         "write it: python -m agent.service.api.reference > docs/control-api.md"
     )
@@ -130,7 +130,7 @@ def test_the_page_has_every_request_type_and_kind_of_event() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block[0]} {block[1]}")
-def test_the_commands_of_the_page_do_what_it_says(run_in_reactor, block, tmp_path) -> None:
+def test_commands_of_the_page_work(run_in_reactor, block, tmp_path) -> None:
     method, path, command = block
     output = tmp_path / "body"
 

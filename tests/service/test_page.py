@@ -20,7 +20,7 @@ CONNECTED = "document.querySelector('#connection').dataset.connected === 'true'"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with the lab beside it and 30 Macs."""
+    """A service with a lab and 30 Macs."""
     arguments = ("--lab", "--devices", "30", "--segment-size", "10", "--boot", "constant:0.1")
     with started_service(tmp_path_factory.mktemp("service"), *arguments) as started:
         yield started
@@ -158,7 +158,7 @@ def test_a_rule_of_the_form_appears_with_its_hits(page: Browser, client: httpx.C
     assert client.get("/v1/rules").json() == []
 
 
-def test_a_mistake_in_the_form_is_told(page: Browser) -> None:
+def test_invalid_form_is_reported(page: Browser) -> None:
     page.wait("document.querySelector('#rule-on').options.length")
     add_rule(page, more="seconds")
     wait_for_text(page, "#alert", "Expected a JSON object in Other keys")

@@ -128,10 +128,10 @@ def test_every_mac_state_is_exported_even_if_zero(run_in_reactor):
 
 def test_phase_names_are_escaped_in_labels(run_in_reactor):
     _, _, text = answer(run_in_reactor, get("/metrics"), VIEW)
-    things = families(text)["lom_agent_phase_things"]
+    operations = families(text)["lom_agent_phase_operations"]
     of = {
         (sample.labels["phase"], sample.labels["kind"], sample.labels["state"]): sample.value
-        for sample in things.samples
+        for sample in operations.samples
     }
     assert of["enroll", "enroll", "dropped"] == 1
     assert [of[HOSTILE, "command", state] for state in ("planned", "started", "done")] == [1000, 10, 7]

@@ -28,8 +28,8 @@ from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.gateway import NAMES, APNsGateway
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock
-from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.push.broker import Presence, PushBroker
 from agent.push.counts import merge_push_counts
 from agent.push.requests import NOBODY, PushPolicy
@@ -147,7 +147,7 @@ class RunningGateway:
 
 
 class Peer:
-    """A blocking HTTP/2 client over Python's own ssl: a frame is sent when the test says so."""
+    """A blocking HTTP/2 client over Python's own ssl: a frame is sent on the test's call."""
 
     def __init__(self, running: RunningGateway, *, provider: str | None = "provider", alpn: str = "h2") -> None:
         context = ssl.create_default_context(cafile=str(running.folder / "ca.pem"))
@@ -182,7 +182,7 @@ class Peer:
         self.socket.sendall(self.h2.data_to_send())
 
     def read(self) -> None:
-        """Some of what the gateway says."""
+        """The next bytes of the gateway."""
         try:
             octets = self.socket.recv(65536)
         except OSError:

@@ -31,7 +31,7 @@ SECONDS = 120.0
 NOT_OF_THE_COMMAND = ("agent.__main__", "agent.pytest_plugin")
 MODULES = [module.name for module in walk_packages(agent.__path__, "agent.") if module.name not in NOT_OF_THE_COMMAND]
 IMPORTED_LATE = ["jinja2", "plotly.offline", "plotly.tools", "rich._emoji_codes", "twisted.internet.epollreactor"]
-START_CHILDREN = ("agent.processes", "agent.net.mac.keys")  # the modules that do
+START_CHILDREN = ("agent.processes", "agent.net.mac.fleet.keys")  # the modules that do
 
 ForkServerContext().set_forkserver_preload(
     ["settable_clock", *MODULES, *IMPORTED_LATE, "encodings.unicode_escape", "prepared"]

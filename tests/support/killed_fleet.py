@@ -27,9 +27,9 @@ import agent.pki.pfx
 import agent.service.restoring
 from agent.cli.reactor import the_reactor
 from agent.device.record import DeviceRecord
-from agent.faults import RuleRecord
-from agent.net.mac.behaviour import MacSettings
-from agent.net.mac.keeping import MacRecord
+from agent.faults.decisions import RuleRecord
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.sessions import Sessions
 from agent.net.transport.anchors import read_anchors
 from agent.net.transport.stream import TLSStream
@@ -118,7 +118,7 @@ def _stuck(service: FleetService, reactor: Any) -> None:
 def _enroll(service: FleetService, handle: Any) -> None:
     from twisted.internet.defer import ensureDeferred
 
-    ensureDeferred(service.enroll(handle, Enroll())).addErrback(lambda _: None)  # it was enrolling already
+    ensureDeferred(service.actions.enroll(handle, Enroll())).addErrback(lambda _: None)  # it was enrolling already
 
 
 def _log_executions(path: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from agent.cli.apns import apns_plan
+from agent.cli.apns.gateway import apns_plan
 from agent.load.conductor import Conductor
 from agent.measure.live import LiveView
 from agent.measure.metrics import Metrics
@@ -19,7 +19,7 @@ QUICK = {"boot": "constant:0.05", "shutdown": "constant:0.05"}
 
 
 class Onlooker:
-    """Keeps what it is told; ``act`` is called with each look."""
+    """Keeps its notes and warnings; ``act`` is called with each look."""
 
     def __init__(self, act: Callable[[LiveView], None] = lambda _view: None) -> None:
         self.notes: list[str] = []

@@ -24,7 +24,7 @@ from agent.pki.identity import Identity
 
 
 class ToldDevice:
-    """A Mac that tells what it is asked, and does it."""
+    """A Mac that reports each request and carries it out."""
 
     index = 1
     segment = 0

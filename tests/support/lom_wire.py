@@ -44,7 +44,7 @@ class DeviceProcess:
         self.process = process
 
     def line(self) -> str:
-        """What it told next."""
+        """Its next event."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().decode().strip()
 
@@ -85,11 +85,11 @@ def device_process(
 
 
 def refused(place: Namespace, folder: Path, interface: str = THERE, *, before: Sequence[str] = ()) -> str:
-    """What a run says that cannot start."""
+    """The error of a run that cannot start."""
     with device_process(place, folder, ADDRESS, interface=interface, before=before) as running:
-        output, said = running.process.communicate(timeout=SECONDS)
-        assert (running.process.returncode, output) == (1, b""), said
-    return said.decode()
+        output, text = running.process.communicate(timeout=SECONDS)
+        assert (running.process.returncode, output) == (1, b""), text
+    return text.decode()
 
 
 class Here:

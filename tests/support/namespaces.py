@@ -32,7 +32,7 @@ class Namespace:
         self.name = name
 
     def ip(self, *words: str) -> str:
-        """What ``ip`` says in here."""
+        """The output of ``ip`` in this namespace."""
         return _ip("-n", self.name, *words)
 
     def command(self, *words: str | Path) -> list[str]:
@@ -81,7 +81,7 @@ def namespaces(number: int) -> Iterator[Sequence[Namespace]]:
             name = f"lom-test-{os.getpid()}-{next(_numbers)}"
             _make(name)
             stack.callback(_ip, "netns", "delete", name)
-            _ip("-n", name, "link", "set", "lo", "up")  # what a host says to itself goes this way, on any address
+            _ip("-n", name, "link", "set", "lo", "up")  # a host's packets to itself go this way, on any address
             made.append(Namespace(name))
         yield made
 

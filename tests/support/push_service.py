@@ -11,9 +11,9 @@ from agent.lab.server import LabServer
 from agent.load.gateway import APNsPlan, PushGateway
 from agent.net.apns.provider import PushFailed
 from agent.net.apns.router import PushRouter
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import Fleet
-from agent.net.mac.fleet_push import fleet_push_endpoint
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.macs import Fleet
+from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 from agent.push.counts import merge_push_counts
 from agent.push.wire import RoutedPush
 

@@ -29,8 +29,8 @@ from agent.net.http.http1 import Origin, Response, encode_request
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 
 AUTHORITY = Authority.create("Test CA")
 HOST = "127.0.0.1"
@@ -167,7 +167,7 @@ class TLSServer:
             socket.create_connection(self.listener.getsockname()[:2], timeout=1).close()
         self.listener.close()
         accepting, *_ = self._threads
-        accepting.join(JOIN_SECONDS)  # first, for it may still have begun a connection
+        accepting.join(JOIN_SECONDS)  # first: it may just have started a connection
         for sock in self._open:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -349,7 +349,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Names:
-    """A Twisted name resolver that knows what it was told, and answers when it is told to.
+    """A Twisted name resolver with set addresses, which answers on the test's call.
 
     ``asked`` lists the names that were looked up. With ``hold`` the answers wait for ``release``.
     """

@@ -8,9 +8,8 @@ from agent.load.phases.context import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, OFFL
 from agent.load.phases.pace import NotPossible
 from agent.load.phases.waits import SessionStuck
 from agent.mdm.session import State
-from agent.measure.operations import Operation
+from agent.measure.operations import Moment, Operation
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Moment
 from agent.servers.server import PushNotSent, Server
 
 STILL_IN_SESSION = "the Mac was still in its last session"

@@ -15,13 +15,13 @@ from agent.load.phases.waits import CommandChanged, MacWaits, ResultMissing
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.measure.metrics import Metrics
-from agent.measure.operations import Operation
+from agent.measure.operations import Moment, Operation
 from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import CurrentCommand
-from agent.net.mac.environment import Environment, Moment
-from agent.net.mac.fleet import Fleet
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import OutOfTime, within
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.push.reasons import OwnCause, RefusedByOwnGateway
 from agent.servers.server import PushNotSent, Server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.errors import PeerError
 from agent.load.phases.context import NOT_RUNNING, OFFLINE, PhaseContext
 from agent.load.phases.pace import NotPossible
-from agent.net.mac.environment import Moment
+from agent.measure.operations import Moment
 from agent.net.timing import sleep
 
 ENROLLING = "the Mac was enrolling already"

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from agent.errors import CutShort, LomAgentError, PeerError
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
-from agent.net.mac.environment import Moment
+from agent.measure.operations import Moment
 from agent.net.timing import Clock, sleep
 from agent.scenario.arrivals import Arrival
 

@@ -19,7 +19,7 @@ from agent.load.phases.pace import Pace, Work
 from agent.load.phases.power_cut import cut_power
 from agent.lom.requests import PowerRequest
 from agent.measure.live import PhaseState
-from agent.net.mac.environment import Moment
+from agent.measure.operations import Moment
 from agent.net.timing import sleep
 from agent.scenario.arrivals import Arrival, ArrivalPlan, Constant, expected, of_targets, order, schedule
 from agent.scenario.pacing import Closed, pace

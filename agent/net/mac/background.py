@@ -19,7 +19,7 @@ from agent import plists
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
 from agent.errors import CutShort, PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.lom.endpoint import Endpoint
 from agent.lom.requests import RelayOutcome
 from agent.mdm import checkin
@@ -29,11 +29,11 @@ from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask, without_query
 from agent.net.http.http1 import Origin
-from agent.net.mac import hints
-from agent.net.mac.environment import Environment
+from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
-from agent.pki.cms import mdm_signature
+from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
@@ -234,7 +234,7 @@ class BackgroundTasks:
     async def _obtain_identity(
         self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], key_wait: KeyWait
     ) -> Identity:
-        from agent.net.mac.scep import obtain_identity  # imported when it is used: a fast start
+        from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
 
         waiting = self._environment.keys.take(payload.key_size)
         since = self._environment.reactor.seconds()

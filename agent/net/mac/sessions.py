@@ -16,7 +16,7 @@ from agent.device.installing import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
 from agent.errors import CutShort, MisuseError, PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, Status, failed
 from agent.mdm.session import Event, Execute, NotNowRepeated, Send, SessionEnded, State
@@ -26,8 +26,8 @@ from agent.net.http.http1 import Response
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, SimulatedMac
 from agent.net.mac.connection import SessionConnection
-from agent.net.mac.environment import Environment
 from agent.net.mac.exchanging import OpenExchange, record, record_instead
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener

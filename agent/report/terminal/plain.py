@@ -84,10 +84,10 @@ class PlainDisplay:
 def _shares(phases: Sequence[PhaseView]) -> str:
     if not phases:
         return "no phase is running"
-    said = [f"{phase.name} {_share(phase)}" for phase in phases[:MOST_PHASES]]
+    texts = [f"{phase.name} {_share(phase)}" for phase in phases[:MOST_PHASES]]
     if len(phases) > MOST_PHASES:
-        said.append(f"{len(phases) - MOST_PHASES:,} more phases")
-    return ", ".join(said)
+        texts.append(f"{len(phases) - MOST_PHASES:,} more phases")
+    return ", ".join(texts)
 
 
 def _busiest(view: LiveView) -> list[str]:
@@ -96,10 +96,10 @@ def _busiest(view: LiveView) -> list[str]:
 
 
 def _rate(name: str, operation: OperationView) -> str:
-    said = f"{name} {number(operation.rate_per_s)}/s"
+    message = f"{name} {number(operation.rate_per_s)}/s"
     if operation.p99_ms is not None:
-        said += f" p99 {number(operation.p99_ms)} ms"
-    return said + (f" {counted(operation.errors, 'error')}" if operation.errors else "")
+        message += f" p99 {number(operation.p99_ms)} ms"
+    return message + (f" {counted(operation.errors, 'error')}" if operation.errors else "")
 
 
 def _share(phase: PhaseView) -> str:
@@ -109,8 +109,8 @@ def _share(phase: PhaseView) -> str:
 
 def _counts(phase: PhaseView) -> str:
     state = phase.state
-    said = [f"{_share(phase)} done"] if state.planned or state.done else []
-    said.append(f"{count(state.failed)} failed")
+    message = [f"{_share(phase)} done"] if state.planned or state.done else []
+    message.append(f"{count(state.failed)} failed")
     aside = ((state.cut_short, "cut short"), (state.late, "late"), (state.dropped, "dropped"))
-    said += [f"{count(each)} {word}" for each, word in aside if each]
-    return ", ".join(said)
+    message += [f"{count(each)} {word}" for each, word in aside if each]
+    return ", ".join(message)

@@ -34,7 +34,7 @@ _ADDED: Mapping[str, Mapping[str, str]] = {
 """Where the answer of a request has the path parameters of others, as JSON pointers."""
 _DESCRIPTION = """\
 The fleet of `lom-agent serve`: simulated Macs that a test adds, enrolls, powers on and off, makes misbehave and asks \
-what was said.
+for their exchanges.
 
 Every request but those for the page and for this document has the header `Authorization: Bearer TOKEN`. Bodies are \
 JSON. Unknown keys and unknown query parameters are refused. A request that fails is answered with problem details \

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from agent.faults import Rule, RuleCounts
+from agent.faults.decisions import RuleCounts
+from agent.faults.rules import Rule
 from agent.service.types import (
     AddMacs,
     AdvanceClock,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent.faults import Faults, Hit, Rule
+from agent.faults.decisions import Faults, Hit
+from agent.faults.rules import Rule
 from agent.fleet.population import Mac
 
 

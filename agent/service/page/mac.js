@@ -1,4 +1,4 @@
-// One Mac: what it is, what it said, and what can be done with it.
+// One Mac: what it is, its answers, and what can be done with it.
 
 import { api, bytes } from "./api.js";
 import { drop, keep, known } from "./fleet.js";

@@ -19,7 +19,7 @@ TOKEN = POPULATION[0].push_token.hex()
 GOOD: dict[str, Any] = {"method": "POST", "path": f"/3/device/{TOKEN}", "body": b'{"mdm":"x"}', "others": [],
                         "provider": "provider"}  # fmt: skip
 
-# What is asked, other than in GOOD, and the status of the answer. Each asks with ID, unless it says otherwise.
+# The headers of the request that differ from GOOD, and the status of the answer. Each has ID unless it names another.
 ASKED: dict[str, tuple[dict[str, Any], str]] = {
     "accepted": ({}, "200"),
     "PayloadTooLarge": ({"body": b'{"mdm":"x","pad":"' + b"y" * 5000 + b'"}'}, "413"),

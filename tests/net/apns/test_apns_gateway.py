@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from odd_certificates import UNREADABLE, odd_identity
 
 from agent.net.apns.connection import GatewayLimits
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 from agent.push.broker import Presence
 from agent.push.requests import Provider
 
@@ -282,17 +282,17 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def ended_by(running: RunningGateway, octets: bytes) -> bytes:
-    """What the gateway says to these bytes before it ends the connection."""
+    """The gateway's answer to these bytes before it ends the connection."""
     peer = Peer(running)
-    said = b""
+    text = b""
     try:
         peer.socket.sendall(octets)
         while received := peer.socket.recv(65536):
-            said += received
+            text += received
     except OSError:
         pass
     peer.socket.close()
-    return said
+    return text
 
 
 @pytest.mark.parametrize(
@@ -312,8 +312,8 @@ def test_malformed_frames_close_the_connection_with_goaway(
 ) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path, limits=GatewayLimits(linger=0.1)) as running:
-            said = await in_thread(ended_by, running, octets)
-            assert b"\x07\x00\x00\x00\x00\x00" in said  # GOAWAY on stream 0
+            text = await in_thread(ended_by, running, octets)
+            assert b"\x07\x00\x00\x00\x00\x00" in text  # GOAWAY on stream 0
             assert await in_thread(still_serves, running)
 
     run_in_reactor(scenario())
@@ -461,9 +461,9 @@ def test_peer_without_alpn_h2_is_refused(run_in_reactor: RunInReactor, tmp_path:
 
             def ask() -> bytes:
                 peer = Peer(running, alpn="http/1.1")
-                said = peer.socket.recv(100)
+                text = peer.socket.recv(100)
                 peer.socket.close()
-                return said
+                return text
 
             assert await in_thread(ask) == b""
 

@@ -1,4 +1,4 @@
-"""Our provider against our gateway: what it does when APNs refuses, breaks off, goes away or says goodbye."""
+"""Our provider against our gateway: refusals, broken connections, an unavailable gateway, GOAWAY."""
 
 from __future__ import annotations
 

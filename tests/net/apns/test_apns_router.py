@@ -248,7 +248,7 @@ def test_each_push_has_exactly_one_answer_despite_late_endpoints(steps: list[Any
 
 
 def held(*rules: str) -> tuple[Clock, Split, list[PushOutcome]]:
-    """A router whose endpoints get nothing until the test says so, and three pushes to Macs 0, 1 and 5."""
+    """A router whose endpoints get nothing until the test releases it, and three pushes to Macs 0, 1 and 5."""
     clock, outcomes = Clock(), []
     split = Split(clock, rules)
     split.hold = True
@@ -326,7 +326,7 @@ def test_number_of_waiting_pushes_is_limited() -> None:
     assert outcomes[3:] == [Answer(200, ID)]
 
 
-def test_the_last_answered_push_to_a_mac_tells_whether_we_refused_it_ourselves() -> None:
+def test_last_answered_push_to_a_mac_shows_whether_we_refused_it_ourselves() -> None:
     clock, split, _outcomes = held()
     date = run_clock(clock)()
     asked = split.router.own_refusal

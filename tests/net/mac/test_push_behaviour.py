@@ -12,8 +12,8 @@ from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.gateway import APNsPlan
 from agent.net.apns.behaviour import PushBehaviour, parse_delay
-from agent.net.mac.fleet_push import MacChances
-from agent.pki.authority import Authority
+from agent.net.mac.fleet.push_endpoint import MacChances
+from agent.pki.issuing.authority import Authority
 from agent.push.delays import no_delay
 
 
