@@ -166,8 +166,8 @@ def _enroll_of(plan: ShardPlan) -> Enroll:
     if isinstance(enroll, EnrollAt):
         url = enroll.url
 
-        async def enroll_at(client: MDMClient, due: Moment) -> None:
-            await client.enroll_at(url, due)
+        async def enroll_at(client: MDMClient, due: Moment, seconds: float) -> None:
+            await client.enroll_at(url, due, seconds)
 
         return enroll_at
     profile = enroll.profile
@@ -175,7 +175,7 @@ def _enroll_of(plan: ShardPlan) -> Enroll:
     async def fetch() -> bytes:
         return profile
 
-    async def enroll_with(client: MDMClient, due: Moment) -> None:
-        await client.enroll(fetch, due)
+    async def enroll_with(client: MDMClient, due: Moment, seconds: float) -> None:
+        await client.enroll(fetch, due, seconds)
 
     return enroll_with

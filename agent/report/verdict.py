@@ -226,7 +226,8 @@ def _own_failures(document: Document) -> list[Statement]:
     if not ours:
         return []
     said = listed([f"{count:,} {TIMES} {operation}" for operation, count in ours.items()])
-    text = f"{said} failed because lom-agent's own push gateway refused pushes or was late, which is no failure of the server."
+    why = "lom-agent's own push gateway refused pushes or was late"
+    text = f"{said} failed because {why}, which is no failure of the server."
     return [Statement(Level.WARNING, text, tuple(own_refusals(document.push or {})))]
 
 

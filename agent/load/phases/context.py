@@ -41,7 +41,8 @@ class Unanswered(PeerError):
 OwnRefusal = Callable[[int, float], Awaitable[OwnCause | None]]
 """Why a Mac, by its index, may lack a push since a date by a fault of our gateway; None if it does not."""
 
-Enroll = Callable[[MDMClient, Moment], Awaitable[None]]
+Enroll = Callable[[MDMClient, Moment, float], Awaitable[None]]
+"""Enrolls a Mac that is due at a moment, and polls a SCEP CA that answers PENDING for so many seconds at most."""
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ also the Mac's LOM endpoint: a Controller's request changes its power, which cut
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Protocol
 
 from twisted.internet.defer import succeed
@@ -26,7 +27,7 @@ from agent.mdm.results import Status
 from agent.measure.operations import Moment, Operation
 from agent.net.http.resumption import Resumption
 from agent.net.mac.active import ActiveMac
-from agent.net.mac.background import BackgroundTasks, KeyWait
+from agent.net.mac.background import BackgroundTasks, IdentityWaits
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.environment import Environment
@@ -284,18 +285,19 @@ class MDMClient:
 
     # With its server.
 
-    async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
+    async def enroll(self, fetch: FetchProfile, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile that ``fetch`` returns. Raises PeerError; the enrollment before it then stays.
 
         ``due`` is when it was to start, from which its time counts; None is now. The wait for an RSA key is recorded
-        apart, because the server does not cause it.
+        apart, because the server does not cause it. A SCEP CA that answers PENDING is polled for ``polling_limit``
+        seconds at most.
         """
         mac = self._parts
 
         async def steps() -> Steps[Profile]:
             return enrollment_steps(mac.device, await fetch())
 
-        await self._enroll(steps, due)
+        await self._enroll(steps, due, polling_limit)
 
     async def resume_enrollment(self) -> None:
         """Continue the enrollment that another process began. Raises PeerError; it can then be continued again."""
@@ -309,22 +311,27 @@ class MDMClient:
         self._parts.device.enrolling = None
         self._environment.changed(self.index)
 
-    async def _enroll(self, begin: Callable[[], Awaitable[Steps[Profile | None]]], due: Moment | None) -> None:
+    async def _enroll(
+        self,
+        begin: Callable[[], Awaitable[Steps[Profile | None]]],
+        due: Moment | None,
+        polling_limit: float = inf,
+    ) -> None:
         mac, environment = self._parts, self._environment
         device, pushes = mac.device, mac.pushes
         with environment.begin("enroll", self.index, due, {"udid": device.mac.udid}) as operation:
             if self._offline is not None:
                 raise MacOffline("the Mac is offline")
             pushes.enrolling = True
-            key_wait = KeyWait()
+            waits = IdentityWaits(polling_limit=polling_limit)
             try:
-                profile = await mac.background.drive(await begin(), key_wait)
+                profile = await mac.background.drive(await begin(), waits)
             except PeerError:
                 pushes.enrolling = False
                 pushes.back()
                 raise
             finally:
-                operation.key_wait = key_wait.seconds
+                operation.key_wait = waits.key
                 pushes.enrolling = False
                 environment.changed(self.index)
                 environment.warn_each(device.take_warnings())
@@ -336,9 +343,9 @@ class MDMClient:
             self.observer.enrolled(self)
         pushes.enrolled()
 
-    async def enroll_at(self, url: str, due: Moment | None = None) -> None:
+    async def enroll_at(self, url: str, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile at ``url``; otherwise as ``enroll``."""
-        await self.enroll(lambda: self._parts.background.fetch_profile(url), due)
+        await self.enroll(lambda: self._parts.background.fetch_profile(url), due, polling_limit)
 
     def receive_push(self, notification: Notification) -> bool:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
