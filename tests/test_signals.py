@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from command import SECONDS, lom_agent, with_patch
 from forked import Forked
+from servers import unused_port
 from started_runs import MACS, RATE, StartedRun, started_run, wait_for_file, wait_until_gone
 
 from agent.cli.outcome import NOT_OVER
@@ -80,6 +81,45 @@ def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, mo
 def test_signal_during_import_of_run_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "run", "--devices", "1")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
+
+
+KILL = "import os, signal\ndef kill(): os.kill(os.getpid(), signal.{name})\n"
+AT_THE_END = {
+    "before the summary": """
+import agent.cli.outcome, agent.cli.signals
+agent.cli.signals.SAME_SECONDS = 0.0
+tell = agent.cli.outcome.RunResults.tell
+def killed(*arguments): kill(), kill(), tell(*arguments)
+agent.cli.outcome.RunResults.tell = killed
+""",
+    "after the command": """
+import agent.cli.commands
+run_command_line = agent.cli.commands.run_command_line
+def killed():
+    try: return run_command_line()
+    finally: kill()
+agent.cli.commands.run_command_line = killed
+""",
+    "before the interpreter's end": "import atexit\natexit.register(kill)\n",
+    "at the interpreter's end": """
+class Dying:
+    def __del__(self, kill=kill): kill()
+dying = Dying()
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "name"), [*zip(AT_THE_END, ["SIGTERM", "SIGINT", "SIGHUP", "SIGINT"], strict=True)], ids=AT_THE_END
+)
+def test_a_signal_does_not_change_an_exit_status_that_is_decided(tmp_path: Path, moment: str, name: str) -> None:
+    patch = KILL.format(name=name) + AT_THE_END[moment]
+    run = ("run", "--devices", "1", "--enroll", f"https://127.0.0.1:{unused_port()}/enroll", "--out", str(tmp_path))
+    done = with_patch(tmp_path, patch, *run)
+    assert (done.returncode, done.stderr) == (1, b"")
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    assert document["outcome"]["exit_status"] == 1
+    assert document["complete"]
 
 
 def test_each_signal_calls_the_next_function_and_a_duplicate_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
         outcome = _run(plan, outputs, display, options, stopping)
+        stopping.status = outcome.exit_status
         with printing():
             outcome.tell(console)
     return outcome.exit_status
