@@ -282,12 +282,17 @@ def test_repeated_notnow_command_is_reported_once_and_the_run_ends(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     lab = Unhelpful(the_same)
-    status, said, document = run_in_reactor(run_against(lab, tmp_path, "not_now = 1.0\nnot_now_retry = 600.0"))
+    fleet = "not_now = 1.0\nnot_now_retry = 600.0"
+    status, said, document = run_in_reactor(run_against(lab, tmp_path, fleet, limit=60.0))
     assert status == 1, said
     text = "were answered with NotNow for a later session"
     assert len([line for line in said.splitlines() if line.startswith("Warning: ") and text in line]) == 1
-    told = {(error["operation"], error["kind"]): error["example"] for error in document["errors"]}
-    assert text in told["session", "not_now_repeated"]
+    session, phase = document["operations"]["session"], document["phases"][1]
+    [error] = document["errors"]
+    assert (error["operation"], error["kind"], error["count"]) == ("session", "not_now_repeated", session["count"])
+    assert text in error["example"]
+    assert session["errors"] == session["count"] > 0
+    assert phase["failed"] == phase["done"] > 0
     assert document["complete"]
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
