@@ -172,7 +172,7 @@ def test_closed_loop_repeats_targets_or_ends_early(
             {**COMMAND, "name": "round", "concurrency": 2, "duration": 10.0},
             {**COMMAND, "name": "early", "concurrency": 2, "duration": 3.0, "request": {"RequestType": "SecurityInfo"}},
             {**COMMAND, "name": "one_by_one", "concurrency": 1, "request": {"RequestType": "CertificateList"}},
-            {**COMMAND, "name": "more_than_macs", "concurrency": 500, "request": {"RequestType": "UserList"}},
+            {**COMMAND, "name": "more_than_macs", "concurrency": 500, "request": {"RequestType": "CertificateList"}},
             trace=lambda shard: str(tmp_path / f"trace.{shard}"),
         )
 
