@@ -56,7 +56,7 @@ def test_a_server_that_still_tries_when_the_time_is_over_has_not_failed(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, phase: dict[str, Any]
 ) -> None:
     full(monkeypatch)
-    conductor = run(run_in_reactor, {**phase, "timeout": 3.0})
+    conductor = run(run_in_reactor, {**phase, "timeout": 6.0})
     assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
     assert {kind for _, kind in failed(conductor.metrics())} == {"own_gateway"}
 
