@@ -95,7 +95,7 @@ def test_command_deferred_beyond_the_phase_timeout_fails(
 
     async def scenario() -> Conductor:
         busy = {"not_now": 1.0, "not_now_retry": 60.0}
-        return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 0.2}, {**LOOK, "name": "later"}, fleet=busy)
+        return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 2.0}, {**LOOK, "name": "later"}, fleet=busy)
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()

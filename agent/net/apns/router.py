@@ -14,7 +14,7 @@ from math import inf
 from typing import Any, Protocol
 
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.timing import Alarm, Reactor, RunClock
+from agent.net.timing import STALL_SECONDS, Alarm, Reactor, RunClock
 from agent.push.broker import Answer, Presence, PushBroker, Reply
 from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import Provider, apns_id_of, token_of
@@ -116,13 +116,15 @@ class PushRouter:
     def own_refusal(self, index: int, since: float) -> OwnCause | None:
         """Why Mac ``index`` may lack a push since ``since`` (a date) by a fault of this gateway; None if it does not.
 
-        A push was refused here, even if a later one was accepted: that one was late. Or a push has no answer yet. Or
+        A push was refused here, even if a later one was accepted: that one was late. Or a push waits for its answer. Or
         none arrived, and a connection was closed because there were too many: it may have been the provider's.
         """
         when, cause = self._own.get(index, (-inf, OwnCause.OVERLOADED))
         if when >= since:
             return cause
-        if self._waiting[index]:
+        if self._waiting[index] and any(
+            each.index == index and self._is_late(each) for each in self._outstanding.values()
+        ):
             return OwnCause.OVERLOADED
         if self._turned_away >= since > self._arrived.get(index, -inf):
             return OwnCause.CONNECTIONS
@@ -218,6 +220,9 @@ class PushRouter:
             outstanding = self._take(number)
             self._first.settle(outstanding.spent, None)
             outstanding.reply(self._unavailable(outstanding.fields, cause))
+
+    def _is_late(self, outstanding: _Outstanding) -> bool:
+        return self._reactor.seconds() - outstanding.since > STALL_SECONDS
 
     def _take(self, number: int) -> _Outstanding:
         """Remove a request that gets its answer."""

@@ -349,6 +349,8 @@ def test_a_refusal_of_our_own_stays_the_cause_though_a_later_push_is_accepted() 
 def test_a_push_without_an_answer_is_late_by_our_fault() -> None:
     clock, split, outcomes = held()
     date = run_clock(clock)()
+    assert [split.router.own_refusal(index, date) for index in (0, 1, 5)] == [None] * 3, "they have just arrived"
+    clock.advance(1.0)
     assert [split.router.own_refusal(index, date) for index in (0, 1, 5)] == [OwnCause.OVERLOADED] * 3
     while split.sent:
         split.advance()
