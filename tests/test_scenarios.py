@@ -104,7 +104,11 @@ def test_ready_made_scenario_passes_its_limits_in_the_lab(name: str, tmp_path: P
     assert all(not limit["reliable"] or is_of_time(limit["limit"], document["dropped"]) for limit in broken), (
         done.stdout.decode()
     )
+    # A limit on a time is a statement about this machine, which the lab shares: it may fail, but nothing else may, and
+    # each that fails is told.
     assert done.returncode == (1 if broken else 0), done.stdout.decode()
+    assert document["outcome"]["reasons"] == [limit["sentence"] for limit in broken]
+    assert [each.get("message") for each in ET.parse(junit).findall(".//failure")] == document["outcome"]["reasons"]
     assert done.stderr == b""
     assert document["complete"]
     assert document["name"] == name

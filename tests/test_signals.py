@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from command import SECONDS, lom_agent, with_patch
 from forked import Forked
+from servers import unused_port
 from started_runs import MACS, RATE, StartedRun, started_run, wait_for_file, wait_until_gone
 
 from agent.cli.results.outcome import NOT_OVER
 from agent.cli.signals import SAME_SECONDS, Stopping
+from agent.load.phases.checkin import STILL_IN_SESSION
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -82,6 +84,63 @@ def test_signal_during_import_of_run_ends_the_process_without_output(tmp_path: P
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
 
 
+KILL = "import os, signal\ndef kill(): os.kill(os.getpid(), signal.{name})\n"
+AT_THE_END = {
+    "before the summary": """
+import agent.cli.results.outcome, agent.cli.signals
+agent.cli.signals.SAME_SECONDS = 0.0
+tell = agent.cli.results.outcome.RunResults.tell
+def killed(*arguments): kill(), kill(), tell(*arguments)
+agent.cli.results.outcome.RunResults.tell = killed
+""",
+    "after the command": """
+import agent.cli.commands
+run_command_line = agent.cli.commands.run_command_line
+def killed():
+    try: return run_command_line()
+    finally: kill()
+agent.cli.commands.run_command_line = killed
+""",
+    "before the interpreter's end": "import atexit\natexit.register(kill)\n",
+    "at the interpreter's end": """
+import sys
+class Dying:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.{name}): kill(process, number)
+sys.dying = Dying()  # among the last that is destroyed
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "name"), [*zip(AT_THE_END, ["SIGTERM", "SIGINT", "SIGHUP", "SIGINT"], strict=True)], ids=AT_THE_END
+)
+def test_a_signal_does_not_change_an_exit_status_that_is_decided(tmp_path: Path, moment: str, name: str) -> None:
+    patch = (KILL + AT_THE_END[moment]).format(name=name)
+    run = ("run", "--devices", "1", "--enroll", f"https://127.0.0.1:{unused_port()}/enroll", "--out", str(tmp_path))
+    done = with_patch(tmp_path, patch, *run)
+    assert (done.returncode, done.stderr) == (1, b"")
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    assert document["outcome"]["exit_status"] == 1
+    assert document["complete"]
+
+
+KILLED_LATER = """
+import atexit, os, signal
+import agent.cli.commands
+run_command_line = agent.cli.commands.run_command_line
+def killed():
+    atexit.register(os.kill, os.getpid(), signal.SIGINT)
+    return run_command_line()
+agent.cli.commands.run_command_line = killed
+"""
+
+
+def test_a_signal_does_not_change_the_exit_status_of_a_command_that_has_ended(tmp_path: Path) -> None:
+    done = with_patch(tmp_path, KILLED_LATER, "fleet", "show", "--devices", "1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Serial number" in done.stdout
+
+
 def test_each_signal_calls_the_next_function_and_a_duplicate_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("agent.cli.signals.time.monotonic", lambda: now[0])
@@ -136,7 +195,10 @@ def left_without_an_end(run: StartedRun, folder: Path, reported: Counter[str]) -
     assert enroll["planned"] == enroll["started"] == enroll["done"] == MACS
     assert checkin["started"] == checkin["done"] + checkin["cut_short"]
     assert (checkin["planned"], checkin["ended_s"]) == (600 * RATE, None)
-    assert checkin["started"] + checkin["dropped"] < checkin["planned"] / 2, "most is not due yet"
+    # A Mac whose session lasts until it is due again is dropped, which a busy machine makes happen: dropped is not 0.
+    due = RATE * (document["duration_s"] - checkin["started_s"]) + 1
+    assert checkin["started"] + checkin["dropped"] <= due, "what is not due yet has neither started nor been dropped"
+    assert {(each["operation"], each["reason"]) for each in document["dropped"]} <= {("session", STILL_IN_SESSION)}
     assert not (folder / "report.html").exists()
     assert not (folder / "junit.xml").exists()
     assert (folder / "trace.jsonl").read_bytes() == b""

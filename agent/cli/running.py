@@ -35,12 +35,13 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     Raises OperatorError and UsageError.
     """
     with Stopping() as stopping:
-        plan = scenario_of(path, options, given)
         outputs = Outputs.of(options)
-        outputs.check()
+        outputs.check()  # before all that can fail: no verdict of an earlier run is left
+        plan = scenario_of(path, options, given)
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
         outcome = _run(plan, outputs, display, options, stopping)
+        stopping.status = outcome.exit_status
         with printing():
             outcome.tell(console)
     return outcome.exit_status

@@ -21,6 +21,7 @@ from agent.load.control import (
     Begin,
     Ending,
     Finish,
+    GatewayStalled,
     Message,
     PhaseFinished,
     Ready,
@@ -102,7 +103,15 @@ class Conductor:
         self._link = ControlServer(reactor, len(self._workers), self)
         self._server = ServerSide(reactor, scenario, self.population)
         first_macs = [worker.indexes.start for worker in self._workers]
-        self._pushes = PushSide(reactor, apns, self.population, first_macs, self._link.send, self._clock)
+        self._pushes = PushSide(
+            reactor,
+            apns,
+            self.population,
+            first_macs,
+            self._link.send,
+            self._clock,
+            lambda seconds: self._link.broadcast(GatewayStalled(seconds)),
+        )
         self._job: Deferred[None] | None = None
         self._monitor = LoopMonitor(reactor)
         self._started_at: float | None = None

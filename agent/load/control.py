@@ -74,7 +74,7 @@ class Ending(msgspec.Struct, tag="ending", frozen=True):
 
 
 class RefusalQuestion(msgspec.Struct, tag="refusal question", frozen=True):
-    """Whether the gateway itself refused the last push to Mac ``index`` since then, a date of the run's clock."""
+    """Whether Mac ``index`` may lack a push by a fault of the gateway, since then, a date of the run's clock."""
 
     number: int
     index: int
@@ -107,10 +107,16 @@ class Settle(msgspec.Struct, tag="settle", frozen=True):
 
 
 class RefusalAnswer(msgspec.Struct, tag="refusal answer", frozen=True):
-    """The answer to a RefusalQuestion: the cause, or None if the gateway did not refuse that push itself."""
+    """The answer to a RefusalQuestion: the cause, or None if no push is missing by a fault of the gateway."""
 
     number: int
     cause: OwnCause | None
+
+
+class GatewayStalled(msgspec.Struct, tag="gateway stalled", frozen=True):
+    """The event loop of the push gateway was blocked for ``seconds``: time limits do not count them."""
+
+    seconds: float
 
 
 class Finish(msgspec.Struct, tag="finish", frozen=True):
@@ -122,7 +128,7 @@ class Finish(msgspec.Struct, tag="finish", frozen=True):
 FromShard = (
     Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | RefusalQuestion | Warn
 )
-FromConductor = Begin | StartPhase | Settle | RoutedPush | RefusalAnswer | Finish
+FromConductor = Begin | StartPhase | Settle | RoutedPush | RefusalAnswer | GatewayStalled | Finish
 Message = FromShard | FromConductor
 
 _encoder = msgspec.msgpack.Encoder()

@@ -11,7 +11,7 @@ from agent.lab.server import LabServer
 from agent.load.gateway import APNsPlan, PushGateway
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
-from agent.net.timing import RunClock
+from agent.net.timing import RunClock, Stalls
 from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer, RoutedPush
 
@@ -21,7 +21,8 @@ Send = Callable[[int, RoutedPush], object]
 class PushSide:
     """The gateway of a run with ``plan``; a run without one has no pushes, and every method does nothing.
 
-    ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard.
+    ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard. ``on_stall`` gets the
+    seconds in which the event loop of the gateway was blocked.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class PushSide:
         first_macs: Sequence[int],
         send: Send,
         clock: RunClock,
+        on_stall: Callable[[float], object],
     ) -> None:
         self._reactor = reactor
         self._plan = plan
@@ -39,6 +41,7 @@ class PushSide:
         self._first_macs = first_macs
         self._send = send
         self._clock = clock
+        self._stalls = Stalls(reactor, on_stall)
         self._router: PushRouter | None = None
         self._gateway: PushGateway | None = None
 
@@ -72,9 +75,11 @@ class PushSide:
         )
         self._gateway = PushGateway(self._reactor, plan, self._router, lab)
         self._gateway.listen()
+        self._stalls.begin()
 
     async def close(self) -> None:
         """Close the gateway; outstanding pushes are answered with 503."""
+        self._stalls.stop()
         if self._gateway is not None:
             await self._gateway.close()
         if self._router is not None:
@@ -88,7 +93,7 @@ class PushSide:
             self._router.answered(shard, answer)
 
     def own_refusal(self, index: int, since: float) -> OwnCause | None:
-        """Why the gateway itself refused the last push to a Mac; None if it did not, or before ``since`` (a date)."""
+        """Why a Mac may lack a push since ``since`` (a date) by a fault of the gateway; None if it does not."""
         return None if self._router is None else self._router.own_refusal(index, since)
 
     def shard_gone(self, shard: int, cause: OwnCause) -> None:

@@ -24,6 +24,7 @@ from agent.load.control import (
     ControlError,
     Ending,
     Finish,
+    GatewayStalled,
     Hello,
     Message,
     PhaseFinished,
@@ -185,6 +186,8 @@ class Shard:
                 link.send(self._parts.push_endpoint.receive(message))
             case RefusalAnswer(number, cause) if number in self._questions:
                 self._questions.pop(number).callback(cause)
+            case GatewayStalled(seconds) if self._parts is not None:
+                self._parts.stalls.elsewhere += seconds
             case Settle():
                 self._settle()
             case Finish(reason):
@@ -213,7 +216,7 @@ class Shard:
             self._link.send(message)
 
     def _own_refusal(self, index: int, since: float) -> Deferred[OwnCause | None]:
-        """Ask the conductor why its gateway itself refused the last push to a Mac; fires with None if it did not."""
+        """Ask the conductor why a Mac may lack a push by a fault of its gateway; fires with None if it does not."""
         self._question = number = self._question + 1
 
         def cancelled(_: object) -> None:

@@ -44,7 +44,7 @@ class ShardParts:
         self.clock = RunClock(reactor)
         self._trace = None if plan.trace is None else TraceFile(plan.trace)
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
-        self._stalls = Stalls(reactor)
+        self.stalls = Stalls(reactor)
         self.operations = Operations(reactor, observer, started=self.metrics.started, wall_clock=self.clock)
         self._network = make_network(scenario.lom.network, reactor, self.operations)
         shared = parse_keys(scenario.server.keys)
@@ -85,7 +85,7 @@ class ShardParts:
             environment=self.environment,
             fleet=self.fleet,
             metrics=self.metrics,
-            mac_waits=MacWaits(reactor, self._stalls),
+            mac_waits=MacWaits(reactor, self.stalls),
             enroll=_enroll_of(plan),
             server=self._server,
             own_refusal=None if self.push_endpoint is None else own_refusal,
@@ -117,7 +117,7 @@ class ShardParts:
     def open(self) -> None:
         """Open the LOM network and the push endpoint, and start making keys. Raises OperatorError."""
         self._network.listen()
-        self._stalls.begin()
+        self.stalls.begin()
         if self.push_endpoint is not None:
             self.push_endpoint.open()
         expect_keys(self.keys, self._plan, self.part)
@@ -145,7 +145,7 @@ class ShardParts:
 
     async def close(self, reason: str) -> None:
         """Close everything; operations in progress are cut short with this reason. The trace is complete afterwards."""
-        self._stalls.stop()
+        self.stalls.stop()
         self.context.mac_waits.close()
         self.operations.cut_short(reason)
         if self.push_endpoint is not None:
@@ -166,8 +166,8 @@ def _enroll_of(plan: ShardPlan) -> Enroll:
     if isinstance(enroll, EnrollAt):
         url = enroll.url
 
-        async def enroll_at(client: MDMClient, due: Moment) -> None:
-            await client.enroll_at(url, due)
+        async def enroll_at(client: MDMClient, due: Moment, seconds: float) -> None:
+            await client.enroll_at(url, due, seconds)
 
         return enroll_at
     profile = enroll.profile
@@ -175,7 +175,7 @@ def _enroll_of(plan: ShardPlan) -> Enroll:
     async def fetch() -> bytes:
         return profile
 
-    async def enroll_with(client: MDMClient, due: Moment) -> None:
-        await client.enroll(fetch, due)
+    async def enroll_with(client: MDMClient, due: Moment, seconds: float) -> None:
+        await client.enroll(fetch, due, seconds)
 
     return enroll_with

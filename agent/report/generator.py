@@ -16,7 +16,7 @@ from agent.measure.summaries import FailureSummary, PhaseSummary
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS, Second
 from agent.report.document import Generator, Lag, Overload, Span, Worker, WorkerName
 from agent.report.numbers import milliseconds, seconds
-from agent.report.pushes import own_failures
+from agent.report.pushes import own_delays, own_failures
 
 BUSY_SECONDS = 0.1  # of the seconds
 LEAST_BUSY_SECONDS = 1.5  # one second at full load is not an overload
@@ -65,13 +65,16 @@ def unreliable(
     phases: Sequence[PhaseSummary],
     timeline: Sequence[Second],
     failures: Sequence[FailureSummary] = (),
+    push: Mapping[str, Any] | None = None,
 ) -> frozenset[str]:
     """The operations and stages that were measured while the generator was overloaded, or one metric of an operation.
 
     An operation is included if one of it ended during a phase of ``overloaded``; if the phase is unknown, all are.
-    The errors of an operation are included if the push gateway of this program caused some of them.
+    The errors of an operation are included if the push gateway of this program caused some of them, and its times if
+    the gateway may have delayed it, according to ``push``, the key of the results.
     """
     names = {f"{operation}.errors" for operation in own_failures(failures)}
+    names.update(own_delays(push))
     spans: list[tuple[float, float | None]] = []
     for each in overloaded:
         if each.kind == "key":

@@ -61,7 +61,8 @@ def merge_documents(documents: Sequence[Document]) -> Document:
     left_out = [each for merged_before in before for each in merged_before.left_out if each != _ROUNDED]
     runs = len(documents) - len(before) + sum(each.runs for each in before)
     phases, timeline, generator = _phases(documents, left_out), _timeline(documents, left_out), _generator(documents)
-    in_doubt = unreliable(generator.overloaded, phases, timeline, metrics.failures())
+    push = _added([document.push for document in documents if document.push is not None])
+    in_doubt = unreliable(generator.overloaded, phases, timeline, metrics.failures(), push)
     causes = [
         f"run {number}: {document.incomplete_because or 'it does not say why'}"
         for number, document in enumerate(documents, 1)
@@ -84,7 +85,7 @@ def merge_documents(documents: Sequence[Document]) -> Document:
         timeline=timeline,
         generator=generator,
         limits=[judge(parse_limit(text), metrics, in_doubt) for text in texts],
-        push=_added([document.push for document in documents if document.push is not None]),
+        push=push,
         rules=added_rules(document.rules for document in documents),
         keys=_same("keys", documents, left_out),
         resources=Resources(

@@ -107,7 +107,7 @@ def results(
     """
     judged = judged_generator(generator, embedded_lab=embedded_lab, metrics=metrics, phases=phases)
     rows = [] if timeline is None else timeline.rows()
-    in_doubt = unreliable(judged.overloaded, phases, rows, metrics.failures())
+    in_doubt = unreliable(judged.overloaded, phases, rows, metrics.failures(), push)
     document = Document(
         schema=SCHEMA,
         version=run.version,

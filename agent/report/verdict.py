@@ -228,7 +228,8 @@ def _own_failures(document: Document) -> list[Statement]:
     if not ours:
         return []
     message = listed([f"{count:,} {TIMES} {operation}" for operation, count in ours.items()])
-    text = f"{message} failed because lom-agent's own push gateway refused pushes, which is no failure of the server."
+    why = "lom-agent's own push gateway refused pushes or was late"
+    text = f"{message} failed because {why}, which is no failure of the server."
     return [Statement(Level.WARNING, text, tuple(own_refusals(document.push or {})))]
 
 

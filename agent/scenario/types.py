@@ -174,8 +174,8 @@ class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     timeout: Annotated[
         SomeSeconds,
         key(
-            "How long one operation of the phase may take, plus the longest boot, before it fails; the connections of "
-            "an enrollment have separate time-outs.",
+            "How long one operation of the phase may take, plus the longest boot, before it fails. For an enrollment: "
+            "how long it polls a SCEP CA that answers PENDING; its connections have separate time-outs.",
             "s",
         ),
     ] = 120.0

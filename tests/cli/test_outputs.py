@@ -71,6 +71,24 @@ def test_a_run_is_refused_where_another_one_writes(tmp_path: Path) -> None:
     assert again.returncode == 1  # let go of
 
 
+@pytest.mark.parametrize(
+    "scenario", ["none.toml", "invalid.toml", "--set", "--enroll"], ids=["missing", "invalid", "override", "option"]
+)
+def test_a_run_whose_input_is_wrong_leaves_no_verdict_of_an_earlier_one(tmp_path: Path, scenario: str) -> None:
+    out, inputs = tmp_path / "out", tmp_path / "in"
+    out.mkdir()
+    inputs.mkdir()
+    (inputs / "invalid.toml").write_text("[fleet]\ndevices = 0\n")
+    files = [out / name for name in ("results.json", "report.html", "junit.xml")]
+    for file in files:
+        file.write_text("of an earlier run, which passed")
+    wrong = {"--set": ("--set", "fleet.devices=none"), "--enroll": ("--enroll", str(inputs / "none.mobileconfig"))}
+    arguments = wrong.get(scenario, (str(inputs / scenario),))
+    refused = lom_agent_here("run", *arguments, "--out", str(out), "--junit", str(files[2]))
+    assert refused.returncode == 2
+    assert list(out.iterdir()) == []
+
+
 def test_a_run_that_cannot_start_leaves_no_verdict_of_an_earlier_one(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("results.json", "report.html", "junit.xml")]
     for file in files:

@@ -19,6 +19,7 @@ from twisted.web.server import NOT_DONE_YET
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
 from agent.load.conductor import Conductor
+from agent.load.phases.pace import Pace
 from agent.load.phases.run import Part, part_of
 from agent.load.shard_plan import cut
 from agent.scenario.arrivals import ArrivalPlan, Poisson, schedule
@@ -147,19 +148,42 @@ def test_concurrency_holds_over_all_shards_and_segments(
     assert (state.planned, state.done, state.failed) == (4 * segments, 4 * segments, 4 * segments)
 
 
-def test_closed_loop_repeats_targets_or_ends_early(run_in_reactor: RunInReactor) -> None:
+class ByOperations(Pace):
+    """A pace whose clock shows how many operations have started, so that a duration is a number of them."""
+
+    def __init__(self, clock: Any, *others: Any) -> None:
+        super().__init__(clock, *others)
+        self._clock = self  # type: ignore[assignment]
+        self.callLater = clock.callLater
+
+    def seconds(self) -> float:
+        """The time."""
+        return self._state.started
+
+
+def test_closed_loop_repeats_targets_or_ends_early(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("agent.load.phases.run.Pace", ByOperations)
+
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
-            {**COMMAND, "name": "round", "concurrency": 2, "duration": 1.0},
-            {**COMMAND, "name": "one_by_one", "concurrency": 1},
-            {**COMMAND, "name": "more_than_macs", "concurrency": 500},
+            {**COMMAND, "name": "round", "concurrency": 2, "duration": 10.0},
+            {**COMMAND, "name": "early", "concurrency": 2, "duration": 3.0, "request": {"RequestType": "SecurityInfo"}},
+            {**COMMAND, "name": "one_by_one", "concurrency": 1, "request": {"RequestType": "CertificateList"}},
+            {**COMMAND, "name": "more_than_macs", "concurrency": 500, "request": {"RequestType": "CertificateList"}},
+            trace=lambda shard: str(tmp_path / f"trace.{shard}"),
         )
 
     conductor = run_in_reactor(scenario())
-    _, environment, single, many = (phase.state for phase in conductor.phases)
-    assert environment.planned == environment.started == environment.done > 8
-    assert (single.done, many.done) == (8, 8)
+    found = {phase.name: phase.state for phase in conductor.phases[1:]}
+    done = {name: state.done for name, state in found.items()}
+    assert done == {"round": 20, "early": 6, "one_by_one": 8, "more_than_macs": 8}  # of two shards
+    assert all(state.planned == state.started == state.done for state in found.values())
+    rounds = Counter(devices_of(tmp_path, "delivery", "ProfileList"))
+    assert sorted(rounds.values()) == [2, 2, 2, 2, 3, 3, 3, 3], "each shard's four Macs in turn, ten times"
+    assert set(Counter(devices_of(tmp_path, "delivery", "SecurityInfo")).values()) == {1}
     assert failed(conductor.metrics()) == {}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import RunInReactor
 from forked import Forked
-from load_runs import ENROLL, Onlooker, counts, dropped, failed, load_run
+from load_runs import ENROLL, Onlooker, Unmeasured, counts, dropped, failed, load_run
 from outside_servers import outside_lab
 from servers import unused_port
 from twisted.internet import reactor
@@ -88,10 +88,14 @@ def test_command_answered_with_notnow_is_delivered_later(
     assert counts(metrics)["command"] > MACS  # NotNow is an answer, too
 
 
-def test_command_deferred_beyond_the_phase_timeout_fails(run_in_reactor: RunInReactor) -> None:
+def test_command_deferred_beyond_the_phase_timeout_fails(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.load.pushes.Stalls", Unmeasured)
+
     async def scenario() -> Conductor:
         busy = {"not_now": 1.0, "not_now_retry": 60.0}
-        return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 0.2}, {**LOOK, "name": "later"}, fleet=busy)
+        return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 2.0}, {**LOOK, "name": "later"}, fleet=busy)
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()

@@ -287,7 +287,11 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         ("[server]\ninsecure = true\n" + ENROLL, "server.insecure is for a server of your own"),
         (
             '[server.lab]\nurl = "ftp://x"\ntoken_file = "t"\n' + ENROLL,
-            'server.lab.url: expected a URL with http:// or https://, found "ftp://x"',
+            "server.lab.url: expected a URL with http:// or https:// and a host, found one with the scheme ftp",
+        ),
+        (
+            '[server.lab]\nurl = "me:secret@x/y"\ntoken_file = "t"\n' + ENROLL,
+            "server.lab.url: expected a URL with http:// or https:// and a host, found one with the scheme me",
         ),
         (
             '[server.lab]\nurl = "https://me:secret@x"\ntoken_file = "t"\n' + ENROLL,
@@ -346,6 +350,16 @@ def test_document_with_one_changed_value_is_valid_or_refused(document: dict[str,
 
 
 # Files
+
+
+@pytest.mark.parametrize(
+    "url", ["me:hunter2@x/y", "https://me:hunter2@x", "https://me:hunter2@x:port/", "//me:hunter2@x"]
+)
+def test_an_error_about_a_url_does_not_show_its_password(url: str) -> None:
+    with pytest.raises(OperatorError) as refused:
+        scenario_from({"server": {"lab": {"url": url, "token_file": "t"}}, "phase": [{"kind": "enroll"}]})
+    assert "server.lab.url" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
 
 
 def test_an_error_names_the_file(tmp_path: Path) -> None:

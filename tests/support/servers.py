@@ -7,12 +7,14 @@ with the client under test but the wire.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +36,7 @@ from agent.pki.issuing.authority import SERVER_USAGE, Authority
 
 AUTHORITY = Authority.create("Test CA")
 HOST = "127.0.0.1"
+_FIRST_PORT = 10_000
 IDENTITY = AUTHORITY.issue("server", SERVER_USAGE, names=[HOST, "::1", "localhost", "mdm.test"])
 JOIN_SECONDS = 30.0  # after which a server thread is stuck
 
@@ -385,10 +388,21 @@ class Names:
 
 
 def unused_port(host: str = HOST) -> int:
-    """A port on which nothing listens."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+    """A port on which nothing listens, and which the kernel gives to no connection and no listener of others."""
+    for _ in range(100):
+        port = _FIRST_PORT + secrets.randbelow(_kernels_first_port() - _FIRST_PORT)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock, contextlib.suppress(OSError):
+            sock.bind((host, port))
+            return port
+    raise AssertionError("every port below those of the kernel is in use")
+
+
+def _kernels_first_port() -> int:
+    """The first of the ports that the kernel picks."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except FileNotFoundError:
+        return 49152  # RFC 6335
 
 
 @contextlib.contextmanager

@@ -150,8 +150,8 @@ class RunResults:
 
     @property
     def exit_status(self) -> int:
-        """0 success, 1 failure, 128 plus the number of the signal that stopped the run."""
-        return outcome(self.document).exit_status
+        """0 success, 1 failure, 2 a file could not be written, 128 plus the number of a signal that stopped it."""
+        return UNWRITTEN_STATUS if self._unwritten else outcome(self.document).exit_status
 
     def _document(self, conductor: Conductor, because: str | None) -> Document:
         fleet = self._scenario.fleet

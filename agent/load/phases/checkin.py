@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from agent.errors import PeerError
 from agent.load.phases.context import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, OFFLINE, PhaseContext, Unanswered
 from agent.load.phases.pace import NotPossible
 from agent.load.phases.waits import SessionStuck
@@ -76,6 +77,8 @@ async def _push(
         except PushNotSent as error:  # the server handled the request, but APNs refused the push
             enqueue.end()
             raise await context.push_failed(client, due, error) from None
-        except Unanswered as error:
-            if delivery.open:  # else the Mac had its session, so the server had pushed
+        except PeerError as error:
+            if delivery.open or not isinstance(
+                error, Unanswered
+            ):  # else the server had pushed: the Mac had its session
                 raise await context.cause(client, due, error) from None

@@ -39,9 +39,10 @@ class Unanswered(PeerError):
 
 
 OwnRefusal = Callable[[int, float], Awaitable[OwnCause | None]]
-"""Why the gateway itself refused the last push to a Mac, by its index, since a date; None if it did not."""
+"""Why a Mac, by its index, may lack a push since a date by a fault of our gateway; None if it does not."""
 
-Enroll = Callable[[MDMClient, Moment], Awaitable[None]]
+Enroll = Callable[[MDMClient, Moment, float], Awaitable[None]]
+"""Enrolls a Mac that is due at a moment, and polls a SCEP CA that answers PENDING for so many seconds at most."""
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class PhaseContext:
     server: Server | None = None
     """The server's API; None if the scenario has no API to queue a command."""
     own_refusal: OwnRefusal | None = None
-    """Whether the push gateway itself refused a push; None if there is no gateway."""
+    """Whether a push is missing by a fault of our push gateway; None if there is no gateway."""
     longest_boot: float = 0.0
     """Seconds that a shutdown and a boot take at most."""
     retries: int = 0
@@ -99,10 +100,16 @@ class PhaseContext:
         return failure
 
     async def cause(self, client: MDMClient, since: Moment, error: PeerError) -> PeerError:
-        """The cause of an operation's failure that a missing push can have: our own gateway, or else ``error``."""
+        """The cause of an operation's failure that a missing push can have: our own gateway, or else ``error``.
+
+        A gateway that was blocked when a time limit expired says so with its answer: the limit was over too early.
+        """
         if self.own_refusal is None:
             return error
+        stalled = self.mac_waits.stalls.elsewhere
         cause = await self.own_refusal(client.index, since.wall)
+        if cause is None and error.timed_out and self.mac_waits.stalls.elsewhere > stalled:
+            cause = OwnCause.OVERLOADED
         return error if cause is None else RefusedByOwnGateway(cause)
 
     async def command(
@@ -172,8 +179,8 @@ class PhaseContext:
             except PushNotSent as error:
                 enqueue.end()
                 raise await self.push_failed(client, due, error) from None
-            except Unanswered as error:
-                if delivery.open:  # else the Mac got the command, so the server had queued it
+            except PeerError as error:
+                if delivery.open or not isinstance(error, Unanswered):  # else the server had queued it: the Mac got it
                     raise await self.cause(client, due, error) from None
         if self.own_refusal is None:
             client.wake()  # without a gateway the Mac opens a session by itself
@@ -182,7 +189,7 @@ class PhaseContext:
                 await self.answer(server.push(client.device.mac.udid), seconds)
             except PushNotSent as error:
                 raise await self.push_failed(client, due, error) from None
-            except Unanswered as error:
+            except PeerError as error:
                 raise await self.cause(client, due, error) from None
 
 

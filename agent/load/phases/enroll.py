@@ -13,8 +13,11 @@ RETRY_SECONDS = 1.0  # before the first retry of an enrollment; doubled before e
 RETRY_LONGEST_SECONDS = 60.0
 
 
-async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
-    """Enroll one Mac, with up to ``server.retries`` retries. Raises PeerError if the last attempt fails."""
+async def enroll(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
+    """Enroll one Mac, with up to ``server.retries`` retries. Raises PeerError if the last attempt fails.
+
+    Each attempt polls a SCEP CA that answers PENDING for at most ``seconds``.
+    """
     client = context.mac(index)
     if not client.device.running:
         raise NotPossible(NOT_RUNNING)
@@ -24,7 +27,7 @@ async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
         raise NotPossible(ENROLLING)
     for attempt in range(context.retries + 1):
         try:
-            await context.enroll(client, due)
+            await context.enroll(client, due, seconds)
         except PeerError:
             if attempt == context.retries:
                 raise

@@ -130,7 +130,7 @@ class PhaseRun:
         context = self._context
         match phase:
             case EnrollPhase():
-                return partial(enroll, context)
+                return lambda index, due: enroll(context, index, due, phase.timeout)
             case CheckinPhase():
                 look_by = look_when_pushed if phase.by == "push" else look
                 return lambda index, due: look_by(context, index, due, phase.timeout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 from cryptography import x509
@@ -56,10 +57,13 @@ class MacStopped(CutShort):
 
 
 @dataclass(slots=True)
-class KeyWait:
-    """How long a background task waited for RSA keys that this machine had not made yet."""
+class IdentityWaits:
+    """The waits of a background task for an identity."""
 
-    seconds: float = 0.0
+    key: float = 0.0
+    """Seconds that it waited for RSA keys that this machine had not made yet."""
+    polling_limit: float = inf
+    """Seconds for which it polls a CA that answers PENDING."""
 
 
 Work = Callable[[], Awaitable[object]]
@@ -111,17 +115,17 @@ class BackgroundTasks:
         connections, self._connections = self._connections, None
         return None if connections is None else connections[1]
 
-    async def drive(self, steps: Steps[ReturnT], key_wait: KeyWait | None = None) -> ReturnT:
+    async def drive(self, steps: Steps[ReturnT], waits: IdentityWaits | None = None) -> ReturnT:
         """Carry out the I/O requests of ``steps``, one after another, and return what the steps return.
 
-        The time that they waited for RSA keys is added to ``key_wait``.
+        The time that they waited for RSA keys is added to ``waits``, which also limits the polling of a CA.
         """
         life = self._life
         self._driven += 1
         try:
             need = advance(steps, None)
             while not isinstance(need, Done):
-                need = advance(steps, await self.perform(need, key_wait))
+                need = advance(steps, await self.perform(need, waits))
             return need.value
         finally:
             self._driven -= 1
@@ -129,7 +133,7 @@ class BackgroundTasks:
                 self._hang_up()
 
     async def perform(
-        self, need: IORequest, key_wait: KeyWait | None = None
+        self, need: IORequest, waits: IdentityWaits | None = None
     ) -> list[RelayOutcome] | Identity | bytes | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
@@ -137,7 +141,7 @@ class BackgroundTasks:
                 case RelayItems(items):
                     return await self._environment.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
-                    return await self._obtain_identity(payload, anchors, key_wait or KeyWait())
+                    return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
@@ -232,19 +236,21 @@ class BackgroundTasks:
             self._connections = None
 
     async def _obtain_identity(
-        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], key_wait: KeyWait
+        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], waits: IdentityWaits
     ) -> Identity:
         from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
 
         waiting = self._environment.keys.take(payload.key_size)
         since = self._environment.reactor.seconds()
         key = await waiting
-        key_wait.seconds += self._environment.reactor.seconds() - since
+        waits.key += self._environment.reactor.seconds() - since
         mac = self._device.mac
         connections = Connections(lambda origin: self._environment.connection(mac, origin, None, anchors))
         try:
             exchanger = self._exchanger("scep")
-            return await obtain_identity(self._environment.clock, connections, payload, key, exchanger)
+            return await obtain_identity(
+                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
+            )
         finally:
             connections.close()
 

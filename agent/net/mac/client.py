@@ -8,6 +8,7 @@ also the Mac's LOM endpoint: a Controller's request changes its power, which cut
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Protocol
 
 from twisted.internet.defer import succeed
@@ -276,18 +277,19 @@ class MDMClient:
 
     # With its server.
 
-    async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
+    async def enroll(self, fetch: FetchProfile, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile that ``fetch`` returns. Raises PeerError; the enrollment before it then stays.
 
         ``due`` is when it was to start, from which its time counts; None is now. The wait for an RSA key is recorded
-        apart, because the server does not cause it.
+        apart, because the server does not cause it. A SCEP CA that answers PENDING is polled for ``polling_limit``
+        seconds at most.
         """
         mac = self._parts
 
         async def steps() -> Steps[Profile]:
             return enrollment_steps(mac.device, await fetch())
 
-        await self._enroll(steps, due)
+        await self._enroll(steps, due, polling_limit)
 
     async def resume_enrollment(self) -> None:
         """Continue the enrollment that another process began. Raises PeerError; it can then be continued again."""
@@ -301,16 +303,16 @@ class MDMClient:
         self._parts.device.enrolling = None
         self._environment.changed(self.index)
 
-    async def _enroll(self, begin: BeginEnrollment, due: Moment | None) -> None:
+    async def _enroll(self, begin: BeginEnrollment, due: Moment | None, polling_limit: float = inf) -> None:
         mac = self._parts
-        await enroll(mac, self._environment, begin, due, offline=self.offline)
+        await enroll(mac, self._environment, begin, due, offline=self.offline, polling_limit=polling_limit)
         if self.observer is not None:
             self.observer.enrolled(self)
         mac.pushes.enrolled()
 
-    async def enroll_at(self, url: str, due: Moment | None = None) -> None:
+    async def enroll_at(self, url: str, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile at ``url``; otherwise as ``enroll``."""
-        await self.enroll(lambda: self._parts.background.fetch_profile(url), due)
+        await self.enroll(lambda: self._parts.background.fetch_profile(url), due, polling_limit)
 
     def receive_push(self, notification: Notification) -> bool:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""

@@ -186,7 +186,8 @@ def _check_url(key: str, text: str) -> None:
     except ValueError as error:
         raise OperatorError(f"{key} is not a valid URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise OperatorError(f'{key}: expected a URL with http:// or https://, found "{text}"')
+        found = f"the scheme {parts.scheme}" if parts.scheme else "no scheme"  # not the text: it may hold a password
+        raise OperatorError(f"{key}: expected a URL with http:// or https:// and a host, found one with {found}")
     if secret:
         raise OperatorError(f"{key} has a user or a password; scenarios contain no secrets: use a file or {{env:NAME}}")
 

@@ -22,7 +22,7 @@ from agent.net.timing import RunClock
 from agent.push.broker import Answer, Broken, Presence, PushBroker, PushOutcome, Reply
 from agent.push.counts import merge_push_counts
 from agent.push.delays import PowerSaving
-from agent.push.reasons import OwnCause
+from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import Provider, PushPolicy
 from agent.push.rules import PushRules, parse_rule
 from agent.push.store import Notification
@@ -326,23 +326,61 @@ def test_number_of_waiting_pushes_is_limited() -> None:
     assert outcomes[3:] == [Answer(200, ID)]
 
 
-def test_last_answered_push_to_a_mac_shows_whether_we_refused_it_ourselves() -> None:
+def test_a_refusal_of_our_own_stays_the_cause_though_a_later_push_is_accepted() -> None:
     clock, split, _outcomes = held()
     date = run_clock(clock)()
     asked = split.router.own_refusal
-    assert [asked(index, date) for index in (0, 1, 5)] == [None] * 3, "none is answered"
     split.advance(1)
     clock.advance(PATIENCE)
     refused = [index for index in (0, 1, 5) if asked(index, date) is OwnCause.OVERLOADED]
     assert len(refused) == 2
     assert asked(refused[0], date + PATIENCE + 1.0) is None, "that was before"
     split.sent.clear()
-    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
+    outcomes: list[PushOutcome] = []
+    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, outcomes.append)
     split.advance()
-    assert asked(refused[0], date) is None, "another push was answered by the Mac's endpoint"
+    assert [isinstance(outcome, Answer) and outcome.status for outcome in outcomes] == [200]
+    assert asked(refused[0], date) is OwnCause.OVERLOADED, "the accepted push came later than it could have"
     split.router.close()
     split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
     assert asked(refused[0], date) is OwnCause.SHUTDOWN
+
+
+def test_a_push_without_an_answer_is_late_by_our_fault() -> None:
+    clock, split, outcomes = held()
+    date = run_clock(clock)()
+    assert [split.router.own_refusal(index, date) for index in (0, 1, 5)] == [None] * 3, "they have just arrived"
+    clock.advance(1.0)
+    assert [split.router.own_refusal(index, date) for index in (0, 1, 5)] == [OwnCause.OVERLOADED] * 3
+    while split.sent:
+        split.advance()
+    assert len(outcomes) == 3
+    assert [split.router.own_refusal(index, date) for index in (0, 1, 5)] == [None] * 3
+
+
+def test_a_push_that_did_not_arrive_after_we_closed_a_connection_is_missing_by_our_fault() -> None:
+    clock, split, _outcomes = held()
+    while split.sent:
+        split.advance()
+    date = run_clock(clock)()
+    clock.advance(1.0)
+    assert split.router.own_refusal(2, date) is None, "no connection was closed: the server did not push"
+    split.router.turned_away()
+    assert split.router.own_refusal(2, date) is OwnCause.CONNECTIONS
+    assert split.router.own_refusal(2, date + 2.0) is None, "that was before"
+    split.route(fields(2), payload(2), PROVIDER, lambda _outcome: None)
+    split.advance()
+    assert split.router.own_refusal(2, date) is None, "its push arrived"
+
+
+def test_a_request_that_a_closing_connection_cuts_off_is_missing_by_our_fault() -> None:
+    clock, split, _outcomes = held()
+    date = run_clock(clock)()
+    while split.sent:
+        split.advance()
+    split.router.refuse(fields(2), PushRefused(Reason.SHUTDOWN, own=OwnCause.SHUTDOWN))
+    split.router.refuse(fields(3), PushRefused(Reason.PAYLOAD_TOO_LARGE))
+    assert [split.router.own_refusal(index, date) for index in (2, 3)] == [OwnCause.SHUTDOWN, None]
 
 
 def test_first_rule_counts_over_all_endpoints() -> None:

@@ -9,7 +9,7 @@ from agent.device.steps import Steps
 from agent.errors import PeerError
 from agent.measure.operations import Moment
 from agent.net.mac.active import ActiveMac
-from agent.net.mac.background import KeyWait
+from agent.net.mac.background import IdentityWaits
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import MacOffline
 from agent.profiles.profile import Profile
@@ -20,11 +20,18 @@ BeginEnrollment = Callable[[], Awaitable[Steps[Profile | None]]]
 
 
 async def enroll(
-    mac: ActiveMac, environment: Environment, begin: BeginEnrollment, due: Moment | None, *, offline: bool
+    mac: ActiveMac,
+    environment: Environment,
+    begin: BeginEnrollment,
+    due: Moment | None,
+    *,
+    offline: bool,
+    polling_limit: float,
 ) -> None:
     """Carry out the steps that ``begin`` returns, as one operation. Raises PeerError.
 
-    ``due`` is when it was to start, from which its time counts; None is now.
+    ``due`` is when it was to start, from which its time counts; None is now. ``polling_limit``: the seconds for which a
+    CA that answers PENDING is polled.
     """
     device, pushes = mac.device, mac.pushes
     index = device.mac.index
@@ -32,15 +39,15 @@ async def enroll(
         if offline:
             raise MacOffline("the Mac is offline")
         pushes.enrolling = True
-        key_wait = KeyWait()
+        waits = IdentityWaits(polling_limit=polling_limit)
         try:
-            profile = await mac.background.drive(await begin(), key_wait)
+            profile = await mac.background.drive(await begin(), waits)
         except PeerError:
             pushes.enrolling = False
             pushes.back()
             raise
         finally:
-            operation.key_wait = key_wait.seconds
+            operation.key_wait = waits.key
             pushes.enrolling = False
             environment.changed(index)
             environment.warn_each(device.take_warnings())

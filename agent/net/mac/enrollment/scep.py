@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import inf
 from urllib.parse import quote, urlsplit
 
 from cryptography import x509
@@ -33,16 +34,23 @@ class StillPending(SCEPError):
     """The CA still answered PENDING after the retries that the payload allows."""
 
 
+class PollingTimedOut(StillPending):
+    """The CA still answered PENDING when the time limit was over."""
+
+    timed_out = True
+
+
 async def obtain_identity(
     clock: Clock,
     connection_to: ConnectionTo,
     payload: SCEPPayload,
     key: rsa.RSAPrivateKey,
     exchanger: Exchanger | None = None,
+    polling_limit: float = inf,
 ) -> Identity:
     """Enroll ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError if the CA cannot be reached.
 
-    ``exchanger`` is as in ``ask``.
+    ``exchanger`` is as in ``ask``. A CA that answers PENDING is polled for ``polling_limit`` seconds at most.
     """
     client = _Client(connection_to, payload.url, exchanger)
     caps = await client.capabilities(payload.ca_name)
@@ -57,7 +65,7 @@ async def obtain_identity(
         key_usage=payload.key_usage,
     )
     try:
-        granted = await client.enroll(clock, csr, key, ca, caps, payload)
+        granted = await client.enroll(clock, csr, key, ca, caps, payload, polling_limit)
     except SCEPFailure as failure:
         hint = "" if failure.fail_info is None else hints.SCEP[failure.fail_info]
         raise SCEPFailure(failure.fail_info, hints.with_hint(str(failure), hint)) from failure
@@ -95,6 +103,7 @@ class _Client:
         ca: CACertificates,
         caps: Capabilities,
         payload: SCEPPayload,
+        polling_limit: float,
     ) -> Granted:
         """PKIOperation, repeated while the CA answers PENDING and the payload allows a retry.
 
@@ -102,9 +111,12 @@ class _Client:
         """
         transaction = transaction_id(key.public_key())
         message_type = MessageType.PKCS_REQ
+        deadline = inf
         for attempt in range(payload.retries + 1):
             if attempt > 1:
-                await sleep(clock, payload.retry_delay)
+                await sleep(clock, max(0.0, min(payload.retry_delay, deadline - clock.seconds())))
+            if clock.seconds() >= deadline:
+                raise PollingTimedOut(f"the CA still answers PENDING after {polling_limit:g} s, the time limit")
             nonce = secrets.token_bytes(_NONCE_BYTES)
             message = build_pki_message(
                 csr, key, ca, caps, transaction, nonce, now=datetime.now(UTC), message_type=message_type
@@ -115,6 +127,7 @@ class _Client:
             if isinstance(answer, Granted):
                 return answer
             message_type = MessageType.CERT_POLL
+            deadline = min(deadline, clock.seconds() + polling_limit)
         raise StillPending(f"the CA still answers PENDING after {payload.retries} retries")
 
     async def _operate(self, message: bytes, caps: Capabilities) -> Response:

@@ -7,6 +7,7 @@ import secrets
 import string
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections
 from agent.net.http.http1 import Origin
 from agent.net.mac.enrollment import hints
-from agent.net.mac.enrollment.scep import StillPending, obtain_identity
+from agent.net.mac.enrollment.scep import PollingTimedOut, StillPending, obtain_identity
 from agent.net.transport.errors import ConnectFailed
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
@@ -116,13 +117,13 @@ def payload(url: str, **keys: Any) -> SCEPPayload:
     return SCEPPayload(**{**usual, **keys})
 
 
-async def enroll(ca: Behaviour, **keys: Any) -> Identity:
+async def enroll(ca: Behaviour, polling_limit: float = inf, **keys: Any) -> Identity:
     """Run the CA and get an identity from it."""
     port = reactor.listenTCP(0, Site(Service(ca)), interface="127.0.0.1")
     connections = Connections(connection_to)
     try:
         url = keys.pop("url", f"http://127.0.0.1:{port.getHost().port}/scep?ca=1")
-        return await obtain_identity(reactor, connections, payload(url, **keys), KEY)
+        return await obtain_identity(reactor, connections, payload(url, **keys), KEY, None, polling_limit)
     finally:
         connections.close()
         await port.stopListening()
@@ -207,6 +208,22 @@ def test_waiting_ends_with_the_retries_of_the_payload(run_in_reactor: RunInReact
     text = fails_with(run_in_reactor, StillPending, lambda: enroll(ca, retries=2))
     assert "2 retries" in text
     assert [what for _method, what in ca.asked[2:]] == ["PKCS_REQ", "CERT_POLL", "CERT_POLL"]
+
+
+def test_a_ca_that_never_decides_is_polled_until_the_time_limit(run_in_reactor: RunInReactor) -> None:
+    ca = Behaviour(pending=1000)
+    text = fails_with(run_in_reactor, PollingTimedOut, lambda: enroll(ca, 1.5, retries=1000, retry_delay=1.0))
+    assert text == "the CA still answers PENDING after 1.5 s, the time limit"
+    assert PollingTimedOut.timed_out
+    polls = [what for _method, what in ca.asked[2:]]
+    assert polls == ["PKCS_REQ"] + ["CERT_POLL"] * (len(polls) - 1)
+    assert len(polls) <= 3, "at once, without a delay, and after a second"
+
+
+def test_a_delay_that_is_longer_than_the_time_limit_ends_with_it(run_in_reactor: RunInReactor) -> None:
+    ca = Behaviour(pending=1000)
+    fails_with(run_in_reactor, PollingTimedOut, lambda: enroll(ca, 0.5, retries=1000, retry_delay=3600.0))
+    assert len(ca.asked) <= 4
 
 
 @pytest.mark.parametrize("fail_info", list(FailInfo))
