@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -233,13 +233,17 @@ def _date(value: Mapping[str, Any]) -> datetime:
     return datetime.fromisoformat(str(value["$date"]).removesuffix("Z"))
 
 
-_MARKS = {
+def _redacted_value(value: Mapping[str, Any]) -> Redacted:
+    return Redacted(str(value["$redacted"]), value.get("length", 0), value.get("fingerprint", ""))
+
+
+_MARKS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "$data": lambda value: b64decode(value["$data"]),
     "$date": _date,
     "$profile": lambda value: plain(value["$profile"]),
     "$certificates": lambda value: Certificates(tuple(value["$certificates"])),
     "$json": lambda value: plain(value["$json"]),
-    "$redacted": lambda value: Redacted(value["$redacted"], value.get("length", 0), value.get("fingerprint", "")),
+    "$redacted": _redacted_value,
 }
 
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from agent import plists
 from agent.errors import PeerError
 from agent.lab.declarations import Declarations
+from agent.lab.defects import NONE, Defects
 from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
 from agent.mdm import checkin, results
 from agent.net.http.server import MAX_BODY_BYTES
@@ -71,7 +72,8 @@ class Lab:
 
     ``kept_results`` is the number of stored results per Mac. With ``reenrollment`` a UDID may enroll again with a new
     identity of the lab, as a Mac does that was erased without a CheckOut; this clears its queue and results. Without it
-    such an Authenticate is refused. ``state`` stores the lab's state and provides its initial content.
+    such an Authenticate is refused. ``state`` stores the lab's state and provides its initial content. ``defects`` are
+    behaviours that are wrong on purpose (`agent.lab.defects`).
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Lab:
         kept_results: int = MAX_RESULTS,
         reenrollment: bool = True,
         state: LabState | None = None,
+        defects: Defects = NONE,
     ) -> None:
+        self.defects = defects
         self._state = state or NoStorage()
         self.macs: dict[str, EnrolledMac] = {mac.udid: mac for mac in self._state.macs()}
         self.on_report: OnReport | None = None
@@ -90,6 +94,7 @@ class Lab:
         self._reenrollment = reenrollment
         self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values()}
         self._waiting: dict[tuple[str, str], OnResult] = {}
+        self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
 
     def enqueue(
         self,
@@ -113,6 +118,8 @@ class Lab:
             raise NotQueued(f"{MAX_QUEUED} commands are already queued for this Mac")
         body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
         queued = QueuedCommand(str(command.get("RequestType", "")), body)
+        if "session-command-lost" in self.defects and queued.request_type == "ProfileList":
+            return command_uuid
         self._state.queue(udid, command_uuid, queued)
         mac.queue[command_uuid] = queued
         if on_result is not None:
@@ -168,7 +175,7 @@ class Lab:
         if put.content_type != results.CONTENT_TYPE:
             raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {put.content_type[:80]!r}")
         fingerprint = _certificate(put)
-        message = _plist(put.body)
+        message = self._report(put.body)
         mac = self._known(_text(message, "UDID"), fingerprint)
         if not mac.enrolled:
             raise Refused(403, "a report before TokenUpdate")
@@ -181,7 +188,16 @@ class Lab:
             mac.not_now.clear()
         else:
             self._result(mac, status, message, put.body)
-        return mac.next_command()
+        command = mac.next_command()
+        return _NO_COMMAND if not command and "session-never-empty" in self.defects else command
+
+    def _report(self, body: bytes) -> dict[str, Any]:
+        try:
+            return _plist(body)
+        except Refused as refused:
+            if "session-malformed-fails" in self.defects:
+                raise Refused(500, "the body cannot be read") from refused
+            raise
 
     def _authenticate(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         for key in _AUTHENTICATE_KEYS:
@@ -259,9 +275,13 @@ class Lab:
 
     def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any], body: bytes) -> None:
         command_uuid = _text(message, "CommandUUID")
+        self._check_defects(mac, status, command_uuid)
         if command_uuid in mac.queue:
-            if status == results.Status.NOT_NOW.value:
-                mac.not_now.add(command_uuid)
+            if status == results.Status.NOT_NOW.value and "session-not-now-dropped" not in self.defects:
+                if "session-not-now-at-once" not in self.defects:
+                    mac.not_now.add(command_uuid)
+                return
+            if self._repeats(mac, message, command_uuid):
                 return
             xml = plists.dump_xml(message) if body.startswith(_BINARY_PLIST) else body
             result = StoredResult(status, xml)
@@ -275,6 +295,36 @@ class Lab:
         on_result = self._waiting.pop((mac.udid, command_uuid), None)
         if on_result is not None:
             on_result(message)
+
+    # Defects.
+
+    def _check_defects(self, mac: EnrolledMac, status: str, command_uuid: str) -> None:
+        """Refuse a result that a defect does not survive. Raises Refused."""
+        known = command_uuid in mac.queue
+        if known and status == results.Status.ERROR.value and "session-error-refused" in self.defects:
+            raise Refused(500, "the result is an Error")
+        format_error = status == results.Status.COMMAND_FORMAT_ERROR.value
+        if known and format_error and "session-format-error-refused" in self.defects:
+            raise Refused(500, "the result is a CommandFormatError")
+        if command_uuid in mac.results and "session-second-result-refused" in self.defects:
+            raise Refused(400, "the result came before")
+        unknown = not known and command_uuid not in mac.results
+        if unknown and "session-unknown-result-refused" in self.defects:
+            raise Refused(500, "the command is unknown")
+
+    def _repeats(self, mac: EnrolledMac, message: Mapping[str, Any], command_uuid: str) -> bool:
+        """Whether a defect keeps this command in the queue although its result is there; once for each command."""
+        wanted = "session-command-repeated" in self.defects
+        if "lom-partial-repeated" in self.defects:
+            wanted = any(item["DeviceRequestSuccess"] is False for item in message.get("ResponseList", ()))
+        if not wanted or (mac.udid, command_uuid) in self._repeated:
+            return False
+        self._repeated.add((mac.udid, command_uuid))
+        mac.not_now.add(command_uuid)  # in the next session
+        return True
+
+
+_NO_COMMAND = plists.dump_xml({})
 
 
 def _plist(body: bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from agent.lab.api import API, is_authorised
 from agent.lab.core import Lab, Message, Refused
+from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
@@ -28,6 +29,7 @@ from agent.pki.identity import Identity
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 
 HOST = "127.0.0.1"
+_XML = b"application/xml; charset=utf-8"
 _log = Logger()
 _connections = count(1)
 
@@ -53,6 +55,7 @@ class LabServer:
         challenges: MutableSet[str] | None = None,
     ) -> None:
         self.lab = lab
+        self.lom = LabLOM(lab, authorities, lab.defects)
         self.authorities = authorities
         self.url = ""
         self.scep_url = ""
@@ -74,8 +77,9 @@ class LabServer:
         root: Any = Resource()
         root.putChild(b"enroll", _Enrollment(self))
         root.putChild(b"checkin", _Put(self.lab.check_in))
-        root.putChild(b"mdm", _Put(self.lab.report))
-        root.putChild(b"api", API(self._reactor, self.lab, self.token, lambda: self.push))
+        command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
+        root.putChild(b"mdm", _Put(self.lab.report, command_type))
+        root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push))
         if self._scep is not None:
             scep: Any = Resource()
             scep.putChild(b"scep", _SCEP(self._scep))
@@ -180,13 +184,14 @@ class _Put(_Endpoint):
 
     methods = (b"PUT",)
 
-    def __init__(self, take: Callable[[Message], bytes]) -> None:
+    def __init__(self, take: Callable[[Message], bytes], content_type: bytes = _XML) -> None:
         super().__init__()
         self._take = take
+        self._content_type = content_type
 
     def render_PUT(self, request: Any) -> bytes:
         """Process a message; the response is the next command, JSON, or empty."""
-        request.setHeader(b"content-type", b"application/xml; charset=utf-8")
+        request.setHeader(b"content-type", self._content_type)
         return self.respond(request, lambda: self._take(_message(request)))
 
 
