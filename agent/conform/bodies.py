@@ -4,7 +4,8 @@ Data, dates and what a body contains are marked by a dictionary with one key tha
 
 - ``{"$data": BASE64}``, ``{"$date": RFC3339}``;
 - ``{"$profile": {…}, "$signers": [PEM…]}``: a configuration profile within a command;
-- ``{"$certificates": [PEM…]}``: a PKCS12, of which only the certificates are kept, its own first; none: it cannot be read;
+- ``{"$certificates": [PEM…]}``: a PKCS12, of which only the certificates are kept, its own first; none if it cannot
+  be read;
 - ``{"$json": …}``: JSON within a property list;
 - ``{"$redacted": "string"|"data"|…, "length": N}``: a secret. A push token and a PushMagic also have a ``fingerprint``
   (the first 16 hex digits of its SHA-256), so that two of them can be compared.

@@ -16,11 +16,11 @@ MOST_BYTES = 64 * 1024
 
 
 class _File(Struct, forbid_unknown_fields=True):
-    capabilities: dict[str, bool] = {}  # noqa: RUF012 - msgspec copies it
+    capabilities: dict[str, bool] = {}
 
 
 def read_capabilities(path: str | Path, known: Iterable[str]) -> dict[str, bool]:
-    """The capabilities in a file; those that it does not name are there. Raises OperatorError, also for unknown ones."""
+    """The capabilities in a file. Raises OperatorError, also for one that no requirement needs."""
     octets = read_file(path, "the capabilities", MOST_BYTES)
     try:
         found = msgspec.convert(tomllib.loads(octets.decode()), _File).capabilities

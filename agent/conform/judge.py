@@ -21,7 +21,7 @@ _NOT_RUN = "The probe {probe} did not run."
 class Verdict(StrEnum):
     """The verdict on a requirement."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105
     FAIL = "fail"
     WARN = "warn"
     """A requirement that is no must failed."""
@@ -88,7 +88,7 @@ def judge(
     waivers: Sequence[Waiver] = (),
     today: date | None = None,
 ) -> Judgement:
-    """Judge the requirements over a trace. ``today`` is when waivers have to be in force; None: the day of the trace."""
+    """Judge the requirements over a trace. Waivers have to be in force ``today``; None: on the day of the trace."""
     day = today or date.fromtimestamp(trace.header.started)
     by_id = {waiver.id: waiver for waiver in waivers}
     records = _by_probe(trace)

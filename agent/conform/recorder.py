@@ -111,9 +111,7 @@ class Recorder:
 
     def ended(self, outcome: ProbeOutcome, reason: str = "") -> None:
         """The running probe has ended."""
-        self._add(
-            ProbeRecord(number=self.last + 1, probe=self.probe, at=self._clock(), outcome=outcome, reason=reason)
-        )
+        self._add(ProbeRecord(number=self.last + 1, probe=self.probe, at=self._clock(), outcome=outcome, reason=reason))
 
     def push(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, outcome: PushOutcome) -> None:
         """The gateway decided on a push."""

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from agent.conform.probes import Probe
-from agent.conform.stage import CannotProvoke, Stage
+from agent.conform.stage import PATIENCE_SECONDS, CannotProvoke, Stage
 from agent.errors import LomAgentError
 from agent.net.timing import OutOfTime, within
 
@@ -53,11 +53,12 @@ class Run:
 
     async def _played(self, probe: Probe) -> None:
         recorder = self._stage.recorder
+        seconds = probe.seconds * max(1.0, self._stage.patience / PATIENCE_SECONDS)
         self._playing = Deferred.fromCoroutine(_play(probe, self._stage))
         try:
-            await within(self._playing, probe.seconds, self._reactor, self._stage.service.parts.stalls)
+            await within(self._playing, seconds, self._reactor, self._stage.service.parts.stalls)
         except OutOfTime:
-            recorder.ended("stopped", f"The probe {probe.name} did not end within {probe.seconds:g} s.")
+            recorder.ended("stopped", f"The probe {probe.name} did not end within {seconds:g} s.")
         except CannotProvoke as error:
             recorder.ended("not run", str(error))
         except LomAgentError as error:

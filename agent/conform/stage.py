@@ -1,7 +1,7 @@
 """The stage on which probes play: fresh Macs, the server's API, the push gateway, fault rules, and raw requests.
 
-One probe runs at a time. Everything that it does leaves records (`agent.conform.recorder`); what it waits for is bounded
-by ``patience``. A wait that ends in vain raises ``Waited``, which ends the probe: its requirements are then judged over
+One probe runs at a time. Everything that it does leaves records (`agent.conform.recorder`); what it waits for is
+bounded by ``patience``. A wait that ends in vain raises ``Waited``, which ends the probe: its requirements are then judged over
 what is there, and none of them passes.
 """
 
@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 
 from agent import plists
 from agent.conform.gateway import StageGateway
+from agent.conform.manual import ManualServer
 from agent.conform.recorder import Recorder
 from agent.conform.target import Target
 from agent.errors import LomAgentError, PeerError
@@ -32,13 +33,14 @@ from agent.net.mac.behaviour import MacSettings
 from agent.net.timing import OutOfTime, within
 from agent.net.transport.resolver import Resolver
 from agent.pki.identity import Identity
-from agent.profiles.enrollment import Enrollment
+from agent.profiles.enrollment import Enrollment, enrollment_terms_of
+from agent.profiles.profile import read_profile
+from agent.servers.server import LOMServer, Server
 from agent.service.events import TimedOut
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
 from agent.service.macs.parts import ServiceSettings
 from agent.service.types import AddMacs, Enroll, Event, Wait
-from agent.servers.server import LOMServer, Server
 
 PATIENCE_SECONDS = 10.0  # ours: how long something that the server has to do is waited for
 _BOOT = "constant:0.1"  # of the Macs: no requirement is about the time of a boot
@@ -50,6 +52,12 @@ class Waited(PeerError):
 
     kind = "conform_timeout"
     timed_out = True
+
+
+class Unreachable(PeerError):
+    """The server could not be reached."""
+
+    kind = "conform_unreachable"
 
 
 class CannotProvoke(PeerError):
@@ -124,6 +132,23 @@ class Stage:
         resolver = Resolver(self._reactor, self._reactor.nameResolver)
         self._server = self._target.open(self._reactor, resolver, lambda udid: self.service.find(udid).mac)
 
+    async def reach(self) -> None:
+        """Check that the server answers at all, with any status. Raises Unreachable."""
+        url = self._target.enroll
+        if isinstance(url, bytes):
+            url = enrollment_terms_of(read_profile(url)).server_url
+        self.begin("reach")
+        mac = self.mac()
+        environment = mac.group.fleet.environment
+        connections = Connections(lambda origin: environment.connection(mac.mac, origin))
+        try:
+            await self._bounded(Deferred.fromCoroutine(ask(connections, "GET", url, {})), "the server answers")
+        except PeerError as error:
+            raise Unreachable(f"The server at {without_query(url)} could not be reached: {error}") from error
+        finally:
+            connections.close()
+            self.end()
+
     async def close(self) -> None:
         """Close everything, also the embedded lab."""
         if self._server is not None:
@@ -185,10 +210,11 @@ class Stage:
         server = self._server
         if server is None:
             raise CannotProvoke("Nothing can be queued in the server: there is no adapter. Give --server.")
-        command_uuid = self._new_uuid()
+        composes = isinstance(server, ManualServer)  # the operator uses the server's own console
+        command_uuid = "" if composes else self._new_uuid()
         request_type = str(command.get("RequestType", ""))
         queued = Queued(mac, request_type, command_uuid, self.service.events.last)
-        return await self._ask(server.enqueue(mac.udid, command_uuid, command), queued, by_server=False)
+        return await self._ask(server.enqueue(mac.udid, command_uuid, command), queued, by_server=composes)
 
     async def lom_profile(self, mac: MacHandle) -> Queued:
         """Have the server queue its LOM profile for a Mac. Raises CannotProvoke and PeerError; so do the next two."""
@@ -338,7 +364,7 @@ class Stage:
         server: object = self._server
         if not isinstance(server, LOMServer):
             raise CannotProvoke(
-                f"The adapter {self._target.adapter} has no LOM actions, so the server composes no {request_type} itself."
+                f"The adapter {self._target.adapter} has no LOM actions: the server composes no {request_type} itself."
             )
         queued = Queued(mac, request_type, "", self.service.events.last)
         return await self._ask(ask(server), queued, by_server=True)
@@ -366,4 +392,3 @@ class Stage:
         except OutOfTime:
             self.recorder.note("waited", what=what)
             raise Waited(f"Expected that {what} within {self.patience:g} s, found that it did not.") from None
-

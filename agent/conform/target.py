@@ -9,12 +9,12 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.fleet.population import Mac, Population
 from agent.lab.core import Lab
 from agent.lab.defects import NONE, Defects
 from agent.lab.server import LabServer
 from agent.load.server import ServerSide
 from agent.load.shard_plan import EnrollAt, server_config
-from agent.fleet.population import Mac, Population
 from agent.net.http.fetch import without_query
 from agent.net.transport.resolver import Resolver
 from agent.pki.authorities import Authorities

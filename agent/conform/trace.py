@@ -79,7 +79,7 @@ class ExchangeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     seconds: float
     udid: str
     kind: Kind
-    """``enroll`` (the profile is fetched), ``checkin``, ``report``, ``scep``, ``raw`` (written by a probe), ``lom_link``."""
+    """``enroll`` (fetches the profile), ``checkin``, ``report``, ``scep``, ``lom_link``, ``raw`` (a probe wrote it)."""
     method: str = ""
     url: str = ""
     """Without its query."""

@@ -281,15 +281,16 @@ class Lab:
                 if "session-not-now-at-once" not in self.defects:
                     mac.not_now.add(command_uuid)
                 return
-            if self._repeats(mac, message, command_uuid):
-                return
             xml = plists.dump_xml(message) if body.startswith(_BINARY_PLIST) else body
             result = StoredResult(status, xml)
             dropped = list(mac.results)[: max(0, len(mac.results) + 1 - self._kept_results)]
             self._state.answer(mac.udid, command_uuid, result, dropped)
-            del mac.queue[command_uuid]
+            queued = mac.queue.pop(command_uuid)
             mac.not_now.discard(command_uuid)
             mac.results[command_uuid] = result
+            if self.defects and self._repeats(mac, message, command_uuid):
+                mac.queue[command_uuid] = queued
+                mac.not_now.add(command_uuid)  # so that it is sent in the next session
             for each in dropped:
                 del mac.results[each]
         on_result = self._waiting.pop((mac.udid, command_uuid), None)
@@ -313,14 +314,14 @@ class Lab:
             raise Refused(500, "the command is unknown")
 
     def _repeats(self, mac: EnrolledMac, message: Mapping[str, Any], command_uuid: str) -> bool:
-        """Whether a defect keeps this command in the queue although its result is there; once for each command."""
-        wanted = "session-command-repeated" in self.defects
-        if "lom-partial-repeated" in self.defects:
-            wanted = any(item["DeviceRequestSuccess"] is False for item in message.get("ResponseList", ()))
+        """Whether a defect sends this command again although its result is there; once for each command."""
+        items, acknowledged = message.get("ResponseList"), message["Status"] == results.Status.ACKNOWLEDGED.value
+        wanted = "session-command-repeated" in self.defects and acknowledged and items is None
+        if "lom-partial-repeated" in self.defects and items is not None:
+            wanted = any(item["DeviceRequestSuccess"] is False for item in items)
         if not wanted or (mac.udid, command_uuid) in self._repeated:
             return False
         self._repeated.add((mac.udid, command_uuid))
-        mac.not_now.add(command_uuid)  # in the next session
         return True
 
 

@@ -72,9 +72,7 @@ class LabLOM:
         if "lom-extended-key-usage" in self.defects:
             usage = replace(usage, server_auth=False)
         named = "lom-no-alternative-name" not in self.defects
-        profile = lom_profile(
-            self._authorities, dns_name, device=device, controller=controller, usage=usage, named=named
-        )
+        profile = lom_profile(self._authorities, dns_name, usage, device=device, controller=controller, named=named)
         if "lom-profile-reference" in self.defects:
             content = plists.load_dict(profile)
             content["PayloadContent"][-1]["DeviceCACertificateUUIDs"].append(str(uuid.uuid4()).upper())

@@ -74,10 +74,11 @@ def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str
 def lom_profile(
     authorities: Authorities,
     dns_name: str,
+    usage: Usage = LOM_USAGE,
+    /,
     *,
     device: bool,
     controller: bool,
-    usage: Usage = LOM_USAGE,
     named: bool = True,
 ) -> bytes:
     """The LOM profile of one Mac: an identity for each role, and both CAs. ``usage``, ``named``: of the identities."""

@@ -36,7 +36,7 @@ class LOMServer(Protocol):
     """A client of a server that composes the LOM commands itself, from what its Macs answered."""
 
     def lom_profile(self, udid: str, dns_name: str, *, device: bool, controller: bool) -> Deferred[str]:
-        """Have a Mac's LOM profile queued, with identities of this name; fires with the CommandUUID, empty if unknown."""
+        """Have a Mac's LOM profile queued, with identities of this name; fires with the CommandUUID, if it is known."""
 
     def lom_setup(self, udid: str) -> Deferred[str]:
         """Have LOMSetupRequest queued; fires as ``lom_profile``."""

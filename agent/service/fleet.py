@@ -293,10 +293,8 @@ class FleetService:
         """A LOM profile for this Mac, by the CAs of this service."""
         if self._authorities is None:
             self._authorities = Authorities()
-        roles = handle.mac.roles
-        return lom_profile(
-            self._authorities, handle.mac.dns_name, device="device" in roles, controller="controller" in roles
-        )
+        roles = {role: role in handle.mac.roles for role in ("device", "controller")}
+        return lom_profile(self._authorities, handle.mac.dns_name, **roles)
 
     def wait_state(self, handle: MacHandle, wanted: WaitState) -> Deferred[Mac]:
         """Wait until a Mac has these properties. Fails with TimedOut, and NoSuchMac where it is removed meanwhile."""

@@ -264,9 +264,7 @@ def _lom_profiles(evidence: Evidence, udid: str | None = None) -> list[SentProfi
     ]
 
 
-def _of_payloads(
-    evidence: Evidence, judge: Callable[[SentProfile, Mapping[str, Any]], Finding | None]
-) -> Finding:
+def _of_payloads(evidence: Evidence, judge: Callable[[SentProfile, Mapping[str, Any]], Finding | None]) -> Finding:
     """The first failure in a LOM payload; passed if there is none."""
     profiles = _lom_profiles(evidence)
     for profile in profiles:
@@ -414,8 +412,8 @@ REQUIREMENTS = (
     ),
     _must(
         "LOM-DEVICE-01",
-        "Each item of RequestList must have DeviceRequestType, DeviceRequestUUID, DeviceDNSName, both address lists and "
-        "LOMProtocolVersion, each of its type.",
+        "Each item of RequestList must have DeviceRequestType, DeviceRequestUUID, DeviceDNSName, both address lists "
+        "and LOMProtocolVersion, each of its type.",
         Source(_REQUEST, _ITEMS),
         ("lom-requests",),
         item_keys,
@@ -429,7 +427,7 @@ REQUIREMENTS = (
     ),
     _must(
         "LOM-DEVICE-03",
-        "PrimaryIPv6AddressList and SecondaryIPv6AddressList must be those that the Device answered to LOMSetupRequest.",
+        "PrimaryIPv6AddressList and SecondaryIPv6AddressList must be those of the Device's answer to LOMSetupRequest.",
         Source(_REQUEST, "PrimaryIPv6AddressList, SecondaryIPv6AddressList"),
         ("lom-requests",),
         addresses,

@@ -14,7 +14,7 @@ DEFECTS = (
     Defect("session-command-lost", "ProfileList is accepted and never sent.", ("MDM-SESSION-03",)),
     Defect(
         "session-command-repeated",
-        "A command is sent once more after its result was accepted.",
+        "A command other than LOMDeviceRequest is sent once more after its result was accepted.",
         ("MDM-SESSION-04",),
     ),
     Defect(
@@ -34,6 +34,8 @@ DEFECTS = (
         "A result that is delivered again is answered with 400.",
         ("MDM-SESSION-09",),
     ),
-    Defect("session-unknown-result-refused", "A result of an unknown command is answered with 500.", ("MDM-SESSION-10",)),
+    Defect(
+        "session-unknown-result-refused", "A result of an unknown command is answered with 500.", ("MDM-SESSION-10",)
+    ),
     Defect("session-malformed-fails", "A body that is no property list is answered with 500.", ("MDM-SESSION-11",)),
 )
