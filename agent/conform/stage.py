@@ -1,8 +1,8 @@
 """The stage on which probes play: fresh Macs, the server's API, the push gateway, fault rules, and raw requests.
 
 One probe runs at a time. Everything that it does leaves records (`agent.conform.recorder`); what it waits for is
-bounded by ``patience``. A wait that ends in vain raises ``Waited``, which ends the probe: its requirements are then judged over
-what is there, and none of them passes.
+bounded by ``patience``. A wait that ends in vain raises ``Waited``, which ends the probe: its requirements are then
+judged over what is there, and none of them passes.
 """
 
 from __future__ import annotations

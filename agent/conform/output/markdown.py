@@ -12,10 +12,11 @@ _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{each: f"\\{
 def markdown(report: Report) -> str:
     """The summary: the counts, and a row for each requirement that did not pass."""
     server = " ".join(filter(None, (report.server.adapter, report.server.url, report.server.software)))
+    facts = f"profile {report.profile}, seed {_text(report.seed)}, lom-agent {report.agent}, {report.time}"
     parts = [
         "## MDM conformance",
         "",
-        f"{_text(server)}; profile {report.profile}, seed {_text(report.seed)}, lom-agent {report.agent}, {report.time}",
+        f"{_text(server)}; {facts}",
         "",
         "| " + " | ".join(report.counts) + " |",
         "| " + " | ".join("---:" for _ in report.counts) + " |",
@@ -36,9 +37,4 @@ def markdown(report: Report) -> str:
 
 def _text(text: str) -> str:
     """Text of a server or an operator, without the characters of Markdown and HTML."""
-    plain = visible(" ".join(text.split()))
-    for character in "\\`*_[]<>|":
-        plain = plain.replace(
-            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
-        )
-    return plain
+    return visible(" ".join(text.split())).translate(_ESCAPES)
