@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
@@ -42,7 +42,6 @@ class Target:
     insecure: bool = False
     lab: LabServer | None = None
     """The embedded lab, which is closed with the stage."""
-    warnings: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:

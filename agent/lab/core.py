@@ -176,7 +176,8 @@ class Lab:
             raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {put.content_type[:80]!r}")
         fingerprint = _certificate(put)
         message = self._report(put.body)
-        mac = self._known(_text(message, "UDID"), fingerprint)
+        bound = "identity-reports-unbound" not in self.defects
+        mac = self._known(_text(message, "UDID"), fingerprint, bound=bound)
         if not mac.enrolled:
             raise Refused(403, "a report before TokenUpdate")
         status = _text(message, "Status")
@@ -219,7 +220,7 @@ class Lab:
         self.macs[udid] = mac
 
     def _token_update(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
-        mac = self._known(udid, fingerprint)
+        mac = self._known(udid, fingerprint, bound="identity-check-ins-unbound" not in self.defects)
         token = message.get("Token")
         if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
             found = len(token) if isinstance(token, bytes) else plists.type_name(token)
@@ -233,7 +234,9 @@ class Lab:
             setattr(mac, name, value)
 
     def _check_out(self, udid: str, fingerprint: bytes) -> None:
-        mac = self._known(udid, fingerprint)
+        self._forget(self._known(udid, fingerprint))
+
+    def _forget(self, mac: EnrolledMac) -> None:
         self._state.check_out(mac.udid)
         del self.macs[mac.udid]
         del self._udids[mac.fingerprint]
@@ -265,11 +268,13 @@ class Lab:
             raise Refused(401, "this certificate belongs to no Mac that is enrolled here")
         return udid
 
-    def _known(self, udid: str, fingerprint: bytes) -> EnrolledMac:
+    def _known(self, udid: str, fingerprint: bytes, *, bound: bool = True) -> EnrolledMac:
         mac = self.macs.get(udid)
         if mac is None:
             raise Refused(401, "this Mac is not enrolled here")
-        if mac.fingerprint != fingerprint:
+        if mac.fingerprint != fingerprint and bound:
+            if "identity-victim-unenrolled" in self.defects:
+                self._forget(mac)
             raise Refused(403, "the certificate is not the one that this Mac enrolled with")
         return mac
 

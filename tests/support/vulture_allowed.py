@@ -16,12 +16,12 @@ _TESTS = "the tests judge by it: they read the same facts and counts as the prog
 
 ALLOWED = {
     "cli.apns_identity: apns_identity": _LAZY,
+    "cli.conform: conform": _LAZY,
     "cli.commands: format_commands": _CLICK_HOOK,
     "cli.commands: get_command": _CLICK_HOOK,
     "cli.commands: list_commands": _CLICK_HOOK,
     "cli.lom: lom_device": _LAZY,
     "cli.lom: lom_identity": _LAZY,
-    "cli.lom: lom_request": _LAZY,
     "cli.scenario_options: format_options": _CLICK_HOOK,
     "cli.serve: serve": _LAZY,
     "net.http.server: noisy": _TWISTED,
@@ -48,6 +48,8 @@ ALLOWED = {
     "client.rules: wrong_udid": _USERS,
     "cli.serving: connectionLost": _TWISTED,
     "cli.serving: logPrefix": _TWISTED,
+    "conform.manual: connectionLost": _TWISTED,
+    "conform.manual: logPrefix": _TWISTED,
     "fleet.derivation: PRIMARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "fleet.derivation: SECONDARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "lab.api: isLeaf": _TWISTED,

@@ -19,7 +19,7 @@ def probes() -> tuple[Probe, ...]:
     found: list[Probe] = []
     for module in iter_modules(__path__):
         if module.name != "probe":
-            found += resolve_name(f"{__name__}.{module.name}:PROBES")
+            found += resolve_name(f"{__name__}.{module.name}").PROBES
     return tuple(sorted(found, key=lambda each: each.name))
 
 

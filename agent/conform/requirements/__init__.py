@@ -17,7 +17,7 @@ def requirements() -> tuple[Requirement, ...]:
     """Every requirement, by id."""
     found: list[Requirement] = []
     for module in iter_modules(__path__):
-        found += resolve_name(f"{__name__}.{module.name}:REQUIREMENTS")
+        found += resolve_name(f"{__name__}.{module.name}").REQUIREMENTS
     return tuple(sorted(found, key=lambda each: each.id))
 
 

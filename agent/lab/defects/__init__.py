@@ -25,7 +25,7 @@ def all_defects() -> tuple[Defect, ...]:
     found: list[Defect] = []
     for module in iter_modules(__path__):
         if module.name != "defect":
-            found += resolve_name(f"{__name__}.{module.name}:DEFECTS")
+            found += resolve_name(f"{__name__}.{module.name}").DEFECTS
     return tuple(sorted(found, key=lambda each: each.name))
 
 
