@@ -14,7 +14,7 @@ from msgspec import Struct
 from agent import __version__
 from agent.conform.judge import Judged, Judgement, Waived
 from agent.conform.requirement import Requirement
-from agent.conform.trace import ExchangeRecord, NoteRecord, PushRecord, ServerFacts, Trace
+from agent.conform.trace import ExchangeRecord, NoteRecord, PushRecord, ServerFacts, TLSRecord, Trace
 
 SCHEMA = "lom-agent conformance report"
 VERSION = 1
@@ -140,6 +140,9 @@ def _evidence(record: Any) -> Evidence:
     if isinstance(record, PushRecord):
         topic = record.topic or record.provider or "no topic"
         return Evidence(record.number, f"push to {record.udid or 'an unknown token'}, {topic} → {record.status}")
+    if isinstance(record, TLSRecord):
+        agreed = " ".join(filter(None, (record.version, record.cipher, record.error)))
+        return Evidence(record.number, f"TLS handshake with {record.origin}, {record.says} → {agreed}")
     if isinstance(record, NoteRecord):
         what = " ".join(filter(None, (record.step, record.request_type, record.command_uuid, record.udid)))
         return Evidence(record.number, what, record.data or None)

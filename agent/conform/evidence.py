@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.conform.bodies import plain
-from agent.conform.trace import ExchangeRecord, MacRecord, NoteRecord, ProbeRecord, PushRecord, Record
+from agent.conform.trace import ExchangeRecord, MacRecord, NoteRecord, ProbeRecord, PushRecord, Record, TLSRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,10 @@ class Evidence:
     def pushes(self, udid: str | None = None) -> list[PushRecord]:
         """The pushes that the gateway got."""
         return [each for each in self.records if isinstance(each, PushRecord) and udid in (None, each.udid)]
+
+    def handshakes(self, says: str | None = None) -> list[TLSRecord]:
+        """The TLS handshakes of the probes; ``says`` is the probe's word for what it offered."""
+        return [each for each in self.records if isinstance(each, TLSRecord) and says in (None, each.says)]
 
     def notes(self, step: str, udid: str | None = None) -> list[NoteRecord]:
         """What the probes did."""

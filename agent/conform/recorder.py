@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.conform.bodies import body_of, fingerprint
+from agent.conform.handshakes import Agreed, Offer
 from agent.conform.trace import (
     MOST_RECORDS,
     ExchangeRecord,
@@ -18,6 +19,7 @@ from agent.conform.trace import (
     ProbeRecord,
     PushRecord,
     Record,
+    TLSRecord,
     Trace,
 )
 from agent.errors import OperatorError
@@ -108,6 +110,27 @@ class Recorder:
             )
         )
         return self.last
+
+    def tls(self, udid: str, origin: str, says: str, offer: Offer, agreed: Agreed) -> None:
+        """The running probe did a TLS handshake."""
+        self._add(
+            TLSRecord(
+                number=self.last + 1,
+                probe=self.probe,
+                at=self._clock(),
+                udid=udid,
+                origin=origin,
+                says=says,
+                lowest=offer.lowest,
+                highest=offer.highest,
+                ciphers=offer.ciphers,
+                version=agreed.version,
+                cipher=agreed.cipher,
+                extended_master_secret=agreed.extended_master_secret,
+                chain=agreed.chain,
+                error=agreed.error[:1000],
+            )
+        )
 
     def ended(self, outcome: ProbeOutcome, reason: str = "") -> None:
         """The running probe has ended."""

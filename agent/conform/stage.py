@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
 from agent import plists
 from agent.conform.gateway import StageGateway
+from agent.conform.handshakes import Agreed, Offer, handshake
 from agent.conform.manual import ManualServer
 from agent.conform.recorder import Recorder
 from agent.conform.target import Target
@@ -27,7 +29,7 @@ from agent.mdm import checkin, results
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.http.fetch import Connections, ask, without_query
-from agent.net.http.http1 import Origin, Response
+from agent.net.http.http1 import Origin, Response, split_url
 from agent.net.mac.background import message_headers
 from agent.net.mac.behaviour import MacSettings
 from agent.net.timing import OutOfTime, within
@@ -345,6 +347,14 @@ class Stage:
         self.service.parts.exchanges.add(exchange)
         return response
 
+    async def handshake(self, mac: MacHandle, url: str, offer: Offer, *, says: str) -> Agreed:
+        """One TLS handshake with the server of ``url``, without a request; recorded with ``says``."""
+        origin, _target = split_url(url)
+        work = deferToThread(handshake, origin.host, origin.port, offer, self.patience)
+        agreed = await self._bounded(work, "the handshake ends", seconds=2 * self.patience)
+        self.recorder.tls(mac.udid, f"{origin.host}:{origin.port}", says, offer, agreed)
+        return agreed
+
     def enrollment(self, mac: MacHandle) -> Enrollment:
         """The enrollment of a Mac, with its identity. Raises CannotProvoke for one that is not enrolled."""
         enrollment = mac.client.device.enrollment
@@ -386,9 +396,9 @@ class Stage:
             queued.mac.client.wake()
         return replace(queued, command_uuid=command_uuid)
 
-    async def _bounded(self, waiting: Deferred[ValueT], what: str) -> ValueT:
+    async def _bounded(self, waiting: Deferred[ValueT], what: str, *, seconds: float | None = None) -> ValueT:
         try:
-            return await within(waiting, self.patience, self._reactor, self.service.parts.stalls)
+            return await within(waiting, seconds or self.patience, self._reactor, self.service.parts.stalls)
         except OutOfTime:
             self.recorder.note("waited", what=what)
             raise Waited(f"Expected that {what} within {self.patience:g} s, found that it did not.") from None

@@ -136,6 +136,30 @@ class PushRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="pus
     """Of an answer other than 200."""
 
 
+class TLSRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tls"):
+    """A TLS handshake that a probe did (`agent.conform.handshakes`); no request followed."""
+
+    number: int
+    probe: str
+    at: float
+    udid: str = ""
+    origin: str
+    """HOST:PORT."""
+    says: str
+    """The probe's word for what it offered."""
+    lowest: str
+    highest: str
+    ciphers: str = ""
+    """Offered, in OpenSSL's words; empty: its default."""
+    version: str = ""
+    """Agreed on: ``TLSv1.2``; empty: there was no handshake."""
+    cipher: str = ""
+    extended_master_secret: bool | None = None
+    chain: tuple[str, ...] = ()
+    """The server's certificates in PEM, its own first."""
+    error: str = ""
+
+
 class NoteRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="note"):
     """What a probe did, or waited for in vain."""
 
@@ -164,7 +188,7 @@ class ProbeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="pr
     """Why it is not ``done``: a sentence."""
 
 
-Record = MacRecord | ExchangeRecord | PushRecord | NoteRecord | ProbeRecord
+Record = MacRecord | ExchangeRecord | PushRecord | TLSRecord | NoteRecord | ProbeRecord
 _decoder: msgspec.json.Decoder[Header | Record] = msgspec.json.Decoder(Header | Record)
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 

@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from agent.lab.api import API, is_authorised
 from agent.lab.core import Lab, Message, Refused
+from agent.lab.defects import Defects
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
@@ -29,6 +30,7 @@ from agent.pki.identity import Identity
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 
 HOST = "127.0.0.1"
+_NO_EXTENDED_MASTER_SECRET = 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET, which pyOpenSSL does not name
 _XML = b"application/xml; charset=utf-8"
 _log = Logger()
 _connections = count(1)
@@ -85,7 +87,7 @@ class LabServer:
             scep.putChild(b"scep", _SCEP(self._scep))
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
-        connections = _Connections(self.authorities, self._identity)
+        connections = _Connections(self.authorities, self._identity, self.lab.defects)
         site = BoundedSite(root)
         site.keeps_body = self._keeps_body
         self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
@@ -119,10 +121,15 @@ class LabServer:
 class _Connections:
     """Creates the TLS ends of accepted connections: client certificates are requested, but not required."""
 
-    def __init__(self, authorities: Authorities, identity: Identity) -> None:
+    def __init__(self, authorities: Authorities, identity: Identity, defects: Defects) -> None:
         # With session tickets, the default of most servers; a resumed session keeps its client certificate.
         context = make_context(authorities.mdm_anchors, tickets=True)
         context.set_session_id(b"lom-agent lab")
+        if "tls-old-versions" in defects:
+            context.set_min_proto_version(SSL.TLS1_VERSION)
+            context.set_cipher_list(b"ALL:@SECLEVEL=0")
+        if "tls-no-extended-master-secret" in defects:
+            context.set_options(_NO_EXTENDED_MASTER_SECRET)
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.key)
         # The enrollment profile is fetched without a certificate; Lab requires one for check-ins and reports.
