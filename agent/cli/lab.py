@@ -70,7 +70,8 @@ def lab(
         with importing():
             from agent.lab.defects import all_defects
         for each in all_defects():
-            click.echo(f"{each.name:32}{each.changes} Fails: {', '.join(each.fails)}.")
+            needs = " Needs --identity scep." if each.scep else ""
+            click.echo(f"{each.name:32}{each.changes} Fails: {', '.join(each.fails)}.{needs}")
         return
     if scep_port and identity != "scep":
         raise click.UsageError("--scep-port needs --identity scep")

@@ -15,3 +15,5 @@ class Defect:
     """What the lab then does, as a sentence."""
     fails: tuple[str, ...]
     """The ids of the requirements that fail, and no others."""
+    scep: bool = False
+    """Whether it shows only where identities come by SCEP."""
