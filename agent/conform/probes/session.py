@@ -19,11 +19,12 @@ async def quiet(stage: Stage) -> None:
 
 
 async def delivery(stage: Stage) -> None:
-    """A command is queued and answered; then the Mac opens another session."""
+    """A command is queued; then the Mac opens two sessions."""
     mac = await stage.enrolled()
-    queued = await stage.queue(mac, {"RequestType": "ProfileList"})
+    await stage.queue(mac, {"RequestType": "ProfileList"})
     await stage.session(mac)
-    await stage.result(queued)
+    await stage.idle(mac)
+    await stage.session(mac)
 
 
 async def once(stage: Stage) -> None:
@@ -91,7 +92,7 @@ async def _answered_and_again(stage: Stage, mac: Any) -> None:
 
 
 PROBES = (
-    Probe("session-delivery", "Queues ProfileList and opens a session.", delivery),
+    Probe("session-delivery", "Queues ProfileList and opens two sessions.", delivery),
     Probe("session-error", "Answers a command with Error.", error),
     Probe("session-format-error", "Answers a command with CommandFormatError.", format_error),
     Probe("session-malformed", "Sends a report that is no property list.", malformed),
