@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.conform.bodies import plain
-from agent.conform.trace import ExchangeRecord, MacRecord, NoteRecord, ProbeRecord, PushRecord, Record, TLSRecord
+from agent.conform.trace import ExchangeRecord, MacRecord, NoteRecord, PushRecord, Record, TLSRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +187,6 @@ class Evidence:
     def by_server(self, command_uuid: str) -> bool:
         """Whether the server composed this command; otherwise it only passed on what lom-agent had written."""
         return not any(each.command_uuid == command_uuid for each in self.notes("queued") if not each.data["by_server"])
-
-    def ended(self) -> list[ProbeRecord]:
-        """How the probes ended."""
-        return [each for each in self.records if isinstance(each, ProbeRecord)]
 
 
 def _command_in(exchange: ExchangeRecord) -> DeliveredCommand | None:

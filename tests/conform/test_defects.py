@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from twisted.internet import reactor  # noqa: F401 - it is installed before agen
 from agent.conform.judge import Verdict, judge
 from agent.conform.requirement import Requirement
 from agent.conform.requirements import requirements
-from agent.conform.trace import read_trace, write_trace
+from agent.conform.trace import MacRecord, NoteRecord, Trace, read_trace, write_trace
+from agent.fleet.population import Mac, Population
 from agent.lab.defects import Defect, all_defects
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -42,8 +44,29 @@ def test_the_lab_passes_every_requirement_and_its_trace_gives_the_same_verdicts(
     judged = [*(each for each in judgement.judged if each.requirement not in left), *by_scep]
     assert [(each.requirement.id, each.finding) for each in judged if each.verdict is not Verdict.PASS] == []
     assert judgement.exit_status == 0
-    again = read_trace(write_trace(tmp_path / "trace.jsonl", trace))
-    assert judge(again, requirements(), {}) == judgement
+    file = write_trace(tmp_path / "trace.jsonl", trace)
+    assert judge(read_trace(file), requirements(), {}) == judgement
+    written = file.read_text()
+    assert "PRIVATE KEY" not in written
+    macs = [each for each in trace.records if isinstance(each, MacRecord)]
+    assert macs
+    for record in macs:
+        mac = mac_of(record)
+        assert mac.udid == record.udid
+        for secret in (mac.push_token, mac.bootstrap_token):
+            assert b64encode(secret).decode().rstrip("=") not in written
+            assert secret.hex() not in written.lower()
+        assert mac.push_magic not in written
+
+
+def mac_of(record: MacRecord) -> Mac:
+    """The Mac of a record, made from the seed again: its probe and its place in the probe are part of it."""
+    for added in range(1, 10):
+        population = Population(f"conform/{record.probe}/{added}", 3)
+        found = next((mac for mac in map(population.__getitem__, range(3)) if mac.udid == record.udid), None)
+        if found is not None:
+            return found
+    raise AssertionError(f"{record.udid} does not follow from the seed")
 
 
 @pytest.mark.parametrize("defect", all_defects(), ids=lambda defect: defect.name)
@@ -66,3 +89,20 @@ def test_every_requirement_has_a_defect_and_every_defect_is_asked_for_once() -> 
     assert len(set(names)) == len(names)
     source = "".join(path.read_text() for path in LAB.rglob("*.py") if path.parent.name != "defects")
     assert [name for name in names if f'"{name}"' not in source] == []
+
+
+def test_the_same_seed_provokes_the_same_in_the_same_order(run_in_reactor: Run) -> None:
+    some = [each for each in requirements() if each.id in ("LOM-DEVICE-08", "MDM-SESSION-03", "SEC-IDENTITY-01")]
+
+    def provoked(trace: Trace) -> list[tuple[str, ...]]:
+        return [
+            (each.probe, each.udid)
+            if isinstance(each, MacRecord)
+            else (each.probe, each.udid, each.request_type, "" if each.data["by_server"] else each.command_uuid)
+            for each in trace.records
+            if isinstance(each, MacRecord) or (isinstance(each, NoteRecord) and each.step == "queued")
+        ]
+
+    first, second = (provoked(run_in_reactor(played_in_lab(some))) for _ in range(2))
+    assert first == second
+    assert len({probe for probe, *_ in first}) == 3

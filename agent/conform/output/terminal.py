@@ -28,7 +28,9 @@ def lines(report: Report, *, every: bool = False) -> Iterator[str]:
     for entry in report.stale():
         yield f"{entry.id} passed, but a waiver expects it to fail. Remove the waiver."
     yield f"{len(report.requirements)} requirements: {report.summary}."
-    yield _VERDICTS[report.exit_status]
+    untested = report.counts["not tested"]
+    left = f" {untested} of {len(report.requirements)} were not tested." if untested else ""
+    yield f"{_VERDICTS[report.exit_status]}{left}"
 
 
 _VERDICTS = {
