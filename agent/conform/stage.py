@@ -380,7 +380,7 @@ class Stage:
         return await self._ask(ask(server), queued, by_server=True)
 
     async def _ask(self, asked: Deferred[Any], queued: Queued, *, by_server: bool) -> Queued:
-        """Await the server's API, note what became of it, and wake the Mac where the server cannot push.
+        """Await the server's API, note what became of it, and have the Mac woken.
 
         Returns what is queued, with the CommandUUID that the server chose if it said one.
         """
@@ -394,6 +394,8 @@ class Stage:
         self.recorder.note("queued", **facts, command_uuid=command_uuid, by_server=by_server)
         if self.gateway is None and queued.mac.client.enrolled:
             queued.mac.client.wake()
+        elif self.gateway is not None and self._server is not None and not self._server.pushes_on_enqueue:
+            await self._bounded(self._server.push(queued.mac.udid), "the server's API answers to a push")
         return replace(queued, command_uuid=command_uuid)
 
     async def _bounded(self, waiting: Deferred[ValueT], what: str, *, seconds: float | None = None) -> ValueT:
