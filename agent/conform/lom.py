@@ -144,4 +144,5 @@ def answer_of(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, 
 
 
 def must_of_lom(id_: str, says: str, source: Source, probes: tuple[str, ...], check: Check) -> Requirement:
+    """A must of the profile ``lom``."""
     return Requirement(id_, Level.MUST, says, source, ("lom",), probes, check)

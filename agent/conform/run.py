@@ -55,6 +55,8 @@ class Run:
         recorder = self._stage.recorder
         seconds = probe.seconds * max(1.0, self._stage.patience / PATIENCE_SECONDS)
         self._playing = Deferred.fromCoroutine(_play(probe, self._stage))
+        if self.stopped:  # already, by its first step
+            self._playing.cancel()
         try:
             await within(self._playing, seconds, self._reactor, self._stage.service.parts.stalls)
         except OutOfTime:
