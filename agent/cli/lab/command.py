@@ -45,6 +45,13 @@ from agent.cli.signals import importing
     metavar="FILE",
     help="The CA of the gateway's certificate; none: those of the system.",
 )
+@click.option(
+    "--defect",
+    "defects",
+    multiple=True,
+    metavar="NAME",
+    help="Be wrong in this way, for a requirement of lom-agent conform to fail; list: print the names. Repeatable.",
+)
 def lab(
     port: int,
     identity: str,
@@ -53,15 +60,23 @@ def lab(
     reenrollment: bool,
     apns: str | None,
     apns_ca: str | None,
+    defects: tuple[str, ...],
 ) -> None:
     """Run the embedded MDM server in the foreground until Ctrl-C.
 
     It listens on loopback. Its API queues commands and returns their results; docs/lab-api.md describes it.
     """
+    if "list" in defects:
+        with importing():
+            from agent.lab.defects import all_defects
+        for each in all_defects():
+            needs = " Needs --identity scep." if each.scep else ""
+            click.echo(f"{each.name:32}{each.changes} Fails: {', '.join(each.fails)}.{needs}")
+        return
     if scep_port and identity != "scep":
         raise click.UsageError("--scep-port needs --identity scep")
     if apns_ca is not None and apns is None:
         raise click.UsageError("--apns-ca needs --apns")
     with importing():
         from agent.cli.lab.running import run_lab
-    run_lab(port, identity, scep_port, out, reenrollment, apns, apns_ca)
+    run_lab(port, identity, scep_port, out, reenrollment, apns, apns_ca, defects)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from agent.cli.results.outputs import make_folder
 from agent.cli.signals import Stopping
 from agent.files import write_file
 from agent.lab.core import Lab
+from agent.lab.defects import Defects, defects_named
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
@@ -26,15 +28,23 @@ from agent.profiles.making import TOPIC
 
 
 def run_lab(
-    port: int, identity: str, scep_port: int, out: str | None, reenrollment: bool, apns: str | None, apns_ca: str | None
+    port: int,
+    identity: str,
+    scep_port: int,
+    out: str | None,
+    reenrollment: bool,
+    apns: str | None,
+    apns_ca: str | None,
+    defect_names: Sequence[str] = (),
 ) -> None:
     """Run the lab until a signal comes. Raises OperatorError."""
+    defects = defects_named(defect_names)
     reactor = the_reactor()
     store = None
     if out is not None:
         make_folder(out)
         store = LabStore(Path(out))
-    server = _server(reactor, store, scep=identity == "scep", reenrollment=reenrollment)
+    server = _server(reactor, store, scep=identity == "scep", reenrollment=reenrollment, defects=defects)
     push = server.authorities.push_identity(TOPIC)
     if apns is not None:
         anchors = () if apns_ca is None else read_anchors((apns_ca,))
@@ -64,13 +74,13 @@ def run_lab(
         sys.exit(128 + signal_number)
 
 
-def _server(reactor: Any, store: LabStore | None, *, scep: bool, reenrollment: bool) -> LabServer:
+def _server(reactor: Any, store: LabStore | None, *, scep: bool, reenrollment: bool, defects: Defects) -> LabServer:
     """A lab without a store, or with the state of the store."""
     if store is None:
-        return LabServer(reactor, Lab(reenrollment=reenrollment), Authorities(), scep=scep)
+        return LabServer(reactor, Lab(reenrollment=reenrollment, defects=defects), Authorities(), scep=scep)
     server = LabServer(
         reactor,
-        Lab(reenrollment=reenrollment, state=store),
+        Lab(reenrollment=reenrollment, state=store, defects=defects),
         Authorities(store.authorities),
         scep=scep,
         token=store.setting("token"),

@@ -160,7 +160,7 @@ class Sessions:
         status = response.status
         exchange = self._exchange
         if exchange is not None:
-            self._end_exchange(status, response.body)
+            self._end_exchange(response)
         if status in REDIRECTS:
             self._redirect(response, exchange)
             return
@@ -271,10 +271,15 @@ class Sessions:
             answer_status=facts.get("status", "" if command_uuid else Status.IDLE.value),
         )
 
-    def _end_exchange(self, status: int | None = None, body: bytes = b"", *, error: object = "") -> None:
+    def _end_exchange(self, response: Response | None = None, *, error: object = "") -> None:
         opened, self._exchange = self._exchange, None
-        if opened is not None:
-            opened.end(status=status, response=body, error=error, opened_by=self._connection.connect_rule)
+        if opened is None:
+            return
+        rule = self._connection.connect_rule
+        if response is None:
+            opened.end(error=error, opened_by=rule)
+        else:
+            opened.end(status=response.status, response=response.body, headers=response.headers, opened_by=rule)
 
     @property
     def _enrollment(self) -> Enrollment:

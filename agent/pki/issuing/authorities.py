@@ -84,13 +84,13 @@ class Authorities:
             authority = self._kept[name] = make()
         return authority
 
-    def lom_device_identity(self, dns_name: str) -> Identity:
-        """A LOM Device identity: CommonName and dNSName are the same name."""
-        return self._lom_device.issue(dns_name, LOM_USAGE, names=[dns_name])
+    def lom_device_identity(self, dns_name: str, usage: Usage = LOM_USAGE, *, named: bool = True) -> Identity:
+        """A LOM Device identity: CommonName and dNSName are the same name; not ``named``: without dNSName."""
+        return self._lom_device.issue(dns_name, usage, names=[dns_name] if named else [])
 
-    def lom_controller_identity(self, dns_name: str) -> Identity:
-        """A LOM Controller identity: CommonName and dNSName are the same name."""
-        return self._lom_controller.issue(dns_name, LOM_USAGE, names=[dns_name])
+    def lom_controller_identity(self, dns_name: str, usage: Usage = LOM_USAGE, *, named: bool = True) -> Identity:
+        """A LOM Controller identity: CommonName and dNSName are the same name; not ``named``: without dNSName."""
+        return self._lom_controller.issue(dns_name, usage, names=[dns_name] if named else [])
 
 
 def _scep_authority() -> Authority:

@@ -106,6 +106,11 @@ class Fleet:
         client = self._clients[index - self.indexes.start]
         return self._make(index) if client is None else client
 
+    @property
+    def environment(self) -> Environment:
+        """What its Macs are given."""
+        return self._environment
+
     def made(self) -> Iterator[MDMClient]:
         """The Macs that exist so far."""
         return (client for client in self._clients if client is not None)
