@@ -16,6 +16,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from agent.errors import LomAgentError, OperatorError, PeerError
+from agent.load.changes import CannotChange, RunChanges
 from agent.load.control import (
     Alive,
     Begin,
@@ -36,6 +37,7 @@ from agent.load.control import (
 from agent.load.control_link import ControlLink, ControlServer
 from agent.load.gateway import APNsPlan
 from agent.load.overload import LoopMonitor
+from agent.load.phases.phase_time import PhaseTime
 from agent.load.pushes import PushSide
 from agent.load.run_record import PhaseRecord, RunRecord, WorkerRecord, phases_of
 from agent.load.server import ServerSide
@@ -44,7 +46,7 @@ from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.silence import SilenceWatch
 from agent.measure.live import LiveView, RunObserver
 from agent.measure.metrics import Metrics
-from agent.measure.summaries import RuleSummary, added_rules
+from agent.measure.summaries import ChangeSummary, PhaseSummary, RuleSummary, added_rules
 from agent.measure.timeline import TimeLine
 from agent.net.timing import RunClock, sleep
 from agent.processes import peak_kib
@@ -81,6 +83,7 @@ class Conductor:
         trace: Callable[[int], str | None] = lambda _shard: None,
         cores: int = 1,
         kill: Callable[[int], None] = lambda _shard: None,
+        controlled: bool = False,
     ) -> None:
         fleet = scenario.fleet
         self.scenario = scenario
@@ -105,7 +108,8 @@ class Conductor:
         self._pushes = PushSide(reactor, apns, self.population, first_macs, self._link.send, self._clock)
         self._job: Deferred[None] | None = None
         self._monitor = LoopMonitor(reactor)
-        self._started_at: float | None = None
+        self._controlled = controlled
+        self._changes: RunChanges | None = None
 
     # Results, at any time.
 
@@ -141,7 +145,19 @@ class Conductor:
     @property
     def elapsed(self) -> float:
         """Seconds since the run started; 0 before."""
-        return 0.0 if self._started_at is None else float(self._reactor.seconds()) - self._started_at
+        return 0.0 if self._changes is None else self._changes.elapsed.seconds()
+
+    @property
+    def changes(self) -> RunChanges:
+        """The changes of the run. Raises CannotChange before it has started."""
+        if self._changes is None:
+            raise CannotChange("Expected a run that has started, found one whose workers start. Ask again.")
+        return self._changes
+
+    @property
+    def changes_made(self) -> list[ChangeSummary]:
+        """The pauses and changed rates until now."""
+        return [] if self._changes is None else self._changes.made
 
     @property
     def incomplete_because(self) -> str | None:
@@ -168,6 +184,10 @@ class Conductor:
     def push_counts(self) -> list[dict[str, Any]]:
         """The push counts of each shard's push endpoint and of the router."""
         return [*(result.push for result in self.results if result.push is not None), *self._pushes.counts]
+
+    def phase_summaries(self) -> list[PhaseSummary]:
+        """The phases, for the results."""
+        return [phase.summary(self._record.pauses, self.elapsed) for phase in self.phases]
 
     def rule_counts(self) -> list[RuleSummary]:
         """What each fault rule did, in all shards together."""
@@ -232,6 +252,7 @@ class Conductor:
             push_began=self._pushes.began,
             trace=self._trace(number),
             cores=max(1, self._cores // len(self._workers)),
+            controlled=self._controlled,
         )
         future = self._executor.submit(run_shard, encode(plan))
         worker.submitted = True
@@ -248,12 +269,17 @@ class Conductor:
         finally:
             if limit.active():
                 limit.cancel()
-        self._started_at = self._reactor.seconds()
-        self._link.broadcast(Begin(self._clock()))
+        began = self._clock()
+        self._changes = changes = RunChanges(self._reactor, self.scenario, self.phases, self._link.broadcast, began)
+        self._record.pauses = changes.time.pauses
+        self._record.began = began
+        self._link.broadcast(Begin(began))
         self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:
-                await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
+                await PhaseTime(changes.time, 0.0).until(phase.start_at)
+            await changes.time.running()
+            changes.start_phase(number)
             self.phases[number].started_s = self.elapsed
             self._monitor.enter(number)
             self._link.broadcast(StartPhase(number))
@@ -283,6 +309,8 @@ class Conductor:
 
     async def _close(self) -> None:
         self._closing = True
+        if self._changes is not None:
+            self._changes.stop()
         reason = INTERRUPTED if self._interrupted else self.incomplete_because or "the run ended first"
         self._link.broadcast_last(Finish(reason[:MOST_REASON]))
         for number, worker in enumerate(self._workers):
@@ -407,7 +435,7 @@ class Conductor:
         if not ready.called:
             if self._job is not None:
                 ready.errback(OperatorError(reason or problem))
-        elif self._started_at is not None:
+        elif self._changes is not None:
             self._observer.warn(problem)
 
     def _end_worker(self, number: int) -> None:

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 from agent.measure.latencies import Amount
 from agent.measure.limits import LimitVerdict
 from agent.measure.summaries import (
+    ChangeSummary,
     Count,
     FailureSummary,
     Name,
@@ -159,6 +160,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: list[LimitVerdict]
     push: dict[str, Any] | None = None
     rules: list[RuleSummary] = []
+    changes: list[ChangeSummary] = []
     keys: dict[str, Any] | None = None
     resources: Resources
     scenario: dict[str, Any] | None = None

@@ -60,6 +60,8 @@ def merge_documents(documents: Sequence[Document]) -> Document:
     before = [document.merged for document in documents if document.merged is not None]
     left_out = [each for merged_before in before for each in merged_before.left_out if each != _ROUNDED]
     runs = len(documents) - len(before) + sum(each.runs for each in before)
+    if any(document.changes for document in documents):
+        left_out.append("the changes of the running scenarios, which each run has at moments of its own")
     phases, timeline, generator = _phases(documents, left_out), _timeline(documents, left_out), _generator(documents)
     in_doubt = unreliable(generator.overloaded, phases, timeline, metrics.failures())
     causes = [

@@ -11,7 +11,7 @@ from agent.faults import Rule
 from agent.fleet.population import MAX_DEVICES
 from agent.scenario.keys import ARRAYS, Key, keys_of, own_keys, tables
 from agent.scenario.toml import toml
-from agent.scenario.types import DEFAULT_REQUEST, PHASE_KINDS, ArrivingPhase, PhaseBase, Scenario
+from agent.scenario.types import DEFAULT_REQUEST, PHASE_KINDS, ArrivingPhase, Change, PhaseBase, Scenario
 from agent.settings import LONGEST_SECONDS
 
 EXAMPLE = """\
@@ -86,6 +86,43 @@ _RULES = """\
 Each `[[rule]]` table is a fault rule: it makes some Macs misbehave in one operation. [faults.md](faults.md) says what
 a rule can do in which operation, and has examples. `on` and `do` are required; the other keys choose the Macs and the
 time, or belong to one `do`.
+"""
+
+_CHANGES = """\
+## Changes
+
+Each `[[change]]` table changes the running scenario, as somebody can do by hand through
+[the control API of a run](control-api.md#a-run). `results.json` records what was changed by hand under
+[`changes`](results.md#changes), so that it can be repeated:
+
+```toml
+[[phase]]
+kind = "enroll"
+rate = 20
+
+[[change]]                              # 12 s after the start of the phase
+at = 12.0
+what = "rate"
+phase = "enroll"
+rate = 50
+
+[[change]]                              # 30 s after the start of the run, for 10 s
+at = 30.0
+what = "pause"
+
+[[change]]
+at = 40.0
+what = "resume"
+```
+
+In a pause nothing starts: no operation, no phase. Operations in progress go on, and so do their time limits. What is
+due later moves by the length of the pause, also `start_at` of a phase and the end of its `duration`. A pause is in no
+rate, and nothing is late or dropped because of it.
+
+A changed rate is for `constant` and `poisson` arrivals. `factor` is for every shape of arrivals, and relative to the
+scenario: 1 is the planned rate again. The phase goes through its arrivals faster by it: with 2 a ramp or a step takes
+half the time, the bursts and the times of a replay are twice as close. `duration` does not change. Phases with
+`concurrency`, without a rate, and of the kinds `power_cut` and `idle` have no rate that can be changed.
 """
 
 _ARRIVALS = """\
@@ -189,7 +226,8 @@ def document() -> str:
         if _KINDS_NOTE.get(kind):
             parts.append(_KINDS_NOTE[kind] + "\n")
     parts += [_ARRIVALS, table_of(own_keys(ArrivingPhase).values())]
-    parts += [_RULES, table_of(keys_of(Rule).values()), _LIMITS, _OVERRIDES]
+    parts += [_RULES, table_of(keys_of(Rule).values()), _LIMITS]
+    parts += [_CHANGES, table_of(keys_of(Change).values()), _OVERRIDES]
     return "\n".join(parts)
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from agent.faults import Rule
 from agent.scenario.keys import ARRAYS, Key, keys_of
 from agent.scenario.toml import toml
-from agent.scenario.types import PHASE_KINDS, ArrivingPhase, FleetPart, PhaseBase, Scenario
+from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Change, FleetPart, PhaseBase, Scenario
 
 DEFAULT_KINDS = ("enroll", "command", "lom_setup", "lom")
 _WIDTH = 100
@@ -58,6 +58,8 @@ def template(kinds: Sequence[str] = DEFAULT_KINDS) -> str:
         lines += _phase(table, _PHASES[kind], short=number > 0)
     lines += ["", "", *_described("Fault rules make some Macs misbehave; docs/faults.md describes them."), "#[[rule]]"]
     lines += [line if line.startswith("#") else f"#{line}" for line in _table(Rule, _RULE)]
+    lines += ["", "", *_described("Changes of the running scenario: pauses and changed rates."), "#[[change]]"]
+    lines += [line if line.startswith("#") else f"#{line}" for line in _table(Change, {})]
     return "\n".join(lines) + "\n"
 
 
