@@ -94,6 +94,19 @@ from agent.unix import check_unix
 )
 @grouped_option(
     RESULTS,
+    "--control",
+    metavar="ADDRESS:PORT",
+    help="Serve an API here that pauses, resumes, changes rates and stops the run; port 0 is any free one.",
+)
+@grouped_option(
+    RESULTS,
+    "--control-token-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The file with the token of --control; a new token is written to it where it is missing.",
+)
+@grouped_option(
+    RESULTS,
     "--quiet",
     is_flag=True,
     help="Print no progress: only warnings, on standard error, and the summary at the end.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from click import UsageError
 from rich.console import Console
 
 from agent.cli.apns import apns_plan
@@ -14,6 +15,7 @@ from agent.cli.default_scenario import scenario_of
 from agent.cli.outcome import Outputs, RunResults
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
+from agent.cli.tokens import control_token
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 from agent.load.machine import cores, workers_of
@@ -25,6 +27,10 @@ from agent.report.terminal import Display, make_display
 from agent.scenario.types import Scenario
 from agent.service.prometheus import PrometheusExporter
 
+if TYPE_CHECKING:
+    from agent.service.api.control import RunControlServer
+
+CONTROL_PORT = 7780  # in the error about an address; ours
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, in case the run is killed
 
@@ -70,7 +76,9 @@ def _run(
         trace=trace.path_of,
         cores=cores(),
         kill=executor.kill,
+        controlled=options["control"] is not None,
     )
+    control = _control(reactor, conductor, options)
     stopping.last = executor.kill
     watchers.checkpoint = lambda: outcome.checkpoint(conductor)
 
@@ -78,9 +86,15 @@ def _run(
         if exporter is not None:
             exporter.listen()
             watchers.note(f"Prometheus metrics: {exporter.url}")
+        if control is not None:
+            server, told = control
+            server.listen()
+            watchers.note(f"Control API: {server.url}, token: {told}")
         try:
             await conductor.run()
         finally:
+            if control is not None:
+                await control[0].close()
             if exporter is not None:
                 await exporter.close()
 
@@ -99,6 +113,21 @@ def _run(
         executor.shutdown()
     outcome.end(conductor, signal_number, trace)
     return outcome
+
+
+def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> tuple[RunControlServer, str] | None:
+    """The control API of the run, and what to say of its token; None where it is not asked for."""
+    file = options["control_token_file"]
+    if options["control"] is None:
+        if file is not None:
+            raise UsageError("--control-token-file goes with --control")
+        return None
+    from agent.service.api.control import RunControlServer  # only where there is one: a fast start
+    from agent.service.api.run_requests import RunAPI
+
+    host, port = parse_address(options["control"], "--control", CONTROL_PORT)
+    token = control_token(file)
+    return RunControlServer(reactor, RunAPI(conductor), host, port, token=token), token if file is None else file
 
 
 class _Watchers:

@@ -148,6 +148,11 @@ class Conductor:
         return 0.0 if self._changes is None else self._changes.elapsed.seconds()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the run has started: every worker was ready."""
+        return self._changes is not None
+
+    @property
     def changes(self) -> RunChanges:
         """The changes of the run. Raises CannotChange before it has started."""
         if self._changes is None:

@@ -91,6 +91,10 @@ class Pace:
         row = iter(arrivals)
         arrival = next(row, None)
         turn_ends = self._clock.seconds() + TURN_SECONDS
+
+        def is_due(each: Arrival) -> bool:
+            return self._tempo.moment(each.due) < seconds
+
         try:
             while arrival is not None:
                 due = self._tempo.moment(arrival.due)
@@ -111,7 +115,8 @@ class Pace:
             await self._until_quiet()
         except CancelledError:
             left: Iterator[Arrival] = chain([] if arrival is None else [arrival], row)
-            self._drop(takewhile(lambda each: self._tempo.moment(each.due) < seconds, left))
+            left = takewhile(is_due, left)
+            self._drop(left)
             raise
         finally:
             self._cancel_all()
