@@ -16,7 +16,8 @@ from rich.console import Console
 from agent import __version__
 from agent.cli.outputs import check_different, check_file, hold, make_folder, remove_old
 from agent.errors import MisuseError, OperatorError
-from agent.load.conductor import INTERRUPTED, Conductor
+from agent.load.conductor import Conductor
+from agent.load.run_facts import INTERRUPTED
 from agent.measure.limits import parse_limit
 from agent.measure.trace import TraceParts
 from agent.net.mac.keys import parse_keys
@@ -181,6 +182,7 @@ class RunResults:
             push=merge_push_counts(counts) if counts else None,
             rules=conductor.rule_counts(),
             changes=conductor.changes_made,
+            targets=conductor.targets,
             keys=None if pool is None else {"pool": pool, "reused": reused},
             scenario=as_document(self._scenario),
             incomplete_because=because,

@@ -12,11 +12,13 @@ from agent.errors import OperatorError
 from agent.load.control import ChangeRate, Message, Pause, Resume
 from agent.load.phases.phase_time import PausedTime, PhaseTime
 from agent.load.run_record import PhaseRecord
+from agent.measure.pauses import Pauses
 from agent.measure.summaries import ChangeSummary
+from agent.measure.timeline import Targets
 from agent.net.timing import Clock, DelayedCall, sleep
 from agent.scenario.pacing import factor_of, factors, planned_rate
 from agent.scenario.tempo import Tempo
-from agent.scenario.types import Scenario
+from agent.scenario.types import MOST_CHANGES, Scenario
 
 LEAD_SECONDS = 0.1  # between a request and its moment: more than a message to a shard takes
 Author = Literal["control", "scenario"]
@@ -28,16 +30,22 @@ class CannotChange(OperatorError):
     kind = "cannot_change"
 
 
+class NoSuchPhase(OperatorError):
+    """The scenario has no phase of this name."""
+
+    kind = "no_such_phase"
+
+
 class Elapsed:
     """The seconds of a run since it started."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._started = clock.seconds()
+        self.began = float(clock.seconds())
 
     def seconds(self) -> float:
         """Seconds since the start."""
-        return self._clock.seconds() - self._started
+        return float(self._clock.seconds()) - self.began
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: Any) -> DelayedCall:  # noqa: A002
         """Call after ``delay`` seconds."""
@@ -66,6 +74,8 @@ class RunChanges:
         self._tempos = [Tempo() for _ in phases]
         self.elapsed = Elapsed(clock)
         self.time = PausedTime(self.elapsed)
+        self.moments = Pauses()
+        """The pauses on ``clock``."""
         self._planned: list[DelayedCall] = [
             clock.callLater(max(0.0, change.at - LEAD_SECONDS), self._change_pause, change.what, change.at, "scenario")
             for change in scenario.changes
@@ -89,6 +99,26 @@ class RunChanges:
         planned = planned_rate(self._scenario.phases[number], self._scenario.load)
         return planned * self.factor(number) if isinstance(planned, float) else None
 
+    def rates(self) -> dict[str, float]:
+        """The present rate of each running phase with constant or Poisson arrivals."""
+        rates = {}
+        for number, phase in enumerate(self._phases):
+            running = phase.started_s is not None and not phase.ended.called
+            if running and (rate := self.rate(number)) is not None:
+                rates[phase.name] = rate
+        return rates
+
+    def targets(self, t: int) -> Targets:
+        """The pauses, and the rates at its end, of one second of the run."""
+        rates = {}
+        for number, phase in enumerate(self._phases):
+            planned = planned_rate(self._scenario.phases[number], self._scenario.load)
+            began, ended = phase.started_s, phase.finished_s
+            if isinstance(planned, float) and began is not None and began < t + 1 and (ended is None or t < ended):
+                second = PhaseTime(self.time, began).after(t + 1)
+                rates[phase.name] = planned * self._tempos[number].factor(second)
+        return Targets(self.time.pauses.within(t, t + 1), rates)
+
     def factor(self, number: int) -> float:
         """By how much a phase is faster than planned now."""
         started = self._phases[number].started_s
@@ -96,6 +126,7 @@ class RunChanges:
 
     async def pause(self) -> None:
         """Start nothing more; returns when that is so. Raises CannotChange."""
+        self._check_number()
         if self.time.pauses.is_open:
             raise CannotChange("Expected a run that is not paused, found a paused one. Resume it first.")
         await self._make("pause")
@@ -107,16 +138,20 @@ class RunChanges:
         await self._make("resume")
 
     async def change_rate(self, name: str, *, rate: float | None = None, factor: float | None = None) -> None:
-        """Change the rate of a phase in progress; returns when that is so. Raises CannotChange and OperatorError."""
+        """Change the rate of a phase in progress; returns when that is so.
+
+        Raises NoSuchPhase, CannotChange, and OperatorError for a rate that the phase cannot have.
+        """
         number = next((each for each, phase in enumerate(self._phases) if phase.name == name), None)
         if number is None:
             names = ", ".join(phase.name for phase in self._phases)
-            raise OperatorError(f"Expected the name of a phase, one of {names}, found {name[:100]!r}.")
+            raise NoSuchPhase(f"Expected the name of a phase, one of {names}, found {name[:100]!r}.")
         record = self._phases[number]
         new = factor_of(self._scenario.phases[number], self._scenario.load, rate=rate, factor=factor)
         if record.started_s is None or record.ended.called:
             state = "not started" if record.started_s is None else "ended"
             raise CannotChange(f'Expected a phase in progress, found "{name}", which has {state}.')
+        self._check_number()
         at = self.elapsed.seconds() + LEAD_SECONDS
         second = PhaseTime(self.time, record.started_s).after(at)
         self._tempos[number].change(second, new)
@@ -125,6 +160,13 @@ class RunChanges:
             ChangeSummary(at_s=at, what="rate", phase=name, phase_s=second, rate=rate, factor=factor, by="control")
         )
         await sleep(self.elapsed, LEAD_SECONDS)
+
+    def _check_number(self) -> None:
+        """The results record every change, and a scenario repeats at most so many."""
+        if len(self._made) >= MOST_CHANGES:
+            raise CannotChange(
+                f"Expected at most {MOST_CHANGES:,} changes in a run, found one more. Start another run."
+            )
 
     async def _make(self, what: Literal["pause", "resume"]) -> None:
         self._change_pause(what, self.elapsed.seconds() + LEAD_SECONDS, "control")
@@ -136,9 +178,11 @@ class RunChanges:
             return
         if what == "pause":
             self.time.pause(at)
+            self.moments.pause(self.elapsed.began + at)
             self._broadcast(Pause(self._began + at))
         else:
             self.time.resume(at)
+            self.moments.resume(self.elapsed.began + at)
             self._broadcast(Resume(self._began + at))
         self._made.append(ChangeSummary(at_s=at, what=what, by=by))
 

@@ -5,7 +5,7 @@ It is complete at any time, so that a run that is cut short still has results. N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -262,12 +262,16 @@ class RunRecord:
             for number, worker in enumerate(self.workers)
         ]
 
-    def view(self, elapsed: float, *, embedded_lab: bool) -> LiveView:
-        """The run at this moment, ``elapsed`` seconds after its start."""
+    def view(
+        self, elapsed: float, *, embedded_lab: bool, paused: bool = False, rates: Mapping[str, float] | None = None
+    ) -> LiveView:
+        """The run at this moment, ``elapsed`` seconds after its start; ``rates`` are those of running phases."""
+        now = rates or {}
         phases = tuple(
-            PhaseView(phase.name, phase.kind, phase.state, phase.started_s, phase.finished_s) for phase in self.phases
+            PhaseView(phase.name, phase.kind, phase.state, phase.started_s, phase.finished_s, now.get(phase.name))
+            for phase in self.phases
         )
-        return self._recent.view(elapsed, phases, embedded_lab=embedded_lab)
+        return self._recent.view(elapsed, phases, embedded_lab=embedded_lab, paused=paused)
 
 
 def phases_of(phases: Sequence[PhaseRecord], spans: Sequence[Span], shard: int | None = None) -> list[dict[str, Any]]:

@@ -123,6 +123,7 @@ class Shard:
             self._alive.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
             self._parts = ShardParts(self._reactor, plan, self._warn, self._own_refusal)
             self._parts.open()
+            self._monitor.pauses = self._parts.context.time.pauses
             await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()

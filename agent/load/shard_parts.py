@@ -134,11 +134,19 @@ class ShardParts:
 
     def pause(self, date: float) -> None:
         """Start nothing from this date of the run's clock on."""
-        self.context.time.pause(self._ticks(date))
+        ticks = self._ticks(date)
+        self.context.time.pause(ticks)
+        self._at(ticks, self.metrics.pause)
 
     def resume(self, date: float) -> None:
         """Go on at this date of the run's clock."""
-        self.context.time.resume(self._ticks(date))
+        ticks = self._ticks(date)
+        self.context.time.resume(ticks)
+        self._at(ticks, self.metrics.resume)
+
+    def _at(self, ticks: float, act: Callable[[], None]) -> None:
+        reactor = self.environment.reactor
+        reactor.callLater(max(0.0, ticks - reactor.seconds()), act)
 
     def _ticks(self, date: float) -> float:
         return self.environment.reactor.seconds() + date - self.clock()

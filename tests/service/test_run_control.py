@@ -14,7 +14,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from agent.load.conductor import INTERRUPTED, Conductor
+from agent.load.conductor import Conductor
+from agent.load.run_facts import INTERRUPTED
 from agent.service.api.control import RunControlServer
 from agent.service.api.openapi import openapi
 from agent.service.api.routes import RUN_TITLE

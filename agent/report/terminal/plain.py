@@ -72,7 +72,8 @@ class PlainDisplay:
 
     def _progress(self, view: LiveView) -> str:
         errors = sum(operation.errors for operation in view.operations.values())
-        parts = [_shares(running(view.phases)), *_busiest(view), counted(errors, "error")]
+        paused = ["paused"] if view.paused else []
+        parts = [*paused, _shares(running(view.phases)), *_busiest(view), counted(errors, "error")]
         if in_trouble(self._worst_lag, self._worst_cpu) and not view.embedded_lab:
             parts.append(f"WARNING: the generator is {OVERLOADED} ({strain(self._worst_lag, self._worst_cpu)})")
         return "; ".join(parts)
