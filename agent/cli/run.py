@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from agent.cli.scenario_options import (
+    CONTROL,
     ENROLLMENT,
     FLEET,
     LOM,
@@ -93,17 +94,31 @@ from agent.unix import check_unix
     RESULTS, "--prometheus", metavar="ADDRESS:PORT", help="Serve Prometheus metrics at /metrics here during the run."
 )
 @grouped_option(
-    RESULTS,
+    CONTROL,
     "--control",
     metavar="ADDRESS:PORT",
-    help="Serve an API here that pauses, resumes, changes rates and stops the run; port 0 is any free one.",
+    help="Serve an API here that pauses and resumes the run, changes rates and stops it; port 0 is any free one.",
 )
 @grouped_option(
-    RESULTS,
-    "--control-token-file",
+    CONTROL,
+    "--token-file",
     type=click.Path(dir_okay=False),
     metavar="FILE",
     help="The file with the token of --control; a new token is written to it where it is missing.",
+)
+@grouped_option(
+    CONTROL,
+    "--ready-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the address and the token of --control to this file when it listens; removed at the end.",
+)
+@grouped_option(
+    CONTROL,
+    "--replay",
+    type=click.Path(),
+    metavar="DIR_OR_FILE",
+    help="Make the pauses and changed rates that the results of an earlier run record, at the same times.",
 )
 @grouped_option(
     RESULTS,

@@ -14,8 +14,8 @@ from agent.cli.apns import apns_plan
 from agent.cli.default_scenario import scenario_of
 from agent.cli.outcome import Outputs, RunResults
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.replay import replayed
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
-from agent.cli.tokens import control_token
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 from agent.load.machine import cores, workers_of
@@ -28,9 +28,8 @@ from agent.scenario.types import Scenario
 from agent.service.prometheus import PrometheusExporter
 
 if TYPE_CHECKING:
-    from agent.service.api.control import RunControlServer
+    from agent.cli.run_control import RunControl
 
-CONTROL_PORT = 7780  # in the error about an address; ours
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, in case the run is killed
 
@@ -41,7 +40,7 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     Raises OperatorError and UsageError.
     """
     with Stopping() as stopping:
-        plan = scenario_of(path, options, given)
+        plan = replayed(scenario_of(path, options, given), options["replay"])
         outputs = Outputs.of(options)
         outputs.check()
         console = Console()
@@ -87,14 +86,12 @@ def _run(
             exporter.listen()
             watchers.note(f"Prometheus metrics: {exporter.url}")
         if control is not None:
-            server, told = control
-            server.listen()
-            watchers.note(f"Control API: {server.url}, token: {told}")
+            watchers.note(control.open())
         try:
             await conductor.run()
         finally:
             if control is not None:
-                await control[0].close()
+                await control.close()
             if exporter is not None:
                 await exporter.close()
 
@@ -115,19 +112,16 @@ def _run(
     return outcome
 
 
-def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> tuple[RunControlServer, str] | None:
-    """The control API of the run, and what to say of its token; None where it is not asked for."""
-    file = options["control_token_file"]
+def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> RunControl | None:
+    """The control API of the run; None where it is not asked for. Raises OperatorError and UsageError."""
     if options["control"] is None:
-        if file is not None:
-            raise UsageError("--control-token-file goes with --control")
+        for name in ("token_file", "ready_file"):
+            if options[name] is not None:
+                raise UsageError(f"--{name.replace('_', '-')} goes with --control")
         return None
-    from agent.service.api.control import RunControlServer  # only where there is one: a fast start
-    from agent.service.api.run_requests import RunAPI
+    from agent.cli.run_control import RunControl  # only where there is one: a fast start
 
-    host, port = parse_address(options["control"], "--control", CONTROL_PORT)
-    token = control_token(file)
-    return RunControlServer(reactor, RunAPI(conductor), host, port, token=token), token if file is None else file
+    return RunControl(reactor, conductor, options)
 
 
 class _Watchers:

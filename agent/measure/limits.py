@@ -140,9 +140,8 @@ def judge(
     shown = _with_unit(_shown(found, lambda number: holds(number, limit.value) == ok), limit.unit)
     sentence = f"{limit.name}.{limit.metric} was {shown}; {_said(limit)}"
     if not _in_doubt(limit, unreliable):
-        if (
-            not ok and limit.metric == "rate" and limit.name in altered
-        ):  # operations at the edges of pauses are left out
+        if not ok and limit.metric == "rate" and limit.name in altered:
+            # A pause leaves out what ends in it, and a changed rate is not the server's.
             why = "the run was paused or its rates were changed"
             return LimitVerdict(limit.text, False, shown, f"Not judged reliably, {why}: {sentence}", False)
         return LimitVerdict(limit.text, ok, shown, sentence)

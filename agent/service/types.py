@@ -10,9 +10,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from agent.measure.summaries import ChangeSummary
-from agent.settings import HIGHEST_RATE, LOWEST_RATE
-
 MAX_ADDED = 100_000  # Macs in one request; ours
 MAX_TIMEOUT_SECONDS = 600.0  # of one wait; ours
 DEFAULT_TIMEOUT_SECONDS = 30.0
@@ -251,54 +248,6 @@ class Results(Struct, frozen=True, kw_only=True):
     operations: dict[str, Any]
     errors: list[Any]
     cut_short: list[Any]
-
-
-# A run.
-
-
-class RunPhase(Struct, frozen=True, kw_only=True):
-    """One phase of a run."""
-
-    name: str
-    kind: str
-    state: Literal["planned", "running", "ended"]
-    planned: Count
-    """Operations to do; 0 before the phase starts."""
-    started: Count
-    done: Count
-    """Operations that succeeded or failed."""
-    failed: Count
-    late: Count
-    """Operations that started over 100 ms after they were due."""
-    dropped: Count
-    """Operations that were due and never started."""
-    rate: float | None
-    """Arrivals per second now, of constant and Poisson arrivals."""
-    factor: float
-    """By how much the phase goes through its arrivals faster than planned."""
-
-
-class RunState(Struct, frozen=True, kw_only=True):
-    """A run. The counts of its phases are those of the last second."""
-
-    name: str
-    elapsed_s: float
-    """Seconds since the start, with pauses."""
-    paused: bool
-    phases: list[RunPhase]
-    changes: list[ChangeSummary]
-    """The pauses and changed rates so far, as in results.json."""
-
-
-class ChangeRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A changed rate of a phase. Give either ``rate`` or ``factor``."""
-
-    phase: Text
-    """Its name."""
-    rate: Annotated[float, Meta(ge=LOWEST_RATE, le=HIGHEST_RATE)] | None = None
-    """Arrivals per second, of constant and Poisson arrivals."""
-    factor: Annotated[float, Meta(ge=0.001, le=1000)] | None = None
-    """By how much the phase goes through its arrivals faster than planned; 1: as planned."""
 
 
 class AdvanceClock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

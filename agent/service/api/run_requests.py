@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from msgspec import to_builtins
 
-from agent.load.changes import CannotChange
+from agent.load.changes import CannotChange, NoSuchPhase
 from agent.load.conductor import Conductor
 from agent.measure.live import LiveView
 from agent.report.results import counted
-from agent.service.errors import Conflict
-from agent.service.types import ChangeRate, Results, RunPhase, RunState
+from agent.service.errors import Conflict, NotFound
+from agent.service.run_types import ChangeRate, RunPhase, RunState
+from agent.service.types import Results
 
 
 class RunAPI:
@@ -27,6 +31,7 @@ class RunAPI:
         began = conductor.has_begun
         return RunState(
             name=conductor.scenario.name,
+            began=began,
             elapsed_s=conductor.elapsed,
             paused=began and conductor.changes.time.is_paused,
             phases=[
@@ -50,24 +55,18 @@ class RunAPI:
         )
 
     async def pause(self) -> RunState:
-        try:
+        with _refusals():
             await self._conductor.changes.pause()
-        except CannotChange as error:
-            raise Conflict(str(error)) from error
         return self.run()
 
     async def resume(self) -> RunState:
-        try:
+        with _refusals():
             await self._conductor.changes.resume()
-        except CannotChange as error:
-            raise Conflict(str(error)) from error
         return self.run()
 
     async def rate(self, body: ChangeRate) -> RunState:
-        try:
+        with _refusals():
             await self._conductor.changes.change_rate(body.phase, rate=body.rate, factor=body.factor)
-        except CannotChange as error:
-            raise Conflict(str(error)) from error
         return self.run()
 
     def stop(self) -> None:
@@ -81,3 +80,14 @@ class RunAPI:
             errors=to_builtins(numbers["errors"]),
             cut_short=to_builtins(numbers["cut_short"]),
         )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the run refuses, as the API says it."""
+    try:
+        yield
+    except CannotChange as error:
+        raise Conflict(str(error)) from error
+    except NoSuchPhase as error:
+        raise NotFound(str(error)) from error
