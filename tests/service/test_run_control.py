@@ -82,7 +82,7 @@ def test_a_run_is_paused_made_faster_and_resumed(run_in_reactor: RunInReactor) -
         again = await client.ask("POST", "/v1/run/pause", status=409)
         assert again["type"] == "urn:lom-agent:conflict"
         assert "paused" in again["detail"]
-        await client.ask("POST", "/v1/run/rate", {"phase": "enrol", "rate": 9}, status=400)
+        await client.ask("POST", "/v1/run/rate", {"phase": "enrol", "rate": 9}, status=404)
         await client.ask("POST", "/v1/run/rate", {"phase": "enroll"}, status=400)
         faster = await client.ask("POST", "/v1/run/rate", {"phase": "enroll", "rate": 1000})
         assert faster["phases"][0]["rate"] == pytest.approx(1000)
