@@ -75,8 +75,8 @@ class Second(msgspec.Struct, frozen=True, omit_defaults=True):
     """The largest lag of an event loop."""
     cpu: Amount | None
     """The largest share of a core that a process used."""
-    paused_s: Amount = 0.0
-    """The part of the second in which the run was paused."""
+    paused_s: Amount | None = None
+    """The part of the second in which the run was paused; None if it was not."""
     rates: dict[Name, Amount] = {}
     """The rate of each running phase that has one, in arrivals per second; empty if the run was not changed."""
 
@@ -140,7 +140,7 @@ class _Row(_Gauges, omit_defaults=True):
             pushes_waiting=self.pushes_waiting,
             lag_ms=_rounded(self.lag_ms),
             cpu=_rounded(self.cpu),
-            paused_s=round(targets.paused_s, _DECIMALS),
+            paused_s=round(targets.paused_s, _DECIMALS) or None,
             rates={name: round(rate, _DECIMALS) for name, rate in targets.rates.items()},
         )
 

@@ -217,7 +217,7 @@ def _second(t: int, rows: list[Second]) -> Second:
         pushes_waiting=sum(row.pushes_waiting for row in rows),
         lag_ms=_largest(row.lag_ms for row in rows),
         cpu=_largest(row.cpu for row in rows),
-        paused_s=max(row.paused_s for row in rows),
+        paused_s=_largest(row.paused_s for row in rows),
         rates={name: sum(row.rates.get(name, 0.0) for row in rows) for row in rows for name in row.rates},
     )
 

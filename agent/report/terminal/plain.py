@@ -29,6 +29,7 @@ class PlainDisplay:
         self._printed = clock()
         self._started: set[str] = set()
         self._finished: set[str] = set()
+        self._paused = False
         self._worst_lag = 0.0
         self._worst_cpu = 0.0
 
@@ -47,6 +48,9 @@ class PlainDisplay:
         self._worst_cpu = max(self._worst_cpu, view.cpu)
         for seconds, text in sorted((each for phase in view.phases for each in self._events(phase)), key=itemgetter(0)):
             self._print(seconds, text)
+        if view.paused != self._paused:
+            self._paused = view.paused
+            self._print(view.elapsed, "paused" if view.paused else "resumed")
         now = self._clock()
         if now - self._printed >= LINE_SECONDS:
             self._printed = now
