@@ -13,7 +13,7 @@ from agent.cli.tokens import control_token
 from agent.files import write_file
 from agent.load.conductor import Conductor
 from agent.net.transport.addresses import parse_address
-from agent.service.api.control import RunControlServer
+from agent.service.api.run_control import RunControlServer
 from agent.service.api.run_requests import RunAPI
 
 _CONTROL_PORT = 7780  # in the error about an address; ours

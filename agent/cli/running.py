@@ -75,7 +75,7 @@ def _run(
         trace=trace.path_of,
         cores=cores(),
         kill=executor.kill,
-        controlled=options["control"] is not None,
+        controlled=options["control"] is not None or options["replay"] is not None,
     )
     control = _control(reactor, conductor, options)
     stopping.last = executor.kill

@@ -92,8 +92,9 @@ _CHANGES = """\
 ## Changes
 
 Each `[[change]]` table changes the running scenario, as somebody can do by hand through
-[the control API of a run](control-api.md#a-run). `results.json` records what was changed by hand under
-[`changes`](results.md#changes), so that it can be repeated:
+[the control API of a run](run-api.md). `results.json` records the changes that were made under
+[`changes`](results.md#changes); `lom-agent run SCENARIO.toml --replay DIR` makes them again at the same times, in place
+of those in the file:
 
 ```toml
 [[phase]]
@@ -115,9 +116,10 @@ at = 40.0
 what = "resume"
 ```
 
-In a pause nothing starts: no operation, no phase. Operations in progress go on, and so do their time limits. What is
-due later moves by the length of the pause, also `start_at` of a phase and the end of its `duration`. A pause is in no
-rate, and nothing is late or dropped because of it.
+In a pause nothing is due: no operation, no phase. Operations in progress go on, and so do their time limits, boots, the
+times of fault rules and `fleet.not_now_for`. What is due later moves by the length of the pause, also `start_at` of a
+phase and the end of its `duration`. What was due before the pause and had not started yet starts in it, and is late as
+without a pause. [load.md](load.md#changing-a-run) says what a pause does to the results.
 
 A changed rate is for `constant` and `poisson` arrivals. `factor` is for every shape of arrivals, and relative to the
 scenario: 1 is the planned rate again. The phase goes through its arrivals faster by it: with 2 a ramp or a step takes

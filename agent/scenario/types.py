@@ -17,7 +17,7 @@ from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVIC
 from agent.net.apns.behaviour import PushSettings
 from agent.net.mac.behaviour import MacSettings
 from agent.scenario.server_table import ServerPart
-from agent.settings import Rate, RateOrNone, Seconds, Share, SomeSeconds, key
+from agent.settings import Factor, Rate, RateOrNone, Seconds, Share, SomeSeconds, key
 
 MOST_WORKERS = 1024
 MOST_PHASES = 1000
@@ -30,7 +30,6 @@ DEFAULT_REQUEST: dict[str, Any] = {
 }
 
 Count = Annotated[int, Meta(ge=1, le=MAX_DEVICES)]
-Factor = Annotated[float, Meta(ge=0.001, le=1000)]
 Arrivals = Literal["constant", "poisson", "ramp", "step", "burst", "replay"]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from agent.measure.summaries import ChangeSummary
-from agent.scenario.types import Factor
 from agent.service.types import Count, Text
-from agent.settings import HIGHEST_RATE, LOWEST_RATE
+from agent.settings import Factor, Rate
 
 
 class RunPhase(Struct, frozen=True, kw_only=True):
@@ -53,7 +52,7 @@ class ChangeRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     phase: Text
     """Its name."""
-    rate: Annotated[float, Meta(ge=LOWEST_RATE, le=HIGHEST_RATE)] | None = None
+    rate: Rate | None = None
     """Arrivals per second, of constant and Poisson arrivals."""
     factor: Factor | None = None
     """By how much the phase goes through its arrivals faster than planned; 1: as planned."""

@@ -199,8 +199,9 @@ def test_an_interruption_while_paused_drops_the_rest_and_every_report_tells_the_
     results = run.results
     phase = looked(run)
     assert (phase["planned"], phase["ended_s"]) == (RATE * LONG, None)
-    [(reason, number)] = {(each["reason"], each["count"]) for each in results["dropped"]}
-    assert (reason, number) == (INTERRUPTED, phase["dropped"])
+    dropped = {each["reason"]: each["count"] for each in results["dropped"]}
+    assert sum(dropped.values()) == phase["dropped"]
+    assert dropped[INTERRUPTED] > phase["planned"] / 2
     told = results["changed"]
     assert told.startswith("The running scenario was changed through the control API: paused for ")
     assert "in 1 pause (look for " in told
@@ -220,7 +221,9 @@ def test_a_worker_that_is_lost_while_paused_is_accounted_for(tmp_path: Path) -> 
         assert run.end() == 1
     phase = looked(run)
     assert phase["planned"] == RATE * 4
-    assert {each["reason"] for each in run.results["dropped"]} <= {WORKER_LOST, "the Mac is not enrolled"}
+    dropped = {each["reason"]: each["count"] for each in run.results["dropped"]}
+    assert sum(dropped.values()) == phase["dropped"]
+    assert dropped[WORKER_LOST] > 0
     assert [each["what"] for each in run.results["changes"]] == ["pause", "resume"]
 
 

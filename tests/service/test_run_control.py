@@ -16,9 +16,9 @@ from twisted.internet.threads import deferToThread
 
 from agent.load.conductor import Conductor
 from agent.load.run_facts import INTERRUPTED
-from agent.service.api.control import RunControlServer
 from agent.service.api.openapi import openapi
 from agent.service.api.routes import RUN_TITLE
+from agent.service.api.run_control import RunControlServer
 from agent.service.api.run_requests import RunAPI
 from agent.service.api.run_routes import RUN_ROUTES
 

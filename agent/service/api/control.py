@@ -12,7 +12,7 @@ from functools import partial
 from importlib.resources import files
 from inspect import isawaitable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -26,12 +26,8 @@ from agent.net.transport.addresses import address_text
 from agent.service.api.problems import MEDIA, RequestFailed, request_failed
 from agent.service.api.queries import body_value, query_values
 from agent.service.api.requests import API, Service
-from agent.service.api.routes import FLEET_TITLE, ROUTES, RUN_TITLE, Route
-from agent.service.api.run_routes import RUN_ROUTES
+from agent.service.api.routes import FLEET_TITLE, ROUTES, Route
 from agent.service.api.streams import EventStream
-
-if TYPE_CHECKING:
-    from agent.service.api.run_requests import RunAPI
 
 HOST = "127.0.0.1"
 MAX_CONNECTIONS = 256  # ours: test processes with a wait and a stream each, and some browsers
@@ -111,13 +107,6 @@ class ControlServer(APIServer):
     def __init__(self, reactor: Any, service: Service, host: str = HOST, port: int = 0, *, token: str) -> None:
         api = API(service, reactor)
         super().__init__(reactor, api, ROUTES, service.live, (host, port), token=token, title=FLEET_TITLE, page=True)
-
-
-class RunControlServer(APIServer):
-    """Serves the control API of a run."""
-
-    def __init__(self, reactor: Any, api: RunAPI, host: str, port: int, *, token: str) -> None:
-        super().__init__(reactor, api, RUN_ROUTES, api.live, (host, port), token=token, title=RUN_TITLE)
 
 
 class _Guard:
