@@ -41,6 +41,15 @@ async def keys_made_ahead(*arguments):
 agent.load.shard.keys_made_ahead = keys_made_ahead
 """
 
+WATCHED = """
+from agent.measure.metrics import Metrics
+for name in ("pause", "resume"):
+    def told(self, name=name, act=getattr(Metrics, name)):
+        print("metrics", name, flush=True)
+        act(self)
+    setattr(Metrics, name, told)
+"""
+
 
 def scenario(how: str) -> str:
     return f"""
@@ -117,7 +126,7 @@ def refused(ask: Callable[[], object]) -> tuple[int, str]:
 @pytest.mark.parametrize("how", [OPEN, CLOSED, RAMP], ids=["open", "closed", "ramp"])
 def test_a_pause_over_the_end_of_a_phase_moves_its_end(tmp_path: Path, how: str) -> None:
     seconds = 2.0
-    with controlled(tmp_path, seconds, how) as (run, client):
+    with controlled(tmp_path, seconds, how, patch=WATCHED) as (run, client):
         until(client, lambda state: state.phases[1].state == "running")
         paused = client.pause()
         assert paused.paused
@@ -127,6 +136,7 @@ def test_a_pause_over_the_end_of_a_phase_moves_its_end(tmp_path: Path, how: str)
         assert not client.resume().paused
         assert run.end() in (0, 1)  # an overloaded machine may be late, and no limit says what that means
         assert not (tmp_path / "ready.json").exists()
+    assert [run.said.count(f"metrics {what}") for what in ("pause", "resume")] == [2, 2]  # in each worker
     phase = looked(run)
     assert run.results["complete"]
     assert phase["paused_s"] > seconds + 1.0
@@ -258,8 +268,15 @@ def test_a_replay_is_refused_where_the_scenario_cannot_have_the_changes(tmp_path
     text = scenario(OPEN).format(seconds=5)
     (tmp_path / "same.toml").write_text(text)
     (tmp_path / "other.toml").write_text(text.replace('"look"', '"watch"'))
-    for name, why in (("same", "has no end"), ("other", 'found "look"')):
-        done = lom_agent_here("run", str(tmp_path / f"{name}.toml"), "--replay", str(out / "results.json"))
+    recorded = json.loads((out / "results.json").read_text())
+    zero = recorded | {"changes": [each | {"rate": 0} for each in recorded["changes"] if each["what"] == "rate"]}
+    (out / "zero.json").write_text(json.dumps(zero))
+    for name, results, why in (
+        ("same", "results", "has no end"),
+        ("other", "results", 'found "look"'),
+        ("same", "zero", ">= 1e-06"),
+    ):
+        done = lom_agent_here("run", str(tmp_path / f"{name}.toml"), "--replay", str(out / f"{results}.json"))
         assert done.returncode == 2
         assert why in " ".join(done.stderr.decode().split())
 
