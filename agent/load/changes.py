@@ -5,6 +5,7 @@ A change applies at a moment that all shards know before: they get it LEAD_SECON
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -70,6 +71,7 @@ class RunChanges:
         self._phases = phases
         self._broadcast = broadcast
         self._began = began
+        self._over = False
         self._made: list[ChangeSummary] = []
         self._tempos = [Tempo() for _ in phases]
         self.elapsed = Elapsed(clock)
@@ -82,8 +84,22 @@ class RunChanges:
             if change.what != "rate"
         ]
 
+    async def end(self) -> None:
+        """Every phase has ended: return when the run is not paused. No change can be made any more."""
+        while self.time.pauses.is_open:
+            await self.time.wait(math.inf)
+        self.stop()
+        await self.time.running()
+
+    def give_up(self) -> None:
+        """Every worker is lost: nobody has to resume the run."""
+        self.stop()
+        self.time.resume(self.elapsed.seconds())
+        self.moments.resume(self.elapsed.began + self.elapsed.seconds())
+
     def stop(self) -> None:
-        """Make no planned change any more."""
+        """Make no change any more."""
+        self._over = True
         for each in self._planned:
             if each.active():
                 each.cancel()
@@ -126,7 +142,7 @@ class RunChanges:
 
     async def pause(self) -> None:
         """Start nothing more; returns when that is so. Raises CannotChange."""
-        self._check_number()
+        self._check()
         if self.time.pauses.is_open:
             raise CannotChange("Expected a run that is not paused, found a paused one. Resume it first.")
         await self._make("pause")
@@ -151,7 +167,7 @@ class RunChanges:
         if record.started_s is None or record.ended.called:
             state = "not started" if record.started_s is None else "ended"
             raise CannotChange(f'Expected a phase in progress, found "{name}", which has {state}.')
-        self._check_number()
+        self._check()
         at = self.elapsed.seconds() + LEAD_SECONDS
         second = PhaseTime(self.time, record.started_s).after(at)
         self._tempos[number].change(second, new)
@@ -161,12 +177,12 @@ class RunChanges:
         )
         await sleep(self.elapsed, LEAD_SECONDS)
 
-    def _check_number(self) -> None:
-        """The results record every change, and a scenario repeats at most so many."""
+    def _check(self) -> None:
+        """Raises CannotChange after the last phase, and beyond what results record and a scenario repeats."""
+        if self._over:
+            raise CannotChange("Expected a run with a phase that has not ended, found none. Change it earlier.")
         if len(self._made) >= MOST_CHANGES:
-            raise CannotChange(
-                f"Expected at most {MOST_CHANGES:,} changes in a run, found one more. Start another run."
-            )
+            raise CannotChange(f"Expected at most {MOST_CHANGES:,} changes in a run, found one more. Start a new run.")
 
     async def _make(self, what: Literal["pause", "resume"]) -> None:
         self._change_pause(what, self.elapsed.seconds() + LEAD_SECONDS, "control")

@@ -199,6 +199,7 @@ class Conductor(RunFacts):
                 await self.phases[number].ended
         for record in self.phases:
             await record.ended
+        await changes.end()
         await self._tail()
 
     def _not_ready(self) -> None:
@@ -351,6 +352,8 @@ class Conductor(RunFacts):
 
     def _end_worker(self, number: int) -> None:
         self._workers[number].end()
+        if self._changes is not None and all(worker.ended.called for worker in self._workers):
+            self._changes.give_up()
         for phase in range(len(self.phases)):
             self._end_phase(phase)
 

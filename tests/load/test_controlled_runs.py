@@ -41,6 +41,23 @@ async def keys_made_ahead(*arguments):
 agent.load.shard.keys_made_ahead = keys_made_ahead
 """
 
+STALL = """
+import time
+from agent.load.shard import Shard
+
+start = Shard._start
+
+def stalled(self, number):
+    start(self, number)
+    if number == 1 and self._plan.shard == 1:
+        self._reactor.callLater(0.2, stand_still)
+
+def stand_still():
+    time.sleep(3)
+    print("goes on", flush=True)
+
+Shard._start = stalled
+"""
 WATCHED = """
 from agent.measure.metrics import Metrics
 for name in ("pause", "resume"):
@@ -235,6 +252,29 @@ def test_a_worker_that_is_lost_while_paused_is_accounted_for(tmp_path: Path) -> 
     assert sum(dropped.values()) == phase["dropped"]
     assert dropped[WORKER_LOST] > 0
     assert [each["what"] for each in run.results["changes"]] == ["pause", "resume"]
+
+
+def test_a_run_whose_workers_are_all_lost_ends_although_it_is_paused(tmp_path: Path) -> None:
+    with controlled(tmp_path, 4.0) as (run, client):
+        until(client, looking)
+        client.pause()
+        for worker in run.workers:
+            os.kill(worker, signal.SIGKILL)
+        assert run.end() == 1
+    assert looked(run)["dropped"] > 0
+    assert [each["what"] for each in run.results["changes"]] == ["pause"]
+
+
+def test_an_overload_that_a_pause_ends_is_reported(tmp_path: Path) -> None:
+    with controlled(tmp_path, 4.0, patch=STALL) as (run, client):
+        until(client, looking)
+        client.pause()  # while the event loop of one worker stands still
+        run.wait_for("goes on")
+        client.resume()
+        assert run.end() in (0, 1)
+    overloaded = {(each["phase"], each["worker"], each["kind"]) for each in run.results["generator"]["overloaded"]}
+    assert ("look", 1, "process") in overloaded
+    assert looked(run)["paused_s"] > 0
 
 
 def test_a_recorded_run_is_replayed_with_the_same_changes_at_the_same_times(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from twisted.internet.defer import Deferred
 from agent.measure.pauses import Pauses
 from agent.net.timing import Clock, DelayedCall
 
+LEAST_SECONDS = 1e-6  # of a wait: a shorter one may not move a clock that counts from far away
+
 
 class PausedTime:
     """The pauses of a run on ``clock``, and who waits for a moment that they move."""
@@ -51,7 +53,7 @@ class PausedTime:
         """Return when the run is not paused."""
         while self.is_paused:
             now = self.clock.seconds()
-            await self.wait(self.pauses.moment(now, 0.0) - now)
+            await self.wait(max(LEAST_SECONDS, self.pauses.moment(now, 0.0) - now))
 
     def _forget(self, waiting: Deferred[bool]) -> None:
         timer = self._waiting.pop(waiting)
@@ -86,4 +88,4 @@ class PhaseTime:
     async def until(self, seconds: float) -> None:
         """Return when these seconds have passed."""
         while (left := self.moment(seconds) - self._time.clock.seconds()) > 0.0:
-            await self._time.wait(left)
+            await self._time.wait(max(LEAST_SECONDS, left))
