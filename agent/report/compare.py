@@ -33,9 +33,9 @@ from agent.report.verdict import (
     reasons_told,
 )
 
-# Settings that may differ between comparable runs: the name, the limits, the server, the seed. The changes that a
-# scenario plans are compared as they were made.
-NOT_THE_LOAD = ("scenario.name", "scenario.limits", "scenario.server.", "scenario.fleet.seed", "scenario.change")
+# Settings that may differ between comparable runs: the name, the limits, the server, the seed.
+NOT_THE_LOAD = ("scenario.name", "scenario.limits", "scenario.server.", "scenario.fleet.seed")
+PLANNED = "change"  # the key of a scenario whose changes are compared as they were made
 _CHANGES = (("pause", "pause"), ("rate", "changed rate"))
 MOST_NAMED = 4  # settings in one sentence
 
@@ -193,13 +193,14 @@ def _settings(documents: Sequence[Document]) -> Iterator[Setting]:
 
 def _told(document: Document) -> dict[str, str]:
     """The settings of a run by name."""
+    scenario = {key: value for key, value in (document.scenario or {}).items() if key != PLANNED}
     return {
         "version": document.version,
         "devices": count(document.devices),
         "seed": str(document.seed),
         "workers": count(document.workers),
         **{f"host.{name}": value for name, value in flattened(document.host or {})},
-        **{f"scenario.{name}": value for name, value in flattened(document.scenario or {})},
+        **{f"scenario.{name}": value for name, value in flattened(scenario)},
     }
 
 

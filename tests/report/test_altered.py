@@ -83,6 +83,7 @@ def test_a_run_is_comparable_with_its_replay() -> None:
     replay["scenario"] = {**replay["scenario"], "change": [{"at": 10.0, "what": "pause"}]}
     comparison = compare([documents.typed(recorded), documents.typed(replay)])
     assert comparison.headline == "Run B is comparable with run A: nothing changed"
+    assert comparison.settings == ()
     assert not comparison.regressed
 
 
