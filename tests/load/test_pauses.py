@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import cycle, pairwise
+from itertools import cycle, pairwise, takewhile
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,7 +20,17 @@ from agent.measure.metrics import Metrics
 from agent.measure.pauses import Pauses
 from agent.net.mac.environment import Moment
 from agent.net.timing import sleep
-from agent.scenario.arrivals import ArrivalPlan, Constant, Poisson, expected, of_targets, without_end
+from agent.scenario.arrivals import (
+    ArrivalPlan,
+    Burst,
+    Constant,
+    Poisson,
+    Ramp,
+    Shape,
+    expected,
+    of_targets,
+    without_end,
+)
 from agent.scenario.tempo import Tempo
 
 MACS = 7
@@ -215,6 +226,23 @@ def test_the_starts_between_two_changes_are_the_integral_of_the_rate(changes: li
     assert phase.state.started == phase.state.done == len(phase.starts)
     assert abs(phase.state.started - phase.planned) <= 1  # what is due at the very end
     assert (phase.state.late, phase.state.dropped) == (0, 0)
+
+
+@given(events, st.sampled_from([Ramp(2.0, 9.0, SECONDS), Burst(3, 0.7), Poisson(5.0)]))
+def test_every_shape_of_arrivals_follows_pauses_and_factors(changes: list[Event], shape: Shape) -> None:
+    plan = ArrivalPlan(shape, SECONDS, again=True)
+    phase = Changed(changes)
+    over = Deferred.fromCoroutine(
+        phase.pace().open(without_end(plan, MACS, SOURCE, "phase"), phase.work, SECONDS, hold=True)
+    )
+    phase.run()
+    if phase.time.pauses.is_open:
+        phase.time.resume(phase.clock.seconds())
+        phase.run()
+    assert over.called
+    dues = (phase.tempo.moment(arrival.due) for arrival in without_end(plan, MACS, SOURCE, "phase"))
+    wanted = [phase.phase.moment(due) for due in takewhile(lambda due: due < SECONDS, dues)]
+    assert phase.starts == pytest.approx(wanted)
 
 
 @given(events, st.integers(0, 80), st.integers(1, 5))

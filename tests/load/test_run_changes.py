@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from agent.errors import OperatorError
 from agent.load.changes import LEAD_SECONDS, CannotChange, NoSuchPhase, RunChanges
 from agent.load.control import ChangeRate, Message, Pause, Resume
 from agent.load.run_record import RunRecord
@@ -21,11 +22,10 @@ BEGAN = 5000.0  # on the run's clock
 class Changed:
     """A run of one phase of 10 per second, which starts with the run."""
 
-    def __init__(self, *changes: dict[str, Any]) -> None:
+    def __init__(self, *changes: dict[str, Any], **how: Any) -> None:
         self.clock = Clock()
-        scenario = scenario_from(
-            {"phase": [{"kind": "enroll", "name": "look", "rate": 10, "duration": 60}], "change": list(changes)}
-        )
+        phase = {"kind": "enroll", "name": "look", **(how or {"rate": 10, "duration": 60})}
+        scenario = scenario_from({"phase": [phase], "change": list(changes)})
         record = RunRecord(scenario, scenario.fleet.population, 1)
         self.phase = record.phases[0]
         self.phase.started_s = 0.0
@@ -108,6 +108,19 @@ def test_what_contradicts_the_run_is_refused() -> None:
     with pytest.raises(CannotChange, match="at most 1,000"):
         run.make(run.changes.pause())
     assert len(run.made) == MOST_CHANGES
+
+
+def test_a_ramp_has_a_factor_and_a_closed_loop_has_no_rate() -> None:
+    ramp = Changed(arrivals="ramp", rate=5, to_rate=10, duration=60)
+    with pytest.raises(OperatorError, match='whose arrivals are "ramp", found rate'):
+        ramp.make(ramp.changes.change_rate("look", rate=20.0))
+    ramp.make(ramp.changes.change_rate("look", factor=0.5))
+    assert (ramp.changes.factor(0), ramp.changes.rates()) == (0.5, {})
+    closed = Changed(concurrency=4)
+    for change in ({"rate": 5.0}, {"factor": 2.0}):
+        with pytest.raises(OperatorError, match="whose arrivals have a rate"):
+            closed.make(closed.changes.change_rate("look", **change))
+    assert closed.sent == []
 
 
 def test_a_paused_run_ends_when_it_is_resumed_and_is_not_changed_any_more() -> None:
