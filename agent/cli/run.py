@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from agent.cli.scenarios.options import (
+    CONTROL,
     ENROLLMENT,
     FLEET,
     LOM,
@@ -91,6 +92,33 @@ from agent.unix import check_unix
 )
 @grouped_option(
     RESULTS, "--prometheus", metavar="ADDRESS:PORT", help="Serve Prometheus metrics at /metrics here during the run."
+)
+@grouped_option(
+    CONTROL,
+    "--control",
+    metavar="ADDRESS:PORT",
+    help="Serve an API here that pauses and resumes the run, changes rates and stops it; port 0 is any free one.",
+)
+@grouped_option(
+    CONTROL,
+    "--token-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The file with the token of --control; a new token is written to it where it is missing.",
+)
+@grouped_option(
+    CONTROL,
+    "--ready-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the address and the token of --control to this file when it listens; removed at the end.",
+)
+@grouped_option(
+    CONTROL,
+    "--replay",
+    type=click.Path(),
+    metavar="DIR_OR_FILE",
+    help="Make the pauses and changed rates that the results of an earlier run record, at the same times.",
 )
 @grouped_option(
     RESULTS,

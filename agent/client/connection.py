@@ -49,6 +49,10 @@ class Connection:
         """DELETE."""
         self._send("DELETE", path, None, query)
 
+    def send(self, method: str, path: str) -> None:
+        """A request without a body and without an answer."""
+        self._send(method, path, None, {})
+
     def content(self, path: str) -> bytes:
         """GET an answer that is not JSON."""
         return self._send("GET", path, None, {}).content

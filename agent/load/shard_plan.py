@@ -69,6 +69,8 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The file of this shard's trace."""
     cores: int = 1
     """How many processes may make its RSA keys."""
+    controlled: bool = False
+    """Whether somebody may change the rate of a phase until its end."""
 
     def __repr__(self) -> str:
         return f"ShardPlan(shard={self.shard}, shards={self.shards}, first={self.first}, stop={self.stop})"

@@ -20,6 +20,7 @@ from msgspec import Struct
 from agent.errors import OperatorError
 from agent.faults.rules import Rule
 from agent.files import read_file
+from agent.scenario.checks.changes import check_changes
 from agent.scenario.checks.complaints import check_keys, complaint, nearest, unknown
 from agent.scenario.checks.phases import checked_phases
 from agent.scenario.checks.tables import checked_tables
@@ -71,7 +72,7 @@ def scenario_from(
         _check_numbers(document, "")
         _check_rules(document)
         scenario = msgspec.convert(document, Scenario)
-        return checked_phases(checked_tables(scenario))
+        return check_changes(checked_phases(checked_tables(scenario)))
     except msgspec.ValidationError as error:
         raise OperatorError(f"{where}: {complaint(error, document)}") from error
     except OperatorError as error:

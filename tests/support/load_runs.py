@@ -62,6 +62,7 @@ async def load_run(
     fleet: Mapping[str, Any] | None = None,
     trace: Callable[[int], str | None] = lambda _shard: None,
     started: Callable[[Conductor], None] = lambda _conductor: None,
+    controlled: bool = False,
     **tables: Any,
 ) -> Conductor:
     """Run these phases to their end. ``tables`` are the scenario's other tables."""
@@ -75,7 +76,15 @@ async def load_run(
     )
     own = executor or ThreadPoolExecutor(workers)
     conductor = Conductor(
-        reactor, scenario, own, workers, onlooker or Onlooker(), apns=apns_plan(scenario), trace=trace, cores=1
+        reactor,
+        scenario,
+        own,
+        workers,
+        onlooker or Onlooker(),
+        apns=apns_plan(scenario),
+        trace=trace,
+        cores=1,
+        controlled=controlled,
     )
     started(conductor)
     try:

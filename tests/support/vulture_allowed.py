@@ -44,6 +44,7 @@ ALLOWED = {
     "client.fleet: assert_no_protocol_errors": _USERS,
     "client.fleet: clear_rules": _USERS,
     "client.fleet: remove_macs": _USERS,
+    "client.run: set_rate": _USERS,
     "client.rules: slow": _USERS,
     "client.rules: wrong_udid": _USERS,
     "cli.serving: connectionLost": _TWISTED,

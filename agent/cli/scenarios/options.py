@@ -25,6 +25,7 @@ ENROLLMENT = "Server and enrollment"
 LOM = "LOM"
 PUSH = "Push (APNs gateway)"
 RESULTS = "Results"
+CONTROL = "Control of the run"
 
 _CODE = re.compile(r"`([^`]*)`")  # of Markdown
 

@@ -11,8 +11,21 @@ from msgspec import Struct, ValidationError, inspect
 
 from agent.errors import OperatorError
 from agent.faults.rules import Rule
-from agent.scenario.keys import ARRAYS, KIND, PHASE, RULE, bare, found, keys_of, phase_label, phase_table, within, words
-from agent.scenario.types import PHASE_KINDS, Scenario
+from agent.scenario.keys import (
+    ARRAYS,
+    CHANGE,
+    KIND,
+    PHASE,
+    RULE,
+    bare,
+    found,
+    keys_of,
+    phase_label,
+    phase_table,
+    within,
+    words,
+)
+from agent.scenario.types import PHASE_KINDS, Change, Scenario
 
 _STEP = re.compile(r"\.(?P<key>\w+)|\[(?P<number>\d+)\]|(?P<any>\[\.\.\.\])")
 _LACKS = re.compile(r"Object missing required field `(\w+)`")
@@ -52,7 +65,7 @@ def complaint(error: ValidationError, document: dict[str, Any]) -> OperatorError
     lacks = _LACKS.match(message)
     if lacks is not None:
         return OperatorError(f'{label or "a scenario"} lacks the key "{lacks[1]}"{_kinds(lacks[1])}')
-    if steps in ([PHASE], [RULE]):
+    if len(steps) == 1 and steps[0] in ARRAYS:
         name = steps[0]
         return OperatorError(f"{name}: expected tables, each under [[{name}]] in two brackets, found {found(value)}")
     if steps[:1] and steps[0] in ARRAYS and len(steps) == 2:
@@ -88,10 +101,12 @@ def _tables_in(document: dict[str, Any]) -> Iterator[tuple[str, type[Struct], di
         kind = phase_table(phase)
         if kind is not None:
             yield phase_label(number, phase), kind, phase
-    rules = document.get(RULE)
-    for number, rule in enumerate(rules if isinstance(rules, list) else ()):
-        if isinstance(rule, dict):
-            yield f"{RULE}[{number}]", Rule, rule
+    structs: tuple[tuple[str, type[Struct]], ...] = ((RULE, Rule), (CHANGE, Change))
+    for name, struct in structs:
+        found_tables = document.get(name)
+        for number, each in enumerate(found_tables if isinstance(found_tables, list) else ()):
+            if isinstance(each, dict):
+                yield f"{name}[{number}]", struct, each
 
 
 def _steps(place: str) -> Iterator[str | int | None]:

@@ -38,6 +38,8 @@ MAX_LISTED = 10_000  # items in one answer; ours
 After = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
 Limit = Annotated[int, Meta(ge=0, le=MAX_LISTED)]
 
+FLEET_TITLE = "lom-agent control API"
+RUN_TITLE = "lom-agent control API of a run"
 MAC = "UDID, serial number or number of a Mac"
 
 
