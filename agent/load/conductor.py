@@ -102,7 +102,9 @@ class Conductor:
         self._link = ControlServer(reactor, len(self._workers), self)
         self._server = ServerSide(reactor, scenario, self.population)
         first_macs = [worker.indexes.start for worker in self._workers]
-        self._pushes = PushSide(reactor, apns, self.population, first_macs, self._link.send, self._clock)
+        self._pushes = PushSide(
+            reactor, apns, self.population, first_macs, self._link.send, self._clock, scenario.rules
+        )
         self._job: Deferred[None] | None = None
         self._monitor = LoopMonitor(reactor)
         self._started_at: float | None = None
@@ -171,7 +173,7 @@ class Conductor:
 
     def rule_counts(self) -> list[RuleSummary]:
         """What each fault rule did, in all shards together."""
-        return added_rules(result.rules for result in self.results)
+        return added_rules([self._pushes.rule_counts, *(result.rules for result in self.results)])
 
     def view(self) -> LiveView:
         """The run at this moment."""
@@ -229,7 +231,6 @@ class Conductor:
             lab_anchors_only=self._server.lab is not None,
             server=self._server.config,
             push=self._pushes.behaviour,
-            push_began=self._pushes.began,
             trace=self._trace(number),
             cores=max(1, self._cores // len(self._workers)),
         )
@@ -250,6 +251,7 @@ class Conductor:
                 limit.cancel()
         self._started_at = self._reactor.seconds()
         self._link.broadcast(Begin(self._clock()))
+        self._pushes.begin()
         self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:

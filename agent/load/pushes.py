@@ -6,9 +6,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from agent.faults import Faults, Rule
 from agent.fleet.population import Population
 from agent.lab.server import LabServer
 from agent.load.gateway import APNsPlan, PushGateway
+from agent.measure.summaries import RuleSummary
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock
@@ -21,7 +23,8 @@ Send = Callable[[int, RoutedPush], object]
 class PushSide:
     """The gateway of a run with ``plan``; a run without one has no pushes, and every method does nothing.
 
-    ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard.
+    ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard. Of ``rules`` those of
+    the gateway as a whole are followed here, all others by the shards.
     """
 
     def __init__(
@@ -32,7 +35,10 @@ class PushSide:
         first_macs: Sequence[int],
         send: Send,
         clock: RunClock,
+        rules: Sequence[Rule] = (),
     ) -> None:
+        self._faults = Faults()
+        self._rules = rules
         self._reactor = reactor
         self._plan = plan
         self._population = population
@@ -41,11 +47,6 @@ class PushSide:
         self._clock = clock
         self._router: PushRouter | None = None
         self._gateway: PushGateway | None = None
-
-    @property
-    def began(self) -> float:
-        """The date from which the times of rules count; 0 without a gateway."""
-        return 0.0 if self._router is None else self._router.began
 
     @property
     def behaviour(self) -> PushBehaviour | None:
@@ -70,8 +71,18 @@ class PushSide:
         self._router = PushRouter(
             self._reactor, self._population, self._shard_of, self._send, self._clock, plan.behaviour
         )
-        self._gateway = PushGateway(self._reactor, plan, self._router, lab)
+        self._gateway = PushGateway(self._reactor, plan, self._router, lab, self._faults, self._reactor)
         self._gateway.listen()
+
+    def begin(self) -> None:
+        """The run begins: rules count their times from here."""
+        for rule in self._rules:
+            self._faults.add(rule, self._reactor.seconds())
+
+    @property
+    def rule_counts(self) -> list[RuleSummary]:
+        """What each fault rule did to the gateway."""
+        return [RuleSummary(each.rule.id, each.matches, each.hits) for each in self._faults]
 
     async def close(self) -> None:
         """Close the gateway; outstanding pushes are answered with 503."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import pytest
 from services import FAST, SECONDS, RunningService, running_service
@@ -470,6 +473,52 @@ def test_the_delay_of_a_push_passes_on_the_manual_clock(run_in_reactor: Run) -> 
             (mac,) = await running.enrolled()
             await running.push(mac)
             assert service.clock_state().next == pytest.approx(30.0)
+            service.advance(29.0)
+            assert "pushed" not in running.kinds(mac)
+            service.advance(1.0)
+            await running.event("session_ended", mac)
+
+    run_in_reactor(scenario())
+
+
+def test_a_rule_has_the_gateway_away_on_the_manual_clock(run_in_reactor: Run) -> None:
+    def listens(url: str) -> bool:
+        parts = urlsplit(url)
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((parts.hostname, parts.port)):
+            return True
+        return False
+
+    async def scenario() -> None:
+        async with running_service(manual_clock=True) as running:
+            service = running.service
+            assert service.apns is not None
+            url = service.apns.url
+            service.advance(1000.0)
+            rule = service.add_rule(Rule(on="push", do="away", after=5.0, until=10.0))
+            seen = [listens(url)]
+            for seconds in (4.9, 0.2, 4.8, 0.2):
+                service.advance(seconds)
+                seen.append(listens(url))
+            assert seen == [True, True, False, False, True]
+            assert [(each.matches, each.hits, each.exhausted) for each in service.faults] == [(1, 1, True)]
+            service.faults.remove(rule.id)
+            service.add_rule(Rule(on="push", do="away", until=10.0))
+            assert not listens(url)
+            service.faults.clear()
+            assert listens(url)
+            assert service.clock_state().pending == 0
+
+    run_in_reactor(scenario())
+
+
+def test_a_rule_stores_pushes_until_its_end(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        async with running_service(manual_clock=True) as running:
+            service = running.service
+            (mac,) = await running.enrolled()
+            service.advance(100.0)
+            service.add_rule(Rule(on="push", do="store", until=30.0))
+            await running.push(mac)
             service.advance(29.0)
             assert "pushed" not in running.kinds(mac)
             service.advance(1.0)

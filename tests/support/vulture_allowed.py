@@ -45,6 +45,7 @@ ALLOWED = {
     "client.fleet: clear_rules": _USERS,
     "client.fleet: remove_macs": _USERS,
     "client.rules: slow": _USERS,
+    "client.rules: throttle": _USERS,
     "client.rules: wrong_udid": _USERS,
     "cli.serving: connectionLost": _TWISTED,
     "cli.serving: logPrefix": _TWISTED,
