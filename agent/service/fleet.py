@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agent import __version__
-from agent.errors import OperatorError, PeerError
+from agent.errors import CutShort, OperatorError, PeerError
 from agent.faults import Faults, Rule
 from agent.fleet.population import Population
 from agent.load.machine import allow_open_files
@@ -26,6 +26,7 @@ from agent.lom.requests import PowerRequest
 from agent.measure.exchanges import HTTPExchange
 from agent.measure.records import Exchange as Operation
 from agent.net.mac.client import MDMClient
+from agent.net.mac.injection import MacOffline
 from agent.net.timing import Reactor, RunClock
 from agent.pki.authorities import Authorities
 from agent.profiles.making import lom_profile
@@ -246,12 +247,20 @@ class FleetService:
         """Enroll a Mac. Raises PeerError, Conflict where it cannot enroll now, OperatorError without a profile."""
         source = self._profile_source(how)
         self._check_on(handle)
+        self._check_online(handle)
         if handle.udid not in self._enrollments:
             self._records.injected.discard(handle.udid)
         try:
             await self._enrollments.enroll(handle, source, how.timeout)
         except PeerError as error:
             self._enroll_failed(handle, error)
+            if isinstance(error, CutShort | MacOffline):
+                raise Conflict(f"Expected the Mac to enroll, found that it could not: {error}.") from error
+            if handle.udid in self._records.injected and not error.timed_out:
+                raise Conflict(
+                    f"Expected the Mac to enroll, found that it failed after the hit of a fault rule: {error}. GET "
+                    "/v1/rules has the hits."
+                ) from error
             raise
 
     def unenroll(self, handle: MacHandle) -> None:
@@ -262,6 +271,7 @@ class FleetService:
     def connect(self, handle: MacHandle) -> None:
         """Open a session now. Raises Conflict."""
         self._check_enrolled(handle)
+        self._check_online(handle)
         handle.client.wake()
 
     def power(self, handle: MacHandle, action: str) -> None:
@@ -501,6 +511,11 @@ class FleetService:
         if not client.is_untouched and not client.device.running:
             state = mac_view(handle).power.replace("_", " ")
             raise Conflict(f"Expected a Mac that is on, found {state}. Turn it on, or wait until it is on.")
+
+    def _check_online(self, handle: MacHandle) -> None:
+        client = handle.client
+        if not client.is_untouched and not client.online:
+            raise Conflict("Expected a Mac that is on a network, found one that is offline. Put it back first.")
 
     def _check_enrolled(self, handle: MacHandle) -> None:
         if not handle.client.enrolled:

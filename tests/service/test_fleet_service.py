@@ -155,8 +155,10 @@ def test_pushes_to_a_mac_that_is_offline_wait_for_it(run_in_reactor: Run) -> Non
             (answer,) = service.answers(controller, on_lom, 1)
             assert answer.body["ResponseList"][0]["DeviceRequestSuccess"] is False
             assert not service.answers(device, command, 1)
-            with pytest.raises(PeerError, match="offline"):
+            with pytest.raises(Conflict, match="is offline"):
                 await service.enroll(device, Enroll())
+            with pytest.raises(Conflict, match="is offline"):
+                service.connect(device)
             service.set_online(device, True)
             await running.event("delivered", device, command_uuid=command)
             states = service.events.since(0, lambda event: event.kind == "network")
@@ -378,7 +380,7 @@ def test_what_a_fault_rule_breaks_in_an_enrollment_is_no_fault_of_the_server(run
             service = running.service
             (mac,) = service.add(AddMacs())
             service.add_rule(Rule(on="checkin", times=1, **fault))
-            with pytest.raises(PeerError):
+            with pytest.raises(Conflict, match="after the hit of a fault rule: "):
                 await service.enroll(mac, Enroll())
             assert "enroll_failed" in running.kinds(mac)
             assert "protocol_error" not in running.kinds(mac)
@@ -567,7 +569,22 @@ def test_an_enrollment_in_progress_ends_where_the_mac_does(run_in_reactor: Run, 
                 await running.service.enroll(mac, Enroll())
             end = getattr(running.service, how)
             end(mac) if how in ("reset_mac", "remove") else end()
-            with pytest.raises(PeerError, match="reset or removed"):
+            with pytest.raises(Conflict, match="reset or removed"):
+                await enrolling
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("how", ["power", "network"])
+def test_an_enrollment_that_the_mac_breaks_off_is_no_failure_of_the_server(run_in_reactor: Run, how: str) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            mac, enrolling = await _silent_enrollment(running, SECONDS)
+            if how == "power":
+                running.service.power(mac, "pull_the_plug")
+            else:
+                running.service.set_online(mac, False)
+            with pytest.raises(Conflict, match="Expected the Mac to enroll, found that it could not: "):
                 await enrolling
 
     run_in_reactor(scenario())

@@ -137,8 +137,8 @@ class API:
         handle = self._service.find(mac)
         try:
             await shielded(self._service.enroll(handle, body))
-        except (PeerError, TimedOut) as error:
-            status = 504 if isinstance(error, TimedOut) or error.timed_out else 502
+        except (PeerError, Conflict) as error:
+            status = 409 if isinstance(error, Conflict) else 504 if error.timed_out else 502
             raise RequestFailed(status, str(error), exchanges=self._last_exchanges(handle)) from error
         return self._service.view(handle)
 
