@@ -14,7 +14,8 @@ from agent.cli import signals
 def main() -> None:
     """Run the command line; each of our errors is one line on standard error."""
     signals.handle(signals.end_at_once)
-    from agent.cli.commands import run_command_line
+    with signals.importing():
+        from agent.cli.commands import run_command_line
 
     try:
         signals.handle(signals.end_in_order)

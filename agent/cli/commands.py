@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pkgutil import resolve_name
+from importlib import import_module
 from typing import NamedTuple
 
 import click
@@ -55,8 +55,9 @@ class LazyGroup(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        module, _, name = entry.place.partition(":")
         with importing():
-            command: click.Command = resolve_name(f"{__package__}.{entry.place}")
+            command: click.Command = getattr(import_module(f"{__package__}.{module}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

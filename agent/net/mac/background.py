@@ -183,7 +183,7 @@ class BackgroundTasks:
 
     @contextmanager
     def _others(self, anchors: tuple[x509.Certificate, ...] = ()) -> Iterator[Connections]:
-        """Connections without the Mac's identity. They end where the Mac goes down or offline; no more is then opened."""
+        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
         life = self._life
 
         def connection(origin: Origin) -> HTTPConnection:
