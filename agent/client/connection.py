@@ -62,7 +62,7 @@ class Connection:
             raise self._no_answer(error) from error
 
     def _no_answer(self, error: NoAnswer) -> ClientError:
-        return ClientError(f"Expected an answer of the service at {self.url} {error}. Check that it still runs.")
+        return ClientError(f"Expected an answer from the service at {self.url} {error}. Check that it still runs.")
 
     def _answer(
         self,

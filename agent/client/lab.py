@@ -90,7 +90,7 @@ class Lab:
             response = self._http.request(method, path, body, seconds=_ANSWER_SECONDS, headers=headers)
         except NoAnswer as error:
             raise ClientError(
-                f"Expected an answer of the lab at {self.info.url} {error}. Check that the service still runs."
+                f"Expected an answer from the lab at {self.info.url} {error}. Check that the service still runs."
             ) from error
         if response.status >= 300:
             raise ClientError(

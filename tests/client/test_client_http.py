@@ -81,7 +81,7 @@ def test_a_silent_service_is_reported(call: Callable[[Fleet], object], said: str
     with silent() as url:
         fleet = Fleet(Connection(url, "token", patience=0.05))
         with pytest.raises(
-            ClientError, match=rf"^Expected an answer of the service at {url} {said}.*Check that it still"
+            ClientError, match=rf"^Expected an answer from the service at {url} {said}.*Check that it still"
         ):
             call(fleet)
         fleet.close()
@@ -92,7 +92,7 @@ def test_a_silent_lab_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with silent() as url:
         lab = Lab(LabInfo(url=url, enroll_url=url, token="t", ca=""), Connection(url, "token"))
         with pytest.raises(
-            ClientError, match=rf"of the lab at {url} to POST /api/v1/macs/U/push within 0\.05 s, found none"
+            ClientError, match=rf"from the lab at {url} to POST /api/v1/macs/U/push within 0\.05 s, found none"
         ):
             lab.push("U")
         lab.close()
