@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import NamedTuple
 
 import click
@@ -55,9 +55,8 @@ class LazyGroup(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        module, _, name = entry.place.partition(":")
         with importing():
-            command: click.Command = getattr(import_module(f"{__package__}.{module}"), name)
+            command: click.Command = resolve_name(f"{__package__}.{entry.place}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -33,6 +33,8 @@ from agent.service.types import (
     Wait,
 )
 
+_MACS_A_PAGE = 10_000  # the most that one answer has
+
 
 class MacFilter(TypedDict, total=False):
     """The properties by which ``Fleet.select`` finds Macs."""
@@ -153,10 +155,10 @@ class Fleet:
         found: list[Device] = []
         while True:
             after = found[-1].number if found else -1
-            page = self._connection.get(path("macs"), list[Mac], after=after, **wanted)
-            if not page:
-                return found
+            page = self._connection.get(path("macs"), list[Mac], after=after, limit=_MACS_A_PAGE, **wanted)
             found += [Device(self._connection, mac) for mac in page]
+            if len(page) < _MACS_A_PAGE:
+                return found
 
     def find(self, mac: str | int) -> Device:
         """The Mac with this UDID, serial number or number. Raises NotFound."""

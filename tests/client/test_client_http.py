@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from agent.client import ClientError, Device, Fleet
 from agent.client.connection import ANSWER_SECONDS, WORK_SECONDS, Connection
@@ -157,6 +158,21 @@ def test_a_stream_has_its_lines(quick: str) -> None:
     with client.stream("/lines", {}, seconds=LONG) as (status, lines):
         assert (status, list(lines)) == (200, [b"one\n", b"two\n", b"three\n"])
     client.close()
+
+
+def test_all_macs_are_read_in_few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def get(_connection: Connection, _path: str, _kind: type[list[Mac]], *, after: int, limit: int) -> list[Mac]:
+        asked.append((after, limit))
+        return [structs.replace(MAC, number=number) for number in range(after + 1, min(after + 1 + limit, 5))]
+
+    monkeypatch.setattr(Connection, "get", get)
+    monkeypatch.setattr("agent.client.fleet._MACS_A_PAGE", 3)
+    fleet = Fleet(Connection("http://127.0.0.1:1", "token"))
+    assert [mac.number for mac in fleet.macs] == [0, 1, 2, 3, 4]
+    assert asked == [(-1, 3), (2, 3)]
+    fleet.close()
 
 
 def test_two_threads_that_ask_for_the_lab_get_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
