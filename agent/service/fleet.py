@@ -320,6 +320,11 @@ class FleetService:
 
     def add_rule(self, rule: Rule) -> Rule:
         """Add a fault rule; its times count from now. Raises OperatorError."""
+        if rule.on == "push" and self._settings.push is None:
+            raise OperatorError(
+                'Expected an APNs gateway for a rule with on = "push", found none. Start the service with --lab or '
+                "--apns."
+            )
         return self.faults.add(rule, self.parts.clock.seconds())
 
     def answers(self, handle: MacHandle, command_uuid: str | None, limit: int) -> list[Answer]:

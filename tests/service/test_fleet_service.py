@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from services import FAST, SECONDS, RunningService, running_service
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from agent import plists
@@ -24,7 +25,9 @@ from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.behaviour import MacSettings
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import TimedOut
+from agent.service.fleet import FleetService
 from agent.service.macs.enrolling import EnrollmentTimedOut
+from agent.service.macs.parts import ServiceSettings
 from agent.service.types import AddMacs, Enroll, WaitState
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -509,6 +512,17 @@ def test_a_rule_has_the_gateway_away_on_the_manual_clock(run_in_reactor: Run) ->
             service.faults.clear()
             assert listens(url)
             assert service.clock_state().pending == 0
+
+    run_in_reactor(scenario())
+
+
+def test_a_rule_for_pushes_needs_a_gateway(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        service = FleetService(reactor, ServiceSettings())
+        with pytest.raises(OperatorError, match="Expected an APNs gateway for a rule"):
+            service.add_rule(Rule(on="push", do="lose"))
+        service.add_rule(Rule(on="session", do="malformed"))
+        service.close()
 
     run_in_reactor(scenario())
 
