@@ -27,7 +27,10 @@ class Connection:
     def __init__(self, url: str, token: str, patience: float = ANSWER_SECONDS) -> None:
         self.url = url.rstrip("/")
         self._patience = patience
-        self._http = HTTPClient(self.url, {"Authorization": f"Bearer {token}"})
+        try:
+            self._http = HTTPClient(self.url, {"Authorization": f"Bearer {token}"})
+        except ValueError as error:
+            raise ClientError(f"{error} The URL of the control API is `control` in the ready file.") from error
 
     def close(self) -> None:
         """Close the connections."""

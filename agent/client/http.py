@@ -39,8 +39,11 @@ class HTTPClient:
     def __init__(self, url: str, headers: Mapping[str, str], trust: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
-            raise ValueError(f"Expected a URL with http:// or https://, found {url!r}.")
-        self._host, self._port = parts.hostname, parts.port
+            raise ValueError(f"Expected a URL with http:// or https:// and a host, found {url!r}.")
+        try:
+            self._host, self._port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ValueError(f"Expected a URL with a valid port, found {url!r}.") from error
         self._prefix = parts.path.rstrip("/")
         self._headers = dict(headers)
         self._trust = (trust or ssl.create_default_context()) if parts.scheme == "https" else None

@@ -106,6 +106,21 @@ def test_a_service_that_has_ended_is_reported() -> None:
         Fleet.connect(url, "token")
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "127.0.0.1:7780",
+            "Expected a URL with http:// or https:// and a host, found '127.0.0.1:7780'. The URL of the",
+        ),
+        ("http://127.0.0.1:99999", "Expected a URL with a valid port, found 'http://127.0.0.1:99999'. The URL of the"),
+    ],
+)
+def test_what_is_no_url_is_reported(url: str, said: str) -> None:
+    with pytest.raises(ClientError, match=f"^{re.escape(said)}"):
+        Fleet.connect(url, "token")
+
+
 def test_an_answer_is_awaited_for_what_the_request_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[float] = []
 
