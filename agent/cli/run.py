@@ -24,6 +24,13 @@ from agent.cli.signals import importing
 from agent.unix import check_unix
 
 
+def _no_gateway_rule(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> None:
+    if value:
+        from agent.scenario.checks.complaints import GATEWAY_RULES
+
+        raise click.UsageError(f"--apns-rule is not an option any more, --rule is; {GATEWAY_RULES}")
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("scenario", required=False, type=click.Path(dir_okay=False), metavar="[SCENARIO.toml]")
 @grouped_option(
@@ -34,6 +41,15 @@ from agent.unix import check_unix
     metavar="KEY=VALUE",
     help="Set a key of the scenario, such as load.rate=50 or phase.enroll.rate=20; docs/scenario.md has all keys. "
     "Repeatable.",
+)
+@grouped_option(
+    SCENARIO,
+    "--rule",
+    "rules",
+    multiple=True,
+    metavar="KEYS",
+    help="Add a fault rule: the keys of a [[rule]] table on one line of TOML, such as "
+    """'on = "push", do = "lose", share = 0.1'; docs/faults.md. Repeatable.""",
 )
 @scenario_options(SCENARIO)
 @scenario_options(FLEET)
@@ -69,6 +85,7 @@ from agent.unix import check_unix
     "[fleet.power], has all cases. Repeatable.",
 )
 @scenario_options(PUSH)
+@click.option("--apns-rule", multiple=True, hidden=True, expose_value=False, callback=_no_gateway_rule)
 @grouped_option(
     RESULTS,
     "--out",

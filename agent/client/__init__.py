@@ -1,6 +1,6 @@
 """Macs for tests and scripts: ``Fleet.start()`` runs ``lom-agent serve``, its methods are requests to the control API.
 
-Blocking calls, httpx inside; no Twisted, and no pytest: `agent.pytest_plugin` has the fixtures.
+Blocking calls; no Twisted, and no pytest: `agent.pytest_plugin` has the fixtures.
 """
 
 from agent.client.devices import Device, MDMServer, Segment

@@ -110,6 +110,7 @@ class Conductor(RunFacts):
             self._link.send,
             self._clock,
             lambda seconds: self._link.broadcast(GatewayStalled(seconds)),
+            scenario.rules,
         )
         self._job: Deferred[None] | None = None
         self._monitor = LoopMonitor(reactor)
@@ -168,7 +169,6 @@ class Conductor(RunFacts):
             lab_anchors_only=self._server.lab is not None,
             server=self._server.config,
             push=self._pushes.behaviour,
-            push_began=self._pushes.began,
             trace=self._trace(number),
             cores=max(1, self._cores // len(self._workers)),
             controlled=self._controlled,
@@ -194,6 +194,7 @@ class Conductor(RunFacts):
         self._record.began = began
         self._monitor.pauses = changes.moments
         self._link.broadcast(Begin(began))
+        self._pushes.begin()
         self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:

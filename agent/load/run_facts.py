@@ -121,8 +121,8 @@ class RunFacts:
         return [phase.summary(self._record.pauses, self.elapsed) for phase in self.phases]
 
     def rule_counts(self) -> list[RuleSummary]:
-        """What each fault rule did, in all shards together."""
-        return added_rules(result.rules for result in self.results)
+        """What each fault rule did, in all shards and at the gateway."""
+        return added_rules([self._pushes.rule_counts, *(result.rules for result in self.results)])
 
     def view(self) -> LiveView:
         """The run at this moment."""

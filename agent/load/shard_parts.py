@@ -78,7 +78,7 @@ class ShardParts:
         self.fleet = Fleet(population, self.environment, behaviour, indexes)
         self.push_endpoint = None
         if plan.push is not None:
-            self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push, began=plan.push_began)
+            self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push)
         self._server = None
         if plan.server is not None:
             self._server = open_server(server_config(plan.server), reactor, resolver, self._mac)

@@ -63,8 +63,6 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of the server's API (``server_data``); None if no commands can be queued."""
     push: PushBehaviour | None = None
     """The behaviour of the push gateway; None without one."""
-    push_began: float = 0.0
-    """The time of its start by the clock of the run."""
     trace: str | None = None
     """The file of this shard's trace."""
     cores: int = 1

@@ -46,6 +46,7 @@ ALLOWED = {
     "client.fleet: remove_macs": _USERS,
     "client.run: set_rate": _USERS,
     "client.rules: slow": _USERS,
+    "client.rules: throttle": _USERS,
     "client.rules: wrong_udid": _USERS,
     "cli.serving: connectionLost": _TWISTED,
     "cli.serving: logPrefix": _TWISTED,

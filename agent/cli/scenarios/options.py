@@ -75,7 +75,6 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--apns-strict", "push.strict"),
         KeyOption("--apns-delay", "push.delay", "DURATION"),
         KeyOption("--apns-power-saving", "push.power_saving", "SECONDS"),
-        KeyOption("--apns-rule", "push.rules", "RULE"),
     ),
 }
 _KEY_OPTIONS = {option.name: (group, option) for group, options in GROUPS.items() for option in options}

@@ -28,6 +28,12 @@ from agent.scenario.keys import (
 from agent.scenario.types import PHASE_KINDS, Change, Scenario
 
 _STEP = re.compile(r"\.(?P<key>\w+)|\[(?P<number>\d+)\]|(?P<any>\[\.\.\.\])")
+GATEWAY_RULES = (
+    'write each as a fault rule with on = "push" (docs/faults.md): do = "refuse" with reason and probability, '
+    '"drop" for break, "throttle" with limit and seconds, "away" with after and until, "store" with until for offline; '
+    "times instead of first, for each Mac"
+)
+_REPLACED = {("push", "rules"): f"push.rules is not a key any more; {GATEWAY_RULES}"}
 _LACKS = re.compile(r"Object missing required field `(\w+)`")
 
 
@@ -41,6 +47,8 @@ def check_keys(document: dict[str, Any]) -> None:
 
 def unknown(path: str, key: str, table: type[Struct]) -> str:
     """The message for an unknown key of the table at ``path``."""
+    if (path, key) in _REPLACED:
+        return _REPLACED[path, key]
     whole = path or "a scenario"
     elsewhere = [kind for kind, other in PHASE_KINDS.items() if key in keys_of(other)]
     if table in PHASE_KINDS.values() and elsewhere:

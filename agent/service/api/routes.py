@@ -111,7 +111,8 @@ ROUTES: tuple[Route, ...] = (
         "enroll",
         "POST",
         "/v1/macs/<mac>/enroll",
-        "Enroll a Mac. Answers when it is enrolled.",
+        "Enroll a Mac. Answers when it is enrolled. 409: the Mac itself could not, or a fault rule had a hit; 502: the "
+        "server refused or failed.",
         body=Enroll,
         answer=Mac,
         problems=(400, 401, 404, 409, 502, 504),
