@@ -86,7 +86,8 @@ class EnrollmentProfiles:
             "PayloadContent": self._authorities.lom_device_anchor.public_bytes(Encoding.DER),
         }
         content["PayloadContent"].append(other)
-        mdm["ServerURLPinningCertificateUUIDs"] = [other["PayloadUUID"]]
+        for url in ("ServerURL", "CheckInURL"):
+            mdm[f"{url}PinningCertificateUUIDs"] = [other["PayloadUUID"]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ DEFECTS = (
     Defect("enroll-pkcs12-password", "The payload has another Password than the PKCS12.", ("MDM-ENROLL-19",)),
     Defect("enroll-server-auth", "MDM identities are for server authentication alone.", ("MDM-ENROLL-20",)),
     Defect("enroll-shared-identity", "Every Mac gets the same MDM identity.", ("MDM-ENROLL-21",)),
-    Defect("enroll-pinning-other", "A CA is pinned that did not issue the server's certificate.", ("MDM-ENROLL-22",)),
+    Defect("enroll-pinning-other", "Another CA is pinned than that of the server.", ("MDM-ENROLL-22",)),
     Defect("enroll-expired", "PayloadExpirationDate is in 2020.", ("MDM-ENROLL-23",)),
     Defect("enroll-no-checkout", "CheckOutWhenRemoved is absent.", ("MDM-ENROLL-24",)),
     Defect("enroll-signature-broken", "The profile is changed after it was signed.", ("MDM-ENROLL-25",)),
