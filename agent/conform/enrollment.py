@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.requirement import Finding, not_tested, passed
+from agent.conform.requirement import Check, Finding, Level, Requirement, Source, not_tested, passed
 
+FETCH = "enrollment-fetch"  # the probe of most
 MDM = "com.apple.mdm"
 MDM_PAYLOAD = "profiles/com.apple.mdm.yaml"
 TOP_LEVEL = "profiles/TopLevel.yaml"
 COMMON_KEYS = "profiles/CommonPayloadKeys.yaml"
 REFERENCE = "Apple Mobile Device Management Protocol Reference"
+MANAGING_CERTIFICATES = "Apple Device Management, Managing certificates for device management services and devices"
 BEST_PRACTICES = "MDM Best Practices"
 REFERENCE_DATE = "2019-03-25"
 PKCS12 = "com.apple.security.pkcs12"
@@ -20,6 +22,7 @@ IDENTITIES = (PKCS12, "com.apple.security.scep", "com.apple.security.acme")
 CERTIFICATES = ("com.apple.security.root", "com.apple.security.pkcs1", "com.apple.security.pem", PKCS12)
 PINS = ("ServerURLPinningCertificateUUIDs", "CheckInURLPinningCertificateUUIDs")
 IDENTITY_STEP = "identity"  # of the note with the certificate of a Mac's MDM identity
+TRUST_STEP = "trust"  # of the note that says whether the system trusts the chain of ServerURL's server
 SERVER_URL = "ServerURL"  # says that a handshake was with its server
 NOT_FETCHED = "No Mac fetched an enrollment profile that can be read: the server sent none, or it was given as a file."
 NO_PAYLOAD = f"The enrollment profile has no {MDM} payload."
@@ -69,3 +72,23 @@ def shown(value: object) -> str:
     if value is None:
         return "none"
     return repr(value[:80]) if isinstance(value, str) else str(value)[:200]
+
+
+def entry(
+    number: int,
+    level: Level,
+    says: str,
+    source: Source,
+    check: Check,
+    *,
+    profiles: tuple[str, ...] = ("mdm",),
+    probe: str = FETCH,
+    needs: str | None = None,
+) -> Requirement:
+    """A requirement of the area MDM-ENROLL."""
+    return Requirement(f"MDM-ENROLL-{number:02}", level, says, source, profiles, (probe,), check, needs=needs)
+
+
+def must(number: int, says: str, source: Source, check: Check, *profiles: str, probe: str = FETCH) -> Requirement:
+    """A must; by default of the profiles ``lom`` and ``mdm``."""
+    return entry(number, Level.MUST, says, source, check, profiles=profiles or ("lom", "mdm"), probe=probe)

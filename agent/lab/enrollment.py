@@ -105,6 +105,13 @@ def _two_mdm(parts: _Parts) -> None:
     parts.top["PayloadContent"].append(second)
 
 
+def _passcode_policy(parts: _Parts) -> None:
+    payload = {**parts.anchor, "PayloadType": "com.apple.mobiledevice.passwordpolicy", "PayloadUUID": _new_uuid()}
+    payload["PayloadIdentifier"] += ".passcode"
+    del payload["PayloadContent"]
+    parts.top["PayloadContent"].append(payload)
+
+
 def _http(key: str) -> Callable[[_Parts], object]:
     return lambda parts: parts.mdm.update({key: parts.mdm[key].replace("https:", "http:")})
 
@@ -137,6 +144,10 @@ _SPOILS: Mapping[str, Callable[[_Parts], object]] = {
     "enroll-payload-keys": lambda parts: parts.anchor.pop("PayloadVersion"),
     "enroll-uuid-twice": lambda parts: parts.mdm.update(PayloadUUID=parts.anchor["PayloadUUID"]),
     "enroll-identifier-twice": lambda parts: parts.anchor.update(PayloadIdentifier=parts.mdm["PayloadIdentifier"]),
+    "enroll-no-ca": lambda parts: parts.top["PayloadContent"].remove(parts.anchor),
+    "enroll-user-enrollment": lambda parts: parts.mdm.update(EnrollmentMode="BYOD"),
+    "enroll-managed-apple-id": lambda parts: parts.mdm.update(ManagedAppleID="name@example.com"),
+    "enroll-more-payloads": _passcode_policy,
     "enroll-pkcs12-password": lambda parts: parts.identity.update(Password="of another file"),  # noqa: S106
 }
 

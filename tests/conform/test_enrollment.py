@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent import plists
 from agent.conform.bodies import Body, body_of
-from agent.conform.enrollment import IDENTITY_STEP, SERVER_URL
+from agent.conform.enrollment import IDENTITY_STEP, SERVER_URL, TRUST_STEP
 from agent.conform.evidence import Evidence
+from agent.conform.handshakes import leads_to_system_anchor
 from agent.conform.requirement import Finding, Outcome
 from agent.conform.requirements import requirements
 from agent.conform.trace import ExchangeRecord, NoteRecord, Record, TLSRecord
@@ -46,6 +48,19 @@ def mdm_of(content: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = content["PayloadContent"][-1]
     assert found["PayloadType"] == "com.apple.mdm"
     return found
+
+
+def shaken(chain: tuple[str, ...]) -> TLSRecord:
+    return TLSRecord(
+        number=2,
+        probe="p",
+        at=AT,
+        origin="mdm.test:443",
+        says=SERVER_URL,
+        lowest="TLSv1.2",
+        highest="TLSv1.3",
+        chain=chain,
+    )
 
 
 def finding(number: int, *records: Record) -> Finding:
@@ -153,17 +168,7 @@ def test_a_pinned_chain_contains_a_pin_or_leads_to_one(pins: list[str], outcome:
         ]
         mdm_of(content)["ServerURLPinningCertificateUUIDs"] = pins
 
-    shaken = TLSRecord(
-        number=2,
-        probe="p",
-        at=AT,
-        origin="mdm.test:443",
-        says=SERVER_URL,
-        lowest="TLSv1.2",
-        highest="TLSv1.3",
-        chain=(certificate_pem(server).decode(),),
-    )
-    assert finding(22, fetched(profile(pin)), shaken).outcome is outcome
+    assert finding(22, fetched(profile(pin)), shaken((certificate_pem(server).decode(),))).outcome is outcome
 
 
 def test_the_trace_keeps_the_digest_of_a_signature_and_why_one_does_not_verify() -> None:
@@ -190,3 +195,27 @@ def test_a_wrong_password_is_known_from_other_faults_of_a_pkcs12() -> None:
     ):
         kept = body_of(plists.dump_xml({**payload, **change})).dictionary["PayloadContent"]
         assert (kept.problem, bool(kept.pem)) == (problem, not problem)
+
+
+def test_a_ca_that_the_system_trusts_need_not_be_in_the_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = authorities().server_identity(["mdm.test"]).certificate
+    chain = (certificate_pem(server).decode(),)
+    without = fetched(profile(lambda content: content["PayloadContent"].pop(0)))
+    store = tmp_path / "anchors.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(store))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    for anchor, outcome in (
+        (authorities().anchor, Outcome.PASSED),
+        (authorities().lom_device_anchor, Outcome.FAILED),
+    ):
+        store.write_bytes(certificate_pem(anchor))
+        trust = NoteRecord(number=3, probe="p", at=AT, step=TRUST_STEP, data={"system": leads_to_system_anchor(chain)})
+        assert finding(29, without, shaken(chain), trust).outcome is outcome
+        assert finding(29, fetched(profile()), shaken(chain), trust).outcome is Outcome.PASSED
+
+
+def test_a_chain_that_cannot_be_read_leads_nowhere() -> None:
+    assert not leads_to_system_anchor(())
+    assert not leads_to_system_anchor(("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",))

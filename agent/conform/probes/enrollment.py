@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from agent.conform.enrollment import IDENTITY_STEP, MDM, SERVER_URL, fetched
+from twisted.internet.threads import deferToThread
+
+from agent.conform.enrollment import IDENTITY_STEP, MDM, SERVER_URL, TRUST_STEP, fetched
 from agent.conform.evidence import Evidence
-from agent.conform.handshakes import Offer
+from agent.conform.handshakes import Offer, leads_to_system_anchor
 from agent.conform.probes.probe import Probe
 from agent.conform.stage import CannotProvoke, Stage
 from agent.errors import PeerError
@@ -27,8 +29,8 @@ async def two(stage: Stage) -> None:
             await _enrolled(stage)
         except PeerError as failure:
             failures.append(failure)
-    for failure in failures[:1]:
-        raise failure
+    if failures:
+        raise failures[0]
 
 
 async def handshake(stage: Stage) -> None:
@@ -37,7 +39,10 @@ async def handshake(stage: Stage) -> None:
     with suppress(PeerError):
         await stage.enroll(mac)
     url = _server_url(stage, mac)
-    await stage.handshake(mac, url, Offer(), says=SERVER_URL)
+    agreed = await stage.handshake(mac, url, Offer(), says=SERVER_URL)
+    if agreed.chain:
+        trusted = await deferToThread(leads_to_system_anchor, agreed.chain)
+        stage.recorder.note(TRUST_STEP, udid=mac.udid, system=trusted)
 
 
 async def _enrolled(stage: Stage) -> MacHandle:

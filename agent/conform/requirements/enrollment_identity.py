@@ -15,7 +15,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from agent.conform.bodies import UNVERIFIED, Certificates, certificates_of
 from agent.conform.enrollment import (
     BEST_PRACTICES,
+    CERTIFICATES,
     IDENTITY_STEP,
+    MANAGING_CERTIFICATES,
     MDM,
     MDM_PAYLOAD,
     NOT_FETCHED,
@@ -23,23 +25,25 @@ from agent.conform.enrollment import (
     REFERENCE,
     REFERENCE_DATE,
     SERVER_URL,
+    TRUST_STEP,
+    entry,
     fetched,
     identity_payload,
+    must,
     of_mdm,
 )
 from agent.conform.evidence import Evidence, SentProfile
 from agent.conform.lom import extension_of
 from agent.conform.requirement import (
-    Check,
     Finding,
     Level,
     Numbered,
-    Requirement,
     Source,
     failed,
     not_tested,
     passed,
 )
+from agent.conform.trace import TLSRecord
 from agent.pki.certificates import CertificateError, read_certificates
 
 _PIN = "ServerURLPinningCertificateUUIDs"
@@ -134,16 +138,48 @@ def pinned_chain(evidence: Evidence) -> Finding:
         if not isinstance(uuids, list) or not uuids:
             return None
         pins = _certificates_at(profile, uuids)
-        for each in shaken:
-            chain = [certificate for pem in each.chain for certificate in read_certificates(pem.encode())]
-            if not any(certificate == pin or _issued(certificate, pin) for certificate in chain for pin in pins):
-                return failed("a chain with a certificate that is pinned", "another chain", profile, each)
-        return None
+        others = [each for each in shaken if not _leads_to(each, pins)]
+        seen = "another chain"
+        return failed("a chain with a certificate that is pinned", seen, profile, *others) if others else None
 
     shaken = [each for each in evidence.handshakes(SERVER_URL) if each.chain]
     if not shaken:
         return not_tested("There was no handshake with the server of ServerURL.")
     return of_mdm(evidence, judge)
+
+
+def root_in_profile(evidence: Evidence) -> Finding:
+    """A CA of the organization's own, to which the server's chain leads, comes with the profile."""
+    shaken = [each for each in evidence.handshakes(SERVER_URL) if each.chain]
+    trust = evidence.notes(TRUST_STEP)
+    profiles = fetched(evidence)
+    if not shaken or not trust or not profiles:
+        return not_tested("There was no handshake with the server of ServerURL.")
+    for profile in profiles:
+        payloads = [each for each in profile.payloads if each.get("PayloadType") in CERTIFICATES]
+        anchors = _certificates_at(profile, [each.get("PayloadUUID") for each in payloads])
+        if not trust[0].data["system"] and not _leads_to(shaken[0], anchors):
+            return failed(
+                "a CA certificate in the profile to which the chain of the server leads",
+                "a chain that leads neither to one nor to a CA that this machine trusts",
+                profile,
+                shaken[0],
+            )
+    return passed(*profiles, shaken[0])
+
+
+def _leads_to(shaken: TLSRecord, anchors: list[x509.Certificate]) -> bool:
+    """Whether one of these certificates is in the chain of a server, or has issued its last certificate."""
+    chain = [certificate for pem in shaken.chain for certificate in read_certificates(pem.encode())]
+    current = chain[0]
+    for _ in chain:
+        if any(current == anchor or _issued(current, anchor) for anchor in anchors):
+            return True
+        issuers = [each for each in chain if each != current and _issued(current, each)]
+        if not issuers:
+            return False
+        current = issuers[0]
+    return False
 
 
 def _certificates_at(profile: SentProfile, uuids: list[Any]) -> list[x509.Certificate]:
@@ -193,21 +229,8 @@ def _of_identities(evidence: Evidence, expected: str, judge: Callable[[x509.Cert
     return passed(*judged) if judged else not_tested(_NO_IDENTITY)
 
 
-def _entry(
-    number: int,
-    level: Level,
-    says: str,
-    source: Source,
-    check: Check,
-    *,
-    profiles: tuple[str, ...] = ("lom", "mdm"),
-    probe: str = "enrollment-fetch",
-) -> Requirement:
-    return Requirement(f"MDM-ENROLL-{number:02}", level, says, source, profiles, (probe,), check)
-
-
 REQUIREMENTS = (
-    _entry(
+    entry(
         17,
         Level.SHOULD,
         "The enrollment profile should be signed, so that its origin can be validated.",
@@ -215,7 +238,7 @@ REQUIREMENTS = (
         signed,
         profiles=("mdm",),
     ),
-    _entry(
+    entry(
         18,
         Level.SHOULD,
         "The signature of the enrollment profile should not be made with SHA-1.",
@@ -223,48 +246,51 @@ REQUIREMENTS = (
         signature_without_sha1,
         profiles=("mdm",),
     ),
-    _entry(
+    must(
         19,
-        Level.MUST,
         "The Password of a PKCS12 payload must be that of the PKCS12.",
         Source("profiles/com.apple.security.pkcs12.yaml", "Password"),
         password_opens,
     ),
-    _entry(
+    must(
         20,
-        Level.MUST,
         "The MDM identity must have the Extended Key Usage of client authentication, or none.",
         Source("RFC 5280", "4.2.1.12", "2008-05"),
         client_authentication,
     ),
-    _entry(
+    must(
         21,
-        Level.MUST,
         "Each Mac must get an MDM identity of its own.",
         Source(REFERENCE, f"{BEST_PRACTICES}, Distributing Client Identities", REFERENCE_DATE),
         identity_of_one_mac,
         probe="enrollment-two",
     ),
-    _entry(
+    must(
         22,
-        Level.MUST,
         "If certificates are pinned for ServerURL, the chain of its server must contain one or lead to one.",
         Source(MDM_PAYLOAD, _PIN),
         pinned_chain,
         probe="enrollment-tls",
     ),
-    _entry(
+    must(
         25,
-        Level.MUST,
         "The signature of a signed enrollment profile must verify.",
         Source("RFC 5652", "5.6", "2009-09"),
         signature_verifies,
     ),
-    _entry(
+    must(
         28,
-        Level.MUST,
         "The MDM identity must be valid when a Mac gets it.",
         Source("RFC 5280", "4.1.2.5", "2008-05"),
         identity_in_force,
+    ),
+    entry(
+        29,
+        Level.SHOULD,
+        "If the certificate of the MDM server is of an organization's own CA, the profile should contain that CA.",
+        Source(MANAGING_CERTIFICATES, "Overview", "2026"),
+        root_in_profile,
+        profiles=("lom", "mdm"),
+        probe="enrollment-tls",
     ),
 )

@@ -37,4 +37,8 @@ DEFECTS = (
     Defect("enroll-capability-twice", "ServerCapabilities has a value twice.", ("MDM-ENROLL-26",)),
     Defect("enroll-key-type", "UseDevelopmentAPNS is a string.", ("MDM-ENROLL-27",)),
     Defect("enroll-identity-expired", "MDM identities expired half an hour ago.", ("MDM-ENROLL-28",)),
+    Defect("enroll-no-ca", "The profile does not contain the CA of the server.", ("MDM-ENROLL-29",)),
+    Defect("enroll-user-enrollment", "EnrollmentMode is BYOD.", ("MDM-ENROLL-30",)),
+    Defect("enroll-more-payloads", "The profile also has a passcode policy.", ("MDM-ENROLL-31",)),
+    Defect("enroll-managed-apple-id", "The MDM payload has ManagedAppleID.", ("MDM-ENROLL-32",)),
 )
