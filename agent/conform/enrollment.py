@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.conform.evidence import Evidence, SentProfile
 from agent.conform.requirement import Check, Finding, Level, Requirement, Source, not_tested, passed
+from agent.profiles.profile import OVER_THE_AIR_TYPE
 
 FETCH = "enrollment-fetch"  # the probe of most
 MDM = "com.apple.mdm"
@@ -24,7 +25,10 @@ PINS = ("ServerURLPinningCertificateUUIDs", "CheckInURLPinningCertificateUUIDs")
 IDENTITY_STEP = "identity"  # of the note with the certificate of a Mac's MDM identity
 TRUST_STEP = "trust"  # of the note that says whether the system trusts the chain of ServerURL's server
 SERVER_URL = "ServerURL"  # says that a handshake was with its server
-NOT_FETCHED = "No Mac fetched an enrollment profile that can be read: the server sent none, or it was given as a file."
+NOT_FETCHED = (
+    "No Mac fetched an enrollment profile that can be read: the server sent none, or one that only starts an "
+    "over-the-air enrollment or is encrypted, or the profile was given as a file."
+)
 NO_PAYLOAD = f"The enrollment profile has no {MDM} payload."
 
 JudgeProfile = Callable[[SentProfile], Finding | None]
@@ -32,11 +36,19 @@ JudgePayload = Callable[[SentProfile, Mapping[str, Any]], Finding | None]
 
 
 def fetched(evidence: Evidence) -> list[SentProfile]:
-    """The enrollment profiles that Macs fetched and that can be read."""
+    """The enrollment profiles that Macs fetched and that can be read.
+
+    Without those that have no payloads yet, because they start an over-the-air enrollment or are encrypted.
+    """
     return [
         each
         for each in evidence.profiles()
-        if not each.command_uuid and each.exchange.status == 200 and each.content and not each.exchange.rules
+        if not each.command_uuid
+        and each.exchange.status == 200
+        and not each.exchange.rules
+        and each.content
+        and each.content.get("PayloadType") != OVER_THE_AIR_TYPE
+        and "EncryptedPayloadContent" not in each.content
     ]
 
 

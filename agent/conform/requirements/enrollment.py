@@ -198,7 +198,8 @@ def check_out(evidence: Evidence) -> Finding:
 
     def judge(profile: SentProfile, payload: Mapping[str, Any]) -> Finding | None:
         found = payload.get("CheckOutWhenRemoved")
-        return None if found is True else failed("CheckOutWhenRemoved true", shown(found), profile)
+        wanted = isinstance(found, int) and bool(found)  # a Mac takes 1 for true
+        return None if wanted else failed("CheckOutWhenRemoved true", shown(found), profile)
 
     return of_mdm(evidence, judge)
 
