@@ -1,4 +1,4 @@
-"""What the server lacks, so that some requirements are not applicable: ``[capabilities] bootstraptoken = false``."""
+"""What the server does not have, so that some requirements are not applicable: ``[capabilities] acme = false``."""
 
 from __future__ import annotations
 

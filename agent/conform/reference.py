@@ -60,7 +60,7 @@ own, and a probe that fails leaves the others alone.
 
 ```toml
 [capabilities]
-bootstraptoken = false
+acme = false
 ```
 
 `--waivers FILE` lists expected failures. An expected failure that does not happen fails the run (4), so that a waiver
