@@ -5,7 +5,7 @@ Data, dates and what a body contains are marked by a dictionary with one key tha
 - ``{"$data": BASE64}``, ``{"$date": RFC3339}``;
 - ``{"$profile": {…}, "$signers": [PEM…]}``: a configuration profile within a command;
 - ``{"$certificates": [PEM…]}``: a PKCS12, of which only the certificates are kept, its own first; none if it cannot
-  be read;
+  be read, and ``problem`` is then the kind of the error (``pkcs12_password``: the payload's Password is wrong);
 - ``{"$json": …}``: JSON within a property list;
 - ``{"$redacted": "string"|"data"|…, "length": N}``: a secret. A push token and a PushMagic also have a ``fingerprint``
   (the first 16 hex digits of its SHA-256), so that two of them can be compared.
@@ -36,6 +36,7 @@ from agent.pki.signatures import SHA1_ONLY
 
 MOST_TEXT = 4096  # characters that are kept of a body that is not parsed
 MOST_DATA = 64 * 1024  # bytes of data that are kept
+UNVERIFIED = "its signature cannot be verified"  # how the problem of a signed profile begins
 _DEPTH = 32
 _PKCS12 = "com.apple.security.pkcs12"
 _COMPARED = ("token", "pushmagic", "mdm")  # random and long: a fingerprint discloses nothing
@@ -55,8 +56,10 @@ class Body(Struct, frozen=True, omit_defaults=True):
     """Whether a property list is a binary one."""
     signers: tuple[str, ...] = ()
     """In PEM, of a signed profile: the signer's certificate first."""
+    digest: str = ""
+    """Of the signature of a signed profile: ``sha256``; the weaker one where it has two."""
     problem: str = ""
-    """Why a body that looks like a property list or JSON is none."""
+    """Why a body that looks like a property list, JSON or a signed profile is none."""
 
     @property
     def dictionary(self) -> dict[str, Any]:
@@ -82,6 +85,8 @@ class Certificates:
 
     pem: tuple[str, ...]
     """The certificates, its own first; none if it cannot be read."""
+    problem: str = ""
+    """The kind of the error if it cannot be read."""
 
 
 def fingerprint(secret: bytes) -> str:
@@ -94,10 +99,11 @@ def body_of(octets: bytes) -> Body:
     if not octets:
         return Body()
     if looks_signed(octets):
-        profile, signers = _opened(octets)
-        if profile is not None:
-            return Body("plist", len(octets), _kept(profile, _DEPTH), signers=signers)
-        return Body("bytes", len(octets))
+        profile = _opened(octets)
+        if profile.problem:
+            return Body("bytes", len(octets), problem=profile.problem)
+        kept = _kept(profile.value, _DEPTH)
+        return Body("plist", len(octets), kept, signers=profile.signers, digest=profile.digest)
     start = octets[:64].lstrip()
     if start.startswith((b"{", b"[")):
         try:
@@ -122,21 +128,32 @@ def _unparsed(octets: bytes, problem: str) -> Body:
     return Body("text", len(octets), text[:MOST_TEXT])
 
 
-def _opened(octets: bytes) -> tuple[Any, tuple[str, ...]]:
-    """The value of a profile, signed or not, and its signers in PEM; None if it is no property list."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A profile, signed or not. With a ``problem`` there is no ``value``."""
+
+    value: Any = None
     signers: tuple[str, ...] = ()
+    digest: str = ""
+    problem: str = ""
+
+
+def _opened(octets: bytes) -> _Opened:
+    signers: tuple[str, ...] = ()
+    digest = ""
     if looks_signed(octets):
         try:
             signed = open_signed(octets, legacy=SHA1_ONLY)
-        except CMSError:
-            return None, ()
+        except CMSError as error:
+            return _Opened(problem=f"{UNVERIFIED}: {error}"[:200])
         octets = signed.content
         others = [each for each in signed.certificates if each != signed.signer]
         signers = tuple(certificate_pem(each).decode("ascii") for each in (signed.signer, *others))
+        digest = "sha1" if signed.legacy else signed.digest
     try:
-        return plists.load(octets), signers
-    except plists.PlistError:
-        return None, signers
+        return _Opened(plists.load(octets), signers, digest)
+    except plists.PlistError as error:
+        return _Opened(problem=str(error)[:200])
 
 
 # Redaction.
@@ -195,17 +212,17 @@ def _certificates(content: Any, password: Any) -> Any:
         return _redacted("PayloadContent", content)
     try:
         identity = load_pkcs12(content, password if isinstance(password, str) else None)
-    except (IdentityError, PKCS12Error, CertificateError):
-        return {"$certificates": []}
+    except (IdentityError, PKCS12Error, CertificateError) as error:
+        return {"$certificates": [], "problem": error.kind}
     chain = (identity.certificate, *identity.chain)
     return {"$certificates": [certificate_pem(each).decode("ascii") for each in chain]}
 
 
 def _kept_profile(octets: bytes, depth: int) -> Any:
-    value, signers = _opened(octets)
-    if value is None:
+    profile = _opened(octets)
+    if profile.problem:
         return {"$redacted": "data", "length": len(octets)}
-    return {"$profile": _kept(value, depth - 1), "$signers": list(signers)}
+    return {"$profile": _kept(profile.value, depth - 1), "$signers": list(profile.signers)}
 
 
 def _kept_json(octets: bytes, depth: int) -> Any:
@@ -242,7 +259,7 @@ _MARKS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "$data": lambda value: b64decode(value["$data"]),
     "$date": _date,
     "$profile": lambda value: plain(value["$profile"]),
-    "$certificates": lambda value: Certificates(tuple(value["$certificates"])),
+    "$certificates": lambda value: Certificates(tuple(value["$certificates"]), str(value.get("problem", ""))),
     "$json": lambda value: plain(value["$json"]),
     "$redacted": _redacted_value,
 }

@@ -18,16 +18,16 @@ from zope.interface import implementer
 from agent.lab.api import API, is_authorised
 from agent.lab.core import Lab, Message, Refused
 from agent.lab.defects import Defects
+from agent.lab.enrollment import EnrollmentProfiles
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
-from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
+from agent.profiles.making import enrollment_profile, scep_payload
 
 HOST = "127.0.0.1"
 _NO_EXTENDED_MASTER_SECRET = 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET, which pyOpenSSL does not name
@@ -66,7 +66,7 @@ class LabServer:
         self._reactor = reactor
         self._scep = SCEPService(authorities, challenges) if scep else None
         self._identity = authorities.server_identity([HOST, "localhost"])
-        self._signer = authorities.signer_identity()
+        self._profiles = EnrollmentProfiles(authorities, lab.defects)
         self._ports: list[Any] = []
 
     @property
@@ -105,11 +105,10 @@ class LabServer:
     def enrollment_profile(self) -> bytes:
         """A signed enrollment profile with a new identity, or a new SCEP challenge."""
         if self._scep is None:
-            payload = pkcs12_payload(self.authorities)
+            payload = self._profiles.pkcs12()
         else:
             payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge())
-        profile = enrollment_profile(self.authorities, self.url, payload)
-        return sign_attached(profile, self._signer.certificate, self._signer.key)
+        return self._profiles.finished(enrollment_profile(self.authorities, self.url, payload))
 
     def close(self) -> Deferred[Any]:
         """Stop listening; fires when the ports are closed."""
@@ -182,7 +181,8 @@ class _Enrollment(_Endpoint):
 
     def render_GET(self, request: Any) -> bytes:
         """A new profile for each request."""
-        request.setHeader(b"content-type", b"application/x-apple-aspen-config")
+        wrong = "enroll-content-type" in self._server.lab.defects
+        request.setHeader(b"content-type", b"text/xml" if wrong else b"application/x-apple-aspen-config")
         return self.respond(request, self._server.enrollment_profile)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, MutableMapping, Sequence
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -64,9 +65,9 @@ class Authorities:
         """The lab's identity for signing profiles."""
         return self._mdm.issue("lom-agent lab profiles", Usage())
 
-    def mdm_identity(self) -> Identity:
+    def mdm_identity(self, usage: Usage = CLIENT_USAGE, *, not_after: datetime | None = None) -> Identity:
         """A new MDM identity, for any Mac."""
-        return self._mdm.issue(f"mdm-{uuid.uuid4()}", CLIENT_USAGE)
+        return self._mdm.issue(f"mdm-{uuid.uuid4()}", usage, not_after=not_after)
 
     def push_identity(self, topic: str) -> Identity:
         """The lab's push certificate: the UID of its subject is the topic, as in Apple's for MDM servers."""
