@@ -186,9 +186,9 @@ class Stage:
             self.recorder.mac(handle.mac, handle.segment)
         return handles
 
-    async def enroll(self, mac: MacHandle) -> None:
-        """Enroll a Mac. Raises PeerError."""
-        source = self._target.enroll
+    async def enroll(self, mac: MacHandle, profile: bytes | None = None) -> None:
+        """Enroll a Mac with the server's enrollment profile, or with ``profile``. Raises PeerError."""
+        source = profile or self._target.enroll
         how = Enroll(url=source) if isinstance(source, str) else Enroll(profile=source)
         await self._bounded(Deferred.fromCoroutine(self.service.actions.enroll(mac, how)), f"{mac.udid} is enrolled")
 
@@ -197,6 +197,19 @@ class Stage:
         mac = self.mac(os=os)
         await self.enroll(mac)
         return mac
+
+    async def profile(self, mac: MacHandle) -> bytes:
+        """The enrollment profile, fetched without a record. Raises PeerError."""
+        source = self._target.enroll
+        if isinstance(source, bytes):
+            return source
+        environment = mac.group.fleet.environment
+        connections = Connections(lambda origin: environment.connection(mac.mac, origin))
+        try:
+            asked = Deferred.fromCoroutine(ask(connections, "GET", source, {}))
+            return (await self._bounded(asked, "the server answers with its enrollment profile")).body
+        finally:
+            connections.close()
 
     def rule(self, mac: MacHandle, **rule: Any) -> Rule:
         """Add a fault rule for this Mac; arguments as in docs/faults.md."""

@@ -20,7 +20,7 @@ from agent.lab.core import Lab, Message, Refused
 from agent.lab.defects import Defects
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
-from agent.lab.scep import SCEPService
+from agent.lab.scep import SCEPService, spoiled_payload
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
@@ -64,7 +64,7 @@ class LabServer:
         self.token = token or secrets.token_urlsafe(24)
         self.push: LabPush | None = None
         self._reactor = reactor
-        self._scep = SCEPService(authorities, challenges) if scep else None
+        self._scep = SCEPService(authorities, challenges, lab.defects) if scep else None
         self._identity = authorities.server_identity([HOST, "localhost"])
         self._signer = authorities.signer_identity()
         self._ports: list[Any] = []
@@ -78,7 +78,8 @@ class LabServer:
         """Listen on loopback; port 0 selects a free port. Raises OperatorError."""
         root: Any = Resource()
         root.putChild(b"enroll", _Enrollment(self))
-        root.putChild(b"checkin", _Put(self.lab.check_in))
+        json_type = _XML if "ddm-content-type" in self.lab.defects else b"application/json"
+        root.putChild(b"checkin", _Put(self.lab.check_in, json_type=json_type))
         command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
         root.putChild(b"mdm", _Put(self.lab.report, command_type))
         root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push))
@@ -108,6 +109,7 @@ class LabServer:
             payload = pkcs12_payload(self.authorities)
         else:
             payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge())
+            payload = spoiled_payload(payload, self.lab.defects)
         profile = enrollment_profile(self.authorities, self.url, payload)
         return sign_attached(profile, self._signer.certificate, self._signer.key)
 
@@ -191,15 +193,24 @@ class _Put(_Endpoint):
 
     methods = (b"PUT",)
 
-    def __init__(self, take: Callable[[Message], bytes], content_type: bytes = _XML) -> None:
+    def __init__(
+        self, take: Callable[[Message], bytes], content_type: bytes = _XML, json_type: bytes = b"application/json"
+    ) -> None:
         super().__init__()
         self._take = take
         self._content_type = content_type
+        self._json_type = json_type
 
     def render_PUT(self, request: Any) -> bytes:
         """Process a message; the response is the next command, JSON, or empty."""
         request.setHeader(b"content-type", self._content_type)
-        return self.respond(request, lambda: self._take(_message(request)))
+        return self.respond(request, lambda: self._answer(request))
+
+    def _answer(self, request: Any) -> bytes:
+        body = self._take(_message(request))
+        if body.startswith(b"{"):
+            request.setHeader(b"content-type", self._json_type)
+        return body
 
 
 class _SCEP(_Endpoint):
