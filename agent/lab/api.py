@@ -20,6 +20,7 @@ from agent.lab.core import Lab, NotQueued, Refused
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.state import EnrolledMac
+from agent.lab.unsupported import fault_of
 from agent.net.apns.provider import PushFailed
 from agent.net.http.server import MAX_BODY_BYTES
 from agent.net.timing import Alarm, Reactor
@@ -111,6 +112,9 @@ class API(Resource):
         if not isinstance(inner, dict) or not ("RequestType" in inner or "RequestList" in inner):
             raise APIError(400, "expected the plist of a command with a RequestType, found another dictionary")
         chosen = _command_uuid(command.get("CommandUUID")) if "Command" in command else None
+        unsupported = fault_of(inner, mac, self._lab.defects)
+        if unsupported and _option(request, b"unchecked") != b"1":
+            raise APIError(409, f"{unsupported}; with ?unchecked=1 it is queued nevertheless")
         try:
             command_uuid = self._lab.enqueue(mac.udid, inner, command_uuid=chosen)
         except NotQueued as error:
@@ -145,9 +149,7 @@ class API(Resource):
 
     def _queued(self, request: Any, mac: EnrolledMac, command_uuid: str) -> Rendered:
         """Push, unless the URL says otherwise, and answer with the CommandUUID."""
-        # Parsed from the URL only: Twisted's ``args`` would also parse curl's default body as a form.
-        wanted = parse_qs(request.uri.partition(b"?")[2]).get(b"push") != [b"0"]
-        pusher = self._pusher() if wanted else None
+        pusher = self._pusher() if _option(request, b"push") != b"0" else None
         if pusher is None:
             return _json(request, 201, {"command_uuid": command_uuid, "push": None})
         answer = _PushAnswer(self._reactor, request, lambda push: (201, {"command_uuid": command_uuid, "push": push}))
@@ -216,6 +218,13 @@ class _PushAnswer:
         """The answer was sent, or the client closed the connection."""
         self._request = None
         self._alarm.cancel()
+
+
+def _option(request: Any, name: bytes) -> bytes | None:
+    """The option in the query of the URL; None unless it is there once."""
+    # Parsed from the URL only: Twisted's ``args`` would also parse curl's default body as a form.
+    values = parse_qs(request.uri.partition(b"?")[2]).get(name, [])
+    return values[0] if len(values) == 1 else None
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

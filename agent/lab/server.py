@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -65,7 +66,9 @@ class LabServer:
         self.push: LabPush | None = None
         self._reactor = reactor
         self._scep = SCEPService(authorities, challenges, lab.defects) if scep else None
-        self._identity = authorities.server_identity([HOST, "localhost"])
+        # 2040 bits: OpenSSL rounds its strength up to that of 2048, and accepts it.
+        weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
+        self._identity = authorities.server_identity([HOST, "localhost"], weak)
         self._signer = authorities.signer_identity()
         self._ports: list[Any] = []
 
@@ -130,6 +133,8 @@ class _Connections:
         if "tls-old-versions" in defects:
             context.set_min_proto_version(SSL.TLS1_VERSION)
             context.set_cipher_list(b"ALL:@SECLEVEL=0")
+        if "tls-cbc" in defects:
+            context.set_cipher_list(b"ECDHE+AES+SHA384:ECDHE+AES+SHA256:!AESGCM:!AESCCM")
         if "tls-no-extended-master-secret" in defects:
             context.set_options(_NO_EXTENDED_MASTER_SECRET)
         context.use_certificate(identity.certificate)
