@@ -28,16 +28,18 @@ async def synchronisation(stage: Stage) -> None:
 
 
 async def missing(stage: Stage) -> None:
-    """A Mac asks for a declaration and an endpoint that do not exist; then it opens a session."""
+    """A Mac fetches the tokens, and asks for what does not exist; then it opens a session."""
     mac = await stage.enrolled()
+    await _ask(stage, mac, "tokens")
     await _ask(stage, mac, _MISSING)
     await _ask(stage, mac, "no-such-endpoint")
     await stage.session(mac)
 
 
 async def status(stage: Stage) -> None:
-    """A Mac sends a status report."""
+    """A Mac fetches the tokens, and sends a status report."""
     mac = await stage.enrolled()
+    await _ask(stage, mac, "tokens")
     device = {"identifier": {"serial-number": mac.mac.serial_number, "udid": mac.udid}}
     await _ask(stage, mac, "status", {"StatusItems": {"device": device}, "Errors": []})
 

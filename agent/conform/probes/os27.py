@@ -11,13 +11,17 @@ from agent.servers.server import RequestFailed
 
 
 async def removed(stage: Stage) -> None:
-    """The server is asked to queue such commands for a Mac with macOS 27; then the Mac opens a session."""
+    """The server is asked to queue such commands for a Mac with macOS 27; then the Mac opens a session.
+
+    Before them ProfileList is queued: a server that refuses that, too, shows nothing by refusing the others.
+    """
     mac = await stage.enrolled(os="27")
     commands = [
         *({"RequestType": request_type, **keys} for request_type, keys in REMOVED.items()),
         {"RequestType": "DeviceInformation", "Queries": ["OSVersion", *QUERIES]},
         {"RequestType": USER_CHANNEL, "AppleCareToken": "test-token-normal"},
     ]
+    await stage.queue(mac, {"RequestType": "ProfileList"})
     for command in commands:
         with suppress(RequestFailed):
             await stage.queue(mac, command)

@@ -17,6 +17,7 @@ _TOKENS = "declarative/protocol/tokensresponse.yaml"
 _ITEMS = "declarative/protocol/declarationitemsresponse.yaml"
 _BASE = "declarative/declarations/declarationbase.yaml"
 _NOT_ASKED = "The endpoint could not be asked for."
+_NO_DDM = "The server did not answer the endpoint tokens with 200, so it may have no declarative management."
 _NOT_FETCHED = "No declaration was fetched: the server has none, or sends no identifiers."
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DECLARATION_KEYS: Mapping[str, type] = {"Type": str, "Identifier": str, "ServerToken": str, "Payload": dict}
@@ -127,6 +128,8 @@ def declaration_of_item(evidence: Evidence) -> Finding:
 
 def missing_declaration(evidence: Evidence) -> Finding:
     """A declaration that does not exist is 404."""
+    if not answered(evidence, "tokens"):
+        return not_tested(_NO_DDM)
     for each in evidence.exchanges("raw"):
         if str(each.request.dictionary.get("Endpoint", "")).startswith("declaration/"):
             if each.status != 404:
@@ -138,6 +141,8 @@ def missing_declaration(evidence: Evidence) -> Finding:
 def status_accepted(evidence: Evidence) -> Finding:
     """A status report is answered with 200 and an empty body."""
     exchanges = asked(evidence, "status")
+    if not answered(evidence, "tokens"):
+        return not_tested(_NO_DDM)
     for each in exchanges:
         if each.status != 200 or each.response.form != "empty":
             return failed("status 200 with an empty body", _answer(each), each)
@@ -147,6 +152,8 @@ def status_accepted(evidence: Evidence) -> Finding:
 def unknown_endpoint(evidence: Evidence) -> Finding:
     """An unknown endpoint is an error of the client, and the Mac stays enrolled."""
     exchanges = asked(evidence, "no-such-endpoint")
+    if not answered(evidence, "tokens"):
+        return not_tested(_NO_DDM)
     if not exchanges:
         return not_tested(_NOT_ASKED)
     each = exchanges[0]
@@ -174,7 +181,7 @@ def activation_references(evidence: Evidence) -> Finding:
         if not isinstance(names, list):
             return failed("an activation with the array StandardConfigurations", "one without it", each.fetched)
         for name in names:
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 seen = f"{name!r}"[:200] + ", which is not there"
                 return failed("the identifier of a configuration of the items", seen, each.fetched, each.within)
         shown.append(each.fetched)
