@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import lom_agent
 from conform_runs import SECONDS, played
 from cryptography.hazmat.primitives.serialization import Encoding
 from plain_mdm import FAULTS, KEY, PlainMDM
@@ -102,3 +103,30 @@ def test_a_server_that_refuses_every_command_does_not_pass_for_those_that_macs_d
     assert {each.verdict for each in found if each.requirement in some} == {Verdict.NOT_TESTED}
     correct = judged(run_in_reactor, tmp_path, some).failures()
     assert [each.requirement.id for each in correct] == [each.id for each in some]
+
+
+def test_the_command_finds_its_fault_through_a_webhook(tmp_path: Path) -> None:
+    server = PlainMDM(tmp_path, "repeats")
+    ca, capabilities = tmp_path / "ca.pem", tmp_path / "capabilities.toml"
+    ca.write_bytes(server.ca.certificate.public_bytes(Encoding.PEM))
+    capabilities.write_text("[capabilities]\nddm = false\n")
+    settings = {
+        "method": "'PUT'",
+        "url": f"'{server.url}/queue/{{udid}}'",
+        "headers": f"{{ Authorization = 'Bearer {KEY}', Content-Type = 'application/xml' }}",
+        "body": "'{command_plist}'",
+    }
+    given = [part for key, value in settings.items() for part in ("--set", f"server.webhook.enqueue.{key}={value}")]
+    only = [part for each in ("MDM-SESSION-03", "MDM-SESSION-04", "MDM-DDM-01") for part in ("--only", each)]
+    server.start()
+    try:
+        done = lom_agent(
+            "conform", "--profile", "mdm", *only, "--enroll", f"{server.url}/enroll", "--ca", str(ca),
+            "--capabilities", str(capabilities), "--server", "webhook", *given,
+        )  # fmt: skip
+    finally:
+        server.stop()
+    assert done.returncode == 1, done.stderr
+    assert b"PlainMDM" in done.stdout
+    assert b"3 requirements: 1 pass, 1 fail, 0 warn, 1 not applicable, 0 not tested." in done.stdout
+    assert b"the command that was answered" in done.stdout
