@@ -37,7 +37,7 @@ from agent.net.transport.resolver import Resolver
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment, enrollment_terms_of
 from agent.profiles.profile import read_profile
-from agent.servers.server import LOMServer, Server
+from agent.servers.server import DDMServer, LOMServer, Server
 from agent.service.events import TimedOut
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
@@ -246,6 +246,14 @@ class Stage:
         return await self._lom(
             controller, "LOMDeviceRequest", lambda lom: lom.lom_request(controller.udid, action, udids)
         )
+
+    async def declare(self, mac: MacHandle) -> Queued:
+        """Have the server queue DeclarativeManagement; it is one of ours where it composes none itself."""
+        server: object = self._server
+        if not isinstance(server, DDMServer):
+            return await self.queue(mac, {"RequestType": "DeclarativeManagement"})
+        queued = Queued(mac, "DeclarativeManagement", "", self.service.events.last)
+        return await self._ask(server.declare(mac.udid), queued, by_server=True)
 
     async def push(self, mac: MacHandle) -> None:
         """Have the server push a Mac. Raises CannotProvoke and PeerError."""

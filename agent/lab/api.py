@@ -91,6 +91,8 @@ class API(Resource):
                 return self._enqueue(request, self._mac(udid))
             case "GET", ["v1", "macs", udid, "commands", command_uuid]:
                 return self._result(request, self._mac(udid), command_uuid)
+            case "POST", ["v1", "macs", udid, "declarations"]:
+                return self._declare(request, self._mac(udid))
             case "POST", ["v1", "macs", udid, "lom", action]:
                 return self._lom_action(request, self._mac(udid), action)
             case "POST", ["v1", "macs", udid, "push"]:
@@ -122,6 +124,15 @@ class API(Resource):
         except Refused as error:
             raise APIError(error.status, str(error)) from error
         return self._queued(request, mac, command_uuid)
+
+    def _declare(self, request: Any, mac: EnrolledMac) -> Rendered:
+        """Queue DeclarativeManagement."""
+        try:
+            return self._queued(request, mac, self._lab.declare(mac.udid))
+        except NotQueued as error:
+            raise APIError(409, str(error)) from error
+        except Refused as error:
+            raise APIError(error.status, str(error)) from error
 
     def _lom_action(self, request: Any, mac: EnrolledMac, action: str) -> Rendered:
         """Queue the LOM profile, LOMSetupRequest or LOMDeviceRequest."""

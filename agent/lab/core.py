@@ -126,6 +126,12 @@ class Lab:
             self._waiting[udid, command_uuid] = on_result
         return command_uuid
 
+    def declare(self, udid: str) -> str:
+        """Queue DeclarativeManagement with the current tokens and return its CommandUUID; raises as ``enqueue``."""
+        endpoint = "declaration-items" if "ddm-command-data" in self.defects else "tokens"
+        data = self.declarations.answer(endpoint)
+        return self.enqueue(udid, {"RequestType": "DeclarativeManagement", "Data": data})
+
     def forget(self, udid: str, command_uuid: str) -> None:
         """Remove a command from the queue, and its ``on_result``."""
         self._waiting.pop((udid, command_uuid), None)

@@ -44,6 +44,12 @@ async def status(stage: Stage) -> None:
     await _ask(stage, mac, "status", {"StatusItems": {"device": device}, "Errors": []})
 
 
+async def command(stage: Stage) -> None:
+    """The server queues DeclarativeManagement, and the Mac answers it."""
+    mac = await stage.enrolled()
+    await stage.result(await stage.declare(mac))
+
+
 async def _ask(stage: Stage, mac: MacHandle, endpoint: str, report: Any = None) -> Response | None:
     data = None if report is None else json.dumps(report).encode()
     return await stage.raw_check_in(mac, declarative_management(mac.udid, endpoint, data), says=endpoint)
@@ -61,6 +67,7 @@ def _endpoints(items: Response | None) -> Iterator[str]:
 
 
 PROBES = (
+    Probe("ddm-command", "Has the server queue DeclarativeManagement.", command),
     Probe("ddm-missing", "Asks for a declaration and an endpoint that do not exist.", missing),
     Probe("ddm-status", "Sends a status report.", status),
     Probe("ddm-sync", "Fetches the tokens, the declaration items and the declarations.", synchronisation),

@@ -20,6 +20,7 @@ _NOT_ASKED = "The endpoint could not be asked for."
 _NO_DDM = "The server did not answer the endpoint tokens with 200, so it may have no declarative management."
 _NOT_FETCHED = "No declaration was fetched: the server has none, or sends no identifiers."
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_SYNC_KEYS: Mapping[str, type] = {"DeclarationsToken": str, "Timestamp": str}
 _DECLARATION_KEYS: Mapping[str, type] = {"Type": str, "Identifier": str, "ServerToken": str, "Payload": dict}
 
 
@@ -32,7 +33,7 @@ def tokens_answered(evidence: Evidence) -> Finding:
         if each.status != 200 or each.response.form != "json":
             return failed("status 200 with a JSON object", _answer(each), each)
         sync = each.response.dictionary.get("SyncTokens")
-        lacks = _lacking(sync, {"DeclarationsToken": str, "Timestamp": str}) if isinstance(sync, dict) else "SyncTokens"
+        lacks = _lacking(sync, _SYNC_KEYS) if isinstance(sync, dict) else "SyncTokens"
         if lacks:
             return failed("SyncTokens with DeclarationsToken and Timestamp", f"an object without {lacks}", each)
     return passed(*exchanges)
@@ -197,6 +198,20 @@ def json_type(evidence: Evidence) -> Finding:
     return passed(*answers) if answers else not_tested("The server answered with no JSON.")
 
 
+def command_data(evidence: Evidence) -> Finding:
+    """Data of the command, where it is present, is a TokensResponse."""
+    commands = [each for each in evidence.commands("DeclarativeManagement") if evidence.by_server(each.command_uuid)]
+    for each in commands:
+        if "Data" not in each.command:
+            continue
+        data = each.command["Data"]
+        sync = data.get("SyncTokens") if isinstance(data, dict) else None
+        lacks = _lacking(sync, _SYNC_KEYS) if isinstance(sync, dict) else "SyncTokens"
+        if lacks:
+            return failed("Data with SyncTokens, its DeclarationsToken and Timestamp", f"Data without {lacks}", each)
+    return passed(*commands) if commands else not_tested("The server composed no DeclarativeManagement itself.")
+
+
 def _lacking(document: Mapping[str, Any], keys: Mapping[str, type]) -> str:
     """The first of the keys that is not there with its type; a string must not be empty. Empty if none is lacking."""
     for key, wanted in keys.items():
@@ -318,5 +333,12 @@ REQUIREMENTS = (
         Source("RFC 8259", "11", "2017-12"),
         json_type,
         level=Level.SHOULD,
+    ),
+    _entry(
+        13,
+        "Data of the command DeclarativeManagement must be a TokensResponse where it is present.",
+        Source("commands/declarativemanagement.yaml", "Data"),
+        command_data,
+        "ddm-command",
     ),
 )

@@ -17,4 +17,5 @@ DEFECTS = (
     Defect("ddm-endpoint-500", "An unknown endpoint is answered with 500.", ("MDM-DDM-10",)),
     Defect("ddm-activation-reference", "An activation names a configuration that is not there.", ("MDM-DDM-11",)),
     Defect("ddm-content-type", "JSON has the Content-Type application/xml.", ("MDM-DDM-12",)),
+    Defect("ddm-command-data", "Data of DeclarativeManagement is the declaration items.", ("MDM-DDM-13",)),
 )
