@@ -70,13 +70,14 @@ def items(evidence: Evidence) -> list[Item]:
     declarations = manifests[-1].response.dictionary.get("Declarations") if manifests else None
     if not isinstance(declarations, dict):
         return []
+    fetched = {str(each.request.dictionary.get("Endpoint")): each for each in evidence.exchanges("checkin", "raw")}
     found: list[Item] = []
     for key, kind in KINDS.items():
         content = declarations.get(key)
         for item in content if isinstance(content, list) else ():
             if isinstance(item, dict):
-                fetched = asked(evidence, f"declaration/{kind}/{item.get('Identifier')}")
-                found.append(Item(kind, item, manifests[-1], fetched[-1] if fetched else None))
+                endpoint = f"declaration/{kind}/{item.get('Identifier')}"
+                found.append(Item(kind, item, manifests[-1], fetched.get(endpoint)))
     return found
 
 
