@@ -5,10 +5,13 @@ Data, dates and what a body contains are marked by a dictionary with one key tha
 - ``{"$data": BASE64}``, ``{"$date": RFC3339}``;
 - ``{"$profile": {…}, "$signers": [PEM…]}``: a configuration profile within a command;
 - ``{"$certificates": [PEM…]}``: a PKCS12, of which only the certificates are kept, its own first; none if it cannot
-  be read, and ``problem`` is then the kind of the error (``pkcs12_password``: the payload's Password is wrong);
+  be read, and ``problem`` is then the kind of the error (``pkcs12_password``: the payload's Password is wrong); also a
+  body that consists of certificates;
 - ``{"$json": …}``: JSON within a property list;
 - ``{"$redacted": "string"|"data"|…, "length": N}``: a secret. A push token and a PushMagic also have a ``fingerprint``
   (the first 16 hex digits of its SHA-256), so that two of them can be compared.
+
+Of a SCEP message ``messageType``, ``pkiStatus`` and ``failInfo`` are kept, by their names in RFC 8894.
 
 ``plain`` turns this back into values for a check.
 """
@@ -27,17 +30,20 @@ from msgspec import Struct
 
 from agent import plists
 from agent.measure.exchanges import SECRET_PAYLOADS, is_secret
-from agent.pki.certificates import CertificateError, read_certificates
-from agent.pki.cms import CMSError, looks_signed, open_signed
+from agent.pki.certificates import CertificateError, read_certificate, read_certificates
+from agent.pki.cms import CMSError, certificates_in, looks_signed, open_signed
 from agent.pki.identity import IdentityError, load_pkcs12
 from agent.pki.pem import certificate_pem
 from agent.pki.pfx import PKCS12Error
+from agent.pki.scep.errors import SCEPError
+from agent.pki.scep.messages import open_message
 from agent.pki.signatures import SHA1_ONLY
 
 MOST_TEXT = 4096  # characters that are kept of a body that is not parsed
 MOST_DATA = 64 * 1024  # bytes of data that are kept
 UNVERIFIED = "its signature cannot be verified"  # how the problem of a signed profile begins
 _DEPTH = 32
+_DER = b"\x30"  # of a SEQUENCE
 _PKCS12 = "com.apple.security.pkcs12"
 _COMPARED = ("token", "pushmagic", "mdm")  # random and long: a fingerprint discloses nothing
 
@@ -100,10 +106,13 @@ def body_of(octets: bytes) -> Body:
         return Body()
     if looks_signed(octets):
         profile = _opened(octets)
-        if profile.problem:
-            return Body("bytes", len(octets), problem=profile.problem)
-        kept = _kept(profile.value, _DEPTH)
-        return Body("plist", len(octets), kept, signers=profile.signers, digest=profile.digest)
+        if not profile.problem:
+            kept = _kept(profile.value, _DEPTH)
+            return Body("plist", len(octets), kept, signers=profile.signers, digest=profile.digest)
+        public = None if profile.problem.startswith(UNVERIFIED) else _public(octets)
+        return Body("bytes", len(octets), public, problem="" if public else profile.problem)
+    if octets[:1] == _DER:
+        return Body("bytes", len(octets), _public(octets))
     start = octets[:64].lstrip()
     if start.startswith((b"{", b"[")):
         try:
@@ -154,6 +163,22 @@ def _opened(octets: bytes) -> _Opened:
         return _Opened(plists.load(octets), signers, digest)
     except plists.PlistError as error:
         return _Opened(problem=str(error)[:200])
+
+
+def _public(octets: bytes) -> Any:
+    """What a body in DER says openly: the header of a SCEP message, or certificates; None where it is neither."""
+    try:
+        if looks_signed(octets):
+            header = open_message(octets).header
+            named = {"messageType": header.message_type, "pkiStatus": header.status, "failInfo": header.fail_info}
+            return {key: each.name for key, each in named.items() if each is not None}
+    except SCEPError:
+        pass  # certificates alone have no header
+    try:
+        found = certificates_in(octets) if looks_signed(octets) else (read_certificate(octets),)
+    except (CMSError, CertificateError):
+        return None
+    return {"$certificates": [certificate_pem(each).decode("ascii") for each in found]}
 
 
 # Redaction.

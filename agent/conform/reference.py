@@ -60,7 +60,7 @@ own, and a probe that fails leaves the others alone.
 
 ```toml
 [capabilities]
-acme = false
+ddm = false
 ```
 
 `--waivers FILE` lists expected failures. An expected failure that does not happen fails the run (4), so that a waiver
@@ -101,8 +101,9 @@ Each of the others has a `type`, a `number` from 1 and the `probe`:
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 Secrets are not in it: challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted": …}`, of a
-PKCS12 only the certificates are kept. A push token and a PushMagic have a fingerprint instead, by which a push can be
-compared with the TokenUpdate. Data is `{"$data": BASE64}`, a date `{"$date": …}`.
+PKCS12 only the certificates are kept, of a SCEP message its type and status. A push token and a PushMagic have a
+fingerprint instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a date
+`{"$date": …}`.
 
 """
 

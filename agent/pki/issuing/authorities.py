@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from agent.pki.identity import Identity
+from agent.pki.identity import Identity, PrivateKey
 from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.scep.csr import CertificateRequest
 
@@ -57,9 +57,9 @@ class Authorities:
         """The CA of every LOM Controller identity."""
         return self._lom_controller.certificate
 
-    def server_identity(self, names: Sequence[str]) -> Identity:
-        """The lab's own identity, for these names and addresses."""
-        return self._mdm.issue(names[0], SERVER_USAGE, names=names)
+    def server_identity(self, names: Sequence[str], key: PrivateKey | None = None) -> Identity:
+        """The lab's own identity, for these names and addresses; without a ``key`` with a new one."""
+        return self._mdm.issue(names[0], SERVER_USAGE, names=names, key=key)
 
     def signer_identity(self) -> Identity:
         """The lab's identity for signing profiles."""
