@@ -102,7 +102,7 @@ async def _queued(stage: Stage, mac: MacHandle, command: Mapping[str, object]) -
     with suppress(RequestFailed):
         await stage.queue(mac, command)
         await stage.until(
-            lambda: any(isinstance(each, PushRecord) and each.udid == mac.udid for each in records[asked:]),
+            lambda: any(isinstance(each, PushRecord) and each.udid in ("", mac.udid) for each in records[asked:]),
             f"a push for {mac.udid} reaches the gateway",
         )
 
