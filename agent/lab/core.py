@@ -193,9 +193,8 @@ class Lab:
             raise Refused(403, "a report before TokenUpdate")
         status = _text(message, "Status")
         if status not in _STATUSES:
-            raise Refused(
-                500 if "survive-status-500" in self.defects else 400, f"the Status {status[:80]!r} is unknown"
-            )
+            code = 500 if "survive-status-500" in self.defects else 400
+            raise Refused(code, f"the Status {status[:80]!r} is unknown")
         if self.on_report is not None:
             self.on_report(mac.udid, put.connection)
         if status == results.Status.IDLE.value:
@@ -208,11 +207,14 @@ class Lab:
 
     def _report(self, body: bytes) -> dict[str, Any]:
         try:
-            return _plist(body)
+            message = _plist(body)
         except Refused as refused:
-            if "session-malformed-fails" in self.defects:
+            if ("session-malformed-fails" if body else "survive-empty-500") in self.defects:
                 raise Refused(500, "the body cannot be read") from refused
             raise
+        if "survive-types-500" in self.defects and not isinstance(message.get("Status"), str):
+            raise Refused(500, "the Status is no string")
+        return message
 
     def _authenticate(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         for key in _AUTHENTICATE_KEYS:

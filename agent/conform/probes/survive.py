@@ -17,6 +17,7 @@ from agent.service.macs.groups import MacHandle
 LONG_BYTES = 4 * 1024 * 1024 + 1  # ours: more than any message of a Mac but a list of all its applications
 UPPER, PARAMETER = "upper case", "parameter"  # the words of two Content-Types
 XML, BARE, STATUS, LONG = "comment in XML", "bare result", "unknown status", "long report"
+EMPTY, TYPES = "empty report", "wrong types"
 
 
 async def before_request(stage: Stage) -> None:
@@ -80,10 +81,14 @@ async def bare_result(stage: Stage) -> None:
     await stage.session(mac)
 
 
-async def unknown_status(stage: Stage) -> None:
-    """A report has a Status that there is not."""
+async def wrong_reports(stage: Stage) -> None:
+    """Three reports are wrong: a Status that there is not, values of other types, and an empty body."""
     mac = await stage.enrolled()
     await stage.raw_report(mac, _report(mac, "Later", "5C1F5C77-0000-4000-8000-00000000C0DE"), says=STATUS)
+    await stage.session(mac)
+    await stage.raw_report(mac, {"Status": 0, "UDID": mac.udid, "CommandUUID": ["Idle"]}, says=TYPES)
+    await stage.session(mac)
+    await stage.raw_report(mac, b"", says=EMPTY)
     await stage.session(mac)
 
 
@@ -111,6 +116,10 @@ PROBES = (
     Probe("survive-in-request", "Resets the connection in the middle of a request.", in_request),
     Probe("survive-in-response", "Resets the connection when a command is sent.", in_response),
     Probe("survive-long", "Sends a report of more than four megabytes.", long_report),
-    Probe("survive-status", "Sends a report with an unknown Status.", unknown_status),
+    Probe(
+        "survive-wrong-reports",
+        "Sends a report with an unknown Status, one with values of other types, and an empty one.",
+        wrong_reports,
+    ),
     Probe("survive-xml", "Sends XML with a byte order mark, a comment and character references.", xml),
 )

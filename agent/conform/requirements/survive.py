@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.conform.evidence import Evidence
-from agent.conform.probes.survive import BARE, LONG, PARAMETER, STATUS, UPPER, XML
+from agent.conform.probes.survive import BARE, EMPTY, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
 from agent.conform.requirement import Check, Finding, Level, Outcome, Requirement, Source, failed, not_tested, passed
 from agent.conform.sessions import answer_to, next_session
 from agent.conform.trace import ExchangeRecord
@@ -90,6 +90,8 @@ def _entry(number: int, level: Level, says: str, source: Source, check: Check, p
 
 _BROKEN = Source("RFC 9112", "9.6", "2022-06")
 _RESULT = Source("Apple Mobile Device Management Protocol Reference", "MDM Protocol, Status", "2019-03-25")
+_BAD_REQUEST = Source("RFC 9110", "15.5.1 and 15.6", "2022-06")
+_WRONG = "survive-wrong-reports"
 REQUIREMENTS = (
     _entry(
         1,
@@ -153,6 +155,22 @@ REQUIREMENTS = (
         "A server must survive a report with an unknown Status.",
         _RESULT,
         _survived(STATUS),
-        "survive-status",
+        _WRONG,
+    ),
+    _entry(
+        9,
+        Level.MUST,
+        "A server must survive a report whose Status and CommandUUID are no strings.",
+        _BAD_REQUEST,
+        _survived(TYPES),
+        _WRONG,
+    ),
+    _entry(
+        10,
+        Level.MUST,
+        "A server must survive a report with an empty body.",
+        _BAD_REQUEST,
+        _survived(EMPTY),
+        _WRONG,
     ),
 )
