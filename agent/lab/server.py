@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, MutableSet
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -17,8 +18,9 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from agent.lab.api import API, is_authorised
+from agent.lab.breaking import BREAKING, BreakingSite
 from agent.lab.core import Lab, Message, Refused
-from agent.lab.defects import Defects
+from agent.lab.defects import NONE, Defects
 from agent.lab.enrollment import EnrollmentProfiles
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
@@ -82,9 +84,9 @@ class LabServer:
         root: Any = Resource()
         root.putChild(b"enroll", _Enrollment(self))
         json_type = _XML if "ddm-content-type" in self.lab.defects else b"application/json"
-        root.putChild(b"checkin", _Put(self.lab.check_in, json_type=json_type))
+        root.putChild(b"checkin", _Put(self.lab.check_in, json_type=json_type, defects=self.lab.defects))
         command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
-        root.putChild(b"mdm", _Put(self.lab.report, command_type))
+        root.putChild(b"mdm", _Put(self.lab.report, command_type, defects=self.lab.defects))
         root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push))
         if self._scep is not None:
             scep: Any = Resource()
@@ -92,7 +94,7 @@ class LabServer:
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
         connections = _Connections(self.authorities, self._identity, self.lab.defects)
-        site = BoundedSite(root)
+        site = BoundedSite(root) if self.lab.defects.isdisjoint(BREAKING) else BreakingSite(root, self.lab)
         site.keeps_body = self._keeps_body
         self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
@@ -156,6 +158,7 @@ class _Endpoint(Resource):
 
     isLeaf = True
     methods: tuple[bytes, ...] = ()
+    too_long_status = 413
 
     def render(self, request: Any) -> Any:
         """Render methods in ``methods`` only: Twisted would render HEAD as GET, which issues an identity."""
@@ -170,7 +173,7 @@ class _Endpoint(Resource):
         request.setHeader(b"server", b"lom-agent lab")
         try:
             if request.too_long:
-                raise Refused(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+                raise Refused(self.too_long_status, f"the body has more than {MAX_BODY_BYTES} bytes")
             return answer()
         except Refused as error:
             _log.info("refused {path}: {error}", path=request.path, error=error)
@@ -199,12 +202,20 @@ class _Put(_Endpoint):
     methods = (b"PUT",)
 
     def __init__(
-        self, take: Callable[[Message], bytes], content_type: bytes = _XML, json_type: bytes = b"application/json"
+        self,
+        take: Callable[[Message], bytes],
+        content_type: bytes = _XML,
+        *,
+        json_type: bytes = b"application/json",
+        defects: Defects = NONE,
     ) -> None:
         super().__init__()
         self._take = take
         self._content_type = content_type
         self._json_type = json_type
+        self._strict = "survive-content-type-strict" in defects
+        if "survive-long-500" in defects:
+            self.too_long_status = 500
 
     def render_PUT(self, request: Any) -> bytes:
         """Process a message; the response is the next command, JSON, or empty."""
@@ -212,10 +223,14 @@ class _Put(_Endpoint):
         return self.respond(request, lambda: self._answer(request))
 
     def _answer(self, request: Any) -> bytes:
-        body = self._take(_message(request))
+        body = self._take(self._received(request))
         if body.startswith(b"{"):
             request.setHeader(b"content-type", self._json_type)
         return body
+
+    def _received(self, request: Any) -> Message:
+        message = _message(request)
+        return replace(message, content_type=_single(request, b"content-type") or "") if self._strict else message
 
 
 class _SCEP(_Endpoint):

@@ -79,6 +79,10 @@ def test_a_defect_of_another_server_is_1_and_with_its_waiver_4(tmp_path: Path) -
         waivers.write_bytes(written.stdout)
         waived = lom_agent(*line, "--seed", "third", "--waivers", str(waivers))
         assert waived.returncode == 4, waived.stderr
+        unseen = lom_agent("conform", "--only", "MDM-PUSH-01", *line[3:], "--seed", "fourth")
+        assert unseen.returncode == 0, unseen.stderr
+        assert b"NOT TESTED     MDM-PUSH-01" in unseen.stdout
+        assert b"there is no gateway for them. Give --apns." in unseen.stdout
 
 
 def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tmp_path: Path) -> None:
