@@ -24,6 +24,7 @@ from agent.conform.lom import (
     must_of_lom,
     of_identities,
     of_payloads,
+    uuids_in,
 )
 from agent.conform.requirement import Finding, Source, failed, not_tested, passed
 
@@ -68,9 +69,7 @@ def references_resolve(evidence: Evidence) -> Finding:
 
     def judge(profile: SentProfile, payload: Mapping[str, Any]) -> Finding | None:
         uuids = [(key, payload[key]) for key in CERTIFICATE_KEYS if key in payload]
-        for key in CA_KEYS:
-            value = payload.get(key, [])
-            uuids += [(key, each) for each in value] if isinstance(value, list) else [(key, value)]
+        uuids += [(key, each) for key in CA_KEYS for each in uuids_in(payload, key)]
         for key, uuid in uuids:
             if profile.payload(uuid) is None:
                 return failed(
