@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from conform_runs import SECONDS, authorities, header, played
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import reactor
@@ -18,8 +19,8 @@ from agent.conform.requirements import requirements, selected
 from agent.conform.run import STOPPED, Run
 from agent.conform.stage import Stage
 from agent.conform.target import Target, embedded_lab
-from agent.conform.trace import ProbeRecord, PushRecord, Trace
-from agent.servers.configs import RequestTemplate, Trust, WebhookConfig
+from agent.conform.trace import NoteRecord, ProbeRecord, PushRecord, Trace
+from agent.servers.configs import LOMTemplates, RequestTemplate, Trust, WebhookConfig
 
 InReactor = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -38,6 +39,26 @@ def as_webhook(target: Target) -> Target:
     return replace(target, adapter="webhook", config=config)
 
 
+def as_lom_webhook(target: Target) -> Target:
+    """The same with the lab's LOM actions."""
+    hook = as_webhook(target)
+    assert target.lab is not None
+    assert isinstance(hook.config, WebhookConfig)
+    macs, json = f"{target.lab.url}/api/v1/macs/{{udid}}/lom", ("Content-Type", "application/json")
+    headers = (("Authorization", f"Bearer {target.lab.token}"), json)
+    lom = LOMTemplates(
+        RequestTemplate(
+            "POST",
+            f"{macs}/profile?push=0",
+            headers,
+            '{"dns_name": "{dns_name}", "device": {device}, "controller": {controller}}',
+        ),
+        RequestTemplate("POST", f"{macs}/setup?push=0", headers),
+        RequestTemplate("POST", f"{macs}/request?push=0", headers, '{"action": "{action}", "devices": {devices_json}}'),
+    )
+    return replace(hook, config=replace(hook.config, lom=lom))
+
+
 def judged(trace: Trace, *only: str) -> list[Judged]:
     return list(judge(trace, selected("all", only), {}).judged)
 
@@ -52,6 +73,22 @@ def test_a_webhook_queues_and_pushes_and_its_lom_requirements_are_not_tested(run
     assert [each.status for each in trace.records if isinstance(each, PushRecord)] == [200]
     assert {each.verdict.value for each in lom} == {"not tested"}
     assert "The adapter webhook has no LOM actions" in lom[0].finding.reason
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["CommandUUID known", "CommandUUID unknown"])
+def test_a_webhook_with_lom_requests_has_the_server_compose_the_commands(
+    run_in_reactor: InReactor, monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
+    if not said:
+        monkeypatch.setattr("agent.servers.webhook._UUID_KEYS", ())
+
+    async def scenario() -> Trace:
+        return await played(as_lom_webhook(lab()), selected("all", ["LOM"]), patience=SECONDS)
+
+    trace = run_in_reactor(scenario())
+    assert [each.requirement.id for each in judged(trace, "LOM") if each.verdict.value != "pass"] == []
+    queued = [each for each in trace.records if isinstance(each, NoteRecord) and each.step == "queued"]
+    assert {bool(each.command_uuid) for each in queued if each.request_type == "LOMDeviceRequest"} == {said}
 
 
 def test_without_an_adapter_what_needs_a_command_is_not_tested(run_in_reactor: InReactor) -> None:
