@@ -44,9 +44,12 @@ IDENTITY_TYPES = (PKCS12, "com.apple.security.scep", "com.apple.security.acme")
 CA_TYPES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1")
 
 
-def by_server(evidence: Evidence, request_type: str) -> list[DeliveredCommand]:
-    """The commands of this type that the server composed itself, each as often as it was sent."""
-    return [each for each in evidence.commands(request_type) if evidence.by_server(each.command_uuid)]
+def by_server(evidence: Evidence, request_type: str, *, form: bool = False) -> list[DeliveredCommand]:
+    """The commands of this type that the server composed itself, each as often as it was sent.
+
+    With ``form`` also those of which it chose the form alone.
+    """
+    return [each for each in evidence.commands(request_type) if evidence.by_server(each.command_uuid, form=form)]
 
 
 def lom_profiles(evidence: Evidence, udid: str | None = None) -> list[SentProfile]:
@@ -149,10 +152,16 @@ def extension_of(certificate: x509.Certificate, kind: type[Any]) -> Any:
 
 
 def of_items(
-    evidence: Evidence, judge: Callable[[Evidence, DeliveredCommand, Mapping[str, Any]], Finding | None]
+    evidence: Evidence,
+    judge: Callable[[Evidence, DeliveredCommand, Mapping[str, Any]], Finding | None],
+    *,
+    form: bool = False,
 ) -> Finding:
-    """The first failure in an item of a LOMDeviceRequest that the server composed; passed if there is none."""
-    commands = first_of_each(by_server(evidence, REQUEST_TYPE))
+    """The first failure in an item of a LOMDeviceRequest that the server composed; passed if there is none.
+
+    With ``form`` also of one of which it chose the form alone.
+    """
+    commands = first_of_each(by_server(evidence, REQUEST_TYPE, form=form))
     for command in commands:
         items = command.command.get("RequestList")
         if not isinstance(items, list) or not items:

@@ -37,7 +37,7 @@ def open_server(
     if isinstance(config, NanoMDMConfig):
         return NanoMDM(config, connect)
     if isinstance(config, MicroMDMConfig):
-        return MicroMDM(config, connect)
+        return MicroMDM(config, connect, mac_of)
     if config.lom is not None:
         return LOMWebhook(config, config.lom, connect, mac_of, environment)
     return Webhook(config, connect, mac_of, environment)

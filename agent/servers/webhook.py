@@ -78,6 +78,8 @@ class Webhook:
 class LOMWebhook(Webhook):
     """A webhook of a server that composes LOM commands itself: the ``LOMServer`` of the templates ``lom``."""
 
+    composes = True
+
     def __init__(
         self,
         config: WebhookConfig,

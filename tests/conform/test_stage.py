@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import plistlib
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from conform_runs import SECONDS, authorities, header, played
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
 from agent.conform.judge import Judged, judge
 from agent.conform.probes import Probe
@@ -20,7 +24,8 @@ from agent.conform.run import STOPPED, Run
 from agent.conform.stage import Stage
 from agent.conform.target import Target, embedded_lab
 from agent.conform.trace import NoteRecord, ProbeRecord, PushRecord, Trace
-from agent.servers.configs import LOMTemplates, RequestTemplate, Trust, WebhookConfig
+from agent.net.apns.provider import PushFailed
+from agent.servers.configs import LOMTemplates, MicroMDMConfig, RequestTemplate, Trust, WebhookConfig
 
 InReactor = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -73,6 +78,77 @@ def test_a_webhook_queues_and_pushes_and_its_lom_requirements_are_not_tested(run
     assert [each.status for each in trace.records if isinstance(each, PushRecord)] == [200]
     assert {each.verdict.value for each in lom} == {"not tested"}
     assert "The adapter webhook has no LOM actions" in lom[0].finding.reason
+
+
+class MicroMDMAPI(Resource):
+    """MicroMDM's API in front of a lab: commands as property lists, and LOM commands as JSON, which it encodes."""
+
+    isLeaf = True
+    keys: ClassVar[dict[str, str]] = {
+        "device_request_type": "DeviceRequestType",
+        "device_request_uuid": "DeviceRequestUUID",
+        "device_dns_name": "DeviceDNSName",
+        "primary_ip_v6_address_list": "PrimaryIPv6AddressList",
+        "secondary_ip_v6_address_list": "SecondaryIPv6AddressList",
+        "lom_protocol_version": "LOMProtocolVersion",
+    }
+
+    def __init__(self, target: Target, *, without: str = "") -> None:
+        super().__init__()
+        assert target.lab is not None
+        self._server = target.lab
+        self._without = without
+
+    def render_POST(self, request: Any) -> bytes:
+        body = request.content.read()
+        if request.path == b"/v1/commands":
+            asked = json.loads(body)
+            command = {"RequestType": asked["request_type"]}
+            if "request_list" in asked:
+                command["RequestList"] = [self._item(each) for each in asked["request_list"]]
+            udid = asked["udid"]
+            queued = self._server.lab.enqueue(udid, command)
+        else:
+            sent = plistlib.loads(body)
+            udid = request.path.decode().rpartition("/")[2]
+            queued = self._server.lab.enqueue(udid, sent["Command"], command_uuid=sent["CommandUUID"])
+        assert self._server.push is not None
+        self._server.push.push(udid).addErrback(lambda failure: failure.trap(PushFailed))
+        request.setResponseCode(201)
+        return json.dumps({"payload": {"command_uuid": queued}}).encode()
+
+    def _item(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: values[key] for key, name in self.keys.items() if name != self._without}
+
+
+def played_through_micromdm(run_in_reactor: InReactor, **api: Any) -> dict[str, str]:
+    """The verdicts of the LOM requirements through MicroMDM's API."""
+
+    async def scenario() -> Trace:
+        target = lab()
+        port = reactor.listenTCP(0, Site(MicroMDMAPI(target, **api)), interface="127.0.0.1")  # type: ignore[attr-defined]
+        try:
+            config = MicroMDMConfig(f"http://127.0.0.1:{port.getHost().port}", "key")
+            through = replace(target, adapter="micromdm", config=config)
+            return await played(through, selected("all", ["LOM"]), patience=SECONDS)
+        finally:
+            await port.stopListening()
+
+    return {each.requirement.id: each.verdict.value for each in judged(run_in_reactor(scenario()), "LOM")}
+
+
+def test_through_micromdm_only_the_form_of_lom_commands_and_what_follows_is_judged(run_in_reactor: InReactor) -> None:
+    verdicts = played_through_micromdm(run_in_reactor)
+    assert {id_ for id_, verdict in verdicts.items() if verdict == "pass"} == {
+        *("LOM-DEVICE-01", "LOM-DEVICE-08", "LOM-DEVICE-09", "LOM-DEVICE-10"),
+        *("LOM-DEVICE-13", "LOM-DEVICE-14", "LOM-DEVICE-16", "LOM-SETUP-02", "LOM-SETUP-20"),
+    }
+    assert {verdict for verdict in verdicts.values() if verdict != "pass"} == {"not tested"}
+
+
+def test_what_micromdm_encodes_wrongly_fails(run_in_reactor: InReactor) -> None:
+    verdicts = played_through_micromdm(run_in_reactor, without="SecondaryIPv6AddressList")
+    assert [id_ for id_, verdict in verdicts.items() if verdict in ("fail", "warn")] == ["LOM-DEVICE-01"]
 
 
 @pytest.mark.parametrize("said", [True, False], ids=["CommandUUID known", "CommandUUID unknown"])

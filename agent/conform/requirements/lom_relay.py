@@ -50,7 +50,8 @@ def error_ends_setup(evidence: Evidence) -> Finding:
                     error,
                     command,
                 )
-    return passed(*errors)
+    asked = evidence.asked(REQUEST_TYPE)
+    return passed(*errors, *asked) if asked else not_tested(_NO_REQUEST)
 
 
 def setup_again(evidence: Evidence) -> Finding:
@@ -74,7 +75,7 @@ def request_to_the_letter(evidence: Evidence) -> Finding:
     found = [
         each
         for each in evidence.commands()
-        if evidence.by_server(each.command_uuid)
+        if evidence.by_server(each.command_uuid, form=True)
         and ("RequestList" in each.command or each.request_type.lower() == REQUEST_TYPE.lower())
     ]
     for each in found:

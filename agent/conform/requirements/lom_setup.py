@@ -46,16 +46,14 @@ def profile_before_setup(evidence: Evidence) -> Finding:
                 command,
                 *installed,
             )
-    asked = [*evidence.notes("refused"), *evidence.notes("queued")]
-    if not any(each.request_type == SETUP_TYPE for each in asked):
-        return not_tested(NO_ACTIONS.format(what=SETUP_TYPE))
-    return passed(*[each for each in asked if each.request_type == SETUP_TYPE])
+    asked = evidence.asked(SETUP_TYPE)
+    return passed(*asked) if asked else not_tested(NO_ACTIONS.format(what=SETUP_TYPE))
 
 
 def setup_to_the_letter(evidence: Evidence) -> Finding:
     """RequestType is LOMSetupRequest, in this spelling."""
     found = [each for each in evidence.commands() if each.request_type.lower() == SETUP_TYPE.lower()]
-    found = [each for each in found if evidence.by_server(each.command_uuid)]
+    found = [each for each in found if evidence.by_server(each.command_uuid, form=True)]
     if not found:
         return not_tested(NO_ACTIONS.format(what=SETUP_TYPE))
     for each in found:
