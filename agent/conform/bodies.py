@@ -7,8 +7,8 @@ Data, dates and what a body contains are marked by a dictionary with one key tha
 - ``{"$certificates": [PEM…]}``: a PKCS12, of which only the certificates are kept, its own first; none if it cannot
   be read;
 - ``{"$json": …}``: JSON within a property list;
-- ``{"$redacted": "string"|"data"|…, "length": N}``: a secret. A push token and a PushMagic also have a ``fingerprint``
-  (the first 16 hex digits of its SHA-256), so that two of them can be compared.
+- ``{"$redacted": "string"|"data"|…, "length": N}``: a secret. A push token, a PushMagic and a bootstrap
+  token also have a ``fingerprint`` (the first 16 hex digits of its SHA-256), so that two of them can be compared.
 
 ``plain`` turns this back into values for a check.
 """
@@ -38,7 +38,7 @@ MOST_TEXT = 4096  # characters that are kept of a body that is not parsed
 MOST_DATA = 64 * 1024  # bytes of data that are kept
 _DEPTH = 32
 _PKCS12 = "com.apple.security.pkcs12"
-_COMPARED = ("token", "pushmagic", "mdm")  # random and long: a fingerprint discloses nothing
+_COMPARED = ("token", "pushmagic", "mdm", "bootstraptoken")  # random and long: a fingerprint discloses nothing
 
 Form = Literal["empty", "plist", "json", "text", "bytes"]
 
@@ -73,7 +73,7 @@ class Redacted:
     """The type of its value, as ``agent.plists.type_name`` says it."""
     length: int = 0
     fingerprint: str = ""
-    """Of a push token or PushMagic."""
+    """Of a push token, PushMagic or bootstrap token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Certificates:
 
 
 def fingerprint(secret: bytes) -> str:
-    """By which two push tokens or PushMagics are compared."""
+    """By which two push tokens, PushMagics or bootstrap tokens are compared."""
     return hashlib.sha256(secret).hexdigest()[:16]
 
 
