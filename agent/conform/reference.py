@@ -101,8 +101,8 @@ Each of the others has a `type`, a `number` from 1 and the `probe`:
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 Secrets are not in it: challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted": …}`, of a
-PKCS12 only the certificates are kept. A push token, a PushMagic and a bootstrap token have a fingerprint instead, by which a push can be
-compared with the TokenUpdate. Data is `{"$data": BASE64}`, a date `{"$date": …}`.
+PKCS12 only the certificates are kept. A push token, a PushMagic and a bootstrap token have a fingerprint
+instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a date `{"$date": …}`.
 
 """
 

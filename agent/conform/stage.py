@@ -38,7 +38,7 @@ from agent.net.transport.resolver import Resolver
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment, enrollment_terms_of
 from agent.profiles.profile import read_profile
-from agent.servers.server import LOMServer, Server
+from agent.servers.server import LOMServer, RenewingServer, Server
 from agent.service.events import TimedOut
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
@@ -234,6 +234,17 @@ class Stage:
         return await self._lom(
             controller, "LOMDeviceRequest", lambda lom: lom.lom_request(controller.udid, action, udids)
         )
+
+    async def renew(self, mac: MacHandle) -> Queued:
+        """Have the server queue an update of its enrollment profile, with a new identity.
+
+        Raises CannotProvoke and PeerError.
+        """
+        server: object = self._server
+        if not isinstance(server, RenewingServer):
+            raise CannotProvoke(f"The adapter {self._target.adapter} cannot have the server renew an identity.")
+        queued = Queued(mac, "InstallProfile", "", self.service.events.last)
+        return await self._ask(server.renew(mac.udid), queued, by_server=True)
 
     async def push(self, mac: MacHandle) -> None:
         """Have the server push a Mac. Raises CannotProvoke and PeerError."""

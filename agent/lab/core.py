@@ -25,6 +25,7 @@ from agent.lab.messages import (
     plist_of,
     text_of,
 )
+from agent.lab.renewal import renews
 from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
 from agent.mdm import checkin, results
 
@@ -74,6 +75,7 @@ class Lab:
         self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values()}
         self._waiting: dict[tuple[str, str], OnResult] = {}
         self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
+        self.issued: Mapping[str, bytes] = {}  # SHA-256 of the certificates issued by SCEP for renewals, by challenge
         self.replaced: dict[str, EnrolledMac] = {}  # enrollments that a defect pushes to after a new Authenticate
 
     def enqueue(
@@ -289,11 +291,23 @@ class Lab:
         mac = self.macs.get(udid)
         if mac is None:
             raise Refused(401, "this Mac is not enrolled here")
-        if mac.fingerprint != fingerprint and bound and fingerprint != NOBODY:
+        if mac.fingerprint != fingerprint and bound and fingerprint != NOBODY and not self._renew(mac, fingerprint):
             if "identity-victim-unenrolled" in self.defects:
                 self._forget(mac)
             raise Refused(403, "the certificate is not the one that this Mac enrolled with")
         return mac
+
+    def _renew(self, mac: EnrolledMac, fingerprint: bytes) -> bool:
+        """Take a certificate as the Mac's new one if it is that of a renewal; returns whether it is."""
+        if fingerprint in self._udids or "renew-refused" in self.defects:
+            return False
+        if not renews(mac, fingerprint, self.issued):
+            return False
+        before = mac.fingerprint
+        self._update(mac, fingerprint=fingerprint)
+        del self._udids[before]
+        self._udids[fingerprint] = mac.udid
+        return True
 
     def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any], body: bytes) -> None:
         command_uuid = text_of(message, "CommandUUID")

@@ -9,6 +9,8 @@ import secrets
 from collections.abc import MutableSet
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives import hashes
+
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.scep.ca import SCEPRequest, cert_rep_failure, cert_rep_success, read_request
 from agent.pki.scep.cacert import render_ca_certificates
@@ -37,13 +39,19 @@ class SCEPService:
         self._authorities = authorities
         self._ca = authorities.scep
         self._challenges: MutableSet[str] = set() if challenges is None else challenges
+        self.renewals: dict[str, bytes] = {}
+        """SHA-256 of the certificates that were issued with the challenges of renewals."""
 
-    def new_challenge(self) -> str:
-        """A new challenge, for one enrollment profile."""
+    def new_challenge(self, *, renews: bool = False) -> str:
+        """A new challenge, for one enrollment profile; ``renews``: for the renewal of a Mac."""
         if len(self._challenges) >= _MAX_CHALLENGES:
             self._challenges.pop()
         challenge = secrets.token_urlsafe(24)
         self._challenges.add(challenge)
+        if renews:
+            if len(self.renewals) >= _MAX_CHALLENGES:
+                del self.renewals[next(iter(self.renewals))]
+            self.renewals[challenge] = b""
         return challenge
 
     def operate(self, operation: str, message: str | bytes) -> Answer:
@@ -65,7 +73,10 @@ class SCEPService:
             return Answer(400, "text/plain", f"{error}\n".encode())
         try:
             request = read_request(message, ca)
-            issued = self._authorities.issue_for(self._approved(request))
+            csr = self._approved(request)
+            issued = self._authorities.issue_for(csr)
+            if csr.challenge in self.renewals:
+                self.renewals[csr.challenge] = issued.fingerprint(hashes.SHA256())
             return Answer(200, CONTENT_TYPE, cert_rep_success(request, ca, nonce, issued))
         except SCEPFailure as failure:
             fail_info = failure.fail_info or FailInfo.BAD_REQUEST

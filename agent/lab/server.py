@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, MutableSet
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -20,6 +21,7 @@ from agent.lab.core import Lab, Message, Refused
 from agent.lab.defects import Defects
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
+from agent.lab.renewal import spoiled
 from agent.lab.scep import SCEPService
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.openssl_direct import was_resumed
@@ -83,8 +85,10 @@ class LabServer:
         root.putChild(b"checkin", _Put(self.lab.check_in))
         command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
         root.putChild(b"mdm", _Put(self.lab.report, command_type))
-        root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push))
+        renewal = partial(self.enrollment_profile, renews=True)
+        root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push, renewal))
         if self._scep is not None:
+            self.lab.issued = self._scep.renewals
             scep: Any = Resource()
             scep.putChild(b"scep", _SCEP(self._scep))
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
@@ -104,13 +108,15 @@ class LabServer:
         except Refused:  # answered with 403 when the request is rendered
             return False
 
-    def enrollment_profile(self) -> bytes:
-        """A signed enrollment profile with a new identity, or a new SCEP challenge."""
+    def enrollment_profile(self, *, renews: bool = False) -> bytes:
+        """A signed enrollment profile with a new identity, or a new SCEP challenge; ``renews``: for an enrolled Mac."""
         if self._scep is None:
             payload = pkcs12_payload(self.authorities)
         else:
-            payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge())
+            payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge(renews=renews))
         profile = enrollment_profile(self.authorities, self.url, payload)
+        if renews and self.lab.defects:
+            profile = spoiled(profile, self.lab.defects)
         return sign_attached(profile, self._signer.certificate, self._signer.key)
 
     def close(self) -> Deferred[Any]:

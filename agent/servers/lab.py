@@ -50,6 +50,11 @@ class LabAPI:
         """POST …/macs/UDID/lom/request."""
         return self._lom(controller, "request", {"action": action, "devices": list(devices)})
 
+    def renew(self, udid: str) -> Deferred[str]:
+        """POST …/macs/UDID/renew."""
+        target = f"{self._mac(udid)}/renew" + ("" if self.pushes_on_enqueue else "?push=0")
+        return self._pool.ask("POST", target, self._headers, b"").addCallback(self._queued)
+
     def _lom(self, udid: str, action: str, document: dict[str, Any]) -> Deferred[str]:
         target = f"{self._mac(udid)}/lom/{action}" + ("" if self.pushes_on_enqueue else "?push=0")
         headers = {**self._headers, "Content-Type": "application/json"}

@@ -45,6 +45,14 @@ class LOMServer(Protocol):
         """Have LOMDeviceRequest (PowerON, PowerOFF, Reset) for these Devices queued at a Controller; all by UDID."""
 
 
+@runtime_checkable
+class RenewingServer(Protocol):
+    """A client of a server that can be asked to renew the identity of a Mac."""
+
+    def renew(self, udid: str) -> Deferred[str]:
+        """Have an update of the Mac's enrollment profile queued; fires with the CommandUUID, if it is known."""
+
+
 class RequestFailed(PeerError):
     """The server did not carry out the request."""
 
