@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from conform_runs import SECONDS, authorities, header, played
-from cryptography.hazmat.primitives.serialization import Encoding
+from conform_targets import as_webhook
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
@@ -19,23 +19,12 @@ from agent.conform.run import STOPPED, Run
 from agent.conform.stage import Stage
 from agent.conform.target import Target, embedded_lab
 from agent.conform.trace import ProbeRecord, PushRecord, Trace
-from agent.servers.configs import RequestTemplate, Trust, WebhookConfig
 
 InReactor = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def lab() -> Target:
     return embedded_lab(reactor, authorities())
-
-
-def as_webhook(target: Target) -> Target:
-    """The lab as a server that queues and pushes by two requests."""
-    assert target.lab is not None
-    macs, pem = f"{target.lab.url}/api/v1/macs/{{udid}}", target.lab.authorities.anchor.public_bytes(Encoding.PEM)
-    headers = (("Authorization", f"Bearer {target.lab.token}"), ("Content-Type", "application/xml"))
-    enqueue = RequestTemplate("POST", f"{macs}/commands?push=0", headers, "{command_plist}")
-    config = WebhookConfig(enqueue, RequestTemplate("POST", f"{macs}/push", headers), Trust(pem.decode(), system=False))
-    return replace(target, adapter="webhook", config=config)
 
 
 def judged(trace: Trace, *only: str) -> list[Judged]:

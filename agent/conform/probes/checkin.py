@@ -25,6 +25,12 @@ async def order(stage: Stage) -> None:
 
 
 async def out(stage: Stage) -> None:
+    """A Mac checks out."""
+    mac = await stage.enrolled()
+    await stage.raw_check_in(mac, checkin.check_out(mac.udid, stage.enrollment(mac).topic), says="CheckOut")
+
+
+async def after_out(stage: Stage) -> None:
     """A Mac checks out. A command is queued for it, and one for another Mac, which gets it; then the first reports."""
     mac, other = await stage.enrolled(), await stage.enrolled()
     stage.service.actions.set_online(mac, False)
@@ -44,10 +50,9 @@ async def early(stage: Stage) -> None:
 
 
 async def new_token(stage: Stage) -> None:
-    """A Mac reports the same push token again, then another token and PushMagic; then a command is queued."""
+    """A Mac reports another push token and PushMagic; then a command is queued."""
     mac = await stage.enrolled()
     stage.service.actions.set_online(mac, False)
-    await stage.raw_check_in(mac, token_update(stage, mac), says="same token")
     changed = {"Token": mac.mac.push_token[::-1], "PushMagic": mac.mac.push_magic[::-1]}
     await stage.raw_check_in(mac, token_update(stage, mac) | changed, says="new token")
     if stage.gateway is None:
@@ -86,7 +91,10 @@ async def unknown(stage: Stage) -> None:
 
 
 async def keys(stage: Stage) -> None:
-    """A Mac enrolls again twice: with the required keys alone, and with unknown keys. It opens a session after each."""
+    """A Mac enrolls again twice: with the required keys alone, and with unknown keys. It opens a session after each.
+
+    At last it sends the same TokenUpdate twice.
+    """
     mac = await stage.enrolled()
     for message in (authenticate(stage, mac), token_update(stage, mac)):
         few = {key: value for key, value in message.items() if key in _REQUIRED}
@@ -95,6 +103,8 @@ async def keys(stage: Stage) -> None:
     for message in (authenticate(stage, mac), token_update(stage, mac)):
         await stage.raw_check_in(mac, message | UNKNOWN_KEYS, says="unknown keys")
     await stage.session(mac)
+    for _ in range(2):
+        await stage.raw_check_in(mac, token_update(stage, mac), says="same token")
 
 
 def authenticate(stage: Stage, mac: MacHandle) -> dict[str, Any]:
@@ -121,9 +131,10 @@ async def _queued_for_both(stage: Stage, mac: MacHandle, other: MacHandle) -> No
 PROBES = (
     Probe("checkin-bootstrap", "Sets, gets and removes a bootstrap token.", bootstrap),
     Probe("checkin-early", "Enrolls again without TokenUpdate, and sends a report.", early),
-    Probe("checkin-keys", "Enrolls again with the required keys alone, and with unknown keys.", keys),
-    Probe("checkin-new-token", "Sends TokenUpdate again: the same, and another push token.", new_token),
+    Probe("checkin-keys", "Enrolls again with the required keys alone, with unknown keys, and updates twice.", keys),
+    Probe("checkin-new-token", "Sends TokenUpdate with another push token and PushMagic.", new_token),
     Probe("checkin-order", "Enrolls.", order),
-    Probe("checkin-out", "Checks out, and sends a report.", out),
+    Probe("checkin-out", "Checks out.", out),
+    Probe("checkin-out-quiet", "Checks out, and sends a report when a command is queued.", after_out),
     Probe("checkin-unknown", "Sends a check-in message of an unknown type.", unknown),
 )

@@ -191,7 +191,7 @@ REQUIREMENTS = (
         Level.MUST,
         "A server must not send commands or pushes to a Mac that has checked out.",
         Source("checkin/checkout.yaml", "description"),
-        "checkin-out",
+        "checkin-out-quiet",
         partial(nothing_after, says="CheckOut"),
     ),
     _entry(
@@ -289,7 +289,7 @@ REQUIREMENTS = (
         Level.MUST,
         "A server must accept a TokenUpdate that has the same values as the one before.",
         Source(_UPDATE, "notes"),
-        "checkin-new-token",
+        "checkin-keys",
         partial(accepted, says="same token"),
     ),
 )
