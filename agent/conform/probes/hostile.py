@@ -39,15 +39,18 @@ async def certificates(stage: Stage) -> None:
 
 
 async def signatures(stage: Stage) -> None:
-    """Reports with the signature of another body, of another Mac, and without one; then both Macs open a session."""
+    """Reports with the signature of another body, of another Mac, and without one, and the report of another Mac with
+    its signature; then both Macs open a session.
+    """
     mac, other = await stage.enrolled(), await stage.enrolled()
     if not stage.enrollment(mac).sign_message:
         raise CannotProvoke("The enrollment profile does not set SignMessage.")
     idle = dump_xml(_idle(mac))
     await stage.raw_report(mac, idle, signed=dump_xml(_idle(other)), says="another body")
     await stage.raw_report(mac, idle, headers={"Mdm-Signature": None}, says="no signature")
-    signature = message_headers(stage.enrollment(other), results.CONTENT_TYPE, idle)["Mdm-Signature"]
-    await stage.raw_report(mac, idle, headers={"Mdm-Signature": signature}, says="another signer")
+    for says, body in (("another signer", idle), ("replayed", dump_xml(_idle(other)))):
+        signature = message_headers(stage.enrollment(other), results.CONTENT_TYPE, body)["Mdm-Signature"]
+        await stage.raw_report(mac, body, headers={"Mdm-Signature": signature}, says=says)
     for each in (mac, other):
         await stage.session(each)
 

@@ -123,4 +123,12 @@ REQUIREMENTS = (
         "identity-replaced",
         queue_is_not_handed_over,
     ),
+    _entry(
+        13,
+        Level.SHOULD,
+        "A server should refuse a signed message of one Mac that is replayed with the TLS certificate of another Mac.",
+        _AUTHENTICATION,
+        "identity-signatures",
+        partial(refused_and_stays, says="replayed"),
+    ),
 )

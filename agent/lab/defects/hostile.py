@@ -15,6 +15,11 @@ DEFECTS = (
         "identity-signature-unchecked", "Any Mdm-Signature is accepted that cannot be verified.", ("SEC-IDENTITY-06",)
     ),
     Defect("identity-signature-optional", "Messages without Mdm-Signature are accepted.", ("SEC-IDENTITY-07",)),
+    Defect(
+        "identity-by-signature",
+        "A Mac is known by the signer of its message, whatever its TLS certificate is.",
+        ("SEC-IDENTITY-13",),
+    ),
     Defect("identity-signer-unchecked", "The Mdm-Signature of any Mac is accepted.", ("SEC-IDENTITY-08",)),
     Defect("identity-none-accepted", "Macs without a certificate are accepted.", ("SEC-IDENTITY-09",)),
     Defect(
