@@ -48,8 +48,8 @@ or input; 3 if the server could not be reached; 4 if only expected failures happ
 after Ctrl-C, which gives the verdicts so far.
 
 The commands that lom-agent itself writes and has queued say nothing about how the server would write them. Such a
-requirement is not tested, unless the server composes the command by a LOM action of its own, which the adapters `lab`
-and `manual` use.
+requirement is not tested, unless the server composes the command by a LOM action or a renewal of its own, which the
+adapters `lab` and `manual` use.
 
 The same seed provokes the same things in the same order. Each requirement stands alone: its probes have Macs of their
 own, and a probe that fails leaves the others alone.

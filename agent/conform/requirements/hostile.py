@@ -39,8 +39,8 @@ def queue_is_not_handed_over(evidence: Evidence) -> Finding:
     return passed(queued[0], *sent)
 
 
-_REFERENCE = "Apple Mobile Device Management Protocol Reference"
-_AUTHENTICATION = Source(_REFERENCE, "Authentication of the device", "2019-03-25")
+_PAGE = "Apple, Managing certificates for device management services and devices"
+_AUTHENTICATION = Source(_PAGE, "Overview", "")
 _SIGNATURE = Source("profiles/com.apple.mdm.yaml", "SignMessage")
 
 
