@@ -42,16 +42,20 @@ class SCEPService:
         self.renewals: dict[str, bytes] = {}
         """SHA-256 of the certificates that were issued with the challenges of renewals."""
 
-    def new_challenge(self, *, renews: bool = False) -> str:
-        """A new challenge, for one enrollment profile; ``renews``: for the renewal of a Mac."""
+    def new_challenge(self) -> str:
+        """A new challenge, for one enrollment profile."""
         if len(self._challenges) >= _MAX_CHALLENGES:
             self._challenges.pop()
         challenge = secrets.token_urlsafe(24)
         self._challenges.add(challenge)
-        if renews:
-            if len(self.renewals) >= _MAX_CHALLENGES:
-                del self.renewals[next(iter(self.renewals))]
-            self.renewals[challenge] = b""
+        return challenge
+
+    def renewal_challenge(self) -> str:
+        """A new challenge, for the renewal of a Mac."""
+        if len(self.renewals) >= _MAX_CHALLENGES:
+            del self.renewals[next(iter(self.renewals))]
+        challenge = self.new_challenge()
+        self.renewals[challenge] = b""
         return challenge
 
     def operate(self, operation: str, message: str | bytes) -> Answer:

@@ -113,7 +113,8 @@ class LabServer:
         if self._scep is None:
             payload = pkcs12_payload(self.authorities)
         else:
-            payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge(renews=renews))
+            challenge = self._scep.renewal_challenge() if renews else self._scep.new_challenge()
+            payload = scep_payload(self.authorities, self.scep_url, challenge)
         profile = enrollment_profile(self.authorities, self.url, payload)
         if renews and self.lab.defects:
             profile = spoiled(profile, self.lab.defects)
