@@ -116,13 +116,18 @@ class Enrollments:
 
     async def enroll(self, count: int) -> tuple[float, float, float]:
         """Enroll this many Macs; returns wall seconds, CPU seconds of this process, and those of the key processes."""
-        from agent.load.phases.pace import for_each
+        from agent.load.phases.pace import all_of
 
-        macs = range(self.next, self.next + count)
+        macs = iter(range(self.next, self.next + count))
         self.next += count
         began, own, keys = time.monotonic(), time.process_time(), self._cpu_of_keys()
         self.keys.expect(count, BITS)
-        await for_each(list(macs), AT_ONCE, lambda index: self.fleet[index].enroll_at(self.url))
+
+        async def one_after_another() -> None:
+            for index in macs:
+                await self.fleet[index].enroll_at(self.url)
+
+        await all_of(one_after_another() for _ in range(AT_ONCE))
         self.fleet.make_idle(count, count)
         return time.monotonic() - began, time.process_time() - own, self._cpu_of_keys() - keys
 

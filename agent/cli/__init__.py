@@ -16,7 +16,8 @@ def main() -> None:
     """Run the command line; each of our errors is one line on standard error."""
     signals.handle(signals.end_at_once)
     atexit.register(signals.ignore)
-    from agent.cli.commands import run_command_line
+    with signals.importing():
+        from agent.cli.commands import run_command_line
 
     try:
         signals.handle(signals.end_in_order)

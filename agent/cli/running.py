@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from click import UsageError
 from rich.console import Console
 
 from agent.cli.apns.gateway import apns_plan
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.replay import replayed
 from agent.cli.results.outcome import Outputs, RunResults
 from agent.cli.scenarios.default import scenario_of
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
@@ -25,6 +27,9 @@ from agent.report.terminal import Display, make_display
 from agent.scenario.types import Scenario
 from agent.service.prometheus import PrometheusExporter
 
+if TYPE_CHECKING:
+    from agent.cli.run_control import RunControl
+
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, in case the run is killed
 
@@ -37,7 +42,7 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     with Stopping() as stopping:
         outputs = Outputs.of(options)
         outputs.check()  # before all that can fail: no verdict of an earlier run is left
-        plan = scenario_of(path, options, given)
+        plan = replayed(scenario_of(path, options, given), options["replay"])
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
         outcome = _run(plan, outputs, display, options, stopping)
@@ -71,7 +76,9 @@ def _run(
         trace=trace.path_of,
         cores=cores(),
         kill=executor.kill,
+        controlled=options["control"] is not None or options["replay"] is not None,
     )
+    control = _control(reactor, conductor, options)
     stopping.last = executor.kill
     watchers.checkpoint = lambda: outcome.checkpoint(conductor)
 
@@ -79,9 +86,13 @@ def _run(
         if exporter is not None:
             exporter.listen()
             watchers.note(f"Prometheus metrics: {exporter.url}")
+        if control is not None:
+            watchers.note(control.open())
         try:
             await conductor.run()
         finally:
+            if control is not None:
+                await control.close()
             if exporter is not None:
                 await exporter.close()
 
@@ -100,6 +111,18 @@ def _run(
         executor.shutdown()
     outcome.end(conductor, signal_number, trace)
     return outcome
+
+
+def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> RunControl | None:
+    """The control API of the run; None where it is not asked for. Raises OperatorError and UsageError."""
+    if options["control"] is None:
+        for name in ("token_file", "ready_file"):
+            if options[name] is not None:
+                raise UsageError(f"--{name.replace('_', '-')} goes with --control")
+        return None
+    from agent.cli.run_control import RunControl  # only where there is one: a fast start
+
+    return RunControl(reactor, conductor, options)
 
 
 class _Watchers:

@@ -137,6 +137,14 @@ class On:
         """Lose the push."""
         return self.do("lose", **when)
 
+    def throttle(self, limit: int, seconds: float, **when: Unpack[When]) -> ActiveRule:
+        """Refuse each push for a Mac after so many in so many seconds, with ``TooManyRequests``."""
+        return self.do("throttle", limit=limit, seconds=seconds, **when)
+
+    def store(self, **when: Unpack[When]) -> ActiveRule:
+        """Store the push until ``until``, which has to be given, as for a Mac that APNs cannot reach."""
+        return self.do("store", **when)
+
     def offline(self, seconds: float, **when: Unpack[When]) -> ActiveRule:
         """Lose every network for so long."""
         return self.do("offline", seconds=seconds, **when)

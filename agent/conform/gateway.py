@@ -26,7 +26,8 @@ class StageGateway:
         self._router = PushRouter(
             reactor, groups, groups.first_of, self._send, service.parts.wall_clock, PushBehaviour()
         )
-        self._gateway = PushGateway(reactor, plan, RecordingRouter(self._router, recorder), lab)
+        recording = RecordingRouter(self._router, recorder)
+        self._gateway = PushGateway(reactor, plan, recording, lab, service.faults, service.parts.clock)
 
     @property
     def url(self) -> str:

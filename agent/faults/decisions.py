@@ -7,7 +7,8 @@ Macs nor the number of worker processes change it. The newest rule is asked firs
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from msgspec import Struct, structs
@@ -44,6 +45,8 @@ class RuleRecord(Struct, frozen=True, kw_only=True):
     hits: int
     spent: int
     matched: dict[int, int]
+    interval: int = -1
+    in_interval: dict[int, int] = {}
 
 
 class Hit(NamedTuple):
@@ -52,16 +55,23 @@ class Hit(NamedTuple):
     rule: Rule
     number: int
     """Which match of this Mac under the rule it was, from 1."""
+    left: float = math.inf
+    """Seconds until the rule ends."""
 
 
 class Faults:
-    """The rules in force. ``now`` is in seconds, on one clock for all calls."""
+    """The rules in force. ``now`` is in seconds, on one clock for all calls.
 
-    __slots__ = ("_by_operation", "_now", "_number", "_rules")
+    ``on_rules`` is called when rules were added or removed.
+    """
+
+    __slots__ = ("_away", "_by_operation", "_now", "_number", "_rules", "on_rules")
 
     def __init__(self) -> None:
+        self.on_rules: Callable[[], object] | None = None
         self._rules: dict[str, _InForce] = {}  # by id, the oldest first
         self._by_operation: dict[str, tuple[_InForce, ...]] = {}  # the newest first
+        self._away: list[_InForce] = []  # those of the gateway, which no Mac asks
         self._number = 0
         self._now = 0.0  # of the last call
 
@@ -105,7 +115,7 @@ class Faults:
     def clear(self) -> None:
         """Remove every rule."""
         self._rules.clear()
-        self._by_operation.clear()
+        self._sort()
 
     def excuses(self, id: str) -> bool:  # noqa: A002 - the name of the field
         """Whether a hit of this rule may make a correct server fail; True for one that was removed."""
@@ -125,10 +135,20 @@ class Faults:
         self._now = now
         for each in asked:
             if each.covers(mac, now, type):
-                number = each.next_match(mac)
+                number = each.next_match(mac, now)
                 if number:
-                    return Hit(each.rule, number)
+                    return Hit(each.rule, number, each.end - now)
         return None
+
+    def away(self, now: float) -> bool:
+        """Whether a rule has the gateway away. Counts a match and a hit of each rule that begins to."""
+        self._now = now
+        return bool([each for each in self._away if each.takes_away(now)])
+
+    def next_away(self, now: float) -> float | None:
+        """When, after ``now``, the next rule takes the gateway away or ends to; None where none will."""
+        times = [time for each in self._away for time in (each.begin, each.end) if now < time < math.inf]
+        return min(times, default=None)
 
     def _free_id(self) -> str:
         while True:
@@ -139,21 +159,33 @@ class Faults:
 
     def _sort(self) -> None:
         by_operation: dict[str, tuple[_InForce, ...]] = {}
+        self._away = [each for each in self._rules.values() if each.rule.do == "away"]
         for each in self._rules.values():
+            if each.rule.do == "away":
+                continue
             by_operation[each.rule.on] = (each, *by_operation.get(each.rule.on, ()))
         self._by_operation = by_operation
+        if self.on_rules is not None:
+            self.on_rules()
 
 
 class _InForce:
     """A rule with its counts and its parsed selector."""
 
-    __slots__ = ("_added", "_indexes", "_matched", "_os", "_spent", "_udids", "hits", "matches", "rule")
+    __slots__ = (
+        "_added", "_in_interval", "_indexes", "_interval", "_matched", "_os", "_spent", "_udids", "begin", "end",
+        "hits", "matches", "rule",
+    )  # fmt: skip
 
     def __init__(self, rule: Rule, added: float) -> None:
         self.rule = rule
         self.matches = 0
         self.hits = 0
         self._added = added
+        self.begin = added + rule.after
+        self.end = math.inf if rule.until is None else added + rule.until
+        self._interval = -1  # of a throttle
+        self._in_interval: dict[int, int] = {}  # matches of each Mac in this interval
         self._matched: dict[int, int] = {}  # matches of each Mac, by index
         self._spent = 0  # Macs that have used up ``times``
         self._os = None if rule.os is None else f"{rule.os}."
@@ -167,6 +199,7 @@ class _InForce:
         each = cls(record.rule, now - record.passed)
         each.matches, each.hits, each._spent = record.matches, record.hits, record.spent
         each._matched = dict(record.matched)
+        each._interval, each._in_interval = record.interval, dict(record.in_interval)
         return each
 
     def record(self, now: float) -> RuleRecord:
@@ -178,15 +211,16 @@ class _InForce:
             hits=self.hits,
             spent=self._spent,
             matched=self._matched,
+            interval=self._interval,
+            in_interval=self._in_interval,
         )
 
     def covers(self, mac: Mac, now: float, type_: str) -> bool:
         """Whether an operation of this Mac matches."""
-        rule, passed = self.rule, now - self._added
+        rule = self.rule
         return (
             (rule.type is None or rule.type == type_)
-            and passed >= rule.after
-            and (rule.until is None or passed < rule.until)
+            and self.begin <= now < self.end
             and (rule.segment is None or rule.segment == mac.segment)
             and (rule.role is None or (rule.role == CONTROLLER) == (CONTROLLER in mac.roles))
             and (self._os is None or f"{mac.os_version}.".startswith(self._os))
@@ -194,7 +228,14 @@ class _InForce:
             and (rule.share >= 1.0 or _share_of(mac) < rule.share)
         )
 
-    def next_match(self, mac: Mac) -> int:
+    def takes_away(self, now: float) -> bool:
+        """Whether the gateway is away by this rule; the first time counts."""
+        away = self.begin <= now < self.end
+        if away and not self.hits:
+            self.matches = self.hits = 1
+        return away
+
+    def next_match(self, mac: Mac, now: float) -> int:
         """Count a match; returns its number for this Mac where the rule hits, 0 where it does not."""
         self.matches += 1
         number = self._matched[mac.index] = self._matched.get(mac.index, 0) + 1
@@ -206,18 +247,34 @@ class _InForce:
             self._spent += 1
         if rule.probability < 1.0 and _drawn(mac, rule.id, number) >= rule.probability:
             return 0
+        if (
+            rule.limit is not None
+            and rule.seconds is not None
+            and not self._is_over(mac, now, rule.limit, rule.seconds)
+        ):
+            return 0
         self.hits += 1
         return number
+
+    def _is_over(self, mac: Mac, now: float, limit: int, seconds: float) -> bool:
+        """Count a push in its interval; returns whether there are more than ``limit``."""
+        interval = int((now - self._added) // seconds)
+        if interval != self._interval:
+            self._interval = interval
+            self._in_interval.clear()
+        count = self._in_interval[mac.index] = self._in_interval.get(mac.index, 0) + 1
+        return count > limit
 
     def reset(self) -> None:
         """Count from 0 again."""
         self.matches = self.hits = self._spent = 0
         self._matched.clear()
+        self._in_interval.clear()
 
     def counts(self, now: float) -> RuleCounts:
         """The counts so far."""
         rule = self.rule
-        over = rule.until is not None and now - self._added >= rule.until
+        over = now >= self.end
         spent = bool(self._matched) and self._spent == len(self._matched)
         return RuleCounts(rule=rule, matches=self.matches, hits=self.hits, exhausted=over or spent)
 

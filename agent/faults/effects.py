@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 On = Literal["command", "checkin", "connect", "session", "lom_link", "push", "scep", "enroll"]
 Do = Literal[
     "not_now", "error", "format_error", "delay", "drop", "slow", "certificate", "wrong_udid", "malformed", "refuse",
-    "lose", "offline", "crash",
+    "lose", "offline", "crash", "throttle", "store", "away",
 ]  # fmt: skip
 At = Literal["before_request", "in_request", "after_request", "in_response"]
 
@@ -57,7 +57,28 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("malformed", ("command", "session", "checkin"), (), (), "The message ends in its middle: it is no plist."),
     Effect("refuse", ("lom_link",), (), (), "The Device answers with an error, and does nothing."),
     Effect("refuse", ("push",), (), ("reason",), "APNs refuses the push."),
+    Effect(
+        "throttle",
+        ("push",),
+        ("limit", "seconds"),
+        (),
+        "APNs refuses with `TooManyRequests` what is more than `limit` pushes for the Mac in `seconds`.",
+    ),
     Effect("lose", ("push",), (), (), "APNs accepts the push and never delivers it."),
+    Effect(
+        "store",
+        ("push",),
+        ("until",),
+        (),
+        "APNs cannot reach the Mac before `until`: it stores the push, and drops one that may not be stored.",
+    ),
+    Effect(
+        "away",
+        ("push",),
+        ("until",),
+        (),
+        "The gateway resets every connection at `after`, and does not listen before `until`; for no single Mac.",
+    ),
     Effect(
         "offline",
         ("command", "session", "push"),
@@ -76,6 +97,14 @@ EFFECTS: tuple[Effect, ...] = (
 )
 EXCUSES = frozenset[str]({"drop", "slow", "certificate", "wrong_udid", "malformed", "offline", "crash"})
 """What spoils a request or its connection: the failure after it may not be the server's."""
-PARAMETERS = tuple(dict.fromkeys(name for effect in EFFECTS for name in (*effect.needs, *effect.takes)))
+PARAMETERS = tuple(
+    dict.fromkeys(name for effect in EFFECTS for name in (*effect.needs, *effect.takes) if name != "until")
+)
 ROWS: dict[tuple[str, str], Effect] = {(effect.do, on): effect for effect in EFFECTS for on in effect.on}
 TYPED: tuple[On, ...] = ("command", "checkin", "scep")  # the operations that have a ``type``
+_COUNTING = ("times", "every", "probability")
+WITHOUT: dict[str, tuple[str, ...]] = {
+    "throttle": _COUNTING,
+    "away": ("macs", "segment", "role", "os", "share", *_COUNTING),
+}
+"""The keys of a rule that an effect does not allow."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from agent.errors import OperatorError
-from agent.faults.effects import PARAMETERS, ROWS, TYPED, At, Do, On
+from agent.faults.effects import PARAMETERS, ROWS, TYPED, WITHOUT, At, Do, On
 from agent.push.reasons import BY_WORD, Reason
 from agent.settings import Seconds, Share, SomeSeconds, key
 
@@ -102,7 +102,18 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             example=[{"domain": "MCMDMErrorDomain", "code": 12021, "description": "Not today."}],
         ),
     ] = ()
-    seconds: Annotated[SomeSeconds | None, key("`delay` and `offline`: how long.", "s", example=5.0)] = None
+    seconds: Annotated[
+        SomeSeconds | None,
+        key(
+            "`delay` and `offline`: how long. `throttle`: the length of the intervals in which pushes are counted.",
+            "s",
+            example=5.0,
+        ),
+    ] = None
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_COUNT)] | None,
+        key("`throttle`: how many pushes for a Mac are accepted in each interval.", example=3),
+    ] = None
     at: Annotated[
         At | None,
         key(
@@ -142,6 +153,8 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def push_reason(self) -> Reason:
         """The refusal of a push."""
+        if self.do == "throttle":
+            return Reason.TOO_MANY_REQUESTS
         return Reason.SERVICE_UNAVAILABLE if self.reason is None else BY_WORD[self.reason]
 
     def _check_effect(self) -> None:
@@ -155,8 +168,12 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             given = getattr(self, name) not in (None, ())
             if given and name not in (*effect.needs, *effect.takes):
                 raise self._wrong(f'no {name} with do = "{self.do}" and on = "{self.on}"', name, f"Remove {name}")
-            if not given and name in effect.needs:
+        for name in effect.needs:
+            if getattr(self, name) in (None, ()):
                 raise self._wrong(f'{name} with do = "{self.do}"', "none", f"Give {name}")
+        for name in WITHOUT.get(self.do, ()):
+            if getattr(self, name) not in (None, (), 1.0):
+                raise self._wrong(f'no {name} with do = "{self.do}"', name, f"Remove {name}")
 
     def _wrong(self, expected: str, found: str, advice: str) -> OperatorError:
         where = f' in the rule "{self.id}"' if self.id else " in a rule"

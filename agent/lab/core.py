@@ -69,7 +69,7 @@ class Lab:
         self._state = state or NoStorage()
         self.macs: dict[str, EnrolledMac] = {mac.udid: mac for mac in self._state.macs()}
         self.on_report: OnReport | None = None
-        self.declarations = declarations or Declarations()
+        self.declarations = declarations or Declarations(defects=defects)
         self._kept_results = kept_results
         self._reenrollment = reenrollment
         self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values()}
@@ -107,6 +107,12 @@ class Lab:
         if on_result is not None:
             self._waiting[udid, command_uuid] = on_result
         return command_uuid
+
+    def declare(self, udid: str) -> str:
+        """Queue DeclarativeManagement with the current tokens and return its CommandUUID; raises as ``enqueue``."""
+        endpoint = "declaration-items" if "ddm-command-data" in self.defects else "tokens"
+        data = self.declarations.answer(endpoint)
+        return self.enqueue(udid, {"RequestType": "DeclarativeManagement", "Data": data})
 
     def forget(self, udid: str, command_uuid: str) -> None:
         """Remove a command from the queue, and its ``on_result``."""
@@ -274,10 +280,11 @@ class Lab:
             if not isinstance(report, bytes):
                 raise Refused(400, f"Data of a status report: expected data, found {plists.type_name(report)}")
             self._update(mac, status_report=report)
-            return b""
+            return b"{}" if "ddm-status-body" in self.defects else b""
         answer = self.declarations.answer(endpoint)
         if answer is None:
-            raise Refused(404, f"there is no declarative management endpoint {endpoint[:200]!r}")
+            fails = "ddm-endpoint-500" in self.defects and "/" not in endpoint
+            raise Refused(500 if fails else 404, f"there is no declarative management endpoint {endpoint[:200]!r}")
         return answer
 
     def _owner(self, fingerprint: bytes) -> str:

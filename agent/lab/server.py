@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -19,18 +20,18 @@ from zope.interface import implementer
 from agent.lab.api import API, is_authorised
 from agent.lab.core import Lab, Message, Refused
 from agent.lab.defects import Defects
+from agent.lab.enrollment import EnrollmentProfiles
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.renewal import spoiled
-from agent.lab.scep import SCEPService
+from agent.lab.scep import SCEPService, spoiled_payload
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.openssl_direct import was_resumed
 from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
-from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
+from agent.profiles.making import enrollment_profile, scep_payload
 
 HOST = "127.0.0.1"
 _NO_EXTENDED_MASTER_SECRET = 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET, which pyOpenSSL does not name
@@ -68,9 +69,11 @@ class LabServer:
         self.token = token or secrets.token_urlsafe(24)
         self.push: LabPush | None = None
         self._reactor = reactor
-        self._scep = SCEPService(authorities, challenges) if scep else None
-        self._identity = authorities.server_identity([HOST, "localhost"])
-        self._signer = authorities.signer_identity()
+        self._scep = SCEPService(authorities, challenges, lab.defects) if scep else None
+        # 2040 bits: OpenSSL rounds its strength up to that of 2048, and accepts it.
+        weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
+        self._identity = authorities.server_identity([HOST, "localhost"], weak)
+        self._profiles = EnrollmentProfiles(authorities, lab.defects)
         self._ports: list[Any] = []
 
     @property
@@ -82,7 +85,8 @@ class LabServer:
         """Listen on loopback; port 0 selects a free port. Raises OperatorError."""
         root: Any = Resource()
         root.putChild(b"enroll", _Enrollment(self))
-        root.putChild(b"checkin", _Put(self.lab.check_in))
+        json_type = _XML if "ddm-content-type" in self.lab.defects else b"application/json"
+        root.putChild(b"checkin", _Put(self.lab.check_in, json_type=json_type))
         command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
         root.putChild(b"mdm", _Put(self.lab.report, command_type))
         renewal = partial(self.enrollment_profile, renews=True)
@@ -111,14 +115,15 @@ class LabServer:
     def enrollment_profile(self, *, renews: bool = False) -> bytes:
         """A signed enrollment profile with a new identity, or a new SCEP challenge; ``renews``: for an enrolled Mac."""
         if self._scep is None:
-            payload = pkcs12_payload(self.authorities)
+            payload = self._profiles.pkcs12()
         else:
             challenge = self._scep.renewal_challenge() if renews else self._scep.new_challenge()
             payload = scep_payload(self.authorities, self.scep_url, challenge)
+            payload = spoiled_payload(payload, self.lab.defects)
         profile = enrollment_profile(self.authorities, self.url, payload)
         if renews and self.lab.defects:
             profile = spoiled(profile, self.lab.defects)
-        return sign_attached(profile, self._signer.certificate, self._signer.key)
+        return self._profiles.finished(profile)
 
     def close(self) -> Deferred[Any]:
         """Stop listening; fires when the ports are closed."""
@@ -137,6 +142,8 @@ class _Connections:
         if "tls-old-versions" in defects:
             context.set_min_proto_version(SSL.TLS1_VERSION)
             context.set_cipher_list(b"ALL:@SECLEVEL=0")
+        if "tls-cbc" in defects:
+            context.set_cipher_list(b"ECDHE+AES+SHA384:ECDHE+AES+SHA256:!AESGCM:!AESCCM")
         if "tls-no-extended-master-secret" in defects:
             context.set_options(_NO_EXTENDED_MASTER_SECRET)
         context.use_certificate(identity.certificate)
@@ -201,7 +208,8 @@ class _Enrollment(_Endpoint):
 
     def render_GET(self, request: Any) -> bytes:
         """A new profile for each request."""
-        request.setHeader(b"content-type", b"application/x-apple-aspen-config")
+        wrong = "enroll-content-type" in self._server.lab.defects
+        request.setHeader(b"content-type", b"text/xml" if wrong else b"application/x-apple-aspen-config")
         return self.respond(request, self._server.enrollment_profile)
 
 
@@ -210,15 +218,24 @@ class _Put(_Endpoint):
 
     methods = (b"PUT",)
 
-    def __init__(self, take: Callable[[Message], bytes], content_type: bytes = _XML) -> None:
+    def __init__(
+        self, take: Callable[[Message], bytes], content_type: bytes = _XML, json_type: bytes = b"application/json"
+    ) -> None:
         super().__init__()
         self._take = take
         self._content_type = content_type
+        self._json_type = json_type
 
     def render_PUT(self, request: Any) -> bytes:
         """Process a message; the response is the next command, JSON, or empty."""
         request.setHeader(b"content-type", self._content_type)
-        return self.respond(request, lambda: self._take(_message(request)))
+        return self.respond(request, lambda: self._answer(request))
+
+    def _answer(self, request: Any) -> bytes:
+        body = self._take(_message(request))
+        if body.startswith(b"{"):
+            request.setHeader(b"content-type", self._json_type)
+        return body
 
 
 class _SCEP(_Endpoint):

@@ -102,6 +102,26 @@ class StartPhase(msgspec.Struct, tag="start", frozen=True):
     phase: int
 
 
+class Pause(msgspec.Struct, tag="pause", frozen=True):
+    """Start nothing from ``at`` on, a time of the run's clock."""
+
+    at: float
+
+
+class Resume(msgspec.Struct, tag="resume", frozen=True):
+    """Go on at ``at``, a time of the run's clock."""
+
+    at: float
+
+
+class ChangeRate(msgspec.Struct, tag="rate", frozen=True):
+    """From second ``at`` of a phase on, without pauses, it goes through its schedule by ``factor`` faster."""
+
+    phase: int
+    at: float
+    factor: float
+
+
 class Settle(msgspec.Struct, tag="settle", frozen=True):
     """Every phase has finished: send Settled as soon as no Mac has an open session or boots."""
 
@@ -128,7 +148,9 @@ class Finish(msgspec.Struct, tag="finish", frozen=True):
 FromShard = (
     Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | RefusalQuestion | Warn
 )
-FromConductor = Begin | StartPhase | Settle | RoutedPush | RefusalAnswer | GatewayStalled | Finish
+FromConductor = (
+    Begin | StartPhase | Pause | Resume | ChangeRate | Settle | RoutedPush | RefusalAnswer | GatewayStalled | Finish
+)
 Message = FromShard | FromConductor
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,9 +6,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.lab.server import LabServer
 from agent.load.gateway import APNsPlan, PushGateway
+from agent.measure.summaries import RuleSummary
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock, Stalls
@@ -22,7 +25,8 @@ class PushSide:
     """The gateway of a run with ``plan``; a run without one has no pushes, and every method does nothing.
 
     ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard. ``on_stall`` gets the
-    seconds in which the event loop of the gateway was blocked.
+    seconds in which the event loop of the gateway was blocked. Of ``rules``, those of the gateway as a whole are
+    followed here, all others by the shards.
     """
 
     def __init__(
@@ -34,7 +38,10 @@ class PushSide:
         send: Send,
         clock: RunClock,
         on_stall: Callable[[float], object],
+        rules: Sequence[Rule] = (),
     ) -> None:
+        self._faults = Faults()
+        self._rules = rules
         self._reactor = reactor
         self._plan = plan
         self._population = population
@@ -44,11 +51,6 @@ class PushSide:
         self._stalls = Stalls(reactor, on_stall)
         self._router: PushRouter | None = None
         self._gateway: PushGateway | None = None
-
-    @property
-    def began(self) -> float:
-        """The date from which the times of rules count; 0 without a gateway."""
-        return 0.0 if self._router is None else self._router.began
 
     @property
     def behaviour(self) -> PushBehaviour | None:
@@ -73,9 +75,19 @@ class PushSide:
         self._router = PushRouter(
             self._reactor, self._population, self._shard_of, self._send, self._clock, plan.behaviour
         )
-        self._gateway = PushGateway(self._reactor, plan, self._router, lab)
+        self._gateway = PushGateway(self._reactor, plan, self._router, lab, self._faults, self._reactor)
         self._gateway.listen()
         self._stalls.begin()
+
+    def begin(self) -> None:
+        """The run begins: rules count their times from here."""
+        for rule in self._rules:
+            self._faults.add(rule, self._reactor.seconds())
+
+    @property
+    def rule_counts(self) -> list[RuleSummary]:
+        """What each fault rule did to the gateway."""
+        return [RuleSummary(each.rule.id, each.matches, each.hits) for each in self._faults]
 
     async def close(self) -> None:
         """Close the gateway; outstanding pushes are answered with 503."""

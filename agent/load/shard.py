@@ -21,16 +21,19 @@ from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.load.control import (
     Alive,
     Begin,
+    ChangeRate,
     ControlError,
     Ending,
     Finish,
     GatewayStalled,
     Hello,
     Message,
+    Pause,
     PhaseFinished,
     Ready,
     RefusalAnswer,
     RefusalQuestion,
+    Resume,
     Second,
     Settle,
     Settled,
@@ -121,6 +124,7 @@ class Shard:
             self._alive.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
             self._parts = ShardParts(self._reactor, plan, self._warn, self._own_refusal)
             self._parts.open()
+            self._monitor.pauses = self._parts.context.time.pauses
             await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
@@ -182,6 +186,12 @@ class Shard:
                 self._begin(now)
             case StartPhase(phase):
                 self._start(phase)
+            case Pause(at) if self._parts is not None:
+                self._parts.pause(at)
+            case Resume(at) if self._parts is not None:
+                self._parts.resume(at)
+            case ChangeRate(phase, at, factor) if phase in self._running:
+                self._running[phase][0].change_rate(at, factor)
             case RoutedPush() if self._parts is not None and self._parts.push_endpoint is not None:
                 link.send(self._parts.push_endpoint.receive(message))
             case RefusalAnswer(number, cause) if number in self._questions:
@@ -268,7 +278,7 @@ class Shard:
         if not 0 <= number < len(phases) or number in self._running:
             raise ControlError(f"Expected a phase from 0 to {len(phases) - 1} that has not started, found {number}.")
         gc.freeze()  # with many Macs, collecting the long-lived objects again and again would stall the loop
-        run = PhaseRun(phases[number], self._parts.context, self._parts.part)
+        run = PhaseRun(phases[number], self._parts.context, self._parts.part, self._plan.scenario.changes)
         self._monitor.enter(number)
         over = Deferred.fromCoroutine(run.run())
         self._running[number] = run, over

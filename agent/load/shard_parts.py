@@ -12,6 +12,7 @@ from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
 from agent.load.machine import allow_open_files
 from agent.load.phases.context import Enroll, OwnRefusal, PhaseContext
+from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.run import Part
 from agent.load.phases.waits import MacWaits
 from agent.load.shard_keys import expect_keys
@@ -77,7 +78,7 @@ class ShardParts:
         self.fleet = Fleet(population, self.environment, behaviour, indexes)
         self.push_endpoint = None
         if plan.push is not None:
-            self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push, began=plan.push_began)
+            self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push)
         self._server = None
         if plan.server is not None:
             self._server = open_server(server_config(plan.server), reactor, resolver, self._mac)
@@ -87,6 +88,8 @@ class ShardParts:
             metrics=self.metrics,
             mac_waits=MacWaits(reactor, self.stalls),
             enroll=_enroll_of(plan),
+            time=PausedTime(reactor),
+            controlled=plan.controlled,
             server=self._server,
             own_refusal=None if self.push_endpoint is None else own_refusal,
             longest_boot=behaviour.boot.draw(lambda: 1.0) + behaviour.shutdown.draw(lambda: 1.0),
@@ -128,6 +131,25 @@ class ShardParts:
         if self.faults is not None:
             for rule in self._plan.scenario.rules:
                 self.faults.add(rule, self.environment.reactor.seconds())
+
+    def pause(self, date: float) -> None:
+        """Start nothing from this date of the run's clock on."""
+        ticks = self._ticks(date)
+        self.context.time.pause(ticks)
+        self._at(ticks, self.metrics.pause)
+
+    def resume(self, date: float) -> None:
+        """Go on at this date of the run's clock."""
+        ticks = self._ticks(date)
+        self.context.time.resume(ticks)
+        self._at(ticks, self.metrics.resume)
+
+    def _at(self, ticks: float, act: Callable[[], None]) -> None:
+        reactor = self.environment.reactor
+        reactor.callLater(max(0.0, ticks - reactor.seconds()), act)
+
+    def _ticks(self, date: float) -> float:
+        return self.environment.reactor.seconds() + date - self.clock()
 
     @property
     def rule_counts(self) -> list[RuleSummary]:

@@ -5,7 +5,8 @@ Every run is compared with the first one. The result goes to the comparison page
 `agent.report.changes` judges one number; here the judgements become sentences and a headline.
 
 A run is comparable with the first if both finished, did something, had a load generator that kept up and refused no
-push, and put the same load on the server. Otherwise the differences are shown, and none is called worse or better.
+push, and put the same load on the server, with the same pauses and changed rates. Otherwise the differences are shown,
+and none is called worse or better.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.errors import MisuseError
+from agent.report.altered import same_changes
 from agent.report.changes import COUNTED, THRESHOLD, Change, Judgement, Summary, changes
 from agent.report.document import Document
 from agent.report.flattened import flattened
@@ -33,6 +35,8 @@ from agent.report.verdict import (
 
 # Settings that may differ between comparable runs: the name, the limits, the server, the seed.
 NOT_THE_LOAD = ("scenario.name", "scenario.limits", "scenario.server.", "scenario.fleet.seed")
+PLANNED = "change"  # the key of a scenario whose changes are compared as they were made
+_CHANGES = (("pause", "pause"), ("rate", "changed rate"))
 MOST_NAMED = 4  # settings in one sentence
 
 LATENCIES = tuple(name for name, _ in PERCENTILES)
@@ -189,13 +193,14 @@ def _settings(documents: Sequence[Document]) -> Iterator[Setting]:
 
 def _told(document: Document) -> dict[str, str]:
     """The settings of a run by name."""
+    scenario = {key: value for key, value in (document.scenario or {}).items() if key != PLANNED}
     return {
         "version": document.version,
         "devices": count(document.devices),
         "seed": str(document.seed),
         "workers": count(document.workers),
         **{f"host.{name}": value for name, value in flattened(document.host or {})},
-        **{f"scenario.{name}": value for name, value in flattened(document.scenario or {})},
+        **{f"scenario.{name}": value for name, value in flattened(scenario)},
     }
 
 
@@ -204,6 +209,8 @@ def _cautions(documents: Sequence[Document]) -> Iterator[Statement]:
         run = letter(index)
         if not document.complete:
             yield Statement(Level.WARNING, f"Run {run} did not finish{because_of(document)}.")
+        if document.changed is not None:
+            yield Statement(Level.NOTE, f"Run {run}: {document.changed}")
         crowded = overloaded(document)
         generator = document.generator
         if crowded is not None:
@@ -250,9 +257,18 @@ def _reasons(first: Document, other: Document, name: str) -> Iterator[str]:
         generator = document.generator
         if not generator.trustworthy and operations_done(document):
             yield f"in run {run} {overloaded(document) or 'the load generator and its embedded lab were overloaded'}"
+    if not same_changes(first.changes, other.changes):
+        yield f"the runs were not changed alike ({_changed(first, 'A')}, {_changed(other, name)})"
     load = [setting.name for setting in _settings([first, other]) if _is_load(setting.name)]
     if load:
         yield f"the load on the server differs ({_some(load, MOST_NAMED)})"
+
+
+def _changed(document: Document, run: str) -> str:
+    """How a run was changed while it ran, in a few words."""
+    changes = document.changes
+    told = [(sum(change.what == what for change in changes), words) for what, words in _CHANGES]
+    return f"{run}: {' and '.join(counted(number, words) for number, words in told if number) or 'no change'}"
 
 
 def _is_load(setting: str) -> bool:

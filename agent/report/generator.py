@@ -110,6 +110,7 @@ def _span(span: Mapping[str, Any]) -> Span:
     return Span(
         phase=span["phase"],
         elapsed_s=_rounded(span["elapsed_s"]),
+        paused_s=_rounded(span["paused_s"]) if span.get("paused_s") else None,
         cpu_s=_rounded(span["cpu_s"]),
         busy_s=_rounded(span["busy_s"]),
         lag_ms=_lag({"p50": span["p50_ms"], "p99": span["p99_ms"], "max": span["max_ms"]}),
@@ -146,8 +147,9 @@ def _of_phase(worker: WorkerName, span: Span) -> Iterator[Overload]:
             f"reliable), at worst {milliseconds(span.lag_ms.max)}. {_measured(span)}"
         )
         yield Overload(span.phase, worker, "process", text)
-    elif span.busy_s > max(LEAST_BUSY_SECONDS, BUSY_SECONDS * span.elapsed_s):
-        text = f"{where}: over {BUSY_SHARE:.0%} of a core was used in {span.busy_s:.0f} of {span.elapsed_s:.0f} s."
+    elif span.busy_s > max(LEAST_BUSY_SECONDS, BUSY_SECONDS * (elapsed := span.elapsed_s - (span.paused_s or 0.0))):
+        paused = " without pauses" if span.paused_s else ""
+        text = f"{where}: over {BUSY_SHARE:.0%} of a core was used in {span.busy_s:.0f} of {elapsed:.0f} s{paused}."
         yield Overload(span.phase, worker, "process", text)
     if span.late > LATE_SHARE * span.started:
         text = f"{where}: {span.late:,} of {span.started:,} operations started over 100 ms after they were due."

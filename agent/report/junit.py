@@ -54,7 +54,9 @@ def junit(document: Document, unwritten: Sequence[str] = ()) -> bytes:
 
 def _properties(suite: Element, document: Document) -> None:
     properties = SubElement(suite, "properties")
-    facts = {"version": document.version, "seed": document.seed, "devices": document.devices}
+    facts: dict[str, object] = {"version": document.version, "seed": document.seed, "devices": document.devices}
+    if document.changed is not None:
+        facts["changes"] = document.changed
     for key, fact in facts.items():
         SubElement(properties, "property", {"name": key, "value": xml_text(str(fact))})
     for name, operation in document.operations.items():

@@ -57,6 +57,7 @@ def verdict(document: Document) -> Verdict:
     found = outcome(document)
     texts = [
         *_completeness(document, found),
+        *([] if document.changed is None else [Statement(Level.NOTE, document.changed)]),
         *_generator(document),
         *_limits(document),
         *_errors(document, found),

@@ -17,7 +17,8 @@ from agent.scenario.types import PHASE_KINDS, PhaseBase, Scenario
 
 PHASE = "phase"
 RULE = "rule"
-ARRAYS = (PHASE, RULE)  # arrays of tables
+CHANGE = "change"
+ARRAYS = (PHASE, RULE, CHANGE)  # arrays of tables
 KIND = "kind"
 
 

@@ -52,11 +52,17 @@ class LabAPI:
 
     def renew(self, udid: str) -> Deferred[str]:
         """POST …/macs/UDID/renew."""
-        target = f"{self._mac(udid)}/renew" + ("" if self.pushes_on_enqueue else "?push=0")
-        return self._pool.ask("POST", target, self._headers, b"").addCallback(self._queued)
+        return self._action(udid, "renew", {})
+
+    def declare(self, udid: str) -> Deferred[str]:
+        """POST …/macs/UDID/declarations."""
+        return self._action(udid, "declarations", {})
 
     def _lom(self, udid: str, action: str, document: dict[str, Any]) -> Deferred[str]:
-        target = f"{self._mac(udid)}/lom/{action}" + ("" if self.pushes_on_enqueue else "?push=0")
+        return self._action(udid, f"lom/{action}", document)
+
+    def _action(self, udid: str, action: str, document: dict[str, Any]) -> Deferred[str]:
+        target = f"{self._mac(udid)}/{action}" + ("" if self.pushes_on_enqueue else "?push=0")
         headers = {**self._headers, "Content-Type": "application/json"}
         return self._pool.ask("POST", target, headers, json.dumps(document).encode()).addCallback(self._queued)
 

@@ -53,6 +53,14 @@ class RenewingServer(Protocol):
         """Have an update of the Mac's enrollment profile queued; fires with the CommandUUID, if it is known."""
 
 
+@runtime_checkable
+class DDMServer(Protocol):
+    """A client of a server that composes DeclarativeManagement itself."""
+
+    def declare(self, udid: str) -> Deferred[str]:
+        """Have DeclarativeManagement queued for a Mac; fires with the CommandUUID, if it is known."""
+
+
 class RequestFailed(PeerError):
     """The server did not carry out the request."""
 

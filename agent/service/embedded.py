@@ -58,7 +58,7 @@ class Embedded:
         identity = issued_identity(authorities, choice.host)
         port = choice.port or _port(choice.state, "apns port")
         plan = APNsPlan(choice.host, port, identity, choice.provider_anchors)
-        self._gateway = PushGateway(reactor, plan, self._router, self.lab)
+        self._gateway = PushGateway(reactor, plan, self._router, self.lab, service.faults, service.parts.clock)
 
     def listen(self) -> None:
         """Listen, and tell the service of both. Raises OperatorError."""

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agent import __version__
+from agent.errors import OperatorError
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
@@ -252,6 +253,11 @@ class FleetService:
 
     def add_rule(self, rule: Rule) -> Rule:
         """Add a fault rule; its times count from now. Raises OperatorError."""
+        if rule.on == "push" and self._settings.push is None:
+            raise OperatorError(
+                'Expected an APNs gateway for a rule with on = "push", found none. Start the service with --lab or '
+                "--apns."
+            )
         return self.faults.add(rule, self.parts.clock.seconds())
 
     def answers(self, handle: MacHandle, command_uuid: str | None, limit: int) -> list[Answer]:

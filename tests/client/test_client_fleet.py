@@ -200,6 +200,11 @@ def test_every_operation_has_a_rule(fleet: Fleet) -> None:
     assert {rule.rule.on for rule in rules} == set(get_args(On))
     mac.on_push().refuse("TooManyRequests", id="limit")
     assert fleet.rules[-1].rule.reason == "TooManyRequests"
+    mac.on_push().throttle(3, 60.0)
+    mac.on_push().store(until=30.0)
+    fleet.on("push").do("away", until=5.0)
+    fields = [(each.rule.do, each.rule.limit, each.rule.seconds, each.rule.until) for each in fleet.rules[-3:]]
+    assert fields == [("throttle", 3, 60.0, None), ("store", None, None, 30.0), ("away", None, None, 5.0)]
 
 
 def test_an_unknown_option_of_a_service_is_named() -> None:

@@ -128,6 +128,23 @@ def test_a_server_that_cannot_be_reached_is_3(tmp_path: Path) -> None:
     assert b"could not be reached" in done.stderr
 
 
+def test_what_the_server_does_not_have_is_not_applicable(tmp_path: Path) -> None:
+    capabilities, trace = tmp_path / "capabilities.toml", tmp_path / "trace.jsonl"
+    capabilities.write_text("[capabilities]\nbootstraptoken = false\n")
+    with lab(tmp_path / "lab", "--defect", "enroll-no-bootstrap") as options:
+        line = ["conform", "--only", "MDM-ENROLL-10", *options, "--trace", str(trace)]
+        lacking = lom_agent(*line)
+        assert lacking.returncode == 0, lacking.stderr
+        assert b"0 pass, 0 fail, 1 warn, 0 not applicable, 0 not tested." in lacking.stdout
+    code, said = status("--from-trace", str(trace), "--capabilities", str(capabilities))
+    assert code == 0
+    assert "0 pass, 0 fail, 0 warn, 1 not applicable, 0 not tested." in said
+    capabilities.write_text("[capabilities]\nbootstrap = false\n")
+    code, said = status("--from-trace", str(trace), "--capabilities", str(capabilities))
+    assert code == 2
+    assert "bootstraptoken" in said
+
+
 def test_wrong_usage_is_2(tmp_path: Path) -> None:
     assert status("--profile", "other")[0] == 2
     assert status("--only", "NONE")[0] == 2

@@ -25,7 +25,12 @@ VALUES: dict[str, Any] = {
     "bytes_per_s": 10.0,
     "which": "wrong",
     "reason": "TooManyRequests",
+    "limit": 3,
+    "until": 5.0,
 }
+SELECTING = ("macs", "segment", "role", "os", "share")
+COUNTING = ("times", "every", "probability")
+WITHOUT = {"throttle": COUNTING, "away": (*SELECTING, *COUNTING)}
 ROWS = [(effect.do, on) for effect in EFFECTS for on in effect.on]
 
 rows = st.sampled_from([(effect, on) for effect in EFFECTS for on in effect.on])
@@ -39,21 +44,27 @@ def rules(draw: st.DrawFn) -> Rule:
     values: dict[str, Any] = {name: VALUES[name] for name in effect.needs}
     values |= {name: VALUES[name] for name in effect.takes if draw(st.booleans())}
     after = draw(st.floats(0, 100))
+    if "until" not in effect.needs and draw(st.booleans()):
+        values["until"] = None
+    else:
+        values["until"] = after + 1.0
+    chosen: dict[str, Any] = {
+        "macs": draw(st.sampled_from([(), ("0-9",), ("7", MACS[3].udid)])),
+        "segment": draw(st.sampled_from([None, 0, 5])),
+        "role": draw(st.sampled_from([None, "controller", "device"])),
+        "os": draw(st.sampled_from([None, "27", "26.1"])),
+        "share": draw(st.floats(0, 1)),
+        "times": draw(st.none() | counts),
+        "every": draw(st.none() | counts),
+        "probability": draw(st.floats(0, 1)),
+    }
+    values |= {name: value for name, value in chosen.items() if name not in WITHOUT.get(effect.do, ())}
     return Rule(
         id=draw(st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,10}", fullmatch=True) | st.just("")),
         on=on,
         do=effect.do,
         type=draw(st.sampled_from([None, "ProfileList"])) if on in TYPED else None,
-        macs=draw(st.sampled_from([(), ("0-9",), ("7", MACS[3].udid)])),
-        segment=draw(st.sampled_from([None, 0, 5])),
-        role=draw(st.sampled_from([None, "controller", "device"])),
-        os=draw(st.sampled_from([None, "27", "26.1"])),
-        share=draw(st.floats(0, 1)),
-        times=draw(st.none() | counts),
-        every=draw(st.none() | counts),
-        probability=draw(st.floats(0, 1)),
         after=after,
-        until=draw(st.none() | st.just(after + 1.0)),
         **values,
     )
 
@@ -256,6 +267,65 @@ def test_a_rule_matches_from_after_until_until(now: float, matches: bool) -> Non
     faults = in_force(Rule(on="command", do="not_now", after=10.0, until=20.0), now=100.0)
     assert (faults.decide("command", MACS[0], now) is not None) is matches
     assert only(faults).exhausted is (now >= 120.0)
+
+
+def test_a_throttle_hits_what_is_over_its_limit_in_each_interval() -> None:
+    faults = in_force(Rule(on="push", do="throttle", limit=2, seconds=10.0), now=100.0)
+    pushes = [(0, 0.0), (0, 1.0), (1, 1.0), (0, 2.0), (0, 9.9), (0, 10.0), (0, 11.0), (1, 12.0), (0, 19.0), (0, 70.0)]
+    hit = [faults.decide("push", MACS[index], 100.0 + seconds) is not None for index, seconds in pushes]
+    assert hit == [False, False, False, True, True, False, False, False, True, False]
+    assert (only(faults).matches, only(faults).hits) == (10, 3)
+
+
+def test_a_recorded_throttle_goes_on_with_its_interval() -> None:
+    before, after = in_force(Rule(id="t", on="push", do="throttle", limit=1, seconds=10.0)), Faults()
+    assert before.decide("push", MACS[0], 3.0) is None
+    after.restore(before.record("t", 4.0), 1004.0)
+    assert after.decide("push", MACS[0], 1005.0) is not None
+    assert after.decide("push", MACS[0], 1010.0) is None
+
+
+def test_a_hit_has_the_time_until_its_rule_ends() -> None:
+    faults = in_force(Rule(on="push", do="store", after=5.0, until=60.0), now=100.0)
+    assert faults.decide("push", MACS[0], 104.0) is None
+    hit = faults.decide("push", MACS[0], 110.0)
+    assert hit is not None
+    assert hit.left == 50.0
+
+
+def test_no_mac_is_asked_about_a_rule_that_has_the_gateway_away() -> None:
+    faults = in_force(
+        Rule(id="a", on="push", do="away", after=5.0, until=10.0), Rule(id="b", on="push", do="away", until=7.0)
+    )
+    assert faults.decide("push", MACS[0], 6.0) is None
+    assert [each.matches for each in faults] == [0, 0]
+    assert [(now, faults.away(now), faults.next_away(now)) for now in (0.0, 5.0, 7.0, 9.9, 10.0)] == [
+        (0.0, True, 5.0), (5.0, True, 7.0), (7.0, True, 10.0), (9.9, True, 10.0), (10.0, False, None),
+    ]  # fmt: skip
+    assert [(each.matches, each.hits, each.exhausted) for each in faults] == [(1, 1, True)] * 2
+    faults.remove("a")
+    faults.clear()
+    assert (faults.away(5.0), faults.next_away(0.0)) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("do", "name", "value"),
+    [
+        ("throttle", "times", 2),
+        ("throttle", "probability", 0.5),
+        ("away", "macs", ("7",)),
+        ("away", "segment", 0),
+        ("away", "share", 0.0),
+        ("away", "every", 2),
+    ],
+)
+def test_what_would_not_be_asked_cannot_be_given(do: str, name: str, value: object) -> None:
+    needs = next(effect.needs for effect in EFFECTS if effect.do == do)
+    fields: Any = {"on": "push", "do": do, **{need: VALUES[need] for need in needs}}
+    with pytest.raises(
+        OperatorError, match=f'Expected no {name} with do = "{do}" in a rule, found {name}. Remove {name}.'
+    ):
+        Rule(**fields, **{name: value})
 
 
 # Several rules

@@ -11,14 +11,13 @@ import pytest
 
 from agent.faults.effects import EFFECTS, At, On
 from agent.faults.rules import Rule
-from agent.push.rules import parse_rule
 from agent.scenario.keys import keys_of
 from agent.scenario.reading import scenario_from
 from agent.scenario.writing.reference import table_of
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "faults.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-TEXTS = re.findall(r"^\| `([^`]+)` \| (`do = .*|none.*) \|$", PAGE, re.MULTILINE)
+PUSH_PAGE = (Path(__file__).parent.parent.parent / "docs" / "push.md").read_text(encoding="utf-8")
 
 
 def effects_table() -> str:
@@ -50,15 +49,18 @@ def test_the_examples_are_valid(example: str) -> None:
     assert len(scenario_from({"phase": [{"kind": "enroll"}], "rule": rules}).rules) == len(rules) > 0
 
 
-def test_there_are_three_examples_and_one_at_the_top() -> None:
-    assert len(EXAMPLES) == 4
+def test_there_are_four_examples_and_one_at_the_top() -> None:
+    assert len(EXAMPLES) == 5
 
 
-def test_the_gateways_texts_are_valid_and_so_are_their_equivalents() -> None:
-    assert len(TEXTS) >= 4
-    for text, rule in TEXTS:
-        if " " in text:
-            parse_rule(text)
-        if rule.startswith("`do"):
-            toml = "\n".join(re.findall(r"`(\w+ = [^`]+)`", rule))
-            scenario_from({"phase": [{"kind": "enroll"}], "rule": [{"on": "push", **tomllib.loads(toml)}]})
+def test_the_push_page_describes_every_rule_for_pushes() -> None:
+    table = PUSH_PAGE.partition("| `do` | effect |")[2]
+    described = {
+        name for row in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert described == {effect.do for effect in EFFECTS if "push" in effect.on}
+
+
+def test_the_rules_of_the_push_page_are_valid() -> None:
+    rules = re.findall(r"--rule '(.*)'", PUSH_PAGE + PAGE)
+    assert len(scenario_from({"phase": [{"kind": "enroll"}]}, (), rules).rules) == len(rules) == 5

@@ -20,7 +20,8 @@ from twisted.internet.task import Clock
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
-from agent.load.conductor import INTERRUPTED, Conductor
+from agent.load.conductor import Conductor
+from agent.load.run_facts import INTERRUPTED
 from agent.load.shard_plan import cut
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts

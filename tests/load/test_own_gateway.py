@@ -170,5 +170,5 @@ def test_a_gateway_that_is_blocked_when_the_time_is_over_was_too_late(
 
 def test_a_push_that_a_rule_refuses_is_not_ours(run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.net.apns.provider.TRIES", 1)
-    conductor = run(run_in_reactor, {**COMMAND, "timeout": 60.0}, push={"rules": ["503"]})
+    conductor = run(run_in_reactor, {**COMMAND, "timeout": 60.0}, rule=[{"on": "push", "do": "refuse"}])
     assert failed(conductor.metrics()) == {("push", "server_push"): 8, ("delivery", "server_push"): 8}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -12,10 +13,12 @@ from twisted.python.failure import Failure
 
 from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible, Pace
+from agent.load.phases.phase_time import PausedTime
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment
 from agent.scenario.arrivals import Arrival
+from agent.scenario.tempo import Tempo
 
 WALL = 1_000_000.0
 
@@ -34,12 +37,15 @@ class Track:
         self.metrics = Metrics()
         self.state = PhaseState()
         self.begun: list[tuple[int, float, float]] = []
+        self.time = PausedTime(self.clock)
+        self.tempo = Tempo()
         self.pace = Pace(
-            self.clock,
+            self.time,
             lambda: Moment(WALL + self.clock.seconds(), self.clock.seconds()),
             self.metrics,
             "session",
             self.state,
+            self.tempo,
         )
         self._act = act
         self.failure: Failure | None = None
@@ -58,8 +64,8 @@ class Track:
 
         return running.addBoth(ended)
 
-    def open(self, arrivals: Iterable[Arrival]) -> Deferred[None]:
-        running: Deferred[None] = Deferred.fromCoroutine(self.pace.open(arrivals, self.work))
+    def open(self, arrivals: Iterable[Arrival], seconds: float = math.inf, *, hold: bool = False) -> Deferred[None]:
+        running: Deferred[None] = Deferred.fromCoroutine(self.pace.open(arrivals, self.work, seconds, hold=hold))
         self.watch(running)
         return running
 

@@ -62,6 +62,10 @@ def test_overload_is_judged_per_phase_and_worker() -> None:
         ({**STALL, "stolen_s": 3.0}, "; the hypervisor took 3.0 s of this machine's CPUs"),
         ({**STALL, "queued_s": None}, "In 10.0 s the process used 6% of a core."),
         ({"busy_s": 4.0}, "over 90% of a core was used in 4 of 10 s."),
+        (
+            {"busy_s": 4.0, "elapsed_s": 100.0, "paused_s": 90.0},
+            "over 90% of a core was used in 4 of 10 s without pauses.",
+        ),
         ({"late": 17}, "17 of 200 operations started over 100 ms after they were due."),
     ],
 )

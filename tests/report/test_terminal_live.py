@@ -65,6 +65,12 @@ def test_the_screen_has_the_phases_the_operations_and_the_generator():
     ]
 
 
+def test_the_screen_of_a_paused_run_says_so():
+    look = phase("look", started_s=0.0)
+    assert shown(view(look, paused=True))[0] == "0:42  paused  0 of 1 phase done"
+    assert shown(view(look))[0] == "0:42  0 of 1 phase done"
+
+
 def test_screen_is_drawn_before_the_first_phase():
     lines = shown(LiveView(0.0))
     assert lines[0] == "0:00  nothing has started"

@@ -50,6 +50,7 @@ def test_examples_of_the_reference_are_valid() -> None:
     assert blocks[0] == EXAMPLE
     assert summary(scenario_from(tomllib.loads(EXAMPLE))).phases
     scenario_from({**tomllib.loads(blocks[1]), "phase": [{"kind": "enroll"}]})
+    assert len(scenario_from(tomllib.loads(blocks[2])).changes) == 3
     for override in re.findall(r"--set ('[^']*'|\S+)", document()):
         if override.startswith("KEY"):
             continue

@@ -110,3 +110,23 @@ def test_phases_of_one_name_are_selected_by_number() -> None:
 def test_any_override_is_applied_or_refused(override: str) -> None:
     with suppress(OperatorError):
         shown(override)
+
+
+def test_rules_are_added_to_those_of_the_file() -> None:
+    document = tomllib.loads(TEXT + '[[rule]]\nid = "first"\non = "session"\ndo = "malformed"\n')
+    added = (
+        'id = "second", on = "command", do = "error", errors = [{ code = 1 }]',
+        'on = "enroll", do = "slow", bytes_per_s = 9',
+    )
+    rules = scenario_from(document, (), added).rules
+    assert [(rule.id, rule.on, rule.bytes_per_s) for rule in rules] == [
+        ("first", "session", None), ("second", "command", None), ("", "enroll", 9.0),
+    ]  # fmt: skip
+    assert len(document["rule"]) == 1
+
+
+@pytest.mark.parametrize("text", ["lose", 'on = "session"}\nname = "x"\nmore = {', "on = 'push', on = 'push'"])
+def test_what_is_no_rule_is_told(text: str) -> None:
+    with pytest.raises(OperatorError, match="expected the keys of a fault rule as an inline table of TOML") as caught:
+        scenario_from(tomllib.loads(TEXT), (), [text])
+    assert str(caught.value).startswith(f"the scenario: --rule {text}: ")

@@ -304,7 +304,10 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
             "Expected ADDRESS:PORT for push.listen (--apns), such as",
         ),
         ('[push]\nlisten = "::1:99999"\n' + ENROLL, "Expected ADDRESS:PORT for push.listen"),
-        ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: Expected a gateway rule that begins with"),
+        (
+            '[push]\nrules = ["boom"]\n' + ENROLL,
+            'push.rules is not a key any more; write each as a fault rule with on = "push"',
+        ),
         ('[push]\ndelay = "slow"\n' + ENROLL, "push.delay: expected constant:SECONDS"),
         ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key need each other"),
         ('[push]\ncert = "c"\nkey = "k"\ntls = "d"\n' + ENROLL, "push.tls and push.cert are alternatives"),

@@ -207,6 +207,9 @@ def test_each_kind_of_problem_comes_from_the_real_service(service: Service, clie
     assert "enrolled" in refused(client.post("/v1/macs/0/unenroll"), 409).detail
     refused(client.post("/v1/macs", content=b" " * 4_200_000), 413)
     nothing = f"{service.ready['lab']['url']}/nothing"
+    client.post("/v1/macs/0/network", json={"online": False})
+    assert "offline" in refused(client.post("/v1/macs/0/enroll", json={"url": nothing}), 409).detail
+    client.post("/v1/macs/0/network", json={"online": True})
     problem = refused(client.post("/v1/macs/0/enroll", json={"url": nothing}), 502)
     assert "404" in problem.detail
     udid = client.get("/v1/macs/0").json()["udid"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import pytest
 from services import FAST, SECONDS, RunningService, running_service
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from agent import plists
@@ -21,7 +25,9 @@ from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import TimedOut
+from agent.service.fleet import FleetService
 from agent.service.macs.enrolling import EnrollmentTimedOut
+from agent.service.macs.parts import ServiceSettings
 from agent.service.types import AddMacs, Enroll, WaitState
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -152,8 +158,10 @@ def test_pushes_to_a_mac_that_is_offline_wait_for_it(run_in_reactor: Run) -> Non
             (answer,) = service.answers(controller, on_lom, 1)
             assert answer.body["ResponseList"][0]["DeviceRequestSuccess"] is False
             assert not service.answers(device, command, 1)
-            with pytest.raises(PeerError, match="offline"):
+            with pytest.raises(Conflict, match="is offline"):
                 await service.actions.enroll(device, Enroll())
+            with pytest.raises(Conflict, match="is offline"):
+                service.actions.connect(device)
             service.actions.set_online(device, True)
             await running.event("delivered", device, command_uuid=command)
             states = service.events.since(0, lambda event: event.kind == "network")
@@ -375,7 +383,7 @@ def test_what_a_fault_rule_breaks_in_an_enrollment_is_no_fault_of_the_server(run
             service = running.service
             (mac,) = service.add(AddMacs())
             service.add_rule(Rule(on="checkin", times=1, **fault))
-            with pytest.raises(PeerError):
+            with pytest.raises(Conflict, match="after the hit of a fault rule: "):
                 await service.actions.enroll(mac, Enroll())
             assert "enroll_failed" in running.kinds(mac)
             assert "protocol_error" not in running.kinds(mac)
@@ -478,6 +486,63 @@ def test_the_delay_of_a_push_passes_on_the_manual_clock(run_in_reactor: Run) -> 
     run_in_reactor(scenario())
 
 
+def test_a_rule_has_the_gateway_away_on_the_manual_clock(run_in_reactor: Run) -> None:
+    def listens(url: str) -> bool:
+        parts = urlsplit(url)
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((parts.hostname, parts.port)):
+            return True
+        return False
+
+    async def scenario() -> None:
+        async with running_service(manual_clock=True) as running:
+            service = running.service
+            assert service.apns is not None
+            url = service.apns.url
+            service.advance(1000.0)
+            rule = service.add_rule(Rule(on="push", do="away", after=5.0, until=10.0))
+            seen = [listens(url)]
+            for seconds in (4.9, 0.2, 4.8, 0.2):
+                service.advance(seconds)
+                seen.append(listens(url))
+            assert seen == [True, True, False, False, True]
+            assert [(each.matches, each.hits, each.exhausted) for each in service.faults] == [(1, 1, True)]
+            service.faults.remove(rule.id)
+            service.add_rule(Rule(on="push", do="away", until=10.0))
+            assert not listens(url)
+            service.faults.clear()
+            assert listens(url)
+            assert service.clock_state().pending == 0
+
+    run_in_reactor(scenario())
+
+
+def test_a_rule_for_pushes_needs_a_gateway(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        service = FleetService(reactor, ServiceSettings())
+        with pytest.raises(OperatorError, match="Expected an APNs gateway for a rule"):
+            service.add_rule(Rule(on="push", do="lose"))
+        service.add_rule(Rule(on="session", do="malformed"))
+        service.close()
+
+    run_in_reactor(scenario())
+
+
+def test_a_rule_stores_pushes_until_its_end(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        async with running_service(manual_clock=True) as running:
+            service = running.service
+            (mac,) = await running.enrolled()
+            service.advance(100.0)
+            service.add_rule(Rule(on="push", do="store", until=30.0))
+            await running.push(mac)
+            service.advance(29.0)
+            assert "pushed" not in running.kinds(mac)
+            service.advance(1.0)
+            await running.event("session_ended", mac)
+
+    run_in_reactor(scenario())
+
+
 def test_the_lab_gives_identities_by_scep(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service(scep=True) as running:
@@ -518,7 +583,22 @@ def test_an_enrollment_in_progress_ends_where_the_mac_does(run_in_reactor: Run, 
                 await running.service.actions.enroll(mac, Enroll())
             end = getattr(running.service, how)
             end(mac) if how in ("reset_mac", "remove") else end()
-            with pytest.raises(PeerError, match="reset or removed"):
+            with pytest.raises(Conflict, match="reset or removed"):
+                await enrolling
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("how", ["power", "network"])
+def test_an_enrollment_that_the_mac_breaks_off_is_no_failure_of_the_server(run_in_reactor: Run, how: str) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            mac, enrolling = await _silent_enrollment(running, SECONDS)
+            if how == "power":
+                running.service.actions.power(mac, "pull_the_plug")
+            else:
+                running.service.actions.set_online(mac, False)
+            with pytest.raises(Conflict, match="Expected the Mac to enroll, found that it could not: "):
                 await enrolling
 
     run_in_reactor(scenario())

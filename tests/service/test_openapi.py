@@ -22,9 +22,10 @@ from agent.service import types
 from agent.service.api.event_kinds import EVENT_KINDS
 from agent.service.api.openapi import field_descriptions, openapi, path_template
 from agent.service.api.problems import KINDS
-from agent.service.api.reference import document
+from agent.service.api.reference import document, run_document
 from agent.service.api.route_examples import BODIES, PROBLEM, UDID
-from agent.service.api.routes import ROUTES
+from agent.service.api.routes import ROUTES, RUN_TITLE
+from agent.service.api.run_routes import RUN_ROUTES
 from agent.service.types import EventKind
 
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "control-api.md"
@@ -91,7 +92,7 @@ def test_the_example_of_a_body_is_one(route) -> None:
 
 
 def test_only_bodies_are_listed_as_examples() -> None:
-    assert {*BODIES} == {route.name for route in ROUTES if route.body}
+    assert {*BODIES} == {route.name for route in (*ROUTES, *RUN_ROUTES) if route.body}
     assert Rule in {route.body for route in ROUTES}
 
 
@@ -112,6 +113,17 @@ def test_page_is_made_from_the_document() -> None:
     assert REFERENCE.read_text(encoding="utf-8") == document(), (
         "write it: python -m agent.service.api.reference > docs/control-api.md"
     )
+
+
+def test_the_page_on_a_run_is_what_its_document_says() -> None:
+    text = run_document()
+    assert REFERENCE.with_name("run-api.md").read_text(encoding="utf-8") == text, (
+        "write it: python -m agent.service.api.reference run > docs/run-api.md"
+    )
+    headings = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    assert {f"{route.method} {route.path}" for route in RUN_ROUTES} < {*headings}
+    assert {*openapi(RUN_ROUTES, RUN_TITLE)["components"]["schemas"]} < {*headings}
+    assert {*re.findall(r"\]\(#([a-z-]+)\)", text)} <= {heading.lower() for heading in headings}
 
 
 def test_the_page_has_every_request_type_and_kind_of_event() -> None:

@@ -128,15 +128,22 @@ def test_another_service_goes_on_with_everything(run_scene, monkeypatch: pytest.
             gone = service.add(AddMacs(count=1))
             service.remove(gone[0])
             service.add_rule(Rule(id="flaky", on="session", do="delay", seconds=5.0, times=3, macs=("0-2",)))
-            service.faults.decide("session", scene.mac(service, 0).mac, service.parts.clock.seconds())
+            service.add_rule(Rule(id="limit", on="push", do="throttle", limit=1, seconds=1000.0))
+            service.add_rule(Rule(id="outage", on="push", do="away", until=1000.0))
+            now = service.parts.clock.seconds()
+            assert service.faults.decide("push", scene.mac(service, 0).mac, now) is None
+            assert service.faults.decide("session", scene.mac(service, 0).mac, now) is not None
+            assert service.faults.away(now)
             before, rules = seen(service), list(service.faults)
             enrollment = scene.mac(service, 0).client.device.enrollment
             event, exchange = service.events.last, service.parts.exchanges.last_number
         assert [mac.power for mac in before] == ["booting", "on", "no_mains", "on", "on"]
-        assert rules[0].matches == 1
+        assert [each.matches for each in rules] == [1, 1, 1]
         async with scene.service() as service:
             assert seen(service) == before
             assert list(service.faults) == rules
+            now = service.parts.clock.seconds()
+            assert service.faults.decide("push", scene.mac(service, 0).mac, now) is not None
             assert scene.mac(service, 0).client.device.enrollment == enrollment
             assert service.events.last >= event
             assert service.parts.exchanges.last_number >= exchange

@@ -16,7 +16,8 @@ from rich.console import Console
 from agent import __version__
 from agent.cli.results.outputs import check_different, check_file, hold, make_folder, remove_old
 from agent.errors import MisuseError, OperatorError
-from agent.load.conductor import INTERRUPTED, Conductor
+from agent.load.conductor import Conductor
+from agent.load.run_facts import INTERRUPTED
 from agent.measure.limits import parse_limit
 from agent.measure.trace import TraceParts
 from agent.net.mac.fleet.keys import parse_keys
@@ -174,12 +175,14 @@ class RunResults:
             info,
             self._meter.read(facts["max_rss_kib"] for facts in generator),
             timeline=conductor.timeline,
-            phases=[phase.summary() for phase in conductor.phases],
+            phases=conductor.phase_summaries(),
             generator=generator,
             embedded_lab=conductor.embedded_lab,
             limits=self._limits,
             push=merge_push_counts(counts) if counts else None,
             rules=conductor.rule_counts(),
+            changes=conductor.changes_made,
+            targets=conductor.targets,
             keys=None if pool is None else {"pool": pool, "reused": reused},
             scenario=as_document(self._scenario),
             incomplete_because=because,

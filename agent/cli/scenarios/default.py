@@ -30,14 +30,14 @@ def scenario_of(path: str | None, options: Mapping[str, Any], given: Mapping[str
     """
     changes = [*overrides(given), *(f"fleet.power.{_choice(text)}" for text in options["power"]), *options["overrides"]]
     if path is None:
-        return scenario_from(_default(options, given), changes, where="the options")
+        return scenario_from(_default(options, given), changes, options["rules"], where="the options")
     for name, key in _PHASE_OPTIONS.items():
         if name in given:
             raise click.UsageError(f"--{name} is for a run without SCENARIO.toml. With a file, use --set {key}=…")
     names_server = any(text.strip().startswith(("server.adapter", "server.lab")) for text in options["overrides"])
     if "enroll" in given and not names_server and names_no_server(path):
         changes = ["server.adapter=none", *changes]  # the server of --enroll instead of the embedded lab
-    return read_scenario(path, changes)
+    return read_scenario(path, changes, options["rules"])
 
 
 def _default(options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

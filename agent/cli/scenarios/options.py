@@ -25,6 +25,7 @@ ENROLLMENT = "Server and enrollment"
 LOM = "LOM"
 PUSH = "Push (APNs gateway)"
 RESULTS = "Results"
+CONTROL = "Control of the run"
 
 _CODE = re.compile(r"`([^`]*)`")  # of Markdown
 
@@ -74,7 +75,6 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--apns-strict", "push.strict"),
         KeyOption("--apns-delay", "push.delay", "DURATION"),
         KeyOption("--apns-power-saving", "push.power_saving", "SECONDS"),
-        KeyOption("--apns-rule", "push.rules", "RULE"),
     ),
 }
 _KEY_OPTIONS = {option.name: (group, option) for group, options in GROUPS.items() for option in options}

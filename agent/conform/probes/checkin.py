@@ -33,7 +33,7 @@ async def out(stage: Stage) -> None:
 async def after_out(stage: Stage) -> None:
     """A Mac checks out. A command is queued for it, and one for another Mac, which gets it; then the first reports."""
     mac, other = await stage.enrolled(), await stage.enrolled()
-    stage.service.actions.set_online(mac, False)
+    await offline(stage, mac)
     check_out = checkin.check_out(mac.udid, stage.enrollment(mac).topic)
     await stage.raw_check_in(mac, check_out, says="CheckOut")
     await _queued_for_both(stage, mac, other)
@@ -43,7 +43,7 @@ async def after_out(stage: Stage) -> None:
 async def early(stage: Stage) -> None:
     """A Mac begins to enroll again: Authenticate. A command is queued for it; then it reports without TokenUpdate."""
     mac, other = await stage.enrolled(), await stage.enrolled()
-    stage.service.actions.set_online(mac, False)
+    await offline(stage, mac)
     await stage.raw_check_in(mac, authenticate(stage, mac), says="Authenticate again")
     await _queued_for_both(stage, mac, other)
     await stage.raw_report(mac, _idle(mac), says="Idle before TokenUpdate")
@@ -52,7 +52,7 @@ async def early(stage: Stage) -> None:
 async def new_token(stage: Stage) -> None:
     """A Mac reports another push token and PushMagic; then a command is queued."""
     mac = await stage.enrolled()
-    stage.service.actions.set_online(mac, False)
+    await offline(stage, mac)
     changed = {"Token": mac.mac.push_token[::-1], "PushMagic": mac.mac.push_magic[::-1]}
     await stage.raw_check_in(mac, token_update(stage, mac) | changed, says="new token")
     if stage.gateway is None:
@@ -105,6 +105,12 @@ async def keys(stage: Stage) -> None:
     await stage.session(mac)
     for _ in range(2):
         await stage.raw_check_in(mac, token_update(stage, mac), says="same token")
+
+
+async def offline(stage: Stage, mac: MacHandle) -> None:
+    """Take a Mac off the network once it has no session open, so that pushes do not wake it."""
+    await stage.idle(mac)
+    stage.service.actions.set_online(mac, False)
 
 
 def authenticate(stage: Stage, mac: MacHandle) -> dict[str, Any]:

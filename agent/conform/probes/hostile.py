@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from agent.conform.probes.checkin import INFORMATION, authenticate, token_update
+from agent.conform.probes.checkin import INFORMATION, authenticate, offline, token_update
 from agent.conform.probes.probe import Probe
 from agent.conform.stage import CannotProvoke, Stage
 from agent.mdm import checkin, results
@@ -77,7 +77,7 @@ async def replaced(stage: Stage) -> None:
     mac, other = await stage.enrolled(), await stage.enrolled()
     identity = stage.enrollment(other).identity
     for each in (mac, other):
-        stage.service.actions.set_online(each, False)
+        await offline(stage, each)
     await stage.raw_check_in(other, checkin.check_out(other.udid, stage.enrollment(other).topic), says="CheckOut")
     with suppress(RequestFailed):
         await stage.queue(mac, INFORMATION)

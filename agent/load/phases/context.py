@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible
+from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.waits import CommandChanged, MacWaits, ResultMissing
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
@@ -55,6 +56,10 @@ class PhaseContext:
     mac_waits: MacWaits
     enroll: Enroll
     """Enrolls one Mac."""
+    time: PausedTime
+    """Stands still while the run is paused."""
+    controlled: bool = False
+    """Whether somebody may change the rate of a phase until its end."""
     server: Server | None = None
     """The server's API; None if the scenario has no API to queue a command."""
     own_refusal: OwnRefusal | None = None

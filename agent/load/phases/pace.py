@@ -6,35 +6,27 @@ for an earlier one: a server that stalls still gets all that is due, and latenci
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from itertools import chain, islice, takewhile
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from agent.errors import CutShort, LomAgentError, PeerError
+from agent.load.phases.phase_time import PausedTime, PhaseTime
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment
-from agent.net.timing import Clock, sleep
+from agent.net.timing import sleep
 from agent.scenario.arrivals import Arrival
+from agent.scenario.tempo import Tempo
 
-ItemT = TypeVar("ItemT")
 
-
-async def for_each(items: Iterable[ItemT], at_once: int, work: Callable[[ItemT], Awaitable[None]]) -> None:
-    """Do ``work`` for every item, ``at_once`` at a time.
-
-    If one raises, or if this is cancelled, the others are cancelled too and the error is raised.
-    """
-    row = iter(items)
-
-    async def worker() -> None:
-        for item in row:
-            await work(item)
-
-    workers = [Deferred.fromCoroutine(worker()) for _ in range(at_once)]
+async def all_of(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run these at the same time. If one raises, or if this is cancelled, the others are cancelled too."""
+    workers = [Deferred.fromCoroutine(each) for each in coroutines]
     try:
         await gatherResults(workers, consumeErrors=True)
     except FirstError as first:
@@ -62,40 +54,69 @@ class NotPossible(LomAgentError):
 class Pace:
     """The pace of one phase in one shard. Late and dropped operations count under the name ``operation``.
 
-    ``state`` is kept up to date. ``open`` and ``closed`` raise the first defect of the work.
+    ``state`` is kept up to date. ``open`` and ``closed`` raise the first defect of the work. While ``time`` is paused
+    nothing starts, and what is due later is due later by the length of the pause.
     """
 
     def __init__(
-        self, clock: Clock, now: Callable[[], Moment], metrics: Metrics, operation: str, state: PhaseState
+        self,
+        time: PausedTime,
+        now: Callable[[], Moment],
+        metrics: Metrics,
+        operation: str,
+        state: PhaseState,
+        tempo: Tempo | None = None,
     ) -> None:
-        self._clock = clock
+        self._clock = time.clock
+        self._time = time
         self._now = now
         self._metrics = metrics
         self._operation = operation
         self._state = state
+        self._tempo = tempo or Tempo()
         self._under_way: set[Deferred[None]] = set()
         self._quiet: Deferred[None] | None = None
         self._defect: BaseException | None = None
         self.reason = "the run ended first"
 
-    async def open(self, arrivals: Iterable[Arrival], work: Work) -> None:
-        """Start each operation when it is due, and wait until all have finished. Cancelling drops the rest."""
+    async def open(
+        self, arrivals: Iterable[Arrival], work: Work, seconds: float = math.inf, *, hold: bool = False
+    ) -> None:
+        """Start each operation that is due before ``seconds``, and wait until all have finished.
+
+        With ``hold`` a changed rate may make more due until then, so it does not end before. Cancelling drops the rest.
+        """
         began = self._now()
+        time = PhaseTime(self._time, began.ticks)
         row = iter(arrivals)
-        arrival: Arrival | None = None
+        arrival = next(row, None)
         turn_ends = self._clock.seconds() + TURN_SECONDS
+
+        def is_due(each: Arrival) -> bool:
+            return self._tempo.moment(each.due) < seconds
+
         try:
-            for arrival in row:
+            while arrival is not None:
+                due = self._tempo.moment(arrival.due)
+                if due >= seconds and not hold:
+                    break
+                ticks = time.moment(min(due, seconds))
                 now = self._clock.seconds()
-                wait = began.ticks + arrival.due - now
-                if wait > 0.0 or now >= turn_ends:
-                    await sleep(self._clock, max(0.0, wait))
+                if ticks > now or now >= turn_ends:
+                    in_time = await self._time.wait(ticks - now)
                     turn_ends = self._clock.seconds() + TURN_SECONDS
-                due, arrival = arrival, None
-                self._begin(due.target, Moment(began.wall + due.due, began.ticks + due.due), work)
+                    if not in_time:
+                        continue
+                if due >= seconds:
+                    break
+                target, arrival = arrival.target, None
+                self._begin(target, Moment(began.wall + (ticks - began.ticks), ticks), work)
+                arrival = next(row, None)
             await self._until_quiet()
         except CancelledError:
-            self._drop(row, one_more=arrival is not None)
+            left: Iterator[Arrival] = chain([] if arrival is None else [arrival], row)
+            left = takewhile(is_due, left)
+            self._drop(left)
             raise
         finally:
             self._cancel_all()
@@ -103,26 +124,27 @@ class Pace:
 
     async def closed(self, targets: Iterable[int], at_once: int, work: Work, seconds: float | None = None) -> None:
         """Keep ``at_once`` operations in progress, for at most ``seconds``."""
-        until = None if seconds is None else self._clock.seconds() + seconds
+        time = PhaseTime(self._time, self._clock.seconds())
         row = iter(targets)
 
-        def in_time() -> Iterator[int]:
-            for target in row:
-                if until is not None and self._clock.seconds() >= until:
+        async def one_after_another() -> None:
+            while True:
+                await self._time.running()
+                if seconds is not None and time.seconds >= seconds:
                     return
-                yield target
-
-        async def one(target: int) -> None:
-            dropped = self._state.dropped
-            await self._begin(target, self._now(), work)
-            if self._state.dropped > dropped:
-                await sleep(self._clock, IMPOSSIBLE_SECONDS)
+                target = next(row, None)
+                if target is None:
+                    return
+                dropped = self._state.dropped
+                await self._begin(target, self._now(), work)
+                if self._state.dropped > dropped:
+                    await sleep(self._clock, IMPOSSIBLE_SECONDS)
 
         try:
-            await for_each(in_time(), at_once, one)
+            await all_of(one_after_another() for _ in range(at_once))
         except CancelledError:
             if seconds is None:
-                self._drop(row, one_more=False)
+                self._drop(row)
             raise
         finally:
             self._cancel_all()
@@ -168,9 +190,9 @@ class Pace:
             if not isinstance(error, PeerError):
                 self._defect = self._defect or error
 
-    def _drop(self, row: Iterable[object], *, one_more: bool) -> None:
+    def _drop(self, row: Iterable[object]) -> None:
         state = self._state
-        left = sum(1 for _ in islice(row, MOST_COUNTED)) + one_more
+        left = sum(1 for _ in islice(row, MOST_COUNTED))
         if left >= MOST_COUNTED:
             left = max(left, state.planned - state.started - state.dropped)
         if left:

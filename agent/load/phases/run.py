@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ from agent.load.phases.context import PhaseContext
 from agent.load.phases.enroll import enroll
 from agent.load.phases.lom import power, set_up
 from agent.load.phases.pace import Pace, Work
+from agent.load.phases.phase_time import PhaseTime
 from agent.load.phases.power_cut import cut_power
 from agent.lom.requests import PowerRequest
 from agent.measure.live import PhaseState
 from agent.measure.operations import Moment
-from agent.net.timing import sleep
-from agent.scenario.arrivals import Arrival, ArrivalPlan, Constant, expected, of_targets, order, schedule
-from agent.scenario.pacing import Closed, pace
+from agent.scenario.arrivals import Arrival, ArrivalPlan, Constant, expected, of_targets, order, schedule, without_end
+from agent.scenario.pacing import Closed, factors, pace
 from agent.scenario.targets import chosen_macs, chosen_segments, in_segment_order, lom_requests
+from agent.scenario.tempo import Tempo
 from agent.scenario.types import (
     ArrivingPhase,
+    Change,
     CheckinPhase,
     CommandPhase,
     EnrollPhase,
@@ -84,13 +87,15 @@ def operation_of(phase: PhaseBase) -> str:
 class PhaseRun:
     """One phase in one shard. ``state`` is its progress."""
 
-    def __init__(self, phase: Phase, context: PhaseContext, part: Part) -> None:
+    def __init__(self, phase: Phase, context: PhaseContext, part: Part, changes: Iterable[Change] = ()) -> None:
         self.state = PhaseState()
         self.phase = phase
         self._context = context
         self._part = part
         environment = context.environment
-        self._pace = Pace(environment.reactor, environment.now, context.metrics, operation_of(phase), self.state)
+        self._tempo = Tempo(factors(changes, phase, part.load))
+        self._planned: Callable[[], int] | None = None
+        self._pace = Pace(context.time, environment.now, context.metrics, operation_of(phase), self.state, self._tempo)
 
     async def run(self) -> None:
         """Run to the end of the phase in this shard. May be cancelled; what has not started is then dropped."""
@@ -115,6 +120,13 @@ class PhaseRun:
     def stop_because(self, reason: str) -> None:
         """Set the reason of what is dropped when ``run`` is cancelled."""
         self._pace.reason = reason
+
+    def change_rate(self, at: float, factor: float) -> None:
+        """From second ``at`` of the phase on, go through its schedule by this factor faster."""
+        self._tempo.change(at, factor)
+        if self._planned is not None and not self.state.finished:
+            self.state.planned = max(self._planned(), self.state.started + self.state.dropped)
+        self._context.time.changed()
 
     async def _macs(self, phase: ArrivingPhase) -> None:
         """Each operation belongs to one Mac."""
@@ -183,7 +195,8 @@ class PhaseRun:
     async def _idle(self, phase: IdlePhase) -> None:
         """Wait, or let the Macs poll: open sessions by themselves, one every ``poll`` seconds on average."""
         if phase.poll is None:
-            await sleep(self._context.environment.reactor, phase.seconds)
+            time = self._context.time
+            await PhaseTime(time, time.clock.seconds()).until(phase.seconds)
             return
         chosen = chosen_macs(phase, self._part.population)
         plan = ArrivalPlan(Constant(len(chosen) / phase.poll), phase.seconds, again=True)
@@ -212,9 +225,13 @@ class PhaseRun:
             self.state.planned = len(places)
             await self._closed(how, places, part_of(how.concurrency, mine, targets), work)
         else:
-            arrivals = reorder(schedule(how, targets, part.source, phase.name))
-            self.state.planned = part_of(expected(how, targets)[0], mine, targets)
-            await self._pace.open(of_targets(arrivals, mine.__contains__), work)
+            self._planned = lambda: part_of(expected(how, targets, self._tempo)[0], mine, targets)
+            self.state.planned = self._planned()
+            if not mine:
+                return  # without targets, arrivals without end would be looked through for ever
+            arrivals = of_targets(reorder(without_end(how, targets, part.source, phase.name)), mine.__contains__)
+            until = math.inf if how.duration is None else how.duration
+            await self._pace.open(arrivals, work, until, hold=self._context.controlled)
 
     async def _closed(self, how: Closed, places: Sequence[int], at_once: int, work: Work) -> None:
         if not places:

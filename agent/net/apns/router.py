@@ -18,7 +18,6 @@ from agent.net.timing import STALL_SECONDS, Alarm, Reactor, RunClock
 from agent.push.broker import Answer, Presence, PushBroker, Reply
 from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import Provider, apns_id_of, token_of
-from agent.push.rules import FirstPushes
 from agent.push.wire import PushWireError, RoutedAnswer, RoutedPush
 
 ANSWER_SECONDS = 5.0  # ours; an endpoint takes microseconds
@@ -59,16 +58,14 @@ class _Outstanding:
     reply: Reply
     since: float
     """When it was sent, on the reactor's clock."""
-    spent: tuple[int, ...]
-    """As in RoutedPush."""
 
 
 class PushRouter:
     """Routes the pushes of one gateway.
 
     ``shard_of`` maps a Mac's index to the shard that simulates it. ``send`` sends a push to a shard's endpoint; it does
-    not raise, a lost shard is reported by ``shard_gone``. The rules with ``first=`` are counted here, for all endpoints
-    together. ``patience`` is how long an endpoint may take, in seconds; ``most`` is the limit of unanswered requests.
+    not raise, a lost shard is reported by ``shard_gone``. ``patience`` is how long an endpoint may take, in seconds;
+    ``most`` is the limit of unanswered requests.
     """
 
     def __init__(
@@ -83,14 +80,12 @@ class PushRouter:
         patience: float = ANSWER_SECONDS,
         most: int = MOST_OUTSTANDING,
     ) -> None:
-        self.began = clock()
         self._reactor = reactor
         self._tokens = tokens
         self._shard_of = shard_of
         self._send = send
         self._clock = clock
         self._no_macs = PushBroker(_NoMacs(), policy=behaviour.policy())
-        self._first = FirstPushes(behaviour.parsed_rules())
         self._patience = patience
         self._most = most
         self._number = 0
@@ -147,12 +142,11 @@ class PushRouter:
             reply(self._unavailable(fields, cause))
             return
         self._number += 1
-        spent = self._first.reserve(index, now - self.began)
-        self._outstanding[self._number] = _Outstanding(index, shard, fields, reply, self._reactor.seconds(), spent)
+        self._outstanding[self._number] = _Outstanding(index, shard, fields, reply, self._reactor.seconds())
         self._waiting[index] += 1
         if not self._alarm.is_set:
             self._alarm.set(self._patience)
-        self._send(shard, RoutedPush(self._number, now, fields, body, provider, spent))
+        self._send(shard, RoutedPush(self._number, now, fields, body, provider))
 
     def refuse(self, fields: list[tuple[str, str]], refused: PushRefused) -> Answer:
         """The answer to a request that the gateway refuses itself; it is counted."""
@@ -179,7 +173,6 @@ class PushRouter:
         if outstanding.shard != shard:
             raise PushWireError(f"shard {shard} answered push {answer.number}, which went to shard {outstanding.shard}")
         self._take(answer.number)
-        self._first.settle(outstanding.spent, answer.rule)
         outstanding.reply(answer.outcome)
 
     def shard_gone(self, shard: int, cause: OwnCause = OwnCause.WORKER_LOST) -> None:
@@ -218,7 +211,6 @@ class PushRouter:
     def _give_up(self, numbers: list[int], cause: OwnCause) -> None:
         for number in numbers:
             outstanding = self._take(number)
-            self._first.settle(outstanding.spent, None)
             outstanding.reply(self._unavailable(outstanding.fields, cause))
 
     def _is_late(self, outstanding: _Outstanding) -> bool:

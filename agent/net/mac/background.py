@@ -5,7 +5,8 @@ These use connections of their own, because a session may be open at the same ti
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -72,13 +73,24 @@ Work = Callable[[], Awaitable[object]]
 class BackgroundTasks:
     """The background tasks of one Mac, one at a time in order. ``endpoint`` is the Mac in its LOM network."""
 
-    __slots__ = ("_connections", "_device", "_driven", "_endpoint", "_environment", "_life", "_running", "_waiting")
+    __slots__ = (
+        "_connections",
+        "_device",
+        "_driven",
+        "_endpoint",
+        "_environment",
+        "_life",
+        "_opened",
+        "_running",
+        "_waiting",
+    )
 
     def __init__(self, device: Device, environment: Environment, endpoint: Endpoint) -> None:
         self._device = device
         self._environment = environment
         self._endpoint = endpoint
         self._connections: tuple[Enrollment, Connections] | None = None
+        self._opened: tuple[Connections, ...] = ()  # to other servers: for the enrollment profile, for SCEP
         self._waiting: list[Work] = []
         self._running = False
         self._driven = 0  # tasks whose I/O requests are being carried out
@@ -98,22 +110,22 @@ class BackgroundTasks:
 
     def abandon(self, why: str = "the Mac went down", *, in_order: bool = False) -> None:
         """The Mac goes down or offline: fail the running task and drop the others."""
-        connections = self._forget()
-        if connections is not None:
+        for connections in self._forget():
             connections.break_off(MacStopped(f"{why} before the exchange was done"), in_order=in_order)
 
     def close(self) -> None:
         """Drop all tasks and close the connections, at the end of the run."""
-        connections = self._forget()
-        if connections is not None:
+        for connections in self._forget():
             connections.close()
 
-    def _forget(self) -> Connections | None:
+    def _forget(self) -> list[Connections]:
+        """Every connection, of which the Mac uses none any more."""
         self._life += 1
         self._waiting.clear()
         self._running = False
-        connections, self._connections = self._connections, None
-        return None if connections is None else connections[1]
+        opened = [*self._opened, *([] if self._connections is None else [self._connections[1]])]
+        self._connections, self._opened = None, ()
+        return opened
 
     async def drive(self, steps: Steps[ReturnT], waits: IdentityWaits | None = None) -> ReturnT:
         """Carry out the I/O requests of ``steps``, one after another, and return what the steps return.
@@ -159,13 +171,10 @@ class BackgroundTasks:
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
         mac = self._device.mac
-        connections = Connections(lambda origin: self._environment.connection(mac, origin))
         exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
-        try:
+        with self._others() as connections:
             headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
             response = await ask(connections, "GET", url, headers, exchanger=exchanger)
-        finally:
-            connections.close()
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
             reason = f"the server answered the request for the enrollment profile with {response.status}"
@@ -175,6 +184,24 @@ class BackgroundTasks:
             look_at = "Check the URL, and that the profile is served to a Mac that has not logged in."
             raise PageAnswered(f"an enrollment profile from {without_query(url)}", page, response.status, look_at)
         return response.body
+
+    @contextmanager
+    def _others(self, anchors: tuple[x509.Certificate, ...] = ()) -> Iterator[Connections]:
+        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
+        life = self._life
+
+        def connection(origin: Origin) -> HTTPConnection:
+            if life != self._life:
+                raise MacStopped("the Mac went down or offline before the exchange was done")
+            return self._environment.connection(self._device.mac, origin, None, anchors)
+
+        connections = Connections(connection)
+        self._opened += (connections,)
+        try:
+            yield connections
+        finally:
+            self._opened = tuple(each for each in self._opened if each is not connections)
+            connections.close()
 
     async def _run(self) -> None:
         life = self._life
@@ -240,19 +267,15 @@ class BackgroundTasks:
     ) -> Identity:
         from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
 
-        waiting = self._environment.keys.take(payload.key_size)
-        since = self._environment.reactor.seconds()
-        key = await waiting
-        waits.key += self._environment.reactor.seconds() - since
-        mac = self._device.mac
-        connections = Connections(lambda origin: self._environment.connection(mac, origin, None, anchors))
-        try:
+        with self._others(anchors) as connections:
+            waiting = self._environment.keys.take(payload.key_size)
+            since = self._environment.reactor.seconds()
+            key = await waiting
+            waits.key += self._environment.reactor.seconds() - since
             exchanger = self._exchanger("scep")
             return await obtain_identity(
                 self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
             )
-        finally:
-            connections.close()
 
 
 def log_defect(failure: TwistedFailure) -> None:

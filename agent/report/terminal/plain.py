@@ -29,6 +29,7 @@ class PlainDisplay:
         self._printed = clock()
         self._started: set[str] = set()
         self._finished: set[str] = set()
+        self._paused = False
         self._worst_lag = 0.0
         self._worst_cpu = 0.0
 
@@ -47,6 +48,9 @@ class PlainDisplay:
         self._worst_cpu = max(self._worst_cpu, view.cpu)
         for seconds, text in sorted((each for phase in view.phases for each in self._events(phase)), key=itemgetter(0)):
             self._print(seconds, text)
+        if view.paused != self._paused:
+            self._paused = view.paused
+            self._print(view.elapsed, "paused" if view.paused else "resumed")
         now = self._clock()
         if now - self._printed >= LINE_SECONDS:
             self._printed = now
@@ -72,7 +76,8 @@ class PlainDisplay:
 
     def _progress(self, view: LiveView) -> str:
         errors = sum(operation.errors for operation in view.operations.values())
-        parts = [_shares(running(view.phases)), *_busiest(view), counted(errors, "error")]
+        paused = ["paused"] if view.paused else []
+        parts = [*paused, _shares(running(view.phases)), *_busiest(view), counted(errors, "error")]
         if in_trouble(self._worst_lag, self._worst_cpu) and not view.embedded_lab:
             parts.append(f"WARNING: the generator is {OVERLOADED} ({strain(self._worst_lag, self._worst_cpu)})")
         return "; ".join(parts)

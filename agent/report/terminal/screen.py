@@ -74,7 +74,8 @@ def _title(view: LiveView) -> Text:
     statuses = [status_of(phase) for phase in view.phases]
     done, total = statuses.count(PhaseStatus.DONE), len(statuses)
     message = f"{done:,} of {counted(total, 'phase')} done" if total else "nothing has started"
-    return Text.assemble((clock(view.elapsed), "bold"), "  ", message, no_wrap=True, overflow="crop")
+    paused = ("paused  " if view.paused else "", "bold yellow")
+    return Text.assemble((clock(view.elapsed), "bold"), "  ", paused, message, no_wrap=True, overflow="crop")
 
 
 def _phases(view: LiveView, lines: int, width: int, encoding: str) -> list[Text]:

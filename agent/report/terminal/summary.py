@@ -57,6 +57,7 @@ class _Summary:
             _headline(document, encoding),
             [operations_table(document, console, options)] if document.operations else [],
             [stages_table(document, console, options)] if document.stages else [],
+            _changed(document, encoding),
             _clamped(document),
             _cut_short(document, encoding),
             _errors(document, encoding),
@@ -99,6 +100,10 @@ def _moment(text: str) -> str:
         return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S %Z").rstrip()
     except ValueError:
         return text
+
+
+def _changed(document: Document, encoding: str) -> list[RenderableType]:
+    return [] if document.changed is None else [Indented(0, Text(visible(document.changed, encoding)))]
 
 
 def _clamped(document: Document) -> list[RenderableType]:

@@ -11,10 +11,29 @@ from msgspec import Struct, ValidationError, inspect
 
 from agent.errors import OperatorError
 from agent.faults.rules import Rule
-from agent.scenario.keys import ARRAYS, KIND, PHASE, RULE, bare, found, keys_of, phase_label, phase_table, within, words
-from agent.scenario.types import PHASE_KINDS, Scenario
+from agent.scenario.keys import (
+    ARRAYS,
+    CHANGE,
+    KIND,
+    PHASE,
+    RULE,
+    bare,
+    found,
+    keys_of,
+    phase_label,
+    phase_table,
+    within,
+    words,
+)
+from agent.scenario.types import PHASE_KINDS, Change, Scenario
 
 _STEP = re.compile(r"\.(?P<key>\w+)|\[(?P<number>\d+)\]|(?P<any>\[\.\.\.\])")
+GATEWAY_RULES = (
+    'write each as a fault rule with on = "push" (docs/faults.md): do = "refuse" with reason and probability, '
+    '"drop" for break, "throttle" with limit and seconds, "away" with after and until, "store" with until for offline; '
+    "times instead of first, for each Mac"
+)
+_REPLACED = {("push", "rules"): f"push.rules is not a key any more; {GATEWAY_RULES}"}
 _LACKS = re.compile(r"Object missing required field `(\w+)`")
 
 
@@ -28,6 +47,8 @@ def check_keys(document: dict[str, Any]) -> None:
 
 def unknown(path: str, key: str, table: type[Struct]) -> str:
     """The message for an unknown key of the table at ``path``."""
+    if (path, key) in _REPLACED:
+        return _REPLACED[path, key]
     whole = path or "a scenario"
     elsewhere = [kind for kind, other in PHASE_KINDS.items() if key in keys_of(other)]
     if table in PHASE_KINDS.values() and elsewhere:
@@ -52,7 +73,7 @@ def complaint(error: ValidationError, document: dict[str, Any]) -> OperatorError
     lacks = _LACKS.match(message)
     if lacks is not None:
         return OperatorError(f'{label or "a scenario"} lacks the key "{lacks[1]}"{_kinds(lacks[1])}')
-    if steps in ([PHASE], [RULE]):
+    if len(steps) == 1 and steps[0] in ARRAYS:
         name = steps[0]
         return OperatorError(f"{name}: expected tables, each under [[{name}]] in two brackets, found {found(value)}")
     if steps[:1] and steps[0] in ARRAYS and len(steps) == 2:
@@ -88,10 +109,12 @@ def _tables_in(document: dict[str, Any]) -> Iterator[tuple[str, type[Struct], di
         kind = phase_table(phase)
         if kind is not None:
             yield phase_label(number, phase), kind, phase
-    rules = document.get(RULE)
-    for number, rule in enumerate(rules if isinstance(rules, list) else ()):
-        if isinstance(rule, dict):
-            yield f"{RULE}[{number}]", Rule, rule
+    structs: tuple[tuple[str, type[Struct]], ...] = ((RULE, Rule), (CHANGE, Change))
+    for name, struct in structs:
+        found_tables = document.get(name)
+        for number, each in enumerate(found_tables if isinstance(found_tables, list) else ()):
+            if isinstance(each, dict):
+                yield f"{name}[{number}]", struct, each
 
 
 def _steps(place: str) -> Iterator[str | int | None]:

@@ -18,7 +18,6 @@ from agent.measure.limits import parse_limit
 from agent.net.lom.networks import LOOPBACK, MEMORY, parse_network
 from agent.net.mac.fleet.keys import MAX_POOL, parse_keys
 from agent.net.transport.addresses import parse_address
-from agent.push.rules import parse_rule
 from agent.scenario.keys import keys_of
 from agent.scenario.server_table import ServerPart, WebRequest
 from agent.scenario.types import FleetPart, LoadPart, PushPart, Scenario
@@ -156,8 +155,6 @@ class _Anything(defaultdict[str, str]):
 def _checked_push(push: PushPart, server: ServerPart) -> PushPart:
     embedded = has_embedded_lab(server)
     enabled = (embedded or push.listen is not None) if push.enabled is None else push.enabled
-    for number, rule in enumerate(push.rules):
-        _check_text(f"push.rules[{number}]", rule, parse_rule)
     if push.delay is not None:
         _check_text("push.delay", push.delay, parse_duration)
     if push.listen is not None:

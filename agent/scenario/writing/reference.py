@@ -10,7 +10,7 @@ from msgspec import Struct
 from agent.faults.rules import Rule
 from agent.fleet.population import MAX_DEVICES
 from agent.scenario.keys import ARRAYS, Key, keys_of, own_keys, tables
-from agent.scenario.types import DEFAULT_REQUEST, PHASE_KINDS, ArrivingPhase, PhaseBase, Scenario
+from agent.scenario.types import DEFAULT_REQUEST, PHASE_KINDS, ArrivingPhase, Change, PhaseBase, Scenario
 from agent.scenario.writing.toml import toml
 from agent.settings import LONGEST_SECONDS
 
@@ -86,6 +86,45 @@ _RULES = """\
 Each `[[rule]]` table is a fault rule: it makes some Macs misbehave in one operation. [faults.md](faults.md) says what
 a rule can do in which operation, and has examples. `on` and `do` are required; the other keys choose the Macs and the
 time, or belong to one `do`.
+"""
+
+_CHANGES = """\
+## Changes
+
+Each `[[change]]` table changes the running scenario, as somebody can do by hand through
+[the control API of a run](run-api.md). `results.json` records the changes that were made under
+[`changes`](results.md#changes); `lom-agent run SCENARIO.toml --replay DIR` makes them again at the same times, in place
+of those in the file:
+
+```toml
+[[phase]]
+kind = "enroll"
+rate = 20
+
+[[change]]                              # 12 s after the start of the phase
+at = 12.0
+what = "rate"
+phase = "enroll"
+rate = 50
+
+[[change]]                              # 30 s after the start of the run, for 10 s
+at = 30.0
+what = "pause"
+
+[[change]]
+at = 40.0
+what = "resume"
+```
+
+In a pause nothing is due: no operation, no phase. Operations in progress go on, and so do their time limits, boots, the
+times of fault rules and `fleet.not_now_for`. What is due later moves by the length of the pause, also `start_at` of a
+phase and the end of its `duration`. What was due before the pause and had not started yet starts in it, and is late as
+without a pause. [load.md](load.md#changing-a-run) says what a pause does to the results.
+
+A changed rate is for `constant` and `poisson` arrivals. `factor` is for every shape of arrivals, and relative to the
+scenario: 1 is the planned rate again. The phase goes through its arrivals faster by it: with 2 a ramp or a step takes
+half the time, the bursts and the times of a replay are twice as close. `duration` does not change. Phases with
+`concurrency`, without a rate, and of the kinds `power_cut` and `idle` have no rate that can be changed.
 """
 
 _ARRIVALS = """\
@@ -189,7 +228,8 @@ def document() -> str:
         if _KINDS_NOTE.get(kind):
             parts.append(_KINDS_NOTE[kind] + "\n")
     parts += [_ARRIVALS, table_of(own_keys(ArrivingPhase).values())]
-    parts += [_RULES, table_of(keys_of(Rule).values()), _LIMITS, _OVERRIDES]
+    parts += [_RULES, table_of(keys_of(Rule).values()), _LIMITS]
+    parts += [_CHANGES, table_of(keys_of(Change).values()), _OVERRIDES]
     return "\n".join(parts)
 
 

@@ -10,10 +10,12 @@ from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.scenario.arrivals import AtOnce, Burst, Constant, Poisson, Ramp, Replay, Shape, Steps, expected
 from agent.scenario.checks.tables import has_embedded_lab
-from agent.scenario.pacing import Closed, pace
+from agent.scenario.pacing import Closed, factors, pace
 from agent.scenario.targets import chosen_macs, chosen_segments, lom_requests
+from agent.scenario.tempo import Tempo
 from agent.scenario.types import (
     ArrivingPhase,
+    Change,
     CheckinPhase,
     CommandPhase,
     EnrollPhase,
@@ -115,6 +117,8 @@ def _facts(scenario: Scenario, population: Population) -> Iterator[tuple[str, st
     yield "LOM network", scenario.lom.network
     if scenario.rules:
         yield "Fault rules", ", ".join(_rule_words(scenario.rules))
+    if scenario.changes:
+        yield "Changes", ", ".join(_change_words(scenario.changes))
     yield "Workers", "one per core" if not load.workers else str(load.workers)
 
 
@@ -124,6 +128,17 @@ def _rule_words(rules: Sequence[Rule]) -> Iterator[str]:
         yield f"{name}{rule.do} on {rule.on}" + (f" {rule.type}" if rule.type else "")
     if len(rules) > _RULES_SHOWN:
         yield f"{len(rules) - _RULES_SHOWN:,} more"
+
+
+def _change_words(changes: Sequence[Change]) -> Iterator[str]:
+    for change in changes[:_RULES_SHOWN]:
+        if change.what == "rate":
+            rate = f"{change.rate:g} per second" if change.factor is None else f"{change.factor:g} times the rate"
+            yield f"{rate} after {length_words(change.at)} of {change.phase}"
+        else:
+            yield f"{change.what} after {length_words(change.at)}"
+    if len(changes) > _RULES_SHOWN:
+        yield f"{len(changes) - _RULES_SHOWN:,} more"
 
 
 def _phase_words(phase: Phase, scenario: Scenario, population: Population) -> tuple[str, str, float]:
@@ -150,7 +165,8 @@ def _phase_words(phase: Phase, scenario: Scenario, population: Population) -> tu
         again, how = plan.again, f"{plan.concurrency:,} at a time"
         takes = math.inf if phase.duration is None else phase.duration
     else:
-        count, last = expected(plan, targets)
+        tempo = Tempo(factors(scenario.changes, phase, scenario.load))
+        count, last = expected(plan, targets, tempo)
         what, again, how = _what(phase, count), count > targets, _how(plan.shape)
         takes = last if plan.duration is None else plan.duration
     return what + (f", repeating {targets:,}" if again else ""), how, takes

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from agent.faults.rules import Rule
 from agent.scenario.keys import ARRAYS, Key, keys_of
-from agent.scenario.types import PHASE_KINDS, ArrivingPhase, FleetPart, PhaseBase, Scenario
+from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Change, FleetPart, PhaseBase, Scenario
 from agent.scenario.writing.toml import toml
 
 DEFAULT_KINDS = ("enroll", "command", "lom_setup", "lom")
@@ -58,6 +58,8 @@ def template(kinds: Sequence[str] = DEFAULT_KINDS) -> str:
         lines += _phase(table, _PHASES[kind], short=number > 0)
     lines += ["", "", *_described("Fault rules make some Macs misbehave; docs/faults.md describes them."), "#[[rule]]"]
     lines += [line if line.startswith("#") else f"#{line}" for line in _table(Rule, _RULE)]
+    lines += ["", "", *_described("Changes of the running scenario: pauses and changed rates."), "#[[change]]"]
+    lines += [line if line.startswith("#") else f"#{line}" for line in _table(Change, {})]
     return "\n".join(lines) + "\n"
 
 

@@ -146,8 +146,9 @@ class API:
         handle = self._service.find(mac)
         try:
             await shielded(self._service.actions.enroll(handle, body))
-        except (PeerError, TimedOut) as error:
-            status = 504 if isinstance(error, TimedOut) or error.timed_out else 502
+        except (PeerError, TimedOut, Conflict) as error:
+            timed_out = isinstance(error, TimedOut) or (isinstance(error, PeerError) and error.timed_out)
+            status = 409 if isinstance(error, Conflict) else 504 if timed_out else 502
             raise RequestFailed(status, str(error), exchanges=self._last_exchanges(handle)) from error
         return self._service.view(handle)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.errors import OperatorError, PeerError
+from agent.errors import CutShort, OperatorError, PeerError
 from agent.lom.power import RequestRefused
 from agent.lom.requests import PowerRequest
+from agent.net.mac.injection import MacOffline
 from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import lom_profile
 from agent.service.errors import Conflict
@@ -44,12 +45,20 @@ class Actions:
         """Enroll a Mac. Raises PeerError, Conflict where it cannot enroll now, OperatorError without a profile."""
         source = self._profile_source(how)
         self._check_on(handle)
+        self._check_online(handle)
         if handle.udid not in self._enrollments:
             self._records.injected.discard(handle.udid)
         try:
             await self._enrollments.enroll(handle, source, how.timeout)
         except PeerError as error:
             self._judge.enroll_failed(handle, error)
+            if isinstance(error, CutShort | MacOffline):
+                raise Conflict(f"Expected the Mac to enroll, found that it could not: {error}.") from error
+            if handle.udid in self._records.injected and not error.timed_out:
+                raise Conflict(
+                    f"Expected the Mac to enroll, found that it failed after the hit of a fault rule: {error}. GET "
+                    "/v1/rules has the hits."
+                ) from error
             raise
 
     def unenroll(self, handle: MacHandle) -> None:
@@ -60,6 +69,7 @@ class Actions:
     def connect(self, handle: MacHandle) -> None:
         """Open a session now. Raises Conflict."""
         self._check_enrolled(handle)
+        self._check_online(handle)
         handle.client.wake()
 
     def power(self, handle: MacHandle, action: str) -> None:
@@ -111,6 +121,11 @@ class Actions:
         if not client.is_untouched and not client.device.running:
             state = mac_view(handle).power.replace("_", " ")
             raise Conflict(f"Expected a Mac that is on, found {state}. Turn it on, or wait until it is on.")
+
+    def _check_online(self, handle: MacHandle) -> None:
+        client = handle.client
+        if not client.is_untouched and not client.online:
+            raise Conflict("Expected a Mac that is on a network, found one that is offline. Put it back first.")
 
     def _check_enrolled(self, handle: MacHandle) -> None:
         if not handle.client.enrolled:

@@ -83,7 +83,7 @@ class Group:
         if push is not None:
             from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 
-            self.push_endpoint = fleet_push_endpoint(self.fleet, environment, push, began=environment.wall_clock())
+            self.push_endpoint = fleet_push_endpoint(self.fleet, environment, push)
 
     def __len__(self) -> int:
         """The number of Macs that were not removed."""

@@ -41,6 +41,12 @@ class ServiceFaults(Faults):
         self._changed()
         return hit
 
+    def away(self, now: float) -> bool:
+        """Whether a rule has the gateway away; as in Faults."""
+        away = super().away(now)
+        self._changed()
+        return away
+
     def _changed(self) -> None:
         if self.on_change is not None:
             self.on_change()

@@ -24,6 +24,7 @@ from apns_gateways import (
     RunningGateway,
     in_thread,
     provider_identity,
+    push_rule,
     run,
     running_gateway,
 )
@@ -34,6 +35,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odd_certificates import UNREADABLE, odd_identity
 
+from agent.faults.rules import Rule
 from agent.net.apns.connection import GatewayLimits
 from agent.pki.issuing.authority import Authority
 from agent.push.broker import Presence
@@ -243,12 +245,12 @@ def test_shutdown_sends_goaway_with_the_last_stream(run_in_reactor: RunInReactor
     run_in_reactor(scenario())
 
 
-@pytest.mark.parametrize("rule", ["break first=1", "away from=0 for=0.2"])
+@pytest.mark.parametrize("rule", [push_rule("drop", times=1), push_rule("away", until=0.2)], ids=["drop", "away"])
 def test_break_rule_closes_the_connection_and_the_next_one_works(
-    run_in_reactor: RunInReactor, tmp_path: Path, rule: str
+    run_in_reactor: RunInReactor, tmp_path: Path, rule: Rule
 ) -> None:
     async def scenario() -> None:
-        async with running_gateway(tmp_path, rules=[rule], began=0.0 if "away" in rule else 1.0) as running:
+        async with running_gateway(tmp_path, rules=[rule]) as running:
 
             def push() -> list[str]:
                 for _ in range(10_000):
@@ -269,9 +271,10 @@ def test_break_rule_closes_the_connection_and_the_next_one_works(
 
             broken: list[int] = []
             assert await in_thread(push) == ["200"]
-            if rule.startswith("break"):
+            if rule.do == "drop":
                 assert (broken, running.counts["broken"]) == ([1], 1)
             assert len(running.reached) >= 1
+            assert [(each.matches > 0, each.hits) for each in running.faults] == [(True, 1)]
 
     run_in_reactor(scenario())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from agent.faults.decisions import Hit
 from agent.fleet.chance import Chance
 from agent.fleet.population import Population
 from agent.net.apns.behaviour import PushBehaviour, parse_delay
@@ -11,9 +12,8 @@ from agent.net.apns.endpoint import PushEndpoint
 from agent.net.mac.exchanging import record
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.macs import Fleet
-from agent.push.broker import Presence, PushBroker
+from agent.push.broker import Injected, Presence, PushBroker
 from agent.push.delays import PowerSaving
-from agent.push.rules import Injected, PushRules
 from agent.push.store import Notification
 
 
@@ -72,30 +72,32 @@ class PushFaults:
         rule = hit.rule
         opened = record(self._environment, self._fleet.population[index], "push", hit)
         if opened is not None:
-            status = rule.push_reason.status if rule.do == "refuse" else None
+            status = rule.push_reason.status if rule.do in ("refuse", "throttle") else None
             opened.end(status=status, error=f"a fault rule: {rule.do}")
-        match rule.do:
-            case "refuse":
-                return Injected(reason=rule.push_reason)
-            case "drop":
-                return Injected(broken=True)
-            case "lose":
-                return Injected(lost=True)
-            case "delay":
-                return Injected(delay=rule.seconds or 0.0)
-            case "offline":
-                self._fleet[index].go_offline(rule.seconds or 0.0)
-        return None
+        if rule.do == "offline":
+            self._fleet[index].go_offline(rule.seconds or 0.0)
+        return injected_by(hit)
 
 
-def fleet_push_endpoint(
-    fleet: Fleet, environment: Environment, behaviour: PushBehaviour, *, began: float
-) -> PushEndpoint:
-    """The endpoint for ``fleet``, whose Macs tell it when they are back or have left.
+def injected_by(hit: Hit) -> Injected | None:
+    """What a hit does to a push itself; None where that is nothing."""
+    rule = hit.rule
+    match rule.do:
+        case "refuse" | "throttle":
+            return Injected(reason=rule.push_reason)
+        case "drop":
+            return Injected(broken=True)
+        case "lose":
+            return Injected(lost=True)
+        case "store":
+            return Injected(held=hit.left)
+        case "delay":
+            return Injected(delay=rule.seconds or 0.0)
+    return None
 
-    ``began`` is when the gateway was opened (seconds since the epoch on the run's clock): the times of rules count
-    from there.
-    """
+
+def fleet_push_endpoint(fleet: Fleet, environment: Environment, behaviour: PushBehaviour) -> PushEndpoint:
+    """The endpoint for ``fleet``, whose Macs tell it when they are back or have left."""
     population = fleet.population
     broker = PushBroker(
         FleetMacs(fleet),
@@ -103,9 +105,7 @@ def fleet_push_endpoint(
         delay=parse_delay(behaviour.delay),
         chance=MacChances(population, b"push delay"),
         saving=PowerSaving(behaviour.power_saving),
-        rules=PushRules(behaviour.parsed_rules(), MacChances(population, b"push rules")),
         inject=None if environment.faults is None else PushFaults(fleet, environment),
-        began=began,
     )
 
     def deliver(notification: Notification) -> bool:
