@@ -113,9 +113,9 @@ Each of the others is a record with a `type`, a `number` from 1 and the `probe`:
 | `note` | what the probe did (`queued`, `refused`), found (`identity`, `trust`), or waited for in vain (`waited`) |
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
-The trace contains no secrets. Challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted":
-…}`. Of a PKCS12 only the certificates are kept, of a SCEP message only its type and status. A push token and a
-PushMagic are replaced by fingerprints, which are the same in a push and in the TokenUpdate. Property list data is
+The trace contains no secrets. Challenges, passwords, private keys, PINs and tokens are replaced by
+`{"$redacted": …}`. Of a PKCS12 only the certificates are kept, of a SCEP message only its type and status. A push token
+and a PushMagic are replaced by fingerprints, which are the same in a push and in the TokenUpdate. Property list data is
 `{"$data": BASE64}`, a date is `{"$date": …}`.
 
 """
