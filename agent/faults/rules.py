@@ -42,7 +42,7 @@ class RuleError(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One rule: for which Macs, in which operation, what happens, and when.
 
-    A Mac is concerned if all of `macs`, `segment`, `role`, `os` and `share` allow it. Raises OperatorError for a
+    The rule is for a Mac if `macs`, `segment`, `role`, `os` and `share` all select it. Raises OperatorError for a
     combination that makes no sense.
     """
 
