@@ -158,7 +158,10 @@ class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
 
     name: Annotated[
         Annotated[str, Meta(pattern=rf"{NAME_PATTERN}|\A\Z")],
-        key("Its name in results, limits and `--set`, unique in the scenario; none: its kind.", example="morning"),
+        key(
+            "The name of the phase in results, limits and `--set`, unique in the scenario; none: its kind.",
+            example="morning",
+        ),
     ] = ""
     start_at: Annotated[
         Seconds | None,
