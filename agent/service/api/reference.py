@@ -79,13 +79,15 @@ _RUN_OPENING = """\
 # Control API of a run
 
 `lom-agent run --control` serves an API that pauses and resumes the run, changes the rates of its phases, and stops it.
-[load.md](load.md#changing-a-run) explains what a change does and how the results show it.
+[load.md](load.md#changing-a-run) explains what a change does and how the results show it. `patch-morning.toml` is the
+example of [scenario.md](scenario.md).
 
 ```sh
 lom-agent run patch-morning.toml --out first --control 127.0.0.1:0 --ready-file run.json &
 until [ -f run.json ]; do sleep 0.1; done
 url=$(python3 -c 'import json; print(json.load(open("run.json"))["control"])')
 token=$(python3 -c 'import json; print(json.load(open("run.json"))["token"])')
+until curl -sS -H "Authorization: Bearer $token" "$url/v1/run" | grep -q '"began":true'; do sleep 0.1; done
 curl -sS -H "Authorization: Bearer $token" -X POST "$url/v1/run/pause"
 ```
 
