@@ -30,10 +30,15 @@ _FILE = click.Path(dir_okay=False)
     type=click.Choice(["lom", "mdm", "macos27", "all"]),
     default="lom",
     show_default=True,
-    help="Which requirements: of lights-out management and the sessions it needs, of MDM, of macOS 27, or all.",
+    help="Which requirements to check: those of lights-out management and the sessions it needs, of MDM, of macOS 27, "
+    "or all.",
 )
 @grouped_option(
-    _WHAT, "--only", multiple=True, metavar="ID", help="Only this requirement, or those of this area. Repeatable."
+    _WHAT,
+    "--only",
+    multiple=True,
+    metavar="ID",
+    help="Only this requirement, such as LOM-DEVICE-03, or this area, such as LOM-DEVICE, in any profile. Repeatable.",
 )
 @grouped_option(_WHAT, "--list", "listing", is_flag=True, help="Print the requirements, and test nothing.")
 @grouped_option(
@@ -41,29 +46,29 @@ _FILE = click.Path(dir_okay=False)
     "--capabilities",
     type=_FILE,
     metavar="FILE",
-    help="A TOML file that says what the server does not have: [capabilities] ddm = false. What needs it is not "
-    "applicable.",
+    help="A TOML file of capabilities that the server does not have, such as ddm = false under [capabilities]. "
+    "Requirements that need one are not applicable.",
 )
 @grouped_option(
     _WHAT,
     "--waivers",
     type=_FILE,
     metavar="FILE",
-    help="A TOML file of expected failures. One that does not happen fails the run, too.",
+    help="A TOML file of expected failures. If one of them does not happen, the exit status is 4.",
 )
 @grouped_option(
     _WHAT,
     "--write-waivers",
     is_flag=True,
-    help="Print waivers for the failures of this run, for --waivers, and the report on standard error.",
+    help="Print waivers for the failures of this run, to be used with --waivers; the report goes to standard error.",
 )
 @grouped_option(
     _SERVER,
     "--server",
     "adapter",
     type=click.Choice(["lab", "nanomdm", "micromdm", "webhook", "manual", "none"]),
-    help="How commands are queued in the server. manual: you are told what to do in its console.  [default: the "
-    "embedded lab; with --enroll: none]",
+    help="How commands are queued in the server. manual: you queue them in its console when asked. none: requirements "
+    "that need a command are not tested.  [default: lab; with --enroll: none]",
 )
 @grouped_option(
     _SERVER,
@@ -90,7 +95,7 @@ _FILE = click.Path(dir_okay=False)
     "--patience",
     type=click.FloatRange(min=0.1, max=3600),
     metavar="SECONDS",
-    help="How long the server may take for each thing that it has to do.  [default: 10; manual: 600]",
+    help="How long to wait for each expected action of the server.  [default: 10; manual: 600]",
 )
 @grouped_option(
     RESULTS,
@@ -100,7 +105,7 @@ _FILE = click.Path(dir_okay=False)
     help="Judge this trace again instead of testing a server.",
 )
 @grouped_option(
-    RESULTS, "--trace", type=_FILE, metavar="FILE", help="Write what was said, without secrets, for --from-trace."
+    RESULTS, "--trace", type=_FILE, metavar="FILE", help="Write the messages, without secrets, for --from-trace."
 )
 @grouped_option(RESULTS, "--json", "json_file", type=_FILE, metavar="FILE", help="Write the report as JSON.")
 @grouped_option(RESULTS, "--junit", type=_FILE, metavar="FILE", help="Write each requirement as a JUnit test.")
@@ -112,9 +117,9 @@ _FILE = click.Path(dir_okay=False)
 def conform(context: click.Context, /, **options: Any) -> None:
     """Check an MDM server against the requirements of Apple's documents.
 
-    Macs, made from a seed, enroll in the server and provoke what each requirement is about; commands are queued through
-    the server's API. Each requirement gets a verdict: pass, fail, warn (one that is no must failed), not applicable (by
-    the capabilities file), or not tested, with the reason. Without a server the embedded lab is checked:
+    Simulated Macs enroll in the server and bring about the situation of each requirement; commands are queued through
+    the server's API. Each requirement gets a verdict: pass, fail (a must), warn (a should or may), not applicable (by
+    the capabilities file), or not tested, with the reason. Without --enroll the embedded lab is checked:
 
     \b
         lom-agent conform
@@ -124,9 +129,9 @@ def conform(context: click.Context, /, **options: Any) -> None:
 
     docs/conformance.md lists every requirement.
 
-    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input; 3 the server could not be reached; 4 only
-    failures that waivers expect, or waivers for failures that did not happen; 130 stopped by Ctrl-C, with the verdicts
-    so far.
+    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input; 3 the server could not be reached; 4 no
+    must failed without a waiver, but a requirement with a waiver failed or passed; 130 stopped by Ctrl-C, 143 by
+    SIGTERM, 129 by SIGHUP, with the verdicts so far.
     """
     with importing():
         from agent.cli.conforming import run_conform

@@ -81,8 +81,8 @@ def _no_gateway_rule(_context: click.Context, _parameter: click.Parameter, value
     "--power",
     multiple=True,
     metavar="CASE=CHOICE",
-    help="What a LOM request does where Apple does not say, such as power_on_while_on=refuse; docs/scenario.md, "
-    "[fleet.power], has all cases. Repeatable.",
+    help="What a LOM request does in a case that Apple does not document, such as power_on_while_on=refuse; "
+    "docs/scenario.md, [fleet.power], has all cases. Repeatable.",
 )
 @scenario_options(PUSH)
 @click.option("--apns-rule", multiple=True, hidden=True, expose_value=False, callback=_no_gateway_rule)
@@ -108,34 +108,35 @@ def _no_gateway_rule(_context: click.Context, _parameter: click.Parameter, value
     help="Write one JSON line per operation.",
 )
 @grouped_option(
-    RESULTS, "--prometheus", metavar="ADDRESS:PORT", help="Serve Prometheus metrics at /metrics here during the run."
+    RESULTS, "--prometheus", metavar="ADDRESS:PORT", help="Serve Prometheus metrics at http://ADDRESS:PORT/metrics."
 )
 @grouped_option(
     CONTROL,
     "--control",
     metavar="ADDRESS:PORT",
-    help="Serve an API here that pauses and resumes the run, changes rates and stops it; port 0 is any free one.",
+    help="Serve an HTTP API at this address that pauses and resumes the run, changes rates and stops it; port 0: a "
+    "free port; docs/run-api.md.",
 )
 @grouped_option(
     CONTROL,
     "--token-file",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="The file with the token of --control; a new token is written to it where it is missing.",
+    help="Read the token of --control from this file; if it does not exist, write a new token to it.",
 )
 @grouped_option(
     CONTROL,
     "--ready-file",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Write the address and the token of --control to this file when it listens; removed at the end.",
+    help="Write the address and the token of --control to this JSON file when the API listens; remove it at the end.",
 )
 @grouped_option(
     CONTROL,
     "--replay",
     type=click.Path(),
     metavar="DIR_OR_FILE",
-    help="Make the pauses and changed rates that the results of an earlier run record, at the same times.",
+    help="Repeat the pauses and changed rates of an earlier run, recorded in its results, at the same times.",
 )
 @grouped_option(
     RESULTS,

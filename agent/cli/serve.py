@@ -19,7 +19,7 @@ from agent.fleet.population import DEFAULT_SEED
     default=0,
     show_default=True,
     metavar="N",
-    help="Macs that are there from the start. The control API adds more.",
+    help="How many Macs to create at the start. The control API adds more.",
 )
 @click.option(
     "--seed",
@@ -32,31 +32,32 @@ from agent.fleet.population import DEFAULT_SEED
     "--segment-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Macs of the start in one segment, of which the first is the LOM Controller.  [default: all]",
+    help="Macs of --devices in one segment (subnet). The first Mac of each segment is its LOM Controller.  "
+    "[default: all in one]",
 )
 @click.option(
     "--os",
     "os_version",
     metavar="VERSION",
-    help="The macOS of the start's Macs: a release, such as 26.4, or a major version, such as 27.",
+    help="The macOS of the Macs of --devices: a release, such as 26.4, or a major version, such as 27.",
 )
-@click.option("--model", metavar="IDENTIFIER", help="The model of the start's Macs, such as Mac16,10.")
+@click.option("--model", metavar="IDENTIFIER", help="The model of the Macs of --devices, such as Mac16,10.")
 @click.option(
     "--enroll",
     metavar="FILE_OR_URL",
-    help="The enrollment profile, or its URL. The start's Macs enroll with it, and Macs that are told to "
-    "enroll without a profile.",
+    help="The enrollment profile of your server, a file or a URL. The Macs of --devices enroll with it at the start, "
+    "later ones when the control API asks for it without naming a profile.",
 )
 @click.option(
     "--ca",
     multiple=True,
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Trust this CA of your server, beside those of the system. Repeatable.",
+    help="Trust this CA for your server, in addition to those of the system. Repeatable.",
 )
-@click.option("--insecure", is_flag=True, help="Accept any certificate of your server.")
+@click.option("--insecure", is_flag=True, help="Accept any server certificate. For experiments only.")
 @click.option(
-    "--lab", is_flag=True, help="Run the embedded MDM server beside the Macs, and the APNs gateway for its pushes."
+    "--lab", is_flag=True, help="Run the embedded MDM server in this process, with an APNs gateway for its pushes."
 )
 @click.option(
     "--lab-identity",
@@ -65,11 +66,11 @@ from agent.fleet.population import DEFAULT_SEED
     show_default=True,
     help="How the lab gives a Mac its identity.",
 )
-@click.option("--apns", is_flag=True, help="Run the APNs gateway, to which your server pushes; docs/push.md.")
+@click.option("--apns", is_flag=True, help="Run an APNs gateway, to which your server pushes; docs/push.md.")
 @click.option(
     "--apns-listen",
     metavar="ADDRESS:PORT",
-    help="The address of the gateway; port 0 is any free one.  [default: 127.0.0.1:0]",
+    help="The address of the APNs gateway; port 0: a free port.  [default: 127.0.0.1:0]",
 )
 @click.option(
     "--apns-provider-ca",
@@ -82,35 +83,35 @@ from agent.fleet.population import DEFAULT_SEED
     "--state",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Keep the Macs in this file (and the CAs and the lab in FILE.lab), and go on with those that are in it; "
-    "docs/state.md.",
+    help="Keep the Macs in this file (and the CAs and the lab in the folder FILE.lab), and continue with those that it "
+    "has; docs/state.md.",
 )
 @click.option(
     "--control",
     default="127.0.0.1:0",
     show_default=True,
     metavar="ADDRESS:PORT",
-    help="The address of the control API; port 0 is any free one.",
+    help="The address of the control API; port 0: a free port.",
 )
 @click.option(
     "--token-file",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="The file with the token of the control API; a new token is written to it where it is missing.",
+    help="Read the token of the control API from this file; if it does not exist, write a new token to it.",
 )
 @click.option(
     "--ready-file",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Write the addresses and the token to this JSON file when everything listens.",
+    help="Write the addresses and the tokens to this JSON file when every port is open; remove it at the end.",
 )
 @click.option(
     "--clock",
     type=click.Choice(["real", "manual"]),
     default="real",
     show_default=True,
-    help="The clock of the Macs. A manual one stands still until the control API advances it: boots, retries, "
-    "back-off and pushes wait for it.",
+    help="The clock of the Macs, which times boots, retries, back-off and pushes. A manual clock changes only when the "
+    "control API advances it.",
 )
 @click.option(
     "--boot",
@@ -134,7 +135,7 @@ from agent.fleet.population import DEFAULT_SEED
 @click.option(
     "--until-eof",
     is_flag=True,
-    help="End when standard input ends too, so that the command does not outlive the program that started it.",
+    help="Also end at the end of standard input, so that the command does not outlive the program that started it.",
 )
 @click.option(
     "--lom-network",
@@ -146,18 +147,18 @@ from agent.fleet.population import DEFAULT_SEED
 def serve(**options: Any) -> None:
     """Run Macs that other programs control over HTTP, until Ctrl-C.
 
-    For integration tests and for trying things by hand: add Macs, enroll them, make them misbehave, pull their plug,
-    and read what was said. docs/control-api.md describes the control API; the address that is printed shows a page
-    for people.
+    For integration tests and for experiments: add Macs, enroll them, make them misbehave, cut their power, and read
+    their messages. docs/control-api.md describes the control API. Open the printed address of the page in a browser to
+    do the same by hand.
 
     \b
     Three Macs and a server to enroll them in, all in this process:
       lom-agent serve --lab --devices 3
     Macs for your own server, which pushes to the gateway:
       lom-agent serve --devices 3 --enroll https://mdm.example/enroll --ca ca.pem --apns --apns-listen 127.0.0.1:2197
-    For a test suite, which reads ready.json for the address and the token:
+    For a test suite, which reads the address and the token from ready.json:
       lom-agent serve --ready-file ready.json --clock manual
-    Macs that stay what they are when the command is stopped, or killed, and started again:
+    Macs whose state is kept when the command is stopped or killed, and started again:
       lom-agent serve --devices 3 --enroll https://mdm.example/enroll --state fleet.sqlite
 
     Exit status: 0 standard input ended (--until-eof); 2 wrong usage or input; 130 stopped by Ctrl-C, 143 by SIGTERM,

@@ -37,7 +37,7 @@ class Waived(StrEnum):
     EXPECTED = "expected"
     """It failed, and a waiver in force expects that."""
     EXPIRED = "expired"
-    """It failed, and the waiver for it counts no more."""
+    """It failed, and the waiver for it is past its date."""
     STALE = "stale"
     """A waiver in force expects a failure that did not happen: the waiver is to be removed."""
 

@@ -12,8 +12,8 @@ REMOVED: Mapping[str, Mapping[str, Any]] = {
     "ScheduleOSUpdate": {"Updates": [{"InstallAction": "Default", "ProductVersion": "27.1"}]},
     "ScheduleOSUpdateScan": {"Force": False},
 }
-"""The commands that macOS 27 has no more, with their other keys."""
+"""The commands that macOS 27 no longer has, with their other keys."""
 QUERIES = ("OSUpdateSettings", "SoftwareUpdateDeviceID")
-"""The queries of DeviceInformation that it has no more."""
+"""The queries of DeviceInformation that it no longer has."""
 USER_CHANNEL = "TriggerEnhancedLogCollection"
 """A command of macOS 27 that is for the user channel only."""

@@ -14,12 +14,12 @@ from agent.lab.defects import all_defects
 _OPENING = """\
 # Conformance
 
-`lom-agent conform` checks an MDM server against the requirements of Apple's documents. Macs, made from a seed, enroll
-in the server and provoke what each requirement is about; every verdict names the line that is broken and the exchange
-that shows it.
+`lom-agent conform` checks an MDM server against the requirements of Apple's documents, and of a few RFCs. Simulated
+Macs enroll in the server. *Probes*, short sequences of requests, commands and faults, bring about the situation of
+each requirement. A failure names its source, what was expected, what was seen, and the exchanges that show it.
 
 ```sh
-lom-agent conform                                  # the embedded lab, to see how it looks
+lom-agent conform                                  # checks the embedded lab, as an example
 lom-agent conform --enroll https://mdm.example/enroll --ca ca.pem --server nanomdm \\
     --set server.nanomdm.url=http://127.0.0.1:9000 --set server.nanomdm.api_key_env=NANOMDM_API_KEY \\
     --apns 127.0.0.2:443 --apns-tls apns --html conformance.html
@@ -27,46 +27,59 @@ lom-agent conform --enroll https://mdm.example/enroll --ca ca.pem --server nanom
 
 `--server` says how commands are queued: `lab`, `nanomdm`, `micromdm` and `webhook` as in [servers.md](servers.md),
 with `--set` for the keys of `[server]`; `manual` prints what to do in the server's console and waits for Enter;
-`none` queues nothing, so that what needs a command is not tested. With `--apns` the server can push
-([push.md](push.md)); without it a Mac opens a session as soon as something is queued for it.
+`none` queues nothing, so requirements that need a command are not tested. Use `--apns` if your server can push to the
+APNs gateway ([push.md](push.md)). Without it, a Mac opens a session as soon as something is queued for it.
 
 `--profile` selects the requirements: `lom` (those of lights-out management and of the sessions that it needs), `mdm`,
-`macos27`, or `all`; `--only LOM-DEVICE` selects an area, `--only LOM-DEVICE-03` one requirement.
+`macos27`, or `all`. `--only LOM-DEVICE` selects an area and `--only LOM-DEVICE-03` one requirement, in any profile.
+`--list` prints them.
 
 ## Verdicts
 
 | verdict | meaning |
 | --- | --- |
-| `pass` | the server does what is required; the trace shows it |
-| `fail` | a *must* that the server breaks |
-| `warn` | a *should* or *may* that it breaks |
-| `not applicable` | the capabilities file says that the server does not have it |
-| `not tested` | the trace does not show it; the reason is given. It is never counted as a pass |
+| `pass` | the server does what is required, and the recorded messages show it |
+| `fail` | the server breaks a *must* |
+| `warn` | the server breaks a *should* or a *may* |
+| `not applicable` | the requirement needs a capability that, by the capabilities file, the server does not have |
+| `not tested` | the recorded messages do not show whether it holds; a reason is given. Never counted as a pass |
 
-Every report has the counts of all five. The exit status is 0 if no *must* failed; 1 if one failed; 2 for wrong usage
-or input; 3 if the server could not be reached; 4 if only expected failures happened, or expected ones did not; 130
-after Ctrl-C, which gives the verdicts so far.
+Every report has the counts of all five.
 
-The commands that lom-agent itself writes and has queued say nothing about how the server would write them. Such a
-requirement is not tested, unless the server composes the command by a LOM action or a renewal of its own, which the
-adapters `lab` and `manual` use, and `webhook` with its three LOM requests ([servers.md](servers.md#webhook)). MicroMDM
-only encodes the values of its client: the form of the commands is judged, and what follows the answers, not the values.
+| exit status | when |
+| --- | --- |
+| 0 | no *must* failed |
+| 1 | a *must* failed |
+| 2 | wrong usage or input |
+| 3 | the server could not be reached |
+| 4 | no *must* failed without a waiver, but a requirement that has a waiver failed, as expected, or passed |
+| 130, 143, 129 | Ctrl-C, SIGTERM, SIGHUP; the report has the verdicts so far |
 
-The same seed provokes the same things in the same order. Each requirement stands alone: its probes have Macs of their
-own, and a probe that fails leaves the others alone.
+Some requirements are about the content of a command. If lom-agent wrote the command and the server only queued it,
+such a requirement is not tested. It is tested if the server composes the command itself: with `lab` through its API,
+with `manual` through your actions in its console, with `webhook` through its three LOM requests
+([servers.md](servers.md#webhook)). MicroMDM only encodes the values of its client: the form of its commands is judged,
+and what follows the answers, but not the values.
+
+A server *survives* a message if it answers with neither 401 nor 5xx and the Mac's next session works, and a broken
+connection if the next session works.
+
+The same seed gives the same Macs and the same probes in the same order. Each probe has Macs of its own, and a probe
+that fails does not affect the others.
 
 ## Capabilities and waivers
 
-`--capabilities FILE` says what the server does not have. What needs it is then not applicable:
+`--capabilities FILE` names the capabilities that the server does not have. The requirements that need one of them are
+then not applicable; their text below ends with `Capability` and the name:
 
 ```toml
 [capabilities]
 ddm = false
 ```
 
-`--waivers FILE` lists expected failures. An expected failure that does not happen fails the run (4), so that a waiver
-does not outlive its reason. After `until` a waiver counts no more. `--write-waivers` prints the entries for the
-failures of a run.
+`--waivers FILE` lists expected failures. If a requirement that has a waiver passes, the exit status is 4, so that
+waivers are removed when they are no longer needed. `until` is the last day on which a waiver holds; without it a
+waiver has no end. `--write-waivers` prints waivers for the failures of a run.
 
 ```toml
 [[waiver]]
@@ -83,37 +96,39 @@ lom-agent conform --enroll https://mdm.example/enroll --server webhook --set ser
     --waivers waivers.toml --junit conformance.xml --html conformance.html --markdown summary.md --trace trace.jsonl
 ```
 
-`--junit` has a test for each requirement; `--json` is the whole report with a versioned schema; `--markdown` is a
-summary for the page of the job. Keep `--trace`: `lom-agent conform --from-trace trace.jsonl` gives the same verdicts
-again, also with other waivers or a later version of lom-agent.
+`--junit` writes a test case for each requirement, `--json` the whole report in a versioned schema, `--markdown` a
+summary for the page of the job, and `--html` a page for people. Keep the trace: `lom-agent conform --from-trace
+trace.jsonl` judges it again without the server, for example with other waivers or with the checks of a later version
+of lom-agent.
 
 ## The trace
 
-`--trace FILE` writes one JSON object a line. The first has `format`, `version` (1), `seed`, `profile` and the server.
-Each of the others has a `type`, a `number` from 1 and the `probe`:
+`--trace FILE` writes one JSON object per line. The first has `format`, `version` (1), `seed`, `profile` and the server.
+Each of the others is a record with a `type`, a `number` from 1 and the `probe`:
 
 | `type` | what it is |
 | --- | --- |
 | `mac` | a new Mac of the probe: UDID, macOS, LOM roles, DNS name |
-| `exchange` | a request of a Mac and its response, with parsed bodies; a probe wrote those of the kind `raw` |
-| `push` | a request that the push gateway got: topic, expiration, priority, and its answer |
-| `tls` | a TLS handshake that a probe did: what it offered, what was agreed on, the server's certificates |
-| `note` | what the probe did (`queued`, `refused`), saw (`identity`, `trust`) or waited for in vain (`waited`) |
+| `exchange` | a request of a Mac and its response, with parsed bodies; of the kind `raw` if the probe itself wrote it |
+| `push` | a request to the APNs gateway: topic, expiration, priority, and the gateway's answer |
+| `tls` | a TLS handshake by a probe: what it offered, what was agreed on, the server's certificates |
+| `note` | what the probe did (`queued`, `refused`), found (`identity`, `trust`), or waited for in vain (`waited`) |
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
-Secrets are not in it: challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted": …}`, of a
-PKCS12 only the certificates are kept, of a SCEP message its type and status. A push token, a PushMagic and a bootstrap
-token have a fingerprint instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a
-date `{"$date": …}`.
+The trace contains no secrets. Challenges, passwords, private keys, PINs and tokens are replaced by
+`{"$redacted": …}`. Of a PKCS12 only the certificates are kept, of a SCEP message only its type and status. A push
+token, a PushMagic and a bootstrap token are replaced by fingerprints, equal wherever the value is the same.
+Property list data is `{"$data": BASE64}`, a date is `{"$date": …}`.
 
 """
 
 _END = """\
 ## How to add a requirement
 
-Three places, each a module named after the area; no list has to be changed:
+A requirement has three parts, each in a module named after its area. No list has to be changed:
 
-1. `agent/conform/probes/AREA.py`: a probe that provokes it with fresh Macs over the `Stage`, unless one does already:
+1. `agent/conform/probes/AREA.py`: a probe that brings about its situation. Its parameter, the `Stage`, gives it new
+   Macs, the server's API and raw requests. Skip this if an existing probe does it already.
 
    ```python
    async def not_now(stage: Stage) -> None:
@@ -124,8 +139,8 @@ Three places, each a module named after the area; no list has to be changed:
        await stage.session(mac)
    ```
 
-2. `agent/conform/requirements/AREA.py`: the `Requirement`, and its check, a pure function over the `Evidence`, which
-   is the records of its probes:
+2. `agent/conform/requirements/AREA.py`: the `Requirement` and its check, a pure function of the `Evidence`: the records
+   of its probes.
 
    ```python
    def content_type(evidence: Evidence) -> Finding:
@@ -138,10 +153,11 @@ Three places, each a module named after the area; no list has to be changed:
        return passed(*commands)
    ```
 
-3. `agent/lab/defects/AREA.py`: a `Defect` that breaks it and the ids that then fail. The lab asks `if "NAME" in
-   self.defects` where the behaviour is. `tests/conform/test_defects.py` runs each defect: exactly these ids fail.
+3. `agent/lab/defects/AREA.py`: a `Defect`, which makes the lab break the requirement, with the ids that then fail.
+   The lab tests `if "NAME" in self.defects` where it has the behaviour. `tests/conform/test_defects.py` runs the lab
+   with each defect and checks that exactly these ids fail.
 
-An id is never changed and never used again.
+The id of a requirement never changes, and the id of a removed one is not used again.
 
 ## About this page
 

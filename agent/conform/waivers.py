@@ -8,7 +8,7 @@ issue = "https://mdm.example/issues/12"
 until = 2027-03-31
 ```
 
-An expected failure that does not happen fails the run too. After ``until`` a waiver counts no more.
+An expected failure that does not happen fails the run too. ``until`` is the last day on which a waiver holds.
 """
 
 from __future__ import annotations

@@ -24,13 +24,13 @@ _SCALE = 1 << 64
 
 
 class RuleCounts(Struct, frozen=True, kw_only=True):
-    """A rule and what it did so far."""
+    """A rule, with its matches and hits so far."""
 
     rule: Rule
     matches: int
-    """How often it was asked about an operation that it is for."""
+    """How many operations it was for."""
     hits: int
-    """How often it decided on one."""
+    """In how many of them it did something."""
     exhausted: bool
     """Whether ``until`` is over, or every Mac that matched has used up ``times``."""
 

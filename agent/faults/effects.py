@@ -39,12 +39,18 @@ EFFECTS: tuple[Effect, ...] = (
         ("command", "checkin", "connect", "session", "lom_link", "push", "scep", "enroll"),
         ("seconds",),
         (),
-        "It starts `seconds` later: a command is carried out, a request sent, a connection opened, a LOM request "
-        "carried out, a push delivered.",
+        "The operation starts `seconds` later: carrying out the command, sending the request, opening the connection, "
+        "carrying out the LOM request, delivering the push.",
     ),
     Effect("drop", _HTTP, ("at",), (), "The Mac resets the connection at the point `at`."),
-    Effect("drop", ("lom_link",), (), (), "The Device resets the link when it has the request, and does nothing."),
-    Effect("drop", ("push",), (), (), "APNs resets the provider's connection instead of an answer."),
+    Effect(
+        "drop",
+        ("lom_link",),
+        (),
+        (),
+        "The Device resets the link after it has read the request, and does not carry it out.",
+    ),
+    Effect("drop", ("push",), (), (), "APNs resets the provider's connection instead of answering."),
     Effect("slow", _HTTP, ("bytes_per_s",), (), "The Mac sends its request at this rate."),
     Effect(
         "certificate",
@@ -53,16 +59,25 @@ EFFECTS: tuple[Effect, ...] = (
         (),
         "The Mac shows another client certificate, with its own subject and key, on the new connection until it ends.",
     ),
-    Effect("wrong_udid", ("command", "session", "checkin"), (), (), "The message has the UDID of no Mac of the fleet."),
-    Effect("malformed", ("command", "session", "checkin"), (), (), "The message ends in its middle: it is no plist."),
-    Effect("refuse", ("lom_link",), (), (), "The Device answers with an error, and does nothing."),
+    Effect(
+        "wrong_udid", ("command", "session", "checkin"), (), (), "The message has a UDID that no Mac of the fleet has."
+    ),
+    Effect(
+        "malformed",
+        ("command", "session", "checkin"),
+        (),
+        (),
+        "The message is cut off in the middle: it is not a valid plist.",
+    ),
+    Effect("refuse", ("lom_link",), (), (), "The Device answers with an error, and does not carry out the request."),
     Effect("refuse", ("push",), (), ("reason",), "APNs refuses the push."),
     Effect(
         "throttle",
         ("push",),
         ("limit", "seconds"),
         (),
-        "APNs refuses with `TooManyRequests` what is more than `limit` pushes for the Mac in `seconds`.",
+        "APNs accepts `limit` pushes for the Mac in each interval of `seconds`, and refuses the others with "
+        "`TooManyRequests`.",
     ),
     Effect("lose", ("push",), (), (), "APNs accepts the push and never delivers it."),
     Effect(
@@ -70,29 +85,30 @@ EFFECTS: tuple[Effect, ...] = (
         ("push",),
         ("until",),
         (),
-        "APNs cannot reach the Mac before `until`: it stores the push, and drops one that may not be stored.",
+        "APNs cannot reach the Mac before `until`: it stores the push, or drops it if its expiration is 0.",
     ),
     Effect(
         "away",
         ("push",),
         ("until",),
         (),
-        "The gateway resets every connection at `after`, and does not listen before `until`; for no single Mac.",
+        "The gateway resets every connection at `after`, and does not listen until `until`. This cannot be limited to "
+        "some Macs.",
     ),
     Effect(
         "offline",
         ("command", "session", "push"),
         ("seconds",),
         (),
-        "Instead, the Mac closes its connections to the server and opens none for `seconds`; pushes are stored. Then "
-        "it opens a session.",
+        "Instead of the operation, the Mac closes its connections to the server and opens none for `seconds`; pushes "
+        "are stored. Then it opens a session.",
     ),
     Effect(
         "crash",
         ("command",),
         (),
         (),
-        "The Mac loses power when it has the command, before it is carried out, and boots again.",
+        "The Mac loses power after it has received the command and before it carries it out, and boots again.",
     ),
 )
 EXCUSES = frozenset[str]({"drop", "slow", "certificate", "wrong_udid", "malformed", "offline", "crash"})

@@ -42,13 +42,13 @@ class RuleError(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One rule: for which Macs, in which operation, what happens, and when.
 
-    A Mac is concerned if all of `macs`, `segment`, `role`, `os` and `share` allow it. Raises OperatorError for a
+    The rule is for a Mac if `macs`, `segment`, `role`, `os` and `share` all select it. Raises OperatorError for a
     combination that makes no sense.
     """
 
     id: Annotated[
         Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9_-]{0,63}\Z|\A\Z")],
-        key("Its name in results and exchanges, unique; none: `rule-1` and so on.", example="flaky"),
+        key("The unique name of the rule in results and exchanges; none: `rule-1` and so on.", example="flaky"),
     ] = ""
     on: Annotated[On, key("The operation.")]
     do: Annotated[Do, key("What happens.")]
@@ -68,7 +68,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = None
     role: Annotated[
         Literal["controller", "device"] | None,
-        key("Only LOM Controllers, or only the Macs that are none.", example="controller"),
+        key("Only LOM Controllers (`controller`), or only the other Macs (`device`).", example="controller"),
     ] = None
     os: Annotated[
         Annotated[str, Meta(min_length=1, max_length=20)] | None,
@@ -77,28 +77,31 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     share: Annotated[
         Share,
         key(
-            "The share of the fleet, chosen from the seed: equal shares are the same Macs, a smaller one some of them."
+            "The share of the fleet, chosen by the seed. Equal shares choose the same Macs; a smaller share chooses a "
+            "part of a larger one."
         ),
     ] = 1.0
     times: Annotated[
         Annotated[int, Meta(ge=1, le=MOST_COUNT)] | None,
-        key("Only the first N matches of each Mac; with `every`, those that it selects. None: no limit.", example=2),
+        key("Only the first N matches of each Mac, counted after `every`; none: no limit.", example=2),
     ] = None
     every: Annotated[
         Annotated[int, Meta(ge=1, le=MOST_COUNT)] | None,
         key("Only every Nth match of each Mac: the Nth, the 2Nth and so on; none: every match.", example=3),
     ] = None
     probability: Annotated[
-        Share, key("The probability of each of these matches, drawn from the seed for each Mac; 0: never.")
+        Share, key("The probability that a match is hit, drawn from the seed for each Mac; 0: never.")
     ] = 1.0
     after: Annotated[
-        Seconds, key("When it begins to match, from the start of the run (or since the rule was added).", "s")
+        Seconds, key("When the rule begins to match, from the start of the run (or from when it was added).", "s")
     ] = 0.0
-    until: Annotated[SomeSeconds | None, key("When it ends, in the same way; none: never.", "s", example=60.0)] = None
+    until: Annotated[
+        SomeSeconds | None, key("When the rule ends, counted in the same way; none: never.", "s", example=60.0)
+    ] = None
     errors: Annotated[
         Annotated[tuple[RuleError, ...], Meta(max_length=16)],
         key(
-            "`error`: the ErrorChain, tables with `domain`, `code` and `description`; none: one error.",
+            "`error`: the items of the ErrorChain, each with `domain`, `code` and `description`; none: one error.",
             example=[{"domain": "MCMDMErrorDomain", "code": 12021, "description": "Not today."}],
         ),
     ] = ()
@@ -127,11 +130,14 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = None
     which: Annotated[
         Literal["wrong", "expired"] | None,
-        key("`certificate`: of another CA, or self-signed and expired.", example="wrong"),
+        key(
+            "`certificate`: `wrong` is one of another CA, `expired` one that is self-signed and expired.",
+            example="wrong",
+        ),
     ] = None
     reason: Annotated[
         Annotated[str, Meta(min_length=1, max_length=100)] | None,
-        key("`refuse` of a push: the reason of APNs; none: `ServiceUnavailable`.", example="TooManyRequests"),
+        key("`refuse` of a push: the reason that APNs gives; none: `ServiceUnavailable`.", example="TooManyRequests"),
     ] = None
 
     def __post_init__(self) -> None:

@@ -119,16 +119,16 @@ class ChangeSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One change of the running scenario. A scenario with the same changes repeats it."""
 
     at_s: Amount
-    """From the start of the run."""
+    """Seconds since the start of the run."""
     what: Literal["pause", "resume", "rate"]
     phase: Name | None = None
-    """Of a changed rate."""
+    """The phase whose rate was changed."""
     phase_s: Amount | None = None
-    """The same moment from the start of the phase, without pauses: ``at`` of the change in a scenario."""
+    """Seconds since the start of the phase, without pauses: ``at`` of a ``[[change]]`` in a scenario."""
     rate: Amount | None = None
     factor: Amount | None = None
     by: Literal["control", "scenario"]
-    """Whether it was made by hand or planned."""
+    """Whether a request to the control API made it, or the scenario planned it."""
 
 
 class RuleSummary(Struct, frozen=True):

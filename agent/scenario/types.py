@@ -91,12 +91,13 @@ class PushPart(PushSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     enabled: Annotated[
         bool | None,
-        key("Whether to open the gateway; none: with the embedded lab, or where `listen` is set.", example=True),
+        key("Whether to open the gateway; none: with the embedded lab, or if `listen` is set.", example=True),
     ] = None
     listen: Annotated[
         str | None,
         key(
-            "The address of the APNs gateway, to which a server pushes; none: `127.0.0.1:0`, a free port.",
+            "Open the APNs gateway, to which a server pushes, at this address; none: with the embedded lab (or "
+            "`push.enabled`) on a free port, otherwise no gateway.",
             example="127.0.0.1:2197",
         ),
     ] = None
@@ -157,7 +158,10 @@ class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
 
     name: Annotated[
         Annotated[str, Meta(pattern=rf"{NAME_PATTERN}|\A\Z")],
-        key("Its name in results, limits and `--set`, unique in the scenario; none: its kind.", example="morning"),
+        key(
+            "The name of the phase in results, limits and `--set`, unique in the scenario; none: its kind.",
+            example="morning",
+        ),
     ] = ""
     start_at: Annotated[
         Seconds | None,

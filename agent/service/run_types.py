@@ -28,19 +28,19 @@ class RunPhase(Struct, frozen=True, kw_only=True):
     dropped: Count
     """Operations that were due and never started."""
     rate: float | None
-    """Arrivals per second now, of constant and Poisson arrivals."""
+    """The present rate of constant and Poisson arrivals, per second; null for other arrivals."""
     factor: float
-    """By how much the phase goes through its arrivals faster than planned."""
+    """The present pace of the arrivals relative to the plan: with 2 they come twice as fast."""
 
 
 class RunState(Struct, frozen=True, kw_only=True):
-    """A run. The counts of its phases are those of the last second."""
+    """A run. The counts of its phases are up to one second old."""
 
     name: str
     began: bool
-    """Whether every worker was ready, so that the first phase could start. No change can be made before."""
+    """Whether every worker is ready and the first phase has started. Before that no change is possible."""
     elapsed_s: float
-    """Seconds since the start, with pauses."""
+    """Seconds since the start, including pauses."""
     paused: bool
     phases: list[RunPhase]
     changes: list[ChangeSummary]
@@ -48,11 +48,11 @@ class RunState(Struct, frozen=True, kw_only=True):
 
 
 class ChangeRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A changed rate of a phase. Give either ``rate`` or ``factor``."""
+    """A new rate for a phase. Give either ``rate`` or ``factor``."""
 
     phase: Text
-    """Its name."""
+    """The name of the phase."""
     rate: Rate | None = None
-    """Arrivals per second, of constant and Poisson arrivals."""
+    """Arrivals per second of the whole fleet, for constant and Poisson arrivals."""
     factor: Factor | None = None
-    """By how much the phase goes through its arrivals faster than planned; 1: as planned."""
+    """The pace of the arrivals relative to the plan, for all kinds of arrivals: 2 is twice as fast."""

@@ -46,7 +46,7 @@ EventKind = Literal[
 
 
 class Mac(Struct, frozen=True, kw_only=True):
-    """One Mac, as a list shows it."""
+    """One Mac, as it appears in lists."""
 
     number: Count
     """Its number in this service, in the order in which the Macs were added."""
@@ -62,12 +62,13 @@ class Mac(Struct, frozen=True, kw_only=True):
     roles: list[Role]
     """The first Mac of a segment is its Controller."""
     state: MacState
+    """``new``: not enrolled so far; ``idle``: enrolled, without a session; ``left``: no longer enrolled."""
     power: PowerState
     enrolled: bool
     connected: bool
     """Whether its connection to the server is open."""
     online: bool
-    """False while it is cut off from every network."""
+    """False while it is disconnected from every network."""
     lom: bool
     """Whether a LOM profile is installed and the LOM endpoint has power."""
     boots: Count
@@ -84,7 +85,7 @@ class InstalledProfile(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What a Mac answered to a command, once. A command that got NotNow has several answers."""
+    """One answer of a Mac to a command. A command that was answered with NotNow has several answers."""
 
     number: Count
     """The number of the event ``answered``."""
@@ -123,20 +124,20 @@ class Exchange(Struct, frozen=True, kw_only=True):
     url: str
     """Without its query."""
     request: Any = None
-    """The body, decoded where it is a property list, otherwise as text; None where it is empty."""
+    """The body: decoded if it is a property list, otherwise as text; null if it is empty."""
     status: int | None = None
-    """The HTTP status; None where no answer came."""
+    """The HTTP status; null if there was no answer."""
     response: Any = None
     error: str = ""
     message_type: str = ""
     """The MessageType of a check-in."""
     request_type: str = ""
-    """Of the command in the response, or of the command whose result is in the request."""
+    """RequestType of the command in the response, or of the command whose result is in the request."""
     command_uuid: str = ""
     answer_status: str = ""
-    """Status in the request."""
+    """The Status of the result in the request."""
     rules: list[str] = field(default_factory=list)
-    """The rules that changed it."""
+    """The fault rules that hit it."""
 
 
 class MacDetail(Mac, frozen=True, kw_only=True):
@@ -148,11 +149,11 @@ class MacDetail(Mac, frozen=True, kw_only=True):
     """Its link-local IPv6 addresses, primary first."""
     build_version: str
     topic: str
-    """The push topic of its enrollment; empty where it has none."""
+    """The push topic of its enrollment; empty if it has none."""
     profiles: list[InstalledProfile]
     pending: PendingResult | None
     last_error: str
-    """Why its last session, check-in or enrollment failed; empty where it did not."""
+    """Why its last session, check-in or enrollment failed; empty if it succeeded."""
     exchanges: list[Exchange]
     """The last ones, oldest first."""
 
@@ -162,25 +163,27 @@ class AddMacs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     count: Annotated[int, Meta(ge=1, le=MAX_ADDED)] = 1
     seed: Text | None = None
-    """None: derived from the seed of the service and the number of the request since the last reset."""
+    """null: derived from the seed of the service and the number of the request since the last reset."""
     segment_size: Annotated[int, Meta(ge=1, le=MAX_ADDED)] | None = None
-    """Macs in each segment; None: all in one."""
+    """Macs in each segment; null: all in one."""
     os: Text | None = None
-    """A release of macOS, such as ``26.4``, or a major version, such as ``27``; None: a mix."""
+    """A release of macOS, such as ``26.4``, or a major version, such as ``27``; null: a mix."""
     model: Text | None = None
-    """A model identifier, such as ``Mac16,10``; None: a mix."""
+    """A model identifier, such as ``Mac16,10``; null: a mix."""
 
 
 class Enroll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to enroll: with the profile at a URL, or with this profile."""
+    """The enrollment profile to enroll with: give ``url``, ``profile`` or neither."""
 
     url: Text | None = None
+    """Where the Mac fetches its enrollment profile."""
     profile: bytes | None = None
+    """The enrollment profile. Without ``url`` and ``profile`` it is that of ``--enroll``, or the lab's."""
     timeout: Timeout = DEFAULT_TIMEOUT_SECONDS
 
 
 class Power(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A change of power: the button (``on``, ``off``, ``reset``), the mains (``pull_the_plug``, ``restore_mains``)."""
+    """A change of power: button (``on``, ``off``, ``reset``) or mains (``pull_the_plug``, ``restore_mains``)."""
 
     action: Literal["on", "off", "reset", "pull_the_plug", "restore_mains"]
 
@@ -192,7 +195,7 @@ class Mains(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whether a Mac reaches any network."""
+    """Connect a Mac to its networks, or disconnect it from all."""
 
     online: bool
 
@@ -212,13 +215,13 @@ class Event(Struct, frozen=True, kw_only=True):
     command_uuid: str = ""
     request_type: str = ""
     status: str = ""
-    """Of an answer, a power state, an HTTP status: what the kind is about."""
+    """The status of an answer, a power state or whether the Mac is online, depending on ``kind``."""
     rules: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
 
 
 class Wait(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Wait for the first event after number ``after`` that has all of these properties; None is any."""
+    """Wait for the first event after number ``after`` that has all of these properties; null: any value."""
 
     kind: EventKind | None = None
     udid: Text | None = None
@@ -226,12 +229,12 @@ class Wait(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     request_type: Text | None = None
     status: Text | None = None
     after: Annotated[int, Meta(ge=0)] = 0
-    """0: events of the past count too."""
+    """The number of an event; 0: past events count too."""
     timeout: Timeout = DEFAULT_TIMEOUT_SECONDS
 
 
 class WaitState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Wait until a Mac has all of these properties; None is any."""
+    """Wait until a Mac has all of these properties; null: any value."""
 
     power: PowerState | None = None
     state: MacState | None = None
@@ -251,22 +254,22 @@ class Results(Struct, frozen=True, kw_only=True):
 
 
 class AdvanceClock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Move the manual clock."""
+    """By how much to advance the manual clock."""
 
     advance: Annotated[float, Meta(ge=0, le=10 * 365 * 24 * 3600.0)]
     """Seconds."""
 
 
 class ClockState(Struct, frozen=True, kw_only=True):
-    """The clock of the Macs: boots, retries, back-off, expiry."""
+    """The clock of the Macs, which times boots, retries, back-off and expiry."""
 
     kind: Literal["real", "manual"]
     seconds: float
-    """Since the start or the last reset."""
+    """Seconds since the start or the last reset."""
     pending: Count
-    """Timers that are set."""
+    """How many timers are set."""
     next: float | None
-    """Seconds until the next one; None where none is set."""
+    """Seconds until the next timer is due; null if none is set."""
 
 
 class LabInfo(Struct, frozen=True, kw_only=True):
@@ -299,7 +302,7 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
     rules: Count
     last_event: Count
     protocol_errors: Count = 0
-    """Events of this kind since the last reset, also those that are no longer kept."""
+    """How many events of this kind there were since the last reset, including those that are no longer kept."""
     clock: Literal["real", "manual"]
     lab: LabInfo | None
     apns: APNsInfo | None
@@ -317,13 +320,13 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: str = ""
     """What was expected, what was found, what to do."""
     nearest: list[Event] = field(default_factory=list)
-    """Of a wait that failed: the events that came closest, nearest first."""
+    """If a wait failed: the events that matched the most properties, the best match first."""
     exchanges: list[Exchange] = field(default_factory=list)
-    """The last exchanges of the Mac that it is about."""
+    """The last exchanges of the Mac that the request is about."""
 
 
 class Reset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A reset of the service."""
 
     seed: Text | None = None
-    """The seed of the Macs that will be added; None: the one of the start."""
+    """The seed of the Macs that are added later; null: that of the start."""

@@ -43,14 +43,15 @@ from agent.cli.signals import importing
     "--apns-ca",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="The CA of the gateway's certificate; none: those of the system.",
+    help="The CA of the gateway's certificate; without it the CAs of the system are trusted.",
 )
 @click.option(
     "--defect",
     "defects",
     multiple=True,
     metavar="NAME",
-    help="Be wrong in this way, for a requirement of lom-agent conform to fail; list: print the names. Repeatable.",
+    help="Behave wrongly in this way, so that a requirement of lom-agent conform fails; list: print the names. "
+    "Repeatable.",
 )
 def lab(
     port: int,

@@ -31,14 +31,14 @@ _FAIL_ON = re.compile(r"regression(?::([0-9]{1,4}(?:\.[0-9]{1,3})?)%)?")
     "--merge",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Merge the runs, as one run on several machines, and write results.json and the report into this folder.",
+    help="Merge the runs, which were parts of one load, and write results.json and the report into this folder.",
 )
 @click.option(
     "--fail-on",
     metavar="regression[:N%]",
     callback=lambda _context, _option, text: None if text is None else _threshold(text),
-    help="Exit with status 1 if a run is worse than the first, times and rates by more than N % (default 10), or if "
-    "the two are not comparable.",
+    help="Exit with status 1 if a run is worse than the first (times and rates: by more than N %, default 10), or if "
+    "they are not comparable.",
 )
 def report(results: Sequence[str], out: Path | None, merge: Path | None, fail_on: float | None) -> None:
     """Make the HTML report of a run again, or compare several runs.

@@ -59,8 +59,12 @@ async def ready(stage: Stage, count: int) -> list[MacHandle]:
 
 
 PROBES = (
-    Probe("lom-order", "Asks for LOMSetupRequest before the LOM profile, and for a request before the set-up.", order),
+    Probe(
+        "lom-order",
+        "Asks for LOMSetupRequest before the LOM profile, and for LOMDeviceRequest before LOMSetupRequest.",
+        order,
+    ),
     Probe("lom-partial", "Sends a request to two Devices, of which one refuses.", partial),
-    Probe("lom-requests", "Powers two Devices through their Controller, by each action.", requests),
+    Probe("lom-requests", "Sends PowerON, PowerOFF and Reset to two Devices through their Controller.", requests),
     Probe("lom-set-up", "Sets up two Macs of one segment for LOM.", set_up),
 )

@@ -1,4 +1,4 @@
-"""Probes of macOS 27: commands that it has no more, and one that is not for the device channel."""
+"""Probes of macOS 27: commands that it no longer has, and one that is not for the device channel."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ PROBES = (
     Probe("session-delivery", "Queues ProfileList and opens two sessions.", delivery),
     Probe("session-error", "Answers a command with Error.", error),
     Probe("session-format-error", "Answers a command with CommandFormatError.", format_error),
-    Probe("session-malformed", "Sends a report that is no property list.", malformed),
+    Probe("session-malformed", "Sends a report that is not a property list.", malformed),
     Probe("session-not-now", "Answers a command with NotNow once.", not_now),
     Probe("session-once", "Answers a command, and opens two more sessions.", once),
     Probe("session-quiet", "Opens a session with nothing queued.", quiet),

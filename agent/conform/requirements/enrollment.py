@@ -194,7 +194,7 @@ def key_types(evidence: Evidence) -> Finding:
 
 
 def check_out(evidence: Evidence) -> Finding:
-    """The Mac is asked to say when it is managed no more."""
+    """The Mac is asked to say when it is no longer managed."""
 
     def judge(profile: SentProfile, payload: Mapping[str, Any]) -> Finding | None:
         found = payload.get("CheckOutWhenRemoved")
@@ -274,7 +274,7 @@ REQUIREMENTS = (
     entry(
         24,
         Level.SHOULD,
-        "CheckOutWhenRemoved should be true, so that the server learns that a Mac is managed no more.",
+        "CheckOutWhenRemoved should be true, so that the server learns that a Mac is no longer managed.",
         Source(REFERENCE, f"{BEST_PRACTICES}, Detecting Inactive Devices", REFERENCE_DATE),
         check_out,
     ),

@@ -44,7 +44,7 @@ REQUIREMENTS = (
     Requirement(
         "SEC-IDENTITY-01",
         Level.MUST,
-        "A server must refuse a report that names another Mac than the one with this certificate.",
+        "A server must refuse a report with the UDID of a Mac that has another certificate.",
         _SOURCE,
         ("lom", "mdm"),
         ("identity-another-udid",),
@@ -53,7 +53,7 @@ REQUIREMENTS = (
     Requirement(
         "SEC-IDENTITY-02",
         Level.MUST,
-        "A server must refuse a TokenUpdate that names another Mac than the one with this certificate.",
+        "A server must refuse a TokenUpdate with the UDID of a Mac that has another certificate.",
         _SOURCE,
         ("lom", "mdm"),
         ("identity-another-udid",),

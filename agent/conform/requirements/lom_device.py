@@ -184,7 +184,7 @@ REQUIREMENTS = (
     ),
     must_of_lom(
         "LOM-DEVICE-07",
-        "A server must not send LOMDeviceRequest for a Device before that has answered LOMSetupRequest.",
+        "A server must not send LOMDeviceRequest for a Device before the Device has answered LOMSetupRequest.",
         Source(REQUEST, "PrimaryIPv6AddressList"),
         ("lom-order",),
         setup_before_request,

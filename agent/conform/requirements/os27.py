@@ -64,7 +64,7 @@ REQUIREMENTS = (
         1,
         Level.SHOULD,
         "A server should not send AvailableOSUpdates, OSUpdateStatus, ScheduleOSUpdate or ScheduleOSUpdateScan to a "
-        "Mac with macOS 27, which has them no more.",
+        "Mac with macOS 27, which no longer has them.",
         Source("commands/system.update.{available,scan,schedule,status}.yaml", "removed in 27.0"),
         no_removed_command,
     ),

@@ -152,7 +152,7 @@ def unknown_result(evidence: Evidence) -> Finding:
 
 
 def malformed_report(evidence: Evidence) -> Finding:
-    """A body that is no property list is refused with a 4xx status, and the next session works."""
+    """A body that is not a property list is refused with a 4xx status, and the next session works."""
     sent = evidence.exchanges("raw", message_type="malformed")
     if not sent:
         return not_tested("The report could not be sent.")
@@ -252,7 +252,7 @@ REQUIREMENTS = (
     _entry(
         "MDM-SESSION-11",
         Level.MUST,
-        "A server must refuse a report that is no property list with a 4xx status, and survive it.",
+        "A server must refuse a report that is not a property list with a 4xx status, and survive it.",
         Source("RFC 9110", "15.5.1", "2022-06"),
         "session-malformed",
         malformed_report,

@@ -160,7 +160,7 @@ REQUIREMENTS = (
     _entry(
         9,
         Level.MUST,
-        "A server must survive a report whose Status and CommandUUID are no strings.",
+        "A server must survive a report whose Status and CommandUUID are not strings.",
         _BAD_REQUEST,
         _survived(TYPES),
         _WRONG,

@@ -37,5 +37,5 @@ DEFECTS = (
     Defect(
         "session-unknown-result-refused", "A result of an unknown command is answered with 500.", ("MDM-SESSION-10",)
     ),
-    Defect("session-malformed-fails", "A body that is no property list is answered with 500.", ("MDM-SESSION-11",)),
+    Defect("session-malformed-fails", "A body that is not a property list is answered with 500.", ("MDM-SESSION-11",)),
 )

@@ -58,7 +58,7 @@ to 50 per second within a minute. Then each Mac opens a session by itself. The r
 lom-agent scenario check patch-morning.toml      # dry run: a summary, or the errors
 lom-agent run patch-morning.toml                 # run it
 lom-agent run patch-morning.toml --set fleet.devices=20 --set phase.patch.duration=5
-lom-agent scenario new mine.toml                 # a new scenario, every key as a comment
+lom-agent scenario new mine.toml                 # a new scenario that lists every key in comments
 ```
 
 `fixtures/scenarios/` has ready-made scenarios: an enrollment day, a steady fleet, a profile for all Macs, a power cut,

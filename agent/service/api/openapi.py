@@ -42,14 +42,14 @@ Every request but those for the page and for this document has the header `Autho
 JSON. Unknown keys and unknown query parameters are refused. A request that fails is answered with problem details \
 (RFC 9457)."""
 TAGS: Mapping[str, str] = {
-    "service": "The service as a whole.",
-    "macs": "The Macs.",
-    "segments": "Subnets: the Macs that one LOM Controller reaches.",
-    "rules": "Rules that make Macs misbehave.",
-    "exchanges": "The messages of the Macs and the answers.",
-    "events": "What happens, as a stream or one at a time.",
-    "clock": "The clock of the Macs.",
-    "run": "A running scenario.",
+    "service": "The service or run as a whole.",
+    "macs": "List, add, remove and control Macs.",
+    "segments": "A segment is a subnet: a LOM Controller and the Macs that it reaches.",
+    "rules": "Fault rules, which make Macs misbehave: docs/faults.md.",
+    "exchanges": "The recorded messages of the Macs, with their answers.",
+    "events": "Follow the events as a stream, or wait for one.",
+    "clock": "Read and advance the clock of the Macs.",
+    "run": "Observe and change a running scenario.",
 }
 _TAG_OF = {"wait": "events", "v1": "service", "results": "service", "reset": "service", "metrics": "service"}
 
@@ -308,8 +308,8 @@ def _metrics() -> dict[str, Any]:
     return {
         "operationId": "metrics",
         "summary": "The metrics for Prometheus",
-        "description": "The metrics for Prometheus, the same as those of a run. Its scrape configuration has the token "
-        "as `authorization: {credentials: TOKEN}`.",
+        "description": "The metrics of docs/load.md, for Prometheus. Give Prometheus the token in its scrape "
+        "configuration: `authorization: {credentials: TOKEN}`.",
         "tags": ["service"],
         "responses": {
             "200": {"description": "Metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},

@@ -20,7 +20,7 @@ from agent.service.api.run_routes import RUN_ROUTES
 _OPENING = """\
 # Control API
 
-`lom-agent serve` is controlled by HTTP and JSON:
+`lom-agent serve` is controlled through HTTP requests with JSON bodies:
 
 ```sh
 lom-agent serve --devices 3 --lab --ready-file ready.json &
@@ -30,25 +30,25 @@ token=$(python3 -c 'import json; print(json.load(open("ready.json"))["token"])')
 curl -sS -H "Authorization: Bearer $token" "$url/v1/macs"
 ```
 
-[The plugin for pytest and the Python library](testing.md) use the same requests.
+[The pytest plugin and the Python library](testing.md) use the same requests.
 
-- Each request has the header `Authorization: Bearer TOKEN`. The page at `/` and `/openapi.json` need no token.
-- The `Host` of a request is the address on which the service listens, `localhost`, `127.0.0.1` or `[::1]`. A service
-  that listens on every address (`--control 0.0.0.0:7780`) also accepts any address and any name without a dot, such as
-  that of a container.
-- Bodies are JSON, at most 4 MiB. Unknown keys and unknown query parameters are refused. An empty body is `{}`.
+- Each request needs the header `Authorization: Bearer TOKEN`, except those for the page at `/` and for `/openapi.json`.
+- The header `Host` of a request must name the address on which the service listens, `localhost`, `127.0.0.1` or
+  `[::1]`. A service that listens on every address (`--control 0.0.0.0:7780`) also accepts any address, and any name
+  without a dot, such as that of a container.
+- Bodies are JSON, at most 4 MiB. Unknown keys and unknown query parameters are refused. An empty body counts as `{}`.
 - Bytes are base64, times are seconds since the epoch.
-- `{mac}` is the UDID, the serial number or the number of a Mac. `/` in a parameter cannot be given.
-- `GET /openapi.json` is this page for programs: OpenAPI 3.1, from which clients can be generated.
-- No other origin may read the answers in a browser (no CORS).
+- `{mac}` is the UDID, the serial number or the number of a Mac. A parameter in a path cannot contain `/`.
+- `GET /openapi.json` returns the OpenAPI 3.1 document of this API, from which clients can be generated.
+- Pages of other origins cannot read the answers in a browser (no CORS).
 """
 
 _PROBLEMS = """\
 ## Problems
 
 A request that fails is answered with `application/problem+json` (RFC 9457): `type`, `title`, `status` and `detail`,
-which says what was expected, what was found and what to do. A wait that failed also has the `nearest` events, and what
-concerns a Mac its last `exchanges`.
+which says what was expected, what was found and what to do. If a wait failed, `nearest` has the events that matched
+best. If the request is about a Mac, `exchanges` has its last ones.
 
 ```json
 {example}
@@ -59,41 +59,44 @@ _STREAM = """\
 ## Events
 
 `GET /v1/events` is a stream of [server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html).
-Each has the number of the event as `id`, its kind as `event` and the [event](#event) as `data`. The numbers only grow,
-also over a reset, so `Last-Event-ID` or `after` continue where a connection was lost. The service keeps the last 10,000
-events; a comment says how many are missing. A client that is further behind is disconnected. A comment comes every
-15 seconds.
+Each has the number of the event as `id`, its kind as `event` and the [event](#event) as `data`. The numbers always
+grow, even after a reset, so a client that lost its connection continues with `Last-Event-ID` or `after`. The service
+keeps the last 10,000 events. If older ones were asked for, a comment in the stream says how many are missing. A client
+that falls further behind while it reads is disconnected. The service sends a comment every 15 seconds to keep the
+connection open.
 
-| kind | meaning | has | keys of `data` |
+| kind | meaning | other keys of the event | keys of `data` |
 | --- | --- | --- | --- |
 """
 
 _END = """\
 ## About this page
 
-It is generated from the types of the program: `python -m agent.service.api.reference > docs/control-api.md`.
+This page is generated from the types of the program: `python -m agent.service.api.reference > docs/control-api.md`.
 """
 
 _RUN_OPENING = """\
 # Control API of a run
 
 `lom-agent run --control` serves an API that pauses and resumes the run, changes the rates of its phases, and stops it.
-[load.md](load.md#changing-a-run) says what a change does, and what the results say of it.
+[load.md](load.md#changing-a-run) explains what a change does and how the results show it. `patch-morning.toml` is the
+example of [scenario.md](scenario.md).
 
 ```sh
 lom-agent run patch-morning.toml --out first --control 127.0.0.1:0 --ready-file run.json &
 until [ -f run.json ]; do sleep 0.1; done
 url=$(python3 -c 'import json; print(json.load(open("run.json"))["control"])')
 token=$(python3 -c 'import json; print(json.load(open("run.json"))["token"])')
+until curl -sS -H "Authorization: Bearer $token" "$url/v1/run" | grep -q '"began":true'; do sleep 0.1; done
 curl -sS -H "Authorization: Bearer $token" -X POST "$url/v1/run/pause"
 ```
 
-- Each request has the header `Authorization: Bearer TOKEN`; `/openapi.json` needs no token.
-- The `Host` of a request is the address on which the run listens, `localhost`, `127.0.0.1` or `[::1]`.
+- Each request needs the header `Authorization: Bearer TOKEN`, except that for `/openapi.json`.
+- The header `Host` of a request must name the address on which the run listens, `localhost`, `127.0.0.1` or `[::1]`.
 - Bodies are JSON. Unknown keys and unknown query parameters are refused.
-- A change is refused (409) before every worker is ready, a pause of a paused run, and a resume of one that is not
-  paused. A run has at most 1,000 changes.
-- `GET /openapi.json` is this page for programs: OpenAPI 3.1. `agent.client.Run` is a client for Python
+- A change is refused (409) until every worker is ready (`began` of `GET /v1/run`). Pausing a paused run and resuming a
+  run that is not paused are refused too. A run accepts at most 1,000 changes.
+- `GET /openapi.json` returns the OpenAPI 3.1 document of this API. `agent.client.Run` is a client for Python
   ([load.md](load.md#changing-a-run)).
 """
 
@@ -107,7 +110,7 @@ which says what was expected, what was found and what to do.
 _RUN_END = """\
 ## About this page
 
-It is generated from the types of the program: `python -m agent.service.api.reference run > docs/run-api.md`.
+This page is generated from the types of the program: `python -m agent.service.api.reference run > docs/run-api.md`.
 """
 
 _PATH_EXAMPLES = {"mac": "0", "segment": "0", "rule": "rule-1"}
@@ -155,7 +158,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     lines += ["```sh", curl(method, path, operation), "```", ""]
     if "requestBody" in operation:
         body = operation["requestBody"]
-        optional = "" if body["required"] else ", which may be missing"
+        optional = "" if body["required"] else " (optional)"
         lines.append(f"Takes {_words(body['content']['application/json']['schema'])}{optional}.")
     return "\n".join([*lines, *_answers(operation["responses"])]) + "\n"
 

@@ -17,7 +17,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "add_rule": {"on": "command", "do": "not_now", "type": "ProfileList", "times": 2},
     "wait": {"kind": "answered", "udid": UDID, "request_type": "ProfileList", "status": "Acknowledged", "timeout": 10},
     "advance_clock": {"advance": 60},
-    "rate": {"phase": "patch", "rate": 50},
+    "rate": {"phase": "enroll", "rate": 50},
     "reset": {"seed": "test_power_on"},
 }
 """By name of the route."""
@@ -26,7 +26,7 @@ PROBLEM: Mapping[int, str] = {
     400: "Object contains unknown field `mode` - at `$`. /openapi.json describes what is expected.",
     401: "Expected one header Authorization: Bearer TOKEN, with the token of this service, found none.",
     403: "Expected one Host of 127.0.0.1, ::1, localhost, found evil.example. Use the URL that lom-agent printed.",
-    404: 'Expected the UDID, serial number or number of a Mac, found "17". GET /v1/macs lists them.',
+    404: "Expected the UDID, serial number or number of a Mac, found '17'. GET /v1/macs lists them.",
     405: "Expected GET, found DELETE.",
     409: "Expected a Mac with mains power, found one whose plug is pulled. Restore the mains first.",
     413: "Expected a body of at most 4,194,304 bytes, found more. Shorten it.",
