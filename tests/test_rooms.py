@@ -42,6 +42,7 @@ ROOMS = (
     "net.lom",
     "net.apns",
     "net.mac",
+    "state",
     "servers",
     "lab",
     "scenario",

@@ -58,7 +58,7 @@ from agent.service.types import (
 
 if TYPE_CHECKING:
     from agent.service.restoring import Continuing
-    from agent.service.state import FleetState, StoredGroup
+    from agent.state.fleet import FleetState, StoredGroup
 
 MAKE_IDLE_FROM = 2000  # Macs: with fewer, their memory is not worth the work
 MAKE_IDLE_SECONDS = 0.05
