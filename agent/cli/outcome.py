@@ -161,7 +161,7 @@ class RunResults:
             fleet.seed,
             fleet.devices,
             self._started,
-            time.monotonic() - self._began,
+            conductor.worked + time.monotonic() - self._began,
             self._scenario.name,
             conductor.workers,
         )
@@ -180,6 +180,7 @@ class RunResults:
             limits=self._limits,
             push=merge_push_counts(counts) if counts else None,
             rules=conductor.rule_counts(),
+            resumed=conductor.resumed,
             keys=None if pool is None else {"pool": pool, "reused": reused},
             scenario=as_document(self._scenario),
             incomplete_because=because,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 
 from agent.cli.apns import apns_plan
@@ -17,6 +19,7 @@ from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printin
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 from agent.load.machine import cores, workers_of
+from agent.load.run_state import RunState
 from agent.measure.live import LiveView
 from agent.measure.trace import TraceParts
 from agent.net.transport.addresses import parse_address
@@ -26,6 +29,7 @@ from agent.scenario.types import Scenario
 from agent.service.prometheus import PrometheusExporter
 
 FIRST_CHECKPOINT_SECONDS = 2.0
+_WITH_RESUME = ("resume", "out", "junit", "trace", "prometheus", "quiet")
 CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, in case the run is killed
 
 
@@ -35,21 +39,45 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     Raises OperatorError and UsageError.
     """
     with Stopping() as stopping:
-        plan = scenario_of(path, options, given)
+        state = opened_state(path, options, given)
+        plan = scenario_of(path, options, given) if state is None or not state.resumes else state.scenario
         outputs = Outputs.of(options)
         outputs.check()
+        if state is not None and not state.resumes:
+            state.begin(plan, workers_of(plan), time.time())
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
-        outcome = _run(plan, outputs, display, options, stopping)
+        outcome = _run(plan, outputs, display, options, stopping, state)
         with printing():
+            if state is not None and not state.finished:
+                display.note(f"Go on with it: lom-agent run --resume {state.path}")
             outcome.tell(console)
     return outcome.exit_status
 
 
+def opened_state(path: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> RunState | None:
+    """The file of ``--state`` or ``--resume``; None without them. Raises OperatorError and UsageError."""
+    if options["resume"] is None:
+        return None if options["state"] is None else RunState(Path(options["state"]))
+    others = [f"--{name.replace('_', '-')}" for name in given if name not in _WITH_RESUME]
+    if path is not None or others:
+        found = [*([] if path is None else [path]), *("--set" if each == "--overrides" else each for each in others)]
+        text = f"--resume goes on with the scenario in its file, as it is: leave out {', '.join(found)}"
+        raise click.UsageError(text)
+    state = RunState(Path(options["resume"]))
+    state.resume(time.time())
+    return state
+
+
 def _run(
-    scenario: Scenario, outputs: Outputs, display: Display, options: Mapping[str, Any], stopping: Stopping
+    scenario: Scenario,
+    outputs: Outputs,
+    display: Display,
+    options: Mapping[str, Any],
+    stopping: Stopping,
+    state: RunState | None,
 ) -> RunResults:
-    workers = workers_of(scenario)
+    workers = workers_of(scenario) if state is None else state.workers
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
     reactor = the_reactor()
@@ -58,7 +86,8 @@ def _run(
         None if prometheus is None else PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
     )
     executor = ProcessEach()
-    outcome = RunResults(scenario, outputs, datetime.now(UTC))
+    started = datetime.now(UTC) if state is None else datetime.fromtimestamp(state.started, UTC)
+    outcome = RunResults(scenario, outputs, started)
     watchers = _Watchers(display, exporter, STANDARD_ERROR if options["quiet"] else STANDARD_OUTPUT)
     conductor = Conductor(
         reactor,
@@ -70,6 +99,7 @@ def _run(
         trace=trace.path_of,
         cores=cores(),
         kill=executor.kill,
+        state=state,
     )
     stopping.last = executor.kill
     watchers.checkpoint = lambda: outcome.checkpoint(conductor)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError
@@ -37,20 +39,23 @@ from agent.load.control_link import ControlLink, ControlServer
 from agent.load.gateway import APNsPlan
 from agent.load.overload import LoopMonitor
 from agent.load.pushes import PushSide
+from agent.load.run_keeping import RunKeeper
 from agent.load.run_record import PhaseRecord, RunRecord, WorkerRecord, phases_of
+from agent.load.run_state import RunState
 from agent.load.server import ServerSide
 from agent.load.shard import run_shard
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.load.silence import SilenceWatch
 from agent.measure.live import LiveView, RunObserver
 from agent.measure.metrics import Metrics
-from agent.measure.summaries import RuleSummary, added_rules
+from agent.measure.summaries import Resumption, RuleSummary, added_rules
 from agent.measure.timeline import TimeLine
 from agent.net.timing import RunClock, sleep
 from agent.processes import peak_kib
 from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer
 from agent.scenario.types import Scenario
+from agent.sqlite_file import NotWritten
 
 READY_SECONDS = 120.0  # in which a worker imports the program, makes its Macs and connects
 FINISH_SECONDS = 60.0  # in which a worker that still reports ends after Finish
@@ -65,7 +70,8 @@ class Conductor:
     """One run of a scenario in at most ``workers`` shards, each submitted to ``executor``.
 
     ``host`` is the address of this machine at which the shards reach the conductor: loopback unless they run elsewhere.
-    ``kill`` ends the process of a lost shard, by the shard's number.
+    ``kill`` ends the process of a lost shard, by the shard's number. ``state`` keeps the run for a later process; it is
+    closed at the end.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Conductor:
         trace: Callable[[int], str | None] = lambda _shard: None,
         cores: int = 1,
         kill: Callable[[int], None] = lambda _shard: None,
+        state: RunState | None = None,
     ) -> None:
         fleet = scenario.fleet
         self.scenario = scenario
@@ -89,6 +96,7 @@ class Conductor:
         self._workers = self._record.workers
         self._interrupted = False
         self._closing = False
+        self._is_over = False
         self._reactor = reactor
         self._executor = executor
         self._observer = observer
@@ -100,11 +108,17 @@ class Conductor:
         self._silence = SilenceWatch(reactor, self._workers, self, scenario.load.worker_timeout)
         self._clock = RunClock(reactor)
         self._link = ControlServer(reactor, len(self._workers), self)
-        self._server = ServerSide(reactor, scenario, self.population)
-        first_macs = [worker.indexes.start for worker in self._workers]
-        self._pushes = PushSide(reactor, apns, self.population, first_macs, self._link.send, self._clock)
-        self._job: Deferred[None] | None = None
         self._monitor = LoopMonitor(reactor)
+        self._kept = RunKeeper(state, self._record, self._monitor, self._clock, self._not_kept)
+        lab_state, first = None, None
+        if state is not None:
+            lab_state, first = Path(f"{state.path}.lab"), state.counts("push first")
+            if apns is not None:
+                apns = replace(apns, port=apns.port or state.number("apns port"), elapsed=self._kept.elapsed)
+        self._server = ServerSide(reactor, scenario, self.population, lab_state)
+        first_macs = [worker.indexes.start for worker in self._workers]
+        self._pushes = PushSide(reactor, apns, self.population, first_macs, self._link.send, self._clock, first)
+        self._job: Deferred[None] | None = None
         self._started_at: float | None = None
 
     # Results, at any time.
@@ -140,8 +154,18 @@ class Conductor:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the run started; 0 before."""
-        return 0.0 if self._started_at is None else float(self._reactor.seconds()) - self._started_at
+        """Seconds since the run started, without those between two processes; 0 before."""
+        return self._kept.elapsed if self._started_at is None else float(self._reactor.seconds()) - self._started_at
+
+    @property
+    def resumed(self) -> list[Resumption]:
+        """How often the run was resumed."""
+        return self._kept.resumed
+
+    @property
+    def worked(self) -> float:
+        """Seconds that earlier processes of the run worked."""
+        return self._kept.worked
 
     @property
     def incomplete_because(self) -> str | None:
@@ -210,6 +234,7 @@ class Conductor:
         self._pushes.open(self._server.lab)
         if self._pushes.url is not None:
             self._observer.note(f"The APNs gateway listens on {self._pushes.url}")
+        self._kept.opened(self._pushes)
         for number, worker in enumerate(self._workers):
             self._submit(number, worker)
         self._silence.begin()
@@ -232,6 +257,7 @@ class Conductor:
             push_began=self._pushes.began,
             trace=self._trace(number),
             cores=max(1, self._cores // len(self._workers)),
+            **self._kept.plan(number),
         )
         future = self._executor.submit(run_shard, encode(plan))
         worker.submitted = True
@@ -248,13 +274,14 @@ class Conductor:
         finally:
             if limit.active():
                 limit.cancel()
-        self._started_at = self._reactor.seconds()
-        self._link.broadcast(Begin(self._clock()))
+        self._started_at = self._reactor.seconds() - self._kept.elapsed
+        self._kept.begun()
+        self._link.broadcast(Begin(self._clock(), int(self._kept.elapsed)))
         self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:
                 await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
-            self.phases[number].started_s = self.elapsed
+            self.phases[number].started_s = self._kept.phase_started(number, self.elapsed)
             self._monitor.enter(number)
             self._link.broadcast(StartPhase(number))
             self._end_phase(number)
@@ -263,6 +290,13 @@ class Conductor:
         for record in self.phases:
             await record.ended
         await self._tail()
+        self._is_over = True
+
+    def _not_kept(self, error: NotWritten) -> None:
+        """The state cannot be written: stop, as a later process could not go on from here."""
+        self._record.problems.append(str(error))
+        if self._job is not None:
+            self._job.cancel()
 
     def _not_ready(self) -> None:
         late = [number for number, worker in enumerate(self._workers) if not worker.ready.called]
@@ -302,6 +336,7 @@ class Conductor:
         self._link.close()
         await self._pushes.close()
         await self._server.close()
+        self._kept.close(finished=self._is_over and self.incomplete_because is None)
 
     async def _receive_last(self) -> None:
         for _ in range(LAST_LOOKS):  # not by the clock: after a stall there is still something to read
@@ -322,9 +357,12 @@ class Conductor:
             case Ending():
                 worker.ending = True
             case Ready():
+                self._kept.ready(shard, message)
                 worker.start()
             case Second():
+                self._kept.second(message.t)
                 if self._record.add_second(shard, message):
+                    self._kept.save()
                     self._observer.look(self.view())
             case Snapshot(metrics):
                 worker.snapshot = metrics
@@ -418,4 +456,5 @@ class Conductor:
     def _end_phase(self, number: int) -> None:
         if self._record.end_phase(number, self.elapsed):
             self._monitor.leave(number)
+            self._kept.phase_ended(number, self.phases[number])
             self.phases[number].ended.callback(None)

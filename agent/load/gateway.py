@@ -40,6 +40,8 @@ class APNsPlan:
     provider_anchors: tuple[x509.Certificate, ...] = field(default=(), repr=False)
     """The CAs of valid client certificates; without any, every certificate is accepted."""
     behaviour: PushBehaviour = field(default_factory=PushBehaviour)
+    elapsed: float = 0.0
+    """Seconds of earlier processes of the run: the times of rules go on after them."""
 
 
 class PushGateway:
@@ -54,7 +56,11 @@ class PushGateway:
             reactor,
             router,
             self._identity,
-            away=away_times(plan.behaviour.parsed_rules()),
+            away=[
+                (max(0.0, begin - plan.elapsed), end - plan.elapsed)
+                for begin, end in away_times(plan.behaviour.parsed_rules())
+                if end > plan.elapsed
+            ],
             provider_anchors=plan.provider_anchors,
         )
 

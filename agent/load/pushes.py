@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.fleet.population import Population
 from agent.lab.server import LabServer
@@ -21,7 +22,8 @@ Send = Callable[[int, RoutedPush], object]
 class PushSide:
     """The gateway of a run with ``plan``; a run without one has no pushes, and every method does nothing.
 
-    ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard.
+    ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard; ``first`` are
+    the counts of the rules with ``first=`` in an earlier process of the run.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class PushSide:
         first_macs: Sequence[int],
         send: Send,
         clock: RunClock,
+        first: Mapping[int, int] | None = None,
     ) -> None:
         self._reactor = reactor
         self._plan = plan
@@ -39,6 +42,7 @@ class PushSide:
         self._first_macs = first_macs
         self._send = send
         self._clock = clock
+        self._first = first
         self._router: PushRouter | None = None
         self._gateway: PushGateway | None = None
 
@@ -58,6 +62,14 @@ class PushSide:
         return [] if self._router is None else [self._router.counts]
 
     @property
+    def going_on(self) -> dict[str, Any]:
+        """What another process goes on with: the port, and the counts of the rules with ``first=``."""
+        url = self.url
+        if self._router is None or url is None:
+            return {}
+        return {"apns port": urlsplit(url).port, "push first": self._router.first}
+
+    @property
     def url(self) -> str | None:
         """The gateway's URL, once it is open."""
         return None if self._gateway is None else self._gateway.url
@@ -68,7 +80,14 @@ class PushSide:
         if plan is None:
             return
         self._router = PushRouter(
-            self._reactor, self._population, self._shard_of, self._send, self._clock, plan.behaviour
+            self._reactor,
+            self._population,
+            self._shard_of,
+            self._send,
+            self._clock,
+            plan.behaviour,
+            elapsed=plan.elapsed,
+            first=self._first,
         )
         self._gateway = PushGateway(self._reactor, plan, self._router, lab)
         self._gateway.listen()

@@ -13,7 +13,7 @@ A rule is a line of text: the fault, then where and when it applies. Times are s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -159,12 +159,18 @@ class Injected(NamedTuple):
 class FirstPushes:
     """To how many more pushes each rule with ``first=`` applies; one count for the whole gateway.
 
-    A push reserves one of each from its arrival until it is known which rule applied.
+    A push reserves one of each from its arrival until it is known which rule applied. ``left`` continues the counts of
+    an earlier process.
     """
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], left: Mapping[int, int] | None = None) -> None:
         self._rules = {number: rule for number, rule in enumerate(_faults(rules)) if rule.first < math.inf}
-        self._left = {number: int(rule.first) for number, rule in self._rules.items()}
+        self._left = {number: int(rule.first) for number, rule in self._rules.items()} | dict(left or {})
+
+    @property
+    def left(self) -> dict[int, int]:
+        """The counts, by the number of the rule."""
+        return dict(self._left)
 
     def reserve(self, index: int, seconds: float) -> tuple[int, ...]:
         """Reserve one of each for a push to Mac ``index``; return the numbers of the rules that do not apply to it."""

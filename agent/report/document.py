@@ -21,6 +21,7 @@ from agent.measure.summaries import (
     OperationSummary,
     PhaseSummary,
     ReasonSummary,
+    Resumption,
     RuleSummary,
     StageSummary,
 )
@@ -159,6 +160,8 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: list[LimitVerdict]
     push: dict[str, Any] | None = None
     rules: list[RuleSummary] = []
+    resumed: list[Resumption] = []
+    """How often the run was resumed in a new process."""
     keys: dict[str, Any] | None = None
     resources: Resources
     scenario: dict[str, Any] | None = None

@@ -86,6 +86,7 @@ def merge_documents(documents: Sequence[Document]) -> Document:
         limits=[judge(parse_limit(text), metrics, in_doubt) for text in texts],
         push=_added([document.push for document in documents if document.push is not None]),
         rules=added_rules(document.rules for document in documents),
+        resumed=[each for document in documents for each in document.resumed],
         keys=_same("keys", documents, left_out),
         resources=Resources(
             round(sum(each.resources.cpu_s for each in documents), 3),

@@ -30,6 +30,7 @@ from agent.measure.summaries import (
     OperationSummary,
     PhaseSummary,
     ReasonSummary,
+    Resumption,
     RuleSummary,
     StageSummary,
 )
@@ -94,6 +95,7 @@ def results(
     limits: Iterable[Limit | LimitVerdict] = (),
     push: Mapping[str, Any] | None = None,
     rules: Sequence[RuleSummary] = (),
+    resumed: Sequence[Resumption] = (),
     keys: Mapping[str, Any] | None = None,
     scenario: Mapping[str, Any] | None = None,
     incomplete_because: str | None = None,
@@ -127,6 +129,7 @@ def results(
         limits=[judge(each, metrics, in_doubt) if isinstance(each, Limit) else each for each in limits],
         push=None if push is None else dict(push),
         rules=list(rules),
+        resumed=list(resumed),
         keys=None if keys is None else dict(keys),
         resources=Resources(round(resources.cpu_s, _DECIMALS), resources.max_rss_kib),
         scenario=None if scenario is None else dict(scenario),

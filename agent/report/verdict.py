@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.measure.summaries import ReasonSummary
+from agent.measure.summaries import ReasonSummary, Resumption
 from agent.report.document import Document
 from agent.report.numbers import TIMES, counted, listed, share, were
 from agent.report.outcome import Kind, RunOutcome, because_of, not_allowed, outcome
@@ -57,6 +57,7 @@ def verdict(document: Document) -> Verdict:
     found = outcome(document)
     said = [
         *_completeness(document, found),
+        *_resumed(document),
         *_generator(document),
         *_limits(document),
         *_errors(document, found),
@@ -166,6 +167,28 @@ def _completeness(document: Document, found: RunOutcome) -> list[Statement]:
         return [Statement(Level.BAD, text)]
     of_phases = (Kind.PHASE, Kind.NOTHING_ENDED)
     return [Statement(Level.BAD, reason.text) for reason in found.reasons if reason.kind in of_phases]
+
+
+def _resumed(document: Document) -> list[Statement]:
+    """That the run stood still, and what was lost then."""
+    resumed = document.resumed
+    if not resumed:
+        return []
+    lost = sum(each.lost for each in resumed)
+    times = "once" if len(resumed) == 1 else f"{len(resumed):,} {TIMES}"
+    text = f"The run was resumed {times} in a new process"
+    text += f"; the end of {counted(lost, 'operation')} is not known, which counts as cut short." if lost else "."
+    details = tuple(
+        f"At second {each.at_s:g}: stopped at {each.stopped} or later, resumed at {each.resumed}; "
+        f"{seconds_of(each)} and {counted(each.lost, 'operation')} lost."
+        for each in resumed
+    )
+    return [Statement(Level.WARNING, text, details)]
+
+
+def seconds_of(resumption: Resumption) -> str:
+    """The time of which the measurements are lost."""
+    return f"up to {resumption.unmeasured_s:g} s of measurements"
 
 
 def _generator(document: Document) -> list[Statement]:

@@ -24,6 +24,7 @@ from agent.net.mac.keeping import MacRecord
 from agent.net.timing import Clock, DelayedCall
 from agent.push.store import Notification
 from agent.sqlite_file import FileFormat, NotWritten, Read, SQLiteFile, Statement
+from agent.state.authorities import KeptAuthorities
 from agent.state.rules import RuleWriter
 
 READ_AT_ONCE = 500  # Macs; ours
@@ -123,13 +124,15 @@ class KeptGroup(Protocol):
 class FleetState:
     """An open state file. Raises OperatorError if it cannot be opened.
 
-    ``format`` has ``TABLES`` and others, which ``execute`` writes and ``rows`` reads.
+    ``format`` has ``TABLES`` and others, which ``execute`` writes and ``rows`` reads. ``more`` returns further
+    statements of each transaction; ``soon`` asks for one.
     ``on_failure`` is called once, when a transaction cannot be written: nothing is written or sent after that.
     """
 
     def __init__(self, path: Path, clock: Clock, format: FileFormat = _FORMAT) -> None:  # noqa: A002 - the field's word
         self.path = path
         self.on_failure: Callable[[NotWritten], object] = lambda _error: None
+        self.more: Callable[[], Iterable[Statement]] = tuple
         self._file = SQLiteFile(path, format)
         self._clock = clock
         self._closed = False
@@ -253,12 +256,21 @@ class FleetState:
     def rules_changed(self) -> None:
         """A rule was added, removed or asked; ``rules_now`` returns them all."""
         self._rules_changed = True
-        self._soon()
+        self.soon()
 
     def execute(self, statement: str, *values: Any) -> None:
         """Execute a statement with the next transaction."""
         self._statements.append((statement, values))
-        self._soon()
+        self.soon()
+
+    def soon(self) -> None:
+        """Write at the end of this turn."""
+        if self._call is None and not self._closed:
+            self._call = self._clock.callLater(0, self.flush)
+
+    def authorities(self) -> KeptAuthorities:
+        """The CAs in the file, whose format has AUTHORITIES_TABLE."""
+        return KeptAuthorities(self._file)
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of a SELECT. Raises OperatorError."""
@@ -271,13 +283,13 @@ class FleetState:
     def changed(self, first: int, index: int) -> None:
         """Write a Mac."""
         self._changed[first, index] = None
-        self._soon()
+        self.soon()
 
     def when_kept(self, first: int, index: int, then: Callable[[], object]) -> None:
         """Write a Mac, then call ``then``."""
         self._changed[first, index] = None
         self._then.append(then)
-        self._soon()
+        self.soon()
 
     # The file.
 
@@ -322,6 +334,7 @@ class FleetState:
         groups, self._groups_with_pushes = self._groups_with_pushes, {}
         for group in groups:
             yield from self._pushes_of(group)
+        yield from self.more()
         if self._rules_changed:
             self._rules_changed = False
             yield from self._rules.statements(self.rules_now())
@@ -346,7 +359,7 @@ class FleetState:
 
     def _pushes_changed(self, group: KeptGroup) -> None:
         self._groups_with_pushes[group] = None
-        self._soon()
+        self.soon()
 
     def _pushes_of(self, group: KeptGroup) -> Iterator[Statement]:
         if group.push_endpoint is None or group.first not in self._fleets:
@@ -362,10 +375,6 @@ class FleetState:
             if self._pushes.get(key) != stored:
                 self._pushes[key] = stored
                 yield "INSERT OR REPLACE INTO pushes VALUES (?, ?, ?, ?)", (*key, msgspec.msgpack.encode(stored))
-
-    def _soon(self) -> None:
-        if self._call is None and not self._closed:
-            self._call = self._clock.callLater(0, self.flush)
 
     def _stop(self) -> None:
         self._closed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,6 +11,9 @@ from agent.faults import Faults, Hit, Rule, RuleRecord
 from agent.fleet.population import Mac
 from agent.net.timing import Clock
 from agent.sqlite_file import Statement
+
+if TYPE_CHECKING:
+    from agent.state.fleet import FleetState
 
 MOST_COUNTED = 2000  # Macs whose counts under one rule are written with each transaction; more: once in a while
 COUNTS_SECONDS = 1.0  # that while
@@ -80,3 +84,10 @@ class RuleWriter:
             if record.matches != matches and not (many and now - at < COUNTS_SECONDS):
                 self._written[place] = record.matches, now
                 yield "UPDATE rules SET record = ? WHERE number = ?", (encode(record), place)
+
+
+def keep_rules(faults: KeptFaults, state: FleetState, clock: Clock) -> None:
+    """Have ``state`` keep the rules and their counts; ``clock`` is that of the Macs."""
+    state.rules_now = lambda: [faults.record(each.rule.id, clock.seconds()) for each in faults]
+    faults.on_change = state.rules_changed
+    state.rules_changed()

@@ -6,7 +6,8 @@ for an earlier one: a server that stalls still gets all that is due, and latenci
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherR
 from twisted.python.failure import Failure
 
 from agent.errors import CutShort, LomAgentError, PeerError
+from agent.load.phases.progress import Earlier, Kept
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.net.mac.environment import Moment
@@ -48,6 +50,8 @@ IMPOSSIBLE_SECONDS = 0.05  # pause of a closed loop after an operation that was 
 MOST_COUNTED = (
     1_000_000  # dropped operations counted one by one; beyond that the planned number is used, so that a stop is quick
 )
+SKIPPED_AT_ONCE = 10_000  # operations of a schedule: some milliseconds
+NOTHING_EARLIER = Earlier()
 TURN_SECONDS = 0.005  # of starting operations before the reactor processes those in progress
 
 Work = Callable[[int, Moment], Coroutine[Any, Any, None]]
@@ -62,26 +66,60 @@ class NotPossible(LomAgentError):
 class Pace:
     """The pace of one phase in one shard. Late and dropped operations count under the name ``operation``.
 
-    ``state`` is kept up to date. ``open`` and ``closed`` raise the first defect of the work.
+    ``state`` is kept up to date. ``open`` and ``closed`` raise the first defect of the work. They go on after what
+    ``earlier`` processes of a resumed run did; ``kept`` is told how far they have come.
     """
 
     def __init__(
-        self, clock: Clock, now: Callable[[], Moment], metrics: Metrics, operation: str, state: PhaseState
+        self,
+        clock: Clock,
+        now: Callable[[], Moment],
+        metrics: Metrics,
+        operation: str,
+        state: PhaseState,
+        earlier: Earlier = NOTHING_EARLIER,
+        kept: Kept | None = None,
     ) -> None:
         self._clock = clock
         self._now = now
         self._metrics = metrics
         self._operation = operation
         self._state = state
+        self._earlier = earlier
+        self._kept = kept
+        self._reached = earlier.reached
+        self._began: Moment | None = None
         self._under_way: set[Deferred[None]] = set()
         self._quiet: Deferred[None] | None = None
         self._defect: BaseException | None = None
         self.reason = "the run ended first"
 
-    async def open(self, arrivals: Iterable[Arrival], work: Work) -> None:
-        """Start each operation when it is due, and wait until all have finished. Cancelling drops the rest."""
-        began = self._now()
+    @property
+    def reached(self) -> int:
+        """How many operations of the schedule were started or dropped, also by earlier processes."""
+        return self._reached
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of the phase, without those between two processes."""
+        return self._earlier.elapsed if self._began is None else self._clock.seconds() - self._began.ticks
+
+    def begin(self) -> Moment:
+        """The phase starts now, or goes on; returns when it started, as if the processes had followed at once."""
+        now, elapsed = self._now(), self._earlier.elapsed
+        self._began = Moment(now.wall - elapsed, now.ticks - elapsed)
+        return self._began
+
+    async def open(self, arrivals: Iterable[Arrival], work: Work, again: Sequence[int] = ()) -> None:
+        """Start each operation when it is due, and wait until all have finished. Cancelling drops the rest.
+
+        ``again`` are targets that earlier processes did not finish: they are started at once.
+        """
         row = iter(arrivals)
+        await self._skip(row)
+        began = self.begin()
+        for target in again:
+            self._begin(target, self._now(), work)
         arrival: Arrival | None = None
         turn_ends = self._clock.seconds() + TURN_SECONDS
         try:
@@ -92,6 +130,7 @@ class Pace:
                     await sleep(self._clock, max(0.0, wait))
                     turn_ends = self._clock.seconds() + TURN_SECONDS
                 due, arrival = arrival, None
+                self._reach()
                 self._begin(due.target, Moment(began.wall + due.due, began.ticks + due.due), work)
             await self._until_quiet()
         except CancelledError:
@@ -101,15 +140,26 @@ class Pace:
             self._cancel_all()
         self._raise_defect()
 
-    async def closed(self, targets: Iterable[int], at_once: int, work: Work, seconds: float | None = None) -> None:
-        """Keep ``at_once`` operations in progress, for at most ``seconds``."""
-        until = None if seconds is None else self._clock.seconds() + seconds
+    async def closed(
+        self,
+        targets: Iterable[int],
+        at_once: int,
+        work: Work,
+        seconds: float | None = None,
+        again: Sequence[int] = (),
+    ) -> None:
+        """Keep ``at_once`` operations in progress, for at most ``seconds``; ``again`` as in ``open``, at the front."""
         row = iter(targets)
+        await self._skip(row)
+        began = self.begin()
+        until = None if seconds is None else began.ticks + seconds
 
         def in_time() -> Iterator[int]:
+            yield from again
             for target in row:
                 if until is not None and self._clock.seconds() >= until:
                     return
+                self._reach()
                 yield target
 
         async def one(target: int) -> None:
@@ -128,16 +178,32 @@ class Pace:
             self._cancel_all()
         self._raise_defect()
 
+    async def _skip(self, row: Iterator[object]) -> None:
+        """Leave out what earlier processes took from the schedule; the reactor goes on meanwhile."""
+        for left in range(self._earlier.reached, 0, -SKIPPED_AT_ONCE):
+            deque(islice(row, min(left, SKIPPED_AT_ONCE)), maxlen=0)
+            await sleep(self._clock, 0.0)
+
+    def _reach(self) -> None:
+        self._reached += 1
+        if self._kept is not None:
+            self._kept.reached(self._reached, self.elapsed)
+
     def _begin(self, target: int, due: Moment, work: Work) -> Awaitable[None]:
         state = self._state
         state.started += 1
         state.planned = max(state.planned, state.started + state.dropped)  # the planned number may be an average
         late = self._clock.seconds() - due.ticks > LATE_SECONDS
+        kept = self._kept
+        if kept is not None:
+            kept.begun(target)
         running = Deferred.fromCoroutine(work(target, due))
         over: Deferred[None] = Deferred()
 
         def ended(outcome: object) -> None:
             self._under_way.discard(running)
+            if kept is not None:
+                kept.ended(target)
             self._count(outcome, late)
             over.callback(None)
             if self._quiet is not None and not self._under_way:

@@ -15,8 +15,9 @@ from agent.load.phases.checkin import look, look_when_pushed
 from agent.load.phases.context import PhaseContext
 from agent.load.phases.enroll import enroll
 from agent.load.phases.lom import power, set_up
-from agent.load.phases.pace import Pace, Work
+from agent.load.phases.pace import NOTHING_EARLIER, Pace, Work
 from agent.load.phases.power_cut import cut_power
+from agent.load.phases.progress import Earlier, Kept
 from agent.lom.requests import PowerRequest
 from agent.measure.live import PhaseState
 from agent.net.mac.environment import Moment
@@ -82,20 +83,32 @@ def operation_of(phase: PhaseBase) -> str:
 
 
 class PhaseRun:
-    """One phase in one shard. ``state`` is its progress."""
+    """One phase in one shard. ``state`` is its progress; ``earlier`` and ``kept`` as of Pace."""
 
-    def __init__(self, phase: Phase, context: PhaseContext, part: Part) -> None:
-        self.state = PhaseState()
+    def __init__(
+        self,
+        phase: Phase,
+        context: PhaseContext,
+        part: Part,
+        earlier: Earlier = NOTHING_EARLIER,
+        kept: Kept | None = None,
+    ) -> None:
+        self.state = PhaseState().plus(earlier.state)
         self.phase = phase
         self._context = context
         self._part = part
         environment = context.environment
-        self._pace = Pace(environment.reactor, environment.now, context.metrics, operation_of(phase), self.state)
+        self._earlier = earlier
+        self._kept = kept
+        self.pace = Pace(
+            environment.reactor, environment.now, context.metrics, operation_of(phase), self.state, earlier, kept
+        )
 
     async def run(self) -> None:
         """Run to the end of the phase in this shard. May be cancelled; what has not started is then dropped."""
         keys = self._context.environment.keys
-        waits, waited_s = keys.waits, keys.waited_s
+        state = self.state
+        waits, waited_s = keys.waits - state.key_waits, keys.waited_s - state.key_wait_s
         try:
             match self.phase:
                 case LOMPhase() as phase:
@@ -114,7 +127,7 @@ class PhaseRun:
 
     def stop_because(self, reason: str) -> None:
         """Set the reason of what is dropped when ``run`` is cancelled."""
-        self._pace.reason = reason
+        self.pace.reason = reason
 
     async def _macs(self, phase: ArrivingPhase) -> None:
         """Each operation belongs to one Mac."""
@@ -178,12 +191,14 @@ class PhaseRun:
             away = phase.seconds + phase.return_spread * step * place
             await cut_power(self._context, part.population.segment(segments[place]), due, away, phase.timeout)
 
-        await self._pace.open(arrivals, cut)
+        await self.pace.open(arrivals, cut)
 
     async def _idle(self, phase: IdlePhase) -> None:
         """Wait, or let the Macs poll: open sessions by themselves, one every ``poll`` seconds on average."""
         if phase.poll is None:
-            await sleep(self._context.environment.reactor, phase.seconds)
+            began = self.pace.begin()
+            reactor = self._context.environment.reactor
+            await sleep(reactor, max(0.0, began.ticks + phase.seconds - reactor.seconds()))
             return
         chosen = chosen_macs(phase, self._part.population)
         plan = ArrivalPlan(Constant(len(chosen) / phase.poll), phase.seconds, again=True)
@@ -194,7 +209,7 @@ class PhaseRun:
         async def one(place: int, due: Moment) -> None:
             await look(self._context, chosen[place], due, phase.timeout)
 
-        await self._pace.open(of_targets(arrivals, mine.__contains__), one)
+        await self.pace.open(of_targets(arrivals, mine.__contains__), one)
 
     async def _paced(
         self,
@@ -203,6 +218,7 @@ class PhaseRun:
         mine: range,
         work: Work,
         reorder: Callable[[Iterable[Arrival]], Iterator[Arrival]] = iter,
+        again: Sequence[int] = (),
     ) -> None:
         part = self._part
         how = pace(phase, part.load)
@@ -210,13 +226,13 @@ class PhaseRun:
             row = [Arrival(0.0, place) for place in order(targets, part.source, phase.name)]
             places = [arrival.target for arrival in reorder(row) if arrival.target in mine]
             self.state.planned = len(places)
-            await self._closed(how, places, part_of(how.concurrency, mine, targets), work)
+            await self._closed(how, places, part_of(how.concurrency, mine, targets), work, again)
         else:
             arrivals = reorder(schedule(how, targets, part.source, phase.name))
             self.state.planned = part_of(expected(how, targets)[0], mine, targets)
-            await self._pace.open(of_targets(arrivals, mine.__contains__), work)
+            await self.pace.open(of_targets(arrivals, mine.__contains__), work, again)
 
-    async def _closed(self, how: Closed, places: Sequence[int], at_once: int, work: Work) -> None:
+    async def _closed(self, how: Closed, places: Sequence[int], at_once: int, work: Work, again: Sequence[int]) -> None:
         if not places:
             return
-        await self._pace.closed(cycle(places) if how.again else places, max(1, at_once), work, how.duration)
+        await self.pace.closed(cycle(places) if how.again else places, max(1, at_once), work, how.duration, again)

@@ -7,7 +7,7 @@ provider gets a 503.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,6 +67,7 @@ class PushRouter:
     ``shard_of`` maps a Mac's index to the shard that simulates it. ``send`` sends a push to a shard's endpoint; it does
     not raise, a lost shard is reported by ``shard_gone``. The rules with ``first=`` are counted here, for all endpoints
     together. ``patience`` is how long an endpoint may take, in seconds; ``most`` is the limit of unanswered requests.
+    ``elapsed`` are the seconds of earlier processes of the run, ``first`` the counts of their ``first=`` rules.
     """
 
     def __init__(
@@ -80,15 +81,17 @@ class PushRouter:
         *,
         patience: float = ANSWER_SECONDS,
         most: int = MOST_OUTSTANDING,
+        elapsed: float = 0.0,
+        first: Mapping[int, int] | None = None,
     ) -> None:
-        self.began = clock()
+        self.began = clock() - elapsed
         self._reactor = reactor
         self._tokens = tokens
         self._shard_of = shard_of
         self._send = send
         self._clock = clock
         self._no_macs = PushBroker(_NoMacs(), policy=behaviour.policy())
-        self._first = FirstPushes(behaviour.parsed_rules())
+        self._first = FirstPushes(behaviour.parsed_rules(), first)
         self._patience = patience
         self._most = most
         self._number = 0
@@ -102,6 +105,11 @@ class PushRouter:
     def counts(self) -> dict[str, Any]:
         """The outcomes that were decided here; the endpoints count the others."""
         return self._no_macs.counts.as_json()
+
+    @property
+    def first(self) -> dict[int, int]:
+        """What the rules with ``first=`` have left, by their numbers."""
+        return self._first.left
 
     @property
     def outstanding(self) -> int:

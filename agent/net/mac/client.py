@@ -16,7 +16,7 @@ from agent.device.installing import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
 from agent.device.steps import Steps
-from agent.errors import MisuseError, PeerError
+from agent.errors import CutShort, MisuseError, PeerError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import PowerEvent
@@ -297,19 +297,27 @@ class MDMClient:
 
         await self._enroll(steps, due)
 
-    async def resume_enrollment(self) -> None:
-        """Continue the enrollment that another process began. Raises PeerError; it can then be continued again."""
+    async def resume_enrollment(self, cut_short: str | None = None) -> None:
+        """Continue the enrollment that another process began. Raises PeerError; it can then be continued again.
+
+        Its record succeeds, or is cut short for this reason where a part of an enrollment is no measurement.
+        """
         device = self._parts.device
         unfinished = device.enrolling
         if unfinished is not None:
-            await self._enroll(lambda: succeed(resumed_enrollment_steps(device, unfinished)), None)
+            await self._enroll(lambda: succeed(resumed_enrollment_steps(device, unfinished)), None, cut_short)
 
     def abandon_enrollment(self) -> None:
         """Forget the enrollment that another process began."""
         self._parts.device.enrolling = None
         self._environment.changed(self.index)
 
-    async def _enroll(self, begin: Callable[[], Awaitable[Steps[Profile | None]]], due: Moment | None) -> None:
+    async def _enroll(
+        self,
+        begin: Callable[[], Awaitable[Steps[Profile | None]]],
+        due: Moment | None,
+        cut_short: str | None = None,
+    ) -> None:
         mac, environment = self._parts, self._environment
         device, pushes = mac.device, mac.pushes
         with environment.begin("enroll", self.index, due, {"udid": device.mac.udid}) as operation:
@@ -332,6 +340,8 @@ class MDMClient:
             if profile is not None:
                 _check_signer(device, profile, environment)
             mac.lom.update()
+            if cut_short is not None:
+                operation.end(CutShort(cut_short))
         if self.observer is not None:
             self.observer.enrolled(self)
         pushes.enrolled()
