@@ -40,9 +40,9 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     """The shard has made its Macs and can start phases."""
 
     lost: int = 0
-    """Operations that an earlier process of a resumed run started, and whose end it had not saved."""
+    """Operations that all earlier processes of a resumed run started, and whose end they had not saved."""
     measured: float | None = None
-    """Up to which second of the run that process had saved its measurements; None if it had saved none."""
+    """Up to which second of the run the last one had saved its measurements; None if it had saved none."""
 
 
 class Second(msgspec.Struct, tag="second", frozen=True):

@@ -187,10 +187,11 @@ class RunState:
     # Every second.
 
     def begun(self, lost: int, measured: float) -> None:
-        """The run goes on; its workers lost the ends of ``lost`` operations, and measurements from ``measured`` on."""
+        """The run goes on; so far ``lost`` operations were lost, and now the measurements from ``measured`` on."""
         stopped = self._date("wall") if "wall" in self._settings else rfc3339_of(self.started)
         unmeasured = max(0.0, self.elapsed - measured)
-        told = Resumption(self.elapsed, stopped, rfc3339_of(self._resumed), lost, unmeasured)
+        lost -= sum(each.lost for each in self.resumptions)
+        told = Resumption(self.elapsed, stopped, rfc3339_of(self._resumed), max(0, lost), unmeasured)
         record = msgspec.msgpack.encode(told)
         self._file.write([("INSERT INTO resumptions (record) VALUES (?)", (record,))], durable=False)
 

@@ -206,7 +206,7 @@ class Shard:
     def _continue(self, state: ShardState) -> None:
         """Go on after the earlier processes of the run, if there were any."""
         self._state = state
-        self._earlier = state.earlier
+        self._earlier = dict(state.earlier)
         before = state.result
         if before is not None:
             self._before = before

@@ -20,6 +20,7 @@ from agent.load.phases.run import operation_of
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
+from agent.measure.snapshots import checked
 from agent.net.timing import Clock, sleep
 from agent.pki.authorities import StoredAuthorities
 from agent.scenario.types import EnrollPhase, Scenario
@@ -63,8 +64,6 @@ class ShardState:
             self.date = 0.0
             """The date of that second."""
             self.result = self._read_result()
-            self.lost = 0
-            """Operations that the results of the earlier processes do not have."""
             self.earlier = self._read_phases()
             """What they did of each phase, by its number."""
         except BaseException:
@@ -78,6 +77,16 @@ class ShardState:
     def authorities(self) -> StoredAuthorities:
         """The CAs of the LOM profiles."""
         return self.fleet.authorities()
+
+    @property
+    def lost(self) -> int:
+        """How many operations all processes so far have lost: they started, and their end was not saved."""
+        unsaved = sum(each.reached - self._saved.get(number, 0) for number, each in self.earlier.items())
+        if self.result is None:
+            return unsaved
+        found, _ = checked(self.result.metrics)
+        open_ = sum(operation["open"] for operation in found["operations"].values())
+        return unsaved + open_ + sum(cut["count"] for cut in found["cuts"] if cut["reason"] == LOST)
 
     def setups(self) -> dict[int, Mapping[str, Any]]:
         """The answers to LOMSetupRequest, by the Mac's index. Raises OperatorError."""
@@ -153,10 +162,8 @@ class ShardState:
         self._saved: dict[int, int] = dict(self.fleet.rows("SELECT phase, reached FROM saved"))
         states = {} if self.result is None else self.result.phases
         earlier = {number: self._phase(number, states, reached, elapsed) for number, reached, elapsed in rows}
-        for number, state in states.items():  # of which nothing was taken
+        for number in states:  # also those of which nothing was taken
             earlier.setdefault(number, self._phase(number, states, self._saved.get(number, 0), 0.0))
-            self.lost += earlier[number].state.cut_short - state.cut_short
-        self.lost += sum(each.reached for number, each in earlier.items() if number not in states)
         if any(not 0 <= number < len(self._scenario.phases) for number in earlier):
             raise OperatorError("Expected the phases of the scenario in the state of a worker, found others.")
         return earlier

@@ -137,7 +137,19 @@ class PhaseRun:
         def work(place: int, due: Moment) -> Coroutine[Any, Any, None]:
             return of_mac(chosen[place], due)
 
-        await self._paced(phase, len(chosen), self._part.places(chosen), work)
+        again = self._enroll_again(chosen)
+        await self._paced(phase, len(chosen), self._part.places(chosen), work, again=again)
+
+    def _enroll_again(self, chosen: Sequence[int]) -> list[int]:
+        """The enrollments that an earlier process began and that are not done: they begin again, or go on."""
+        again = []
+        for place in self._earlier.again:
+            if self._context.mac(chosen[place]).enrolled:
+                if self._kept is not None:
+                    self._kept.ended(place)
+            else:
+                again.append(place)
+        return again
 
     def _work_of(self, phase: ArrivingPhase) -> Work:
         context = self._context
