@@ -217,7 +217,7 @@ class RunState:
     # The file.
 
     def _refuse(self, scenario: Scenario) -> None:
-        before, after = msgspec.to_builtins(self.scenario), msgspec.to_builtins(scenario)
+        before, after = (msgspec.json.decode(msgspec.json.encode(each)) for each in (self.scenario, scenario))
         different = differences(before, after)
         if different:
             raise OperatorError(

@@ -105,7 +105,7 @@ def _check_numbers(value: Any, path: str) -> None:
 
 def placed(scenario: Scenario, folder: Path) -> Scenario:
     """The scenario with its file names relative to ``folder``; absolute ones stay."""
-    document = msgspec.to_builtins(scenario)
+    document = msgspec.json.decode(msgspec.json.encode(scenario))
     _place_files(document, folder)
     return msgspec.convert(document, Scenario)
 

@@ -1,0 +1,167 @@
+"""What a resumed run goes on from: the schedule of a phase, the measurements, the counts of push rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pytest
+from documents import good, typed
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from agent.load.cpu_waits import CPUWaits
+from agent.load.overload import LoopMonitor, Span
+from agent.load.phases.pace import Pace
+from agent.load.phases.progress import Earlier
+from agent.measure.live import PhaseState
+from agent.measure.metrics import Metrics
+from agent.measure.records import Exchange, Failure
+from agent.measure.summaries import ReasonSummary, Resumption
+from agent.net.mac.environment import Moment
+from agent.push.rules import FirstPushes, parse_rule
+from agent.report.numbers import TIMES
+from agent.report.verdict import Level, verdict
+from agent.scenario.arrivals import Arrival
+
+
+class Kept:
+    """Records what a phase tells of its progress."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, float]] = []
+        self.open: list[int] = []
+
+    def reached(self, count: int, elapsed: float) -> None:
+        self.told.append((count, round(elapsed, 3)))
+
+    def begun(self, place: int) -> None:
+        self.open.append(place)
+
+    def ended(self, place: int) -> None:
+        self.open.remove(place)
+
+
+class Phase:
+    """One phase on a fake clock that goes on after an earlier process."""
+
+    def __init__(self, earlier: Earlier) -> None:
+        self.clock = Clock()
+        self.clock.advance(500.0)
+        self.kept = Kept()
+        self.state = PhaseState().plus(earlier.state)
+        self.begun: list[tuple[int, float]] = []
+        self.hold: Deferred[None] | None = None
+        self.pace = Pace(
+            self.clock,
+            lambda: Moment(1e6 + self.clock.seconds(), self.clock.seconds()),
+            Metrics(),
+            "session",
+            self.state,
+            earlier,
+            self.kept,
+        )
+
+    async def work(self, target: int, due: Moment) -> None:
+        self.begun.append((target, round(due.ticks - 500.0, 3)))
+        if self.hold is not None:
+            await self.hold
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.pump([0.01] * round(seconds / 0.01))
+
+
+def arrivals(number: int, every: float) -> Iterable[Arrival]:
+    return [Arrival(place * every, place) for place in range(number)]
+
+
+def test_schedule_goes_on_after_what_was_taken_from_it_and_with_the_time_that_remains() -> None:
+    earlier = Earlier(PhaseState(planned=10, started=4, done=3, cut_short=1), reached=4, elapsed=3.5)
+    phase = Phase(earlier)
+    running = Deferred.fromCoroutine(phase.pace.open(arrivals(10, 1.0), phase.work))
+    phase.pass_time(10.0)
+    assert running.called
+    assert [target for target, _ in phase.begun] == list(range(4, 10))
+    assert [due for _, due in phase.begun] == pytest.approx([place - 3.5 for place in range(4, 10)], abs=0.02)
+    assert (phase.state.started, phase.state.done, phase.state.cut_short) == (10, 9, 1)
+    assert [count for count, _ in phase.kept.told] == [5, 6, 7, 8, 9, 10]
+    assert phase.kept.told[0][1] == pytest.approx(4.0, abs=0.02)
+    assert phase.pace.reached == 10
+    assert phase.kept.open == []
+
+
+def test_closed_loop_goes_on_with_the_time_that_remains_and_first_with_what_was_cut() -> None:
+    phase = Phase(Earlier(PhaseState(started=3, done=1, cut_short=2), reached=3, elapsed=8.0))
+    phase.hold = Deferred()
+    running = Deferred.fromCoroutine(phase.pace.closed(range(100), 2, phase.work, 10.0, again=[1, 2]))
+    phase.pass_time(1.0)
+    assert [target for target, _ in phase.begun] == [1, 2]
+    assert phase.kept.open == [1, 2]
+    assert phase.kept.told == []  # they were taken from the schedule before
+    phase.pass_time(1.5)
+    held, phase.hold = phase.hold, None
+    held.callback(None)  # after the ten seconds of the phase
+    phase.pass_time(1.0)
+    assert running.called
+    assert [target for target, _ in phase.begun] == [1, 2]
+    assert (phase.state.started, phase.state.done, phase.state.cut_short) == (5, 3, 2)
+
+
+def test_metrics_go_on_without_the_time_between_and_cut_short_what_was_open() -> None:
+    before = Metrics()
+    for _ in range(3):
+        before.begun("session")
+    before(Exchange("session", 0, 100.0, 1.0, None))
+    before(Exchange("session", 0, 102.0, 1.0, Failure("tls", "broken")))
+    after = Metrics()
+    after.continue_from(before.snapshot(), "killed", 1000.0)
+    after.cut_short("delivery", "killed", 2)
+    after.cut_short("enroll", "killed", 0)
+    after.begun("session")
+    after(Exchange("session", 0, 1104.0, 1.0, None))
+    session = after.summary("session")
+    assert (session.started, session.count, session.errors, session.cut_short) == (4, 3, 1, 1)
+    assert session.rate_per_s == pytest.approx(3 / 5.0)
+    assert after.cuts() == [ReasonSummary("delivery", "killed", 2), ReasonSummary("session", "killed", 1)]
+    assert after.operations() == ["session", "delivery"]
+    assert set(after.take_second()) == {"session"}
+
+
+def test_monitor_goes_on_with_one_span_of_each_phase() -> None:
+    clock = Clock()
+    monitor = LoopMonitor(clock, cpu=lambda: 0.0, waits=lambda: CPUWaits(None, None, None))
+    lag = LoopMonitor(clock, cpu=lambda: 0.0).lag
+    lag.record(0.2)
+    earlier = [Span(phase=0, elapsed_s=5.0, p99_ms=80.0, lagging_s=0.4), Span(phase=1, elapsed_s=1.0, p99_ms=90.0)]
+    monitor.continue_from(lag.encoded(), 3.0, [0.5, 0.6], earlier)
+    monitor.begin()
+    monitor.enter(1)
+    clock.pump([0.02] * 100)
+    monitor.stop()
+    spans = [(span.phase, round(span.elapsed_s, 2), span.p99_ms) for span in monitor.spans]
+    assert spans == [(0, 5.0, 80.0), (1, 3.0, 90.0)]
+    assert monitor.cpu_s == 3.0
+    assert monitor.cpu_by_second[:2] == [0.5, 0.6]
+    assert monitor.lag.max_us >= 200_000
+
+
+def test_push_rules_go_on_with_what_they_have_left() -> None:
+    rules = [parse_rule("429 first=3")]
+    before = FirstPushes(rules)
+    before.settle(before.reserve(0, 0.0), 0)
+    after = FirstPushes(rules, before.left)
+    assert [after.reserve(0, 0.0) for _ in range(3)] == [(), (), (0,)]
+    assert math.isfinite(sum(after.left.values()))
+
+
+def test_verdict_names_what_was_lost_when_the_run_was_resumed() -> None:
+    document = good()
+    when = "2026-01-31T12:00:00.000Z", "2026-01-31T12:30:00.000Z"
+    resumed = [Resumption(10.0, *when, 3, 4.5), Resumption(20.0, *when, 0, 0.0)]
+    document["resumed"] = [{name: getattr(each, name) for name in each.__struct_fields__} for each in resumed]
+    found = verdict(typed(document))
+    [statement] = [each for each in found.statements if "resumed" in each.text]
+    assert statement.level is Level.WARNING
+    assert f"resumed 2 {TIMES} in a new process; the end of 3 operations" in statement.text
+    assert "up to 4.5 s of measurements and 3 operations lost" in statement.details[0]
+    assert found.level is Level.WARNING
