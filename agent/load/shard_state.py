@@ -8,7 +8,6 @@ for the results: it counts as cut short. So no operation is carried out twice, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from agent.measure.metrics import Metrics
 from agent.measure.snapshots import checked
 from agent.net.timing import Clock, sleep
 from agent.pki.authorities import StoredAuthorities
-from agent.scenario.types import EnrollPhase, Scenario
+from agent.scenario.types import EnrollPhase, LOMSetupPhase, Scenario
 from agent.sqlite_file import FileFormat, InUse, NotWritten, Statement
 from agent.state.authorities import AUTHORITIES_TABLE
 from agent.state.fleet import TABLES, FleetState
@@ -43,7 +42,7 @@ CREATE TABLE results (number INTEGER PRIMARY KEY, record BLOB NOT NULL, measured
 CREATE TABLE loads (second INTEGER PRIMARY KEY, cpu REAL NOT NULL);
 CREATE TABLE saved (phase INTEGER PRIMARY KEY, reached INTEGER NOT NULL);
 CREATE TABLE phases (phase INTEGER PRIMARY KEY, reached INTEGER NOT NULL, elapsed REAL NOT NULL);
-CREATE TABLE enrolling (phase INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (phase, place)) WITHOUT ROWID;
+CREATE TABLE begun (phase INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (phase, place)) WITHOUT ROWID;
 CREATE TABLE setups (place INTEGER PRIMARY KEY, record BLOB NOT NULL)
 """,
 )
@@ -110,7 +109,7 @@ class ShardState:
 
     def kept(self, phase: int) -> KeptPhase:
         """What a phase tells of its progress."""
-        return KeptPhase(self, phase, enrolls=isinstance(self._scenario.phases[phase], EnrollPhase))
+        return KeptPhase(self, phase, again=isinstance(self._scenario.phases[phase], EnrollPhase | LOMSetupPhase))
 
     def moved(self, phase: int, reached: int, elapsed: float) -> None:
         """A phase has come this far."""
@@ -173,7 +172,7 @@ class ShardState:
         state.started += reached - self._saved.get(number, 0)
         state.cut_short = state.started - state.done
         state.planned = max(state.planned, state.started + state.dropped)
-        rows = self.fleet.rows("SELECT place FROM enrolling WHERE phase = ? ORDER BY place", number)
+        rows = self.fleet.rows("SELECT place FROM begun WHERE phase = ? ORDER BY place", number)
         return Earlier(state, reached, elapsed, tuple(place for (place,) in rows))
 
     def _progress(self) -> Iterator[Statement]:
@@ -207,11 +206,14 @@ async def open_state(clock: Clock, plan: ShardPlan, failed: Callable[[NotWritten
 
 
 class KeptPhase:
-    """Writes the progress of one phase (`agent.load.phases.progress.Kept`)."""
+    """Writes the progress of one phase (`agent.load.phases.progress.Kept`).
 
-    def __init__(self, state: ShardState, phase: int, *, enrolls: bool) -> None:
+    ``again``: what is in progress, too, so that a later process begins it again.
+    """
+
+    def __init__(self, state: ShardState, phase: int, *, again: bool) -> None:
         self._phase = phase
-        self._execute = partial(state.fleet.execute) if enrolls else None
+        self._execute = state.fleet.execute if again else None
         self._state = state
 
     def reached(self, count: int, elapsed: float) -> None:
@@ -219,11 +221,11 @@ class KeptPhase:
         self._state.moved(self._phase, count, elapsed)
 
     def begun(self, place: int) -> None:
-        """Write that an enrollment is in progress."""
+        """Write that it is in progress."""
         if self._execute is not None:
-            self._execute("INSERT OR REPLACE INTO enrolling VALUES (?, ?)", self._phase, place)
+            self._execute("INSERT OR REPLACE INTO begun VALUES (?, ?)", self._phase, place)
 
     def ended(self, place: int) -> None:
         """Write that it is not."""
         if self._execute is not None:
-            self._execute("DELETE FROM enrolling WHERE phase = ? AND place = ?", self._phase, place)
+            self._execute("DELETE FROM begun WHERE phase = ? AND place = ?", self._phase, place)

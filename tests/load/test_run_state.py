@@ -13,7 +13,7 @@ import pytest
 from balance import check_sums
 from command import lom_agent, lom_agent_here
 from forked import Forked
-from started_runs import MACS, RATE, started_run, wait_until_gone
+from started_runs import MACS, RATE, SCENARIO, started_run, wait_until_gone
 
 from agent.errors import OperatorError
 from agent.load.run_state import RunState
@@ -23,6 +23,25 @@ from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario
 
 SECONDS = 3
+SET_UP = 'kind = "enroll"\n[[phase]]\nkind = "lom_setup"'
+WITH_LOM = f"""{SCENARIO.replace('kind = "enroll"', SET_UP)}
+[[phase]]
+kind = "lom"
+request = "Reset"
+rate = 20
+"""
+
+FULL_DISK = """
+from agent.sqlite_file import NotWritten, SQLiteFile
+write, left = SQLiteFile.write, 12
+def failing(self, *arguments, **named):
+    global left
+    left -= self.path.name == "run.sqlite-w0"
+    if left < 0 and self.path.name.startswith("run.sqlite-w"):
+        raise NotWritten("the state of a run's worker cannot be written: the disk is full")
+    write(self, *arguments, **named)
+SQLiteFile.write = failing
+"""
 
 
 def scenario(**tables: object) -> Scenario:
@@ -86,9 +105,9 @@ def test_a_run_that_was_stopped_goes_on_with_what_remains(tmp_path: Path) -> Non
     assert b"found one that finished at" in again.stderr
 
 
-def test_a_killed_run_in_the_embedded_lab_goes_on_with_the_same_lab(tmp_path: Path) -> None:
+def test_a_killed_run_in_the_embedded_lab_goes_on_with_the_same_lab_and_lom(tmp_path: Path) -> None:
     file = str(tmp_path / "run.sqlite")
-    with started_run(tmp_path, SECONDS, "--state", file) as run:
+    with started_run(tmp_path, 1, "--state", file, scenario=WITH_LOM) as run:
         run.wait_for("checkin: started")
         os.killpg(run.process.pid, signal.SIGKILL)
         assert run.end() == -signal.SIGKILL
@@ -103,7 +122,10 @@ def test_a_killed_run_in_the_embedded_lab_goes_on_with_the_same_lab(tmp_path: Pa
     document = json.loads((tmp_path / "results.json").read_bytes())
     check_sums(document)
     assert document["operations"]["enroll"]["count"] + document["operations"]["enroll"]["cut_short"] == MACS
-    assert document["phases"][1]["planned"] == RATE * SECONDS
+    set_up, checkin, reset = document["phases"][1:]
+    assert set_up["done"] == MACS
+    assert checkin["planned"] == RATE
+    assert (reset["done"], document["operations"]["lom_link"]["errors"]) == (MACS, 0)  # the CAs are those of before
 
 
 def test_a_missing_worker_file_is_said(tmp_path: Path) -> None:
@@ -119,6 +141,16 @@ def test_a_missing_worker_file_is_said(tmp_path: Path) -> None:
         said, _ = process.communicate()
         assert process.wait() == 2
     assert b"Expected the state of worker 1 in " in said
+
+
+def test_a_worker_whose_file_cannot_be_written_ends_and_the_run_is_not_complete(tmp_path: Path) -> None:
+    file = str(tmp_path / "run.sqlite")
+    with started_run(tmp_path, 1, "--state", file, patch=FULL_DISK) as run:
+        assert run.end() == 1
+    assert "worker 0: the state of a run's worker cannot be written: the disk is full" in run.said
+    assert not run.results["complete"]
+    check_sums(run.results)
+    assert f"lom-agent run --resume {file}" in run.said
 
 
 # What is refused

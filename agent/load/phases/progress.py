@@ -21,7 +21,7 @@ class Earlier:
     elapsed: float = 0.0
     """How long the phase ran there, in seconds."""
     again: tuple[int, ...] = ()
-    """The enrollments that were in progress, by their places in the schedule: to be started again."""
+    """The enrollments, or set-ups for LOM, that were in progress, by their places in the schedule: others need them."""
 
 
 class Kept(Protocol):
@@ -31,7 +31,7 @@ class Kept(Protocol):
         """The schedule's first ``count`` operations were started or dropped, ``elapsed`` seconds from its start."""
 
     def begun(self, place: int) -> None:
-        """An enrollment started."""
+        """An operation started."""
 
     def ended(self, place: int) -> None:
         """It ended."""

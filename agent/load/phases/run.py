@@ -137,14 +137,15 @@ class PhaseRun:
         def work(place: int, due: Moment) -> Coroutine[Any, Any, None]:
             return of_mac(chosen[place], due)
 
-        again = self._enroll_again(chosen)
+        again = self._again(phase, chosen)
         await self._paced(phase, len(chosen), self._part.places(chosen), work, again=again)
 
-    def _enroll_again(self, chosen: Sequence[int]) -> list[int]:
-        """The enrollments that an earlier process began and that are not done: they begin again, or go on."""
+    def _again(self, phase: ArrivingPhase, chosen: Sequence[int]) -> list[int]:
+        """The enrollments, or set-ups for LOM, that an earlier process began and that are not done."""
         again = []
         for place in self._earlier.again:
-            if self._context.mac(chosen[place]).enrolled:
+            index = chosen[place]
+            if self._context.mac(index).enrolled if isinstance(phase, EnrollPhase) else index in self._context.setups:
                 if self._kept is not None:
                     self._kept.ended(place)
             else:
