@@ -55,6 +55,8 @@ def junit(document: Document, unwritten: Sequence[str] = ()) -> bytes:
 def _properties(suite: Element, document: Document) -> None:
     properties = SubElement(suite, "properties")
     facts = {"version": document.version, "seed": document.seed, "devices": document.devices}
+    if document.resumed:
+        facts["resumed"] = len(document.resumed)
     for key, fact in facts.items():
         SubElement(properties, "property", {"name": key, "value": _xml(str(fact))})
     for name, operation in document.operations.items():

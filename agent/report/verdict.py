@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.measure.summaries import ReasonSummary, Resumption
+from agent.measure.summaries import ReasonSummary
 from agent.report.document import Document
 from agent.report.numbers import TIMES, counted, listed, share, were
 from agent.report.outcome import Kind, RunOutcome, because_of, not_allowed, outcome
@@ -150,6 +150,8 @@ def _headline(document: Document, found: RunOutcome) -> str:
         parts.append(text)
     if not parts:
         parts.append("every limit passed" if limits else "no operation failed")
+    if document.resumed:
+        parts.append(resumed_told(document))
     text = ", ".join(parts)
     return text[0].upper() + text[1:]
 
@@ -169,26 +171,28 @@ def _completeness(document: Document, found: RunOutcome) -> list[Statement]:
     return [Statement(Level.BAD, reason.text) for reason in found.reasons if reason.kind in of_phases]
 
 
-def _resumed(document: Document) -> list[Statement]:
-    """That the run stood still, and what was lost then."""
-    resumed = document.resumed
-    if not resumed:
-        return []
-    lost = sum(each.lost for each in resumed)
-    times = "once" if len(resumed) == 1 else f"{len(resumed):,} {TIMES}"
-    text = f"The run was resumed {times} in a new process"
-    text += f"; the end of {counted(lost, 'operation')} is not known, which counts as cut short." if lost else "."
-    details = tuple(
-        f"At second {each.at_s:g}: stopped at {each.stopped} or later, resumed at {each.resumed}; "
-        f"{seconds_of(each)} and {counted(each.lost, 'operation')} lost."
-        for each in resumed
+def resumed_told(document: Document) -> str:
+    """How often a run was resumed, as a part of a sentence."""
+    number = len(document.resumed)
+    return "resumed once" if number == 1 else f"resumed {number:,} {TIMES}"
+
+
+def resumptions_told(document: Document) -> tuple[str, ...]:
+    """Each time that a run stood still, and what was lost then."""
+    return tuple(
+        f"At second {each.at_s:g}: stopped at {each.stopped} or later, resumed at {each.resumed}; up to "
+        f"{each.unmeasured_s:g} s of measurements and {counted(each.lost, 'operation')} lost."
+        for each in document.resumed
     )
-    return [Statement(Level.WARNING, text, details)]
 
 
-def seconds_of(resumption: Resumption) -> str:
-    """The time of which the measurements are lost."""
-    return f"up to {resumption.unmeasured_s:g} s of measurements"
+def _resumed(document: Document) -> list[Statement]:
+    if not document.resumed:
+        return []
+    lost = sum(each.lost for each in document.resumed)
+    text = f"The run was {resumed_told(document)} in a new process"
+    text += f"; the end of {counted(lost, 'operation')} is not known, which counts as cut short." if lost else "."
+    return [Statement(Level.WARNING, text, resumptions_told(document))]
 
 
 def _generator(document: Document) -> list[Statement]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable
 
 import pytest
 from documents import good, typed
+from rich.console import Console
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -21,6 +23,7 @@ from agent.measure.summaries import ReasonSummary, Resumption
 from agent.net.mac.environment import Moment
 from agent.push.rules import FirstPushes, parse_rule
 from agent.report.numbers import TIMES
+from agent.report.terminal import print_summary
 from agent.report.verdict import Level, verdict
 from agent.scenario.arrivals import Arrival
 
@@ -164,4 +167,10 @@ def test_verdict_names_what_was_lost_when_the_run_was_resumed() -> None:
     assert statement.level is Level.WARNING
     assert f"resumed 2 {TIMES} in a new process; the end of 3 operations" in statement.text
     assert "up to 4.5 s of measurements and 3 operations lost" in statement.details[0]
-    assert found.level is Level.WARNING
+    assert (found.level, found.headline) == (Level.WARNING, f"Every limit passed, resumed 2 {TIMES}")
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, typed(document))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "At second 10: stopped at 2026-01-31T12:00:00.000Z or later" in said
+    assert "failed, but the run was resumed 2" in said
+    assert "All good" not in said
