@@ -296,7 +296,7 @@ class Conductor:
         """The state cannot be written: stop, as a later process could not go on from here."""
         self._record.problems.append(str(error))
         if self._job is not None:
-            self._job.cancel()
+            self._reactor.callLater(0, self._job.cancel)  # it may be what writes
 
     def _not_ready(self) -> None:
         late = [number for number, worker in enumerate(self._workers) if not worker.ready.called]

@@ -56,6 +56,11 @@ duration = {SECONDS}
 kind = "checkin"
 name = "last"
 by = "self"
+[[rule]]
+on = "command"
+do = "delay"
+seconds = 0.01
+times = 1
 """
 KILLED = """
 import os, random, signal
@@ -206,6 +211,8 @@ def test_a_run_that_is_killed_and_resumed_loses_no_result_and_enrolls_each_mac_o
         assert command["planned"] == RATE * SECONDS
         assert last["planned"] == MACS
         assert not document["errors"]
+        [rule] = document["rules"]
+        assert rule["hits"] == MACS  # its counts go on: once for each Mac
         lost = sum(each["lost"] for each in document["resumed"])
         assert lost == sum(cut["count"] for cut in document["cut_short"] if cut["reason"] == LOST)
 

@@ -22,23 +22,34 @@ from agent.measure.timeline import TimeLine
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario
 
-SECONDS = 3
+SECONDS = 2
 SET_UP = 'kind = "enroll"\n[[phase]]\nkind = "lom_setup"'
-WITH_LOM = f"""{SCENARIO.replace('kind = "enroll"', SET_UP)}
+QUICK = 'segment_size = 2\nboot = "constant:0.05"'
+WITH_LOM = f"""{SCENARIO.replace('kind = "enroll"', SET_UP).replace("segment_size = 2", QUICK)}
 [[phase]]
 kind = "lom"
 request = "Reset"
-rate = 20
+concurrency = 2
 """
 
+IN_CHECKIN = """
+import os, signal
+from agent.load.shard import Shard
+start = Shard._start
+def starting(self, number):
+    start(self, number)
+    if number == {phase} and self._plan.shard == 0:
+        self._reactor.callLater(0.3, os.killpg, 0, signal.{number})
+Shard._start = starting
+"""
 FULL_DISK = """
 from agent.sqlite_file import NotWritten, SQLiteFile
-write, left = SQLiteFile.write, 12
+write, left = SQLiteFile.write, {writes}
 def failing(self, *arguments, **named):
     global left
-    left -= self.path.name == "run.sqlite-w0"
-    if left < 0 and self.path.name.startswith("run.sqlite-w"):
-        raise NotWritten("the state of a run's worker cannot be written: the disk is full")
+    left -= self.path.name == "{name}"
+    if left < 0 and self.path.name.startswith("{name}"):
+        raise NotWritten("the state cannot be written: the disk is full")
     write(self, *arguments, **named)
 SQLiteFile.write = failing
 """
@@ -65,12 +76,7 @@ def refused(path: Path, of: Scenario) -> str:
 
 def test_a_run_that_was_stopped_goes_on_with_what_remains(tmp_path: Path) -> None:
     file = str(tmp_path / "run.sqlite")
-    with started_run(tmp_path, SECONDS, "--state", file) as run:
-        run.wait_for("checkin: started")
-        second = lom_agent("run", "--resume", file)
-        assert second.returncode == 2
-        assert b"found " + file.encode() + b" in use" in second.stderr
-        os.killpg(run.process.pid, signal.SIGINT)
+    with started_run(tmp_path, SECONDS, "--state", file, patch=IN_CHECKIN.format(phase=1, number="SIGINT")) as run:
         assert run.end() == 130, run.said
         assert f"lom-agent run --resume {file}" in run.said
         wait_until_gone(run.process.pid)
@@ -107,9 +113,9 @@ def test_a_run_that_was_stopped_goes_on_with_what_remains(tmp_path: Path) -> Non
 
 def test_a_killed_run_in_the_embedded_lab_goes_on_with_the_same_lab_and_lom(tmp_path: Path) -> None:
     file = str(tmp_path / "run.sqlite")
-    with started_run(tmp_path, 1, "--state", file, scenario=WITH_LOM) as run:
-        run.wait_for("checkin: started")
-        os.killpg(run.process.pid, signal.SIGKILL)
+    with started_run(
+        tmp_path, 1, "--state", file, scenario=WITH_LOM, patch=IN_CHECKIN.format(phase=2, number="SIGKILL")
+    ) as run:
         assert run.end() == -signal.SIGKILL
         wait_until_gone(run.process.pid)
     with closing(sqlite3.connect(tmp_path / "run.sqlite.lab" / "lab.sqlite")) as lab:
@@ -143,17 +149,30 @@ def test_a_missing_worker_file_is_said(tmp_path: Path) -> None:
     assert b"Expected the state of worker 1 in " in said
 
 
-def test_a_worker_whose_file_cannot_be_written_ends_and_the_run_is_not_complete(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "writes", "said"), [("run.sqlite-w0", 12, "worker 0: "), ("run.sqlite", 4, "the run was interrupted; ")]
+)
+def test_a_file_that_cannot_be_written_ends_what_writes_it_and_the_run_is_not_complete(
+    tmp_path: Path, name: str, writes: int, said: str
+) -> None:
     file = str(tmp_path / "run.sqlite")
-    with started_run(tmp_path, 1, "--state", file, patch=FULL_DISK) as run:
+    with started_run(tmp_path, 1, "--state", file, patch=FULL_DISK.format(name=name, writes=writes)) as run:
         assert run.end() == 1
-    assert "worker 0: the state of a run's worker cannot be written: the disk is full" in run.said
+    assert f"{said}the state cannot be written: the disk is full" in run.results["incomplete_because"]
     assert not run.results["complete"]
     check_sums(run.results)
     assert f"lom-agent run --resume {file}" in run.said
 
 
 # What is refused
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path / "run.sqlite")
+    with closing(RunState(tmp_path / "run.sqlite")):
+        second = lom_agent("run", "--resume", str(tmp_path / "run.sqlite"))
+    assert second.returncode == 2
+    assert f"found {tmp_path / 'run.sqlite'} in use".encode() in second.stderr
 
 
 def test_another_scenario_is_refused_with_what_differs(tmp_path: Path) -> None:
