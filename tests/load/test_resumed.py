@@ -198,7 +198,7 @@ def test_a_run_that_is_killed_and_resumed_loses_no_result_and_enrolls_each_mac_o
                 kills += 1
                 judge.look()
             assert status in (0, 1), said
-            assert kills >= 3
+            assert kills >= 2
             judge.check_end()
             await server.close()
         document = json.loads((tmp_path / "results.json").read_bytes())
