@@ -28,4 +28,5 @@ Seconds = Annotated[float, Meta(ge=0, le=LONGEST_SECONDS)]
 SomeSeconds = Annotated[float, Meta(gt=0, le=LONGEST_SECONDS)]
 Retries = Annotated[int, Meta(ge=0, le=1000)]
 Rate = Annotated[float, Meta(ge=LOWEST_RATE, le=HIGHEST_RATE)]
+Factor = Annotated[float, Meta(ge=0.001, le=1000)]  # ours
 RateOrNone = Annotated[float, Meta(ge=0, le=HIGHEST_RATE)]

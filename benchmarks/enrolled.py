@@ -21,15 +21,15 @@ from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.net.lom.memory import MemoryLOMNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import Fleet
-from agent.net.mac.keys import KeyPool
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authorities import Authorities
-from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import PrivateKey
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 from agent.profiles.making import enrollment_profile, lom_profile
 
 reactor = the_reactor()
@@ -43,7 +43,7 @@ class EnrolledFleet:
     def __init__(self, devices: int, authority: Authority, base_url: str, seed: str = "benchmark") -> None:
         self.metrics = Metrics()
         clock = RunClock(reactor)
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
+        self.operations = Operations(reactor, self.metrics, started=self.metrics.started, wall_clock=clock)
         self.environment = Environment(
             reactor=reactor,
             clock=reactor,

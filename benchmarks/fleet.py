@@ -3,7 +3,7 @@
     python benchmarks/fleet.py [MACS]
 
 A fleet makes its Macs when they are asked for, so that the fleet alone costs next to nothing; here every one is asked
-for. It is then told apart who they are (the Macs as the seed gives them), which an idle Mac does not keep. The floor
+for. Reported apart is who they are (the Macs as the seed gives them), which an idle Mac does not keep. The floor
 of the time is one keyed hash for each Mac, that of the memory one empty slot in a list.
 """
 
@@ -16,7 +16,7 @@ import time
 from enrolled import EnrolledFleet, resident_bytes
 from table import verdict
 
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 
 MIB = 1024 * 1024
 AIM_SECONDS, AIM_MIB = 5.0, 250.0

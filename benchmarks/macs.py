@@ -11,7 +11,7 @@ from nginx import Server
 from agent.cli.reactor import the_reactor
 from agent.device.mac import Device
 from agent.errors import PeerError
-from agent.faults import Faults
+from agent.faults.decisions import Faults
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook
 from agent.mdm.access_rights import ALL_RIGHTS
@@ -21,13 +21,13 @@ from agent.measure.operations import Operations
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import CurrentCommand, MacObserver, ObservedMac
-from agent.net.mac.environment import Environment
-from agent.net.mac.keys import KeyPool
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import CLIENT_USAGE
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE
 from agent.plists import dump_xml
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
@@ -62,7 +62,7 @@ class Macs(MacObserver):
     ) -> None:
         self.metrics = Metrics()
         clock = RunClock(reactor)
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
+        self.operations = Operations(reactor, self.metrics, started=self.metrics.started, wall_clock=clock)
         contexts = TLSContexts()
         self.environment = Environment(
             reactor=reactor,

@@ -34,8 +34,8 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import MacObserver, ObservedMac
 from agent.net.transport.openssl_direct import PREPARED_IDENTITIES
 from agent.net.transport.tls import make_context, use_identity
-from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 
 reactor = the_reactor()
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 
 HOST = "127.0.0.1"
 _STARTS_WITHIN = 10.0  # seconds

@@ -24,7 +24,7 @@ from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.gateway import NAMES, APNsGateway
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock
-from agent.pki.authority import SERVER_USAGE, Authority
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 from agent.push.broker import Presence, PushBroker
 from agent.push.requests import Provider
 from agent.push.wire import RoutedPush

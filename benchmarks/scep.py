@@ -5,7 +5,7 @@
 The lab, in a process of its own, is the server. Compared is CPU time: of this process and of those that make its keys,
 for each enrollment (profile, GetCACaps, GetCACert, PKIOperation, three check-ins with an Mdm-Signature), against that
 of processes, one a core, which make as many keys and do nothing else. How long a single key takes is a matter of
-luck, so the keys of both are counted in hundreds, and the two take turns. Wall time is told, too; the server's work
+luck, so the keys of both are counted in hundreds, and the two take turns. Wall time is reported, too; the server's work
 is in it.
 """
 
@@ -66,7 +66,7 @@ def serve() -> None:
 
     from agent.lab.core import Lab
     from agent.lab.server import LabServer
-    from agent.pki.authorities import Authorities
+    from agent.pki.issuing.authorities import Authorities
 
     class End(Protocol):
         def connectionLost(self, _reason: object = None) -> None:
@@ -88,9 +88,9 @@ class Enrollments:
         from agent.measure.metrics import Metrics
         from agent.measure.operations import Operations
         from agent.net.lom.memory import MemoryLOMNetwork
-        from agent.net.mac.environment import Environment
-        from agent.net.mac.fleet import Fleet
-        from agent.net.mac.keys import KeyPool
+        from agent.net.mac.fleet.environment import Environment
+        from agent.net.mac.fleet.keys import KeyPool
+        from agent.net.mac.fleet.macs import Fleet
         from agent.net.timing import RunClock
         from agent.net.transport.resolver import Resolver
         from agent.net.transport.tls import TLSContexts
@@ -98,7 +98,7 @@ class Enrollments:
         self.url = url
         self.metrics = Metrics()
         clock = RunClock(reactor)
-        self.operations = Operations(reactor, self.metrics, begun=self.metrics.begun, wall_clock=clock)
+        self.operations = Operations(reactor, self.metrics, started=self.metrics.started, wall_clock=clock)
         self.keys = KeyPool(reactor)
         environment = Environment(
             reactor=reactor,
@@ -116,13 +116,18 @@ class Enrollments:
 
     async def enroll(self, count: int) -> tuple[float, float, float]:
         """Enroll this many Macs; returns wall seconds, CPU seconds of this process, and those of the key processes."""
-        from agent.load.phases.pace import for_each
+        from agent.load.phases.pace import all_of
 
-        macs = range(self.next, self.next + count)
+        macs = iter(range(self.next, self.next + count))
         self.next += count
         began, own, keys = time.monotonic(), time.process_time(), self._cpu_of_keys()
         self.keys.expect(count, BITS)
-        await for_each(list(macs), AT_ONCE, lambda index: self.fleet[index].enroll_at(self.url))
+
+        async def one_after_another() -> None:
+            for index in macs:
+                await self.fleet[index].enroll_at(self.url)
+
+        await all_of(one_after_another() for _ in range(AT_ONCE))
         self.fleet.make_idle(count, count)
         return time.monotonic() - began, time.process_time() - own, self._cpu_of_keys() - keys
 

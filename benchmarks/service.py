@@ -84,10 +84,10 @@ def ratios(rounds: int) -> None:
     """The start, a later fleet, the stop and ``--help``."""
     bare = ("-c", "import twisted.internet.reactor")
     kinds: dict[str, list[Seconds]] = {
-        name: [] for name in ("reactor", "start", "later fleet", "stop", "nothing", "help")
+        name: [] for name in ("reactor", "client", "start", "later fleet", "stop", "nothing", "help")
     }
     for turn in range(rounds + 1):
-        found = {"reactor": process(*bare)}
+        found = {"reactor": process(*bare), "client": process("-c", "import agent.client")}
         began = time.perf_counter()
         fleet = Fleet.start(devices=3)
         wall = time.perf_counter() - began
@@ -109,6 +109,9 @@ def ratios(rounds: int) -> None:
         aims = (("start", AIM_START), ("later fleet", AIM_LATER), ("stop", AIM_STOP))
         for name, aim in aims:
             print(verdict(f"{name}, {what}", min(measured[name]) / floor, aim, "times the reactor's import"))
+        if what == "CPU":
+            both = min(measured["start"]) + min(measured["client"]) - least
+            print(verdict("start and the client's imports, CPU", both / floor, AIM_START, "times the reactor's import"))
         print(verdict(f"lom-agent --help, {what}", min(measured["help"]) / least, AIM_HELP, "times nothing"))
 
 

@@ -23,8 +23,9 @@ from macs import COMMAND, IDLE_LENGTH, Macs, identities, raw_request
 from nginx import cores, server, skip_without, write_identity
 from table import heading, row, verdict
 
-from agent.faults import Faults, Rule
-from agent.pki.authority import CLIENT_USAGE
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
+from agent.pki.issuing.authority import CLIENT_USAGE
 
 ROUNDS = 7
 SIGNATURES = 1000

@@ -47,8 +47,8 @@ def test_push_certificate_has_apples_form_and_its_key_is_private(tmp_path: Path)
         cwd=tmp_path, capture_output=True, timeout=SECONDS, check=False,
     )  # fmt: skip
     assert verified.returncode == 0, verified.stderr
-    for said in (TOPIC, "push.pem", "push.key", "ca.pem", "docs/servers.md", "--apns-tls"):
-        assert said.encode() in done.stdout
+    for text in (TOPIC, "push.pem", "push.key", "ca.pem", "docs/servers.md", "--apns-tls"):
+        assert text.encode() in done.stdout
 
 
 def test_default_topic_is_new_and_has_apples_form(tmp_path: Path) -> None:

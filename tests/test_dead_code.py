@@ -22,7 +22,7 @@ RECORDS = {"Struct", "TypedDict", "NamedTuple", "Enum", "IntEnum", "StrEnum", "F
 
 @cache
 def unused(*scanned: Path) -> set[str]:
-    """The full names that nothing uses, such as ``net.mac.fleet: of_segment``; fields of ``RECORDS`` are left out."""
+    """The full names that nothing uses, such as ``net.mac.power: press``; fields of ``RECORDS`` are left out."""
     vulture = Vulture()
     vulture.scavenge([str(path) for path in scanned])
     return {

@@ -26,16 +26,17 @@ def test_it_and_its_workers_are_processes_of_one_group_with_the_environment_of_t
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOM_AGENT_TEST", "set")
-    done = lom_agent("run", "--devices", "2", "--segment-size", "1", "--workers", "2", "--quiet", patch=TELL)
+    line = ("run", "--devices", "2", "--segment-size", "1", "--workers", "2", "--boot", "constant:0.1", "--quiet")
+    done = lom_agent(*line, patch=TELL)
     assert done.returncode == 0, done.stderr
-    told = [line.split() for line in done.stderr.decode().splitlines()]
-    processes = {process for process, *_ in told}
-    assert len(processes) == len(told) == 3
-    assert told[0][0] == told[0][1], "the command leads the group"
-    assert [rest for _, *rest in told] == [[told[0][0], str(tmp_path), "set"]] * 3
+    reported = [line.split() for line in done.stderr.decode().splitlines()]
+    processes = {process for process, *_ in reported}
+    assert len(processes) == len(reported) == 3
+    assert reported[0][0] == reported[0][1], "the command leads the group"
+    assert [rest for _, *rest in reported] == [[reported[0][0], str(tmp_path), "set"]] * 3
 
 
-def test_an_exception_that_nobody_catches_is_printed_and_fails_the_command() -> None:
+def test_uncaught_exception_is_printed_and_fails_the_command() -> None:
     done = lom_agent("fleet", "show", patch="raise RuntimeError('unheard of')")
     assert done.returncode == 1
     assert b"RuntimeError: unheard of" in done.stderr

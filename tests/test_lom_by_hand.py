@@ -1,4 +1,4 @@
-"""`lom-device` and `lom-request` as processes, with each other: what is done, refused, written and said."""
+"""`lom-device` and `lom-request` as processes, with each other: requests carried out and refused, files, and output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, SECONDS, installed, lom_agent_here
+from command import COMMAND, SECONDS, installed, lom_agent, lom_agent_here
 from forked import Forked
 from lom_by_hand import (
     CONTROLLER,
@@ -27,14 +27,14 @@ from lom_by_hand import (
     WORKED_REQUEST,
     WORKED_UUID,
     Running,
+    event_of,
     files,
     lom_device,
     named,
     request,
-    told,
 )
 
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE
+from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_request_with_seed_succeeds_and_is_printed_by_both_ends(seeded: Running)
     name = seeded.names[1]
     errors, done = request("Reset", name, seeded.address, "--seed", "by hand", "--uuid", "first")
     assert (done.stdout.decode(), errors) == (f"{name}: Reset done\n", "")
-    assert told(seeded, "request") == {
+    assert event_of(seeded, "request") == {
         "event": "request",
         "device": name,
         "controller": seeded.names[0],
@@ -82,15 +82,15 @@ def test_request_with_seed_succeeds_and_is_printed_by_both_ends(seeded: Running)
 def test_power_state_persists_between_requests(seeded: Running) -> None:
     name, who = seeded.names[2], ["--seed", "by hand", "--controller", "7"]
     request("PowerOFF", name, seeded.address, *who)
-    first = told(seeded, "request")
+    first = event_of(seeded, "request")
     assert first["power"] == "off"
     assert first["controller"] not in seeded.names
     errors, done = request("Reset", name, seeded.address, *who, status=1)
     assert (done.stdout, errors) == (b"", f"lom-agent: {name}: Reset refused: the Mac is off\n")
-    refused = told(seeded, "request")
+    refused = event_of(seeded, "request")
     assert (refused["success"], refused["error"], refused["power"]) == (False, "Reset refused: the Mac is off", "off")
     request("PowerON", name, seeded.address, *who)
-    assert told(seeded, "request")["power"] == "booting"
+    assert event_of(seeded, "request")["power"] == "booting"
     assert seeded.event()["event"] == "boot_ended"
 
 
@@ -114,7 +114,7 @@ def test_identity_from_files_and_json_output(own: Running, controller: list[str]
         "cipher": "TLS_AES_256_GCM_SHA384",
         "peer": WORKED_NAME,
     }
-    assert told(own, "request")["controller"] == "controller.example"
+    assert event_of(own, "request")["controller"] == "controller.example"
 
 
 def test_verbose_prints_every_byte(own: Running, controller: list[str]) -> None:
@@ -130,7 +130,7 @@ def test_verbose_prints_every_byte(own: Running, controller: list[str]) -> None:
     assert bytes.fromhex("".join(re.findall(r"    (.*)\n", sent))) == WORKED_REQUEST
     assert bytes.fromhex("".join(re.findall(r"    (.*)\n", received))) == WORKED_ANSWER
     assert done.stdout.decode() == f"{WORKED_NAME}: Reset done\n"
-    assert told(own, "request")["power"] == "booting"
+    assert event_of(own, "request")["power"] == "booting"
 
 
 def test_a_link_over_a_link_local_address_of_an_interface() -> None:
@@ -190,14 +190,14 @@ def test_controller_refuses_a_device_with_another_name(own: Running, controller:
     outcome = json.loads(done.stdout)
     assert (outcome["success"], outcome["kind"], outcome["sent"]) == (False, "tls_wrong_name", False)
     assert f"expected a certificate with CommonName other.example, found {WORKED_NAME}" in errors
-    assert told(own, "no_link")["kind"] == "tls"
+    assert event_of(own, "no_link")["kind"] == "tls"
 
 
 def test_controller_refuses_a_device_of_another_ca(own: Running, tmp_path: Path) -> None:
     stranger = files(tmp_path, "controller", CONTROLLER, CONTROLLERS)
     errors, _ = request("Reset", WORKED_NAME, own.address, *stranger, status=1)
     assert "issued by CN=Devices, does not lead to a trusted CA" in errors
-    assert "unknown ca" in told(own, "no_link")["error"]
+    assert "unknown ca" in event_of(own, "no_link")["error"]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_device_prints_why_it_refuses_a_controller(
     outcome = json.loads(done.stdout)
     assert (outcome["success"], outcome["kind"]) == (False, "tls_refused")
     assert "the peer refused our certificate" in errors
-    refused = told(own, "no_link")
+    refused = event_of(own, "no_link")
     assert (refused["kind"], refused["controller"]) == (kind, "")
     assert words in refused["error"]
 
@@ -232,13 +232,13 @@ def test_controller_refuses_an_expired_device_certificate(tmp_path: Path, contro
 def test_unsupported_protocol_version_is_answered_with_an_error(own: Running, controller: list[str]) -> None:
     errors, _ = request("Reset", WORKED_NAME, own.address, *controller, "--protocol-version", "2", status=1)
     assert errors == f"lom-agent: {WORKED_NAME}: LOMProtocolVersion: expected 1, found 2\n"
-    event = told(own, "request")
+    event = event_of(own, "request")
     assert (event["success"], event["protocol_version"]) == (False, 2)
 
 
 def test_sni_selects_one_of_several_devices(seeded: Running) -> None:
     request("Reset", "nobody.lom.test", seeded.address, "--seed", "by hand", status=1)
-    event = told(seeded, "no_link")
+    event = event_of(seeded, "no_link")
     assert event["kind"] == "lom_no_such_device"
     assert "a name of these Devices in the TLS hello (SNI), but it has 'nobody.lom.test'" in event["error"]
 
@@ -263,12 +263,13 @@ def refused(*arguments: str) -> str:
 def test_written_identity_is_private_and_deterministic(tmp_path: Path) -> None:
     written = []
     for folder in (tmp_path / "once", tmp_path / "twice"):
-        for role in ("device", "controller"):
+        for role, elsewhere in (("device", installed), ("controller", lom_agent)):
+            start = elsewhere if folder.name == "once" else lom_agent_here
             out = folder / role
             out.mkdir(parents=True)
             (out / "key.pem").write_text("an older one")  # which anyone could read
             line = ["lom-identity", "--seed", "s", "--index", "4", "--role", role, "--out", str(out)]
-            done = (installed if folder.name == "once" else lom_agent_here)(*line)
+            done = start(*line)
             assert done.returncode == 0, done.stderr
             assert f"Key:         {out}/key.pem" in done.stdout.decode()
             assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600

@@ -29,11 +29,11 @@ from lom_by_hand import (
     WORKED_REQUEST,
     WORKED_UUID,
     Running,
+    event_of,
     files,
     lom_device,
     named,
     request,
-    told,
 )
 
 from agent.lom.link import LinkAnswer
@@ -98,14 +98,14 @@ def test_openssl_uses_a_seeded_identity(seeded: Running, tmp_path: Path) -> None
         octets = WORKED_REQUEST if extra else WORKED_REQUEST.replace(b"T0001", b"T0002")
         answer = s_client(tmp_path, seeded.port, octets, *identity, *name, *extra)
         assert len(answer.stdout) == len(WORKED_ANSWER), answer.stderr
-        assert told(seeded, "request")["success"]
+        assert event_of(seeded, "request")["success"]
 
 
 def test_a_controller_without_a_certificate_is_refused(own: Running, tmp_path: Path) -> None:
     done = s_client(tmp_path, own.port, WORKED_REQUEST)
     assert done.stdout == b""
     assert b"certificate required" in done.stderr
-    event = told(own, "no_link")
+    event = event_of(own, "no_link")
     assert "peer did not return a certificate" in event["error"]
 
 
@@ -130,9 +130,9 @@ def test_documented_python_program_works_as_controller(own: Running, controller:
         for uuid in ("one", "two\u202e"):
             link.sendall(frame({**message, "DeviceRequestUUID": uuid}))
             assert read_frame(link) == {"DeviceRequestUUID": uuid, "DeviceRequestSuccess": True}
-            assert told(own, "request")["power"] == "off"
+            assert event_of(own, "request")["power"] == "off"
         link.sendall(b"\xff" * 8)
-        event = told(own, "hung_up")
+        event = event_of(own, "hung_up")
         assert (event["controller"], event["kind"]) == ("controller.example", "lom_frame_too_long")
         assert link.recv(1) == b""
 

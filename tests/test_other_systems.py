@@ -1,4 +1,4 @@
-"""Systems without the Unix modules: the command starts, and its error says what is not supported there."""
+"""Systems without the Unix modules: the command starts, and its error names what is not supported there."""
 
 from __future__ import annotations
 

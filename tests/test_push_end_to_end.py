@@ -22,10 +22,11 @@ from servers import unused_port
 
 from agent.fleet.population import Population
 from agent.net.apns.gateway import NAMES
-from agent.pki.authority import SERVER_USAGE, Authority
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 from agent.profiles.making import TOPIC
 
 SEED = "push from outside"
+QUICK = ("--boot", "constant:0.1")
 
 
 @contextmanager
@@ -162,7 +163,7 @@ def test_gateway_ca_is_created_once_with_a_private_key_file(tmp_path: Path) -> N
     tls = tmp_path / "apns"
     made = []
     for _ in range(2):
-        done = lom_agent("run", "--devices", "1", "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--quiet")
+        done = lom_agent("run", "--devices", "1", "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--quiet", *QUICK)
         assert done.returncode == 0, done.stdout
         made.append({path.name: path.read_bytes() for path in tls.iterdir()})
     assert set(made[0]) == {"ca.pem", "ca.key"}
@@ -173,14 +174,21 @@ def test_gateway_ca_is_created_once_with_a_private_key_file(tmp_path: Path) -> N
 def test_run_completes_despite_gateway_faults(tmp_path: Path) -> None:
     done = lom_agent(
         "run", "--devices", "6", "--segment-size", "3", "--apns-delay", "uniform:0.001,0.05",
-        "--apns-rule", "429 first=2", "--apns-rule", "break first=1", "--apns-rule", "503 first=1",
-        "--apns-rule", "offline macs=4 for=1.5", "--out", str(tmp_path),
+        "--rule", 'on = "push", do = "refuse", reason = "TooManyRequests", times = 2, macs = ["0"]',
+        "--rule", 'on = "push", do = "drop", times = 1, macs = ["1"]',
+        "--rule", 'on = "push", do = "refuse", times = 1, macs = ["2"]',
+        "--rule", 'on = "push", do = "store", until = 1.5, macs = ["4"]',
+        "--rule", 'id = "outage", on = "push", do = "away", until = 0.5', "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    push = json.loads((tmp_path / "results.json").read_bytes())["push"]
+    results = json.loads((tmp_path / "results.json").read_bytes())
+    push = results["push"]
     assert push["refused"] == {"ServiceUnavailable": 1, "TooManyRequests": 2}
     assert push["broken"] == 1
-    assert push["delivered"] == push["accepted"]
+    assert push["delivered"] + push["replaced"] == push["accepted"]
+    hits = {rule["id"]: rule["hits"] for rule in results["rules"]}
+    assert hits.pop("rule-4") <= push["stored"]
+    assert hits == {"rule-1": 2, "rule-2": 1, "rule-3": 1, "outage": 1}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +196,9 @@ def test_run_completes_despite_gateway_faults(tmp_path: Path) -> None:
     [
         (["--apns", "nonsense"], b"ADDRESS:PORT"),
         (["--apns", "127.0.0.1:99999"], b"ADDRESS:PORT"),
-        (["--apns-rule", "nonsense"], b"throttle"),
+        (["--apns-rule", "429 share=0.1"], b"--rule is; write each as a fault rule"),
+        (["--rule", "nonsense"], b"expected the keys of a fault rule as an inline table"),
+        (["--rule", 'on = "push", do = "away"'], b'Expected until with do = "away" in a rule, found none'),
         (["--apns-delay", "soon"], b"lognormal"),
         (["--apns-cert", "/etc/hosts"], b"push.key"),
         (["--apns-cert", "/etc/hosts", "--apns-key", "/etc/hosts"], b"/etc/hosts"),

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from command import SECONDS, lom_agent, with_patch
 from forked import Forked
+from servers import unused_port
 from started_runs import MACS, RATE, StartedRun, started_run, wait_for_file, wait_until_gone
 
-from agent.cli.outcome import NOT_OVER
+from agent.cli.results.outcome import NOT_OVER
 from agent.cli.signals import SAME_SECONDS, Stopping
+from agent.load.phases.checkin import STILL_IN_SESSION
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -70,7 +72,7 @@ sys.meta_path.insert(0, Finder)
 """
 
 
-@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab_running", "agent.lab.server"])
+@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab.running", "agent.lab.server"])
 def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "lab")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
@@ -80,6 +82,63 @@ def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, mo
 def test_signal_during_import_of_run_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "run", "--devices", "1")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
+
+
+KILL = "import os, signal\ndef kill(): os.kill(os.getpid(), signal.{name})\n"
+AT_THE_END = {
+    "before the summary": """
+import agent.cli.results.outcome, agent.cli.signals
+agent.cli.signals.SAME_SECONDS = 0.0
+tell = agent.cli.results.outcome.RunResults.tell
+def killed(*arguments): kill(), kill(), tell(*arguments)
+agent.cli.results.outcome.RunResults.tell = killed
+""",
+    "after the command": """
+import agent.cli.commands
+run_command_line = agent.cli.commands.run_command_line
+def killed():
+    try: return run_command_line()
+    finally: kill()
+agent.cli.commands.run_command_line = killed
+""",
+    "before the interpreter's end": "import atexit\natexit.register(kill)\n",
+    "at the interpreter's end": """
+import sys
+class Dying:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.{name}): kill(process, number)
+sys.dying = Dying()  # among the last that is destroyed
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "name"), [*zip(AT_THE_END, ["SIGTERM", "SIGINT", "SIGHUP", "SIGINT"], strict=True)], ids=AT_THE_END
+)
+def test_a_signal_does_not_change_an_exit_status_that_is_decided(tmp_path: Path, moment: str, name: str) -> None:
+    patch = (KILL + AT_THE_END[moment]).format(name=name)
+    run = ("run", "--devices", "1", "--enroll", f"https://127.0.0.1:{unused_port()}/enroll", "--out", str(tmp_path))
+    done = with_patch(tmp_path, patch, *run)
+    assert (done.returncode, done.stderr) == (1, b"")
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    assert document["outcome"]["exit_status"] == 1
+    assert document["complete"]
+
+
+KILLED_LATER = """
+import atexit, os, signal
+import agent.cli.commands
+run_command_line = agent.cli.commands.run_command_line
+def killed():
+    atexit.register(os.kill, os.getpid(), signal.SIGINT)
+    return run_command_line()
+agent.cli.commands.run_command_line = killed
+"""
+
+
+def test_a_signal_does_not_change_the_exit_status_of_a_command_that_has_ended(tmp_path: Path) -> None:
+    done = with_patch(tmp_path, KILLED_LATER, "fleet", "show", "--devices", "1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Serial number" in done.stdout
 
 
 def test_each_signal_calls_the_next_function_and_a_duplicate_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,8 +184,8 @@ def told_by_prometheus(url: str) -> Counter[str]:
     return found
 
 
-def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> None:
-    """Processes, results, report, JUnit and trace of a run that was killed after it had told of these operations."""
+def left_without_an_end(run: StartedRun, folder: Path, reported: Counter[str]) -> None:
+    """Processes, results, report, JUnit and trace of a run that was killed after it had reported these operations."""
     wait_until_gone(run.process.pid)
     document = run.results
     assert (document["complete"], document["incomplete_because"]) == (False, NOT_OVER)
@@ -136,7 +195,10 @@ def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> No
     assert enroll["planned"] == enroll["started"] == enroll["done"] == MACS
     assert checkin["started"] == checkin["done"] + checkin["cut_short"]
     assert (checkin["planned"], checkin["ended_s"]) == (600 * RATE, None)
-    assert checkin["started"] + checkin["dropped"] < checkin["planned"] / 2, "most is not due yet"
+    # A Mac whose session lasts until it is due again is dropped, which a busy machine makes happen: dropped is not 0.
+    due = RATE * (document["duration_s"] - checkin["started_s"]) + 1
+    assert checkin["started"] + checkin["dropped"] <= due, "what is not due yet has neither started nor been dropped"
+    assert {(each["operation"], each["reason"]) for each in document["dropped"]} <= {("session", STILL_IN_SESSION)}
     assert not (folder / "report.html").exists()
     assert not (folder / "junit.xml").exists()
     assert (folder / "trace.jsonl").read_bytes() == b""
@@ -144,8 +206,8 @@ def left_without_an_end(run: StartedRun, folder: Path, told: Counter[str]) -> No
     assert [part.name for part in parts] == ["trace.jsonl.0", "trace.jsonl.1"]
     whole = [line for part in parts for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     traced = Counter(json.loads(line)["operation"] for line in whole)
-    assert told
-    assert told <= traced, "a second that was told of is in the trace"
+    assert reported
+    assert reported <= traced, "a reported second is in the trace"
     assert Counter({name: each["count"] for name, each in document["operations"].items()}) <= traced
     done = lom_agent("report", str(folder))
     assert done.returncode == 0, done.stderr
@@ -158,16 +220,16 @@ def outputs(folder: Path) -> tuple[str, ...]:
 
 
 def with_sessions(run: StartedRun, folder: Path) -> Counter[str]:
-    """Wait until a run has told of sessions and has written results with some; what it has told of."""
+    """Wait until a run has reported sessions and written results with some; the reported operations."""
     run.wait_for("checkin: started")
     url = re.search(r"http://\S+", run.said)
     assert url
     wait_for_file(folder / "results.json")
     until = time.monotonic() + SECONDS
-    while (told := told_by_prometheus(url[0]))["session"] < 20 or not run.results["phases"][1]["done"]:
-        assert time.monotonic() < until, told
+    while (reported := told_by_prometheus(url[0]))["session"] < 20 or not run.results["phases"][1]["done"]:
+        assert time.monotonic() < until, reported
         time.sleep(0.1)
-    return told
+    return reported
 
 
 @needs_proc
@@ -176,10 +238,10 @@ def test_a_killed_run_leaves_its_last_checkpoint_and_the_trace_to_the_last_secon
     tmp_path: Path, kill: Callable[[int, int], None]
 ) -> None:
     with started_run(tmp_path, 600, *outputs(tmp_path)) as run:
-        told = with_sessions(run, tmp_path)
+        reported = with_sessions(run, tmp_path)
         kill(run.process.pid, signal.SIGKILL)
         assert run.end() == -signal.SIGKILL
-        left_without_an_end(run, tmp_path, told)
+        left_without_an_end(run, tmp_path, reported)
 
 
 STUCK = """
@@ -192,7 +254,7 @@ agent.load.conductor.Conductor.abandon = lambda self: self._observer.note("It is
 @needs_proc
 def test_a_third_ctrl_c_ends_a_run_that_is_stuck_and_writes_nothing_more(tmp_path: Path) -> None:
     with started_run(tmp_path, 600, *outputs(tmp_path), patch=STUCK) as run:
-        told = with_sessions(run, tmp_path)
+        reported = with_sessions(run, tmp_path)
         os.kill(run.workers[1], signal.SIGSTOP)
         for answer in ("Ctrl-C again", "It is stuck"):
             os.killpg(run.process.pid, signal.SIGINT)
@@ -201,4 +263,4 @@ def test_a_third_ctrl_c_ends_a_run_that_is_stuck_and_writes_nothing_more(tmp_pat
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.end() == STATUS[signal.SIGINT]
         assert "Written" not in run.said
-        left_without_an_end(run, tmp_path, told)
+        left_without_an_end(run, tmp_path, reported)

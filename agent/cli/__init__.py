@@ -6,6 +6,7 @@ by SIGTERM, 129 by SIGHUP.
 
 from __future__ import annotations
 
+import atexit
 import sys
 
 from agent.cli import signals
@@ -14,11 +15,16 @@ from agent.cli import signals
 def main() -> None:
     """Run the command line; each of our errors is one line on standard error."""
     signals.handle(signals.end_at_once)
-    from agent.cli.commands import run_command_line
+    atexit.register(signals.ignore)
+    with signals.importing():
+        from agent.cli.commands import run_command_line
 
     try:
         signals.handle(signals.end_in_order)
-        status = run_command_line()
-    finally:
-        signals.handle(signals.end_at_once)
-    sys.exit(status)
+        sys.exit(run_command_line())
+    except SystemExit as ended:
+        signals.keep(ended.code if isinstance(ended.code, int) else ended.code is not None)
+        raise
+    except BaseException:  # a defect: the interpreter prints it, and ends with 1
+        signals.keep(1)
+        raise

@@ -7,7 +7,7 @@ from typing import IO
 
 import click
 
-from agent.cli.scenario_options import scenario_option
+from agent.cli.scenarios.options import scenario_option
 from agent.cli.signals import importing
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect

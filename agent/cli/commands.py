@@ -25,20 +25,24 @@ COMMANDS: Mapping[str, Entry] = {
         "answer:answer", "Print what one Mac would answer to a command, as the XML plist that it would PUT."
     ),
     "apns-identity": Entry(
-        "apns_identity:apns_identity", "Make the CA of the push gateway, and a push certificate for tests."
+        "apns.identity:apns_identity", "Make the CA of the push gateway, and a push certificate for tests."
     ),
+    "conform": Entry("conform:conform", "Check an MDM server against the requirements of Apple's documents."),
     "fleet": Entry("fleet:fleet", "Show the Macs of a seed."),
-    "lab": Entry("lab:lab", "Run the embedded MDM server in the foreground until Ctrl-C."),
+    "lab": Entry("lab.command:lab", "Run the embedded MDM server in the foreground until Ctrl-C."),
     "lom-device": Entry(
-        "lom:lom_device", "Run LOM Devices in the foreground until Ctrl-C, to test your own Controller."
+        "lom.commands:lom_device", "Run LOM Devices in the foreground until Ctrl-C, to test your own Controller."
     ),
     "lom-identity": Entry(
-        "lom:lom_identity", "Write a LOM identity of a seed as PEM files, for OpenSSL and for your own programs."
+        "lom.commands:lom_identity",
+        "Write a LOM identity of a seed as PEM files, for OpenSSL and for your own programs.",
     ),
-    "lom-request": Entry("lom:lom_request", "Send one power request to the LOM Device NAME, to test your own Device."),
-    "report": Entry("report:report", "Make the HTML report of a run again, or compare several runs."),
+    "lom-request": Entry(
+        "lom.commands:lom_request", "Send one power request to the LOM Device NAME, to test your own Device."
+    ),
+    "report": Entry("results.report:report", "Make the HTML report of a run again, or compare several runs."),
     "run": Entry("run:run", "Run a fleet of Macs against an MDM server."),
-    "scenario": Entry("scenario:scenario", 'Write and check scenarios, the TOML files for "lom-agent run".'),
+    "scenario": Entry("scenarios.commands:scenario", 'Write and check scenarios, the TOML files for "lom-agent run".'),
     "serve": Entry("serve:serve", "Run Macs that other programs control over HTTP, until Ctrl-C."),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agent.cli.scenario_options import scenario_option
+from agent.cli.scenarios.options import scenario_option
 from agent.fleet.population import Population
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from agent.cli.scenario_options import (
+from agent.cli.scenarios.options import (
+    CONTROL,
     ENROLLMENT,
     FLEET,
     LOM,
@@ -23,6 +24,13 @@ from agent.cli.signals import importing
 from agent.unix import check_unix
 
 
+def _no_gateway_rule(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> None:
+    if value:
+        from agent.scenario.checks.complaints import GATEWAY_RULES
+
+        raise click.UsageError(f"--apns-rule is not an option any more, --rule is; {GATEWAY_RULES}")
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("scenario", required=False, type=click.Path(dir_okay=False), metavar="[SCENARIO.toml]")
 @grouped_option(
@@ -33,6 +41,15 @@ from agent.unix import check_unix
     metavar="KEY=VALUE",
     help="Set a key of the scenario, such as load.rate=50 or phase.enroll.rate=20; docs/scenario.md has all keys. "
     "Repeatable.",
+)
+@grouped_option(
+    SCENARIO,
+    "--rule",
+    "rules",
+    multiple=True,
+    metavar="KEYS",
+    help="Add a fault rule: the keys of a [[rule]] table on one line of TOML, such as "
+    """'on = "push", do = "lose", share = 0.1'; docs/faults.md. Repeatable.""",
 )
 @scenario_options(SCENARIO)
 @grouped_option(
@@ -83,6 +100,7 @@ from agent.unix import check_unix
     "[fleet.power], has all cases. Repeatable.",
 )
 @scenario_options(PUSH)
+@click.option("--apns-rule", multiple=True, hidden=True, expose_value=False, callback=_no_gateway_rule)
 @grouped_option(
     RESULTS,
     "--out",
@@ -106,6 +124,33 @@ from agent.unix import check_unix
 )
 @grouped_option(
     RESULTS, "--prometheus", metavar="ADDRESS:PORT", help="Serve Prometheus metrics at /metrics here during the run."
+)
+@grouped_option(
+    CONTROL,
+    "--control",
+    metavar="ADDRESS:PORT",
+    help="Serve an API here that pauses and resumes the run, changes rates and stops it; port 0 is any free one.",
+)
+@grouped_option(
+    CONTROL,
+    "--token-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The file with the token of --control; a new token is written to it where it is missing.",
+)
+@grouped_option(
+    CONTROL,
+    "--ready-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the address and the token of --control to this file when it listens; removed at the end.",
+)
+@grouped_option(
+    CONTROL,
+    "--replay",
+    type=click.Path(),
+    metavar="DIR_OR_FILE",
+    help="Make the pauses and changed rates that the results of an earlier run record, at the same times.",
 )
 @grouped_option(
     RESULTS,

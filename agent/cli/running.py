@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from agent.cli.apns import apns_plan
-from agent.cli.default_scenario import scenario_of
-from agent.cli.outcome import Outputs, RunResults
+from agent.cli.apns.gateway import apns_plan
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.replay import replayed
+from agent.cli.results.outcome import Outputs, RunResults
+from agent.cli.scenarios.default import scenario_of
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
@@ -24,9 +25,12 @@ from agent.measure.live import LiveView
 from agent.measure.trace import TraceParts
 from agent.net.transport.addresses import parse_address
 from agent.processes import ProcessEach
-from agent.report.terminal import Display, make_display
+from agent.report.terminal import Display, make_display, visible
 from agent.scenario.types import Scenario
 from agent.service.prometheus import PrometheusExporter
+
+if TYPE_CHECKING:
+    from agent.cli.run_control import RunControl
 
 FIRST_CHECKPOINT_SECONDS = 2.0
 _WITH_RESUME = ("resume", "out", "junit", "trace", "prometheus", "quiet")
@@ -39,33 +43,51 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     Raises OperatorError and UsageError.
     """
     with Stopping() as stopping:
-        state = opened_state(path, options, given)
-        plan = scenario_of(path, options, given) if state is None or not state.resumes else state.scenario
+        state = None if options["resume"] is None else _resumed(path, options["resume"], given)
         outputs = Outputs.of(options)
-        outputs.check()
-        if state is not None and not state.resumes:
-            state.begin(plan, workers_of(plan), time.time())
+        outputs.check()  # before all that can fail: no verdict of an earlier run is left, except of one that is resumed
+        if state is None:
+            plan = replayed(scenario_of(path, options, given), options["replay"])
+            state = _begun(plan, options)
+        else:
+            plan = state.scenario
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
         outcome = _run(plan, outputs, display, options, stopping, state)
+        stopping.status = outcome.exit_status
+        if state is not None and not state.finished:
+            with printing(STANDARD_ERROR):  # also with --quiet
+                click.echo(f"Go on with it: lom-agent run --resume {visible(str(state.path))}", err=True)
         with printing():
-            if state is not None and not state.finished:
-                display.note(f"Go on with it: lom-agent run --resume {state.path}")
             outcome.tell(console)
     return outcome.exit_status
 
 
-def opened_state(path: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> RunState | None:
-    """The file of ``--state`` or ``--resume``; None without them. Raises OperatorError and UsageError."""
-    if options["resume"] is None:
-        return None if options["state"] is None else RunState(Path(options["state"]))
+def _resumed(path: str | None, file: str, given: Mapping[str, Any]) -> RunState:
+    """The file of ``--resume``. Raises OperatorError and UsageError."""
     others = [f"--{name.replace('_', '-')}" for name in given if name not in _WITH_RESUME]
     if path is not None or others:
         found = [*([] if path is None else [path]), *("--set" if each == "--overrides" else each for each in others)]
         text = f"--resume goes on with the scenario in its file, as it is: leave out {', '.join(found)}"
         raise click.UsageError(text)
-    state = RunState(Path(options["resume"]))
+    state = RunState(Path(file))
     state.resume(time.time())
+    return state
+
+
+def _begun(scenario: Scenario, options: Mapping[str, Any]) -> RunState | None:
+    """The file of ``--state``, with a new run; None without it. Raises OperatorError."""
+    if options["state"] is None:
+        return None
+    found = [f"--{name}" for name in ("control", "replay") if options[name] is not None]
+    found += ["[[change]]"] * bool(scenario.changes and not found)
+    if found:
+        raise OperatorError(
+            "Expected a run that nothing changes for --state, because a resumed run would not know of it; found "
+            f"{' and '.join(found)}. Leave out one or the other."
+        )
+    state = RunState(Path(options["state"]))
+    state.begin(scenario, workers_of(scenario), time.time())
     return state
 
 
@@ -99,8 +121,10 @@ def _run(
         trace=trace.path_of,
         cores=cores(),
         kill=executor.kill,
+        controlled=options["control"] is not None or options["replay"] is not None,
         state=state,
     )
+    control = _control(reactor, conductor, options)
     stopping.last = executor.kill
     watchers.checkpoint = lambda: outcome.checkpoint(conductor)
 
@@ -108,9 +132,13 @@ def _run(
         if exporter is not None:
             exporter.listen()
             watchers.note(f"Prometheus metrics: {exporter.url}")
+        if control is not None:
+            watchers.note(control.open())
         try:
             await conductor.run()
         finally:
+            if control is not None:
+                await control.close()
             if exporter is not None:
                 await exporter.close()
 
@@ -129,6 +157,18 @@ def _run(
         executor.shutdown()
     outcome.end(conductor, signal_number, trace)
     return outcome
+
+
+def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> RunControl | None:
+    """The control API of the run; None where it is not asked for. Raises OperatorError and UsageError."""
+    if options["control"] is None:
+        for name in ("token_file", "ready_file"):
+            if options[name] is not None:
+                raise click.UsageError(f"--{name.replace('_', '-')} goes with --control")
+        return None
+    from agent.cli.run_control import RunControl  # only where there is one: a fast start
+
+    return RunControl(reactor, conductor, options)
 
 
 class _Watchers:

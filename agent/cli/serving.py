@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +15,13 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping, printing
+from agent.cli.tokens import control_token
 from agent.errors import LomAgentError, OperatorError
 from agent.files import read_file, write_file
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.service.api.control import ControlServer
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 ENROLL_AT_ONCE = 8  # Macs of the start; ours
 ENROLL_SECONDS = 600.0  # for each of them; ours
 MAX_PROFILE_BYTES = 4 * 1024 * 1024
-MAX_TOKEN_BYTES = 1024
 _CONTROL_PORT = 7780  # in the error about an address; ours
 _URLS = ("http://", "https://")
 
@@ -65,7 +64,7 @@ class _Serving:
         settings = _settings(options, authorities)
         self._service = FleetService(self._reactor, settings, authorities, _warn, self._state)
         self._embedded = _embedded(self._reactor, self._service, options, authorities, self._lab_store)
-        self._token = _token(options["token_file"])
+        self._token = control_token(options["token_file"])
         host, port = parse_address(options["control"], "--control", _CONTROL_PORT)
         self._control = ControlServer(self._reactor, self._service, host, port, token=self._token)
         self._ready_file = None if options["ready_file"] is None else Path(options["ready_file"])
@@ -108,7 +107,7 @@ class _Serving:
         if self._stopped.called or handle.removed or handle.client.enrolled:
             return
         try:
-            await self._service.enroll(handle, Enroll(timeout=ENROLL_SECONDS))
+            await self._service.actions.enroll(handle, Enroll(timeout=ENROLL_SECONDS))
         except LomAgentError as error:
             if not self._stopped.called:
                 _warn(f"{handle.udid} did not enroll: {error}")
@@ -246,7 +245,7 @@ def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore
     """The state file, and the store of the lab in the folder beside it. Raises OperatorError."""
     if file is None:
         return None, None
-    from agent.cli.outputs import make_folder  # only where it is asked for: a fast start
+    from agent.cli.results.outputs import make_folder  # only where it is asked for: a fast start
     from agent.lab.store import LabStore
     from agent.state.fleet import FleetState
 
@@ -254,19 +253,6 @@ def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore
     folder = f"{file}.lab"
     make_folder(folder)
     return state, LabStore(Path(folder))
-
-
-def _token(file: str | None) -> str:
-    """The token in this file, or a new one, which is written to it. Raises OperatorError."""
-    if file is not None and os.path.exists(file):
-        token = read_file(file, "the token file", MAX_TOKEN_BYTES).decode("utf-8", "replace").strip()
-        if not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise OperatorError(f"Expected a token of printable ASCII in {file}, found none. Delete the file.")
-        return token
-    token = secrets.token_urlsafe(24)
-    if file is not None:
-        write_file(Path(file), token.encode("ascii") + b"\n", private=True)
-    return token
 
 
 def _warn(text: str) -> None:

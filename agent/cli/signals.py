@@ -22,7 +22,7 @@ STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
 _OUTPUTS = (STANDARD_OUTPUT, STANDARD_ERROR)
 
-Handler = Callable[[int, FrameType | None], Any]
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 def handle(handler: Handler) -> dict[int, Any]:
@@ -43,8 +43,18 @@ def restore(before: dict[int, Any]) -> None:
         signal.signal(number, handler)
 
 
+def keep(status: int) -> None:
+    """The exit status of this process is decided: a signal ends it with this one from now on."""
+    handle(lambda _number, _frame: os._exit(status))
+
+
+def ignore() -> None:
+    """Ignore the signals that end a command while the interpreter shuts down, which would restore their defaults."""
+    handle(signal.SIG_IGN)
+
+
 def end_at_once(number: int, _frame: FrameType | None) -> NoReturn:
-    """End this process now: at its start and at its end there is nothing to close."""
+    """End this process now: at its start there is nothing to close."""
     os._exit(128 + number)
 
 
@@ -102,11 +112,13 @@ class Stopping:
     """A context in which signals stop a command step by step, so that it can write its results.
 
     Each signal calls the next of the functions given to ``call``. A signal after the last function calls ``last`` and
-    ends the process. ``number`` is that of the first signal, or None.
+    ends the process. ``number`` is that of the first signal, or None. ``status`` is set once the exit status is decided
+    and the results are written: no signal changes it then, not even after this context.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.status: int | None = None
         self.last: Callable[[], object] = lambda: None
         self._asked: list[float] = []
         self._calls: tuple[Callable[[], object], ...] | None = None  # None before ``call``
@@ -119,7 +131,10 @@ class Stopping:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        restore(self._before)
+        if self.status is None:
+            restore(self._before)
+        else:
+            keep(self.status)
 
     def call(self, *calls: Callable[[], object]) -> None:
         """Set the functions that signals call, in order; those of signals already received are called now."""
@@ -143,7 +158,7 @@ class Stopping:
             return
         if len(self._asked) > len(self._calls):
             self.last()
-            os._exit(128 + self.number)
+            os._exit(128 + self.number if self.status is None else self.status)
         self._calls[len(self._asked) - 1]()
 
 

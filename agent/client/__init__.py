@@ -1,6 +1,6 @@
 """Macs for tests and scripts: ``Fleet.start()`` runs ``lom-agent serve``, its methods are requests to the control API.
 
-Blocking calls, httpx inside; no Twisted, and no pytest: `agent.pytest_plugin` has the fixtures.
+Blocking calls; no Twisted, and no pytest: `agent.pytest_plugin` has the fixtures.
 """
 
 from agent.client.devices import Device, MDMServer, Segment
@@ -16,8 +16,9 @@ from agent.client.errors import (
 from agent.client.fleet import Fleet, MacFilter
 from agent.client.lab import Lab
 from agent.client.rules import ActiveRule, CommandFormatError, Error, NotNow, Reply, When, chain
+from agent.client.run import Run
 from agent.client.start import Start
-from agent.faults import Rule, RuleError
+from agent.faults.rules import Rule, RuleError
 
 __all__ = [
     "ActiveRule",
@@ -36,6 +37,7 @@ __all__ = [
     "RequestRefused",
     "Rule",
     "RuleError",
+    "Run",
     "Segment",
     "ServiceNotStarted",
     "Start",

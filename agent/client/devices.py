@@ -138,7 +138,7 @@ class Device:
         """Wait until the server has accepted this Mac's result of a command, and return it. NotNow is no result.
 
         With ``status``, wait for one with this status. Raises UnexpectedStatus for another result, and WaitTimedOut;
-        the first shows what was said about the command, the second the last exchanges of the Mac.
+        the first shows the events of the command, the second the last exchanges of the Mac.
         """
         deadline = time.monotonic() + timeout
         after = 0

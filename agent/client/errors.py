@@ -38,7 +38,7 @@ class NotFound(RequestRefused):
 
 
 class EnrollmentFailed(RequestRefused):
-    """The server did not enroll the Mac."""
+    """The Mac did not enroll: its server refused or failed, or the Mac itself could not."""
 
 
 class WaitTimedOut(RequestRefused, TimeoutError):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
-from importlib import import_module
+from threading import Lock
 from typing import Any, Self, TypedDict, Unpack
 
-from agent.client.connection import Connection, path
+from agent.client.connection import WORK_SECONDS, Connection, path
 from agent.client.devices import Device, Segment
 from agent.client.errors import ClientError, WaitTimedOut
 from agent.client.lab import Lab
@@ -15,7 +14,8 @@ from agent.client.process import READY_SECONDS, ServiceProcess
 from agent.client.rules import ActiveRule, On, add_rule
 from agent.client.start import Start, arguments_of
 from agent.client.text import event_text, exchange_text, rule_text
-from agent.faults import Rule, RuleCounts
+from agent.faults.decisions import RuleCounts
+from agent.faults.rules import Rule
 from agent.service.types import (
     AddMacs,
     AdvanceClock,
@@ -33,6 +33,8 @@ from agent.service.types import (
     ServiceInfo,
     Wait,
 )
+
+_MACS_A_PAGE = 10_000  # the most that one answer has
 
 
 class MacFilter(TypedDict, total=False):
@@ -60,6 +62,8 @@ class Fleet:
     ) -> None:
         self._connection = connection
         self._process = process
+        self._lab: Lab | None = None
+        self._lab_lock = Lock()  # two threads may ask for it at a time
         self.apns = apns
         """The gateway that a server under test has to push to, or None."""
 
@@ -67,7 +71,6 @@ class Fleet:
     def start(cls, *, timeout: float = READY_SECONDS, **options: Unpack[Start]) -> Fleet:
         """Start a service with these options, which are the keys of ``Start``. Raises ServiceNotStarted."""
         process = ServiceProcess(arguments_of(options))
-        import_module("httpx")  # while the service starts
         ready = process.wait_until_ready(timeout)
         return cls(Connection(ready.control, ready.token), process, ready.apns)
 
@@ -98,8 +101,10 @@ class Fleet:
 
     def close(self) -> None:
         """End the service, if ``start`` started it, and close the connections."""
-        if "lab" in self.__dict__:
-            self.lab.close()
+        with self._lab_lock:
+            lab, self._lab = self._lab, None
+        if lab is not None:
+            lab.close()
         self._connection.close()
         if self._process is not None:
             self._process.stop()
@@ -126,13 +131,18 @@ class Fleet:
         """The service: version, seed, counts."""
         return self._connection.get("/v1", ServiceInfo)
 
-    @cached_property
+    @property
     def lab(self) -> Lab:
         """The lab beside the fleet. Raises ClientError where the service has none."""
-        info = self.info.lab
-        if info is None:
-            raise ClientError("Expected a service with a lab, found none. Start it with lab=True, or `serve --lab`.")
-        return Lab(info, self._connection)
+        with self._lab_lock:
+            if self._lab is None:
+                info = self.info.lab
+                if info is None:
+                    raise ClientError(
+                        "Expected a service with a lab, found none. Start it with lab=True, or `serve --lab`."
+                    )
+                self._lab = Lab(info, self._connection)
+            return self._lab
 
     # Macs.
 
@@ -146,10 +156,10 @@ class Fleet:
         found: list[Device] = []
         while True:
             after = found[-1].number if found else -1
-            page = self._connection.get(path("macs"), list[Mac], after=after, **wanted)
-            if not page:
-                return found
+            page = self._connection.get(path("macs"), list[Mac], after=after, limit=_MACS_A_PAGE, **wanted)
             found += [Device(self._connection, mac) for mac in page]
+            if len(page) < _MACS_A_PAGE:
+                return found
 
     def find(self, mac: str | int) -> Device:
         """The Mac with this UDID, serial number or number. Raises NotFound."""
@@ -165,7 +175,7 @@ class Fleet:
 
     def remove_macs(self) -> None:
         """Remove every Mac, without a CheckOut."""
-        self._connection.delete(path("macs"))
+        self._connection.delete(path("macs"), work=WORK_SECONDS)
 
     def mac(self, *, os: str | None = None, model: str | None = None, seed: str | None = None) -> Device:
         """Add one Mac, in a segment of its own."""
@@ -281,11 +291,12 @@ class Fleet:
 
     def advance(self, seconds: float) -> ClockState:
         """Move the manual clock; what is due happens in order."""
-        return self._connection.post(path("clock"), ClockState, AdvanceClock(advance=seconds))
+        return self._connection.post(path("clock"), ClockState, AdvanceClock(advance=seconds), work=WORK_SECONDS)
 
     def reset(self, seed: str | None = None) -> None:
         """Put everything back into the state after the start. ``seed``: that of the Macs to come; None: the start's."""
-        self._connection.post(path("reset"), ServiceInfo, Reset(seed=seed))
+        self._connection.post(path("reset"), ServiceInfo, Reset(seed=seed), work=WORK_SECONDS)
 
     def _add(self, wanted: AddMacs) -> list[Device]:
-        return [Device(self._connection, mac) for mac in self._connection.post(path("macs"), list[Mac], wanted)]
+        macs = self._connection.post(path("macs"), list[Mac], wanted, work=WORK_SECONDS)
+        return [Device(self._connection, mac) for mac in macs]

@@ -5,34 +5,27 @@ from __future__ import annotations
 import plistlib
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 from agent.client.connection import Connection, path
 from agent.client.errors import ClientError
+from agent.client.http import HTTPClient, NoAnswer, Response
 from agent.service.types import LabInfo, MacDetail
 
-if TYPE_CHECKING:
-    import httpx
+_ANSWER_SECONDS = 30.0
 
 
 class Lab:
     """The embedded MDM server beside the fleet. It pushes to a Mac whenever a command is queued for it."""
 
     def __init__(self, info: LabInfo, connection: Connection) -> None:
-        import httpx  # as in `agent.client.connection`
-
         self.info = info
         self._connection = connection
         self._setups: dict[str, str] = {}  # UDID to the CommandUUID of its last LOMSetupRequest
-        self._http = httpx.Client(
-            base_url=info.url,
-            headers={"Authorization": f"Bearer {info.token}"},
-            verify=ssl.create_default_context(cadata=info.ca),
-            trust_env=False,
-            timeout=30.0,
-        )
+        trust = ssl.create_default_context(cadata=info.ca)
+        self._http = HTTPClient(info.url, {"Authorization": f"Bearer {info.token}"}, trust)
 
     def __repr__(self) -> str:
         return f"<Lab {self.info.url}>"
@@ -69,7 +62,7 @@ class Lab:
     def result(self, udid: str, command_uuid: str) -> dict[str, Any] | None:
         """The result that the lab has of a command, or None while it has none."""
         response = self._request("GET", f"/api/v1/macs/{quote(udid)}/commands/{quote(command_uuid)}")
-        if response.status_code == 202:
+        if response.status == 202:
             return None
         found: dict[str, Any] = plistlib.loads(response.content)
         return found
@@ -89,21 +82,18 @@ class Lab:
         }
 
     def _post(self, path: str, body: bytes) -> None:
-        self._request("POST", path, content=body, headers={"Content-Type": "application/xml"})
+        self._request("POST", path, body)
 
-    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
-        import httpx
-
+    def _request(self, method: str, path: str, body: bytes | None = None) -> Response:
+        headers = {} if body is None else {"Content-Type": "application/xml"}
         try:
-            response = self._http.request(method, path, **more)
-        except httpx.HTTPError as error:
+            response = self._http.request(method, path, body, seconds=_ANSWER_SECONDS, headers=headers)
+        except NoAnswer as error:
             raise ClientError(
-                f"Expected an answer from the lab at {self.info.url}, found: {error or type(error).__name__}. "
-                "Check that the service still runs."
+                f"Expected an answer from the lab at {self.info.url} {error}. Check that the service still runs."
             ) from error
-        if response.status_code >= 300:
+        if response.status >= 300:
             raise ClientError(
-                f"Expected the lab to accept {method} {path}, found status {response.status_code}: "
-                f"{response.text[:500]}"
+                f"Expected the lab to accept {method} {path}, found status {response.status}: {response.text[:500]}"
             )
         return response

@@ -8,7 +8,9 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 
 from agent.client.connection import Connection, path
 from agent.client.text import rule_text
-from agent.faults import At, Rule, RuleCounts, RuleError
+from agent.faults.decisions import RuleCounts
+from agent.faults.effects import At
+from agent.faults.rules import Rule, RuleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,14 @@ class On:
     def lose(self, **when: Unpack[When]) -> ActiveRule:
         """Lose the push."""
         return self.do("lose", **when)
+
+    def throttle(self, limit: int, seconds: float, **when: Unpack[When]) -> ActiveRule:
+        """Refuse each push for a Mac after so many in so many seconds, with ``TooManyRequests``."""
+        return self.do("throttle", limit=limit, seconds=seconds, **when)
+
+    def store(self, **when: Unpack[When]) -> ActiveRule:
+        """Store the push until ``until``, which has to be given, as for a Mac that APNs cannot reach."""
+        return self.do("store", **when)
 
     def offline(self, seconds: float, **when: Unpack[When]) -> ActiveRule:
         """Lose every network for so long."""

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.faults import RuleCounts
+from agent.faults.decisions import RuleCounts
 from agent.service.types import Event, Exchange
 
 _WIDTH = 160  # characters of a body in one line

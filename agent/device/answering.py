@@ -15,7 +15,7 @@ from agent.mdm.access_rights import ALL_RIGHTS
 from agent.mdm.commands import CommandMalformed, parse_command
 from agent.mdm.results import Result, Status
 from agent.mdm.values import Warn, ignore_warning
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
+from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
 

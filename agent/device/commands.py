@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -44,6 +45,8 @@ from agent.mdm.values import WrongType, converted
 from agent.plists import PlistError, type_name
 from agent.profiles.enrollment import MDM
 from agent.profiles.errors import ProfileError, malformed
+
+ItemT = TypeVar("ItemT")
 
 PIN_CHARACTERS = 6  # PIN of DeviceLock and EraseDevice. Source: apple-schema commands/device.lock.yaml, PIN
 
@@ -182,7 +185,7 @@ def _common_name(certificate: x509.Certificate) -> str:
 
 def _device_information(device: Device, command: Command) -> Result:
     queries = command.body.get("Queries")
-    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+    if not _is_list_of(queries, str):
         return _FORMAT_ERROR
     return acknowledged({"QueryResponses": device_information(device, queries)})
 
@@ -194,9 +197,7 @@ def _security_info(device: Device, _command: Command) -> Result:
 def _installed_application_list(device: Device, command: Command) -> Result:
     identifiers = command.body.get("Identifiers")
     managed_only = _flag(device, command, "ManagedAppsOnly")
-    if identifiers is not None and (
-        not isinstance(identifiers, list) or not all(isinstance(identifier, str) for identifier in identifiers)
-    ):
+    if identifiers is not None and not _is_list_of(identifiers, str):
         return _FORMAT_ERROR
     # The Mac has no managed apps: no command of the table installs one.
     listed = [] if managed_only else installed_applications(device.mac, identifiers)
@@ -205,7 +206,7 @@ def _installed_application_list(device: Device, command: Command) -> Result:
 
 def _settings(device: Device, command: Command) -> Result:
     items = command.body.get("Settings")
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+    if not _is_list_of(items, dict):
         return _FORMAT_ERROR
     return acknowledged({"Settings": apply_settings(device, items)})
 
@@ -253,6 +254,10 @@ def _declarative_management(device: Device, command: Command) -> Result:
         return _FORMAT_ERROR
     device.after_delivery(SynchroniseDeclarations(tokens))
     return acknowledged()
+
+
+def _is_list_of(value: object, kind: type[ItemT]) -> TypeGuard[list[ItemT]]:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _flag(device: Device, command: Command, key: str) -> bool:

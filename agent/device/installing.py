@@ -135,4 +135,4 @@ def _identity_by_scep(payload: Payload, asked: SCEPPayload, anchors: tuple[x509.
     answer: Identity | PeerError = yield ObtainIdentity(asked, anchors)
     if isinstance(answer, Identity):
         return answer
-    raise scep_failed(str(answer), network=not isinstance(answer, SCEPError)).within(payload_failed(payload.name))
+    raise scep_failed(answer, network=not isinstance(answer, SCEPError)).within(payload_failed(payload.name))

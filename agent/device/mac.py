@@ -20,7 +20,8 @@ from agent.lom.recent_answers import AnswerRecord, RecentAnswers
 from agent.lom.requests import Dialect, PowerRequest
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.checkin import Announcement
-from agent.mdm.session import DEFAULT_TIMING, REFUSED_RETRIES, Session, State, Timing
+from agent.mdm.session import REFUSED_RETRIES, Session, State
+from agent.mdm.timing import DEFAULT_TIMING, Timing
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.store import ProfileStore

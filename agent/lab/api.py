@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
 from agent.lab.core import Lab, NotQueued, Refused
+from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.state import EnrolledMac
 from agent.net.apns.provider import PushFailed
@@ -25,6 +26,7 @@ from agent.net.timing import Alarm, Reactor
 from agent.pki.names import ascii_upper
 
 MAX_UUID_LENGTH = 100  # characters of a CommandUUID chosen by a client; our limit
+MAX_NAME_LENGTH = 253  # characters of a DNS name (RFC 1035, 2.3.4)
 PUSH_SECONDS = 5.0  # how long an answer waits for APNs; our choice
 
 Rendered = bytes | int
@@ -54,8 +56,11 @@ class API(Resource):
 
     isLeaf = True
 
-    def __init__(self, reactor: Reactor, lab: Lab, token: str, pusher: Callable[[], LabPush | None]) -> None:
+    def __init__(
+        self, reactor: Reactor, lab: Lab, lom: LabLOM, token: str, pusher: Callable[[], LabPush | None]
+    ) -> None:
         super().__init__()
+        self._lom = lom
         self._reactor = reactor
         self._lab = lab
         self._token = token
@@ -85,6 +90,8 @@ class API(Resource):
                 return self._enqueue(request, self._mac(udid))
             case "GET", ["v1", "macs", udid, "commands", command_uuid]:
                 return self._result(request, self._mac(udid), command_uuid)
+            case "POST", ["v1", "macs", udid, "lom", action]:
+                return self._lom_action(request, self._mac(udid), action)
             case "POST", ["v1", "macs", udid, "push"]:
                 return self._push(request, self._mac(udid))
         raise APIError(404, f"there is no {method} /api/{'/'.join(path)[:200]}; docs/lab-api.md lists the requests")
@@ -110,6 +117,34 @@ class API(Resource):
             raise APIError(409, str(error)) from error
         except Refused as error:
             raise APIError(error.status, str(error)) from error
+        return self._queued(request, mac, command_uuid)
+
+    def _lom_action(self, request: Any, mac: EnrolledMac, action: str) -> Rendered:
+        """Queue the LOM profile, LOMSetupRequest or LOMDeviceRequest."""
+        asked = _json_object(request.content.read())
+        try:
+            match action:
+                case "profile":
+                    roles = {role: asked.get(role, True) is True for role in ("device", "controller")}
+                    uuid = self._lom.install(mac, _string(asked, "dns_name"), **roles)
+                case "setup":
+                    uuid = self._lom.set_up(mac)
+                case "request":
+                    devices = asked.get("devices")
+                    if not isinstance(devices, list):
+                        raise APIError(400, "devices: expected an array of UDIDs")
+                    macs = [self._mac(str(udid)) for udid in devices]
+                    uuid = self._lom.request(mac, _string(asked, "action"), macs)
+                case _:
+                    raise APIError(404, f"there is no LOM action {action[:80]!r}; docs/lab-api.md lists them")
+        except NotQueued as error:
+            raise APIError(409, str(error)) from error
+        except Refused as error:
+            raise APIError(error.status, str(error)) from error
+        return self._queued(request, mac, uuid)
+
+    def _queued(self, request: Any, mac: EnrolledMac, command_uuid: str) -> Rendered:
+        """Push, unless the URL says otherwise, and answer with the CommandUUID."""
         # Parsed from the URL only: Twisted's ``args`` would also parse curl's default body as a form.
         wanted = parse_qs(request.uri.partition(b"?")[2]).get(b"push") != [b"0"]
         pusher = self._pusher() if wanted else None
@@ -181,6 +216,24 @@ class _PushAnswer:
         """The answer was sent, or the client closed the connection."""
         self._request = None
         self._alarm.cancel()
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body; an empty body is an empty one. Raises APIError."""
+    try:
+        value = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise APIError(400, f"expected a JSON object, found other bytes: {error}") from error
+    if not isinstance(value, dict):
+        raise APIError(400, "expected a JSON object, found another value")
+    return value
+
+
+def _string(asked: dict[str, Any], key: str) -> str:
+    value = asked.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH or not value.isprintable():
+        raise APIError(400, f"{key}: expected a string of 1 to {MAX_NAME_LENGTH} printable characters")
+    return value
 
 
 def _pushed(push: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from agent import plists
 from agent.errors import PeerError
 from agent.lab.declarations import Declarations
+from agent.lab.defects import NONE, Defects
 from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
 from agent.mdm import checkin, results
 from agent.net.http.server import MAX_BODY_BYTES
@@ -71,7 +72,8 @@ class Lab:
 
     ``kept_results`` is the number of stored results per Mac. With ``reenrollment`` a UDID may enroll again with a new
     identity of the lab, as a Mac does that was erased without a CheckOut; this clears its queue and results. Without it
-    such an Authenticate is refused. ``state`` stores the lab's state and provides its initial content.
+    such an Authenticate is refused. ``state`` stores the lab's state and provides its initial content. ``defects`` are
+    behaviours that are wrong on purpose (`agent.lab.defects`).
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Lab:
         kept_results: int = MAX_RESULTS,
         reenrollment: bool = True,
         state: LabState | None = None,
+        defects: Defects = NONE,
     ) -> None:
+        self.defects = defects
         self._state = state or NoStorage()
         self.macs: dict[str, EnrolledMac] = {mac.udid: mac for mac in self._state.macs()}
         self.on_report: OnReport | None = None
@@ -90,6 +94,7 @@ class Lab:
         self._reenrollment = reenrollment
         self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values()}
         self._waiting: dict[tuple[str, str], OnResult] = {}
+        self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
 
     def enqueue(
         self,
@@ -113,6 +118,8 @@ class Lab:
             raise NotQueued(f"{MAX_QUEUED} commands are already queued for this Mac")
         body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
         queued = QueuedCommand(str(command.get("RequestType", "")), body)
+        if "session-command-lost" in self.defects and queued.request_type == "ProfileList":
+            return command_uuid
         self._state.queue(udid, command_uuid, queued)
         mac.queue[command_uuid] = queued
         if on_result is not None:
@@ -168,8 +175,9 @@ class Lab:
         if put.content_type != results.CONTENT_TYPE:
             raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {put.content_type[:80]!r}")
         fingerprint = _certificate(put)
-        message = _plist(put.body)
-        mac = self._known(_text(message, "UDID"), fingerprint)
+        message = self._report(put.body)
+        bound = "identity-reports-unbound" not in self.defects
+        mac = self._known(_text(message, "UDID"), fingerprint, bound=bound)
         if not mac.enrolled:
             raise Refused(403, "a report before TokenUpdate")
         status = _text(message, "Status")
@@ -181,7 +189,16 @@ class Lab:
             mac.not_now.clear()
         else:
             self._result(mac, status, message, put.body)
-        return mac.next_command()
+        command = mac.next_command()
+        return _NO_COMMAND if not command and "session-never-empty" in self.defects else command
+
+    def _report(self, body: bytes) -> dict[str, Any]:
+        try:
+            return _plist(body)
+        except Refused as refused:
+            if "session-malformed-fails" in self.defects:
+                raise Refused(500, "the body cannot be read") from refused
+            raise
 
     def _authenticate(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         for key in _AUTHENTICATE_KEYS:
@@ -203,21 +220,23 @@ class Lab:
         self.macs[udid] = mac
 
     def _token_update(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
-        mac = self._known(udid, fingerprint)
+        mac = self._known(udid, fingerprint, bound="identity-check-ins-unbound" not in self.defects)
         token = message.get("Token")
         if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
             found = len(token) if isinstance(token, bytes) else plists.type_name(token)
             raise Refused(400, f"Token: expected {_TOKEN_BYTES} bytes of data, found {found}")
         self._update(mac, token=token, push_magic=_text(message, "PushMagic"))
 
-    def _update(self, mac: EnrolledMac, **told: Any) -> None:
+    def _update(self, mac: EnrolledMac, **reported: Any) -> None:
         """Write new values of a Mac to the stored state, then set them."""
-        self._state.update(replace(mac, **told))
-        for name, value in told.items():
+        self._state.update(replace(mac, **reported))
+        for name, value in reported.items():
             setattr(mac, name, value)
 
     def _check_out(self, udid: str, fingerprint: bytes) -> None:
-        mac = self._known(udid, fingerprint)
+        self._forget(self._known(udid, fingerprint))
+
+    def _forget(self, mac: EnrolledMac) -> None:
         self._state.check_out(mac.udid)
         del self.macs[mac.udid]
         del self._udids[mac.fingerprint]
@@ -249,32 +268,69 @@ class Lab:
             raise Refused(401, "this certificate belongs to no Mac that is enrolled here")
         return udid
 
-    def _known(self, udid: str, fingerprint: bytes) -> EnrolledMac:
+    def _known(self, udid: str, fingerprint: bytes, *, bound: bool = True) -> EnrolledMac:
         mac = self.macs.get(udid)
         if mac is None:
             raise Refused(401, "this Mac is not enrolled here")
-        if mac.fingerprint != fingerprint:
+        if mac.fingerprint != fingerprint and bound:
+            if "identity-victim-unenrolled" in self.defects:
+                self._forget(mac)
             raise Refused(403, "the certificate is not the one that this Mac enrolled with")
         return mac
 
     def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any], body: bytes) -> None:
         command_uuid = _text(message, "CommandUUID")
+        self._check_defects(mac, status, command_uuid)
         if command_uuid in mac.queue:
-            if status == results.Status.NOT_NOW.value:
-                mac.not_now.add(command_uuid)
+            if status == results.Status.NOT_NOW.value and "session-not-now-dropped" not in self.defects:
+                if "session-not-now-at-once" not in self.defects:
+                    mac.not_now.add(command_uuid)
                 return
             xml = plists.dump_xml(message) if body.startswith(_BINARY_PLIST) else body
             result = StoredResult(status, xml)
             dropped = list(mac.results)[: max(0, len(mac.results) + 1 - self._kept_results)]
             self._state.answer(mac.udid, command_uuid, result, dropped)
-            del mac.queue[command_uuid]
+            queued = mac.queue.pop(command_uuid)
             mac.not_now.discard(command_uuid)
             mac.results[command_uuid] = result
+            if self.defects and self._repeats(mac, message, command_uuid):
+                mac.queue[command_uuid] = queued
+                mac.not_now.add(command_uuid)  # so that it is sent in the next session
             for each in dropped:
                 del mac.results[each]
         on_result = self._waiting.pop((mac.udid, command_uuid), None)
         if on_result is not None:
             on_result(message)
+
+    # Defects.
+
+    def _check_defects(self, mac: EnrolledMac, status: str, command_uuid: str) -> None:
+        """Refuse a result that a defect does not survive. Raises Refused."""
+        known = command_uuid in mac.queue
+        if known and status == results.Status.ERROR.value and "session-error-refused" in self.defects:
+            raise Refused(500, "the result is an Error")
+        format_error = status == results.Status.COMMAND_FORMAT_ERROR.value
+        if known and format_error and "session-format-error-refused" in self.defects:
+            raise Refused(500, "the result is a CommandFormatError")
+        if command_uuid in mac.results and "session-second-result-refused" in self.defects:
+            raise Refused(400, "the result came before")
+        unknown = not known and command_uuid not in mac.results
+        if unknown and "session-unknown-result-refused" in self.defects:
+            raise Refused(500, "the command is unknown")
+
+    def _repeats(self, mac: EnrolledMac, message: Mapping[str, Any], command_uuid: str) -> bool:
+        """Whether a defect sends this command again although its result is there; once for each command."""
+        items, acknowledged = message.get("ResponseList"), message["Status"] == results.Status.ACKNOWLEDGED.value
+        wanted = "session-command-repeated" in self.defects and acknowledged and items is None
+        if "lom-partial-repeated" in self.defects and items is not None:
+            wanted = any(item["DeviceRequestSuccess"] is False for item in items)
+        if not wanted or (mac.udid, command_uuid) in self._repeated:
+            return False
+        self._repeated.add((mac.udid, command_uuid))
+        return True
+
+
+_NO_COMMAND = plists.dump_xml({})
 
 
 def _plist(body: bytes) -> dict[str, Any]:

@@ -5,20 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from agent.lab.core import Lab
+from agent.lab.defects import NONE, Defects
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 
 
 def lab_server(
-    reactor: Any, store: LabStore | None, authorities: Authorities, *, scep: bool, reenrollment: bool = True
+    reactor: Any,
+    store: LabStore | None,
+    authorities: Authorities,
+    *,
+    scep: bool,
+    reenrollment: bool = True,
+    defects: Defects = NONE,
 ) -> LabServer:
     """A lab that continues what is in the store; a new one without a store. Raises OperatorError."""
     if store is None:
-        return LabServer(reactor, Lab(reenrollment=reenrollment), authorities, scep=scep)
+        return LabServer(reactor, Lab(reenrollment=reenrollment, defects=defects), authorities, scep=scep)
     server = LabServer(
         reactor,
-        Lab(reenrollment=reenrollment, state=store),
+        Lab(reenrollment=reenrollment, state=store, defects=defects),
         authorities,
         scep=scep,
         token=store.setting("token"),

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import MutableSet
 from dataclasses import dataclass
 
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.pki.scep.ca import SCEPRequest, cert_rep_failure, cert_rep_success, read_request
 from agent.pki.scep.cacert import render_ca_certificates
 from agent.pki.scep.caps import LAB_CAPABILITIES, render_caps

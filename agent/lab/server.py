@@ -17,17 +17,21 @@ from zope.interface import implementer
 
 from agent.lab.api import API, is_authorised
 from agent.lab.core import Lab, Message, Refused
+from agent.lab.defects import Defects
+from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.scep import SCEPService
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.tls import make_context
-from agent.pki.authorities import Authorities
 from agent.pki.certificates import CertificateError, peer_certificate
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import Identity
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 
 HOST = "127.0.0.1"
+_NO_EXTENDED_MASTER_SECRET = 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET, which pyOpenSSL does not name
+_XML = b"application/xml; charset=utf-8"
 _log = Logger()
 _connections = count(1)
 
@@ -53,6 +57,7 @@ class LabServer:
         challenges: MutableSet[str] | None = None,
     ) -> None:
         self.lab = lab
+        self.lom = LabLOM(lab, authorities, lab.defects)
         self.authorities = authorities
         self.url = ""
         self.scep_url = ""
@@ -74,14 +79,15 @@ class LabServer:
         root: Any = Resource()
         root.putChild(b"enroll", _Enrollment(self))
         root.putChild(b"checkin", _Put(self.lab.check_in))
-        root.putChild(b"mdm", _Put(self.lab.report))
-        root.putChild(b"api", API(self._reactor, self.lab, self.token, lambda: self.push))
+        command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
+        root.putChild(b"mdm", _Put(self.lab.report, command_type))
+        root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push))
         if self._scep is not None:
             scep: Any = Resource()
             scep.putChild(b"scep", _SCEP(self._scep))
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
-        connections = _Connections(self.authorities, self._identity)
+        connections = _Connections(self.authorities, self._identity, self.lab.defects)
         site = BoundedSite(root)
         site.keeps_body = self._keeps_body
         self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
@@ -115,10 +121,15 @@ class LabServer:
 class _Connections:
     """Creates the TLS ends of accepted connections: client certificates are requested, but not required."""
 
-    def __init__(self, authorities: Authorities, identity: Identity) -> None:
+    def __init__(self, authorities: Authorities, identity: Identity, defects: Defects) -> None:
         # With session tickets, the default of most servers; a resumed session keeps its client certificate.
         context = make_context(authorities.mdm_anchors, tickets=True)
         context.set_session_id(b"lom-agent lab")
+        if "tls-old-versions" in defects:
+            context.set_min_proto_version(SSL.TLS1_VERSION)
+            context.set_cipher_list(b"ALL:@SECLEVEL=0")
+        if "tls-no-extended-master-secret" in defects:
+            context.set_options(_NO_EXTENDED_MASTER_SECRET)
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.key)
         # The enrollment profile is fetched without a certificate; Lab requires one for check-ins and reports.
@@ -180,13 +191,14 @@ class _Put(_Endpoint):
 
     methods = (b"PUT",)
 
-    def __init__(self, take: Callable[[Message], bytes]) -> None:
+    def __init__(self, take: Callable[[Message], bytes], content_type: bytes = _XML) -> None:
         super().__init__()
         self._take = take
+        self._content_type = content_type
 
     def render_PUT(self, request: Any) -> bytes:
         """Process a message; the response is the next command, JSON, or empty."""
-        request.setHeader(b"content-type", b"application/xml; charset=utf-8")
+        request.setHeader(b"content-type", self._content_type)
         return self.respond(request, lambda: self._take(_message(request)))
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from agent import plists
 from agent.lab.core import Refused
 from agent.lab.state import EnrolledMac, QueuedCommand, StoredResult
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 from agent.sqlite_file import FileFormat, NotWritten, SQLiteFile, Statement
 from agent.state.authorities import AUTHORITIES_TABLE, KeptAuthorities
 

@@ -18,11 +18,13 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from agent.errors import LomAgentError, OperatorError, PeerError
+from agent.load.changes import RunChanges
 from agent.load.control import (
     Alive,
     Begin,
     Ending,
     Finish,
+    GatewayStalled,
     Message,
     PhaseFinished,
     Ready,
@@ -38,20 +40,18 @@ from agent.load.control import (
 from agent.load.control_link import ControlLink, ControlServer
 from agent.load.gateway import APNsPlan
 from agent.load.overload import LoopMonitor
+from agent.load.phases.phase_time import PhaseTime
 from agent.load.pushes import PushSide
+from agent.load.run_facts import INTERRUPTED, RunFacts
 from agent.load.run_keeping import RunKeeper
-from agent.load.run_record import PhaseRecord, RunRecord, WorkerRecord, phases_of
+from agent.load.run_record import RunRecord, WorkerRecord
 from agent.load.run_state import RunState
 from agent.load.server import ServerSide
 from agent.load.shard import run_shard
-from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
+from agent.load.shard_plan import ShardPlan, decode_result, encode
 from agent.load.silence import SilenceWatch
-from agent.measure.live import LiveView, RunObserver
-from agent.measure.metrics import Metrics
-from agent.measure.summaries import Resumption, RuleSummary, added_rules
-from agent.measure.timeline import TimeLine
+from agent.measure.live import RunObserver
 from agent.net.timing import RunClock, sleep
-from agent.processes import peak_kib
 from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer
 from agent.scenario.types import Scenario
@@ -61,12 +61,11 @@ READY_SECONDS = 120.0  # in which a worker imports the program, makes its Macs a
 FINISH_SECONDS = 60.0  # in which a worker that still reports ends after Finish
 LAST_LOOK_SECONDS = 0.01
 LAST_LOOKS = 200  # a worker's last reports may arrive after its function has returned
-INTERRUPTED = "the run was interrupted"
 MOST_REASON = 300  # characters of the reason that a shard records for what it drops
 _log = Logger()
 
 
-class Conductor:
+class Conductor(RunFacts):
     """One run of a scenario in at most ``workers`` shards, each submitted to ``executor``.
 
     ``host`` is the address of this machine at which the shards reach the conductor: loopback unless they run elsewhere.
@@ -88,6 +87,7 @@ class Conductor:
         cores: int = 1,
         kill: Callable[[int], None] = lambda _shard: None,
         state: RunState | None = None,
+        controlled: bool = False,
     ) -> None:
         fleet = scenario.fleet
         self.scenario = scenario
@@ -110,96 +110,25 @@ class Conductor:
         self._link = ControlServer(reactor, len(self._workers), self)
         self._monitor = LoopMonitor(reactor)
         self._kept = RunKeeper(state, self._record, self._monitor, self._clock, self._not_kept)
-        lab_state, first = None, None
-        if state is not None:
-            lab_state, first = Path(f"{state.path}.lab"), state.counts("push first")
-            if apns is not None:
-                apns = replace(apns, port=apns.port or state.number("apns port"), elapsed=self._kept.elapsed)
+        lab_state = None if state is None else Path(f"{state.path}.lab")
+        if state is not None and apns is not None:
+            apns = replace(apns, port=apns.port or state.number("apns port"))
         self._server = ServerSide(reactor, scenario, self.population, lab_state)
         first_macs = [worker.indexes.start for worker in self._workers]
-        self._pushes = PushSide(reactor, apns, self.population, first_macs, self._link.send, self._clock, first)
+        self._pushes = PushSide(
+            reactor,
+            apns,
+            self.population,
+            first_macs,
+            self._link.send,
+            self._clock,
+            lambda seconds: self._link.broadcast(GatewayStalled(seconds)),
+            scenario.rules,
+            () if state is None else state.gateway_rules(),
+        )
         self._job: Deferred[None] | None = None
-        self._started_at: float | None = None
-
-    # Results, at any time.
-
-    @property
-    def phases(self) -> list[PhaseRecord]:
-        """The phases, as in the scenario."""
-        return self._record.phases
-
-    @property
-    def timeline(self) -> TimeLine:
-        """The seconds that the shards reported."""
-        return self._record.timeline
-
-    @property
-    def results(self) -> list[ShardResult]:
-        """What the shards returned, without those that were lost."""
-        return self._record.results
-
-    def metrics(self) -> Metrics:
-        """The metrics of all shards, as last reported."""
-        return self._record.metrics()
-
-    @property
-    def workers(self) -> int:
-        """The number of shards."""
-        return len(self._workers)
-
-    @property
-    def embedded_lab(self) -> bool:
-        """Whether the server is the lab in this process."""
-        return self._server.lab is not None
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the run started, without those between two processes; 0 before."""
-        return self._kept.elapsed if self._started_at is None else float(self._reactor.seconds()) - self._started_at
-
-    @property
-    def resumed(self) -> list[Resumption]:
-        """How often the run was resumed."""
-        return self._kept.resumed
-
-    @property
-    def worked(self) -> float:
-        """Seconds that earlier processes of the run worked."""
-        return self._kept.worked
-
-    @property
-    def incomplete_because(self) -> str | None:
-        """Why the run did not complete, or None."""
-        return "; ".join([INTERRUPTED] * self._interrupted + self._record.problems) or None
-
-    def generator(self) -> list[dict[str, Any]]:
-        """How each worker kept up, and this process if it has the gateway but not the server."""
-        facts = self._record.worker_facts(self._silence.silent_s)
-        if self._pushes.url is not None and self._server.lab is None:
-            monitor = self._monitor
-            facts.append(
-                {
-                    "worker": "gateway",
-                    "lag": monitor.lag.encoded(),
-                    "cpu_s": monitor.cpu_s,
-                    "cpu_by_second": monitor.cpu_by_second,
-                    "max_rss_kib": peak_kib(),
-                    "phases": phases_of(self.phases, monitor.spans),
-                }
-            )
-        return facts
-
-    def push_counts(self) -> list[dict[str, Any]]:
-        """The push counts of each shard's push endpoint and of the router."""
-        return [*(result.push for result in self.results if result.push is not None), *self._pushes.counts]
-
-    def rule_counts(self) -> list[RuleSummary]:
-        """What each fault rule did, in all shards together."""
-        return added_rules(result.rules for result in self.results)
-
-    def view(self) -> LiveView:
-        """The run at this moment."""
-        return self._record.view(self.elapsed, embedded_lab=self.embedded_lab)
+        self._controlled = controlled
+        self._changes: RunChanges | None = None
 
     # Running.
 
@@ -254,9 +183,9 @@ class Conductor:
             lab_anchors_only=self._server.lab is not None,
             server=self._server.config,
             push=self._pushes.behaviour,
-            push_began=self._pushes.began,
             trace=self._trace(number),
             cores=max(1, self._cores // len(self._workers)),
+            controlled=self._controlled,
             **self._kept.plan(number),
         )
         future = self._executor.submit(run_shard, encode(plan))
@@ -274,13 +203,23 @@ class Conductor:
         finally:
             if limit.active():
                 limit.cancel()
-        self._started_at = self._reactor.seconds() - self._kept.elapsed
+        elapsed = self._kept.elapsed
+        began = self._clock() - elapsed
+        self._changes = changes = RunChanges(
+            self._reactor, self.scenario, self.phases, self._link.broadcast, began, elapsed
+        )
+        self._record.pauses = changes.time.pauses
+        self._record.began = began
+        self._monitor.pauses = changes.moments
         self._kept.begun()
-        self._link.broadcast(Begin(self._clock(), int(self._kept.elapsed)))
+        self._link.broadcast(Begin(self._clock(), int(elapsed)))
+        self._pushes.begin()
         self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
             if phase.start_at is not None:
-                await sleep(self._reactor, max(0.0, phase.start_at - self.elapsed))
+                await PhaseTime(changes.time, 0.0).until(phase.start_at)
+            await changes.time.running()
+            changes.start_phase(number)
             self.phases[number].started_s = self._kept.phase_started(number, self.elapsed)
             self._monitor.enter(number)
             self._link.broadcast(StartPhase(number))
@@ -289,6 +228,7 @@ class Conductor:
                 await self.phases[number].ended
         for record in self.phases:
             await record.ended
+        await changes.end()
         await self._tail()
         self._is_over = True
 
@@ -317,6 +257,8 @@ class Conductor:
 
     async def _close(self) -> None:
         self._closing = True
+        if self._changes is not None:
+            self._changes.stop()
         reason = INTERRUPTED if self._interrupted else self.incomplete_because or "the run ended first"
         self._link.broadcast_last(Finish(reason[:MOST_REASON]))
         for number, worker in enumerate(self._workers):
@@ -445,11 +387,13 @@ class Conductor:
         if not ready.called:
             if self._job is not None:
                 ready.errback(OperatorError(reason or problem))
-        elif self._started_at is not None:
+        elif self._changes is not None:
             self._observer.warn(problem)
 
     def _end_worker(self, number: int) -> None:
         self._workers[number].end()
+        if self._changes is not None and all(worker.ended.called for worker in self._workers):
+            self._changes.give_up()
         for phase in range(len(self.phases)):
             self._end_phase(phase)
 

@@ -79,7 +79,7 @@ class Ending(msgspec.Struct, tag="ending", frozen=True):
 
 
 class RefusalQuestion(msgspec.Struct, tag="refusal question", frozen=True):
-    """Whether the gateway itself refused the last push to Mac ``index`` since then, a date of the run's clock."""
+    """Whether Mac ``index`` may lack a push by a fault of the gateway, since then, a date of the run's clock."""
 
     number: int
     index: int
@@ -111,15 +111,41 @@ class StartPhase(msgspec.Struct, tag="start", frozen=True):
     phase: int
 
 
+class Pause(msgspec.Struct, tag="pause", frozen=True):
+    """Start nothing from ``at`` on, a time of the run's clock."""
+
+    at: float
+
+
+class Resume(msgspec.Struct, tag="resume", frozen=True):
+    """Go on at ``at``, a time of the run's clock."""
+
+    at: float
+
+
+class ChangeRate(msgspec.Struct, tag="rate", frozen=True):
+    """From second ``at`` of a phase on, without pauses, it goes through its schedule by ``factor`` faster."""
+
+    phase: int
+    at: float
+    factor: float
+
+
 class Settle(msgspec.Struct, tag="settle", frozen=True):
     """Every phase has finished: send Settled as soon as no Mac has an open session or boots."""
 
 
 class RefusalAnswer(msgspec.Struct, tag="refusal answer", frozen=True):
-    """The answer to a RefusalQuestion: the cause, or None if the gateway did not refuse that push itself."""
+    """The answer to a RefusalQuestion: the cause, or None if no push is missing by a fault of the gateway."""
 
     number: int
     cause: OwnCause | None
+
+
+class GatewayStalled(msgspec.Struct, tag="gateway stalled", frozen=True):
+    """The event loop of the push gateway was blocked for ``seconds``: time limits do not count them."""
+
+    seconds: float
 
 
 class Finish(msgspec.Struct, tag="finish", frozen=True):
@@ -131,7 +157,9 @@ class Finish(msgspec.Struct, tag="finish", frozen=True):
 FromShard = (
     Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | RefusalQuestion | Warn
 )
-FromConductor = Begin | StartPhase | Settle | RoutedPush | RefusalAnswer | Finish
+FromConductor = (
+    Begin | StartPhase | Pause | Resume | ChangeRate | Settle | RoutedPush | RefusalAnswer | GatewayStalled | Finish
+)
 Message = FromShard | FromConductor
 
 _encoder = msgspec.msgpack.Encoder()

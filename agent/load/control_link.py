@@ -24,8 +24,8 @@ from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.stream import State, TLSStream, start_connect
 from agent.net.transport.tls import TLSContexts, make_context
-from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.certificates import own_certificate
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 from agent.pki.verify import PeerCheck, server_judge
 
 NAME = "conductor.lom-agent.test"  # in the certificate; never resolved

@@ -12,18 +12,19 @@ from cryptography import x509
 from twisted.internet.defer import Deferred, succeed
 
 from agent.errors import OperatorError
+from agent.faults.decisions import Faults
 from agent.lab.push import LabPush
 from agent.lab.server import LabServer
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.connection import Router
 from agent.net.apns.gateway import NAMES, APNsGateway
+from agent.net.apns.outages import Outages
 from agent.net.apns.provider import APNsProvider
-from agent.net.timing import Reactor
+from agent.net.timing import Clock, Reactor
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
-from agent.push.rules import away_times
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - the address at which this machine reaches a wildcard
 
@@ -40,14 +41,23 @@ class APNsPlan:
     provider_anchors: tuple[x509.Certificate, ...] = field(default=(), repr=False)
     """The CAs of valid client certificates; without any, every certificate is accepted."""
     behaviour: PushBehaviour = field(default_factory=PushBehaviour)
-    elapsed: float = 0.0
-    """Seconds of earlier processes of the run: the times of rules go on after them."""
 
 
 class PushGateway:
-    """The gateway; with a lab also the provider through which the lab pushes, as any MDM server does."""
+    """The gateway; with a lab also the provider through which the lab pushes, as any MDM server does.
 
-    def __init__(self, reactor: Reactor, plan: APNsPlan, router: Router, lab: LabServer | None) -> None:
+    ``faults`` has the rules that have it away, at times of ``clock``.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        plan: APNsPlan,
+        router: Router,
+        lab: LabServer | None,
+        faults: Faults,
+        clock: Clock,
+    ) -> None:
         self._reactor = reactor
         self._plan = plan
         self._lab = lab
@@ -56,13 +66,9 @@ class PushGateway:
             reactor,
             router,
             self._identity,
-            away=[
-                (max(0.0, begin - plan.elapsed), end - plan.elapsed)
-                for begin, end in away_times(plan.behaviour.parsed_rules())
-                if end > plan.elapsed
-            ],
             provider_anchors=plan.provider_anchors,
         )
+        self._outages = Outages(clock, faults, self._gateway)
 
     @property
     def url(self) -> str:
@@ -73,6 +79,7 @@ class PushGateway:
     def listen(self) -> None:
         """Open the gateway, and let the lab push to it. Raises OperatorError."""
         self._gateway.listen(self._plan.host, self._plan.port)
+        self._outages.open()
         if self._lab is not None:
             authorities = self._lab.authorities
             provider = APNsProvider(
@@ -86,6 +93,7 @@ class PushGateway:
 
     def close(self) -> Deferred[None]:
         """Stop listening and shut the connections down; fires when all have ended."""
+        self._outages.close()
         if self._lab is not None and self._lab.push is not None:
             self._lab.push.close()
             self._lab.push = None

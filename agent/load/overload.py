@@ -6,6 +6,10 @@ stall to zero, as HdrHistogram corrects for coordinated omission. A single sampl
 of a run among thousands of good ones.
 
 Everything is measured for the whole run and for each phase: an overload in one phase does not affect the others.
+
+While the run is paused only what is bad counts: a lag over LAG_BOUND_MS, a second of more than BUSY_SHARE of a core.
+The idle time of a pause is neither in the percentiles nor in the time to which the busy seconds are compared, so a
+pause makes no phase look better than it was.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import msgspec
 
 from agent.load.cpu_waits import CPUWaits, cpu_waits
 from agent.measure.latencies import Latencies
+from agent.measure.pauses import Pauses
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
 from agent.net.timing import Clock, DelayedCall
 
@@ -30,7 +35,9 @@ class Span(msgspec.Struct, kw_only=True):
     phase: int
     """Its number in the scenario."""
     elapsed_s: float = 0.0
-    """Its duration by this process's clock."""
+    """Its duration by this process's clock, with pauses."""
+    paused_s: float = 0.0
+    """The part of it in which the run was paused."""
     cpu_s: float = 0.0
     """CPU time of the event loop's thread."""
     busy_s: float = 0.0
@@ -51,6 +58,7 @@ class Span(msgspec.Struct, kw_only=True):
         return Span(
             phase=self.phase,
             elapsed_s=self.elapsed_s + other.elapsed_s,
+            paused_s=self.paused_s + other.paused_s,
             cpu_s=self.cpu_s + other.cpu_s,
             busy_s=self.busy_s + other.busy_s,
             lagging_s=self.lagging_s + other.lagging_s,
@@ -67,7 +75,7 @@ class LoopMonitor:
     """Measures one reactor, in the reactor's thread.
 
     ``lag`` is the event loop's over the whole run; ``cpu_by_second`` has the share of a core in each second of the run,
-    by this process's clock.
+    by this process's clock. ``pauses`` are those of the run on ``clock``.
     """
 
     def __init__(
@@ -75,6 +83,8 @@ class LoopMonitor:
     ) -> None:
         self.lag = Latencies()
         self.cpu_by_second: list[float] = []
+        self.pauses = Pauses()
+        self._paused = False
         self._clock = clock
         self._cpu = cpu
         self._waits = waits
@@ -116,7 +126,7 @@ class LoopMonitor:
     def enter(self, phase: int) -> None:
         """A phase starts."""
         self._observe()
-        self._open[phase] = _OpenSpan(phase, *self._now(), self._waits())
+        self._open[phase] = _OpenSpan(phase, *self._now(), self._waits(), self.pauses)
 
     def leave(self, phase: int) -> None:
         """A phase has finished; a second call does nothing."""
@@ -149,8 +159,9 @@ class LoopMonitor:
     def _look(self) -> None:
         now, _ = moment = self._now()
         self._count(max(0.0, now - self._due))
-        if now - self._row[0] >= ROW_SECONDS - LOOK_SECONDS / 2:
+        if now - self._row[0] >= ROW_SECONDS - LOOK_SECONDS / 2 or self.pauses.covers(now) != self._paused:
             self._end_row(moment)
+            self._paused = self.pauses.covers(now)
         self._look_again(now)
 
     def _look_again(self, now: float) -> None:
@@ -165,6 +176,8 @@ class LoopMonitor:
 
     def _count(self, lag: float) -> None:
         self._worst = max(self._worst, lag)
+        if lag <= LAG_BOUND_MS / 1000.0 and self.pauses.covers(self._due):
+            return
         self.lag.record_stall(lag, LOOK_SECONDS)
         for span in self._open.values():
             span.lag.record_stall(lag, LOOK_SECONDS)
@@ -175,7 +188,8 @@ class LoopMonitor:
             return
         self._row = moment
         share = min(1.0, cpu / elapsed)
-        self.cpu_by_second += [round(share, 4)] * round(elapsed)  # a row that took 7 s counts as 7 seconds
+        if share > BUSY_SHARE or not self._paused:
+            self.cpu_by_second += [round(share, 4)] * round(elapsed)  # a row that took 7 s counts as 7 seconds
         for span in self._open.values():
             span.row(*moment)
 
@@ -183,8 +197,9 @@ class LoopMonitor:
 class _OpenSpan:
     """A phase in progress."""
 
-    def __init__(self, phase: int, now: float, cpu: float, waits: CPUWaits) -> None:
+    def __init__(self, phase: int, now: float, cpu: float, waits: CPUWaits, pauses: Pauses) -> None:
         self.lag = Latencies()
+        self._pauses = pauses
         self._phase = phase
         self._began, self._cpu_began, self._waits_began = now, cpu, waits
         self._row = now, cpu
@@ -204,6 +219,7 @@ class _OpenSpan:
         return Span(
             phase=self._phase,
             elapsed_s=now - self._began,
+            paused_s=self._pauses.within(self._began, now),
             cpu_s=cpu - self._cpu_began,
             busy_s=self._busy + (rest if cpu_of_rest > BUSY_SHARE * rest else 0.0),
             lagging_s=self.lag.count_over(LAG_BOUND_MS / 1000.0) * LOOK_SECONDS,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
+from agent.faults.decisions import Faults, RuleRecord
+from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.lab.server import LabServer
 from agent.load.gateway import APNsPlan, PushGateway
+from agent.measure.summaries import RuleSummary
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
-from agent.net.timing import RunClock
+from agent.net.timing import RunClock, Stalls
 from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer, RoutedPush
 
@@ -22,8 +27,9 @@ Send = Callable[[int, RoutedPush], object]
 class PushSide:
     """The gateway of a run with ``plan``; a run without one has no pushes, and every method does nothing.
 
-    ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard; ``first`` are
-    the counts of the rules with ``first=`` in an earlier process of the run.
+    ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard. ``on_stall`` gets the
+    seconds in which the event loop of the gateway was blocked. Of ``rules``, those of the gateway as a whole are
+    followed here, all others by the shards; ``records`` are those of an earlier process of the run, to go on with.
     """
 
     def __init__(
@@ -34,22 +40,22 @@ class PushSide:
         first_macs: Sequence[int],
         send: Send,
         clock: RunClock,
-        first: Mapping[int, int] | None = None,
+        on_stall: Callable[[float], object],
+        rules: Sequence[Rule] = (),
+        records: Sequence[RuleRecord] = (),
     ) -> None:
+        self._faults = Faults()
+        self._rules = rules
+        self._records = records
         self._reactor = reactor
         self._plan = plan
         self._population = population
         self._first_macs = first_macs
         self._send = send
         self._clock = clock
-        self._first = first
+        self._stalls = Stalls(reactor, on_stall)
         self._router: PushRouter | None = None
         self._gateway: PushGateway | None = None
-
-    @property
-    def began(self) -> float:
-        """The date from which the times of rules count; 0 without a gateway."""
-        return 0.0 if self._router is None else self._router.began
 
     @property
     def behaviour(self) -> PushBehaviour | None:
@@ -63,11 +69,12 @@ class PushSide:
 
     @property
     def going_on(self) -> dict[str, Any]:
-        """What another process goes on with: the port, and the counts of the rules with ``first=``."""
-        url = self.url
-        if self._router is None or url is None:
+        """What another process goes on with: the port, and the rules with what they did to the gateway."""
+        if self.url is None:
             return {}
-        return {"apns port": urlsplit(url).port, "push first": self._router.first}
+        now = self._reactor.seconds()
+        records = [self._faults.record(each.rule.id, now) for each in self._faults]
+        return {"apns port": urlsplit(self.url).port, "gateway rules": msgspec.to_builtins(records)}
 
     @property
     def url(self) -> str | None:
@@ -86,14 +93,27 @@ class PushSide:
             self._send,
             self._clock,
             plan.behaviour,
-            elapsed=plan.elapsed,
-            first=self._first,
         )
-        self._gateway = PushGateway(self._reactor, plan, self._router, lab)
+        self._gateway = PushGateway(self._reactor, plan, self._router, lab, self._faults, self._reactor)
         self._gateway.listen()
+        self._stalls.begin()
+
+    def begin(self) -> None:
+        """The run begins, or goes on: rules count their times from here."""
+        now = self._reactor.seconds()
+        for record in self._records:
+            self._faults.restore(record, now)
+        for rule in () if self._records else self._rules:
+            self._faults.add(rule, now)
+
+    @property
+    def rule_counts(self) -> list[RuleSummary]:
+        """What each fault rule did to the gateway."""
+        return [RuleSummary(each.rule.id, each.matches, each.hits) for each in self._faults]
 
     async def close(self) -> None:
         """Close the gateway; outstanding pushes are answered with 503."""
+        self._stalls.stop()
         if self._gateway is not None:
             await self._gateway.close()
         if self._router is not None:
@@ -107,7 +127,7 @@ class PushSide:
             self._router.answered(shard, answer)
 
     def own_refusal(self, index: int, since: float) -> OwnCause | None:
-        """Why the gateway itself refused the last push to a Mac; None if it did not, or before ``since`` (a date)."""
+        """Why a Mac may lack a push since ``since`` (a date) by a fault of the gateway; None if it does not."""
         return None if self._router is None else self._router.own_refusal(index, since)
 
     def shard_gone(self, shard: int, cause: OwnCause) -> None:

@@ -5,7 +5,7 @@ It is complete at any time, so that a run that is cut short still has results. N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from agent.load.phases.run import operation_of
 from agent.load.shard_plan import ShardResult, cut
 from agent.measure.live import LiveView, PhaseState, PhaseView, Recent
 from agent.measure.metrics import Metrics
+from agent.measure.pauses import Pauses
 from agent.measure.summaries import PhaseSummary
 from agent.measure.timeline import TimeLine
 from agent.scenario.types import Scenario
@@ -55,6 +56,12 @@ class PhaseRecord:
             total.dropped += self.unreported(shard)
         return total
 
+    def paused_s(self, pauses: Pauses, elapsed: float) -> float:
+        """The seconds of the phase in which the run was paused."""
+        if self.started_s is None:
+            return 0.0
+        return pauses.within(self.started_s, elapsed if self.finished_s is None else self.finished_s)
+
     def unreported(self, shard: int) -> int:
         """How many operations a lost shard had planned and is not known to have started or dropped."""
         state = self.states.get(shard)
@@ -62,14 +69,18 @@ class PhaseRecord:
             return 0
         return max(0, state.planned - state.started - state.dropped)
 
-    def summary(self) -> PhaseSummary:
-        """The phase for the results. Operations that have not ended count as cut short."""
+    def summary(self, pauses: Pauses | None = None, elapsed: float = 0.0) -> PhaseSummary:
+        """The phase for the results, ``elapsed`` seconds after the start of the run.
+
+        Operations that have not ended count as cut short.
+        """
         state, enrolls = self.state, self.kind == "enroll"
         return PhaseSummary(
             name=self.name,
             kind=self.kind,
             started_s=self.started_s,
             ended_s=self.finished_s,
+            paused_s=self.paused_s(pauses or Pauses(), elapsed) or None,
             planned=state.planned,
             started=state.started,
             done=state.done,
@@ -155,6 +166,10 @@ class RunRecord:
             PhaseRecord(phase.name, phase.kind, operation_of(phase), self._lost) for phase in scenario.phases
         ]
         self.workers = [WorkerRecord(indexes) for indexes in cut(population, workers)]
+        self.pauses = Pauses()
+        """In seconds from the start of the run."""
+        self.began = 0.0
+        """The start of the run on its clock."""
         self.timeline = TimeLine([len(worker.indexes) for worker in self.workers])
         self.problems: list[str] = []
         self.second = -1
@@ -225,6 +240,7 @@ class RunRecord:
     def metrics(self) -> Metrics:
         """The metrics of all shards: of their results, else of their last snapshots."""
         merged = Metrics()
+        merged.pauses = Pauses((began + self.began, ended + self.began) for began, ended in self.pauses)
         for worker in self.workers:
             snapshot = worker.result.metrics if worker.result is not None else worker.snapshot
             if snapshot:
@@ -247,12 +263,16 @@ class RunRecord:
             for number, worker in enumerate(self.workers)
         ]
 
-    def view(self, elapsed: float, *, embedded_lab: bool) -> LiveView:
-        """The run at this moment, ``elapsed`` seconds after its start."""
+    def view(
+        self, elapsed: float, *, embedded_lab: bool, paused: bool = False, rates: Mapping[str, float] | None = None
+    ) -> LiveView:
+        """The run at this moment, ``elapsed`` seconds after its start; ``rates`` are those of running phases."""
+        now = rates or {}
         phases = tuple(
-            PhaseView(phase.name, phase.kind, phase.state, phase.started_s, phase.finished_s) for phase in self.phases
+            PhaseView(phase.name, phase.kind, phase.state, phase.started_s, phase.finished_s, now.get(phase.name))
+            for phase in self.phases
         )
-        return self._recent.view(elapsed, phases, embedded_lab=embedded_lab)
+        return self._recent.view(elapsed, phases, embedded_lab=embedded_lab, paused=paused)
 
 
 def phases_of(phases: Sequence[PhaseRecord], spans: Sequence[Span], shard: int | None = None) -> list[dict[str, Any]]:

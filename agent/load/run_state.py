@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.errors import OperatorError
+from agent.faults.decisions import RuleRecord
 from agent.measure.summaries import Resumption
 from agent.measure.timeline import TimeLine
 from agent.measure.trace import rfc3339_of
 from agent.scenario.reading import placed
-from agent.scenario.redacted import differences, secrets_in
 from agent.scenario.types import Scenario
+from agent.scenario.writing.redacted import differences, secrets_in
 from agent.sqlite_file import FileFormat, SQLiteFile, Statement
 
 MOST_NAMED = 5  # keys of scenarios that differ
@@ -156,9 +157,9 @@ class RunState:
         """A kept number; 0 if there is none."""
         return self._read(name, int, "0")
 
-    def counts(self, name: str) -> dict[int, int]:
-        """Kept counts by number."""
-        return self._read(name, lambda text: {int(key): int(value) for key, value in json.loads(text).items()}, "{}")
+    def gateway_rules(self) -> list[RuleRecord]:
+        """The rules with what they did to the gateway; none if it had none. Raises OperatorError."""
+        return self._read("gateway rules", lambda text: msgspec.json.decode(text, type=list[RuleRecord]), "[]")
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """Kept plain data."""

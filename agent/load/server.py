@@ -22,7 +22,7 @@ from agent.load.machine import allow_open_files
 from agent.load.shard_plan import EnrollAt, EnrollWith, server_data
 from agent.net.http.http1 import split_url
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.scenario.server_table import WebRequest
 from agent.scenario.types import Scenario
 from agent.servers.configs import (

@@ -21,15 +21,19 @@ from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.load.control import (
     Alive,
     Begin,
+    ChangeRate,
     ControlError,
     Ending,
     Finish,
+    GatewayStalled,
     Hello,
     Message,
+    Pause,
     PhaseFinished,
     Ready,
     RefusalAnswer,
     RefusalQuestion,
+    Resume,
     Second,
     Settle,
     Settled,
@@ -47,7 +51,7 @@ from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.shard_state import ShardState, open_state
 from agent.measure.live import PhaseState
-from agent.net.mac.census import Census, state_of
+from agent.net.mac.fleet.census import Census, state_of
 from agent.net.timing import make_monotonic
 from agent.processes import peak_kib
 from agent.push.counts import merge_push_counts
@@ -132,6 +136,7 @@ class Shard:
                 self._continue(await open_state(self._reactor, plan, self._state_failed))
             self._parts = ShardParts(self._reactor, plan, self._warn, self._own_refusal, self._state)
             self._parts.open()
+            self._monitor.pauses = self._parts.context.time.pauses
             await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
@@ -243,10 +248,18 @@ class Shard:
                 self._begin(now, second)
             case StartPhase(phase):
                 self._start(phase)
+            case Pause(at) if self._parts is not None:
+                self._parts.pause(at)
+            case Resume(at) if self._parts is not None:
+                self._parts.resume(at)
+            case ChangeRate(phase, at, factor) if phase in self._running:
+                self._running[phase][0].change_rate(at, factor)
             case RoutedPush() if self._parts is not None and self._parts.push_endpoint is not None:
                 link.send(self._parts.push_endpoint.receive(message))
             case RefusalAnswer(number, cause) if number in self._questions:
                 self._questions.pop(number).callback(cause)
+            case GatewayStalled(seconds) if self._parts is not None:
+                self._parts.stalls.elsewhere += seconds
             case Settle():
                 self._settle()
             case Finish(reason):
@@ -275,7 +288,7 @@ class Shard:
             self._link.send(message)
 
     def _own_refusal(self, index: int, since: float) -> Deferred[OwnCause | None]:
-        """Ask the conductor why its gateway itself refused the last push to a Mac; fires with None if it did not."""
+        """Ask the conductor why a Mac may lack a push by a fault of its gateway; fires with None if it does not."""
         self._question = number = self._question + 1
 
         def cancelled(_: object) -> None:
@@ -343,7 +356,8 @@ class Shard:
         self._earlier.pop(number, None)
         gc.freeze()  # with many Macs, collecting the long-lived objects again and again would stall the loop
         kept = None if self._state is None else self._state.kept(number)
-        run = PhaseRun(phases[number], self._parts.context, self._parts.part, earlier, kept)
+        changes = self._plan.scenario.changes
+        run = PhaseRun(phases[number], self._parts.context, self._parts.part, changes, earlier, kept)
         self._monitor.enter(number)
         over = Deferred.fromCoroutine(run.run())
         self._running[number] = run, over

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from agent.errors import PeerError
 from agent.load.phases.run import Part
 from agent.load.shard_plan import EnrollAt, ShardPlan
-from agent.net.mac.keys import KeyPool
+from agent.net.mac.fleet.keys import KeyPool
 from agent.profiles.profile import read_profile
 from agent.profiles.scep import SCEP, scep_of
 from agent.scenario.targets import chosen_macs

@@ -8,11 +8,12 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
-from agent.faults import Faults
+from agent.faults.decisions import Faults
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
 from agent.load.machine import allow_open_files
 from agent.load.phases.context import Enroll, OwnRefusal, PhaseContext
+from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.run import Part
 from agent.load.phases.waits import MacWaits
 from agent.load.shard_keys import expect_keys
@@ -20,15 +21,15 @@ from agent.load.shard_plan import EnrollAt, ShardPlan, server_config
 from agent.load.shard_restoring import KeptMacs, RestoredShard
 from agent.load.shard_state import ShardState
 from agent.measure.metrics import Metrics
-from agent.measure.operations import Operations
+from agent.measure.operations import Moment, Operations
 from agent.measure.summaries import RuleSummary
 from agent.measure.trace import TraceFile, several
 from agent.net.lom.networks import INTERFACE, make_network, parse_network
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment, Moment
-from agent.net.mac.fleet import Fleet, FleetBehaviour
-from agent.net.mac.fleet_push import fleet_push_endpoint
-from agent.net.mac.keys import KeyPool, parse_keys
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool, parse_keys
+from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
+from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 from agent.net.timing import RunClock, Stalls
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
@@ -56,8 +57,8 @@ class ShardParts:
         self.clock = RunClock(reactor)
         self._trace = None if plan.trace is None else TraceFile(plan.trace)
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
-        self._stalls = Stalls(reactor)
-        self.operations = Operations(reactor, observer, begun=self.metrics.begun, wall_clock=self.clock)
+        self.stalls = Stalls(reactor)
+        self.operations = Operations(reactor, observer, started=self.metrics.started, wall_clock=self.clock)
         self._network = make_network(scenario.lom.network, reactor, self.operations)
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)
@@ -94,7 +95,7 @@ class ShardParts:
         self.fleet = Fleet(population, self.environment, behaviour, indexes)
         self.push_endpoint = None
         if plan.push is not None:
-            self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push, began=plan.push_began)
+            self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push)
         self._server = None
         if plan.server is not None:
             self._server = open_server(server_config(plan.server), reactor, resolver, self._mac)
@@ -102,8 +103,10 @@ class ShardParts:
             environment=self.environment,
             fleet=self.fleet,
             metrics=self.metrics,
-            mac_waits=MacWaits(reactor, self._stalls),
+            mac_waits=MacWaits(reactor, self.stalls),
             enroll=_enroll_of(plan),
+            time=PausedTime(reactor),
+            controlled=plan.controlled,
             server=self._server,
             own_refusal=None if self.push_endpoint is None else own_refusal,
             longest_boot=behaviour.boot.draw(lambda: 1.0) + behaviour.shutdown.draw(lambda: 1.0),
@@ -139,7 +142,7 @@ class ShardParts:
     def open(self) -> None:
         """Open the LOM network and the push endpoint, and start making keys. Raises OperatorError."""
         self._network.listen()
-        self._stalls.begin()
+        self.stalls.begin()
         if self.push_endpoint is not None:
             self.push_endpoint.open()
         enrolled = 0
@@ -163,6 +166,25 @@ class ShardParts:
             state.continue_metrics(self.metrics, now - self._plan.elapsed)
             self._restored.carry_on()
 
+    def pause(self, date: float) -> None:
+        """Start nothing from this date of the run's clock on."""
+        ticks = self._ticks(date)
+        self.context.time.pause(ticks)
+        self._at(ticks, self.metrics.pause)
+
+    def resume(self, date: float) -> None:
+        """Go on at this date of the run's clock."""
+        ticks = self._ticks(date)
+        self.context.time.resume(ticks)
+        self._at(ticks, self.metrics.resume)
+
+    def _at(self, ticks: float, act: Callable[[], None]) -> None:
+        reactor = self.environment.reactor
+        reactor.callLater(max(0.0, ticks - reactor.seconds()), act)
+
+    def _ticks(self, date: float) -> float:
+        return self.environment.reactor.seconds() + date - self.clock()
+
     @property
     def rule_counts(self) -> list[RuleSummary]:
         """What each fault rule did in this shard."""
@@ -179,7 +201,7 @@ class ShardParts:
 
     async def close(self, reason: str) -> None:
         """Close everything; operations in progress are cut short with this reason. The trace is complete afterwards."""
-        self._stalls.stop()
+        self.stalls.stop()
         self.context.mac_waits.close()
         self.operations.cut_short(reason)
         if self.push_endpoint is not None:
@@ -200,8 +222,8 @@ def _enroll_of(plan: ShardPlan) -> Enroll:
     if isinstance(enroll, EnrollAt):
         url = enroll.url
 
-        async def enroll_at(client: MDMClient, due: Moment) -> None:
-            await client.enroll_at(url, due)
+        async def enroll_at(client: MDMClient, due: Moment, seconds: float) -> None:
+            await client.enroll_at(url, due, seconds)
 
         return enroll_at
     profile = enroll.profile
@@ -209,7 +231,7 @@ def _enroll_of(plan: ShardPlan) -> Enroll:
     async def fetch() -> bytes:
         return profile
 
-    async def enroll_with(client: MDMClient, due: Moment) -> None:
-        await client.enroll(fetch, due)
+    async def enroll_with(client: MDMClient, due: Moment, seconds: float) -> None:
+        await client.enroll(fetch, due, seconds)
 
     return enroll_with

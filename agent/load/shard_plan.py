@@ -63,8 +63,6 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of the server's API (``server_data``); None if no commands can be queued."""
     push: PushBehaviour | None = None
     """The behaviour of the push gateway; None without one."""
-    push_began: float = 0.0
-    """The time of its start by the clock of the run."""
     trace: str | None = None
     """The file of this shard's trace."""
     cores: int = 1
@@ -77,6 +75,8 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that the run took in earlier processes."""
     known: bool = False
     """Whether an earlier process made that file."""
+    controlled: bool = False
+    """Whether somebody may change the rate of a phase until its end."""
 
     def __repr__(self) -> str:
         return f"ShardPlan(shard={self.shard}, shards={self.shards}, first={self.first}, stop={self.stop})"

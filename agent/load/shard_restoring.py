@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agent.fleet.population import Population
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import Fleet
+from agent.net.mac.fleet.macs import Fleet
 from agent.state.fleet import FleetState
 from agent.state.restoring import RestoredMac, restore_group
 

@@ -21,7 +21,7 @@ from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.snapshots import checked
 from agent.net.timing import Clock, sleep
-from agent.pki.authorities import StoredAuthorities
+from agent.pki.issuing.authorities import StoredAuthorities
 from agent.scenario.types import EnrollPhase, LOMSetupPhase, Scenario
 from agent.sqlite_file import FileFormat, InUse, NotWritten, Statement
 from agent.state.authorities import AUTHORITIES_TABLE

@@ -18,9 +18,7 @@ still has it in its queue.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -31,13 +29,11 @@ from agent.mdm.commands import Command, CommandDropped, CommandMalformed, parse_
 from agent.mdm.pages import PageAnswered, also, page_in
 from agent.mdm.refusals import ServerRefused, is_temporary, unenrolls
 from agent.mdm.results import Result, Status, idle_body
-from agent.mdm.waits import LONGEST_WAIT_SECONDS, bounded_wait
+from agent.mdm.timing import DEFAULT_TIMING, Timing
+from agent.mdm.waits import bounded_wait
 from agent.plists import PlistError
 
-RETRY_FIRST_SECONDS = 1.0  # undocumented: the first delay of the exponential back-off
-RETRY_LONGEST_SECONDS = 60.0  # undocumented: its longest delay
 NOT_NOW_REPEATS = 10  # ours: how often one session accepts a command again that it answered with NotNow
-NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: the wait after NotNow until the Mac opens a session by itself
 REFUSED_RETRIES = 5  # undocumented: how often a result that the server refuses is delivered again
 _SHORTEST_SECONDS = 0.001  # of any wait: far above the resolution of a clock, so that a deadline is later than now
 _ADVICE = "Check that the profile's ServerURL leads to the MDM server, and not to a login page or a proxy."
@@ -47,21 +43,6 @@ _NOT_NOW_REPEATED = (
     "command instead, or none."
 )
 _MOST_NOT_NOW = 1000  # commands of one session that are remembered as answered with NotNow
-_MOST_DOUBLINGS = 64  # of the back-off; more could overflow a float
-
-__all__ = [
-    "TABLE",
-    "Event",
-    "Execute",
-    "Input",
-    "NotNowRepeated",
-    "Send",
-    "ServerRefused",
-    "Session",
-    "SessionEnded",
-    "State",
-    "Timing",
-]
 
 
 class NotNowRepeated(PeerError):
@@ -105,38 +86,6 @@ TABLE: dict[tuple[State, Input], State] = {
     (State.WAITING, Input.LEAVE): State.CLOSED,
     (State.WORKING, Input.LEAVE): State.CLOSED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """When the Mac opens a session by itself; all in seconds. Raises MisuseError unless each is finite and above 0.
-
-    After a broken connection, a 5xx or a 429 it waits ``retry_first``; the wait doubles with each further failure. The
-    jitter makes it shorter, by half at most.
-    """
-
-    retry_first: float = RETRY_FIRST_SECONDS
-    """The wait after the first failure."""
-    retry_longest: float = RETRY_LONGEST_SECONDS
-    """The longest wait of the back-off."""
-    retry_after_longest: float = LONGEST_WAIT_SECONDS
-    """The longest wait that a Retry-After header of the server can set; the shortest is a second."""
-    not_now: float = NOT_NOW_RETRY_SECONDS
-    """The wait after a session whose last status was NotNow."""
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            seconds = getattr(self, each.name)
-            if not (0.0 < seconds < math.inf):
-                raise MisuseError(f"Expected a positive number of seconds for {each.name}, found {seconds}.")
-
-    def back_off(self, failures: int, jitter: float) -> float:
-        """The wait after a failure that ``failures`` others precede."""
-        longest = min(self.retry_longest, self.retry_first * 2.0 ** min(failures, _MOST_DOUBLINGS))
-        return longest * (0.5 + 0.5 * jitter)
-
-
-DEFAULT_TIMING = Timing()
 
 
 class Send(NamedTuple):

@@ -1,4 +1,4 @@
-"""The exchanges of a fleet: what its Macs said to their servers and what came back, in a bounded log in memory.
+"""The exchanges of a fleet: the requests of its Macs and the responses, in a bounded log in memory.
 
 An exchange keeps the raw bytes. ``decoded`` shows a body to people: a property list as plain data, without secrets.
 """
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from agent import plists
 
-Kind = Literal["enroll", "checkin", "report", "scep", "lom_link", "push"]
+Kind = Literal["enroll", "checkin", "report", "scep", "lom_link", "push", "raw"]
 
 MOST_BODY_BYTES = 64 * 1024  # kept of each body
 MOST_EXCHANGES = 10_000
@@ -49,7 +49,10 @@ _XML_DATA = re.compile(r"<data>[^<]*")
 
 
 class HTTPExchange(Struct, frozen=True, kw_only=True):
-    """One exchange of a Mac: an HTTP request and its response, a request on a LOM link, or a push."""
+    """One exchange of a Mac: an HTTP request and its response, a request on a LOM link, or a push.
+
+    A ``raw`` one is a request that does not come from the Mac's own behaviour: a probe wrote it.
+    """
 
     number: int = 0
     """Its number in the log, from 1."""
@@ -68,11 +71,15 @@ class HTTPExchange(Struct, frozen=True, kw_only=True):
     request: bytes = b""
     request_truncated: bool = False
     """Whether ``request`` lacks its end."""
+    request_headers: Mapping[str, str] = field(default_factory=dict)
+    """Of a ``raw`` exchange: the headers that its writer chose."""
     status: int | None = None
     """The HTTP status; None without a response."""
     response: bytes = b""
     response_truncated: bool = False
     """Whether ``response`` lacks its end."""
+    response_headers: Mapping[str, str] = field(default_factory=dict)
+    """With lower-case names."""
     error: str = ""
     """Why there is no response, or what the Mac did not accept."""
     request_type: str = ""

@@ -88,7 +88,7 @@ class LimitVerdict(Struct, frozen=True):
     """The measured value with its unit; None if there was nothing to judge."""
     sentence: str
     reliable: bool = True
-    """False if the load generator was overloaded, so that the limit neither passed nor failed."""
+    """False if the limit neither passed nor failed: the load generator was overloaded, or the rate was changed."""
 
 
 def parse_limit(text: str) -> Limit:
@@ -114,12 +114,15 @@ def parse_limit(text: str) -> Limit:
     return Limit(text, subject, metric, comparison, Fraction(number), unit)
 
 
-def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> LimitVerdict:
+def judge(
+    limit: Limit, metrics: Metrics, unreliable: Collection[str] = (), altered: Collection[str] = ()
+) -> LimitVerdict:
     """Judge ``limit`` by what was measured.
 
     A limit on an operation that never ran fails, except one on ``count``. Percentages are of the operations that ended;
     those of ``dropped`` are of the operations that were due. ``unreliable`` names what an overloaded load generator
-    distorted: the times of an operation or a stage, or one metric (``enroll.rate``, ``push.errors``).
+    distorted: the times of an operation or a stage, or one metric (``enroll.rate``, ``push.errors``). ``altered`` names
+    the operations whose rate is that of a run that was paused, or whose rates were changed.
     """
     summary: OperationSummary | StageSummary
     of_stage = limit.name in STAGES
@@ -137,6 +140,10 @@ def judge(limit: Limit, metrics: Metrics, unreliable: Collection[str] = ()) -> L
     shown = _with_unit(_shown(found, lambda number: holds(number, limit.value) == ok), limit.unit)
     sentence = f"{limit.name}.{limit.metric} was {shown}; {_said(limit)}"
     if not _in_doubt(limit, unreliable):
+        if not ok and limit.metric == "rate" and limit.name in altered:
+            # A pause leaves out what ends in it, and a changed rate is not the server's.
+            why = "the run was paused or its rates were changed"
+            return LimitVerdict(limit.text, False, shown, f"Not judged reliably, {why}: {sentence}", False)
         return LimitVerdict(limit.text, ok, shown, sentence)
     if ok and limit.comparison in ((">", ">=") if limit.metric == "rate" else ("<", "<=")):
         # The generator's delays make a latency longer, a rate lower, and leave more Macs busy when they are due again;

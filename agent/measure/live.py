@@ -67,6 +67,8 @@ class PhaseView:
     """Its start in seconds from the start of the run; None if it has not started."""
     finished_s: float | None = None
     """Its end, in the same seconds; None if it has not finished."""
+    rate: float | None = None
+    """Its planned arrivals per second now; None if it is not running, or has no constant rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class LiveView:
     """The largest share of a core that a worker uses."""
     embedded_lab: bool = False
     """Whether the server runs in this program, so that no latency is that of a server alone."""
+    paused: bool = False
+    """Whether the run is paused."""
 
 
 class RunObserver(Protocol):
@@ -149,7 +153,9 @@ class Recent:
         self._seconds.append(self._now)
         self._now = {}
 
-    def view(self, elapsed: float, phases: tuple[PhaseView, ...], *, embedded_lab: bool = False) -> LiveView:
+    def view(
+        self, elapsed: float, phases: tuple[PhaseView, ...], *, embedded_lab: bool = False, paused: bool = False
+    ) -> LiveView:
         """The current state of the run."""
         latest = list(self._latest.values())
         macs: dict[str, int] = {}
@@ -166,6 +172,7 @@ class Recent:
             lag_ms=max((row.get("lag_ms", 0.0) for row in latest), default=0.0),
             cpu=max((row.get("cpu", 0.0) for row in latest), default=0.0),
             embedded_lab=embedded_lab,
+            paused=paused,
         )
 
     def _operation(self, name: str) -> OperationView:

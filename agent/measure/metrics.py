@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.errors import MisuseError
 from agent.measure.latencies import NO_LATENCIES, Latencies
+from agent.measure.pauses import Pauses
 from agent.measure.records import OPERATIONS, STAGES, Exchange, Failure
 from agent.measure.snapshots import LatenciesSnapshot, OperationSnapshot, Snapshot, checked
 from agent.measure.summaries import LONGEST_TEXT, FailureSummary, OperationSummary, ReasonSummary, StageSummary
@@ -23,7 +24,7 @@ _BEFORE, _AFTER = -math.inf, math.inf  # all moments
 class Metrics:
     """The observer that counts. Call it with each `Exchange`; request summaries at any time.
 
-    Call ``begun`` for each operation that starts; an exchange without a preceding ``begun`` counts as started, too.
+    Call ``started`` for each operation that starts; an exchange without a preceding call counts as started, too.
 
     Raises MisuseError, and counts nothing, for a name that is not in OPERATIONS or, for stages, in STAGES.
     """
@@ -34,8 +35,23 @@ class Metrics:
         self._failures: dict[tuple[str, str], _FailureTally] = {}
         self._drops: dict[tuple[str, str], int] = {}
         self._cuts: dict[tuple[str, str], int] = {}
+        self._paused = False
+        self.pauses = Pauses()
+        """The time that does not count in rates, on the clock of the exchanges."""
 
-    def begun(self, operation: str) -> None:
+    def pause(self) -> None:
+        """The run is paused: what ends until ``resume`` is in no rate, as the time until then is in none."""
+        for tally in self._tallies.values():
+            tally.pause()
+        self._paused = True
+
+    def resume(self) -> None:
+        """The run goes on."""
+        for tally in self._tallies.values():
+            tally.resume()
+        self._paused = False
+
+    def started(self, operation: str) -> None:
         """Count the start of one operation. Its end is counted as an exchange."""
         tally = self._tallies.get(operation)
         if tally is None:
@@ -122,7 +138,7 @@ class Metrics:
 
         Takes 1 to 2 ms: it walks the whole histogram.
         """
-        return self._tallies.get(_known(operation, OPERATIONS), _NONE).summary()
+        return self._tallies.get(_known(operation, OPERATIONS), _NONE).summary(self.pauses)
 
     def stage_summary(self, stage: str) -> StageSummary:
         """The summary of ``stage`` so far; zero and no latencies if it did not occur."""
@@ -219,6 +235,8 @@ class Metrics:
         tally = self._tallies.get(operation)
         if tally is None:
             tally = self._tallies[_known(operation, OPERATIONS)] = _Tally()
+            if self._paused:
+                tally.pause()
         return tally
 
     def _stage(self, name: str) -> Latencies:
@@ -262,6 +280,8 @@ class _Tally:
     """The counters and latencies of one operation during the run."""
 
     __slots__ = (
+        "_ended_before",
+        "_ended_in_pauses",
         "_taken",
         "count",
         "cut_short",
@@ -288,7 +308,21 @@ class _Tally:
         self.last = _BEFORE
         self.latencies = Latencies(by_second=True)
         self.record = self.latencies.record
+        self._ended_in_pauses = 0
+        self._ended_before: int | None = None  # count when the present pause began
         self._taken = (0, 0)  # count and errors that ``take_second`` returned, and merged ones
+
+    def pause(self) -> None:
+        if self._ended_before is None:
+            self._ended_before = self.count
+
+    def resume(self) -> None:
+        self._ended_in_pauses, self._ended_before = self.in_pauses, None
+
+    @property
+    def in_pauses(self) -> int:
+        """Those that ended while the run was paused."""
+        return self._ended_in_pauses + (0 if self._ended_before is None else self.count - self._ended_before)
 
     def take_second(self) -> dict[str, Any] | None:
         count, errors = self.count - self._taken[0], self.errors - self._taken[1]
@@ -300,6 +334,7 @@ class _Tally:
     def snapshot(self) -> OperationSnapshot:
         return {
             "count": self.count,
+            "in_pauses": self.in_pauses,
             "errors": self.errors,
             "timed_out": self.timed_out,
             "cut_short": self.cut_short,
@@ -313,6 +348,7 @@ class _Tally:
 
     def add(self, other: OperationSnapshot, counts: list[int]) -> None:
         self.count += other["count"]
+        self._ended_in_pauses += other["in_pauses"]
         self.errors += other["errors"]
         self.timed_out += other["timed_out"]
         self.cut_short += other["cut_short"]
@@ -325,7 +361,7 @@ class _Tally:
             self.last = max(self.last, other["last"])
         _add_latencies(self.latencies, other["latencies"], counts)
 
-    def summary(self) -> OperationSummary:
+    def summary(self, pauses: Pauses) -> OperationSummary:
         return OperationSummary(
             started=self.count + self.cut_short + self.open,
             count=self.count,
@@ -334,17 +370,18 @@ class _Tally:
             cut_short=self.cut_short,
             late=self.late,
             dropped=self.dropped,
-            rate_per_s=self._rate(),
+            rate_per_s=self._rate(pauses),
             latency_ms=self.latencies.summary(),
             clamped=self.latencies.clamped,
             histogram=self.latencies.encoded(),
         )
 
-    def _rate(self) -> float:
-        elapsed = self.last - self.first
-        if self.count < 2 or elapsed <= 0.0:
+    def _rate(self, pauses: Pauses) -> float:
+        elapsed = self.last - self.first - pauses.within(self.first, self.last)
+        count = self.count - self.in_pauses
+        if count < 2 or elapsed <= 0.0:
             return 0.0
-        return self.count / elapsed
+        return count / elapsed
 
 
 def _latencies_snapshot(latencies: Latencies) -> LatenciesSnapshot:

@@ -83,7 +83,7 @@ class Operation:
 class Operations:
     """The operations of one process.
 
-    ``observer`` is called with each that ended, ``begun`` with the name of each that starts. ``reason`` is the reason
+    ``observer`` is called with each that ended, ``started`` with the name of each that starts. ``reason`` is the reason
     of operations that a cancellation cuts short.
     """
 
@@ -92,13 +92,13 @@ class Operations:
         clock: Seconds,
         observer: Observer,
         *,
-        begun: Callable[[str], object] = lambda _name: None,
+        started: Callable[[str], object] = lambda _name: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.observer = observer
         self.reason = RUN_ENDED
         self._clock = clock
-        self._begun = begun
+        self._started = started
         self._wall_clock = wall_clock
         self._open: set[Operation] = set()
 
@@ -112,7 +112,7 @@ class Operations:
 
     def begin(self, name: str, device: int, since: Moment | None = None, facts: Facts | None = None) -> Operation:
         """Start one of OPERATIONS of the Mac with this index. It was due at ``since``; None is now."""
-        self._begun(name)
+        self._started(name)
         operation = Operation(self, name, device, since or self.now(), facts)
         self._open.add(operation)
         return operation

@@ -35,6 +35,8 @@ class OperationSnapshot(TypedDict):
 
     count: Count
     """Those that succeeded or failed."""
+    in_pauses: Count
+    """Those of them that ended while the run was paused."""
     errors: Count
     timed_out: Count
     cut_short: Count
@@ -97,6 +99,8 @@ def _counts(snapshot: Snapshot) -> dict[str, list[int]]:
         counts[name] = _histogram(name, operation["latencies"])
         if operation["timed_out"] > operation["errors"]:
             raise ValueError(f"more operations {name} timed out than failed")
+        if operation["in_pauses"] > operation["count"]:
+            raise ValueError(f"more operations {name} ended in pauses than ended")
         if sum(counts[name]) != operation["count"] - operation["errors"] + operation["timed_out"]:
             raise ValueError(f"the number of latencies of {name} differs from its successes and time-outs")
         if (operation["first"] is None or operation["last"] is None) != (operation["count"] == 0):

@@ -7,7 +7,7 @@ into the results, from which every report reads them. docs/results.md explains e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -98,6 +98,8 @@ class PhaseSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None if it did not start."""
     ended_s: Amount | None
     """None if it did not end."""
+    paused_s: Amount | None = None
+    """Seconds in which the run was paused; None if there were none."""
     planned: Count | None
     """None if unknown before the end of the phase."""
     started: Count
@@ -126,6 +128,22 @@ class Resumption(Struct, frozen=True):
     """Operations that had started, and whose end was not saved: they count as cut short."""
     unmeasured_s: Amount
     """The seconds before ``at_s`` of which the measurements of some worker were not saved."""
+
+
+class ChangeSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change of the running scenario. A scenario with the same changes repeats it."""
+
+    at_s: Amount
+    """From the start of the run."""
+    what: Literal["pause", "resume", "rate"]
+    phase: Name | None = None
+    """Of a changed rate."""
+    phase_s: Amount | None = None
+    """The same moment from the start of the phase, without pauses: ``at`` of the change in a scenario."""
+    rate: Amount | None = None
+    factor: Amount | None = None
+    by: Literal["control", "scenario"]
+    """Whether it was made by hand or planned."""
 
 
 class RuleSummary(Struct, frozen=True):

@@ -9,7 +9,7 @@ own a worker counts with its last gauges (`_Gauges`), so that the sums are those
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -44,7 +44,24 @@ class SecondOfOperation(msgspec.Struct, frozen=True):
     """None if there were no latencies."""
 
 
-class Second(msgspec.Struct, frozen=True):
+class Targets(msgspec.Struct, frozen=True):
+    """What somebody wanted of one second of a run that was changed while it ran."""
+
+    paused_s: float = 0.0
+    """The part of the second in which the run was paused."""
+    rates: dict[str, float] = {}
+    """The rate of each running phase that has one."""
+
+
+def no_targets(_t: int) -> Targets:
+    """Those of a run that was not changed."""
+    return _NO_TARGETS
+
+
+_NO_TARGETS = Targets()
+
+
+class Second(msgspec.Struct, frozen=True, omit_defaults=True):
     """One second of the results."""
 
     t: Annotated[int, msgspec.Meta(ge=0, lt=LONGEST_SECONDS)]
@@ -58,6 +75,10 @@ class Second(msgspec.Struct, frozen=True):
     """The largest lag of an event loop."""
     cpu: Amount | None
     """The largest share of a core that a process used."""
+    paused_s: Amount | None = None
+    """The part of the second in which the run was paused; None if it was not."""
+    rates: dict[Name, Amount] = {}
+    """The rate of each running phase that has one, in arrivals per second; empty if the run was not changed."""
 
 
 class _Ended(msgspec.Struct):
@@ -110,7 +131,7 @@ class _Row(_Gauges, omit_defaults=True):
         self.lag_ms = _larger(self.lag_ms, other.lag_ms)
         self.cpu = _larger(self.cpu, other.cpu)
 
-    def result(self, t: int) -> Second:
+    def result(self, t: int, targets: Targets) -> Second:
         return Second(
             t=t,
             operations={name: self.operations[name].result() for name in OPERATIONS if name in self.operations},
@@ -119,6 +140,8 @@ class _Row(_Gauges, omit_defaults=True):
             pushes_waiting=self.pushes_waiting,
             lag_ms=_rounded(self.lag_ms),
             cpu=_rounded(self.cpu),
+            paused_s=round(targets.paused_s, _DECIMALS) or None,
+            rates={name: round(rate, _DECIMALS) for name, rate in targets.rates.items()},
         )
 
 
@@ -199,8 +222,8 @@ class TimeLine:
         """A worker is lost: its Macs and connections are gone after its last row."""
         self._sources[worker].lost = True
 
-    def rows(self) -> list[Second]:
-        """The seconds of which a worker has sent a row, in order."""
+    def rows(self, targets: Callable[[int], Targets] = no_targets) -> list[Second]:
+        """The seconds of which a worker has sent a row, in order, each with its ``targets``."""
         missing = [each for source in self._sources for each in source.missing]
         found = []
         for t in sorted(self._seconds):
@@ -208,7 +231,7 @@ class TimeLine:
             for seconds, gauges in missing:
                 if t in seconds:
                     row.add_gauges(gauges)
-            found.append(row.result(t))
+            found.append(row.result(t, targets(t)))
         return found
 
 

@@ -152,10 +152,12 @@ def extended_deadline(due: float, now: float) -> float:
 
 
 class Stalls:
-    """Measures how long an event loop was blocked since ``begin``."""
+    """Measures how long an event loop was blocked since ``begin``. ``on_stall`` gets the seconds of each stall."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, on_stall: Callable[[float], object] = lambda _seconds: None) -> None:
         self._clock = clock
+        self._on_stall = on_stall
+        self.elsewhere = 0.0  # seconds in which another event loop was blocked, on which the peers of this one depend
         self._total = 0.0
         self._due: float | None = None
         self._next_look = Alarm(clock, self._look)
@@ -167,19 +169,25 @@ class Stalls:
 
     def stop(self) -> None:
         """Stop measuring."""
-        self._total = self.seconds
+        self._total = self._here
         self._due = None
         self._next_look.cancel()
 
     @property
     def seconds(self) -> float:
-        """How long the loop was blocked in all, including a stall that is going on."""
+        """How long the loop was blocked in all, including a stall that is going on, and ``elsewhere``."""
+        return self._here + self.elsewhere
+
+    @property
+    def _here(self) -> float:
         overdue = 0.0 if self._due is None else self._clock.seconds() - self._due
         return self._total + (overdue if overdue > STALL_SECONDS else 0.0)
 
     def _look(self) -> None:
-        self._total = self.seconds
+        before, self._total = self._total, self._here
         self.begin()
+        if self._total > before:
+            self._on_stall(self._total - before)
 
 
 class TimeLimit:

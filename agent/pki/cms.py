@@ -26,29 +26,8 @@ from agent.pki.cms_signing import (
     MESSAGE_DIGEST,
     SIGNED_DATA,
     issuer_and_serial,
-    mdm_signature,
-    sign_attached,
-    sign_detached,
 )
 from agent.pki.signatures import DIGESTS, LEGACY, Digests, SignatureError, check_signature, refuse_legacy
-
-__all__ = [
-    "CONTENT_TYPE",
-    "MESSAGE_DIGEST",
-    "SIGNED_DATA",
-    "CMSError",
-    "SignedContent",
-    "certificates_in",
-    "issuer_and_serial",
-    "looks_encrypted",
-    "looks_signed",
-    "mdm_signature",
-    "mdm_signature_signer",
-    "open_signed",
-    "sign_attached",
-    "sign_detached",
-    "verify_detached",
-]
 
 MAX_BYTES = 8 * 1024 * 1024  # of a signed profile, as in agent.plists; no standard gives a limit
 MAX_CERTIFICATES = 64  # in one message; a chain has three or four

@@ -26,7 +26,13 @@ class ProfileError(PeerError):
 
     def within(self, outer: ChainedError) -> ProfileError:
         """The same error with ``outer`` added as the outermost error."""
-        return ProfileError(outer, *self.chain)
+        return type(self)(outer, *self.chain)
+
+
+class ProfileTimedOut(ProfileError):
+    """The identity of a profile could not be obtained within a time limit."""
+
+    timed_out = True
 
 
 def malformed(description: str) -> ProfileError:
@@ -56,6 +62,7 @@ def install_failed(profile_name: str) -> ChainedError:
     return ChainedError(Domain.PROFILE, INSTALL_FAILURE, f"the profile “{profile_name}” could not be installed")
 
 
-def scep_failed(description: str, *, network: bool) -> ProfileError:
-    """SCEP failed: the server was unreachable (``network``), or it did not issue an identity."""
-    return ProfileError(ChainedError(Domain.SCEP, SCEP_NETWORK if network else SCEP_BAD_ANSWER, description))
+def scep_failed(error: PeerError, *, network: bool) -> ProfileError:
+    """SCEP failed with ``error``: the server was unreachable (``network``), or it did not issue an identity."""
+    kind = ProfileTimedOut if error.timed_out else ProfileError
+    return kind(ChainedError(Domain.SCEP, SCEP_NETWORK if network else SCEP_BAD_ANSWER, str(error)))

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent import plists
 from agent.mdm.access_rights import ALL_RIGHTS
-from agent.pki.authorities import Authorities
 from agent.pki.identity import Identity, dump_pkcs12
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authority import LOM_USAGE, Usage
 
 TOPIC = "com.apple.mgmt.External.lom-agent-lab"
 ENROLLMENT_IDENTIFIER = "test.lom-agent.lab.enrollment"
@@ -70,8 +71,17 @@ def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str
     )
 
 
-def lom_profile(authorities: Authorities, dns_name: str, *, device: bool, controller: bool) -> bytes:
-    """The LOM profile of one Mac: an identity for each role, and both CAs."""
+def lom_profile(
+    authorities: Authorities,
+    dns_name: str,
+    usage: Usage = LOM_USAGE,
+    /,
+    *,
+    device: bool,
+    controller: bool,
+    named: bool = True,
+) -> bytes:
+    """The LOM profile of one Mac: an identity for each role, and both CAs. ``usage``, ``named``: of the identities."""
     device_ca = _certificate_payload(authorities.lom_device_anchor, "LOM Device CA", f"{LOM_IDENTIFIER}.device-ca")
     controller_ca = _certificate_payload(
         authorities.lom_controller_anchor, "LOM Controller CA", f"{LOM_IDENTIFIER}.controller-ca"
@@ -82,11 +92,11 @@ def lom_profile(authorities: Authorities, dns_name: str, *, device: bool, contro
         "ControllerCACertificateUUIDs": [controller_ca["PayloadUUID"]],
     }
     if device:
-        identity = authorities.lom_device_identity(dns_name)
+        identity = authorities.lom_device_identity(dns_name, usage, named=named)
         payloads.append(_identity_payload(identity, "LOM Device identity", f"{LOM_IDENTIFIER}.device"))
         keys["DeviceCertificateUUID"] = payloads[-1]["PayloadUUID"]
     if controller:
-        identity = authorities.lom_controller_identity(dns_name)
+        identity = authorities.lom_controller_identity(dns_name, usage, named=named)
         payloads.append(_identity_payload(identity, "LOM Controller identity", f"{LOM_IDENTIFIER}.controller"))
         keys["ControllerCertificateUUID"] = payloads[-1]["PayloadUUID"]
     payloads.append(_payload("com.apple.lom", "Lights-out management", f"{LOM_IDENTIFIER}.lom", **keys))

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agent.push.counts import PushCounts
 from agent.push.delays import Delay, PowerSaving, no_delay
 from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import Provider, PushPolicy, PushRequest, judge_request, new_apns_id
-from agent.push.rules import Fault, Injected, PushRules
 from agent.push.store import Notification, PushStore
 
 
@@ -57,16 +56,26 @@ class Answer:
     """The header ``apns-id``."""
     body: bytes = b""
     """The JSON of a refusal; empty with the status 200."""
-    rule: int | None = None
-    """The number of the rule that refused the push; None where no rule did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
     """The provider's connection breaks instead of an answer."""
 
-    rule: int | None = None
-    """The number of the rule that broke it."""
+
+class Injected(NamedTuple):
+    """What a fault rule of the fleet (`agent.faults`) does to a valid push."""
+
+    reason: Reason | None = None
+    """Refuse it."""
+    broken: bool = False
+    """Break the connection."""
+    lost: bool = False
+    """Accept it, and never deliver it."""
+    delay: float = 0.0
+    """Deliver it so many seconds later."""
+    held: float = 0.0
+    """Store it for so many seconds, as for a Mac that cannot be reached."""
 
 
 _NOTHING = Injected()
@@ -89,24 +98,19 @@ class PushBroker:
         delay: Delay = no_delay,
         chance: Callable[[int], float] = lambda _index: 0.0,
         saving: PowerSaving | None = None,
-        rules: PushRules | None = None,
         inject: Callable[[int], Injected | None] | None = None,
-        began: float = 0.0,
     ) -> None:
         self.counts = PushCounts()
-        self.rules = rules or PushRules()
         self._macs = macs
         self._policy = policy or PushPolicy()
         self._delay = delay
         self._chance = chance
         self._saving = saving or PowerSaving()
         self._inject = inject
-        self._began = began
         self._store = PushStore()
         self._in_flight: list[tuple[float, int, int, Notification]] = []  # (arrival, number, priority, notification)
         self._number = 0
         self._out: list[Notification] = []
-        self._back = self.rules.back_after(-1.0)
 
     @property
     def waiting(self) -> int:
@@ -128,10 +132,8 @@ class PushBroker:
     @property
     def deadline(self) -> float | None:
         """When to call ``advance``, or None."""
-        times = [time for time in (self._store.deadline, self._began + self._back if self._back else None) if time]
-        if self._in_flight:
-            times.append(self._in_flight[0][0])
-        return min(times, default=None)
+        arrival = self._in_flight[0][0] if self._in_flight else None
+        return min((time for time in (self._store.deadline, arrival) if time is not None), default=None)
 
     @property
     def ready(self) -> bool:
@@ -144,33 +146,22 @@ class PushBroker:
         body: bytes,
         provider: Provider,
         now: float,
-        spent: Collection[int] | None = None,
         ahead: float = 0.0,
     ) -> PushOutcome:
-        """Process one request.
-
-        ``spent`` are the numbers of the ``first=`` rules that no longer apply, where the caller counts them; see
-        ``PushRules.fault``. ``ahead`` is by how many seconds the clock of the provider's dates is ahead of ``now``.
-        """
+        """Process one request. ``ahead`` is how far (seconds) the clock of the provider's dates is ahead of ``now``."""
         try:
             request = judge_request(fields, body, provider, self._policy, now, ahead)
             index = self._addressee(request)
         except PushRefused as refused:
             return self.refuse(refused)
-        fault = self.rules.fault(index, now - self._began, spent)
-        injected = None
-        if fault is None and self._inject is not None:
-            injected = self._inject(index)
-            if injected is not None and (injected.reason is not None or injected.broken):
-                fault = Fault(injected.reason)
-        if fault is None:
-            return self._accept(request, index, now, injected or _NOTHING)
-        if fault.reason is None:
+        injected = (None if self._inject is None else self._inject(index)) or _NOTHING
+        if injected.broken:
             self.counts.broken += 1
-            return Broken(fault.rule)
-        gone_at = now if fault.reason.status == 410 else None
-        answer = self.refuse(PushRefused(fault.reason, apns_id=request.apns_id, timestamp=gone_at))
-        return replace(answer, rule=fault.rule)
+            return Broken()
+        if injected.reason is not None:
+            gone_at = now if injected.reason.status == 410 else None
+            return self.refuse(PushRefused(injected.reason, apns_id=request.apns_id, timestamp=gone_at))
+        return self._accept(request, index, now, injected)
 
     def refuse(self, refused: PushRefused) -> Answer:
         """Count a refused request and return its answer, which has an ``apns-id`` like every other."""
@@ -199,10 +190,6 @@ class PushBroker:
 
     def advance(self, now: float) -> None:
         """Deliver, expire and release everything that is due at ``now``."""
-        if self._back is not None and self._began + self._back <= now:
-            self._back = self.rules.back_after(now - self._began)
-            for index in self._store.indexes():
-                self._release(index, now)
         while self._in_flight and self._in_flight[0][0] <= now:
             _arrival, _number, priority, notification = heapq.heappop(self._in_flight)
             self._arrive(notification, priority, now)
@@ -242,16 +229,18 @@ class PushBroker:
         if injected.lost:
             self.counts.discarded += 1
         else:
-            self._send(request, index, now, injected.delay)
+            self._send(request, index, now, injected)
         return Answer(200, request.apns_id)
 
-    def _send(self, request: PushRequest, index: int, now: float, more: float) -> None:
-        """Start the notification's way, with ``more`` seconds of delay."""
+    def _send(self, request: PushRequest, index: int, now: float, injected: Injected) -> None:
+        """Start the notification's way."""
         notification = Notification(
             index, request.topic, request.push_magic, request.apns_id, now, request.expires, request.storable
         )
-        delay = (self._delay(self._chance(index)) if self._delay is not no_delay else 0.0) + more
-        if delay > 0.0:
+        delay = (self._delay(self._chance(index)) if self._delay is not no_delay else 0.0) + injected.delay
+        if injected.held > 0.0 and notification.expires > now:
+            self._deliver_or_store(notification, now + injected.held, online=False)
+        elif delay > 0.0:
             self._number += 1
             heapq.heappush(self._in_flight, (now + delay, self._number, request.priority, notification))
         else:
@@ -267,7 +256,7 @@ class PushBroker:
             self.counts.expired += 1
         else:
             not_before = self._saving.not_before(priority, index, now) if notification.storable else 0.0
-            self._deliver_or_store(notification, not_before, self._online(index, presence, now))
+            self._deliver_or_store(notification, not_before, presence is Presence.ONLINE)
 
     def _deliver_or_store(self, notification: Notification, not_before: float, online: bool) -> None:
         if online and not not_before:
@@ -281,16 +270,12 @@ class PushBroker:
             self.counts.discarded += 1
 
     def _release(self, index: int, now: float) -> None:
-        presence = self._macs.presence(index)
-        if not self._online(index, presence, now):
+        if self._macs.presence(index) is not Presence.ONLINE:
             return
         delivered, expired = self._store.release(index, now)
         self.counts.expired += len(expired)
         for notification in delivered:
             self._deliver(notification)
-
-    def _online(self, index: int, presence: Presence, now: float) -> bool:
-        return presence is Presence.ONLINE and not self.rules.offline(index, now - self._began)
 
     def _deliver(self, notification: Notification) -> None:
         topic = self._macs.topic(notification.index)

@@ -74,13 +74,14 @@ OWN_GATEWAY = "own_gateway"  # the kind of a failure that the gateway of this pr
 
 
 class RefusedByOwnGateway(PeerError):
-    """A push that failed because the gateway of this program refused it, and not the server under test or a rule."""
+    """A push that is missing, or was late, by the gateway of this program, and not the server under test or a rule."""
 
     kind = OWN_GATEWAY
 
     def __init__(self, cause: OwnCause) -> None:
         super().__init__(
-            f"lom-agent's own push gateway refused the push, cause {cause.value}: this is no failure of the server. "
+            f"lom-agent's own push gateway refused the push or was late, cause {cause.value}: this is no failure of "
+            "the server. "
             "Run it again with more cores, more machines or less load."
         )
 

@@ -84,10 +84,6 @@ class PushStore:
         """The notifications, each with the time until which it is held back from an online Mac."""
         return ((entry.notification, entry.not_before) for entries in self._entries.values() for entry in entries)
 
-    def indexes(self) -> list[int]:
-        """The Macs that have stored notifications."""
-        return list(self._entries)
-
     def release(self, index: int, now: float) -> tuple[list[Notification], list[Notification]]:
         """Remove and return what an online Mac gets, the oldest first, and what has expired."""
         delivered: list[Notification] = []

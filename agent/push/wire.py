@@ -42,8 +42,6 @@ class RoutedPush(msgspec.Struct, tag="push", frozen=True):
     fields: _HeaderFields
     body: _Body
     provider: Provider
-    spent: tuple[_Count, ...] = ()
-    """The numbers of the rules with ``first=`` that do not apply to this push."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.at):
@@ -59,8 +57,6 @@ class RoutedAnswer(msgspec.Struct, tag="push answer", frozen=True):
     """The HTTP status from 200 to 599; 0 breaks the provider's connection."""
     apns_id: _APNsID
     body: _Body
-    rule: _Count | None
-    """The number of the rule that applied, if any."""
 
     def __post_init__(self) -> None:
         if _BREAKS_CONNECTION < self.status < 200:
@@ -70,12 +66,12 @@ class RoutedAnswer(msgspec.Struct, tag="push answer", frozen=True):
     def of(cls, number: int, outcome: PushOutcome) -> RoutedAnswer:
         """The answer that carries ``outcome`` for push ``number``."""
         if isinstance(outcome, Broken):
-            return cls(number, _BREAKS_CONNECTION, "", b"", outcome.rule)
-        return cls(number, outcome.status, outcome.apns_id, outcome.body, outcome.rule)
+            return cls(number, _BREAKS_CONNECTION, "", b"")
+        return cls(number, outcome.status, outcome.apns_id, outcome.body)
 
     @property
     def outcome(self) -> PushOutcome:
         """What the gateway does with the request."""
         if self.status == _BREAKS_CONNECTION:
-            return Broken(self.rule)
-        return Answer(self.status, self.apns_id, self.body, self.rule)
+            return Broken()
+        return Answer(self.status, self.apns_id, self.body)

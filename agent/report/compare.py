@@ -5,7 +5,8 @@ Every run is compared with the first one. The result goes to the comparison page
 `agent.report.changes` judges one number; here the judgements become sentences and a headline.
 
 A run is comparable with the first if both finished, did something, had a load generator that kept up and refused no
-push, and put the same load on the server. Otherwise the differences are shown, and none is called worse or better.
+push, and put the same load on the server, with the same pauses and changed rates. Otherwise the differences are shown,
+and none is called worse or better.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.errors import MisuseError
+from agent.report.altered import same_changes
 from agent.report.changes import COUNTED, THRESHOLD, Change, Judgement, Summary, changes
 from agent.report.document import Document
 from agent.report.flattened import flattened
@@ -33,6 +35,8 @@ from agent.report.verdict import (
 
 # Settings that may differ between comparable runs: the name, the limits, the server, the seed.
 NOT_THE_LOAD = ("scenario.name", "scenario.limits", "scenario.server.", "scenario.fleet.seed")
+PLANNED = "change"  # the key of a scenario whose changes are compared as they were made
+_CHANGES = (("pause", "pause"), ("rate", "changed rate"))
 MOST_NAMED = 4  # settings in one sentence
 
 LATENCIES = tuple(name for name, _ in PERCENTILES)
@@ -85,9 +89,9 @@ class Against:
         """The result in a few words."""
         if not self.comparable:
             return f"run {self.name} is not comparable with run A: {'; '.join(self.reasons)}"
-        told = (("worse", self.worse), ("better", self.better))
-        said = [f"{word} in {counted(len(differences), 'figure')}" for word, differences in told if differences]
-        return f"run {self.name} is comparable with run A: {' and '.join(said) or 'nothing changed'}"
+        reported = (("worse", self.worse), ("better", self.better))
+        parts = [f"{word} in {counted(len(differences), 'figure')}" for word, differences in reported if differences]
+        return f"run {self.name} is comparable with run A: {' and '.join(parts) or 'nothing changed'}"
 
     def statements(self) -> Iterator[Statement]:
         """The result in full."""
@@ -134,7 +138,7 @@ class Comparison:
     @property
     def statements(self) -> tuple[Statement, ...]:
         """All statements, cautions first."""
-        return (*self.cautions, *(said for each in self.against for said in each.statements()))
+        return (*self.cautions, *(message for each in self.against for message in each.statements()))
 
     @property
     def regressed(self) -> bool:
@@ -180,22 +184,23 @@ def _rows(documents: Sequence[Document], threshold: float) -> Iterator[Row]:
 
 
 def _settings(documents: Sequence[Document]) -> Iterator[Setting]:
-    told = [_told(document) for document in documents]
-    for name in dict.fromkeys(name for each in told for name in each):
-        values = tuple(each.get(name, NOTHING) for each in told)
+    reported = [_told(document) for document in documents]
+    for name in dict.fromkeys(name for each in reported for name in each):
+        values = tuple(each.get(name, NOTHING) for each in reported)
         if len(set(values)) > 1:
             yield Setting(name, values)
 
 
 def _told(document: Document) -> dict[str, str]:
     """The settings of a run by name."""
+    scenario = {key: value for key, value in (document.scenario or {}).items() if key != PLANNED}
     return {
         "version": document.version,
         "devices": count(document.devices),
         "seed": str(document.seed),
         "workers": count(document.workers),
         **{f"host.{name}": value for name, value in flattened(document.host or {})},
-        **{f"scenario.{name}": value for name, value in flattened(document.scenario or {})},
+        **{f"scenario.{name}": value for name, value in flattened(scenario)},
     }
 
 
@@ -204,6 +209,8 @@ def _cautions(documents: Sequence[Document]) -> Iterator[Statement]:
         run = letter(index)
         if not document.complete:
             yield Statement(Level.WARNING, f"Run {run} did not finish{because_of(document)}.")
+        if document.changed is not None:
+            yield Statement(Level.NOTE, f"Run {run}: {document.changed}")
         crowded = overloaded(document)
         generator = document.generator
         if crowded is not None:
@@ -250,9 +257,18 @@ def _reasons(first: Document, other: Document, name: str) -> Iterator[str]:
         generator = document.generator
         if not generator.trustworthy and operations_done(document):
             yield f"in run {run} {overloaded(document) or 'the load generator and its embedded lab were overloaded'}"
+    if not same_changes(first.changes, other.changes):
+        yield f"the runs were not changed alike ({_changed(first, 'A')}, {_changed(other, name)})"
     load = [setting.name for setting in _settings([first, other]) if _is_load(setting.name)]
     if load:
         yield f"the load on the server differs ({_some(load, MOST_NAMED)})"
+
+
+def _changed(document: Document, run: str) -> str:
+    """How a run was changed while it ran, in a few words."""
+    changes = document.changes
+    told = [(sum(change.what == what for change in changes), words) for what, words in _CHANGES]
+    return f"{run}: {' and '.join(counted(number, words) for number, words in told if number) or 'no change'}"
 
 
 def _is_load(setting: str) -> bool:
@@ -268,15 +284,15 @@ def _late(rows: Sequence[Row], index: int) -> Iterator[str]:
 
 
 def _told_of(rows: Sequence[Row], index: int, judgement: Judgement) -> tuple[str, ...]:
-    told: list[tuple[float, str]] = []
+    reported: list[tuple[float, str]] = []
     for row in rows:
         found = [
             each
             for each in row.changes[index - 1].values()
             if each.judgement is judgement and each.what != "late"  # the load generator causes late starts
         ]
-        told += _sentences(row.name, found)
-    return tuple(text for _, text in sorted(told, key=lambda each: -each[0]))
+        reported += _sentences(row.name, found)
+    return tuple(text for _, text in sorted(reported, key=lambda each: -each[0]))
 
 
 def _sentences(name: str, found: Sequence[Change]) -> Iterator[tuple[float, str]]:
@@ -285,8 +301,8 @@ def _sentences(name: str, found: Sequence[Change]) -> Iterator[tuple[float, str]
     if latencies:
         verb = "slower" if latencies[0].judgement is Judgement.WORSE else "faster"
         # p50 and p99 suffice; the others are named only if neither of these changed.
-        said = [each for each in latencies if each.what in ("p50", "p99")] or latencies
-        yield max(_size(each) for each in latencies), f"{name} is {verb}: {', '.join(map(_latency_text, said))}."
+        message = [each for each in latencies if each.what in ("p50", "p99")] or latencies
+        yield max(_size(each) for each in latencies), f"{name} is {verb}: {', '.join(map(_latency_text, message))}."
     for each in found:
         if each.what == "rate_per_s":
             yield _size(each), f"{name}: {figures(each.before)} → {figures(each.after)} per second ({each.text})."

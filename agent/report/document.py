@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 from agent.measure.latencies import Amount
 from agent.measure.limits import LimitVerdict
 from agent.measure.summaries import (
+    ChangeSummary,
     Count,
     FailureSummary,
     Name,
@@ -45,11 +46,13 @@ class Lag(Struct, frozen=True):
     max: Amount | None
 
 
-class Span(Struct, frozen=True, kw_only=True):
+class Span(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The measurements of one process of itself in one phase. None if the operating system does not provide one."""
 
     phase: Name
     elapsed_s: Amount
+    paused_s: Amount | None = None
+    """Seconds of these in which the run was paused; None if there were none."""
     cpu_s: Amount
     busy_s: Amount
     """Seconds in which it used more than `timeline.BUSY_SHARE` of a core."""
@@ -162,6 +165,9 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rules: list[RuleSummary] = []
     resumed: list[Resumption] = []
     """How often the run was resumed in a new process."""
+    changes: list[ChangeSummary] = []
+    changed: str | None = None
+    """``changes`` in one sentence."""
     keys: dict[str, Any] | None = None
     resources: Resources
     scenario: dict[str, Any] | None = None

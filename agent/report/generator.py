@@ -16,7 +16,7 @@ from agent.measure.summaries import FailureSummary, PhaseSummary
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS, Second
 from agent.report.document import Generator, Lag, Overload, Span, Worker, WorkerName
 from agent.report.numbers import milliseconds, seconds
-from agent.report.pushes import own_failures
+from agent.report.pushes import own_delays, own_failures
 
 BUSY_SECONDS = 0.1  # of the seconds
 LEAST_BUSY_SECONDS = 1.5  # one second at full load is not an overload
@@ -65,13 +65,16 @@ def unreliable(
     phases: Sequence[PhaseSummary],
     timeline: Sequence[Second],
     failures: Sequence[FailureSummary] = (),
+    push: Mapping[str, Any] | None = None,
 ) -> frozenset[str]:
     """The operations and stages that were measured while the generator was overloaded, or one metric of an operation.
 
     An operation is included if one of it ended during a phase of ``overloaded``; if the phase is unknown, all are.
-    The errors of an operation are included if the push gateway of this program caused some of them.
+    The errors of an operation are included if the push gateway of this program caused some of them, and its times if
+    the gateway may have delayed it, according to ``push``, the key of the results.
     """
     names = {f"{operation}.errors" for operation in own_failures(failures)}
+    names.update(own_delays(push))
     spans: list[tuple[float, float | None]] = []
     for each in overloaded:
         if each.kind == "key":
@@ -107,6 +110,7 @@ def _span(span: Mapping[str, Any]) -> Span:
     return Span(
         phase=span["phase"],
         elapsed_s=_rounded(span["elapsed_s"]),
+        paused_s=_rounded(span["paused_s"]) if span.get("paused_s") else None,
         cpu_s=_rounded(span["cpu_s"]),
         busy_s=_rounded(span["busy_s"]),
         lag_ms=_lag({"p50": span["p50_ms"], "p99": span["p99_ms"], "max": span["max_ms"]}),
@@ -143,8 +147,9 @@ def _of_phase(worker: WorkerName, span: Span) -> Iterator[Overload]:
             f"reliable), at worst {milliseconds(span.lag_ms.max)}. {_measured(span)}"
         )
         yield Overload(span.phase, worker, "process", text)
-    elif span.busy_s > max(LEAST_BUSY_SECONDS, BUSY_SECONDS * span.elapsed_s):
-        text = f"{where}: over {BUSY_SHARE:.0%} of a core was used in {span.busy_s:.0f} of {span.elapsed_s:.0f} s."
+    elif span.busy_s > max(LEAST_BUSY_SECONDS, BUSY_SECONDS * (elapsed := span.elapsed_s - (span.paused_s or 0.0))):
+        paused = " without pauses" if span.paused_s else ""
+        text = f"{where}: over {BUSY_SHARE:.0%} of a core was used in {span.busy_s:.0f} of {elapsed:.0f} s{paused}."
         yield Overload(span.phase, worker, "process", text)
     if span.late > LATE_SHARE * span.started:
         text = f"{where}: {span.late:,} of {span.started:,} operations started over 100 ms after they were due."

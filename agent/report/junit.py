@@ -54,15 +54,17 @@ def junit(document: Document, unwritten: Sequence[str] = ()) -> bytes:
 
 def _properties(suite: Element, document: Document) -> None:
     properties = SubElement(suite, "properties")
-    facts = {"version": document.version, "seed": document.seed, "devices": document.devices}
+    facts: dict[str, object] = {"version": document.version, "seed": document.seed, "devices": document.devices}
     if document.resumed:
         facts["resumed"] = len(document.resumed)
+    if document.changed is not None:
+        facts["changes"] = document.changed
     for key, fact in facts.items():
-        SubElement(properties, "property", {"name": key, "value": _xml(str(fact))})
+        SubElement(properties, "property", {"name": key, "value": xml_text(str(fact))})
     for name, operation in document.operations.items():
         count, failed, cut_short = operation.count, operation.errors, operation.cut_short
         value = f"{count + cut_short} started, {count - failed} succeeded, {failed} failed, {cut_short} cut short"
-        SubElement(properties, "property", {"name": _xml(name), "value": value})
+        SubElement(properties, "property", {"name": xml_text(name), "value": value})
 
 
 def _run(suite: Element, name: str, document: Document, reasons: Sequence[Reason], unwritten: Sequence[str]) -> None:
@@ -81,10 +83,10 @@ def _phase(suite: Element, name: str, phase: PhaseSummary, document: Document, r
     started, ended = phase.started_s, phase.ended_s
     seconds = 0.0 if started is None or ended is None else max(0.0, ended - started)
     case = _case(suite, f"{name}.phase", phase.name, seconds)
-    said = [each.text for each in reasons if each.kind is Kind.PHASE and each.name == phase.name]
+    parts = [each.text for each in reasons if each.kind is Kind.PHASE and each.name == phase.name]
     nothing = [each.text for each in reasons if each.kind is Kind.NOTHING_ENDED and each.name == phase.name]
-    if ended is None and said:
-        _outcome(case, "error", "incomplete", " ".join(dict.fromkeys(said)))
+    if ended is None and parts:
+        _outcome(case, "error", "incomplete", " ".join(dict.fromkeys(parts)))
     elif ended is not None and nothing:
         _outcome(case, "failure", "nothing ended", " ".join(dict.fromkeys(nothing)))
     elif ended is None:
@@ -93,7 +95,9 @@ def _phase(suite: Element, name: str, phase: PhaseSummary, document: Document, r
 
 
 def _case(suite: Element, class_name: str, name: str, seconds: float) -> Element:
-    return SubElement(suite, "testcase", {"classname": _xml(class_name), "name": _xml(name), "time": f"{seconds:.3f}"})
+    return SubElement(
+        suite, "testcase", {"classname": xml_text(class_name), "name": xml_text(name), "time": f"{seconds:.3f}"}
+    )
 
 
 def _say(case: Element, tag: str, kind: str, texts: Sequence[str]) -> None:
@@ -103,7 +107,7 @@ def _say(case: Element, tag: str, kind: str, texts: Sequence[str]) -> None:
 
 
 def _outcome(case: Element, tag: str, kind: str | None, message: str) -> None:
-    attributes = {"message": _xml(message)}
+    attributes = {"message": xml_text(message)}
     if kind is None:  # "skipped" takes no type
         SubElement(case, tag, attributes)
     else:
@@ -119,7 +123,7 @@ def _finished(suite: Element, name: str, document: Document) -> bytes:
     }
     suites = Element("testsuites", {"name": NAMELESS, **counts})
     skipped = str(len(suite.findall("testcase/skipped")))
-    suite.attrib.update(name=_xml(name), **counts, skipped=skipped, **_timestamp(document.started))
+    suite.attrib.update(name=xml_text(name), **counts, skipped=skipped, **_timestamp(document.started))
     suites.append(suite)
     text: bytes = tostring(suites, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
@@ -134,6 +138,6 @@ def _timestamp(started: str) -> dict[str, str]:
     return {"timestamp": moment.replace(tzinfo=None).isoformat(timespec="seconds")}
 
 
-def _xml(text: str) -> str:
+def xml_text(text: str) -> str:
     """``text`` with an escape like ``\\x1b`` for each character that XML does not allow."""
     return _NOT_XML.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

@@ -16,8 +16,9 @@ from agent.measure.latencies import LatencySummary
 from agent.measure.limits import judge, parse_limit
 from agent.measure.metrics import Metrics
 from agent.measure.records import OPERATIONS
-from agent.measure.summaries import OperationSummary, PhaseSummary, added_rules
+from agent.measure.summaries import ChangeSummary, OperationSummary, PhaseSummary, added_rules
 from agent.measure.timeline import Second, SecondOfOperation
+from agent.report.altered import altered, changes_told, same_changes
 from agent.report.document import SCHEMA, Document, Generator, Merged, Overload, Resources, WorkerName
 from agent.report.generator import unreliable
 from agent.report.results import counted, with_outcome
@@ -60,8 +61,10 @@ def merge_documents(documents: Sequence[Document]) -> Document:
     before = [document.merged for document in documents if document.merged is not None]
     left_out = [each for merged_before in before for each in merged_before.left_out if each != _ROUNDED]
     runs = len(documents) - len(before) + sum(each.runs for each in before)
+    changes = _changes(documents, left_out)
     phases, timeline, generator = _phases(documents, left_out), _timeline(documents, left_out), _generator(documents)
-    in_doubt = unreliable(generator.overloaded, phases, timeline, metrics.failures())
+    push = _added([document.push for document in documents if document.push is not None])
+    in_doubt = unreliable(generator.overloaded, phases, timeline, metrics.failures(), push)
     causes = [
         f"run {number}: {document.incomplete_because or 'it does not say why'}"
         for number, document in enumerate(documents, 1)
@@ -83,8 +86,10 @@ def merge_documents(documents: Sequence[Document]) -> Document:
         phases=phases,
         timeline=timeline,
         generator=generator,
-        limits=[judge(parse_limit(text), metrics, in_doubt) for text in texts],
-        push=_added([document.push for document in documents if document.push is not None]),
+        limits=[judge(parse_limit(text), metrics, in_doubt, altered(changes, timeline)) for text in texts],
+        push=push,
+        changes=changes,
+        changed=changes_told(changes, phases, max(document.duration_s for document in documents)),
         rules=added_rules(document.rules for document in documents),
         resumed=[each for document in documents for each in document.resumed],
         keys=_same("keys", documents, left_out),
@@ -98,11 +103,21 @@ def merge_documents(documents: Sequence[Document]) -> Document:
     return with_outcome(replace(merged, merged=Merged(runs, list(dict.fromkeys(left_out)))))
 
 
+def _changes(documents: Sequence[Document], left_out: list[str]) -> list[ChangeSummary]:
+    """The changes of the first run, which must be those of all to be the load; those of all runs where they differ."""
+    first = documents[0].changes
+    if all(same_changes(first, document.changes) for document in documents):
+        return first
+    left_out.append("the changes differ from run to run: those of all runs are listed")
+    return sorted((change for document in documents for change in document.changes), key=lambda each: each.at_s)
+
+
 def _operation(found: OperationSummary) -> dict[str, Any]:
     # The rate is the count over the seconds in which the operation ran.
     seconds = found.count / found.rate_per_s if found.rate_per_s else 0.0
     return {
         "count": found.count,
+        "in_pauses": 0,
         "errors": found.errors,
         "timed_out": found.timed_out,
         "cut_short": found.cut_short,
@@ -155,6 +170,7 @@ def _phase(phases: Sequence[PhaseSummary]) -> PhaseSummary:
         kind=phases[0].kind,
         started_s=_of_all(min, [phase.started_s for phase in phases]),
         ended_s=_of_all(max, [phase.ended_s for phase in phases]),
+        paused_s=max((phase.paused_s or 0.0 for phase in phases), default=0.0) or None,
         planned=None if None in planned else sum(each for each in planned if each is not None),
         started=sum(phase.started for phase in phases),
         done=sum(phase.done for phase in phases),
@@ -203,6 +219,8 @@ def _second(t: int, rows: list[Second]) -> Second:
         pushes_waiting=sum(row.pushes_waiting for row in rows),
         lag_ms=_largest(row.lag_ms for row in rows),
         cpu=_largest(row.cpu for row in rows),
+        paused_s=_largest(row.paused_s for row in rows),
+        rates={name: sum(row.rates.get(name, 0.0) for row in rows) for row in rows for name in row.rates},
     )
 
 

@@ -16,6 +16,8 @@ _SENTENCES = {
     OwnCause.CONNECTIONS: "The gateway closed {} because too many were open.",
 }
 
+_AFTER_PUSHES = ("push", "enqueue", "delivery", "lom_setup", "lom_device", "return")  # operations that wait for a push
+
 
 def own_refusals(push: Mapping[str, Any]) -> list[str]:
     """A sentence for each cause, from the key ``push`` of the results; values that are not counts are ignored."""
@@ -29,6 +31,18 @@ def own_refusals(push: Mapping[str, Any]) -> list[str]:
 def own_failures(errors: Iterable[FailureSummary]) -> dict[str, int]:
     """The number of failures that the push gateway of this program caused, by operation."""
     return {error.operation: error.count for error in errors if error.kind == OWN_GATEWAY and error.count}
+
+
+def own_delays(push: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The operations whose times include retries after refusals of this program's gateway, by the key ``push``.
+
+    Those at its shutdown delay none: their operations were over or are cut short.
+    """
+    own = (push or {}).get("own")
+    if not isinstance(own, Mapping):
+        return ()
+    late = (number for cause, number in own.items() if cause != OwnCause.SHUTDOWN.value)
+    return _AFTER_PUSHES if any(type(number) is int and number > 0 for number in late) else ()
 
 
 def _sentence(cause: OwnCause, number: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from agent.measure.latencies import LatencySummary
 from agent.measure.limits import Limit, LimitVerdict, judge
 from agent.measure.metrics import Metrics
 from agent.measure.summaries import (
+    ChangeSummary,
     FailureSummary,
     OperationSummary,
     PhaseSummary,
@@ -34,9 +35,10 @@ from agent.measure.summaries import (
     RuleSummary,
     StageSummary,
 )
-from agent.measure.timeline import TimeLine
+from agent.measure.timeline import Targets, TimeLine, no_targets
 from agent.measure.trace import rfc3339
 from agent.processes import cpu_seconds, peak_kib
+from agent.report.altered import altered, changes_told
 from agent.report.document import SCHEMA, Document, RecordedOutcome, Resources
 from agent.report.generator import judged_generator, unreliable
 from agent.report.outcome import outcome
@@ -96,6 +98,8 @@ def results(
     push: Mapping[str, Any] | None = None,
     rules: Sequence[RuleSummary] = (),
     resumed: Sequence[Resumption] = (),
+    changes: Sequence[ChangeSummary] = (),
+    targets: Callable[[int], Targets] = no_targets,
     keys: Mapping[str, Any] | None = None,
     scenario: Mapping[str, Any] | None = None,
     incomplete_because: str | None = None,
@@ -105,11 +109,12 @@ def results(
 
     ``generator`` has the facts that `judged_generator` takes of each worker; ``scenario`` must not contain secrets.
     With ``embedded_lab`` the server ran in this program. ``limits`` that have no verdict yet are judged here.
-    ``signal`` is the number of the signal that ended the run. Latencies are in ms, rounded to the microsecond.
+    ``signal`` is the number of the signal that ended the run. ``targets`` has the pauses and rates of each second.
+    Latencies are in ms, rounded to the microsecond.
     """
     judged = judged_generator(generator, embedded_lab=embedded_lab, metrics=metrics, phases=phases)
-    rows = [] if timeline is None else timeline.rows()
-    in_doubt = unreliable(judged.overloaded, phases, rows, metrics.failures())
+    rows = [] if timeline is None else timeline.rows(targets if changes else no_targets)
+    in_doubt = unreliable(judged.overloaded, phases, rows, metrics.failures(), push)
     document = Document(
         schema=SCHEMA,
         version=run.version,
@@ -126,10 +131,15 @@ def results(
         phases=list(phases),
         timeline=rows,
         generator=judged,
-        limits=[judge(each, metrics, in_doubt) if isinstance(each, Limit) else each for each in limits],
+        limits=[
+            judge(each, metrics, in_doubt, altered(changes, rows)) if isinstance(each, Limit) else each
+            for each in limits
+        ],
         push=None if push is None else dict(push),
         rules=list(rules),
         resumed=list(resumed),
+        changes=list(changes),
+        changed=changes_told(changes, phases, run.duration_s),
         keys=None if keys is None else dict(keys),
         resources=Resources(round(resources.cpu_s, _DECIMALS), resources.max_rss_kib),
         scenario=None if scenario is None else dict(scenario),

@@ -55,16 +55,17 @@ class Verdict:
 def verdict(document: Document) -> Verdict:
     """The verdict on one run: bad exactly if the command's exit status is not 0 (`agent.report.outcome`)."""
     found = outcome(document)
-    said = [
+    texts = [
         *_completeness(document, found),
         *_resumed(document),
+        *([] if document.changed is None else [Statement(Level.NOTE, document.changed)]),
         *_generator(document),
         *_limits(document),
         *_errors(document, found),
         *_schedule(document),
     ]
-    level = Level.BAD if not found.passed else max((each.level for each in said), key=list(Level).index)
-    return Verdict(level, _headline(document, found), tuple(said))
+    level = Level.BAD if not found.passed else max((each.level for each in texts), key=list(Level).index)
+    return Verdict(level, _headline(document, found), tuple(texts))
 
 
 def operations_done(document: Document) -> int:
@@ -92,9 +93,11 @@ def failures_told(document: Document) -> str:
     kinds = sorted(document.errors, key=lambda error: -error.count)
     noun = f"{failed[0]} operations" if len(failed) == 1 else "operations"
     named = [each.kind if len(failed) == 1 else f"{each.operation} {each.kind}" for each in kinds[:MOST_NAMED]]
-    told = [f"{text} ({each.count:,})" if len(kinds) > 1 else text for text, each in zip(named, kinds, strict=False)]
+    reported = [
+        f"{text} ({each.count:,})" if len(kinds) > 1 else text for text, each in zip(named, kinds, strict=False)
+    ]
     more = [f"{len(kinds) - MOST_NAMED} more"] if len(kinds) > MOST_NAMED else []
-    return f"{number:,} of {done:,} {noun} failed" + (f": {listed([*told, *more])}" if told else "")
+    return f"{number:,} of {done:,} {noun} failed" + (f": {listed([*reported, *more])}" if reported else "")
 
 
 def reasons_told(reasons: Sequence[ReasonSummary]) -> tuple[str, ...]:
@@ -217,12 +220,12 @@ def _limits(document: Document) -> list[Statement]:
     in_doubt = [limit for limit in limits if not limit.ok and not limit.reliable]
     if not failed and not in_doubt:
         return [Statement(Level.GOOD, limits_passed(document))]
-    said = []
+    texts = []
     for found, what in ((failed, "failed"), (in_doubt, "could not be judged reliably")):
         if found:
             text = f"{len(found)} of {counted(len(limits), 'limit')} {what}."
-            said.append(Statement(Level.BAD, text, tuple(limit.sentence or limit.limit for limit in found)))
-    return said
+            texts.append(Statement(Level.BAD, text, tuple(limit.sentence or limit.limit for limit in found)))
+    return texts
 
 
 def limits_passed(document: Document) -> str:
@@ -252,8 +255,9 @@ def _own_failures(document: Document) -> list[Statement]:
     ours = own_failures(document.errors)
     if not ours:
         return []
-    said = listed([f"{count:,} {TIMES} {operation}" for operation, count in ours.items()])
-    text = f"{said} failed because lom-agent's own push gateway refused pushes, which is no failure of the server."
+    message = listed([f"{count:,} {TIMES} {operation}" for operation, count in ours.items()])
+    why = "lom-agent's own push gateway refused pushes or was late"
+    text = f"{message} failed because {why}, which is no failure of the server."
     return [Statement(Level.WARNING, text, tuple(own_refusals(document.push or {})))]
 
 
@@ -261,14 +265,14 @@ def _schedule(document: Document) -> list[Statement]:
     late = sum(operation.late for operation in document.operations.values())
     dropped = sum(operation.dropped for operation in document.operations.values())
     dropped = max(dropped, sum(drop.count for drop in document.dropped))
-    said = []
+    texts = []
     if cut_short := operations_cut_short(document):
         text = f"{counted(cut_short, 'operation')} {were(cut_short)} cut short: neither a success nor a failure."
-        said.append(Statement(Level.WARNING, text, reasons_told(document.cut_short)))
+        texts.append(Statement(Level.WARNING, text, reasons_told(document.cut_short)))
     if dropped:
         text = f"{dropped:,} of the planned operations never started."
-        said.append(Statement(Level.WARNING, text, reasons_told(document.dropped)))
+        texts.append(Statement(Level.WARNING, text, reasons_told(document.dropped)))
     if late:
         text = f"{late:,} started more than 100 ms after they were due; their latency counts from when they were due."
-        said.append(Statement(Level.WARNING, text))
-    return said
+        texts.append(Statement(Level.WARNING, text))
+    return texts

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate, chain, count, cycle, repeat, takewhile
 from operator import gt, truediv
 from random import Random
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 from agent.errors import MisuseError
 from agent.fleet.derivation import Derivation
+from agent.scenario.tempo import Tempo
 
 
 class Arrival(NamedTuple):
@@ -282,11 +282,18 @@ def schedule(plan: ArrivalPlan, targets: int, source: Derivation, name: str) -> 
     ``source`` is the seed, ``name`` that of the phase: together they determine the schedule. The targets are in the
     order of ``order``. Without ``again`` and ``duration`` each has exactly one arrival, unless the shape ends before.
     """
+    arrivals = without_end(plan, targets, source, name)
+    if plan.duration is None:
+        return arrivals
+    until = plan.duration
+    return takewhile(lambda arrival: arrival.due < until, arrivals)
+
+
+def without_end(plan: ArrivalPlan, targets: int, source: Derivation, name: str) -> Iterator[Arrival]:
+    """The arrivals of ``schedule``, and those after the end of the phase: a changed rate moves them before it."""
     if targets < 1:
         return iter(())
     dues = plan.shape.dues(_random(source, b"arrivals due", name))
-    if plan.duration is not None:
-        dues = takewhile(partial(gt, plan.duration), dues)
     turns = order(targets, source, name)
     return map(Arrival, dues, cycle(turns) if plan.again else turns)
 
@@ -307,17 +314,18 @@ def of_targets(arrivals: Iterable[Arrival], own: Callable[[int], bool]) -> Itera
     return (arrival for arrival in arrivals if own(arrival.target))
 
 
-def expected(plan: ArrivalPlan, targets: int) -> tuple[int, float]:
+def expected(plan: ArrivalPlan, targets: int, tempo: Tempo | None = None) -> tuple[int, float]:
     """The number of arrivals and the due time of the last one in seconds; for Poisson, the averages.
 
-    Computed, not counted, so that a day at a thousand per second costs nothing.
+    Computed, not counted, so that a day at a thousand per second costs nothing. ``tempo`` has the changes of the rate.
     """
+    tempo = tempo or Tempo()
     shape = plan.shape
-    due = shape.before(math.inf if plan.duration is None else plan.duration)
+    due = shape.before(math.inf if plan.duration is None else tempo.place(plan.duration))
     if not plan.again:
         due = min(due, targets)
     number = int(due) if targets > 0 else 0
-    last = shape.due(number - 1) if number else 0.0
+    last = tempo.moment(shape.due(number - 1)) if number else 0.0
     return number, last if plan.duration is None else min(last, plan.duration)
 
 

@@ -17,7 +17,8 @@ from agent.scenario.types import PHASE_KINDS, PhaseBase, Scenario
 
 PHASE = "phase"
 RULE = "rule"
-ARRAYS = (PHASE, RULE)  # arrays of tables
+CHANGE = "change"
+ARRAYS = (PHASE, RULE, CHANGE)  # arrays of tables
 KIND = "kind"
 
 
@@ -167,13 +168,13 @@ def found(value: object) -> str:
 
 
 def _key(field: inspect.Field) -> Key:
-    said = field.type if isinstance(field.type, inspect.Metadata) else inspect.Metadata(field.type)
-    extra = said.extra or {}
+    message = field.type if isinstance(field.type, inspect.Metadata) else inspect.Metadata(field.type)
+    extra = message.extra or {}
     table = bare(field.type)
     return Key(
         name=field.encode_name,
         takes=field.type,
-        description=(said.extra_json_schema or {}).get("description", ""),
+        description=(message.extra_json_schema or {}).get("description", ""),
         unit=extra.get("unit", ""),
         path=extra.get("path", False),
         required=field.required,

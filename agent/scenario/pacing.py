@@ -5,11 +5,12 @@ For scenarios that ``reading`` has checked.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent.errors import MisuseError
+from agent.errors import MisuseError, OperatorError
 from agent.scenario.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisson, Ramp, Replay, Shape, Steps
-from agent.scenario.types import ArrivingPhase, EnrollPhase, LoadPart
+from agent.scenario.types import ArrivingPhase, Change, EnrollPhase, LoadPart, PhaseBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,44 @@ def pace(phase: ArrivingPhase, load: LoadPart) -> ArrivalPlan | Closed:
     if enrolls and isinstance(shape, Ramp):
         return ArrivalPlan(shape)
     return ArrivalPlan(shape, phase.duration, again)
+
+
+def factor_of(phase: PhaseBase, load: LoadPart, *, rate: float | None = None, factor: float | None = None) -> float:
+    """The factor of a changed rate, by which the phase goes through its schedule. Raises OperatorError."""
+    planned = planned_rate(phase, load)
+    if planned is None:
+        raise OperatorError(
+            f'Expected a phase whose arrivals have a rate, found "{phase.name}", which has none. Change another phase.'
+        )
+    if rate is None or factor is not None:
+        if factor is None or rate is not None:
+            raise OperatorError("Expected either rate or factor, found both or neither. Give one of them.")
+        return factor
+    if not isinstance(planned, float):
+        raise OperatorError(
+            f'Expected factor for the phase "{phase.name}", whose arrivals are "{planned}", found rate. Give factor.'
+        )
+    return rate / planned
+
+
+def planned_rate(phase: PhaseBase, load: LoadPart) -> float | str | None:
+    """The rate of constant and Poisson arrivals, the name of other shapes; None for a phase without a schedule."""
+    if not isinstance(phase, ArrivingPhase) or phase_concurrency(phase, load) is not None:
+        return None
+    arrivals = phase_arrivals(phase, load)
+    if arrivals not in ("constant", "poisson"):
+        return arrivals
+    rate = phase_rate(phase, load)
+    return None if rate is None else float(rate)
+
+
+def factors(changes: Iterable[Change], phase: PhaseBase, load: LoadPart) -> list[tuple[float, float]]:
+    """The changed rates of a phase: from which second of the phase on which factor applies."""
+    return [
+        (change.at, factor_of(phase, load, rate=change.rate, factor=change.factor))
+        for change in changes
+        if change.what == "rate" and change.phase == phase.name
+    ]
 
 
 def phase_concurrency(phase: ArrivingPhase, load: LoadPart) -> int | None:

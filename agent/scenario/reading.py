@@ -18,21 +18,22 @@ import msgspec
 from msgspec import Struct
 
 from agent.errors import OperatorError
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.files import read_file
-from agent.scenario.check_phases import checked_phases
-from agent.scenario.check_tables import checked_tables
-from agent.scenario.complaints import check_keys, complaint, nearest, unknown
+from agent.scenario.checks.changes import check_changes
+from agent.scenario.checks.complaints import check_keys, complaint, nearest, unknown
+from agent.scenario.checks.phases import checked_phases
+from agent.scenario.checks.tables import checked_tables
 from agent.scenario.keys import KIND, PHASE, RULE, Key, keys_of, phase_label, phase_table
 from agent.scenario.types import Scenario
 
 MAX_BYTES = 1024 * 1024
 
 
-def read_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
-    """The scenario in a file, with ``--set`` overrides applied. Raises OperatorError, which names file and key."""
+def read_scenario(path: str | Path, overrides: Sequence[str] = (), rules: Sequence[str] = ()) -> Scenario:
+    """The scenario in a file, with ``--set`` and ``--rule`` applied. Raises OperatorError, which names file and key."""
     path = Path(path)
-    return scenario_from(_document(path), overrides, where=str(path), folder=path.parent)
+    return scenario_from(_document(path), overrides, rules, where=str(path), folder=path.parent)
 
 
 def names_no_server(path: str | Path) -> bool:
@@ -54,30 +55,49 @@ def _document(path: Path) -> dict[str, Any]:
 def scenario_from(
     document: dict[str, Any],
     overrides: Sequence[str] = (),
+    rules: Sequence[str] = (),
     *,
     where: str = "the scenario",
     folder: Path | None = None,
 ) -> Scenario:
     """The scenario in a document. Its files are relative to ``folder``; None: the working directory.
 
-    Files in overrides are relative to the working directory. Raises OperatorError, which begins with ``where``.
+    Files in overrides are relative to the working directory. ``rules`` are fault rules to add, each the keys of an
+    inline table of TOML. Raises OperatorError, which begins with ``where``.
     """
     try:
         if folder is not None:
             document = copy.deepcopy(document)
             _place_files(document, folder)
-        document = overridden(document, overrides)
+        document = _with_rules(overridden(document, overrides), rules)
         check_keys(document)
         _check_numbers(document, "")
         _check_rules(document)
         scenario = msgspec.convert(document, Scenario)
-        return checked_phases(checked_tables(scenario))
+        return check_changes(checked_phases(checked_tables(scenario)))
     except msgspec.ValidationError as error:
         raise OperatorError(f"{where}: {complaint(error, document)}") from error
     except OperatorError as error:
         raise OperatorError(f"{where}: {error}") from error
     except RecursionError:
         raise OperatorError(f"{where} is nested too deeply") from None
+
+
+def _with_rules(document: dict[str, Any], rules: Sequence[str]) -> dict[str, Any]:
+    added = []
+    for text in rules:
+        try:
+            read = tomllib.loads(f"{RULE} = {{{text}}}")
+        except (tomllib.TOMLDecodeError, RecursionError):
+            read = {}
+        if len(read) != 1:
+            raise OperatorError(
+                f"--rule {text}: expected the keys of a fault rule as an inline table of TOML, such as "
+                """'on = "push", do = "lose", share = 0.1'"""
+            )
+        added.append(read[RULE])
+    before = document.get(RULE, [])
+    return {**document, RULE: [*before, *added]} if added and isinstance(before, list) else document
 
 
 def _check_rules(document: dict[str, Any]) -> None:

@@ -12,16 +12,18 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from agent.faults import MOST_RULES, Rule
+from agent.faults.decisions import MOST_RULES
+from agent.faults.rules import Rule
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Population
 from agent.net.apns.behaviour import PushSettings
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.scenario.server_table import ServerPart
-from agent.settings import Rate, RateOrNone, Seconds, Share, SomeSeconds, key
+from agent.settings import Factor, Rate, RateOrNone, Seconds, Share, SomeSeconds, key
 
 MOST_WORKERS = 1024
 MOST_PHASES = 1000
 MOST_STEPS = 10_000
+MOST_CHANGES = 1000
 NAME_PATTERN = r"\A[A-Za-z][A-Za-z0-9_-]{0,63}\Z"  # so that a name fits a dotted path, a file name and a JUnit case
 DEFAULT_REQUEST: dict[str, Any] = {
     "RequestType": "DeviceInformation",
@@ -173,8 +175,8 @@ class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     timeout: Annotated[
         SomeSeconds,
         key(
-            "How long one operation of the phase may take, plus the longest boot, before it fails; the connections of "
-            "an enrollment have separate time-outs.",
+            "How long one operation of the phase may take, plus the longest boot, before it fails. For an enrollment: "
+            "how long it polls a SCEP CA that answers PENDING; its connections have separate time-outs.",
             "s",
         ),
     ] = 120.0
@@ -318,6 +320,36 @@ PHASE_KINDS: dict[str, type[PhaseBase]] = {
 }
 
 
+class Change(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A change of the running scenario, as somebody can make it by hand with `lom-agent run --control`."""
+
+    at: Annotated[
+        Seconds,
+        key(
+            "When. A `pause` and a `resume`: from the start of the run. A `rate`: from the start of its phase, without "
+            "pauses.",
+            "s",
+            example=12.0,
+        ),
+    ]
+    what: Annotated[
+        Literal["pause", "resume", "rate"],
+        key("`pause`: start nothing more; `resume`: go on; `rate`: go on at another rate.", example="rate"),
+    ]
+    phase: Annotated[str | None, key("With `rate`: the name of the phase.", example="patch")] = None
+    rate: Annotated[
+        Rate | None,
+        key("With `rate`: the new rate of a phase with `constant` or `poisson` arrivals.", "1/s", example=50.0),
+    ] = None
+    factor: Annotated[
+        Factor | None,
+        key(
+            "With `rate`, in place of a new rate: how much faster than planned the phase goes through its arrivals.",
+            example=2.0,
+        ),
+    ] = None
+
+
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole scenario: `name`, `description` and `limits` stand at the top of the file, before the first table."""
 
@@ -331,7 +363,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: Annotated[
         tuple[str, ...],
         key(
-            'Limits, such as `"session.p99 < 500ms"`; a broken limit fails the run.',
+            'Limits, such as `"session.p99 < 500ms"`; a failed limit fails the run.',
             example=["session.p99 < 500ms", "session.errors == 0"],
         ),
     ] = ()
@@ -347,3 +379,6 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rules: Annotated[Annotated[tuple[Rule, ...], Meta(max_length=MOST_RULES)], key("Fault rules.")] = field(
         name="rule", default=()
     )
+    changes: Annotated[
+        Annotated[tuple[Change, ...], Meta(max_length=MOST_CHANGES)], key("Pauses and changed rates.")
+    ] = field(name="change", default=())

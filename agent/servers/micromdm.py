@@ -59,6 +59,6 @@ class MicroMDM:
         document = read_object(response, what, self._secrets)
         error = document.get("error") or (document.get("status") == "failure" and "the push failed")
         if error:
-            said = excerpt(str(error).encode(), self._secrets)
-            raise refused(f"{what}: MicroMDM answered {response.status}: {said}")
+            text = excerpt(str(error).encode(), self._secrets)
+            raise refused(f"{what}: MicroMDM answered {response.status}: {text}")
         check_status(response, what, self._secrets)

@@ -58,9 +58,9 @@ class NanoMDM:
             check_status(response, what, self._secrets)
         document = read_object(response, what, self._secrets)
         for kind, error in (("command_error", CommandRefused), ("push_error", PushNotSent)):
-            said = next(_errors(document, kind), None)
-            if said is not None:
-                raise error(f"{what}: NanoMDM answered {response.status}: {excerpt(said.encode(), self._secrets)}")
+            text = next(_errors(document, kind), None)
+            if text is not None:
+                raise error(f"{what}: NanoMDM answered {response.status}: {excerpt(text.encode(), self._secrets)}")
         check_status(response, what, self._secrets)
 
 

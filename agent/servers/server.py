@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
@@ -29,6 +29,20 @@ class Server(Protocol):
 
     def close(self) -> None:
         """Close every connection; open requests fail."""
+
+
+@runtime_checkable
+class LOMServer(Protocol):
+    """A client of a server that composes the LOM commands itself, from what its Macs answered."""
+
+    def lom_profile(self, udid: str, dns_name: str, *, device: bool, controller: bool) -> Deferred[str]:
+        """Have a Mac's LOM profile queued, with identities of this name; fires with the CommandUUID, if it is known."""
+
+    def lom_setup(self, udid: str) -> Deferred[str]:
+        """Have LOMSetupRequest queued; fires as ``lom_profile``."""
+
+    def lom_request(self, controller: str, action: str, devices: Collection[str]) -> Deferred[str]:
+        """Have LOMDeviceRequest (PowerON, PowerOFF, Reset) for these Devices queued at a Controller; all by UDID."""
 
 
 class RequestFailed(PeerError):
@@ -75,8 +89,8 @@ def check_status(response: Response, what: str, secrets: Collection[str]) -> Res
     """The response, if its status is 200 to 299. Raises StatusRefused."""
     if 200 <= response.status < 300:
         return response
-    said = excerpt(response.body, secrets)
-    raise StatusRefused(f"{what}: the server answered {response.status}" + (f": {said}" if said else ""))
+    message = excerpt(response.body, secrets)
+    raise StatusRefused(f"{what}: the server answered {response.status}" + (f": {message}" if message else ""))
 
 
 def read_object(response: Response, what: str, secrets: Collection[str]) -> dict[str, Any]:

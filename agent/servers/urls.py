@@ -6,6 +6,7 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from agent.errors import OperatorError
+from agent.net.http.fetch import without_query
 from agent.net.http.http1 import Origin, split_url
 from agent.net.transport.resolver import is_loopback_name
 
@@ -20,7 +21,8 @@ def split_server_url(url: str, *, plain: bool) -> tuple[Origin, str]:
         raise OperatorError("the URL of a server's API can have neither a user and password nor a fragment")
     if not origin.secure and not plain and not _is_loopback(origin.host):
         raise OperatorError(
-            f"{url!r} would send secrets unencrypted over the network: use https://, or set plain_http = true"
+            f"{without_query(url)} would send secrets unencrypted over the network: use https://, "
+            "or set plain_http = true"
         )
     return origin, target
 
@@ -29,7 +31,7 @@ def base_of(url: str, *, plain: bool) -> tuple[Origin, str]:
     """Origin and path of an API's base URL, the path without a trailing slash. Raises OperatorError."""
     origin, target = split_server_url(url, plain=plain)
     if "?" in target:
-        raise OperatorError(f"the base URL {url!r} of a server's API cannot have a query")
+        raise OperatorError(f"the base URL {without_query(url)} of a server's API cannot have a query")
     return origin, target.rstrip("/")
 
 

@@ -18,7 +18,7 @@ from agent.lab.store import LabStore
 from agent.load.gateway import APNsPlan, PushGateway, issued_identity
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
 from agent.push.wire import RoutedPush
 from agent.service.fleet import FleetService
@@ -57,7 +57,7 @@ class Embedded:
         identity = issued_identity(authorities, choice.host)
         port = choice.port or (0 if choice.state is None else choice.state.port("apns port"))
         plan = APNsPlan(choice.host, port, identity, choice.provider_anchors)
-        self._gateway = PushGateway(reactor, plan, self._router, self.lab)
+        self._gateway = PushGateway(reactor, plan, self._router, self.lab, service.faults, service.parts.clock)
 
     def listen(self) -> None:
         """Listen, and tell the service of both. Raises OperatorError."""

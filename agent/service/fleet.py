@@ -17,35 +17,33 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agent import __version__
-from agent.errors import OperatorError, PeerError
-from agent.faults import Faults, Rule
+from agent.errors import OperatorError
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.load.machine import allow_open_files
-from agent.lom.power import RequestRefused
-from agent.lom.requests import PowerRequest
 from agent.measure.exchanges import HTTPExchange
-from agent.measure.records import Exchange as Operation
 from agent.net.mac.client import MDMClient
 from agent.net.timing import Reactor, RunClock
-from agent.pki.authorities import Authorities
-from agent.profiles.making import lom_profile
+from agent.pki.issuing.authorities import Authorities
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import EventLog
+from agent.service.macs.actions import Actions
 from agent.service.macs.clocks import ManualClock
 from agent.service.macs.enrolling import Enrollments
 from agent.service.macs.groups import Group, Groups, MacHandle
+from agent.service.macs.judge import ServerJudge
 from agent.service.macs.measurements import Measurements
 from agent.service.macs.parts import MacParts, ServiceSettings
 from agent.service.macs.records import Records
 from agent.service.macs.views import exchange_view, mac_detail, mac_view
 from agent.service.macs.waiting import until
-from agent.service.macs.watcher import Watcher, is_breach, is_breach_kind
+from agent.service.macs.watcher import Watcher
 from agent.service.types import (
     AddMacs,
     Answer,
     APNsInfo,
     ClockState,
-    Enroll,
     Exchange,
     LabInfo,
     Mac,
@@ -63,13 +61,13 @@ if TYPE_CHECKING:
 MAKE_IDLE_FROM = 2000  # Macs: with fewer, their memory is not worth the work
 MAKE_IDLE_SECONDS = 0.05
 _log = Logger()
-_BUTTON = {"on": PowerRequest.ON, "off": PowerRequest.OFF, "reset": PowerRequest.RESET}
 
 
 class FleetService:
-    """The Macs. ``events``, ``faults`` and ``groups`` are for reading; ``lab`` and ``apns`` describe what is beside.
+    """The Macs. ``events``, ``faults`` and ``groups`` are for reading, ``actions`` is what is done to one Mac.
 
-    ``on_warning`` is called with each text that the operator should read, once.
+    ``lab`` and ``apns`` describe the embedded servers. ``on_warning`` is called with each text that the
+    operator should read, once.
     """
 
     def __init__(
@@ -93,12 +91,11 @@ class FleetService:
         self.on_reset: Callable[[], object] = lambda: None
         self._reactor: Reactor = reactor
         self._settings = settings
-        self._authorities = authorities
         self._measured = Measurements(reactor, self._clients, self._gauges)
         self.parts = MacParts(
             reactor,
             settings,
-            ended=self._ended,
+            ended=lambda operation: self._judge.ended(operation),
             exchanged=self._exchanged,
             warn=on_warning,
             measured=self._measured,
@@ -107,6 +104,8 @@ class FleetService:
         self.faults: Faults = self.parts.faults
         self._watchers: dict[Group, Watcher] = {}
         self._enrollments = Enrollments(reactor, self.parts.stalls)
+        self._judge = ServerJudge(self._records, self.groups, self._watchers, self._enrollments)
+        self.actions = Actions(self._records, self._enrollments, self._judge, self._enroll_source, authorities)
         self._continuing: Continuing | None = None
         self._requests = 0  # to add Macs, since the last reset
         self._seed = settings.seed  # of the Macs that they add
@@ -169,7 +168,7 @@ class FleetService:
         return mac_view(handle)
 
     def detail(self, handle: MacHandle) -> MacDetail:
-        """One Mac with what is installed on it and what was said last."""
+        """One Mac with what is installed on it and its last exchanges."""
         undelivered = handle.client.undelivered
         pending = None
         if undelivered is not None:
@@ -199,7 +198,7 @@ class FleetService:
             self._close_group(group)
 
     def remove_all(self) -> None:
-        """Remove every Mac, without a CheckOut. What was said with them is forgotten at once, not for each Mac."""
+        """Remove every Mac, without a CheckOut. Their exchanges are forgotten at once, not for each Mac."""
         for group in self.groups:
             for handle in group:
                 self._let_go(handle)
@@ -240,62 +239,6 @@ class FleetService:
         self._save_numbers()
         self.events.add("reset", "The service is as it was after its start.")
 
-    # What a person, or a test, does to one Mac.
-
-    async def enroll(self, handle: MacHandle, how: Enroll) -> None:
-        """Enroll a Mac. Raises PeerError, Conflict where it cannot enroll now, OperatorError without a profile."""
-        source = self._profile_source(how)
-        self._check_on(handle)
-        if handle.udid not in self._enrollments:
-            self._records.injected.discard(handle.udid)
-        try:
-            await self._enrollments.enroll(handle, source, how.timeout)
-        except PeerError as error:
-            self._enroll_failed(handle, error)
-            raise
-
-    def unenroll(self, handle: MacHandle) -> None:
-        """Unenroll a Mac, as its user can. Raises Conflict."""
-        self._check_enrolled(handle)
-        handle.client.unenroll()
-
-    def connect(self, handle: MacHandle) -> None:
-        """Open a session now. Raises Conflict."""
-        self._check_enrolled(handle)
-        handle.client.wake()
-
-    def power(self, handle: MacHandle, action: str) -> None:
-        """Press the power button, or cut or restore the mains. Raises Conflict."""
-        client = handle.client
-        if action == "pull_the_plug":
-            client.cut_mains()
-        elif action == "restore_mains":
-            client.restore_mains()
-        else:
-            try:
-                client.press_power(_BUTTON[action])
-            except RequestRefused as error:
-                raise Conflict(f"Expected a Mac that can do this, found that it cannot: {error}.") from error
-
-    def set_online(self, handle: MacHandle, online: bool) -> None:
-        """Take a Mac off every network, or put it back."""
-        client = handle.client
-        if client.online == online:
-            return
-        if online:
-            client.come_back()
-        else:
-            client.leave_network()
-        state = "online" if online else "offline"
-        self.events.add("network", f"{handle.mac.device_name} is {state}.", udid=handle.udid, status=state)
-
-    def lom_profile(self, handle: MacHandle) -> bytes:
-        """A LOM profile for this Mac, by the CAs of this service."""
-        if self._authorities is None:
-            self._authorities = Authorities()
-        roles = {role: role in handle.mac.roles for role in ("device", "controller")}
-        return lom_profile(self._authorities, handle.mac.dns_name, **roles)
-
     def wait_state(self, handle: MacHandle, wanted: WaitState) -> Deferred[Mac]:
         """Wait until a Mac has these properties. Fails with TimedOut, and NoSuchMac where it is removed meanwhile."""
 
@@ -310,6 +253,11 @@ class FleetService:
 
     def add_rule(self, rule: Rule) -> Rule:
         """Add a fault rule; its times count from now. Raises OperatorError."""
+        if rule.on == "push" and self._settings.push is None:
+            raise OperatorError(
+                'Expected an APNs gateway for a rule with on = "push", found none. Start the service with --lab or '
+                "--apns."
+            )
         return self.faults.add(rule, self.parts.clock.seconds())
 
     def answers(self, handle: MacHandle, command_uuid: str | None, limit: int) -> list[Answer]:
@@ -398,6 +346,9 @@ class FleetService:
             self._idle_loop.start(MAKE_IDLE_SECONDS, now=False).addErrback(_defect)
         return group, watcher
 
+    def _enroll_source(self) -> str | bytes | None:
+        return self._settings.enroll or (None if self.lab is None else self.lab.enroll_url)
+
     # The state file.
 
     def _open_with(self, state: FleetState) -> None:
@@ -427,7 +378,7 @@ class FleetService:
         many = sum(stored.devices for stored in state.groups()) >= MAKE_IDLE_FROM
         restored = restore_macs(state, make, idle=many)
         self.groups.next_number, self.groups.next_segment = numbers.macs, numbers.segments
-        self._continuing = Continuing(self._reactor, self._enrollments, self._enroll_failed)
+        self._continuing = Continuing(self._reactor, self._enrollments, self._judge.enroll_failed)
         self._continuing.begin(restored)
 
     def _save_numbers(self) -> None:
@@ -480,60 +431,14 @@ class FleetService:
             if client.enrolled and client.open_session is None:
                 client.wake()
 
-    def _make_idle(self) -> None:
-        for group in self.groups:
-            group.fleet.make_idle()
-
-    def _profile_source(self, how: Enroll) -> str | bytes:
-        """The URL of an enrollment profile, or the profile. Raises OperatorError."""
-        if how.url is not None and how.profile is not None:
-            raise OperatorError("Expected url or profile, found both. Give one of them.")
-        source = how.url or how.profile or self._settings.enroll or (self.lab.enroll_url if self.lab else None)
-        if not source:
-            raise OperatorError(
-                "Expected url or profile to enroll with, found neither, and the service was started without --enroll "
-                "and without --lab. Give one of them."
-            )
-        return source
-
-    def _check_on(self, handle: MacHandle) -> None:
-        client = handle.client
-        if not client.is_untouched and not client.device.running:
-            state = mac_view(handle).power.replace("_", " ")
-            raise Conflict(f"Expected a Mac that is on, found {state}. Turn it on, or wait until it is on.")
-
-    def _check_enrolled(self, handle: MacHandle) -> None:
-        if not handle.client.enrolled:
-            raise Conflict("Expected a Mac that is enrolled, found one that is not. Enroll it first.")
-        self._check_on(handle)
-
-    def _enroll_failed(self, handle: MacHandle, error: PeerError) -> None:
-        mac, text = handle.mac, str(error)
-        self._records.last_errors[mac.udid] = text
-        data = {"kind": error.kind, "error": text}
-        self.events.add("enroll_failed", f"{mac.device_name} did not enroll: {text}.", udid=mac.udid, data=data)
-        if is_breach(error) and mac.udid not in self._records.injected and handle.group in self._watchers:
-            self._watchers[handle.group].breach(handle.index, error.kind, text)
-
     def _exchanged(self, exchange: HTTPExchange) -> None:
         if self._state is not None:
             self._state.number("exchange", exchange.number)
         self._records.exchanged(exchange)
 
-    def _ended(self, operation: Operation) -> None:
-        """Report what a check-in outside an enrollment shows of the server."""
-        failure, injected = operation.failure, self._records.injected
-        if operation.operation != "checkin" or (not injected and failure is None):
-            return
-        udid = str(operation.facts.get("udid", ""))
-        handle = None if udid in self._enrollments else self.groups.named(udid)
-        if handle is None:
-            return
-        excused = udid in injected
-        if handle.client.open_session is None:
-            injected.discard(udid)  # the hit of this check-in excuses no other
-        if failure is not None and not excused and is_breach_kind(failure):
-            self._watchers[handle.group].breach(handle.index, failure.kind, failure.message)
+    def _make_idle(self) -> None:
+        for group in self.groups:
+            group.fleet.make_idle()
 
 
 def _defect(failure: Failure) -> None:

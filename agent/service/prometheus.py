@@ -88,9 +88,11 @@ class _ViewMetrics(Collector):
         view = self._view
         yield InfoMetricFamily("lom_agent_build", "The version of lom-agent.", {"version": __version__})
         yield _gauge("lom_agent_run_seconds", "Seconds since the run began.", view.elapsed)
+        yield _gauge("lom_agent_run_paused", "1 while the run is paused, otherwise 0.", float(view.paused))
         yield from _operations(view)
         yield from _macs(view)
         yield _phases(view.phases)
+        yield _targets(view.phases)
         yield _gauge(
             "lom_agent_generator_lag_seconds",
             "The largest lag of any worker's event loop in the last second.",
@@ -141,7 +143,7 @@ def _macs(view: LiveView) -> Iterator[Metric]:
 
 def _phases(phases: tuple[PhaseView, ...]) -> Metric:
     operations = GaugeMetricFamily(
-        "lom_agent_phase_things",
+        "lom_agent_phase_operations",
         "The progress of a phase: operations planned, started, done (including failed ones), failed, cut short, "
         "started late, and dropped (due, but never started).",
         labels=("phase", "kind", "state"),
@@ -150,6 +152,18 @@ def _phases(phases: tuple[PhaseView, ...]) -> Metric:
         for state in _COUNTS:
             operations.add_metric((phase.name, phase.kind, state), getattr(phase.state, state) or 0)
     return operations
+
+
+def _targets(phases: tuple[PhaseView, ...]) -> Metric:
+    rates = GaugeMetricFamily(
+        "lom_agent_phase_target_rate",
+        "Arrivals per second that a running phase with constant or Poisson arrivals is to have, outside of pauses.",
+        labels=("phase",),
+    )
+    for phase in phases:
+        if phase.rate is not None:
+            rates.add_metric((phase.name,), phase.rate)
+    return rates
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

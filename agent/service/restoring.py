@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import DEFAULT_SEED
 from agent.mdm.refusals import ServerRefused, is_temporary
-from agent.mdm.session import DEFAULT_TIMING
+from agent.mdm.timing import DEFAULT_TIMING
 from agent.net.mac.client import MDMClient
 from agent.net.timing import Clock, sleep
 from agent.service.errors import Conflict

@@ -140,7 +140,7 @@ class Exchange(Struct, frozen=True, kw_only=True):
 
 
 class MacDetail(Mac, frozen=True, kw_only=True):
-    """One Mac, with what is installed on it and what was said last."""
+    """One Mac, with what is installed on it and its last exchanges."""
 
     dns_name: str
     """The CommonName of its LOM identities."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
 
-from agent.pki.authority import Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import Authority
 from agent.sqlite_file import SQLiteFile
 
 AUTHORITIES_TABLE = "CREATE TABLE authorities (name TEXT PRIMARY KEY, certificate BLOB NOT NULL, key BLOB NOT NULL);"

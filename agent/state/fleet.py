@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import msgspec
 from twisted.logger import Logger
 
-from agent.faults import RuleRecord
+from agent.faults.decisions import RuleRecord
 from agent.fleet.population import Population
 from agent.net.apns.endpoint import PushEndpoint
-from agent.net.mac.fleet import Fleet
-from agent.net.mac.keeping import MacRecord
+from agent.net.mac.fleet.keeping import MacRecord
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import Clock, DelayedCall
 from agent.push.store import Notification
 from agent.sqlite_file import FileFormat, NotWritten, Read, SQLiteFile, Statement
@@ -386,7 +386,7 @@ class FleetState:
 
 
 class GroupKeeper:
-    """The Keeper of one group's Macs (`agent.net.mac.keeping`)."""
+    """The Keeper of one group's Macs (`agent.net.mac.fleet.keeping`)."""
 
     def __init__(self, state: FleetState, first: int) -> None:
         self._state = state

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.faults import Faults, Hit, Rule, RuleRecord
+from agent.faults.decisions import Faults, Hit, RuleRecord
+from agent.faults.rules import Rule
 from agent.fleet.population import Mac
 from agent.net.timing import Clock
 from agent.sqlite_file import Statement
@@ -49,6 +50,12 @@ class KeptFaults(Faults):
         hit = super().decide(on, mac, now, type)
         self._changed()
         return hit
+
+    def away(self, now: float) -> bool:
+        """Whether a rule has the gateway away; as in Faults."""
+        away = super().away(now)
+        self._changed()
+        return away
 
     def _changed(self) -> None:
         if self.on_change is not None:

@@ -14,13 +14,12 @@ from command import SECONDS
 
 from agent.cli.commands import COMMANDS, cli
 from agent.cli.run import run
-from agent.cli.scenario_options import GROUPS, KeyOption, overrides
+from agent.cli.scenarios.options import GROUPS, KeyOption, overrides
 from agent.cli.signals import importing
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario
 
 HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "multiprocessing", "klein", "httpx"}
-NETWORK_ENDS = {"lom-device", "lom-identity", "lom-request"}  # their options need the protocol's types
 OPTIONS = [option for options in GROUPS.values() for option in options]
 # A value for each option that is not its key's default; those that the checks of a scenario require go with it.
 VALUES: dict[str, object] = {
@@ -31,7 +30,6 @@ VALUES: dict[str, object] = {
     "--insecure": True, "--enroll-retries": 2, "--lom-network": "memory", "--apns": "127.0.0.1:2197",
     "--apns-tls": "apns", "--apns-cert": "apns.pem", "--apns-key": "apns.key", "--apns-provider-ca": ("ca.pem",),
     "--apns-strict": True, "--apns-delay": "constant:2", "--apns-power-saving": 2.0,
-    "--apns-rule": ("429 share=0.5", "break first=1"),
 }  # fmt: skip
 NEEDS = {
     "--keys": {"identity": "scep"},
@@ -59,7 +57,7 @@ def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - NETWORK_ENDS))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
     assert not modules_of(name, "--help") & HEAVY
 
@@ -67,7 +65,7 @@ def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
 LATER = {
     "agent.cli.serving": {
         "asn1crypto", "httpx", "jinja2", "klein", "plotly", "prometheus_client", "concurrent.futures.process",
-        "agent.lab", "agent.net.apns.gateway", "agent.net.mac.scep", "agent.report", "agent.scenario",
+        "agent.lab", "agent.net.apns.gateway", "agent.net.mac.enrollment.scep", "agent.report", "agent.scenario",
         "agent.service.embedded", "agent.service.api.openapi",
     },
     "agent.client": {"httpx", "twisted", "cryptography", "pytest"},
@@ -109,7 +107,8 @@ def test_help_lists_every_command_and_every_option_of_run_once() -> None:
     text = CliRunner().invoke(cli, ["--help"]).output
     assert all(f"\n  {name} " in text for name in COMMANDS)
     text = CliRunner().invoke(run, ["--help"]).output
-    names = [option for parameter in run.params for option in parameter.opts if option.startswith("--")]
+    shown = [each for each in run.params if not (isinstance(each, click.Option) and each.hidden)]
+    names = [option for parameter in shown for option in parameter.opts if option.startswith("--")]
     assert [text.count(f"\n  {name} ") for name in names] == [1] * len(names)
     for group in (*GROUPS, "Results"):
         assert f"\n{group}:\n" in text

@@ -50,7 +50,7 @@ def test_junit_goes_into_a_device_or_a_pipe_and_leaves_it_there(tmp_path: Path) 
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
-    alone = lom_agent(*run, "--junit", str(pipe))  # nobody reads it: told, and not waited for
+    alone = lom_agent(*run, "--junit", str(pipe))  # without a reader: an error, and no wait
     assert alone.returncode == 2
     assert b"pipe cannot be written: No such device or address" in alone.stderr
 
@@ -62,13 +62,31 @@ def test_a_run_is_refused_where_another_one_writes(tmp_path: Path) -> None:
         for option, path, what in (("--out", tmp_path, "folder"), ("--trace", trace, "trace file")):
             refused = lom_agent("run", "--quiet", option, str(path))
             assert refused.returncode == 2
-            said = f"Expected a {what} that no other run uses, found {path}, to which another run is writing."
-            assert said.encode() in refused.stderr
+            text = f"Expected a {what} that no other run uses, found {path}, to which another run is writing."
+            assert text.encode() in refused.stderr
         running.process.send_signal(signal.SIGTERM)
         assert running.end() == 143
         assert running.results["seed"] == "lom-agent"
     again = lom_agent("run", "--quiet", "--out", str(tmp_path), "--enroll", f"https://127.0.0.1:{unused_port()}/enroll")
     assert again.returncode == 1  # let go of
+
+
+@pytest.mark.parametrize(
+    "scenario", ["none.toml", "invalid.toml", "--set", "--enroll"], ids=["missing", "invalid", "override", "option"]
+)
+def test_a_run_whose_input_is_wrong_leaves_no_verdict_of_an_earlier_one(tmp_path: Path, scenario: str) -> None:
+    out, inputs = tmp_path / "out", tmp_path / "in"
+    out.mkdir()
+    inputs.mkdir()
+    (inputs / "invalid.toml").write_text("[fleet]\ndevices = 0\n")
+    files = [out / name for name in ("results.json", "report.html", "junit.xml")]
+    for file in files:
+        file.write_text("of an earlier run, which passed")
+    wrong = {"--set": ("--set", "fleet.devices=none"), "--enroll": ("--enroll", str(inputs / "none.mobileconfig"))}
+    arguments = wrong.get(scenario, (str(inputs / scenario),))
+    refused = lom_agent_here("run", *arguments, "--out", str(out), "--junit", str(files[2]))
+    assert refused.returncode == 2
+    assert list(out.iterdir()) == []
 
 
 def test_a_run_that_cannot_start_leaves_no_verdict_of_an_earlier_one(tmp_path: Path) -> None:

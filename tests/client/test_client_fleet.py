@@ -30,7 +30,7 @@ from agent.client import (
     UnexpectedStatus,
     WaitTimedOut,
 )
-from agent.faults import On
+from agent.faults.effects import On
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +124,7 @@ def test_a_wait_that_fails_shows_the_nearest_event_and_the_exchanges(fleet: Flee
         mac.wait_for("NO-SUCH-COMMAND", timeout=0.1)
 
 
-def test_an_enrollment_that_fails_says_why(fleet: Fleet) -> None:
+def test_failed_enrollment_has_a_reason(fleet: Fleet) -> None:
     with pytest.raises(EnrollmentFailed, match=r"(?s)404"):
         fleet.mac().enroll(f"{fleet.lab.info.url}/nothing", timeout=LONG)
 
@@ -200,6 +200,11 @@ def test_every_operation_has_a_rule(fleet: Fleet) -> None:
     assert {rule.rule.on for rule in rules} == set(get_args(On))
     mac.on_push().refuse("TooManyRequests", id="limit")
     assert fleet.rules[-1].rule.reason == "TooManyRequests"
+    mac.on_push().throttle(3, 60.0)
+    mac.on_push().store(until=30.0)
+    fleet.on("push").do("away", until=5.0)
+    fields = [(each.rule.do, each.rule.limit, each.rule.seconds, each.rule.until) for each in fleet.rules[-3:]]
+    assert fields == [("throttle", 3, 60.0, None), ("store", None, None, 30.0), ("away", None, None, 5.0)]
 
 
 def test_an_unknown_option_of_a_service_is_named() -> None:
@@ -217,7 +222,7 @@ def test_two_threads_may_use_a_fleet(fleet: Fleet) -> None:
     assert len({*found}) == 2
 
 
-def test_a_service_that_cannot_start_says_why() -> None:
+def test_service_that_cannot_start_reports_the_reason() -> None:
     with pytest.raises(ServiceNotStarted, match=r"(?s)ended with status 2:.*--devices"):
         Fleet.start(devices=-1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import plistlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.facts import Fact, Key, message, version
 from agent.mdm.results import Result, Status
-from agent.pki.authorities import Authorities
-from agent.pki.authority import Authority
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authority import Authority
 from agent.profiles.making import LOM_IDENTIFIER, lom_profile
 
 POPULATION = Population("commands", 40)
 AUTHORITIES = Authorities()
+LOM_AUTHORITIES = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
 
 # Request type: a usual command body, and the access right by its number.
 USUAL: dict[str, tuple[dict[str, Any], int | None]] = {
@@ -53,14 +55,18 @@ USUAL: dict[str, tuple[dict[str, Any], int | None]] = {
 
 def standing(index: int = 0) -> Device:
     """An enrolled Mac with a LOM profile installed."""
-    devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
-    device = OfflineMac(POPULATION[index], devices, controllers, Dialect.SCHEMA).device
+    device = OfflineMac(POPULATION[index], *LOM_AUTHORITIES, Dialect.SCHEMA).device
     assert run(device, "InstallProfile", {"Payload": profile(device)}).status is Status.ACKNOWLEDGED
     return device
 
 
 def profile(device: Device) -> bytes:
-    return lom_profile(AUTHORITIES, device.mac.dns_name, device=True, controller=True)
+    return lom_profile_of(device.mac.dns_name)
+
+
+@cache
+def lom_profile_of(dns_name: str) -> bytes:
+    return lom_profile(AUTHORITIES, dns_name, device=True, controller=True)
 
 
 def run(device: Device, request_type: str, body: dict[str, Any]) -> Result:

@@ -118,12 +118,12 @@ def test_a_device_from_its_record_is_the_same_device(index: int, story: list[tup
 def test_an_enrollment_in_progress_continues_with_the_check_in_that_is_not_answered() -> None:
     device = make(0)
     steps = enrollment_steps(device, ENROLLMENTS[0])
-    said = []
+    parts = []
     need = advance(steps, None)
     while isinstance(need, CheckIn) and need.message["MessageType"] != "TokenUpdate":
-        said.append(need.message["MessageType"])
+        parts.append(need.message["MessageType"])
         need = advance(steps, b"")
-    assert said == ["Authenticate"]
+    assert parts == ["Authenticate"]
     again = restored(device, 0.0, 0.0)
     assert again.enrollment is None
     assert again.enrolling is not None

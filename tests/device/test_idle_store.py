@@ -12,7 +12,8 @@ from agent.device.packed import IdleStore
 from agent.errors import PeerError
 from agent.lom.requests import PowerRequest
 from agent.mdm.results import Status
-from agent.mdm.session import DEFAULT_TIMING, State
+from agent.mdm.session import State
+from agent.mdm.timing import DEFAULT_TIMING
 
 
 def idle_store() -> IdleStore:

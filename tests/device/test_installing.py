@@ -14,7 +14,7 @@ from agent.device.mac import Device
 from agent.device.steps import Done, ObtainIdentity, Steps, advance
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
-from agent.pki.authority import LOM_USAGE, Authority
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 from agent.plists import dump_xml
 from agent.profiles.errors import ProfileError
 
@@ -60,9 +60,9 @@ def first_need(steps: Steps[Any]) -> object:
     return advance(steps, None)
 
 
-@pytest.mark.parametrize(("payloads", "said"), BAD.values(), ids=BAD.keys())
-def test_invalid_enrollment_profile_fails_before_scep(payloads: list[dict[str, Any]], said: str) -> None:
-    with pytest.raises(ProfileError, match=said):
+@pytest.mark.parametrize(("payloads", "message"), BAD.values(), ids=BAD.keys())
+def test_invalid_enrollment_profile_fails_before_scep(payloads: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
         first_need(enrollment_steps(device(), dump_xml(profile_dict(*payloads))))
 
 
@@ -74,15 +74,15 @@ def test_valid_enrollment_profile_starts_scep() -> None:
 
 
 @pytest.mark.parametrize(
-    ("payloads", "said"),
+    ("payloads", "message"),
     [
         ([scep(), root(PayloadContent=b"junk")], "cannot be read"),
         ([scep(), lom(**LOM_KEYS)], "ROOT"),
         ([scep(), mdm(IdentityCertificateUUID="SCEP")], "may only come in an update"),
     ],
 )
-def test_invalid_installed_profile_fails_before_scep(payloads: list[dict[str, Any]], said: str) -> None:
-    with pytest.raises(ProfileError, match=said) as caught:
+def test_invalid_installed_profile_fails_before_scep(payloads: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ProfileError, match=message) as caught:
         first_need(install_profile(device(), dump_xml(profile_dict(*payloads))))
     assert caught.value.chain[0].code == 1009
 

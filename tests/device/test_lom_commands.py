@@ -25,8 +25,8 @@ from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import parse_command
 from agent.mdm.facts import message
 from agent.mdm.results import Result
-from agent.pki.authority import Authority
 from agent.pki.identity import load_pkcs12
+from agent.pki.issuing.authority import Authority
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 EXAMPLES = FIXTURES / "apple-examples"

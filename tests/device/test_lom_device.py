@@ -13,7 +13,7 @@ from agent.lom.power import Power, PowerChoices, PowerEvent, SystemRequest
 from agent.lom.requests import PowerRequest
 from agent.mdm.results import acknowledged
 from agent.mdm.session import Execute
-from agent.pki.authority import LOM_USAGE, Authority
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 from agent.plists import dump_xml
 
 MAC = Population("mac power", 1)[0]

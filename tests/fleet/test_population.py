@@ -129,7 +129,7 @@ def test_json_keys_of_a_mac_are_ordered() -> None:
 
 @pytest.fixture(scope="module")
 def many() -> list[Mac]:
-    return list(Population("many", 20_000))
+    return list(Population("many", 10_000))
 
 
 def test_identifiers_of_macs_are_unique(many: list[Mac]) -> None:
@@ -297,7 +297,7 @@ def test_different_seeds_give_different_macs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "devices", "segment_size", "said"),
+    ("seed", "devices", "segment_size", "message"),
     [
         ("s", 0, 10, "number of devices.*found 0"),
         ("s", -1, 10, "number of devices.*found -1"),
@@ -310,8 +310,8 @@ def test_different_seeds_give_different_macs() -> None:
         (7, 10, 10, "Expected the seed as text, found 7"),
     ],
 )
-def test_invalid_fleet_numbers_raise_operator_error(seed: str, devices: int, segment_size: int, said: str) -> None:
-    with pytest.raises(OperatorError, match=said):
+def test_invalid_fleet_numbers_raise_operator_error(seed: str, devices: int, segment_size: int, message: str) -> None:
+    with pytest.raises(OperatorError, match=message):
         Population(seed, devices, segment_size)
 
 

@@ -80,7 +80,7 @@ def test_secret_files_have_mode_0600(running: Lab) -> None:
 
 def test_macs_of_a_run_enroll_in_a_separate_lab(running: Lab) -> None:
     url, ca = running.printed["Enrollment profile"], str(running.folder / "ca.pem")
-    done = lom_agent("run", "--devices", "3", "--seed", "visitors", "--enroll", url, "--ca", ca)
+    done = lom_agent("run", "--devices", "3", "--seed", "visitors", "--workers", "1", "--enroll", url, "--ca", ca)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert b"first_session: finished in" in done.stdout
     assert sum(mac["device_name"].startswith("Mac") for mac in running.api("macs")) >= 3

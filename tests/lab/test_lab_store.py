@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from hypothesis import given
 from hypothesis import strategies as st
 from lab_messages import AUTHORITIES, OTHER, UDID, authenticate, enroll, put, report, token_update
@@ -20,9 +19,8 @@ from agent.errors import OperatorError
 from agent.lab.core import MAX_QUEUED, Lab, NotQueued, Refused
 from agent.lab.scep import SCEPService
 from agent.lab.store import NAME, LabStore
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 
-WRITER = Path(__file__).parents[1] / "support" / "lab_writer.py"
 IDENTITIES = [AUTHORITIES.mdm_identity() for _ in range(4)]
 STEPS = st.lists(
     st.tuples(
@@ -88,12 +86,10 @@ def test_state_is_the_same_in_another_process(tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.parametrize("changes", [1, 2, 3, 30, 200])
 def test_killed_process_leaves_every_answered_change(tmp_path: Path, changes: int) -> None:
-    line = [sys.executable, str(WRITER), str(tmp_path), "0"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
+    with Forked(str(tmp_path), module="lab_writer") as writer:
+        assert writer.stdout.readline() == b"ready\n"
         for number in range(changes):
-            assert writer.stdout.readline() == f"{number}\n"
+            assert writer.stdout.readline() == b"%d\n" % number
         writer.kill()
         answered = changes + len(writer.stdout.readlines())
     with closing(LabStore(tmp_path)) as store:

@@ -22,12 +22,13 @@ import agent.lab.server
 from agent.lab.core import Message
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
-from agent.mdm.session import Timing
+from agent.mdm.timing import Timing
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import MAX_WARNINGS
-from agent.net.mac.fleet import FleetBehaviour
-from agent.pki.authority import Authority, Usage
-from agent.pki.cms import open_signed, sign_attached
+from agent.net.mac.fleet.environment import MAX_WARNINGS
+from agent.net.mac.fleet.macs import FleetBehaviour
+from agent.pki.cms import open_signed
+from agent.pki.cms_signing import sign_attached
+from agent.pki.issuing.authority import Authority, Usage
 from agent.pki.pem import key_pem
 from agent.profiles.errors import ProfileError
 from agent.profiles.making import (
@@ -79,7 +80,7 @@ def test_untrusted_profile_signer_warns_and_invalid_signature_fails(run_in_react
                 running.lab.macs.clear()
                 running.lab._udids.clear()
                 await client.enroll(foreign)
-            assert len(running.warnings) == 1  # said once for the whole fleet
+            assert len(running.warnings) == 1  # one warning for the whole fleet
             assert "not trusted" in running.warnings[0]
             with pytest.raises(ProfileError, match="signature is invalid"):
                 await running.fleet[0].enroll(broken)

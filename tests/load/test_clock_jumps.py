@@ -7,25 +7,22 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from command import patched
 from started_runs import RATE, started_run
 
 from agent.net.timing import RunClock, make_monotonic
 from agent.push.requests import Provider, PushPolicy, judge_request
 
 JUMP = """
-import os, time
-wall_clock = time.time
-time.time = lambda: wall_clock() + ({shift} if os.path.exists({file!r}) else 0.0)
+import os, settable_clock
+settable_clock.ahead = lambda: {shift} if os.path.exists({file!r}) else 0.0
 """
 
 
 @pytest.mark.parametrize("shift", [-3600, 3600])
 def test_wall_clock_jump_changes_no_timer_and_no_latency(tmp_path: Path, shift: int) -> None:
     jump, trace = tmp_path / "jump", tmp_path / "trace.jsonl"
-    # Before any module is imported: some keep the clock that they find then.
-    environment = patched(tmp_path, JUMP.format(shift=shift, file=str(jump)))
-    with started_run(tmp_path, 3, "--trace", str(trace), "--workers", "1", environment=environment) as run:
+    patch = JUMP.format(shift=shift, file=str(jump))
+    with started_run(tmp_path, 3, "--trace", str(trace), "--workers", "1", patch=patch) as run:
         run.wait_for("checkin: started")
         jump.touch()
         assert run.end() == 0, run.said

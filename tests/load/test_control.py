@@ -18,6 +18,7 @@ from agent.load.control import (
     Begin,
     ControlError,
     Finish,
+    GatewayStalled,
     Hello,
     Message,
     PhaseFinished,
@@ -48,7 +49,6 @@ values = st.recursive(
 )
 rows = st.dictionaries(st.text(max_size=10), values, max_size=3)
 latin_1 = st.text(st.characters(max_codepoint=255), max_size=30)
-rules = st.none() | st.integers(0, 9)
 pushes = st.builds(
     RoutedPush,
     number=st.integers(0, 2**53 - 1),
@@ -56,14 +56,12 @@ pushes = st.builds(
     fields=st.lists(st.tuples(latin_1, latin_1), max_size=5),
     body=st.binary(max_size=100),
     provider=st.builds(Provider, st.text(max_size=20), st.booleans(), st.text(max_size=20)),
-    spent=st.lists(st.integers(0, 9), max_size=3).map(tuple),
 )
-outcomes: st.SearchStrategy[PushOutcome] = st.builds(Broken, rules) | st.builds(
+outcomes: st.SearchStrategy[PushOutcome] = st.builds(Broken) | st.builds(
     Answer,
     status=st.integers(200, 599),
     apns_id=st.just("") | st.uuids().map(str),
     body=st.binary(max_size=100),
-    rule=rules,
 )
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, st.integers(0, 1000), st.text(max_size=50)),
@@ -76,6 +74,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(RoutedAnswer.of, st.integers(0, 2**53 - 1), outcomes),
     st.builds(Warn, st.text(max_size=100)),
     st.builds(RefusalQuestion, counts, counts, st.floats(0, 1e10)),
+    st.builds(GatewayStalled, st.floats(0, 1e6)),
     st.builds(RefusalAnswer, counts, st.none() | st.sampled_from(OwnCause)),
     st.builds(Begin, st.floats(allow_nan=False)),
     st.builds(StartPhase, st.integers(0, 1000)),
@@ -121,7 +120,7 @@ def test_push_outcome_survives_a_round_trip(number: int, outcome: PushOutcome) -
 
 PUSH = {"type": "push", "number": 1, "at": 0.0, "fields": [], "body": b"",
         "provider": {"topic": "", "certified": True, "fault": ""}}  # fmt: skip
-ANSWER = {"type": "push answer", "number": 1, "status": 200, "apns_id": "", "body": b"", "rule": None}
+ANSWER = {"type": "push answer", "number": 1, "status": 200, "apns_id": "", "body": b""}
 
 
 @pytest.mark.parametrize("message", [PUSH, ANSWER])

@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 from agent.errors import PeerError
 from agent.load.control import Begin, ControlError, Finish, Hello, Message, Ready, Warn, encode
 from agent.load.control_link import NAME, ControlLink, ControlServer, connect
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 
 
 class Ear:

@@ -1,27 +1,38 @@
-"""What a resumed run goes on from: the schedule of a phase, the measurements, the counts of push rules."""
+"""What a resumed run goes on from: the schedule of a phase, the measurements, the rules of the gateway."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Sequence
 
+import msgspec
 import pytest
+from conftest import SECONDS, RunInReactor
 from documents import good, typed
+from msgspec import structs
 from rich.console import Console
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from agent.faults.decisions import RuleRecord
+from agent.faults.rules import Rule
+from agent.fleet.population import Population
 from agent.load.cpu_waits import CPUWaits
+from agent.load.gateway import APNsPlan
 from agent.load.overload import LoopMonitor, Span
 from agent.load.phases.pace import Pace
+from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.progress import Earlier
+from agent.load.pushes import PushSide
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
+from agent.measure.operations import Moment
 from agent.measure.records import Exchange, Failure
-from agent.measure.summaries import ReasonSummary, Resumption
-from agent.net.mac.environment import Moment
-from agent.push.rules import FirstPushes, parse_rule
+from agent.measure.summaries import ReasonSummary, Resumption, RuleSummary
+from agent.net.timing import RunClock
+from agent.pki.issuing.authorities import Authorities
 from agent.report.numbers import TIMES
 from agent.report.terminal import print_summary
 from agent.report.verdict import Level, verdict
@@ -56,13 +67,13 @@ class Phase:
         self.begun: list[tuple[int, float]] = []
         self.hold: Deferred[None] | None = None
         self.pace = Pace(
-            self.clock,
+            PausedTime(self.clock),
             lambda: Moment(1e6 + self.clock.seconds(), self.clock.seconds()),
             Metrics(),
             "session",
             self.state,
-            earlier,
-            self.kept,
+            earlier=earlier,
+            kept=self.kept,
         )
 
     async def work(self, target: int, due: Moment) -> None:
@@ -113,14 +124,14 @@ def test_closed_loop_goes_on_with_the_time_that_remains_and_first_with_what_was_
 def test_metrics_go_on_without_the_time_between_and_cut_short_what_was_open() -> None:
     before = Metrics()
     for _ in range(3):
-        before.begun("session")
+        before.started("session")
     before(Exchange("session", 0, 100.0, 1.0, None))
     before(Exchange("session", 0, 102.0, 1.0, Failure("tls", "broken")))
     after = Metrics()
     after.continue_from(before.snapshot(), "killed", 1000.0)
     after.cut_short("delivery", "killed", 2)
     after.cut_short("enroll", "killed", 0)
-    after.begun("session")
+    after.started("session")
     after(Exchange("session", 0, 1104.0, 1.0, None))
     session = after.summary("session")
     assert (session.started, session.count, session.errors, session.cut_short) == (4, 3, 1, 1)
@@ -135,26 +146,49 @@ def test_monitor_goes_on_with_one_span_of_each_phase() -> None:
     monitor = LoopMonitor(clock, cpu=lambda: 0.0, waits=lambda: CPUWaits(None, None, None))
     lag = LoopMonitor(clock, cpu=lambda: 0.0).lag
     lag.record(0.2)
-    earlier = [Span(phase=0, elapsed_s=5.0, p99_ms=80.0, lagging_s=0.4), Span(phase=1, elapsed_s=1.0, p99_ms=90.0)]
+    earlier = [
+        Span(phase=0, elapsed_s=5.0, p99_ms=80.0, lagging_s=0.4),
+        Span(phase=1, elapsed_s=1.0, paused_s=0.5, p99_ms=90.0),
+    ]
     monitor.continue_from(lag.encoded(), 3.0, [0.5, 0.6], earlier)
     monitor.begin()
     monitor.enter(1)
     clock.pump([0.02] * 100)
     monitor.stop()
-    spans = [(span.phase, round(span.elapsed_s, 2), span.p99_ms) for span in monitor.spans]
-    assert spans == [(0, 5.0, 80.0), (1, 3.0, 90.0)]
+    spans = [(span.phase, round(span.elapsed_s, 2), span.paused_s, span.p99_ms) for span in monitor.spans]
+    assert spans == [(0, 5.0, 0.0, 80.0), (1, 3.0, 0.5, 90.0)]
     assert monitor.cpu_s == 3.0
     assert monitor.cpu_by_second[:2] == [0.5, 0.6]
     assert monitor.lag.max_us >= 200_000
 
 
-def test_push_rules_go_on_with_what_they_have_left() -> None:
-    rules = [parse_rule("429 first=3")]
-    before = FirstPushes(rules)
-    before.settle(before.reserve(0, 0.0), 0)
-    after = FirstPushes(rules, before.left)
-    assert [after.reserve(0, 0.0) for _ in range(3)] == [(), (), (0,)]
-    assert math.isfinite(sum(after.left.values()))
+def test_rules_of_the_gateway_go_on_at_their_times_with_what_they_did(run_in_reactor: RunInReactor) -> None:
+    plan = APNsPlan(identity=Authorities().server_identity(["localhost"]))
+    rules = [Rule(id="outage", on="push", do="away", until=100.0)]
+
+    def opened(records: Sequence[RuleRecord]) -> PushSide:
+        population = Population("lom-agent", 1, 1)
+        side = PushSide(reactor, plan, population, [0], print, RunClock(reactor), print, rules, records)  # type: ignore[arg-type]
+        side.open(None)
+        side.begin()
+        return side
+
+    async def test() -> None:
+        before = opened(())
+        kept = before.going_on
+        await before.close()
+        [record] = msgspec.convert(kept["gateway rules"], list[RuleRecord])
+        assert (record.rule, record.hits) == (rules[0], 1)
+        for passed, away in ((50.0, True), (150.0, False)):
+            after = opened([structs.replace(record, passed=passed)])
+            assert after.rule_counts == [RuleSummary("outage", 1, 1)]
+            with socket.socket() as server:
+                server.settimeout(SECONDS)
+                refused = server.connect_ex(("127.0.0.1", after.going_on["apns port"])) != 0
+            assert refused == away
+            await after.close()
+
+    run_in_reactor(test())
 
 
 def test_verdict_names_what_was_lost_when_the_run_was_resumed() -> None:

@@ -1,4 +1,4 @@
-"""RSA keys in a whole run: made before the first enrollment where they can be; else the wait is said as ours."""
+"""RSA keys in a whole run: generated before the first enrollment if possible; else the wait counts as ours."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from agent.load import shard_keys
 from agent.load.conductor import Conductor
 from agent.load.shard_keys import key_sizes
 from agent.load.shard_plan import EnrollAt, EnrollWith, ShardPlan
-from agent.net.mac import keys
-from agent.pki.authorities import Authorities
+from agent.net.mac.fleet.macs import keys
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 from agent.report.generator import judged_generator
 from agent.scenario.reading import scenario_from
 
-DEVICES = 4
+DEVICES = 2
 SCEP: dict[str, Any] = {"identity": "scep", "keys": "unique"}
 
 
 def run(run_in_reactor: RunInReactor, **arguments: Any) -> Conductor:
     async def scenario() -> Conductor:
-        return await load_run(ENROLL, devices=DEVICES, fleet={"segment_size": 2}, server=SCEP, **arguments)
+        return await load_run(ENROLL, devices=DEVICES, fleet={"segment_size": 1}, server=SCEP, **arguments)
 
     return run_in_reactor(scenario())
 

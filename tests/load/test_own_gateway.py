@@ -1,17 +1,27 @@
-"""Pushes that our own gateway refuses: what fails because of them is told as ours, and not as the server's."""
+"""Pushes that our own gateway refuses: failures that they cause are reported as ours, not as the server's."""
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
 import pytest
 from conftest import RunInReactor
-from load_runs import ENROLL, counts, failed, load_run
+from load_runs import ENROLL, Onlooker, counts, failed, load_run
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.web.server import NOT_DONE_YET
 
+from agent.lab.core import Lab, Message
 from agent.load.conductor import Conductor
+from agent.load.shard_parts import ShardParts
+from agent.measure.live import LiveView
 from agent.net.apns.router import PushRouter
+from agent.net.timing import OutOfTime, Reactor, Stalls
 from agent.push.counts import merge_push_counts
+from agent.push.reasons import OwnCause
+from agent.push.wire import RoutedAnswer
+from agent.servers.server import StatusRefused
 
 COMMAND = {"kind": "command", "request": {"RequestType": "ProfileList"}}
 PUSHED = {"kind": "checkin", "by": "push"}
@@ -46,12 +56,119 @@ def test_a_server_that_still_tries_when_the_time_is_over_has_not_failed(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, phase: dict[str, Any]
 ) -> None:
     full(monkeypatch)
-    conductor = run(run_in_reactor, {**phase, "timeout": 3.0})
+    conductor = run(run_in_reactor, {**phase, "timeout": 6.0})
     assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
     assert {kind for _, kind in failed(conductor.metrics())} == {"own_gateway"}
 
 
+def silent_after_enrollment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab that answers no report: no session ends."""
+
+    def report(_lab: Lab, _put: Message) -> Any:
+        return NOT_DONE_YET
+
+    monkeypatch.setattr(Lab, "report", report)
+
+
+@pytest.mark.parametrize("phase", [COMMAND, PUSHED], ids=["command", "checkin"])
+def test_a_push_that_is_accepted_after_our_own_refusal_was_late_by_our_fault(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, phase: dict[str, Any]
+) -> None:
+    refused: set[str] = set()
+    answered: list[int] = []
+
+    class RefusesEachFirst(PushRouter):
+        def route(self, fields: list[tuple[str, str]], *rest: Any) -> None:
+            path = dict(fields)[":path"]
+            self._most = len(self._outstanding) if path not in refused else 1000
+            refused.add(path)
+            super().route(fields, *rest)
+
+        def answered(self, shard: int, answer: RoutedAnswer) -> None:
+            super().answered(shard, answer)
+            answered.append(shard)
+
+    async def until_answered(waiting: Deferred[Any], _seconds: float, clock: Reactor, _stalls: Stalls) -> Any:
+        def look() -> None:
+            if len(answered) == 8:
+                waiting.cancel()
+            else:
+                clock.callLater(0.02, look)
+
+        look()
+        try:
+            return await waiting
+        except CancelledError:
+            raise OutOfTime("every push was accepted") from None
+
+    monkeypatch.setattr("agent.load.pushes.PushRouter", RefusesEachFirst)
+    monkeypatch.setattr("agent.load.phases.waits.within", until_answered)
+    silent_after_enrollment(monkeypatch)
+    conductor = run(run_in_reactor, {**phase, "timeout": 600.0})
+    pushes = merge_push_counts(conductor.push_counts())
+    assert (pushes["own"]["overloaded"], pushes["accepted"]) == (8, 8)
+    assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
+
+
+def test_a_server_whose_answer_is_an_error_because_of_our_own_refusal_has_not_failed(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full(monkeypatch)
+    monkeypatch.setattr("agent.net.apns.provider.TRIES", 1)
+    monkeypatch.setattr("agent.servers.lab.PushNotSent", StatusRefused)  # a server that does not say that it is a push
+    conductor = run(run_in_reactor, {**COMMAND, "timeout": 60.0})
+    assert failed(conductor.metrics()) == {("enqueue", "own_gateway"): 8, ("delivery", "own_gateway"): 8}
+
+
+def test_time_limits_do_not_count_the_stalls_of_the_gateway(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards: list[ShardParts] = []
+
+    class Kept(ShardParts):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            shards.append(self)
+
+    monkeypatch.setattr("agent.load.shard.ShardParts", Kept)
+    stalled = []
+
+    def stall(_view: LiveView) -> None:
+        if not stalled:
+            stalled.append(True)
+            time.sleep(0.5)
+
+    run_in_reactor(load_run(ENROLL, {"kind": "idle", "seconds": 2.0}, onlooker=Onlooker(stall)))
+    assert len(shards) == 2
+    assert all(shard.context.mac_waits.stalls.seconds >= shard.stalls.elsewhere >= 0.4 for shard in shards)
+
+
+@pytest.mark.parametrize("kind", ["no_result", "server_timeout"])
+def test_a_gateway_that_is_blocked_when_the_time_is_over_was_too_late(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The answer to the question why comes after the stall, and with it that there was one."""
+    asked = ShardParts.__init__
+
+    def with_stall(parts: ShardParts, reactor: Any, plan: Any, warn: Any, own_refusal: Any) -> None:
+        def question(index: int, since: float) -> Any:
+            parts.stalls.elsewhere += 0.5
+            return own_refusal(index, since)
+
+        asked(parts, reactor, plan, warn, question)
+
+    monkeypatch.setattr(ShardParts, "__init__", with_stall)
+    silent_after_enrollment(monkeypatch)
+    if kind == "server_timeout":
+        monkeypatch.setattr("agent.lab.push.LabPush.push", lambda *_: Deferred())
+    conductor = run(run_in_reactor, {**COMMAND, "timeout": 1.0})
+    assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
+    told = [each.example for each in conductor.metrics().failures() if each.kind == "own_gateway"]
+    assert told
+    assert all(f"cause {OwnCause.OVERLOADED.value}" in example for example in told)
+
+
 def test_a_push_that_a_rule_refuses_is_not_ours(run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.net.apns.provider.TRIES", 1)
-    conductor = run(run_in_reactor, {**COMMAND, "timeout": 60.0}, push={"rules": ["503"]})
+    conductor = run(run_in_reactor, {**COMMAND, "timeout": 60.0}, rule=[{"on": "push", "do": "refuse"}])
     assert failed(conductor.metrics()) == {("push", "server_push"): 8, ("delivery", "server_push"): 8}

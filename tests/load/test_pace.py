@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -12,16 +13,18 @@ from twisted.python.failure import Failure
 
 from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible, Pace
+from agent.load.phases.phase_time import PausedTime
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
-from agent.net.mac.environment import Moment
+from agent.measure.operations import Moment
 from agent.scenario.arrivals import Arrival
+from agent.scenario.tempo import Tempo
 
 WALL = 1_000_000.0
 
 
 class Refused(PeerError):
-    """The server said no."""
+    """The server refused."""
 
     kind = "refused"
 
@@ -34,12 +37,15 @@ class Track:
         self.metrics = Metrics()
         self.state = PhaseState()
         self.begun: list[tuple[int, float, float]] = []
+        self.time = PausedTime(self.clock)
+        self.tempo = Tempo()
         self.pace = Pace(
-            self.clock,
+            self.time,
             lambda: Moment(WALL + self.clock.seconds(), self.clock.seconds()),
             self.metrics,
             "session",
             self.state,
+            self.tempo,
         )
         self._act = act
         self.failure: Failure | None = None
@@ -58,8 +64,8 @@ class Track:
 
         return running.addBoth(ended)
 
-    def open(self, arrivals: Iterable[Arrival]) -> Deferred[None]:
-        running: Deferred[None] = Deferred.fromCoroutine(self.pace.open(arrivals, self.work))
+    def open(self, arrivals: Iterable[Arrival], seconds: float = math.inf, *, hold: bool = False) -> Deferred[None]:
+        running: Deferred[None] = Deferred.fromCoroutine(self.pace.open(arrivals, self.work, seconds, hold=hold))
         self.watch(running)
         return running
 
@@ -160,13 +166,13 @@ def test_end_of_run_drops_unstarted_operations_and_cancels_open_ones(seconds: fl
     track.pass_time(seconds)
     track.pace.reason = "Ctrl-C"
     running.cancel()
-    begun = len(track.begun)
+    started = len(track.begun)
     assert track.failure is not None
     assert track.failure.check(CancelledError)
-    assert sorted(cancelled) == list(range(begun))
-    assert (track.state.started, track.state.done, track.state.dropped) == (begun, 0, 10 - begun)
+    assert sorted(cancelled) == list(range(started))
+    assert (track.state.started, track.state.done, track.state.dropped) == (started, 0, 10 - started)
     (drop,) = track.metrics.drops()
-    assert (drop.reason, drop.count) == ("Ctrl-C", 10 - begun)
+    assert (drop.reason, drop.count) == ("Ctrl-C", 10 - started)
     assert track.clock.getDelayedCalls() == []
 
 

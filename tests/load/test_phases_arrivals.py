@@ -1,4 +1,4 @@
-"""How things arrive in whole runs: each shape's exact number, closed loops over shards, and which Macs are chosen."""
+"""Arrivals in whole runs: the exact number of each shape, closed loops over shards, and the chosen Macs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from twisted.web.server import NOT_DONE_YET
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
 from agent.load.conductor import Conductor
+from agent.load.phases.pace import Pace
 from agent.load.phases.run import Part, part_of
 from agent.load.shard_plan import cut
 from agent.scenario.arrivals import ArrivalPlan, Poisson, schedule
@@ -40,14 +41,14 @@ def test_every_arrival_shape_has_its_exact_count_over_two_shards(run_in_reactor:
     (tmp_path / "offsets").write_text("0.1\n0.9 # the last\n\n0.1\n0.4\n")
     shapes = {
         "at_once": ({}, 8),
-        "constant": ({"rate": 20, "duration": 1.5}, 30),
+        "constant": ({"rate": 20, "duration": 0.75}, 15),
         "constant_once": ({"rate": 20}, 8),
         "poisson": ({"arrivals": "poisson", "rate": 20, "duration": 1}, None),
         "poisson_once": ({"arrivals": "poisson", "rate": 30}, 8),
-        "ramp": ({"arrivals": "ramp", "rate": 0, "to_rate": 40, "duration": 1}, 20),
-        "step": ({"arrivals": "step", "steps": [[10, 1], [30, 5]], "duration": 1.5}, 25),
+        "ramp": ({"arrivals": "ramp", "rate": 0, "to_rate": 20, "duration": 1}, 10),
+        "step": ({"arrivals": "step", "steps": [[10, 0.5], [30, 5]], "duration": 1}, 20),
         "step_once": ({"arrivals": "step", "steps": [[0, 0.2], [30, 0.2]]}, 8),
-        "burst": ({"arrivals": "burst", "burst": 7, "every": 0.4, "duration": 1}, 21),
+        "burst": ({"arrivals": "burst", "burst": 3, "every": 0.4, "duration": 1}, 9),
         "burst_once": ({"arrivals": "burst", "burst": 3, "every": 0.2}, 8),
         "replay": ({"arrivals": "replay", "replay": [0.5, 0, 0, 1.1]}, 4),
         "replay_file": ({"arrivals": "replay", "replay_file": str(tmp_path / "offsets")}, 4),
@@ -147,19 +148,42 @@ def test_concurrency_holds_over_all_shards_and_segments(
     assert (state.planned, state.done, state.failed) == (4 * segments, 4 * segments, 4 * segments)
 
 
-def test_closed_loop_repeats_targets_or_ends_early(run_in_reactor: RunInReactor) -> None:
+class ByOperations(Pace):
+    """A pace whose clock shows how many operations have started, so that a duration is a number of them."""
+
+    def __init__(self, clock: Any, *others: Any) -> None:
+        super().__init__(clock, *others)
+        self._clock = self  # type: ignore[assignment]
+        self.callLater = clock.callLater
+
+    def seconds(self) -> float:
+        """The time."""
+        return self._state.started
+
+
+def test_closed_loop_repeats_targets_or_ends_early(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("agent.load.phases.run.Pace", ByOperations)
+
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
-            {**COMMAND, "name": "round", "concurrency": 2, "duration": 1.0},
-            {**COMMAND, "name": "one_by_one", "concurrency": 1},
-            {**COMMAND, "name": "more_than_macs", "concurrency": 500},
+            {**COMMAND, "name": "round", "concurrency": 2, "duration": 10.0},
+            {**COMMAND, "name": "early", "concurrency": 2, "duration": 3.0, "request": {"RequestType": "SecurityInfo"}},
+            {**COMMAND, "name": "one_by_one", "concurrency": 1, "request": {"RequestType": "CertificateList"}},
+            {**COMMAND, "name": "more_than_macs", "concurrency": 500, "request": {"RequestType": "CertificateList"}},
+            trace=lambda shard: str(tmp_path / f"trace.{shard}"),
         )
 
     conductor = run_in_reactor(scenario())
-    _, environment, single, many = (phase.state for phase in conductor.phases)
-    assert environment.planned == environment.started == environment.done > 8
-    assert (single.done, many.done) == (8, 8)
+    found = {phase.name: phase.state for phase in conductor.phases[1:]}
+    done = {name: state.done for name, state in found.items()}
+    assert done == {"round": 20, "early": 6, "one_by_one": 8, "more_than_macs": 8}  # of two shards
+    assert all(state.planned == state.started == state.done for state in found.values())
+    rounds = Counter(devices_of(tmp_path, "delivery", "ProfileList"))
+    assert sorted(rounds.values()) == [2, 2, 2, 2, 3, 3, 3, 3], "each shard's four Macs in turn, ten times"
+    assert set(Counter(devices_of(tmp_path, "delivery", "SecurityInfo")).values()) == {1}
     assert failed(conductor.metrics()) == {}
 
 
@@ -180,7 +204,7 @@ SELECTIONS = {
 }
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_selected_macs_do_not_depend_on_the_number_of_workers(
     run_in_reactor: RunInReactor, tmp_path: Path, workers: int
 ) -> None:

@@ -15,7 +15,9 @@ import msgspec
 import pytest
 from balance import check_sums
 from conftest import RunInReactor
+from examples import USUAL_EXAMPLES
 from forked import Forked
+from hypothesis import settings
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
@@ -26,7 +28,7 @@ from agent.lab.server import LabServer
 from agent.lab.state import EnrolledMac, NoStorage
 from agent.load.run_state import RunState
 from agent.load.shard_state import LOST, ShardState
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
 
 MACS, RATE, SECONDS = 4, 20, 1
@@ -179,7 +181,8 @@ def finished(folder: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.hypothesis  # `tox -e explore` has a second one
+@pytest.mark.parametrize("seed", range(2 if settings.default.max_examples > USUAL_EXAMPLES else 1))
 def test_a_run_that_is_killed_and_resumed_loses_no_result_and_enrolls_each_mac_once(
     run_in_reactor: RunInReactor, tmp_path: Path, seed: int
 ) -> None:

@@ -24,19 +24,19 @@ def results(folder: Path) -> Any:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the workers in /proc")
 def test_sessions_do_not_fail_because_the_workers_were_stopped(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
-    with started_run(tmp_path, 4, "--trace", str(trace), "--set", "phase.checkin.timeout=2") as run:
+    with started_run(tmp_path, 4, "--trace", str(trace), "--set", "phase.checkin.timeout=6") as run:
         run.wait_for("checkin: started")
         time.sleep(0.5)
         for worker in run.workers:
             os.kill(worker, signal.SIGSTOP)
-        time.sleep(3.0)  # longer than a session may take: this is the standstill
+        time.sleep(7.0)  # longer than a session may take: this is the standstill
         for worker in run.workers:
             os.kill(worker, signal.SIGCONT)
         run.end()
     document = run.results
     assert document["complete"], run.said
     assert document["errors"] == [], run.said
-    assert document["operations"]["session"]["latency_ms"]["max"] >= 2000.0, "no session met the standstill"
+    assert document["operations"]["session"]["latency_ms"]["max"] >= 6000.0, "no session met the standstill"
     check_balance(document, trace)
 
 

@@ -9,13 +9,17 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from balance import check_sums
 from command import lom_agent, lom_agent_here
+from documents import good
 from forked import Forked
 from started_runs import MACS, RATE, SCENARIO, started_run, wait_until_gone
 
 from agent.errors import OperatorError
+from agent.faults.decisions import RuleRecord
+from agent.faults.rules import Rule
 from agent.load.run_state import RunState
 from agent.load.shard_state import LOST
 from agent.measure.timeline import TimeLine
@@ -220,10 +224,45 @@ def test_a_scenario_with_a_secret_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "change", "named"),
+    [
+        (("--control", "127.0.0.1:0"), "", b"found --control. "),
+        (("--replay", "before.json"), "", b"found --replay. "),
+        ((), '[[change]]\nat = 1\nwhat = "pause"\n[[change]]\nat = 2\nwhat = "resume"\n', b"found [[change]]. "),
+    ],
+)
+def test_a_run_that_something_changes_is_not_kept(
+    tmp_path: Path, arguments: tuple[str, ...], change: str, named: bytes
+) -> None:
+    (tmp_path / "scenario.toml").write_text(SCENARIO.format(seconds=SECONDS) + change)
+    (tmp_path / "before.json").write_bytes(msgspec.json.encode(good()))
+    for each in ("results.json", "report.html"):
+        (tmp_path / each).write_text("of an earlier run")
+    line = [each if each != "before.json" else str(tmp_path / each) for each in arguments]
+    file = tmp_path / "run.sqlite"
+    done = lom_agent_here("run", str(tmp_path / "scenario.toml"), "--state", str(file), "--out", str(tmp_path), *line)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert not file.exists()
+    assert not (tmp_path / "results.json").exists()  # no verdict of an earlier run is left
+
+
+def test_a_run_that_has_finished_keeps_its_results(tmp_path: Path) -> None:
+    begun(tmp_path / "run.sqlite")
+    with closing(RunState(tmp_path / "run.sqlite")) as state:
+        state.finish(1001.0)
+    (tmp_path / "results.json").write_text("its results")
+    done = lom_agent_here("run", "--resume", str(tmp_path / "run.sqlite"), "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert (tmp_path / "results.json").read_text() == "its results"
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (("--devices", "3"), b"leave out --devices"),
         (("--set", "load.rate=1", "--state", "x"), b"leave out --set, --state"),
+        (("--control", "127.0.0.1:0"), b"leave out --control"),
         (("scenario.toml",), b"leave out scenario.toml"),
     ],
 )
@@ -248,17 +287,19 @@ def test_scenario_is_kept_with_absolute_file_names(tmp_path: Path, monkeypatch: 
 def test_time_line_and_phases_go_on_where_they_were(tmp_path: Path) -> None:
     begun(tmp_path / "run.sqlite")
     line = TimeLine([2])
+    rule = Rule(id="outage", on="push", do="away", until=9.0)
+    rules = [RuleRecord(rule=rule, passed=2.5, matches=1, hits=1, spent=0, matched={7: 1})]
     with closing(RunState(tmp_path / "run.sqlite")) as state:
         for second in range(3):
             line.add(second, {"macs": {"idle": 2}})
             state.dirty(second)
         assert state.phase_started(0, 0.0) == 0.0
-        state.save(line, 1, 1005.0, 9.0, {"push first": {0: 3}, "apns port": 2197})
+        state.save(line, 1, 1005.0, 9.0, {"gateway rules": msgspec.to_builtins(rules), "apns port": 2197})
     restored = TimeLine([2])
     with closing(RunState(tmp_path / "run.sqlite")) as state:
         state.resume(2000.0)
         assert (state.elapsed, state.worked, state.number("apns port")) == (2.0, 9.0, 2197)
-        assert state.counts("push first") == {0: 3}
+        assert state.gateway_rules() == rules
         assert state.phase_started(0, 2.5) == 0.0
         assert state.phase_finished(0, 2.75) == 2.75
         assert state.phase_finished(0, 3.75) == 2.75

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import RunInReactor
-from load_runs import ENROLL, counts, dropped, failed, load_run
+from load_runs import ENROLL, Unmeasured, counts, dropped, failed, load_run
 from outside_servers import (
     API,
     KEY,
@@ -152,9 +152,9 @@ def test_api_errors_are_counted_and_the_run_continues(
     assert dropped(metrics) == {}
     assert [phase.state.failed for phase in conductor.phases] == [0, MACS, MACS, 0]
     assert conductor.incomplete_because is None
-    said = " ".join(failure.example for failure in metrics.failures())
-    assert KEY not in said
-    assert BASIC.decode() not in said
+    text = " ".join(failure.example for failure in metrics.failures())
+    assert KEY not in text
+    assert BASIC.decode() not in text
 
 
 def hang(_request: Any) -> int:
@@ -162,7 +162,11 @@ def hang(_request: Any) -> int:
     return NOT_DONE_YET
 
 
-def test_silent_api_delays_a_phase_by_its_timeout_only(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_silent_api_delays_a_phase_by_its_timeout_only(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("agent.load.pushes.Stalls", Unmeasured)
+
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, front):
             front.refuse = hang
@@ -190,13 +194,17 @@ def test_unreachable_api_is_counted(run_in_reactor: RunInReactor, tmp_path: Path
     assert failed(metrics) == {("enqueue", "connect"): MACS, ("delivery", "connect"): MACS}
 
 
-def test_server_that_never_pushes_gives_no_result(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
+def test_server_that_never_pushes_gives_no_result(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("agent.load.pushes.Stalls", Unmeasured)
+
     async def scenario() -> tuple[Conductor, int]:
         async with outside_lab(tmp_path) as (outside, front):
             front.push = lambda request, udid, answer: answer("never")  # type: ignore[assignment, method-assign]
             run = load_run(
                 ENROLL,
-                {**COMMAND, "timeout": 0.2},
+                {**COMMAND, "timeout": 2.0},  # in which the API has answered
                 **SMALL,
                 onlooker=outside.onlooker,
                 **outside.tables(**nanomdm(front.url)),
@@ -224,7 +232,7 @@ def test_mac_polls_for_a_queued_command_without_a_gateway(run_in_reactor: RunInR
 
 
 def expect_error(run_in_reactor: RunInReactor, words: str, scenario: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """The run does not begin, and says why."""
+    """The run does not start, and reports the reason."""
 
     async def trial() -> None:
         with pytest.raises(OperatorError, match=words):

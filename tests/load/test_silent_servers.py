@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from balance import check_balance
 from command import lom_agent
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
+from scep_pending import cert_rep_pending
 from servers import unused_port
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -26,10 +28,12 @@ from twisted.web.server import NOT_DONE_YET
 from agent import plists
 from agent.lab.core import Lab, Message
 from agent.lab.push import LabPush, provider_at
+from agent.lab.scep import Answer, SCEPService
 from agent.lab.server import LabServer
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
-from agent.profiles.making import TOPIC
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.scep.messages import CONTENT_TYPE, from_query, open_message
+from agent.profiles.making import TOPIC, scep_payload
 
 MACS = 8
 LIMIT = 1.0  # seconds that a session may take in these runs
@@ -49,6 +53,7 @@ tail = 1
 [[phase]]
 kind = "enroll"
 concurrency = 8
+timeout = {limit}
 [[phase]]
 kind = "checkin"
 by = "self"
@@ -83,6 +88,14 @@ concurrency = 8
 {phase}
 timeout = {limit}
 rate = 20
+"""
+
+
+GATEWAY_NEVER_STALLS = """
+import agent.load.pushes
+class Unmeasured(agent.load.pushes.Stalls):
+    def begin(self): pass  # a busy machine makes it own_gateway, which is tested elsewhere
+agent.load.pushes.Stalls = Unmeasured
 """
 
 
@@ -161,13 +174,13 @@ class LatePush:
 
 
 async def run_against(
-    lab: Lab, folder: Path, fleet: str = "", pushed: str | None = None, limit: float = LIMIT
+    lab: Lab, folder: Path, fleet: str = "", pushed: str | None = None, limit: float = LIMIT, *, scep: bool = False
 ) -> tuple[int, str, Any]:
     """Run the command against this lab: exit status, what it printed, and its results.
 
     With ``pushed``, the keys of a phase, the lab is asked for commands and pushes by its API.
     """
-    server = LabServer(reactor, lab, Authorities())
+    server = LabServer(reactor, lab, Authorities(), scep=scep)
     server.listen()
     ca, token, apns, port = folder / "ca.pem", folder / "token", folder / "apns", unused_port()
     ca.write_bytes(server.authorities.anchor.public_bytes(Encoding.PEM))
@@ -181,8 +194,9 @@ async def run_against(
     else:
         scenario.write_text(PUSHED.format(**values, url=server.url, token=token, port=port, apns=apns, phase=pushed))
     arguments = ("run", str(scenario), "--out", str(folder), "--trace", str(folder / "trace.jsonl"))
+    outputs = (*arguments, "--junit", str(folder / "junit.xml"))
     try:
-        done = await deferToThread(lom_agent, *arguments, "--junit", str(folder / "junit.xml"))
+        done = await deferToThread(lom_agent, *outputs, patch=GATEWAY_NEVER_STALLS)
     finally:
         late.close()
         await server.close()
@@ -202,8 +216,8 @@ def test_server_that_ignores_sessions_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, phase: str, kinds: set[str]
 ) -> None:
     lab = Unhelpful(silence)
-    status, said, document = run_in_reactor(run_against(lab, tmp_path, pushed=phase))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(lab, tmp_path, pushed=phase))
+    assert status == 1, message
     assert document["complete"]
     assert lab.asked > 0, "no Mac came after a push"
     delivery, record = document["operations"]["delivery"], document["phases"][1]
@@ -211,9 +225,9 @@ def test_server_that_ignores_sessions_fails_the_run(
     found = {error["kind"] for error in document["errors"] if error["operation"] == "delivery"}
     assert found
     assert found <= kinds
-    assert all(kind in said for kind in found)
+    assert all(kind in message for kind in found)
     assert [limit["ok"] for limit in document["limits"]] == [False]
-    assert "No operation of" not in said
+    assert "No operation of" not in message
     assert ET.parse(tmp_path / "junit.xml").findall(".//failure")
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
@@ -224,17 +238,52 @@ def test_server_that_ignores_sessions_fails_the_run(
 def test_server_with_endless_sessions_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path, say: Callable[[], Any], good: int
 ) -> None:
-    status, said, document = run_in_reactor(run_against(Unhelpful(say, good), tmp_path))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(Unhelpful(say, good), tmp_path))
+    assert status == 1, message
     session, phase = document["operations"]["session"], document["phases"][1]
     assert document["complete"]
     assert session["errors"] == session["timed_out"] == phase["failed"] > 0
     assert [(error["operation"], error["kind"]) for error in document["errors"]] == [("session", "session_stuck")]
     assert session["latency_ms"]["p99"] >= LIMIT * 1000
     assert [limit["ok"] for limit in document["limits"]] == [False, False]
-    assert "session_stuck" in said
-    assert "No operation of" not in said
+    assert "session_stuck" in message
+    assert "No operation of" not in message
     assert ET.parse(tmp_path / "junit.xml").findall(".//failure")
+    check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
+
+
+@pytest.mark.parametrize("delay", [1, 3600], ids=["polled", "next poll after the limit"])
+def test_scep_ca_that_answers_pending_for_ever_fails_the_run(
+    run_in_reactor: RunInReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: int
+) -> None:
+    asked: Counter[str] = Counter()
+
+    def pending(service: SCEPService, octets: str | bytes) -> Answer:
+        message = open_message(from_query(octets) if isinstance(octets, str) else octets)
+        asked[message.header.transaction_id] += 1
+        return Answer(200, CONTENT_TYPE, cert_rep_pending(message, service._ca.identity, bytes(16)))
+
+    def patient(*arguments: Any) -> dict[str, Any]:
+        payload = scep_payload(*arguments)
+        return {**payload, "PayloadContent": {**payload["PayloadContent"], "Retries": 1000, "RetryDelay": delay}}
+
+    monkeypatch.setattr(SCEPService, "_pki_operation", pending)
+    monkeypatch.setattr("agent.lab.server.scep_payload", patient)
+    status, said, document = run_in_reactor(run_against(Lab(), tmp_path, scep=True))
+    assert status == 1, said
+    assert document["complete"]
+    operation, phase = document["operations"]["enroll"], document["phases"][0]
+    assert operation["errors"] == operation["timed_out"] == phase["failed"] == phase["done"] == MACS
+    found = [(error["operation"], error["kind"], error["count"]) for error in document["errors"]]
+    assert found == [("enroll", "profile", MACS)]
+    assert "the CA still answers PENDING after 1 s, the time limit" in document["errors"][0]["example"]
+    assert operation["latency_ms"]["p50"] >= LIMIT * 1000
+    reason = f"enroll: {MACS} of {MACS} failed: profile. No limit allows failures."
+    assert reason in document["outcome"]["reasons"]
+    assert f"{MACS} of {MACS} enroll operations failed: profile." in " ".join(said.split()), said
+    assert len(asked) == MACS
+    assert max(asked.values()) <= 2, "the request, and the first poll, which has no delay"
+    assert reason in [each.get("message") for each in ET.parse(tmp_path / "junit.xml").findall(".//failure")]
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
 
@@ -242,27 +291,32 @@ def test_repeated_notnow_command_is_reported_once_and_the_run_ends(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     lab = Unhelpful(the_same)
-    status, said, document = run_in_reactor(run_against(lab, tmp_path, "not_now = 1.0\nnot_now_retry = 600.0"))
+    fleet = "not_now = 1.0\nnot_now_retry = 600.0"
+    status, said, document = run_in_reactor(run_against(lab, tmp_path, fleet, limit=60.0))
     assert status == 1, said
     text = "were answered with NotNow for a later session"
     assert len([line for line in said.splitlines() if line.startswith("Warning: ") and text in line]) == 1
-    told = {(error["operation"], error["kind"]): error["example"] for error in document["errors"]}
-    assert text in told["session", "not_now_repeated"]
+    session, phase = document["operations"]["session"], document["phases"][1]
+    [error] = document["errors"]
+    assert (error["operation"], error["kind"], error["count"]) == ("session", "not_now_repeated", session["count"])
+    assert text in error["example"]
+    assert session["errors"] == session["count"] > 0
+    assert phase["failed"] == phase["done"] > 0
     assert document["complete"]
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
 
 def test_a_run_whose_last_phase_has_no_mac_left_has_failed(run_in_reactor: RunInReactor, tmp_path: Path) -> None:
     phase = 'kind = "checkin"\nby = "self"\nconcurrency = 8\n[[phase]]\nkind = "command"'
-    status, said, document = run_in_reactor(run_against(Erasing(), tmp_path, pushed=phase, limit=60.0))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(Erasing(), tmp_path, pushed=phase, limit=60.0))
+    assert status == 1, message
     looks, commands = document["phases"][1:]
     assert (looks["done"], looks["failed"]) == (MACS, 0)
     assert commands["dropped"] == commands["planned"] == MACS
     assert document["errors"] == []
     reason = f"The phase command measured nothing: of its operations {MACS} dropped, none done."
     assert reason in document["outcome"]["reasons"]
-    assert reason in said
+    assert reason in message
     assert reason in [each.get("message") for each in ET.parse(tmp_path / "junit.xml").findall(".//failure")]
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
@@ -271,9 +325,9 @@ def test_a_server_that_delivers_another_command_than_was_queued_fails_the_run(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
     phase = 'kind = "command"\nrequest = { RequestType = "ProfileList" }'
-    status, said, document = run_in_reactor(run_against(Mistaken(), tmp_path, pushed=phase, limit=60.0))
-    assert status == 1, said
+    status, message, document = run_in_reactor(run_against(Mistaken(), tmp_path, pushed=phase, limit=60.0))
+    assert status == 1, message
     assert document["operations"]["delivery"]["errors"] == document["phases"][1]["failed"] == MACS
     assert [(error["operation"], error["kind"]) for error in document["errors"]] == [("delivery", "command_changed")]
-    assert document["operations"]["command"]["errors"] == 0  # the Mac did as it was told
+    assert document["operations"]["command"]["errors"] == 0  # the Mac carried out its commands
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")

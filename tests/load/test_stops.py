@@ -113,7 +113,7 @@ def test_closed_terminal_ends_the_run_and_writes_everything(tmp_path: Path) -> N
     )
     child, terminal = pty.fork()
     if child == 0:
-        os.execv(COMMAND, [COMMAND, "run", str(tmp_path / "scenario.toml"), "--out", str(tmp_path)])
+        os.execv(COMMAND, [COMMAND, "run", str(tmp_path / "scenario.toml"), "--workers", "1", "--out", str(tmp_path)])
     seen = b""
     while b"idle" not in seen:
         seen += os.read(terminal, 4096)

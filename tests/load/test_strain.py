@@ -6,10 +6,12 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 from twisted.internet.task import Clock
 
 from agent.load.cpu_waits import CPUWaits, cpu_waits
-from agent.load.overload import LOOK_SECONDS, LoopMonitor
+from agent.load.overload import LOOK_SECONDS, LoopMonitor, Span
+from agent.measure.timeline import LAG_BOUND_MS
 
 
 def test_event_loop_that_keeps_up_has_no_lag() -> None:
@@ -130,6 +132,54 @@ def test_busy_seconds_are_counted_by_their_length() -> None:
     [span] = monitor.spans
     assert 4.9 < span.busy_s < 5.1
     assert monitor.cpu_by_second[:5] == [monitor.cpu_by_second[0]] * 5
+
+
+def strained(paused: float) -> tuple[Span, LoopMonitor]:
+    """A phase with lags in 2 of 30 s and a busy core in 5 of them, and then a pause in which nothing is wrong."""
+    clock, burned, monitor = watched()
+    monitor.enter(0)
+    for _ in range(20):
+        clock.advance(0.1 + LOOK_SECONDS)
+    for _ in range(250):
+        burned.cpu += 0.95 * LOOK_SECONDS
+        clock.advance(LOOK_SECONDS)
+    clock.pump([LOOK_SECONDS] * 1150)
+    monitor.pauses.pause(clock.seconds())
+    clock.pump([LOOK_SECONDS] * round(paused / LOOK_SECONDS))
+    monitor.pauses.resume(clock.seconds())
+    clock.pump([LOOK_SECONDS] * 50)
+    monitor.leave(0)
+    monitor.stop()
+    [span] = monitor.spans
+    return span, monitor
+
+
+def test_a_pause_does_not_dilute_an_overload() -> None:
+    (short, at_once), (long, paused) = strained(0.0), strained(2000.0)
+    assert short.p99_ms > LAG_BOUND_MS
+    assert (long.p50_ms, long.p99_ms, long.max_ms) == (short.p50_ms, short.p99_ms, short.max_ms)
+    assert long.lagging_s == short.lagging_s > 1.0
+    assert long.busy_s == pytest.approx(short.busy_s)
+    assert long.elapsed_s - long.paused_s == pytest.approx(short.elapsed_s)
+    assert paused.lag.summary().p99 == at_once.lag.summary().p99
+    assert abs(len(paused.cpu_by_second) - len(at_once.cpu_by_second)) <= 1  # a second ends where the pause begins
+
+
+def test_lag_and_a_busy_core_count_during_a_pause_too() -> None:
+    clock, burned, monitor = watched()
+    monitor.enter(0)
+    clock.pump([LOOK_SECONDS] * 500)
+    monitor.pauses.pause(clock.seconds())
+    clock.advance(3.0)
+    for _ in range(250):
+        burned.cpu += LOOK_SECONDS
+        clock.advance(LOOK_SECONDS)
+    monitor.leave(0)
+    [span] = monitor.spans
+    assert span.lagging_s > 2.9
+    assert span.p99_ms > 1000.0
+    assert span.busy_s > 4.9
+    assert sum(share > 0.9 for share in monitor.cpu_by_second) >= 4
 
 
 def test_unavailable_measurements_are_none_not_zero(tmp_path: Path) -> None:

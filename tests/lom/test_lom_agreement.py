@@ -143,9 +143,9 @@ def test_table_has_accepted_and_refused_cases_of_each_kind() -> None:
 
 
 def test_table_marks_where_openssl_and_the_rfc_differ() -> None:
-    said = {name: case for name, case in CASES.items() if case.rfc}
-    assert {case.rfc.partition(":")[0] for case in said.values()} <= {ACCEPTED, REFUSED}
-    assert all(case.rfc.partition(":")[0] != case.verdict for case in said.values())
+    text = {name: case for name, case in CASES.items() if case.rfc}
+    assert {case.rfc.partition(":")[0] for case in text.values()} <= {ACCEPTED, REFUSED}
+    assert all(case.rfc.partition(":")[0] != case.verdict for case in text.values())
 
 
 OVER_TCP = [

@@ -52,8 +52,8 @@ from agent.net.lom.memory import MemoryLOMNetwork
 from agent.net.lom.networks import LOMNetwork
 from agent.net.transport.stream import Timeouts
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import LOM_USAGE, Authority, make_key
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE, Authority, make_key
 
 Relay = Callable[[Party, list[Party], RelayItem], RelayOutcome]
 

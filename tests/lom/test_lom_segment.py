@@ -14,7 +14,7 @@ from agent.lom.link import LIMITS, LinkAnswer, LinkRequest
 from agent.lom.network import AddressBook, MemoryNetwork
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
-from agent.pki.authority import LOM_USAGE, Authority
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 
 MACS = list(Population("a segment", 4))  # 0 is Controller and Device; 3 is in another segment
 ELSEWHERE = 3

@@ -89,8 +89,8 @@ def expected(state: Power, request: AnyRequest, choices: PowerChoices) -> Effect
 
 def machine_in(state: Power, choices: PowerChoices = DEFAULT_CHOICES, by: AnyRequest = SHUT_DOWN) -> PowerMachine:
     """A machine in ``state`` at NOW; a boot or shutdown started two seconds before."""
-    begun = OFF if state is BOOTING else ON if state is SHUTTING_DOWN else state
-    machine = PowerMachine(lambda: BOOT, begun, shutdown_seconds=lambda: SHUTDOWN, choices=choices)
+    started = OFF if state is BOOTING else ON if state is SHUTTING_DOWN else state
+    machine = PowerMachine(lambda: BOOT, started, shutdown_seconds=lambda: SHUTDOWN, choices=choices)
     if state is BOOTING:
         machine.receive(PowerON, NOW - 2.0)
     if state is SHUTTING_DOWN:

@@ -15,20 +15,10 @@ from strategies_mdm import broken_plists, values
 from agent.errors import MisuseError, PeerError
 from agent.mdm import session as sessions
 from agent.mdm.pages import PageAnswered
+from agent.mdm.refusals import ServerRefused
 from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged, failed
-from agent.mdm.session import (
-    TABLE,
-    Event,
-    Execute,
-    Input,
-    NotNowRepeated,
-    Send,
-    ServerRefused,
-    Session,
-    SessionEnded,
-    State,
-    Timing,
-)
+from agent.mdm.session import TABLE, Event, Execute, Input, NotNowRepeated, Send, Session, SessionEnded, State
+from agent.mdm.timing import NOT_NOW_RETRY_SECONDS, RETRY_LONGEST_SECONDS, Timing
 from agent.mdm.waits import LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS
 from agent.plists import dump_binary, dump_xml, load_dict
 
@@ -329,7 +319,7 @@ def test_repeating_a_notnow_command_ends_the_session() -> None:
     assert isinstance(over.failure, NotNowRepeated)
     assert session.state is State.CLOSED
     assert not session.owes_result
-    assert session.deadline == 100.0 + sessions.NOT_NOW_RETRY_SECONDS
+    assert session.deadline == 100.0 + NOT_NOW_RETRY_SECONDS
     session.open()
     assert isinstance(put_off(session), Execute)  # a new session begins anew
 
@@ -367,7 +357,7 @@ def not_now_session(timing: Timing | None = None) -> Session:
 def test_mac_polls_again_after_notnow() -> None:
     session = not_now_session()
     assert session.answer(200, b"", 100.0) == SessionEnded()
-    assert session.deadline == 100.0 + sessions.NOT_NOW_RETRY_SECONDS
+    assert session.deadline == 100.0 + NOT_NOW_RETRY_SECONDS
     assert status_of(session.open()) == ("Idle", None)
     assert session.deadline is None
     session.answer(200, b"", 200.0)
@@ -467,7 +457,7 @@ def test_backoff_resets_after_an_accepted_report() -> None:
 
 
 def test_backoff_stays_at_its_bound() -> None:
-    assert delays(new(), FAILURES[0], 2000)[-1] == sessions.RETRY_LONGEST_SECONDS
+    assert delays(new(), FAILURES[0], 2000)[-1] == RETRY_LONGEST_SECONDS
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -76,7 +76,7 @@ def test_the_bytes_are_bounded(sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
-def test_a_body_is_bounded_and_says_so(more: int) -> None:
+def test_body_is_bounded_and_marked(more: int) -> None:
     body = bytes(MOST_BODY_BYTES + more)
     kept = ExchangeLog().add(exchange(request=body, response=b"x"))
     assert kept.request == body[:MOST_BODY_BYTES]
@@ -85,10 +85,10 @@ def test_a_body_is_bounded_and_says_so(more: int) -> None:
     assert (kept.request_truncated, kept.response_truncated) == (False, more > 0)
 
 
-def test_each_exchange_is_told_as_it_is_kept() -> None:
-    told: list[HTTPExchange] = []
-    log = ExchangeLog(told.append)
-    assert [log.add(exchange()), log.add(exchange(1))] == told == list(log)
+def test_observer_gets_each_exchange_when_it_is_kept() -> None:
+    reported: list[HTTPExchange] = []
+    log = ExchangeLog(reported.append)
+    assert [log.add(exchange()), log.add(exchange(1))] == reported == list(log)
 
 
 # Finding

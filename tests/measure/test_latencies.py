@@ -1,4 +1,4 @@
-"""Latencies are counted where HdrHistogram counts them, and come out as HdrHistogram says."""
+"""Latencies are counted in the same buckets as HdrHistogram's, with the same percentiles."""
 
 import pytest
 from hdrh.histogram import HdrHistogram

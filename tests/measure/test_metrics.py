@@ -1,4 +1,4 @@
-"""What metrics say of the exchanges that they were told."""
+"""The metrics of recorded exchanges."""
 
 import pytest
 from hdrh.histogram import HdrHistogram

@@ -1,4 +1,4 @@
-"""An operation is begun once and ended once, whatever ends it, and how often."""
+"""An operation is started once and ended once, whatever ends it and however often."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def test_as_many_begin_as_succeed_fail_and_are_cut_short(done: list[Any], whole:
         records.append(exchange)
         metrics(exchange)
 
-    operations = Operations(clock, observer, begun=metrics.begun, wall_clock=clock.seconds)
-    begun: list[Operation] = []
+    operations = Operations(clock, observer, started=metrics.started, wall_clock=clock.seconds)
+    running: list[Operation] = []
     started: Counter[str] = Counter()
     outcomes: Counter[tuple[str, str]] = Counter()
     for step in done:
         match step:
             case ("begin", name):
-                begun.append(operations.begin(name, 0))
+                running.append(operations.begin(name, 0))
                 started[name] += 1
-            case ("end" | "leave" as how, place, error) if place < len(begun):
-                operation = begun[place]
+            case ("end" | "leave" as how, place, error) if place < len(running):
+                operation = running[place]
                 if operation.open:
                     outcome = "good" if error is None else "cut short" if is_ours(error) else "failed"
                     outcomes[operation.name, outcome] += 1
@@ -73,7 +73,7 @@ def test_as_many_begin_as_succeed_fail_and_are_cut_short(done: list[Any], whole:
                 merged.merge(metrics.snapshot())
                 assert merged.snapshot() == metrics.snapshot()
     if whole:
-        for operation in begun:
+        for operation in running:
             outcomes[operation.name, "cut short"] += operation.open
         operations.cut_short("the run was interrupted")
         assert len(operations) == 0
@@ -85,7 +85,7 @@ def test_as_many_begin_as_succeed_fail_and_are_cut_short(done: list[Any], whole:
         assert summary.count - summary.errors == outcomes[name, "good"]
         assert summary.cut_short == sum(cut.count for cut in metrics.cuts() if cut.operation == name)
         assert summary.started - summary.count - summary.cut_short == sum(
-            operation.open and operation.name == name for operation in begun
+            operation.open and operation.name == name for operation in running
         )
     assert len(records) == sum(started.values()) - len(operations)
     assert not any(record.failure is not None and record.cut_short is not None for record in records)
@@ -124,7 +124,7 @@ def test_the_first_end_counts(error: BaseException | None) -> None:
 
 def test_what_ran_out_of_time_has_a_latency_and_a_quick_refusal_has_none() -> None:
     clock, metrics = Clock(), Metrics()
-    operations = Operations(clock, metrics, begun=metrics.begun)
+    operations = Operations(clock, metrics, started=metrics.started)
     for error, seconds in ((None, 0.1), (PeerError("no"), 0.001), (AnswerTimeout("late"), 60.0)):
         operation = operations.begin("session", 0)
         clock.advance(seconds)

@@ -30,34 +30,34 @@ rows = st.fixed_dictionaries(
     },
 )
 WORKERS = 3
-said = st.lists(
+message = st.lists(
     st.tuples(st.integers(0, 5), rows, st.integers(0, WORKERS - 1)),
     max_size=12,
     unique_by=lambda each: (each[0], each[2]),
 )
 
 
-def line(*told, fleet=(0,) * WORKERS):
+def line(*reported, fleet=(0,) * WORKERS):
     """The rows of workers: the second, the row, and the worker where it is not the first."""
     timeline = TimeLine(fleet)
-    for t, row, *worker in told:
+    for t, row, *worker in reported:
         timeline.add(t, row, *worker)
     return timeline
 
 
-def in_order(told):
+def in_order(reports):
     """The rows, those of each worker in order."""
-    return sorted(told, key=lambda each: each[0])
+    return sorted(reports, key=lambda each: each[0])
 
 
-def gauges_at(told, worker, t, fleet):
+def gauges_at(reports, worker, t, fleet):
     """The Macs and the connections of one worker in a second: of its last row until then."""
-    rows = [row for second, row, teller in in_order(told) if teller == worker and second <= t]
+    rows = [row for second, row, reporter in in_order(reports) if reporter == worker and second <= t]
     row = rows[-1] if rows else {"macs": {"new": fleet[worker]}}
     return row.get("macs", {}), row.get("connections", 0)
 
 
-def test_a_row_has_every_key_whoever_spoke():
+def test_row_has_every_key_whichever_worker_reported():
     assert line((3, {})).rows() == [
         Second(
             t=3,
@@ -95,7 +95,7 @@ def test_two_workers_and_a_third_make_one_row():
     assert (row.connections, row.pushes_waiting, row.lag_ms, row.cpu) == (8, 4, 3.0, 0.25)
 
 
-def test_seconds_are_in_order_and_those_nobody_spoke_of_are_missing():
+def test_seconds_are_in_order_and_those_without_a_report_are_missing():
     timeline = line((0, {}), (4, {}), (0, {"connections": 2}, 1), (2, {"connections": 1}, 1), (4, {}, 1))
     assert [(row.t, row.connections) for row in timeline.rows()] == [(0, 2), (2, 1), (4, 0)]
 
@@ -114,7 +114,7 @@ def test_a_worker_that_sent_no_row_for_a_second_counts_with_its_last_one():
     assert rows == timeline.rows()
 
 
-def test_a_lost_worker_is_gone_after_its_last_row():
+def test_lost_worker_is_missing_after_its_last_row():
     timeline = line(
         (0, {"macs": {"idle": 4}}), (1, {"macs": {"idle": 3}}, 1), (2, {"macs": {"idle": 3}}, 1), fleet=(4, 3)
     )
@@ -142,33 +142,33 @@ def test_a_second_before_the_start_is_misuse():
         TimeLine().add(-1, {})
 
 
-@given(said, st.randoms())
-def test_the_order_in_which_workers_speak_does_not_matter(told, random):
-    mixed = in_order(random.sample(told, len(told)))
+@given(message, st.randoms())
+def test_the_order_in_which_workers_report_does_not_matter(reports, random):
+    mixed = in_order(random.sample(reports, len(reports)))
     by_worker = [row for worker in random.sample(range(WORKERS), WORKERS) for row in mixed if row[2] == worker]
     assert line(*mixed).rows() == line(*by_worker).rows()
 
 
-@given(said, st.tuples(*[counts] * WORKERS))
-def test_every_row_is_the_sum_over_all_workers_of_what_each_said_last(told, fleet):
-    found = line(*in_order(told), fleet=fleet).rows()
+@given(message, st.tuples(*[counts] * WORKERS))
+def test_every_row_is_the_sum_of_the_last_reports_of_all_workers(reports, fleet):
+    found = line(*in_order(reports), fleet=fleet).rows()
 
     assert msgspec.json.decode(json.dumps(msgspec.to_builtins(found), allow_nan=False), type=list[Second]) == found
-    assert [row.t for row in found] == sorted({t for t, _, _ in told})
+    assert [row.t for row in found] == sorted({t for t, _, _ in reports})
     for row in found:
-        gauges = [gauges_at(told, worker, row.t, fleet) for worker in range(WORKERS)]
+        gauges = [gauges_at(reports, worker, row.t, fleet) for worker in range(WORKERS)]
         assert row.connections == sum(connections for _, connections in gauges)
         assert row.macs == {state: sum(macs.get(state, 0) for macs, _ in gauges) for state in MACS}
     for name in OPERATIONS:
-        sent = sum(row.get("operations", {}).get(name, {"count": 0})["count"] for _, row, _ in told)
+        sent = sum(row.get("operations", {}).get(name, {"count": 0})["count"] for _, row, _ in reports)
         assert sum(row.operations[name].count for row in found if name in row.operations) == sent
 
 
-@given(said)
-def test_rows_may_have_crossed_json(told):
-    told = in_order(told)
-    crossed = [(t, json.loads(json.dumps(row)), worker) for t, row, worker in told]
-    assert line(*crossed).rows() == line(*told).rows()
+@given(message)
+def test_rows_may_have_crossed_json(reports):
+    reports = in_order(reports)
+    crossed = [(t, json.loads(json.dumps(row)), worker) for t, row, worker in reports]
+    assert line(*crossed).rows() == line(*reports).rows()
 
 
 @pytest.mark.parametrize(

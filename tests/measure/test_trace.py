@@ -39,7 +39,7 @@ def test_a_line_has_its_keys_in_order_and_compact(tmp_path):
     )
 
 
-def test_a_failure_says_its_kind_and_message_before_the_facts(tmp_path):
+def test_failure_has_its_kind_and_message_before_the_facts(tmp_path):
     failed = Exchange("push", 0, NOON, 1.0, Failure("peer", "Geräte-Token?"), {"status": 410})
     line = written(tmp_path / "trace.jsonl", failed)
 
@@ -49,7 +49,7 @@ def test_a_failure_says_its_kind_and_message_before_the_facts(tmp_path):
     assert "Geräte-Token?".encode() in line
 
 
-def test_a_fact_does_not_hide_what_the_trace_itself_says(tmp_path):
+def test_fact_does_not_replace_a_key_of_the_trace(tmp_path):
     line = written(tmp_path / "trace.jsonl", Exchange("push", 3, NOON, 1.0, None, {"device": 9, "ok": False}))
     entry = json.loads(line)
     assert (entry["device"], entry["ok"]) == (3, True)
@@ -108,7 +108,7 @@ def test_a_path_that_cannot_be_opened_is_the_operators_error(tmp_path, name):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
-def test_a_full_disk_does_not_disturb_the_run_but_is_told_at_the_end():
+def test_full_disk_does_not_disturb_the_run_and_is_reported_at_its_end():
     trace = TraceFile("/dev/full")
     for device in range(3000):
         trace(Exchange("push", device, NOON, 0.1))
@@ -126,14 +126,14 @@ def test_closing_twice_is_fine_and_writing_then_is_misuse(tmp_path):
         trace(Exchange("push", 0, NOON, 0.1))
 
 
-def test_several_tells_each_observer_in_turn():
-    told = []
+def test_several_calls_each_observer_in_order():
+    reported = []
     exchange = Exchange("push", 0, NOON, 0.1)
 
-    several(lambda each: told.append(("first", each)), lambda each: told.append(("second", each)))(exchange)
+    several(lambda each: reported.append(("first", each)), lambda each: reported.append(("second", each)))(exchange)
     several()(exchange)
 
-    assert told == [("first", exchange), ("second", exchange)]
+    assert reported == [("first", exchange), ("second", exchange)]
 
 
 def test_moments_are_written_in_utc_wherever_they_were_taken():

@@ -1,4 +1,4 @@
-"""A time limit counts only the time in which the loop could have heard the peer."""
+"""A time limit counts only the time in which the loop could have received from the peer."""
 
 from __future__ import annotations
 
@@ -37,6 +37,23 @@ class Limited:
     def stand_still(self, seconds: float) -> None:
         """It does not."""
         self.clock.advance(seconds)
+
+
+def test_stalls_are_told_of_and_those_of_another_loop_extend_the_limit() -> None:
+    told: list[float] = []
+    limited = Limited()
+    limited.stalls.stop()
+    other = Stalls(limited.clock, told.append)
+    other.begin()
+    limited.stand_still(1.5)
+    limited.run(0.1)
+    assert told == [pytest.approx(1.45)]
+    limited.stalls.elsewhere += told[0]
+    limited.run(1.7)
+    assert limited.outcomes == []
+    assert limited.stalls.seconds == told[0]
+    limited.run(0.3)
+    assert [type(outcome) for outcome in limited.outcomes] == [OutOfTime]
 
 
 def test_time_limit_expires() -> None:

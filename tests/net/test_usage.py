@@ -21,8 +21,8 @@ sys.exit(subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems tell ru_maxrss alone")
 def test_a_large_parent_does_not_count_as_memory_of_the_run(tmp_path: Path) -> None:
-    run = [COMMAND, "run", "--devices", "1", "--workers", "1", "--quiet", "--out", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-c", LARGE, *run], check=False, timeout=120)
+    line = ["run", "--devices", "1", "--workers", "1", "--boot", "constant:0.1", "--quiet", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", LARGE, COMMAND, *line], check=False, timeout=120)
     assert done.returncode == 0
     document = json.loads((tmp_path / "results.json").read_bytes())
     assert 20 * 1024 < document["resources"]["max_rss_kib"] < 400 * 1024

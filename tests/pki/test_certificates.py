@@ -26,7 +26,6 @@ from agent.net.transport.anchors import read_anchors
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki import der
-from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.certificates import (
     MAX_BYTES,
     MAX_CERTIFICATES,
@@ -41,6 +40,7 @@ from agent.pki.certificates import (
 )
 from agent.pki.cms import CMSError, certificates_in
 from agent.pki.identity import IdentityError, load_pkcs12
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 from agent.pki.pem import key_pem, load_identity
 from agent.pki.purpose import Purpose
 from agent.pki.scep.cacert import parse_ca_certificates

@@ -85,13 +85,13 @@ def openssl_sign(files: Path, *options: str, command: str = "cms", who: str = "r
 @given(body=st.binary(max_size=300))
 @examples(20)
 def test_a_detached_signature_names_its_signer(mac: Identity, body: bytes) -> None:
-    signature = cms.sign_detached(body, mac.certificate, mac.key)
+    signature = cms_signing.sign_detached(body, mac.certificate, mac.key)
     assert cms.verify_detached(signature, body) == mac.certificate
 
 
 @both
 def test_attached_signature_returns_the_content(mac: Identity) -> None:
-    signed = cms.open_signed(cms.sign_attached(BODY, mac.certificate, mac.key, [RSA.certificate]))
+    signed = cms.open_signed(cms_signing.sign_attached(BODY, mac.certificate, mac.key, [RSA.certificate]))
     assert signed.content == BODY
     assert signed.signer == mac.certificate
     assert set(signed.certificates) == {mac.certificate, RSA.certificate}
@@ -101,7 +101,7 @@ def test_attached_signature_returns_the_content(mac: Identity) -> None:
 @both
 @pytest.mark.parametrize("body", [b"", BODY])
 def test_the_mdm_signature_is_one_line_of_base64(mac: Identity, body: bytes) -> None:
-    header = cms.mdm_signature(body, mac.certificate, mac.key)
+    header = cms_signing.mdm_signature(body, mac.certificate, mac.key)
     assert header.isascii()
     assert not set(header) & set(" \r\n")
     assert cms.mdm_signature_signer(header, body) == mac.certificate
@@ -122,7 +122,7 @@ def test_signature_without_signed_attributes_is_verified() -> None:
 
 def test_signing_needs_an_rsa_or_ec_key() -> None:
     with pytest.raises(MisuseError, match="Expected an RSA or EC key"):
-        cms.sign_detached(BODY, RSA.certificate, ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
+        cms_signing.sign_detached(BODY, RSA.certificate, ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
 
 
 @both
@@ -131,7 +131,7 @@ def test_signing_time_is_included(mac: Identity, year: int, kind: str, monkeypat
     """RFC 5652, 11.3: UTCTime through 2049, GeneralizedTime from then on."""
     moment = datetime(year, 12, 31, 23, 59, 58, tzinfo=UTC)
     monkeypatch.setattr(cms_signing, "datetime", SimpleNamespace(now=lambda _zone: moment))
-    signature = cms.sign_detached(BODY, mac.certificate, mac.key)
+    signature = cms_signing.sign_detached(BODY, mac.certificate, mac.key)
     assert cms.verify_detached(signature, BODY) == mac.certificate
     signer = asn1_cms.ContentInfo.load(signature)["content"]["signer_infos"][0]
     found = {attribute["type"].native: attribute["values"][0] for attribute in signer["signed_attrs"]}["signing_time"]
@@ -143,12 +143,12 @@ def test_signing_time_is_included(mac: Identity, year: int, kind: str, monkeypat
 
 def test_signature_over_another_body_is_refused() -> None:
     with pytest.raises(cms.CMSError, match="sha256 digest of the content is not the signed one"):
-        cms.verify_detached(cms.sign_detached(BODY, RSA.certificate, RSA.key), BODY + b" ")
+        cms.verify_detached(cms_signing.sign_detached(BODY, RSA.certificate, RSA.key), BODY + b" ")
 
 
 @both
 def test_changed_signature_is_refused(mac: Identity) -> None:
-    signature = bytearray(cms.sign_detached(BODY, mac.certificate, mac.key))
+    signature = bytearray(cms_signing.sign_detached(BODY, mac.certificate, mac.key))
     signature[-1] ^= 1
     with pytest.raises(cms.CMSError, match="signature does not match"):
         cms.verify_detached(bytes(signature), BODY)
@@ -157,12 +157,12 @@ def test_changed_signature_is_refused(mac: Identity) -> None:
 def test_signature_with_the_certificate_of_another_key_is_refused() -> None:
     other = identity(rsa.generate_private_key(65537, 2048))
     with pytest.raises(cms.CMSError, match="does not match"):
-        cms.verify_detached(cms.sign_detached(BODY, other.certificate, RSA.key), BODY)
+        cms.verify_detached(cms_signing.sign_detached(BODY, other.certificate, RSA.key), BODY)
 
 
 def test_signature_of_another_key_type_is_refused() -> None:
-    signature = cms.sign_detached(BODY, EC.certificate, EC.key)
-    tbs = cms.sign_detached(BODY, RSA.certificate, RSA.key)
+    signature = cms_signing.sign_detached(BODY, EC.certificate, EC.key)
+    tbs = cms_signing.sign_detached(BODY, RSA.certificate, RSA.key)
     rsa_oid, ecdsa_oid = bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06082a8648ce3d040302")
     assert rsa_oid in tbs  # the builder's signature algorithm is rsaEncryption
     place = signature.rindex(ecdsa_oid)
@@ -173,9 +173,9 @@ def test_signature_of_another_key_type_is_refused() -> None:
 
 def test_missing_and_unexpected_content_are_refused() -> None:
     with pytest.raises(cms.CMSError, match="expected a detached signature"):
-        cms.verify_detached(cms.sign_attached(BODY, RSA.certificate, RSA.key), BODY)
+        cms.verify_detached(cms_signing.sign_attached(BODY, RSA.certificate, RSA.key), BODY)
     with pytest.raises(cms.CMSError, match="detached"):
-        cms.open_signed(cms.sign_detached(BODY, RSA.certificate, RSA.key))
+        cms.open_signed(cms_signing.sign_detached(BODY, RSA.certificate, RSA.key))
 
 
 def test_rsa_pss_is_refused() -> None:
@@ -248,7 +248,7 @@ def test_enveloped_data_is_refused_as_signature() -> None:
     ids=["folded", "stray", "short", "not ascii", "empty"],
 )
 def test_mdm_signature_that_is_not_base64_is_refused(spoil) -> None:  # type: ignore[no-untyped-def]
-    header = cms.mdm_signature(BODY, EC.certificate, EC.key)
+    header = cms_signing.mdm_signature(BODY, EC.certificate, EC.key)
     with pytest.raises(cms.CMSError):
         cms.mdm_signature_signer(spoil(header), BODY)
 
@@ -313,15 +313,15 @@ def test_certificate_damaged_in_any_part_is_refused(part: str, replacement: byte
 
 
 def test_signed_data_is_recognised() -> None:
-    assert cms.looks_signed(cms.sign_attached(BODY, EC.certificate, EC.key))
+    assert cms.looks_signed(cms_signing.sign_attached(BODY, EC.certificate, EC.key))
     assert not any(map(cms.looks_signed, (b"", b"0", BODY, b"bplist00", b"<?xml?>")))
 
 
 # Any bytes
 
 GOOD = (
-    cms.sign_detached(BODY, RSA.certificate, RSA.key),
-    cms.sign_attached(BODY, EC.certificate, EC.key, [RSA.certificate]),
+    cms_signing.sign_detached(BODY, RSA.certificate, RSA.key),
+    cms_signing.sign_attached(BODY, EC.certificate, EC.key, [RSA.certificate]),
 )
 
 
@@ -352,7 +352,7 @@ def test_any_header_is_a_signer_or_a_cms_error(header: str) -> None:
 @pytest.mark.parametrize("command", ["cms", "smime"])
 def test_openssl_verifies_our_detached_signature(files: Path, who: str, command: str) -> None:
     mac = RSA if who == "rsa" else EC
-    (files / "signature").write_bytes(cms.sign_detached(BODY, mac.certificate, mac.key))
+    (files / "signature").write_bytes(cms_signing.sign_detached(BODY, mac.certificate, mac.key))
     verify = (command, "-verify", "-binary", "-noverify", "-inform", "DER", "-in", files / "signature")
     assert openssl(*verify, "-content", files / "body").stdout == BODY
     (files / "body").write_bytes(BODY + b"!")
@@ -360,7 +360,7 @@ def test_openssl_verifies_our_detached_signature(files: Path, who: str, command:
 
 
 def test_openssl_opens_our_attached_message(files: Path) -> None:
-    (files / "signed").write_bytes(cms.sign_attached(BODY, RSA.certificate, RSA.key, [EC.certificate]))
+    (files / "signed").write_bytes(cms_signing.sign_attached(BODY, RSA.certificate, RSA.key, [EC.certificate]))
     signed = openssl("cms", "-verify", "-binary", "-noverify", "-inform", "DER", "-in", files / "signed")
     assert signed.stdout == BODY
 

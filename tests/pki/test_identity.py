@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 from strategies_mdm import changed
 
 from agent.pki import der
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage
 from agent.pki.identity import MAX_PKCS12_BYTES, Identity, IdentityError, WrongPasswordError, dump_pkcs12, load_pkcs12
+from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage
 from agent.pki.pfx import MAX_KDF_ROUNDS
 
 PASSWORD = "correct horse"

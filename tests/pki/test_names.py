@@ -22,8 +22,8 @@ from agent.lom.network import AddressBook, MemoryNetwork
 from agent.lom.requests import RelayOutcome
 from agent.net.transport.resolver import is_loopback_name
 from agent.pki import der
-from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 from agent.pki.names import ascii_lower, ascii_upper, fault_of_name, same_name
 from agent.profiles.errors import ProfileError
 

@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 from agent.pki.rsa_prime import key_of, prime_of
 
 ROOT = Authority.create("Root")

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from OpenSSL import SSL, crypto
 from strategies_mdm import changed
 
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.purpose import Purpose
 from agent.pki.verify import (
     CertificateExpired,
@@ -157,7 +157,7 @@ class Case:
 
     presented: Identity
     rejected: type[PeerRejected] | None = None
-    said: str = ""
+    wording: str = ""
     anchors: Sequence[x509.Certificate] = (ROOT.certificate,)
 
 
@@ -211,7 +211,7 @@ def test_device_is_identified_by_its_commonname_or_refused(case: Case, verdict: 
     if case.rejected is None:
         assert verdict(case.presented, case.anchors, device_judge(NAME)).lower() == NAME
     else:
-        with pytest.raises(case.rejected, match=case.said or None) as caught:
+        with pytest.raises(case.rejected, match=case.wording or None) as caught:
             verdict(case.presented, case.anchors, device_judge(NAME))
         assert caught.type is case.rejected
 
@@ -244,7 +244,7 @@ def test_controller_is_identified_by_its_commonname_or_refused(case: Case, verdi
     if case.rejected is None:
         assert verdict(case.presented, case.anchors, controller_judge, as_server=False) == NAME
     else:
-        with pytest.raises(case.rejected, match=case.said or None) as caught:
+        with pytest.raises(case.rejected, match=case.wording or None) as caught:
             verdict(case.presented, case.anchors, controller_judge, as_server=False)
         assert caught.type is case.rejected
 

@@ -14,8 +14,8 @@ from profile_parts import IDENTITY, ROOT, mdm, payload, pkcs12, profile_dict, ro
 
 from agent.device.mac import Device
 from agent.fleet.population import Population
-from agent.pki.authority import CLIENT_USAGE
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
+from agent.pki.issuing.authority import CLIENT_USAGE
 from agent.pki.scep.csr import build_csr, read_csr
 from agent.plists import dump_xml
 from agent.profiles.enrollment import enrollment_terms_of

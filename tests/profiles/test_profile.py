@@ -33,7 +33,7 @@ from profile_parts import (
 from strategies_mdm import broken_plists, changed, values
 
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
 from agent.plists import PlistError, dump_binary, dump_xml
 from agent.profiles.certificates import certificate_of, unpack_identity
 from agent.profiles.enrollment import Enrollment, check_update, enrollment_of
@@ -55,8 +55,8 @@ def enrollment(**keys: Any) -> Enrollment:
     return enrollment_of(found, identities_of(found))
 
 
-def refused(call: Callable[[], object], chain: list[tuple[str, int]], said: str | None = None) -> None:
-    with pytest.raises(ProfileError, match=said) as caught:
+def refused(call: Callable[[], object], chain: list[tuple[str, int]], message: str | None = None) -> None:
+    with pytest.raises(ProfileError, match=message) as caught:
         call()
     assert codes(caught.value) == chain
     assert all(error.description for error in caught.value.chain)
@@ -94,7 +94,7 @@ def test_profile_that_is_not_a_dictionary_raises_plist_error(octets: bytes) -> N
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"PayloadType": None}, "expected Configuration"),
         ({"PayloadType": "com.apple.mdm"}, "expected Configuration"),
@@ -109,8 +109,8 @@ def test_profile_that_is_not_a_dictionary_raises_plist_error(octets: bytes) -> N
         ({"PayloadContent": [payload("a", "b"), payload("c", "B")]}, "the same PayloadUUID"),
     ],
 )
-def test_a_malformed_profile_is_refused(keys: dict[str, Any], said: str) -> None:
-    refused(lambda: profile(**keys), MALFORMED, said)
+def test_a_malformed_profile_is_refused(keys: dict[str, Any], message: str) -> None:
+    refused(lambda: profile(**keys), MALFORMED, message)
 
 
 def test_profile_without_payloads_is_valid() -> None:
@@ -216,7 +216,7 @@ def test_missing_enrollment_keys_have_apples_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"ServerURL": None}, "lacks the required key ServerURL"),
         ({"ServerURL": 5}, "ServerURL .* is an integer"),
@@ -242,8 +242,8 @@ def test_missing_enrollment_keys_have_apples_defaults() -> None:
         ({"ServerURLPinningCertificateUUIDs": ["NOWHERE"]}, "NOWHERE"),
     ],
 )
-def test_invalid_mdm_payload_is_refused(keys: dict[str, Any], said: str) -> None:
-    refused(lambda: enrollment(**keys), MALFORMED, said)
+def test_invalid_mdm_payload_is_refused(keys: dict[str, Any], message: str) -> None:
+    refused(lambda: enrollment(**keys), MALFORMED, message)
 
 
 def test_enrollment_needs_an_mdm_payload_and_an_identity() -> None:
@@ -252,7 +252,7 @@ def test_enrollment_needs_an_mdm_payload_and_an_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"Topic": "com.apple.mgmt.other"}, "Topic"),
         ({"ServerURL": "https://other.example.com/mdm"}, "ServerURL"),
@@ -260,9 +260,9 @@ def test_enrollment_needs_an_mdm_payload_and_an_identity() -> None:
         ({"AccessRights": 3 | 8}, "access rights 8"),
     ],
 )
-def test_enrollment_update_cannot_change_server_or_add_rights(keys: dict[str, Any], said: str) -> None:
+def test_enrollment_update_cannot_change_server_or_add_rights(keys: dict[str, Any], message: str) -> None:
     refused(
-        lambda: check_update(enrollment(AccessRights=7), enrollment(**{"AccessRights": 7, **keys})), MALFORMED, said
+        lambda: check_update(enrollment(AccessRights=7), enrollment(**{"AccessRights": 7, **keys})), MALFORMED, message
     )
 
 

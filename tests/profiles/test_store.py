@@ -23,7 +23,7 @@ from profile_parts import (
     root,
 )
 
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
 from agent.plists import dump_xml, load
 from agent.profiles.errors import ProfileError
 from agent.profiles.profile import Profile, read_profile

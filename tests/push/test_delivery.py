@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from apns_parties import NOW, PROVIDER, TOPIC, SettableMacs, fields, payload
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent.errors import OperatorError
-from agent.push.broker import Broken, Presence, PushBroker
+from agent.push.broker import Answer, Injected, Presence, PushBroker
 from agent.push.delays import PowerSaving
+from agent.push.reasons import Reason
 from agent.push.requests import Provider
-from agent.push.rules import PushRules, parse_rule
 
 DAY = 24 * 3600.0
 MACS = 3
@@ -141,53 +142,52 @@ def test_each_push_has_its_delay_and_the_mac_is_looked_up_after_it() -> None:
     assert ids(broker) == [slow]
 
 
-# Rules
-
-
-def statuses(rule_lines: list[str], pushes: list[tuple[int, float]]) -> list[int]:
-    """The statuses of pushes to (Mac, at seconds); 0 where the connection broke."""
-    broker = PushBroker(SettableMacs(10), rules=PushRules([parse_rule(line) for line in rule_lines]), began=NOW)
-    found = []
-    for index, seconds in pushes:
-        outcome = broker.receive(fields(index), payload(index), PROVIDER, NOW + seconds)
-        found.append(0 if isinstance(outcome, Broken) else outcome.status)
-    return found
-
-
-def test_rules_refuse_break_and_throttle_as_declared() -> None:
-    assert statuses(["500 first=2"], [(0, 0.0)] * 3) == [500, 500, 200]
-    assert statuses(["Shutdown from=5 for=10"], [(0, 4.0), (0, 5.0), (0, 14.9), (0, 15.0)]) == [200, 503, 503, 200]
-    assert statuses(["break macs=2-3"], [(1, 0.0), (2, 0.0), (3, 0.0), (4, 0.0)]) == [200, 0, 0, 200]
-    assert statuses(["429 macs=7 first=1", "503 first=1"], [(7, 0.0), (7, 0.0), (7, 0.0)]) == [429, 503, 200]
-    throttled = [(0, 0.0), (0, 1.0), (1, 1.0), (0, 2.0), (0, 10.0)]
-    assert statuses(["throttle limit=2 per=10"], throttled) == [200, 200, 200, 429, 200]
-
-
-def test_share_rule_applies_to_a_random_share_of_pushes() -> None:
-    chances = iter((0.05, 0.5, 0.099, 0.1))
-    rules = PushRules([parse_rule("503 share=0.1")], lambda _index: next(chances))
-    assert [rules.fault(0, 0.0) is None for _ in range(4)] == [False, True, False, True]
-
-
-def test_offline_rule_delivers_the_stored_push_at_its_end() -> None:
-    broker = PushBroker(SettableMacs(2), rules=PushRules([parse_rule("offline macs=0 from=1 for=9")]), began=NOW)
-    first = push(broker, NOW, 0)
-    waits = push(broker, NOW + 1.0, 0)
-    other = push(broker, NOW + 1.0, 1)
-    assert ids(broker) == [first, other]
-    assert broker.deadline == NOW + 10.0
-    broker.advance(NOW + 10.0)
-    assert ids(broker) == [waits]
+# Injected faults
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["", "nonsense", "429 share=2", "429 share", "429 limit=1", "429 first=x", "away", "away for=1 macs=1",
-     "break macs=5-1", "throttle per=0", "offline macs=-", "429 share=1 share=1", "503 from=nan"],
-)  # fmt: skip
-def test_invalid_rule_is_refused(line: str) -> None:
-    with pytest.raises(OperatorError, match="gateway"):
-        parse_rule(line)
+    ("injected", "status", "counts"),
+    [
+        (Injected(), 200, {"accepted": 1}),
+        (Injected(reason=Reason.TOO_MANY_REQUESTS), 429, {"refused": {"TooManyRequests": 1}}),
+        (Injected(broken=True), None, {"broken": 1}),
+        (Injected(lost=True), 200, {"accepted": 1, "discarded": 1}),
+    ],
+)
+def test_an_injected_fault_decides_on_the_push(injected: Injected, status: int | None, counts: dict[str, Any]) -> None:
+    broker = PushBroker(SettableMacs(), inject=lambda _index: injected)
+    outcome = broker.receive(fields(), payload(), PROVIDER, NOW)
+    assert (outcome.status if isinstance(outcome, Answer) else None) == status
+    assert broker.counts.as_json() == PushBroker(SettableMacs()).counts.as_json() | counts
+    assert len(broker.take()) == (injected == Injected())
+
+
+def test_an_injected_410_has_the_time_of_its_push() -> None:
+    broker = PushBroker(SettableMacs(), inject=lambda _index: Injected(reason=Reason.EXPIRED_TOKEN))
+    answer = broker.receive(fields(), payload(), PROVIDER, NOW)
+    assert isinstance(answer, Answer)
+    assert json.loads(answer.body) == {"reason": "ExpiredToken", "timestamp": int(NOW * 1000)}
+
+
+def test_a_held_push_is_stored_replaced_and_delivered_at_its_time() -> None:
+    held = [9.0, 8.0, 0.0]
+    broker = PushBroker(SettableMacs(2), inject=lambda index: Injected(held=held.pop(0)) if index == 0 else None)
+    push(broker, NOW, 0)
+    newest = push(broker, NOW + 1.0, 0)
+    other = push(broker, NOW + 1.0, 1)
+    assert ids(broker) == [other]
+    assert broker.deadline == NOW + 9.0
+    broker.came_back(0, NOW + 5.0)
+    assert ids(broker) == []
+    broker.advance(NOW + 9.0)
+    assert ids(broker) == [newest]
+    assert (broker.counts.stored, broker.counts.replaced) == (2, 1)
+
+
+def test_a_held_push_that_may_not_be_stored_is_dropped() -> None:
+    broker = PushBroker(SettableMacs(), inject=lambda _index: Injected(held=9.0))
+    push(broker, apns_expiration="0")
+    assert (broker.counts.accepted, broker.counts.discarded, broker.waiting) == (1, 1, 0)
 
 
 # Any order of events

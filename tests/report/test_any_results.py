@@ -140,7 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def empty_histogram() -> dict[str, Any]:
-    """Counts without latencies: what an edited file says of an operation that it has no histogram of."""
+    """Counts without latencies: an edited file, with an operation that has no histogram."""
     document = deepcopy(smalls()[1])
     nothing = documents.nothing_succeeded(0)["histogram"]
     for part in ("operations", "stages"):

@@ -1,4 +1,4 @@
-"""What is called a change, what is not, and what is said of it."""
+"""Which differences are changes, and the sentences about them."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_rewritten_file_keeps_its_keys_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"schema": "lom-agent.results/1"}, r"found 'lom-agent\.results/1'"),
         ({"schema": None}, "no key schema"),
@@ -63,8 +63,8 @@ def test_rewritten_file_keeps_its_keys_in_order(tmp_path: Path) -> None:
         ({"operations": {"session": {"count": "many"}}}, "count"),
     ],
 )
-def test_other_documents_raise_operator_error(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match=said):
+def test_other_documents_raise_operator_error(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match=message):
         read(documents.smallest() | changes, tmp_path)
 
 

@@ -51,7 +51,7 @@ def test_overload_is_judged_per_phase_and_worker() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (STALL, "used 6% of a core and waited for a CPU in 1% of the time, which does not explain the lag"),
         ({**STALL, "queued_s": 6.0}, "in 60% of the time: other processes on this machine used the CPUs."),
@@ -62,12 +62,16 @@ def test_overload_is_judged_per_phase_and_worker() -> None:
         ({**STALL, "stolen_s": 3.0}, "; the hypervisor took 3.0 s of this machine's CPUs"),
         ({**STALL, "queued_s": None}, "In 10.0 s the process used 6% of a core."),
         ({"busy_s": 4.0}, "over 90% of a core was used in 4 of 10 s."),
+        (
+            {"busy_s": 4.0, "elapsed_s": 100.0, "paused_s": 90.0},
+            "over 90% of a core was used in 4 of 10 s without pauses.",
+        ),
         ({"late": 17}, "17 of 200 operations started over 100 ms after they were due."),
     ],
 )
-def test_reason_has_the_measurement_and_only_a_proven_cause(changes: dict[str, Any], said: str) -> None:
+def test_reason_has_the_measurement_and_only_a_proven_cause(changes: dict[str, Any], message: str) -> None:
     [overload] = judged(span("look", **changes)).overloaded
-    assert said in overload.reason
+    assert message in overload.reason
 
 
 @pytest.mark.parametrize(

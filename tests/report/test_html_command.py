@@ -69,7 +69,7 @@ def test_a_regression_is_the_exit_status_of_the_process(runs: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["good", "--fail-on", "regression"], "--fail-on compares runs"),
         (["good", "failed", "--merge", "both", "--fail-on", "regression"], "--fail-on compares runs"),
@@ -79,12 +79,12 @@ def test_a_regression_is_the_exit_status_of_the_process(runs: Path, tmp_path: Pa
     ],
 )
 def test_invalid_fail_on_is_refused(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+    runs: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(runs)
     done = lom_agent_here("report", *arguments)
     assert done.returncode == 2
-    assert said in " ".join(done.stderr.decode().split())
+    assert message in " ".join(done.stderr.decode().split())
 
 
 def test_merge_option_merges_runs(runs: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_merge_option_merges_runs(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read"),
         ("{", "Expected results"),
@@ -107,13 +107,13 @@ def test_merge_option_merges_runs(runs: Path, tmp_path: Path) -> None:
         ('{"schema": "lom-agent.results/2"}', "Expected results"),
     ],
 )
-def test_file_that_is_not_results_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
+def test_file_that_is_not_results_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
     done = lom_agent_here("report", str(path))
     assert (done.returncode, done.stdout) == (2, b"")
-    assert said in done.stderr.decode()
+    assert message in done.stderr.decode()
     assert not (tmp_path / "report.html").exists()
 
 

@@ -165,9 +165,9 @@ def test_unmergeable_values_are_left_out_and_named():
     assert (merged["seed"], merged["name"], merged["phases"]) == (None, "evening + b", [])
     assert "scenario" not in merged
     assert merged["timeline"][0]["operations"]["session"]["p50_ms"] == pytest.approx(500.0, rel=0.03)
-    said = " ".join(merged["merged"]["left_out"])
+    text = " ".join(merged["merged"]["left_out"])
     for what in ("seed", "phases", "scenario", "time line"):
-        assert what in said
+        assert what in text
 
 
 def test_incomplete_or_overloaded_run_marks_the_merged_document():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from servers import unused_port
 
-from agent.load.conductor import INTERRUPTED
+from agent.load.run_facts import INTERRUPTED
 from agent.report.html import report_html
 from agent.report.junit import junit
 from agent.report.merging import merge_documents
@@ -78,8 +78,8 @@ def test_every_output_agrees_on_the_outcome(document: dict[str, Any]) -> None:
     suites = ET.fromstring(junit(documents.typed(document)))
     red = (int(suites.get("failures", "0")), int(suites.get("errors", "0"))) != (0, 0)
     assert red is not found.passed
-    said = "".join(each.get("message", "") for tag in ("failure", "error") for each in suites.iter(tag))
-    assert all(reason.text in said for reason in found.reasons)
+    text = "".join(each.get("message", "") for tag in ("failure", "error") for each in suites.iter(tag))
+    assert all(reason.text in text for reason in found.reasons)
 
     judged = verdict(documents.typed(document))
     assert (judged.level is Level.BAD) is not found.passed
@@ -120,7 +120,7 @@ def test_merged_outcome_passes_only_if_every_part_passes(one: Any, other: Any) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "exit_status", "said"),
+    ("changes", "exit_status", "expected"),
     [
         ({}, 0, []),
         ({"operations": {"push": operation(93, 3)}}, 1, ["push: 3 of 93 failed. No limit allows failures."]),
@@ -135,9 +135,9 @@ def test_merged_outcome_passes_only_if_every_part_passes(one: Any, other: Any) -
         ),
     ],
 )
-def test_exit_status_and_reasons(changes: dict[str, Any], exit_status: int, said: list[str]) -> None:
+def test_exit_status_and_reasons(changes: dict[str, Any], exit_status: int, expected: list[str]) -> None:
     found = outcome(documents.typed(documents.smallest() | changes))
-    assert (found.exit_status, [reason.text for reason in found.reasons]) == (exit_status, said)
+    assert (found.exit_status, [reason.text for reason in found.reasons]) == (exit_status, expected)
 
 
 def test_uncovered_failure_is_red_in_every_output_file(tmp_path: Path) -> None:

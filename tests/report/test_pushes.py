@@ -1,4 +1,6 @@
-"""Refusals of the run's own push gateway: told as ours, and no verdict of the server."""
+"""Refusals of the run's own push gateway: reported as ours, not as failures of the server."""
+
+from datetime import UTC, datetime
 
 import documents
 import pytest
@@ -6,12 +8,17 @@ from consoles import terminal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.measure.limits import parse_limit
+from agent.measure.metrics import Metrics
+from agent.measure.records import Exchange
 from agent.push.broker import PushBroker
 from agent.push.counts import merge_push_counts
 from agent.push.reasons import OwnCause, PushRefused, Reason
+from agent.report.document import Resources
 from agent.report.junit import junit
 from agent.report.merging import merge_documents
 from agent.report.pushes import own_refusals
+from agent.report.results import RunInfo, results
 from agent.report.terminal.summary import print_summary
 
 TITLE = "Refused by the push gateway of lom-agent: not failures of the server or of APNs"
@@ -70,6 +77,35 @@ def test_own_refusals_of_merged_runs_are_added_up():
         run["push"]["own"] = counted(3, connections=1)["own"]
     added = merge_documents([documents.typed(run) for run in runs]).push["own"]
     assert (added["overloaded"], added["connections"]) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("own", "limit", "reliable"),
+    [
+        (counted(overloaded=1), "delivery.p99 < 1s", False),
+        (counted(worker_lost=1), "push.max < 1s", False),
+        (counted(connections=1), "enqueue.p99 < 1s", False),
+        (counted(connections=1), "delivery.p99 < 1h", True),  # without our delay it would be less
+        (counted(overloaded=1), "session.p99 < 1s", True),  # a session starts when its push has arrived
+        (counted(overloaded=1), "delivery.errors > 1", True),
+        (counted(shutdown=9), "delivery.p99 < 1s", True),
+        (counted(), "delivery.p99 < 1s", True),
+    ],
+)
+def test_a_time_that_our_own_refusals_made_longer_is_no_statement_about_the_server(own, limit, reliable):
+    metrics = Metrics()
+    for operation in ("push", "enqueue", "delivery", "session"):
+        metrics(Exchange(operation, 0, 0.0, 3.0))
+    run = RunInfo("1", "seed", 1, datetime(2026, 1, 1, tzinfo=UTC), 4.0)
+    limits = [parse_limit(limit.replace("1h", "60m"))]
+    generator = [{"worker": 0, "lag": {"p50": 0.0, "p99": 0.0, "max": 0.0}, "cpu_s": 0.0, "cpu_by_second": []}]
+    generator[0]["max_rss_kib"] = 1
+    document = results(
+        metrics, run, Resources(1.0, 1), generator=generator, limits=limits, push=merge_push_counts([own])
+    )
+    assert document.generator.trustworthy
+    assert [each.reliable for each in document.limits] == [reliable]
+    assert [each.reliable for each in merge_documents([document, document]).limits] == [reliable]
 
 
 @pytest.mark.parametrize("own", [None, 3, [], {}, {"overloaded": "many"}, {"overloaded": -1}, {"overloaded": True}])

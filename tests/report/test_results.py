@@ -287,7 +287,7 @@ def test_older_document_is_replaced_atomically(tmp_path):
 def test_open_operations_are_cut_short_in_the_results():
     metrics = Metrics()
     for _ in range(3):
-        metrics.begun("session")
+        metrics.started("session")
     metrics(Exchange("session", 1, START.timestamp(), 0.5))
     metrics(Exchange("session", 1, START.timestamp(), 0.5, cut_short="the run ended first"))
     document = results(metrics, RUN, TOOK)
@@ -344,7 +344,7 @@ def test_unknown_keys_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "found something else"),
         ("[]", "found something else"),
@@ -357,9 +357,9 @@ def test_unknown_keys_are_ignored(tmp_path):
         ('{"schema": "\\ud800"}', "found something else"),
     ],
 )
-def test_document_of_another_version_is_named(tmp_path, text, said):
+def test_document_of_another_version_is_named(tmp_path, text, message):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(OperatorError, match=rf"Expected results of the schema lom-agent\.results/2 in .*{said}"):
+    with pytest.raises(OperatorError, match=rf"Expected results of the schema lom-agent\.results/2 in .*{message}"):
         read_results(tmp_path)
 
 

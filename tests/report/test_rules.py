@@ -15,7 +15,7 @@ from agent.report.terminal.summary import print_summary
 FLAKY, NEVER = RuleSummary("flaky", 10, 3), RuleSummary("never", 0, 0)
 
 
-def test_one_line_says_what_the_rules_did() -> None:
+def test_rules_are_summarized_in_one_line() -> None:
     assert rule_hits([FLAKY, NEVER, RuleSummary("one", 1, 1)]) == (
         "flaky hit 3 of 10 operations, never never matched, one hit 1 of 1 operation"
     )

@@ -31,7 +31,7 @@ KEPT_UP = [
 ]
 
 
-def told(metrics: Metrics | None = None, **parts: object) -> dict[str, object]:
+def summarized(metrics: Metrics | None = None, **parts: object) -> dict[str, object]:
     return documents.plain(results(metrics or Metrics(), RUN, TOOK, generator=KEPT_UP, **parts))
 
 
@@ -39,7 +39,7 @@ def measured(*exchanges: Exchange) -> dict[str, object]:
     metrics = Metrics()
     for exchange in exchanges:
         metrics(exchange)
-    return told(metrics)
+    return summarized(metrics)
 
 
 def summary(console: Console, document: dict[str, object]) -> list[str]:
@@ -168,7 +168,7 @@ def test_missing_latencies_are_dashes():
 
 
 @pytest.mark.parametrize(
-    ("limits", "changed", "said"),
+    ("limits", "changed", "message"),
     [
         ([], {}, "All good: 1 operation, no errors in 12.3 s."),
         ([True], {}, "All good: 1 operation, no errors in 12.3 s. The one limit passed."),
@@ -179,12 +179,12 @@ def test_missing_latencies_are_dashes():
         ([True], {"count": 0}, "No operation ended in 12.3 s. The one limit passed."),
     ],
 )
-def test_verdict_line_follows_from_the_document(limits, changed, said):
+def test_verdict_line_follows_from_the_document(limits, changed, message):
     document = one_push()
     document["limits"] = [{"limit": "x", "ok": ok, "found": None, "sentence": "It was."} for ok in limits]
     document["operations"]["push"] |= changed
-    assert said in " ".join(summary(pipe(), document))
-    assert summary(pipe(), document)[-1] in said
+    assert message in " ".join(summary(pipe(), document))
+    assert summary(pipe(), document)[-1] in message
 
 
 def test_embedded_lab_is_noted_beside_latencies():
@@ -193,10 +193,10 @@ def test_embedded_lab_is_noted_beside_latencies():
     document["generator"] = documents.failed()["generator"] | {"embedded_lab": True}
     document["generator"]["overloaded"] = [{"phase": "enroll the fleet", "worker": 0, "kind": "process", "reason": "x"}]
     lines = summary(pipe(), document)
-    told = " ".join(lines)
-    assert "the latencies show the flow, not a server. The machine was overloaded in enroll the fleet." in told
+    reported = " ".join(lines)
+    assert "the latencies show the flow, not a server. The machine was overloaded in enroll the fleet." in reported
     assert lines[-1].startswith("All good: ")
-    assert "Warning" not in told
+    assert "Warning" not in reported
 
 
 def test_unmeasured_generator_is_noted_beside_latencies():
@@ -209,7 +209,7 @@ def test_unmeasured_generator_is_noted_beside_latencies():
 
 
 def test_empty_run_is_not_called_good():
-    lines = summary(terminal(), told())
+    lines = summary(terminal(), summarized())
     assert lines == [
         "lom-agent 1.2.3, seed orchard, 50 devices, from 2026-01-31 12:00:00 UTC",
         "12.3 s, CPU 1.5 s, memory 50 MiB",

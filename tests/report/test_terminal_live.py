@@ -65,6 +65,12 @@ def test_the_screen_has_the_phases_the_operations_and_the_generator():
     ]
 
 
+def test_the_screen_of_a_paused_run_says_so():
+    look = phase("look", started_s=0.0)
+    assert shown(view(look, paused=True))[0] == "0:42  paused  0 of 1 phase done"
+    assert shown(view(look))[0] == "0:42  0 of 1 phase done"
+
+
 def test_screen_is_drawn_before_the_first_phase():
     lines = shown(LiveView(0.0))
     assert lines[0] == "0:00  nothing has started"
@@ -234,11 +240,11 @@ def test_last_screen_of_many_phases_fits():
 
 
 @pytest.mark.parametrize("make_console", [terminal, pipe])
-@pytest.mark.parametrize("begun", [False, True])
-def test_note_is_one_line_without_markup(make_console, begun):
+@pytest.mark.parametrize("is_open", [False, True])
+def test_note_is_one_line_without_markup(make_console, is_open):
     console = make_console()
     display = make_display(console, quiet=False, clock=Seconds())
-    if begun:
+    if is_open:
         display.look(view(phase("joining", started_s=0.0)))
     address = "https://[::1]:8443/" + "a" * 120 + "[b]\x1b[2J"
     display.note(address)

@@ -46,6 +46,14 @@ def test_line_at_start_and_end_of_a_phase_and_every_ten_seconds():
     ]
 
 
+def test_a_pause_is_printed_at_once_and_in_the_progress():
+    log = Log()
+    began = phase("look", started_s=0.0, done=1, started=2)
+    for second, paused in ((0.0, False), (1.0, True), (11.0, True), (12.0, False)):
+        log.look(view(began, elapsed=second, paused=paused))
+    assert log.lines == ["0:00 look: started", "0:01 paused", "0:11 paused; look 1/100; 0 errors", "0:12 resumed"]
+
+
 def test_stuck_run_prints_repeated_lines():
     log = Log()
     for second in (0.0, 11.0, 22.0):

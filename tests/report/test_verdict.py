@@ -1,4 +1,4 @@
-"""What is said first of a run, and how bad it is."""
+"""The verdict at the top of a report, and its level."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def with_own_failures(**counts: int) -> dict[str, Any]:
     return document | {"limits": [], "push": {"own": {"overloaded": 12}}}
 
 
-def test_what_our_own_gateway_refused_is_told_as_ours() -> None:
+def test_refusals_of_our_own_gateway_are_reported_as_ours() -> None:
     found = of(with_own_failures(push=6, delivery=6))
     assert found.headline == "13 operations failed (12 of them by lom-agent's own push gateway)"
     (ours,) = [each for each in found.statements if "no failure of the server" in each.text]
@@ -130,7 +130,7 @@ def test_what_our_own_gateway_refused_is_told_as_ours() -> None:
     assert not any("own push gateway" in each.text for each in of(with_own_failures()).statements)
 
 
-def test_a_run_that_failed_only_by_our_own_gateway_says_so() -> None:
+def test_run_that_failed_only_by_our_own_gateway_reports_it() -> None:
     document = with_own_failures(delivery=6)
     del document["errors"][0]
     document["operations"]["push"]["errors"] = 0

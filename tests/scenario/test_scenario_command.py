@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from agent.cli.scenario import scenario
+from agent.cli.scenarios.commands import scenario
 from agent.errors import OperatorError
-from agent.scenario.reference import document
+from agent.scenario.writing.reference import document
 
 GOOD = 'name = "good"\nlimits = ["enroll.errors == 0"]\n[[phase]]\nkind = "enroll"\nrate = 20\n'
 

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import plists
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.profiles.profile import read_profile
 from agent.scenario.keys import ARRAYS, RULE, keys_of, tables
 from agent.scenario.reading import read_scenario, scenario_from
-from agent.scenario.reference import EXAMPLE, document
-from agent.scenario.summary import length_words, summary
-from agent.scenario.template import template
-from agent.scenario.toml import toml, toml_key
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Scenario
+from agent.scenario.writing.reference import EXAMPLE, document
+from agent.scenario.writing.summary import length_words, summary
+from agent.scenario.writing.template import template
+from agent.scenario.writing.toml import toml, toml_key
 
 ROOT = Path(__file__).parent.parent.parent
 REFERENCE = ROOT / "docs" / "scenario.md"
@@ -50,6 +50,7 @@ def test_examples_of_the_reference_are_valid() -> None:
     assert blocks[0] == EXAMPLE
     assert summary(scenario_from(tomllib.loads(EXAMPLE))).phases
     scenario_from({**tomllib.loads(blocks[1]), "phase": [{"kind": "enroll"}]})
+    assert len(scenario_from(tomllib.loads(blocks[2])).changes) == 3
     for override in re.findall(r"--set ('[^']*'|\S+)", document()):
         if override.startswith("KEY"):
             continue
@@ -116,7 +117,7 @@ def test_toml_output_survives_a_round_trip(value: Any, key: str) -> None:
 
 
 def small(file: Path) -> list[str]:
-    """The overrides of the line with which a ready-made scenario says how to try it."""
+    """The overrides in the comment of a ready-made scenario that shows how to try it."""
     comment = "\n".join(line.removeprefix("#") for line in file.read_text().splitlines() if line.startswith("#"))
     words = shlex.split(comment.partition("lom-agent run ")[2].partition("\n\n")[0])
     assert words[0] == file.name
@@ -159,8 +160,8 @@ def test_profile_of_the_patch_scenario_is_valid() -> None:
 
 
 def come_to(text: str, *overrides: str) -> list[tuple[str, str, float]]:
-    told = summary(scenario_from(tomllib.loads(text), overrides))
-    return [(phase.what, phase.how, round(phase.takes, 2)) for phase in told.phases]
+    reported = summary(scenario_from(tomllib.loads(text), overrides))
+    return [(phase.what, phase.how, round(phase.takes, 2)) for phase in reported.phases]
 
 
 def test_summary_of_a_phase_has_count_rate_and_duration() -> None:
@@ -223,15 +224,15 @@ def test_start_times_follow_from_wait_and_start_at() -> None:
         [[phase]]
         kind = "idle"
     """
-    told = summary(scenario_from(tomllib.loads(text)))
-    assert [(round(phase.begins, 1), phase.settled) for phase in told.phases] == [
+    reported = summary(scenario_from(tomllib.loads(text)))
+    assert [(round(phase.begins, 1), phase.settled) for phase in reported.phases] == [
         (0.0, True),
         (30.0, True),
         (39.9, True),
         (39.9, False),
     ]
-    assert told.seconds == pytest.approx(99.9)
-    assert not told.known
+    assert reported.seconds == pytest.approx(99.9)
+    assert not reported.known
 
 
 def test_summary_notes_lom_without_setup_and_missing_limits() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.errors import OperatorError
 from agent.scenario.reading import scenario_from
-from agent.scenario.redacted import as_document
+from agent.scenario.writing.redacted import as_document
 
 TEXT = """
 [fleet]
@@ -71,7 +71,7 @@ def test_last_override_wins_and_the_input_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "wording"),
     [
         ("load", "--set load: expected KEY=VALUE, such as load.rate=50"),
         ("=5", "expected KEY=VALUE"),
@@ -90,10 +90,10 @@ def test_last_override_wins_and_the_input_is_unchanged() -> None:
         ("phase.patch.kind=comand", 'found "comand"; did you mean "command"?'),
     ],
 )
-def test_invalid_override_is_refused(override: str, said: str) -> None:
+def test_invalid_override_is_refused(override: str, wording: str) -> None:
     with pytest.raises(OperatorError) as refused:
         shown(override)
-    assert said in str(refused.value)
+    assert wording in str(refused.value)
 
 
 def test_phases_of_one_name_are_selected_by_number() -> None:
@@ -110,3 +110,23 @@ def test_phases_of_one_name_are_selected_by_number() -> None:
 def test_any_override_is_applied_or_refused(override: str) -> None:
     with suppress(OperatorError):
         shown(override)
+
+
+def test_rules_are_added_to_those_of_the_file() -> None:
+    document = tomllib.loads(TEXT + '[[rule]]\nid = "first"\non = "session"\ndo = "malformed"\n')
+    added = (
+        'id = "second", on = "command", do = "error", errors = [{ code = 1 }]',
+        'on = "enroll", do = "slow", bytes_per_s = 9',
+    )
+    rules = scenario_from(document, (), added).rules
+    assert [(rule.id, rule.on, rule.bytes_per_s) for rule in rules] == [
+        ("first", "session", None), ("second", "command", None), ("", "enroll", 9.0),
+    ]  # fmt: skip
+    assert len(document["rule"]) == 1
+
+
+@pytest.mark.parametrize("text", ["lose", 'on = "session"}\nname = "x"\nmore = {', "on = 'push', on = 'push'"])
+def test_what_is_no_rule_is_told(text: str) -> None:
+    with pytest.raises(OperatorError, match="expected the keys of a fault rule as an inline table of TOML") as caught:
+        scenario_from(tomllib.loads(TEXT), (), [text])
+    assert str(caught.value).startswith(f"the scenario: --rule {text}: ")

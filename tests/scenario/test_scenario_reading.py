@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 
 from agent import plists
 from agent.errors import OperatorError
-from agent.faults import Rule, RuleError
+from agent.faults.rules import Rule, RuleError
 from agent.lom.power import CHOICES, PowerChoices
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.scenario.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisson, Ramp, Replay, Steps
 from agent.scenario.keys import keys_of, tables
 from agent.scenario.pacing import Closed, pace
 from agent.scenario.reading import MAX_BYTES, read_scenario, scenario_from
-from agent.scenario.redacted import as_document
-from agent.scenario.summary import summary
 from agent.scenario.types import PHASE_KINDS, ArrivingPhase, Scenario
+from agent.scenario.writing.redacted import as_document
+from agent.scenario.writing.summary import summary
 
 RULE = '\n[[rule]]\non = "command"\ndo = "not_now"\n'
 ENROLL = '[[phase]]\nkind = "enroll"\n'
@@ -146,7 +146,7 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "wording"),
     [
         # keys and values
         ("", 'a scenario needs phases; start with [[phase]] and kind = "enroll"'),
@@ -287,7 +287,11 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         ("[server]\ninsecure = true\n" + ENROLL, "server.insecure is for a server of your own"),
         (
             '[server.lab]\nurl = "ftp://x"\ntoken_file = "t"\n' + ENROLL,
-            'server.lab.url: expected a URL with http:// or https://, found "ftp://x"',
+            "server.lab.url: expected a URL with http:// or https:// and a host, found one with the scheme ftp",
+        ),
+        (
+            '[server.lab]\nurl = "me:secret@x/y"\ntoken_file = "t"\n' + ENROLL,
+            "server.lab.url: expected a URL with http:// or https:// and a host, found one with the scheme me",
         ),
         (
             '[server.lab]\nurl = "https://me:secret@x"\ntoken_file = "t"\n' + ENROLL,
@@ -300,7 +304,10 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
             "Expected ADDRESS:PORT for push.listen (--apns), such as",
         ),
         ('[push]\nlisten = "::1:99999"\n' + ENROLL, "Expected ADDRESS:PORT for push.listen"),
-        ('[push]\nrules = ["boom"]\n' + ENROLL, "push.rules[0]: Expected a gateway rule that begins with"),
+        (
+            '[push]\nrules = ["boom"]\n' + ENROLL,
+            'push.rules is not a key any more; write each as a fault rule with on = "push"',
+        ),
         ('[push]\ndelay = "slow"\n' + ENROLL, "push.delay: expected constant:SECONDS"),
         ('[push]\ncert = "c"\n' + ENROLL, "push.cert and push.key need each other"),
         ('[push]\ncert = "c"\nkey = "k"\ntls = "d"\n' + ENROLL, "push.tls and push.cert are alternatives"),
@@ -308,8 +315,8 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         (OWN + '[push]\nlisten = "[::1]:2197"\n' + ENROLL, "push needs tls, or cert and key"),
     ],
 )
-def test_invalid_value_is_refused_with_key_and_expected_value(text: str, said: str) -> None:
-    assert said in refusal(text)
+def test_invalid_value_is_refused_with_key_and_expected_value(text: str, wording: str) -> None:
+    assert wording in refusal(text)
 
 
 def test_separate_lab_has_no_gateway_by_default() -> None:
@@ -348,6 +355,16 @@ def test_document_with_one_changed_value_is_valid_or_refused(document: dict[str,
 # Files
 
 
+@pytest.mark.parametrize(
+    "url", ["me:hunter2@x/y", "https://me:hunter2@x", "https://me:hunter2@x:port/", "//me:hunter2@x"]
+)
+def test_an_error_about_a_url_does_not_show_its_password(url: str) -> None:
+    with pytest.raises(OperatorError) as refused:
+        scenario_from({"server": {"lab": {"url": url, "token_file": "t"}}, "phase": [{"kind": "enroll"}]})
+    assert "server.lab.url" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
 def test_an_error_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("naem = 1")
@@ -356,7 +373,7 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "wording"),
     [
         (None, "cannot be read: No such file"),
         (b"a = ", "is not valid TOML: Invalid value"),
@@ -366,13 +383,13 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
         (b"request = " + b"[" * 60 + b"]" * 60 + b"\n" + ENROLL.encode(), 'has no key "request"'),
     ],
 )
-def test_file_that_is_not_a_scenario_is_refused(tmp_path: Path, data: bytes | None, said: str) -> None:
+def test_file_that_is_not_a_scenario_is_refused(tmp_path: Path, data: bytes | None, wording: str) -> None:
     file = tmp_path / "mine.toml"
     if data is not None:
         file.write_bytes(data)
     with pytest.raises(OperatorError) as refused:
         read_scenario(file)
-    assert said in str(refused.value)
+    assert wording in str(refused.value)
     assert "mine.toml" in str(refused.value)
 
 
@@ -405,7 +422,7 @@ def test_paths_are_relative_to_the_scenario_and_those_of_overrides_to_the_cwd(
 
 
 @pytest.mark.parametrize(
-    ("key", "data", "said"),
+    ("key", "data", "wording"),
     [
         ("request_file", None, "the request_file FILE cannot be read: No such file"),
         ("request_file", b"hello", "the request_file FILE is not a property list"),
@@ -418,7 +435,7 @@ def test_paths_are_relative_to_the_scenario_and_those_of_overrides_to_the_cwd(
     ],
 )
 def test_unreadable_file_of_a_scenario_is_refused_by_name(
-    tmp_path: Path, key: str, data: bytes | None, said: str
+    tmp_path: Path, key: str, data: bytes | None, wording: str
 ) -> None:
     file = tmp_path / "file"
     if data is not None:
@@ -426,7 +443,7 @@ def test_unreadable_file_of_a_scenario_is_refused_by_name(
     arrivals = 'arrivals = "replay"\n' if key == "replay_file" else ""
     message = refusal(f"{COMMAND}{arrivals}{key} = '{file}'\n")
     assert message.startswith('phase[1] ("command"): ')
-    assert said.replace("FILE", str(file)) in message
+    assert wording.replace("FILE", str(file)) in message
 
 
 @pytest.mark.parametrize("name", ["a\\n", "\\n", "a b", "1", "a" * 65])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.scenario.reading import scenario_from
-from agent.scenario.redacted import as_document
+from agent.scenario.writing.redacted import as_document
 
 SECRET = "hunter2"
 PHASES = [{"kind": "enroll"}, {"kind": "command"}]

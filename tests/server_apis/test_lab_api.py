@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from apns_gateways import push_rule
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
 from push_service import PushService
 from stack import Stack, stack
 
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
 from agent.lab import api
 from agent.lab.core import MAX_RESULTS
 from agent.load.gateway import APNsPlan
-from agent.net.apns.behaviour import PushBehaviour
 from agent.servers.configs import LabConfig, Trust
 from agent.servers.opening import open_server
 from agent.servers.server import PushNotSent, Server, StatusRefused
@@ -24,13 +26,15 @@ COMMAND = {"RequestType": "ProfileList"}
 
 
 @asynccontextmanager
-async def asked(*rules: str, gateway: bool = True, token: str = "", push: bool = True) -> AsyncIterator[
+async def asked(*rules: Rule, gateway: bool = True, token: str = "", push: bool = True) -> AsyncIterator[
     tuple[Stack, Server]
 ]:  # fmt: skip
-    """A lab with one Mac, and its API; ``gateway`` says whether it can push, ``rules`` are its faults."""
-    async with stack(1) as running:
-        plan = APNsPlan(behaviour=PushBehaviour(rules=rules))
-        service = PushService(running.fleet, running.environment, plan, running.server)
+    """A lab with one Mac, and its API; ``gateway`` is whether it can push, ``rules`` are its faults."""
+    faults = Faults()
+    for rule in rules:
+        faults.add(rule, 0.0)
+    async with stack(1, faults=faults) as running:
+        service = PushService(running.fleet, running.environment, APNsPlan(), running.server)
         if gateway:
             service.listen()
         anchor = running.server.authorities.anchor.public_bytes(Encoding.PEM).decode()
@@ -118,7 +122,7 @@ def test_lab_api_errors_raise_their_kind(run_in_reactor: RunInReactor) -> None:
 
 def test_push_outcome_of_apns_is_returned(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        async with asked("BadDeviceToken first=2") as (running, server):
+        async with asked(push_rule("refuse", reason="BadDeviceToken", times=2)) as (running, server):
             with pytest.raises(PushNotSent, match=r"the command is queued, but.*400 BadDeviceToken"):
                 await server.enqueue(udid(running), UUID, COMMAND)
             with pytest.raises(PushNotSent, match="BadDeviceToken"):
@@ -133,11 +137,14 @@ def test_wait_for_apns_is_limited(run_in_reactor: RunInReactor, monkeypatch: pyt
     monkeypatch.setattr(api, "PUSH_SECONDS", 0.05)
 
     async def scenario() -> None:
-        async with asked("503") as (running, server):  # the provider goes on trying
+        async with asked(push_rule("refuse")) as (running, server):  # the provider goes on trying
             await server.enqueue(udid(running), UUID, COMMAND)
             await server.push(udid(running))
             assert UUID in running.lab.macs[udid(running)].queue
-        async with asked("503 first=1") as (running, server):  # the provider tries again after half a second
+        async with asked(push_rule("refuse", times=1)) as (
+            running,
+            server,
+        ):  # the provider tries again after half a second
             await server.enqueue(udid(running), UUID, COMMAND)  # it is queued, and the push may still be taken
             await server.push(udid(running))
             await result(running)
@@ -147,7 +154,7 @@ def test_wait_for_apns_is_limited(run_in_reactor: RunInReactor, monkeypatch: pyt
 
 def test_closed_client_gets_no_answer(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        async with asked("503 first=1") as (running, server):
+        async with asked(push_rule("refuse", times=1)) as (running, server):
             asking = server.enqueue(udid(running), UUID, COMMAND)
             await running.until(lambda: UUID in running.lab.macs[udid(running)].queue, "the command is queued")
             server.close()

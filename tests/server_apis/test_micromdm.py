@@ -25,7 +25,7 @@ def config(url: str, **others: Any) -> MicroMDMConfig:
     return MicroMDMConfig(url, SECRET, trust=TRUSTED, **others)
 
 
-def said(document: object) -> bytes:
+def json_body(document: object) -> bytes:
     """An answer's body."""
     return json.dumps(document, indent="  ").encode()
 
@@ -37,7 +37,7 @@ def test_commands_and_pushes_use_one_connection(run_in_reactor: RunInReactor) ->
             await enqueue(server)
             await push(server)
 
-    with serving(answering((201, said(QUEUED)), (200, said(PUSHED)))) as micromdm:
+    with serving(answering((201, json_body(QUEUED)), (200, json_body(PUSHED)))) as micromdm:
         run_in_reactor(scenario(f"{micromdm.url}/mdm/"))
         queued, pushed = micromdm.requests
         assert micromdm.connections == 1
@@ -52,17 +52,17 @@ def test_commands_and_pushes_use_one_connection(run_in_reactor: RunInReactor) ->
 @pytest.mark.parametrize(
     ("ask", "status", "body", "error", "words"),
     [
-        (enqueue, 500, said({"error": "plist: EOF"}), CommandRefused, "500: plist: EOF"),
-        (enqueue, 201, said({"error": "publish"}), CommandRefused, "publish"),
-        (push, 500, said({"error": "retrieving PushInfo by UDID"}), PushNotSent, "retrieving PushInfo"),
-        (push, 200, said({"status": "failure"}), PushNotSent, "the push failed"),
-        (enqueue, 401, said({"error": "Unauthorized Access"}), StatusRefused, "401.*Unauthorized Access"),
-        (enqueue, 500, said({}), StatusRefused, "500"),
+        (enqueue, 500, json_body({"error": "plist: EOF"}), CommandRefused, "500: plist: EOF"),
+        (enqueue, 201, json_body({"error": "publish"}), CommandRefused, "publish"),
+        (push, 500, json_body({"error": "retrieving PushInfo by UDID"}), PushNotSent, "retrieving PushInfo"),
+        (push, 200, json_body({"status": "failure"}), PushNotSent, "the push failed"),
+        (enqueue, 401, json_body({"error": "Unauthorized Access"}), StatusRefused, "401.*Unauthorized Access"),
+        (enqueue, 500, json_body({}), StatusRefused, "500"),
         (enqueue, 500, b"Internal Server Error\n", StatusRefused, "500: Internal Server Error"),
         (enqueue, 404, b"404 page not found\n", StatusRefused, "404 page not found"),
         (enqueue, 301, b"", StatusRefused, "301"),
         (enqueue, 201, b"<html>", AnswerUnreadable, "<html>"),
-        (push, 200, said(["success"]), AnswerUnreadable, "JSON object"),
+        (push, 200, json_body(["success"]), AnswerUnreadable, "JSON object"),
         (push, 200, b"[" * 100_000, AnswerUnreadable, "JSON object"),
     ],
 )

@@ -25,7 +25,7 @@ def config(url: str, **others: Any) -> NanoMDMConfig:
     return NanoMDMConfig(url, SECRET, trust=TRUSTED, **others)
 
 
-def said(document: object) -> bytes:
+def json_body(document: object) -> bytes:
     """An answer's body."""
     return json.dumps(document, indent="\t").encode()
 
@@ -37,7 +37,7 @@ def test_commands_and_pushes_use_one_connection(run_in_reactor: RunInReactor) ->
             await enqueue(server)
             await push(server)
 
-    with serving(answering((200, said(QUEUED)), (200, said({"status": {MAC.udid: PUSHED}})))) as nanomdm:
+    with serving(answering((200, json_body(QUEUED)), (200, json_body({"status": {MAC.udid: PUSHED}})))) as nanomdm:
         run_in_reactor(scenario(f"{nanomdm.url}/mdm/"))
         queued, pushed = nanomdm.requests
         assert nanomdm.connections == 1
@@ -55,7 +55,7 @@ def test_a_command_can_be_queued_without_a_push(run_in_reactor: RunInReactor) ->
             assert not server.pushes_on_enqueue
             await enqueue(server)
 
-    with serving(answering((200, said({"no_push": True, "command_uuid": UUID})))) as nanomdm:
+    with serving(answering((200, json_body({"no_push": True, "command_uuid": UUID})))) as nanomdm:
         run_in_reactor(scenario(nanomdm.url))
         (request,) = nanomdm.requests
     assert request.target == f"/v1/enqueue/{MAC.udid}?nopush=1"
@@ -65,19 +65,19 @@ def test_a_command_can_be_queued_without_a_push(run_in_reactor: RunInReactor) ->
 @pytest.mark.parametrize(
     ("status", "body", "error", "words"),
     [
-        (500, said({"command_error": "decoding command: EOF"}), CommandRefused, "500: decoding command: EOF"),
-        (500, said({"status": {MAC.udid: {"command_error": "no such id"}}}), CommandRefused, "no such id"),
-        (500, said({"status": {MAC.udid: {"push_error": "410"}}, "command_uuid": UUID}), PushNotSent, "410"),
-        (500, said({"push_error": "no push certificate"}), PushNotSent, "no push certificate"),
-        (207, said({"status": {MAC.udid: {"push_error": "Unregistered"}}}), PushNotSent, "Unregistered"),
-        (200, said({"push_error": {"unheard": "of"}}), PushNotSent, "unheard"),
-        (500, said({}), StatusRefused, "500"),
+        (500, json_body({"command_error": "decoding command: EOF"}), CommandRefused, "500: decoding command: EOF"),
+        (500, json_body({"status": {MAC.udid: {"command_error": "no such id"}}}), CommandRefused, "no such id"),
+        (500, json_body({"status": {MAC.udid: {"push_error": "410"}}, "command_uuid": UUID}), PushNotSent, "410"),
+        (500, json_body({"push_error": "no push certificate"}), PushNotSent, "no push certificate"),
+        (207, json_body({"status": {MAC.udid: {"push_error": "Unregistered"}}}), PushNotSent, "Unregistered"),
+        (200, json_body({"push_error": {"unheard": "of"}}), PushNotSent, "unheard"),
+        (500, json_body({}), StatusRefused, "500"),
         (500, b"Internal Server Error\n", StatusRefused, "500: Internal Server Error"),
         (401, b"", StatusRefused, "answered 401"),
         (301, b"", StatusRefused, "301"),
         (404, b"404 page not found\n", StatusRefused, "404 page not found"),
         (200, b"<html>", AnswerUnreadable, "<html>"),
-        (200, said(["status"]), AnswerUnreadable, "JSON object"),
+        (200, json_body(["status"]), AnswerUnreadable, "JSON object"),
         (200, b"[" * 100_000, AnswerUnreadable, "JSON object"),
     ],
 )

@@ -14,11 +14,12 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from agent.errors import PeerError
+from agent.errors import OperatorError, PeerError
 from agent.net.transport.errors import ConnectFailed, ConnectionBroken
 from agent.pki.verify import PeerRejected
 from agent.servers.configs import NanoMDMConfig, RequestTemplate, Trust, WebhookConfig
 from agent.servers.server import RequestFailed, Server
+from agent.servers.urls import base_of
 
 FINE = json.dumps({"status": {MAC.udid: {"push_result": "x"}}}).encode()
 
@@ -148,3 +149,11 @@ def test_http_on_loopback(run_in_reactor: RunInReactor) -> None:
         await push(server)
 
     run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("url", ["https://mdm.test/api?key=hunter2", "http://mdm.test/api?key=hunter2"])
+def test_an_error_about_a_url_does_not_show_its_query(url: str) -> None:
+    with pytest.raises(OperatorError) as refused:
+        base_of(url, plain=False)
+    assert "mdm.test/api" in str(refused.value)
+    assert "hunter2" not in str(refused.value)

@@ -49,7 +49,7 @@ def test_each_route_has_a_method_of_the_api_and_the_reverse() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-def test_each_method_takes_what_its_route_says(route) -> None:
+def test_each_method_takes_the_parameters_of_its_route(route) -> None:
     parameters = list(inspect.signature(getattr(API, route.name)).parameters)[1:]
     declared = [*re.findall(r"<(\w+)>", route.path), *(query.name for query in route.query)]
     if route.body is not None:
@@ -249,7 +249,7 @@ def test_a_wait_is_ended_with_the_server(run_in_reactor) -> None:
     "values",
     [[], ["Bearer wrong"], ["Bearer"], [f"Basic {TOKEN}"], [TOKEN], [f"Bearer {TOKEN}", f"Bearer {TOKEN}"], ["\u00ff"]],
 )
-def test_without_the_token_nothing_is_told_or_changed(run_in_reactor, values) -> None:
+def test_without_the_token_nothing_is_returned_or_changed(run_in_reactor, values) -> None:
     async def test(party: Party) -> None:
         party.client.headers.pop("Authorization")
         headers = [(b"Authorization", value.encode("latin-1")) for value in values]
@@ -364,7 +364,7 @@ def test_no_other_site_may_read_an_answer(run_in_reactor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "said"),
+    ("method", "path", "content", "reason"),
     [
         ("POST", "/v1/macs", b"{", "truncated"),
         ("POST", "/v1/macs", b"\xff", "malformed"),
@@ -398,11 +398,11 @@ def test_no_other_site_may_read_an_answer(run_in_reactor) -> None:
         ("POST", "/v1/reset", b'{"seed": "\xff"}', "a body in UTF-8"),
     ],
 )
-def test_what_cannot_be_read_is_said(run_in_reactor, method, path, content, said) -> None:
+def test_invalid_request_is_answered_with_the_reason(run_in_reactor, method, path, content, reason) -> None:
     async def test(party: Party) -> None:
         found = problem(await party.ask(method, path, content=content))
         assert found.status == 400
-        assert said in found.detail
+        assert reason in found.detail
 
     with_server(run_in_reactor, test)
 
@@ -475,7 +475,7 @@ def test_a_long_body_is_refused(run_in_reactor) -> None:
     with_server(run_in_reactor, test)
 
 
-def test_a_conflict_is_said(run_in_reactor) -> None:
+def test_conflict_is_reported(run_in_reactor) -> None:
     async def test(party: Party) -> None:
         found = problem(await party.ask("POST", "/v1/macs/1/connect"))
         assert (found.status, found.detail) == (409, "Expected an enrolled Mac, found one that is not. Enroll it.")

@@ -28,7 +28,7 @@ LIST = "ProfileList"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with the lab beside it."""
+    """A service with a lab."""
     folder = tmp_path_factory.mktemp("service")
     with started_service(folder, "--lab", "--devices", "3", "--boot", "constant:0.1") as started:
         yield started
@@ -168,7 +168,7 @@ def test_a_rule_makes_a_mac_answer_not_now_twice(service: Service, client: httpx
     assert client.get("/v1/rules").json() == []
 
 
-def test_the_service_tells_of_itself(service: Service, client: httpx.Client) -> None:
+def test_service_describes_itself(service: Service, client: httpx.Client) -> None:
     info = client.get("/v1").json()
     assert (info["macs"], info["pid"], info["lab"]) == (3, service.process.pid, service.ready["lab"])
     assert client.get("/v1/clock").json()["kind"] == "real"
@@ -207,6 +207,9 @@ def test_each_kind_of_problem_comes_from_the_real_service(service: Service, clie
     assert "enrolled" in refused(client.post("/v1/macs/0/unenroll"), 409).detail
     refused(client.post("/v1/macs", content=b" " * 4_200_000), 413)
     nothing = f"{service.ready['lab']['url']}/nothing"
+    client.post("/v1/macs/0/network", json={"online": False})
+    assert "offline" in refused(client.post("/v1/macs/0/enroll", json={"url": nothing}), 409).detail
+    client.post("/v1/macs/0/network", json={"online": True})
     problem = refused(client.post("/v1/macs/0/enroll", json={"url": nothing}), 502)
     assert "404" in problem.detail
     udid = client.get("/v1/macs/0").json()["udid"]

@@ -82,7 +82,7 @@ def test_a_last_event_id_that_is_no_number_is_refused(run_in_reactor, value) -> 
     with_server(run_in_reactor, test)
 
 
-def test_a_client_is_told_how_many_events_it_missed(run_in_reactor) -> None:
+def test_client_gets_the_number_of_events_that_it_missed(run_in_reactor) -> None:
     async def test(party: Party) -> None:
         for _ in range(KEPT):
             party.service.events.add("network", "Something happened.")

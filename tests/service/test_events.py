@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from agent.service.events import MAX_NEAREST, WANTED, EventLog, TimedOut, wanted_properties
-from agent.service.types import Event, Wait
+from agent.service.macs.waiting import until
+from agent.service.types import Event, Wait, WaitState
 
 LIMIT = 5
 KINDS = ("added", "command", "answered", "power")
@@ -127,7 +129,7 @@ def test_a_wait_that_times_out_has_the_nearest_events(added: list[dict[str, Any]
     assert all(shared(event) <= shared(nearest[-1]) for event in rest)
 
 
-def test_the_error_of_a_wait_says_what_was_wanted_and_what_came_closest() -> None:
+def test_error_of_a_wait_has_the_condition_and_the_nearest_events() -> None:
     events, clock = log(), Clock()
     events.add("answered", "It answered NotNow.", udid="A", status="NotNow")
     ends = outcome(events.wait(Wait(kind="answered", udid="A", status="Acknowledged", timeout=2), clock))
@@ -216,3 +218,16 @@ def test_breaches_are_counted_beyond_the_events_that_are_kept() -> None:
     assert (events.protocol_errors, len(events.since(0, lambda each: each.kind == "protocol_error"))) == (2, 1)
     events.clear()
     assert events.protocol_errors == 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_state_is_looked_at_once_more_after_the_end_of_its_wait(there: bool) -> None:
+    clock, mac = Clock(), SimpleNamespace(name="a", power="on")
+    wanted = WaitState(power="off", timeout=2)
+    waiting: Any = Deferred.fromCoroutine(until(clock, lambda: mac, wanted, log(), "A"))  # type: ignore[arg-type]
+    ends = outcome(waiting)
+    mac.power = "off" if there else "booting"
+    clock.advance(10.0)  # a loop that was blocked looks next when the time is over
+    clock.advance(0.0)
+    [end] = ends
+    assert end is mac if there else "found power booting" in str(end.value)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import pytest
 from services import FAST, SECONDS, RunningService, running_service
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from agent import plists
 from agent.errors import OperatorError, PeerError
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.lab.state import QueuedCommand
 from agent.lom.requests import PowerRequest
 from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.mac.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import MacSettings
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import TimedOut
+from agent.service.fleet import FleetService
 from agent.service.macs.enrolling import EnrollmentTimedOut
+from agent.service.macs.parts import ServiceSettings
 from agent.service.types import AddMacs, Enroll, WaitState
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -79,15 +85,15 @@ def test_a_mac_without_mains_cannot_be_reached_until_they_are_back(run_in_reacto
             service = running.service
             controller, device = macs = await running.enrolled(2)
             await running.set_up_lom(macs)
-            service.power(device, "pull_the_plug")
+            service.actions.power(device, "pull_the_plug")
             assert (service.view(device).power, service.view(device).lom) == ("no_mains", False)
             with pytest.raises(Conflict, match="no mains power"):
-                service.power(device, "on")
+                service.actions.power(device, "on")
             command = await running.lom(controller, device, PowerRequest.ON)
             await running.event("answered", controller, command_uuid=command)
             (answer,) = service.answers(controller, command, 1)
             assert answer.body["ResponseList"][0]["DeviceRequestSuccess"] is False
-            service.power(device, "restore_mains")
+            service.actions.power(device, "restore_mains")
             await running.state(device, power="on", lom=True)
             powers = service.events.since(0, lambda event: event.kind == "power" and event.udid == device.udid)
             assert [event.status for event in powers] == ["no_mains", "booting", "on"]
@@ -95,13 +101,13 @@ def test_a_mac_without_mains_cannot_be_reached_until_they_are_back(run_in_reacto
     run_in_reactor(scenario())
 
 
-def test_a_boot_ends_when_the_manual_clock_says_so(run_in_reactor: Run) -> None:
+def test_boot_ends_by_the_manual_clock(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         behaviour = MacSettings(boot="constant:40", shutdown="constant:5")
         async with running_service(manual_clock=True, macs=behaviour) as running:
             service = running.service
             (mac,) = await running.enrolled()
-            service.power(mac, "reset")
+            service.actions.power(mac, "reset")
             assert service.view(mac).power == "booting"
             assert (service.clock_state().next, service.clock_state().pending) == (40.0, 1)
             service.advance(39.0)
@@ -114,7 +120,7 @@ def test_a_boot_ends_when_the_manual_clock_says_so(run_in_reactor: Run) -> None:
     run_in_reactor(scenario())
 
 
-def test_after_not_now_a_mac_asks_again_when_the_manual_clock_says_so(run_in_reactor: Run) -> None:
+def test_after_not_now_a_mac_asks_again_by_the_manual_clock(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service(manual_clock=True) as running:
             service = running.service
@@ -143,7 +149,7 @@ def test_pushes_to_a_mac_that_is_offline_wait_for_it(run_in_reactor: Run) -> Non
             service = running.service
             controller, device = macs = await running.enrolled(2)
             await running.set_up_lom(macs)
-            service.set_online(device, False)
+            service.actions.set_online(device, False)
             seen = service.view(device)
             assert (seen.online, seen.state, seen.connected, seen.lom) == (False, "offline", False, False)
             command = await running.command(device, "DeviceInformation", **INFORMATION)
@@ -152,9 +158,11 @@ def test_pushes_to_a_mac_that_is_offline_wait_for_it(run_in_reactor: Run) -> Non
             (answer,) = service.answers(controller, on_lom, 1)
             assert answer.body["ResponseList"][0]["DeviceRequestSuccess"] is False
             assert not service.answers(device, command, 1)
-            with pytest.raises(PeerError, match="offline"):
-                await service.enroll(device, Enroll())
-            service.set_online(device, True)
+            with pytest.raises(Conflict, match="is offline"):
+                await service.actions.enroll(device, Enroll())
+            with pytest.raises(Conflict, match="is offline"):
+                service.actions.connect(device)
+            service.actions.set_online(device, True)
             await running.event("delivered", device, command_uuid=command)
             states = service.events.since(0, lambda event: event.kind == "network")
             assert [event.status for event in states] == ["offline", "online"]
@@ -170,14 +178,14 @@ def test_a_reset_mac_is_new_and_can_enroll_again(run_in_reactor: Run) -> None:
             mac, other = await running.enrolled(2)
             command = await running.command(mac, "DeviceInformation", **INFORMATION)
             await running.event("delivered", mac, command_uuid=command)
-            service.power(mac, "off")
+            service.actions.power(mac, "off")
             service.reset_mac(mac)
             seen = service.view(mac)
             assert (seen.enrolled, seen.power, seen.state, seen.boots) == (False, "on", "new", 0)
             assert not service.answers(mac, None, 10)
             assert not service.detail(mac).exchanges
             assert service.view(other).enrolled
-            await service.enroll(mac, Enroll())
+            await service.actions.enroll(mac, Enroll())
             command = await running.command(mac, "DeviceInformation", **INFORMATION)
             await running.event("delivered", mac, command_uuid=command)
 
@@ -189,15 +197,15 @@ def test_a_user_removes_the_profile_and_the_server_gets_check_out(run_in_reactor
         async with running_service() as running:
             service = running.service
             (mac,) = await running.enrolled()
-            service.unenroll(mac)
+            service.actions.unenroll(mac)
             assert not service.view(mac).enrolled
             await running.until(lambda: mac.udid not in running.lab.macs, "CheckOut")
             event = await running.event("unenrolled", mac)
             assert event.data == {"reason": "a user removed the enrollment profile"}
             with pytest.raises(Conflict, match="Enroll it first"):
-                service.connect(mac)
+                service.actions.connect(mac)
             with pytest.raises(Conflict, match="Enroll it first"):
-                service.unenroll(mac)
+                service.actions.unenroll(mac)
 
     run_in_reactor(scenario())
 
@@ -238,7 +246,7 @@ def test_groups_have_numbers_one_after_another_and_are_found_by_each_name(run_in
     run_in_reactor(scenario())
 
 
-def test_what_was_said_with_all_macs_is_forgotten_once_and_not_for_each(run_in_reactor: Run) -> None:
+def test_exchanges_of_all_macs_are_deleted_at_once_and_not_for_each(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service(devices=20, segment_size=5) as running:
             service = running.service
@@ -270,7 +278,7 @@ def test_the_same_requests_add_the_same_macs_after_a_reset(run_in_reactor: Run) 
 
             before = udids()
             assert len(set(before)) == 4
-            await service.enroll(service.find("3"), Enroll())
+            await service.actions.enroll(service.find("3"), Enroll())
             service.add_rule(Rule(on="command", do="not_now"))
             last = service.events.last
             service.reset()
@@ -291,7 +299,7 @@ def test_a_rule_names_macs_by_their_number_in_the_service(run_in_reactor: Run) -
         async with running_service(devices=1) as running:
             service = running.service
             (first,) = service.macs()
-            await service.enroll(first, Enroll())
+            await service.actions.enroll(first, Enroll())
             (second,) = await running.enrolled(1)
             service.add_rule(Rule(on="command", do="error", macs=("1",)))
             service.add_rule(Rule(id="segment", on="command", do="format_error", segment=0))
@@ -302,26 +310,26 @@ def test_a_rule_names_macs_by_their_number_in_the_service(run_in_reactor: Run) -
     run_in_reactor(scenario())
 
 
-def test_an_enrollment_that_fails_says_why_and_leaves_the_mac_as_it_was(run_in_reactor: Run) -> None:
+def test_failed_enrollment_has_a_reason_and_leaves_the_mac_unchanged(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service() as running:
             service = running.service
             (mac,) = service.add(AddMacs())
             assert service.lab is not None
             with pytest.raises(ServerRefused, match="405"):
-                await service.enroll(mac, Enroll(url=f"{service.lab.url}/checkin"))
+                await service.actions.enroll(mac, Enroll(url=f"{service.lab.url}/checkin"))
             failed = await running.event("enroll_failed", mac)
             assert "405" in failed.data["error"]
             assert "405" in service.detail(mac).last_error
             assert [each.status for each in service.detail(mac).exchanges] == [405]
             with pytest.raises(PeerError):
-                await service.enroll(mac, Enroll(profile=b"nonsense"))
+                await service.actions.enroll(mac, Enroll(profile=b"nonsense"))
             assert await running.event("protocol_error", mac)
             with pytest.raises(OperatorError, match="found both"):
-                await service.enroll(mac, Enroll(url="https://x", profile=b"x"))
-            service.power(mac, "off")
+                await service.actions.enroll(mac, Enroll(url="https://x", profile=b"x"))
+            service.actions.power(mac, "off")
             with pytest.raises(Conflict, match="that is on, found off"):
-                await service.enroll(mac, Enroll())
+                await service.actions.enroll(mac, Enroll())
             assert not service.view(mac).enrolled
 
     run_in_reactor(scenario())
@@ -340,7 +348,7 @@ def test_a_server_that_breaks_the_protocol_is_named(run_in_reactor: Run, body: b
         async with running_service() as running:
             (mac,) = await running.enrolled()
             running.lab.macs[mac.udid].queue["odd"] = QueuedCommand("ProfileList", body)
-            running.service.connect(mac)
+            running.service.actions.connect(mac)
             event = await running.event("protocol_error", mac)
             assert event.data["kind"] == kind
             await running.event("session_ended", mac)
@@ -357,7 +365,7 @@ def test_what_a_fault_rule_breaks_is_no_fault_of_the_server(run_in_reactor: Run)
         async with running_service() as running:
             (mac,) = await running.enrolled()
             running.service.add_rule(Rule(on="session", do="malformed", times=1))
-            running.service.connect(mac)
+            running.service.actions.connect(mac)
             ended = await running.event("session_ended", mac)
             assert "400" in ended.data["error"]
             assert "rule_hit" in running.kinds(mac)
@@ -375,13 +383,13 @@ def test_what_a_fault_rule_breaks_in_an_enrollment_is_no_fault_of_the_server(run
             service = running.service
             (mac,) = service.add(AddMacs())
             service.add_rule(Rule(on="checkin", times=1, **fault))
-            with pytest.raises(PeerError):
-                await service.enroll(mac, Enroll())
+            with pytest.raises(Conflict, match="after the hit of a fault rule: "):
+                await service.actions.enroll(mac, Enroll())
             assert "enroll_failed" in running.kinds(mac)
             assert "protocol_error" not in running.kinds(mac)
             assert service.lab is not None
             with pytest.raises(ServerRefused, match="405"):  # the rule's hit excuses no later enrollment
-                await service.enroll(mac, Enroll(url=f"{service.lab.url}/checkin"))
+                await service.actions.enroll(mac, Enroll(url=f"{service.lab.url}/checkin"))
             assert await running.event("protocol_error", mac)
 
     run_in_reactor(scenario())
@@ -423,7 +431,7 @@ def test_an_answer_by_a_rule_excuses_no_server(run_in_reactor: Run, do: Any) -> 
             await running.command(mac, "DeviceInformation", push=False, **INFORMATION)
             queue = running.lab.macs[mac.udid].queue
             queue["odd"] = QueuedCommand("ProfileList", b"<html>an error page")
-            running.service.connect(mac)
+            running.service.actions.connect(mac)
             await running.event("rule_hit", mac)
             await running.event("session_ended", mac)
             assert "protocol_error" in running.kinds(mac)
@@ -438,8 +446,8 @@ def test_a_state_that_does_not_last_is_seen(run_in_reactor: Run) -> None:
             service = running.service
             (mac,) = service.add(AddMacs())
             waits = [service.wait_state(mac, WaitState(power=power)) for power in ("no_mains", "booting", "on")]
-            service.power(mac, "pull_the_plug")
-            service.power(mac, "restore_mains")
+            service.actions.power(mac, "pull_the_plug")
+            service.actions.power(mac, "restore_mains")
             service.advance(40.0)  # in the same turn of the reactor
             assert [(await wait).power for wait in waits] == ["no_mains", "booting", "on"]
             assert service.wait_state(mac, WaitState(power="on")).called
@@ -455,7 +463,7 @@ def test_the_password_in_a_url_is_not_shown(run_in_reactor: Run) -> None:
             assert service.lab is not None
             url = service.lab.url.replace("://", "://user:hunter2@")
             with pytest.raises(ServerRefused, match="405"):
-                await service.enroll(mac, Enroll(url=f"{url}/checkin?key=hunter2"))
+                await service.actions.enroll(mac, Enroll(url=f"{url}/checkin?key=hunter2"))
             (exchange,) = service.detail(mac).exchanges
             assert exchange.url == f"{service.lab.url}/checkin"
             assert "hunter2" not in str(service.events.since(0))
@@ -470,6 +478,63 @@ def test_the_delay_of_a_push_passes_on_the_manual_clock(run_in_reactor: Run) -> 
             (mac,) = await running.enrolled()
             await running.push(mac)
             assert service.clock_state().next == pytest.approx(30.0)
+            service.advance(29.0)
+            assert "pushed" not in running.kinds(mac)
+            service.advance(1.0)
+            await running.event("session_ended", mac)
+
+    run_in_reactor(scenario())
+
+
+def test_a_rule_has_the_gateway_away_on_the_manual_clock(run_in_reactor: Run) -> None:
+    def listens(url: str) -> bool:
+        parts = urlsplit(url)
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((parts.hostname, parts.port)):
+            return True
+        return False
+
+    async def scenario() -> None:
+        async with running_service(manual_clock=True) as running:
+            service = running.service
+            assert service.apns is not None
+            url = service.apns.url
+            service.advance(1000.0)
+            rule = service.add_rule(Rule(on="push", do="away", after=5.0, until=10.0))
+            seen = [listens(url)]
+            for seconds in (4.9, 0.2, 4.8, 0.2):
+                service.advance(seconds)
+                seen.append(listens(url))
+            assert seen == [True, True, False, False, True]
+            assert [(each.matches, each.hits, each.exhausted) for each in service.faults] == [(1, 1, True)]
+            service.faults.remove(rule.id)
+            service.add_rule(Rule(on="push", do="away", until=10.0))
+            assert not listens(url)
+            service.faults.clear()
+            assert listens(url)
+            assert service.clock_state().pending == 0
+
+    run_in_reactor(scenario())
+
+
+def test_a_rule_for_pushes_needs_a_gateway(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        service = FleetService(reactor, ServiceSettings())
+        with pytest.raises(OperatorError, match="Expected an APNs gateway for a rule"):
+            service.add_rule(Rule(on="push", do="lose"))
+        service.add_rule(Rule(on="session", do="malformed"))
+        service.close()
+
+    run_in_reactor(scenario())
+
+
+def test_a_rule_stores_pushes_until_its_end(run_in_reactor: Run) -> None:
+    async def scenario() -> None:
+        async with running_service(manual_clock=True) as running:
+            service = running.service
+            (mac,) = await running.enrolled()
+            service.advance(100.0)
+            service.add_rule(Rule(on="push", do="store", until=30.0))
+            await running.push(mac)
             service.advance(29.0)
             assert "pushed" not in running.kinds(mac)
             service.advance(1.0)
@@ -493,7 +558,7 @@ async def _silent_enrollment(running: RunningService, seconds: float) -> tuple[A
     service = running.service
     (mac,) = service.add(AddMacs())
     service.add_rule(Rule(on="enroll", do="delay", seconds=1000.0))
-    enrolling = Deferred.fromCoroutine(service.enroll(mac, Enroll(timeout=seconds)))
+    enrolling = Deferred.fromCoroutine(service.actions.enroll(mac, Enroll(timeout=seconds)))
     return mac, enrolling
 
 
@@ -504,7 +569,7 @@ def test_an_enrollment_has_a_time_limit(run_in_reactor: Run) -> None:
             with pytest.raises(EnrollmentTimedOut, match=r"within 0\.05 s"):
                 await enrolling
             running.service.faults.clear()
-            await running.service.enroll(mac, Enroll())
+            await running.service.actions.enroll(mac, Enroll())
 
     run_in_reactor(scenario())
 
@@ -515,16 +580,31 @@ def test_an_enrollment_in_progress_ends_where_the_mac_does(run_in_reactor: Run, 
         async with running_service() as running:
             mac, enrolling = await _silent_enrollment(running, SECONDS)
             with pytest.raises(Conflict, match="enrolls now"):
-                await running.service.enroll(mac, Enroll())
+                await running.service.actions.enroll(mac, Enroll())
             end = getattr(running.service, how)
             end(mac) if how in ("reset_mac", "remove") else end()
-            with pytest.raises(PeerError, match="reset or removed"):
+            with pytest.raises(Conflict, match="reset or removed"):
                 await enrolling
 
     run_in_reactor(scenario())
 
 
-def test_a_wait_for_a_state_that_does_not_come_says_what_is_there(run_in_reactor: Run) -> None:
+@pytest.mark.parametrize("how", ["power", "network"])
+def test_an_enrollment_that_the_mac_breaks_off_is_no_failure_of_the_server(run_in_reactor: Run, how: str) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            mac, enrolling = await _silent_enrollment(running, SECONDS)
+            if how == "power":
+                running.service.actions.power(mac, "pull_the_plug")
+            else:
+                running.service.actions.set_online(mac, False)
+            with pytest.raises(Conflict, match="Expected the Mac to enroll, found that it could not: "):
+                await enrolling
+
+    run_in_reactor(scenario())
+
+
+def test_timeout_of_a_wait_for_a_state_has_the_present_state(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service() as running:
             service = running.service
@@ -557,10 +637,10 @@ def test_macs_that_are_removed_in_the_middle_of_their_work_leave_nothing(run_in_
             service = running.service
             macs = await running.enrolled(3)
             await running.set_up_lom(macs)
-            service.power(macs[2], "reset")
+            service.actions.power(macs[2], "reset")
             relayed = running.lom(macs[0], macs[1], PowerRequest.RESET)
             await gatherResults([Deferred.fromCoroutine(relayed), Deferred.fromCoroutine(running.push(macs[1]))])
-            service.connect(macs[1])
+            service.actions.connect(macs[1])
             service.remove(macs[1])
             service.reset_mac(macs[0])
             service.remove_all()

@@ -30,8 +30,8 @@ from agent.device.record import DeviceRecord, EnrollmentRecord
 from agent.fleet.population import Population
 from agent.lab.core import Lab
 from agent.lab.server import LabServer
-from agent.net.mac.keeping import MacRecord
-from agent.pki.authorities import Authorities
+from agent.net.mac.fleet.keeping import MacRecord
+from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
 from agent.state.fleet import FleetState
 

@@ -12,6 +12,7 @@ import pytest
 from axe import axe_script
 from devtools import Browser
 from started_service import Service, started_service
+from switch import switch
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +21,21 @@ CONNECTED = "document.querySelector('#connection').dataset.connected === 'true'"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with the lab beside it and 30 Macs."""
+    """A service with a lab and 30 Macs."""
     arguments = ("--lab", "--devices", "30", "--segment-size", "10", "--boot", "constant:0.1")
     with started_service(tmp_path_factory.mktemp("service"), *arguments) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def manual(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Another service with the same token, other Macs and a manual clock."""
+    folder = tmp_path_factory.mktemp("manual")
+    token = folder / "token"
+    token.write_text(service.token, encoding="utf-8")
+    token.chmod(0o600)
+    arguments = ("--token-file", str(token), "--clock", "manual", "--lab", "--devices", "4", "--seed", "other")
+    with started_service(folder, *arguments) as started:
         yield started
 
 
@@ -57,10 +70,7 @@ def page(browser: Browser, service: Service, client: httpx.Client) -> Iterator[B
 
 def open_page(browser: Browser, url: str) -> None:
     """Leave the page, whatever the address was, and open this one with nothing stored."""
-    browser.open("about:blank")
-    browser.wait("location.href === 'about:blank'")
-    browser.complaints.clear()
-    browser.requests.clear()
+    browser.leave()
     browser.open(url)
     browser.wait("document.readyState === 'complete' && document.querySelector('#connection')")
 
@@ -161,7 +171,7 @@ def test_a_rule_of_the_form_appears_with_its_hits(page: Browser, client: httpx.C
     assert client.get("/v1/rules").json() == []
 
 
-def test_a_mistake_in_the_form_is_told(page: Browser) -> None:
+def test_invalid_form_is_reported(page: Browser) -> None:
     page.wait("document.querySelector('#rule-on').options.length")
     add_rule(page, more="seconds")
     wait_for_text(page, "#alert", "Expected a JSON object in Other keys")
@@ -174,6 +184,87 @@ def test_events_arrive_while_it_is_open(page: Browser, client: httpx.Client) -> 
     wait_for_text(page, "#events li", "is offline.")  # the newest is the first
     page.run("document.querySelector('#events li:first-child').click()")
     wait_for_text(page, "#detail-title", "Mac 5:")
+
+
+def port_of(service: Service) -> int:
+    """The port of its control API."""
+    return int(service.url.rpartition(":")[2])
+
+
+def test_after_a_restart_it_shows_the_new_service(
+    browser: Browser, service: Service, client: httpx.Client, manual: Service
+) -> None:
+    added = client.post("/v1/macs", json={}).raise_for_status().json()[0]
+    with switch() as between, manual.client() as other:
+        other.post("/v1/reset").raise_for_status()
+        between.turn(port_of(service))
+        open_page(browser, f"http://127.0.0.1:{between.port}/#token={service.token}")
+        wait_for_text(browser, "#summary", "31 Macs")
+        assert browser.run("document.querySelector('#clock-form').hidden")
+        open_first_mac(browser)
+        between.turn(None)
+        wait_for_text(browser, "#connection", "Connection lost; connecting again")
+        assert not browser.run(CONNECTED)
+        between.turn(port_of(service))
+        browser.wait(CONNECTED)
+        assert not browser.run("document.querySelector('#detail').hidden"), "it is the same service"
+        client.delete(f"/v1/macs/{added['udid']}").raise_for_status()
+        wait_for_text(browser, "#summary", "30 Macs")
+        between.turn(None)
+        wait_for_text(browser, "#connection", "Connection lost; connecting again")
+        between.turn(port_of(manual))
+        wait_for_text(browser, "#summary", "4 Macs, 0 enrolled")
+        browser.wait(CONNECTED)
+        assert text(browser, "#connection") == "Connected"
+        assert browser.run("document.querySelector('#detail').hidden"), "the Mac is none of this service"
+        assert browser.run("document.querySelector('#enroll-url').value") == manual.ready["lab"]["enroll_url"]
+        assert not browser.run("document.querySelector('#clock-form').hidden")
+        mac = other.post("/v1/macs/2/power", json={"action": "pull_the_plug"}).raise_for_status().json()
+        wait_for_text(browser, "#events li", f"{mac['name']} has no mains power.")
+        wait_for_text(browser, "#legend [data-state=off]", "off 1")
+        browser.open("about:blank")
+
+
+def test_the_form_advances_the_manual_clock(browser: Browser, manual: Service) -> None:
+    with manual.client() as client:
+        client.post("/v1/reset").raise_for_status()
+        client.post("/v1/macs/0/power", json={"action": "reset"}).raise_for_status()
+        open_page(browser, f"{manual.url}/#token={manual.token}")
+        wait_for_text(browser, "#clock", "0.0 s; 1 timers, next in")
+        browser.run("document.querySelector('#advance').value = '3600'")
+        focus(browser, "#advance")
+        enter(browser)
+        wait_for_text(browser, "#clock", "3600.0 s; 0 timers")
+        wait_for_text(browser, "#events li", "is on")
+        assert client.get("/v1/clock").json()["seconds"] == 3600.0
+        assert client.get("/v1/macs/0").json()["boots"] == 1
+        assert browser.complaints == []
+
+
+def test_all_shown_macs_are_those_of_the_filter(page: Browser, client: httpx.Client) -> None:
+    for name, value in (("filter-segment", "1"), ("bulk", "offline")):
+        page.run(f"document.getElementById('{name}').value = '{value}'")
+    page.run("document.querySelector('#filter-text').dispatchEvent(new Event('input', {bubbles: true}))")
+    wait_for_text(page, "#shown", "10 of 30 shown")
+    page.run("window.confirm = (question) => { window.asked = question; return window.agrees; }; window.agrees = false")
+    apply = "document.querySelector('#bulk-form button').click()"
+    page.run(apply)
+    assert page.run("window.asked") == "Take offline: 10 Macs?"
+    page.run("window.agrees = true")
+    page.run(apply)
+    wait_for_text(page, "#status", "Done for 10 Macs.")
+    wait_for_text(page, "#legend [data-state=offline]", "offline 10")
+    offline = [mac["number"] for mac in client.get("/v1/macs").json() if not mac["online"]]
+    assert offline == list(range(10, 20))
+
+
+def test_what_fails_for_some_of_all_shown_macs_is_told(page: Browser, client: httpx.Client) -> None:
+    client.post("/v1/macs/3/power", json={"action": "pull_the_plug"}).raise_for_status()
+    wait_for_text(page, "#legend [data-state=off]", "off 1")
+    page.run("window.confirm = () => true; document.getElementById('bulk').value = 'on'")
+    page.run("document.querySelector('#bulk-form button').click()")
+    wait_for_text(page, "#alert", "1 of 30 failed; the first: ")
+    page.complaints[:] = [each for each in page.complaints if "409 (Conflict)" not in each]
 
 
 def test_without_a_token_it_asks_for_one(browser: Browser, service: Service, page: Browser) -> None:

@@ -1,6 +1,7 @@
 """What a Prometheus server gets of a run, over a real connection and read with its own client library's parser."""
 
 import re
+from dataclasses import replace
 from email.parser import BytesHeaderParser
 from typing import Any
 
@@ -120,6 +121,16 @@ def test_scrape_returns_the_latest_values(run_in_reactor):
     assert values(found["lom_agent_generator_cpu_share"]) == {(): 0.75}
 
 
+def test_a_pause_and_the_rate_that_a_phase_is_to_have_are_gauges(run_in_reactor):
+    running = PhaseView("look", "checkin", PhaseState(), 1.0, rate=50.0)
+    for paused in (False, True):
+        _, _, text = answer(
+            run_in_reactor, get("/metrics"), replace(VIEW, phases=(running, *VIEW.phases), paused=paused)
+        )
+        assert values(families(text)["lom_agent_run_paused"]) == {(): float(paused)}
+        assert values(families(text)["lom_agent_phase_target_rate"]) == {("look",): 50.0}
+
+
 def test_every_mac_state_is_exported_even_if_zero(run_in_reactor):
     _, _, text = answer(run_in_reactor, get("/metrics"), VIEW)
     macs = values(families(text)["lom_agent_macs"])
@@ -128,10 +139,10 @@ def test_every_mac_state_is_exported_even_if_zero(run_in_reactor):
 
 def test_phase_names_are_escaped_in_labels(run_in_reactor):
     _, _, text = answer(run_in_reactor, get("/metrics"), VIEW)
-    things = families(text)["lom_agent_phase_things"]
+    operations = families(text)["lom_agent_phase_operations"]
     of = {
         (sample.labels["phase"], sample.labels["kind"], sample.labels["state"]): sample.value
-        for sample in things.samples
+        for sample in operations.samples
     }
     assert of["enroll", "enroll", "dropped"] == 1
     assert [of[HOSTILE, "command", state] for state in ("planned", "started", "done")] == [1000, 10, 7]

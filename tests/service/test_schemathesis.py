@@ -24,7 +24,7 @@ PHASES = ("examples", "coverage", "fuzzing", "stateful")
 PROGRAM = "from schemathesis.cli import schemathesis; schemathesis()"
 
 
-def test_the_service_does_what_its_document_says(tmp_path: Path) -> None:
+def test_service_conforms_to_its_document(tmp_path: Path) -> None:
     with started_service(tmp_path, "--lab", "--devices", "3", "--clock", "manual") as service:
         done = subprocess.run(
             [
@@ -50,7 +50,7 @@ def test_the_service_does_what_its_document_says(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes() == b""
 
 
-def test_a_response_that_does_not_end_begins_as_the_document_says(tmp_path: Path) -> None:
+def test_start_of_an_endless_response_conforms_to_the_document(tmp_path: Path) -> None:
     with (
         started_service(tmp_path, "--devices", "1") as service,
         service.client() as client,

@@ -1,4 +1,4 @@
-"""The state file of a service: another service on the same file goes on with everything, and says what it cannot do."""
+"""The state file of a service: another service on the same file continues, and reports what it cannot continue."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from twisted.internet.task import Clock, deferLater
 from agent.device.installing import enrollment_steps
 from agent.device.steps import CheckIn, advance
 from agent.errors import OperatorError
-from agent.faults import Rule
+from agent.faults.rules import Rule
 from agent.lab.core import Lab, Refused
 from agent.lab.server import LabServer
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.mac.behaviour import MacSettings
-from agent.pki.authorities import Authorities
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 from agent.push.store import Notification
 from agent.service.fleet import FleetService
@@ -117,26 +117,33 @@ def test_another_service_goes_on_with_everything(run_scene, monkeypatch: pytest.
     async def test(scene: Scene) -> None:
         async with scene.service() as service:
             for number in (0, 1):
-                await service.enroll(scene.mac(service, number), Enroll())
-            service.set_online(scene.mac(service, 1), False)
-            service.power(scene.mac(service, 0), "reset")
-            service.power(scene.mac(service, 2), "pull_the_plug")
+                await service.actions.enroll(scene.mac(service, number), Enroll())
+            service.actions.set_online(scene.mac(service, 1), False)
+            service.actions.power(scene.mac(service, 0), "reset")
+            service.actions.power(scene.mac(service, 2), "pull_the_plug")
             added = service.add(AddMacs(count=3, segment_size=2, os="26.4"))
             service.remove(added[1])
-            service.power(added[2], "off")
+            service.actions.power(added[2], "off")
             service.reset_mac(added[2])
             gone = service.add(AddMacs(count=1))
             service.remove(gone[0])
             service.add_rule(Rule(id="flaky", on="session", do="delay", seconds=5.0, times=3, macs=("0-2",)))
-            service.faults.decide("session", scene.mac(service, 0).mac, service.parts.clock.seconds())
+            service.add_rule(Rule(id="limit", on="push", do="throttle", limit=1, seconds=1000.0))
+            service.add_rule(Rule(id="outage", on="push", do="away", until=1000.0))
+            now = service.parts.clock.seconds()
+            assert service.faults.decide("push", scene.mac(service, 0).mac, now) is None
+            assert service.faults.decide("session", scene.mac(service, 0).mac, now) is not None
+            assert service.faults.away(now)
             before, rules = seen(service), list(service.faults)
             enrollment = scene.mac(service, 0).client.device.enrollment
             event, exchange = service.events.last, service.parts.exchanges.last_number
         assert [mac.power for mac in before] == ["booting", "on", "no_mains", "on", "on"]
-        assert rules[0].matches == 1
+        assert [each.matches for each in rules] == [1, 1, 1]
         async with scene.service() as service:
             assert seen(service) == before
             assert list(service.faults) == rules
+            now = service.parts.clock.seconds()
+            assert service.faults.decide("push", scene.mac(service, 0).mac, now) is not None
             assert scene.mac(service, 0).client.device.enrollment == enrollment
             assert service.events.last >= event
             assert service.parts.exchanges.last_number >= exchange
@@ -159,14 +166,14 @@ def test_of_many_macs_those_with_nothing_to_do_are_idle(run_scene, monkeypatch: 
     async def test(scene: Scene) -> None:
         async with scene.service() as service:
             for number in (0, 1):
-                await service.enroll(scene.mac(service, number), Enroll())
-            service.set_online(scene.mac(service, 1), False)
+                await service.actions.enroll(scene.mac(service, number), Enroll())
+            service.actions.set_online(scene.mac(service, 1), False)
         async with scene.service() as service:
             clients = [scene.mac(service, number).client for number in (0, 1)]
             assert [client.is_idle for client in clients] == [True, False]
             assert [client.enrolled for client in clients] == [True, True]
             uuid = scene.server.lab.enqueue(scene.mac(service).udid, {"RequestType": "ProfileList"})
-            service.connect(scene.mac(service))
+            service.actions.connect(scene.mac(service))
             await until(lambda: uuid in scene.server.lab.macs[scene.mac(service).udid].results, "the answer")
 
     run_scene(test)
@@ -176,9 +183,9 @@ def test_a_mac_that_booted_comes_up(run_scene) -> None:
     async def test(scene: Scene) -> None:
         async with scene.service() as service:
             handle = scene.mac(service)
-            await service.enroll(handle, Enroll())
-            service.power(handle, "reset")
-            service.power(scene.mac(service, 1), "off")
+            await service.actions.enroll(handle, Enroll())
+            service.actions.power(handle, "reset")
+            service.actions.power(scene.mac(service, 1), "off")
         scene.settings = replace(scene.settings, macs=MacSettings(boot="constant:0.001"))
         async with scene.service(manual_clock=True) as service:
             handle = scene.mac(service)
@@ -199,10 +206,10 @@ def test_an_owed_result_is_delivered_by_the_next_process(run_scene) -> None:
     async def test(scene: Scene) -> None:
         async with scene.service() as service:
             handle = scene.mac(service)
-            await service.enroll(handle, Enroll())
+            await service.actions.enroll(handle, Enroll())
             service.add_rule(Rule(on="command", do="drop", at="before_request", times=1))
             uuid = scene.server.lab.enqueue(handle.udid, {"RequestType": "ProfileList"})
-            service.connect(handle)
+            service.actions.connect(handle)
             await until(lambda: "session_ended" in kinds(service, handle.udid), "the connection breaks")
             assert service.detail(handle).pending is not None
             assert not scene.server.lab.macs[handle.udid].results
@@ -223,8 +230,8 @@ def test_a_mac_that_is_offline_stays_it_and_gets_its_stored_push(run_scene) -> N
     async def test(scene: Scene) -> None:
         async with scene.service() as service:
             handle = scene.mac(service)
-            await service.enroll(handle, Enroll())
-            service.set_online(handle, False)
+            await service.actions.enroll(handle, Enroll())
+            service.actions.set_online(handle, False)
             endpoint = handle.group.push_endpoint
             assert endpoint is not None
             magic, now = handle.mac.push_magic, time.time()
@@ -234,7 +241,7 @@ def test_a_mac_that_is_offline_stays_it_and_gets_its_stored_push(run_scene) -> N
             handle = scene.mac(service)
             assert not service.view(handle).online
             assert kinds(service, handle.udid) == []
-            service.set_online(handle, True)
+            service.actions.set_online(handle, True)
             await until(lambda: "session_ended" in kinds(service, handle.udid), "a session for the push")
             assert "pushed" in kinds(service, handle.udid)
         async with scene.service() as service:
@@ -250,10 +257,10 @@ def test_declarations_that_were_being_updated_are_updated(run_scene) -> None:
         lab = scene.server.lab
         async with scene.service() as service:
             handle = scene.mac(service)
-            await service.enroll(handle, Enroll())
+            await service.actions.enroll(handle, Enroll())
             handle.client.device.synchronising = b""  # its command is answered, and the process ends
-            service.set_online(handle, False)
-            service.set_online(handle, True)
+            service.actions.set_online(handle, False)
+            service.actions.set_online(handle, True)
         assert not lab.macs[handle.udid].status_report
         async with scene.service() as service:
             handle = scene.mac(service)
@@ -348,34 +355,34 @@ def test_other_macs_than_those_of_the_file_are_refused(run_scene) -> None:
 
 
 def state_with(folder: Path) -> tuple[FleetState, Clock, list[str]]:
-    clock, said = Clock(), []
+    clock, text = Clock(), []
     state = FleetState(folder / "fleet.sqlite", clock)
-    state.on_failure = lambda error: said.append(str(error))
-    return state, clock, said
+    state.on_failure = lambda error: text.append(str(error))
+    return state, clock, text
 
 
 def test_what_waits_goes_on_after_the_transaction(tmp_path: Path) -> None:
-    state, clock, said = state_with(tmp_path)
+    state, clock, text = state_with(tmp_path)
     state.set("a", "1")
-    state.when_kept(0, 0, lambda: said.append(state._file.rows("SELECT value FROM settings")[0][0]))
-    assert said == []
+    state.when_kept(0, 0, lambda: text.append(state._file.rows("SELECT value FROM settings")[0][0]))
+    assert text == []
     clock.advance(0.0)
-    assert said == ["1"]
+    assert text == ["1"]
     state.close()
 
 
 def test_nothing_goes_on_when_the_file_cannot_be_written(tmp_path: Path) -> None:
-    state, clock, said = state_with(tmp_path)
+    state, clock, text = state_with(tmp_path)
     state._file.close()
     state.set("a", "1")
-    state.when_kept(0, 0, lambda: said.append("sent"))
+    state.when_kept(0, 0, lambda: text.append("sent"))
     clock.advance(0.0)
-    assert len(said) == 1
-    assert "cannot be written" in said[0]
-    state.when_kept(0, 0, lambda: said.append("sent"))
+    assert len(text) == 1
+    assert "cannot be written" in text[0]
+    state.when_kept(0, 0, lambda: text.append("sent"))
     clock.advance(1.0)
     state.close()
-    assert len(said) == 1
+    assert len(text) == 1
 
 
 def test_numbers_only_grow_after_a_kill(tmp_path: Path) -> None:
@@ -390,7 +397,7 @@ def test_numbers_only_grow_after_a_kill(tmp_path: Path) -> None:
 def test_a_file_that_was_changed_by_hand_is_an_error_of_ours(run_scene) -> None:
     async def test(scene: Scene) -> None:
         async with scene.service() as service:
-            await service.enroll(scene.mac(service), Enroll())
+            await service.actions.enroll(scene.mac(service), Enroll())
         state = FleetState(scene.file, reactor)
         state._file.write([("UPDATE devices SET record = x'81a17801'", ())])
         state.close()

@@ -21,19 +21,22 @@ from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from agent.fleet.population import Population
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
+from agent.fleet.population import Mac, Population
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.connection import GatewayLimits
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.gateway import NAMES, APNsGateway
+from agent.net.apns.outages import Outages
 from agent.net.apns.router import PushRouter
+from agent.net.mac.fleet.push_endpoint import injected_by
 from agent.net.timing import RunClock
-from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
-from agent.push.broker import Presence, PushBroker
+from agent.pki.issuing.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
+from agent.push.broker import Injected, Presence, PushBroker
 from agent.push.counts import merge_push_counts
 from agent.push.requests import NOBODY, PushPolicy
-from agent.push.rules import PushRules, away_times
 from agent.push.store import Notification
 from agent.push.wire import RoutedPush
 
@@ -52,6 +55,23 @@ def provider_identity(topic: str | None = TOPIC, authority: Authority = AUTHORIT
     if topic is not None:
         names.insert(0, x509.NameAttribute(NameOID.USER_ID, topic))
     return Identity(authority.certify(key.public_key(), x509.Name(names), CLIENT_USAGE, **dates), key)
+
+
+def push_rule(do: Any, **keys: Any) -> Rule:
+    """A rule for pushes."""
+    return Rule(on="push", do=do, **keys)
+
+
+def injecting(
+    faults: Faults, mac_of: Callable[[int], Mac], seconds: Callable[[], float]
+) -> Callable[[int], Injected | None]:
+    """What the rules do to a push for a Mac."""
+
+    def inject(index: int) -> Injected | None:
+        hit = faults.decide("push", mac_of(index), seconds())
+        return None if hit is None else injected_by(hit)
+
+    return inject
 
 
 class KnownMacs:
@@ -87,11 +107,12 @@ class RunningGateway:
         limits, anchors = settings.pop("limits", GatewayLimits()), settings.pop("provider_anchors", ())
         anonymous = settings.pop("anonymous", NOBODY)
         router = settings.pop("router", None)
-        behaviour = PushBehaviour(
-            strict=settings.get("policy", PushPolicy()).strict, rules=tuple(settings.pop("rules", ()))
-        )
-        rules = behaviour.parsed_rules()
-        self.broker = PushBroker(self.macs, rules=PushRules(rules), **settings)
+        behaviour = PushBehaviour(strict=settings.get("policy", PushPolicy()).strict)
+        self.faults = Faults()
+        for rule in settings.pop("rules", ()):
+            self.faults.add(rule, reactor.seconds())  # type: ignore[attr-defined]
+        inject = injecting(self.faults, POPULATION.__getitem__, reactor.seconds)  # type: ignore[attr-defined]
+        self.broker = PushBroker(self.macs, inject=inject, **settings)
         clock = RunClock(reactor)
         self.push_endpoint = PushEndpoint(reactor, self.broker, self._reach, clock)
         self.router = PushRouter(reactor, POPULATION, lambda _index: 0, self._send, clock, behaviour)
@@ -99,11 +120,11 @@ class RunningGateway:
             reactor,
             router or self.router,
             IDENTITY,
-            away=away_times(rules),
             limits=limits,
             provider_anchors=anchors,
             anonymous=anonymous,
         )
+        self.outages = Outages(reactor, self.faults, self.gateway)  # type: ignore[arg-type]
         (folder / "ca.pem").write_bytes(AUTHORITY.certificate.public_bytes(Encoding.PEM))
         self.write("provider", provider_identity())
 
@@ -147,7 +168,7 @@ class RunningGateway:
 
 
 class Peer:
-    """A blocking HTTP/2 client over Python's own ssl: a frame is sent when the test says so."""
+    """A blocking HTTP/2 client over Python's own ssl: a frame is sent on the test's call."""
 
     def __init__(self, running: RunningGateway, *, provider: str | None = "provider", alpn: str = "h2") -> None:
         context = ssl.create_default_context(cafile=str(running.folder / "ca.pem"))
@@ -182,7 +203,7 @@ class Peer:
         self.socket.sendall(self.h2.data_to_send())
 
     def read(self) -> None:
-        """Some of what the gateway says."""
+        """The next bytes of the gateway."""
         try:
             octets = self.socket.recv(65536)
         except OSError:
@@ -231,9 +252,11 @@ async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[Runnin
     """A gateway that listens; everything is closed after it."""
     running = RunningGateway(folder, **settings)
     running.gateway.listen(HOST)
+    running.outages.open()
     try:
         yield running
     finally:
+        running.outages.close()
         await running.gateway.close()
         running.router.close()
         running.push_endpoint.close()

@@ -1,4 +1,4 @@
-"""What the tests of push share: a provider's requests, and Macs that are told how they stand."""
+"""Shared by the tests of push: a provider's requests, and Macs whose state the test sets."""
 
 from __future__ import annotations
 

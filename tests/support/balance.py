@@ -24,11 +24,11 @@ def check_balance(document: Any, trace: Path, junit: Path | None = None) -> None
         errors = sum(error["count"] for error in document["errors"] if error["operation"] == name)
         assert (cuts, errors) == (each["cut_short"], each["errors"]), name
     if junit is not None:
-        told = {each.get("name"): each.get("value") for each in ET.parse(junit).findall(".//property")}
+        reported = {each.get("name"): each.get("value") for each in ET.parse(junit).findall(".//property")}
         for name, each in document["operations"].items():
             good = each["count"] - each["errors"]
             counts = (each["started"], good, each["errors"], each["cut_short"])
-            assert told[name] == "{} started, {} succeeded, {} failed, {} cut short".format(*counts)
+            assert reported[name] == "{} started, {} succeeded, {} failed, {} cut short".format(*counts)
     check_sums(document)
 
 

@@ -66,7 +66,7 @@ def screen(console: Console) -> list[str]:
 def phase(
     name: str, *, started_s: float | None = None, finished_s: float | None = None, planned: int = 100, **counts: int
 ) -> PhaseView:
-    """A phase that waits, unless it is said when it began and when it was over."""
+    """A waiting phase, unless a start and an end are given."""
     return PhaseView(
         name, "command", PhaseState(planned=planned, finished=finished_s is not None, **counts), started_s, finished_s
     )

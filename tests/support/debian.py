@@ -1,4 +1,4 @@
-"""Commands that come in Debian packages: a test that needs one is skipped without it, and says so.
+"""Commands that come in Debian packages: a test that needs one is skipped without it, with the reason.
 
 Where LOM_AGENT_REQUIRE_TOOLS is set (the project's own CI installs the packages), such a skip is a failure.
 """

@@ -18,8 +18,8 @@ from agent.lom.requests import PowerRequest
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, acknowledged
 from agent.mdm.session import Execute, Send
-from agent.pki.authorities import Authorities
-from agent.pki.cms import sign_attached
+from agent.pki.cms_signing import sign_attached
+from agent.pki.issuing.authorities import Authorities
 from agent.plists import dump_xml
 from agent.profiles.making import LOM_IDENTIFIER, enrollment_profile, lom_profile, pkcs12_payload
 

@@ -15,16 +15,32 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chromium import QUIET
 from debian import need
 
 SECONDS = 60.0  # far beyond what any answer takes
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-extensions",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--enable-logging=stderr",
+)
 _LOOK_SECONDS = 0.02
 _FALSE = (None, False, 0, "")
 
 
 class Browser:
-    """One browser with one page. ``complaints``: its console and the problems it found; ``requests``: every URL."""
+    """One browser with one page. Without Chromium the test is skipped, see `debian`.
+
+    ``complaints``: its console and the problems that it found. ``requests``: every URL that it asked for, without those
+    that the page's policy stopped.
+    """
 
     def __init__(self, scratch: Path) -> None:
         program = need("chromium", "chromium")
@@ -34,7 +50,7 @@ class Browser:
         self._in, self._out, self._rest = ours_in, ours_out, b""
         self._last = 0
         self.complaints: list[str] = []
-        self.requests: list[str] = []
+        self._requests: dict[str, list[str]] = {}  # by their identifier; a redirect has that of its request
         self._pid = os.posix_spawn(
             program,
             [program, *QUIET, "--remote-debugging-pipe", f"--user-data-dir={scratch / 'profile'}", "about:blank"],
@@ -54,6 +70,11 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+
+    @property
+    def requests(self) -> list[str]:
+        """The URLs, in the order of the requests."""
+        return [url for urls in self._requests.values() for url in urls]
 
     def call(self, method: str, **parameters: Any) -> Any:
         """Send a command; returns its result."""
@@ -91,6 +112,13 @@ class Browser:
     def open(self, url: str) -> None:
         """Go to ``url``."""
         self.call("Page.navigate", url=url)
+
+    def leave(self) -> None:
+        """Leave the page, and forget what it complained of and asked for."""
+        self.open("about:blank")
+        self.wait("location.href === 'about:blank'")
+        self.complaints.clear()
+        self._requests.clear()
 
     def press(self, key: str, text: str = "") -> None:
         """Press and release one key of the keyboard."""
@@ -139,14 +167,16 @@ class Browser:
 
     def _note(self, message: dict[str, Any]) -> None:
         method, parameters = message.get("method"), message.get("params", {})
-        if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
+        if method == "Runtime.consoleAPICalled":
             self.complaints.append(str([each.get("value", each.get("description")) for each in parameters["args"]]))
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(str(parameters["exceptionDetails"]))
-        elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
+        elif method == "Log.entryAdded" and parameters["entry"]["level"] != "verbose":
             self.complaints.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
         elif method == "Network.requestWillBeSent":
-            self.requests.append(parameters["request"]["url"])
+            self._requests.setdefault(parameters["requestId"], []).append(parameters["request"]["url"])
+        elif method == "Network.loadingFailed" and parameters.get("blockedReason") == "csp":
+            self._requests.pop(parameters["requestId"], None)
 
 
 _KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,

@@ -40,7 +40,7 @@ HOSTILE = (
 
 
 @dataclass
-class _Told:
+class _Totals:
     """What a made-up operation leaves behind."""
 
     histogram: HdrHistogram = field(default_factory=lambda: HdrHistogram(1, 3_600_000_000, 3))
@@ -156,11 +156,11 @@ def hours(seconds: int = 4 * 3600) -> Document:
         for t in range(seconds)
         if t != 1234
     ]
-    told = _Told(count=10 * seconds, total_ms=20.4 * 10 * seconds)
-    told.histogram.record_value(20_000, 99 * seconds // 10)
-    told.histogram.record_value(60_000, seconds // 10 - 1)
-    told.histogram.record_value(4_000_000)
-    document["operations"] = {"session": _operation(told, seconds)}
+    totals = _Totals(count=10 * seconds, total_ms=20.4 * 10 * seconds)
+    totals.histogram.record_value(20_000, 99 * seconds // 10)
+    totals.histogram.record_value(60_000, seconds // 10 - 1)
+    totals.histogram.record_value(4_000_000)
+    document["operations"] = {"session": _operation(totals, seconds)}
     document["phases"] = [_phase("soak", "command", 0.0, float(seconds), 10 * seconds)]
     return document
 
@@ -190,7 +190,7 @@ def hostile() -> Document:
 
 def nothing_succeeded(count: int) -> Document:
     """An operation that failed every time."""
-    return _operation(_Told(count=count, errors=count))
+    return _operation(_Totals(count=count, errors=count))
 
 
 def _copy(pickled: bytes) -> Document:
@@ -242,10 +242,10 @@ def _failed() -> bytes:
 
 def _run(name: str, shapes: dict[str, Shape], *, seed: int, macs: int) -> Document:
     dice = random.Random(seed)
-    told = {operation: _Told() for operation in shapes}
+    totals = {operation: _Totals() for operation in shapes}
     document = _frame(name, 600.0) | {"devices": macs}
-    document["timeline"] = [_second(t, shapes, told, dice, macs) for t in range(600)]
-    document["operations"] = {operation: _operation(each) for operation, each in told.items() if each.count}
+    document["timeline"] = [_second(t, shapes, totals, dice, macs) for t in range(600)]
+    document["operations"] = {operation: _operation(each) for operation, each in totals.items() if each.count}
     document["stages"] = {
         stage: _stage(dice, median, sigma, count)
         for stage, median, sigma, count in (
@@ -328,9 +328,9 @@ def _worker(number: int, lag_ms: Document, busiest: float) -> Document:
     return {"worker": number, "lag_ms": lag_ms, "cpu_s": 301.0, "busiest_second": busiest, "max_rss_kib": 201_000}
 
 
-def _second(t: int, shapes: dict[str, Shape], told: dict[str, _Told], dice: random.Random, macs: int) -> Document:
+def _second(t: int, shapes: dict[str, Shape], totals: dict[str, _Totals], dice: random.Random, macs: int) -> Document:
     operations = {
-        operation: _second_of(t, shape, told[operation], dice)
+        operation: _second_of(t, shape, totals[operation], dice)
         for operation, shape in shapes.items()
         if shape.per_s(t) > 0
     }
@@ -356,11 +356,11 @@ def _second(t: int, shapes: dict[str, Shape], told: dict[str, _Told], dice: rand
     }
 
 
-def _second_of(t: int, shape: Shape, told: _Told, dice: random.Random) -> Document:
+def _second_of(t: int, shape: Shape, totals: _Totals, dice: random.Random) -> Document:
     count = max(0, round(dice.gauss(shape.per_s(t), shape.per_s(t) ** 0.5)))
     errors = sum(dice.random() < shape.errors(t) for _ in range(count))
-    told.count += count
-    told.errors += errors
+    totals.count += count
+    totals.errors += errors
     succeeded = count - errors
     latencies = [
         shape.median_ms(t) * dice.lognormvariate(0, shape.sigma) * (1 + 2.5 * (dice.random() < 0.01))
@@ -368,8 +368,8 @@ def _second_of(t: int, shape: Shape, told: _Told, dice: random.Random) -> Docume
     ]
     for position, latency in enumerate(latencies):
         weight = succeeded // len(latencies) + (position < succeeded % len(latencies))
-        told.histogram.record_value(max(1, round(latency * 1000)), weight)
-        told.total_ms += latency * weight
+        totals.histogram.record_value(max(1, round(latency * 1000)), weight)
+        totals.total_ms += latency * weight
     cuts = quantiles(latencies, n=100, method="inclusive") if len(latencies) > 1 else latencies * 99
     return {
         "count": count,
@@ -379,19 +379,20 @@ def _second_of(t: int, shape: Shape, told: _Told, dice: random.Random) -> Docume
     }
 
 
-def _operation(told: _Told, seconds: int = 600) -> Document:
+def _operation(totals: _Totals, seconds: int = 600) -> Document:
     return {
-        "started": told.count,
-        "count": told.count,
-        "errors": told.errors,
+        "started": totals.count,
+        "count": totals.count,
+        "errors": totals.errors,
         "timed_out": 0,
         "cut_short": 0,
         "late": 0,
         "dropped": 0,
-        "rate_per_s": round(told.count / seconds, 3),
-        "latency_ms": _latency(told.histogram) | {"mean": round(told.total_ms / max(1, told.count - told.errors), 3)},
+        "rate_per_s": round(totals.count / seconds, 3),
+        "latency_ms": _latency(totals.histogram)
+        | {"mean": round(totals.total_ms / max(1, totals.count - totals.errors), 3)},
         "clamped": 0,
-        "histogram": told.histogram.encode().decode(),
+        "histogram": totals.histogram.encode().decode(),
     }
 
 

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from agent import __version__
 from agent.errors import PeerError
-from agent.faults import Faults, Rule
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
 from agent.measure.live import LiveView
 from agent.service.errors import Conflict, NoSuchMac
 from agent.service.events import EventLog
@@ -46,13 +47,14 @@ class Handle:
 
 
 class FakeService:
-    """Macs that change as they are told at once. ``enrolling`` has the Deferred that each enrollment waits for."""
+    """Macs that change at once on each request. ``enrolling`` has the Deferred that each enrollment waits for."""
 
     def __init__(self, macs: int = 3) -> None:
         self._numbers = count()
         self._handles: list[Handle] = []
         self.events = EventLog(lambda: 1000.0, limit=100)
         self.faults = Faults()
+        self.actions = self
         self.enrolling: list[Deferred[None]] = []
         self.advanced = 0.0
         self.seed = "seed"

@@ -23,15 +23,26 @@ from pkgutil import walk_packages
 from threading import Timer
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import agent
 
 SECONDS = 120.0
-MODULES = [module.name for module in walk_packages(agent.__path__, "agent.") if module.name != "agent.__main__"]
+NOT_OF_THE_COMMAND = ("agent.__main__", "agent.pytest_plugin")
+MODULES = [module.name for module in walk_packages(agent.__path__, "agent.") if module.name not in NOT_OF_THE_COMMAND]
 IMPORTED_LATE = ["jinja2", "plotly.offline", "plotly.tools", "rich._emoji_codes", "twisted.internet.epollreactor"]
-START_CHILDREN = ("agent.processes", "agent.net.mac.keys")  # the modules that do
+START_CHILDREN = ("agent.processes", "agent.net.mac.fleet.keys")  # the modules that do
 
-ForkServerContext().set_forkserver_preload([*MODULES, *IMPORTED_LATE, "encodings.unicode_escape"])
+ForkServerContext().set_forkserver_preload(
+    ["settable_clock", *MODULES, *IMPORTED_LATE, "encodings.unicode_escape", "prepared"]
+)
+
+
+def _start_server() -> None:
+    """Start it unless it runs; it imports from this folder, too."""
+    path = os.pathsep.join(filter(None, (os.path.dirname(__file__), os.environ.get("PYTHONPATH"))))
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
+        forkserver.ensure_running()
 
 
 class Descriptor:
@@ -55,7 +66,7 @@ class Place:
         self._environment = dict(environment)
         self._folder = os.getcwd()
         self._group = group
-        forkserver.ensure_running()
+        _start_server()
         self._server: str = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
 
     def take(self) -> None:
@@ -79,7 +90,8 @@ class Place:
 class Forked:
     """One command that runs. Its standard error is read at its end or, with ``mixed``, is its standard output.
 
-    It leads a process group, which its workers are in. ``patch`` is executed first in each of its processes.
+    It leads a process group, which its workers are in. ``patch`` is executed first in each of its processes. ``module``
+    is another program than the command: its ``main`` is called.
     """
 
     def __init__(
@@ -88,6 +100,7 @@ class Forked:
         stdin: bytes = b"",
         mixed: bool = False,
         patch: str = "",
+        module: str = "agent.cli",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         read, write = os.pipe()
@@ -100,7 +113,7 @@ class Forked:
             files = [given.fileno(), output.fileno(), (output if mixed else self._errors).fileno()]
             with _nothing_to_import_again():
                 place = Place(files, os.environ if environment is None else environment)
-                self._process = ForkServerProcess(target=_command, args=(arguments, place, patch))
+                self._process = ForkServerProcess(target=_command, args=(arguments, place, patch, module))
                 self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -167,12 +180,12 @@ def _nothing_to_import_again() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _command(arguments: tuple[str, ...], place: Place, patch: str) -> None:
+def _command(arguments: tuple[str, ...], place: Place, patch: str, module: str) -> None:
     place.take()
     assert "twisted.internet.reactor" not in sys.modules, "each process has a reactor of its own"
     _begin(patch)
     sys.argv = ["lom-agent", *arguments]
-    import_module("agent.cli").main()
+    import_module(module).main()
 
 
 def _worker(place: Place, patch: str, work: Callable[..., Any], arguments: tuple[Any, ...], named: Any) -> None:

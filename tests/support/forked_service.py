@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.02
 
 @contextmanager
 def forked_service(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """What its ready file, ``folder/ready.json``, says."""
+    """The content of its ready file, ``folder/ready.json``."""
     file = folder / "ready.json"
     common = ("--lab", "--boot=constant:0.2", "--shutdown=constant:0.1", "--not-now-retry=0.5")
     with Forked("serve", *common, "--ready-file", str(file), *arguments, mixed=True) as process:

@@ -9,6 +9,7 @@ Steps are the statements of the state file, the ends of its transactions, and wh
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -22,12 +23,13 @@ import twisted.internet.default
 import twisted.internet.epollreactor  # noqa: F401 - imported before the fork, installed after it
 
 import agent.net.mac.commands
+import agent.pki.pfx
 import agent.service.restoring
 from agent.cli.reactor import the_reactor
 from agent.device.record import DeviceRecord
-from agent.faults import RuleRecord
-from agent.net.mac.behaviour import MacSettings
-from agent.net.mac.keeping import MacRecord
+from agent.faults.decisions import RuleRecord
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.sessions import Sessions
 from agent.net.transport.anchors import read_anchors
 from agent.net.transport.stream import TLSStream
@@ -116,7 +118,7 @@ def _stuck(service: FleetService, reactor: Any) -> None:
 def _enroll(service: FleetService, handle: Any) -> None:
     from twisted.internet.defer import ensureDeferred
 
-    ensureDeferred(service.enroll(handle, Enroll())).addErrback(lambda _: None)  # it was enrolling already
+    ensureDeferred(service.actions.enroll(handle, Enroll())).addErrback(lambda _: None)  # it was enrolling already
 
 
 def _log_executions(path: str) -> None:
@@ -135,6 +137,7 @@ def main() -> None:
     """Fork a fleet for each line."""
     for kind in (DeviceRecord, MacRecord, RuleRecord):
         msgspec.msgpack.Decoder(kind)  # the types keep what this makes
+    gc.freeze()  # what is here is neither looked through nor copied in each fleet
     for line in sys.stdin:
         what = json.loads(line)
         process = os.fork()

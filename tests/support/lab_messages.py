@@ -20,9 +20,9 @@ from agent import plists
 from agent.lab.core import Lab, Message
 from agent.lab.server import HOST, LabServer
 from agent.mdm import checkin, results
-from agent.pki.authorities import Authorities
-from agent.pki.cms import mdm_signature
+from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
+from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem, key_pem
 from agent.profiles.making import TOPIC
 

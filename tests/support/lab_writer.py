@@ -1,6 +1,6 @@
 """A process that changes a kept lab until it is killed: it prints the number of each change that was answered.
 
-Usage: lab_writer.py FOLDER FIRST. Change N has N mod 3: a command is queued, another too, the first one is answered.
+Its argument is the folder. Change N has N mod 3: a command is queued, another too, the first one is answered.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from agent.lab.core import Lab
 from agent.lab.store import LabStore
 
 
-def main(folder: Path, first: int) -> None:
+def main() -> None:
     """Change it."""
-    lab = Lab(state=LabStore(folder), kept_results=5)
+    lab = Lab(state=LabStore(Path(sys.argv[1])), kept_results=5)
     identity = enroll(lab)  # with a new identity each time, so that the queue begins empty
     print("ready", flush=True)
-    for number in count(first):
+    for number in count():
         if number % 3 < 2:
             lab.enqueue(UDID, {"RequestType": "ProfileList"}, command_uuid=str(number))
         else:
             oldest = next(iter(lab.macs[UDID].queue))
             report(lab, identity, Status="Acknowledged", CommandUUID=oldest)
         print(number, flush=True)
-
-
-main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -8,18 +8,26 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from agent.cli.apns import apns_plan
+from agent.cli.apns.gateway import apns_plan
 from agent.load.conductor import Conductor
 from agent.measure.live import LiveView
 from agent.measure.metrics import Metrics
+from agent.net.timing import Stalls
 from agent.scenario.reading import scenario_from
 
 ENROLL = {"kind": "enroll", "concurrency": 8}
 QUICK = {"boot": "constant:0.05", "shutdown": "constant:0.05"}
 
 
+class Unmeasured(Stalls):
+    """In place of the gateway's stalls: none is seen, so that what fails because of the server has no other cause."""
+
+    def begin(self) -> None:
+        """Measure nothing."""
+
+
 class Onlooker:
-    """Keeps what it is told; ``act`` is called with each look."""
+    """Keeps its notes and warnings; ``act`` is called with each look."""
 
     def __init__(self, act: Callable[[LiveView], None] = lambda _view: None) -> None:
         self.notes: list[str] = []
@@ -54,6 +62,7 @@ async def load_run(
     fleet: Mapping[str, Any] | None = None,
     trace: Callable[[int], str | None] = lambda _shard: None,
     started: Callable[[Conductor], None] = lambda _conductor: None,
+    controlled: bool = False,
     **tables: Any,
 ) -> Conductor:
     """Run these phases to their end. ``tables`` are the scenario's other tables."""
@@ -67,7 +76,15 @@ async def load_run(
     )
     own = executor or ThreadPoolExecutor(workers)
     conductor = Conductor(
-        reactor, scenario, own, workers, onlooker or Onlooker(), apns=apns_plan(scenario), trace=trace, cores=1
+        reactor,
+        scenario,
+        own,
+        workers,
+        onlooker or Onlooker(),
+        apns=apns_plan(scenario),
+        trace=trace,
+        cores=1,
+        controlled=controlled,
     )
     started(conductor)
     try:

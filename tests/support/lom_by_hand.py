@@ -17,8 +17,8 @@ from typing import Any
 from command import lom_agent
 from forked import SECONDS, Forked
 
-from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 from agent.pki.pem import certificate_pem, key_pem
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -36,7 +36,7 @@ EVENT_SECONDS = 30.0  # after which nothing more is coming
 
 
 class Running:
-    """A `lom-device --json` that runs: where it is, who its Devices are, and what it tells, event by event."""
+    """A `lom-device --json` that runs: its address, its Devices, and its events."""
 
     def __init__(self, process: Forked) -> None:
         self._lines: queue.Queue[bytes] = queue.Queue()
@@ -52,12 +52,12 @@ class Running:
         """The next event, without its time."""
         line = self._lines.get(timeout=EVENT_SECONDS)
         assert line, "lom-device has ended"
-        told: dict[str, Any] = json.loads(line)
-        assert told.pop("at").endswith("+00:00")
-        return told
+        reported: dict[str, Any] = json.loads(line)
+        assert reported.pop("at").endswith("+00:00")
+        return reported
 
     def end(self) -> None:
-        """Read until it tells nothing more."""
+        """Read to the end of its events."""
         self._reader.join(SECONDS)
 
     def _read(self, process: Forked) -> None:
@@ -109,7 +109,7 @@ def request(
     return done.stderr.decode(), done
 
 
-def told(running: Running, kind: str) -> dict[str, Any]:
+def event_of(running: Running, kind: str) -> dict[str, Any]:
     """The next event of this kind; others before it are of no interest."""
     while (event := running.event())["event"] != kind:
         pass

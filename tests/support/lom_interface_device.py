@@ -1,15 +1,14 @@
 """A process with a LOM Device on a real interface, for tests that start it in a network namespace of its own.
 
 Usage: ``python lom_interface_device.py FOLDER INTERFACE ADDRESS…``. FOLDER holds the Device's certificate and key and
-the CA of the Controllers, as PEM. It writes ``listening``, then a JSON line for each request. It ends when its standard
-input does; what cannot be done it writes to its standard error and ends with 1.
+the CA of the Controllers, as PEM. It writes ``listening``, then a JSON line for each request. SIGINT ends it. What
+cannot be done it writes to its standard error, and ends with 1.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import threading
 from pathlib import Path
 
 from cryptography import x509
@@ -25,7 +24,7 @@ from agent.pki.identity import Identity
 
 
 class ToldDevice:
-    """A Mac that tells what it is asked, and does it."""
+    """A Mac that reports each request and carries it out."""
 
     index = 1
     segment = 0
@@ -48,27 +47,20 @@ def tell(line: str) -> None:
     print(line, flush=True)
 
 
-def stop_after_input() -> None:
-    """Wait for the end of standard input, then stop."""
-    sys.stdin.read()
-    reactor.callFromThread(reactor.stop)
-
-
-def main(folder: str, interface: str, *addresses: str) -> int:
+def main() -> None:
     """Be the Device."""
+    _, folder, interface, *addresses = sys.argv
     try:
         network = make_network(f"interface:{interface}", reactor, Operations(reactor, lambda _: None))
-        network.add(ToldDevice(Path(folder), list(addresses)), "device.lom.test")
+        network.add(ToldDevice(Path(folder), addresses), "device.lom.test")
         network.listen()
     except OperatorError as error:
         print(error, file=sys.stderr)
-        return 1
-    tell("listening")
-    threading.Thread(target=stop_after_input, daemon=True).start()
+        sys.exit(1)
+    reactor.callWhenRunning(tell, "listening")  # from then on SIGINT stops the reactor
     reactor.run()
     network.close()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main()

@@ -1,4 +1,4 @@
-"""The two ends of a LOM link, for tests: Macs that answer what they are told to, and certificates good and bad."""
+"""The two ends of a LOM link, for tests: Macs with set answers, and valid and invalid certificates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from agent.measure.records import Exchange
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.timing import Reactor
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import LOM_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE, Authority
 
 DEVICE_CA = Authority.create("Test LOM Device CA")
 CONTROLLER_CA = Authority.create("Test LOM Controller CA")
@@ -77,7 +77,7 @@ def item(
 class Sockets:
     """A LoopbackNetwork with ``parties`` on it, and every record that it leaves, for ``with``.
 
-    Its limits are ``QUICK`` unless told otherwise.
+    Its limits are ``QUICK`` by default.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Raw ends of a LOM link, for tests: they share no code with it and mean no good.
 
 A raw Controller is a plain ``ssl`` client in a thread, led by the server name of its hello; a raw Device is a plain
-``ssl`` server in a thread that the network is told the port of.
+``ssl`` server in a thread whose port the network gets.
 """
 
 from __future__ import annotations

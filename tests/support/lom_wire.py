@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
+from forked import Forked
 from lom_parties import (
     ADDRESS,
     CONTROLLER_CA,
@@ -39,13 +40,13 @@ SECONDS = 120.0  # after which a process is stuck: far beyond what any takes
 class DeviceProcess:
     """A run of its own, in a namespace."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Forked | subprocess.Popen[bytes]) -> None:
         self.process = process
 
     def line(self) -> str:
-        """What it told next."""
+        """Its next event."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return self.process.stdout.readline().decode().strip()
 
     def kill(self) -> None:
         """End it at once, as ``kill -9`` does."""
@@ -57,23 +58,25 @@ class DeviceProcess:
 def device_process(
     place: Namespace, folder: Path, *addresses: str, interface: str = THERE, before: Sequence[str] = ()
 ) -> Iterator[DeviceProcess]:
-    """A Device in a process of its own, which ends in good order; ``before`` is a command that starts it."""
+    """A Device in a process of its own, which ends in good order.
+
+    It is forked, unless there is a command ``before`` that starts it.
+    """
     pem_files(folder, DEVICE_IDENTITY, "device")
     (folder / "controller-ca.pem").write_bytes(CONTROLLER_CA.certificate.public_bytes(Encoding.PEM))
-    command = place.command(*before, sys.executable, SCRIPT, folder, interface, *addresses)
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "XDG_STATE_HOME": str(folder / "state")},
-    ) as process:
+    arguments = (str(folder), interface, *addresses)
+    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
+    process: Forked | subprocess.Popen[bytes]
+    if before:
+        command = place.command(*before, sys.executable, SCRIPT, *arguments)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    else:
+        process = Forked(*arguments, module=SCRIPT.stem, patch=place.entrance, environment=environment)
+    with process:
         try:
             yield DeviceProcess(process)
         finally:
-            assert process.stdin is not None
-            process.stdin.close()
+            process.send_signal(signal.SIGINT)
             try:
                 process.wait(SECONDS)
             except subprocess.TimeoutExpired:
@@ -82,11 +85,11 @@ def device_process(
 
 
 def refused(place: Namespace, folder: Path, interface: str = THERE, *, before: Sequence[str] = ()) -> str:
-    """What a run says that cannot start."""
+    """The error of a run that cannot start."""
     with device_process(place, folder, ADDRESS, interface=interface, before=before) as running:
-        output, said = running.process.communicate(timeout=SECONDS)
-        assert (running.process.returncode, output) == (1, ""), said
-    return said
+        output, text = running.process.communicate(timeout=SECONDS)
+        assert (running.process.returncode, output) == (1, b""), text
+    return text.decode()
 
 
 class Here:

@@ -21,6 +21,7 @@ from debian import need
 HERE, THERE = "lom0", "far0"  # the two ends of the wire of ``both_ends``
 _numbers = count()
 _SECONDS = 120.0  # after which a command is stuck: far beyond what any takes
+_NETWORK = 0x40000000  # CLONE_NEWNET of linux/sched.h
 _QUICK_MILLISECONDS = "50"  # between the questions for a neighbour: the kernel asks three times, once a second
 
 
@@ -31,12 +32,20 @@ class Namespace:
         self.name = name
 
     def ip(self, *words: str) -> str:
-        """What ``ip`` says in here."""
+        """The output of ``ip`` in this namespace."""
         return _ip("-n", self.name, *words)
 
     def command(self, *words: str | Path) -> list[str]:
         """The command line that runs a command in here."""
         return ["ip", "netns", "exec", self.name, *map(str, words)]
+
+    @property
+    def entrance(self) -> str:
+        """The Python that puts the process into it, for ``Forked``."""
+        return f"""
+import ctypes, os
+assert ctypes.CDLL(None).setns(os.open("/var/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC), {_NETWORK}) == 0
+"""
 
     def addresses(self, interface: str) -> set[str]:
         """The IPv6 addresses of an interface."""
@@ -72,7 +81,7 @@ def namespaces(number: int) -> Iterator[Sequence[Namespace]]:
             name = f"lom-test-{os.getpid()}-{next(_numbers)}"
             _make(name)
             stack.callback(_ip, "netns", "delete", name)
-            _ip("-n", name, "link", "set", "lo", "up")  # what a host says to itself goes this way, on any address
+            _ip("-n", name, "link", "set", "lo", "up")  # a host's packets to itself go this way, on any address
             made.append(Namespace(name))
         yield made
 

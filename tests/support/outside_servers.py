@@ -24,7 +24,7 @@ from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.net.apns.provider import PushFailed
 from agent.net.transport.anchors import read_anchors
-from agent.pki.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import TOPIC
 
 KEY = "nano-key-0123456789"
@@ -127,19 +127,19 @@ class NanoMDMAPI(API):
             return b"Unauthorized"
         _, version, what, udid = request.path.decode().split("/")
         assert (request.method, version) == (b"PUT", "v1")
-        said: dict[str, Any] = {}
+        text: dict[str, Any] = {}
         if what == "enqueue":
             command = plistlib.loads(request.content.read())
             self.queue(udid, command)
-            said = {"command_uuid": command["CommandUUID"], "request_type": command["Command"]["RequestType"]}
+            text = {"command_uuid": command["CommandUUID"], "request_type": command["Command"]["RequestType"]}
             if b"nopush" in request.args:
-                return json.dumps({"status": {udid: {}}, **said}).encode()
+                return json.dumps({"status": {udid: {}}, **text}).encode()
 
         def answer(pushed: str | PushFailed) -> bytes:
             good = isinstance(pushed, str)
             request.setResponseCode(200 if good else 500)
             result = {"push_result": pushed} if good else {"push_error": str(pushed)}
-            return json.dumps({"status": {udid: result}, **said}).encode()
+            return json.dumps({"status": {udid: result}, **text}).encode()
 
         return self.push(request, udid, answer)
 

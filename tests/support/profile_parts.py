@@ -6,8 +6,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.pki.identity import Identity, dump_pkcs12
+from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.plists import dump_xml
 from agent.profiles.certificates import PKCS12, unpack_identity
 from agent.profiles.enrollment import MDM

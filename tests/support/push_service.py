@@ -7,13 +7,14 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 
 from agent.errors import PeerError
+from agent.faults.decisions import Faults
 from agent.lab.server import LabServer
 from agent.load.gateway import APNsPlan, PushGateway
 from agent.net.apns.provider import PushFailed
 from agent.net.apns.router import PushRouter
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import Fleet
-from agent.net.mac.fleet_push import fleet_push_endpoint
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.macs import Fleet
+from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 from agent.push.counts import merge_push_counts
 from agent.push.wire import RoutedPush
 
@@ -26,14 +27,16 @@ class PushService:
         self._environment = environment
         self._lab = lab
         clock = environment.wall_clock
-        endpoint = self._push_endpoint = fleet_push_endpoint(fleet, environment, plan.behaviour, began=clock())
+        endpoint = self._push_endpoint = fleet_push_endpoint(fleet, environment, plan.behaviour)
 
         def send(shard: int, push: RoutedPush) -> None:
             router.answered(shard, endpoint.receive(push))
 
         router = PushRouter(environment.reactor, fleet.population, lambda _index: 0, send, clock, plan.behaviour)
         self._router = router
-        self._gateway = PushGateway(environment.reactor, plan, router, lab)
+        self._gateway = PushGateway(
+            environment.reactor, plan, router, lab, environment.faults or Faults(), environment.clock
+        )
 
     @property
     def url(self) -> str:

@@ -1,4 +1,4 @@
-"""An MDM server that does what a server should, but for the strange things that a test tells it to do first."""
+"""An MDM server that answers correctly, except for the answers that a test queues first."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from servers import HOST, Request, Talk, TLSServer, answer, serving, until
 from stack import Stack
 
 from agent.errors import PeerError
-from agent.mdm.session import Timing
+from agent.mdm.timing import Timing
 from agent.measure.records import Exchange
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.identity import Identity
 from agent.profiles.making import enrollment_profile, pkcs12_payload
 
@@ -50,7 +50,7 @@ class ScriptedMDM:
 
     @property
     def macs(self) -> list[MDMClient]:
-        """The fleet: the one that meets the strange things, and another beside it."""
+        """The fleet: the Mac that gets the queued answers, and another one."""
         return list(self.running.fleet)
 
     @property
@@ -72,7 +72,7 @@ class ScriptedMDM:
         return decoded
 
     def enqueue(self, client: MDMClient, command_uuid: str, command: object = None) -> None:
-        """Queue a command, ProfileList unless it is said."""
+        """Queue a command, by default ProfileList."""
         body = {"CommandUUID": command_uuid, "Command": command or {"RequestType": "ProfileList"}}
         self.commands.setdefault(udid(client), deque()).append(plistlib.dumps(body))
 

@@ -7,12 +7,14 @@ with the client under test but the wire.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,11 +31,12 @@ from agent.net.http.http1 import Origin, Response, encode_request
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import SERVER_USAGE, Authority
 
 AUTHORITY = Authority.create("Test CA")
 HOST = "127.0.0.1"
+_FIRST_PORT = 10_000
 IDENTITY = AUTHORITY.issue("server", SERVER_USAGE, names=[HOST, "::1", "localhost", "mdm.test"])
 JOIN_SECONDS = 30.0  # after which a server thread is stuck
 
@@ -167,7 +170,7 @@ class TLSServer:
             socket.create_connection(self.listener.getsockname()[:2], timeout=1).close()
         self.listener.close()
         accepting, *_ = self._threads
-        accepting.join(JOIN_SECONDS)  # first, for it may still have begun a connection
+        accepting.join(JOIN_SECONDS)  # first: it may just have started a connection
         for sock in self._open:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -349,7 +352,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Names:
-    """A Twisted name resolver that knows what it was told, and answers when it is told to.
+    """A Twisted name resolver with set addresses, which answers on the test's call.
 
     ``asked`` lists the names that were looked up. With ``hold`` the answers wait for ``release``.
     """
@@ -385,10 +388,21 @@ class Names:
 
 
 def unused_port(host: str = HOST) -> int:
-    """A port on which nothing listens."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+    """A port on which nothing listens, and which the kernel gives to no connection and no listener of others."""
+    for _ in range(100):
+        port = _FIRST_PORT + secrets.randbelow(_kernels_first_port() - _FIRST_PORT)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock, contextlib.suppress(OSError):
+            sock.bind((host, port))
+            return port
+    raise AssertionError("every port below those of the kernel is in use")
+
+
+def _kernels_first_port() -> int:
+    """The first of the ports that the kernel picks."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except FileNotFoundError:
+        return 49152  # RFC 6335
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from twisted.internet.task import deferLater
 from agent.lab.core import Lab
 from agent.lom.requests import PowerRequest
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.mac.behaviour import MacSettings
-from agent.pki.authorities import Authorities
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.pki.issuing.authorities import Authorities
 from agent.service.embedded import Embedded, EmbeddedChoice
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
@@ -26,7 +26,7 @@ FAST = MacSettings(boot="constant:0.05", shutdown="constant:0.05")
 
 
 class RunningService:
-    """The service and what is beside it."""
+    """The service and its embedded servers."""
 
     def __init__(self, **settings: Any) -> None:
         self.warnings: list[str] = []
@@ -47,7 +47,7 @@ class RunningService:
         """New Macs, enrolled in the lab."""
         handles = self.service.add(AddMacs(count=count, **more))
         for handle in handles:
-            await self.service.enroll(handle, Enroll())
+            await self.service.actions.enroll(handle, Enroll())
         return handles
 
     async def push(self, handle: MacHandle) -> None:
@@ -85,7 +85,7 @@ class RunningService:
     async def set_up_lom(self, handles: list[MacHandle]) -> None:
         """Install the LOM profile of the service on each Mac."""
         for handle in handles:
-            profile = self.service.lom_profile(handle)
+            profile = self.service.actions.lom_profile(handle)
             command = await self.command(handle, "InstallProfile", Payload=profile)
             await self.event("delivered", handle, command_uuid=command, status="Acknowledged")
 

@@ -1,4 +1,4 @@
-"""The whole program in one reactor: a real lab, real Macs, real sockets; for tests that look at one thing closely."""
+"""The whole program in one reactor: a real lab, real Macs, real sockets; for tests of one detail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from agent.faults import Faults
+from agent.faults.decisions import Faults
 from agent.fleet.population import Population
 from agent.lab.core import Lab
 from agent.lab.server import LabServer
@@ -22,14 +22,14 @@ from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import DEFAULT_BEHAVIOUR, Fleet, FleetBehaviour
-from agent.net.mac.keys import KeyPool, _Key
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool, _Key
+from agent.net.mac.fleet.macs import DEFAULT_BEHAVIOUR, Fleet, FleetBehaviour
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authorities import Authorities
-from agent.pki.authority import Authority
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authority import Authority
 
 SECONDS = 20.0  # after which something that should happen did not: far beyond what it takes
 
@@ -141,7 +141,7 @@ async def stack(
     log: ExchangeLog | None = None,
     enrolled: bool = True,
 ) -> AsyncIterator[Stack]:
-    """A running stack whose Macs are enrolled unless told otherwise; everything is closed after it."""
+    """A running stack whose Macs are enrolled by default; everything is closed after it."""
     running = Stack(devices, scep=scep, behaviour=behaviour, resume=resume, faults=faults, log=log)
     running.server.listen()
     running.network.listen()

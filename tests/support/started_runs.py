@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from command import COMMAND
 from forked import SECONDS, Forked
 
 MACS, RATE = 4, 10
@@ -35,14 +33,13 @@ duration = {{seconds}}
 class StartedRun:
     """One run. ``folder`` has its scenario, and with ``--out`` its results."""
 
-    def __init__(self, process: Forked | subprocess.Popen[bytes], folder: Path) -> None:
+    def __init__(self, process: Forked, folder: Path) -> None:
         self.process = process
         self.folder = folder
         self.said = ""
 
     def wait_for(self, text: str) -> None:
         """Read what the run prints until ``text`` is in it."""
-        assert self.process.stdout is not None
         late = Timer(SECONDS, self.process.kill)
         late.start()
         try:
@@ -78,26 +75,15 @@ def started_run(
     *arguments: str,
     scenario: str = SCENARIO,
     patch: str = "",
-    environment: Mapping[str, str] | None = None,
 ) -> Iterator[StartedRun]:
     """Start a run whose second phase takes ``seconds``, with its results in ``folder``; nothing of it is left.
 
-    ``patch`` is executed first in each of its processes. With ``environment`` it is the installed command.
+    ``patch`` is executed first in each of its processes.
     """
     path = folder / "scenario.toml"
     path.write_text(scenario.format(seconds=seconds))
-    line = ["run", str(path), "--out", str(folder), *arguments]
-    if environment is None:
-        with Forked(*line, mixed=True, patch=patch) as process:
-            yield StartedRun(process, folder)
-        return
-    with subprocess.Popen(
-        [COMMAND, *line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    ) as process:
-        try:
-            yield StartedRun(process, folder)
-        finally:
-            process.kill()  # its workers end with it
+    with Forked("run", str(path), "--out", str(folder), *arguments, mixed=True, patch=patch) as process:
+        yield StartedRun(process, folder)
 
 
 def processes_of(group: int) -> list[int]:

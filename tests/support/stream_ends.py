@@ -25,7 +25,7 @@ from agent.pki.verify import PeerCheck, controller_judge, server_judge
 
 
 class Owner:
-    """Notes what a stream says. ``ended`` fires with the error, ``opened`` with nothing."""
+    """Records what a stream reports. ``ended`` fires with the error, ``opened`` with nothing."""
 
     def __init__(self) -> None:
         self.opened: Deferred[None] = Deferred()
@@ -51,7 +51,7 @@ class Owner:
 
 
 class StillReactor(Clock):
-    """A reactor in which time passes when it is told to, and nothing ever happens to a socket."""
+    """A reactor whose time the test advances, and without socket events."""
 
     def __init__(self) -> None:
         super().__init__()

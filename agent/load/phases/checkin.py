@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from agent.errors import PeerError
 from agent.load.phases.context import NO_SERVER, NOT_ENROLLED, NOT_RUNNING, OFFLINE, PhaseContext, Unanswered
 from agent.load.phases.pace import NotPossible
 from agent.load.phases.waits import SessionStuck
 from agent.mdm.session import State
-from agent.measure.operations import Operation
+from agent.measure.operations import Moment, Operation
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Moment
 from agent.servers.server import PushNotSent, Server
 
 STILL_IN_SESSION = "the Mac was still in its last session"
@@ -77,6 +77,8 @@ async def _push(
         except PushNotSent as error:  # the server handled the request, but APNs refused the push
             enqueue.end()
             raise await context.push_failed(client, due, error) from None
-        except Unanswered as error:
-            if delivery.open:  # else the Mac had its session, so the server had pushed
+        except PeerError as error:
+            if delivery.open or not isinstance(
+                error, Unanswered
+            ):  # else the server had pushed: the Mac had its session
                 raise await context.cause(client, due, error) from None

@@ -11,17 +11,18 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
 from agent.load.phases.pace import NotPossible
+from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.waits import CommandChanged, MacWaits, ResultMissing
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.measure.metrics import Metrics
-from agent.measure.operations import Operation
+from agent.measure.operations import Moment, Operation
 from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import CurrentCommand
-from agent.net.mac.environment import Environment, Moment
-from agent.net.mac.fleet import Fleet
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import OutOfTime, within
-from agent.pki.authorities import Authorities, StoredAuthorities
+from agent.pki.issuing.authorities import Authorities, StoredAuthorities
 from agent.push.reasons import OwnCause, RefusedByOwnGateway
 from agent.servers.server import PushNotSent, Server
 
@@ -39,9 +40,10 @@ class Unanswered(PeerError):
 
 
 OwnRefusal = Callable[[int, float], Awaitable[OwnCause | None]]
-"""Why the gateway itself refused the last push to a Mac, by its index, since a date; None if it did not."""
+"""Why a Mac, by its index, may lack a push since a date by a fault of our gateway; None if it does not."""
 
-Enroll = Callable[[MDMClient, Moment], Awaitable[None]]
+Enroll = Callable[[MDMClient, Moment, float], Awaitable[None]]
+"""Enrolls a Mac that is due at a moment, and polls a SCEP CA that answers PENDING for so many seconds at most."""
 
 
 @dataclass(slots=True)
@@ -54,10 +56,14 @@ class PhaseContext:
     mac_waits: MacWaits
     enroll: Enroll
     """Enrolls one Mac."""
+    time: PausedTime
+    """Stands still while the run is paused."""
+    controlled: bool = False
+    """Whether somebody may change the rate of a phase until its end."""
     server: Server | None = None
     """The server's API; None if the scenario has no API to queue a command."""
     own_refusal: OwnRefusal | None = None
-    """Whether the push gateway itself refused a push; None if there is no gateway."""
+    """Whether a push is missing by a fault of our push gateway; None if there is no gateway."""
     longest_boot: float = 0.0
     """Seconds that a shutdown and a boot take at most."""
     retries: int = 0
@@ -103,10 +109,16 @@ class PhaseContext:
         return failure
 
     async def cause(self, client: MDMClient, since: Moment, error: PeerError) -> PeerError:
-        """The cause of an operation's failure that a missing push can have: our own gateway, or else ``error``."""
+        """The cause of an operation's failure that a missing push can have: our own gateway, or else ``error``.
+
+        A gateway that was blocked when a time limit expired says so with its answer: the limit was over too early.
+        """
         if self.own_refusal is None:
             return error
+        stalled = self.mac_waits.stalls.elsewhere
         cause = await self.own_refusal(client.index, since.wall)
+        if cause is None and error.timed_out and self.mac_waits.stalls.elsewhere > stalled:
+            cause = OwnCause.OVERLOADED
         return error if cause is None else RefusedByOwnGateway(cause)
 
     async def command(
@@ -176,8 +188,8 @@ class PhaseContext:
             except PushNotSent as error:
                 enqueue.end()
                 raise await self.push_failed(client, due, error) from None
-            except Unanswered as error:
-                if delivery.open:  # else the Mac got the command, so the server had queued it
+            except PeerError as error:
+                if delivery.open or not isinstance(error, Unanswered):  # else the server had queued it: the Mac got it
                     raise await self.cause(client, due, error) from None
         if self.own_refusal is None:
             client.wake()  # without a gateway the Mac opens a session by itself
@@ -186,7 +198,7 @@ class PhaseContext:
                 await self.answer(server.push(client.device.mac.udid), seconds)
             except PushNotSent as error:
                 raise await self.push_failed(client, due, error) from None
-            except Unanswered as error:
+            except PeerError as error:
                 raise await self.cause(client, due, error) from None
 
 

@@ -7,7 +7,7 @@ from agent.load.phases.context import NOT_RUNNING, OFFLINE, PhaseContext
 from agent.load.phases.pace import NotPossible
 from agent.load.phases.progress import RESUMED
 from agent.mdm.refusals import ServerRefused, is_temporary
-from agent.net.mac.environment import Moment
+from agent.measure.operations import Moment
 from agent.net.timing import sleep
 
 ENROLLING = "the Mac was enrolling already"
@@ -15,10 +15,11 @@ RETRY_SECONDS = 1.0  # before the first retry of an enrollment; doubled before e
 RETRY_LONGEST_SECONDS = 60.0
 
 
-async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
+async def enroll(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
     """Enroll one Mac, with up to ``server.retries`` retries. Raises PeerError if the last attempt fails.
 
-    Raises CutShort where it was the rest of an enrollment that an earlier process of a resumed run began.
+    Each attempt polls a SCEP CA that answers PENDING for at most ``seconds``. Raises CutShort where it was the rest of
+    an enrollment that an earlier process of a resumed run began.
     """
     client = context.mac(index)
     if not client.device.running:
@@ -30,7 +31,7 @@ async def enroll(context: PhaseContext, index: int, due: Moment) -> None:
     for attempt in range(context.retries + 1):
         goes_on = client.device.enrolling is not None  # an earlier process of a resumed run began it
         try:
-            await (client.resume_enrollment(RESUMED) if goes_on else context.enroll(client, due))
+            await (client.resume_enrollment(RESUMED) if goes_on else context.enroll(client, due, seconds))
         except PeerError as error:
             if goes_on and isinstance(error, ServerRefused) and not is_temporary(error.status):
                 client.abandon_enrollment()

@@ -15,8 +15,8 @@ from agent.load.phases.context import PhaseContext
 from agent.load.phases.pace import NotPossible
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest
+from agent.measure.operations import Moment
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Moment
 from agent.net.timing import sleep
 from agent.profiles.making import lom_profile
 

@@ -6,37 +6,29 @@ for an earlier one: a server that stalls still gets all that is due, and latenci
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from itertools import chain, islice, takewhile
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from agent.errors import CutShort, LomAgentError, PeerError
+from agent.load.phases.phase_time import PausedTime, PhaseTime
 from agent.load.phases.progress import Earlier, Kept
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
-from agent.net.mac.environment import Moment
-from agent.net.timing import Clock, sleep
+from agent.measure.operations import Moment
+from agent.net.timing import sleep
 from agent.scenario.arrivals import Arrival
+from agent.scenario.tempo import Tempo
 
-ItemT = TypeVar("ItemT")
 
-
-async def for_each(items: Iterable[ItemT], at_once: int, work: Callable[[ItemT], Awaitable[None]]) -> None:
-    """Do ``work`` for every item, ``at_once`` at a time.
-
-    If one raises, or if this is cancelled, the others are cancelled too and the error is raised.
-    """
-    row = iter(items)
-
-    async def worker() -> None:
-        for item in row:
-            await work(item)
-
-    workers = [Deferred.fromCoroutine(worker()) for _ in range(at_once)]
+async def all_of(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run these at the same time. If one raises, or if this is cancelled, the others are cancelled too."""
+    workers = [Deferred.fromCoroutine(each) for each in coroutines]
     try:
         await gatherResults(workers, consumeErrors=True)
     except FirstError as first:
@@ -66,29 +58,33 @@ class NotPossible(LomAgentError):
 class Pace:
     """The pace of one phase in one shard. Late and dropped operations count under the name ``operation``.
 
-    ``state`` is kept up to date. ``open`` and ``closed`` raise the first defect of the work. They go on after what
-    ``earlier`` processes of a resumed run did; ``kept`` is told how far they have come.
+    ``state`` is kept up to date. ``open`` and ``closed`` raise the first defect of the work. While ``time`` is paused
+    nothing starts, and what is due later is due later by the length of the pause. They go on after what ``earlier``
+    processes of a resumed run did; ``kept`` is told how far they have come.
     """
 
     def __init__(
         self,
-        clock: Clock,
+        time: PausedTime,
         now: Callable[[], Moment],
         metrics: Metrics,
         operation: str,
         state: PhaseState,
+        tempo: Tempo | None = None,
         earlier: Earlier = NOTHING_EARLIER,
         kept: Kept | None = None,
     ) -> None:
-        self._clock = clock
+        self._clock = time.clock
+        self._time = time
         self._now = now
         self._metrics = metrics
         self._operation = operation
         self._state = state
+        self._tempo = tempo or Tempo()
         self._earlier = earlier
         self._kept = kept
         self._reached = earlier.reached
-        self._began: Moment | None = None
+        self._phase: PhaseTime | None = None
         self._under_way: set[Deferred[None]] = set()
         self._quiet: Deferred[None] | None = None
         self._defect: BaseException | None = None
@@ -101,40 +97,63 @@ class Pace:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start of the phase, without those between two processes."""
-        return self._earlier.elapsed if self._began is None else self._clock.seconds() - self._began.ticks
+        """Seconds since the start of the phase, without pauses and without those between two processes."""
+        return self._earlier.elapsed if self._phase is None else self._phase.seconds
 
-    def begin(self) -> Moment:
-        """The phase starts now, or goes on; returns when it started, as if the processes had followed at once."""
-        now, elapsed = self._now(), self._earlier.elapsed
-        self._began = Moment(now.wall - elapsed, now.ticks - elapsed)
-        return self._began
+    def begin(self) -> PhaseTime:
+        """The phase starts now, or goes on; returns its time, as if the processes had followed at once."""
+        self._phase = PhaseTime(self._time, self._clock.seconds() - self._earlier.elapsed)
+        return self._phase
 
-    async def open(self, arrivals: Iterable[Arrival], work: Work, again: Sequence[int] = ()) -> None:
-        """Start each operation when it is due, and wait until all have finished. Cancelling drops the rest.
+    async def open(
+        self,
+        arrivals: Iterable[Arrival],
+        work: Work,
+        seconds: float = math.inf,
+        *,
+        hold: bool = False,
+        again: Sequence[int] = (),
+    ) -> None:
+        """Start each operation that is due before ``seconds``, and wait until all have finished.
 
+        With ``hold`` a changed rate may make more due until then, so it does not end before. Cancelling drops the rest.
         ``again`` are targets that earlier processes did not finish: they are started at once.
         """
         row = iter(arrivals)
         await self._skip(row)
-        began = self.begin()
+        began = self._now()
+        time = self.begin()
         for target in again:
-            self._begin(target, self._now(), work)
-        arrival: Arrival | None = None
+            self._begin(target, began, work)
+        arrival = next(row, None)
         turn_ends = self._clock.seconds() + TURN_SECONDS
+
+        def is_due(each: Arrival) -> bool:
+            return self._tempo.moment(each.due) < seconds
+
         try:
-            for arrival in row:
+            while arrival is not None:
+                due = self._tempo.moment(arrival.due)
+                if due >= seconds and not hold:
+                    break
+                ticks = time.moment(min(due, seconds))
                 now = self._clock.seconds()
-                wait = began.ticks + arrival.due - now
-                if wait > 0.0 or now >= turn_ends:
-                    await sleep(self._clock, max(0.0, wait))
+                if ticks > now or now >= turn_ends:
+                    in_time = await self._time.wait(ticks - now)
                     turn_ends = self._clock.seconds() + TURN_SECONDS
-                due, arrival = arrival, None
+                    if not in_time:
+                        continue
+                if due >= seconds:
+                    break
+                target, arrival = arrival.target, None
                 self._reach()
-                self._begin(due.target, Moment(began.wall + due.due, began.ticks + due.due), work)
+                self._begin(target, Moment(began.wall + (ticks - began.ticks), ticks), work)
+                arrival = next(row, None)
             await self._until_quiet()
         except CancelledError:
-            self._drop(row, one_more=arrival is not None)
+            left: Iterator[Arrival] = chain([] if arrival is None else [arrival], row)
+            left = takewhile(is_due, left)
+            self._drop(left)
             raise
         finally:
             self._cancel_all()
@@ -151,28 +170,33 @@ class Pace:
         """Keep ``at_once`` operations in progress, for at most ``seconds``; ``again`` as in ``open``, at the front."""
         row = iter(targets)
         await self._skip(row)
-        began = self.begin()
-        until = None if seconds is None else began.ticks + seconds
+        time = self.begin()
+        unfinished = iter(again)
 
-        def in_time() -> Iterator[int]:
-            yield from again
-            for target in row:
-                if until is not None and self._clock.seconds() >= until:
+        def next_target() -> int | None:
+            target = next(unfinished, None)
+            if target is None and (seconds is None or time.seconds < seconds):
+                target = next(row, None)
+                if target is not None:
+                    self._reach()
+            return target
+
+        async def one_after_another() -> None:
+            while True:
+                await self._time.running()
+                target = next_target()
+                if target is None:
                     return
-                self._reach()
-                yield target
-
-        async def one(target: int) -> None:
-            dropped = self._state.dropped
-            await self._begin(target, self._now(), work)
-            if self._state.dropped > dropped:
-                await sleep(self._clock, IMPOSSIBLE_SECONDS)
+                dropped = self._state.dropped
+                await self._begin(target, self._now(), work)
+                if self._state.dropped > dropped:
+                    await sleep(self._clock, IMPOSSIBLE_SECONDS)
 
         try:
-            await for_each(in_time(), at_once, one)
+            await all_of(one_after_another() for _ in range(at_once))
         except CancelledError:
             if seconds is None:
-                self._drop(row, one_more=False)
+                self._drop(row)
             raise
         finally:
             self._cancel_all()
@@ -234,9 +258,9 @@ class Pace:
             if not isinstance(error, PeerError):
                 self._defect = self._defect or error
 
-    def _drop(self, row: Iterable[object], *, one_more: bool) -> None:
+    def _drop(self, row: Iterable[object]) -> None:
         state = self._state
-        left = sum(1 for _ in islice(row, MOST_COUNTED)) + one_more
+        left = sum(1 for _ in islice(row, MOST_COUNTED))
         if left >= MOST_COUNTED:
             left = max(left, state.planned - state.started - state.dropped)
         if left:

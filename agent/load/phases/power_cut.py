@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 
 from agent.load.phases.context import PhaseContext
 from agent.load.phases.lom import all_of, returned, until_back
+from agent.measure.operations import Moment
 from agent.net.mac.client import MDMClient
-from agent.net.mac.environment import Moment
 from agent.net.timing import sleep
 
 

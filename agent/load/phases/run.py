@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from agent.load.phases.power_cut import cut_power
 from agent.load.phases.progress import Earlier, Kept
 from agent.lom.requests import PowerRequest
 from agent.measure.live import PhaseState
-from agent.net.mac.environment import Moment
-from agent.net.timing import sleep
-from agent.scenario.arrivals import Arrival, ArrivalPlan, Constant, expected, of_targets, order, schedule
-from agent.scenario.pacing import Closed, pace
+from agent.measure.operations import Moment
+from agent.scenario.arrivals import Arrival, ArrivalPlan, Constant, expected, of_targets, order, schedule, without_end
+from agent.scenario.pacing import Closed, factors, pace
 from agent.scenario.targets import chosen_macs, chosen_segments, in_segment_order, lom_requests
+from agent.scenario.tempo import Tempo
 from agent.scenario.types import (
     ArrivingPhase,
+    Change,
     CheckinPhase,
     CommandPhase,
     EnrollPhase,
@@ -90,6 +92,7 @@ class PhaseRun:
         phase: Phase,
         context: PhaseContext,
         part: Part,
+        changes: Iterable[Change] = (),
         earlier: Earlier = NOTHING_EARLIER,
         kept: Kept | None = None,
     ) -> None:
@@ -98,10 +101,19 @@ class PhaseRun:
         self._context = context
         self._part = part
         environment = context.environment
+        self._tempo = Tempo(factors(changes, phase, part.load))
+        self._planned: Callable[[], int] | None = None
         self._earlier = earlier
         self._kept = kept
         self.pace = Pace(
-            environment.reactor, environment.now, context.metrics, operation_of(phase), self.state, earlier, kept
+            context.time,
+            environment.now,
+            context.metrics,
+            operation_of(phase),
+            self.state,
+            self._tempo,
+            earlier,
+            kept,
         )
 
     async def run(self) -> None:
@@ -128,6 +140,13 @@ class PhaseRun:
     def stop_because(self, reason: str) -> None:
         """Set the reason of what is dropped when ``run`` is cancelled."""
         self.pace.reason = reason
+
+    def change_rate(self, at: float, factor: float) -> None:
+        """From second ``at`` of the phase on, go through its schedule by this factor faster."""
+        self._tempo.change(at, factor)
+        if self._planned is not None and not self.state.finished:
+            self.state.planned = max(self._planned(), self.state.started + self.state.dropped)
+        self._context.time.changed()
 
     async def _macs(self, phase: ArrivingPhase) -> None:
         """Each operation belongs to one Mac."""
@@ -156,7 +175,7 @@ class PhaseRun:
         context = self._context
         match phase:
             case EnrollPhase():
-                return partial(enroll, context)
+                return lambda index, due: enroll(context, index, due, phase.timeout)
             case CheckinPhase():
                 look_by = look_when_pushed if phase.by == "push" else look
                 return lambda index, due: look_by(context, index, due, phase.timeout)
@@ -209,9 +228,7 @@ class PhaseRun:
     async def _idle(self, phase: IdlePhase) -> None:
         """Wait, or let the Macs poll: open sessions by themselves, one every ``poll`` seconds on average."""
         if phase.poll is None:
-            began = self.pace.begin()
-            reactor = self._context.environment.reactor
-            await sleep(reactor, max(0.0, began.ticks + phase.seconds - reactor.seconds()))
+            await self.pace.begin().until(phase.seconds)
             return
         chosen = chosen_macs(phase, self._part.population)
         plan = ArrivalPlan(Constant(len(chosen) / phase.poll), phase.seconds, again=True)
@@ -241,9 +258,13 @@ class PhaseRun:
             self.state.planned = len(places)
             await self._closed(how, places, part_of(how.concurrency, mine, targets), work, again)
         else:
-            arrivals = reorder(schedule(how, targets, part.source, phase.name))
-            self.state.planned = part_of(expected(how, targets)[0], mine, targets)
-            await self.pace.open(of_targets(arrivals, mine.__contains__), work, again)
+            self._planned = lambda: part_of(expected(how, targets, self._tempo)[0], mine, targets)
+            self.state.planned = self._planned()
+            if not mine:
+                return  # without targets, arrivals without end would be looked through for ever
+            arrivals = of_targets(reorder(without_end(how, targets, part.source, phase.name)), mine.__contains__)
+            until = math.inf if how.duration is None else how.duration
+            await self.pace.open(arrivals, work, until, hold=self._context.controlled, again=again)
 
     async def _closed(self, how: Closed, places: Sequence[int], at_once: int, work: Work, again: Sequence[int]) -> None:
         if not places:

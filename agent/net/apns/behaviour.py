@@ -1,4 +1,4 @@
-"""The settings of the APNs simulator: strictness, delays, power saving and rules."""
+"""The settings of the APNs simulator: strictness, delays and power saving."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from agent.errors import OperatorError
 from agent.fleet.durations import parse_duration
 from agent.push.delays import Delay, no_delay
 from agent.push.requests import PushPolicy
-from agent.push.rules import Rule, parse_rule
 from agent.settings import Seconds, key
 
 
@@ -35,19 +34,12 @@ class PushSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             "s",
         ),
     ] = 0.0
-    rules: Annotated[
-        tuple[str, ...],
-        key(
-            'Faults to inject, such as `"429 share=0.05"` or `"away from=20 for=5"`; docs/push.md lists them.',
-            example=["429 share=0.05"],
-        ),
-    ] = ()
 
 
 class PushBehaviour(PushSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How APNs behaves, as plain data: every process makes its part of the simulator from it.
 
-    Raises OperatorError for a delay, a time or a rule that cannot be used.
+    Raises OperatorError for a delay or a time that cannot be used.
     """
 
     def __post_init__(self) -> None:
@@ -56,7 +48,6 @@ class PushBehaviour(PushSettings, frozen=True, forbid_unknown_fields=True, kw_on
             raise OperatorError(
                 f"Expected power saving in seconds, 0 or more, found {self.power_saving!r}. Give a number of seconds."
             )
-        self.parsed_rules()
 
     @classmethod
     def of(cls, settings: PushSettings) -> PushBehaviour:
@@ -66,10 +57,6 @@ class PushBehaviour(PushSettings, frozen=True, forbid_unknown_fields=True, kw_on
     def policy(self) -> PushPolicy:
         """What the gateway refuses."""
         return PushPolicy(strict=self.strict)
-
-    def parsed_rules(self) -> tuple[Rule, ...]:
-        """The faults to inject."""
-        return tuple(parse_rule(text) for text in self.rules)
 
 
 def parse_delay(text: str | None) -> Delay:

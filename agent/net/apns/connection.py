@@ -78,7 +78,7 @@ class Router(Protocol):
     def route(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, reply: Reply) -> None:
         """Decide on a complete request. ``reply`` is called once with the outcome, now or later."""
 
-    def refuse(self, refused: PushRefused) -> Answer:
+    def refuse(self, fields: list[tuple[str, str]], refused: PushRefused) -> Answer:
         """The answer to a request that the gateway refuses itself; it is counted."""
 
     def turned_away(self) -> None:
@@ -290,7 +290,7 @@ class ProviderConnection:
         incoming = self._incoming.pop(stream_id)
         own = OwnCause.SHUTDOWN if reason is Reason.SHUTDOWN else None
         refused = PushRefused(reason, apns_id=apns_id_of(incoming.fields), own=own)
-        self._respond(stream_id, self._router.refuse(refused))
+        self._respond(stream_id, self._router.refuse(incoming.fields, refused))
 
     def _route(self, stream_id: int) -> None:
         """Have a complete request decided on. The answer is dropped if the stream or the connection ends before."""

@@ -49,7 +49,7 @@ class PushEndpoint:
         return {**self.broker.counts.as_json(), "waiting": self.broker.waiting}
 
     def open(self) -> None:
-        """Start the timer: pushes for Macs that a rule keeps offline are delivered when its time is over."""
+        """Start the timer, for what was stored before."""
         self._set_alarm()
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class PushEndpoint:
     def receive(self, push: RoutedPush) -> RoutedAnswer:
         """Decide on one push. It is delivered in a later turn of the reactor, after the answer was sent."""
         now = min(push.at, self._clock())  # the clocks of two processes differ a little: no push is from the future
-        outcome = self.broker.receive(push.fields, push.body, push.provider, now, push.spent, self._clock.ahead())
+        outcome = self.broker.receive(push.fields, push.body, push.provider, now, self._clock.ahead())
         self._set_alarm()
         self.on_change()
         return RoutedAnswer.of(push.number, outcome)

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from agent.errors import OperatorError
 from agent.net.apns.connection import ALPN, GatewayLimits, ProviderConnection, Router
-from agent.net.timing import DelayedCall, Reactor
+from agent.net.timing import Reactor
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream
 from agent.net.transport.tls import make_context
@@ -37,7 +37,6 @@ _log = Logger()
 class APNsGateway:
     """The gateway of one fleet. ``host`` and ``port`` are its address after ``listen``.
 
-    ``away`` are the times (start and end, in seconds from ``listen``) at which a rule takes it down.
     ``provider_anchors`` are the CAs of valid client certificates; without any, every certificate within its dates is
     accepted, because a real push certificate is Apple's and a test's is not. ``anonymous`` is the provider that a
     client without a certificate is; only a benchmark, whose client has none, sets it.
@@ -49,7 +48,6 @@ class APNsGateway:
         router: Router,
         identity: Identity,
         *,
-        away: Sequence[tuple[float, float]] = (),
         provider_anchors: Sequence[x509.Certificate] = (),
         anonymous: Provider = NOBODY,
         limits: GatewayLimits | None = None,
@@ -59,7 +57,6 @@ class APNsGateway:
         self.port = 0
         self._reactor = reactor
         self._router = router
-        self._away_times = tuple(away)
         self._anchors = tuple(provider_anchors)
         self._anonymous = anonymous
         self._limits = limits or GatewayLimits()
@@ -69,7 +66,6 @@ class APNsGateway:
         self._newcomers: dict[ProviderConnection, None] = {}  # without a valid certificate so far, the oldest first
         self._providers: dict[ProviderConnection, None] = {}
         self._leaving: dict[ProviderConnection, None] = {}  # shutting down to make room, the oldest first
-        self._away: list[DelayedCall] = []
         self._gone: Deferred[None] | None = None
 
     @property
@@ -80,16 +76,16 @@ class APNsGateway:
     def listen(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 picks a free one. Raises OperatorError."""
         self._open(host, port)
-        for begin, end in self._away_times:
-            self._away.append(self._reactor.callLater(begin, self._go_away))
-            self._away.append(self._reactor.callLater(end, self._come_back))
+
+    def set_away(self, away: bool) -> None:
+        """Reset all connections and stop listening, or listen again."""
+        if away and self._listener is not None:
+            self._go_away()
+        elif not away and self._listener is None:
+            self._come_back()
 
     def close(self) -> Deferred[None]:
         """Stop listening and shut every connection down with GOAWAY; fires when all have ended."""
-        for timer in self._away:
-            if timer.active():
-                timer.cancel()
-        self._away = []
         self._stop_listening()
         for connection in self._connections():
             connection.shut_down()
@@ -109,7 +105,6 @@ class APNsGateway:
             self._listener = None
 
     def _go_away(self) -> None:
-        """Stop listening and reset all connections, by a rule."""
         self._stop_listening()
         for connection in self._connections():
             connection.abort()

@@ -7,16 +7,17 @@ provider gets a 503.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.timing import Alarm, Reactor, RunClock
+from agent.net.timing import STALL_SECONDS, Alarm, Reactor, RunClock
 from agent.push.broker import Answer, Presence, PushBroker, Reply
 from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import Provider, apns_id_of, token_of
-from agent.push.rules import FirstPushes
 from agent.push.wire import PushWireError, RoutedAnswer, RoutedPush
 
 ANSWER_SECONDS = 5.0  # ours; an endpoint takes microseconds
@@ -57,17 +58,14 @@ class _Outstanding:
     reply: Reply
     since: float
     """When it was sent, on the reactor's clock."""
-    spent: tuple[int, ...]
-    """As in RoutedPush."""
 
 
 class PushRouter:
     """Routes the pushes of one gateway.
 
     ``shard_of`` maps a Mac's index to the shard that simulates it. ``send`` sends a push to a shard's endpoint; it does
-    not raise, a lost shard is reported by ``shard_gone``. The rules with ``first=`` are counted here, for all endpoints
-    together. ``patience`` is how long an endpoint may take, in seconds; ``most`` is the limit of unanswered requests.
-    ``elapsed`` are the seconds of earlier processes of the run, ``first`` the counts of their ``first=`` rules.
+    not raise, a lost shard is reported by ``shard_gone``. ``patience`` is how long an endpoint may take, in seconds;
+    ``most`` is the limit of unanswered requests.
     """
 
     def __init__(
@@ -81,23 +79,22 @@ class PushRouter:
         *,
         patience: float = ANSWER_SECONDS,
         most: int = MOST_OUTSTANDING,
-        elapsed: float = 0.0,
-        first: Mapping[int, int] | None = None,
     ) -> None:
-        self.began = clock() - elapsed
         self._reactor = reactor
         self._tokens = tokens
         self._shard_of = shard_of
         self._send = send
         self._clock = clock
         self._no_macs = PushBroker(_NoMacs(), policy=behaviour.policy())
-        self._first = FirstPushes(behaviour.parsed_rules(), first)
         self._patience = patience
         self._most = most
         self._number = 0
         self._outstanding: dict[int, _Outstanding] = {}  # by number, the oldest first
+        self._waiting: Counter[int] = Counter()  # how many of them each Mac has
         self._gone: dict[int, OwnCause] = {}  # the shards that are gone, and why
-        self._own: dict[int, tuple[float, OwnCause]] = {}  # Macs whose last answered push was refused here, and when
+        self._own: dict[int, tuple[float, OwnCause]] = {}  # by Mac, when a push was last refused here, and why
+        self._arrived: dict[int, float] = {}  # by Mac, when the last push arrived here
+        self._turned_away = -inf  # when a connection was last closed because there were too many
         self._alarm = Alarm(reactor, self._give_up_late)
         self._closed = False
 
@@ -107,19 +104,26 @@ class PushRouter:
         return self._no_macs.counts.as_json()
 
     @property
-    def first(self) -> dict[int, int]:
-        """What the rules with ``first=`` have left, by their numbers."""
-        return self._first.left
-
-    @property
     def outstanding(self) -> int:
         """How many requests have no answer yet."""
         return len(self._outstanding)
 
     def own_refusal(self, index: int, since: float) -> OwnCause | None:
-        """Why the last push to Mac ``index`` was refused here; None if it was not, or before ``since`` (a date)."""
-        refused = self._own.get(index)
-        return None if refused is None or refused[0] < since else refused[1]
+        """Why Mac ``index`` may lack a push since ``since`` (a date) by a fault of this gateway; None if it does not.
+
+        A push was refused here, even if a later one was accepted: that one was late. Or a push waits for its answer. Or
+        none arrived, and a connection was closed because there were too many: it may have been the provider's.
+        """
+        when, cause = self._own.get(index, (-inf, OwnCause.OVERLOADED))
+        if when >= since:
+            return cause
+        if self._waiting[index] and any(
+            each.index == index and self._is_late(each) for each in self._outstanding.values()
+        ):
+            return OwnCause.OVERLOADED
+        if self._turned_away >= since > self._arrived.get(index, -inf):
+            return OwnCause.CONNECTIONS
+        return None
 
     # What the gateway calls.
 
@@ -131,24 +135,30 @@ class PushRouter:
         if index is None:
             reply(self._no_macs.receive(fields, body, provider, now))
             return
+        self._arrived[index] = now
         shard = self._shard_of(index)
         cause = self._cause(shard)
         if cause is not None:
-            reply(self._unavailable(index, fields, cause))
+            reply(self._unavailable(fields, cause))
             return
         self._number += 1
-        spent = self._first.reserve(index, now - self.began)
-        self._outstanding[self._number] = _Outstanding(index, shard, fields, reply, self._reactor.seconds(), spent)
+        self._outstanding[self._number] = _Outstanding(index, shard, fields, reply, self._reactor.seconds())
+        self._waiting[index] += 1
         if not self._alarm.is_set:
             self._alarm.set(self._patience)
-        self._send(shard, RoutedPush(self._number, now, fields, body, provider, spent))
+        self._send(shard, RoutedPush(self._number, now, fields, body, provider))
 
-    def refuse(self, refused: PushRefused) -> Answer:
+    def refuse(self, fields: list[tuple[str, str]], refused: PushRefused) -> Answer:
         """The answer to a request that the gateway refuses itself; it is counted."""
+        token = token_of(fields)
+        index = None if token is None else self._tokens.index_of_token(token)
+        if index is not None and refused.own is not None:
+            self._own[index] = self._clock(), refused.own
         return self._no_macs.refuse(refused)
 
     def turned_away(self) -> None:
         """The gateway closed a connection because there were too many."""
+        self._turned_away = self._clock()
         self._no_macs.turned_away()
 
     # What the control link brings.
@@ -162,9 +172,7 @@ class PushRouter:
             return
         if outstanding.shard != shard:
             raise PushWireError(f"shard {shard} answered push {answer.number}, which went to shard {outstanding.shard}")
-        del self._outstanding[answer.number]
-        self._own.pop(outstanding.index, None)
-        self._first.settle(outstanding.spent, answer.rule)
+        self._take(answer.number)
         outstanding.reply(answer.outcome)
 
     def shard_gone(self, shard: int, cause: OwnCause = OwnCause.WORKER_LOST) -> None:
@@ -202,11 +210,19 @@ class PushRouter:
 
     def _give_up(self, numbers: list[int], cause: OwnCause) -> None:
         for number in numbers:
-            outstanding = self._outstanding.pop(number)
-            self._first.settle(outstanding.spent, None)
-            outstanding.reply(self._unavailable(outstanding.index, outstanding.fields, cause))
+            outstanding = self._take(number)
+            outstanding.reply(self._unavailable(outstanding.fields, cause))
 
-    def _unavailable(self, index: int, fields: list[tuple[str, str]], cause: OwnCause) -> Answer:
-        self._own[index] = self._clock(), cause
-        reason = Reason.SERVICE_UNAVAILABLE
-        return self._no_macs.refuse(PushRefused(reason, apns_id=apns_id_of(fields), own=cause))
+    def _is_late(self, outstanding: _Outstanding) -> bool:
+        return self._reactor.seconds() - outstanding.since > STALL_SECONDS
+
+    def _take(self, number: int) -> _Outstanding:
+        """Remove a request that gets its answer."""
+        outstanding = self._outstanding.pop(number)
+        self._waiting[outstanding.index] -= 1
+        if not self._waiting[outstanding.index]:
+            del self._waiting[outstanding.index]
+        return outstanding
+
+    def _unavailable(self, fields: list[tuple[str, str]], cause: OwnCause) -> Answer:
+        return self.refuse(fields, PushRefused(Reason.SERVICE_UNAVAILABLE, apns_id=apns_id_of(fields), own=cause))

@@ -13,7 +13,7 @@ from typing import Any
 from OpenSSL import SSL
 
 from agent.errors import MisuseError
-from agent.faults import At
+from agent.faults.effects import At
 from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.http1 import Response
 from agent.net.timing import DelayedCall
@@ -98,7 +98,7 @@ class FaultyConnection(HTTPConnection):
         if not seconds:
             then(caller, sending)
             return
-        self._caller = caller  # so that it is told if the connection is closed meanwhile
+        self._caller = caller  # so that it is called if the connection is closed meanwhile
         self._later = self._reactor.callLater(seconds, self._release, then, sending)
 
     def _release(self, then: Callable[[Caller, Sending], None], sending: Sending) -> None:

@@ -16,7 +16,8 @@ from agent.lom.relay import DeviceRefused
 from agent.net.lom.controller import AnswerTimeout
 from agent.net.timing import Alarm, Reactor
 from agent.net.transport.addresses import IPv6SocketAddress, socket_address_text
-from agent.net.transport.stream import HandshakeFailed, Timeouts, TLSStream, start_connect
+from agent.net.transport.errors import HandshakeFailed
+from agent.net.transport.stream import Timeouts, TLSStream, start_connect
 from agent.net.transport.tls import TLSContexts
 from agent.pki.identity import IdentityError
 from agent.pki.verify import PeerCheck, device_judge

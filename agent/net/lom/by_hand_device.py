@@ -194,8 +194,8 @@ class StandaloneDevices:
         name = tls.get_servername() or b""
         index = self._by_name.get(name.lower())
         if index is None:  # no certificate is set, so the handshake fails
-            said = f"has {name.decode('ascii', 'backslashreplace')!r}" if name else "has no name"
-            link.mistake = NoSuchDevice(f"expected a name of these Devices in the TLS hello (SNI), but it {said}")
+            text = f"has {name.decode('ascii', 'backslashreplace')!r}" if name else "has no name"
+            link.mistake = NoSuchDevice(f"expected a name of these Devices in the TLS hello (SNI), but it {text}")
             return
         try:
             self._become(tls, link, index)

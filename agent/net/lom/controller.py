@@ -17,7 +17,8 @@ from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Facts, Operation, Operations
 from agent.net.timing import Alarm, Reactor, extended_deadline
-from agent.net.transport.stream import HandshakeFailed, Timeouts, TLSStream
+from agent.net.transport.errors import HandshakeFailed
+from agent.net.transport.stream import Timeouts, TLSStream
 from agent.net.transport.tls import TLSContexts
 from agent.pki.verify import PeerCheck, device_judge
 

@@ -24,8 +24,9 @@ from agent.measure.operations import Operations
 from agent.net.lom.interface_addresses import InterfaceAddresses, state_folder
 from agent.net.lom.sockets import SocketNetwork
 from agent.net.timing import Reactor
+from agent.net.transport.errors import ConnectFailed, ConnectTimeout
 from agent.net.transport.listener import listening_socket
-from agent.net.transport.stream import DEFAULT_TIMEOUTS, ConnectFailed, ConnectTimeout, Timeouts, start_connect
+from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts, start_connect
 from agent.net.transport.tls import TLSContexts
 
 LOM_PORT = 623  # our choice, Apple's is unpublished; IANA: asf-rmcp, remote management of machines that are off

@@ -1,1 +1,1 @@
-"""One Mac on the network, and the fleet of one process."""
+"""One Mac on the network: what it does, in its parts; ``fleet`` are the Macs of one process, and what they share."""

@@ -5,9 +5,11 @@ These use connections of their own, because a session may be open at the same ti
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 from cryptography import x509
@@ -19,7 +21,7 @@ from agent import plists
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
 from agent.errors import CutShort, PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.lom.endpoint import Endpoint
 from agent.lom.requests import RelayOutcome
 from agent.mdm import checkin
@@ -29,11 +31,11 @@ from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask, without_query
 from agent.net.http.http1 import Origin
-from agent.net.mac import hints
-from agent.net.mac.environment import Environment
+from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
-from agent.pki.cms import mdm_signature
+from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
@@ -56,10 +58,13 @@ class MacStopped(CutShort):
 
 
 @dataclass(slots=True)
-class KeyWait:
-    """How long a background task waited for RSA keys that this machine had not made yet."""
+class IdentityWaits:
+    """The waits of a background task for an identity."""
 
-    seconds: float = 0.0
+    key: float = 0.0
+    """Seconds that it waited for RSA keys that this machine had not made yet."""
+    polling_limit: float = inf
+    """Seconds for which it polls a CA that answers PENDING."""
 
 
 Work = Callable[[], Awaitable[object]]
@@ -68,13 +73,24 @@ Work = Callable[[], Awaitable[object]]
 class BackgroundTasks:
     """The background tasks of one Mac, one at a time in order. ``endpoint`` is the Mac in its LOM network."""
 
-    __slots__ = ("_connections", "_device", "_driven", "_endpoint", "_environment", "_life", "_running", "_waiting")
+    __slots__ = (
+        "_connections",
+        "_device",
+        "_driven",
+        "_endpoint",
+        "_environment",
+        "_life",
+        "_opened",
+        "_running",
+        "_waiting",
+    )
 
     def __init__(self, device: Device, environment: Environment, endpoint: Endpoint) -> None:
         self._device = device
         self._environment = environment
         self._endpoint = endpoint
         self._connections: tuple[Enrollment, Connections] | None = None
+        self._opened: tuple[Connections, ...] = ()  # to other servers: for the enrollment profile, for SCEP
         self._waiting: list[Work] = []
         self._running = False
         self._driven = 0  # tasks whose I/O requests are being carried out
@@ -94,34 +110,34 @@ class BackgroundTasks:
 
     def abandon(self, why: str = "the Mac went down", *, in_order: bool = False) -> None:
         """The Mac goes down or offline: fail the running task and drop the others."""
-        connections = self._forget()
-        if connections is not None:
+        for connections in self._forget():
             connections.break_off(MacStopped(f"{why} before the exchange was done"), in_order=in_order)
 
     def close(self) -> None:
         """Drop all tasks and close the connections, at the end of the run."""
-        connections = self._forget()
-        if connections is not None:
+        for connections in self._forget():
             connections.close()
 
-    def _forget(self) -> Connections | None:
+    def _forget(self) -> list[Connections]:
+        """Every connection, of which the Mac uses none any more."""
         self._life += 1
         self._waiting.clear()
         self._running = False
-        connections, self._connections = self._connections, None
-        return None if connections is None else connections[1]
+        opened = [*self._opened, *([] if self._connections is None else [self._connections[1]])]
+        self._connections, self._opened = None, ()
+        return opened
 
-    async def drive(self, steps: Steps[ReturnT], key_wait: KeyWait | None = None) -> ReturnT:
+    async def drive(self, steps: Steps[ReturnT], waits: IdentityWaits | None = None) -> ReturnT:
         """Carry out the I/O requests of ``steps``, one after another, and return what the steps return.
 
-        The time that they waited for RSA keys is added to ``key_wait``.
+        The time that they waited for RSA keys is added to ``waits``, which also limits the polling of a CA.
         """
         life = self._life
         self._driven += 1
         try:
             need = advance(steps, None)
             while not isinstance(need, Done):
-                need = advance(steps, await self.perform(need, key_wait))
+                need = advance(steps, await self.perform(need, waits))
             return need.value
         finally:
             self._driven -= 1
@@ -129,7 +145,7 @@ class BackgroundTasks:
                 self._hang_up()
 
     async def perform(
-        self, need: IORequest, key_wait: KeyWait | None = None
+        self, need: IORequest, waits: IdentityWaits | None = None
     ) -> list[RelayOutcome] | Identity | bytes | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
@@ -137,7 +153,7 @@ class BackgroundTasks:
                 case RelayItems(items):
                     return await self._environment.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
-                    return await self._obtain_identity(payload, anchors, key_wait or KeyWait())
+                    return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
@@ -155,13 +171,10 @@ class BackgroundTasks:
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
         mac = self._device.mac
-        connections = Connections(lambda origin: self._environment.connection(mac, origin))
         exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
-        try:
+        with self._others() as connections:
             headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
             response = await ask(connections, "GET", url, headers, exchanger=exchanger)
-        finally:
-            connections.close()
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
             reason = f"the server answered the request for the enrollment profile with {response.status}"
@@ -171,6 +184,24 @@ class BackgroundTasks:
             look_at = "Check the URL, and that the profile is served to a Mac that has not logged in."
             raise PageAnswered(f"an enrollment profile from {without_query(url)}", page, response.status, look_at)
         return response.body
+
+    @contextmanager
+    def _others(self, anchors: tuple[x509.Certificate, ...] = ()) -> Iterator[Connections]:
+        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
+        life = self._life
+
+        def connection(origin: Origin) -> HTTPConnection:
+            if life != self._life:
+                raise MacStopped("the Mac went down or offline before the exchange was done")
+            return self._environment.connection(self._device.mac, origin, None, anchors)
+
+        connections = Connections(connection)
+        self._opened += (connections,)
+        try:
+            yield connections
+        finally:
+            self._opened = tuple(each for each in self._opened if each is not connections)
+            connections.close()
 
     async def _run(self) -> None:
         life = self._life
@@ -232,21 +263,19 @@ class BackgroundTasks:
             self._connections = None
 
     async def _obtain_identity(
-        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], key_wait: KeyWait
+        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], waits: IdentityWaits
     ) -> Identity:
-        from agent.net.mac.scep import obtain_identity  # imported when it is used: a fast start
+        from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
 
-        waiting = self._environment.keys.take(payload.key_size)
-        since = self._environment.reactor.seconds()
-        key = await waiting
-        key_wait.seconds += self._environment.reactor.seconds() - since
-        mac = self._device.mac
-        connections = Connections(lambda origin: self._environment.connection(mac, origin, None, anchors))
-        try:
+        with self._others(anchors) as connections:
+            waiting = self._environment.keys.take(payload.key_size)
+            since = self._environment.reactor.seconds()
+            key = await waiting
+            waits.key += self._environment.reactor.seconds() - since
             exchanger = self._exchanger("scep")
-            return await obtain_identity(self._environment.clock, connections, payload, key, exchanger)
-        finally:
-            connections.close()
+            return await obtain_identity(
+                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
+            )
 
 
 def log_defect(failure: TwistedFailure) -> None:

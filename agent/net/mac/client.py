@@ -8,6 +8,7 @@ also the Mac's LOM endpoint: a Controller's request changes its power, which cut
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Protocol
 
 from twisted.internet.defer import succeed
@@ -16,7 +17,7 @@ from agent.device.installing import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
 from agent.device.steps import Steps
-from agent.errors import CutShort, MisuseError, PeerError
+from agent.errors import MisuseError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import PowerEvent
@@ -25,13 +26,14 @@ from agent.mdm.commands import Command
 from agent.mdm.results import Status
 from agent.measure.operations import Moment, Operation
 from agent.net.http.resumption import Resumption
+from agent.net.mac.absence import Absence
 from agent.net.mac.active import ActiveMac
-from agent.net.mac.background import BackgroundTasks, KeyWait
+from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
-from agent.net.mac.environment import Environment
-from agent.net.mac.injection import MacOffline
-from agent.net.mac.keeping import MacRecord
+from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.lom_requests import answer_lom
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
@@ -39,8 +41,6 @@ from agent.net.mac.sessions import Sessions
 from agent.net.timing import Alarm
 from agent.profiles.profile import Profile
 from agent.push.store import Notification
-
-ENROLLED_AGAIN = "the Mac enrolled again"
 
 FetchProfile = Callable[[], Awaitable[bytes]]
 
@@ -59,10 +59,11 @@ class MDMClient:
     """One Mac.
 
     ``index`` is its index in the population, ``segment`` that of its subnet. ``boots`` counts its boots so far.
-    ``observer`` is told of its results and sessions.
+    ``observer`` is called with its results and sessions.
     """
 
     __slots__ = (
+        "_absence",
         "_active",
         "_environment",
         "_gateway",
@@ -70,9 +71,6 @@ class MDMClient:
         "_kept",
         "_kept_enrolled",
         "_kept_left",
-        "_off_subnet",
-        "_offline",
-        "_offline_until",
         "_resumption",
         "boots",
         "index",
@@ -110,9 +108,7 @@ class MDMClient:
         self._kept_left = False
         self._resumption: Resumption | None = None
         self._active: ActiveMac | None = None
-        self._offline: Alarm | None = None  # ends the time in which it is offline
-        self._offline_until: float | None = None  # on the clock of the Macs; None: until somebody ends it
-        self._off_subnet = False
+        self._absence: Absence | None = None  # while it is offline
 
     def _activate(self, device: Device | None = None) -> ActiveMac:
         if device is None:
@@ -188,7 +184,7 @@ class MDMClient:
     @property
     def offline(self) -> bool:
         """Whether a fault rule keeps it offline."""
-        return self._offline is not None
+        return self._absence is not None
 
     @property
     def enrolled(self) -> bool:
@@ -221,16 +217,16 @@ class MDMClient:
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
-        if self._offline is not None:
-            self._offline.cancel()
+        if self._absence is not None:
+            self._absence.cancel()
         if self._active is not None:
             self._active.close()
 
     def retire(self, reason: str) -> None:
         """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
         active = self._active
-        if self._offline is not None:
-            self._offline.cancel()
+        if self._absence is not None:
+            self._absence.cancel()
         if active is not None:
             active.sessions.end(reason)
             active.power.stop()
@@ -244,13 +240,13 @@ class MDMClient:
     def record(self) -> tuple[bytes, MacRecord]:
         """What is installed on it, and what it does, for ``restore``."""
         device, now, undelivered = self.device, self._environment.clock.seconds(), self.undelivered
-        until = self._offline_until
+        absence = self._absence
         return device_record(device), MacRecord(
             activity=activity_record(device, now),
             boots=self.boots,
-            offline=self._offline is not None,
-            offline_left=None if until is None else max(0.0, until - now),
-            off_subnet=self._off_subnet,
+            offline=absence is not None,
+            offline_left=None if absence is None else absence.left,
+            off_subnet=absence is not None and absence.off_subnet,
             request_type="" if undelivered is None else undelivered.command.request_type,
             status="" if undelivered is None else undelivered.status.value,
         )
@@ -264,11 +260,8 @@ class MDMClient:
         parts.lom.update()
         self.boots = record.boots
         if record.offline:
-            self._offline = Alarm(clock, self.come_back)
-            self._off_subnet = record.off_subnet
+            self._absence = Absence(clock, self.come_back, off_subnet=record.off_subnet, left=record.offline_left)
             parts.pushes.offline = True
-        if record.offline_left is not None:
-            self._offline_until = clock.seconds() + record.offline_left
         if session.result:
             parts.commands.resume(Command(session.command_uuid, record.request_type, {}), Status(record.status))
 
@@ -276,26 +269,27 @@ class MDMClient:
         """Set the timers of a restored Mac. ``in_session``: a session was open, so that it opens one."""
         parts = self._parts
         parts.power.apply(())
-        if self._offline is not None and self._offline_until is not None:
-            self._offline.set_at(self._offline_until)
+        if self._absence is not None:
+            self._absence.carry_on()
         parts.sessions.carry_on()
         if in_session:
             self.wake()
 
     # With its server.
 
-    async def enroll(self, fetch: FetchProfile, due: Moment | None = None) -> None:
+    async def enroll(self, fetch: FetchProfile, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile that ``fetch`` returns. Raises PeerError; the enrollment before it then stays.
 
         ``due`` is when it was to start, from which its time counts; None is now. The wait for an RSA key is recorded
-        apart, because the server does not cause it.
+        apart, because the server does not cause it. A SCEP CA that answers PENDING is polled for ``polling_limit``
+        seconds at most.
         """
         mac = self._parts
 
         async def steps() -> Steps[Profile]:
             return enrollment_steps(mac.device, await fetch())
 
-        await self._enroll(steps, due)
+        await self._enroll(steps, due, polling_limit)
 
     async def resume_enrollment(self, cut_short: str | None = None) -> None:
         """Continue the enrollment that another process began. Raises PeerError; it can then be continued again.
@@ -305,7 +299,7 @@ class MDMClient:
         device = self._parts.device
         unfinished = device.enrolling
         if unfinished is not None:
-            await self._enroll(lambda: succeed(resumed_enrollment_steps(device, unfinished)), None, cut_short)
+            await self._enroll(lambda: succeed(resumed_enrollment_steps(device, unfinished)), None, cut_short=cut_short)
 
     def abandon_enrollment(self) -> None:
         """Forget the enrollment that another process began."""
@@ -314,41 +308,28 @@ class MDMClient:
 
     async def _enroll(
         self,
-        begin: Callable[[], Awaitable[Steps[Profile | None]]],
+        begin: BeginEnrollment,
         due: Moment | None,
+        polling_limit: float = inf,
         cut_short: str | None = None,
     ) -> None:
-        mac, environment = self._parts, self._environment
-        device, pushes = mac.device, mac.pushes
-        with environment.begin("enroll", self.index, due, {"udid": device.mac.udid}) as operation:
-            if self._offline is not None:
-                raise MacOffline("the Mac is offline")
-            pushes.enrolling = True
-            key_wait = KeyWait()
-            try:
-                profile = await mac.background.drive(await begin(), key_wait)
-            except PeerError:
-                pushes.enrolling = False
-                pushes.back()
-                raise
-            finally:
-                operation.key_wait = key_wait.seconds
-                pushes.enrolling = False
-                environment.changed(self.index)
-                environment.warn_each(device.take_warnings())
-            mac.sessions.end(ENROLLED_AGAIN)
-            if profile is not None:
-                _check_signer(device, profile, environment)
-            mac.lom.update()
-            if cut_short is not None:
-                operation.end(CutShort(cut_short))
+        mac = self._parts
+        await enroll(
+            mac,
+            self._environment,
+            begin,
+            due,
+            offline=self.offline,
+            polling_limit=polling_limit,
+            cut_short=cut_short,
+        )
         if self.observer is not None:
             self.observer.enrolled(self)
-        pushes.enrolled()
+        mac.pushes.enrolled()
 
-    async def enroll_at(self, url: str, due: Moment | None = None) -> None:
+    async def enroll_at(self, url: str, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile at ``url``; otherwise as ``enroll``."""
-        await self.enroll(lambda: self._parts.background.fetch_profile(url), due)
+        await self.enroll(lambda: self._parts.background.fetch_profile(url), due, polling_limit)
 
     def receive_push(self, notification: Notification) -> bool:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
@@ -365,12 +346,12 @@ class MDMClient:
         Called for a push, after a boot, and to poll. No effect on a Mac that is off or not enrolled. ``due`` is when
         the session was to start, from which its time counts; None is now.
         """
-        return self._offline is None and self._parts.sessions.wake(due)
+        return self._absence is None and self._parts.sessions.wake(due)
 
     @property
     def online(self) -> bool:
         """Whether it can connect to its server, as far as its network goes."""
-        return self._offline is None
+        return self._absence is None
 
     def go_offline(self, seconds: float) -> None:
         """Close the connections to the server, and open none for this long; then open a session. Pushes are stored.
@@ -378,30 +359,27 @@ class MDMClient:
         LOM links are not to the server: the Mac stays on its subnet.
         """
         self._lose_network().set(seconds)
-        self._offline_until = self._environment.clock.seconds() + seconds
 
     def leave_network(self) -> None:
         """Be offline, and unreachable for LOM, until ``come_back``."""
-        self._lose_network().cancel()
-        self._off_subnet = True
+        absence = self._lose_network()
+        absence.set(None)
+        absence.off_subnet = True
         self._environment.network.lom_changed(self)
 
-    def _lose_network(self) -> Alarm:
-        """The alarm that ends it."""
+    def _lose_network(self) -> Absence:
         self._parts.go_offline()
-        self._offline_until = None
         self._environment.changed(self.index)
-        if self._offline is None:
-            self._offline = Alarm(self._environment.clock, self.come_back)
-        return self._offline
+        if self._absence is None:
+            self._absence = Absence(self._environment.clock, self.come_back)
+        return self._absence
 
     def come_back(self) -> None:
         """Be online again, at the end of the time that ``go_offline`` was given or before it."""
-        offline, self._offline = self._offline, None
-        self._off_subnet = False
-        if offline is None:
+        absence, self._absence = self._absence, None
+        if absence is None:
             return
-        offline.cancel()
+        absence.cancel()
         self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
@@ -468,7 +446,7 @@ class MDMClient:
     @property
     def lom(self) -> LOMConfiguration | None:
         """Its LOM configuration, or None; None also while it is off its subnet."""
-        return None if self._off_subnet else self.device.lom
+        return None if self._absence is not None and self._absence.off_subnet else self.device.lom
 
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
         """Carry out a Controller's request. Raises RequestDropped or RequestDelayed where a fault rule says so."""
@@ -485,9 +463,3 @@ class MDMClient:
         if self.observer is not None:
             self.observer.asked(self, request, controller, answer.error)
         return answer
-
-
-def _check_signer(device: Device, profile: Profile, environment: Environment) -> None:
-    anchors = () if device.enrollment is None else device.enrollment.anchors
-    if profile.signers and not environment.trusts(profile.signers, anchors):
-        environment.warn(f"the signer of the enrollment profile “{profile.name}” is not trusted")

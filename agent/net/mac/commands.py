@@ -19,15 +19,15 @@ from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
 from agent.device.steps import Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.lom.link import LinkRequest
 from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
 from agent.net.mac.background import BackgroundTasks, log_defect
-from agent.net.mac.environment import Environment
 from agent.net.mac.exchanging import record_instead
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import result_of
 from agent.push.store import Notification
 
@@ -267,7 +267,7 @@ class SimulatedMac(ObservedMac, Protocol):
 
 
 class MacObserver:
-    """Is told what one or more Macs do. Called while a Mac works: it must not call the Mac before the next turn.
+    """Is called with what one or more Macs do, while a Mac works: it must not call the Mac before the next turn.
 
     The methods of this class do nothing.
     """

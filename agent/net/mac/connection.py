@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from agent.errors import MisuseError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.fleet.population import Mac
 from agent.mdm import results
 from agent.mdm.checkin import USER_AGENT
@@ -17,9 +17,9 @@ from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
 from agent.net.http.http1 import Origin, RequestHead, Response, split_url
 from agent.net.http.resumption import Resumption
-from agent.net.mac.environment import Environment
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
-from agent.pki.cms import mdm_signature
+from agent.pki.cms_signing import mdm_signature
 from agent.profiles.enrollment import Enrollment
 
 Sending = Callable[[], object]

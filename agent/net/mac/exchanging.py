@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from agent.errors import PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.fleet.population import Mac
 from agent.measure.exchanges import HTTPExchange, Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import exchange, without_query
 from agent.net.http.http1 import Response
-from agent.net.mac.environment import Environment
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class OpenExchange:
@@ -33,8 +37,16 @@ class OpenExchange:
             **facts,
         }
 
-    def end(self, *, status: int | None = None, response: bytes = b"", error: object = "", opened_by: str = "") -> None:
-        """Add it to the log. ``opened_by`` is the rule that hit when a connection was opened for it."""
+    def end(
+        self,
+        *,
+        status: int | None = None,
+        response: bytes = b"",
+        headers: Mapping[str, str] = NO_HEADERS,
+        error: object = "",
+        opened_by: str = "",
+    ) -> None:
+        """Add it to the log. ``headers`` are the response's; ``opened_by`` is the rule that hit its new connection."""
         ended, self._ended = self._ended, True
         log, mac = self._environment.exchanges, self._mac
         if ended or log is None:
@@ -49,6 +61,7 @@ class OpenExchange:
                 udid=mac.udid,
                 status=status,
                 response=response,
+                response_headers=headers,
                 error=str(error),
                 **self._facts | {"rules": (*self._facts["rules"], *([opened_by] if opened_by else []))},
             )
@@ -122,7 +135,12 @@ class MacExchanger:
                 opened.end(error=error, opened_by=connect_rule(connection))
             raise
         if opened is not None:
-            opened.end(status=response.status, response=response.body, opened_by=connect_rule(connection))
+            opened.end(
+                status=response.status,
+                response=response.body,
+                headers=response.headers,
+                opened_by=connect_rule(connection),
+            )
         return response
 
 

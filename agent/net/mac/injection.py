@@ -1,20 +1,21 @@
 """What a fault rule does to one Mac: the result of a command, the bytes of a message, the request on a connection.
 
-``agent.faults`` decides; the parts of the Mac (commands, sessions, background tasks, push) ask it at their operations
-and carry out what is found here.
+`agent.faults.decisions` decides; the parts of the Mac (commands, sessions, background tasks, push) ask it at their
+operations and carry out what is found here.
 """
 
 from __future__ import annotations
 
 from agent.errors import PeerError
-from agent.faults import Hit, Rule
+from agent.faults.decisions import Hit
+from agent.faults.rules import Rule
 from agent.fleet.derivation import uuid_text
 from agent.fleet.population import Mac
 from agent.mdm.results import INVALID_REQUEST_TYPE, ChainedError, Domain, Result, Status, failed
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.faulty import ConnectionFault, FaultyConnection
 from agent.pki.identity import Identity
-from agent.pki.invalid import expired, of_another_ca
+from agent.pki.issuing.invalid import expired, of_another_ca
 
 _NO_CHAIN = ChainedError(Domain.MDM, INVALID_REQUEST_TYPE, "The command failed because of an injected fault.")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from agent.device.mac import Device
 from agent.errors import CutShort, PeerError
-from agent.measure.operations import Operation
-from agent.net.mac.environment import Environment, Moment
+from agent.measure.operations import Moment, Operation
+from agent.net.mac.fleet.environment import Environment
 from agent.push.broker import Presence
 from agent.push.store import Notification
 

@@ -16,7 +16,7 @@ from agent.device.installing import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
 from agent.errors import CutShort, MisuseError, PeerError
-from agent.faults import Hit
+from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, Status, failed
 from agent.mdm.session import Event, Execute, NotNowRepeated, Send, SessionEnded, State
@@ -26,8 +26,8 @@ from agent.net.http.http1 import Response
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, SimulatedMac
 from agent.net.mac.connection import SessionConnection
-from agent.net.mac.environment import Environment
 from agent.net.mac.exchanging import OpenExchange, record, record_instead
+from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
@@ -160,7 +160,7 @@ class Sessions:
         status = response.status
         exchange = self._exchange
         if exchange is not None:
-            self._end_exchange(status, response.body)
+            self._end_exchange(response)
         if status in REDIRECTS:
             self._redirect(response, exchange)
             return
@@ -271,10 +271,15 @@ class Sessions:
             answer_status=facts.get("status", "" if command_uuid else Status.IDLE.value),
         )
 
-    def _end_exchange(self, status: int | None = None, body: bytes = b"", *, error: object = "") -> None:
+    def _end_exchange(self, response: Response | None = None, *, error: object = "") -> None:
         opened, self._exchange = self._exchange, None
-        if opened is not None:
-            opened.end(status=status, response=body, error=error, opened_by=self._connection.connect_rule)
+        if opened is None:
+            return
+        rule = self._connection.connect_rule
+        if response is None:
+            opened.end(error=error, opened_by=rule)
+        else:
+            opened.end(status=response.status, response=response.body, headers=response.headers, opened_by=rule)
 
     @property
     def _enrollment(self) -> Enrollment:

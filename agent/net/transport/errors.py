@@ -99,7 +99,7 @@ def broken(error: SSL.Error, *, before_any_answer: bool = False) -> HandshakeFai
         forget_errors()
         text = f"the peer broke the connection{_system_reason(error)}"
         if before_any_answer:
-            text += "; it said nothing before, as a server may that refuses our certificate"
+            text += "; it sent nothing before, as a server may that refuses our certificate"
         return ConnectionBroken(text)
     reason = openssl_reason(error)
     if any(words in reason for words in _CERTIFICATE_ALERTS):

@@ -12,9 +12,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 
-from agent.pki.authority import Authority
 from agent.pki.certificates import for_openssl
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import Authority
 
 PREPARED_IDENTITIES = 1024  # cached, 7.5 KiB each
 _FUNCTIONS = (

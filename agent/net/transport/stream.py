@@ -34,7 +34,6 @@ from agent.net.transport.errors import (
     ConnectionBroken,
     ConnectionClosed,
     ConnectTimeout,
-    HandshakeFailed,
     HandshakeTimeout,
     broken,
     ended,
@@ -43,22 +42,6 @@ from agent.net.transport.errors import (
 from agent.net.transport.plain import PlainConnection
 from agent.net.transport.tls import Check, forget_errors
 from agent.pki.verify import PeerRejected
-
-__all__ = [
-    "DEFAULT_TIMEOUTS",
-    "ConnectFailed",
-    "ConnectTimeout",
-    "ConnectionBroken",
-    "ConnectionClosed",
-    "HandshakeFailed",
-    "HandshakeTimeout",
-    "SocketAddress",
-    "State",
-    "StreamOwner",
-    "TLSStream",
-    "Timeouts",
-    "start_connect",
-]
 
 _BYTES_A_TURN = 256 * 1024  # written per turn of the reactor, so that its other descriptors are served, too
 _IP_BIND_ADDRESS_NO_PORT = 24  # Linux, ip(7): the port is chosen when the peer is known; Python names it from 3.12

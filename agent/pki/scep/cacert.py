@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.pki import cms, der
+from agent.pki import cms, cms_signing, der
 from agent.pki.certificates import UNREADABLE, CertificateError, read_certificate
 from agent.pki.scep.envelope import DATA, MAX_BYTES, rsa_key_of
 from agent.pki.scep.errors import SCEPError
@@ -74,7 +74,7 @@ def certificates_only(certificates: Sequence[x509.Certificate]) -> bytes:
     encoded = b"".join(one.public_bytes(Encoding.DER) for one in certificates)
     content = der.sequence(der.oid(DATA))
     signed_data = der.sequence(_VERSION_1, der.set_of(), content, der.encode(der.CONTEXT_0, encoded), der.set_of())
-    return der.sequence(der.oid(cms.SIGNED_DATA), der.encode(der.CONTEXT_0, signed_data))
+    return der.sequence(der.oid(cms_signing.SIGNED_DATA), der.encode(der.CONTEXT_0, signed_data))
 
 
 def check_fingerprint(ca: CACertificates, fingerprint: bytes) -> None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers import modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.padding import PKCS7
 
-from agent.pki import cms, der
+from agent.pki import cms_signing, der
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
 from agent.pki.signatures import RSA_ENCRYPTION
 
@@ -84,7 +84,7 @@ def close_envelope(content: bytes, recipient: x509.Certificate, cipher: Cipher) 
     padder = PKCS7(cipher.block_bytes * 8).padder()
     encryptor = cipher.with_key(key, vector).encryptor()
     ciphertext = encryptor.update(padder.update(content) + padder.finalize()) + encryptor.finalize()
-    issuer, serial = cms.issuer_and_serial(recipient)
+    issuer, serial = cms_signing.issuer_and_serial(recipient)
     recipient_info = der.sequence(
         _VERSION_0,
         der.sequence(issuer, der.encode(der.INTEGER, serial)),
@@ -183,7 +183,7 @@ def _recipients(elements: Sequence[der.Element]) -> list[tuple[tuple[bytes, byte
 def _keys_for(envelope: _Envelope, recipient: x509.Certificate | None) -> list[bytes]:
     if recipient is None:
         return [key for _, key in envelope.recipients]
-    wanted = cms.issuer_and_serial(recipient)
+    wanted = cms_signing.issuer_and_serial(recipient)
     keys = [key for names, key in envelope.recipients if names == wanted]
     if not keys:
         raise _broken(f"is not encrypted to {recipient.subject.rfc4514_string()!r}, serial {recipient.serial_number:x}")

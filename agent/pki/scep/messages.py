@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from agent.errors import MisuseError
-from agent.pki import cms, der
+from agent.pki import cms, cms_signing, der
 from agent.pki.cms_signing import signed_data
 from agent.pki.scep.envelope import DATA, MAX_BYTES
 from agent.pki.scep.errors import FailInfo, SCEPError
@@ -148,8 +148,8 @@ def _attributes(header: Header, content: bytes, digest: hashes.HashAlgorithm) ->
     hashed = hashes.Hash(digest)
     hashed.update(content)
     values = {
-        cms.CONTENT_TYPE: der.oid(DATA),
-        cms.MESSAGE_DIGEST: der.encode(der.OCTET_STRING, hashed.finalize()),
+        cms_signing.CONTENT_TYPE: der.oid(DATA),
+        cms_signing.MESSAGE_DIGEST: der.encode(der.OCTET_STRING, hashed.finalize()),
         MESSAGE_TYPE: _printable(str(int(header.message_type))),
         TRANSACTION_ID: _printable(header.transaction_id),
         SENDER_NONCE: der.encode(der.OCTET_STRING, header.sender_nonce),

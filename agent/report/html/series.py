@@ -82,12 +82,12 @@ def interval(seconds: int, most: int = MOST_POINTS) -> int:
 
 def _operation(name: str, rows: list[list[Second]]) -> OperationSeries:
     nothing = SecondOfOperation(0, 0, None, None)
-    told = [[row.operations.get(name, nothing) for row in each] for each in rows]
+    reported = [[row.operations.get(name, nothing) for row in each] for each in rows]
     return OperationSeries(
-        [_mean([second.count for second in each]) for each in told],
-        [_mean([second.errors for second in each]) for each in told],
-        [_in_seconds(_middle(each)) for each in told],
-        [_in_seconds(_largest(second.p99_ms for second in each)) for each in told],
+        [_mean([second.count for second in each]) for each in reported],
+        [_mean([second.errors for second in each]) for each in reported],
+        [_in_seconds(_middle(each)) for each in reported],
+        [_in_seconds(_largest(second.p99_ms for second in each)) for each in reported],
     )
 
 

@@ -29,6 +29,7 @@ class PlainDisplay:
         self._printed = clock()
         self._started: set[str] = set()
         self._finished: set[str] = set()
+        self._paused = False
         self._worst_lag = 0.0
         self._worst_cpu = 0.0
 
@@ -47,6 +48,9 @@ class PlainDisplay:
         self._worst_cpu = max(self._worst_cpu, view.cpu)
         for seconds, text in sorted((each for phase in view.phases for each in self._events(phase)), key=itemgetter(0)):
             self._print(seconds, text)
+        if view.paused != self._paused:
+            self._paused = view.paused
+            self._print(view.elapsed, "paused" if view.paused else "resumed")
         now = self._clock()
         if now - self._printed >= LINE_SECONDS:
             self._printed = now
@@ -72,7 +76,8 @@ class PlainDisplay:
 
     def _progress(self, view: LiveView) -> str:
         errors = sum(operation.errors for operation in view.operations.values())
-        parts = [_shares(running(view.phases)), *_busiest(view), counted(errors, "error")]
+        paused = ["paused"] if view.paused else []
+        parts = [*paused, _shares(running(view.phases)), *_busiest(view), counted(errors, "error")]
         if in_trouble(self._worst_lag, self._worst_cpu) and not view.embedded_lab:
             parts.append(f"WARNING: the generator is {OVERLOADED} ({strain(self._worst_lag, self._worst_cpu)})")
         return "; ".join(parts)
@@ -84,10 +89,10 @@ class PlainDisplay:
 def _shares(phases: Sequence[PhaseView]) -> str:
     if not phases:
         return "no phase is running"
-    said = [f"{phase.name} {_share(phase)}" for phase in phases[:MOST_PHASES]]
+    texts = [f"{phase.name} {_share(phase)}" for phase in phases[:MOST_PHASES]]
     if len(phases) > MOST_PHASES:
-        said.append(f"{len(phases) - MOST_PHASES:,} more phases")
-    return ", ".join(said)
+        texts.append(f"{len(phases) - MOST_PHASES:,} more phases")
+    return ", ".join(texts)
 
 
 def _busiest(view: LiveView) -> list[str]:
@@ -96,10 +101,10 @@ def _busiest(view: LiveView) -> list[str]:
 
 
 def _rate(name: str, operation: OperationView) -> str:
-    said = f"{name} {number(operation.rate_per_s)}/s"
+    message = f"{name} {number(operation.rate_per_s)}/s"
     if operation.p99_ms is not None:
-        said += f" p99 {number(operation.p99_ms)} ms"
-    return said + (f" {counted(operation.errors, 'error')}" if operation.errors else "")
+        message += f" p99 {number(operation.p99_ms)} ms"
+    return message + (f" {counted(operation.errors, 'error')}" if operation.errors else "")
 
 
 def _share(phase: PhaseView) -> str:
@@ -109,8 +114,8 @@ def _share(phase: PhaseView) -> str:
 
 def _counts(phase: PhaseView) -> str:
     state = phase.state
-    said = [f"{_share(phase)} done"] if state.planned or state.done else []
-    said.append(f"{count(state.failed)} failed")
+    message = [f"{_share(phase)} done"] if state.planned or state.done else []
+    message.append(f"{count(state.failed)} failed")
     aside = ((state.cut_short, "cut short"), (state.late, "late"), (state.dropped, "dropped"))
-    said += [f"{count(each)} {word}" for each, word in aside if each]
-    return ", ".join(said)
+    message += [f"{count(each)} {word}" for each, word in aside if each]
+    return ", ".join(message)

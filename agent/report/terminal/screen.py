@@ -73,8 +73,9 @@ def shares(room: int, phases: int, operations: int) -> tuple[int, int]:
 def _title(view: LiveView) -> Text:
     statuses = [status_of(phase) for phase in view.phases]
     done, total = statuses.count(PhaseStatus.DONE), len(statuses)
-    said = f"{done:,} of {counted(total, 'phase')} done" if total else "nothing has started"
-    return Text.assemble((clock(view.elapsed), "bold"), "  ", said, no_wrap=True, overflow="crop")
+    message = f"{done:,} of {counted(total, 'phase')} done" if total else "nothing has started"
+    paused = ("paused  " if view.paused else "", "bold yellow")
+    return Text.assemble((clock(view.elapsed), "bold"), "  ", paused, message, no_wrap=True, overflow="crop")
 
 
 def _phases(view: LiveView, lines: int, width: int, encoding: str) -> list[Text]:
@@ -84,11 +85,11 @@ def _phases(view: LiveView, lines: int, width: int, encoding: str) -> list[Text]
     columns += [Column(title, right=True) for title in ("done/planned", "open", "failed", "late", "dropped")]
     if width >= WIDE_COLUMNS:
         columns.append(Column("time", right=True, least=7))
-    said = lines_of(columns, [_phase(phases[each], view.elapsed, encoding) for each in shown], width, encoding)
+    message = lines_of(columns, [_phase(phases[each], view.elapsed, encoding) for each in shown], width, encoding)
     hidden = [phase for position, phase in enumerate(phases) if position not in set(shown)]
     if hidden and lines > 0:
-        said.append(_more(f"and {counted(len(hidden), 'more phase')}: {counted_statuses(hidden)}"))
-    return said
+        message.append(_more(f"and {counted(len(hidden), 'more phase')}: {counted_statuses(hidden)}"))
+    return message
 
 
 def _phase(phase: PhaseView, now: float, encoding: str) -> list[Cell | Bar]:
@@ -119,10 +120,10 @@ def _operations(operations: Mapping[str, OperationView], lines: int, width: int,
     columns = [Column("operation", weight=1, least=LEAST_NAME)]
     columns += [Column(title, right=True, least=10 if width >= WIDE_COLUMNS else 8) for title in titles]
     rows = [_operation(visible(name, encoding), operations[name]) for name in names if name in shown]
-    said = lines_of(columns, rows, width, encoding)
+    message = lines_of(columns, rows, width, encoding)
     if len(shown) < len(names) and lines > 0:
-        said.append(_more(f"and {counted(len(names) - len(shown), 'operation')} less busy"))
-    return said
+        message.append(_more(f"and {counted(len(names) - len(shown), 'operation')} less busy"))
+    return message
 
 
 def _operation(name: str, operation: OperationView) -> list[Cell]:
@@ -137,8 +138,8 @@ def _operation(name: str, operation: OperationView) -> list[Cell]:
 
 def _macs(macs: Mapping[str, int], encoding: str) -> Text:
     order = [*MACS, *(state for state in macs if state not in MACS)]
-    told = [f"{macs[state]:,} {_MAC_WORDS.get(state, state)}" for state in order if macs.get(state)]
-    return Text(visible(f"Macs: {', '.join(told) or NOTHING}", encoding))
+    reported = [f"{macs[state]:,} {_MAC_WORDS.get(state, state)}" for state in order if macs.get(state)]
+    return Text(visible(f"Macs: {', '.join(reported) or NOTHING}", encoding))
 
 
 def _gauges(view: LiveView) -> Text:
@@ -146,10 +147,10 @@ def _gauges(view: LiveView) -> Text:
 
 
 def _generator(view: LiveView) -> Text:
-    said = f"Generator: {strain(view.lag_ms, view.cpu)}"
+    message = f"Generator: {strain(view.lag_ms, view.cpu)}"
     if in_trouble(view.lag_ms, view.cpu) and not view.embedded_lab:
-        return Text(f"{said}; {OVERLOADED}", style="bold white on red")
-    return Text(said)
+        return Text(f"{message}; {OVERLOADED}", style="bold white on red")
+    return Text(message)
 
 
 def _more(text: str) -> Text:

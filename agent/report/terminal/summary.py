@@ -59,6 +59,7 @@ class _Summary:
             _headline(document, encoding),
             [operations_table(document, console, options)] if document.operations else [],
             [stages_table(document, console, options)] if document.stages else [],
+            _changed(document, encoding),
             _clamped(document),
             _cut_short(document, encoding),
             _errors(document, encoding),
@@ -104,6 +105,10 @@ def _moment(text: str) -> str:
         return text
 
 
+def _changed(document: Document, encoding: str) -> list[RenderableType]:
+    return [] if document.changed is None else [Indented(0, Text(visible(document.changed, encoding)))]
+
+
 def _clamped(document: Document) -> list[RenderableType]:
     clamped = sum(each.clamped for each in document.operations.values())
     clamped += sum(each.clamped for each in document.stages.values())
@@ -121,21 +126,21 @@ def _cut_short(document: Document, encoding: str) -> list[RenderableType]:
 def _progress(phase: PhaseSummary) -> str:
     if phase.started_s is None:
         return "never started"
-    said = [count(phase.done) + (f" of {count(phase.planned)}" if phase.planned else "") + " done"]
+    texts = [count(phase.done) + (f" of {count(phase.planned)}" if phase.planned else "") + " done"]
     counts = (
         (phase.failed, "failed"),
         (phase.cut_short, "cut short"),
         (phase.late, "late"),
         (phase.dropped, "dropped"),
     )
-    return ", ".join([*said, *(f"{count(each)} {word}" for each, word in counts if each)])
+    return ", ".join([*texts, *(f"{count(each)} {word}" for each, word in counts if each)])
 
 
 def _errors(document: Document, encoding: str) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for error in document.errors:
-        said = visible(f"{error.operation}: {error.kind}", encoding)
-        lines.append(Indented(2, Text.assemble((f"{error.count:,} x ", "bold red"), said)))
+        message = visible(f"{error.operation}: {error.kind}", encoding)
+        lines.append(Indented(2, Text.assemble((f"{error.count:,} x ", "bold red"), message)))
         lines.append(Indented(6, Text(visible(error.example, encoding))))
     return _list("Failures", lines)
 
@@ -143,8 +148,8 @@ def _errors(document: Document, encoding: str) -> list[RenderableType]:
 def _drops(document: Document, encoding: str) -> list[RenderableType]:
     lines = []
     for drop in sorted(document.dropped, key=lambda drop: -drop.count):
-        said = visible(f"{drop.operation}: {drop.reason}", encoding)
-        lines.append(Indented(2, Text.assemble((f"{drop.count:,} x ", "bold yellow"), said)))
+        message = visible(f"{drop.operation}: {drop.reason}", encoding)
+        lines.append(Indented(2, Text.assemble((f"{drop.count:,} x ", "bold yellow"), message)))
     return _list("Operations that were due and never started", lines)
 
 
@@ -163,8 +168,8 @@ def _rules(document: Document, encoding: str) -> list[RenderableType]:
 def _cuts(document: Document, encoding: str) -> list[RenderableType]:
     lines = []
     for cut in sorted(document.cut_short, key=lambda cut: -cut.count):
-        said = visible(f"{cut.operation}: {cut.reason}", encoding)
-        lines.append(Indented(2, Text.assemble((f"{cut.count:,} x ", "bold yellow"), said)))
+        message = visible(f"{cut.operation}: {cut.reason}", encoding)
+        lines.append(Indented(2, Text.assemble((f"{cut.count:,} x ", "bold yellow"), message)))
     return _list("Operations that were cut short: neither a success nor a failure", lines)
 
 
@@ -178,8 +183,8 @@ def _limits(document: Document, encoding: str) -> list[RenderableType]:
     lines = []
     for limit in document.limits:
         lead, style = ("  passed", "green") if limit.ok else ("  FAILED" if limit.reliable else "  UNSURE", "bold red")
-        said = Text(visible(limit.sentence or limit.limit, encoding), style="" if limit.ok else "red")
-        lines.append(Indented(10, said, [(lead, style)]))
+        message = Text(visible(limit.sentence or limit.limit, encoding), style="" if limit.ok else "red")
+        lines.append(Indented(10, message, [(lead, style)]))
     return _list("Limits", lines)
 
 
@@ -218,8 +223,8 @@ def _kept_up(generator: Generator) -> str:
 
 
 def _verdict(document: Document, encoding: str) -> RenderableType:
-    style, said = _judged(document, outcome(document))
-    return Indented(0, Text(visible(" ".join(said), encoding), style=style))
+    style, message = _judged(document, outcome(document))
+    return Indented(0, Text(visible(" ".join(message), encoding), style=style))
 
 
 def _judged(document: Document, found: RunOutcome) -> tuple[str, list[str]]:
@@ -256,21 +261,21 @@ def _against(document: Document, found: RunOutcome) -> list[str]:
     failed_limits = sum(not limit.ok and limit.reliable for limit in document.limits)
     in_doubt = sum(not limit.ok and not limit.reliable for limit in document.limits)
     of_kind = {kind: [reason.text for reason in found.reasons if reason.kind is kind] for kind in Kind}
-    said = list(of_kind[Kind.RUN])
-    if told := failures_told(document):
-        said.append(f"{told}.")
+    message = list(of_kind[Kind.RUN])
+    if reported := failures_told(document):
+        message.append(f"{reported}.")
     else:
-        said += of_kind[Kind.FAILURES]
+        message += of_kind[Kind.FAILURES]
     if not of_kind[Kind.RUN]:
-        said += of_kind[Kind.PHASE] + of_kind[Kind.NOTHING_ENDED]
+        message += of_kind[Kind.PHASE] + of_kind[Kind.NOTHING_ENDED]
     if failed_limits:
-        said.append(f"{failed_limits} of {limits} failed.")
+        message.append(f"{failed_limits} of {limits} failed.")
     if in_doubt:
-        said.append(f"{in_doubt} of {limits} could not be judged reliably: the load generator was overloaded.")
+        message.append(f"{in_doubt} of {limits} could not be judged reliably: the load generator was overloaded.")
     unlimited = ", ".join(not_allowed(document)) if document.limits else ""
     if unlimited:
-        said.append(f"No limit allows failures of {unlimited}.")
-    return said
+        message.append(f"No limit allows failures of {unlimited}.")
+    return message
 
 
 def _list(title: str, lines: Iterable[RenderableType], total: int | None = None) -> list[RenderableType]:

@@ -7,7 +7,7 @@ describes them.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from inspect import isawaitable
@@ -20,12 +20,13 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from agent.errors import MisuseError
+from agent.measure.live import LiveView
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, LimitedConnections, listen
 from agent.net.transport.addresses import address_text
 from agent.service.api.problems import MEDIA, RequestFailed, request_failed
 from agent.service.api.queries import body_value, query_values
 from agent.service.api.requests import API, Service
-from agent.service.api.routes import ROUTES, Route
+from agent.service.api.routes import FLEET_TITLE, ROUTES, Route
 from agent.service.api.streams import EventStream
 
 HOST = "127.0.0.1"
@@ -59,15 +60,29 @@ _UNAUTHORIZED = (
 )
 
 
-class ControlServer:
-    """Serves the API on ``host`` and ``port``; port 0 is any free one. ``listen`` sets ``url``."""
+class APIServer:
+    """Serves ``routes`` on ``host`` and ``port``; port 0 is any free one. ``listen`` sets ``url``.
 
-    def __init__(self, reactor: Any, service: Service, host: str = HOST, port: int = 0, *, token: str) -> None:
+    ``api`` has a method for each route, ``live`` what the metrics show, ``title`` is that of the OpenAPI document.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        api: Any,
+        routes: Sequence[Route],
+        live: Callable[[], LiveView],
+        address: tuple[str, int],
+        *,
+        token: str,
+        title: str,
+        page: bool = False,
+    ) -> None:
         self.url = ""
         self._reactor = reactor
-        self._address = host, port
-        self._guard = _Guard(host, token)
-        resource = _Guarded(self._guard, _app(API(service, reactor), service).resource())
+        self._address = address
+        self._guard = _Guard(address[0], token)
+        resource = _Guarded(self._guard, _app(api, routes, live, title, page=page).resource())
         site = BoundedSite(resource, timeout=IDLE_SECONDS, reactor=reactor)
         site.keeps_body = self._guard.has_token
         self._connections = LimitedConnections(site, MAX_CONNECTIONS)
@@ -84,6 +99,14 @@ class ControlServer:
         port, self._port = self._port, None
         self._connections.abort_all()
         return gatherResults([] if port is None else [port.stopListening() or succeed(None)])
+
+
+class ControlServer(APIServer):
+    """Serves the control API of a fleet."""
+
+    def __init__(self, reactor: Any, service: Service, host: str = HOST, port: int = 0, *, token: str) -> None:
+        api = API(service, reactor)
+        super().__init__(reactor, api, ROUTES, service.live, (host, port), token=token, title=FLEET_TITLE, page=True)
 
 
 class _Guard:
@@ -184,17 +207,17 @@ def _check_path(parts: list[bytes]) -> None:
         raise RequestFailed(404, "Expected a path of /openapi.json, found one with an encoded slash.")
 
 
-def _app(api: API, service: Service) -> Any:
+def _app(api: Any, routes: Sequence[Route], live: Callable[[], LiveView], title: str, *, page: bool) -> Any:
     """The klein application: a handler for each route, for the page, the OpenAPI document and the metrics."""
     # Imported here because it imports the reactor, which only the command line may choose.
     from klein import Klein
 
     app = Klein()
-    for route in ROUTES:
+    for route in routes:
         app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(api, route))
-    _static(app, "/openapi.json", "openapi", JSON, _openapi)
-    _static(app, "/metrics", "metrics", METRICS, lambda: _metrics(service))
-    for name, (media, octets) in _page_files().items():
+    _static(app, "/openapi.json", "openapi", JSON, partial(_openapi, tuple(routes), title))
+    _static(app, "/metrics", "metrics", METRICS, lambda: _metrics(live))
+    for name, (media, octets) in _page_files().items() if page else ():
         _static(app, f"/page/{name}", f"page {name}", media, partial(bytes, octets))
         if name == "index.html":
             _static(app, "/", "page", media, partial(bytes, octets))
@@ -202,16 +225,16 @@ def _app(api: API, service: Service) -> Any:
     return app
 
 
-def _openapi() -> bytes:
+def _openapi(routes: tuple[Route, ...], title: str) -> bytes:
     from agent.service.api.openapi import openapi_json  # imported when it is asked for: a fast start
 
-    return openapi_json()
+    return openapi_json(routes, title)
 
 
-def _metrics(service: Service) -> bytes:
+def _metrics(live: Callable[[], LiveView]) -> bytes:
     from agent.service.prometheus import exposition  # imported for the first scrape: a fast start
 
-    return exposition(service.live())
+    return exposition(live())
 
 
 def _static(app: Any, path: str, name: str, media: str, content: Callable[[], bytes]) -> None:
@@ -234,7 +257,7 @@ def _page_files() -> dict[str, tuple[str, bytes]]:
     return found
 
 
-def _handler(api: API, route: Route) -> Callable[..., Any]:
+def _handler(api: Any, route: Route) -> Callable[..., Any]:
     call = getattr(api, route.name)
 
     async def answer(request: Any, **path: str) -> bytes:

@@ -17,7 +17,7 @@ from agent import __version__
 from agent.service.api.problems import KINDS, MEDIA
 from agent.service.api.queries import given_type
 from agent.service.api.route_examples import BODIES, PROBLEM
-from agent.service.api.routes import MAC, ROUTES, Query, Route
+from agent.service.api.routes import FLEET_TITLE, MAC, ROUTES, RUN_TITLE, Query, Route
 from agent.service.types import Event, Problem
 
 _ANY_REQUEST = (400, 401, 403, 500)
@@ -32,10 +32,12 @@ _ADDED: Mapping[str, Mapping[str, str]] = {
     "add_rule": {"rule": "/id"},
 }
 """Where the answer of a request has the path parameters of others, as JSON pointers."""
+_WHAT: Mapping[str, str] = {
+    FLEET_TITLE: "The fleet of `lom-agent serve`: simulated Macs that a test adds, enrolls, powers on and off, makes "
+    "misbehave and asks for their exchanges.",
+    RUN_TITLE: "A running scenario of `lom-agent run --control`: its progress, pauses and changed rates.",
+}
 _DESCRIPTION = """\
-The fleet of `lom-agent serve`: simulated Macs that a test adds, enrolls, powers on and off, makes misbehave and asks \
-what was said.
-
 Every request but those for the page and for this document has the header `Authorization: Bearer TOKEN`. Bodies are \
 JSON. Unknown keys and unknown query parameters are refused. A request that fails is answered with problem details \
 (RFC 9457)."""
@@ -47,27 +49,32 @@ TAGS: Mapping[str, str] = {
     "exchanges": "The messages of the Macs and the answers.",
     "events": "What happens, as a stream or one at a time.",
     "clock": "The clock of the Macs.",
+    "run": "A running scenario.",
 }
 _TAG_OF = {"wait": "events", "v1": "service", "results": "service", "reset": "service", "metrics": "service"}
 
 
-def openapi() -> dict[str, Any]:
+def openapi(routes: tuple[Route, ...] = ROUTES, title: str = FLEET_TITLE) -> dict[str, Any]:
     """The document."""
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         paths.setdefault(path_template(route), {})[route.method.lower()] = _operation(route)
     paths["/metrics"] = {"get": _metrics()}
     document = {
         "openapi": "3.1.0",
         "info": {
-            "title": "lom-agent control API",
+            "title": title,
             "version": __version__,
-            "description": _DESCRIPTION,
+            "description": f"{_WHAT[title]}\n\n{_DESCRIPTION}",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/", "description": "The service that serves this document."}],
         "security": [{"token": []}],
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "tags": [
+            {"name": name, "description": text}
+            for name, text in TAGS.items()
+            if any(operation["tags"] == [name] for path in paths.values() for operation in path.values())
+        ],
         "paths": paths,
         "components": {
             "securitySchemes": {
@@ -78,7 +85,7 @@ def openapi() -> dict[str, Any]:
                 }
             },
             "responses": {_problem_name(status): _problem(status) for status in KINDS},
-            "schemas": schemas(),
+            "schemas": schemas(routes),
         },
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document))  # defaults may be tuples
@@ -86,9 +93,9 @@ def openapi() -> dict[str, Any]:
 
 
 @cache
-def openapi_json() -> bytes:
+def openapi_json(routes: tuple[Route, ...] = ROUTES, title: str = FLEET_TITLE) -> bytes:
     """The document as JSON."""
-    return msgspec.json.encode(openapi())
+    return msgspec.json.encode(openapi(routes, title))
 
 
 def path_template(route: Route) -> str:
@@ -96,9 +103,9 @@ def path_template(route: Route) -> str:
     return route.path.replace("<", "{").replace(">", "}")
 
 
-def schemas() -> dict[str, Any]:
+def schemas(routes: tuple[Route, ...] = ROUTES) -> dict[str, Any]:
     """The JSON schemas of all types, by name, with the descriptions of their fields."""
-    types = [kind for route in ROUTES for kind in (route.body, route.answer) if kind is not None]
+    types = [kind for route in routes for kind in (route.body, route.answer) if kind is not None]
     _, found = msgspec.json.schema_components([*types, Event, Problem], ref_template=_REFERENCES)
     structs = {each.__name__: each for each in _structs([*types, Event, Problem])}
     for name, schema in found.items():

@@ -1,4 +1,7 @@
-"""Makes docs/control-api.md from the OpenAPI document: ``python -m agent.service.api.reference > FILE``."""
+"""Makes docs/control-api.md and docs/run-api.md from the OpenAPI documents.
+
+``python -m agent.service.api.reference > docs/control-api.md``, and the same with the argument ``run``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any
 from agent.service.api.event_kinds import EVENT_KINDS
 from agent.service.api.openapi import TAGS, openapi
 from agent.service.api.problems import KINDS
+from agent.service.api.routes import RUN_TITLE
+from agent.service.api.run_routes import RUN_ROUTES
 
 _OPENING = """\
 # Control API
@@ -69,26 +74,71 @@ _END = """\
 It is generated from the types of the program: `python -m agent.service.api.reference > docs/control-api.md`.
 """
 
+_RUN_OPENING = """\
+# Control API of a run
+
+`lom-agent run --control` serves an API that pauses and resumes the run, changes the rates of its phases, and stops it.
+[load.md](load.md#changing-a-run) says what a change does, and what the results say of it.
+
+```sh
+lom-agent run patch-morning.toml --out first --control 127.0.0.1:0 --ready-file run.json &
+until [ -f run.json ]; do sleep 0.1; done
+url=$(python3 -c 'import json; print(json.load(open("run.json"))["control"])')
+token=$(python3 -c 'import json; print(json.load(open("run.json"))["token"])')
+curl -sS -H "Authorization: Bearer $token" -X POST "$url/v1/run/pause"
+```
+
+- Each request has the header `Authorization: Bearer TOKEN`; `/openapi.json` needs no token.
+- The `Host` of a request is the address on which the run listens, `localhost`, `127.0.0.1` or `[::1]`.
+- Bodies are JSON. Unknown keys and unknown query parameters are refused.
+- A change is refused (409) before every worker is ready, a pause of a paused run, and a resume of one that is not
+  paused. A run has at most 1,000 changes.
+- `GET /openapi.json` is this page for programs: OpenAPI 3.1. `agent.client.Run` is a client for Python
+  ([load.md](load.md#changing-a-run)).
+"""
+
+_RUN_PROBLEMS = """\
+## Problems
+
+A request that fails is answered with `application/problem+json` (RFC 9457): `type`, `title`, `status` and `detail`,
+which says what was expected, what was found and what to do.
+"""
+
+_RUN_END = """\
+## About this page
+
+It is generated from the types of the program: `python -m agent.service.api.reference run > docs/run-api.md`.
+"""
+
 _PATH_EXAMPLES = {"mac": "0", "segment": "0", "rule": "rule-1"}
 
 
 def document() -> str:
     """The whole page, in Markdown."""
     api = openapi()
-    schemas = api["components"]["schemas"]
-    parts = [_OPENING]
-    for tag, text in TAGS.items():
-        parts.append(f"## Requests: {tag}\n\n{text}\n")
-        parts += [
-            _operation(method, path, operation)
-            for path, methods in api["paths"].items()
-            for method, operation in methods.items()
-            if operation["tags"] == [tag]
-        ]
     kinds = "".join(f"| `{kind}` | {' | '.join(words)} |\n" for kind, words in EVENT_KINDS.items())
-    parts += [_STREAM + kinds, _problems(api), "## Types\n"]
-    parts += [_type(name, schema) for name, schema in schemas.items()]
-    return "\n".join([*parts, _END])
+    return "\n".join([_OPENING, *_requests(api), _STREAM + kinds, _problems(api, _PROBLEMS), *_types(api), _END])
+
+
+def run_document() -> str:
+    """The page on the API of a run, in Markdown."""
+    api = openapi(RUN_ROUTES, RUN_TITLE)
+    return "\n".join([_RUN_OPENING, *_requests(api), _problems(api, _RUN_PROBLEMS), *_types(api), _RUN_END])
+
+
+def _requests(api: Mapping[str, Any]) -> Iterator[str]:
+    for tag in (each["name"] for each in api["tags"]):
+        yield f"## Requests: {tag}\n\n{TAGS[tag]}\n"
+        for path, methods in api["paths"].items():
+            for method, operation in methods.items():
+                if operation["tags"] == [tag]:
+                    yield _operation(method, path, operation)
+
+
+def _types(api: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Types\n"
+    for name, schema in api["components"]["schemas"].items():
+        yield _type(name, schema)
 
 
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
@@ -142,12 +192,12 @@ def curl(method: str, path: str, operation: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def _problems(api: Mapping[str, Any]) -> str:
+def _problems(api: Mapping[str, Any], opening: str) -> str:
     responses = api["components"]["responses"].values()
     problems = [each["content"]["application/problem+json"]["example"] for each in responses]
     lines = _head("status", "`type`", "meaning")
     lines += [f"| {each['status']} | `{each['type']}` | {each['title']}. |" for each in problems]
-    return _PROBLEMS.replace("{example}", json.dumps(problems[3], indent=2)) + "\n" + "\n".join(lines) + "\n"
+    return opening.replace("{example}", json.dumps(problems[3], indent=2)) + "\n" + "\n".join(lines) + "\n"
 
 
 def _type(name: str, schema: Mapping[str, Any]) -> str:
@@ -200,4 +250,4 @@ def _default(schema: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    sys.stdout.write(run_document() if sys.argv[1:] == ["run"] else document())

@@ -13,7 +13,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.faults import Faults, Rule, RuleCounts
+from agent.faults.decisions import Faults, RuleCounts
+from agent.faults.rules import Rule
 from agent.net.timing import Clock, sleep
 from agent.service.api.problems import RequestFailed
 from agent.service.api.streams import EventStream
@@ -47,11 +48,25 @@ _log = Logger()
 ValueT = TypeVar("ValueT")
 
 
+class Actions(Protocol):
+    """What is done to one Mac: `agent.service.macs.actions.Actions`."""
+
+    def enroll(self, handle: Any, how: Enroll) -> Coroutine[Any, Any, object]: ...
+    def unenroll(self, handle: Any) -> object: ...
+    def connect(self, handle: Any) -> object: ...
+    def power(self, handle: Any, action: Any) -> object: ...
+    def set_online(self, handle: Any, online: bool) -> object: ...
+    def lom_profile(self, handle: Any) -> bytes: ...
+
+
 class Service(Protocol):
     """The Macs of the service: `agent.service.fleet.FleetService`. A handle stands for one Mac."""
 
     faults: Faults
     events: EventLog
+
+    @property
+    def actions(self) -> Actions: ...
 
     def info(self) -> ServiceInfo: ...
     def find(self, text: str) -> Any: ...
@@ -61,14 +76,8 @@ class Service(Protocol):
     def add(self, what: AddMacs) -> list[Any]: ...
     def remove(self, handle: Any) -> object: ...
     def remove_all(self) -> object: ...
-    def enroll(self, handle: Any, how: Enroll) -> Coroutine[Any, Any, object]: ...
-    def unenroll(self, handle: Any) -> object: ...
-    def connect(self, handle: Any) -> object: ...
-    def power(self, handle: Any, action: Any) -> object: ...
-    def set_online(self, handle: Any, online: bool) -> object: ...
     def reset_mac(self, handle: Any) -> object: ...
     def answers(self, handle: Any, command_uuid: str | None, limit: int) -> list[Answer]: ...
-    def lom_profile(self, handle: Any) -> bytes: ...
     def segment(self, number: int) -> list[Any]: ...
     def add_rule(self, rule: Rule) -> Rule: ...
     def exchanges(self, handle: Any, kind: str | None, text: str | None, after: int, limit: int) -> list[Exchange]: ...
@@ -136,23 +145,24 @@ class API:
         """Enroll a Mac. It goes on where the client leaves, to its end or its time limit."""
         handle = self._service.find(mac)
         try:
-            await shielded(self._service.enroll(handle, body))
-        except (PeerError, TimedOut) as error:
-            status = 504 if isinstance(error, TimedOut) or error.timed_out else 502
+            await shielded(self._service.actions.enroll(handle, body))
+        except (PeerError, TimedOut, Conflict) as error:
+            timed_out = isinstance(error, TimedOut) or (isinstance(error, PeerError) and error.timed_out)
+            status = 409 if isinstance(error, Conflict) else 504 if timed_out else 502
             raise RequestFailed(status, str(error), exchanges=self._last_exchanges(handle)) from error
         return self._service.view(handle)
 
     def unenroll(self, mac: str) -> Mac:
-        return self._changed(mac, self._service.unenroll)
+        return self._changed(mac, self._service.actions.unenroll)
 
     def connect(self, mac: str) -> Mac:
-        return self._changed(mac, self._service.connect)
+        return self._changed(mac, self._service.actions.connect)
 
     def power(self, mac: str, body: Power) -> Mac:
-        return self._changed(mac, lambda handle: self._service.power(handle, body.action))
+        return self._changed(mac, lambda handle: self._service.actions.power(handle, body.action))
 
     def network(self, mac: str, body: Network) -> Mac:
-        return self._changed(mac, lambda handle: self._service.set_online(handle, body.online))
+        return self._changed(mac, lambda handle: self._service.actions.set_online(handle, body.online))
 
     def reset_mac(self, mac: str) -> Mac:
         return self._changed(mac, self._service.reset_mac)
@@ -161,14 +171,14 @@ class API:
         return self._service.answers(self._service.find(mac), command_uuid, limit)
 
     def lom_profile(self, mac: str) -> bytes:
-        return self._service.lom_profile(self._service.find(mac))
+        return self._service.actions.lom_profile(self._service.find(mac))
 
     def mains(self, segment: str, body: Mains) -> list[Mac]:
         handles = self._service.segment(int(segment)) if segment.isascii() and segment.isdigit() else []
         if not handles:
             raise NotFound(f"Expected the number of a segment, found {segment[:100]!r}. GET /v1/macs shows them.")
         for handle in handles:
-            self._service.power(handle, body.action)
+            self._service.actions.power(handle, body.action)
         return [self._service.view(handle) for handle in handles]
 
     # Rules.

@@ -17,6 +17,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "add_rule": {"on": "command", "do": "not_now", "type": "ProfileList", "times": 2},
     "wait": {"kind": "answered", "udid": UDID, "request_type": "ProfileList", "status": "Acknowledged", "timeout": 10},
     "advance_clock": {"advance": 60},
+    "rate": {"phase": "patch", "rate": 50},
     "reset": {"seed": "test_power_on"},
 }
 """By name of the route."""

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from agent.faults import Rule, RuleCounts
+from agent.faults.decisions import RuleCounts
+from agent.faults.rules import Rule
 from agent.service.types import (
     AddMacs,
     AdvanceClock,
@@ -37,6 +38,8 @@ MAX_LISTED = 10_000  # items in one answer; ours
 After = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
 Limit = Annotated[int, Meta(ge=0, le=MAX_LISTED)]
 
+FLEET_TITLE = "lom-agent control API"
+RUN_TITLE = "lom-agent control API of a run"
 MAC = "UDID, serial number or number of a Mac"
 
 
@@ -108,7 +111,8 @@ ROUTES: tuple[Route, ...] = (
         "enroll",
         "POST",
         "/v1/macs/<mac>/enroll",
-        "Enroll a Mac. Answers when it is enrolled.",
+        "Enroll a Mac. Answers when it is enrolled. 409: the Mac itself could not, or a fault rule had a hit; 502: the "
+        "server refused or failed.",
         body=Enroll,
         answer=Mac,
         problems=(400, 401, 404, 409, 502, 504),

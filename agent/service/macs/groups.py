@@ -15,8 +15,8 @@ from agent.fleet.population import SERIAL_CHARACTERS_A_MAC, Mac, Population
 from agent.net.lom.networks import LOMNetwork
 from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import MacObserver
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import Fleet, FleetBehaviour
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 
 if TYPE_CHECKING:  # imported where there is a gateway: a service without one starts faster
     from agent.net.apns.behaviour import PushBehaviour
@@ -81,9 +81,9 @@ class Group:
         self.fleet = Fleet(population, environment, behaviour)
         self.push_endpoint: PushEndpoint | None = None
         if push is not None:
-            from agent.net.mac.fleet_push import fleet_push_endpoint
+            from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 
-            self.push_endpoint = fleet_push_endpoint(self.fleet, environment, push, began=environment.wall_clock())
+            self.push_endpoint = fleet_push_endpoint(self.fleet, environment, push)
 
     def __len__(self) -> int:
         """The number of Macs that were not removed."""

@@ -13,8 +13,8 @@ from twisted.logger import Logger
 from agent.measure.live import LiveView, Recent
 from agent.measure.metrics import Metrics
 from agent.measure.records import Exchange
-from agent.net.mac.census import state_of
 from agent.net.mac.client import MDMClient
+from agent.net.mac.fleet.census import state_of
 from agent.net.timing import Clock
 from agent.service.types import Results
 
@@ -40,9 +40,9 @@ class Measurements:
         """Count an operation that ended."""
         self._metrics(exchange)
 
-    def begun(self, operation: str) -> None:
+    def started(self, operation: str) -> None:
         """Count an operation that starts."""
-        self._metrics.begun(operation)
+        self._metrics.started(operation)
 
     def stage(self, name: str, seconds: float) -> None:
         """Count a part of an operation."""

@@ -13,10 +13,10 @@ from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.operations import RUN_ENDED, Operations
 from agent.measure.records import Exchange
 from agent.net.lom.networks import make_network, parse_network
-from agent.net.mac.behaviour import MacSettings
-from agent.net.mac.environment import Environment
-from agent.net.mac.fleet import FleetBehaviour
-from agent.net.mac.keys import KeyPool
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.keys import KeyPool
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.net.timing import RunClock, Stalls
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
@@ -98,7 +98,7 @@ class MacParts:
             measured(exchange)
             ended(exchange)
 
-        self.operations = Operations(reactor, record, begun=measured.begun, wall_clock=RunClock(reactor))
+        self.operations = Operations(reactor, record, started=measured.started, wall_clock=RunClock(reactor))
         self._contexts = TLSContexts(short_keys=True)
         self._keys = KeyPool(reactor, processes=_KEY_PROCESSES)
         self._resolver = Resolver(reactor, reactor.nameResolver)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.faults import Faults, Hit
+from agent.faults.decisions import Faults, Hit
 from agent.fleet.population import Mac
 
 

@@ -7,8 +7,8 @@ from typing import cast
 from agent.device.mac import Device
 from agent.lom.power import Power
 from agent.measure.exchanges import HTTPExchange, as_shown
-from agent.net.mac.census import state_of
 from agent.net.mac.client import MDMClient
+from agent.net.mac.fleet.census import state_of
 from agent.profiles.store import InstalledProfile as StoredProfile
 from agent.service.macs.groups import MacHandle
 from agent.service.types import Exchange, InstalledProfile, Mac, MacDetail, MacState, PendingResult, PowerState, Role

@@ -38,7 +38,7 @@ def is_breach_kind(failure: Failure) -> bool:
 
 
 class Watcher(MacObserver):
-    """Is told by the Macs of one group."""
+    """Is called by the Macs of one group."""
 
     def __init__(self, group: Group, records: Records) -> None:
         self._group = group

@@ -1,4 +1,4 @@
-// One Mac: what it is, what it said, and what can be done with it.
+// One Mac: what it is, its answers, and what can be done with it.
 
 import { api, bytes } from "./api.js";
 import { drop, keep, known } from "./fleet.js";
@@ -34,10 +34,12 @@ export function follow(events) {
   if (events.some((event) => event.udid === selected || event.kind === "reset")) timer = setTimeout(readAgain, SOON_MS);
 }
 
-async function readAgain() {
+export async function readAgain() {
   timer = 0;
   if (!selected) return;
-  try { await read(); } catch { close(); }    // it was removed
+  try { await read(); } catch (error) {
+    if (!(error instanceof TypeError)) close();   // removed, or of another service; a TypeError is no answer at all
+  }
 }
 
 async function read() {

@@ -8,7 +8,7 @@ import * as tables from "./tables.js";
 
 const LOOK_MS = 2000;       // between two looks at operations, rules and clock
 
-let lastEvent = 0, pid = 0, hasManualClock = false, looking = false;
+let lastEvent = 0, pid = 0, hasManualClock = false, looking = false, labURL = "";
 
 fleet.whenSelected(mac.select);
 
@@ -31,6 +31,7 @@ async function renew(isFirst) {
   if (isFirst || info.pid !== pid) { lastEvent = info.last_event; tables.startAgain(); await tables.readChoices(); describe(info); }
   pid = info.pid;
   await fleet.readFleet();
+  await mac.readAgain();
   await look();
   return lastEvent;
 }
@@ -38,7 +39,7 @@ async function renew(isFirst) {
 function describe(info) {
   hasManualClock = info.clock === "manual";
   element("clock-form").hidden = !hasManualClock;
-  if (info.lab && !element("enroll-url").value) element("enroll-url").value = info.lab.enroll_url;
+  if (element("enroll-url").value === labURL) element("enroll-url").value = labURL = info.lab?.enroll_url ?? "";
   const facts = { Version: info.version, Seed: info.seed, "MDM server": info.lab?.url, APNs: info.apns?.url, "State file": info.state_file };
   element("service").replaceChildren(...Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [make("dt", name), make("dd", value)]));
 }

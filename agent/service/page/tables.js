@@ -75,7 +75,7 @@ export async function readRules() {
 }
 
 const limits = (rule) => [
-  rule.seconds ? ` ${rule.seconds} s` : "", rule.at ? ` ${words(rule.at)}` : "", rule.times ? `, ${rule.times === 1 ? "once" : `${count(rule.times)} times`} a Mac` : "",
+  rule.limit ? ` ${count(rule.limit)} in` : "", rule.seconds ? ` ${rule.seconds} s` : "", rule.at ? ` ${words(rule.at)}` : "", rule.times ? `, ${rule.times === 1 ? "once" : `${count(rule.times)} times`} a Mac` : "",
   rule.every ? `, every ${count(rule.every)}` : "", rule.probability < 1 ? `, probability ${rule.probability}` : "",
 ].join("");
 

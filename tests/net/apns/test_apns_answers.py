@@ -8,7 +8,7 @@ from typing import Any
 
 import h2.events
 import pytest
-from apns_gateways import HOST, POPULATION, Peer, RunningGateway, in_thread, running_gateway
+from apns_gateways import HOST, POPULATION, Peer, RunningGateway, in_thread, push_rule, running_gateway
 from conftest import RunInReactor
 
 from agent.push.broker import Presence
@@ -19,7 +19,7 @@ TOKEN = POPULATION[0].push_token.hex()
 GOOD: dict[str, Any] = {"method": "POST", "path": f"/3/device/{TOKEN}", "body": b'{"mdm":"x"}', "others": [],
                         "provider": "provider"}  # fmt: skip
 
-# What is asked, other than in GOOD, and the status of the answer. Each asks with ID, unless it says otherwise.
+# The headers of the request that differ from GOOD, and the status of the answer. Each has ID unless it names another.
 ASKED: dict[str, tuple[dict[str, Any], str]] = {
     "accepted": ({}, "200"),
     "PayloadTooLarge": ({"body": b'{"mdm":"x","pad":"' + b"y" * 5000 + b'"}'}, "413"),
@@ -64,7 +64,9 @@ def test_each_answer_has_the_apns_id_of_its_request_or_a_new_one(
     run_in_reactor: RunInReactor, tmp_path: Path, asked: dict[str, Any], status: str
 ) -> None:
     async def scenario() -> None:
-        async with running_gateway(tmp_path, rules=["429 macs=2"]) as running:
+        async with running_gateway(
+            tmp_path, rules=[push_rule("refuse", reason="TooManyRequests", macs=("2",))]
+        ) as running:
             running.macs.standing[1] = Presence.LEFT
             answered = await in_thread(answer, running, asked, [ID])
             assert (answered[":status"], answered["apns-id"]) == (status, ID)

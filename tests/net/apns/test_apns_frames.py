@@ -155,7 +155,7 @@ class QuietStream:
         """Nobody shakes hands."""
 
     def write(self, octets: bytes) -> None:
-        """The gateway says something."""
+        """The gateway sends bytes."""
         self.sent += octets
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class QuietStream:
 
 
 class Handshaken:
-    """What the TLS of such a connection says."""
+    """The TLS properties of such a connection."""
 
     def get_alpn_proto_negotiated(self) -> bytes:
         """HTTP/2."""
@@ -300,7 +300,7 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("octets", NOTHING.values(), ids=NOTHING.keys())
-def test_frames_without_a_request_are_told_to_calm_down(octets: bytes) -> None:
+def test_frames_without_a_request_get_enhance_your_calm(octets: bytes) -> None:
     talk = Conversation(0, window=100, frames=50)
     path = "/3/device/" + "0" * 64
     talk.peer.send_headers(1, [(":method", "POST"), (":scheme", "https"), (":authority", "test"), (":path", path)])

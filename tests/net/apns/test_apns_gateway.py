@@ -24,6 +24,7 @@ from apns_gateways import (
     RunningGateway,
     in_thread,
     provider_identity,
+    push_rule,
     run,
     running_gateway,
 )
@@ -34,8 +35,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odd_certificates import UNREADABLE, odd_identity
 
+from agent.faults.rules import Rule
 from agent.net.apns.connection import GatewayLimits
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 from agent.push.broker import Presence
 from agent.push.requests import Provider
 
@@ -243,12 +245,12 @@ def test_shutdown_sends_goaway_with_the_last_stream(run_in_reactor: RunInReactor
     run_in_reactor(scenario())
 
 
-@pytest.mark.parametrize("rule", ["break first=1", "away from=0 for=0.2"])
+@pytest.mark.parametrize("rule", [push_rule("drop", times=1), push_rule("away", until=0.2)], ids=["drop", "away"])
 def test_break_rule_closes_the_connection_and_the_next_one_works(
-    run_in_reactor: RunInReactor, tmp_path: Path, rule: str
+    run_in_reactor: RunInReactor, tmp_path: Path, rule: Rule
 ) -> None:
     async def scenario() -> None:
-        async with running_gateway(tmp_path, rules=[rule], began=0.0 if "away" in rule else 1.0) as running:
+        async with running_gateway(tmp_path, rules=[rule]) as running:
 
             def push() -> list[str]:
                 for _ in range(10_000):
@@ -269,9 +271,10 @@ def test_break_rule_closes_the_connection_and_the_next_one_works(
 
             broken: list[int] = []
             assert await in_thread(push) == ["200"]
-            if rule.startswith("break"):
+            if rule.do == "drop":
                 assert (broken, running.counts["broken"]) == ([1], 1)
             assert len(running.reached) >= 1
+            assert [(each.matches > 0, each.hits) for each in running.faults] == [(True, 1)]
 
     run_in_reactor(scenario())
 
@@ -282,17 +285,17 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def ended_by(running: RunningGateway, octets: bytes) -> bytes:
-    """What the gateway says to these bytes before it ends the connection."""
+    """The gateway's answer to these bytes before it ends the connection."""
     peer = Peer(running)
-    said = b""
+    text = b""
     try:
         peer.socket.sendall(octets)
         while received := peer.socket.recv(65536):
-            said += received
+            text += received
     except OSError:
         pass
     peer.socket.close()
-    return said
+    return text
 
 
 @pytest.mark.parametrize(
@@ -312,8 +315,8 @@ def test_malformed_frames_close_the_connection_with_goaway(
 ) -> None:
     async def scenario() -> None:
         async with running_gateway(tmp_path, limits=GatewayLimits(linger=0.1)) as running:
-            said = await in_thread(ended_by, running, octets)
-            assert b"\x07\x00\x00\x00\x00\x00" in said  # GOAWAY on stream 0
+            text = await in_thread(ended_by, running, octets)
+            assert b"\x07\x00\x00\x00\x00\x00" in text  # GOAWAY on stream 0
             assert await in_thread(still_serves, running)
 
     run_in_reactor(scenario())
@@ -461,9 +464,9 @@ def test_peer_without_alpn_h2_is_refused(run_in_reactor: RunInReactor, tmp_path:
 
             def ask() -> bytes:
                 peer = Peer(running, alpn="http/1.1")
-                said = peer.socket.recv(100)
+                text = peer.socket.recv(100)
                 peer.socket.close()
-                return said
+                return text
 
             assert await in_thread(ask) == b""
 

@@ -33,7 +33,7 @@ class Slow:
         """Keep the request, by its id."""
         self.replies[dict(fields)["apns-id"]] = reply
 
-    def refuse(self, refused: PushRefused) -> Answer:
+    def refuse(self, _fields: list[tuple[str, str]], refused: PushRefused) -> Answer:
         """As the router does."""
         body = json.dumps({"reason": refused.reason.word}).encode()
         return Answer(refused.reason.status, refused.apns_id or ID, body)

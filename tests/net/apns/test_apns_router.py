@@ -8,31 +8,41 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+from apns_gateways import injecting, push_rule
 from apns_parties import NOW, PROVIDER, SettableMacs, fields, payload, token
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
+from agent.fleet.population import Population
 from agent.framing import FrameReader
 from agent.load.control import encode, next_message
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock
-from agent.push.broker import Answer, Broken, Presence, PushBroker, PushOutcome, Reply
+from agent.push.broker import Answer, Presence, PushBroker, PushOutcome, Reply
 from agent.push.counts import merge_push_counts
 from agent.push.delays import PowerSaving
-from agent.push.reasons import OwnCause
+from agent.push.reasons import OwnCause, PushRefused, Reason
 from agent.push.requests import Provider, PushPolicy
-from agent.push.rules import PushRules, parse_rule
 from agent.push.store import Notification
 from agent.push.wire import PushWireError, RoutedAnswer, RoutedPush
 
 MACS = 6
 SHARD = 3  # Macs of one
 PATIENCE = 5.0
-RULES = ("503 first=2", "break share=0.2", "429 share=0.3 macs=0-4", "500 first=1 macs=4", "throttle limit=4 per=60",
-         "offline macs=1-3 from=10 for=50")  # fmt: skip
+POPULATION = Population("router", MACS)
+RULES = (
+    push_rule("store", macs=("1-3",), after=10.0, until=60.0),
+    push_rule("refuse", times=2),
+    push_rule("drop", probability=0.2),
+    push_rule("refuse", reason="TooManyRequests", probability=0.3, macs=("0-4",)),
+    push_rule("refuse", reason="InternalServerError", times=1, macs=("4",)),
+    push_rule("throttle", limit=4, seconds=60.0),
+)
 
 
 class Rows:
@@ -79,11 +89,14 @@ def run_clock(clock: Clock) -> RunClock:
 class EndpointOfMacs:
     """An endpoint and what it delivered."""
 
-    def __init__(self, clock: Clock, indexes: range, rules: tuple[str, ...], **settings: Any) -> None:
+    def __init__(self, clock: Clock, indexes: range, rules: tuple[Rule, ...], **settings: Any) -> None:
         self.macs = Owned(indexes)
         self.reached: list[Notification] = []
-        parsed = PushRules([parse_rule(rule) for rule in rules], Rows("rules"))
-        broker = PushBroker(self.macs, rules=parsed, began=NOW, chance=Rows("delay"), **settings)
+        faults = Faults()
+        for rule in rules:
+            faults.add(rule, clock.seconds())
+        inject = injecting(faults, POPULATION.__getitem__, clock.seconds)
+        broker = PushBroker(self.macs, inject=inject, chance=Rows("delay"), **settings)
         self.push_endpoint = PushEndpoint(clock, broker, self._reach, run_clock(clock))  # type: ignore[arg-type]
         self.push_endpoint.open()
 
@@ -95,7 +108,7 @@ class EndpointOfMacs:
 class Whole:
     """One broker for all Macs, without a router."""
 
-    def __init__(self, clock: Clock, rules: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(self, clock: Clock, rules: tuple[Rule, ...] = (), **settings: Any) -> None:
         self.push_endpoints = [EndpointOfMacs(clock, range(MACS), rules, **settings)]
         self._now = run_clock(clock)
 
@@ -113,7 +126,7 @@ class Whole:
 class Split(Whole):
     """A router and two endpoints, as if in other processes."""
 
-    def __init__(self, clock: Clock, rules: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(self, clock: Clock, rules: tuple[Rule, ...] = (), **settings: Any) -> None:
         macs = SettableMacs(MACS)
         macs.index_of_token = macs.find  # type: ignore[attr-defined]
         self.sent: list[tuple[int, RoutedPush]] = []
@@ -124,7 +137,7 @@ class Split(Whole):
             lambda index: index // SHARD,
             self._send,
             run_clock(clock),
-            PushBehaviour(strict=settings.get("policy", PushPolicy()).strict, rules=rules),
+            PushBehaviour(strict=settings.get("policy", PushPolicy()).strict),
             patience=PATIENCE,
             most=50,
         )
@@ -247,10 +260,10 @@ def test_each_push_has_exactly_one_answer_despite_late_endpoints(steps: list[Any
     assert len(split.outcomes) == pushes
 
 
-def held(*rules: str) -> tuple[Clock, Split, list[PushOutcome]]:
-    """A router whose endpoints get nothing until the test says so, and three pushes to Macs 0, 1 and 5."""
+def held() -> tuple[Clock, Split, list[PushOutcome]]:
+    """A router whose endpoints get nothing until the test releases it, and three pushes to Macs 0, 1 and 5."""
     clock, outcomes = Clock(), []
-    split = Split(clock, rules)
+    split = Split(clock)
     split.hold = True
     for index in (0, 1, 5):
         split.route(fields(index, apns_id=ID), payload(index), PROVIDER, outcomes.append)
@@ -326,47 +339,61 @@ def test_number_of_waiting_pushes_is_limited() -> None:
     assert outcomes[3:] == [Answer(200, ID)]
 
 
-def test_the_last_answered_push_to_a_mac_tells_whether_we_refused_it_ourselves() -> None:
+def test_a_refusal_of_our_own_stays_the_cause_though_a_later_push_is_accepted() -> None:
     clock, split, _outcomes = held()
     date = run_clock(clock)()
     asked = split.router.own_refusal
-    assert [asked(index, date) for index in (0, 1, 5)] == [None] * 3, "none is answered"
     split.advance(1)
     clock.advance(PATIENCE)
     refused = [index for index in (0, 1, 5) if asked(index, date) is OwnCause.OVERLOADED]
     assert len(refused) == 2
     assert asked(refused[0], date + PATIENCE + 1.0) is None, "that was before"
     split.sent.clear()
-    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
+    outcomes: list[PushOutcome] = []
+    split.route(fields(refused[0]), payload(refused[0]), PROVIDER, outcomes.append)
     split.advance()
-    assert asked(refused[0], date) is None, "another push was answered by the Mac's endpoint"
+    assert [isinstance(outcome, Answer) and outcome.status for outcome in outcomes] == [200]
+    assert asked(refused[0], date) is OwnCause.OVERLOADED, "the accepted push came later than it could have"
     split.router.close()
     split.route(fields(refused[0]), payload(refused[0]), PROVIDER, lambda _outcome: None)
     assert asked(refused[0], date) is OwnCause.SHUTDOWN
 
 
-def test_first_rule_counts_over_all_endpoints() -> None:
-    _clock, split, outcomes = held("503 first=1", "break first=1 macs=5")
-    for _ in range(3):
+def test_a_push_without_an_answer_is_late_by_our_fault() -> None:
+    clock, split, outcomes = held()
+    date = run_clock(clock)()
+    assert [split.router.own_refusal(index, date) for index in (0, 1, 5)] == [None] * 3, "they have just arrived"
+    clock.advance(1.0)
+    assert [split.router.own_refusal(index, date) for index in (0, 1, 5)] == [OwnCause.OVERLOADED] * 3
+    while split.sent:
         split.advance()
-    assert [outcome if isinstance(outcome, Broken) else outcome.status for outcome in outcomes] == [503, 200, Broken(1)]
-    for index in (0, 5):
-        split.route(fields(index), payload(index), PROVIDER, outcomes.append)
-        split.advance()
-        assert isinstance(outcomes[-1], Answer)
-        assert outcomes[-1].status == 200
+    assert len(outcomes) == 3
+    assert [split.router.own_refusal(index, date) for index in (0, 1, 5)] == [None] * 3
 
 
-def test_first_rule_is_not_used_up_by_an_unanswered_push() -> None:
-    clock, split, outcomes = held("410 first=1")
-    clock.advance(PATIENCE)
-    assert outcomes == [UNAVAILABLE] * 3
-    split.sent.clear()
-    split.route(fields(5), payload(5), PROVIDER, outcomes.append)
+def test_a_push_that_did_not_arrive_after_we_closed_a_connection_is_missing_by_our_fault() -> None:
+    clock, split, _outcomes = held()
+    while split.sent:
+        split.advance()
+    date = run_clock(clock)()
+    clock.advance(1.0)
+    assert split.router.own_refusal(2, date) is None, "no connection was closed: the server did not push"
+    split.router.turned_away()
+    assert split.router.own_refusal(2, date) is OwnCause.CONNECTIONS
+    assert split.router.own_refusal(2, date + 2.0) is None, "that was before"
+    split.route(fields(2), payload(2), PROVIDER, lambda _outcome: None)
     split.advance()
-    assert isinstance(outcomes[3], Answer)
-    assert outcomes[3].status == 410
-    assert split.counts()["refused"] == {"ExpiredToken": 1}  # by a rule: none of the gateway's own
+    assert split.router.own_refusal(2, date) is None, "its push arrived"
+
+
+def test_a_request_that_a_closing_connection_cuts_off_is_missing_by_our_fault() -> None:
+    clock, split, _outcomes = held()
+    date = run_clock(clock)()
+    while split.sent:
+        split.advance()
+    split.router.refuse(fields(2), PushRefused(Reason.SHUTDOWN, own=OwnCause.SHUTDOWN))
+    split.router.refuse(fields(3), PushRefused(Reason.PAYLOAD_TOO_LARGE))
+    assert [split.router.own_refusal(index, date) for index in (2, 3)] == [OwnCause.SHUTDOWN, None]
 
 
 @pytest.mark.parametrize(
@@ -382,7 +409,8 @@ def test_answer_to_an_unknown_push_is_refused(shard: int, number: int, words: st
 
 def test_a_closed_endpoint_has_no_timer() -> None:
     clock = Clock()
-    push_endpoint = EndpointOfMacs(clock, range(MACS), ("offline for=5",))
+    push_endpoint = EndpointOfMacs(clock, range(MACS), (push_rule("delay", seconds=5.0),))
+    push_endpoint.push_endpoint.receive(RoutedPush(1, NOW, fields(), payload(), PROVIDER))
     assert len(clock.getDelayedCalls()) == 1
     push_endpoint.push_endpoint.close()
     push_endpoint.push_endpoint.receive(RoutedPush(1, NOW, fields(), payload(), PROVIDER))

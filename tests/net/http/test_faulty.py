@@ -1,4 +1,4 @@
-"""A connection on which faults are injected, against real servers: what arrives there, and what its caller is told."""
+"""A connection on which faults are injected, against real servers: what arrives there, and what its caller gets."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_answer_before_the_whole_slow_request_ends_the_connection(run_in_reac
 
 @pytest.mark.parametrize("at", ["before_request", "in_request", "after_request", "in_response"])
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_reset_is_told_once_and_the_request_is_not_sent_again(
+def test_reset_is_reported_once_and_the_request_is_not_sent_again(
     run_in_reactor: RunInReactor, at: str, kept: bool
 ) -> None:
     with serving() as server:
@@ -115,9 +115,9 @@ def test_a_connection_that_is_held_back_is_closed_or_broken_off(run_in_reactor: 
     async def scenario() -> None:
         with socket.create_server(("127.0.0.1", 0)) as nobody:
             origin = Origin("127.0.0.1", nobody.getsockname()[1])
-            told: list[object] = []
+            reported: list[object] = []
             connection = faulty(origin, ConnectionFault(delay=3600.0))
-            ask(connection, origin).addBoth(told.append)
+            ask(connection, origin).addBoth(reported.append)
             with pytest.raises(MisuseError):
                 ask(connection, origin)
             connection.close()
@@ -126,7 +126,7 @@ def test_a_connection_that_is_held_back_is_closed_or_broken_off(run_in_reactor: 
             connection.break_off(PeerError("enough"), in_order=True)
             with pytest.raises(PeerError, match="enough"):
                 await waiting
-            assert told == []
+            assert reported == []
 
     run_in_reactor(scenario())
 

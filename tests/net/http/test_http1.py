@@ -213,7 +213,7 @@ def test_folded_first_header_line_is_refused() -> None:
         read(b"HTTP/1.1 200 OK\r\n Content-Length: 0\r\n\r\n")
 
 
-# Garbage is told early: a server that speaks something else is not waited for
+# Malformed input is reported early, without waiting for a server of another protocol
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_invalid_chunk_size_is_refused(size: str) -> None:
         read(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nhello\r\n0\r\n\r\n".encode())
 
 
-def test_a_chunk_must_end_where_its_size_says() -> None:
+def test_chunk_must_have_its_size() -> None:
     for parse in (read, read_by_byte):
         with pytest.raises(ResponseMalformed, match="expected CR LF at the end of a chunk"):
             parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhello\r\n0\r\n\r\n")

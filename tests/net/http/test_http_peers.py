@@ -31,8 +31,8 @@ from agent.net.http.connection import HTTPConnection
 from agent.net.http.http1 import Origin
 from agent.net.transport.stream import Timeouts
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, SERVER_USAGE, Authority, make_key
 
 OTHER_AUTHORITY = Authority.create("Another CA")
 MIB = 1024 * 1024

@@ -20,13 +20,13 @@ from agent.mdm.access_rights import ALL_RIGHTS
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.http1 import Origin
 from agent.net.http.resumption import ResumedCheck, Resumption, binding_of
-from agent.net.mac.fleet import Fleet
+from agent.net.mac.fleet.macs import Fleet
 from agent.net.transport import openssl_direct
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import CLIENT_USAGE, SERVER_USAGE, Authority
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import CLIENT_USAGE, SERVER_USAGE, Authority
 from agent.pki.verify import PeerCheck, PeerRejected, server_judge
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
@@ -56,7 +56,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[TLSServer]:
 
 
 class Macs:
-    """Connections to one server over the same contexts; ``stages`` is what they told."""
+    """Connections to one server over the same contexts; ``stages`` are the stages that they reported."""
 
     def __init__(self, server: TLSServer) -> None:
         self.server = server
@@ -97,9 +97,9 @@ class Macs:
     @property
     def handshakes(self) -> tuple[int, int]:
         """Full ones, and those that were resumed."""
-        told = self.stages.count("handshake"), self.stages.count("handshake_resumed")
-        assert told == (self.contexts.handshakes_full, self.contexts.handshakes_resumed)
-        return told
+        reported = self.stages.count("handshake"), self.stages.count("handshake_resumed")
+        assert reported == (self.contexts.handshakes_full, self.contexts.handshakes_resumed)
+        return reported
 
 
 def always() -> Resumption:
@@ -312,7 +312,7 @@ def test_invalid_session_bytes_are_not_offered() -> None:
     assert not openssl_direct.offer_session(SSL.Connection(SSL.Context(SSL.TLS_METHOD)), b"\x30\x00")
 
 
-# What a connection tells of its parts, and how many are open
+# The reported stages of a connection, and the number of open connections
 
 
 def stages_of(run_in_reactor: RunInReactor, script: Callable[[Talk], None], requests: int) -> tuple[list[str], int]:

@@ -34,7 +34,7 @@ def test_lom_network_text_is_parsed(text: str, choice: NetworkChoice) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "expected loopback, memory, or interface:NAME"),
         ("Loopback", "expected loopback, memory, or interface:NAME"),
@@ -53,10 +53,10 @@ def test_lom_network_text_is_parsed(text: str, choice: NetworkChoice) -> None:
         ("interface:eth0:623:eth1", "found '623:eth1'"),
     ],
 )
-def test_invalid_lom_network_text_is_refused(text: str, said: str) -> None:
+def test_invalid_lom_network_text_is_refused(text: str, message: str) -> None:
     with pytest.raises(OperatorError) as caught:
         parse_network(text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "fact"), [("loopback", "tls"), ("memory", "network")])

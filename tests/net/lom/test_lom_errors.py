@@ -40,8 +40,8 @@ from agent.fleet.population import Population
 from agent.lom.link import LIMITS, LinkAnswer, LinkRequest
 from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome, parse_request_list
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
-from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "lom-link.md").read_text()

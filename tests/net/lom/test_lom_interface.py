@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND
-from command import SECONDS as COMMAND_SECONDS
 from cryptography.hazmat.primitives.serialization import Encoding
 from debian import need
+from forked import Forked
 from lom_parties import (
     ADDRESS,
     ADDRESS_2,
@@ -132,14 +131,11 @@ def test_unreachable_addresses_are_explained(
 
 def test_run_on_an_interface_succeeds(ours: Namespace, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    done = subprocess.run(
-        ours.command(COMMAND, "run", "--devices", "3", "--lom-network", f"interface:{HERE}", "--trace", trace),
-        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
+    line = ["run", "--devices", "3", "--boot", "constant:0.1", "--lom-network", f"interface:{HERE}"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    with Forked(*line, "--trace", str(trace), patch=ours.entrance, environment=environment) as run:
+        _said, errors = run.communicate()
+    assert run.returncode == 0, errors
     links = [line for line in map(json.loads, trace.read_text().splitlines()) if line.get("operation") == "lom_link"]
     assert {link["tls"] for link in links} == {"TLSv1.3"}
     assert all(link["address"].startswith("fe80::") for link in links)

@@ -19,18 +19,18 @@ def test_a_second_run_on_the_same_interface_is_refused(others: Namespace, tmp_pa
     with device_process(others, tmp_path, ADDRESS) as there:
         assert there.line() == "listening"
         here = Here(tmp_path / "state" / "lom-agent", device(addresses=[ADDRESS_2]), interfaces=[THERE])
-        said = f"another run of lom-agent uses the interface {THERE}"
-        with others.inside(), pytest.raises(OperatorError, match=said):
+        text = f"another run of lom-agent uses the interface {THERE}"
+        with others.inside(), pytest.raises(OperatorError, match=text):
             here.network.listen()
         assert others.addresses(THERE) == {ADDRESS}
 
 
 def test_missing_capabilities_are_named(others: Namespace, tmp_path: Path) -> None:
     setpriv = need("setpriv", "util-linux")
-    said = refused(others, tmp_path, before=[setpriv, "--bounding-set", "-net_admin"])
-    assert "needs root, or the capabilities CAP_NET_ADMIN and CAP_NET_BIND_SERVICE; CAP_NET_ADMIN is missing" in said
-    said = refused(others, tmp_path, before=[setpriv, "--bounding-set", "-net_admin,-net_bind_service"])
-    assert "CAP_NET_ADMIN and CAP_NET_BIND_SERVICE are missing here" in said
+    text = refused(others, tmp_path, before=[setpriv, "--bounding-set", "-net_admin"])
+    assert "needs root, or the capabilities CAP_NET_ADMIN and CAP_NET_BIND_SERVICE; CAP_NET_ADMIN is missing" in text
+    text = refused(others, tmp_path, before=[setpriv, "--bounding-set", "-net_admin,-net_bind_service"])
+    assert "CAP_NET_ADMIN and CAP_NET_BIND_SERVICE are missing here" in text
 
 
 def test_unknown_interface_is_refused(others: Namespace, tmp_path: Path) -> None:

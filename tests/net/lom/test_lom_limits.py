@@ -30,8 +30,8 @@ from twisted.internet import reactor
 
 from agent.lom.requests import RelayOutcome
 from agent.net.transport.stream import Timeouts
-from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 OTHER_NAME = "other.lom.test"
@@ -75,19 +75,19 @@ HELD: list[socket.socket] = []
 @pytest.mark.parametrize("flood", [connect_and_say_nothing, ask_and_ask], ids=["half-open", "asking"])
 def test_flood_of_one_device_does_not_affect_others(run_in_reactor: Run, tmp_path: Path, flood: Flood) -> None:
     flooded, other = device(), the_others_device()
-    stop, begun = threading.Event(), threading.Event()
+    stop, started = threading.Event(), threading.Event()
 
     def keep_on(port: int) -> None:
         while not stop.is_set():
             with contextlib.suppress(OSError):
                 flood(tmp_path, port)
-                begun.set()
+                started.set()
 
     async def run() -> list[RelayOutcome]:
         with Sockets(reactor, flooded, limits=replace(QUICK, links_a_peer=8, requests_a_second=40)) as sockets:
             sockets.network.add(other, OTHER_NAME)
             flooding = in_thread(lambda: keep_on(sockets.network.port))
-            assert await in_thread(lambda: begun.wait(PEER_SECONDS))
+            assert await in_thread(lambda: started.wait(PEER_SECONDS))
             outcomes: list[RelayOutcome] = []
             for number in range(30):
                 outcomes += await sockets.relay(controller(), item(ADDRESS_2, name=OTHER_NAME, uuid=f"{number}"))

@@ -39,7 +39,7 @@ from agent.lom.requests import PowerRequest, RelayOutcome
 from agent.measure.operations import Operations
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.transport.tls import TLSContexts
-from agent.pki.authority import LOM_USAGE
+from agent.pki.issuing.authority import LOM_USAGE
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

@@ -60,8 +60,8 @@ from agent.lom.link import LinkAnswer
 from agent.lom.requests import RelayOutcome
 from agent.net.transport.listener import Listener
 from agent.net.transport.stream import Timeouts
-from agent.pki.authority import LOM_USAGE
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import LOM_USAGE
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -275,7 +275,7 @@ def test_device_without_lom_payload_does_not_answer(run_in_reactor: Run, tmp_pat
     ],
 )
 def test_controller_that_violates_the_protocol_is_disconnected(run_in_reactor: Run, raw: Raw, junk: bytes) -> None:
-    """What it asked before is answered, what it says after is not read."""
+    """Earlier requests are answered, later bytes are not read."""
     party = device()
 
     async def run() -> bytes:

@@ -31,7 +31,7 @@ from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
 from agent.net.lom.memory import MemoryLOMNetwork
-from agent.pki.authority import LOM_USAGE
+from agent.pki.issuing.authority import LOM_USAGE
 
 
 class Turns(Clock):
@@ -87,8 +87,14 @@ def test_a_request_reaches_its_device_and_leaves_a_record() -> None:
     assert (asked.uuid, asked.dns_name, asked.request, name) == ("0001", NAME, PowerRequest.OFF, CONTROLLER_NAME)
     (record,) = memory.records
     assert (record.operation, record.device, record.started, record.failure) == ("lom_link", 0, 1000.0, None)
-    told = {"address": ADDRESS, "device_dns_name": NAME, "request": "PowerOFF", "request_uuid": "0001", "peer": NAME}
-    assert record.facts.items() >= {**told, "network": "memory", "verdict": "done"}.items()
+    reported = {
+        "address": ADDRESS,
+        "device_dns_name": NAME,
+        "request": "PowerOFF",
+        "request_uuid": "0001",
+        "peer": NAME,
+    }
+    assert record.facts.items() >= {**reported, "network": "memory", "verdict": "done"}.items()
     assert not record.facts.keys() & {"tls", "cipher"}
 
 

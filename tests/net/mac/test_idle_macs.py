@@ -7,7 +7,7 @@ import gc
 from conftest import RunInReactor
 from stack import stack
 
-from agent.net.mac.client import ActiveMac
+from agent.net.mac.active import ActiveMac
 from agent.net.mac.commands import Commands
 from agent.net.mac.connection import SessionConnection
 from agent.net.mac.power import LOMPresence, PowerTimer
@@ -20,7 +20,7 @@ def parts() -> int:
     return sum(isinstance(one, PARTS) for one in gc.get_objects())
 
 
-def test_its_parts_are_gone_without_a_collection(run_in_reactor: RunInReactor) -> None:
+def test_parts_of_an_idle_mac_are_freed_without_a_garbage_collection(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]

@@ -31,7 +31,7 @@ from twisted.internet import reactor
 
 from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.net.mac.client import MDMClient
-from agent.pki.authority import LOM_USAGE
+from agent.pki.issuing.authority import LOM_USAGE
 from agent.profiles.making import ENROLLMENT_IDENTIFIER, LOM_IDENTIFIER, lom_profile
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

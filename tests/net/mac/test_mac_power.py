@@ -19,9 +19,10 @@ from agent.fleet.durations import Constant
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import Power, PowerChoices
 from agent.lom.requests import PowerRequest, RelayItem
-from agent.mdm.session import State, Timing
+from agent.mdm.session import State
+from agent.mdm.timing import Timing
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.profiles.making import lom_profile
 
 ON, OFF, RESET = PowerRequest

@@ -17,7 +17,7 @@ from agent.fleet.durations import Constant
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
 from agent.net.http.http1 import MAX_BODY_BYTES
-from agent.net.mac.fleet import FleetBehaviour
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.plists import MAX_DEPTH
 
 COMMAND = b"<key>CommandUUID</key><string>one</string>"
@@ -69,13 +69,13 @@ PAGE = b"<!DOCTYPE html><title>Sign in</title>"
 
 
 @pytest.mark.parametrize(
-    ("response", "kind", "told"),
+    ("response", "kind", "reported"),
     [(answer(400), "http_status", "400"), (answer(200, PAGE, "Content-Type: text/html"), "html_page", "“Sign in”")],
     ids=["400", "page"],
 )
 @pytest.mark.parametrize("request_type", ["ProfileList", "RestartDevice", "FlyToTheMoon"])
 def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
-    run_in_reactor: RunInReactor, request_type: str, response: bytes, kind: str, told: str
+    run_in_reactor: RunInReactor, request_type: str, response: bytes, kind: str, reported: str
 ) -> None:
     with scripted_mdm(REFUSED_TWICE) as mdm:
         victim, _other = mdm.macs
@@ -92,7 +92,7 @@ def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
                 assert mdm.endings("command", victim) == ["result_refused"]
                 (record,) = mdm.records("command", victim)
                 assert request_type in failure(record)[1]
-                assert told in failure(record)[1]
+                assert reported in failure(record)[1]
                 assert record.facts["command_uuid"] == "refused"
                 assert not victim.device.session.owes_result
                 assert victim.device.take_follow_ups() == []
@@ -287,7 +287,7 @@ def test_a_new_connection_that_breaks_ends_the_session_and_is_tried_again(
 
 
 def takes_and(mdm: ScriptedMDM, end: Act) -> Act:
-    """The server takes the result, and the connection ends before it says so."""
+    """The server accepts the result, and the connection ends before the response."""
 
     def act(talk: Talk) -> None:
         assert mdm.server is not None

@@ -12,13 +12,13 @@ from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.gateway import APNsPlan
 from agent.net.apns.behaviour import PushBehaviour, parse_delay
-from agent.net.mac.fleet_push import MacChances
-from agent.pki.authority import Authority
+from agent.net.mac.fleet.push_endpoint import MacChances
+from agent.pki.issuing.authority import Authority
 from agent.push.delays import no_delay
 
 
 def test_it_goes_to_another_process_and_back() -> None:
-    behaviour = PushBehaviour(strict=True, delay="uniform:0.1,2", power_saving=60.0, rules=("429 share=0.5",))
+    behaviour = PushBehaviour(strict=True, delay="uniform:0.1,2", power_saving=60.0)
     assert pickle.loads(pickle.dumps(behaviour)) == behaviour
     assert PushBehaviour(**asdict(behaviour)) == behaviour
 
@@ -28,7 +28,6 @@ def test_it_goes_to_another_process_and_back() -> None:
     [
         {"delay": "soon"},
         {"delay": ""},
-        {"rules": ("429", "nonsense")},
         {"power_saving": -1.0},
         {"power_saving": float("nan")},
         {"power_saving": float("inf")},
@@ -46,7 +45,7 @@ def test_a_delay_is_read_from_its_text() -> None:
 
 def test_a_macs_chances_depend_on_no_other() -> None:
     population = Population("chances", 3)
-    alone, among = MacChances(population, b"push rules"), MacChances(population, b"push rules")
+    alone, among = MacChances(population, b"push time"), MacChances(population, b"push time")
     row = [alone(1) for _ in range(3)]
     mixed = [(index, among(index)) for index in (0, 1, 2, 1, 0, 1)]
     assert [chance for index, chance in mixed if index == 1] == row

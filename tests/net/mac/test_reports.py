@@ -8,8 +8,8 @@ from agent.errors import OperatorError
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.net.http.http1 import Origin
 from agent.net.mac.connection import report_request
-from agent.pki.authority import CLIENT_USAGE, Authority
 from agent.pki.cms import mdm_signature_signer
+from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
 URL = "https://mdm.example.org/mdm?id=1"
@@ -48,7 +48,7 @@ def test_each_report_is_signed_by_its_own_mac_over_its_own_body() -> None:
         assert mdm_signature_signer(signature.removeprefix("Mdm-Signature: "), body) == MACS[number].certificate
 
 
-def test_a_url_that_is_none_is_told_each_time() -> None:
+def test_invalid_url_is_reported_each_time() -> None:
     for _ in range(2):
         with pytest.raises(OperatorError):
             report_request(enrollment(), "http://mdm.example.org/", b"")

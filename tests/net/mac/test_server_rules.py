@@ -18,13 +18,13 @@ from stack import Stack
 
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.mdm.checkin import USER_AGENT
-from agent.mdm.session import Timing
+from agent.mdm.timing import Timing
 from agent.net.http.fetch import retry_after
 from agent.net.http.http1 import Response
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet import FleetBehaviour
-from agent.pki.authority import CLIENT_USAGE
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.cms import mdm_signature_signer
+from agent.pki.issuing.authority import CLIENT_USAGE
 from agent.profiles.enrollment import Enrollment
 
 MAC_IDENTITY = AUTHORITY.issue("a Mac", CLIENT_USAGE)
@@ -177,7 +177,7 @@ def test_a_server_that_is_down_for_a_moment_gets_the_result_later(run_in_reactor
     assert bodies[1] == bodies[2] == bodies[3]
 
 
-def test_a_command_without_an_identifier_is_dropped_with_a_line_that_says_so(run_in_reactor: RunInReactor) -> None:
+def test_command_without_an_identifier_is_dropped_with_a_warning(run_in_reactor: RunInReactor) -> None:
     nameless = plistlib.dumps({"Command": {"RequestType": "ProfileList"}})
     with serving(replies(answer(200, nameless), answer(200, nameless), answer())) as server:
 
@@ -187,7 +187,7 @@ def test_a_command_without_an_identifier_is_dropped_with_a_line_that_says_so(run
                     client.wake()
                     await until(lambda: len(sessions(running)) == ended)  # noqa: B023
                 assert sessions(running) == ["command_dropped", "command_dropped", "good"]
-                (line,) = running.warnings  # said once
+                (line,) = running.warnings  # one warning
                 assert "CommandUUID" in line
                 assert "dropped" in line
 

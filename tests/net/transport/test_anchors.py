@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from agent.cli.apns import gateway_authority
+from agent.cli.apns.gateway import gateway_authority
 from agent.errors import OperatorError
 from agent.net.transport.anchors import MAX_KEY_BYTES, read_identity
-from agent.pki.authority import Authority
+from agent.pki.issuing.authority import Authority
 from agent.pki.pem import certificate_pem, key_pem
 
 _P256 = bytes.fromhex("06082a8648ce3d030107")  # the OID of the curve, 1.2.840.10045.3.1.7
@@ -77,17 +77,17 @@ def test_a_certificate_and_its_key_are_an_identity(tmp_path: Path, authority: Au
 
 @pytest.mark.parametrize("name", BAD_KEYS)
 def test_key_of_another_certificate_raises_operator_error(tmp_path: Path, authority: Authority, name: str) -> None:
-    make, said = BAD_KEYS[name]
+    make, text = BAD_KEYS[name]
     with pytest.raises(OperatorError) as refused:
         read_identity(*write_pair(tmp_path, authority, make()))
-    assert said in str(refused.value)
+    assert text in str(refused.value)
     assert str(tmp_path / "ca.key") in str(refused.value)
 
 
 @pytest.mark.parametrize("name", BAD_KEYS)
 def test_the_ca_of_the_gateway_needs_its_own_key(tmp_path: Path, authority: Authority, name: str) -> None:
-    make, said = BAD_KEYS[name]
+    make, text = BAD_KEYS[name]
     write_pair(tmp_path, authority, make())
     with pytest.raises(OperatorError) as refused:
         gateway_authority(tmp_path)
-    assert said in str(refused.value)
+    assert text in str(refused.value)

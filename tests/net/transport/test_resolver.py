@@ -1,4 +1,4 @@
-"""Names to addresses, with a resolver that answers when the test says so."""
+"""Names to addresses, with a resolver that answers on the test's call."""
 
 from __future__ import annotations
 

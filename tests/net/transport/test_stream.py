@@ -215,7 +215,7 @@ def test_peer_sees_how_our_end_closed(
         (Talk.reset, "the peer broke the connection: Connection reset by peer"),
     ],
 )
-def test_owner_is_told_how_the_peer_closed(
+def test_owner_is_called_with_how_the_peer_closed(
     run_in_reactor: RunInReactor, end: Callable[[Talk], None], words: str
 ) -> None:
     go = threading.Event()
@@ -397,7 +397,7 @@ def test_broken_connection_has_one_error_text(
     end: Callable[[Talk], None],
     reason: str,
 ) -> None:
-    """With TLS 1.3 a server refuses our certificate after our end of the handshake, and not every one says so."""
+    """In TLS 1.3 a server refuses our certificate after our end of the handshake, not always with an alert."""
     go = threading.Event()
 
     def script(talk: Talk) -> None:
@@ -420,7 +420,7 @@ def test_broken_connection_has_one_error_text(
             return await owner.ended
 
         error = run_in_reactor(scenario())
-    hint = "" if answers else "; it said nothing before, as a server may that refuses our certificate"
+    hint = "" if answers else "; it sent nothing before, as a server may that refuses our certificate"
     assert (error.kind, str(error)) == ("broken", f"the peer broke the connection{reason}{hint}")
     assert owner.calls.count("lost") == 1
 
@@ -453,12 +453,12 @@ def test_reset_during_the_handshake_has_one_error_text(
 
 
 def test_received_data_is_read_if_the_end_is_reported_first(run_in_reactor: RunInReactor) -> None:
-    go, said = threading.Event(), b"last words" * 6000
+    go, text = threading.Event(), b"last words" * 6000
 
     def says_and_goes(talk: Talk) -> None:
         _ = talk.tls
         go.wait()
-        talk.send(said)
+        talk.send(text)
         talk.close()
 
     with serving(says_and_goes) as server:
@@ -475,7 +475,7 @@ def test_received_data_is_read_if_the_end_is_reported_first(run_in_reactor: RunI
             return await owner.ended
 
         error = run_in_reactor(scenario())
-    assert owner.octets == said
+    assert owner.octets == text
     assert str(error) == "the peer closed the connection"
 
 
@@ -518,7 +518,7 @@ def test_internal_error_is_not_reported_as_the_peers(run_in_reactor: RunInReacto
 def test_connection_broken_before_any_answer_mentions_the_certificate(
     run_in_reactor: RunInReactor, answers: bool
 ) -> None:
-    """With TLS 1.3 a server refuses it after our end of the handshake, and not every one says so."""
+    """With TLS 1.3 a server refuses it after our end of the handshake, and not every server sends an alert then."""
     heard = threading.Event()
 
     def resets(talk: Talk) -> None:

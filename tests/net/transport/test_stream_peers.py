@@ -14,7 +14,7 @@ from stream_ends import Owner, accepting_stream, beside, client_stream, peer
 from agent.errors import PeerError
 from agent.net.transport.stream import TLSStream, start_connect
 from agent.net.transport.tls import make_context, server_name_of
-from agent.pki.authority import CLIENT_USAGE, LOM_USAGE, Authority
+from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.pki.verify import NoCertificate, PeerCheck, PeerRejected, server_judge
 
 MAC = AUTHORITY.issue("mac.test", LOM_USAGE, names=["mac.test"])

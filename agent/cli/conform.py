@@ -1,0 +1,143 @@
+"""``lom-agent conform``: whether a server does what Apple's documents require; its options."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from agent.cli.scenarios.options import (
+    ENROLLMENT,
+    FLEET,
+    RESULTS,
+    GroupedCommand,
+    grouped_option,
+    scenario_option,
+)
+from agent.cli.signals import importing
+from agent.unix import check_unix
+
+_WHAT = "Requirements"
+_SERVER = ENROLLMENT
+_FILE = click.Path(dir_okay=False)
+
+
+@click.command(cls=GroupedCommand)
+@grouped_option(
+    _WHAT,
+    "--profile",
+    type=click.Choice(["lom", "mdm", "macos27", "all"]),
+    default="lom",
+    show_default=True,
+    help="Which requirements: of lights-out management and the sessions it needs, of MDM, of macOS 27, or all.",
+)
+@grouped_option(
+    _WHAT, "--only", multiple=True, metavar="ID", help="Only this requirement, or those of this area. Repeatable."
+)
+@grouped_option(_WHAT, "--list", "listing", is_flag=True, help="Print the requirements, and test nothing.")
+@grouped_option(
+    _WHAT,
+    "--capabilities",
+    type=_FILE,
+    metavar="FILE",
+    help="A TOML file that says what the server does not have: [capabilities] acme = false. What needs it is not "
+    "applicable.",
+)
+@grouped_option(
+    _WHAT,
+    "--waivers",
+    type=_FILE,
+    metavar="FILE",
+    help="A TOML file of expected failures. One that does not happen fails the run, too.",
+)
+@grouped_option(
+    _WHAT,
+    "--write-waivers",
+    is_flag=True,
+    help="Print waivers for the failures of this run, for --waivers, and the report on standard error.",
+)
+@grouped_option(
+    _SERVER,
+    "--server",
+    "adapter",
+    type=click.Choice(["lab", "nanomdm", "micromdm", "webhook", "manual", "none"]),
+    help="How commands are queued in the server. manual: you are told what to do in its console.  [default: the "
+    "embedded lab; with --enroll: none]",
+)
+@grouped_option(
+    _SERVER,
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the server's API, such as server.nanomdm.url=https://mdm.example; docs/scenario.md, [server], "
+    "has all keys. Repeatable.",
+)
+@scenario_option("--enroll")
+@scenario_option("--identity")
+@scenario_option("--ca")
+@scenario_option("--insecure")
+@scenario_option("--apns")
+@scenario_option("--apns-tls")
+@scenario_option("--apns-cert")
+@scenario_option("--apns-key")
+@scenario_option("--apns-provider-ca")
+@scenario_option("--seed")
+@scenario_option("--os")
+@grouped_option(
+    FLEET,
+    "--patience",
+    type=click.FloatRange(min=0.1, max=3600),
+    metavar="SECONDS",
+    help="How long the server may take for each thing that it has to do.  [default: 10; manual: 600]",
+)
+@grouped_option(
+    RESULTS,
+    "--from-trace",
+    type=_FILE,
+    metavar="FILE",
+    help="Judge this trace again instead of testing a server.",
+)
+@grouped_option(
+    RESULTS, "--trace", type=_FILE, metavar="FILE", help="Write what was said, without secrets, for --from-trace."
+)
+@grouped_option(RESULTS, "--json", "json_file", type=_FILE, metavar="FILE", help="Write the report as JSON.")
+@grouped_option(RESULTS, "--junit", type=_FILE, metavar="FILE", help="Write each requirement as a JUnit test.")
+@grouped_option(RESULTS, "--html", type=_FILE, metavar="FILE", help="Write the report as one HTML file.")
+@grouped_option(RESULTS, "--markdown", type=_FILE, metavar="FILE", help="Write a summary for the page of a CI job.")
+@grouped_option(RESULTS, "--verbose", is_flag=True, help="Print the requirements that passed, too.")
+@grouped_option(RESULTS, "--quiet", is_flag=True, help="Print no progress.")
+@click.pass_context
+def conform(context: click.Context, /, **options: Any) -> None:
+    """Check an MDM server against the requirements of Apple's documents.
+
+    Macs, made from a seed, enroll in the server and provoke what each requirement is about; commands are queued through
+    the server's API. Each requirement gets a verdict: pass, fail, warn (one that is no must failed), not applicable (by
+    the capabilities file), or not tested, with the reason. Without a server the embedded lab is checked:
+
+    \b
+        lom-agent conform
+        lom-agent conform --list --profile all
+        lom-agent conform --enroll https://mdm.example/enroll --server nanomdm --apns 127.0.0.2:443 --apns-tls apns \\
+            --set server.nanomdm.url=http://127.0.0.1:9000 --set server.nanomdm.api_key_env=NANOMDM_API_KEY
+
+    docs/conformance.md lists every requirement.
+
+    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input; 3 the server could not be reached; 4 only
+    failures that waivers expect, or waivers for failures that did not happen; 130 stopped by Ctrl-C, with the verdicts
+    so far.
+    """
+    with importing():
+        from agent.cli.conforming import run_conform
+
+    from click.core import ParameterSource
+
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    if not options["listing"] and options["from_trace"] is None:
+        check_unix()
+    sys.exit(run_conform(options, given))

@@ -1,0 +1,167 @@
+"""Carries out ``lom-agent conform``: the probes in the reactor, the verdicts, and the files at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.scenarios.options import overrides
+from agent.cli.signals import Stopping, printing
+from agent.conform.capabilities import read_capabilities
+from agent.conform.document import Report, report_of
+from agent.conform.judge import judge
+from agent.conform.requirement import Requirement
+from agent.conform.requirements import requirements, selected
+from agent.conform.trace import Header, ServerFacts, Trace, read_trace, write_trace
+from agent.conform.waivers import read_waivers, waivers_text
+from agent.files import write_file
+
+UNREACHABLE_STATUS = 3
+_WAIVER_DAYS = 90  # ours: how long a waiver of --write-waivers holds
+_MANUAL_PATIENCE = 600.0  # seconds; ours
+
+
+def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
+    """Carry the command out; the exit status. ``given``: options of the command line. Raises OperatorError."""
+    chosen = selected(options["profile"], options["only"])
+    if options["listing"]:
+        _list(chosen)
+        return 0
+    known = requirements()
+    capabilities: Mapping[str, bool] = {}
+    if options["capabilities"] is not None:
+        capabilities = read_capabilities(options["capabilities"], [each.needs for each in known if each.needs])
+    waivers = () if options["waivers"] is None else read_waivers(options["waivers"], [each.id for each in known])
+    signal_number = None
+    if options["from_trace"] is not None:
+        trace = read_trace(Path(options["from_trace"]))
+        if not {"profile", "only"} & set(given):
+            chosen = selected(trace.header.profile, trace.header.only)
+    else:
+        from agent.conform.stage import Unreachable  # the reactor is not needed to judge a trace
+
+        try:
+            trace, signal_number = _tested(chosen, options, given)
+        except Unreachable as error:
+            click.echo(f"lom-agent: {error}", err=True)
+            return UNREACHABLE_STATUS
+    report = report_of(trace, judge(trace, chosen, capabilities, waivers), complete=signal_number is None)
+    _write(report, trace, options)
+    with printing():
+        _print(report, options)
+    return report.exit_status if signal_number is None else 128 + signal_number
+
+
+def _list(chosen: tuple[Requirement, ...]) -> None:
+    for each in chosen:
+        click.echo(f"{each.id}  {each.level.value:6}  {','.join(each.profiles):16}  {each.says}")
+
+
+def _tested(
+    chosen: tuple[Requirement, ...], options: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[Trace, int | None]:
+    """The trace of a run, and the signal that stopped it. Raises OperatorError and Unreachable."""
+    from agent.cli.apns.gateway import apns_plan
+    from agent.cli.reactor import run_until_done, the_reactor
+    from agent.conform.manual import ManualServer
+    from agent.conform.probes import Probe, needed_by
+    from agent.conform.recorder import Recorder
+    from agent.conform.run import Run
+    from agent.conform.stage import PATIENCE_SECONDS, Stage
+    from agent.conform.target import target_of
+    from agent.scenario.reading import scenario_from
+
+    adapter = options["adapter"] or ("lab" if options["enroll"] is None else "none")
+    manual = adapter == "manual"
+    document: dict[str, Any] = {
+        "name": "lom-agent conform",
+        "server": {"adapter": "none" if manual else adapter},
+        "phase": [{"kind": "enroll"}],
+    }
+    scenario = scenario_from(document, [*overrides(given), *options["overrides"]], where="the options")
+    reactor = the_reactor()
+    say = _sayer(quiet=options["quiet"] and not manual)
+    with Stopping() as stopping:
+        target = target_of(reactor, scenario)
+        if manual:
+            target.adapter, target.server = "manual", ManualServer(reactor, say)
+        seed, os = scenario.fleet.seed, scenario.fleet.os
+        header = Header(
+            started=time.time(),
+            seed=seed,
+            profile=options["profile"],
+            only=tuple(options["only"]),
+            os=os,
+            server=ServerFacts(target.adapter, target.url),
+        )
+        recorder = Recorder(header)
+        stage = Stage(
+            reactor,
+            target,
+            recorder,
+            seed=seed,
+            os=os,
+            patience=options["patience"] or (_MANUAL_PATIENCE if manual else PATIENCE_SECONDS),
+            apns=apns_plan(scenario) if scenario.push.enabled and target.lab is None else None,
+            on_warning=lambda text: click.echo(f"Warning: {text}", err=True),
+        )
+
+        def progress(number: int, count: int, probe: Probe) -> None:
+            say(f"{number}/{count} {probe.name}: {probe.does}")
+
+        run = Run(reactor, stage, needed_by(chosen), progress)
+
+        async def job() -> None:
+            try:
+                stage.open()
+                await stage.reach()
+                await run.play()
+            finally:
+                await stage.close()
+
+        number = run_until_done(reactor, job(), run.stop, stopping=stopping)
+    return recorder.trace, number
+
+
+def _sayer(*, quiet: bool) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+
+    return say
+
+
+def _write(report: Report, trace: Trace, options: Mapping[str, Any]) -> None:
+    """Write the files that are asked for. Raises OperatorError."""
+    if options["trace"] is not None:
+        write_trace(Path(options["trace"]), trace)
+    if options["json_file"] is not None:
+        write_file(Path(options["json_file"]), report.as_json())
+    if options["junit"] is not None:
+        from agent.conform.output.junit import junit
+
+        write_file(Path(options["junit"]), junit(report))
+    if options["html"] is not None:
+        from agent.conform.output.html import html
+
+        write_file(Path(options["html"]), html(report).encode())
+    if options["markdown"] is not None:
+        from agent.conform.output.markdown import markdown
+
+        write_file(Path(options["markdown"]), markdown(report).encode())
+
+
+def _print(report: Report, options: Mapping[str, Any]) -> None:
+    from agent.conform.output.terminal import lines
+
+    to_waivers = options["write_waivers"]
+    for line in lines(report, every=options["verbose"]):
+        click.echo(line, err=to_waivers)
+    if to_waivers:
+        failures = [(each.id, f"expected {each.expected}, seen {each.seen}") for each in report.failures()]
+        click.echo(waivers_text(failures, date.today() + timedelta(days=_WAIVER_DAYS)), nl=False)

@@ -1,0 +1,1 @@
+"""The commands that run one end of the LOM link, to test the other by hand."""

@@ -1,0 +1,1 @@
+"""The files and the exit status of a run, and the command that reports them."""

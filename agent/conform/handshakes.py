@@ -1,0 +1,117 @@
+"""One TLS handshake with a server, to see what it agrees to: no request is sent, and no certificate is verified.
+
+It runs in a thread, with a time limit of its own, because a probe offers what no connection of a Mac would.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from OpenSSL import SSL
+
+from agent.pki.certificates import CertificateError, peer_chain
+from agent.pki.pem import certificate_pem
+
+_READ = 16 * 1024
+_VERSIONS = {
+    "TLSv1": SSL.TLS1_VERSION,
+    "TLSv1.1": SSL.TLS1_1_VERSION,
+    "TLSv1.2": SSL.TLS1_2_VERSION,
+    "TLSv1.3": SSL.TLS1_3_VERSION,
+}
+_EVERY_CIPHER = b"ALL:COMPLEMENTOFALL:@SECLEVEL=0"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the client offers."""
+
+    lowest: str = "TLSv1.2"
+    highest: str = "TLSv1.3"
+    ciphers: str = ""
+    """OpenSSL's list for TLS 1.2 and below; empty: its default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What came of a handshake. Without an ``error`` all of it is known."""
+
+    version: str = ""
+    cipher: str = ""
+    extended_master_secret: bool | None = None
+    """None: unknown, or TLS 1.3, which has no need of it."""
+    chain: tuple[str, ...] = ()
+    """The server's certificates in PEM, its own first."""
+    error: str = ""
+    """Why there was no handshake."""
+
+
+def handshake(host: str, port: int, offer: Offer, seconds: float) -> Agreed:
+    """Do one handshake; blocks for at most about ``seconds``."""
+    deadline = time.monotonic() + seconds
+    try:
+        with socket.create_connection((host, port), timeout=seconds) as sock:
+            tls = SSL.Connection(_context(offer), None)
+            tls.set_connect_state()
+            tls.set_tlsext_host_name(host.encode("idna"))
+            _shake(tls, sock, deadline)
+            return _agreed(tls)
+    except SSL.Error as error:
+        reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
+        return Agreed(error=str(reasons[-1][2]) if reasons else "the connection was closed")
+    except (OSError, UnicodeError, CertificateError) as error:
+        return Agreed(error=str(error) or type(error).__name__)
+
+
+def _context(offer: Offer) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(_VERSIONS[offer.lowest])
+    context.set_max_proto_version(_VERSIONS[offer.highest])
+    old = offer.lowest in ("TLSv1", "TLSv1.1")
+    if offer.ciphers or old:
+        context.set_cipher_list(offer.ciphers.encode() or _EVERY_CIPHER)
+    return context
+
+
+def _shake(tls: SSL.Connection, sock: socket.socket, deadline: float) -> None:
+    while True:
+        try:
+            tls.do_handshake()
+        except SSL.WantReadError:
+            _send(tls, sock)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the handshake did not end in time") from None
+            sock.settimeout(left)
+            octets = sock.recv(_READ)
+            if not octets:
+                raise ConnectionError("the server closed the connection in the handshake") from None
+            tls.bio_write(octets)
+        else:
+            _send(tls, sock)
+            return
+
+
+def _send(tls: SSL.Connection, sock: socket.socket) -> None:
+    while True:
+        try:
+            sock.sendall(tls.bio_read(_READ))
+        except SSL.WantReadError:
+            return
+
+
+def _agreed(tls: SSL.Connection) -> Agreed:
+    chain = tuple(certificate_pem(each).decode("ascii") for each in peer_chain(tls))
+    version = tls.get_protocol_version_name()
+    return Agreed(version, tls.get_cipher_name() or "", _extended(tls, version), chain)
+
+
+def _extended(tls: Any, version: str) -> bool | None:
+    """Whether the extended master secret (RFC 7627) was agreed on."""
+    library: Any = getattr(SSL, "_lib", None)
+    if version == "TLSv1.3" or not hasattr(library, "SSL_get_extms_support") or not hasattr(tls, "_ssl"):
+        return None
+    return bool(library.SSL_get_extms_support(tls._ssl) == 1)

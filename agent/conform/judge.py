@@ -1,0 +1,158 @@
+"""From findings to verdicts: levels, capabilities, probes that did not come to their end, waivers. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+
+from twisted.logger import Logger
+
+from agent.conform.evidence import Evidence
+from agent.conform.requirement import Finding, Level, Outcome, Requirement, not_tested
+from agent.conform.trace import ProbeRecord, Record, Trace
+from agent.conform.waivers import Waiver
+
+_log = Logger()
+_NOT_RUN = "The probe {probe} did not run."
+
+
+class Verdict(StrEnum):
+    """The verdict on a requirement."""
+
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+    WARN = "warn"
+    """A requirement that is no must failed."""
+    NOT_APPLICABLE = "not applicable"
+    """By the capabilities file: never a pass."""
+    NOT_TESTED = "not tested"
+
+
+class Waived(StrEnum):
+    """What a waiver does to a verdict."""
+
+    NO = ""
+    EXPECTED = "expected"
+    """It failed, and a waiver in force expects that."""
+    EXPIRED = "expired"
+    """It failed, and the waiver for it counts no more."""
+    STALE = "stale"
+    """A waiver in force expects a failure that did not happen: the waiver is to be removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One requirement with its verdict."""
+
+    requirement: Requirement
+    verdict: Verdict
+    finding: Finding
+    waived: Waived = Waived.NO
+    waiver: Waiver | None = None
+
+    @property
+    def breaks(self) -> bool:
+        """Whether it makes the run fail: a must that failed without a waiver in force."""
+        return self.verdict is Verdict.FAIL and self.waived is not Waived.EXPECTED
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """All verdicts of a run."""
+
+    judged: tuple[Judged, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many requirements have each of the five verdicts."""
+        return {each.value: sum(one.verdict is each for one in self.judged) for each in Verdict}
+
+    @property
+    def exit_status(self) -> int:
+        """1: a must failed; 4: only expected failures, or waivers for failures that did not happen; else 0."""
+        if any(each.breaks for each in self.judged):
+            return 1
+        return 4 if any(each.waived in (Waived.EXPECTED, Waived.STALE) for each in self.judged) else 0
+
+    def failures(self) -> list[Judged]:
+        """What failed or warns."""
+        return [each for each in self.judged if each.verdict in (Verdict.FAIL, Verdict.WARN)]
+
+
+def judge(
+    trace: Trace,
+    requirements: Iterable[Requirement],
+    capabilities: Mapping[str, bool],
+    waivers: Sequence[Waiver] = (),
+    today: date | None = None,
+) -> Judgement:
+    """Judge the requirements over a trace. Waivers have to be in force ``today``; None: on the day of the trace."""
+    day = today or date.fromtimestamp(trace.header.started)
+    by_id = {waiver.id: waiver for waiver in waivers}
+    records = _by_probe(trace)
+    return Judgement(
+        tuple(
+            _waived(*_judged(each, records, capabilities, trace.header.os), by_id.get(each.id), day)
+            for each in requirements
+        )
+    )
+
+
+def _by_probe(trace: Trace) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in trace.records:
+        found.setdefault(record.probe, []).append(record)
+    return found
+
+
+def _judged(
+    requirement: Requirement, records: Mapping[str, list[Record]], capabilities: Mapping[str, bool], os: str | None
+) -> tuple[Requirement, Verdict, Finding]:
+    if requirement.needs is not None and not capabilities.get(requirement.needs, True):
+        reason = f"The capabilities say that the server has no {requirement.needs}."
+        return requirement, Verdict.NOT_APPLICABLE, Finding(Outcome.NOT_TESTED, reason=reason)
+    own = [record for probe in requirement.probes for record in records.get(probe, ())]
+    own.sort(key=lambda record: record.number)
+    stopped = _stopped(requirement, own)
+    if not own or all(isinstance(record, ProbeRecord) for record in own):
+        return requirement, Verdict.NOT_TESTED, not_tested(stopped or _NOT_RUN.format(probe=requirement.probes[0]))
+    finding = _found(requirement, Evidence(own, os, stopped))
+    if finding.outcome is Outcome.FAILED:
+        return requirement, Verdict.FAIL if requirement.level is Level.MUST else Verdict.WARN, finding
+    if finding.outcome is Outcome.PASSED and not stopped:
+        return requirement, Verdict.PASS, finding
+    reason = stopped or finding.reason
+    return requirement, Verdict.NOT_TESTED, Finding(Outcome.NOT_TESTED, reason=reason, records=finding.records)
+
+
+def _stopped(requirement: Requirement, records: Sequence[Record]) -> str:
+    """Why one of the probes did not come to its end; empty if all did."""
+    ended = {record.probe: record for record in records if isinstance(record, ProbeRecord)}
+    for probe in requirement.probes:
+        record = ended.get(probe)
+        if record is None:
+            return _NOT_RUN.format(probe=probe)
+        if record.outcome != "done":
+            return record.reason or f"The probe {probe} did not come to its end."
+    return ""
+
+
+def _found(requirement: Requirement, evidence: Evidence) -> Finding:
+    """The finding of the check. A check that cannot read the trace judges nothing; that is a defect of this program."""
+    try:
+        return requirement.check(evidence)
+    except Exception as error:  # noqa: BLE001 - one check must not take the verdicts of the others with it
+        _log.failure("the check of {id} failed", id=requirement.id)
+        return not_tested(f"The check could not read the trace ({type(error).__name__}: {error}).")
+
+
+def _waived(requirement: Requirement, verdict: Verdict, finding: Finding, waiver: Waiver | None, day: date) -> Judged:
+    if waiver is None:
+        return Judged(requirement, verdict, finding)
+    in_force = waiver.until is None or day <= waiver.until
+    if verdict in (Verdict.FAIL, Verdict.WARN):
+        return Judged(requirement, verdict, finding, Waived.EXPECTED if in_force else Waived.EXPIRED, waiver)
+    stale = in_force and verdict is Verdict.PASS
+    return Judged(requirement, verdict, finding, Waived.STALE if stale else Waived.NO, waiver)

@@ -1,0 +1,148 @@
+"""What the checks of LOM share: the LOM profiles, identities and requests that the server composed. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from agent.conform.bodies import certificates_of
+from agent.conform.evidence import DeliveredCommand, Evidence, SentProfile
+from agent.conform.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.pki.certificates import CertificateError
+
+GUIDE = "Apple Platform Deployment, Use lights-out management on Mac computers"
+PAYLOAD = "profiles/com.apple.lom.yaml"
+SETUP = "commands/lom.setuprequest.yaml"
+REQUEST = "commands/lom.devicerequest.yaml"
+LOM = "com.apple.lom"
+SETUP_TYPE = "LOMSetupRequest"
+REQUEST_TYPE = "LOMDeviceRequest"
+ACTIONS = ("PowerON", "PowerOFF", "Reset")
+LISTS = ("PrimaryIPv6AddressList", "SecondaryIPv6AddressList")
+VERSION = "LOMProtocolVersion"
+ITEM: Mapping[str, type] = {
+    "DeviceRequestType": str,
+    "DeviceRequestUUID": str,
+    "DeviceDNSName": str,
+    **dict.fromkeys(LISTS, list),
+    VERSION: int,
+}
+NO_ACTIONS = "The server composed no {what} itself: it has no LOM actions that lom-agent knows, or refused them."
+CERTIFICATE_KEYS = ("DeviceCertificateUUID", "ControllerCertificateUUID")
+CA_KEYS = ("DeviceCACertificateUUIDs", "ControllerCACertificateUUIDs")
+
+
+def by_server(evidence: Evidence, request_type: str) -> list[DeliveredCommand]:
+    """The commands of this type that the server composed itself, each as often as it was sent."""
+    return [each for each in evidence.commands(request_type) if evidence.by_server(each.command_uuid)]
+
+
+def lom_profiles(evidence: Evidence, udid: str | None = None) -> list[SentProfile]:
+    """The profiles with a LOM payload that the server made."""
+    return [
+        each
+        for each in evidence.profiles(udid)
+        if each.command_uuid and each.of_type(LOM) and evidence.by_server(each.command_uuid)
+    ]
+
+
+def of_payloads(evidence: Evidence, judge: Callable[[SentProfile, Mapping[str, Any]], Finding | None]) -> Finding:
+    """The first failure in a LOM payload; passed if there is none."""
+    profiles = lom_profiles(evidence)
+    for profile in profiles:
+        for payload in profile.of_type(LOM):
+            found = judge(profile, payload)
+            if found is not None:
+                return found
+    return passed(*profiles) if profiles else not_tested(NO_ACTIONS.format(what="LOM profile"))
+
+
+def of_identities(evidence: Evidence, expected: str, judge: Callable[[x509.Certificate], str]) -> Finding:
+    """The first LOM identity about which ``judge`` says something; passed if there is none."""
+    judged: list[SentProfile] = []
+    for profile in lom_profiles(evidence):
+        for certificate in identities(profile):
+            judged.append(profile)
+            seen = judge(certificate)
+            if seen:
+                return failed(expected, seen, profile)
+    return passed(*judged) if judged else not_tested("No LOM profile of the server had an identity as a PKCS12.")
+
+
+def identities(profile: SentProfile, keys: tuple[str, ...] = CERTIFICATE_KEYS) -> Iterator[x509.Certificate]:
+    """The own certificates of the LOM identities that come with the profile."""
+    for payload in profile.of_type(LOM):
+        for key in keys:
+            named = profile.payload(payload.get(key))
+            if named is not None and named.get("PayloadType") == "com.apple.security.pkcs12":
+                yield from certificates_of(named.get("PayloadContent"))[:1]
+
+
+def common_name_of(certificate: x509.Certificate) -> str:
+    """The first CommonName of the subject; empty if it has none."""
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+def extension_of(certificate: x509.Certificate, kind: type[Any]) -> Any:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+
+
+def of_items(
+    evidence: Evidence, judge: Callable[[Evidence, DeliveredCommand, Mapping[str, Any]], Finding | None]
+) -> Finding:
+    """The first failure in an item of a LOMDeviceRequest that the server composed; passed if there is none."""
+    commands = first_of_each(by_server(evidence, REQUEST_TYPE))
+    for command in commands:
+        items = command.command.get("RequestList")
+        if not isinstance(items, list) or not items:
+            return failed("RequestList with at least one item", "none", command)
+        for item in items:
+            found = judge(evidence, command, item if isinstance(item, dict) else {})
+            if found is not None:
+                return found
+    return passed(*commands) if commands else not_tested(NO_ACTIONS.format(what=REQUEST_TYPE))
+
+
+def first_of_each(commands: list[DeliveredCommand]) -> list[DeliveredCommand]:
+    """Each command once, as it was sent first."""
+    return list({each.command_uuid: each for each in reversed(commands)}.values())[::-1]
+
+
+def device_names(evidence: Evidence, udid: str) -> set[str]:
+    """The names in the Device identity of a Mac, in lower case."""
+    found: set[str] = set()
+    for profile in lom_profiles(evidence, udid):
+        try:
+            for certificate in identities(profile, CERTIFICATE_KEYS[:1]):
+                alternative = extension_of(certificate, x509.SubjectAlternativeName)
+                found.add(common_name_of(certificate).lower())
+                if alternative is not None:
+                    found.update(each.lower() for each in alternative.get_values_for_type(x509.DNSName))
+        except CertificateError:
+            continue
+    return found - {""}
+
+
+def answer_of(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The last answer to LOMSetupRequest of the Device that an item is for; empty if it is not known.
+
+    The Device is known by its name, else by an address; names are compared up to the first dot, so that a wrong domain
+    does not hide the Device.
+    """
+    host = str(item.get("DeviceDNSName", "")).lower().partition(".")[0]
+    for mac in evidence.macs:
+        if host in {each.partition(".")[0] for each in device_names(evidence, mac.udid)}:
+            return evidence.answer(SETUP_TYPE, mac.udid, before=command.number)
+    return {}
+
+
+def must_of_lom(id_: str, says: str, source: Source, probes: tuple[str, ...], check: Check) -> Requirement:
+    """A must of the profile ``lom``."""
+    return Requirement(id_, Level.MUST, says, source, ("lom",), probes, check)

@@ -1,0 +1,22 @@
+"""Probes of identity: messages in the name of another Mac."""
+
+from __future__ import annotations
+
+from agent.conform.probes.probe import Probe
+from agent.conform.stage import Stage
+from agent.mdm import checkin
+
+
+async def another_udid(stage: Stage) -> None:
+    """A Mac sends a report and a TokenUpdate with the UDID of another one; then that one opens a session."""
+    thief, victim = stage.mac(), stage.mac()
+    for mac in (thief, victim):
+        await stage.enroll(mac)
+    await stage.raw_report(thief, {"Status": "Idle", "UDID": victim.udid}, says="another's report")
+    topic = stage.enrollment(thief).topic
+    token_update = checkin.token_update(victim.udid, topic, thief.mac.push_token, thief.mac.push_magic)
+    await stage.raw_check_in(thief, token_update, says="another's TokenUpdate")
+    await stage.session(victim)
+
+
+PROBES = (Probe("identity-another-udid", "Sends messages with the UDID of another Mac.", another_udid),)

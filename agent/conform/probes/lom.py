@@ -1,0 +1,65 @@
+"""Probes of LOM: the profile, LOMSetupRequest, LOMDeviceRequest."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from agent.conform.probes.probe import Probe
+from agent.conform.stage import Stage
+from agent.servers.server import RequestFailed
+
+
+async def order(stage: Stage) -> None:
+    """Each step of the LOM set-up is asked for before the one that it needs."""
+    controller, device = stage.segment(2)
+    for mac in (controller, device):
+        await stage.enroll(mac)
+    with suppress(RequestFailed):  # a server should refuse it
+        await stage.lom_setup(device)
+    await stage.session(device)
+    for mac in (controller, device):
+        await stage.result(await stage.lom_profile(mac))
+    with suppress(RequestFailed):
+        await stage.lom_request(controller, "PowerON", [device])
+    await stage.idle(controller)
+    await stage.session(controller)
+
+
+async def set_up(stage: Stage) -> None:
+    """Two Macs get the LOM profile and are set up."""
+    for mac in stage.segment(2):
+        await stage.enroll(mac)
+        await stage.result(await stage.lom_profile(mac))
+        await stage.result(await stage.lom_setup(mac))
+
+
+async def requests(stage: Stage) -> None:
+    """Two Devices are powered through their Controller, by each action."""
+    controller, *devices = macs = stage.segment(3)
+    for mac in macs:
+        await stage.enroll(mac)
+        await stage.result(await stage.lom_profile(mac))
+        await stage.result(await stage.lom_setup(mac))
+    for action in ("PowerON", "Reset", "PowerOFF"):
+        await stage.result(await stage.lom_request(controller, action, devices))
+
+
+async def partial(stage: Stage) -> None:
+    """A LOMDeviceRequest of which one item succeeds and one fails; then the Controller opens another session."""
+    controller, good, bad = macs = stage.segment(3)
+    for mac in macs:
+        await stage.enroll(mac)
+        await stage.result(await stage.lom_profile(mac))
+        await stage.result(await stage.lom_setup(mac))
+    stage.rule(bad, on="lom_link", do="refuse")
+    await stage.result(await stage.lom_request(controller, "PowerON", [good, bad]))
+    await stage.idle(controller)
+    await stage.session(controller)
+
+
+PROBES = (
+    Probe("lom-order", "Asks for LOMSetupRequest before the LOM profile, and for a request before the set-up.", order),
+    Probe("lom-partial", "Sends a request to two Devices, of which one refuses.", partial),
+    Probe("lom-requests", "Powers two Devices through their Controller, by each action.", requests),
+    Probe("lom-set-up", "Sets up two Macs of one segment for LOM.", set_up),
+)

@@ -1,0 +1,406 @@
+"""The stage on which probes play: fresh Macs, the server's API, the push gateway, fault rules, and raw requests.
+
+One probe runs at a time. Everything that it does leaves records (`agent.conform.recorder`); what it waits for is
+bounded by ``patience``. A wait that ends in vain raises ``Waited``, which ends the probe: its requirements are then
+judged over what is there, and none of them passes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from agent import plists
+from agent.conform.gateway import StageGateway
+from agent.conform.handshakes import Agreed, Offer, handshake
+from agent.conform.manual import ManualServer
+from agent.conform.recorder import Recorder
+from agent.conform.target import Target
+from agent.errors import LomAgentError, PeerError
+from agent.faults.rules import Rule
+from agent.load.gateway import APNsPlan
+from agent.mdm import checkin, results
+from agent.measure.exchanges import HTTPExchange
+from agent.net.apns.behaviour import PushBehaviour
+from agent.net.http.fetch import Connections, ask, without_query
+from agent.net.http.http1 import Origin, Response, split_url
+from agent.net.mac.background import message_headers
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.timing import OutOfTime, within
+from agent.net.transport.resolver import Resolver
+from agent.pki.identity import Identity
+from agent.profiles.enrollment import Enrollment, enrollment_terms_of
+from agent.profiles.profile import read_profile
+from agent.servers.server import LOMServer, Server
+from agent.service.events import TimedOut
+from agent.service.fleet import FleetService
+from agent.service.macs.groups import MacHandle
+from agent.service.macs.parts import ServiceSettings
+from agent.service.types import AddMacs, Enroll, Event, Wait
+
+PATIENCE_SECONDS = 10.0  # ours: how long something that the server has to do is waited for
+_BOOT = "constant:0.1"  # of the Macs: no requirement is about the time of a boot
+ValueT = TypeVar("ValueT")
+
+
+class Waited(PeerError):
+    """Something did not happen within ``patience``."""
+
+    kind = "conform_timeout"
+    timed_out = True
+
+
+class Unreachable(PeerError):
+    """The server could not be reached."""
+
+    kind = "conform_unreachable"
+
+
+class CannotProvoke(PeerError):
+    """The server, or the way it is asked, gives no means to provoke what the probe needs."""
+
+    kind = "conform_cannot"
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A command that the server accepted for its queue."""
+
+    mac: MacHandle
+    request_type: str
+    command_uuid: str
+    """Empty where it is not known: the server chose it."""
+    after: int
+    """The number of the last event before it was queued."""
+
+
+class Stage:
+    """The stage of one run, against ``target``. ``seed`` and ``os`` are those of its Macs."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        target: Target,
+        recorder: Recorder,
+        *,
+        seed: str,
+        os: str | None = None,
+        patience: float = PATIENCE_SECONDS,
+        apns: APNsPlan | None = None,
+        on_warning: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        self.recorder = recorder
+        self.patience = patience
+        self._reactor = reactor
+        self._target = target
+        self._seed = seed
+        self._os = os
+        self._added = self._uuids = 0  # of the probe that runs
+        settings = ServiceSettings(
+            seed=seed,
+            anchors=target.anchors,
+            insecure=target.insecure,
+            push=PushBehaviour(),
+            macs=MacSettings(boot=_BOOT, shutdown=_BOOT),
+        )
+        self.service = FleetService(reactor, settings, on_warning=on_warning)
+        log = self.service.parts.exchanges
+        told = log.on_exchange
+
+        def exchanged(exchange: HTTPExchange) -> None:
+            recorder.exchange(exchange)
+            if told is not None:
+                told(exchange)
+
+        log.on_exchange = exchanged
+        self.gateway: StageGateway | None = None
+        if apns is not None or target.lab is not None:
+            self.gateway = StageGateway(reactor, self.service, recorder, apns or APNsPlan(), target.lab)
+        self._server: Server | None = None
+
+    # The run.
+
+    def open(self) -> None:
+        """Open the gateway and the client of the server's API. Raises OperatorError."""
+        self.service.open()
+        if self.gateway is not None:
+            self.gateway.listen()
+        resolver = Resolver(self._reactor, self._reactor.nameResolver)
+        self._server = self._target.open(self._reactor, resolver, lambda udid: self.service.find(udid).mac)
+
+    async def reach(self) -> None:
+        """Check that the server answers at all, with any status. Raises Unreachable."""
+        url = self._target.enroll
+        if isinstance(url, bytes):
+            url = enrollment_terms_of(read_profile(url)).server_url
+        self.begin("reach")
+        mac = self.mac()
+        environment = mac.group.fleet.environment
+        connections = Connections(lambda origin: environment.connection(mac.mac, origin))
+        try:
+            await self._bounded(Deferred.fromCoroutine(ask(connections, "GET", url, {})), "the server answers")
+        except PeerError as error:
+            raise Unreachable(f"The server at {without_query(url)} could not be reached: {error}") from error
+        finally:
+            connections.close()
+            self.end()
+
+    async def close(self) -> None:
+        """Close everything, also the embedded lab."""
+        if self._server is not None:
+            self._server.close()
+        self.service.close()
+        if self.gateway is not None:
+            await self.gateway.close()
+        if self._target.lab is not None:
+            await self._target.lab.close()
+
+    def begin(self, probe: str) -> None:
+        """A probe begins: it has no Macs and no rules."""
+        self.recorder.probe = probe
+        self._added = self._uuids = 0
+
+    def end(self) -> None:
+        """A probe has ended: its rules and Macs are gone, without a CheckOut."""
+        self.service.faults.clear()
+        self.service.remove_all()
+
+    # Macs.
+
+    def mac(self, *, os: str | None = None, model: str | None = None) -> MacHandle:
+        """A new Mac alone in its segment, made from the seed, the probe's name and how many the probe had before."""
+        return self.segment(1, os=os, model=model)[0]
+
+    def segment(self, count: int, *, os: str | None = None, model: str | None = None) -> list[MacHandle]:
+        """New Macs in one segment; the first is a LOM Controller and Device, the others are Devices."""
+        self._added += 1
+        seed = f"{self._seed}/{self.recorder.probe}/{self._added}"
+        handles = self.service.add(AddMacs(count=count, seed=seed, os=os or self._os, model=model))
+        for handle in handles:
+            self.recorder.mac(handle.mac, handle.segment)
+        return handles
+
+    async def enroll(self, mac: MacHandle) -> None:
+        """Enroll a Mac. Raises PeerError."""
+        source = self._target.enroll
+        how = Enroll(url=source) if isinstance(source, str) else Enroll(profile=source)
+        await self._bounded(Deferred.fromCoroutine(self.service.actions.enroll(mac, how)), f"{mac.udid} is enrolled")
+
+    async def enrolled(self, *, os: str | None = None) -> MacHandle:
+        """A new Mac that is enrolled."""
+        mac = self.mac(os=os)
+        await self.enroll(mac)
+        return mac
+
+    def rule(self, mac: MacHandle, **rule: Any) -> Rule:
+        """Add a fault rule for this Mac; arguments as in docs/faults.md."""
+        return self.service.add_rule(Rule(**rule, macs=(mac.udid,)))
+
+    # The server's API.
+
+    async def queue(self, mac: MacHandle, command: Mapping[str, Any]) -> Queued:
+        """Have the server queue a command of ours (its dictionary with RequestType), and wake the Mac.
+
+        Raises CannotProvoke where nothing can be queued there, and PeerError where the server refuses it.
+        """
+        server = self._server
+        if server is None:
+            raise CannotProvoke("Nothing can be queued in the server: there is no adapter. Give --server.")
+        composes = isinstance(server, ManualServer)  # the operator uses the server's own console
+        command_uuid = "" if composes else self._new_uuid()
+        request_type = str(command.get("RequestType", ""))
+        queued = Queued(mac, request_type, command_uuid, self.service.events.last)
+        return await self._ask(server.enqueue(mac.udid, command_uuid, command), queued, by_server=composes)
+
+    async def lom_profile(self, mac: MacHandle) -> Queued:
+        """Have the server queue its LOM profile for a Mac. Raises CannotProvoke and PeerError; so do the next two."""
+        roles = {role: role in mac.mac.roles for role in ("device", "controller")}
+        return await self._lom(mac, "InstallProfile", lambda lom: lom.lom_profile(mac.udid, mac.mac.dns_name, **roles))
+
+    async def lom_setup(self, mac: MacHandle) -> Queued:
+        """Have the server queue LOMSetupRequest."""
+        return await self._lom(mac, "LOMSetupRequest", lambda lom: lom.lom_setup(mac.udid))
+
+    async def lom_request(self, controller: MacHandle, action: str, devices: Sequence[MacHandle]) -> Queued:
+        """Have the server queue a LOMDeviceRequest at a Controller for these Devices."""
+        udids = [each.udid for each in devices]
+        return await self._lom(
+            controller, "LOMDeviceRequest", lambda lom: lom.lom_request(controller.udid, action, udids)
+        )
+
+    async def push(self, mac: MacHandle) -> None:
+        """Have the server push a Mac. Raises CannotProvoke and PeerError."""
+        if self._server is None or self.gateway is None:
+            raise CannotProvoke("The server cannot be asked to push: there is no adapter, or no gateway.")
+        await self._bounded(self._server.push(mac.udid), "the server's API answers")
+
+    # What a Mac does.
+
+    async def session(self, mac: MacHandle) -> Event:
+        """Have a Mac open a session, and wait for its end; returns the event of the end."""
+        after = self.service.events.last
+        self.service.actions.connect(mac)
+        return await self.event(mac, "session_ended", after=after)
+
+    async def result(self, queued: Queued, *statuses: str) -> Event:
+        """Wait until the server has accepted a result of a command; with ``statuses``, one of these."""
+        wanted = {"command_uuid": queued.command_uuid} if queued.command_uuid else {"request_type": queued.request_type}
+        if len(statuses) == 1:
+            wanted["status"] = statuses[0]
+        return await self.event(queued.mac, "delivered", after=queued.after, **wanted)
+
+    async def idle(self, mac: MacHandle) -> None:
+        """Wait until a Mac has no session open."""
+        await self.until(lambda: mac.client.open_session is None, f"{mac.udid} ends its session")
+
+    async def event(self, mac: MacHandle, kind: Any, *, after: int = 0, **wanted: str) -> Event:
+        """Wait for an event of a Mac (docs/control-api.md, Events). Raises Waited."""
+        wait = Wait(kind=kind, udid=mac.udid, after=after, timeout=self.patience, **wanted)
+        try:
+            event = await self.service.events.wait(wait, self._reactor)
+        except TimedOut as error:
+            self.recorder.note("waited", udid=mac.udid, event=kind, **wanted)
+            words = " ".join([kind.replace("_", " "), *wanted.values()])
+            raise Waited(f"Expected “{words}” of {mac.udid} within {self.patience:g} s, found nothing.") from error
+        await deferLater(self._reactor, 0)  # the Mac finishes what it does first
+        return event
+
+    async def until(self, happened: Callable[[], bool], what: str) -> None:
+        """Wait until ``happened`` returns true; ``what`` is that, as a clause. Raises Waited."""
+        give_up = self._reactor.seconds() + self.patience
+        while not happened():
+            if self._reactor.seconds() > give_up:
+                self.recorder.note("waited", what=what)
+                raise Waited(f"Expected that {what} within {self.patience:g} s, found that it did not.")
+            await deferLater(self._reactor, 0.02)
+
+    # Raw requests: what no Mac of ours would send.
+
+    async def raw_report(self, mac: MacHandle, report: Mapping[str, Any] | bytes, **more: Any) -> Response | None:
+        """PUT a report to the server as this Mac, on a connection of its own; see ``raw``."""
+        return await self.raw(mac, self.enrollment(mac).server_url, results.CONTENT_TYPE, report, **more)
+
+    async def raw_check_in(self, mac: MacHandle, message: Mapping[str, Any] | bytes, **more: Any) -> Response | None:
+        """PUT a check-in message to the server as this Mac, on a connection of its own; see ``raw``."""
+        return await self.raw(mac, self.enrollment(mac).check_in_url, checkin.CONTENT_TYPE, message, **more)
+
+    async def raw(
+        self,
+        mac: MacHandle,
+        url: str,
+        content_type: str,
+        message: Mapping[str, Any] | bytes,
+        *,
+        identity: Identity | None = None,
+        signed: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        says: str = "",
+    ) -> Response | None:
+        """PUT a message; returns the response, None where the connection breaks first. It is recorded as ``raw``.
+
+        ``identity`` replaces the Mac's own in TLS and signature, ``signed`` is what the signature is over instead of
+        the message, ``headers`` replace the usual ones. ``says`` is kept as ``message_type`` of the record: the word by
+        which a check finds it.
+        """
+        enrollment = self.enrollment(mac)
+        body = message if isinstance(message, bytes) else plists.dump_xml(message)
+        shown = enrollment if identity is None else replace(enrollment, identity=identity)
+        sent = {**message_headers(shown, content_type, body if signed is None else signed), **(headers or {})}
+        environment = mac.group.fleet.environment
+
+        def connection(origin: Origin) -> Any:
+            return environment.connection(mac.mac, origin, shown.identity, enrollment.anchors, enrollment.server_pins)
+
+        connections = Connections(connection)
+        since = environment.now()
+        response, error = None, ""
+        try:
+            response = await self._bounded(
+                Deferred.fromCoroutine(ask(connections, "PUT", url, sent, body)), "the server answers"
+            )
+        except PeerError as broke:
+            error = str(broke)
+        finally:
+            connections.close()
+        exchange = HTTPExchange(
+            at=since.wall,
+            seconds=environment.now().ticks - since.ticks,
+            device=mac.index,
+            udid=mac.udid,
+            kind="raw",
+            method="PUT",
+            url=without_query(url),
+            request=body,
+            request_headers=sent,
+            status=None if response is None else response.status,
+            response=b"" if response is None else response.body,
+            response_headers={} if response is None else response.headers,
+            error=error,
+            message_type=says,
+        )
+        self.service.parts.exchanges.add(exchange)
+        return response
+
+    async def handshake(self, mac: MacHandle, url: str, offer: Offer, *, says: str) -> Agreed:
+        """One TLS handshake with the server of ``url``, without a request; recorded with ``says``."""
+        origin, _target = split_url(url)
+        work = deferToThread(handshake, origin.host, origin.port, offer, self.patience)
+        agreed = await self._bounded(work, "the handshake ends", seconds=2 * self.patience)
+        self.recorder.tls(mac.udid, f"{origin.host}:{origin.port}", says, offer, agreed)
+        return agreed
+
+    def enrollment(self, mac: MacHandle) -> Enrollment:
+        """The enrollment of a Mac, with its identity. Raises CannotProvoke for one that is not enrolled."""
+        enrollment = mac.client.device.enrollment
+        if enrollment is None:
+            raise CannotProvoke(f"Expected {mac.udid} to be enrolled, found that it is not.")
+        return enrollment
+
+    # Parts.
+
+    def _new_uuid(self) -> str:
+        """A CommandUUID that follows from the seed, the probe, and how many it had before."""
+        self._uuids += 1
+        name = f"{self._seed}/{self.recorder.probe}/command {self._uuids}"
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, name)).upper()
+
+    async def _lom(self, mac: MacHandle, request_type: str, ask: Callable[[LOMServer], Deferred[str]]) -> Queued:
+        server: object = self._server
+        if not isinstance(server, LOMServer):
+            raise CannotProvoke(
+                f"The adapter {self._target.adapter} has no LOM actions: the server composes no {request_type} itself."
+            )
+        queued = Queued(mac, request_type, "", self.service.events.last)
+        return await self._ask(ask(server), queued, by_server=True)
+
+    async def _ask(self, asked: Deferred[Any], queued: Queued, *, by_server: bool) -> Queued:
+        """Await the server's API, note what became of it, and have the Mac woken.
+
+        Returns what is queued, with the CommandUUID that the server chose if it said one.
+        """
+        facts = {"udid": queued.mac.udid, "request_type": queued.request_type}
+        try:
+            answer = await self._bounded(asked, "the server's API answers")
+        except LomAgentError as error:
+            self.recorder.note("refused", **facts, command_uuid=queued.command_uuid, error=str(error)[:500])
+            raise
+        command_uuid = queued.command_uuid or str(answer or "")
+        self.recorder.note("queued", **facts, command_uuid=command_uuid, by_server=by_server)
+        if self.gateway is None and queued.mac.client.enrolled:
+            queued.mac.client.wake()
+        elif self.gateway is not None and self._server is not None and not self._server.pushes_on_enqueue:
+            await self._bounded(self._server.push(queued.mac.udid), "the server's API answers to a push")
+        return replace(queued, command_uuid=command_uuid)
+
+    async def _bounded(self, waiting: Deferred[ValueT], what: str, *, seconds: float | None = None) -> ValueT:
+        try:
+            return await within(waiting, seconds or self.patience, self._reactor, self.service.parts.stalls)
+        except OutOfTime:
+            self.recorder.note("waited", what=what)
+            raise Waited(f"Expected that {what} within {self.patience:g} s, found that it did not.") from None

@@ -1,0 +1,261 @@
+"""The trace of a conformance run: typed records, and the file of them (JSON Lines). No requirement sees anything else.
+
+The first line is a Header; every other line is one record with ``type``, ``number`` (from 1, in the order in which the
+records were made) and ``probe``. Bodies are as `agent.conform.bodies` keeps them: no secret is in the file. A file with
+another format or a higher version is refused. New record types and new fields may come without a new version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from agent import __version__
+from agent.conform.bodies import Body
+from agent.errors import OperatorError
+from agent.files import open_private, read_file
+from agent.measure.exchanges import Kind
+
+FORMAT = "lom-agent conformance trace"
+VERSION = 1
+MOST_BYTES = 512 * 1024 * 1024
+MOST_RECORDS = 500_000
+
+
+class ServerFacts(Struct, frozen=True, omit_defaults=True):
+    """The server, as far as it is known."""
+
+    adapter: str
+    """How commands are queued: ``lab``, ``nanomdm``, ``micromdm``, ``webhook``, ``manual`` or ``none``."""
+    url: str = ""
+    """Of the enrollment profile, without its query; empty for a file."""
+    software: str = ""
+    """From the header ``Server`` of its answers."""
+
+
+class Header(Struct, frozen=True, kw_only=True, tag="header"):
+    """What the trace is of."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    agent: str = __version__
+    started: float
+    """Seconds since the epoch."""
+    seed: str
+    profile: str
+    only: tuple[str, ...] = ()
+    os: str | None = None
+    """The macOS of the Macs, unless a probe needs another one; None: a mix."""
+    server: ServerFacts
+
+
+class MacRecord(Struct, frozen=True, kw_only=True, tag="mac"):
+    """A probe has a new Mac."""
+
+    number: int
+    probe: str
+    udid: str
+    serial_number: str
+    os: str
+    model: str
+    roles: tuple[str, ...]
+    dns_name: str
+    """By which its LOM identity should be named."""
+    segment: int
+    """Macs with the same number are in one subnet."""
+
+
+class ExchangeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="exchange"):
+    """An HTTP request of a Mac and its response, or a request on a LOM link."""
+
+    number: int
+    probe: str
+    at: float
+    """When it started, in seconds since the epoch."""
+    seconds: float
+    udid: str
+    kind: Kind
+    """``enroll`` (fetches the profile), ``checkin``, ``report``, ``scep``, ``lom_link``, ``raw`` (a probe wrote it)."""
+    method: str = ""
+    url: str = ""
+    """Without its query."""
+    request_headers: dict[str, str] = field(default_factory=dict)
+    """Of a ``raw`` exchange, lower-case names."""
+    request: Body = field(default_factory=Body)
+    status: int | None = None
+    response_headers: dict[str, str] = field(default_factory=dict)
+    response: Body = field(default_factory=Body)
+    error: str = ""
+    """Why there is no response, or what the Mac did not accept."""
+    request_type: str = ""
+    message_type: str = ""
+    """MessageType of a check-in; operation of SCEP."""
+    command_uuid: str = ""
+    answer_status: str = ""
+    """Status of a report: ``Idle``, ``Acknowledged`` …"""
+    rules: tuple[str, ...] = ()
+    """The ids of the fault rules that hit."""
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the response, in lower case, without parameters."""
+        return self.response_headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class PushRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="push"):
+    """A request that the APNs gateway got, and its answer."""
+
+    number: int
+    probe: str
+    at: float
+    udid: str = ""
+    """Of the Mac with this push token; empty if it has none."""
+    token: str = ""
+    """The fingerprint of the push token, as in the TokenUpdate."""
+    magic: str = ""
+    """The fingerprint of ``mdm`` in the payload; empty if there is none."""
+    provider: str = ""
+    """The topic in the provider's certificate."""
+    topic: str | None = None
+    """The header ``apns-topic``; None: there is none. The same holds for the next four."""
+    push_type: str | None = None
+    expiration: str | None = None
+    priority: str | None = None
+    apns_id: str | None = None
+    keys: tuple[str, ...] = ()
+    """The keys of the payload."""
+    length: int = 0
+    """Of the payload, in bytes."""
+    status: int = 0
+    """Of the answer; 0: the connection was reset."""
+    reason: str = ""
+    """Of an answer other than 200."""
+
+
+class TLSRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tls"):
+    """A TLS handshake that a probe did (`agent.conform.handshakes`); no request followed."""
+
+    number: int
+    probe: str
+    at: float
+    udid: str = ""
+    origin: str
+    """HOST:PORT."""
+    says: str
+    """The probe's word for what it offered."""
+    lowest: str
+    highest: str
+    ciphers: str = ""
+    """Offered, in OpenSSL's words; empty: its default."""
+    version: str = ""
+    """Agreed on: ``TLSv1.2``; empty: there was no handshake."""
+    cipher: str = ""
+    extended_master_secret: bool | None = None
+    chain: tuple[str, ...] = ()
+    """The server's certificates in PEM, its own first."""
+    error: str = ""
+
+
+class NoteRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="note"):
+    """What a probe did, or waited for in vain."""
+
+    number: int
+    probe: str
+    at: float
+    step: str
+    """``queued``, ``refused``, ``session``, ``waited``, or a word of the probe's own."""
+    udid: str = ""
+    command_uuid: str = ""
+    request_type: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+ProbeOutcome = Literal["done", "stopped", "not run"]
+
+
+class ProbeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="probe"):
+    """A probe has ended."""
+
+    number: int
+    probe: str
+    at: float
+    outcome: ProbeOutcome
+    reason: str = ""
+    """Why it is not ``done``: a sentence."""
+
+
+Record = MacRecord | ExchangeRecord | PushRecord | TLSRecord | NoteRecord | ProbeRecord
+_decoder: msgspec.json.Decoder[Header | Record] = msgspec.json.Decoder(Header | Record)
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Trace:
+    """A header and its records."""
+
+    def __init__(self, header: Header, records: Iterable[Record] = ()) -> None:
+        self.header = header
+        self.records: list[Record] = list(records)
+
+    def software(self) -> str:
+        """What the server calls itself."""
+        for record in self.records:
+            if isinstance(record, ExchangeRecord) and record.kind != "lom_link" and "server" in record.response_headers:
+                return record.response_headers["server"][:200]
+        return self.header.server.software
+
+
+def write_trace(path: Path, trace: Trace) -> Path:
+    """Write a trace, to a file that only its owner can read. Raises OperatorError."""
+    try:
+        with open_private(path) as file:
+            for line in (trace.header, *trace.records):
+                file.write(_encode(line) + b"\n")
+    except OSError as error:
+        raise OperatorError(f"The trace {path} cannot be written: {error.strerror}. Name another file.") from error
+    return path
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a trace. Raises OperatorError for a file that is none, has a later version, or is too long."""
+    lines = read_file(path, "the trace", MOST_BYTES).splitlines()
+    if len(lines) > MOST_RECORDS:
+        raise OperatorError(f"Expected at most {MOST_RECORDS:,} records in the trace {path}, found {len(lines):,}.")
+    header = _header(path, lines)
+    records: list[Record] = []
+    for number, line in enumerate(lines[1:], start=2):
+        record = _line(path, number, line)
+        if isinstance(record, Header):
+            raise OperatorError(f"Expected one header in the trace {path}, found another in line {number}.")
+        records.append(record)
+    return Trace(header, records)
+
+
+def _header(path: Path, lines: Sequence[bytes]) -> Header:
+    try:
+        first = msgspec.json.decode(lines[0], type=dict[str, Any]) if lines else {}
+    except msgspec.DecodeError:
+        first = {}
+    if first.get("format") != FORMAT:
+        raise OperatorError(
+            f"Expected a conformance trace in {path}, found another file. `lom-agent conform --trace FILE` writes one."
+        )
+    if first.get("version") != VERSION:
+        raise OperatorError(
+            f"Expected version {VERSION} of the trace {path}, found {str(first.get('version'))[:20]}. "
+            "Use the version of lom-agent that wrote it."
+        )
+    header = _line(path, 1, lines[0])
+    if not isinstance(header, Header):
+        raise OperatorError(f"Expected a header in line 1 of the trace {path}, found a record.")
+    return header
+
+
+def _line(path: Path, number: int, line: bytes) -> Header | Record:
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise OperatorError(f"Expected a record in line {number} of the trace {path}, found: {error}") from error

@@ -1,0 +1,19 @@
+"""One defect of the lab."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One behaviour that is wrong on purpose."""
+
+    name: str
+    """Lower case, with hyphens: ``lom-version-fixed``."""
+    changes: str
+    """What the lab then does, as a sentence."""
+    fails: tuple[str, ...]
+    """The ids of the requirements that fail, and no others."""
+    scep: bool = False
+    """Whether it shows only where identities come by SCEP."""

@@ -1,0 +1,1 @@
+"""The enrollment of one Mac, and its identity by SCEP."""

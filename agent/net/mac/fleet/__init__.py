@@ -1,0 +1,1 @@
+"""The Macs of one process, and what they share."""

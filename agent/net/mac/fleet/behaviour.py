@@ -1,0 +1,36 @@
+"""The settings of a Mac's behaviour where macOS or Apple's documentation leaves it open."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Struct, field
+
+from agent.lom.power import PowerChoices
+from agent.mdm.session import REFUSED_RETRIES
+from agent.mdm.timing import NOT_NOW_RETRY_SECONDS
+from agent.settings import Retries, Seconds, Share, SomeSeconds, key
+
+
+class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How Macs behave where macOS leaves it open."""
+
+    # A real Mac boots in half a minute; a first look at the tool should not take that long.
+    boot: Annotated[
+        str, key("How long a boot takes: `constant:N`, `uniform:SHORTEST,LONGEST`, `lognormal:MEDIAN,SIGMA`.", "s")
+    ] = "uniform:1,3"
+    shutdown: Annotated[str, key("How long an orderly shutdown takes, in the same forms.", "s")] = "uniform:0.2,1"
+    not_now: Annotated[Share, key("The probability that a Mac answers a command with NotNow.")] = 0.0
+    not_now_for: Annotated[
+        Seconds, key("Answer every command that allows it with NotNow for this long from the start of the run.", "s")
+    ] = 0.0
+    not_now_retry: Annotated[SomeSeconds, key("How long after NotNow a Mac opens a session by itself.", "s")] = (
+        NOT_NOW_RETRY_SECONDS
+    )
+    refused_retries: Annotated[
+        Retries,
+        key("How often a result that the server refuses (4xx) is sent again before it is dropped as an error."),
+    ] = REFUSED_RETRIES
+    power: Annotated[PowerChoices, key("What a LOM request does where Apple does not say.")] = field(
+        default_factory=PowerChoices
+    )

@@ -1,0 +1,219 @@
+"""The Macs of one process. Each is made from the seed when it is first used, and serialised while it is idle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.device.mac import Device
+from agent.device.packed import IdleStore
+from agent.fleet.chance import Chance
+from agent.fleet.durations import Duration, Durations, parse_duration
+from agent.fleet.population import NoSuchMacError, Population
+from agent.lom.link import LIMITS
+from agent.lom.power import PowerChoices
+from agent.mdm.timing import DEFAULT_TIMING, Timing
+from agent.net.mac.client import MDMClient
+from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.push import GatewaySide
+from agent.net.timing import Clock
+
+# Macs in one call of ``Fleet.make_idle``, which takes a millisecond or two.
+MADE_IDLE_AT_ONCE = 10
+LOOKS_AT_ONCE = 50
+
+
+_DEFAULTS = MacSettings()
+_BOOT = parse_duration(_DEFAULTS.boot)
+_SHUTDOWN = parse_duration(_DEFAULTS.shutdown)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetBehaviour:
+    """The settings of the Macs, with durations and time-outs parsed. ``MacSettings`` says what each one means."""
+
+    not_now: float = _DEFAULTS.not_now
+    not_now_for: float = _DEFAULTS.not_now_for
+    timing: Timing = DEFAULT_TIMING
+    refused_retries: int = _DEFAULTS.refused_retries
+    boot: Duration = _BOOT
+    shutdown: Duration = _SHUTDOWN
+    power: PowerChoices = _DEFAULTS.power
+
+    @classmethod
+    def of(cls, settings: MacSettings) -> FleetBehaviour:
+        """The behaviour that the settings describe. Raises OperatorError for text that is not a duration."""
+        return cls(
+            not_now=settings.not_now,
+            not_now_for=settings.not_now_for,
+            timing=Timing(not_now=settings.not_now_retry),
+            refused_retries=settings.refused_retries,
+            boot=parse_duration(settings.boot),
+            shutdown=parse_duration(settings.shutdown),
+            power=settings.power,
+        )
+
+
+DEFAULT_BEHAVIOUR = FleetBehaviour()
+
+
+class Fleet:
+    """The Macs of ``indexes`` (by default the whole ``population``), as MDM clients.
+
+    A Mac is made on first access. The push endpoint sets the callbacks in ``gateway``, which the Macs call when they
+    are back or have left.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        environment: Environment,
+        behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR,
+        indexes: range | None = None,
+    ) -> None:
+        self.population = population
+        self.indexes = range(len(population)) if indexes is None else indexes
+        self.gateway = GatewaySide()
+        self._environment = environment
+        self._behaviour = behaviour
+        self._not_now_until = environment.clock.seconds() + behaviour.not_now_for
+        shared = (environment.clock, behaviour.boot, behaviour.shutdown, behaviour.power, behaviour.timing, LIMITS)
+        self._idle_store = IdleStore(self._device, shared)
+        self._clients: list[MDMClient | None] = [None] * len(self.indexes)
+        self._udids: dict[str, int] = {}
+        self._without_udid: list[int] = []  # made since the last ``of_udid``
+        self._removed: set[int] = set()
+        self._each_added = not environment.network.join(self)
+        if self._each_added:
+            for client in self:
+                environment.network.add(client, population[client.index].dns_name)
+
+    def __len__(self) -> int:
+        return len(self._clients) - len(self._removed)
+
+    def __iter__(self) -> Iterator[MDMClient]:
+        """Every Mac; makes those that are missing. In a large fleet use ``made`` or an index."""
+        return (self[index] for index in self.indexes if index not in self._removed)
+
+    def __contains__(self, index: object) -> bool:
+        return index in self.indexes and index not in self._removed
+
+    def __getitem__(self, index: int) -> MDMClient:
+        """Mac ``index`` of the population. Raises NoSuchMacError where it is not in this fleet."""
+        if index not in self:
+            raise NoSuchMacError(f"expected a Mac from {self.indexes.start} to {self.indexes.stop - 1}, found {index}")
+        client = self._clients[index - self.indexes.start]
+        return self._make(index) if client is None else client
+
+    @property
+    def environment(self) -> Environment:
+        """What its Macs are given."""
+        return self._environment
+
+    def made(self) -> Iterator[MDMClient]:
+        """The Macs that exist so far."""
+        return (client for client in self._clients if client is not None)
+
+    def of_udid(self, udid: str) -> MDMClient:
+        """The Mac with this UDID, among those that exist. Raises KeyError."""
+        for index in self._without_udid:
+            self._udids[self.population.udid(index)] = index
+        self._without_udid.clear()
+        return self[self._udids[udid]]
+
+    def renew(self, index: int) -> MDMClient:
+        """Replace Mac ``index`` by a new one, as it was made from the seed, without an observer. Returns it."""
+        self[index].retire("the Mac was reset")
+        self._clients[index - self.indexes.start] = None
+        client = self[index]
+        if self._each_added:
+            self._environment.network.add(client, self.population[index].dns_name)
+        return client
+
+    def remove(self, index: int) -> None:
+        """Remove Mac ``index``."""
+        self[index].retire("the Mac was removed")
+        self._clients[index - self.indexes.start] = None
+        self._removed.add(index)
+
+    def at_address(self, segment: int, address: str) -> MDMClient | None:
+        """The Mac with this link-local address in this subnet, or None."""
+        index = self.population.index_of_address(address)
+        if index is None or index not in self:
+            return None
+        client = self[index]
+        return client if client.segment == segment else None
+
+    def at_name(self, dns_name: str) -> MDMClient | None:
+        """The Mac with this DNS name (lower case), or None."""
+        index = self.population.index_of_name(dns_name)
+        return None if index is None or index not in self else self[index]
+
+    def make_idle(self, most: int = MADE_IDLE_AT_ONCE, looks: int = LOOKS_AT_ONCE) -> int:
+        """Make quiet Macs idle; returns how many. A shard calls it every 50 ms.
+
+        To return soon, it checks at most ``looks`` active Macs, the longest active first, and makes ``most`` idle.
+        """
+        count, active = 0, self._idle_store.active
+        for _ in range(min(looks, len(active))):
+            index = active.popleft()
+            if index not in self or self[index].is_idle:
+                continue
+            client = self[index]
+            if not client.make_idle():
+                active.append(client.index)
+                continue
+            count += 1
+            if count == most:
+                break
+        return count
+
+    def close(self) -> None:
+        """Close every connection and cancel every timer."""
+        for client in self.made():
+            client.close()
+
+    def _make(self, index: int) -> MDMClient:
+        segment = index // self.population.segment_size
+        client = MDMClient.idle(index, segment, self._environment, self.gateway, self._idle_store)
+        self._clients[index - self.indexes.start] = client
+        self._without_udid.append(index)
+        return client
+
+    def _device(self, index: int) -> Device:
+        """A new Mac: not enrolled, running."""
+        mac, behaviour = self.population[index], self._behaviour
+        chances = [Chance(mac.source, index, purpose) for purpose in (b"boot", b"shutdown", b"back-off", b"not now")]
+        boot, shutdown, jitter, not_now = chances
+        return Device(
+            mac,
+            boot_seconds=Durations(behaviour.boot, boot),
+            shutdown_seconds=Durations(behaviour.shutdown, shutdown),
+            power_choices=behaviour.power,
+            jitter=jitter,
+            timing=behaviour.timing,
+            refused_retries=behaviour.refused_retries,
+            not_now=self._not_now(not_now),
+            chances=tuple(chances),
+        )
+
+    def _not_now(self, chance: Chance) -> NotNow | None:
+        """Decides on NotNow for one Mac; None for a Mac that never answers it."""
+        behaviour = self._behaviour
+        if not behaviour.not_now and not behaviour.not_now_for:
+            return None
+        return NotNow(self._environment.clock, self._not_now_until, chance, behaviour.not_now)
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """Whether a Mac answers NotNow: always until ``until`` on ``clock``, then with the probability ``share``."""
+
+    clock: Clock
+    until: float
+    chance: Chance
+    share: float
+
+    def __call__(self) -> bool:
+        return self.clock.seconds() < self.until or self.chance() < self.share

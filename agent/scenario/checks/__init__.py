@@ -1,0 +1,1 @@
+"""Checks of a scenario that its types cannot express, and the errors about its keys."""

@@ -1,0 +1,134 @@
+"""``lom-agent conform`` and ``lom-agent lab --defect`` as commands."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
+
+from command import COMMAND, installed, lom_agent, lom_agent_here
+from forked import Forked
+
+from agent.conform.requirements import requirements
+from agent.lab.defects import all_defects
+
+
+def status(*arguments: str) -> tuple[int, str]:
+    done: subprocess.CompletedProcess[bytes] = lom_agent_here("conform", *arguments)
+    return done.returncode, done.stdout.decode() + done.stderr.decode()
+
+
+def test_a_run_writes_every_file_and_its_trace_is_judged_again(tmp_path: Path) -> None:
+    names = {each: str(tmp_path / f"r.{each}") for each in ("trace", "json", "junit", "html", "markdown")}
+    files = [part for name, path in names.items() for part in (f"--{name}", path)]
+    done = installed("conform", "--only", "MDM-SESSION", "--seed", "once", *files)
+    assert done.returncode == 0, done.stderr
+    assert b"11 requirements: 11 pass, 0 fail, 0 warn, 0 not applicable, 0 not tested." in done.stdout
+    report = json.loads(Path(names["json"]).read_bytes())
+    assert (report["version"], report["seed"], report["exit_status"]) == (1, "once", 0)
+    assert report["server"]["software"] == "lom-agent lab"
+    suite = ElementTree.parse(names["junit"]).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("11", "0")
+    page = Path(names["html"]).read_text()
+    assert "<details>" in page
+    assert "http://" not in page
+    assert "<script" not in page
+    assert "| 11 | 0 | 0 | 0 | 0 |" in Path(names["markdown"]).read_text()
+    again = tmp_path / "again.json"
+    assert status("--from-trace", names["trace"], "--json", str(again))[0] == 0
+    assert json.loads(again.read_bytes()) == report
+
+    # A waiver for what passes fails; one with a past day counts no more.
+    waivers = tmp_path / "waivers.toml"
+    waivers.write_text('[[waiver]]\nid = "MDM-SESSION-01"\nreason = "known"\n')
+    code, said = status("--from-trace", names["trace"], "--waivers", str(waivers))
+    assert code == 4
+    assert "MDM-SESSION-01 passed, but a waiver expects it to fail." in said
+
+
+@contextmanager
+def lab(folder: Path, *arguments: str) -> Iterator[list[str]]:
+    """A lab as another process; the options of `lom-agent conform` for it."""
+    with Forked("lab", "--out", str(folder), *arguments) as running:
+        printed = {}
+        for text in map(bytes.decode, running.stdout):
+            key, _, value = text.partition(":")
+            printed[key] = value.strip()
+            if text.startswith("Ctrl-C"):
+                break
+        yield ["--enroll", printed["Enrollment profile"], "--ca", str(folder / "ca.pem")]
+
+
+def test_a_defect_of_another_server_is_1_and_with_its_waiver_4(tmp_path: Path) -> None:
+    folder, waivers = tmp_path / "lab", tmp_path / "waivers.toml"
+    with lab(folder, "--defect", "session-error-refused") as options:
+        url = options[1].removesuffix("/enroll")
+        api = ["--server", "lab", "--set", f"server.lab.url={url}", "--set", f"server.lab.token_file={folder}/token"]
+        line = ["conform", "--only", "MDM-SESSION-07", *options[2:], *api]
+        failed = lom_agent(*line)
+        assert failed.returncode == 1, failed.stderr
+        assert b"expected: status 200 for a result with Error" in failed.stdout
+        assert b"seen:     status 500" in failed.stdout
+        written = lom_agent(*line, "--seed", "second", "--write-waivers")
+        assert written.returncode == 1
+        waivers.write_bytes(written.stdout)
+        waived = lom_agent(*line, "--seed", "third", "--waivers", str(waivers))
+        assert waived.returncode == 4, waived.stderr
+
+
+def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tmp_path: Path) -> None:
+    with lab(tmp_path) as options:
+        line = [COMMAND, "conform", "--server", "manual", "--only", "MDM-SESSION", *options]
+        with subprocess.Popen(
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None
+            assert process.stderr is not None
+            assert process.stdout is not None
+            _read_until(process.stderr, "Queue ProfileList for the Mac")
+            _read_until(process.stderr, "Press Enter when it is done.")
+            process.stdin.write("\n")
+            process.stdin.flush()
+            _read_until(process.stderr, "Queue DeviceInformation for the Mac")
+            process.send_signal(signal.SIGINT)
+            said = process.stdout.read()
+        assert process.returncode == 130
+    assert "The run was stopped" in said
+    assert "1 fail, 0 warn, 0 not applicable, 10 not tested." in said  # nobody queued ProfileList
+
+
+def _read_until(stream: IO[str], text: str) -> None:
+    for line in stream:
+        if text in line:
+            return
+    raise AssertionError(f"not printed: {text}")
+
+
+def test_a_server_that_cannot_be_reached_is_3(tmp_path: Path) -> None:
+    done = lom_agent("conform", "--enroll", "https://127.0.0.1:1/enroll", "--only", "MDM-SESSION-01")
+    assert done.returncode == 3, done.stderr
+    assert b"could not be reached" in done.stderr
+
+
+def test_wrong_usage_is_2(tmp_path: Path) -> None:
+    assert status("--profile", "other")[0] == 2
+    assert status("--only", "NONE")[0] == 2
+    assert status("--from-trace", str(tmp_path / "none"))[0] == 2
+
+
+def test_the_list_has_every_requirement() -> None:
+    code, said = status("--list", "--profile", "all")
+    assert code == 0
+    assert [line.split()[0] for line in said.splitlines()] == [each.id for each in requirements()]
+
+
+def test_the_lab_lists_its_defects_and_refuses_others() -> None:
+    done = lom_agent_here("lab", "--defect", "list")
+    assert [line.split()[0] for line in done.stdout.decode().splitlines()] == [each.name for each in all_defects()]
+    refused = lom_agent_here("lab", "--defect", "none-of-them")
+    assert (refused.returncode, b"Expected the name of a defect" in refused.stderr) == (2, True)

@@ -1,0 +1,150 @@
+"""The files of a run: capabilities, waivers, and the trace, which has no secret in it."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conform_runs import authorities, header
+
+from agent import plists
+from agent.conform.bodies import Certificates, Redacted, body_of, certificates_of, fingerprint, plain
+from agent.conform.capabilities import read_capabilities
+from agent.conform.trace import NoteRecord, Trace, read_trace, write_trace
+from agent.conform.waivers import read_waivers, waivers_text
+from agent.errors import OperatorError
+from agent.pki.cms_signing import sign_attached
+from agent.pki.identity import dump_pkcs12
+
+IDS = ["A-01", "A-02"]
+
+
+def test_capabilities_are_read_and_unknown_ones_refused(tmp_path: Path) -> None:
+    file = tmp_path / "capabilities.toml"
+    file.write_text("[capabilities]\nacme = false\n")
+    assert read_capabilities(file, ["acme", "scep"]) == {"acme": False}
+    for text in ("[capabilities]\nacmee = false\n", "[capabilities]\nacme = 'no'\n", "[other]\n", "acme =", "\xff"):
+        file.write_text(text, encoding="latin-1")
+        with pytest.raises(OperatorError, match="capabilit"):
+            read_capabilities(file, ["acme"])
+
+
+def test_written_waivers_can_be_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "waivers.toml"
+    file.write_text(waivers_text([("A-01", 'expected "this" \\ seen\nthat'), ("A-02", "ü")], date(2027, 1, 2)))
+    first, second = read_waivers(file, IDS)
+    assert (first.id, first.reason, first.until) == ("A-01", 'expected "this" \\ seen\nthat', date(2027, 1, 2))
+    assert second.reason == "ü"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[waiver]]\nid = "A-03"\nreason = "x"\n',
+        '[[waiver]]\nid = "A-01"\n',
+        '[[waiver]]\nid = "A-01"\nreason = "x"\n[[waiver]]\nid = "A-01"\nreason = "x"\n',
+        '[[waiver]]\nid = "A-01"\nreason = "x"\nuntil = "soon"\n',
+        "waiver = 1",
+        "[[",
+    ],
+)
+def test_waivers_that_make_no_sense_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "waivers.toml"
+    file.write_text(text)
+    with pytest.raises(OperatorError, match="waiver"):
+        read_waivers(file, IDS)
+
+
+# The trace
+
+
+def test_a_trace_is_read_as_it_was_written_and_is_private(tmp_path: Path) -> None:
+    note = NoteRecord(number=1, probe="one", at=1.5, step="queued", data={"by_server": True})
+    path = write_trace(tmp_path / "trace.jsonl", Trace(header("ü"), [note]))
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = read_trace(path)
+    assert (again.header, again.records) == (header("ü"), [note])
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [
+        ([], "Expected a conformance trace"),
+        ([{"type": "header"}], "Expected a conformance trace"),
+        ([{"format": "lom-agent conformance trace", "version": 2}], "Expected version 1"),
+        ([None, {"type": "note", "number": 1}], "in line 2"),
+        ([None, {"type": "other"}], "in line 2"),
+        ([None, None], "another in line 2"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, lines: list[Any], match: str) -> None:
+    path = write_trace(tmp_path / "good.jsonl", Trace(header()))
+    good = path.read_text().strip()
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("\n".join(good if line is None else json.dumps(line) for line in lines))
+    with pytest.raises(OperatorError, match=match):
+        read_trace(bad)
+
+
+# Bodies
+
+
+def test_values_come_back_and_secrets_do_not() -> None:
+    message = {
+        "MessageType": "TokenUpdate",
+        "Token": b"t" * 32,
+        "PushMagic": "magic",
+        "UnlockToken": b"unlock",
+        "Nested": [{"Challenge": "challenge", "PIN": "123456", "Data": b'{"a": 1}'}],
+        "Blob": b"\x00\x01",
+    }
+    body = body_of(plists.dump_xml(message))
+    kept = json.dumps(body.value)
+    for secret in ("challenge", "123456", "magic", "unlock", "dHR0"):
+        assert secret not in kept.replace("Challenge", "")
+    value = plain(json.loads(kept))
+    assert value["Blob"] == b"\x00\x01"
+    assert value["Token"] == Redacted("data", 32, fingerprint(b"t" * 32))
+    assert value["UnlockToken"] == Redacted("data", 6)
+    assert value["Nested"][0]["Challenge"] == Redacted("a string", 9)
+    assert value["Nested"][0]["Data"] == {"a": 1}
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_of_a_pkcs12_in_a_profile_only_the_certificates_are_kept(signed: bool) -> None:
+    identity = authorities().lom_device_identity("mac.lom.test")
+    blob = dump_pkcs12(identity, "password-1", "name")
+    payload = {"PayloadType": "com.apple.security.pkcs12", "Password": "password-1", "PayloadContent": blob}
+    profile = plists.dump_xml({"PayloadContent": [payload]})
+    if signed:
+        signer = authorities().signer_identity()
+        profile = sign_attached(profile, signer.certificate, signer.key)
+    body = body_of(plists.dump_xml({"Command": {"RequestType": "InstallProfile", "Payload": profile}}))
+    assert "password-1" not in json.dumps(body.value)
+    kept = body.value["Command"]["Payload"]
+    assert len(kept["$signers"]) == (1 if signed else 0)
+    (found,) = plain(kept)["PayloadContent"]
+    assert isinstance(found["PayloadContent"], Certificates)
+    assert certificates_of(found["PayloadContent"])[0] == identity.certificate
+
+
+@pytest.mark.parametrize(
+    ("octets", "form", "problem"),
+    [
+        (b"", "empty", False),
+        (b"<html>", "text", False),
+        (b'<?xml version="1.0"?><plist><dict><key>Challenge</key><string>secret', "text", True),
+        (b'{"a"', "bytes", True),
+        (b"\xff\xfe\x00", "bytes", False),
+        (b'{"a": [1]}', "json", False),
+    ],
+)
+def test_other_bodies_say_what_they_are_and_a_broken_plist_shows_nothing(
+    octets: bytes, form: str, problem: bool
+) -> None:
+    body = body_of(octets)
+    assert (body.form, bool(body.problem), body.length) == (form, problem, len(octets))
+    assert "secret" not in str(body.value)

@@ -1,0 +1,108 @@
+"""The lab passes every requirement; with a defect, exactly the requirements that it names fail."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conform_runs import played_in_lab
+from hypothesis import settings
+from twisted.internet import reactor  # noqa: F401 - it is installed before agent.conform uses it
+
+from agent.conform.judge import Verdict, judge
+from agent.conform.requirement import Requirement
+from agent.conform.requirements import requirements
+from agent.conform.trace import MacRecord, NoteRecord, Trace, read_trace, write_trace
+from agent.fleet.population import Mac, Population
+from agent.lab.defects import Defect, all_defects
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+LAB = Path(__file__).parent.parent.parent / "agent" / "lab"
+
+
+def group_of(defect: Defect) -> list[Requirement]:
+    """The requirements whose probes are played: those that fail; with the profile of `tox -e explore` all.
+
+    All requirements are judged in any case, also the others that see these probes.
+    """
+    if settings.get_current_profile_name() == "explore":
+        return list(requirements())
+    return [each for each in requirements() if each.id in defect.fails]
+
+
+def test_the_lab_passes_every_requirement_and_its_trace_gives_the_same_verdicts(
+    run_in_reactor: Run, tmp_path: Path
+) -> None:
+    trace = run_in_reactor(played_in_lab(requirements()))
+    judgement = judge(trace, requirements(), {})
+    # What only a lab with SCEP can show is judged there.
+    left = [each.requirement for each in judgement.judged if each.verdict is Verdict.NOT_TESTED]
+    by_scep = judge(run_in_reactor(played_in_lab(left, scep=True)), left, {}).judged if left else ()
+    judged = [*(each for each in judgement.judged if each.requirement not in left), *by_scep]
+    assert [(each.requirement.id, each.finding) for each in judged if each.verdict is not Verdict.PASS] == []
+    assert judgement.exit_status == 0
+    file = write_trace(tmp_path / "trace.jsonl", trace)
+    assert judge(read_trace(file), requirements(), {}) == judgement
+    written = file.read_text()
+    assert "PRIVATE KEY" not in written
+    macs = [each for each in trace.records if isinstance(each, MacRecord)]
+    assert macs
+    for record in macs:
+        mac = mac_of(record)
+        assert mac.udid == record.udid
+        for secret in (mac.push_token, mac.bootstrap_token):
+            assert b64encode(secret).decode().rstrip("=") not in written
+            assert secret.hex() not in written.lower()
+        assert mac.push_magic not in written
+
+
+def mac_of(record: MacRecord) -> Mac:
+    """The Mac of a record, made from the seed again: its probe and its place in the probe are part of it."""
+    for added in range(1, 10):
+        population = Population(f"conform/{record.probe}/{added}", 3)
+        found = next((mac for mac in map(population.__getitem__, range(3)) if mac.udid == record.udid), None)
+        if found is not None:
+            return found
+    raise AssertionError(f"{record.udid} does not follow from the seed")
+
+
+@pytest.mark.parametrize("defect", all_defects(), ids=lambda defect: defect.name)
+def test_a_defect_fails_exactly_its_requirements(run_in_reactor: Run, defect: Defect, tmp_path: Path) -> None:
+    trace = run_in_reactor(played_in_lab(group_of(defect), frozenset({defect.name}), scep=defect.scep))
+    judgement = judge(trace, requirements(), {})
+    assert sorted(each.requirement.id for each in judgement.failures()) == sorted(defect.fails)
+    for each in judgement.failures():
+        assert each.finding.expected
+        assert each.finding.seen
+        assert each.finding.records
+    again = read_trace(write_trace(tmp_path / "trace.jsonl", trace))
+    assert judge(again, requirements(), {}) == judgement
+
+
+def test_every_requirement_has_a_defect_and_every_defect_is_asked_for_once() -> None:
+    broken = {id_ for defect in all_defects() for id_ in defect.fails}
+    assert {each.id for each in requirements()} == broken
+    names = [defect.name for defect in all_defects()]
+    assert len(set(names)) == len(names)
+    source = "".join(path.read_text() for path in LAB.rglob("*.py") if path.parent.name != "defects")
+    assert [name for name in names if f'"{name}"' not in source] == []
+
+
+def test_the_same_seed_provokes_the_same_in_the_same_order(run_in_reactor: Run) -> None:
+    some = [each for each in requirements() if each.id in ("LOM-DEVICE-08", "MDM-SESSION-03", "SEC-IDENTITY-01")]
+
+    def provoked(trace: Trace) -> list[tuple[str, ...]]:
+        return [
+            (each.probe, each.udid)
+            if isinstance(each, MacRecord)
+            else (each.probe, each.udid, each.request_type, "" if each.data["by_server"] else each.command_uuid)
+            for each in trace.records
+            if isinstance(each, MacRecord) or (isinstance(each, NoteRecord) and each.step == "queued")
+        ]
+
+    first, second = (provoked(run_in_reactor(played_in_lab(some))) for _ in range(2))
+    assert first == second
+    assert len({probe for probe, *_ in first}) == 3

@@ -1,0 +1,134 @@
+"""The outputs of a report: what they show, and that text of a server is only text in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from conform_runs import header
+
+from agent.conform.bodies import body_of
+from agent.conform.document import Report, report_of
+from agent.conform.evidence import Evidence
+from agent.conform.judge import judge
+from agent.conform.output.html import html
+from agent.conform.output.junit import junit
+from agent.conform.output.markdown import markdown
+from agent.conform.output.terminal import lines
+from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.trace import ExchangeRecord, ProbeRecord, Trace
+from agent.conform.waivers import Waiver
+
+HOSTILE = '<script>alert(1)</script> | `x` [y](z) \x1b[2J \u202e &amp; "q"'
+
+
+def _fails(evidence: Evidence) -> Finding:
+    return failed("this", HOSTILE, *evidence.exchanges())
+
+
+def _passes(evidence: Evidence) -> Finding:
+    return passed(*evidence.exchanges())
+
+
+def _unknown(_evidence: Evidence) -> Finding:
+    return not_tested("Nothing happened.")
+
+
+def _entry(number: int, check: Any, level: Level = Level.MUST, needs: str | None = None) -> Requirement:
+    id_ = f"A-B-0{number}"
+    return Requirement(id_, level, f"It {level.value} be so.", Source("a page"), ("mdm",), ("one",), check, needs)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """All five verdicts, a waiver that is expected and one that is stale."""
+    exchange = ExchangeRecord(
+        number=1,
+        probe="one",
+        at=0.0,
+        seconds=0.1,
+        udid="UDID",
+        kind="report",
+        method="PUT",
+        url="https://mdm.example/mdm",
+        status=500,
+        response_headers={"server": HOSTILE},
+        response=body_of(HOSTILE.encode()),
+    )
+    trace = Trace(header(), [exchange, ProbeRecord(number=2, probe="one", at=0.0, outcome="done")])
+    entries = [
+        _entry(1, _fails),
+        _entry(2, _fails, Level.SHOULD),
+        _entry(3, _passes),
+        _entry(4, _unknown),
+        _entry(5, _fails, needs="acme"),
+        _entry(6, _fails),
+        _entry(7, _passes),
+    ]
+    waivers = [Waiver(id="A-B-06", reason="known"), Waiver(id="A-B-07", reason="known")]
+    return report_of(trace, judge(trace, entries, {"acme": False}, waivers))
+
+
+def test_the_terminal_explains_failures_and_leaves_out_what_passed(report: Report) -> None:
+    text = "\n".join(lines(report))
+    assert "FAIL           A-B-01  It must be so." in text
+    assert "expected: this" in text
+    assert "record 1: PUT https://mdm.example/mdm → 500" in text
+    assert "NOT TESTED     A-B-04  It must be so.\n      Nothing happened." in text
+    assert "A-B-03" not in text
+    assert "A-B-07 passed, but a waiver expects it to fail." in text
+    assert "7 requirements: 2 pass, 2 fail, 1 warn, 1 not applicable, 1 not tested." in text
+    assert "\x1b" not in text
+    assert "A-B-03" in "\n".join(lines(report, every=True))
+
+
+def test_the_json_has_the_schema_the_counts_and_the_exit_status(report: Report) -> None:
+    document = json.loads(report.as_json())
+    assert (document["schema"], document["version"]) == ("lom-agent conformance report", 1)
+    assert sum(document["counts"].values()) == len(document["requirements"]) == 7
+    assert document["exit_status"] == 1
+    assert document["requirements"][0]["evidence"][0]["number"] == 1
+
+
+def test_junit_has_a_test_for_each_requirement(report: Report) -> None:
+    suite = ElementTree.fromstring(junit(report))
+    outcomes = {case.get("name"): case[0].tag for case in suite.findall("testcase")}
+    assert outcomes == {
+        "A-B-01": "failure",
+        "A-B-02": "skipped",
+        "A-B-03": "system-out",
+        "A-B-04": "skipped",
+        "A-B-05": "skipped",
+        "A-B-06": "skipped",
+        "A-B-07": "failure",
+    }
+    assert [suite.get(name) for name in ("tests", "failures", "skipped", "errors")] == ["7", "2", "4", "0"]
+    properties = {each.get("name"): each.get("value") for each in suite.iter("property")}
+    assert properties["not tested"] == "1"
+
+
+def test_the_page_has_the_text_of_a_server_as_text_and_no_other_host(report: Report) -> None:
+    page = html(report)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert not re.findall(r"(?:src|href)=", page)
+    assert page.count("<details>") == 5  # each with a record that shows its verdict
+    assert "\x1b" not in page
+
+
+def test_the_summary_in_markdown_has_no_markup_of_a_server(report: Report) -> None:
+    text = markdown(report)
+    assert "| 2 | 2 | 1 | 1 | 1 |" in text
+    assert "<script" not in text
+    assert "[y](z)" not in text
+    row = next(line for line in text.splitlines() if "`A-B-01`" in line)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+
+
+def test_a_report_of_a_stopped_run_says_so(report: Report) -> None:
+    stopped = Report(**{name: getattr(report, name) for name in Report.__struct_fields__} | {"complete": False})
+    assert "The run was stopped" in "\n".join(lines(stopped))
+    assert "The run was stopped" in html(stopped)
