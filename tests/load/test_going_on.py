@@ -1,4 +1,4 @@
-"""What a resumed run goes on from: the schedule of a phase, the measurements, the rules of the gateway."""
+"""What a resumed run goes on from: its clock, the schedule of a phase, the measurements, the rules of the gateway."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from twisted.internet.task import Clock
 from agent.faults.decisions import RuleRecord
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
+from agent.load.changes import LEAD_SECONDS, RunChanges
 from agent.load.cpu_waits import CPUWaits
 from agent.load.gateway import APNsPlan
 from agent.load.overload import LoopMonitor, Span
 from agent.load.phases.pace import Pace
-from agent.load.phases.phase_time import PausedTime
+from agent.load.phases.phase_time import PausedTime, PhaseTime
 from agent.load.phases.progress import Earlier
 from agent.load.pushes import PushSide
+from agent.load.run_record import RunRecord
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment
@@ -37,6 +39,7 @@ from agent.report.numbers import TIMES
 from agent.report.terminal import print_summary
 from agent.report.verdict import Level, verdict
 from agent.scenario.arrivals import Arrival
+from agent.scenario.reading import scenario_from
 
 
 class Kept:
@@ -119,6 +122,26 @@ def test_closed_loop_goes_on_with_the_time_that_remains_and_first_with_what_was_
     assert running.called
     assert [target for target, _ in phase.begun] == [1, 2]
     assert (phase.state.started, phase.state.done, phase.state.cut_short) == (5, 3, 2)
+
+
+def test_clock_of_a_run_counts_on_after_earlier_processes() -> None:
+    clock = Clock()
+    clock.advance(500.0)
+    scenario = scenario_from({"phase": [{"kind": "idle", "seconds": 60}]})
+    phases = RunRecord(scenario, scenario.fleet.population, 1).phases
+    changes = RunChanges(clock, scenario, phases, print, 1e6, before=30.0)
+    start_at = Deferred.fromCoroutine(PhaseTime(changes.time, 0.0).until(32.0))
+    clock.advance(1.5)
+    assert changes.elapsed.seconds() == 31.5
+    assert not start_at.called
+    clock.advance(1.0)
+    assert start_at.called
+    clock.advance(2.5)
+    pausing = Deferred.fromCoroutine(changes.pause())
+    clock.advance(1.0)
+    assert pausing.called
+    [(paused_at, _)] = changes.moments
+    assert (changes.made[0].at_s, paused_at) == (35.0 + LEAD_SECONDS, 505.0 + LEAD_SECONDS)
 
 
 def test_metrics_go_on_without_the_time_between_and_cut_short_what_was_open() -> None:

@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_written_ends_what_writes_it_and_the_run_is_not_co
     tmp_path: Path, name: str, writes: int, said: str
 ) -> None:
     file = str(tmp_path / "run.sqlite")
-    with started_run(tmp_path, 1, "--state", file, patch=FULL_DISK.format(name=name, writes=writes)) as run:
+    with started_run(tmp_path, 1, "--state", file, "--quiet", patch=FULL_DISK.format(name=name, writes=writes)) as run:
         assert run.end() == 1
     assert f"{said}the state cannot be written: the disk is full" in run.results["incomplete_because"]
     assert not run.results["complete"]
