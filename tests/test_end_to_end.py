@@ -121,9 +121,9 @@ def test_wrong_commonname_fails_one_mac_only(tmp_path: Path) -> None:
 from agent.pki.issuing.authorities import Authorities
 issue = Authorities.lom_device_identity
 wrong = []
-def lom_device_identity(self, dns_name):
+def lom_device_identity(self, dns_name, *others, **named):
     wrong.append(dns_name)
-    return issue(self, "impostor.lom.test" if len(wrong) == 3 else dns_name)
+    return issue(self, "impostor.lom.test" if len(wrong) == 3 else dns_name, *others, **named)
 Authorities.lom_device_identity = lom_device_identity
 """
     done = lom_agent(

@@ -41,7 +41,7 @@ _FILE = click.Path(dir_okay=False)
     "--capabilities",
     type=_FILE,
     metavar="FILE",
-    help="A TOML file that says what the server does not have: [capabilities] acme = false. What needs it is not "
+    help="A TOML file that says what the server does not have: [capabilities] ddm = false. What needs it is not "
     "applicable.",
 )
 @grouped_option(

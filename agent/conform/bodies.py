@@ -5,10 +5,13 @@ Data, dates and what a body contains are marked by a dictionary with one key tha
 - ``{"$data": BASE64}``, ``{"$date": RFC3339}``;
 - ``{"$profile": {…}, "$signers": [PEM…]}``: a configuration profile within a command;
 - ``{"$certificates": [PEM…]}``: a PKCS12, of which only the certificates are kept, its own first; none if it cannot
-  be read;
+  be read, and ``problem`` is then the kind of the error (``pkcs12_password``: the payload's Password is wrong); also a
+  body that consists of certificates;
 - ``{"$json": …}``: JSON within a property list;
 - ``{"$redacted": "string"|"data"|…, "length": N}``: a secret. A push token and a PushMagic also have a ``fingerprint``
   (the first 16 hex digits of its SHA-256), so that two of them can be compared.
+
+Of a SCEP message ``messageType``, ``pkiStatus`` and ``failInfo`` are kept, by their names in RFC 8894.
 
 ``plain`` turns this back into values for a check.
 """
@@ -27,16 +30,20 @@ from msgspec import Struct
 
 from agent import plists
 from agent.measure.exchanges import SECRET_PAYLOADS, is_secret
-from agent.pki.certificates import CertificateError, read_certificates
-from agent.pki.cms import CMSError, looks_signed, open_signed
+from agent.pki.certificates import CertificateError, read_certificate, read_certificates
+from agent.pki.cms import CMSError, certificates_in, looks_signed, open_signed
 from agent.pki.identity import IdentityError, load_pkcs12
 from agent.pki.pem import certificate_pem
 from agent.pki.pfx import PKCS12Error
+from agent.pki.scep.errors import SCEPError
+from agent.pki.scep.messages import open_message
 from agent.pki.signatures import SHA1_ONLY
 
 MOST_TEXT = 4096  # characters that are kept of a body that is not parsed
 MOST_DATA = 64 * 1024  # bytes of data that are kept
+UNVERIFIED = "its signature cannot be verified"  # how the problem of a signed profile begins
 _DEPTH = 32
+_DER = b"\x30"  # of a SEQUENCE
 _PKCS12 = "com.apple.security.pkcs12"
 _COMPARED = ("token", "pushmagic", "mdm")  # random and long: a fingerprint discloses nothing
 
@@ -55,8 +62,10 @@ class Body(Struct, frozen=True, omit_defaults=True):
     """Whether a property list is a binary one."""
     signers: tuple[str, ...] = ()
     """In PEM, of a signed profile: the signer's certificate first."""
+    digest: str = ""
+    """Of the signature of a signed profile: ``sha256``; the weaker one where it has two."""
     problem: str = ""
-    """Why a body that looks like a property list or JSON is none."""
+    """Why a body that looks like a property list, JSON or a signed profile is none."""
 
     @property
     def dictionary(self) -> dict[str, Any]:
@@ -82,6 +91,8 @@ class Certificates:
 
     pem: tuple[str, ...]
     """The certificates, its own first; none if it cannot be read."""
+    problem: str = ""
+    """The kind of the error if it cannot be read."""
 
 
 def fingerprint(secret: bytes) -> str:
@@ -94,10 +105,14 @@ def body_of(octets: bytes) -> Body:
     if not octets:
         return Body()
     if looks_signed(octets):
-        profile, signers = _opened(octets)
-        if profile is not None:
-            return Body("plist", len(octets), _kept(profile, _DEPTH), signers=signers)
-        return Body("bytes", len(octets))
+        profile = _opened(octets)
+        if not profile.problem:
+            kept = _kept(profile.value, _DEPTH)
+            return Body("plist", len(octets), kept, signers=profile.signers, digest=profile.digest)
+        public = None if profile.problem.startswith(UNVERIFIED) else _public(octets)
+        return Body("bytes", len(octets), public, problem="" if public else profile.problem)
+    if octets[:1] == _DER:
+        return Body("bytes", len(octets), _public(octets))
     start = octets[:64].lstrip()
     if start.startswith((b"{", b"[")):
         try:
@@ -122,21 +137,48 @@ def _unparsed(octets: bytes, problem: str) -> Body:
     return Body("text", len(octets), text[:MOST_TEXT])
 
 
-def _opened(octets: bytes) -> tuple[Any, tuple[str, ...]]:
-    """The value of a profile, signed or not, and its signers in PEM; None if it is no property list."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A profile, signed or not. With a ``problem`` there is no ``value``."""
+
+    value: Any = None
     signers: tuple[str, ...] = ()
+    digest: str = ""
+    problem: str = ""
+
+
+def _opened(octets: bytes) -> _Opened:
+    signers: tuple[str, ...] = ()
+    digest = ""
     if looks_signed(octets):
         try:
             signed = open_signed(octets, legacy=SHA1_ONLY)
-        except CMSError:
-            return None, ()
+        except CMSError as error:
+            return _Opened(problem=f"{UNVERIFIED}: {error}"[:200])
         octets = signed.content
         others = [each for each in signed.certificates if each != signed.signer]
         signers = tuple(certificate_pem(each).decode("ascii") for each in (signed.signer, *others))
+        digest = "sha1" if signed.legacy else signed.digest
     try:
-        return plists.load(octets), signers
-    except plists.PlistError:
-        return None, signers
+        return _Opened(plists.load(octets), signers, digest)
+    except plists.PlistError as error:
+        return _Opened(problem=str(error)[:200])
+
+
+def _public(octets: bytes) -> Any:
+    """What a body in DER says openly: the header of a SCEP message, or certificates; None where it is neither."""
+    try:
+        if looks_signed(octets):
+            header = open_message(octets).header
+            named = {"messageType": header.message_type, "pkiStatus": header.status, "failInfo": header.fail_info}
+            return {key: each.name for key, each in named.items() if each is not None}
+    except SCEPError:
+        pass  # certificates alone have no header
+    try:
+        found = certificates_in(octets) if looks_signed(octets) else (read_certificate(octets),)
+    except (CMSError, CertificateError):
+        return None
+    return {"$certificates": [certificate_pem(each).decode("ascii") for each in found]}
 
 
 # Redaction.
@@ -195,17 +237,17 @@ def _certificates(content: Any, password: Any) -> Any:
         return _redacted("PayloadContent", content)
     try:
         identity = load_pkcs12(content, password if isinstance(password, str) else None)
-    except (IdentityError, PKCS12Error, CertificateError):
-        return {"$certificates": []}
+    except (IdentityError, PKCS12Error, CertificateError) as error:
+        return {"$certificates": [], "problem": error.kind}
     chain = (identity.certificate, *identity.chain)
     return {"$certificates": [certificate_pem(each).decode("ascii") for each in chain]}
 
 
 def _kept_profile(octets: bytes, depth: int) -> Any:
-    value, signers = _opened(octets)
-    if value is None:
+    profile = _opened(octets)
+    if profile.problem:
         return {"$redacted": "data", "length": len(octets)}
-    return {"$profile": _kept(value, depth - 1), "$signers": list(signers)}
+    return {"$profile": _kept(profile.value, depth - 1), "$signers": list(profile.signers)}
 
 
 def _kept_json(octets: bytes, depth: int) -> Any:
@@ -242,7 +284,7 @@ _MARKS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "$data": lambda value: b64decode(value["$data"]),
     "$date": _date,
     "$profile": lambda value: plain(value["$profile"]),
-    "$certificates": lambda value: Certificates(tuple(value["$certificates"])),
+    "$certificates": lambda value: Certificates(tuple(value["$certificates"]), str(value.get("problem", ""))),
     "$json": lambda value: plain(value["$json"]),
     "$redacted": _redacted_value,
 }

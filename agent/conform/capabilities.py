@@ -1,4 +1,4 @@
-"""What the server does not have, so that some requirements are not applicable: ``[capabilities] acme = false``."""
+"""What the server does not have, so that some requirements are not applicable: ``[capabilities] ddm = false``."""
 
 from __future__ import annotations
 

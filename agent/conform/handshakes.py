@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
-from agent.pki.certificates import CertificateError, peer_chain
+from agent.pki.certificates import CertificateError, for_openssl, peer_chain, read_certificates
 from agent.pki.pem import certificate_pem
 
 _READ = 16 * 1024
@@ -64,6 +65,21 @@ def handshake(host: str, port: int, offer: Offer, seconds: float) -> Agreed:
         return Agreed(error=str(reasons[-1][2]) if reasons else "the connection was closed")
     except (OSError, UnicodeError, CertificateError) as error:
         return Agreed(error=str(error) or type(error).__name__)
+
+
+def leads_to_system_anchor(chain: Sequence[str]) -> bool:
+    """Whether a server's chain, in PEM, leads to a CA that this machine's system trusts. Reads its trust store."""
+    try:
+        own, *others = (for_openssl(each) for pem in chain for each in read_certificates(pem.encode()))
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_default_verify_paths()
+        store = context.get_cert_store()
+        if store is None:
+            return False
+        crypto.X509StoreContext(store, own, others).verify_certificate()
+    except (ValueError, CertificateError, crypto.Error, crypto.X509StoreContextError):
+        return False
+    return True
 
 
 def _context(offer: Offer) -> SSL.Context:

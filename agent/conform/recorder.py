@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agent.conform.bodies import body_of, fingerprint
+from agent.conform.bodies import Redacted, body_of, fingerprint
 from agent.conform.handshakes import Agreed, Offer
 from agent.conform.trace import (
     MOST_RECORDS,
@@ -28,7 +28,7 @@ from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.connection import Router
 from agent.push.broker import Answer, PushOutcome, Reply
 from agent.push.reasons import PushRefused
-from agent.push.requests import Provider, token_of
+from agent.push.requests import NOBODY, Provider, token_of
 
 _HIDDEN_HEADERS = ("authorization", "mdm-signature", "cookie", "set-cookie")
 _MOST_HEADER = 500  # characters that are kept of a header
@@ -42,7 +42,7 @@ class Recorder:
         self.probe = ""
         self._clock = clock
         self._probes: dict[str, str] = {}  # of each Mac, by UDID
-        self._tokens: dict[bytes, str] = {}
+        self._tokens: dict[str, str] = {}  # by the fingerprint of a push token, the Mac that has sent it
 
     @property
     def last(self) -> int:
@@ -52,7 +52,7 @@ class Recorder:
     def mac(self, mac: Mac, segment: int) -> None:
         """The running probe has a new Mac."""
         self._probes[mac.udid] = self.probe
-        self._tokens[mac.push_token] = mac.udid
+        self._tokens[fingerprint(mac.push_token)] = mac.udid
         self._add(
             MacRecord(
                 number=self.last + 1,
@@ -71,6 +71,10 @@ class Recorder:
         """An exchange of a Mac has ended. Pushes are recorded where the gateway gets them."""
         if exchange.kind == "push":
             return
+        request = body_of(exchange.request)
+        token = request.dictionary.get("Token") if exchange.kind == "raw" else None
+        if isinstance(token, Redacted) and token.fingerprint:
+            self._tokens.setdefault(token.fingerprint, exchange.udid)
         self._add(
             ExchangeRecord(
                 number=self.last + 1,
@@ -82,7 +86,7 @@ class Recorder:
                 method=exchange.method,
                 url=exchange.url,
                 request_headers=_headers(exchange.request_headers),
-                request=body_of(exchange.request),
+                request=request,
                 status=exchange.status,
                 response_headers=_headers(exchange.response_headers),
                 response=body_of(exchange.response),
@@ -139,7 +143,8 @@ class Recorder:
     def push(self, fields: list[tuple[str, str]], body: bytes, provider: Provider, outcome: PushOutcome) -> None:
         """The gateway decided on a push."""
         token, headers = token_of(fields), dict(fields)
-        udid = self._tokens.get(token or b"", "")
+        token_print = "" if token is None else fingerprint(token)
+        udid = self._tokens.get(token_print, "")
         payload = _payload(body)
         magic = payload.get("mdm")
         answer = outcome if isinstance(outcome, Answer) else None
@@ -149,7 +154,7 @@ class Recorder:
                 probe=self._probes.get(udid, self.probe),
                 at=self._clock(),
                 udid=udid,
-                token="" if token is None else fingerprint(token),
+                token=token_print,
                 magic=fingerprint(magic.encode()) if isinstance(magic, str) else "",
                 provider=provider.topic,
                 topic=headers.get("apns-topic"),
@@ -187,8 +192,11 @@ class RecordingRouter:
         self._router.route(fields, body, provider, answered)
 
     def refuse(self, fields: list[tuple[str, str]], refused: PushRefused) -> Answer:
-        """The answer to a request that the gateway refuses itself."""
-        return self._router.refuse(fields, refused)
+        """The answer to a request that the gateway refuses itself; recorded where the provider is the cause."""
+        answer = self._router.refuse(fields, refused)
+        if refused.own is None:
+            self._recorder.push(fields, b"", NOBODY, answer)
+        return answer
 
     def turned_away(self) -> None:
         """The gateway closed a connection."""

@@ -60,7 +60,7 @@ own, and a probe that fails leaves the others alone.
 
 ```toml
 [capabilities]
-acme = false
+ddm = false
 ```
 
 `--waivers FILE` lists expected failures. An expected failure that does not happen fails the run (4), so that a waiver
@@ -97,12 +97,13 @@ Each of the others has a `type`, a `number` from 1 and the `probe`:
 | `exchange` | a request of a Mac and its response, with parsed bodies; a probe wrote those of the kind `raw` |
 | `push` | a request that the push gateway got: topic, expiration, priority, and its answer |
 | `tls` | a TLS handshake that a probe did: what it offered, what was agreed on, the server's certificates |
-| `note` | what the probe did (`queued`, `refused`) or waited for in vain (`waited`) |
+| `note` | what the probe did (`queued`, `refused`), saw (`identity`, `trust`) or waited for in vain (`waited`) |
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 Secrets are not in it: challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted": …}`, of a
-PKCS12 only the certificates are kept. A push token and a PushMagic have a fingerprint instead, by which a push can be
-compared with the TokenUpdate. Data is `{"$data": BASE64}`, a date `{"$date": …}`.
+PKCS12 only the certificates are kept, of a SCEP message its type and status. A push token and a PushMagic have a
+fingerprint instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a date
+`{"$date": …}`.
 
 """
 

@@ -37,7 +37,7 @@ from agent.net.transport.resolver import Resolver
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment, enrollment_terms_of
 from agent.profiles.profile import read_profile
-from agent.servers.server import LOMServer, Server
+from agent.servers.server import DDMServer, LOMServer, Server
 from agent.service.events import TimedOut
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
@@ -186,9 +186,9 @@ class Stage:
             self.recorder.mac(handle.mac, handle.segment)
         return handles
 
-    async def enroll(self, mac: MacHandle) -> None:
-        """Enroll a Mac. Raises PeerError."""
-        source = self._target.enroll
+    async def enroll(self, mac: MacHandle, profile: bytes | None = None) -> None:
+        """Enroll a Mac with the server's enrollment profile, or with ``profile``. Raises PeerError."""
+        source = profile or self._target.enroll
         how = Enroll(url=source) if isinstance(source, str) else Enroll(profile=source)
         await self._bounded(Deferred.fromCoroutine(self.service.actions.enroll(mac, how)), f"{mac.udid} is enrolled")
 
@@ -197,6 +197,19 @@ class Stage:
         mac = self.mac(os=os)
         await self.enroll(mac)
         return mac
+
+    async def profile(self, mac: MacHandle) -> bytes:
+        """The enrollment profile, fetched without a record. Raises PeerError."""
+        source = self._target.enroll
+        if isinstance(source, bytes):
+            return source
+        environment = mac.group.fleet.environment
+        connections = Connections(lambda origin: environment.connection(mac.mac, origin))
+        try:
+            asked = Deferred.fromCoroutine(ask(connections, "GET", source, {}))
+            return (await self._bounded(asked, "the server answers with its enrollment profile")).body
+        finally:
+            connections.close()
 
     def rule(self, mac: MacHandle, **rule: Any) -> Rule:
         """Add a fault rule for this Mac; arguments as in docs/faults.md."""
@@ -233,6 +246,14 @@ class Stage:
         return await self._lom(
             controller, "LOMDeviceRequest", lambda lom: lom.lom_request(controller.udid, action, udids)
         )
+
+    async def declare(self, mac: MacHandle) -> Queued:
+        """Have the server queue DeclarativeManagement; it is one of ours where it composes none itself."""
+        server: object = self._server
+        if not isinstance(server, DDMServer):
+            return await self.queue(mac, {"RequestType": "DeclarativeManagement"})
+        queued = Queued(mac, "DeclarativeManagement", "", self.service.events.last)
+        return await self._ask(server.declare(mac.udid), queued, by_server=True)
 
     async def push(self, mac: MacHandle) -> None:
         """Have the server push a Mac. Raises CannotProvoke and PeerError."""

@@ -20,6 +20,7 @@ from agent.lab.core import Lab, NotQueued, Refused
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.state import EnrolledMac
+from agent.lab.unsupported import fault_of
 from agent.net.apns.provider import PushFailed
 from agent.net.http.server import MAX_BODY_BYTES
 from agent.net.timing import Alarm, Reactor
@@ -90,6 +91,8 @@ class API(Resource):
                 return self._enqueue(request, self._mac(udid))
             case "GET", ["v1", "macs", udid, "commands", command_uuid]:
                 return self._result(request, self._mac(udid), command_uuid)
+            case "POST", ["v1", "macs", udid, "declarations"]:
+                return self._declare(request, self._mac(udid))
             case "POST", ["v1", "macs", udid, "lom", action]:
                 return self._lom_action(request, self._mac(udid), action)
             case "POST", ["v1", "macs", udid, "push"]:
@@ -111,6 +114,9 @@ class API(Resource):
         if not isinstance(inner, dict) or not ("RequestType" in inner or "RequestList" in inner):
             raise APIError(400, "expected the plist of a command with a RequestType, found another dictionary")
         chosen = _command_uuid(command.get("CommandUUID")) if "Command" in command else None
+        unsupported = fault_of(inner, mac, self._lab.defects)
+        if unsupported and _option(request, b"unchecked") != b"1":
+            raise APIError(409, f"{unsupported}; with ?unchecked=1 it is queued nevertheless")
         try:
             command_uuid = self._lab.enqueue(mac.udid, inner, command_uuid=chosen)
         except NotQueued as error:
@@ -118,6 +124,15 @@ class API(Resource):
         except Refused as error:
             raise APIError(error.status, str(error)) from error
         return self._queued(request, mac, command_uuid)
+
+    def _declare(self, request: Any, mac: EnrolledMac) -> Rendered:
+        """Queue DeclarativeManagement."""
+        try:
+            return self._queued(request, mac, self._lab.declare(mac.udid))
+        except NotQueued as error:
+            raise APIError(409, str(error)) from error
+        except Refused as error:
+            raise APIError(error.status, str(error)) from error
 
     def _lom_action(self, request: Any, mac: EnrolledMac, action: str) -> Rendered:
         """Queue the LOM profile, LOMSetupRequest or LOMDeviceRequest."""
@@ -145,9 +160,7 @@ class API(Resource):
 
     def _queued(self, request: Any, mac: EnrolledMac, command_uuid: str) -> Rendered:
         """Push, unless the URL says otherwise, and answer with the CommandUUID."""
-        # Parsed from the URL only: Twisted's ``args`` would also parse curl's default body as a form.
-        wanted = parse_qs(request.uri.partition(b"?")[2]).get(b"push") != [b"0"]
-        pusher = self._pusher() if wanted else None
+        pusher = self._pusher() if _option(request, b"push") != b"0" else None
         if pusher is None:
             return _json(request, 201, {"command_uuid": command_uuid, "push": None})
         answer = _PushAnswer(self._reactor, request, lambda push: (201, {"command_uuid": command_uuid, "push": push}))
@@ -216,6 +229,13 @@ class _PushAnswer:
         """The answer was sent, or the client closed the connection."""
         self._request = None
         self._alarm.cancel()
+
+
+def _option(request: Any, name: bytes) -> bytes | None:
+    """The option in the query of the URL; None unless it is there once."""
+    # Parsed from the URL only: Twisted's ``args`` would also parse curl's default body as a form.
+    values = parse_qs(request.uri.partition(b"?")[2]).get(name, [])
+    return values[0] if len(values) == 1 else None
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from agent import plists
 from agent.errors import PeerError
 from agent.lab.declarations import Declarations
 from agent.lab.defects import NONE, Defects
+from agent.lab.losing import Losing
 from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
 from agent.mdm import checkin, results
 from agent.net.http.server import MAX_BODY_BYTES
@@ -89,12 +90,13 @@ class Lab:
         self._state = state or NoStorage()
         self.macs: dict[str, EnrolledMac] = {mac.udid: mac for mac in self._state.macs()}
         self.on_report: OnReport | None = None
-        self.declarations = declarations or Declarations()
+        self.declarations = declarations or Declarations(defects=defects)
         self._kept_results = kept_results
         self._reenrollment = reenrollment
         self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values()}
         self._waiting: dict[tuple[str, str], OnResult] = {}
         self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
+        self._losing = Losing(defects, self.forget)
 
     def enqueue(
         self,
@@ -118,6 +120,7 @@ class Lab:
             raise NotQueued(f"{MAX_QUEUED} commands are already queued for this Mac")
         body = plists.dump_xml({"Command": command, "CommandUUID": command_uuid})
         queued = QueuedCommand(str(command.get("RequestType", "")), body)
+        self._losing.queued(mac, queued.request_type)
         if "session-command-lost" in self.defects and queued.request_type == "ProfileList":
             return command_uuid
         self._state.queue(udid, command_uuid, queued)
@@ -126,6 +129,12 @@ class Lab:
             self._waiting[udid, command_uuid] = on_result
         return command_uuid
 
+    def declare(self, udid: str) -> str:
+        """Queue DeclarativeManagement with the current tokens and return its CommandUUID; raises as ``enqueue``."""
+        endpoint = "declaration-items" if "ddm-command-data" in self.defects else "tokens"
+        data = self.declarations.answer(endpoint)
+        return self.enqueue(udid, {"RequestType": "DeclarativeManagement", "Data": data})
+
     def forget(self, udid: str, command_uuid: str) -> None:
         """Remove a command from the queue, and its ``on_result``."""
         self._waiting.pop((udid, command_uuid), None)
@@ -133,6 +142,12 @@ class Lab:
         self._state.unqueue(udid, command_uuid)
         mac.queue.pop(command_uuid, None)
         mac.not_now.discard(command_uuid)
+
+    def forget_owner(self, fingerprint: bytes) -> None:
+        """Remove the Mac that enrolled with this certificate, if there is one."""
+        udid = self._udids.get(fingerprint)
+        if udid is not None:
+            self._forget(self.macs[udid])
 
     def forget_macs(self) -> None:
         """Remove every Mac with its queue and results, as if none had ever enrolled."""
@@ -150,6 +165,8 @@ class Lab:
             )
         fingerprint = _certificate(put)
         message = _plist(put.body)
+        if "survive-xml-refused" in self.defects and not put.body.startswith(b"<?xml"):
+            raise Refused(400, "the body does not begin with an XML declaration")
         unnamed = message.get("MessageType") == "SetBootstrapToken" and "UDID" not in message
         udid = self._owner(fingerprint) if unnamed else _text(message, "UDID")
         match message.get("MessageType"):
@@ -182,11 +199,13 @@ class Lab:
             raise Refused(403, "a report before TokenUpdate")
         status = _text(message, "Status")
         if status not in _STATUSES:
-            raise Refused(400, f"the Status {status[:80]!r} is unknown")
+            code = 500 if "survive-status-500" in self.defects else 400
+            raise Refused(code, f"the Status {status[:80]!r} is unknown")
         if self.on_report is not None:
             self.on_report(mac.udid, put.connection)
         if status == results.Status.IDLE.value:
             mac.not_now.clear()
+            self._losing.asked(mac)
         else:
             self._result(mac, status, message, put.body)
         command = mac.next_command()
@@ -194,11 +213,14 @@ class Lab:
 
     def _report(self, body: bytes) -> dict[str, Any]:
         try:
-            return _plist(body)
+            message = _plist(body)
         except Refused as refused:
-            if "session-malformed-fails" in self.defects:
+            if ("session-malformed-fails" if body else "survive-empty-500") in self.defects:
                 raise Refused(500, "the body cannot be read") from refused
             raise
+        if "survive-types-500" in self.defects and not isinstance(message.get("Status"), str):
+            raise Refused(500, "the Status is no string")
+        return message
 
     def _authenticate(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         for key in _AUTHENTICATE_KEYS:
@@ -225,7 +247,12 @@ class Lab:
         if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
             found = len(token) if isinstance(token, bytes) else plists.type_name(token)
             raise Refused(400, f"Token: expected {_TOKEN_BYTES} bytes of data, found {found}")
-        self._update(mac, token=token, push_magic=_text(message, "PushMagic"))
+        magic = _text(message, "PushMagic")
+        if mac.enrolled and "push-token-old" in self.defects:
+            token = mac.token
+        if mac.enrolled and "push-magic-old" in self.defects:
+            magic = mac.push_magic
+        self._update(mac, token=token, push_magic=magic, unregistered=False)
 
     def _update(self, mac: EnrolledMac, **reported: Any) -> None:
         """Write new values of a Mac to the stored state, then set them."""
@@ -255,10 +282,11 @@ class Lab:
             if not isinstance(report, bytes):
                 raise Refused(400, f"Data of a status report: expected data, found {plists.type_name(report)}")
             self._update(mac, status_report=report)
-            return b""
+            return b"{}" if "ddm-status-body" in self.defects else b""
         answer = self.declarations.answer(endpoint)
         if answer is None:
-            raise Refused(404, f"there is no declarative management endpoint {endpoint[:200]!r}")
+            fails = "ddm-endpoint-500" in self.defects and "/" not in endpoint
+            raise Refused(500 if fails else 404, f"there is no declarative management endpoint {endpoint[:200]!r}")
         return answer
 
     def _owner(self, fingerprint: bytes) -> str:
@@ -280,7 +308,7 @@ class Lab:
 
     def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any], body: bytes) -> None:
         command_uuid = _text(message, "CommandUUID")
-        self._check_defects(mac, status, command_uuid)
+        self._check_defects(mac, status, command_uuid, message)
         if command_uuid in mac.queue:
             if status == results.Status.NOT_NOW.value and "session-not-now-dropped" not in self.defects:
                 if "session-not-now-at-once" not in self.defects:
@@ -304,7 +332,7 @@ class Lab:
 
     # Defects.
 
-    def _check_defects(self, mac: EnrolledMac, status: str, command_uuid: str) -> None:
+    def _check_defects(self, mac: EnrolledMac, status: str, command_uuid: str, message: Mapping[str, Any]) -> None:
         """Refuse a result that a defect does not survive. Raises Refused."""
         known = command_uuid in mac.queue
         if known and status == results.Status.ERROR.value and "session-error-refused" in self.defects:
@@ -314,6 +342,8 @@ class Lab:
             raise Refused(500, "the result is a CommandFormatError")
         if command_uuid in mac.results and "session-second-result-refused" in self.defects:
             raise Refused(400, "the result came before")
+        if known and "survive-bare-500" in self.defects and message.get("QueryResponses") == {}:
+            raise Refused(500, "QueryResponses is empty")
         unknown = not known and command_uuid not in mac.results
         if unknown and "session-unknown-result-refused" in self.defects:
             raise Refused(500, "the command is unknown")

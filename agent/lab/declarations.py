@@ -9,6 +9,8 @@ import hashlib
 import json
 from typing import Any
 
+from agent.lab.defects import NONE, Defects
+
 _KEYS = {
     "com.apple.activation.": ("Activations", "activation"),
     "com.apple.asset.": ("Assets", "asset"),
@@ -31,9 +33,10 @@ _DEFAULT: tuple[dict[str, Any], ...] = (
 
 
 class Declarations:
-    """The declarations of every Mac of the lab."""
+    """The declarations of every Mac of the lab. ``defects`` spoil its answers on purpose."""
 
-    def __init__(self, declarations: tuple[dict[str, Any], ...] = _DEFAULT) -> None:
+    def __init__(self, declarations: tuple[dict[str, Any], ...] = _DEFAULT, defects: Defects = NONE) -> None:
+        self._defects = defects
         self._declarations = {
             (_kind(entry["Type"])[1], entry["Identifier"]): {**entry, "ServerToken": _token(entry)}
             for entry in declarations
@@ -41,13 +44,21 @@ class Declarations:
 
     def answer(self, endpoint: str) -> bytes | None:
         """The JSON of an endpoint other than ``status``, or None if the endpoint does not exist."""
+        document = self._document(endpoint)
+        if self._defects and document is not None:
+            document = _spoiled(endpoint, document, self._defects)
+        return None if document is None else _json(document)
+
+    def _document(self, endpoint: str) -> dict[str, Any] | None:
         if endpoint == "tokens":
-            return _json({"SyncTokens": {"DeclarationsToken": self.token, "Timestamp": "2025-01-01T00:00:00Z"}})
+            return {"SyncTokens": {"DeclarationsToken": self.token, "Timestamp": "2025-01-01T00:00:00Z"}}
         if endpoint == "declaration-items":
-            return _json({"Declarations": self._items(), "DeclarationsToken": self.token})
+            return {"Declarations": self._items(), "DeclarationsToken": self.token}
         parts = endpoint.split("/", 2)
-        entry = self._declarations.get((parts[1], parts[2])) if len(parts) == 3 and parts[0] == "declaration" else None
-        return None if entry is None else _json(entry)
+        if len(parts) != 3 or parts[0] != "declaration":
+            return None
+        found = self._declarations.get((parts[1], parts[2]))
+        return {} if found is None and "ddm-missing-200" in self._defects else found
 
     @property
     def token(self) -> str:
@@ -72,3 +83,27 @@ def _token(value: Any) -> str:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
+
+
+def _spoiled(endpoint: str, correct: dict[str, Any], defects: Defects) -> dict[str, Any]:
+    """The answer of an endpoint with the lab's defects."""
+    document: dict[str, Any] = json.loads(_json(correct))
+    if endpoint == "tokens":
+        if "ddm-timestamp" in defects:
+            document["SyncTokens"]["Timestamp"] = "2025-01-01"
+        return document["SyncTokens"] if "ddm-tokens-keys" in defects else document
+    if endpoint == "declaration-items":
+        if "ddm-items-keys" in defects:
+            del document["Declarations"]["Management"]
+        if "ddm-token-differs" in defects:
+            document["DeclarationsToken"] = "another"
+        if "ddm-item-token" in defects:
+            del document["Declarations"]["Configurations"][0]["ServerToken"]
+        return document
+    if "ddm-declaration-keys" in defects:
+        document.pop("Payload", None)
+    if "ddm-declaration-token" in defects:
+        document["ServerToken"] = "another"
+    if "ddm-activation-reference" in defects and endpoint.startswith("declaration/activation/"):
+        document["Payload"]["StandardConfigurations"].append("test.lom-agent.lab.no-such-configuration")
+    return document

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import MutableSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from agent.lab.defects import NONE, Defects
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.scep.ca import SCEPRequest, cert_rep_failure, cert_rep_success, read_request
 from agent.pki.scep.cacert import render_ca_certificates
-from agent.pki.scep.caps import LAB_CAPABILITIES, render_caps
+from agent.pki.scep.caps import LAB_CAPABILITIES, Capabilities, Capability, render_caps
 from agent.pki.scep.csr import CertificateRequest
 from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
 from agent.pki.scep.messages import CONTENT_TYPE, from_query, open_message
 
 _NONCE_BYTES = 16
 _MAX_CHALLENGES = 1_000_000
+_OTHER_TYPE = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,15 @@ class Answer:
 
 
 class SCEPService:
-    """The three SCEP operations. Each challenge is valid for one certificate; ``challenges`` are the unused ones."""
+    """The three SCEP operations. Each challenge is valid for one certificate; ``challenges`` are the unused ones.
 
-    def __init__(self, authorities: Authorities, challenges: MutableSet[str] | None = None) -> None:
+    ``defects`` are behaviours that are wrong on purpose.
+    """
+
+    def __init__(
+        self, authorities: Authorities, challenges: MutableSet[str] | None = None, defects: Defects = NONE
+    ) -> None:
+        self._defects = defects
         self._authorities = authorities
         self._ca = authorities.scep
         self._challenges: MutableSet[str] = set() if challenges is None else challenges
@@ -48,6 +57,10 @@ class SCEPService:
 
     def operate(self, operation: str, message: str | bytes) -> Answer:
         """Answer one operation. ``message`` is the query parameter of a GET, or the body of a POST."""
+        answer = self._answer(operation, message)
+        return _spoiled(operation, answer, self._defects) if self._defects else answer
+
+    def _answer(self, operation: str, message: str | bytes) -> Answer:
         match operation:
             case "GetCACaps":
                 return Answer(200, "text/plain", render_caps(LAB_CAPABILITIES))
@@ -76,7 +89,30 @@ class SCEPService:
         if request.csr is None:
             raise SCEPFailure(FailInfo.BAD_CERT_ID, "the CA has no pending requests")
         challenge = request.csr.challenge or ""
-        if challenge not in self._challenges:
+        if challenge not in self._challenges and "scep-challenge-unchecked" not in self._defects:
             raise SCEPFailure(FailInfo.BAD_REQUEST, "the challenge is unknown or was already used")
         self._challenges.discard(challenge)
         return request.csr
+
+
+def _spoiled(operation: str, answer: Answer, defects: Defects) -> Answer:
+    """The answer to an operation with the lab's defects."""
+    if operation == "GetCACaps" and "scep-caps-404" in defects:
+        return Answer(404, "text/plain", b"there is no GetCACaps\n")
+    if operation == "GetCACaps" and "scep-caps-des" in defects:
+        weak = frozenset((Capability.DES3, Capability.SHA_1, Capability.POST_PKI_OPERATION))
+        return replace(answer, body=render_caps(Capabilities(weak)))
+    if operation == "GetCACert" and "scep-cacert-type" in defects:
+        return replace(answer, content_type=_OTHER_TYPE)
+    if operation == "PKIOperation" and "scep-pki-type" in defects:
+        return replace(answer, content_type=_OTHER_TYPE)
+    return answer
+
+
+def spoiled_payload(payload: dict[str, Any], defects: Defects) -> dict[str, Any]:
+    """The SCEP payload with the lab's defects."""
+    if "scep-fingerprint" in defects:
+        payload["PayloadContent"]["CAFingerprint"] = bytes(32)
+    if "scep-keysize" in defects:
+        payload["PayloadContent"]["Keysize"] = 2000
+    return payload

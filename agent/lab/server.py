@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, MutableSet
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -16,18 +18,19 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from agent.lab.api import API, is_authorised
+from agent.lab.breaking import BREAKING, BreakingSite
 from agent.lab.core import Lab, Message, Refused
-from agent.lab.defects import Defects
+from agent.lab.defects import NONE, Defects
+from agent.lab.enrollment import EnrollmentProfiles
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
-from agent.lab.scep import SCEPService
+from agent.lab.scep import SCEPService, spoiled_payload
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
-from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
+from agent.profiles.making import enrollment_profile, scep_payload
 
 HOST = "127.0.0.1"
 _NO_EXTENDED_MASTER_SECRET = 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET, which pyOpenSSL does not name
@@ -64,9 +67,11 @@ class LabServer:
         self.token = token or secrets.token_urlsafe(24)
         self.push: LabPush | None = None
         self._reactor = reactor
-        self._scep = SCEPService(authorities, challenges) if scep else None
-        self._identity = authorities.server_identity([HOST, "localhost"])
-        self._signer = authorities.signer_identity()
+        self._scep = SCEPService(authorities, challenges, lab.defects) if scep else None
+        # 2040 bits: OpenSSL rounds its strength up to that of 2048, and accepts it.
+        weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
+        self._identity = authorities.server_identity([HOST, "localhost"], weak)
+        self._profiles = EnrollmentProfiles(authorities, lab.defects)
         self._ports: list[Any] = []
 
     @property
@@ -78,9 +83,10 @@ class LabServer:
         """Listen on loopback; port 0 selects a free port. Raises OperatorError."""
         root: Any = Resource()
         root.putChild(b"enroll", _Enrollment(self))
-        root.putChild(b"checkin", _Put(self.lab.check_in))
+        json_type = _XML if "ddm-content-type" in self.lab.defects else b"application/json"
+        root.putChild(b"checkin", _Put(self.lab.check_in, json_type=json_type, defects=self.lab.defects))
         command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
-        root.putChild(b"mdm", _Put(self.lab.report, command_type))
+        root.putChild(b"mdm", _Put(self.lab.report, command_type, defects=self.lab.defects))
         root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push))
         if self._scep is not None:
             scep: Any = Resource()
@@ -88,7 +94,7 @@ class LabServer:
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
         connections = _Connections(self.authorities, self._identity, self.lab.defects)
-        site = BoundedSite(root)
+        site = BoundedSite(root) if self.lab.defects.isdisjoint(BREAKING) else BreakingSite(root, self.lab)
         site.keeps_body = self._keeps_body
         self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
@@ -105,11 +111,11 @@ class LabServer:
     def enrollment_profile(self) -> bytes:
         """A signed enrollment profile with a new identity, or a new SCEP challenge."""
         if self._scep is None:
-            payload = pkcs12_payload(self.authorities)
+            payload = self._profiles.pkcs12()
         else:
             payload = scep_payload(self.authorities, self.scep_url, self._scep.new_challenge())
-        profile = enrollment_profile(self.authorities, self.url, payload)
-        return sign_attached(profile, self._signer.certificate, self._signer.key)
+            payload = spoiled_payload(payload, self.lab.defects)
+        return self._profiles.finished(enrollment_profile(self.authorities, self.url, payload))
 
     def close(self) -> Deferred[Any]:
         """Stop listening; fires when the ports are closed."""
@@ -128,6 +134,8 @@ class _Connections:
         if "tls-old-versions" in defects:
             context.set_min_proto_version(SSL.TLS1_VERSION)
             context.set_cipher_list(b"ALL:@SECLEVEL=0")
+        if "tls-cbc" in defects:
+            context.set_cipher_list(b"ECDHE+AES+SHA384:ECDHE+AES+SHA256:!AESGCM:!AESCCM")
         if "tls-no-extended-master-secret" in defects:
             context.set_options(_NO_EXTENDED_MASTER_SECRET)
         context.use_certificate(identity.certificate)
@@ -150,6 +158,7 @@ class _Endpoint(Resource):
 
     isLeaf = True
     methods: tuple[bytes, ...] = ()
+    too_long_status = 413
 
     def render(self, request: Any) -> Any:
         """Render methods in ``methods`` only: Twisted would render HEAD as GET, which issues an identity."""
@@ -164,7 +173,7 @@ class _Endpoint(Resource):
         request.setHeader(b"server", b"lom-agent lab")
         try:
             if request.too_long:
-                raise Refused(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+                raise Refused(self.too_long_status, f"the body has more than {MAX_BODY_BYTES} bytes")
             return answer()
         except Refused as error:
             _log.info("refused {path}: {error}", path=request.path, error=error)
@@ -182,7 +191,8 @@ class _Enrollment(_Endpoint):
 
     def render_GET(self, request: Any) -> bytes:
         """A new profile for each request."""
-        request.setHeader(b"content-type", b"application/x-apple-aspen-config")
+        wrong = "enroll-content-type" in self._server.lab.defects
+        request.setHeader(b"content-type", b"text/xml" if wrong else b"application/x-apple-aspen-config")
         return self.respond(request, self._server.enrollment_profile)
 
 
@@ -191,15 +201,36 @@ class _Put(_Endpoint):
 
     methods = (b"PUT",)
 
-    def __init__(self, take: Callable[[Message], bytes], content_type: bytes = _XML) -> None:
+    def __init__(
+        self,
+        take: Callable[[Message], bytes],
+        content_type: bytes = _XML,
+        *,
+        json_type: bytes = b"application/json",
+        defects: Defects = NONE,
+    ) -> None:
         super().__init__()
         self._take = take
         self._content_type = content_type
+        self._json_type = json_type
+        self._strict = "survive-content-type-strict" in defects
+        if "survive-long-500" in defects:
+            self.too_long_status = 500
 
     def render_PUT(self, request: Any) -> bytes:
         """Process a message; the response is the next command, JSON, or empty."""
         request.setHeader(b"content-type", self._content_type)
-        return self.respond(request, lambda: self._take(_message(request)))
+        return self.respond(request, lambda: self._answer(request))
+
+    def _answer(self, request: Any) -> bytes:
+        body = self._take(self._received(request))
+        if body.startswith(b"{"):
+            request.setHeader(b"content-type", self._json_type)
+        return body
+
+    def _received(self, request: Any) -> Message:
+        message = _message(request)
+        return replace(message, content_type=_single(request, b"content-type") or "") if self._strict else message
 
 
 class _SCEP(_Endpoint):

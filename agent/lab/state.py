@@ -40,6 +40,8 @@ class EnrolledMac:
     token: bytes = b""
     """Push token; empty until TokenUpdate."""
     push_magic: str = ""
+    unregistered: bool = False
+    """Whether APNs has said that the push token is no longer valid (410), since the last TokenUpdate."""
     bootstrap_token: bytes = b""
     queue: dict[str, QueuedCommand] = field(default_factory=dict)
     """By CommandUUID, oldest first."""

@@ -41,9 +41,10 @@ def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[s
     return _profile("lom-agent lab enrollment", ENROLLMENT_IDENTIFIER, [anchor, identity, mdm])
 
 
-def pkcs12_payload(authorities: Authorities) -> dict[str, Any]:
-    """A PKCS12 payload with a new MDM identity."""
-    return _identity_payload(authorities.mdm_identity(), "MDM identity", f"{ENROLLMENT_IDENTIFIER}.identity")
+def pkcs12_payload(authorities: Authorities, identity: Identity | None = None) -> dict[str, Any]:
+    """A PKCS12 payload with this MDM identity, by default with a new one."""
+    identity = identity or authorities.mdm_identity()
+    return _identity_payload(identity, "MDM identity", f"{ENROLLMENT_IDENTIFIER}.identity")
 
 
 def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str, Any]:

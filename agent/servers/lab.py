@@ -50,8 +50,15 @@ class LabAPI:
         """POST …/macs/UDID/lom/request."""
         return self._lom(controller, "request", {"action": action, "devices": list(devices)})
 
+    def declare(self, udid: str) -> Deferred[str]:
+        """POST …/macs/UDID/declarations."""
+        return self._action(udid, "declarations", {})
+
     def _lom(self, udid: str, action: str, document: dict[str, Any]) -> Deferred[str]:
-        target = f"{self._mac(udid)}/lom/{action}" + ("" if self.pushes_on_enqueue else "?push=0")
+        return self._action(udid, f"lom/{action}", document)
+
+    def _action(self, udid: str, action: str, document: dict[str, Any]) -> Deferred[str]:
+        target = f"{self._mac(udid)}/{action}" + ("" if self.pushes_on_enqueue else "?push=0")
         headers = {**self._headers, "Content-Type": "application/json"}
         return self._pool.ask("POST", target, headers, json.dumps(document).encode()).addCallback(self._queued)
 

@@ -45,6 +45,14 @@ class LOMServer(Protocol):
         """Have LOMDeviceRequest (PowerON, PowerOFF, Reset) for these Devices queued at a Controller; all by UDID."""
 
 
+@runtime_checkable
+class DDMServer(Protocol):
+    """A client of a server that composes DeclarativeManagement itself."""
+
+    def declare(self, udid: str) -> Deferred[str]:
+        """Have DeclarativeManagement queued for a Mac; fires with the CommandUUID, if it is known."""
+
+
 class RequestFailed(PeerError):
     """The server did not carry out the request."""
 

@@ -79,6 +79,10 @@ def test_a_defect_of_another_server_is_1_and_with_its_waiver_4(tmp_path: Path) -
         waivers.write_bytes(written.stdout)
         waived = lom_agent(*line, "--seed", "third", "--waivers", str(waivers))
         assert waived.returncode == 4, waived.stderr
+        unseen = lom_agent("conform", "--only", "MDM-PUSH-01", *line[3:], "--seed", "fourth")
+        assert unseen.returncode == 0, unseen.stderr
+        assert b"NOT TESTED     MDM-PUSH-01" in unseen.stdout
+        assert b"there is no gateway for them. Give --apns." in unseen.stdout
 
 
 def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tmp_path: Path) -> None:
@@ -113,6 +117,23 @@ def test_a_server_that_cannot_be_reached_is_3(tmp_path: Path) -> None:
     done = lom_agent("conform", "--enroll", "https://127.0.0.1:1/enroll", "--only", "MDM-SESSION-01")
     assert done.returncode == 3, done.stderr
     assert b"could not be reached" in done.stderr
+
+
+def test_what_the_server_does_not_have_is_not_applicable(tmp_path: Path) -> None:
+    capabilities, trace = tmp_path / "capabilities.toml", tmp_path / "trace.jsonl"
+    capabilities.write_text("[capabilities]\nbootstraptoken = false\n")
+    with lab(tmp_path / "lab", "--defect", "enroll-no-bootstrap") as options:
+        line = ["conform", "--only", "MDM-ENROLL-10", *options, "--trace", str(trace)]
+        lacking = lom_agent(*line)
+        assert lacking.returncode == 0, lacking.stderr
+        assert b"0 pass, 0 fail, 1 warn, 0 not applicable, 0 not tested." in lacking.stdout
+    code, said = status("--from-trace", str(trace), "--capabilities", str(capabilities))
+    assert code == 0
+    assert "0 pass, 0 fail, 0 warn, 1 not applicable, 0 not tested." in said
+    capabilities.write_text("[capabilities]\nbootstrap = false\n")
+    code, said = status("--from-trace", str(trace), "--capabilities", str(capabilities))
+    assert code == 2
+    assert "bootstraptoken" in said
 
 
 def test_wrong_usage_is_2(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.conform.capabilities import read_capabilities
 from agent.conform.probes import needed_by, probes
 from agent.conform.reference import document
 from agent.conform.requirement import PROFILES
@@ -57,3 +58,11 @@ def test_the_page_is_the_one_that_is_made_from_the_tables() -> None:
     assert PAGE.read_text(encoding="utf-8") == document(), (
         "run `python -m agent.conform.reference > docs/conformance.md`"
     )
+
+
+def test_the_capability_of_the_page_is_one_that_a_requirement_needs(tmp_path: Path) -> None:
+    example = re.search(r"```toml\n(\[capabilities\]\n.*?)```", document(), re.DOTALL)
+    assert example is not None
+    file = tmp_path / "capabilities.toml"
+    file.write_text(example[1])
+    assert read_capabilities(file, [each.needs for each in requirements() if each.needs])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
 from agent.load.conductor import Conductor
 from agent.load.phases.pace import Pace
+from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.run import Part, part_of
 from agent.load.shard_plan import cut
+from agent.measure.live import PhaseState
+from agent.measure.metrics import Metrics
+from agent.measure.operations import Moment
 from agent.scenario.arrivals import ArrivalPlan, Poisson, schedule
 from agent.scenario.reading import scenario_from
 from agent.scenario.targets import chosen_macs
@@ -148,17 +153,31 @@ def test_concurrency_holds_over_all_shards_and_segments(
     assert (state.planned, state.done, state.failed) == (4 * segments, 4 * segments, 4 * segments)
 
 
-class ByOperations(Pace):
-    """A pace whose clock shows how many operations have started, so that a duration is a number of them."""
+class StartedClock:
+    """A clock that shows how many operations have started, so that a duration is a number of them."""
 
-    def __init__(self, clock: Any, *others: Any) -> None:
-        super().__init__(clock, *others)
-        self._clock = self  # type: ignore[assignment]
+    def __init__(self, clock: Any, state: PhaseState) -> None:
+        self._state = state
         self.callLater = clock.callLater
 
     def seconds(self) -> float:
         """The time."""
         return self._state.started
+
+
+class ByOperations(Pace):
+    """A pace by a `StartedClock`."""
+
+    def __init__(
+        self,
+        time: PausedTime,
+        now: Callable[[], Moment],
+        metrics: Metrics,
+        operation: str,
+        state: PhaseState,
+        *others: Any,
+    ) -> None:
+        super().__init__(PausedTime(StartedClock(time.clock, state)), now, metrics, operation, state, *others)
 
 
 def test_closed_loop_repeats_targets_or_ends_early(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import RunInReactor
-from load_runs import ENROLL, Unmeasured, counts, dropped, failed, load_run
+from load_runs import ENROLL, counts, dropped, failed, load_run, never_late
 from outside_servers import (
     API,
     KEY,
@@ -165,7 +165,7 @@ def hang(_request: Any) -> int:
 def test_silent_api_delays_a_phase_by_its_timeout_only(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("agent.load.pushes.Stalls", Unmeasured)
+    never_late(monkeypatch)
 
     async def scenario() -> Conductor:
         async with outside_lab(tmp_path) as (outside, front):
@@ -197,7 +197,7 @@ def test_unreachable_api_is_counted(run_in_reactor: RunInReactor, tmp_path: Path
 def test_server_that_never_pushes_gives_no_result(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("agent.load.pushes.Stalls", Unmeasured)
+    never_late(monkeypatch)
 
     async def scenario() -> tuple[Conductor, int]:
         async with outside_lab(tmp_path) as (outside, front):

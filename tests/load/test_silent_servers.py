@@ -91,11 +91,12 @@ rate = 20
 """
 
 
-GATEWAY_NEVER_STALLS = """
-import agent.load.pushes
+GATEWAY_NEVER_LATE = """
+import agent.load.pushes, agent.net.apns.router
 class Unmeasured(agent.load.pushes.Stalls):
     def begin(self): pass  # a busy machine makes it own_gateway, which is tested elsewhere
 agent.load.pushes.Stalls = Unmeasured
+agent.net.apns.router.STALL_SECONDS = 1e9
 """
 
 
@@ -196,7 +197,7 @@ async def run_against(
     arguments = ("run", str(scenario), "--out", str(folder), "--trace", str(folder / "trace.jsonl"))
     outputs = (*arguments, "--junit", str(folder / "junit.xml"))
     try:
-        done = await deferToThread(lom_agent, *outputs, patch=GATEWAY_NEVER_STALLS)
+        done = await deferToThread(lom_agent, *outputs, patch=GATEWAY_NEVER_LATE)
     finally:
         late.close()
         await server.close()

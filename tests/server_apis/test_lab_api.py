@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,7 +20,7 @@ from agent.lab.core import MAX_RESULTS
 from agent.load.gateway import APNsPlan
 from agent.servers.configs import LabConfig, Trust
 from agent.servers.opening import open_server
-from agent.servers.server import PushNotSent, Server, StatusRefused
+from agent.servers.server import DDMServer, PushNotSent, Server, StatusRefused
 
 UUID = "0A1B2C3D-0000-4000-8000-000000000001"
 COMMAND = {"RequestType": "ProfileList"}
@@ -91,6 +92,21 @@ def test_lab_without_push_queues_the_command(run_in_reactor: RunInReactor) -> No
                 await server.push(udid(running))
             running.fleet[0].wake()
             await result(running)
+
+    run_in_reactor(scenario())
+
+
+def test_lab_queues_declarative_management_and_the_mac_fetches_the_declarations(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with asked() as (running, server):
+            assert isinstance(server, DDMServer)
+            await result(running, await server.declare(udid(running)))
+            mac = running.lab.macs[udid(running)]
+            await running.until(lambda: bool(mac.status_report), "the status report")
+            reported = json.loads(mac.status_report)["StatusItems"]["management"]["declarations"]
+            assert {key: len(found) for key, found in reported.items() if found} == {
+                "activations": 1, "configurations": 1,
+            }  # fmt: skip
 
     run_in_reactor(scenario())
 

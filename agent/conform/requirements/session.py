@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.conform.evidence import Evidence
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import ExchangeRecord
+from agent.conform.sessions import answer_to, next_session
 
 _REFERENCE = "Apple Mobile Device Management Protocol Reference"
 _XML = ("application/xml", "text/xml", "application/x-apple-aspen-mdm")
@@ -109,11 +109,11 @@ def _accepted(evidence: Evidence, status: str) -> Finding:
         return not_tested(_UNREACHED)
     first = results[0]
     if first.status != 200:
-        return failed(f"status 200 for a result with {status}", _answer(first), first)
+        return failed(f"status 200 for a result with {status}", answer_to(first), first)
     again = evidence.commands(command_uuid=first.command_uuid, udid=first.udid, after=first.number - 1)
     if again:
         return failed(f"{status} to end the command", "the same command again", first, *again)
-    return _next_session(evidence, first)
+    return next_session(evidence, first)
 
 
 def error_survived(evidence: Evidence) -> Finding:
@@ -136,7 +136,7 @@ def second_result(evidence: Evidence) -> Finding:
     if not again:
         return not_tested("The Mac did not deliver the result again.", broken[0])
     if again[0].status != 200:
-        return failed("status 200 for a result that is delivered again", _answer(again[0]), broken[0], again[0])
+        return failed("status 200 for a result that is delivered again", answer_to(again[0]), broken[0], again[0])
     return passed(broken[0], again[0])
 
 
@@ -147,8 +147,8 @@ def unknown_result(evidence: Evidence) -> Finding:
         return not_tested("The result could not be sent.")
     status = sent[0].status
     if status is None or status >= 500 or status == 401:
-        return failed("an answer that is neither 401 nor 500 and above", _answer(sent[0]), sent[0])
-    return _next_session(evidence, sent[0])
+        return failed("an answer that is neither 401 nor 500 and above", answer_to(sent[0]), sent[0])
+    return next_session(evidence, sent[0])
 
 
 def malformed_report(evidence: Evidence) -> Finding:
@@ -158,22 +158,8 @@ def malformed_report(evidence: Evidence) -> Finding:
         return not_tested("The report could not be sent.")
     status = sent[0].status
     if status is None or not 400 <= status < 500 or status == 401:
-        return failed("a status from 400 to 499 other than 401", _answer(sent[0]), sent[0])
-    return _next_session(evidence, sent[0])
-
-
-def _next_session(evidence: Evidence, before: ExchangeRecord) -> Finding:
-    """Whether a session after this exchange is answered."""
-    sessions = evidence.exchanges("report", udid=before.udid, answer_status="Idle", after=before.number)
-    if not sessions:
-        return not_tested("No session was opened afterwards.", before)
-    if sessions[0].status != 200:
-        return failed("status 200 in the next session", _answer(sessions[0]), before, sessions[0])
-    return passed(before, sessions[0])
-
-
-def _answer(exchange: ExchangeRecord) -> str:
-    return f"status {exchange.status}" if exchange.status is not None else exchange.error or "no answer"
+        return failed("a status from 400 to 499 other than 401", answer_to(sent[0]), sent[0])
+    return next_session(evidence, sent[0])
 
 
 def _entry(id_: str, level: Level, says: str, source: Source, probe: str, check: Any) -> Requirement:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
 from agent.conform.evidence import Evidence
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.pki.certificates import CertificateError, read_certificates
 
 _ARTICLE = "Apple support article 126655"
+_AUTHENTICATED = ("-GCM-SHA256", "-GCM-SHA384", "-CHACHA20-POLY1305")
+_RSA_BITS = 2048
+_EC_BITS = 256
+_SHA_256 = 32  # bytes of its digest
 
 
 def extended_master_secret(evidence: Evidence) -> Finding:
@@ -30,6 +40,46 @@ def no_old_version(evidence: Evidence) -> Finding:
     return passed(shaken[0])
 
 
+def forward_secrecy(evidence: Evidence) -> Finding:
+    """With TLS 1.2 the cipher suite has an ephemeral key exchange and authenticated encryption."""
+    shaken = [each for each in evidence.handshakes() if each.version == "TLSv1.2"]
+    for each in shaken:
+        if not each.cipher.startswith("ECDHE-") or not each.cipher.endswith(_AUTHENTICATED):
+            return failed("TLS 1.2 with ECDHE, and AES-GCM or ChaCha20-Poly1305", each.cipher or "no name", each)
+    return (
+        passed(*shaken) if shaken else not_tested("No handshake agreed on TLS 1.2: the server may speak TLS 1.3 alone.")
+    )
+
+
+def strong_certificate(evidence: Evidence) -> Finding:
+    """The server's own certificate has a key and a signature that are strong enough, and is in its dates."""
+    shaken = [each for each in evidence.handshakes() if each.chain]
+    for each in shaken:
+        try:
+            certificate = read_certificates(each.chain[0].encode())[0]
+            key, digest = certificate.public_key(), certificate.signature_hash_algorithm
+        except (CertificateError, UnsupportedAlgorithm, ValueError, IndexError):
+            return not_tested("The server's certificate cannot be read.", each)
+        if not _is_strong(key):
+            size = f"{getattr(key, 'key_size', 'an unknown number of')} bits"
+            return failed("a key of RSA of at least 2048 bits, or of EC of at least 256", f"one of {size}", each)
+        if digest is not None and digest.digest_size < _SHA_256:
+            return failed("a certificate with a signature of SHA-256 or more", f"one of {digest.name}", each)
+        day = datetime.fromtimestamp(each.at, UTC)
+        if not certificate.not_valid_before_utc <= day <= certificate.not_valid_after_utc:
+            dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
+            return failed(f"a certificate that is valid on {day:%Y-%m-%d}", f"one from {dates}", each)
+    return passed(*shaken) if shaken else not_tested("No handshake came to its end.")
+
+
+def _is_strong(key: object) -> bool:
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size >= _RSA_BITS
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return key.key_size >= _EC_BITS
+    return isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey)
+
+
 REQUIREMENTS = (
     Requirement(
         "OS27-TLS-02",
@@ -48,5 +98,23 @@ REQUIREMENTS = (
         ("macos27",),
         ("tls-versions",),
         extended_master_secret,
+    ),
+    Requirement(
+        "OS27-TLS-04",
+        Level.SHOULD,
+        "With TLS 1.2 the MDM server should agree to a cipher suite with ECDHE, and AES-GCM or ChaCha20-Poly1305.",
+        Source(_ARTICLE, "ATS-compliant ciphersuites", "2026"),
+        ("macos27",),
+        ("tls-versions",),
+        forward_secrecy,
+    ),
+    Requirement(
+        "OS27-TLS-05",
+        Level.SHOULD,
+        "The certificate of the MDM server should have RSA of 2048 bits or EC of 256 bits, SHA-2, and valid dates.",
+        Source(_ARTICLE, "valid certificates that meet ATS", "2026"),
+        ("macos27",),
+        ("tls-versions",),
+        strong_certificate,
     ),
 )

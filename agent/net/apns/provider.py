@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import json
 import socket
-import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -43,13 +42,14 @@ from agent.net.transport.stream import DEFAULT_TIMEOUTS, SocketAddress, State, T
 from agent.net.transport.tls import TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
+from agent.push.requests import new_apns_id
 
 SERVER_NAME = "api.push.apple.com"
 RETRY_FIRST_SECONDS = 0.5  # ours; doubled for each further retry; Apple: "back off"
 RETRY_LONGEST_SECONDS = 30.0
 TRIES = 8
 MAX_WAITING = 100_000  # ours: pushes that are not sent yet
-_TEMPORARY = (429, 500, 503)
+BROKEN = 0  # in place of a status: the connection broke before the answer
 _STREAMS_AT_FIRST = 100  # RFC 9113, 6.5.2: the recommended minimum; used until SETTINGS state a limit
 _MAX_STREAMS = 1000
 
@@ -73,7 +73,7 @@ class _Push:
 
     token: bytes
     body: bytes
-    topic: str
+    headers: Mapping[str, str]
     apns_id: str
     done: Deferred[str] = field(default_factory=Deferred)
     tries: int = 0
@@ -82,7 +82,10 @@ class _Push:
 
 
 class APNsProvider:
-    """Pushes to the APNs at ``address`` (an IP address and a port), whose certificate must be for ``server_name``."""
+    """Pushes to the APNs at ``address`` (an IP address and a port), whose certificate must be for ``server_name``.
+
+    A push is repeated after the statuses in ``temporary``; BROKEN among them stands for a connection that broke.
+    """
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class APNsProvider:
         self._server_name = server_name
         self._timeouts = timeouts
         self._retry_first = retry_first
+        self.temporary = frozenset({429, 500, 503, BROKEN})
         self._waiting: deque[_Push] = deque()
         self._active: dict[int, _Push] = {}
         self._timers: set[DelayedCall] = set()
@@ -114,10 +118,14 @@ class APNsProvider:
 
     def push(self, token: bytes, push_magic: str, topic: str) -> Deferred[str]:
         """Push to a Mac. Fires with the apns-id when APNs has accepted the push; fails with PushFailed."""
+        headers = {"apns-topic": topic, "apns-push-type": "mdm", "apns-id": new_apns_id()}
+        return self.send(token, json.dumps({"mdm": push_magic}).encode(), headers)
+
+    def send(self, token: bytes, body: bytes, headers: Mapping[str, str]) -> Deferred[str]:
+        """Send a push of any form: ``headers`` are those that begin with ``apns-``. As ``push``."""
         if len(self._waiting) >= MAX_WAITING:
             return fail(PushFailed(f"expected fewer than {MAX_WAITING} pushes that wait for APNs, found as many"))
-        body = json.dumps({"mdm": push_magic}).encode()
-        push = _Push(token, body, topic, str(uuid.uuid4()).upper())
+        push = _Push(token, body, headers, headers.get("apns-id", ""))
         self._waiting.append(push)
         self._pump()
         return push.done
@@ -206,15 +214,15 @@ class APNsProvider:
             return
         reason = _reason(push.answer)
         text = f"APNs refused the push: {push.status} {reason}"
-        if push.status in _TEMPORARY:
-            self._again(push, text, reason)
-        else:
-            push.done.errback(PushFailed(text, push.status, reason))
+        self._again(push, text, push.status, reason)
 
-    def _again(self, push: _Push, text: str, reason: str = "") -> None:
+    def _again(self, push: _Push, text: str, status: int = BROKEN, reason: str = "") -> None:
+        if status not in self.temporary:
+            push.done.errback(PushFailed(text, status, reason))
+            return
         push.tries += 1
         if push.tries >= TRIES:
-            push.done.errback(PushFailed(f"{text} ({TRIES} tries)", push.status, reason))
+            push.done.errback(PushFailed(f"{text} ({TRIES} tries)", status, reason))
             return
         push.status, push.answer = 0, b""
         self._later(min(RETRY_LONGEST_SECONDS, self._retry_first * 2.0 ** (push.tries - 1)), self._put_back, push)
@@ -256,9 +264,7 @@ class APNsProvider:
             (":scheme", "https"),
             (":authority", self._server_name),
             (":path", f"/3/device/{push.token.hex()}"),
-            ("apns-topic", push.topic),
-            ("apns-push-type", "mdm"),
-            ("apns-id", push.apns_id),
+            *push.headers.items(),
         ]
 
     # The connection.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, MutableMapping, Sequence
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from agent.pki.identity import Identity
+from agent.pki.identity import Identity, PrivateKey
 from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.scep.csr import CertificateRequest
 
@@ -56,17 +57,17 @@ class Authorities:
         """The CA of every LOM Controller identity."""
         return self._lom_controller.certificate
 
-    def server_identity(self, names: Sequence[str]) -> Identity:
-        """The lab's own identity, for these names and addresses."""
-        return self._mdm.issue(names[0], SERVER_USAGE, names=names)
+    def server_identity(self, names: Sequence[str], key: PrivateKey | None = None) -> Identity:
+        """The lab's own identity, for these names and addresses; without a ``key`` with a new one."""
+        return self._mdm.issue(names[0], SERVER_USAGE, names=names, key=key)
 
     def signer_identity(self) -> Identity:
         """The lab's identity for signing profiles."""
         return self._mdm.issue("lom-agent lab profiles", Usage())
 
-    def mdm_identity(self) -> Identity:
+    def mdm_identity(self, usage: Usage = CLIENT_USAGE, *, not_after: datetime | None = None) -> Identity:
         """A new MDM identity, for any Mac."""
-        return self._mdm.issue(f"mdm-{uuid.uuid4()}", CLIENT_USAGE)
+        return self._mdm.issue(f"mdm-{uuid.uuid4()}", usage, not_after=not_after)
 
     def push_identity(self, topic: str) -> Identity:
         """The lab's push certificate: the UID of its subject is the topic, as in Apple's for MDM servers."""

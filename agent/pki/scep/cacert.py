@@ -22,7 +22,7 @@ CA_RA_CONTENT_TYPE = "application/x-x509-ca-ra-cert"
 MAX_CERTIFICATES = 16  # of a CA and its RAs; each is checked against every other
 _VERSION_1 = bytes.fromhex("020101")
 
-_FINGERPRINTS: dict[int, hashes.HashAlgorithm] = {
+FINGERPRINTS: dict[int, hashes.HashAlgorithm] = {
     16: hashes.MD5(),  # noqa: S303 - the operator's choice: the payload does not say which digest it holds
     20: hashes.SHA1(),  # noqa: S303
     28: hashes.SHA224(),
@@ -30,6 +30,7 @@ _FINGERPRINTS: dict[int, hashes.HashAlgorithm] = {
     48: hashes.SHA384(),
     64: hashes.SHA512(),
 }
+"""The digests that a CAFingerprint can hold, by their length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def check_fingerprint(ca: CACertificates, fingerprint: bytes) -> None:
     The issuer, the recipient and every signer must be issued by the CA with this fingerprint. Raises SCEPError.
     Source: apple-schema profiles/com.apple.security.scep.yaml, CAFingerprint.
     """
-    digest = _FINGERPRINTS.get(len(fingerprint))
+    digest = FINGERPRINTS.get(len(fingerprint))
     if digest is None:
         lengths = "16 (MD5), 20 (SHA-1) or 32 (SHA-256)"
         raise SCEPError(f"expected a CAFingerprint of {lengths} bytes, found {len(fingerprint)}")

@@ -1,0 +1,19 @@
+"""What the checks and the probe of macOS 27 share: what its Macs do not support any more. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MAJOR = 27
+REMOVED: Mapping[str, Mapping[str, Any]] = {
+    "AvailableOSUpdates": {},
+    "OSUpdateStatus": {},
+    "ScheduleOSUpdate": {"Updates": [{"InstallAction": "Default", "ProductVersion": "27.1"}]},
+    "ScheduleOSUpdateScan": {"Force": False},
+}
+"""The commands that macOS 27 has no more, with their other keys."""
+QUERIES = ("OSUpdateSettings", "SoftwareUpdateDeviceID")
+"""The queries of DeviceInformation that it has no more."""
+USER_CHANNEL = "TriggerEnhancedLogCollection"
+"""A command of macOS 27 that is for the user channel only."""

@@ -1,0 +1,49 @@
+"""Defects of the lab that show when the connection of a Mac breaks; without one of them this is not used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from twisted.internet.error import ConnectionDone
+
+from agent.lab.core import Lab
+from agent.net.http.server import BoundedSite
+from agent.pki.certificates import CertificateError, peer_certificate
+
+_UNENROLLS = "survive-before-unenrolls"
+_HALF = "survive-half-unenrolls"
+BREAKING = frozenset({_UNENROLLS, _HALF})
+
+
+class BreakingSite(BoundedSite):
+    """The lab's site, which forgets a Mac whose connection was reset before its first request, or within one."""
+
+    def __init__(self, root: Any, lab: Lab) -> None:
+        super().__init__(root)
+        self._lab = lab
+
+    def buildProtocol(self, address: Any) -> Any:
+        """The protocol of a new connection."""
+        base: Any = super()
+        protocol = base.buildProtocol(address)
+        lost = protocol.connectionLost
+
+        def connection_lost(reason: Any) -> None:
+            if not reason.check(ConnectionDone):
+                self._broke(protocol._channel)  # twisted.web has no other way to the requests of a connection
+            lost(reason)
+
+        protocol.connectionLost = connection_lost
+        return protocol
+
+    def _broke(self, channel: Any) -> None:
+        half = any("uri" not in vars(request) for request in channel.requests)  # set when one is complete
+        unused = not channel.requests and not hasattr(channel, "lab_peer")
+        if (half and _HALF in self._lab.defects) or (unused and _UNENROLLS in self._lab.defects):
+            try:
+                certificate = peer_certificate(channel.transport.getHandle())
+            except CertificateError:
+                return
+            if certificate is not None:
+                self._lab.forget_owner(certificate.fingerprint(hashes.SHA256()))
