@@ -14,7 +14,7 @@ from agent.load import shard_keys
 from agent.load.conductor import Conductor
 from agent.load.shard_keys import key_sizes
 from agent.load.shard_plan import EnrollAt, EnrollWith, ShardPlan
-from agent.net.mac.fleet.macs import keys
+from agent.net.mac.fleet import keys
 from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
 from agent.report.generator import judged_generator
