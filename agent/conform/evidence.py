@@ -184,9 +184,21 @@ class Evidence:
                     found.append(_installed(each, command))
         return found
 
-    def by_server(self, command_uuid: str) -> bool:
-        """Whether the server composed this command; otherwise it only passed on what lom-agent had written."""
-        return not any(each.command_uuid == command_uuid for each in self.notes("queued") if not each.data["by_server"])
+    def by_server(self, command_uuid: str, *, form: bool = False) -> bool:
+        """Whether the server composed this command; otherwise it only passed on what lom-agent had written.
+
+        With ``form`` also whether the server chose its form, the keys and types, for values that lom-agent gave it.
+        """
+        return not any(
+            each.command_uuid == command_uuid
+            for each in self.notes("queued")
+            if not (each.data["by_server"] or (form and each.data.get("encoded")))
+        )
+
+    def asked(self, request_type: str) -> list[NoteRecord]:
+        """The times when the server was asked to compose such a command: it queued it, or refused to."""
+        notes = [*self.notes("refused"), *self.notes("queued")]
+        return [each for each in notes if each.request_type == request_type and each.data.get("by_server", True)]
 
 
 def _command_in(exchange: ExchangeRecord) -> DeliveredCommand | None:

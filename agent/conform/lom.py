@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from agent.conform.bodies import certificates_of
 from agent.conform.evidence import DeliveredCommand, Evidence, SentProfile
 from agent.conform.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.trace import MacRecord
 from agent.pki.certificates import CertificateError
 
 GUIDE = "Apple Platform Deployment, Use lights-out management on Mac computers"
@@ -33,11 +35,21 @@ ITEM: Mapping[str, type] = {
 NO_ACTIONS = "The server composed no {what} itself: it has no LOM actions that lom-agent knows, or refused them."
 CERTIFICATE_KEYS = ("DeviceCertificateUUID", "ControllerCertificateUUID")
 CA_KEYS = ("DeviceCACertificateUUIDs", "ControllerCACertificateUUIDs")
+NEW_ADDRESSES = "new addresses"
+"""By which the record of an answer to LOMSetupRequest is found that a probe wrote (``message_type``)."""
+EXAMPLE_ANSWER = "example answer"
+"""The same of an answer to LOMDeviceRequest with the keys of the documented example."""
+PKCS12 = "com.apple.security.pkcs12"
+IDENTITY_TYPES = (PKCS12, "com.apple.security.scep", "com.apple.security.acme")
+CA_TYPES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1")
 
 
-def by_server(evidence: Evidence, request_type: str) -> list[DeliveredCommand]:
-    """The commands of this type that the server composed itself, each as often as it was sent."""
-    return [each for each in evidence.commands(request_type) if evidence.by_server(each.command_uuid)]
+def by_server(evidence: Evidence, request_type: str, *, form: bool = False) -> list[DeliveredCommand]:
+    """The commands of this type that the server composed itself, each as often as it was sent.
+
+    With ``form`` also those of which it chose the form alone.
+    """
+    return [each for each in evidence.commands(request_type) if evidence.by_server(each.command_uuid, form=form)]
 
 
 def lom_profiles(evidence: Evidence, udid: str | None = None) -> list[SentProfile]:
@@ -74,11 +86,56 @@ def of_identities(evidence: Evidence, expected: str, judge: Callable[[x509.Certi
 
 def identities(profile: SentProfile, keys: tuple[str, ...] = CERTIFICATE_KEYS) -> Iterator[x509.Certificate]:
     """The own certificates of the LOM identities that come with the profile."""
+    for chain in chains(profile, keys):
+        yield chain[0]
+
+
+def chains(profile: SentProfile, keys: tuple[str, ...]) -> Iterator[tuple[x509.Certificate, ...]]:
+    """The certificates of each LOM identity that comes with the profile, its own first."""
     for payload in profile.of_type(LOM):
         for key in keys:
             named = profile.payload(payload.get(key))
-            if named is not None and named.get("PayloadType") == "com.apple.security.pkcs12":
-                yield from certificates_of(named.get("PayloadContent"))[:1]
+            if named is not None and named.get("PayloadType") == PKCS12:
+                chain = certificates_of(named.get("PayloadContent"))
+                if chain:
+                    yield chain
+
+
+def anchors(profile: SentProfile, key: str) -> list[x509.Certificate]:
+    """The CA certificates of the profile that its LOM payload names in ``key``."""
+    found: list[x509.Certificate] = []
+    for payload in profile.of_type(LOM):
+        for named in map(profile.payload, uuids_in(payload, key)):
+            if named is not None and named.get("PayloadType") in CA_TYPES:
+                found += certificates_of(named.get("PayloadContent"))
+    return found
+
+
+def uuids_in(payload: Mapping[str, Any], key: str) -> list[Any]:
+    """The values of a key that names one payload or several."""
+    value = payload.get(key, [])
+    return value if isinstance(value, list) else [value]
+
+
+def leads_to(chain: tuple[x509.Certificate, ...], trusted: list[x509.Certificate]) -> bool:
+    """Whether the first certificate was issued by one of ``trusted``, directly or through the others of the chain."""
+    certificate, others = chain[0], list(chain[1:])
+    while True:
+        if certificate in trusted or any(_issued(certificate, each) for each in trusted):
+            return True
+        issuer = next((each for each in others if _issued(certificate, each)), None)
+        if issuer is None:
+            return False
+        others.remove(issuer)
+        certificate = issuer
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def common_name_of(certificate: x509.Certificate) -> str:
@@ -95,10 +152,16 @@ def extension_of(certificate: x509.Certificate, kind: type[Any]) -> Any:
 
 
 def of_items(
-    evidence: Evidence, judge: Callable[[Evidence, DeliveredCommand, Mapping[str, Any]], Finding | None]
+    evidence: Evidence,
+    judge: Callable[[Evidence, DeliveredCommand, Mapping[str, Any]], Finding | None],
+    *,
+    form: bool = False,
 ) -> Finding:
-    """The first failure in an item of a LOMDeviceRequest that the server composed; passed if there is none."""
-    commands = first_of_each(by_server(evidence, REQUEST_TYPE))
+    """The first failure in an item of a LOMDeviceRequest that the server composed; passed if there is none.
+
+    With ``form`` also of one of which it chose the form alone.
+    """
+    commands = first_of_each(by_server(evidence, REQUEST_TYPE, form=form))
     for command in commands:
         items = command.command.get("RequestList")
         if not isinstance(items, list) or not items:
@@ -131,18 +194,28 @@ def device_names(evidence: Evidence, udid: str) -> set[str]:
 
 
 def answer_of(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The last answer to LOMSetupRequest of the Device that an item is for; empty if it is not known.
+    """The last answer to LOMSetupRequest of the Device that an item is for; empty if it is not known."""
+    mac = device_of(evidence, item)
+    return {} if mac is None else evidence.answer(SETUP_TYPE, mac.udid, before=command.number)
 
-    The Device is known by its name, else by an address; names are compared up to the first dot, so that a wrong domain
-    does not hide the Device.
+
+def device_of(evidence: Evidence, item: Mapping[str, Any]) -> MacRecord | None:
+    """The Device that an item is for, by its name; None if it is not known.
+
+    Names are compared up to the first dot, so that a wrong domain does not hide the Device.
     """
     host = str(item.get("DeviceDNSName", "")).lower().partition(".")[0]
     for mac in evidence.macs:
         if host in {each.partition(".")[0] for each in device_names(evidence, mac.udid)}:
-            return evidence.answer(SETUP_TYPE, mac.udid, before=command.number)
-    return {}
+            return mac
+    return None
 
 
 def must_of_lom(id_: str, says: str, source: Source, probes: tuple[str, ...], check: Check) -> Requirement:
     """A must of the profile ``lom``."""
     return Requirement(id_, Level.MUST, says, source, ("lom",), probes, check)
+
+
+def should_of_lom(id_: str, says: str, source: Source, probes: tuple[str, ...], check: Check) -> Requirement:
+    """A should of the profile ``lom``."""
+    return Requirement(id_, Level.SHOULD, says, source, ("lom",), probes, check)

@@ -51,6 +51,8 @@ class ManualServer:
 
     # LOMServer.
 
+    composes = True
+
     def lom_profile(self, udid: str, dns_name: str, *, device: bool, controller: bool) -> Deferred[str]:
         """Ask for the LOM profile."""
         roles = " and ".join(role for role, has in (("Device", device), ("Controller", controller)) if has)

@@ -49,7 +49,8 @@ after Ctrl-C, which gives the verdicts so far.
 
 The commands that lom-agent itself writes and has queued say nothing about how the server would write them. Such a
 requirement is not tested, unless the server composes the command by a LOM action of its own, which the adapters `lab`
-and `manual` use.
+and `manual` use, and `webhook` with its three LOM requests ([servers.md](servers.md#webhook)). MicroMDM only
+encodes the values of its client: the form of the commands is judged, and what follows the answers, not the values.
 
 The same seed provokes the same things in the same order. Each requirement stands alone: its probes have Macs of their
 own, and a probe that fails leaves the others alone.

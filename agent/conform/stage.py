@@ -244,7 +244,7 @@ class Stage:
         """Have the server queue a LOMDeviceRequest at a Controller for these Devices."""
         udids = [each.udid for each in devices]
         return await self._lom(
-            controller, "LOMDeviceRequest", lambda lom: lom.lom_request(controller.udid, action, udids)
+            controller, "LOMDeviceRequest", lambda lom: lom.lom_request(controller.udid, action, udids), devices=udids
         )
 
     async def declare(self, mac: MacHandle) -> Queued:
@@ -391,28 +391,30 @@ class Stage:
         name = f"{self._seed}/{self.recorder.probe}/command {self._uuids}"
         return str(uuid.uuid5(uuid.NAMESPACE_URL, name)).upper()
 
-    async def _lom(self, mac: MacHandle, request_type: str, ask: Callable[[LOMServer], Deferred[str]]) -> Queued:
+    async def _lom(
+        self, mac: MacHandle, request_type: str, ask: Callable[[LOMServer], Deferred[str]], **asked: Any
+    ) -> Queued:
         server: object = self._server
         if not isinstance(server, LOMServer):
             raise CannotProvoke(
                 f"The adapter {self._target.adapter} has no LOM actions: the server composes no {request_type} itself."
             )
         queued = Queued(mac, request_type, "", self.service.events.last)
-        return await self._ask(ask(server), queued, by_server=True)
+        return await self._ask(ask(server), queued, by_server=server.composes, encoded=True, **asked)
 
-    async def _ask(self, asked: Deferred[Any], queued: Queued, *, by_server: bool) -> Queued:
-        """Await the server's API, note what became of it, and have the Mac woken.
+    async def _ask(self, asked: Deferred[Any], queued: Queued, *, by_server: bool, **more: Any) -> Queued:
+        """Await the server's API, note what became of it with ``more``, and have the Mac woken.
 
         Returns what is queued, with the CommandUUID that the server chose if it said one.
         """
-        facts = {"udid": queued.mac.udid, "request_type": queued.request_type}
+        facts: dict[str, Any] = {"udid": queued.mac.udid, "request_type": queued.request_type, "by_server": by_server}
         try:
             answer = await self._bounded(asked, "the server's API answers")
         except LomAgentError as error:
             self.recorder.note("refused", **facts, command_uuid=queued.command_uuid, error=str(error)[:500])
             raise
         command_uuid = queued.command_uuid or str(answer or "")
-        self.recorder.note("queued", **facts, command_uuid=command_uuid, by_server=by_server)
+        self.recorder.note("queued", **facts, command_uuid=command_uuid, **more)
         if self.gateway is None and queued.mac.client.enrolled:
             queued.mac.client.wake()
         elif self.gateway is not None and self._server is not None and not self._server.pushes_on_enqueue:

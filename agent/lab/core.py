@@ -310,7 +310,7 @@ class Lab:
         command_uuid = _text(message, "CommandUUID")
         self._check_defects(mac, status, command_uuid, message)
         if command_uuid in mac.queue:
-            if status == results.Status.NOT_NOW.value and "session-not-now-dropped" not in self.defects:
+            if status == results.Status.NOT_NOW.value and not self._drops(mac.queue[command_uuid]):
                 if "session-not-now-at-once" not in self.defects:
                     mac.not_now.add(command_uuid)
                 return
@@ -321,7 +321,7 @@ class Lab:
             queued = mac.queue.pop(command_uuid)
             mac.not_now.discard(command_uuid)
             mac.results[command_uuid] = result
-            if self.defects and self._repeats(mac, message, command_uuid):
+            if self.defects and self._repeats(mac, message, command_uuid, queued.request_type):
                 mac.queue[command_uuid] = queued
                 mac.not_now.add(command_uuid)  # so that it is sent in the next session
             for each in dropped:
@@ -332,8 +332,15 @@ class Lab:
 
     # Defects.
 
+    def _drops(self, queued: QueuedCommand) -> bool:
+        """Whether a defect ends this command at NotNow."""
+        setup = queued.request_type == "LOMSetupRequest"
+        return ("lom-setup-not-now-dropped" if setup else "session-not-now-dropped") in self.defects
+
     def _check_defects(self, mac: EnrolledMac, status: str, command_uuid: str, message: Mapping[str, Any]) -> None:
         """Refuse a result that a defect does not survive. Raises Refused."""
+        if "ResponseData" in message and "lom-example-refused" in self.defects:
+            raise Refused(500, "the result has ResponseData")
         known = command_uuid in mac.queue
         if known and status == results.Status.ERROR.value and "session-error-refused" in self.defects:
             raise Refused(500, "the result is an Error")
@@ -348,12 +355,18 @@ class Lab:
         if unknown and "session-unknown-result-refused" in self.defects:
             raise Refused(500, "the command is unknown")
 
-    def _repeats(self, mac: EnrolledMac, message: Mapping[str, Any], command_uuid: str) -> bool:
+    def _repeats(self, mac: EnrolledMac, message: Mapping[str, Any], command_uuid: str, request_type: str) -> bool:
         """Whether a defect sends this command again although its result is there; once for each command."""
-        items, acknowledged = message.get("ResponseList"), message["Status"] == results.Status.ACKNOWLEDGED.value
-        wanted = "session-command-repeated" in self.defects and acknowledged and items is None
-        if "lom-partial-repeated" in self.defects and items is not None:
-            wanted = any(item["DeviceRequestSuccess"] is False for item in items)
+        status, items = message["Status"], message.get("ResponseList")
+        if request_type != "LOMDeviceRequest":
+            wanted = "session-command-repeated" in self.defects and status == results.Status.ACKNOWLEDGED.value
+        elif status == results.Status.ERROR.value:
+            wanted = "lom-request-error-repeated" in self.defects
+        elif items is None:
+            wanted = "lom-example-repeated" in self.defects
+        else:
+            failed = any(item["DeviceRequestSuccess"] is False for item in items)
+            wanted = failed and "lom-partial-repeated" in self.defects
         if not wanted or (mac.udid, command_uuid) in self._repeated:
             return False
         self._repeated.add((mac.udid, command_uuid))

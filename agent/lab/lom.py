@@ -15,6 +15,7 @@ from typing import Any
 from agent import plists
 from agent.lab.core import Lab, Refused
 from agent.lab.defects import NONE, Defects
+from agent.lab.lom_profile import spoiled_profile
 from agent.lab.state import EnrolledMac
 from agent.mdm.results import Status
 from agent.pki.issuing.authorities import Authorities
@@ -53,7 +54,8 @@ class LabLOM:
             raise Refused(409, f"the LOM profile of {mac.udid} is not installed; install it first")
         request_type = "LOMSetuprequest" if "lom-setup-spelling" in self.defects else "LOMSetupRequest"
         command_uuid = self._lab.enqueue(mac.udid, {"RequestType": request_type})
-        self._setups[mac.udid] = command_uuid
+        if "lom-addresses-old" not in self.defects or mac.udid not in self._setups:
+            self._setups[mac.udid] = command_uuid
         return command_uuid
 
     def request(self, controller: EnrolledMac, action: str, devices: Sequence[EnrolledMac]) -> str:
@@ -62,8 +64,22 @@ class LabLOM:
             raise Refused(400, f"expected one of {', '.join(ACTIONS)} as the action, found {action[:80]!r}")
         if not 0 < len(devices) <= MOST_DEVICES:
             raise Refused(400, f"expected 1 to {MOST_DEVICES:,} devices, found {len(devices)}")
+        command = self._request(action, devices)
+        if "lom-other-controller" in self.defects:
+            self._lab.enqueue(devices[0].udid, self._request(action, devices))
+        if "lom-queue-lost-when-off" in self.defects and action == "PowerON":
+            for mac in devices:
+                for command_uuid in list(mac.queue):
+                    self._lab.forget(mac.udid, command_uuid)
+        return self._lab.enqueue(controller.udid, command)
+
+    def _request(self, action: str, devices: Sequence[EnrolledMac]) -> dict[str, Any]:
+        """LOMDeviceRequest. Raises Refused."""
         items = [self._item(mac, action) for mac in devices]
-        return self._lab.enqueue(controller.udid, {"RequestType": "LOMDeviceRequest", "RequestList": items})
+        if "lom-item-missing" in self.defects and len(items) > 1:
+            items.pop()
+        request_type = "LOMDevicerequest" if "lom-request-spelling" in self.defects else "LOMDeviceRequest"
+        return {"RequestType": request_type, "RequestList": items}
 
     def _profile(self, dns_name: str, *, device: bool, controller: bool) -> bytes:
         usage = LOM_USAGE
@@ -73,16 +89,14 @@ class LabLOM:
             usage = replace(usage, server_auth=False)
         named = "lom-no-alternative-name" not in self.defects
         profile = lom_profile(self._authorities, dns_name, usage, device=device, controller=controller, named=named)
-        if "lom-profile-reference" in self.defects:
-            content = plists.load_dict(profile)
-            content["PayloadContent"][-1]["DeviceCACertificateUUIDs"].append(str(uuid.uuid4()).upper())
-            profile = plists.dump_xml(content)
-        return profile
+        return spoiled_profile(profile, dns_name, self._authorities, self.defects)
 
     def _item(self, mac: EnrolledMac, action: str) -> dict[str, Any]:
         setup = self._answer(mac, self._setups)
         if setup is None:
-            if "lom-request-before-setup" not in self.defects:
+            failed = self._setups.get(mac.udid) in mac.results
+            ignored = "lom-setup-error-ignored" if failed else "lom-request-before-setup"
+            if ignored not in self.defects:
                 raise Refused(409, f"{mac.udid} has not answered LOMSetupRequest; set it up first")
             setup = {"PrimaryIPv6AddressList": ["fe80::1"], "SecondaryIPv6AddressList": [], _VERSION: 1}
         item: dict[str, Any] = {
@@ -91,6 +105,8 @@ class LabLOM:
             "DeviceDNSName": self._names.get(mac.udid, mac.udid.lower()),
             **{key: setup[key] for key in (*_LISTS, _VERSION) if key in setup},
         }
+        if "lom-uuid-by-action" in self.defects:
+            item["DeviceRequestUUID"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{mac.udid}/{action}")).upper()
         return _spoiled(item, self.defects)
 
     def _answer(self, mac: EnrolledMac, commands: Mapping[str, str]) -> Mapping[str, Any] | None:
@@ -112,6 +128,8 @@ def _spoiled(item: dict[str, Any], defects: Defects) -> dict[str, Any]:
         del item["SecondaryIPv6AddressList"]
     if "lom-addresses-dropped" in defects:
         item["PrimaryIPv6AddressList"] = item["PrimaryIPv6AddressList"][1:]
+    if "lom-version-string" in defects:
+        item[_VERSION] = str(item[_VERSION])
     if "lom-version-fixed" in defects:
         item[_VERSION] = 99
     if "lom-name-is-host" in defects:

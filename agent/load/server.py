@@ -23,10 +23,11 @@ from agent.load.shard_plan import EnrollAt, EnrollWith, server_data
 from agent.net.http.http1 import split_url
 from agent.net.transport.anchors import read_anchors
 from agent.pki.issuing.authorities import Authorities
-from agent.scenario.server_table import WebRequest
+from agent.scenario.server_table import WebhookPart, WebRequest
 from agent.scenario.types import Scenario
 from agent.servers.configs import (
     LabConfig,
+    LOMTemplates,
     MicroMDMConfig,
     NanoMDMConfig,
     RequestTemplate,
@@ -144,8 +145,14 @@ def _config(scenario: Scenario) -> ServerConfig | None:
     if server.adapter == "webhook" and server.webhook is not None:
         hook = server.webhook
         push = None if hook.push is None else _template(hook.push)
-        return WebhookConfig(_template(hook.enqueue), push, trust(hook.ca), plain=hook.plain_http)
+        return WebhookConfig(_template(hook.enqueue), push, trust(hook.ca), plain=hook.plain_http, lom=_lom(hook))
     return None
+
+
+def _lom(hook: WebhookPart) -> LOMTemplates | None:
+    if hook.lom_profile is None or hook.lom_setup is None or hook.lom_request is None:
+        return None
+    return LOMTemplates(_template(hook.lom_profile), _template(hook.lom_setup), _template(hook.lom_request))
 
 
 def _template(request: WebRequest) -> RequestTemplate:

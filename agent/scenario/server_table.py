@@ -81,6 +81,39 @@ class PushWebRequest(WebRequest, frozen=True, forbid_unknown_fields=True, kw_onl
     body: Annotated[str, key("The body, with templates.", example='{"device": "{udid}"}')] = ""
 
 
+class LOMProfileWebRequest(WebRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A template of the request that queues the server's LOM profile for a Mac. Give all three LOM requests, or none.
+
+    `lom-agent conform` uses them, to judge what the server composes. Templates: those of `push`, `{dns_name}` (of its
+    identities), `{device}` and `{controller}` (`true` or `false`).
+    """
+
+    url: Annotated[str, key("The URL, with templates.", example="https://mdm.example/api/devices/{udid}/lom/profile")]
+    body: Annotated[
+        str, key("The body, with templates.", example='{"name": "{dns_name}", "controller": {controller}}')
+    ] = ""
+
+
+class LOMSetupWebRequest(WebRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A template of the request that queues LOMSetupRequest for a Mac. Templates: those of `push`."""
+
+    url: Annotated[str, key("The URL, with templates.", example="https://mdm.example/api/devices/{udid}/lom/setup")]
+    body: Annotated[str, key("The body, with templates.", example='{"device": "{udid}"}')] = ""
+
+
+class LOMDeviceWebRequest(WebRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A template of the request that queues LOMDeviceRequest at a Controller, which is the Mac of the templates.
+
+    Templates: those of `push`, `{action}` (`PowerON`, `PowerOFF` or `Reset`), `{devices}` (the UDIDs of the Devices,
+    with commas between them), `{devices_json}` (the same as a JSON array).
+    """
+
+    url: Annotated[str, key("The URL, with templates.", example="https://mdm.example/api/devices/{udid}/lom/request")]
+    body: Annotated[
+        str, key("The body, with templates.", example='{"action": "{action}", "devices": {devices_json}}')
+    ] = ""
+
+
 class WebhookPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Any server whose API queues a command with one HTTP request.
 
@@ -95,6 +128,12 @@ class WebhookPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     push: Annotated[
         PushWebRequest | None, key("The request that makes the server push; none: queueing a command also pushes.")
     ] = None
+    lom_profile: Annotated[
+        LOMProfileWebRequest | None,
+        key("The request that queues the server's LOM profile."),
+    ] = None
+    lom_setup: Annotated[LOMSetupWebRequest | None, key("The request that queues LOMSetupRequest.")] = None
+    lom_request: Annotated[LOMDeviceWebRequest | None, key("The request that queues LOMDeviceRequest.")] = None
     ca: Annotated[
         tuple[str, ...],
         key(

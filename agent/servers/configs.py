@@ -77,6 +77,15 @@ class RequestTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class LOMTemplates:
+    """The requests by which a server composes LOM commands itself."""
+
+    profile: RequestTemplate
+    setup: RequestTemplate
+    request: RequestTemplate
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookConfig:
     """The API of any server, described by request templates."""
 
@@ -88,6 +97,8 @@ class WebhookConfig:
     """Allow http to hosts other than loopback."""
     connections: int = CONNECTIONS
     """Maximum number of connections per origin."""
+    lom: LOMTemplates | None = None
+    """None if the server has no LOM actions."""
 
 
 ServerConfig = LabConfig | NanoMDMConfig | MicroMDMConfig | WebhookConfig

@@ -38,6 +38,8 @@ class LabAPI:
         """POST …/macs/UDID/push."""
         return self._pool.ask("POST", f"{self._mac(udid)}/push", self._headers, b"").addCallback(self._pushed)
 
+    composes = True
+
     def lom_profile(self, udid: str, dns_name: str, *, device: bool, controller: bool) -> Deferred[str]:
         """POST …/macs/UDID/lom/profile."""
         return self._lom(udid, "profile", {"dns_name": dns_name, "device": device, "controller": controller})

@@ -15,7 +15,7 @@ from agent.servers.micromdm import MicroMDM
 from agent.servers.nanomdm import NanoMDM
 from agent.servers.pool import connector
 from agent.servers.server import Server
-from agent.servers.webhook import Webhook
+from agent.servers.webhook import LOMWebhook, Webhook
 
 
 def open_server(
@@ -37,5 +37,7 @@ def open_server(
     if isinstance(config, NanoMDMConfig):
         return NanoMDM(config, connect)
     if isinstance(config, MicroMDMConfig):
-        return MicroMDM(config, connect)
+        return MicroMDM(config, connect, mac_of)
+    if config.lom is not None:
+        return LOMWebhook(config, config.lom, connect, mac_of, environment)
     return Webhook(config, connect, mac_of, environment)

@@ -33,7 +33,11 @@ class Server(Protocol):
 
 @runtime_checkable
 class LOMServer(Protocol):
-    """A client of a server that composes the LOM commands itself, from what its Macs answered."""
+    """A client of a server with LOM actions."""
+
+    composes: bool
+    """Whether the server composes the LOM commands itself, from what its Macs answered; otherwise it only encodes as
+    property lists what this client writes."""
 
     def lom_profile(self, udid: str, dns_name: str, *, device: bool, controller: bool) -> Deferred[str]:
         """Have a Mac's LOM profile queued, with identities of this name; fires with the CommandUUID, if it is known."""

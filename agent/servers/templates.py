@@ -2,11 +2,13 @@
 
 Placeholders of the Mac: ``{udid}``, ``{token_hex}``, ``{push_magic}``. Placeholders of the command: ``{command_uuid}``,
 ``{request_type}``, ``{command_plist}`` (the whole command as XML), ``{command_base64}`` (the same in base64).
-``{env:NAME}`` is an environment variable, read once at the start.
+``{env:NAME}`` is an environment variable, read once at the start. Of the LOM actions: ``{dns_name}``, ``{device}`` and
+``{controller}`` (``true`` or ``false``); ``{action}``, ``{devices}`` (UDIDs with commas), ``{devices_json}`` (the same
+as a JSON array).
 
-Values are escaped: percent-encoded in a URL; in a body by its Content-Type (JSON: as part of a string; form:
-percent-encoded; XML: escaped, except for the plist; any other: not at all). Braces around anything other than an
-identifier are literal.
+Values are escaped: percent-encoded in a URL; in a body by its Content-Type (JSON: as part of a string, except for the
+array; form: percent-encoded; XML: escaped, except for the plist; any other: not at all). Braces around anything other
+than an identifier are literal.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -31,7 +33,10 @@ METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _WITH_BODY = ("PATCH", "POST", "PUT")  # sent with a Content-Length even if it is 0; some servers require one
 MAC_NAMES = ("udid", "token_hex", "push_magic")
 COMMAND_NAMES = ("command_uuid", "request_type", "command_plist", "command_base64")
+LOM_PROFILE_NAMES = ("dns_name", "device", "controller")
+LOM_REQUEST_NAMES = ("action", "devices", "devices_json")
 _PLIST = "command_plist"
+_ARRAY = "devices_json"
 _PLACEHOLDER = re.compile(r"\{(env:)?([A-Za-z_][A-Za-z0-9_]*)\}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[ -~\t\x80-\xff]*")
@@ -177,6 +182,24 @@ def command_values(command_uuid: str, command: Mapping[str, Any]) -> dict[str, C
     }
 
 
+def lom_profile_values(dns_name: str, *, device: bool, controller: bool) -> dict[str, Callable[[], str]]:
+    """The values of the placeholders of the LOM profile, without those of its Mac."""
+    return {
+        "dns_name": lambda: dns_name,
+        "device": lambda: json.dumps(device),
+        "controller": lambda: json.dumps(controller),
+    }
+
+
+def lom_request_values(action: str, devices: Collection[str]) -> dict[str, Callable[[], str]]:
+    """The values of the placeholders of a LOM request, without those of its Controller."""
+    return {
+        "action": lambda: action,
+        "devices": lambda: ",".join(devices),
+        "devices_json": lambda: json.dumps(list(devices)),
+    }
+
+
 def _header_secrets(headers: tuple[tuple[str, str], ...]) -> list[str]:
     """The literal values of headers, and the last word of each (after Bearer or Basic): any may be a secret."""
     values = [value for name, value in headers if name.lower() not in ("accept", "content-type")]
@@ -196,7 +219,7 @@ def _escape_of(content_type: str | None, body: str) -> Escape:
             )
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
-        return lambda _name, value: json.dumps(value)[1:-1]
+        return lambda name, value: value if name == _ARRAY else json.dumps(value)[1:-1]
     if kind == "application/x-www-form-urlencoded":
         return lambda _name, value: quote_plus(value)
     if kind in ("application/xml", "text/xml") or kind.endswith("+xml"):

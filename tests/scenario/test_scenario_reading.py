@@ -34,6 +34,10 @@ CHECKIN = f'{ENROLL}[[phase]]\nkind = "checkin"\n'
 COMMAND = f'{ENROLL}[[phase]]\nkind = "command"\n'
 OWN = '[server]\nadapter = "none"\nenroll = "https://mdm.example/enroll"\n'
 WEBHOOK = '[server]\nadapter = "webhook"\nenroll = "p.mobileconfig"\n[server.webhook.enqueue]\nurl = "https://mdm/q"\n'
+LOM_REQUESTS = (
+    '[server.webhook.lom_profile]\nurl = "https://mdm/{profile}"\n[server.webhook.lom_setup]\nurl = "https://mdm/s"\n'
+    '[server.webhook.lom_request]\nurl = "https://mdm/r"\n'
+)
 
 
 def read(text: str, *overrides: str) -> Scenario:
@@ -298,6 +302,14 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
             "server.lab.url has a user or a password; scenarios contain no secrets",
         ),
         (WEBHOOK + "headers = { A = 3 }\n" + ENROLL, "server.webhook.enqueue.headers.A: expected text, found 3"),
+        (
+            WEBHOOK + '[server.webhook.lom_setup]\nurl = "https://mdm/s"\n' + ENROLL,
+            "server.webhook needs lom_profile, lom_setup and lom_request, or none of them; lom_profile is missing",
+        ),
+        (
+            WEBHOOK + LOM_REQUESTS.format(profile="{action}") + ENROLL,
+            "server.webhook.lom_profile: expected a placeholder of {udid}, {token_hex}, {push_magic}, {dns_name}",
+        ),
         # push
         (
             '[push]\nlisten = "here"\n' + ENROLL,

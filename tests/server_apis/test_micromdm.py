@@ -14,7 +14,7 @@ from servers import serving
 
 from agent.errors import OperatorError
 from agent.servers.configs import MicroMDMConfig
-from agent.servers.server import AnswerUnreadable, CommandRefused, PushNotSent, RequestFailed, StatusRefused
+from agent.servers.server import AnswerUnreadable, CommandRefused, LOMServer, PushNotSent, RequestFailed, StatusRefused
 
 QUEUED = {"payload": {"udid": MAC.udid, "command_uuid": UUID, "command": {"request_type": "ProfileList"}}}
 PUSHED = {"status": "success", "push_notification_id": "16C80450-B79F-E23B-F99B-0810179F244E"}
@@ -47,6 +47,50 @@ def test_commands_and_pushes_use_one_connection(run_in_reactor: RunInReactor) ->
     for request in (queued, pushed):
         kind, _, credentials = request.headers["authorization"].partition(" ")
         assert (kind, base64.b64decode(credentials).decode()) == ("Basic", f"micromdm:{SECRET}")
+
+
+def test_lom_commands_are_json_and_the_profile_is_a_command(run_in_reactor: RunInReactor) -> None:
+    async def scenario(url: str) -> None:
+        with opened(config(url)) as server:
+            assert isinstance(server, LOMServer)
+            assert not server.composes
+            installed = await server.lom_profile(MAC.udid, MAC.dns_name, device=True, controller=False)
+            assert installed not in ("", UUID)
+            assert await server.lom_setup(MAC.udid) == UUID
+            assert await server.lom_request("C0", "PowerON", [MAC.udid]) == UUID
+
+    with serving(answering((201, json_body(QUEUED)))) as micromdm:
+        run_in_reactor(scenario(micromdm.url))
+        profile, setup, request = micromdm.requests
+    command = plistlib.loads(profile.body)["Command"]
+    payloads = plistlib.loads(command["Payload"])["PayloadContent"]
+    assert (profile.target, command["RequestType"]) == (f"/v1/commands/{MAC.udid}", "InstallProfile")
+    assert [each["PayloadType"] for each in payloads].count("com.apple.lom") == 1
+    assert (setup.method, setup.target) == ("POST", "/v1/commands")
+    assert json.loads(setup.body) == {"udid": MAC.udid, "request_type": "LOMSetupRequest"}
+    document = json.loads(request.body)
+    (item,) = document.pop("request_list")
+    assert document == {"udid": "C0", "request_type": "LOMDeviceRequest"}
+    assert len(item.pop("device_request_uuid")) == 36
+    assert item == {
+        "device_request_type": "PowerON",
+        "device_dns_name": MAC.dns_name,
+        "primary_ip_v6_address_list": list(MAC.primary_ipv6),
+        "secondary_ip_v6_address_list": list(MAC.secondary_ipv6),
+        "lom_protocol_version": MAC.lom_protocol_version,
+    }
+
+
+@pytest.mark.parametrize("document", [{}, {"payload": []}, {"payload": {"command_uuid": 3}}])
+def test_a_lom_answer_without_a_command_uuid_is_unreadable(run_in_reactor: RunInReactor, document: Any) -> None:
+    async def scenario(url: str) -> None:
+        with opened(config(url)) as server:
+            assert isinstance(server, LOMServer)
+            with pytest.raises(AnswerUnreadable, match=r"payload\.command_uuid"):
+                await server.lom_setup(MAC.udid)
+
+    with serving(answering((201, json_body(document)))) as micromdm:
+        run_in_reactor(scenario(micromdm.url))
 
 
 @pytest.mark.parametrize(

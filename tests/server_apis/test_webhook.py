@@ -17,8 +17,8 @@ from opened import COMMAND, MAC, SECRET, TRUSTED, UUID, answering, enqueue, open
 from servers import serving
 
 from agent.errors import OperatorError
-from agent.servers.configs import RequestTemplate, WebhookConfig
-from agent.servers.server import PushNotSent, StatusRefused
+from agent.servers.configs import LOMTemplates, RequestTemplate, WebhookConfig
+from agent.servers.server import LOMServer, PushNotSent, StatusRefused
 from agent.servers.templates import COMMAND_NAMES, MAC_NAMES, Template, command_values, mac_values
 
 URL = "https://mdm.example/"
@@ -67,6 +67,55 @@ def test_both_requests_follow_their_templates(run_in_reactor: RunInReactor) -> N
     assert (document["a"], document["to"]) == ({"b": []}, [MAC.push_token.hex()])
     assert (pushed.method, pushed.body) == ("GET", b"")
     assert pushed.target == f"/wake/{MAC.udid}/{MAC.push_token.hex()}/{MAC.push_magic}"
+
+
+@pytest.mark.parametrize(
+    ("answered", "command_uuid"),
+    [
+        (b'{"command_uuid": "A", "push": null}', "A"),
+        (b'{"CommandUUID": "B"}', "B"),
+        (b'{"command_uuid": 3}', ""),
+        (b'["A"]', ""),
+        (b"", ""),
+        (b"queued", ""),
+        (b"[" * 100_000, ""),
+    ],
+)
+def test_lom_actions_follow_their_templates(run_in_reactor: RunInReactor, answered: bytes, command_uuid: str) -> None:
+    async def scenario(url: str) -> None:
+        lom = LOMTemplates(
+            RequestTemplate("POST", url + "/p?{device}", JSON, '["{udid}", "{dns_name}", {device}, {controller}]'),
+            RequestTemplate("PUT", url + "/s/{udid}"),
+            RequestTemplate("POST", url + "/r?{devices}", JSON, '{"{action}": {devices_json}, "of": "{udid}"}'),
+        )
+        enqueued = RequestTemplate("PUT", url, (), "{command_plist}")
+        with opened(WebhookConfig(enqueued, trust=TRUSTED, lom=lom)) as server:
+            assert isinstance(server, LOMServer)
+            assert await server.lom_profile(MAC.udid, 'a".test', device=True, controller=False) == command_uuid
+            assert await server.lom_setup(MAC.udid) == command_uuid
+            assert await server.lom_request(MAC.udid, "PowerON", ["D1", "D2"]) == command_uuid
+        with opened(WebhookConfig(enqueued, trust=TRUSTED)) as server:
+            assert not isinstance(server, LOMServer)
+
+    with serving(answering((202, answered))) as anyone:
+        run_in_reactor(scenario(anyone.url))
+        profile, setup, request = anyone.requests
+    assert (profile.target, json.loads(profile.body)) == ("/p?true", [MAC.udid, 'a".test', True, False])
+    assert (setup.method, setup.target, setup.body) == ("PUT", f"/s/{MAC.udid}", b"")
+    assert request.target == "/r?D1%2CD2"
+    assert json.loads(request.body) == {"PowerON": ["D1", "D2"], "of": MAC.udid}
+
+
+def test_a_refused_lom_action_fails(run_in_reactor: RunInReactor) -> None:
+    async def scenario(url: str) -> None:
+        each = RequestTemplate("POST", url)
+        with opened(WebhookConfig(each, trust=TRUSTED, lom=LOMTemplates(each, each, each))) as server:
+            assert isinstance(server, LOMServer)
+            with pytest.raises(StatusRefused, match="queuing a LOM command: the server answered 409: set it up"):
+                await server.lom_request(MAC.udid, "Reset", [MAC.udid])
+
+    with serving(answering((409, b"set it up first"))) as anyone:
+        run_in_reactor(scenario(anyone.url))
 
 
 def test_plist_body_needs_no_content_type(run_in_reactor: RunInReactor) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from agent.conform.probes.probe import Probe
 from agent.conform.stage import Stage
 from agent.servers.server import RequestFailed
+from agent.service.macs.groups import MacHandle
 
 
 async def order(stage: Stage) -> None:
@@ -27,34 +28,34 @@ async def order(stage: Stage) -> None:
 
 async def set_up(stage: Stage) -> None:
     """Two Macs get the LOM profile and are set up."""
-    for mac in stage.segment(2):
-        await stage.enroll(mac)
-        await stage.result(await stage.lom_profile(mac))
-        await stage.result(await stage.lom_setup(mac))
+    await ready(stage, 2)
 
 
 async def requests(stage: Stage) -> None:
     """Two Devices are powered through their Controller, by each action."""
-    controller, *devices = macs = stage.segment(3)
-    for mac in macs:
-        await stage.enroll(mac)
-        await stage.result(await stage.lom_profile(mac))
-        await stage.result(await stage.lom_setup(mac))
+    controller, *devices = await ready(stage, 3)
     for action in ("PowerON", "Reset", "PowerOFF"):
         await stage.result(await stage.lom_request(controller, action, devices))
 
 
 async def partial(stage: Stage) -> None:
-    """A LOMDeviceRequest of which one item succeeds and one fails; then the Controller opens another session."""
-    controller, good, bad = macs = stage.segment(3)
-    for mac in macs:
-        await stage.enroll(mac)
-        await stage.result(await stage.lom_profile(mac))
-        await stage.result(await stage.lom_setup(mac))
+    """A LOMDeviceRequest of which one item succeeds and one fails; then the Controller and a Device open a session."""
+    controller, good, bad = await ready(stage, 3)
     stage.rule(bad, on="lom_link", do="refuse")
     await stage.result(await stage.lom_request(controller, "PowerON", [good, bad]))
     await stage.idle(controller)
     await stage.session(controller)
+    await stage.session(good)
+
+
+async def ready(stage: Stage, count: int) -> list[MacHandle]:
+    """The Macs of a new segment, enrolled and set up for LOM; the first is the Controller."""
+    macs = stage.segment(count)
+    for mac in macs:
+        await stage.enroll(mac)
+        await stage.result(await stage.lom_profile(mac))
+        await stage.result(await stage.lom_setup(mac))
+    return macs
 
 
 PROBES = (

@@ -35,7 +35,7 @@ def item_keys(evidence: Evidence) -> Finding:
                 return failed(f"{key} in each item, of its type", seen, command)
         return None
 
-    return of_items(evidence, judge)
+    return of_items(evidence, judge, form=True)
 
 
 def action_spelling(evidence: Evidence) -> Finding:
@@ -119,8 +119,7 @@ def setup_before_request(evidence: Evidence) -> Finding:
                 "LOMDeviceRequest for a Device that has not",
                 command,
             )
-    asked = [*evidence.notes("refused"), *evidence.notes("queued")]
-    asked = [each for each in asked if each.request_type == REQUEST_TYPE]
+    asked = evidence.asked(REQUEST_TYPE)
     return passed(*asked) if asked else not_tested(NO_ACTIONS.format(what=REQUEST_TYPE))
 
 

@@ -24,6 +24,7 @@ from agent.conform.lom import (
     must_of_lom,
     of_identities,
     of_payloads,
+    uuids_in,
 )
 from agent.conform.requirement import Finding, Source, failed, not_tested, passed
 
@@ -45,16 +46,14 @@ def profile_before_setup(evidence: Evidence) -> Finding:
                 command,
                 *installed,
             )
-    asked = [*evidence.notes("refused"), *evidence.notes("queued")]
-    if not any(each.request_type == SETUP_TYPE for each in asked):
-        return not_tested(NO_ACTIONS.format(what=SETUP_TYPE))
-    return passed(*[each for each in asked if each.request_type == SETUP_TYPE])
+    asked = evidence.asked(SETUP_TYPE)
+    return passed(*asked) if asked else not_tested(NO_ACTIONS.format(what=SETUP_TYPE))
 
 
 def setup_to_the_letter(evidence: Evidence) -> Finding:
     """RequestType is LOMSetupRequest, in this spelling."""
     found = [each for each in evidence.commands() if each.request_type.lower() == SETUP_TYPE.lower()]
-    found = [each for each in found if evidence.by_server(each.command_uuid)]
+    found = [each for each in found if evidence.by_server(each.command_uuid, form=True)]
     if not found:
         return not_tested(NO_ACTIONS.format(what=SETUP_TYPE))
     for each in found:
@@ -68,9 +67,7 @@ def references_resolve(evidence: Evidence) -> Finding:
 
     def judge(profile: SentProfile, payload: Mapping[str, Any]) -> Finding | None:
         uuids = [(key, payload[key]) for key in CERTIFICATE_KEYS if key in payload]
-        for key in CA_KEYS:
-            value = payload.get(key, [])
-            uuids += [(key, each) for each in value] if isinstance(value, list) else [(key, value)]
+        uuids += [(key, each) for key in CA_KEYS for each in uuids_in(payload, key)]
         for key, uuid in uuids:
             if profile.payload(uuid) is None:
                 return failed(

@@ -24,7 +24,7 @@ DEFECTS = (
     Defect("lom-addresses-dropped", "The first primary address of each Device is left out.", ("LOM-DEVICE-03",)),
     Defect("lom-version-fixed", "LOMProtocolVersion is 99, whatever the Device answered.", ("LOM-DEVICE-04",)),
     Defect("lom-name-is-host", "DeviceDNSName is the host name without its domain.", ("LOM-DEVICE-05",)),
-    Defect("lom-uuid-reused", "Every item has the same DeviceRequestUUID.", ("LOM-DEVICE-06",)),
+    Defect("lom-uuid-reused", "Every item has the same DeviceRequestUUID.", ("LOM-DEVICE-06", "LOM-DEVICE-15")),
     Defect(
         "lom-request-before-setup",
         "LOMDeviceRequest is queued for a Device that has not answered LOMSetupRequest.",

@@ -48,6 +48,11 @@ class Authorities:
         return (self.anchor,) if self._scep is None else (self.anchor, self._scep.certificate)
 
     @property
+    def lom_device_authority(self) -> Authority:
+        """The CA of every LOM Device identity, with its key."""
+        return self._lom_device
+
+    @property
     def lom_device_anchor(self) -> x509.Certificate:
         """The CA of every LOM Device identity."""
         return self._lom_device.certificate

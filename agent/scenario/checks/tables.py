@@ -19,10 +19,10 @@ from agent.net.lom.networks import LOOPBACK, MEMORY, parse_network
 from agent.net.mac.fleet.keys import MAX_POOL, parse_keys
 from agent.net.transport.addresses import parse_address
 from agent.scenario.keys import keys_of
-from agent.scenario.server_table import ServerPart, WebRequest
+from agent.scenario.server_table import ServerPart, WebhookPart, WebRequest
 from agent.scenario.types import FleetPart, LoadPart, PushPart, Scenario
 from agent.servers.configs import RequestTemplate
-from agent.servers.templates import COMMAND_NAMES, MAC_NAMES, Template
+from agent.servers.templates import COMMAND_NAMES, LOM_PROFILE_NAMES, LOM_REQUEST_NAMES, MAC_NAMES, Template
 
 LISTEN = "127.0.0.1:0"
 ENROLL_PATH = "/enroll"  # of a lab, docs/lab-api.md
@@ -134,6 +134,23 @@ def _check_addresses(server: ServerPart) -> None:
         _check_request("server.webhook.enqueue", hook.enqueue, MAC_NAMES + COMMAND_NAMES, plain=hook.plain_http)
         if hook.push is not None:
             _check_request("server.webhook.push", hook.push, MAC_NAMES, plain=hook.plain_http)
+        _check_lom_requests(hook)
+
+
+def _check_lom_requests(hook: WebhookPart) -> None:
+    requests: dict[str, tuple[WebRequest | None, tuple[str, ...]]] = {
+        "lom_profile": (hook.lom_profile, LOM_PROFILE_NAMES),
+        "lom_setup": (hook.lom_setup, ()),
+        "lom_request": (hook.lom_request, LOM_REQUEST_NAMES),
+    }
+    missing = [name for name, (request, _) in requests.items() if request is None]
+    if 0 < len(missing) < len(requests):
+        raise OperatorError(
+            f"server.webhook needs lom_profile, lom_setup and lom_request, or none of them; {missing[0]} is missing"
+        )
+    for name, (request, names) in requests.items():
+        if request is not None:
+            _check_request(f"server.webhook.{name}", request, MAC_NAMES + names, plain=hook.plain_http)
 
 
 def _check_request(where: str, request: WebRequest, names: tuple[str, ...], *, plain: bool) -> None:
