@@ -161,9 +161,14 @@ class LabStore:
             "SELECT * FROM macs ORDER BY rowid"
         ):
             macs[udid] = EnrolledMac(
-                udid, fingerprint, plists.load_dict(announcement), token, push_magic, bootstrap_token,
+                udid=udid,
+                fingerprint=fingerprint,
+                announcement=plists.load_dict(announcement),
+                token=token,
+                push_magic=push_magic,
+                bootstrap_token=bootstrap_token,
                 status_report=status_report,
-            )  # fmt: skip
+            )
         for udid, command_uuid, request_type, body in self._file.rows(
             "SELECT udid, command_uuid, request_type, body FROM commands ORDER BY number"
         ):
