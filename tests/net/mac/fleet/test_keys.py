@@ -10,8 +10,8 @@ from conftest import RunInReactor
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from agent.net.mac.fleet.keys import KeyPool
 from agent.net.mac.fleet import keys
+from agent.net.mac.fleet.keys import KeyPool
 
 BITS = 1024  # quick to make
 OTHER_BITS = 1032
