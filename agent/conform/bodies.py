@@ -8,8 +8,8 @@ Data, dates and what a body contains are marked by a dictionary with one key tha
   be read, and ``problem`` is then the kind of the error (``pkcs12_password``: the payload's Password is wrong); also a
   body that consists of certificates;
 - ``{"$json": …}``: JSON within a property list;
-- ``{"$redacted": "string"|"data"|…, "length": N}``: a secret. A push token and a PushMagic also have a ``fingerprint``
-  (the first 16 hex digits of its SHA-256), so that two of them can be compared.
+- ``{"$redacted": "string"|"data"|…, "length": N}``: a secret. A push token, a PushMagic and a bootstrap
+  token also have a ``fingerprint`` (the first 16 hex digits of its SHA-256), so that two of them can be compared.
 
 Of a SCEP message ``messageType``, ``pkiStatus`` and ``failInfo`` are kept, by their names in RFC 8894.
 
@@ -45,7 +45,7 @@ UNVERIFIED = "its signature cannot be verified"  # how the problem of a signed p
 _DEPTH = 32
 _DER = b"\x30"  # of a SEQUENCE
 _PKCS12 = "com.apple.security.pkcs12"
-_COMPARED = ("token", "pushmagic", "mdm")  # random and long: a fingerprint discloses nothing
+_COMPARED = ("token", "pushmagic", "mdm", "bootstraptoken")  # random and long: a fingerprint discloses nothing
 
 Form = Literal["empty", "plist", "json", "text", "bytes"]
 
@@ -82,7 +82,7 @@ class Redacted:
     """The type of its value, as ``agent.plists.type_name`` says it."""
     length: int = 0
     fingerprint: str = ""
-    """Of a push token or PushMagic."""
+    """Of a push token, PushMagic or bootstrap token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Certificates:
 
 
 def fingerprint(secret: bytes) -> str:
-    """By which two push tokens or PushMagics are compared."""
+    """By which two push tokens, PushMagics or bootstrap tokens are compared."""
     return hashlib.sha256(secret).hexdigest()[:16]
 
 

@@ -22,7 +22,7 @@ class NobodyThere(PeerError):
 
 
 class ManualServer:
-    """A ``Server`` and ``LOMServer`` that an operator carries out. ``say`` prints a text."""
+    """A ``Server``, ``LOMServer`` and ``RenewingServer`` that an operator carries out. ``say`` prints a text."""
 
     pushes_on_enqueue = True
 
@@ -67,6 +67,13 @@ class ManualServer:
     def lom_request(self, controller: str, action: str, devices: Collection[str]) -> Deferred[str]:
         """Ask for LOMDeviceRequest."""
         text = f"Send {action} to {', '.join(devices)} through the LOM Controller {controller}, in one request."
+        return self._ask(text).addCallback(_no_uuid)
+
+    # RenewingServer.
+
+    def renew(self, udid: str) -> Deferred[str]:
+        """Ask for a renewal."""
+        text = f"Have the server renew the MDM identity of the Mac {udid}: InstallProfile with its enrollment profile."
         return self._ask(text).addCallback(_no_uuid)
 
     # What the reactor calls.

@@ -48,9 +48,9 @@ or input; 3 if the server could not be reached; 4 if only expected failures happ
 after Ctrl-C, which gives the verdicts so far.
 
 The commands that lom-agent itself writes and has queued say nothing about how the server would write them. Such a
-requirement is not tested, unless the server composes the command by a LOM action of its own, which the adapters `lab`
-and `manual` use, and `webhook` with its three LOM requests ([servers.md](servers.md#webhook)). MicroMDM only
-encodes the values of its client: the form of the commands is judged, and what follows the answers, not the values.
+requirement is not tested, unless the server composes the command by a LOM action or a renewal of its own, which the
+adapters `lab` and `manual` use, and `webhook` with its three LOM requests ([servers.md](servers.md#webhook)). MicroMDM
+only encodes the values of its client: the form of the commands is judged, and what follows the answers, not the values.
 
 The same seed provokes the same things in the same order. Each requirement stands alone: its probes have Macs of their
 own, and a probe that fails leaves the others alone.
@@ -102,9 +102,9 @@ Each of the others has a `type`, a `number` from 1 and the `probe`:
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 Secrets are not in it: challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted": …}`, of a
-PKCS12 only the certificates are kept, of a SCEP message its type and status. A push token and a PushMagic have a
-fingerprint instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a date
-`{"$date": …}`.
+PKCS12 only the certificates are kept, of a SCEP message its type and status. A push token, a PushMagic and a bootstrap
+token have a fingerprint instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a
+date `{"$date": …}`.
 
 """
 

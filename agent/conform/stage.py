@@ -30,6 +30,7 @@ from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.http.fetch import Connections, ask, without_query
 from agent.net.http.http1 import Origin, Response, split_url
+from agent.net.http.resumption import Resumption
 from agent.net.mac.background import message_headers
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.timing import OutOfTime, within
@@ -37,7 +38,7 @@ from agent.net.transport.resolver import Resolver
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment, enrollment_terms_of
 from agent.profiles.profile import read_profile
-from agent.servers.server import DDMServer, LOMServer, Server
+from agent.servers.server import DDMServer, LOMServer, RenewingServer, Server
 from agent.service.events import TimedOut
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
@@ -247,6 +248,17 @@ class Stage:
             controller, "LOMDeviceRequest", lambda lom: lom.lom_request(controller.udid, action, udids), devices=udids
         )
 
+    async def renew(self, mac: MacHandle) -> Queued:
+        """Have the server queue an update of its enrollment profile, with a new identity.
+
+        Raises CannotProvoke and PeerError.
+        """
+        server: object = self._server
+        if not isinstance(server, RenewingServer):
+            raise CannotProvoke(f"The adapter {self._target.adapter} cannot have the server renew an identity.")
+        queued = Queued(mac, "InstallProfile", "", self.service.events.last)
+        return await self._ask(server.renew(mac.udid), queued, by_server=True)
+
     async def declare(self, mac: MacHandle) -> Queued:
         """Have the server queue DeclarativeManagement; it is one of ours where it composes none itself."""
         server: object = self._server
@@ -319,27 +331,35 @@ class Stage:
         message: Mapping[str, Any] | bytes,
         *,
         identity: Identity | None = None,
+        anonymous: bool = False,
         signed: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
+        resumption: Resumption | None = None,
         says: str = "",
     ) -> Response | None:
         """PUT a message; returns the response, None where the connection breaks first. It is recorded as ``raw``.
 
         ``identity`` replaces the Mac's own in TLS and signature, ``signed`` is what the signature is over instead of
-        the message, ``headers`` replace the usual ones. ``says`` is kept as ``message_type`` of the record: the word by
-        which a check finds it.
+        the message, ``headers`` replace the usual ones (None: without this one). ``anonymous`` is without certificate
+        and signature. With ``resumption`` the TLS session may be that of the raw request before with the same one, and
+        the note ``resumed`` says whether it is. ``says`` is kept as ``message_type`` of the record: the word by which a
+        check finds it.
         """
         enrollment = self.enrollment(mac)
         body = message if isinstance(message, bytes) else plists.dump_xml(message)
         shown = enrollment if identity is None else replace(enrollment, identity=identity)
-        sent = {**message_headers(shown, content_type, body if signed is None else signed), **(headers or {})}
+        if anonymous:
+            shown = replace(shown, sign_message=False)
+        usual = message_headers(shown, content_type, body if signed is None else signed)
+        sent = {name: value for name, value in {**usual, **(headers or {})}.items() if value is not None}
         environment = mac.group.fleet.environment
+        by = None if anonymous else shown.identity
 
         def connection(origin: Origin) -> Any:
-            return environment.connection(mac.mac, origin, shown.identity, enrollment.anchors, enrollment.server_pins)
+            return environment.connection(mac.mac, origin, by, enrollment.anchors, enrollment.server_pins, resumption)
 
         connections = Connections(connection)
-        since = environment.now()
+        since, before = environment.now(), environment.contexts.handshakes_resumed
         response, error = None, ""
         try:
             response = await self._bounded(
@@ -366,6 +386,8 @@ class Stage:
             message_type=says,
         )
         self.service.parts.exchanges.add(exchange)
+        if resumption is not None:
+            self.recorder.note("resumed", udid=mac.udid, resumed=environment.contexts.handshakes_resumed > before)
         return response
 
     async def handshake(self, mac: MacHandle, url: str, offer: Offer, *, says: str) -> Agreed:

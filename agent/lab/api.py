@@ -19,6 +19,7 @@ from agent import plists
 from agent.lab.core import Lab, NotQueued, Refused
 from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
+from agent.lab.renewal import INSTALL
 from agent.lab.state import EnrolledMac
 from agent.lab.unsupported import fault_of
 from agent.net.apns.provider import PushFailed
@@ -53,12 +54,21 @@ def is_authorised(request: Any, token: str) -> bool:
 
 
 class API(Resource):
-    """The resource ``/api/`` with all paths below it. ``pusher`` returns the lab's current way to push, or None."""
+    """The resource ``/api/`` with all paths below it.
+
+    ``pusher`` returns the lab's current way to push, or None; ``renewal`` an enrollment profile with a new identity.
+    """
 
     isLeaf = True
 
     def __init__(
-        self, reactor: Reactor, lab: Lab, lom: LabLOM, token: str, pusher: Callable[[], LabPush | None]
+        self,
+        reactor: Reactor,
+        lab: Lab,
+        lom: LabLOM,
+        token: str,
+        pusher: Callable[[], LabPush | None],
+        renewal: Callable[[], bytes],
     ) -> None:
         super().__init__()
         self._lom = lom
@@ -66,6 +76,7 @@ class API(Resource):
         self._lab = lab
         self._token = token
         self._pusher = pusher
+        self._renewal = renewal
 
     def render(self, request: Any) -> Rendered:
         """Answer one request."""
@@ -95,6 +106,8 @@ class API(Resource):
                 return self._declare(request, self._mac(udid))
             case "POST", ["v1", "macs", udid, "lom", action]:
                 return self._lom_action(request, self._mac(udid), action)
+            case "POST", ["v1", "macs", udid, "renew"]:
+                return self._renew(request, self._mac(udid))
             case "POST", ["v1", "macs", udid, "push"]:
                 return self._push(request, self._mac(udid))
         raise APIError(404, f"there is no {method} /api/{'/'.join(path)[:200]}; docs/lab-api.md lists the requests")
@@ -152,6 +165,16 @@ class API(Resource):
                     uuid = self._lom.request(mac, _string(asked, "action"), macs)
                 case _:
                     raise APIError(404, f"there is no LOM action {action[:80]!r}; docs/lab-api.md lists them")
+        except NotQueued as error:
+            raise APIError(409, str(error)) from error
+        except Refused as error:
+            raise APIError(error.status, str(error)) from error
+        return self._queued(request, mac, uuid)
+
+    def _renew(self, request: Any, mac: EnrolledMac) -> Rendered:
+        """Queue the enrollment profile with a new identity."""
+        try:
+            uuid = self._lab.enqueue(mac.udid, {"RequestType": INSTALL, "Payload": self._renewal()})
         except NotQueued as error:
             raise APIError(409, str(error)) from error
         except Refused as error:

@@ -8,60 +8,40 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-from cryptography.hazmat.primitives import hashes
 
 from agent import plists
 from agent.errors import PeerError
 from agent.lab.declarations import Declarations
 from agent.lab.defects import NONE, Defects
 from agent.lab.losing import Losing
+from agent.lab.messages import (
+    NOBODY,
+    Message,
+    Refused,
+    certificate_of,
+    check_authenticate,
+    check_topic,
+    plist_of,
+    text_of,
+)
+from agent.lab.renewal import renews
 from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
 from agent.mdm import checkin, results
-from agent.net.http.server import MAX_BODY_BYTES
-from agent.pki.cms import CMSError, mdm_signature_signer
-from agent.profiles.making import TOPIC
 
 MAX_MACS = 1_000_000
 MAX_QUEUED = 10_000  # queued commands per Mac
 MAX_RESULTS = 200  # default number of stored results per Mac; the oldest are dropped first
 _STATUSES = {status.value for status in results.Status}
-_AUTHENTICATE_KEYS = ("DeviceName", "Model", "ModelName", "SerialNumber", "OSVersion", "BuildVersion")
 _TOKEN_BYTES = 32
 _BINARY_PLIST = b"bplist"
-
-
-class Refused(PeerError):
-    """The lab rejects a message of a Mac; ``status`` is the HTTP status of the answer."""
-
-    kind = "refused"
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class NotQueued(PeerError):
     """A command cannot be queued: its CommandUUID is in use for this Mac, or the queue is full."""
 
     kind = "not_queued"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A PUT request of a Mac."""
-
-    body: bytes
-    content_type: str
-    """In lower case, without parameters."""
-    fingerprint: bytes | None
-    """SHA-256 of the TLS client certificate; None if there is none."""
-    signature: str | None
-    """The header Mdm-Signature; None if there is none."""
-    connection: int
-    """A number unique for each connection."""
 
 
 OnResult = Callable[[Mapping[str, Any]], None]
@@ -97,6 +77,8 @@ class Lab:
         self._waiting: dict[tuple[str, str], OnResult] = {}
         self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
         self._losing = Losing(defects, self.forget)
+        self.issued: Mapping[str, bytes] = {}  # SHA-256 of the certificates issued by SCEP for renewals, by challenge
+        self.replaced: dict[str, EnrolledMac] = {}  # enrollments that a defect pushes to after a new Authenticate
 
     def enqueue(
         self,
@@ -163,41 +145,46 @@ class Lab:
             raise Refused(
                 415, f"the Content-Type of a check-in is {checkin.CONTENT_TYPE}, not {put.content_type[:80]!r}"
             )
-        fingerprint = _certificate(put)
-        message = _plist(put.body)
+        fingerprint = certificate_of(put, self.defects)
+        message = plist_of(put.body)
         if "survive-xml-refused" in self.defects and not put.body.startswith(b"<?xml"):
             raise Refused(400, "the body does not begin with an XML declaration")
-        unnamed = message.get("MessageType") == "SetBootstrapToken" and "UDID" not in message
-        udid = self._owner(fingerprint) if unnamed else _text(message, "UDID")
+        unnamed = message.get("MessageType") in _UNNAMED and "UDID" not in message
+        udid = self._owner(fingerprint) if unnamed else text_of(message, "UDID")
         match message.get("MessageType"):
             case "Authenticate":
-                _check_topic(message)
+                check_topic(message)
                 self._authenticate(udid, fingerprint, message)
             case "TokenUpdate":
-                _check_topic(message)
+                check_topic(message)
                 self._token_update(udid, fingerprint, message)
             case "CheckOut":
-                _check_topic(message)
+                check_topic(message)
                 self._check_out(udid, fingerprint)
             case "SetBootstrapToken":
                 self._set_bootstrap_token(udid, fingerprint, message)
+            case "GetBootstrapToken":
+                return self._get_bootstrap_token(udid, fingerprint)
             case "DeclarativeManagement":
                 return self._declarative_management(udid, fingerprint, message)
             case other:
-                raise Refused(400, f"the lab does not support the MessageType {str(other)[:80]!r}")
+                status = 500 if "checkin-unknown-500" in self.defects else 400
+                raise Refused(status, f"the lab does not support the MessageType {str(other)[:80]!r}")
         return b""
 
     def report(self, put: Message) -> bytes:
         """Process a report and return the plist of the next command, or empty bytes. Raises Refused."""
         if put.content_type != results.CONTENT_TYPE:
             raise Refused(415, f"the Content-Type of a report is {results.CONTENT_TYPE}, not {put.content_type[:80]!r}")
-        fingerprint = _certificate(put)
+        fingerprint = certificate_of(put, self.defects)
         message = self._report(put.body)
         bound = "identity-reports-unbound" not in self.defects
-        mac = self._known(_text(message, "UDID"), fingerprint, bound=bound)
-        if not mac.enrolled:
+        if put.resumed and "identity-resumption-unbound" in self.defects:
+            bound = False
+        mac = self._known(text_of(message, "UDID"), fingerprint, bound=bound)
+        if not mac.enrolled and "checkin-early-command" not in self.defects:
             raise Refused(403, "a report before TokenUpdate")
-        status = _text(message, "Status")
+        status = text_of(message, "Status")
         if status not in _STATUSES:
             code = 500 if "survive-status-500" in self.defects else 400
             raise Refused(code, f"the Status {status[:80]!r} is unknown")
@@ -213,7 +200,7 @@ class Lab:
 
     def _report(self, body: bytes) -> dict[str, Any]:
         try:
-            message = _plist(body)
+            message = plist_of(body)
         except Refused as refused:
             if ("session-malformed-fails" if body else "survive-empty-500") in self.defects:
                 raise Refused(500, "the body cannot be read") from refused
@@ -223,8 +210,7 @@ class Lab:
         return message
 
     def _authenticate(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
-        for key in _AUTHENTICATE_KEYS:
-            _text(message, key)
+        check_authenticate(message, self.defects)
         if self._udids.get(fingerprint, udid) != udid:
             raise Refused(403, "this certificate belongs to another Mac")
         before = self.macs.get(udid)
@@ -238,8 +224,14 @@ class Lab:
         self._state.enroll(mac)
         if before is not None:
             self._udids.pop(before.fingerprint, None)
+            if "checkin-early-push" in self.defects:
+                self.replaced[udid] = before
+            if "identity-queue-kept" in self.defects:
+                mac.queue = before.queue
         self._udids[fingerprint] = udid
         self.macs[udid] = mac
+        if "checkin-authenticate-202" in self.defects:
+            raise Refused(202, "the Mac may enroll")
 
     def _token_update(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         mac = self._known(udid, fingerprint, bound="identity-check-ins-unbound" not in self.defects)
@@ -247,12 +239,16 @@ class Lab:
         if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
             found = len(token) if isinstance(token, bytes) else plists.type_name(token)
             raise Refused(400, f"Token: expected {_TOKEN_BYTES} bytes of data, found {found}")
-        magic = _text(message, "PushMagic")
-        if mac.enrolled and "push-token-old" in self.defects:
+        magic = text_of(message, "PushMagic")
+        if mac.enrolled and "checkin-token-once" in self.defects and mac.token == token:
+            raise Refused(400, "the push token came before")
+        if mac.enrolled and not self.defects.isdisjoint({"checkin-token-kept", "push-token-old"}):
             token = mac.token
-        if mac.enrolled and "push-magic-old" in self.defects:
+        if mac.enrolled and not self.defects.isdisjoint({"checkin-magic-kept", "push-magic-old"}):
             magic = mac.push_magic
         self._update(mac, token=token, push_magic=magic, unregistered=False)
+        if "checkin-token-202" in self.defects:
+            raise Refused(202, "the Mac is enrolled")
 
     def _update(self, mac: EnrolledMac, **reported: Any) -> None:
         """Write new values of a Mac to the stored state, then set them."""
@@ -261,7 +257,12 @@ class Lab:
             setattr(mac, name, value)
 
     def _check_out(self, udid: str, fingerprint: bytes) -> None:
-        self._forget(self._known(udid, fingerprint))
+        bound = "identity-check-out-unbound" not in self.defects
+        mac = self._known(udid, fingerprint, bound=bound)
+        if "checkin-out-ignored" not in self.defects:
+            self._forget(mac)
+        if "checkin-out-refused" in self.defects:
+            raise Refused(500, "the Mac has left")
 
     def _forget(self, mac: EnrolledMac) -> None:
         self._state.check_out(mac.udid)
@@ -272,11 +273,24 @@ class Lab:
         token = message.get("BootstrapToken", b"")
         if not isinstance(token, bytes):
             raise Refused(400, f"BootstrapToken: expected data, found {plists.type_name(token)}")
-        self._update(self._known(udid, fingerprint), bootstrap_token=token)
+        mac = self._known(udid, fingerprint)
+        if token and mac.bootstrap_token and "checkin-bootstrap-refused" in self.defects:
+            raise Refused(400, "the Mac already has a bootstrap token")
+        if token or "checkin-bootstrap-stays" not in self.defects:
+            self._update(mac, bootstrap_token=token)
+
+    def _get_bootstrap_token(self, udid: str, fingerprint: bytes) -> bytes:
+        """The answer to GetBootstrapToken: without a token it has no BootstrapToken."""
+        token = self._known(udid, fingerprint).bootstrap_token
+        if not token and "checkin-bootstrap-404" in self.defects:
+            raise Refused(404, "the Mac has no bootstrap token")
+        if "checkin-bootstrap-other" in self.defects:
+            token = token[::-1]
+        return plists.dump_xml({"BootstrapToken": token} if token else {})
 
     def _declarative_management(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> bytes:
         mac = self._known(udid, fingerprint)
-        endpoint = _text(message, "Endpoint")
+        endpoint = text_of(message, "Endpoint")
         if endpoint == "status":
             report = message.get("Data")
             if not isinstance(report, bytes):
@@ -290,7 +304,7 @@ class Lab:
         return answer
 
     def _owner(self, fingerprint: bytes) -> str:
-        """The UDID enrolled with this certificate, for SetBootstrapToken, the only message that may lack a UDID."""
+        """The UDID enrolled with this certificate, for messages of bootstrap tokens, which may lack a UDID."""
         udid = self._udids.get(fingerprint)
         if udid is None:
             raise Refused(401, "this certificate belongs to no Mac that is enrolled here")
@@ -300,14 +314,26 @@ class Lab:
         mac = self.macs.get(udid)
         if mac is None:
             raise Refused(401, "this Mac is not enrolled here")
-        if mac.fingerprint != fingerprint and bound:
+        if mac.fingerprint != fingerprint and bound and fingerprint != NOBODY and not self._renew(mac, fingerprint):
             if "identity-victim-unenrolled" in self.defects:
                 self._forget(mac)
             raise Refused(403, "the certificate is not the one that this Mac enrolled with")
         return mac
 
+    def _renew(self, mac: EnrolledMac, fingerprint: bytes) -> bool:
+        """Take a certificate as the Mac's new one if it is that of a renewal; returns whether it is."""
+        if fingerprint in self._udids or "renew-refused" in self.defects:
+            return False
+        if not renews(mac, fingerprint, self.issued):
+            return False
+        before = mac.fingerprint
+        self._update(mac, fingerprint=fingerprint)
+        del self._udids[before]
+        self._udids[fingerprint] = mac.udid
+        return True
+
     def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any], body: bytes) -> None:
-        command_uuid = _text(message, "CommandUUID")
+        command_uuid = text_of(message, "CommandUUID")
         self._check_defects(mac, status, command_uuid, message)
         if command_uuid in mac.queue:
             if status == results.Status.NOT_NOW.value and not self._drops(mac.queue[command_uuid]):
@@ -374,38 +400,6 @@ class Lab:
 
 
 _NO_COMMAND = plists.dump_xml({})
+_UNNAMED = ("SetBootstrapToken", "GetBootstrapToken")
 
-
-def _plist(body: bytes) -> dict[str, Any]:
-    try:
-        return plists.load_dict(body, max_bytes=MAX_BODY_BYTES)
-    except plists.PlistError as error:
-        raise Refused(400, str(error)) from error
-
-
-def _check_topic(message: Mapping[str, Any]) -> None:
-    topic = _text(message, "Topic")
-    if topic != TOPIC:
-        raise Refused(400, f"Topic: expected {TOPIC}, found {topic[:80]!r}")
-
-
-def _certificate(put: Message) -> bytes:
-    """SHA-256 of the TLS certificate, which must also be the signer of the Mdm-Signature. Raises Refused."""
-    if put.fingerprint is None:
-        raise Refused(401, "the Mac presented no client certificate")
-    if put.signature is None:
-        raise Refused(400, "the Mdm-Signature is missing, but the enrollment profile has SignMessage")
-    try:
-        signer = mdm_signature_signer(put.signature, put.body)
-    except CMSError as error:
-        raise Refused(400, f"the Mdm-Signature is invalid: {error}") from error
-    if signer.fingerprint(hashes.SHA256()) != put.fingerprint:
-        raise Refused(403, "the Mdm-Signature has another signer than the TLS certificate")
-    return put.fingerprint
-
-
-def _text(message: Mapping[str, Any], key: str) -> str:
-    value = message.get(key)
-    if not isinstance(value, str) or not value:
-        raise Refused(400, f"{key}: expected a string, found {plists.type_name(value)}")
-    return value
+__all__ = ["Lab", "Message", "NotQueued", "Refused"]

@@ -38,6 +38,8 @@ class LabPush:
     def push(self, udid: str) -> Deferred[str]:
         """Push to a Mac. Fires with the apns-id once APNs has accepted the push, or fails with PushFailed."""
         mac = self._lab.macs.get(udid)
+        if mac is not None and not mac.enrolled and "checkin-early-push" in self._lab.defects:
+            mac = self._lab.replaced.get(udid)
         if mac is None or not mac.enrolled:
             return fail(PushFailed("the Mac is not enrolled in the lab, or has not sent its push token yet"))
         defects = self._lab.defects

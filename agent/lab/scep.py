@@ -10,6 +10,8 @@ from collections.abc import MutableSet
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
+
 from agent.lab.defects import NONE, Defects
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.scep.ca import SCEPRequest, cert_rep_failure, cert_rep_success, read_request
@@ -46,6 +48,8 @@ class SCEPService:
         self._authorities = authorities
         self._ca = authorities.scep
         self._challenges: MutableSet[str] = set() if challenges is None else challenges
+        self.renewals: dict[str, bytes] = {}
+        """SHA-256 of the certificates that were issued with the challenges of renewals."""
 
     def new_challenge(self) -> str:
         """A new challenge, for one enrollment profile."""
@@ -53,6 +57,14 @@ class SCEPService:
             self._challenges.pop()
         challenge = secrets.token_urlsafe(24)
         self._challenges.add(challenge)
+        return challenge
+
+    def renewal_challenge(self) -> str:
+        """A new challenge, for the renewal of a Mac."""
+        if len(self.renewals) >= _MAX_CHALLENGES:
+            del self.renewals[next(iter(self.renewals))]
+        challenge = self.new_challenge()
+        self.renewals[challenge] = b""
         return challenge
 
     def operate(self, operation: str, message: str | bytes) -> Answer:
@@ -78,7 +90,10 @@ class SCEPService:
             return Answer(400, "text/plain", f"{error}\n".encode())
         try:
             request = read_request(message, ca)
-            issued = self._authorities.issue_for(self._approved(request))
+            csr = self._approved(request)
+            issued = self._authorities.issue_for(csr)
+            if csr.challenge in self.renewals:
+                self.renewals[csr.challenge] = issued.fingerprint(hashes.SHA256())
             return Answer(200, CONTENT_TYPE, cert_rep_success(request, ca, nonce, issued))
         except SCEPFailure as failure:
             fail_info = failure.fail_info or FailInfo.BAD_REQUEST

@@ -34,7 +34,7 @@ class EnrolledMac:
 
     udid: str
     fingerprint: bytes
-    """SHA-256 of the certificate that it enrolled with."""
+    """SHA-256 of the certificate that it enrolled with, or of that of its last renewal."""
     announcement: Mapping[str, Any]
     """The Authenticate message."""
     token: bytes = b""
@@ -76,7 +76,7 @@ class LabState(Protocol):
         """Store a new or re-enrolled Mac, with an empty queue and no results."""
 
     def update(self, mac: EnrolledMac) -> None:
-        """Store changed tokens, PushMagic or status report."""
+        """Store a changed certificate, tokens, PushMagic or status report."""
 
     def check_out(self, udid: str) -> None:
         """Delete a Mac with its queue and results."""

@@ -102,11 +102,11 @@ class LabStore:
         )  # fmt: skip
 
     def update(self, mac: EnrolledMac) -> None:
-        """Store changed tokens, PushMagic or status report."""
+        """Store a changed certificate, tokens, PushMagic or status report."""
         self.write(
             (
-                "UPDATE macs SET token = ?, push_magic = ?, bootstrap_token = ?, status_report = ? WHERE udid = ?",
-                (mac.token, mac.push_magic, mac.bootstrap_token, mac.status_report, mac.udid),
+                "UPDATE macs SET fingerprint=?, token=?, push_magic=?, bootstrap_token=?, status_report=? WHERE udid=?",
+                (mac.fingerprint, mac.token, mac.push_magic, mac.bootstrap_token, mac.status_report, mac.udid),
             )
         )
 

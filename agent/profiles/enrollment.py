@@ -20,6 +20,7 @@ MDM = "com.apple.mdm"
 TOPIC_PREFIX = "com.apple.mgmt."
 _IDENTITY = "IdentityCertificateUUID"
 BOOTSTRAP_CAPABILITY = "com.apple.mdm.bootstraptoken"  # a server capability
+PER_USER_CAPABILITY = "com.apple.mdm.per-user-connections"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,8 @@ def check_update(before: EnrollmentTerms, after: EnrollmentTerms) -> None:
     ):
         if was != wanted:
             raise malformed(f"an update of the {MDM} payload may not change {key} from {was} to {wanted[:200]}")
+    if (PER_USER_CAPABILITY in before.capabilities) != (PER_USER_CAPABILITY in after.capabilities):
+        raise malformed(f"an update of the {MDM} payload may neither add nor remove {PER_USER_CAPABILITY}")
     added = after.access_rights & ~before.access_rights
     if added:
         raise malformed(f"an update of the {MDM} payload may not add the access rights {int(added)}")

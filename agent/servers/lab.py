@@ -52,6 +52,10 @@ class LabAPI:
         """POST …/macs/UDID/lom/request."""
         return self._lom(controller, "request", {"action": action, "devices": list(devices)})
 
+    def renew(self, udid: str) -> Deferred[str]:
+        """POST …/macs/UDID/renew."""
+        return self._action(udid, "renew", {})
+
     def declare(self, udid: str) -> Deferred[str]:
         """POST …/macs/UDID/declarations."""
         return self._action(udid, "declarations", {})

@@ -50,6 +50,14 @@ class LOMServer(Protocol):
 
 
 @runtime_checkable
+class RenewingServer(Protocol):
+    """A client of a server that can be asked to renew the identity of a Mac."""
+
+    def renew(self, udid: str) -> Deferred[str]:
+        """Have an update of the Mac's enrollment profile queued; fires with the CommandUUID, if it is known."""
+
+
+@runtime_checkable
 class DDMServer(Protocol):
     """A client of a server that composes DeclarativeManagement itself."""
 

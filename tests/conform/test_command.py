@@ -106,6 +106,19 @@ def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tm
     assert "1 fail, 0 warn, 0 not applicable, 10 not tested." in said  # nobody queued ProfileList
 
 
+def test_the_operator_is_asked_for_a_renewal_and_nothing_is_judged_without_one(tmp_path: Path) -> None:
+    with lab(tmp_path) as options:
+        line = [COMMAND, "conform", "--server", "manual", "--only", "MDM-RENEW", *options]
+        with subprocess.Popen(
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            _read_until(process.stderr, "Have the server renew the MDM identity of the Mac")
+            said, _errors = process.communicate()  # which closes its standard input
+        assert process.returncode == 0
+    assert "0 fail, 0 warn, 0 not applicable, 5 not tested." in said
+
+
 def _read_until(stream: IO[str], text: str) -> None:
     for line in stream:
         if text in line:

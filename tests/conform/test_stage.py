@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 from conform_runs import SECONDS, authorities, header, played
-from cryptography.hazmat.primitives.serialization import Encoding
+from conform_targets import as_webhook
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
@@ -25,23 +25,13 @@ from agent.conform.stage import Stage
 from agent.conform.target import Target, embedded_lab
 from agent.conform.trace import NoteRecord, ProbeRecord, PushRecord, Trace
 from agent.net.apns.provider import PushFailed
-from agent.servers.configs import LOMTemplates, MicroMDMConfig, RequestTemplate, Trust, WebhookConfig
+from agent.servers.configs import LOMTemplates, MicroMDMConfig, RequestTemplate, WebhookConfig
 
 InReactor = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def lab() -> Target:
     return embedded_lab(reactor, authorities())
-
-
-def as_webhook(target: Target) -> Target:
-    """The lab as a server that queues and pushes by two requests."""
-    assert target.lab is not None
-    macs, pem = f"{target.lab.url}/api/v1/macs/{{udid}}", target.lab.authorities.anchor.public_bytes(Encoding.PEM)
-    headers = (("Authorization", f"Bearer {target.lab.token}"), ("Content-Type", "application/xml"))
-    enqueue = RequestTemplate("POST", f"{macs}/commands?push=0", headers, "{command_plist}")
-    config = WebhookConfig(enqueue, RequestTemplate("POST", f"{macs}/push", headers), Trust(pem.decode(), system=False))
-    return replace(target, adapter="webhook", config=config)
 
 
 def as_lom_webhook(target: Target) -> Target:

@@ -258,6 +258,7 @@ def test_enrollment_needs_an_mdm_payload_and_an_identity() -> None:
         ({"ServerURL": "https://other.example.com/mdm"}, "ServerURL"),
         ({"CheckInURL": None}, "CheckInURL"),
         ({"AccessRights": 3 | 8}, "access rights 8"),
+        ({"ServerCapabilities": ["com.apple.mdm.per-user-connections"]}, "per-user-connections"),
     ],
 )
 def test_enrollment_update_cannot_change_server_or_add_rights(keys: dict[str, Any], message: str) -> None:

@@ -108,11 +108,7 @@ class PlainMDM:
         self.devices: dict[str, Device] = {}
         self.lock = threading.Lock()
         self._certificate, self._key = self.ca.issue("127.0.0.1", server=True)
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        self._http.socket = self._context(folder).wrap_socket(
-            self._http.socket, server_side=True, do_handshake_on_connect=False
-        )
+        self._http = _TLSServer(self._handler(), self._context(folder))
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
@@ -245,6 +241,26 @@ class PlainMDM:
             mdm = self
 
         return Handler
+
+
+class _TLSServer(ThreadingHTTPServer):
+    """Each connection is wrapped after it was accepted, so that it is closed also where the client reset it before."""
+
+    daemon_threads = True
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self._context = context
+
+    def get_request(self) -> tuple[ssl.SSLSocket, Any]:
+        """Accept a connection; the handshake is left to its thread."""
+        plain, address = super().get_request()
+        try:
+            plain.getpeername()  # an error where the client has reset it: wrap_socket would leave it open
+        except OSError:
+            plain.close()
+            raise
+        return self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False), address
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.conform.evidence import Evidence
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
 
-_SOURCE = Source("Apple Mobile Device Management Protocol Reference", "Authentication of the device", "2019-03-25")
+_SOURCE = Source("Apple, Managing certificates for device management services and devices", "Overview", "")
 
 
 def another_report(evidence: Evidence) -> Finding:

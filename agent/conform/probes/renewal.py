@@ -1,0 +1,21 @@
+"""The probe of renewals: the server updates its enrollment profile on a Mac, with a new identity."""
+
+from __future__ import annotations
+
+from agent.conform.probes.probe import Probe
+from agent.conform.stage import Stage
+
+
+async def renewal(stage: Stage) -> None:
+    """A Mac gets an update of its enrollment profile, and opens a session afterwards."""
+    mac = await stage.enrolled()
+    before = stage.enrollment(mac).identity.fingerprint
+    queued = await stage.renew(mac)
+    await stage.event(mac, "answered", after=queued.after, request_type="InstallProfile")
+    await stage.idle(mac)
+    after = stage.enrollment(mac).identity.fingerprint
+    stage.recorder.note("renewed", udid=mac.udid, before=before.hex(), after=after.hex())
+    await stage.session(mac)
+
+
+PROBES = (Probe("renewal", "Has the server update its enrollment profile, with a new identity.", renewal),)

@@ -1,0 +1,145 @@
+"""Check-ins, identity and renewals: by other adapters than the lab's, and what their checks make of poor evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conform_runs import SECONDS, authorities, played
+from conform_targets import as_webhook
+from twisted.internet import reactor
+
+from agent.conform.bodies import body_of
+from agent.conform.evidence import Evidence
+from agent.conform.judge import judge
+from agent.conform.raw_answers import accepted, refused, refused_and_stays
+from agent.conform.requirement import Outcome
+from agent.conform.requirements import selected
+from agent.conform.requirements.checkin import new_token, no_push_after, token_returned
+from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
+from agent.conform.requirements.renewal import new_identity, same_server
+from agent.conform.target import Target, embedded_lab
+from agent.conform.trace import ExchangeRecord, NoteRecord, Record
+from agent.plists import dump_xml
+
+InReactor = Callable[[Coroutine[Any, Any, Any]], Any]
+AREAS = ["MDM-CHECKIN", "MDM-RENEW", "SEC-IDENTITY"]
+
+
+def verdicts(run_in_reactor: InReactor, target: Target) -> dict[str, list[str]]:
+    """The ids by verdict."""
+    some = selected("all", AREAS)
+    trace = run_in_reactor(played(target, some, patience=SECONDS))
+    found: dict[str, list[str]] = {}
+    for each in judge(trace, some, {}).judged:
+        found.setdefault(each.verdict.value, []).append(each.requirement.id)
+    return found
+
+
+def test_a_webhook_provokes_all_but_renewals(run_in_reactor: InReactor) -> None:
+    found = verdicts(run_in_reactor, as_webhook(embedded_lab(reactor, authorities())))
+    assert found.keys() == {"pass", "not tested"}
+    assert found["not tested"] == [f"MDM-RENEW-{number:02d}" for number in range(1, 6)]
+
+
+def test_without_an_adapter_only_what_needs_a_command_is_not_tested(run_in_reactor: InReactor) -> None:
+    target = replace(embedded_lab(reactor, authorities()), adapter="none", config=None)
+    found = verdicts(run_in_reactor, target)
+    assert found.keys() == {"pass", "not tested"}
+    check_ins = [f"MDM-CHECKIN-{number:02d}" for number in range(4, 9)]
+    assert [id_ for id_ in found["not tested"] if not id_.startswith("MDM-RENEW")] == [*check_ins, "SEC-IDENTITY-12"]
+
+
+def sent(number: int, status: int | None, says: str = "it", **more: Any) -> ExchangeRecord:
+    return ExchangeRecord(
+        number=number, probe="p", at=0.0, seconds=0.1, udid="A", kind="raw", status=status, message_type=says, **more
+    )
+
+
+def session(number: int, status: int | None) -> ExchangeRecord:
+    return ExchangeRecord(
+        number=number, probe="p", at=0.0, seconds=0.1, udid="A", kind="report", status=status, answer_status="Idle"
+    )
+
+
+def note(number: int, step: str, **more: Any) -> NoteRecord:
+    return NoteRecord(number=number, probe="p", at=0.0, step=step, **more)
+
+
+def outcome(check: Callable[..., Any], *records: Record, **more: Any) -> Outcome:
+    result: Outcome = check(Evidence(list(records)), **more).outcome
+    return result
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (200, Outcome.FAILED),
+        (302, Outcome.FAILED),
+        (400, Outcome.PASSED),
+        (500, Outcome.PASSED),
+        (None, Outcome.PASSED),
+    ],
+)
+def test_a_refusal_is_a_status_of_400_or_above_or_a_broken_connection(status: int | None, expected: Outcome) -> None:
+    assert outcome(refused, sent(1, status), says="it") is expected
+
+
+def test_a_server_that_is_too_slow_has_refused_nothing() -> None:
+    assert outcome(refused, sent(1, None), note(2, "waited"), says="it") is Outcome.NOT_TESTED
+
+
+def test_all_messages_with_the_word_are_looked_at() -> None:
+    assert outcome(refused, sent(1, 403), sent(2, 200), says="it") is Outcome.FAILED
+    assert outcome(accepted, sent(1, 200), sent(2, 403), says="it") is Outcome.FAILED
+    assert outcome(accepted, sent(1, 200), sent(2, 403, "other"), says="it") is Outcome.PASSED
+
+
+def test_who_is_unenrolled_by_a_refused_message_is_a_failure() -> None:
+    assert outcome(refused_and_stays, sent(1, 403), session(2, 200), says="it") is Outcome.PASSED
+    assert outcome(refused_and_stays, sent(1, 403), session(2, 200), session(3, 401), says="it") is Outcome.FAILED
+    assert outcome(refused_and_stays, session(1, 200), sent(2, 403), says="it") is Outcome.NOT_TESTED
+
+
+def test_a_server_that_does_not_resume_sessions_is_not_tested_for_it() -> None:
+    full, own, another = sent(1, 200, "full"), sent(3, 200, "own, resumed"), sent(5, 403, "another's, resumed")
+
+    def of(*resumed: bool) -> Outcome:
+        notes = [note(2 * number, "resumed", data={"resumed": each}) for number, each in enumerate(resumed, start=1)]
+        return outcome(resumed_is_bound, full, notes[0], own, notes[1], another, notes[2])
+
+    assert of(False, True, True) is Outcome.PASSED
+    assert of(False, False, False) is Outcome.NOT_TESTED
+    assert of(False, True, False) is Outcome.NOT_TESTED
+
+
+@pytest.mark.parametrize(
+    "check", [new_token, token_returned, queue_is_not_handed_over, resumed_is_bound, new_identity, same_server]
+)
+def test_nothing_is_judged_without_evidence(check: Callable[..., Any]) -> None:
+    assert outcome(check) is Outcome.NOT_TESTED
+
+
+def test_no_push_says_nothing_where_no_push_came_at_all() -> None:
+    records = (sent(1, 200), note(2, "queued", udid="A"))
+    assert outcome(no_push_after, *records, says="it") is Outcome.NOT_TESTED
+
+
+def test_a_bootstrap_token_is_compared_without_being_in_the_trace() -> None:
+    def body(token: bytes) -> Any:
+        return body_of(dump_xml({"BootstrapToken": token}))
+
+    def got(token: bytes) -> Outcome:
+        asked = sent(1, 200, "SetBootstrapToken", request=body(b"secret"))
+        return outcome(token_returned, asked, sent(2, 200, "GetBootstrapToken", response=body(token)))
+
+    assert got(b"secret") is Outcome.PASSED
+    assert got(b"terces") is Outcome.FAILED
+    assert b"secret" not in str(body(b"secret")).encode()
+
+
+def test_an_identity_that_did_not_change_is_no_renewal() -> None:
+    same = note(1, "renewed", udid="A", data={"before": "00", "after": "00"})
+    assert outcome(new_identity, same) is Outcome.NOT_TESTED
