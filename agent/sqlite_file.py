@@ -25,6 +25,10 @@ class NotWritten(OperatorError):
     """The state cannot be written."""
 
 
+class InUse(OperatorError):
+    """Another process has the file open."""
+
+
 class _NewerVersion(ValueError):
     """The file is of a later version of this program."""
 
@@ -99,7 +103,7 @@ class SQLiteFile:
             ) from error
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the upper bits are the extended code
-                raise OperatorError(self._format.in_use.format(path=path, folder=path.parent)) from error
+                raise InUse(self._format.in_use.format(path=path, folder=path.parent)) from error
             raise OperatorError(f"{what}, {path}, cannot be read: {error}") from error
         except (sqlite3.Error, PeerError, ValueError, TypeError, LookupError) as error:
             raise OperatorError(

@@ -41,6 +41,7 @@ ROOMS = (
     "net.lom",
     "net.apns",
     "net.mac",
+    "state",
     "servers",
     "lab",
     "scenario",

@@ -52,6 +52,21 @@ def _no_gateway_rule(_context: click.Context, _parameter: click.Parameter, value
     """'on = "push", do = "lose", share = 0.1'; docs/faults.md. Repeatable.""",
 )
 @scenario_options(SCENARIO)
+@grouped_option(
+    SCENARIO,
+    "--state",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep the run in this file, and in files beside it, so that --resume goes on with it after a signal, "
+    "kill -9 or a power failure.",
+)
+@grouped_option(
+    SCENARIO,
+    "--resume",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Go on with the run of this state file, with the scenario in it.",
+)
 @scenario_options(FLEET)
 @scenario_options(ENROLLMENT)
 @grouped_option(
@@ -154,6 +169,8 @@ def run(context: click.Context, /, scenario: str | None, **options: Any) -> None
 
     The run fails (exit status 1) if a limit of the scenario fails, if an operation without a limit on its errors
     fails, or if the run does not complete.
+
+    A run with --state that did not complete goes on with --resume FILE; docs/state.md says what is kept.
     """
     check_unix()
     with importing():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from click import UsageError
+import click
 from rich.console import Console
 
 from agent.cli.apns.gateway import apns_plan
@@ -19,11 +20,12 @@ from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printin
 from agent.errors import OperatorError
 from agent.load.conductor import Conductor
 from agent.load.machine import cores, workers_of
+from agent.load.run_state import RunState
 from agent.measure.live import LiveView
 from agent.measure.trace import TraceParts
 from agent.net.transport.addresses import parse_address
 from agent.processes import ProcessEach
-from agent.report.terminal import Display, make_display
+from agent.report.terminal import Display, make_display, visible
 from agent.scenario.types import Scenario
 from agent.service.prometheus import PrometheusExporter
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from agent.cli.run_control import RunControl
 
 FIRST_CHECKPOINT_SECONDS = 2.0
+_WITH_RESUME = ("resume", "out", "junit", "trace", "prometheus", "quiet")
 CHECKPOINT_SECONDS = 15.0  # between two writings of the results so far, in case the run is killed
 
 
@@ -40,22 +43,63 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     Raises OperatorError and UsageError.
     """
     with Stopping() as stopping:
+        state = None if options["resume"] is None else _resumed(path, options["resume"], given)
         outputs = Outputs.of(options)
-        outputs.check()  # before all that can fail: no verdict of an earlier run is left
-        plan = replayed(scenario_of(path, options, given), options["replay"])
+        outputs.check()  # before all that can fail: no verdict of an earlier run is left, except of one that is resumed
+        if state is None:
+            plan = replayed(scenario_of(path, options, given), options["replay"])
+            state = _begun(plan, options)
+        else:
+            plan = state.scenario
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
-        outcome = _run(plan, outputs, display, options, stopping)
+        outcome = _run(plan, outputs, display, options, stopping, state)
         stopping.status = outcome.exit_status
+        if state is not None and not state.finished:
+            with printing(STANDARD_ERROR):  # also with --quiet
+                click.echo(f"Go on with it: lom-agent run --resume {visible(str(state.path))}", err=True)
         with printing():
             outcome.tell(console)
     return outcome.exit_status
 
 
+def _resumed(path: str | None, file: str, given: Mapping[str, Any]) -> RunState:
+    """The file of ``--resume``. Raises OperatorError and UsageError."""
+    others = [f"--{name.replace('_', '-')}" for name in given if name not in _WITH_RESUME]
+    if path is not None or others:
+        found = [*([] if path is None else [path]), *("--set" if each == "--overrides" else each for each in others)]
+        text = f"--resume goes on with the scenario in its file, as it is: leave out {', '.join(found)}"
+        raise click.UsageError(text)
+    state = RunState(Path(file))
+    state.resume(time.time())
+    return state
+
+
+def _begun(scenario: Scenario, options: Mapping[str, Any]) -> RunState | None:
+    """The file of ``--state``, with a new run; None without it. Raises OperatorError."""
+    if options["state"] is None:
+        return None
+    found = [f"--{name}" for name in ("control", "replay") if options[name] is not None]
+    found += ["[[change]]"] * bool(scenario.changes and not found)
+    if found:
+        raise OperatorError(
+            "Expected a run that nothing changes for --state, because a resumed run would not know of it; found "
+            f"{' and '.join(found)}. Leave out one or the other."
+        )
+    state = RunState(Path(options["state"]))
+    state.begin(scenario, workers_of(scenario), time.time())
+    return state
+
+
 def _run(
-    scenario: Scenario, outputs: Outputs, display: Display, options: Mapping[str, Any], stopping: Stopping
+    scenario: Scenario,
+    outputs: Outputs,
+    display: Display,
+    options: Mapping[str, Any],
+    stopping: Stopping,
+    state: RunState | None,
 ) -> RunResults:
-    workers = workers_of(scenario)
+    workers = workers_of(scenario) if state is None else state.workers
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
     reactor = the_reactor()
@@ -64,7 +108,8 @@ def _run(
         None if prometheus is None else PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
     )
     executor = ProcessEach()
-    outcome = RunResults(scenario, outputs, datetime.now(UTC))
+    started = datetime.now(UTC) if state is None else datetime.fromtimestamp(state.started, UTC)
+    outcome = RunResults(scenario, outputs, started)
     watchers = _Watchers(display, exporter, STANDARD_ERROR if options["quiet"] else STANDARD_OUTPUT)
     conductor = Conductor(
         reactor,
@@ -77,6 +122,7 @@ def _run(
         cores=cores(),
         kill=executor.kill,
         controlled=options["control"] is not None or options["replay"] is not None,
+        state=state,
     )
     control = _control(reactor, conductor, options)
     stopping.last = executor.kill
@@ -118,7 +164,7 @@ def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> 
     if options["control"] is None:
         for name in ("token_file", "ready_file"):
             if options[name] is not None:
-                raise UsageError(f"--{name.replace('_', '-')} goes with --control")
+                raise click.UsageError(f"--{name.replace('_', '-')} goes with --control")
         return None
     from agent.cli.run_control import RunControl  # only where there is one: a fast start
 

@@ -31,7 +31,7 @@ from agent.service.types import Enroll, ServiceInfo
 if TYPE_CHECKING:
     from agent.lab.store import LabStore
     from agent.service.embedded import Embedded
-    from agent.service.state import FleetState
+    from agent.state.fleet import FleetState
 
 ENROLL_AT_ONCE = 8  # Macs of the start; ours
 ENROLL_SECONDS = 600.0  # for each of them; ours
@@ -247,7 +247,7 @@ def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore
         return None, None
     from agent.cli.results.outputs import make_folder  # only where it is asked for: a fast start
     from agent.lab.store import LabStore
-    from agent.service.state import FleetState
+    from agent.state.fleet import FleetState
 
     state = FleetState(Path(file), reactor)
     folder = f"{file}.lab"

@@ -226,7 +226,7 @@ class _Put(_Endpoint):
         take: Callable[[Message], bytes],
         content_type: bytes = _XML,
         *,
-        json_type: bytes = b"application/json",
+        json_type: bytes | None = None,
         defects: Defects = NONE,
     ) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class _Put(_Endpoint):
 
     def _answer(self, request: Any) -> bytes:
         body = self._take(self._received(request))
-        if body.startswith(b"{"):
+        if self._json_type is not None and body.startswith(b"{"):  # of a declarative check-in
             request.setHeader(b"content-type", self._json_type)
         return body
 

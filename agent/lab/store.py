@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, MutableMapping, MutableSet
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from agent import plists
 from agent.lab.core import Refused
 from agent.lab.state import EnrolledMac, QueuedCommand, StoredResult
-from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
 from agent.sqlite_file import FileFormat, NotWritten, SQLiteFile, Statement
+from agent.state.authorities import AUTHORITIES_TABLE, KeptAuthorities
 
 NAME = "lab.sqlite"
 
-_TABLES = """
-CREATE TABLE authorities (name TEXT PRIMARY KEY, certificate BLOB NOT NULL, key BLOB NOT NULL);
+_TABLES = f"""
+{AUTHORITIES_TABLE}
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE challenges (challenge TEXT PRIMARY KEY);
 CREATE TABLE macs (
@@ -57,7 +58,7 @@ class LabStore:
 
     def __init__(self, folder: Path) -> None:
         self._file = SQLiteFile(folder / NAME, _FORMAT)
-        self.authorities: MutableMapping[str, Authority] = _StoredAuthorities(self)
+        self.authorities: MutableMapping[str, Authority] = KeptAuthorities(self._file)
         self.challenges: MutableSet[str] = _StoredChallenges(self)
 
     def close(self) -> None:
@@ -71,7 +72,17 @@ class LabStore:
 
     def set(self, name: str, value: str) -> None:
         """Store a setting. Raises OperatorError."""
-        self.keep("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, value)
+        self._file.write([("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))], durable=False)
+
+    def port(self, name: str) -> int:
+        """The port of the last process, which the enrolled Macs and the server use; 0 picks a free one."""
+        return self.reading(lambda: int(self.setting(name) or 0))
+
+    def keep_port(self, name: str, url: str) -> None:
+        """Store the port of a URL; nothing for an empty one. Raises OperatorError."""
+        number = urlsplit(url).port
+        if number is not None:
+            self.set(name, str(number))
 
     # LabState.
 
@@ -133,10 +144,6 @@ class LabStore:
         """The rows of a SELECT. Raises OperatorError."""
         return self._file.rows(statement, *values)
 
-    def keep(self, statement: str, *values: Any) -> None:
-        """Execute one statement while the lab starts. Raises OperatorError."""
-        self._file.write([(statement, values)], durable=False)
-
     def write(self, *statements: Statement) -> None:
         """Execute the statements in one transaction. Raises Refused."""
         try:
@@ -154,9 +161,14 @@ class LabStore:
             "SELECT * FROM macs ORDER BY rowid"
         ):
             macs[udid] = EnrolledMac(
-                udid, fingerprint, plists.load_dict(announcement), token, push_magic, bootstrap_token,
+                udid=udid,
+                fingerprint=fingerprint,
+                announcement=plists.load_dict(announcement),
+                token=token,
+                push_magic=push_magic,
+                bootstrap_token=bootstrap_token,
                 status_report=status_report,
-            )  # fmt: skip
+            )
         for udid, command_uuid, request_type, body in self._file.rows(
             "SELECT udid, command_uuid, request_type, body FROM commands ORDER BY number"
         ):
@@ -166,31 +178,6 @@ class LabStore:
         ):
             macs[udid].results[command_uuid] = StoredResult(status, body)
         return list(macs.values())
-
-
-class _StoredAuthorities(MutableMapping[str, Authority]):
-    """The stored CAs with their keys, by name."""
-
-    def __init__(self, store: LabStore) -> None:
-        self._store = store
-
-    def __getitem__(self, name: str) -> Authority:
-        rows = self._store.rows("SELECT certificate, key FROM authorities WHERE name = ?", name)
-        if not rows:
-            raise KeyError(name)
-        return self._store.reading(lambda: _authority(*rows[0]))
-
-    def __setitem__(self, name: str, authority: Authority) -> None:
-        self._store.keep("INSERT OR REPLACE INTO authorities VALUES (?, ?, ?)", name, *authority.identity.octets)
-
-    def __delitem__(self, name: str) -> None:
-        self._store.keep("DELETE FROM authorities WHERE name = ?", name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([name for (name,) in self._store.rows("SELECT name FROM authorities")])
-
-    def __len__(self) -> int:
-        return len(self._store.rows("SELECT name FROM authorities"))
 
 
 class _StoredChallenges(MutableSet[str]):
@@ -218,11 +205,6 @@ class _StoredChallenges(MutableSet[str]):
         """Delete a challenge."""
         self._store.write(("DELETE FROM challenges WHERE challenge = ?", (challenge,)))
         self._challenges.discard(challenge)
-
-
-def _authority(certificate: bytes, key: bytes) -> Authority:
-    identity = Identity.of_octets(certificate, key)
-    return Authority(Identity(identity.certificate, identity.key))
 
 
 def _forgotten(udid: str) -> list[Statement]:

@@ -38,11 +38,11 @@ class NoSuchPhase(OperatorError):
 
 
 class Elapsed:
-    """The seconds of a run since it started."""
+    """The seconds of a run since it started, ``before`` of them in earlier processes, without those between two."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, before: float = 0.0) -> None:
         self._clock = clock
-        self.began = float(clock.seconds())
+        self.began = float(clock.seconds()) - before
 
     def seconds(self) -> float:
         """Seconds since the start."""
@@ -56,7 +56,8 @@ class Elapsed:
 class RunChanges:
     """The changes of one run from its start on. ``broadcast`` sends a message to every shard.
 
-    ``began`` is the start of the run on its clock, by which the shards know when to pause.
+    ``began`` is the start of the run on its clock, by which the shards know when to pause; ``before`` are the seconds
+    that earlier processes ran.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class RunChanges:
         phases: Sequence[PhaseRecord],
         broadcast: Callable[[Message], None],
         began: float,
+        before: float = 0.0,
     ) -> None:
         self._scenario = scenario
         self._phases = phases
@@ -74,7 +76,7 @@ class RunChanges:
         self._over = False
         self._made: list[ChangeSummary] = []
         self._tempos = [Tempo() for _ in phases]
-        self.elapsed = Elapsed(clock)
+        self.elapsed = Elapsed(clock, before)
         self.time = PausedTime(self.elapsed)
         self.moments = Pauses()
         """The pauses on ``clock``."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError
@@ -41,7 +43,9 @@ from agent.load.overload import LoopMonitor
 from agent.load.phases.phase_time import PhaseTime
 from agent.load.pushes import PushSide
 from agent.load.run_facts import INTERRUPTED, RunFacts
+from agent.load.run_keeping import RunKeeper
 from agent.load.run_record import RunRecord, WorkerRecord
+from agent.load.run_state import RunState
 from agent.load.server import ServerSide
 from agent.load.shard import run_shard
 from agent.load.shard_plan import ShardPlan, decode_result, encode
@@ -51,6 +55,7 @@ from agent.net.timing import RunClock, sleep
 from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer
 from agent.scenario.types import Scenario
+from agent.sqlite_file import NotWritten
 
 READY_SECONDS = 120.0  # in which a worker imports the program, makes its Macs and connects
 FINISH_SECONDS = 60.0  # in which a worker that still reports ends after Finish
@@ -64,7 +69,8 @@ class Conductor(RunFacts):
     """One run of a scenario in at most ``workers`` shards, each submitted to ``executor``.
 
     ``host`` is the address of this machine at which the shards reach the conductor: loopback unless they run elsewhere.
-    ``kill`` ends the process of a lost shard, by the shard's number.
+    ``kill`` ends the process of a lost shard, by the shard's number. ``state`` keeps the run for a later process; it is
+    closed at the end.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class Conductor(RunFacts):
         trace: Callable[[int], str | None] = lambda _shard: None,
         cores: int = 1,
         kill: Callable[[int], None] = lambda _shard: None,
+        state: RunState | None = None,
         controlled: bool = False,
     ) -> None:
         fleet = scenario.fleet
@@ -89,6 +96,7 @@ class Conductor(RunFacts):
         self._workers = self._record.workers
         self._interrupted = False
         self._closing = False
+        self._is_over = False
         self._reactor = reactor
         self._executor = executor
         self._observer = observer
@@ -100,7 +108,12 @@ class Conductor(RunFacts):
         self._silence = SilenceWatch(reactor, self._workers, self, scenario.load.worker_timeout)
         self._clock = RunClock(reactor)
         self._link = ControlServer(reactor, len(self._workers), self)
-        self._server = ServerSide(reactor, scenario, self.population)
+        self._monitor = LoopMonitor(reactor)
+        self._kept = RunKeeper(state, self._record, self._monitor, self._clock, self._not_kept)
+        lab_state = None if state is None else Path(f"{state.path}.lab")
+        if state is not None and apns is not None:
+            apns = replace(apns, port=apns.port or state.number("apns port"))
+        self._server = ServerSide(reactor, scenario, self.population, lab_state)
         first_macs = [worker.indexes.start for worker in self._workers]
         self._pushes = PushSide(
             reactor,
@@ -111,9 +124,9 @@ class Conductor(RunFacts):
             self._clock,
             lambda seconds: self._link.broadcast(GatewayStalled(seconds)),
             scenario.rules,
+            () if state is None else state.gateway_rules(),
         )
         self._job: Deferred[None] | None = None
-        self._monitor = LoopMonitor(reactor)
         self._controlled = controlled
         self._changes: RunChanges | None = None
 
@@ -150,6 +163,7 @@ class Conductor(RunFacts):
         self._pushes.open(self._server.lab)
         if self._pushes.url is not None:
             self._observer.note(f"The APNs gateway listens on {self._pushes.url}")
+        self._kept.opened(self._pushes)
         for number, worker in enumerate(self._workers):
             self._submit(number, worker)
         self._silence.begin()
@@ -172,6 +186,7 @@ class Conductor(RunFacts):
             trace=self._trace(number),
             cores=max(1, self._cores // len(self._workers)),
             controlled=self._controlled,
+            **self._kept.plan(number),
         )
         future = self._executor.submit(run_shard, encode(plan))
         worker.submitted = True
@@ -188,12 +203,16 @@ class Conductor(RunFacts):
         finally:
             if limit.active():
                 limit.cancel()
-        began = self._clock()
-        self._changes = changes = RunChanges(self._reactor, self.scenario, self.phases, self._link.broadcast, began)
+        elapsed = self._kept.elapsed
+        began = self._clock() - elapsed
+        self._changes = changes = RunChanges(
+            self._reactor, self.scenario, self.phases, self._link.broadcast, began, elapsed
+        )
         self._record.pauses = changes.time.pauses
         self._record.began = began
         self._monitor.pauses = changes.moments
-        self._link.broadcast(Begin(began))
+        self._kept.begun()
+        self._link.broadcast(Begin(self._clock(), int(elapsed)))
         self._pushes.begin()
         self._monitor.begin()
         for number, phase in enumerate(self.scenario.phases):
@@ -201,7 +220,7 @@ class Conductor(RunFacts):
                 await PhaseTime(changes.time, 0.0).until(phase.start_at)
             await changes.time.running()
             changes.start_phase(number)
-            self.phases[number].started_s = self.elapsed
+            self.phases[number].started_s = self._kept.phase_started(number, self.elapsed)
             self._monitor.enter(number)
             self._link.broadcast(StartPhase(number))
             self._end_phase(number)
@@ -211,6 +230,13 @@ class Conductor(RunFacts):
             await record.ended
         await changes.end()
         await self._tail()
+        self._is_over = True
+
+    def _not_kept(self, error: NotWritten) -> None:
+        """The state cannot be written: stop, as a later process could not go on from here."""
+        self._record.problems.append(str(error))
+        if self._job is not None:
+            self._reactor.callLater(0, self._job.cancel)  # it may be what writes
 
     def _not_ready(self) -> None:
         late = [number for number, worker in enumerate(self._workers) if not worker.ready.called]
@@ -252,6 +278,7 @@ class Conductor(RunFacts):
         self._link.close()
         await self._pushes.close()
         await self._server.close()
+        self._kept.close(finished=self._is_over and self.incomplete_because is None)
 
     async def _receive_last(self) -> None:
         for _ in range(LAST_LOOKS):  # not by the clock: after a stall there is still something to read
@@ -272,9 +299,12 @@ class Conductor(RunFacts):
             case Ending():
                 worker.ending = True
             case Ready():
+                self._kept.ready(shard, message)
                 worker.start()
             case Second():
+                self._kept.second(message.t)
                 if self._record.add_second(shard, message):
+                    self._kept.save()
                     self._observer.look(self.view())
             case Snapshot(metrics):
                 worker.snapshot = metrics
@@ -370,4 +400,5 @@ class Conductor(RunFacts):
     def _end_phase(self, number: int) -> None:
         if self._record.end_phase(number, self.elapsed):
             self._monitor.leave(number)
+            self._kept.phase_ended(number, self.phases[number])
             self.phases[number].ended.callback(None)

@@ -39,6 +39,11 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 class Ready(msgspec.Struct, tag="ready", frozen=True):
     """The shard has made its Macs and can start phases."""
 
+    lost: int = 0
+    """Operations that all earlier processes of a resumed run started, and whose end they had not saved."""
+    measured: float | None = None
+    """Up to which second of the run the last one had saved its measurements; None if it had saved none."""
+
 
 class Second(msgspec.Struct, tag="second", frozen=True):
     """The report of second ``t``: a row of the time line, and the state of each phase by its number."""
@@ -91,9 +96,13 @@ class Warn(msgspec.Struct, tag="warn", frozen=True):
 
 
 class Begin(msgspec.Struct, tag="begin", frozen=True):
-    """The run starts, and the seconds of the time line count from here. ``now`` is the time of the run's clock."""
+    """The run starts, or goes on, and the next second of the time line is ``second``.
+
+    ``now`` is the time of the run's clock.
+    """
 
     now: float
+    second: int = 0
 
 
 class StartPhase(msgspec.Struct, tag="start", frozen=True):

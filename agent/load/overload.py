@@ -53,6 +53,23 @@ class Span(msgspec.Struct, kw_only=True):
     stolen_s: float | None = None
     pressed_s: float | None = None
 
+    def plus(self, other: Span) -> Span:
+        """The phase in two processes, one after the other; of a percentile the higher one."""
+        return Span(
+            phase=self.phase,
+            elapsed_s=self.elapsed_s + other.elapsed_s,
+            paused_s=self.paused_s + other.paused_s,
+            cpu_s=self.cpu_s + other.cpu_s,
+            busy_s=self.busy_s + other.busy_s,
+            lagging_s=self.lagging_s + other.lagging_s,
+            p50_ms=max(self.p50_ms, other.p50_ms),
+            p99_ms=max(self.p99_ms, other.p99_ms),
+            max_ms=max(self.max_ms, other.max_ms),
+            queued_s=_sum(self.queued_s, other.queued_s),
+            stolen_s=_sum(self.stolen_s, other.stolen_s),
+            pressed_s=_sum(self.pressed_s, other.pressed_s),
+        )
+
 
 class LoopMonitor:
     """Measures one reactor, in the reactor's thread.
@@ -76,18 +93,30 @@ class LoopMonitor:
         self._timer: DelayedCall | None = None
         self._open: dict[int, _OpenSpan] = {}
         self._over: list[Span] = []
+        self._cpu_before = 0.0
         self._cpu_began = cpu()
         self._asked = self._row = (clock.seconds(), self._cpu_began)
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds of this thread since this monitor was created."""
-        return self._cpu() - self._cpu_began
+        """CPU seconds of this thread since this monitor was created, and those of earlier processes."""
+        return self._cpu_before + self._cpu() - self._cpu_began
 
     @property
     def spans(self) -> list[Span]:
         """The finished phases, and those in progress until now."""
-        return [*self._over, *(span.measured(*self._now(), self._waits()) for span in self._open.values())]
+        phases: dict[int, Span] = {}
+        for span in (*self._over, *(span.measured(*self._now(), self._waits()) for span in self._open.values())):
+            before = phases.get(span.phase)
+            phases[span.phase] = span if before is None else before.plus(span)
+        return list(phases.values())
+
+    def continue_from(self, lag: str, cpu_s: float, cpu_by_second: list[float], spans: list[Span]) -> None:
+        """Begin with what an earlier process of the run measured; ``lag`` is encoded. Raises OperatorError."""
+        self.lag = Latencies.of(lag)
+        self._cpu_before = cpu_s
+        self.cpu_by_second += cpu_by_second
+        self._over += spans
 
     def begin(self) -> None:
         """Start measuring. Making the Macs comes before it, as it puts no load on the server."""
@@ -201,6 +230,10 @@ class _OpenSpan:
             stolen_s=_since(began.stolen, waits.stolen),
             pressed_s=_since(began.pressed, waits.pressed),
         )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 def _since(before: float | None, now: float | None) -> float | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
-from agent.faults.decisions import Faults
+import msgspec
+
+from agent.faults.decisions import Faults, RuleRecord
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.lab.server import LabServer
@@ -26,7 +29,7 @@ class PushSide:
 
     ``first_macs`` has the index of the first Mac of each shard; ``send`` sends a push to a shard. ``on_stall`` gets the
     seconds in which the event loop of the gateway was blocked. Of ``rules``, those of the gateway as a whole are
-    followed here, all others by the shards.
+    followed here, all others by the shards; ``records`` are those of an earlier process of the run, to go on with.
     """
 
     def __init__(
@@ -39,9 +42,11 @@ class PushSide:
         clock: RunClock,
         on_stall: Callable[[float], object],
         rules: Sequence[Rule] = (),
+        records: Sequence[RuleRecord] = (),
     ) -> None:
         self._faults = Faults()
         self._rules = rules
+        self._records = records
         self._reactor = reactor
         self._plan = plan
         self._population = population
@@ -63,6 +68,15 @@ class PushSide:
         return [] if self._router is None else [self._router.counts]
 
     @property
+    def going_on(self) -> dict[str, Any]:
+        """What another process goes on with: the port, and the rules with what they did to the gateway."""
+        if self.url is None:
+            return {}
+        now = self._reactor.seconds()
+        records = [self._faults.record(each.rule.id, now) for each in self._faults]
+        return {"apns port": urlsplit(self.url).port, "gateway rules": msgspec.to_builtins(records)}
+
+    @property
     def url(self) -> str | None:
         """The gateway's URL, once it is open."""
         return None if self._gateway is None else self._gateway.url
@@ -73,16 +87,24 @@ class PushSide:
         if plan is None:
             return
         self._router = PushRouter(
-            self._reactor, self._population, self._shard_of, self._send, self._clock, plan.behaviour
+            self._reactor,
+            self._population,
+            self._shard_of,
+            self._send,
+            self._clock,
+            plan.behaviour,
         )
         self._gateway = PushGateway(self._reactor, plan, self._router, lab, self._faults, self._reactor)
         self._gateway.listen()
         self._stalls.begin()
 
     def begin(self) -> None:
-        """The run begins: rules count their times from here."""
-        for rule in self._rules:
-            self._faults.add(rule, self._reactor.seconds())
+        """The run begins, or goes on: rules count their times from here."""
+        now = self._reactor.seconds()
+        for record in self._records:
+            self._faults.restore(record, now)
+        for rule in () if self._records else self._rules:
+            self._faults.add(rule, now)
 
     @property
     def rule_counts(self) -> list[RuleSummary]:

@@ -8,13 +8,14 @@ from typing import Any
 from agent.load.changes import CannotChange, RunChanges
 from agent.load.overload import LoopMonitor
 from agent.load.pushes import PushSide
+from agent.load.run_keeping import RunKeeper
 from agent.load.run_record import PhaseRecord, RunRecord, WorkerRecord, phases_of
 from agent.load.server import ServerSide
 from agent.load.shard_plan import ShardResult
 from agent.load.silence import SilenceWatch
 from agent.measure.live import LiveView
 from agent.measure.metrics import Metrics
-from agent.measure.summaries import ChangeSummary, PhaseSummary, RuleSummary, added_rules
+from agent.measure.summaries import ChangeSummary, PhaseSummary, Resumption, RuleSummary, added_rules
 from agent.measure.timeline import Targets, TimeLine, no_targets
 from agent.processes import peak_kib
 
@@ -30,6 +31,7 @@ class RunFacts:
     _pushes: PushSide
     _silence: SilenceWatch
     _monitor: LoopMonitor
+    _kept: RunKeeper
     _changes: RunChanges | None
     """None before the run has started."""
     _interrupted: bool
@@ -65,8 +67,18 @@ class RunFacts:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the run started; 0 before."""
-        return 0.0 if self._changes is None else self._changes.elapsed.seconds()
+        """Seconds since the run started, without those between two processes; 0 before."""
+        return self._kept.elapsed if self._changes is None else self._changes.elapsed.seconds()
+
+    @property
+    def resumed(self) -> list[Resumption]:
+        """How often the run was resumed."""
+        return self._kept.resumed
+
+    @property
+    def worked(self) -> float:
+        """Seconds that earlier processes of the run worked."""
+        return self._kept.worked
 
     @property
     def has_begun(self) -> bool:

@@ -172,8 +172,9 @@ class RunRecord:
         """The start of the run on its clock."""
         self.timeline = TimeLine([len(worker.indexes) for worker in self.workers])
         self.problems: list[str] = []
+        self.second = -1
+        """The last second that all workers reported."""
         self._recent = Recent()
-        self._second = -1
 
     # Input: what the shards report.
 
@@ -195,9 +196,9 @@ class RunRecord:
         worker = self.workers[shard]
         worker.second = report.t
         complete = min(each.second for each in self.workers if each is worker or not (each.is_over or each.silent))
-        if complete <= self._second:
+        if complete <= self.second:
             return False
-        self._second = complete
+        self.second = complete
         self._recent.turn()
         return True
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -14,8 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from agent.errors import OperatorError
 from agent.files import read_file
 from agent.fleet.population import Population
-from agent.lab.core import Lab
+from agent.lab.keeping import lab_server, listen
 from agent.lab.server import LabServer
+from agent.lab.store import LabStore
 from agent.load.machine import allow_open_files
 from agent.load.shard_plan import EnrollAt, EnrollWith, server_data
 from agent.net.http.http1 import split_url
@@ -39,9 +41,13 @@ MAX_SECRET_BYTES = 4096
 
 
 class ServerSide:
-    """The server side of a run. ``lab`` is the embedded lab, or None; the other attributes are fields of ShardPlan."""
+    """The server side of a run. ``lab`` is the embedded lab, or None; the other attributes are fields of ShardPlan.
 
-    def __init__(self, reactor: Any, scenario: Scenario, population: Population) -> None:
+    ``state`` is the folder of the embedded lab's state; None: it ends with the process.
+    """
+
+    def __init__(self, reactor: Any, scenario: Scenario, population: Population, state: Path | None = None) -> None:
+        self._store: LabStore | None = None
         self.lab: LabServer | None = None
         self.enroll: EnrollAt | EnrollWith = EnrollAt("")
         self.anchors: tuple[bytes, ...] = ()
@@ -50,7 +56,11 @@ class ServerSide:
         server = scenario.server
         if server.adapter == "lab" and server.lab is None:
             allow_open_files(len(population))
-            self.lab = LabServer(reactor, Lab(), Authorities(), scep=server.identity == "scep")
+            if state is not None:
+                self._store = _store(state)
+            store = self._store
+            authorities = Authorities(None if store is None else store.authorities)
+            self.lab = lab_server(reactor, store, authorities, scep=server.identity == "scep")
         else:
             self.anchors = tuple(anchor.public_bytes(Encoding.DER) for anchor in read_anchors(server.ca))
             config = _config(scenario)
@@ -62,7 +72,7 @@ class ServerSide:
         lab = self.lab
         if lab is None:
             return
-        lab.listen()
+        listen(lab, self._store)
         note(f"The lab, an embedded MDM server, listens on {lab.url}")
         pem = lab.authorities.anchor.public_bytes(Encoding.PEM).decode("ascii")
         self.anchors = (lab.authorities.anchor.public_bytes(Encoding.DER),)
@@ -73,6 +83,16 @@ class ServerSide:
         """Stop the embedded lab."""
         if self.lab is not None:
             await self.lab.close()
+        if self._store is not None:
+            self._store.close()
+
+
+def _store(folder: Path) -> LabStore:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(f"the folder {folder} for the lab's state cannot be made: {error.strerror}") from error
+    return LabStore(folder)
 
 
 def _enroll(scenario: Scenario) -> EnrollAt | EnrollWith:

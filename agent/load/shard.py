@@ -43,15 +43,21 @@ from agent.load.control import (
 )
 from agent.load.control_link import ControlLink, connect
 from agent.load.overload import LoopMonitor
+from agent.load.phases.pace import NOTHING_EARLIER
+from agent.load.phases.progress import Earlier
 from agent.load.phases.run import PhaseRun
 from agent.load.shard_keys import keys_made_ahead
 from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
+from agent.load.shard_state import ShardState, open_state
+from agent.measure.live import PhaseState
 from agent.net.mac.fleet.census import Census, state_of
 from agent.net.timing import make_monotonic
 from agent.processes import peak_kib
+from agent.push.counts import merge_push_counts
 from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedPush
+from agent.sqlite_file import NotWritten
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
@@ -111,6 +117,10 @@ class Shard:
         self._census: Census | None = None
         self._seconds: LoopingCall | None = None
         self._second = -1
+        self._second_began = False
+        self._state: ShardState | None = None
+        self._earlier: dict[int, Earlier] = {}  # phases of earlier processes of the run that have not gone on yet
+        self._before = ShardResult(shard=plan.shard, metrics={})  # the result of these processes
         self._questions: dict[int, Deferred[OwnCause | None]] = {}
         self._question = 0
 
@@ -122,14 +132,17 @@ class Shard:
             hello = Hello(plan.shard, plan.secret)
             self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
             self._alive.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
-            self._parts = ShardParts(self._reactor, plan, self._warn, self._own_refusal)
+            if plan.state is not None:
+                self._continue(await open_state(self._reactor, plan, self._state_failed))
+            self._parts = ShardParts(self._reactor, plan, self._warn, self._own_refusal, self._state)
             self._parts.open()
             self._monitor.pauses = self._parts.context.time.pauses
             await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
             self._census = Census(self._parts.fleet, self._reactor)
             self._census.begin()
             self._idle_loop.start(IDLE_CHECK_SECONDS, now=False).addErrback(self._defect)
-            self._link.send(Ready())
+            state = self._state
+            self._link.send(Ready() if state is None else Ready(state.lost, state.measured))
             await self._finished
             problem = self._lost
         except LomAgentError as error:
@@ -141,6 +154,10 @@ class Shard:
     async def _end(self, problem: str | None) -> ShardResult:
         if self._parts is not None:
             self._parts.operations.reason = self._reason
+        if self._state is not None:  # a later process goes on from here, not from what is ended below
+            self._save()
+            self._close_state(self._state)
+            problem = problem or self._lost
         await self._stop_phases()
         if self._census is not None:
             self._census.stop()
@@ -160,30 +177,75 @@ class Shard:
             self._alive.stop()
         if self._link is not None:
             self._link.close()
+        return self._result({} if parts is None else parts.metrics.snapshot(), problem)
+
+    def _result(self, metrics: dict[str, Any], problem: str | None = None) -> ShardResult:
+        """The result so far, with that of earlier processes of the run."""
+        parts, before = self._parts, self._before
+        push = None if parts is None else parts.push_counts
+        if push is not None and before.push is not None:
+            push = merge_push_counts([{**before.push, "waiting": 0}, push])
         return ShardResult(
             shard=self._plan.shard,
-            metrics={} if parts is None else parts.metrics.snapshot(),
+            metrics=metrics,
             lag=self._monitor.lag.encoded(),
             cpu_s=self._monitor.cpu_s,
             cpu_by_second=self._monitor.cpu_by_second,
             spans=self._monitor.spans,
-            max_rss_kib=peak_kib(),
-            keys_reused=0 if parts is None else parts.keys.reused,
-            key_waits=0 if parts is None else parts.keys.waits,
-            key_wait_s=0.0 if parts is None else parts.keys.waited_s,
-            push=None if parts is None else parts.push_counts,
+            max_rss_kib=max(before.max_rss_kib, peak_kib()),
+            keys_reused=before.keys_reused + (0 if parts is None else parts.keys.reused),
+            key_waits=before.key_waits + (0 if parts is None else parts.keys.waits),
+            key_wait_s=before.key_wait_s + (0.0 if parts is None else parts.keys.waited_s),
+            push=push,
             rules=[] if parts is None else parts.rule_counts,
-            phases={number: run.state for number, (run, _) in self._running.items()},
+            phases=self._states(),
             problem=problem,
         )
+
+    def _states(self) -> dict[int, PhaseState]:
+        earlier = {number: each.state for number, each in self._earlier.items()}
+        return earlier | {number: run.state for number, (run, _) in self._running.items()}
+
+    # The state file.
+
+    def _continue(self, state: ShardState) -> None:
+        """Go on after the earlier processes of the run, if there were any."""
+        self._state = state
+        self._earlier = dict(state.earlier)
+        before = state.result
+        if before is not None:
+            self._before = before
+            if before.lag is not None:
+                self._monitor.continue_from(before.lag, before.cpu_s, before.cpu_by_second, before.spans)
+
+    def _save(self, metrics: dict[str, Any] | None = None) -> None:
+        """Have the file keep what was measured so far."""
+        state, parts = self._state, self._parts
+        if state is None or parts is None or not self._second_began:
+            return
+        reached = {number: each.reached for number, each in self._earlier.items()}
+        reached |= {number: run.pace.reached for number, (run, _) in self._running.items()}
+        result = self._result(parts.metrics.snapshot() if metrics is None else metrics)
+        state.save(result, reached, float(self._second + 1), parts.clock())
+
+    def _state_failed(self, error: NotWritten) -> None:
+        """The file cannot be written: end, before anything happens that is not in it."""
+        self._lost = str(error)
+        self._finish(self._lost)
+
+    def _close_state(self, state: ShardState) -> None:
+        try:
+            state.close()
+        except OperatorError as error:
+            self._lost = self._lost or str(error)
 
     # Called by the control link.
 
     def message_received(self, link: ControlLink, message: Message) -> None:
         """The conductor sent a message."""
         match message:
-            case Begin(now):
-                self._begin(now)
+            case Begin(now, second):
+                self._begin(now, second)
             case StartPhase(phase):
                 self._start(phase)
             case Pause(at) if self._parts is not None:
@@ -239,9 +301,15 @@ class Shard:
 
     # Time.
 
-    def _begin(self, now: float) -> None:
+    def _begin(self, now: float, second: int) -> None:
+        self._second = second - 1
+        self._second_began = True
         if self._parts is not None:
-            self._parts.begin(now)
+            try:
+                self._parts.begin(now)
+            except OperatorError as error:  # of the state file
+                self._lost = str(error)
+                self._finish(self._lost)
         self._monitor.begin()
         self._seconds = LoopingCall.withCount(self._tell_second)
         self._seconds.clock = self._reactor
@@ -264,10 +332,14 @@ class Shard:
             self._send(Second(self._second, {**gauges, "lag_ms": lag, "cpu": cpu}, {}))
         self._second += 1
         row = {**gauges, "operations": parts.metrics.take_second(), "lag_ms": lag, "cpu": cpu}
-        states = {number: run.state for number, (run, _) in self._running.items()}
-        self._send(Second(self._second, row, states))
+        self._send(Second(self._second, row, self._states()))
+        if self._state is not None:
+            for number, (run, _) in self._running.items():
+                self._state.moved(number, run.pace.reached, run.pace.elapsed)
         if self._second % SNAPSHOT_SECONDS == 0:
-            self._send(Snapshot(parts.metrics.snapshot()))
+            snapshot = parts.metrics.snapshot()
+            self._send(Snapshot(snapshot))
+            self._save(snapshot)
 
     # Phases.
 
@@ -277,8 +349,15 @@ class Shard:
         phases = self._plan.scenario.phases
         if not 0 <= number < len(phases) or number in self._running:
             raise ControlError(f"Expected a phase from 0 to {len(phases) - 1} that has not started, found {number}.")
+        earlier = self._earlier.get(number, NOTHING_EARLIER)
+        if earlier.state.finished:
+            self._send(PhaseFinished(number, earlier.state))
+            return
+        self._earlier.pop(number, None)
         gc.freeze()  # with many Macs, collecting the long-lived objects again and again would stall the loop
-        run = PhaseRun(phases[number], self._parts.context, self._parts.part, self._plan.scenario.changes)
+        kept = None if self._state is None else self._state.kept(number)
+        changes = self._plan.scenario.changes
+        run = PhaseRun(phases[number], self._parts.context, self._parts.part, changes, earlier, kept)
         self._monitor.enter(number)
         over = Deferred.fromCoroutine(run.run())
         self._running[number] = run, over
@@ -287,6 +366,9 @@ class Shard:
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
         self._monitor.leave(number)
         if run.state.finished:
+            if self._state is not None:
+                self._save()
+                self._state.fleet.flush()  # before it is told: a resumed run does not repeat it
             self._send(PhaseFinished(number, run.state))
         if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):
             self._defect(outcome)

@@ -19,15 +19,15 @@ SCEP_KEY_BITS = 2048  # of the lab's SCEP payload; assumed for other servers of 
 KEYS_AHEAD_SECONDS = 10.0  # our choice: how long a run waits for its first RSA keys before it starts
 
 
-def expect_keys(keys: KeyPool, plan: ShardPlan, part: Part) -> None:
-    """Start making the keys for all enrollments of this shard."""
+def expect_keys(keys: KeyPool, plan: ShardPlan, part: Part, enrolled: int = 0) -> None:
+    """Start making the keys for all enrollments of this shard, of which ``enrolled`` are done."""
     enrollments = sum(
         len(part.places(chosen_macs(phase, part.population)))
         for phase in plan.scenario.phases
         if isinstance(phase, EnrollPhase)
     )
     for bits in key_sizes(plan):
-        keys.expect(enrollments, bits)
+        keys.expect(max(0, enrollments - enrolled), bits)
 
 
 async def keys_made_ahead(reactor: Any, keys: KeyPool, finished: Deferred[None]) -> None:

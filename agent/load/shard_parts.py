@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -17,6 +18,8 @@ from agent.load.phases.run import Part
 from agent.load.phases.waits import MacWaits
 from agent.load.shard_keys import expect_keys
 from agent.load.shard_plan import EnrollAt, ShardPlan, server_config
+from agent.load.shard_restoring import KeptMacs, RestoredShard
+from agent.load.shard_state import ShardState
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment, Operations
 from agent.measure.summaries import RuleSummary
@@ -32,13 +35,22 @@ from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.certificates import own_certificate
 from agent.servers.opening import open_server
+from agent.state.rules import KeptFaults, keep_rules
 
 
 class ShardParts:
     """The parts of one shard, created but not open. Raises OperatorError if a part cannot be created."""
 
-    def __init__(self, reactor: Any, plan: ShardPlan, warn: Callable[[str], None], own_refusal: OwnRefusal) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        plan: ShardPlan,
+        warn: Callable[[str], None],
+        own_refusal: OwnRefusal,
+        state: ShardState | None = None,
+    ) -> None:
         scenario = plan.scenario
+        self._state = state
         on_interface = parse_network(scenario.lom.network).kind == INTERFACE  # each Mac has a listening socket
         allow_open_files(plan.stop - plan.first, 2 if on_interface else 1)
         self.metrics = Metrics()
@@ -55,7 +67,9 @@ class ShardParts:
         )
         self._contexts = TLSContexts(system_anchors=not plan.lab_anchors_only, short_keys=True)
         resolver = Resolver(reactor, reactor.nameResolver)
-        self.faults = Faults() if scenario.rules else None
+        self.faults = None
+        if scenario.rules:
+            self.faults = Faults() if state is None else KeptFaults()
         self.environment = Environment(
             reactor=reactor,
             clock=reactor,
@@ -71,10 +85,13 @@ class ShardParts:
             resume=scenario.tls.resume,
             wall_clock=self.clock,
             faults=self.faults,
+            keeper=None if state is None else state.fleet.keeper(0),
         )
         population = scenario.fleet.population
         indexes = range(plan.first, plan.stop)
         behaviour = FleetBehaviour.of(scenario.fleet)
+        if plan.elapsed:
+            behaviour = replace(behaviour, not_now_for=max(0.0, behaviour.not_now_for - plan.elapsed))
         self.fleet = Fleet(population, self.environment, behaviour, indexes)
         self.push_endpoint = None
         if plan.push is not None:
@@ -95,9 +112,14 @@ class ShardParts:
             longest_boot=behaviour.boot.draw(lambda: 1.0) + behaviour.shutdown.draw(lambda: 1.0),
             retries=scenario.server.retries,
         )
+        if state is not None:
+            self.context.setups.update(state.setups())
+            self.context.on_setup = state.set_up
+            self.context.kept_authorities = state.authorities
         source = Derivation(scenario.fleet.seed)
         self.part = Part(population, source, indexes, plan.shard, plan.shards, scenario.load)
         self._plan = plan
+        self._restored = RestoredShard(self.fleet)
 
     def _mac(self, udid: str) -> Mac:
         return self.fleet.of_udid(udid).device.mac
@@ -123,14 +145,26 @@ class ShardParts:
         self.stalls.begin()
         if self.push_endpoint is not None:
             self.push_endpoint.open()
-        expect_keys(self.keys, self._plan, self.part)
+        enrolled = 0
+        if self._state is not None:
+            enrolled = self._restored.restore(self._state.fleet, KeptMacs(self.fleet, self.push_endpoint))
+        expect_keys(self.keys, self._plan, self.part, enrolled)
 
     def begin(self, now: float) -> None:
-        """The run begins at ``now`` on its own clock: fault rules count their times from here."""
+        """The run begins, or goes on, at ``now`` on its own clock: fault rules count their times from here."""
         self.clock.set(now)
+        state, seconds = self._state, self.environment.reactor.seconds()
         if self.faults is not None:
-            for rule in self._plan.scenario.rules:
-                self.faults.add(rule, self.environment.reactor.seconds())
+            records = [] if state is None else state.fleet.rules()
+            for record in records:
+                self.faults.restore(record, seconds)
+            for rule in () if records else self._plan.scenario.rules:
+                self.faults.add(rule, seconds)
+        if state is not None:
+            if isinstance(self.faults, KeptFaults):
+                keep_rules(self.faults, state.fleet, self.environment.clock)
+            state.continue_metrics(self.metrics, now - self._plan.elapsed)
+            self._restored.carry_on()
 
     def pause(self, date: float) -> None:
         """Start nothing from this date of the run's clock on."""

@@ -67,6 +67,14 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The file of this shard's trace."""
     cores: int = 1
     """How many processes may make its RSA keys."""
+    state: str | None = None
+    """The file of this shard's state; None: it ends with its process."""
+    run: str = ""
+    """The name of the run in that file."""
+    elapsed: float = 0.0
+    """Seconds that the run took in earlier processes."""
+    known: bool = False
+    """Whether an earlier process made that file."""
     controlled: bool = False
     """Whether somebody may change the rate of a phase until its end."""
 

@@ -105,6 +105,26 @@ class Metrics:
         key = (operation, _shortened(reason))
         self._drops[key] = self._drops.get(key, 0) + count
 
+    def cut_short(self, operation: str, reason: str, count: int) -> None:
+        """Count operations that started in an earlier process, and whose end is unknown."""
+        if count > 0:
+            self._tally(operation).cut_short += count
+            self._cut(operation, reason, count)
+
+    def continue_from(self, snapshot: Any, reason: str, pause: float) -> None:
+        """Begin with the metrics of an earlier process of the run, which had stood still for ``pause`` seconds.
+
+        Operations that had not ended are cut short for ``reason``. Raises OperatorError if it is not a snapshot.
+        """
+        self.merge(snapshot)
+        for operation, tally in self._tallies.items():
+            self.cut_short(operation, reason, tally.open)
+            tally.open = 0
+            tally.first += pause
+            tally.last += pause
+        for failure in self._failures.values():
+            failure.first += pause
+
     def operations(self) -> list[str]:
         """The operations that started or were dropped, in the order of OPERATIONS."""
         return [operation for operation in OPERATIONS if operation in self._tallies]

@@ -115,6 +115,21 @@ class PhaseSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds of these waits together."""
 
 
+class Resumption(Struct, frozen=True):
+    """A run went on in a new process."""
+
+    at_s: Amount
+    """Where, in seconds from the start of the run."""
+    stopped: Name
+    """The last date that the process before had written. RFC 3339, UTC, ms."""
+    resumed: Name
+    """When the run went on."""
+    lost: Count
+    """Operations that had started, and whose end was not saved: they count as cut short."""
+    unmeasured_s: Amount
+    """The seconds before ``at_s`` of which the measurements of some worker were not saved."""
+
+
 class ChangeSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One change of the running scenario. A scenario with the same changes repeats it."""
 

@@ -207,6 +207,17 @@ class TimeLine:
             source.gaps.append((range(source.last + 1, t), source.gauges))
         source.gauges, source.last = gauges, t
 
+    def packed(self, t: int) -> bytes | None:
+        """Second ``t`` so far, for ``restore``; None without a row of it."""
+        return self._seconds.get(t)
+
+    def restore(self, t: int, packed: bytes) -> None:
+        """Have second ``t`` of an earlier process of the run. Raises ValueError for other bytes."""
+        _unpack(packed)
+        self._seconds[t] = packed
+        for source in self._sources:
+            source.last = max(source.last, t)
+
     def lose(self, worker: int) -> None:
         """A worker is lost: its Macs and connections are gone after its last row."""
         self._sources[worker].lost = True

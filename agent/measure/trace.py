@@ -149,9 +149,14 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
+def rfc3339_of(seconds: float) -> str:
+    """A date in seconds since the epoch as ``rfc3339``."""
+    return rfc3339(datetime.fromtimestamp(seconds, UTC))
+
+
 def _line(exchange: Exchange) -> bytes:
     entry: dict[str, object] = {
-        "time": rfc3339(datetime.fromtimestamp(exchange.started, UTC)),
+        "time": rfc3339_of(exchange.started),
         "operation": exchange.operation,
         "device": exchange.device,
         "ms": round(exchange.seconds * 1000.0, 3),

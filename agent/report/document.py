@@ -22,6 +22,7 @@ from agent.measure.summaries import (
     OperationSummary,
     PhaseSummary,
     ReasonSummary,
+    Resumption,
     RuleSummary,
     StageSummary,
 )
@@ -162,6 +163,8 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: list[LimitVerdict]
     push: dict[str, Any] | None = None
     rules: list[RuleSummary] = []
+    resumed: list[Resumption] = []
+    """How often the run was resumed in a new process."""
     changes: list[ChangeSummary] = []
     changed: str | None = None
     """``changes`` in one sentence."""

@@ -55,6 +55,8 @@ def junit(document: Document, unwritten: Sequence[str] = ()) -> bytes:
 def _properties(suite: Element, document: Document) -> None:
     properties = SubElement(suite, "properties")
     facts: dict[str, object] = {"version": document.version, "seed": document.seed, "devices": document.devices}
+    if document.resumed:
+        facts["resumed"] = len(document.resumed)
     if document.changed is not None:
         facts["changes"] = document.changed
     for key, fact in facts.items():

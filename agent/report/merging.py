@@ -91,6 +91,7 @@ def merge_documents(documents: Sequence[Document]) -> Document:
         changes=changes,
         changed=changes_told(changes, phases, max(document.duration_s for document in documents)),
         rules=added_rules(document.rules for document in documents),
+        resumed=[each for document in documents for each in document.resumed],
         keys=_same("keys", documents, left_out),
         resources=Resources(
             round(sum(each.resources.cpu_s for each in documents), 3),

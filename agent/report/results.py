@@ -31,6 +31,7 @@ from agent.measure.summaries import (
     OperationSummary,
     PhaseSummary,
     ReasonSummary,
+    Resumption,
     RuleSummary,
     StageSummary,
 )
@@ -96,6 +97,7 @@ def results(
     limits: Iterable[Limit | LimitVerdict] = (),
     push: Mapping[str, Any] | None = None,
     rules: Sequence[RuleSummary] = (),
+    resumed: Sequence[Resumption] = (),
     changes: Sequence[ChangeSummary] = (),
     targets: Callable[[int], Targets] = no_targets,
     keys: Mapping[str, Any] | None = None,
@@ -135,6 +137,7 @@ def results(
         ],
         push=None if push is None else dict(push),
         rules=list(rules),
+        resumed=list(resumed),
         changes=list(changes),
         changed=changes_told(changes, phases, run.duration_s),
         keys=None if keys is None else dict(keys),

@@ -57,6 +57,7 @@ def verdict(document: Document) -> Verdict:
     found = outcome(document)
     texts = [
         *_completeness(document, found),
+        *_resumed(document),
         *([] if document.changed is None else [Statement(Level.NOTE, document.changed)]),
         *_generator(document),
         *_limits(document),
@@ -152,6 +153,8 @@ def _headline(document: Document, found: RunOutcome) -> str:
         parts.append(text)
     if not parts:
         parts.append("every limit passed" if limits else "no operation failed")
+    if document.resumed:
+        parts.append(resumed_told(document))
     text = ", ".join(parts)
     return text[0].upper() + text[1:]
 
@@ -169,6 +172,30 @@ def _completeness(document: Document, found: RunOutcome) -> list[Statement]:
         return [Statement(Level.BAD, text)]
     of_phases = (Kind.PHASE, Kind.NOTHING_ENDED)
     return [Statement(Level.BAD, reason.text) for reason in found.reasons if reason.kind in of_phases]
+
+
+def resumed_told(document: Document) -> str:
+    """How often a run was resumed, as a part of a sentence."""
+    number = len(document.resumed)
+    return "resumed once" if number == 1 else f"resumed {number:,} {TIMES}"
+
+
+def resumptions_told(document: Document) -> tuple[str, ...]:
+    """Each time that a run stood still, and what was lost then."""
+    return tuple(
+        f"At second {each.at_s:g}: stopped at {each.stopped} or later, resumed at {each.resumed}; up to "
+        f"{each.unmeasured_s:g} s of measurements and {counted(each.lost, 'operation')} lost."
+        for each in document.resumed
+    )
+
+
+def _resumed(document: Document) -> list[Statement]:
+    if not document.resumed:
+        return []
+    lost = sum(each.lost for each in document.resumed)
+    text = f"The run was {resumed_told(document)} in a new process"
+    text += f"; the end of {counted(lost, 'operation')} is not known, which counts as cut short." if lost else "."
+    return [Statement(Level.WARNING, text, resumptions_told(document))]
 
 
 def _generator(document: Document) -> list[Statement]:

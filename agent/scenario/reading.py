@@ -123,6 +123,13 @@ def _check_numbers(value: Any, path: str) -> None:
         raise OperatorError(f"{path}: expected a finite number, found {value}")
 
 
+def placed(scenario: Scenario, folder: Path) -> Scenario:
+    """The scenario with its file names relative to ``folder``; absolute ones stay."""
+    document = msgspec.json.decode(msgspec.json.encode(scenario))
+    _place_files(document, folder)
+    return msgspec.convert(document, Scenario)
+
+
 def _place_files(document: dict[str, Any], folder: Path) -> None:
     for table, values in _tables(document):
         for name, key in keys_of(table).items():

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from twisted.internet.defer import Deferred, gatherResults
 
-from agent.lab.core import Lab
+from agent.lab.keeping import lab_server, listen
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
 from agent.load.gateway import APNsPlan, PushGateway, issued_identity
@@ -48,7 +47,7 @@ class Embedded:
     def __init__(self, reactor: Any, service: FleetService, choice: EmbeddedChoice, authorities: Authorities) -> None:
         self.lab: LabServer | None = None
         if choice.lab:
-            self.lab = _lab_server(reactor, choice, authorities)
+            self.lab = lab_server(reactor, choice.state, authorities, scep=choice.scep)
         self._service = service
         self._choice = choice
         self._authorities = authorities
@@ -56,7 +55,7 @@ class Embedded:
             reactor, service.groups, service.groups.first_of, self._send, service.parts.wall_clock, PushBehaviour()
         )
         identity = issued_identity(authorities, choice.host)
-        port = choice.port or _port(choice.state, "apns port")
+        port = choice.port or (0 if choice.state is None else choice.state.port("apns port"))
         plan = APNsPlan(choice.host, port, identity, choice.provider_anchors)
         self._gateway = PushGateway(reactor, plan, self._router, self.lab, service.faults, service.parts.clock)
 
@@ -64,9 +63,7 @@ class Embedded:
         """Listen, and tell the service of both. Raises OperatorError."""
         if self.lab is not None:
             state = self._choice.state
-            self.lab.listen(_port(state, "port"), _port(state, "scep port"))
-            _keep_port(state, "port", self.lab.url)
-            _keep_port(state, "scep port", self.lab.scep_url)
+            listen(self.lab, state)
             self._service.lab = LabInfo(
                 url=self.lab.url,
                 enroll_url=self.lab.enrollment_url,
@@ -74,7 +71,8 @@ class Embedded:
                 ca=certificate_pem(self._authorities.anchor).decode("ascii"),
             )
         self._gateway.listen()
-        _keep_port(self._choice.state, "apns port", self._gateway.url)
+        if self._choice.state is not None:
+            self._choice.state.keep_port("apns port", self._gateway.url)
         self._service.apns = APNsInfo(
             url=self._gateway.url,
             ca=certificate_pem(self._authorities.anchor).decode("ascii"),
@@ -99,24 +97,3 @@ class Embedded:
     def _reset(self) -> None:
         if self.lab is not None:
             self.lab.lab.forget_macs()
-
-
-def _lab_server(reactor: Any, choice: EmbeddedChoice, authorities: Authorities) -> LabServer:
-    state = choice.state
-    if state is None:
-        return LabServer(reactor, Lab(), authorities, scep=choice.scep)
-    token, challenges = state.setting("token"), state.challenges
-    server = LabServer(reactor, Lab(state=state), authorities, scep=choice.scep, token=token, challenges=challenges)
-    state.set("token", server.token)
-    return server
-
-
-def _port(state: LabStore | None, name: str) -> int:
-    """The port of the last process, which the enrolled Macs and the server use; 0 picks a free one."""
-    return 0 if state is None else state.reading(lambda: int(state.setting(name) or 0))
-
-
-def _keep_port(state: LabStore | None, name: str, url: str) -> None:
-    number = urlsplit(url).port
-    if state is not None and number is not None:
-        state.set(name, str(number))

@@ -56,7 +56,7 @@ from agent.service.types import (
 
 if TYPE_CHECKING:
     from agent.service.restoring import Continuing
-    from agent.service.state import FleetState, StoredGroup
+    from agent.state.fleet import FleetState, StoredGroup
 
 MAKE_IDLE_FROM = 2000  # Macs: with fewer, their memory is not worth the work
 MAKE_IDLE_SECONDS = 0.05
@@ -354,6 +354,7 @@ class FleetService:
     def _open_with(self, state: FleetState) -> None:
         """Make the Macs and rules of the file; in a new file, the Macs of the start."""
         from agent.service.restoring import Continuing, restore_macs  # only where it is asked for: a fast start
+        from agent.state.rules import keep_rules
 
         clock, exchanges = self.parts.clock, self.parts.exchanges
         numbers = state.numbers()
@@ -362,8 +363,7 @@ class FleetService:
         self.events.subscribe(lambda event: state.number("event", event.number))
         for record in state.rules():
             self.faults.restore(record, clock.seconds())
-        self.parts.faults.on_change = state.rules_changed
-        state.rules_now = lambda: [self.faults.record(each.rule.id, clock.seconds()) for each in self.faults]
+        keep_rules(self.parts.faults, state, clock)
         if numbers.macs is None:
             self._add_start()
             self._save_numbers()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,6 +15,7 @@ from agent.errors import OperatorError, PeerError
 from agent.fleet.population import DEFAULT_SEED
 from agent.mdm.refusals import ServerRefused, is_temporary
 from agent.mdm.timing import DEFAULT_TIMING
+from agent.net.mac.client import MDMClient
 from agent.net.timing import Clock, sleep
 from agent.service.errors import Conflict
 from agent.service.macs.enrolling import Enrollments
@@ -23,7 +23,8 @@ from agent.service.macs.groups import Group, MacHandle
 from agent.service.macs.parts import ServiceSettings
 from agent.service.macs.views import power_state
 from agent.service.macs.watcher import Watcher
-from agent.service.state import FleetState, StoredGroup
+from agent.state.fleet import FleetState, StoredGroup
+from agent.state.restoring import RestoredMac, restore_group
 
 ENROLLMENT_SECONDS = 600.0  # for one attempt to continue an enrollment; ours
 _START = ("devices", "seed", "segment_size", "os", "model")
@@ -47,45 +48,24 @@ def settings_with(state: FleetState, settings: ServiceSettings) -> ServiceSettin
     return replace(settings, **start)
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredMac:
-    """A Mac from the file, which does nothing yet."""
-
-    handle: MacHandle
-    in_session: bool
-    """Whether a session was open."""
-
-
 def restore_macs(
     state: FleetState, make: Callable[[StoredGroup], tuple[Group, Watcher]], *, idle: bool
-) -> list[RestoredMac]:
+) -> list[tuple[MacHandle, RestoredMac]]:
     """Make the groups of the file, and their Macs as they were. Raises OperatorError.
 
     Returns the Macs that have something to do. ``idle``: the others become idle, to save memory.
     """
-    restored: dict[MacHandle, RestoredMac] = {}
+    found = []
     for stored in state.groups():
         group, watcher = make(stored)
         state.add_group(group, stored=True)
-        for index in state.removed(stored.first):
-            state.reading(partial(group.fleet.remove, index))
-        for mac in state.macs(stored.first):
-            client = state.reading(partial(group.fleet.__getitem__, mac.index))
-            state.reading(partial(client.restore, mac.device, mac.record))
-            device = client.device
-            watcher.knows(mac.index, power_state(device))
-            wanted = mac.record.activity.session.wanted
-            acts = wanted or device.enrolling is not None or device.synchronising is not None
-            if acts or not idle or not client.make_idle():
-                handle = MacHandle(group, mac.index)
-                restored[handle] = RestoredMac(handle, wanted)
-        endpoint = group.push_endpoint
-        for notification, not_before in state.pushes(stored.first):
-            if endpoint is not None:
-                endpoint.broker.restore(notification, not_before)
-                handle = MacHandle(group, notification.index)
-                restored.setdefault(handle, RestoredMac(handle, in_session=False))
-    return list(restored.values())
+
+        def knows(client: MDMClient, watcher: Watcher = watcher) -> None:
+            watcher.knows(client.index, power_state(client.device))
+
+        macs = restore_group(state, group, idle=idle, each=knows)
+        found += [(MacHandle(group, mac.index), mac) for mac in macs]
+    return found
 
 
 class Continuing:
@@ -102,7 +82,7 @@ class Continuing:
         self._failed = failed
         self._running: set[Deferred[None]] = set()
 
-    def begin(self, macs: list[RestoredMac]) -> None:
+    def begin(self, macs: list[tuple[MacHandle, RestoredMac]]) -> None:
         """Start the Macs, in a later turn of the reactor: a server in this process listens by then."""
         self._run(self._begin(macs))
 
@@ -111,10 +91,9 @@ class Continuing:
         for running in list(self._running):
             running.cancel()
 
-    async def _begin(self, macs: list[RestoredMac]) -> None:
+    async def _begin(self, macs: list[tuple[MacHandle, RestoredMac]]) -> None:
         await sleep(self._clock, 0.0)
-        for mac in macs:
-            handle = mac.handle
+        for handle, mac in macs:
             if handle.removed:
                 continue
             handle.client.carry_on(in_session=mac.in_session)

@@ -150,12 +150,12 @@ def test_a_gateway_that_is_blocked_when_the_time_is_over_was_too_late(
     """The answer to the question why comes after the stall, and with it that there was one."""
     asked = ShardParts.__init__
 
-    def with_stall(parts: ShardParts, reactor: Any, plan: Any, warn: Any, own_refusal: Any) -> None:
+    def with_stall(parts: ShardParts, reactor: Any, plan: Any, warn: Any, own_refusal: Any, *others: Any) -> None:
         def question(index: int, since: float) -> Any:
             parts.stalls.elsewhere += 0.5
             return own_refusal(index, since)
 
-        asked(parts, reactor, plan, warn, question)
+        asked(parts, reactor, plan, warn, question, *others)
 
     monkeypatch.setattr(ShardParts, "__init__", with_stall)
     silent_after_enrollment(monkeypatch)

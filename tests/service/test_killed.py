@@ -33,7 +33,7 @@ from agent.lab.server import LabServer
 from agent.net.mac.fleet.keeping import MacRecord
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
-from agent.service.state import FleetState
+from agent.state.fleet import FleetState
 
 pytestmark = [pytest.mark.slow, pytest.mark.hypothesis]  # `tox -e explore` kills five times as often
 

@@ -28,8 +28,8 @@ from agent.push.store import Notification
 from agent.service.fleet import FleetService
 from agent.service.macs.groups import MacHandle
 from agent.service.macs.parts import ServiceSettings
-from agent.service.state import FleetState
 from agent.service.types import AddMacs, Enroll, Mac
+from agent.state.fleet import FleetState
 
 SECONDS = 20.0  # after which something that should happen did not
 LONG = "constant:3000"

@@ -35,9 +35,9 @@ from agent.net.transport.anchors import read_anchors
 from agent.net.transport.stream import TLSStream
 from agent.service.fleet import FleetService
 from agent.service.macs.parts import ServiceSettings
-from agent.service.state import FleetState
 from agent.service.types import Enroll
 from agent.sqlite_file import SQLiteFile
+from agent.state.fleet import FleetState
 
 POLL_SECONDS = 0.01
 MOST_SECONDS = 20  # of a fleet that does not reach its step

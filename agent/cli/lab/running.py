@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,8 +14,8 @@ from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.results.outputs import make_folder
 from agent.cli.signals import Stopping
 from agent.files import write_file
-from agent.lab.core import Lab
-from agent.lab.defects import Defects, defects_named
+from agent.lab.defects import defects_named
+from agent.lab.keeping import lab_server, listen
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
@@ -44,12 +42,14 @@ def run_lab(
     if out is not None:
         make_folder(out)
         store = LabStore(Path(out))
-    server = _server(reactor, store, scep=identity == "scep", reenrollment=reenrollment, defects=defects)
+    authorities = Authorities(None if store is None else store.authorities)
+    scep = identity == "scep"
+    server = lab_server(reactor, store, authorities, scep=scep, reenrollment=reenrollment, defects=defects)
     push = server.authorities.push_identity(TOPIC)
     if apns is not None:
         anchors = () if apns_ca is None else read_anchors((apns_ca,))
         server.push = LabPush(server.lab, provider_at(reactor, apns, anchors, push))
-    _listen(server, store, port, scep_port)
+    listen(server, store, port, scep_port)
     _print_lab(server, out)
     if apns is not None:
         _print_push(push, apns, out)
@@ -72,38 +72,6 @@ def run_lab(
         signal_number = run_until_done(reactor, stay(), interrupt, stopping=stopping)
     if signal_number is not None:
         sys.exit(128 + signal_number)
-
-
-def _server(reactor: Any, store: LabStore | None, *, scep: bool, reenrollment: bool, defects: Defects) -> LabServer:
-    """A lab without a store, or with the state of the store."""
-    if store is None:
-        return LabServer(reactor, Lab(reenrollment=reenrollment, defects=defects), Authorities(), scep=scep)
-    server = LabServer(
-        reactor,
-        Lab(reenrollment=reenrollment, state=store, defects=defects),
-        Authorities(store.authorities),
-        scep=scep,
-        token=store.setting("token"),
-        challenges=store.challenges,
-    )
-    store.set("token", server.token)
-    return server
-
-
-def _listen(server: LabServer, store: LabStore | None, port: int, scep_port: int) -> None:
-    """Listen on the given ports, else on those of the store, which the enrolled Macs use."""
-    if store is None:
-        server.listen(port, scep_port)
-        return
-    server.listen(port or _port(store, "port"), scep_port or _port(store, "scep port"))
-    for name, url in (("port", server.url), ("scep port", server.scep_url)):
-        number = urlsplit(url).port
-        if number is not None:
-            store.set(name, str(number))
-
-
-def _port(store: LabStore, name: str) -> int:
-    return store.reading(lambda: int(store.setting(name) or 0))
 
 
 def _print_lab(server: LabServer, out: str | None) -> None:

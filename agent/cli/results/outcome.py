@@ -162,7 +162,7 @@ class RunResults:
             fleet.seed,
             fleet.devices,
             self._started,
-            time.monotonic() - self._began,
+            conductor.worked + time.monotonic() - self._began,
             self._scenario.name,
             conductor.workers,
         )
@@ -181,6 +181,7 @@ class RunResults:
             limits=self._limits,
             push=merge_push_counts(counts) if counts else None,
             rules=conductor.rule_counts(),
+            resumed=conductor.resumed,
             changes=conductor.changes_made,
             targets=conductor.targets,
             keys=None if pool is None else {"pool": pool, "reused": reused},

@@ -22,7 +22,7 @@ from agent.net.mac.commands import CurrentCommand
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import OutOfTime, within
-from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authorities import Authorities, StoredAuthorities
 from agent.push.reasons import OwnCause, RefusedByOwnGateway
 from agent.servers.server import PushNotSent, Server
 
@@ -70,6 +70,10 @@ class PhaseContext:
     """Further attempts of an enrollment that failed."""
     setups: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     """The answers to LOMSetupRequest, by the Mac's index."""
+    on_setup: Callable[[int, Mapping[str, Any]], object] = lambda _index, _answer: None
+    """Called with each answer to LOMSetupRequest."""
+    kept_authorities: StoredAuthorities | None = None
+    """The CAs of earlier processes of the run; None: they end with the process."""
     _authorities: Authorities | None = None
 
     @property
@@ -79,7 +83,7 @@ class PhaseContext:
         Each shard may have its own, because a Controller and its Devices are always in one shard.
         """
         if self._authorities is None:
-            self._authorities = Authorities()
+            self._authorities = Authorities(self.kept_authorities)
         return self._authorities
 
     def mac(self, index: int) -> MDMClient:

@@ -64,6 +64,7 @@ async def set_up(context: PhaseContext, index: int, due: Moment, seconds: float,
         answer = {} if work.result is None else work.result.answer
         check_setup_answer(answer)
     context.setups[index] = answer
+    context.on_setup(index, answer)
 
 
 async def power(

@@ -7,7 +7,8 @@ for an earlier one: a server that stalls still gets all that is due, and latenci
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from itertools import chain, islice, takewhile
 from typing import Any
 
@@ -16,6 +17,7 @@ from twisted.python.failure import Failure
 
 from agent.errors import CutShort, LomAgentError, PeerError
 from agent.load.phases.phase_time import PausedTime, PhaseTime
+from agent.load.phases.progress import Earlier, Kept
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment
@@ -40,6 +42,8 @@ IMPOSSIBLE_SECONDS = 0.05  # pause of a closed loop after an operation that was 
 MOST_COUNTED = (
     1_000_000  # dropped operations counted one by one; beyond that the planned number is used, so that a stop is quick
 )
+SKIPPED_AT_ONCE = 10_000  # operations of a schedule: some milliseconds
+NOTHING_EARLIER = Earlier()
 TURN_SECONDS = 0.005  # of starting operations before the reactor processes those in progress
 
 Work = Callable[[int, Moment], Coroutine[Any, Any, None]]
@@ -55,7 +59,8 @@ class Pace:
     """The pace of one phase in one shard. Late and dropped operations count under the name ``operation``.
 
     ``state`` is kept up to date. ``open`` and ``closed`` raise the first defect of the work. While ``time`` is paused
-    nothing starts, and what is due later is due later by the length of the pause.
+    nothing starts, and what is due later is due later by the length of the pause. They go on after what ``earlier``
+    processes of a resumed run did; ``kept`` is told how far they have come.
     """
 
     def __init__(
@@ -66,6 +71,8 @@ class Pace:
         operation: str,
         state: PhaseState,
         tempo: Tempo | None = None,
+        earlier: Earlier = NOTHING_EARLIER,
+        kept: Kept | None = None,
     ) -> None:
         self._clock = time.clock
         self._time = time
@@ -74,21 +81,50 @@ class Pace:
         self._operation = operation
         self._state = state
         self._tempo = tempo or Tempo()
+        self._earlier = earlier
+        self._kept = kept
+        self._reached = earlier.reached
+        self._phase: PhaseTime | None = None
         self._under_way: set[Deferred[None]] = set()
         self._quiet: Deferred[None] | None = None
         self._defect: BaseException | None = None
         self.reason = "the run ended first"
 
+    @property
+    def reached(self) -> int:
+        """How many operations of the schedule were started or dropped, also by earlier processes."""
+        return self._reached
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of the phase, without pauses and without those between two processes."""
+        return self._earlier.elapsed if self._phase is None else self._phase.seconds
+
+    def begin(self) -> PhaseTime:
+        """The phase starts now, or goes on; returns its time, as if the processes had followed at once."""
+        self._phase = PhaseTime(self._time, self._clock.seconds() - self._earlier.elapsed)
+        return self._phase
+
     async def open(
-        self, arrivals: Iterable[Arrival], work: Work, seconds: float = math.inf, *, hold: bool = False
+        self,
+        arrivals: Iterable[Arrival],
+        work: Work,
+        seconds: float = math.inf,
+        *,
+        hold: bool = False,
+        again: Sequence[int] = (),
     ) -> None:
         """Start each operation that is due before ``seconds``, and wait until all have finished.
 
         With ``hold`` a changed rate may make more due until then, so it does not end before. Cancelling drops the rest.
+        ``again`` are targets that earlier processes did not finish: they are started at once.
         """
-        began = self._now()
-        time = PhaseTime(self._time, began.ticks)
         row = iter(arrivals)
+        await self._skip(row)
+        began = self._now()
+        time = self.begin()
+        for target in again:
+            self._begin(target, began, work)
         arrival = next(row, None)
         turn_ends = self._clock.seconds() + TURN_SECONDS
 
@@ -110,6 +146,7 @@ class Pace:
                 if due >= seconds:
                     break
                 target, arrival = arrival.target, None
+                self._reach()
                 self._begin(target, Moment(began.wall + (ticks - began.ticks), ticks), work)
                 arrival = next(row, None)
             await self._until_quiet()
@@ -122,17 +159,32 @@ class Pace:
             self._cancel_all()
         self._raise_defect()
 
-    async def closed(self, targets: Iterable[int], at_once: int, work: Work, seconds: float | None = None) -> None:
-        """Keep ``at_once`` operations in progress, for at most ``seconds``."""
-        time = PhaseTime(self._time, self._clock.seconds())
+    async def closed(
+        self,
+        targets: Iterable[int],
+        at_once: int,
+        work: Work,
+        seconds: float | None = None,
+        again: Sequence[int] = (),
+    ) -> None:
+        """Keep ``at_once`` operations in progress, for at most ``seconds``; ``again`` as in ``open``, at the front."""
         row = iter(targets)
+        await self._skip(row)
+        time = self.begin()
+        unfinished = iter(again)
+
+        def next_target() -> int | None:
+            target = next(unfinished, None)
+            if target is None and (seconds is None or time.seconds < seconds):
+                target = next(row, None)
+                if target is not None:
+                    self._reach()
+            return target
 
         async def one_after_another() -> None:
             while True:
                 await self._time.running()
-                if seconds is not None and time.seconds >= seconds:
-                    return
-                target = next(row, None)
+                target = next_target()
                 if target is None:
                     return
                 dropped = self._state.dropped
@@ -150,16 +202,32 @@ class Pace:
             self._cancel_all()
         self._raise_defect()
 
+    async def _skip(self, row: Iterator[object]) -> None:
+        """Leave out what earlier processes took from the schedule; the reactor goes on meanwhile."""
+        for left in range(self._earlier.reached, 0, -SKIPPED_AT_ONCE):
+            deque(islice(row, min(left, SKIPPED_AT_ONCE)), maxlen=0)
+            await sleep(self._clock, 0.0)
+
+    def _reach(self) -> None:
+        self._reached += 1
+        if self._kept is not None:
+            self._kept.reached(self._reached, self.elapsed)
+
     def _begin(self, target: int, due: Moment, work: Work) -> Awaitable[None]:
         state = self._state
         state.started += 1
         state.planned = max(state.planned, state.started + state.dropped)  # the planned number may be an average
         late = self._clock.seconds() - due.ticks > LATE_SECONDS
+        kept = self._kept
+        if kept is not None:
+            kept.begun(target)
         running = Deferred.fromCoroutine(work(target, due))
         over: Deferred[None] = Deferred()
 
         def ended(outcome: object) -> None:
             self._under_way.discard(running)
+            if kept is not None:
+                kept.ended(target)
             self._count(outcome, late)
             over.callback(None)
             if self._quiet is not None and not self._under_way:

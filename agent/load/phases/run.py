@@ -16,9 +16,9 @@ from agent.load.phases.checkin import look, look_when_pushed
 from agent.load.phases.context import PhaseContext
 from agent.load.phases.enroll import enroll
 from agent.load.phases.lom import power, set_up
-from agent.load.phases.pace import Pace, Work
-from agent.load.phases.phase_time import PhaseTime
+from agent.load.phases.pace import NOTHING_EARLIER, Pace, Work
 from agent.load.phases.power_cut import cut_power
+from agent.load.phases.progress import Earlier, Kept
 from agent.lom.requests import PowerRequest
 from agent.measure.live import PhaseState
 from agent.measure.operations import Moment
@@ -85,22 +85,42 @@ def operation_of(phase: PhaseBase) -> str:
 
 
 class PhaseRun:
-    """One phase in one shard. ``state`` is its progress."""
+    """One phase in one shard. ``state`` is its progress; ``earlier`` and ``kept`` as of Pace."""
 
-    def __init__(self, phase: Phase, context: PhaseContext, part: Part, changes: Iterable[Change] = ()) -> None:
-        self.state = PhaseState()
+    def __init__(
+        self,
+        phase: Phase,
+        context: PhaseContext,
+        part: Part,
+        changes: Iterable[Change] = (),
+        earlier: Earlier = NOTHING_EARLIER,
+        kept: Kept | None = None,
+    ) -> None:
+        self.state = PhaseState().plus(earlier.state)
         self.phase = phase
         self._context = context
         self._part = part
         environment = context.environment
         self._tempo = Tempo(factors(changes, phase, part.load))
         self._planned: Callable[[], int] | None = None
-        self._pace = Pace(context.time, environment.now, context.metrics, operation_of(phase), self.state, self._tempo)
+        self._earlier = earlier
+        self._kept = kept
+        self.pace = Pace(
+            context.time,
+            environment.now,
+            context.metrics,
+            operation_of(phase),
+            self.state,
+            self._tempo,
+            earlier,
+            kept,
+        )
 
     async def run(self) -> None:
         """Run to the end of the phase in this shard. May be cancelled; what has not started is then dropped."""
         keys = self._context.environment.keys
-        waits, waited_s = keys.waits, keys.waited_s
+        state = self.state
+        waits, waited_s = keys.waits - state.key_waits, keys.waited_s - state.key_wait_s
         try:
             match self.phase:
                 case LOMPhase() as phase:
@@ -119,7 +139,7 @@ class PhaseRun:
 
     def stop_because(self, reason: str) -> None:
         """Set the reason of what is dropped when ``run`` is cancelled."""
-        self._pace.reason = reason
+        self.pace.reason = reason
 
     def change_rate(self, at: float, factor: float) -> None:
         """From second ``at`` of the phase on, go through its schedule by this factor faster."""
@@ -136,7 +156,20 @@ class PhaseRun:
         def work(place: int, due: Moment) -> Coroutine[Any, Any, None]:
             return of_mac(chosen[place], due)
 
-        await self._paced(phase, len(chosen), self._part.places(chosen), work)
+        again = self._again(phase, chosen)
+        await self._paced(phase, len(chosen), self._part.places(chosen), work, again=again)
+
+    def _again(self, phase: ArrivingPhase, chosen: Sequence[int]) -> list[int]:
+        """The enrollments, or set-ups for LOM, that an earlier process began and that are not done."""
+        again = []
+        for place in self._earlier.again:
+            index = chosen[place]
+            if self._context.mac(index).enrolled if isinstance(phase, EnrollPhase) else index in self._context.setups:
+                if self._kept is not None:
+                    self._kept.ended(place)
+            else:
+                again.append(place)
+        return again
 
     def _work_of(self, phase: ArrivingPhase) -> Work:
         context = self._context
@@ -190,13 +223,12 @@ class PhaseRun:
             away = phase.seconds + phase.return_spread * step * place
             await cut_power(self._context, part.population.segment(segments[place]), due, away, phase.timeout)
 
-        await self._pace.open(arrivals, cut)
+        await self.pace.open(arrivals, cut)
 
     async def _idle(self, phase: IdlePhase) -> None:
         """Wait, or let the Macs poll: open sessions by themselves, one every ``poll`` seconds on average."""
         if phase.poll is None:
-            time = self._context.time
-            await PhaseTime(time, time.clock.seconds()).until(phase.seconds)
+            await self.pace.begin().until(phase.seconds)
             return
         chosen = chosen_macs(phase, self._part.population)
         plan = ArrivalPlan(Constant(len(chosen) / phase.poll), phase.seconds, again=True)
@@ -207,7 +239,7 @@ class PhaseRun:
         async def one(place: int, due: Moment) -> None:
             await look(self._context, chosen[place], due, phase.timeout)
 
-        await self._pace.open(of_targets(arrivals, mine.__contains__), one)
+        await self.pace.open(of_targets(arrivals, mine.__contains__), one)
 
     async def _paced(
         self,
@@ -216,6 +248,7 @@ class PhaseRun:
         mine: range,
         work: Work,
         reorder: Callable[[Iterable[Arrival]], Iterator[Arrival]] = iter,
+        again: Sequence[int] = (),
     ) -> None:
         part = self._part
         how = pace(phase, part.load)
@@ -223,7 +256,7 @@ class PhaseRun:
             row = [Arrival(0.0, place) for place in order(targets, part.source, phase.name)]
             places = [arrival.target for arrival in reorder(row) if arrival.target in mine]
             self.state.planned = len(places)
-            await self._closed(how, places, part_of(how.concurrency, mine, targets), work)
+            await self._closed(how, places, part_of(how.concurrency, mine, targets), work, again)
         else:
             self._planned = lambda: part_of(expected(how, targets, self._tempo)[0], mine, targets)
             self.state.planned = self._planned()
@@ -231,9 +264,9 @@ class PhaseRun:
                 return  # without targets, arrivals without end would be looked through for ever
             arrivals = of_targets(reorder(without_end(how, targets, part.source, phase.name)), mine.__contains__)
             until = math.inf if how.duration is None else how.duration
-            await self._pace.open(arrivals, work, until, hold=self._context.controlled)
+            await self.pace.open(arrivals, work, until, hold=self._context.controlled, again=again)
 
-    async def _closed(self, how: Closed, places: Sequence[int], at_once: int, work: Work) -> None:
+    async def _closed(self, how: Closed, places: Sequence[int], at_once: int, work: Work, again: Sequence[int]) -> None:
         if not places:
             return
-        await self._pace.closed(cycle(places) if how.again else places, max(1, at_once), work, how.duration)
+        await self.pace.closed(cycle(places) if how.again else places, max(1, at_once), work, how.duration, again)

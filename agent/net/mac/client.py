@@ -291,21 +291,38 @@ class MDMClient:
 
         await self._enroll(steps, due, polling_limit)
 
-    async def resume_enrollment(self) -> None:
-        """Continue the enrollment that another process began. Raises PeerError; it can then be continued again."""
+    async def resume_enrollment(self, cut_short: str | None = None) -> None:
+        """Continue the enrollment that another process began. Raises PeerError; it can then be continued again.
+
+        Its record succeeds, or is cut short for this reason where a part of an enrollment is no measurement.
+        """
         device = self._parts.device
         unfinished = device.enrolling
         if unfinished is not None:
-            await self._enroll(lambda: succeed(resumed_enrollment_steps(device, unfinished)), None)
+            await self._enroll(lambda: succeed(resumed_enrollment_steps(device, unfinished)), None, cut_short=cut_short)
 
     def abandon_enrollment(self) -> None:
         """Forget the enrollment that another process began."""
         self._parts.device.enrolling = None
         self._environment.changed(self.index)
 
-    async def _enroll(self, begin: BeginEnrollment, due: Moment | None, polling_limit: float = inf) -> None:
+    async def _enroll(
+        self,
+        begin: BeginEnrollment,
+        due: Moment | None,
+        polling_limit: float = inf,
+        cut_short: str | None = None,
+    ) -> None:
         mac = self._parts
-        await enroll(mac, self._environment, begin, due, offline=self.offline, polling_limit=polling_limit)
+        await enroll(
+            mac,
+            self._environment,
+            begin,
+            due,
+            offline=self.offline,
+            polling_limit=polling_limit,
+            cut_short=cut_short,
+        )
         if self.observer is not None:
             self.observer.enrolled(self)
         mac.pushes.enrolled()

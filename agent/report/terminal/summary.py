@@ -29,6 +29,8 @@ from agent.report.verdict import (
     operations_done,
     operations_failed,
     overloaded,
+    resumed_told,
+    resumptions_told,
 )
 
 PLAIN_COLUMNS = 100  # the minimum width if the output is a file or a pipe
@@ -65,6 +67,7 @@ class _Summary:
             _own_refusals(document),
             _rules(document, encoding),
             _cuts(document, encoding),
+            _resumed(document, encoding),
             _limits(document, encoding),
             _generator(document, encoding),
             [_verdict(document, encoding)],
@@ -170,6 +173,12 @@ def _cuts(document: Document, encoding: str) -> list[RenderableType]:
     return _list("Operations that were cut short: neither a success nor a failure", lines)
 
 
+def _resumed(document: Document, encoding: str) -> list[RenderableType]:
+    told = resumptions_told(document)
+    lines = [Indented(2, Text(visible(text, encoding))) for text in told[:MOST_LINES]]
+    return _list("Resumed in a new process", lines, len(told))
+
+
 def _limits(document: Document, encoding: str) -> list[RenderableType]:
     lines = []
     for limit in document.limits:
@@ -239,6 +248,8 @@ def _judged(document: Document, found: RunOutcome) -> tuple[str, list[str]]:
         text = f"No operation of {done:,} failed, but {cut_short:,} {were(cut_short)} cut short."
     elif crowded is not None:
         text = f"No operation of {done:,} failed, but {crowded}."
+    elif document.resumed:
+        text = f"No operation of {done:,} failed, but the run was {resumed_told(document)}: not all of it was measured."
     else:
         style, text = "bold green", f"All good: {counted(done, 'operation')}, no errors in {duration}."
     return style, [text, *([passed] if passed else [])]

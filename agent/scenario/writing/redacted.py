@@ -31,10 +31,36 @@ def as_document(scenario: Scenario) -> dict[str, Any]:
                 del phase[name]
         if "request_file" in phase:
             phase.pop("request", None)
-        elif "request" in phase:
-            phase["request"] = _without_secrets(phase["request"])
         if "replay_file" in phase:
             phase.pop("replay", None)
+    _redact(document)
+    return document
+
+
+def secrets_in(scenario: Scenario) -> list[str]:
+    """The keys of a scenario whose values ``as_document`` replaces, also of what was read from its files."""
+    whole: dict[str, Any] = _without_none(msgspec.to_builtins(scenario))
+    redacted: dict[str, Any] = _without_none(msgspec.to_builtins(scenario))
+    _redact(redacted)
+    return differences(whole, redacted)
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """The keys, as dotted paths, in which two documents differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = dict.fromkeys([*one, *other])
+        pairs = [(f"{path}.{name}".lstrip("."), one.get(name), other.get(name)) for name in names]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(f"{path}[{number}]", *both) for number, both in enumerate(zip(one, other, strict=True))]
+    else:
+        return [] if one == other else [path]
+    return [found for where, mine, its in pairs for found in differences(mine, its, where)]
+
+
+def _redact(document: dict[str, Any]) -> None:
+    for phase in document["phase"]:
+        if "request" in phase and isinstance(phase["request"], dict):
+            phase["request"] = _without_secrets(phase["request"])
     server = document["server"]
     if "enroll" in server:
         server["enroll"] = _url(server["enroll"])
@@ -46,7 +72,6 @@ def as_document(scenario: Scenario) -> dict[str, Any]:
             request["url"] = _url(request["url"])
             request["headers"] = _without_secrets(request["headers"])
             request["body"] = _IN_BODY.sub(_body_value, request["body"])
-    return document
 
 
 def _without_none(value: Any) -> Any:

@@ -23,10 +23,11 @@ from agent.net.transport.tls import TLSContexts
 from agent.service.macs.clocks import MacClock, ManualClock, RealClock
 from agent.service.macs.groups import Group
 from agent.service.macs.measurements import Measurements
-from agent.service.macs.rules import GroupFaults, ServiceFaults
+from agent.service.macs.rules import GroupFaults
+from agent.state.rules import KeptFaults
 
 if TYPE_CHECKING:
-    from agent.service.state import FleetState
+    from agent.state.fleet import FleetState
 
 if TYPE_CHECKING:
     from agent.net.apns.behaviour import PushBehaviour  # as in `agent.service.macs.groups`
@@ -83,7 +84,7 @@ class MacParts:
         self._state = state
         self.clock: MacClock = ManualClock(reactor) if settings.manual_clock else RealClock(reactor)
         self.wall_clock = RunClock(self.clock)
-        self.faults = ServiceFaults()
+        self.faults = KeptFaults()
         self.exchanges = ExchangeLog(exchanged)
         self.stalls = Stalls(reactor)
         self._reactor = reactor

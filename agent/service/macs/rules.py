@@ -2,54 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from agent.faults.decisions import Faults, Hit
-from agent.faults.rules import Rule
 from agent.fleet.population import Mac
-
-
-class ServiceFaults(Faults):
-    """The rules of the service. ``on_change`` is called after each change of the rules and of their counts."""
-
-    __slots__ = ("on_change",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.on_change: Callable[[], object] | None = None
-
-    def add(self, rule: Rule, now: float) -> Rule:
-        """Add a rule; as in Faults."""
-        added = super().add(rule, now)
-        self._changed()
-        return added
-
-    def remove(self, id: str) -> None:  # noqa: A002 - as in Faults
-        """Remove a rule; as in Faults."""
-        super().remove(id)
-        self._changed()
-
-    def clear(self) -> None:
-        """Remove every rule."""
-        super().clear()
-        self._changed()
-
-    def decide(self, on: str, mac: Mac, now: float, type: str = "") -> Hit | None:  # noqa: A002 - as in Faults
-        """The rule that hits this operation of this Mac; as in Faults."""
-        hit = super().decide(on, mac, now, type)
-        self._changed()
-        return hit
-
-    def away(self, now: float) -> bool:
-        """Whether a rule has the gateway away; as in Faults."""
-        away = super().away(now)
-        self._changed()
-        return away
-
-    def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
 
 
 class GroupFaults(Faults):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from agent.device.mac import Device
 from agent.device.steps import Steps
-from agent.errors import PeerError
+from agent.errors import CutShort, PeerError
 from agent.measure.operations import Moment
 from agent.net.mac.active import ActiveMac
 from agent.net.mac.background import IdentityWaits
@@ -27,11 +27,13 @@ async def enroll(
     *,
     offline: bool,
     polling_limit: float,
+    cut_short: str | None = None,
 ) -> None:
     """Carry out the steps that ``begin`` returns, as one operation. Raises PeerError.
 
     ``due`` is when it was to start, from which its time counts; None is now. ``polling_limit``: the seconds for which a
-    CA that answers PENDING is polled.
+    CA that answers PENDING is polled. ``cut_short`` is the reason for which its record is cut short although it
+    succeeds.
     """
     device, pushes = mac.device, mac.pushes
     index = device.mac.index
@@ -55,6 +57,8 @@ async def enroll(
         if profile is not None:
             _check_signer(device, profile, environment)
         mac.lom.update()
+        if cut_short is not None:
+            operation.end(CutShort(cut_short))
 
 
 def _check_signer(device: Device, profile: Profile, environment: Environment) -> None:

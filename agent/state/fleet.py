@@ -1,4 +1,4 @@
-"""The state of a service in a file: its groups of Macs, each Mac, the rules, the stored pushes, and the last numbers.
+"""The state of a fleet in a file: its groups of Macs, each Mac, the rules, the stored pushes, and the last numbers.
 
 What changed in one turn of the reactor is one transaction, at the end of that turn. What waits for it, such as the
 report of a result, goes on after it. So a process that is killed at any moment has sent nothing that its file does not
@@ -11,32 +11,27 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from twisted.logger import Logger
 
 from agent.faults.decisions import RuleRecord
-from agent.faults.rules import Rule
+from agent.fleet.population import Population
+from agent.net.apns.endpoint import PushEndpoint
 from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.fleet.macs import Fleet
 from agent.net.timing import Clock, DelayedCall
 from agent.push.store import Notification
-from agent.service.macs.groups import Group
 from agent.sqlite_file import FileFormat, NotWritten, Read, SQLiteFile, Statement
+from agent.state.authorities import KeptAuthorities
+from agent.state.rules import RuleWriter
 
 READ_AT_ONCE = 500  # Macs; ours
 NUMBERS_AHEAD = 1000  # by which the numbers in the file are ahead of those in use; ours
-MOST_COUNTED = 2000  # Macs whose counts under one rule are written with each transaction; more: once in a while
-COUNTS_SECONDS = 1.0  # that while
 
-_FORMAT = FileFormat(
-    what="the state of a fleet",
-    in_use="Expected a state file that no other process uses, found {path} in use. End the lom-agent that uses it, or "
-    "name another file.",
-    application=0x6C6F6D66,  # "lomf"
-    version=1,
-    tables="""
+TABLES = """
+
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE groups (
     first INTEGER PRIMARY KEY, first_segment INTEGER NOT NULL, seed TEXT NOT NULL, devices INTEGER NOT NULL,
@@ -50,7 +45,14 @@ CREATE TABLE pushes (
     PRIMARY KEY (first, place, topic)
 );
 CREATE TABLE rules (number INTEGER PRIMARY KEY, record BLOB NOT NULL);
-""",
+"""
+_FORMAT = FileFormat(
+    what="the state of a fleet",
+    in_use="Expected a state file that no other process uses, found {path} in use. End the lom-agent that uses it, or "
+    "name another file.",
+    application=0x6C6F6D66,  # "lomf"
+    version=1,
+    tables=TABLES,
 )
 _OF_A_GROUP = ("groups", "removed", "devices", "macs", "pushes")
 _MACS = (
@@ -104,16 +106,34 @@ class StoredMac:
     record: MacRecord
 
 
+class KeptGroup(Protocol):
+    """A group of Macs; ``first`` and ``first_segment`` are the numbers of its first Mac and segment in the file."""
+
+    @property
+    def first(self) -> int: ...
+    @property
+    def first_segment(self) -> int: ...
+    @property
+    def population(self) -> Population: ...
+    @property
+    def fleet(self) -> Fleet: ...
+    @property
+    def push_endpoint(self) -> PushEndpoint | None: ...
+
+
 class FleetState:
     """An open state file. Raises OperatorError if it cannot be opened.
 
+    ``format`` has ``TABLES`` and others, which ``execute`` writes and ``rows`` reads. ``more`` returns further
+    statements of each transaction; ``soon`` asks for one.
     ``on_failure`` is called once, when a transaction cannot be written: nothing is written or sent after that.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, format: FileFormat = _FORMAT) -> None:  # noqa: A002 - the field's word
         self.path = path
         self.on_failure: Callable[[NotWritten], object] = lambda _error: None
-        self._file = SQLiteFile(path, _FORMAT)
+        self.more: Callable[[], Iterable[Statement]] = tuple
+        self._file = SQLiteFile(path, format)
         self._clock = clock
         self._closed = False
         self._call: DelayedCall | None = None
@@ -123,10 +143,10 @@ class FleetState:
         self._changed: dict[tuple[int, int], None] = {}
         self._written: dict[tuple[int, int], tuple[int, int]] = {}  # hashes of the two records of each Mac
         self._settings: dict[str, str] = dict(self._file.rows("SELECT name, value FROM settings"))
-        self._groups_with_pushes: dict[Group, None] = {}  # whose stored pushes changed
+        self._groups_with_pushes: dict[KeptGroup, None] = {}  # whose stored pushes changed
         self._pushes: dict[tuple[int, int, str], tuple[Notification, float]] = {}
         self.rules_now: Callable[[], list[RuleRecord]] = list
-        self._rules = _RuleWriter(clock)
+        self._rules = RuleWriter(clock)
         self._rules_changed = False
 
     # What the service reads when it starts.
@@ -189,26 +209,26 @@ class FleetState:
         """Set a setting."""
         if self._settings.get(name) != value:
             self._settings[name] = value
-            self._write("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, value)
+            self.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, value)
 
     def number(self, name: str, last: int) -> None:
         """The last number in use: a process after this one continues after a higher one."""
         if last > int(self._settings.get(name, "0")) - NUMBERS_AHEAD // 2:
             self.set(name, str(last + NUMBERS_AHEAD))
 
-    def add_group(self, group: Group, *, stored: bool = False) -> None:
+    def add_group(self, group: KeptGroup, *, stored: bool = False) -> None:
         """Follow a group, which is in the file already where it is ``stored``."""
         self._fleets[group.first] = group.fleet
         if group.push_endpoint is not None:
             group.push_endpoint.on_change = partial(self._pushes_changed, group)
         if not stored:
             made = group.population
-            self._write(
+            self.execute(
                 "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?)",
                 group.first, group.first_segment, made.seed, made.devices, made.segment_size, made.os, made.model,
             )  # fmt: skip
 
-    def remove_group(self, group: Group) -> None:
+    def remove_group(self, group: KeptGroup) -> None:
         """Forget a group and its Macs."""
         first = group.first
         self._fleets.pop(first, None)
@@ -217,7 +237,7 @@ class FleetState:
         self._written = {key: each for key, each in self._written.items() if key[0] != first}
         self._pushes = {key: each for key, each in self._pushes.items() if key[0] != first}
         for table in _OF_A_GROUP:
-            self._write(f"DELETE FROM {table} WHERE first = ?", first)  # noqa: S608 - the names above
+            self.execute(f"DELETE FROM {table} WHERE first = ?", first)  # noqa: S608 - the names above
 
     def reset_mac(self, first: int, index: int) -> None:
         """A Mac is as it was made from the seed."""
@@ -226,17 +246,35 @@ class FleetState:
         for key in [key for key in self._pushes if key[:2] == (first, index)]:
             del self._pushes[key]
         for table in _OF_A_MAC:
-            self._write(f"DELETE FROM {table} WHERE first = ? AND place = ?", first, index)  # noqa: S608 - as above
+            self.execute(f"DELETE FROM {table} WHERE first = ? AND place = ?", first, index)  # noqa: S608 - as above
 
     def remove_mac(self, first: int, index: int) -> None:
         """A Mac is removed."""
         self.reset_mac(first, index)
-        self._write("INSERT OR IGNORE INTO removed VALUES (?, ?)", first, index)
+        self.execute("INSERT OR IGNORE INTO removed VALUES (?, ?)", first, index)
 
     def rules_changed(self) -> None:
         """A rule was added, removed or asked; ``rules_now`` returns them all."""
         self._rules_changed = True
-        self._soon()
+        self.soon()
+
+    def execute(self, statement: str, *values: Any) -> None:
+        """Execute a statement with the next transaction."""
+        self._statements.append((statement, values))
+        self.soon()
+
+    def soon(self) -> None:
+        """Write at the end of this turn."""
+        if self._call is None and not self._closed:
+            self._call = self._clock.callLater(0, self.flush)
+
+    def authorities(self) -> KeptAuthorities:
+        """The CAs in the file, whose format has AUTHORITIES_TABLE."""
+        return KeptAuthorities(self._file)
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT. Raises OperatorError."""
+        return self._file.rows(statement, *values)
 
     def keeper(self, first: int) -> GroupKeeper:
         """The Keeper of a group's Macs."""
@@ -245,13 +283,13 @@ class FleetState:
     def changed(self, first: int, index: int) -> None:
         """Write a Mac."""
         self._changed[first, index] = None
-        self._soon()
+        self.soon()
 
     def when_kept(self, first: int, index: int, then: Callable[[], object]) -> None:
         """Write a Mac, then call ``then``."""
         self._changed[first, index] = None
         self._then.append(then)
-        self._soon()
+        self.soon()
 
     # The file.
 
@@ -296,6 +334,7 @@ class FleetState:
         groups, self._groups_with_pushes = self._groups_with_pushes, {}
         for group in groups:
             yield from self._pushes_of(group)
+        yield from self.more()
         if self._rules_changed:
             self._rules_changed = False
             yield from self._rules.statements(self.rules_now())
@@ -318,11 +357,11 @@ class FleetState:
             if old != new
         ]
 
-    def _pushes_changed(self, group: Group) -> None:
+    def _pushes_changed(self, group: KeptGroup) -> None:
         self._groups_with_pushes[group] = None
-        self._soon()
+        self.soon()
 
-    def _pushes_of(self, group: Group) -> Iterator[Statement]:
+    def _pushes_of(self, group: KeptGroup) -> Iterator[Statement]:
         if group.push_endpoint is None or group.first not in self._fleets:
             return
         present = {
@@ -336,14 +375,6 @@ class FleetState:
             if self._pushes.get(key) != stored:
                 self._pushes[key] = stored
                 yield "INSERT OR REPLACE INTO pushes VALUES (?, ?, ?, ?)", (*key, msgspec.msgpack.encode(stored))
-
-    def _write(self, statement: str, *values: Any) -> None:
-        self._statements.append((statement, values))
-        self._soon()
-
-    def _soon(self) -> None:
-        if self._call is None and not self._closed:
-            self._call = self._clock.callLater(0, self.flush)
 
     def _stop(self) -> None:
         self._closed = True
@@ -368,34 +399,3 @@ class GroupKeeper:
     def when_kept(self, index: int, then: Callable[[], object]) -> None:
         """Write Mac ``index``, then call ``then``."""
         self._state.when_kept(self._first, index, then)
-
-
-class _RuleWriter:
-    """Finds the rules and counts that are not in the file yet."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._rules: list[Rule] = []
-        self._written: list[tuple[int, float]] = []  # of each rule: its matches, and when they were written
-
-    def stored(self, records: list[RuleRecord]) -> None:
-        """These are in the file."""
-        self._rules = [record.rule for record in records]
-        self._written = [(record.matches, self._clock.seconds()) for record in records]
-
-    def statements(self, records: list[RuleRecord]) -> Iterator[Statement]:
-        """What is to be written now."""
-        encode = msgspec.msgpack.encode
-        now = self._clock.seconds()
-        if [record.rule for record in records] != self._rules:
-            yield "DELETE FROM rules", ()
-            for place, record in enumerate(records):
-                yield "INSERT INTO rules VALUES (?, ?)", (place, encode(record))
-            self.stored(records)
-            return
-        for place, record in enumerate(records):
-            matches, at = self._written[place]
-            many = len(record.matched) > MOST_COUNTED
-            if record.matches != matches and not (many and now - at < COUNTS_SECONDS):
-                self._written[place] = record.matches, now
-                yield "UPDATE rules SET record = ? WHERE number = ?", (encode(record), place)

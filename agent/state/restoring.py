@@ -1,0 +1,47 @@
+"""Makes the Macs of a state file again, as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from agent.net.mac.client import MDMClient
+from agent.state.fleet import FleetState, KeptGroup
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredMac:
+    """A Mac from the file, by its index in its group. It does nothing yet."""
+
+    index: int
+    in_session: bool
+    """Whether a session was open."""
+
+
+def restore_group(
+    state: FleetState, group: KeptGroup, *, idle: bool, each: Callable[[MDMClient], object] = lambda _client: None
+) -> Iterator[RestoredMac]:
+    """Restore the Macs of a group of the file. Raises OperatorError.
+
+    Returns those that have something to do. ``idle``: the others become idle, to save memory. ``each`` is called with
+    every Mac of the file.
+    """
+    restored: dict[int, RestoredMac] = {}
+    for index in state.removed(group.first):
+        state.reading(partial(group.fleet.remove, index))
+    for mac in state.macs(group.first):
+        client = state.reading(partial(group.fleet.__getitem__, mac.index))
+        state.reading(partial(client.restore, mac.device, mac.record))
+        each(client)
+        device = client.device
+        wanted = mac.record.activity.session.wanted
+        acts = wanted or device.enrolling is not None or device.synchronising is not None
+        if acts or not idle or not client.make_idle():
+            restored[mac.index] = RestoredMac(mac.index, wanted)
+    endpoint = group.push_endpoint
+    for notification, not_before in state.pushes(group.first):
+        if endpoint is not None:
+            endpoint.broker.restore(notification, not_before)
+            restored.setdefault(notification.index, RestoredMac(notification.index, in_session=False))
+    return iter(restored.values())
