@@ -49,6 +49,7 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
     "addresses._MAC": (pumped("", "00:", "x"),),
     "complaints._LACKS": (pumped("Object missing required field `", "a"), pumped("", "Object missing required ")),
     "complaints._STEP": (pumped("[", "1"), pumped(".", "a", "["), pumped("", "[1"), pumped("", "["), pumped("", ".")),
+    "ddm._RFC_3339": (pumped("2026-11-28T12:00:00.", "1", "x"), pumped("2026-11-28T12:00:00+", "0"), pumped("", "0")),
     "exchanges._XML_DATA": (pumped("<data>", "a"), pumped("", "<data>"), pumped("", "<data")),
     "exchanges._XML_SECRET": (
         pumped("<key>", "a"),
@@ -117,6 +118,8 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
     "requests._HEX_TOKEN": (pumped("", "a"), pumped("", "a", "x")),
     "requests._SECONDS": (pumped("", "1"),),
     "requests._TOPIC": (pumped("", "."), pumped("", "a", " ")),
+    "push._SECONDS": (pumped("", "1"),),
+    "push._UUID": (pumped("01234567", "-0123"), pumped("", "0")),
     "requests._UUID": (pumped("01234567", "-0123"), pumped("", "0")),
     "redacted._IN_BODY": (
         pumped('"', "a"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -64,7 +63,7 @@ async def xml(stage: Stage) -> None:
     mac = await stage.enrolled()
     message = checkin.token_update(mac.udid, stage.enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
     text = plists.dump_xml(message).decode().replace("TokenUpdate", "Token&#85;pdate")
-    text = re.sub(r"<dict>", "<!-- TokenUpdate -->\n<dict>", text, count=1)
+    text = text.replace("<dict>", "<!-- TokenUpdate -->\n<dict>", 1)
     await stage.raw_check_in(mac, f"\ufeff{text}".encode(), says=XML)
     await stage.session(mac)
 
