@@ -166,6 +166,8 @@ def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> 
             if options[name] is not None:
                 raise click.UsageError(f"--{name.replace('_', '-')} goes with --control")
         return None
+    if options["quiet"] and options["ready_file"] is None:
+        raise click.UsageError("--control with --quiet needs --ready-file, since the address is not printed")
     from agent.cli.run_control import RunControl  # only where there is one: a fast start
 
     return RunControl(reactor, conductor, options)

@@ -326,3 +326,9 @@ def test_the_files_of_the_control_api_go_with_it(tmp_path: Path, option: str) ->
     done = lom_agent_here("run", option, str(tmp_path / "file"))
     assert (done.returncode, f"{option} goes with --control" in done.stderr.decode()) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quiet_run_prints_no_address_so_that_its_control_api_needs_a_file() -> None:
+    done = lom_agent_here("run", "--control", "127.0.0.1:0", "--quiet")
+    assert done.returncode == 2
+    assert "--control with --quiet needs --ready-file" in " ".join(done.stderr.decode().split())

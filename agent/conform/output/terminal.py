@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agent.conform.document import Entry, Evidence, Report
+from agent.report.numbers import counted
 from agent.report.terminal.text import visible
 
 _MOST_BODY = 1200  # characters of a body
@@ -27,15 +28,15 @@ def lines(report: Report, *, every: bool = False) -> Iterator[str]:
         yield "The run was stopped: the requirements that were not reached are not tested."
     for entry in report.stale():
         yield f"{entry.id} passed, but a waiver expects it to fail. Remove the waiver."
-    yield f"{len(report.requirements)} requirements: {report.summary}."
-    untested = report.counts["not tested"]
-    left = f" {untested} of {len(report.requirements)} were not tested." if untested else ""
+    total, untested = len(report.requirements), report.counts["not tested"]
+    yield f"{counted(total, 'requirement')}: {report.summary}."
+    left = f" Not tested: {untested} of {total}." if untested else ""
     yield f"{_VERDICTS[report.exit_status]}{left}"
 
 
 _VERDICTS = {
-    0: "No requirement that is a must failed.",
-    1: "A requirement that is a must failed.",
+    0: "No must failed.",
+    1: "A must failed.",
     4: "Only failures that waivers expect, or waivers for failures that did not happen.",
 }
 
