@@ -37,6 +37,13 @@ class Pauses:
         """Whether ``moment`` is in a pause."""
         return any(began <= moment < ended for began, ended in self._intervals)
 
+    def without(self, moment: float) -> float:
+        """``moment``, or when its pause began: a pause is one moment, so rounding cannot change an order."""
+        for began, ended in reversed(self._intervals):
+            if began <= moment <= ended:
+                moment = began
+        return moment
+
     def within(self, start: float, end: float) -> float:
         """The seconds of pauses between ``start`` and ``end``."""
         return sum(max(0.0, min(end, ended) - max(start, began)) for began, ended in self._intervals)

@@ -77,6 +77,7 @@ _OWN_KEYS = frozenset({"time", "operation", "device", "ms", "key_wait_ms", "ok",
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 # Characters that JSON allows in a string, but that some readers treat as the end of a line (U+0085, U+2028, U+2029),
 # terminals as a command (the C1 controls), or that UTF-8 cannot encode (lone surrogates).
+_DEL = "\x7f"  # the only one of them in ASCII
 _TROUBLESOME = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -174,7 +175,7 @@ def _line(exchange: Exchange) -> bytes:
         text = _encode(entry)
     except ValueError:
         text = _encode({name: _finite(each) for name, each in entry.items()})
-    if not text.isascii():
+    if not text.isascii() or _DEL in text:
         text = _TROUBLESOME.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return text.encode() + b"\n"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from forked import Forked
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lab_messages import AUTHORITIES, OTHER, UDID, authenticate, enroll, put, report, token_update
 
@@ -69,6 +69,7 @@ def step(lab: Lab, what: str, which: int, other: bool) -> None:
 
 
 @given(STEPS)
+@example([("enroll", 0, True), ("bootstrap", 0, True)])
 def test_state_is_the_same_in_another_process(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("lab")
     with closing(LabStore(folder)) as store:

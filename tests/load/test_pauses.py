@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import cycle, pairwise, takewhile
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -209,6 +209,7 @@ class Changed:
 
 
 @given(events)
+@example([(0.125, None), (0.125, 0.5), (0.375, 0.5), (1.5, 1.0)])  # changes in a pause, at one moment of the phase
 def test_the_starts_between_two_changes_are_the_integral_of_the_rate(changes: list[Event]) -> None:
     phase = Changed(changes)
     over = Deferred.fromCoroutine(

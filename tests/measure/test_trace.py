@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from examples import examples
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import MisuseError, OperatorError
@@ -63,6 +63,7 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path):
 
 
 @given(message=any_text, facts=facts)
+@example(message="\x7f", facts={})
 @settings(examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_exchange_is_one_line_of_json_whatever_the_text(tmp_path, message, facts):
     exchange = Exchange(OPERATIONS[0], 1, NOON, 0.5, Failure("peer", message), facts)

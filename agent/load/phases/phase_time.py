@@ -79,6 +79,7 @@ class PhaseTime:
 
     def after(self, moment: float) -> float:
         """Seconds without pauses until a moment of the clock."""
+        moment = min(moment, max(self.began, self._time.pauses.without(moment)))
         return moment - self.began - self._time.pauses.within(self.began, moment)
 
     def moment(self, seconds: float) -> float:
