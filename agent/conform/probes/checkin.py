@@ -84,7 +84,7 @@ async def bootstrap(stage: Stage) -> None:
 
 async def unknown(stage: Stage) -> None:
     """A Mac sends a check-in message of an unknown type; then it opens a session."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     message = {"MessageType": "NoSuchMessage", "UDID": mac.udid, "Topic": stage.enrollment(mac).topic}
     await stage.raw_check_in(mac, message, says="unknown message")
     await stage.session(mac)

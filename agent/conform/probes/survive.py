@@ -22,17 +22,17 @@ EMPTY, TYPES = "empty report", "wrong types"
 
 async def before_request(stage: Stage) -> None:
     """The connection is reset before the first request of a session."""
-    await _broken_session(stage, await stage.enrolled(), "before_request")
+    await _broken_session(stage, await stage.managed(), "before_request")
 
 
 async def in_request(stage: Stage) -> None:
     """The connection is reset in the middle of the first request of a session."""
-    await _broken_session(stage, await stage.enrolled(), "in_request")
+    await _broken_session(stage, await stage.managed(), "in_request")
 
 
 async def in_response(stage: Stage) -> None:
     """The connection is reset when the server answers to the first report of a session, for which a command waits."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     stage.rule(mac, on="session", do="drop", at="in_response", times=1)
     queued = await stage.queue(mac, {"RequestType": "SecurityInfo"})
     await stage.event(mac, "session_ended", after=queued.after)
@@ -42,7 +42,7 @@ async def in_response(stage: Stage) -> None:
 
 async def long_report(stage: Stage) -> None:
     """A report is longer than any of a Mac."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     report = plists.dump_xml(_idle(mac))
     await stage.raw_report(mac, report + b"\n" * (LONG_BYTES - len(report)), says=LONG)
     await stage.session(mac)
@@ -50,7 +50,7 @@ async def long_report(stage: Stage) -> None:
 
 async def content_type(stage: Stage) -> None:
     """A report has its Content-Type in another case, and one has it with a parameter."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     for says, value in (
         (UPPER, results.CONTENT_TYPE.title()),
         (PARAMETER, f"{results.CONTENT_TYPE}; charset=UTF-8"),
@@ -61,7 +61,7 @@ async def content_type(stage: Stage) -> None:
 
 async def xml(stage: Stage) -> None:
     """The XML of a TokenUpdate has a byte order mark, a comment and character references."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     message = checkin.token_update(mac.udid, stage.enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
     text = plists.dump_xml(message).decode().replace("TokenUpdate", "Token&#85;pdate")
     text = re.sub(r"<dict>", "<!-- TokenUpdate -->\n<dict>", text, count=1)
@@ -83,7 +83,7 @@ async def bare_result(stage: Stage) -> None:
 
 async def wrong_reports(stage: Stage) -> None:
     """Three reports are wrong: a Status that there is not, values of other types, and an empty body."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     await stage.raw_report(mac, _report(mac, "Later", "5C1F5C77-0000-4000-8000-00000000C0DE"), says=STATUS)
     await stage.session(mac)
     await stage.raw_report(mac, {"Status": 0, "UDID": mac.udid, "CommandUUID": ["Idle"]}, says=TYPES)

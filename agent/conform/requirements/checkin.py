@@ -7,8 +7,8 @@ from typing import Any
 
 from agent.conform.bodies import Redacted
 from agent.conform.evidence import Evidence
-from agent.conform.raw_answers import accepted, next_session, seen
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.sessions import accepted, answer_to, next_session
 from agent.conform.trace import ExchangeRecord, PushRecord
 
 
@@ -19,7 +19,7 @@ def check_in_answered(evidence: Evidence, message_type: str) -> Finding:
         return not_tested(f"No Mac sent {message_type}.")
     for each in sent:
         if each.status != 200:
-            return failed("status 200", seen(each), each)
+            return failed("status 200", answer_to(each), each)
     return passed(*sent)
 
 
@@ -68,7 +68,7 @@ def _tried(evidence: Evidence, says: str) -> tuple[ExchangeRecord | None, Findin
     if not sent:
         return None, not_tested("The message could not be sent.")
     if sent[0].status is None or sent[0].status >= 300:
-        return None, not_tested(f"The server did not accept it: {seen(sent[0])}.", sent[0])
+        return None, not_tested(f"The server did not accept it: {answer_to(sent[0])}.", sent[0])
     notes = [*evidence.notes("queued", sent[0].udid), *evidence.notes("refused", sent[0].udid)]
     if not notes:
         return None, not_tested("No command could be queued in the server.", sent[0])
@@ -116,7 +116,7 @@ def token_returned(evidence: Evidence) -> Finding:
         return not_tested("The server did not accept the bootstrap token.", sets[0])
     found = gets[0].response.dictionary.get("BootstrapToken")
     if gets[0].status != 200:
-        return failed("status 200 with the bootstrap token", seen(gets[0]), sets[0], gets[0])
+        return failed("status 200 with the bootstrap token", answer_to(gets[0]), sets[0], gets[0])
     if not isinstance(found, Redacted) or not isinstance(token, Redacted) or found.fingerprint != token.fingerprint:
         what = "no BootstrapToken" if found is None else "another BootstrapToken"
         return failed("the bootstrap token that was set last", what, sets[0], gets[0])
@@ -130,7 +130,7 @@ def token_removed(evidence: Evidence) -> Finding:
     if not clears or not gets:
         return not_tested("The messages could not be sent.")
     if clears[0].status != 200:
-        return failed("status 200 for SetBootstrapToken without a token", seen(clears[0]), clears[0])
+        return failed("status 200 for SetBootstrapToken without a token", answer_to(clears[0]), clears[0])
     found = gets[0].response.dictionary.get("BootstrapToken")
     if isinstance(found, Redacted) and found.length > 0:
         return failed("no bootstrap token, because the Mac removed it", "a BootstrapToken", clears[0], gets[0])
@@ -144,7 +144,7 @@ def unknown_message(evidence: Evidence) -> Finding:
         return not_tested("The message could not be sent.")
     status = sent[0].status
     if status is None or not 400 <= status < 500 or status == 401:
-        return failed("a status from 400 to 499 other than 401", seen(sent[0]), sent[0])
+        return failed("a status from 400 to 499 other than 401", answer_to(sent[0]), sent[0])
     return next_session(evidence, sent[0])
 
 
