@@ -64,8 +64,12 @@ def read_waivers(path: str | Path, known: Iterable[str]) -> tuple[Waiver, ...]:
 def waivers_text(ids_and_reasons: Sequence[tuple[str, str]], until: date) -> str:
     """Entries for these failures, as TOML."""
     entries = [
-        f"[[waiver]]\nid = {json.dumps(id_)}\nreason = {json.dumps(reason, ensure_ascii=False)}\n"
-        f'issue = ""\nuntil = {until.isoformat()}\n'
+        f'[[waiver]]\nid = {json.dumps(id_)}\nreason = {_quoted(reason)}\nissue = ""\nuntil = {until.isoformat()}\n'
         for id_, reason in ids_and_reasons
     ]
     return "\n".join(entries)
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML: as in JSON, but U+007F is escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
