@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
+from agent.cli.results.outputs import check_different, check_file
 from agent.cli.scenarios.options import overrides
 from agent.cli.signals import Stopping, printing
 from agent.conform.capabilities import read_capabilities
@@ -32,6 +34,7 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     if options["listing"]:
         _list(chosen)
         return 0
+    _check_files(options)
     known = requirements()
     capabilities: Mapping[str, bool] = {}
     if options["capabilities"] is not None:
@@ -40,7 +43,10 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     signal_number = None
     if options["from_trace"] is not None:
         trace = read_trace(Path(options["from_trace"]))
-        if not {"profile", "only"} & set(given):
+        if {"profile", "only"} & set(given):
+            selection = {"profile": options["profile"], "only": tuple(options["only"])}
+            trace.header = msgspec.structs.replace(trace.header, **selection)
+        else:
             chosen = selected(trace.header.profile, trace.header.only)
     else:
         from agent.conform.stage import Unreachable  # the reactor is not needed to judge a trace
@@ -50,11 +56,22 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         except Unreachable as error:
             click.echo(f"lom-agent: {error}", err=True)
             return UNREACHABLE_STATUS
-    report = report_of(trace, judge(trace, chosen, capabilities, waivers), complete=signal_number is None)
+    complete = signal_number is None and not trace.stopped
+    report = report_of(trace, judge(trace, chosen, capabilities, waivers), complete=complete)
     _write(report, trace, options)
     with printing():
         _print(report, options)
     return report.exit_status if signal_number is None else 128 + signal_number
+
+
+def _check_files(options: Mapping[str, Any]) -> None:
+    """Check before the run that each file can be written, and is a file of its own. Raises OperatorError."""
+    files = [(f"--{name}", options[name]) for name in ("trace", "json_file", "junit", "html", "markdown")]
+    files = [(name.removesuffix("_file"), path) for name, path in files if path is not None]
+    inputs = [(f"--{name}", options[name]) for name in ("capabilities", "waivers")]
+    check_different([*files, *((name, path) for name, path in inputs if path is not None)])
+    for _name, path in files:
+        check_file(path)
 
 
 def _list(chosen: tuple[Requirement, ...]) -> None:
