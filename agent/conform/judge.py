@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from agent.conform.evidence import Evidence
 from agent.conform.requirement import Finding, Level, Outcome, Requirement, not_tested
-from agent.conform.trace import ProbeRecord, Record, Trace
+from agent.conform.trace import ExchangeRecord, ProbeRecord, Record, Trace
 from agent.conform.waivers import Waiver
 
 _log = Logger()
@@ -63,6 +63,8 @@ class Judgement:
     """All verdicts of a run."""
 
     judged: tuple[Judged, ...]
+    enrolled: bool = True
+    """Whether a Mac could enroll; also if none tried to."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -71,9 +73,13 @@ class Judgement:
 
     @property
     def exit_status(self) -> int:
-        """1: a must failed; 4: only expected failures, or waivers for failures that did not happen; else 0."""
+        """1: a must failed; 3: no Mac could enroll; 4: only expected failures, or waivers for failures that did not
+        happen; else 0.
+        """
         if any(each.breaks for each in self.judged):
             return 1
+        if not self.enrolled:
+            return 3
         return 4 if any(each.waived in (Waived.EXPECTED, Waived.STALE) for each in self.judged) else 0
 
     def failures(self) -> list[Judged]:
@@ -96,8 +102,19 @@ def judge(
         tuple(
             _waived(*_judged(each, records, capabilities, trace.header.os), by_id.get(each.id), day)
             for each in requirements
-        )
+        ),
+        _enrolled(trace),
     )
+
+
+def _enrolled(trace: Trace) -> bool:
+    """Whether a Mac could enroll, if one tried to; a trace without the end of any probe shows none."""
+    exchanges = [each for each in trace.records if isinstance(each, ExchangeRecord)]
+    updates = [each for each in exchanges if each.kind == "checkin" and each.message_type == "TokenUpdate"]
+    if any(each.accepted for each in updates):
+        return True
+    tried = any(each.kind == "enroll" or each.message_type == "Authenticate" for each in exchanges)
+    return not tried and any(isinstance(each, ProbeRecord) for each in trace.records)
 
 
 def _by_probe(trace: Trace) -> dict[str, list[Record]]:

@@ -44,8 +44,8 @@ with `--set` for the keys of `[server]`; `manual` prints what to do in the serve
 | `not tested` | the trace does not show it; the reason is given. It is never counted as a pass |
 
 Every report has the counts of all five. The exit status is 0 if no *must* failed; 1 if one failed; 2 for wrong usage
-or input; 3 if the server could not be reached; 4 if only expected failures happened, or expected ones did not; 130
-after Ctrl-C, which gives the verdicts so far.
+or input; 3 if the server could not be reached, or no Mac could enroll; 4 if only expected failures happened, or
+expected ones did not; 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP, which give the verdicts so far.
 
 The commands that lom-agent itself writes and has queued say nothing about how the server would write them. Such a
 requirement is not tested, unless the server composes the command by a LOM action or a renewal of its own, which the
@@ -53,7 +53,9 @@ adapters `lab` and `manual` use, and `webhook` with its three LOM requests ([ser
 only encodes the values of its client: the form of the commands is judged, and what follows the answers, not the values.
 
 The same seed provokes the same things in the same order. Each requirement stands alone: its probes have Macs of their
-own, and a probe that fails leaves the others alone.
+own, and a probe that fails leaves the others alone. What a server answers to a message that it must refuse or survive is judged
+only where it accepted an ordinary message of the same Mac before: a server that refuses everything passes no such
+requirement, and fails none.
 
 ## Capabilities and waivers
 
@@ -104,7 +106,10 @@ Each of the others has a `type`, a `number` from 1 and the `probe`:
 Secrets are not in it: challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted": …}`, of a
 PKCS12 only the certificates are kept, of a SCEP message its type and status. A push token, a PushMagic and a bootstrap
 token have a fingerprint instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a
-date `{"$date": …}`.
+date `{"$date": …}`; a key of a body that begins with `$` has another `$` before it.
+
+The lines after the first may be in any order. A trace in which a number is missing or twice is refused. One that ends
+early is judged: what its probes did not come to is not tested.
 
 """
 
