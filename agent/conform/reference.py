@@ -53,9 +53,9 @@ adapters `lab` and `manual` use, and `webhook` with its three LOM requests ([ser
 only encodes the values of its client: the form of the commands is judged, and what follows the answers, not the values.
 
 The same seed provokes the same things in the same order. Each requirement stands alone: its probes have Macs of their
-own, and a probe that fails leaves the others alone. What a server answers to a message that it must refuse or survive is judged
-only where it accepted an ordinary message of the same Mac before: a server that refuses everything passes no such
-requirement, and fails none.
+own, and a probe that fails leaves the others alone. What a server answers to a message that it must refuse or survive
+is judged only where it accepted an ordinary message of the same Mac before: a server that refuses everything passes no
+such requirement, and fails none.
 
 ## Capabilities and waivers
 
