@@ -96,8 +96,12 @@ Point = Literal["before_request", "in_request"]
 
 
 async def _broken_session(stage: Stage, mac: MacHandle, at: Point) -> None:
+    """A session on a new connection, which is reset, and another session."""
+    stage.service.actions.set_online(mac, False)  # which closes its connections
     stage.rule(mac, on="session", do="drop", at=at, times=1)
-    await stage.session(mac)
+    after = stage.service.events.last
+    stage.service.actions.set_online(mac, True)
+    await stage.event(mac, "session_ended", after=after)
     await stage.session(mac)
 
 
