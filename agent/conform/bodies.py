@@ -46,6 +46,7 @@ MOST_DATA = 64 * 1024  # bytes of data that are kept
 UNVERIFIED = "its signature cannot be verified"  # how the problem of a signed profile begins
 _DEPTH = 32
 _DER = b"\x30"  # of a SEQUENCE
+_PLIST_MARKS = ("<key>", "&lt;key&gt;", "bplist0")  # of a page that shows what a Mac sent
 _PKCS12 = "com.apple.security.pkcs12"
 _COMPARED = ("token", "pushmagic", "mdm", "bootstraptoken")  # random and long: a fingerprint discloses nothing
 
@@ -134,8 +135,8 @@ def _unparsed(octets: bytes, problem: str) -> Body:
         text = octets[: 4 * MOST_TEXT].decode("utf-8", "ignore" if len(octets) > 4 * MOST_TEXT else "strict")
     except UnicodeDecodeError:
         return Body("bytes", len(octets), problem=problem)
-    if problem:
-        return Body("text", len(octets), problem=problem)
+    if problem or any(each in text for each in _PLIST_MARKS):
+        return Body("text", len(octets), problem=problem or "it contains a property list, which may hold a secret")
     return Body("text", len(octets), text[:MOST_TEXT])
 
 

@@ -104,7 +104,7 @@ Each of the others has a `type`, a `number` from 1 and the `probe`:
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 Secrets are not in it: challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted": …}`, of a
-PKCS12 only the certificates are kept, of a SCEP message its type and status. A push token, a PushMagic and a bootstrap
+PKCS12 only the certificates are kept, of a SCEP message its type and status, of a header that may hold one its name. A push token, a PushMagic and a bootstrap
 token have a fingerprint instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a
 date `{"$date": …}`; a key of a body that begins with `$` has another `$` before it.
 

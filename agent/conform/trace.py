@@ -253,9 +253,10 @@ def read_trace(path: Path) -> Trace:
     records.sort(key=lambda record: record.number)
     for wanted, record in enumerate(records, start=1):
         if record.number != wanted:
+            found = f"another record {record.number}" if record.number < wanted else f"no record {wanted}"
             raise OperatorError(
-                f"Expected each record from 1 to {len(records):,} once in the trace {path}, found no record {wanted} "
-                "or another one twice. Use the trace as lom-agent wrote it."
+                f"Expected each record from 1 to {len(records):,} once in the trace {path}, found {found}. "
+                "Use the trace as lom-agent wrote it."
             )
     return Trace(header, records)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from conform_runs import authorities, header
 from agent import plists
 from agent.conform.bodies import Certificates, Redacted, body_of, certificates_of, fingerprint, plain
 from agent.conform.capabilities import read_capabilities
+from agent.conform.recorder import Recorder
 from agent.conform.trace import ExchangeRecord, NoteRecord, Trace, read_trace, write_trace
 from agent.conform.waivers import read_waivers, waivers_text
 from agent.errors import OperatorError
+from agent.measure.exchanges import HTTPExchange
 from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import dump_pkcs12
 
@@ -125,6 +128,38 @@ def test_a_line_that_is_nested_too_deep_is_refused(tmp_path: Path, line: int) ->
 
 
 # Bodies
+
+
+@pytest.mark.parametrize("page", ["<pre>{}</pre>", "Error: cannot read {}"])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_page_that_shows_what_a_mac_sent_is_not_kept(page: str, escaped: bool) -> None:
+    message = "<dict><key>PushMagic</key><string>secret</string></dict>"
+    body = body_of(page.format(escape(message) if escaped else message).encode())
+    assert (body.form, body.value) == ("text", None)
+    assert "may hold a secret" in body.problem
+    assert body_of(page.format("nothing").encode()).value == page.format("nothing")
+
+
+def test_only_headers_that_hold_no_secret_are_kept() -> None:
+    recorder = Recorder(header())
+    headers = {
+        "Server": "nginx",
+        "Content-Type": "text/html",
+        "Location": "https://user:secret@idp.example/login?token=secret",
+        "X-Api-Key": "secret",
+        "Set-Cookie": "session=secret",
+    }
+    exchange = HTTPExchange(at=0.0, seconds=0.1, device=0, udid="A", kind="report", response_headers=headers)
+    recorder.exchange(exchange)
+    (record,) = recorder.trace.records
+    assert isinstance(record, ExchangeRecord)
+    assert record.response_headers == {
+        "server": "nginx",
+        "content-type": "text/html",
+        "location": "https://idp.example/login",
+        "x-api-key": "***",
+        "set-cookie": "***",
+    }
 
 
 @pytest.mark.parametrize(
