@@ -67,8 +67,8 @@ ddm = false
 ```
 
 `--waivers FILE` lists expected failures. An expected failure that does not happen fails the run (4), so that a waiver
-does not outlive its reason. After `until` a waiver counts no more. `--write-waivers` prints the entries for the
-failures of a run.
+does not outlive its reason. After `until` a waiver counts no more; neither does one for a requirement that is not
+selected, not applicable or not tested. `--write-waivers` prints the entries for the failures of a run.
 
 ```toml
 [[waiver]]
@@ -104,9 +104,10 @@ Each of the others has a `type`, a `number` from 1 and the `probe`:
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 Secrets are not in it: challenges, passwords, private keys, PINs and tokens are replaced by `{"$redacted": …}`, of a
-PKCS12 only the certificates are kept, of a SCEP message its type and status, of a header that may hold one its name. A push token, a PushMagic and a bootstrap
-token have a fingerprint instead, by which a push can be compared with the TokenUpdate. Data is `{"$data": BASE64}`, a
-date `{"$date": …}`; a key of a body that begins with `$` has another `$` before it.
+PKCS12 only the certificates are kept, of a SCEP message its type and status, of a header that may hold one its name. A
+push token, a PushMagic and a bootstrap token have a fingerprint instead, by which a push can be compared with the
+TokenUpdate. Data is `{"$data": BASE64}`, a date `{"$date": …}`; a key of a body that begins with `$` has another `$`
+before it.
 
 The lines after the first may be in any order. A trace in which a number is missing or twice is refused. One that ends
 early is judged: what its probes did not come to is not tested.

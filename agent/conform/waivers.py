@@ -18,9 +18,10 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from agent.errors import OperatorError
 from agent.files import read_file
@@ -32,7 +33,7 @@ class Waiver(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One expected failure."""
 
     id: str
-    reason: str
+    reason: Annotated[str, Meta(min_length=1)]
     issue: str = ""
     until: date | None = None
     """The last day on which it holds; None: until it is removed."""

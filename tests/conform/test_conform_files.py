@@ -48,6 +48,7 @@ def test_written_waivers_can_be_read_again(tmp_path: Path) -> None:
     [
         '[[waiver]]\nid = "A-03"\nreason = "x"\n',
         '[[waiver]]\nid = "A-01"\n',
+        '[[waiver]]\nid = "A-01"\nreason = ""\n',
         '[[waiver]]\nid = "A-01"\nreason = "x"\n[[waiver]]\nid = "A-01"\nreason = "x"\n',
         '[[waiver]]\nid = "A-01"\nreason = "x"\nuntil = "soon"\n',
         "waiver = 1",
