@@ -124,9 +124,9 @@ def conform(context: click.Context, /, **options: Any) -> None:
 
     docs/conformance.md lists every requirement.
 
-    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input; 3 the server could not be reached, or no
-    Mac could enroll; 4 only failures that waivers expect, or waivers for failures that did not happen; 130 stopped by
-    Ctrl-C, with the verdicts so far.
+    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input; 3 the server could not be reached, no Mac
+    could enroll, or the server stopped answering; 4 only failures that waivers expect, or waivers for failures that did
+    not happen; 130 stopped by Ctrl-C, with the verdicts so far.
     """
     with importing():
         from agent.cli.conforming import run_conform

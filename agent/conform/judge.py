@@ -63,8 +63,8 @@ class Judgement:
     """All verdicts of a run."""
 
     judged: tuple[Judged, ...]
-    enrolled: bool = True
-    """Whether a Mac could enroll; also if none tried to."""
+    reached: bool = True
+    """Whether Macs could enroll to the end of the run; also if none tried to."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -73,12 +73,12 @@ class Judgement:
 
     @property
     def exit_status(self) -> int:
-        """1: a must failed; 3: no Mac could enroll; 4: only expected failures, or waivers for failures that did not
-        happen; else 0.
+        """1: a must failed; 3: no Mac could enroll, or the server stopped answering; 4: only expected failures, or
+        waivers for failures that did not happen; else 0.
         """
         if any(each.breaks for each in self.judged):
             return 1
-        if not self.enrolled:
+        if not self.reached:
             return 3
         return 4 if any(each.waived in (Waived.EXPECTED, Waived.STALE) for each in self.judged) else 0
 
@@ -103,18 +103,23 @@ def judge(
             _waived(*_judged(each, records, capabilities, trace.header.os), by_id.get(each.id), day)
             for each in requirements
         ),
-        _enrolled(trace),
+        _reached(trace),
     )
 
 
-def _enrolled(trace: Trace) -> bool:
-    """Whether a Mac could enroll, if one tried to; a trace without the end of any probe shows none."""
-    exchanges = [each for each in trace.records if isinstance(each, ExchangeRecord)]
-    updates = [each for each in exchanges if each.kind == "checkin" and each.message_type == "TokenUpdate"]
-    if any(each.accepted for each in updates):
-        return True
-    tried = any(each.kind == "enroll" or each.message_type == "Authenticate" for each in exchanges)
-    return not tried and any(isinstance(each, ProbeRecord) for each in trace.records)
+def _reached(trace: Trace) -> bool:
+    """Whether a Mac could enroll, if one tried to, and the server still answered the last one that tried.
+
+    A trace without the end of any probe shows neither.
+    """
+    exchanges = [each for each in trace.records if isinstance(each, ExchangeRecord) and not each.rules]
+    tried = [
+        each for each in exchanges if each.kind == "enroll" or each.message_type in ("Authenticate", "TokenUpdate")
+    ]
+    tried = [each for each in tried if each.kind in ("enroll", "checkin")]
+    if not tried:
+        return any(isinstance(each, ProbeRecord) for each in trace.records)
+    return tried[-1].status is not None and any(each.accepted for each in tried if each.message_type == "TokenUpdate")
 
 
 def _by_probe(trace: Trace) -> dict[str, list[Record]]:

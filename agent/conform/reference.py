@@ -44,8 +44,9 @@ with `--set` for the keys of `[server]`; `manual` prints what to do in the serve
 | `not tested` | the trace does not show it; the reason is given. It is never counted as a pass |
 
 Every report has the counts of all five. The exit status is 0 if no *must* failed; 1 if one failed; 2 for wrong usage
-or input; 3 if the server could not be reached, or no Mac could enroll; 4 if only expected failures happened, or
-expected ones did not; 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP, which give the verdicts so far.
+or input; 3 if the server could not be reached, no Mac could enroll, or the server stopped answering; 4 if only expected
+failures happened, or expected ones did not; 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP, which give the
+verdicts so far.
 
 The commands that lom-agent itself writes and has queued say nothing about how the server would write them. Such a
 requirement is not tested, unless the server composes the command by a LOM action or a renewal of its own, which the

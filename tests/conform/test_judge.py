@@ -71,6 +71,19 @@ def test_a_run_in_which_no_mac_could_enroll_is_3(token_update: int | None, expec
     assert judge(Trace(header()), [entry("A-01", unknown)], {}).exit_status == 3  # a trace without its records
 
 
+@pytest.mark.parametrize(("status", "expected"), [(200, 0), (403, 0), (None, 3)])
+def test_a_run_whose_server_stopped_answering_is_3(status: int | None, expected: int) -> None:
+    def exchange(number: int, kind: Any, what: str, answer: int | None) -> ExchangeRecord:
+        return ExchangeRecord(
+            number=number, probe="one", at=0.0, seconds=0.1, udid="A", kind=kind, message_type=what, status=answer
+        )
+
+    shown = trace()
+    shown.records += [exchange(10, "checkin", "TokenUpdate", 200), exchange(11, "enroll", "", status)]
+    shown.records.append(exchange(12, "checkin", "SetBootstrapToken", None))  # the probe ended meanwhile
+    assert judge(shown, [entry("A-01", passes)], {}).exit_status == expected
+
+
 def test_the_counts_are_of_all_five_verdicts() -> None:
     entries = [entry("A-01", passes), entry("A-02", fails), entry("A-03", unknown), entry("A-04", passes, needs="acme")]
     judged = judge(trace(), entries, {"acme": False})

@@ -36,7 +36,7 @@ def lines(report: Report, *, every: bool = False) -> Iterator[str]:
 _VERDICTS = {
     0: "No requirement that is a must failed.",
     1: "A requirement that is a must failed.",
-    3: "No Mac could enroll: what needs an enrolled Mac was not tested.",
+    3: "No Mac could enroll, or the server stopped answering: what needs an enrolled Mac was not tested.",
     4: "Only failures that waivers expect, or waivers for failures that did not happen.",
 }
 
