@@ -15,6 +15,7 @@ from agent.conform.trace import ExchangeRecord, ProbeRecord, Record, Trace
 from agent.conform.waivers import Waiver
 
 _log = Logger()
+_ENROLLING = (("checkin", "Authenticate"), ("checkin", "TokenUpdate"))
 _NOT_RUN = "The probe {probe} did not run."
 
 
@@ -113,10 +114,7 @@ def _reached(trace: Trace) -> bool:
     A trace without the end of any probe shows neither.
     """
     exchanges = [each for each in trace.records if isinstance(each, ExchangeRecord) and not each.rules]
-    tried = [
-        each for each in exchanges if each.kind == "enroll" or each.message_type in ("Authenticate", "TokenUpdate")
-    ]
-    tried = [each for each in tried if each.kind in ("enroll", "checkin")]
+    tried = [each for each in exchanges if each.kind == "enroll" or (each.kind, each.message_type) in _ENROLLING]
     if not tried:
         return any(isinstance(each, ProbeRecord) for each in trace.records)
     return tried[-1].status is not None and any(each.accepted for each in tried if each.message_type == "TokenUpdate")
