@@ -6,6 +6,7 @@ Every error is an OperatorError with the file's path and the system's reason.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import BinaryIO
 from agent.errors import OperatorError
 
 BUFFER_BYTES = 64 * 1024
+_STANDARD = {"stdout": 1, "stderr": 2}
+_DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>[0-9]{1,4})")
 
 
 def read_file(path: str | os.PathLike[str], what: str, most: int, *, advice: str = "") -> bytes:
@@ -65,7 +68,9 @@ def write_file(path: Path, octets: bytes, *, private: bool = False, make_folder:
 
 
 def is_device_or_pipe(path: Path) -> bool:
-    """Whether there is something at ``path`` that is neither a file nor a folder."""
+    """Whether there is something at ``path`` that is neither a file nor a folder, or it is a descriptor's name."""
+    if _descriptor_of(path) is not None:
+        return True
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):  # missing, or found out by whoever opens it
@@ -73,11 +78,26 @@ def is_device_or_pipe(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def _descriptor_of(path: Path) -> int | None:
+    """The descriptor of this process that ``path`` names, such as /dev/stdout; None: it names none.
+
+    It may be that of a file. That file is written to from where the descriptor is, and is not replaced or emptied.
+    """
+    found = _DESCRIPTOR.fullmatch(str(path))
+    if found is None:
+        return None
+    return _STANDARD[found["name"]] if found["name"] else int(found["number"])
+
+
 def _write_to(path: Path, octets: bytes) -> Path:
+    number = _descriptor_of(path)
     try:
-        # Without O_NONBLOCK a named pipe would be waited for until somebody reads it.
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        os.set_blocking(descriptor, True)
+        if number is None:
+            # Without O_NONBLOCK a named pipe would be waited for until somebody reads it.
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            os.set_blocking(descriptor, True)
+        else:
+            descriptor = os.dup(number)
         with os.fdopen(descriptor, "wb") as file:
             file.write(octets)
     except OSError as error:
@@ -87,7 +107,10 @@ def _write_to(path: Path, octets: bytes) -> Path:
 
 def open_private(path: Path) -> BinaryIO:
     """Open the trace file at ``path``, empty and with the mode 0600, for buffered writing. Raises OperatorError."""
+    number = _descriptor_of(path)
     try:
+        if number is not None:
+            return os.fdopen(os.dup(number), "wb", buffering=BUFFER_BYTES)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -129,9 +129,9 @@ def conform(context: click.Context, /, **options: Any) -> None:
 
     docs/conformance.md lists every requirement.
 
-    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input; 3 the server could not be reached; 4 no
-    must failed without a waiver, but a requirement with a waiver failed or passed; 130 stopped by Ctrl-C, 143 by
-    SIGTERM, 129 by SIGHUP, with the verdicts so far.
+    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input; 3 the server could not be reached, no Mac
+    could enroll, or the server stopped answering; 4 no must failed without a waiver, but a requirement with a waiver
+    failed or passed; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, with the verdicts so far.
     """
     with importing():
         from agent.cli.conforming import run_conform

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
+from agent.cli.results.outputs import check_different, check_file
 from agent.cli.scenarios.options import overrides
 from agent.cli.signals import Stopping, printing
 from agent.conform.capabilities import read_capabilities
@@ -19,9 +21,11 @@ from agent.conform.requirement import Requirement
 from agent.conform.requirements import requirements, selected
 from agent.conform.trace import Header, ServerFacts, Trace, read_trace, write_trace
 from agent.conform.waivers import read_waivers, waivers_text
+from agent.errors import OperatorError
 from agent.files import write_file
 
 UNREACHABLE_STATUS = 3
+_FILES = ("trace", "json_file", "junit", "html", "markdown")  # the options that name a file to write
 _WAIVER_DAYS = 90  # ours: how long a waiver of --write-waivers holds
 _MANUAL_PATIENCE = 600.0  # seconds; ours
 
@@ -32,6 +36,7 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     if options["listing"]:
         _list(chosen)
         return 0
+    _check_files(options)
     known = requirements()
     capabilities: Mapping[str, bool] = {}
     if options["capabilities"] is not None:
@@ -40,7 +45,10 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     signal_number = None
     if options["from_trace"] is not None:
         trace = read_trace(Path(options["from_trace"]))
-        if not {"profile", "only"} & set(given):
+        if {"profile", "only"} & set(given):
+            selection = {"profile": options["profile"], "only": tuple(options["only"])}
+            trace.header = msgspec.structs.replace(trace.header, **selection)
+        else:
             chosen = selected(trace.header.profile, trace.header.only)
     else:
         from agent.conform.stage import Unreachable  # the reactor is not needed to judge a trace
@@ -50,11 +58,24 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         except Unreachable as error:
             click.echo(f"lom-agent: {error}", err=True)
             return UNREACHABLE_STATUS
-    report = report_of(trace, judge(trace, chosen, capabilities, waivers), complete=signal_number is None)
-    _write(report, trace, options)
+    complete = signal_number is None and not trace.stopped
+    report = report_of(trace, judge(trace, chosen, capabilities, waivers), complete=complete)
+    errors = _write(report, trace, options)
     with printing():
         _print(report, options)
+    if errors:
+        raise errors[0]
     return report.exit_status if signal_number is None else 128 + signal_number
+
+
+def _check_files(options: Mapping[str, Any]) -> None:
+    """Check before the run that each file can be written, and is a file of its own. Raises OperatorError."""
+    files = [(f"--{name}", options[name]) for name in _FILES]
+    files = [(name.removesuffix("_file"), path) for name, path in files if path is not None]
+    inputs = [(f"--{name}", options[name]) for name in ("capabilities", "waivers", "from_trace")]
+    check_different([*((name.replace("_", "-"), path) for name, path in inputs if path is not None), *files])
+    for _name, path in files:
+        check_file(path)
 
 
 def _list(chosen: tuple[Requirement, ...]) -> None:
@@ -136,24 +157,38 @@ def _sayer(*, quiet: bool) -> Callable[[str], None]:
     return say
 
 
-def _write(report: Report, trace: Trace, options: Mapping[str, Any]) -> None:
-    """Write the files that are asked for. Raises OperatorError."""
-    if options["trace"] is not None:
-        write_trace(Path(options["trace"]), trace)
-    if options["json_file"] is not None:
-        write_file(Path(options["json_file"]), report.as_json())
-    if options["junit"] is not None:
-        from agent.conform.output.junit import junit
+def _write(report: Report, trace: Trace, options: Mapping[str, Any]) -> list[OperatorError]:
+    """Write the files that are asked for; the errors of those that cannot be written."""
+    errors: list[OperatorError] = []
+    for name in _FILES:
+        if options[name] is not None:
+            try:
+                path = Path(options[name])
+                if name == "trace":
+                    write_trace(path, trace)
+                else:
+                    write_file(path, _octets(name, report))
+            except OperatorError as error:
+                errors.append(error)
+    return errors
 
-        write_file(Path(options["junit"]), junit(report))
-    if options["html"] is not None:
-        from agent.conform.output.html import html
 
-        write_file(Path(options["html"]), html(report).encode())
-    if options["markdown"] is not None:
-        from agent.conform.output.markdown import markdown
+def _octets(name: str, report: Report) -> bytes:
+    """What the file of this option contains. Only what it needs is imported."""
+    match name:
+        case "junit":
+            from agent.conform.output.junit import junit
 
-        write_file(Path(options["markdown"]), markdown(report).encode())
+            return junit(report)
+        case "html":
+            from agent.conform.output.html import html
+
+            return html(report).encode()
+        case "markdown":
+            from agent.conform.output.markdown import markdown
+
+            return markdown(report).encode()
+    return report.as_json()
 
 
 def _print(report: Report, options: Mapping[str, Any]) -> None:

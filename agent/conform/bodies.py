@@ -1,6 +1,7 @@
 """A body as the trace keeps it: parsed, as JSON-able data, with secrets redacted. No I/O.
 
-Data, dates and what a body contains are marked by a dictionary with one key that begins with ``$``:
+Data, dates and what a body contains are marked by a dictionary with one key that begins with ``$``, while a key of the
+body itself that begins so has another ``$`` before it:
 
 - ``{"$data": BASE64}``, ``{"$date": RFC3339}``;
 - ``{"$profile": {…}, "$signers": [PEM…]}``: a configuration profile within a command;
@@ -24,6 +25,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -44,6 +46,7 @@ MOST_DATA = 64 * 1024  # bytes of data that are kept
 UNVERIFIED = "its signature cannot be verified"  # how the problem of a signed profile begins
 _DEPTH = 32
 _DER = b"\x30"  # of a SEQUENCE
+_PLIST_MARKS = ("<key>", "&lt;key&gt;", "bplist0")  # of a page that shows what a Mac sent
 _PKCS12 = "com.apple.security.pkcs12"
 _COMPARED = ("token", "pushmagic", "mdm", "bootstraptoken")  # random and long: a fingerprint discloses nothing
 
@@ -132,8 +135,8 @@ def _unparsed(octets: bytes, problem: str) -> Body:
         text = octets[: 4 * MOST_TEXT].decode("utf-8", "ignore" if len(octets) > 4 * MOST_TEXT else "strict")
     except UnicodeDecodeError:
         return Body("bytes", len(octets), problem=problem)
-    if problem:
-        return Body("text", len(octets), problem=problem)
+    if problem or any(each in text for each in _PLIST_MARKS):
+        return Body("text", len(octets), problem=problem or "it contains a property list, which may hold a secret")
     return Body("text", len(octets), text[:MOST_TEXT])
 
 
@@ -195,12 +198,27 @@ def _kept(value: Any, depth: int) -> Any:
         return {"$data": b64encode(value[:MOST_DATA]).decode("ascii")}
     if isinstance(value, datetime):
         return {"$date": f"{value.isoformat()}Z"}
+    return _encodable(value)
+
+
+def _encodable(value: Any) -> Any:
+    """A scalar as the file of a trace can have it, so that it is judged in a run as it is from the file.
+
+    Without lone surrogates, which JSON allows by an escape and UTF-8 does not; a number that is none is None.
+    """
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float) and not isfinite(value):
+        return None
     return value
 
 
 def _kept_mapping(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
     kept: dict[str, Any] = {}
-    for name, each in value.items():
+    for key, each in value.items():
+        name = _encodable(key)
+        if name.startswith("$"):
+            name = f"${name}"
         if name == "PayloadContent" and value.get("PayloadType") == _PKCS12:
             kept[name] = _certificates(each, value.get("Password"))
         elif is_secret(name) or name.lower() in _COMPARED or _holds_key(name, value):
@@ -269,7 +287,7 @@ def plain(value: Any) -> Any:
     for mark, read in _MARKS.items():
         if mark in value:
             return read(value)
-    return {name: plain(each) for name, each in value.items()}
+    return {name.removeprefix("$") if name.startswith("$$") else name: plain(each) for name, each in value.items()}
 
 
 def _date(value: Mapping[str, Any]) -> datetime:

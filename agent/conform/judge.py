@@ -11,10 +11,11 @@ from twisted.logger import Logger
 
 from agent.conform.evidence import Evidence
 from agent.conform.requirement import Finding, Level, Outcome, Requirement, not_tested
-from agent.conform.trace import ProbeRecord, Record, Trace
+from agent.conform.trace import ExchangeRecord, ProbeRecord, Record, Trace
 from agent.conform.waivers import Waiver
 
 _log = Logger()
+_ENROLLING = (("checkin", "Authenticate"), ("checkin", "TokenUpdate"))
 _NOT_RUN = "The probe {probe} did not run."
 
 
@@ -63,6 +64,8 @@ class Judgement:
     """All verdicts of a run."""
 
     judged: tuple[Judged, ...]
+    reached: bool = True
+    """Whether Macs could enroll to the end of the run; also if none tried to."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -71,9 +74,13 @@ class Judgement:
 
     @property
     def exit_status(self) -> int:
-        """1: a must failed; 4: only expected failures, or waivers for failures that did not happen; else 0."""
+        """1: a must failed; 3: no Mac could enroll, or the server stopped answering; 4: only expected failures, or
+        waivers for failures that did not happen; else 0.
+        """
         if any(each.breaks for each in self.judged):
             return 1
+        if not self.reached:
+            return 3
         return 4 if any(each.waived in (Waived.EXPECTED, Waived.STALE) for each in self.judged) else 0
 
     def failures(self) -> list[Judged]:
@@ -96,8 +103,21 @@ def judge(
         tuple(
             _waived(*_judged(each, records, capabilities, trace.header.os), by_id.get(each.id), day)
             for each in requirements
-        )
+        ),
+        _reached(trace),
     )
+
+
+def _reached(trace: Trace) -> bool:
+    """Whether a Mac could enroll, if one tried to, and the server still answered the last one that tried.
+
+    A trace without the end of any probe shows neither.
+    """
+    exchanges = [each for each in trace.records if isinstance(each, ExchangeRecord) and not each.rules]
+    tried = [each for each in exchanges if each.kind == "enroll" or (each.kind, each.message_type) in _ENROLLING]
+    if not tried:
+        return any(isinstance(each, ProbeRecord) for each in trace.records)
+    return tried[-1].status is not None and any(each.accepted for each in tried if each.message_type == "TokenUpdate")
 
 
 def _by_probe(trace: Trace) -> dict[str, list[Record]]:

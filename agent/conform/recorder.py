@@ -26,11 +26,18 @@ from agent.errors import OperatorError
 from agent.fleet.population import Mac
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.connection import Router
+from agent.net.http.fetch import without_query
 from agent.push.broker import Answer, PushOutcome, Reply
 from agent.push.reasons import PushRefused
 from agent.push.requests import NOBODY, Provider, token_of
 
-_HIDDEN_HEADERS = ("authorization", "mdm-signature", "cookie", "set-cookie")
+# Whose values are kept: a server may put a secret in any other.
+_SHOWN_HEADERS = (
+    *("accept", "allow", "cache-control", "connection", "content-encoding", "content-length", "content-type", "date"),
+    *("expect", "host", "keep-alive", "retry-after", "server", "transfer-encoding", "upgrade", "user-agent", "vary"),
+    "via",
+)
+_URL_HEADERS = ("content-location", "location")  # kept without a query
 _MOST_HEADER = 500  # characters that are kept of a header
 
 
@@ -204,10 +211,13 @@ class RecordingRouter:
 
 
 def _headers(headers: Any) -> dict[str, str]:
-    return {
-        name.lower(): "***" if name.lower() in _HIDDEN_HEADERS else value[:_MOST_HEADER]
-        for name, value in headers.items()
-    }
+    return {name.lower(): _shown(name.lower(), value) for name, value in headers.items()}
+
+
+def _shown(name: str, value: str) -> str:
+    if name in _URL_HEADERS:
+        return without_query(value)
+    return value[:_MOST_HEADER] if name in _SHOWN_HEADERS else "***"
 
 
 def _payload(body: bytes) -> dict[str, Any]:

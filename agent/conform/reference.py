@@ -51,7 +51,7 @@ Every report has the counts of all five.
 | 0 | no *must* failed |
 | 1 | a *must* failed |
 | 2 | wrong usage or input |
-| 3 | the server could not be reached |
+| 3 | the server could not be reached, no Mac could enroll, or the server stopped answering |
 | 4 | no *must* failed without a waiver, but a requirement that has a waiver failed, as expected, or passed |
 | 130, 143, 129 | Ctrl-C, SIGTERM, SIGHUP; the report has the verdicts so far |
 
@@ -65,7 +65,9 @@ A server *survives* a message if it answers with neither 401 nor 5xx and the Mac
 connection if the next session works.
 
 The same seed gives the same Macs and the same probes in the same order. Each probe has Macs of its own, and a probe
-that fails does not affect the others.
+that fails does not affect the others. What a server answers to a message that it must refuse or survive
+is judged only if it accepted an ordinary message of the same Mac before. A server that refuses everything therefore
+passes no such requirement, and fails none.
 
 ## Capabilities and waivers
 
@@ -79,7 +81,8 @@ ddm = false
 
 `--waivers FILE` lists expected failures. If a requirement that has a waiver passes, the exit status is 4, so that
 waivers are removed when they are no longer needed. `until` is the last day on which a waiver holds; without it a
-waiver has no end. `--write-waivers` prints waivers for the failures of a run.
+waiver has no end. A waiver for a requirement that is not selected, not applicable or not tested has no effect.
+`--write-waivers` prints waivers for the failures of a run.
 
 ```toml
 [[waiver]]
@@ -118,7 +121,11 @@ Each of the others is a record with a `type`, a `number` from 1 and the `probe`:
 The trace contains no secrets. Challenges, passwords, private keys, PINs and tokens are replaced by
 `{"$redacted": …}`. Of a PKCS12 only the certificates are kept, of a SCEP message only its type and status. A push
 token, a PushMagic and a bootstrap token are replaced by fingerprints, equal wherever the value is the same.
-Property list data is `{"$data": BASE64}`, a date is `{"$date": …}`.
+Of a header that may hold a secret only the name is kept. Property list data is `{"$data": BASE64}`, a date is
+`{"$date": …}`; a key of a body that begins with `$` gets another `$` before it.
+
+The lines after the first may be in any order. A trace in which a number is missing or occurs twice is refused. One that
+ends early is judged: what its probes did not reach is not tested.
 
 """
 

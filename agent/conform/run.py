@@ -10,10 +10,10 @@ from twisted.logger import Logger
 
 from agent.conform.probes import Probe
 from agent.conform.stage import PATIENCE_SECONDS, CannotProvoke, Stage
+from agent.conform.trace import STOPPED
 from agent.errors import LomAgentError
 from agent.net.timing import OutOfTime, within
 
-STOPPED = "The run was stopped before this."
 _log = Logger()
 OnProgress = Callable[[int, int, Probe], object]
 

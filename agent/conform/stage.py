@@ -199,6 +199,13 @@ class Stage:
         await self.enroll(mac)
         return mac
 
+    async def managed(self) -> MacHandle:
+        """A new Mac that is enrolled and has opened a session: what it sends later is compared with that."""
+        mac = await self.enrolled()
+        await self.session(mac)
+        await self.idle(mac)
+        return mac
+
     async def profile(self, mac: MacHandle) -> bytes:
         """The enrollment profile, fetched without a record. Raises PeerError."""
         source = self._target.enroll

@@ -2,17 +2,18 @@
 
 The first line is a Header; every other line is one record with ``type``, ``number`` (from 1, in the order in which the
 records were made) and ``probe``. Bodies are as `agent.conform.bodies` keeps them: no secret is in the file. A file with
-another format or a higher version is refused. New record types and new fields may come without a new version.
+another format or a higher version is refused, and one in which a record is missing or twice. New record types and new
+fields may come without a new version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from agent import __version__
 from agent.conform.bodies import Body
@@ -24,6 +25,8 @@ FORMAT = "lom-agent conformance trace"
 VERSION = 1
 MOST_BYTES = 512 * 1024 * 1024
 MOST_RECORDS = 500_000
+_YEAR_9999 = 253_370_764_800  # seconds since the epoch
+ProfileName = Literal["lom", "mdm", "macos27", "all"]
 
 
 class ServerFacts(Struct, frozen=True, omit_defaults=True):
@@ -43,10 +46,10 @@ class Header(Struct, frozen=True, kw_only=True, tag="header"):
     format: str = FORMAT
     version: int = VERSION
     agent: str = __version__
-    started: float
+    started: Annotated[float, Meta(ge=0, lt=_YEAR_9999)]
     """Seconds since the epoch."""
     seed: str
-    profile: str
+    profile: ProfileName
     only: tuple[str, ...] = ()
     os: str | None = None
     """The macOS of the Macs, unless a probe needs another one; None: a mix."""
@@ -99,6 +102,11 @@ class ExchangeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     """Status of a report: ``Idle``, ``Acknowledged`` …"""
     rules: tuple[str, ...] = ()
     """The ids of the fault rules that hit."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it was answered with a status from 200 to 299."""
+        return self.status is not None and 200 <= self.status < 300
 
     @property
     def content_type(self) -> str:
@@ -193,12 +201,20 @@ _decoder: msgspec.json.Decoder[Header | Record] = msgspec.json.Decoder(Header | 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
+STOPPED = "The run was stopped before this."  # the reason of a probe
+
+
 class Trace:
     """A header and its records."""
 
     def __init__(self, header: Header, records: Iterable[Record] = ()) -> None:
         self.header = header
         self.records: list[Record] = list(records)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was stopped before its end."""
+        return any(isinstance(each, ProbeRecord) and each.reason == STOPPED for each in self.records)
 
     def software(self) -> str:
         """What the server calls itself."""
@@ -220,7 +236,10 @@ def write_trace(path: Path, trace: Trace) -> Path:
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a trace. Raises OperatorError for a file that is none, has a later version, or is too long."""
+    """Read a trace, whose lines after the first may be in any order.
+
+    Raises OperatorError for a file that is none, has a later version, lacks a record before its last, or is too long.
+    """
     lines = read_file(path, "the trace", MOST_BYTES).splitlines()
     if len(lines) > MOST_RECORDS:
         raise OperatorError(f"Expected at most {MOST_RECORDS:,} records in the trace {path}, found {len(lines):,}.")
@@ -231,13 +250,21 @@ def read_trace(path: Path) -> Trace:
         if isinstance(record, Header):
             raise OperatorError(f"Expected one header in the trace {path}, found another in line {number}.")
         records.append(record)
+    records.sort(key=lambda record: record.number)
+    for wanted, record in enumerate(records, start=1):
+        if record.number != wanted:
+            found = f"another record {record.number}" if record.number < wanted else f"no record {wanted}"
+            raise OperatorError(
+                f"Expected each record from 1 to {len(records):,} once in the trace {path}, found {found}. "
+                "Use the trace as lom-agent wrote it."
+            )
     return Trace(header, records)
 
 
 def _header(path: Path, lines: Sequence[bytes]) -> Header:
     try:
         first = msgspec.json.decode(lines[0], type=dict[str, Any]) if lines else {}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         first = {}
     if first.get("format") != FORMAT:
         raise OperatorError(

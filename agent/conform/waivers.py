@@ -18,9 +18,10 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from agent.errors import OperatorError
 from agent.files import read_file
@@ -32,7 +33,7 @@ class Waiver(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One expected failure."""
 
     id: str
-    reason: str
+    reason: Annotated[str, Meta(min_length=1)]
     issue: str = ""
     until: date | None = None
     """The last day on which it holds; None: until it is removed."""
@@ -64,8 +65,12 @@ def read_waivers(path: str | Path, known: Iterable[str]) -> tuple[Waiver, ...]:
 def waivers_text(ids_and_reasons: Sequence[tuple[str, str]], until: date) -> str:
     """Entries for these failures, as TOML."""
     entries = [
-        f"[[waiver]]\nid = {json.dumps(id_)}\nreason = {json.dumps(reason, ensure_ascii=False)}\n"
-        f'issue = ""\nuntil = {until.isoformat()}\n'
+        f'[[waiver]]\nid = {json.dumps(id_)}\nreason = {_quoted(reason)}\nissue = ""\nuntil = {until.isoformat()}\n'
         for id_, reason in ids_and_reasons
     ]
     return "\n".join(entries)
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML: as in JSON, but U+007F is escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -14,12 +14,14 @@ from twisted.internet import reactor
 from agent.conform.bodies import body_of
 from agent.conform.evidence import Evidence
 from agent.conform.judge import judge
-from agent.conform.raw_answers import accepted, refused, refused_and_stays
 from agent.conform.requirement import Outcome
 from agent.conform.requirements import selected
-from agent.conform.requirements.checkin import new_token, no_push_after, token_returned
+from agent.conform.requirements.checkin import no_push_after, token_returned
 from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
+from agent.conform.requirements.identity import another_report
 from agent.conform.requirements.renewal import new_identity, same_server
+from agent.conform.requirements.session import malformed_report, unknown_result
+from agent.conform.sessions import accepted, refused, refused_and_stays
 from agent.conform.target import Target, embedded_lab
 from agent.conform.trace import ExchangeRecord, NoteRecord, Record
 from agent.plists import dump_xml
@@ -48,7 +50,7 @@ def test_without_an_adapter_only_what_needs_a_command_is_not_tested(run_in_react
     target = replace(embedded_lab(reactor, authorities()), adapter="none", config=None)
     found = verdicts(run_in_reactor, target)
     assert found.keys() == {"pass", "not tested"}
-    check_ins = [f"MDM-CHECKIN-{number:02d}" for number in range(4, 9)]
+    check_ins = [f"MDM-CHECKIN-{number:02d}" for number in (4, 7, 8)]
     assert [id_ for id_ in found["not tested"] if not id_.startswith("MDM-RENEW")] == [*check_ins, "SEC-IDENTITY-12"]
 
 
@@ -84,31 +86,52 @@ def outcome(check: Callable[..., Any], *records: Record, **more: Any) -> Outcome
     ],
 )
 def test_a_refusal_is_a_status_of_400_or_above_or_a_broken_connection(status: int | None, expected: Outcome) -> None:
-    assert outcome(refused, sent(1, status), says="it") is expected
+    assert outcome(refused, session(1, 200), sent(2, status), says="it") is expected
+
+
+def test_a_server_that_refuses_ordinary_reports_too_has_refused_nothing_for_what_it_is() -> None:
+    assert outcome(refused, session(1, 403), sent(2, 403), says="it") is Outcome.NOT_TESTED
+    assert outcome(refused, session(1, 403), sent(2, 200), says="it") is Outcome.FAILED
+    another = sent(2, 403, "another's report")
+    assert outcome(another_report, session(1, 403), another) is Outcome.NOT_TESTED
+    assert outcome(another_report, session(1, 200), another) is Outcome.PASSED
+
+
+@pytest.mark.parametrize(("check", "says"), [(malformed_report, "malformed"), (unknown_result, "unknown command")])
+@pytest.mark.parametrize(("before", "expected"), [(200, Outcome.FAILED), (500, Outcome.NOT_TESTED)])
+def test_a_server_that_never_answered_did_not_break_by_a_message(
+    check: Callable[..., Any], says: str, before: int, expected: Outcome
+) -> None:
+    assert outcome(check, session(1, before), sent(2, 500, says), session(3, 500)) is expected
+    assert outcome(check, session(1, before), sent(2, 400, says), session(3, 500)) is expected
 
 
 def test_a_server_that_is_too_slow_has_refused_nothing() -> None:
-    assert outcome(refused, sent(1, None), note(2, "waited"), says="it") is Outcome.NOT_TESTED
+    assert outcome(refused, session(1, 200), sent(2, None), note(3, "waited"), says="it") is Outcome.NOT_TESTED
 
 
 def test_all_messages_with_the_word_are_looked_at() -> None:
-    assert outcome(refused, sent(1, 403), sent(2, 200), says="it") is Outcome.FAILED
-    assert outcome(accepted, sent(1, 200), sent(2, 403), says="it") is Outcome.FAILED
+    assert outcome(refused, session(1, 200), sent(2, 403), sent(3, 200), says="it") is Outcome.FAILED
+    assert outcome(accepted, session(1, 200), sent(2, 200), sent(3, 403), says="it") is Outcome.FAILED
     assert outcome(accepted, sent(1, 200), sent(2, 403, "other"), says="it") is Outcome.PASSED
 
 
 def test_who_is_unenrolled_by_a_refused_message_is_a_failure() -> None:
-    assert outcome(refused_and_stays, sent(1, 403), session(2, 200), says="it") is Outcome.PASSED
-    assert outcome(refused_and_stays, sent(1, 403), session(2, 200), session(3, 401), says="it") is Outcome.FAILED
+    before, refusal = session(1, 200), sent(2, 403)
+    assert outcome(refused_and_stays, before, refusal, session(3, 200), says="it") is Outcome.PASSED
+    assert outcome(refused_and_stays, before, refusal, session(3, 401), says="it") is Outcome.FAILED
     assert outcome(refused_and_stays, session(1, 200), sent(2, 403), says="it") is Outcome.NOT_TESTED
 
 
 def test_a_server_that_does_not_resume_sessions_is_not_tested_for_it() -> None:
-    full, own, another = sent(1, 200, "full"), sent(3, 200, "own, resumed"), sent(5, 403, "another's, resumed")
+    before = session(1, 200)
+    full, own, another = sent(2, 200, "full"), sent(4, 200, "own, resumed"), sent(6, 403, "another's, resumed")
 
     def of(*resumed: bool) -> Outcome:
-        notes = [note(2 * number, "resumed", data={"resumed": each}) for number, each in enumerate(resumed, start=1)]
-        return outcome(resumed_is_bound, full, notes[0], own, notes[1], another, notes[2])
+        notes = [
+            note(2 * number + 1, "resumed", data={"resumed": each}) for number, each in enumerate(resumed, start=1)
+        ]
+        return outcome(resumed_is_bound, before, full, notes[0], own, notes[1], another, notes[2])
 
     assert of(False, True, True) is Outcome.PASSED
     assert of(False, False, False) is Outcome.NOT_TESTED
@@ -116,7 +139,7 @@ def test_a_server_that_does_not_resume_sessions_is_not_tested_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [new_token, token_returned, queue_is_not_handed_over, resumed_is_bound, new_identity, same_server]
+    "check", [token_returned, queue_is_not_handed_over, resumed_is_bound, new_identity, same_server]
 )
 def test_nothing_is_judged_without_evidence(check: Callable[..., Any]) -> None:
     assert outcome(check) is Outcome.NOT_TESTED

@@ -39,6 +39,8 @@ def test_a_run_writes_every_file_and_its_trace_is_judged_again(tmp_path: Path) -
     assert "http://" not in page
     assert "<script" not in page
     assert "| 11 | 0 | 0 | 0 | 0 |" in Path(names["markdown"]).read_text()
+    code, said = status("--from-trace", names["trace"], "--json", names["trace"])
+    assert (code, "a file of its own for --json" in said) == (2, True)
     again = tmp_path / "again.json"
     assert status("--from-trace", names["trace"], "--json", str(again))[0] == 0
     assert json.loads(again.read_bytes()) == report
@@ -49,6 +51,40 @@ def test_a_run_writes_every_file_and_its_trace_is_judged_again(tmp_path: Path) -
     code, said = status("--from-trace", names["trace"], "--waivers", str(waivers))
     assert code == 4
     assert "MDM-SESSION-01 passed, but a waiver expects it to fail." in said
+
+
+def test_files_that_cannot_be_written_are_found_before_the_run(tmp_path: Path) -> None:
+    trace = str(tmp_path / "trace.jsonl")
+    taken, folder = str(tmp_path / "taken"), str(tmp_path)
+    Path(taken).write_text("kept")
+    for files, said in (
+        (("--json", f"{tmp_path}/one", "--html", f"{tmp_path}/one"), "a file of its own for --html"),
+        (("--trace", trace, "--junit", folder), "is a directory"),
+        (("--trace", trace, "--markdown", f"{taken}/below"), "cannot be made"),
+    ):
+        code, text = status("--only", "MDM-SESSION-01", *files)
+        assert (code, said in text, "1/1" in text) == (2, True, False), text
+    assert not Path(trace).exists()
+    assert Path(taken).read_text() == "kept"
+
+
+def test_a_file_that_cannot_be_written_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = lom_agent("conform", "--only", "MDM-SESSION-01", "--trace", "/dev/full", "--html", str(page))
+    assert done.returncode == 2
+    assert b"/dev/full cannot be written" in done.stderr
+    assert b"1 requirements: 1 pass" in done.stdout
+    assert "<details>" in page.read_text()
+
+
+def test_a_report_on_standard_output_is_before_the_text_also_in_a_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        line = [COMMAND, "conform", "--only", "MDM-SESSION-01", "--quiet", "--markdown", "/dev/stdout"]
+        assert subprocess.run(line, stdout=file, check=False).returncode == 0
+    text = out.read_text()
+    assert text.startswith("## MDM conformance\n")
+    assert "1 requirements: 1 pass" in text
 
 
 @contextmanager

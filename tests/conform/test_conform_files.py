@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from conform_runs import authorities, header
 from agent import plists
 from agent.conform.bodies import Certificates, Redacted, body_of, certificates_of, fingerprint, plain
 from agent.conform.capabilities import read_capabilities
-from agent.conform.trace import NoteRecord, Trace, read_trace, write_trace
+from agent.conform.recorder import Recorder
+from agent.conform.trace import ExchangeRecord, NoteRecord, Trace, read_trace, write_trace
 from agent.conform.waivers import read_waivers, waivers_text
 from agent.errors import OperatorError
+from agent.measure.exchanges import HTTPExchange
 from agent.pki.cms_signing import sign_attached
 from agent.pki.identity import dump_pkcs12
 
@@ -34,10 +37,10 @@ def test_capabilities_are_read_and_unknown_ones_refused(tmp_path: Path) -> None:
 
 def test_written_waivers_can_be_read_again(tmp_path: Path) -> None:
     file = tmp_path / "waivers.toml"
-    file.write_text(waivers_text([("A-01", 'expected "this" \\ seen\nthat'), ("A-02", "ü")], date(2027, 1, 2)))
+    file.write_text(waivers_text([("A-01", 'expected "this" \\ seen\nthat'), ("A-02", "ü\x7f\x1b")], date(2027, 1, 2)))
     first, second = read_waivers(file, IDS)
     assert (first.id, first.reason, first.until) == ("A-01", 'expected "this" \\ seen\nthat', date(2027, 1, 2))
-    assert second.reason == "ü"
+    assert second.reason == "ü\x7f\x1b"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,7 @@ def test_written_waivers_can_be_read_again(tmp_path: Path) -> None:
     [
         '[[waiver]]\nid = "A-03"\nreason = "x"\n',
         '[[waiver]]\nid = "A-01"\n',
+        '[[waiver]]\nid = "A-01"\nreason = ""\n',
         '[[waiver]]\nid = "A-01"\nreason = "x"\n[[waiver]]\nid = "A-01"\nreason = "x"\n',
         '[[waiver]]\nid = "A-01"\nreason = "x"\nuntil = "soon"\n',
         "waiver = 1",
@@ -89,7 +93,90 @@ def test_another_file_is_refused(tmp_path: Path, lines: list[Any], match: str) -
         read_trace(bad)
 
 
+def _trace(folder: Path, *numbers: int) -> Path:
+    notes = [NoteRecord(number=number, probe="one", at=0.0, step=str(number)) for number in numbers]
+    return write_trace(folder / "trace.jsonl", Trace(header(), notes))
+
+
+def test_the_lines_of_a_trace_may_be_in_any_order(tmp_path: Path) -> None:
+    assert [each.number for each in read_trace(_trace(tmp_path, 3, 1, 2)).records] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("numbers", [(1, 3), (2, 3), (1, 2, 2), (1, 1), (0, 1)])
+def test_a_trace_that_lacks_a_record_or_has_one_twice_is_refused(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    with pytest.raises(OperatorError, match="Expected each record from 1 to"):
+        read_trace(_trace(tmp_path, *numbers))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("profile", "none"), ("started", 1e300), ("started", -1e300), ("seed", None), ("only", 1), ("server", [])],
+)
+def test_a_header_that_no_run_writes_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    path = _trace(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(OperatorError, match="line 1"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("line", [1, 2])
+def test_a_line_that_is_nested_too_deep_is_refused(tmp_path: Path, line: int) -> None:
+    deep = b'{"type":"note","data":' + 10_000 * b'{"a":' + b"1" + 10_000 * b"}" + b"}"
+    path = tmp_path / "deep.jsonl"
+    path.write_bytes((_trace(tmp_path).read_bytes() if line == 2 else b"") + deep)
+    with pytest.raises(OperatorError):
+        read_trace(path)
+
+
 # Bodies
+
+
+@pytest.mark.parametrize("page", ["<pre>{}</pre>", "Error: cannot read {}"])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_page_that_shows_what_a_mac_sent_is_not_kept(page: str, escaped: bool) -> None:
+    message = "<dict><key>PushMagic</key><string>secret</string></dict>"
+    body = body_of(page.format(escape(message) if escaped else message).encode())
+    assert (body.form, body.value) == ("text", None)
+    assert "may hold a secret" in body.problem
+    assert body_of(page.format("nothing").encode()).value == page.format("nothing")
+
+
+def test_only_headers_that_hold_no_secret_are_kept() -> None:
+    recorder = Recorder(header())
+    headers = {
+        "Server": "nginx",
+        "Content-Type": "text/html",
+        "Location": "https://user:secret@idp.example/login?token=secret",
+        "X-Api-Key": "secret",
+        "Set-Cookie": "session=secret",
+    }
+    exchange = HTTPExchange(at=0.0, seconds=0.1, device=0, udid="A", kind="report", response_headers=headers)
+    recorder.exchange(exchange)
+    (record,) = recorder.trace.records
+    assert isinstance(record, ExchangeRecord)
+    assert record.response_headers == {
+        "server": "nginx",
+        "content-type": "text/html",
+        "location": "https://idp.example/login",
+        "x-api-key": "***",
+        "set-cookie": "***",
+    }
+
+
+@pytest.mark.parametrize(
+    ("octets", "expected"),
+    [
+        (rb'{"a": "\ud800", "\udc00": "\ud83d\ude00"}', {"a": "?", "?": "\U0001f600"}),
+        (b'{"a": [NaN, Infinity, 1e999], "b": 1234567890123456789012}', {"a": 3 * [None], "b": 1234567890123456789012}),
+        (b'{"$data": "no Base64", "$redacted": {"$$": 1}}', {"$data": "no Base64", "$redacted": {"$$": 1}}),
+    ],
+)
+def test_any_body_is_judged_from_the_file_as_it_is_in_the_run(tmp_path: Path, octets: bytes, expected: Any) -> None:
+    body = body_of(octets)
+    exchange = ExchangeRecord(number=1, probe="one", at=0.0, seconds=0.1, udid="A", kind="report", response=body)
+    (again,) = read_trace(write_trace(tmp_path / "trace.jsonl", Trace(header(), [exchange]))).records
+    assert again == exchange
+    assert body.dictionary == expected
 
 
 def test_values_come_back_and_secrets_do_not() -> None:

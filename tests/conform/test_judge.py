@@ -11,7 +11,7 @@ from conform_runs import header
 from agent.conform.evidence import Evidence
 from agent.conform.judge import Verdict, Waived, judge
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import NoteRecord, ProbeRecord, Trace
+from agent.conform.trace import ExchangeRecord, NoteRecord, ProbeRecord, Trace
 from agent.conform.waivers import Waiver
 
 
@@ -53,6 +53,35 @@ def test_only_a_must_that_failed_is_a_fail() -> None:
     assert [each.verdict for each in judged.judged] == [Verdict.FAIL, Verdict.WARN, Verdict.WARN]
     assert judged.exit_status == 1
     assert judge(trace(), entries[1:], {}).exit_status == 0
+
+
+@pytest.mark.parametrize(("token_update", "expected"), [(200, 0), (202, 0), (500, 3), (None, 3)])
+def test_a_run_in_which_no_mac_could_enroll_is_3(token_update: int | None, expected: int) -> None:
+    asked = [("enroll", ""), ("checkin", "Authenticate"), ("checkin", "TokenUpdate")]
+    exchanges = [
+        ExchangeRecord(
+            number=number, probe="one", at=0.0, seconds=0.1, udid="A", kind=kind, message_type=what, status=status
+        )
+        for number, ((kind, what), status) in enumerate(zip(asked, (200, 200, token_update), strict=True), start=10)
+    ]
+    shown = trace("stopped", "It did not enroll.")
+    shown.records += exchanges
+    assert judge(shown, [entry("A-01", unknown)], {}).exit_status == expected
+    assert judge(shown, [entry("A-01", fails)], {}).exit_status == 1
+    assert judge(Trace(header()), [entry("A-01", unknown)], {}).exit_status == 3  # a trace without its records
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, 0), (403, 0), (None, 3)])
+def test_a_run_whose_server_stopped_answering_is_3(status: int | None, expected: int) -> None:
+    def exchange(number: int, kind: Any, what: str, answer: int | None) -> ExchangeRecord:
+        return ExchangeRecord(
+            number=number, probe="one", at=0.0, seconds=0.1, udid="A", kind=kind, message_type=what, status=answer
+        )
+
+    shown = trace()
+    shown.records += [exchange(10, "checkin", "TokenUpdate", 200), exchange(11, "enroll", "", status)]
+    shown.records.append(exchange(12, "checkin", "SetBootstrapToken", None))  # the probe ended meanwhile
+    assert judge(shown, [entry("A-01", passes)], {}).exit_status == expected
 
 
 def test_the_counts_are_of_all_five_verdicts() -> None:

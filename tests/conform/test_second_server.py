@@ -24,6 +24,7 @@ LACKS = {"ddm": False, "scep": False}
 BROKEN = {
     "error": ("MDM-SESSION-07",),
     "forgets": ("MDM-SESSION-06",),
+    "refuses": ("MDM-SESSION-01",),
     "repeats": ("MDM-SESSION-04",),
     "trusts": ("SEC-IDENTITY-01", "SEC-IDENTITY-02"),
 }
@@ -84,6 +85,34 @@ def test_a_fault_of_it_is_found_where_it_is(run_in_reactor: InReactor, tmp_path:
     some = [each for each in requirements() if each.id in BROKEN[fault]]
     failures = judged(run_in_reactor, tmp_path, some, fault).failures()
     assert tuple(each.requirement.id for each in failures) == BROKEN[fault]
+
+
+def test_a_server_that_refuses_every_report_passes_and_fails_nothing_that_needs_one_accepted(
+    run_in_reactor: InReactor, tmp_path: Path
+) -> None:
+    some = selected("mdm", ["SEC-IDENTITY", "MDM-SURVIVE", "MDM-SESSION-10", "MDM-SESSION-11"])
+    judged_ = judged(run_in_reactor, tmp_path, some, "refuses").judged
+    found = {each.requirement.id: each.verdict for each in judged_ if each.requirement in some}
+    assert {id_: each for id_, each in found.items() if each is not Verdict.NOT_TESTED} == {
+        "SEC-IDENTITY-02": Verdict.PASS  # a check-in message, which it accepts of others
+    }
+
+
+def test_a_page_instead_of_the_enrollment_profile_is_no_success(tmp_path: Path) -> None:
+    server = PlainMDM(tmp_path)
+    server.profile = lambda: b"<!DOCTYPE html><html><body>Log in</body></html>"  # type: ignore[method-assign]
+    ca, trace = tmp_path / "ca.pem", tmp_path / "trace.jsonl"
+    ca.write_bytes(server.ca.certificate.public_bytes(Encoding.PEM))
+    server.start()
+    try:
+        only = ("--only", "MDM-SESSION-01", "--trace", str(trace))
+        done = lom_agent("conform", *only, "--enroll", f"{server.url}/enroll", "--ca", str(ca))
+    finally:
+        server.stop()
+    again = lom_agent("conform", "--from-trace", str(trace))
+    for each in (done, again):
+        assert each.returncode == 3, each.stderr
+        assert b"No Mac could enroll" in each.stdout
 
 
 def test_a_server_without_declarative_management_passes_no_requirement_of_it_without_a_capabilities_file(

@@ -20,10 +20,10 @@ from agent.conform.judge import Judged, judge
 from agent.conform.probes import Probe
 from agent.conform.recorder import Recorder
 from agent.conform.requirements import requirements, selected
-from agent.conform.run import STOPPED, Run
+from agent.conform.run import Run
 from agent.conform.stage import Stage
 from agent.conform.target import Target, embedded_lab
-from agent.conform.trace import NoteRecord, ProbeRecord, PushRecord, Trace
+from agent.conform.trace import STOPPED, NoteRecord, ProbeRecord, PushRecord, Trace
 from agent.net.apns.provider import PushFailed
 from agent.servers.configs import LOMTemplates, MicroMDMConfig, RequestTemplate, WebhookConfig
 

@@ -33,6 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 FAULTS = {
     "error": "a result with the Status Error is answered with 500",
     "forgets": "NotNow ends a command",
+    "refuses": "every report is answered with 403",
     "repeats": "a command is sent again after its result",
     "trusts": "the UDID in a message is believed, whatever the certificate",
 }
@@ -184,6 +185,8 @@ class PlainMDM:
         """The next command, or nothing."""
         device = self._device(_text(message, "UDID"), certificate)
         status, command_uuid = _text(message, "Status"), message.get("CommandUUID")
+        if self.fault == "refuses":
+            raise Refused(403)
         if not device.ready:
             raise Refused(400)
         match status:

@@ -12,7 +12,7 @@ _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{each: f"\\{
 def markdown(report: Report) -> str:
     """The summary: the counts, and a row for each requirement that did not pass."""
     server = " ".join(filter(None, (report.server.adapter, report.server.url, report.server.software)))
-    facts = f"profile {report.profile}, seed {_text(report.seed)}, lom-agent {report.agent}, {report.time}"
+    facts = f"profile {report.profile}, seed {_text(report.seed)}, lom-agent {_text(report.agent)}, {report.time}"
     parts = [
         "## MDM conformance",
         "",

@@ -16,8 +16,8 @@ _INDENT = " " * 6
 
 def lines(report: Report, *, every: bool = False) -> Iterator[str]:
     """The lines; with ``every``, also those of requirements that passed."""
-    yield f"lom-agent conform, {report.server.adapter} {report.server.url}".rstrip()
-    yield f"lom-agent {report.agent}, seed {report.seed}, profile {report.profile}, {report.time}"
+    yield visible(f"lom-agent conform, {report.server.adapter} {report.server.url}".rstrip())
+    yield visible(f"lom-agent {report.agent}, seed {report.seed}, profile {report.profile}, {report.time}")
     if report.server.software:
         yield f"The server calls itself {visible(report.server.software)}."
     yield ""
@@ -37,6 +37,7 @@ def lines(report: Report, *, every: bool = False) -> Iterator[str]:
 _VERDICTS = {
     0: "No must failed.",
     1: "A must failed.",
+    3: "No Mac could enroll, or the server stopped answering: what needs an enrolled Mac was not tested.",
     4: "Only failures that waivers expect, or waivers for failures that did not happen.",
 }
 

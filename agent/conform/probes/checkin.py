@@ -8,7 +8,6 @@ from typing import Any
 
 from agent.conform.probes.probe import Probe
 from agent.conform.stage import CannotProvoke, Stage
-from agent.conform.trace import PushRecord
 from agent.mdm import checkin
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 from agent.servers.server import RequestFailed
@@ -49,24 +48,6 @@ async def early(stage: Stage) -> None:
     await stage.raw_report(mac, _idle(mac), says="Idle before TokenUpdate")
 
 
-async def new_token(stage: Stage) -> None:
-    """A Mac reports another push token and PushMagic; then a command is queued."""
-    mac = await stage.enrolled()
-    await offline(stage, mac)
-    changed = {"Token": mac.mac.push_token[::-1], "PushMagic": mac.mac.push_magic[::-1]}
-    await stage.raw_check_in(mac, token_update(stage, mac) | changed, says="new token")
-    if stage.gateway is None:
-        raise CannotProvoke("No push can be seen without a push gateway.")
-    before = stage.recorder.last
-    with suppress(RequestFailed):  # the gateway refuses the new token, which is of no Mac
-        await stage.queue(mac, INFORMATION)
-
-    def pushed() -> bool:
-        return any(isinstance(each, PushRecord) for each in stage.recorder.trace.records[before:])
-
-    await stage.until(pushed, "the server sends a push")
-
-
 async def bootstrap(stage: Stage) -> None:
     """A Mac sets another bootstrap token, gets it, sets none, and gets it again."""
     mac = await stage.enrolled()
@@ -84,7 +65,7 @@ async def bootstrap(stage: Stage) -> None:
 
 async def unknown(stage: Stage) -> None:
     """A Mac sends a check-in message of an unknown type; then it opens a session."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     message = {"MessageType": "NoSuchMessage", "UDID": mac.udid, "Topic": stage.enrollment(mac).topic}
     await stage.raw_check_in(mac, message, says="unknown message")
     await stage.session(mac)
@@ -138,7 +119,6 @@ PROBES = (
     Probe("checkin-bootstrap", "Sets, gets and removes a bootstrap token.", bootstrap),
     Probe("checkin-early", "Enrolls again without TokenUpdate, and sends a report.", early),
     Probe("checkin-keys", "Enrolls again with the required keys alone, with unknown keys, and updates twice.", keys),
-    Probe("checkin-new-token", "Sends TokenUpdate with another push token and PushMagic.", new_token),
     Probe("checkin-order", "Enrolls.", order),
     Probe("checkin-out", "Checks out.", out),
     Probe("checkin-out-quiet", "Checks out, and sends a report when a command is queued.", after_out),

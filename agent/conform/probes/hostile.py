@@ -24,7 +24,7 @@ async def certificates(stage: Stage) -> None:
 
     At last the Mac opens a session.
     """
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     own = stage.enrollment(mac).identity
     offers = (
         ("another CA", {"identity": of_another_ca(own)}),
@@ -42,7 +42,7 @@ async def signatures(stage: Stage) -> None:
     """Reports with the signature of another body, of another Mac, and without one, and the report of another Mac with
     its signature; then both Macs open a session.
     """
-    mac, other = await stage.enrolled(), await stage.enrolled()
+    mac, other = await stage.managed(), await stage.managed()
     if not stage.enrollment(mac).sign_message:
         raise CannotProvoke("The enrollment profile does not set SignMessage.")
     idle = dump_xml(_idle(mac))
@@ -57,7 +57,7 @@ async def signatures(stage: Stage) -> None:
 
 async def resumed(stage: Stage) -> None:
     """A Mac sends a report, and in a resumed TLS session its own and that of another Mac; that one opens a session."""
-    mac, other = await stage.enrolled(), await stage.enrolled()
+    mac, other = await stage.managed(), await stage.managed()
     resumption = Resumption(1.0, lambda: 0.0, time.time)
     for says, named in (("full", mac), ("own, resumed", mac), ("another's, resumed", other)):
         await stage.raw_report(mac, _idle(named), headers=_CLOSE, resumption=resumption, says=says)
@@ -66,7 +66,7 @@ async def resumed(stage: Stage) -> None:
 
 async def check_out(stage: Stage) -> None:
     """A Mac sends CheckOut with the UDID of another one; then that one opens a session."""
-    mac, other = await stage.enrolled(), await stage.enrolled()
+    mac, other = await stage.managed(), await stage.managed()
     message = checkin.check_out(other.udid, stage.enrollment(mac).topic)
     await stage.raw_check_in(mac, message, says="another's CheckOut")
     await stage.session(other)
@@ -74,7 +74,7 @@ async def check_out(stage: Stage) -> None:
 
 async def replaced(stage: Stage) -> None:
     """A command is queued for a Mac. Its UDID enrolls with the identity of a Mac that has checked out, and reports."""
-    mac, other = await stage.enrolled(), await stage.enrolled()
+    mac, other = await stage.managed(), await stage.managed()
     identity = stage.enrollment(other).identity
     for each in (mac, other):
         await offline(stage, each)

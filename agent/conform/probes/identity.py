@@ -9,9 +9,7 @@ from agent.mdm import checkin
 
 async def another_udid(stage: Stage) -> None:
     """A Mac sends a report and a TokenUpdate with the UDID of another one; then that one opens a session."""
-    thief, victim = stage.mac(), stage.mac()
-    for mac in (thief, victim):
-        await stage.enroll(mac)
+    thief, victim = await stage.managed(), await stage.managed()
     await stage.raw_report(thief, {"Status": "Idle", "UDID": victim.udid}, says="another's report")
     topic = stage.enrollment(thief).topic
     token_update = checkin.token_update(victim.udid, topic, thief.mac.push_token, thief.mac.push_magic)

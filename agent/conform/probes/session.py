@@ -70,7 +70,7 @@ async def second_result(stage: Stage) -> None:
 
 async def unknown_result(stage: Stage) -> None:
     """A result of a command that the server never sent; then the Mac opens a session."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     await stage.raw_report(
         mac, {"Status": "Acknowledged", "UDID": mac.udid, "CommandUUID": UNKNOWN_UUID}, says="unknown command"
     )
@@ -79,7 +79,7 @@ async def unknown_result(stage: Stage) -> None:
 
 async def malformed(stage: Stage) -> None:
     """A report that ends in its middle; then the Mac opens a session."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     await stage.raw_report(mac, b'<?xml version="1.0"?><plist version="1.0"><dict><key>Status', says="malformed")
     await stage.session(mac)
 

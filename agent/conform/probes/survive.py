@@ -21,17 +21,17 @@ EMPTY, TYPES = "empty report", "wrong types"
 
 async def before_request(stage: Stage) -> None:
     """The connection is reset before the first request of a session."""
-    await _broken_session(stage, await stage.enrolled(), "before_request")
+    await _broken_session(stage, await stage.managed(), "before_request")
 
 
 async def in_request(stage: Stage) -> None:
     """The connection is reset in the middle of the first request of a session."""
-    await _broken_session(stage, await stage.enrolled(), "in_request")
+    await _broken_session(stage, await stage.managed(), "in_request")
 
 
 async def in_response(stage: Stage) -> None:
     """The connection is reset when the server answers to the first report of a session, for which a command waits."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     stage.rule(mac, on="session", do="drop", at="in_response", times=1)
     queued = await stage.queue(mac, {"RequestType": "SecurityInfo"})
     await stage.event(mac, "session_ended", after=queued.after)
@@ -41,7 +41,7 @@ async def in_response(stage: Stage) -> None:
 
 async def long_report(stage: Stage) -> None:
     """A report is longer than any of a Mac."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     report = plists.dump_xml(_idle(mac))
     await stage.raw_report(mac, report + b"\n" * (LONG_BYTES - len(report)), says=LONG)
     await stage.session(mac)
@@ -49,7 +49,7 @@ async def long_report(stage: Stage) -> None:
 
 async def content_type(stage: Stage) -> None:
     """A report has its Content-Type in another case, and one has it with a parameter."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     for says, value in (
         (UPPER, results.CONTENT_TYPE.title()),
         (PARAMETER, f"{results.CONTENT_TYPE}; charset=UTF-8"),
@@ -60,7 +60,7 @@ async def content_type(stage: Stage) -> None:
 
 async def xml(stage: Stage) -> None:
     """The XML of a TokenUpdate has a byte order mark, a comment and character references."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     message = checkin.token_update(mac.udid, stage.enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
     text = plists.dump_xml(message).decode().replace("TokenUpdate", "Token&#85;pdate")
     text = text.replace("<dict>", "<!-- TokenUpdate -->\n<dict>", 1)
@@ -82,7 +82,7 @@ async def bare_result(stage: Stage) -> None:
 
 async def wrong_reports(stage: Stage) -> None:
     """Three reports are wrong: a Status that there is not, values of other types, and an empty body."""
-    mac = await stage.enrolled()
+    mac = await stage.managed()
     await stage.raw_report(mac, _report(mac, "Later", "5C1F5C77-0000-4000-8000-00000000C0DE"), says=STATUS)
     await stage.session(mac)
     await stage.raw_report(mac, {"Status": 0, "UDID": mac.udid, "CommandUUID": ["Idle"]}, says=TYPES)
@@ -95,8 +95,12 @@ Point = Literal["before_request", "in_request"]
 
 
 async def _broken_session(stage: Stage, mac: MacHandle, at: Point) -> None:
+    """A session on a new connection, which is reset, and another session."""
+    stage.service.actions.set_online(mac, False)  # which closes its connections
     stage.rule(mac, on="session", do="drop", at=at, times=1)
-    await stage.session(mac)
+    after = stage.service.events.last
+    stage.service.actions.set_online(mac, True)
+    await stage.event(mac, "session_ended", after=after)
     await stage.session(mac)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from agent.conform.bodies import Redacted
 from agent.conform.evidence import Evidence
-from agent.conform.raw_answers import accepted, next_session, seen
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import ExchangeRecord, PushRecord
+from agent.conform.sessions import accepted, answer_to, next_session
+from agent.conform.trace import ExchangeRecord
 
 
 def check_in_answered(evidence: Evidence, message_type: str) -> Finding:
@@ -19,7 +19,7 @@ def check_in_answered(evidence: Evidence, message_type: str) -> Finding:
         return not_tested(f"No Mac sent {message_type}.")
     for each in sent:
         if each.status != 200:
-            return failed("status 200", seen(each), each)
+            return failed("status 200", answer_to(each), each)
     return passed(*sent)
 
 
@@ -68,35 +68,11 @@ def _tried(evidence: Evidence, says: str) -> tuple[ExchangeRecord | None, Findin
     if not sent:
         return None, not_tested("The message could not be sent.")
     if sent[0].status is None or sent[0].status >= 300:
-        return None, not_tested(f"The server did not accept it: {seen(sent[0])}.", sent[0])
+        return None, not_tested(f"The server did not accept it: {answer_to(sent[0])}.", sent[0])
     notes = [*evidence.notes("queued", sent[0].udid), *evidence.notes("refused", sent[0].udid)]
     if not notes:
         return None, not_tested("No command could be queued in the server.", sent[0])
     return sent[0], passed()
-
-
-def new_token(evidence: Evidence) -> Finding:
-    """After a TokenUpdate with another Token the pushes have that one."""
-    return _new_value(evidence, "Token", "push token", lambda push: push.token)
-
-
-def new_magic(evidence: Evidence) -> Finding:
-    """The same of PushMagic."""
-    return _new_value(evidence, "PushMagic", "PushMagic", lambda push: push.magic)
-
-
-def _new_value(evidence: Evidence, key: str, name: str, of: Any) -> Finding:
-    sent = evidence.exchanges("raw", message_type="new token")
-    if not sent:
-        return not_tested("The TokenUpdate could not be sent.")
-    value = sent[0].request.dictionary.get(key)
-    pushes: list[PushRecord] = [each for each in evidence.pushes() if each.number > sent[0].number]
-    if not pushes or not isinstance(value, Redacted):
-        return not_tested("No push came to the gateway.", sent[0])
-    for each in pushes:
-        if of(each) != value.fingerprint:
-            return failed(f"a push with the {name} of the last TokenUpdate", f"another {name}", sent[0], each)
-    return passed(sent[0], *pushes)
 
 
 def token_set(evidence: Evidence) -> Finding:
@@ -116,7 +92,7 @@ def token_returned(evidence: Evidence) -> Finding:
         return not_tested("The server did not accept the bootstrap token.", sets[0])
     found = gets[0].response.dictionary.get("BootstrapToken")
     if gets[0].status != 200:
-        return failed("status 200 with the bootstrap token", seen(gets[0]), sets[0], gets[0])
+        return failed("status 200 with the bootstrap token", answer_to(gets[0]), sets[0], gets[0])
     if not isinstance(found, Redacted) or not isinstance(token, Redacted) or found.fingerprint != token.fingerprint:
         what = "no BootstrapToken" if found is None else "another BootstrapToken"
         return failed("the bootstrap token that was set last", what, sets[0], gets[0])
@@ -130,7 +106,7 @@ def token_removed(evidence: Evidence) -> Finding:
     if not clears or not gets:
         return not_tested("The messages could not be sent.")
     if clears[0].status != 200:
-        return failed("status 200 for SetBootstrapToken without a token", seen(clears[0]), clears[0])
+        return failed("status 200 for SetBootstrapToken without a token", answer_to(clears[0]), clears[0])
     found = gets[0].response.dictionary.get("BootstrapToken")
     if isinstance(found, Redacted) and found.length > 0:
         return failed("no bootstrap token, because the Mac removed it", "a BootstrapToken", clears[0], gets[0])
@@ -144,7 +120,7 @@ def unknown_message(evidence: Evidence) -> Finding:
         return not_tested("The message could not be sent.")
     status = sent[0].status
     if status is None or not 400 <= status < 500 or status == 401:
-        return failed("a status from 400 to 499 other than 401", seen(sent[0]), sent[0])
+        return failed("a status from 400 to 499 other than 401", answer_to(sent[0]), sent[0])
     return next_session(evidence, sent[0])
 
 
@@ -197,18 +173,18 @@ REQUIREMENTS = (
     _entry(
         5,
         Level.MUST,
-        "A server must push with the Token of the last TokenUpdate.",
-        Source(_UPDATE, "Token, notes"),
-        "checkin-new-token",
-        new_token,
+        "A server must accept Authenticate and TokenUpdate with the required keys alone.",
+        Source(_AUTHENTICATE, "payloadkeys, presence"),
+        "checkin-keys",
+        partial(accepted, says="required keys"),
     ),
     _entry(
         6,
         Level.MUST,
-        "A server must push with the PushMagic of the last TokenUpdate.",
-        Source(_UPDATE, "PushMagic, notes"),
-        "checkin-new-token",
-        new_magic,
+        "A server must accept a TokenUpdate that has the same values as the one before.",
+        Source(_UPDATE, "notes"),
+        "checkin-keys",
+        partial(accepted, says="same token"),
     ),
     _entry(
         7,
@@ -275,21 +251,5 @@ REQUIREMENTS = (
         Source(_AUTHENTICATE, "payloadkeys, supportedOS introduced"),
         "checkin-keys",
         partial(accepted, says="unknown keys"),
-    ),
-    _entry(
-        15,
-        Level.MUST,
-        "A server must accept Authenticate and TokenUpdate with the required keys alone.",
-        Source(_AUTHENTICATE, "payloadkeys, presence"),
-        "checkin-keys",
-        partial(accepted, says="required keys"),
-    ),
-    _entry(
-        16,
-        Level.MUST,
-        "A server must accept a TokenUpdate that has the same values as the one before.",
-        Source(_UPDATE, "notes"),
-        "checkin-keys",
-        partial(accepted, says="same token"),
     ),
 )

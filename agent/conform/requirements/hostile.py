@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from agent.conform.evidence import Evidence
-from agent.conform.raw_answers import refused, refused_and_stays, seen
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.sessions import answer_to, refused, refused_and_stays, unprepared
 
 
 def resumed_is_bound(evidence: Evidence) -> Finding:
@@ -18,7 +18,8 @@ def resumed_is_bound(evidence: Evidence) -> Finding:
     if not all(each.data["resumed"] for each in evidence.notes("resumed")[1:]):
         return not_tested("The server does not resume TLS sessions.", *own)
     if own[0].status != 200:
-        return failed("status 200 for the Mac's own report in a resumed TLS session", seen(own[0]), own[0])
+        wanted = "status 200 for the Mac's own report in a resumed TLS session"
+        return unprepared(evidence, own[0]) or failed(wanted, answer_to(own[0]), own[0])
     return refused(evidence, "another's, resumed")
 
 
@@ -36,6 +37,10 @@ def queue_is_not_handed_over(evidence: Evidence) -> Finding:
     for each in evidence.commands(after=queued[0].number):
         if each.command_uuid == queued[0].command_uuid and each.exchange.kind == "raw":
             return failed("no command from before the new enrollment", each.request_type, queued[0], *sent)
+    for one in sent:
+        without = unprepared(evidence, one)
+        if without is not None:
+            return without
     return passed(queued[0], *sent)
 
 

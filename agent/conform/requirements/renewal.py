@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.raw_answers import next_session, seen
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.sessions import answer_to, next_session
 
 MDM = "com.apple.mdm"
 _PER_USER = "com.apple.mdm.per-user-connections"
@@ -91,7 +91,7 @@ def new_identity(evidence: Evidence) -> Finding:
     if not results:
         return not_tested(_NOT_RENEWED)
     if all(each.status != 200 for each in results):
-        return failed("status 200 for the result with the new certificate", seen(results[-1]), *results)
+        return failed("status 200 for the result with the new certificate", answer_to(results[-1]), *results)
     return next_session(evidence, results[-1], *results)
 
 

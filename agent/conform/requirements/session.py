@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.conform.evidence import Evidence
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.sessions import answer_to, next_session
+from agent.conform.sessions import answer_to, next_session, unprepared
 
 _REFERENCE = "Apple Mobile Device Management Protocol Reference"
 _XML = ("application/xml", "text/xml", "application/x-apple-aspen-mdm")
@@ -147,7 +147,8 @@ def unknown_result(evidence: Evidence) -> Finding:
         return not_tested("The result could not be sent.")
     status = sent[0].status
     if status is None or status >= 500 or status == 401:
-        return failed("an answer that is neither 401 nor 500 and above", answer_to(sent[0]), sent[0])
+        seen = failed("an answer that is neither 401 nor 500 and above", answer_to(sent[0]), sent[0])
+        return unprepared(evidence, sent[0]) or seen
     return next_session(evidence, sent[0])
 
 
@@ -158,7 +159,8 @@ def malformed_report(evidence: Evidence) -> Finding:
         return not_tested("The report could not be sent.")
     status = sent[0].status
     if status is None or not 400 <= status < 500 or status == 401:
-        return failed("a status from 400 to 499 other than 401", answer_to(sent[0]), sent[0])
+        seen = failed("a status from 400 to 499 other than 401", answer_to(sent[0]), sent[0])
+        return unprepared(evidence, sent[0]) or seen
     return next_session(evidence, sent[0])
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from agent.conform.evidence import Evidence
 from agent.conform.probes.survive import BARE, EMPTY, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
 from agent.conform.requirement import Check, Finding, Level, Outcome, Requirement, Source, failed, not_tested, passed
-from agent.conform.sessions import answer_to, next_session
+from agent.conform.sessions import NOT_SENT, answer_to, next_session, unprepared
 from agent.conform.trace import ExchangeRecord
-
-_NOT_SENT = "The message could not be sent."
 
 
 def _broken(evidence: Evidence) -> ExchangeRecord | None:
@@ -46,9 +44,10 @@ def long_report(evidence: Evidence) -> Finding:
     """A body that is too long is refused with a 4xx status, or the connection is closed, and the next session works."""
     sent = _raw(evidence, LONG)
     if sent is None:
-        return not_tested(_NOT_SENT)
+        return not_tested(NOT_SENT)
     if sent.status is not None and (sent.status >= 500 or sent.status == 401):
-        return failed("status 413, another from 400 to 499 except 401, or 200", answer_to(sent), sent)
+        wanted = "status 413, another from 400 to 499 except 401, or 200"
+        return unprepared(evidence, sent) or failed(wanted, answer_to(sent), sent)
     if sent.status is not None and sent.status < 400:
         return not_tested(f"The server accepted a report of {sent.request.length:,} bytes: its limit is higher.", sent)
     return next_session(evidence, sent)
@@ -62,10 +61,10 @@ def _accepted(*words: str) -> Check:
         for says in words:
             last = _raw(evidence, says)
             if last is None:
-                return not_tested(_NOT_SENT)
+                return not_tested(NOT_SENT)
             if last.status != 200:
-                return failed(f"status 200 ({says})", answer_to(last), last)
-        return not_tested(_NOT_SENT) if last is None else next_session(evidence, last)
+                return unprepared(evidence, last) or failed(f"status 200 ({says})", answer_to(last), last)
+        return not_tested(NOT_SENT) if last is None else next_session(evidence, last)
 
     return check
 
@@ -76,9 +75,10 @@ def _survived(says: str) -> Check:
     def check(evidence: Evidence) -> Finding:
         sent = _raw(evidence, says)
         if sent is None:
-            return not_tested(_NOT_SENT)
+            return not_tested(NOT_SENT)
         if sent.status is None or sent.status >= 500 or sent.status == 401:
-            return failed("an answer that is neither 401 nor 500 and above", answer_to(sent), sent)
+            wanted = "an answer that is neither 401 nor 500 and above"
+            return unprepared(evidence, sent) or failed(wanted, answer_to(sent), sent)
         return next_session(evidence, sent)
 
     return check

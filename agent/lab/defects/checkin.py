@@ -9,8 +9,6 @@ DEFECTS = (
     Defect("checkin-token-202", "TokenUpdate is answered with 202.", ("MDM-CHECKIN-02",)),
     Defect("checkin-out-refused", "CheckOut is answered with 500.", ("MDM-CHECKIN-03",)),
     Defect("checkin-out-ignored", "CheckOut does not end the enrollment.", ("MDM-CHECKIN-04",)),
-    Defect("checkin-token-kept", "The first push token of a Mac is kept.", ("MDM-CHECKIN-05",)),
-    Defect("checkin-magic-kept", "The first PushMagic of a Mac is kept.", ("MDM-CHECKIN-06",)),
     Defect("checkin-early-command", "Commands are sent before TokenUpdate.", ("MDM-CHECKIN-07",)),
     Defect(
         "checkin-early-push",
@@ -31,6 +29,6 @@ DEFECTS = (
     ),
     Defect("checkin-unknown-500", "An unknown MessageType is answered with 500.", ("MDM-CHECKIN-13",)),
     Defect("checkin-strict-keys", "Authenticate with unknown keys is refused.", ("MDM-CHECKIN-14",)),
-    Defect("checkin-needs-optional", "Authenticate without its optional keys is refused.", ("MDM-CHECKIN-15",)),
-    Defect("checkin-token-once", "TokenUpdate with the token of the one before is refused.", ("MDM-CHECKIN-16",)),
+    Defect("checkin-needs-optional", "Authenticate without its optional keys is refused.", ("MDM-CHECKIN-05",)),
+    Defect("checkin-token-once", "TokenUpdate with the token of the one before is refused.", ("MDM-CHECKIN-06",)),
 )

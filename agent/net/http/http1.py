@@ -31,6 +31,7 @@ _LENGTH = re.compile(rb"[0-9]{1,12}\Z")
 _NO_BODY = (204, 304)
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VISIBLE = re.compile(r"[!-~]+\Z")  # of ASCII: a space would end a request target, a line end would begin a header
+_SECRET_PARTS = re.compile(r"(?<=//)[^/?#]*@|\?.*", re.DOTALL)  # of a URL: user and password, and the query
 _FIELD_VALUE = re.compile(r"[ -~\t\x80-\xff]*\Z")
 
 
@@ -75,26 +76,27 @@ def split_url(url: str, *, plain: bool = False) -> tuple[Origin, str]:
 
     A host name that is not ASCII is turned into its IDNA form; a path that is not ASCII must be percent-encoded.
     """
+    shown = repr(_SECRET_PARTS.sub("", url))
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise OperatorError(f"{url!r} is not a URL: {error}") from error
+        raise OperatorError(f"{shown} is not a URL: {error}") from error
     if not host or parts.scheme not in (_DEFAULT_PORTS if plain else ("https",)):
-        raise OperatorError(f"expected an {'http:// or ' if plain else ''}https:// URL, found {url!r}")
+        raise OperatorError(f"expected an {'http:// or ' if plain else ''}https:// URL, found {shown}")
     if port == 0:
-        raise OperatorError(f"port 0 of {url!r} cannot be connected to")
+        raise OperatorError(f"port 0 of {shown} cannot be connected to")
     if not host.isascii():
         try:
             host = host.encode("idna").decode("ascii")
         except UnicodeError as error:
-            raise OperatorError(f"the host name of {url!r} is invalid: {error}") from error
+            raise OperatorError(f"the host name of {shown} is invalid: {error}") from error
     target = parts.path or "/"
     if parts.query:
         target = f"{target}?{parts.query}"
     # urlsplit silently drops line ends and tabs, so the URL itself is checked, too.
     if not url.isprintable() or not _VISIBLE.match(host) or not _VISIBLE.match(target):
-        raise OperatorError(f"{url!r} has spaces or other characters that a URL must have percent-encoded")
+        raise OperatorError(f"{shown} has spaces or other characters that a URL must have percent-encoded")
     return Origin(host, port or _DEFAULT_PORTS[parts.scheme], parts.scheme == "https"), target
 
 

@@ -96,6 +96,13 @@ def test_url_without_https_raises_operator_error(url: str) -> None:
         split_url(url)
 
 
+@pytest.mark.parametrize("url", ["http://user:secret@h/a?token=secret", "https://h:0/?secret\nsecret"])
+def test_an_error_names_a_url_without_its_secrets(url: str) -> None:
+    with pytest.raises(OperatorError, match="://h") as raised:
+        split_url(url)
+    assert "secret" not in str(raised.value)
+
+
 @given(
     st.text(st.characters(codec="utf-8"), max_size=30),
     st.sampled_from(["https://", "https://h/", "https://h?", "https://h:"]),
