@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_written_takes_nothing_else_with_it(tmp_path: Path
     done = lom_agent("conform", "--only", "MDM-SESSION-01", "--trace", "/dev/full", "--html", str(page))
     assert done.returncode == 2
     assert b"/dev/full cannot be written" in done.stderr
-    assert b"1 requirements: 1 pass" in done.stdout
+    assert b"1 requirement: 1 pass" in done.stdout
     assert "<details>" in page.read_text()
 
 
@@ -84,7 +84,7 @@ def test_a_report_on_standard_output_is_before_the_text_also_in_a_file(tmp_path:
         assert subprocess.run(line, stdout=file, check=False).returncode == 0
     text = out.read_text()
     assert text.startswith("## MDM conformance\n")
-    assert "1 requirements: 1 pass" in text
+    assert "1 requirement: 1 pass" in text
 
 
 @contextmanager
