@@ -31,7 +31,7 @@ _LENGTH = re.compile(rb"[0-9]{1,12}\Z")
 _NO_BODY = (204, 304)
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VISIBLE = re.compile(r"[!-~]+\Z")  # of ASCII: a space would end a request target, a line end would begin a header
-_SECRET_PARTS = re.compile(r"(?<=//)[^/?#]*@|\?.*", re.DOTALL)  # of a URL: user and password, and the query
+_SECRET_PARTS = re.compile(r"(?<=//)(?:[^/?#@]*@)+|\?.*", re.DOTALL)  # of a URL: user and password, and the query
 _FIELD_VALUE = re.compile(r"[ -~\t\x80-\xff]*\Z")
 
 
