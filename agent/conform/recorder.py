@@ -26,7 +26,7 @@ from agent.errors import OperatorError
 from agent.fleet.population import Mac
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.connection import Router
-from agent.net.http.fetch import without_query
+from agent.net.http.http1 import without_query
 from agent.push.broker import Answer, PushOutcome, Reply
 from agent.push.reasons import PushRefused
 from agent.push.requests import NOBODY, Provider, token_of

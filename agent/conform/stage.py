@@ -28,8 +28,8 @@ from agent.load.gateway import APNsPlan
 from agent.mdm import checkin, results
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.http.fetch import Connections, ask, without_query
-from agent.net.http.http1 import Origin, Response, split_url
+from agent.net.http.fetch import Connections, ask
+from agent.net.http.http1 import Origin, Response, split_url, without_query
 from agent.net.http.resumption import Resumption
 from agent.net.mac.background import message_headers
 from agent.net.mac.fleet.behaviour import MacSettings

@@ -15,7 +15,7 @@ from agent.lab.defects import NONE, Defects
 from agent.lab.server import LabServer
 from agent.load.server import ServerSide
 from agent.load.shard_plan import EnrollAt, server_config
-from agent.net.http.fetch import without_query
+from agent.net.http.http1 import without_query
 from agent.net.transport.resolver import Resolver
 from agent.pki.certificates import read_certificate
 from agent.pki.issuing.authorities import Authorities

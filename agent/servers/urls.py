@@ -6,8 +6,7 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from agent.errors import OperatorError
-from agent.net.http.fetch import without_query
-from agent.net.http.http1 import Origin, split_url
+from agent.net.http.http1 import Origin, split_url, without_query
 from agent.net.transport.resolver import is_loopback_name
 
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import OperatorError, PeerError
 from agent.net.http.connection import HTTPConnection
-from agent.net.http.http1 import Origin, Response, encode_request, split_url
+from agent.net.http.http1 import Origin, Response, encode_request, split_url, without_query
 
 REDIRECTS = (301, 302, 307, 308)  # those that keep the method of a PUT (RFC 9110, 15.4)
 MAX_REDIRECTS = 5
@@ -124,10 +124,3 @@ def retry_after(response: Response, now: float | None = None) -> float | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return max(0.0, moment - (time.time() if now is None else now))
-
-
-def without_query(url: str) -> str:
-    """A URL for an error text: a query may hold a secret, and so may what is before the host."""
-    scheme, separator, rest = url.partition("?")[0].partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"[:200]

@@ -31,7 +31,6 @@ _LENGTH = re.compile(rb"[0-9]{1,12}\Z")
 _NO_BODY = (204, 304)
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VISIBLE = re.compile(r"[!-~]+\Z")  # of ASCII: a space would end a request target, a line end would begin a header
-_SECRET_PARTS = re.compile(r"(?<=//)(?:[^/?#@]*@)+|\?.*", re.DOTALL)  # of a URL: user and password, and the query
 _FIELD_VALUE = re.compile(r"[ -~\t\x80-\xff]*\Z")
 
 
@@ -71,12 +70,19 @@ class Response(NamedTuple):
     keep_alive: bool
 
 
+def without_query(url: str) -> str:
+    """A URL for an error text: a query may hold a secret, and so may what is before the host."""
+    scheme, slashes, rest = url.partition("?")[0].partition("//")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"[:200]
+
+
 def split_url(url: str, *, plain: bool = False) -> tuple[Origin, str]:
     """Origin and request target of an https URL; ``plain`` also allows http. Raises OperatorError.
 
     A host name that is not ASCII is turned into its IDNA form; a path that is not ASCII must be percent-encoded.
     """
-    shown = repr(_SECRET_PARTS.sub("", url))
+    shown = repr(without_query(url))
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -29,8 +29,8 @@ from agent.mdm.pages import PageAnswered, also, page_in
 from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
-from agent.net.http.fetch import Connections, ask, without_query
-from agent.net.http.http1 import Origin
+from agent.net.http.fetch import Connections, ask
+from agent.net.http.http1 import Origin, without_query
 from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.fleet.environment import Environment

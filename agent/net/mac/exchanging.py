@@ -11,8 +11,8 @@ from agent.faults.decisions import Hit
 from agent.fleet.population import Mac
 from agent.measure.exchanges import HTTPExchange, Kind
 from agent.net.http.connection import HTTPConnection
-from agent.net.http.fetch import exchange, without_query
-from agent.net.http.http1 import Response
+from agent.net.http.fetch import exchange
+from agent.net.http.http1 import Response, without_query
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
 
