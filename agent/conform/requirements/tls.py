@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.trace.evidence import Evidence
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
 from agent.pki.certificates import CertificateError, read_certificates
 
 _ARTICLE = "Apple support article 126655"
