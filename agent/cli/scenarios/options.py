@@ -65,7 +65,10 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--insecure", "server.insecure"),
         KeyOption("--enroll-retries", "server.retries", "N"),
     ),
-    LOM: (KeyOption("--lom-network", "lom.network", "loopback|memory|interface:NAME[,NAME…][:PORT]"),),
+    LOM: (
+        KeyOption("--lom-network", "lom.network", "loopback|memory|interface:NAME[,NAME…][:PORT]"),
+        KeyOption("--lom-dial", "lom.dial"),
+    ),
     PUSH: (
         KeyOption("--apns", "push.listen", "ADDRESS:PORT"),
         KeyOption("--apns-tls", "push.tls", "DIR"),
