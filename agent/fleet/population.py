@@ -15,7 +15,7 @@ from agent.errors import OperatorError
 from agent.fleet import derivation
 from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
-from agent.fleet.models import USUAL_MIX, Mix, model_named
+from agent.fleet.models import USUAL_MIX, Mix, OSChoice, model_named, os_text
 from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
 from agent.pki.names import ascii_lower, ascii_upper
 
@@ -143,7 +143,7 @@ class Population:
         devices: int,
         segment_size: int = DEFAULT_SEGMENT_SIZE,
         *,
-        os: str | None = None,
+        os: OSChoice | None = None,
         model: str | None = None,
     ) -> None:
         if not isinstance(seed, str):
@@ -151,9 +151,9 @@ class Population:
         self.seed = seed
         self.devices = _counted("the number of devices", devices, MAX_DEVICES)
         self.segment_size = _counted("the segment size", segment_size, MAX_DEVICES)
-        self.os = os
+        self.os = os_text(os)
         self.model = model
-        self._mix = USUAL_MIX if os is None and model is None else Mix(os, model)
+        self._mix = USUAL_MIX if os is None and model is None else Mix(self.os, model)
         self._source = Derivation(seed)
 
     def __reduce__(self) -> tuple[Callable[..., Population], tuple[str, int, int, str | None, str | None]]:
