@@ -194,8 +194,8 @@ def _device_information(device: Device, command: Command) -> Result:
     return acknowledged({"QueryResponses": device_information(device, queries, command.channel)})
 
 
-def _security_info(device: Device, _command: Command) -> Result:
-    return acknowledged({"SecurityInfo": security_information(device)})
+def _security_info(device: Device, command: Command) -> Result:
+    return acknowledged({"SecurityInfo": security_information(device, command.channel)})
 
 
 def _installed_application_list(device: Device, command: Command) -> Result:

@@ -35,6 +35,8 @@ class Model:
     """First macOS (major, minor), from 11 on, whose general build runs on this model."""
     latest_major: int | None
     """Last major version of macOS that runs on this model; None if no last version is known."""
+    chip_id: int
+    """Of the system on a chip, as in the ProvisioningUDID of a Mac with Apple silicon; 0 for Intel."""
     serial_prefix: str
     """First characters of the serial number, before the ten generated ones."""
 
@@ -61,19 +63,19 @@ class Release:
 # first two identify the factory.
 _MINI, _STUDIO, _PRO = "Mac mini", "Mac Studio", "Mac Pro"
 MODELS: tuple[Model, ...] = (
-    Model("Macmini9,1", _MINI, 2020, 12, 1, "apple-silicon", (11, 0), None, "C0"),
-    Model("Mac14,3", _MINI, 2023, 10, 1, "apple-silicon", (13, 2), None, ""),
-    Model("Mac14,12", _MINI, 2023, 8, 1, "apple-silicon", (13, 2), None, ""),
-    Model("Mac16,10", _MINI, 2024, 16, 1, "apple-silicon", (15, 2), None, ""),
-    Model("Mac16,11", _MINI, 2024, 10, 1, "apple-silicon", (15, 2), None, ""),
-    Model("Mac13,1", _STUDIO, 2022, 10, 1, "apple-silicon", (12, 3), None, ""),
-    Model("Mac13,2", _STUDIO, 2022, 4, 1, "apple-silicon", (12, 3), None, ""),
-    Model("Mac14,13", _STUDIO, 2023, 9, 1, "apple-silicon", (13, 5), None, ""),
-    Model("Mac14,14", _STUDIO, 2023, 5, 1, "apple-silicon", (13, 5), None, ""),
-    Model("Mac16,9", _STUDIO, 2025, 8, 1, "apple-silicon", (15, 4), None, ""),
-    Model("Mac15,14", _STUDIO, 2025, 4, 1, "apple-silicon", (15, 4), None, ""),
-    Model("MacPro7,1", _PRO, 2019, 2, 2, "intel", (11, 0), 26, "F5"),
-    Model("Mac14,8", _PRO, 2023, 2, 2, "apple-silicon", (13, 5), None, ""),
+    Model("Macmini9,1", _MINI, 2020, 12, 1, "apple-silicon", (11, 0), None, 0x8103, "C0"),
+    Model("Mac14,3", _MINI, 2023, 10, 1, "apple-silicon", (13, 2), None, 0x8112, ""),
+    Model("Mac14,12", _MINI, 2023, 8, 1, "apple-silicon", (13, 2), None, 0x6020, ""),
+    Model("Mac16,10", _MINI, 2024, 16, 1, "apple-silicon", (15, 2), None, 0x8132, ""),
+    Model("Mac16,11", _MINI, 2024, 10, 1, "apple-silicon", (15, 2), None, 0x6040, ""),
+    Model("Mac13,1", _STUDIO, 2022, 10, 1, "apple-silicon", (12, 3), None, 0x6001, ""),
+    Model("Mac13,2", _STUDIO, 2022, 4, 1, "apple-silicon", (12, 3), None, 0x6002, ""),
+    Model("Mac14,13", _STUDIO, 2023, 9, 1, "apple-silicon", (13, 5), None, 0x6021, ""),
+    Model("Mac14,14", _STUDIO, 2023, 5, 1, "apple-silicon", (13, 5), None, 0x6022, ""),
+    Model("Mac16,9", _STUDIO, 2025, 8, 1, "apple-silicon", (15, 4), None, 0x6041, ""),
+    Model("Mac15,14", _STUDIO, 2025, 4, 1, "apple-silicon", (15, 4), None, 0x6032, ""),
+    Model("MacPro7,1", _PRO, 2019, 2, 2, "intel", (11, 0), 26, 0, "F5"),
+    Model("Mac14,8", _PRO, 2023, 2, 2, "apple-silicon", (13, 5), None, 0x6022, ""),
 )
 
 # The weights are those of a fleet of late 2026: about a quarter of the Macs on macOS 27, half on 26, the rest older.
