@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from agent.device.filevault import filevault_information
 from agent.device.mac import Device
+from agent.device.users import users_of
 from agent.mdm.access_rights import AccessRights
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 
@@ -49,7 +51,9 @@ _ALWAYS: Mapping[str, Value] = {
 }
 _DEVICE: Mapping[str, Value] = {
     "ActiveManagedUsers": lambda _: [],
-    "AutoSetupAdminAccounts": lambda _: [],
+    "AutoSetupAdminAccounts": lambda device: [
+        {"GUID": user.guid, "shortName": user.name} for user in users_of(device) if user.automatic
+    ],
     "AvailableDeviceCapacity": lambda _: AVAILABLE_GB,
     "BuildVersion": lambda device: device.mac.build_version,
     "DeviceCapacity": lambda _: CAPACITY_GB,
@@ -121,9 +125,7 @@ def security_information(device: Device) -> dict[str, Any]:
     enrollment = device.enrollment
     escrows = enrollment is not None and BOOTSTRAP_CAPABILITY in enrollment.capabilities
     information: dict[str, Any] = {
-        "FDE_Enabled": False,
-        "FDE_HasPersonalRecoveryKey": False,
-        "FDE_HasInstitutionalRecoveryKey": False,
+        **filevault_information(device),
         "SystemIntegrityProtectionEnabled": True,
         "FirewallSettings": {
             "FirewallEnabled": False,
@@ -138,7 +140,7 @@ def security_information(device: Device) -> dict[str, Any]:
             "IsActivationLockManageable": False,
         },
         "SecureBoot": {"SecureBootLevel": "full", "ExternalBootLevel": "disallowed"},
-        "RemoteDesktopEnabled": False,
+        "RemoteDesktopEnabled": device.system.remote_desktop,
         "AuthenticatedRootVolumeEnabled": True,
         "BootstrapTokenAllowedForAuthentication": ("allowed" if escrows else "disallowed")
         if silicon
@@ -147,11 +149,12 @@ def security_information(device: Device) -> dict[str, Any]:
     if silicon:
         information["BootstrapTokenRequiredForSoftwareUpdate"] = True
         information["BootstrapTokenRequiredForKernelExtensionApproval"] = True
-        information["IsRecoveryLockEnabled"] = False
+        information["IsRecoveryLockEnabled"] = bool(device.system.recovery_lock)
     else:
+        firmware = device.system.firmware
         information["FirmwarePasswordStatus"] = {
-            "PasswordExists": False,
-            "ChangePending": False,
-            "AllowOroms": False,
+            "PasswordExists": bool(firmware.password),
+            "ChangePending": firmware.pending is not None,
+            "AllowOroms": firmware.option_roms,
         }
     return information

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.device.steps import ChangePower, FollowUp
+from agent.device.system import FACTORY, SystemState
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
@@ -64,6 +65,7 @@ class Device:
         "_deferred_requests",
         "_follow_ups",
         "_recent_answers",
+        "_system",
         "_warnings",
         "chances",
         "declarations",
@@ -106,6 +108,7 @@ class Device:
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
+        self._system: SystemState | None = None  # None: the factory state
         self.enrollment: Enrollment | None = None
         self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing, refused_retries)
@@ -128,6 +131,17 @@ class Device:
             and self.power.deadline is None
             and not self.relaying
         )
+
+    @property
+    def system(self) -> SystemState:
+        """What commands changed beside profiles and settings. To set it also sets the macOS release of ``mac``."""
+        return self._system or FACTORY
+
+    @system.setter
+    def system(self, state: SystemState) -> None:
+        self._system = None if state == FACTORY else state
+        if state.version and state.build != self.mac.build_version:
+            self.mac = replace(self.mac, os_version=state.version, build_version=state.build)
 
     @property
     def identities(self) -> Iterator[Identity]:
@@ -191,6 +205,7 @@ class Device:
         """Remove the enrollment and everything that it installed."""
         self.enrollment = None
         self.profiles = ProfileStore()
+        self.system = self.system.unenrolled()
         self.declarations = {}
         self.declarations_token = ""
         self.synchronising = None
@@ -202,6 +217,7 @@ class Device:
         """Reset the Mac to its factory state."""
         self.forget_enrollment()
         self.settings = Settings()
+        self.system = self.system.erased()
 
     def allows(self, right: AccessRights) -> bool:
         """Whether the enrollment grants this access right."""

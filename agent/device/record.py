@@ -20,7 +20,16 @@ from msgspec import Struct
 
 from agent import plists
 from agent.device.mac import Device, Settings, UnfinishedEnrollment
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    StartUpdate,
+    SynchroniseDeclarations,
+)
+from agent.device.system import SystemState
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -126,6 +135,7 @@ class DeviceRecord(_Record, frozen=True):
     installed: InstalledRecord = InstalledRecord()
     enrolling: UnfinishedRecord | None = None
     settings: SettingsRecord = SettingsRecord()
+    system: SystemState = SystemState()
     declarations: bytes = b""
     """As JSON."""
     declarations_token: str = ""
@@ -159,6 +169,7 @@ def device_record(device: Device) -> bytes:
             installed=installed,
             enrolling=None if unfinished is None else writer.unfinished(unfinished),
             settings=_settings_record(device.settings),
+            system=device.system,
             declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
             declarations_token=device.declarations_token,
             left_at=device.left_at,
@@ -193,6 +204,7 @@ def restore_device(device: Device, octets: bytes) -> None:
         enrollment, profiles = reader.enrollment(unfinished.enrollment), reader.installed(unfinished.installed)
         device.enrolling = UnfinishedEnrollment(enrollment, profiles, unfinished.sent)
     device.settings = _settings(record.settings)
+    device.system = record.system
     device.declarations = json.loads(record.declarations) if record.declarations else {}
     device.declarations_token = record.declarations_token
     device.left_at = record.left_at
@@ -369,8 +381,12 @@ def _follow_up_record(what: FollowUp) -> FollowUpRecord:
             return FollowUpRecord(kind="declarations", tokens=tokens)
         case Erase():
             return FollowUpRecord(kind="erase")
+        case InstallApps():
+            return FollowUpRecord(kind="apps")
         case LeaveManagement():
             return FollowUpRecord(kind="leave")
+        case StartUpdate():
+            return FollowUpRecord(kind="update")
 
 
 def _follow_up(record: FollowUpRecord) -> FollowUp:
@@ -379,8 +395,12 @@ def _follow_up(record: FollowUpRecord) -> FollowUp:
             return ChangePower(_REQUESTS[record.request])
         case "declarations":
             return SynchroniseDeclarations(record.tokens)
+        case "apps":
+            return InstallApps()
         case "erase":
             return Erase()
         case "leave":
             return LeaveManagement()
+        case "update":
+            return StartUpdate()
     raise ValueError(f"the follow-up {record.kind!r}")
