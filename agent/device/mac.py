@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.device.steps import ChangePower, FollowUp
@@ -134,14 +134,12 @@ class Device:
 
     @property
     def system(self) -> SystemState:
-        """What commands changed beside profiles and settings. To set it also sets the macOS release of ``mac``."""
+        """What commands changed beside profiles and settings."""
         return self._system or FACTORY
 
     @system.setter
     def system(self, state: SystemState) -> None:
         self._system = None if state == FACTORY else state
-        if state.version and state.build != self.mac.build_version:
-            self.mac = replace(self.mac, os_version=state.version, build_version=state.build)
 
     @property
     def identities(self) -> Iterator[Identity]:

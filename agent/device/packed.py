@@ -54,7 +54,6 @@ class IdleStore:
         serialised = self._dictionaries[kept[0]].decompress(kept[1:])
         fresh = self._make(index)
         device: Device = _DeviceUnpickler(BytesIO(serialised), self._shared, fresh.mac).load()
-        device.system = device.system  # whose macOS release may be newer than that of the seed's Mac
         return device
 
     def serialise(self, device: Device) -> bytes:

@@ -26,7 +26,6 @@ from agent.device.steps import (
     FollowUp,
     InstallApps,
     LeaveManagement,
-    StartUpdate,
     SynchroniseDeclarations,
 )
 from agent.device.system import SystemState
@@ -385,8 +384,6 @@ def _follow_up_record(what: FollowUp) -> FollowUpRecord:
             return FollowUpRecord(kind="apps")
         case LeaveManagement():
             return FollowUpRecord(kind="leave")
-        case StartUpdate():
-            return FollowUpRecord(kind="update")
 
 
 def _follow_up(record: FollowUpRecord) -> FollowUp:
@@ -401,6 +398,4 @@ def _follow_up(record: FollowUpRecord) -> FollowUp:
             return Erase()
         case "leave":
             return LeaveManagement()
-        case "update":
-            return StartUpdate()
     raise ValueError(f"the follow-up {record.kind!r}")

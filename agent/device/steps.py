@@ -110,10 +110,5 @@ class InstallApps:
     """Install the apps that wait for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartUpdate:
-    """Download the software update that was asked for, and install it where its InstallAction says so."""
-
-
 # Actions that wait until the server has accepted the result of the command.
-FollowUp = ChangePower | Erase | InstallApps | LeaveManagement | StartUpdate | SynchroniseDeclarations
+FollowUp = ChangePower | Erase | InstallApps | LeaveManagement | SynchroniseDeclarations

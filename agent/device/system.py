@@ -1,4 +1,4 @@
-"""What commands change on a Mac beside its profiles and settings: apps, users, passwords, updates.
+"""What commands change on a Mac beside its profiles and settings: apps, users, passwords.
 
 A SystemState is a value: a command replaces it by another one. It is written to the Mac's record as it is, so a field
 that is added needs a default. Property lists, such as the configuration of an app, are kept as bytes.
@@ -83,20 +83,6 @@ class FirmwarePassword(Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     verified_at: float | None = None
 
 
-class Update(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
-    """A software update that was asked for. Times are seconds since the epoch."""
-
-    version: str
-    build: str
-    action: str
-    """The InstallAction that the Mac has scheduled."""
-    started: float
-    """When the download started."""
-    seconds: float
-    """How long the download takes."""
-    deferrals: int | None = None
-
-
 class LogCollection(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
     """A session of enhanced log collection."""
 
@@ -120,9 +106,6 @@ class SystemState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
     erasures: int = 0
     """How often the Mac was erased. The seed and this number determine what a Mac makes anew after an erasure."""
-    version: str = ""
-    """The macOS release, where an update raised it."""
-    build: str = ""
     apps: tuple[App, ...] = ()
     users: tuple[User, ...] | None = None
     """None: the account that Setup Assistant made."""
@@ -140,7 +123,6 @@ class SystemState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     remote_desktop: bool = False
     content_caching: bool = False
     bluetooth: bool = True
-    update: Update | None = None
     log_collection: LogCollection | None = None
 
     def app(self, identifier: str) -> App | None:
@@ -179,8 +161,8 @@ class SystemState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
         )
 
     def erased(self) -> SystemState:
-        """The factory state; macOS stays as it is."""
-        return SystemState(erasures=self.erasures + 1, version=self.version, build=self.build, firmware=self.firmware)
+        """The factory state, with the firmware password as it is."""
+        return SystemState(erasures=self.erasures + 1, firmware=self.firmware)
 
 
 FACTORY = SystemState()

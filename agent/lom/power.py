@@ -54,17 +54,12 @@ class SystemRequest(Enum):
 AnyRequest = PowerRequest | SystemRequest
 
 
-INSTALLATION_BOOTS = 10  # a boot that installs an update takes as long as so many others; our choice
-DOWNLOAD_BOOTS = 5  # likewise the download of an update
-
-
 class PowerEvent(Enum):
     """A change of the power state."""
 
     SHUTDOWN_STARTED = auto()  # orderly: connections are closed, no session is started
     WENT_DOWN = auto()  # every connection and session is lost
     BOOT_STARTED = auto()
-    UPDATED = auto()  # the boot has installed an update of macOS; CAME_UP follows
     CAME_UP = auto()
 
 
@@ -191,7 +186,6 @@ class PowerRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     boots_after: bool = False
     cut: bool = False
     ran_before_cut: bool = False
-    installs: bool = False
 
 
 def _no_option(name: str, word: object) -> str:
@@ -202,8 +196,7 @@ class PowerMachine:
     """The power state of one Mac. ``boot_seconds`` and ``shutdown_seconds`` return the duration of the next one.
 
     ``deadline`` (seconds on the caller's clock) is the end of the current boot or shutdown, or None. ``boots_after``
-    is true if a boot follows the current shutdown. ``cut`` is true during a power cut. ``installs`` is true if the
-    current restart installs an update. The ``deadline`` of a Mac that is on is the start of such a restart.
+    is true if a boot follows the current shutdown. ``cut`` is true during a power cut.
     """
 
     __slots__ = (
@@ -214,7 +207,6 @@ class PowerMachine:
         "boots_after",
         "cut",
         "deadline",
-        "installs",
         "state",
     )
 
@@ -232,21 +224,20 @@ class PowerMachine:
         self.state = state
         self.deadline: float | None = None
         self.boots_after = False
-        self.installs = False
         self.cut = False
         self._ran_before_cut = False
 
     def record(self, now: float) -> PowerRecord:
         """The present state."""
         left = None if self.deadline is None else max(0.0, self.deadline - now)
-        return PowerRecord(self.state.name, left, self.boots_after, self.cut, self._ran_before_cut, self.installs)
+        return PowerRecord(self.state.name, left, self.boots_after, self.cut, self._ran_before_cut)
 
     def resume(self, record: PowerRecord, now: float) -> None:
         """Take a recorded state over. Raises KeyError."""
         self.state = Power[record.state]
         self.deadline = None if record.left is None else now + record.left
         self.boots_after, self.cut = record.boots_after, record.cut
-        self._ran_before_cut, self.installs = record.ran_before_cut, record.installs
+        self._ran_before_cut = record.ran_before_cut
 
     def receive(self, request: AnyRequest, now: float) -> list[PowerEvent]:
         """Apply a request at ``now`` and return the resulting events in order, those that were due by then first.
@@ -256,13 +247,12 @@ class PowerMachine:
         """
         if self.cut:
             raise RequestRefused(f"{request.value} refused: the Mac has no mains power")
-        before = self.state, self.deadline, self.boots_after, self.installs
+        before = self.state, self.deadline, self.boots_after
         events = self.advance(now)
         change = self._choices.change(self.state, request)
         if change is Change.REFUSED:
             found = self.state.words
-            # the next ``advance`` returns the events due by now
-            self.state, self.deadline, self.boots_after, self.installs = before
+            self.state, self.deadline, self.boots_after = before  # the next ``advance`` returns the events due by now
             raise RequestRefused(f"{request.value} refused: the Mac is {found}")
         return events + self._change(change, now)
 
@@ -290,37 +280,13 @@ class PowerMachine:
         """Complete each shutdown and boot that is due by ``now``, and return the events."""
         events: list[PowerEvent] = []
         while self.deadline is not None and now >= self.deadline:
-            match self.state:
-                case Power.BOOTING:
-                    events += self._boot_ended()
-                case Power.ON:
-                    events += self._change(Change.RESTART, self.deadline)
-                    self.installs = True
-                case _:
-                    events += self._shutdown_ended(self.deadline)
+            if self.state is Power.BOOTING:
+                self.state = Power.ON
+                self.deadline = None
+                events.append(PowerEvent.CAME_UP)
+            else:
+                events += self._change(Change.RESET if self.boots_after else Change.DOWN, self.deadline)
         return events
-
-    def _boot_ended(self) -> list[PowerEvent]:
-        self.state = Power.ON
-        self.deadline = None
-        updated, self.installs = self.installs, False
-        return [PowerEvent.UPDATED, PowerEvent.CAME_UP] if updated else [PowerEvent.CAME_UP]
-
-    def _shutdown_ended(self, now: float) -> list[PowerEvent]:
-        boots, installs = self.boots_after, self.boots_after and self.installs
-        events = self._go_down()
-        if boots:
-            self.installs = installs
-            events += self._boot(now)
-        return events
-
-    def draw_download(self) -> float:
-        """How long the download of an update takes, in seconds."""
-        return sum(self._boot_seconds() for _ in range(DOWNLOAD_BOOTS))
-
-    def plan_update(self, at: float) -> None:
-        """Restart at ``at`` to install an update, unless the Mac goes down before. Only for a Mac that is on."""
-        self.deadline = at
 
     def _change(self, change: Change, now: float) -> list[PowerEvent]:
         match change:
@@ -332,7 +298,6 @@ class PowerMachine:
                 return self._go_down() + self._boot(now)
             case Change.SHUT_DOWN | Change.RESTART:
                 self.state = Power.SHUTTING_DOWN
-                self.installs = False
                 self.deadline = now + self._shutdown_seconds()
                 self.boots_after = change is Change.RESTART
                 return [PowerEvent.SHUTDOWN_STARTED]
@@ -344,11 +309,9 @@ class PowerMachine:
         self.state = Power.OFF
         self.deadline = None
         self.boots_after = False
-        self.installs = False
         return [PowerEvent.WENT_DOWN]
 
     def _boot(self, now: float) -> list[PowerEvent]:
         self.state = Power.BOOTING
-        boots = INSTALLATION_BOOTS if self.installs else 1
-        self.deadline = now + sum(self._boot_seconds() for _ in range(boots))
+        self.deadline = now + self._boot_seconds()
         return [PowerEvent.BOOT_STARTED]

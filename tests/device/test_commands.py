@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from agent.device.answering import OfflineMac, answer_command
 from agent.device.commands import COMMANDS, carry_out
-from agent.device.information import QUERIES
 from agent.device.filevault import recovery_key
+from agent.device.information import QUERIES
 from agent.device.mac import Device
 from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, ReadDate, SynchroniseDeclarations, advance
 from agent.device.system import MANAGED, App, FileVault, ProvisioningProfile, SystemState, User

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from twisted.internet.defer import succeed
 
-from agent.device import updates
+from agent.device.firmware import set_pending_firmware_password
 from agent.device.installing import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
@@ -426,11 +426,9 @@ class MDMClient:
                 self._parts.go_down(in_order=False)
                 if self.observer is not None:
                     self.observer.went_down(self)
-            case PowerEvent.UPDATED:
-                updates.finish(self.device)
             case PowerEvent.CAME_UP:
                 self.boots += 1
-                updates.came_up(self.device)
+                set_pending_firmware_password(self.device)
                 self._parts.sessions.install_apps()
                 self.wake()
                 self.pushes.back()

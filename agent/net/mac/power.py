@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from agent.device import updates
 from agent.device.mac import Device
 from agent.lom.endpoint import Endpoint, LOMConfiguration
 from agent.lom.power import AnyRequest, PowerEvent, PowerMachine, RequestRefused
@@ -67,11 +66,6 @@ class PowerTimer:
     def restore_mains(self) -> None:
         """The mains power is back."""
         self.apply(self._machine.restore_mains(self._clock.seconds()))
-
-    def start_update(self, device: Device, date: float) -> None:
-        """Start the download of the update that was asked for; the alarm is set for the restart that installs it."""
-        updates.start(device, self._clock.seconds(), date)
-        self.apply(())
 
     def apply(self, events: Sequence[PowerEvent]) -> None:
         """Set the alarm for the machine's new deadline, and report these events of it."""

@@ -21,7 +21,6 @@ from agent.device.steps import (
     FollowUp,
     InstallApps,
     LeaveManagement,
-    StartUpdate,
     SynchroniseDeclarations,
 )
 from agent.errors import CutShort, MisuseError, PeerError
@@ -361,8 +360,6 @@ class Sessions:
                     ended = ended or not self._device.running
                 case InstallApps():
                     self.install_apps()
-                case StartUpdate():
-                    self._power.start_update(self._device, self._environment.wall_clock())
                 case LeaveManagement():
                     self.leave("the server removed the enrollment profile")
                     ended = True
