@@ -24,6 +24,7 @@ from agent.device.commands import (
 from agent.device.commands.reading import CommandRefused, mdm_error
 from agent.device.mac import Device
 from agent.device.steps import CommandSteps
+from agent.device.supported import command_problem
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.results import INVALID_REQUEST_TYPE, NOT_AUTHORIZED, Result, Status
@@ -38,11 +39,17 @@ class Rule:
     carry_out: Callable[[Device, Command], Result | CommandSteps]
     may_wait: bool = True
     """Whether the Mac may answer NotNow."""
+    documented: bool = True
+    """Whether the schema has it for macOS, and says for which releases and channels."""
 
 
 def carry_out(device: Device, command: Command) -> Result | CommandSteps:
     """The result of a command, or the steps that return it."""
     rule = COMMANDS.get(command.request_type)
+    if rule is None or rule.documented:
+        problem = command_problem(command.request_type, device.mac.os_version, command.channel)
+        if problem is not None:
+            return mdm_error(INVALID_REQUEST_TYPE, problem)
     if rule is None:
         return mdm_error(INVALID_REQUEST_TYPE, f"the request type {command.request_type[:200]} is not supported")
     if rule.right is not None and not device.allows(rule.right):
@@ -103,7 +110,7 @@ COMMANDS: Mapping[str, Rule] = {
     "RemoveProvisioningProfile": Rule(None, provisioning.remove_provisioning_profile),
     "RequestMirroring": Rule(None, services.request_mirroring),
     "RestartDevice": Rule(AccessRights.LOCK_DEVICE, power.restart_device),
-    "Restrictions": Rule(AccessRights.RESTRICTIONS, information.restrictions),
+    "Restrictions": Rule(AccessRights.RESTRICTIONS, information.restrictions, documented=False),
     "RotateFileVaultKey": Rule(AccessRights.LOCK_DEVICE, security.rotate_filevault_key),
     "ScheduleOSUpdate": Rule(None, updates.schedule_os_update),
     "ScheduleOSUpdateScan": Rule(None, updates.schedule_os_update_scan),

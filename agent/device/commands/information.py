@@ -16,7 +16,7 @@ def device_information(device: Device, command: Command) -> Result:
     queries = command.body.get("Queries")
     if not is_list_of(queries, str):
         return FORMAT_ERROR
-    return acknowledged({"QueryResponses": information.device_information(device, queries)})
+    return acknowledged({"QueryResponses": information.device_information(device, queries, command.channel)})
 
 
 def security_info(device: Device, _command: Command) -> Result:
@@ -29,7 +29,7 @@ def settings(device: Device, command: Command) -> Result:
     items = command.body.get("Settings")
     if not is_list_of(items, dict):
         return FORMAT_ERROR
-    return acknowledged({"Settings": apply_settings(device, items)})
+    return acknowledged({"Settings": apply_settings(device, items, command.channel)})
 
 
 def restrictions(device: Device, command: Command) -> Result:

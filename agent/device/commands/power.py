@@ -47,7 +47,7 @@ def erase_device(device: Device, command: Command) -> Result:
 def _check_pin(device: Device, command: Command, query: str) -> None:
     """Raise CommandRefused for a wrong PIN, or none where the Mac answers the query that it needs one."""
     pin = command.body.get("PIN")
-    if pin is None and not QUERIES[query][1](device):
+    if pin is None and not QUERIES[query](device):
         return
     if not isinstance(pin, str) or len(pin) != _PIN_CHARACTERS:
         raise CommandRefused(FORMAT_ERROR)
