@@ -19,6 +19,7 @@ from agent.device.filevault import recovery_key
 from agent.device.information import QUERIES
 from agent.device.mac import Device
 from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, ReadDate, SynchroniseDeclarations, advance
+from agent.device.supported import DEVICE_CHANNEL, RIGHTS, USER_CHANNEL, command_problem
 from agent.device.system import MANAGED, App, FileVault, ProvisioningProfile, SystemState, User
 from agent.device.users import users_of
 from agent.fleet.population import Population
@@ -26,7 +27,7 @@ from agent.lom.power import SystemRequest
 from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import Command
-from agent.mdm.facts import Fact, Key, message, messages, version
+from agent.mdm.facts import Fact, Key, message, messages, of_kind, version
 from agent.mdm.results import Result, Status
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.issuing.authority import Authority
@@ -109,6 +110,7 @@ USUAL: dict[str, tuple[dict[str, Any], int | None]] = {
     "VerifyFirmwarePassword": ({"Password": "firmware"}, None),
     "VerifyRecoveryLock": ({"Password": "recovery"}, 4),
 }
+UPDATE_COMMANDS = ("AvailableOSUpdates", "OSUpdateStatus", "ScheduleOSUpdate", "ScheduleOSUpdateScan")
 ON_INTEL = ("SetFirmwarePassword", "VerifyFirmwarePassword")
 ON_APPLE_SILICON = ("SetRecoveryLock", "VerifyRecoveryLock")
 # Those that a Mac answers with an error where nothing was done before.
@@ -129,6 +131,8 @@ def standing(index: int = 0, request_type: str = "") -> Device:
     mac = POPULATION[index]
     if request_type in ON_INTEL or (request_type in ON_APPLE_SILICON and not mac.apple_silicon):
         mac = (INTEL if request_type in ON_INTEL else APPLE_SILICON)[index]
+    if command_problem(request_type, mac.os_version, channel_of(request_type)) is not None:
+        mac = mac.with_release(*(("26.2", "25C56") if request_type in UPDATE_COMMANDS else ("27.0", "26A428")))
     device = OfflineMac(mac, *LOM_AUTHORITIES, Dialect.SCHEMA).device
     assert run(device, "InstallProfile", {"Payload": profile(device)}).status is Status.ACKNOWLEDGED
     device.settings.awaiting_configuration = request_type == "AccountConfiguration"
@@ -139,6 +143,12 @@ def standing(index: int = 0, request_type: str = "") -> Device:
         filevault=FileVault(),
     )
     return device
+
+
+def channel_of(request_type: str) -> str:
+    """A channel that takes the command: that of the device where both do."""
+    known = of_kind("command").get(request_type)
+    return DEVICE_CHANNEL if known is None or known.fact.is_on(DEVICE_CHANNEL) else USER_CHANNEL
 
 
 def profile(device: Device) -> bytes:
@@ -152,7 +162,8 @@ def lom_profile_of(dns_name: str) -> bytes:
 
 def run(device: Device, request_type: str, body: dict[str, Any], date: float = 1.8e9) -> Result:
     """Carry out a command that needs no network."""
-    outcome = carry_out(device, Command("uuid", request_type, {"RequestType": request_type, **body}))
+    command = {"RequestType": request_type, **body}
+    outcome = carry_out(device, Command("uuid", request_type, command, channel_of(request_type)))
     if isinstance(outcome, Result):
         return outcome
     end = advance(outcome, None)
@@ -187,8 +198,7 @@ def test_the_table_has_every_documented_command() -> None:
         for (kind, name), found in messages().items()
         if kind == "command" and not (found.fact.removed and version(found.fact.removed) <= version("13"))
     }
-    assert documented <= set(COMMANDS)
-    assert set(COMMANDS) - documented <= {"Restrictions", *UPDATE_COMMANDS}
+    assert set(COMMANDS) == documented | {"Restrictions"}
 
 
 @pytest.mark.parametrize("request_type", USUAL)
@@ -203,17 +213,19 @@ def test_each_answer_conforms_to_the_schema(request_type: str, index: int) -> No
         device.mac.udid,
         "Acknowledged",
     )
-    if ("command", request_type) not in messages():
-        assert request_type in ("Restrictions", *UPDATE_COMMANDS)
+    if request_type == "Restrictions":  # not in the schema for macOS
+        assert answer == {"GlobalRestrictions": {}}
         return
     keys, release = message("command", request_type).response, device.mac.os_version
     if request_type == "Settings":  # the schema's text calls it a dictionary; devices send an array of dictionaries
         known = {**keys["Settings"].keys, "Item": ITEM}
         assert [problem for item in answer.pop("Settings") for problem in problems(item, known, release=release)] == []
-    assert problems(answer, keys, release=release) == []
+    if request_type == "ManagedApplicationList":  # its keys are the identifiers of the apps
+        (answer,) = answer["ManagedApplicationList"].values()
+        keys = keys["ManagedApplicationList"].keys["ANY app identifier"].keys
+    assert problems(answer, keys, release=release, channel=channel_of(request_type)) == []
 
 
-UPDATE_COMMANDS = ("AvailableOSUpdates", "OSUpdateStatus", "ScheduleOSUpdate", "ScheduleOSUpdateScan")
 ITEM = Key(Fact("command", "Settings", "response", "Settings/Item", "string"))
 
 
@@ -225,6 +237,13 @@ def test_schema_check_finds_violations() -> None:
     assert problems({**good, "PrimaryIPv6AddressList": [1]}, keys)
     assert problems({**good, "Extra": 1}, keys)
     assert problems({key: value for key, value in good.items() if key != "LOMProtocolVersion"}, keys)
+
+
+@pytest.mark.parametrize("request_type", USUAL)
+def test_the_access_rights_are_those_of_the_schema(request_type: str) -> None:
+    known = of_kind("command").get(request_type)
+    if known is not None:
+        assert COMMANDS[request_type].right == RIGHTS.get(known.fact.rights)
 
 
 @pytest.mark.parametrize("request_type", [name for name, usual in USUAL.items() if usual[1] is not None])
@@ -520,6 +539,7 @@ def test_busy_mac_answers_notnow_where_allowed(request_type: str) -> None:
 @pytest.mark.parametrize("request_type", sorted(COMMANDS))
 def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type: str) -> None:
     mac = POPULATION[3]
+    supported = command_problem(request_type, mac.os_version) is None or request_type == "Restrictions"
     body = dict(USUAL[request_type][0])
     if request_type == "InstallProfile":
         body["Payload"] = lom_profile(AUTHORITIES, mac.dns_name, device=True, controller=False)
@@ -531,7 +551,8 @@ def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type
     answer = plistlib.loads(answer_command(POPULATION, 3, octets, Dialect.SCHEMA))
     assert (answer["CommandUUID"], answer["UDID"]) == ("one", mac.udid)
     assert mac.apple_silicon
-    assert answer["Status"] == ("Error" if request_type in (*NEED_MORE, *ON_INTEL) else "Acknowledged")
+    fails = not supported or request_type in (*NEED_MORE, *ON_INTEL)
+    assert answer["Status"] == ("Error" if fails else "Acknowledged")
 
 
 def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:

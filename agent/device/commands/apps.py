@@ -27,6 +27,7 @@ from agent.device.extensions import EXTENSIONS
 from agent.device.mac import Device
 from agent.device.manifest import ManifestMalformed, package_of
 from agent.device.steps import InstallApps
+from agent.device.supported import USER_CHANNEL
 from agent.device.system import FAILED, INSTALLED, MANAGED, QUEUED, App
 from agent.errors import PeerError
 from agent.mdm.commands import Command
@@ -189,21 +190,23 @@ def managed_application_list(device: Device, command: Command) -> Result:
         for app in device.system.apps
         if app.managed and app.identifier and (identifiers is None or app.identifier in identifiers)
     ]
-    answer = {app.identifier: _managed_item(app) for app in listed}
+    answer = {app.identifier: _managed_item(app, command.channel) for app in listed}
     for app in listed:
         if app.status == FAILED:
             device.system = device.system.without_app(app)
     return acknowledged({"ManagedApplicationList": answer})
 
 
-def _managed_item(app: App) -> dict[str, Any]:
-    """HasFeedback, which only the user channel has, is always false: no app runs (docs/modelled.md)."""
-    return {
+def _managed_item(app: App, channel: str) -> dict[str, Any]:
+    item = {
         "Status": app.status,
         "ManagementFlags": app.flags,
         "HasConfiguration": bool(app.configuration),
         "ExternalVersionIdentifier": app.store_id,
     }
+    if channel == USER_CHANNEL:
+        item["HasFeedback"] = False  # no app runs (docs/modelled.md)
+    return item
 
 
 def managed_application_configuration(device: Device, command: Command) -> Result:

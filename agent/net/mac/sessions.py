@@ -22,6 +22,7 @@ from agent.device.steps import (
     InstallApps,
     LeaveManagement,
     SynchroniseDeclarations,
+    UpdateSoftware,
 )
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
@@ -39,6 +40,7 @@ from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
+from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.enrollment import Enrollment
 
@@ -74,6 +76,7 @@ class Sessions:
         "_poll",
         "_power",
         "_pushes",
+        "_upkeep",
     )
 
     def __init__(
@@ -87,6 +90,7 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
+        upkeep: Upkeep,
         mac: SimulatedMac,
         poll: Alarm,
     ) -> None:
@@ -98,6 +102,7 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
+        self._upkeep = upkeep
         self._mac = mac
         self._poll = poll
         self._open: Operation | None = None  # the record of the open session
@@ -354,6 +359,8 @@ class Sessions:
                 case SynchroniseDeclarations(tokens):
                     self._device.synchronising = tokens
                     self._background.start(partial(self._synchronise, tokens))
+                case UpdateSoftware(update):
+                    self._upkeep.update_software(update)
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
