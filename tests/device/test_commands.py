@@ -202,7 +202,7 @@ def test_the_table_has_every_documented_command() -> None:
 
 
 @pytest.mark.parametrize("request_type", USUAL)
-@pytest.mark.parametrize("index", [0, 1, 2, 3])
+@pytest.mark.parametrize("index", [0, 1])
 def test_each_answer_conforms_to_the_schema(request_type: str, index: int) -> None:
     device = standing(index, request_type)
     result = run(device, request_type, body_of(request_type, device))
