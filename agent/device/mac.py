@@ -12,6 +12,8 @@ from typing import Any
 
 from agent.device.names import local_host_name_of
 from agent.device.steps import ChangePower, FollowUp
+from agent.device.system import FACTORY, SystemState
+from agent.device.updates import Update
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
@@ -29,6 +31,11 @@ from agent.profiles.store import ProfileStore
 
 _MAX_WARNING = 400  # characters of one warning
 _MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
+
+
+def at_once() -> float:
+    """A duration of no time."""
+    return 0.0
 
 
 @dataclass(slots=True)
@@ -54,6 +61,8 @@ class Settings:
 class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
+    ``mac`` has its properties, of which an update changes the release of macOS. ``update`` is the pending one, and
+    ``update_seconds`` returns how long the next download or installation takes.
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
     progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
     updates now, from its command or empty; None otherwise.
@@ -65,6 +74,7 @@ class Device:
         "_deferred_requests",
         "_follow_ups",
         "_recent_answers",
+        "_system",
         "_warnings",
         "chances",
         "declarations",
@@ -81,6 +91,8 @@ class Device:
         "session",
         "settings",
         "synchronising",
+        "update",
+        "update_seconds",
     )
 
     def __init__(
@@ -90,6 +102,7 @@ class Device:
         boot_seconds: Callable[[], float],
         jitter: Callable[[], float],
         shutdown_seconds: Callable[[], float] = lambda: 0.0,
+        update_seconds: Callable[[], float] = at_once,
         power_choices: PowerChoices = DEFAULT_CHOICES,
         limits: LinkLimits = LIMITS,
         dialect: Dialect = Dialect.SCHEMA,
@@ -107,12 +120,15 @@ class Device:
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
+        self._system: SystemState | None = None  # None: the factory state
         self.enrollment: Enrollment | None = None
         self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing, refused_retries)
         self.relaying = False
         self.declarations: dict[str, str] = {}
         self.declarations_token = ""
+        self.update: Update | None = None
+        self.update_seconds = update_seconds
         self._follow_ups: list[FollowUp] = []
         self._warnings: tuple[str, ...] = ()
         self._recent_answers = RecentAnswers(limits)
@@ -129,6 +145,15 @@ class Device:
             and self.power.deadline is None
             and not self.relaying
         )
+
+    @property
+    def system(self) -> SystemState:
+        """What commands changed beside profiles and settings."""
+        return self._system or FACTORY
+
+    @system.setter
+    def system(self, state: SystemState) -> None:
+        self._system = None if state == FACTORY else state
 
     @property
     def identities(self) -> Iterator[Identity]:
@@ -197,9 +222,12 @@ class Device:
         """Remove the enrollment and everything that it installed."""
         self.enrollment = None
         self.profiles = ProfileStore()
+        self.system = self.system.unenrolled()
         self.declarations = {}
         self.declarations_token = ""
         self.synchronising = None
+        if self.update is not None and not self.update.installing:
+            self.update = None
         self.relaying = False
         self.session.forget()
         self.drop_follow_ups()
@@ -208,6 +236,7 @@ class Device:
         """Reset the Mac to its factory state."""
         self.forget_enrollment()
         self.settings = Settings()
+        self.system = self.system.erased()
 
     def allows(self, right: AccessRights) -> bool:
         """Whether the enrollment grants this access right."""

@@ -19,8 +19,19 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from agent import plists
 from agent.device.mac import Device
-from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
-from agent.errors import CutShort, PeerError
+from agent.device.steps import (
+    CheckIn,
+    Done,
+    Download,
+    IORequest,
+    ObtainIdentity,
+    ReadDate,
+    RelayItems,
+    ReturnT,
+    Steps,
+    advance,
+)
+from agent.errors import CutShort, OperatorError, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.endpoint import Endpoint
 from agent.lom.requests import RelayOutcome
@@ -55,6 +66,12 @@ def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> d
 
 class MacStopped(CutShort):
     """The Mac went down or enrolled again before a background task was done."""
+
+
+class DownloadRefused(PeerError):
+    """A file could not be downloaded."""
+
+    kind = "download"
 
 
 @dataclass(slots=True)
@@ -146,7 +163,7 @@ class BackgroundTasks:
 
     async def perform(
         self, need: IORequest, waits: IdentityWaits | None = None
-    ) -> list[RelayOutcome] | Identity | bytes | PeerError:
+    ) -> list[RelayOutcome] | Identity | bytes | float | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
             match need:
@@ -154,6 +171,10 @@ class BackgroundTasks:
                     return await self._environment.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
+                case Download(url, anchors, pins):
+                    return await self._download(url, anchors, pins)
+                case ReadDate():
+                    return self._environment.wall_clock()
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
@@ -185,15 +206,31 @@ class BackgroundTasks:
             raise PageAnswered(f"an enrollment profile from {without_query(url)}", page, response.status, look_at)
         return response.body
 
+    async def _download(
+        self, url: str, anchors: tuple[x509.Certificate, ...], pins: tuple[x509.Certificate, ...]
+    ) -> bytes:
+        """GET a file, of at most the size of a response. Raises PeerError."""
+        headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+        with self._others(anchors, pins) as connections:
+            try:
+                response = await ask(connections, "GET", url, headers)
+            except OperatorError as error:  # an invalid URL, which a manifest can have
+                raise DownloadRefused(str(error)) from error
+        if response.status != 200:
+            raise DownloadRefused(f"the server answered the request for {without_query(url)} with {response.status}")
+        return response.body
+
     @contextmanager
-    def _others(self, anchors: tuple[x509.Certificate, ...] = ()) -> Iterator[Connections]:
+    def _others(
+        self, anchors: tuple[x509.Certificate, ...] = (), pins: tuple[x509.Certificate, ...] = ()
+    ) -> Iterator[Connections]:
         """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
         life = self._life
 
         def connection(origin: Origin) -> HTTPConnection:
             if life != self._life:
                 raise MacStopped("the Mac went down or offline before the exchange was done")
-            return self._environment.connection(self._device.mac, origin, None, anchors)
+            return self._environment.connection(self._device.mac, origin, None, anchors, pins)
 
         connections = Connections(connection)
         self._opened += (connections,)

@@ -11,10 +11,19 @@ from functools import partial
 
 from twisted.logger import Logger
 
+from agent.device.app_installing import install_queued_apps, queued_app
 from agent.device.declarations import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
@@ -31,6 +40,7 @@ from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
+from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.enrollment import Enrollment
 
@@ -66,6 +76,7 @@ class Sessions:
         "_poll",
         "_power",
         "_pushes",
+        "_upkeep",
     )
 
     def __init__(
@@ -79,6 +90,7 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
+        upkeep: Upkeep,
         mac: SimulatedMac,
         poll: Alarm,
     ) -> None:
@@ -90,6 +102,7 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
+        self._upkeep = upkeep
         self._mac = mac
         self._poll = poll
         self._open: Operation | None = None  # the record of the open session
@@ -112,6 +125,7 @@ class Sessions:
         tokens = self._device.synchronising
         if tokens is not None:
             self._background.start(partial(self._synchronise, tokens))
+        self.install_apps()
         if self._device.enrollment is not None and self._device.running:
             self._poll.set_at(self._device.session.deadline)
 
@@ -345,10 +359,14 @@ class Sessions:
                 case SynchroniseDeclarations(tokens):
                     self._device.synchronising = tokens
                     self._background.start(partial(self._synchronise, tokens))
+                case UpdateSoftware(update):
+                    self._upkeep.update_software(update)
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
                     ended = ended or not self._device.running
+                case InstallApps():
+                    self.install_apps()
                 case LeaveManagement():
                     self.leave("the server removed the enrollment profile")
                     ended = True
@@ -366,6 +384,16 @@ class Sessions:
         finally:
             self._device.synchronising = None
             self._environment.changed(self._mac.index)
+
+    def install_apps(self) -> None:
+        """Install the apps that wait for it, if the Mac is on and there are any."""
+        if self._device.running and queued_app(self._device) is not None:
+            self._background.start(self._install_apps)
+
+    async def _install_apps(self) -> None:
+        failures = await self._background.drive(install_queued_apps(self._device))
+        self._environment.changed(self._mac.index)
+        self._environment.warn_each(failures)
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
