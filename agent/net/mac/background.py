@@ -55,9 +55,11 @@ _log = Logger()
 _LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not to a login page or a proxy."
 
 
-def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> dict[str, str]:
+def message_headers(
+    enrollment: Enrollment, content_type: str, body: bytes, *, agent: str = checkin.USER_AGENT
+) -> dict[str, str]:
     """The headers of a message to the server, with Mdm-Signature where the enrollment has SignMessage."""
-    headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
+    headers = {"User-Agent": agent, "Content-Type": content_type}
     if enrollment.sign_message:
         identity = enrollment.identity
         headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
@@ -189,12 +191,16 @@ class BackgroundTasks:
             keeper.when_kept(self._device.mac.index, partial(kept.callback, None))
             await kept
 
+    @property
+    def _agent(self) -> str:
+        return checkin.user_agent(self._device.mac.os_version)
+
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
         mac = self._device.mac
         exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
         with self._others() as connections:
-            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+            headers = {"User-Agent": self._agent, "Accept": "*/*"}
             response = await ask(connections, "GET", url, headers, exchanger=exchanger)
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
@@ -210,7 +216,7 @@ class BackgroundTasks:
         self, url: str, anchors: tuple[x509.Certificate, ...], pins: tuple[x509.Certificate, ...]
     ) -> bytes:
         """GET a file, of at most the size of a response. Raises PeerError."""
-        headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+        headers = {"User-Agent": self._agent, "Accept": "*/*"}
         with self._others(anchors, pins) as connections:
             try:
                 response = await ask(connections, "GET", url, headers)
@@ -260,7 +266,7 @@ class BackgroundTasks:
             message_type = str(message["MessageType"])
             hit = self._environment.decide("checkin", self._device.mac, message_type)
             body = altered(plists.dump_xml(message), self._device.mac, hit)
-            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body)
+            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body, agent=self._agent)
             exchanger = self._exchanger("checkin", hit, message_type)
             connections = self._connections_of(enrollment)
             response = await ask(connections, "PUT", enrollment.check_in_url, headers, body, exchanger=exchanger)
@@ -311,7 +317,7 @@ class BackgroundTasks:
             waits.key += self._environment.reactor.seconds() - since
             exchanger = self._exchanger("scep")
             return await obtain_identity(
-                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
+                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit, self._agent
             )
 
 
