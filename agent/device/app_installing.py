@@ -14,7 +14,7 @@ from agent.device.mac import Device
 from agent.device.manifest import ManifestMalformed, package_of
 from agent.device.steps import Download, Steps
 from agent.device.system import FAILED, INSTALLED, MANAGED, QUEUED, App
-from agent.errors import PeerError
+from agent.errors import CutShort, PeerError
 from agent.pki.certificates import read_certificate
 
 
@@ -24,11 +24,13 @@ def queued_app(device: Device) -> App | None:
 
 
 def install_queued_apps(device: Device) -> Steps[list[str]]:
-    """Install the apps that wait, in order. Returns why some could not be installed."""
+    """Install the apps that wait, in order. Returns why some could not be installed. Raises CutShort."""
     failures = []
     while (app := queued_app(device)) is not None:
         try:
             installed: App | None = yield from _install(device, app)
+        except CutShort:  # the Mac went down or offline: it tries again
+            raise
         except PeerError as error:
             installed = replace(_done(app), status=FAILED) if app.managed and app.identifier else None
             name = app.identifier or app.manifest_url or "of a manifest"

@@ -33,7 +33,7 @@ from agent.device.updates import COMMAND, DECLARATION, Update
 from agent.device.updating import advance as update_due
 from agent.device.updating import start_update
 from agent.device.users import users_of
-from agent.errors import PeerError
+from agent.errors import CutShort, PeerError
 from agent.fleet.population import Population
 from agent.lom.power import SystemRequest
 from agent.lom.requests import Dialect
@@ -185,6 +185,18 @@ def test_an_app_that_is_removed_during_its_download_is_not_installed() -> None:
     device.forget_enrollment()
     assert isinstance(advance(steps, PACKAGE), Done)
     assert device.system.apps == ()
+
+
+def test_an_app_whose_download_the_mac_cuts_short_still_waits() -> None:
+    device = mac()
+    good(device, "InstallEnterpriseApplication", Manifest=manifest(), InstallAsManaged=True)
+    steps = install_queued_apps(device)
+    assert isinstance(advance(steps, None), Download)
+    with pytest.raises(CutShort):
+        advance(steps, CutShort("the Mac went down"))
+    assert managed(device) == {APP: "Queued"}
+    assert install(device, {"https://apps.invalid/tool.pkg": PACKAGE}) == []
+    assert managed(device) == {APP: "Managed"}
 
 
 def test_management_ends_with_the_enrollment() -> None:

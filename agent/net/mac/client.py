@@ -131,7 +131,7 @@ class MDMClient:
         lom = LOMPresence(device, environment.network, self)
         connection = SessionConnection(device.mac, environment, self._resumption)
         commands = Commands(device, environment, background, self)
-        upkeep = Upkeep(device, environment, power, self._set_upkeep_alarm)
+        upkeep = Upkeep(device, environment, power, background, self._set_upkeep_alarm)
         sessions = Sessions(
             device,
             environment,
@@ -280,6 +280,7 @@ class MDMClient:
         if self._absence is not None:
             self._absence.carry_on()
         parts.sessions.carry_on()
+        self._install_apps()
         parts.upkeep.carry_on()
         if in_session:
             self.wake()
@@ -390,9 +391,15 @@ class MDMClient:
             return
         absence.cancel()
         self._environment.changed(self.index)
+        self._install_apps()
         self.pushes.offline = False
         self.pushes.back()
         self.wake()
+
+    def _install_apps(self) -> None:
+        """Go on with the apps that wait to be installed."""
+        if self.online:
+            self._parts.upkeep.install_apps()
 
     def unenroll(self) -> None:
         """Remove the enrollment profile, as a user can. Raises MisuseError for a Mac that is not enrolled."""
@@ -438,7 +445,7 @@ class MDMClient:
                 self.boots += 1
                 set_pending_firmware_password(self.device)
                 self._parts.upkeep.booted()
-                self._parts.sessions.install_apps()
+                self._install_apps()
                 self.wake()
                 self.pushes.back()
         self._tell_power()

@@ -1,4 +1,4 @@
-"""What a Mac does at a time of its own, without a session: its software update.
+"""What a Mac does at a time of its own, without a session: its software update, the installation of apps.
 
 The alarm is the client's, so that a Mac may be idle while it waits for months.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from agent.device.app_installing import install_queued_apps, queued_app
 from agent.device.mac import Device
 from agent.device.updates import Update
 from agent.device.updating import advance, installed, next_deadline, start_update
+from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.power import PowerTimer
 
@@ -19,11 +21,17 @@ _CLOCK_ERROR = 0.001  # seconds by which an alarm may be early on the wall clock
 class Upkeep:
     """The upkeep of one Mac. ``set_alarm`` is called with the time, on the clock, at which ``due`` is to be called."""
 
-    __slots__ = ("_device", "_environment", "_power", "_set_alarm")
+    __slots__ = ("_background", "_device", "_environment", "_power", "_set_alarm")
 
     def __init__(
-        self, device: Device, environment: Environment, power: PowerTimer, set_alarm: Callable[[float | None], object]
+        self,
+        device: Device,
+        environment: Environment,
+        power: PowerTimer,
+        background: BackgroundTasks,
+        set_alarm: Callable[[float | None], object],
     ) -> None:
+        self._background = background
         self._device = device
         self._environment = environment
         self._power = power
@@ -33,6 +41,16 @@ class Upkeep:
         """Start a software update."""
         start_update(self._device, update, self._environment.wall_clock())
         self.carry_on()
+
+    def install_apps(self) -> None:
+        """Install the apps that wait for it, if the Mac is on and there are any. Only for a Mac that is online."""
+        if self._device.running and queued_app(self._device) is not None:
+            self._background.start(self._install_apps)
+
+    async def _install_apps(self) -> None:
+        failures = await self._background.drive(install_queued_apps(self._device))
+        self._environment.changed(self._device.mac.index)
+        self._environment.warn_each(failures)
 
     def booted(self) -> None:
         """The Mac has booted: an update that was being installed is in effect."""
