@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent import plists
-from agent.device.applications import installed_applications
+from agent.device.applications import app_item, installed_applications
 from agent.device.commands.reading import (
     FORMAT_ERROR,
     MAX_TEXT,
@@ -31,7 +31,6 @@ from agent.device.supported import USER_CHANNEL
 from agent.device.system import FAILED, INSTALLED, MANAGED, QUEUED, App
 from agent.errors import PeerError
 from agent.mdm.commands import Command
-from agent.mdm.facts import version
 from agent.mdm.results import (
     APP_ALREADY_INSTALLED,
     APP_NOT_MANAGED,
@@ -47,7 +46,6 @@ _MAX_PINS = 100  # ours
 _STORE_SIZE = 50_000_000  # bytes of an app of the App Store; nothing is downloaded
 _STORE_VERSION = "1.0"
 _PROGRAM = "com.apple.cloudvpp"
-_NO_BUNDLE_SIZE = version("26")  # from this release on only where Items asks for it, which macOS does not have
 
 
 def install_application(device: Device, command: Command) -> Result:
@@ -160,26 +158,12 @@ def installed_application_list(device: Device, command: Command) -> Result:
     listed = [] if managed_only else installed_applications(device.mac, identifiers)
     statuses = (MANAGED,) if managed_only else (MANAGED, INSTALLED)
     added = [app for app in device.system.apps if app.status in statuses]
-    with_size = version(device.mac.os_version) < _NO_BUNDLE_SIZE
     listed += [
-        _installed_item(app, with_size=with_size)
+        app_item(device.mac.os_version, app.identifier, app.name, (app.version, app.version), app.size)
         for app in added
         if identifiers is None or app.identifier in identifiers
     ]
     return acknowledged({"InstalledApplicationList": listed})
-
-
-def _installed_item(app: App, *, with_size: bool) -> dict[str, Any]:
-    item: dict[str, Any] = {
-        "Identifier": app.identifier,
-        "Name": app.name,
-        "Version": app.version,
-        "ShortVersion": app.version,
-        "Installing": False,
-    }
-    if with_size:
-        item["BundleSize"] = app.size
-    return item
 
 
 def managed_application_list(device: Device, command: Command) -> Result:

@@ -8,7 +8,6 @@ from agent.device.mac import Device
 from agent.device.settings import apply_settings
 from agent.device.steps import SynchroniseDeclarations
 from agent.mdm.commands import Command
-from agent.mdm.facts import message
 from agent.mdm.results import Result, acknowledged
 
 
@@ -22,11 +21,7 @@ def device_information(device: Device, command: Command) -> Result:
 
 def security_info(device: Device, command: Command) -> Result:
     """The state of security settings, as far as the channel shows it."""
-    keys = message("command", "SecurityInfo").response["SecurityInfo"].keys
-    found = information.security_information(device)
-    return acknowledged(
-        {"SecurityInfo": {key: value for key, value in found.items() if keys[key].fact.is_on(command.channel)}}
-    )
+    return acknowledged({"SecurityInfo": information.security_information(device, command.channel)})
 
 
 def settings(device: Device, command: Command) -> Result:
