@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from cryptography import x509
 
-from agent.device.updates import Update
+from agent.device.software_update import Update
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
 from agent.profiles.enrollment import Enrollment
@@ -45,7 +45,26 @@ class CheckIn:
     enrollment: Enrollment
 
 
-IORequest = RelayItems | ObtainIdentity | CheckIn
+@dataclass(frozen=True, slots=True)
+class Download:
+    """GET a file without the Mac's identity. Outcome: its bytes, or a PeerError."""
+
+    url: str
+    anchors: tuple[x509.Certificate, ...] = ()
+    """Trusted beside the anchors of the system."""
+    pins: tuple[x509.Certificate, ...] = ()
+    """The server's chain has one of them, unless there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadByMDM:
+    """GET a file of the MDM server like a message to it, with the enrollment's identity. Outcome as of Download."""
+
+    url: str
+    enrollment: Enrollment
+
+
+IORequest = RelayItems | ObtainIdentity | CheckIn | Download | DownloadByMDM
 Steps = Generator[IORequest, Any, ReturnT]
 
 

@@ -19,8 +19,19 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from agent import plists
 from agent.device.mac import Device
-from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
-from agent.errors import CutShort, PeerError
+from agent.device.steps import (
+    CheckIn,
+    Done,
+    Download,
+    DownloadByMDM,
+    IORequest,
+    ObtainIdentity,
+    RelayItems,
+    ReturnT,
+    Steps,
+    advance,
+)
+from agent.errors import CutShort, OperatorError, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.endpoint import Endpoint
 from agent.lom.requests import RelayOutcome
@@ -55,6 +66,12 @@ def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> d
 
 class MacStopped(CutShort):
     """The Mac went down or enrolled again before a background task was done."""
+
+
+class DownloadRefused(PeerError):
+    """A file could not be downloaded."""
+
+    kind = "download"
 
 
 @dataclass(slots=True)
@@ -157,6 +174,11 @@ class BackgroundTasks:
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
+                case Download(url, anchors, pins):
+                    with self._others(anchors, pins) as connections:
+                        return await self._get(connections, url, {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"})
+                case DownloadByMDM(url, enrollment):
+                    return await self._download_by_mdm(url, enrollment)
         except PeerError as error:
             return error
 
@@ -186,14 +208,16 @@ class BackgroundTasks:
         return response.body
 
     @contextmanager
-    def _others(self, anchors: tuple[x509.Certificate, ...] = ()) -> Iterator[Connections]:
+    def _others(
+        self, anchors: tuple[x509.Certificate, ...] = (), pins: tuple[x509.Certificate, ...] = ()
+    ) -> Iterator[Connections]:
         """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
         life = self._life
 
         def connection(origin: Origin) -> HTTPConnection:
             if life != self._life:
                 raise MacStopped("the Mac went down or offline before the exchange was done")
-            return self._environment.connection(self._device.mac, origin, None, anchors)
+            return self._environment.connection(self._device.mac, origin, None, anchors, pins)
 
         connections = Connections(connection)
         self._opened += (connections,)
@@ -234,6 +258,23 @@ class BackgroundTasks:
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
             if page:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
+        return response.body
+
+    async def _download_by_mdm(self, url: str, enrollment: Enrollment) -> bytes:
+        """GET a file like a message to the MDM server. Raises PeerError."""
+        headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+        if enrollment.sign_message:
+            headers["Mdm-Signature"] = mdm_signature(b"", enrollment.identity.certificate, enrollment.identity.key)
+        return await self._get(self._connections_of(enrollment), url, headers)
+
+    async def _get(self, connections: Connections, url: str, headers: Mapping[str, str]) -> bytes:
+        """GET a file, of at most the size of a response. Raises PeerError."""
+        try:
+            response = await ask(connections, "GET", url, headers)
+        except OperatorError as error:  # an invalid URL, which a manifest or an asset can have
+            raise DownloadRefused(str(error)) from error
+        if response.status != 200:
+            raise DownloadRefused(f"the server answered the request for {without_query(url)} with {response.status}")
         return response.body
 
     def _connections_of(self, enrollment: Enrollment) -> Connections:

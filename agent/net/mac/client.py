@@ -130,7 +130,7 @@ class MDMClient:
         lom = LOMPresence(device, environment.network, self)
         connection = SessionConnection(device.mac, environment, self._resumption)
         commands = Commands(device, environment, background, self)
-        upkeep = Upkeep(device, environment, power, self._set_upkeep_alarm)
+        upkeep = Upkeep(device, environment, background, power, lom, self)
         sessions = Sessions(
             device,
             environment,
@@ -222,7 +222,7 @@ class MDMClient:
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
-        self._set_upkeep_alarm(None)
+        self.set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if self._active is not None:
@@ -231,7 +231,7 @@ class MDMClient:
     def retire(self, reason: str) -> None:
         """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
         active = self._active
-        self._set_upkeep_alarm(None)
+        self.set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if active is not None:
@@ -279,7 +279,7 @@ class MDMClient:
         if self._absence is not None:
             self._absence.carry_on()
         parts.sessions.carry_on()
-        parts.upkeep.carry_on()
+        parts.upkeep.reconsider()
         if in_session:
             self.wake()
 
@@ -391,6 +391,7 @@ class MDMClient:
         self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
+        self._parts.upkeep.reconsider()
         self.wake()
 
     def unenroll(self) -> None:
@@ -447,7 +448,8 @@ class MDMClient:
 
     # What it does at a time of its own.
 
-    def _set_upkeep_alarm(self, deadline: float | None) -> None:
+    def set_upkeep_alarm(self, deadline: float | None) -> None:
+        """Call ``Upkeep.due`` at this time on the clock, also if the Mac is idle by then; None: not at all."""
         if self._upkeep_alarm is None:
             if deadline is None:
                 return
