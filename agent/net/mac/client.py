@@ -222,16 +222,15 @@ class MDMClient:
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
-        self.set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if self._active is not None:
             self._active.close()
+        self.set_upkeep_alarm(None)
 
     def retire(self, reason: str) -> None:
         """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
         active = self._active
-        self.set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if active is not None:
@@ -239,6 +238,7 @@ class MDMClient:
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
+        self.set_upkeep_alarm(None)
         self._environment.network.remove(self)
         self._gateway.on_left(self.index)
 

@@ -51,7 +51,7 @@ class Upkeep:
         self._power = power
         self._lom = lom
         self._mac = mac
-        self._refreshing = False  # a task for it runs or waits
+        self._refreshing = False  # a task for it runs or waits, unless the background tasks were abandoned
         self._retry_at: float | None = None
 
     def update_software(self, update: Update) -> None:
@@ -64,7 +64,6 @@ class Upkeep:
         """The Mac has booted: an update that was being installed is in effect."""
         if installed(self._device):
             recheck(self._device)
-        self._refreshing = False  # a task of before the shutdown is gone
         self.reconsider()
 
     def reconsider(self) -> None:
@@ -102,7 +101,7 @@ class Upkeep:
         self._power.apply(events)
 
     def _refresh(self, *, full: bool) -> None:
-        if self._refreshing and not full:
+        if self._refreshing and not full and not self._background.quiet:
             return
 
         async def work() -> None:
