@@ -6,7 +6,7 @@ declarative/status/management.declarations.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -119,7 +119,12 @@ def tell_states(device: Device, plan: Plan) -> None:
     """Set the state of every declaration as it is now: ``active``, ``valid`` and ``reasons``."""
     declared, release = device.declared, device.mac.os_version
     wanted = {each.identifier for each in plan.wanted}
-    references = {each.identifier: asset_references(each, release) for each in plan.wanted}
+    used = _referred_to(plan.wanted, release)
+    known = _referred_to(declared.of(CONFIGURATION), release)
+    naming: dict[str, list[Activation]] = {}
+    for activation in plan.activations.values():
+        for name in dict.fromkeys(activation.configurations):
+            naming.setdefault(name, []).append(activation)
     for each in declared.declarations:
         if each.kind == ACTIVATION:
             activation = plan.activations[each.identifier]
@@ -128,22 +133,23 @@ def tell_states(device: Device, plan: Plan) -> None:
         elif each.faults or each.failure:
             _set(each, False, INVALID, reasons_of(each.faults, each.failure))
         elif each.kind == CONFIGURATION and each.identifier not in wanted:
-            _set(each, False, UNKNOWN, _why_not_wanted(each, plan))
-        elif each.kind == ASSET and not any(each.identifier in names for names in references.values()):
+            _set(each, False, UNKNOWN, _why_not_wanted(each, naming.get(each.identifier, [])))
+        elif each.kind == ASSET and each.identifier not in used:
             text = "Asset “{}” is not referenced by a configuration."
-            unused = all(each.identifier not in asset_references(other, release) for other in _valid(device))
-            _set(each, False, UNKNOWN, [reason_of(each, "Info.NotReferencedByConfiguration", text)] if unused else [])
+            reasons = [reason_of(each, "Info.NotReferencedByConfiguration", text)]
+            _set(each, False, UNKNOWN, [] if each.identifier in known else reasons)
         else:
             active = each.kind == MANAGEMENT or each.applied
             _set(each, active, VALID if active else UNKNOWN, [])
 
 
-def _valid(device: Device) -> Iterator[Declaration]:
-    return (each for each in device.declared.of(CONFIGURATION) if not each.faults)
+def _referred_to(configurations: Iterable[Declaration], release: str) -> set[str]:
+    """The identifiers of the assets that these configurations refer to."""
+    return {name for each in configurations for name in asset_references(each, release)}
 
 
-def _why_not_wanted(configuration: Declaration, plan: Plan) -> list[Reason]:
-    naming = [each for each in plan.activations.values() if configuration.identifier in each.configurations]
+def _why_not_wanted(configuration: Declaration, naming: list[Activation]) -> list[Reason]:
+    """Why no activation puts a configuration into effect; ``naming`` are those that refer to it."""
     if not naming:
         text = "Configuration “{}” is not referenced by an activation."
         return [reason_of(configuration, "Info.NotReferencedByActivation", text)]

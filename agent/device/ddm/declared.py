@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.json import Encoder, decode
 
 ACTIVATION, ASSET, CONFIGURATION, MANAGEMENT = KINDS = "activation", "asset", "configuration", "management"
 PLURALS = {
@@ -20,6 +20,8 @@ PLURALS = {
 UNKNOWN, VALID, INVALID = "unknown", "valid", "invalid"
 
 Reason = dict[str, Any]
+
+_ENCODER = Encoder(order="sorted")
 
 
 class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -47,7 +49,7 @@ class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
     @property
     def payload(self) -> Mapping[str, Any]:
         """Its Payload; empty if it is not a dictionary."""
-        found: Mapping[str, Any] = json.loads(self.content) if self.content else {}
+        found: Mapping[str, Any] = decode(self.content) if self.content else {}
         return found
 
     @property
@@ -58,7 +60,7 @@ class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
     @property
     def reported(self) -> dict[str, Any]:
         """Its item of the status ``management.declarations``."""
-        state = json.loads(self.status) if self.status else {"active": False, "valid": UNKNOWN}
+        state = decode(self.status) if self.status else {"active": False, "valid": UNKNOWN}
         return {"identifier": self.identifier, "server-token": self.server_token, **state}
 
 
@@ -86,12 +88,12 @@ class Declared(Struct, omit_defaults=True, forbid_unknown_fields=True):
 
 def as_json(value: Any) -> bytes:
     """A value in the form in which declarations and status are stored and compared."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value)
 
 
 def reasons_of(*stored: bytes) -> list[Reason]:
     """Stored reasons, together."""
-    return [reason for octets in stored if octets for reason in json.loads(octets)]
+    return [reason for octets in stored if octets for reason in decode(octets)]
 
 
 def reason(code: str, description: str, **details: Any) -> Reason:

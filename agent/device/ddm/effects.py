@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agent.device.ddm.declared import ASSET, Declaration, Reason, as_json, reason, reason_of, sorted_names
+from agent.device.ddm.declared import Declaration, Reason, as_json, reason, reason_of, sorted_names
 from agent.device.ddm.validation import MAX_REASON, asset_references
 from agent.device.installing import install_profile
 from agent.device.mac import Device
@@ -43,17 +43,17 @@ class NotApplied(Exception):
         self.reason = why
 
 
-def apply_configuration(device: Device, configuration: Declaration) -> Steps[None]:
-    """Put a configuration into effect, with the assets that it needs. What fails is its ``failure``."""
+def apply_configuration(device: Device, configuration: Declaration, assets: Mapping[str, Declaration]) -> Steps[None]:
+    """Put a configuration into effect, with those ``assets`` that it needs. What fails is its ``failure``."""
     configuration.failure, configuration.applied = b"", False
     try:
-        data = yield from _assets(device, configuration)
+        data = yield from _assets(device, configuration, assets)
         yield from _apply(device, configuration, data)
     except NotApplied as error:
         configuration.failure = as_json([error.reason])
     else:
         configuration.applied = True
-    configuration.asset_tokens = asset_tokens(device, configuration)
+    configuration.asset_tokens = asset_tokens(configuration, device.mac.os_version, assets)
 
 
 def withdraw(device: Device, configuration: Declaration) -> None:
@@ -63,10 +63,10 @@ def withdraw(device: Device, configuration: Declaration) -> None:
     configuration.asset_tokens = {}
 
 
-def asset_tokens(device: Device, configuration: Declaration) -> dict[str, str]:
-    """The ServerToken of each asset that a configuration refers to, as far as it is there."""
-    names = asset_references(configuration, device.mac.os_version)
-    return {each.identifier: each.server_token for each in device.declared.of(ASSET) if each.identifier in names}
+def asset_tokens(configuration: Declaration, release: str, assets: Mapping[str, Declaration]) -> dict[str, str]:
+    """The ServerToken of each of the ``assets``, by identifier, that a configuration refers to."""
+    names = sorted(asset_references(configuration, release))
+    return {name: assets[name].server_token for name in names if name in assets}
 
 
 def subscriptions(wanted: Iterable[Declaration]) -> set[str]:
@@ -117,10 +117,9 @@ def _order(configuration: Declaration) -> Update | None:
 # Assets.
 
 
-def _assets(device: Device, configuration: Declaration) -> Steps[dict[str, bytes]]:
+def _assets(device: Device, configuration: Declaration, present: Mapping[str, Declaration]) -> Steps[dict[str, bytes]]:
     """Download the assets of a configuration; returns their data. Raises NotApplied."""
     names = asset_references(configuration, device.mac.os_version)
-    present = {each.identifier: each for each in device.declared.of(ASSET)}
     missing = sorted_names(name for name in names if name not in present)
     if missing:
         text = "Configuration ({}) is missing assets."

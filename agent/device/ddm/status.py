@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.json import decode
 
 from agent.device.ddm.declared import PLURALS, Declared, as_json
 from agent.device.ddm.validation import is_supported, known_types
@@ -115,7 +115,7 @@ def _changes(name: str, before: bytes, value: Any) -> Any:
     """The items of an array that are new or changed, and the removed ones; any other value as a whole."""
     if not _has_items(name, value) or before == _ERROR:
         return value
-    old = {item["identifier"]: item for item in json.loads(before)}
+    old = {item["identifier"]: item for item in decode(before)}
     new = {item["identifier"]: item for item in value}
     removed = [{"identifier": identifier, "_removed": True} for identifier in old if identifier not in new]
     return [item for identifier, item in new.items() if old.get(identifier) != item] + removed

@@ -5,12 +5,15 @@ Source: apple-schema checkin/declarativemanagement.yaml, declarative/protocol/*.
 
 from __future__ import annotations
 
-import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from msgspec import MsgspecError
+from msgspec.json import decode
+
 from agent.device.ddm.activating import plan_of, tell_states
-from agent.device.ddm.declared import KINDS, PLURALS, Declaration, as_json
+from agent.device.ddm.declared import ASSET, CONFIGURATION, KINDS, PLURALS, Declaration, as_json
 from agent.device.ddm.effects import apply_configuration, asset_tokens, enforce_update, subscriptions, withdraw
 from agent.device.ddm.status import report
 from agent.device.ddm.validation import faults_of, invalid_payload
@@ -77,7 +80,7 @@ def refresh(device: Device, now: Now, *, full: bool = False) -> Steps[None]:
             break
     told = report(device, _subscribed(device), full=full)
     if told is not None:
-        yield from _ask(device, "status", json.dumps(told.body).encode())
+        yield from _ask(device, "status", as_json(told.body))
         device.declared.reported = told.reported
     if full or device.declared.full_report_at is None:
         device.declared.full_report_at = now() + FULL_REPORT_SECONDS
@@ -182,7 +185,7 @@ def _put_into_effect(device: Device, now: Now) -> Steps[None]:
     places = {each.place for each in plan.wanted}
     for declaration in _changes(device, places):
         if declaration.place in places:
-            yield from apply_configuration(device, declaration)
+            yield from apply_configuration(device, declaration, _assets(device))
         else:
             withdraw(device, declaration)
     enforce_update(device, [each for each in plan.wanted if each.applied], now())
@@ -191,23 +194,27 @@ def _put_into_effect(device: Device, now: Now) -> Steps[None]:
 
 def _changes(device: Device, wanted: set[tuple[str, str]]) -> list[Declaration]:
     """The configurations that are to be applied, first, and those that are to be withdrawn."""
-    there = list(device.declared.of("configuration"))
+    there, assets, release = list(device.declared.of(CONFIGURATION)), _assets(device), device.mac.os_version
     applied = [
         each
         for each in there
         if each.place in wanted
-        and ((not each.applied and not each.failure) or each.asset_tokens != asset_tokens(device, each))
+        and ((not each.applied and not each.failure) or each.asset_tokens != asset_tokens(each, release, assets))
     ]
     gone = [each for each in there if each.place not in wanted and (each.applied or each.profile or each.failure)]
     return gone + applied
 
 
+def _assets(device: Device) -> dict[str, Declaration]:
+    return {each.identifier: each for each in device.declared.of(ASSET)}
+
+
 def _in_effect(device: Device) -> set[tuple[str, str]]:
-    return {each.place for each in device.declared.of("configuration") if each.applied}
+    return {each.place for each in device.declared.of(CONFIGURATION) if each.applied}
 
 
 def _subscribed(device: Device) -> set[str]:
-    return subscriptions(each for each in device.declared.of("configuration") if each.applied)
+    return subscriptions(each for each in device.declared.of(CONFIGURATION) if each.applied)
 
 
 # Messages.
@@ -228,8 +235,8 @@ _MAX_TEXT = 1024  # characters of an identifier or a token; Apple: 64 should not
 
 def _json(answer: bytes, what: str) -> Mapping[str, Any]:
     try:
-        return _object(json.loads(answer), what)
-    except (ValueError, RecursionError) as error:
+        return _object(decode(answer.removeprefix(BOM_UTF8)), what)
+    except (MsgspecError, ValueError, RecursionError) as error:
         raise DeclarationsMalformed(f"{what}: expected JSON, found something else: {error}") from error
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
+
+from msgspec.json import decode
 
 from agent.device.ddm.declared import CONFIGURATION, KINDS, Declaration, Reason, reason, reason_of
 from agent.mdm.facts import Fact, Key, of_kind
@@ -12,6 +15,7 @@ from agent.plists import type_name
 CHANNEL, ENROLLMENT = "device", "supervised"  # of every Mac
 MAX_REASON = 500  # characters of an error in a reason; ours
 MAX_UNKNOWN_KEYS = 50  # in a reason; ours
+_KEPT = 1024  # payloads whose references are kept
 _ANY = "ANY"
 _INSTEAD = {"ProfileURL": "ProfileAssetReference"}  # from macOS 27 on, either of them
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -123,12 +127,15 @@ def _is_allowed(values: str, found: Any) -> bool:
     return str(found) in values.split("|")
 
 
-def asset_references(declaration: Declaration, release: str) -> set[str]:
+def asset_references(declaration: Declaration, release: str) -> frozenset[str]:
     """The identifiers of the assets that a valid configuration refers to."""
-    message = of_kind("declaration").get(declaration.type)
-    if message is None or declaration.faults:
-        return set()
-    return set(_references(message.request, declaration.payload, release))
+    return frozenset() if declaration.faults else _asset_references(declaration.type, declaration.content, release)
+
+
+@lru_cache(maxsize=_KEPT)  # the Macs of a fleet have the same ones
+def _asset_references(name: str, content: bytes, release: str) -> frozenset[str]:
+    message = of_kind("declaration").get(name)
+    return frozenset() if message is None else frozenset(_references(message.request, decode(content), release))
 
 
 def _references(keys: Mapping[str, Key], value: Mapping[str, Any], release: str) -> Iterator[str]:
