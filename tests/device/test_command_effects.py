@@ -20,6 +20,7 @@ from agent.device.commands import carry_out
 from agent.device.firmware import set_pending_firmware_password
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
+from agent.device.software_update import COMMAND, DECLARATION, Update
 from agent.device.steps import (
     ChangePower,
     Done,
@@ -29,7 +30,6 @@ from agent.device.steps import (
     UpdateSoftware,
     advance,
 )
-from agent.device.updates import COMMAND, DECLARATION, Update
 from agent.device.updating import advance as update_due
 from agent.device.updating import start_update
 from agent.device.users import users_of

@@ -11,7 +11,7 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.declarations import synchronise
+from agent.device.ddm.synchronising import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import (
@@ -339,6 +339,7 @@ class Sessions:
             self._leave(str(why))
         else:
             self._poll.set_at(session.deadline)
+            self._upkeep.reconsider()
 
     def _tell_ended(self, failure: PeerError | None) -> None:
         observer = self._mac.observer
@@ -378,10 +379,11 @@ class Sessions:
     async def _synchronise(self, tokens: bytes) -> None:
         try:
             if self._device.enrollment is not None:
-                await self._background.drive(synchronise(self._device, tokens))
+                await self._background.drive(synchronise(self._device, tokens, self._environment.wall_clock))
         finally:
             self._device.synchronising = None
-            self._environment.changed(self._mac.index)
+            self._lom.update()  # a declared profile may have a LOM payload
+            self._upkeep.carry_on()
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
