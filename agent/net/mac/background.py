@@ -176,14 +176,27 @@ class BackgroundTasks:
                     await self._kept()
                     return await self._check_in(message, enrollment)
                 case Download(url, anchors, pins):
-                    with self._others(anchors, pins) as connections:
-                        return await self._get(connections, url, {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"})
+                    return await self._download(url, anchors, pins)
                 case DownloadByMDM(url, enrollment):
                     return await self._download_by_mdm(url, enrollment)
                 case ReadDate():
                     return self._environment.wall_clock()
         except PeerError as error:
             return error
+
+    async def _download(
+        self, url: str, anchors: tuple[x509.Certificate, ...], pins: tuple[x509.Certificate, ...]
+    ) -> bytes:
+        """GET a file, of which the Macs of the process hold a few at a time."""
+        life = self._life
+        await self._environment.downloads.acquire()
+        try:
+            if life != self._life:
+                raise MacStopped("the Mac went down or offline before the download")
+            with self._others(anchors, pins) as connections:
+                return await self._get(connections, url, {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"})
+        finally:
+            self._environment.downloads.release()
 
     async def _kept(self) -> None:
         """Wait until an enrollment in progress is in the Mac's file."""
