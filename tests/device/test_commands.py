@@ -539,10 +539,6 @@ def test_busy_mac_answers_notnow_where_allowed(request_type: str) -> None:
 @pytest.mark.parametrize("request_type", sorted(COMMANDS))
 def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type: str) -> None:
     mac = POPULATION[3]
-    supported = (
-        command_problem(request_type, mac.os_version, channel_of(request_type)) is None
-        or request_type == "Restrictions"
-    )
     body = dict(USUAL[request_type][0])
     if request_type == "InstallProfile":
         body["Payload"] = lom_profile(AUTHORITIES, mac.dns_name, device=True, controller=False)
