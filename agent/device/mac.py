@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.device.ddm.declared import Declared
 from agent.device.names import local_host_name_of
+from agent.device.software_update import Update
 from agent.device.steps import ChangePower, FollowUp
 from agent.device.system import FACTORY, SystemState
-from agent.device.updates import Update
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
@@ -66,7 +67,7 @@ class Device:
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
     progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
     updates now, from its command or empty; None otherwise.
-    ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
+    ``declared`` has its declarations and what it reported of its status. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
     """
 
@@ -77,8 +78,7 @@ class Device:
         "_system",
         "_warnings",
         "chances",
-        "declarations",
-        "declarations_token",
+        "declared",
         "dialect",
         "enrolling",
         "enrollment",
@@ -125,8 +125,7 @@ class Device:
         self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing, refused_retries)
         self.relaying = False
-        self.declarations: dict[str, str] = {}
-        self.declarations_token = ""
+        self.declared = Declared()
         self.update: Update | None = None
         self.update_seconds = update_seconds
         self._follow_ups: list[FollowUp] = []
@@ -223,8 +222,7 @@ class Device:
         self.enrollment = None
         self.profiles = ProfileStore()
         self.system = self.system.unenrolled()
-        self.declarations = {}
-        self.declarations_token = ""
+        self.declared = Declared()
         self.synchronising = None
         if self.update is not None and not self.update.installing:
             self.update = None

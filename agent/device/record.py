@@ -7,7 +7,6 @@ no code that they choose. What the seed and the settings of the fleet determine 
 
 from __future__ import annotations
 
-import json
 import marshal
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -19,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from agent import plists
+from agent.device.ddm.declared import Declared
 from agent.device.mac import Device, Settings, UnfinishedEnrollment
+from agent.device.software_update import Update
 from agent.device.steps import (
     ChangePower,
     Erase,
@@ -29,8 +30,7 @@ from agent.device.steps import (
     SynchroniseDeclarations,
     UpdateSoftware,
 )
-from agent.device.system import SystemState
-from agent.device.updates import Update
+from agent.device.system import FACTORY, SystemState
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -137,10 +137,12 @@ class DeviceRecord(_Record, frozen=True):
     installed: InstalledRecord = InstalledRecord()
     enrolling: UnfinishedRecord | None = None
     settings: SettingsRecord = SettingsRecord()
-    system: SystemState = SystemState()
+    system: SystemState = FACTORY
     declarations: bytes = b""
-    """As JSON."""
+    """Of records of before ``declared``, without what the declarations say: they are fetched again."""
     declarations_token: str = ""
+    """As ``declarations``."""
+    declared: Declared | None = None
     left_at: float | None = None
     release: tuple[str, str] | None = None
     """Version and build of macOS; None in records of before updates."""
@@ -175,8 +177,7 @@ def device_record(device: Device) -> bytes:
             enrolling=None if unfinished is None else writer.unfinished(unfinished),
             settings=_settings_record(device.settings),
             system=device.system,
-            declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
-            declarations_token=device.declarations_token,
+            declared=device.declared if device.declared.declarations else None,
             left_at=device.left_at,
             release=(device.mac.os_version, device.mac.build_version),
             certificates=tuple(writer.certificates),
@@ -212,8 +213,7 @@ def restore_device(device: Device, octets: bytes) -> None:
         device.enrolling = UnfinishedEnrollment(enrollment, profiles, unfinished.sent)
     device.settings = _settings(record.settings)
     device.system = record.system
-    device.declarations = json.loads(record.declarations) if record.declarations else {}
-    device.declarations_token = record.declarations_token
+    device.declared = record.declared or Declared()
     device.left_at = record.left_at
     if record.release is not None:
         device.mac = device.mac.with_release(*record.release)

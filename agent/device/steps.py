@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from cryptography import x509
 
-from agent.device.updates import Update
+from agent.device.software_update import Update
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
 from agent.mdm.results import Result
@@ -62,7 +62,15 @@ class ReadDate:
     """Read the date. Outcome: seconds since the epoch."""
 
 
-IORequest = RelayItems | ObtainIdentity | CheckIn | Download | ReadDate
+@dataclass(frozen=True, slots=True)
+class DownloadByMDM:
+    """GET a file of the MDM server like a message to it, with the enrollment's identity. Outcome as of Download."""
+
+    url: str
+    enrollment: Enrollment
+
+
+IORequest = RelayItems | ObtainIdentity | CheckIn | Download | DownloadByMDM | ReadDate
 Steps = Generator[IORequest, Any, ReturnT]
 CommandSteps = Steps[Result]
 

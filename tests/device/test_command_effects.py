@@ -20,6 +20,7 @@ from agent.device.commands import carry_out
 from agent.device.firmware import set_pending_firmware_password
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
+from agent.device.software_update import COMMAND, DECLARATION, Update
 from agent.device.steps import (
     ChangePower,
     Done,
@@ -29,11 +30,10 @@ from agent.device.steps import (
     UpdateSoftware,
     advance,
 )
-from agent.device.updates import COMMAND, DECLARATION, Update
 from agent.device.updating import advance as update_due
 from agent.device.updating import start_update
 from agent.device.users import users_of
-from agent.errors import PeerError
+from agent.errors import CutShort, PeerError
 from agent.fleet.population import Population
 from agent.lom.power import SystemRequest
 from agent.lom.requests import Dialect
@@ -165,6 +165,29 @@ def test_the_hash_of_the_package_is_checked(asset: dict[str, Any], right: bool) 
     assert managed(device) == ({APP: "Managed"} if right else {})  # a failure is reported once
 
 
+def test_an_update_of_an_app_that_fails_leaves_the_app() -> None:
+    device = mac()
+    files = {"https://apps.invalid/tool.pkg": PACKAGE}
+    for asset, failures in (({}, 0), ({"sha256": "00"}, 1), ({"md5": "00"}, 1)):
+        for _ in range(2):  # the second command of an app that waits takes the place of the first
+            good(device, "InstallEnterpriseApplication", Manifest=manifest(**asset), InstallAsManaged=True)
+        assert managed(device) == {APP: "Queued"}
+        assert len(install(device, files)) == failures
+        assert managed(device) == {APP: "Managed"}
+    good(device, "InstallEnterpriseApplication", Manifest=manifest())
+    install(device, files)
+    assert managed(device) == {}  # installed again, and not as managed
+    assert installed(device, Identifiers=[APP]) == [APP]
+
+
+def test_a_hash_for_each_byte_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = mac()
+    asset = {"sha256-size": 1, "sha256s": ["00"]}
+    good(device, "InstallEnterpriseApplication", Manifest=manifest(**asset), InstallAsManaged=True)
+    monkeypatch.setattr(hashlib, "new", None)
+    assert len(install(device, {"https://apps.invalid/tool.pkg": PACKAGE})) == 1
+
+
 @pytest.mark.parametrize(
     "content", [b"no plist", plistlib.dumps({"items": []}), plistlib.dumps({"items": [{"assets": [], "metadata": {}}]})]
 )
@@ -185,6 +208,18 @@ def test_an_app_that_is_removed_during_its_download_is_not_installed() -> None:
     device.forget_enrollment()
     assert isinstance(advance(steps, PACKAGE), Done)
     assert device.system.apps == ()
+
+
+def test_an_app_whose_download_the_mac_cuts_short_still_waits() -> None:
+    device = mac()
+    good(device, "InstallEnterpriseApplication", Manifest=manifest(), InstallAsManaged=True)
+    steps = install_queued_apps(device)
+    assert isinstance(advance(steps, None), Download)
+    with pytest.raises(CutShort):
+        advance(steps, CutShort("the Mac went down"))
+    assert managed(device) == {APP: "Queued"}
+    assert install(device, {"https://apps.invalid/tool.pkg": PACKAGE}) == []
+    assert managed(device) == {APP: "Managed"}
 
 
 def test_management_ends_with_the_enrollment() -> None:
@@ -511,8 +546,11 @@ def test_enhanced_log_collection_of_macos_27_on_the_user_channel(token: str, end
     ],
 )
 def test_invitation_to_the_volume_purchase_program(program: str, url: str, found: str) -> None:
-    result = run(mac(), "InviteToProgram", channel="user", ProgramID=program, InvitationURL=url)
-    assert result.answer == {"InvitationResult": found}
+    device = mac()
+    asked = {"channel": "user", "ProgramID": program, "InvitationURL": url}
+    assert run(device, "InviteToProgram", **asked).answer == {"InvitationResult": found}
+    device.settings.awaiting_configuration = True
+    assert run(device, "InviteToProgram", **asked).status is Status.NOT_NOW
 
 
 def test_extensions_can_be_filtered_by_their_point() -> None:
@@ -614,6 +652,7 @@ def test_what_commands_change_outlives_the_process() -> None:
     good(device, "InstallEnterpriseApplication", Manifest=manifest(), InstallAsManaged=True)
     good(device, "SetRecoveryLock", NewPassword="first")
     good(device, "EnableRemoteDesktop")
+    assert b"system" not in device_record(mac())
     again = mac()
     restore_device(again, device_record(device))
     restore_activity(again, activity_record(device, 0.0), 0.0)

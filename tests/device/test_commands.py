@@ -539,7 +539,6 @@ def test_busy_mac_answers_notnow_where_allowed(request_type: str) -> None:
 @pytest.mark.parametrize("request_type", sorted(COMMANDS))
 def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type: str) -> None:
     mac = POPULATION[3]
-    supported = command_problem(request_type, mac.os_version) is None or request_type == "Restrictions"
     body = dict(USUAL[request_type][0])
     if request_type == "InstallProfile":
         body["Payload"] = lom_profile(AUTHORITIES, mac.dns_name, device=True, controller=False)
@@ -548,10 +547,12 @@ def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type
     elif request_type == "SetAutoAdminPassword":
         body["GUID"] = "none"
     octets = plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": request_type, **body}})
-    answer = plistlib.loads(answer_command(POPULATION, 3, octets, Dialect.SCHEMA))
+    channel = channel_of(request_type)
+    answer = plistlib.loads(answer_command(POPULATION, 3, octets, Dialect.SCHEMA, channel=channel))
     assert (answer["CommandUUID"], answer["UDID"]) == ("one", mac.udid)
     assert mac.apple_silicon
-    fails = not supported or request_type in (*NEED_MORE, *ON_INTEL)
+    unsupported = command_problem(request_type, mac.os_version, channel) and request_type != "Restrictions"
+    fails = unsupported or request_type in (*NEED_MORE, *ON_INTEL)
     assert answer["Status"] == ("Error" if fails else "Acknowledged")
 
 
@@ -563,6 +564,17 @@ def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
     answer = plistlib.loads(done.stdout)
     assert answer["PrimaryIPv6AddressList"] == list(POPULATION[7].primary_ipv6)
     assert answer["UDID"] == POPULATION[7].udid
+    path.write_bytes(plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "NSExtensionMappings"}}))
+    for channel, status in (("device", "Error"), ("user", "Acknowledged")):
+        done = lom_agent_here("answer", str(path), "--channel", channel)
+        assert plistlib.loads(done.stdout)["Status"] == status
+
+
+def test_the_answer_command_reads_standard_input(tmp_path: Path) -> None:
+    octets = plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "LOMSetupRequest"}})
+    path = tmp_path / "command.plist"
+    path.write_bytes(octets)
+    done = lom_agent_here("answer", str(path), "--device", "7", "--seed", "commands")
     piped = lom_agent("answer", "-", "--device", "7", "--seed", "commands", stdin=path.read_bytes())
     assert piped.stdout == done.stdout
 

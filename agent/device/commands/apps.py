@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent import plists
-from agent.device.applications import installed_applications
+from agent.device.applications import app_item, installed_applications
 from agent.device.commands.reading import (
     FORMAT_ERROR,
     MAX_TEXT,
@@ -31,13 +31,13 @@ from agent.device.supported import USER_CHANNEL
 from agent.device.system import FAILED, INSTALLED, MANAGED, QUEUED, App
 from agent.errors import PeerError
 from agent.mdm.commands import Command
-from agent.mdm.facts import version
 from agent.mdm.results import (
     APP_ALREADY_INSTALLED,
     APP_NOT_MANAGED,
     INVALID_APP_MANIFEST,
     MALFORMED_REQUEST,
     Result,
+    Status,
     acknowledged,
 )
 from agent.pki.certificates import CertificateError, read_certificate
@@ -47,7 +47,6 @@ _MAX_PINS = 100  # ours
 _STORE_SIZE = 50_000_000  # bytes of an app of the App Store; nothing is downloaded
 _STORE_VERSION = "1.0"
 _PROGRAM = "com.apple.cloudvpp"
-_NO_BUNDLE_SIZE = version("26")  # from this release on only where Items asks for it, which macOS does not have
 
 
 def install_application(device: Device, command: Command) -> Result:
@@ -126,16 +125,14 @@ def _common(device: Device, command: Command, *, flags: tuple[int, ...]) -> App:
 
 
 def _queue(device: Device, command: Command, app: App) -> None:
-    """Have the app installed once the server has accepted the answer; it replaces one of the same identifier."""
+    """Have the app installed once the server has accepted the answer; then it replaces one of its identifier."""
     if app.identifier and installed_applications(device.mac, [app.identifier]):
         raise refusal(APP_ALREADY_INSTALLED, f"the app {app.identifier[:200]} is part of macOS")
     if len(device.system.apps) >= _MAX_APPS:
         raise refusal(MALFORMED_REQUEST, f"{command.request_type}: there are {_MAX_APPS} apps already")
-    apps = device.system.apps
-    if app.identifier:
-        device.system = device.system.with_app(app)
-    else:
-        device.system = replace(device.system, apps=(*apps, app))
+    waiting = [each for each in device.system.apps if each.status == QUEUED and each.identifier == app.identifier != ""]
+    apps = [each for each in device.system.apps if each not in waiting]
+    device.system = replace(device.system, apps=(*apps, app))
     device.after_delivery(InstallApps())
 
 
@@ -160,26 +157,12 @@ def installed_application_list(device: Device, command: Command) -> Result:
     listed = [] if managed_only else installed_applications(device.mac, identifiers)
     statuses = (MANAGED,) if managed_only else (MANAGED, INSTALLED)
     added = [app for app in device.system.apps if app.status in statuses]
-    with_size = version(device.mac.os_version) < _NO_BUNDLE_SIZE
     listed += [
-        _installed_item(app, with_size=with_size)
+        app_item(device.mac.os_version, app.identifier, app.name, (app.version, app.version), app.size)
         for app in added
         if identifiers is None or app.identifier in identifiers
     ]
     return acknowledged({"InstalledApplicationList": listed})
-
-
-def _installed_item(app: App, *, with_size: bool) -> dict[str, Any]:
-    item: dict[str, Any] = {
-        "Identifier": app.identifier,
-        "Name": app.name,
-        "Version": app.version,
-        "ShortVersion": app.version,
-        "Installing": False,
-    }
-    if with_size:
-        item["BundleSize"] = app.size
-    return item
 
 
 def managed_application_list(device: Device, command: Command) -> Result:
@@ -251,7 +234,9 @@ def extension_mappings(_device: Device, _command: Command) -> Result:
 
 
 def invite_to_program(device: Device, command: Command) -> Result:
-    """Invite the user to the Volume Purchase Program. Nobody answers."""
+    """Invite the user to the Volume Purchase Program, after Setup Assistant. Nobody answers."""
+    if device.settings.awaiting_configuration:
+        return Result(Status.NOT_NOW)
     program, url = required(device, command, "ProgramID", str), required(device, command, "InvitationURL", str)
     if program != _PROGRAM:
         return acknowledged({"InvitationResult": "InvalidProgramID"})

@@ -10,10 +10,10 @@ from typing import Any
 
 from agent.device.commands.reading import FORMAT_ERROR, CommandRefused, flag, is_list_of
 from agent.device.mac import Device
+from agent.device.software_update import COMMAND, DECLARATION, DOWNLOADING, PREPARED, Update
 from agent.device.steps import CommandSteps, ReadDate, UpdateSoftware
-from agent.device.updates import COMMAND, DECLARATION, DOWNLOADING, PREPARED, Update
-from agent.device.updating import available_updates
-from agent.fleet.models import Release
+from agent.device.updating import is_newer
+from agent.fleet.models import RELEASES, Release, model_named, runs_on
 from agent.mdm.commands import Command
 from agent.mdm.facts import version
 from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, acknowledged
@@ -30,9 +30,16 @@ _MINOR_BYTES = 1_900_000_000
 
 def available_os_updates(device: Device, _command: Command) -> Result:
     """The newest release of each major version, without the one that a declaration enforces."""
-    newest = {release.number[0]: release for release in available_updates(device)}
+    newest = {release.number[0]: release for release in _newer(device)}
     offers = [_offer(device, release) for release in newest.values() if not _is_enforced(device, release)]
     return acknowledged({"AvailableOSUpdates": offers})
+
+
+def _newer(device: Device) -> list[Release]:
+    """The releases that are newer than the Mac's and run on it, oldest first."""
+    model = model_named(device.mac.model)
+    newer = [each for each in RELEASES if is_newer(device, each.version) and runs_on(each, model)]
+    return sorted(newer, key=lambda each: version(each.version))
 
 
 def _offer(device: Device, release: Release) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def _scheduled(device: Device, item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _release(device: Device, key: str, named: str) -> Release | None:
     """The release with this product key or, where that is empty, the newest build of this version."""
-    for release in reversed(available_updates(device)):
+    for release in reversed(_newer(device)):
         if (_product_key(device, release) == key) if key else (release.version == named):
             return release
     return None

@@ -23,6 +23,7 @@ from agent.device.steps import (
     CheckIn,
     Done,
     Download,
+    DownloadByMDM,
     IORequest,
     ObtainIdentity,
     ReadDate,
@@ -173,15 +174,31 @@ class BackgroundTasks:
                     return await self._environment.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
-                case Download(url, anchors, pins):
-                    return await self._download(url, anchors, pins)
-                case ReadDate():
-                    return self._environment.wall_clock()
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
+                case Download(url, anchors, pins):
+                    return await self._download(url, anchors, pins)
+                case DownloadByMDM(url, enrollment):
+                    return await self._download_by_mdm(url, enrollment)
+                case ReadDate():
+                    return self._environment.wall_clock()
         except PeerError as error:
             return error
+
+    async def _download(
+        self, url: str, anchors: tuple[x509.Certificate, ...], pins: tuple[x509.Certificate, ...]
+    ) -> bytes:
+        """GET a file, of which the Macs of the process hold a few at a time."""
+        life = self._life
+        await self._environment.downloads.acquire()
+        try:
+            if life != self._life:
+                raise MacStopped("the Mac went down or offline before the download")
+            with self._others(anchors, pins) as connections:
+                return await self._get(connections, url, {"User-Agent": self._agent, "Accept": "*/*"})
+        finally:
+            self._environment.downloads.release()
 
     async def _kept(self) -> None:
         """Wait until an enrollment in progress is in the Mac's file."""
@@ -210,20 +227,6 @@ class BackgroundTasks:
         if page:
             look_at = "Check the URL, and that the profile is served to a Mac that has not logged in."
             raise PageAnswered(f"an enrollment profile from {without_query(url)}", page, response.status, look_at)
-        return response.body
-
-    async def _download(
-        self, url: str, anchors: tuple[x509.Certificate, ...], pins: tuple[x509.Certificate, ...]
-    ) -> bytes:
-        """GET a file, of at most the size of a response. Raises PeerError."""
-        headers = {"User-Agent": self._agent, "Accept": "*/*"}
-        with self._others(anchors, pins) as connections:
-            try:
-                response = await ask(connections, "GET", url, headers)
-            except OperatorError as error:  # an invalid URL, which a manifest can have
-                raise DownloadRefused(str(error)) from error
-        if response.status != 200:
-            raise DownloadRefused(f"the server answered the request for {without_query(url)} with {response.status}")
         return response.body
 
     @contextmanager
@@ -277,6 +280,23 @@ class BackgroundTasks:
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
             if page:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
+        return response.body
+
+    async def _download_by_mdm(self, url: str, enrollment: Enrollment) -> bytes:
+        """GET a file like a message to the MDM server. Raises PeerError."""
+        headers = {"User-Agent": self._agent, "Accept": "*/*"}
+        if enrollment.sign_message:
+            headers["Mdm-Signature"] = mdm_signature(b"", enrollment.identity.certificate, enrollment.identity.key)
+        return await self._get(self._connections_of(enrollment), url, headers)
+
+    async def _get(self, connections: Connections, url: str, headers: Mapping[str, str]) -> bytes:
+        """GET a file, of at most the size of a response. Raises PeerError."""
+        try:
+            response = await ask(connections, "GET", url, headers)
+        except OperatorError as error:  # an invalid URL, which a manifest or an asset can have
+            raise DownloadRefused(str(error)) from error
+        if response.status != 200:
+            raise DownloadRefused(f"the server answered the request for {without_query(url)} with {response.status}")
         return response.body
 
     def _connections_of(self, enrollment: Enrollment) -> Connections:

@@ -131,7 +131,7 @@ class MDMClient:
         lom = LOMPresence(device, environment.network, self)
         connection = SessionConnection(device, environment, self._resumption)
         commands = Commands(device, environment, background, self)
-        upkeep = Upkeep(device, environment, power, self._set_upkeep_alarm)
+        upkeep = Upkeep(device, environment, background, power, lom, self)
         sessions = Sessions(
             device,
             environment,
@@ -223,16 +223,15 @@ class MDMClient:
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
-        self._set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if self._active is not None:
             self._active.close()
+        self.set_upkeep_alarm(None)
 
     def retire(self, reason: str) -> None:
         """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
         active = self._active
-        self._set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if active is not None:
@@ -240,6 +239,7 @@ class MDMClient:
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
+        self.set_upkeep_alarm(None)
         self._environment.network.remove(self)
         self._gateway.on_left(self.index)
 
@@ -280,7 +280,8 @@ class MDMClient:
         if self._absence is not None:
             self._absence.carry_on()
         parts.sessions.carry_on()
-        parts.upkeep.carry_on()
+        parts.upkeep.install_apps()
+        parts.upkeep.reconsider()
         if in_session:
             self.wake()
 
@@ -392,6 +393,8 @@ class MDMClient:
         self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
+        self._parts.upkeep.install_apps()
+        self._parts.upkeep.reconsider()
         self.wake()
 
     def unenroll(self) -> None:
@@ -438,7 +441,6 @@ class MDMClient:
                 self.boots += 1
                 set_pending_firmware_password(self.device)
                 self._parts.upkeep.booted()
-                self._parts.sessions.install_apps()
                 self.wake()
                 self.pushes.back()
         self._tell_power()
@@ -450,7 +452,8 @@ class MDMClient:
 
     # What it does at a time of its own.
 
-    def _set_upkeep_alarm(self, deadline: float | None) -> None:
+    def set_upkeep_alarm(self, deadline: float | None) -> None:
+        """Call ``Upkeep.due`` at this time on the clock, also if the Mac is idle by then; None: not at all."""
         if self._upkeep_alarm is None:
             if deadline is None:
                 return

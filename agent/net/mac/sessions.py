@@ -11,8 +11,7 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.app_installing import install_queued_apps, queued_app
-from agent.device.declarations import synchronise
+from agent.device.ddm.synchronising import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import (
@@ -125,7 +124,6 @@ class Sessions:
         tokens = self._device.synchronising
         if tokens is not None:
             self._background.start(partial(self._synchronise, tokens))
-        self.install_apps()
         if self._device.enrollment is not None and self._device.running:
             self._poll.set_at(self._device.session.deadline)
 
@@ -341,6 +339,7 @@ class Sessions:
             self._leave(str(why))
         else:
             self._poll.set_at(session.deadline)
+            self._upkeep.reconsider()
 
     def _tell_ended(self, failure: PeerError | None) -> None:
         observer = self._mac.observer
@@ -366,7 +365,7 @@ class Sessions:
                     self._power.request(request)
                     ended = ended or not self._device.running
                 case InstallApps():
-                    self.install_apps()
+                    self._upkeep.install_apps()
                 case LeaveManagement():
                     self.leave("the server removed the enrollment profile")
                     ended = True
@@ -380,20 +379,11 @@ class Sessions:
     async def _synchronise(self, tokens: bytes) -> None:
         try:
             if self._device.enrollment is not None:
-                await self._background.drive(synchronise(self._device, tokens))
+                await self._background.drive(synchronise(self._device, tokens, self._environment.wall_clock))
         finally:
             self._device.synchronising = None
-            self._environment.changed(self._mac.index)
-
-    def install_apps(self) -> None:
-        """Install the apps that wait for it, if the Mac is on and there are any."""
-        if self._device.running and queued_app(self._device) is not None:
-            self._background.start(self._install_apps)
-
-    async def _install_apps(self) -> None:
-        failures = await self._background.drive(install_queued_apps(self._device))
-        self._environment.changed(self._mac.index)
-        self._environment.warn_each(failures)
+            self._lom.update()  # a declared profile may have a LOM payload
+            self._upkeep.carry_on()
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
