@@ -11,10 +11,18 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.declarations import synchronise
+from agent.device.ddm.synchronising import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
@@ -31,6 +39,7 @@ from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
+from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.enrollment import Enrollment
 
@@ -66,6 +75,7 @@ class Sessions:
         "_poll",
         "_power",
         "_pushes",
+        "_upkeep",
     )
 
     def __init__(
@@ -79,6 +89,7 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
+        upkeep: Upkeep,
         mac: SimulatedMac,
         poll: Alarm,
     ) -> None:
@@ -90,6 +101,7 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
+        self._upkeep = upkeep
         self._mac = mac
         self._poll = poll
         self._open: Operation | None = None  # the record of the open session
@@ -327,6 +339,7 @@ class Sessions:
             self._leave(str(why))
         else:
             self._poll.set_at(session.deadline)
+            self._upkeep.reconsider()
 
     def _tell_ended(self, failure: PeerError | None) -> None:
         observer = self._mac.observer
@@ -345,10 +358,14 @@ class Sessions:
                 case SynchroniseDeclarations(tokens):
                     self._device.synchronising = tokens
                     self._background.start(partial(self._synchronise, tokens))
+                case UpdateSoftware(update):
+                    self._upkeep.update_software(update)
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
                     ended = ended or not self._device.running
+                case InstallApps():
+                    self._upkeep.install_apps()
                 case LeaveManagement():
                     self.leave("the server removed the enrollment profile")
                     ended = True
@@ -362,10 +379,11 @@ class Sessions:
     async def _synchronise(self, tokens: bytes) -> None:
         try:
             if self._device.enrollment is not None:
-                await self._background.drive(synchronise(self._device, tokens))
+                await self._background.drive(synchronise(self._device, tokens, self._environment.wall_clock))
         finally:
             self._device.synchronising = None
-            self._environment.changed(self._mac.index)
+            self._lom.update()  # a declared profile may have a LOM payload
+            self._upkeep.carry_on()
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
