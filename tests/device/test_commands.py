@@ -128,13 +128,19 @@ NEED_MORE = (
 
 def standing(index: int = 0, request_type: str = "") -> Device:
     """An enrolled Mac with a LOM profile installed, of the kind that takes this command, and with what it needs."""
+    device = prepared(index, request_type)
+    assert run(device, "InstallProfile", {"Payload": profile(device)}).status is Status.ACKNOWLEDGED
+    return device
+
+
+def prepared(index: int, request_type: str) -> Device:
+    """An enrolled Mac of the kind that takes this command, with what it needs, set up for LOM without a profile."""
     mac = POPULATION[index]
     if request_type in ON_INTEL or (request_type in ON_APPLE_SILICON and not mac.apple_silicon):
         mac = (INTEL if request_type in ON_INTEL else APPLE_SILICON)[index]
     if command_problem(request_type, mac.os_version, channel_of(request_type)) is not None:
         mac = mac.with_release(*(("26.2", "25C56") if request_type in UPDATE_COMMANDS else ("27.0", "26A428")))
     device = OfflineMac(mac, *LOM_AUTHORITIES, Dialect.SCHEMA).device
-    assert run(device, "InstallProfile", {"Payload": profile(device)}).status is Status.ACKNOWLEDGED
     device.settings.awaiting_configuration = request_type == "AccountConfiguration"
     device.system = SystemState(
         users=(*users_of(device), User(name="second", full_name="Second", uid=502, guid="2", automatic=True)),
@@ -160,15 +166,15 @@ def lom_profile_of(dns_name: str) -> bytes:
     return lom_profile(AUTHORITIES, dns_name, device=True, controller=True)
 
 
-def run(device: Device, request_type: str, body: dict[str, Any], date: float = 1.8e9) -> Result:
+def run(device: Device, request_type: str, body: dict[str, Any], *, channel: str = "") -> Result:
     """Carry out a command that needs no network."""
     command = {"RequestType": request_type, **body}
-    outcome = carry_out(device, Command("uuid", request_type, command, channel_of(request_type)))
+    outcome = carry_out(device, Command("uuid", request_type, command, channel or channel_of(request_type)))
     if isinstance(outcome, Result):
         return outcome
     end = advance(outcome, None)
     while not isinstance(end, Done):
-        end = advance(outcome, date if isinstance(end, ReadDate) else [])
+        end = advance(outcome, 1.8e9 if isinstance(end, ReadDate) else [])
     result: Result = end.value
     return result
 
@@ -207,23 +213,44 @@ def test_each_answer_conforms_to_the_schema(request_type: str, index: int) -> No
     device = standing(index, request_type)
     result = run(device, request_type, body_of(request_type, device))
     assert result.status is Status.ACKNOWLEDGED, result.errors
+    assert answer_problems(device, request_type, result, channel_of(request_type)) == []
+
+
+@pytest.mark.parametrize("channel", [DEVICE_CHANNEL, USER_CHANNEL])
+@pytest.mark.parametrize("release", [("13.6", "22G120"), ("15.5", "24F74"), ("26.2", "25C56"), ("27.0", "26A428")])
+def test_each_answer_conforms_in_each_release_on_each_channel(release: tuple[str, str], channel: str) -> None:
+    """With and without LOM. A command that the release does not have on the channel is error 12021."""
+    for request_type in sorted({*USUAL} - {"InstallProfile", "RemoveProfile", "Restrictions"}):
+        for lom in (True, False):
+            device = prepared(0, request_type)
+            device.mac = device.mac.with_release(*release)
+            device.profiles.lom = device.profiles.lom if lom else None
+            result = run(device, request_type, body_of(request_type, device), channel=channel)
+            problem = command_problem(request_type, release[0], channel)
+            if problem is not None or (not lom and request_type.startswith("LOM")):
+                assert [error.code for error in result.errors] == [12021], request_type
+                assert problem in (None, result.errors[0].description)
+            else:
+                assert answer_problems(device, request_type, result, channel) == [], request_type
+
+
+def answer_problems(device: Device, request_type: str, result: Result, channel: str) -> list[str]:
+    """What is wrong with an answer by Apple's schema, for the Mac's release of macOS."""
     answer = plistlib.loads(result.body(device.mac.udid, "uuid"))
-    assert (answer.pop("CommandUUID"), answer.pop("UDID"), answer.pop("Status")) == (
-        "uuid",
-        device.mac.udid,
-        "Acknowledged",
-    )
+    common = (answer.pop("CommandUUID"), answer.pop("UDID"), answer.pop("Status"))
+    if common != ("uuid", device.mac.udid, "Acknowledged"):
+        return [f"{common}: {result.errors}"]
     if request_type == "Restrictions":  # not in the schema for macOS
-        assert answer == {"GlobalRestrictions": {}}
-        return
+        return [] if answer == {"GlobalRestrictions": {}} else [str(answer)]
     keys, release = message("command", request_type).response, device.mac.os_version
+    found: list[str] = []
     if request_type == "Settings":  # the schema's text calls it a dictionary; devices send an array of dictionaries
         known = {**keys["Settings"].keys, "Item": ITEM}
-        assert [problem for item in answer.pop("Settings") for problem in problems(item, known, release=release)] == []
+        found = [problem for item in answer.pop("Settings") for problem in problems(item, known, release=release)]
     if request_type == "ManagedApplicationList":  # its keys are the identifiers of the apps
         (answer,) = answer["ManagedApplicationList"].values()
         keys = keys["ManagedApplicationList"].keys["ANY app identifier"].keys
-    assert problems(answer, keys, release=release, channel=channel_of(request_type)) == []
+    return found + problems(answer, keys, release=release, channel=channel)
 
 
 ITEM = Key(Fact("command", "Settings", "response", "Settings/Item", "string"))
