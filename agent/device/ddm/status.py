@@ -55,7 +55,7 @@ def capabilities(release: str) -> Mapping[str, Any]:
         "supported-features": {},
         "supported-payloads": {
             "declarations": {PLURALS[kind]: names for kind, names in known_types(release).items()},
-            "status-items": sorted(supported_items(release) & _VALUES.keys()),
+            "status-items": sorted(supported_items(release) & {*_VALUES, _TEST_ERROR}),
         },
     }
 
@@ -216,7 +216,7 @@ _VALUES: Mapping[str, Callable[[Device], Any]] = {
     "softwareupdate.pending-version": _of_update("softwareupdate.pending-version"),
     "test.array-value": lambda _: [],
     "test.boolean-value": lambda _: True,
-    "test.dictionary-value": lambda _: {},
+    "test.dictionary-value": lambda _: {"key1": "test"},
     "test.integer-value": lambda _: 1,
     "test.real-value": lambda _: 1.5,
     "test.string-value": lambda _: "test",
