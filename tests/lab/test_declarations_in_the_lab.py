@@ -265,3 +265,23 @@ def test_declaration_that_is_gone_is_removed(run_in_reactor: RunInReactor) -> No
             assert seen.states["all"] == (False, "invalid", ["Error.MissingConfigurations"])
 
     run_in_reactor(scenario())
+
+
+def test_idle_mac_sends_its_full_report_when_it_is_due(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            seen = Declared(running)
+            await seen.set(
+                declaration("configuration.management.test", "test", Echo="hello"), activation("all", "test")
+            )
+            alarm = seen.client._upkeep_alarm
+            assert alarm is not None
+            seen.client.device.declared.full_report_at = 1.0
+            seen.client._parts.connection.hang_up()
+            await seen.until(seen.client.make_idle, "the Mac is idle")
+            assert alarm.is_set
+            alarm.set(0.0)
+            await seen.until(lambda: "FullReport" in seen.reports[-1], "a full report")
+            assert set(seen.reports[-1]["StatusItems"]["management"]) == {"client-capabilities", "declarations"}
+
+    run_in_reactor(scenario())
