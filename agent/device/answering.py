@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent.device.commands import CommandSteps, carry_out
+from agent.device.commands import carry_out
 from agent.device.mac import Device
-from agent.device.steps import ObtainIdentity, RelayItems
+from agent.device.steps import CommandSteps, ObtainIdentity, ReadDate, RelayItems
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Mac, Population
 from agent.lom.endpoint import LOMConfiguration
@@ -112,6 +112,8 @@ def _run(steps: CommandSteps, controller: OfflineMac, network: MemoryNetwork) ->
             match steps.send(answer):
                 case RelayItems(items):
                     answer = [network.relay(controller, item) for item in items]
+                case ReadDate():
+                    answer = 0.0  # no answer of a Mac that has done nothing before shows it
                 case ObtainIdentity(payload, _):
                     answer = NoNetwork(f"there is no network here to reach {payload.url}")
                 case need:

@@ -8,6 +8,8 @@ from typing import Any
 
 from cryptography import x509
 
+from agent.device.content_cache import install_content_cache
+from agent.device.filevault import check_filevault, install_filevault
 from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
@@ -97,11 +99,14 @@ def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Prof
         if renews:
             _check_renewal(device, profile)
         device.profiles.check(profile)
+        check_filevault(profile)
         identities = yield from _obtain_identities(profile)
         if renews:
             _check_renewal(device, profile)  # again: the enrollment may have been removed meanwhile
         enrollment = enrollment_of(profile, identities) if renews else None
         device.profiles.install(profile, identities, source)
+        install_filevault(device, profile)
+        install_content_cache(device, profile)
     except ProfileError as error:
         raise error.within(install_failed(profile.name)) from error
     if enrollment is not None:

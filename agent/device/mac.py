@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.device.ddm.declared import Declared
+from agent.device.names import local_host_name_of
 from agent.device.software_update import Update
 from agent.device.steps import ChangePower, FollowUp
+from agent.device.system import FACTORY, SystemState
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
@@ -73,6 +75,7 @@ class Device:
         "_deferred_requests",
         "_follow_ups",
         "_recent_answers",
+        "_system",
         "_warnings",
         "chances",
         "declared",
@@ -117,6 +120,7 @@ class Device:
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
+        self._system: SystemState | None = None  # None: the factory state
         self.enrollment: Enrollment | None = None
         self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing, refused_retries)
@@ -140,6 +144,15 @@ class Device:
             and self.power.deadline is None
             and not self.relaying
         )
+
+    @property
+    def system(self) -> SystemState:
+        """What commands changed beside profiles and settings."""
+        return self._system or FACTORY
+
+    @system.setter
+    def system(self, state: SystemState) -> None:
+        self._system = None if state == FACTORY else state
 
     @property
     def identities(self) -> Iterator[Identity]:
@@ -173,6 +186,11 @@ class Device:
         return self.settings.host_name or self.mac.host_name
 
     @property
+    def local_host_name(self) -> str:
+        """The name for Bonjour: made from a computer name from Settings, or the factory default."""
+        return local_host_name_of(self.settings.device_name) or self.mac.host_name
+
+    @property
     def announcement(self) -> Announcement:
         """The device properties in Authenticate."""
         mac = self.mac
@@ -194,7 +212,7 @@ class Device:
             "SerialNumber": self.mac.serial_number,
             "ComputerName": self.device_name,
             "HostName": self.host_name,
-            "LocalHostName": self.host_name,
+            "LocalHostName": self.local_host_name,
             "MACAddress": self.mac.macs[0],
             "EthernetMACAddress": self.mac.macs[0],
         }
@@ -203,6 +221,7 @@ class Device:
         """Remove the enrollment and everything that it installed."""
         self.enrollment = None
         self.profiles = ProfileStore()
+        self.system = self.system.unenrolled()
         self.declared = Declared()
         self.synchronising = None
         if self.update is not None and not self.update.installing:
@@ -215,6 +234,7 @@ class Device:
         """Reset the Mac to its factory state."""
         self.forget_enrollment()
         self.settings = Settings()
+        self.system = self.system.erased()
 
     def allows(self, right: AccessRights) -> bool:
         """Whether the enrollment grants this access right."""

@@ -25,10 +25,12 @@ from agent.device.steps import (
     ChangePower,
     Erase,
     FollowUp,
+    InstallApps,
     LeaveManagement,
     SynchroniseDeclarations,
     UpdateSoftware,
 )
+from agent.device.system import SystemState
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -135,6 +137,7 @@ class DeviceRecord(_Record, frozen=True):
     installed: InstalledRecord = InstalledRecord()
     enrolling: UnfinishedRecord | None = None
     settings: SettingsRecord = SettingsRecord()
+    system: SystemState = SystemState()
     declarations: bytes = b""
     """Of records of before ``declared``, without what the declarations say: they are fetched again."""
     declarations_token: str = ""
@@ -173,6 +176,7 @@ def device_record(device: Device) -> bytes:
             installed=installed,
             enrolling=None if unfinished is None else writer.unfinished(unfinished),
             settings=_settings_record(device.settings),
+            system=device.system,
             declared=device.declared if device.declared.declarations else None,
             left_at=device.left_at,
             release=(device.mac.os_version, device.mac.build_version),
@@ -208,6 +212,7 @@ def restore_device(device: Device, octets: bytes) -> None:
         enrollment, profiles = reader.enrollment(unfinished.enrollment), reader.installed(unfinished.installed)
         device.enrolling = UnfinishedEnrollment(enrollment, profiles, unfinished.sent)
     device.settings = _settings(record.settings)
+    device.system = record.system
     device.declared = record.declared or Declared()
     device.left_at = record.left_at
     if record.release is not None:
@@ -386,6 +391,8 @@ def _follow_up_record(what: FollowUp) -> FollowUpRecord:
             return FollowUpRecord(kind="declarations", tokens=tokens)
         case Erase():
             return FollowUpRecord(kind="erase")
+        case InstallApps():
+            return FollowUpRecord(kind="apps")
         case LeaveManagement():
             return FollowUpRecord(kind="leave")
         case UpdateSoftware(update):
@@ -398,6 +405,8 @@ def _follow_up(record: FollowUpRecord) -> FollowUp:
             return ChangePower(_REQUESTS[record.request])
         case "declarations":
             return SynchroniseDeclarations(record.tokens)
+        case "apps":
+            return InstallApps()
         case "erase":
             return Erase()
         case "leave":

@@ -15,6 +15,7 @@ from cryptography import x509
 from agent.device.software_update import Update
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
+from agent.mdm.results import Result
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
@@ -57,6 +58,11 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadDate:
+    """Read the date. Outcome: seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
 class DownloadByMDM:
     """GET a file of the MDM server like a message to it, with the enrollment's identity. Outcome as of Download."""
 
@@ -64,8 +70,9 @@ class DownloadByMDM:
     enrollment: Enrollment
 
 
-IORequest = RelayItems | ObtainIdentity | CheckIn | Download | DownloadByMDM
+IORequest = RelayItems | ObtainIdentity | CheckIn | Download | DownloadByMDM | ReadDate
 Steps = Generator[IORequest, Any, ReturnT]
+CommandSteps = Steps[Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,11 @@ class SynchroniseDeclarations:
 
 
 @dataclass(frozen=True, slots=True)
+class InstallApps:
+    """Install the apps that wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateSoftware:
     """Download this update of macOS, and install it when its time has come."""
 
@@ -115,4 +127,4 @@ class UpdateSoftware:
 
 
 # Actions that wait until the server has accepted the result of the command.
-FollowUp = ChangePower | Erase | LeaveManagement | SynchroniseDeclarations | UpdateSoftware
+FollowUp = ChangePower | Erase | InstallApps | LeaveManagement | SynchroniseDeclarations | UpdateSoftware

@@ -76,8 +76,10 @@ def start_update(device: Device, asked: Update, now: float) -> None:
         pending is None or pending.state == FAILED or (pending.version, pending.build) != (target.version, target.build)
     ):
         update.state, update.prepared_at = DOWNLOADING, now + device.update_seconds()
+        update.started_at = now
     else:
         update.state, update.prepared_at = pending.state, pending.prepared_at
+        update.started_at = pending.started_at
     device.update = update
 
 

@@ -26,6 +26,7 @@ from agent.device.steps import (
     DownloadByMDM,
     IORequest,
     ObtainIdentity,
+    ReadDate,
     RelayItems,
     ReturnT,
     Steps,
@@ -163,7 +164,7 @@ class BackgroundTasks:
 
     async def perform(
         self, need: IORequest, waits: IdentityWaits | None = None
-    ) -> list[RelayOutcome] | Identity | bytes | PeerError:
+    ) -> list[RelayOutcome] | Identity | bytes | float | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
             match need:
@@ -179,6 +180,8 @@ class BackgroundTasks:
                         return await self._get(connections, url, {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"})
                 case DownloadByMDM(url, enrollment):
                     return await self._download_by_mdm(url, enrollment)
+                case ReadDate():
+                    return self._environment.wall_clock()
         except PeerError as error:
             return error
 

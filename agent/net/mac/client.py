@@ -13,6 +13,7 @@ from typing import Protocol
 
 from twisted.internet.defer import succeed
 
+from agent.device.firmware import set_pending_firmware_password
 from agent.device.installing import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
@@ -279,6 +280,7 @@ class MDMClient:
         if self._absence is not None:
             self._absence.carry_on()
         parts.sessions.carry_on()
+        parts.upkeep.install_apps()
         parts.upkeep.reconsider()
         if in_session:
             self.wake()
@@ -391,6 +393,7 @@ class MDMClient:
         self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
+        self._parts.upkeep.install_apps()
         self._parts.upkeep.reconsider()
         self.wake()
 
@@ -436,6 +439,7 @@ class MDMClient:
                     self.observer.went_down(self)
             case PowerEvent.CAME_UP:
                 self.boots += 1
+                set_pending_firmware_password(self.device)
                 self._parts.upkeep.booted()
                 self.wake()
                 self.pushes.back()

@@ -14,7 +14,15 @@ from twisted.logger import Logger
 from agent.device.ddm.synchronising import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations, UpdateSoftware
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
@@ -356,6 +364,8 @@ class Sessions:
                     # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
                     ended = ended or not self._device.running
+                case InstallApps():
+                    self._upkeep.install_apps()
                 case LeaveManagement():
                     self.leave("the server removed the enrollment profile")
                     ended = True

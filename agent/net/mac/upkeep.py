@@ -1,4 +1,4 @@
-"""What a Mac does at a time of its own, without a session: its software update, and reports of its status.
+"""What a Mac does at a time of its own, without a session: its software update, apps, and reports of its status.
 
 The alarm is the client's, so that a Mac may be idle while it waits for months.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from agent.device.app_installing import install_queued_apps, queued_app
 from agent.device.ddm.synchronising import is_changed, recheck, refresh
 from agent.device.mac import Device
 from agent.device.software_update import Update
@@ -60,10 +61,21 @@ class Upkeep:
         self._environment.changed(self._device.mac.index)
         self.reconsider()
 
+    def install_apps(self) -> None:
+        """Install the apps that wait for it, if the Mac can and there are any."""
+        if self._device.running and self._mac.online and queued_app(self._device) is not None:
+            self._background.start(self._install_apps)
+
+    async def _install_apps(self) -> None:
+        failures = await self._background.drive(install_queued_apps(self._device))
+        self._environment.changed(self._device.mac.index)
+        self._environment.warn_each(failures)
+
     def booted(self) -> None:
         """The Mac has booted: an update that was being installed is in effect."""
         if installed(self._device):
             recheck(self._device)
+        self.install_apps()
         self.reconsider()
 
     def reconsider(self) -> None:
