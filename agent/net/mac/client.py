@@ -236,6 +236,7 @@ class MDMClient:
             self._absence.cancel()
         if active is not None:
             active.sessions.end(reason)
+            active.upkeep.stop()
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)

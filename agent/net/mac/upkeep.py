@@ -35,7 +35,17 @@ class UpkeptMac(Protocol):
 class Upkeep:
     """The upkeep of one Mac, ``mac``."""
 
-    __slots__ = ("_background", "_device", "_environment", "_lom", "_mac", "_power", "_refreshing", "_retry_at")
+    __slots__ = (
+        "_background",
+        "_device",
+        "_environment",
+        "_lom",
+        "_mac",
+        "_power",
+        "_refreshing",
+        "_retry_at",
+        "_stopped",
+    )
 
     def __init__(
         self,
@@ -54,6 +64,7 @@ class Upkeep:
         self._mac = mac
         self._refreshing = False  # a task for it runs or waits, unless the background tasks were abandoned
         self._retry_at: float | None = None
+        self._stopped = False
 
     def update_software(self, update: Update) -> None:
         """Start a software update."""
@@ -87,8 +98,15 @@ class Upkeep:
             self._refresh(full=False)
         self.carry_on()
 
+    def stop(self) -> None:
+        """Do nothing any more, at the end of the run; tasks that end later set no alarm."""
+        self._stopped = True
+        self._mac.set_upkeep_alarm(None)
+
     def carry_on(self) -> None:
         """Set the alarm. Nothing is due while the Mac is off."""
+        if self._stopped:
+            return
         # A report that is due while the Mac is offline is sent when it comes back.
         reports = (self._device.declared.full_report_at, self._retry_at) if self._mac.online else ()
         deadlines = (next_deadline(self._device), *reports)
