@@ -395,7 +395,7 @@ class MDMClient:
         self.pushes.offline = False
         self.pushes.back()
         self._parts.upkeep.install_apps()
-        self._parts.upkeep.reconsider()
+        self._parts.upkeep.back()
         self.wake()
 
     def unenroll(self) -> None:
