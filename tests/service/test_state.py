@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -266,7 +267,14 @@ def test_declarations_that_were_being_updated_are_updated(run_scene) -> None:
             handle = scene.mac(service)
             await until(lambda: bool(lab.macs[handle.udid].status_report), "the status report")
             await until(lambda: handle.client.device.synchronising is None, "the update ends")
-            assert handle.client.device.declared.token
+            declared = handle.client.device.declared
+            assert declared.token
+            assert "FullReport" not in json.loads(lab.macs[handle.udid].status_report)
+            declared.full_report_at = 1.0  # it is due, and the process ends
+            service.actions.set_online(handle, False)
+        async with scene.service() as service:
+            service.actions.set_online(scene.mac(service), True)
+            await until(lambda: "FullReport" in json.loads(lab.macs[handle.udid].status_report), "the full report")
 
     run_scene(test)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.device.ddm.declared import Declaration, Reason, as_json, reason, reason_of, sorted_names
 from agent.device.ddm.validation import MAX_REASON, asset_references
-from agent.device.installing import install_profile
+from agent.device.installing import install_profile, remove_profile
 from agent.device.mac import Device
 from agent.device.software_update import DECLARATION, FAILED, Update
 from agent.device.steps import Download, DownloadByMDM, Steps
@@ -224,7 +224,7 @@ def _install(device: Device, configuration: Declaration, assets: dict[str, bytes
 
 def _remove_profile(device: Device, identifier: str) -> None:
     if identifier and identifier in device.profiles:
-        device.profiles.remove(identifier)
+        remove_profile(device, identifier)
 
 
 def _cannot_be_applied(error: str) -> Reason:

@@ -18,9 +18,11 @@ from msgspec.json import decode
 
 from agent.device.ddm.declared import PLURALS, Declared, as_json
 from agent.device.ddm.validation import is_supported, known_types
+from agent.device.derived import made_by_macos
 from agent.device.information import QUERIES, security_information
 from agent.device.mac import Device
 from agent.device.updating import update_status
+from agent.fleet.derivation import uuid_text
 from agent.mdm.facts import message, of_kind
 
 CAPABILITIES, DECLARATIONS = "management.client-capabilities", "management.declarations"
@@ -55,7 +57,7 @@ def capabilities(release: str) -> Mapping[str, Any]:
         "supported-features": {},
         "supported-payloads": {
             "declarations": {PLURALS[kind]: names for kind, names in known_types(release).items()},
-            "status-items": sorted(supported_items(release) & _VALUES.keys()),
+            "status-items": sorted(supported_items(release) & {*_VALUES, _TEST_ERROR}),
         },
     }
 
@@ -170,6 +172,12 @@ def _summary(certificate: x509.Certificate) -> str:
     return str(names[0].value) if names else certificate.subject.rfc4514_string()
 
 
+def _content_cache(device: Device) -> dict[str, Any]:
+    on = device.system.content_caching
+    guid = uuid_text(made_by_macos(device, "content cache")[:16], 4)
+    return {"server-guid": guid, "activated": on, "active": on, "cache-status": "OK", "version": device.mac.os_version}
+
+
 def _of_update(name: str) -> Callable[[Device], Any]:
     return lambda device: update_status(device)[name]
 
@@ -177,10 +185,10 @@ def _of_update(name: str) -> Callable[[Device], Any]:
 _TEST_ERROR = "test.error-value"
 _VALUES: Mapping[str, Callable[[Device], Any]] = {
     "app.managed.list": lambda _: [],
-    "content-cache.info": lambda _: {},
+    "content-cache.info": lambda _: {"cache-status": "OK", "cache-used": 0},
     "content-cache.parents": lambda _: [],
     "content-cache.peers": lambda _: [],
-    "content-cache.status": lambda _: {"server-guid": "", "activated": False, "active": False, "version": ""},
+    "content-cache.status": _content_cache,
     "device.identifier.serial-number": lambda device: device.mac.serial_number,
     "device.identifier.udid": lambda device: device.mac.udid,
     "device.model.family": lambda _: "Mac",
@@ -216,7 +224,7 @@ _VALUES: Mapping[str, Callable[[Device], Any]] = {
     "softwareupdate.pending-version": _of_update("softwareupdate.pending-version"),
     "test.array-value": lambda _: [],
     "test.boolean-value": lambda _: True,
-    "test.dictionary-value": lambda _: {},
+    "test.dictionary-value": lambda _: {"key1": "test"},
     "test.integer-value": lambda _: 1,
     "test.real-value": lambda _: 1.5,
     "test.string-value": lambda _: "test",

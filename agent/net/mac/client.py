@@ -236,6 +236,7 @@ class MDMClient:
             self._absence.cancel()
         if active is not None:
             active.sessions.end(reason)
+            active.upkeep.stop()
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
@@ -394,7 +395,7 @@ class MDMClient:
         self.pushes.offline = False
         self.pushes.back()
         self._parts.upkeep.install_apps()
-        self._parts.upkeep.reconsider()
+        self._parts.upkeep.back()
         self.wake()
 
     def unenroll(self) -> None:

@@ -11,7 +11,6 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.ddm.synchronising import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import (
@@ -120,10 +119,7 @@ class Sessions:
         return self._begin(due)
 
     def carry_on(self) -> None:
-        """Go on with what a restored Mac did: its declarations, and the timer for a session that it opens by itself."""
-        tokens = self._device.synchronising
-        if tokens is not None:
-            self._background.start(partial(self._synchronise, tokens))
+        """Set the timer for a session that a restored Mac opens by itself."""
         if self._device.enrollment is not None and self._device.running:
             self._poll.set_at(self._device.session.deadline)
 
@@ -356,8 +352,7 @@ class Sessions:
         for what in follow_ups:
             match what:
                 case SynchroniseDeclarations(tokens):
-                    self._device.synchronising = tokens
-                    self._background.start(partial(self._synchronise, tokens))
+                    self._upkeep.synchronise(tokens)
                 case UpdateSoftware(update):
                     self._upkeep.update_software(update)
                 case ChangePower(request):
@@ -375,15 +370,6 @@ class Sessions:
                     ended = True
         if not ended:
             self._follow(event)
-
-    async def _synchronise(self, tokens: bytes) -> None:
-        try:
-            if self._device.enrollment is not None:
-                await self._background.drive(synchronise(self._device, tokens, self._environment.wall_clock))
-        finally:
-            self._device.synchronising = None
-            self._lom.update()  # a declared profile may have a LOM payload
-            self._upkeep.carry_on()
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
