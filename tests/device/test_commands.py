@@ -166,10 +166,10 @@ def lom_profile_of(dns_name: str) -> bytes:
     return lom_profile(AUTHORITIES, dns_name, device=True, controller=True)
 
 
-def run(device: Device, request_type: str, body: dict[str, Any], *, channel: str = "") -> Result:
+def run(device: Device, request_type: str, body: dict[str, Any]) -> Result:
     """Carry out a command that needs no network."""
     command = {"RequestType": request_type, **body}
-    outcome = carry_out(device, Command("uuid", request_type, command, channel or channel_of(request_type)))
+    outcome = carry_out(device, Command("uuid", request_type, command, channel_of(request_type)))
     if isinstance(outcome, Result):
         return outcome
     end = advance(outcome, None)
@@ -214,24 +214,6 @@ def test_each_answer_conforms_to_the_schema(request_type: str, index: int) -> No
     result = run(device, request_type, body_of(request_type, device))
     assert result.status is Status.ACKNOWLEDGED, result.errors
     assert answer_problems(device, request_type, result, channel_of(request_type)) == []
-
-
-@pytest.mark.parametrize("channel", [DEVICE_CHANNEL, USER_CHANNEL])
-@pytest.mark.parametrize("release", [("13.6", "22G120"), ("15.5", "24F74"), ("26.2", "25C56"), ("27.0", "26A428")])
-def test_each_answer_conforms_in_each_release_on_each_channel(release: tuple[str, str], channel: str) -> None:
-    """With and without LOM. A command that the release does not have on the channel is error 12021."""
-    for request_type in sorted({*USUAL} - {"InstallProfile", "RemoveProfile", "Restrictions"}):
-        for lom in (True, False):
-            device = prepared(0, request_type)
-            device.mac = device.mac.with_release(*release)
-            device.profiles.lom = device.profiles.lom if lom else None
-            result = run(device, request_type, body_of(request_type, device), channel=channel)
-            problem = command_problem(request_type, release[0], channel)
-            if problem is not None or (not lom and request_type.startswith("LOM")):
-                assert [error.code for error in result.errors] == [12021], request_type
-                assert problem in (None, result.errors[0].description)
-            else:
-                assert answer_problems(device, request_type, result, channel) == [], request_type
 
 
 def answer_problems(device: Device, request_type: str, result: Result, channel: str) -> list[str]:
