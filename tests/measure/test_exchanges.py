@@ -22,7 +22,7 @@ from agent.measure.exchanges import (
 
 SECRET = "s3cr3t-value"
 SECRET_KEYS = [
-    "UnlockToken", "BootstrapToken", "Challenge", "DigestChallenge", "Password", "AdminPasswordHash", "PIN", "Passcode",
+    "UnlockToken", "AppleCareToken", "BootstrapToken", "Challenge", "DigestChallenge", "Password", "AdminPasswordHash", "PIN", "Passcode",
     "PersonalRecoveryKey", "Authorization", "password",
 ]  # fmt: skip
 OPEN_KEYS = ["Token", "PushMagic", "UDID", "PINNED", "Topic", "CommandUUID"]
