@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec.json import decode
 
+from agent.device.ddm.apps import app_items
 from agent.device.ddm.declared import PLURALS, Declared, as_json
 from agent.device.ddm.validation import is_supported, known_types
 from agent.device.derived import made_by_macos
@@ -184,7 +185,7 @@ def _of_update(name: str) -> Callable[[Device], Any]:
 
 _TEST_ERROR = "test.error-value"
 _VALUES: Mapping[str, Callable[[Device], Any]] = {
-    "app.managed.list": lambda _: [],
+    "app.managed.list": lambda device: app_items(device, "app.managed.list"),
     "content-cache.info": lambda _: {"cache-status": "OK", "cache-used": 0},
     "content-cache.parents": lambda _: [],
     "content-cache.peers": lambda _: [],
@@ -211,7 +212,7 @@ _VALUES: Mapping[str, Callable[[Device], Any]] = {
     "mdm.push-token": lambda device: base64.b64encode(device.mac.push_token).decode(),
     "migration-assistant.report": lambda _: {},
     "migration-assistant.state": lambda _: "waiting",
-    "package.list": lambda _: [],
+    "package.list": lambda device: app_items(device, "package.list"),
     "screensharing.connection.group.unresolved-connection": lambda _: [],
     "security.certificate.list": _certificates,
     "security.lockdown-mode": lambda _: False,

@@ -9,7 +9,14 @@ from functools import partial
 from typing import Protocol
 
 from agent.device.app_installing import install_queued_apps, queued_app
-from agent.device.ddm.synchronising import DeclarationsMalformed, is_changed, recheck, refresh, synchronise
+from agent.device.ddm.synchronising import (
+    DeclarationsMalformed,
+    forget_failures,
+    is_changed,
+    recheck,
+    refresh,
+    synchronise,
+)
 from agent.device.mac import Device
 from agent.device.software_update import Update
 from agent.device.updating import advance, installed, next_deadline, start_update
@@ -95,6 +102,7 @@ class Upkeep:
     def back(self) -> None:
         """The Mac can connect to its server again: it does not wait with what failed meanwhile."""
         self._retry_at = None
+        forget_failures(self._device)
         self.reconsider()
 
     def reconsider(self) -> None:

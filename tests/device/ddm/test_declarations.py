@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import plistlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -295,6 +297,51 @@ def test_configuration_that_reports_failure() -> None:
     server.synchronise(device)
     assert server.states["test"] == (False, "invalid", ["Error.ConfigurationCannotBeApplied"])
     assert "out of order" in json.dumps(server.reports[-1])
+
+
+def test_declared_apps_and_packages_show_their_state() -> None:
+    url, content = "https://mdm.invalid/", b"a package"
+    assets = [{"kind": "software-package", "url": f"{url}pkg", "sha256-hash": hashlib.sha256(content).hexdigest()}]
+    metadata = {"kind": "software", "bundle-identifier": "com.example.tool", "bundle-version": "1.2", "title": "Tool"}
+    required = {"InstallBehavior": {"Install": "Required"}}
+    names = ["app", "optional", "package", "broken"]
+    server = Server(
+        declaration("configuration.app.managed", "app", BundleID="com.example.app", **required),
+        declaration("configuration.app.managed", "optional", AppStoreID="42"),
+        declaration("configuration.package", "package", ManifestURL=f"{url}manifest", **required),
+        declaration("configuration.package", "broken", ManifestURL=f"{url}no-such", **required),
+        subscription("app.managed.list", "package.list"),
+        activation(*names[1:], "subscription"),
+        activation("app", identifier="of-the-app"),
+    )
+    server.files[f"{url}manifest"] = plistlib.dumps({"items": [{"assets": assets, "metadata": metadata}]})
+    server.files[f"{url}pkg"] = content
+    device = mac()
+    server.synchronise(device)
+    assert all(server.states[name] == (True, "valid", []) for name in names)
+    shown = server.reports[-1]["StatusItems"]
+    assert [(item["identifier"], item["state"]) for item in shown["app"]["managed"]["list"]] == [
+        ("com.example.app", "managed"),
+        ("app.42", "optional"),
+    ]
+    installed, failed = shown["package"]["list"]
+    assert (installed["identifier"], installed["version"], installed["state"]) == (
+        "com.example.tool",
+        "1.2",
+        "installed",
+    )
+    assert (failed["identifier"], failed["state"]) == ("broken", "failed")
+    assert [why["code"] for why in failed["reasons"]] == ["Error.DownloadFailed"]
+    for name in ("app.managed.list", "package.list"):
+        assert problems({name: status_value(device, name)}, of_kind("status")[name].request, release="26.2") == []
+    assert {app.identifier for app in device.system.apps} == {"com.example.app", "com.example.tool"}
+    server.token = "2"
+    del server.declarations["app"], server.declarations["of-the-app"]
+    server.synchronise(device)
+    assert server.reports[-1]["StatusItems"]["app"]["managed"]["list"] == [
+        {"identifier": "com.example.app", "_removed": True},
+    ]
+    assert {app.identifier for app in device.system.apps} == {"com.example.tool"}
 
 
 def order(identifier: str, version: str, date: str) -> dict[str, Any]:
