@@ -147,13 +147,13 @@ def _declaration(
     if len(read.content) > MAX_PAYLOAD_BYTES or _is_too_deep(payload):
         read.content, read.faults = b"", as_json([invalid_payload(read)])
         return read
-    check(read, device.mac.os_version)
+    _check(device, read)
     return read
 
 
-def check(declaration: Declaration, release: str) -> None:
+def _check(device: Device, declaration: Declaration) -> None:
     """Set the faults that a declaration has on a Mac with this release."""
-    faults = faults_of(declaration, release)
+    faults = faults_of(declaration, device.mac.os_version, device.channel)
     declaration.faults = as_json(faults) if faults else b""
 
 
@@ -161,7 +161,7 @@ def recheck(device: Device) -> None:
     """Judge every declaration anew, on a Mac that has another release now."""
     for each in device.declared.declarations:
         if each.content:
-            check(each, device.mac.os_version)
+            _check(device, each)
 
 
 def _wanted(manifest: Mapping[str, Any]) -> dict[tuple[str, str], str]:

@@ -162,7 +162,7 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
 )
 def test_validity(kind: str, payload: dict[str, Any], release: str, code: str) -> None:
     each = Declaration(kind.partition(".")[0], "x", "t", f"com.apple.{kind}", as_json(payload))
-    faults = faults_of(each, release)
+    faults = faults_of(each, release, "device")
     assert [fault["code"] for fault in faults] == ([code] if code else [])
     known = of_kind("declaration")["any"].reasons
     for fault in faults:
@@ -173,7 +173,7 @@ def test_validity(kind: str, payload: dict[str, Any], release: str, code: str) -
 def test_unknown_keys_are_named_by_their_paths() -> None:
     payload = {"Restrictions": {"ExternalStorage": "Allowed", "Floppy": "Disallowed"}, "Else": 1}
     each = Declaration("configuration", "x", "t", "com.apple.configuration.diskmanagement.settings", as_json(payload))
-    (fault,) = faults_of(each, "15.1")
+    (fault,) = faults_of(each, "15.1", "device")
     assert fault["details"] == {"UnknownPayloadKeys": ["Else", "Restrictions.Floppy"]}
 
 
@@ -190,18 +190,35 @@ def test_references_to_assets_by_the_schema() -> None:
 # Status.
 
 
+class UserMac(Device):
+    """A Mac on its user channel."""
+
+    __slots__ = ()
+    channel = "user"
+
+
+@pytest.mark.parametrize("channel", ["device", "user"])
 @pytest.mark.parametrize("release", ["13.6", "15.1", "26.2", "27.0"])
-def test_each_status_item_conforms_to_the_schema(release: str) -> None:
+def test_each_status_item_conforms_to_the_schema(release: str, channel: str) -> None:
     device = mac(release)
-    names = set(capabilities(release)["supported-payloads"]["status-items"])
-    assert names == supported_items(release)
+    device.__class__ = Device if channel == "device" else UserMac
+    names = set(capabilities(release, channel)["supported-payloads"]["status-items"])
+    assert names == supported_items(release, channel)
     for name in names - {"test.error-value"}:
-        found = problems({name: status_value(device, name)}, of_kind("status")[name].request, release=release)
+        keys = of_kind("status")[name].request
+        found = problems({name: status_value(device, name)}, keys, release=release, channel=channel)
         assert [each for each in found if "should be <data>, but is str" not in each] == [], name  # base64 in JSON
 
 
+def test_capabilities_follow_the_channel() -> None:
+    device, user = (capabilities("27.0", channel)["supported-payloads"] for channel in ("device", "user"))
+    assert "enhanced-logging.status" in set(user["status-items"]) - set(device["status-items"])
+    assert "softwareupdate.install-state" in set(device["status-items"]) - set(user["status-items"])
+    assert "com.apple.configuration.account.mail" in user["declarations"]["configurations"]
+
+
 def test_capabilities_follow_the_release() -> None:
-    before, after = (capabilities(release)["supported-payloads"] for release in ("26.2", "27.0"))
+    before, after = (capabilities(release, "device")["supported-payloads"] for release in ("26.2", "27.0"))
     assert "mdm.push-magic" not in before["status-items"]
     assert {"mdm.push-magic", "content-cache.status"} <= set(after["status-items"])
     assert "com.apple.configuration.network.relay" not in before["declarations"]["configurations"]
