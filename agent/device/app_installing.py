@@ -13,7 +13,7 @@ from agent import plists
 from agent.device.mac import Device
 from agent.device.manifest import ManifestMalformed, package_of
 from agent.device.steps import Download, Steps
-from agent.device.system import FAILED, INSTALLED, MANAGED, QUEUED, App
+from agent.device.system import FAILED, INSTALLED, MANAGED, QUEUED, App, SystemState
 from agent.errors import CutShort, PeerError
 from agent.pki.certificates import read_certificate
 
@@ -32,14 +32,21 @@ def install_queued_apps(device: Device) -> Steps[list[str]]:
         except CutShort:  # the Mac went down or offline: it tries again
             raise
         except PeerError as error:
-            installed = replace(_done(app), status=FAILED) if app.managed and app.identifier else None
+            installed = None
             name = app.identifier or app.manifest_url or "of a manifest"
             failures.append(f"the app {name[:200]} is not installed: {error}")
-        state = device.system
-        if app not in state.apps:  # removed meanwhile, with the enrollment or by a command
+        if app not in device.system.apps:  # removed meanwhile, with the enrollment or by a command
             continue
-        device.system = state.without_app(app) if installed is None else state.with_app(installed, app)
+        device.system = _failed(device.system, app) if installed is None else device.system.with_app(installed, app)
     return failures
+
+
+def _failed(state: SystemState, app: App) -> SystemState:
+    """The state after a failure, which a managed app shows; an older version of the app stays."""
+    state = state.without_app(app)
+    if not app.managed or not app.identifier or state.app(app.identifier) is not None:
+        return state
+    return state.with_app(replace(_done(app), status=FAILED))
 
 
 def _install(device: Device, app: App) -> Steps[App]:

@@ -41,9 +41,11 @@ class Package:
         if not self.hash_name:
             return
         size = self.piece or max(1, len(octets))
-        pieces = [octets[at : at + size] for at in range(0, max(1, len(octets)), size)]
-        found = [hashlib.new(self.hash_name, piece, usedforsecurity=False).hexdigest() for piece in pieces]
-        if found != list(self.hashes):
+        starts = range(0, max(1, len(octets)), size)
+        if len(starts) != len(self.hashes) or any(
+            hashlib.new(self.hash_name, octets[at : at + size], usedforsecurity=False).hexdigest() != expected
+            for at, expected in zip(starts, self.hashes, strict=True)
+        ):
             raise ManifestMalformed(
                 f"expected a package with the {self.hash_name} hashes of the manifest, found another of "
                 f"{len(octets)} bytes"

@@ -30,7 +30,7 @@ from agent.device.steps import (
     SynchroniseDeclarations,
     UpdateSoftware,
 )
-from agent.device.system import SystemState
+from agent.device.system import FACTORY, SystemState
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -137,7 +137,7 @@ class DeviceRecord(_Record, frozen=True):
     installed: InstalledRecord = InstalledRecord()
     enrolling: UnfinishedRecord | None = None
     settings: SettingsRecord = SettingsRecord()
-    system: SystemState = SystemState()
+    system: SystemState = FACTORY
     declarations: bytes = b""
     """Of records of before ``declared``, without what the declarations say: they are fetched again."""
     declarations_token: str = ""

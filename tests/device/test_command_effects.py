@@ -165,6 +165,29 @@ def test_the_hash_of_the_package_is_checked(asset: dict[str, Any], right: bool) 
     assert managed(device) == ({APP: "Managed"} if right else {})  # a failure is reported once
 
 
+def test_an_update_of_an_app_that_fails_leaves_the_app() -> None:
+    device = mac()
+    files = {"https://apps.invalid/tool.pkg": PACKAGE}
+    for asset, failures in (({}, 0), ({"sha256": "00"}, 1), ({"md5": "00"}, 1)):
+        for _ in range(2):  # the second command of an app that waits takes the place of the first
+            good(device, "InstallEnterpriseApplication", Manifest=manifest(**asset), InstallAsManaged=True)
+        assert managed(device) == {APP: "Queued"}
+        assert len(install(device, files)) == failures
+        assert managed(device) == {APP: "Managed"}
+    good(device, "InstallEnterpriseApplication", Manifest=manifest())
+    install(device, files)
+    assert managed(device) == {}  # installed again, and not as managed
+    assert installed(device, Identifiers=[APP]) == [APP]
+
+
+def test_a_hash_for_each_byte_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = mac()
+    asset = {"sha256-size": 1, "sha256s": ["00"]}
+    good(device, "InstallEnterpriseApplication", Manifest=manifest(**asset), InstallAsManaged=True)
+    monkeypatch.setattr(hashlib, "new", None)
+    assert len(install(device, {"https://apps.invalid/tool.pkg": PACKAGE})) == 1
+
+
 @pytest.mark.parametrize(
     "content", [b"no plist", plistlib.dumps({"items": []}), plistlib.dumps({"items": [{"assets": [], "metadata": {}}]})]
 )
@@ -523,8 +546,11 @@ def test_enhanced_log_collection_of_macos_27_on_the_user_channel(token: str, end
     ],
 )
 def test_invitation_to_the_volume_purchase_program(program: str, url: str, found: str) -> None:
-    result = run(mac(), "InviteToProgram", channel="user", ProgramID=program, InvitationURL=url)
-    assert result.answer == {"InvitationResult": found}
+    device = mac()
+    asked = {"channel": "user", "ProgramID": program, "InvitationURL": url}
+    assert run(device, "InviteToProgram", **asked).answer == {"InvitationResult": found}
+    device.settings.awaiting_configuration = True
+    assert run(device, "InviteToProgram", **asked).status is Status.NOT_NOW
 
 
 def test_extensions_can_be_filtered_by_their_point() -> None:
@@ -626,6 +652,7 @@ def test_what_commands_change_outlives_the_process() -> None:
     good(device, "InstallEnterpriseApplication", Manifest=manifest(), InstallAsManaged=True)
     good(device, "SetRecoveryLock", NewPassword="first")
     good(device, "EnableRemoteDesktop")
+    assert b"system" not in device_record(mac())
     again = mac()
     restore_device(again, device_record(device))
     restore_activity(again, activity_record(device, 0.0), 0.0)

@@ -37,6 +37,7 @@ from agent.mdm.results import (
     INVALID_APP_MANIFEST,
     MALFORMED_REQUEST,
     Result,
+    Status,
     acknowledged,
 )
 from agent.pki.certificates import CertificateError, read_certificate
@@ -124,16 +125,14 @@ def _common(device: Device, command: Command, *, flags: tuple[int, ...]) -> App:
 
 
 def _queue(device: Device, command: Command, app: App) -> None:
-    """Have the app installed once the server has accepted the answer; it replaces one of the same identifier."""
+    """Have the app installed once the server has accepted the answer; then it replaces one of its identifier."""
     if app.identifier and installed_applications(device.mac, [app.identifier]):
         raise refusal(APP_ALREADY_INSTALLED, f"the app {app.identifier[:200]} is part of macOS")
     if len(device.system.apps) >= _MAX_APPS:
         raise refusal(MALFORMED_REQUEST, f"{command.request_type}: there are {_MAX_APPS} apps already")
-    apps = device.system.apps
-    if app.identifier:
-        device.system = device.system.with_app(app)
-    else:
-        device.system = replace(device.system, apps=(*apps, app))
+    waiting = [each for each in device.system.apps if each.status == QUEUED and each.identifier == app.identifier != ""]
+    apps = [each for each in device.system.apps if each not in waiting]
+    device.system = replace(device.system, apps=(*apps, app))
     device.after_delivery(InstallApps())
 
 
@@ -235,7 +234,9 @@ def extension_mappings(_device: Device, _command: Command) -> Result:
 
 
 def invite_to_program(device: Device, command: Command) -> Result:
-    """Invite the user to the Volume Purchase Program. Nobody answers."""
+    """Invite the user to the Volume Purchase Program, after Setup Assistant. Nobody answers."""
+    if device.settings.awaiting_configuration:
+        return Result(Status.NOT_NOW)
     program, url = required(device, command, "ProgramID", str), required(device, command, "InvitationURL", str)
     if program != _PROGRAM:
         return acknowledged({"InvitationResult": "InvalidProgramID"})

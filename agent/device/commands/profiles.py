@@ -10,11 +10,14 @@ from agent.device import installing
 from agent.device.commands.reading import FORMAT_ERROR
 from agent.device.mac import Device
 from agent.device.steps import CommandSteps, LeaveManagement
+from agent.device.supported import answer_keys
 from agent.mdm.commands import Command
 from agent.mdm.results import IDENTIFIER_MISSING, ChainedError, Domain, Result, acknowledged, failed
 from agent.plists import PlistError, type_name
 from agent.profiles.enrollment import MDM
 from agent.profiles.errors import ProfileError, malformed
+
+_PAYLOADS = "ProfileList/ProfileListItem/PayloadContent/PayloadContentItem"  # where the schema has the payloads' keys
 
 
 def install_profile(device: Device, command: Command) -> Result | CommandSteps:
@@ -53,9 +56,15 @@ def remove_profile(device: Device, command: Command) -> Result:
     return acknowledged()
 
 
-def profile_list(device: Device, _command: Command) -> Result:
-    """The installed profiles."""
-    return acknowledged({"ProfileList": [profile.listed for profile in device.profiles]})
+def profile_list(device: Device, command: Command) -> Result:
+    """The installed profiles; of their payloads the keys that this release of macOS has."""
+    keys = answer_keys("ProfileList", _PAYLOADS, device.mac.os_version, command.channel)
+    listed = [profile.listed for profile in device.profiles]
+    for profile in listed:
+        profile["PayloadContent"] = [
+            {key: value for key, value in payload.items() if key in keys} for payload in profile["PayloadContent"]
+        ]
+    return acknowledged({"ProfileList": listed})
 
 
 def certificate_list(device: Device, _command: Command) -> Result:

@@ -56,9 +56,11 @@ _log = Logger()
 _LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not to a login page or a proxy."
 
 
-def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> dict[str, str]:
+def message_headers(
+    enrollment: Enrollment, content_type: str, body: bytes, *, agent: str = checkin.USER_AGENT
+) -> dict[str, str]:
     """The headers of a message to the server, with Mdm-Signature where the enrollment has SignMessage."""
-    headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
+    headers = {"User-Agent": agent, "Content-Type": content_type}
     if enrollment.sign_message:
         identity = enrollment.identity
         headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
@@ -176,14 +178,27 @@ class BackgroundTasks:
                     await self._kept()
                     return await self._check_in(message, enrollment)
                 case Download(url, anchors, pins):
-                    with self._others(anchors, pins) as connections:
-                        return await self._get(connections, url, {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"})
+                    return await self._download(url, anchors, pins)
                 case DownloadByMDM(url, enrollment):
                     return await self._download_by_mdm(url, enrollment)
                 case ReadDate():
                     return self._environment.wall_clock()
         except PeerError as error:
             return error
+
+    async def _download(
+        self, url: str, anchors: tuple[x509.Certificate, ...], pins: tuple[x509.Certificate, ...]
+    ) -> bytes:
+        """GET a file, of which the Macs of the process hold a few at a time."""
+        life = self._life
+        await self._environment.downloads.acquire()
+        try:
+            if life != self._life:
+                raise MacStopped("the Mac went down or offline before the download")
+            with self._others(anchors, pins) as connections:
+                return await self._get(connections, url, {"User-Agent": self._agent, "Accept": "*/*"})
+        finally:
+            self._environment.downloads.release()
 
     async def _kept(self) -> None:
         """Wait until an enrollment in progress is in the Mac's file."""
@@ -193,12 +208,16 @@ class BackgroundTasks:
             keeper.when_kept(self._device.mac.index, partial(kept.callback, None))
             await kept
 
+    @property
+    def _agent(self) -> str:
+        return checkin.user_agent(self._device.mac.os_version)
+
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
         mac = self._device.mac
         exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
         with self._others() as connections:
-            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+            headers = {"User-Agent": self._agent, "Accept": "*/*"}
             response = await ask(connections, "GET", url, headers, exchanger=exchanger)
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
@@ -250,7 +269,7 @@ class BackgroundTasks:
             message_type = str(message["MessageType"])
             hit = self._environment.decide("checkin", self._device.mac, message_type)
             body = altered(plists.dump_xml(message), self._device.mac, hit)
-            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body)
+            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body, agent=self._agent)
             exchanger = self._exchanger("checkin", hit, message_type)
             connections = self._connections_of(enrollment)
             response = await ask(connections, "PUT", enrollment.check_in_url, headers, body, exchanger=exchanger)
@@ -265,7 +284,7 @@ class BackgroundTasks:
 
     async def _download_by_mdm(self, url: str, enrollment: Enrollment) -> bytes:
         """GET a file like a message to the MDM server. Raises PeerError."""
-        headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+        headers = {"User-Agent": self._agent, "Accept": "*/*"}
         if enrollment.sign_message:
             headers["Mdm-Signature"] = mdm_signature(b"", enrollment.identity.certificate, enrollment.identity.key)
         return await self._get(self._connections_of(enrollment), url, headers)
@@ -318,7 +337,7 @@ class BackgroundTasks:
             waits.key += self._environment.reactor.seconds() - since
             exchanger = self._exchanger("scep")
             return await obtain_identity(
-                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
+                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit, self._agent
             )
 
 

@@ -130,7 +130,7 @@ class MDMClient:
             device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
         lom = LOMPresence(device, environment.network, self)
-        connection = SessionConnection(device.mac, environment, self._resumption)
+        connection = SessionConnection(device, environment, self._resumption)
         commands = Commands(device, environment, background, self)
         declarative = DeclarativeManagement(device, environment, background, lom, self)
         upkeep = Upkeep(device, environment, background, power, self, (declarative,))
