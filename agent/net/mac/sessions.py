@@ -33,6 +33,7 @@ from agent.net.http.http1 import Response
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, SimulatedMac
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.exchanging import OpenExchange, record, record_instead
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
@@ -63,6 +64,7 @@ class Sessions:
         "_background",
         "_commands",
         "_connection",
+        "_declarative",
         "_device",
         "_environment",
         "_exchange",
@@ -88,6 +90,7 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
+        declarative: DeclarativeManagement,
         upkeep: Upkeep,
         mac: SimulatedMac,
         poll: Alarm,
@@ -100,6 +103,7 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
+        self._declarative = declarative
         self._upkeep = upkeep
         self._mac = mac
         self._poll = poll
@@ -335,7 +339,7 @@ class Sessions:
             self._leave(str(why))
         else:
             self._poll.set_at(session.deadline)
-            self._upkeep.reconsider()
+            self._declarative.reconsider()
 
     def _tell_ended(self, failure: PeerError | None) -> None:
         observer = self._mac.observer
@@ -352,7 +356,7 @@ class Sessions:
         for what in follow_ups:
             match what:
                 case SynchroniseDeclarations(tokens):
-                    self._upkeep.synchronise(tokens)
+                    self._declarative.synchronise(tokens)
                 case UpdateSoftware(update):
                     self._upkeep.update_software(update)
                 case ChangePower(request):

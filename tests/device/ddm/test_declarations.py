@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import plistlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,7 +162,7 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
 )
 def test_validity(kind: str, payload: dict[str, Any], release: str, code: str) -> None:
     each = Declaration(kind.partition(".")[0], "x", "t", f"com.apple.{kind}", as_json(payload))
-    faults = faults_of(each, release)
+    faults = faults_of(each, release, "device")
     assert [fault["code"] for fault in faults] == ([code] if code else [])
     known = of_kind("declaration")["any"].reasons
     for fault in faults:
@@ -171,7 +173,7 @@ def test_validity(kind: str, payload: dict[str, Any], release: str, code: str) -
 def test_unknown_keys_are_named_by_their_paths() -> None:
     payload = {"Restrictions": {"ExternalStorage": "Allowed", "Floppy": "Disallowed"}, "Else": 1}
     each = Declaration("configuration", "x", "t", "com.apple.configuration.diskmanagement.settings", as_json(payload))
-    (fault,) = faults_of(each, "15.1")
+    (fault,) = faults_of(each, "15.1", "device")
     assert fault["details"] == {"UnknownPayloadKeys": ["Else", "Restrictions.Floppy"]}
 
 
@@ -188,18 +190,35 @@ def test_references_to_assets_by_the_schema() -> None:
 # Status.
 
 
+class UserMac(Device):
+    """A Mac on its user channel."""
+
+    __slots__ = ()
+    channel = "user"
+
+
+@pytest.mark.parametrize("channel", ["device", "user"])
 @pytest.mark.parametrize("release", ["13.6", "15.1", "26.2", "27.0"])
-def test_each_status_item_conforms_to_the_schema(release: str) -> None:
+def test_each_status_item_conforms_to_the_schema(release: str, channel: str) -> None:
     device = mac(release)
-    names = set(capabilities(release)["supported-payloads"]["status-items"])
-    assert names == supported_items(release)
+    device.__class__ = Device if channel == "device" else UserMac
+    names = set(capabilities(release, channel)["supported-payloads"]["status-items"])
+    assert names == supported_items(release, channel)
     for name in names - {"test.error-value"}:
-        found = problems({name: status_value(device, name)}, of_kind("status")[name].request, release=release)
+        keys = of_kind("status")[name].request
+        found = problems({name: status_value(device, name)}, keys, release=release, channel=channel)
         assert [each for each in found if "should be <data>, but is str" not in each] == [], name  # base64 in JSON
 
 
+def test_capabilities_follow_the_channel() -> None:
+    device, user = (capabilities("27.0", channel)["supported-payloads"] for channel in ("device", "user"))
+    assert "enhanced-logging.status" in set(user["status-items"]) - set(device["status-items"])
+    assert "softwareupdate.install-state" in set(device["status-items"]) - set(user["status-items"])
+    assert "com.apple.configuration.account.mail" in user["declarations"]["configurations"]
+
+
 def test_capabilities_follow_the_release() -> None:
-    before, after = (capabilities(release)["supported-payloads"] for release in ("26.2", "27.0"))
+    before, after = (capabilities(release, "device")["supported-payloads"] for release in ("26.2", "27.0"))
     assert "mdm.push-magic" not in before["status-items"]
     assert {"mdm.push-magic", "content-cache.status"} <= set(after["status-items"])
     assert "com.apple.configuration.network.relay" not in before["declarations"]["configurations"]
@@ -295,6 +314,51 @@ def test_configuration_that_reports_failure() -> None:
     server.synchronise(device)
     assert server.states["test"] == (False, "invalid", ["Error.ConfigurationCannotBeApplied"])
     assert "out of order" in json.dumps(server.reports[-1])
+
+
+def test_declared_apps_and_packages_show_their_state() -> None:
+    url, content = "https://mdm.invalid/", b"a package"
+    assets = [{"kind": "software-package", "url": f"{url}pkg", "sha256-hash": hashlib.sha256(content).hexdigest()}]
+    metadata = {"kind": "software", "bundle-identifier": "com.example.tool", "bundle-version": "1.2", "title": "Tool"}
+    required = {"InstallBehavior": {"Install": "Required"}}
+    names = ["app", "optional", "package", "broken"]
+    server = Server(
+        declaration("configuration.app.managed", "app", BundleID="com.example.app", **required),
+        declaration("configuration.app.managed", "optional", AppStoreID="42"),
+        declaration("configuration.package", "package", ManifestURL=f"{url}manifest", **required),
+        declaration("configuration.package", "broken", ManifestURL=f"{url}no-such", **required),
+        subscription("app.managed.list", "package.list"),
+        activation(*names[1:], "subscription"),
+        activation("app", identifier="of-the-app"),
+    )
+    server.files[f"{url}manifest"] = plistlib.dumps({"items": [{"assets": assets, "metadata": metadata}]})
+    server.files[f"{url}pkg"] = content
+    device = mac()
+    server.synchronise(device)
+    assert all(server.states[name] == (True, "valid", []) for name in names)
+    shown = server.reports[-1]["StatusItems"]
+    assert [(item["identifier"], item["state"]) for item in shown["app"]["managed"]["list"]] == [
+        ("com.example.app", "managed"),
+        ("app.42", "optional"),
+    ]
+    installed, failed = shown["package"]["list"]
+    assert (installed["identifier"], installed["version"], installed["state"]) == (
+        "com.example.tool",
+        "1.2",
+        "installed",
+    )
+    assert (failed["identifier"], failed["state"]) == ("broken", "failed")
+    assert [why["code"] for why in failed["reasons"]] == ["Error.DownloadFailed"]
+    for name in ("app.managed.list", "package.list"):
+        assert problems({name: status_value(device, name)}, of_kind("status")[name].request, release="26.2") == []
+    assert {app.identifier for app in device.system.apps} == {"com.example.app", "com.example.tool"}
+    server.token = "2"
+    del server.declarations["app"], server.declarations["of-the-app"]
+    server.synchronise(device)
+    assert server.reports[-1]["StatusItems"]["app"]["managed"]["list"] == [
+        {"identifier": "com.example.app", "_removed": True},
+    ]
+    assert {app.identifier for app in device.system.apps} == {"com.example.tool"}
 
 
 def order(identifier: str, version: str, date: str) -> dict[str, Any]:
