@@ -22,8 +22,8 @@ from agent.measure.exchanges import (
 
 SECRET = "s3cr3t-value"
 SECRET_KEYS = [
-    "UnlockToken", "AppleCareToken", "BootstrapToken", "Challenge", "DigestChallenge", "Password", "AdminPasswordHash", "PIN", "Passcode",
-    "PersonalRecoveryKey", "Authorization", "password",
+    "UnlockToken", "BootstrapToken", "Challenge", "DigestChallenge", "Password", "AdminPasswordHash", "PIN", "Passcode",
+    "PersonalRecoveryKey", "AppleCareToken", "Authorization", "password",
 ]  # fmt: skip
 OPEN_KEYS = ["Token", "PushMagic", "UDID", "PINNED", "Topic", "CommandUUID"]
 
