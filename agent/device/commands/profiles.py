@@ -8,8 +8,6 @@ from cryptography.x509.oid import NameOID
 
 from agent.device import installing
 from agent.device.commands.reading import FORMAT_ERROR
-from agent.device.content_cache import remove_content_cache
-from agent.device.filevault import remove_filevault
 from agent.device.mac import Device
 from agent.device.steps import CommandSteps, LeaveManagement
 from agent.device.supported import answer_keys
@@ -52,11 +50,9 @@ def remove_profile(device: Device, command: Command) -> Result:
         device.after_delivery(LeaveManagement())
         return acknowledged()
     try:
-        removed = device.profiles.remove(identifier)
+        installing.remove_profile(device, identifier)
     except ProfileError as error:
         return failed(*error.chain)
-    remove_filevault(device, identifier)
-    remove_content_cache(device, removed)
     return acknowledged()
 
 

@@ -41,6 +41,8 @@ class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """The reason for which it could not be applied, or the asset not be downloaded, as JSON."""
     profile: str = ""
     """The PayloadIdentifier of the profile that a legacy configuration installed."""
+    item: bytes = b""
+    """The status item of the app or package that a configuration installs, as JSON."""
     asset_tokens: dict[str, str] = field(default_factory=dict)
     """The ServerToken of each asset with which a configuration was applied, by Identifier."""
     status: bytes = b""
