@@ -27,7 +27,8 @@ from twisted.internet.task import deferLater
 
 from agent.errors import PeerError
 from agent.net.http.connection import HTTPConnection
-from agent.net.http.http1 import Origin, Response, encode_request
+from agent.net.http.http1 import Origin, Response
+from agent.net.http.request import request_to
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.transport.tls import TLSContexts
@@ -310,7 +311,7 @@ class Answer:
 def ask(connection: HTTPConnection, origin: Origin, body: bytes = b"", target: str = "/") -> Deferred[Response]:
     """PUT ``body``."""
     caller = Answer()
-    connection.request(encode_request("PUT", origin, target, {}, body), caller)
+    connection.request(request_to("PUT", origin, target, {}, body), caller)
     return caller.deferred
 
 

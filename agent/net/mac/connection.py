@@ -15,7 +15,8 @@ from agent.mdm import results
 from agent.mdm.checkin import USER_AGENT
 from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
-from agent.net.http.http1 import Origin, RequestHead, Response, split_url
+from agent.net.http.http1 import Origin, Response, split_url
+from agent.net.http.request import Request, RequestHead
 from agent.net.http.resumption import Resumption
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
@@ -116,7 +117,7 @@ class SessionConnection:
 _KEPT_HEADS = 256  # a fleet has one ServerURL and maybe some redirects; with one for each Mac, heads are made again
 
 
-def report_request(enrollment: Enrollment, url: str, body: bytes) -> tuple[Origin, bytes]:
+def report_request(enrollment: Enrollment, url: str, body: bytes) -> tuple[Origin, Request]:
     """A report's origin and request, with Mdm-Signature for SignMessage. Raises OperatorError for a bad URL."""
     origin, head = _head(url)
     if not enrollment.sign_message:

@@ -13,6 +13,7 @@ from agent.measure.exchanges import HTTPExchange, Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import exchange
 from agent.net.http.http1 import Response, without_query
+from agent.net.http.request import Request
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
 
@@ -109,7 +110,7 @@ class MacExchanger:
         self._message_type = message_type
 
     async def __call__(
-        self, connection: HTTPConnection, request: bytes, method: str, url: str, body: bytes | None
+        self, connection: HTTPConnection, request: Request, method: str, url: str, body: bytes | None
     ) -> Response:
         """Send a request. Raises PeerError."""
         environment, message_type = self._environment, self._message_type
