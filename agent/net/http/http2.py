@@ -41,7 +41,8 @@ from agent.net.http.request import Request
 from agent.net.transport.errors import ConnectionBroken
 
 MAX_BLOCK_BYTES = 32 * 1024  # of a field block with its continuations, as a head of HTTP/1.1
-MAX_IDLE_FRAMES = 100  # ours: frames that are no part of an answer, and empty ones, from one request to the next
+MAX_FRAMES = 100  # ours: frames during one request that are no part of its answer, and empty ones
+MAX_IDLE_FRAMES = 1000  # ours: from the answer to the next request
 _BYTES_A_FRAME = 256  # ours: … and one more for so many bytes of the request's body, for its WINDOW_UPDATEs
 
 # More than the longest body, so that a longer one is noticed; the connection's window is then renewed by half of it.
@@ -122,7 +123,7 @@ class HTTP2Client:
         self._max_streams = MAX_STREAM
         self._shrink_table = False  # the server allows less than the table that HPACK begins with
         self._frames = 0
-        self._frames_allowed = MAX_IDLE_FRAMES
+        self._frames_allowed = MAX_FRAMES
         self._reset: StreamReset | None = None
         self.waiting = self.going_away = self.started = self.unprocessed = False
 
@@ -144,7 +145,7 @@ class HTTP2Client:
         block, body = request.field_block(), request.body
         if self._shrink_table:
             block, self._shrink_table = EMPTY_TABLE + block, False
-        self._frames_allowed = MAX_IDLE_FRAMES + len(body or b"") // _BYTES_A_FRAME
+        self._frames_allowed = MAX_FRAMES + len(body or b"") // _BYTES_A_FRAME
         self._out += header_frames(self._stream, block, end_stream=not body)
         self._sender.begin(self._stream, body)
 
@@ -169,7 +170,7 @@ class HTTP2Client:
         try:
             self._receive(octets)
         except ResponseMalformed as error:
-            self.leave(error.code if isinstance(error, HTTP2Malformed) else ErrorCode.ENHANCE_YOUR_CALM)
+            self.leave(_code_of(error))
             if not waiting or self.waiting:
                 raise
         reset, self._reset = self._reset, None
@@ -182,6 +183,7 @@ class HTTP2Client:
             self._sender.stop()
             self._cancelled = self._stream
             self._out.append(rst_stream(self._stream, ErrorCode.CANCEL))
+        self._frames, self._frames_allowed = 0, MAX_IDLE_FRAMES
         response = Response(self._head.status, self._head.headers, bytes(self._body), self.usable)
         self._head, self._body = NO_HEAD, b""
         return response
@@ -227,7 +229,7 @@ class HTTP2Client:
         """Bound the work that a server causes without an answer (CVE-2019-9512 and others)."""
         self._frames += frames
         if self._frames > self._frames_allowed:
-            text = f"the server sent more than {self._frames_allowed} frames beside its answer"
+            text = f"the server sent more than {self._frames_allowed} frames that are no part of an answer"
             raise HTTP2Malformed(text, ErrorCode.ENHANCE_YOUR_CALM)
 
     def _awaited(self, stream: int) -> bool:
@@ -258,14 +260,14 @@ class HTTP2Client:
         if not self._head.status:
             raise HTTP2Malformed("DATA before the header section of the answer")
         size = stop - at
-        if not size:
-            self._count()
         self._received += size
         if self._received > self._max_body:
             raise ResponseTooLong(f"the response's body is longer than {self._max_body} bytes")
         if flags & END_STREAM:
             self._end(octets[at:stop])
             return
+        if not size:
+            self._count()
         self._add(octets[at:stop])
         self._padding += length - size
         if self._padding >= MAX_FRAME_BYTES:  # the stream's window is for the body alone
@@ -404,3 +406,9 @@ class HTTP2Client:
         self.waiting = False
         self._head, self._body = NO_HEAD, b""
         self._reset = StreamReset(text)
+
+
+def _code_of(error: ResponseMalformed) -> ErrorCode:
+    if isinstance(error, HTTP2Malformed):
+        return error.code
+    return ErrorCode.ENHANCE_YOUR_CALM if isinstance(error, ResponseTooLong) else ErrorCode.PROTOCOL_ERROR
