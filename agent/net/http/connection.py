@@ -15,6 +15,7 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from agent.errors import MisuseError, PeerError
+from agent.measure.records import HTTP_1_1, HTTP_2
 from agent.net.http.http1 import Origin, Response, ResponseMalformed, ResponseReader
 from agent.net.http.http2 import HTTP2Client, StreamReset
 from agent.net.http.request import Request
@@ -28,6 +29,11 @@ from agent.net.transport.stream import DEFAULT_TIMEOUTS, State, Timeouts, TLSStr
 from agent.net.transport.tls import Check, TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
+
+
+def alpn_of(http: str) -> tuple[bytes, ...]:
+    """What a setting ``http`` has offered: ``auto``, or ``1.1`` for HTTP/1.1 without ALPN."""
+    return () if http == "1.1" else BOTH
 
 
 class AnswerTimeout(ConnectionBroken):
@@ -47,7 +53,6 @@ class Caller(Protocol):
         """The request failed."""
 
 
-HTTP_2, HTTP_1_1 = "HTTP/2", "HTTP/1.1"
 BOTH = (b"h2", b"http/1.1")  # offered by ALPN (RFC 7301)
 _ALPN_HTTP_2 = b"h2"
 
@@ -69,7 +74,8 @@ class HTTPConnection:
     ``stage`` is called with the name and the seconds of each stage that succeeded: ``connect``, ``handshake`` or
     ``handshake_resumed``, ``first_byte`` (from the request's first byte to the response's) and ``request`` (… to the
     response's last). ``resumption`` keeps the TLS session for the next connection with the same ``binding``.
-    ``alpn`` are the protocols that are offered; without any the server is not asked for HTTP/2.
+    ``alpn`` are the protocols that are offered; without any the server is not asked for HTTP/2. ``connected`` is called
+    with the version of HTTP (of HTTP_VERSIONS) of each connection that was opened.
     """
 
     __slots__ = (
@@ -81,6 +87,7 @@ class HTTPConnection:
         "_binding",
         "_caller",
         "_check_of",
+        "_connected",
         "_connecting_at",
         "_contexts",
         "_http2",
@@ -118,11 +125,13 @@ class HTTPConnection:
         resumption: Resumption | None = None,
         binding: bytes = b"",
         alpn: tuple[bytes, ...] = (),
+        connected: Callable[[str], object] | None = None,
     ) -> None:
         self._stage = stage
         self._resumption = resumption
         self._binding = binding
         self._alpn = alpn
+        self._connected = connected
         self._reactor = reactor
         self._check_of = check_of
         self._resolver = resolver
@@ -388,6 +397,8 @@ class HTTPConnection:
         by_alpn = self._alpn and isinstance(tls, SSL.Connection) and tls.get_alpn_proto_negotiated() == _ALPN_HTTP_2
         self._http2 = HTTP2Client() if by_alpn else None
         self.http_version = HTTP_2 if by_alpn else HTTP_1_1
+        if self._connected is not None:
+            self._connected(self.http_version)
 
     def received(self, octets: bytes) -> None:
         """Bytes of the response arrived."""

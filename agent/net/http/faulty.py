@@ -217,6 +217,9 @@ class FaultyConnection(HTTPConnection):
         if self._fault is not None and self._fault.drop is not None:
             self._reset()
             return
+        if self._rest and self._http2 is not None:  # frames are not left unfinished
+            rest, self._rest = self._rest, b""
+            HTTPConnection._write(self, rest)
         if self._rest:  # a response before the whole request was sent
             response = response._replace(keep_alive=False)
         super()._complete(response)

@@ -51,6 +51,11 @@ class SessionConnection:
         """The id of the fault rule that hit when the last report opened a connection; empty if none did."""
         return connect_rule(self._connection)
 
+    @property
+    def http_version(self) -> str:
+        """The version of HTTP of the last connection; empty before the first one."""
+        return "" if self._connection is None else self._connection.http_version
+
     def put(
         self, report: bytes, enrollment: Enrollment, caller: Caller, sending: Sending | None, hit: Hit | None = None
     ) -> None:

@@ -46,8 +46,12 @@ class OpenExchange:
         headers: Mapping[str, str] = NO_HEADERS,
         error: object = "",
         opened_by: str = "",
+        http: str = "",
     ) -> None:
-        """Add it to the log. ``headers`` are the response's; ``opened_by`` is the rule that hit its new connection."""
+        """Add it to the log. ``headers`` are the response's; ``opened_by`` is the rule that hit its new connection.
+
+        ``http`` is the version of HTTP that the connection speaks.
+        """
         ended, self._ended = self._ended, True
         log, mac = self._environment.exchanges, self._mac
         if ended or log is None:
@@ -64,6 +68,7 @@ class OpenExchange:
                 response=response,
                 response_headers=headers,
                 error=str(error),
+                http=http,
                 **self._facts | {"rules": (*self._facts["rules"], *([opened_by] if opened_by else []))},
             )
         )
@@ -133,7 +138,7 @@ class MacExchanger:
             response = await exchange(connection, request)
         except PeerError as error:
             if opened is not None:
-                opened.end(error=error, opened_by=connect_rule(connection))
+                opened.end(error=error, opened_by=connect_rule(connection), http=connection.http_version)
             raise
         if opened is not None:
             opened.end(
@@ -141,6 +146,7 @@ class MacExchanger:
                 response=response.body,
                 headers=response.headers,
                 opened_by=connect_rule(connection),
+                http=connection.http_version,
             )
         return response
 
