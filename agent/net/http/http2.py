@@ -9,20 +9,29 @@ from __future__ import annotations
 from agent.errors import MisuseError
 from agent.net.http.hpack import EMPTY_TABLE
 from agent.net.http.http1 import MAX_BODY_BYTES, MAX_INTERIM_RESPONSES, Response, ResponseMalformed, ResponseTooLong
-from agent.net.http.http2_fields import NO_HEAD, check_trailers, response_head
+from agent.net.http.http2_answers import common_answer
+from agent.net.http.http2_fields import NO_BODY, NO_HEAD, check_trailers, response_head
 from agent.net.http.http2_frames import (
     ACK,
+    CONTINUATION,
+    DATA,
     END_HEADERS,
     END_STREAM,
     FRAME_HEADER,
     FRAME_HEADER_BYTES,
+    GOAWAY,
     HAS_PRIORITY,
+    HEADERS,
     INITIAL_WINDOW,
     MAX_FRAME_BYTES,
     MAX_STREAM,
+    PING,
     PREFACE,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
     ErrorCode,
-    FrameType,
     HTTP2Malformed,
     Setting,
     code_name,
@@ -34,6 +43,7 @@ from agent.net.http.http2_frames import (
     settings,
     settings_of,
     unpadded,
+    whole_request,
     window_update,
 )
 from agent.net.http.http2_sending import BodySender
@@ -49,7 +59,6 @@ _BYTES_A_FRAME = 256  # ours: … and one more for so many bytes of the request'
 _STREAM_WINDOW = MAX_BODY_BYTES + MAX_FRAME_BYTES
 _WINDOW = 2 * MAX_BODY_BYTES
 _DEFAULT_TABLE = 4096  # RFC 9113, 6.5.2
-_NO_BODY = (204, 304)
 
 _OPENING = (
     PREFACE
@@ -58,7 +67,7 @@ _OPENING = (
     )
     + window_update(0, _WINDOW - INITIAL_WINDOW)
 )
-_SETTINGS_ACK = frame(FrameType.SETTINGS, ACK, 0, b"")
+_SETTINGS_ACK = frame(SETTINGS, ACK, 0, b"")
 
 
 class StreamReset(ConnectionBroken):
@@ -146,11 +155,16 @@ class HTTP2Client:
         if self._shrink_table:
             block, self._shrink_table = EMPTY_TABLE + block, False
         self._frames_allowed = MAX_FRAMES + len(body or b"") // _BYTES_A_FRAME
+        if body and len(block) <= MAX_FRAME_BYTES and self._sender.fits(self._stream, len(body)):
+            self._out.append(whole_request(self._stream, block, body))
+            return
         self._out += header_frames(self._stream, block, end_stream=not body)
         self._sender.begin(self._stream, body)
 
     def take(self) -> bytes:
         """The bytes to be sent; they are whole frames."""
+        if not self._out:
+            return b""
         octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
         return octets
@@ -194,12 +208,12 @@ class HTTP2Client:
             if len(self._buffer) < self._needed:
                 return
             octets, self._buffer = bytes(self._buffer), b""
-        at, end = 0, len(octets)
+        at, end = self._read_common(octets), len(octets)
         needed = FRAME_HEADER_BYTES
         while end - at >= FRAME_HEADER_BYTES:
             head, flags, stream = FRAME_HEADER.unpack_from(octets, at)
             kind, length = head & 0xFF, head >> 8
-            if not self._greeted and kind != FrameType.SETTINGS:
+            if not self._greeted and kind != SETTINGS:
                 raise HTTP2Malformed(f"expected SETTINGS of HTTP/2 first, found {octets[at : at + 80]!r}")
             if length > MAX_FRAME_BYTES:
                 raise HTTP2Malformed(f"a frame has {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
@@ -213,14 +227,26 @@ class HTTP2Client:
             self._buffer = bytearray(octets[at:])
             self._needed = needed
 
+    def _read_common(self, octets: bytes) -> int:
+        """Read an answer in the form that most have; returns where it ends, or 0 for any other bytes."""
+        if not self.waiting or self._head.status or self._block is not None or not self._greeted:
+            return 0
+        found = common_answer(octets, self._stream, self._max_body)
+        if found is None or self._consumed + len(found.body) >= _WINDOW // 2:
+            return 0
+        self._consumed += len(found.body)
+        self._head, self._body = found.head, found.body
+        self.started, self.waiting = True, False
+        return found.end
+
     def _frame(self, kind: int, flags: int, stream: int, octets: bytes, at: int, stop: int) -> None:
-        if self._block is not None and (kind != FrameType.CONTINUATION or stream != self._block_stream):
+        if self._block is not None and (kind != CONTINUATION or stream != self._block_stream):
             raise HTTP2Malformed("expected CONTINUATION of a header section, found another frame")
-        if kind == FrameType.DATA:
+        if kind == DATA:
             self._data(flags, stream, octets, at, stop)
-        elif kind == FrameType.HEADERS:
+        elif kind == HEADERS:
             self._headers(flags, stream, octets, at, stop)
-        elif kind == FrameType.CONTINUATION:
+        elif kind == CONTINUATION:
             self._continuation(flags, octets[at:stop])
         else:
             self._control(kind, flags, stream, octets[at:stop])
@@ -334,7 +360,7 @@ class HTTP2Client:
     def _end(self, octets: bytes) -> None:
         self._add(octets)
         head, received = self._head, self._received
-        expected = 0 if head.status in _NO_BODY else head.length
+        expected = 0 if head.status in NO_BODY else head.length
         if expected is not None and received != expected:
             raise HTTP2Malformed(f"expected a body of {expected} bytes, found {received}")
         self.waiting = False
@@ -343,24 +369,24 @@ class HTTP2Client:
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         self._count()
-        if kind in (FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY) and stream:
-            raise HTTP2Malformed(f"expected {FrameType(kind).name} on stream 0, found stream {stream}")
-        match kind:
-            case FrameType.SETTINGS:
+        if kind == WINDOW_UPDATE:
+            self._check_opened(stream or self._stream)
+            self._sender.window_update(stream, payload)
+        elif kind == RST_STREAM:
+            self._rst_stream(stream, payload)
+        elif kind == PUSH_PROMISE:
+            raise HTTP2Malformed("PUSH_PROMISE, although push is off")
+        elif kind in (SETTINGS, PING, GOAWAY):
+            if stream:
+                raise HTTP2Malformed(f"expected a frame of type {kind} on stream 0, found stream {stream}")
+            if kind == SETTINGS:
                 self._settings(flags, payload)
-            case FrameType.PING:
+            elif kind == GOAWAY:
+                self._goaway(payload)
+            else:
                 numbers(payload, 2, "PING")
                 if not flags & ACK:
-                    self._out.append(frame(FrameType.PING, ACK, 0, payload))
-            case FrameType.GOAWAY:
-                self._goaway(payload)
-            case FrameType.WINDOW_UPDATE:
-                self._check_opened(stream or self._stream)
-                self._sender.window_update(stream, payload)
-            case FrameType.RST_STREAM:
-                self._rst_stream(stream, payload)
-            case FrameType.PUSH_PROMISE:
-                raise HTTP2Malformed("PUSH_PROMISE, although push is off")
+                    self._out.append(frame(PING, ACK, 0, payload))
 
     def _settings(self, flags: int, payload: bytes) -> None:
         values = settings_of(payload)

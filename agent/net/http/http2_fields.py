@@ -15,6 +15,8 @@ from agent.net.http.http2_frames import ErrorCode, HTTP2Malformed
 # RFC 9113, 8.2.2: they belong to a connection of HTTP/1.1.
 CONNECTION_FIELDS = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 
+NO_BODY = (204, 304)  # RFC 9110, 6.4.1
+
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+\Z")  # RFC 9113, 8.2.1: in lower case
 _NOT_OF_VALUES = re.compile(rb"[\0\r\n]")
 _STATUS = re.compile(rb"[1-9][0-9]{2}\Z")

@@ -19,21 +19,8 @@ _SETTING = Struct(">HI")
 _UINT32 = Struct(">I")
 
 
-class FrameType(IntEnum):
-    """Types of frames."""
-
-    DATA = 0
-    HEADERS = 1
-    PRIORITY = 2
-    RST_STREAM = 3
-    SETTINGS = 4
-    PUSH_PROMISE = 5
-    PING = 6
-    GOAWAY = 7
-    WINDOW_UPDATE = 8
-    CONTINUATION = 9
-
-
+# Types and flags of frames; plain numbers, because members of an enumeration take longer to look up.
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
@@ -82,14 +69,14 @@ def code_name(code: int) -> str:
     return ErrorCode(code).name if code in ErrorCode.__members__.values() else f"error code {code}"
 
 
-def frame(kind: FrameType, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """The bytes of a frame."""
     return FRAME_HEADER.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
 def settings(values: dict[Setting, int]) -> bytes:
     """SETTINGS."""
-    return frame(FrameType.SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in values.items()))
+    return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in values.items()))
 
 
 def settings_of(payload: bytes) -> list[tuple[int, int]]:
@@ -103,28 +90,34 @@ def settings_of(payload: bytes) -> list[tuple[int, int]]:
 
 def window_update(stream: int, increment: int) -> bytes:
     """WINDOW_UPDATE."""
-    return frame(FrameType.WINDOW_UPDATE, 0, stream, _UINT32.pack(increment))
+    return frame(WINDOW_UPDATE, 0, stream, _UINT32.pack(increment))
 
 
 def rst_stream(stream: int, code: ErrorCode) -> bytes:
     """RST_STREAM."""
-    return frame(FrameType.RST_STREAM, 0, stream, _UINT32.pack(code))
+    return frame(RST_STREAM, 0, stream, _UINT32.pack(code))
 
 
 def goaway(code: ErrorCode) -> bytes:
     """GOAWAY: no stream of the server's was processed, since it may open none."""
-    return frame(FrameType.GOAWAY, 0, 0, _UINT32.pack(0) + _UINT32.pack(code))
+    return frame(GOAWAY, 0, 0, _UINT32.pack(0) + _UINT32.pack(code))
 
 
 def header_frames(stream: int, block: bytes, *, end_stream: bool) -> list[bytes]:
     """HEADERS, with the CONTINUATION frames that a long block needs."""
     flags = END_STREAM if end_stream else 0
     if len(block) <= MAX_FRAME_BYTES:
-        return [frame(FrameType.HEADERS, flags | END_HEADERS, stream, block)]
+        return [frame(HEADERS, flags | END_HEADERS, stream, block)]
     first, *parts = (block[at : at + MAX_FRAME_BYTES] for at in range(0, len(block), MAX_FRAME_BYTES))
-    frames = [frame(FrameType.HEADERS, flags, stream, first)]
-    frames += (frame(FrameType.CONTINUATION, 0, stream, part) for part in parts[:-1])
-    return [*frames, frame(FrameType.CONTINUATION, END_HEADERS, stream, parts[-1])]
+    frames = [frame(HEADERS, flags, stream, first)]
+    frames += (frame(CONTINUATION, 0, stream, part) for part in parts[:-1])
+    return [*frames, frame(CONTINUATION, END_HEADERS, stream, parts[-1])]
+
+
+def whole_request(stream: int, block: bytes, body: bytes) -> bytes:
+    """HEADERS and DATA of a request, of which neither is longer than a frame."""
+    head = FRAME_HEADER.pack(len(block) << 8 | HEADERS, END_HEADERS, stream)
+    return b"".join((head, block, FRAME_HEADER.pack(len(body) << 8, END_STREAM, stream), body))
 
 
 def numbers(payload: bytes, count: int, what: str) -> tuple[int, ...]:

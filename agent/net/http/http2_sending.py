@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from agent.net.http.http2_frames import (
+    DATA,
     END_STREAM,
     INITIAL_WINDOW,
     MAX_FRAME_BYTES,
     MAX_WINDOW,
     ErrorCode,
-    FrameType,
     HTTP2Malformed,
     frame,
     numbers,
@@ -32,6 +32,18 @@ class BodySender:
     def pending(self) -> bool:
         """Whether a part of the body is not sent yet."""
         return bool(self._rest)
+
+    def fits(self, stream: int, size: int) -> bool:
+        """Whether a whole body of this size can be sent in one frame now, on a new stream; it is then counted as sent.
+
+        The stream's window is as after the body.
+        """
+        if size > MAX_FRAME_BYTES or size > self._window or size > self._initial:
+            return False
+        self._stream = stream
+        self._window -= size
+        self._stream_window = self._initial - size
+        return True
 
     def begin(self, stream: int, body: bytes | None) -> None:
         """Send the body of the request on a new stream; the last frame ends the stream."""
@@ -73,7 +85,7 @@ class BodySender:
             part, self._rest = self._rest[:size], self._rest[size:]
             self._window -= size
             self._stream_window -= size
-            self._out.append(frame(FrameType.DATA, 0 if self._rest else END_STREAM, self._stream, bytes(part)))
+            self._out.append(frame(DATA, 0 if self._rest else END_STREAM, self._stream, bytes(part)))
 
 
 def _within(window: int) -> int:

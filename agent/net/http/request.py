@@ -14,6 +14,7 @@ from agent.net.http.http2_fields import CONNECTION_FIELDS
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _FIELD_VALUE = re.compile(r"[ -~\t\x80-\xff]*\Z")
+_CONTENT_LENGTH = hpack.encode([(b"content-length", b"0")])[:-2]  # what is before the length of the value
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -56,7 +57,8 @@ class RequestHead:
         own = _field_block(headers) if headers else b""
         if body is None:
             return self._block + own
-        return self._block + own + hpack.encode(((b"content-length", b"%d" % len(body)),))
+        length = b"%d" % len(body)
+        return b"%b%b%b%c%b" % (self._block, own, _CONTENT_LENGTH, len(length), length)
 
 
 class Request(NamedTuple):

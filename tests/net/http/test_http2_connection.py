@@ -9,7 +9,7 @@ from conftest import RunInReactor
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, PingAckReceived, StreamReset
 from http2_servers import H2, HTTP_1_1, H2Talk, echoes, either, once, speaking
-from servers import AUTHORITY, Answer, Names, Talk, TLSServer, ask, client, serving, until
+from servers import AUTHORITY, Answer, Gone, Names, Talk, TLSServer, ask, client, serving, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
@@ -128,10 +128,12 @@ def second(then: object) -> object:
 
 def closes(talk: H2Talk, _stream: int) -> None:
     talk.talk.close()
+    raise Gone
 
 
 def resets(talk: H2Talk, _stream: int) -> None:
     talk.talk.reset()
+    raise Gone
 
 
 @pytest.mark.parametrize("then", [refuses, leaves_before, closes, resets])
@@ -368,7 +370,7 @@ def test_a_connection_that_ends_within_an_answer(run_in_reactor: RunInReactor) -
         talk.h2.send_headers(stream, [(":status", "200")])
         talk.h2.send_data(stream, b"half")
         talk.flush()
-        talk.talk.close()
+        closes(talk, stream)
 
     with serving(once(script), alpn=ONLY_HTTP_2) as server:
         connection = http2(server)
@@ -383,7 +385,7 @@ def test_a_connection_that_ends_within_an_answer(run_in_reactor: RunInReactor) -
 def test_an_answer_that_is_complete_counts_although_the_connection_ends(run_in_reactor: RunInReactor) -> None:
     def script(talk: H2Talk, stream: int) -> None:
         talk.answer(stream, b"command")
-        talk.talk.close()
+        closes(talk, stream)
 
     with serving(once(script), alpn=ONLY_HTTP_2) as server:
         connection = http2(server)
