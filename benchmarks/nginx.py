@@ -37,11 +37,17 @@ http {{
     keepalive_requests 1000000000; keepalive_timeout 600s;
     server {{
         listen {host}:{port} ssl backlog=4096;
+        listen {host}:{http2_port} ssl http2 backlog=4096;
         ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.pem;
         ssl_client_certificate {folder}/ca.pem; ssl_verify_client on;
         ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off; ssl_session_tickets on;
         location /nothing {{ return 200 ""; }}
         location /command {{
+            if ($content_length = {idle_length}) {{ return 200 '{command}'; }}
+            return 200 "";
+        }}
+        location /unique {{
+            add_header X-Request-Id $request_id;
             if ($content_length = {idle_length}) {{ return 200 '{command}'; }}
             return 200 "";
         }}
@@ -53,11 +59,15 @@ http {{
 
 @dataclass(frozen=True)
 class Server:
-    """Its address, and the authority that issues the Macs' certificates; ``folder`` has its CA."""
+    """Its address, and the authority that issues the Macs' certificates; ``folder`` has its CA.
+
+    On ``http2_port`` it speaks HTTP/2 with clients that offer it.
+    """
 
     port: int
     authority: Authority
     folder: Path
+    http2_port: int
 
     def url(self, path: str) -> str:
         """A URL of this server."""
@@ -76,16 +86,17 @@ def server(folder: Path, command: bytes, idle_length: int, connections: int = 81
     authority = Authority.create("Benchmark CA")
     (folder / "ca.pem").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
     write_identity(folder / "server.pem", authority.issue("server", SERVER_USAGE, names=[HOST, "localhost"]))
-    port = _unused_port()
+    port, http2_port = _unused_port(), _unused_port()
     configuration = folder / "nginx.conf"
     configuration.write_text(_CONFIGURATION.format(
-        affinity=f"{1 << cores()[1]:b}", folder=folder, host=HOST, port=port, idle_length=idle_length,
+        affinity=f"{1 << cores()[1]:b}", folder=folder, host=HOST, port=port, http2_port=http2_port,
+        idle_length=idle_length,
         connections=connections, files=connections + 64, command=command.decode().replace("'", "\\'").replace("$", ""),
     ))  # fmt: skip
     nginx = subprocess.Popen([_program(), "-p", folder, "-e", f"{folder}/error.log", "-c", configuration])
     try:
         _wait_for(port)
-        yield Server(port, authority, folder)
+        yield Server(port, authority, folder, http2_port)
     finally:
         nginx.terminate()
         nginx.wait(_STARTS_WITHIN)

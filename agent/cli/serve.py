@@ -58,6 +58,13 @@ from agent.fleet.population import DEFAULT_SEED
 )
 @click.option("--insecure", is_flag=True, help="Accept any server certificate. For experiments only.")
 @click.option(
+    "--http",
+    type=click.Choice(["auto", "1.1"]),
+    default="auto",
+    show_default=True,
+    help="The HTTP of the Macs: HTTP/2 where the server chooses it by ALPN, or always HTTP/1.1.",
+)
+@click.option(
     "--lab", is_flag=True, help="Run the embedded MDM server in this process, with an APNs gateway for its pushes."
 )
 @click.option(

@@ -210,6 +210,7 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
         lom_network=options["lom_network"],
         anchors=anchors,
         insecure=options["insecure"],
+        http=options["http"],
         manual_clock=options["clock"] == "manual",
         poll=options["poll"],
         push=push,

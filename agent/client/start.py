@@ -44,6 +44,8 @@ class Start(TypedDict, total=False):
     """PEM files of CAs that issued certificates of servers."""
     insecure: bool
     """Accept any server certificate."""
+    http: str
+    """``1.1``: always HTTP/1.1; HTTP/2 where the server chooses it by ALPN where it is missing."""
     boot: str
     """How long a boot takes, such as ``uniform:20,40``; BOOT where it is missing."""
     shutdown: str

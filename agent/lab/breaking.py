@@ -23,6 +23,10 @@ class BreakingSite(BoundedSite):
         super().__init__(root)
         self._lab = lab
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """HTTP/1.1 alone: of HTTP/2 twisted.web does not tell whether a request is half sent."""
+        return [b"http/1.1"]
+
     def buildProtocol(self, address: Any) -> Any:
         """The protocol of a new connection."""
         base: Any = super()

@@ -27,7 +27,7 @@ from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.renewal import spoiled
 from agent.lab.scep import SCEPService, spoiled_payload
-from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
+from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, connection_of, listen
 from agent.net.transport.openssl_direct import was_resumed
 from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
@@ -309,7 +309,7 @@ def _message(request: Any) -> Message:
         fingerprint=fingerprint,
         signature=signature,
         connection=connection,
-        resumed=was_resumed(request.channel.transport.getHandle()),
+        resumed=was_resumed(connection_of(request).transport.getHandle()),
     )
 
 
@@ -323,13 +323,13 @@ def _single(request: Any, name: bytes) -> str | None:
 
 def _peer(request: Any) -> tuple[int, bytes | None]:
     """The number of the connection, and SHA-256 of its client certificate (verified by TLS) or None. Raises Refused."""
-    channel = request.channel
-    if not hasattr(channel, "lab_peer"):
+    connection = connection_of(request)
+    if not hasattr(connection, "lab_peer"):
         try:
-            certificate = peer_certificate(channel.transport.getHandle())
+            certificate = peer_certificate(connection.transport.getHandle())
         except CertificateError as error:
             raise Refused(403, f"the client certificate is refused: {error}") from error
         fingerprint = None if certificate is None else certificate.fingerprint(hashes.SHA256())
-        channel.lab_peer = next(_connections), fingerprint
-    peer: tuple[int, bytes | None] = channel.lab_peer
+        connection.lab_peer = next(_connections), fingerprint
+    peer: tuple[int, bytes | None] = connection.lab_peer
     return peer

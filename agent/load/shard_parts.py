@@ -24,6 +24,7 @@ from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment, Operations
 from agent.measure.summaries import RuleSummary
 from agent.measure.trace import TraceFile, several
+from agent.net.http.connection import alpn_of
 from agent.net.lom.networks import INTERFACE, make_network, parse_network
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet.environment import Environment
@@ -82,6 +83,8 @@ class ShardParts:
             insecure=scenario.server.insecure,
             on_warning=warn,
             stage=self.metrics.stage,
+            connected=self.metrics.connected,
+            alpn=alpn_of(scenario.server.http),
             resume=scenario.tls.resume,
             wall_clock=self.clock,
             faults=self.faults,

@@ -68,6 +68,8 @@ class HTTPExchange(Struct, frozen=True, kw_only=True):
     """Of HTTP; empty for a LOM link and a push."""
     url: str = ""
     """Without its query."""
+    http: str = ""
+    """The version of HTTP of the connection, ``HTTP/2`` or ``HTTP/1.1``; empty where none was agreed on."""
     request: bytes = b""
     request_truncated: bool = False
     """Whether ``request`` lacks its end."""

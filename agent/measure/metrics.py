@@ -14,7 +14,7 @@ from typing import Any
 from agent.errors import MisuseError
 from agent.measure.latencies import NO_LATENCIES, Latencies
 from agent.measure.pauses import Pauses
-from agent.measure.records import OPERATIONS, STAGES, Exchange, Failure
+from agent.measure.records import HTTP_VERSIONS, OPERATIONS, STAGES, Exchange, Failure
 from agent.measure.snapshots import LatenciesSnapshot, OperationSnapshot, Snapshot, checked
 from agent.measure.summaries import LONGEST_TEXT, FailureSummary, OperationSummary, ReasonSummary, StageSummary
 
@@ -32,6 +32,7 @@ class Metrics:
     def __init__(self) -> None:
         self._tallies: dict[str, _Tally] = {}
         self._stages: dict[str, Latencies] = {}
+        self._connections = dict.fromkeys(HTTP_VERSIONS, 0)
         self._failures: dict[tuple[str, str], _FailureTally] = {}
         self._drops: dict[tuple[str, str], int] = {}
         self._cuts: dict[tuple[str, str], int] = {}
@@ -94,6 +95,14 @@ class Metrics:
         if latencies is None:
             latencies = self._stage(name)
         latencies.record(seconds)
+
+    def connected(self, version: str, count: int = 1) -> None:
+        """Count connections that were opened to a server, by the version of HTTP that they speak."""
+        self._connections[_known(version, HTTP_VERSIONS)] += count
+
+    def connections(self) -> dict[str, int]:
+        """The connections that were opened, by version of HTTP; without those of which there was none."""
+        return {version: count for version, count in self._connections.items() if count}
 
     def late(self, operation: str) -> None:
         """Count one operation that started over 100 ms after it was due. Its end is counted as an exchange."""
@@ -186,6 +195,7 @@ class Metrics:
         snapshot: Snapshot = {
             "operations": {operation: self._tallies[operation].snapshot() for operation in self.operations()},
             "stages": {stage: _latencies_snapshot(self._stages[stage]) for stage in self.stages()},
+            "connections": self.connections(),
             "failures": [
                 {
                     "operation": operation,
@@ -218,6 +228,8 @@ class Metrics:
             self._tally(operation).add(its, counts[operation])
         for stage, latencies in found["stages"].items():
             _add_latencies(self._stage(stage), latencies, counts[stage])
+        for version, count in found.get("connections", {}).items():
+            self.connected(version, count)
         for failure in found["failures"]:
             tally = self._failure(failure["operation"], failure["kind"])
             tally.see(failure["count"], failure["first"], failure["example"])

@@ -23,6 +23,8 @@ OPERATIONS = (
     "delivery",
     "return",
 )
+HTTP_2, HTTP_1_1 = "HTTP/2", "HTTP/1.1"
+HTTP_VERSIONS = (HTTP_2, HTTP_1_1)  # of the Macs' connections to their servers
 STAGES = ("connect", "handshake", "handshake_resumed", "first_byte", "request", "key")  # the parts of an operation
 
 

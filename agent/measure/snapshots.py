@@ -7,13 +7,13 @@ makes them from results documents.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
 from agent.errors import OperatorError
 from agent.measure.latencies import HIGHEST_US, decoded, filled, index_of
-from agent.measure.records import OPERATIONS, STAGES
+from agent.measure.records import HTTP_VERSIONS, OPERATIONS, STAGES
 from agent.measure.summaries import Count, Name
 
 MOST_KINDS = 10_000  # of failures and of reasons; this program has some dozens
@@ -75,6 +75,8 @@ class Snapshot(TypedDict):
 
     operations: dict[Name, OperationSnapshot]
     stages: dict[Name, LatenciesSnapshot]
+    connections: NotRequired[dict[Name, Count]]
+    """How many connections were opened, by HTTP_VERSIONS; missing in a snapshot of an earlier version."""
     failures: Annotated[list[FailureSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
     drops: Annotated[list[ReasonSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
     cuts: Annotated[list[ReasonSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
@@ -110,6 +112,8 @@ def _counts(snapshot: Snapshot) -> dict[str, list[int]]:
     for name, latencies in snapshot["stages"].items():
         _known(name, STAGES)
         counts[name] = _histogram(name, latencies)
+    for name in snapshot.get("connections", {}):
+        _known(name, HTTP_VERSIONS)
     for failure in snapshot["failures"]:
         _known(failure["operation"], OPERATIONS)
         _finite(failure["first"])

@@ -154,6 +154,8 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None only in results of earlier versions."""
     operations: dict[Name, OperationSummary]
     stages: dict[Name, StageSummary]
+    connections: dict[Name, Count] = {}
+    """The connections that the Macs opened to their servers, by version of HTTP."""
     errors: list[FailureSummary]
     dropped: list[ReasonSummary]
     cut_short: list[ReasonSummary] = field(default_factory=_empty)

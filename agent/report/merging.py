@@ -40,6 +40,7 @@ def metrics_of(document: Document) -> Metrics:
                 name: _latencies(found.latency_ms, found.timed, found.clamped, found.histogram)
                 for name, found in document.stages.items()
             },
+            "connections": document.connections,
             "failures": [{**asdict(error), "first": 0.0} for error in document.errors],
             "drops": [asdict(drop) for drop in document.dropped],
             "cuts": [asdict(cut) for cut in document.cut_short],

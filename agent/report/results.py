@@ -159,6 +159,7 @@ class Counted(TypedDict):
 
     operations: dict[str, OperationSummary]
     stages: dict[str, StageSummary]
+    connections: dict[str, int]
     errors: list[FailureSummary]
     dropped: list[ReasonSummary]
     cut_short: list[ReasonSummary]
@@ -184,6 +185,7 @@ def counted(metrics: Metrics) -> Counted:
     return {
         "operations": operations,
         "stages": {name: replace(each, latency_ms=_rounded(each.latency_ms)) for name, each in stages.items()},
+        "connections": metrics.connections(),
         "errors": metrics.failures(),
         "dropped": metrics.drops(),
         "cut_short": cuts,

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred, fail
 
 from agent.errors import MisuseError, OperatorError, PeerError
 from agent.net.http.connection import HTTPConnection
-from agent.net.http.http1 import Origin, Response, encode_request
+from agent.net.http.http1 import Origin, Response
+from agent.net.http.request import Request, request_to
 from agent.net.timing import Reactor
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
@@ -63,10 +64,10 @@ class Pool:
             why = "the connections are closed" if self._closed else f"{MAX_WAITING} requests are already waiting"
             return fail(RequestFailed(f"the request to {self._origin.header} was not sent: {why}"))
         try:
-            octets = encode_request(method, self._origin, target, headers, body)
+            asked = request_to(method, self._origin, target, headers, body)
         except MisuseError as error:
             return fail(RequestFailed(f"the request to {self._origin.header} cannot be sent: {error}"))
-        request = _PooledRequest(self, octets)
+        request = _PooledRequest(self, asked)
         self._waiting.append(request)
         self._next()
         return request.done
@@ -108,16 +109,16 @@ class Pool:
 class _PooledRequest:
     """One request, as the caller of its connection."""
 
-    def __init__(self, pool: Pool, octets: bytes) -> None:
+    def __init__(self, pool: Pool, asked: Request) -> None:
         self.done: Deferred[Response] = Deferred()
         self.connection: HTTPConnection | None = None
         self._pool = pool
-        self._octets = octets
+        self._asked = asked
 
     def start(self, connection: HTTPConnection) -> None:
         """Send the request on this connection."""
         self.connection = connection
-        connection.request(self._octets, self)
+        connection.request(self._asked, self)
 
     def answered(self, response: Response) -> None:
         """The response has arrived."""

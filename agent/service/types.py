@@ -123,6 +123,8 @@ class Exchange(Struct, frozen=True, kw_only=True):
     method: str
     url: str
     """Without its query."""
+    http: str = ""
+    """The version of HTTP: ``HTTP/2`` or ``HTTP/1.1``; empty where there was no connection."""
     request: Any = None
     """The body: decoded if it is a property list, otherwise as text; null if it is empty."""
     status: int | None = None

@@ -27,7 +27,8 @@ from twisted.internet.task import deferLater
 
 from agent.errors import PeerError
 from agent.net.http.connection import HTTPConnection
-from agent.net.http.http1 import Origin, Response, encode_request
+from agent.net.http.http1 import Origin, Response
+from agent.net.http.request import request_to
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.transport.tls import TLSContexts
@@ -93,6 +94,15 @@ class Talk:
         request = Request(self.number, method, target, headers, body, certificate)
         self._server.requests.append(request)
         return request
+
+    def read(self) -> bytes:
+        """Wait for bytes."""
+        with _gone():
+            return self.tls.recv(65536)
+
+    def note(self, request: Request) -> None:
+        """Note a request that was read in another way."""
+        self._server.requests.append(request)
 
     def send(self, octets: bytes) -> None:
         """Send all of it."""
@@ -221,9 +231,15 @@ def serving(
     client_anchors: Sequence[x509.Certificate] = (AUTHORITY.certificate,),
     require_certificate: bool = False,
     tls_1_2: bool = False,
+    alpn: Sequence[bytes] | None = None,
 ) -> Iterator[TLSServer]:
-    """A server that runs ``scripts``; without any it answers every request with 200 and its own body."""
+    """A server that runs ``scripts``; without any it answers every request with 200 and its own body.
+
+    ``alpn`` are the protocols that it speaks, its favourite first; None: it knows no ALPN.
+    """
     context = server_context(identity, client_anchors, require_certificate=require_certificate, tls_1_2=tls_1_2)
+    if alpn is not None:
+        context.set_alpn_select_callback(partial(_chosen, alpn))
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))
@@ -256,6 +272,10 @@ def server_context(
     mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if require_certificate else 0)
     context.set_verify(mode, lambda _connection, _certificate, _error, _depth, ok: bool(ok))
     return context
+
+
+def _chosen(spoken: Sequence[bytes], _connection: object, offered: list[bytes]) -> bytes:
+    return next((each for each in spoken if each in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
 
 
 # Scripts, and what they are made of.
@@ -310,7 +330,7 @@ class Answer:
 def ask(connection: HTTPConnection, origin: Origin, body: bytes = b"", target: str = "/") -> Deferred[Response]:
     """PUT ``body``."""
     caller = Answer()
-    connection.request(encode_request("PUT", origin, target, {}, body), caller)
+    connection.request(request_to("PUT", origin, target, {}, body), caller)
     return caller.deferred
 
 
@@ -322,12 +342,14 @@ def client(
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     names: Names | None = None,
     contexts: TLSContexts | None = None,
+    **keywords: Any,
 ) -> HTTPConnection:
     """A connection of a Mac's own; ``names`` stands for the system's resolver."""
     from twisted.internet import reactor  # the one that tests/conftest.py runs
 
     resolver = Resolver(reactor, names or Names({}))
-    return HTTPConnection(reactor, resolver, contexts or TLSContexts(), origin, anchors, identity, timeouts=timeouts)
+    contexts = contexts or TLSContexts()
+    return HTTPConnection(reactor, resolver, contexts, origin, anchors, identity, timeouts=timeouts, **keywords)
 
 
 def fails(run_in_reactor: RunInReactor, connection: HTTPConnection, origin: Origin, body: bytes = b"") -> PeerError:

@@ -63,6 +63,7 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--keys", "server.keys", "unique|pool:N"),
         KeyOption("--ca", "server.ca", "FILE"),
         KeyOption("--insecure", "server.insecure"),
+        KeyOption("--http", "server.http"),
         KeyOption("--enroll-retries", "server.retries", "N"),
     ),
     LOM: (

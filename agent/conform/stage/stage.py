@@ -83,6 +83,7 @@ class Stage:
             seed=seed,
             anchors=target.anchors,
             insecure=target.insecure,
+            http=target.http,
             push=PushBehaviour(),
             macs=MacSettings(boot=_BOOT, shutdown=_BOOT),
         )

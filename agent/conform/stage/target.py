@@ -40,6 +40,8 @@ class Target:
     """What queues commands instead of ``config``."""
     anchors: tuple[x509.Certificate, ...] = ()
     insecure: bool = False
+    http: str = "auto"
+    """As in ServiceSettings."""
     lab: LabServer | None = None
     """The embedded lab, which is closed with the stage."""
 
@@ -78,4 +80,5 @@ def target_of(reactor: Any, scenario: Scenario) -> Target:
         None if side.config is None else server_config(side.config),
         anchors=tuple(read_certificate(each) for each in side.anchors),
         insecure=scenario.server.insecure,
+        http=scenario.server.http,
     )

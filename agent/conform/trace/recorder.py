@@ -92,6 +92,7 @@ class Recorder:
                 kind=exchange.kind,
                 method=exchange.method,
                 url=exchange.url,
+                http=exchange.http,
                 request_headers=_headers(exchange.request_headers),
                 request=request,
                 status=exchange.status,

@@ -86,6 +86,8 @@ class ExchangeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     method: str = ""
     url: str = ""
     """Without its query."""
+    http: str = ""
+    """The version of HTTP of the connection: ``HTTP/2`` or ``HTTP/1.1``; empty where there was none."""
     request_headers: dict[str, str] = field(default_factory=dict)
     """Of a ``raw`` exchange, lower-case names."""
     request: Body = field(default_factory=Body)

@@ -1,6 +1,7 @@
 """A Mac's HTTP connection to its server: one at a time, kept alive, opened again when needed.
 
-Macs do not share connections, because each has its own TLS identity.
+It speaks HTTP/2 where the server chooses that by ALPN, otherwise HTTP/1.1. Macs do not share connections, because each
+has its own TLS identity.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from agent.errors import MisuseError, PeerError
+from agent.measure.records import HTTP_1_1, HTTP_2
 from agent.net.http.http1 import Origin, Response, ResponseMalformed, ResponseReader
+from agent.net.http.http2 import HTTP2Client, StreamReset
+from agent.net.http.request import Request
 from agent.net.http.resumption import ResumedCheck, Resumption
 from agent.net.timing import DelayedCall, Reactor, extended_deadline
 from agent.net.transport.errors import ConnectFailed, ConnectionBroken, ConnectionClosed
@@ -25,6 +29,11 @@ from agent.net.transport.stream import DEFAULT_TIMEOUTS, State, Timeouts, TLSStr
 from agent.net.transport.tls import Check, TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
+
+
+def alpn_of(http: str) -> tuple[bytes, ...]:
+    """What a setting ``http`` has offered: ``auto``, or ``1.1`` for HTTP/1.1 without ALPN."""
+    return () if http == "1.1" else BOTH
 
 
 class AnswerTimeout(ConnectionBroken):
@@ -44,6 +53,9 @@ class Caller(Protocol):
         """The request failed."""
 
 
+BOTH = (b"h2", b"http/1.1")  # offered by ALPN (RFC 7301)
+_ALPN_HTTP_2 = b"h2"
+
 StageObserver = Callable[[str, float], None]
 CheckOf = Callable[[str], PeerCheck | Unchecked]
 
@@ -62,18 +74,23 @@ class HTTPConnection:
     ``stage`` is called with the name and the seconds of each stage that succeeded: ``connect``, ``handshake`` or
     ``handshake_resumed``, ``first_byte`` (from the request's first byte to the response's) and ``request`` (… to the
     response's last). ``resumption`` keeps the TLS session for the next connection with the same ``binding``.
+    ``alpn`` are the protocols that are offered; without any the server is not asked for HTTP/2. ``connected`` is called
+    with the version of HTTP (of HTTP_VERSIONS) of each connection that was opened.
     """
 
     __slots__ = (
         "_addresses",
+        "_alpn",
         "_anchors",
         "_answer_due",
         "_attempt",
         "_binding",
         "_caller",
         "_check_of",
+        "_connected",
         "_connecting_at",
         "_contexts",
+        "_http2",
         "_identity",
         "_origin",
         "_reactor",
@@ -81,6 +98,7 @@ class HTTPConnection:
         "_request",
         "_resolver",
         "_resumption",
+        "_retried",
         "_sending",
         "_sent_at",
         "_stage",
@@ -89,6 +107,7 @@ class HTTPConnection:
         "_timer",
         "_tried",
         "_used",
+        "http_version",
     )
 
     def __init__(
@@ -105,10 +124,14 @@ class HTTPConnection:
         stage: StageObserver | None = None,
         resumption: Resumption | None = None,
         binding: bytes = b"",
+        alpn: tuple[bytes, ...] = (),
+        connected: Callable[[str], object] | None = None,
     ) -> None:
         self._stage = stage
         self._resumption = resumption
         self._binding = binding
+        self._alpn = alpn
+        self._connected = connected
         self._reactor = reactor
         self._check_of = check_of
         self._resolver = resolver
@@ -123,13 +146,15 @@ class HTTPConnection:
         self._stream: TLSStream | None = None
         self._reader: ResponseReader | None = None
         self._caller: Caller | None = None
-        self._request = b""
+        self._http2: HTTP2Client | None = None  # of the open connection, where it speaks HTTP/2
+        self._request: Request | None = None
         self._sending: Callable[[], object] | None = None
         self._timer: DelayedCall | None = None
         self._connecting_at = 0.0  # seconds on the reactor's clock, as is the next
         self._sent_at = 0.0
         self._answer_due: float | None = None  # None while no response is awaited
-        self._used = False
+        self._used = self._retried = False
+        self.http_version = ""  # of the last connection: HTTP_1_1 or HTTP_2; empty before the first one
 
     @property
     def identity(self) -> Identity | None:
@@ -141,7 +166,7 @@ class HTTPConnection:
         """Whether there is an open connection."""
         return self._stream is not None
 
-    def request(self, request: bytes, caller: Caller, sending: Callable[[], object] | None = None) -> None:
+    def request(self, request: Request, caller: Caller, sending: Callable[[], object] | None = None) -> None:
         """Send a request, over the open connection or a new one. One request at a time.
 
         ``sending`` is called just before the first byte is sent.
@@ -151,35 +176,42 @@ class HTTPConnection:
         self._caller = caller
         self._sending = sending
         self._request = request
-        self._reader = ResponseReader()
-        if self._stream is not None and self._stream.state is State.OPEN:
+        if self._reusable:
             self._send()
         else:
+            self._end_in_order()
             self._used = False
             self._attempt += 1
             found = partial(self._found, self._attempt)
             not_found = partial(self._not_found, self._attempt)
             self._resolver.lookup(self._origin.host, self._origin.port, found, not_found)
 
+    @property
+    def _reusable(self) -> bool:
+        """Whether the open connection takes another request."""
+        if self._stream is None or self._stream.state is not State.OPEN:
+            return False
+        return self._http2 is None or self._http2.usable
+
     def close(self) -> None:
         """Close with close_notify. A request in progress is dropped without a callback."""
-        stream = self._forget()
-        if stream is not None:
-            stream.close()
+        self._finish()
+        self._close_stream()
 
     def abort(self) -> None:
         """Reset the TCP connection without close_notify, as on power loss. There is no callback."""
-        stream = self._forget()
+        self._finish()
+        stream = self._let_go()
         if stream is not None:
             stream.abort()
 
     def break_off(self, error: PeerError, *, in_order: bool) -> None:
         """Close as ``close`` or ``abort`` does; a request in progress fails with ``error``."""
-        stream = self._let_go()
-        if stream is not None:
-            if in_order:
-                stream.close()
-            else:
+        if in_order:
+            self._close_stream()
+        else:
+            stream = self._let_go()
+            if stream is not None:
                 stream.abort()
         self._failed(error)
 
@@ -219,7 +251,7 @@ class HTTPConnection:
         host, resumption = self._origin.host, self._resumption
         check: Check = self._check_of(host)
         tickets = resumption is not None
-        tls = self._contexts.client(sock, self._anchors, self._identity, check, host, tickets=tickets)
+        tls = self._contexts.client(sock, self._anchors, self._identity, check, host, tickets=tickets, alpn=self._alpn)
         if resumption is not None:
             check = resumption.offer(tls, self._binding, check)
         return tls, check
@@ -242,7 +274,21 @@ class HTTPConnection:
         sending, self._sending = self._sending, None
         if sending is not None:
             sending()
-        self._stream.write(self._request)
+        self._write(self._encoded())
+
+    def _encoded(self) -> bytes:
+        """The bytes of the request; of its first frames in HTTP/2, as far as the server allows."""
+        if self._request is None:
+            raise MisuseError("_encoded() called without a request")
+        if self._http2 is None:
+            self._reader = ResponseReader()
+            return self._request.http1()
+        self._http2.request(self._request)
+        return self._http2.take()
+
+    def _write(self, octets: bytes) -> None:
+        if self._stream is not None and octets:
+            self._stream.write(octets)
 
     def _late(self) -> None:
         """The timer fired: for the current request, or for an earlier one that was answered.
@@ -258,28 +304,40 @@ class HTTPConnection:
         if left > 0.0:
             self._timer = self._reactor.callLater(left, self._late)
             return
-        stream = self._let_go()
-        if stream is not None:
-            stream.close()
+        self._close_stream()
         self._failed(AnswerTimeout(f"the server did not answer within {self._timeouts.answer:g} s"))
 
-    def _forget(self) -> TLSStream | None:
+    def _close_stream(self) -> None:
+        """Close the connection with close_notify, in HTTP/2 after GOAWAY (RFC 9113, 5.4.1 and 6.8)."""
+        http2 = self._http2
         stream = self._let_go()
-        self._finish()
-        return stream
+        if stream is None:
+            return
+        if http2 is not None and stream.state is State.OPEN:
+            http2.leave()
+            octets = http2.take()
+            if octets:
+                stream.write(octets)  # may end the stream, which has no more callbacks for us
+        stream.close()
+
+    def _end_in_order(self) -> None:
+        """Close the connection, if there is one, and keep its TLS session for the next one."""
+        self._keep_session(self._stream)
+        self._close_stream()
 
     def _let_go(self) -> TLSStream | None:
         """Detach the stream, and stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._http2 = None
         stream, self._stream = self._stream, None
         if stream is not None and stream.secured:
             self._contexts.open_connections -= 1
         return stream
 
     def _keep_session(self, stream: TLSStream | None) -> None:
-        """The connection ends: keep its TLS session for the next one."""
+        """Keep the TLS session of a connection that ends."""
         if self._resumption is not None and stream is not None and stream.secured:
             tls = stream.tls
             if isinstance(tls, SSL.Connection):
@@ -288,7 +346,8 @@ class HTTPConnection:
     def _finish(self) -> Caller | None:
         self._answer_due = None
         caller, self._caller = self._caller, None
-        self._reader = None
+        self._request = self._reader = None
+        self._retried = False
         return caller
 
     def _failed(self, error: PeerError) -> None:
@@ -300,11 +359,9 @@ class HTTPConnection:
         if self._stage is not None:
             self._stage("request", self._reactor.seconds() - self._sent_at)
         stream = self._stream
-        if stream is not None and (not response.keep_alive or stream.unsent):
-            self._keep_session(self._let_go())
-            stream.close()  # RFC 9112, 9.5: so does a response before the whole request was sent
+        if stream is not None and (not response.keep_alive or (self._http2 is None and stream.unsent)):
+            self._end_in_order()  # RFC 9112, 9.5: so does a response before the whole request was sent
         self._used = True
-        self._request = b""
         caller = self._finish()
         if caller is not None:
             caller.answered(response)
@@ -330,12 +387,24 @@ class HTTPConnection:
         """The handshake is done: send the request."""
         self._count_and_time()
         self._resolver.prefer(self._origin.host, self._addresses[0])
-        if self._identity is not None and self._stream is not None:
-            let_go_of_identity(self._stream.tls, self._identity)
+        if self._stream is not None:
+            if self._identity is not None:
+                let_go_of_identity(self._stream.tls, self._identity)
+            self._agree_on_version(self._stream.tls)
         self._send()
+
+    def _agree_on_version(self, tls: SSL.Connection | PlainConnection) -> None:
+        by_alpn = self._alpn and isinstance(tls, SSL.Connection) and tls.get_alpn_proto_negotiated() == _ALPN_HTTP_2
+        self._http2 = HTTP2Client() if by_alpn else None
+        self.http_version = HTTP_2 if by_alpn else HTTP_1_1
+        if self._connected is not None:
+            self._connected(self.http_version)
 
     def received(self, octets: bytes) -> None:
         """Bytes of the response arrived."""
+        if self._http2 is not None:
+            self._received_http2(self._http2, octets)
+            return
         if self._reader is None:  # bytes without a request
             self.close()
             return
@@ -344,21 +413,53 @@ class HTTPConnection:
         try:
             response = self._reader.receive(octets)
         except ResponseMalformed as error:
-            stream = self._let_go()
-            if stream is not None:
-                stream.close()
+            self._close_stream()
             self._failed(error)
             return
         if response is not None:
             self._complete(response)
 
+    def _received_http2(self, http2: HTTP2Client, octets: bytes) -> None:
+        """Bytes arrived: of the response, or frames that need no request."""
+        started = http2.started
+        try:
+            response = http2.receive(octets)
+        except StreamReset as error:
+            self._reset_by_server(http2, error)
+        except ResponseMalformed as error:
+            self._close_stream()
+            if self._request is not None:
+                self._failed(error)
+        else:
+            if self._stage is not None and http2.started and not started:
+                self._stage("first_byte", self._reactor.seconds() - self._sent_at)
+            if response is not None:
+                self._complete(response)  # the next request takes what http2 has to send along
+        if self._http2 is not http2:
+            return
+        self._write(http2.take())
+        if http2.going_away and not http2.waiting and self._http2 is http2:  # GOAWAY between two requests
+            self._end_in_order()
+
+    def _reset_by_server(self, http2: HTTP2Client, error: StreamReset) -> None:
+        """RFC 9113, 8.7: what the server did not process is sent again, once, on a new connection."""
+        if http2.unprocessed and not self._retried:
+            self._end_in_order()
+            self._again()
+        else:
+            self._failed(error)
+
     def lost(self, error: PeerError) -> None:
         """The stream ended. A request on a kept-alive connection is sent again on a new one."""
-        self._keep_session(self._let_go())
-        reader = self._reader
-        if reader is None:
+        if self._stream is None:  # closed by us
             return
-        if reader.started:
+        http2, reader = self._http2, self._reader
+        self._keep_session(self._let_go())
+        if self._request is None:
+            return
+        if http2 is not None and http2.started:
+            self._failed(_cut_off(error))
+        elif reader is not None and reader.started:
             self._ended(reader, error)
         elif self._used:
             self._again()
@@ -370,7 +471,7 @@ class HTTPConnection:
     def _ended(self, reader: ResponseReader, error: PeerError) -> None:
         """RFC 9112, 9.8: a response that ends with the connection is complete only after close_notify."""
         if not isinstance(error, ConnectionClosed):
-            self._failed(ConnectionBroken(f"the connection ended before the end of the response: {error}"))
+            self._failed(_cut_off(error))
             return
         try:
             response = reader.closed()
@@ -381,6 +482,11 @@ class HTTPConnection:
 
     def _again(self) -> None:
         """RFC 9112, 9.3.1: a server may close an idle connection while the next request is being sent."""
-        caller, request = self._finish(), self._request
-        if caller is not None:
+        request, caller = self._request, self._finish()
+        if caller is not None and request is not None:
+            self._retried = True
             self.request(request, caller)
+
+
+def _cut_off(error: PeerError) -> ConnectionBroken:
+    return ConnectionBroken(f"the connection ended before the end of the response: {error}")

@@ -16,6 +16,7 @@ from agent.errors import MisuseError
 from agent.faults.effects import At
 from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.http1 import Response
+from agent.net.http.request import Request
 from agent.net.timing import DelayedCall
 from agent.net.transport.errors import ConnectionBroken
 from agent.net.transport.stream import State, TLSStream
@@ -56,7 +57,7 @@ class FaultyConnection(HTTPConnection):
     ``connect_rule`` is the id of the rule that hit when the last request opened a connection; empty if none did.
     """
 
-    __slots__ = ("_fault", "_later", "_next", "_on_connect", "_rest", "_shown", "_whole", "connect_rule")
+    __slots__ = ("_begun", "_fault", "_later", "_next", "_on_connect", "_rest", "_shown", "_whole", "connect_rule")
 
     def __init__(self, *args: Any, on_connect: Callable[[], ConnectionFault | None], **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -65,15 +66,16 @@ class FaultyConnection(HTTPConnection):
         self._next: ConnectionFault | None = None
         self._fault: ConnectionFault | None = None  # of the current request
         self._shown: Identity | None = None  # instead of its own, on the open connection
-        self._whole = b""  # the current request
+        self._whole: Request | None = None  # the current request
         self._rest = b""  # what is not written of it yet
+        self._begun = False  # its first bytes are written
         self._later: DelayedCall | None = None
 
     def inject(self, fault: ConnectionFault | None) -> None:
         """Have this go wrong with the next request."""
         self._next = fault
 
-    def request(self, request: bytes, caller: Caller, sending: Sending = None) -> None:
+    def request(self, request: Request, caller: Caller, sending: Sending = None) -> None:
         """Send a request, as HTTPConnection does, with its fault."""
         if self._caller is not None:
             raise MisuseError("request() called while another request awaits its response")
@@ -85,10 +87,10 @@ class FaultyConnection(HTTPConnection):
 
     def received(self, octets: bytes) -> None:
         """Bytes arrived: of the response, unless the connection is reset before."""
-        if self._caller is not None and self._reader is None:  # the request is held back: not an answer to it
-            stream = self._let_go()
-            if stream is not None:
-                stream.close()
+        if self._http2 is not None:
+            super().received(octets)
+        elif self._caller is not None and self._request is None:  # the request is held back: not an answer to it
+            self._close_stream()
         elif self._fault is not None and self._fault.drop is not None:
             self._reset()
         else:
@@ -110,7 +112,7 @@ class FaultyConnection(HTTPConnection):
     def _go(self, caller: Caller, sending: Sending) -> None:
         """The request's own delay is over: send it, over a new connection with the fault of that."""
         opened = None
-        if self._stream is None or self._stream.state is not State.OPEN:
+        if not self._reusable:
             opened = self._on_connect()
             self._shown = None if opened is None else opened.identity
         if opened is not None:
@@ -122,14 +124,15 @@ class FaultyConnection(HTTPConnection):
         self._hold(0.0 if opened is None else opened.delay, self._request_now, caller, sending)
 
     def _request_now(self, caller: Caller, sending: Sending) -> None:
-        super().request(self._whole, caller, sending)
+        if self._whole is not None:
+            super().request(self._whole, caller, sending)
 
     def _secure(self, sock: socket.socket) -> tuple[SSL.Connection, Check]:
         if self._shown is None:
             return super()._secure(sock)
         host = self._origin.host  # no TLS session is resumed: the server would know the Mac by it
         check: Check = self._check_of(host)
-        return self._contexts.client(sock, self._anchors, self._shown, check, host), check
+        return self._contexts.client(sock, self._anchors, self._shown, check, host, alpn=self._alpn), check
 
     def _keep_session(self, stream: TLSStream | None) -> None:
         if self._shown is None:
@@ -143,13 +146,32 @@ class FaultyConnection(HTTPConnection):
         if fault.drop == "before_request":
             self._later = self._reactor.callLater(0.0, self._reset_due)
             return
-        octets = self._whole[: len(self._whole) // 2] if fault.drop == "in_request" else self._whole
-        part = len(octets) if fault.bytes_per_s is None else _slice(fault.bytes_per_s)
-        self._request, self._rest = octets[:part], octets[part:]
         attempt = self._attempt
         super()._send()
+        self._begun = True
         if attempt == self._attempt and self._stream is not None and self._caller is not None:
             self._send_more()
+
+    def _encoded(self) -> bytes:
+        """The bytes to begin with; ``_rest`` follows."""
+        octets, fault = super()._encoded(), self._fault
+        if fault is None:
+            return octets
+        if fault.drop == "in_request":
+            octets = octets[: len(octets) // 2]
+        part = len(octets) if fault.bytes_per_s is None else _slice(fault.bytes_per_s)
+        self._rest = octets[part:]
+        return octets[:part]
+
+    def _write(self, octets: bytes) -> None:
+        """Write bytes; what HTTP/2 sends after the first frames follows the rest of them, or is cut off with it."""
+        fault = self._fault
+        if fault is None or not self._begun or (fault.drop != "in_request" and fault.bytes_per_s is None):
+            super()._write(octets)
+        elif octets and fault.drop != "in_request":
+            self._rest += octets
+            if self._later is None:
+                self._send_more()
 
     def _send_more(self) -> None:
         """Write the next part of a slow request after a while, or reset the connection after the last one."""
@@ -188,10 +210,16 @@ class FaultyConnection(HTTPConnection):
         self.break_off(InjectedReset(f"a fault rule reset the connection{point}"), in_order=False)
 
     def _again(self) -> None:
-        self._request, self._next = self._whole, self._fault
+        self._next = self._fault
         super()._again()
 
     def _complete(self, response: Response) -> None:
+        if self._fault is not None and self._fault.drop is not None:
+            self._reset()
+            return
+        if self._rest and self._http2 is not None:  # frames are not left unfinished
+            rest, self._rest = self._rest, b""
+            HTTPConnection._write(self, rest)
         if self._rest:  # a response before the whole request was sent
             response = response._replace(keep_alive=False)
         super()._complete(response)
@@ -202,6 +230,7 @@ class FaultyConnection(HTTPConnection):
             later.cancel()
         self._fault = None
         self._rest = b""
+        self._begun = False
         return super()._finish()
 
 

@@ -11,13 +11,14 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import OperatorError, PeerError
 from agent.net.http.connection import HTTPConnection
-from agent.net.http.http1 import Origin, Response, encode_request, split_url, without_query
+from agent.net.http.http1 import Origin, Response, split_url, without_query
+from agent.net.http.request import Request, request_to
 
 REDIRECTS = (301, 302, 307, 308)  # those that keep the method of a PUT (RFC 9110, 15.4)
 MAX_REDIRECTS = 5
 
 ConnectionTo = Callable[[Origin], HTTPConnection]
-Exchanger = Callable[[HTTPConnection, bytes, str, str, bytes | None], Awaitable[Response]]
+Exchanger = Callable[[HTTPConnection, Request, str, str, bytes | None], Awaitable[Response]]
 
 
 class Connections:
@@ -65,7 +66,7 @@ class _Answer:
         self.deferred.errback(error)
 
 
-def exchange(connection: HTTPConnection, request: bytes) -> Deferred[Response]:
+def exchange(connection: HTTPConnection, request: Request) -> Deferred[Response]:
     """Send a request; the Deferred fires with its response, or fails with a PeerError."""
     answer = _Answer()
     connection.request(request, answer)
@@ -89,7 +90,7 @@ async def ask(
     """
     for _ in range(MAX_REDIRECTS + 1):
         origin, target = split_url(url, plain=plain)
-        request = encode_request(method, origin, target, headers, body)
+        request = request_to(method, origin, target, headers, body)
         if exchanger is None:
             response = await exchange(connection_to(origin), request)
         else:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 for a client: encodes requests, parses responses. No I/O. Source: RFC 9112.
+"""HTTP/1.1 for a client: URLs, and parsing of responses. No I/O. Source: RFC 9112.
 
 The parsed response does not depend on how its bytes are cut. Malformed bytes are reported as early as possible, so that
 a server of another protocol is not taken for one that is silent.
@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,6 +21,8 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADER_LINES = 256  # of a head, and of a chunked body's trailer
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_CHUNK_LINE_BYTES = 1024
+KEPT_HEADS = 256  # parsed heads in memory, by their bytes: a server's answers differ in little else than their date
+KEPT_HEAD_BYTES = 4096  # longer ones are parsed each time
 MAX_INTERIM_RESPONSES = 16  # (100 Continue, 103 Early Hints) before the final one
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _VERSION = b"HTTP/1."
@@ -29,9 +33,7 @@ _FOLD = re.compile(r"\r\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?\Z")
 _LENGTH = re.compile(rb"[0-9]{1,12}\Z")
 _NO_BODY = (204, 304)
-_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VISIBLE = re.compile(r"[!-~]+\Z")  # of ASCII: a space would end a request target, a line end would begin a header
-_FIELD_VALUE = re.compile(r"[ -~\t\x80-\xff]*\Z")
 
 
 class ResponseMalformed(PeerError):
@@ -70,6 +72,11 @@ class Response(NamedTuple):
     keep_alive: bool
 
 
+def is_visible(text: str) -> bool:
+    """Whether a URL's part is of visible ASCII characters only."""
+    return bool(_VISIBLE.match(text))
+
+
 def without_query(url: str) -> str:
     """A URL for an error text: a query may hold a secret, and so may what is before the host."""
     scheme, slashes, rest = url.partition("?")[0].partition("//")
@@ -101,52 +108,9 @@ def split_url(url: str, *, plain: bool = False) -> tuple[Origin, str]:
     if parts.query:
         target = f"{target}?{parts.query}"
     # urlsplit silently drops line ends and tabs, so the URL itself is checked, too.
-    if not url.isprintable() or not _VISIBLE.match(host) or not _VISIBLE.match(target):
+    if not url.isprintable() or not is_visible(host) or not is_visible(target):
         raise OperatorError(f"{shown} has spaces or other characters that a URL must have percent-encoded")
     return Origin(host, port or _DEFAULT_PORTS[parts.scheme], parts.scheme == "https"), target
-
-
-class RequestHead:
-    """The request line and the headers that requests to one URL share, checked and encoded once.
-
-    Raises MisuseError for characters that would end a part early (header injection).
-    """
-
-    __slots__ = ("_octets",)
-
-    def __init__(self, method: str, origin: Origin, target: str, headers: Mapping[str, str]) -> None:
-        if not (_FIELD_NAME.match(method) and _VISIBLE.match(target) and _VISIBLE.match(origin.header)):
-            raise MisuseError(f"invalid request line: method {method!r}, target {target!r}, host {origin.header!r}")
-        line = f"{method} {target} HTTP/1.1\r\nHost: {origin.header}\r\n"
-        self._octets = line.encode("latin-1") + _header_lines(headers)
-
-    def request(self, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
-        """The bytes of a request with additional ``headers``; without a body if ``body`` is None."""
-        own = _header_lines(headers) if headers else b""
-        if body is None:
-            return b"%b%b\r\n" % (self._octets, own)
-        return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._octets, own, len(body), body)
-
-
-def encode_request(
-    method: str, origin: Origin, target: str, headers: Mapping[str, str], body: bytes | None = None
-) -> bytes:
-    """The bytes of a single request. Raises as ``RequestHead``."""
-    return RequestHead(method, origin, target, headers).request(body)
-
-
-def _header_lines(headers: Mapping[str, str]) -> bytes:
-    lines = []
-    for name, value in headers.items():
-        if not _FIELD_NAME.match(name) or not _is_field_value(value):
-            raise MisuseError(f"invalid header: {name!r}: {value!r}")
-        lines.append(f"{name}: {value}\r\n")
-    return "".join(lines).encode("latin-1")
-
-
-def _is_field_value(value: str) -> bool:
-    """Whether a header may have this value. The first test covers most values and is ten times as fast."""
-    return (value.isascii() and value.isprintable()) or bool(_FIELD_VALUE.match(value))
 
 
 class _Stage(Enum):
@@ -168,14 +132,13 @@ class ResponseReader:
     __slots__ = (
         "_body",
         "_buffer",
-        "_headers",
+        "_head",
         "_interims",
         "_keep_alive",
         "_left",
         "_max_body",
         "_searched",
         "_stage",
-        "_status",
         "_trailers",
         "started",
     )
@@ -187,8 +150,7 @@ class ResponseReader:
         self._searched = 0  # bytes of an unfinished head that were searched for its end, and are not searched again
         self._body = bytearray()
         self._left = 0
-        self._status = 0
-        self._headers: dict[str, str] = {}
+        self._head = _NO_HEAD
         self._interims = 0
         self._trailers = 0
         self._keep_alive = True
@@ -222,7 +184,7 @@ class ResponseReader:
         return self._stage is _Stage.DONE
 
     def _response(self) -> Response:
-        return Response(self._status, self._headers, bytes(self._body), self._keep_alive)
+        return Response(self._head.status, self._head.headers, bytes(self._body), self._keep_alive)
 
     def _step(self) -> bool:
         """Parse one element; False where more bytes are needed, or the response is complete."""
@@ -249,22 +211,20 @@ class ResponseReader:
         self._searched = 0
         if end > MAX_HEAD_BYTES:
             raise ResponseTooLong(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
-        status_line, _, fields = bytes(self._buffer[:end]).partition(b"\r\n")
+        octets = bytes(self._buffer[:end])
         del self._buffer[: end + 4]
-        found = _STATUS_LINE.match(status_line)
-        if found is None:
-            raise _no_status_line(status_line)
-        self._status = int(found[2])
-        self._headers = _parse_headers(fields)
-        if self._status < 200:
-            self._interims += 1
-            if self._status == 101:
-                raise ResponseMalformed("expected a final response, found 101 Switching Protocols")
-            if self._interims > MAX_INTERIM_RESPONSES:
-                raise ResponseTooLong(f"the server sent more than {MAX_INTERIM_RESPONSES} interim responses")
-            return True  # the final response follows
-        self._begin_body(version=found[1])
-        return True
+        head = _kept_head(octets) if end <= KEPT_HEAD_BYTES else _head(octets)
+        self._head = head
+        if head.status >= 200:
+            self._keep_alive = head.keep_alive
+            self._stage = head.stage
+            if head.length:
+                self._expect(head.length)
+            return True
+        self._interims += 1
+        if self._interims > MAX_INTERIM_RESPONSES:
+            raise ResponseTooLong(f"the server sent more than {MAX_INTERIM_RESPONSES} interim responses")
+        return True  # the final response follows
 
     def _check_unfinished_head(self) -> None:
         """Refuse at once bytes that cannot be the beginning of a head."""
@@ -275,30 +235,6 @@ class ResponseReader:
             raise ResponseMalformed("expected CR LF at the end of each line of the response's head, found LF alone")
         if len(buffer) > MAX_HEAD_BYTES + 3:  # a part of CR LF CR LF may be at its end
             raise ResponseTooLong(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
-
-    def _begin_body(self, *, version: bytes) -> None:
-        headers = self._headers
-        options = {option.strip(" \t").lower() for option in headers.get("connection", "").split(",")}
-        self._keep_alive = "close" not in options and (version == b"1" or "keep-alive" in options)
-        coding, length = headers.get("transfer-encoding"), headers.get("content-length")
-        if self._status in _NO_BODY:
-            self._stage = _Stage.DONE
-        elif coding is not None:
-            if coding.lower() != "chunked":
-                raise ResponseMalformed(f"expected Transfer-Encoding chunked, found {coding[:80]!r}")
-            if length is not None or version == b"0":
-                self._keep_alive = False  # RFC 9112, 6.1 and 6.3: the framing is in doubt after this response
-            self._stage = _Stage.CHUNK_SIZE
-        elif length is not None:
-            lengths = {value.strip(" \t") for value in length.split(",")}
-            value = lengths.pop()
-            if lengths or not _LENGTH.match(value.encode("latin-1")):
-                raise ResponseMalformed(f"expected a decimal Content-Length, found {length[:80]!r}")
-            self._expect(int(value))
-            self._stage = _Stage.LENGTH if self._left else _Stage.DONE
-        else:
-            self._keep_alive = False
-            self._stage = _Stage.UNTIL_CLOSE
 
     def _expect(self, count: int) -> None:
         if len(self._body) + count > self._max_body:
@@ -363,6 +299,58 @@ class ResponseReader:
             raise ResponseTooLong(f"the chunked body's trailer has more than {MAX_HEADER_LINES} lines")
         _parse_headers(line)  # checked for its form only
         return True
+
+
+class _Head(NamedTuple):
+    """A parsed head: with ``stage`` the reader continues, ``length`` is that of the body where it is known."""
+
+    status: int
+    headers: Mapping[str, str]
+    keep_alive: bool
+    stage: _Stage
+    length: int = 0
+
+
+_NO_HEAD = _Head(0, MappingProxyType({}), keep_alive=True, stage=_Stage.HEAD)
+
+
+def _head(octets: bytes) -> _Head:
+    """Parse a head; nothing in the result can be changed. Raises ResponseMalformed."""
+    status_line, _, fields = octets.partition(b"\r\n")
+    found = _STATUS_LINE.match(status_line)
+    if found is None:
+        raise _no_status_line(status_line)
+    status = int(found[2])
+    headers = MappingProxyType(_parse_headers(fields))
+    if status == 101:
+        raise ResponseMalformed("expected a final response, found 101 Switching Protocols")
+    options = {option.strip(" \t").lower() for option in headers.get("connection", "").split(",")}
+    keep_alive = "close" not in options and (found[1] == b"1" or "keep-alive" in options)
+    coding, length = headers.get("transfer-encoding"), headers.get("content-length")
+    if status < 200 or status in _NO_BODY:
+        return _Head(status, headers, keep_alive, _Stage.DONE)
+    if coding is not None:
+        if coding.lower() != "chunked":
+            raise ResponseMalformed(f"expected Transfer-Encoding chunked, found {coding[:80]!r}")
+        if length is not None or found[1] == b"0":
+            keep_alive = False  # RFC 9112, 6.1 and 6.3: the framing is in doubt after this response
+        return _Head(status, headers, keep_alive, _Stage.CHUNK_SIZE)
+    if length is None:
+        return _Head(status, headers, keep_alive=False, stage=_Stage.UNTIL_CLOSE)
+    count = content_length(length)
+    return _Head(status, headers, keep_alive, _Stage.LENGTH if count else _Stage.DONE, count)
+
+
+_kept_head = lru_cache(KEPT_HEADS)(_head)
+
+
+def content_length(text: str) -> int:
+    """The value of Content-Length, which may be repeated. Raises ResponseMalformed."""
+    lengths = {value.strip(" \t") for value in text.split(",")}
+    value = lengths.pop()
+    if lengths or not _LENGTH.match(value.encode("latin-1")):
+        raise ResponseMalformed(f"expected a decimal Content-Length, found {text[:80]!r}")
+    return int(value)
 
 
 def _parse_headers(fields: bytes) -> dict[str, str]:

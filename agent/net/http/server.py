@@ -38,7 +38,7 @@ class BoundedRequest(Request):
     """A request of a ``BoundedSite``."""
 
     too_long = False
-    _kept = True
+    _kept: bool | None = None  # decided at the first part of the body: HTTP/2 tells the length before all headers
     _length = 0
     _refused = False
 
@@ -51,10 +51,9 @@ class BoundedRequest(Request):
             if length != 0:
                 self._refuse(channel)
             return
-        self._kept = site.keeps_body(self)
         if length is not None and length > site.max_body:
             self.too_long = True
-        super().gotLength(0 if self.too_long or not self._kept else length)
+        super().gotLength(0 if self.too_long else length)
 
     def handleContentChunk(self, chunk: bytes) -> None:
         """Keep or discard a part of the body."""
@@ -62,6 +61,8 @@ class BoundedRequest(Request):
         self._length += len(chunk)
         if self._length > channel.site.max_body:
             self.too_long = True
+        if self._kept is None:
+            self._kept = channel.site.keeps_body(self)
         if self._kept and not self.too_long:
             super().handleContentChunk(chunk)
 
@@ -94,6 +95,12 @@ class LimitedConnections(WrappingFactory):
         """Reset every open connection."""
         for connection in list(self.protocols):
             connection.transport.abortConnection()
+
+
+def connection_of(request: Any) -> Any:
+    """The connection of a request: in HTTP/2 the channel of a request is one stream of it."""
+    channel = request.channel
+    return getattr(channel, "_conn", channel)
 
 
 def listen(reactor: Any, factory: Any, host: str, port: int, *, what: str, tls: Any = None) -> Any:

@@ -15,7 +15,8 @@ from agent.mdm import results
 from agent.mdm.checkin import USER_AGENT, user_agent
 from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
-from agent.net.http.http1 import Origin, RequestHead, Response, split_url
+from agent.net.http.http1 import Origin, Response, split_url
+from agent.net.http.request import Request, RequestHead
 from agent.net.http.resumption import Resumption
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
@@ -49,6 +50,11 @@ class SessionConnection:
     def connect_rule(self) -> str:
         """The id of the fault rule that hit when the last report opened a connection; empty if none did."""
         return connect_rule(self._connection)
+
+    @property
+    def http_version(self) -> str:
+        """The version of HTTP of the last connection; empty before the first one."""
+        return "" if self._connection is None else self._connection.http_version
 
     def put(
         self, report: bytes, enrollment: Enrollment, caller: Caller, sending: Sending | None, hit: Hit | None = None
@@ -116,7 +122,7 @@ class SessionConnection:
 _KEPT_HEADS = 256  # a fleet has one ServerURL and some releases; with a URL for each Mac, heads are made again
 
 
-def report_request(enrollment: Enrollment, url: str, body: bytes, agent: str = USER_AGENT) -> tuple[Origin, bytes]:
+def report_request(enrollment: Enrollment, url: str, body: bytes, agent: str = USER_AGENT) -> tuple[Origin, Request]:
     """A report's origin and request, with Mdm-Signature for SignMessage. Raises OperatorError for a bad URL."""
     origin, head = _head(url, agent)
     if not enrollment.sign_message:

@@ -13,6 +13,7 @@ from agent.measure.exchanges import HTTPExchange, Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import exchange
 from agent.net.http.http1 import Response, without_query
+from agent.net.http.request import Request
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
 
@@ -45,8 +46,12 @@ class OpenExchange:
         headers: Mapping[str, str] = NO_HEADERS,
         error: object = "",
         opened_by: str = "",
+        http: str = "",
     ) -> None:
-        """Add it to the log. ``headers`` are the response's; ``opened_by`` is the rule that hit its new connection."""
+        """Add it to the log. ``headers`` are the response's; ``opened_by`` is the rule that hit its new connection.
+
+        ``http`` is the version of HTTP that the connection speaks.
+        """
         ended, self._ended = self._ended, True
         log, mac = self._environment.exchanges, self._mac
         if ended or log is None:
@@ -63,6 +68,7 @@ class OpenExchange:
                 response=response,
                 response_headers=headers,
                 error=str(error),
+                http=http,
                 **self._facts | {"rules": (*self._facts["rules"], *([opened_by] if opened_by else []))},
             )
         )
@@ -109,7 +115,7 @@ class MacExchanger:
         self._message_type = message_type
 
     async def __call__(
-        self, connection: HTTPConnection, request: bytes, method: str, url: str, body: bytes | None
+        self, connection: HTTPConnection, request: Request, method: str, url: str, body: bytes | None
     ) -> Response:
         """Send a request. Raises PeerError."""
         environment, message_type = self._environment, self._message_type
@@ -132,7 +138,7 @@ class MacExchanger:
             response = await exchange(connection, request)
         except PeerError as error:
             if opened is not None:
-                opened.end(error=error, opened_by=connect_rule(connection))
+                opened.end(error=error, opened_by=connect_rule(connection), http=connection.http_version)
             raise
         if opened is not None:
             opened.end(
@@ -140,6 +146,7 @@ class MacExchanger:
                 response=response.body,
                 headers=response.headers,
                 opened_by=connect_rule(connection),
+                http=connection.http_version,
             )
         return response
 

@@ -287,11 +287,13 @@ class Sessions:
         opened, self._exchange = self._exchange, None
         if opened is None:
             return
-        rule = self._connection.connect_rule
+        rule, http = self._connection.connect_rule, self._connection.http_version
         if response is None:
-            opened.end(error=error, opened_by=rule)
+            opened.end(error=error, opened_by=rule, http=http)
         else:
-            opened.end(status=response.status, response=response.body, headers=response.headers, opened_by=rule)
+            opened.end(
+                status=response.status, response=response.body, headers=response.headers, opened_by=rule, http=http
+            )
 
     @property
     def _enrollment(self) -> Enrollment:

@@ -28,7 +28,7 @@ _KNOWN_HOSTS = 1024  # a fleet has few servers
 _DRAIN = SSL.Context(SSL.TLS_METHOD)  # of no connection
 
 
-_ContextKey = tuple[frozenset[x509.Certificate], tuple[x509.Certificate, ...], bool]
+_ContextKey = tuple[frozenset[x509.Certificate], tuple[x509.Certificate, ...], bool, tuple[bytes, ...]]
 
 
 class Check(Protocol):
@@ -72,13 +72,14 @@ class TLSContexts:
         host: str,
         *,
         tickets: bool = False,
+        alpn: tuple[bytes, ...] = (),
     ) -> SSL.Connection:
         """The client's end of a TLS connection to ``host`` over ``connected``; ``check`` verifies the peer.
 
-        ``tickets`` accepts session tickets. Raises IdentityError.
+        ``tickets`` accepts session tickets, ``alpn`` are the protocols offered. Raises IdentityError.
         """
         chain = identity.chain if identity is not None else ()
-        connection = SSL.Connection(self._context(anchors, chain, tickets), connected)
+        connection = SSL.Connection(self._context(anchors, chain, tickets, alpn), connected)
         if identity is not None:
             use_identity(connection, identity)
         server_name = server_name_of(host)
@@ -99,12 +100,18 @@ class TLSContexts:
         return True
 
     def _context(
-        self, anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], tickets: bool
+        self,
+        anchors: Sequence[x509.Certificate],
+        chain: Sequence[x509.Certificate],
+        tickets: bool,
+        alpn: tuple[bytes, ...] = (),
     ) -> SSL.Context:
-        key = frozenset(anchors), tuple(chain), tickets
+        key = frozenset(anchors), tuple(chain), tickets, alpn
         context = self._clients.get(key)
         if context is None:
             context = self._clients[key] = make_context(anchors, chain, tickets=tickets)
+            if alpn:
+                context.set_alpn_protos(list(alpn))
             if self._system_anchors:
                 context.set_default_verify_paths()
             if self._short_keys:

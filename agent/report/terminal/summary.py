@@ -59,6 +59,7 @@ class _Summary:
             _headline(document, encoding),
             [operations_table(document, console, options)] if document.operations else [],
             [stages_table(document, console, options)] if document.stages else [],
+            _connections(document, encoding),
             _changed(document, encoding),
             _clamped(document),
             _cut_short(document, encoding),
@@ -103,6 +104,13 @@ def _moment(text: str) -> str:
         return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S %Z").rstrip()
     except ValueError:
         return text
+
+
+def _connections(document: Document, encoding: str) -> list[RenderableType]:
+    if not document.connections:
+        return []
+    each = ", ".join(f"{opened:,} with {version}" for version, opened in document.connections.items())
+    return [Indented(0, Text(visible(f"Connections to the server: {each}.", encoding)))]
 
 
 def _changed(document: Document, encoding: str) -> list[RenderableType]:

@@ -44,6 +44,10 @@ class Measurements:
         """Count an operation that starts."""
         self._metrics.started(operation)
 
+    def connected(self, version: str) -> None:
+        """Count a connection that was opened, by its version of HTTP."""
+        self._metrics.connected(version)
+
     def stage(self, name: str, seconds: float) -> None:
         """Count a part of an operation."""
         self._metrics.stage(name, seconds)

@@ -12,6 +12,7 @@ from agent.fleet.population import DEFAULT_SEED, Population
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.operations import RUN_ENDED, Operations
 from agent.measure.records import Exchange
+from agent.net.http.connection import alpn_of
 from agent.net.lom.networks import make_network, parse_network
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.mac.fleet.environment import Environment
@@ -54,6 +55,8 @@ class ServiceSettings:
     """CA certificates of servers, beside those of the system."""
     insecure: bool = False
     """Accept any server certificate."""
+    http: str = "auto"
+    """HTTP/2 where the server chooses it by ALPN; ``1.1``: always HTTP/1.1."""
     manual_clock: bool = False
     poll: float | None = None
     """How often each enrolled Mac opens a session by itself, in seconds; None: never."""
@@ -124,6 +127,8 @@ class MacParts:
             insecure=settings.insecure,
             on_warning=self._warn,
             stage=self._measured.stage,
+            connected=self._measured.connected,
+            alpn=alpn_of(settings.http),
             faults=GroupFaults(self.faults, first, first_segment),
             exchanges=self.exchanges,
             keeper=None if self._state is None else self._state.keeper(first),

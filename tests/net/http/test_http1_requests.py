@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import MisuseError, OperatorError
-from agent.net.http.http1 import Origin, RequestHead, encode_request, split_url
+from agent.net.http.http1 import Origin, split_url
+from agent.net.http.request import RequestHead, request_to
+
+
+def encode_request(
+    method: str, origin: Origin, target: str, headers: dict[str, str], body: bytes | None = None
+) -> bytes:
+    return request_to(method, origin, target, headers, body).http1()
 
 
 def test_a_request_without_and_with_a_body() -> None:
@@ -25,8 +32,10 @@ def test_a_request_without_and_with_a_body() -> None:
 def test_reused_request_head_equals_a_new_one(first: bytes, body: bytes | None, value: str) -> None:
     origin = Origin("mdm.example.org", 443)
     head = RequestHead("PUT", origin, "/mdm", {"A": "1"})
-    assert head.request(first) == encode_request("PUT", origin, "/mdm", {"A": "1"}, first)
-    assert head.request(body, {"B": value}) == encode_request("PUT", origin, "/mdm", {"A": "1", "B": value}, body)
+    assert head.request(first).http1() == encode_request("PUT", origin, "/mdm", {"A": "1"}, first)
+    assert head.request(body, {"B": value}).http1() == encode_request(
+        "PUT", origin, "/mdm", {"A": "1", "B": value}, body
+    )
 
 
 @pytest.mark.parametrize(("name", "value"), [("B\r\nC", "1"), ("B", "1\r\nC: 2"), ("B", "\x7f"), ("", "1")])

@@ -17,7 +17,7 @@ from servers import (
     serving,
 )
 
-from agent.net.http.http1 import encode_request
+from agent.net.http.request import request_to
 
 MIB = 1024 * 1024
 
@@ -114,7 +114,7 @@ def test_request_has_the_given_method_path_and_headers(run_in_reactor: RunInReac
         caller = Answer()
 
         async def scenario() -> None:
-            request = encode_request("PUT", server.origin(), "/mdm?id=1", {"Content-Type": "text/plain"}, b"body")
+            request = request_to("PUT", server.origin(), "/mdm?id=1", {"Content-Type": "text/plain"}, b"body")
             connection.request(request, caller)
             await caller.deferred
             connection.close()

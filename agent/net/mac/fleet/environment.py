@@ -14,7 +14,7 @@ from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.measure.exchanges import ExchangeLog
 from agent.measure.operations import Facts, Moment, Operation, Operations
-from agent.net.http.connection import HTTPConnection, StageObserver
+from agent.net.http.connection import BOTH, HTTPConnection, StageObserver
 from agent.net.http.faulty import ConnectionFault, FaultyConnection
 from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
@@ -57,6 +57,10 @@ class Environment:
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     stage: StageObserver | None = None
     """Called with the duration of each part of an exchange, as by ``HTTPConnection``."""
+    alpn: tuple[bytes, ...] = BOTH
+    """The protocols that are offered to servers."""
+    connected: Callable[[str], object] | None = None
+    """Called with the version of HTTP of each connection that was opened to a server."""
     resume: float = 0.0
     """The share (0 to 1) of a Mac's new connections that offer the TLS session of the one before."""
     faults: Faults | None = None
@@ -129,6 +133,8 @@ class Environment:
             check_of=check_of,
             timeouts=self.timeouts,
             stage=self.stage,
+            alpn=self.alpn,
+            connected=self.connected,
             resumption=resumption,
             binding=b"" if resumption is None else binding_of(origin, identity, anchors, pins),
         )

@@ -1,0 +1,198 @@
+"""HPACK without a dynamic table: we announce SETTINGS_HEADER_TABLE_SIZE 0, and index nothing ourselves.
+
+So each field block stands alone and decodes to the same fields on every connection. Decoding takes time in proportion
+to the length of the block, and every size in a block is bounded. Source: RFC 7541.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from agent.errors import PeerError
+
+MAX_FIELDS = 256  # of one block, as the header lines of HTTP/1.1
+EMPTY_TABLE = b"\x20"  # RFC 7541, 6.3: the size of the dynamic table becomes 0
+
+_MAX_INTEGER_BYTES = 4  # after the prefix; more than any index or length here needs
+_MAX_SIZE_UPDATES = 2  # RFC 7541, 4.2
+_KEPT_STRINGS = 512
+_MAX_KEPT_BYTES = 128
+_EOS = 256
+
+# RFC 7541, appendix A, from index 1: name=value; "_" stands for a space.
+_TABLE = """
+    :authority :method=GET :method=POST :path=/ :path=/index.html :scheme=http :scheme=https :status=200 :status=204
+    :status=206 :status=304 :status=400 :status=404 :status=500 accept-charset accept-encoding=gzip,_deflate
+    accept-language accept-ranges accept access-control-allow-origin age allow authorization cache-control
+    content-disposition content-encoding content-language content-length content-location content-range content-type
+    cookie date etag expect expires from host if-match if-modified-since if-none-match if-range if-unmodified-since
+    last-modified link location max-forwards proxy-authenticate proxy-authorization range referer refresh retry-after
+    server set-cookie strict-transport-security transfer-encoding user-agent vary via www-authenticate
+"""
+_STATIC = tuple(
+    (name.encode(), value.replace("_", " ").encode())
+    for name, _, value in (entry.partition("=") for entry in _TABLE.split())
+)
+_INDEXES = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
+
+# RFC 7541, appendix B: the number of bits of each symbol, 0 to 256. The code is canonical: its codes follow from these.
+_CODE_BITS = bytes.fromhex(
+    "0d171c1c1c1c1c1c1c181e1c1c1e1c1c1c1c1c1c1c1c1e1c1c1c1c1c1c1c1c1c060a0a0c0d06080b0a0a080b08060606050505060606"
+    "0606060607080f060c0a0d06070707070707070707070707070707070707070707070807080d130d0e060f0506050605060606050707"
+    "0606060506070605050607070707070f0b0e0d1c14161414161616171617171717171817181816171817171717151617161717181615"
+    "1416161717151716161815161717151516151716171714161616171616171a1a1413161716191a1a1a1b1b1a181913151a1b1b1a1b18"
+    "15151a1a1c1b1b1b14181415161515171616191918181a171a1b1a1a1b1b1b1b1b1c1b1b1b1b1b1a1e"
+)
+
+
+class BlockMalformed(PeerError):
+    """A field block that is not HPACK, exceeds a limit, or needs a dynamic table."""
+
+    kind = "http"
+
+
+def decode(block: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of a block, in order. Raises BlockMalformed."""
+    fields: list[tuple[bytes, bytes]] = []
+    at = updates = 0
+    try:
+        while at < len(block):
+            first = block[at]
+            if first & 0x80:  # RFC 7541, 6.1: indexed
+                index, at = _integer(block, at, 0x7F)
+                fields.append(_static(index))
+            elif first & 0xE0 == 0x20:  # 6.3
+                size, at = _integer(block, at, 0x1F)
+                updates += 1
+                if size or fields or updates > _MAX_SIZE_UPDATES:
+                    raise BlockMalformed("expected a dynamic table of size 0, set at the start of a field block")
+            else:  # 6.2: a literal; with an empty table it makes no difference whether it is to be indexed
+                index, at = _integer(block, at, 0x3F if first & 0x40 else 0x0F)
+                name, at = (_static(index)[0], at) if index else _string(block, at)
+                value, at = _string(block, at)
+                fields.append((name, value))
+            if len(fields) > MAX_FIELDS:
+                raise BlockMalformed(f"a field block has more than {MAX_FIELDS} fields")
+    except IndexError:
+        raise BlockMalformed("a field block ends within a field") from None
+    return fields
+
+
+def encode(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A block of these fields: literals without indexing, names by the static table."""
+    parts = []
+    for name, value in fields:
+        index = _INDEXES.get(name, 0)
+        if index and _STATIC[index - 1] == (name, value):
+            parts.append(_encoded_integer(index, 0x7F, 0x80))
+        else:
+            parts += (_encoded_integer(index, 0x0F), b"" if index else _encoded_integer(len(name), 0x7F) + name)
+            parts += (_encoded_integer(len(value), 0x7F), value)
+    return b"".join(parts)
+
+
+def _static(index: int) -> tuple[bytes, bytes]:
+    if not 0 < index <= len(_STATIC):
+        raise BlockMalformed(f"expected an index of the static table (1 to {len(_STATIC)}), found {index}")
+    return _STATIC[index - 1]
+
+
+def _integer(block: bytes, at: int, prefix: int) -> tuple[int, int]:
+    """The integer at ``at``, and where it ends. RFC 7541, 5.1. Raises IndexError at the end of the block."""
+    number = block[at] & prefix
+    at += 1
+    if number < prefix:
+        return number, at
+    for shift in range(0, 7 * _MAX_INTEGER_BYTES, 7):
+        octet = block[at]
+        at += 1
+        number += (octet & 0x7F) << shift
+        if octet < 0x80:
+            return number, at
+    raise BlockMalformed(f"an integer in a field block has more than {_MAX_INTEGER_BYTES} bytes after its prefix")
+
+
+def _encoded_integer(number: int, prefix: int, flags: int = 0) -> bytes:
+    if number < prefix:
+        return bytes((flags | number,))
+    octets = bytearray((flags | prefix,))
+    number -= prefix
+    while number >= 0x80:
+        octets.append(number & 0x7F | 0x80)
+        number >>= 7
+    octets.append(number)
+    return bytes(octets)
+
+
+def _string(block: bytes, at: int) -> tuple[bytes, int]:
+    """The string at ``at``, and where it ends. RFC 7541, 5.2. Raises IndexError at the end of the block."""
+    coded = block[at] & 0x80
+    length, at = _integer(block, at, 0x7F)
+    end = at + length
+    if end > len(block):
+        raise IndexError
+    octets = block[at:end]
+    if not coded:
+        return octets, end
+    return (_kept_text(octets) if length <= _MAX_KEPT_BYTES else huffman(octets)), end
+
+
+def huffman(octets: bytes) -> bytes:
+    """Decode the static Huffman code, byte by byte. Raises BlockMalformed."""
+    steps, state, text = _STEPS, 0, []
+    for octet in octets:
+        step = steps.get(state << 8 | octet)
+        if step is None:
+            step = steps[state << 8 | octet] = _step(state, octet)
+        state, symbols = step
+        text.append(symbols)
+    if state not in _PADDING:
+        raise BlockMalformed("a Huffman code in a field block does not end in 0 to 7 bits of 1")
+    return b"".join(text)
+
+
+_kept_text = lru_cache(_KEPT_STRINGS)(huffman)  # names and values recur from answer to answer
+
+
+def _code_tree() -> list[list[int]]:
+    """The nodes of the code, each with what follows on a 0 and on a 1: a node, or the complement of a symbol."""
+    nodes, code, bits = [[0, 0]], 0, 0
+    for length, symbol in sorted((length, symbol) for symbol, length in enumerate(_CODE_BITS)):
+        code <<= length - bits
+        bits, node = length, 0
+        for shift in range(length - 1, 0, -1):
+            bit = code >> shift & 1
+            if not nodes[node][bit]:
+                nodes[node][bit] = len(nodes)
+                nodes.append([0, 0])
+            node = nodes[node][bit]
+        nodes[node][code & 1] = ~symbol
+        code += 1
+    return nodes
+
+
+def _step(state: int, octet: int) -> tuple[int, bytes]:
+    """The node after the eight bits of ``octet``, and the symbols that they complete."""
+    symbols = bytearray()
+    for shift in range(7, -1, -1):
+        following = _NODES[state][octet >> shift & 1]
+        if following == ~_EOS:
+            raise BlockMalformed("a Huffman code in a field block contains the end-of-string symbol")
+        if following < 0:
+            symbols.append(~following)
+        state = max(following, 0)
+    return state, bytes(symbols)
+
+
+def _padding_nodes() -> frozenset[int]:
+    node, found = 0, [0]
+    for _ in range(7):
+        node = _NODES[node][1]
+        found.append(node)
+    return frozenset(found)
+
+
+_NODES = _code_tree()
+_PADDING = _padding_nodes()  # where a string may end: after 0 to 7 bits of 1
+_STEPS: dict[int, tuple[int, bytes]] = {}  # by node and byte, made when needed: at most 2^16
