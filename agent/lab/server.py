@@ -19,7 +19,7 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from agent.lab.api import API, is_authorised
-from agent.lab.breaking import BREAKING, BreakingSite
+from agent.lab.breaking import lab_site
 from agent.lab.core import Lab, Message, Refused
 from agent.lab.defects import NONE, Defects
 from agent.lab.enrollment import EnrollmentProfiles
@@ -101,7 +101,7 @@ class LabServer:
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
         connections = _Connections(self.authorities, self._identity, self.lab.defects)
-        site = BoundedSite(root) if self.lab.defects.isdisjoint(BREAKING) else BreakingSite(root, self.lab)
+        site = lab_site(root, self.lab)
         site.keeps_body = self._keeps_body
         self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"

@@ -18,6 +18,7 @@ LONG_BYTES = 4 * 1024 * 1024 + 1  # ours: more than any message of a Mac but a l
 UPPER, PARAMETER = "upper case", "parameter"  # the words of two Content-Types
 XML, BARE, STATUS, LONG = "comment in XML", "bare result", "unknown status", "long report"
 EMPTY, TYPES = "empty report", "wrong types"
+HALF = "half a request over HTTP/2"
 
 
 async def before_request(stage: Stage) -> None:
@@ -92,6 +93,13 @@ async def wrong_reports(stage: Stage) -> None:
     await stage.session(mac)
 
 
+async def http2_reset(stage: Stage) -> None:
+    """A request over HTTP/2 is reset before its end."""
+    mac = await stage.managed()
+    await stage.raw.reset(mac, _idle(mac), says=HALF)
+    await stage.session(mac)
+
+
 Point = Literal["before_request", "in_request"]
 
 
@@ -117,6 +125,7 @@ PROBES = (
     Probe("survive-bare-result", "Sends a result of DeviceInformation without values.", bare_result),
     Probe("survive-before-request", "Resets the connection before a request.", before_request),
     Probe("survive-content-type", "Sends a Content-Type in another case, and with a parameter.", content_type),
+    Probe("survive-http2-reset", "Resets a request over HTTP/2 in the middle.", http2_reset),
     Probe("survive-in-request", "Resets the connection in the middle of a request.", in_request),
     Probe("survive-in-response", "Resets the connection when a command is sent.", in_response),
     Probe("survive-long", "Sends a report of more than four megabytes.", long_report),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from agent.conform.probes.survive import BARE, EMPTY, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
+from agent.conform.probes.survive import BARE, EMPTY, HALF, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
 from agent.conform.reading.sessions import NOT_SENT, answer_to, next_session, unprepared
+from agent.conform.stage.http2_resets import RESET
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord
 from agent.conform.verdicts.requirement import (
@@ -63,6 +64,16 @@ def long_report(evidence: Evidence) -> Finding:
     return next_session(evidence, sent)
 
 
+def http2_reset(evidence: Evidence) -> Finding:
+    """The session after a request over HTTP/2 that was reset in the middle works."""
+    sent = _raw(evidence, HALF)
+    if sent is None:
+        return not_tested(NOT_SENT)
+    if sent.error != RESET:
+        return not_tested(f"No request could be reset: {sent.error}.", sent)
+    return next_session(evidence, sent)
+
+
 def _accepted(*words: str) -> Check:
     """The check that these raw messages are answered with 200, and that the next session works."""
 
@@ -94,8 +105,10 @@ def _survived(says: str) -> Check:
     return check
 
 
-def _entry(number: int, level: Level, says: str, source: Source, check: Check, probe: str) -> Requirement:
-    return Requirement(f"MDM-SURVIVE-{number:02}", level, says, source, ("lom", "mdm"), (probe,), check)
+def _entry(
+    number: int, level: Level, says: str, source: Source, check: Check, probe: str, *, needs: str | None = None
+) -> Requirement:
+    return Requirement(f"MDM-SURVIVE-{number:02}", level, says, source, ("lom", "mdm"), (probe,), check, needs)
 
 
 _BROKEN = Source("RFC 9112", "9.6", "2022-06")
@@ -182,5 +195,14 @@ REQUIREMENTS = (
         _BAD_REQUEST,
         _survived(EMPTY),
         _WRONG,
+    ),
+    _entry(
+        11,
+        Level.MUST,
+        "A server that speaks HTTP/2 must survive a request whose stream is reset in the middle.",
+        Source("RFC 9113", "5.4.2 and 8.1", "2022-06"),
+        http2_reset,
+        "survive-http2-reset",
+        needs="http2",
     ),
 )

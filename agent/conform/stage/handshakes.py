@@ -58,7 +58,7 @@ def handshake(host: str, port: int, offer: Offer, seconds: float) -> Agreed:
             tls = SSL.Connection(_context(offer), None)
             tls.set_connect_state()
             tls.set_tlsext_host_name(host.encode("idna"))
-            _shake(tls, sock, deadline)
+            shake(tls, sock, deadline)
             return _agreed(tls)
     except SSL.Error as error:
         reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
@@ -92,12 +92,13 @@ def _context(offer: Offer) -> SSL.Context:
     return context
 
 
-def _shake(tls: SSL.Connection, sock: socket.socket, deadline: float) -> None:
+def shake(tls: SSL.Connection, sock: socket.socket, deadline: float) -> None:
+    """Do the handshake by ``deadline``, on the monotonic clock. Raises OSError and SSL.Error."""
     while True:
         try:
             tls.do_handshake()
         except SSL.WantReadError:
-            _send(tls, sock)
+            send(tls, sock)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError("the handshake did not end in time") from None
@@ -107,11 +108,12 @@ def _shake(tls: SSL.Connection, sock: socket.socket, deadline: float) -> None:
                 raise ConnectionError("the server closed the connection in the handshake") from None
             tls.bio_write(octets)
         else:
-            _send(tls, sock)
+            send(tls, sock)
             return
 
 
-def _send(tls: SSL.Connection, sock: socket.socket) -> None:
+def send(tls: SSL.Connection, sock: socket.socket) -> None:
+    """Send what is to be sent: TLS works in memory here."""
     while True:
         try:
             sock.sendall(tls.bio_read(_READ))

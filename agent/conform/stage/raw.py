@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThread
 from agent import plists
 from agent.conform.stage.errors import CannotProvoke
 from agent.conform.stage.handshakes import Agreed, Offer, handshake
+from agent.conform.stage.http2_resets import reset_in_request
 from agent.conform.trace.recorder import Recorder
 from agent.errors import PeerError
 from agent.mdm import checkin, results
@@ -125,6 +126,32 @@ class RawRequests:
         if resumption is not None:
             self._recorder.note("resumed", udid=mac.udid, resumed=environment.contexts.handshakes_resumed > before)
         return response
+
+    async def reset(self, mac: MacHandle, report: Mapping[str, Any], *, says: str) -> None:
+        """Begin a report over HTTP/2, and reset its stream in the middle. The record has the version agreed to."""
+        enrollment = mac_enrollment(mac)
+        body = plists.dump_xml(report)
+        headers = message_headers(enrollment, results.CONTENT_TYPE, body)
+        origin, target = split_url(enrollment.server_url)
+        now = self._service.parts.wall_clock
+        since = now()
+        work = deferToThread(reset_in_request, origin, target, headers, body, enrollment.identity, self._patience)
+        http, error = await self._bounded(work, "the server takes a request", seconds=2 * self._patience)
+        exchange = HTTPExchange(
+            at=since,
+            seconds=now() - since,
+            device=mac.index,
+            udid=mac.udid,
+            kind="raw",
+            method="PUT",
+            url=without_query(enrollment.server_url),
+            http=http,
+            request=body,
+            request_headers=headers,
+            error=error,
+            message_type=says,
+        )
+        self._service.parts.exchanges.add(exchange)
 
     async def handshake(self, mac: MacHandle, url: str, offer: Offer, *, says: str) -> Agreed:
         """One TLS handshake with the server of ``url``, without a request; recorded with ``says``."""

@@ -30,5 +30,10 @@ DEFECTS = (
     Defect("survive-bare-500", "A result with empty QueryResponses is answered with 500.", ("MDM-SURVIVE-07",)),
     Defect("survive-status-500", "A report with an unknown Status is answered with 500.", ("MDM-SURVIVE-08",)),
     Defect("survive-types-500", "A report whose Status is no string is answered with 500.", ("MDM-SURVIVE-09",)),
+    Defect(
+        "survive-http2-unenrolls",
+        "A Mac whose request over HTTP/2 is reset in the middle is no longer enrolled.",
+        ("MDM-SURVIVE-11",),
+    ),
     Defect("survive-empty-500", "A report with an empty body is answered with 500.", ("MDM-SURVIVE-10",)),
 )
