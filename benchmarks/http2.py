@@ -4,6 +4,8 @@
 
 Each connection has an identity of its own and sends PUTs of a report's length; the server is nginx on the other core,
 with one answer for all, or with a header that differs in each answer, so that no parsed header section is found again.
+It reads the report before it answers, as an MDM server does; beside it one that answers before, which in HTTP/2 sends
+RST_STREAM after its answer, so that the client reads twice.
 A new connection is TCP, a full handshake, one request, close. Memory is the growth of a process of its own for each
 connection that has had one answer, and of the objects of one connection over 10,000 requests. Skipped, with a message,
 where nginx is missing.
@@ -138,7 +140,12 @@ def times(nginx: Server, people: Sequence[Identity], at_once: int) -> dict[str, 
     """µs of CPU of each kind of request, by round."""
     crowds = {
         f"{what}, {version}": Crowd(nginx, version, path, people, closes=what == NEW)
-        for what, path in (("kept, repeated headers", "command"), ("kept, unique headers", "unique"), (NEW, "command"))
+        for what, path in (
+            ("kept, repeated headers", "read/repeated"),
+            ("kept, unique headers", "read/unique"),
+            ("kept, report not read", "command"),
+            (NEW, "command"),
+        )
         for version in VERSIONS
     }
     found: dict[str, list[float]] = {what: [] for what in crowds}

@@ -22,6 +22,7 @@ HOST = "127.0.0.1"
 _STARTS_WITHIN = 10.0  # seconds
 
 # A report of IDLE_LENGTH bytes is Idle; /command answers it with the command, and the result with an empty body.
+# "return" answers before the body is read, which in HTTP/2 ends in RST_STREAM; below /read/ the body is read first.
 _CONFIGURATION = """
 worker_processes 1;
 worker_cpu_affinity {affinity};
@@ -46,12 +47,13 @@ http {{
             if ($content_length = {idle_length}) {{ return 200 '{command}'; }}
             return 200 "";
         }}
-        location /unique {{
-            add_header X-Request-Id $request_id;
-            if ($content_length = {idle_length}) {{ return 200 '{command}'; }}
-            return 200 "";
-        }}
         location /once {{ keepalive_timeout 0; return 200 ""; }}
+        location /read/ {{ proxy_pass http://unix:{folder}/plain:/; }}
+    }}
+    server {{
+        listen unix:{folder}/plain;
+        location /repeated {{ return 200 '{command}'; }}
+        location /unique {{ add_header X-Request-Id $request_id; return 200 '{command}'; }}
     }}
 }}
 """

@@ -40,6 +40,7 @@ def test_default_run_succeeds(finished: tuple[subprocess.CompletedProcess[bytes]
     done, _folder = finished
     assert done.returncode == 0, done.stderr
     assert b"All good" in done.stdout
+    assert b"Connections to the server: " in done.stdout
     assert done.stderr == b""
     for phase in (b"enroll", b"lom_setup", b"reset", b"power_off", b"while_off", b"power_on"):
         assert b"%s: finished in" % phase in done.stdout
@@ -58,6 +59,8 @@ def test_results_have_the_documented_shape(finished: tuple[subprocess.CompletedP
     ]  # fmt: skip
     assert all(phase["done"] == phase["planned"] for phase in document["phases"])
     assert set(document["stages"]) == {"connect", "handshake", "first_byte", "request"}
+    assert set(document["connections"]) == {"HTTP/2"}
+    assert document["connections"]["HTTP/2"] == document["stages"]["handshake"]["count"]
     assert document["timeline"][-1]["macs"]["idle"] == DEVICES
     assert document["scenario"]["fleet"]["seed"] == "end to end"
     assert [worker["worker"] for worker in document["generator"]["workers"]] == [0, 1]
@@ -317,6 +320,7 @@ def test_quiet_prints_only_the_summary() -> None:
     assert b"listens on" not in done.stdout
     assert b": finished" not in done.stdout
     assert b"All good" in done.stdout
+    assert b"Connections to the server: " in done.stdout
 
 
 @pytest.mark.parametrize(

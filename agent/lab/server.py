@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, MutableSet
+from collections.abc import Callable, MutableSet, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -100,9 +100,10 @@ class LabServer:
             scep.putChild(b"scep", _SCEP(self._scep))
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
-        connections = _Connections(self.authorities, self._identity, self.lab.defects)
         site = lab_site(root, self.lab)
         site.keeps_body = self._keeps_body
+        spoken = site.acceptableProtocols()
+        connections = _Connections(self.authorities, self._identity, self.lab.defects, spoken)
         self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
 
@@ -136,12 +137,16 @@ class LabServer:
 
 @implementer(IOpenSSLServerConnectionCreator)
 class _Connections:
-    """Creates the TLS ends of accepted connections: client certificates are requested, but not required."""
+    """Creates the TLS ends of accepted connections: client certificates are requested, but not required.
 
-    def __init__(self, authorities: Authorities, identity: Identity, defects: Defects) -> None:
+    ``spoken`` are the protocols of ALPN, the preferred one first.
+    """
+
+    def __init__(self, authorities: Authorities, identity: Identity, defects: Defects, spoken: Sequence[bytes]) -> None:
         # With session tickets, the default of most servers; a resumed session keeps its client certificate.
         context = make_context(authorities.mdm_anchors, tickets=True)
         context.set_session_id(b"lom-agent lab")
+        context.set_alpn_select_callback(partial(_chosen, spoken))
         if "tls-old-versions" in defects:
             context.set_min_proto_version(SSL.TLS1_VERSION)
             context.set_cipher_list(b"ALL:@SECLEVEL=0")
@@ -158,6 +163,11 @@ class _Connections:
     def serverConnectionForTLS(self, _protocol: object) -> SSL.Connection:
         """The TLS end of a new connection."""
         return SSL.Connection(self._context, None)
+
+
+def _chosen(spoken: Sequence[bytes], _connection: SSL.Connection, offered: list[bytes]) -> bytes | Any:
+    """The protocol for a client that offers some by ALPN; without a common one the connection does without ALPN."""
+    return next((each for each in spoken if each in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
 
 
 def _chain_check(defects: Defects) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:

@@ -118,7 +118,7 @@ class RawRequests:
             request_headers=sent,
             status=None if response is None else response.status,
             response=b"" if response is None else response.body,
-            response_headers={} if response is None else response.headers,
+            response_headers={} if response is None else dict(response.headers),
             error=error,
             message_type=says,
         )

@@ -434,6 +434,8 @@ class HTTPConnection:
             if self._stage is not None and http2.started and not started:
                 self._stage("first_byte", self._reactor.seconds() - self._sent_at)
             if response is not None:
+                if self._request is not None and self._request.head.closes:
+                    response = response._replace(keep_alive=False)
                 self._complete(response)  # the next request takes what http2 has to send along
         if self._http2 is not http2:
             return

@@ -69,7 +69,10 @@ def decode(block: bytes) -> list[tuple[bytes, bytes]]:
                     raise BlockMalformed("expected a dynamic table of size 0, set at the start of a field block")
             else:  # 6.2: a literal; with an empty table it makes no difference whether it is to be indexed
                 index, at = _integer(block, at, 0x3F if first & 0x40 else 0x0F)
-                name, at = (_static(index)[0], at) if index else _string(block, at)
+                if index:
+                    name = _static(index)[0]
+                else:
+                    name, at = _string(block, at)
                 value, at = _string(block, at)
                 fields.append((name, value))
             if len(fields) > MAX_FIELDS:
@@ -127,13 +130,17 @@ def _encoded_integer(number: int, prefix: int, flags: int = 0) -> bytes:
 
 def _string(block: bytes, at: int) -> tuple[bytes, int]:
     """The string at ``at``, and where it ends. RFC 7541, 5.2. Raises IndexError at the end of the block."""
-    coded = block[at] & 0x80
-    length, at = _integer(block, at, 0x7F)
+    first = block[at]
+    length = first & 0x7F
+    if length < 0x7F:  # most are that short
+        at += 1
+    else:
+        length, at = _integer(block, at, 0x7F)
     end = at + length
     if end > len(block):
         raise IndexError
     octets = block[at:end]
-    if not coded:
+    if not first & 0x80:
         return octets, end
     return (_kept_text(octets) if length <= _MAX_KEPT_BYTES else huffman(octets)), end
 
@@ -142,9 +149,7 @@ def huffman(octets: bytes) -> bytes:
     """Decode the static Huffman code, byte by byte. Raises BlockMalformed."""
     steps, state, text = _STEPS, 0, []
     for octet in octets:
-        step = steps.get(state << 8 | octet)
-        if step is None:
-            step = steps[state << 8 | octet] = _step(state, octet)
+        step = steps.get(state + octet) or _step(state, octet)
         state, symbols = step
         text.append(symbols)
     if state not in _PADDING:
@@ -173,26 +178,27 @@ def _code_tree() -> list[list[int]]:
 
 
 def _step(state: int, octet: int) -> tuple[int, bytes]:
-    """The node after the eight bits of ``octet``, and the symbols that they complete."""
-    symbols = bytearray()
+    """The state after the eight bits of ``octet``, and the symbols that they complete. A state is 256 times a node."""
+    symbols, node = bytearray(), state >> 8
     for shift in range(7, -1, -1):
-        following = _NODES[state][octet >> shift & 1]
+        following = _NODES[node][octet >> shift & 1]
         if following == ~_EOS:
             raise BlockMalformed("a Huffman code in a field block contains the end-of-string symbol")
         if following < 0:
             symbols.append(~following)
-        state = max(following, 0)
-    return state, bytes(symbols)
+        node = max(following, 0)
+    step = _STEPS[state + octet] = node << 8, bytes(symbols)
+    return step
 
 
 def _padding_nodes() -> frozenset[int]:
     node, found = 0, [0]
     for _ in range(7):
         node = _NODES[node][1]
-        found.append(node)
+        found.append(node << 8)
     return frozenset(found)
 
 
 _NODES = _code_tree()
 _PADDING = _padding_nodes()  # where a string may end: after 0 to 7 bits of 1
-_STEPS: dict[int, tuple[int, bytes]] = {}  # by node and byte, made when needed: at most 2^16
+_STEPS: dict[int, tuple[int, bytes]] = {}  # by state plus byte, made when needed: at most 2^16

@@ -17,6 +17,8 @@ CONNECTION_FIELDS = frozenset((b"connection", b"keep-alive", b"proxy-connection"
 
 NO_BODY = (204, 304)  # RFC 9110, 6.4.1
 
+_KEPT_NAMES = 256  # checked names, each of at most _MAX_KEPT_NAME_BYTES
+_MAX_KEPT_NAME_BYTES = 64
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+\Z")  # RFC 9113, 8.2.1: in lower case
 _NOT_OF_VALUES = re.compile(rb"[\0\r\n]")
 _STATUS = re.compile(rb"[1-9][0-9]{2}\Z")
@@ -68,11 +70,10 @@ def _headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     repeated: dict[str, list[str]] = {}
     for name, value in fields:
-        if not _NAME.match(name) or name in CONNECTION_FIELDS:
-            raise HTTP2Malformed(f"expected a header of HTTP/2 in lower case, found {name[:80]!r}")
+        key = _kept_name(name) if len(name) <= _MAX_KEPT_NAME_BYTES else _name(name)
         if _NOT_OF_VALUES.search(value):
-            raise HTTP2Malformed(f"the value of the header {name[:80].decode()} has a line end or a NUL")
-        key, text = name.decode(), value.decode("latin-1").strip(" \t")
+            raise HTTP2Malformed(f"the value of the header {key[:80]} has a line end or a NUL")
+        text = value.decode("latin-1").strip(" \t")
         if key in headers:
             repeated.setdefault(key, [headers[key]]).append(text)
         else:
@@ -80,3 +81,12 @@ def _headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
     for key, values in repeated.items():
         headers[key] = ", ".join(values)
     return headers
+
+
+def _name(octets: bytes) -> str:
+    if not _NAME.match(octets) or octets in CONNECTION_FIELDS:
+        raise HTTP2Malformed(f"expected a header of HTTP/2 in lower case, found {octets[:80]!r}")
+    return octets.decode()
+
+
+_kept_name = lru_cache(_KEPT_NAMES)(_name)

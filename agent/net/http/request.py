@@ -21,15 +21,17 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 class RequestHead:
     """What requests to one URL share: the method, the URL and headers, checked once and encoded once.
 
+    ``closes`` is whether they ask for the end of the connection: HTTP/2 has no header for it, so the client ends it.
     Raises MisuseError for characters that would end a part early (header injection).
     """
 
-    __slots__ = ("_block", "_lines")
+    __slots__ = ("_block", "_lines", "closes")
 
     def __init__(self, method: str, origin: Origin, target: str, headers: Mapping[str, str]) -> None:
         if not (_FIELD_NAME.match(method) and is_visible(target) and is_visible(origin.header)):
             raise MisuseError(f"invalid request line: method {method!r}, target {target!r}, host {origin.header!r}")
         _check(headers)
+        self.closes = any(name.lower() == "connection" and value.lower() == "close" for name, value in headers.items())
         line = f"{method} {target} HTTP/1.1\r\nHost: {origin.header}\r\n"
         self._lines = line.encode("latin-1") + _header_lines(headers)
         pseudo = {

@@ -66,7 +66,7 @@ class OpenExchange:
                 udid=mac.udid,
                 status=status,
                 response=response,
-                response_headers=headers,
+                response_headers=dict(headers),
                 error=str(error),
                 http=http,
                 **self._facts | {"rules": (*self._facts["rules"], *([opened_by] if opened_by else []))},
