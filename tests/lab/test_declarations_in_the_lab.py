@@ -177,7 +177,9 @@ def test_legacy_profile_is_there_as_long_as_its_declaration(run_in_reactor: RunI
             )
             await seen.set(legacy, subscription, activation("all", "legacy", "subscription"))
             assert seen.states["legacy"] == ACTIVE
-            assert len(await listed()) == 1
+            (identifier,) = await listed()
+            refused = await running.command(seen.client, "RemoveProfile", Identifier=identifier)
+            assert [error["ErrorCode"] for error in refused["ErrorChain"]] == [12013]
             assert seen.client.lom is not None
             before = {each["identifier"] for each in seen.items["security"]["certificate"]["list"]}
             (error,) = seen.reports[-1]["Errors"]

@@ -78,6 +78,11 @@ class Declared(Struct, omit_defaults=True, forbid_unknown_fields=True):
     reported: dict[str, bytes] = field(default_factory=dict)
     full_report_at: float | None = None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a server has used declarative management."""
+        return bool(self.token or self.declarations)
+
     def of(self, kind: str) -> Iterator[Declaration]:
         """The declarations of one kind, in the order of the server."""
         return (each for each in self.declarations if each.kind == kind)

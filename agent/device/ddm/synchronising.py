@@ -87,7 +87,7 @@ def refresh(device: Device, now: Now, *, full: bool = False) -> Steps[None]:
 
 def is_changed(device: Device) -> bool:
     """Whether there is something to put into effect or to report."""
-    if not device.declared.declarations or device.enrollment is None:
+    if not device.declared.in_use or device.enrollment is None:
         return False
     plan = plan_of(device)
     if _changes(device, {each.place for each in plan.wanted}):
