@@ -155,6 +155,21 @@ class Device:
         self._system = None if state == FACTORY else state
 
     @property
+    def channel(self) -> str:
+        """The name of the channel that it stands for: ``device`` or ``user``."""
+        return "device"
+
+    @property
+    def push_token(self) -> bytes:
+        """The push token of its channel."""
+        return self.mac.push_token
+
+    @property
+    def push_magic(self) -> str:
+        """The PushMagic of its channel."""
+        return self.mac.push_magic
+
+    @property
     def identities(self) -> Iterator[Identity]:
         """The identities of all installed profiles."""
         for profile in self.profiles:

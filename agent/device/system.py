@@ -19,6 +19,8 @@ class ManagementFlags(IntFlag):
     NO_BACKUP = 4
 
 
+MAX_PROPERTY_LIST = 64 * 1024  # bytes of a configuration or manifest that the Mac keeps; ours
+
 QUEUED = "Queued"
 MANAGED = "Managed"
 FAILED = "Failed"

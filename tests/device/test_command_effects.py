@@ -246,6 +246,7 @@ def test_management_ends_with_the_enrollment() -> None:
         ("InstallApplication", {"ManifestURL": "http://apps.invalid/m"}, 12034),
         ("InstallApplication", {"ManifestURL": "https:"}, 12030),
         ("InstallApplication", {"Identifier": "com.apple.Safari"}, 12025),
+        ("InstallApplication", {"iTunesStoreID": 1, "Configuration": {"a": "x" * 100_000}}, 12008),
         ("InstallEnterpriseApplication", {}, None),
         ("InstallEnterpriseApplication", {"Manifest": {}, "ManifestURL": "https://apps.invalid"}, None),
         ("InstallEnterpriseApplication", {"Manifest": {}}, 12024),
@@ -274,9 +275,10 @@ def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
         {"Item": "ApplicationConfiguration", "Identifier": "other"},
         {"Item": "Bluetooth", "Enabled": False},
         {"Item": "Bluetooth"},
+        {"Item": "ApplicationConfiguration", "Identifier": APP, "Configuration": {"a": "x" * 100_000}},
     ]
     answers = good(device, "Settings", Settings=items)["Settings"]
-    assert [item["Status"] for item in answers] == ["Acknowledged", "Error", "Acknowledged", "Error"]
+    assert [item["Status"] for item in answers] == ["Acknowledged", "Error", "Acknowledged", "Error", "Error"]
     (found,) = good(device, "ManagedApplicationConfiguration", Identifiers=[APP])["ApplicationConfigurations"]
     assert found["Configuration"] == {"a": 1}
     good(device, "Settings", Settings=[{"Item": "ApplicationConfiguration", "Identifier": APP}])
@@ -285,7 +287,7 @@ def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
     assert device.enrollment is not None
     device.enrollment = dataclasses.replace(device.enrollment, access_rights=AccessRights.SETTINGS)
     answers = good(device, "Settings", Settings=items)["Settings"]
-    assert [item["ErrorChain"][0]["ErrorCode"] for item in answers] == [12007] * 4
+    assert [item["ErrorChain"][0]["ErrorCode"] for item in answers] == [12007] * 5
 
 
 # Security.

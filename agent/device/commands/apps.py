@@ -42,8 +42,8 @@ from agent.mdm.results import (
 )
 from agent.pki.certificates import CertificateError, read_certificate
 
-_MAX_APPS = 1000  # that commands have installed; ours
-_MAX_PINS = 100  # ours
+_MAX_APPS = 250  # that commands have installed; ours
+_MAX_PINS = 10  # ours
 _STORE_SIZE = 50_000_000  # bytes of an app of the App Store; nothing is downloaded
 _STORE_VERSION = "1.0"
 _PROGRAM = "com.apple.cloudvpp"

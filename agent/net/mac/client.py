@@ -32,6 +32,7 @@ from agent.net.mac.active import ActiveMac
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keeping import MacRecord
@@ -131,7 +132,8 @@ class MDMClient:
         lom = LOMPresence(device, environment.network, self)
         connection = SessionConnection(device, environment, self._resumption)
         commands = Commands(device, environment, background, self)
-        upkeep = Upkeep(device, environment, background, power, lom, self)
+        declarative = DeclarativeManagement(device, environment, background, lom, self)
+        upkeep = Upkeep(device, environment, background, power, self, (declarative,))
         sessions = Sessions(
             device,
             environment,
@@ -141,6 +143,7 @@ class MDMClient:
             background=background,
             power=power,
             lom=lom,
+            declarative=declarative,
             upkeep=upkeep,
             mac=self,
             poll=Alarm(environment.clock, self.wake),
@@ -236,6 +239,7 @@ class MDMClient:
             self._absence.cancel()
         if active is not None:
             active.sessions.end(reason)
+            active.upkeep.stop()
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
@@ -393,8 +397,7 @@ class MDMClient:
         self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
-        self._parts.upkeep.install_apps()
-        self._parts.upkeep.reconsider()
+        self._parts.upkeep.back()
         self.wake()
 
     def unenroll(self) -> None:
@@ -459,6 +462,11 @@ class MDMClient:
                 return
             self._upkeep_alarm = Alarm(self._environment.clock, self._upkeep_due)
         self._upkeep_alarm.set_at(deadline)
+
+    def upkeep_changed(self) -> None:
+        """What is due of its upkeep has changed."""
+        if self._active is not None:
+            self._active.upkeep.carry_on()
 
     def _upkeep_due(self) -> None:
         self._parts.upkeep.due()
