@@ -30,6 +30,7 @@ from agent.device.steps import (
     UpdateSoftware,
     advance,
 )
+from agent.device.system import MANAGED, App, SystemState
 from agent.device.updating import advance as update_due
 from agent.device.updating import start_update
 from agent.device.users import users_of
@@ -264,6 +265,27 @@ def test_bad_parameters_of_apps(request_type: str, body: dict[str, Any], expecte
     assert (result.status is Status.COMMAND_FORMAT_ERROR) if expected is None else (code(result) == expected)
     assert device.take_follow_ups() == []
     assert device.system.apps == ()
+
+
+def test_commands_leave_an_app_that_a_declaration_manages_alone() -> None:
+    device = mac()
+    declared = App(identifier=APP, status=MANAGED, managed=True, declared=True)
+    device.system = SystemState(apps=(declared,))
+    assert code(run(device, "InstallApplication", Identifier=APP)) == 12025
+    assert code(run(device, "InstallEnterpriseApplication", Manifest=manifest())) == 12025
+    assert code(run(device, "RemoveApplication", Identifier=APP)) == 12036
+    assert managed(device) == {}
+    assert good(device, "ManagedApplicationConfiguration", Identifiers=[APP]) == {"ApplicationConfigurations": []}
+    assert installed(device, ManagedAppsOnly=True) == []
+    assert installed(device, Identifiers=[APP]) == [APP]
+    item = {"Item": "ApplicationConfiguration", "Identifier": APP, "Configuration": {"a": 1}}
+    (answer,) = good(device, "Settings", Settings=[item])["Settings"]
+    assert answer["ErrorChain"][0]["ErrorCode"] == 12029
+    good(device, "InstallEnterpriseApplication", ManifestURL="https://apps.invalid/m.plist")
+    files = {"https://apps.invalid/m.plist": plistlib.dumps(manifest()), "https://apps.invalid/tool.pkg": PACKAGE}
+    (failure,) = install(device, files)
+    assert "a declaration manages it" in failure
+    assert device.system.apps == (declared,)
 
 
 def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
