@@ -127,6 +127,13 @@ from agent.fleet.population import DEFAULT_SEED
     help="How long after NotNow a Mac opens a session by itself.",
 )
 @click.option(
+    "--per-user-connections",
+    type=click.Choice(["required", "optional"]),
+    metavar="WORD",
+    help="Whether a Mac with macOS 15.1 or later refuses an enrollment profile without the server capability "
+    "com.apple.mdm.per-user-connections: required or optional.  [default: required]",
+)
+@click.option(
     "--poll",
     type=click.FloatRange(min=0.01),
     metavar="SECONDS",

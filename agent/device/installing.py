@@ -20,6 +20,7 @@ from agent.profiles.enrollment import (
     BOOTSTRAP_CAPABILITY,
     MDM,
     Enrollment,
+    check_per_user,
     check_update,
     enrollment_of,
     enrollment_terms_of,
@@ -40,7 +41,10 @@ def enrollment_steps(device: Device, blob: bytes) -> Steps[Profile]:
     """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     store = ProfileStore()
-    enrollment_terms_of(profile)
+    terms = enrollment_terms_of(profile)
+    warning = check_per_user(terms, device.mac.os_version, device.per_user_connections)
+    if warning:
+        device.warn(warning)
     store.check(profile)
     identities = yield from _obtain_identities(profile)
     enrollment = enrollment_of(profile, identities)

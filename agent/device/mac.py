@@ -24,6 +24,7 @@ from agent.mdm.session import REFUSED_RETRIES, Session, State
 from agent.mdm.timing import DEFAULT_TIMING, Timing
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
+from agent.profiles.policy import PerUserConnections
 from agent.profiles.store import ProfileStore
 
 _MAX_WARNING = 400  # characters of one warning
@@ -58,6 +59,7 @@ class Device:
     updates now, from its command or empty; None otherwise.
     ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
+    ``per_user_connections`` is whether it refuses an enrollment profile without that server capability.
     """
 
     __slots__ = (
@@ -74,6 +76,7 @@ class Device:
         "left_at",
         "mac",
         "not_now",
+        "per_user_connections",
         "power",
         "profiles",
         "relaying",
@@ -95,6 +98,7 @@ class Device:
         timing: Timing = DEFAULT_TIMING,
         refused_retries: int = REFUSED_RETRIES,
         not_now: Callable[[], bool] | None = None,
+        per_user_connections: PerUserConnections = "required",
         chances: tuple[Chance, ...] = (),
     ) -> None:
         self.chances = chances
@@ -103,6 +107,7 @@ class Device:
         self.mac = mac
         self.dialect = dialect
         self.not_now = not_now
+        self.per_user_connections = per_user_connections
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()

@@ -61,6 +61,8 @@ class EnrollmentRecord(_Record, frozen=True):
     sign_message: bool = False
     check_out_when_removed: bool = False
     capabilities: tuple[str, ...] = ()
+    assigned_managed_apple_id: str = ""
+    enrollment_mode: str = ""
 
 
 class ProfileRecord(_Record, frozen=True):
@@ -302,6 +304,8 @@ class _Reader:
             sign_message=record.sign_message,
             check_out_when_removed=record.check_out_when_removed,
             capabilities=record.capabilities,
+            assigned_managed_apple_id=record.assigned_managed_apple_id,
+            enrollment_mode=record.enrollment_mode,
         )
 
     def installed(self, record: InstalledRecord) -> ProfileStore:

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 from agent.lom.power import PowerChoices
 from agent.mdm.session import REFUSED_RETRIES
 from agent.mdm.timing import NOT_NOW_RETRY_SECONDS
+from agent.profiles.policy import PerUserConnections
 from agent.settings import Retries, Seconds, Share, SomeSeconds, key
 
 
@@ -31,6 +32,13 @@ class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Retries,
         key("How often a result that the server refuses (4xx) is sent again before it is dropped as an error."),
     ] = REFUSED_RETRIES
+    per_user_connections: Annotated[
+        PerUserConnections,
+        key(
+            "Whether Macs with macOS 15.1 or later refuse an enrollment profile that lacks the server capability "
+            "`com.apple.mdm.per-user-connections`, as Apple asks: `required`, or `optional` with a warning."
+        ),
+    ] = "required"
     power: Annotated[PowerChoices, key("What a LOM request does where Apple does not say.")] = field(
         default_factory=PowerChoices
     )

@@ -18,6 +18,7 @@ from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
+from agent.profiles.policy import PerUserConnections
 
 # Macs in one call of ``Fleet.make_idle``, which takes a millisecond or two.
 MADE_IDLE_AT_ONCE = 10
@@ -40,6 +41,7 @@ class FleetBehaviour:
     boot: Duration = _BOOT
     shutdown: Duration = _SHUTDOWN
     power: PowerChoices = _DEFAULTS.power
+    per_user_connections: PerUserConnections = _DEFAULTS.per_user_connections
 
     @classmethod
     def of(cls, settings: MacSettings) -> FleetBehaviour:
@@ -52,6 +54,7 @@ class FleetBehaviour:
             boot=parse_duration(settings.boot),
             shutdown=parse_duration(settings.shutdown),
             power=settings.power,
+            per_user_connections=settings.per_user_connections,
         )
 
 
@@ -195,6 +198,7 @@ class Fleet:
             timing=behaviour.timing,
             refused_retries=behaviour.refused_retries,
             not_now=self._not_now(not_now),
+            per_user_connections=behaviour.per_user_connections,
             chances=tuple(chances),
         )
 
