@@ -214,6 +214,7 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
         lom_network=options["lom_network"],
         anchors=anchors,
         insecure=options["insecure"],
+        tls_floor=options["tls_floor"],
         manual_clock=options["clock"] == "manual",
         poll=options["poll"],
         push=push,

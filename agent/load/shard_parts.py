@@ -82,6 +82,7 @@ class ShardParts:
             insecure=scenario.server.insecure,
             on_warning=warn,
             stage=self.metrics.stage,
+            tls_floor=scenario.tls.floor,
             resume=scenario.tls.resume,
             wall_clock=self.clock,
             faults=self.faults,

@@ -186,14 +186,17 @@ class BackgroundTasks:
         return response.body
 
     @contextmanager
-    def _others(self, anchors: tuple[x509.Certificate, ...] = ()) -> Iterator[Connections]:
-        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
+    def _others(self, anchors: tuple[x509.Certificate, ...] = (), *, floor: bool = True) -> Iterator[Connections]:
+        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then.
+
+        ``floor``: the TLS floor applies to them.
+        """
         life = self._life
 
         def connection(origin: Origin) -> HTTPConnection:
             if life != self._life:
                 raise MacStopped("the Mac went down or offline before the exchange was done")
-            return self._environment.connection(self._device.mac, origin, None, anchors)
+            return self._environment.connection(self._device.mac, origin, None, anchors, floor=floor)
 
         connections = Connections(connection)
         self._opened += (connections,)
@@ -267,7 +270,7 @@ class BackgroundTasks:
     ) -> Identity:
         from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
 
-        with self._others(anchors) as connections:
+        with self._others(anchors, floor=False) as connections:  # Apple's article leaves SCEP servers out
             waiting = self._environment.keys.take(payload.key_size)
             since = self._environment.reactor.seconds()
             key = await waiting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Struct, field
 
@@ -11,6 +11,10 @@ from agent.mdm.session import REFUSED_RETRIES
 from agent.mdm.timing import NOT_NOW_RETRY_SECONDS
 from agent.profiles.policy import PerUserConnections
 from agent.settings import Retries, Seconds, Share, SomeSeconds, key
+
+TLSFloor = Literal["apple-2026", "warn", "off"]
+"""What a Mac with macOS 27 or later does about a server below the TLS that Apple asks for from 2026 on."""
+DEFAULT_TLS_FLOOR: TLSFloor = "warn"
 
 
 class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
