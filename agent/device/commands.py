@@ -19,6 +19,7 @@ from agent.device.installing import install_profile
 from agent.device.mac import Device
 from agent.device.settings import apply_settings
 from agent.device.steps import ChangePower, Erase, LeaveManagement, RelayItems, Steps, SynchroniseDeclarations
+from agent.device.supported import command_problem
 from agent.lom.power import SystemRequest
 from agent.lom.requests import (
     RelayItem,
@@ -67,6 +68,9 @@ class Rule:
 
 def carry_out(device: Device, command: Command) -> Result | CommandSteps:
     """The result of a command, or the steps that return it."""
+    problem = command_problem(command.request_type, device.mac.os_version, command.channel)
+    if problem is not None:
+        return _mdm_error(INVALID_REQUEST_TYPE, problem)
     rule = COMMANDS.get(command.request_type)
     if rule is None:
         return _mdm_error(INVALID_REQUEST_TYPE, f"the request type {command.request_type[:200]} is not supported")
@@ -187,7 +191,7 @@ def _device_information(device: Device, command: Command) -> Result:
     queries = command.body.get("Queries")
     if not _is_list_of(queries, str):
         return _FORMAT_ERROR
-    return acknowledged({"QueryResponses": device_information(device, queries)})
+    return acknowledged({"QueryResponses": device_information(device, queries, command.channel)})
 
 
 def _security_info(device: Device, _command: Command) -> Result:
@@ -208,7 +212,7 @@ def _settings(device: Device, command: Command) -> Result:
     items = command.body.get("Settings")
     if not _is_list_of(items, dict):
         return _FORMAT_ERROR
-    return acknowledged({"Settings": apply_settings(device, items)})
+    return acknowledged({"Settings": apply_settings(device, items, command.channel)})
 
 
 def _device_configured(device: Device, _command: Command) -> Result:

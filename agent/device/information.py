@@ -1,7 +1,7 @@
 """DeviceInformation and SecurityInfo: the value of each key, and the access right that it needs.
 
 Source: apple-schema commands/information.device.yaml, commands/information.security.yaml. Like a Mac, it omits keys
-that are unknown, that this model does not have, or for which the enrollment lacks the access right.
+that are unknown, that its macOS or this model does not have, or for which the enrollment lacks the access right.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.device.mac import Device
-from agent.mdm.access_rights import AccessRights
+from agent.device.supported import DEVICE_CHANNEL, query_exists, query_right
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]
@@ -37,7 +37,8 @@ _HARDWARE: Mapping[str, tuple[str, str]] = {
     "Mac15,14": ("J575dAP", "MU973LL/A"),
 }
 
-_ALWAYS: Mapping[str, Value] = {
+# By key of the schema: the function that returns its value; None where this Mac does not have the key.
+QUERIES: Mapping[str, Value] = {
     "AwaitingConfiguration": lambda device: device.settings.awaiting_configuration,
     "MDMOptions": lambda device: dict(device.settings.mdm_options),
     "OrganizationInfo": lambda device: dict(device.settings.organization_info) or None,
@@ -46,8 +47,6 @@ _ALWAYS: Mapping[str, Value] = {
     "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
     "UDID": lambda device: device.mac.udid,
     "IsSupervised": lambda _: True,
-}
-_DEVICE: Mapping[str, Value] = {
     "ActiveManagedUsers": lambda _: [],
     "AutoSetupAdminAccounts": lambda _: [],
     "AvailableDeviceCapacity": lambda _: AVAILABLE_GB,
@@ -83,33 +82,23 @@ _DEVICE: Mapping[str, Value] = {
     "SupportsLOMDevice": lambda device: device.mac.has_10gb,
     "SupportsiOSAppInstalls": lambda device: device.mac.apple_silicon,
     "SystemIntegrityProtectionEnabled": lambda _: True,
-}
-_NETWORK: Mapping[str, Value] = {
     "BluetoothMAC": lambda device: device.mac.bluetooth_mac,
     "EthernetMAC": lambda device: device.mac.macs[0],
     "WiFiMAC": lambda device: device.mac.wifi_mac,
-}
-_APPLICATIONS: Mapping[str, Value] = {
     "iTunesStoreAccountIsActive": lambda _: False,
 }
 
-# By key: the access right that it needs, and the function that returns its value.
-QUERIES: Mapping[str, tuple[AccessRights | None, Value]] = {
-    **{key: (None, value) for key, value in _ALWAYS.items()},
-    **{key: (AccessRights.DEVICE_INFORMATION, value) for key, value in _DEVICE.items()},
-    **{key: (AccessRights.NETWORK_INFORMATION, value) for key, value in _NETWORK.items()},
-    **{key: (AccessRights.MANAGE_APPLICATIONS, value) for key, value in _APPLICATIONS.items()},
-}
 
-
-def device_information(device: Device, queries: Iterable[str]) -> dict[str, Any]:
-    """The values of the requested keys that this Mac has and that the enrollment allows."""
+def device_information(device: Device, queries: Iterable[str], channel: str = DEVICE_CHANNEL) -> dict[str, Any]:
+    """The values of the requested keys that this Mac has on ``channel`` and that the enrollment allows."""
+    release = device.mac.os_version
     answers: dict[str, Any] = {}
     for key in queries:
-        right, value = QUERIES.get(key, (None, None))
-        if value is None or not (right is None or device.allows(right)):
+        value = QUERIES.get(key)
+        if value is None or not query_exists(key, release, channel):
             continue
-        found = value(device)
+        right = query_right(key)
+        found = value(device) if right is None or device.allows(right) else None
         if found is not None:
             answers[key] = found
     return answers
