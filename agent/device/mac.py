@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.device.steps import ChangePower, FollowUp
+from agent.device.updates import Update
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
@@ -29,6 +30,11 @@ from agent.profiles.store import ProfileStore
 
 _MAX_WARNING = 400  # characters of one warning
 _MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
+
+
+def at_once() -> float:
+    """A duration of no time."""
+    return 0.0
 
 
 @dataclass(slots=True)
@@ -54,6 +60,8 @@ class Settings:
 class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
+    ``mac`` has its properties, of which an update changes the release of macOS. ``update`` is the pending one, and
+    ``update_seconds`` returns how long the next download or installation takes.
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
     progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
     updates now, from its command or empty; None otherwise.
@@ -83,6 +91,8 @@ class Device:
         "session",
         "settings",
         "synchronising",
+        "update",
+        "update_seconds",
     )
 
     def __init__(
@@ -92,6 +102,7 @@ class Device:
         boot_seconds: Callable[[], float],
         jitter: Callable[[], float],
         shutdown_seconds: Callable[[], float] = lambda: 0.0,
+        update_seconds: Callable[[], float] = at_once,
         power_choices: PowerChoices = DEFAULT_CHOICES,
         limits: LinkLimits = LIMITS,
         dialect: Dialect = Dialect.SCHEMA,
@@ -117,6 +128,8 @@ class Device:
         self.relaying = False
         self.declarations: dict[str, str] = {}
         self.declarations_token = ""
+        self.update: Update | None = None
+        self.update_seconds = update_seconds
         self._follow_ups: list[FollowUp] = []
         self._warnings: tuple[str, ...] = ()
         self._recent_answers = RecentAnswers(limits)
@@ -199,6 +212,8 @@ class Device:
         self.declarations = {}
         self.declarations_token = ""
         self.synchronising = None
+        if self.update is not None and not self.update.installing:
+            self.update = None
         self.relaying = False
         self.session.forget()
         self.drop_follow_ups()

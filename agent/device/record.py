@@ -20,7 +20,15 @@ from msgspec import Struct
 
 from agent import plists
 from agent.device.mac import Device, Settings, UnfinishedEnrollment
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
+from agent.device.updates import Update
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -117,6 +125,7 @@ class FollowUpRecord(_Record, frozen=True):
     kind: str
     request: str = ""
     tokens: bytes = b""
+    update: Update | None = None
 
 
 class DeviceRecord(_Record, frozen=True):
@@ -132,6 +141,8 @@ class DeviceRecord(_Record, frozen=True):
     """As JSON."""
     declarations_token: str = ""
     left_at: float | None = None
+    release: tuple[str, str] | None = None
+    """Version and build of macOS; None in records of before updates."""
 
 
 class ActivityRecord(_Record, frozen=True):
@@ -143,6 +154,7 @@ class ActivityRecord(_Record, frozen=True):
     follow_ups: tuple[FollowUpRecord, ...] = ()
     deferred_requests: tuple[tuple[str, str], ...] = ()
     synchronising: bytes | None = None
+    update: Update | None = None
     drawn: tuple[int, ...] = ()
     """How many numbers each of ``Device.chances`` has drawn."""
 
@@ -164,6 +176,7 @@ def device_record(device: Device) -> bytes:
             declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
             declarations_token=device.declarations_token,
             left_at=device.left_at,
+            release=(device.mac.os_version, device.mac.build_version),
             certificates=tuple(writer.certificates),
             identities=tuple(writer.identities),
         )
@@ -180,6 +193,7 @@ def activity_record(device: Device, now: float) -> ActivityRecord:
         follow_ups=tuple(map(_follow_up_record, follow_ups)),
         deferred_requests=deferred,
         synchronising=device.synchronising,
+        update=device.update,
         drawn=tuple(chance.count for chance in device.chances),
     )
 
@@ -198,6 +212,8 @@ def restore_device(device: Device, octets: bytes) -> None:
     device.declarations = json.loads(record.declarations) if record.declarations else {}
     device.declarations_token = record.declarations_token
     device.left_at = record.left_at
+    if record.release is not None:
+        device.mac = device.mac.with_release(*record.release)
 
 
 def restore_activity(device: Device, record: ActivityRecord, now: float) -> None:
@@ -206,6 +222,7 @@ def restore_activity(device: Device, record: ActivityRecord, now: float) -> None
     device.power.resume(record.power, now)
     device.schedule(map(_follow_up, record.follow_ups), record.deferred_requests, record.answers, now)
     device.synchronising = record.synchronising
+    device.update = record.update
     for chance, count in zip(device.chances, record.drawn, strict=False):
         chance.count = count
 
@@ -375,6 +392,8 @@ def _follow_up_record(what: FollowUp) -> FollowUpRecord:
             return FollowUpRecord(kind="erase")
         case LeaveManagement():
             return FollowUpRecord(kind="leave")
+        case UpdateSoftware(update):
+            return FollowUpRecord(kind="update", update=update)
 
 
 def _follow_up(record: FollowUpRecord) -> FollowUp:
@@ -387,4 +406,6 @@ def _follow_up(record: FollowUpRecord) -> FollowUp:
             return Erase()
         case "leave":
             return LeaveManagement()
+        case "update" if record.update is not None:
+            return UpdateSoftware(record.update)
     raise ValueError(f"the follow-up {record.kind!r}")

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from cryptography import x509
 
+from agent.device.updates import Update
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
 from agent.profiles.enrollment import Enrollment
@@ -87,5 +88,12 @@ class SynchroniseDeclarations:
     tokens: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class UpdateSoftware:
+    """Download this update of macOS, and install it when its time has come."""
+
+    update: Update
+
+
 # Actions that wait until the server has accepted the result of the command.
-FollowUp = ChangePower | Erase | LeaveManagement | SynchroniseDeclarations
+FollowUp = ChangePower | Erase | LeaveManagement | SynchroniseDeclarations | UpdateSoftware

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.errors import OperatorError
@@ -105,6 +105,12 @@ class Mac:
     def apple_silicon(self) -> bool:
         """Whether it has Apple silicon; false means Intel."""
         return model_named(self.model).chip == "apple-silicon"
+
+    def with_release(self, os_version: str, build_version: str) -> Mac:
+        """The same Mac with another release of macOS."""
+        if (os_version, build_version) == (self.os_version, self.build_version):
+            return self
+        return replace(self, os_version=os_version, build_version=build_version)
 
     def as_json(self) -> dict[str, Any]:
         """The properties as a JSON object (lists instead of tuples), always in this order."""

@@ -12,6 +12,7 @@ from agent.net.mac.connection import SessionConnection
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
 from agent.net.mac.sessions import Sessions
+from agent.net.mac.upkeep import Upkeep
 
 WENT_DOWN = "the Mac went down"
 WENT_OFFLINE = "the Mac went offline"
@@ -29,6 +30,7 @@ class ActiveMac:
     connection: SessionConnection
     commands: Commands
     sessions: Sessions
+    upkeep: Upkeep
 
     @property
     def quiet(self) -> bool:

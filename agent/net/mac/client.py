@@ -38,6 +38,7 @@ from agent.net.mac.lom_requests import answer_lom
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions import Sessions
+from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.profile import Profile
 from agent.push.store import Notification
@@ -72,6 +73,7 @@ class MDMClient:
         "_kept_enrolled",
         "_kept_left",
         "_resumption",
+        "_upkeep_alarm",
         "boots",
         "index",
         "observer",
@@ -107,6 +109,7 @@ class MDMClient:
         self._kept_enrolled = False
         self._kept_left = False
         self._resumption: Resumption | None = None
+        self._upkeep_alarm: Alarm | None = None  # it goes on while the Mac is idle
         self._active: ActiveMac | None = None
         self._absence: Absence | None = None  # while it is offline
 
@@ -127,6 +130,7 @@ class MDMClient:
         lom = LOMPresence(device, environment.network, self)
         connection = SessionConnection(device.mac, environment, self._resumption)
         commands = Commands(device, environment, background, self)
+        upkeep = Upkeep(device, environment, power, self._set_upkeep_alarm)
         sessions = Sessions(
             device,
             environment,
@@ -136,10 +140,11 @@ class MDMClient:
             background=background,
             power=power,
             lom=lom,
+            upkeep=upkeep,
             mac=self,
             poll=Alarm(environment.clock, self.wake),
         )
-        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions)
+        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep)
         return self._active
 
     @property
@@ -217,6 +222,7 @@ class MDMClient:
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
+        self._set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if self._active is not None:
@@ -225,6 +231,7 @@ class MDMClient:
     def retire(self, reason: str) -> None:
         """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
         active = self._active
+        self._set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if active is not None:
@@ -272,6 +279,7 @@ class MDMClient:
         if self._absence is not None:
             self._absence.carry_on()
         parts.sessions.carry_on()
+        parts.upkeep.carry_on()
         if in_session:
             self.wake()
 
@@ -427,6 +435,7 @@ class MDMClient:
                     self.observer.went_down(self)
             case PowerEvent.CAME_UP:
                 self.boots += 1
+                self._parts.upkeep.booted()
                 self.wake()
                 self.pushes.back()
         self._tell_power()
@@ -435,6 +444,18 @@ class MDMClient:
         self._environment.changed(self.index)
         if self.observer is not None:
             self.observer.power_changed(self)
+
+    # What it does at a time of its own.
+
+    def _set_upkeep_alarm(self, deadline: float | None) -> None:
+        if self._upkeep_alarm is None:
+            if deadline is None:
+                return
+            self._upkeep_alarm = Alarm(self._environment.clock, self._upkeep_due)
+        self._upkeep_alarm.set_at(deadline)
+
+    def _upkeep_due(self) -> None:
+        self._parts.upkeep.due()
 
     # The LOM endpoint.
 

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from agent.device.declarations import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations, UpdateSoftware
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
@@ -31,6 +31,7 @@ from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
+from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.enrollment import Enrollment
 
@@ -66,6 +67,7 @@ class Sessions:
         "_poll",
         "_power",
         "_pushes",
+        "_upkeep",
     )
 
     def __init__(
@@ -79,6 +81,7 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
+        upkeep: Upkeep,
         mac: SimulatedMac,
         poll: Alarm,
     ) -> None:
@@ -90,6 +93,7 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
+        self._upkeep = upkeep
         self._mac = mac
         self._poll = poll
         self._open: Operation | None = None  # the record of the open session
@@ -345,6 +349,8 @@ class Sessions:
                 case SynchroniseDeclarations(tokens):
                     self._device.synchronising = tokens
                     self._background.start(partial(self._synchronise, tokens))
+                case UpdateSoftware(update):
+                    self._upkeep.update_software(update)
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
