@@ -12,6 +12,7 @@ from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
 from agent.mdm import checkin
+from agent.mdm.facts import of_kind
 from agent.pki.identity import Identity
 from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import SCEPError
@@ -83,7 +84,7 @@ def _check_in_messages(device: Device, enrollment: Enrollment) -> list[dict[str,
     mac = device.mac
     messages = [
         checkin.authenticate(device.announcement, enrollment.topic),
-        checkin.token_update(mac.udid, enrollment.topic, mac.push_token, mac.push_magic),
+        checkin.token_update(mac.udid, enrollment.topic, device.push_token, device.push_magic),
     ]
     if BOOTSTRAP_CAPABILITY in enrollment.capabilities:
         messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token))
@@ -94,6 +95,7 @@ def install_profile(device: Device, blob: bytes) -> Steps[None]:
     """Install a profile that the server sent. Raises PlistError or ProfileError and leaves the Mac unchanged."""
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     try:
+        _check_channel(profile, device.channel)
         renews = profile.of_type(MDM) is not None
         if renews:
             _check_renewal(device, profile)
@@ -107,6 +109,14 @@ def install_profile(device: Device, blob: bytes) -> Steps[None]:
         raise error.within(install_failed(profile.name)) from error
     if enrollment is not None:
         device.enrollment = enrollment
+
+
+def _check_channel(profile: Profile, channel: str) -> None:
+    """Check that each payload may be installed on this channel. Raises ProfileError. Unknown payloads may."""
+    known = of_kind("payload")
+    for payload in profile.payloads:
+        if payload.payload_type in known and not known[payload.payload_type].fact.is_on(channel):
+            raise malformed(f"a {payload.payload_type} payload may not be installed on the {channel} channel")
 
 
 def _check_renewal(device: Device, profile: Profile) -> None:

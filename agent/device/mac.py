@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.device.steps import ChangePower, FollowUp
 from agent.device.updates import Update
@@ -27,6 +27,9 @@ from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.policy import PerUserConnections
 from agent.profiles.store import ProfileStore
+
+if TYPE_CHECKING:
+    from agent.device.user_channel import UserDevice
 
 _MAX_WARNING = 400  # characters of one warning
 _MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
@@ -67,6 +70,7 @@ class Device:
     updates now, from its command or empty; None otherwise.
     ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
+    ``user`` is the Mac on its user channel; None where nobody is logged in.
     ``per_user_connections`` is whether it refuses an enrollment profile without that server capability.
     """
 
@@ -93,6 +97,7 @@ class Device:
         "synchronising",
         "update",
         "update_seconds",
+        "user",
     )
 
     def __init__(
@@ -115,6 +120,7 @@ class Device:
         self.chances = chances
         self.enrolling: UnfinishedEnrollment | None = None
         self.synchronising: bytes | None = None
+        self.user: UserDevice | None = None
         self.mac = mac
         self.dialect = dialect
         self.not_now = not_now
@@ -146,6 +152,34 @@ class Device:
             and self.power.deadline is None
             and not self.relaying
         )
+
+    @property
+    def channel(self) -> str:
+        """The name of the channel that it stands for: ``device`` or ``user``."""
+        return "device"
+
+    @property
+    def push_token(self) -> bytes:
+        """The push token of its channel."""
+        return self.mac.push_token
+
+    @property
+    def push_magic(self) -> str:
+        """The PushMagic of its channel."""
+        return self.mac.push_magic
+
+    @property
+    def channel_facts(self) -> Mapping[str, str]:
+        """What a record says about its channel: nothing for the device channel."""
+        return {}
+
+    def check_in_keys(self, _message_type: str) -> Mapping[str, Any]:
+        """The keys that its channel adds to a check-in message of this type."""
+        return {}
+
+    def addressed(self, report: bytes) -> bytes:
+        """A report, with the keys that its channel adds."""
+        return report
 
     @property
     def identities(self) -> Iterator[Identity]:
@@ -217,6 +251,8 @@ class Device:
         self.relaying = False
         self.session.forget()
         self.drop_follow_ups()
+        if self.user is not None:
+            self.user.forget_enrollment()
 
     def erase(self) -> None:
         """Reset the Mac to its factory state."""

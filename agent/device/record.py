@@ -29,6 +29,7 @@ from agent.device.steps import (
     UpdateSoftware,
 )
 from agent.device.updates import Update
+from agent.device.user_channel import UserDevice
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -128,6 +129,18 @@ class FollowUpRecord(_Record, frozen=True):
     update: Update | None = None
 
 
+class AccountRecord(_Record, frozen=True):
+    """The logged-in user, and what the server installed on the user channel."""
+
+    network: bool = False
+    managed: bool | None = None
+    auth_token: str = ""
+    installed: InstalledRecord = InstalledRecord()
+    declarations: bytes = b""
+    """As JSON."""
+    declarations_token: str = ""
+
+
 class DeviceRecord(_Record, frozen=True):
     """What changes rarely: the enrollment and what is installed and set."""
 
@@ -143,6 +156,8 @@ class DeviceRecord(_Record, frozen=True):
     left_at: float | None = None
     release: tuple[str, str] | None = None
     """Version and build of macOS; None in records of before updates."""
+    user: AccountRecord | None = None
+    """None where nobody is logged in."""
 
 
 class ActivityRecord(_Record, frozen=True):
@@ -155,6 +170,7 @@ class ActivityRecord(_Record, frozen=True):
     deferred_requests: tuple[tuple[str, str], ...] = ()
     synchronising: bytes | None = None
     update: Update | None = None
+    user_session: SessionRecord | None = None
     drawn: tuple[int, ...] = ()
     """How many numbers each of ``Device.chances`` has drawn."""
 
@@ -177,6 +193,7 @@ def device_record(device: Device) -> bytes:
             declarations_token=device.declarations_token,
             left_at=device.left_at,
             release=(device.mac.os_version, device.mac.build_version),
+            user=None if device.user is None else _account_record(device.user, writer),
             certificates=tuple(writer.certificates),
             identities=tuple(writer.identities),
         )
@@ -194,6 +211,7 @@ def activity_record(device: Device, now: float) -> ActivityRecord:
         deferred_requests=deferred,
         synchronising=device.synchronising,
         update=device.update,
+        user_session=None if device.user is None else device.user.session.record(now),
         drawn=tuple(chance.count for chance in device.chances),
     )
 
@@ -214,6 +232,7 @@ def restore_device(device: Device, octets: bytes) -> None:
     device.left_at = record.left_at
     if record.release is not None:
         device.mac = device.mac.with_release(*record.release)
+    _restore_account(device, record.user, reader)
 
 
 def restore_activity(device: Device, record: ActivityRecord, now: float) -> None:
@@ -223,8 +242,32 @@ def restore_activity(device: Device, record: ActivityRecord, now: float) -> None
     device.schedule(map(_follow_up, record.follow_ups), record.deferred_requests, record.answers, now)
     device.synchronising = record.synchronising
     device.update = record.update
+    if device.user is not None and record.user_session is not None:
+        device.user.session.resume(record.user_session, now)
     for chance, count in zip(device.chances, record.drawn, strict=False):
         chance.count = count
+
+
+def _account_record(user: UserDevice, writer: _Writer) -> AccountRecord:
+    return AccountRecord(
+        network=user.account.network,
+        managed=user.managed,
+        auth_token=user.auth_token,
+        installed=writer.installed(user.profiles),
+        declarations=json.dumps(user.declarations).encode() if user.declarations else b"",
+        declarations_token=user.declarations_token,
+    )
+
+
+def _restore_account(device: Device, record: AccountRecord | None, reader: _Reader) -> None:
+    """Restore the user channel of a Mac on which a user is logged in, by its settings."""
+    user = device.user
+    if user is None or record is None or record.network != user.account.network:
+        return
+    user.managed, user.auth_token = record.managed, record.auth_token
+    user.profiles = reader.installed(record.installed)
+    user.declarations = json.loads(record.declarations) if record.declarations else {}
+    user.declarations_token = record.declarations_token
 
 
 class _Writer:

@@ -23,6 +23,7 @@ TOPIC_PREFIX = "com.apple.mgmt."
 _IDENTITY = "IdentityCertificateUUID"
 BOOTSTRAP_CAPABILITY = "com.apple.mdm.bootstraptoken"  # a server capability
 PER_USER_CAPABILITY = "com.apple.mdm.per-user-connections"
+TOKEN_CAPABILITY = "com.apple.mdm.token"  # noqa: S105 - a server capability
 PER_USER_SINCE = "15.1"  # the oldest schema that was read; it says "must be present when managing … macOS devices"
 ENROLLMENT_MODES = ("BYOD", "ADDE")
 

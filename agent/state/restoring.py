@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from agent.fleet.population import USER_CHANNEL
 from agent.net.mac.client import MDMClient
 from agent.state.fleet import FleetState, KeptGroup
 
@@ -43,5 +44,6 @@ def restore_group(
     for notification, not_before in state.pushes(group.first):
         if endpoint is not None:
             endpoint.broker.restore(notification, not_before)
-            restored.setdefault(notification.index, RestoredMac(notification.index, in_session=False))
+            index = notification.index % USER_CHANNEL
+            restored.setdefault(index, RestoredMac(index, in_session=False))
     return iter(restored.values())

@@ -220,8 +220,10 @@ class BackgroundTasks:
     async def _check_in(self, message: Mapping[str, Any], enrollment: Enrollment) -> bytes:
         """PUT a check-in message; returns the body of the answer. Raises PeerError."""
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
+        facts |= self._device.channel_facts
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
+        message = {**message, **self._device.check_in_keys(str(message["MessageType"]))}
         with self._environment.begin("checkin", self._device.mac.index, None, facts):
             message_type = str(message["MessageType"])
             hit = self._environment.decide("checkin", self._device.mac, message_type)

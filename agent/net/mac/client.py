@@ -39,8 +39,10 @@ from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions import Sessions
 from agent.net.mac.upkeep import Upkeep
+from agent.net.mac.users import UserChannel
 from agent.net.timing import Alarm
 from agent.profiles.profile import Profile
+from agent.push.broker import Presence
 from agent.push.store import Notification
 
 FetchProfile = Callable[[], Awaitable[bytes]]
@@ -144,7 +146,12 @@ class MDMClient:
             mac=self,
             poll=Alarm(environment.clock, self.wake),
         )
-        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep)
+        user = None
+        if device.user is not None:
+            user = UserChannel(
+                device.user, environment, self._gateway, endpoint=self, mac=self, power=power, lom=lom, upkeep=upkeep
+            )
+        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep, user)
         return self._active
 
     @property
@@ -239,6 +246,7 @@ class MDMClient:
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
+            self.end_user_channel(reason)
         self._environment.network.remove(self)
         self._gateway.on_left(self.index)
 
@@ -280,6 +288,8 @@ class MDMClient:
             self._absence.carry_on()
         parts.sessions.carry_on()
         parts.upkeep.carry_on()
+        if parts.user is not None:
+            parts.user.carry_on()
         if in_session:
             self.wake()
 
@@ -334,6 +344,8 @@ class MDMClient:
         if self.observer is not None:
             self.observer.enrolled(self)
         mac.pushes.enrolled()
+        if mac.user is not None:
+            mac.user.log_in()
 
     async def enroll_at(self, url: str, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile at ``url``; otherwise as ``enroll``."""
@@ -354,7 +366,37 @@ class MDMClient:
         Called for a push, after a boot, and to poll. No effect on a Mac that is off or not enrolled. ``due`` is when
         the session was to start, from which its time counts; None is now.
         """
-        return self._absence is None and self._parts.sessions.wake(due)
+        if self._absence is not None:
+            return False
+        user = self._parts.user
+        if user is not None and not self._gateway.pushes:
+            user.wake()  # nothing else would
+        return self._parts.sessions.wake(due)
+
+    # The user channel.
+
+    def receive_user_push(self, notification: Notification) -> bool:
+        """Open a session of the logged-in user for a push; otherwise as ``receive_push``."""
+        user = self._parts.user
+        return user is not None and self._absence is None and user.receive_push(notification)
+
+    @property
+    def user_presence(self) -> Presence:
+        """Whether APNs can reach the logged-in user."""
+        user = self._parts.user
+        return Presence.UNKNOWN if user is None else user.presence
+
+    def session_over(self) -> None:
+        """A session has ended: the user logs in if the Mac has left Setup Assistant in it."""
+        user = self._parts.user
+        if user is not None:
+            user.log_in_if_new()
+
+    def end_user_channel(self, reason: str) -> None:
+        """The enrollment ends, and with it the user channel."""
+        user = self._parts.user
+        if user is not None:
+            user.end(reason)
 
     @property
     def online(self) -> bool:
@@ -391,6 +433,11 @@ class MDMClient:
         self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
+        user = self._parts.user
+        if user is not None:
+            user.pushes.offline = False
+            user.pushes.back()
+            user.log_in_if_new()
         self.wake()
 
     def unenroll(self) -> None:
@@ -438,6 +485,9 @@ class MDMClient:
                 self._parts.upkeep.booted()
                 self.wake()
                 self.pushes.back()
+                user = self._parts.user
+                if user is not None:
+                    user.log_in()
         self._tell_power()
 
     def _tell_power(self) -> None:

@@ -39,6 +39,20 @@ class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Retries,
         key("How often a result that the server refuses (4xx) is sent again before it is dropped as an error."),
     ] = REFUSED_RETRIES
+    users: Annotated[
+        Share,
+        key(
+            "The share of Macs with a logged-in user, who has a user channel of his own: his TokenUpdate, pushes, "
+            "sessions and commands."
+        ),
+    ] = 0.0
+    network_users: Annotated[
+        Share,
+        key(
+            "The share of these users with an account of a directory service; the others are local. The server "
+            "authenticates them with UserAuthenticate; their password is `lom-agent`."
+        ),
+    ] = 0.0
     per_user_connections: Annotated[
         PerUserConnections,
         key(
