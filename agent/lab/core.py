@@ -29,7 +29,7 @@ from agent.lab.messages import (
 )
 from agent.lab.renewal import renews
 from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
-from agent.lab.users import UserAuthentication, is_user, name_of, new_user, users_of
+from agent.lab.users import LabUsers, is_user, token_of
 from agent.mdm import checkin, results
 
 MAX_MACS = 1_000_000
@@ -75,7 +75,7 @@ class Lab:
         self._kept_results = kept_results
         self._reenrollment = reenrollment
         self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values() if not is_user(mac.udid)}
-        self.users = UserAuthentication()
+        self.users = LabUsers(self.macs, self._state)
         self._waiting: dict[tuple[str, str], OnResult] = {}
         self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
         self._losing = Losing(defects, self.forget)
@@ -152,7 +152,8 @@ class Lab:
         if "survive-xml-refused" in self.defects and not put.body.startswith(b"<?xml"):
             raise Refused(400, "the body does not begin with an XML declaration")
         if "UserID" in message:
-            return self._check_in_user(fingerprint, message)
+            mac = self._known(text_of(message, "UDID"), fingerprint)
+            return self.users.check_in(mac, message, self._declarative_management)
         unnamed = message.get("MessageType") in _UNNAMED and "UDID" not in message
         udid = self._owner(fingerprint) if unnamed else text_of(message, "UDID")
         match message.get("MessageType"):
@@ -173,7 +174,7 @@ class Lab:
                 return self._declarative_management(self._known(udid, fingerprint), message)
             case "GetToken":
                 self._known(udid, fingerprint)
-                return _token_of(message)
+                return token_of(message)
             case other:
                 status = 500 if "checkin-unknown-500" in self.defects else 400
                 raise Refused(status, f"the lab does not support the MessageType {str(other)[:80]!r}")
@@ -190,7 +191,7 @@ class Lab:
             bound = False
         mac = self._known(text_of(message, "UDID"), fingerprint, bound=bound)
         if "UserID" in message:
-            mac = self._user_of(mac, message)
+            mac = self.users.of_message(mac, message)
         if not mac.enrolled and "checkin-early-command" not in self.defects:
             raise Refused(403, "a report before TokenUpdate")
         status = text_of(message, "Status")
@@ -232,7 +233,7 @@ class Lab:
         mac = EnrolledMac(udid, fingerprint, message)
         self._state.enroll(mac)
         if before is not None:
-            self._forget_users(udid)
+            self.users.forget(udid)
             self._udids.pop(before.fingerprint, None)
             if "checkin-early-push" in self.defects:
                 self.replaced[udid] = before
@@ -274,7 +275,7 @@ class Lab:
         self._state.check_out(mac.udid)
         del self.macs[mac.udid]
         del self._udids[mac.fingerprint]
-        self._forget_users(mac.udid)
+        self.users.forget(mac.udid)
 
     def _set_bootstrap_token(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         token = message.get("BootstrapToken", b"")
@@ -294,45 +295,6 @@ class Lab:
         if "checkin-bootstrap-other" in self.defects:
             token = token[::-1]
         return plists.dump_xml({"BootstrapToken": token} if token else {})
-
-    def _check_in_user(self, fingerprint: bytes, message: Mapping[str, Any]) -> bytes:
-        """Process a check-in message of a user channel and return the body of the answer. Raises Refused."""
-        mac = self._known(text_of(message, "UDID"), fingerprint)
-        name = name_of(mac.udid, text_of(message, "UserID"))
-        match message.get("MessageType"):
-            case "UserAuthenticate":
-                return self.users.answer(name, message)
-            case "TokenUpdate":
-                check_topic(message)
-                self.users.check(name, message)
-                if name not in self.macs:
-                    user = new_user(mac, message)
-                    self._state.enroll(user)
-                    self.macs[name] = user
-                token, magic = push_keys_of(message)
-                self._update(self.macs[name], token=token, push_magic=magic, unregistered=False)
-                return b""
-            case "DeclarativeManagement":
-                return self._declarative_management(self._user_of(mac, message), message)
-            case "GetToken":
-                self._user_of(mac, message)
-                return _token_of(message)
-        raise Refused(400, f"no user channel has the MessageType {str(message.get('MessageType'))[:80]!r}")
-
-    def _user_of(self, mac: EnrolledMac, message: Mapping[str, Any]) -> EnrolledMac:
-        """The user of a message. Raises Refused."""
-        name = name_of(mac.udid, text_of(message, "UserID"))
-        user = self.macs.get(name)
-        if user is None:
-            raise Refused(401, "this user has not sent a push token")
-        self.users.check(name, message)
-        return user
-
-    def _forget_users(self, udid: str) -> None:
-        for user in users_of(self.macs, udid):
-            self._state.check_out(user.udid)
-            del self.macs[user.udid]
-            self.users.forget(user.udid)
 
     def _declarative_management(self, mac: EnrolledMac, message: Mapping[str, Any]) -> bytes:
         endpoint = text_of(message, "Endpoint")
@@ -442,13 +404,6 @@ class Lab:
             return False
         self._repeated.add((mac.udid, command_uuid))
         return True
-
-
-def _token_of(message: Mapping[str, Any]) -> bytes:
-    """The answer to GetToken: a token for com.apple.maid, which no one else accepts. Raises Refused."""
-    if message.get("TokenServiceType") != "com.apple.maid":
-        raise Refused(400, f"the TokenServiceType {str(message.get('TokenServiceType'))[:80]!r} is unknown")
-    return plists.dump_xml({"TokenData": uuid.uuid4().bytes})
 
 
 _NO_COMMAND = plists.dump_xml({})

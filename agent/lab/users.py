@@ -9,35 +9,33 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from agent import plists
 from agent.device.user_channel import PASSWORD
-from agent.lab.messages import Refused, text_of
-from agent.lab.state import EnrolledMac
+from agent.lab.messages import Refused, check_topic, push_keys_of, text_of
+from agent.lab.state import EnrolledMac, LabState
 from agent.mdm.digest import DigestRefused, digest, parts_of
-from agent.pki.names import ascii_lower
+from agent.pki.names import ascii_lower, ascii_upper
 
 UserPolicy = Literal["digest", "none", "refuse"]
 """What the lab answers to UserAuthenticate: a DigestChallenge, an empty one, or 410."""
+_SERVICE = "com.apple.maid"
+_TOKEN_DATA_BYTES = 64  # ours
 _REALM = "lom-agent lab"
 _MOST_NONCES = 10_000  # of logins in progress; ours
 
 
 def name_of(udid: str, user_id: str) -> str:
     """Under which the lab stores a user."""
-    return f"{udid}:{user_id}"
+    return f"{udid}:{ascii_upper(user_id)}"
 
 
 def is_user(name: str) -> bool:
     """Whether the lab has a user under this name, and not a Mac."""
     return ":" in name
-
-
-def users_of(macs: Mapping[str, EnrolledMac], udid: str) -> list[EnrolledMac]:
-    """The users of a Mac."""
-    return [mac for name, mac in macs.items() if name.startswith(f"{udid}:")]
 
 
 def new_user(mac: EnrolledMac, message: Mapping[str, Any]) -> EnrolledMac:
@@ -94,3 +92,69 @@ class UserAuthentication:
         """The user is no longer managed."""
         self._tokens.pop(name, None)
         self._nonces.pop(name, None)
+
+
+class LabUsers:
+    """The users of a lab, among its ``macs``."""
+
+    def __init__(self, macs: dict[str, EnrolledMac], state: LabState) -> None:
+        self.authentication = UserAuthentication()
+        self._macs = macs
+        self._state = state
+
+    def check_in(
+        self,
+        mac: EnrolledMac,
+        message: Mapping[str, Any],
+        declared: Callable[[EnrolledMac, Mapping[str, Any]], bytes],
+    ) -> bytes:
+        """Process a check-in message of a user of this Mac; ``declared`` answers DeclarativeManagement.
+
+        Returns the body of the answer. Raises Refused.
+        """
+        match message.get("MessageType"):
+            case "UserAuthenticate":
+                return self.authentication.answer(name_of(mac.udid, text_of(message, "UserID")), message)
+            case "TokenUpdate":
+                check_topic(message)
+                self._token_update(mac, message)
+                return b""
+            case "DeclarativeManagement":
+                return declared(self.of_message(mac, message), message)
+            case "GetToken":
+                self.of_message(mac, message)
+                return token_of(message)
+        raise Refused(400, f"no user channel has the MessageType {str(message.get('MessageType'))[:80]!r}")
+
+    def of_message(self, mac: EnrolledMac, message: Mapping[str, Any]) -> EnrolledMac:
+        """The user of a message. Raises Refused."""
+        user = self._macs.get(name_of(mac.udid, text_of(message, "UserID")))
+        if user is None:
+            raise Refused(401, "this user has not sent a push token")
+        self.authentication.check(user.udid, message)
+        return user
+
+    def forget(self, udid: str) -> None:
+        """Remove the users of a Mac."""
+        for name in [name for name in self._macs if name.startswith(f"{udid}:")]:
+            self._state.check_out(name)
+            del self._macs[name]
+            self.authentication.forget(name)
+
+    def _token_update(self, mac: EnrolledMac, message: Mapping[str, Any]) -> None:
+        new = new_user(mac, message)
+        token, magic = push_keys_of(message)
+        self.authentication.check(new.udid, message)
+        user = self._macs.get(new.udid)
+        if user is None:
+            self._state.enroll(new)
+            user = self._macs[new.udid] = new
+        self._state.update(replace(user, token=token, push_magic=magic, unregistered=False))
+        user.token, user.push_magic, user.unregistered = token, magic, False
+
+
+def token_of(message: Mapping[str, Any]) -> bytes:
+    """The answer to GetToken: a token for com.apple.maid that nothing accepts. Raises Refused."""
+    if message.get("TokenServiceType") != _SERVICE:
+        raise Refused(400, f"the TokenServiceType {str(message.get('TokenServiceType'))[:80]!r} is unknown")
+    return plists.dump_xml({"TokenData": secrets.token_bytes(_TOKEN_DATA_BYTES)})

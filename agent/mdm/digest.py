@@ -16,7 +16,7 @@ from agent.errors import PeerError
 MAX_CHALLENGE = 4096  # characters; ours
 METHOD = "PUT"
 _NONCE_COUNT = "00000001"
-_PART = re.compile(r'([A-Za-z]{1,32})\s{0,8}=\s{0,8}(?:"([^"\\]{0,2048})"|([^\s",]{1,256}))\s{0,8}(?:,\s{0,8}|$)')
+_PART = re.compile(r'([A-Za-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s",]+))\s*(?:,\s*|$)')
 _ALGORITHMS: Mapping[str, Callable[[bytes], hashlib._Hash]] = {"md5": hashlib.md5, "sha-256": hashlib.sha256}
 
 
