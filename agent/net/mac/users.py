@@ -151,6 +151,8 @@ class UserChannel:
         """Whether APNs can reach the user."""
         if self.device.enrollment is None:
             return Presence.UNKNOWN if self.device.left_at is None else Presence.LEFT
+        if self._logging_in:
+            return Presence.OFFLINE  # the server may push before it answers the TokenUpdate
         return self.pushes.presence if self.device.managed is True else Presence.UNKNOWN
 
     def log_in(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,13 @@ from agent import plists
 from agent.lab.users import name_of
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.records import Exchange
+from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet.macs import FleetBehaviour
+from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
+from agent.profiles.making import TOPIC
+from agent.push.requests import Provider
+from agent.push.wire import RoutedPush
 
 Run = Callable[[Any], Any]
 LOCAL = FleetBehaviour(users=1.0)
@@ -107,6 +113,50 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
                 name = await logged_in(running, client)
                 listed = await answer_of(running, name, client, "ProfileList")
                 assert listed.get("AuthToken") == update.get("AuthToken")
+
+    run_in_reactor(work())
+
+
+def test_a_push_to_a_user_opens_a_session_of_the_user_alone(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=LOCAL, enrolled=False) as running:
+            endpoint = fleet_push_endpoint(running.fleet, running.environment, PushBehaviour())
+            endpoint.open()
+            try:
+                client = running.fleet[0]
+                mac = client.device.mac
+
+                def push(token: bytes, magic: str) -> str:
+                    fields = [(":method", "POST"), (":path", f"/3/device/{token.hex()}"), ("apns-topic", TOPIC)]
+                    body = json.dumps({"mdm": magic}).encode()
+                    answer = endpoint.receive(
+                        RoutedPush(1, running.environment.wall_clock(), fields, body, Provider(TOPIC, certified=True))
+                    )
+                    return f"{answer.status} {answer.body.decode()}"
+
+                assert "BadDeviceToken" in push(mac.user_push_token, mac.user_push_magic)
+                await running.enroll(client)
+                name = await logged_in(running, client)
+                user = client.device.user
+                assert user is not None
+
+                def quiet() -> bool:
+                    started = name in [reported for reported, _ in running.reports]
+                    return started and user.quiet and client.device.quiet
+
+                await running.until(quiet, "the first session of the user")
+                running.reports.clear()
+                assert push(mac.user_push_token, mac.user_push_magic).startswith("200")
+                await running.until(lambda: bool(running.reports), "a session of the user")
+                assert [reported for reported, _ in running.reports] == [name]
+                assert push(mac.push_token, mac.push_magic).startswith("200")
+                await running.until(lambda: len(running.reports) == 2, "a session of the device")
+                assert running.reports[1][0] == mac.udid
+                client.unenroll()
+                await running.until(lambda: not running.lab.macs, "the Mac has left")
+                assert push(mac.user_push_token, mac.user_push_magic).startswith("410")
+            finally:
+                endpoint.close()
 
     run_in_reactor(work())
 
