@@ -81,13 +81,13 @@ def check_out_steps(udid: str, enrollment: Enrollment) -> Steps[None]:
 
 
 def _check_in_messages(device: Device, enrollment: Enrollment) -> list[dict[str, Any]]:
-    mac = device.mac
+    mac, awaiting = device.mac, device.settings.awaiting_configuration
     messages = [
         checkin.authenticate(device.announcement, enrollment.topic),
-        checkin.token_update(mac.udid, enrollment.topic, device.push_token, device.push_magic),
+        checkin.token_update(mac.udid, enrollment.topic, device.push_token, device.push_magic, awaiting=awaiting),
     ]
     if BOOTSTRAP_CAPABILITY in enrollment.capabilities:
-        messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token))
+        messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token, awaiting=awaiting))
     return messages
 
 

@@ -254,8 +254,13 @@ class Lab:
         if mac.enrolled and "push-magic-old" in self.defects:
             magic = mac.push_magic
         self._update(mac, token=token, push_magic=magic, unregistered=False)
+        if message.get("AwaitingConfiguration") is True and not self._asks(mac, "DeviceConfigured"):
+            self.enqueue(udid, {"RequestType": "DeviceConfigured"})
         if "checkin-token-202" in self.defects:
             raise Refused(202, "the Mac is enrolled")
+
+    def _asks(self, mac: EnrolledMac, request_type: str) -> bool:
+        return any(each.request_type == request_type for each in mac.queue.values())
 
     def _update(self, mac: EnrolledMac, **reported: Any) -> None:
         """Write new values of a Mac to the stored state, then set them."""

@@ -80,14 +80,14 @@ def check_out(udid: str, topic: str) -> dict[str, Any]:
     return {"MessageType": "CheckOut", "Topic": topic, "UDID": udid}
 
 
-def set_bootstrap_token(udid: str, topic: str, token: bytes) -> dict[str, Any]:
+def set_bootstrap_token(udid: str, topic: str, token: bytes, *, awaiting: bool = False) -> dict[str, Any]:
     """The Mac escrows its bootstrap token. Source: apple-schema checkin/setbootstraptoken.yaml."""
     return {
         "MessageType": "SetBootstrapToken",
         "Topic": topic,
         "UDID": udid,
         "BootstrapToken": token,
-        "AwaitingConfiguration": False,
+        "AwaitingConfiguration": awaiting,
     }
 
 

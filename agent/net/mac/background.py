@@ -30,13 +30,14 @@ from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask
-from agent.net.http.http1 import Origin, without_query
+from agent.net.http.http1 import Origin, Response, without_query
 from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import Authority
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
@@ -170,11 +171,27 @@ class BackgroundTasks:
 
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
-        mac = self._device.mac
-        exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
+        headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+        return self._profile_in(await self.send_once("GET", url, headers, None), url)
+
+    async def fetch_automated_profile(self, url: str, authority: Authority) -> bytes:
+        """POST the signed MachineInfo for an enrollment profile; ``authority`` issues the Mac's identity for it.
+
+        Raises PeerError.
+        """
+        from agent.net.mac.enrollment.automated import automated_profile  # imported when it is used: a fast start
+
+        response = await automated_profile(self._device, self._environment, self, url, authority)
+        return self._profile_in(response, url)
+
+    async def send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
+        """Send one request of an enrollment, without a client certificate. Raises PeerError."""
+        exchanger = self._exchanger("enroll", self._environment.decide("enroll", self._device.mac))
         with self._others() as connections:
-            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
-            response = await ask(connections, "GET", url, headers, exchanger=exchanger)
+            return await ask(connections, method, url, headers, body, exchanger=exchanger)
+
+    def _profile_in(self, response: Response, url: str) -> bytes:
+        """The enrollment profile in a response. Raises PeerError."""
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
             reason = f"the server answered the request for the enrollment profile with {response.status}"

@@ -41,6 +41,7 @@ from agent.net.mac.sessions import Sessions
 from agent.net.mac.upkeep import Upkeep
 from agent.net.mac.users import UserChannel
 from agent.net.timing import Alarm
+from agent.pki.issuing.authority import Authority
 from agent.profiles.profile import Profile
 from agent.push.broker import Presence
 from agent.push.store import Notification
@@ -303,6 +304,7 @@ class MDMClient:
         seconds at most.
         """
         mac = self._parts
+        mac.device.settings.awaiting_configuration = False
 
         async def steps() -> Steps[Profile]:
             return enrollment_steps(mac.device, await fetch())
@@ -350,6 +352,28 @@ class MDMClient:
     async def enroll_at(self, url: str, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile at ``url``; otherwise as ``enroll``."""
         await self.enroll(lambda: self._parts.background.fetch_profile(url), due, polling_limit)
+
+    async def enroll_automatically(
+        self,
+        url: str,
+        authority: Authority,
+        due: Moment | None = None,
+        polling_limit: float = inf,
+        *,
+        awaiting: bool = True,
+    ) -> None:
+        """Enroll as in Setup Assistant, with the profile that the server has for this Mac; otherwise as ``enroll``.
+
+        ``authority`` issues the identity that signs the Mac's MachineInfo. ``awaiting``: the Mac stays in Setup
+        Assistant until the server sends DeviceConfigured, and nobody logs in.
+        """
+
+        def fetch() -> Awaitable[bytes]:
+            parts = self._parts
+            parts.device.settings.awaiting_configuration = awaiting
+            return parts.background.fetch_automated_profile(url, authority)
+
+        await self.enroll(fetch, due, polling_limit)
 
     def receive_push(self, notification: Notification) -> bool:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
