@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from agent import plists
 from agent.lab.users import name_of
+from agent.mdm.facts import message
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.records import Exchange
 from agent.net.apns.behaviour import PushBehaviour
@@ -86,6 +87,17 @@ def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> Non
     run_in_reactor(work())
 
 
+def unknown_keys(check_in: dict[str, Any]) -> set[str]:
+    """The keys of a message that Apple's schema does not have on the user channel; checks the required ones."""
+    keys = message("check-in", check_in["MessageType"]).request
+    assert {
+        name
+        for name, key in keys.items()
+        if key.fact.presence == "required" and key.fact.flag("userenrollment") != "required"
+    } - {"DigestResponse"} <= check_in.keys()
+    return {name for name in check_in if name not in keys or not keys[name].fact.is_on("user")}
+
+
 @pytest.mark.parametrize("policy", ["digest", "none", "refuse"])
 def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: Any) -> None:
     async def work() -> None:
@@ -108,6 +120,8 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
                 assert (kinds, user.managed) == ([*twice, "TokenUpdate"], True)
                 assert "GetBootstrapToken" in [each["MessageType"] for each in messages]
                 update = of_user[-1]
+                for each in of_user:
+                    assert unknown_keys(each) <= {"AuthToken"}
                 assert (update["UserShortName"], "AwaitingConfiguration" in update) == (user.account.short_name, False)
                 assert bool(update.get("AuthToken")) == (policy == "digest")
                 name = await logged_in(running, client)
@@ -188,5 +202,33 @@ def test_a_user_survives_idleness_and_a_record(run_in_reactor: Run) -> None:
             assert restored is not None
             assert (restored.auth_token, restored.managed, len(list(restored.profiles))) == (token, True, 1)
             assert other.device.user is not None
+
+    run_in_reactor(work())
+
+
+def test_a_check_out_that_fails_is_not_sent_again(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        seen: list[HTTPExchange] = []
+        async with stack(1, log=ExchangeLog(seen.append)) as running:
+            client = running.fleet[0]
+            running.lab.defects = frozenset({"checkin-out-ignored", "checkin-out-refused"})
+
+            def check_outs() -> list[int | None]:
+                return [each.status for each in seen if each.kind == "checkin" and b"CheckOut" in each.request]
+
+            client.unenroll()
+            await running.until(lambda: bool(check_outs()), "CheckOut is answered")
+            assert not client.wake()
+            client.crash()
+            await running.until(lambda: client.boots == 1, "the Mac boots")
+            await running.until(lambda: client._parts.background.quiet, "nothing runs")
+            assert (check_outs(), client.enrolled) == ([500], False)
+            await running.enroll(client)
+            assert check_outs() == [500]
+            client.go_offline(60.0)
+            client.unenroll()
+            client.come_back()
+            await running.until(lambda: client._parts.background.quiet, "nothing runs")
+            assert check_outs() == [500]  # offline, it sends none
 
     run_in_reactor(work())
