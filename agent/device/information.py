@@ -47,7 +47,7 @@ QUERIES: Mapping[str, Value] = {
     "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
     "UDID": lambda device: device.mac.udid,
     "IsSupervised": lambda _: True,
-    "ActiveManagedUsers": lambda _: [],
+    "ActiveManagedUsers": lambda device: [] if device.user is None else device.user.managed_ids,
     "AutoSetupAdminAccounts": lambda _: [],
     "AvailableDeviceCapacity": lambda _: AVAILABLE_GB,
     "BuildVersion": lambda device: device.mac.build_version,

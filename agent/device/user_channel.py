@@ -125,6 +125,11 @@ class UserDevice(Device):
         return {"channel": USER_CHANNEL}
 
     @property
+    def managed_ids(self) -> list[str]:
+        """The GUID of the user if the server manages him, as in ActiveManagedUsers."""
+        return [self.account.user_id] if self.managed else []
+
+    @property
     def push_token(self) -> bytes:
         """Its own, other than that of the device channel."""
         return self.account.push_token

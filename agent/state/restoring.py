@@ -37,7 +37,9 @@ def restore_group(
         each(client)
         device = client.device
         wanted = mac.record.activity.session.wanted
+        user = mac.record.activity.user_session
         acts = wanted or device.enrolling is not None or device.synchronising is not None
+        acts = acts or (user is not None and user.wanted)
         if acts or not idle or not client.make_idle():
             restored[mac.index] = RestoredMac(mac.index, wanted)
     endpoint = group.push_endpoint

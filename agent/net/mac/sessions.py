@@ -302,7 +302,9 @@ class Sessions:
                     self._commands.malformed(event.command_uuid, reason)
                 self._put(event)
             case Execute(command):
-                self._commands.execute(replace(command, channel=self._device.channel), self._report)
+                if self._device.channel != command.channel:
+                    command = replace(command, channel=self._device.channel)
+                self._commands.execute(command, self._report)
             case SessionEnded():
                 self._over(event)
 

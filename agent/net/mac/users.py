@@ -190,8 +190,9 @@ class UserChannel:
         return True
 
     def carry_on(self) -> None:
-        """Go on with what a restored Mac did."""
+        """Go on with what a restored Mac did, in a session that delivers what is owed."""
         self.sessions.carry_on()
+        self.wake()
         self.log_in_if_new()
 
     def stop(self, why: str, *, in_order: bool) -> None:

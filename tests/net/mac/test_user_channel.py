@@ -65,6 +65,8 @@ def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> Non
             assert "com.example.profile" not in str(others)
             assert "UserID" not in others
 
+            asked = await answer_of(running, mac.udid, client, "DeviceInformation", Queries=["ActiveManagedUsers"])
+            assert asked["QueryResponses"] == {"ActiveManagedUsers": [mac.user_id]}
             restart = await answer_of(running, name, client, "RestartDevice")
             assert (restart["Status"], restart["ErrorChain"][0]["ErrorCode"]) == ("Error", 12021)
             assert "user channel" in restart["ErrorChain"][0]["LocalizedDescription"]
