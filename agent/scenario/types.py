@@ -281,6 +281,13 @@ class CommandPhase(ArrivingPhase, frozen=True, kw_only=True, tag="command"):
         str | None,
         key("The command's dictionary as a plist file, instead of `request`.", path=True, example="command.plist"),
     ] = None
+    channel: Annotated[
+        Literal["device", "user"],
+        key(
+            "For the device channel of the Macs, or for the user channel of those with a user whom the server manages "
+            "(`fleet.users`); `user` with the lab and NanoMDM, which both call it `UDID:USERID`."
+        ),
+    ] = "device"
 
 
 class LOMSetupPhase(ArrivingPhase, frozen=True, kw_only=True, tag="lom_setup"):

@@ -33,6 +33,22 @@ def test_a_run_enrolls_automatically_and_its_users_are_counted(tmp_path: Path) -
     assert [line["status"] for line in configured] == ["Acknowledged"] * 2
 
 
+def test_commands_reach_the_users_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "users.toml").write_text(
+        'name = "users"\n[fleet]\ndevices = 2\nusers = 1.0\nnetwork_users = 1.0\n[[phase]]\nkind = "enroll"\n'
+        '[[phase]]\nkind = "command"\nchannel = "user"\nrequest = {RequestType = "ProfileList"}\n'
+    )
+    done = lom_agent(
+        "run", str(tmp_path / "users.toml"), f"--trace={tmp_path / 'trace.jsonl'}", "--quiet", "--workers=1"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+    commands = [line for line in lines if line["operation"] == "command"]
+    assert [(each["request_type"], each["status"], each["channel"]) for each in commands] == [
+        ("ProfileList", "Acknowledged", "user")
+    ] * 2
+
+
 def test_a_new_ca_of_devices_is_written_once(tmp_path: Path) -> None:
     file = tmp_path / "device-ca.pem"
     octets = _device_ca(str(file))

@@ -347,7 +347,7 @@ class MDMClient:
             self.observer.enrolled(self)
         mac.pushes.enrolled()
         if mac.user is not None:
-            mac.user.log_in()
+            await mac.user.log_in_now()
 
     async def enroll_at(self, url: str, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile at ``url``; otherwise as ``enroll``."""
@@ -403,6 +403,12 @@ class MDMClient:
         """Open a session of the logged-in user for a push; otherwise as ``receive_push``."""
         user = self._parts.user
         return user is not None and self._absence is None and user.receive_push(notification)
+
+    @property
+    def user_name(self) -> str:
+        """``UDID:USERID`` of the logged-in user whom the server manages; empty if there is none."""
+        user = self.device.user
+        return f"{self.device.mac.udid}:{user.account.user_id}" if user is not None and user.managed else ""
 
     @property
     def user_presence(self) -> Presence:

@@ -5,6 +5,8 @@ They are those of the device channel (`agent.net.mac.sessions` and the others), 
 
 from __future__ import annotations
 
+from twisted.logger import Logger
+
 from agent.device.user_channel import UserDevice, log_in_steps, may_log_in
 from agent.errors import PeerError
 from agent.fleet.population import USER_CHANNEL
@@ -24,6 +26,8 @@ from agent.push.broker import Presence
 from agent.push.store import Notification
 
 LOGGED_OUT = "the user logged out"
+
+_log = Logger()
 
 
 class UserSide:
@@ -162,6 +166,16 @@ class UserChannel:
             return
         self._logging_in = True
         self.background.start(self._log_in)
+
+    async def log_in_now(self) -> None:
+        """As ``log_in``, and wait for the answers; a failure is recorded where it happens."""
+        if not may_log_in(self.device.device) or self._logging_in:
+            return
+        self._logging_in = True
+        try:
+            await self._log_in()
+        except PeerError as error:
+            _log.info("{udid}: {error}", udid=self.device.mac.udid, error=error)
 
     def log_in_if_new(self) -> None:
         """The user logs in if the server has not answered to the present login yet."""
