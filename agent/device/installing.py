@@ -8,6 +8,8 @@ from typing import Any
 
 from cryptography import x509
 
+from agent.device.content_cache import install_content_cache
+from agent.device.filevault import check_filevault, install_filevault
 from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
@@ -91,8 +93,11 @@ def _check_in_messages(device: Device, enrollment: Enrollment) -> list[dict[str,
     return messages
 
 
-def install_profile(device: Device, blob: bytes) -> Steps[None]:
-    """Install a profile that the server sent. Raises PlistError or ProfileError and leaves the Mac unchanged."""
+def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Profile]:
+    """Install a profile that the server sent, and return it. ``source`` is its Source in ProfileList.
+
+    Raises PlistError or ProfileError and leaves the Mac unchanged.
+    """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     try:
         _check_channel(profile, device.channel)
@@ -100,15 +105,19 @@ def install_profile(device: Device, blob: bytes) -> Steps[None]:
         if renews:
             _check_renewal(device, profile)
         device.profiles.check(profile)
+        check_filevault(profile)
         identities = yield from _obtain_identities(profile)
         if renews:
             _check_renewal(device, profile)  # again: the enrollment may have been removed meanwhile
         enrollment = enrollment_of(profile, identities) if renews else None
-        device.profiles.install(profile, identities)
+        device.profiles.install(profile, identities, source)
+        install_filevault(device, profile)
+        install_content_cache(device, profile)
     except ProfileError as error:
         raise error.within(install_failed(profile.name)) from error
     if enrollment is not None:
         device.enrollment = enrollment
+    return profile
 
 
 def _check_channel(profile: Profile, channel: str) -> None:

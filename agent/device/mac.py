@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from agent.device.ddm.declared import Declared
+from agent.device.names import local_host_name_of
+from agent.device.software_update import Update
 from agent.device.steps import ChangePower, FollowUp
-from agent.device.updates import Update
+from agent.device.system import FACTORY, SystemState
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
@@ -68,7 +71,7 @@ class Device:
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
     progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
     updates now, from its command or empty; None otherwise.
-    ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
+    ``declared`` has its declarations and what it reported of its status. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
     ``user`` is the Mac on its user channel; None where nobody is logged in.
     ``per_user_connections`` is whether it refuses an enrollment profile without that server capability.
@@ -78,10 +81,10 @@ class Device:
         "_deferred_requests",
         "_follow_ups",
         "_recent_answers",
+        "_system",
         "_warnings",
         "chances",
-        "declarations",
-        "declarations_token",
+        "declared",
         "dialect",
         "enrolling",
         "enrollment",
@@ -128,12 +131,12 @@ class Device:
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
+        self._system: SystemState | None = None  # None: the factory state
         self.enrollment: Enrollment | None = None
         self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing, refused_retries)
         self.relaying = False
-        self.declarations: dict[str, str] = {}
-        self.declarations_token = ""
+        self.declared = Declared()
         self.update: Update | None = None
         self.update_seconds = update_seconds
         self._follow_ups: list[FollowUp] = []
@@ -182,6 +185,15 @@ class Device:
         return report
 
     @property
+    def system(self) -> SystemState:
+        """What commands changed beside profiles and settings."""
+        return self._system or FACTORY
+
+    @system.setter
+    def system(self, state: SystemState) -> None:
+        self._system = None if state == FACTORY else state
+
+    @property
     def identities(self) -> Iterator[Identity]:
         """The identities of all installed profiles."""
         for profile in self.profiles:
@@ -213,6 +225,11 @@ class Device:
         return self.settings.host_name or self.mac.host_name
 
     @property
+    def local_host_name(self) -> str:
+        """The name for Bonjour: made from a computer name from Settings, or the factory default."""
+        return local_host_name_of(self.settings.device_name) or self.mac.host_name
+
+    @property
     def announcement(self) -> Announcement:
         """The device properties in Authenticate."""
         mac = self.mac
@@ -234,7 +251,7 @@ class Device:
             "SerialNumber": self.mac.serial_number,
             "ComputerName": self.device_name,
             "HostName": self.host_name,
-            "LocalHostName": self.host_name,
+            "LocalHostName": self.local_host_name,
             "MACAddress": self.mac.macs[0],
             "EthernetMACAddress": self.mac.macs[0],
         }
@@ -243,8 +260,8 @@ class Device:
         """Remove the enrollment and everything that it installed."""
         self.enrollment = None
         self.profiles = ProfileStore()
-        self.declarations = {}
-        self.declarations_token = ""
+        self.system = self.system.unenrolled()
+        self.declared = Declared()
         self.synchronising = None
         if self.update is not None and not self.update.installing:
             self.update = None
@@ -258,6 +275,7 @@ class Device:
         """Reset the Mac to its factory state."""
         self.forget_enrollment()
         self.settings = Settings()
+        self.system = self.system.erased()
 
     def allows(self, right: AccessRights) -> bool:
         """Whether the enrollment grants this access right."""

@@ -7,7 +7,6 @@ no code that they choose. What the seed and the settings of the fleet determine 
 
 from __future__ import annotations
 
-import json
 import marshal
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -19,16 +18,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from agent import plists
+from agent.device.ddm.declared import Declared
 from agent.device.mac import Device, Settings, UnfinishedEnrollment
+from agent.device.software_update import Update
 from agent.device.steps import (
     ChangePower,
     Erase,
     FollowUp,
+    InstallApps,
     LeaveManagement,
     SynchroniseDeclarations,
     UpdateSoftware,
 )
-from agent.device.updates import Update
+from agent.device.system import FACTORY, SystemState
 from agent.device.user_channel import UserDevice
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
@@ -136,9 +138,7 @@ class AccountRecord(_Record, frozen=True):
     managed: bool | None = None
     auth_token: str = ""
     installed: InstalledRecord = InstalledRecord()
-    declarations: bytes = b""
-    """As JSON."""
-    declarations_token: str = ""
+    declared: Declared | None = None
 
 
 class DeviceRecord(_Record, frozen=True):
@@ -150,9 +150,12 @@ class DeviceRecord(_Record, frozen=True):
     installed: InstalledRecord = InstalledRecord()
     enrolling: UnfinishedRecord | None = None
     settings: SettingsRecord = SettingsRecord()
+    system: SystemState = FACTORY
     declarations: bytes = b""
-    """As JSON."""
+    """Of records of before ``declared``, without what the declarations say: they are fetched again."""
     declarations_token: str = ""
+    """As ``declarations``."""
+    declared: Declared | None = None
     left_at: float | None = None
     release: tuple[str, str] | None = None
     """Version and build of macOS; None in records of before updates."""
@@ -189,8 +192,8 @@ def device_record(device: Device) -> bytes:
             installed=installed,
             enrolling=None if unfinished is None else writer.unfinished(unfinished),
             settings=_settings_record(device.settings),
-            declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
-            declarations_token=device.declarations_token,
+            system=device.system,
+            declared=device.declared if device.declared.declarations else None,
             left_at=device.left_at,
             release=(device.mac.os_version, device.mac.build_version),
             user=None if device.user is None else _account_record(device.user, writer),
@@ -227,8 +230,8 @@ def restore_device(device: Device, octets: bytes) -> None:
         enrollment, profiles = reader.enrollment(unfinished.enrollment), reader.installed(unfinished.installed)
         device.enrolling = UnfinishedEnrollment(enrollment, profiles, unfinished.sent)
     device.settings = _settings(record.settings)
-    device.declarations = json.loads(record.declarations) if record.declarations else {}
-    device.declarations_token = record.declarations_token
+    device.system = record.system
+    device.declared = record.declared or Declared()
     device.left_at = record.left_at
     if record.release is not None:
         device.mac = device.mac.with_release(*record.release)
@@ -254,8 +257,7 @@ def _account_record(user: UserDevice, writer: _Writer) -> AccountRecord:
         managed=user.managed,
         auth_token=user.auth_token,
         installed=writer.installed(user.profiles),
-        declarations=json.dumps(user.declarations).encode() if user.declarations else b"",
-        declarations_token=user.declarations_token,
+        declared=user.declared if user.declared.declarations else None,
     )
 
 
@@ -266,8 +268,7 @@ def _restore_account(device: Device, record: AccountRecord | None, reader: _Read
         return
     user.managed, user.auth_token = record.managed, record.auth_token
     user.profiles = reader.installed(record.installed)
-    user.declarations = json.loads(record.declarations) if record.declarations else {}
-    user.declarations_token = record.declarations_token
+    user.declared = record.declared or Declared()
 
 
 class _Writer:
@@ -433,6 +434,8 @@ def _follow_up_record(what: FollowUp) -> FollowUpRecord:
             return FollowUpRecord(kind="declarations", tokens=tokens)
         case Erase():
             return FollowUpRecord(kind="erase")
+        case InstallApps():
+            return FollowUpRecord(kind="apps")
         case LeaveManagement():
             return FollowUpRecord(kind="leave")
         case UpdateSoftware(update):
@@ -445,6 +448,8 @@ def _follow_up(record: FollowUpRecord) -> FollowUp:
             return ChangePower(_REQUESTS[record.request])
         case "declarations":
             return SynchroniseDeclarations(record.tokens)
+        case "apps":
+            return InstallApps()
         case "erase":
             return Erase()
         case "leave":

@@ -15,8 +15,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent.device.mac import Device
-from agent.device.updates import DOWNLOADING, FAILED, INSTALLING, NONE, PREPARED, Update
-from agent.fleet.models import RELEASES, Release, model_named, runs_on
+from agent.device.software_update import DOWNLOADING, FAILED, INSTALLING, NONE, PREPARED, Update
+from agent.fleet.models import RELEASES, model_named, runs_on
 from agent.lom.power import PowerEvent, RequestRefused, SystemRequest
 
 NOT_FOUND = "the update is not available for this Mac"
@@ -29,13 +29,6 @@ class Target:
 
     version: str
     build: str
-
-
-def available_updates(device: Device) -> list[Release]:
-    """The releases that are newer than the Mac's and run on it, oldest first."""
-    model = model_named(device.mac.model)
-    newer = [each for each in RELEASES if is_newer(device, each.version) and runs_on(each, model)]
-    return sorted(newer, key=lambda each: release_numbers(each.version))
 
 
 def target_of(device: Device, version: str, build: str = "") -> Target | None:
@@ -83,8 +76,10 @@ def start_update(device: Device, asked: Update, now: float) -> None:
         pending is None or pending.state == FAILED or (pending.version, pending.build) != (target.version, target.build)
     ):
         update.state, update.prepared_at = DOWNLOADING, now + device.update_seconds()
+        update.started_at = now
     else:
         update.state, update.prepared_at = pending.state, pending.prepared_at
+        update.started_at = pending.started_at
     device.update = update
 
 

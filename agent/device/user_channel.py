@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent import plists
+from agent.device.ddm.declared import Declared
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Steps
 from agent.device.supported import USER_CHANNEL
@@ -39,8 +40,7 @@ _OWN = frozenset(
         "_warnings",
         "account",
         "auth_token",
-        "declarations",
-        "declarations_token",
+        "declared",
         "device",
         "managed",
         "profiles",
@@ -89,8 +89,7 @@ class UserDevice(Device):
 
     def _clear(self) -> None:
         self.profiles = ProfileStore()
-        self.declarations: dict[str, str] = {}
-        self.declarations_token = ""
+        self.declared = Declared()
         self.synchronising = None
         self._follow_ups = []
         self._warnings = ()

@@ -101,6 +101,7 @@ class LabServer:
         root.putChild(b"checkin", _Put(self.lab.check_in, json_type=json_type, defects=self.lab.defects))
         command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
         root.putChild(b"mdm", _Put(self.lab.report, command_type, defects=self.lab.defects))
+        root.putChild(b"assets", _Asset(self.lab))
         renewal = partial(self.enrollment_profile, renews=True)
         root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push, renewal))
         if self._scep is not None:
@@ -275,6 +276,22 @@ class _PlatformSSO(_Endpoint):
                 self._server.automated.sign_in(_argument(request, b"udid"))
                 return b""
         raise Refused(404, "there is no such URL of Platform SSO")
+
+
+class _Asset(_Endpoint):
+    """The files that declarations refer to."""
+
+    methods = (b"GET",)
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__()
+        self._lab = lab
+
+    def render_GET(self, request: Any) -> bytes:
+        """One file, by its name."""
+        request.setHeader(b"content-type", b"application/octet-stream")
+        name = b"/".join(request.postpath).decode("utf-8", "replace")
+        return self.respond(request, lambda: self._lab.asset(name, _peer(request)[1]))
 
 
 class _Put(_Endpoint):

@@ -55,10 +55,20 @@ class ChainedError:
         }
 
 
-# MCMDMErrorDomain codes; Apple does not document which of them macOS sends for a missing right or role.
-INVALID_REQUEST_TYPE = 12021
+# MCMDMErrorDomain codes. Apple documents which of them macOS sends for DeleteUser alone.
 NOT_AUTHORIZED = 12007
 MALFORMED_REQUEST = 12008
+INTERNAL_ERROR = 12010
+PROVISIONING_PROFILE_NOT_MANAGED = 12014
+INVALID_REQUEST_TYPE = 12021
+INVALID_APP_MANIFEST = 12024
+APP_ALREADY_INSTALLED = 12025
+APP_NOT_MANAGED = 12029
+INVALID_URL = 12030
+URL_NOT_HTTPS = 12034
+NO_SUCH_USER = 12071
+USER_LOGGED_IN = 12072
+USER_NOT_DELETED = 12074
 PROFILE_NOT_INSTALLED = 12075
 # MDMClientError codes, as captured from Macs.
 IDENTIFIER_MISSING = 97

@@ -26,6 +26,7 @@ from agent.profiles.lom import LOM, check_lom, lom_configuration_of
 from agent.profiles.profile import Profile
 
 _KINDS_OF_PROFILES = 256
+DECLARED_SOURCE = "Declarative Device Management"  # apple-schema commands/profile.list.yaml, Source
 _LISTED_TEXTS = (
     "PayloadDisplayName",
     "PayloadOrganization",
@@ -89,9 +90,10 @@ class ProfileStore:
         for payload_type in (LOM, MDM):
             self._check_single(profile, payload_type)
 
-    def install(self, profile: Profile, identities: Identities) -> None:
+    def install(self, profile: Profile, identities: Identities, source: str = "") -> None:
         """Install a profile with the identities of its payloads; replaces one with the same PayloadIdentifier.
 
+        ``source`` is its Source in ProfileList: DECLARED_SOURCE, or none for a profile of the MDM server.
         Raises ProfileError and leaves the store unchanged.
         """
         self.check(profile)
@@ -103,7 +105,7 @@ class ProfileStore:
             identities=tuple(identities.values()),
             certificates=all_certificates(profile),
             signers=tuple(read_certificate(signer.public_bytes(Encoding.DER)) for signer in profile.signers),
-            packed=marshal.dumps(_listed(profile)),
+            packed=marshal.dumps(_listed(profile) | ({"Source": source} if source else {})),
         )
         if configuration is not None or (replaced is not None and LOM in replaced.payload_types):
             self.lom = configuration

@@ -266,7 +266,7 @@ def test_declarations_that_were_being_updated_are_updated(run_scene) -> None:
             handle = scene.mac(service)
             await until(lambda: bool(lab.macs[handle.udid].status_report), "the status report")
             await until(lambda: handle.client.device.synchronising is None, "the update ends")
-            assert handle.client.device.declarations_token
+            assert handle.client.device.declared.token
 
     run_scene(test)
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from twisted.internet.defer import succeed
 
+from agent.device.firmware import set_pending_firmware_password
 from agent.device.installing import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
@@ -131,9 +132,9 @@ class MDMClient:
             device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
         lom = LOMPresence(device, environment.network, self)
-        connection = SessionConnection(device.mac, environment, self._resumption)
+        connection = SessionConnection(device, environment, self._resumption)
         commands = Commands(device, environment, background, self)
-        upkeep = Upkeep(device, environment, power, self._set_upkeep_alarm)
+        upkeep = Upkeep(device, environment, background, power, lom, self)
         sessions = Sessions(
             device,
             environment,
@@ -230,16 +231,15 @@ class MDMClient:
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
-        self._set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if self._active is not None:
             self._active.close()
+        self.set_upkeep_alarm(None)
 
     def retire(self, reason: str) -> None:
         """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
         active = self._active
-        self._set_upkeep_alarm(None)
         if self._absence is not None:
             self._absence.cancel()
         if active is not None:
@@ -248,6 +248,7 @@ class MDMClient:
             active.background.abandon()
             active.pushes.forget(reason)
             self.end_user_channel(reason)
+        self.set_upkeep_alarm(None)
         self._environment.network.remove(self)
         self._gateway.on_left(self.index)
 
@@ -288,9 +289,10 @@ class MDMClient:
         if self._absence is not None:
             self._absence.carry_on()
         parts.sessions.carry_on()
-        parts.upkeep.carry_on()
         if parts.user is not None:
             parts.user.carry_on()
+        parts.upkeep.install_apps()
+        parts.upkeep.reconsider()
         if in_session:
             self.wake()
 
@@ -468,6 +470,8 @@ class MDMClient:
             user.pushes.offline = False
             user.pushes.back()
             user.log_in_if_new()
+        self._parts.upkeep.install_apps()
+        self._parts.upkeep.reconsider()
         self.wake()
 
     def unenroll(self) -> None:
@@ -512,6 +516,7 @@ class MDMClient:
                     self.observer.went_down(self)
             case PowerEvent.CAME_UP:
                 self.boots += 1
+                set_pending_firmware_password(self.device)
                 self._parts.upkeep.booted()
                 self.wake()
                 self.pushes.back()
@@ -527,7 +532,8 @@ class MDMClient:
 
     # What it does at a time of its own.
 
-    def _set_upkeep_alarm(self, deadline: float | None) -> None:
+    def set_upkeep_alarm(self, deadline: float | None) -> None:
+        """Call ``Upkeep.due`` at this time on the clock, also if the Mac is idle by then; None: not at all."""
         if self._upkeep_alarm is None:
             if deadline is None:
                 return

@@ -12,10 +12,18 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.declarations import synchronise
+from agent.device.ddm.synchronising import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations, UpdateSoftware
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
@@ -334,6 +342,7 @@ class Sessions:
             self._unenrolled(over.failure)
         else:
             self._poll.set_at(session.deadline)
+            self._upkeep.reconsider()
             self._mac.session_over()
 
     def _unenrolled(self, failure: PeerError | None) -> None:
@@ -364,6 +373,8 @@ class Sessions:
                     # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
                     ended = ended or not self._device.running
+                case InstallApps():
+                    self._upkeep.install_apps()
                 case LeaveManagement():
                     self.leave("the server removed the enrollment profile")
                     ended = True
@@ -377,10 +388,11 @@ class Sessions:
     async def _synchronise(self, tokens: bytes) -> None:
         try:
             if self._device.enrollment is not None:
-                await self._background.drive(synchronise(self._device, tokens))
+                await self._background.drive(synchronise(self._device, tokens, self._environment.wall_clock))
         finally:
             self._device.synchronising = None
-            self._environment.changed(self._mac.index)
+            self._lom.update()  # a declared profile may have a LOM payload
+            self._upkeep.carry_on()
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))

@@ -122,7 +122,7 @@ class UserChannel:
         own = GatewaySide(on_back=lambda index: gateway.on_back(USER_CHANNEL + index))
         self.pushes = PushListener(device, environment, own)
         self.background = BackgroundTasks(device, environment, endpoint)
-        self.connection = SessionConnection(device.mac, environment, None)
+        self.connection = SessionConnection(device, environment, None)
         self.commands = Commands(device, environment, self.background, side)
         self.sessions = UserSessions(
             device,

@@ -24,6 +24,8 @@ class Update(Struct, omit_defaults=True, forbid_unknown_fields=True):
     state: str = DOWNLOADING
     prepared_at: float = 0.0
     """When the download ends."""
+    started_at: float = 0.0
+    """When the download started."""
     failures: int = 0
     failed_at: float = 0.0
 
@@ -31,3 +33,8 @@ class Update(Struct, omit_defaults=True, forbid_unknown_fields=True):
     def installing(self) -> bool:
         """Whether the Mac restarts to install it."""
         return self.state == INSTALLING
+
+    def progress(self, now: float) -> float:
+        """The share of the download that is done at ``now``, 0 to 1."""
+        seconds = self.prepared_at - self.started_at
+        return min(1.0, max(0.0, (now - self.started_at) / seconds)) if seconds > 0 else 1.0
