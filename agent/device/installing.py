@@ -8,8 +8,8 @@ from typing import Any
 
 from cryptography import x509
 
-from agent.device.content_cache import install_content_cache
-from agent.device.filevault import check_filevault, install_filevault
+from agent.device.content_cache import install_content_cache, remove_content_cache
+from agent.device.filevault import check_filevault, install_filevault, remove_filevault
 from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
@@ -104,6 +104,8 @@ def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Prof
         renews = profile.of_type(MDM) is not None
         if renews:
             _check_renewal(device, profile)
+        if source and (renews or _is_enrollment(device, profile.identifier)):
+            raise malformed("a declaration may not replace the enrollment profile")
         device.profiles.check(profile)
         check_filevault(profile)
         identities = yield from _obtain_identities(profile)
@@ -126,6 +128,17 @@ def _check_channel(profile: Profile, channel: str) -> None:
     for payload in profile.payloads:
         if payload.payload_type in known and not known[payload.payload_type].fact.is_on(channel):
             raise malformed(f"a {payload.payload_type} payload may not be installed on the {channel} channel")
+
+
+def remove_profile(device: Device, identifier: str) -> None:
+    """Remove a profile other than that of the enrollment. Raises ProfileError if it is not installed."""
+    removed = device.profiles.remove(identifier)
+    remove_filevault(device, identifier)
+    remove_content_cache(device, removed)
+
+
+def _is_enrollment(device: Device, identifier: str) -> bool:
+    return any(MDM in each.payload_types and each.identifier == identifier for each in device.profiles)
 
 
 def _check_renewal(device: Device, profile: Profile) -> None:

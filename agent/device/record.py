@@ -193,7 +193,7 @@ def device_record(device: Device) -> bytes:
             enrolling=None if unfinished is None else writer.unfinished(unfinished),
             settings=_settings_record(device.settings),
             system=device.system,
-            declared=device.declared if device.declared.declarations else None,
+            declared=device.declared if device.declared.in_use else None,
             left_at=device.left_at,
             release=(device.mac.os_version, device.mac.build_version),
             user=None if device.user is None else _account_record(device.user, writer),

@@ -198,7 +198,7 @@ def log_in_steps(user: UserDevice) -> Steps[None]:
     if account.network:
         managed = yield from _authenticate(user, enrollment)
         if not managed:
-            user.managed = False
+            user.managed, user.declared = False, Declared()
             return
         if BOOTSTRAP_CAPABILITY in enrollment.capabilities:
             yield CheckIn(checkin.get_bootstrap_token(mac.udid), enrollment)  # without it the user logs in as well

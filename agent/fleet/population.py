@@ -16,6 +16,7 @@ from agent.fleet import derivation
 from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
 from agent.fleet.models import USUAL_MIX, Mix, OSChoice, model_named, os_text
+from agent.fleet.time_zones import RULES
 from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
 from agent.pki.names import ascii_lower, ascii_upper
 
@@ -30,7 +31,7 @@ LOM_PROTOCOL_VERSION = 1  # of our link; Apple's wire format is unpublished
 # Disks of 256 GB, 512 GB, 1 TB and 2 TB as macOS reports their capacity; most Macs have one of the smaller ones.
 _CAPACITIES = (245.11, 494.38, 494.38, 494.38, 994.66, 994.66, 1995.22)
 
-_TIME_ZONES = ("America/Los_Angeles", "America/New_York", "Asia/Tokyo", "Europe/Berlin", "Europe/London")
+_TIME_ZONES = tuple(RULES)
 
 CONTROLLER = "controller"
 DEVICE = "device"

@@ -42,7 +42,8 @@ def restore_group(
         acts = wanted or device.enrolling is not None or device.synchronising is not None
         acts = acts or (user is not None and user.wanted)
         acts = acts or queued_app(device) is not None
-        if acts or not idle or not client.make_idle():
+        due = device.update is not None or device.declared.full_report_at is not None  # at a time of its own
+        if acts or not idle or not client.make_idle() or due:
             restored[mac.index] = RestoredMac(mac.index, wanted)
     endpoint = group.push_endpoint
     for notification, not_before in state.pushes(group.first):

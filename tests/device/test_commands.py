@@ -128,13 +128,19 @@ NEED_MORE = (
 
 def standing(index: int = 0, request_type: str = "") -> Device:
     """An enrolled Mac with a LOM profile installed, of the kind that takes this command, and with what it needs."""
+    device = prepared(index, request_type)
+    assert run(device, "InstallProfile", {"Payload": profile(device)}).status is Status.ACKNOWLEDGED
+    return device
+
+
+def prepared(index: int, request_type: str) -> Device:
+    """An enrolled Mac of the kind that takes this command, with what it needs, set up for LOM without a profile."""
     mac = POPULATION[index]
     if request_type in ON_INTEL or (request_type in ON_APPLE_SILICON and not mac.apple_silicon):
         mac = (INTEL if request_type in ON_INTEL else APPLE_SILICON)[index]
     if command_problem(request_type, mac.os_version, channel_of(request_type)) is not None:
         mac = mac.with_release(*(("26.2", "25C56") if request_type in UPDATE_COMMANDS else ("27.0", "26A428")))
     device = OfflineMac(mac, *LOM_AUTHORITIES, Dialect.SCHEMA).device
-    assert run(device, "InstallProfile", {"Payload": profile(device)}).status is Status.ACKNOWLEDGED
     device.settings.awaiting_configuration = request_type == "AccountConfiguration"
     device.system = SystemState(
         users=(*users_of(device), User(name="second", full_name="Second", uid=502, guid="2", automatic=True)),
@@ -160,7 +166,7 @@ def lom_profile_of(dns_name: str) -> bytes:
     return lom_profile(AUTHORITIES, dns_name, device=True, controller=True)
 
 
-def run(device: Device, request_type: str, body: dict[str, Any], date: float = 1.8e9) -> Result:
+def run(device: Device, request_type: str, body: dict[str, Any]) -> Result:
     """Carry out a command that needs no network."""
     command = {"RequestType": request_type, **body}
     outcome = carry_out(device, Command("uuid", request_type, command, channel_of(request_type)))
@@ -168,7 +174,7 @@ def run(device: Device, request_type: str, body: dict[str, Any], date: float = 1
         return outcome
     end = advance(outcome, None)
     while not isinstance(end, Done):
-        end = advance(outcome, date if isinstance(end, ReadDate) else [])
+        end = advance(outcome, 1.8e9 if isinstance(end, ReadDate) else [])
     result: Result = end.value
     return result
 
@@ -207,23 +213,26 @@ def test_each_answer_conforms_to_the_schema(request_type: str, index: int) -> No
     device = standing(index, request_type)
     result = run(device, request_type, body_of(request_type, device))
     assert result.status is Status.ACKNOWLEDGED, result.errors
+    assert answer_problems(device, request_type, result, channel_of(request_type)) == []
+
+
+def answer_problems(device: Device, request_type: str, result: Result, channel: str) -> list[str]:
+    """What is wrong with an answer by Apple's schema, for the Mac's release of macOS."""
     answer = plistlib.loads(result.body(device.mac.udid, "uuid"))
-    assert (answer.pop("CommandUUID"), answer.pop("UDID"), answer.pop("Status")) == (
-        "uuid",
-        device.mac.udid,
-        "Acknowledged",
-    )
+    common = (answer.pop("CommandUUID"), answer.pop("UDID"), answer.pop("Status"))
+    if common != ("uuid", device.mac.udid, "Acknowledged"):
+        return [f"{common}: {result.errors}"]
     if request_type == "Restrictions":  # not in the schema for macOS
-        assert answer == {"GlobalRestrictions": {}}
-        return
+        return [] if answer == {"GlobalRestrictions": {}} else [str(answer)]
     keys, release = message("command", request_type).response, device.mac.os_version
+    found: list[str] = []
     if request_type == "Settings":  # the schema's text calls it a dictionary; devices send an array of dictionaries
         known = {**keys["Settings"].keys, "Item": ITEM}
-        assert [problem for item in answer.pop("Settings") for problem in problems(item, known, release=release)] == []
+        found = [problem for item in answer.pop("Settings") for problem in problems(item, known, release=release)]
     if request_type == "ManagedApplicationList":  # its keys are the identifiers of the apps
         (answer,) = answer["ManagedApplicationList"].values()
         keys = keys["ManagedApplicationList"].keys["ANY app identifier"].keys
-    assert problems(answer, keys, release=release, channel=channel_of(request_type)) == []
+    return found + problems(answer, keys, release=release, channel=channel)
 
 
 ITEM = Key(Fact("command", "Settings", "response", "Settings/Item", "string"))

@@ -77,6 +77,31 @@ def test_an_app_is_downloaded_after_the_answer_and_its_hash_checked(run_in_react
     run_in_reactor(scenario())
 
 
+def test_a_download_that_a_power_cut_ends_starts_again_after_the_boot(run_in_reactor: RunInReactor) -> None:
+    asked: list[str] = []
+
+    def silent(talk: Talk) -> None:
+        asked.append(talk.read_request().target)
+        talk.wait_for_end()
+
+    async def scenario() -> None:
+        async with stack(behaviour=BRIEF) as running:
+            client, ours = running.fleet[0], running.server.authorities
+            found = {"/tool.pkg": PACKAGE}
+            with serving(silent, files(found), identity=ours.server_identity([HOST])) as server:
+                asset = {"kind": "software-package", "url": f"{server.url}/tool.pkg"}
+                metadata = {"kind": "software", "bundle-identifier": APP, "title": "Tool"}
+                manifest = {"items": [{"assets": [asset], "metadata": metadata}]}
+                await running.command(client, "InstallEnterpriseApplication", Manifest=manifest, InstallAsManaged=True)
+                await running.until(lambda: asked == ["/tool.pkg"], "the download")
+                client.crash()
+                await running.until(lambda: client.device.system.managed_app(APP) is not None, "the app")
+                assert client.boots == 1
+                assert running.warnings == []
+
+    run_in_reactor(scenario())
+
+
 def test_an_update_by_command_restarts_the_mac_and_raises_its_release(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(behaviour=BRIEF) as running:

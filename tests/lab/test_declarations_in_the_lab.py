@@ -177,7 +177,9 @@ def test_legacy_profile_is_there_as_long_as_its_declaration(run_in_reactor: RunI
             )
             await seen.set(legacy, subscription, activation("all", "legacy", "subscription"))
             assert seen.states["legacy"] == ACTIVE
-            assert len(await listed()) == 1
+            (identifier,) = await listed()
+            refused = await running.command(seen.client, "RemoveProfile", Identifier=identifier)
+            assert [error["ErrorCode"] for error in refused["ErrorChain"]] == [12013]
             assert seen.client.lom is not None
             before = {each["identifier"] for each in seen.items["security"]["certificate"]["list"]}
             (error,) = seen.reports[-1]["Errors"]
@@ -263,5 +265,47 @@ def test_declaration_that_is_gone_is_removed(run_in_reactor: RunInReactor) -> No
             await seen.until(lambda: len(seen.reports) > count, "a report")
             assert [each.identifier for each in seen.client.device.declared.declarations] == ["all"]
             assert seen.states["all"] == (False, "invalid", ["Error.MissingConfigurations"])
+
+    run_in_reactor(scenario())
+
+
+def test_idle_mac_sends_its_full_report_when_it_is_due(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            seen = Declared(running)
+            await seen.set(
+                declaration("configuration.management.test", "test", Echo="hello"), activation("all", "test")
+            )
+            alarm = seen.client._upkeep_alarm
+            assert alarm is not None
+            seen.client.device.declared.full_report_at = 1.0
+            seen.client._parts.connection.hang_up()
+            await seen.until(seen.client.make_idle, "the Mac is idle")
+            assert alarm.is_set
+            alarm.set(0.0)
+            await seen.until(lambda: "FullReport" in seen.reports[-1], "a full report")
+            assert set(seen.reports[-1]["StatusItems"]["management"]) == {"client-capabilities", "declarations"}
+
+    run_in_reactor(scenario())
+
+
+def test_update_of_declarations_that_a_crash_ends_goes_on_after_the_boot(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(behaviour=SOON) as running:
+            seen = Declared(running)
+            answer = running.lab.declarations.answer
+
+            def crash_once(endpoint: str) -> bytes | None:
+                running.lab.declarations.answer = answer  # type: ignore[method-assign]
+                seen.client.crash()
+                return answer(endpoint)
+
+            running.lab.declarations.answer = crash_once  # type: ignore[method-assign]
+            running.lab.enqueue(running.udid(seen.client), {"RequestType": "DeclarativeManagement"})
+            seen.client.wake()
+            await seen.until(lambda: seen.states, "a report")
+            assert seen.states["test.lom-agent.lab.configuration"] == ACTIVE
+            assert seen.client.boots == 1
+            await seen.until(lambda: seen.client.device.synchronising is None, "the update ends")
 
     run_in_reactor(scenario())

@@ -112,7 +112,7 @@ def _why_not(declaration: Declaration, predicate: str, facts: Facts) -> Reason |
 def _predicate_reason(declaration: Declaration, predicate: str, code: str, what: str, **details: Any) -> Reason:
     shown = predicate[:MAX_REASON]
     why = reason_of(declaration, code, "{}", Predicate=shown, **details)
-    return {**why, "description": f"The predicate ({shown}) of the activation ({why['description']}) {what}."}
+    return {**why, "description": f"Activation’s ({why['description']}) predicate ({shown}) {what}."}  # noqa: RUF001
 
 
 def tell_states(device: Device, plan: Plan) -> None:

@@ -41,6 +41,8 @@ class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """The reason for which it could not be applied, or the asset not be downloaded, as JSON."""
     profile: str = ""
     """The PayloadIdentifier of the profile that a legacy configuration installed."""
+    item: bytes = b""
+    """The status item of the app or package that a configuration installs, as JSON."""
     asset_tokens: dict[str, str] = field(default_factory=dict)
     """The ServerToken of each asset with which a configuration was applied, by Identifier."""
     status: bytes = b""
@@ -75,6 +77,11 @@ class Declared(Struct, omit_defaults=True, forbid_unknown_fields=True):
     declarations: list[Declaration] = field(default_factory=list)
     reported: dict[str, bytes] = field(default_factory=dict)
     full_report_at: float | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a server has used declarative management."""
+        return bool(self.token or self.declarations)
 
     def of(self, kind: str) -> Iterator[Declaration]:
         """The declarations of one kind, in the order of the server."""

@@ -11,14 +11,15 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from agent.device.ddm.apps import LISTS, install_declared, remove_declared
 from agent.device.ddm.declared import Declaration, Reason, as_json, reason, reason_of, sorted_names
 from agent.device.ddm.validation import MAX_REASON, asset_references
-from agent.device.installing import install_profile
+from agent.device.installing import install_profile, remove_profile
 from agent.device.mac import Device
 from agent.device.software_update import DECLARATION, FAILED, Update
 from agent.device.steps import Download, DownloadByMDM, Steps
 from agent.device.updating import cancel_update, is_newer, local_time, start_update
-from agent.errors import PeerError
+from agent.errors import CutShort, PeerError
 from agent.plists import PlistError
 from agent.profiles.errors import ProfileError
 from agent.profiles.store import DECLARED_SOURCE
@@ -43,12 +44,17 @@ class NotApplied(Exception):
         self.reason = why
 
 
-def apply_configuration(device: Device, configuration: Declaration, assets: Mapping[str, Declaration]) -> Steps[None]:
-    """Put a configuration into effect, with those ``assets`` that it needs. What fails is its ``failure``."""
+def apply_configuration(
+    device: Device, configuration: Declaration, assets: Mapping[str, Declaration], now: float
+) -> Steps[None]:
+    """Put a configuration into effect, with those ``assets`` that it needs. What fails is its ``failure``.
+
+    Raises CutShort if the Mac goes down or offline meanwhile: it is then applied later.
+    """
     configuration.failure, configuration.applied = b"", False
     try:
         data = yield from _assets(device, configuration, assets)
-        yield from _apply(device, configuration, data)
+        yield from _apply(device, configuration, data, now)
     except NotApplied as error:
         configuration.failure = as_json([error.reason])
     else:
@@ -59,6 +65,7 @@ def apply_configuration(device: Device, configuration: Declaration, assets: Mapp
 def withdraw(device: Device, configuration: Declaration) -> None:
     """Undo a configuration that is no longer wanted."""
     _remove_profile(device, configuration.profile)
+    remove_declared(device, configuration)
     configuration.profile, configuration.applied, configuration.failure = "", False, b""
     configuration.asset_tokens = {}
 
@@ -76,7 +83,7 @@ def subscriptions(wanted: Iterable[Declaration]) -> set[str]:
 
 def enforce_update(device: Device, wanted: Iterable[Declaration], now: float) -> None:
     """Plan the software update that is to be enforced first; cancel one that no declaration enforces any more."""
-    orders = [order for each in wanted if each.type == ENFORCEMENT and (order := _order(each)) is not None]
+    orders = [order for each in wanted if each.type == ENFORCEMENT and (order := _order(device, each)) is not None]
     first = min(
         (order for order in orders if is_newer(device, order.version)),
         key=lambda order: (order.install_at or 0.0, order.version),
@@ -99,9 +106,9 @@ def _is_order(pending: Update, order: Update) -> bool:
     return same and (pending.state == FAILED or pending.install_at == order.install_at)
 
 
-def _order(configuration: Declaration) -> Update | None:
+def _order(device: Device, configuration: Declaration) -> Update | None:
     payload = configuration.payload
-    date = local_time(payload["TargetLocalDateTime"])
+    date = local_time(device, payload["TargetLocalDateTime"])
     if date is None:
         return None
     return Update(
@@ -146,6 +153,8 @@ def _download(device: Device, asset: Declaration) -> Steps[bytes]:
     by_mdm = asset.payload.get("Authentication", {}).get("Type") == "MDM"
     try:
         data = yield from _fetch(device, reference["DataURL"], by_mdm=by_mdm)
+    except CutShort:
+        raise
     except PeerError as error:
         raise NotApplied(_asset_error("Downloaded", "The asset data cannot be downloaded", str(error))) from error
     wrong = _mismatch(reference, data)
@@ -191,15 +200,17 @@ def _fetch(device: Device, url: str, *, by_mdm: bool) -> Steps[bytes]:
 # Configurations.
 
 
-def _apply(device: Device, configuration: Declaration, assets: dict[str, bytes]) -> Steps[None]:
+def _apply(device: Device, configuration: Declaration, assets: dict[str, bytes], now: float) -> Steps[None]:
     payload = configuration.payload
+    if configuration.type in LISTS.values():
+        yield from install_declared(device, configuration, now)
     if configuration.type in LEGACY:
         if configuration.type != INTERACTIVE:  # no user is there who may install the other kind
             yield from _install(device, configuration, assets)
     elif configuration.type == TEST and payload.get("ReturnStatus", "Installed") == "Failed":
         text = assets.get(payload.get("EchoDataAssetReference", ""), b"").decode(errors="replace") or payload["Echo"]
         raise NotApplied(_cannot_be_applied(text))
-    elif configuration.type == ENFORCEMENT and local_time(payload["TargetLocalDateTime"]) is None:
+    elif configuration.type == ENFORCEMENT and local_time(device, payload["TargetLocalDateTime"]) is None:
         text = f"TargetLocalDateTime: expected yyyy-mm-ddThh:mm:ss, found {payload['TargetLocalDateTime'][:80]}"
         raise NotApplied(reason("Error.ConfigurationIsInvalid", text, Error=text))
 
@@ -213,6 +224,8 @@ def _install(device: Device, configuration: Declaration, assets: dict[str, bytes
         if blob is None:
             blob = yield from _fetch(device, payload["ProfileURL"], by_mdm=True)
         profile = yield from install_profile(device, blob, DECLARED_SOURCE)
+    except CutShort:
+        raise
     except (ProfileError, PlistError) as error:
         raise NotApplied(_cannot_be_applied(str(error))) from error
     except PeerError as error:
@@ -224,7 +237,7 @@ def _install(device: Device, configuration: Declaration, assets: dict[str, bytes
 
 def _remove_profile(device: Device, identifier: str) -> None:
     if identifier and identifier in device.profiles:
-        device.profiles.remove(identifier)
+        remove_profile(device, identifier)
 
 
 def _cannot_be_applied(error: str) -> Reason:

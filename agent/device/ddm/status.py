@@ -16,18 +16,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec.json import decode
 
+from agent.device.ddm.apps import app_items
 from agent.device.ddm.declared import PLURALS, Declared, as_json
 from agent.device.ddm.validation import is_supported, known_types
+from agent.device.derived import made_by_macos
 from agent.device.information import QUERIES, security_information
 from agent.device.mac import Device
-from agent.device.updating import update_status
+from agent.device.updating import rfc_3339, update_status
+from agent.fleet.derivation import uuid_text
 from agent.mdm.facts import message, of_kind
 
 CAPABILITIES, DECLARATIONS = "management.client-capabilities", "management.declarations"
 IMPLICIT = (CAPABILITIES, DECLARATIONS)
 """What is reported without a subscription."""
 PROTOCOL_VERSIONS = ("1.0.0",)
-_RELEASES = 64  # of which the capabilities are kept
+_RELEASES = 64  # with their channels, of which the capabilities are kept
 _ERROR = b"error"  # stands for the value of a status item that was reported as an error
 _DIGEST_BYTES = 12
 
@@ -37,32 +40,32 @@ class NoStatus(KeyError):
 
 
 @lru_cache(_RELEASES)
-def supported_items(release: str) -> frozenset[str]:
-    """The status items that a Mac with this release has on the device channel."""
+def supported_items(release: str, channel: str) -> frozenset[str]:
+    """The status items that a Mac with this release has on the channel."""
     return frozenset(
         name
         for name, found in of_kind("status").items()
         if name in found.request  # without the StatusReason, which is a part of others
-        and is_supported(found.fact, release)
+        and is_supported(found.fact, release, channel)
     )
 
 
 @lru_cache(_RELEASES)
-def capabilities(release: str) -> Mapping[str, Any]:
-    """The value of ``management.client-capabilities``."""
+def capabilities(release: str, channel: str) -> Mapping[str, Any]:
+    """The value of ``management.client-capabilities`` on the channel."""
     return {
         "supported-versions": list(PROTOCOL_VERSIONS),
         "supported-features": {},
         "supported-payloads": {
-            "declarations": {PLURALS[kind]: names for kind, names in known_types(release).items()},
-            "status-items": sorted(supported_items(release) & _VALUES.keys()),
+            "declarations": {PLURALS[kind]: names for kind, names in known_types(release, channel).items()},
+            "status-items": sorted(supported_items(release, channel) & {*_VALUES, _TEST_ERROR}),
         },
     }
 
 
 def status_value(device: Device, name: str) -> Any:
     """The value of a status item. Raises NoStatus."""
-    if name not in _VALUES or name not in supported_items(device.mac.os_version):
+    if name not in _VALUES or name not in supported_items(device.mac.os_version, device.channel):
         raise NoStatus(name)
     return _VALUES[name](device)
 
@@ -170,17 +173,31 @@ def _summary(certificate: x509.Certificate) -> str:
     return str(names[0].value) if names else certificate.subject.rfc4514_string()
 
 
+def _content_cache(device: Device) -> dict[str, Any]:
+    on = device.system.content_caching
+    guid = uuid_text(made_by_macos(device, "content cache")[:16], 4)
+    return {"server-guid": guid, "activated": on, "active": on, "cache-status": "OK", "version": device.mac.os_version}
+
+
 def _of_update(name: str) -> Callable[[Device], Any]:
     return lambda device: update_status(device)[name]
 
 
+def _log_collection(device: Device) -> tuple[str, str, str]:
+    """Status, token and date of the last session of enhanced log collection."""
+    session = device.system.log_collection
+    return ("none", "", "") if session is None else (session.status, session.token, rfc_3339(session.at))
+
+
+_ACCOUNTS = ("caldav", "carddav", "exchange", "google", "ldap", "mail.incoming", "mail.outgoing", "subscribed-calendar")
 _TEST_ERROR = "test.error-value"
 _VALUES: Mapping[str, Callable[[Device], Any]] = {
-    "app.managed.list": lambda _: [],
-    "content-cache.info": lambda _: {},
+    **{f"account.list.{kind}": lambda _: [] for kind in _ACCOUNTS},
+    "app.managed.list": lambda device: app_items(device, "app.managed.list"),
+    "content-cache.info": lambda _: {"cache-status": "OK", "cache-used": 0},
     "content-cache.parents": lambda _: [],
     "content-cache.peers": lambda _: [],
-    "content-cache.status": lambda _: {"server-guid": "", "activated": False, "active": False, "version": ""},
+    "content-cache.status": _content_cache,
     "device.identifier.serial-number": lambda device: device.mac.serial_number,
     "device.identifier.udid": lambda device: device.mac.udid,
     "device.model.family": lambda _: "Mac",
@@ -195,15 +212,18 @@ _VALUES: Mapping[str, Callable[[Device], Any]] = {
     "device.operating-system.version": lambda device: device.mac.os_version,
     "device.power.battery-health": lambda _: "unsupported",
     "diskmanagement.filevault.enabled": lambda device: security_information(device)["FDE_Enabled"],
-    CAPABILITIES: lambda device: capabilities(device.mac.os_version),
+    "enhanced-logging.applecare-token": lambda device: _log_collection(device)[1],
+    "enhanced-logging.status": lambda device: _log_collection(device)[0],
+    "enhanced-logging.timestamp": lambda device: _log_collection(device)[2],
+    CAPABILITIES: lambda device: capabilities(device.mac.os_version, device.channel),
     DECLARATIONS: _declarations,
     "mdm.enrollment-type": lambda _: "supervised",
     "mdm.is-awaiting-configuration": lambda device: device.settings.awaiting_configuration,
-    "mdm.push-magic": lambda device: device.mac.push_magic,
-    "mdm.push-token": lambda device: base64.b64encode(device.mac.push_token).decode(),
+    "mdm.push-magic": lambda device: device.push_magic,
+    "mdm.push-token": lambda device: base64.b64encode(device.push_token).decode(),
     "migration-assistant.report": lambda _: {},
     "migration-assistant.state": lambda _: "waiting",
-    "package.list": lambda _: [],
+    "package.list": lambda device: app_items(device, "package.list"),
     "screensharing.connection.group.unresolved-connection": lambda _: [],
     "security.certificate.list": _certificates,
     "security.lockdown-mode": lambda _: False,
@@ -216,7 +236,7 @@ _VALUES: Mapping[str, Callable[[Device], Any]] = {
     "softwareupdate.pending-version": _of_update("softwareupdate.pending-version"),
     "test.array-value": lambda _: [],
     "test.boolean-value": lambda _: True,
-    "test.dictionary-value": lambda _: {},
+    "test.dictionary-value": lambda _: {"key1": "test"},
     "test.integer-value": lambda _: 1,
     "test.real-value": lambda _: 1.5,
     "test.string-value": lambda _: "test",

@@ -70,9 +70,8 @@ def refresh(device: Device, now: Now, *, full: bool = False) -> Steps[None]:
 
     A status that the server does not accept is reported again later.
     """
-    if full:  # what failed is tried again
-        for each in device.declared.declarations:
-            each.failure = b""
+    if full:
+        forget_failures(device)
     for _ in range(_ROUNDS):
         before = _in_effect(device)
         yield from _put_into_effect(device, now)
@@ -88,13 +87,19 @@ def refresh(device: Device, now: Now, *, full: bool = False) -> Steps[None]:
 
 def is_changed(device: Device) -> bool:
     """Whether there is something to put into effect or to report."""
-    if not device.declared.declarations or device.enrollment is None:
+    if not device.declared.in_use or device.enrollment is None:
         return False
     plan = plan_of(device)
     if _changes(device, {each.place for each in plan.wanted}):
         return True
     tell_states(device, plan)
     return report(device, subscriptions(plan.wanted), full=False) is not None
+
+
+def forget_failures(device: Device) -> None:
+    """What could not be applied is tried again with the next ``refresh``."""
+    for each in device.declared.declarations:
+        each.failure = b""
 
 
 # Declarations.
@@ -131,7 +136,9 @@ def _declaration(
         return None
     document = _json(answer, "declaration")
     payload = document.get("Payload")
-    read = Declaration(kind, identifier, server_token, profile="" if before is None else before.profile)
+    read = Declaration(kind, identifier, server_token)
+    if before is not None:  # what it installed is replaced, or removed, when it is applied
+        read.profile, read.item = before.profile, before.item
     is_whole = isinstance(document.get("Type"), str) and isinstance(payload, dict)
     if not is_whole or document.get("Identifier", identifier) != identifier:
         read.faults = as_json([invalid_payload(read)])
@@ -140,13 +147,13 @@ def _declaration(
     if len(read.content) > MAX_PAYLOAD_BYTES or _is_too_deep(payload):
         read.content, read.faults = b"", as_json([invalid_payload(read)])
         return read
-    check(read, device.mac.os_version)
+    _check(device, read)
     return read
 
 
-def check(declaration: Declaration, release: str) -> None:
+def _check(device: Device, declaration: Declaration) -> None:
     """Set the faults that a declaration has on a Mac with this release."""
-    faults = faults_of(declaration, release)
+    faults = faults_of(declaration, device.mac.os_version, device.channel)
     declaration.faults = as_json(faults) if faults else b""
 
 
@@ -154,7 +161,7 @@ def recheck(device: Device) -> None:
     """Judge every declaration anew, on a Mac that has another release now."""
     for each in device.declared.declarations:
         if each.content:
-            check(each, device.mac.os_version)
+            _check(device, each)
 
 
 def _wanted(manifest: Mapping[str, Any]) -> dict[tuple[str, str], str]:
@@ -185,7 +192,7 @@ def _put_into_effect(device: Device, now: Now) -> Steps[None]:
     places = {each.place for each in plan.wanted}
     for declaration in _changes(device, places):
         if declaration.place in places:
-            yield from apply_configuration(device, declaration, _assets(device))
+            yield from apply_configuration(device, declaration, _assets(device), now())
         else:
             withdraw(device, declaration)
     enforce_update(device, [each for each in plan.wanted if each.applied], now())

@@ -12,7 +12,7 @@ from agent.device.ddm.declared import CONFIGURATION, KINDS, Declaration, Reason,
 from agent.mdm.facts import Fact, Key, of_kind
 from agent.plists import type_name
 
-CHANNEL, ENROLLMENT = "device", "supervised"  # of every Mac
+ENROLLMENT = "supervised"  # of every Mac
 MAX_REASON = 500  # characters of an error in a reason; ours
 MAX_UNKNOWN_KEYS = 50  # in a reason; ours
 _KEPT = 1024  # payloads whose references are kept
@@ -30,29 +30,32 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 }
 
 
-def known_types(release: str) -> dict[str, list[str]]:
-    """The declaration types that a Mac with this release supports on the device channel, by kind, sorted."""
+def known_types(release: str, channel: str) -> dict[str, list[str]]:
+    """The declaration types that a Mac with this release supports on the channel, by kind, sorted."""
     found: dict[str, list[str]] = {}
     for name, message in sorted(of_kind("declaration").items()):
         kind = name.removeprefix("com.apple.").partition(".")[0]
-        if kind in KINDS and is_supported(message.fact, release):
+        if kind in KINDS and is_supported(message.fact, release, channel):
             found.setdefault(kind, []).append(name)
     return found
 
 
-def is_supported(fact: Fact, release: str) -> bool:
-    """Whether a Mac with this release has a declaration type or a status item on the device channel."""
+def is_supported(fact: Fact, release: str, channel: str) -> bool:
+    """Whether a Mac with this release has a declaration type or a status item on the channel."""
     enrollments = fact.flag("enrollments")
-    return fact.is_in(release) and fact.is_on(CHANNEL) and (enrollments is None or ENROLLMENT in enrollments.split(","))
+    return fact.is_in(release) and fact.is_on(channel) and (enrollments is None or ENROLLMENT in enrollments.split(","))
 
 
-def faults_of(declaration: Declaration, release: str) -> list[Reason]:
-    """The reasons for which a Mac with this release does not accept a declaration; none if it is valid."""
+def faults_of(declaration: Declaration, release: str, channel: str) -> list[Reason]:
+    """The reasons for which a Mac with this release does not accept a declaration; none if it is valid.
+
+    ``channel`` is the one on which the declaration came.
+    """
     name = declaration.type
     message = of_kind("declaration").get(name)
     if message is None or not name.startswith(f"com.apple.{declaration.kind}.") or not message.fact.is_in(release):
         return [reason("Error.UnknownDeclarationType", "Unknown Declaration Type", UnknownDeclarationType=name)]
-    if not is_supported(message.fact, release):
+    if not is_supported(message.fact, release, channel):
         text = "Configuration “{}” is not supported on this channel."
         return [reason_of(declaration, "Error.ConfigurationNotSupported", text)]
     payload = declaration.payload

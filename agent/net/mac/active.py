@@ -84,6 +84,7 @@ class ActiveMac:
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
         self.sessions.stop(RUN_ENDED)
+        self.upkeep.stop()
         self.power.stop()
         self.background.close()
         if self.user is not None:

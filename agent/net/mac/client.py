@@ -32,6 +32,7 @@ from agent.net.mac.active import ActiveMac
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keeping import MacRecord
@@ -134,7 +135,12 @@ class MDMClient:
         lom = LOMPresence(device, environment.network, self)
         connection = SessionConnection(device, environment, self._resumption)
         commands = Commands(device, environment, background, self)
-        upkeep = Upkeep(device, environment, background, power, lom, self)
+        declarative = DeclarativeManagement(device, environment, background, lom, self)
+        channels: tuple[DeclarativeManagement, ...] = (declarative,)
+        if device.user is not None:
+            user_background = BackgroundTasks(device.user, environment, self)
+            channels += (DeclarativeManagement(device.user, environment, user_background, lom, self),)
+        upkeep = Upkeep(device, environment, background, power, self, channels)
         sessions = Sessions(
             device,
             environment,
@@ -144,6 +150,7 @@ class MDMClient:
             background=background,
             power=power,
             lom=lom,
+            declarative=declarative,
             upkeep=upkeep,
             mac=self,
             poll=Alarm(environment.clock, self.wake),
@@ -151,7 +158,15 @@ class MDMClient:
         user = None
         if device.user is not None:
             user = UserChannel(
-                device.user, environment, self._gateway, endpoint=self, mac=self, power=power, lom=lom, upkeep=upkeep
+                device.user,
+                environment,
+                self._gateway,
+                background=user_background,
+                declarative=channels[1],
+                mac=self,
+                power=power,
+                lom=lom,
+                upkeep=upkeep,
             )
         self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep, user)
         return self._active
@@ -244,6 +259,7 @@ class MDMClient:
             self._absence.cancel()
         if active is not None:
             active.sessions.end(reason)
+            active.upkeep.stop()
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
@@ -470,8 +486,7 @@ class MDMClient:
             user.pushes.offline = False
             user.pushes.back()
             user.log_in_if_new()
-        self._parts.upkeep.install_apps()
-        self._parts.upkeep.reconsider()
+        self._parts.upkeep.back()
         self.wake()
 
     def unenroll(self) -> None:
@@ -539,6 +554,11 @@ class MDMClient:
                 return
             self._upkeep_alarm = Alarm(self._environment.clock, self._upkeep_due)
         self._upkeep_alarm.set_at(deadline)
+
+    def upkeep_changed(self) -> None:
+        """What is due of its upkeep has changed."""
+        if self._active is not None:
+            self._active.upkeep.carry_on()
 
     def _upkeep_due(self) -> None:
         self._parts.upkeep.due()

@@ -12,7 +12,6 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.ddm.synchronising import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import (
@@ -35,6 +34,7 @@ from agent.net.http.http1 import Response
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, SimulatedMac
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.exchanging import OpenExchange, record, record_instead
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
@@ -65,6 +65,7 @@ class Sessions:
         "_background",
         "_commands",
         "_connection",
+        "_declarative",
         "_device",
         "_environment",
         "_exchange",
@@ -90,6 +91,7 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
+        declarative: DeclarativeManagement,
         upkeep: Upkeep,
         mac: SimulatedMac,
         poll: Alarm,
@@ -102,6 +104,7 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
+        self._declarative = declarative
         self._upkeep = upkeep
         self._mac = mac
         self._poll = poll
@@ -121,10 +124,7 @@ class Sessions:
         return self._begin(due)
 
     def carry_on(self) -> None:
-        """Go on with what a restored Mac did: its declarations, and the timer for a session that it opens by itself."""
-        tokens = self._device.synchronising
-        if tokens is not None:
-            self._background.start(partial(self._synchronise, tokens))
+        """Set the timer for a session that a restored Mac opens by itself."""
         if self._device.enrollment is not None and self._device.running:
             self._poll.set_at(self._device.session.deadline)
 
@@ -342,7 +342,7 @@ class Sessions:
             self._unenrolled(over.failure)
         else:
             self._poll.set_at(session.deadline)
-            self._upkeep.reconsider()
+            self._declarative.reconsider()
             self._mac.session_over()
 
     def _unenrolled(self, failure: PeerError | None) -> None:
@@ -365,8 +365,7 @@ class Sessions:
         for what in follow_ups:
             match what:
                 case SynchroniseDeclarations(tokens):
-                    self._device.synchronising = tokens
-                    self._background.start(partial(self._synchronise, tokens))
+                    self._declarative.synchronise(tokens)
                 case UpdateSoftware(update):
                     self._upkeep.update_software(update)
                 case ChangePower(request):
@@ -384,15 +383,6 @@ class Sessions:
                     ended = True
         if not ended:
             self._follow(event)
-
-    async def _synchronise(self, tokens: bytes) -> None:
-        try:
-            if self._device.enrollment is not None:
-                await self._background.drive(synchronise(self._device, tokens, self._environment.wall_clock))
-        finally:
-            self._device.synchronising = None
-            self._lom.update()  # a declared profile may have a LOM payload
-            self._upkeep.carry_on()
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))

@@ -5,37 +5,22 @@ The alarm is the client's, so that a Mac may be idle while it waits for months.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from agent.device.app_installing import install_queued_apps, queued_app
-from agent.device.ddm.synchronising import is_changed, recheck, refresh
 from agent.device.mac import Device
 from agent.device.software_update import Update
 from agent.device.updating import advance, installed, next_deadline, start_update
-from agent.errors import PeerError
 from agent.net.mac.background import BackgroundTasks
+from agent.net.mac.declarative import DeclarativeManagement, UpkeptMac
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.power import PowerTimer
 
 _CLOCK_ERROR = 0.001  # seconds by which an alarm may be early on the wall clock: rounding of its conversion
-_RETRY_SECONDS = 15 * 60.0  # after which a report that the server did not accept is sent again; our choice
-
-
-class UpkeptMac(Protocol):
-    """What Upkeep needs of its Mac."""
-
-    @property
-    def online(self) -> bool:
-        """Whether it can connect to its server, as far as its network goes."""
-
-    def set_upkeep_alarm(self, deadline: float | None) -> None:
-        """Call ``Upkeep.due`` at this time on the clock, also if the Mac is idle by then; None: not at all."""
 
 
 class Upkeep:
-    """The upkeep of one Mac, ``mac``."""
+    """The upkeep of one Mac, ``mac``. ``channels`` is its declarative management, of each channel."""
 
-    __slots__ = ("_background", "_device", "_environment", "_lom", "_mac", "_power", "_refreshing", "_retry_at")
+    __slots__ = ("_background", "_channels", "_device", "_environment", "_mac", "_power", "_stopped")
 
     def __init__(
         self,
@@ -43,17 +28,16 @@ class Upkeep:
         environment: Environment,
         background: BackgroundTasks,
         power: PowerTimer,
-        lom: LOMPresence,
         mac: UpkeptMac,
+        channels: tuple[DeclarativeManagement, ...],
     ) -> None:
         self._device = device
         self._environment = environment
         self._background = background
         self._power = power
-        self._lom = lom
         self._mac = mac
-        self._refreshing = False  # a task for it runs or waits, unless the background tasks were abandoned
-        self._retry_at: float | None = None
+        self._channels = channels
+        self._stopped = False
 
     def update_software(self, update: Update) -> None:
         """Start a software update."""
@@ -74,24 +58,35 @@ class Upkeep:
     def booted(self) -> None:
         """The Mac has booted: an update that was being installed is in effect."""
         if installed(self._device):
-            recheck(self._device)
+            for channel in self._channels:
+                channel.updated()
+        self.back()
+
+    def back(self) -> None:
+        """The Mac can connect to its server again."""
         self.install_apps()
-        self.reconsider()
+        for channel in self._channels:
+            channel.back()
+        self.carry_on()
 
     def reconsider(self) -> None:
         """Something may have changed: report what a server subscribed to, and set the alarm."""
-        device = self._device
-        if not device.declared.declarations and device.update is None:
-            return
-        if device.running and self._mac.online and self._retry_at is None and is_changed(device):
-            self._refresh(full=False)
+        for channel in self._channels:
+            channel.reconsider()
         self.carry_on()
 
+    def stop(self) -> None:
+        """Do nothing any more, at the end of the run; tasks that end later set no alarm."""
+        self._stopped = True
+        self._mac.set_upkeep_alarm(None)
+
     def carry_on(self) -> None:
-        """Set the alarm. Nothing is due while the Mac is off."""
-        # A report that is due while the Mac is offline is sent when it comes back.
-        reports = (self._device.declared.full_report_at, self._retry_at) if self._mac.online else ()
-        deadlines = (next_deadline(self._device), *reports)
+        """Set the alarm. Nothing is due while the Mac is off, and no report while it is offline."""
+        if self._stopped:
+            return
+        deadlines = [next_deadline(self._device)]
+        if self._mac.online:
+            deadlines += [each for channel in self._channels for each in channel.deadlines]
         deadline = min((each for each in deadlines if each is not None), default=None)
         if deadline is None or not self._device.running:
             self._mac.set_upkeep_alarm(None)
@@ -102,33 +97,9 @@ class Upkeep:
         """Do what is due."""
         now = self._environment.wall_clock() + _CLOCK_ERROR
         events = advance(self._device, now, self._environment.clock.seconds())
-        full_report_at = self._device.declared.full_report_at
-        if self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
-        if full_report_at is not None and now >= full_report_at and self._mac.online:
-            self._device.declared.full_report_at = now + _RETRY_SECONDS  # unless it is sent
-            self._refresh(full=True)
         self._environment.changed(self._device.mac.index)
-        self.reconsider()
+        if self._mac.online:
+            for channel in self._channels:
+                channel.due(now)
+        self.carry_on()
         self._power.apply(events)
-
-    def _refresh(self, *, full: bool) -> None:
-        if self._refreshing and not full and not self._background.quiet:
-            return
-
-        async def work() -> None:
-            try:
-                if self._device.enrollment is not None:
-                    steps = refresh(self._device, self._environment.wall_clock, full=full)
-                    await self._background.drive(steps)
-            except PeerError:
-                self._retry_at = self._environment.wall_clock() + _RETRY_SECONDS
-                raise
-            finally:
-                self._refreshing = False
-                self._lom.update()
-                self._environment.changed(self._device.mac.index)
-                self.carry_on()
-
-        self._refreshing = True
-        self._background.start(work)

@@ -10,12 +10,12 @@ from twisted.logger import Logger
 from agent.device.user_channel import UserDevice, log_in_steps, may_log_in
 from agent.errors import PeerError
 from agent.fleet.population import USER_CHANNEL
-from agent.lom.endpoint import Endpoint
 from agent.mdm.refusals import ResultRefused
 from agent.measure.operations import Moment
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver, SimulatedMac
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
@@ -108,7 +108,8 @@ class UserChannel:
         environment: Environment,
         gateway: GatewaySide,
         *,
-        endpoint: Endpoint,
+        background: BackgroundTasks,
+        declarative: DeclarativeManagement,
         mac: SimulatedMac,
         power: PowerTimer,
         lom: LOMPresence,
@@ -121,7 +122,7 @@ class UserChannel:
         side = UserSide(mac)
         own = GatewaySide(on_back=lambda index: gateway.on_back(USER_CHANNEL + index))
         self.pushes = PushListener(device, environment, own)
-        self.background = BackgroundTasks(device, environment, endpoint)
+        self.background = background
         self.connection = SessionConnection(device, environment, None)
         self.commands = Commands(device, environment, self.background, side)
         self.sessions = UserSessions(
@@ -133,6 +134,7 @@ class UserChannel:
             background=self.background,
             power=power,
             lom=lom,
+            declarative=declarative,
             upkeep=upkeep,
             mac=side,
             poll=Alarm(environment.clock, self.wake),
