@@ -46,7 +46,7 @@ QUERIES: Mapping[str, Value] = {
     "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
     "UDID": lambda device: device.mac.udid,
     "IsSupervised": lambda _: True,
-    "ActiveManagedUsers": lambda _: [],
+    "ActiveManagedUsers": lambda device: [] if device.user is None else device.user.managed_ids,
     "AutoSetupAdminAccounts": lambda device: [
         {"GUID": user.guid, "shortName": user.name} for user in users_of(device) if user.automatic
     ],

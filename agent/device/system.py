@@ -60,6 +60,8 @@ class User(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
     guid: str
     administrator: bool = False
     logged_in: bool = False
+    mobile: bool = False
+    """Of a directory service."""
     secure_token: bool = False
     hidden: bool = False
     automatic: bool = False

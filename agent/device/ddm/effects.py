@@ -83,7 +83,7 @@ def subscriptions(wanted: Iterable[Declaration]) -> set[str]:
 
 def enforce_update(device: Device, wanted: Iterable[Declaration], now: float) -> None:
     """Plan the software update that is to be enforced first; cancel one that no declaration enforces any more."""
-    orders = [order for each in wanted if each.type == ENFORCEMENT and (order := _order(each)) is not None]
+    orders = [order for each in wanted if each.type == ENFORCEMENT and (order := _order(device, each)) is not None]
     first = min(
         (order for order in orders if is_newer(device, order.version)),
         key=lambda order: (order.install_at or 0.0, order.version),
@@ -106,9 +106,9 @@ def _is_order(pending: Update, order: Update) -> bool:
     return same and (pending.state == FAILED or pending.install_at == order.install_at)
 
 
-def _order(configuration: Declaration) -> Update | None:
+def _order(device: Device, configuration: Declaration) -> Update | None:
     payload = configuration.payload
-    date = local_time(payload["TargetLocalDateTime"])
+    date = local_time(device, payload["TargetLocalDateTime"])
     if date is None:
         return None
     return Update(
@@ -131,12 +131,14 @@ def _assets(device: Device, configuration: Declaration, present: Mapping[str, De
     if missing:
         text = "Configuration ({}) is missing assets."
         raise NotApplied(reason_of(configuration, "Error.MissingAssets", text, AssetIdentifiers=missing))
+    needed = {configuration.payload.get(key) for key in ("EchoDataAssetReference", "ProfileAssetReference")}
     found: dict[str, bytes] = {}
     for name in sorted(names):
         asset = present[name]
         asset.applied, asset.failure = False, b""
         try:
-            found[name] = yield from _download(device, asset)
+            data = yield from _download(device, asset)
+            found[name] = data if name in needed else b""  # the others are checked, and have no effect
         except NotApplied as error:
             asset.failure = as_json([error.reason])
             raise NotApplied(_cannot_be_applied(f"the asset {name}: {error}")) from error
@@ -210,7 +212,7 @@ def _apply(device: Device, configuration: Declaration, assets: dict[str, bytes],
     elif configuration.type == TEST and payload.get("ReturnStatus", "Installed") == "Failed":
         text = assets.get(payload.get("EchoDataAssetReference", ""), b"").decode(errors="replace") or payload["Echo"]
         raise NotApplied(_cannot_be_applied(text))
-    elif configuration.type == ENFORCEMENT and local_time(payload["TargetLocalDateTime"]) is None:
+    elif configuration.type == ENFORCEMENT and local_time(device, payload["TargetLocalDateTime"]) is None:
         text = f"TargetLocalDateTime: expected yyyy-mm-ddThh:mm:ss, found {payload['TargetLocalDateTime'][:80]}"
         raise NotApplied(reason("Error.ConfigurationIsInvalid", text, Error=text))
 
