@@ -30,6 +30,7 @@ from agent.device.steps import (
     UpdateSoftware,
     advance,
 )
+from agent.device.system import MANAGED, App, SystemState
 from agent.device.updating import advance as update_due
 from agent.device.updating import start_update
 from agent.device.users import users_of
@@ -246,6 +247,7 @@ def test_management_ends_with_the_enrollment() -> None:
         ("InstallApplication", {"ManifestURL": "http://apps.invalid/m"}, 12034),
         ("InstallApplication", {"ManifestURL": "https:"}, 12030),
         ("InstallApplication", {"Identifier": "com.apple.Safari"}, 12025),
+        ("InstallApplication", {"iTunesStoreID": 1, "Configuration": {"a": "x" * 100_000}}, 12008),
         ("InstallEnterpriseApplication", {}, None),
         ("InstallEnterpriseApplication", {"Manifest": {}, "ManifestURL": "https://apps.invalid"}, None),
         ("InstallEnterpriseApplication", {"Manifest": {}}, 12024),
@@ -265,6 +267,27 @@ def test_bad_parameters_of_apps(request_type: str, body: dict[str, Any], expecte
     assert device.system.apps == ()
 
 
+def test_commands_leave_an_app_that_a_declaration_manages_alone() -> None:
+    device = mac()
+    declared = App(identifier=APP, status=MANAGED, managed=True, declared=True)
+    device.system = SystemState(apps=(declared,))
+    assert code(run(device, "InstallApplication", Identifier=APP)) == 12025
+    assert code(run(device, "InstallEnterpriseApplication", Manifest=manifest())) == 12025
+    assert code(run(device, "RemoveApplication", Identifier=APP)) == 12036
+    assert managed(device) == {}
+    assert good(device, "ManagedApplicationConfiguration", Identifiers=[APP]) == {"ApplicationConfigurations": []}
+    assert installed(device, ManagedAppsOnly=True) == []
+    assert installed(device, Identifiers=[APP]) == [APP]
+    item = {"Item": "ApplicationConfiguration", "Identifier": APP, "Configuration": {"a": 1}}
+    (answer,) = good(device, "Settings", Settings=[item])["Settings"]
+    assert answer["ErrorChain"][0]["ErrorCode"] == 12029
+    good(device, "InstallEnterpriseApplication", ManifestURL="https://apps.invalid/m.plist")
+    files = {"https://apps.invalid/m.plist": plistlib.dumps(manifest()), "https://apps.invalid/tool.pkg": PACKAGE}
+    (failure,) = install(device, files)
+    assert "a declaration manages it" in failure
+    assert device.system.apps == (declared,)
+
+
 def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
     device = mac()
     good(device, "InstallApplication", Identifier=APP, InstallAsManaged=True)
@@ -274,9 +297,10 @@ def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
         {"Item": "ApplicationConfiguration", "Identifier": "other"},
         {"Item": "Bluetooth", "Enabled": False},
         {"Item": "Bluetooth"},
+        {"Item": "ApplicationConfiguration", "Identifier": APP, "Configuration": {"a": "x" * 100_000}},
     ]
     answers = good(device, "Settings", Settings=items)["Settings"]
-    assert [item["Status"] for item in answers] == ["Acknowledged", "Error", "Acknowledged", "Error"]
+    assert [item["Status"] for item in answers] == ["Acknowledged", "Error", "Acknowledged", "Error", "Error"]
     (found,) = good(device, "ManagedApplicationConfiguration", Identifiers=[APP])["ApplicationConfigurations"]
     assert found["Configuration"] == {"a": 1}
     good(device, "Settings", Settings=[{"Item": "ApplicationConfiguration", "Identifier": APP}])
@@ -285,7 +309,7 @@ def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
     assert device.enrollment is not None
     device.enrollment = dataclasses.replace(device.enrollment, access_rights=AccessRights.SETTINGS)
     answers = good(device, "Settings", Settings=items)["Settings"]
-    assert [item["ErrorChain"][0]["ErrorCode"] for item in answers] == [12007] * 4
+    assert [item["ErrorChain"][0]["ErrorCode"] for item in answers] == [12007] * 5
 
 
 # Security.
