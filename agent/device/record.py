@@ -257,7 +257,7 @@ def _account_record(user: UserDevice, writer: _Writer) -> AccountRecord:
         managed=user.managed,
         auth_token=user.auth_token,
         installed=writer.installed(user.profiles),
-        declared=user.declared if user.declared.declarations else None,
+        declared=user.declared if user.declared.in_use else None,
     )
 
 
