@@ -29,11 +29,11 @@ SECRET_NAMES = (
     "unlocktoken",
     "bootstraptoken",
     "applecaretoken",
+    "pin",
+    "authorization",
     "authtoken",
     "digestresponse",
     "tokendata",
-    "pin",
-    "authorization",
 )
 SECRET_PARTS = (
     "challenge",
