@@ -16,7 +16,6 @@ from agent.device.derived import code, made_by_macos
 from agent.device.mac import Device
 from agent.device.system import FileVault
 from agent.pki.certificates import read_certificate
-from agent.pki.scep.envelope import Cipher, close_envelope
 from agent.pki.scep.errors import SCEPError
 from agent.profiles.certificates import certificate_of
 from agent.profiles.profile import Payload, Profile
@@ -34,6 +33,8 @@ def recovery_key(device: Device, vault: FileVault) -> str:
 
 def encrypted_key(key: str, recipient: x509.Certificate) -> bytes:
     """The key as a CMS envelope. Raises SCEPError where the recipient's key is not RSA."""
+    from agent.pki.scep.envelope import Cipher, close_envelope  # imported when it is used: a fast start
+
     return close_envelope(key.encode(), recipient, Cipher.AES_256_CBC)
 
 

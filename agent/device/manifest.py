@@ -68,7 +68,7 @@ def package_of(manifest: Mapping[str, Any]) -> Package:
     version = metadata.get("bundle-version", "")
     return Package(
         identifier=_text(metadata, "bundle-identifier"),
-        version=version if isinstance(version, str) else "",
+        version=version[:MAX_TEXT] if isinstance(version, str) else "",
         title=_text(metadata, "title"),
         url=_text(asset, "url"),
         hash_name=hash_name,

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from agent.device.mac import Device
 from agent.device.supported import DEVICE_CHANNEL, setting_problem
+from agent.device.system import MAX_PROPERTY_LIST
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.results import (
     APP_NOT_MANAGED,
@@ -96,6 +97,9 @@ def _application_configuration(device: Device, item: Mapping[str, Any]) -> None:
     if app is None:
         raise _Refused(APP_NOT_MANAGED, f"the app {identifier[:_MAX_QUOTED]} is not managed")
     octets = b"" if configuration is None else dump_binary(configuration)
+    if len(octets) > MAX_PROPERTY_LIST:
+        reason = f"Configuration: expected at most {MAX_PROPERTY_LIST} bytes, found {len(octets)}"
+        raise _Refused(MALFORMED_REQUEST, reason)
     device.system = device.system.with_app(replace(app, configuration=octets))
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent.device.answering import OfflineMac
 from agent.device.applications import installed_applications
 from agent.device.commands import carry_out
+from agent.device.ddm.status import NoStatus, status_value
 from agent.device.information import QUERIES, device_information, security_information
 from agent.device.mac import Device
 from agent.device.names import local_host_name_of
@@ -49,6 +50,12 @@ def test_numbers_of_a_mac_fit_its_chip(model: str) -> None:
     else:
         assert re.fullmatch("0000[0-9A-F]{4}-00[0-9A-F]{14}", answer["ProvisioningUDID"])
         assert answer["ModelNumber"].endswith("LL/A")
+
+
+def test_status_has_no_model_number_of_an_intel_mac() -> None:
+    assert status_value(device("26.5"), "device.model.number").endswith("LL/A")
+    with pytest.raises(NoStatus):
+        status_value(device("26.5", INTEL), "device.model.number")
 
 
 def test_push_token_is_not_on_the_device_channel() -> None:

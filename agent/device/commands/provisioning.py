@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent import plists
-from agent.device.commands.reading import flag, mdm_error, required, text
+from agent.device.commands.reading import MAX_TEXT, flag, mdm_error, required, text
 from agent.device.mac import Device
 from agent.device.system import ProvisioningProfile
 from agent.mdm.commands import Command
@@ -39,7 +39,7 @@ def install_provisioning_profile(device: Device, command: Command) -> Result:
 
 def _profile(content: dict[str, Any]) -> ProvisioningProfile | None:
     name, uuid, expires = content.get("Name"), content.get("UUID"), content.get("ExpirationDate")
-    if not isinstance(name, str) or not isinstance(uuid, str) or not uuid:
+    if not isinstance(name, str) or not isinstance(uuid, str) or not uuid or max(len(name), len(uuid)) > MAX_TEXT:
         return None
     at = expires.replace(tzinfo=UTC).timestamp() if isinstance(expires, datetime) else None
     return ProvisioningProfile(uuid=uuid, name=name, expires=at)

@@ -8,9 +8,19 @@ from urllib.parse import urlsplit
 
 from agent import plists
 from agent.device.mac import Device
+from agent.device.system import MAX_PROPERTY_LIST
 from agent.errors import PeerError
 from agent.mdm.commands import Command
-from agent.mdm.results import INVALID_URL, URL_NOT_HTTPS, ChainedError, Domain, Result, Status, failed
+from agent.mdm.results import (
+    INVALID_URL,
+    MALFORMED_REQUEST,
+    URL_NOT_HTTPS,
+    ChainedError,
+    Domain,
+    Result,
+    Status,
+    failed,
+)
 from agent.mdm.values import WrongType, converted
 
 ItemT = TypeVar("ItemT")
@@ -110,5 +120,9 @@ def https_url(url: str, key: str) -> str:
 
 
 def packed(value: dict[str, Any] | None) -> bytes:
-    """A dictionary of a command as a property list; empty for None."""
-    return b"" if value is None else plists.dump_binary(value)
+    """A dictionary of a command as a property list; empty for None. Raises CommandRefused for a large one."""
+    octets = b"" if value is None else plists.dump_binary(value)
+    if len(octets) > MAX_PROPERTY_LIST:
+        reason = f"expected a dictionary of at most {MAX_PROPERTY_LIST} bytes, found one of {len(octets)}"
+        raise refusal(MALFORMED_REQUEST, reason)
+    return octets

@@ -20,7 +20,7 @@ from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, a
 from agent.mdm.values import WrongType, converted
 
 _ACTIONS = ("Default", "DownloadOnly", "InstallASAP", "NotifyOnly", "InstallLater", "InstallForceRestart")
-_INSTALLING = ("InstallASAP", "InstallForceRestart")  # at once, because nobody is logged in
+_INSTALLING = ("InstallASAP", "InstallForceRestart")  # at once: a countdown for the user is not modelled
 _DEFAULT = "InstallASAP"  # what Default becomes
 _PRIORITIES = (None, "Low", "High")
 _NAMES = {13: "Ventura", 14: "Sonoma", 15: "Sequoia", 26: "Tahoe"}

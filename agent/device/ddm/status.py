@@ -67,7 +67,10 @@ def status_value(device: Device, name: str) -> Any:
     """The value of a status item. Raises NoStatus."""
     if name not in _VALUES or name not in supported_items(device.mac.os_version, device.channel):
         raise NoStatus(name)
-    return _VALUES[name](device)
+    value = _VALUES[name](device)
+    if value is None:  # such as the model number of a Mac with an Intel processor
+        raise NoStatus(name)
+    return value
 
 
 @dataclass(frozen=True, slots=True)

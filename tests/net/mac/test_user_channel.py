@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from apple_schema import problems
 from profile_parts import lom, pkcs12, profile_dict, root
 from stack import SECONDS, Stack, stack
 from twisted.internet import reactor
@@ -49,7 +50,7 @@ async def logged_in(running: Stack, client: MDMClient) -> str:
 
 def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> None:
     async def work() -> None:
-        async with stack(1, behaviour=LOCAL) as running:
+        async with stack(1, behaviour=LOCAL, os="27.0") as running:
             client = running.fleet[0]
             name = await logged_in(running, client)
             mac = client.device.mac
@@ -71,6 +72,10 @@ def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> Non
             restart = await answer_of(running, name, client, "RestartDevice")
             assert (restart["Status"], restart["ErrorChain"][0]["ErrorCode"]) == ("Error", 12021)
             assert "user channel" in restart["ErrorChain"][0]["LocalizedDescription"]
+            for channel, status in ((name, "Acknowledged"), (mac.udid, "Error")):
+                token = {"AppleCareToken": "test-token-normal"}
+                logs = await answer_of(running, channel, client, "TriggerEnhancedLogCollection", **token)
+                assert logs["Status"] == status
             refused = plists.dump_xml(profile_dict(pkcs12(), root(), lom()))
             answer = await answer_of(running, name, client, "InstallProfile", Payload=refused)
             assert "may not be installed on the user channel" in str(answer["ErrorChain"])
@@ -90,15 +95,11 @@ def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> Non
     run_in_reactor(work())
 
 
-def unknown_keys(check_in: dict[str, Any]) -> set[str]:
-    """The keys of a message that Apple's schema does not have on the user channel; checks the required ones."""
+def unconforming(check_in: dict[str, Any]) -> list[str]:
+    """What Apple's schema does not have of a message on the user channel; AuthToken is in its notes only."""
     keys = message("check-in", check_in["MessageType"]).request
-    assert {
-        name
-        for name, key in keys.items()
-        if key.fact.presence == "required" and key.fact.flag("userenrollment") != "required"
-    } - {"DigestResponse"} <= check_in.keys()
-    return {name for name in check_in if name not in keys or not keys[name].fact.is_on("user")}
+    sent = {name: value for name, value in check_in.items() if name != "AuthToken"}
+    return [each for each in problems(sent, keys, channel="user") if each != "DigestResponse is required and absent"]
 
 
 @pytest.mark.parametrize("policy", ["digest", "none", "refuse"])
@@ -124,12 +125,29 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
                 assert "GetBootstrapToken" in [each["MessageType"] for each in messages]
                 update = of_user[-1]
                 for each in of_user:
-                    assert unknown_keys(each) <= {"AuthToken"}
+                    assert unconforming(each) == []
                 assert (update["UserShortName"], "AwaitingConfiguration" in update) == (user.account.short_name, False)
                 assert bool(update.get("AuthToken")) == (policy == "digest")
                 name = await logged_in(running, client)
                 listed = await answer_of(running, name, client, "ProfileList")
                 assert listed.get("AuthToken") == update.get("AuthToken")
+
+    run_in_reactor(work())
+
+
+def test_a_user_has_declarations_of_his_own(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=LOCAL) as running:
+            client = running.fleet[0]
+            name = await logged_in(running, client)
+            running.lab.declare(name)
+            client.wake()
+            await running.until(lambda: bool(running.lab.macs[name].status_report), "the user reports its status")
+            user = client.device.user
+            assert user is not None
+            assert user.declared.declarations
+            assert not client.device.declared.declarations
+            assert not running.lab.macs[client.device.mac.udid].status_report
 
     run_in_reactor(work())
 
