@@ -449,7 +449,7 @@ TYPES = st.sampled_from(sorted(name for name in of_kind("declaration") if name.s
 
 
 @given(st.lists(st.tuples(TYPES, JSON), max_size=5), st.sampled_from(["13.6", "26.2", "27.0"]))
-@examples(60)
+@examples(30)
 def test_any_payload_has_a_state(declarations: list[tuple[str, Any]], release: str) -> None:
     there = [
         {"Type": name, "Identifier": f"{number}", "ServerToken": "t", "Payload": payload}
