@@ -199,7 +199,11 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
     anchors = read_anchors(options["ca"])
     if options["lab"] and authorities is not None:
         anchors += (authorities.anchor,)
-    behaviour = {name: options[name] for name in ("boot", "shutdown", "not_now_retry") if options[name] is not None}
+    behaviour = {
+        name: options[name]
+        for name in ("boot", "shutdown", "not_now_retry", "per_user_connections")
+        if options[name] is not None
+    }
     return ServiceSettings(
         seed=options["seed"],
         devices=options["devices"],
@@ -211,6 +215,7 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
         anchors=anchors,
         insecure=options["insecure"],
         http=options["http"],
+        tls_floor=options["tls_floor"],
         manual_clock=options["clock"] == "manual",
         poll=options["poll"],
         push=push,

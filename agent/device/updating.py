@@ -1,7 +1,7 @@
 """A Mac's software update: download, wait for its time, installation during a restart. No I/O.
 
 Commands and declarations plan an update; ``net`` calls ``advance`` when its deadline comes, and ``installed`` after the
-boot. Times are seconds since the epoch, because the server names dates. A simulated Mac's time zone is UTC.
+boot. Times are seconds since the epoch, because the server names dates.
 Source: apple-schema declarative/status/softwareupdate.*.yaml,
 declarations/configurations/softwareupdate.enforcement.specific.yaml, commands/system.update.*.yaml.
 """
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from agent.device.mac import Device
 from agent.device.software_update import DOWNLOADING, FAILED, INSTALLING, NONE, PREPARED, Update
 from agent.fleet.models import RELEASES, model_named, runs_on
+from agent.fleet.time_zones import time_zone
 from agent.lom.power import PowerEvent, RequestRefused, SystemRequest
 
 NOT_FOUND = "the update is not available for this Mac"
@@ -130,13 +131,13 @@ def installed(device: Device) -> bool:
     return True
 
 
-def local_time(text: str) -> float | None:
-    """The date of ``yyyy-mm-ddThh:mm:ss`` on this Mac, in seconds since the epoch; None for another text."""
+def local_time(device: Device, text: str) -> float | None:
+    """The date of ``yyyy-mm-ddThh:mm:ss`` in the Mac's time zone, in seconds since the epoch; None for another text."""
     if len(text) != len("2026-01-01T00:00:00"):
         return None
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC).timestamp()
-    except ValueError:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=time_zone(device.mac.time_zone)).timestamp()
+    except (ValueError, OverflowError):
         return None
 
 

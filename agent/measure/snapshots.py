@@ -42,6 +42,8 @@ class OperationSnapshot(TypedDict):
     cut_short: Count
     open: Count
     """Those that had not ended when the snapshot was made."""
+    user_channel: NotRequired[Count]
+    """Those of ``count`` on the user channel; missing in snapshots of earlier versions."""
     late: Count
     dropped: Count
     first: float | None

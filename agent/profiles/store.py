@@ -52,6 +52,11 @@ class InstalledProfile:
     """Its item of ProfileList without the signers, serialised: a fifth of the memory of the dictionaries."""
 
     @property
+    def is_declared(self) -> bool:
+        """Whether a declaration installed it."""
+        return bool(marshal.loads(self.packed).get("Source") == DECLARED_SOURCE)  # noqa: S302 - written by ``install``
+
+    @property
     def listed(self) -> dict[str, Any]:
         """Its item of a ProfileList answer."""
         listed: dict[str, Any] = marshal.loads(self.packed)  # noqa: S302 - written by ``install``

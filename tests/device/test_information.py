@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from agent.device.answering import OfflineMac
 from agent.device.applications import installed_applications
+from agent.device.commands import carry_out
+from agent.device.ddm.status import NoStatus, status_value
 from agent.device.information import QUERIES, device_information, security_information
 from agent.device.mac import Device
 from agent.device.names import local_host_name_of
@@ -19,7 +21,9 @@ from agent.device.supported import DEVICE_CHANNEL, USER_CHANNEL
 from agent.fleet.models import MODELS, RELEASES
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
+from agent.mdm.commands import Command
 from agent.mdm.facts import version
+from agent.mdm.results import Result
 from agent.pki.issuing.authority import Authority
 
 AUTHORITIES = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
@@ -48,6 +52,12 @@ def test_numbers_of_a_mac_fit_its_chip(model: str) -> None:
         assert answer["ModelNumber"].endswith("LL/A")
 
 
+def test_status_has_no_model_number_of_an_intel_mac() -> None:
+    assert status_value(device("26.5"), "device.model.number").endswith("LL/A")
+    with pytest.raises(NoStatus):
+        status_value(device("26.5", INTEL), "device.model.number")
+
+
 def test_push_token_is_not_on_the_device_channel() -> None:
     assert asked(device(), "PushToken", "UDID").keys() == {"UDID"}
 
@@ -64,6 +74,14 @@ def test_each_channel_has_its_queries() -> None:
     assert asked(mac, "EACSPreflight", "ActiveManagedUsers", "UDID", channel=USER_CHANNEL).keys() == {"UDID"}
     assert set(security_information(mac, USER_CHANNEL)) == {"ManagementStatus"}
     assert "SecureBoot" in security_information(mac)
+
+
+@pytest.mark.parametrize("model", ["Mac16,10", INTEL])
+def test_phone_number_of_a_lock_is_shown_by_apple_silicon_only(model: str) -> None:
+    body = {"RequestType": "DeviceLock", "PIN": "123456", "PhoneNumber": "+1 555 0100"}
+    result = carry_out(device("26.5", model), Command("one", "DeviceLock", body))
+    assert isinstance(result, Result)
+    assert result.answer == ({} if model == INTEL else {"MessageResult": "Success"})
 
 
 def test_firewall_says_what_it_logs() -> None:
@@ -108,6 +126,23 @@ def test_setting_without_its_name_is_malformed(item: dict[str, Any]) -> None:
     assert result["Status"] == "Error"
     assert [error["ErrorCode"] for error in result["ErrorChain"]] == [12008]
     assert "Item" not in result
+
+
+def test_keys_that_are_not_in_the_schema_are_not_shown() -> None:
+    mac = device()
+    organization = {"OrganizationName": "Example", "OrganizationPhone": 7, "Motto": "Go"}
+    options = {"BootstrapTokenAllowed": True, "Fly": True}
+    apply_settings(
+        mac,
+        [
+            {"Item": "OrganizationInfo", "OrganizationInfo": organization},
+            {"Item": "MDMOptions", "MDMOptions": options},
+        ],
+    )
+    assert asked(mac, "OrganizationInfo", "MDMOptions") == {
+        "OrganizationInfo": {"OrganizationName": "Example"},
+        "MDMOptions": {"BootstrapTokenAllowed": True},
+    }
 
 
 @pytest.mark.parametrize("item", ["DeviceName", "HostName", "MDMOptions", "OrganizationInfo"])

@@ -22,7 +22,7 @@ from agent.fleet.population import Population
 from agent.lom.power import Power, PowerEvent
 
 DOWNLOAD, BOOT = 100.0, 10.0
-NOON = local_time("2026-12-01T12:00:00") or 0.0
+NOON = 1_796_126_400.0  # 2026-12-01T12:00:00Z
 
 
 def mac(os: str = "26.2", model: str = "Mac16,10") -> Device:
@@ -162,3 +162,26 @@ def test_update_outlives_the_process() -> None:
     third = mac()
     restore_device(third, device_record(again))
     assert (third.mac.os_version, third.mac.build_version) == ("27.0", "26A428")
+
+
+@pytest.mark.parametrize(
+    ("text", "shift"),
+    [
+        ("2026-12-01T12:00:00", 0.0),
+        ("2027-12-01T12:00:00", 365 * 86400.0),
+        ("2026-12-01", None),
+        ("2026-12-01T12:00:0Z", None),
+        ("2026-13-01T12:00:00", None),
+    ],
+)
+def test_date_in_the_time_zone_of_the_mac(text: str, shift: float | None) -> None:
+    offsets = {
+        "America/Los_Angeles": 8,
+        "America/New_York": 5,
+        "Asia/Tokyo": -9,
+        "Europe/Berlin": -1,
+        "Europe/London": 0,
+    }
+    device = mac()
+    found = local_time(device, text)
+    assert found == (None if shift is None else NOON + shift + offsets[device.mac.time_zone] * 3600.0)

@@ -29,10 +29,10 @@ def shut_down_device(device: Device, _command: Command) -> Result:
 
 
 def device_lock(device: Device, command: Command) -> Result:
-    """Restart the Mac. The PIN counts as entered at once (our choice)."""
+    """Restart the Mac. The PIN counts as entered at once (our choice). Only Apple silicon shows a PhoneNumber."""
     _check_pin(device, command, "PINRequiredForDeviceLock")
     device.after_delivery(ChangePower(SystemRequest.RESTART))
-    shows_text = "Message" in command.body or "PhoneNumber" in command.body
+    shows_text = "Message" in command.body or ("PhoneNumber" in command.body and device.mac.apple_silicon)
     return acknowledged({"MessageResult": "Success"} if shows_text else {})
 
 

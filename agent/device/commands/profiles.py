@@ -7,12 +7,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from agent.device import installing
-from agent.device.commands.reading import FORMAT_ERROR
+from agent.device.commands.reading import FORMAT_ERROR, mdm_error
 from agent.device.mac import Device
 from agent.device.steps import CommandSteps, LeaveManagement
 from agent.device.supported import answer_keys
 from agent.mdm.commands import Command
-from agent.mdm.results import IDENTIFIER_MISSING, ChainedError, Domain, Result, acknowledged, failed
+from agent.mdm.results import (
+    IDENTIFIER_MISSING,
+    PROFILE_NOT_MANAGED,
+    ChainedError,
+    Domain,
+    Result,
+    acknowledged,
+    failed,
+)
 from agent.plists import PlistError, type_name
 from agent.profiles.enrollment import MDM
 from agent.profiles.errors import ProfileError, malformed
@@ -49,6 +57,8 @@ def remove_profile(device: Device, command: Command) -> Result:
         # The server ends its own management: the Mac delivers its answer first, then removes the enrollment.
         device.after_delivery(LeaveManagement())
         return acknowledged()
+    if any(each.identifier == identifier and each.is_declared for each in device.profiles):
+        return mdm_error(PROFILE_NOT_MANAGED, f"the profile {identifier[:200]} goes with its declaration")  # our choice
     try:
         installing.remove_profile(device, identifier)
     except ProfileError as error:

@@ -19,6 +19,7 @@ PLURALS = {
 
 UNKNOWN, VALID, INVALID = "unknown", "valid", "invalid"
 
+_MAX_NAMES, _MAX_NAME = 50, 1024  # in the details of a reason; ours
 Reason = dict[str, Any]
 
 _ENCODER = Encoder(order="sorted")
@@ -39,6 +40,8 @@ class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """Of a configuration: it is in effect. Of an asset: its data has been downloaded and verified."""
     failure: bytes = b""
     """The reason for which it could not be applied, or the asset not be downloaded, as JSON."""
+    notes: bytes = b""
+    """The reasons that a configuration gives while it is in effect, as JSON."""
     profile: str = ""
     """The PayloadIdentifier of the profile that a legacy configuration installed."""
     item: bytes = b""
@@ -78,6 +81,11 @@ class Declared(Struct, omit_defaults=True, forbid_unknown_fields=True):
     reported: dict[str, bytes] = field(default_factory=dict)
     full_report_at: float | None = None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a server has used declarative management."""
+        return bool(self.token or self.declarations)
+
     def of(self, kind: str) -> Iterator[Declaration]:
         """The declarations of one kind, in the order of the server."""
         return (each for each in self.declarations if each.kind == kind)
@@ -112,4 +120,4 @@ def reason_of(declaration: Declaration, code: str, text: str, **details: Any) ->
 
 def sorted_names(names: Iterable[str]) -> list[str]:
     """Identifiers in a reason's details."""
-    return sorted(set(names), key=str.casefold)
+    return [name[:_MAX_NAME] for name in sorted(set(names), key=str.casefold)[:_MAX_NAMES]]

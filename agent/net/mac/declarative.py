@@ -78,7 +78,7 @@ class DeclarativeManagement:
     def reconsider(self) -> None:
         """Something may have changed: continue with an update of the declarations, or report what changed."""
         device = self._device
-        if not device.declared.declarations and device.synchronising is None:
+        if not device.declared.in_use and device.synchronising is None:
             return
         may_report = device.running and self._mac.online and self._retry_at is None
         if may_report and (device.synchronising is not None or is_changed(device)):
