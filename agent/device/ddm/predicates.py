@@ -2,8 +2,8 @@
 
 ``@status(NAME)``, ``@property(NAME)``, ``.@key(NAME)``, ``.@count`` and ``SUBQUERY`` are Apple's extensions
 (ActivationSimple; "Processing status for managed apps"). Regular expressions (MATCHES), arithmetic and functions are
-not supported: such a predicate cannot be parsed here. Parser and evaluator take time in proportion to their input: a predicate has at
-most MAX_TOKENS tokens, and all predicates of a Mac together take at most MAX_STEPS steps.
+not supported: such a predicate cannot be parsed here. Parser and evaluator take time in proportion to their input: a
+predicate has at most MAX_TOKENS tokens, and all predicates of a Mac together take at most MAX_STEPS steps.
 """
 
 from __future__ import annotations
