@@ -129,6 +129,8 @@ class SystemState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     remote_desktop: bool = False
     content_caching: bool = False
     bluetooth: bool = True
+    scanned_at: float | None = None
+    """When a command had the Mac look for updates last, in seconds since the epoch."""
     log_collection: LogCollection | None = None
 
     def app(self, identifier: str) -> App | None:

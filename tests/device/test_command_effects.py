@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import plistlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -617,6 +617,8 @@ def test_updates_are_offered_scheduled_and_followed() -> None:
     assert minor["ProductKey"] == "MSU_UPDATE_24F74_patch_15.5_minor"
     assert all(offer["IsMajorOSUpdate"] for version, offer in offers.items() if version != "15.5")
     assert good(device, "ScheduleOSUpdateScan", Force=True) == {"ScanInitiated": True}
+    settings = good(device, "DeviceInformation", Queries=["OSUpdateSettings"])["QueryResponses"]["OSUpdateSettings"]
+    assert settings["PreviousScanDate"] == datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)
     assert good(device, "OSUpdateStatus") == {"OSUpdateStatus": []}
     key = minor["ProductKey"]
     updates = [
