@@ -62,6 +62,8 @@ class User(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
     logged_in: bool = False
     secure_token: bool = False
     hidden: bool = False
+    mobile: bool = False
+    """An account of a directory service."""
     automatic: bool = False
     """Made by AccountConfiguration."""
 

@@ -1,4 +1,4 @@
-"""The local accounts of a Mac. Its factory state has one administrator, whom Setup Assistant made."""
+"""The accounts of a Mac. Its factory state has one administrator, whom Setup Assistant made."""
 
 from __future__ import annotations
 
@@ -14,18 +14,38 @@ from agent.device.system import User
 from agent.fleet.derivation import uuid_text
 
 FIRST_UID = 501  # of the first account on a Mac
+NETWORK_UID = 1_000_001  # of the account of a network user; ours
 _ADMINISTRATOR = ("admin", "Administrator")
 
 
 def users_of(device: Device) -> tuple[User, ...]:
-    """The local accounts. Nobody is logged in."""
+    """The accounts, also the mobile one of a network user who is logged in."""
+    users = accounts_of(device)
+    if device.user is None or device.settings.awaiting_configuration:
+        return users
+    account = device.user.account
+    if account.network:
+        mobile = _made(device, account.short_name, account.long_name, NETWORK_UID, administrator=False)
+        return (*users, replace(mobile, guid=account.user_id, logged_in=True, mobile=True))
+    first = primary(users)
+    return tuple([replace(user, logged_in=True) if user is first else user for user in users])
+
+
+def accounts_of(device: Device) -> tuple[User, ...]:
+    """The local accounts, as stored: who is logged in is not part of them."""
     users = device.system.users
     return (_made(device, *_ADMINISTRATOR, FIRST_UID, secure_token=True),) if users is None else users
 
 
+def primary(users: Iterable[User]) -> User | None:
+    """The account of the local user who may be logged in: the first one that the login window shows."""
+    return next((user for user in users if not user.hidden), None)
+
+
 def set_users(device: Device, users: Iterable[User]) -> None:
     """Replace the local accounts."""
-    device.system = replace(device.system, users=tuple(users))
+    local = tuple([replace(user, logged_in=False) for user in users if not user.mobile])
+    device.system = replace(device.system, users=local)
 
 
 def finish_setup_assistant(device: Device) -> None:
